@@ -1,0 +1,26 @@
+"""How fast does each loss learn?
+
+python analysis/learning_curves.py runs/essay [out.png] [part of a task's label]
+"""
+
+import sys
+
+from lossbench import figures, records, report, statistics
+
+sweep = sys.argv[1]
+out = sys.argv[2] if len(sys.argv) > 2 else "learning_curves.png"
+wanted = sys.argv[3] if len(sys.argv) > 3 else ""
+SPLIT = "validation"
+
+found = records.load(sweep)
+task = next(task for task in report.tasks(found) if wanted in task.label)
+
+evals = found.evals[(found.evals.metric == task.metric) & (found.evals.split == SPLIT)]
+curves = statistics.curves(statistics.joined(evals, task.runs), value="value", confidence=0.95)
+curves = curves.assign(metric=task.metric, split=SPLIT)
+
+with figures.style():
+    figure, axes = figures.page(len({*curves.loss}), width=figures.TWO_COLUMNS)
+    figures.learning_curves(curves, axes, reference=task.reference)
+    figure.savefig(out)
+print(out)

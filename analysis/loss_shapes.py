@@ -1,0 +1,25 @@
+"""How hard does each loss push, and where?
+
+python analysis/loss_shapes.py runs/essay [out.png] [regression | classification]
+"""
+
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from lossbench import figures
+
+sweep = sys.argv[1]
+out = sys.argv[2] if len(sys.argv) > 2 else "loss_shapes.png"
+task = sys.argv[3] if len(sys.argv) > 3 else "regression"
+
+shapes = pq.read_table(Path(sweep) / "curves.parquet").to_pandas()
+if task not in set(shapes.task):
+    task = shapes.task.iloc[0]
+
+with figures.style():
+    figure, axes = figures.page(3, shared="none", height=1.7, width=figures.TWO_COLUMNS)
+    figures.loss_shapes(shapes[shapes.task == task], axes)
+    figure.savefig(out)
+print(out)

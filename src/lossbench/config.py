@@ -1,0 +1,545 @@
+"""From the composed configuration to a frozen `Run`. The only room that knows OmegaConf."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import importlib
+import inspect
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
+
+from lossbench.data import DATA
+from lossbench.data.corruption import CORRUPTIONS
+from lossbench.losses import LOSSES
+from lossbench.losses.spec import INVERSE_LINKS, NAME, Loss
+from lossbench.models import MODELS
+from lossbench.optimizers import OPTIMIZERS, SCHEDULES
+from lossbench.pairing import source_sha
+
+ENGINE_SCHEMA = 1
+"""Rises when a change of the engine, the optimizers or the schedules alters results."""
+
+SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
+DEVICES = ("cpu", "cuda")
+PRECISIONS = ("float32", "float64")
+CONDITIONS = {"grid": "tune", "own_lr": "confirm", "as_given": "exploratory"}
+"""Condition of a run and the stage it belongs to."""
+
+
+class ConfigError(ValueError):
+    """Something asked for does not exist or cannot be; the message gives the value and the cure."""
+
+
+# ---- the schema: what may be typed ---------------------------------------------------------------
+
+
+@dataclass
+class PartNode:
+    """Any config group: a name (the yaml's stem), the function it uses, its parameters."""
+
+    name: str = MISSING
+    fn: str = MISSING
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class CorruptionNode:
+    """What is done to train and validation targets."""
+
+    name: str = "none"
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DataNode(PartNode):
+    """The `data` group."""
+
+    corruption: CorruptionNode = field(default_factory=CorruptionNode)
+
+
+@dataclass
+class OptimizerNode:
+    """The `optimizer` group."""
+
+    name: str = MISSING
+    lr: float = MISSING
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ScheduleNode:
+    """The `schedule` group."""
+
+    name: str = MISSING
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EngineNode:
+    """The `engine` group."""
+
+    name: str = MISSING
+    device: str = "cpu"
+    precision: str = "float32"
+    pack_size: int = 128
+    threads: int = 1
+
+
+@dataclass
+class InitNode:
+    """How parameters start."""
+
+    output_scale: float = 1.0
+
+
+@dataclass
+class Config:
+    """Everything a run is made of."""
+
+    data: DataNode = field(default_factory=DataNode)
+    model: PartNode = field(default_factory=PartNode)
+    loss: PartNode = field(default_factory=PartNode)
+    optimizer: OptimizerNode = field(default_factory=OptimizerNode)
+    schedule: ScheduleNode = field(default_factory=ScheduleNode)
+    engine: EngineNode = field(default_factory=EngineNode)
+    init: InitNode = field(default_factory=InitNode)
+    name: str = "default"
+    condition: str = "as_given"
+    seed: int = 0
+    steps: int = 500
+    batch_size: int = 64
+    log_every: int = 10
+    eval_every: int = 100
+    extensions: list[str] = field(default_factory=list)
+
+
+GROUPS = ("data", "model", "loss", "optimizer", "schedule", "engine")
+
+
+def register() -> None:
+    """Make the schema known to Hydra as `schema`."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+# ---- the result: what a run is -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """One choice of a config group."""
+
+    name: str
+    fn: str
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, everything that defines it, and the identity that follows from it."""
+
+    run_id: str
+    stage: str
+    condition: str
+    data: Part
+    corruption: Part
+    model: Part
+    loss: Part
+    optimizer: Part
+    schedule: Part
+    lr: float
+    momentum: float
+    weight_decay: float
+    output_scale: float
+    seed: int
+    steps: int
+    batch_size: int
+    log_every: int
+    eval_every: int
+    precision: str
+    source_sha: str
+
+    @property
+    def row(self) -> Loss:
+        """The row of the catalog that the run's loss uses."""
+        return LOSSES[self.loss.fn]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Canonical plain values of every factor: what is hashed and recorded."""
+        plain = dataclasses.asdict(self)
+        return {name: plain[name] for name in plain if name not in ("run_id", "stage")}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a sweep is run: changes speed, never results beyond float tolerance."""
+
+    device: str
+    pack_size: int
+    threads: int
+
+
+def named(config: DictConfig, choices: Mapping[str, Any]) -> DictConfig:
+    """The task's configuration with each part named after the yaml that was chosen for it.
+
+    Args:
+        config: Composed configuration; `hydra` is dropped from it.
+        choices: Chosen yaml by config group, as Hydra reports it.
+
+    Raises:
+        ConfigError: A part was given another name than its yaml's.
+    """
+    with open_dict(config):
+        config.pop("hydra", None)
+    for group in GROUPS:
+        typed = None if OmegaConf.is_missing(config[group], "name") else config[group].name
+        if typed not in (None, choices[group]):
+            raise ConfigError(f"{group}.name is {typed!r}: choose with {group}={typed}")
+        config[group].name = choices[group]
+    return config
+
+
+def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
+    """The run a composed configuration asks for.
+
+    Args:
+        config: Composed configuration with every part's `name` filled in, without `hydra`.
+
+    Raises:
+        ConfigError: Unknown key, name or parameter, or a value out of range; says the cure.
+    """
+    plain = _plain(config)
+    _refuse_unknown(plain, Config, "")
+    _check_values(plain)
+    parts = {
+        "data": _part(plain["data"], "data", {name: row.fn for name, row in DATA.items()}),
+        "model": _part(plain["model"], "model", {name: row.fn for name, row in MODELS.items()}),
+        "loss": _part(plain["loss"], "loss", {name: row.fn for name, row in LOSSES.items()}),
+        "corruption": _part(plain["data"]["corruption"], "data.corruption", CORRUPTIONS),
+        "optimizer": _part(plain["optimizer"], "optimizer", OPTIMIZERS),
+        "schedule": _part(plain["schedule"], "schedule", SCHEDULES),
+    }
+    if not same_task(plain):
+        raise ConfigError(_other_task(parts["loss"], parts["data"]))
+    values = {
+        "condition": plain["condition"],
+        "lr": plain["optimizer"]["lr"],
+        "momentum": plain["optimizer"]["momentum"],
+        "weight_decay": plain["optimizer"]["weight_decay"],
+        "output_scale": plain["init"]["output_scale"],
+        "precision": plain["engine"]["precision"],
+        "source_sha": _source_sha(*(parts[group].fn for group in _CODED)),
+        **{name: plain[name] for name in _NUMBERS},
+    }
+    run = Run(run_id="", stage=CONDITIONS[plain["condition"]], **parts, **values)
+    return dataclasses.replace(run, run_id=run_id(run.facts))
+
+
+def to_engine(config: DictConfig | Mapping[str, Any]) -> Engine:
+    """The engine settings of a composed configuration.
+
+    Raises:
+        ConfigError: A value is out of range, or this machine lacks the device.
+    """
+    node = _plain(config)["engine"]
+    _check_engine(node)
+    if node["device"] == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("engine.device is cuda: torch finds no CUDA device here, use engine=cpu")
+    return Engine(device=node["device"], pack_size=node["pack_size"], threads=node["threads"])
+
+
+def run_id(facts: Mapping[str, Any]) -> str:
+    """16 hex digits of sha256 over canonical facts and the engine's schema number."""
+    canonical = json.dumps({"engine": ENGINE_SCHEMA, **facts}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def same_task(config: DictConfig | Mapping[str, Any]) -> bool:
+    """Whether loss and data are both for regression or both for classification."""
+    loss, data = (_fn(config[group]) for group in ("loss", "data"))
+    return LOSSES[_known(loss, LOSSES, "loss")].task == DATA[_known(data, DATA, "data")].task
+
+
+def load_extensions(modules: Iterable[str]) -> None:
+    """Import modules and add the rows in their `LOSSES`, `DATA` and `MODELS`.
+
+    Args:
+        modules: Importable names; the current folder counts.
+
+    Raises:
+        ConfigError: The import fails, or a name is already taken by another row.
+    """
+    for module in modules:
+        if not re.fullmatch(r"[A-Za-z_][\w.]*", module):
+            raise ConfigError(f"extension {module!r}: use a module's name, not a path")
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
+        try:
+            found = importlib.import_module(module)
+        except Exception as error:
+            raise ConfigError(
+                f"extension {module!r} cannot be imported ({error}): "
+                f"put {module}.py into this folder, or install it"
+            ) from error
+        for registry, rows in (("LOSSES", LOSSES), ("DATA", DATA), ("MODELS", MODELS)):
+            for row in getattr(found, registry, ()):
+                if rows.setdefault(row.name, row) is not row:
+                    raise ConfigError(f"extension {module!r}: {row.name!r} exists: rename yours")
+
+
+def known_keys() -> set[str]:
+    """Dotted names of all that may be typed as KEY=VALUE."""
+    return set(_keys(Config, ""))
+
+
+def check_overrides(overrides: Iterable[str], loader: Any) -> None:
+    """Refuse overrides whose key, choice or seed does not exist, before Hydra composes anything.
+
+    Args:
+        overrides: As typed, sweeps included.
+        loader: Hydra's config loader; it knows the options of each group.
+
+    Raises:
+        ConfigError: Names the nearest key or choice.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    for line in overrides:
+        try:
+            override = parser.parse_override(line)
+        except HydraException as error:
+            cure = SEED_CURE if line.startswith("seed=") else "use KEY=VALUE, or KEY=A,B to sweep"
+            raise ConfigError(f"{line!r} cannot be read: {cure}") from error
+        key = override.key_or_group
+        if override.is_delete():
+            if key in GROUPS:
+                raise ConfigError(f"'~{key}' leaves no {key}: choose one with {key}=NAME")
+        elif key in (*GROUPS, "experiment") or key.startswith("hydra/"):
+            options = loader.get_group_options(key)
+            for choice in _choices(override):
+                _known(choice, options, key)
+        elif key == "seed":
+            for value in _choices(override):
+                if not value.isdecimal():
+                    raise ConfigError(f"seed {value!r} is no whole number: {SEED_CURE}")
+        elif not _PASSES.match(key) and key not in known_keys():
+            raise ConfigError(f"unknown key {key!r}: {nearest(key, known_keys() | {*GROUPS})}")
+
+
+SEED_CURE = "use seed=3, seed=1,2,3 or seed='range(10)'"
+_PASSES = re.compile(
+    r"(data|data\.corruption|model|loss|optimizer|schedule)\.params\.\w+|hydra\.|hydra$"
+)
+
+
+def _choices(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        return [str(value) for value in override.sweep_string_iterator()]
+    return [str(override.value())]
+
+
+def explained(error: BaseException) -> str:
+    """One line for a composition that failed: the key, the value got, the cure.
+
+    Args:
+        error: What Hydra raised; OmegaConf's own error, which knows the key, is its cause.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    key = getattr(error, "full_key", None)
+    if isinstance(error, ConfigKeyError | ConfigAttributeError) and key:
+        prefix, _, name = key.rpartition(".")
+        siblings = [str(node) for node in error.parent_node or () if node != "_target_"]
+        if not siblings and _PASSES.match(key):
+            return f"{key} is not among the keys of the chosen yaml: add it with +{key}=VALUE"
+        return f"unknown key {key!r}: below {prefix!r} {nearest(name, siblings)}"
+    if isinstance(error, ValidationError) and key:
+        found = re.match(r"Value (.*) of type .* could not be converted to (\w+)", text)
+        if found and found[2] in _TYPES:
+            return f"{key} is {found[1]}: use {_TYPES[found[2]]}"
+        return f"{key}: {text}"
+    return text
+
+
+_TYPES = {"Float": "a number", "Integer": "a whole number"}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the most similar known name, or lists all of them when few."""
+    names = sorted(known)
+    if not names:
+        return "there is none"
+    if found := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+        return f"did you mean {found[0]!r}?"
+    return f"use one of {', '.join(names)}" if len(names) <= 20 else "see 'lossbench --help'"
+
+
+# ---- the checks ----------------------------------------------------------------------------------
+
+_CODED = ("loss", "data", "model", "corruption")
+_NUMBERS = ("seed", "steps", "batch_size", "log_every", "eval_every")
+
+
+def _plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(config, DictConfig):
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    return dict(config)
+
+
+@functools.cache
+def _fields(node: type) -> dict[str, Any]:
+    defaults = {item.name: item.default_factory for item in dataclasses.fields(node)}
+    return {
+        name: made if dataclasses.is_dataclass(made) else None for name, made in defaults.items()
+    }
+
+
+def _keys(node: type, prefix: str) -> Iterable[str]:
+    for name, inner in _fields(node).items():
+        yield f"{prefix}{name}"
+        if inner is not None:
+            yield from _keys(inner, f"{prefix}{name}.")
+
+
+def _refuse_unknown(plain: Mapping[str, Any], node: type, prefix: str) -> None:
+    fields = _fields(node)
+    for name, value in plain.items():
+        if name not in fields:
+            raise ConfigError(
+                f"unknown key {prefix + name!r}: {nearest(prefix + name, known_keys())}"
+            )
+        if fields[name] is not None:
+            _refuse_unknown(value, fields[name], f"{prefix}{name}.")
+
+
+def _check_values(plain: Mapping[str, Any]) -> None:
+    optimizer = plain["optimizer"]
+    _check_engine(plain["engine"])
+    _check_positive(
+        {
+            "optimizer.lr": optimizer["lr"],
+            **{name: plain[name] for name in _NUMBERS if name != "seed"},
+        }
+    )
+    for name, value in {
+        "seed": plain["seed"],
+        "optimizer.weight_decay": optimizer["weight_decay"],
+    }.items():
+        if not (value >= 0 and math.isfinite(value)):
+            raise ConfigError(f"{name} is {value}: use 0 or more")
+    if not 0 <= optimizer["momentum"] < 1:
+        raise ConfigError(f"optimizer.momentum is {optimizer['momentum']}: use 0 up to below 1")
+    if not math.isfinite(plain["init"]["output_scale"]):
+        raise ConfigError(f"init.output_scale is {plain['init']['output_scale']}: use a number")
+    _known(plain["condition"], CONDITIONS, "condition")
+    if not SWEEP_NAME.fullmatch(plain["name"]):
+        raise ConfigError(f"name is {plain['name']!r}: use up to 80 letters, digits, '_', '-', '.'")
+
+
+def _check_engine(engine: Mapping[str, Any]) -> None:
+    _check_positive({f"engine.{name}": engine[name] for name in ("pack_size", "threads")})
+    _known(engine["device"], DEVICES, "engine.device")
+    _known(engine["precision"], PRECISIONS, "engine.precision")
+
+
+def _check_positive(values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ConfigError(f"{name} is {value}: use a positive number")
+
+
+def _known(name: str, known: Iterable[str], what: str) -> str:
+    if name not in known:
+        raise ConfigError(f"{what} {name!r} is unknown: {nearest(name, known)}")
+    return name
+
+
+def _fn(node: Mapping[str, Any]) -> str:
+    fn = node.get("fn", "???")
+    return node["name"] if fn == "???" else fn
+
+
+def _part(node: Mapping[str, Any], what: str, functions: Mapping[str, Callable[..., Any]]) -> Part:
+    if not NAME.fullmatch(node["name"]):
+        raise ConfigError(f"{what} name {node['name']!r}: use {NAME.pattern}")
+    fn = _known(_fn(node), functions, f"{what}.fn" if "fn" in node else what)
+    params = dict(node["params"])
+    defaults = parameters(functions[fn])
+    for name, value in params.items():
+        _known(name, defaults, f"{what}.params of {fn}:")
+        params[name] = _like(value, defaults[name], f"{what}.params.{name}")
+    return Part(name=node["name"], fn=fn, params=params)
+
+
+def _like(value: Any, default: Any, key: str) -> Any:
+    """The value in the type of its default, so that 1 and 1.0 are the same run."""
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if isinstance(default, list | tuple) and isinstance(value, list | tuple):
+        return [_like(item, default[0], key) for item in value] if default else list(value)
+    is_infinite = type(value) is float and not math.isfinite(value)
+    if is_infinite or (type(default) in _PLAIN and type(value) is not type(default)):
+        raise ConfigError(f"{key} is {value!r}: use a value like its default, {default!r}")
+    return value
+
+
+_PLAIN = (bool, int, float, str, list, tuple)
+
+
+@functools.cache
+def parameters(function: Callable[..., Any]) -> dict[str, Any]:
+    """Parameters that a configuration may set, with their defaults.
+
+    One annotated as float has a float as its default, also where the signature says `= 1`.
+    """
+    kinds = inspect.signature(function).parameters.values()
+    return {
+        p.name: float(p.default) if p.annotation in _FLOAT and type(p.default) is int else p.default
+        for p in kinds
+        if p.kind is p.KEYWORD_ONLY and p.name not in ("seed", "draw", "step", "hyper")
+    }
+
+
+_FLOAT = (float, "float")
+
+
+@functools.cache
+def _source_sha(loss: str, data: str, model: str, corruption: str) -> str:
+    row = LOSSES[loss]
+    return source_sha(
+        [
+            row.fn,
+            INVERSE_LINKS[row.inverse_link],
+            DATA[data].fn,
+            MODELS[model].fn,
+            CORRUPTIONS[corruption],
+        ]
+    )
+
+
+def _other_task(loss: Part, data: Part) -> str:
+    task = DATA[data.fn].task
+    fitting = ", ".join(name for name, row in LOSSES.items() if row.task == task)
+    return (
+        f"loss {loss.name!r} is for {LOSSES[loss.fn].task}, data {data.name!r} is {task}: "
+        f"use one of {fitting}"
+    )

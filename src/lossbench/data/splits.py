@@ -1,0 +1,114 @@
+"""The shape of data: train, validation and test as tensors, and how rows come into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lossbench.pairing import stream, tensors_sha
+
+SPLITS = ("train", "validation", "test")
+SHARES = (0.6, 0.2, 0.2)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set as one seed sees it.
+
+    Attributes:
+        inputs: By split, [N, F], standardised by the training split.
+        targets: By split, [N, C]: one-hot labels, or real values in training standard deviations.
+        task: "regression" or "classification".
+        target_scale: Standard deviation of the training target in its own unit; 1 for labels.
+        posterior: By split, [N, C], true class probabilities; empty where nobody knows them.
+    """
+
+    inputs: dict[str, Tensor]
+    targets: dict[str, Tensor]
+    task: str
+    target_scale: float
+    posterior: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def sha(self) -> str:
+        """Fingerprint of everything a run can see."""
+        parts = {"inputs": self.inputs, "targets": self.targets, "posterior": self.posterior}
+        return tensors_sha(
+            {f"{part}/{split}": value for part, by in parts.items() for split, value in by.items()}
+        )
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set's row: `fn(*, seed, **params) -> Splits`, its task, source and licence."""
+
+    fn: Callable[..., Splits]
+    task: str
+    source: str
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.fn.__name__
+
+
+def permuted(count: int, seed: int) -> dict[str, Tensor]:
+    """Row indices of each split, 60/20/20, drawn from the seed's split stream.
+
+    Args:
+        count: Rows of the whole set.
+        seed: Block of the paired design; every loss of the seed sees the same split.
+    """
+    order = torch.randperm(count, generator=stream(seed, "split"))
+    ends = [round(count * SHARES[0]), round(count * (SHARES[0] + SHARES[1]))]
+    return dict(zip(SPLITS, torch.tensor_split(order, ends), strict=True))
+
+
+def standardised(by_split: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """Columns minus the training mean, over the training standard deviation.
+
+    Args:
+        by_split: [N, F] by split, float64.
+
+    Returns:
+        The splits in float32, and the standard deviations [F]; constant columns keep their scale.
+    """
+    mean = by_split["train"].mean(0)
+    scale = by_split["train"].std(0, correction=0)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return {name: ((rows - mean) / scale).float() for name, rows in by_split.items()}, scale
+
+
+def classification(
+    inputs: dict[str, Tensor],
+    labels: dict[str, Tensor],
+    *,
+    classes: int,
+    posterior: dict[str, Tensor] | None = None,
+) -> Splits:
+    """Splits of a classification set from raw inputs [N, F] and integer labels [N]."""
+    one_hot = {
+        name: torch.nn.functional.one_hot(label.long(), classes).float()
+        for name, label in labels.items()
+    }
+    return Splits(
+        inputs=standardised(inputs)[0],
+        targets=one_hot,
+        task="classification",
+        target_scale=1.0,
+        posterior={name: rows.float() for name, rows in (posterior or {}).items()},
+    )
+
+
+def regression(inputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Splits:
+    """Splits of a regression set from raw inputs [N, F] and targets [N, 1] in their own unit."""
+    scaled, scale = standardised(targets)
+    return Splits(
+        inputs=standardised(inputs)[0],
+        targets=scaled,
+        task="regression",
+        target_scale=float(scale[0]),
+    )

@@ -1,0 +1,191 @@
+"""The members of a pack as stacked tensors: parameters, data, batches, and what each run is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from lossbench.config import Run
+from lossbench.data.splits import Splits
+from lossbench.losses.spec import PROBABILITY_LINKS
+from lossbench.models import MODELS, initialised, stacked
+from lossbench.optimizers import Hyperparameters
+from lossbench.packs import Pack, slices
+from lossbench.pairing import stream, tensors_sha
+
+GUARD_ELEMENTS = 64
+"""At least two vectors of the widest instruction set."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """K members: the runs of a pack, and repetitions of the last one behind them.
+
+    Attributes:
+        runs: The K runs.
+        recorded: How many of them, from the first on, are recorded.
+        spans: Contiguous places that share one loss, with a run that has it.
+        places: [K], which of the S seeds each member has.
+        inputs, targets, posterior: By split, [S, N, ...].
+        batches: Rows of the training split, [S, T, B].
+        hyper: Learning rate, momentum and weight decay, [K] each.
+        is_probability: [K], whether the member's inverse link gives probabilities.
+        fingerprints: By seed: init_sha, batch_sha and data_sha.
+        model: The module whose forward all members share.
+        parameters, buffers: Initial values by name, [K, ...].
+    """
+
+    runs: tuple[Run, ...]
+    recorded: int
+    spans: list[tuple[slice, Run]]
+    places: Tensor
+    inputs: dict[str, Tensor]
+    targets: dict[str, Tensor]
+    posterior: dict[str, Tensor]
+    batches: Tensor
+    hyper: Hyperparameters
+    is_probability: Tensor
+    fingerprints: dict[int, dict[str, str]]
+    model: nn.Module
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs [K, B, F] and targets [K, B, C] of a step."""
+        rows = self.batches[:, step]
+        seeds = torch.arange(len(rows), device=rows.device)[:, None]
+        return (
+            self.inputs["train"][seeds, rows][self.places],
+            self.targets["train"][seeds, rows][self.places],
+        )
+
+    def predict(self, output: Tensor) -> Tensor:
+        """Predictions [K, N, C] of outputs [K, N, C], each through its own inverse link."""
+        return torch.cat(
+            [
+                run.row.predict(guarded(output, span))[: span.stop - span.start]
+                for span, run in self.spans
+            ]
+        )
+
+
+def gathered(
+    pack: Pack, splits_by_seed: Mapping[int, Splits], *, device: torch.device, padding: int
+) -> Members:
+    """Everything a pack needs, on the device.
+
+    Args:
+        pack: The runs.
+        splits_by_seed: Their data.
+        device: Where to train.
+        padding: Least number of members; kernels, and with them bits, are chosen by K.
+
+    Raises:
+        ValueError: The batch is larger than the training split.
+    """
+    behind = max(padding - len(pack.runs), guards(pack.runs[0].batch_size, device))
+    runs = pack.runs + (pack.runs[-1],) * behind
+    spans = slices(Pack(pack.pack_id, runs))
+    seeds = sorted({run.seed for run in runs})
+    places = [seeds.index(run.seed) for run in runs]
+    first = runs[0]
+    dtype = getattr(torch, first.precision)
+    data = [splits_by_seed[seed] for seed in seeds]
+    sizes = (data[0].inputs["train"].shape[-1], data[0].targets["train"].shape[-1])
+    build = partial(MODELS[first.model.fn].fn, *sizes, **first.model.params)
+    models = [
+        initialised(build, seed=seed, output_scale=first.output_scale).to(dtype) for seed in seeds
+    ]
+    examples = len(data[0].inputs["train"])
+    batches = [batch_indices(seed, examples, first.steps, first.batch_size) for seed in seeds]
+    state = {name: value.to(device) for name, value in stacked(models, places).items()}
+    trainable = dict(models[0].named_parameters())
+    return Members(
+        runs=runs,
+        recorded=len(pack.runs),
+        spans=spans,
+        places=torch.as_tensor(places, device=device),
+        inputs=_by_split([splits.inputs for splits in data], device, dtype),
+        targets=_by_split([splits.targets for splits in data], device, dtype),
+        posterior=_by_split([splits.posterior for splits in data], device, dtype),
+        batches=torch.stack(batches).to(device),
+        hyper=Hyperparameters(
+            *(
+                torch.tensor([getattr(run, name) for run in runs], dtype=dtype, device=device)
+                for name in ("lr", "momentum", "weight_decay")
+            )
+        ),
+        is_probability=torch.tensor(
+            [run.row.inverse_link in PROBABILITY_LINKS for run in runs], device=device
+        ),
+        fingerprints={
+            seed: {
+                "init_sha": tensors_sha(models[place].state_dict()),
+                "batch_sha": tensors_sha({"batches": batches[place]}),
+                "data_sha": data[place].sha,
+            }
+            for place, seed in enumerate(seeds)
+        },
+        model=models[0].to(device),
+        parameters={name: value for name, value in state.items() if name in trainable},
+        buffers={name: value for name, value in state.items() if name not in trainable},
+    )
+
+
+def guards(examples: int, device: torch.device) -> int:
+    """Members to put behind the last one, so that its bits do not depend on its place.
+
+    On the CPU torch computes the last elements of a whole tensor (fewer than two vectors) by
+    other code than the rest, one unit in the last place apart for exp, log and tanh. Behind
+    guards those elements are never a member's.
+
+    Args:
+        examples: Fewest elements of a member in any tensor: its batch or split.
+        device: CUDA kernels treat all elements alike and need none.
+    """
+    return -(-GUARD_ELEMENTS // examples) if device.type == "cpu" else 0
+
+
+def guarded(values: Tensor, span: slice) -> Tensor:
+    """A copy of the members [k, N, C] of a span with guards behind them."""
+    own = values[span]
+    count = guards(values.shape[1], values.device)
+    return torch.cat([own, own[-1:].expand(count, *own.shape[1:])])
+
+
+def batch_indices(seed: int, examples: int, steps: int, batch_size: int) -> Tensor:
+    """Rows of each step's batch, [T, B]: permutations of all rows cut into batches.
+
+    Args:
+        seed: Block of the paired design.
+        examples: Rows of the training split.
+        steps: T.
+        batch_size: B; what is left of a permutation is dropped.
+
+    Raises:
+        ValueError: B is larger than the training split.
+    """
+    if batch_size > examples:
+        raise ValueError(
+            f"batch_size is {batch_size}, the training split has {examples} examples: "
+            f"use {examples} or less"
+        )
+    draw = stream(seed, "batches")
+    per_epoch = examples // batch_size
+    epochs = -(-steps // per_epoch)
+    rows = [
+        torch.randperm(examples, generator=draw)[: per_epoch * batch_size] for _ in range(epochs)
+    ]
+    return torch.cat(rows).view(-1, batch_size)[:steps]
+
+
+def _by_split(
+    parts: list[dict[str, Tensor]], device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    return {
+        split: torch.stack([part[split] for part in parts]).to(device, dtype) for split in parts[0]
+    }

@@ -1,0 +1,187 @@
+"""Collects what the loop measures, decides who diverged, and lays it out as the four tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from lossbench import records
+from lossbench.engine.members import Members
+from lossbench.packs import Pack
+from lossbench.pairing import device_name, environment_sha
+
+PRIMARY = {"regression": "rmse", "classification": "accuracy"}
+"""Metric whose best validation value marks `best_step`."""
+
+
+class Recorder:
+    """Records of one pack. `alive` [K] is what freezes a member that diverged or failed."""
+
+    def __init__(self, pack: Pack, members: Members, *, device: torch.device) -> None:
+        self.pack = pack
+        self.members = members
+        self.device = device
+        count = len(members.runs)
+        self.alive = torch.ones(count, dtype=torch.bool, device=device)
+        self.stop_step = torch.zeros(count, dtype=torch.int64, device=device)
+        self.failures: dict[int, str] = {}
+        self._steps: list[tuple[int, dict[str, Tensor]]] = []
+        self._layers: list[tuple[int, dict[str, dict[str, Tensor]]]] = []
+        self._evals: list[tuple[int, dict[tuple[str, str], Tensor]]] = []
+
+    def check(self, step: int, loss: Tensor) -> None:
+        """Freeze members whose loss [K, B] is not finite; the others have done one step more."""
+        self.alive = self.alive & loss.isfinite().all(-1)
+        self.stop_step = torch.where(self.alive, step + 1, self.stop_step)
+
+    def fail(self, place: int, step: int, reason: str) -> None:
+        """Freeze one member for good, with the reason."""
+        self.failures[place] = f"step {step}: {reason}"
+        self.alive[place] = False
+
+    def steps(
+        self, step: int, values: dict[str, Tensor], layers: dict[str, dict[str, Tensor]]
+    ) -> None:
+        """Keep a logged step: values [K] by column, and by layer and column."""
+        self._steps.append((step, values))
+        self._layers.append((step, layers))
+
+    def evals(self, step: int, values: dict[tuple[str, str], Tensor]) -> None:
+        """Keep an evaluation; members whose outputs are not finite have diverged."""
+        self.alive = self.alive & values.pop(("", "is_finite"))
+        self._evals.append((step, values))
+
+    def tables(self, *, seconds: float) -> dict[str, pa.Table]:
+        """The four tables of the pack's runs; padding is left out."""
+        return {
+            "runs": self._runs_table(seconds),
+            "steps": self._table("steps", [(step, {}, values) for step, values in self._steps]),
+            "layers": self._table(
+                "layers",
+                [
+                    (step, {"layer": layer}, values)
+                    for step, by_layer in self._layers
+                    for layer, values in by_layer.items()
+                ],
+            ),
+            "evals": self._table(
+                "evals",
+                [
+                    (step, {"split": split, "metric": metric}, {"value": value})
+                    for step, by_metric in self._evals
+                    for (split, metric), value in by_metric.items()
+                ],
+            ),
+        }
+
+    def _runs_table(self, seconds: float) -> pa.Table:
+        rows = [self._run_row(place, seconds) for place in range(self.members.recorded)]
+        return records.table_from("runs", {name: [row[name] for row in rows] for name in rows[0]})
+
+    def _run_row(self, place: int, seconds: float) -> dict[str, Any]:
+        run, count = self.members.runs[place], self.members.recorded
+        status, reason = self._status(place)
+        return {
+            **_keys(self.pack.pack_id, run),
+            "task": run.row.task,
+            "family": run.row.family,
+            "config": json.dumps(run.facts, sort_keys=True),
+            "status": status,
+            "reason": reason,
+            "stop_step": int(self.stop_step[place]),
+            "best_step": self._best_step(place),
+            **self.members.fingerprints[run.seed],
+            "source_sha": run.source_sha,
+            "env_sha": environment_sha(device_name(self.device), run.precision),
+            "device": device_name(self.device),
+            "precision": run.precision,
+            "threads": torch.get_num_threads(),
+            "pack_size": count,
+            "train_seconds": seconds / count,
+        }
+
+    def _status(self, place: int) -> tuple[str, str]:
+        if place in self.failures:
+            return "failed", self.failures[place]
+        if not self.alive[place]:
+            return "diverged", f"not finite after {int(self.stop_step[place])} updates"
+        return "done", ""
+
+    def _best_step(self, place: int) -> int:
+        metric = PRIMARY[self.members.runs[place].row.task]
+        sign = -1.0 if records.direction(metric) == "higher" else 1.0
+        scores = [
+            (sign * float(values["validation", metric][place]), step)
+            for step, values in self._evals
+        ]
+        finite = [(score, step) for score, step in scores if np.isfinite(score)]
+        return min(finite)[1] if finite else 0
+
+    def _table(
+        self, table: str, rows: list[tuple[int, Mapping[str, str], Mapping[str, Tensor]]]
+    ) -> pa.Table:
+        """Run-major rows; a frozen member keeps what came before it stopped, NaN cells are none."""
+        count = self.members.recorded
+        names = list(rows[0][2])
+        values = {
+            name: torch.stack([found[name][:count] for _, _, found in rows], -1).cpu().numpy()
+            for name in names
+        }
+        steps = np.array([step for step, _, _ in rows])
+        kept = np.ones((count, len(rows)), dtype=bool)
+        for place in range(count):
+            if self._status(place)[0] != "done":
+                kept[place] = steps < int(self.stop_step[place])
+        if table == "evals":
+            kept &= ~np.isnan(values["value"])
+        member, row = np.nonzero(kept)
+        keys = [_keys(self.pack.pack_id, run) for run in self.members.runs[:count]]
+        columns: dict[str, Any] = {
+            name: pa.array([key[name] for key in keys]).take(pa.array(member)) for name in keys[0]
+        }
+        columns["step"] = steps[row]
+        for label in rows[0][1]:
+            columns[label] = pa.array([labels[label] for _, labels, _ in rows]).take(pa.array(row))
+        return records.table_from(table, columns | {name: values[name][kept] for name in names})
+
+
+def failed(pack: Pack, reason: str) -> dict[str, pa.Table]:
+    """The tables of a pack that broke as a whole: every run failed, nothing measured."""
+    rows = [
+        {
+            **_keys(pack.pack_id, run),
+            "task": run.row.task,
+            "family": run.row.family,
+            "config": json.dumps(run.facts, sort_keys=True),
+            "status": "failed",
+            "reason": reason,
+            "source_sha": run.source_sha,
+        }
+        for run in pack.runs
+    ]
+    columns = [column.name for column in records.COLUMNS["runs"]]
+    runs = records.table_from("runs", {name: [row.get(name) for row in rows] for name in columns})
+    return {"runs": runs} | {
+        table: records.schema(table).empty_table() for table in ("steps", "layers", "evals")
+    }
+
+
+def _keys(pack_id: str, run: Any) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "pack_id": pack_id,
+        "stage": run.stage,
+        "condition": run.condition,
+        "data": run.data.name,
+        "model": run.model.name,
+        "loss": run.loss.name,
+        "optimizer": run.optimizer.name,
+        "lr": run.lr,
+        "seed": run.seed,
+    }

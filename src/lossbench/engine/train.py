@@ -1,0 +1,182 @@
+"""THE training loop. One pack, any module, any device; nothing crosses members."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from lossbench import probes
+from lossbench.data.splits import Splits
+from lossbench.engine.evaluate import evaluated
+from lossbench.engine.members import Members, gathered, guarded
+from lossbench.engine.recorder import Recorder
+from lossbench.optimizers import OPTIMIZERS, SCHEDULES, fresh_state, scheduled
+from lossbench.packs import Pack
+
+log = logging.getLogger(__name__)
+
+Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor]
+
+
+def train(
+    pack: Pack,
+    splits_by_seed: Mapping[int, Splits],
+    *,
+    device: torch.device,
+    padding: int,
+    flush: Callable[[int], None],
+) -> dict[str, pa.Table]:
+    """Train the runs of a pack together.
+
+    Args:
+        pack: Runs of one structure, equal losses side by side.
+        splits_by_seed: Data by seed, corruption applied.
+        device: Where to train.
+        padding: Least number of members; 2 on the CPU, one fixed number per sweep on CUDA.
+        flush: Called with the number of updates done after each logged step and at the end.
+
+    Returns:
+        The tables runs, steps, layers and evals. Members that diverge or fail are frozen, the
+        others are not touched by it, bit for bit.
+
+    Raises:
+        ValueError: The batch is larger than the training split.
+    """
+    start = time.monotonic()
+    members = gathered(pack, splits_by_seed, device=device, padding=padding)
+    run = members.runs[0]
+    forward = forward_of(members)
+    update, schedule = OPTIMIZERS[run.optimizer.fn], SCHEDULES[run.schedule.fn]
+    parameters, buffers = members.parameters, members.buffers
+    state = fresh_state(run.optimizer.fn, parameters)
+    recorder = Recorder(pack, members, device=device)
+    per_member_loss = PerMemberLoss(members, recorder)
+    for step in range(run.steps):
+        if step % run.eval_every == 0:
+            recorder.evals(step, evaluated(members, forward, parameters, buffers))
+        inputs, target = members.batch(step)
+        leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        output = forward(leaves, buffers, inputs)
+        loss, output_gradient = per_member_loss(output.detach(), target, step)
+        # d mean loss / d parameters: the loss is a mean over the batch, here and nowhere else.
+        slopes = torch.autograd.grad(
+            output, list(leaves.values()), output_gradient / run.batch_size
+        )
+        gradient = dict(zip(leaves, slopes, strict=True))
+        hyper = scheduled(members.hyper, schedule(step, run.steps, **run.schedule.params))
+        after = update(parameters, gradient, state, step=step, hyper=hyper, **run.optimizer.params)
+        recorder.check(step, loss)
+        if step % run.log_every == 0:
+            recorder.steps(
+                step,
+                probes.steps(
+                    loss=loss,
+                    prediction=members.predict(output.detach()),
+                    target=target,
+                    output_gradient=output_gradient,
+                    gradient=gradient,
+                    before=parameters,
+                    after=after,
+                    is_probability=members.is_probability,
+                ),
+                probes.layers(gradient=gradient, before=parameters, after=after),
+            )
+            flush(step)
+        parameters = {
+            name: torch.where(
+                recorder.alive.view(-1, *[1] * (value.dim() - 1)), value, parameters[name]
+            )
+            for name, value in after.items()
+        }
+    recorder.evals(run.steps, evaluated(members, forward, parameters, buffers))
+    flush(run.steps)
+    return recorder.tables(seconds=time.monotonic() - start)
+
+
+def forward_of(members: Members) -> Forward:
+    """All members' forward pass: vmap over the stacked state, or a loop where that cannot be."""
+    packed = torch.func.vmap(_call(members.model))
+    try:
+        packed(members.parameters, members.buffers, members.batch(0)[0])
+    except (RuntimeError, ValueError, TypeError) as error:
+        log.warning(
+            "%s cannot be vectorised (%s): its members run one by one",
+            members.runs[0].model.name,
+            str(error).splitlines()[0],
+        )
+        return _looped(members.model)
+    return packed
+
+
+class PerMemberLoss:
+    """Loss and output gradient of every member; a loss that raises fails its member only."""
+
+    def __init__(self, members: Members, recorder: Recorder) -> None:
+        self.spans = list(members.spans)
+        self.recorder = recorder
+
+    def __call__(self, output: Tensor, target: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Loss [K, B] and d loss / d output [K, B, C]; NaN and 0 for failed members."""
+        loss = output.new_full(output.shape[:-1], torch.nan)
+        slope = torch.zeros_like(output)
+        pending, self.spans = self.spans, []
+        while pending:
+            span, run = pending.pop(0)
+            count = span.stop - span.start
+            leaf = guarded(output, span).requires_grad_()
+            try:
+                values = run.row.fn(leaf, guarded(target, span), **run.loss.params)
+                _check_loss(values, leaf, run.loss.name)
+                slope[span] = torch.autograd.grad(values.sum(), leaf)[0][:count]
+                loss[span] = values.detach()[:count]
+            except Exception as error:
+                if count > 1:
+                    singles = range(span.start, span.stop)
+                    pending[:0] = [(slice(place, place + 1), run) for place in singles]
+                else:
+                    self.recorder.fail(span.start, step, f"{type(error).__name__}: {error}")
+                continue
+            self.spans.append((span, run))
+        return loss, slope
+
+
+def _check_loss(values: Tensor, leaf: Tensor, name: str) -> None:
+    if not isinstance(values, Tensor):
+        raise TypeError(f"loss {name} returned {type(values).__name__}: return a tensor")
+    if values.shape != leaf.shape[:-1]:
+        raise ValueError(
+            f"loss {name} returned shape {list(values.shape)} for outputs {list(leaf.shape)}: "
+            "sum over the last dimension only"
+        )
+    if values.dtype != leaf.dtype:
+        raise TypeError(f"loss {name} returned {values.dtype} for {leaf.dtype}: keep the type")
+
+
+def _call(model: nn.Module) -> Forward:
+    def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        return torch.func.functional_call(model, (parameters, buffers), (inputs,))
+
+    return call
+
+
+def _looped(model: nn.Module) -> Forward:
+    one = _call(model)
+
+    def loop(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        return torch.stack(
+            [
+                one(_member(parameters, place), _member(buffers, place), member)
+                for place, member in enumerate(inputs)
+            ]
+        )
+
+    return loop
+
+
+def _member(state: dict[str, Tensor], place: int) -> dict[str, Tensor]:
+    return {name: value[place] for name, value in state.items()}

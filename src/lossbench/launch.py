@@ -1,0 +1,246 @@
+"""The packed launcher: composes Hydra's jobs quickly, hands them to a sweep as one list of runs.
+
+Every Hydra program of the environment imports this module while it looks for plugins, so what is
+heavy (torch and all rooms that need it) is imported inside functions.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from hydra.core.utils import JobReturn
+    from hydra.types import HydraContext, TaskFunction
+    from omegaconf import DictConfig
+
+    from lossbench.config import Run
+    from lossbench.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+
+class RunsFailed(Exception):
+    """A run failed; everything else of the sweep is finished and on disk.
+
+    Attributes:
+        folder: The sweep's folder.
+    """
+
+    def __init__(self, message: str, folder: Path) -> None:
+        super().__init__(message)
+        self.folder = folder
+
+
+def task(config: DictConfig) -> dict[str, str]:
+    """Train one job by itself, for launchers that do not pack.
+
+    Args:
+        config: Composed configuration of the job, while Hydra's own is current.
+
+    Raises:
+        RunsFailed: The run failed.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from lossbench import config as settings
+
+    hydra: Any = HydraConfig.get()
+    settings.load_extensions(config.extensions)
+    named = settings.named(copy.deepcopy(config), dict(hydra.runtime.choices))
+    run, sweep = settings.to_run(named), _sweep(config, hydra)
+    facts = sweep.run([run])[run.run_id]
+    if facts["status"] == "failed":
+        raise RunsFailed(f"run {run.run_id}: {facts['reason']}", sweep.folder)
+    return {"run_id": run.run_id, **facts}
+
+
+class Composer:
+    """Hydra's config loader with a memory: one composition per choice of config groups.
+
+    Overrides that set plain values are applied by Hydra's own code to a copy of it; groups, `+`,
+    `~`, packages and `hydra.*` always go through Hydra.
+    """
+
+    def __init__(self, loader: Any, master: DictConfig) -> None:
+        self._loader = loader
+        self._master = master
+        self._parsed: dict[str, tuple[Override, bool]] = {}
+        self._templates: dict[tuple[str, ...], DictConfig] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
+        """A job's configuration without the `hydra` node; what a sweeper validates with."""
+        return self.compose(sweep_overrides)
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The task's configuration of one job, each part named after its yaml.
+
+        Args:
+            overrides: One job's overrides, no sweeps.
+
+        Raises:
+            HydraException: What Hydra itself would raise for them.
+            ConfigError: A part was given another name than its yaml's.
+        """
+        parsed = [(line, *self._parse(line)) for line in overrides]
+        chosen = tuple(line for line, _, is_plain in parsed if not is_plain)
+        config = copy.deepcopy(self._template(chosen))
+        plain = [override for _, override, is_plain in parsed if is_plain]
+        self._loader._apply_overrides_to_config(plain, config)
+        return config
+
+    def _template(self, chosen: tuple[str, ...]) -> DictConfig:
+        if chosen not in self._templates:
+            from lossbench.config import named
+
+            config = self._loader.load_sweep_config(self._master, list(chosen))
+            choices = {str(group): choice for group, choice in config.hydra.runtime.choices.items()}
+            self._templates[chosen] = named(config, choices)
+        return self._templates[chosen]
+
+    def _parse(self, line: str) -> tuple[Override, bool]:
+        """The override in a line, and whether it sets a plain value."""
+        if line not in self._parsed:
+            from hydra.core.override_parser.overrides_parser import OverridesParser
+
+            override = OverridesParser.create(config_loader=self._loader).parse_override(line)
+            self._parsed[line] = override, self._is_plain(override)
+        return self._parsed[line]
+
+    def _is_plain(self, override: Override) -> bool:
+        key = override.key_or_group
+        return (
+            override.type is not None
+            and override.type.name == "CHANGE"
+            and override.package is None
+            and not override.is_sweep_override()
+            and not key.startswith("hydra.")
+            and not key.endswith(".name")  # a part is named by its yaml: `named` says so
+            and not self._loader.repository.group_exists(key)
+        )
+
+
+class PackedLauncher:
+    """Runs jobs as members of packs. Registered with Hydra by `hydra_plugins.lossbench_packed`."""
+
+    config: DictConfig
+    composer: Composer
+    sweep: Sweep
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Hydra's call before the first launch."""
+        from lossbench.config import load_extensions
+
+        load_extensions(config.extensions)
+        self.config = config
+        self.composer = Composer(hydra_context.config_loader, config)
+        hydra_context.config_loader = self.composer  # type: ignore[assignment]
+        self.sweep = _sweep(config, config.hydra)
+        self._asked: dict[tuple[str, ...], Run] = {}
+        if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
+            # It writes multirun.yaml before it launches; a mistake must not leave a folder behind.
+            self.check(_basic_jobs(config, self.composer))
+
+    def check(self, job_overrides: Sequence[Sequence[str]]) -> None:
+        """Refuse what cannot be trained, before anything is written.
+
+        Raises:
+            ConfigError: A job asks for something that cannot be.
+        """
+        from lossbench.sweep import preflight
+
+        preflight(self.runs(job_overrides))
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Train the jobs that are not done and report on all of them, in their order.
+
+        Raises:
+            ConfigError: A job asks for something that cannot be; nothing was trained.
+        """
+        runs = self.runs(job_overrides)
+        members = self.sweep.run(runs)
+        return [
+            self._returned(run, members[run.run_id], overrides, initial_job_idx + number)
+            for number, (run, overrides) in enumerate(zip(runs, job_overrides, strict=True))
+        ]
+
+    def runs(self, job_overrides: Sequence[Sequence[str]]) -> list[Run]:
+        """The runs that jobs ask for."""
+        from lossbench.config import ConfigError
+
+        start = time.monotonic()
+        if not job_overrides:
+            raise ConfigError("the sweep is empty: give each swept key at least one value")
+        runs = [self._run(tuple(overrides)) for overrides in job_overrides]
+        seconds = self.sweep.seconds
+        seconds["compose"] = seconds.get("compose", 0.0) + time.monotonic() - start
+        return runs
+
+    def _run(self, overrides: tuple[str, ...]) -> Run:
+        from lossbench.config import ConfigError, to_run
+
+        if overrides not in self._asked:
+            config = self.composer.compose(overrides)
+            if config.name != self.config.name:
+                raise ConfigError(f"name is swept over {config.name!r}: a sweep has one name")
+            self._asked[overrides] = to_run(config)
+        return self._asked[overrides]
+
+    def _returned(
+        self, run: Run, facts: dict[str, str], overrides: Sequence[str], number: int
+    ) -> JobReturn:
+        from hydra.core.utils import JobReturn, JobStatus
+
+        if facts["status"] == "failed":
+            value: Any = RunsFailed(f"run {run.run_id}: {facts['reason']}", self.sweep.folder)
+            status = JobStatus.FAILED
+        else:
+            value, status = {"run_id": run.run_id, **facts}, JobStatus.COMPLETED
+        result = JobReturn(
+            overrides=list(overrides),
+            working_dir=str(self.sweep.folder),
+            task_name=str(number),
+            status=status,
+        )
+        result.return_value = value
+        return result
+
+
+def _basic_jobs(config: DictConfig, composer: Any) -> list[list[str]]:
+    """Overrides of each job that Hydra's basic sweeper is about to launch."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    params = config.hydra.sweeper.params or {}
+    lines = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+    overrides = OverridesParser.create(config_loader=composer).parse_overrides(lines)
+    return BasicSweeper.split_arguments(overrides, None)[0]
+
+
+def _sweep(config: DictConfig, hydra: Any) -> Sweep:
+    from lossbench.config import to_engine
+    from lossbench.sweep import Sweep
+
+    return Sweep(
+        folder=Path(str(hydra.sweep.dir)),
+        engine=to_engine(config),
+        facts={
+            "name": config.name,
+            "command": " ".join(["lossbench", *hydra.overrides.task]),
+            "declaration": None,
+        },
+    )

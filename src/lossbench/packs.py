@@ -1,0 +1,80 @@
+"""Which runs train together: pure grouping, no training."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lossbench.config import Run
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Runs trained together in one process; equal losses stand side by side."""
+
+    pack_id: str
+    runs: tuple[Run, ...]
+
+
+def group(runs: Sequence[Run], *, pack_size: int) -> list[Pack]:
+    """Runs as packs of at most `pack_size` members.
+
+    Data, corruption, model, optimizer kind, schedule, steps, batch size and precision are the
+    same within a pack; loss, seed, learning rate, momentum and weight decay may differ.
+
+    Args:
+        runs: Runs in any order; a run_id that comes twice trains once.
+        pack_size: Most members of a pack.
+
+    Returns:
+        Packs of nearly equal size, in the order their first run came.
+    """
+    together: dict[str, list[Run]] = {}
+    for run in {run.run_id: run for run in runs}.values():
+        together.setdefault(_structure(run), []).append(run)
+    return [
+        _pack(members)
+        for alike in together.values()
+        for members in _chunks(sorted(alike, key=_order), pack_size)
+    ]
+
+
+def slices(pack: Pack) -> list[tuple[slice, Run]]:
+    """Contiguous places that share one loss with one set of parameters, and a run of each."""
+    spans, start = [], 0
+    for _, members in itertools.groupby(pack.runs, key=_loss):
+        alike = list(members)
+        spans.append((slice(start, start + len(alike)), alike[0]))
+        start += len(alike)
+    return spans
+
+
+_VARIES = {"condition", "loss", "seed", "lr", "momentum", "weight_decay", "source_sha", "stage"}
+
+
+def _structure(run: Run) -> str:
+    # Stages stay apart, because stage tune never touches the test split.
+    alike = {name: value for name, value in run.facts.items() if name not in _VARIES}
+    return json.dumps({**alike, "stage": run.stage}, sort_keys=True)
+
+
+def _loss(run: Run) -> str:
+    return json.dumps([run.loss.name, run.loss.fn, dict(run.loss.params)], sort_keys=True)
+
+
+def _order(run: Run) -> tuple[str, int, float, str]:
+    return (_loss(run), run.seed, run.lr, run.run_id)
+
+
+def _chunks(runs: Sequence[Run], most: int) -> list[list[Run]]:
+    count = -(-len(runs) // most)
+    size = -(-len(runs) // count)
+    return [list(runs[start : start + size]) for start in range(0, len(runs), size)]
+
+
+def _pack(runs: Sequence[Run]) -> Pack:
+    ids = ",".join(sorted(run.run_id for run in runs))
+    return Pack(hashlib.sha256(ids.encode()).hexdigest()[:16], tuple(runs))

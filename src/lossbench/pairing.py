@@ -1,0 +1,116 @@
+"""What makes runs of one seed identical, and the fingerprints that prove it.
+
+Every random choice draws from the stream of its own purpose. No stream depends on the loss, the
+learning rate or the place in a pack.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import inspect
+import os
+import platform
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PURPOSES = ("init", "batches", "data", "split", "corruption")
+
+
+def stream(seed: int, purpose: str) -> torch.Generator:
+    """Generator of one purpose of one seed, on the CPU.
+
+    Args:
+        seed: Block of the paired design.
+        purpose: One of `PURPOSES`.
+    """
+    assert purpose in PURPOSES, purpose
+    digest = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def tensors_sha(tensors: Mapping[str, Tensor]) -> str:
+    """Hex sha256 over the names, types, shapes and bytes of tensors, sorted by name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def source_sha(functions: Iterable[Callable[..., Any]]) -> str:
+    """Hex sha256 over the code of functions and of what they use from their own package.
+
+    Comments, docstrings and layout do not count; an edited formula or constant does.
+    """
+    found: dict[str, str] = {}
+    for function in functions:
+        _collect(function, found)
+    return hashlib.sha256("\n".join(found[name] for name in sorted(found)).encode()).hexdigest()
+
+
+def environment() -> dict[str, str | int]:
+    """Versions and processor facts that results may depend on; no host or user names."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": platform.machine(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "mkl": os.environ.get("MKL_CBWR", ""),
+    }
+
+
+def environment_sha(device: str, precision: str) -> str:
+    """Hex sha256 over `environment`, the device and the precision."""
+    facts = sorted({**environment(), "device": device, "precision": precision}.items())
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words, as it stands in the records."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def _collect(function: Callable[..., Any], found: dict[str, str]) -> None:
+    name = f"{function.__module__}.{function.__qualname__}"
+    if name in found:
+        return
+    found[name] = _code(function)
+    names = _names(function)
+    for used in names & function.__globals__.keys() if inspect.isfunction(function) else ():
+        _collect_used(function, used, found)
+
+
+def _collect_used(function: Callable[..., Any], used: str, found: dict[str, str]) -> None:
+    package = function.__module__.partition(".")[0]
+    value = function.__globals__[used]
+    if inspect.isfunction(value) or inspect.isclass(value):
+        if value.__module__.partition(".")[0] == package:
+            _collect(value, found)
+    elif isinstance(value, str | int | float | tuple | frozenset):
+        found[f"{function.__module__}.{used}"] = f"{used} = {value!r}"
+
+
+def _names(function: Callable[..., Any]) -> set[str]:
+    return {node.id for node in ast.walk(ast.parse(_code(function))) if isinstance(node, ast.Name)}
+
+
+@functools.cache
+def _code(function: Callable[..., Any]) -> str:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.FunctionDef | ast.ClassDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)

@@ -1,0 +1,104 @@
+"""What is measured at a logged step, for K members at once.
+
+Every reduction goes over the last, contiguous dimension: a reduction over the first one changes
+its bits with K, and a member's records may depend on nothing but the member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+SATURATED = 0.01
+"""A prediction counts as saturated where p(1 - p) of every output is below this."""
+
+
+def steps(
+    *,
+    loss: Tensor,
+    prediction: Tensor,
+    target: Tensor,
+    output_gradient: Tensor,
+    gradient: Mapping[str, Tensor],
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    is_probability: Tensor,
+) -> dict[str, Tensor]:
+    """One row of `steps` per member.
+
+    Args:
+        loss: Own loss per example, [K, B].
+        prediction: [K, B, C].
+        target: [K, B, C].
+        output_gradient: d loss / d output per example, [K, B, C].
+        gradient: d mean loss / d parameter by name, [K, ...].
+        before: Parameters of this step, [K, ...].
+        after: Parameters of the next step, [K, ...].
+        is_probability: [K], whether the inverse link gives probabilities.
+
+    Returns:
+        Values [K] by column name.
+    """
+    error = prediction - target
+    p_variance = (prediction * (1.0 - prediction)).amax(-1)
+    saturated = (p_variance < SATURATED).to(loss.dtype).mean(-1)
+    update = {name: after[name] - before[name] for name in before}
+    return {
+        "loss_value": loss.mean(-1),
+        "gradient_norm": norm(gradient.values()),
+        "output_gradient_norm": rms(output_gradient),
+        "error_norm": rms(error),
+        "cosine": cosine(output_gradient.flatten(1), error.flatten(1)),
+        "saturated_share": torch.where(
+            is_probability, saturated, torch.full_like(saturated, torch.nan)
+        ),
+        "update_ratio": norm(update.values()) / norm(before.values()),
+    }
+
+
+def layers(
+    *,
+    gradient: Mapping[str, Tensor],
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+) -> dict[str, dict[str, Tensor]]:
+    """One row of `layers` per member and layer: values [K] by column name, by layer."""
+    return {
+        layer: {
+            "gradient_norm": norm([gradient[name] for name in names]),
+            "weight_norm": norm([before[name] for name in names]),
+            "update_ratio": norm([after[name] - before[name] for name in names])
+            / norm([before[name] for name in names]),
+        }
+        for layer, names in layer_names(list(gradient)).items()
+    }
+
+
+def layer_names(parameters: Sequence[str]) -> dict[str, list[str]]:
+    """Parameter names by the path of the module that owns them."""
+    owned: dict[str, list[str]] = {}
+    for name in parameters:
+        owned.setdefault(name.rpartition(".")[0] or name, []).append(name)
+    return owned
+
+
+def norm(tensors: Sequence[Tensor] | Mapping[str, Tensor].values) -> Tensor:  # type: ignore[valid-type]
+    """L2 norm [K] over all entries of tensors [K, ...] of each member."""
+    squares = [tensor.flatten(1).square().sum(-1) for tensor in tensors]
+    return torch.stack(squares, -1).sum(-1).sqrt()
+
+
+def rms(vectors: Tensor) -> Tensor:
+    """Root mean square over B of the L2 norm over C: [K, B, C] -> [K]."""
+    return vectors.square().sum(-1).mean(-1).sqrt()
+
+
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine of the angle between rows of [K, B C]; NaN where one of them is zero."""
+    # Scaled by the largest entry first: cubed errors of float32 would overflow when squared.
+    first = first / first.abs().amax(-1, keepdim=True)
+    second = second / second.abs().amax(-1, keepdim=True)
+    lengths = first.square().sum(-1).sqrt() * second.square().sum(-1).sqrt()
+    return (first * second).sum(-1) / lengths

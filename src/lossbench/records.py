@@ -1,0 +1,432 @@
+"""The four tables a sweep leaves behind: their columns, their parquet files, and how to load them.
+
+No torch here: everything after training (statistics, figures, report) starts from `load`.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lossbench import store
+
+SCHEMA = 1
+"""Number of the schema; it rises when a column changes its meaning."""
+
+STATUSES = ("done", "diverged", "failed", "missing")
+"""From the best to the worst; `load` keeps the best row of a run."""
+
+TABLES = ("runs", "steps", "layers", "evals")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: its parquet type, unit, better direction and meaning."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    direction: str
+    about: str
+
+
+def _text(name: str, about: str) -> Column:
+    return Column(name, pa.string(), "", "", about)
+
+
+def _number(name: str, unit: str, direction: str, about: str) -> Column:
+    return Column(name, pa.float64(), unit, direction, about)
+
+
+def _measure(name: str, unit: str, direction: str, about: str) -> Column:
+    return Column(name, pa.float32(), unit, direction, about)
+
+
+def _count(name: str, unit: str, about: str) -> Column:
+    return Column(name, pa.int64(), unit, "", about)
+
+
+KEYS = (
+    _text("run_id", "16 hex digits that identify the run's configuration and code"),
+    _text("pack_id", "the pack it was trained in"),
+    _text("stage", "tune, confirm or exploratory"),
+    _text("condition", "grid (tune), own_lr (confirm) or as_given (exploratory)"),
+    _text("data", "data set, as typed"),
+    _text("model", "model, as typed"),
+    _text("loss", "loss, as typed"),
+    _text("optimizer", "optimizer, as typed"),
+    _number("lr", "1", "", "base learning rate, before the schedule"),
+    _count("seed", "1", "block of the paired design"),
+)
+
+_STEP = _count("step", "updates", "optimizer updates done; 0 is before any")
+
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "runs": (
+        *KEYS,
+        _text("task", "regression or classification"),
+        _text("family", "family of the loss"),
+        _text("config", "the whole resolved configuration as canonical JSON"),
+        _text("status", "done, diverged, failed or missing"),
+        _text("reason", "why it diverged or failed, else empty"),
+        _count("stop_step", "updates", "updates done when the run ended, diverged or failed"),
+        _count("best_step", "updates", "evaluated step with the best primary validation metric"),
+        _text("init_sha", "sha256 of the initial parameters"),
+        _text("batch_sha", "sha256 of the whole stream of batch indices"),
+        _text("data_sha", "sha256 of all splits"),
+        _text("source_sha", "sha256 of the code of loss, data, model and engine schema"),
+        _text("env_sha", "sha256 of versions, processor capability, threads and device"),
+        _text("device", "processor or accelerator it ran on"),
+        _text("precision", "floating-point type of parameters and data"),
+        _count("threads", "1", "threads of the process"),
+        _count("pack_size", "members", "members trained together, padding not counted"),
+        _number("train_seconds", "s", "lower", "wall time of the pack divided by its members"),
+    ),
+    "steps": (
+        *KEYS,
+        _STEP,
+        _measure("loss_value", "unit of the loss", "lower", "mean own loss over the batch"),
+        _measure(
+            "gradient_norm", "loss/parameter", "", "L2 norm of d mean loss / d all parameters"
+        ),
+        _measure(
+            "output_gradient_norm",
+            "loss/output",
+            "",
+            "root mean square over the batch of the L2 norm of d loss / d output",
+        ),
+        _measure(
+            "error_norm",
+            "unit of the target",
+            "lower",
+            "root mean square over the batch of the L2 norm of prediction - target",
+        ),
+        _measure(
+            "cosine",
+            "1",
+            "",
+            "cosine(output_gradient, error), both flattened over the batch [B C]; NaN at zero",
+        ),
+        _measure(
+            "saturated_share",
+            "1",
+            "",
+            "share of the batch whose p(1-p) is below 0.01 for every output; NaN where the "
+            "inverse link does not give probabilities",
+        ),
+        _measure("update_ratio", "1", "", "L2 norm of the next update / L2 norm of all parameters"),
+    ),
+    "layers": (
+        *KEYS,
+        _STEP,
+        _text("layer", "path of the module that owns the parameters"),
+        _measure("gradient_norm", "loss/parameter", "", "L2 norm of d mean loss / d the layer"),
+        _measure("weight_norm", "1", "", "L2 norm of the layer's parameters"),
+        _measure("update_ratio", "1", "", "L2 norm of the next update / weight_norm"),
+    ),
+    "evals": (
+        *KEYS,
+        _STEP,
+        _text("split", "train, validation or test; stage tune never evaluates test"),
+        _text("metric", "name of the metric; `loss:NAME` is the mean of another loss of the task"),
+        _measure("value", "see metrics", "see metrics", "the metric over the whole split"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric's task, unit, better direction ("lower" or "higher") and meaning."""
+
+    task: str
+    unit: str
+    direction: str
+    about: str
+
+
+_STANDARD = "standard deviations of the training target"
+
+METRICS: dict[str, Metric] = {
+    "rmse": Metric("regression", _STANDARD, "lower", "root mean squared error; best at the mean"),
+    "mae": Metric("regression", _STANDARD, "lower", "mean absolute error; best at the median"),
+    "median_ae": Metric("regression", _STANDARD, "lower", "median absolute error"),
+    "r2": Metric("regression", "1", "higher", "1 - squared error / variance of the split's target"),
+    "accuracy": Metric("classification", "1", "higher", "share of labels that are the largest p"),
+    "brier": Metric(
+        "classification",
+        "1",
+        "lower",
+        "mean squared error summed over classes; a prediction off the simplex is projected onto it",
+    ),
+    "nll": Metric(
+        "classification",
+        "nats",
+        "lower",
+        "negative log-likelihood of the recalibrated softmax(a output + b), a and b fitted on "
+        "validation in the same way for every loss",
+    ),
+    "ece": Metric(
+        "classification", "1", "lower", "expected calibration error after the same recalibration"
+    ),
+    "nll_raw": Metric(
+        "classification", "nats", "lower", "nll of the prediction itself; only probability links"
+    ),
+    "ece_raw": Metric(
+        "classification", "1", "lower", "ece of the prediction itself; only probability links"
+    ),
+    "zero_share": Metric(
+        "classification", "1", "lower", "share of labels given probability 0 by the projection"
+    ),
+    "kl": Metric(
+        "classification",
+        "nats",
+        "lower",
+        "KL divergence from the true posterior to the recalibrated prediction, where it is known",
+    ),
+}
+
+
+def direction(metric: str) -> str:
+    """The better direction of a metric: "lower" or "higher".
+
+    Raises:
+        ValueError: The metric is not in `METRICS` and is no `loss:NAME`.
+    """
+    if metric.startswith("loss:"):
+        return "lower"
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r} is unknown: use one of {', '.join(METRICS)}")
+    return METRICS[metric].direction
+
+
+def schema(table: str) -> pa.Schema:
+    """Arrow schema of a table, with the schema number in its metadata."""
+    fields = [pa.field(column.name, column.type) for column in COLUMNS[table]]
+    return pa.schema(fields, metadata={"lossbench_schema": str(SCHEMA), "lossbench_table": table})
+
+
+def encode(table: pa.Table) -> bytes:
+    """A table as the bytes of a parquet file: zstd, dictionaries, split floats, page checksums."""
+    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    splits = {
+        field.name: "BYTE_STREAM_SPLIT"
+        for field in table.schema
+        if pa.types.is_floating(field.type)
+    }
+    buffer = io.BytesIO()
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        use_dictionary=texts,
+        column_encoding=splits,
+        write_page_checksum=True,
+    )
+    return buffer.getvalue()
+
+
+def decode(content: bytes, *, path: Path) -> pa.Table:
+    """The table in a parquet file of ours.
+
+    Args:
+        content: Bytes of the file.
+        path: Where they came from, for the message.
+
+    Raises:
+        store.StoreError: Not a parquet file, a foreign one, or one of another schema.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(content), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise store.StoreError(f"{path}: not a readable parquet file ({error}).") from error
+    found = (table.schema.metadata or {}).get(b"lossbench_schema", b"none").decode()
+    if found != str(SCHEMA):
+        raise store.StoreError(
+            f"{path}: schema {found}, this version reads schema {SCHEMA}. "
+            "Run the sweep again into another name=..."
+        )
+    return table
+
+
+class Records:
+    """What a sweep left behind, read when asked for.
+
+    Attributes:
+        runs, steps, layers, evals: The tables as pandas frames, one row per run_id in `runs`;
+            planned runs without a record have status "missing".
+        plan: Content of sweep.json.
+    """
+
+    def __init__(self, sweep_dir: Path) -> None:
+        self.sweep_dir = sweep_dir
+        self.plan = read_plan(sweep_dir / "sweep.json")
+
+    @cached_property
+    def pack_dirs(self) -> list[Path]:
+        """Folders of the packs that have a commit record."""
+        folders = sorted((self.sweep_dir / "packs").glob("*"))
+        return [folder for folder in folders if store.committed(folder)]
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One row per planned run, of several records the best; what left the plan is left out."""
+        recorded = self._read("runs")
+        recorded = recorded[recorded["run_id"].isin(list(self.plan["planned"]))]
+        rank = recorded["status"].map({status: rank for rank, status in enumerate(STATUSES)})
+        order = recorded.assign(rank=rank).sort_values(["rank", "pack_id"], kind="stable")
+        best = order.drop_duplicates("run_id").drop(columns="rank").sort_index()
+        planned = pd.DataFrame.from_dict(self.plan["planned"], orient="index")
+        planned = planned.rename_axis("run_id").reset_index().assign(status="missing")
+        missing = planned[~planned["run_id"].isin(best["run_id"])].to_dict("records")
+        columns = {name: [row.get(name) for row in missing] for name in best.columns}
+        together = [part for part in (best, pd.DataFrame(columns)) if len(part)]
+        return pd.concat(together, ignore_index=True) if together else best
+
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """Run x logged step."""
+        return self._kept(self._read("steps"))
+
+    @cached_property
+    def layers(self) -> pd.DataFrame:
+        """Run x logged step x layer."""
+        return self._kept(self._read("layers"))
+
+    @cached_property
+    def evals(self) -> pd.DataFrame:
+        """Run x eval step x split x metric."""
+        return self._kept(self._read("evals"))
+
+    def sql(self, query: str) -> pd.DataFrame:
+        """Result of a DuckDB query over the views runs, steps, layers and evals.
+
+        Reads the verified parquet files themselves, so tables larger than memory can be asked.
+        """
+        import duckdb
+
+        kept = self.runs[self.runs["status"] != "missing"][["run_id", "pack_id"]]
+        with duckdb.connect() as connection:
+            connection.register("kept", kept)
+            for table in TABLES:
+                files = ", ".join(_quoted(path) for path in self._files(table))
+                connection.register(f"empty_{table}", schema(table).empty_table())
+                source = (
+                    f"read_parquet([{files}], union_by_name = true)" if files else f"empty_{table}"
+                )
+                connection.execute(
+                    f"create view {table} as select * from {source} "
+                    "semi join kept using (run_id, pack_id)"
+                )
+            return connection.execute(query).df()
+
+    def _files(self, table: str) -> Iterator[Path]:
+        for folder in self.pack_dirs:
+            store.read(folder, f"{table}.parquet")
+            yield folder / f"{table}.parquet"
+
+    def _read(self, table: str) -> pd.DataFrame:
+        name = f"{table}.parquet"
+        parts = [decode(store.read(folder, name), path=folder / name) for folder in self.pack_dirs]
+        if not parts:
+            return schema(table).empty_table().to_pandas()
+        return pa.concat_tables(parts, promote_options="permissive").to_pandas()
+
+    def _kept(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Rows of the record that `runs` kept, where a run was recorded more than once."""
+        kept = self.runs.set_index("run_id")["pack_id"]
+        return frame[frame["pack_id"] == frame["run_id"].map(kept)].reset_index(drop=True)
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """Content of a sweep.json.
+
+    Raises:
+        store.StoreError: It is missing, torn or not one of ours.
+    """
+    plan = store.read_json(path)
+    if not isinstance(plan, dict) or not {"planned", "declarations"} <= plan.keys():
+        raise store.StoreError(
+            f"{path}: not a plan of lossbench. Delete it and give the sweep's command again: "
+            "finished runs are kept."
+        )
+    return plan
+
+
+def load(sweep_dir: str | Path) -> Records:
+    """The records of a sweep.
+
+    Args:
+        sweep_dir: Folder of the sweep, `runs/NAME`.
+
+    Raises:
+        store.StoreError: The folder is no sweep, or a file is unreadable, altered or foreign.
+    """
+    folder = Path(sweep_dir)
+    if not (folder / "sweep.json").is_file():
+        raise store.StoreError(
+            f"{folder} is not a sweep: it has no sweep.json. Name a folder below runs/, "
+            "like 'lossbench report runs/essay'."
+        )
+    return Records(folder)
+
+
+def table_from(table: str, columns: Mapping[str, Any]) -> pa.Table:
+    """Columns as an Arrow table with the declared types and order.
+
+    Raises:
+        KeyError: A declared column is missing.
+    """
+    layout = schema(table)
+    arrays = [pa.array(columns[field.name], type=field.type) for field in layout]
+    return pa.Table.from_arrays(arrays, schema=layout)
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+_INTRO = """\
+# Records
+
+Written by `python -m lossbench.records > docs/records.md`; a test keeps it fresh.
+
+`lossbench.records.load("runs/NAME")` gives the four tables of a sweep as pandas frames, `.runs`,
+`.steps`, `.layers` and `.evals`, and `.sql(query)` asks all of them through DuckDB. `.runs` has one
+row per planned run: where a run was recorded twice, done comes before diverged before failed, and
+one without a record has the status missing (`.sql` sees only what was recorded). On disk the tables
+are parquet files below `runs/NAME/packs/`, schema number {schema}; `commit.json` beside them names
+each with its sha256.
+"""
+
+
+def document() -> str:
+    """The text of docs/records.md: every column and every metric with unit and better direction."""
+    heading = "| {} | type | unit | better | meaning |\n|---|---|---|---|---|"
+    parts = [_INTRO.format(schema=SCHEMA)]
+    for table, columns in COLUMNS.items():
+        rows = [_row(c.name, str(c.type), c.unit, c.direction, c.about) for c in columns]
+        parts.append("\n".join([f"## {table}\n", heading.format("column"), *rows, ""]))
+    rows = [_row(name, m.task, m.unit, m.direction, m.about) for name, m in METRICS.items()]
+    head = heading.format("metric").replace("type", "task")
+    loss = _row(
+        "loss:NAME", "either", "unit of the loss", "lower", "mean of loss NAME, link permitting"
+    )
+    parts.append("\n".join(["## Metrics\n", head, *rows, loss, ""]))
+    return "\n".join(parts)
+
+
+def _row(name: str, *cells: str) -> str:
+    return f"| `{name}` | " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())

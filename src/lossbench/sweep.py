@@ -1,0 +1,279 @@
+"""Runs a list of runs: plans them in sweep.json, skips what is done, trains and commits packs."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+
+from lossbench import packs, records, store
+from lossbench.config import ConfigError, Engine, Run
+from lossbench.data import DATA, Splits
+from lossbench.data.corruption import corrupted
+from lossbench.engine import train
+from lossbench.engine.members import batch_indices
+from lossbench.engine.recorder import failed
+from lossbench.losses import LOSSES
+from lossbench.losses.curves import curve
+from lossbench.models import MODELS
+from lossbench.packs import Pack
+
+log = logging.getLogger(__name__)
+
+KEPT = ("done", "diverged")
+"""Statuses that are results: such a run is not trained again."""
+
+
+@dataclass
+class Sweep:
+    """One folder of runs and what it takes to fill it.
+
+    Attributes:
+        folder: Where everything of the sweep is written.
+        engine: How to train.
+        facts: What sweep.json says beside the runs: name, command, declaration.
+        seconds: Wall time spent so far, by part.
+    """
+
+    folder: Path
+    engine: Engine
+    facts: Mapping[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+        """Train what is missing of `runs`; the folder is locked meanwhile.
+
+        Args:
+            runs: What is asked for; runs that are done or diverged are skipped.
+
+        Returns:
+            Status and reason by run_id.
+
+        Raises:
+            ConfigError: Data, model and batch size do not fit; nothing was trained.
+            store.StoreError: Another process holds the sweep, or a file of it is damaged.
+        """
+        torch.set_num_threads(self.engine.threads)
+        with self._clock("check"):
+            preflight(runs)
+        with store.lock(self.folder / "lock"):
+            with self._clock("write"):
+                self._plan(runs)
+                members = self.members()
+            todo = [run for run in runs if members.get(run.run_id, {}).get("status") not in KEPT]
+            grouped = packs.group(todo, pack_size=self.engine.pack_size)
+            log.info("%s", _announcement(runs, grouped))
+            for place, pack in enumerate(grouped):
+                members |= self._train(pack, f"pack {place + 1}/{len(grouped)}")
+        if grouped:
+            log.info(
+                "%s", ", ".join(f"{part} {spent:.1f} s" for part, spent in self.seconds.items())
+            )
+        return {run.run_id: members[run.run_id] for run in runs}
+
+    def members(self) -> dict[str, dict[str, str]]:
+        """Status and reason of every recorded run, the best of each."""
+        found: dict[str, dict[str, str]] = {}
+        for folder in sorted((self.folder / "packs").glob("*")):
+            for run_id, facts in (store.committed(folder) or {"members": {}})["members"].items():
+                known = found.get(run_id)
+                if known is None or _rank(facts) < _rank(known):
+                    found[run_id] = facts
+        return found
+
+    def _train(self, pack: Pack, title: str) -> dict[str, dict[str, str]]:
+        with self._clock("train"):
+            tables = self._tables(pack, title)
+        with self._clock("write"):
+            rows = tables["runs"].select(["run_id", "status", "reason"]).to_pylist()
+            members = {
+                row["run_id"]: {"status": row["status"], "reason": row["reason"]} for row in rows
+            }
+            store.commit(
+                self.folder / "packs" / pack.pack_id,
+                {f"{name}.parquet": records.encode(table) for name, table in tables.items()},
+                {"schema": records.SCHEMA, "members": members},
+            )
+        for row in rows:
+            if row["status"] == "failed":
+                log.error("run %s failed: %s", row["run_id"], row["reason"].splitlines()[-1])
+        return members
+
+    def _tables(self, pack: Pack, title: str) -> dict[str, pa.Table]:
+        device = torch.device(self.engine.device)
+        try:
+            splits = {run.seed: splits_of(run) for run in pack.runs}
+            with _bar(pack, title) as flush:
+                padding = 2 if device.type == "cpu" else self.engine.pack_size
+                return train(pack, splits, device=device, padding=padding, flush=flush)
+        except Exception:
+            return failed(pack, traceback.format_exc())
+
+    def _plan(self, runs: Iterable[Run]) -> None:
+        """Add runs and declaration to sweep.json, and the curves of the losses beside it."""
+        path = self.folder / "sweep.json"
+        old = records.read_plan(path) if path.exists() else {"planned": {}, "declarations": []}
+        new = {
+            **old,
+            "schema": records.SCHEMA,
+            "name": self.facts["name"],
+            "command": old.get("command", self.facts["command"]),
+            "planned": _united(old["planned"], {run.run_id: _planned(run) for run in runs}),
+            "losses": old.get("losses", {}) | {run.loss.name: _loss_facts(run) for run in runs},
+            "data": old.get("data", {}) | {run.data.name: _data_facts(run) for run in runs},
+            "declarations": _declared(old["declarations"], self.facts["declaration"]),
+        }
+        if new != old:
+            store.write(path, store.to_json(new))
+            store.write(self.folder / "curves.parquet", _curves(new["losses"]))
+
+    @contextmanager
+    def _clock(self, part: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
+
+
+def splits_of(run: Run) -> Splits:
+    """The run's data as its seed sees it, corruption applied."""
+    clean = DATA[run.data.fn].fn(seed=run.seed, **run.data.params)
+    corruption = run.corruption
+    return corrupted(clean, name=corruption.fn, seed=run.seed, params=dict(corruption.params))
+
+
+def preflight(runs: Iterable[Run]) -> None:
+    """Build the data, the model and the batches of each kind of run once, before any training.
+
+    Raises:
+        ConfigError: One of them refuses its parameters.
+    """
+    kinds = {
+        repr((run.data, run.corruption, run.model, run.batch_size, run.output_scale)): run
+        for run in reversed(list(runs))
+    }
+    for run in kinds.values():
+        try:
+            splits = splits_of(run)
+            inputs, targets = splits.inputs["train"], splits.targets["train"]
+            MODELS[run.model.fn].fn(inputs.shape[-1], targets.shape[-1], **run.model.params)
+            batch_indices(run.seed, len(inputs), 1, run.batch_size)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
+
+
+def _rank(facts: Mapping[str, str]) -> int:
+    return records.STATUSES.index(facts["status"])
+
+
+def _announcement(runs: Sequence[Run], grouped: Sequence[Pack]) -> str:
+    stage = "/".join(sorted({run.stage for run in runs}))
+    asked, missing = len({run.run_id for run in runs}), sum(len(pack.runs) for pack in grouped)
+    return (
+        f"{stage}: {asked} runs, {asked - missing} already there, "
+        f"{missing} to train in {len(grouped)} packs"
+    )
+
+
+def _united(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Old and new plan; an old run with the place of a new one is superseded and leaves it."""
+    places = {facts["place"] for facts in new.values()}
+    kept = {run_id: facts for run_id, facts in old.items() if facts["place"] not in places}
+    return kept | dict(new)
+
+
+def _place(run: Run) -> str:
+    """Hash of what a run is for: its factors, whatever the code was and tuning chose."""
+    by_code_or_tuning = {"source_sha"} | ({"lr"} if run.condition == "own_lr" else set())
+    facts = {name: value for name, value in run.facts.items() if name not in by_code_or_tuning}
+    return store.sha256(store.to_json(facts))[:16]
+
+
+def _planned(run: Run) -> dict[str, Any]:
+    names = {group: getattr(run, group).name for group in ("data", "model", "loss", "optimizer")}
+    return {
+        "place": _place(run),
+        "stage": run.stage,
+        "condition": run.condition,
+        **names,
+        "lr": run.lr,
+        "seed": run.seed,
+        "task": run.row.task,
+        "family": run.row.family,
+    }
+
+
+def _loss_facts(run: Run) -> dict[str, Any]:
+    row = run.row
+    return {
+        "fn": run.loss.fn,
+        "params": dict(run.loss.params),
+        "inverse_link": row.inverse_link,
+        "family": row.family,
+        "task": row.task,
+        "formula": row.formula,
+        "claims": sorted(row.claims),
+        "source": row.source,
+    }
+
+
+def _data_facts(run: Run) -> dict[str, Any]:
+    row = DATA[run.data.fn]
+    return {
+        "fn": run.data.fn,
+        "params": dict(run.data.params),
+        "task": row.task,
+        "source": row.source,
+    }
+
+
+def _declared(
+    known: list[dict[str, Any]], declared: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    if declared is None:
+        return known
+    digest = hashlib.sha256(store.to_json(declared)).hexdigest()
+    if any(entry["sha256"] == digest for entry in known):
+        return known
+    return [*known, {"sha256": digest, "declared": dict(declared)}]
+
+
+def _curves(losses: Mapping[str, Mapping[str, Any]]) -> bytes:
+    parts = []
+    for name, facts in losses.items():
+        columns = _curve(facts)
+        count = len(columns["argument"])
+        labels = {"loss": name, "task": facts["task"], "family": facts["family"]}
+        parts.append(pa.table({key: [value] * count for key, value in labels.items()} | columns))
+    return records.encode(pa.concat_tables(parts, promote_options="default"))
+
+
+def _curve(facts: Mapping[str, Any]) -> dict[str, list[float]]:
+    """A loss's curve; empty where the loss raises or its extension is not loaded now."""
+    try:
+        return curve(LOSSES[facts["fn"]], facts["params"])
+    except Exception:
+        return {name: [] for name in ("argument", "value", "first", "second", "weight")}
+
+
+@contextmanager
+def _bar(pack: Pack, title: str) -> Iterator[Any]:
+    """A progress bar over a pack's updates; silent when standard output is no terminal."""
+    run = pack.runs[0]
+    label = f"{run.stage} {run.data.name} {title}"
+    with tqdm(
+        total=run.steps, desc=label, unit="step", leave=False, disable=not sys.stdout.isatty()
+    ) as bar:
+        yield lambda step: bar.update(step - bar.n)

@@ -1,0 +1,71 @@
+"""What several test files start from: a plain configuration, runs made from it, their data."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from lossbench import config
+
+torch.set_num_threads(1)
+
+PLAIN = {
+    "data": {
+        "name": "diabetes",
+        "fn": "diabetes",
+        "params": {},
+        "corruption": {"name": "none", "params": {}},
+    },
+    "model": {"name": "mlp", "fn": "mlp", "params": {"widths": [16, 16], "activation": "relu"}},
+    "loss": {"name": "mse", "fn": "mse", "params": {}},
+    "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.0, "params": {}},
+    "schedule": {"name": "constant", "params": {}},
+    "engine": {
+        "name": "cpu",
+        "device": "cpu",
+        "precision": "float32",
+        "pack_size": 128,
+        "threads": 1,
+    },
+    "init": {"output_scale": 1.0},
+    "name": "test",
+    "condition": "as_given",
+    "seed": 0,
+    "steps": 20,
+    "batch_size": 32,
+    "log_every": 5,
+    "eval_every": 10,
+    "extensions": [],
+}
+
+
+def set_key(plain: dict, key: str, value: object) -> None:
+    """Set one dotted key of a nested dictionary."""
+    *path, last = key.split(".")
+    for part in path:
+        plain = plain[part]
+    plain[last] = value
+
+
+def plain_config(**overrides: object) -> dict:
+    """A resolved configuration; dotted keys are written with double underscores."""
+    plain = copy.deepcopy(PLAIN)
+    for key, value in overrides.items():
+        if key in ("data", "model", "loss") and isinstance(value, str):
+            plain[key] |= {"name": value, "fn": value, "params": {}}
+        elif key in ("optimizer", "schedule"):
+            plain[key] |= {"name": value, "params": {}}
+        else:
+            set_key(plain, key.replace("__", "."), value)
+    return plain
+
+
+def make_run(**overrides: object) -> config.Run:
+    return config.to_run(plain_config(**overrides))
+
+
+@pytest.fixture
+def run_of():
+    return make_run

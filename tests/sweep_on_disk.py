@@ -1,0 +1,313 @@
+"""A sweep directory made of invented numbers, written the way the launcher writes a real one."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lossbench import records, store
+
+REGRESSION = {"mse": "power", "mae": "power", "quartic": "power", "huber": "monotone"}
+CLASSIFICATION = {"cross_entropy": "proper", "brier": "proper", "mse_logits": "matching"}
+METRICS = {
+    "regression": ("rmse", "mae", "median_ae", "r2"),
+    "classification": ("accuracy", "brier", "nll", "ece", "nll_raw"),
+}
+ESSAY = {
+    ("digits", "mlp"): {**CLASSIFICATION, "mae_probs": "robust", "quartic_probs": "power"},
+    ("diabetes", "mlp"): {**REGRESSION, "log_cosh": "monotone"},
+    ("noisy_linear", "linear"): {**REGRESSION, "log_cosh": "monotone"},
+    ("noisy_linear_student_t", "linear"): {**REGRESSION, "log_cosh": "monotone"},
+}
+RATES = tuple(10.0**power for power in np.arange(-4.0, 0.5, 0.5))
+SMALL_RATES = (0.01, 0.1, 1.0)
+SMALL = {
+    ("digits", "mlp"): CLASSIFICATION,
+    ("diabetes", "mlp"): REGRESSION,
+}
+
+
+@dataclass(frozen=True)
+class Fake:
+    """One invented run."""
+
+    stage: str
+    condition: str
+    data: str
+    model: str
+    loss: str
+    family: str
+    task: str
+    lr: float
+    seed: int
+    status: str = "done"
+    params: tuple[tuple[str, Any], ...] = ()
+    steps: int = 500
+    env: str = "cpu"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "condition": self.condition,
+            "data": {"name": self.data, "fn": self.data, "params": {}},
+            "corruption": {"name": "none", "fn": "none", "params": {}},
+            "model": {"name": self.model, "fn": self.model, "params": {"widths": [64, 64]}},
+            "loss": {"name": self.loss, "fn": self.loss, "params": dict(self.params)},
+            "optimizer": {"name": "sgd", "fn": "sgd", "params": {}},
+            "schedule": {"name": "constant", "fn": "constant", "params": {}},
+            "lr": self.lr,
+            "momentum": 0.0,
+            "weight_decay": 0.0,
+            "output_scale": 1.0,
+            "seed": self.seed,
+            "steps": self.steps,
+            "batch_size": 64,
+            "log_every": 10,
+            "eval_every": 100,
+            "precision": "float32",
+            "source_sha": _sha(self.loss),
+        }
+
+    @property
+    def run_id(self) -> str:
+        return _sha(json.dumps(self.config, sort_keys=True))[:16]
+
+    @property
+    def draw(self) -> np.random.Generator:
+        """Noise of the run itself; noise shared within the seed comes from `block`."""
+        return np.random.default_rng(int(self.run_id[:8], 16))
+
+    @property
+    def block(self) -> float:
+        return np.random.default_rng(self.seed).normal()
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def plan_runs(
+    tasks: Mapping[tuple[str, str], Mapping[str, str]] = SMALL,
+    *,
+    rates: Sequence[float] = SMALL_RATES,
+    tune: int = 3,
+    confirm: int = 8,
+) -> list[Fake]:
+    """Runs of a protocol sweep: tuning grid, then fresh seeds at one rate; large rates diverge."""
+    runs = []
+    for (data, model), losses in tasks.items():
+        for loss, family in losses.items():
+            task = "classification" if data == "digits" else "regression"
+            shared = {"data": data, "model": model, "loss": loss, "family": family, "task": task}
+            for lr, seed in itertools.product(rates, range(tune)):
+                far = loss in ("quartic", "quartic_probs") and lr > 0.05 + 0.2 * seed
+                status = "diverged" if far else "done"
+                runs.append(Fake("tune", "grid", lr=lr, seed=1000 + seed, status=status, **shared))
+            lr = rates[0] if loss.startswith("quartic") else rates[len(rates) // 2]
+            runs += [
+                Fake("confirm", "own_lr", lr=lr, seed=seed, **shared) for seed in range(confirm)
+            ]
+    return runs
+
+
+def with_status(runs: Sequence[Fake], status: str, *, count: int, **where: Any) -> list[Fake]:
+    """The runs with the first `count` that match getting another status."""
+    found = [run for run in runs if all(getattr(run, k) == v for k, v in where.items())][:count]
+    return [replace(run, status=status) if run in found else run for run in runs]
+
+
+def build(
+    folder: Path, runs: Sequence[Fake], *, declaration: bool = True, curves: bool = True
+) -> Path:
+    """Write the runs as a sweep; those with status "missing" are planned and nothing more."""
+    kept = [run for run in runs if run.status != "missing"]
+    for pack_id, members in itertools.groupby(
+        sorted(kept, key=lambda r: (r.data, r.stage)), key=lambda r: _sha(f"{r.data}{r.stage}")[:12]
+    ):
+        _write_pack(folder / "packs" / pack_id, pack_id, list(members))
+    facts = ("stage", "condition", "data", "model", "loss", "lr", "seed", "task", "family")
+    planned = {
+        run.run_id: {name: getattr(run, name) for name in facts} | {"optimizer": "sgd"}
+        for run in runs
+    }
+    losses = {
+        run.loss: {
+            "fn": run.loss,
+            "params": dict(run.params),
+            "inverse_link": "identity",
+            "family": run.family,
+            "task": run.task,
+            "formula": "e²/2",
+            "source": "Gauss 1809",
+            "claims": ["convex", *(["elicits_mean"] if run.loss in ("mse", "quartic") else [])],
+        }
+        for run in runs
+    }
+    declared = {
+        "primary": {"regression": "rmse", "classification": "accuracy"},
+        "endpoint": "last",
+        "reference": {"regression": "mse", "classification": "cross_entropy"},
+        "margin": {"regression": 0.02, "classification": 0.01},
+        "family": "task",
+        "confidence": 0.95,
+        "tune_seeds": 5,
+        "confirm_seeds": 10,
+        "losses": sorted(losses),
+    }
+    plan = {
+        "schema": 1,
+        "name": folder.name,
+        "command": f"lossbench experiment={folder.name}",
+        "planned": planned,
+        "losses": losses,
+        "data": {run.data: {"task": run.task, "source": "invented"} for run in runs},
+        "declarations": [{"sha256": _sha("declared"), "declared": declared}] * declaration,
+    }
+    store.write(folder / "sweep.json", store.to_json(plan))
+    if curves:
+        store.write(folder / "curves.parquet", _curves(losses))
+    return folder
+
+
+def _write_pack(folder: Path, pack_id: str, members: Sequence[Fake]) -> None:
+    tables = {
+        "runs": [_run(run) for run in members],
+        "steps": [row for run in members for row in _steps(run)],
+        "layers": [],
+        "evals": [row for run in members for row in _evals(run)],
+    }
+    files = {}
+    for name, rows in tables.items():
+        names = [column.name for column in records.COLUMNS[name]]
+        columns = {key: [row.get(key, pack_id) for row in rows] for key in names}
+        files[f"{name}.parquet"] = records.encode(records.table_from(name, columns))
+    status = {run.run_id: {"status": run.status, "reason": ""} for run in members}
+    store.commit(folder, files, {"schema": records.SCHEMA, "members": status})
+
+
+def _keys(run: Fake) -> dict[str, Any]:
+    names = ("run_id", "stage", "condition", "data", "model", "loss", "lr", "seed")
+    return {name: getattr(run, name) for name in names} | {"optimizer": "sgd"}
+
+
+def _stop(run: Fake) -> int:
+    return {"done": run.steps, "failed": 0}.get(run.status, 60)
+
+
+def _run(run: Fake) -> dict[str, Any]:
+    reasons = {"diverged": "loss became inf", "failed": "MemoryError", "done": ""}
+    return _keys(run) | {
+        "task": run.task,
+        "family": run.family,
+        "config": json.dumps(run.config),
+        "status": run.status,
+        "reason": reasons[run.status],
+        "stop_step": _stop(run),
+        "best_step": _stop(run),
+        "init_sha": _sha(f"init {run.data} {run.seed}"),
+        "batch_sha": _sha(f"batch {run.data} {run.seed}"),
+        "source_sha": _sha(run.loss),
+        "data_sha": _sha(f"data {run.data} {run.seed}"),
+        "env_sha": _sha(run.env),
+        "device": "Intel Xeon",
+        "precision": "float32",
+        "threads": 1,
+        "pack_size": 64,
+        "train_seconds": 0.25,
+    }
+
+
+def _level(run: Fake) -> float:
+    """What the run's error settles at, by loss and distance of its rate from the best."""
+    worth = {"mse": 0.5, "mae": 0.53, "quartic": 0.62, "huber": 0.505, "log_cosh": 0.501}
+    worth |= {"cross_entropy": 0.04, "brier": 0.042, "mse_logits": 0.045}
+    worth |= {"mae_probs": 0.2, "quartic_probs": 0.6}
+    base = worth.get(run.loss, 0.5)
+    return base * (1 + 0.15 * abs(np.log10(run.lr) + 1.5))
+
+
+def _steps(run: Fake) -> list[dict[str, Any]]:
+    steps = np.arange(0, _stop(run) + 1, 10)
+    fall = np.exp(-steps / 80) + 0.05
+    noise = np.exp(0.1 * run.draw.normal(size=(4, len(steps))) + 0.1 * run.block)
+    cosine = {"mse": 1.0, "cross_entropy": 1.0, "mse_logits": 1.0}.get(run.loss, 0.8)
+    return [
+        _keys(run)
+        | {
+            "step": int(step),
+            "loss_value": fall[i] * noise[0, i],
+            "gradient_norm": 3 * fall[i] * noise[1, i],
+            "error_norm": fall[i] * noise[3, i],
+            "output_gradient_norm": (0.9 if run.loss == "mae" else fall[i]) * noise[2, i],
+            "cosine": min(1.0, cosine * noise[2, i] ** 0.2) if cosine < 1 else 1.0,
+            "saturated_share": 0.1,
+            "update_ratio": 0.01 * fall[i],
+        }
+        for i, step in enumerate(steps)
+    ]
+
+
+def _evals(run: Fake) -> list[dict[str, Any]]:
+    rows = []
+    splits = ("train", "validation") if run.stage == "tune" else ("train", "validation", "test")
+    draw = run.draw
+    for step in range(0, _stop(run) + 1 if run.status == "done" else 0, 100):
+        start = 1.0 if run.task == "regression" else 0.9
+        error = _level(run) + (start - _level(run)) * np.exp(-step / 90)
+        for split, metric in itertools.product(splits, METRICS[run.task]):
+            value = error * np.exp(0.02 * run.block + 0.008 * draw.normal())
+            value = 1 - value if metric in ("accuracy", "r2") else value
+            value = np.nan if metric == "nll_raw" and run.loss == "mse_logits" else value
+            rows.append(
+                _keys(run) | {"step": step, "split": split, "metric": metric, "value": value}
+            )
+    return rows
+
+
+def _curves(losses: Mapping[str, Mapping[str, Any]]) -> bytes:
+    error, p = np.linspace(-3, 3, 601), np.linspace(0.005, 0.995, 199)
+    one = np.ones_like(error)
+    shapes = {
+        "mse": (error**2 / 2, error, one),
+        "mae": (abs(error), np.sign(error), 0 * one),
+        "quartic": (error**4 / 4, error**3, 3 * error**2),
+        "huber": (
+            np.where(abs(error) < 1, error**2 / 2, abs(error) - 0.5),
+            np.clip(error, -1, 1),
+            1.0 * (abs(error) < 1),
+        ),
+        "log_cosh": (np.log(np.cosh(error)), np.tanh(error), np.cosh(error) ** -2.0),
+        "cross_entropy": (-np.log(p), p - 1, p * (1 - p)),
+        "brier": (2 * (1 - p) ** 2, -4 * p * (1 - p) ** 2, 4 * p * (1 - p) ** 2 * (3 * p - 1)),
+        "mse_logits": ((1 - p) ** 2 / 2, p - 1, np.ones_like(p)),
+        "mae_probs": (2 * (1 - p), -2 * p * (1 - p), 2 * p * (1 - p) * (2 * p - 1)),
+        "quartic_probs": ((1 - p) ** 4 / 2, -2 * p * (1 - p) ** 4, p * (1 - p) ** 4 * (10 * p - 2)),
+    }
+    frames = []
+    for name, row in losses.items():
+        argument = error if row["task"] == "regression" else p
+        value, first, second = shapes.get(name, (argument**2 / 2, argument, 0 * argument + 1))
+        frames.append(
+            pd.DataFrame({"argument": argument, "value": value, "first": first, "second": second})
+            .assign(loss=name, task=row["task"], family=row["family"])
+            .assign(
+                weight=lambda f, a=argument: (
+                    abs(f["first"]) / np.maximum(abs(a - float(a.min() > 0)), 1e-9)
+                )
+            )
+        )
+    buffer = io.BytesIO()
+    table = pa.Table.from_pandas(pd.concat(frames), preserve_index=False)
+    pq.write_table(table, buffer)
+    return buffer.getvalue()

@@ -1,0 +1,145 @@
+"""The yaml files: each composes, names a function that exists, and repeats its defaults."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lossbench import cli
+from lossbench.config import parameters, register, to_run
+from lossbench.data import DATA
+from lossbench.losses import LOSSES
+from lossbench.models import MODELS
+from lossbench.optimizers import OPTIMIZERS, SCHEDULES
+
+FUNCTIONS = {
+    "data": {name: row.fn for name, row in DATA.items()},
+    "model": {name: row.fn for name, row in MODELS.items()},
+    "loss": {name: row.fn for name, row in LOSSES.items()},
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+}
+FILES = sorted(path for group in FUNCTIONS for path in (cli.conf_dir() / group).glob("*.yaml"))
+ALL_FILES = sorted(cli.conf_dir().rglob("*.yaml"))
+EXPERIMENTS = sorted((cli.conf_dir() / "experiment").glob("*.yaml"))
+
+
+def label(path: Path) -> str:
+    return str(path.relative_to(cli.conf_dir()))
+
+
+def content(path: Path) -> dict:
+    return yaml.safe_load(path.read_text()) or {}
+
+
+def is_variant(path: Path) -> bool:
+    return "defaults" in content(path)
+
+
+def function_name(path: Path) -> str:
+    """The function a file uses: its own fn, its base's, or its stem."""
+    if is_variant(path):
+        (base,) = content(path)["defaults"]
+        return function_name(path.with_name(f"{base}.yaml"))
+    return content(path).get("fn", path.stem)
+
+
+def own_parameters(path: Path) -> dict:
+    return content(path).get("params") or {}
+
+
+@pytest.fixture(scope="module")
+def compose():
+    from hydra import compose, initialize_config_dir
+
+    register()
+    with initialize_config_dir(str(cli.conf_dir()), version_base=None, job_name="test"):
+        yield compose
+
+
+def fitting(group: str, path: Path) -> list[str]:
+    """Overrides that choose a file, and data or loss of its task."""
+    chosen = {group: path.stem}
+    if group == "loss":
+        regression = LOSSES[function_name(path)].task == "regression"
+        chosen["data"] = "diabetes" if regression else "digits"
+    if group == "data":
+        regression = DATA[function_name(path)].task == "regression"
+        chosen["loss"] = "mse" if regression else "cross_entropy"
+    return [f"{key}={value}" for key, value in chosen.items()]
+
+
+@pytest.mark.parametrize("path", FILES, ids=label)
+def test_a_yaml_composes_to_a_run_under_its_own_name(path, compose):
+    from hydra.core.hydra_config import HydraConfig
+
+    from lossbench.config import named
+
+    group = path.parent.name
+    config = compose("config", overrides=fitting(group, path), return_hydra_config=True)
+    HydraConfig.instance().cfg = None
+    run = to_run(named(config, dict(config.hydra.runtime.choices)))
+    part = getattr(run, group)
+    assert (part.name, part.fn) == (path.stem, function_name(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=label)
+def test_a_yaml_names_a_function_that_exists(path):
+    assert function_name(path) in FUNCTIONS[path.parent.name]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if not is_variant(p)], ids=label)
+def test_a_yaml_repeats_the_defaults_of_its_function(path):
+    defaults = parameters(FUNCTIONS[path.parent.name][function_name(path)])
+    written = own_parameters(path)
+    assert list(written) == list(defaults)
+    for name, default in defaults.items():
+        expected = list(default) if isinstance(default, tuple) else default
+        assert (type(written[name]), written[name]) == (type(expected), expected)
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if is_variant(p)], ids=label)
+def test_a_variant_differs_from_its_base_in_parameters_that_its_base_has(path):
+    (base,) = content(path)["defaults"]
+    before, after = own_parameters(path.with_name(f"{base}.yaml")), own_parameters(path)
+    assert after
+    assert after.keys() <= before.keys()
+    assert all(after[name] != before[name] for name in after)
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group, rows in FUNCTIONS.items() for name in rows]
+)
+def test_every_row_has_a_yaml(group, name):
+    assert (cli.conf_dir() / group / f"{name}.yaml").is_file()
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=label)
+def test_a_yaml_says_what_it_is_unless_it_is_one_line(path):
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    assert lines[0].startswith("#") or len([x for x in lines if not x.startswith(" ")]) <= 2
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=label)
+def test_a_yaml_never_names_code_to_call(path):
+    assert "_target_" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", FILES, ids=label)
+def test_help_lists_every_choice(path):
+    section = cli.HELP[cli.HELP.index("what to choose") :]
+    listed = re.search(rf"^ +{path.parent.name}=(.*?)^ +\w[\w.]*=", section, re.M | re.S)
+    assert listed is not None
+    assert re.search(rf"\b{path.stem}\b", listed[1]), "HELP in cli.py is stale"
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=label)
+def test_an_experiment_is_named_like_its_file_and_declares_what_it_asks(path):
+    text = content(path)
+    assert text["name"] == path.stem
+    declared = text["hydra"]["sweeper"]["declare"]
+    assert declared.keys() >= {"primary", "endpoint", "reference", "margin", "family"}
+    assert {*declared["reference"].values()} <= LOSSES.keys()

@@ -1,0 +1,130 @@
+"""Data: splits of a seed, standardisation, known truths, corruption."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn import datasets
+
+from lossbench.data import DATA
+from lossbench.data.corruption import corrupted, symmetric
+from lossbench.data.splits import permuted
+from lossbench.pairing import stream
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_seed_gives_the_same_data_twice_and_another_seed_other_data(name):
+    first, again, other = (DATA[name].fn(seed=seed).sha for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_splits_are_60_20_20_and_standardised_by_training_statistics(name):
+    splits = DATA[name].fn(seed=0)
+    sizes = {split: len(rows) for split, rows in splits.inputs.items()}
+    total = sum(sizes.values())
+    assert [round(size / total, 2) for size in sizes.values()] == [0.6, 0.2, 0.2]
+    train = splits.inputs["train"].double()
+    varies = train.std(0) > 0
+    torch.testing.assert_close(
+        train.mean(0), torch.zeros(train.shape[1]).double(), atol=1e-6, rtol=0
+    )
+    deviation = train.std(0, correction=0)[varies]
+    torch.testing.assert_close(deviation, torch.ones_like(deviation), atol=1e-5, rtol=0)
+    assert not torch.allclose(splits.inputs["test"].mean(0), torch.zeros(1), atol=1e-6)
+
+
+def test_no_row_lies_in_two_splits():
+    rows = permuted(1000, seed=3)
+    assert sorted(torch.cat(list(rows.values())).tolist()) == list(range(1000))
+
+
+def test_digits_are_scikit_learns_digits():
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    rows = permuted(len(labels), seed=4)
+    splits = DATA["digits"].fn(seed=4)
+    assert splits.targets["test"].argmax(-1).tolist() == labels[rows["test"]].tolist()
+    mean, scale = pixels[rows["train"]].mean(0), pixels[rows["train"]].std(0)
+    expected = (pixels[rows["test"]] - mean) / np.where(scale > 0, scale, 1)
+    np.testing.assert_allclose(splits.inputs["test"], expected, atol=1e-5)
+
+
+def test_target_scale_undoes_the_standardisation_of_diabetes():
+    _, progression = datasets.load_diabetes(return_X_y=True)
+    rows = permuted(len(progression), seed=4)
+    splits = DATA["diabetes"].fn(seed=4)
+    differences = np.diff(progression[rows["test"]])
+    np.testing.assert_allclose(
+        np.diff(splits.targets["test"][:, 0]) * splits.target_scale,
+        differences,
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_the_posterior_of_the_mixture_is_calibrated_and_no_classifier_beats_it():
+    splits = DATA["gaussian_mixture"].fn(seed=0, examples=200_000, classes=3, features=2)
+    posterior, label = splits.posterior["train"], splits.targets["train"]
+    # Among examples with posterior near q, a share q has the label.
+    for low in (0.1, 0.4, 0.7):
+        inside = (posterior[:, 0] > low) & (posterior[:, 0] < low + 0.1)
+        hits, expected = label[inside, 0], posterior[inside, 0]
+        assert abs(hits.mean() - expected.mean()) < 4 * (0.25 / len(hits)) ** 0.5
+    torch.testing.assert_close(posterior.sum(-1), torch.ones(len(posterior)))
+
+
+def test_noisy_linear_tests_against_the_function_without_noise():
+    splits = DATA["noisy_linear"].fn(seed=0, examples=2000)
+
+    def unexplained(split):
+        x, y = (part[split].double() for part in (splits.inputs, splits.targets))
+        return (y - x @ torch.linalg.lstsq(x, y).solution).square().mean() / y.var()
+
+    # Standardised by training statistics, the function is affine: its intercept is no noise.
+    assert unexplained("train") > 0.4
+    assert unexplained("test") < 0.01
+
+
+def test_student_t_noise_has_students_t_distribution():
+    from lossbench.data.synthetic import _noise
+
+    draws = _noise("student_t", 20_000, degrees=3.0, draw=stream(0, "data")).numpy()
+    assert stats.kstest(draws, stats.t(3).cdf).pvalue > 0.01
+    assert stats.kstest(draws, stats.norm.cdf).pvalue < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"noise": "pink"}, "gaussian, student_t"),
+        ({"noise_scale": -1.0}, "positive"),
+        ({"examples": 0}, "positive"),
+    ],
+)
+def test_noisy_linear_names_the_cure_for_a_bad_parameter(params, message):
+    with pytest.raises(ValueError, match=message):
+        DATA["noisy_linear"].fn(seed=0, **params)
+
+
+def test_symmetric_corruption_flips_the_asked_share_to_every_other_class_alike():
+    targets = torch.nn.functional.one_hot(torch.arange(100_000) % 4, 4).float()
+    flipped = symmetric(targets, draw=stream(0, "corruption"), rate=0.3).argmax(-1)
+    shift = (flipped - targets.argmax(-1)) % 4
+    counts = torch.bincount(shift, minlength=4)
+    assert stats.chisquare(counts.numpy(), [70_000, 10_000, 10_000, 10_000]).pvalue > 0.01
+
+
+def test_corruption_never_touches_test():
+    clean = DATA["digits"].fn(seed=0)
+    noisy = corrupted(clean, name="symmetric", seed=0, params={"rate": 0.5})
+    assert torch.equal(clean.targets["test"], noisy.targets["test"])
+    assert not torch.equal(clean.targets["train"], noisy.targets["train"])
+    assert not torch.equal(clean.targets["validation"], noisy.targets["validation"])
+
+
+def test_symmetric_corruption_of_a_regression_task_is_refused():
+    with pytest.raises(ValueError, match="corruption none"):
+        symmetric(torch.zeros(3, 1), draw=stream(0, "corruption"))

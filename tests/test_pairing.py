@@ -1,0 +1,85 @@
+"""Streams and fingerprints."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from lossbench.losses import LOSSES
+from lossbench.models import MODELS, initialised
+from lossbench.pairing import PURPOSES, source_sha, stream, tensors_sha
+
+
+def test_streams_of_different_purposes_and_seeds_differ():
+    draws = {
+        (seed, purpose): torch.rand(4, generator=stream(seed, purpose)).tolist()
+        for seed, purpose in itertools.product(range(5), PURPOSES)
+    }
+    assert len({tuple(values) for values in draws.values()}) == len(draws)
+
+
+def test_building_a_model_leaves_the_global_generator_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    initialised(lambda: MODELS["mlp"].fn(4, 2), seed=1, output_scale=1.0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_initialisation_depends_on_the_seed_only():
+    def sha(seed):
+        torch.rand(3)  # disturbs the global generator
+        model = initialised(lambda: MODELS["mlp"].fn(4, 2), seed=seed, output_scale=1.0)
+        return tensors_sha(model.state_dict())
+
+    assert sha(1) == sha(1) != sha(2)
+
+
+def test_output_scale_scales_the_last_layer_only():
+    plain, scaled = (
+        initialised(lambda: MODELS["mlp"].fn(4, 2), seed=1, output_scale=scale).state_dict()
+        for scale in (1.0, 0.0)
+    )
+    assert torch.equal(plain["0.weight"], scaled["0.weight"])
+    assert plain["4.weight"].abs().sum() > 0
+    assert scaled["4.weight"].abs().sum() == scaled["4.bias"].abs().sum() == 0
+
+
+def test_a_fingerprint_notices_name_type_shape_and_one_bit():
+    base = {"a": torch.arange(6.0).view(2, 3)}
+    bit = {"a": base["a"].clone()}
+    bit["a"][1, 2] = torch.nextafter(bit["a"][1, 2], torch.tensor(9.0))
+    variants = [base, bit, {"b": base["a"]}, {"a": base["a"].view(3, 2)}, {"a": base["a"].double()}]
+    assert len({tensors_sha(variant) for variant in variants}) == len(variants)
+
+
+def test_source_sha_notices_an_edited_helper_and_constant_but_no_docstring(monkeypatch, tmp_path):
+    def sha(text):
+        path = tmp_path / f"m{sha.count}.py"
+        sha.count += 1
+        path.write_text(text)
+        import importlib.util
+
+        spec = importlib.util.spec_from_file_location("module_under_test", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return source_sha([module.scaled])
+
+    sha.count = 0
+    text = (
+        "SCALE = 2.0\n"
+        "def scaled(o, t):\n    return SCALE * helper(o, t)\n"
+        "def helper(o, t):\n    '''Squared.'''\n    return (o - t) ** 2  # why\n"
+    )
+    same = text.replace("Squared.", "The squared error.").replace("# why", "# because")
+    assert sha(text) == sha(same)
+    assert sha(text) != sha(text.replace("** 2", "** 4"))
+    assert sha(text) != sha(text.replace("SCALE = 2.0", "SCALE = 3.0"))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_has_its_own_source_sha(name):
+    others = [source_sha([row.fn]) for other, row in LOSSES.items() if other != name]
+    assert source_sha([LOSSES[name].fn]) not in others

@@ -1,0 +1,195 @@
+"""The store: atomic writes, verified reads, one commit record, one lock."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lossbench import store
+
+STATE = {"schema": 1, "members": {}}
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from lossbench import store
+with store.lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def files_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def disk_full(*_args, **_kwargs):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(("owner", "step"), [(os, "fsync"), (Path, "replace"), (Path, "open")])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path, monkeypatch, owner, step
+):
+    path = tmp_path / "file"
+    store.write(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, disk_full)
+        with pytest.raises(OSError, match="No space left"):
+            store.write(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert files_in(tmp_path) == ["file"]
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    def interrupted(_descriptor):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "file"
+    store.write(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.write(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert files_in(tmp_path) == ["file"]
+
+
+def test_content_is_on_disk_before_its_name_is(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), fsync(fd))[1])
+    monkeypatch.setattr(
+        Path, "replace", lambda path, to: (events.append("replace"), replace(path, to))[1]
+    )
+    store.write(tmp_path / "file", b"new")
+    assert events == ["fsync", "replace", "fsync"]
+
+
+def test_what_is_committed_is_read_back(tmp_path):
+    store.commit(tmp_path / "p", {"a": b"one", "b": b""}, STATE)
+    assert store.read(tmp_path / "p", "a") == b"one"
+    assert store.read(tmp_path / "p", "b") == b""
+    assert store.committed(tmp_path / "p")["schema"] == 1
+
+
+def test_a_second_commit_replaces_the_first(tmp_path):
+    store.commit(tmp_path, {"a": b"one", "b": b"two"}, STATE)
+    store.commit(tmp_path, {"a": b"three"}, STATE)
+    assert store.read(tmp_path, "a") == b"three"
+    with pytest.raises(store.StoreError, match=r"not named in commit\.json"):
+        store.read(tmp_path, "b")
+
+
+def test_a_commit_that_fails_half_way_commits_nothing(tmp_path, monkeypatch):
+    written, replace = [], Path.replace
+
+    def full_after_one(path, to):
+        written.append(to)
+        if len(written) > 1:
+            disk_full()
+        return replace(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full_after_one)
+        with pytest.raises(OSError, match="No space left"):
+            store.commit(tmp_path, {"a": b"one", "b": b"two"}, STATE)
+    assert store.committed(tmp_path) is None
+
+
+def test_a_record_never_names_the_old_content_of_a_replaced_file(tmp_path, monkeypatch):
+    store.commit(tmp_path, {"a": b"old"}, STATE)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", disk_full)
+        with pytest.raises(OSError, match="No space left"):
+            store.commit(tmp_path, {"a": b"new"}, STATE)
+    assert store.committed(tmp_path) is None
+
+
+@pytest.mark.parametrize("size", [0, 1, 99])
+def test_a_truncated_file_is_refused_with_the_cure(tmp_path, size):
+    store.commit(tmp_path, {"a": bytes(range(100))}, STATE)
+    (tmp_path / "a").write_bytes(bytes(range(size)))
+    with pytest.raises(store.StoreError, match=r"differs from its recorded sha256\. Delete .*"):
+        store.read(tmp_path, "a")
+
+
+def test_no_flipped_bit_is_read_silently(tmp_path):
+    content = random.Random(0).randbytes(64)
+    store.commit(tmp_path, {"a": content}, STATE)
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "a").write_bytes(flipped)
+        with pytest.raises(store.StoreError, match="differs"):
+            store.read(tmp_path, "a")
+
+
+def test_a_committed_file_that_is_gone_is_refused_with_the_cure(tmp_path):
+    store.commit(tmp_path, {"a": b"one"}, STATE)
+    (tmp_path / "a").unlink()
+    with pytest.raises(store.StoreError, match=r"No such file.*Delete"):
+        store.read(tmp_path, "a")
+
+
+def test_a_file_that_was_never_committed_is_refused(tmp_path):
+    (tmp_path / "a").write_bytes(b"garbage")
+    with pytest.raises(store.StoreError, match=r"not named in commit\.json\. Run the sweep again"):
+        store.read(tmp_path, "a")
+
+
+@pytest.mark.parametrize(
+    "torn", [b"", b"{", b'{"files": {"a": "1', b"\xff\xfe", b"[]", b"{}", b'{"files": {}}']
+)
+def test_a_torn_commit_record_is_refused_with_the_cure(tmp_path, torn):
+    store.commit(tmp_path, {"a": b"one"}, STATE)
+    (tmp_path / store.COMMIT).write_bytes(torn)
+    for ask in (store.committed, lambda folder: store.read(folder, "a")):
+        with pytest.raises(store.StoreError, match=r"Delete .* trained again"):
+            ask(tmp_path)
+
+
+def test_json_is_canonical_and_round_trips(tmp_path):
+    value = {"b": [1, 2.5, None, "é"], "a": {"y": True, "x": 1e-300}}
+    assert store.to_json(value) == store.to_json(dict(reversed(value.items())))
+    store.write(tmp_path / "f", store.to_json(value))
+    assert store.read_json(tmp_path / "f") == value == json.loads(store.to_json(value))
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_lock_held_by_a_second_process_is_refused_with_its_pid(tmp_path, holder):
+    with pytest.raises(store.StoreError, match=rf"process {holder.pid}\. .*name="):  # noqa: SIM117
+        with store.lock(tmp_path / "lock"):
+            pass
+
+
+def test_a_lock_is_free_once_its_holder_was_killed(tmp_path, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with store.lock(tmp_path / "lock"):
+        assert (tmp_path / "lock").read_text() == str(os.getpid())
+
+
+def test_a_lock_is_free_after_its_block(tmp_path):
+    for _ in range(2):
+        with store.lock(tmp_path / "lock"):
+            pass
