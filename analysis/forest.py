@@ -21,7 +21,7 @@ paired = statistics.paired(
     reference=task.reference,
     margin=question["margin"][task.runs.task.iloc[0]],
     confidence=question["confidence"],
-    declared=question["losses"],
+    declared=report.declared_losses(found.plan, task.runs),
 )
 if paired.empty:
     sys.exit(f"{task.label} has no other loss to compare with {task.reference}")

@@ -138,7 +138,8 @@ def build(
         _write_pack(folder / "packs" / pack_id, pack_id, list(members))
     facts = ("stage", "condition", "data", "model", "loss", "lr", "seed", "task", "family")
     planned = {
-        run.run_id: {name: getattr(run, name) for name in facts} | {"optimizer": "sgd"}
+        run.run_id: {name: getattr(run, name) for name in facts}
+        | {"optimizer": "sgd", "declaration": _sha("declared")}
         for run in runs
     }
     losses = {
@@ -172,7 +173,8 @@ def build(
         "planned": planned,
         "losses": losses,
         "data": {run.data: {"task": run.task, "source": "invented"} for run in runs},
-        "declarations": [{"sha256": _sha("declared"), "declared": declared}] * declaration,
+        "declarations": [{"sha256": _sha("declared"), "declared": declared, "runs_before": 0}]
+        * declaration,
     }
     store.write(folder / "sweep.json", store.to_json(plan))
     if curves:

@@ -12,7 +12,7 @@ from conftest import make_run
 from torch import nn
 
 from lossbench import packs
-from lossbench.engine import train
+from lossbench.engine import refuse_unpaired, train
 from lossbench.engine.members import batch_indices
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
@@ -60,7 +60,7 @@ def single_run_loop(run):
     model = initialised(
         lambda: MODELS[run.model.fn].fn(*sizes, **run.model.params),
         seed=run.seed,
-        output_scale=run.output_scale,
+        output_scale=run.init.output_scale,
     ).to(dtype)
     shared = {"lr": run.lr, "weight_decay": run.weight_decay}
     optimizer = (
@@ -351,3 +351,23 @@ def test_batches_are_permutations_cut_without_remainder():
 def test_a_batch_larger_than_the_training_split_is_refused():
     with pytest.raises(ValueError, match="use 10 or less"):
         batch_indices(seed=0, examples=10, steps=1, batch_size=11)
+
+
+def test_finite_outputs_whose_squares_overflow_count_as_diverged():
+    run = make_run(loss="mae", model="linear", optimizer__lr=1e19, optimizer__momentum=0.0)
+    (row,) = trained([run])["runs"].itertuples()
+    assert row.status == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [(nn.Dropout(0.5), "random numbers"), (nn.BatchNorm1d(4), "buffers"), (nn.ReLU(), "")],
+)
+def test_a_module_whose_members_cannot_be_paired_is_refused(layer, message):
+    module = nn.Sequential(nn.Linear(4, 4), layer, nn.Linear(4, 1))
+    inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    if not message:
+        refuse_unpaired(module, inputs)
+        return
+    with pytest.raises(ValueError, match=message):
+        refuse_unpaired(module, inputs)

@@ -28,6 +28,7 @@ FLOORS = (
     ("packs", "metrics"),
     ("probes",),
     ("engine",),
+    ("plan",),
     ("sweep",),
     ("launch", "protocol"),
     ("cli",),
@@ -53,7 +54,7 @@ def allowed(room: str) -> set[str]:
         return set(READING[: READING.index(room)])
     floor = next(level for level, rooms in enumerate(FLOORS) if room in rooms)
     below = {lower for rooms in FLOORS[:floor] for lower in rooms}
-    return below | set(READING) if room == "cli" else below
+    return below | set(READING) if room in ("protocol", "cli") else below
 
 
 def imports(tree: ast.AST) -> set[str]:

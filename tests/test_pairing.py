@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import sys
 
 import pytest
 import torch
 
+from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS, initialised
-from lossbench.pairing import PURPOSES, source_sha, stream, tensors_sha
+from lossbench.pairing import PURPOSES, _collect, source_sha, stream, tensors_sha
 
 
 def test_streams_of_different_purposes_and_seeds_differ():
@@ -83,3 +86,34 @@ def test_source_sha_notices_an_edited_helper_and_constant_but_no_docstring(monke
 def test_every_loss_has_its_own_source_sha(name):
     others = [source_sha([row.fn]) for other, row in LOSSES.items() if other != name]
     assert source_sha([LOSSES[name].fn]) not in others
+
+
+def test_source_sha_follows_caches_tables_and_methods(tmp_path, monkeypatch):
+    text = (
+        "import functools\n"
+        "@functools.cache\ndef cached():\n    return 1\n"
+        "class Layer:\n    def call(self):\n        return deep()\n"
+        "def deep():\n    return 2\n"
+        "TABLE = {'a': Layer, 'b': 3}\n"
+        "def scaled():\n    return cached(), TABLE\n"
+    )
+    edits = [("", ""), ("return 1", "return 9"), ("return 2", "return 9"), ("'b': 3", "'b': 9")]
+    shas = []
+    for number, (old, new) in enumerate([*edits, ("", "")]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "under_test.py").write_text(text.replace(old, new) if old else text)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(folder)
+            patch.delitem(sys.modules, "under_test", raising=False)
+            shas.append(source_sha([importlib.import_module("under_test").scaled]))
+            patch.delitem(sys.modules, "under_test")
+    assert shas[0] == shas[-1]
+    assert len(set(shas)) == len(edits)
+
+
+@pytest.mark.parametrize(("name", "part"), [("digits", "_loaded"), ("mlp", "ACTIVATIONS")])
+def test_source_sha_of_our_own_rows_reaches_their_helpers(name, part):
+    found = {}
+    _collect((DATA | MODELS)[name].fn, found)
+    assert any(key.endswith(part) for key in found)

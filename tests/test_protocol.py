@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from lossbench import cli, records, report
-from lossbench.protocol import best_learning_rate, validation_scores
+from lossbench.statistics import best_learning_rate
 
 TINY = """
 # @package _global_
@@ -92,76 +92,36 @@ def cells(runs):
 # ---- choosing ------------------------------------------------------------------------------------
 
 
-def scores(**by_rate):
+def scores(metric="rmse", **by_rate):
     rows = [
-        {"lr": float(rate.removeprefix("r").replace("_", ".")), "value": value}
+        {"lr": float(rate.removeprefix("r").replace("_", ".")), metric: value}
         for rate, values in by_rate.items()
         for value in values
     ]
     return pd.DataFrame(rows)
 
 
-def test_the_best_rate_has_the_best_mean_in_the_metrics_own_direction():
-    frame = scores(r0_1=[3.0, 5.0], r0_2=[1.0, 2.0], r0_3=[2.0, 9.0])
-    assert best_learning_rate(frame, direction="lower") == (0.2, False)
-    assert best_learning_rate(frame, direction="higher") == (0.3, True)
+@pytest.mark.parametrize(("metric", "best"), [("rmse", 0.2), ("accuracy", 0.3)])
+def test_the_best_rate_has_the_best_mean_in_the_metrics_own_direction(metric, best):
+    frame = scores(metric, r0_1=[3.0, 5.0], r0_2=[1.0, 2.0], r0_3=[2.0, 9.0])
+    assert best_learning_rate(frame, metric=metric) == best
 
 
-def test_a_rate_with_a_diverged_run_ranks_behind_every_rate_without():
-    frame = scores(r0_1=[9.0, 9.0], r0_2=[0.1, np.nan], r0_3=[9.5, 9.5])
-    assert best_learning_rate(frame, direction="lower")[0] == 0.1
-    assert best_learning_rate(frame, direction="higher")[0] == 0.3
+@pytest.mark.parametrize(("metric", "best"), [("rmse", 0.1), ("accuracy", 0.3)])
+def test_a_rate_with_a_diverged_run_ranks_behind_every_rate_without(metric, best):
+    frame = scores(metric, r0_1=[9.0, 9.0], r0_2=[0.1, np.nan], r0_3=[9.5, 9.5])
+    assert best_learning_rate(frame, metric=metric) == best
 
 
 def test_when_every_rate_diverges_somewhere_fewer_divergences_win():
     frame = scores(r0_1=[np.nan, np.nan, 0.0], r0_2=[np.nan, 9.0, 9.0])
-    assert best_learning_rate(frame, direction="lower")[0] == 0.2
+    assert best_learning_rate(frame, metric="rmse") == 0.2
 
 
-@pytest.mark.parametrize("direction", ["lower", "higher"])
-def test_the_smaller_rate_wins_a_tie(direction):
-    frame = scores(r0_3=[1.0], r0_1=[1.0], r0_2=[1.0])
-    assert best_learning_rate(frame, direction=direction)[0] == 0.1
-
-
-@pytest.mark.parametrize(
-    ("values", "is_edge"), [((0, 1, 2), True), ((2, 1, 0), True), ((1, 0, 2), False)]
-)
-def test_a_best_rate_at_an_end_of_the_grid_is_flagged(values, is_edge):
-    low, middle, high = values
-    frame = scores(r0_1=[low], r0_2=[middle], r0_3=[high])
-    assert best_learning_rate(frame, direction="lower")[1] is is_edge
-
-
-def test_scores_are_validation_values_of_the_last_step_and_nothing_else(run_of):
-    run = run_of(steps=20)
-    rows = [
-        (run.run_id, step, split, metric, step + len(split) / 100)
-        for step in (0, 10, 20)
-        for split in ("train", "validation", "test")
-        for metric in ("rmse", "mae")
-    ]
-    evals = pd.DataFrame(rows, columns=["run_id", "step", "split", "metric", "value"])
-    recorded = pd.DataFrame({"run_id": [run.run_id], "status": ["done"]})
-    found = validation_scores([run], recorded, evals, metric="rmse")
-    assert found.value.tolist() == [20 + len("validation") / 100]
-
-
-def test_a_run_that_did_not_reach_its_end_has_no_score(run_of):
-    run = run_of(steps=20)
-    evals = pd.DataFrame(
-        {
-            "run_id": run.run_id,
-            "step": [0, 10],
-            "split": "validation",
-            "metric": "rmse",
-            "value": [0.1, 0.2],
-        }
-    )
-    recorded = pd.DataFrame({"run_id": [run.run_id], "status": ["diverged"]})
-    found = validation_scores([run], recorded, evals, metric="rmse")
-    assert found.value.isna().tolist() == [True]
-    assert found.status.tolist() == ["diverged"]
+@pytest.mark.parametrize("metric", ["rmse", "accuracy"])
+def test_the_smaller_rate_wins_a_tie(metric):
+    frame = scores(metric, r0_3=[1.0], r0_1=[1.0], r0_2=[1.0])
+    assert best_learning_rate(frame, metric=metric) == 0.1
 
 
 # ---- end to end ----------------------------------------------------------------------------------
@@ -200,7 +160,7 @@ def test_what_is_asked_is_written_down(sweep):
     (entry,) = json.loads((sweep / "sweep.json").read_text())["declarations"]
     declared = entry["declared"]
     assert declared["losses"] == ["mae", "mse"]
-    assert (declared["tune_seeds"], declared["confirm_seeds"]) == (2, 3)
+    assert (declared["tune_seeds"], declared["confirm_seeds"]) == ([100, 101], [0, 1, 2])
     assert declared["reference"]["regression"] == "mse"
     assert len(declared["learning_rates"]) == 3
 
@@ -266,8 +226,8 @@ def test_without_tuning_a_sweep_is_the_union_of_its_blocks(conf, place):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["seed=1,100"], "seed=100 would tune and confirm"),
-        (["hydra.sweeper.tune.seeds=[2,3]"], "seed=2 would tune and confirm"),
+        (["seed=1,100"], "seeds 100 would tune and confirm"),
+        (["hydra.sweeper.tune.seeds=[2,3]"], "seeds 2 would tune and confirm"),
         (["loss=brier"], "no loss fits the task of its data"),
         (["optimizer.lr=0.1"], "optimizer.lr is chosen by tuning"),
         (["hydra.sweeper.tune.lr=[]"], "the list of optimizer.lr is empty"),
@@ -284,3 +244,8 @@ def test_a_mistake_in_an_experiment_trains_and_writes_nothing(
     assert ask(conf, "experiment=tiny", "name=mistaken", *overrides) == cli.MISTAKE
     assert message in capsys.readouterr().err
     assert not (place / "runs" / "mistaken").exists()
+
+
+def test_a_condition_cannot_be_typed(place, capsys):
+    assert cli.main(["loss=mse", "data=diabetes", "condition=own_lr"]) == 2
+    assert "condition" in capsys.readouterr().err

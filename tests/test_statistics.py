@@ -270,13 +270,15 @@ def test_one_loss_with_two_parameters_is_two_variants(tmp_path):
 
 @pytest.mark.parametrize("endpoint", ["last", "best"])
 def test_the_endpoint_is_the_value_at_the_declared_step(sweep, endpoint):
-    confirm = sweep.runs[sweep.runs.stage == "confirm"].assign(best_step=200)
+    confirm = sweep.runs[sweep.runs.stage == "confirm"]
     found = statistics.endpoint(
         confirm, sweep.evals, split="test", metric=["rmse", "accuracy"], endpoint=endpoint
     )
-    step = 500 if endpoint == "last" else 200
     run = found[(found.task == "regression") & (found.status == "done")].iloc[3]
     rows = sweep.evals[(sweep.evals.run_id == run.run_id) & (sweep.evals.metric == "rmse")]
+    validation = rows[rows.split == "validation"].set_index("step")["value"]
+    step = 500 if endpoint == "last" else validation.idxmin()
+    assert run.best_step == validation.idxmin()
     assert run.rmse == rows[(rows.split == "test") & (rows.step == step)]["value"].iloc[0]
     assert np.isnan(run.accuracy)
     assert len(found) == len(confirm)
@@ -292,7 +294,8 @@ def test_summary_counts_what_its_mean_leaves_out(sweep):
     assert (mae.low, mae.high) == pytest.approx(
         tuple(stats.ttest_1samp(values, 0).confidence_interval(0.95)), rel=1e-9
     )
-    assert mae.improving == 6  # the invented runs are best at their end
+    done = found[(found.loss == "mae") & (found.status == "done")]
+    assert mae.improving == (done.best_step == done.stop_step).sum() > 0
 
 
 def test_curves_average_over_seeds_at_every_step(sweep):

@@ -153,6 +153,13 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Init:
+    """How parameters start: `output_scale` is a factor on those of the last linear layer."""
+
+    output_scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class Run:
     """One training, everything that defines it, and the identity that follows from it."""
 
@@ -168,7 +175,7 @@ class Run:
     lr: float
     momentum: float
     weight_decay: float
-    output_scale: float
+    init: Init
     seed: int
     steps: int
     batch_size: int
@@ -187,6 +194,13 @@ class Run:
         """Canonical plain values of every factor: what is hashed and recorded."""
         plain = dataclasses.asdict(self)
         return {name: plain[name] for name in plain if name not in ("run_id", "stage")}
+
+
+NEUTRAL = {
+    "corruption": dataclasses.asdict(Part("none", "none", {})),
+    "init": dataclasses.asdict(Init()),
+}
+"""Values of factors that change nothing."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +259,7 @@ def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
         "lr": plain["optimizer"]["lr"],
         "momentum": plain["optimizer"]["momentum"],
         "weight_decay": plain["optimizer"]["weight_decay"],
-        "output_scale": plain["init"]["output_scale"],
+        "init": Init(**plain["init"]),
         "precision": plain["engine"]["precision"],
         "source_sha": _source_sha(*(parts[group].fn for group in _CODED)),
         **{name: plain[name] for name in _NUMBERS},
@@ -268,8 +282,12 @@ def to_engine(config: DictConfig | Mapping[str, Any]) -> Engine:
 
 
 def run_id(facts: Mapping[str, Any]) -> str:
-    """16 hex digits of sha256 over canonical facts and the engine's schema number."""
-    canonical = json.dumps({"engine": ENGINE_SCHEMA, **facts}, sort_keys=True, allow_nan=False)
+    """16 hex digits of sha256 over canonical facts and the engine's schema number.
+
+    Neutral values do not count, so that a factor may be added without orphaning older sweeps.
+    """
+    telling = {name: value for name, value in facts.items() if NEUTRAL.get(name) != value}
+    canonical = json.dumps({"engine": ENGINE_SCHEMA, **telling}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -308,7 +326,7 @@ def load_extensions(modules: Iterable[str]) -> None:
 
 def known_keys() -> set[str]:
     """Dotted names of all that may be typed as KEY=VALUE."""
-    return set(_keys(Config, ""))
+    return set(_keys(Config, "")) - {"condition"}
 
 
 def check_overrides(overrides: Iterable[str], loader: Any) -> None:

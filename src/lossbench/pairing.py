@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import os
 import platform
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -81,23 +82,32 @@ def device_name(device: torch.device) -> str:
 
 
 def _collect(function: Callable[..., Any], found: dict[str, str]) -> None:
+    """Add the code of a function or class, and of all it names from its own package."""
+    function = inspect.unwrap(function)
     name = f"{function.__module__}.{function.__qualname__}"
     if name in found:
         return
     found[name] = _code(function)
-    names = _names(function)
-    for used in names & function.__globals__.keys() if inspect.isfunction(function) else ():
-        _collect_used(function, used, found)
+    known = getattr(function, "__globals__", None) or vars(sys.modules[function.__module__])
+    for used in sorted(_names(function) & known.keys()):
+        _collect_value(f"{function.__module__}.{used}", known[used], function.__module__, found)
 
 
-def _collect_used(function: Callable[..., Any], used: str, found: dict[str, str]) -> None:
-    package = function.__module__.partition(".")[0]
-    value = function.__globals__[used]
-    if inspect.isfunction(value) or inspect.isclass(value):
-        if value.__module__.partition(".")[0] == package:
+def _collect_value(name: str, value: Any, module: str, found: dict[str, str]) -> None:
+    package = module.partition(".")[0]
+    if callable(value) and hasattr(value, "__module__") and hasattr(value, "__qualname__"):
+        if str(value.__module__).partition(".")[0] == package:
             _collect(value, found)
-    elif isinstance(value, str | int | float | tuple | frozenset):
-        found[f"{function.__module__}.{used}"] = f"{used} = {value!r}"
+    elif inspect.ismodule(value):
+        if value.__name__.partition(".")[0] == package:
+            found[name] = ast.unparse(_bare(ast.parse(inspect.getsource(value))))
+    elif isinstance(value, Mapping | list | tuple | set | frozenset):
+        parts = dict(value) if isinstance(value, Mapping) else dict(enumerate(value))
+        found[name] = repr([*map(str, parts)])
+        for key, part in parts.items():
+            _collect_value(f"{name}[{key!r}]", part, module, found)
+    elif isinstance(value, str | int | float | complex | None):
+        found[name] = repr(value)
 
 
 def _names(function: Callable[..., Any]) -> set[str]:
@@ -106,11 +116,15 @@ def _names(function: Callable[..., Any]) -> set[str]:
 
 @functools.cache
 def _code(function: Callable[..., Any]) -> str:
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    return ast.unparse(_bare(ast.parse(textwrap.dedent(inspect.getsource(function)))))
+
+
+def _bare(tree: ast.Module) -> ast.Module:
+    """The tree without docstrings."""
     for node in ast.walk(tree):
         if (
-            isinstance(node, ast.FunctionDef | ast.ClassDef)
+            isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module)
             and ast.get_docstring(node, clean=False) is not None
         ):
             node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+    return tree

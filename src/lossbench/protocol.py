@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import pandas as pd
     from hydra.core.utils import JobReturn
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
@@ -79,19 +78,22 @@ class ProtocolSweeper:
             ConfigError: No cell is left, seeds overlap, or a value is refused; nothing trained.
         """
         typed = self._typed(arguments)
+        typed_seed = typed.get("seed", "").partition("=")[2]
         cells = self._cells(typed)
         if self.tune is None:
             return [self.launcher.launch([list(cell) for cell in cells], 0)]
-        tune_seeds = self._values("seed", self.tune["seeds"])
-        confirm_seeds = self._values("seed", self._confirm_seeds(typed))
+        check_declaration(self.declare)
+        tune_seeds = self._values("seed", self._asked("tune", "seeds"))
+        confirm_seeds = self._values("seed", typed_seed or self._asked("confirm", "seeds"))
         _refuse_overlap(tune_seeds, confirm_seeds)
-        rates = self._values("optimizer.lr", self.tune["lr"])
-        self._declare(cells, tune_seeds, confirm_seeds)
+        rates = self._values("optimizer.lr", self._asked("tune", "lr"))
         jobs = {
             cell: [[*cell, "condition=grid", rate, seed] for rate in rates for seed in tune_seeds]
             for cell in cells
         }
-        tuned = self.launcher.launch([job for cell in cells for job in jobs[cell]], 0)
+        tuning = [job for cell in cells for job in jobs[cell]]
+        self._declare(self.launcher.runs(tuning), rates, tune_seeds, confirm_seeds)
+        tuned = self.launcher.launch(tuning, 0)
         chosen = self._chosen(jobs)
         confirming = [
             [*cell, "condition=own_lr", f"optimizer.lr={chosen[cell]!r}", seed]
@@ -99,6 +101,8 @@ class ProtocolSweeper:
             for seed in confirm_seeds
             if cell in chosen
         ]
+        if not confirming:
+            return [tuned]
         return [tuned, self.launcher.launch(confirming, len(tuned))]
 
     def _typed(self, arguments: Sequence[str]) -> dict[str, str]:
@@ -111,7 +115,7 @@ class ProtocolSweeper:
         typed = {
             o.get_key_element(): str(o.input_line) for o in parser.parse_overrides(list(arguments))
         }
-        for key in ("optimizer.lr", "condition"):
+        for key in ("optimizer.lr",):
             if key in typed and self.tune is not None:
                 raise ConfigError(
                     f"{key} is chosen by tuning: change the grid with hydra.sweeper.tune.lr=[...], "
@@ -155,40 +159,54 @@ class ProtocolSweeper:
             raise ConfigError(f"the list of {key} is empty: give it at least one value")
         return [job[0] for job in self._product([_line(key, value)])]
 
-    def _confirm_seeds(self, typed: Mapping[str, str]) -> Any:
-        if "seed" in typed:
-            return typed["seed"].partition("=")[2]
-        return (self.confirm or {})["seeds"]
+    def _asked(self, stage: str, key: str) -> Any:
+        from lossbench.config import ConfigError
 
-    def _declare(self, cells: Sequence[Cell], tune: Sequence[str], confirm: Sequence[str]) -> None:
+        value = (getattr(self, stage) or {}).get(key)
+        if value is None:
+            raise ConfigError(f"hydra.sweeper.{stage}.{key} is missing: the protocol needs it")
+        return value
+
+    def _declare(
+        self, runs: Sequence[Run], rates: Sequence[str], tune: Sequence[str], confirm: Sequence[str]
+    ) -> None:
         """Write down what is asked before anything is measured."""
-        losses = [self.launcher.composer.compose(cell).loss.name for cell in cells]
+        from lossbench.plan import cell
+
         self.launcher.sweep.facts = {
             **self.launcher.sweep.facts,
             "declaration": {
                 **_plain(self.declare),
-                "losses": sorted(set(losses)),
-                "learning_rates": self._values("optimizer.lr", (self.tune or {})["lr"]),
-                "tune_seeds": len(tune),
-                "confirm_seeds": len(confirm),
+                "losses": sorted({run.loss.name for run in runs}),
+                "cells": sorted({cell(run) for run in runs}),
+                "learning_rates": [float(line.partition("=")[2]) for line in rates],
+                "tune_seeds": [int(line.partition("=")[2]) for line in tune],
+                "confirm_seeds": [int(line.partition("=")[2]) for line in confirm],
             },
         }
 
     def _chosen(self, jobs: Mapping[Cell, list[list[str]]]) -> dict[Cell, float]:
-        """The learning rate of each cell, by the primary metric on validation at the last step."""
-        from lossbench import records
+        """The learning rate of each cell, by the primary metric on validation."""
+        from lossbench import records, statistics
 
         loaded = records.load(self.launcher.sweep.folder)
         chosen = {}
         for cell, asked in jobs.items():
             runs = self.launcher.runs(asked)
-            primary = self.declare["primary"][runs[0].row.task]
-            scores = validation_scores(runs, loaded.runs, loaded.evals, metric=primary)
-            if not scores["status"].isin(["done", "diverged"]).any():
+            rows = loaded.runs[loaded.runs.run_id.isin([run.run_id for run in runs])]
+            if not rows.status.isin(["done", "diverged"]).any():
                 log.error("%s: every tuning run failed, nothing to confirm", " ".join(cell))
                 continue
-            chosen[cell], is_edge = best_learning_rate(scores, direction=records.direction(primary))
-            if is_edge:
+            metric = self.declare["primary"][runs[0].row.task]
+            scores = statistics.endpoint(
+                rows,
+                loaded.evals,
+                split="validation",
+                metric=metric,
+                endpoint=self.declare["endpoint"],
+            )
+            chosen[cell] = statistics.best_learning_rate(scores, metric=metric)
+            if chosen[cell] in (rows.lr.min(), rows.lr.max()):
                 log.warning(
                     "%s on %s: the best learning rate %g lies on the edge of the grid",
                     runs[0].loss.name,
@@ -198,40 +216,36 @@ class ProtocolSweeper:
         return chosen
 
 
-def validation_scores(
-    runs: Sequence[Run], recorded: pd.DataFrame, evals: pd.DataFrame, *, metric: str
-) -> pd.DataFrame:
-    """Last validation value of a metric, one row per run: run_id, lr, seed, status, value."""
-    import pandas as pd
-
-    asked = pd.DataFrame(
-        [{"run_id": run.run_id, "lr": run.lr, "seed": run.seed, "step": run.steps} for run in runs]
-    )
-    found = evals[(evals.split == "validation") & (evals.metric == metric)]
-    frame = asked.merge(found[["run_id", "step", "value"]], how="left", on=["run_id", "step"])
-    return frame.merge(recorded[["run_id", "status"]], how="left", on="run_id")
-
-
-def best_learning_rate(scores: pd.DataFrame, *, direction: str) -> tuple[float, bool]:
-    """The learning rate with the best mean validation score over the tuning seeds.
-
-    A run that diverged or failed ranks worst: first come the rates with the fewest of them, then
-    the mean decides; the smaller rate wins a tie.
+def check_declaration(declared: Mapping[str, Any]) -> None:
+    """Refuse a declaration that cannot be judged, before anything is trained.
 
     Args:
-        scores: Columns lr and value; NaN where a run did not reach the end.
-        direction: "lower" or "higher".
+        declared: `hydra.sweeper.declare`.
 
-    Returns:
-        The rate, and whether it is the smallest or largest of the grid.
+    Raises:
+        ConfigError: A part is missing, unknown or out of range; the message names the cure.
     """
-    sign = -1.0 if direction == "higher" else 1.0
-    by_rate = scores.groupby("lr")["value"].agg(lost=lambda v: v.isna().sum(), mean="mean")
-    ranked = by_rate.assign(mean=sign * by_rate["mean"]).sort_values(
-        ["lost", "mean"], kind="stable"
-    )
-    best = float(ranked.index[0])
-    return best, best in (by_rate.index.min(), by_rate.index.max())
+    from lossbench.config import ConfigError, nearest
+    from lossbench.losses import LOSSES
+    from lossbench.records import METRICS
+
+    keys = ("primary", "endpoint", "reference", "margin", "family", "confidence")
+    if missing := [key for key in keys if key not in declared]:
+        raise ConfigError(f"hydra.sweeper.declare lacks {missing[0]}: declare {', '.join(keys)}")
+    known = {"primary": METRICS, "reference": LOSSES}
+    for key, rows in known.items():
+        for task, name in declared[key].items():
+            fitting = [other for other, row in rows.items() if row.task == task]
+            if name not in fitting:
+                raise ConfigError(f"{key} of {task} is {name!r}: {nearest(name, fitting)}")
+    for key, allowed in {"endpoint": ("last", "best"), "family": ("task",)}.items():
+        if declared[key] not in allowed:
+            raise ConfigError(f"{key} is {declared[key]!r}: use {' or '.join(allowed)}")
+    if not 0 < declared["confidence"] < 1:
+        raise ConfigError(f"confidence is {declared['confidence']}: use 0.95, or between 0 and 1")
+    for task, margin in declared["margin"].items():
+        if not margin >= 0:
+            raise ConfigError(f"margin of {task} is {margin}: use 0 or more")
 
 
 def _line(key: str, value: Any) -> str:
@@ -249,8 +263,9 @@ def _plain(value: Any) -> Any:
 def _refuse_overlap(tune: Sequence[str], confirm: Sequence[str]) -> None:
     from lossbench.config import ConfigError
 
-    if shared := sorted(set(tune) & set(confirm)):
+    seeds = ({int(line.partition("=")[2]) for line in lines} for lines in (tune, confirm))
+    if shared := sorted(set.intersection(*seeds)):
         raise ConfigError(
-            f"{', '.join(shared)} would tune and confirm: seeds that tuned cannot confirm. "
-            "Change hydra.sweeper.confirm.seeds or hydra.sweeper.tune.seeds"
+            f"seeds {', '.join(map(str, shared))} would tune and confirm: a seed that tuned cannot "
+            "confirm. Type other seeds to confirm, like seed='range(20,30)'"
         )

@@ -79,7 +79,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         _text("status", "done, diverged, failed or missing"),
         _text("reason", "why it diverged or failed, else empty"),
         _count("stop_step", "updates", "updates done when the run ended, diverged or failed"),
-        _count("best_step", "updates", "evaluated step with the best primary validation metric"),
+        _count("best_step", "updates", "evaluated step with the best validation rmse or accuracy"),
         _text("init_sha", "sha256 of the initial parameters"),
         _text("batch_sha", "sha256 of the whole stream of batch indices"),
         _text("data_sha", "sha256 of all splits"),
@@ -172,7 +172,7 @@ METRICS: dict[str, Metric] = {
         "nats",
         "lower",
         "negative log-likelihood of the recalibrated softmax(a output + b), a and b fitted on "
-        "validation in the same way for every loss",
+        "validation in the same way for every loss (so in-sample there)",
     ),
     "ece": Metric(
         "classification", "1", "lower", "expected calibration error after the same recalibration"

@@ -31,7 +31,7 @@ STAGES = {"confirm": "test", "exploratory": "test", "tune": "validation"}
 """Stages whose runs are compared, best first, and the split they are judged on."""
 
 PNG_DPI = 200
-OTHER_FUNCTIONAL = "does not elicit the mean: where noise is skewed, rmse is not what it aims at"
+OTHER_FUNCTIONAL = "does not elicit the mean, so rmse is not what it aims at"
 DEFAULTS = {
     "primary": {"regression": "rmse", "classification": "accuracy"},
     "reference": {"regression": "mse", "classification": "cross_entropy"},
@@ -69,13 +69,27 @@ class Task:
         condition = (
             "" if self.runs.condition.iloc[0] == "own_lr" else f"_{self.runs.condition.iloc[0]}"
         )
-        return re.sub(r"\W+", "_", self.label).strip("_")[:60] + condition
+        words = re.sub(r"\W+", "_", self.label).strip("_")
+        if len(words) > 60:
+            words = f"{words[:50]}_{self.runs.context.iloc[0]}"
+        return words + condition
 
 
 def asked(plan: Mapping[str, Any]) -> dict[str, Any]:
     """The first declaration of a sweep, or the defaults of a sweep that declared nothing."""
     declarations = plan.get("declarations") or []
     return {**DEFAULTS, **(declarations[0]["declared"] if declarations else {})}
+
+
+def declared_losses(plan: Mapping[str, Any], runs: pd.DataFrame) -> list[str]:
+    """Losses all of whose given runs were declared before the sweep had any run."""
+    first = next(iter(plan["declarations"]), {"sha256": None, "runs_before": -1})
+    facts = [plan["planned"][run_id] for run_id in runs.run_id]
+    is_declared = [
+        first["runs_before"] == 0 and one.get("declaration") == first["sha256"] for one in facts
+    ]
+    every = pd.Series(is_declared, index=runs.index, dtype=bool).groupby(runs.loss).all()
+    return sorted(every.index[every])
 
 
 def tasks(found: records.Records) -> list[Task]:
@@ -103,7 +117,15 @@ def tasks(found: records.Records) -> list[Task]:
             pd.MultiIndex.from_frame(rates[["loss", "lr"]]).isin(used) & rates.value.notna()
         )
         together += [
-            _task(cell, found.evals, stage, metric, rates.assign(split="validation"), question)
+            _task(
+                cell,
+                found.evals,
+                stage,
+                metric,
+                rates.assign(split="validation"),
+                question,
+                declared_losses(found.plan, cell),
+            )
             for _, cell in judged.groupby("condition", sort=False)
         ]
     return together
@@ -116,6 +138,7 @@ def _task(
     metric: str,
     rates: pd.DataFrame,
     question: Mapping[str, Any],
+    declared: Sequence[str],
 ) -> Task:
     kind, losses, confidence = (
         runs.task.dropna().iloc[0],
@@ -138,7 +161,7 @@ def _task(
             margin=question["margin"].get(kind, 0.0),
             family=question["family"],
             confidence=confidence,
-            declared=question["losses"] if stage == "confirm" else (),
+            declared=declared if stage == "confirm" else (),
         )
     except ValueError as error:
         refusal = str(error)
@@ -231,7 +254,10 @@ def _other_metrics(task: Task) -> list[str]:
 
 def _aims_elsewhere(loss: str, task: Task, plan: Mapping[str, Any]) -> bool:
     facts = plan.get("losses", {}).get(loss.partition("(")[0])
-    return task.metric == "rmse" and facts is not None and "elicits_mean" not in facts["claims"]
+    data = plan.get("data", {}).get(task.runs.data.iloc[0], {})
+    if facts is None or task.metric != "rmse" or data.get("is_symmetric", False):
+        return False
+    return "elicits_mean" not in facts["claims"]
 
 
 def _notes(task: Task, plan: Mapping[str, Any]) -> Iterator[str]:
@@ -245,6 +271,10 @@ def _notes(task: Task, plan: Mapping[str, Any]) -> Iterator[str]:
         gone = [f"{getattr(row, s)} {s}" for s in records.STATUSES[1:] if getattr(row, s)]
         if gone:
             yield f"{row.loss}: {', '.join(gone)} of {row.planned} runs; means are over the others."
+    ends = task.rates.groupby("loss").lr.agg(["min", "max", "nunique"])
+    edge = [r.loss for r in primary.itertuples() if _is_edge(r.lr, ends.reindex([r.loss]))]
+    if edge:
+        yield f"Best learning rate on the edge of the grid, maybe not the best: {', '.join(edge)}."
     improving = [row.loss for row in primary.itertuples() if 2 * row.improving > row.n > 0]
     if improving:
         yield f"Still improving at the last step in most runs: {', '.join(improving)}."
@@ -257,6 +287,10 @@ def _notes(task: Task, plan: Mapping[str, Any]) -> Iterator[str]:
     for row in vague[vague.pairs_needed > vague.pairs].itertuples():
         needed = "over 100000" if math.isinf(row.pairs_needed) else f"about {row.pairs_needed:.0f}"
         yield f"{row.loss}: {needed} seeds would settle it, if mean and spread stay as they are."
+
+
+def _is_edge(lr: float, ends: pd.DataFrame) -> bool:
+    return bool(ends["nunique"].iloc[0] > 2 and lr in (ends["min"].iloc[0], ends["max"].iloc[0]))
 
 
 def _number(value: float, half: float) -> str:
@@ -320,7 +354,7 @@ def write(sweep_dir: Path) -> Path:
                 "rows": _rows(task, found.plan),
                 "metrics": _other_metrics(task),
                 "notes": list(_notes(task, found.plan)),
-                "methods": _methods(task),
+                "methods": _methods(task, found.plan),
                 "hardware": _hardware(task.runs),
                 "comparisons": int(task.paired.comparisons.max()) if len(task.paired) else 0,
                 "figures": [_drawn(folder, *figure) for figure in _task_figures(task, found)],
@@ -342,7 +376,14 @@ def _hardware(runs: pd.DataFrame) -> str:
     )
 
 
-def _methods(task: Task) -> list[str]:
+_DRAWN = {
+    "generated": "Every seed generates data of its own, the same for all losses.",
+    "resplit": "Every seed splits the same examples anew, alike for all losses. Test sets of two "
+    "seeds overlap, so the intervals speak about new splits of these examples, not about new ones.",
+}
+
+
+def _methods(task: Task, plan: Mapping[str, Any]) -> list[str]:
     """How the runs of a task came about, in sentences, as far as the records tell."""
     known = [json.loads(text) for text in task.runs.config.dropna() if text][:1]
     facts, ran = (known or [{}])[0], task.runs[task.runs.status.isin(["done", "diverged"])]
@@ -352,7 +393,7 @@ def _methods(task: Task) -> list[str]:
     if len(ran) and len({*ran.seed}) > 1:
         own = len({*ran.data_sha}) > 1
         lines.append(
-            "Data and their split are drawn anew for each seed, the same for all losses."
+            _DRAWN[plan.get("data", {}).get(task.runs.data.iloc[0], {}).get("drawn", "generated")]
             if own
             else "All seeds share one data set and split: conditional on this test set."
         )

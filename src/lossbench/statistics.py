@@ -154,7 +154,8 @@ def endpoint(
         endpoint: "last" evaluated step, or "best": the validation-best step.
 
     Returns:
-        The runs, placed, with the metrics; only runs that are done have values.
+        The runs, placed, with the metrics; only runs that are done have values. `best_step` is
+        the step with the best validation value of the first metric.
 
     Raises:
         ValueError: The endpoint is neither "last" nor "best".
@@ -163,12 +164,22 @@ def endpoint(
         raise ValueError(f"endpoint {endpoint!r} is unknown: use 'last' or 'best'")
     metrics = [metric] if isinstance(metric, str) else list(metric)
     done = runs[runs.status == "done"].set_index("run_id")
+    evals = evals[evals.run_id.isin(done.index)]
     rows = evals[(evals.split == split) & evals.metric.isin(metrics)]
-    rows = rows[rows.run_id.isin(done.index)]
-    ends = rows.groupby("run_id").step.max() if endpoint == "last" else done.best_step
+    best = _best_steps(evals, metrics[0])
+    ends = rows.groupby("run_id").step.max() if endpoint == "last" else best
     rows = rows[rows.step == rows.run_id.map(ends)]
     values = rows.pivot_table(index="run_id", columns="metric", values="value")
-    return placed(runs).join(values.reindex(columns=metrics).astype(float), on="run_id")
+    values = values.reindex(columns=metrics).astype(float)
+    return placed(runs).assign(best_step=runs.run_id.map(best)).join(values, on="run_id")
+
+
+def _best_steps(evals: pd.DataFrame, metric: str) -> pd.Series:
+    """First step with the best validation value of a metric, by run."""
+    rows = evals[(evals.split == "validation") & (evals.metric == metric)]
+    sign = -1.0 if records.direction(metric) == "higher" else 1.0
+    order = rows.assign(worth=sign * rows.value).sort_values(["worth", "step"])
+    return order.drop_duplicates("run_id").set_index("run_id").step
 
 
 def placed(runs: pd.DataFrame) -> pd.DataFrame:
@@ -217,8 +228,8 @@ def paired(
         Per context, condition and challenger: `pairs`, `difference` (loss - reference, mean over
         pairs in which both survived), `low`, `high`, `verdict`, `comparisons` (m), `p`, `p_holm`,
         `diverged` and `reference_diverged` runs, `wins` of `trials` with their exact binomial
-        interval (a diverged run loses), `pairs_needed` (to leave zero out or fit into the margin),
-        `exploratory`, and `differences` (all of them, by seed).
+        interval (a diverged run loses, a tie is no trial), `pairs_needed` (to leave zero out or
+        fit into the margin), `exploratory`, and `differences` (all of them, by seed).
 
     Raises:
         ValueError: Two runs of a pair differ in a fingerprint, or a run has a twin.
@@ -288,7 +299,8 @@ def _versus(
     difference = (mine[metric] - theirs[metric]).astype(float)
     sign = 1.0 if records.direction(metric) == "higher" else -1.0
     lost, gained = mine.status == "diverged", theirs.status == "diverged"
-    wins, trials = int((~lost & (gained | (sign * difference > 0))).sum()), len(seeds)
+    wins = int((~lost & (gained | (sign * difference > 0))).sum())
+    trials = len(seeds) - int((difference == 0).sum())
     survivors = difference[np.isfinite(difference)]
     share = stats.binomtest(wins, trials).proportion_ci(0.95) if trials else (np.nan, np.nan)
     found = estimate(survivors, confidence=level)
@@ -425,8 +437,6 @@ def curves(
 def learning_rates(frame: pd.DataFrame, *, metric: str, confidence: float = 0.95) -> pd.DataFrame:
     """How each loss fares at each learning rate, and which is best.
 
-    Better is: fewer runs without a value, then the better mean over seeds, then the smaller rate.
-
     Args:
         frame: From `endpoint` on validation, one row a run.
         metric: Column to average.
@@ -442,11 +452,26 @@ def learning_rates(frame: pd.DataFrame, *, metric: str, confidence: float = 0.95
         for facts, cell in frame.groupby([*FACTS, "lr"], dropna=False)
     ]
     table = pd.DataFrame(rows)
+    cell = ["context", "condition", "loss"]
+    best = frame.groupby(cell).apply(lambda runs: best_learning_rate(runs, metric=metric))
+    chosen = best.reindex(pd.MultiIndex.from_frame(table[cell])).to_numpy()
+    return table.assign(best=(table.lr == chosen) & table.value.notna())
+
+
+def best_learning_rate(runs: pd.DataFrame, *, metric: str) -> float:
+    """The learning rate with the best mean of a metric over seeds.
+
+    A run without a value has diverged or failed and ranks worst: first come the rates with the
+    fewest of them, then the mean decides; the smaller rate wins a tie.
+
+    Args:
+        runs: Runs of one loss, with columns lr and the metric; NaN where a run has no value.
+        metric: Its direction is `records.direction(metric)`.
+    """
     sign = -1.0 if records.direction(metric) == "higher" else 1.0
-    table["lost"] = table.planned - table.n
-    order = table.assign(worth=sign * table.value).sort_values(["lost", "worth", "lr"])
-    best = order.dropna(subset="worth").drop_duplicates(["context", "condition", "loss"])
-    return table.drop(columns="lost").assign(best=table.index.isin(best.index))
+    by_rate = (sign * runs[metric]).groupby(runs.lr)
+    ranked = pd.DataFrame({"lost": by_rate.apply(lambda v: v.isna().sum()), "mean": by_rate.mean()})
+    return float(ranked.sort_values(["lost", "mean"], kind="stable").index[0])
 
 
 def at_best_rate(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:

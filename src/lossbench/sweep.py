@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sys
 import time
@@ -17,13 +16,11 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm
 
-from lossbench import packs, records, store
+from lossbench import packs, plan, records, store
 from lossbench.config import ConfigError, Engine, Run
 from lossbench.data import DATA, Splits
 from lossbench.data.corruption import corrupted
-from lossbench.engine import train
-from lossbench.engine.members import batch_indices
-from lossbench.engine.recorder import failed
+from lossbench.engine import batch_indices, failed, refuse_unpaired, train
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
 from lossbench.models import MODELS
@@ -113,27 +110,19 @@ class Sweep:
     def _tables(self, pack: Pack, title: str) -> dict[str, pa.Table]:
         device = torch.device(self.engine.device)
         try:
-            splits = {run.seed: splits_of(run) for run in pack.runs}
+            one_each = {run.seed: run for run in pack.runs}
+            splits = {seed: splits_of(run) for seed, run in one_each.items()}
             with _bar(pack, title) as flush:
                 padding = 2 if device.type == "cpu" else self.engine.pack_size
                 return train(pack, splits, device=device, padding=padding, flush=flush)
         except Exception:
             return failed(pack, traceback.format_exc())
 
-    def _plan(self, runs: Iterable[Run]) -> None:
+    def _plan(self, runs: Sequence[Run]) -> None:
         """Add runs and declaration to sweep.json, and the curves of the losses beside it."""
         path = self.folder / "sweep.json"
-        old = records.read_plan(path) if path.exists() else {"planned": {}, "declarations": []}
-        new = {
-            **old,
-            "schema": records.SCHEMA,
-            "name": self.facts["name"],
-            "command": old.get("command", self.facts["command"]),
-            "planned": _united(old["planned"], {run.run_id: _planned(run) for run in runs}),
-            "losses": old.get("losses", {}) | {run.loss.name: _loss_facts(run) for run in runs},
-            "data": old.get("data", {}) | {run.data.name: _data_facts(run) for run in runs},
-            "declarations": _declared(old["declarations"], self.facts["declaration"]),
-        }
+        old = records.read_plan(path) if path.exists() else plan.EMPTY
+        new = plan.extended(old, runs, **self.facts)
         if new != old:
             store.write(path, store.to_json(new))
             store.write(self.folder / "curves.parquet", _curves(new["losses"]))
@@ -161,15 +150,17 @@ def preflight(runs: Iterable[Run]) -> None:
         ConfigError: One of them refuses its parameters.
     """
     kinds = {
-        repr((run.data, run.corruption, run.model, run.batch_size, run.output_scale)): run
+        repr((run.data, run.corruption, run.model, run.batch_size, run.init)): run
         for run in reversed(list(runs))
     }
     for run in kinds.values():
         try:
             splits = splits_of(run)
             inputs, targets = splits.inputs["train"], splits.targets["train"]
-            MODELS[run.model.fn].fn(inputs.shape[-1], targets.shape[-1], **run.model.params)
             batch_indices(run.seed, len(inputs), 1, run.batch_size)
+            build = MODELS[run.model.fn].fn
+            model = build(inputs.shape[-1], targets.shape[-1], **run.model.params)
+            refuse_unpaired(model, inputs[: run.batch_size])
         except (ValueError, TypeError) as error:
             raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
 
@@ -185,69 +176,6 @@ def _announcement(runs: Sequence[Run], grouped: Sequence[Pack]) -> str:
         f"{stage}: {asked} runs, {asked - missing} already there, "
         f"{missing} to train in {len(grouped)} packs"
     )
-
-
-def _united(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Old and new plan; an old run with the place of a new one is superseded and leaves it."""
-    places = {facts["place"] for facts in new.values()}
-    kept = {run_id: facts for run_id, facts in old.items() if facts["place"] not in places}
-    return kept | dict(new)
-
-
-def _place(run: Run) -> str:
-    """Hash of what a run is for: its factors, whatever the code was and tuning chose."""
-    by_code_or_tuning = {"source_sha"} | ({"lr"} if run.condition == "own_lr" else set())
-    facts = {name: value for name, value in run.facts.items() if name not in by_code_or_tuning}
-    return store.sha256(store.to_json(facts))[:16]
-
-
-def _planned(run: Run) -> dict[str, Any]:
-    names = {group: getattr(run, group).name for group in ("data", "model", "loss", "optimizer")}
-    return {
-        "place": _place(run),
-        "stage": run.stage,
-        "condition": run.condition,
-        **names,
-        "lr": run.lr,
-        "seed": run.seed,
-        "task": run.row.task,
-        "family": run.row.family,
-    }
-
-
-def _loss_facts(run: Run) -> dict[str, Any]:
-    row = run.row
-    return {
-        "fn": run.loss.fn,
-        "params": dict(run.loss.params),
-        "inverse_link": row.inverse_link,
-        "family": row.family,
-        "task": row.task,
-        "formula": row.formula,
-        "claims": sorted(row.claims),
-        "source": row.source,
-    }
-
-
-def _data_facts(run: Run) -> dict[str, Any]:
-    row = DATA[run.data.fn]
-    return {
-        "fn": run.data.fn,
-        "params": dict(run.data.params),
-        "task": row.task,
-        "source": row.source,
-    }
-
-
-def _declared(
-    known: list[dict[str, Any]], declared: Mapping[str, Any] | None
-) -> list[dict[str, Any]]:
-    if declared is None:
-        return known
-    digest = hashlib.sha256(store.to_json(declared)).hexdigest()
-    if any(entry["sha256"] == digest for entry in known):
-        return known
-    return [*known, {"sha256": digest, "declared": dict(declared)}]
 
 
 def _curves(losses: Mapping[str, Mapping[str, Any]]) -> bytes:

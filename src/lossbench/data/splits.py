@@ -43,11 +43,21 @@ class Splits:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set's row: `fn(*, seed, **params) -> Splits`, its task, source and licence."""
+    """A data set's row.
+
+    Args:
+        fn: `fn(*, seed, **params) -> Splits`.
+        task: "regression" or "classification".
+        source: Where it comes from, with its licence.
+        drawn: What a seed draws anew: "generated" (all of it) or "resplit" (the split only).
+        is_symmetric: Whether noise is symmetric, so that mean, median and the like coincide.
+    """
 
     fn: Callable[..., Splits]
     task: str
     source: str
+    drawn: str = "resplit"
+    is_symmetric: bool = False
 
     @property
     def name(self) -> str:

@@ -41,6 +41,10 @@ def evaluated(
     outputs = {name: _zeroed(output, finite) for name, output in outputs.items()}
     targets = {split: members.targets[split][members.places] for split in outputs}
     values = _metrics(members, outputs, targets)
+    # Outputs may be finite and their squares not: that is divergence too.
+    for (_, name), value in values.items():
+        if name in ("rmse", "nll", "brier"):
+            finite = finite & value.isfinite()
     for split, output in outputs.items():
         for name, value in _cross_losses(members, output, targets[split]).items():
             values[split, f"loss:{name}"] = value

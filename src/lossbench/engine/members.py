@@ -98,7 +98,8 @@ def gathered(
     sizes = (data[0].inputs["train"].shape[-1], data[0].targets["train"].shape[-1])
     build = partial(MODELS[first.model.fn].fn, *sizes, **first.model.params)
     models = [
-        initialised(build, seed=seed, output_scale=first.output_scale).to(dtype) for seed in seeds
+        initialised(build, seed=seed, output_scale=first.init.output_scale).to(dtype)
+        for seed in seeds
     ]
     examples = len(data[0].inputs["train"])
     batches = [batch_indices(seed, examples, first.steps, first.batch_size) for seed in seeds]
@@ -181,6 +182,25 @@ def batch_indices(seed: int, examples: int, steps: int, batch_size: int) -> Tens
         torch.randperm(examples, generator=draw)[: per_epoch * batch_size] for _ in range(epochs)
     ]
     return torch.cat(rows).view(-1, batch_size)[:steps]
+
+
+def refuse_unpaired(model: nn.Module, inputs: Tensor) -> None:
+    """Refuse a module whose members could not be proven equal: it draws, or changes itself.
+
+    Args:
+        model: Freshly built, in training mode.
+        inputs: One batch, [B, F].
+
+    Raises:
+        ValueError: Its forward pass is random, or writes into its buffers.
+    """
+    before = tensors_sha(dict(model.named_buffers()))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        first, second = model(inputs), model(inputs)
+    if tensors_sha(dict(model.named_buffers())) != before:
+        raise ValueError("it changes its buffers while training: use it without batch statistics")
+    if not torch.equal(first, second):
+        raise ValueError("it draws random numbers while training: use it without dropout")
 
 
 def _by_split(

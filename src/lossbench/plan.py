@@ -1,0 +1,155 @@
+"""The plan of a sweep: which runs were asked for, under which declaration, in place of which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lossbench import records, store
+from lossbench.config import ConfigError, Run
+from lossbench.data import DATA
+
+EMPTY: dict[str, Any] = {"planned": {}, "declarations": [], "losses": {}, "data": {}}
+
+FIXED = ("primary", "reference", "margin", "endpoint", "family", "confidence")
+"""What a later declaration of the same sweep may not change."""
+
+
+def extended(
+    old: Mapping[str, Any],
+    runs: Sequence[Run],
+    *,
+    name: str,
+    command: str,
+    declaration: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """A plan with more runs.
+
+    An old run leaves it where a new one stands in its place: the same cell, stage and seeds with
+    other code, or, once tuning chose again, with another learning rate.
+
+    Args:
+        old: The plan so far, or `EMPTY`.
+        runs: What is asked for now.
+        name: Of the sweep.
+        command: What was typed; the first command of a sweep is kept.
+        declaration: What was fixed before any of these runs, None where nothing was.
+
+    Raises:
+        ConfigError: The declaration contradicts the first one, or a seed would tune and confirm.
+    """
+    declarations, digest = _declared(old, declaration)
+    before = {run_id: facts["declaration"] for run_id, facts in old["planned"].items()}
+    new = {run.run_id: _planned(run, before.get(run.run_id, digest)) for run in runs}
+    planned = _without_superseded(old["planned"], new) | new
+    _refuse_tuned_and_confirmed(planned)
+    return {
+        "schema": records.SCHEMA,
+        "name": name,
+        "command": old.get("command", command),
+        "planned": planned,
+        "losses": old["losses"] | {run.loss.name: _loss_facts(run) for run in runs},
+        "data": old["data"] | {run.data.name: _data_facts(run) for run in runs},
+        "declarations": declarations,
+    }
+
+
+def _declared(
+    old: Mapping[str, Any], declaration: Mapping[str, Any] | None
+) -> tuple[list[dict[str, Any]], str]:
+    """All declarations, and the sha256 of the present one."""
+    known = old["declarations"]
+    if declaration is None:
+        return known, ""
+    digest = store.sha256(store.to_json(declaration))
+    if any(entry["sha256"] == digest for entry in known):
+        return known, digest
+    for key in FIXED if known else ():
+        first, now = known[0]["declared"].get(key), declaration.get(key)
+        if first != now:
+            raise ConfigError(
+                f"{key} is declared as {now}, this sweep began with {first}: what is judged is "
+                "fixed beforehand, so give the new question its own folder with name=..."
+            )
+    entry = {"sha256": digest, "declared": dict(declaration), "runs_before": len(old["planned"])}
+    return [*known, entry], digest
+
+
+def _without_superseded(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    versions: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
+    for facts in new.values():
+        versions.setdefault(_slot(facts), set()).add((facts["lr"], facts["source_sha"]))
+    return {
+        run_id: facts
+        for run_id, facts in old.items()
+        if (facts["lr"], facts["source_sha"]) in versions.get(_slot(facts), {None})
+        or _slot(facts) not in versions
+    }
+
+
+def _slot(facts: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a run is for. Confirmed runs of a cell share one rate; others have a slot for each."""
+    lr = None if facts["stage"] == "confirm" else facts["lr"]
+    return facts["cell"], facts["condition"], lr
+
+
+def _refuse_tuned_and_confirmed(planned: Mapping[str, Any]) -> None:
+    stages: dict[tuple[str, int], set[str]] = {}
+    for facts in planned.values():
+        stages.setdefault((facts["cell"], facts["seed"]), set()).add(facts["stage"])
+    both = sorted({seed for (_, seed), seen in stages.items() if {"tune", "confirm"} <= seen})
+    if both:
+        raise ConfigError(
+            f"seeds {', '.join(map(str, both))} would tune and confirm: a seed that tuned cannot "
+            "confirm. Choose other seeds with hydra.sweeper.tune.seeds='\"range(100,105)\"', or "
+            "give the sweep its own folder with name=..."
+        )
+
+
+def _planned(run: Run, declaration: str) -> dict[str, Any]:
+    names = {group: getattr(run, group).name for group in ("data", "model", "loss", "optimizer")}
+    return {
+        "cell": cell(run),
+        "declaration": declaration,
+        "source_sha": run.source_sha,
+        "stage": run.stage,
+        "condition": run.condition,
+        **names,
+        "lr": run.lr,
+        "seed": run.seed,
+        "task": run.row.task,
+        "family": run.row.family,
+    }
+
+
+def cell(run: Run) -> str:
+    """Hash of all factors but the seed, and but what tuning chooses or the code decides."""
+    left_out = {"seed", "lr", "condition", "source_sha"}
+    facts = {name: value for name, value in run.facts.items() if name not in left_out}
+    return store.sha256(store.to_json(facts))[:16]
+
+
+def _loss_facts(run: Run) -> dict[str, Any]:
+    row = run.row
+    return {
+        "fn": run.loss.fn,
+        "params": dict(run.loss.params),
+        "inverse_link": row.inverse_link,
+        "family": row.family,
+        "task": row.task,
+        "formula": row.formula,
+        "claims": sorted(row.claims),
+        "source": row.source,
+    }
+
+
+def _data_facts(run: Run) -> dict[str, Any]:
+    row = DATA[run.data.fn]
+    return {
+        "fn": run.data.fn,
+        "params": dict(run.data.params),
+        "task": row.task,
+        "source": row.source,
+        "drawn": row.drawn,
+        "is_symmetric": row.is_symmetric,
+    }
