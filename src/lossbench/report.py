@@ -413,7 +413,7 @@ def _shape_figures(shapes: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], 
         three = {"panels": 3, "shared": "none", "height": 1.7}
         yield f"loss_shapes_{task}", three, lambda axes, rows=rows: figures.loss_shapes(rows, axes)
         if task == "classification" and (rows.weight > 0).any():
-            one = {"width": 4.5, "height": 1.9}
+            one = {"height": 1.9}
             yield "error_weight", one, lambda axes, rows=rows: figures.error_weight(rows, axes[0])
 
 
