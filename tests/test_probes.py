@@ -1,0 +1,90 @@
+"""What is measured at a logged step, against a plain computation for each member."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lossbench import probes
+
+
+@pytest.fixture
+def measured():
+    draw = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    names = ("0.weight", "0.bias", "2.weight")
+    shapes = ((3, 4, 2), (3, 4), (3, 1, 4))
+    tensors = [{n: normal(*s) for n, s in zip(names, shapes, strict=True)} for _ in range(3)]
+    batch = {
+        "loss": normal(3, 5).abs(),
+        "prediction": normal(3, 5, 4).softmax(-1),
+        "target": torch.eye(4, dtype=torch.float64)[torch.arange(15) % 4].view(3, 5, 4),
+        "output_gradient": normal(3, 5, 4),
+    }
+    return batch, dict(zip(("gradient", "before", "after"), tensors, strict=True))
+
+
+def flat(tensors, place):
+    return np.concatenate([value[place].numpy().ravel() for value in tensors.values()])
+
+
+def test_every_column_of_steps_equals_the_plain_computation(measured):
+    batch, state = measured
+    found = probes.steps(**batch, **state, is_probability=torch.tensor([True, True, False]))
+    for k in range(3):
+        own = {name: value[k].numpy() for name, value in batch.items()}
+        error = own["prediction"] - own["target"]
+        slope = own["output_gradient"]
+        p = own["prediction"]
+        before, after = flat(state["before"], k), flat(state["after"], k)
+        expected = {
+            "loss_value": own["loss"].mean(),
+            "gradient_norm": np.linalg.norm(flat(state["gradient"], k)),
+            "output_gradient_norm": np.sqrt((np.linalg.norm(slope, axis=-1) ** 2).mean()),
+            "error_norm": np.sqrt((np.linalg.norm(error, axis=-1) ** 2).mean()),
+            "cosine": (slope * error).sum() / np.linalg.norm(slope) / np.linalg.norm(error),
+            "saturated_share": (p * (1 - p) < 0.01).all(-1).mean() if k < 2 else np.nan,
+            "update_ratio": np.linalg.norm(after - before) / np.linalg.norm(before),
+        }
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert found[name][k].item() == pytest.approx(value, rel=1e-12, nan_ok=True)
+
+
+def test_layers_group_the_parameters_of_a_module(measured):
+    _, state = measured
+    found = probes.layers(**state)
+    assert list(found) == ["0", "2"]
+    expected = np.hypot(
+        np.linalg.norm(state["before"]["0.weight"][1]), np.linalg.norm(state["before"]["0.bias"][1])
+    )
+    assert found["0"]["weight_norm"][1].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_cosine_is_nan_at_zero_error_and_survives_cubes_of_large_numbers():
+    first = torch.tensor([[0.0, 0.0], [1e25, 0.0], [3e30, 4e30]])
+    second = torch.tensor([[1.0, 2.0], [1e25, 0.0], [3.0, -4.0]])
+    found = probes.cosine(first, second)
+    assert found[0].isnan()
+    torch.testing.assert_close(found[1:], torch.tensor([1.0, -7 / 25]))
+
+
+def test_a_saturated_prediction_is_counted():
+    p = torch.tensor([[[0.999, 0.001], [0.5, 0.5]]])
+    zero = torch.zeros(1, 2, 2)
+    weights = {"w": torch.ones(1, 1)}
+    found = probes.steps(
+        loss=torch.zeros(1, 2),
+        prediction=p,
+        target=zero,
+        output_gradient=zero,
+        gradient=weights,
+        before=weights,
+        after=weights,
+        is_probability=torch.tensor([True]),
+    )
+    assert found["saturated_share"].item() == 0.5
