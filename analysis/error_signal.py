@@ -22,4 +22,4 @@ with figures.style():
     figure, axes = figures.page(2, shared="x", height=2.0, width=figures.TWO_COLUMNS)
     figures.error_signal(norms, axes, cosines=cosines)
     figure.savefig(out)
-print(out)
+print(f"{task.label}: {out}")

@@ -30,4 +30,4 @@ with figures.style():
     figure, axes = figures.page(height=0.32 * len(paired) + 0.2, width=figures.TWO_COLUMNS)
     figures.forest(paired, axes[0])
     figure.savefig(out)
-print(out)
+print(f"{task.label}: {out}")

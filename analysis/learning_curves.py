@@ -23,4 +23,4 @@ with figures.style():
     figure, axes = figures.page(len({*curves.loss}), width=figures.TWO_COLUMNS)
     figures.learning_curves(curves, axes, reference=task.reference)
     figure.savefig(out)
-print(out)
+print(f"{task.label}: {out}")

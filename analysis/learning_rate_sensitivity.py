@@ -25,4 +25,4 @@ with figures.style():
     figure, axes = figures.page(len({*rates.loss}), width=figures.TWO_COLUMNS)
     figures.learning_rate_sensitivity(rates, axes, reference=task.reference)
     figure.savefig(out)
-print(out)
+print(f"{task.label}: {out}")

@@ -22,4 +22,4 @@ with figures.style():
     figure, axes = figures.page(3, shared="none", height=1.7, width=figures.TWO_COLUMNS)
     figures.loss_shapes(shapes[shapes.task == task], axes)
     figure.savefig(out)
-print(out)
+print(f"{task}: {out}")

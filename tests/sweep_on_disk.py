@@ -169,7 +169,7 @@ def build(
     plan = {
         "schema": 1,
         "name": folder.name,
-        "command": f"lossbench experiment={folder.name}",
+        "commands": [f"lossbench experiment={folder.name}"],
         "planned": planned,
         "losses": losses,
         "data": {run.data: {"task": run.task, "source": "invented"} for run in runs},

@@ -135,7 +135,7 @@ MISTAKES = {
     "model.params.widths=[a]": ("widths is 'a'", "default"),
     "loss.params.delt=1 loss=huber data=diabetes": ("loss.params.delt", "'delta'"),
     "loss.params.delta=x loss=huber data=diabetes": ("loss.params.delta is 'x'", "1.0"),
-    "data.corruption.params.rate=0.1": ("data.corruption.params.rate", "add it with +"),
+    "data.corruption.params.rate=0.1": ("data.corruption.params.rate", "no such parameter"),
     "data.params.noise=pink data=noisy_linear loss=mse model=linear": ("'pink'", "student_t"),
     "batch_size=100000": ("100000", "1078 or less"),
     "~loss": ("'~loss'", "loss=NAME"),

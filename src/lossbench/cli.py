@@ -166,8 +166,9 @@ def _finish(folder: Path, *, with_report: bool) -> int:
     print(report.table(loaded), end="")
     if with_report:
         start = time.monotonic()
+        print("\nWriting the report ...", flush=True)
         path = report.write(folder)
-        print(f"\nReport: {path}  (written in {time.monotonic() - start:.1f} s)")
+        print(f"Report: {path}  (written in {time.monotonic() - start:.1f} s)")
     else:
         print(f"\nRecords: {folder}  (figures and tables: lossbench report {folder})")
     failed = loaded.runs[loaded.runs.status == "failed"]
@@ -201,9 +202,15 @@ def _report(arguments: list[str]) -> int:
 
 
 def _losses(arguments: list[str]) -> int:
-    from lossbench.config import nearest
+    from lossbench.config import ConfigError, load_extensions, nearest
     from lossbench.losses import LOSSES
 
+    modules = [line for line in arguments if line.startswith("extensions=")]
+    arguments = [line for line in arguments if line not in modules]
+    try:
+        load_extensions(re.findall(r"[^\s,\[\]]+", " ".join(m.partition("=")[2] for m in modules)))
+    except ConfigError as error:
+        return _mistake(str(error))
     names = [argument for argument in arguments if not argument.startswith("--")]
     if flags := set(arguments) - {*names, "--measure"}:
         return _mistake(f"losses {' '.join(flags)}: use 'lossbench losses [NAME ...] [--measure]'")

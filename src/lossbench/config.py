@@ -388,7 +388,8 @@ def explained(error: BaseException) -> str:
         prefix, _, name = key.rpartition(".")
         siblings = [str(node) for node in error.parent_node or () if node != "_target_"]
         if not siblings and _PASSES.match(key):
-            return f"{key} is not among the keys of the chosen yaml: add it with +{key}=VALUE"
+            group = key.partition(".")[0]
+            return f"{key}: a chosen {group} has no such parameter, sweep those that have it apart"
         return f"unknown key {key!r}: below {prefix!r} {nearest(name, siblings)}"
     if isinstance(error, ValidationError) and key:
         found = re.match(r"Value (.*) of type .* could not be converted to (\w+)", text)

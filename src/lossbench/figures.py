@@ -318,32 +318,45 @@ def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
     ax.axvspan(-first.margin, first.margin, color="#EDEDED", lw=0, zorder=0)
     ax.axvline(0, color=INK, lw=0.7, zorder=1)
     for y, row in enumerate(rows.itertuples()):
-        _forest_row(ax, y, row, found[row.loss], low, high)
+        every_late = bool(rows.exploratory.all())
+        _forest_row(ax, y, row, found[row.loss], low, high, every_late=every_late)
     ax.set(xlim=(low, high), ylim=(-0.6, len(rows) - 0.4))
     ax.set_yticks(range(len(rows)), [_shown(loss) for loss in rows.loss])
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
     better = "positive is better" if sign > 0 else "negative is better"
     ax.set_xlabel(f"difference in {_measured(first.metric, 'test')}; {better}")
-    late = ", exploratory" if rows.exploratory.all() else ""
     _frame(
         ax.figure,
         f"Does another loss beat {_shown(first.reference)} on {_shown(first.label, 60)}?",
-        f"Bar: simultaneous {first.confidence:.0%} paired-t interval ({rows.comparisons.max()} "
-        f"comparisons{late}). Diamond: mean. Dots: {_ns(rows.pairs, 'pairs')}, each of one seed. "
+        f"Bar: simultaneous {first.confidence:.0%} paired-t interval over {families(rows)}. "
+        f"Diamond: mean. Dots: {_ns(rows.pairs, 'pairs')}, each of one seed. "
         f"Grey band: ±{first.margin:g}, too small to matter.",
     )
     return ax
 
 
-def _forest_row(ax: Axes, y: int, row: Any, look: Look, low: float, high: float) -> None:
+def families(rows: pd.DataFrame) -> str:
+    """How many comparisons the intervals hold for together, declared and exploratory ones."""
+    parts = []
+    for is_late, kind in ((False, "declared"), (True, "exploratory")):
+        some = rows[rows.exploratory.astype(bool) == is_late]
+        if len(some):
+            parts.append(f"{some.comparisons.max()} {kind} comparisons")
+    return ", ".join(parts)
+
+
+def _forest_row(
+    ax: Axes, y: int, row: Any, look: Look, low: float, high: float, *, every_late: bool
+) -> None:
     dots = np.array(row.differences, dtype=float)
     seen = dots[np.isfinite(dots) & (dots >= low) & (dots <= high)]
     ax.plot(seen, np.full(len(seen), y - 0.22), "o", ms=2.2, color=look.color, alpha=0.55, mew=0)
     lost = [f"{row.diverged} diverged"] * (row.diverged > 0)
     lost += [f"{row.reference_diverged} of {row.reference} diverged"] * (row.reference_diverged > 0)
     at_right = ("axes fraction", "data")
-    words = textwrap.fill(" · ".join([row.verdict, *lost]), 22)
+    late = ["exploratory"] * bool(row.exploratory and not every_late)
+    words = textwrap.fill(" · ".join([row.verdict, *lost, *late]), 22)
     ax.annotate(
         words,
         (1, y),
@@ -361,6 +374,8 @@ def _forest_row(ax: Axes, y: int, row: Any, look: Look, low: float, high: float)
         ax.plot(ends, [y, y], color=look.color, lw=2.2, solid_capstyle="butt", zorder=4)
     else:
         right = row.difference > high
+        ends = np.clip([row.low, row.high], low, high)
+        ax.plot(ends, [y, y], color=look.color, lw=2.2, solid_capstyle="butt", zorder=2)
         ax.annotate(
             f"{row.difference:.3g} [{row.low:.3g}, {row.high:.3g}]".replace("-", "−"),
             (1.0 if right else 0.0, y),

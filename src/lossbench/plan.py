@@ -9,7 +9,13 @@ from lossbench import records, store
 from lossbench.config import ConfigError, Run
 from lossbench.data import DATA
 
-EMPTY: dict[str, Any] = {"planned": {}, "declarations": [], "losses": {}, "data": {}}
+EMPTY: dict[str, Any] = {
+    "planned": {},
+    "declarations": [],
+    "losses": {},
+    "data": {},
+    "commands": [],
+}
 
 FIXED = ("primary", "reference", "margin", "endpoint", "family", "confidence")
 """What a later declaration of the same sweep may not change."""
@@ -32,7 +38,7 @@ def extended(
         old: The plan so far, or `EMPTY`.
         runs: What is asked for now.
         name: Of the sweep.
-        command: What was typed; the first command of a sweep is kept.
+        command: What was typed; a sweep keeps each command once.
         declaration: What was fixed before any of these runs, None where nothing was.
 
     Raises:
@@ -46,7 +52,7 @@ def extended(
     return {
         "schema": records.SCHEMA,
         "name": name,
-        "command": old.get("command", command),
+        "commands": [*dict.fromkeys([*old["commands"], command])],
         "planned": planned,
         "losses": old["losses"] | {run.loss.name: _loss_facts(run) for run in runs},
         "data": old["data"] | {run.data.name: _data_facts(run) for run in runs},
@@ -152,4 +158,5 @@ def _data_facts(run: Run) -> dict[str, Any]:
         "source": row.source,
         "drawn": row.drawn,
         "is_symmetric": row.is_symmetric,
+        "note": row.note,
     }

@@ -180,13 +180,19 @@ def table(sweep: Path | records.Records) -> str:
         sweep: Folder of the sweep, or its records.
     """
     found = sweep if isinstance(sweep, records.Records) else records.load(sweep)
-    return "\n".join("\n".join([*_lines(task, found.plan), ""]) for task in tasks(found))
+    parts = [[*_lines(task, found.plan), ""] for task in tasks(found)]
+    counts = found.runs.status.value_counts()
+    ended = int(counts.get("done", 0) + counts.get("diverged", 0))
+    if ended < len(found.runs):
+        parts.append([f"Not complete: {ended} of {len(found.runs)} runs are there.", ""])
+    return "\n".join("\n".join(part) for part in parts)
 
 
 def _lines(task: Task, plan: Mapping[str, Any]) -> Iterator[str]:
     exploratory = "" if task.stage == "confirm" else ", exploratory"
     headline = _headline(task).replace(_LONG_UNIT, "SD of target")
     yield from textwrap.wrap(f"{task.label}: {headline}{exploratory}", 80)
+    yield f"n = {task.summary.n.max()} seeds, {_simultaneous(task)}"
     yield f"{'loss':<15} {'mean ± half':<16} {_cut(f'minus {task.reference}', 26):<26} verdict"
     for row in _rows(task, plan):
         verdict = row["verdict"].replace("different but below the margin", "below the margin")
@@ -194,6 +200,13 @@ def _lines(task: Task, plan: Mapping[str, Any]) -> Iterator[str]:
         yield "{:<15} {:<16} {:<26} {:<20.20}".format(*cells, verdict).rstrip()
     for note in _notes(task, plan):
         yield from textwrap.wrap(note, 80, subsequent_indent="  ")
+
+
+def _simultaneous(task: Task) -> str:
+    if task.paired.empty:
+        return "no comparison"
+    first = task.paired.iloc[0]
+    return f"simultaneous {first.confidence:.0%} intervals, margin ±{first.margin:g}"
 
 
 def _cut(text: str, width: int) -> str:
@@ -265,6 +278,8 @@ def _notes(task: Task, plan: Mapping[str, Any]) -> Iterator[str]:
     primary = task.summary[task.summary.metric == task.metric]
     if task.refusal:
         yield f"No pairs: {task.refusal}"
+    if note := plan.get("data", {}).get(task.runs.data.iloc[0], {}).get("note"):
+        yield note
     if any(_aims_elsewhere(loss, task, plan) for loss in primary.loss):
         yield f"† {OTHER_FUNCTIONAL}."
     for row in primary.itertuples():
@@ -272,13 +287,18 @@ def _notes(task: Task, plan: Mapping[str, Any]) -> Iterator[str]:
         if gone:
             yield f"{row.loss}: {', '.join(gone)} of {row.planned} runs; means are over the others."
     ends = task.rates.groupby("loss").lr.agg(["min", "max", "nunique"])
-    edge = [r.loss for r in primary.itertuples() if _is_edge(r.lr, ends.reindex([r.loss]))]
+    rates = sorted({*task.rates.lr})
+    if task.stage == "exploratory" and len(rates) > 1:
+        chosen = ", ".join(f"{r.loss} {r.lr:g}" for r in primary.itertuples())
+        yield f"Each loss at its best of {len(rates)} learning rates on validation: {chosen}."
+    ran = primary[primary.n > 0]
+    edge = [r.loss for r in ran.itertuples() if _is_edge(r.lr, ends.reindex([r.loss]))]
     if edge:
         yield f"Best learning rate on the edge of the grid, maybe not the best: {', '.join(edge)}."
     improving = [row.loss for row in primary.itertuples() if 2 * row.improving > row.n > 0]
     if improving:
         yield f"Still improving at the last step in most runs: {', '.join(improving)}."
-    if primary.n.max() < 2:
+    if primary.n.max() == 1:
         yield "One seed gives no interval: add seed='range(10)'."
     late = task.paired.loss[task.paired.exploratory.astype(bool)]
     if len(late) and task.stage == "confirm":
@@ -339,7 +359,7 @@ def write(sweep_dir: Path) -> Path:
         asked=asked(found.plan),
         declared=bool(found.plan.get("declarations")),
         sha=next((d["sha256"] for d in found.plan.get("declarations") or []), ""),
-        command=found.plan.get("command") or f"lossbench experiment={found.plan['name']}",
+        command="\n".join(found.plan.get("commands", [])),
         counts=complete[["planned", *records.STATUSES]].sum().to_dict(),
         complete=complete.to_dict("records"),
         shapes=[_drawn(folder, *figure) for figure in _shape_figures(general)],
@@ -356,7 +376,7 @@ def write(sweep_dir: Path) -> Path:
                 "notes": list(_notes(task, found.plan)),
                 "methods": _methods(task, found.plan),
                 "hardware": _hardware(task.runs),
-                "comparisons": int(task.paired.comparisons.max()) if len(task.paired) else 0,
+                "comparisons": figures.families(task.paired) if len(task.paired) else "",
                 "figures": [_drawn(folder, *figure) for figure in _task_figures(task, found)],
             }
             for task in together

@@ -62,6 +62,7 @@ class Sweep:
             store.StoreError: Another process holds the sweep, or a file of it is damaged.
         """
         torch.set_num_threads(self.engine.threads)
+        start = time.monotonic()
         with self._clock("check"):
             preflight(runs)
         with store.lock(self.folder / "lock"):
@@ -74,9 +75,9 @@ class Sweep:
             for place, pack in enumerate(grouped):
                 members |= self._train(pack, f"pack {place + 1}/{len(grouped)}")
         if grouped:
-            log.info(
-                "%s", ", ".join(f"{part} {spent:.1f} s" for part, spent in self.seconds.items())
-            )
+            trained = sum(len(pack.runs) for pack in grouped)
+            so_far = ", ".join(f"{part} {spent:.1f} s" for part, spent in self.seconds.items())
+            log.info("%d runs in %.1f s (so far: %s)", trained, time.monotonic() - start, so_far)
         return {run.run_id: members[run.run_id] for run in runs}
 
     def members(self) -> dict[str, dict[str, str]]:
@@ -123,6 +124,12 @@ class Sweep:
         path = self.folder / "sweep.json"
         old = records.read_plan(path) if path.exists() else plan.EMPTY
         new = plan.extended(old, runs, **self.facts)
+        if len(new["declarations"]) > max(1, len(old["declarations"])):
+            log.warning(
+                "%s was declared before: what is new here counts as exploratory. "
+                "Give a new question its own folder with name=...",
+                self.folder,
+            )
         if new != old:
             store.write(path, store.to_json(new))
             store.write(self.folder / "curves.parquet", _curves(new["losses"]))

@@ -51,6 +51,7 @@ class Data:
         source: Where it comes from, with its licence.
         drawn: What a seed draws anew: "generated" (all of it) or "resplit" (the split only).
         is_symmetric: Whether noise is symmetric, so that mean, median and the like coincide.
+        note: What a reader of its results must know, one sentence.
     """
 
     fn: Callable[..., Splits]
@@ -58,6 +59,7 @@ class Data:
     source: str
     drawn: str = "resplit"
     is_symmetric: bool = False
+    note: str = ""
 
     @property
     def name(self) -> str:

@@ -122,5 +122,6 @@ ROWS = (
         "generated; noise-free function known",
         drawn="generated",
         is_symmetric=True,
+        note="Test targets are the function without noise; train and validation carry the noise.",
     ),
 )
