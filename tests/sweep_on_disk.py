@@ -127,6 +127,20 @@ def with_status(runs: Sequence[Fake], status: str, *, count: int, **where: Any) 
     return [replace(run, status=status) if run in found else run for run in runs]
 
 
+def _declaration(losses: list[str]) -> dict[str, Any]:
+    return {
+        "primary": {"regression": "rmse", "classification": "accuracy"},
+        "endpoint": "last",
+        "reference": {"regression": "mse", "classification": "cross_entropy"},
+        "margin": {"regression": 0.02, "classification": 0.01},
+        "family": "task",
+        "confidence": 0.95,
+        "tune_seeds": 5,
+        "confirm_seeds": 10,
+        "losses": losses,
+    }
+
+
 def build(
     folder: Path, runs: Sequence[Fake], *, declaration: bool = True, curves: bool = True
 ) -> Path:
@@ -136,10 +150,12 @@ def build(
         sorted(kept, key=lambda r: (r.data, r.stage)), key=lambda r: _sha(f"{r.data}{r.stage}")[:12]
     ):
         _write_pack(folder / "packs" / pack_id, pack_id, list(members))
+    declared = _declaration(sorted({run.loss for run in runs}))
+    digest = store.sha256(store.to_json(declared))
     facts = ("stage", "condition", "data", "model", "loss", "lr", "seed", "task", "family")
     planned = {
         run.run_id: {name: getattr(run, name) for name in facts}
-        | {"optimizer": "sgd", "declaration": _sha("declared")}
+        | {"optimizer": "sgd", "declaration": digest}
         for run in runs
     }
     losses = {
@@ -155,17 +171,6 @@ def build(
         }
         for run in runs
     }
-    declared = {
-        "primary": {"regression": "rmse", "classification": "accuracy"},
-        "endpoint": "last",
-        "reference": {"regression": "mse", "classification": "cross_entropy"},
-        "margin": {"regression": 0.02, "classification": 0.01},
-        "family": "task",
-        "confidence": 0.95,
-        "tune_seeds": 5,
-        "confirm_seeds": 10,
-        "losses": sorted(losses),
-    }
     plan = {
         "schema": 1,
         "name": folder.name,
@@ -173,8 +178,7 @@ def build(
         "planned": planned,
         "losses": losses,
         "data": {run.data: {"task": run.task, "source": "invented"} for run in runs},
-        "declarations": [{"sha256": _sha("declared"), "declared": declared, "runs_before": 0}]
-        * declaration,
+        "declarations": [{"sha256": digest, "declared": declared, "runs_before": 0}] * declaration,
     }
     store.write(folder / "sweep.json", store.to_json(plan))
     if curves:
@@ -221,6 +225,7 @@ def _run(run: Fake) -> dict[str, Any]:
         "batch_sha": _sha(f"batch {run.data} {run.seed}"),
         "source_sha": _sha(run.loss),
         "data_sha": _sha(f"data {run.data} {run.seed}"),
+        "shared_sha": _sha("shared"),
         "env_sha": _sha(run.env),
         "device": "Intel Xeon",
         "precision": "float32",

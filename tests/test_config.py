@@ -259,11 +259,11 @@ def mse(output: Tensor, target: Tensor) -> Tensor:
 def test_an_edited_loss_is_another_run(monkeypatch):
     before = make_run()
     monkeypatch.setitem(LOSSES, "mse", dataclasses.replace(LOSSES["mse"], fn=mse))
-    config._source_sha.cache_clear()
+    config._code_shas.cache_clear()
     try:
         assert make_run().run_id != before.run_id
     finally:
-        config._source_sha.cache_clear()
+        config._code_shas.cache_clear()
 
 
 # ---- extensions ----------------------------------------------------------------------------------

@@ -353,6 +353,17 @@ def test_a_batch_larger_than_the_training_split_is_refused():
         batch_indices(seed=0, examples=10, steps=1, batch_size=11)
 
 
+class RandomFeatures(nn.Module):
+    """Random numbers that no state_dict knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = torch.randn(4, 4)
+
+    def forward(self, inputs):
+        return inputs @ self.features
+
+
 def test_finite_outputs_whose_squares_overflow_count_as_diverged():
     run = make_run(loss="mae", model="linear", optimizer__lr=1e19, optimizer__momentum=0.0)
     (row,) = trained([run])["runs"].itertuples()
@@ -361,10 +372,18 @@ def test_finite_outputs_whose_squares_overflow_count_as_diverged():
 
 @pytest.mark.parametrize(
     ("layer", "message"),
-    [(nn.Dropout(0.5), "random numbers"), (nn.BatchNorm1d(4), "buffers"), (nn.ReLU(), "")],
+    [
+        (lambda: nn.Dropout(0.5), "random numbers"),
+        (lambda: nn.BatchNorm1d(4), "buffers"),
+        (lambda: RandomFeatures(), "state_dict"),
+        (lambda: nn.Linear(4, 4).requires_grad_(False), "frozen"),
+        (lambda: nn.ReLU(), ""),
+    ],
 )
 def test_a_module_whose_members_cannot_be_paired_is_refused(layer, message):
-    module = nn.Sequential(nn.Linear(4, 4), layer, nn.Linear(4, 1))
+    def module():
+        return nn.Sequential(nn.Linear(4, 4), layer(), nn.Linear(4, 1))
+
     inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
     if not message:
         refuse_unpaired(module, inputs)

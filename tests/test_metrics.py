@@ -148,3 +148,13 @@ def test_a_prediction_off_the_simplex_has_no_raw_nll_but_a_brier_score(classifie
     assert found["ece_raw"].isnan().all()
     assert found["brier"].isfinite().all()
     assert (found["zero_share"] > 0).all()
+
+
+def test_recalibration_ignores_what_the_softmax_ignores(classified):
+    output, _, target = classified
+    draw = torch.Generator().manual_seed(3)
+    shift = 100 * torch.randn(3, 200, 1, generator=draw, dtype=torch.float64)
+    plain, shifted = (
+        metrics.recalibrated(z, metrics.recalibrate(z, target)) for z in (output, output + shift)
+    )
+    torch.testing.assert_close(plain, shifted, rtol=1e-6, atol=1e-6)

@@ -48,7 +48,8 @@ def test_another_loss_supersedes_nothing():
 def test_edited_code_supersedes_the_old_run_of_the_same_rate_only(monkeypatch):
     runs = [make_run(condition="grid", optimizer__lr=lr) for lr in (0.1, 0.2)]
     first = extended(plan.EMPTY, runs)
-    monkeypatch.setattr("lossbench.config._source_sha", lambda *names: "edited")
+    edited_code = {"source_sha": "edited", "shared_sha": "edited"}
+    monkeypatch.setattr("lossbench.config._code_shas", lambda *names: edited_code)
     (edited,) = [make_run(condition="grid", optimizer__lr=0.1)]
     second = extended(first, [edited])
     assert {*second["planned"]} == {edited.run_id, runs[1].run_id}
@@ -82,6 +83,12 @@ def test_runs_of_the_first_declaration_are_declared():
 def test_a_declaration_made_after_the_first_runs_declares_nothing():
     runs = confirmed(0.1, range(3))
     found = extended(extended(plan.EMPTY, [make_run(seed=9)]), runs, DECLARED)
+    assert declared(found, runs) == []
+
+
+def test_deleting_the_plan_does_not_make_a_later_declaration_the_first():
+    runs = confirmed(0.1, range(3))
+    found = plan.extended(plan.EMPTY, runs, name="n", command="c", declaration=DECLARED, recorded=3)
     assert declared(found, runs) == []
 
 

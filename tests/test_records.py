@@ -48,7 +48,8 @@ def write_pack(folder, pack_id, statuses):
 
 def write_plan(folder, run_ids):
     facts = {"stage": "tune", "loss": "mse", "data": "diabetes", "lr": 0.1, "seed": 1}
-    plan = {"planned": dict.fromkeys(run_ids, facts), "declarations": []}
+    plan = {"planned": dict.fromkeys(run_ids, facts), "declarations": [], "name": "n"}
+    plan |= {"losses": {}, "data": {}, "commands": []}
     store.write(folder / "sweep.json", store.to_json(plan))
 
 

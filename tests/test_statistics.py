@@ -348,3 +348,21 @@ def test_completeness_names_what_is_not_there(sweep):
     assert confirm.unfinished == "mae lr=0.1 seed=0 missing; mae lr=0.1 seed=1 missing"
     assert "failed (MemoryError)" in " ".join(table.unfinished)
     assert table.planned.sum() == len(plan_runs(SMALL))
+
+
+@pytest.mark.parametrize("diverged", [1, 4])
+def test_ties_hide_no_divergence(diverged):
+    base = np.full(10, 0.9)
+    other = base.copy()
+    other[:4] += 0.03
+    other[-diverged:] = np.nan
+    found = verdict({"mse": base, "other": other}, metric="accuracy", margin=0.01)
+    assert found == "diverges"
+
+
+@pytest.mark.parametrize("status", ["failed", "missing"])
+def test_a_run_that_failed_or_is_missing_gives_no_verdict(status):
+    runs = frame(drawn(0.5))
+    runs.loc[(runs.loss == "other") & (runs.seed == 4), ["status", "rmse"]] = [status, np.nan]
+    row = paired(runs, metric="rmse", reference="mse", margin=0.02).iloc[0]
+    assert row.verdict == "incomplete"

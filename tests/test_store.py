@@ -141,7 +141,7 @@ def test_a_committed_file_that_is_gone_is_refused_with_the_cure(tmp_path):
 
 def test_a_file_that_was_never_committed_is_refused(tmp_path):
     (tmp_path / "a").write_bytes(b"garbage")
-    with pytest.raises(store.StoreError, match=r"not named in commit\.json\. Run the sweep again"):
+    with pytest.raises(store.StoreError, match=r"not named in commit\.json\. Delete"):
         store.read(tmp_path, "a")
 
 

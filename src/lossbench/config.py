@@ -183,6 +183,7 @@ class Run:
     eval_every: int
     precision: str
     source_sha: str
+    shared_sha: str
 
     @property
     def row(self) -> Loss:
@@ -193,7 +194,8 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """Canonical plain values of every factor: what is hashed and recorded."""
         plain = dataclasses.asdict(self)
-        return {name: plain[name] for name in plain if name not in ("run_id", "stage")}
+        left_out = ("run_id", "stage", "shared_sha")  # the last one is part of source_sha
+        return {name: plain[name] for name in plain if name not in left_out}
 
 
 NEUTRAL = {
@@ -261,7 +263,7 @@ def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
         "weight_decay": plain["optimizer"]["weight_decay"],
         "init": Init(**plain["init"]),
         "precision": plain["engine"]["precision"],
-        "source_sha": _source_sha(*(parts[group].fn for group in _CODED)),
+        **_code_shas(*(parts[group].fn for group in _CODED)),
         **{name: plain[name] for name in _NUMBERS},
     }
     run = Run(run_id="", stage=CONDITIONS[plain["condition"]], **parts, **values)
@@ -350,13 +352,15 @@ def check_overrides(overrides: Iterable[str], loader: Any) -> None:
         if override.is_delete():
             if key in GROUPS:
                 raise ConfigError(f"'~{key}' leaves no {key}: choose one with {key}=NAME")
+        elif key == "experiment" and override.is_sweep_override():
+            raise ConfigError(f"{line!r}: one experiment a command, give them one after the other")
         elif key in (*GROUPS, "experiment") or key.startswith("hydra/"):
             options = loader.get_group_options(key)
             for choice in _choices(override):
                 _known(choice, options, key)
         elif key == "seed":
             for value in _choices(override):
-                if not value.isdecimal():
+                if not value.isdecimal() or int(value) >= 2**63:
                     raise ConfigError(f"seed {value!r} is no whole number: {SEED_CURE}")
         elif not _PASSES.match(key) and key not in known_keys():
             raise ConfigError(f"unknown key {key!r}: {nearest(key, known_keys() | {*GROUPS})}")
@@ -414,7 +418,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 # ---- the checks ----------------------------------------------------------------------------------
 
-_CODED = ("loss", "data", "model", "corruption")
+_CODED = ("loss", "data", "model", "corruption", "optimizer", "schedule")
 _NUMBERS = ("seed", "steps", "batch_size", "log_every", "eval_every")
 
 
@@ -542,17 +546,15 @@ _FLOAT = (float, "float")
 
 
 @functools.cache
-def _source_sha(loss: str, data: str, model: str, corruption: str) -> str:
+def _code_shas(
+    loss: str, data: str, model: str, corruption: str, optimizer: str, schedule: str
+) -> dict[str, str]:
+    """Hashes of all code a run uses, and of that which it shares with runs of other losses."""
     row = LOSSES[loss]
-    return source_sha(
-        [
-            row.fn,
-            INVERSE_LINKS[row.inverse_link],
-            DATA[data].fn,
-            MODELS[model].fn,
-            CORRUPTIONS[corruption],
-        ]
-    )
+    shared = [DATA[data].fn, MODELS[model].fn, CORRUPTIONS[corruption]]
+    shared += [OPTIMIZERS[optimizer], SCHEDULES[schedule]]
+    own = [row.fn, INVERSE_LINKS[row.inverse_link]]
+    return {"source_sha": source_sha([*own, *shared]), "shared_sha": source_sha(shared)}
 
 
 def _other_task(loss: Part, data: Part) -> str:

@@ -123,6 +123,8 @@ def recalibrate(output: Tensor, target: Tensor) -> Tensor:
         [K, 1 + C]: a, then b.
     """
     features, labels = output.double(), target.double()
+    # What all outputs of an example share, the softmax ignores; the ridge must not see it.
+    features = features - features.mean(-1, keepdim=True)
     spread = features.flatten(1).std(-1).clamp_min(1e-12)[:, None, None]
     features = features / spread
     parameters = features.new_zeros(len(features), 1 + features.shape[-1])

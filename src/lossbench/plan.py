@@ -28,6 +28,7 @@ def extended(
     name: str,
     command: str,
     declaration: Mapping[str, Any] | None,
+    recorded: int = 0,
 ) -> dict[str, Any]:
     """A plan with more runs.
 
@@ -40,11 +41,12 @@ def extended(
         name: Of the sweep.
         command: What was typed; a sweep keeps each command once.
         declaration: What was fixed before any of these runs, None where nothing was.
+        recorded: Runs the folder already holds, whatever the plan says.
 
     Raises:
         ConfigError: The declaration contradicts the first one, or a seed would tune and confirm.
     """
-    declarations, digest = _declared(old, declaration)
+    declarations, digest = _declared(old, declaration, recorded)
     before = {run_id: facts["declaration"] for run_id, facts in old["planned"].items()}
     new = {run.run_id: _planned(run, before.get(run.run_id, digest)) for run in runs}
     planned = _without_superseded(old["planned"], new) | new
@@ -61,7 +63,7 @@ def extended(
 
 
 def _declared(
-    old: Mapping[str, Any], declaration: Mapping[str, Any] | None
+    old: Mapping[str, Any], declaration: Mapping[str, Any] | None, recorded: int
 ) -> tuple[list[dict[str, Any]], str]:
     """All declarations, and the sha256 of the present one."""
     known = old["declarations"]
@@ -77,7 +79,8 @@ def _declared(
                 f"{key} is declared as {now}, this sweep began with {first}: what is judged is "
                 "fixed beforehand, so give the new question its own folder with name=..."
             )
-    entry = {"sha256": digest, "declared": dict(declaration), "runs_before": len(old["planned"])}
+    before = max(recorded, len(old["planned"]))
+    entry = {"sha256": digest, "declared": dict(declaration), "runs_before": before}
     return [*known, entry], digest
 
 

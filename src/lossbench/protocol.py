@@ -179,6 +179,7 @@ class ProtocolSweeper:
                 **_plain(self.declare),
                 "losses": sorted({run.loss.name for run in runs}),
                 "cells": sorted({cell(run) for run in runs}),
+                "sources": sorted({run.source_sha for run in runs}),
                 "learning_rates": [float(line.partition("=")[2]) for line in rates],
                 "tune_seeds": [int(line.partition("=")[2]) for line in tune],
                 "confirm_seeds": [int(line.partition("=")[2]) for line in confirm],
@@ -188,6 +189,7 @@ class ProtocolSweeper:
     def _chosen(self, jobs: Mapping[Cell, list[list[str]]]) -> dict[Cell, float]:
         """The learning rate of each cell, by the primary metric on validation."""
         from lossbench import records, statistics
+        from lossbench.config import ConfigError
 
         loaded = records.load(self.launcher.sweep.folder)
         chosen = {}
@@ -205,6 +207,11 @@ class ProtocolSweeper:
                 metric=metric,
                 endpoint=self.declare["endpoint"],
             )
+            if scores[metric].isna().all() and (rows.status == "done").any():
+                raise ConfigError(
+                    f"{metric} is not defined for loss {runs[0].loss.name} on {runs[0].data.name}: "
+                    "declare another primary metric, in a folder of its own with name=..."
+                )
             chosen[cell] = statistics.best_learning_rate(scores, metric=metric)
             if chosen[cell] in (rows.lr.min(), rows.lr.max()):
                 log.warning(

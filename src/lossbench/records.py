@@ -83,7 +83,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         _text("init_sha", "sha256 of the initial parameters"),
         _text("batch_sha", "sha256 of the whole stream of batch indices"),
         _text("data_sha", "sha256 of all splits"),
-        _text("source_sha", "sha256 of the code of loss, data, model and engine schema"),
+        _text("source_sha", "sha256 of the code of loss, data, model, optimizer and schedule"),
+        _text("shared_sha", "sha256 of the same without the loss: equal for every loss of a seed"),
         _text("env_sha", "sha256 of versions, processor capability, threads and device"),
         _text("device", "processor or accelerator it ran on"),
         _text("precision", "floating-point type of parameters and data"),
@@ -353,11 +354,18 @@ def read_plan(path: Path) -> dict[str, Any]:
         store.StoreError: It is missing, torn or not one of ours.
     """
     plan = store.read_json(path)
-    if not isinstance(plan, dict) or not {"planned", "declarations"} <= plan.keys():
+    keys = {"name", "planned", "declarations", "losses", "data", "commands"}
+    if not isinstance(plan, dict) or not keys <= plan.keys():
         raise store.StoreError(
             f"{path}: not a plan of lossbench. Delete it and give the sweep's command again: "
             "finished runs are kept."
         )
+    for entry in plan["declarations"]:
+        if store.sha256(store.to_json(entry["declared"])) != entry["sha256"]:
+            raise store.StoreError(
+                f"{path}: a declaration was edited after the fact. Restore it, or give the new "
+                "question its own folder with name=..."
+            )
     return plan
 
 

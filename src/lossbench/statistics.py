@@ -26,6 +26,7 @@ CURES = {
     "init_sha": "they did not start equal: give every loss the same model",
     "batch_sha": "their batches differed: give every loss the same data, steps and batch_size",
     "data_sha": "their examples differed: give every loss the same version of the data",
+    "shared_sha": "the code of data, model or optimizer was edited in between: use name=NEW",
     "env_sha": "versions, device or threads differed: run the sweep on one machine, with name=NEW",
 }
 """Fingerprints that must be equal within a seed and context, and what to do where they are not."""
@@ -304,7 +305,10 @@ def _versus(
     survivors = difference[np.isfinite(difference)]
     share = stats.binomtest(wins, trials).proportion_ci(0.95) if trials else (np.nan, np.nan)
     found = estimate(survivors, confidence=level)
+    both = pd.concat([runs, base])
     row = {name: runs[name].iloc[0] for name in FACTS} | {
+        "seeds": len(seeds),
+        "unfinished": int(both.status.isin(["failed", "missing"]).sum()),
         "pairs": found.n,
         "difference": found.value,
         "low": found.low,
@@ -329,9 +333,11 @@ def _verdict(row: Mapping[str, Any], low: float, high: float, margin: float) -> 
     A mean over survivors excuses no divergence: a loss with diverged runs can only be worse, and
     a reference with diverged runs can only be beaten.
     """
+    if row["unfinished"]:
+        return "incomplete"
     inside = -margin <= low and high <= margin
     mine, theirs = row["diverged"] > 0, row["reference_diverged"] > 0
-    if row["trials"] >= FEWEST_PAIRS and (mine or theirs):
+    if row["seeds"] >= FEWEST_PAIRS and (mine or theirs):
         if row["pairs"] >= FEWEST_PAIRS and not inside and mine != theirs:
             if mine and high < 0:
                 return "worse"
@@ -470,7 +476,9 @@ def best_learning_rate(runs: pd.DataFrame, *, metric: str) -> float:
     """
     sign = -1.0 if records.direction(metric) == "higher" else 1.0
     by_rate = (sign * runs[metric]).groupby(runs.lr)
-    ranked = pd.DataFrame({"lost": by_rate.apply(lambda v: v.isna().sum()), "mean": by_rate.mean()})
+    ranked = pd.DataFrame(
+        {"lost": by_rate.apply(lambda v: (~np.isfinite(v)).sum()), "mean": by_rate.mean()}
+    )
     return float(ranked.sort_values(["lost", "mean"], kind="stable").index[0])
 
 

@@ -118,7 +118,7 @@ def read(pack_dir: Path, name: str) -> bytes:
     path = pack_dir / name
     expected = (committed(pack_dir) or {"files": {}})["files"].get(name)
     if expected is None:
-        raise StoreError(f"{path}: not named in {COMMIT}. Run the sweep again.")
+        raise StoreError(f"{path}: not named in {COMMIT}. {_cure(pack_dir)}")
     try:
         content = path.read_bytes()
     except OSError as error:

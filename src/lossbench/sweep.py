@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ class Sweep:
         """Add runs and declaration to sweep.json, and the curves of the losses beside it."""
         path = self.folder / "sweep.json"
         old = records.read_plan(path) if path.exists() else plan.EMPTY
-        new = plan.extended(old, runs, **self.facts)
+        new = plan.extended(old, runs, **self.facts, recorded=len(self.members()))
         if len(new["declarations"]) > max(1, len(old["declarations"])):
             log.warning(
                 "%s was declared before: what is new here counts as exploratory. "
@@ -165,9 +166,9 @@ def preflight(runs: Iterable[Run]) -> None:
             splits = splits_of(run)
             inputs, targets = splits.inputs["train"], splits.targets["train"]
             batch_indices(run.seed, len(inputs), 1, run.batch_size)
-            build = MODELS[run.model.fn].fn
-            model = build(inputs.shape[-1], targets.shape[-1], **run.model.params)
-            refuse_unpaired(model, inputs[: run.batch_size])
+            sizes = (inputs.shape[-1], targets.shape[-1])
+            build = partial(MODELS[run.model.fn].fn, *sizes, **run.model.params)
+            refuse_unpaired(build, inputs[: run.batch_size])
         except (ValueError, TypeError) as error:
             raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
 

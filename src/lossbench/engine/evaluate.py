@@ -44,7 +44,7 @@ def evaluated(
     # Outputs may be finite and their squares not: that is divergence too.
     for (_, name), value in values.items():
         if name in ("rmse", "nll", "brier"):
-            finite = finite & value.isfinite()
+            finite = finite & value.float().isfinite()  # as recorded: float32
     for split, output in outputs.items():
         for name, value in _cross_losses(members, output, targets[split]).items():
             values[split, f"loss:{name}"] = value

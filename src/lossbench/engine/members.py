@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -87,7 +87,9 @@ def gathered(
     Raises:
         ValueError: The batch is larger than the training split.
     """
-    behind = max(padding - len(pack.runs), guards(pack.runs[0].batch_size, device))
+    sizes = {len(rows) for splits in splits_by_seed.values() for rows in splits.inputs.values()}
+    fewest = min(pack.runs[0].batch_size, *sizes)
+    behind = max(padding - len(pack.runs), guards(fewest, device))
     runs = pack.runs + (pack.runs[-1],) * behind
     spans = slices(Pack(pack.pack_id, runs))
     seeds = sorted({run.seed for run in runs})
@@ -184,23 +186,33 @@ def batch_indices(seed: int, examples: int, steps: int, batch_size: int) -> Tens
     return torch.cat(rows).view(-1, batch_size)[:steps]
 
 
-def refuse_unpaired(model: nn.Module, inputs: Tensor) -> None:
-    """Refuse a module whose members could not be proven equal: it draws, or changes itself.
+def refuse_unpaired(build: Callable[[], nn.Module], inputs: Tensor) -> None:
+    """Refuse modules whose members could not be proven equal, or would not train as they should.
 
     Args:
-        model: Freshly built, in training mode.
+        build: Makes the module.
         inputs: One batch, [B, F].
 
     Raises:
-        ValueError: Its forward pass is random, or writes into its buffers.
+        ValueError: Its forward pass is random, writes into its buffers, or depends on more than
+            its parameters and buffers; or it ties or freezes parameters.
     """
+    model, other = (initialised(build, seed=seed, output_scale=1.0) for seed in (0, 1))
+    named = dict(model.named_parameters(remove_duplicate=False))
+    if not all(parameter.requires_grad for parameter in named.values()):
+        raise ValueError("it has frozen parameters: keep what does not train in a buffer")
+    if len(named) != len(dict(model.named_parameters())):
+        raise ValueError("it ties parameters: use each of them once")
     before = tensors_sha(dict(model.named_buffers()))
+    other.load_state_dict(model.state_dict())
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        first, second = model(inputs), model(inputs)
+        first, second, third = model(inputs), model(inputs), other(inputs)
     if tensors_sha(dict(model.named_buffers())) != before:
         raise ValueError("it changes its buffers while training: use it without batch statistics")
     if not torch.equal(first, second):
         raise ValueError("it draws random numbers while training: use it without dropout")
+    if not torch.equal(first, third):
+        raise ValueError("its output depends on more than its state_dict: register it as a buffer")
 
 
 def _by_split(

@@ -98,6 +98,7 @@ class Recorder:
             "best_step": self._best_step(place),
             **self.members.fingerprints[run.seed],
             "source_sha": run.source_sha,
+            "shared_sha": run.shared_sha,
             "env_sha": environment_sha(device_name(self.device), run.precision),
             "device": device_name(self.device),
             "precision": run.precision,
