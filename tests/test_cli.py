@@ -287,8 +287,8 @@ def committed_packs(folder):
 
 def test_after_ctrl_c_finished_packs_are_kept_and_the_same_command_does_the_rest(place):
     line = [
-        *("-m", "data=diabetes", "loss=mse", "model=linear", "batch_size=16", "steps=100"),
-        *("seed=range(8)", "engine.pack_size=1", "log_every=100", "eval_every=100"),
+        *("-m", "data=diabetes", "loss=mse", "model=linear", "batch_size=16", "steps=500"),
+        *("seed=range(8)", "engine.pack_size=1", "log_every=500", "eval_every=500"),
     ]
     folder = place / "runs" / "default"
     process = lossbench(*line, env={**os.environ, "OMP_NUM_THREADS": "1"})
