@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from lossbench import cli, records, store
+from lossbench.claims import CLAIMS, measure
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
@@ -74,31 +78,6 @@ def test_version_is_the_packages_own(capsys):
     assert capsys.readouterr().out.startswith("lossbench 0.")
 
 
-def test_the_catalog_has_a_line_for_every_loss(capsys):
-    assert cli.main(["losses"]) == cli.DONE
-    out = capsys.readouterr().out
-    for name, row in LOSSES.items():
-        assert any(line.split()[:2] == [name, row.family] for line in out.splitlines())
-
-
-def test_the_catalog_of_named_losses_shows_these_only(capsys):
-    assert cli.main(["losses", "huber", "brier"]) == cli.DONE
-    out = capsys.readouterr().out
-    assert "huber" in out
-    assert "brier" in out
-    assert "quartic" not in out
-
-
-def test_measured_claims_agree_with_the_row(capsys):
-    assert cli.main(["losses", "huber", "--measure"]) == cli.DONE
-    out = capsys.readouterr().out
-    lines = out[out.index("huber, measured") :].splitlines()[1:]
-    verdicts = {line.split()[0]: line.split()[1] for line in lines if line.strip()}
-    assert {claim for claim, verdict in verdicts.items() if verdict == "holds"} == set(
-        LOSSES["huber"].claims
-    )
-
-
 def test_cfg_prints_the_configuration_and_trains_nothing(place, capsys):
     assert cli.main(["--cfg", "job", "loss=huber", "data=diabetes"]) == cli.DONE
     assert "delta: 1.0" in capsys.readouterr().out
@@ -113,8 +92,8 @@ MISTAKES = {
     "stepz=3": ("'stepz'", "'steps'"),
     "loss=huberr": ("'huberr'", "'huber'"),
     "loss=mse,huberr -m": ("'huberr'", "'huber'"),
-    "loss=": ("loss ''", "use one of"),
-    "loss={name:mse}": ("'name'", "use one of"),
+    "loss=": ("loss ''", "lossbench --help"),
+    "loss={name:mse}": ("'name'", "lossbench --help"),
     "experiment=essy": ("'essy'", "'essay'"),
     "experiment=null": ("experiment 'None'", "essay"),
     "data=digitz": ("'digitz'", "'digits'"),
@@ -127,7 +106,7 @@ MISTAKES = {
     "steps=1.5": ("steps is '1.5'", "a whole number"),
     "seed=1-10": ("'1-10'", "range(10)"),
     "-m seed=range(3": ("seed=range(3", "range(10)"),
-    "loss=../../x": ("'../../x'", "use one of"),
+    "loss=../../x": ("'../../x'", "lossbench --help"),
     "name=../x": ("'../x'", "letters, digits"),
     "-m name=a,b": ("'a'", "one name"),
     "data.name=foo": ("data.name is 'foo'", "data=foo"),
@@ -147,7 +126,16 @@ MISTAKES = {
     "--nonsense": ("'--nonsense'", "--help"),
     "losess": ("'losess'", "'losses'"),
     "losses hubr": ("'hubr'", "'huber'"),
+    "losses qqqqqqq": ("'qqqqqqq'", "lossbench losses"),
     "losses --mesure": ("--mesure", "--measure"),
+    "losses mse --card": ("--card", "--help"),
+    "losses mse mae --card x.html": ("2 losses", "exactly one"),
+    "losses --card x.html": ("losses", "exactly one"),
+    "losses mse --card x.pdf": ("x.pdf", ".html"),
+    "losses mse --card nosuch/x.html": ("nosuch", "make it first"),
+    "losses mse --card x.html --json": ("--json", "one after the other"),
+    "losses mse --config-dir nosuch": ("nosuch", "no such folder"),
+    "losses extensions=[nosuch]": ("'nosuch'", "put nosuch.py into"),
     "report nosuchdir": ("nosuchdir", "runs/"),
     "report": ("report", "runs/NAME"),
     "report a b": ("report a b", "runs/NAME"),
@@ -213,6 +201,118 @@ def test_a_report_of_an_altered_file_is_refused(place, capsys):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "sha256" in err
+
+
+# ---- the catalog ---------------------------------------------------------------------------------
+
+
+def test_the_catalog_has_a_line_for_every_loss(capsys):
+    assert cli.main(["losses"]) == cli.DONE
+    out = capsys.readouterr().out
+    for name in LOSSES:
+        assert re.search(rf"^  {name} ", out, re.MULTILINE)
+    assert re.search(r"^  huber_tight +huber\(delta=0.1\)$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_catalog_fits_the_terminal_unless_it_is_to_be_wide(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert cli.main(["losses"]) == cli.DONE
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= columns
+    assert cli.main(["losses", "--wide"]) == cli.DONE
+    assert all(row.formula in capsys.readouterr().out for row in [LOSSES["asl"]])
+
+
+def test_named_losses_are_told_in_full_and_no_others(capsys):
+    assert cli.main(["losses", "huber_tight", "brier"]) == cli.DONE
+    out = capsys.readouterr().out
+    assert "A variant: huber(delta=0.1)." in out
+    assert "brier: Squared error of softmax probabilities" in out
+    assert "quartic" not in out
+
+
+def test_json_is_alone_on_standard_output(capsys):
+    assert cli.main(["losses", "--json", "focal", "huber_tight"]) == cli.DONE
+    captured = capsys.readouterr()
+    focal, tight = json.loads(captured.out)
+    assert captured.err == ""
+    assert (focal["name"], focal["formula"]) == ("focal", LOSSES["focal"].formula)
+    assert focal["measured"] is None
+    assert tight["variant_of"] == "huber"
+    assert cli.main(["losses", "--json"]) == cli.DONE
+    assert {one["name"] for one in json.loads(capsys.readouterr().out)} >= {*LOSSES}
+
+
+def held(name):
+    return frozenset(claim for claim, holds in measure(LOSSES[name]).items() if holds)
+
+
+def test_a_row_that_says_what_is_measured_is_done(monkeypatch, capsys):
+    row = replace(LOSSES["mae"], claims=held("mae"))
+    monkeypatch.setitem(LOSSES, "mae", row)
+    assert cli.main(["losses", "mae", "--measure"]) == cli.DONE
+    captured = capsys.readouterr()
+    lines = captured.out[captured.out.index("mae, measured now") :].splitlines()
+    verdicts = dict(re.findall(r"^  (\w+) +(holds|fails)  ", "\n".join(lines), re.MULTILINE))
+    assert {claim for claim, verdict in verdicts.items() if verdict == "holds"} == row.claims
+    assert verdicts.keys() == CLAIMS.keys()
+    assert captured.err == ""  # no progress where there is no terminal
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--card", "mae.html"]], ids=str)
+def test_a_row_that_says_something_else_is_shown_and_fails(form, place, monkeypatch, capsys):
+    row = replace(LOSSES["mae"], claims=held("mae") ^ {"convex", "elicits_mean"})
+    monkeypatch.setitem(LOSSES, "mae", row)
+    assert cli.main(["losses", "mae", "--measure", *form]) == cli.SOME_FAILED
+    out = capsys.readouterr().out
+    if form == ["--json"]:
+        (told,) = json.loads(out)
+        assert {*told["measured"]["disagrees"]} == {"convex", "elicits_mean"}
+    elif form:
+        assert "The row does not claim it." in (place / "mae.html").read_text()
+    else:
+        assert "! fails, but the row claims it: elicits_mean" in out
+        assert re.search(r"^! convex +holds", out, re.MULTILINE)
+
+
+def test_a_variant_that_differs_from_its_row_is_done(place, monkeypatch, capsys):
+    monkeypatch.setitem(LOSSES, "lp", replace(LOSSES["lp"], claims=held("lp")))
+    (place / "conf" / "loss").mkdir(parents=True)
+    (place / "conf" / "loss" / "lp_one.yaml").write_text("defaults: [lp]\nparams:\n  p: 1.0\n")
+    line = ["losses", "lp_one", "--measure", "--config-dir", "conf"]
+    assert cli.main(line) == cli.DONE
+    out = capsys.readouterr().out
+    assert "unlike lp at its defaults: " in out
+    assert "the same as mae" in out
+
+
+def test_a_card_is_one_file_and_its_path_is_said(place, monkeypatch, capsys):
+    monkeypatch.setitem(LOSSES, "mae", replace(LOSSES["mae"], claims=held("mae")))
+    assert cli.main(["losses", "mae", "--card", "mae.html"]) == cli.DONE
+    assert capsys.readouterr().out == "Card: mae.html\n"
+    assert [path.name for path in place.iterdir()] == ["mae.html"]
+    assert "What does a skewed target teach it?" in (place / "mae.html").read_text()
+
+
+def test_a_card_that_cannot_be_written_is_a_mistake(place, capsys):
+    (place / "mae.html").mkdir()
+    assert cli.main(["losses", "mae", "--card", "mae.html"]) == cli.MISTAKE
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "mae.html cannot be written" in captured.err
+    assert [path.name for path in place.iterdir()] == ["mae.html"]
+
+
+def test_an_own_loss_stands_in_the_catalog_and_a_broken_one_is_one_line(place, capsys):
+    (place / "my_losses.py").write_text(BROKEN)
+    assert cli.main(["losses", "extensions=[my_losses]"]) == cli.DONE
+    assert re.search(r"^  broken ", capsys.readouterr().out, re.MULTILINE)
+    assert cli.main(["losses", "broken", "--measure", "extensions=[my_losses]"]) == cli.MISTAKE
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "my_losses.py, line 5" in captured.err
+    assert "broken on purpose" in captured.err
 
 
 # ---- sweeps --------------------------------------------------------------------------------------

@@ -128,12 +128,38 @@ def test_a_yaml_never_names_code_to_call(path):
     assert "_target_" not in path.read_text()
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_help_lists_every_choice(path):
-    section = cli.HELP[cli.HELP.index("what to choose") :]
-    listed = re.search(rf"^ +{path.parent.name}=(.*?)^ +\w[\w.]*=", section, re.M | re.S)
+def chosen_in_help(group: str) -> str:
+    """What the help lists behind `group=`, up to the next key."""
+    section = cli.usage()[cli.usage().index("what to choose") :]
+    listed = re.search(rf"^ +{group}=(.*?)^ +\w[\w.]*=", section, re.M | re.S)
     assert listed is not None
-    assert re.search(rf"\b{path.stem}\b", listed[1]), "HELP in cli.py is stale"
+    return listed[1]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name != "loss"], ids=label)
+def test_help_lists_every_choice_but_losses(path):
+    assert re.search(rf"\b{path.stem}\b", chosen_in_help(path.parent.name))
+
+
+@pytest.mark.parametrize("task", cli.SELECTION)
+def test_help_names_losses_of_each_task_that_exist(task):
+    named = cli.SELECTION[task]
+    (line,) = [line for line in chosen_in_help("loss").splitlines() if f"({task})" in line]
+    assert line.split()[:-1] == list(named)
+    for name in named:
+        path = cli.conf_dir() / "loss" / f"{name}.yaml"
+        assert LOSSES[function_name(path)].task == task
+
+
+def test_help_counts_the_losses_that_it_does_not_name():
+    count = len([path for path in FILES if path.parent.name == "loss"])
+    named = sum(map(len, cli.SELECTION.values()))
+    assert f"all {count} losses" in cli.usage()
+    assert f"and {count - named} more: lossbench losses" in chosen_in_help("loss")
+
+
+def test_help_fits_a_hundred_columns():
+    assert max(map(len, cli.usage().splitlines())) <= 100
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=label)

@@ -128,3 +128,24 @@ def test_corruption_never_touches_test():
 def test_symmetric_corruption_of_a_regression_task_is_refused():
     with pytest.raises(ValueError, match="corruption none"):
         symmetric(torch.zeros(3, 1), draw=stream(0, "corruption"))
+
+
+def test_counts_scatter_around_their_rate_as_poisson_does():
+    few = DATA["noisy_counts"].fn(seed=0, examples=60_000, spread=1e-9, rate=2.5)
+    targets = few.targets["train"].double().flatten()
+    assert float(targets.std(correction=0)) == pytest.approx(1.0, rel=1e-6)
+    counts = few.target_scale * targets
+    torch.testing.assert_close(counts, counts.round(), atol=1e-5, rtol=0)
+    assert float(counts.mean()) == pytest.approx(2.5, abs=4 * (2.5 / len(counts)) ** 0.5)
+    assert float(counts.var()) == pytest.approx(2.5, rel=0.05)
+
+
+def test_the_logarithm_of_the_rate_is_linear_in_the_inputs_with_the_asked_spread():
+    splits = DATA["noisy_counts"].fn(seed=1, examples=50_000, rate=3.0, spread=0.5)
+    log_rate = (splits.target_scale * splits.targets["test"].double()).log().flatten()
+    inputs = splits.inputs["test"].double()
+    design = torch.cat([inputs, torch.ones(len(inputs), 1).double()], -1)
+    fitted = design @ torch.linalg.lstsq(design, log_rate[:, None]).solution
+    torch.testing.assert_close(fitted.flatten(), log_rate, atol=1e-4, rtol=0)
+    assert float(log_rate.std()) == pytest.approx(0.5, rel=0.03)
+    assert float(log_rate.mean()) == pytest.approx(np.log(3.0), abs=0.02)

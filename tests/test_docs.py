@@ -1,12 +1,19 @@
-"""Generated documents are fresh."""
+"""Generated documents are fresh, and what a document says to type works as it stands there."""
 
 from __future__ import annotations
 
+import ast
+import json
+import math
 import re
+import shlex
 import sys
 from pathlib import Path
 
-from lossbench import cli, records
+import pytest
+
+from lossbench import catalog, cli, records
+from lossbench.config import load_extensions
 from lossbench.losses import LOSSES
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -27,24 +34,245 @@ def test_docs_records_md_has_every_column_and_every_metric():
     assert all(line.count(" | ") == 4 for line in rows)
 
 
-def test_the_own_loss_of_contributing_works_as_written(tmp_path, monkeypatch, capsys):
-    text = (DOCS.parent / "CONTRIBUTING.md").read_text()
-    blocks = dict(
-        re.findall(r"```(python|yaml|bash)\n(from torch.*?|fn: .*?|lossbench .*?)```", text, re.S)
-    )
-    (tmp_path / "my_losses.py").write_text(blocks["python"])
+# ---- docs/losses.md ------------------------------------------------------------------------------
+
+NUMBER = re.compile(r"-?\d+\.\d+")
+
+
+def test_docs_losses_md_is_fresh():
+    written, fresh = (DOCS / "losses.md").read_text(), catalog.document()
+    cure = "python -m lossbench.catalog > docs/losses.md"
+    assert NUMBER.sub("#", written) == NUMBER.sub("#", fresh), cure
+    # On another processor a last digit may round to the other side.
+    numbers = ([float(number) for number in NUMBER.findall(text)] for text in (written, fresh))
+    assert list(next(numbers)) == pytest.approx(next(numbers), rel=2e-3, abs=1.1e-3), cure
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_docs_losses_md_has_every_loss_in_full(name):
+    row = LOSSES[name]
+    (line,) = re.findall(rf"^\| `{name}` \| `.*", LOSSES_PAGE.partition("## What sampled")[0], re.M)
+    cells = [cell.strip(" `").replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+    assert cells[1:3] == [row.formula, row.inverse_link]
+    assert all(f"`{key}` = {value}" in line for key, value in row.defaults.items())
+    letters = "".join(letter for key, letter in catalog.letters().items() if key in row.claims)
+    assert re.sub("[ ·]", "", cells[4]) == letters
+    assert cells[5:] == [row.source, row.oracle or "–"]
+
+
+def test_docs_losses_md_names_those_without_an_oracle():
+    section = LOSSES_PAGE.partition("## Without an independent implementation")[2]
+    listed = re.findall(r"`(\w+)`", section.partition("\n## ")[0])
+    assert listed == [name for name, row in LOSSES.items() if not row.oracle]
+
+
+LOSSES_PAGE = (DOCS / "losses.md").read_text()
+SHOWN_BY = re.findall(r"`tests/(test_\w+\.py)::(test_\w+)`", LOSSES_PAGE)
+
+
+def test_the_essays_claims_stand_beside_tests_that_exist():
+    assert len({*SHOWN_BY}) >= 25
+    for file, name in {*SHOWN_BY}:
+        tree = ast.parse((Path(__file__).parent / file).read_text())
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_no_statement_of_the_essay_goes_without_its_test():
+    chapter = LOSSES_PAGE.partition("## The essay's three claims")[2]
+    statements = [part for part in chapter.split("\n\n") if part.startswith("**")]
+    assert len(statements) >= 18
+    for statement in statements:
+        assert re.search(r"`tests/test_\w+\.py::test_\w+`", statement), statement
+
+
+def test_every_test_of_the_essays_claims_is_told_of():
+    tree = ast.parse((Path(__file__).parent / "test_essay_claims.py").read_text())
+    tests = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert {name for name in tests if name.startswith("test_")} == {name for _, name in SHOWN_BY}
+
+
+# ---- docs/extending.md ---------------------------------------------------------------------------
+
+EXTENDING = (DOCS / "extending.md").read_text()
+PYTHON, YAML, BASH = (
+    re.findall(rf"```{kind}\n(.*?)```", EXTENDING, re.DOTALL) for kind in ("python", "yaml", "bash")
+)
+COMMANDS = [shlex.split(line)[1:] for block in BASH for line in block.splitlines()]
+
+TINY_ESSAY = """
+# @package _global_
+defaults:
+  - override /hydra/sweeper: protocol
+name: essay
+steps: 4
+batch_size: 16
+log_every: 2
+eval_every: 2
+hydra:
+  sweeper:
+    blocks:
+      - { data: [digits], model: [linear], loss: [cross_entropy] }
+    tune: { lr: [0.01, 0.1, 1.0], seeds: "range(100,102)" }
+    confirm: { seeds: "range(0,3)" }
+    declare:
+      primary: { regression: rmse, classification: accuracy }
+      endpoint: last
+      reference: { regression: mse, classification: cross_entropy }
+      margin: { regression: 0.02, classification: 0.01 }
+      family: task
+      confidence: 0.95
+"""
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """A folder with what docs/extending.md says to write, and the catalog as it was afterwards."""
     (tmp_path / "myconf" / "loss").mkdir(parents=True)
-    (tmp_path / "myconf" / "loss" / "cauchy.yaml").write_text(blocks["yaml"])
+    modules = dict(zip(("my_losses", "more_losses"), PYTHON, strict=True))
+    for name, text in modules.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    for name, text in zip(("wing", "squentropy", "wing_wide"), YAML, strict=True):
+        assert f"loss/{name}.yaml`" in EXTENDING
+        (tmp_path / "myconf" / "loss" / f"{name}.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    measure, one_run, _ = (line.split()[1:] for line in blocks["bash"].strip().splitlines())
-    try:
-        assert cli.main(measure) == 0
-        shown = capsys.readouterr().out
-        assert re.search(r"minimised_at_target +holds", shown)
-        assert re.search(r"convex +fails", shown)
-        assert cli.main([*one_run, "steps=4"]) == 0
-        assert "cauchy" in capsys.readouterr().out
-    finally:
-        LOSSES.pop("cauchy", None)
-        sys.modules.pop("my_losses", None)
+    before = dict(LOSSES)
+    yield tmp_path
+    LOSSES.clear()
+    LOSSES.update(before)
+    for name in (*modules, "third_losses"):
+        sys.modules.pop(name, None)
+
+
+MEASURE, DRAW, ONE_RUN, TRIAL, MEASURE_MORE = COMMANDS
+
+
+@pytest.mark.parametrize("command", [MEASURE, MEASURE_MORE], ids=" ".join)
+def test_the_own_losses_claim_what_is_measured(command, own_folder, capsys):
+    assert cli.main(command) == cli.DONE, capsys.readouterr().out
+    out = capsys.readouterr().out
+    for name in command[1:3]:
+        assert f"{name}, measured now" in out
+
+
+def test_an_own_loss_gets_its_card(own_folder):
+    assert cli.main(DRAW) == cli.DONE
+    assert "Hui, Belkin and Wright 2023" in (own_folder / "squentropy.html").read_text()
+
+
+def test_an_own_loss_is_trained_and_so_is_its_variant(own_folder, capsys):
+    assert cli.main([*ONE_RUN, "steps=4"]) == cli.DONE
+    assert cli.main([*ONE_RUN, "steps=4", "loss=wing_wide", "loss.params.epsilon=0.5"]) == cli.DONE
+    runs = records.load("runs/default").runs.set_index("loss")
+    assert runs.status.to_dict() == {"wing": "done", "wing_wide": "done"}
+    params = {loss: json.loads(runs.config[loss])["loss"]["params"] for loss in runs.index}
+    assert params == {
+        "wing": {"w": 1.0, "epsilon": 0.2},
+        "wing_wide": {"w": 3.0, "epsilon": 0.5},
+    }
+
+
+def test_the_losses_that_ask_for_more_are_trained_too(own_folder):
+    for name, data in (("inverse_frequency", "digits"), ("laplace_nll", "diabetes")):
+        (own_folder / "myconf" / "loss" / f"{name}.yaml").write_text(f"fn: {name}\n")
+        line = ["--config-dir", "myconf", "extensions=[more_losses]", f"loss={name}"]
+        assert cli.main([*line, f"data={data}", "steps=4"]) == cli.DONE
+    assert set(records.load("runs/default").runs.status) == {"done"}
+
+
+def test_an_own_loss_has_its_fair_trial_against_the_catalog(own_folder, capsys, monkeypatch):
+    # PNG and PDF of every figure take half a minute and have tests of their own.
+    for kind in ("FigureCanvasAgg.print_png", "FigureCanvasPdf.print_pdf"):
+        monkeypatch.setattr(f"lossbench.report.{kind}", lambda *_, **__: None)
+    (own_folder / "myconf" / "experiment").mkdir()
+    (own_folder / "myconf" / "experiment" / "essay.yaml").write_text(TINY_ESSAY)
+    assert cli.main(["--config-dir", "myconf", "experiment=essay"]) == cli.DONE
+    capsys.readouterr()
+    assert cli.main(TRIAL) == cli.DONE
+    assert "squentropy" in capsys.readouterr().out
+    runs = records.load("runs/essay").runs
+    assert set(runs.status) == {"done"}
+    rates = {loss: {*rows.lr[rows.stage == "tune"]} for loss, rows in runs.groupby("loss")}
+    assert rates["squentropy"] == rates["cross_entropy"]
+    text = (own_folder / "runs" / "essay" / "report" / "index.html").read_text()
+    assert "Added after the declaration, so exploratory: squentropy" in text
+
+
+QUANTILE_HUBER = '''
+import torch
+
+from lossbench.losses.spec import Loss
+
+
+def quantile_huber(output, target, *, tau: float = 0.8, kappa: float = 1.0):
+    """Huber's loss over its corner, weighed `tau` where the prediction is too small.
+
+    Args:
+        output: [..., C].
+        target: [..., C].
+        tau: Level of the quantile that it comes near to.
+        kappa: Error at which the two branches meet.
+
+    Source:
+        Dabney et al. 2018, AAAI.
+    """
+    error = target - output
+    clipped = error.clamp(-kappa, kappa)
+    huber = clipped * (error - 0.5 * clipped)
+    return (torch.where(error < 0, 1.0 - tau, tau) * huber / kappa).sum(-1)
+
+
+LOSSES = (
+    Loss(
+        fn=quantile_huber,
+        inverse_link="identity",
+        family="asymmetric",
+        task="regression",
+        formula="|τ - [e > 0]| huber(e)/κ",
+        claims=frozenset(
+            {"gradient_is_derivative", "minimised_at_target", "convex", "smooth"}
+            | {"bounded_gradient", "translation_invariant", "permutation_invariant", "nonnegative"}
+        ),
+        source="Dabney et al. 2018",
+    ),
+)
+'''
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "module"),
+    [
+        ("wing", "Feng et al. 2018", "my_losses"),
+        ("squentropy", "Hui, Belkin and Wright 2023", "my_losses"),
+        ("quantile_huber", "Dabney et al. 2018", "third_losses"),
+    ],
+)
+def test_a_loss_from_the_literature_gets_its_cards_without_touching_the_repository(
+    name, source, module, own_folder, capsys
+):
+    assert name not in LOSSES
+    (own_folder / "third_losses.py").write_text(QUANTILE_HUBER)
+    line = ["losses", name, "--config-dir", "myconf", f"extensions=[{module}]"]
+    assert cli.main(line) == cli.DONE
+    out = capsys.readouterr().out
+    assert source in out
+    assert LOSSES[name].formula in out
+    assert cli.main([*line, "--card", "card.html"]) == cli.DONE
+    page = (own_folder / "card.html").read_text()
+    assert source in page
+    assert page.count("<svg") == 6
+    assert "The row" not in page
+
+
+def test_quantile_huber_comes_near_the_quantile_as_its_corner_shrinks(own_folder):
+    (own_folder / "third_losses.py").write_text(QUANTILE_HUBER)
+    load_extensions(["third_losses"])
+    near = catalog.exponential_act(LOSSES["quantile_huber"].at(kappa=0.01))
+    assert near == pytest.approx(math.log(5), abs=0.01)
+
+
+def test_contributing_points_to_what_tells_how_to_extend():
+    text = (DOCS.parent / "CONTRIBUTING.md").read_text()
+    assert "(docs/extending.md)" in text
+    for link in re.findall(r"\]\((docs/[^)#]+)\)", text):
+        assert (DOCS.parent / link).is_file()

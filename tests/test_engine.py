@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import itertools
+from functools import partial
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -206,6 +208,20 @@ def test_records_are_bit_identical_for_any_pack_size_and_place(data, loss, shape
         assert_same_records(reference, records_of(trained(members), run))
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_gives_the_same_bits_in_a_pack_of_any_size(name):
+    data = {"regression": "noisy_counts", "classification": "digits"}[LOSSES[name].task]
+    odd = {"widths": [5], "activation": "tanh"}
+    runs = [
+        make_run(data=data, loss=name, seed=seed, model__params=odd, batch_size=7, steps=3)
+        for seed in range(9)
+    ]
+    reference = records_of(trained(runs[:2]), runs[0])
+    assert (reference["runs"].status == "done").all(), reference["runs"].reason[0]
+    for members in ([runs[0]], runs, runs[::-1]):
+        assert_same_records(reference, records_of(trained(members), runs[0]))
+
+
 def test_a_diverging_pack_mate_changes_no_bit_of_the_others():
     run = make_run(loss="mse", seed=1)
     mates = [make_run(loss="quartic", seed=seed, optimizer__lr=1e6) for seed in range(3)]
@@ -390,3 +406,114 @@ def test_a_module_whose_members_cannot_be_paired_is_refused(layer, message):
         return
     with pytest.raises(ValueError, match=message):
         refuse_unpaired(module, inputs)
+
+
+# What a loss may know beside output and target, and outputs beyond the prediction's.
+
+
+def test_class_counts_are_those_of_the_training_split_of_each_seed():
+    seen = []
+
+    def counting(output, target, *, context):
+        seen.append(context)
+        return (output - target).square().sum(-1)
+
+    row = Loss(counting, "identity", "power", "classification", "?", frozenset(), "test")
+    LOSSES["counting"] = row
+    try:
+        runs = [
+            make_run(data="digits", loss="counting", seed=seed, steps=2, batch_size=5)
+            for seed in (0, 1)
+        ]
+        trained(runs)
+    finally:
+        del LOSSES["counting"]
+    for place, run in enumerate(runs):
+        training = splits_of(run).targets["train"]
+        for step, context in zip(range(2), [c for c in seen if c.rows.dim() == 2], strict=True):
+            counts = context.class_counts[place]
+            assert counts.shape == (1, 10)
+            assert torch.equal(counts[0], training.sum(0))
+            batch = batch_indices(run.seed, len(training), 2, 5)[step]
+            assert torch.equal(context.rows[place], batch)
+
+
+def test_a_weighted_loss_trains_like_torch_with_the_weights_of_its_seed():
+    run = make_run(
+        data="digits", loss="class_balanced", steps=1, log_every=1, engine__precision="float64"
+    )
+    splits = splits_of(run)
+    inputs, targets = (part["train"].double() for part in (splits.inputs, splits.targets))
+    rows = batch_indices(run.seed, len(inputs), 1, run.batch_size)[0]
+    build = partial(MODELS["mlp"].fn, inputs.shape[-1], 10, **run.model.params)
+    model = initialised(build, seed=run.seed, output_scale=1.0).double()
+    weight = (1 - 0.9999) / (1 - 0.9999 ** targets.sum(0))
+    expected = nn.functional.cross_entropy(
+        model(inputs[rows]), targets[rows].argmax(-1), 10 * weight / weight.sum(), reduction="none"
+    ).mean()
+    recorded = trained([run])["steps"].loss_value[0]
+    assert recorded == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_second_output_per_target_starts_as_the_same_model_with_unit_variance():
+    mse, nll = (
+        make_run(loss=loss, seed=4, steps=1, log_every=1, engine__precision="float64")
+        for loss in ("mse", "gaussian_nll")
+    )
+    first, second = (trained([run]) for run in (mse, nll))
+    for fingerprint in ("init_sha", "batch_sha", "data_sha"):
+        assert first["runs"][fingerprint][0] == second["runs"][fingerprint][0]
+    one, other = first["steps"].iloc[0], second["steps"].iloc[0]
+    assert one.loss_value == pytest.approx(other.loss_value, rel=1e-6)
+    assert one.error_norm == pytest.approx(other.error_norm, rel=1e-6)
+    assert other.cosine == pytest.approx(1.0, abs=1e-6)
+
+
+def test_losses_with_other_numbers_of_outputs_train_in_packs_of_their_own():
+    runs = [make_run(loss=loss) for loss in ("mse", "gaussian_nll", "mae")]
+    found = [sorted(run.loss.name for run in pack.runs) for pack in packs.group(runs, pack_size=9)]
+    assert sorted(found) == [["gaussian_nll"], ["mae", "mse"]]
+
+
+def test_a_second_output_learns_the_variance_of_the_noise():
+    run = make_run(
+        data="noisy_linear",
+        data__params={"examples": 10_000},
+        loss="gaussian_nll",
+        model__name="linear",
+        model__fn="linear",
+        model__params={},
+        steps=1500,
+        optimizer__lr=0.01,
+        log_every=1500,
+        eval_every=1500,
+    )
+    evals = trained([run])["evals"].query("split == 'validation'").set_index(["metric", "step"])
+    # Function and noise have variance 1 each, standardised together: the noise keeps half.
+    first, last = (evals.value["loss:gaussian_nll", step] for step in (0, 1500))
+    assert first > 0.4
+    assert last == pytest.approx((np.log(0.5) + 1) / 2, abs=0.04)
+
+
+# Other losses on a model.
+
+
+def test_other_losses_are_evaluated_where_the_inverse_link_is_the_same():
+    shared = {"data": "digits", "condition": "own_lr", "steps": 2}
+    evals = grouped([make_run(loss=loss, **shared) for loss in ("brier", "mse_logits", "entmax")])
+    found = evals["evals"].query("split == 'test' and step == 2")
+    crossed = found[found.metric.str.startswith("loss:")].groupby("loss").metric.agg(set)
+    assert {"loss:cross_entropy", "loss:gce", "loss:ldam"} - crossed["brier"] == {"loss:ldam"}
+    assert {"loss:mse_logits", "loss:weston_watkins"} <= crossed["mse_logits"]
+    assert crossed["entmax"] == {"loss:entmax"}
+
+
+def test_a_link_with_other_parameters_is_another_link():
+    run = make_run(data="digits", loss="bi_tempered", loss__params={"t2": 1.2}, steps=2)
+    metrics = set(trained([run])["evals"].metric)
+    assert not {metric for metric in metrics if metric.startswith("loss:")}
+
+
+def test_stage_tune_evaluates_no_other_losses():
+    metrics = set(trained([make_run(condition="grid", steps=2)])["evals"].metric)
+    assert not {metric for metric in metrics if metric.startswith("loss:")}

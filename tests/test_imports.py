@@ -23,6 +23,7 @@ FLOORS = (
     ("pairing",),
     ("losses",),
     ("claims",),
+    ("catalog",),
     ("optimizers", "models", "data"),
     ("config",),
     ("packs", "metrics"),
@@ -31,6 +32,7 @@ FLOORS = (
     ("plan",),
     ("sweep",),
     ("launch", "protocol"),
+    ("card",),
     ("cli",),
 )
 """Rooms from the ground up; a room imports from lower floors only."""
@@ -54,7 +56,7 @@ def allowed(room: str) -> set[str]:
         return set(READING[: READING.index(room)])
     floor = next(level for level, rooms in enumerate(FLOORS) if room in rooms)
     below = {lower for rooms in FLOORS[:floor] for lower in rooms}
-    return below | set(READING) if room in ("protocol", "cli") else below
+    return below | set(READING) if room in ("protocol", "card", "cli") else below
 
 
 def imports(tree: ast.AST) -> set[str]:

@@ -1,287 +1,933 @@
-"""Every loss against an independent truth, and the contract that any new row must keep."""
+"""Every loss against its closed form in numpy, and the contract that any new row must keep."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+import mutations
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import special
 from torch import Tensor
 from torch.nn import functional
 
 from lossbench.losses import LOSSES
-from lossbench.losses.spec import NAME, PROBABILITY_LINKS, Loss
+from lossbench.losses.links import PROBABILITY_LINKS
+from lossbench.losses.spec import NAME, NO_PARAMS, Context, Loss
 
 Array = NDArray[np.float64]
-assert_equal = partial(torch.testing.assert_close, rtol=1e-12, atol=0)
-ClosedForm = Callable[[Array, Array], Array]
-each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=lambda loss: loss.name)
-each_loss_and_target = pytest.mark.parametrize(
-    ("loss", "is_hard"),
-    [
-        pytest.param(loss, is_hard, id=f"{loss.name}-{'hard' if is_hard else 'dense'}")
-        for loss in LOSSES.values()
-        for is_hard in ((False, True) if loss.task == "classification" else (False,))
-    ],
-)
+Params = Mapping[str, Any]
 
-FIRST_TEN = {"mse", "mae", "quartic", "huber", "log_cosh"}
-FIRST_TEN |= {"cross_entropy", "brier", "mse_logits", "mae_probs", "quartic_probs"}
+CLASSES = 5
+COUNTS = {
+    "even": [100.0, 100.0, 100.0, 100.0, 100.0],
+    "long_tailed": [4000.0, 900.0, 120.0, 35.0, 2.0],
+    "empty_class": [0.0, 7.0, 50.0, 1.0, 10000.0],
+}
+
+
+def name(loss: Loss) -> str:
+    return loss.name
+
+
+def each_loss_where(holds: Callable[[Loss], bool]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("loss", [*filter(holds, LOSSES.values())], ids=name)
+
+
+each_loss = each_loss_where(lambda loss: True)
+each_classification_loss = each_loss_where(lambda loss: loss.task == "classification")
+each_regression_loss = each_loss_where(lambda loss: loss.task == "regression")
+each_loss_with_context = each_loss_where(lambda loss: loss.needs_context)
+
+
+# Closed forms. e is the error, z the output, p the softmax, y the target, C the last dimension.
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """A loss and its output gradient: (z, y, **params) -> [...] and [..., C], in numpy.
+
+    The parameters are all those of the loss, by name, and `counts` where it asks for a context.
+    """
+
+    value: Callable[..., Array]
+    gradient: Callable[..., Array]
 
 
 def summed(per_output: Array) -> Array:
     return per_output.sum(-1)
 
 
-def error_of_probs(z: Array, y: Array) -> Array:
-    return special.softmax(z, -1) - y
+def of_error(rho: Callable[..., Array], psi: Callable[..., Array]) -> ClosedForm:
+    """A sum over outputs of rho(e), with rho' = psi."""
+    return ClosedForm(
+        value=lambda z, y, **params: summed(rho(z - y, **params)),
+        gradient=lambda z, y, **params: psi(z - y, **params),
+    )
 
 
-def through_softmax(z: Array, gradient: Array) -> Array:
-    p = special.softmax(z, -1)
-    jacobian = np.eye(z.shape[-1]) * p[..., None] - p[..., :, None] * p[..., None, :]
-    return np.einsum("...ij,...j->...i", jacobian, gradient)
+def of_output(rho: Callable[..., Array], psi: Callable[..., Array]) -> ClosedForm:
+    """A sum over outputs of rho(z, y), with the derivative psi with respect to z."""
+    return ClosedForm(value=lambda z, y, **params: summed(rho(z, y, **params)), gradient=psi)
 
 
-VALUES: dict[str, ClosedForm] = {
-    "mse": lambda z, y: summed((z - y) ** 2) / 2,
-    "mae": lambda z, y: summed(np.abs(z - y)),
-    "quartic": lambda z, y: summed(np.power(z - y, 4)) / 4,
-    "huber": lambda z, y: summed(special.huber(1.0, z - y)),
-    "log_cosh": lambda z, y: summed(np.logaddexp(z - y, y - z) - np.log(2)),
-    "cross_entropy": lambda z, y: -summed(y * special.log_softmax(z, -1)),
-    "brier": lambda z, y: summed(error_of_probs(z, y) ** 2),
-    "mse_logits": lambda z, y: summed((z - y) ** 2) / 2,
-    "mae_probs": lambda z, y: summed(np.abs(error_of_probs(z, y))),
-    "quartic_probs": lambda z, y: summed(np.power(error_of_probs(z, y), 4)) / 4,
+def behind_softmax(value: Callable[..., Array], slope: Callable[..., Array]) -> ClosedForm:
+    """A function of (p, y) and its derivative with respect to log p, taken as if p were free."""
+
+    def gradient(z: Array, y: Array, **params: Any) -> Array:
+        p = special.softmax(z, -1)
+        free = slope(p, y, **params)
+        return free - p * free.sum(-1, keepdims=True)
+
+    return ClosedForm(
+        value=lambda z, y, **params: value(special.softmax(z, -1), y, **params), gradient=gradient
+    )
+
+
+def of_margin(phi: Callable[[Array], Array], slope: Callable[[Array], Array]) -> ClosedForm:
+    """One versus all: phi of the margin z where the class is the label, of -z where it is not."""
+    return ClosedForm(
+        value=lambda z, y: summed(y * phi(z) + (1 - y) * phi(-z)),
+        gradient=lambda z, y: y * slope(z) - (1 - y) * slope(-z),
+    )
+
+
+def rivals(z: Array, label: int, *, only_best: bool) -> Array:
+    """Which classes the label must lead: all others, or the best of them."""
+    others = np.arange(z.shape[-1]) != label
+    if not only_best:
+        return np.broadcast_to(others, z.shape)
+    best = np.where(others, z, -np.inf).argmax(-1)
+    return np.arange(z.shape[-1]) == best[..., None]
+
+
+def of_leads(
+    hinge: Callable[[Array], Array], slope: Callable[[Array], Array], *, only_best: bool = False
+) -> ClosedForm:
+    """The expectation over labels k of a sum over rivals j of hinge(1 + z_j - z_k)."""
+
+    def value(z: Array, y: Array) -> Array:
+        total = np.zeros(z.shape[:-1])
+        for k in range(z.shape[-1]):
+            missing = hinge(1 + z - z[..., [k]])
+            total += y[..., k] * summed(missing * rivals(z, k, only_best=only_best))
+        return total
+
+    def gradient(z: Array, y: Array) -> Array:
+        total = np.zeros(z.shape)
+        for k in range(z.shape[-1]):
+            push = slope(1 + z - z[..., [k]]) * rivals(z, k, only_best=only_best)
+            total += y[..., [k]] * push
+            total[..., k] -= y[..., k] * summed(push)
+        return total
+
+    return ClosedForm(value=value, gradient=gradient)
+
+
+def matched(predict: Callable[..., Array], index: Callable[..., float]) -> ClosedForm:
+    """The Fenchel-Young loss of a Tsallis entropy; its gradient is prediction - target."""
+
+    def value(z: Array, y: Array, **params: Any) -> Array:
+        p, alpha = predict(z, **params), index(**params)
+        curved = summed(y**alpha - p**alpha) / (alpha * (alpha - 1))
+        return curved + summed(z * (p - y))
+
+    return ClosedForm(value=value, gradient=lambda z, y, **params: predict(z, **params) - y)
+
+
+def bisected(total: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """Where a total that falls with its argument is 1."""
+    for _ in range(200):
+        middle = (low + high) / 2
+        is_left = total(middle) >= 1
+        low, high = np.where(is_left, middle, low), np.where(is_left, high, middle)
+    return low
+
+
+def entmax(z: Array, *, alpha: float) -> Array:
+    scaled = (alpha - 1) * (z - z.max(-1, keepdims=True))
+
+    def at(threshold: Array) -> Array:
+        return np.maximum(scaled - threshold, 0) ** (1 / (alpha - 1))
+
+    low = np.full_like(z[..., :1], -1)
+    return at(bisected(lambda t: at(t).sum(-1, keepdims=True), low, low * 0))
+
+
+def tempered_softmax(z: Array, *, t2: float) -> Array:
+    if t2 == 1:
+        return special.softmax(z, -1)
+    below = z - z.max(-1, keepdims=True)
+
+    def at(shift: Array) -> Array:
+        return np.maximum(1 + (1 - t2) * (below - shift), 0) ** (1 / (1 - t2))
+
+    low = np.zeros_like(z[..., :1])
+    high = low - tempered_log(1 / z.shape[-1], t2)
+    return at(bisected(lambda s: at(s).sum(-1, keepdims=True), low, high))
+
+
+def tempered_log(x: Array | float, t: float) -> Array | float:
+    return np.log(x) if t == 1 else (x ** (1 - t) - 1) / (1 - t)
+
+
+def bi_tempered(z: Array, y: Array, *, t1: float, t2: float) -> Array:
+    p = tempered_softmax(z, t2=t2)
+    at_zero = np.where(y > 0, y, 1.0)
+    reached = y * (tempered_log(at_zero, t1) - tempered_log(np.where(y > 0, p, 1.0), t1))
+    return summed(reached - (y ** (2 - t1) - p ** (2 - t1)) / (2 - t1))
+
+
+def bi_tempered_gradient(z: Array, y: Array, *, t1: float, t2: float) -> Array:
+    p = tempered_softmax(z, t2=t2)
+    escort = p**t2 / (p**t2).sum(-1, keepdims=True)
+    free = np.where(p > 0, (p - y) * np.where(p > 0, p, 1.0) ** (t2 - t1), 0.0)
+    return free - escort * free.sum(-1, keepdims=True)
+
+
+def exp(x: Array) -> Array:
+    """exp, along its tangent beyond 70."""
+    return np.where(x < 70, np.exp(np.minimum(x, 70)), np.exp(70) * (x - 69))
+
+
+def exp_slope(x: Array) -> Array:
+    return np.exp(np.minimum(x, 70))
+
+
+def soft_positive(z: Array) -> Array:
+    return np.logaddexp(0, z)
+
+
+def gaussian_nll(z: Array, y: Array, *, eps: float) -> Array:
+    mean, log_v = np.split(z, 2, -1)
+    v = np.maximum(np.exp(log_v), eps)
+    return summed(np.log(v) + (mean - y) ** 2 / v) / 2
+
+
+def gaussian_nll_gradient(z: Array, y: Array, *, eps: float) -> Array:
+    mean, log_v = np.split(z, 2, -1)
+    v = np.maximum(np.exp(log_v), eps)
+    of_variance = np.where(np.exp(log_v) > eps, 1 - (mean - y) ** 2 / v, 0) / 2
+    return np.concatenate([(mean - y) / v, of_variance], -1)
+
+
+def cut_log(y: Array, log_zero: float) -> Array:
+    return np.where(y > np.exp(log_zero), np.log(np.maximum(y, np.exp(log_zero))), log_zero)
+
+
+def nce(p: Array, y: Array) -> Array:
+    return summed(y * np.log(p)) / summed(np.log(p))
+
+
+def nce_slope(p: Array, y: Array) -> Array:
+    whole = np.log(p).sum(-1, keepdims=True)
+    return y / whole - (y * np.log(p)).sum(-1, keepdims=True) / whole**2
+
+
+def focal_slope(p: Array, gamma: float) -> Array:
+    """The derivative of -(1 - p)^gamma log p with respect to log p."""
+    bend = 0 if gamma == 0 else gamma * p * (1 - p) ** (gamma - 1) * np.log(p)
+    return bend - (1 - p) ** gamma
+
+
+def asl(p: Array, y: Array, *, gamma_pos: float, gamma_neg: float, eps: float) -> Array:
+    total = np.zeros(p.shape[:-1])
+    for k in range(p.shape[-1]):
+        smoothed = (1 - eps) * np.eye(p.shape[-1])[k] + eps / p.shape[-1]
+        weight = p**gamma_neg
+        weight[..., k] = (1 - p[..., k]) ** gamma_pos
+        total -= y[..., k] * summed(smoothed * weight * np.log(p))
+    return total
+
+
+def asl_slope(p: Array, y: Array, *, gamma_pos: float, gamma_neg: float, eps: float) -> Array:
+    share = eps / p.shape[-1]
+    of_label = (1 - eps + share) * focal_slope(p, gamma_pos)
+    of_other = -share * p**gamma_neg * (gamma_neg * np.log(p) + 1)
+    return y * of_label + (1 - y) * of_other
+
+
+def effective_weights(counts: Array, beta: float) -> Array:
+    inverse = (1 - beta) / (1 - beta ** np.maximum(counts, 1))
+    return len(inverse) * inverse / inverse.sum()
+
+
+def ldam_margins(counts: Array, max_m: float) -> Array:
+    counts = np.maximum(counts, 1)
+    return max_m * (counts.min() / counts) ** 0.25
+
+
+def ldam(z: Array, y: Array, *, max_m: float, s: float, counts: Array) -> Array:
+    margins = np.diag(ldam_margins(counts, max_m))
+    return sum(
+        -y[..., k] * special.log_softmax(s * (z - margins[k]), -1)[..., k]
+        for k in range(z.shape[-1])
+    )
+
+
+def ldam_gradient(z: Array, y: Array, *, max_m: float, s: float, counts: Array) -> Array:
+    margins = np.diag(ldam_margins(counts, max_m))
+    return sum(
+        y[..., [k]] * s * (special.softmax(s * (z - margins[k]), -1) - np.eye(z.shape[-1])[k])
+        for k in range(z.shape[-1])
+    )
+
+
+def log_prior(counts: Array) -> Array:
+    return np.log(np.maximum(counts, 1) / np.maximum(counts, 1).sum())
+
+
+def of_direction(inverse_temperature: Callable[..., float]) -> ClosedForm:
+    """Cross entropy of the output's direction times an inverse temperature."""
+
+    def value(z: Array, y: Array, **params: float) -> Array:
+        unit = z / np.linalg.norm(z, axis=-1, keepdims=True)
+        return -summed(y * special.log_softmax(unit * inverse_temperature(**params), -1))
+
+    def gradient(z: Array, y: Array, **params: float) -> Array:
+        length = np.linalg.norm(z, axis=-1, keepdims=True)
+        unit, factor = z / length, inverse_temperature(**params)
+        error = special.softmax(unit * factor, -1) - y
+        return factor / length * (error - unit * (unit * error).sum(-1, keepdims=True))
+
+    return ClosedForm(value=value, gradient=gradient)
+
+
+CLOSED_FORMS: dict[str, ClosedForm] = {
+    # power
+    "mse": of_error(lambda e: e**2 / 2, lambda e: e),
+    "mae": of_error(np.abs, np.sign),
+    "quartic": of_error(lambda e: np.power(e, 4) / 4, lambda e: e**3),
+    "lp": of_error(lambda e, p: np.abs(e) ** p / p, lambda e, p: np.sign(e) * np.abs(e) ** (p - 1)),
+    "cosh": of_error(
+        lambda e: (exp(np.abs(e)) + np.exp(-np.abs(e))) / 2 - 1,
+        lambda e: np.sinh(np.clip(e, -70, 70)),
+    ),
+    "quartic_probs": behind_softmax(
+        lambda p, y: summed((p - y) ** 4) / 4, lambda p, y: p * (p - y) ** 3
+    ),
+    "rescaled_square": of_output(
+        lambda z, y, k, M: y * k * (z - M) ** 2 + (1 - y) * z**2,
+        lambda z, y, k, M: 2 * y * k * (z - M) + 2 * (1 - y) * z,
+    ),
+    # monotone
+    "huber": of_error(
+        lambda e, delta: special.huber(delta, e), lambda e, delta: np.clip(e, -delta, delta)
+    ),
+    "smooth_l1": of_error(
+        lambda e, beta: np.where(np.abs(e) < beta, e**2 / (2 * beta), np.abs(e) - beta / 2),
+        lambda e, beta: np.clip(e / beta, -1, 1),
+    ),
+    "pseudo_huber": of_error(
+        lambda e, delta: special.pseudo_huber(delta, e),
+        lambda e, delta: e * delta / np.hypot(delta, e),
+    ),
+    "log_cosh": of_error(lambda e: np.logaddexp(e, -e) - np.log(2), np.tanh),
+    "eps_insensitive": of_error(
+        lambda e, epsilon: np.abs(e - np.clip(e, -epsilon, epsilon)),
+        lambda e, epsilon: np.sign(e) * (np.abs(e) > epsilon),
+    ),
+    "barron": of_error(
+        lambda e, alpha, c: (
+            (e / c) ** 2 / 2
+            if alpha == 2
+            else (2 - alpha) / 2 * special.boxcox1p((e / c) ** 2 / (2 - alpha), alpha / 2)
+        ),
+        lambda e, alpha, c: (
+            e / c**2 * (1 if alpha == 2 else (1 + (e / c) ** 2 / (2 - alpha)) ** (alpha / 2 - 1))
+        ),
+    ),
+    # redescending
+    "cauchy": of_error(
+        lambda e, c: c**2 * np.log(np.hypot(1, e / c)), lambda e, c: e * c**2 / (c**2 + e**2)
+    ),
+    "geman_mcclure": of_error(
+        lambda e, c: 2 * e**2 / (e**2 + 4 * c**2),
+        lambda e, c: 16 * c**2 * e / (e**2 + 4 * c**2) ** 2,
+    ),
+    "welsch": of_error(
+        lambda e, c: 1 - np.exp(-(e**2) / (2 * c**2)),
+        lambda e, c: e / c**2 * np.exp(-(e**2) / (2 * c**2)),
+    ),
+    "tukey": of_error(
+        lambda e, c: c**2 / 6 * np.where(np.abs(e) <= c, 1 - (1 - (e / c) ** 2) ** 3, 1),
+        lambda e, c: np.where(np.abs(e) <= c, e * (1 - (e / c) ** 2) ** 2, 0),
+    ),
+    # asymmetric
+    "pinball": of_error(
+        lambda e, tau: np.abs(tau - (e >= 0)) * np.abs(e),
+        lambda e, tau: np.where(e > 0, 1 - tau, -tau),
+    ),
+    "expectile": of_error(
+        lambda e, tau: np.abs(tau - (e >= 0)) * e**2,
+        lambda e, tau: 2 * np.abs(tau - (e >= 0)) * e,
+    ),
+    "linex": of_error(lambda e, a: exp(a * e) - a * e - 1, lambda e, a: a * (exp_slope(a * e) - 1)),
+    # likelihood
+    "poisson_nll": of_output(lambda z, y: exp(z) - y * z, lambda z, y: exp_slope(z) - y),
+    "gaussian_nll": ClosedForm(gaussian_nll, gaussian_nll_gradient),
+    "student_t": of_error(
+        lambda e, df, scale: (df + 1) * np.log(np.hypot(1, e / scale / np.sqrt(df))),
+        lambda e, df, scale: (df + 1) * e / (df * scale**2 + e**2),
+    ),
+    "msle": of_output(
+        lambda z, y: np.log((1 + soft_positive(z)) / (1 + y)) ** 2,
+        lambda z, y: (
+            2 * np.log((1 + soft_positive(z)) / (1 + y)) * special.expit(z) / (1 + soft_positive(z))
+        ),
+    ),
+    # proper
+    "cross_entropy": behind_softmax(lambda p, y: -summed(y * np.log(p)), lambda p, y: -y),
+    "brier": behind_softmax(lambda p, y: summed((p - y) ** 2), lambda p, y: 2 * p * (p - y)),
+    "spherical": behind_softmax(
+        lambda p, y: summed(y * (1 - p / np.linalg.norm(p, axis=-1, keepdims=True))),
+        lambda p, y: (
+            p
+            * (p * (y * p).sum(-1, keepdims=True) - y * (p**2).sum(-1, keepdims=True))
+            / (p**2).sum(-1, keepdims=True) ** 1.5
+        ),
+    ),
+    "tsallis": behind_softmax(
+        lambda p, y, q: summed(p**q) - 1 - q / (q - 1) * summed(y * (p ** (q - 1) - 1)),
+        lambda p, y, q: q * (p**q - y * p ** (q - 1)),
+    ),
+    # matching
+    "mse_logits": of_error(lambda e: e**2 / 2, lambda e: e),
+    "bce_ova": of_output(lambda z, y: soft_positive(z) - y * z, lambda z, y: special.expit(z) - y),
+    "sparsemax": matched(lambda z: entmax(z, alpha=2.0), lambda: 2.0),
+    "entmax15": matched(lambda z: entmax(z, alpha=1.5), lambda: 1.5),
+    "entmax": matched(entmax, lambda alpha: alpha),
+    # regularized
+    "label_smoothing": behind_softmax(
+        lambda p, y, epsilon: (1 - epsilon) * -summed(y * np.log(p)) - epsilon * np.log(p).mean(-1),
+        lambda p, y, epsilon: (epsilon - 1) * y - epsilon / p.shape[-1],
+    ),
+    "confidence_penalty": behind_softmax(
+        lambda p, y, beta: -summed(y * np.log(p)) - beta * summed(special.entr(p)),
+        lambda p, y, beta: -y + beta * p * (np.log(p) + 1),
+    ),
+    "logit_penalty": ClosedForm(
+        lambda z, y, beta: summed(beta / 2 * z**2 - y * special.log_softmax(z, -1)),
+        lambda z, y, beta: special.softmax(z, -1) - y + beta * z,
+    ),
+    "logit_norm": of_direction(lambda tau: 1 / tau),
+    "cosine_softmax": of_direction(lambda scale: scale),
+    # robust
+    "mae_probs": behind_softmax(
+        lambda p, y: summed(np.abs(p - y)), lambda p, y: p * np.sign(p - y)
+    ),
+    "unhinged": behind_softmax(lambda p, y: summed(y * (1 - p)), lambda p, y: -y * p),
+    "gce": behind_softmax(lambda p, y, q: summed(y * (1 - p**q)) / q, lambda p, y, q: -y * p**q),
+    "rce": behind_softmax(
+        lambda p, y, log_zero: -summed(p * cut_log(y, log_zero)),
+        lambda p, y, log_zero: -p * cut_log(y, log_zero),
+    ),
+    "sce": behind_softmax(
+        lambda p, y, alpha, beta, log_zero: (
+            -summed(alpha * y * np.log(p) + beta * p * cut_log(y, log_zero))
+        ),
+        lambda p, y, alpha, beta, log_zero: -alpha * y - beta * p * cut_log(y, log_zero),
+    ),
+    "nce": behind_softmax(nce, nce_slope),
+    "nce_mae": behind_softmax(
+        lambda p, y, alpha, beta: alpha * nce(p, y) + beta * summed(np.abs(p - y)),
+        lambda p, y, alpha, beta: alpha * nce_slope(p, y) + beta * p * np.sign(p - y),
+    ),
+    "nce_rce": behind_softmax(
+        lambda p, y, alpha, beta, log_zero: (
+            alpha * nce(p, y) - beta * summed(p * cut_log(y, log_zero))
+        ),
+        lambda p, y, alpha, beta, log_zero: (
+            alpha * nce_slope(p, y) - beta * p * cut_log(y, log_zero)
+        ),
+    ),
+    "taylor_ce": behind_softmax(
+        lambda p, y, t: summed(y * sum((1 - p) ** i / i for i in range(1, t + 1))),
+        lambda p, y, t: -y * (1 - (1 - p) ** t),
+    ),
+    "phuber_ce": behind_softmax(
+        lambda p, y, tau: summed(
+            y * np.where(tau * p > 1, -np.log(p), np.log(tau) - (tau * p - 1))
+        ),
+        lambda p, y, tau: -y * np.minimum(1, tau * p),
+    ),
+    "bi_tempered": ClosedForm(bi_tempered, bi_tempered_gradient),
+    # divergence
+    "js": behind_softmax(
+        lambda p, y: (
+            summed(special.rel_entr(p, (p + y) / 2) + special.rel_entr(y, (p + y) / 2)) / 2
+        ),
+        lambda p, y: p * np.log(2 * p / (p + y)) / 2,
+    ),
+    "hellinger": behind_softmax(
+        lambda p, y: summed((np.sqrt(p) - np.sqrt(y)) ** 2) / 2, lambda p, y: -np.sqrt(p * y) / 2
+    ),
+    "bhattacharyya": behind_softmax(
+        lambda p, y: -np.log(summed(np.sqrt(p * y))),
+        lambda p, y: -np.sqrt(p * y) / np.sqrt(p * y).sum(-1, keepdims=True) / 2,
+    ),
+    "reverse_kl": behind_softmax(
+        lambda p, y, log_zero: summed(p * (np.log(p) - cut_log(y, log_zero))),
+        lambda p, y, log_zero: p * (np.log(p) + 1 - cut_log(y, log_zero)),
+    ),
+    "chi2": behind_softmax(
+        lambda p, y: (summed(y**2 * exp(-np.log(p))) - 1) / 2,
+        lambda p, y: -(y**2) * exp_slope(-np.log(p)) / 2,
+    ),
+    "dice": behind_softmax(
+        lambda p, y: summed((p - y) ** 2) / summed(p**2 + y**2),
+        lambda p, y: (
+            2
+            * p
+            * (2 * p * (p * y).sum(-1, keepdims=True) - y * (p**2 + y**2).sum(-1, keepdims=True))
+            / (p**2 + y**2).sum(-1, keepdims=True) ** 2
+        ),
+    ),
+    # weighted
+    "focal": behind_softmax(
+        lambda p, y, gamma: -summed(y * (1 - p) ** gamma * np.log(p)),
+        lambda p, y, gamma: y * focal_slope(p, gamma),
+    ),
+    "poly1": behind_softmax(
+        lambda p, y, epsilon: summed(y * (epsilon * (1 - p) - np.log(p))),
+        lambda p, y, epsilon: -y * (1 + epsilon * p),
+    ),
+    "asl": behind_softmax(asl, asl_slope),
+    "class_balanced": behind_softmax(
+        lambda p, y, beta, counts: -summed(effective_weights(counts, beta) * y * np.log(p)),
+        lambda p, y, beta, counts: -effective_weights(counts, beta) * y,
+    ),
+    "ldam": ClosedForm(ldam, ldam_gradient),
+    "logit_adjusted": ClosedForm(
+        lambda z, y, tau, counts: -summed(y * special.log_softmax(z + tau * log_prior(counts), -1)),
+        lambda z, y, tau, counts: special.softmax(z + tau * log_prior(counts), -1) - y,
+    ),
+    # margin
+    "crammer_singer": of_leads(lambda x: np.maximum(x, 0), lambda x: x > 0, only_best=True),
+    "crammer_singer_squared": of_leads(
+        lambda x: np.maximum(x, 0) ** 2, lambda x: 2 * np.maximum(x, 0), only_best=True
+    ),
+    "weston_watkins": of_leads(lambda x: np.maximum(x, 0), lambda x: x > 0),
+    "weston_watkins_squared": of_leads(
+        lambda x: np.maximum(x, 0) ** 2, lambda x: 2 * np.maximum(x, 0)
+    ),
+    "exponential": behind_softmax(
+        lambda p, y: summed(y * exp(-np.log(p))) - 1, lambda p, y: -y * exp_slope(-np.log(p))
+    ),
+    "ova_hinge": of_margin(lambda v: np.maximum(1 - v, 0), lambda v: -1.0 * (v < 1)),
+    "ova_squared_hinge": of_margin(
+        lambda v: np.maximum(1 - v, 0) ** 2, lambda v: -2 * np.maximum(1 - v, 0)
+    ),
+    "ova_exponential": of_margin(lambda v: exp(-v), lambda v: -exp_slope(-v)),
+    "savage": of_margin(
+        lambda v: 1 / (1 + np.exp(2 * v)) ** 2,
+        lambda v: -4 * special.expit(-2 * v) ** 2 * special.expit(2 * v),
+    ),
+    "tangent": of_margin(
+        lambda v: (2 * np.arctan(v) - 1) ** 2,
+        lambda v: 4 * (2 * np.arctan(v) - 1) / (1 + v**2),
+    ),
 }
 
-GRADIENTS: dict[str, ClosedForm] = {
-    "mse": lambda z, y: z - y,
-    "mae": lambda z, y: np.sign(z - y),
-    "quartic": lambda z, y: (z - y) ** 3,
-    "huber": lambda z, y: np.clip(z - y, -1, 1),
-    "log_cosh": lambda z, y: np.tanh(z - y),
-    "cross_entropy": lambda z, y: special.softmax(z, -1) - y,
-    "brier": lambda z, y: through_softmax(z, 2 * error_of_probs(z, y)),
-    "mse_logits": lambda z, y: z - y,
-    "mae_probs": lambda z, y: through_softmax(z, np.sign(error_of_probs(z, y))),
-    "quartic_probs": lambda z, y: through_softmax(z, error_of_probs(z, y) ** 3),
-}
-
-HARD_LABEL_WEIGHTS: dict[str, Callable[[Array], Array]] = {
+HARD_LABEL_WEIGHTS: dict[str, Callable[..., Array]] = {
     "cross_entropy": lambda p: np.ones_like(p),
     "mae_probs": lambda p: 2 * p,
+    "unhinged": lambda p: p,
+    "gce": lambda p, q: p**q,
+    "rce": lambda p, log_zero: -log_zero * p,
+    "sce": lambda p, alpha, beta, log_zero: alpha - beta * log_zero * p,
+    "taylor_ce": lambda p, t: 1 - (1 - p) ** t,
+    "phuber_ce": lambda p, tau: np.minimum(1, tau * p),
+    "js": lambda p: p / 2 * np.log((1 + p) / p),
+    "hellinger": lambda p: np.sqrt(p) / 2,
+    "bhattacharyya": lambda p: np.full_like(p, 0.5),
+    "chi2": lambda p: 1 / (2 * p),
+    "focal": lambda p, gamma: (1 - p) ** gamma - gamma * p * (1 - p) ** (gamma - 1) * np.log(p),
+    "poly1": lambda p, epsilon: 1 + epsilon * p,
 }
+
+OTHER_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "lp": {"p": (1.0, 1.2, 4.0)},
+    "rescaled_square": {"k": (1.0, 5.0), "M": (1.0, 10.0)},
+    "huber": {"delta": (0.1, 3.7)},
+    "smooth_l1": {"beta": (0.1, 3.7)},
+    "pseudo_huber": {"delta": (0.1, 3.7)},
+    "eps_insensitive": {"epsilon": (0.0, 0.8)},
+    "barron": {"alpha": (2.0, 1.5, 0.0, 1e-9, -2.0), "c": (0.3, 3.0)},
+    "cauchy": {"c": (0.3, 3.0)},
+    "geman_mcclure": {"c": (0.3, 3.0)},
+    "welsch": {"c": (0.3, 3.0)},
+    "tukey": {"c": (0.7, 2.0)},
+    "pinball": {"tau": (0.1, 0.5)},
+    "expectile": {"tau": (0.1, 0.5)},
+    "linex": {"a": (-1.5, 0.2)},
+    "gaussian_nll": {"eps": (1e-3, 0.5)},
+    "student_t": {"df": (1.0, 30.0), "scale": (0.3, 3.0)},
+    "tsallis": {"q": (1.1, 2.0, 3.0)},
+    "entmax": {"alpha": (1.05, 1.5, 1.9, 2.0)},
+    "label_smoothing": {"epsilon": (0.0, 0.4)},
+    "confidence_penalty": {"beta": (0.0, 0.7)},
+    "logit_penalty": {"beta": (0.0, 0.5)},
+    "logit_norm": {"tau": (0.5, 1.0)},
+    "cosine_softmax": {"scale": (1.0, 5.0)},
+    "gce": {"q": (0.1, 1.0)},
+    "rce": {"log_zero": (-1.0, -9.21)},
+    "sce": {"alpha": (0.0, 6.0), "beta": (0.1, 2.0), "log_zero": (-1.0, -9.21)},
+    "nce_mae": {"alpha": (0.0, 10.0), "beta": (0.1, 10.0)},
+    "nce_rce": {"alpha": (0.0, 10.0), "beta": (0.1, 10.0), "log_zero": (-1.0, -9.21)},
+    "taylor_ce": {"t": (1, 6)},
+    "phuber_ce": {"tau": (1.5, 100.0)},
+    "bi_tempered": {"t1": (0.2, 1.0, 1.3), "t2": (0.5, 1.0, 2.0)},
+    "reverse_kl": {"log_zero": (-1.0, -9.21)},
+    "focal": {"gamma": (0.5, 1.0, 5.0)},
+    "poly1": {"epsilon": (-1.0, 5.0)},
+    "asl": {"gamma_pos": (1.0, 2.5), "gamma_neg": (0.0, 2.0), "eps": (0.0, 0.3)},
+    "class_balanced": {"beta": (0.0, 0.99)},
+    "ldam": {"max_m": (0.0, 2.0), "s": (1.0, 5.0)},
+    "logit_adjusted": {"tau": (0.0, 2.0)},
+}
+
+
+# What the tests run over and start from.
+
+
+def variants(loss: Loss) -> Iterator[Params]:
+    """The loss's defaults with one parameter at another value, then with all at once."""
+    others = OTHER_VALUES.get(loss.name, {})
+    for name, values in others.items():
+        yield from ({name: value} for value in values)
+    if len(others) > 1:
+        yield {name: values[0] for name, values in others.items()}
+
+
+def spelled(params: Params) -> str:
+    return ",".join(f"{name}={value:g}" for name, value in params.items())
+
+
+def kinds_of_target(loss: Loss) -> dict[str, bool]:
+    """Names of the kinds of target its task has, and whether they are hard labels."""
+    return {"dense": False, "hard": True} if loss.task == "classification" else {"dense": False}
+
+
+each_loss_and_target = pytest.mark.parametrize(
+    ("loss", "is_hard"),
+    [
+        pytest.param(loss, is_hard, id=f"{loss.name}-{kind}")
+        for loss in LOSSES.values()
+        for kind, is_hard in kinds_of_target(loss).items()
+    ],
+)
+each_variant_and_target = pytest.mark.parametrize(
+    ("loss", "params", "is_hard"),
+    [
+        pytest.param(loss, params, is_hard, id=f"{loss.name}-{spelled(params)}-{kind}")
+        for loss in LOSSES.values()
+        for params in variants(loss)
+        for kind, is_hard in kinds_of_target(loss).items()
+    ],
+)
 
 
 def examples(
     loss: Loss, *shape: int, scale: float = 2.0, is_hard: bool = False, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
+    """Random output [..., C times its outputs per target] and target [..., C] for a shape."""
     generator = torch.Generator().manual_seed(seed)
-    output = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+    width = shape[-1] * loss.outputs_per_target
+    output = scale * torch.randn((*shape[:-1], width), generator=generator, dtype=torch.float64)
     target = torch.randn(shape, generator=generator, dtype=torch.float64)
     if loss.task == "regression":
-        return output, target.abs()
-    soft = target.softmax(-1)
+        return output, target.abs() if loss.domain == "nonnegative" else target
     hard = functional.one_hot(target.argmax(-1), shape[-1]).double()
-    return output, hard if is_hard else soft
+    return output, hard if is_hard else target.softmax(-1)
 
 
-def output_gradient(loss: Loss, output: Tensor, target: Tensor, **params: float) -> Tensor:
+def context_of(counts: list[float], *, like: Tensor) -> Context:
+    return Context(torch.tensor(counts, dtype=like.dtype), rows=torch.tensor(-1))
+
+
+def value_and_gradient(
+    loss: Loss,
+    output: Tensor,
+    target: Tensor,
+    params: Params = NO_PARAMS,
+    context: Context | None = None,
+) -> tuple[Tensor, Tensor]:
     output = output.detach().clone().requires_grad_()
-    return torch.autograd.grad(loss.fn(output, target, **params).sum(), output)[0]
+    value = loss.values(output, target, params, context)
+    return value.detach(), torch.autograd.grad(value.sum(), output)[0]
 
 
-def oracle(oracles: dict[str, ClosedForm], loss: Loss) -> ClosedForm:
-    if loss.name not in oracles:
-        pytest.skip(f"{loss.name} has no closed form here")
-    return oracles[loss.name]
+def assert_equals_the_closed_form(
+    loss: Loss,
+    output: Tensor,
+    target: Tensor,
+    params: Params = NO_PARAMS,
+    context: Context | None = None,
+) -> None:
+    form, z, y = CLOSED_FORMS[loss.name], output.numpy(), target.numpy()
+    given = dict(loss.defaults) | dict(params)
+    if loss.needs_context:
+        counts = np.logspace(3, 1, y.shape[-1]) if context is None else context.class_counts.numpy()
+        given["counts"] = counts
+    # What cancels in either arithmetic is a square of the output at most.
+    near = 1e-14 * max(10.0, float(output.square().max()))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        value, gradient = form.value(z, y, **given), form.gradient(z, y, **given)
+    ours = value_and_gradient(loss, output, target, params, context)
+    np.testing.assert_allclose(ours[0].numpy(), value, rtol=1e-12, atol=near, err_msg="value")
+    np.testing.assert_allclose(ours[1].numpy(), gradient, rtol=1e-12, atol=near, err_msg="gradient")
 
 
-# The truth from elsewhere: closed forms, scipy, torch.nn.functional, finite differences.
+# The truth from elsewhere: closed forms and finite differences.
 
 
-def test_the_first_ten_losses_all_have_an_oracle():
-    assert set(VALUES) >= FIRST_TEN
-    assert set(GRADIENTS) >= FIRST_TEN
-    assert set(LOSSES) >= set(VALUES) | set(GRADIENTS)
+def test_every_loss_has_a_closed_form():
+    assert set(CLOSED_FORMS) == set(LOSSES)
+
+
+def test_every_parameter_is_compared_at_two_values_that_are_not_its_default():
+    defaults = {loss.name: set(loss.defaults) for loss in LOSSES.values() if loss.defaults}
+    assert {name: set(others) for name, others in OTHER_VALUES.items()} == defaults
+    for name, others in OTHER_VALUES.items():
+        for parameter, values in others.items():
+            assert len({*values} - {LOSSES[name].defaults[parameter]}) >= 2, (name, parameter)
 
 
 @each_loss_and_target
-@pytest.mark.parametrize("scale", [0.3, 1.0, 30.0])
-def test_value_equals_the_closed_form(loss, is_hard, scale):
-    closed_form = oracle(VALUES, loss)
-    output, target = examples(loss, 200, 5, scale=scale, is_hard=is_hard)
-    truth = closed_form(output.numpy(), target.numpy())
-    np.testing.assert_allclose(loss.fn(output, target).numpy(), truth, rtol=1e-12, atol=1e-14)
+def test_value_and_output_gradient_equal_the_closed_form(loss, is_hard):
+    for scale in (0.3, 1.0, 30.0):
+        output, target = examples(loss, 60, CLASSES, scale=scale, is_hard=is_hard)
+        assert_equals_the_closed_form(loss, output, target)
 
 
-@each_loss_and_target
-@pytest.mark.parametrize("scale", [0.3, 1.0, 30.0])
-def test_output_gradient_equals_the_closed_form(loss, is_hard, scale):
-    closed_form = oracle(GRADIENTS, loss)
-    output, target = examples(loss, 200, 5, scale=scale, is_hard=is_hard)
-    truth = closed_form(output.numpy(), target.numpy())
-    gradient = output_gradient(loss, output, target).numpy()
-    np.testing.assert_allclose(gradient, truth, rtol=1e-12, atol=1e-14)
+@each_variant_and_target
+def test_value_and_output_gradient_equal_the_closed_form_at_other_parameters(loss, params, is_hard):
+    output, target = examples(loss, 60, CLASSES, is_hard=is_hard)
+    assert_equals_the_closed_form(loss, output, target, params)
 
 
-@pytest.mark.parametrize("name", HARD_LABEL_WEIGHTS)
-def test_a_local_loss_weights_the_error_of_a_hard_label_by_its_probability(name):
-    output, target = examples(LOSSES[name], 200, 5, is_hard=True)
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
+@pytest.mark.parametrize("is_hard", [False, True], ids=["dense", "hard"])
+@each_loss_with_context
+def test_value_and_output_gradient_equal_the_closed_form_at_other_class_counts(
+    loss, is_hard, counts
+):
+    output, target = examples(loss, 60, CLASSES, is_hard=is_hard)
+    context = context_of(counts, like=target)
+    assert_equals_the_closed_form(loss, output, target, context=context)
+    for params in variants(loss):
+        assert_equals_the_closed_form(loss, output, target, params, context)
+
+
+def test_the_rows_with_a_weight_are_those_with_a_closed_form_of_it():
+    local = [loss for loss in LOSSES.values() if loss.weight]
+    assert {loss.name for loss in local} == set(HARD_LABEL_WEIGHTS)
+    assert {loss.inverse_link for loss in local} == {"softmax"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "params"),
+    [
+        pytest.param(LOSSES[name], params, id=f"{name}-{spelled(params)}")
+        for name in HARD_LABEL_WEIGHTS
+        for params in ({}, *variants(LOSSES[name]))
+    ],
+)
+def test_a_local_loss_weights_the_error_of_a_hard_label_by_its_probability(loss, params):
+    output, target = examples(loss, 100, CLASSES, is_hard=True)
     p, y = special.softmax(output.numpy(), -1), target.numpy()
-    weight = HARD_LABEL_WEIGHTS[name]((p * y).sum(-1, keepdims=True))
-    gradient = output_gradient(LOSSES[name], output, target).numpy()
-    np.testing.assert_allclose(gradient, weight * (p - y), rtol=1e-12, atol=1e-15)
-
-
-def test_mse_is_half_of_torch_summed_squared_error():
-    output, target = examples(LOSSES["mse"], 50, 3)
-    assert_equal(
-        LOSSES["mse"].fn(output, target).sum(),
-        functional.mse_loss(output, target, reduction="sum") / 2,
-    )
-
-
-def test_mse_is_c_halves_of_torch_mean_squared_error():
-    output, target = examples(LOSSES["mse"], 50, 3)
-    assert_equal(
-        LOSSES["mse"].fn(output, target).mean(), functional.mse_loss(output, target) * 3 / 2
-    )
-
-
-def test_mae_is_torch_summed_absolute_error():
-    output, target = examples(LOSSES["mae"], 50, 3)
-    assert_equal(
-        LOSSES["mae"].fn(output, target).sum(), functional.l1_loss(output, target, reduction="sum")
-    )
-
-
-@pytest.mark.parametrize("delta", [0.1, 1.0, 3.7])
-def test_huber_is_torch_and_scipy_huber_at_every_delta(delta):
-    output, target = examples(LOSSES["huber"], 50, 3)
-    value = LOSSES["huber"].fn(output, target, delta=delta)
-    by_torch = functional.huber_loss(output, target, delta=delta, reduction="none").sum(-1)
-    assert_equal(value, by_torch)
-    by_scipy = special.huber(delta, (output - target).numpy()).sum(-1)
-    np.testing.assert_allclose(value.numpy(), by_scipy, rtol=1e-12)
-
-
-@pytest.mark.parametrize("delta", [0.1, 1.0, 3.7])
-def test_huber_gradient_is_the_error_clipped_at_delta(delta):
-    output, target = examples(LOSSES["huber"], 50, 3)
-    gradient = output_gradient(LOSSES["huber"], output, target, delta=delta)
-    assert_equal(gradient, (output - target).clamp(-delta, delta))
-
-
-def test_huber_with_a_far_corner_is_mse():
-    output, target = examples(LOSSES["huber"], 50, 3)
-    torch.testing.assert_close(
-        LOSSES["huber"].fn(output, target, delta=1e6), LOSSES["mse"].fn(output, target)
-    )
-
-
-def test_cross_entropy_is_torch_cross_entropy_of_soft_targets():
-    output, target = examples(LOSSES["cross_entropy"], 50, 4)
-    by_torch = functional.cross_entropy(output, target, reduction="none")
-    assert_equal(LOSSES["cross_entropy"].fn(output, target), by_torch)
-
-
-def test_cross_entropy_is_torch_cross_entropy_of_labels():
-    output, target = examples(LOSSES["cross_entropy"], 50, 4, is_hard=True)
-    by_torch = functional.cross_entropy(output, target.argmax(-1), reduction="none")
-    assert_equal(LOSSES["cross_entropy"].fn(output, target), by_torch)
-
-
-def test_mse_logits_is_half_of_torch_summed_squared_error_of_raw_outputs():
-    output, target = examples(LOSSES["mse_logits"], 50, 4, is_hard=True)
-    assert_equal(
-        LOSSES["mse_logits"].fn(output, target).sum(),
-        functional.mse_loss(output, target, reduction="sum") / 2,
-    )
+    weight = HARD_LABEL_WEIGHTS[loss.name]((p * y).sum(-1, keepdims=True), **loss.defaults | params)
+    gradient = value_and_gradient(loss, output, target, params)[1].numpy()
+    np.testing.assert_allclose(gradient, weight * (p - y), rtol=1e-12, atol=1e-15 * weight.max())
 
 
 @each_loss_and_target
 def test_gradient_agrees_with_finite_differences(loss, is_hard):
     output, target = examples(loss, 6, 4, is_hard=is_hard)
-    assert torch.autograd.gradcheck(lambda z: loss.fn(z, target), output.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda z: loss.values(z, target), output.requires_grad_(), fast_mode=True
+    )
 
 
-# The contract of every row.
+CURVATURE_AT_TARGET = {
+    "cosh": 1.0,
+    "pseudo_huber": 1.0,
+    "barron": 1.0,
+    "cauchy": 1.0,
+    "geman_mcclure": 1.0,
+    "welsch": 1.0,
+    "tukey": 1.0,
+    "linex": 1.0,
+    "student_t": 1.25,
+}
+
+
+@pytest.mark.parametrize("name", CURVATURE_AT_TARGET)
+def test_a_tiny_error_costs_half_its_square_times_the_curvature_without_cancellation(name):
+    # Both signs, so that a third power of the error cancels.
+    error = 1e-7 * torch.tensor([[1, 2, 3, -1, -2, -3]], dtype=torch.float64)
+    value = float(LOSSES[name].values(error, torch.zeros_like(error)))
+    assert value == pytest.approx(CURVATURE_AT_TARGET[name] / 2 * 28e-14, rel=1e-6, abs=0)
+
+
+@each_regression_loss
+def test_a_regression_loss_is_a_sum_over_outputs_so_doubling_them_doubles_it(loss):
+    output, target = examples(loss, 20, 3)
+    # All outputs, then how sure they are: a plain concatenation would mix the two.
+    twice = output.unflatten(-1, (loss.outputs_per_target, 3)).repeat(1, 1, 2).flatten(-2)
+    doubled = loss.values(twice, torch.cat([target, target], -1))
+    torch.testing.assert_close(doubled, 2 * loss.values(output, target), rtol=1e-14, atol=0)
+
+
+# The contract of every row: finite, of the right shape and type, pure, batched.
+
+
+def on_sphere(z: Tensor, radius: float) -> Tensor:
+    """The output moved along (1, ..., 1) until it has this norm, or as near as it comes."""
+    centred = z - z.mean(-1, keepdim=True)
+    missing = radius**2 - centred.square().sum(-1, keepdim=True)
+    return centred + (missing.clamp(min=0.0) / z.shape[-1]).sqrt()
+
+
+def inverted(loss: Loss, target: Tensor) -> Tensor:
+    """An output whose prediction is the target; for a zero behind an exponential, almost."""
+    given = loss.defaults
+    inverses: dict[str, Callable[[Tensor], Tensor]] = {
+        "identity": lambda y: y,
+        "exp": torch.log,
+        "softplus": lambda y: y.expm1().log(),
+        "mean": lambda y: torch.cat([y, 0 * y], -1),
+        "softmax": torch.log,
+        "doubled_softmax": lambda y: y.log() / 2,
+        "scaled_softmax": lambda y: y.log() / given["s"],
+        "normalized_softmax": lambda y: on_sphere(y.log().clamp(min=-1e4), 1 / given["tau"]),
+        "cosine_softmax": lambda y: on_sphere(y.log().clamp(min=-1e4), given["scale"]),
+        "sparsemax": lambda y: y,
+        "entmax15": lambda y: 2 * y.sqrt(),
+        "entmax": lambda y: y ** (given["alpha"] - 1) / (given["alpha"] - 1),
+        "tempered_softmax": lambda y: y ** (1 - given["t2"]) / (1 - given["t2"]),
+        "sigmoid": torch.logit,
+        "doubled_sigmoid": lambda y: y.logit() / 2,
+        "half_margin": lambda y: 2 * y - 1,
+        "tangent": lambda y: (y - 0.5).tan(),
+    }
+    return inverses[loss.inverse_link](target).clamp(-1e4, 1e4)
+
+
+def assert_is_finite(
+    loss: Loss, output: Tensor, target: Tensor, params: Params = NO_PARAMS
+) -> None:
+    """Of the value and the gradient, in every floating-point type."""
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        value, gradient = value_and_gradient(loss, output.to(dtype), target.to(dtype), params)
+        assert value.isfinite().all(), (dtype, params)
+        assert gradient.isfinite().all(), (dtype, params)
 
 
 @each_loss_and_target
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("size", [0.0, 1.0, 50.0, 1e4])
-def test_value_and_gradient_are_finite_up_to_outputs_of_ten_thousand(loss, dtype, size, is_hard):
-    output, target = examples(loss, 40, 5, is_hard=is_hard)
-    output = size * torch.cat([output / output.abs().amax(), output.sign()])
-    output, target = output.to(dtype), torch.cat([target, target]).to(dtype)
-    assert loss.fn(output, target).isfinite().all()
-    assert output_gradient(loss, output, target).isfinite().all()
+def test_value_and_gradient_are_finite_up_to_outputs_of_ten_thousand(loss, is_hard):
+    output, target = examples(loss, 40, CLASSES, is_hard=is_hard)
+    up_to_one = torch.cat([output / output.abs().amax(), output.sign()])
+    sized = torch.cat([size * up_to_one for size in (0.0, 1e-30, 1.0, 50.0, 1e4)])
+    for params in ({}, *variants(loss)):
+        assert_is_finite(loss, sized, target.repeat(10, 1), params)
 
 
 @each_loss_and_target
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_value_and_gradient_are_finite_where_output_equals_target(loss, dtype, is_hard):
-    target = examples(loss, 40, 5, is_hard=is_hard)[1].to(dtype)
-    assert loss.fn(target.clone(), target).isfinite().all()
-    assert output_gradient(loss, target, target).isfinite().all()
+def test_single_precision_agrees_with_double_precision(loss, is_hard):
+    output, target = (t.float() for t in examples(loss, 60, CLASSES, scale=3.0, is_hard=is_hard))
+    double = value_and_gradient(loss, output.double(), target.double())
+    for ours, truth in zip(value_and_gradient(loss, output, target), double, strict=True):
+        near = 1e-6 * float(truth.abs().max())
+        torch.testing.assert_close(ours.double(), truth, rtol=1e-4, atol=near)
+
+
+@each_loss_and_target
+def test_value_and_gradient_are_finite_where_output_equals_target(loss, is_hard):
+    target = examples(loss, 40, CLASSES, is_hard=is_hard)[1]
+    assert_is_finite(loss, torch.cat([target] * loss.outputs_per_target, -1), target)
+
+
+@each_loss_and_target
+def test_value_and_gradient_are_finite_where_prediction_equals_target(loss, is_hard):
+    target = examples(loss, 40, CLASSES, is_hard=is_hard)[1]
+    output = inverted(loss, target)
+    torch.testing.assert_close(loss.predict(output), target, rtol=1e-9, atol=1e-4)
+    assert_is_finite(loss, output, target)
+
+
+@each_classification_loss
+def test_value_and_gradient_are_finite_where_a_label_is_certainly_right_or_wrong(loss):
+    for classes in (2, 5, 100):
+        label = torch.eye(classes)[[0, 1]]
+        dense = torch.full_like(label, 1 / classes)
+        certain = torch.cat([label, -label, 2 * label - 1, 1 - 2 * label])
+        targets = torch.cat([label, label.flip(0), dense])
+        assert_is_finite(loss, 1e4 * certain.repeat(3, 1), targets.repeat_interleave(4, 0))
 
 
 @each_loss
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_value_is_one_per_example_and_keeps_the_dtype(loss, dtype):
-    output, target = (tensor.to(dtype) for tensor in examples(loss, 3, 7, 5))
-    value = loss.fn(output, target)
-    assert value.shape == (3, 7)
-    assert value.dtype == dtype
-
-
-CLAIMING_TARGET = [loss for loss in LOSSES.values() if "minimised_at_target" in loss.claims]
-
-
-@pytest.mark.parametrize("loss", CLAIMING_TARGET, ids=lambda loss: loss.name)
-def test_an_output_that_is_right_adds_nothing_so_outputs_are_summed_not_averaged(loss):
-    output, target = examples(loss, 20, 4)
-    # A prediction of 0 for a target of 0; a mean over outputs would shrink to 4/7.
-    right = torch.full((20, 3), 0.0 if loss.inverse_link == "identity" else -1e4).double()
-    padded = loss.fn(torch.cat([output, right], -1), torch.cat([target, 0 * right], -1))
-    torch.testing.assert_close(padded, loss.fn(output, target), rtol=1e-6, atol=1e-12)
+def test_value_is_one_per_example_and_keeps_the_dtype(loss):
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        output, target = (tensor.to(dtype) for tensor in examples(loss, 3, 7, CLASSES))
+        value, prediction = loss.values(output, target), loss.predict(output)
+        assert value.shape == (3, 7)
+        assert prediction.shape == target.shape
+        assert value.dtype == prediction.dtype == dtype
 
 
 @each_loss
 def test_leading_dimensions_change_nothing(loss):
-    output, target = examples(loss, 3, 4, 5)
-    looped = [loss.fn(output[k, b], target[k, b]) for k in range(3) for b in range(4)]
-    whole = loss.fn(output, target).flatten()
+    output, target = examples(loss, 3, 4, CLASSES)
+    looped = [loss.values(output[k, b], target[k, b]) for k in range(3) for b in range(4)]
+    whole = loss.values(output, target).flatten()
     torch.testing.assert_close(whole, torch.stack(looped), rtol=1e-13, atol=1e-15)
 
 
 @each_loss
 def test_vmapped_gradient_equals_the_looped_one(loss):
-    output, target = examples(loss, 6, 5)
-    vmapped = torch.vmap(torch.func.grad(loss.fn))(output, target)
-    torch.testing.assert_close(
-        vmapped, output_gradient(loss, output, target), rtol=1e-12, atol=1e-14
-    )
+    output, target = examples(loss, 6, CLASSES)
+    vmapped = torch.vmap(torch.func.grad(loss.values))(output, target)
+    looped = [value_and_gradient(loss, *pair)[1] for pair in zip(output, target, strict=True)]
+    torch.testing.assert_close(vmapped, torch.stack(looped), rtol=1e-12, atol=1e-14)
+
+
+@each_loss_with_context
+def test_packed_members_with_class_counts_of_their_own_equal_looped_ones(loss):
+    output, target = examples(loss, 3, 7, CLASSES, is_hard=True)
+    counts = torch.tensor([*COUNTS.values()], dtype=torch.float64)
+    packed = Context(class_counts=counts[:, None, :], rows=torch.arange(7))
+    looped = [
+        value_and_gradient(loss, z, y, context=context)
+        for z, y, n in zip(output, target, counts, strict=True)
+        for context in [Context(class_counts=n, rows=torch.arange(7))]
+    ]
+    values, gradients = (torch.stack(column) for column in zip(*looped, strict=True))
+    together = value_and_gradient(loss, output, target, context=packed)
+    torch.testing.assert_close(together, (values, gradients), rtol=1e-12, atol=1e-14)
 
 
 @each_loss
 def test_inputs_are_left_as_they_were(loss):
-    output, target = examples(loss, 6, 5)
+    output, target = examples(loss, 6, CLASSES)
     before = output.clone(), target.clone(), output._version, target._version
-    loss.fn(output, target)
+    loss.values(output, target)
+    loss.predict(output)
     assert output.equal(before[0])
     assert target.equal(before[1])
     assert (output._version, target._version) == before[2:]
+
+
+# The row: names, words, parameters, links, context.
 
 
 @each_loss
@@ -303,27 +949,95 @@ def test_a_row_says_what_it_is_and_where_it_comes_from(loss):
     assert "Source:" in (loss.fn.__doc__ or "")
 
 
-SOFTMAX_LOSSES = [loss for loss in LOSSES.values() if loss.inverse_link == "softmax"]
+@each_loss
+def test_a_docstring_explains_every_parameter(loss):
+    for parameter in loss.defaults:
+        assert f"        {parameter}: " in loss.fn.__doc__
 
 
-@pytest.mark.parametrize("loss", SOFTMAX_LOSSES, ids=lambda loss: loss.name)
-def test_a_softmax_loss_does_not_see_a_constant_added_to_all_outputs(loss):
-    output, target = examples(loss, 20, 5)
-    for shift in (-30.0, 7.0):
-        torch.testing.assert_close(
-            loss.fn(output + shift, target), loss.fn(output, target), rtol=1e-9, atol=1e-12
-        )
-    total = output_gradient(loss, output, target).sum(-1)
-    torch.testing.assert_close(total, torch.zeros_like(total), rtol=0, atol=1e-12)
+@each_loss
+def test_a_variant_has_its_parameters_as_defaults_and_survives_pickling(loss):
+    output, target = examples(loss, 6, CLASSES)
+    for params in variants(loss):
+        variant = loss.at(**params)
+        assert variant.defaults == loss.defaults | params
+        assert (variant.name, variant.needs_context) == (loss.name, loss.needs_context)
+        assert variant.link() == loss.link(params)
+        assert variant.fn.__doc__ == loss.fn.__doc__
+        copy = pickle.loads(pickle.dumps(variant))
+        assert copy.defaults == variant.defaults
+        for either in (variant, copy):
+            assert either.values(output, target).equal(loss.values(output, target, params))
+            assert either.predict(output).equal(loss.predict(output, params))
+
+
+@each_loss
+def test_a_variant_of_a_parameter_the_loss_does_not_have_is_refused_by_name(loss):
+    with pytest.raises(ValueError, match=f"{loss.name} has no parameter 'detla': use one of"):
+        loss.at(detla=1.0)
+    with pytest.raises(ValueError, match="has no parameter 'context'"):
+        loss.at(context=None)
+
+
+def test_a_variant_of_a_variant_keeps_the_first_ones_parameters():
+    variant = LOSSES["sce"].at(alpha=3.0).at(beta=0.5)
+    assert variant.defaults == {"alpha": 3.0, "beta": 0.5, "log_zero": -4.0}
 
 
 @pytest.mark.parametrize(
-    "loss",
-    [loss for loss in LOSSES.values() if loss.inverse_link in PROBABILITY_LINKS],
-    ids=lambda loss: loss.name,
+    ("name", "params", "link"),
+    [
+        ("mse", {}, ("identity",)),
+        ("gce", {"q": 0.3}, ("softmax",)),
+        ("entmax", {"alpha": 1.7}, ("entmax", ("alpha", 1.7))),
+        ("bi_tempered", {}, ("tempered_softmax", ("t2", 1.4))),
+        ("bi_tempered", {"t1": 0.5, "t2": 2.0}, ("tempered_softmax", ("t2", 2.0))),
+        ("logit_norm", {"tau": 1.0}, ("normalized_softmax", ("tau", 1.0))),
+        ("cosine_softmax", {}, ("cosine_softmax", ("scale", 20.0))),
+        ("ldam", {"max_m": 0.1, "s": 10.0}, ("scaled_softmax", ("s", 10.0))),
+    ],
 )
+def test_a_link_names_the_parameters_it_shares_with_its_loss_and_no_others(name, params, link):
+    assert LOSSES[name].link(params) == link
+
+
+def test_a_prediction_follows_the_parameters_of_the_link():
+    output, _ = examples(LOSSES["ldam"], 6, CLASSES)
+    by_hand = special.softmax(3 * output.numpy(), -1)
+    np.testing.assert_allclose(LOSSES["ldam"].predict(output, {"s": 3.0}).numpy(), by_hand)
+
+
+def test_the_losses_that_need_a_context_are_those_for_long_tailed_classes():
+    asking = {loss.name for loss in LOSSES.values() if loss.needs_context}
+    assert asking == {"class_balanced", "ldam", "logit_adjusted"}
+    assert all("context" not in loss.defaults for loss in LOSSES.values())
+
+
+@each_loss_with_context
+def test_a_loss_without_a_context_is_given_the_long_tailed_one(loss):
+    output, target = examples(loss, 6, CLASSES, is_hard=True)
+    context = Context.long_tailed(CLASSES, like=target)
+    assert loss.values(output, target).equal(loss.fn(output, target, context=context))
+
+
+def test_the_long_tailed_context_falls_from_a_thousand_to_ten_in_equal_ratios():
+    context = Context.long_tailed(CLASSES, like=torch.zeros(1, dtype=torch.float64))
+    expected = [1000.0, 10**2.5, 100.0, 10**1.5, 10.0]
+    np.testing.assert_allclose(context.class_counts.numpy(), expected, rtol=1e-14)
+    assert context.class_counts.dtype == torch.float64
+    assert int(context.rows) == -1
+
+
+def test_a_loss_that_asks_for_no_context_does_not_see_the_one_it_is_given():
+    output, target = examples(LOSSES["focal"], 6, CLASSES)
+    context = context_of([1.0] * CLASSES, like=target)
+    given = LOSSES["focal"].values(output, target, context=context)
+    assert given.equal(LOSSES["focal"].values(output, target))
+
+
+@each_loss_where(lambda loss: loss.inverse_link in PROBABILITY_LINKS)
 def test_a_probability_link_predicts_on_the_simplex(loss):
-    prediction = loss.predict(examples(loss, 20, 5, scale=30.0)[0])
+    prediction = loss.predict(examples(loss, 20, CLASSES, scale=30.0)[0])
     assert (prediction >= 0).all()
     torch.testing.assert_close(prediction.sum(-1), torch.ones(20).double())
 
@@ -334,7 +1048,13 @@ def test_the_identity_link_predicts_the_output():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("inverse_link", "logit"), ("task", "ranking"), ("fn", "Huber-Tight")]
+    ("field", "value"),
+    [
+        ("inverse_link", "logit"),
+        ("task", "ranking"),
+        ("domain", "complex"),
+        ("fn", "Huber-Tight"),
+    ],
 )
 def test_a_row_with_a_word_that_is_not_ours_is_refused_by_value(field, value):
     def renamed(output: Tensor, target: Tensor) -> Tensor:
@@ -344,3 +1064,107 @@ def test_a_row_with_a_word_that_is_not_ours_is_refused_by_value(field, value):
     wrong = {field: renamed if field == "fn" else value}
     with pytest.raises(ValueError, match=f"'{value}': use"):
         replace(LOSSES["mse"], **wrong)
+
+
+# Claims that hold for any output and target, which hypothesis looks for.
+
+
+def pairs_of(loss: Loss, shape: tuple[int, ...] = (CLASSES,)) -> st.SearchStrategy[Any]:
+    """Outputs up to 50 and targets: labels and distributions, or numbers from 0 to 50."""
+    width = CLASSES * loss.outputs_per_target
+    outputs = arrays(np.float64, width, elements=st.floats(-50, 50, allow_subnormal=False))
+    shares = arrays(np.float64, CLASSES, elements=st.floats(0, 50, allow_subnormal=False))
+    if loss.task == "regression":
+        return st.tuples(outputs, shares)
+    dense = shares.filter(lambda s: s.sum() > 0).map(lambda s: s / s.sum())
+    return st.tuples(outputs, dense | st.sampled_from([*np.eye(CLASSES)]))
+
+
+few = settings(max_examples=8, derandomize=True, deadline=None, database=None)
+
+
+def is_prediction(loss: Loss) -> Tensor:
+    """1 for each output that makes the prediction, 0 for those that say how sure it is."""
+    return (torch.arange(CLASSES * loss.outputs_per_target) < CLASSES).double()
+
+
+@pytest.mark.parametrize(
+    ("claim", "least"),
+    [
+        ("translation_invariant", 55),
+        ("permutation_invariant", 65),
+        ("nonnegative", 65),
+        ("minimised_at_target", 40),
+    ],
+)
+def test_enough_losses_claim_what_is_tried_to_refute(claim, least):
+    assert sum(claim in loss.claims for loss in LOSSES.values()) >= least
+
+
+LEAST_ELSEWHERE_TOO = {"eps_insensitive", "logit_norm", "cosine_softmax"}
+"""Least at the target as well, but not there alone or not at every one: no claim says so."""
+
+
+@each_loss_where(
+    lambda loss: "minimised_at_target" in loss.claims or loss.name in LEAST_ELSEWHERE_TOO
+)
+def test_no_output_costs_less_than_one_whose_prediction_is_the_target(loss):
+    _, target = examples(loss, 40, CLASSES)
+    output = inverted(loss, target)
+    best = loss.values(output, target)
+    for size in (0.01, 0.3):
+        step = size * examples(loss, 40, CLASSES, scale=1.0, seed=1)[0]
+        other = output + step * is_prediction(loss)
+        assert float((best - loss.values(other, target)).max()) < 1e-12
+
+
+@each_loss_where(lambda loss: "translation_invariant" in loss.claims)
+@few
+@given(data=st.data(), shift=st.floats(0, 30))
+def test_a_constant_added_changes_no_translation_invariant_loss(loss, data, shift):
+    output, target = map(torch.from_numpy, data.draw(pairs_of(loss)))
+    value, gradient = value_and_gradient(loss, output, target)
+    if loss.task == "classification":
+        shifted = loss.values(output + shift, target)
+        assert float(gradient.sum().abs()) <= 1e-9 * (1 + float(gradient.abs().sum()))
+    else:
+        shifted = loss.values(output + shift * is_prediction(loss), target + shift)
+    torch.testing.assert_close(shifted, value, rtol=1e-9, atol=1e-9)
+
+
+@each_loss_where(lambda loss: "permutation_invariant" in loss.claims)
+@few
+@given(data=st.data(), order=st.permutations(range(CLASSES)))
+def test_reordered_outputs_and_targets_reorder_the_gradient_of_a_permutation_invariant_loss(
+    loss, data, order
+):
+    output, target = map(torch.from_numpy, data.draw(pairs_of(loss)))
+    whole = [i + CLASSES * half for half in range(loss.outputs_per_target) for i in order]
+    value = loss.values(output, target)
+    torch.testing.assert_close(
+        loss.values(output[whole], target[order]), value, rtol=1e-9, atol=1e-9
+    )
+    # Among equal outputs a hinge must choose which one to push: there it may follow the order.
+    assume(len(output.unique()) == len(output))
+    gradient = value_and_gradient(loss, output, target)[1][whole]
+    near = 1e-9 * (1 + float(gradient.abs().max()))
+    reordered = value_and_gradient(loss, output[whole], target[order])[1]
+    torch.testing.assert_close(reordered, gradient, rtol=1e-9, atol=near)
+
+
+@each_loss_where(lambda loss: "nonnegative" in loss.claims)
+@few
+@given(data=st.data())
+def test_no_output_makes_a_nonnegative_loss_negative(loss, data):
+    output, target = map(torch.from_numpy, data.draw(pairs_of(loss)))
+    assert float(loss.values(output, target)) >= -1e-9
+
+
+# The developer's tool beside these tests.
+
+
+@pytest.mark.parametrize("mutation", mutations.MUTATIONS, ids=lambda mutation: mutation.name)
+def test_a_mutation_replaces_text_that_occurs_exactly_once(mutation):
+    assert (mutations.SOURCES / mutation.file).read_text().count(mutation.old) == 1
+    assert mutation.new != mutation.old
+    assert mutation.loss in LOSSES

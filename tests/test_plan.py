@@ -105,3 +105,17 @@ def test_a_loss_added_later_is_exploratory_and_leaves_the_declared_ones_so():
     later = confirmed(0.2, range(3), loss="mae")
     found = extended(extended(plan.EMPTY, runs, DECLARED), later, DECLARED | {"cells": ["b"]})
     assert declared(found, [*runs, *later]) == ["mse"]
+
+
+def test_a_table_says_which_of_its_losses_are_the_same():
+    runs = [make_run(loss=loss) for loss in ("huber", "smooth_l1", "mse")]
+    found = extended(plan.EMPTY, runs)
+    sentences = report._duplicates(["huber", "mse", "smooth_l1"], found)
+    assert sentences == ["smooth_l1 = huber"]
+    assert report._duplicates(["huber", "mse"], found) == []
+
+
+def test_a_loss_at_other_parameters_is_no_duplicate():
+    runs = [make_run(loss="huber", loss__params={"delta": 0.5}), make_run(loss="smooth_l1")]
+    found = extended(plan.EMPTY, runs)
+    assert found["losses"]["huber"]["duplicates"] == {}

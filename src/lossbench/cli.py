@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
+import json
 import logging
 import os
 import re
+import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lossbench
 
@@ -31,15 +34,17 @@ and says with honest statistics what the loss changed.
   lossbench loss=huber data=diabetes       one run
   lossbench report runs/NAME [--strict]    figures, tables, HTML page (--strict: exit 1 if
                                            the sweep is not complete)
-  lossbench losses [NAME ...] [--measure]  the catalog: formula, link, claims
+  lossbench losses                         the catalog: all {count} losses, a line each
+  lossbench losses NAME ...                all that is known of some of them
+      --measure  measures their claims again     --card FILE.html  one loss as a page, drawn
+      --json     plain values for programs       --wide            cuts nothing off
 
   what to choose (KEY=VALUE; KEY=A,B sweeps; the files in conf/ are the choices)
-    data=         digits diabetes gaussian_mixture noisy_linear noisy_linear_student_t
-    loss=         mse mae quartic huber huber_tight log_cosh
-                  cross_entropy brier mse_logits mae_probs quartic_probs
-    model=        mlp linear                model.params.widths=[64,64]
-    optimizer=    sgd adam                  optimizer.lr=0.1 optimizer.weight_decay=0.001
-    schedule=     constant cosine
+    data=         {data}
+    loss=         {loss}
+    model=        {model}                model.params.widths=[64,64]
+    optimizer=    {optimizer}                  optimizer.lr=0.1 optimizer.weight_decay=0.001
+    schedule=     {schedule}
     seed=0  steps=500  batch_size=64  log_every=10  eval_every=100  name=default
     engine.device=cpu  engine.precision=float32  engine.pack_size=128
 
@@ -47,15 +52,22 @@ and says with honest statistics what the loss changed.
   --cfg job          prints the configuration   --info   Hydra's own view   --version
 
 Everything is written to runs/NAME. The same command again trains only what is missing.
-Exit codes: 0 done, 1 some runs failed, 2 a mistake in what was asked.
+Exit codes: 0 done, 1 some runs failed (losses: a row claims what is not measured),
+2 a mistake in what was asked.
 """
+
+SELECTION = {
+    "regression": ("mse", "mae", "quartic", "huber", "huber_tight", "log_cosh", "pinball", "tukey"),
+    "classification": ("cross_entropy", "brier", "mse_logits", "mae_probs", "focal", "gce"),
+}
+"""The losses that the help names, by task; `lossbench losses` lists all of them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `lossbench` command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if any(word in arguments for word in ("--help", "-h", "help")):
-        print(HELP, end="")
+        print(usage(), end="")
         return DONE
     if "--version" in arguments:
         print(f"lossbench {lossbench.__version__}")
@@ -65,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command in COMMANDS:
             return COMMANDS[command](arguments[1:])
         if re.fullmatch(r"[A-Za-z][\w-]*", command):
-            return _mistake(f"unknown command {command!r}: {_nearest_command(command)}")
+            return _mistake(f"unknown command {command!r}: {_nearest(command, COMMANDS)}")
         return _sweep(arguments)
     except KeyboardInterrupt:
         print("\nInterrupted. What was finished is kept; the same command goes on from there.")
@@ -73,6 +85,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+def usage() -> str:
+    """The help: what can be typed, the choices read from the names of the yaml files."""
+    indent = "\n" + " " * 18
+    chosen = {
+        group: textwrap.fill(" ".join(_stems(group)), 72).replace("\n", indent)
+        for group in ("data", "model", "optimizer", "schedule")
+    }
+    more = len(_stems("loss")) - sum(map(len, SELECTION.values()))
+    losses = [f"{' '.join(names)}  ({task})" for task, names in SELECTION.items()]
+    losses.append(f"and {more} more: lossbench losses")
+    return HELP.format(count=len(_stems("loss")), loss=indent.join(losses), **chosen)
+
+
+def _stems(group: str) -> list[str]:
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
 def conf_dir() -> Path:
@@ -144,18 +173,20 @@ def _search_path(config_dir: str | None) -> Any:
     from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
     from hydra._internal.utils import create_config_search_path
 
-    from lossbench.config import ConfigError
-
     path = create_config_search_path(str(conf_dir()))
     assert isinstance(path, ConfigSearchPathImpl)
     if config_dir is not None:
-        folder = Path(config_dir).resolve()
-        if not folder.is_dir():
-            raise ConfigError(
-                f"--config-dir {config_dir}: no such folder, name one with yaml files"
-            )
-        path.prepend("command-line", f"file://{folder}")
+        path.prepend("command-line", f"file://{_yaml_folder(config_dir)}")
     return path
+
+
+def _yaml_folder(config_dir: str) -> Path:
+    from lossbench.config import ConfigError
+
+    folder = Path(config_dir).resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir {config_dir}: no such folder, name one with yaml files")
+    return folder
 
 
 def _finish(folder: Path, *, with_report: bool) -> int:
@@ -202,63 +233,113 @@ def _report(arguments: list[str]) -> int:
 
 
 def _losses(arguments: list[str]) -> int:
-    from lossbench.config import ConfigError, load_extensions, nearest
-    from lossbench.losses import LOSSES
+    from lossbench import catalog
+    from lossbench.config import ConfigError, load_extensions
 
-    modules = [line for line in arguments if line.startswith("extensions=")]
-    arguments = [line for line in arguments if line not in modules]
     try:
-        load_extensions(re.findall(r"[^\s,\[\]]+", " ".join(m.partition("=")[2] for m in modules)))
-    except ConfigError as error:
+        asked = _asked_of_losses(arguments)
+        load_extensions(asked.extensions)
+        known = catalog.entries([*map(_yaml_folder, asked.config_dir), conf_dir()])
+        chosen = [_entry(name, known) for name in asked.names] or list(known.values())
+        _check_card(asked, chosen)
+        measured = _measured(chosen) if asked.measure or asked.card else {}
+    except (ConfigError, catalog.CatalogError) as error:
         return _mistake(str(error))
-    names = [argument for argument in arguments if not argument.startswith("--")]
-    if flags := set(arguments) - {*names, "--measure"}:
-        return _mistake(f"losses {' '.join(flags)}: use 'lossbench losses [NAME ...] [--measure]'")
-    for name in names:
-        if name not in LOSSES:
-            return _mistake(f"loss {name!r} is unknown: {nearest(name, LOSSES)}")
-    if names:
-        print("\n\n".join(_card(LOSSES[name]) for name in names))
+    told = [catalog.facts(entry) for entry in chosen]
+    if asked.card:
+        return _write_card(Path(asked.card), chosen[0], measured)
+    if asked.json:
+        everything = [{**one, "measured": measured.get(one["name"])} for one in told]
+        print(json.dumps(everything, indent=1, allow_nan=False))
     else:
-        print(_catalog(list(LOSSES.values())))
-    if "--measure" in arguments:
-        _print_measured(names or list(LOSSES))
-    return DONE
+        _print_losses(told, measured, asked)
+    return SOME_FAILED if _is_disputed(chosen, measured) else DONE
 
 
-def _catalog(rows: Sequence[Any]) -> str:
-    lines = []
-    for task in ("regression", "classification"):
-        lines.append(f"{task}\n  {'name':<16}{'family':<12}{'inverse link':<15}formula")
-        for row in rows:
-            if row.task == task:
-                lines.append(f"  {row.name:<16}{row.family:<12}{row.inverse_link:<15}{row.formula}")
-    return "\n".join([*lines, "\nlossbench losses NAME tells all about one of them."])
+def _asked_of_losses(arguments: list[str]) -> argparse.Namespace:
+    from lossbench.config import ConfigError
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise ConfigError(f"losses: {message}: see 'lossbench --help'")
+
+    parser = Parser(prog="lossbench losses", add_help=False, allow_abbrev=False)
+    parser.add_argument("names", nargs="*")
+    for flag in ("--measure", "--json", "--wide"):
+        parser.add_argument(flag, action="store_true")
+    parser.add_argument("--card", metavar="FILE.html", default="")
+    parser.add_argument("--config-dir", metavar="DIR", action="append", default=[])
+    asked, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        flags = ("--measure", "--json", "--wide", "--card", "--config-dir")
+        raise ConfigError(f"losses {unknown[0]}: {_nearest(unknown[0], flags)}")
+    typed = [word for word in asked.names if word.startswith("extensions=")]
+    asked.names = [word for word in dict.fromkeys(asked.names) if word not in typed]
+    asked.extensions = re.findall(r"[^\s,\[\]]+", " ".join(w.partition("=")[2] for w in typed))
+    return asked
 
 
-def _card(row: Any) -> str:
-    claims = textwrap.fill(", ".join(sorted(row.claims)) or "none", 76, subsequent_indent=" " * 16)
-    facts = {
-        "task": row.task,
-        "family": row.family,
-        "inverse link": row.inverse_link,
-        "formula": row.formula,
-        "claims": claims,
-        "source": row.source,
-    }
-    about = (row.fn.__doc__ or "").strip().splitlines() or [""]
-    lines = [f"  {name:<14}{value}" for name, value in facts.items()]
-    return "\n".join([f"{row.name}: {about[0]}", *lines])
+def _entry(name: str, known: Mapping[str, Any]) -> Any:
+    from lossbench.config import ConfigError
+
+    if name in known:
+        return known[name]
+    raise ConfigError(f"loss {name!r} is unknown: {_nearest(name, known)}")
 
 
-def _print_measured(names: list[str]) -> None:
-    from lossbench.claims import measure
-    from lossbench.losses import LOSSES
+def _check_card(asked: argparse.Namespace, chosen: Sequence[Any]) -> None:
+    """Refuse before anything is measured what could not be written."""
+    from lossbench.config import ConfigError
 
-    for name in names:
-        print(f"\n{name}, measured")
-        for claim, verdict in measure(LOSSES[name]).items():
-            print(f"  {claim:<22}{'holds' if verdict.holds else 'fails':<7}{verdict.witness}")
+    path = Path(asked.card)
+    if not asked.card:
+        return
+    if len(chosen) != 1:
+        raise ConfigError(f"--card of {len(chosen)} losses: name exactly one, like 'losses focal'")
+    if asked.json:
+        raise ConfigError(f"--card {path} --json: ask for them one after the other")
+    if path.suffix != ".html":
+        raise ConfigError(f"--card {path}: name a file that ends in .html")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--card {path}: there is no folder {path.parent}, make it first")
+
+
+def _measured(chosen: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    from tqdm import tqdm
+
+    from lossbench import catalog
+
+    bar = tqdm(chosen, "measuring", unit="loss", file=sys.stderr, disable=None, leave=False)
+    return {entry.name: catalog.measured(entry) for entry in bar}
+
+
+def _write_card(path: Path, entry: Any, measured: Mapping[str, Any]) -> int:
+    from lossbench import card, store
+
+    try:
+        store.write(path, card.page(entry, measured[entry.name]).encode())
+    except OSError as error:
+        return _mistake(f"--card {path} cannot be written ({error.strerror}): name another file")
+    print(f"Card: {path}")
+    return SOME_FAILED if _is_disputed([entry], measured) else DONE
+
+
+def _print_losses(told: Sequence[Any], measured: Mapping[str, Any], asked: Any) -> None:
+    from lossbench import catalog
+
+    width = 0 if asked.wide else shutil.get_terminal_size((catalog.NORMAL_WIDTH, 24)).columns
+    if asked.names:
+        print("\n\n\n".join(catalog.card(one, width=width) for one in told))
+    elif not measured:
+        print(catalog.table(told, width=width))
+    for one in told if measured else ():
+        print("\n" + catalog.verdicts(one, measured[one["name"]], width=width))
+
+
+def _is_disputed(chosen: Sequence[Any], measured: Mapping[str, Any]) -> bool:
+    """Whether a row claims otherwise than was measured; a variant has no claims of its own."""
+    rows = [entry.name for entry in chosen if not entry.is_variant]
+    return any(measured[name]["disagrees"] for name in rows if name in measured)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {"report": _report, "losses": _losses}
@@ -269,9 +350,11 @@ def _mistake(message: str) -> int:
     return MISTAKE
 
 
-def _nearest_command(word: str) -> str:
-    found = difflib.get_close_matches(word, COMMANDS, n=1)
-    return f"did you mean {found[0]!r}?" if found else f"use one of {', '.join(COMMANDS)}"
+def _nearest(word: str, known: Iterable[str]) -> str:
+    found, names = difflib.get_close_matches(word, known, n=1), [*known]
+    if found:
+        return f"did you mean {found[0]!r}?"
+    return f"use one of {', '.join(names)}" if len(names) <= 20 else "see 'lossbench losses'"
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 from lossbench.data import DATA
 from lossbench.data.corruption import CORRUPTIONS
 from lossbench.losses import LOSSES
-from lossbench.losses.spec import INVERSE_LINKS, NAME, Loss
+from lossbench.losses.links import INVERSE_LINKS
+from lossbench.losses.spec import NAME, Loss
 from lossbench.models import MODELS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.pairing import source_sha
@@ -538,7 +539,7 @@ def parameters(function: Callable[..., Any]) -> dict[str, Any]:
     return {
         p.name: float(p.default) if p.annotation in _FLOAT and type(p.default) is int else p.default
         for p in kinds
-        if p.kind is p.KEYWORD_ONLY and p.name not in ("seed", "draw", "step", "hyper")
+        if p.kind is p.KEYWORD_ONLY and p.name not in ("seed", "draw", "step", "hyper", "context")
     }
 
 

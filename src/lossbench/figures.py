@@ -30,13 +30,15 @@ from lossbench import records
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0
 """Widths of a paper's figures, inches."""
 
-# Okabe and Ito's hues. A family has one hue; families that share one are of different tasks.
+# Okabe and Ito's hues, and a dark one of their yellow. A family has one hue; families that share
+# one are of different tasks.
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = (
     *("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"),
 )
+OLIVE, BLACK = "#8A6D00", "#000000"
 COLORS = {"power": BLUE, "monotone": VERMILION, "redescending": GREEN, "asymmetric": ORANGE}
 COLORS |= {"likelihood": PURPLE, "proper": GREEN, "matching": VERMILION, "robust": ORANGE}
-COLORS |= {"margin": PURPLE, "weighted": SKY}
+COLORS |= {"margin": PURPLE, "weighted": SKY, "regularized": OLIVE, "divergence": BLACK}
 OTHER, FAINT, INK = "#595959", "#C4C4C4", "#222222"
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vPX*"

@@ -97,6 +97,35 @@ def initialised(build: Callable[[], nn.Module], *, seed: int, output_scale: floa
     return model
 
 
+def widened(model: nn.Module, *, outputs: int, times: int) -> nn.Module:
+    """A model whose last linear layer has `times` as many outputs; the new ones start at zero.
+
+    Args:
+        model: Changed in place, unless `times` is 1.
+        outputs: C, what its last linear layer has now.
+        times: Outputs per target.
+
+    Raises:
+        ValueError: The last linear layer does not make the output.
+    """
+    if times == 1:
+        return model
+    layers = [item for item in model.named_modules() if isinstance(item[1], nn.Linear)]
+    name, last = layers[-1] if layers else ("", None)
+    if not isinstance(last, nn.Linear) or last.out_features != outputs:
+        raise ValueError(
+            f"a loss with {times} outputs per target needs a model that ends in a linear layer"
+        )
+    wide = torch.nn.utils.skip_init(
+        nn.Linear, last.in_features, times * outputs, last.bias is not None, dtype=last.weight.dtype
+    )
+    with torch.no_grad():
+        for new, old in zip(wide.parameters(), last.parameters(), strict=True):
+            new.zero_()[:outputs].copy_(old)
+    model.set_submodule(name, wide)
+    return model
+
+
 def stacked(models: Sequence[nn.Module], places: Sequence[int]) -> dict[str, Tensor]:
     """Parameters and buffers of models, one leading pack dimension.
 

@@ -23,7 +23,8 @@ def group(runs: Sequence[Run], *, pack_size: int) -> list[Pack]:
     """Runs as packs of at most `pack_size` members.
 
     Data, corruption, model, optimizer kind, schedule, steps, batch size and precision are the
-    same within a pack; loss, seed, learning rate, momentum and weight decay may differ.
+    same within a pack; loss, seed, learning rate, momentum and weight decay may differ. Losses
+    with more than one output per target need wider models and stay apart.
 
     Args:
         runs: Runs in any order; a run_id that comes twice trains once.
@@ -58,7 +59,8 @@ _VARIES = {"condition", "loss", "seed", "lr", "momentum", "weight_decay", "sourc
 def _structure(run: Run) -> str:
     # Stages stay apart, because stage tune never touches the test split.
     alike = {name: value for name, value in run.facts.items() if name not in _VARIES}
-    return json.dumps({**alike, "stage": run.stage}, sort_keys=True)
+    shape = {"stage": run.stage, "outputs_per_target": run.row.outputs_per_target}
+    return json.dumps({**alike, **shape}, sort_keys=True)
 
 
 def _loss(run: Run) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from lossbench import records, store
 from lossbench.config import ConfigError, Run
 from lossbench.data import DATA
+from lossbench.losses.relations import related
 
 EMPTY: dict[str, Any] = {
     "planned": {},
@@ -149,6 +150,18 @@ def _loss_facts(run: Run) -> dict[str, Any]:
         "formula": row.formula,
         "claims": sorted(row.claims),
         "source": row.source,
+        "duplicates": _duplicates(run),
+    }
+
+
+def _duplicates(run: Run) -> dict[str, str]:
+    """Losses that are this one up to a factor, all with default parameters, and how we say it."""
+    if any(run.row.defaults[name] != value for name, value in run.loss.params.items()):
+        return {}
+    return {
+        ({relation.loss, relation.other} - {run.loss.fn}).pop(): relation.sentence
+        for relation in related(run.loss.fn)
+        if relation.is_duplicate
     }
 
 

@@ -32,7 +32,8 @@ def steps(
         loss: Own loss per example, [K, B].
         prediction: [K, B, C].
         target: [K, B, C].
-        output_gradient: d loss / d output per example, [K, B, C].
+        output_gradient: d loss / d output per example, [K, B, C], or [K, B, 2C] of losses with two
+            outputs per target.
         gradient: d mean loss / d parameter by name, [K, ...].
         before: Parameters of this step, [K, ...].
         after: Parameters of the next step, [K, ...].
@@ -42,6 +43,8 @@ def steps(
         Values [K] by column name.
     """
     error = prediction - target
+    # Outputs beyond the prediction's, such as a variance, have no error to compare with.
+    signal = output_gradient[..., : target.shape[-1]]
     p_variance = (prediction * (1.0 - prediction)).amax(-1)
     saturated = (p_variance < SATURATED).to(loss.dtype).mean(-1)
     update = {name: after[name] - before[name] for name in before}
@@ -50,7 +53,7 @@ def steps(
         "gradient_norm": norm(gradient.values()),
         "output_gradient_norm": rms(output_gradient),
         "error_norm": rms(error),
-        "cosine": cosine(output_gradient.flatten(1), error.flatten(1)),
+        "cosine": cosine(signal.flatten(1), error.flatten(1)),
         "saturated_share": torch.where(
             is_probability, saturated, torch.full_like(saturated, torch.nan)
         ),

@@ -282,6 +282,8 @@ def _notes(task: Task, plan: Mapping[str, Any]) -> Iterator[str]:
         yield note
     if any(_aims_elsewhere(loss, task, plan) for loss in primary.loss):
         yield f"† {OTHER_FUNCTIONAL}."
+    for same in _duplicates([*primary.loss], plan):
+        yield f"{same}: one loss under two names, up to its learning rate."
     for row in primary.itertuples():
         gone = [f"{getattr(row, s)} {s}" for s in records.STATUSES[1:] if getattr(row, s)]
         if gone:
@@ -307,6 +309,18 @@ def _notes(task: Task, plan: Mapping[str, Any]) -> Iterator[str]:
     for row in vague[vague.pairs_needed > vague.pairs].itertuples():
         needed = "over 100000" if math.isinf(row.pairs_needed) else f"about {row.pairs_needed:.0f}"
         yield f"{row.loss}: {needed} seeds would settle it, if mean and spread stay as they are."
+
+
+def _duplicates(losses: Sequence[str], plan: Mapping[str, Any]) -> list[str]:
+    """Sentences on those losses of a table that are the same up to a factor."""
+    facts = plan.get("losses", {})
+    found = [
+        sentence
+        for loss in losses
+        for other, sentence in facts.get(loss, {}).get("duplicates", {}).items()
+        if other in losses
+    ]
+    return [*dict.fromkeys(found)]
 
 
 def _is_edge(lr: float, ends: pd.DataFrame) -> bool:

@@ -158,7 +158,7 @@ def preflight(runs: Iterable[Run]) -> None:
         ConfigError: One of them refuses its parameters.
     """
     kinds = {
-        repr((run.data, run.corruption, run.model, run.batch_size, run.init)): run
+        repr((run.data, run.corruption, run.model, run.batch_size, run.init, run.row.domain)): run
         for run in reversed(list(runs))
     }
     for run in kinds.values():
@@ -169,8 +169,19 @@ def preflight(runs: Iterable[Run]) -> None:
             sizes = (inputs.shape[-1], targets.shape[-1])
             build = partial(MODELS[run.model.fn].fn, *sizes, **run.model.params)
             refuse_unpaired(build, inputs[: run.batch_size])
+            _refuse_negative(run, splits)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
+
+
+def _refuse_negative(run: Run, splits: Splits) -> None:
+    least = min(float(targets.min()) for targets in splits.targets.values())
+    if run.row.domain == "nonnegative" and least < 0:
+        fitting = ", ".join(name for name, row in DATA.items() if row.domain == "nonnegative")
+        raise ValueError(
+            f"loss {run.loss.name} is for targets of 0 and more, these go down to {least:.3g}: "
+            f"use data={fitting}"
+        )
 
 
 def _rank(facts: Mapping[str, str]) -> int:

@@ -51,6 +51,7 @@ class Data:
         source: Where it comes from, with its licence.
         drawn: What a seed draws anew: "generated" (all of it) or "resplit" (the split only).
         is_symmetric: Whether noise is symmetric, so that mean, median and the like coincide.
+        domain: "nonnegative" where targets are counts or the like, not centred; else "real".
         note: What a reader of its results must know, one sentence.
     """
 
@@ -59,6 +60,7 @@ class Data:
     source: str
     drawn: str = "resplit"
     is_symmetric: bool = False
+    domain: str = "real"
     note: str = ""
 
     @property

@@ -7,7 +7,15 @@ import math
 import torch
 from torch import Tensor
 
-from lossbench.data.splits import SPLITS, Data, Splits, classification, permuted, regression
+from lossbench.data.splits import (
+    SPLITS,
+    Data,
+    Splits,
+    classification,
+    permuted,
+    regression,
+    standardised,
+)
 from lossbench.pairing import stream
 
 NOISES = ("gaussian", "student_t")
@@ -91,6 +99,41 @@ def noisy_linear(
     )
 
 
+def noisy_counts(
+    *, seed: int, examples: int = 1000, features: int = 8, rate: float = 3.0, spread: float = 0.5
+) -> Splits:
+    """Poisson counts whose log-rate is linear in the inputs; the test targets are the rate.
+
+    Targets are divided by their standard deviation in training but not centred, so that they stay
+    nonnegative. To the Poisson likelihood that is a factor, and a constant added to the output.
+
+    Args:
+        seed: Draws the slopes, the inputs, the counts and the split.
+        examples: Rows in all.
+        features: F.
+        rate: Expected count where the inputs are zero.
+        spread: Standard deviation of the log-rate over the inputs.
+
+    Raises:
+        ValueError: A size, rate or spread is not positive.
+    """
+    _check_sizes(examples=examples, features=features, rate=rate, spread=spread)
+    draw = stream(seed, "data")
+    slopes = torch.randn(features, generator=draw, dtype=torch.float64)
+    inputs = torch.randn(examples, features, generator=draw, dtype=torch.float64)
+    expected = rate * torch.exp(spread * (inputs @ (slopes / slopes.norm())))
+    counts = torch.poisson(expected, generator=draw)
+    seen = {"train": counts, "validation": counts, "test": expected}
+    rows = permuted(examples, seed)
+    scale = counts[rows["train"]].std(correction=0).clamp(min=1e-12)
+    return Splits(
+        inputs=standardised({name: inputs[rows[name]] for name in SPLITS})[0],
+        targets={name: (seen[name][rows[name], None] / scale).float() for name in SPLITS},
+        task="regression",
+        target_scale=float(scale),
+    )
+
+
 def _noise(noise: str, count: int, *, degrees: float, draw: torch.Generator) -> Tensor:
     normal = torch.randn(count, generator=draw, dtype=torch.float64)
     if noise == "gaussian":
@@ -123,5 +166,13 @@ ROWS = (
         drawn="generated",
         is_symmetric=True,
         note="Test targets are the function without noise; train and validation carry the noise.",
+    ),
+    Data(
+        noisy_counts,
+        "regression",
+        "generated; rate behind the counts known",
+        drawn="generated",
+        domain="nonnegative",
+        note="Test targets are the rates; train and validation are counts.",
     ),
 )

@@ -23,7 +23,7 @@ def evaluated(
 ) -> Values:
     """Every metric on every split the stage may see.
 
-    Stage tune sees train and validation; only later stages touch test.
+    Stage tune sees train and validation, and no other losses; only later stages touch test.
 
     Returns:
         Values [K] by (split, metric); NaN where a metric is not defined for a member or where the
@@ -45,7 +45,7 @@ def evaluated(
     for (_, name), value in values.items():
         if name in ("rmse", "nll", "brier"):
             finite = finite & value.float().isfinite()  # as recorded: float32
-    for split, output in outputs.items():
+    for split, output in outputs.items() if members.runs[0].stage != "tune" else ():
         for name, value in _cross_losses(members, output, targets[split]).items():
             values[split, f"loss:{name}"] = value
     return {key: torch.where(finite, value, torch.nan) for key, value in values.items()} | {
@@ -87,15 +87,16 @@ def _metrics(members: Members, outputs: dict[str, Tensor], targets: dict[str, Te
 def _cross_losses(members: Members, output: Tensor, target: Tensor) -> dict[str, Tensor]:
     """Mean of every loss of the task; NaN where its inverse link is not the member's own."""
     own = members.runs[0].row
+    context = members.context(slice(0, len(output)))
     found = {}
     for name, row in LOSSES.items():
         if row.task != own.task:
             continue
-        fits = torch.tensor([run.row.inverse_link == row.inverse_link for run in members.runs])
+        fits = torch.tensor([run.row.link(run.loss.params) == row.link() for run in members.runs])
         if not fits.any():
             continue
         try:
-            value = metrics.mean_over_examples(row.fn(output, target))
+            value = metrics.mean_over_examples(row.values(output, target, context=context))
             found[name] = torch.where(fits.to(value.device), value, torch.nan)
         except Exception:
             continue

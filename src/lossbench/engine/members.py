@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from lossbench.config import Run
 from lossbench.data.splits import Splits
-from lossbench.losses.spec import PROBABILITY_LINKS
-from lossbench.models import MODELS, initialised, stacked
+from lossbench.losses.links import PROBABILITY_LINKS
+from lossbench.losses.spec import Context
+from lossbench.models import MODELS, initialised, stacked, widened
 from lossbench.optimizers import Hyperparameters
 from lossbench.packs import Pack, slices
 from lossbench.pairing import stream, tensors_sha
@@ -31,6 +32,7 @@ class Members:
         spans: Contiguous places that share one loss, with a run that has it.
         places: [K], which of the S seeds each member has.
         inputs, targets, posterior: By split, [S, N, ...].
+        class_counts: Training targets summed over examples, [S, C].
         batches: Rows of the training split, [S, T, B].
         hyper: Learning rate, momentum and weight decay, [K] each.
         is_probability: [K], whether the member's inverse link gives probabilities.
@@ -46,6 +48,7 @@ class Members:
     inputs: dict[str, Tensor]
     targets: dict[str, Tensor]
     posterior: dict[str, Tensor]
+    class_counts: Tensor
     batches: Tensor
     hyper: Hyperparameters
     is_probability: Tensor
@@ -63,11 +66,23 @@ class Members:
             self.targets["train"][seeds, rows][self.places],
         )
 
+    def context(self, span: slice, step: int | None = None) -> Context:
+        """What a loss may know beside output and target, for the guarded members of a span.
+
+        Args:
+            span: Places of the members.
+            step: Whose batch is trained on; None outside training.
+        """
+        own = self.places[span]
+        places = torch.cat([own, own[-1:].expand(guards(self.batches.shape[-1], own.device))])
+        rows = torch.tensor(-1) if step is None else self.batches[places, step]
+        return Context(class_counts=self.class_counts[places][:, None], rows=rows)
+
     def predict(self, output: Tensor) -> Tensor:
         """Predictions [K, N, C] of outputs [K, N, C], each through its own inverse link."""
         return torch.cat(
             [
-                run.row.predict(guarded(output, span))[: span.stop - span.start]
+                run.row.predict(guarded(output, span), run.loss.params)[: span.stop - span.start]
                 for span, run in self.spans
             ]
         )
@@ -105,6 +120,11 @@ def gathered(
     ]
     examples = len(data[0].inputs["train"])
     batches = [batch_indices(seed, examples, first.steps, first.batch_size) for seed in seeds]
+    targets = _by_split([splits.targets for splits in data], device, dtype)
+    init_shas = [tensors_sha(model.state_dict()) for model in models]
+    # Outputs that a loss has beyond the others' start at zero: what they share is what is equal.
+    times = first.row.outputs_per_target
+    models = [widened(model, outputs=sizes[1], times=times) for model in models]
     state = {name: value.to(device) for name, value in stacked(models, places).items()}
     trainable = dict(models[0].named_parameters())
     return Members(
@@ -113,8 +133,9 @@ def gathered(
         spans=spans,
         places=torch.as_tensor(places, device=device),
         inputs=_by_split([splits.inputs for splits in data], device, dtype),
-        targets=_by_split([splits.targets for splits in data], device, dtype),
+        targets=targets,
         posterior=_by_split([splits.posterior for splits in data], device, dtype),
+        class_counts=targets["train"].sum(1),
         batches=torch.stack(batches).to(device),
         hyper=Hyperparameters(
             *(
@@ -127,7 +148,7 @@ def gathered(
         ),
         fingerprints={
             seed: {
-                "init_sha": tensors_sha(models[place].state_dict()),
+                "init_sha": init_shas[place],
                 "batch_sha": tensors_sha({"batches": batches[place]}),
                 "data_sha": data[place].sha,
             }

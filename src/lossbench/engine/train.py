@@ -117,6 +117,7 @@ class PerMemberLoss:
     """Loss and output gradient of every member; a loss that raises fails its member only."""
 
     def __init__(self, members: Members, recorder: Recorder) -> None:
+        self.members = members
         self.spans = list(members.spans)
         self.recorder = recorder
 
@@ -130,7 +131,8 @@ class PerMemberLoss:
             count = span.stop - span.start
             leaf = guarded(output, span).requires_grad_()
             try:
-                values = run.row.fn(leaf, guarded(target, span), **run.loss.params)
+                context = self.members.context(span, step) if run.row.needs_context else None
+                values = run.row.values(leaf, guarded(target, span), run.loss.params, context)
                 _check_loss(values, leaf, run.loss.name)
                 slope[span] = torch.autograd.grad(values.sum(), leaf)[0][:count]
                 loss[span] = values.detach()[:count]

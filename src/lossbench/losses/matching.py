@@ -1,27 +1,102 @@
-"""Matching (Fenchel-Young) losses: the output gradient is inverse_link(output) - target."""
+"""Matching (Fenchel-Young) losses: the output gradient is inverse_link(output) - target.
+
+Every function takes the output and a target distribution, [..., C] each, and returns the loss
+per example, [...].
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
+from lossbench.losses import links
 from lossbench.losses.spec import Loss
 
 
 def mse_logits(output: Tensor, target: Tensor) -> Tensor:
     """Half the squared error of the raw outputs, no softmax: the prediction is the output itself.
 
-    Args:
-        output: Raw model output, [..., C].
-        target: Probabilities, same shape as `output`.
-
-    Returns:
-        Loss per example, [...], without unit.
-
     Source:
         Hui and Belkin 2021, ICLR (there without the half and with rescaling).
     """
     return 0.5 * (output - target).square().sum(-1)
 
+
+def bce_ova(output: Tensor, target: Tensor) -> Tensor:
+    """Binary cross entropy of every class against the rest, summed over classes.
+
+    Source:
+        Rifkin and Klautau 2004, JMLR; Wightman, Touvron and Jégou 2021.
+    """
+    # log(1 + e^z) - yz = y log(1 + e^-z) + (1 - y) log(1 + e^z): each term small where it is right.
+    return (target * _softplus(-output) + (1.0 - target) * _softplus(output)).sum(-1)
+
+
+def sparsemax(output: Tensor, target: Tensor) -> Tensor:
+    """The matching loss of the sparsemax: half the squared distance, through a projection.
+
+    Source:
+        Martins and Astudillo 2016, ICML.
+    """
+    return _fenchel_young(output, target, links.sparsemax(output), alpha=2.0)
+
+
+def entmax15(output: Tensor, target: Tensor) -> Tensor:
+    """The matching loss of the 1.5-entmax: sparse probabilities, but a smooth way to zero.
+
+    Source:
+        Peters, Niculae and Martins 2019, ACL.
+    """
+    return _fenchel_young(output, target, links.entmax15(output), alpha=1.5)
+
+
+def entmax(output: Tensor, target: Tensor, *, alpha: float = 1.25) -> Tensor:
+    """The matching loss of the alpha-entmax: 1 is cross_entropy, 1.5 entmax15, 2 sparsemax.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        alpha: Index of the Tsallis entropy, from 1 to 2.
+
+    Source:
+        Blondel, Martins and Niculae 2020, JMLR.
+    """
+    if alpha == 1.0:
+        return (torch.xlogy(target, target) - target * output.log_softmax(-1)).sum(-1)
+    return _fenchel_young(output, target, links.entmax(output, alpha=alpha), alpha=alpha)
+
+
+def _fenchel_young(output: Tensor, target: Tensor, p: Tensor, *, alpha: float) -> Tensor:
+    """Ω*(z) + Ω(y) - <z, y> at p = ∇Ω*(z), Ω the negative Tsallis entropy of index alpha."""
+    # The output less its largest entry: p - y sums to zero, and 1e4 times a rounding does not.
+    below = output - output.amax(-1, keepdim=True)
+    entropy = target.pow(alpha).sum(-1) - links.positive_power(p, alpha).sum(-1)
+    return entropy / (alpha * (alpha - 1.0)) + ((p - target) * below).sum(-1)
+
+
+def _softplus(values: Tensor) -> Tensor:
+    return functional.softplus(values, threshold=50.0)
+
+
+MATCHING = frozenset(
+    {
+        "gradient_is_derivative",
+        "gradient_is_error",
+        "points_along_error",
+        "local_weight",
+        "minimised_at_target",
+        "linear_in_target",
+        "elicits_mean",
+        "strictly_proper",
+        "calibrated",
+        "convex",
+        "smooth",
+        "permutation_invariant",
+        "nonnegative",
+    }
+)
+"""Claims of every matching loss whose inverse link is continuous."""
 
 ROWS = (
     Loss(
@@ -30,16 +105,48 @@ ROWS = (
         family="matching",
         task="classification",
         formula="Σ(z - y)²/2",
-        claims=frozenset(
-            {
-                "gradient_is_error",
-                "minimised_at_target",
-                "linear_in_target",
-                "elicits_mean",
-                "strictly_proper",
-                "convex",
-            }
-        ),
+        claims=MATCHING,
         source="Hui and Belkin 2021",
+        oracle="torch",
+    ),
+    Loss(
+        fn=bce_ova,
+        inverse_link="sigmoid",
+        family="matching",
+        task="classification",
+        formula="Σ log(1 + exp z) - yz",
+        claims=MATCHING | {"bounded_gradient"},
+        source="Rifkin and Klautau 2004",
+        oracle="torch, timm",
+    ),
+    Loss(
+        fn=sparsemax,
+        inverse_link="sparsemax",
+        family="matching",
+        task="classification",
+        formula="(‖y - z‖² - ‖p - z‖²)/2",
+        claims=MATCHING | {"bounded_gradient", "translation_invariant"},
+        source="Martins and Astudillo 2016",
+        oracle="entmax",
+    ),
+    Loss(
+        fn=entmax15,
+        inverse_link="entmax15",
+        family="matching",
+        task="classification",
+        formula="Ω(y) - Ω(p) + Σ z(p - y), Ω(p) = 4/3 (Σ p^1.5 - 1)",
+        claims=MATCHING | {"bounded_gradient", "translation_invariant"},
+        source="Peters, Niculae and Martins 2019",
+        oracle="entmax",
+    ),
+    Loss(
+        fn=entmax,
+        inverse_link="entmax",
+        family="matching",
+        task="classification",
+        formula="Ω(y) - Ω(p) + Σ z(p - y), Ω(p) = (Σ p^α - 1)/(α(α - 1))",
+        claims=MATCHING | {"bounded_gradient", "translation_invariant"},
+        source="Blondel, Martins and Niculae 2020",
+        oracle="entmax",
     ),
 )

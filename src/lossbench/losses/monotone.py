@@ -1,9 +1,14 @@
-"""M-estimator losses with a monotone, bounded influence: squared near the target, absolute far."""
+"""M-estimator losses with a monotone, bounded influence: absolute error far from the target.
+
+Every function takes output and target, [..., C] each, in units of the target, and returns the
+loss per example, [...], summed over outputs.
+"""
 
 from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,12 +19,9 @@ def huber(output: Tensor, target: Tensor, *, delta: float = 1.0) -> Tensor:
     """Squared error near the target, absolute error beyond `delta`.
 
     Args:
-        output: Raw model output, [..., C], in units of the target.
-        target: Same shape as `output`.
+        output: [..., C].
+        target: [..., C].
         delta: Error at which the two branches meet, in units of the target; positive.
-
-    Returns:
-        Loss per example, [...], in squared units of the target.
 
     Source:
         Huber 1964, Annals of Mathematical Statistics.
@@ -30,15 +32,40 @@ def huber(output: Tensor, target: Tensor, *, delta: float = 1.0) -> Tensor:
     return (clipped * (error - 0.5 * clipped)).sum(-1)
 
 
-def log_cosh(output: Tensor, target: Tensor) -> Tensor:
-    """Logarithm of the hyperbolic cosine of the error; its output gradient is tanh of the error.
+def smooth_l1(output: Tensor, target: Tensor, *, beta: float = 1.0) -> Tensor:
+    """Huber's loss over its corner, so that the slope far from the target is 1.
 
     Args:
-        output: Raw model output, [..., C], in units of the target.
-        target: Same shape as `output`.
+        output: [..., C].
+        target: [..., C].
+        beta: Error at which the two branches meet, in units of the target; positive.
 
-    Returns:
-        Loss per example, [...]; the unit of the target is taken as 1.
+    Source:
+        Girshick 2015, ICCV (Fast R-CNN).
+    """
+    return huber(output, target, delta=beta) / beta
+
+
+def pseudo_huber(output: Tensor, target: Tensor, *, delta: float = 1.0) -> Tensor:
+    """A hyperbola: Huber's loss without a corner.
+
+    Charbonnier's √(e² + ε²) is this loss at `delta` = ε, divided by ε, plus ε.
+
+    Args:
+        output: [..., C].
+        target: [..., C].
+        delta: Error at which the slope is 1/√2 of its limit, in units of the target; positive.
+
+    Source:
+        Charbonnier et al. 1994, ICIP; Barron 2019, CVPR.
+    """
+    squared = ((output - target) / delta).square()
+    # √(1 + x) - 1 without the cancellation near zero.
+    return delta**2 * (squared / ((1.0 + squared).sqrt() + 1.0)).sum(-1)
+
+
+def log_cosh(output: Tensor, target: Tensor) -> Tensor:
+    """Logarithm of the hyperbolic cosine of the error; its output gradient is tanh of the error.
 
     Source:
         Green 1990, IEEE Transactions on Medical Imaging.
@@ -49,6 +76,60 @@ def log_cosh(output: Tensor, target: Tensor) -> Tensor:
     return (error + functional.softplus(-2.0 * error, threshold=50.0) - math.log(2.0)).sum(-1)
 
 
+def eps_insensitive(output: Tensor, target: Tensor, *, epsilon: float = 0.1) -> Tensor:
+    """Absolute error beyond a tube around the target; within it any prediction is as good.
+
+    Args:
+        output: [..., C].
+        target: [..., C].
+        epsilon: Half the width of the tube, in units of the target; 0 is mae.
+
+    Source:
+        Vapnik 1995, The Nature of Statistical Learning Theory.
+    """
+    return ((output - target).abs() - epsilon).clamp(min=0.0).sum(-1)
+
+
+def barron(output: Tensor, target: Tensor, *, alpha: float = 1.0, c: float = 1.0) -> Tensor:
+    """One formula for many: alpha 2 is mse, 1 pseudo_huber, -2 geman_mcclure.
+
+    That at c = 1; alpha 0 is cauchy with c = √2. Below alpha 1 the influence redescends.
+
+    Args:
+        output: [..., C].
+        target: [..., C].
+        alpha: Shape, any number up to 2; the smaller, the less an outlier counts. The default is
+            where the adaptive form of the paper starts.
+        c: Scale of the error, in units of the target; positive.
+
+    Source:
+        Barron 2019, CVPR.
+    """
+    squared = ((output - target) / c).square()
+    if alpha == 2.0:
+        return 0.5 * squared.sum(-1)
+    width = abs(alpha - 2.0)
+    if alpha == 0.0:
+        return (squared / width).log1p().sum(-1)
+    # ((x + 1)^(a/2) - 1) / a without the cancellation near a = 0.
+    return width / alpha * torch.expm1(0.5 * alpha * (squared / width).log1p()).sum(-1)
+
+
+MONOTONE = frozenset(
+    {
+        "gradient_is_derivative",
+        "convex",
+        "bounded_gradient",
+        "translation_invariant",
+        "permutation_invariant",
+        "nonnegative",
+    }
+)
+"""Claims of every loss of a monotone, bounded influence."""
+
+ROUNDED = MONOTONE | {"minimised_at_target", "smooth"}
+"""Claims of those that are round where they are least."""
+
 ROWS = (
     Loss(
         fn=huber,
@@ -56,8 +137,29 @@ ROWS = (
         family="monotone",
         task="regression",
         formula="e²/2 if |e| ≤ δ else δ(|e| - δ/2)",
-        claims=frozenset({"minimised_at_target", "convex"}),
+        claims=ROUNDED,
         source="Huber 1964",
+        oracle="torch, scipy, statsmodels",
+    ),
+    Loss(
+        fn=smooth_l1,
+        inverse_link="identity",
+        family="monotone",
+        task="regression",
+        formula="e²/(2β) if |e| ≤ β else |e| - β/2",
+        claims=ROUNDED,
+        source="Girshick 2015",
+        oracle="torch",
+    ),
+    Loss(
+        fn=pseudo_huber,
+        inverse_link="identity",
+        family="monotone",
+        task="regression",
+        formula="δ²(√(1 + (e/δ)²) - 1)",
+        claims=ROUNDED,
+        source="Charbonnier et al. 1994",
+        oracle="scipy, kornia",
     ),
     Loss(
         fn=log_cosh,
@@ -65,7 +167,28 @@ ROWS = (
         family="monotone",
         task="regression",
         formula="log cosh e",
-        claims=frozenset({"minimised_at_target", "convex"}),
+        claims=ROUNDED,
         source="Green 1990",
+        oracle="keras",
+    ),
+    Loss(
+        fn=eps_insensitive,
+        inverse_link="identity",
+        family="monotone",
+        task="regression",
+        formula="max(|e| - ε, 0)",
+        claims=MONOTONE,
+        source="Vapnik 1995",
+        oracle="torch, scikit-learn",
+    ),
+    Loss(
+        fn=barron,
+        inverse_link="identity",
+        family="monotone",
+        task="regression",
+        formula="|α - 2|/α (((e/c)²/|α - 2| + 1)^(α/2) - 1)",
+        claims=ROUNDED,
+        source="Barron 2019",
+        oracle="scipy, kornia",
     ),
 )

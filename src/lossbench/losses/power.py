@@ -1,24 +1,22 @@
-"""Power losses |e|^p / p: the essay's squared error and the two alternatives it names.
+"""Losses whose influence grows without bound: powers of the error, and its hyperbolic cosine.
 
-The 1/p makes the gradient with respect to the prediction e, e^3 and sign e.
+A power p carries 1/p, so that the gradient with respect to the prediction is e, e³ and sign e.
+Every function takes output and target, [..., C] each, and returns the loss per example, [...],
+summed over outputs: a regression target in its own unit u gives u² for mse, u⁴ for quartic.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from lossbench.losses.links import LARGEST_EXPONENT
 from lossbench.losses.spec import Loss
 
 
 def mse(output: Tensor, target: Tensor) -> Tensor:
     """Half the squared error, so that its output gradient is exactly `output - target`.
 
-    Args:
-        output: Raw model output, [..., C], in units of the target.
-        target: Same shape as `output`.
-
-    Returns:
-        Loss per example, [...], in squared units of the target. `torch.nn.MSELoss` is 2/C of it.
+    `torch.nn.MSELoss` is 2/C of it.
 
     Source:
         Gauss 1809; Savage 1971, Journal of the American Statistical Association.
@@ -29,13 +27,6 @@ def mse(output: Tensor, target: Tensor) -> Tensor:
 def mae(output: Tensor, target: Tensor) -> Tensor:
     """Absolute error. Its output gradient is the sign of the error, whatever its size.
 
-    Args:
-        output: Raw model output, [..., C], in units of the target.
-        target: Same shape as `output`.
-
-    Returns:
-        Loss per example, [...], in units of the target.
-
     Source:
         Laplace 1774; Koenker and Bassett 1978, Econometrica.
     """
@@ -45,34 +36,76 @@ def mae(output: Tensor, target: Tensor) -> Tensor:
 def quartic(output: Tensor, target: Tensor) -> Tensor:
     """A quarter of the fourth power of the error. Its output gradient is the cubed error.
 
-    Args:
-        output: Raw model output, [..., C], in units of the target.
-        target: Same shape as `output`.
-
-    Returns:
-        Loss per example, [...], in fourth powers of the target's unit.
-
     Source:
         The essay's alternative; the L4 norm.
     """
     return 0.25 * (output - target).square().square().sum(-1)
 
 
-def quartic_probs(output: Tensor, target: Tensor) -> Tensor:
-    """A quarter of the fourth power of the error of softmax probabilities.
+def lp(output: Tensor, target: Tensor, *, p: float = 1.5) -> Tensor:
+    """A power of the absolute error, over that power.
 
     Args:
-        output: Raw model output, [..., C].
-        target: Probabilities, same shape as `output`.
+        output: [..., C].
+        target: [..., C].
+        p: Power, 1 or more; 1 is mae, 2 is mse, 4 is quartic.
 
-    Returns:
-        Loss per example, [...], without unit.
+    Source:
+        Gneiting 2011, Journal of the American Statistical Association.
+    """
+    return (output - target).abs().pow(p).sum(-1) / p
+
+
+def cosh(output: Tensor, target: Tensor) -> Tensor:
+    """Hyperbolic cosine of the error, less 1: squared near the target, exponential far from it.
+
+    Beyond an error of `links.LARGEST_EXPONENT` it goes on along its tangent, to stay finite.
+
+    Source:
+        Varian 1975 and Zellner 1986 for the one-sided form (`linex`); both sides added here.
+    """
+    error = output - target
+    inside = error.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
+    # 2 sinh²(e/2) = cosh e - 1 without the cancellation near zero.
+    return (2.0 * (0.5 * inside).sinh().square() + inside.sinh() * (error - inside)).sum(-1)
+
+
+def quartic_probs(output: Tensor, target: Tensor) -> Tensor:
+    """A quarter of the fourth power of the error of softmax probabilities.
 
     Source:
         The essay's alternative, on probabilities. The 1/4 is this suite's convention for powers.
     """
     return 0.25 * (output.softmax(-1) - target).square().square().sum(-1)
 
+
+def rescaled_square(output: Tensor, target: Tensor, *, k: float = 15.0, M: float = 30.0) -> Tensor:
+    """Squared error of raw outputs whose label is to reach M, and weighs k times as much.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C]; for one that is no label the expected loss.
+        k: Factor on the label's term, positive.
+        M: What the label's output is to be. With k = M = 1 the loss is twice mse_logits.
+
+    Source:
+        Hui and Belkin 2021, ICLR; a mean over classes there. Defaults are theirs for ImageNet.
+    """
+    of_label = target * k * (output - M).square()
+    return (of_label + (1.0 - target) * output.square()).sum(-1)
+
+
+OF_ERROR = frozenset(
+    {
+        "gradient_is_derivative",
+        "minimised_at_target",
+        "convex",
+        "translation_invariant",
+        "permutation_invariant",
+        "nonnegative",
+    }
+)
+"""Claims of every convex function of the error that is least at zero alone."""
 
 ROWS = (
     Loss(
@@ -81,16 +114,10 @@ ROWS = (
         family="power",
         task="regression",
         formula="e²/2",
-        claims=frozenset(
-            {
-                "gradient_is_error",
-                "minimised_at_target",
-                "linear_in_target",
-                "elicits_mean",
-                "convex",
-            }
-        ),
+        claims=OF_ERROR
+        | {"gradient_is_error", "points_along_error", "linear_in_target", "elicits_mean", "smooth"},
         source="Gauss 1809; Savage 1971",
+        oracle="torch, scikit-learn",
     ),
     Loss(
         fn=mae,
@@ -98,8 +125,9 @@ ROWS = (
         family="power",
         task="regression",
         formula="|e|",
-        claims=frozenset({"minimised_at_target", "convex"}),
+        claims=OF_ERROR | {"bounded_gradient"},
         source="Laplace 1774; Koenker and Bassett 1978",
+        oracle="torch, scikit-learn",
     ),
     Loss(
         fn=quartic,
@@ -107,8 +135,29 @@ ROWS = (
         family="power",
         task="regression",
         formula="e⁴/4",
-        claims=frozenset({"minimised_at_target", "convex"}),
+        claims=OF_ERROR | {"smooth"},
         source="the essay's alternative",
+        oracle="torch",
+    ),
+    Loss(
+        fn=lp,
+        inverse_link="identity",
+        family="power",
+        task="regression",
+        formula="|e|^p / p",
+        claims=OF_ERROR | {"smooth"},
+        source="Gneiting 2011",
+        oracle="torch",
+    ),
+    Loss(
+        fn=cosh,
+        inverse_link="identity",
+        family="power",
+        task="regression",
+        formula="cosh e - 1",
+        claims=OF_ERROR | {"smooth"},
+        source="Varian 1975; Zellner 1986",
+        oracle="scikit-learn",
     ),
     Loss(
         fn=quartic_probs,
@@ -116,7 +165,40 @@ ROWS = (
         family="power",
         task="classification",
         formula="Σ(p - y)⁴/4",
-        claims=frozenset({"minimised_at_target"}),
+        claims=frozenset(
+            {
+                "gradient_is_derivative",
+                "minimised_at_target",
+                "calibrated",
+                "smooth",
+                "bounded_gradient",
+                "vanishing_when_wrong",
+                "translation_invariant",
+                "permutation_invariant",
+                "nonnegative",
+            }
+        ),
         source="the essay's alternative, on probabilities",
+        oracle="torch",
+    ),
+    Loss(
+        fn=rescaled_square,
+        inverse_link="identity",
+        family="power",
+        task="classification",
+        formula="k(z_c - M)² + Σ z_j², j ≠ c",
+        claims=frozenset(
+            {
+                "gradient_is_derivative",
+                "linear_in_target",
+                "calibrated",
+                "convex",
+                "smooth",
+                "permutation_invariant",
+                "nonnegative",
+            }
+        ),
+        source="Hui and Belkin 2021",
+        oracle="torch",
     ),
 )

@@ -1,4 +1,8 @@
-"""Strictly proper scoring rules behind the softmax."""
+"""Strictly proper scoring rules behind the softmax: sampled labels teach the true probabilities.
+
+Every function takes the output and a target distribution, [..., C] each, and returns the loss
+per example, [...].
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,7 @@ from lossbench.losses.spec import Loss
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """Negative log-likelihood of the softmax. Its output gradient is `softmax(output) - target`.
-
-    Args:
-        output: Raw model output (logits), [..., C].
-        target: Probabilities, same shape as `output`.
-
-    Returns:
-        Loss per example, [...], in nats.
+    """Negative log-likelihood of the softmax, in nats; its output gradient is softmax - target.
 
     Source:
         Good 1952, Journal of the Royal Statistical Society; Bridle 1990.
@@ -25,20 +22,56 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
 
 
 def brier(output: Tensor, target: Tensor) -> Tensor:
-    """Squared error of softmax probabilities, summed over classes.
-
-    Args:
-        output: Raw model output, [..., C].
-        target: Probabilities, same shape as `output`.
-
-    Returns:
-        Loss per example, [...], between 0 and 2, without unit.
+    """Squared error of softmax probabilities, summed over classes, between 0 and 2.
 
     Source:
         Brier 1950, Monthly Weather Review.
     """
     return (output.softmax(-1) - target).square().sum(-1)
 
+
+def spherical(output: Tensor, target: Tensor) -> Tensor:
+    """One minus the cosine of the angle between softmax and label, between 0 and 1.
+
+    Source:
+        Roby 1965; Good 1971; Gneiting and Raftery 2007, JASA.
+    """
+    p = output.softmax(-1)
+    return 1.0 - (target * p).sum(-1) / p.square().sum(-1).sqrt()
+
+
+def tsallis(output: Tensor, target: Tensor, *, q: float = 1.5) -> Tensor:
+    """The power score, proper for the Tsallis entropy of index `q`; 2 is brier.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        q: Index, above 1; towards 1 it becomes cross_entropy.
+
+    Source:
+        Gneiting and Raftery 2007, JASA (power family); Tsallis 1988.
+    """
+    log_p = functional.log_softmax(output, dim=-1)
+    of_label = -(target * (q * ((q - 1.0) * log_p).expm1())).sum(-1) / (q - 1.0)
+    return of_label + (q * log_p).exp().sum(-1) - 1.0
+
+
+PROPER = frozenset(
+    {
+        "gradient_is_derivative",
+        "minimised_at_target",
+        "linear_in_target",
+        "elicits_mean",
+        "strictly_proper",
+        "calibrated",
+        "smooth",
+        "bounded_gradient",
+        "translation_invariant",
+        "permutation_invariant",
+        "nonnegative",
+    }
+)
+"""Claims of every strictly proper score behind a softmax, if it is smooth."""
 
 ROWS = (
     Loss(
@@ -47,17 +80,10 @@ ROWS = (
         family="proper",
         task="classification",
         formula="-Σ y log p",
-        claims=frozenset(
-            {
-                "gradient_is_error",
-                "minimised_at_target",
-                "linear_in_target",
-                "elicits_mean",
-                "strictly_proper",
-                "convex",
-            }
-        ),
+        claims=PROPER | {"gradient_is_error", "points_along_error", "local_weight", "convex"},
         source="Good 1952; Bridle 1990",
+        weight="1",
+        oracle="torch, scikit-learn, timm",
     ),
     Loss(
         fn=brier,
@@ -65,9 +91,28 @@ ROWS = (
         family="proper",
         task="classification",
         formula="Σ(p - y)²",
-        claims=frozenset(
-            {"minimised_at_target", "linear_in_target", "elicits_mean", "strictly_proper"}
-        ),
+        claims=PROPER | {"vanishing_when_wrong"},
         source="Brier 1950",
+        oracle="scikit-learn, scoringrules",
+    ),
+    Loss(
+        fn=spherical,
+        inverse_link="softmax",
+        family="proper",
+        task="classification",
+        formula="1 - Σ y p / ‖p‖",
+        claims=PROPER | {"vanishing_when_wrong"},
+        source="Roby 1965; Good 1971",
+        oracle="torch",
+    ),
+    Loss(
+        fn=tsallis,
+        inverse_link="softmax",
+        family="proper",
+        task="classification",
+        formula="Σ p^q - 1 - q/(q - 1) Σ y (p^(q-1) - 1)",
+        claims=PROPER | {"vanishing_when_wrong"},
+        source="Gneiting and Raftery 2007",
+        oracle="pytorch-optimizer",
     ),
 )

@@ -1,27 +1,226 @@
-"""Losses made for noisy labels."""
+"""Losses made for noisy labels: where the prediction is far off, the label is doubted.
+
+Every function takes the output and a target distribution, [..., C] each, and returns the loss
+per example, [...].
+"""
 
 from __future__ import annotations
 
-from torch import Tensor
+import math
 
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lossbench.losses import links
+from lossbench.losses.proper import cross_entropy
 from lossbench.losses.spec import Loss
 
 
 def mae_probs(output: Tensor, target: Tensor) -> Tensor:
-    """Absolute error of softmax probabilities; on a hard label c it is 2(1 - p_c).
-
-    Args:
-        output: Raw model output, [..., C].
-        target: Probabilities, same shape as `output`.
-
-    Returns:
-        Loss per example, [...], between 0 and 2, without unit.
+    """Absolute error of softmax probabilities, between 0 and 2; on a hard label c it is 2(1 - p_c).
 
     Source:
         Ghosh, Kumar and Sastry 2017, AAAI.
     """
     return (output.softmax(-1) - target).abs().sum(-1)
 
+
+def unhinged(output: Tensor, target: Tensor) -> Tensor:
+    """One minus the softmax probability of the label.
+
+    Source:
+        Van Rooyen, Menon and Williamson 2015, NeurIPS, on scores; behind a softmax as here in
+        Menon et al. 2020, ICLR.
+    """
+    return 1.0 - (target * output.softmax(-1)).sum(-1)
+
+
+def gce(output: Tensor, target: Tensor, *, q: float = 0.7) -> Tensor:
+    """Generalised cross entropy, also Lq loss or alpha-loss: between cross_entropy and unhinged.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        q: Above 0, up to 1; towards 0 it becomes cross_entropy, 1 is unhinged.
+
+    Source:
+        Zhang and Sabuncu 2018, NeurIPS.
+    """
+    log_p = functional.log_softmax(output, dim=-1)
+    return -(target * (q * log_p).expm1()).sum(-1) / q
+
+
+def rce(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Tensor:
+    """Reverse cross entropy, -Σ p log y: the target's logarithm is cut off at `log_zero`.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        log_zero: What log 0 is taken for, negative. The paper says -4; the authors' code clamps
+            the label at 1e-4 and so has -9.21.
+
+    Source:
+        Wang et al. 2019, ICCV.
+    """
+    return -(output.softmax(-1) * _log(target, log_zero)).sum(-1)
+
+
+def sce(
+    output: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 0.1,
+    beta: float = 1.0,
+    log_zero: float = -4.0,
+) -> Tensor:
+    """Symmetric cross entropy: cross entropy and its reverse.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        alpha: Factor of cross_entropy; 0.1 is the paper's for CIFAR-10, 6 for CIFAR-100.
+        beta: Factor of rce; 1 there for CIFAR-10, 0.1 for CIFAR-100.
+        log_zero: What log 0 is taken for, negative; see `rce`.
+
+    Source:
+        Wang et al. 2019, ICCV.
+    """
+    return alpha * cross_entropy(output, target) + beta * rce(output, target, log_zero=log_zero)
+
+
+def nce(output: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy over its sum for all labels, between 0 and 1.
+
+    Source:
+        Ma et al. 2020, ICML.
+    """
+    log_p = functional.log_softmax(output, dim=-1)
+    return (target * log_p).sum(-1) / log_p.sum(-1)
+
+
+def nce_mae(output: Tensor, target: Tensor, *, alpha: float = 1.0, beta: float = 1.0) -> Tensor:
+    """An active passive loss: nce and mae_probs.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        alpha: Factor of nce.
+        beta: Factor of mae_probs, 2(1 - p_c) as in the paper; the authors' code has 1 - p_c.
+
+    Source:
+        Ma et al. 2020, ICML.
+    """
+    return alpha * nce(output, target) + beta * mae_probs(output, target)
+
+
+def nce_rce(
+    output: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    log_zero: float = -4.0,
+) -> Tensor:
+    """An active passive loss: nce and rce.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        alpha: Factor of nce.
+        beta: Factor of rce.
+        log_zero: What log 0 is taken for, negative; see `rce`.
+
+    Source:
+        Ma et al. 2020, ICML.
+    """
+    return alpha * nce(output, target) + beta * rce(output, target, log_zero=log_zero)
+
+
+def taylor_ce(output: Tensor, target: Tensor, *, t: int = 2) -> Tensor:
+    """The first `t` terms of the Taylor series of cross entropy around p = 1.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        t: Terms, 1 or more; 1 is unhinged, infinitely many are cross_entropy.
+
+    Source:
+        Feng et al. 2020, IJCAI.
+    """
+    miss = 1.0 - output.softmax(-1)
+    terms = torch.stack([miss.pow(i) / i for i in range(1, t + 1)], -1)
+    return (target * terms.sum(-1)).sum(-1)
+
+
+def phuber_ce(output: Tensor, target: Tensor, *, tau: float = 10.0) -> Tensor:
+    """Cross entropy continued along its tangent below p = 1/`tau`: a clipped gradient as a loss.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        tau: Largest slope with respect to p, above 1.
+
+    Source:
+        Menon et al. 2020, ICLR.
+    """
+    log_p = functional.log_softmax(output, dim=-1)
+    linear = math.log(tau) + 1.0 - tau * log_p.exp()
+    return (target * torch.where(log_p > -math.log(tau), -log_p, linear)).sum(-1)
+
+
+def bi_tempered(output: Tensor, target: Tensor, *, t1: float = 0.8, t2: float = 1.4) -> Tensor:
+    """A bounded, tempered logarithm behind a heavy-tailed softmax; at (1, 1) cross_entropy.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        t1: Temperature of the logarithm, below 2; under 1 the loss is bounded.
+        t2: Temperature of the softmax; above 1 its tail is heavy, below 1 it is cut off.
+
+    Raises:
+        ValueError: `t2` is below 1 and `t1` is not: a probability of 0 would cost infinity.
+
+    Source:
+        Amid, Warmuth, Anil and Koren 2019, NeurIPS.
+    """
+    if t2 < 1.0 <= t1:
+        raise ValueError(f"t1 is {t1} and t2 is {t2}: use t1 below 1, or t2 of 1 and more")
+    p = links.tempered_softmax(output, t2=t2)
+    if t1 == 1.0:
+        log_p = output.log_softmax(-1) if t2 == 1.0 else p.log()
+        return (torch.xlogy(target, target) - target * log_p).sum(-1)
+    # y (log_t y - log_t p) - (y^(2-t) - p^(2-t)) / (2 - t), log_t x = (x^(1-t) - 1) / (1 - t).
+    reached = target * (_power(target, 1.0 - t1) - _power(p, 1.0 - t1)) / (1.0 - t1)
+    return (reached - (_power(target, 2.0 - t1) - _power(p, 2.0 - t1)) / (2.0 - t1)).sum(-1)
+
+
+def _log(target: Tensor, log_zero: float) -> Tensor:
+    """The target's logarithm, cut off below."""
+    return target.log().clamp(min=log_zero)
+
+
+def _power(base: Tensor, power: float) -> Tensor:
+    return links.positive_power(base, power)
+
+
+ROBUST = frozenset(
+    {
+        "gradient_is_derivative",
+        "calibrated",
+        "bounded_gradient",
+        "translation_invariant",
+        "permutation_invariant",
+        "nonnegative",
+    }
+)
+"""Claims of every loss of this family."""
+
+LOCAL = ROBUST | {"points_along_error", "local_weight"}
+"""Claims of those that are, on a hard label, functions of its probability alone."""
+
+SYMMETRIC = ROBUST | {"vanishing_when_wrong", "symmetric", "noise_tolerant"}
+"""Claims of those whose sum over all labels is the same everywhere."""
 
 ROWS = (
     Loss(
@@ -30,7 +229,122 @@ ROWS = (
         family="robust",
         task="classification",
         formula="Σ|p - y|",
-        claims=frozenset({"minimised_at_target"}),
+        claims=LOCAL | SYMMETRIC | {"minimised_at_target"},
         source="Ghosh, Kumar and Sastry 2017",
+        weight="2p",
+        oracle="torch",
+    ),
+    Loss(
+        fn=unhinged,
+        inverse_link="softmax",
+        family="robust",
+        task="classification",
+        formula="1 - Σ y p",
+        claims=LOCAL | SYMMETRIC | {"linear_in_target", "smooth"},
+        source="Van Rooyen, Menon and Williamson 2015",
+        weight="p",
+        oracle="torch",
+    ),
+    Loss(
+        fn=gce,
+        inverse_link="softmax",
+        family="robust",
+        task="classification",
+        formula="Σ y (1 - p^q)/q",
+        claims=LOCAL | {"linear_in_target", "smooth", "vanishing_when_wrong"},
+        source="Zhang and Sabuncu 2018",
+        weight="p^q",
+        oracle="keras",
+    ),
+    Loss(
+        fn=rce,
+        inverse_link="softmax",
+        family="robust",
+        task="classification",
+        formula="-Σ p max(log y, A)",
+        claims=LOCAL | SYMMETRIC | {"smooth"},
+        source="Wang et al. 2019",
+        weight="|A| p",
+        oracle="torch",
+    ),
+    Loss(
+        fn=sce,
+        inverse_link="softmax",
+        family="robust",
+        task="classification",
+        formula="-α Σ y log p - β Σ p max(log y, A)",
+        claims=LOCAL | {"smooth"},
+        source="Wang et al. 2019",
+        weight="α + β|A| p",
+        oracle="torch",
+    ),
+    Loss(
+        fn=nce,
+        inverse_link="softmax",
+        family="robust",
+        task="classification",
+        formula="Σ y log p / Σ log p",
+        claims=SYMMETRIC | {"linear_in_target", "smooth"},
+        source="Ma et al. 2020",
+        oracle="torch",
+    ),
+    Loss(
+        fn=nce_mae,
+        inverse_link="softmax",
+        family="robust",
+        task="classification",
+        formula="α Σ y log p / Σ log p + β Σ|p - y|",
+        claims=SYMMETRIC,
+        source="Ma et al. 2020",
+        oracle="torch",
+    ),
+    Loss(
+        fn=nce_rce,
+        inverse_link="softmax",
+        family="robust",
+        task="classification",
+        formula="α Σ y log p / Σ log p - β Σ p max(log y, A)",
+        claims=SYMMETRIC | {"smooth"},
+        source="Ma et al. 2020",
+        oracle="torch",
+    ),
+    Loss(
+        fn=taylor_ce,
+        inverse_link="softmax",
+        family="robust",
+        task="classification",
+        formula="Σ y Σᵢ (1 - p)ⁱ/i, i = 1 ... t",
+        claims=LOCAL | {"linear_in_target", "smooth", "vanishing_when_wrong"},
+        source="Feng et al. 2020",
+        weight="1 - (1 - p)^t",
+        oracle="scipy",
+    ),
+    Loss(
+        fn=phuber_ce,
+        inverse_link="softmax",
+        family="robust",
+        task="classification",
+        formula="-Σ y log p if p > 1/τ else log τ + 1 - τp",
+        claims=LOCAL | {"linear_in_target", "smooth", "vanishing_when_wrong"},
+        source="Menon et al. 2020",
+        weight="min(1, τp)",
+    ),
+    Loss(
+        fn=bi_tempered,
+        inverse_link="tempered_softmax",
+        family="robust",
+        task="classification",
+        formula="Σ y (log_t₁ y - log_t₁ p) - (y^(2-t₁) - p^(2-t₁))/(2 - t₁)",
+        claims=ROBUST
+        | {
+            "minimised_at_target",
+            "linear_in_target",
+            "elicits_mean",
+            "strictly_proper",
+            "smooth",
+            "vanishing_when_wrong",
+        },
+        source="Amid et al. 2019",
+        oracle="pytorch-optimizer",
     ),
 )

@@ -1,30 +1,54 @@
-"""The row a loss declares about itself, and the inverse links: output -> prediction."""
+"""The row a loss declares about itself, and what a loss may know beside output and target."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lossbench.losses.links import INVERSE_LINKS
+
 TASKS = ("regression", "classification")
+DOMAINS = ("real", "nonnegative")
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
-
-def _identity(output: Tensor) -> Tensor:
-    return output
+NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 
 
-def _softmax(output: Tensor) -> Tensor:
-    return torch.softmax(output, dim=-1)
+@dataclass(frozen=True)
+class Context:
+    """What a loss may know beside output and target.
 
+    A loss asks for it with a keyword-only parameter `context: Context` without default; it is
+    given one wherever it is called, and no configuration can set it.
 
-INVERSE_LINKS: dict[str, Callable[[Tensor], Tensor]] = {"identity": _identity, "softmax": _softmax}
-PROBABILITY_LINKS = frozenset({"softmax"})
-"""Inverse links whose predictions lie on the simplex."""
+    Attributes:
+        class_counts: Training examples of each class, broadcastable to the target [..., C]. For
+            regression the sums of the targets, which mean nothing.
+        rows: Row of each example in the training split, broadcastable to the examples [...]; -1
+            for examples of other splits.
+    """
+
+    class_counts: Tensor
+    rows: Tensor
+
+    @staticmethod
+    def long_tailed(classes: int, *, like: Tensor) -> Context:
+        """The context in which losses are measured and drawn outside training.
+
+        From 1000 examples of the first class down to 10 of the last one in equal ratios: the
+        imbalance of 100 that the literature on long tails uses (Cui et al. 2019, CVPR).
+        """
+        counts = torch.logspace(3, 1, classes, dtype=like.dtype, device=like.device)
+        return Context(class_counts=counts, rows=torch.tensor(-1, device=like.device))
 
 
 @dataclass(frozen=True)
@@ -33,16 +57,23 @@ class Loss:
 
     Args:
         fn: `(output [..., C], target [..., C], *, params) -> loss per example [...]`. Pure, no
-            reduction over examples, safe under any leading dimensions.
+            reduction over examples, safe under any leading dimensions. May ask for a `Context`.
         inverse_link: Key of `INVERSE_LINKS`, turns the output into the prediction.
         family: The family it is drawn and grouped with.
         task: "regression" or "classification".
-        formula: Loss per output in terms of the error e, the prediction p or the output z.
+        formula: Loss in terms of the error e, the prediction p or f, the output z, the target y.
         claims: Names of the functions in `claims.py` that hold for it; every other one must not.
         source: Where it was defined.
+        weight: Of a local loss, the factor w in `output gradient = w (p - y)` on hard labels, as
+            a formula in p, the prediction for the true class; empty otherwise.
+        outputs_per_target: Outputs the model has for each target; the first C of them make the
+            prediction, the others start at zero and say how sure it is.
+        domain: Targets it is made for: "real" or "nonnegative".
+        oracle: Packages whose own implementation, or functions of theirs that make it up, the tests
+            compare it with; empty if there is none.
 
     Raises:
-        ValueError: Name, inverse link or task is not one of ours.
+        ValueError: Name, inverse link, task or domain is not one of ours.
     """
 
     fn: Callable[..., Tensor]
@@ -52,22 +83,85 @@ class Loss:
     formula: str
     claims: frozenset[str]
     source: str
+    weight: str = ""
+    outputs_per_target: int = 1
+    domain: str = "real"
+    oracle: str = ""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ValueError(f"loss name {self.name!r}: use {NAME.pattern}, like 'huber_tight'")
-        if self.inverse_link not in INVERSE_LINKS:
-            raise ValueError(
-                f"{self.name}: inverse link {self.inverse_link!r}: use one of {list(INVERSE_LINKS)}"
-            )
-        if self.task not in TASKS:
-            raise ValueError(f"{self.name}: task {self.task!r}: use one of {list(TASKS)}")
+        for what, value, known in (
+            ("inverse link", self.inverse_link, INVERSE_LINKS),
+            ("task", self.task, TASKS),
+            ("domain", self.domain, DOMAINS),
+        ):
+            if value not in known:
+                raise ValueError(f"{self.name}: {what} {value!r}: use one of {list(known)}")
 
     @property
     def name(self) -> str:
         """The function's name: what the user types and what is recorded."""
         return self.fn.__name__
 
-    def predict(self, output: Tensor) -> Tensor:
-        """Prediction for an output, both [..., C]."""
-        return INVERSE_LINKS[self.inverse_link](output)
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Parameters a configuration may set, with the values they have when it does not."""
+        return {name: value for name, value in _keywords(self.fn).items() if name != "context"}
+
+    @property
+    def needs_context(self) -> bool:
+        """Whether the function asks for a `Context`."""
+        return "context" in _keywords(self.fn)
+
+    def at(self, **params: Any) -> Loss:
+        """The same row with other defaults: a variant, to be measured like any loss."""
+        if unknown := params.keys() - self.defaults.keys():
+            raise ValueError(
+                f"{self.name} has no parameter {unknown.pop()!r}: use one of {[*self.defaults]}"
+            )
+        variant = functools.partial(self.fn, **params)
+        # Not __wrapped__: the signature is to show the new defaults.
+        for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+            setattr(variant, name, getattr(self.fn, name))
+        return replace(self, fn=variant)
+
+    def values(
+        self,
+        output: Tensor,
+        target: Tensor,
+        params: Mapping[str, Any] = NO_PARAMS,
+        context: Context | None = None,
+    ) -> Tensor:
+        """Loss per example, [...].
+
+        Args:
+            output: Raw model output, [..., C], or [..., 2C] of a loss with two outputs per target.
+            target: What the prediction should be, [..., C].
+            params: The loss's own parameters; those left out have their defaults.
+            context: For a loss that asks for it; `Context.long_tailed` if None.
+        """
+        if not self.needs_context:
+            return self.fn(output, target, **params)
+        if context is None:
+            context = Context.long_tailed(target.shape[-1], like=target)
+        return self.fn(output, target, context=context, **params)
+
+    def predict(self, output: Tensor, params: Mapping[str, Any] = NO_PARAMS) -> Tensor:
+        """Prediction [..., C] for an output, through the inverse link at the loss's parameters."""
+        return INVERSE_LINKS[self.inverse_link](output, **dict(self.link(params)[1:]))
+
+    def link(self, params: Mapping[str, Any] = NO_PARAMS) -> tuple[Any, ...]:
+        """The inverse link's name, then the (name, value) pairs of the parameters it shares.
+
+        Losses whose links are equal can be evaluated on each other's models.
+        """
+        given = {**self.defaults, **params}
+        shared = [(name, given[name]) for name in _keywords(INVERSE_LINKS[self.inverse_link])]
+        return (self.inverse_link, *shared)
+
+
+@functools.lru_cache(maxsize=1024)
+def _keywords(function: Callable[..., Any]) -> dict[str, Any]:
+    kinds = inspect.signature(function).parameters.values()
+    return {kind.name: kind.default for kind in kinds if kind.kind is kind.KEYWORD_ONLY}

@@ -1,0 +1,106 @@
+"""Numbers beside the claims: how efficient a loss is, and which others are the same in disguise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossbench.claims.draws import hard_targets, scattered_pairs, seeded
+from lossbench.claims.minima import output_gradient
+from lossbench.claims.verdict import OUTPUTS
+from lossbench.losses.spec import Loss
+
+LARGEST_ERROR = 12.0
+"""In standard deviations; the square of sinh times the density is 1e-22 there."""
+
+
+def efficiency(loss: Loss) -> float:
+    """How much of a Gaussian sample of unit variance a regression loss uses, at most 1.
+
+    The variance that the best estimate of what the loss elicits, the mean, would have, over the
+    variance that the loss's has: (E ψ')² / E ψ², ψ the output gradient as a function of the error.
+
+    Args:
+        loss: Row to measure, at the default parameters of its function.
+
+    Returns:
+        Asymptotic relative efficiency; NaN for a loss of labels or with an inverse link.
+
+    Source:
+        Huber 1964, Annals of Mathematical Statistics.
+    """
+    if (loss.task, loss.inverse_link, loss.outputs_per_target) != ("regression", "identity", 1):
+        return math.nan
+    error, weight = _quadrature()
+    influence = output_gradient(loss, error[:, None], torch.zeros_like(error)[:, None])[:, 0]
+
+    def expected(values: Tensor, shift: float) -> float:
+        density = torch.exp(-0.5 * (error - shift).square()) / math.sqrt(2 * math.pi)
+        return float((weight * density * values).sum())
+
+    # An asymmetric loss estimates another number than the mean: where ψ is zero on average.
+    low, high = -5.0, 5.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if expected(influence, middle) > 0 else (middle, high)
+    # Stein's lemma: E ψ' without a derivative, which a corner of the loss has not.
+    slope = expected(influence * (error - middle), middle)
+    variance = expected(influence.square(), middle)
+    return slope**2 / variance if variance else math.nan
+
+
+def duplicates(loss: Loss, among: Iterable[Loss]) -> dict[str, float]:
+    """The losses that train alike: their output gradient is this one's, up to a factor.
+
+    Compared on hard labels in classification, on any target in regression, at default parameters
+    and all numbers of outputs.
+
+    Args:
+        loss: Row whose doubles are sought.
+        among: Rows to look through; itself and those of the other task are passed over.
+
+    Returns:
+        By the name of each double the factor: this gradient = factor times the double's.
+    """
+    candidates = [o for o in among if o.task == loss.task and o != loss]
+    factors = {other.name: _factor(loss, other) for other in candidates}
+    return {name: factor for name, factor in factors.items() if not math.isnan(factor)}
+
+
+def _quadrature() -> tuple[Tensor, Tensor]:
+    """Gauss-Legendre on panels of a thousandth, whose ends are where corners usually are."""
+    nodes, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(3))
+    panels = int(2000 * LARGEST_ERROR)
+    left = torch.arange(panels, dtype=torch.float64) / 1000 - LARGEST_ERROR
+    error = left[:, None] + (nodes + 1) / 2000
+    return error.flatten(), (weights / 2000).repeat(panels)
+
+
+def _factor(loss: Loss, other: Loss) -> float:
+    """The one number that is the ratio of the two gradients everywhere; NaN if there is none."""
+    if loss.outputs_per_target != other.outputs_per_target:
+        return math.nan
+    factor = math.nan
+    for outputs in OUTPUTS[loss.task]:
+        mine, its = (_gradient_on_labels(row, outputs) for row in (loss, other))
+        if math.isnan(factor):
+            factor = float((mine * its).sum() / its.square().sum())
+        size = mine.norm(dim=-1)
+        off = (mine - factor * its).norm(dim=-1) / size.maximum(size.median())
+        if not bool((off <= 1e-9).all()):
+            return math.nan
+    return factor
+
+
+@cache
+def _gradient_on_labels(loss: Loss, outputs: int) -> Tensor:
+    generator = seeded("factor", outputs)
+    output, target = scattered_pairs(loss, generator, outputs)
+    if loss.task == "classification":
+        target = hard_targets(loss, (len(target), outputs), generator)
+    return output_gradient(loss, output, target)

@@ -1,0 +1,138 @@
+"""Derivatives and minima with respect to the output.
+
+Shapes: C targets and W outputs of them, M expected losses minimised at once, N points of a
+target's distribution, S starts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from lossbench.claims.draws import dense_targets, label_distributions, normal, padded, seeded
+from lossbench.losses.spec import Loss
+
+START_SCALES = (0.1, 0.5, 2.0, 4.0)
+"""Some starts lie near zero: a bounded loss is flat where it is confidently wrong."""
+
+NOISE = 0.4
+"""Share of replaced labels; below 1/2, so that two classes stay apart."""
+
+
+def output_gradient(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
+    """Gradient of the loss with respect to the output, [..., W]."""
+    output = output.detach().requires_grad_()
+    return torch.autograd.grad(loss.values(output, target).sum(), output)[0]
+
+
+def bayes_prediction(loss: Loss, *, targets: Tensor, weights: Tensor) -> Tensor:
+    """What a loss learns from samples: the prediction with the least expected loss.
+
+    Args:
+        loss: Row to measure, at the default parameters of its function.
+        targets: Points of the target's distribution, [N, C], float64.
+        weights: Probabilities of the points, [M, N]: M distributions, minimised at once.
+
+    Returns:
+        Prediction, [M, C]. Where the least value is only approached, as for a bounded loss that
+        wants a corner of the simplex, a prediction close to it.
+
+    Source:
+        Gneiting 2011 (the Bayes act).
+    """
+    return loss.predict(best(*minima(loss, targets.expand(len(weights), -1, -1), weights)))
+
+
+def minima(loss: Loss, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Minimise M expected losses over targets [M, N, C] with weights [M, N] from S starts each.
+
+    Returns values, [S, M], and outputs, [S, M, W].
+    """
+    return minima_from(
+        starts(loss, (weights.unsqueeze(-1) * targets).sum(-2)), loss, targets, weights
+    )
+
+
+def minima_from(
+    start: Tensor, loss: Loss, targets: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`minima` from given starts, [S, M, W]."""
+
+    def expected_loss(output: Tensor) -> Tensor:
+        expanded = output.unsqueeze(-2).expand(*output.shape[:-1], targets.shape[-2], -1)
+        return (weights * loss.values(expanded, targets.expand(*expanded.shape[:-1], -1))).sum(-1)
+
+    output = minimise(expected_loss, start)
+    return expected_loss(output).nan_to_num(nan=math.inf), output
+
+
+def starts(loss: Loss, mean: Tensor) -> Tensor:
+    """Outputs to start from where the targets have that mean, [M, C] -> [S, M, W].
+
+    The last lies where an ordinary loss is least, for the sake of those with local minima.
+    """
+    scale = torch.tensor(START_SCALES, dtype=torch.float64)[:, None, None]
+    width = loss.outputs_per_target * mean.shape[-1]
+    anywhere = scale * normal((len(scale), 1, width), seeded("starts", width))
+    guess = mean if loss.task == "regression" else mean.clamp(min=1e-3).log()
+    return torch.cat([anywhere.expand(-1, len(mean), -1), padded(guess, loss) + anywhere[:1]])
+
+
+def minimise(objective: Callable[[Tensor], Tensor], start: Tensor, *, steps: int = 120) -> Tensor:
+    """Rprop (Riedmiller and Braun 1993): every element of the batch has a step of its own.
+
+    It obeys the gradient's sign and not its size, so that a kink, a flat optimum and a saturated
+    softmax, which stop Newton's method or gradient descent, cost it nothing. What can stop it is
+    a ridge across the axes, as where the largest of many outputs changes: then it ends on it.
+    """
+    output, step, last = start, torch.full_like(start, 0.1), torch.zeros_like(start)
+    for _ in range(steps):
+        output = output.detach().requires_grad_()
+        sign = torch.autograd.grad(objective(output).sum(), output)[0].sign()
+        has_turned = sign * last < 0
+        factor = torch.where(has_turned, 0.5, torch.where(sign == last, 1.2, 1.0))
+        step = (factor * step).clamp(max=1.0)
+        last = sign.where(~has_turned, 0.0)
+        output = output - step * last
+    return output.detach()
+
+
+def best(value: Tensor, output: Tensor) -> Tensor:
+    """Of the starts' outputs [S, M, W] the ones of least value [S, M], [M, W]."""
+    return output[value.argmin(0), torch.arange(value.shape[-1])]
+
+
+def is_global(value: Tensor) -> Tensor:
+    """Which starts arrived at a least value, [S, M]: several minimisers may share it."""
+    least = value.amin(0)
+    return value <= least + 1e-12 * (1 + least.abs())
+
+
+@cache
+def minima_on_targets(loss: Loss, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`minima` of the loss fed one dense target, for M targets; and these, [M, C]."""
+    target = dense_targets(loss, (12, outputs), seeded("minimum against target", outputs))
+    certain = torch.ones((len(target), 1), dtype=torch.float64)
+    return *minima(loss, target.unsqueeze(-2), certain), target
+
+
+@cache
+def minima_on_labels(loss: Loss, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`minima` of the loss fed hard labels of `label_distributions`, then with noise; and these.
+
+    Returns values, [2, S, M], and outputs, [2, S, M, W], of clean labels and of those of which a
+    share of `NOISE` is replaced by another one, all others equally likely; distributions, [M, C].
+    """
+    clean = label_distributions(outputs)
+    noisy = (1.0 - NOISE) * clean + NOISE * (1.0 - clean) / (outputs - 1)
+    frequencies = torch.cat([clean, noisy])
+    labels = torch.eye(outputs, dtype=torch.float64).expand(len(frequencies), -1, -1)
+    # The same starts for both: where the least loss is only approached, a loss that the noise
+    # leaves as it is comes as close by the same way.
+    start = starts(loss, torch.cat([clean, clean]))
+    value, output = minima_from(start, loss, labels, frequencies)
+    return torch.stack(value.chunk(2, 1)), torch.stack(output.chunk(2, 1)), clean

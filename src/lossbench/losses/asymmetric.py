@@ -1,0 +1,107 @@
+"""Losses that charge too much and too little differently: they elicit quantiles and the like.
+
+Every function takes output and target, [..., C] each, in units of the target, and returns the
+loss per example, [...], summed over outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lossbench.losses.links import capped_expm1
+from lossbench.losses.spec import Loss
+
+
+def pinball(output: Tensor, target: Tensor, *, tau: float = 0.8) -> Tensor:
+    """The quantile loss: `tau` for each unit too little, 1 - `tau` for each unit too much.
+
+    Args:
+        output: [..., C].
+        target: [..., C].
+        tau: Level of the quantile it elicits, between 0 and 1; 1/2 is half of mae.
+
+    Source:
+        Koenker and Bassett 1978, Econometrica.
+    """
+    error = output - target
+    return torch.maximum((1.0 - tau) * error, -tau * error).sum(-1)
+
+
+def expectile(output: Tensor, target: Tensor, *, tau: float = 0.8) -> Tensor:
+    """Squared error, weighed `tau` where the prediction is too small, else 1 - `tau`.
+
+    Args:
+        output: [..., C].
+        target: [..., C].
+        tau: Level of the expectile it elicits, between 0 and 1; 1/2 is mse.
+
+    Source:
+        Newey and Powell 1987, Econometrica.
+    """
+    error = output - target
+    squared = error.square()
+    return torch.where(error < 0, tau * squared, (1.0 - tau) * squared).sum(-1)
+
+
+def linex(output: Tensor, target: Tensor, *, a: float = 1.0) -> Tensor:
+    """Exponential where the prediction is too large, linear where it is too small.
+
+    Beyond an exponent of `links.LARGEST_EXPONENT` it goes on along its tangent, to stay finite.
+
+    Args:
+        output: [..., C].
+        target: [..., C].
+        a: How steep, per unit of the target; a negative one turns the sides round.
+
+    Source:
+        Varian 1975; Zellner 1986, Journal of the American Statistical Association.
+    """
+    error = output - target
+    return (capped_expm1(a * error) - a * error).sum(-1)
+
+
+ASYMMETRIC = frozenset(
+    {
+        "gradient_is_derivative",
+        "minimised_at_target",
+        "convex",
+        "translation_invariant",
+        "permutation_invariant",
+        "nonnegative",
+    }
+)
+"""Claims of every convex function of the error that is least at zero alone."""
+
+ROWS = (
+    Loss(
+        fn=pinball,
+        inverse_link="identity",
+        family="asymmetric",
+        task="regression",
+        formula="max((1 - τ)e, -τe)",
+        claims=ASYMMETRIC | {"bounded_gradient"},
+        source="Koenker and Bassett 1978",
+        oracle="scikit-learn, scoringrules",
+    ),
+    Loss(
+        fn=expectile,
+        inverse_link="identity",
+        family="asymmetric",
+        task="regression",
+        formula="|τ - [e ≥ 0]| e²",
+        claims=ASYMMETRIC | {"smooth"},
+        source="Newey and Powell 1987",
+        oracle="statsmodels",
+    ),
+    Loss(
+        fn=linex,
+        inverse_link="identity",
+        family="asymmetric",
+        task="regression",
+        formula="exp(ae) - ae - 1",
+        claims=ASYMMETRIC | {"smooth"},
+        source="Varian 1975; Zellner 1986",
+        oracle="torch, scikit-learn",
+    ),
+)

@@ -1,0 +1,172 @@
+"""Divergences between the target distribution and the softmax, other than cross entropy's.
+
+All are least where the prediction is the target, fed dense; none is linear in the target, so
+hard labels teach them something else. Every function takes the output and a target distribution,
+[..., C] each, and returns the divergence per example, [...].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lossbench.losses.links import capped_exp
+from lossbench.losses.robust import rce
+from lossbench.losses.spec import Loss
+
+
+def js(output: Tensor, target: Tensor) -> Tensor:
+    """Jensen-Shannon divergence, in nats, between 0 and log 2.
+
+    Source:
+        Lin 1991, IEEE Transactions on Information Theory; Englesson and Azizpour 2021, NeurIPS.
+    """
+    log_p = functional.log_softmax(output, dim=-1)
+    p = log_p.exp()
+    # Where p underflows and the target is 0, the middle is 0 too, and nothing is added.
+    log_middle = (0.5 * (p + target)).clamp(min=torch.finfo(p.dtype).tiny).log()
+    of_target = torch.xlogy(target, target) - target * log_middle
+    return 0.5 * (of_target + p * (log_p - log_middle)).sum(-1)
+
+
+def hellinger(output: Tensor, target: Tensor) -> Tensor:
+    """Squared Hellinger distance, 1 - Σ√(py), between 0 and 1.
+
+    Source:
+        Hellinger 1909; as a score in Shuford, Albert and Massengill 1966.
+    """
+    log_p = functional.log_softmax(output, dim=-1)
+    return 1.0 - (target.sqrt() * (0.5 * log_p).exp()).sum(-1)
+
+
+def bhattacharyya(output: Tensor, target: Tensor) -> Tensor:
+    """Minus the logarithm of Σ√(py); on hard labels half of cross_entropy.
+
+    Source:
+        Bhattacharyya 1943, Bulletin of the Calcutta Mathematical Society.
+    """
+    log_p = functional.log_softmax(output, dim=-1)
+    return -(0.5 * (log_p + target.log())).logsumexp(-1)
+
+
+def reverse_kl(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Tensor:
+    """Divergence of the target from the softmax, Σ p log(p/y), in nats.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        log_zero: What log 0 is taken for, negative; without it a hard label costs infinity.
+
+    Source:
+        Kullback and Leibler 1951, the other way round.
+    """
+    log_p = functional.log_softmax(output, dim=-1)
+    return (log_p.exp() * log_p).sum(-1) + rce(output, target, log_zero=log_zero)
+
+
+def chi2(output: Tensor, target: Tensor) -> Tensor:
+    """Half of Pearson's chi-squared divergence, (Σ y²/p - 1)/2; on hard labels (1/p_c - 1)/2.
+
+    Beyond an exponent of `links.LARGEST_EXPONENT` 1/p goes on along its tangent, to stay finite.
+
+    Source:
+        Pearson 1900; Amari 2016 on its family.
+    """
+    log_p = functional.log_softmax(output, dim=-1)
+    return 0.5 * ((target.square() * capped_exp(-log_p)).sum(-1) - 1.0)
+
+
+def dice(output: Tensor, target: Tensor) -> Tensor:
+    """One minus the Dice coefficient of softmax and target, example by example, between 0 and 1.
+
+    The form with squares in the denominator; with plain sums there it is `unhinged`.
+
+    Source:
+        Milletari, Navab and Ahmadi 2016, 3DV (there over the voxels of an image).
+    """
+    p = output.softmax(-1)
+    overlap = 2.0 * (p * target).sum(-1)
+    return 1.0 - overlap / (p.square().sum(-1) + target.square().sum(-1))
+
+
+DIVERGENCE = frozenset(
+    {
+        "gradient_is_derivative",
+        "calibrated",
+        "smooth",
+        "translation_invariant",
+        "permutation_invariant",
+    }
+)
+"""Claims of every divergence of this family."""
+
+LOCAL = DIVERGENCE | {"points_along_error", "local_weight", "minimised_at_target", "nonnegative"}
+"""Claims of those that are, on a hard label, functions of its probability alone."""
+
+ROWS = (
+    Loss(
+        fn=js,
+        inverse_link="softmax",
+        family="divergence",
+        task="classification",
+        formula="Σ y log(y/m)/2 + p log(p/m)/2, m = (p + y)/2",
+        claims=LOCAL | {"bounded_gradient", "vanishing_when_wrong"},
+        source="Englesson and Azizpour 2021",
+        weight="p/2 log((1 + p)/p)",
+        oracle="scipy, kornia",
+    ),
+    Loss(
+        fn=hellinger,
+        inverse_link="softmax",
+        family="divergence",
+        task="classification",
+        formula="1 - Σ √(p y)",
+        claims=LOCAL | {"bounded_gradient", "vanishing_when_wrong"},
+        source="Hellinger 1909",
+        weight="√p / 2",
+        oracle="torch, scipy",
+    ),
+    Loss(
+        fn=bhattacharyya,
+        inverse_link="softmax",
+        family="divergence",
+        task="classification",
+        formula="-log Σ √(p y)",
+        claims=LOCAL | {"elicits_mean", "strictly_proper", "bounded_gradient"},
+        source="Bhattacharyya 1943",
+        weight="1/2",
+        oracle="torch",
+    ),
+    Loss(
+        fn=reverse_kl,
+        inverse_link="softmax",
+        family="divergence",
+        task="classification",
+        formula="Σ p (log p - max(log y, A))",
+        claims=DIVERGENCE | {"bounded_gradient", "vanishing_when_wrong"},
+        source="Kullback and Leibler 1951, reversed",
+        oracle="torch, scipy",
+    ),
+    Loss(
+        fn=chi2,
+        inverse_link="softmax",
+        family="divergence",
+        task="classification",
+        formula="(Σ y²/p - 1)/2",
+        claims=LOCAL | {"convex"},
+        source="Pearson 1900",
+        weight="1 / (2p)",
+        oracle="scipy",
+    ),
+    Loss(
+        fn=dice,
+        inverse_link="softmax",
+        family="divergence",
+        task="classification",
+        formula="1 - 2 Σ p y / (Σ p² + Σ y²)",
+        claims=DIVERGENCE
+        | {"minimised_at_target", "bounded_gradient", "vanishing_when_wrong", "nonnegative"},
+        source="Milletari, Navab and Ahmadi 2016",
+    ),
+)

@@ -1,0 +1,137 @@
+"""Negative log-likelihoods of distributions other than the Gaussian of fixed variance, in nats.
+
+Every function takes output and target, [..., C] each, and returns the loss per example, [...],
+summed over targets, without the terms that depend on the target alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from lossbench.losses.links import capped_exp, softplus
+from lossbench.losses.spec import Loss
+
+
+def poisson_nll(output: Tensor, target: Tensor) -> Tensor:
+    """Poisson counts behind the exponential: its output gradient is again prediction - target.
+
+    Args:
+        output: Logarithm of the predicted rate, [..., C].
+        target: Counts, or any numbers of 0 and more, [..., C].
+
+    Source:
+        McCullagh and Nelder 1989, Generalized Linear Models.
+    """
+    return (capped_exp(output) - target * output).sum(-1)
+
+
+def gaussian_nll(output: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """A Gaussian whose mean and variance are both predicted.
+
+    Args:
+        output: Means, then logarithms of the variances, [..., 2C].
+        target: [..., C].
+        eps: Least variance, in squared units of the target; positive.
+
+    Source:
+        Nix and Weigend 1994; its pitfalls in Seitzer et al. 2022, ICLR.
+    """
+    mean, log_variance = output.chunk(2, -1)
+    log_variance = log_variance.clamp(min=math.log(eps))
+    return 0.5 * (log_variance + (mean - target).square() * (-log_variance).exp()).sum(-1)
+
+
+def student_t(output: Tensor, target: Tensor, *, df: float = 4.0, scale: float = 1.0) -> Tensor:
+    """Student's t noise of fixed scale: its influence redescends, the slower the larger `df`.
+
+    Args:
+        output: [..., C].
+        target: [..., C].
+        df: Degrees of freedom, positive; 1 is Cauchy noise, infinity Gaussian.
+        scale: Of the noise, in units of the target; positive.
+
+    Source:
+        Lange, Little and Taylor 1989, Journal of the American Statistical Association.
+    """
+    squared = ((output - target) / scale).square()
+    return 0.5 * (df + 1.0) * (squared / df).log1p().sum(-1)
+
+
+def msle(output: Tensor, target: Tensor) -> Tensor:
+    """Squared error of log(1 + ·), of a prediction kept positive by a softplus.
+
+    Args:
+        output: [..., C]; the prediction is its softplus.
+        target: Numbers of 0 and more, [..., C].
+
+    Source:
+        The metric of several Kaggle competitions, there as its root (RMSLE).
+    """
+    return (softplus(output).log1p() - target.log1p()).square().sum(-1)
+
+
+LIKELIHOOD = frozenset({"gradient_is_derivative", "minimised_at_target", "permutation_invariant"})
+"""Claims of every likelihood of independent numbers."""
+
+ROWS = (
+    Loss(
+        fn=poisson_nll,
+        inverse_link="exp",
+        family="likelihood",
+        task="regression",
+        formula="exp(z) - yz",
+        claims=LIKELIHOOD
+        | {
+            "gradient_is_error",
+            "points_along_error",
+            "linear_in_target",
+            "elicits_mean",
+            "convex",
+            "smooth",
+        },
+        source="McCullagh and Nelder 1989",
+        domain="nonnegative",
+        oracle="torch, scikit-learn",
+    ),
+    Loss(
+        fn=gaussian_nll,
+        inverse_link="mean",
+        family="likelihood",
+        task="regression",
+        formula="(log v + e²/v)/2, two outputs",
+        claims=LIKELIHOOD | {"elicits_mean", "translation_invariant"},
+        source="Nix and Weigend 1994",
+        outputs_per_target=2,
+        oracle="torch, scoringrules",
+    ),
+    Loss(
+        fn=student_t,
+        inverse_link="identity",
+        family="likelihood",
+        task="regression",
+        formula="(ν + 1)/2 log(1 + (e/s)²/ν)",
+        claims=LIKELIHOOD
+        | {
+            "smooth",
+            "bounded_gradient",
+            "vanishing_when_wrong",
+            "translation_invariant",
+            "nonnegative",
+        },
+        source="Lange, Little and Taylor 1989",
+        oracle="torch, scipy, statsmodels, scoringrules",
+    ),
+    Loss(
+        fn=msle,
+        inverse_link="softplus",
+        family="likelihood",
+        task="regression",
+        formula="(log(1 + f) - log(1 + y))²",
+        claims=LIKELIHOOD | {"smooth", "bounded_gradient", "vanishing_when_wrong", "nonnegative"},
+        source="Kaggle (RMSLE)",
+        domain="nonnegative",
+        oracle="scikit-learn, keras",
+    ),
+)

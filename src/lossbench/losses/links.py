@@ -1,0 +1,253 @@
+"""The inverse links, output [..., C] -> prediction [..., C]; their parameters are their losses'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+LARGEST_EXPONENT = 70.0
+"""exp(70) = 2.5e30 leaves float32 and bfloat16 room for a factor of 1e4 and a sum."""
+
+SEARCH_STEPS = 10
+NEWTON_STEPS = 2
+"""Each doubles the order up to which a root's derivatives are exact: two give three of them."""
+
+
+def identity(output: Tensor) -> Tensor:
+    """The output itself."""
+    return output
+
+
+def softmax(output: Tensor) -> Tensor:
+    """Exponentials over their sum, on the simplex."""
+    return output.softmax(-1)
+
+
+def doubled_softmax(output: Tensor) -> Tensor:
+    """Softmax of twice the output: what exponentials of output differences elicit."""
+    return (2.0 * output).softmax(-1)
+
+
+def scaled_softmax(output: Tensor, *, s: float) -> Tensor:
+    """Softmax of s times the output."""
+    return (s * output).softmax(-1)
+
+
+def normalized_softmax(output: Tensor, *, tau: float) -> Tensor:
+    """Softmax of the output's direction over the temperature tau."""
+    return (direction(output) / tau).softmax(-1)
+
+
+def cosine_softmax(output: Tensor, *, scale: float) -> Tensor:
+    """Softmax of `scale` times the cosines between output and classes."""
+    return (scale * direction(output)).softmax(-1)
+
+
+def sparsemax(output: Tensor) -> Tensor:
+    """The nearest point of the simplex.
+
+    Source:
+        Martins and Astudillo 2016, ICML; Held, Wolfe and Crowder 1974.
+    """
+    # The largest goes first to zero: sums of large outputs would round the threshold away.
+    output = output - output.amax(-1, keepdim=True)
+    ordered = output.sort(-1, descending=True).values
+    rank = torch.arange(1, output.shape[-1] + 1, device=output.device, dtype=output.dtype)
+    excess = ordered.cumsum(-1) - 1.0
+    support = (ordered * rank > excess).sum(-1, keepdim=True).clamp(min=1)
+    threshold = excess.gather(-1, support - 1) / support
+    return (output - threshold).clamp(min=0.0)
+
+
+def entmax15(output: Tensor) -> Tensor:
+    """The 1.5-entmax: squared positive parts of half the output minus a threshold, exact.
+
+    Source:
+        Peters, Niculae and Martins 2019, ACL.
+    """
+    # The largest goes first to zero: the threshold comes from a variance.
+    half = 0.5 * (output - output.amax(-1, keepdim=True))
+    ordered = half.sort(-1, descending=True).values
+    rank = torch.arange(1, output.shape[-1] + 1, device=output.device, dtype=output.dtype)
+    mean = ordered.cumsum(-1) / rank
+    spread = rank * (ordered.square().cumsum(-1) / rank - mean.square())
+    gap = (1.0 - spread) / rank
+    # Where the gap is negative the candidate is no support; sqrt must not see it.
+    threshold = mean - torch.where(gap > 0, gap, 1.0).sqrt()
+    support = ((gap > 0) & (threshold <= ordered)).sum(-1, keepdim=True).clamp(min=1)
+    return (half - threshold.gather(-1, support - 1)).clamp(min=0.0).square()
+
+
+def entmax(output: Tensor, *, alpha: float) -> Tensor:
+    """The alpha-entmax, between softmax (alpha = 1) and sparsemax (alpha = 2).
+
+    Args:
+        output: [..., C].
+        alpha: Index of the Tsallis entropy, from 1 to 2.
+
+    Source:
+        Blondel, Martins and Niculae 2020, Journal of Machine Learning Research.
+    """
+    if alpha == 1.0:
+        return softmax(output)
+    scaled = (alpha - 1.0) * _wide(output - output.amax(-1, keepdim=True))
+    power = 1.0 / (alpha - 1.0)
+
+    def total(threshold: Tensor) -> Tensor:
+        return positive_power(scaled - threshold, power).sum(-1, keepdim=True)
+
+    def slope(threshold: Tensor) -> Tensor:
+        return -power * positive_power(scaled - threshold, power - 1.0).sum(-1, keepdim=True)
+
+    # At -1 the largest alone gives 1.
+    start = torch.full_like(scaled[..., :1], -1.0)
+    p = positive_power(scaled - _root(total, slope, power, start), power)
+    return p.to(output.dtype)
+
+
+def tempered_softmax(output: Tensor, *, t2: float) -> Tensor:
+    """The softmax of the tempered exponential exp_t(x) = [1 + (1 - t) x]^(1 / (1 - t)).
+
+    Args:
+        output: [..., C].
+        t2: Temperature; 1 is the softmax, above 1 the tail is heavy, below 1 it is cut off.
+
+    Source:
+        Amid, Warmuth, Anil and Koren 2019, NeurIPS.
+    """
+    if t2 == 1.0:
+        return softmax(output)
+    below = _wide(output - output.amax(-1, keepdim=True))
+    power = 1.0 / (1.0 - t2)
+
+    def base(shift: Tensor) -> Tensor:
+        return 1.0 + (1.0 - t2) * (below - shift)
+
+    def total(shift: Tensor) -> Tensor:
+        return positive_power(base(shift), power).sum(-1, keepdim=True)
+
+    def slope(shift: Tensor) -> Tensor:
+        return -positive_power(base(shift), power - 1.0).sum(-1, keepdim=True)
+
+    # At 0 the largest alone gives 1.
+    start = torch.zeros_like(below[..., :1])
+    return positive_power(base(_root(total, slope, power, start)), power).to(output.dtype)
+
+
+def sigmoid(output: Tensor) -> Tensor:
+    """One probability for each output, each against the rest."""
+    return output.sigmoid()
+
+
+def doubled_sigmoid(output: Tensor) -> Tensor:
+    """Sigmoid of twice the output: what exponentials of margins elicit."""
+    return (2.0 * output).sigmoid()
+
+
+def half_margin(output: Tensor) -> Tensor:
+    """(z + 1) / 2 within [0, 1]: what squared hinges elicit."""
+    return (0.5 * (output + 1.0)).clamp(0.0, 1.0)
+
+
+def tangent(output: Tensor) -> Tensor:
+    """The arc tangent, plus 1/2.
+
+    Source:
+        Masnadi-Shirazi, Mahadevan and Vasconcelos 2010, CVPR.
+    """
+    return output.atan() + 0.5
+
+
+def exp(output: Tensor) -> Tensor:
+    """The exponential, constant beyond `LARGEST_EXPONENT`."""
+    return output.clamp(max=LARGEST_EXPONENT).exp()
+
+
+def softplus(output: Tensor) -> Tensor:
+    """log(1 + exp z), positive."""
+    return functional.softplus(output, threshold=50.0)
+
+
+def mean(output: Tensor) -> Tensor:
+    """The first half of the outputs; the second half says how sure it is."""
+    return output[..., : output.shape[-1] // 2]
+
+
+INVERSE_LINKS: dict[str, Callable[..., Tensor]] = {
+    link.__name__: link
+    for link in (
+        *(identity, exp, softplus, mean),
+        *(softmax, doubled_softmax, scaled_softmax, normalized_softmax, cosine_softmax),
+        *(sparsemax, entmax15, entmax, tempered_softmax),
+        *(sigmoid, doubled_sigmoid, half_margin, tangent),
+    )
+}
+
+PROBABILITY_LINKS = frozenset(
+    {"softmax", "doubled_softmax", "scaled_softmax", "normalized_softmax", "cosine_softmax"}
+    | {"sparsemax", "entmax15", "entmax", "tempered_softmax"}
+)
+"""Inverse links whose predictions lie on the simplex."""
+
+
+def direction(output: Tensor) -> Tensor:
+    """The output over its Euclidean norm, [..., C]; zero at zero."""
+    # Scaled by its largest entry first: squares of 1e-30 or 1e30 leave float32.
+    largest = output.detach().abs().amax(-1, keepdim=True)
+    scaled = output / torch.where(largest > 0, largest, 1.0)
+    length = scaled.square().sum(-1, keepdim=True)
+    return scaled / torch.where(length > 0, length, 1.0).sqrt()
+
+
+def capped_exp(exponent: Tensor) -> Tensor:
+    """exp, continued along its tangent beyond `LARGEST_EXPONENT`: convex, smooth and finite."""
+    inside = exponent.clamp(max=LARGEST_EXPONENT)
+    return inside.exp() * (1.0 + (exponent - inside))
+
+
+def capped_expm1(exponent: Tensor) -> Tensor:
+    """`capped_exp` - 1, exact near zero."""
+    inside = exponent.clamp(max=LARGEST_EXPONENT)
+    return torch.expm1(inside) + inside.exp() * (exponent - inside)
+
+
+def positive_power(base: Tensor, power: float) -> Tensor:
+    """base^power where the base is positive, else 0, with derivatives that are never NaN."""
+    is_positive = base > 0
+    return torch.where(is_positive, torch.where(is_positive, base, 1.0).pow(power), 0.0)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """At least float32: a root searched in bfloat16 is none."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _root(
+    total: Callable[[Tensor], Tensor],
+    slope: Callable[[Tensor], Tensor],
+    power: float,
+    start: Tensor,
+) -> Tensor:
+    """Where a falling sum of positive parts to a power is 1, one number per example.
+
+    Seen through its root of that power, a norm of a linear map, the sum is so nearly linear that
+    Newton's method arrives from the left within few steps; they pass no gradient. Steps on the
+    sum itself do: they make the derivatives those of the implicit function.
+
+    Args:
+        total: The sum, [..., 1] -> [..., 1].
+        slope: Its derivative.
+        power: Of the parts.
+        start: Left of the root, where the sum is 1 or more.
+    """
+    root = start.detach()
+    with torch.no_grad():
+        for _ in range(SEARCH_STEPS):
+            value = total(root)
+            root = root - power * (value - value.pow(1.0 - 1.0 / power)) / slope(root)
+    for _ in range(NEWTON_STEPS):
+        root = root + (1.0 - total(root)) / slope(root)
+    return root

@@ -1,0 +1,244 @@
+"""Margin losses: they ask that the label's output lead the others, not for a probability.
+
+Every function takes the output and a target distribution, [..., C] each, and returns the loss
+per example, [...]. They are defined on labels; for a distribution they give the expected loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lossbench.losses.links import capped_exp, capped_expm1
+from lossbench.losses.spec import Loss
+
+
+def crammer_singer(output: Tensor, target: Tensor) -> Tensor:
+    """The multiclass hinge: how much the label's output fails to lead the best other one by 1.
+
+    Source:
+        Crammer and Singer 2001, JMLR.
+    """
+    return (target * _lead_missing(output)).sum(-1)
+
+
+def crammer_singer_squared(output: Tensor, target: Tensor) -> Tensor:
+    """The square of the multiclass hinge.
+
+    Source:
+        Crammer and Singer 2001, JMLR; squared as in L2 support vector machines.
+    """
+    return (target * _lead_missing(output).square()).sum(-1)
+
+
+def weston_watkins(output: Tensor, target: Tensor) -> Tensor:
+    """The hinge of the label's output against each of the others, summed.
+
+    Source:
+        Weston and Watkins 1999, ESANN.
+    """
+    return (target * _each_lead_missing(output).sum(-1)).sum(-1)
+
+
+def weston_watkins_squared(output: Tensor, target: Tensor) -> Tensor:
+    """The squared hinge of the label's output against each of the others, summed.
+
+    Source:
+        Weston and Watkins 1999, ESANN; squared as in L2 support vector machines.
+    """
+    return (target * _each_lead_missing(output).square().sum(-1)).sum(-1)
+
+
+def exponential(output: Tensor, target: Tensor) -> Tensor:
+    """The exponential of every other output's lead over the label's, summed.
+
+    Beyond an exponent of `links.LARGEST_EXPONENT` it goes on along its tangent, to stay finite.
+
+    Source:
+        Freund and Schapire 1997 (AdaBoost.M2); Schapire and Freund 2012, Boosting.
+    """
+    # Σ exp(z_j - z_c) over j ≠ c is 1/p_c - 1.
+    return (target * capped_expm1(-output.log_softmax(-1))).sum(-1)
+
+
+def ova_hinge(output: Tensor, target: Tensor) -> Tensor:
+    """The hinge of every class against the rest, summed over classes.
+
+    Source:
+        Rifkin and Klautau 2004, JMLR.
+    """
+    return _one_versus_all(output, target, lambda margin: (1.0 - margin).clamp(min=0.0))
+
+
+def ova_squared_hinge(output: Tensor, target: Tensor) -> Tensor:
+    """The squared hinge of every class against the rest, summed over classes.
+
+    Source:
+        Janocha and Czarnecki 2017.
+    """
+    return _one_versus_all(output, target, lambda margin: (1.0 - margin).clamp(min=0.0).square())
+
+
+def ova_exponential(output: Tensor, target: Tensor) -> Tensor:
+    """The exponential of every class's negative margin against the rest, summed over classes.
+
+    Beyond an exponent of `links.LARGEST_EXPONENT` it goes on along its tangent, to stay finite.
+
+    Source:
+        Freund and Schapire 1997, Journal of Computer and System Sciences.
+    """
+    return _one_versus_all(output, target, lambda margin: capped_exp(-margin))
+
+
+def savage(output: Tensor, target: Tensor) -> Tensor:
+    """A squared sigmoid of the negative margin: bounded, so that outliers do not rule.
+
+    Source:
+        Masnadi-Shirazi and Vasconcelos 2008, NeurIPS.
+    """
+    return _one_versus_all(output, target, lambda margin: (-2.0 * margin).sigmoid().square())
+
+
+def tangent(output: Tensor, target: Tensor) -> Tensor:
+    """(2 atan v - 1)² of the margin v: bounded, and it also charges a margin that is too large.
+
+    Source:
+        Masnadi-Shirazi, Mahadevan and Vasconcelos 2010, CVPR.
+    """
+    return _one_versus_all(output, target, lambda margin: (2.0 * margin.atan() - 1.0).square())
+
+
+def _one_versus_all(
+    output: Tensor, target: Tensor, of_margin: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Σ of a binary loss of the margin: the output for a class's label, its negative for others."""
+    return (target * of_margin(output) + (1.0 - target) * of_margin(-output)).sum(-1)
+
+
+def _lead_missing(output: Tensor) -> Tensor:
+    """[1 + largest other output - own output]₊ for each class as the label, [..., C]."""
+    best = output.topk(2, dim=-1)
+    others = best.values[..., :1].expand_as(output)
+    others = others.scatter(-1, best.indices[..., :1], best.values[..., 1:])
+    return (1.0 + others - output).clamp(min=0.0)
+
+
+def _each_lead_missing(output: Tensor) -> Tensor:
+    """[1 + other output - own output]₊ for each class as the label and each other, [..., C, C]."""
+    lead = 1.0 + output.unsqueeze(-2) - output.unsqueeze(-1)
+    other = ~torch.eye(output.shape[-1], dtype=torch.bool, device=output.device)
+    return torch.where(other, lead, 0.0).clamp(min=0.0)
+
+
+MARGIN = frozenset(
+    {"gradient_is_derivative", "linear_in_target", "permutation_invariant", "nonnegative"}
+)
+"""Claims of every margin loss."""
+
+PROPER = MARGIN | {"minimised_at_target", "elicits_mean", "strictly_proper", "calibrated", "smooth"}
+"""Claims of those that are proper scores through their own inverse link."""
+
+ROWS = (
+    Loss(
+        fn=crammer_singer,
+        inverse_link="identity",
+        family="margin",
+        task="classification",
+        formula="[1 + max z_j - z_c]₊, j ≠ c",
+        claims=MARGIN | {"convex", "bounded_gradient", "translation_invariant"},
+        source="Crammer and Singer 2001",
+        oracle="scikit-learn",
+    ),
+    Loss(
+        fn=crammer_singer_squared,
+        inverse_link="identity",
+        family="margin",
+        task="classification",
+        formula="[1 + max z_j - z_c]₊², j ≠ c",
+        claims=MARGIN | {"convex", "translation_invariant"},
+        source="Crammer and Singer 2001, squared",
+        oracle="scikit-learn",
+    ),
+    Loss(
+        fn=weston_watkins,
+        inverse_link="identity",
+        family="margin",
+        task="classification",
+        formula="Σ [1 + z_j - z_c]₊, j ≠ c",
+        claims=MARGIN | {"convex", "bounded_gradient", "translation_invariant"},
+        source="Weston and Watkins 1999",
+        oracle="torch",
+    ),
+    Loss(
+        fn=weston_watkins_squared,
+        inverse_link="identity",
+        family="margin",
+        task="classification",
+        formula="Σ [1 + z_j - z_c]₊², j ≠ c",
+        claims=MARGIN | {"calibrated", "convex", "smooth", "translation_invariant"},
+        source="Weston and Watkins 1999, squared",
+        oracle="torch",
+    ),
+    Loss(
+        fn=exponential,
+        inverse_link="doubled_softmax",
+        family="margin",
+        task="classification",
+        formula="Σ exp(z_j - z_c), j ≠ c",
+        claims=PROPER | {"convex", "translation_invariant"},
+        source="Freund and Schapire 1997",
+        oracle="scikit-learn",
+    ),
+    Loss(
+        fn=ova_hinge,
+        inverse_link="identity",
+        family="margin",
+        task="classification",
+        formula="Σ [1 - v]₊, v = ±z",
+        claims=MARGIN | {"convex", "bounded_gradient"},
+        source="Rifkin and Klautau 2004",
+        oracle="torch, scikit-learn, keras",
+    ),
+    Loss(
+        fn=ova_squared_hinge,
+        inverse_link="half_margin",
+        family="margin",
+        task="classification",
+        formula="Σ [1 - v]₊², v = ±z",
+        claims=PROPER | {"convex"},
+        source="Janocha and Czarnecki 2017",
+        oracle="scikit-learn, keras",
+    ),
+    Loss(
+        fn=ova_exponential,
+        inverse_link="doubled_sigmoid",
+        family="margin",
+        task="classification",
+        formula="Σ exp(-v), v = ±z",
+        claims=PROPER | {"convex"},
+        source="Freund and Schapire 1997",
+        oracle="scikit-learn",
+    ),
+    Loss(
+        fn=savage,
+        inverse_link="doubled_sigmoid",
+        family="margin",
+        task="classification",
+        formula="Σ 1/(1 + exp 2v)², v = ±z",
+        claims=PROPER | {"bounded_gradient", "vanishing_when_wrong"},
+        source="Masnadi-Shirazi and Vasconcelos 2008",
+        oracle="torch, scoringrules",
+    ),
+    Loss(
+        fn=tangent,
+        inverse_link="tangent",
+        family="margin",
+        task="classification",
+        formula="Σ (2 atan v - 1)², v = ±z",
+        claims=PROPER | {"bounded_gradient", "vanishing_when_wrong"},
+        source="Masnadi-Shirazi et al. 2010",
+        oracle="torch",
+    ),
+)

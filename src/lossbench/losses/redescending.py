@@ -1,0 +1,130 @@
+"""M-estimator losses whose influence falls again: a far target is taken for an outlier.
+
+Every function takes output and target, [..., C] each, in units of the target, and returns the
+loss per example, [...], summed over outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lossbench.losses.spec import Loss
+
+
+def cauchy(output: Tensor, target: Tensor, *, c: float = 1.0) -> Tensor:
+    """Logarithm of a squared error, the likelihood of Cauchy noise. Also called Lorentzian.
+
+    Args:
+        output: [..., C].
+        target: [..., C].
+        c: Error at which the influence is largest, in units of the target; positive.
+
+    Source:
+        Black and Anandan 1996, Computer Vision and Image Understanding.
+    """
+    return 0.5 * c**2 * ((output - target) / c).square().log1p().sum(-1)
+
+
+def geman_mcclure(output: Tensor, target: Tensor, *, c: float = 1.0) -> Tensor:
+    """A squared error that saturates at 2 per output.
+
+    Args:
+        output: [..., C].
+        target: [..., C].
+        c: Scale of the error, in units of the target; positive.
+
+    Source:
+        Geman and McClure 1985; scaled as in Barron 2019, CVPR.
+    """
+    squared = ((output - target) / c).square()
+    return (2.0 * squared / (squared + 4.0)).sum(-1)
+
+
+def welsch(output: Tensor, target: Tensor, *, c: float = 1.0) -> Tensor:
+    """One minus a Gaussian of the error. Its mean is also known as the negated correntropy.
+
+    Args:
+        output: [..., C].
+        target: [..., C].
+        c: Error at which the influence is largest, in units of the target; positive.
+
+    Source:
+        Dennis and Welsch 1978; Liu, Pokharel and Principe 2007, IEEE Trans. Signal Processing.
+    """
+    return -torch.expm1(-0.5 * ((output - target) / c).square()).sum(-1)
+
+
+def tukey(output: Tensor, target: Tensor, *, c: float = 4.685) -> Tensor:
+    """Tukey's biweight: beyond `c` a target has no influence at all.
+
+    Args:
+        output: [..., C].
+        target: [..., C].
+        c: Error from which on the loss is constant, in units of the target; positive. The default
+            makes it 95 % as efficient as the mean under Gaussian noise of unit variance.
+
+    Source:
+        Beaton and Tukey 1974, Technometrics.
+    """
+    squared = ((output - target) / c).square().clamp(max=1.0)
+    # 1 - (1 - x)³ multiplied out: no cancellation near zero.
+    return c**2 / 6.0 * (squared * (3.0 - 3.0 * squared + squared.square())).sum(-1)
+
+
+REDESCENDING = frozenset(
+    {
+        "gradient_is_derivative",
+        "minimised_at_target",
+        "smooth",
+        "bounded_gradient",
+        "vanishing_when_wrong",
+        "translation_invariant",
+        "permutation_invariant",
+        "nonnegative",
+    }
+)
+"""Claims of every loss of a smooth influence that falls to zero."""
+
+ROWS = (
+    Loss(
+        fn=cauchy,
+        inverse_link="identity",
+        family="redescending",
+        task="regression",
+        formula="c²/2 log(1 + (e/c)²)",
+        claims=REDESCENDING,
+        source="Black and Anandan 1996",
+        oracle="scipy, kornia",
+    ),
+    Loss(
+        fn=geman_mcclure,
+        inverse_link="identity",
+        family="redescending",
+        task="regression",
+        formula="2(e/c)² / ((e/c)² + 4)",
+        claims=REDESCENDING,
+        source="Geman and McClure 1985",
+        oracle="kornia",
+    ),
+    Loss(
+        fn=welsch,
+        inverse_link="identity",
+        family="redescending",
+        task="regression",
+        formula="1 - exp(-(e/c)²/2)",
+        claims=REDESCENDING,
+        source="Dennis and Welsch 1978",
+        oracle="kornia",
+    ),
+    Loss(
+        fn=tukey,
+        inverse_link="identity",
+        family="redescending",
+        task="regression",
+        formula="c²/6 (1 - (1 - (e/c)²)³) if |e| ≤ c else c²/6",
+        claims=REDESCENDING,
+        source="Beaton and Tukey 1974",
+        oracle="statsmodels",
+    ),
+)

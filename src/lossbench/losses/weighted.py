@@ -1,0 +1,227 @@
+"""Losses that weigh examples or classes: the hard ones, the rare ones.
+
+Every function takes the output and a target distribution, [..., C] each, and returns the loss
+per example, [...]. Those for long-tailed classes ask for a `Context`, which counts them.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lossbench.losses.proper import cross_entropy
+from lossbench.losses.robust import unhinged
+from lossbench.losses.spec import Context, Loss
+
+
+def focal(output: Tensor, target: Tensor, *, gamma: float = 2.0) -> Tensor:
+    """Cross entropy, weighed down where the label is already likely.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        gamma: Focusing parameter, 0 or more; 0 is cross_entropy.
+
+    Source:
+        Lin et al. 2017, ICCV; behind a softmax in Mukhoti et al. 2020, NeurIPS.
+    """
+    log_p = functional.log_softmax(output, dim=-1)
+    return -(target * _miss(log_p).pow(gamma) * log_p).sum(-1)
+
+
+def poly1(output: Tensor, target: Tensor, *, epsilon: float = 2.0) -> Tensor:
+    """Cross entropy with another first coefficient of its expansion in powers of 1 - p.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        epsilon: What is added to the first coefficient, -1 or more; 0 is cross_entropy. The
+            default is the paper's for ImageNet.
+
+    Source:
+        Leng et al. 2022, ICLR.
+    """
+    return cross_entropy(output, target) + epsilon * unhinged(output, target)
+
+
+def asl(
+    output: Tensor,
+    target: Tensor,
+    *,
+    gamma_pos: float = 0.0,
+    gamma_neg: float = 4.0,
+    eps: float = 0.1,
+) -> Tensor:
+    """The asymmetric loss for single labels: smoothed cross entropy, focused apart on each side.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        gamma_pos: Focusing on the label, as in `focal`; 0 or more.
+        gamma_neg: Focusing on the other classes, whose smoothed share it weighs by p; 0 or more.
+        eps: Label smoothing, between 0 and 1.
+
+    Source:
+        Ridnik et al. 2021, ICCV, in its form for single labels.
+    """
+    log_p = functional.log_softmax(output, dim=-1)
+    share = eps / output.shape[-1]
+    of_label = (1.0 - eps + share) * _miss(log_p).pow(gamma_pos) * log_p
+    of_other = share * (gamma_neg * log_p).exp() * log_p
+    return -(target * of_label + (1.0 - target) * of_other).sum(-1)
+
+
+def class_balanced(
+    output: Tensor, target: Tensor, *, context: Context, beta: float = 0.9999
+) -> Tensor:
+    """Cross entropy, each class weighed by the inverse of its effective number of examples.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        context: Its class counts n make the weights (1 - beta)/(1 - beta^n), scaled to sum to C.
+        beta: From 0 to below 1; 0 is cross_entropy, towards 1 the weights go with 1/n.
+
+    Source:
+        Cui et al. 2019, CVPR.
+    """
+    # 1 - beta^n without the cancellation near beta = 1; the log of 0 would be infinite.
+    effective = -(_counts(context) * math.log(max(beta, sys.float_info.min))).expm1()
+    weight = 1.0 / effective
+    weight = output.shape[-1] * weight / weight.sum(-1, keepdim=True)
+    return -(target * weight * functional.log_softmax(output, dim=-1)).sum(-1)
+
+
+def ldam(
+    output: Tensor, target: Tensor, *, context: Context, max_m: float = 0.5, s: float = 30.0
+) -> Tensor:
+    """Cross entropy with a margin that the label's output must lead by, larger for rare classes.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        context: Its class counts n make the margins, proportional to n^(-1/4).
+        max_m: Margin of the rarest class, 0 or more.
+        s: Factor on the outputs, positive.
+
+    Source:
+        Cao et al. 2019, NeurIPS.
+    """
+    margin = _counts(context).pow(-0.25)
+    margin = max_m * margin / margin.amax(-1, keepdim=True)
+    # Row c has the output of class c lowered: [..., C, C].
+    lowered = s * (output.unsqueeze(-2) - torch.diag_embed(margin))
+    log_p = functional.log_softmax(lowered, dim=-1).diagonal(dim1=-2, dim2=-1)
+    return -(target * log_p).sum(-1)
+
+
+def logit_adjusted(output: Tensor, target: Tensor, *, context: Context, tau: float = 1.0) -> Tensor:
+    """Cross entropy of outputs to which the classes' frequencies were added in training.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        context: Its class counts over their sum are the frequencies.
+        tau: Factor on their logarithm, 0 or more; 0 is cross_entropy.
+
+    Source:
+        Menon et al. 2021, ICLR.
+    """
+    counts = _counts(context)
+    prior = counts / counts.sum(-1, keepdim=True)
+    return cross_entropy(output + tau * prior.log(), target)
+
+
+def _counts(context: Context) -> Tensor:
+    """Class counts; a class without examples counts as one."""
+    return context.class_counts.clamp(min=1.0)
+
+
+def _miss(log_p: Tensor) -> Tensor:
+    """1 - p, never 0: there a power below 1 has an infinite slope."""
+    return (-log_p.expm1()).clamp(min=torch.finfo(log_p.dtype).tiny)
+
+
+WEIGHTED = frozenset(
+    {
+        "gradient_is_derivative",
+        "linear_in_target",
+        "smooth",
+        "bounded_gradient",
+        "translation_invariant",
+        "nonnegative",
+    }
+)
+"""Claims of every loss of this family."""
+
+OF_HARDNESS = WEIGHTED | {"calibrated", "permutation_invariant"}
+"""Claims of those that weigh examples and treat all classes alike."""
+
+ROWS = (
+    Loss(
+        fn=focal,
+        inverse_link="softmax",
+        family="weighted",
+        task="classification",
+        formula="-Σ y (1 - p)^γ log p",
+        claims=OF_HARDNESS | {"points_along_error", "local_weight"},
+        source="Lin et al. 2017",
+        weight="(1 - p)^γ - γ p (1 - p)^(γ-1) log p",
+        oracle="torchvision, kornia, keras",
+    ),
+    Loss(
+        fn=poly1,
+        inverse_link="softmax",
+        family="weighted",
+        task="classification",
+        formula="-Σ y log p + ε(1 - Σ y p)",
+        claims=OF_HARDNESS | {"points_along_error", "local_weight"},
+        source="Leng et al. 2022",
+        weight="1 + εp",
+        oracle="timm",
+    ),
+    Loss(
+        fn=asl,
+        inverse_link="softmax",
+        family="weighted",
+        task="classification",
+        formula="-Σ (1 - ε + ε/C) y (1 - p)^γ₊ log p + ε/C (1 - y) p^γ₋ log p",
+        claims=OF_HARDNESS | {"convex"},
+        source="Ridnik et al. 2021",
+        oracle="timm",
+    ),
+    Loss(
+        fn=class_balanced,
+        inverse_link="softmax",
+        family="weighted",
+        task="classification",
+        formula="-Σ w y log p, w ∝ (1 - β)/(1 - β^n)",
+        claims=WEIGHTED | {"points_along_error", "convex"},
+        source="Cui et al. 2019",
+        oracle="torch",
+    ),
+    Loss(
+        fn=ldam,
+        inverse_link="scaled_softmax",
+        family="weighted",
+        task="classification",
+        formula="-log softmax(s(z - m_c e_c))_c, m ∝ n^(-1/4)",
+        claims=WEIGHTED | {"points_along_error", "convex"},
+        source="Cao et al. 2019",
+        oracle="pytorch-optimizer",
+    ),
+    Loss(
+        fn=logit_adjusted,
+        inverse_link="softmax",
+        family="weighted",
+        task="classification",
+        formula="-Σ y log softmax(z + τ log(n/Σn))",
+        claims=WEIGHTED | {"convex"},
+        source="Menon et al. 2021",
+        oracle="torch",
+    ),
+)

@@ -1,0 +1,298 @@
+"""Breaks the losses one line at a time and says which test notices: `python tests/mutations.py`.
+
+Every mutation is one literal replacement in a copy of the package. A test that lets one live is
+worth less than it looks. Takes a few seconds for each; words after the command choose losses.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "src" / "lossbench"
+SOURCES = PACKAGE / "losses"
+SUITE = ("test_losses.py", "test_links.py")
+
+START = """
+import sys
+from pathlib import Path
+
+import lossbench
+import pytest
+
+assert Path(lossbench.__file__).is_relative_to(sys.argv[1]), lossbench.__file__
+sys.exit(pytest.main(sys.argv[2:]))
+"""
+"""The tests import the copy, not the installed package: that would catch nothing."""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One way to get a loss wrong.
+
+    Args:
+        loss: Whose tests are to notice; every test with its name in it is run.
+        file: In the losses package.
+        kind: What sort of mistake it is.
+        old: Text that occurs once in the file.
+        new: What it becomes.
+        link: An inverse link whose tests are run as well.
+    """
+
+    loss: str
+    file: str
+    kind: str
+    old: str
+    new: str
+    link: str = ""
+
+    @property
+    def name(self) -> str:
+        """The loss and the mistake, as a test id."""
+        return f"{self.loss}-{self.kind.replace(' ', '_')}"
+
+    @property
+    def selection(self) -> str:
+        """What pytest is to run."""
+        return " or ".join(filter(None, (self.loss, self.link)))
+
+
+MUTATIONS = (
+    Mutation("mse", "power.py", "factor", "0.5 * (output - target)", "(output - target)"),
+    Mutation("lp", "power.py", "dropped normalisation", ".pow(p).sum(-1) / p", ".pow(p).sum(-1)"),
+    Mutation(
+        "cosh",
+        "power.py",
+        "missing stabilisation",
+        "2.0 * (0.5 * inside).sinh().square()",
+        "inside.cosh() - 1.0",
+    ),
+    Mutation("rescaled_square", "power.py", "swapped branch", "(1.0 - target) *", "target *"),
+    Mutation("huber", "monotone.py", "factor", "error - 0.5 * clipped", "error - clipped"),
+    Mutation(
+        "log_cosh", "monotone.py", "wrong constant", "-2.0 * error, threshold=50.0", "-2.0 * error"
+    ),
+    Mutation("barron", "monotone.py", "swapped branch", "if alpha == 0.0", "if alpha == 1.0"),
+    Mutation("cauchy", "redescending.py", "factor", "0.5 * c**2 *", "0.5 * c *"),
+    Mutation("tukey", "redescending.py", "missing stabilisation", ".clamp(max=1.0)", ""),
+    Mutation("welsch", "redescending.py", "sign", "torch.expm1(-0.5 *", "torch.expm1(0.5 *"),
+    Mutation("pinball", "asymmetric.py", "swapped branch", "torch.maximum", "torch.minimum"),
+    Mutation("expectile", "asymmetric.py", "swapped branch", "error < 0,", "error > 0,"),
+    Mutation("linex", "asymmetric.py", "missing stabilisation", "capped_expm1(a", "torch.expm1(a"),
+    Mutation(
+        "poisson_nll",
+        "likelihood.py",
+        "detached factor",
+        "target * output).sum",
+        "target * output.detach()).sum",
+    ),
+    Mutation("gaussian_nll", "likelihood.py", "sign", "(-log_variance).exp", "log_variance.exp"),
+    Mutation("student_t", "likelihood.py", "off by one", "(df + 1.0)", "df"),
+    Mutation("msle", "likelihood.py", "wrong link", "(softplus(output)", "(output.exp()"),
+    Mutation(
+        "brier",
+        "proper.py",
+        "wrong axis",
+        "(output.softmax(-1) - target).square()",
+        "(output.softmax(0) - target).square()",
+    ),
+    Mutation(
+        "spherical", "proper.py", "dropped normalisation", ".square().sum(-1).sqrt()", ".sum(-1)"
+    ),
+    Mutation("tsallis", "proper.py", "off by one", "((q - 1.0) * log_p)", "(q * log_p)"),
+    Mutation("bce_ova", "matching.py", "wrong constant", "threshold=50.0", "threshold=20.0"),
+    Mutation("entmax15", "links.py", "sign", "mean - torch.where(gap", "mean + torch.where(gap"),
+    Mutation(
+        "sparsemax", "links.py", "off by one", "ordered.cumsum(-1) - 1.0", "ordered.cumsum(-1)"
+    ),
+    Mutation("entmax", "links.py", "detached factor", "NEWTON_STEPS = 2", "NEWTON_STEPS = 0"),
+    Mutation(
+        "bi_tempered",
+        "links.py",
+        "detached factor",
+        "NEWTON_STEPS = 2",
+        "NEWTON_STEPS = 1",
+        link="tempered_softmax",
+    ),
+    Mutation(
+        "label_smoothing",
+        "regularized.py",
+        "off by one",
+        "output.shape[-1])",
+        "(output.shape[-1] - 1))",
+    ),
+    Mutation("confidence_penalty", "regularized.py", "sign", "+ beta * (log_p", "- beta * (log_p"),
+    Mutation(
+        "logit_norm",
+        "regularized.py",
+        "dropped normalisation",
+        "direction(output) / tau",
+        "output / tau",
+    ),
+    Mutation(
+        "cosine_softmax",
+        "regularized.py",
+        "wrong link",
+        'inverse_link="cosine_softmax"',
+        'inverse_link="softmax"',
+    ),
+    Mutation(
+        "gce", "robust.py", "dropped normalisation", "expm1()).sum(-1) / q", "expm1()).sum(-1)"
+    ),
+    Mutation("nce", "robust.py", "wrong axis", "/ log_p.sum(-1)", "/ log_p.sum()"),
+    Mutation(
+        "rce",
+        "robust.py",
+        "wrong constant",
+        "target.log().clamp(min=log_zero)",
+        "target.clamp(min=1e-4).log()",
+    ),
+    Mutation("taylor_ce", "robust.py", "off by one", "range(1, t + 1)", "range(1, t)"),
+    Mutation(
+        "phuber_ce",
+        "robust.py",
+        "swapped branch",
+        "log_p > -math.log(tau)",
+        "log_p < -math.log(tau)",
+    ),
+    Mutation("bi_tempered", "robust.py", "dropped normalisation", "(2.0 - t1)).sum", "1.0).sum"),
+    Mutation(
+        "js", "divergence.py", "missing stabilisation", ".clamp(min=torch.finfo(p.dtype).tiny)", ""
+    ),
+    Mutation(
+        "hellinger",
+        "divergence.py",
+        "factor",
+        "target.sqrt() * (0.5 * log_p)",
+        "target.sqrt() * log_p",
+    ),
+    Mutation(
+        "chi2", "divergence.py", "missing stabilisation", "capped_exp(-log_p)", "(-log_p).exp()"
+    ),
+    Mutation(
+        "focal",
+        "weighted.py",
+        "detached factor",
+        "_miss(log_p).pow(gamma) * log_p",
+        "_miss(log_p).detach().pow(gamma) * log_p",
+    ),
+    Mutation(
+        "focal",
+        "weighted.py",
+        "missing stabilisation",
+        ".clamp(min=torch.finfo(log_p.dtype).tiny)",
+        "",
+    ),
+    Mutation(
+        "asl",
+        "weighted.py",
+        "swapped branch",
+        "target * of_label + (1.0 - target) * of_other",
+        "target * of_other + (1.0 - target) * of_label",
+    ),
+    Mutation(
+        "class_balanced",
+        "weighted.py",
+        "wrong axis",
+        "weight / weight.sum(-1, keepdim=True)",
+        "weight / weight.sum()",
+    ),
+    Mutation(
+        "ldam",
+        "weighted.py",
+        "wrong link",
+        'inverse_link="scaled_softmax"',
+        'inverse_link="softmax"',
+    ),
+    Mutation("logit_adjusted", "weighted.py", "sign", "output + tau", "output - tau"),
+    Mutation(
+        "crammer_singer",
+        "margin.py",
+        "wrong constant",
+        "(1.0 + others - output)",
+        "(others - output)",
+    ),
+    Mutation("weston_watkins", "margin.py", "off by one", "torch.where(other, lead, 0.0)", "lead"),
+    Mutation(
+        "ova_exponential",
+        "margin.py",
+        "missing stabilisation",
+        "capped_exp(-margin)",
+        "(-margin).exp()",
+    ),
+    Mutation("savage", "margin.py", "factor", "(-2.0 * margin).sigmoid()", "(-margin).sigmoid()"),
+)
+
+
+def mutated(mutation: Mutation, folder: Path) -> None:
+    """Write a copy of the package with the mutation into the folder."""
+    shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    file = folder / PACKAGE.name / SOURCES.name / mutation.file
+    text = file.read_text()
+    if (count := text.count(mutation.old)) != 1:
+        raise ValueError(
+            f"{mutation.old!r} occurs {count} times in {mutation.file}: use text that is unique"
+        )
+    file.write_text(text.replace(mutation.old, mutation.new))
+
+
+def tested(folder: Path, selection: str) -> subprocess.CompletedProcess[str]:
+    """Run the selected tests on the package in the folder, up to the first failure."""
+    tests = [str(TESTS / name) for name in SUITE]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-k", selection]
+    return subprocess.run(
+        [sys.executable, "-c", START, str(folder), *options, *tests],
+        env=os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def catcher(mutation: Mutation) -> str:
+    """The first test that fails on the mutation; empty if all pass."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        mutated(mutation, folder)
+        result = tested(folder, mutation.selection)
+    if result.returncode == 0:
+        return ""
+    failed = re.search(r"^FAILED \S+::(\S+)", result.stdout, re.MULTILINE)
+    if result.returncode != 1 or failed is None:
+        raise RuntimeError(
+            f"{mutation.name}: the tests did not run\n{result.stdout}{result.stderr}"
+        )
+    return failed[1]
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main(losses: list[str]) -> int:
+    """Print the table; 1 if a mutation survives."""
+    chosen = [mutation for mutation in MUTATIONS if not losses or mutation.loss in losses]
+    everything = " or ".join(mutation.selection for mutation in chosen)
+    if (plain := tested(PACKAGE.parent, everything)).returncode != 0:
+        say(f"without a mutation the tests fail already:\n{plain.stdout[-2000:]}{plain.stderr}")
+        return 1
+    caught = 0
+    for mutation in chosen:
+        test = catcher(mutation)
+        caught += bool(test)
+        say(f"{mutation.loss:19} {mutation.kind:22} {mutation.old!r:45} {test or 'SURVIVED'}")
+    say(f"{caught} of {len(chosen)} caught")
+    return int(caught < len(chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

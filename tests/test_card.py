@@ -1,0 +1,388 @@
+"""The card of a loss: its numbers against theory, its page as a browser would see it."""
+
+from __future__ import annotations
+
+import html.parser
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.collections import PathCollection
+
+from lossbench import card, catalog, claims, cli, figures
+from lossbench.losses import LOSSES
+from lossbench.losses.spec import Loss
+
+KNOWN = catalog.entries([cli.conf_dir()])
+KINDS = ("focal", "crammer_singer", "ldam", "huber", "huber_tight", "gaussian_nll", "cosh")
+DRAWN = ("focal", "crammer_singer", "gaussian_nll", "cosh")
+"""Losses of every kind that a card must tell of, and those whose figures differ."""
+
+EVENT_HANDLER = re.compile(r"on\w+")
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would see: tags, ids, labels, everything it would request, and the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.ids, self.requests, self.labels, self.words = [], [], [], [], []
+        self.policy = ""
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            assert not EVENT_HANDLER.fullmatch(name), f"{tag} has {name}"
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+                self.requests.append(value)
+            if name == "aria-label":
+                self.labels.append(value)
+        if dict(attrs).get("http-equiv") == "Content-Security-Policy":
+            self.policy = dict(attrs)["content"]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def as_said(entry, **changed):
+    """As if measured, and just what the row says; what is `changed` was found to be otherwise."""
+    verdicts = {
+        name: {"holds": name in entry.loss.claims, "claimed": name in entry.loss.claims}
+        | {"witness": f"witness of {name}", "margin": 1.0}
+        for name in claims.CLAIMS
+    }
+    for name, holds in changed.items():
+        verdicts[name]["holds"] = holds
+    disagrees = [name for name, one in verdicts.items() if one["holds"] != one["claimed"]]
+    return {"claims": verdicts, "disagrees": disagrees, "duplicates": {}, "efficiency": None}
+
+
+@pytest.fixture(scope="module", params=DRAWN)
+def text(request):
+    entry = KNOWN[request.param]
+    return card.page(entry, as_said(entry))
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """The page without its pictures, which take most of the time and have tests of their own."""
+    monkeypatch.setattr(card, "pictures", lambda _: [])
+
+
+# ---- the page ------------------------------------------------------------------------------------
+
+
+def test_the_page_needs_no_network_and_no_script(page):
+    assert page.policy == "default-src 'none'; style-src 'unsafe-inline'"
+    assert not {"script", "link", "iframe", "object", "embed", "img", "base"} & {*page.tags}
+    assert all(request.startswith("#") for request in page.requests)
+
+
+def test_every_id_is_unique_and_every_reference_has_its_target(text, page):
+    assert len(page.ids) == len({*page.ids})
+    assert {request[1:] for request in page.requests} <= {*page.ids}
+    assert {*re.findall(r"url\(#([^)]+)\)", text)} <= {*page.ids}
+
+
+def test_every_figure_is_titled_by_a_question_and_described_in_words(text, page):
+    questions = re.findall(r"<h3>(.*?)</h3>", text)
+    assert page.tags.count("figure") == page.tags.count("svg") == len(questions) == 6
+    assert all(question.endswith("?") for question in questions)
+    assert len(page.labels) == 6
+    assert all(re.search(r"\d", label) for label in page.labels)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("name", KINDS)
+def test_the_page_says_what_the_row_says(name):
+    entry = KNOWN[name]
+    told, page = catalog.facts(entry), Page(card.page(entry, as_said(entry)))
+    for part in (told["formula"], told["source"], told["yaml"], *told["relations"]):
+        assert " ".join(part.split()) in page.text
+    for claim in claims.CLAIMS:
+        assert f"witness of {claim}" in page.text
+    assert catalog.variant(told) in page.text
+    assert page.text.index("What is true of it?") < page.text.index("What is not?")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_claims_that_hold_and_those_that_fail_stand_apart():
+    entry = KNOWN["mse"]
+    said = {"convex": True, "smooth": False}
+    page = Page(card.page(entry, as_said(entry, **said)))
+    true, false = page.text.split("What is not?")
+    assert "witness of convex" in true
+    assert "witness of smooth" in false
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_says_nothing_of_a_regression_loss_is_said_once():
+    entry = KNOWN["mse"]
+    found = as_said(entry)
+    found["claims"]["calibrated"]["witness"] = claims.verdict.NOT_OF_LABELS.witness
+    page = Page(card.page(entry, found))
+    assert "no regression loss makes: calibrated" in page.text
+    assert claims.verdict.NOT_OF_LABELS.witness not in page.text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_row_that_is_wrong_is_told_so_and_a_variant_is_not():
+    wrong = {"symmetric": True}
+    for name, said in (("huber", "The row does not claim it."), ("huber_tight", "Unlike huber at")):
+        entry = KNOWN[name]
+        assert said in Page(card.page(entry, as_said(entry, **wrong))).text
+        assert said not in Page(card.page(entry, as_said(entry))).text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_doubles_and_efficiency_are_told():
+    entry = KNOWN["mae"]
+    found = as_said(entry) | {"duplicates": {"pinball": 0.5, "lp": 1.0}, "efficiency": 0.6366}
+    page = Page(card.page(entry, found))
+    assert "the same as 0.5 times pinball" in page.text
+    assert "the same as lp" in page.text
+    assert "0.637 of the mean's" in page.text
+
+
+def test_writing_twice_gives_the_same_bytes():
+    entry = KNOWN["focal"]
+    assert card.page(entry, as_said(entry)) == card.page(entry, as_said(entry))
+
+
+HOSTILE = ["<script>alert(1)</script>", r"$\frac$&\"'", "_x", "y" * 200, "a\nb"]
+
+
+@pytest.mark.parametrize("words", HOSTILE)
+def test_hostile_words_are_shown_and_never_obeyed(words, tmp_path, monkeypatch):
+    if words not in HOSTILE[:2]:
+        monkeypatch.setattr(card, "pictures", lambda _: [])
+
+    def stranger(output, target):
+        return (output - target).square().sum(-1)
+
+    stranger.__doc__ = f"{words}.\n\nArgs:\n    output: {words}.\n"
+    loss = Loss(
+        fn=stranger,
+        inverse_link="identity",
+        family=words,
+        task="regression",
+        formula=words,
+        claims=frozenset(),
+        source=words,
+        oracle=words,
+    )
+    path = tmp_path / "stranger.yaml"
+    path.write_text(words)
+    entry = catalog.Entry(words, loss, {}, path)
+    LOSSES["stranger"] = loss
+    try:
+        page = Page(card.page(entry, as_said(entry)))
+    finally:
+        del LOSSES["stranger"]
+    assert "script" not in page.tags
+    assert page.text.count(" ".join(words.split())) >= 5
+
+
+def test_what_stands_in_backticks_is_code_and_what_is_code_is_escaped():
+    assert card._prose("beyond `delta` & <b>") == "beyond <code>delta</code> &amp; &lt;b&gt;"
+
+
+# ---- what is drawn -------------------------------------------------------------------------------
+
+
+def test_the_shapes_of_huber_are_the_textbooks_with_mse_behind_them():
+    found = card.shapes(KNOWN["huber"])
+    own, behind = found["first"]
+    assert (own.loss, behind.loss) == ("huber", "mse")
+    np.testing.assert_allclose(own.y, np.clip(own.x, -1, 1), atol=1e-12)
+    np.testing.assert_allclose(behind.y, behind.x, atol=1e-12)
+    np.testing.assert_allclose(found["value"][1].y, behind.x**2 / 2, atol=1e-12)
+
+
+def test_the_shapes_of_a_variant_are_drawn_at_its_parameters():
+    (own, _) = card.shapes(KNOWN["huber_tight"])["first"]
+    np.testing.assert_allclose(own.y, np.clip(own.x, -0.1, 0.1), atol=1e-12)
+
+
+def test_the_reference_has_nothing_behind_it():
+    for name in card.REFERENCES.values():
+        assert [line.loss for line in card.shapes(KNOWN[name])["value"]] == [name]
+        assert [line.loss for line in card.ray(KNOWN[name])] == [name]
+
+
+def test_the_weight_of_focal_is_as_theory_has_it_and_cross_entropys_is_one():
+    own, behind = card.shapes(KNOWN["focal"])["weight"]
+    p = own.x
+    np.testing.assert_allclose(own.y, (1 - p) ** 2 - 2 * p * (1 - p) * np.log(p), atol=1e-9)
+    np.testing.assert_allclose(behind.y, 1, atol=1e-12)
+
+
+def test_along_the_ray_cross_entropy_stays_brier_fades_and_mse_grows():
+    brier, cross_entropy = card.ray(KNOWN["brier"])
+    assert cross_entropy.y[-1] == pytest.approx(math.sqrt(2))
+    wrong = 1 / (1 + 3 * np.exp(-brier.x))
+    miss = np.array([(1 - w) / 3 for w in wrong])
+    p = np.stack([wrong, miss, miss, miss], -1)
+    slope = 2 * (p - np.eye(4)[1])
+    expected = np.linalg.norm(p * (slope - (p * slope).sum(-1, keepdims=True)), axis=-1)
+    np.testing.assert_allclose(brier.y, expected, rtol=1e-6, atol=1e-12)
+    assert brier.y[-1] < 1e-40
+    tukey, mse = card.ray(KNOWN["tukey"])
+    np.testing.assert_allclose(mse.y, mse.x, rtol=1e-12)
+    assert (tukey.y[tukey.x > 4.685] == 0).all()
+
+
+def test_the_ray_of_two_outputs_follows_the_prediction():
+    own, mse = card.ray(KNOWN["gaussian_nll"])
+    np.testing.assert_allclose(own.y, mse.y, rtol=1e-12)
+
+
+def test_what_labels_teach_is_the_closed_form():
+    taught = card.lesson(KNOWN["gce"])
+    expected = taught.frequencies ** (1 / 0.3)
+    expected = expected / expected.sum(-1, keepdims=True)
+    np.testing.assert_allclose(taught.predictions, expected, atol=1e-4)
+    assert taught.is_on_simplex
+
+
+def test_no_two_frequencies_are_equal_so_a_tie_is_the_losss_own():
+    taught = card.lesson(KNOWN["brier"])
+    gaps = np.diff(np.sort(taught.frequencies, -1))
+    assert gaps.min() > 0.01
+    assert taught.leaders == list(taught.frequencies.argmax(-1))
+
+
+def test_a_multiclass_hinge_ties_just_where_no_label_has_a_majority():
+    taught = card.lesson(KNOWN["crammer_singer"])
+    assert not taught.is_on_simplex
+    majority = taught.frequencies.max(-1) > 0.5
+    found = [leader is not None for leader in taught.leaders]
+    assert found == list(majority)
+    assert 0 < sum(found) < len(found)
+
+
+def test_an_act_is_what_theory_says_or_nothing():
+    assert card.act(KNOWN["mae"]).value == pytest.approx(math.log(2), abs=1e-3)
+    assert math.isnan(card.act(KNOWN["cosh"]).value)
+    (picture,) = [one for one in card.pictures(KNOWN["cosh"]) if one.name == "elicited"]
+    assert "learns nothing" in picture.note
+
+
+# ---- the figures ---------------------------------------------------------------------------------
+
+
+def drawn(draw, data):
+    with figures.style():
+        _, (ax,) = figures.page(width=3.4, height=1.4)
+        assert draw(data, ax) is ax
+    return ax
+
+
+def a_line(y, loss="a"):
+    return card.Line(loss, "red", np.linspace(0, 1, len(y)), np.array(y, dtype=float))
+
+
+def test_a_curve_is_drawn_as_given_before_its_reference():
+    own, behind = a_line([1, 2, 3]), a_line([3, 2, 1], "b")
+    ax = drawn(card.shape, [own, behind])
+    front, back = ax.lines[:2]
+    np.testing.assert_array_equal(front.get_ydata(), own.y)
+    np.testing.assert_array_equal(back.get_ydata(), behind.y)
+    assert front.get_zorder() > back.get_zorder()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_an_end_that_shoots_off_is_cut_and_the_rest_is_seen():
+    steep = np.append(np.linspace(0, 1, 100), 500.0)
+    low, high = drawn(card.shape, [a_line(steep)]).get_ylim()
+    assert low < 0
+    assert 1 < high < 5
+    low, high = drawn(card.shape, [a_line(np.linspace(-3, 7, 100))]).get_ylim()
+    assert low < -3
+    assert high > 7
+
+
+def test_a_weight_is_seen_beside_the_one_that_feeds_back_the_error():
+    low, high = drawn(card.weight, [a_line([0.1, 0.2, 0.1])]).get_ylim()
+    assert low < 0
+    assert high > 1
+
+
+def test_a_gradient_of_nothing_is_not_drawn_on_a_logarithmic_scale():
+    lines = [card.Line("a", "red", np.array([0.1, 1, 10]), np.array([1.0, 1e-3, 0.0]))]
+    ax = drawn(card.confidently_wrong, lines)
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert ax.get_xlim() == (0.1, 10)
+    assert np.isnan(ax.lines[0].get_ydata()[-1])
+    low, high = ax.get_ylim()
+    assert low < 1e-3 < 1 < high
+
+
+def test_the_triangle_leads_from_frequencies_to_predictions():
+    start, end = np.array([[0.2, 0.3, 0.5]]), np.array([[1.0, 0.0, 0.0]])
+    ax = drawn(card.simplex, card.Lesson("red", start, end))
+    (way,) = [line for line in ax.lines if line.get_color() == "red" and len(line.get_xdata()) == 2]
+    np.testing.assert_allclose(way.get_xydata(), [start[0] @ card.CORNERS, card.CORNERS[0]])
+
+
+def test_outputs_that_are_no_distribution_are_drawn_by_who_leads():
+    frequencies = np.array([[0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.4, 0.35, 0.25]])
+    outputs = np.array([[2.0, 1.0, 0.0], [0.0, 3.0, 0.0], [1.0, 1.0, 0.0]])
+    taught = card.Lesson("red", frequencies, outputs)
+    assert taught.leaders == [0, 1, None]
+    ax = drawn(card.simplex, taught)
+    marks = [
+        (line.get_marker(), line.get_color()) for line in ax.lines if line.get_marker() != "None"
+    ]
+    assert marks == [("o", card.HUES[0]), ("o", card.HUES[1]), ("x", figures.OTHER)]
+
+
+def test_the_density_carries_median_mean_and_what_is_learnt():
+    ax = drawn(card.elicited, card.Act("a", "red", 1.6))
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["median 0.693", "mean 1.000", "a 1.600"]
+    assert {1.6, 1.0, math.log(2)} <= {line.get_xdata()[0] for line in ax.lines}
+    assert not [one for one in ax.collections if isinstance(one, PathCollection)]
+    far = drawn(card.elicited, card.Act("a", "red", 9.0))
+    assert far.get_xlim()[1] > 9
+    nothing = drawn(card.elicited, card.Act("a", "red", math.nan))
+    assert len(nothing.get_legend().get_texts()) == 2
+
+
+@pytest.mark.parametrize(("name", "where"), [("mae", "near 0."), ("eps_insensitive", "-0.1, 0.1")])
+def test_a_kink_is_said_to_be_a_spike_of_the_second_derivative(name, where):
+    assert where in card._kinks(card.shapes(KNOWN[name]))
+
+
+@pytest.mark.parametrize("name", ["mse", "huber", "chi2", "cross_entropy", "welsch", "exponential"])
+def test_no_spike_is_said_to_be_where_the_first_derivative_has_no_jump(name):
+    assert card._kinks(card.shapes(KNOWN[name])) == ""
+
+
+def test_a_curve_in_words_has_its_ends_and_extremes():
+    said = card._in_words(a_line([3, -1, 2]))
+    assert said == "3 at 0, 2 at 1, least -1 at 0.5, most 3 at 0"
+    assert card._in_words(a_line([math.nan, math.nan])) == "not defined"
+
+
+def test_a_curve_whose_other_output_is_fixed_says_so():
+    assert "is 0" in card._setting(LOSSES["focal"])
+    assert "1 - p" in card._setting(LOSSES["crammer_singer"])
+    assert "target of 1" in card._setting(LOSSES["poisson_nll"])
+    assert card._setting(LOSSES["huber"]) == ""
+
+
+def test_a_family_that_is_new_is_drawn_in_a_neutral_colour():
+    entry = replace(KNOWN["mse"], loss=replace(LOSSES["mse"], family="never_seen"))
+    assert card.act(entry).color == figures.OTHER
