@@ -376,11 +376,31 @@ def test_a_curve_in_words_has_its_ends_and_extremes():
     assert card._in_words(a_line([math.nan, math.nan])) == "not defined"
 
 
-def test_a_curve_whose_other_output_is_fixed_says_so():
-    assert "is 0" in card._setting(LOSSES["focal"])
-    assert "1 - p" in card._setting(LOSSES["crammer_singer"])
-    assert "target of 1" in card._setting(LOSSES["poisson_nll"])
-    assert card._setting(LOSSES["huber"]) == ""
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("focal", "the output of the wrong one is 0."),
+        ("crammer_singer", "outputs p and 1 - p."),
+        ("poisson_nll", "for a target of 1."),
+        ("huber", ""),
+    ],
+)
+def test_a_curve_says_along_which_outputs_it_goes(name, said):
+    setting = card._setting(LOSSES[name], is_curve=True)
+    assert setting.endswith(said)
+    assert bool(setting) == bool(said)
+
+
+def test_a_prediction_of_few_values_is_drawn_as_dots_and_not_as_a_line():
+    # Of two outputs of which one is 0, logit_norm sees the sign of the other.
+    own, behind = card.shapes(KNOWN["logit_norm"])["value"]
+    assert not own.is_curve
+    assert behind.is_curve
+    front, back = drawn(card.shape, [own, behind]).lines[:2]
+    assert (front.get_linestyle(), front.get_marker()) == ("None", "o")
+    assert back.get_linestyle() != "None"
+    assert "dots" in card._setting(LOSSES["logit_norm"], is_curve=False)
+    assert card._kinks(card.shapes(KNOWN["logit_norm"])) == ""
 
 
 def test_a_family_that_is_new_is_drawn_in_a_neutral_colour():

@@ -90,8 +90,14 @@ def half_of_two_outputs(z: Tensor, y: Tensor) -> Tensor:
     return 0.5 * (z.chunk(2, -1)[0] - y).square().sum(-1)
 
 
-def rising_weights(z: Tensor, y: Tensor) -> Tensor:
-    return cross_entropy(z, y * torch.arange(1, y.shape[-1] + 1))
+def distance_of_many(z: Tensor, y: Tensor) -> Tensor:
+    """With more than two classes its kink is where the prediction is the target, a line apart."""
+    distance = (z.softmax(-1) - y).norm(dim=-1)
+    return distance if y.shape[-1] > 2 else distance.square()
+
+
+def falling_weights(z: Tensor, y: Tensor) -> Tensor:
+    return cross_entropy(z, y * torch.arange(y.shape[-1], 0, -1))
 
 
 LETTERS = dict(zip("DGAWMLESCXKBVYNTPO", CLAIMS, strict=True))
@@ -117,6 +123,10 @@ STRANGERS = {
         on_error(lambda e: 0.5 * e.square() + 0.05 * e.abs()),
         "D--- M---- X--- --TPO",
     ),
+    "mse_and_ripples": (
+        on_error(lambda e: 0.5 * e.square() + 1e-4 * (1 - (150 * e).cos())),
+        "D--- M---- -K-- --TPO",
+    ),
     "insensible": (on_error(lambda e: (e.abs() - 1e9).clamp(min=0)), "D--- -L--- XKB- --TPO"),
     "euclidean": (
         stranger(lambda z, y: (z - y).norm(dim=-1), like="mse"),
@@ -128,15 +138,12 @@ STRANGERS = {
         "DGAW MLESC XKB- --TPO",
     ),
     "below_zero": (on_outputs(lambda z, y: cross_entropy(z, y) - 1), "DGAW MLESC XKB- --TP-"),
-    "rising": (on_outputs(rising_weights), "D-A- -L--- XKB- --T-O"),
+    "falling": (on_outputs(falling_weights), "D-A- -L--- XKB- --T-O"),
     "tied_to_the_origin": (
         on_outputs(lambda z, y: cross_entropy(z, y) + 0.3 * z.norm(dim=-1)),
         "D--- -L--- X-B- ---PO",
     ),
-    "distance": (
-        on_outputs(lambda z, y: (z.softmax(-1) - y).norm(dim=-1)),
-        "D--- M---C --BV --TPO",
-    ),
+    "distance": (on_outputs(distance_of_many), "D--- M---C --BV --TPO"),
     "unhinged": (on_label(lambda s: 1 - s.exp()), "D-AW -L--C -KBV YNTPO"),
     "focal_detached": (
         on_label(lambda s: -((1 - s.exp()) ** 2).detach() * s),
@@ -167,6 +174,20 @@ def test_a_gradient_that_overflows_far_out_is_no_derivative():
     assert "nan" in verdict("gradient_is_derivative", naive).witness
     assert not verdict("gradient_is_derivative", naive)
     assert verdict("gradient_is_derivative", stable)
+
+
+def test_a_loss_that_is_negative_only_where_the_label_is_all_but_certain_is_found_out():
+    penalty = LOSSES["confidence_penalty"].at(beta=0.06)
+    assert not verdict("nonnegative", penalty), verdict("nonnegative", penalty).witness
+
+
+def test_a_gradient_that_does_not_sum_to_zero_is_not_translation_invariant():
+    centred = stranger(
+        lambda z, y: 0.5 * (z - z.mean(-1, keepdim=True).detach() - y).square().sum(-1),
+        like="mse_logits",
+    )
+    assert "sum of the gradient" in verdict("translation_invariant", centred).witness
+    assert not verdict("translation_invariant", centred)
 
 
 # Variants: rows with other defaults.

@@ -65,7 +65,7 @@ def fitting(group: str, path: Path) -> list[str]:
     chosen = {group: path.stem}
     if group == "loss":
         regression = LOSSES[function_name(path)].task == "regression"
-        chosen["data"] = "diabetes" if regression else "digits"
+        chosen["data"] = "noisy_counts" if regression else "digits"
     if group == "data":
         regression = DATA[function_name(path)].task == "regression"
         chosen["loss"] = "mse" if regression else "cross_entropy"

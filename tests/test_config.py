@@ -12,7 +12,7 @@ from conftest import PLAIN, make_run, plain_config, set_key
 from torch import Tensor
 
 from lossbench import config, launch
-from lossbench.config import ConfigError, load_extensions, same_task, to_engine, to_run
+from lossbench.config import ConfigError, fits, load_extensions, to_engine, to_run
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
@@ -159,12 +159,12 @@ def test_engine_settings_are_checked_too():
 
 @pytest.mark.parametrize(("loss", "data"), [("mse", "diabetes"), ("brier", "digits")])
 def test_same_task_holds_for_a_loss_and_data_of_one_task(loss, data):
-    assert same_task(plain_config(loss=loss, data=data))
+    assert fits(plain_config(loss=loss, data=data))
 
 
 @pytest.mark.parametrize(("loss", "data"), [("brier", "diabetes"), ("mse", "digits")])
 def test_same_task_fails_for_a_loss_and_data_of_two_tasks(loss, data):
-    assert not same_task(plain_config(loss=loss, data=data))
+    assert not fits(plain_config(loss=loss, data=data))
 
 
 # ---- identity ------------------------------------------------------------------------------------
@@ -341,3 +341,11 @@ def test_the_plain_configuration_of_the_tests_has_every_key():
 
     assert set(keys(PLAIN)) == config.known_keys() | {"condition"}
     assert launch.__name__ == "lossbench.launch"
+
+
+def test_a_loss_for_counts_does_not_fit_centred_targets_and_says_what_does():
+    assert fits(plain_config(loss="poisson_nll", data="noisy_counts"))
+    assert fits(plain_config(loss="mse", data="noisy_counts"))
+    assert not fits(plain_config(loss="poisson_nll", data="diabetes"))
+    with pytest.raises(ConfigError, match=r"nonnegative targets.*use data=noisy_counts"):
+        to_run(plain_config(loss="poisson_nll", data="diabetes"))

@@ -503,7 +503,8 @@ def test_other_losses_are_evaluated_where_the_inverse_link_is_the_same():
     evals = grouped([make_run(loss=loss, **shared) for loss in ("brier", "mse_logits", "entmax")])
     found = evals["evals"].query("split == 'test' and step == 2")
     crossed = found[found.metric.str.startswith("loss:")].groupby("loss").metric.agg(set)
-    assert {"loss:cross_entropy", "loss:gce", "loss:ldam"} - crossed["brier"] == {"loss:ldam"}
+    assert {"loss:cross_entropy", "loss:gce", "loss:class_balanced"} <= crossed["brier"]
+    assert "loss:ldam" not in crossed["brier"]
     assert {"loss:mse_logits", "loss:weston_watkins"} <= crossed["mse_logits"]
     assert crossed["entmax"] == {"loss:entmax"}
 
@@ -517,3 +518,24 @@ def test_a_link_with_other_parameters_is_another_link():
 def test_stage_tune_evaluates_no_other_losses():
     metrics = set(trained([make_run(condition="grid", steps=2)])["evals"].metric)
     assert not {metric for metric in metrics if metric.startswith("loss:")}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_model_is_also_evaluated_by_its_own_loss(name):
+    data = {"regression": "noisy_counts", "classification": "digits"}[LOSSES[name].task]
+    evals = trained([make_run(data=data, loss=name, steps=1, batch_size=7)])["evals"]
+    own = evals[(evals.metric == f"loss:{name}") & (evals.step == 1)]
+    assert set(own.split) == {"train", "validation", "test"}
+    assert own.value.notna().all()
+
+
+def test_class_counts_weigh_the_evaluation_of_each_member_by_its_own_seed():
+    runs = [
+        make_run(data="digits", loss="class_balanced", seed=seed, steps=1, batch_size=7)
+        for seed in (0, 1, 2)
+    ]
+    together = trained(runs)["evals"]
+    for run in runs:
+        alone = trained([run])["evals"]
+        pick = together[together.run_id == run.run_id].reset_index(drop=True)
+        assert alone.value.equals(pick.value)

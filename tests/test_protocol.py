@@ -228,7 +228,7 @@ def test_without_tuning_a_sweep_is_the_union_of_its_blocks(conf, place):
     [
         (["seed=1,100"], "seeds 100 would tune and confirm"),
         (["hydra.sweeper.tune.seeds=[2,3]"], "seeds 2 would tune and confirm"),
-        (["loss=brier"], "no loss fits the task of its data"),
+        (["loss=brier"], "no loss fits the task and targets of its data"),
         (["optimizer.lr=0.1"], "optimizer.lr is chosen by tuning"),
         (["hydra.sweeper.tune.lr=[]"], "the list of optimizer.lr is empty"),
         (["hydra.sweeper.confirm.seeds=[]"], "the list of seed is empty"),

@@ -32,6 +32,7 @@ from lossbench.losses.spec import Loss
 REFERENCES = {"regression": "mse", "classification": "cross_entropy"}
 """The loss drawn faintly behind every curve of a task."""
 
+FEWEST_POINTS = 20
 HEIGHT = 1.4
 """Of the axes, inches; `figures.page` adds one for labels and legend."""
 
@@ -66,6 +67,11 @@ class Line:
     color: str
     x: np.ndarray
     y: np.ndarray
+
+    @property
+    def is_curve(self) -> bool:
+        """Whether the argument takes enough values for a line to be drawn through them."""
+        return len(np.unique(self.x.round(9))) >= FEWEST_POINTS
 
 
 @dataclass(frozen=True)
@@ -303,6 +309,7 @@ def _draw(lines: Sequence[Line], ax: Axes) -> None:
     """The loss in its colour, and behind it the reference, thin and dashed."""
     for rank, line in enumerate(lines):
         look: dict[str, Any] = {"zorder": 3} if rank == 0 else {"ls": (0, (4, 2)), "lw": 0.9}
+        look |= {} if line.is_curve else {"ls": "", "marker": "o"}
         ax.plot(line.x, line.y, color=line.color, label=_shown(line.loss), **look)
     low, high = np.nanmin(lines[0].x), np.nanmax(lines[0].x)
     ax.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
@@ -399,7 +406,7 @@ def page(entry: catalog.Entry, found: Mapping[str, Any]) -> str:
         held=held,
         failed=[name for name in found["claims"] if name not in (*held, *of_labels)],
         of_labels=of_labels,
-        setting=_setting(entry.loss),
+        setting=_setting(entry.loss, is_curve=shapes(entry)["value"][0].is_curve),
         reference=REFERENCES[entry.loss.task],
         pictures=pictures(entry),
         version=lossbench.__version__,
@@ -407,14 +414,15 @@ def page(entry: catalog.Entry, found: Mapping[str, Any]) -> str:
     )
 
 
-def _setting(loss: Loss) -> str:
+def _setting(loss: Loss, *, is_curve: bool) -> str:
     """At which outputs and targets `curves.curve` follows the loss."""
     if loss.task == "regression":
         is_error = loss.inverse_link in ("identity", "mean")
         return "" if is_error else "Curves: outputs from -3 to 3 for a target of 1."
     if loss.inverse_link == "identity":
         return "Curves: two classes with outputs p and 1 - p."
-    return "Curves: two classes, the output of the wrong one is 0."
+    dots = "" if is_curve else " Its prediction takes few values there, hence the dots."
+    return f"Curves: two classes, the output of the wrong one is 0.{dots}"
 
 
 def pictures(entry: catalog.Entry) -> list[Picture]:
@@ -543,6 +551,8 @@ def _in_words(line: Line) -> str:
 def _kinks(found: Mapping[str, Sequence[Line]]) -> str:
     """Says where the first derivative jumps: there the second one has a spike that is not drawn."""
     slope = found["first"][0]
+    if not slope.is_curve:
+        return ""
     steps = np.abs(np.diff(slope.y))
     inner, around = steps[2:-2], np.maximum(steps[:-4], steps[4:])
     jumps = np.flatnonzero(inner > 10 * around + 0.01 * np.ptp(slope.y)) + 2

@@ -255,8 +255,8 @@ def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
         "optimizer": _part(plain["optimizer"], "optimizer", OPTIMIZERS),
         "schedule": _part(plain["schedule"], "schedule", SCHEDULES),
     }
-    if not same_task(plain):
-        raise ConfigError(_other_task(parts["loss"], parts["data"]))
+    if not fits(plain):
+        raise ConfigError(_unfit(parts["loss"], parts["data"]))
     values = {
         "condition": plain["condition"],
         "lr": plain["optimizer"]["lr"],
@@ -294,10 +294,11 @@ def run_id(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def same_task(config: DictConfig | Mapping[str, Any]) -> bool:
-    """Whether loss and data are both for regression or both for classification."""
+def fits(config: DictConfig | Mapping[str, Any]) -> bool:
+    """Whether the loss is made for the task of the data and for such targets."""
     loss, data = (_fn(config[group]) for group in ("loss", "data"))
-    return LOSSES[_known(loss, LOSSES, "loss")].task == DATA[_known(data, DATA, "data")].task
+    row, drawn = LOSSES[_known(loss, LOSSES, "loss")], DATA[_known(data, DATA, "data")]
+    return row.task == drawn.task and row.domain in ("real", drawn.domain)
 
 
 def load_extensions(modules: Iterable[str]) -> None:
@@ -558,10 +559,16 @@ def _code_shas(
     return {"source_sha": source_sha([*own, *shared]), "shared_sha": source_sha(shared)}
 
 
-def _other_task(loss: Part, data: Part) -> str:
-    task = DATA[data.fn].task
-    fitting = ", ".join(name for name, row in LOSSES.items() if row.task == task)
+def _unfit(loss: Part, data: Part) -> str:
+    row, drawn = LOSSES[loss.fn], DATA[data.fn]
+    if row.task == drawn.task:
+        fitting = ", ".join(name for name, other in DATA.items() if other.domain == row.domain)
+        return (
+            f"loss {loss.name!r} is for {row.domain} targets, data {data.name!r} has others: "
+            f"use data={fitting}"
+        )
+    fitting = [name for name, other in LOSSES.items() if other.task == drawn.task]
     return (
-        f"loss {loss.name!r} is for {LOSSES[loss.fn].task}, data {data.name!r} is {task}: "
-        f"use one of {fitting}"
+        f"loss {loss.name!r} is for {row.task}, data {data.name!r} is {drawn.task}: "
+        f"use one of {', '.join(fitting[:6])}, or what 'lossbench losses' lists under {drawn.task}"
     )

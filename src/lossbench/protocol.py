@@ -125,19 +125,19 @@ class ProtocolSweeper:
 
     def _cells(self, typed: Mapping[str, str]) -> list[Cell]:
         """Overrides of every cell of every block whose loss fits its data, each once."""
-        from lossbench.config import ConfigError, same_task
+        from lossbench.config import ConfigError, fits
 
         held = {key: line for key, line in typed.items() if key != "seed" or self.tune is None}
         cells: dict[Cell, None] = {}
         for block in self.blocks or [{}]:
             lines = {key: _line(key, value) for key, value in block.items() if key not in typed}
             for cell in self._product([*held.values(), *lines.values()]):
-                if same_task(self.launcher.composer.compose(cell)):
+                if fits(self.launcher.composer.compose(cell)):
                     cells[cell] = None
         if not cells:
             raise ConfigError(
-                "the sweep is empty: no loss fits the task of its data. Regression losses need "
-                "regression data; 'lossbench losses' lists the task of each"
+                "the sweep is empty: no loss fits the task and targets of its data. Regression "
+                "losses need regression data; 'lossbench losses' lists the task of each"
             )
         return list(cells)
 

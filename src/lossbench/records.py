@@ -80,7 +80,9 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         _text("reason", "why it diverged or failed, else empty"),
         _count("stop_step", "updates", "updates done when the run ended, diverged or failed"),
         _count("best_step", "updates", "evaluated step with the best validation rmse or accuracy"),
-        _text("init_sha", "sha256 of the initial parameters"),
+        _text(
+            "init_sha", "sha256 of the initial parameters, without outputs beyond one per target"
+        ),
         _text("batch_sha", "sha256 of the whole stream of batch indices"),
         _text("data_sha", "sha256 of all splits"),
         _text("source_sha", "sha256 of the code of loss, data, model, optimizer and schedule"),

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from lossbench import packs, plan, records, store
@@ -24,7 +25,8 @@ from lossbench.data.corruption import corrupted
 from lossbench.engine import batch_indices, failed, refuse_unpaired, train
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
-from lossbench.models import MODELS
+from lossbench.losses.spec import Context
+from lossbench.models import MODELS, initialised, widened
 from lossbench.packs import Pack
 
 log = logging.getLogger(__name__)
@@ -157,11 +159,12 @@ def preflight(runs: Iterable[Run]) -> None:
     Raises:
         ConfigError: One of them refuses its parameters.
     """
-    kinds = {
-        repr((run.data, run.corruption, run.model, run.batch_size, run.init, run.row.domain)): run
-        for run in reversed(list(runs))
-    }
-    for run in kinds.values():
+    kinds: dict[str, dict[str, Run]] = {}
+    for run in reversed(list(runs)):
+        kind = (run.data, run.corruption, run.model, run.batch_size, run.init)
+        kinds.setdefault(repr((kind, run.row.outputs_per_target)), {})[repr(run.loss)] = run
+    for by_loss in kinds.values():
+        run = next(iter(by_loss.values()))
         try:
             splits = splits_of(run)
             inputs, targets = splits.inputs["train"], splits.targets["train"]
@@ -169,19 +172,41 @@ def preflight(runs: Iterable[Run]) -> None:
             sizes = (inputs.shape[-1], targets.shape[-1])
             build = partial(MODELS[run.model.fn].fn, *sizes, **run.model.params)
             refuse_unpaired(build, inputs[: run.batch_size])
-            _refuse_negative(run, splits)
+            _refuse_unwidened(run, build, inputs[: run.batch_size])
         except (ValueError, TypeError) as error:
             raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
+        for run in by_loss.values():
+            _refuse_parameters(run, splits)
 
 
-def _refuse_negative(run: Run, splits: Splits) -> None:
-    least = min(float(targets.min()) for targets in splits.targets.values())
-    if run.row.domain == "nonnegative" and least < 0:
-        fitting = ", ".join(name for name, row in DATA.items() if row.domain == "nonnegative")
+def _refuse_unwidened(run: Run, build: Callable[[], nn.Module], inputs: Tensor) -> None:
+    """Refuse a model whose further outputs would not stand, as zeros, behind those it has."""
+    times = run.row.outputs_per_target
+    if times == 1:
+        return
+    narrow, model = (initialised(build, seed=0, output_scale=1.0) for _ in range(2))
+    with torch.no_grad():
+        own = narrow(inputs)
+        got = widened(model, outputs=own.shape[-1], times=times)(inputs)
+    expected = torch.cat([own, torch.zeros_like(own).repeat(1, times - 1)], -1)
+    if got.shape != expected.shape or not torch.allclose(got, expected, atol=1e-6):
         raise ValueError(
-            f"loss {run.loss.name} is for targets of 0 and more, these go down to {least:.3g}: "
-            f"use data={fitting}"
+            f"a loss with {times} outputs per target needs a model that ends in a linear layer"
         )
+
+
+def _refuse_parameters(run: Run, splits: Splits) -> None:
+    """Call the loss once, so that parameters it refuses are refused before training."""
+    targets = splits.targets["train"][: run.batch_size]
+    context = Context(splits.targets["train"].sum(0), torch.tensor(-1))
+    output = torch.zeros(len(targets), run.row.outputs_per_target * targets.shape[-1])
+    try:
+        run.row.values(output, targets, run.loss.params, context)
+    except ValueError as error:
+        raise ConfigError(f"loss {run.loss.name}: {error}") from error
+    except Exception as error:
+        # It fails its own runs only, and their records say why.
+        log.warning("loss %s raises %s: %s", run.loss.name, type(error).__name__, error)
 
 
 def _rank(facts: Mapping[str, str]) -> int:

@@ -23,8 +23,8 @@ from lossbench.losses.spec import Loss
 HALVINGS = 28
 """They leave 4e-9 of an interval: of a root's gradient 6e-5, of a kink's all."""
 
-RADII = (0.1, 1.0, 3.0, 10.0, 30.0)
-EXTREME_RADII = (1e-4, 3000.0)
+RADII = (1e-3, 0.1, 1.0, 3.0, 10.0, 30.0)
+EXTREME_RADII = (1e-6, 3000.0)
 """Largest output entry along a ray: usual ones, below links.LARGEST_EXPONENT, and extreme ones."""
 
 WRONG_OUTPUT = 1e4

@@ -87,7 +87,7 @@ def _metrics(members: Members, outputs: dict[str, Tensor], targets: dict[str, Te
 def _cross_losses(members: Members, output: Tensor, target: Tensor) -> dict[str, Tensor]:
     """Mean of every loss of the task; NaN where its inverse link is not the member's own."""
     own = members.runs[0].row
-    context = members.context(slice(0, len(output)))
+    context = members.context_outside_training()
     found = {}
     for name, row in LOSSES.items():
         if row.task != own.task:

@@ -66,17 +66,22 @@ class Members:
             self.targets["train"][seeds, rows][self.places],
         )
 
-    def context(self, span: slice, step: int | None = None) -> Context:
-        """What a loss may know beside output and target, for the guarded members of a span.
+    def context(self, span: slice, step: int) -> Context:
+        """What a loss may know beside output and target, for a span with guards behind it.
 
         Args:
             span: Places of the members.
-            step: Whose batch is trained on; None outside training.
+            step: Whose batch is trained on.
         """
         own = self.places[span]
         places = torch.cat([own, own[-1:].expand(guards(self.batches.shape[-1], own.device))])
-        rows = torch.tensor(-1) if step is None else self.batches[places, step]
-        return Context(class_counts=self.class_counts[places][:, None], rows=rows)
+        counts = self.class_counts[places][:, None]
+        return Context(class_counts=counts, rows=self.batches[places, step])
+
+    def context_outside_training(self) -> Context:
+        """The same for all K members without guards, where examples are of no batch."""
+        counts = self.class_counts[self.places][:, None]
+        return Context(class_counts=counts, rows=torch.tensor(-1, device=counts.device))
 
     def predict(self, output: Tensor) -> Tensor:
         """Predictions [K, N, C] of outputs [K, N, C], each through its own inverse link."""

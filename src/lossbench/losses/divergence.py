@@ -1,8 +1,8 @@
 """Divergences between the target distribution and the softmax, other than cross entropy's.
 
-All are least where the prediction is the target, fed dense; none is linear in the target, so
-hard labels teach them something else. Every function takes the output and a target distribution,
-[..., C] each, and returns the divergence per example, [...].
+None is linear in the target, so hard labels may teach them something else than the distribution
+does. Every function takes the output and a target distribution, [..., C] each, and returns the
+divergence per example, [...].
 """
 
 from __future__ import annotations

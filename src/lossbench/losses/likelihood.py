@@ -111,7 +111,7 @@ ROWS = (
         inverse_link="identity",
         family="likelihood",
         task="regression",
-        formula="(ν + 1)/2 log(1 + (e/s)²/ν)",
+        formula="(df + 1)/2 log(1 + (e/scale)²/df)",
         claims=LIKELIHOOD
         | {
             "smooth",

@@ -1,4 +1,4 @@
-"""Losses whose influence grows without bound: powers of the error, and its hyperbolic cosine.
+"""Powers of the error, of the prediction or the output, and its hyperbolic cosine.
 
 A power p carries 1/p, so that the gradient with respect to the prediction is e, e³ and sign e.
 Every function takes output and target, [..., C] each, and returns the loss per example, [...],

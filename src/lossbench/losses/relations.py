@@ -1,7 +1,7 @@
 """Which losses are the same thing: duplicates, special cases and limits, each of them tested.
 
 A loss equals another when their output gradients do, up to a factor: then they differ at most by
-a term of the target alone and train alike at learning rates in that ratio.
+a term of the target alone and train alike at learning rates in the inverse ratio.
 """
 
 from __future__ import annotations

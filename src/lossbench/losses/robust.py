@@ -261,7 +261,7 @@ ROWS = (
         inverse_link="softmax",
         family="robust",
         task="classification",
-        formula="-Σ p max(log y, A)",
+        formula="-Σ p max(log y, A), A = log_zero",
         claims=LOCAL | SYMMETRIC | {"smooth"},
         source="Wang et al. 2019",
         weight="|A| p",

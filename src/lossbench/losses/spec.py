@@ -64,8 +64,8 @@ class Loss:
         formula: Loss in terms of the error e, the prediction p or f, the output z, the target y.
         claims: Names of the functions in `claims.py` that hold for it; every other one must not.
         source: Where it was defined.
-        weight: Of a local loss, the factor w in `output gradient = w (p - y)` on hard labels, as
-            a formula in p, the prediction for the true class; empty otherwise.
+        weight: Of a local loss behind a softmax, the factor w in `output gradient = w (p - y)` on
+            hard labels, as a formula in p, the prediction for the true class; empty otherwise.
         outputs_per_target: Outputs the model has for each target; the first C of them make the
             prediction, the others start at zero and say how sure it is.
         domain: Targets it is made for: "real" or "nonnegative".
@@ -98,6 +98,11 @@ class Loss:
         ):
             if value not in known:
                 raise ValueError(f"{self.name}: {what} {value!r}: use one of {list(known)}")
+        if (self.outputs_per_target == 2) != (self.inverse_link == "mean"):
+            raise ValueError(
+                f"{self.name}: {self.outputs_per_target} outputs per target behind the inverse "
+                f"link {self.inverse_link!r}: use 2 with 'mean', and 1 with every other"
+            )
 
     @property
     def name(self) -> str:
