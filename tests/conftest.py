@@ -41,6 +41,37 @@ PLAIN = {
 }
 
 
+TINY = """
+# @package _global_
+defaults:
+  - override /hydra/sweeper: protocol
+name: tiny
+steps: 4
+batch_size: 16
+log_every: 2
+eval_every: 2
+hydra:
+  sweeper:
+    blocks:
+      - data: [diabetes]
+        model: [linear]
+        loss: [mse, mae]
+    tune:
+      lr: [0.01, 0.1, 1.0]
+      seeds: range(100,102)
+    confirm:
+      seeds: range(0,3)
+    declare:
+      primary: { regression: rmse, classification: accuracy }
+      endpoint: last
+      reference: { regression: mse, classification: cross_entropy }
+      margin: { regression: 0.02, classification: 0.01 }
+      family: task
+      confidence: 0.95
+"""
+"""An experiment that tunes two losses over three rates and confirms them, in seconds."""
+
+
 def set_key(plain: dict, key: str, value: object) -> None:
     """Set one dotted key of a nested dictionary."""
     *path, last = key.split(".")

@@ -76,9 +76,7 @@ MUTATIONS = (
     ),
     Mutation("rescaled_square", "power.py", "swapped branch", "(1.0 - target) *", "target *"),
     Mutation("huber", "monotone.py", "factor", "error - 0.5 * clipped", "error - clipped"),
-    Mutation(
-        "log_cosh", "monotone.py", "wrong constant", "-2.0 * error, threshold=50.0", "-2.0 * error"
-    ),
+    Mutation("log_cosh", "links.py", "wrong constant", "threshold=50.0", "threshold=20.0"),
     Mutation("barron", "monotone.py", "swapped branch", "if alpha == 0.0", "if alpha == 1.0"),
     Mutation("cauchy", "redescending.py", "factor", "0.5 * c**2 *", "0.5 * c *"),
     Mutation("tukey", "redescending.py", "missing stabilisation", ".clamp(max=1.0)", ""),
@@ -107,7 +105,7 @@ MUTATIONS = (
         "spherical", "proper.py", "dropped normalisation", ".square().sum(-1).sqrt()", ".sum(-1)"
     ),
     Mutation("tsallis", "proper.py", "off by one", "((q - 1.0) * log_p)", "(q * log_p)"),
-    Mutation("bce_ova", "matching.py", "wrong constant", "threshold=50.0", "threshold=20.0"),
+    Mutation("bce_ova", "links.py", "wrong constant", "threshold=50.0", "threshold=20.0"),
     Mutation("entmax15", "links.py", "sign", "mean - torch.where(gap", "mean + torch.where(gap"),
     Mutation(
         "sparsemax", "links.py", "off by one", "ordered.cumsum(-1) - 1.0", "ordered.cumsum(-1)"
@@ -162,7 +160,7 @@ MUTATIONS = (
         "log_p > -math.log(tau)",
         "log_p < -math.log(tau)",
     ),
-    Mutation("bi_tempered", "robust.py", "dropped normalisation", "(2.0 - t1)).sum", "1.0).sum"),
+    Mutation("bi_tempered", "robust.py", "dropped normalisation", " / (2.0 - t1)", ""),
     Mutation(
         "js", "divergence.py", "missing stabilisation", ".clamp(min=torch.finfo(p.dtype).tiny)", ""
     ),

@@ -77,7 +77,7 @@ def page(text):
 @pytest.fixture
 def undrawn(monkeypatch):
     """The page without its pictures, which take most of the time and have tests of their own."""
-    monkeypatch.setattr(card, "pictures", lambda _: [])
+    monkeypatch.setattr(card, "pictures", lambda *_: [])
 
 
 # ---- the page ------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ HOSTILE = ["<script>alert(1)</script>", r"$\frac$&\"'", "_x", "y" * 200, "a\nb"]
 @pytest.mark.parametrize("words", HOSTILE)
 def test_hostile_words_are_shown_and_never_obeyed(words, tmp_path, monkeypatch):
     if words not in HOSTILE[:2]:
-        monkeypatch.setattr(card, "pictures", lambda _: [])
+        monkeypatch.setattr(card, "pictures", lambda *_: [])
 
     def stranger(output, target):
         return (output - target).square().sum(-1)
@@ -275,7 +275,11 @@ def test_a_multiclass_hinge_ties_just_where_no_label_has_a_majority():
 def test_an_act_is_what_theory_says_or_nothing():
     assert card.act(KNOWN["mae"]).value == pytest.approx(math.log(2), abs=1e-3)
     assert math.isnan(card.act(KNOWN["cosh"]).value)
-    (picture,) = [one for one in card.pictures(KNOWN["cosh"]) if one.name == "elicited"]
+    (picture,) = [
+        one
+        for one in card.pictures(KNOWN["cosh"], card.shapes(KNOWN["cosh"]))
+        if one.name == "elicited"
+    ]
     assert "learns nothing" in picture.note
 
 

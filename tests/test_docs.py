@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import TINY
 
 from lossbench import catalog, cli, records
 from lossbench.config import load_extensions
@@ -99,29 +100,11 @@ PYTHON, YAML, BASH = (
 )
 COMMANDS = [shlex.split(line)[1:] for block in BASH for line in block.splitlines()]
 
-TINY_ESSAY = """
-# @package _global_
-defaults:
-  - override /hydra/sweeper: protocol
-name: essay
-steps: 4
-batch_size: 16
-log_every: 2
-eval_every: 2
-hydra:
-  sweeper:
-    blocks:
-      - { data: [digits], model: [linear], loss: [cross_entropy] }
-    tune: { lr: [0.01, 0.1, 1.0], seeds: "range(100,102)" }
-    confirm: { seeds: "range(0,3)" }
-    declare:
-      primary: { regression: rmse, classification: accuracy }
-      endpoint: last
-      reference: { regression: mse, classification: cross_entropy }
-      margin: { regression: 0.02, classification: 0.01 }
-      family: task
-      confidence: 0.95
-"""
+TINY_ESSAY = (
+    TINY.replace("tiny", "essay")
+    .replace("data: [diabetes]", "data: [digits]")
+    .replace("loss: [mse, mae]", "loss: [cross_entropy]")
+)
 
 
 @pytest.fixture

@@ -14,12 +14,13 @@ from conftest import make_run
 from torch import nn
 
 from lossbench import packs
-from lossbench.engine import refuse_unpaired, train
+from lossbench.config import ConfigError
+from lossbench.engine import refuse_unpaired, refuse_unwidened, train
 from lossbench.engine.members import batch_indices
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.models import MODELS, Model, initialised
-from lossbench.sweep import splits_of
+from lossbench.sweep import preflight, splits_of
 
 CPU = torch.device("cpu")
 REGRESSION = ["mse", "mae", "quartic", "huber", "log_cosh"]
@@ -539,3 +540,44 @@ def test_class_counts_weigh_the_evaluation_of_each_member_by_its_own_seed():
         alone = trained([run])["evals"]
         pick = together[together.run_id == run.run_id].reset_index(drop=True)
         assert alone.value.equals(pick.value)
+
+
+# Refused before training.
+
+
+class AddsAfterwards(nn.Module):
+    """Its last linear layer does not make its output."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.last = nn.Linear(inputs, outputs)
+
+    def forward(self, inputs):
+        return self.last(inputs) + 1.0
+
+
+@pytest.mark.parametrize(
+    ("build", "is_refused"),
+    [
+        (partial(nn.Linear, 8, 1), False),
+        (partial(MODELS["mlp"].fn, 8, 1), False),
+        (partial(AddsAfterwards, 8, 1), True),
+        (lambda: nn.Sequential(nn.Linear(8, 3), nn.Linear(3, 1), nn.Tanh()), False),
+        (lambda: nn.Sequential(nn.Linear(8, 3), nn.Linear(3, 1), nn.Sigmoid()), True),
+    ],
+    ids=["bare", "mlp", "shifted", "odd", "sigmoid"],
+)
+def test_a_model_whose_further_outputs_are_not_zero_is_refused_a_second_output(build, is_refused):
+    inputs = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    refuse_unwidened(build, inputs, times=1)
+    if is_refused:
+        with pytest.raises(ValueError, match="ends in a linear layer"):
+            refuse_unwidened(build, inputs, times=2)
+    else:
+        refuse_unwidened(build, inputs, times=2)
+
+
+def test_parameters_that_a_loss_refuses_are_refused_before_training():
+    run = make_run(data="digits", loss="bi_tempered", loss__params={"t1": 1.2, "t2": 0.5})
+    with pytest.raises(ConfigError, match=r"bi_tempered: t1 is 1\.2 and t2 is 0\.5"):
+        preflight([make_run(data="digits", loss="brier"), run])

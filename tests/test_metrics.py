@@ -9,6 +9,7 @@ from scipy import optimize
 from sklearn import metrics as sk
 
 from lossbench import metrics, records
+from lossbench.losses.links import sparsemax
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_ece_is_the_weighted_gap_between_confidence_and_accuracy(classified):
 def test_projection_gives_the_nearest_point_of_the_simplex():
     draw = torch.Generator().manual_seed(1)
     for point in (2 * torch.randn(5, 3, generator=draw, dtype=torch.float64)).numpy():
-        found = metrics.projected_on_simplex(torch.as_tensor(point)).numpy()
+        found = sparsemax(torch.as_tensor(point)).numpy()
         best = optimize.minimize(
             lambda q, p=point: ((q - p) ** 2).sum(),
             np.full(3, 1 / 3),

@@ -9,38 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import TINY
 
 from lossbench import cli, records, report
 from lossbench.statistics import best_learning_rate
 
-TINY = """
-# @package _global_
-defaults:
-  - override /hydra/sweeper: protocol
-name: tiny
-steps: 4
-batch_size: 16
-log_every: 2
-eval_every: 2
-hydra:
-  sweeper:
-    blocks:
-      - data: [diabetes]
-        model: [linear]
-        loss: [mse, mae]
-    tune:
-      lr: [0.01, 0.1, 1.0]
-      seeds: range(100,102)
-    confirm:
-      seeds: range(0,3)
-    declare:
-      primary: { regression: rmse, classification: accuracy }
-      endpoint: last
-      reference: { regression: mse, classification: cross_entropy }
-      margin: { regression: 0.02, classification: 0.01 }
-      family: task
-      confidence: 0.95
-"""
 TUNE, CONFIRM = 2 * 3 * 2, 2 * 3
 
 UNION = TINY.replace("tiny", "union").split("    tune:")[0] + "    tune: null\n"

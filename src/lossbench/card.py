@@ -22,8 +22,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 import lossbench
-from lossbench import catalog, figures
+from lossbench import catalog, figures, report
 from lossbench.claims import bayes_prediction
+from lossbench.claims.minima import output_gradient
 from lossbench.claims.verdict import NOT_OF_LABELS
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
@@ -150,9 +151,7 @@ def ray(entry: catalog.Entry) -> list[Line]:
         target = torch.zeros(len(sizes), targets, dtype=torch.float64)
         if not is_regression:
             target[:, 1] = 1.0
-        output = output.requires_grad_()
-        (slope,) = torch.autograd.grad(loss.values(output, target).sum(), output)
-        norm = slope[:, :targets].norm(dim=-1)
+        norm = output_gradient(loss, output, target)[:, :targets].norm(dim=-1)
         lines.append(Line(name, color, sizes.numpy(), norm.numpy()))
     return lines
 
@@ -230,7 +229,7 @@ def confidently_wrong(lines: Sequence[Line], ax: Axes) -> Axes:
     middle, half = math.sqrt(low * high), max(math.sqrt(high / low) * 2, 10.0)
     ax.set_ylim(middle / half, middle * half)
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(lambda value, _: _power_of_ten(value))
+        axis.set_major_formatter(figures.power_of_ten)
         axis.set_minor_formatter(lambda *_: "")
     return ax
 
@@ -298,7 +297,10 @@ def elicited(found: Act, ax: Axes) -> Axes:
         ax.axvline(at, color=color, ls=dash, lw=0.9, label=f"{name} {at:.3f}")
     if math.isfinite(found.value):
         ax.axvline(
-            found.value, color=found.color, lw=2.2, label=f"{_shown(found.loss)} {found.value:.3f}"
+            found.value,
+            color=found.color,
+            lw=2.2,
+            label=f"{figures.shown(found.loss)} {found.value:.3f}",
         )
     ax.set(xlabel="target", ylabel="density", xlim=(0, top), ylim=(0, 1.05))
     ax.legend(loc="upper right", fontsize=6.5, handlelength=2.4)
@@ -310,7 +312,7 @@ def _draw(lines: Sequence[Line], ax: Axes) -> None:
     for rank, line in enumerate(lines):
         look: dict[str, Any] = {"zorder": 3} if rank == 0 else {"ls": (0, (4, 2)), "lw": 0.9}
         look |= {} if line.is_curve else {"ls": "", "marker": "o"}
-        ax.plot(line.x, line.y, color=line.color, label=_shown(line.loss), **look)
+        ax.plot(line.x, line.y, color=line.color, label=figures.shown(line.loss), **look)
     low, high = np.nanmin(lines[0].x), np.nanmax(lines[0].x)
     ax.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
     _legend(ax, [line.loss for line in lines])
@@ -348,19 +350,6 @@ def _within(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.where((values > low) & (values < high), values, math.nan)
 
 
-def _power_of_ten(value: float) -> str:
-    if 0.01 <= value < 1000:
-        return f"{value:g}"
-    exponent = str(round(math.log10(value))) if value > 0 else ""
-    return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
-def _shown(name: str) -> str:
-    """A name as matplotlib shows it in a legend: one line, not too long, no leading underscore."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in name)[:32]
-    return f" {text}" if text.startswith("_") else text
-
-
 # ---- the page ------------------------------------------------------------------------------------
 
 
@@ -381,7 +370,7 @@ def page(entry: catalog.Entry, found: Mapping[str, Any]) -> str:
         entry: Name, row and parameters of the loss.
         found: What `catalog.measured` says of it.
     """
-    told = catalog.facts(entry)
+    told, curves = catalog.facts(entry), shapes(entry)
     held = [name for name, one in found["claims"].items() if one["holds"]]
     of_labels = [
         name
@@ -406,9 +395,9 @@ def page(entry: catalog.Entry, found: Mapping[str, Any]) -> str:
         held=held,
         failed=[name for name in found["claims"] if name not in (*held, *of_labels)],
         of_labels=of_labels,
-        setting=_setting(entry.loss, is_curve=shapes(entry)["value"][0].is_curve),
+        setting=_setting(entry.loss, is_curve=curves["value"][0].is_curve),
         reference=REFERENCES[entry.loss.task],
-        pictures=pictures(entry),
+        pictures=pictures(entry, curves),
         version=lossbench.__version__,
         torch=torch.__version__,
     )
@@ -425,16 +414,21 @@ def _setting(loss: Loss, *, is_curve: bool) -> str:
     return f"Curves: two classes, the output of the wrong one is 0.{dots}"
 
 
-def pictures(entry: catalog.Entry) -> list[Picture]:
-    """All figures of a card, drawn."""
+def pictures(entry: catalog.Entry, curves: Mapping[str, list[Line]]) -> list[Picture]:
+    """All figures of a card, drawn.
+
+    Args:
+        entry: The loss.
+        curves: Its `shapes`.
+    """
     is_regression = entry.loss.task == "regression"
     last = _elicited(entry) if is_regression else _taught(entry)
-    return [*_shapes(entry), _ray(entry), last]
+    return [*_shapes(entry, curves), _ray(entry), last]
 
 
-def _shapes(entry: catalog.Entry) -> list[Picture]:
+def _shapes(entry: catalog.Entry, found: Mapping[str, list[Line]]) -> list[Picture]:
     """Cost, push, change of the push, and weight."""
-    is_regression, found = entry.loss.task == "regression", shapes(entry)
+    is_regression = entry.loss.task == "regression"
     argument = "error" if is_regression else "prediction p of the true one of two classes"
     cost = f"What does {'an error' if is_regression else 'a prediction'} cost?"
     parts = (
@@ -518,16 +512,7 @@ def _picture(
         draw(data, ax).set(**labels)
         content = io.BytesIO()
         FigureCanvasSVG(figure).print_svg(content)
-    return Picture(name, question, note, _inline(content.getvalue().decode(), name, alt))
-
-
-def _inline(svg: str, name: str, alt: str) -> Markup:
-    """An SVG of matplotlib as part of a page: ids unique, no prolog, comments or metadata."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    opening = f'<svg role="img" aria-label="{escape(alt)}"'
-    return Markup(svg.replace("<svg", opening, 1))  # matplotlib escaped every text in it
+    return Picture(name, question, note, report.inlined(content.getvalue().decode(), name, alt))
 
 
 def _prose(text: str) -> Markup:

@@ -24,7 +24,7 @@ import torch
 import yaml
 
 from lossbench import claims
-from lossbench.claims.minima import best, minima, minimise
+from lossbench.claims.minima import best, minima, minimise, output_gradient
 from lossbench.losses import LOSSES
 from lossbench.losses.links import PROBABILITY_LINKS
 from lossbench.losses.relations import RELATIONS, related
@@ -518,10 +518,10 @@ def _at_zero(loss: Loss, target: torch.Tensor) -> torch.Tensor:
 
 def weight_at(loss: Loss, p: float) -> float:
     """Output gradient over error of a softmax loss that gives the true one of two classes p."""
-    output = torch.tensor([math.log(p / (1.0 - p)), 0.0], dtype=torch.float64).requires_grad_()
+    output = torch.tensor([math.log(p / (1.0 - p)), 0.0], dtype=torch.float64)
     target = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    (slope,) = torch.autograd.grad(loss.values(output, target), output)
-    return float(slope.norm() / (loss.predict(output.detach()) - target).norm())
+    slope = output_gradient(loss, output, target)
+    return float(slope.norm() / (loss.predict(output) - target).norm())
 
 
 # ---- docs/losses.md ------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def loss_shapes(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
         for loss, rows in estimates.groupby("loss")
         if np.allclose(rows.second, 0, atol=1e-9) and np.ptp(rows["first"]) > 0
     ]
-    spikes = "".join(f" {_shown(loss)}: second derivative 0, with a spike at 0." for loss in kinks)
+    spikes = "".join(f" {shown(loss)}: second derivative 0, with a spike at 0." for loss in kinks)
     output = "output" if regression else "true class's output"
     _frame(
         axes[0].figure,
@@ -221,9 +221,9 @@ def learning_curves(
     _outer(axes, "step (updates)", _measured(first.metric, first.split))
     _frame(
         axes[0].figure,
-        f"How fast does each loss learn {_shown(first.label, 60)}?",
+        f"How fast does each loss learn {shown(first.label, 60)}?",
         f"Colour: the panel's loss, mean and {_interval(first.confidence)}, {_ns(estimates.n)}. "
-        f"Grey: the others; dashed: {_shown(reference)}. ×: the first diverged run dropped out.",
+        f"Grey: the others; dashed: {shown(reference)}. ×: the first diverged run dropped out.",
     )
     return axes
 
@@ -263,10 +263,10 @@ def learning_rate_sensitivity(
     _outer(axes, "learning rate", _measured(first.metric, first.split))
     _frame(
         axes[0].figure,
-        f"Which learning rates suit each loss on {_shown(first.label, 60)}?",
+        f"Which learning rates suit each loss on {shown(first.label, 60)}?",
         f"Mean over the seeds that survived and {_interval(first.confidence)}, "
         f"{_ns(estimates.planned)} a rate. Ring: chosen. × k: k runs diverged. ▲: beyond five "
-        f"times the worst ringed value. Grey: the other losses; dashed: {_shown(reference)}.",
+        f"times the worst ringed value. Grey: the other losses; dashed: {shown(reference)}.",
     )
     return axes
 
@@ -297,7 +297,7 @@ def error_signal(
     axes[1].set_ylim(max(-1.05, low - 0.02), 1.02)
     _frame(
         axes[0].figure,
-        f"What does each loss feed back while it learns {_shown(first.label, 60)}?",
+        f"What does each loss feed back while it learns {shown(first.label, 60)}?",
         f"Mean (norms: geometric) and {_interval(first.confidence)}, {_ns(norms.n)}. A cosine of "
         "1: the output gradient points along prediction - target. ×: the first run has diverged.",
         found,
@@ -323,14 +323,14 @@ def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
         every_late = bool(rows.exploratory.all())
         _forest_row(ax, y, row, found[row.loss], low, high, every_late=every_late)
     ax.set(xlim=(low, high), ylim=(-0.6, len(rows) - 0.4))
-    ax.set_yticks(range(len(rows)), [_shown(loss) for loss in rows.loss])
+    ax.set_yticks(range(len(rows)), [shown(loss) for loss in rows.loss])
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
     better = "positive is better" if sign > 0 else "negative is better"
     ax.set_xlabel(f"difference in {_measured(first.metric, 'test')}; {better}")
     _frame(
         ax.figure,
-        f"Does another loss beat {_shown(first.reference)} on {_shown(first.label, 60)}?",
+        f"Does another loss beat {shown(first.reference)} on {shown(first.label, 60)}?",
         f"Bar: simultaneous {first.confidence:.0%} paired-t interval over {families(rows)}. "
         f"Diamond: mean. Dots: {_ns(rows.pairs, 'pairs')}, each of one seed. "
         f"Grey band: ±{first.margin:g}, too small to matter.",
@@ -441,7 +441,7 @@ def _multiples(
                     lw=0.9,
                 )
         ax.set_label(loss)
-        ax.set_title(_shown(loss), color=INK, loc="left", fontweight="bold", pad=3)
+        ax.set_title(shown(loss), color=INK, loc="left", fontweight="bold", pad=3)
         yield ax, loss, found[loss]
 
 
@@ -505,11 +505,11 @@ def _plain_logs(axis: Any, low: float, high: float, most: int = 6) -> None:
     """Logarithmic ticks written without formulas, with 2 and 5 where there are few decades."""
     subs = (1.0, 2.0, 5.0) if high < 30 * low else (1.0,)
     axis.set_major_locator(LogLocator(subs=subs, numticks=most))
-    axis.set_major_formatter(FuncFormatter(_power))
+    axis.set_major_formatter(FuncFormatter(power_of_ten))
     axis.set_minor_locator(NullLocator())
 
 
-def _power(value: float, _: int) -> str:
+def power_of_ten(value: float, _: int = 0) -> str:
     """A tick of a logarithmic axis: plain near 1, else a power of ten."""
     if 0.01 <= value < 1000:
         return f"{value:g}"
@@ -551,12 +551,12 @@ def _frame(figure: Any, title: str, note: str, found: dict[str, Look] | None = N
     figure.text(0.06 / width, 0.04 / height, note, fontsize=6, color="#444444", va="bottom")
     if found:
         columns = max(
-            1, min(len(found), int(width / (0.42 + 0.058 * max(map(len, map(_shown, found))))))
+            1, min(len(found), int(width / (0.42 + 0.058 * max(map(len, map(shown, found))))))
         )
         handles = [Line2D([], [], color=look.color, ls=look.dash) for look in found.values()]
         figure.legend(
             handles,
-            [_shown(loss) for loss in found],
+            [shown(loss) for loss in found],
             ncols=columns,
             loc="lower left",
             bbox_to_anchor=(0, bottom / height),
@@ -576,7 +576,7 @@ def _frame(figure: Any, title: str, note: str, found: dict[str, Look] | None = N
     )
 
 
-def _shown(name: str, most: int = 32) -> str:
+def shown(name: str, most: int = 32) -> str:
     """A name that is safe to draw: one line, not too long, visible in a legend."""
     text = "".join(letter if letter.isprintable() else "?" for letter in str(name))
     text = text if len(text) <= most else f"{text[: most - 1]}…"
@@ -590,7 +590,7 @@ def _measured(metric: str, split: str) -> str:
         if facts
         else ""
     )
-    return f"{split} {_shown(metric)}" + (f" ({unit})" if unit not in ("", "1") else "")
+    return f"{split} {shown(metric)}" + (f" ({unit})" if unit not in ("", "1") else "")
 
 
 def _interval(confidence: float) -> str:

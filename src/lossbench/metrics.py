@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lossbench.losses.links import sparsemax
+
 ECE_BINS = 15
 RECALIBRATION_RIDGE = 1e-3
 RECALIBRATION_STEPS = 50
@@ -50,9 +52,7 @@ def classification(
         recalibrated: Log-probabilities after `recalibrate`, [K, N, C].
         is_probability: [K], whether the member's inverse link gives probabilities.
     """
-    on_simplex = torch.where(
-        is_probability[:, None, None], prediction, projected_on_simplex(prediction)
-    )
+    on_simplex = torch.where(is_probability[:, None, None], prediction, sparsemax(prediction))
     label = target.argmax(-1, keepdim=True)
     right = on_simplex.gather(-1, label).squeeze(-1)
     undefined = torch.full_like(right[:, 0], torch.nan)
@@ -93,20 +93,6 @@ def ece(probability: Tensor, label: Tensor) -> Tensor:
     inside = torch.nn.functional.one_hot(place, ECE_BINS).to(probability.dtype)
     gaps = ((hit - confidence)[..., None] * inside).transpose(-1, -2).contiguous().sum(-1)
     return (gaps.abs() / confidence.shape[-1]).sum(-1)
-
-
-def projected_on_simplex(values: Tensor) -> Tensor:
-    """The nearest point of the probability simplex, over the last dimension.
-
-    Source:
-        Held, Wolfe and Crowder 1974; Duchi et al. 2008, ICML.
-    """
-    ordered = values.sort(-1, descending=True).values
-    excess = ordered.cumsum(-1) - 1.0
-    rank = torch.arange(1, values.shape[-1] + 1, device=values.device, dtype=values.dtype)
-    support = (ordered * rank > excess).sum(-1, keepdim=True).clamp_min(1)
-    threshold = excess.gather(-1, support - 1) / support
-    return (values - threshold).clamp_min(0.0)
 
 
 def recalibrate(output: Tensor, target: Tensor) -> Tensor:

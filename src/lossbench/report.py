@@ -501,7 +501,7 @@ def _drawn(folder: Path, name: str, size: Mapping[str, Any], draw: Drawing) -> d
     for kind, content in files.items():
         store.write(folder / "figures" / f"{name}.{kind}", content)
     title = str(figure.get_label())
-    return {"name": name, "title": title, "svg": _inline(files["svg"].decode(), name, title)}
+    return {"name": name, "title": title, "svg": inlined(files["svg"].decode(), name, title)}
 
 
 def _encoded(figure: Figure) -> dict[str, bytes]:
@@ -519,7 +519,7 @@ def _encoded(figure: Figure) -> dict[str, bytes]:
     return {"png": png.getvalue(), "svg": svg.getvalue(), "pdf": pdf.getvalue()}
 
 
-def _inline(svg: str, name: str, title: str) -> Markup:
+def inlined(svg: str, name: str, title: str) -> Markup:
     """An SVG of matplotlib as part of a page: ids unique, no prolog, comments or metadata."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

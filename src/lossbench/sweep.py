@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,18 +15,17 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from lossbench import packs, plan, records, store
 from lossbench.config import ConfigError, Engine, Run
 from lossbench.data import DATA, Splits
 from lossbench.data.corruption import corrupted
-from lossbench.engine import batch_indices, failed, refuse_unpaired, train
+from lossbench.engine import batch_indices, failed, refuse_unpaired, refuse_unwidened, train
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
 from lossbench.losses.spec import Context
-from lossbench.models import MODELS, initialised, widened
+from lossbench.models import MODELS
 from lossbench.packs import Pack
 
 log = logging.getLogger(__name__)
@@ -70,8 +69,8 @@ class Sweep:
             preflight(runs)
         with store.lock(self.folder / "lock"):
             with self._clock("write"):
-                self._plan(runs)
                 members = self.members()
+                self._plan(runs, recorded=len(members))
             todo = [run for run in runs if members.get(run.run_id, {}).get("status") not in KEPT]
             grouped = packs.group(todo, pack_size=self.engine.pack_size)
             log.info("%s", _announcement(runs, grouped))
@@ -122,11 +121,11 @@ class Sweep:
         except Exception:
             return failed(pack, traceback.format_exc())
 
-    def _plan(self, runs: Sequence[Run]) -> None:
+    def _plan(self, runs: Sequence[Run], *, recorded: int) -> None:
         """Add runs and declaration to sweep.json, and the curves of the losses beside it."""
         path = self.folder / "sweep.json"
         old = records.read_plan(path) if path.exists() else plan.EMPTY
-        new = plan.extended(old, runs, **self.facts, recorded=len(self.members()))
+        new = plan.extended(old, runs, **self.facts, recorded=recorded)
         if len(new["declarations"]) > max(1, len(old["declarations"])):
             log.warning(
                 "%s was declared before: what is new here counts as exploratory. "
@@ -172,33 +171,17 @@ def preflight(runs: Iterable[Run]) -> None:
             sizes = (inputs.shape[-1], targets.shape[-1])
             build = partial(MODELS[run.model.fn].fn, *sizes, **run.model.params)
             refuse_unpaired(build, inputs[: run.batch_size])
-            _refuse_unwidened(run, build, inputs[: run.batch_size])
+            refuse_unwidened(build, inputs[: run.batch_size], times=run.row.outputs_per_target)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
         for run in by_loss.values():
             _refuse_parameters(run, splits)
 
 
-def _refuse_unwidened(run: Run, build: Callable[[], nn.Module], inputs: Tensor) -> None:
-    """Refuse a model whose further outputs would not stand, as zeros, behind those it has."""
-    times = run.row.outputs_per_target
-    if times == 1:
-        return
-    narrow, model = (initialised(build, seed=0, output_scale=1.0) for _ in range(2))
-    with torch.no_grad():
-        own = narrow(inputs)
-        got = widened(model, outputs=own.shape[-1], times=times)(inputs)
-    expected = torch.cat([own, torch.zeros_like(own).repeat(1, times - 1)], -1)
-    if got.shape != expected.shape or not torch.allclose(got, expected, atol=1e-6):
-        raise ValueError(
-            f"a loss with {times} outputs per target needs a model that ends in a linear layer"
-        )
-
-
 def _refuse_parameters(run: Run, splits: Splits) -> None:
     """Call the loss once, so that parameters it refuses are refused before training."""
     targets = splits.targets["train"][: run.batch_size]
-    context = Context(splits.targets["train"].sum(0), torch.tensor(-1))
+    context = Context.outside_training(splits.targets["train"].sum(0))
     output = torch.zeros(len(targets), run.row.outputs_per_target * targets.shape[-1])
     try:
         run.row.values(output, targets, run.loss.params, context)

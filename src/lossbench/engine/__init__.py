@@ -1,7 +1,7 @@
 """The training loop: a pack of runs in, four tables of records out."""
 
-from lossbench.engine.members import batch_indices, refuse_unpaired
+from lossbench.engine.members import batch_indices, refuse_unpaired, refuse_unwidened
 from lossbench.engine.recorder import failed
 from lossbench.engine.train import train
 
-__all__ = ["batch_indices", "failed", "refuse_unpaired", "train"]
+__all__ = ["batch_indices", "failed", "refuse_unpaired", "refuse_unwidened", "train"]

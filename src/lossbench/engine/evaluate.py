@@ -88,11 +88,12 @@ def _cross_losses(members: Members, output: Tensor, target: Tensor) -> dict[str,
     """Mean of every loss of the task; NaN where its inverse link is not the member's own."""
     own = members.runs[0].row
     context = members.context_outside_training()
+    links = [run.row.link(run.loss.params) for run in members.runs]
     found = {}
     for name, row in LOSSES.items():
         if row.task != own.task:
             continue
-        fits = torch.tensor([run.row.link(run.loss.params) == row.link() for run in members.runs])
+        fits = torch.tensor([link == row.link() for link in links])
         if not fits.any():
             continue
         try:

@@ -80,8 +80,7 @@ class Members:
 
     def context_outside_training(self) -> Context:
         """The same for all K members without guards, where examples are of no batch."""
-        counts = self.class_counts[self.places][:, None]
-        return Context(class_counts=counts, rows=torch.tensor(-1, device=counts.device))
+        return Context.outside_training(self.class_counts[self.places][:, None])
 
     def predict(self, output: Tensor) -> Tensor:
         """Predictions [K, N, C] of outputs [K, N, C], each through its own inverse link."""
@@ -239,6 +238,30 @@ def refuse_unpaired(build: Callable[[], nn.Module], inputs: Tensor) -> None:
         raise ValueError("it draws random numbers while training: use it without dropout")
     if not torch.equal(first, third):
         raise ValueError("its output depends on more than its state_dict: register it as a buffer")
+
+
+def refuse_unwidened(build: Callable[[], nn.Module], inputs: Tensor, *, times: int) -> None:
+    """Refuse a module whose further outputs would not stand, as zeros, behind those it has.
+
+    Args:
+        build: Makes the module.
+        inputs: One batch, [B, F].
+        times: Outputs per target.
+
+    Raises:
+        ValueError: Its last linear layer does not make its output.
+    """
+    if times == 1:
+        return
+    narrow, model = (initialised(build, seed=0, output_scale=1.0) for _ in range(2))
+    with torch.no_grad():
+        own = narrow(inputs)
+        got = widened(model, outputs=own.shape[-1], times=times)(inputs)
+    expected = torch.cat([own, torch.zeros_like(own).repeat(1, times - 1)], -1)
+    if got.shape != expected.shape or not torch.allclose(got, expected, atol=1e-6):
+        raise ValueError(
+            f"a loss with {times} outputs per target needs a model that ends in a linear layer"
+        )
 
 
 def _by_split(

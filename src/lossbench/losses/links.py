@@ -168,6 +168,7 @@ def exp(output: Tensor) -> Tensor:
 
 def softplus(output: Tensor) -> Tensor:
     """log(1 + exp z), positive."""
+    # torch's is the identity beyond its threshold: 20, its default, is too early for float64.
     return functional.softplus(output, threshold=50.0)
 
 

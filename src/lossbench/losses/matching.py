@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lossbench.losses import links
 from lossbench.losses.spec import Loss
@@ -30,7 +29,7 @@ def bce_ova(output: Tensor, target: Tensor) -> Tensor:
         Rifkin and Klautau 2004, JMLR; Wightman, Touvron and Jégou 2021.
     """
     # log(1 + e^z) - yz = y log(1 + e^-z) + (1 - y) log(1 + e^z): each term small where it is right.
-    return (target * _softplus(-output) + (1.0 - target) * _softplus(output)).sum(-1)
+    return (target * links.softplus(-output) + (1.0 - target) * links.softplus(output)).sum(-1)
 
 
 def sparsemax(output: Tensor, target: Tensor) -> Tensor:
@@ -73,10 +72,6 @@ def _fenchel_young(output: Tensor, target: Tensor, p: Tensor, *, alpha: float) -
     below = output - output.amax(-1, keepdim=True)
     entropy = target.pow(alpha).sum(-1) - links.positive_power(p, alpha).sum(-1)
     return entropy / (alpha * (alpha - 1.0)) + ((p - target) * below).sum(-1)
-
-
-def _softplus(values: Tensor) -> Tensor:
-    return functional.softplus(values, threshold=50.0)
 
 
 MATCHING = frozenset(

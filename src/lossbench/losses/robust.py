@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lossbench.losses import links
+from lossbench.losses.links import positive_power, tempered_softmax
 from lossbench.losses.proper import cross_entropy
 from lossbench.losses.spec import Loss
 
@@ -186,22 +186,20 @@ def bi_tempered(output: Tensor, target: Tensor, *, t1: float = 0.8, t2: float = 
     """
     if t2 < 1.0 <= t1:
         raise ValueError(f"t1 is {t1} and t2 is {t2}: use t1 below 1, or t2 of 1 and more")
-    p = links.tempered_softmax(output, t2=t2)
+    p = tempered_softmax(output, t2=t2)
     if t1 == 1.0:
         log_p = output.log_softmax(-1) if t2 == 1.0 else p.log()
         return (torch.xlogy(target, target) - target * log_p).sum(-1)
     # y (log_t y - log_t p) - (y^(2-t) - p^(2-t)) / (2 - t), log_t x = (x^(1-t) - 1) / (1 - t).
-    reached = target * (_power(target, 1.0 - t1) - _power(p, 1.0 - t1)) / (1.0 - t1)
-    return (reached - (_power(target, 2.0 - t1) - _power(p, 2.0 - t1)) / (2.0 - t1)).sum(-1)
+    reached = target * (positive_power(target, 1.0 - t1) - positive_power(p, 1.0 - t1)) / (1.0 - t1)
+    return (
+        reached - (positive_power(target, 2.0 - t1) - positive_power(p, 2.0 - t1)) / (2.0 - t1)
+    ).sum(-1)
 
 
 def _log(target: Tensor, log_zero: float) -> Tensor:
     """The target's logarithm, cut off below."""
     return target.log().clamp(min=log_zero)
-
-
-def _power(base: Tensor, power: float) -> Tensor:
-    return links.positive_power(base, power)
 
 
 ROBUST = frozenset(

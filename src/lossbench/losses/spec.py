@@ -41,6 +41,11 @@ class Context:
     rows: Tensor
 
     @staticmethod
+    def outside_training(class_counts: Tensor) -> Context:
+        """The context of examples that are of no batch."""
+        return Context(class_counts, rows=torch.tensor(-1, device=class_counts.device))
+
+    @staticmethod
     def long_tailed(classes: int, *, like: Tensor) -> Context:
         """The context in which losses are measured and drawn outside training.
 
@@ -48,7 +53,7 @@ class Context:
         imbalance of 100 that the literature on long tails uses (Cui et al. 2019, CVPR).
         """
         counts = torch.logspace(3, 1, classes, dtype=like.dtype, device=like.device)
-        return Context(class_counts=counts, rows=torch.tensor(-1, device=like.device))
+        return Context.outside_training(counts)
 
 
 @dataclass(frozen=True)
