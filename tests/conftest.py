@@ -16,6 +16,7 @@ PLAIN = {
         "name": "diabetes",
         "fn": "diabetes",
         "params": {},
+        "targets": "sampled",
         "corruption": {"name": "none", "params": {}},
     },
     "model": {"name": "mlp", "fn": "mlp", "params": {"widths": [16, 16], "activation": "relu"}},
@@ -29,7 +30,7 @@ PLAIN = {
         "pack_size": 128,
         "threads": 1,
     },
-    "init": {"output_scale": 1.0},
+    "init": {"from": "random", "output_scale": 1.0},
     "name": "test",
     "condition": "as_given",
     "seed": 0,
@@ -59,8 +60,10 @@ hydra:
     tune:
       lr: [0.01, 0.1, 1.0]
       seeds: range(100,102)
+      extend: 0
     confirm:
       seeds: range(0,3)
+      conditions: [own_lr]
     declare:
       primary: { regression: rmse, classification: accuracy }
       endpoint: last

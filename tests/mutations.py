@@ -102,6 +102,13 @@ MUTATIONS = (
         "(output.softmax(0) - target).square()",
     ),
     Mutation(
+        "mse_sigmoid",
+        "proper.py",
+        "wrong link",
+        'inverse_link="sigmoid"',
+        'inverse_link="doubled_sigmoid"',
+    ),
+    Mutation(
         "spherical", "proper.py", "dropped normalisation", ".square().sum(-1).sqrt()", ".sum(-1)"
     ),
     Mutation("tsallis", "proper.py", "off by one", "((q - 1.0) * log_p)", "(q * log_p)"),

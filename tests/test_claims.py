@@ -244,6 +244,7 @@ def behind(inverse_link: str, loss: str) -> Loss:
 
 PROPER = (
     *("cross_entropy", "bhattacharyya", "brier", "spherical", "tsallis", "bi_tempered"),
+    "mse_sigmoid",
     *("mse_logits", "bce_ova", "sparsemax", "entmax15", "entmax"),
     *("exponential", "ova_squared_hinge", "ova_exponential", "savage", "tangent"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
 
@@ -16,6 +17,7 @@ from lossbench.config import ConfigError, fits, load_extensions, to_engine, to_r
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
+from lossbench.sweep import preflight
 
 
 def test_a_plain_configuration_becomes_its_run():
@@ -64,7 +66,21 @@ MISTAKES = {
     "engine__precision": [("float16", "'float16' is unknown: did you mean 'float64'")],
     "engine__pack_size": [(0, "engine.pack_size is 0: use a positive")],
     "engine__threads": [(0, "engine.threads is 0: use a positive")],
-    "init__output_scale": [(float("nan"), "init.output_scale is nan: use a number")],
+    "init__output_scale": [
+        (float("nan"), "init.output_scale is nan: use a number"),
+        ("abc", "init.output_scale is 'abc': use a number"),
+        (True, "init.output_scale is True: use a number"),
+    ],
+    "init__from": [
+        ("permuted_label", "init.from 'permuted_label' is unknown: did you mean 'permuted_labels'"),
+        (3, "init.from '3' is unknown: use one of permuted_labels, random"),
+        ("permuted_labels", "'diabetes' is regression, .*: use init.from=random"),
+    ],
+    "init": [(3, "init is 3: set the keys below it")],
+    "data__targets": [
+        ("sample", "data.targets 'sample' is unknown: did you mean 'sampled'"),
+        ("distribution", "'diabetes' is regression, .*: use data.targets=sampled"),
+    ],
     "condition": [("own_lrr", "condition 'own_lrr' is unknown: did you mean 'own_lr'")],
     "name": [
         ("../x", "name is '../x': use up to 80 letters"),
@@ -128,6 +144,9 @@ def test_a_parameter_of_another_type_is_refused_before_training(delta, message):
         ("engine.thread", "did you mean 'engine.threads'"),
         ("data.corruption.nam", "did you mean 'data.corruption.name'"),
         ("loss.parms", "did you mean 'loss.params'"),
+        ("init.form", "did you mean 'init.from'"),
+        ("init.output_scal", "did you mean 'init.output_scale'"),
+        ("data.target", "did you mean 'data.targets'"),
     ],
 )
 def test_a_key_that_only_plus_lets_through_is_refused_with_the_nearest(key, hint):
@@ -135,6 +154,23 @@ def test_a_key_that_only_plus_lets_through_is_refused_with_the_nearest(key, hint
     set_key(plain, key, 3)
     with pytest.raises(ConfigError, match=f"unknown key '{key}': {hint}"):
         to_run(plain)
+
+
+def test_distribution_targets_and_a_corruption_are_refused_together():
+    noise = {"name": "symmetric", "params": {}}
+    with pytest.raises(ConfigError, match=r"no label to corrupt, use data\.corruption\.name=none"):
+        make_run(
+            data="gaussian_mixture",
+            loss="brier",
+            data__targets="distribution",
+            data__corruption=noise,
+        )
+
+
+def test_distribution_targets_of_data_without_a_posterior_are_refused_before_training():
+    run = make_run(data="digits", loss="brier", data__targets="distribution")
+    with pytest.raises(ConfigError, match=r"data digits.*not known: use data\.targets=sampled"):
+        preflight([run])
 
 
 def test_a_part_named_otherwise_than_its_yaml_is_refused():
@@ -188,6 +224,12 @@ FACTORS = {
     "condition": "own_lr",
     "model__params": {"widths": [16], "activation": "relu"},
 }
+CLASSIFIED = {"data": "gaussian_mixture", "loss": "brier"}
+OF_LABELS = {
+    "data__targets": "distribution",
+    "init__from": "permuted_labels",
+    "data__corruption": {"name": "symmetric", "params": {}},
+}
 NO_FACTORS = {
     "name": "another",
     "engine__name": "another",
@@ -207,6 +249,29 @@ def test_a_run_id_is_16_hex_digits_and_the_same_twice():
 @pytest.mark.parametrize("key", FACTORS)
 def test_a_run_id_changes_with_every_factor(key):
     assert make_run(**{key: FACTORS[key]}).run_id != make_run().run_id
+
+
+@pytest.mark.parametrize("key", OF_LABELS)
+def test_a_run_id_changes_with_what_is_done_to_labels(key):
+    assert make_run(**CLASSIFIED, **{key: OF_LABELS[key]}).run_id != make_run(**CLASSIFIED).run_id
+
+
+def test_factors_that_came_later_leave_the_ids_of_older_runs_as_they_were():
+    facts = make_run(init__output_scale=0.5).facts
+    assert facts["targets"] == "sampled"
+    assert facts["init"] == {"from": "random", "output_scale": 0.5}
+    older = {name: value for name, value in facts.items() if name not in ("targets", "corruption")}
+    older["init"] = {"output_scale": 0.5}
+    text = json.dumps({"engine": config.ENGINE_SCHEMA, **older}, sort_keys=True)
+    assert config.run_id(facts) == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert "init" not in config.telling(make_run().facts)
+
+
+@pytest.mark.parametrize("key", ["data__targets", "init__from"])
+def test_code_that_a_run_does_not_use_does_not_count_for_it(key):
+    plain, other = make_run(**CLASSIFIED), make_run(**CLASSIFIED, **{key: OF_LABELS[key]})
+    assert other.source_sha != plain.source_sha
+    assert other.shared_sha != plain.shared_sha
 
 
 @pytest.mark.parametrize("key", NO_FACTORS)

@@ -11,6 +11,7 @@ from sklearn import datasets
 from lossbench.data import DATA
 from lossbench.data.corruption import corrupted, symmetric
 from lossbench.data.splits import permuted
+from lossbench.data.targets import distribution
 from lossbench.pairing import stream
 
 
@@ -21,7 +22,7 @@ def test_a_seed_gives_the_same_data_twice_and_another_seed_other_data(name):
     assert first != other
 
 
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", [name for name in DATA if name != "finite_support"])
 def test_splits_are_60_20_20_and_standardised_by_training_statistics(name):
     splits = DATA[name].fn(seed=0)
     sizes = {split: len(rows) for split, rows in splits.inputs.items()}
@@ -149,3 +150,99 @@ def test_the_logarithm_of_the_rate_is_linear_in_the_inputs_with_the_asked_spread
     torch.testing.assert_close(fitted.flatten(), log_rate, atol=1e-4, rtol=0)
     assert float(log_rate.std()) == pytest.approx(0.5, rel=0.03)
     assert float(log_rate.mean()) == pytest.approx(np.log(3.0), abs=0.02)
+
+
+# ---- a finite support ----------------------------------------------------------------------------
+
+
+def atom_counts(splits, split):
+    return torch.bincount(splits.inputs[split].argmax(-1), minlength=splits.inputs[split].shape[-1])
+
+
+def test_a_finite_support_has_one_hot_inputs_and_each_atom_equally_often():
+    splits = DATA["finite_support"].fn(seed=0, examples=1000, atoms=10, classes=3)
+    for split, rows in splits.inputs.items():
+        assert set(rows.unique().tolist()) == {0.0, 1.0}
+        assert (rows.sum(-1) == 1).all()
+        assert len(atom_counts(splits, split).unique()) == 1
+    assert len(splits.inputs["train"]) == 1000
+    assert len(splits.inputs["validation"]) >= 1000
+
+
+def test_an_atom_has_one_distribution_in_all_splits_and_its_labels_follow_it():
+    splits = DATA["finite_support"].fn(seed=3, examples=80_000, atoms=4, classes=3)
+    truth = {}
+    for split in ("train", "validation", "test"):
+        atom, label = splits.inputs[split].argmax(-1), splits.targets[split].argmax(-1)
+        for place in range(4):
+            (pi,) = splits.posterior[split][atom == place].unique(dim=0).double().numpy()
+            np.testing.assert_array_equal(truth.setdefault(place, pi), pi)
+            counts = torch.bincount(label[atom == place], minlength=3).numpy()
+            expected = counts.sum() * pi / pi.sum()
+            assert stats.chisquare(counts, expected).pvalue > 1e-3
+    assert min(pi.min() for pi in truth.values()) >= 0.05 / 3 - 1e-7
+
+
+def test_the_sample_size_changes_nothing_that_models_are_judged_by():
+    few, many = (DATA["finite_support"].fn(seed=1, examples=n) for n in (64, 6400))
+    for split in ("validation", "test"):
+        for part in ("inputs", "targets", "posterior"):
+            assert torch.equal(getattr(few, part)[split], getattr(many, part)[split])
+    assert torch.equal(few.targets["train"], many.targets["train"][:64])
+
+
+@pytest.mark.parametrize("concentration", [0.3, 1.0, 5.0])
+def test_the_distributions_of_the_atoms_are_a_dirichlet_draw_mixed_with_the_uniform(concentration):
+    params = {"examples": 1, "atoms": 20, "classes": 4, "concentration": concentration}
+    parts = [DATA["finite_support"].fn(seed=seed, **params) for seed in range(60)]
+    posterior = torch.cat([splits.posterior["test"][:20].double() for splits in parts])
+    drawn = (posterior - 0.05 / 4) / 0.95
+    # One coordinate of a symmetric Dirichlet has a beta distribution.
+    beta = stats.beta(concentration, 3 * concentration)
+    assert stats.kstest(drawn[:, 0].clamp(0, 1).numpy(), beta.cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"examples": 0}, "examples is 0: use a positive"),
+        ({"atoms": -1}, "atoms is -1"),
+        ({"classes": 1}, "1 classes: use 2 or more"),
+        ({"concentration": 0.0}, "concentration is 0.0"),
+    ],
+)
+def test_a_finite_support_names_the_cure_for_a_bad_parameter(params, message):
+    with pytest.raises(ValueError, match=message):
+        DATA["finite_support"].fn(seed=0, **params)
+
+
+def test_clean_linear_is_noisy_linear_without_the_noise():
+    clean, noisy = (DATA[name].fn(seed=5) for name in ("clean_linear", "noisy_linear"))
+    for split in ("train", "validation", "test"):
+        assert torch.equal(clean.inputs[split], noisy.inputs[split])
+        x, y = (part[split].double() for part in (clean.inputs, clean.targets))
+        x = torch.cat([x, torch.ones(len(x), 1)], -1)
+        fit = x @ torch.linalg.lstsq(x, y).solution
+        torch.testing.assert_close(fit, y, rtol=0, atol=1e-6)
+    # Both test on the function itself, in other units.
+    together = torch.stack([clean.targets["test"][:, 0], noisy.targets["test"][:, 0]])
+    assert torch.corrcoef(together)[0, 1].item() == pytest.approx(1.0, abs=1e-6)
+
+
+# ---- what training is fed ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gaussian_mixture", "finite_support"])
+def test_distribution_targets_are_the_posterior_in_training_and_labels_elsewhere(name):
+    splits = DATA[name].fn(seed=0)
+    fed = distribution(splits)
+    assert torch.equal(fed.targets["train"], splits.posterior["train"])
+    for split in ("validation", "test"):
+        assert torch.equal(fed.targets[split], splits.targets[split])
+    assert set(splits.targets["train"].unique().tolist()) == {0.0, 1.0}
+    assert fed.sha != splits.sha
+
+
+def test_distribution_targets_of_data_whose_posterior_nobody_knows_are_refused():
+    with pytest.raises(ValueError, match=r"not known: use data\.targets=sampled"):
+        distribution(DATA["digits"].fn(seed=0))

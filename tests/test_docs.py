@@ -31,7 +31,7 @@ def test_docs_records_md_has_every_column_and_every_metric():
     for name in (*names, *records.METRICS):
         assert f"| `{name}` |" in text
     rows = [line for line in text.splitlines() if line.startswith("| `")]
-    assert len(rows) == len(names) + len(records.METRICS) + 1
+    assert len(rows) == len(names) + len(records.METRICS) + 2
     assert all(line.count(" | ") == 4 for line in rows)
 
 
@@ -166,7 +166,7 @@ def test_the_losses_that_ask_for_more_are_trained_too(own_folder):
 def test_an_own_loss_has_its_fair_trial_against_the_catalog(own_folder, capsys, monkeypatch):
     # PNG and PDF of every figure take half a minute and have tests of their own.
     for kind in ("FigureCanvasAgg.print_png", "FigureCanvasPdf.print_pdf"):
-        monkeypatch.setattr(f"lossbench.report.{kind}", lambda *_, **__: None)
+        monkeypatch.setattr(f"lossbench.report.page.{kind}", lambda *_, **__: None)
     (own_folder / "myconf" / "experiment").mkdir()
     (own_folder / "myconf" / "experiment" / "essay.yaml").write_text(TINY_ESSAY)
     assert cli.main(["--config-dir", "myconf", "experiment=essay"]) == cli.DONE

@@ -16,10 +16,10 @@ from torch import nn
 from lossbench import packs
 from lossbench.config import ConfigError
 from lossbench.engine import refuse_unpaired, refuse_unwidened, train
-from lossbench.engine.members import batch_indices
+from lossbench.engine.members import batch_indices, started
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
-from lossbench.models import MODELS, Model, initialised
+from lossbench.models import MODELS, Model, initialised, rescaled
 from lossbench.sweep import preflight, splits_of
 
 CPU = torch.device("cpu")
@@ -60,11 +60,8 @@ def single_run_loop(run):
     dtype = getattr(torch, run.precision)
     inputs, targets = (part["train"].to(dtype) for part in (splits.inputs, splits.targets))
     sizes = (inputs.shape[-1], targets.shape[-1])
-    model = initialised(
-        lambda: MODELS[run.model.fn].fn(*sizes, **run.model.params),
-        seed=run.seed,
-        output_scale=run.init.output_scale,
-    ).to(dtype)
+    model = initialised(lambda: MODELS[run.model.fn].fn(*sizes, **run.model.params), seed=run.seed)
+    model = rescaled(model, output_scale=run.init.output_scale).to(dtype)
     shared = {"lr": run.lr, "weight_decay": run.weight_decay}
     optimizer = (
         torch.optim.SGD(model.parameters(), momentum=run.momentum, **shared)
@@ -152,9 +149,9 @@ def test_parameters_of_a_pack_equal_those_of_single_runs(
     module = importlib.import_module("lossbench.engine.train")
     evaluated = module.evaluated
 
-    def keeping(members, forward, parameters, buffers):
+    def keeping(members, forward, parameters, buffers, *, is_last):
         kept.update(parameters)
-        return evaluated(members, forward, parameters, buffers)
+        return evaluated(members, forward, parameters, buffers, is_last=is_last)
 
     monkeypatch.setattr(module, "evaluated", keeping)
     runs = [
@@ -447,7 +444,7 @@ def test_a_weighted_loss_trains_like_torch_with_the_weights_of_its_seed():
     inputs, targets = (part["train"].double() for part in (splits.inputs, splits.targets))
     rows = batch_indices(run.seed, len(inputs), 1, run.batch_size)[0]
     build = partial(MODELS["mlp"].fn, inputs.shape[-1], 10, **run.model.params)
-    model = initialised(build, seed=run.seed, output_scale=1.0).double()
+    model = initialised(build, seed=run.seed).double()
     weight = (1 - 0.9999) / (1 - 0.9999 ** targets.sum(0))
     expected = nn.functional.cross_entropy(
         model(inputs[rows]), targets[rows].argmax(-1), 10 * weight / weight.sum(), reduction="none"
@@ -491,7 +488,7 @@ def test_a_second_output_learns_the_variance_of_the_noise():
     )
     evals = trained([run])["evals"].query("split == 'validation'").set_index(["metric", "step"])
     # Function and noise have variance 1 each, standardised together: the noise keeps half.
-    first, last = (evals.value["loss:gaussian_nll", step] for step in (0, 1500))
+    first, last = (evals.value["loss:own", step] for step in (0, 1500))
     assert first > 0.4
     assert last == pytest.approx((np.log(0.5) + 1) / 2, abs=0.04)
 
@@ -507,27 +504,51 @@ def test_other_losses_are_evaluated_where_the_inverse_link_is_the_same():
     assert {"loss:cross_entropy", "loss:gce", "loss:class_balanced"} <= crossed["brier"]
     assert "loss:ldam" not in crossed["brier"]
     assert {"loss:mse_logits", "loss:weston_watkins"} <= crossed["mse_logits"]
-    assert crossed["entmax"] == {"loss:entmax"}
+    assert crossed["entmax"] == {"loss:entmax", "loss:own"}
 
 
 def test_a_link_with_other_parameters_is_another_link():
     run = make_run(data="digits", loss="bi_tempered", loss__params={"t2": 1.2}, steps=2)
     metrics = set(trained([run])["evals"].metric)
-    assert not {metric for metric in metrics if metric.startswith("loss:")}
+    assert {metric for metric in metrics if metric.startswith("loss:")} == {"loss:own"}
 
 
-def test_stage_tune_evaluates_no_other_losses():
+def test_stage_tune_evaluates_no_losses_but_the_own_one():
     metrics = set(trained([make_run(condition="grid", steps=2)])["evals"].metric)
-    assert not {metric for metric in metrics if metric.startswith("loss:")}
+    assert {metric for metric in metrics if metric.startswith("loss:")} == {"loss:own"}
+
+
+def test_other_losses_are_evaluated_at_the_last_step_and_the_own_one_at_every_step():
+    evals = trained([make_run(steps=5, eval_every=2, condition="own_lr")])["evals"]
+    steps = evals[evals.split == "test"].groupby("metric").step.agg(list)
+    assert steps["loss:own"] == steps["rmse"] == [0, 2, 4, 5]
+    others = steps[steps.index.str.startswith("loss:") & (steps.index != "loss:own")]
+    assert len(others) > 5
+    assert all(found == [5] for found in others)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_model_is_also_evaluated_by_its_own_loss(name):
     data = {"regression": "noisy_counts", "classification": "digits"}[LOSSES[name].task]
     evals = trained([make_run(data=data, loss=name, steps=1, batch_size=7)])["evals"]
-    own = evals[(evals.metric == f"loss:{name}") & (evals.step == 1)]
-    assert set(own.split) == {"train", "validation", "test"}
-    assert own.value.notna().all()
+    last = evals[evals.step == 1].set_index("split")
+    crossed, own = (last[last.metric == f"loss:{what}"].value for what in (name, "own"))
+    assert set(own.index) == {"train", "validation", "test"}
+    # At default parameters it is one of the others too; these are evaluated on test alone.
+    assert {"test": own["test"]} == pytest.approx(crossed.to_dict(), rel=1e-6)
+
+
+def test_the_own_loss_is_evaluated_with_the_members_own_parameters():
+    runs = [make_run(loss="huber", loss__params={"delta": d}, steps=1) for d in (0.1, 1.0)]
+    evals = grouped(runs)["evals"].query("step == 0 and split == 'test'")
+    values = evals[evals.metric == "loss:own"].set_index("run_id").value
+    splits = splits_of(runs[0])
+    model = started(runs[0], splits, seed=runs[0].seed)
+    with torch.no_grad():
+        output = model(splits.inputs["test"])
+    for run, delta in zip(runs, (0.1, 1.0), strict=True):
+        expected = nn.functional.huber_loss(output, splits.targets["test"], delta=delta)
+        assert values[run.run_id] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_class_counts_weigh_the_evaluation_of_each_member_by_its_own_seed():
@@ -540,6 +561,74 @@ def test_class_counts_weigh_the_evaluation_of_each_member_by_its_own_seed():
         alone = trained([run])["evals"]
         pick = together[together.run_id == run.run_id].reset_index(drop=True)
         assert alone.value.equals(pick.value)
+
+
+# Dense training targets.
+
+FED = {"data": "gaussian_mixture", "condition": "own_lr", "steps": 3, "batch_size": 20}
+
+
+def test_a_loss_is_trained_on_the_posterior_itself():
+    run = make_run(
+        **FED,
+        loss="quartic_probs",
+        data__targets="distribution",
+        log_every=1,
+        engine__precision="float64",
+    )
+    expected, _ = single_run_loop(run)
+    assert splits_of(run).targets["train"].sum(-1).allclose(torch.ones(1200))
+    recorded = trained([run])["steps"].loss_value.to_numpy()
+    np.testing.assert_allclose(recorded, expected, rtol=1e-6)
+    labels = make_run(**FED, loss="quartic_probs", log_every=1)
+    assert abs(trained([labels])["steps"].loss_value - recorded).min() > 1e-3
+
+
+def test_dense_training_targets_have_losses_and_distances_but_no_metrics_of_labels():
+    runs = {
+        targets: trained([make_run(**FED, loss="brier", data__targets=targets)])["evals"]
+        for targets in ("sampled", "distribution")
+    }
+    metrics = {
+        key: evals[evals.step == 3].groupby("split").metric.agg(set) for key, evals in runs.items()
+    }
+    sampled, dense = metrics["sampled"], metrics["distribution"]
+    for split in ("validation", "test"):
+        assert dense[split] == sampled[split]
+    of_labels = {"accuracy", "brier", "nll", "ece", "nll_raw", "ece_raw", "zero_share"}
+    assert sampled["train"] - dense["train"] == of_labels
+    assert {"kl", "tv_posterior", "loss:own"} <= dense["train"]
+
+
+def test_the_own_loss_is_measured_against_what_it_is_fed_on_every_split():
+    run = make_run(**FED, loss="brier", data__targets="distribution")
+    found = trained([run])["evals"].query("step == 0 and metric == 'loss:own'")
+    splits = splits_of(run)
+    model = started(run, splits, seed=run.seed)
+    for split, value in zip(found.split, found.value, strict=True):
+        with torch.no_grad():
+            p = model(splits.inputs[split]).softmax(-1)
+        expected = (p - splits.posterior[split]).square().sum(-1).mean()
+        assert value == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_validation_and_test_judge_both_kinds_of_targets_by_the_same_labels():
+    labels, dense = (
+        splits_of(make_run(**FED, loss="brier", data__targets=targets))
+        for targets in ("sampled", "distribution")
+    )
+    for split in ("validation", "test"):
+        assert torch.equal(labels.targets[split], dense.targets[split])
+    assert not torch.equal(labels.targets["train"], dense.targets["train"])
+
+
+def test_a_loss_that_raises_in_evaluation_leaves_its_neighbours_own_losses_alone(with_losses):
+    with_losses(broken_late)
+    runs = [make_run(loss="broken_late", optimizer__lr=lr, steps=4) for lr in (0.01, 1e4)]
+    together, alone = trained(runs), trained(runs[:1])
+    assert_same_records(records_of(alone, runs[0]), records_of(together, runs[0]))
+    own = together["evals"].query("metric == 'loss:own' and step == 4")
+    assert set(own.run_id) == {runs[0].run_id}
 
 
 # Refused before training.

@@ -25,13 +25,14 @@ FLOORS = (
     ("claims",),
     ("catalog",),
     ("optimizers", "models", "data"),
+    ("prefit",),
     ("config",),
     ("packs", "metrics"),
     ("probes",),
     ("engine",),
     ("plan",),
     ("sweep",),
-    ("launch", "protocol"),
+    ("launch", "protocol", "forecast"),
     ("card",),
     ("cli",),
 )
@@ -56,7 +57,7 @@ def allowed(room: str) -> set[str]:
         return set(READING[: READING.index(room)])
     floor = next(level for level, rooms in enumerate(FLOORS) if room in rooms)
     below = {lower for rooms in FLOORS[:floor] for lower in rooms}
-    return below | set(READING) if room in ("protocol", "card", "cli") else below
+    return below | set(READING) if room in ("protocol", "forecast", "card", "cli") else below
 
 
 def imports(tree: ast.AST) -> set[str]:

@@ -51,6 +51,8 @@ JOBS = {
     "float": ["optimizer.lr=1e-3"],
     "integer for a float": ["optimizer.lr=1"],
     "nested": ["optimizer.momentum=0.5", "data.corruption.name=symmetric", "init.output_scale=0"],
+    "start": ["init.from=permuted_labels", "init={output_scale:2}"],
+    "targets": ["data=gaussian_mixture", "data.targets=distribution"],
     "list": ["model.params.widths=[3,4]", "extensions=[a,b]"],
     "empty list": ["model.params.widths=[]"],
     "dict params": ["loss=huber", "loss.params={delta:0.3}"],
@@ -92,6 +94,7 @@ def test_a_job_is_composed_as_by_hydra_itself(overrides, composer, loader, maste
         ["loss=nonsense"],
         ["seed=1.5"],
         ["loss=huber", "loss.params.delt=3"],
+        ["init.form=random"],
     ],
     ids=str,
 )

@@ -387,6 +387,10 @@ CLOSED_FORMS: dict[str, ClosedForm] = {
     # proper
     "cross_entropy": behind_softmax(lambda p, y: -summed(y * np.log(p)), lambda p, y: -y),
     "brier": behind_softmax(lambda p, y: summed((p - y) ** 2), lambda p, y: 2 * p * (p - y)),
+    "mse_sigmoid": of_output(
+        lambda z, y: (special.expit(z) - y) ** 2 / 2,
+        lambda z, y: special.expit(z) * special.expit(-z) * (special.expit(z) - y),
+    ),
     "spherical": behind_softmax(
         lambda p, y: summed(y * (1 - p / np.linalg.norm(p, axis=-1, keepdims=True))),
         lambda p, y: (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -126,6 +128,23 @@ def test_kl_is_zero_at_the_posterior_and_the_textbook_sum_elsewhere():
     assert metrics.kl(pi, q.log()).item() == pytest.approx(0.5 * np.log(2), rel=1e-12)
 
 
+def test_total_variation_is_the_largest_difference_that_any_event_can_have():
+    draw = torch.Generator().manual_seed(5)
+    p, q = torch.rand(2, 3, 7, 4, generator=draw, dtype=torch.float64).softmax(-1)
+    events = [list(event) for n in range(5) for event in itertools.combinations(range(4), n)]
+    gaps = torch.stack([(p[..., event].sum(-1) - q[..., event].sum(-1)).abs() for event in events])
+    torch.testing.assert_close(metrics.total_variation(p, q), gaps.amax(0).mean(-1))
+    certain = torch.eye(2, dtype=torch.float64)[None]
+    assert metrics.total_variation(certain, certain.flip(-1)).item() == 1.0
+
+
+def test_total_variation_leaves_out_examples_whose_distribution_is_nan():
+    p = torch.tensor([[[0.5, 0.5], [0.2, 0.8]]])
+    q = torch.tensor([[[0.4, 0.6], [torch.nan, torch.nan]]])
+    assert metrics.total_variation(p, q).item() == pytest.approx(0.1)
+    assert metrics.total_variation(p, torch.full_like(p, torch.nan)).isnan().all()
+
+
 def test_every_metric_is_declared_with_unit_and_direction(classified):
     output, _, target = classified
     p = output.softmax(-1)
@@ -135,6 +154,8 @@ def test_every_metric_is_declared_with_unit_and_direction(classified):
             p, target, recalibrated=p.log(), is_probability=torch.ones(3).bool()
         ),
         "kl",
+        "tv_posterior",
+        "tv_bayes",
     }
     assert given == set(records.METRICS)
     assert all(metric.direction in ("lower", "higher") for metric in records.METRICS.values())

@@ -437,6 +437,12 @@ ORACLES: dict[str, dict[str, Oracle]] = {
             lambda z, y: scoringrules.brier_score(y, special.softmax(z, -1)).sum(-1), labels=True
         ),
     },
+    "mse_sigmoid": {
+        "torch": Oracle(lambda z, y: summed(functional.mse_loss, z.sigmoid(), y) / 2),
+        "scoringrules": Oracle(
+            lambda z, y: scoringrules.brier_score(y, special.expit(z)).sum(-1) / 2, labels=True
+        ),
+    },
     "spherical": {
         "torch": Oracle(lambda z, y: 1 - functional.cosine_similarity(p(z), y), labels=True),
     },

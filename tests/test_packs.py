@@ -87,6 +87,15 @@ def test_corruption_never_differs_within_a_pack():
     assert len(packs.group([make_run(data="digits", loss="brier"), noisy], pack_size=10)) == 2
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("data__targets", "distribution"), ("init__from", "permuted_labels")]
+)
+def test_targets_and_starts_never_differ_within_a_pack(key, value):
+    shared = {"data": "gaussian_mixture", "loss": "brier"}
+    runs = [make_run(**shared), make_run(**shared, **{key: value})]
+    assert len(packs.group(runs, pack_size=10)) == 2
+
+
 @pytest.mark.parametrize("key", VARIES)
 def test_what_is_compared_may_differ_within_a_pack(key):
     grouped = packs.group([make_run(), make_run(**{key: VARIES[key]})], pack_size=10)

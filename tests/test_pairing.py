@@ -11,7 +11,7 @@ import torch
 
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
-from lossbench.models import MODELS, initialised
+from lossbench.models import MODELS, initialised, rescaled
 from lossbench.pairing import PURPOSES, _collect, source_sha, stream, tensors_sha
 
 
@@ -27,14 +27,14 @@ def test_building_a_model_leaves_the_global_generator_alone():
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    initialised(lambda: MODELS["mlp"].fn(4, 2), seed=1, output_scale=1.0)
+    initialised(lambda: MODELS["mlp"].fn(4, 2), seed=1)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_initialisation_depends_on_the_seed_only():
     def sha(seed):
         torch.rand(3)  # disturbs the global generator
-        model = initialised(lambda: MODELS["mlp"].fn(4, 2), seed=seed, output_scale=1.0)
+        model = initialised(lambda: MODELS["mlp"].fn(4, 2), seed=seed)
         return tensors_sha(model.state_dict())
 
     assert sha(1) == sha(1) != sha(2)
@@ -42,7 +42,9 @@ def test_initialisation_depends_on_the_seed_only():
 
 def test_output_scale_scales_the_last_layer_only():
     plain, scaled = (
-        initialised(lambda: MODELS["mlp"].fn(4, 2), seed=1, output_scale=scale).state_dict()
+        rescaled(
+            initialised(lambda: MODELS["mlp"].fn(4, 2), seed=1), output_scale=scale
+        ).state_dict()
         for scale in (1.0, 0.0)
     )
     assert torch.equal(plain["0.weight"], scaled["0.weight"])

@@ -55,6 +55,17 @@ def test_every_column_of_steps_equals_the_plain_computation(measured):
             assert found[name][k].item() == pytest.approx(value, rel=1e-12, nan_ok=True)
 
 
+def test_the_output_gradient_is_measured_over_the_outputs_that_make_the_prediction(measured):
+    batch, state = measured
+    plain = probes.steps(**batch, **state, is_probability=torch.ones(3).bool())
+    wider = torch.cat([batch["output_gradient"], 9.0 * torch.ones(3, 5, 4)], -1)
+    wide = probes.steps(
+        **batch | {"output_gradient": wider}, **state, is_probability=torch.ones(3).bool()
+    )
+    for column in ("output_gradient_norm", "cosine"):
+        assert torch.equal(plain[column], wide[column])
+
+
 def test_layers_group_the_parameters_of_a_module(measured):
     _, state = measured
     found = probes.layers(**state)

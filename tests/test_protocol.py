@@ -12,9 +12,21 @@ import pytest
 from conftest import TINY
 
 from lossbench import cli, records, report
+from lossbench.protocol import Candidate, Grid, candidates
 from lossbench.statistics import best_learning_rate
 
 TUNE, CONFIRM = 2 * 3 * 2, 2 * 3
+THREE = TINY.replace("tiny", "three").replace(
+    "conditions: [own_lr]", "conditions: [own_lr, reference_lr, scale_matched]"
+)
+GROWING = TINY.replace("tiny", "growing").replace("extend: 0", "extend: 2")
+GROWING = GROWING.replace("lr: [0.01, 0.1, 1.0]", "lr: [0.0001, 0.001]")
+DECAYED = TINY.replace("tiny", "decayed").replace("loss: [mse, mae]", "loss: [mse, huber]")
+DECAYED = DECAYED.replace(
+    "extend: 0",
+    "extend: 0\n      others:\n"
+    "        optimizer.weight_decay: [0.0, 0.1]\n        loss.params.delta: [0.5, 2.0]",
+)
 
 UNION = TINY.replace("tiny", "union").split("    tune:")[0] + "    tune: null\n"
 MIXED = TINY.replace("tiny", "mixed").replace("data: [diabetes]", "data: [diabetes, digits]")
@@ -28,6 +40,7 @@ def conf(tmp_path_factory):
     folder = tmp_path_factory.mktemp("conf")
     (folder / "experiment").mkdir()
     texts = {"tiny": TINY, "union": UNION, "mixed": MIXED, "blocks": BLOCKS}
+    texts |= {"three": THREE, "growing": GROWING, "decayed": DECAYED}
     for name, text in texts.items():
         (folder / "experiment" / f"{name}.yaml").write_text(text)
     return folder
@@ -39,7 +52,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(report, "write", lambda sweep: Path(sweep) / "report")
+        patch.setattr(report, "write", lambda sweep, workers: Path(sweep) / "report")
         yield folder
 
 
@@ -95,6 +108,45 @@ def test_when_every_rate_diverges_somewhere_fewer_divergences_win():
 def test_the_smaller_rate_wins_a_tie(metric):
     frame = scores(metric, r0_3=[1.0], r0_1=[1.0], r0_2=[1.0])
     assert best_learning_rate(frame, metric=metric) == 0.1
+
+
+# ---- the grid ------------------------------------------------------------------------------------
+
+
+def test_a_grid_grows_by_the_ratio_of_its_outermost_rates():
+    grid = Grid((0.01, 0.1, 0.3)).grown("below").grown("below").grown("above")
+    assert grid.rates == (0.0001, 0.001, 0.01, 0.1, 0.3, 0.9)
+    assert (grid.end("below"), grid.end("above")) == (0.0001, 0.9)
+
+
+def test_growing_keeps_every_rate_that_was_there():
+    grid = Grid((0.0001, 0.00042, 0.0018, 10.0))
+    for side in ("below", "above", "below"):
+        larger = grid.grown(side)
+        assert {*grid.rates} < {*larger.rates}
+        assert {*grid.divided(3)} < {*larger.divided(3)}
+        assert list(larger.rates) == sorted(larger.rates)
+        grid = larger
+
+
+OTHERS = {"optimizer.weight_decay": [0.0, 0.1], "loss.params.delta": [0.5, 1.0, 2.0]}
+
+
+@pytest.mark.parametrize("applicable", [[*OTHERS], ["optimizer.weight_decay"], []])
+def test_every_loss_tries_the_same_number_of_candidates(applicable):
+    found = candidates(Grid((0.01, 0.1)), OTHERS, applicable)
+    assert len({*found}) == len(found) == 2 * 2 * 3
+    assert {0.01, 0.1} <= {candidate.lr for candidate in found}
+    assert all(len(candidate.others) == len(applicable) for candidate in found)
+
+
+def test_a_loss_with_nothing_else_to_tune_gets_finer_rates():
+    found = candidates(Grid((0.01, 0.1)), {"loss.params.delta": [1.0, 2.0]}, [])
+    assert [candidate.lr for candidate in found] == [0.01, 0.032, 0.1, 0.32]
+
+
+def test_a_candidate_sets_what_it_says():
+    assert Candidate(0.1, ("a.b=2",)).overrides == ["optimizer.lr=0.1", "a.b=2"]
 
 
 # ---- end to end ----------------------------------------------------------------------------------
@@ -170,6 +222,114 @@ def test_a_loss_that_is_added_trains_its_own_runs_only(sweep, conf, place):
     assert set(known["losses"]) == {"mse", "mae", "huber_tight"}
 
 
+def own(runs, loss, condition):
+    return runs[(runs.loss == loss) & (runs.condition == condition)]
+
+
+@pytest.fixture(scope="module")
+def three(conf, place):
+    assert ask(conf, "experiment=three") == cli.DONE
+    return records.load(place / "runs" / "three")
+
+
+def test_a_challenger_is_confirmed_at_three_learning_rates_and_the_reference_at_its_own(three):
+    confirm = three.runs[three.runs.stage == "confirm"]
+    counts = confirm.groupby(["loss", "condition"]).seed.agg(["size", "nunique"])
+    assert counts.loc["mse"].index.tolist() == ["own_lr"]
+    assert {*counts.loc["mae"].index} == {"own_lr", "reference_lr", "scale_matched"}
+    assert (counts == 3).all(axis=None)
+
+
+def test_the_reference_rate_is_the_references_and_the_matched_one_equalises_the_gradients(three):
+    runs, steps = three.runs, three.steps
+    rate = own(runs, "mse", "own_lr").lr.iloc[0]
+    assert {*own(runs, "mae", "reference_lr").lr} == {rate}
+    start = steps[(steps.step == 0) & (steps.stage == "tune")]
+    rms = np.log(start.output_gradient_norm.astype(float)).groupby(start.loss).mean()
+    ratio = np.exp(rms.mse - rms.mae)
+    matched = own(runs, "mae", "scale_matched").lr.unique()
+    assert matched == pytest.approx([rate * ratio], rel=1e-5)
+    assert matched[0] != rate
+
+
+def test_the_report_pairs_every_condition_with_the_reference_at_its_own_rate(three):
+    tasks = {task.condition: task for task in report.tasks(three)}
+    assert [*tasks] == ["own_lr", "reference_lr", "scale_matched"]
+    values = three.evals[(three.evals.split == "test") & (three.evals.metric == "rmse")]
+    values = values[values.step == 4].set_index("run_id").value.astype(float)
+    base = own(three.runs, "mse", "own_lr").set_index("seed").run_id.map(values)
+    for condition, task in tasks.items():
+        mine = own(three.runs, "mae", condition).set_index("seed").run_id.map(values)
+        (row,) = task.paired.itertuples()
+        assert row.difference == pytest.approx((mine - base).mean(), rel=1e-9)
+
+
+def test_adam_takes_the_same_step_for_a_multiple_of_a_loss_so_no_scale_is_matched(conf, place):
+    assert ask(conf, "experiment=three", "name=adam", "optimizer=adam") == cli.DONE
+    runs = records.load(place / "runs" / "adam").runs
+    assert {*runs[runs.loss == "mae"].condition} == {"grid", "own_lr", "reference_lr"}
+
+
+def test_a_loss_added_later_is_matched_to_the_reference_of_the_sweep(three, conf, place):
+    shutil.copytree(three.sweep_dir, place / "runs" / "later")
+    assert ask(conf, "experiment=three", "name=later", "loss=huber") == cli.DONE
+    runs = records.load(place / "runs" / "later").runs
+    assert {*own(runs, "huber", "reference_lr").lr} == {own(runs, "mse", "own_lr").lr.iloc[0]}
+    assert len(own(runs, "huber", "scale_matched")) == 3
+
+
+def test_a_grid_grows_for_all_losses_alike_until_its_bound(conf, place, caplog):
+    caplog.set_level("INFO")
+    assert ask(conf, "experiment=growing") == cli.DONE
+    runs = records.load(place / "runs" / "growing").runs
+    tried = runs[runs.stage == "tune"].groupby("loss").lr.agg(lambda lr: sorted({*lr}))
+    assert tried["mse"] == tried["mae"] == [0.0001, 0.001, 0.01, 0.1]
+    assert any("it grows to 0.01, for all 2 losses" in line for line in caplog.messages)
+    assert any("after 2 more rates" in line for line in caplog.messages)
+
+
+def test_a_grown_grid_is_not_tuned_again_and_a_later_loss_gets_all_of_it(conf, place, caplog):
+    caplog.set_level("INFO")
+    if not (place / "runs" / "growing").exists():
+        ask(conf, "experiment=growing")
+    before = snapshot(place / "runs" / "growing")
+    assert ask(conf, "experiment=growing") == cli.DONE
+    assert snapshot(place / "runs" / "growing") == before
+    assert ask(conf, "experiment=growing", "loss=huber") == cli.DONE
+    runs = records.load(place / "runs" / "growing").runs
+    tried = runs[runs.stage == "tune"].groupby("loss").lr.agg(lambda lr: sorted({*lr}))
+    assert tried["huber"] == tried["mse"]
+
+
+def test_nuisance_parameters_are_tuned_with_equal_numbers_of_candidates(conf, place):
+    assert ask(conf, "experiment=decayed") == cli.DONE
+    loaded = records.load(place / "runs" / "decayed")
+    configs = loaded.runs.config.map(json.loads)
+    facts = loaded.runs.assign(
+        decay=configs.map(lambda c: c["weight_decay"]),
+        delta=configs.map(lambda c: c["loss"]["params"].get("delta")),
+    )
+    tune = facts[facts.stage == "tune"]
+    assert tune.groupby("loss").size().to_dict() == {"mse": 24, "huber": 24}
+    assert {*tune[tune.loss == "huber"].delta} == {0.5, 2.0}
+    assert {*tune.decay} == {0.0, 0.1}
+    end = loaded.evals[(loaded.evals.step == 4) & (loaded.evals.metric == "rmse")]
+    end = end[end.split == "validation"].set_index("run_id").value.astype(float)
+    tune = tune.assign(value=tune.run_id.map(end), delta=tune.delta.fillna(0.0))
+    for loss, mine in tune.groupby("loss"):
+        best = mine.groupby(["lr", "decay", "delta"]).value.mean().idxmin()
+        confirm = facts[(facts.stage == "confirm") & (facts.loss == loss)].fillna({"delta": 0.0})
+        assert {*zip(confirm.lr, confirm.decay, confirm.delta, strict=True)} == {best}
+
+
+def test_what_was_tuned_is_no_factor_so_losses_are_compared_across_it(conf, place):
+    if not (place / "runs" / "decayed").exists():
+        ask(conf, "experiment=decayed")
+    (task,) = report.tasks(records.load(place / "runs" / "decayed"))
+    assert {*task.runs.loss} == {"mse", "huber"}
+    assert len(task.paired) == 1
+
+
 def test_pairs_of_loss_and_data_of_two_tasks_are_dropped(conf, place):
     assert ask(conf, "experiment=mixed", "loss=mae,brier") == cli.DONE
     runs = records.load(place / "runs" / "mixed").runs
@@ -208,6 +368,14 @@ def test_without_tuning_a_sweep_is_the_union_of_its_blocks(conf, place):
         (["hydra.sweeper.tune.lr=[0.1,-1]"], "optimizer.lr is -1.0: use a positive"),
         (["hydra.sweeper.tune.lr=[0.1,abc]"], "optimizer.lr is 'abc': use a number"),
         (["hydra/launcher=basic"], "use hydra/launcher=packed"),
+        (
+            ["+hydra.sweeper.tune.split=test"],
+            "on validation, and test is touched in confirm",
+        ),
+        (["+hydra.sweeper.confirm.sedes=[1]"], "hydra.sweeper.confirm.sedes"),
+        (["hydra.sweeper.confirm.conditions=[reference_lr]"], "lacks own_lr"),
+        (["hydra.sweeper.confirm.conditions=[own_lr,best]"], "condition 'best'"),
+        (["hydra.sweeper.declare.primary.regression=accuracy"], "primary of regression"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )

@@ -12,6 +12,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from sweep_on_disk import CLASSIFICATION, Fake, build, plan_runs, with_status
 
 from lossbench import records, report
+from lossbench.report import page as page_module
+from lossbench.report import tables, words
 
 ANALYSIS = Path(__file__).parent.parent / "analysis"
 FORMATS = ("png", "svg", "pdf")
@@ -67,7 +69,7 @@ def svg_only(monkeypatch):
         FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None})
         return {"svg": content.getvalue()}
 
-    monkeypatch.setattr(report, "_encoded", encoded)
+    monkeypatch.setattr(page_module, "_encoded", encoded)
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +143,8 @@ def test_writing_twice_gives_the_same_bytes(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """Lay every figure out, but encode it as SVG alone."""
-    monkeypatch.setattr(report.FigureCanvasAgg, "print_png", lambda *_: None)
-    monkeypatch.setattr(report.FigureCanvasPdf, "print_pdf", lambda *_, **__: None)
+    monkeypatch.setattr(page_module.FigureCanvasAgg, "print_png", lambda *_: None)
+    monkeypatch.setattr(page_module.FigureCanvasPdf, "print_pdf", lambda *_, **__: None)
 
 
 def test_the_plain_table_fits_eighty_columns_and_says_the_verdicts(sweep):
@@ -242,8 +244,8 @@ def test_hostile_names_are_shown_and_never_obeyed(tmp_path):
 
 
 def test_latex_and_markdown_escape_what_they_would_obey():
-    assert r"a\_b\&c \\" in report._latex(["x"], [["a_b&c"]])
-    assert r"| a\_b\|c |" in report._markdown(["x"], [["a_b|c"]])
+    assert r"a\_b\&c \\" in tables._latex(["x"], [["a_b&c"]])
+    assert r"| a\_b\|c |" in tables._markdown(["x"], [["a_b|c"]])
 
 
 @pytest.mark.parametrize(
@@ -258,7 +260,7 @@ def test_latex_and_markdown_escape_what_they_would_obey():
     ],
 )
 def test_numbers_show_two_digits_of_their_uncertainty(value, half, shown):
-    assert report._number(value, half) == shown
+    assert words.rounded(value, half) == shown
 
 
 @pytest.mark.parametrize("script", sorted(ANALYSIS.glob("*.py")), ids=lambda path: path.stem)

@@ -6,6 +6,7 @@ from sweep_on_disk import SMALL, Fake, build, plan_runs, with_status
 
 from lossbench import records, statistics
 from lossbench.statistics import FACTS, contexts, paired
+from lossbench.statistics.intervals import half_width
 
 SEEDS = range(10)
 
@@ -95,7 +96,7 @@ def test_simultaneous_coverage_is_at_least_nominal_at_ten_seeds():
     shared = draw.normal(size=(draws, 1, seeds))  # the reference's noise is in every difference
     differences = draw.normal(size=(draws, comparisons, seeds)) - shared
     mean, spread = differences.mean(-1), differences.std(-1, ddof=1)
-    half = statistics._half_width(spread, seeds, 1 - 0.05 / comparisons)
+    half = half_width(spread, seeds, 1 - 0.05 / comparisons)
     coverage = (abs(mean) <= half).all(-1).mean()
     assert coverage >= 0.95 - 2 * np.sqrt(0.95 * 0.05 / draws)
 
@@ -296,6 +297,26 @@ def test_summary_counts_what_its_mean_leaves_out(sweep):
     )
     done = found[(found.loss == "mae") & (found.status == "done")]
     assert mae.improving == (done.best_step == done.stop_step).sum() > 0
+
+
+def test_the_divergence_rate_leaves_out_what_did_not_end(sweep):
+    table = statistics.divergence_rates(sweep.runs).set_index(["stage", "loss"])
+    quartic, mse = table.loc[("tune", "quartic")], table.loc[("tune", "mse")]
+    assert (quartic.diverged, quartic.n, mse.n) == (4, 9, 8)  # one of mse failed
+    expected = stats.binomtest(4, 9).proportion_ci()
+    assert (quartic.value, quartic.low, quartic.high) == pytest.approx((4 / 9, *expected))
+
+
+def test_the_course_of_a_loaded_sweep_counts_every_run_that_ended(sweep):
+    ended = sweep.runs.status.isin(["done", "diverged"]).sum()
+    table = statistics.convergence(sweep.runs, sweep.steps, sweep.evals)
+    assert statistics.converged(table).n.sum() == len(table) == ended
+    regression = sweep.runs[sweep.runs.task == "regression"]
+    times = statistics.time_to(
+        regression, sweep.evals, metric="rmse", target=0.6, split="validation"
+    )
+    assert times.n.sum() == regression.status.isin(["done", "diverged"]).sum()
+    assert 0 < times.reached.sum() < times.n.sum()
 
 
 def test_curves_average_over_seeds_at_every_step(sweep):

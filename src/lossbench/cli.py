@@ -6,6 +6,7 @@ import argparse
 import difflib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -32,8 +33,11 @@ and says with honest statistics what the loss changed.
   lossbench -m loss=mse,mae data=diabetes seed='range(10)' optimizer.lr=0.01,0.1 name=mine
                                            your own sweep
   lossbench loss=huber data=diabetes       one run
-  lossbench report runs/NAME [--strict]    figures, tables, HTML page (--strict: exit 1 if
-                                           the sweep is not complete)
+  lossbench plan experiment=NAME           what it would cost: runs, packs, time, budget;
+      --power    what its seeds can resolve    --spread 0.02  from a stated spread
+  lossbench report runs/NAME [--strict]    figures, tables, HTML page (--strict: exit 1 if a
+                                           run is missing or a verdict rests on less than
+                                           declared, confirmed, proven pairs)
   lossbench losses                         the catalog: all {count} losses, a line each
   lossbench losses NAME ...                all that is known of some of them
       --measure  measures their claims again     --card FILE.html  one loss as a page, drawn
@@ -111,6 +115,16 @@ def conf_dir() -> Path:
 
 
 def _sweep(arguments: list[str]) -> int:
+    return _with_hydra(arguments, _launch)
+
+
+def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
+    """Read overrides as Hydra does, act, and turn mistakes into one line and exit code 2.
+
+    Args:
+        arguments: As typed.
+        act: Given Hydra and its parsed arguments, returns the exit code.
+    """
     import yaml
     from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
@@ -129,7 +143,7 @@ def _sweep(arguments: list[str]) -> int:
         args.overrides = ["experiment=essay"]
     register()
     try:
-        return _hydra(args)
+        return _hydra(args, act)
     except RunsFailed as failure:
         return _finish(failure.folder, with_report=False)
     except BrokenPipeError:
@@ -142,13 +156,12 @@ def _sweep(arguments: list[str]) -> int:
         return _mistake(str(error))
 
 
-def _hydra(args: Any) -> int:
+def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:
     """What Hydra's own main does, with our search path, checks and exit codes."""
     from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
 
     from lossbench.config import check_overrides
-    from lossbench.launch import task
 
     hydra = Hydra.create_main_hydra2("lossbench", _search_path(args.config_dir))
     try:
@@ -162,11 +175,48 @@ def _hydra(args: Any) -> int:
         if args.info:
             hydra.show_info(args.info, "config", args.overrides)
             return DONE
-        launched = hydra.multirun("config", task, args.overrides, with_log_configuration=False)
+        return act(hydra, args)
     finally:
         GlobalHydra.instance().clear()
+
+
+def _launch(hydra: Any, args: Any) -> int:
+    from lossbench.launch import task
+
+    launched = hydra.multirun("config", task, args.overrides, with_log_configuration=False)
     folder = Path(next(job for jobs in launched for job in jobs).working_dir)
     return _finish(folder, with_report=any("experiment=" in line for line in args.overrides))
+
+
+def _plan(arguments: list[str]) -> int:
+    from lossbench.config import ConfigError
+
+    flags = argparse.ArgumentParser(prog="lossbench plan", add_help=False, allow_abbrev=False)
+    flags.add_argument("--power", action="store_true")
+    flags.add_argument("--spread", type=float, default=math.nan)
+    try:
+        asked, rest = flags.parse_known_args(arguments)
+        if not (math.isnan(asked.spread) or asked.spread > 0):
+            raise ConfigError(f"--spread {asked.spread}: use a positive number")
+    except (ConfigError, SystemExit) as error:
+        return _mistake(f"plan: {error}: use --spread 0.02, in units of the metric")
+    return _with_hydra(rest, lambda hydra, args: _foretell(hydra, args, asked))
+
+
+def _foretell(hydra: Any, args: Any, asked: argparse.Namespace) -> int:
+    from lossbench import forecast, launch
+
+    stages, sweeper = launch.stages(hydra, args.overrides)
+    sweep = sweeper.launcher.sweep
+    rows = forecast.forecast(stages, sweep)
+    extend = int((getattr(sweeper, "tune", None) or {}).get("extend", 0))
+    print("\n".join(forecast.told(sweep.facts["name"], rows, stages, extend=extend)))
+    if asked.power or not math.isnan(asked.spread):
+        print()
+        others = (getattr(sweeper, "tune", None) or {}).get("others") or {}
+        declared = {**(getattr(sweeper, "declare", None) or {}), "tuned": [*others]}
+        print("\n".join(forecast.power(stages, sweep, declared, spread=asked.spread)))
+    return DONE
 
 
 def _search_path(config_dir: str | None) -> Any:
@@ -198,7 +248,7 @@ def _finish(folder: Path, *, with_report: bool) -> int:
     if with_report:
         start = time.monotonic()
         print("\nWriting the report ...", flush=True)
-        path = report.write(folder)
+        path = report.write(folder, workers=os.cpu_count() or 1)
         print(f"Report: {path}  (written in {time.monotonic() - start:.1f} s)")
     else:
         print(f"\nRecords: {folder}  (figures and tables: lossbench report {folder})")
@@ -220,16 +270,15 @@ def _report(arguments: list[str]) -> int:
         )
     try:
         loaded = records.load(folders[0])
-        path = report.write(Path(folders[0]))
+        path = report.write(Path(folders[0]), workers=os.cpu_count() or 1)
         print(report.table(loaded), end="")
     except (StoreError, ValueError) as error:
         return _mistake(str(error))
     print(f"\nReport: {path}")
-    missing = int(loaded.runs.status.isin(["missing", "failed"]).sum())
-    if missing and "--strict" in arguments:
-        print(f"{missing} of {len(loaded.runs)} runs are missing or failed")
-        return SOME_FAILED
-    return DONE
+    against = report.objections(loaded, report.tasks(loaded)) if "--strict" in arguments else []
+    for objection in against:
+        print(f"strict: {objection}")
+    return SOME_FAILED if against else DONE
 
 
 def _losses(arguments: list[str]) -> int:
@@ -342,7 +391,11 @@ def _is_disputed(chosen: Sequence[Any], measured: Mapping[str, Any]) -> bool:
     return any(measured[name]["disagrees"] for name in rows if name in measured)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"report": _report, "losses": _losses}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "plan": _plan,
+    "report": _report,
+    "losses": _losses,
+}
 
 
 def _mistake(message: str) -> int:

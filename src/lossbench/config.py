@@ -27,12 +27,14 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 
 from lossbench.data import DATA
 from lossbench.data.corruption import CORRUPTIONS
+from lossbench.data.targets import TARGETS
 from lossbench.losses import LOSSES
 from lossbench.losses.links import INVERSE_LINKS
 from lossbench.losses.spec import NAME, Loss
 from lossbench.models import MODELS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.pairing import source_sha
+from lossbench.prefit import STARTS
 
 ENGINE_SCHEMA = 1
 """Rises when a change of the engine, the optimizers or the schedules alters results."""
@@ -40,7 +42,13 @@ ENGINE_SCHEMA = 1
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 DEVICES = ("cpu", "cuda")
 PRECISIONS = ("float32", "float64")
-CONDITIONS = {"grid": "tune", "own_lr": "confirm", "as_given": "exploratory"}
+CONDITIONS = {
+    "grid": "tune",
+    "own_lr": "confirm",
+    "reference_lr": "confirm",
+    "scale_matched": "confirm",
+    "as_given": "exploratory",
+}
 """Condition of a run and the stage it belongs to."""
 
 
@@ -72,6 +80,7 @@ class CorruptionNode:
 class DataNode(PartNode):
     """The `data` group."""
 
+    targets: str = "sampled"
     corruption: CorruptionNode = field(default_factory=CorruptionNode)
 
 
@@ -105,11 +114,8 @@ class EngineNode:
     threads: int = 1
 
 
-@dataclass
-class InitNode:
-    """How parameters start."""
-
-    output_scale: float = 1.0
+INIT = {"from": "random", "output_scale": 1.0}
+"""The `init` node. A plain dictionary: `from` is no name that Python lets a field have."""
 
 
 @dataclass
@@ -122,7 +128,7 @@ class Config:
     optimizer: OptimizerNode = field(default_factory=OptimizerNode)
     schedule: ScheduleNode = field(default_factory=ScheduleNode)
     engine: EngineNode = field(default_factory=EngineNode)
-    init: InitNode = field(default_factory=InitNode)
+    init: dict[str, Any] = field(default_factory=lambda: dict(INIT))
     name: str = "default"
     condition: str = "as_given"
     seed: int = 0
@@ -155,9 +161,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Init:
-    """How parameters start: `output_scale` is a factor on those of the last linear layer."""
+    """How parameters start.
 
-    output_scale: float = 1.0
+    Attributes:
+        start: Key of `prefit.STARTS`; typed and recorded as `init.from`.
+        output_scale: Factor on the parameters of the last linear layer.
+    """
+
+    start: str
+    output_scale: float
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The two as they are typed and recorded."""
+        return {"from": self.start, "output_scale": self.output_scale}
 
 
 @dataclass(frozen=True)
@@ -168,6 +185,7 @@ class Run:
     stage: str
     condition: str
     data: Part
+    targets: str
     corruption: Part
     model: Part
     loss: Part
@@ -194,14 +212,15 @@ class Run:
     @property
     def facts(self) -> dict[str, Any]:
         """Canonical plain values of every factor: what is hashed and recorded."""
-        plain = dataclasses.asdict(self)
+        plain = dataclasses.asdict(self) | {"init": self.init.facts}
         left_out = ("run_id", "stage", "shared_sha")  # the last one is part of source_sha
         return {name: plain[name] for name in plain if name not in left_out}
 
 
 NEUTRAL = {
     "corruption": dataclasses.asdict(Part("none", "none", {})),
-    "init": dataclasses.asdict(Init()),
+    "targets": "sampled",
+    "init": INIT,
 }
 """Values of factors that change nothing."""
 
@@ -245,7 +264,7 @@ def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
         ConfigError: Unknown key, name or parameter, or a value out of range; says the cure.
     """
     plain = _plain(config)
-    _refuse_unknown(plain, Config, "")
+    _refuse_unknown(plain, KEYS, "")
     _check_values(plain)
     parts = {
         "data": _part(plain["data"], "data", {name: row.fn for name, row in DATA.items()}),
@@ -262,11 +281,13 @@ def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
         "lr": plain["optimizer"]["lr"],
         "momentum": plain["optimizer"]["momentum"],
         "weight_decay": plain["optimizer"]["weight_decay"],
-        "init": Init(**plain["init"]),
+        "targets": _targets(plain["data"]["targets"], parts),
+        "init": _init({**INIT, **plain["init"]}, parts["data"]),
         "precision": plain["engine"]["precision"],
-        **_code_shas(*(parts[group].fn for group in _CODED)),
         **{name: plain[name] for name in _NUMBERS},
     }
+    functions = [parts[group].fn for group in _CODED]
+    values |= _code_shas(*functions, values["targets"], values["init"].start)
     run = Run(run_id="", stage=CONDITIONS[plain["condition"]], **parts, **values)
     return dataclasses.replace(run, run_id=run_id(run.facts))
 
@@ -289,9 +310,20 @@ def run_id(facts: Mapping[str, Any]) -> str:
 
     Neutral values do not count, so that a factor may be added without orphaning older sweeps.
     """
-    telling = {name: value for name, value in facts.items() if NEUTRAL.get(name) != value}
-    canonical = json.dumps({"engine": ENGINE_SCHEMA, **telling}, sort_keys=True, allow_nan=False)
+    canonical = json.dumps(
+        {"engine": ENGINE_SCHEMA, **telling(facts)}, sort_keys=True, allow_nan=False
+    )
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def telling(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts without those that change nothing: what the identity of a run is made of."""
+    told = {name: value for name, value in facts.items() if NEUTRAL.get(name) != value}
+    # `from` came later than `output_scale`: a start at random must not orphan older runs.
+    init = told.get("init")
+    if isinstance(init, Mapping) and init["from"] == INIT["from"]:
+        told["init"] = {name: value for name, value in init.items() if name != "from"}
+    return told
 
 
 def fits(config: DictConfig | Mapping[str, Any]) -> bool:
@@ -330,7 +362,7 @@ def load_extensions(modules: Iterable[str]) -> None:
 
 def known_keys() -> set[str]:
     """Dotted names of all that may be typed as KEY=VALUE."""
-    return set(_keys(Config, "")) - {"condition"}
+    return set(_dotted(KEYS, "")) - {"condition"}
 
 
 def check_overrides(overrides: Iterable[str], loader: Any) -> None:
@@ -430,30 +462,35 @@ def _plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     return dict(config)
 
 
-@functools.cache
-def _fields(node: type) -> dict[str, Any]:
-    defaults = {item.name: item.default_factory for item in dataclasses.fields(node)}
+def _keys(node: type) -> dict[str, Any]:
+    """Keys of a node of the schema, each with those below it, or with None where all go."""
+    below = {item.name: item.default_factory for item in dataclasses.fields(node)}
     return {
-        name: made if dataclasses.is_dataclass(made) else None for name, made in defaults.items()
+        name: _keys(made) if isinstance(made, type) and dataclasses.is_dataclass(made) else None
+        for name, made in below.items()
     }
 
 
-def _keys(node: type, prefix: str) -> Iterable[str]:
-    for name, inner in _fields(node).items():
+KEYS = _keys(Config) | {"init": dict.fromkeys(INIT)}
+
+
+def _dotted(keys: Mapping[str, Any], prefix: str) -> Iterable[str]:
+    for name, inner in keys.items():
         yield f"{prefix}{name}"
         if inner is not None:
-            yield from _keys(inner, f"{prefix}{name}.")
+            yield from _dotted(inner, f"{prefix}{name}.")
 
 
-def _refuse_unknown(plain: Mapping[str, Any], node: type, prefix: str) -> None:
-    fields = _fields(node)
+def _refuse_unknown(plain: Mapping[str, Any], keys: Mapping[str, Any], prefix: str) -> None:
     for name, value in plain.items():
-        if name not in fields:
+        if name not in keys:
             raise ConfigError(
-                f"unknown key {prefix + name!r}: {nearest(prefix + name, known_keys())}"
+                f"unknown key {prefix + str(name)!r}: {nearest(prefix + str(name), known_keys())}"
             )
-        if fields[name] is not None:
-            _refuse_unknown(value, fields[name], f"{prefix}{name}.")
+        if keys[name] is not None:
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{prefix}{name} is {value!r}: set the keys below it")
+            _refuse_unknown(value, keys[name], f"{prefix}{name}.")
 
 
 def _check_values(plain: Mapping[str, Any]) -> None:
@@ -473,8 +510,6 @@ def _check_values(plain: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name} is {value}: use 0 or more")
     if not 0 <= optimizer["momentum"] < 1:
         raise ConfigError(f"optimizer.momentum is {optimizer['momentum']}: use 0 up to below 1")
-    if not math.isfinite(plain["init"]["output_scale"]):
-        raise ConfigError(f"init.output_scale is {plain['init']['output_scale']}: use a number")
     _known(plain["condition"], CONDITIONS, "condition")
     if not SWEEP_NAME.fullmatch(plain["name"]):
         raise ConfigError(f"name is {plain['name']!r}: use up to 80 letters, digits, '_', '-', '.'")
@@ -490,6 +525,37 @@ def _check_positive(values: Mapping[str, float]) -> None:
     for name, value in values.items():
         if not (value > 0 and math.isfinite(value)):
             raise ConfigError(f"{name} is {value}: use a positive number")
+
+
+def _targets(name: str, parts: Mapping[str, Part]) -> str:
+    _known(name, TARGETS, "data.targets")
+    if name == NEUTRAL["targets"]:
+        return name
+    data, corruption = parts["data"], parts["corruption"]
+    if DATA[data.fn].task == "regression":
+        raise ConfigError(
+            f"data.targets is {name!r}, data {data.name!r} is regression, whose targets are "
+            "numbers: use data.targets=sampled"
+        )
+    if corruption.fn != "none":
+        raise ConfigError(
+            f"data.targets is {name!r} and data.corruption {corruption.name!r}: there is no label "
+            "to corrupt, use data.corruption.name=none or data.targets=sampled"
+        )
+    return name
+
+
+def _init(node: Mapping[str, Any], data: Part) -> Init:
+    start, scale = node["from"], node["output_scale"]
+    _known(str(start), STARTS, "init.from")
+    if type(scale) not in (int, float) or not math.isfinite(scale):
+        raise ConfigError(f"init.output_scale is {scale!r}: use a number")
+    if start != INIT["from"] and DATA[data.fn].task == "regression":
+        raise ConfigError(
+            f"init.from is {start!r}, data {data.name!r} is regression, which has no labels to "
+            "permute: use init.from=random"
+        )
+    return Init(start, float(scale))
 
 
 def _known(name: str, known: Iterable[str], what: str) -> str:
@@ -549,12 +615,22 @@ _FLOAT = (float, "float")
 
 @functools.cache
 def _code_shas(
-    loss: str, data: str, model: str, corruption: str, optimizer: str, schedule: str
+    loss: str,
+    data: str,
+    model: str,
+    corruption: str,
+    optimizer: str,
+    schedule: str,
+    targets: str,
+    start: str,
 ) -> dict[str, str]:
     """Hashes of all code a run uses, and of that which it shares with runs of other losses."""
     row = LOSSES[loss]
     shared = [DATA[data].fn, MODELS[model].fn, CORRUPTIONS[corruption]]
     shared += [OPTIMIZERS[optimizer], SCHEDULES[schedule]]
+    # The neutral ones do nothing, so their code decides nothing.
+    shared += [TARGETS[targets]] if targets != NEUTRAL["targets"] else []
+    shared += [STARTS[start]] if start != INIT["from"] else []
     own = [row.fn, INVERSE_LINKS[row.inverse_link]]
     return {"source_sha": source_sha([*own, *shared]), "shared_sha": source_sha(shared)}
 

@@ -509,7 +509,7 @@ def _plain_logs(axis: Any, low: float, high: float, most: int = 6) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def power_of_ten(value: float, _: int = 0) -> str:
+def power_of_ten(value: float, _: float = 0) -> str:
     """A tick of a logarithmic axis: plain near 1, else a power of ten."""
     if 0.01 <= value < 1000:
         return f"{value:g}"

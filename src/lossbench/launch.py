@@ -244,3 +244,34 @@ def _sweep(config: DictConfig, hydra: Any) -> Sweep:
             "declaration": None,
         },
     )
+
+
+def stages(hydra: Any, overrides: Sequence[str]) -> tuple[dict[str, list[Run]], Any]:
+    """The runs that a command asks for, by stage, and its sweeper; trains and writes nothing.
+
+    Args:
+        hydra: Hydra's main object, its search path set.
+        overrides: As typed.
+
+    Raises:
+        ConfigError: Something asked for cannot be.
+    """
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext, RunMode
+
+    config = hydra.compose_config(
+        config_name="config",
+        overrides=list(overrides),
+        with_log_configuration=False,
+        run_mode=RunMode.MULTIRUN,
+    )
+    sweeper: Any = Plugins.instance().instantiate_sweeper(
+        config=config,
+        hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config)),
+        task_function=task,
+    )
+    if hasattr(sweeper, "stages"):
+        return sweeper.stages(list(config.hydra.overrides.task)), sweeper
+    launcher = sweeper.launcher
+    return {"exploratory": launcher.runs(_basic_jobs(config, launcher.composer))}, sweeper

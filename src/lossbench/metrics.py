@@ -76,6 +76,19 @@ def kl(posterior: Tensor, recalibrated: Tensor) -> Tensor:
     return mean_over_examples(terms.sum(-1))
 
 
+def total_variation(prediction: Tensor, distribution: Tensor) -> Tensor:
+    """Mean over examples of half the sum of absolute differences; 0 to 1 on the simplex.
+
+    Args:
+        prediction: [K, N, C].
+        distribution: Same shape; examples where it is NaN are left out, NaN if all are.
+    """
+    distance = 0.5 * (prediction - distribution).abs().sum(-1)
+    is_known = distribution.isfinite().all(-1)
+    total = torch.where(is_known, distance, 0.0).contiguous().sum(-1)
+    return total / is_known.sum(-1)
+
+
 def ece(probability: Tensor, label: Tensor) -> Tensor:
     """Expected calibration error of the largest probability, in `ECE_BINS` equal bins.
 

@@ -71,29 +71,38 @@ ROWS = (
 MODELS: dict[str, Model] = {row.name: row for row in ROWS}
 
 
-def initialised(build: Callable[[], nn.Module], *, seed: int, output_scale: float) -> nn.Module:
+def initialised(build: Callable[[], nn.Module], *, seed: int) -> nn.Module:
     """A freshly built model whose initial parameters depend on the seed's init stream only.
 
     Args:
         build: Makes the module.
         seed: Block of the paired design.
-        output_scale: Factor on the parameters of the last linear layer; 1 changes nothing.
-
-    Raises:
-        ValueError: The model has no linear layer to scale.
     """
     # Modules draw from torch's global generator while they are built and take no other: it is
     # lent the init stream's state for that moment and gets its own back.
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(stream(seed, "init").get_state())
-        model = build()
-    if output_scale != 1.0:
-        layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-        if not layers:
-            raise ValueError("init.output_scale needs a linear layer: use 1 for this model")
-        with torch.no_grad():
-            for parameter in layers[-1].parameters():
-                parameter.mul_(output_scale)
+        return build()
+
+
+def rescaled(model: nn.Module, *, output_scale: float) -> nn.Module:
+    """The model with the parameters of its last linear layer multiplied.
+
+    Args:
+        model: Changed in place.
+        output_scale: The factor; 1 changes nothing.
+
+    Raises:
+        ValueError: The model has no linear layer to scale.
+    """
+    if output_scale == 1.0:
+        return model
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError("init.output_scale needs a linear layer: use 1 for this model")
+    with torch.no_grad():
+        for parameter in layers[-1].parameters():
+            parameter.mul_(output_scale)
     return model
 
 

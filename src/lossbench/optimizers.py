@@ -103,6 +103,8 @@ def cosine(step: int, steps: int, *, final: float = 0.0) -> float:
 OPTIMIZERS: dict[str, Callable[..., dict[str, Tensor]]] = {"sgd": sgd, "adam": adam}
 STATES: dict[str, tuple[str, ...]] = {"sgd": ("momentum",), "adam": ("first", "second")}
 """Names of the buffers each optimizer keeps, all zero at the start."""
+SCALE_FREE = frozenset({"adam"})
+"""Optimizers whose step does not grow with the gradient: a multiple of a loss trains alike."""
 SCHEDULES: dict[str, Callable[..., float]] = {"constant": constant, "cosine": cosine}
 
 

@@ -35,7 +35,7 @@ def group(runs: Sequence[Run], *, pack_size: int) -> list[Pack]:
     """
     together: dict[str, list[Run]] = {}
     for run in {run.run_id: run for run in runs}.values():
-        together.setdefault(_structure(run), []).append(run)
+        together.setdefault(structure(run), []).append(run)
     return [
         _pack(members)
         for alike in together.values()
@@ -56,7 +56,8 @@ def slices(pack: Pack) -> list[tuple[slice, Run]]:
 _VARIES = {"condition", "loss", "seed", "lr", "momentum", "weight_decay", "source_sha", "stage"}
 
 
-def _structure(run: Run) -> str:
+def structure(run: Run) -> str:
+    """What runs of one pack have in common, as text."""
     # Stages stay apart, because stage tune never touches the test split.
     alike = {name: value for name, value in run.facts.items() if name not in _VARIES}
     shape = {"stage": run.stage, "outputs_per_target": run.row.outputs_per_target}

@@ -35,6 +35,18 @@ def stream(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+def prefit_stream(seed: int) -> torch.Generator:
+    """Generator of the purpose "prefit", which only some runs have, on the CPU.
+
+    Args:
+        seed: Block of the paired design.
+    """
+    # One more of the `PURPOSES` would change the code of `stream`, and with it the identity of
+    # every run that ever drew its data.
+    digest = hashlib.sha256(f"{seed}:prefit".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
 def tensors_sha(tensors: Mapping[str, Tensor]) -> str:
     """Hex sha256 over the names, types, shapes and bytes of tensors, sorted by name."""
     digest = hashlib.sha256()

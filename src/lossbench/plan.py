@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ EMPTY: dict[str, Any] = {
     "commands": [],
 }
 
-FIXED = ("primary", "reference", "margin", "endpoint", "family", "confidence")
+FIXED = ("primary", "reference", "margin", "endpoint", "family", "confidence", "tuned")
 """What a later declaration of the same sweep may not change."""
 
 
@@ -49,7 +50,8 @@ def extended(
     """
     declarations, digest = _declared(old, declaration, recorded)
     before = {run_id: facts["declaration"] for run_id, facts in old["planned"].items()}
-    new = {run.run_id: _planned(run, before.get(run.run_id, digest)) for run in runs}
+    tuned = next((d["declared"].get("tuned", []) for d in declarations), [])
+    new = {run.run_id: _planned(run, before.get(run.run_id, digest), tuned) for run in runs}
     planned = _without_superseded(old["planned"], new) | new
     _refuse_tuned_and_confirmed(planned)
     return {
@@ -86,21 +88,24 @@ def _declared(
 
 
 def _without_superseded(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    versions: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
+    versions: dict[tuple[Any, ...], set[str]] = {}
     for facts in new.values():
-        versions.setdefault(_slot(facts), set()).add((facts["lr"], facts["source_sha"]))
+        versions.setdefault(_slot(facts), set()).add(_version(facts))
     return {
         run_id: facts
         for run_id, facts in old.items()
-        if (facts["lr"], facts["source_sha"]) in versions.get(_slot(facts), {None})
-        or _slot(facts) not in versions
+        if _version(facts) in versions.get(_slot(facts), {_version(facts)})
     }
 
 
 def _slot(facts: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a run is for. Confirmed runs of a cell share one rate; others have a slot for each."""
-    lr = None if facts["stage"] == "confirm" else facts["lr"]
-    return facts["cell"], facts["condition"], lr
+    """What a run is for. Confirmed runs of a cell share what was tuned; others do not."""
+    tuned = "" if facts["stage"] == "confirm" else store.to_json(facts["tuned"])
+    return facts["cell"], facts["condition"], tuned
+
+
+def _version(facts: Mapping[str, Any]) -> str:
+    return store.sha256(store.to_json([facts["tuned"], facts["source_sha"]]))
 
 
 def _refuse_tuned_and_confirmed(planned: Mapping[str, Any]) -> None:
@@ -116,10 +121,12 @@ def _refuse_tuned_and_confirmed(planned: Mapping[str, Any]) -> None:
         )
 
 
-def _planned(run: Run, declaration: str) -> dict[str, Any]:
+def _planned(run: Run, declaration: str, tuned: Sequence[str]) -> dict[str, Any]:
     names = {group: getattr(run, group).name for group in ("data", "model", "loss", "optimizer")}
     return {
-        "cell": cell(run),
+        "cell": cell(run, tuned),
+        "context": context(run, tuned),
+        "tuned": _tuned(run, ["optimizer.lr", *tuned])[0],
         "declaration": declaration,
         "source_sha": run.source_sha,
         "stage": run.stage,
@@ -132,11 +139,37 @@ def _planned(run: Run, declaration: str) -> dict[str, Any]:
     }
 
 
-def cell(run: Run) -> str:
-    """Hash of all factors but the seed, and but what tuning chooses or the code decides."""
-    left_out = {"seed", "lr", "condition", "source_sha"}
-    facts = {name: value for name, value in run.facts.items() if name not in left_out}
-    return store.sha256(store.to_json(facts))[:16]
+def cell(run: Run, tuned: Sequence[str] = ()) -> str:
+    """Hash of all factors but the seed, and but what tuning chooses or the code decides.
+
+    Args:
+        run: One of its runs.
+        tuned: Keys that tuning chooses; the learning rate always counts as one.
+    """
+    facts = _tuned(run, ["optimizer.lr", *tuned])[1]
+    left_out = {"seed", "condition", "source_sha"}
+    return store.sha256(store.to_json({k: v for k, v in facts.items() if k not in left_out}))[:16]
+
+
+def context(run: Run, tuned: Sequence[str] = ()) -> str:
+    """Hash of what cells have in common whose losses are compared: all of `cell` but the loss."""
+    facts = _tuned(run, ["optimizer.lr", *tuned])[1]
+    left_out = {"seed", "condition", "source_sha", "loss"}
+    return store.sha256(store.to_json({k: v for k, v in facts.items() if k not in left_out}))[:16]
+
+
+def _tuned(run: Run, keys: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tuned values by key, those that the run has; and its facts without them."""
+    facts, found = copy.deepcopy(run.facts), {}
+    for key in keys:
+        place, path = facts, key.split(".")
+        if path[0] == "optimizer" and len(path) == 2:  # these stand at the top of a run
+            path = path[1:]
+        for name in path[:-1]:
+            place = place.get(name, {})
+        if path[-1] in place:
+            found[key] = place.pop(path[-1])
+    return found, facts
 
 
 def _loss_facts(run: Run) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def steps(
         Values [K] by column name.
     """
     error = prediction - target
-    # Outputs beyond the prediction's, such as a variance, have no error to compare with.
+    # Outputs beyond the prediction's, such as a variance's, have no error to compare with.
     signal = output_gradient[..., : target.shape[-1]]
     p_variance = (prediction * (1.0 - prediction)).amax(-1)
     saturated = (p_variance < SATURATED).to(loss.dtype).mean(-1)
@@ -51,7 +51,7 @@ def steps(
     return {
         "loss_value": loss.mean(-1),
         "gradient_norm": norm(gradient.values()),
-        "output_gradient_norm": rms(output_gradient),
+        "output_gradient_norm": rms(signal),
         "error_norm": rms(error),
         "cosine": cosine(signal.flatten(1), error.flatten(1)),
         "saturated_share": torch.where(

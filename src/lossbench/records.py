@@ -105,7 +105,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
             "output_gradient_norm",
             "loss/output",
             "",
-            "root mean square over the batch of the L2 norm of d loss / d output",
+            "root mean square over the batch of the L2 norm of d loss / d output, over the outputs "
+            "that make the prediction (not that of a variance), so that error_norm compares",
         ),
         _measure(
             "error_norm",
@@ -140,7 +141,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         *KEYS,
         _STEP,
         _text("split", "train, validation or test; stage tune never evaluates test"),
-        _text("metric", "name of the metric; `loss:NAME` is the mean of another loss of the task"),
+        _text(
+            "metric",
+            "name of the metric; `loss:own` is the mean of the run's own loss against what it is "
+            "fed in training (labels or distributions), `loss:NAME`, on test at the last step, "
+            "that of another loss of the task",
+        ),
         _measure("value", "see metrics", "see metrics", "the metric over the whole split"),
     ),
 }
@@ -195,14 +201,35 @@ METRICS: dict[str, Metric] = {
         "lower",
         "KL divergence from the true posterior to the recalibrated prediction, where it is known",
     ),
+    "tv_posterior": Metric(
+        "classification",
+        "1",
+        "lower",
+        "mean total variation distance, half the sum of absolute differences, from the true "
+        "posterior, where it is known, to the prediction itself, not recalibrated; only "
+        "probability links and strictly proper losses, 0 to 1 on the simplex",
+    ),
+    "tv_bayes": Metric(
+        "classification",
+        "1",
+        "lower",
+        "the same from the loss's own Bayes point: where its expected value is least at its "
+        "parameters, over labels from the true posterior, or with data.targets=distribution "
+        "against the posterior itself; only test, never in stage tune, over examples with one of "
+        "the split's first 40 distinct posteriors",
+    ),
 }
+
+
+OWN_LOSS = "loss:own"
+"""Metric: the mean of a run's own loss at its own parameters."""
 
 
 def direction(metric: str) -> str:
     """The better direction of a metric: "lower" or "higher".
 
     Raises:
-        ValueError: The metric is not in `METRICS` and is no `loss:NAME`.
+        ValueError: The metric is not in `METRICS`, and neither `loss:own` nor a `loss:NAME`.
     """
     if metric.startswith("loss:"):
         return "lower"
@@ -281,7 +308,11 @@ class Records:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """One row per planned run, of several records the best; what left the plan is left out."""
+        """One row per planned run, of several records the best; what left the plan is left out.
+
+        Beside the columns of the table, `planned_context` is the plan's hash of all factors but
+        loss, seed and what is tuned: missing runs have no configuration that would tell it.
+        """
         recorded = self._read("runs")
         recorded = recorded[recorded["run_id"].isin(list(self.plan["planned"]))]
         rank = recorded["status"].map({status: rank for rank, status in enumerate(STATUSES)})
@@ -292,7 +323,9 @@ class Records:
         missing = planned[~planned["run_id"].isin(best["run_id"])].to_dict("records")
         columns = {name: [row.get(name) for row in missing] for name in best.columns}
         together = [part for part in (best, pd.DataFrame(columns)) if len(part)]
-        return pd.concat(together, ignore_index=True) if together else best
+        runs = pd.concat(together, ignore_index=True) if together else best
+        hashes = {run_id: facts.get("context") for run_id, facts in self.plan["planned"].items()}
+        return runs.assign(planned_context=runs["run_id"].map(hashes))
 
     @cached_property
     def steps(self) -> pd.DataFrame:
@@ -371,6 +404,20 @@ def read_plan(path: Path) -> dict[str, Any]:
     return plan
 
 
+def declared(choices: Mapping[str, Any], *, data: str, task: str) -> Any:
+    """What a declaration chose for a data set: under its own name, else under its task's.
+
+    Args:
+        choices: Like `primary` or `margin`, by name of a data set or by task.
+        data: Name of the data set.
+        task: "regression" or "classification".
+
+    Returns:
+        The choice; None where there is none.
+    """
+    return choices.get(data, choices.get(task))
+
+
 def load(sweep_dir: str | Path) -> Records:
     """The records of a sweep.
 
@@ -418,6 +465,16 @@ each with its sha256.
 """
 
 
+_LOSSES = (
+    (OWN_LOSS, "mean of the run's own loss at its own parameters"),
+    (
+        "loss:NAME",
+        "mean of loss NAME at its default parameters, where the inverse link is the same; on test "
+        "at the last step only, because it describes trained models",
+    ),
+)
+
+
 def document() -> str:
     """The text of docs/records.md: every column and every metric with unit and better direction."""
     heading = "| {} | type | unit | better | meaning |\n|---|---|---|---|---|"
@@ -427,10 +484,8 @@ def document() -> str:
         parts.append("\n".join([f"## {table}\n", heading.format("column"), *rows, ""]))
     rows = [_row(name, m.task, m.unit, m.direction, m.about) for name, m in METRICS.items()]
     head = heading.format("metric").replace("type", "task")
-    loss = _row(
-        "loss:NAME", "either", "unit of the loss", "lower", "mean of loss NAME, link permitting"
-    )
-    parts.append("\n".join(["## Metrics\n", head, *rows, loss, ""]))
+    rows += [_row(name, "either", "unit of the loss", "lower", about) for name, about in _LOSSES]
+    parts.append("\n".join(["## Metrics\n", head, *rows, ""]))
     return "\n".join(parts)
 
 

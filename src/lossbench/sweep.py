@@ -21,6 +21,7 @@ from lossbench import packs, plan, records, store
 from lossbench.config import ConfigError, Engine, Run
 from lossbench.data import DATA, Splits
 from lossbench.data.corruption import corrupted
+from lossbench.data.targets import TARGETS
 from lossbench.engine import batch_indices, failed, refuse_unpaired, refuse_unwidened, train
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
@@ -146,10 +147,10 @@ class Sweep:
 
 
 def splits_of(run: Run) -> Splits:
-    """The run's data as its seed sees it, corruption applied."""
+    """The run's data as its seed sees it, with the targets it asks for, corruption applied."""
     clean = DATA[run.data.fn].fn(seed=run.seed, **run.data.params)
-    corruption = run.corruption
-    return corrupted(clean, name=corruption.fn, seed=run.seed, params=dict(corruption.params))
+    fed, corruption = TARGETS[run.targets](clean), run.corruption
+    return corrupted(fed, name=corruption.fn, seed=run.seed, params=dict(corruption.params))
 
 
 def preflight(runs: Iterable[Run]) -> None:
@@ -160,7 +161,7 @@ def preflight(runs: Iterable[Run]) -> None:
     """
     kinds: dict[str, dict[str, Run]] = {}
     for run in reversed(list(runs)):
-        kind = (run.data, run.corruption, run.model, run.batch_size, run.init)
+        kind = (run.data, run.targets, run.corruption, run.model, run.batch_size, run.init)
         kinds.setdefault(repr((kind, run.row.outputs_per_target)), {})[repr(run.loss)] = run
     for by_loss in kinds.values():
         run = next(iter(by_loss.values()))

@@ -34,7 +34,8 @@ def bayes_prediction(loss: Loss, *, targets: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         loss: Row to measure, at the default parameters of its function.
-        targets: Points of the target's distribution, [N, C], float64.
+        targets: Points of the target's distribution, float64, [N, C], or [M, N, C] where each
+            distribution has its own.
         weights: Probabilities of the points, [M, N]: M distributions, minimised at once.
 
     Returns:

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lossbench.data.splits import (
     SPLITS,
@@ -19,6 +20,12 @@ from lossbench.data.splits import (
 from lossbench.pairing import stream
 
 NOISES = ("gaussian", "student_t")
+
+UNIFORM_SHARE = 0.05
+"""Of the uniform distribution in those of `finite_support`, so that no class is impossible."""
+
+VALIDATION_PER_ATOM = 100
+TEST_PER_ATOM = 50
 
 
 def gaussian_mixture(
@@ -56,6 +63,60 @@ def gaussian_mixture(
         {name: labels[index] for name, index in rows.items()},
         classes=classes,
         posterior={name: posterior[index] for name, index in rows.items()},
+    )
+
+
+def finite_support(
+    *,
+    seed: int,
+    examples: int = 2000,
+    atoms: int = 16,
+    classes: int = 4,
+    concentration: float = 1.0,
+) -> Splits:
+    """A few input points, each with a class distribution of its own: nothing but the loss decides.
+
+    The inputs are one-hot, [N, A], as they are, so that model=linear has an output vector for each
+    atom and can represent every Bayes point. All splits go round the atoms, each equally often.
+    With examples = steps * batch_size training is one epoch, and no label is ever seen twice:
+    labels are in effect resampled at every step. Distributions, validation and test do not depend
+    on `examples`.
+
+    Args:
+        seed: Draws the distributions and the labels.
+        examples: Rows of the training split alone: the sample size.
+        atoms: A, input points.
+        classes: C.
+        concentration: Of the symmetric Dirichlet that the distributions are drawn from, mixed with
+            `UNIFORM_SHARE` of the uniform one; small ones are nearly certain, large ones flat.
+
+    Raises:
+        ValueError: A size or the concentration is not positive, or there are fewer than two
+            classes.
+    """
+    _check_sizes(examples=examples, atoms=atoms, concentration=concentration)
+    if classes < 2:
+        raise ValueError(f"{classes} classes: use 2 or more")
+    draw = stream(seed, "data")
+    drawn = _dirichlet((atoms, classes), concentration=concentration, draw=draw)
+    distributions = (1.0 - UNIFORM_SHARE) * drawn + UNIFORM_SHARE / classes
+    # Training comes last, so that what it is judged by is the same at every sample size.
+    sizes = {
+        "validation": VALIDATION_PER_ATOM * atoms,
+        "test": TEST_PER_ATOM * atoms,
+        "train": examples,
+    }
+    atom = {split: torch.arange(size) % atoms for split, size in sizes.items()}
+    label = {
+        split: torch.multinomial(distributions[rows], 1, generator=draw)[:, 0]
+        for split, rows in atom.items()
+    }
+    return Splits(
+        inputs={split: functional.one_hot(atom[split], atoms).float() for split in SPLITS},
+        targets={split: functional.one_hot(label[split], classes).float() for split in SPLITS},
+        task="classification",
+        target_scale=1.0,
+        posterior={split: distributions[atom[split]].float() for split in SPLITS},
     )
 
 
@@ -99,6 +160,29 @@ def noisy_linear(
     )
 
 
+def clean_linear(*, seed: int, examples: int = 1000, features: int = 8) -> Splits:
+    """The linear function of `noisy_linear` without any noise: what happens near the optimum.
+
+    Args:
+        seed: Draws the slopes, the inputs and the split, the same as those of `noisy_linear`.
+        examples: Rows in all.
+        features: F; the function has variance 1 over them.
+
+    Raises:
+        ValueError: A size is not positive.
+    """
+    _check_sizes(examples=examples, features=features)
+    draw = stream(seed, "data")
+    slopes = torch.randn(features, generator=draw, dtype=torch.float64)
+    inputs = torch.randn(examples, features, generator=draw, dtype=torch.float64)
+    clean = inputs @ (slopes / slopes.norm())
+    rows = permuted(examples, seed)
+    return regression(
+        {name: inputs[rows[name]] for name in SPLITS},
+        {name: clean[rows[name], None] for name in SPLITS},
+    )
+
+
 def noisy_counts(
     *, seed: int, examples: int = 1000, features: int = 8, rate: float = 3.0, spread: float = 0.5
 ) -> Splits:
@@ -134,6 +218,15 @@ def noisy_counts(
     )
 
 
+def _dirichlet(shape: tuple[int, int], *, concentration: float, draw: torch.Generator) -> Tensor:
+    """Rows on the simplex, float64: gamma quantiles of uniform numbers, over their sum."""
+    from scipy import special
+
+    level = torch.rand(shape, generator=draw, dtype=torch.float64)
+    gamma = torch.from_numpy(special.gammaincinv(concentration, level.numpy())).clamp(min=1e-300)
+    return gamma / gamma.sum(-1, keepdim=True)
+
+
 def _noise(noise: str, count: int, *, degrees: float, draw: torch.Generator) -> Tensor:
     normal = torch.randn(count, generator=draw, dtype=torch.float64)
     if noise == "gaussian":
@@ -160,12 +253,26 @@ ROWS = (
         drawn="generated",
     ),
     Data(
+        finite_support,
+        "classification",
+        "generated; posterior of every input point known",
+        drawn="generated",
+        note="Every input point of the test split is there in training, with other labels.",
+    ),
+    Data(
         noisy_linear,
         "regression",
         "generated; noise-free function known",
         drawn="generated",
         is_symmetric=True,
         note="Test targets are the function without noise; train and validation carry the noise.",
+    ),
+    Data(
+        clean_linear,
+        "regression",
+        "generated; no noise",
+        drawn="generated",
+        is_symmetric=True,
     ),
     Data(
         noisy_counts,

@@ -1,4 +1,4 @@
-"""Evaluation of all members on whole splits: metrics, and the other losses of the task."""
+"""Evaluation of all members on whole splits: metrics, own loss, other losses of the task."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor
 from lossbench import metrics
 from lossbench.engine.members import Members
 from lossbench.losses import LOSSES
+from lossbench.losses.spec import NO_PARAMS
+from lossbench.records import OWN_LOSS
 
 Values = dict[tuple[str, str], Tensor]
 
@@ -20,10 +22,21 @@ def evaluated(
     forward: Callable[..., Tensor],
     parameters: dict[str, Tensor],
     buffers: dict[str, Tensor],
+    *,
+    is_last: bool,
 ) -> Values:
     """Every metric on every split the stage may see.
 
-    Stage tune sees train and validation, and no other losses; only later stages touch test.
+    Stage tune sees train and validation, and no losses but each member's own; only later stages
+    touch test.
+
+    Args:
+        members: The pack.
+        forward: All members' forward pass.
+        parameters: By name, [K, ...].
+        buffers: By name, [K, ...].
+        is_last: Whether training is over. Only then are other losses evaluated, on test: they
+            describe trained models.
 
     Returns:
         Values [K] by (split, metric); NaN where a metric is not defined for a member or where the
@@ -45,12 +58,21 @@ def evaluated(
     for (_, name), value in values.items():
         if name in ("rmse", "nll", "brier"):
             finite = finite & value.float().isfinite()  # as recorded: float32
-    for split, output in outputs.items() if members.runs[0].stage != "tune" else ():
-        for name, value in _cross_losses(members, output, targets[split]).items():
-            values[split, f"loss:{name}"] = value
+    for split, output in outputs.items():
+        values[split, OWN_LOSS] = members.own_losses(output, _fed(members, split, targets[split]))
+    if is_last and "test" in outputs:
+        for name, value in _cross_losses(members, outputs["test"], targets["test"]).items():
+            values["test", f"loss:{name}"] = value
     return {key: torch.where(finite, value, torch.nan) for key, value in values.items()} | {
         ("", "is_finite"): finite
     }
+
+
+def _fed(members: Members, split: str, target: Tensor) -> Tensor:
+    """Targets of the kind that the loss is trained on: what it learns is where these are met."""
+    if members.runs[0].targets == "sampled":
+        return target
+    return members.posterior[split][members.places]
 
 
 def _visible(members: Members) -> list[str]:
@@ -72,33 +94,40 @@ def _metrics(members: Members, outputs: dict[str, Tensor], targets: dict[str, Te
     scale = metrics.recalibrate(outputs["validation"], targets["validation"])
     for split, output in outputs.items():
         recalibrated = metrics.recalibrated(output, scale)
-        found = metrics.classification(
-            members.predict(output),
-            targets[split],
-            recalibrated=recalibrated,
-            is_probability=members.is_probability,
-        )
+        prediction, found = members.predict(output), {}
+        if split != "train" or members.runs[0].targets == "sampled":
+            found = metrics.classification(
+                prediction,
+                targets[split],
+                recalibrated=recalibrated,
+                is_probability=members.is_probability,
+            )
         if split in members.posterior:
-            found["kl"] = metrics.kl(members.posterior[split][members.places], recalibrated)
+            posterior = members.posterior[split][members.places]
+            found["kl"] = metrics.kl(posterior, recalibrated)
+            found["tv_posterior"] = _of_distributions(members, prediction, posterior)
+        if split in members.bayes:
+            found["tv_bayes"] = _of_distributions(members, prediction, members.bayes[split])
         values |= {(split, name): value for name, value in found.items()}
     return values
+
+
+def _of_distributions(members: Members, prediction: Tensor, distribution: Tensor) -> Tensor:
+    distance = metrics.total_variation(prediction, distribution)
+    return torch.where(members.is_distribution, distance, torch.nan)
 
 
 def _cross_losses(members: Members, output: Tensor, target: Tensor) -> dict[str, Tensor]:
     """Mean of every loss of the task; NaN where its inverse link is not the member's own."""
     own = members.runs[0].row
-    context = members.context_outside_training()
+    everyone = slice(0, len(members.runs))
     links = [run.row.link(run.loss.params) for run in members.runs]
     found = {}
     for name, row in LOSSES.items():
         if row.task != own.task:
             continue
-        fits = torch.tensor([link == row.link() for link in links])
-        if not fits.any():
-            continue
-        try:
-            value = metrics.mean_over_examples(row.values(output, target, context=context))
-            found[name] = torch.where(fits.to(value.device), value, torch.nan)
-        except Exception:
-            continue
+        fits = torch.tensor([link == row.link() for link in links], device=output.device)
+        if fits.any():
+            value = members.mean_losses(row, NO_PARAMS, everyone, output, target)
+            found[name] = torch.where(fits, value, torch.nan)
     return found

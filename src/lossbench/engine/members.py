@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lossbench.config import Run
 from lossbench.data.splits import Splits
+from lossbench.engine.bayes import bayes_predictions
 from lossbench.losses.links import PROBABILITY_LINKS
-from lossbench.losses.spec import Context
-from lossbench.models import MODELS, initialised, stacked, widened
+from lossbench.losses.spec import Context, Loss
+from lossbench.models import MODELS, initialised, rescaled, stacked, widened
 from lossbench.optimizers import Hyperparameters
 from lossbench.packs import Pack, slices
 from lossbench.pairing import stream, tensors_sha
+from lossbench.prefit import STARTS
 
 GUARD_ELEMENTS = 64
 """At least two vectors of the widest instruction set."""
@@ -36,6 +39,10 @@ class Members:
         batches: Rows of the training split, [S, T, B].
         hyper: Learning rate, momentum and weight decay, [K] each.
         is_probability: [K], whether the member's inverse link gives probabilities.
+        is_distribution: [K], whether its prediction is to be the distribution of the label: a
+            probability, or what a strictly proper loss makes of any other link.
+        bayes: By split, [K, N, C], what the member's loss aims at; of the test split where its
+            posterior is known and the stage may see it. NaN where it is not defined.
         fingerprints: By seed: init_sha, batch_sha and data_sha.
         model: The module whose forward all members share.
         parameters, buffers: Initial values by name, [K, ...].
@@ -52,6 +59,8 @@ class Members:
     batches: Tensor
     hyper: Hyperparameters
     is_probability: Tensor
+    is_distribution: Tensor
+    bayes: dict[str, Tensor]
     fingerprints: dict[int, dict[str, str]]
     model: nn.Module
     parameters: dict[str, Tensor]
@@ -73,14 +82,57 @@ class Members:
             span: Places of the members.
             step: Whose batch is trained on.
         """
-        own = self.places[span]
-        places = torch.cat([own, own[-1:].expand(guards(self.batches.shape[-1], own.device))])
+        places = self._guarded_places(span, self.batches.shape[-1])
         counts = self.class_counts[places][:, None]
         return Context(class_counts=counts, rows=self.batches[places, step])
 
-    def context_outside_training(self) -> Context:
-        """The same for all K members without guards, where examples are of no batch."""
-        return Context.outside_training(self.class_counts[self.places][:, None])
+    def own_losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """Each member's own loss with its own parameters, mean over examples: [K].
+
+        Args:
+            output: [K, N, W].
+            target: [K, N, C].
+        """
+        return torch.cat(
+            [
+                self.mean_losses(run.row, run.loss.params, span, output, target)
+                for span, run in self.spans
+            ]
+        )
+
+    def mean_losses(
+        self, row: Loss, params: Mapping[str, Any], span: slice, output: Tensor, target: Tensor
+    ) -> Tensor:
+        """A loss of the members of a span, mean over examples that are of no batch: [k].
+
+        Args:
+            row: The loss.
+            params: Its parameters.
+            span: Places of the members.
+            output: [K, N, W].
+            target: [K, N, C].
+
+        Returns:
+            NaN for a member for which the loss raises, and for that member only.
+        """
+        count, leaf = span.stop - span.start, guarded(output, span)
+        places = self._guarded_places(span, output.shape[1])
+        try:
+            context = Context.outside_training(self.class_counts[places][:, None])
+            values = row.values(leaf, guarded(target, span), params, context)
+            check_loss(values, leaf, row.name)
+        except Exception:
+            if count == 1:
+                return output.new_full((1,), torch.nan)
+            singles = [slice(place, place + 1) for place in range(span.start, span.stop)]
+            return torch.cat(
+                [self.mean_losses(row, params, one, output, target) for one in singles]
+            )
+        return values[:count].contiguous().mean(-1)
+
+    def _guarded_places(self, span: slice, examples: int) -> Tensor:
+        own = self.places[span]
+        return torch.cat([own, own[-1:].expand(guards(examples, own.device))])
 
     def predict(self, output: Tensor) -> Tensor:
         """Predictions [K, N, C] of outputs [K, N, C], each through its own inverse link."""
@@ -116,11 +168,10 @@ def gathered(
     first = runs[0]
     dtype = getattr(torch, first.precision)
     data = [splits_by_seed[seed] for seed in seeds]
-    sizes = (data[0].inputs["train"].shape[-1], data[0].targets["train"].shape[-1])
-    build = partial(MODELS[first.model.fn].fn, *sizes, **first.model.params)
+    outputs = data[0].targets["train"].shape[-1]
     models = [
-        initialised(build, seed=seed, output_scale=first.init.output_scale).to(dtype)
-        for seed in seeds
+        started(first, splits, seed=seed).to(dtype)
+        for seed, splits in zip(seeds, data, strict=True)
     ]
     examples = len(data[0].inputs["train"])
     batches = [batch_indices(seed, examples, first.steps, first.batch_size) for seed in seeds]
@@ -128,7 +179,7 @@ def gathered(
     init_shas = [tensors_sha(model.state_dict()) for model in models]
     # Outputs that a loss has beyond the others' start at zero: what they share is what is equal.
     times = first.row.outputs_per_target
-    models = [widened(model, outputs=sizes[1], times=times) for model in models]
+    models = [widened(model, outputs=outputs, times=times) for model in models]
     state = {name: value.to(device) for name, value in stacked(models, places).items()}
     trainable = dict(models[0].named_parameters())
     return Members(
@@ -150,6 +201,14 @@ def gathered(
         is_probability=torch.tensor(
             [run.row.inverse_link in PROBABILITY_LINKS for run in runs], device=device
         ),
+        is_distribution=torch.tensor(
+            [
+                run.row.inverse_link in PROBABILITY_LINKS or "strictly_proper" in run.row.claims
+                for run in runs
+            ],
+            device=device,
+        ),
+        bayes=_bayes(spans, data, places, device, dtype),
         fingerprints={
             seed: {
                 "init_sha": init_shas[place],
@@ -162,6 +221,44 @@ def gathered(
         parameters={name: value for name, value in state.items() if name in trainable},
         buffers={name: value for name, value in state.items() if name not in trainable},
     )
+
+
+def _bayes(
+    spans: list[tuple[slice, Run]],
+    data: list[Splits],
+    places: list[int],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """What the members' losses aim at on the test split, empty where there is no such thing."""
+    if spans[0][1].stage == "tune" or "test" not in data[0].posterior:
+        return {}
+    parts = []
+    for span, run in spans:
+        own = places[span]
+        seeds = sorted(set(own))
+        posteriors = [data[place].posterior["test"] for place in seeds]
+        counts = [data[place].targets["train"].sum(0) for place in seeds]
+        found = dict(zip(seeds, bayes_predictions(run, posteriors, counts), strict=True))
+        parts += [found[place] for place in own]
+    return {"test": torch.stack(parts).to(device, dtype)}
+
+
+def started(run: Run, splits: Splits, *, seed: int) -> nn.Module:
+    """A run's model as its training finds it, one output per target.
+
+    Args:
+        run: Its model and its `init` are used.
+        splits: Data of the seed.
+        seed: Block of the paired design.
+    """
+    inputs, targets = splits.inputs["train"], splits.targets["train"]
+    build = partial(
+        MODELS[run.model.fn].fn, inputs.shape[-1], targets.shape[-1], **run.model.params
+    )
+    model = initialised(build, seed=seed)
+    STARTS[run.init.start](model, inputs, targets, seed=seed)
+    return rescaled(model, output_scale=run.init.output_scale)
 
 
 def guards(examples: int, device: torch.device) -> int:
@@ -183,6 +280,29 @@ def guarded(values: Tensor, span: slice) -> Tensor:
     own = values[span]
     count = guards(values.shape[1], values.device)
     return torch.cat([own, own[-1:].expand(count, *own.shape[1:])])
+
+
+def check_loss(values: Tensor, output: Tensor, name: str) -> None:
+    """Refuse what a loss may not return.
+
+    Args:
+        values: What it returned; should be one number of the output's type per example, [...].
+        output: What it was given, [..., W].
+        name: Of the loss.
+
+    Raises:
+        TypeError: No tensor, or one of another type.
+        ValueError: Another shape.
+    """
+    if not isinstance(values, Tensor):
+        raise TypeError(f"loss {name} returned {type(values).__name__}: return a tensor")
+    if values.shape != output.shape[:-1]:
+        raise ValueError(
+            f"loss {name} returned shape {list(values.shape)} for outputs {list(output.shape)}: "
+            "sum over the last dimension only"
+        )
+    if values.dtype != output.dtype:
+        raise TypeError(f"loss {name} returned {values.dtype} for {output.dtype}: keep the type")
 
 
 def batch_indices(seed: int, examples: int, steps: int, batch_size: int) -> Tensor:
@@ -222,7 +342,7 @@ def refuse_unpaired(build: Callable[[], nn.Module], inputs: Tensor) -> None:
         ValueError: Its forward pass is random, writes into its buffers, or depends on more than
             its parameters and buffers; or it ties or freezes parameters.
     """
-    model, other = (initialised(build, seed=seed, output_scale=1.0) for seed in (0, 1))
+    model, other = (initialised(build, seed=seed) for seed in (0, 1))
     named = dict(model.named_parameters(remove_duplicate=False))
     if not all(parameter.requires_grad for parameter in named.values()):
         raise ValueError("it has frozen parameters: keep what does not train in a buffer")
@@ -253,7 +373,7 @@ def refuse_unwidened(build: Callable[[], nn.Module], inputs: Tensor, *, times: i
     """
     if times == 1:
         return
-    narrow, model = (initialised(build, seed=0, output_scale=1.0) for _ in range(2))
+    narrow, model = (initialised(build, seed=0) for _ in range(2))
     with torch.no_grad():
         own = narrow(inputs)
         got = widened(model, outputs=own.shape[-1], times=times)(inputs)

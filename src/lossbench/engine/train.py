@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lossbench import probes
 from lossbench.data.splits import Splits
 from lossbench.engine.evaluate import evaluated
-from lossbench.engine.members import Members, gathered, guarded
+from lossbench.engine.members import Members, check_loss, gathered, guarded
 from lossbench.engine.recorder import Recorder
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES, fresh_state, scheduled
 from lossbench.packs import Pack
@@ -58,7 +58,7 @@ def train(
     per_member_loss = PerMemberLoss(members, recorder)
     for step in range(run.steps):
         if step % run.eval_every == 0:
-            recorder.evals(step, evaluated(members, forward, parameters, buffers))
+            recorder.evals(step, evaluated(members, forward, parameters, buffers, is_last=False))
         inputs, target = members.batch(step)
         leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         output = forward(leaves, buffers, inputs)
@@ -93,7 +93,7 @@ def train(
             )
             for name, value in after.items()
         }
-    recorder.evals(run.steps, evaluated(members, forward, parameters, buffers))
+    recorder.evals(run.steps, evaluated(members, forward, parameters, buffers, is_last=True))
     flush(run.steps)
     return recorder.tables(seconds=time.monotonic() - start)
 
@@ -133,7 +133,7 @@ class PerMemberLoss:
             try:
                 context = self.members.context(span, step) if run.row.needs_context else None
                 values = run.row.values(leaf, guarded(target, span), run.loss.params, context)
-                _check_loss(values, leaf, run.loss.name)
+                check_loss(values, leaf, run.loss.name)
                 slope[span] = torch.autograd.grad(values.sum(), leaf)[0][:count]
                 loss[span] = values.detach()[:count]
             except Exception as error:
@@ -145,18 +145,6 @@ class PerMemberLoss:
                 continue
             self.spans.append((span, run))
         return loss, slope
-
-
-def _check_loss(values: Tensor, leaf: Tensor, name: str) -> None:
-    if not isinstance(values, Tensor):
-        raise TypeError(f"loss {name} returned {type(values).__name__}: return a tensor")
-    if values.shape != leaf.shape[:-1]:
-        raise ValueError(
-            f"loss {name} returned shape {list(values.shape)} for outputs {list(leaf.shape)}: "
-            "sum over the last dimension only"
-        )
-    if values.dtype != leaf.dtype:
-        raise TypeError(f"loss {name} returned {values.dtype} for {leaf.dtype}: keep the type")
 
 
 def _call(model: nn.Module) -> Forward:

@@ -1,4 +1,6 @@
-"""Strictly proper scoring rules behind the softmax: sampled labels teach the true probabilities.
+"""Strictly proper scoring rules, behind the softmax: sampled labels teach the true probabilities.
+
+One stands behind a sigmoid for each class.
 
 Every function takes the output and a target distribution, [..., C] each, and returns the loss
 per example, [...].
@@ -28,6 +30,18 @@ def brier(output: Tensor, target: Tensor) -> Tensor:
         Brier 1950, Monthly Weather Review.
     """
     return (output.softmax(-1) - target).square().sum(-1)
+
+
+def mse_sigmoid(output: Tensor, target: Tensor) -> Tensor:
+    """Half the squared error of one sigmoid for each class, summed over classes.
+
+    With brier and mse_logits the square loss behind a third link. On labels it is half of savage
+    at half the output.
+
+    Source:
+        Rumelhart, Hinton and Williams 1986, Nature (the error of the original back-propagation).
+    """
+    return 0.5 * (output.sigmoid() - target).square().sum(-1)
 
 
 def spherical(output: Tensor, target: Tensor) -> Tensor:
@@ -94,6 +108,16 @@ ROWS = (
         claims=PROPER | {"vanishing_when_wrong"},
         source="Brier 1950",
         oracle="scikit-learn, scoringrules",
+    ),
+    Loss(
+        fn=mse_sigmoid,
+        inverse_link="sigmoid",
+        family="proper",
+        task="classification",
+        formula="Σ(p - y)²/2",
+        claims=(PROPER - {"translation_invariant"}) | {"vanishing_when_wrong"},
+        source="Rumelhart, Hinton and Williams 1986",
+        oracle="torch, scoringrules",
     ),
     Loss(
         fn=spherical,

@@ -121,8 +121,8 @@ class Loss:
 
     @property
     def needs_context(self) -> bool:
-        """Whether the function asks for a `Context`."""
-        return "context" in _keywords(self.fn)
+        """Whether the function asks for a `Context` that it has not got yet."""
+        return _keywords(self.fn).get("context") is inspect.Parameter.empty
 
     def at(self, **params: Any) -> Loss:
         """The same row with other defaults: a variant, to be measured like any loss."""
@@ -130,11 +130,11 @@ class Loss:
             raise ValueError(
                 f"{self.name} has no parameter {unknown.pop()!r}: use one of {[*self.defaults]}"
             )
-        variant = functools.partial(self.fn, **params)
-        # Not __wrapped__: the signature is to show the new defaults.
-        for name in ("__module__", "__name__", "__qualname__", "__doc__"):
-            setattr(variant, name, getattr(self.fn, name))
-        return replace(self, fn=variant)
+        return replace(self, fn=_preset(self.fn, **params))
+
+    def inside(self, context: Context) -> Loss:
+        """The same row, told what it may know: wherever it is called, that is its context."""
+        return replace(self, fn=_preset(self.fn, context=context)) if self.needs_context else self
 
     def values(
         self,
@@ -169,6 +169,14 @@ class Loss:
         given = {**self.defaults, **params}
         shared = [(name, given[name]) for name in _keywords(INVERSE_LINKS[self.inverse_link])]
         return (self.inverse_link, *shared)
+
+
+def _preset(function: Callable[..., Tensor], **keywords: Any) -> Callable[..., Tensor]:
+    variant = functools.partial(function, **keywords)
+    # Not __wrapped__: the signature is to show the new defaults.
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        setattr(variant, name, getattr(function, name))
+    return variant
 
 
 @functools.lru_cache(maxsize=1024)

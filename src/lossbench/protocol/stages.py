@@ -1,0 +1,401 @@
+"""Tune and confirm: what is launched in which order, and what is chosen in between."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from lossbench.protocol.declaration import (
+    CONFIRM,
+    TUNE,
+    check_conditions,
+    check_declaration,
+    check_keys,
+    refuse_overlap,
+)
+from lossbench.protocol.grid import SIDES, Candidate, Grid, candidates
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from hydra.core.utils import JobReturn
+
+    from lossbench.config import Run
+    from lossbench.protocol.sweeper import ProtocolSweeper
+    from lossbench.records import Records
+
+log = logging.getLogger(__name__)
+
+Cell = tuple[str, ...]
+"""Overrides of one cell: all factors but the seed and what is tuned."""
+
+
+@dataclass
+class Task:
+    """The cells that are compared with each other: all factors are equal but the loss.
+
+    Attributes:
+        context: Hash of those factors, as in the plan.
+        data: Name of its data set.
+        kind: "regression" or "classification".
+        losses: Name of the loss by cell.
+        grid: Learning rates that its losses are tuned on.
+        others: By cell, the keys it has of everything else that is tuned.
+        is_scale_free: Whether the optimizer takes the same step for a multiple of the loss.
+    """
+
+    context: str
+    data: str
+    kind: str
+    grid: Grid
+    is_scale_free: bool
+    losses: dict[Cell, str] = field(default_factory=dict)
+    others: dict[Cell, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What tuning found for one loss of a task.
+
+    Attributes:
+        candidate: Learning rate and other values.
+        scale: Geometric mean over tuning seeds of the initial RMS of the output gradient.
+    """
+
+    candidate: Candidate
+    scale: float
+
+
+class Protocol:
+    """One pass through tune and confirm for the cells of a command.
+
+    Raises:
+        ConfigError: A part of `tune`, `confirm` or `declare` is missing, unknown or out of range.
+    """
+
+    def __init__(
+        self, sweeper: ProtocolSweeper, typed: Mapping[str, str], cells: Sequence[Cell]
+    ) -> None:
+        self.launcher, self.declare = sweeper.launcher, sweeper.declare
+        tune, confirm = dict(sweeper.tune or {}), dict(sweeper.confirm or {})
+        check_keys("tune", tune, TUNE)
+        check_keys("confirm", confirm, CONFIRM)
+        check_declaration(self.declare)
+        tune, confirm = {**TUNE, **tune}, {**CONFIRM, **confirm}
+        typed_seeds = typed.get("seed", "").partition("=")[2] or confirm["seeds"]
+        self.tune_seeds = [int(v) for v in sweeper.values("seed", tune["seeds"])]
+        self.confirm_seeds = [int(v) for v in sweeper.values("seed", typed_seeds)]
+        refuse_overlap(self.tune_seeds, self.confirm_seeds)
+        self.conditions = [str(name) for name in confirm["conditions"]]
+        check_conditions(self.conditions)
+        self.others = {key: [*values] for key, values in (tune["others"] or {}).items()}
+        self.extend = int(tune["extend"])
+        rates = sorted(_number(rate) for rate in sweeper.values("optimizer.lr", tune["lr"]))
+        self.tasks = self._tasks(cells, Grid(tuple(rates)))
+
+    @property
+    def tuned(self) -> list[str]:
+        """Keys that tuning chooses."""
+        return ["optimizer.lr", *self.others]
+
+    def _declared(self, key: str, task: Task) -> Any:
+        from lossbench.records import declared
+
+        return declared(self.declare.get(key, {}), data=task.data, task=task.kind)
+
+    def declaration(self) -> dict[str, Any]:
+        """What is asked, before anything is measured."""
+        from lossbench.plan import cell
+
+        runs = [run for task in self.tasks for run in self._tuning_runs(task)]
+        return {
+            **_plain(self.declare),
+            "losses": sorted({run.loss.name for run in runs}),
+            "cells": sorted({cell(run, self.tuned) for run in runs}),
+            "sources": sorted({run.source_sha for run in runs}),
+            "learning_rates": [*self.tasks[0].grid.declared],
+            "extend": self.extend,
+            "tuned": self.tuned,
+            "others": self.others,
+            "conditions": self.conditions,
+            "tune_seeds": self.tune_seeds,
+            "confirm_seeds": self.confirm_seeds,
+        }
+
+    def outlined(self) -> dict[str, list[Run]]:
+        """The runs of both stages; rates that only tuning can tell are the first of the grid."""
+        confirming = []
+        for task in self.tasks:
+            guess = {cell: Chosen(self._candidates(task, cell)[0], 1.0) for cell in task.losses}
+            reference = next(iter(guess.values()))
+            confirming += self._confirming(task, guess, reference)
+        tuning = [run for task in self.tasks for run in self._tuning_runs(task)]
+        return {"tune": tuning, "confirm": self.launcher.runs(confirming)}
+
+    def carried_out(self) -> list[Sequence[JobReturn]]:
+        """Tune, growing the grids where a best rate lies on their edge; then confirm."""
+        jobs = [job for task in self.tasks for job in self._tuning(task)]
+        returned = [self.launcher.launch(jobs, 0)]
+        loaded = self._loaded()
+        chosen = {task.context: self._chosen(task, loaded) for task in self.tasks}
+        while grown := [task for task in self.tasks if self._has_grown(task, chosen[task.context])]:
+            more = [job for task in grown for job in self._tuning(task) if job not in jobs]
+            jobs += more
+            returned.append(self.launcher.launch(more, sum(map(len, returned))))
+            loaded = self._loaded()
+            chosen |= {task.context: self._chosen(task, loaded) for task in grown}
+        confirming = []
+        for task in self.tasks:
+            found = chosen[task.context]
+            confirming += self._confirming(task, found, self._reference(task, found, loaded))
+        if confirming:
+            returned.append(self.launcher.launch(confirming, len(jobs)))
+        return returned
+
+    # ---- tasks -----------------------------------------------------------------------------------
+
+    def _tasks(self, cells: Sequence[Cell], declared: Grid) -> list[Task]:
+        from lossbench.config import parameters
+        from lossbench.losses import LOSSES
+        from lossbench.optimizers import SCALE_FREE
+        from lossbench.plan import context
+
+        tasks: dict[str, Task] = {}
+        runs = self.launcher.runs([list(cell) for cell in cells])
+        for cell, run in zip(cells, runs, strict=True):
+            key = context(run, self.tuned)
+            if key not in tasks:
+                grid = self._as_grown(key, declared)
+                tasks[key] = Task(
+                    key, run.data.name, run.row.task, grid, run.optimizer.fn in SCALE_FREE
+                )
+            own = parameters(LOSSES[run.loss.fn].fn)
+            tasks[key].losses[cell] = run.loss.name
+            tasks[key].others[cell] = [
+                other
+                for other in self.others
+                if not other.startswith(_OWN) or other.removeprefix(_OWN) in own
+            ]
+        return list(tasks.values())
+
+    @cached_property
+    def _planned(self) -> dict[str, Any]:
+        """What the sweep planned before this command."""
+        from lossbench.records import read_plan
+
+        path = self.launcher.sweep.folder / "sweep.json"
+        return read_plan(path)["planned"] if path.exists() else {}
+
+    def _tuned_before(self, context: str) -> list[dict[str, Any]]:
+        tuned = (facts for facts in self._planned.values() if facts["stage"] == "tune")
+        return [facts for facts in tuned if facts["context"] == context]
+
+    def _as_grown(self, context: str, grid: Grid) -> Grid:
+        """The grid as it has grown for the losses that the sweep has tuned on it already."""
+        known = {facts["lr"] for facts in self._tuned_before(context)}
+        for side in SIDES:
+            for _ in range(self.extend):
+                grid = grid.grown(side) if grid.grown(side).end(side) in known else grid
+        return grid
+
+    def _has_grown(self, task: Task, chosen: Mapping[Cell, Chosen]) -> bool:
+        """Grow the task's grid on each side where a loss's best rate lies; whether it did."""
+        absent = {facts["loss"] for facts in self._tuned_before(task.context)}
+        absent -= {*task.losses.values()}
+        before = task.grid
+        for side in SIDES:
+            edge = {
+                task.losses[cell]
+                for cell, found in chosen.items()
+                if found.candidate.lr == self._end(task, cell, side)
+            }
+            if not edge:
+                continue
+            names, where = ", ".join(sorted(edge)), f"lies {_SAID[side]} of the grid"
+            if absent:
+                log.warning(
+                    "%s: the best learning rate %s, which does not grow without %s, tuned on it "
+                    "too: give all losses of the task to grow it for all alike",
+                    names, where, ", ".join(sorted(absent)),
+                )  # fmt: skip
+            elif getattr(task.grid, side) >= self.extend:
+                log.warning(
+                    "%s: the best learning rate still %s (%g) after %d more rates",
+                    names, where, before.end(side), self.extend,
+                )  # fmt: skip
+            else:
+                task.grid = task.grid.grown(side)
+                log.info(
+                    "%s: the best learning rate %s: it grows to %g, for all %d losses of the task",
+                    names, where, task.grid.end(side), len(task.losses),
+                )  # fmt: skip
+        return task.grid != before
+
+    def _end(self, task: Task, cell: Cell, side: str) -> float:
+        rates = [candidate.lr for candidate in self._candidates(task, cell)]
+        return rates[0 if side == "below" else -1]
+
+    # ---- tune ------------------------------------------------------------------------------------
+
+    def _candidates(self, task: Task, cell: Cell) -> list[Candidate]:
+        return candidates(task.grid, self.others, task.others[cell])
+
+    def _jobs(self, cell: Cell, candidate: Candidate) -> list[list[str]]:
+        start = [*cell, "condition=grid", *candidate.overrides]
+        return [[*start, f"seed={seed}"] for seed in self.tune_seeds]
+
+    def _tuning(self, task: Task) -> list[list[str]]:
+        return [
+            job
+            for cell in task.losses
+            for candidate in self._candidates(task, cell)
+            for job in self._jobs(cell, candidate)
+        ]
+
+    def _tuning_runs(self, task: Task) -> list[Run]:
+        return self.launcher.runs(self._tuning(task))
+
+    def _loaded(self) -> Records:
+        from lossbench import records
+
+        return records.load(self.launcher.sweep.folder)
+
+    def _chosen(self, task: Task, loaded: Records) -> dict[Cell, Chosen]:
+        """The best candidate of every loss, by the primary metric on validation."""
+        found = {cell: self._best(task, cell, loaded) for cell in task.losses}
+        return {cell: best for cell, best in found.items() if best is not None}
+
+    def _best(self, task: Task, cell: Cell, loaded: Records) -> Chosen | None:
+        from lossbench import statistics
+        from lossbench.config import ConfigError
+
+        metric = self._declared("select", task) or self._declared("primary", task)
+        tried = self._candidates(task, cell)
+        place = {
+            run.run_id: number
+            for number, candidate in enumerate(tried)
+            for run in self.launcher.runs(self._jobs(cell, candidate))
+        }
+        rows = loaded.runs[loaded.runs.run_id.isin(list(place))]
+        if not rows.status.isin(["done", "diverged"]).any():
+            log.error("%s: every tuning run failed, nothing to confirm", " ".join(cell))
+            return None
+        scores = statistics.endpoint(
+            rows,
+            loaded.evals,
+            split="validation",
+            metric=metric,
+            endpoint=self.declare["endpoint"],
+        ).assign(candidate=rows.run_id.map(place))
+        if scores[metric].isna().all() and (rows.status == "done").any():
+            raise ConfigError(
+                f"{metric} is not defined for loss {task.losses[cell]} ({' '.join(cell)}): "
+                "declare another primary metric, in a folder of its own with name=..."
+            )
+        number = statistics.best(scores, metric=metric, by="candidate")
+        best = [run_id for run_id, other in place.items() if other == number]
+        return Chosen(tried[int(number)], _scale(loaded, best))
+
+    # ---- confirm ---------------------------------------------------------------------------------
+
+    def _reference(
+        self, task: Task, chosen: Mapping[Cell, Chosen], loaded: Records
+    ) -> Chosen | None:
+        """What tuning found for the reference, in this command or in an earlier one."""
+        name = self._declared("reference", task)
+        for cell, found in chosen.items():
+            if task.losses[cell] == name:
+                return found
+        confirmed = [
+            facts
+            for facts in self._planned.values()
+            if (facts["context"], facts["loss"]) == (task.context, name)
+            and facts["condition"] == "own_lr"
+        ]
+        if not confirmed:
+            log.warning("%s is not among the losses of a task: each is confirmed at its own "
+                        "learning rate only", name)  # fmt: skip
+            return None
+        tuned = confirmed[-1]["tuned"]
+        same = [
+            run_id
+            for run_id, facts in self._planned.items()
+            if (facts["context"], facts["loss"], facts["stage"]) == (task.context, name, "tune")
+            and facts["tuned"] == tuned
+        ]
+        others = (f"{key}={value}" for key, value in tuned.items() if key != "optimizer.lr")
+        return Chosen(Candidate(tuned["optimizer.lr"], tuple(others)), _scale(loaded, same))
+
+    def _confirming(
+        self, task: Task, chosen: Mapping[Cell, Chosen], reference: Chosen | None
+    ) -> list[list[str]]:
+        """Jobs of every loss at every condition; the reference's own rate serves it in all."""
+        found = []
+        for cell, mine in chosen.items():
+            is_reference = task.losses[cell] == self._declared("reference", task)
+            for condition in self.conditions:
+                candidate = mine.candidate
+                if condition != "own_lr":
+                    if is_reference or reference is None:
+                        continue
+                    candidate = self._transferred(task, cell, condition, mine, reference)
+                if candidate is not None:
+                    found += [
+                        [*cell, f"condition={condition}", *candidate.overrides, f"seed={seed}"]
+                        for seed in self.confirm_seeds
+                    ]
+        return found
+
+    def _transferred(
+        self, task: Task, cell: Cell, condition: str, mine: Chosen, reference: Chosen
+    ) -> Candidate | None:
+        """The reference's optimizer settings with the loss's own parameters."""
+        lr = reference.candidate.lr
+        if condition == "scale_matched":
+            if task.is_scale_free:
+                return None
+            ratio = reference.scale / mine.scale if mine.scale > 0 else math.nan
+            if not (math.isfinite(ratio) and ratio > 0):
+                log.warning(
+                    "%s: no output gradient at the start, so no scale to match: left out",
+                    task.losses[cell],
+                )
+                return None
+            lr = float(f"{lr * ratio:.6g}")
+        own = [line for line in mine.candidate.others if line.startswith(_OWN)]
+        shared = [line for line in reference.candidate.others if not line.startswith(_OWN)]
+        return Candidate(lr, (*shared, *own))
+
+
+_OWN = "loss.params."
+"""How the keys begin that only some losses have."""
+
+_SAID = {"below": "at the lower end", "above": "at the upper end"}
+
+
+def _scale(loaded: Records, run_ids: Iterable[str]) -> float:
+    """Geometric mean over runs of the RMS of their output gradient before any update."""
+    import numpy as np
+
+    steps: pd.DataFrame = loaded.steps
+    first = steps[(steps.step == 0) & steps.run_id.isin(list(run_ids))].output_gradient_norm
+    positive = first[first > 0].astype(float)
+    return float(np.exp(np.log(positive).mean())) if len(positive) else math.nan
+
+
+def _number(rate: str) -> float:
+    from lossbench.config import ConfigError
+
+    try:
+        return float(rate)
+    except ValueError:
+        raise ConfigError(f"optimizer.lr is {rate!r}: use a number") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value if isinstance(value, str | int | float | bool) else [*value]

@@ -1,0 +1,371 @@
+"""What the essay claims, what was measured: one answer per claim that a sweep can speak to.
+
+Source:
+    The essay "Why do we use cross entropy and mean squared error?".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lossbench import records, statistics
+from lossbench.report.judged import Task, asked, by_context
+from lossbench.report.words import rounded
+
+ALONG = 1 - 1e-5
+"""A mean cosine above this counts as 1: the records are float32."""
+
+LINKS = ("identity", "sigmoid", "softmax")
+LINK_BY_LOSS = {
+    "square": {"identity": "mse_logits", "sigmoid": "mse_sigmoid", "softmax": "brier"},
+    "matching": {"identity": "", "sigmoid": "bce_ova", "softmax": "cross_entropy"},
+}
+"""The loss of each kind behind each inverse link; the identity's matching loss is the square."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One claim of the essay, what would follow from it, and what was measured.
+
+    Attributes:
+        name: Stem of its file.
+        claim: What the essay says.
+        consequence: What would follow.
+        measured: Sentences with numbers.
+        caption: Of the table.
+        table: The numbers.
+    """
+
+    name: str
+    claim: str
+    consequence: str
+    measured: list[str]
+    caption: str
+    table: pd.DataFrame
+
+
+def answers(found: records.Records, together: Sequence[Task]) -> list[Answer]:
+    """The answers that the confirmed runs of a sweep give.
+
+    Args:
+        found: The sweep.
+        together: Its tasks, from `judged.tasks`.
+
+    Returns:
+        In the essay's order; a claim that the sweep has no runs for is left out.
+    """
+    confirmed = [task for task in together if task.stage == "confirm"]
+    parts = (
+        _error_signal([task for task in confirmed if task.is_main], found),
+        _linear_in_target([task for task in confirmed if task.is_main], found),
+        _confidently_wrong(confirmed, found),
+        _link_by_loss(confirmed),
+    )
+    return [part for part in parts if part is not None]
+
+
+# ---- 1 -------------------------------------------------------------------------------------------
+
+
+def _error_signal(mains: Sequence[Task], found: records.Records) -> Answer | None:
+    usual = [task for task in mains if _factor(task, "init.from", "random") == "random"]
+    table = pd.DataFrame([row for task in usual for row in _courses(task, found)])
+    if table.empty:
+        return None
+    along = table[table.cosine >= ALONG].loss.unique()
+    astray = table[table.cosine < ALONG].sort_values("cosine")
+    measured = [
+        f"The cosine between output gradient and error is 1 all along training for "
+        f"{_listed(along)}; for no other of the {table.loss.nunique()} losses."
+    ]
+    if len(astray):
+        lowest = astray.iloc[0]
+        measured.append(
+            f"Furthest astray is {lowest.loss} on {lowest.task}: {lowest.cosine:.2f} on average."
+        )
+    clean = table[table.task.str.startswith("clean_")]
+    if len(clean):
+        ends = [f"{r.loss} {r.final_error_norm:.1g}" for r in clean.itertuples()]
+        measured.append(f"Without noise the error that is left at the end is {', '.join(ends)}.")
+    slow = [f"{r.loss} on {r.task}" for r in table.itertuples() if 2 * r.converged < r.n]
+    if slow:
+        measured.append(f"Most runs have not settled by the last update: {_listed(slow)}.")
+    return Answer(
+        "claim_1_error_signal",
+        "Squared error is the loss whose error signal is prediction - target.",
+        "A signal that is the error fades as the error does: steps shrink towards the optimum. The "
+        "quartic's fades with the cube and stalls early, the absolute error's never fades.",
+        measured,
+        "Own best learning rate, medians over seeds. Cosine(output gradient, error): mean along "
+        "training. Signal per error: norm of the output gradient over that of the error, at the "
+        "first and over the last five logged steps. Steps to final: until the own training loss "
+        "stays within 5 % of its total decrease from its final value; converged: runs where that "
+        "is in the first 80 % of the updates.",
+        table,
+    )
+
+
+def _courses(task: Task, found: records.Records) -> Iterator[dict[str, Any]]:
+    runs = statistics.convergence(task.runs, found.steps, found.evals)
+    for row in statistics.converged(runs).itertuples():
+        yield {
+            "task": task.label,
+            "loss": row.loss,
+            "n": row.n,
+            "cosine": row.mean_cosine,
+            "signal_per_error_first": row.initial_signal_per_error,
+            "signal_per_error_last": row.final_signal_per_error,
+            "converged": row.converged,
+            "steps_to_final": row.steps_to_final,
+            "initial_gradient_norm": row.initial_gradient_norm,
+            "final_gradient_norm": row.final_gradient_norm,
+            "final_error_norm": row.final_error_norm,
+        }
+
+
+# ---- 2 -------------------------------------------------------------------------------------------
+
+KINDS = {"sampled": "labels drawn from it", "distribution": "the distribution itself"}
+
+
+def _linear_in_target(mains: Sequence[Task], found: records.Records) -> Answer | None:
+    known = [task for task in mains if task.runs.get("tv_bayes", pd.Series()).notna().any()]
+    known = [task for task in known if _factor(task, "init.from", "random") == "random"]
+    table = pd.DataFrame([row for task in known for row in _distances(task, found.plan)])
+    if table.empty:
+        return None
+    pairs = statistics_of_targets(known, found.plan)
+    if len(pairs):
+        table = table.merge(pairs, on=["data", "loss", "sample_size"], how="left")
+    measured = [*_said_of_distances(table), *_said_of_targets(table)]
+    return Answer(
+        "claim_2_linear_in_target",
+        "Cross entropy is minimised where prediction is target, and is linear in the target.",
+        "Labels drawn from a distribution then teach what the distribution itself would teach. A "
+        "loss that is not linear learns something else from labels: its own Bayes point.",
+        measured,
+        "Own best learning rate. Total variation distance (0 to 1), mean and half its 95 % t "
+        "interval over seeds: to the true posterior, and to the prediction that theory says the "
+        "loss learns from such targets. Sampled - distribution: difference of the distance to "
+        "the posterior, paired by seed, simultaneous 95 % intervals over the losses.",
+        table,
+    )
+
+
+def _distances(task: Task, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for loss, mine in task.runs.groupby("loss", sort=False):
+        claims = plan["losses"].get(str(loss).partition("(")[0], {}).get("claims", [])
+        row = {
+            "data": task.runs.data.iloc[0],
+            "loss": loss,
+            "targets": _factor(task, "targets", "sampled"),
+            "sample_size": _sample_size(task),
+            "linear_in_target": "linear_in_target" in claims,
+        }
+        for metric in ("tv_posterior", "tv_bayes"):
+            got = statistics.estimate(mine[metric])
+            row |= {metric: got.value, f"{metric}_half": (got.high - got.low) / 2}
+        yield row | {"n": int(mine.tv_posterior.notna().sum())}
+
+
+def statistics_of_targets(known: Sequence[Task], plan: Mapping[str, Any]) -> pd.DataFrame:
+    """Sampled against distribution targets, for contexts that differ in nothing else."""
+    by_place: dict[tuple[Any, ...], dict[str, Task]] = {}
+    for task in known:
+        place = (task.runs.data.iloc[0], task.runs.model.iloc[0], _sample_size(task))
+        by_place.setdefault(place, {})[_factor(task, "targets", "sampled")] = task
+    found = []
+    for (data, _, size), kinds in by_place.items():
+        if kinds.keys() != KINDS.keys():
+            continue
+        rows = statistics.contrasted(
+            kinds["distribution"].runs, kinds["sampled"].runs, metric="tv_posterior"
+        )
+        found += [
+            {
+                "data": data,
+                "loss": row.loss,
+                "sample_size": size,
+                "sampled_minus_distribution": row.difference,
+                "low": row.low,
+                "high": row.high,
+            }
+            for row in rows.itertuples()
+        ]
+    return pd.DataFrame(found)
+
+
+def _said_of_distances(table: pd.DataFrame) -> Iterator[str]:
+    most = table[table.sample_size == table.groupby("data").sample_size.transform("max")]
+    for (data, kind), rows in most.groupby(["data", "targets"], sort=False):
+        ends = [
+            f"{r.loss} {rounded(r.tv_posterior, r.tv_posterior_half)} "
+            f"(its own Bayes point: {rounded(r.tv_bayes, r.tv_bayes_half)})"
+            for r in rows.itertuples()
+        ]
+        yield f"{data}, taught by {KINDS[kind]}: distance to the posterior {', '.join(ends)}."
+
+
+def _said_of_targets(table: pd.DataFrame) -> Iterator[str]:
+    if "sampled_minus_distribution" not in table:
+        return
+    most = table[table.sample_size == table.groupby("data").sample_size.transform("max")]
+    for data, rows in most[most.targets == "sampled"].groupby("data", sort=False):
+        for is_linear, mine in rows.groupby("linear_in_target", sort=False):
+            ends = [
+                f"{r.loss} {r.sampled_minus_distribution:+.3f} [{r.low:+.3f}, {r.high:+.3f}]"
+                for r in mine.itertuples()
+                if np.isfinite(r.sampled_minus_distribution)
+            ]
+            kind = "linear in the target" if is_linear else "not linear in the target"
+            if ends:
+                yield (
+                    f"{data}: what labels cost against the distribution, in distance to the "
+                    f"posterior, for losses {kind}: {', '.join(ends)}."
+                )
+
+
+def _sample_size(task: Task) -> int:
+    """Training examples; NaN-free: from the data set's parameter where it has one."""
+    return int(_factor(task, "data.params.examples", 0))
+
+
+# ---- 3 -------------------------------------------------------------------------------------------
+
+
+def _confidently_wrong(confirmed: Sequence[Task], found: records.Records) -> Answer | None:
+    wrong = [t for t in confirmed if _factor(t, "init.from", "random") == "permuted_labels"]
+    table = pd.DataFrame([row for task in wrong for row in _recoveries(task, found)])
+    if table.empty:
+        return None
+    measured = []
+    for (task, condition), rows in table.groupby(["task", "condition"], sort=False):
+        ends = [
+            f"{r.loss} {r.median_steps:.0f}"
+            if np.isfinite(r.median_steps)
+            else f"{r.loss} never ({r.reached} of {r.n} runs)"
+            for r in rows.sort_values("median_steps").itertuples()
+        ]
+        measured.append(
+            f"{task}, {_AT[condition]}: updates until accuracy {rows.target.iloc[0]:g}, median "
+            f"over {rows.n.max()} seeds: {', '.join(ends)}."
+        )
+    return Answer(
+        "claim_3_confidently_wrong",
+        "Through softmax, the gradient of cross entropy at the outputs is again prediction - "
+        "target.",
+        "Where the model is confidently wrong the error is largest, and so is this gradient; a "
+        "loss whose gradient passes through the softmax's own slope gets almost none and stalls.",
+        measured,
+        "Every loss starts from the same state, fitted to permuted labels; time until the "
+        "validation accuracy reaches the declared target, misses censored at the last update.",
+        table,
+    )
+
+
+def _recoveries(task: Task, found: records.Records) -> Iterator[dict[str, Any]]:
+    question = asked(found.plan)
+    kind, data = str(task.runs.task.iloc[0]), str(task.runs.data.iloc[0])
+    target = records.declared(question["targets"], data=data, task=kind)
+    if target is None:
+        return
+    times = statistics.time_to(
+        task.runs, found.evals, metric=task.metric, target=float(target), split="validation"
+    )
+    starts = found.steps[(found.steps.step == 0)].set_index("run_id").output_gradient_norm
+    for row in times.itertuples():
+        mine = task.runs[task.runs.loss == row.loss]
+        yield {
+            "task": task.label,
+            "condition": task.condition,
+            "loss": row.loss,
+            "n": row.n,
+            "reached": row.reached,
+            "target": float(target),
+            "median_steps": row.median,
+            "initial_output_gradient": _geometric(mine.run_id.map(starts)),
+        }
+
+
+# ---- 4 -------------------------------------------------------------------------------------------
+
+
+def _link_by_loss(confirmed: Sequence[Task]) -> Answer | None:
+    wanted = {loss for by_link in LINK_BY_LOSS.values() for loss in by_link.values() if loss}
+    rows = []
+    for group in by_context(confirmed):
+        main = next(task for task in group if task.is_main)
+        if not wanted <= {*main.runs.loss} or _factor(main, "init.from", "random") != "random":
+            continue
+        for task in group:
+            rows += list(_crossed(task))
+    if not rows:
+        return None
+    table = pd.DataFrame(rows)
+    measured = []
+    for (label, metric), cell in table[table.condition == "scale_matched"].groupby(
+        ["task", "metric"], sort=False
+    ):
+        told = [
+            f"{r.kind} loss: " + ", ".join(f"{link} {getattr(r, link)}" for link in LINKS)
+            for r in cell.itertuples()
+        ]
+        measured.append(f"{label}, {metric} at matched scale: {'; '.join(told)}.")
+    return Answer(
+        "claim_4_link_by_loss",
+        "The simple gradient belongs to a loss and its link together, not to the loss alone.",
+        "A loss behind the link that it matches has the error as its gradient; the square behind "
+        "another link has the link's slope as a factor.",
+        measured,
+        "Rows: the square, and the loss that matches the link; columns: the link. Mean ± half the "
+        "t interval over seeds. The identity's matching loss is the square itself.",
+        table,
+    )
+
+
+def _crossed(task: Task) -> Iterator[dict[str, Any]]:
+    for metric in (task.metric, "nll"):
+        known = task.summary[task.summary.metric == metric].set_index("loss")
+        for kind, by_link in LINK_BY_LOSS.items():
+            cells = {
+                link: _cell(known, loss) if loss else "the square" for link, loss in by_link.items()
+            }
+            first = {"task": task.label, "condition": task.condition, "metric": metric}
+            yield first | {"kind": kind} | cells
+
+
+def _cell(known: pd.DataFrame, loss: str) -> str:
+    if loss not in known.index or not np.isfinite(known.value[loss]):
+        return "undefined"
+    half = (known.high[loss] - known.low[loss]) / 2
+    return f"{rounded(known.value[loss], half)} ± {rounded(half, half)}"
+
+
+# ---- words and numbers ---------------------------------------------------------------------------
+
+_AT = {
+    "own_lr": "each at its own learning rate",
+    "reference_lr": "all at the reference's learning rate",
+    "scale_matched": "at matched scale",
+}
+
+
+def _factor(task: Task, name: str, default: Any) -> Any:
+    """A factor of the task's runs, by its dotted name in the recorded configuration."""
+    configs = [text for text in task.runs.config if isinstance(text, str) and text]
+    return statistics.factors(configs[0]).get(name, default) if configs else default
+
+
+def _geometric(values: pd.Series) -> float:
+    positive = values[values > 0].astype(float)
+    return float(np.exp(np.log(positive).mean())) if len(positive) else float("nan")
+
+
+def _listed(names: Sequence[str]) -> str:
+    names = [*names]
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

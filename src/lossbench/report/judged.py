@@ -1,0 +1,262 @@
+"""What a sweep is judged by: its declaration, and the runs that are compared with each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lossbench import records, statistics
+
+STAGES = {"confirm": "test", "exploratory": "test", "tune": "validation"}
+"""Stages whose runs are compared, best first, and the split they are judged on."""
+
+CONDITIONS = {
+    "own_lr": "at its own best learning rate",
+    "reference_lr": "at the reference's learning rate",
+    "scale_matched": "at the reference's learning rate, output gradients scaled alike at the start",
+    "as_given": "as given",
+    "grid": "at its best learning rate on the grid",
+}
+"""Conditions in the order they are told, and in words."""
+
+DEFAULTS = {
+    "primary": {"regression": "rmse", "classification": "accuracy"},
+    "reference": {"regression": "mse", "classification": "cross_entropy"},
+    "margin": {"regression": 0.02, "classification": 0.01},
+    "endpoint": "last",
+    "family": "task",
+    "confidence": 0.95,
+    "losses": [],
+    "tuned": [],
+    "targets": {},
+}
+"""What a sweep without a declaration is judged by; all of it is exploratory then."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """All estimates of one context and condition.
+
+    Attributes:
+        label: What is compared on, in words.
+        stage: Of the runs.
+        condition: At which learning rates.
+        metric: Primary.
+        reference: The loss that the others are compared with.
+        runs: With their metrics at the declared endpoint; borrowed ones of the reference included.
+        summary: `statistics.summary` of them.
+        paired: `statistics.paired` of them.
+        grid: The runs that tuned, at the endpoint on validation.
+        rates: `statistics.learning_rates` of these.
+        refusal: Why there are no pairs, else empty.
+    """
+
+    label: str
+    stage: str
+    condition: str
+    metric: str
+    reference: str
+    runs: pd.DataFrame
+    summary: pd.DataFrame
+    paired: pd.DataFrame
+    grid: pd.DataFrame
+    rates: pd.DataFrame
+    refusal: str
+
+    @property
+    def split(self) -> str:
+        """The split the runs are judged on."""
+        return STAGES[self.stage]
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the fair comparison, each loss at its own learning rate."""
+        return self.condition not in ("reference_lr", "scale_matched")
+
+    @property
+    def verdicts(self) -> pd.DataFrame:
+        """One row a comparison, in words, as in verdicts.csv."""
+        return statistics.verdicts(self.paired, self.summary, steps=self.steps)
+
+    @property
+    def steps(self) -> int:
+        """Updates of a run; the largest number where they differ."""
+        done = self.runs.stop_step[self.runs.status == "done"]
+        return int(done.max()) if len(done) else 0
+
+    @property
+    def name(self) -> str:
+        """Part of file names."""
+        words = re.sub(r"\W+", "_", self.label).strip("_")
+        if len(words) > 60:
+            words = f"{words[:50]}_{self.runs.context.iloc[0]}"
+        return words if self.condition == "own_lr" else f"{words}_{self.condition}"
+
+
+def asked(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The first declaration of a sweep, or the defaults of a sweep that declared nothing."""
+    declarations = plan.get("declarations") or []
+    return {**DEFAULTS, **(declarations[0]["declared"] if declarations else {})}
+
+
+def declared_losses(plan: Mapping[str, Any], runs: pd.DataFrame) -> list[str]:
+    """Losses all of whose given runs were declared before the sweep had any run."""
+    first = next(iter(plan["declarations"]), {"sha256": None, "runs_before": -1})
+    facts = [plan["planned"][run_id] for run_id in runs.run_id]
+    is_declared = [
+        first["runs_before"] == 0 and one.get("declaration") == first["sha256"] for one in facts
+    ]
+    every = pd.Series(is_declared, index=runs.index, dtype=bool).groupby(runs.loss).all()
+    return sorted(every.index[every])
+
+
+def tasks(found: records.Records) -> list[Task]:
+    """Every context and condition of a sweep, with the runs that are compared there.
+
+    Those of stage confirm where there are any; else the exploratory ones, else those of tune, each
+    loss at its best learning rate on validation.
+    """
+    question = asked(found.plan)
+    runs = statistics.placed(found.runs, tuned=question["tuned"])
+    together = []
+    for _, mine in runs.sort_values("label", kind="stable").groupby("context", sort=False):
+        together += _of_context(mine, found, question)
+    return together
+
+
+def _of_context(
+    mine: pd.DataFrame, found: records.Records, question: Mapping[str, Any]
+) -> Iterator[Task]:
+    stage = next(stage for stage in STAGES if (mine.stage == stage).any())
+    kind, data = str(mine.task.dropna().iloc[0]), str(mine.data.iloc[0])
+
+    def choice(key: str, default: Any) -> Any:
+        found = records.declared(question[key], data=data, task=kind)
+        return default if found is None else found
+
+    metric = choice("primary", "rmse")
+    grid = mine[mine.stage == ("tune" if (mine.stage == "tune").any() else stage)]
+    select = records.declared(question.get("select", {}), data=data, task=kind) or metric
+    grid = statistics.endpoint(
+        grid, found.evals, split="validation", metric=select, endpoint=question["endpoint"]
+    )
+    others = [key for key in question["tuned"] if key != "optimizer.lr"]
+    grid = statistics.profiled(grid, metric=select, tuned=others)
+    judged = mine[mine.stage == stage]
+    if stage != "confirm":
+        best = statistics.at_best_rate(grid[grid.stage == stage], metric=select)
+        judged = judged[judged.run_id.isin(best.run_id)]
+    judged = statistics.with_reference(judged, choice("reference", ""))
+    rates = statistics.learning_rates(grid, metric=select, confidence=question["confidence"])
+    own = judged[~judged.condition.isin(["reference_lr", "scale_matched"])]
+    used = pd.MultiIndex.from_frame(own[["loss", "lr"]])
+    rates["best"] = pd.MultiIndex.from_frame(rates[["loss", "lr"]]).isin(used) & rates.value.notna()
+    for condition in CONDITIONS:
+        cell = judged[judged.condition == condition]
+        if len(cell):
+            yield _task(
+                cell,
+                found,
+                metric=metric,
+                grid=grid,
+                rates=rates.assign(split="validation"),
+                reference=choice("reference", ""),
+                margin=choice("margin", 0.0),
+                question=question,
+            )
+
+
+def _task(
+    runs: pd.DataFrame,
+    found: records.Records,
+    *,
+    metric: str,
+    grid: pd.DataFrame,
+    rates: pd.DataFrame,
+    reference: str,
+    margin: float,
+    question: Mapping[str, Any],
+) -> Task:
+    kind, losses = runs.task.dropna().iloc[0], sorted({*runs.loss})
+    stage, confidence = str(runs.stage.iloc[0]), question["confidence"]
+    metrics = [metric, *(n for n, m in records.METRICS.items() if m.task == kind and n != metric)]
+    frame = statistics.endpoint(
+        runs, found.evals, split=STAGES[stage], metric=metrics, endpoint=question["endpoint"]
+    )
+    refusal, compared = "", statistics.paired(frame.iloc[:0], metric=metric, reference="")
+    if reference not in losses:
+        reference = next((one for one in ("mse", "cross_entropy") if one in losses), losses[0])
+    try:
+        compared = statistics.paired(
+            frame,
+            metric=metric,
+            reference=reference,
+            margin=margin,
+            family=question["family"],
+            confidence=confidence,
+            declared=declared_losses(found.plan, runs) if stage == "confirm" else (),
+        )
+    except ValueError as error:
+        refusal = str(error)
+    return Task(
+        label=str(runs.label.iloc[0]),
+        stage=stage,
+        condition=str(runs.condition.iloc[0]),
+        metric=metric,
+        reference=reference,
+        runs=frame,
+        summary=statistics.summary(frame, metrics=metrics, confidence=confidence),
+        paired=compared,
+        grid=grid,
+        rates=rates,
+        refusal=refusal,
+    )
+
+
+def by_context(together: Iterable[Task]) -> list[list[Task]]:
+    """Tasks that differ in their condition only, side by side."""
+    found: dict[str, list[Task]] = {}
+    for task in together:
+        found.setdefault(str(task.runs.context.iloc[0]), []).append(task)
+    return list(found.values())
+
+
+def objections(found: records.Records, together: Iterable[Task]) -> list[str]:
+    """What a strict reader would hold against the verdicts of a sweep, a sentence each.
+
+    Args:
+        found: The sweep.
+        together: Its tasks, from `tasks`.
+
+    Returns:
+        Missing and failed runs, pairs that were refused, comparisons that were not declared
+        beforehand or have too few pairs; none where the sweep is what it claims to be.
+    """
+    told = []
+    for status in ("failed", "missing"):
+        if count := int((found.runs.status == status).sum()):
+            told.append(f"{count} of {len(found.runs)} runs {_SAID[status]}.")
+    for task in together:
+        where = f"{task.label} ({task.condition})"
+        if task.refusal:
+            told.append(f"{where}: no pairs, {task.refusal}")
+        if task.stage != "confirm":
+            told.append(f"{where}: nothing was confirmed on fresh seeds.")
+            continue
+        late = task.paired.loss[task.paired.exploratory.astype(bool)]
+        if len(late):
+            told.append(f"{where}: not declared before the first run: {', '.join(late)}.")
+        few = task.paired.loss[task.paired.verdict == "too few pairs"]
+        if len(few):
+            told.append(
+                f"{where}: fewer than {statistics.FEWEST_PAIRS} pairs, so no verdict: "
+                f"{', '.join(few)}."
+            )
+    return told
+
+
+_SAID = {"failed": "failed", "missing": "are missing"}

@@ -1,0 +1,218 @@
+"""Estimates in words: the table of the command line, and the rows and notes of the page."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lossbench import records
+from lossbench.report.judged import Task, by_context, tasks
+
+OTHER_FUNCTIONAL = "does not elicit the mean, so rmse is not what it aims at"
+
+
+def table(sweep: Path | records.Records) -> str:
+    """The result of a sweep as aligned plain text, at most 80 columns wide.
+
+    Args:
+        sweep: Folder of the sweep, or its records.
+    """
+    found = sweep if isinstance(sweep, records.Records) else records.load(sweep)
+    parts = [[*_lines(group, found.plan), ""] for group in by_context(tasks(found))]
+    counts = found.runs.status.value_counts()
+    ended = int(counts.get("done", 0) + counts.get("diverged", 0))
+    if ended < len(found.runs):
+        parts.append([f"Not complete: {ended} of {len(found.runs)} runs are there.", ""])
+    return "\n".join("\n".join(part) for part in parts)
+
+
+def _lines(group: Sequence[Task], plan: Mapping[str, Any]) -> Iterator[str]:
+    task = next((task for task in group if task.is_main), group[0])
+    exploratory = "" if task.stage == "confirm" else ", exploratory"
+    title = headline(task).replace(_LONG_UNIT, "SD of target")
+    yield from textwrap.wrap(f"{task.label}: {title}{exploratory}", 80)
+    yield f"n = {task.summary.n.max()} seeds, {_simultaneous(task)}"
+    yield f"{'loss':<15} {'mean ± half':<16} {_cut(f'minus {task.reference}', 26):<26} verdict"
+    for row in rows(task, plan):
+        cells = _cut(row["loss"], 15), _cut(row["short"], 16), _cut(row["difference"], 26)
+        yield "{:<15} {:<16} {:<26} {:<20.20}".format(*cells, _brief(row["verdict"])).rstrip()
+    yield from _elsewhere([other for other in group if not other.is_main])
+    for note in notes(task, plan):
+        yield from textwrap.wrap(note, 80, subsequent_indent="  ")
+
+
+def _elsewhere(others: Sequence[Task]) -> Iterator[str]:
+    """Verdicts at other learning rates than a loss's own, one line a loss."""
+    if not others:
+        return
+    verdicts = {
+        other.condition: dict(zip(other.paired.loss, other.paired.verdict, strict=True))
+        for other in others
+    }
+    yield f"{'':<15} " + " ".join(f"{_AT[condition]:<30}" for condition in verdicts).rstrip()
+    for loss in dict.fromkeys(loss for found in verdicts.values() for loss in found):
+        words = (_brief(found.get(loss, "")) for found in verdicts.values())
+        yield f"{_cut(loss, 15):<15} " + " ".join(f"{word:<30}" for word in words).rstrip()
+
+
+_AT = {"reference_lr": "at the reference's rate", "scale_matched": "at matched scale"}
+
+
+def _brief(verdict: str) -> str:
+    return verdict.replace("different but below the margin", "below the margin")
+
+
+def _simultaneous(task: Task) -> str:
+    if task.paired.empty:
+        return "no comparison"
+    first = task.paired.iloc[0]
+    return f"simultaneous {first.confidence:.0%} intervals, margin ±{first.margin:g}"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+_LONG_UNIT = "standard deviations of the training target"
+
+
+def headline(task: Task) -> str:
+    """Split, metric, unit and direction."""
+    facts = records.METRICS.get(task.metric)
+    unit = f" ({facts.unit})" if facts and facts.unit != "1" else ""
+    better = records.direction(task.metric)
+    return f"{task.split} {task.metric}{unit}, {better} is better"
+
+
+def rows(task: Task, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row of words per loss: the reference first, then from the best to the worst."""
+    primary = task.summary[task.summary.metric == task.metric]
+    sign = -1 if records.direction(task.metric) == "higher" else 1
+    order = primary.assign(first=primary.loss != task.reference, worth=sign * primary.value)
+    versus = {row["loss"]: row for row in task.paired.to_dict("records")}
+    found = []
+    for row in order.sort_values(["first", "worth"]).to_dict("records"):
+        other, half = versus.get(row["loss"], {}), (row["high"] - row["low"]) / 2
+        mine = task.summary[task.summary.loss == row["loss"]].set_index("metric")
+        verdict = "reference" if row["loss"] == task.reference else other.get("verdict", "")
+        found.append(
+            {
+                "loss": row["loss"] + ("†" if _aims_elsewhere(row["loss"], task, plan) else ""),
+                "short": rounded(row["value"], half)
+                + (f" ± {rounded(half, half)}" if half >= 0 else ""),
+                "estimate": interval(row["value"], row["low"], row["high"]),
+                "n": f"{row['n']}/{row['planned']}",
+                "diverged": str(row["diverged"]),
+                "lr": f"{row['lr']:.3g}",
+                "difference": interval(
+                    *(other.get(name, math.nan) for name in ("difference", "low", "high")),
+                    sign=True,
+                ),
+                "pairs": str(other.get("pairs", "")),
+                "p_holm": f"{other['p_holm']:.2g}" if other else "",
+                "verdict": verdict,
+                "exploratory": bool(other.get("exploratory", False)),
+                "others": {
+                    name: rounded(mine.value[name], mine.high[name] - mine.value[name])
+                    for name in other_metrics(task)
+                },
+            }
+        )
+    return found
+
+
+def other_metrics(task: Task) -> list[str]:
+    """Metrics beside the primary one that have values."""
+    present = task.summary[(task.summary.n > 0) & (task.summary.metric != task.metric)]
+    return list(dict.fromkeys(present.metric))
+
+
+def _aims_elsewhere(loss: str, task: Task, plan: Mapping[str, Any]) -> bool:
+    facts = plan.get("losses", {}).get(loss.partition("(")[0])
+    data = plan.get("data", {}).get(task.runs.data.iloc[0], {})
+    if facts is None or task.metric != "rmse" or data.get("is_symmetric", False):
+        return False
+    return "elicits_mean" not in facts["claims"]
+
+
+def notes(task: Task, plan: Mapping[str, Any]) -> Iterator[str]:
+    """What a reader of the table must know beside it."""
+    primary = task.summary[task.summary.metric == task.metric]
+    if task.refusal:
+        yield f"No pairs: {task.refusal}"
+    if note := plan.get("data", {}).get(task.runs.data.iloc[0], {}).get("note"):
+        yield note
+    if any(_aims_elsewhere(loss, task, plan) for loss in primary.loss):
+        yield f"† {OTHER_FUNCTIONAL}."
+    for same in _duplicates([*primary.loss], plan):
+        yield f"{same}: one loss under two names, up to its learning rate."
+    for row in primary.itertuples():
+        gone = [f"{getattr(row, s)} {s}" for s in records.STATUSES[1:] if getattr(row, s)]
+        if gone:
+            yield f"{row.loss}: {', '.join(gone)} of {row.planned} runs; means are over the others."
+    ends = task.rates.groupby("loss").lr.agg(["min", "max", "nunique"])
+    rates = sorted({*task.rates.lr})
+    if task.stage == "exploratory" and len(rates) > 1:
+        chosen = ", ".join(f"{r.loss} {r.lr:g}" for r in primary.itertuples())
+        yield f"Each loss at its best of {len(rates)} learning rates on validation: {chosen}."
+    tried = task.rates.groupby("loss").planned.sum()
+    if task.stage == "confirm" and task.is_main and len({*tried}) > 1:
+        spent = ", ".join(f"{loss} {count}" for loss, count in tried.items())
+        yield f"Budgets differ, so these losses were not tuned alike; tuning runs: {spent}."
+    ran = primary[primary.n > 0] if task.is_main else primary.iloc[:0]
+    edge = [r.loss for r in ran.itertuples() if _is_edge(r.lr, ends.reindex([r.loss]))]
+    if edge:
+        yield f"Best learning rate on the edge of the grid, maybe not the best: {', '.join(edge)}."
+    improving = [row.loss for row in primary.itertuples() if 2 * row.improving > row.n > 0]
+    if improving:
+        yield f"Still improving at the last step in most runs: {', '.join(improving)}."
+    if primary.n.max() == 1:
+        yield "One seed gives no interval: add seed='range(10)'."
+    late = task.paired.loss[task.paired.exploratory.astype(bool)]
+    if len(late) and task.stage == "confirm":
+        yield f"Added after the declaration, so exploratory: {', '.join(late)}."
+    vague = task.paired[task.paired.verdict == "not distinguishable"]
+    for row in vague[vague.pairs_needed > vague.pairs].itertuples():
+        needed = "over 100000" if math.isinf(row.pairs_needed) else f"about {row.pairs_needed:.0f}"
+        yield f"{row.loss}: {needed} seeds would settle it, if mean and spread stay as they are."
+
+
+def _duplicates(losses: Sequence[str], plan: Mapping[str, Any]) -> list[str]:
+    """Sentences on those losses of a table that are the same up to a factor."""
+    facts = plan.get("losses", {})
+    found = [
+        sentence
+        for loss in losses
+        for other, sentence in facts.get(loss, {}).get("duplicates", {}).items()
+        if other in losses
+    ]
+    return [*dict.fromkeys(found)]
+
+
+def _is_edge(lr: float, ends: pd.DataFrame) -> bool:
+    return bool(ends["nunique"].iloc[0] > 2 and lr in (ends["min"].iloc[0], ends["max"].iloc[0]))
+
+
+def rounded(value: float, half: float) -> str:
+    """A number with two digits of its uncertainty but at most four decimals."""
+    if not math.isfinite(value):
+        return "none"
+    if not (math.isfinite(half) and half > 0) or abs(value) >= 1e4:
+        return f"{value:.4g}"
+    decimals = min(4, max(0, 1 - math.floor(math.log10(half))))
+    return f"{round(value, decimals) + 0.0:.{decimals}f}"
+
+
+def interval(value: float, low: float, high: float, *, sign: bool = False) -> str:
+    """A value with its interval, as in +0.0064 [-0.0012, +0.0141]."""
+    if not math.isfinite(value):
+        return ""
+    plus = "+" if sign else ""
+    shown = [rounded(number, (high - low) / 2) for number in (value, low, high)]
+    value_, low_, high_ = (plus * (not each.startswith("-")) + each for each in shown)
+    return f"{value_} [{low_}, {high_}]" if math.isfinite(low) else value_

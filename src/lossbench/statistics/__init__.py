@@ -1,0 +1,106 @@
+"""From records to estimates: which runs are pairs, what differs between losses, and how surely.
+
+Pure functions on plain frames. Verdicts come only from simultaneous paired-t intervals over the
+declared family; whatever else stands beside them is for robustness. Diverged runs rank worst and
+are counted beside every mean over survivors.
+"""
+
+from lossbench.statistics.across import iqm, mean_ranks, normalised, performance_profile
+from lossbench.statistics.comparison import (
+    CONTRASTED,
+    FEWEST_PAIRS,
+    PAIRED,
+    contrasted,
+    paired,
+    spread_ratio,
+)
+from lossbench.statistics.course import converged, convergence, curves, time_to
+from lossbench.statistics.design import (
+    CURES,
+    FACTS,
+    contexts,
+    endpoint,
+    factors,
+    joined,
+    placed,
+    refuse_unequal,
+    with_reference,
+)
+from lossbench.statistics.intervals import (
+    Estimate,
+    bootstrap_t,
+    estimate,
+    holm,
+    resamples,
+    share,
+    t_interval,
+    two_level,
+    wilcoxon,
+)
+from lossbench.statistics.outcomes import completeness, divergence_rates, summary
+from lossbench.statistics.power import Pairs, Resolvable, pairs_for, resolvable, spreads
+from lossbench.statistics.tuning import (
+    at_best_rate,
+    best,
+    best_learning_rate,
+    budget_curve,
+    budgets,
+    learning_rates,
+    profiled,
+    sensitivity,
+)
+from lossbench.statistics.words import VERDICTS, sentence, verdicts
+
+__all__ = [
+    "CONTRASTED",
+    "CURES",
+    "FACTS",
+    "FEWEST_PAIRS",
+    "PAIRED",
+    "VERDICTS",
+    "Estimate",
+    "Pairs",
+    "Resolvable",
+    "at_best_rate",
+    "best",
+    "best_learning_rate",
+    "bootstrap_t",
+    "budget_curve",
+    "budgets",
+    "completeness",
+    "contexts",
+    "contrasted",
+    "converged",
+    "convergence",
+    "curves",
+    "divergence_rates",
+    "endpoint",
+    "estimate",
+    "factors",
+    "holm",
+    "iqm",
+    "joined",
+    "learning_rates",
+    "mean_ranks",
+    "normalised",
+    "paired",
+    "pairs_for",
+    "performance_profile",
+    "placed",
+    "profiled",
+    "refuse_unequal",
+    "resamples",
+    "resolvable",
+    "sensitivity",
+    "sentence",
+    "share",
+    "spread_ratio",
+    "spreads",
+    "summary",
+    "t_interval",
+    "time_to",
+    "two_level",
+    "verdicts",
+    "wilcoxon",
+    "with_reference",
+]

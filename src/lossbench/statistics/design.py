@@ -1,0 +1,257 @@
+"""Which runs are compared: contexts, endpoints, and what proves that runs are pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from lossbench import records
+
+CURES = {
+    "init_sha": "they did not start equal: give every loss the same model",
+    "batch_sha": "their batches differed: give every loss the same data, steps and batch_size",
+    "data_sha": "their examples differed: give every loss the same version of the data",
+    "shared_sha": "the code of data, model or optimizer was edited in between: use name=NEW",
+    "env_sha": "versions, device or threads differed: run the sweep on one machine, with name=NEW",
+}
+"""Fingerprints that must be equal within a seed and context, and what to do where they are not."""
+
+FACTS = ["context", "label", "task", "condition", "loss", "family"]
+"""Columns that begin every estimate: what it is an estimate of."""
+
+BORROWED = "own_lr"
+"""Condition whose runs of the reference serve every other condition of their context."""
+
+_NO_FACTORS = {"run_id", "pack_id", "name", "stage", "condition", "loss", "lr", "seed"}
+_NO_FACTORS |= {"source_sha", "experiment", "extensions"}  # the loss's code is part of source_sha
+
+_QUIET = ("log_every", "eval_every", "batch_size", "schedule.name", "steps")
+"""Factors that a label leaves out where others tell contexts apart."""
+
+
+def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
+    """The pairing key of every run: all its factors but the loss, the learning rate and the seed.
+
+    What was tuned for each loss by itself is no factor either: it belongs to the loss. A run
+    without a configuration (it is missing) joins the runs of its `planned_context`, or those of
+    its data, model and optimizer, where these have one context.
+
+    Args:
+        runs: Table `runs`.
+        tuned: Configuration keys that were tuned per loss, as typed: "optimizer.weight_decay",
+            "loss.params.delta".
+
+    Returns:
+        One row a run, indexed like `runs`: `context` (8 hex digits), `label` (data × model, and
+        whatever else tells contexts apart) and `variant` (the loss, with those of its parameters
+        that vary within the sweep).
+    """
+    configs = [json.loads(text) if isinstance(text, str) and text else {} for text in runs.config]
+    each = [_factors(config, tuned) for config in configs]
+    factors = {_digest(found): found for found in each}
+    keys = pd.Series([_digest(found) for found in each], index=runs.index, dtype=str)
+    kind = runs.data.astype(str) + " × " + runs.model.astype(str)
+    unknown, coarse = keys == _digest({}), kind + " × " + runs.optimizer.astype(str)
+    fine = runs.get("planned_context", coarse)
+    for place in (fine.where(fine.notna(), coarse), coarse):
+        for name in place[unknown].unique():
+            known = keys[~unknown & (place == name)].unique()
+            if len(known) == 1:
+                keys[unknown & (place == name)] = known[0]
+        unknown = keys == _digest({})
+    keys[unknown] = coarse[unknown].map(_digest)
+    labels: dict[str, str] = {}
+    for name, members in keys.groupby(kind):
+        labels |= _labels(str(name), {key: factors.get(key, {}) for key in members.unique()})
+    variants = _variants(runs.loss, configs, tuned)
+    return pd.DataFrame({"context": keys, "label": keys.map(labels), "variant": variants})
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested mappings by dotted name."""
+    if not isinstance(value, Mapping):
+        return {prefix[:-1]: value}
+    parts = [_flat(inner, f"{prefix}{name}.") for name, inner in value.items()]
+    return {name: leaf for part in parts for name, leaf in part.items()}
+
+
+def recorded(key: str) -> str:
+    """The name under which a typed configuration key stands in a run's recorded `config`."""
+    short = {f"optimizer.{name}": name for name in ("lr", "momentum", "weight_decay")}
+    return short.get(key, key.removeprefix("data.") if key.startswith("data.corruption") else key)
+
+
+def factors(config: str) -> dict[str, Any]:
+    """Values of a run's recorded configuration by dotted name."""
+    return _flat(json.loads(config))
+
+
+def _factors(config: Mapping[str, Any], tuned: Sequence[str]) -> dict[str, Any]:
+    leaves = _flat({name: value for name, value in config.items() if name not in _NO_FACTORS})
+    speed = [name for name in leaves if name.startswith("engine.") and name != "engine.precision"]
+    left_out = {*speed, "optimizer.lr", *tuned, *map(recorded, tuned)}
+    return {name: leaf for name, leaf in leaves.items() if name not in left_out}
+
+
+def _labels(kind: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Labels of contexts that share data and model: what differs between them is spelt out."""
+    names = sorted({name for factors in found.values() for name in factors})
+    varied = [n for n in names if len({str(factors.get(n)) for factors in found.values()}) > 1]
+    groups = {name.split(".")[0] for name in varied if name.endswith(".name")}
+    told = [n for n in varied if n.endswith(".name") or n.split(".")[0] not in groups]
+
+    def are_distinct(names: Sequence[str]) -> bool:
+        told = {tuple(str(factors.get(n)) for n in names) for factors in found.values()}
+        return len(told) == len(found)
+
+    told = told if are_distinct(told) else varied
+    for name in _QUIET:
+        shorter = [n for n in told if n != name]
+        told = shorter if are_distinct(shorter) else told
+    return {
+        key: " · ".join([kind, *(f"{n.removesuffix('.name')}={factors.get(n)}" for n in told)])
+        for key, factors in found.items()
+    }
+
+
+def _variants(
+    losses: pd.Series, configs: Sequence[Mapping[str, Any]], tuned: Sequence[str]
+) -> pd.Series:
+    """Names of losses, with their parameters where one name was run with several."""
+    every = [config["loss"].get("params") or {} if "loss" in config else {} for config in configs]
+    params = [{k: p[k] for k in sorted(p) if f"loss.params.{k}" not in tuned} for p in every]
+    texts = pd.Series([", ".join(f"{k}={v}" for k, v in p.items()) for p in params])
+    texts.index = losses.index
+    several = texts[texts != ""].groupby(losses).nunique()
+    plain = ~losses.isin(several.index[several > 1]) | (texts == "")
+    return losses.where(plain, losses + "(" + texts + ")")
+
+
+def endpoint(
+    runs: pd.DataFrame,
+    evals: pd.DataFrame,
+    *,
+    split: str,
+    metric: str | Sequence[str],
+    endpoint: str = "last",
+) -> pd.DataFrame:
+    """One row per run with its metrics at the declared endpoint.
+
+    Args:
+        runs: Table `runs`, or from `placed`.
+        evals: Table `evals`.
+        split: "train", "validation" or "test".
+        metric: Name or names of metrics; each becomes a column.
+        endpoint: "last" evaluated step, or "best": the validation-best step.
+
+    Returns:
+        The runs, placed, with the metrics; only runs that are done have values. `best_step` is
+        the step with the best validation value of the first metric.
+
+    Raises:
+        ValueError: The endpoint is neither "last" nor "best".
+    """
+    if endpoint not in ("last", "best"):
+        raise ValueError(f"endpoint {endpoint!r} is unknown: use 'last' or 'best'")
+    metrics = [metric] if isinstance(metric, str) else list(metric)
+    done = runs[runs.status == "done"].set_index("run_id")
+    evals = evals[evals.run_id.isin(done.index)]
+    rows = evals[(evals.split == split) & evals.metric.isin(metrics)]
+    best = _best_steps(evals, metrics[0])
+    ends = rows.groupby("run_id").step.max() if endpoint == "last" else best
+    rows = rows[rows.step == rows.run_id.map(ends)]
+    values = rows.pivot_table(index="run_id", columns="metric", values="value")
+    values = values.reindex(columns=metrics).astype(float)
+    return placed(runs).assign(best_step=runs.run_id.map(best)).join(values, on="run_id")
+
+
+def _best_steps(evals: pd.DataFrame, metric: str) -> pd.Series:
+    """First step with the best validation value of a metric, by run."""
+    rows = evals[(evals.split == "validation") & (evals.metric == metric)]
+    sign = -1.0 if records.direction(metric) == "higher" else 1.0
+    order = rows.assign(worth=sign * rows.value).sort_values(["worth", "step"])
+    return order.drop_duplicates("run_id").set_index("run_id").step
+
+
+def placed(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
+    """The runs with their context and its label, and the variant in place of the loss.
+
+    Args:
+        runs: Table `runs`; runs that have a context already come back as they are.
+        tuned: Configuration keys that were tuned per loss, as typed; each becomes a column with
+            the run's value (missing where the loss has no such parameter).
+    """
+    if "context" in runs:
+        return runs
+    found = contexts(runs, tuned=tuned)
+    values = {key: _leaves(runs.config, recorded(key)) for key in tuned}
+    return runs.assign(context=found.context, label=found.label, loss=found.variant, **values)
+
+
+def _leaves(configs: pd.Series, name: str) -> pd.Series:
+    """One leaf of every recorded configuration; what is no number or text comes as JSON."""
+    flat = [_flat(json.loads(text)) if isinstance(text, str) and text else {} for text in configs]
+    leaves = [leaves.get(name) for leaves in flat]
+    plain = [json.dumps(leaf) if isinstance(leaf, list) else leaf for leaf in leaves]
+    return pd.Series(plain, index=configs.index)
+
+
+def joined(frame: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `steps`, `layers` or `evals` of the given runs, with their contexts and variants."""
+    facts = placed(runs).set_index("run_id")[[*FACTS, "lr", "seed"]]
+    own = frame.columns.difference(facts.columns, sort=False)
+    return frame[own].join(facts, on="run_id", how="inner")
+
+
+def with_reference(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """The runs, with the reference's own_lr runs in every condition in which it was not trained.
+
+    The reference's own learning rate is the reference's learning rate, and its scale matches its
+    own, so its runs in one condition are its runs in all of them. A condition in which the
+    reference has a run of its own, however it ended, borrows none.
+
+    Args:
+        frame: From `endpoint`, one row a run.
+        reference: The loss the others are compared with.
+    """
+    own = frame[(frame.loss == reference) & (frame.condition == BORROWED)]
+    parts = [frame]
+    for (context, condition), cell in frame.groupby(["context", "condition"], sort=False):
+        if reference not in {*cell.loss}:
+            parts.append(own[own.context == context].assign(condition=condition))
+    filled = [part for part in parts if len(part)]
+    return pd.concat(filled, ignore_index=True) if len(filled) > 1 else frame
+
+
+def refuse_unequal(cell: pd.DataFrame, *, columns: Iterable[str] = tuple(CURES)) -> None:
+    """Refuse runs of one context that are not pairs.
+
+    Args:
+        cell: Runs, with columns loss, lr, seed, label, status and the fingerprints.
+        columns: Fingerprints that must be equal within a seed.
+
+    Raises:
+        ValueError: Names the seed, the column, both losses and the cure.
+    """
+    ran = cell[cell.status.isin(["done", "diverged"])].sort_values(["seed", "loss"])
+    for row in ran[ran.duplicated(["loss", "seed"])].itertuples():
+        raise ValueError(
+            f"seed {row.seed} of {row.label}: {row.loss} has several runs (lr {row.lr:g} and "
+            "another), a pair needs one of each loss. Keep one learning rate per loss."
+        )
+    for column in columns:
+        first = ran.groupby("seed")[[column, "loss"]].transform("first")
+        for row in ran[ran[column].fillna("") != first[column].fillna("")].itertuples():
+            raise ValueError(
+                f"seed {row.seed} of {row.label}: {column} differs between "
+                f"{first.loss[row.Index]} ({str(first[column][row.Index])[:8]}) and {row.loss} "
+                f"({str(getattr(row, column))[:8]}), so they are no pair; {CURES[column]}."
+            )

@@ -1,0 +1,86 @@
+"""How the runs of each loss ended, and with which values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lossbench import records
+from lossbench.statistics.design import FACTS, placed
+from lossbench.statistics.intervals import estimate, share
+
+
+def summary(
+    frame: pd.DataFrame, *, metrics: Sequence[str], confidence: float = 0.95
+) -> pd.DataFrame:
+    """Mean and t interval over the runs that are done, per context, condition, loss and metric.
+
+    Args:
+        frame: From `endpoint`, one row a run.
+        metrics: Columns to summarise.
+        confidence: Coverage of each interval, not adjusted for their number.
+
+    Returns:
+        Long rows: `FACTS`, metric, value, low, high, n; `planned`, `diverged`, `failed`, `missing`
+        runs; `improving` (done runs whose best validation step is their last); `lr` (NaN if mixed).
+    """
+    rows = []
+    for facts, cell in frame.groupby(FACTS, sort=False, dropna=False):
+        done, rates = cell[cell.status == "done"], cell.lr.unique()
+        shared = dict(zip(FACTS, facts, strict=True)) | {"planned": len(cell), **counts(cell)}
+        shared["improving"] = int((done.best_step == done.stop_step).sum())
+        shared["lr"] = rates[0] if len(rates) == 1 else np.nan
+        for metric in metrics:
+            found = estimate(cell[metric], confidence=confidence)
+            rows.append(shared | {"metric": metric, "confidence": confidence} | vars(found))
+    return pd.DataFrame(rows)
+
+
+def counts(cell: pd.DataFrame) -> dict[str, int]:
+    """Number of runs by status."""
+    return {status: int((cell.status == status).sum()) for status in records.STATUSES}
+
+
+def divergence_rates(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
+    """Share of runs of each loss that diverged, with its exact binomial interval.
+
+    Args:
+        runs: Table `runs`, or from `placed`; runs that failed or are missing do not count.
+        confidence: Coverage of each interval.
+
+    Returns:
+        Rows by stage and `FACTS`: `diverged`, value (the share), low, high, n.
+    """
+    mine, rows = placed(runs), []
+    mine = mine[mine.status.isin(["done", "diverged"])]
+    for facts, cell in mine.groupby(["stage", *FACTS], sort=False, dropna=False):
+        count = int((cell.status == "diverged").sum())
+        shared = dict(zip(["stage", *FACTS], facts, strict=True)) | {"diverged": count}
+        rows.append(shared | vars(share(count, len(cell), confidence=confidence)))
+    return pd.DataFrame(rows)
+
+
+def completeness(runs: pd.DataFrame) -> pd.DataFrame:
+    """How many of the planned runs ended how, per stage and context.
+
+    Args:
+        runs: Table `runs`.
+
+    Returns:
+        Rows by stage, context and label: `planned`, counts by status, and `unfinished`: what
+        failed or is missing, in words.
+    """
+    rows = []
+    for facts, cell in placed(runs).groupby(["stage", "context", "label"], dropna=False):
+        left = cell[cell.status.isin(["failed", "missing"])].sort_values(["loss", "lr", "seed"])
+        names = [
+            f"{row.loss} lr={row.lr:g} seed={row.seed:g} {row.status}"
+            + (f" ({row.reason})" if isinstance(row.reason, str) and row.reason else "")
+            for row in left.itertuples()
+        ]
+        shared = dict(zip(["stage", "context", "label"], facts, strict=True))
+        rows.append(shared | {"planned": len(cell), **counts(cell), "unfinished": "; ".join(names)})
+    columns = ["stage", "context", "label", "planned", *records.STATUSES, "unfinished"]
+    return pd.DataFrame(rows, columns=columns)

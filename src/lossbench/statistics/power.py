@@ -1,0 +1,189 @@
+"""What a number of seeds can resolve, before they are spent."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import integrate, optimize, special, stats
+
+from lossbench.statistics.comparison import FEWEST_PAIRS, MOST_PAIRS
+from lossbench.statistics.design import FACTS, refuse_unequal
+from lossbench.statistics.tuning import at_best_rate
+
+
+class Resolvable(NamedTuple):
+    """Smallest true difference that is found, smallest margin in which none is called equivalent.
+
+    Both in units of the metric, both with the power that was asked for.
+    """
+
+    difference: float
+    margin: float
+
+
+class Pairs(NamedTuple):
+    """Fewest pairs that find a difference, fewest that call none equivalent within that margin."""
+
+    difference: float
+    margin: float
+
+
+def resolvable(
+    spread: float, *, pairs: int, comparisons: int, confidence: float = 0.95, power: float = 0.8
+) -> Resolvable:
+    """What the verdicts of `paired` can tell apart, exactly, for normal differences.
+
+    Args:
+        spread: Standard deviation of the differences of pairs, in units of the metric.
+        pairs: Seeds in which both losses are done.
+        comparisons: Losses that share the reference (m of Bonferroni).
+        confidence: Simultaneous coverage.
+        power: Chance of the verdict.
+
+    Returns:
+        The smallest true difference whose interval leaves zero out, and the smallest margin within
+        which a true difference of zero is called equivalent. Both are infinite below 6 pairs,
+        which give no verdict; the margin also where the level itself is below the power.
+
+    Source:
+        The power of Student's t test (noncentral t); Schuirmann 1987 for equivalence.
+    """
+    if pairs < FEWEST_PAIRS:
+        return Resolvable(np.inf, np.inf)
+    unit = _unit_difference, _unit_margin
+    level = 1 - (1 - confidence) / comparisons
+    return Resolvable(*(spread * each(pairs, level, power) for each in unit))
+
+
+def pairs_for(
+    spread: float,
+    *,
+    size: float,
+    comparisons: int,
+    confidence: float = 0.95,
+    power: float = 0.8,
+) -> Pairs:
+    """How many pairs resolve a size: the inverse of `resolvable`.
+
+    Args:
+        spread: Standard deviation of the differences of pairs, in units of the metric.
+        size: True difference to be found, and margin within which zero is to be equivalent.
+        comparisons: Losses that share the reference (m of Bonferroni).
+        confidence: Simultaneous coverage.
+        power: Chance of the verdict.
+
+    Returns:
+        Pairs for either; at least 6, fewer give no verdict, and infinite above 100,000.
+    """
+    level = 1 - (1 - confidence) / comparisons
+
+    def fewest(kind: int) -> float:
+        unit = (_unit_difference, _unit_margin)[kind]
+        low, high = FEWEST_PAIRS - 1, FEWEST_PAIRS  # low is too few or not allowed
+        while spread * unit(high, level, power) > size:
+            if high >= MOST_PAIRS:
+                return np.inf
+            low, high = high, min(2 * high, MOST_PAIRS)
+        while high - low > 1:
+            middle = (low + high) // 2
+            enough = spread * unit(middle, level, power) <= size
+            low, high = (low, middle) if enough else (middle, high)
+        return float(high)
+
+    return Pairs(fewest(0), fewest(1))
+
+
+@functools.lru_cache(maxsize=4096)
+def _unit_difference(pairs: int, level: float, power: float) -> float:
+    """The smallest difference found with a spread of 1."""
+    critical = stats.t.ppf(0.5 + level / 2, pairs - 1)
+
+    def excess(shift: float) -> float:  # in standard errors of the mean
+        def found(spread: float) -> float:
+            ends = shift - critical * spread, -shift - critical * spread
+            return special.ndtr(ends[0]) + special.ndtr(ends[1])
+
+        return _expected(found, pairs, kinks=(shift / critical,)) - power
+
+    return _root(excess, critical) / math.sqrt(pairs) if power > 1 - level else 0.0
+
+
+@functools.lru_cache(maxsize=4096)
+def _unit_margin(pairs: int, level: float, power: float) -> float:
+    """The smallest margin with a spread of 1: zero lies in the interval, that in the margin."""
+    critical = stats.t.ppf(0.5 + level / 2, pairs - 1)
+
+    def excess(margin: float) -> float:  # in standard errors of the mean
+        def called(spread: float) -> float:
+            room = max(0.0, min(critical * spread, margin - critical * spread))
+            return 2 * special.ndtr(room) - 1
+
+        kinks = margin / critical / 2, margin / critical
+        return _expected(called, pairs, kinks=kinks) - power
+
+    return _root(excess, critical) / math.sqrt(pairs) if power < level - 1e-9 else math.inf
+
+
+def _expected(chance: Callable[[float], float], pairs: int, *, kinks: tuple[float, ...]) -> float:
+    """Mean of a chance that depends on the spread of a sample of pairs whose true spread is 1."""
+    freedom = pairs - 1
+    least, most = np.sqrt(stats.chi2.ppf([1e-12, 1 - 1e-12], freedom) / freedom)
+    constant = np.log(2) + freedom / 2 * np.log(freedom / 2) - special.gammaln(freedom / 2)
+
+    def weighed(spread: float) -> float:  # by the density of chi / sqrt(freedom)
+        log = constant + (freedom - 1) * np.log(spread) - freedom * spread**2 / 2
+        return float(np.exp(log) * chance(spread))
+
+    points = [kink for kink in kinks if least < kink < most]
+    return integrate.quad(weighed, least, most, points=points or None, limit=200)[0]
+
+
+def _root(excess: Callable[[float], float], start: float) -> float:
+    """Where a rising function crosses zero, from zero upwards."""
+    high = start
+    while excess(high) < 0:
+        high *= 2
+    return float(optimize.brentq(excess, 0.0, high, xtol=1e-9))
+
+
+def spreads(frame: pd.DataFrame, *, metric: str, reference: str) -> pd.DataFrame:
+    """How much the differences of pairs scatter over seeds, as far as tuning runs tell.
+
+    Each loss stands at its own best learning rate. Tuning seeds are few, so the upper confidence
+    limit, not the estimate, is what a plan should rest on; a rate chosen on the same runs makes
+    both a little too small.
+
+    Args:
+        frame: From `endpoint` on validation, runs of stage tune, one setting a rate (see
+            `profiled`).
+        metric: Column to compare.
+        reference: The loss the others are compared with.
+
+    Returns:
+        Rows by `FACTS` (one a challenger): metric, reference, `pairs`, `spread` (standard deviation
+        of the differences, in units of the metric) and `spread_upper`, its one-sided 80 % upper
+        confidence limit for normal differences; NaN with fewer than two pairs.
+    """
+    rows = []
+    for _, cell in at_best_rate(frame, metric=metric).groupby(["context", "condition"], sort=False):
+        refuse_unequal(cell)
+        values = cell.pivot(index="seed", columns="loss", values=metric)  # noqa: PD010
+        for loss in sorted({*values} - {reference}) if reference in values else []:
+            differences = (values[loss] - values[reference]).astype(float)
+            facts = cell[cell.loss == loss].iloc[0][FACTS].to_dict()
+            shared = {"metric": metric, "reference": reference}
+            rows.append(facts | shared | _spread(differences[np.isfinite(differences)]))
+    columns = [*FACTS, "metric", "reference", "pairs", "spread", "spread_upper"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _spread(differences: pd.Series) -> dict[str, float]:
+    n = len(differences)
+    spread = float(differences.std()) if n > 1 else np.nan
+    upper = spread * np.sqrt((n - 1) / stats.chi2.ppf(0.2, n - 1)) if n > 1 else np.nan
+    return {"pairs": n, "spread": spread, "spread_upper": float(upper)}

@@ -1,0 +1,219 @@
+"""How losses fare at each learning rate, and which is best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from lossbench import records
+from lossbench.statistics.design import FACTS, placed
+from lossbench.statistics.intervals import estimate
+from lossbench.statistics.outcomes import counts
+
+CELL = ["context", "condition", "loss"]
+
+
+def learning_rates(frame: pd.DataFrame, *, metric: str, confidence: float = 0.95) -> pd.DataFrame:
+    """How each loss fares at each learning rate, and which is best.
+
+    Args:
+        frame: From `endpoint` on validation, one row a run.
+        metric: Column to average.
+        confidence: Coverage of each interval.
+
+    Returns:
+        Rows by `FACTS` and lr: value, low, high, n, `planned`, counts by status, `best`.
+    """
+    rows = [
+        dict(zip([*FACTS, "lr"], facts, strict=True))
+        | {"planned": len(cell), "metric": metric, "confidence": confidence, **counts(cell)}
+        | vars(estimate(cell[metric], confidence=confidence))
+        for facts, cell in frame.groupby([*FACTS, "lr"], dropna=False)
+    ]
+    table = pd.DataFrame(rows)
+    found = frame.groupby(CELL).apply(lambda runs: best_learning_rate(runs, metric=metric))
+    chosen = found.reindex(pd.MultiIndex.from_frame(table[CELL])).to_numpy()
+    return table.assign(best=(table.lr == chosen) & table.value.notna())
+
+
+def best_learning_rate(runs: pd.DataFrame, *, metric: str) -> float:
+    """The learning rate with the best mean of a metric over seeds, as `best` finds it.
+
+    Args:
+        runs: Runs of one loss, with columns lr and the metric; NaN where a run has no value.
+        metric: Its direction is `records.direction(metric)`.
+    """
+    return float(best(runs, metric=metric, by="lr"))
+
+
+def best(frame: pd.DataFrame, *, metric: str, by: str | Sequence[str]) -> Any:
+    """The setting with the best mean of a metric over seeds.
+
+    A run without a value has diverged or failed and ranks worst: first come the settings with the
+    fewest of them, then the mean decides; the smallest key wins a tie.
+
+    Args:
+        frame: Runs of one loss, with the metric; NaN where a run has no value.
+        metric: Its direction is `records.direction(metric)`.
+        by: Column or columns that were tuned.
+
+    Returns:
+        The value of the column; of several, a tuple of theirs.
+    """
+    cost = (_sign(metric) * frame[metric]).where(np.isfinite(frame[metric].astype(float)))
+    table = frame[[by] if isinstance(by, str) else [*by]].assign(lost=cost.isna(), mean=cost)
+    groups = table.groupby(by if isinstance(by, str) else [*by], dropna=False)
+    ranked = groups.agg({"lost": "sum", "mean": "mean"})
+    found = ranked.sort_values(["lost", "mean"], kind="stable").index[0]
+    return found if isinstance(by, str) or isinstance(found, tuple) else (found,)
+
+
+def profiled(frame: pd.DataFrame, *, metric: str, tuned: Sequence[str]) -> pd.DataFrame:
+    """The runs at the best values of what was tuned beside the learning rate, at each of its rates.
+
+    What `learning_rates`, `at_best_rate` and `sensitivity` need where a loss has several settings
+    at one learning rate.
+
+    Args:
+        frame: From `endpoint` on validation, placed with the same `tuned`.
+        metric: Decides, see `best`.
+        tuned: Columns tuned per loss, as `placed` names them.
+    """
+    if not tuned:
+        return frame
+    cell = [*CELL, "lr"]
+    tagged = frame.assign(setting=frame.groupby([*tuned], dropna=False).ngroup())
+    chosen = tagged.groupby(cell).apply(lambda runs: best(runs, metric=metric, by="setting"))
+    return frame[tagged.setting == chosen.reindex(pd.MultiIndex.from_frame(frame[cell])).to_numpy()]
+
+
+def at_best_rate(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
+    """The runs of each loss at its own best learning rate, as `learning_rates` finds it."""
+    table, cell = learning_rates(frame, metric=metric), [*CELL, "lr"]
+    table["kept"] = table.best | ~table.groupby(CELL).best.transform("any")
+    kept = table.loc[table.kept].drop_duplicates(CELL)[cell]
+    return frame[pd.MultiIndex.from_frame(frame[cell]).isin(pd.MultiIndex.from_frame(kept))]
+
+
+# ---- what a loss asks of the tuner ---------------------------------------------------------------
+
+
+def sensitivity(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
+    """What a learning rate drawn blindly from the grid costs: the mean excess over the own best.
+
+    The number belongs to the grid; losses are comparable where theirs is one and the same.
+
+    Args:
+        frame: From `endpoint` on validation, one row a run, one setting a rate (see `profiled`).
+        metric: Column to average over seeds.
+
+    Returns:
+        Rows by `FACTS`: metric, `sensitivity` (mean over the rates of how much worse the mean is
+        than at the loss's best rate, in units of the metric, never negative), `diverged_share` of
+        the rates, number of `rates`, `best_lr` and `best_value`. A rate at which a run diverged
+        counts as the worst mean of survivors of any loss in the context and condition; NaN where
+        every rate has one.
+
+    Source:
+        Bergstra and Bengio 2012, JMLR, for judging by what random settings give.
+    """
+    rows = []
+    for facts, trials in _trials(frame, metric=metric, by=["lr"]).groupby(FACTS, dropna=False):
+        sound = trials[~trials.is_diverged].sort_values(["cost", "lr"])
+        top = sound.iloc[0] if len(sound) else pd.Series({"cost": np.nan, "lr": np.nan})
+        rows.append(
+            dict(zip(FACTS, facts, strict=True))
+            | {
+                "metric": metric,
+                "sensitivity": (trials.cost - top.cost).mean(),
+                "diverged_share": trials.is_diverged.mean(),
+                "rates": len(trials),
+                "best_lr": top.lr,
+                "best_value": top.cost * _sign(metric),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def budget_curve(frame: pd.DataFrame, *, metric: str, by: Sequence[str] = ("lr",)) -> pd.DataFrame:
+    """Expected best validation value after trying some of the grid's settings, drawn at random.
+
+    Exact for settings drawn without replacement; each counts with its mean over seeds, and one at
+    which a run diverged as the worst mean of survivors in the context and condition.
+
+    Args:
+        frame: From `endpoint` on validation, one row a run.
+        metric: Column to average over seeds.
+        by: Columns that make a setting.
+
+    Returns:
+        Rows by `FACTS` and `budget` b = 1..n: metric, `value` (the expectation), `trials` (n).
+
+    Source:
+        Dodge et al. 2019, EMNLP, there with replacement; order statistics of a finite population.
+    """
+    rows = []
+    for facts, trials in _trials(frame, metric=metric, by=[*by]).groupby(FACTS, dropna=False):
+        n = len(trials)
+        cost = (
+            np.sort(trials.cost.to_numpy()) if not trials.is_diverged.all() else np.full(n, np.nan)
+        )
+        for budget in range(1, n + 1):
+            # The i-th best is the best of b where the other b - 1 come from the n - i behind it.
+            chance = special.comb(n - np.arange(1, n + 1), budget - 1) / special.comb(n, budget)
+            value = _sign(metric) * float(chance @ cost)
+            shared = {"metric": metric, "budget": budget, "value": value, "trials": n}
+            rows.append(dict(zip(FACTS, facts, strict=True)) | shared)
+    return pd.DataFrame(rows)
+
+
+def budgets(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
+    """What tuning each loss was allowed to cost, so that equal budgets can be seen to be equal.
+
+    Args:
+        runs: Table `runs`; only those of stage tune count.
+        tuned: What was tuned beside the learning rate, as given to `placed`.
+
+    Returns:
+        Rows by context, label and loss: `rates` tried, `trials` (combinations with what was
+        tuned), `tuning_runs`, `updates` done and `train_seconds`, both summed over the runs.
+    """
+    rows = []
+    mine = placed(runs[runs.stage == "tune"], tuned=tuned)
+    for facts, cell in mine.groupby(["context", "label", "loss"], dropna=False):
+        rows.append(
+            dict(zip(["context", "label", "loss"], facts, strict=True))
+            | {
+                "rates": cell.lr.nunique(),
+                "trials": len(cell[["lr", *tuned]].drop_duplicates()),
+                "tuning_runs": len(cell),
+                "updates": int(cell.stop_step.fillna(0).sum()),
+                "train_seconds": float(cell.train_seconds.fillna(0).sum()),
+            }
+        )
+    columns = ["rates", "trials", "tuning_runs", "updates", "train_seconds"]
+    return pd.DataFrame(rows, columns=["context", "label", "loss", *columns])
+
+
+def _sign(metric: str) -> float:
+    """Factor that turns a metric into a cost and back."""
+    return -1.0 if records.direction(metric) == "higher" else 1.0
+
+
+def _trials(frame: pd.DataFrame, *, metric: str, by: list[str]) -> pd.DataFrame:
+    """Mean cost of every setting; one with a diverged run costs the context's worst mean.
+
+    A setting whose runs all failed or are missing says nothing and is left out.
+    """
+    numbers = frame[metric].astype(float)
+    cost = _sign(metric) * numbers.where(np.isfinite(numbers))
+    table = frame.assign(cost=cost, is_diverged=frame.status == "diverged")
+    groups = table.groupby([*FACTS, *by], dropna=False)
+    trials = groups.agg({"cost": "mean", "is_diverged": "any"}).reset_index()
+    worst = trials.groupby(["context", "condition"]).cost.transform("max")
+    trials["cost"] = trials.cost.mask(trials.is_diverged, worst)
+    return trials[trials.cost.notna() | trials.is_diverged]

@@ -1,0 +1,94 @@
+"""What a plan foretells is what then happens, and foretelling keeps nothing."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+from conftest import TINY
+from scipy import stats
+
+from lossbench import cli, records, report
+
+THREE = TINY.replace("conditions: [own_lr]", "conditions: [own_lr, reference_lr, scale_matched]")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "conf" / "experiment").mkdir(parents=True)
+    (folder / "conf" / "experiment" / "tiny.yaml").write_text(THREE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(report, "write", lambda sweep, workers=1: sweep)
+        yield folder
+
+
+def ask(*words):
+    return cli.main([*words, "--config-dir", "conf", "experiment=tiny"])
+
+
+def planned(text):
+    """Runs, present ones and updates by stage."""
+    rows = re.findall(r"^(tune|confirm) +([\d,]+) +([\d,]+) +[\d,]+ +([\d,]+)", text, re.M)
+    return {
+        stage: tuple(int(number.replace(",", "")) for number in numbers) for stage, *numbers in rows
+    }
+
+
+def test_a_plan_trains_and_writes_nothing_and_counts_what_then_runs(place, capsys):
+    assert ask("plan") == cli.DONE
+    told = planned(capsys.readouterr().out)
+    assert not (place / "runs").exists()
+    assert ask() == cli.DONE
+    runs = records.load("runs/tiny").runs
+    counts = runs.groupby("stage").size()
+    assert told == {stage: (counts[stage], 0, 4 * counts[stage]) for stage in ("tune", "confirm")}
+    capsys.readouterr()
+    assert ask("plan") == cli.DONE
+    again = planned(capsys.readouterr().out)
+    assert again["tune"] == (counts["tune"], counts["tune"], 0)
+
+
+def test_a_plan_says_the_budget_of_every_loss(place, capsys):
+    ask("plan")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Budget: 3 candidates in 6 tuning runs for each of 2 losses" in text
+
+
+def test_power_is_that_of_the_paired_t_test_at_the_stated_spread(place, capsys):
+    assert ask("plan", "--spread", "0.02", "seed=range(0,12)") == cli.DONE
+    (row,) = re.findall(r"^diabetes × linear +1 +12 +0.02 +([\d.]+)", capsys.readouterr().out, re.M)
+    n, found = 12, float(row)
+    critical, shift = stats.t.ppf(0.975, n - 1), found / 0.02 * n**0.5
+    power = stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)
+    assert power == pytest.approx(0.8, abs=0.03)  # two digits are printed
+
+
+def test_power_without_a_spread_or_tuning_runs_says_how_to_state_one(place, capsys):
+    assert ask("plan", "--power", "name=nowhere") == cli.MISTAKE
+    assert "--spread 0.02" in capsys.readouterr().err
+
+
+def test_power_takes_the_spread_of_the_tuning_runs(place, capsys):
+    if not (place / "runs" / "tiny").exists():
+        ask()
+    capsys.readouterr()
+    assert ask("plan", "--power") == cli.DONE
+    (row,) = re.findall(r"^diabetes × linear +1 +3 +([\d.e-]+)", capsys.readouterr().out, re.M)
+    loaded = records.load("runs/tiny")
+    evals = loaded.evals[(loaded.evals.step == 4) & (loaded.evals.metric == "rmse")]
+    tune = evals[(evals.stage == "tune") & (evals.split == "validation")]
+    means = tune.groupby(["loss", "lr"]).value.mean()
+    best = {loss: means[loss].idxmin() for loss in ("mse", "mae")}
+    values = pd.concat([tune[(tune.loss == loss) & (tune.lr == lr)] for loss, lr in best.items()])
+    wide = values.pivot_table(index="seed", columns="loss", values="value").astype(float)
+    spread = (wide.mae - wide.mse).std()
+    upper = spread * ((len(wide) - 1) / stats.chi2.ppf(0.2, len(wide) - 1)) ** 0.5
+    assert float(row) == pytest.approx(upper, rel=0.06)
+
+
+def test_a_spread_that_is_no_number_is_a_mistake(place, capsys):
+    assert ask("plan", "--spread", "-1") == cli.MISTAKE
+    assert "--spread" in capsys.readouterr().err
