@@ -12,7 +12,7 @@ out = sys.argv[2] if len(sys.argv) > 2 else "forest.png"
 wanted = sys.argv[3] if len(sys.argv) > 3 else ""
 
 found = records.load(sweep)
-task = next(task for task in report.tasks(found) if wanted in task.label)
+task = next(task for task in report.comparisons(found) if wanted in task.label)
 question = report.asked(found.plan)
 
 paired = statistics.paired(

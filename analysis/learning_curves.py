@@ -13,7 +13,7 @@ wanted = sys.argv[3] if len(sys.argv) > 3 else ""
 SPLIT = "validation"
 
 found = records.load(sweep)
-task = next(task for task in report.tasks(found) if wanted in task.label)
+task = next(task for task in report.comparisons(found) if wanted in task.label)
 
 evals = found.evals[(found.evals.metric == task.metric) & (found.evals.split == SPLIT)]
 curves = statistics.curves(statistics.joined(evals, task.runs), value="value", confidence=0.95)

@@ -13,7 +13,7 @@ wanted = sys.argv[3] if len(sys.argv) > 3 else ""
 SPLIT = "validation"
 
 found = records.load(sweep)
-task = next(task for task in report.tasks(found) if wanted in task.label)
+task = next(task for task in report.comparisons(found) if wanted in task.label)
 
 runs = statistics.placed(found.runs)
 runs = runs[runs.context.isin(task.runs.context)]

@@ -15,7 +15,7 @@ out = sys.argv[2] if len(sys.argv) > 2 else "results_table.csv"
 
 found = records.load(sweep)
 rows = []
-for task in report.tasks(found):
+for task in report.comparisons(found):
     metrics = [name for name in records.METRICS if name in task.runs]
     rows.append(statistics.summary(task.runs, metrics=metrics, confidence=0.95))
 

@@ -24,9 +24,9 @@ import pandas as pd
 from scipy import stats
 
 from lossbench import cli, records, report, statistics
-from lossbench.report.judged import Task
+from lossbench.report.judged import Comparison
 
-MARGIN, PAIRS = 0.02, 10
+MARGIN, PAIRS, TUNE, SETTLED = 0.02, 10, 5, 0.8
 PLANTED = {"planted_at_margin": 0.107, "planted_large": 0.25}
 """Biases of the target; on other seeds than those below they moved rmse by about .02 and .1."""
 
@@ -49,7 +49,7 @@ hydra:
         loss: [mse, twin, doubled, planted_at_margin, planted_large]
     tune:
       lr: [0.00390625, 0.0078125, 0.015625, 0.03125, 0.0625, 0.125, 0.25, 0.5]
-      seeds: range(100,103)
+      seeds: range(100,105)
       extend: 2
     confirm:
       seeds: range(0,10)
@@ -91,11 +91,11 @@ def write_configuration(folder: Path, *, steps: int) -> None:
         (folder / "loss" / f"{name}.yaml").write_text(f"fn: shifted\nparams:\n  shift: {shift}\n")
 
 
-def launch(name: str, *, tune: int, confirm: int, losses: str = "") -> Task:
+def launch(name: str, *, tune: int, confirm: int, losses: str = "") -> Comparison:
     """One sweep from the command line; its comparison at own learning rates."""
     typed = [
         *("--config-dir", "conf", "experiment=truth", f"name={name}"),
-        f"hydra.sweeper.tune.seeds='range({tune},{tune + 3})'",
+        f"hydra.sweeper.tune.seeds='range({tune},{tune + TUNE})'",
         f"seed=range({confirm},{confirm + PAIRS})",
         *([f"loss={losses}"] if losses else []),
     ]
@@ -107,7 +107,7 @@ def launch(name: str, *, tune: int, confirm: int, losses: str = "") -> Task:
         code = cli.main(typed)
     if code != cli.DONE:
         sys.exit(errors.getvalue())
-    return {task.condition: task for task in report.tasks(records.load(Path("runs") / name))}
+    return {task.condition: task for task in report.comparisons(records.load(Path("runs") / name))}
 
 
 def repetition(number: int) -> pd.DataFrame:
@@ -117,17 +117,33 @@ def repetition(number: int) -> pd.DataFrame:
     again = launch(f"again{number}", tune=base + 50, confirm=base + 100, losses="twin")
     fresh = launch(f"fresh{number}", tune=base, confirm=base + 200, losses="twin")
     own, matched = tasks["own_lr"], tasks["scale_matched"]
-    reference = own.runs[own.runs.loss == "mse"]
+    retuned = verdict(
+        paired(reference_of(own), again["own_lr"].runs), "twin", "twin, tuned on other seeds"
+    )
+    settled = min(stability(own, "mse"), stability(again["own_lr"], "twin")) >= SETTLED
+    reference = reference_of(own)
     rows = [
         verdict(own.paired, "twin", "twin, same seeds"),
         verdict(paired(reference, as_if_paired(fresh["own_lr"].runs, reference)), "twin",
                 "twin, fresh seeds"),
-        verdict(paired(reference, again["own_lr"].runs), "twin", "twin, tuned on other seeds"),
+        retuned,
+        *([{**retuned, "case": "the same, both choices settled"}] if settled else []),
         verdict(own.paired, "doubled", "doubled, own learning rate"),
         verdict(matched.paired, "doubled", "doubled, scale matched"),
         *(verdict(own.paired, loss, loss.replace("_", " ")) for loss in PLANTED),
     ]  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def reference_of(task: Comparison) -> pd.DataFrame:
+    """The runs of mse."""
+    return task.runs[task.runs.loss == "mse"]
+
+
+def stability(task: Comparison, loss: str) -> float:
+    """How often resampled tuning seeds choose the loss's learning rate again."""
+    found = statistics.stability(task.grid[task.grid.loss == loss], metric="rmse")
+    return float(found.stability.iloc[0])
 
 
 def as_if_paired(runs: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
@@ -154,9 +170,9 @@ def verdict(table: pd.DataFrame, loss: str, case: str) -> dict[str, object]:
 def table(found: pd.DataFrame) -> str:
     """How often each verdict came, by case, in Markdown."""
     lines = [
-        "| case | true difference in rmse | claims (better or worse) | upper 99 % limit "
+        "| case | n | true difference in rmse | claims (better or worse) | upper 99 % limit "
         "| below the margin | equivalent | undecided | interval covers the truth |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for case, rows in found.groupby("case", sort=False):
         truth = rows.difference.mean() if case.startswith("planted") else 0.0
@@ -167,7 +183,7 @@ def table(found: pd.DataFrame) -> str:
         exact = f"exactly 0 in {(rows.difference == 0).sum()} of {n}"
         known = f"{truth:+.4f}" if truth else exact if (rows.difference == 0).any() else "0"
         lines.append(
-            f"| {case} | {known} | {claims / n:.3f} | {limit:.3f} | "
+            f"| {case} | {n} | {known} | {claims / n:.3f} | {limit:.3f} | "
             f"{share.get('different but below the margin', 0):.3f} | "
             f"{share.get('equivalent', 0):.3f} | {share.get('not distinguishable', 0):.3f} | "
             f"{inside:.3f} |"

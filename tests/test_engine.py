@@ -670,3 +670,41 @@ def test_parameters_that_a_loss_refuses_are_refused_before_training():
     run = make_run(data="digits", loss="bi_tempered", loss__params={"t1": 1.2, "t2": 0.5})
     with pytest.raises(ConfigError, match=r"bi_tempered: t1 is 1\.2 and t2 is 0\.5"):
         preflight([make_run(data="digits", loss="brier"), run])
+
+
+# A multiple of a loss.
+
+
+def doubled(output, target):
+    return (output - target).square().sum(-1)
+
+
+def tripled(output, target):
+    return 1.5 * (output - target).square().sum(-1)
+
+
+def scores(tables):
+    evals = tables["evals"]
+    rows = evals[evals.metric.isin(["rmse", "mae"])]
+    return rows.set_index(["step", "split", "metric"]).value.sort_index()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_multiple_of_a_loss_at_that_part_of_the_rate_is_the_same_training(with_losses, momentum):
+    with_losses(doubled, tripled)
+    settings = {"steps": 20, "optimizer__momentum": momentum}
+    plain = scores(trained([make_run(**settings, optimizer__lr=0.06)]))
+    for loss, factor in (("doubled", 2), ("tripled", 3)):
+        run = make_run(**settings, loss=loss, optimizer__lr=0.06 / factor)
+        found = scores(trained([run]))
+        if factor == 2:
+            assert found.equals(plain)  # a power of two changes no bit
+        assert found.to_numpy() == pytest.approx(plain.to_numpy(), rel=1e-4)
+
+
+def test_weight_decay_breaks_the_equality_of_a_multiple(with_losses):
+    with_losses(doubled)
+    decayed = {"steps": 20, "optimizer__weight_decay": 0.1}
+    one = scores(trained([make_run(**decayed, optimizer__lr=0.06)]))
+    other = scores(trained([make_run(**decayed, loss="doubled", optimizer__lr=0.03)]))
+    assert abs(one - other).max() > 1e-3

@@ -21,7 +21,7 @@ def place(tmp_path_factory):
     (folder / "conf" / "experiment" / "tiny.yaml").write_text(THREE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(report, "write", lambda sweep, workers=1: sweep)
+        patch.setattr(report, "write", lambda sweep, workers: sweep)
         yield folder
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import lossbench
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS, initialised, rescaled
@@ -21,6 +24,13 @@ def test_streams_of_different_purposes_and_seeds_differ():
         for seed, purpose in itertools.product(range(5), PURPOSES)
     }
     assert len({tuple(values) for values in draws.values()}) == len(draws)
+
+
+def test_no_random_number_is_drawn_for_a_purpose_that_is_not_listed():
+    sources = Path(lossbench.__file__).parent.rglob("*.py")
+    drawn = re.compile(r'stream\(\w+, "(\w+)"\)')
+    used = {name for path in sources for name in drawn.findall(path.read_text())}
+    assert used == {*PURPOSES}
 
 
 def test_building_a_model_leaves_the_global_generator_alone():

@@ -63,7 +63,13 @@ def test_a_seed_that_tuned_cannot_confirm_in_a_later_command_either():
 
 
 @pytest.mark.parametrize(
-    "change", [{"margin": {"regression": 0.5}}, {"primary": {"regression": "mae"}}]
+    "change",
+    [
+        {"margin": {"regression": 0.5}},
+        {"primary": {"regression": "mae"}},
+        {"select": {"regression": "mae"}},
+        {"targets": {"regression": 0.1}},
+    ],
 )
 def test_what_is_judged_cannot_change_after_the_first_declaration(change):
     first = extended(plan.EMPTY, confirmed(0.1, [0]), DECLARED)

@@ -11,7 +11,7 @@ from test_engine import assert_same_records, records_of, trained
 
 from lossbench import config, prefit
 from lossbench.engine.members import started
-from lossbench.pairing import PURPOSES, prefit_stream, stream, tensors_sha
+from lossbench.pairing import tensors_sha
 from lossbench.prefit import derangement
 from lossbench.sweep import splits_of
 
@@ -97,14 +97,6 @@ def test_all_nine_derangements_of_four_are_equally_likely():
     drawn = Counter(tuple(derangement(4, seed=seed).tolist()) for seed in range(1800))
     assert len(drawn) == 9
     assert all(130 < count < 275 for count in drawn.values())  # 200 expected, 5 deviations
-
-
-def test_the_stream_of_the_fit_is_none_of_the_others():
-    draws = {tuple(torch.rand(4, generator=stream(3, purpose)).tolist()) for purpose in PURPOSES}
-    assert tuple(torch.rand(4, generator=prefit_stream(3)).tolist()) not in draws
-    assert not torch.equal(
-        torch.rand(4, generator=prefit_stream(3)), torch.rand(4, generator=prefit_stream(4))
-    )
 
 
 def test_the_recipe_counts_for_the_identity_of_those_runs_alone_that_use_it(monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from conftest import TINY
 
 from lossbench import cli, records, report
 from lossbench.protocol import Candidate, Grid, candidates
+from lossbench.protocol.cells import asked as cells_of
 from lossbench.statistics import best_learning_rate
 
 TUNE, CONFIRM = 2 * 3 * 2, 2 * 3
@@ -52,7 +52,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(report, "write", lambda sweep, workers: Path(sweep) / "report")
+        patch.setattr(report, "write", lambda sweep, workers: sweep.sweep_dir / "report")
         yield folder
 
 
@@ -253,7 +253,7 @@ def test_the_reference_rate_is_the_references_and_the_matched_one_equalises_the_
 
 
 def test_the_report_pairs_every_condition_with_the_reference_at_its_own_rate(three):
-    tasks = {task.condition: task for task in report.tasks(three)}
+    tasks = {task.condition: task for task in report.comparisons(three)}
     assert [*tasks] == ["own_lr", "reference_lr", "scale_matched"]
     values = three.evals[(three.evals.split == "test") & (three.evals.metric == "rmse")]
     values = values[values.step == 4].set_index("run_id").value.astype(float)
@@ -325,7 +325,7 @@ def test_nuisance_parameters_are_tuned_with_equal_numbers_of_candidates(conf, pl
 def test_what_was_tuned_is_no_factor_so_losses_are_compared_across_it(conf, place):
     if not (place / "runs" / "decayed").exists():
         ask(conf, "experiment=decayed")
-    (task,) = report.tasks(records.load(place / "runs" / "decayed"))
+    (task,) = report.comparisons(records.load(place / "runs" / "decayed"))
     assert {*task.runs.loss} == {"mse", "huber"}
     assert len(task.paired) == 1
 
@@ -340,6 +340,51 @@ def test_a_typed_key_replaces_that_key_in_every_block(conf, place):
     assert ask(conf, "experiment=blocks", "loss=quartic") == cli.DONE
     runs = records.load(place / "runs" / "blocks").runs
     assert cells(runs) == {("diabetes", "quartic"), ("noisy_linear", "quartic")}
+
+
+def asked(blocks, *typed):
+    """Data and loss of each cell that a command asks for, nothing composed."""
+
+    class Composer:
+        def compose(self, cell):
+            return cell
+
+        def __getattr__(self, name):
+            raise AssertionError(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lossbench.config.fits", lambda config: True)
+        patch.setattr("lossbench.config.check_overrides", lambda lines, composer: None)
+        held = {line.partition("=")[0]: line for line in typed}
+        return [tuple(sorted(cell)) for cell in cells_of(blocks, held, Composer())]
+
+
+TWO = [
+    {"data": ["diabetes"], "model": ["linear"]},
+    {"data": ["noisy_linear"], "data.params.examples": [100], "model": ["mlp"]},
+]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("data=diabetes", [("data=diabetes", "model=linear")]),
+        (
+            "data=diabetes,noisy_linear",
+            [
+                ("data=diabetes", "model=linear"),
+                ("data.params.examples=100", "data=noisy_linear", "model=mlp"),
+            ],
+        ),
+        ("data=wine", [("data=wine", "model=linear"), ("data=wine", "model=mlp")]),
+        ("model=wide", [
+            ("data=diabetes", "model=wide"),
+            ("data.params.examples=100", "data=noisy_linear", "model=wide"),
+        ]),
+    ],
+)  # fmt: skip
+def test_a_typed_data_set_keeps_to_the_blocks_that_have_it(typed, expected):
+    assert asked(TWO, typed) == expected
 
 
 def test_typed_seeds_are_the_seeds_that_confirm(conf, place):
@@ -376,6 +421,11 @@ def test_without_tuning_a_sweep_is_the_union_of_its_blocks(conf, place):
         (["hydra.sweeper.confirm.conditions=[reference_lr]"], "lacks own_lr"),
         (["hydra.sweeper.confirm.conditions=[own_lr,best]"], "condition 'best'"),
         (["hydra.sweeper.declare.primary.regression=accuracy"], "primary of regression"),
+        (["~hydra.sweeper.declare.primary.regression"], "declare.primary has nothing for diabetes"),
+        (["+hydra.sweeper.declare.margin.regresion=0.1"], "did you mean 'regression'"),
+        (["+hydra.sweeper.declare.primary.diabetes=mae"], "a margin for diabetes"),
+        (["+hydra.sweeper.declare.questions=[life]"], "question 'life'"),
+        (["+hydra.sweeper.declare.targets.regression=low"], "target of regression is 'low'"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )

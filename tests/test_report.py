@@ -263,7 +263,18 @@ def test_numbers_show_two_digits_of_their_uncertainty(value, half, shown):
     assert words.rounded(value, half) == shown
 
 
-@pytest.mark.parametrize("script", sorted(ANALYSIS.glob("*.py")), ids=lambda path: path.stem)
+FILES = sorted(path for path in ANALYSIS.glob("*.py") if path.stem != "verdicts")
+
+
+def test_the_verdicts_script_prints_a_sentence_for_each_comparison(sweep, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["verdicts.py", str(sweep), "digits"])
+    runpy.run_path(str(ANALYSIS / "verdicts.py"), run_name="__main__")
+    text = capsys.readouterr().out
+    assert text.count("on digits × mlp, each loss at its own best learning rate") == 2
+    assert "Objection: 2 of" in text
+
+
+@pytest.mark.parametrize("script", FILES, ids=lambda path: path.stem)
 def test_every_analysis_script_writes_its_file(sweep, tmp_path, monkeypatch, script):
     out = tmp_path / ("out.csv" if script.stem == "results_table" else "out.png")
     monkeypatch.setattr(sys, "argv", [str(script), str(sweep), str(out)])

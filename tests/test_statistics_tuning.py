@@ -175,3 +175,28 @@ def test_trials_count_combinations_of_what_was_tuned(tmp_path):
     table = statistics.budgets(runs, tuned=["optimizer.weight_decay"])
     assert {*table.rates} == {3}
     assert {*table.trials} == {9}
+
+
+# ---- how settled the choice is -------------------------------------------------------------------
+
+
+def settled(rates, **kwargs):
+    return statistics.stability(grid({"mse": rates}), metric="rmse", **kwargs).iloc[0]
+
+
+def test_a_rate_that_is_best_at_every_seed_is_settled():
+    row = settled({0.1: [1.0, 2.0, 3.0], 0.2: [2.0, 3.0, 4.0]})
+    assert (row.best_lr, row.stability, row.plausible, row.seeds) == (0.1, 1.0, 1, 3)
+
+
+def test_the_stability_of_two_seeds_that_disagree_is_known():
+    # Resampled pairs of seeds: both first, both second, or mixed; mixed chooses the mean's best.
+    row = settled({0.1: [0.0, 3.0], 0.2: [1.0, 1.0]}, draws=40_000)
+    assert (row.best_lr, row.plausible) == (0.2, 2)
+    assert row.stability == pytest.approx(3 / 4, abs=0.01)
+
+
+def test_a_rate_that_loses_a_run_is_chosen_only_where_that_seed_is_not_drawn():
+    row = settled({0.1: [0.0, np.nan], 0.2: [1.0, 1.0]}, draws=40_000)
+    assert row.best_lr == 0.2
+    assert row.stability == pytest.approx(3 / 4, abs=0.01)

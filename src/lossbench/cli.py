@@ -50,6 +50,7 @@ and says with honest statistics what the loss changed.
     optimizer=    {optimizer}                  optimizer.lr=0.1 optimizer.weight_decay=0.001
     schedule=     {schedule}
     seed=0  steps=500  batch_size=64  log_every=10  eval_every=100  name=default
+    data.targets=sampled (or distribution)  init.from=random (or permuted_labels)
     engine.device=cpu  engine.precision=float32  engine.pack_size=128
 
   --config-dir DIR   adds your own yaml files   extensions=[my_module]   adds your own losses
@@ -191,32 +192,38 @@ def _launch(hydra: Any, args: Any) -> int:
 def _plan(arguments: list[str]) -> int:
     from lossbench.config import ConfigError
 
-    flags = argparse.ArgumentParser(prog="lossbench plan", add_help=False, allow_abbrev=False)
-    flags.add_argument("--power", action="store_true")
-    flags.add_argument("--spread", type=float, default=math.nan)
+    parser = _parser("plan")
+    parser.add_argument("--power", action="store_true")
+    parser.add_argument("--spread", type=float, default=math.nan)
     try:
-        asked, rest = flags.parse_known_args(arguments)
+        asked, rest = parser.parse_known_args(arguments)
         if not (math.isnan(asked.spread) or asked.spread > 0):
-            raise ConfigError(f"--spread {asked.spread}: use a positive number")
-    except (ConfigError, SystemExit) as error:
-        return _mistake(f"plan: {error}: use --spread 0.02, in units of the metric")
+            raise ConfigError(f"plan --spread {asked.spread}: use a positive number, like 0.02")
+    except ConfigError as error:
+        return _mistake(str(error))
     return _with_hydra(rest, lambda hydra, args: _foretell(hydra, args, asked))
 
 
 def _foretell(hydra: Any, args: Any, asked: argparse.Namespace) -> int:
     from lossbench import forecast, launch
 
-    stages, sweeper = launch.stages(hydra, args.overrides)
-    sweep = sweeper.launcher.sweep
-    rows = forecast.forecast(stages, sweep)
-    extend = int((getattr(sweeper, "tune", None) or {}).get("extend", 0))
-    print("\n".join(forecast.told(sweep.facts["name"], rows, stages, extend=extend)))
+    plan = launch.stages(hydra, args.overrides)
+    print("\n".join(forecast.told(plan)))
     if asked.power or not math.isnan(asked.spread):
         print()
-        others = (getattr(sweeper, "tune", None) or {}).get("others") or {}
-        declared = {**(getattr(sweeper, "declare", None) or {}), "tuned": [*others]}
-        print("\n".join(forecast.power(stages, sweep, declared, spread=asked.spread)))
+        print("\n".join(forecast.power(plan, spread=asked.spread)))
     return DONE
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    """A parser of a command's own flags whose mistakes are ours."""
+    from lossbench.config import ConfigError
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise ConfigError(f"{command}: {message}: see 'lossbench --help'")
+
+    return Parser(prog=f"lossbench {command}", add_help=False, allow_abbrev=False)
 
 
 def _search_path(config_dir: str | None) -> Any:
@@ -246,9 +253,10 @@ def _finish(folder: Path, *, with_report: bool) -> int:
     loaded = records.load(folder)
     print(report.table(loaded), end="")
     if with_report:
+        print("\n" + report.claims(loaded), end="")
         start = time.monotonic()
         print("\nWriting the report ...", flush=True)
-        path = report.write(folder, workers=os.cpu_count() or 1)
+        path = report.write(loaded, workers=os.cpu_count() or 1)
         print(f"Report: {path}  (written in {time.monotonic() - start:.1f} s)")
     else:
         print(f"\nRecords: {folder}  (figures and tables: lossbench report {folder})")
@@ -270,12 +278,14 @@ def _report(arguments: list[str]) -> int:
         )
     try:
         loaded = records.load(folders[0])
-        path = report.write(Path(folders[0]), workers=os.cpu_count() or 1)
+        path = report.write(loaded, workers=os.cpu_count() or 1)
         print(report.table(loaded), end="")
     except (StoreError, ValueError) as error:
         return _mistake(str(error))
     print(f"\nReport: {path}")
-    against = report.objections(loaded, report.tasks(loaded)) if "--strict" in arguments else []
+    against = (
+        report.objections(loaded, report.comparisons(loaded)) if "--strict" in arguments else []
+    )
     for objection in against:
         print(f"strict: {objection}")
     return SOME_FAILED if against else DONE
@@ -308,11 +318,7 @@ def _losses(arguments: list[str]) -> int:
 def _asked_of_losses(arguments: list[str]) -> argparse.Namespace:
     from lossbench.config import ConfigError
 
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise ConfigError(f"losses: {message}: see 'lossbench --help'")
-
-    parser = Parser(prog="lossbench losses", add_help=False, allow_abbrev=False)
+    parser = _parser("losses")
     parser.add_argument("names", nargs="*")
     for flag in ("--measure", "--json", "--wide"):
         parser.add_argument(flag, action="store_true")

@@ -35,6 +35,7 @@ from lossbench.models import MODELS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.pairing import source_sha
 from lossbench.prefit import STARTS
+from lossbench.records import CONDITIONS
 
 ENGINE_SCHEMA = 1
 """Rises when a change of the engine, the optimizers or the schedules alters results."""
@@ -42,14 +43,6 @@ ENGINE_SCHEMA = 1
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 DEVICES = ("cpu", "cuda")
 PRECISIONS = ("float32", "float64")
-CONDITIONS = {
-    "grid": "tune",
-    "own_lr": "confirm",
-    "reference_lr": "confirm",
-    "scale_matched": "confirm",
-    "as_given": "exploratory",
-}
-"""Condition of a run and the stage it belongs to."""
 
 
 class ConfigError(ValueError):
@@ -288,7 +281,7 @@ def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
     }
     functions = [parts[group].fn for group in _CODED]
     values |= _code_shas(*functions, values["targets"], values["init"].start)
-    run = Run(run_id="", stage=CONDITIONS[plain["condition"]], **parts, **values)
+    run = Run(run_id="", stage=CONDITIONS[plain["condition"]].stage, **parts, **values)
     return dataclasses.replace(run, run_id=run_id(run.facts))
 
 
@@ -318,12 +311,7 @@ def run_id(facts: Mapping[str, Any]) -> str:
 
 def telling(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts without those that change nothing: what the identity of a run is made of."""
-    told = {name: value for name, value in facts.items() if NEUTRAL.get(name) != value}
-    # `from` came later than `output_scale`: a start at random must not orphan older runs.
-    init = told.get("init")
-    if isinstance(init, Mapping) and init["from"] == INIT["from"]:
-        told["init"] = {name: value for name, value in init.items() if name != "from"}
-    return told
+    return {name: value for name, value in facts.items() if NEUTRAL.get(name) != value}
 
 
 def fits(config: DictConfig | Mapping[str, Any]) -> bool:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 import math
 import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
-from lossbench import packs, plan, records, statistics
+from lossbench import packs, records, statistics
 from lossbench.config import ConfigError, Run
 from lossbench.engine import train
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
 from lossbench.packs import Pack
 from lossbench.sweep import KEPT, Sweep, splits_of
+
+if TYPE_CHECKING:
+    from lossbench.launch import Stages
 
 TIMED_UPDATES, TIMED_EVALS = 20, 5
 """Updates and evaluations of one pack of a kind that are timed and thrown away."""
@@ -180,42 +184,18 @@ def _disk(run: Run) -> float:
     return sum(count * BYTES_A_ROW[table] for table, count in rows.items())
 
 
-def budgets(runs: Iterable[Run]) -> dict[tuple[int, int], list[str]]:
-    """How many learning rates and runs each loss is tuned with.
-
-    Args:
-        runs: Of stage tune.
-
-    Returns:
-        Names of "loss on data × model" by (candidates, runs): one entry where budgets are equal.
-    """
-    found: dict[tuple[int, int], list[str]] = {}
-    ordered = sorted(runs, key=_cell)
-    for cell, members in itertools.groupby(ordered, key=_cell):
-        together = list(members)
-        tried = len(together) // len({run.seed for run in together})
-        found.setdefault((tried, len(together)), []).append(f"{cell[0]} on {cell[1]}")
-    return found
+# ---- in words ------------------------------------------------------------------------------------
 
 
-def _cell(run: Run) -> tuple[str, str]:
-    factors = [run.data.name, run.model.name, run.targets, run.init.start]
-    plain = {"sampled", "random"}
-    return run.loss.name, " × ".join(name for name in factors if name not in plain)
-
-
-def told(
-    name: str, rows: Sequence[Forecast], stages: Mapping[str, Sequence[Run]], *, extend: int
-) -> Iterable[str]:
+def told(asked: Stages) -> Iterable[str]:
     """A forecast in lines of at most 80 columns.
 
     Args:
-        name: Of the sweep.
-        rows: From `forecast`.
-        stages: The runs it was made from.
-        extend: Most learning rates that may be added at either end of a grid.
+        asked: What a command asks for.
     """
-    yield f"{name}: {sum(row.runs for row in rows):,} runs. Nothing was trained or written."
+    rows = forecast(asked.runs, asked.sweep)
+    total = sum(row.runs for row in rows)
+    yield f"{asked.sweep.facts['name']}: {total:,} runs. Nothing was trained or written."
     yield ""
     yield f"{'stage':<12}{'runs':>8}{'there':>8}{'packs':>7}{'updates':>12}{'about':>10}"
     for row in rows:
@@ -229,25 +209,48 @@ def told(
         f"Training {_duration(sum(row.seconds for row in rows))} on this machine, tensors "
         f"{memory / 2**20:,.0f} MiB, disk {disk / 1e6:,.1f} MB."
     )
-    if tuning := stages.get("tune"):
-        yield from _budget(tuning, extend)
+    if tuning := asked.runs.get("tune"):
+        yield from _budget(_placed(tuning, asked.tuned), asked.extend)
 
 
-def _budget(tuning: Sequence[Run], extend: int) -> Iterable[str]:
-    found = budgets(tuning)
-    for (tried, runs), names in found.items():
-        who = f"each of {len(names)} losses" if len(found) == 1 else ", ".join(names)
+def _budget(tuning: pd.DataFrame, extend: int) -> Iterable[str]:
+    """How many candidates each loss of a task tries, and how many more a growing grid may bring."""
+    cells = tuning.groupby(["label", "loss"]).seed.agg(["size", "nunique"])
+    cells["candidates"] = cells["size"] // cells["nunique"]
+    for (candidates, size), alike in cells.groupby(["candidates", "size"]):
+        names = ", ".join(f"{loss} on {label}" for label, loss in alike.index)
+        everyone = f"each of {len(alike)} losses (one counts once for each task)"
+        who = everyone if len(alike) == len(cells) else names
         yield from textwrap.wrap(
-            f"Budget: {tried} candidates in {runs} tuning runs for {who} (a loss counts once for "
-            "each task).",
-            80,
+            f"Budget: {candidates} candidates in {size} tuning runs for {who}."
         )
-    most = 2 * extend * sum(runs // tried * len(names) for (tried, runs), names in found.items())
-    yield from textwrap.wrap(
-        f"Where a best learning rate lies on the edge, its task's grid grows by up to {extend} "
-        f"rates a side, for all losses alike: at most {most:,} runs more.",
-        80,
-    )
+    if extend:
+        rates = tuning.groupby(["label", "loss"]).lr.nunique()
+        most = int((2 * extend * cells["size"] / rates).sum())
+        yield from textwrap.wrap(
+            "Where a best learning rate lies on the edge, its task's grid grows by up to "
+            f"{extend} rates a side, for all losses alike: at most {most:,} runs more."
+        )
+
+
+def _placed(runs: Sequence[Run], tuned: Sequence[str]) -> pd.DataFrame:
+    """The runs as the statistics will see them: with context and label."""
+    rows = [
+        {
+            "run_id": run.run_id,
+            "data": run.data.name,
+            "model": run.model.name,
+            "optimizer": run.optimizer.name,
+            "task": run.row.task,
+            "loss": run.loss.name,
+            "lr": run.lr,
+            "seed": run.seed,
+            "stage": run.stage,
+            "config": json.dumps(run.facts, sort_keys=True),
+        }
+        for run in {run.run_id: run for run in runs}.values()
+    ]
+    return statistics.placed(pd.DataFrame(rows), tuned=tuned)
 
 
 def _duration(seconds: float) -> str:
@@ -256,87 +259,71 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def power(
-    stages: Mapping[str, Sequence[Run]], sweep: Sweep, declared: Mapping[str, Any], *, spread: float
-) -> Iterable[str]:
-    """What the confirming seeds can resolve, in lines of at most 80 columns.
+# ---- power ---------------------------------------------------------------------------------------
+
+
+def power(asked: Stages, *, spread: float) -> Iterable[str]:
+    """What the confirming seeds can tell apart, in lines of at most 80 columns.
 
     Args:
-        stages: Runs by stage, of a sweep that tunes and confirms.
-        sweep: Whose tuning runs tell the spread.
-        declared: Primary metric, reference, margin, endpoint, confidence, and what is tuned.
+        asked: What a command asks for: a sweep that tunes and confirms.
         spread: Stated standard deviation of paired differences, in units of the metric; NaN takes
-            the median over losses of the upper 80 % limit that the tuning runs give.
+            the median over losses of the upper 80 % limit that the sweep's tuning runs give.
 
     Raises:
-        ConfigError: No spread was stated, and there are no tuning runs to take it from.
+        ConfigError: Nothing is confirmed, or no spread was stated and there are no tuning runs.
     """
-    if "confirm" not in stages:
-        raise ConfigError("--power: this sweep confirms nothing, give an experiment")
+    if "confirm" not in asked.runs:
+        raise ConfigError("plan --power: this sweep confirms nothing, give an experiment")
     said = f"a stated spread of {spread:g}" if spread > 0 else "the spread of the tuning runs"
     yield f"What the confirming seeds can tell apart with a power of 80 %, from {said}:"
     heads = f"{'task':<33}{'losses':>7}{'seeds':>6}{'spread':>9}"
     yield f"{heads}{'finds':>8}{'margin':>8}{'needs':>9}"
-    together: dict[str, list[Run]] = {}
-    for run in stages["confirm"]:
-        together.setdefault(plan.context(run, declared.get("tuned", ())), []).append(run)
-    for context, runs in together.items():
-        yield from _resolved(context, runs, stages["tune"], sweep, declared, spread)
-    yield "finds: smallest difference; margin: smallest in which none is called equivalent;"
-    yield "needs: how many seeds the declared margin takes for that."
+    known = pd.DataFrame() if spread > 0 else _spreads(asked)
+    for (context, label), runs in _placed(asked.runs["confirm"], asked.tuned).groupby(
+        ["context", "label"], sort=False
+    ):
+        mine = known[known.context == context].spread_upper if len(known) else pd.Series(spread)
+        yield from _resolved(str(label), runs, asked.declared, float(mine.median()))
+    yield "finds: smallest difference that is found; margin: smallest margin within which no"
+    yield "difference is called equivalent; needs: seeds that the declared margin takes for that."
 
 
 def _resolved(
-    context: str,
-    runs: Sequence[Run],
-    tuning: Sequence[Run],
-    sweep: Sweep,
-    declared: Mapping[str, Any],
-    spread: float,
+    label: str, runs: pd.DataFrame, declared: Mapping[str, Any], spread: float
 ) -> Iterable[str]:
-    first, losses = runs[0], len({run.loss.name for run in runs}) - 1
-    place = {"data": first.data.name, "task": first.row.task}
-    tuned = declared.get("tuned", ())
-    if not spread > 0:
-        ids = {run.run_id for run in tuning if plan.context(run, tuned) == context}
-        spread = _tuned_spread(sweep, ids, declared, place)
+    losses, pairs = runs.loss.nunique() - 1, runs.seed.nunique()
     if losses < 1 or not spread > 0:
         return
-    pairs = len({run.seed for run in runs})
     level = {"comparisons": losses, "confidence": declared["confidence"]}
     found = statistics.resolvable(spread, pairs=pairs, **level)
-    margin = records.declared(declared["margin"], **place) or math.nan
-    needed = statistics.pairs_for(spread, size=margin, **level).margin if margin > 0 else math.nan
+    place = {"data": str(runs.data.iloc[0]), "task": str(runs.task.iloc[0])}
+    margin = records.declared(declared["margin"], **place)
+    needed = statistics.pairs_for(spread, size=margin, **level).margin if margin > 0 else math.inf
     yield (
-        f"{_cell(first)[1][:32]:<33}{losses:>7}{pairs:>6}{spread:>9.2g}{found.difference:>8.2g}"
+        f"{label[:32]:<33}{losses:>7}{pairs:>6}{spread:>9.2g}{found.difference:>8.2g}"
         f"{found.margin:>8.2g}{needed:>9,.0f}"
     )
 
 
-def _tuned_spread(
-    sweep: Sweep, run_ids: set[str], declared: Mapping[str, Any], place: Mapping[str, str]
-) -> float:
-    """Median over losses of the upper limit of the spread, from runs of stage tune."""
-    if not (sweep.folder / "sweep.json").exists():
+def _spreads(asked: Stages) -> pd.DataFrame:
+    """How paired differences scatter in stage tune, by context and loss."""
+    folder = asked.sweep.folder
+    if not (folder / "sweep.json").exists():
         raise ConfigError(
-            f"--power: {sweep.folder} has no tuning runs to take a spread from: state one, like "
+            f"plan --power: {folder} has no tuning runs to take a spread from: state one, like "
             "--spread 0.02, in units of the metric"
         )
-    loaded, tuned = records.load(sweep.folder), declared.get("tuned", ())
-    metric = records.declared(declared["primary"], **place)
-    runs = statistics.placed(loaded.runs, tuned=tuned)
-    frame = statistics.endpoint(
-        runs[runs.run_id.isin(run_ids)],
-        loaded.evals,
-        split="validation",
-        metric=metric,
-        endpoint=declared["endpoint"],
-    )
-    if frame.empty or frame[metric].isna().all():
-        return math.nan
-    found = statistics.spreads(
-        statistics.profiled(frame, metric=metric, tuned=tuned),
-        metric=metric,
-        reference=records.declared(declared["reference"], **place),
-    )
-    return float(found.spread_upper.median())
+    loaded, declared, found = records.load(folder), asked.declared, []
+    runs = statistics.placed(loaded.runs, tuned=asked.tuned)
+    for _, mine in runs[runs.stage == "tune"].groupby("context"):
+        place = {"data": str(mine.data.iloc[0]), "task": str(mine.task.dropna().iloc[0])}
+        metric = records.declared(declared["primary"], **place)
+        frame = statistics.endpoint(
+            mine, loaded.evals, split="validation", metric=metric, endpoint=declared["endpoint"]
+        )
+        if frame[metric].notna().any():
+            frame = statistics.profiled(frame, metric=metric, tuned=asked.tuned)
+            reference = records.declared(declared["reference"], **place)
+            found.append(statistics.spreads(frame, metric=metric, reference=reference))
+    return pd.concat(found, ignore_index=True)

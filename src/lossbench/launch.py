@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,8 +247,27 @@ def _sweep(config: DictConfig, hydra: Any) -> Sweep:
     )
 
 
-def stages(hydra: Any, overrides: Sequence[str]) -> tuple[dict[str, list[Run]], Any]:
-    """The runs that a command asks for, by stage, and its sweeper; trains and writes nothing.
+@dataclass(frozen=True)
+class Stages:
+    """What a command asks for, before anything is trained.
+
+    Attributes:
+        runs: By stage.
+        sweep: Where they would go.
+        tuned: Keys that tuning chooses.
+        extend: Most learning rates that may be added at either end of a grid.
+        declared: What is declared; empty without the protocol.
+    """
+
+    runs: dict[str, list[Run]]
+    sweep: Sweep
+    tuned: Sequence[str]
+    extend: int
+    declared: Mapping[str, Any]
+
+
+def stages(hydra: Any, overrides: Sequence[str]) -> Stages:
+    """What a command asks for; trains and writes nothing.
 
     Args:
         hydra: Hydra's main object, its search path set.
@@ -266,12 +286,13 @@ def stages(hydra: Any, overrides: Sequence[str]) -> tuple[dict[str, list[Run]], 
         with_log_configuration=False,
         run_mode=RunMode.MULTIRUN,
     )
+    context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
     sweeper: Any = Plugins.instance().instantiate_sweeper(
-        config=config,
-        hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config)),
-        task_function=task,
+        config=config, hydra_context=context, task_function=task
     )
-    if hasattr(sweeper, "stages"):
-        return sweeper.stages(list(config.hydra.overrides.task)), sweeper
     launcher = sweeper.launcher
-    return {"exploratory": launcher.runs(_basic_jobs(config, launcher.composer))}, sweeper
+    if config.hydra.runtime.choices["hydra/sweeper"] != "protocol":
+        runs = launcher.runs(_basic_jobs(config, launcher.composer))
+        return Stages({"exploratory": runs}, launcher.sweep, ["optimizer.lr"], 0, {})
+    runs = sweeper.stages(list(config.hydra.overrides.task))
+    return Stages(runs, launcher.sweep, sweeper.tuned, sweeper.extend, sweeper.declare)

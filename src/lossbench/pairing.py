@@ -20,7 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PURPOSES = ("init", "batches", "data", "split", "corruption")
+PURPOSES = ("init", "batches", "data", "split", "corruption", "prefit")
+"""What random numbers are drawn for. `stream` does not name them, so that one more does not change
+the code, and with it the identity, of all runs."""
 
 
 def stream(seed: int, purpose: str) -> torch.Generator:
@@ -30,20 +32,7 @@ def stream(seed: int, purpose: str) -> torch.Generator:
         seed: Block of the paired design.
         purpose: One of `PURPOSES`.
     """
-    assert purpose in PURPOSES, purpose
     digest = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def prefit_stream(seed: int) -> torch.Generator:
-    """Generator of the purpose "prefit", which only some runs have, on the CPU.
-
-    Args:
-        seed: Block of the paired design.
-    """
-    # One more of the `PURPOSES` would change the code of `stream`, and with it the identity of
-    # every run that ever drew its data.
-    digest = hashlib.sha256(f"{seed}:prefit".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 

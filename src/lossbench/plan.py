@@ -19,7 +19,10 @@ EMPTY: dict[str, Any] = {
     "commands": [],
 }
 
-FIXED = ("primary", "reference", "margin", "endpoint", "family", "confidence", "tuned")
+FIXED = (
+    *("primary", "select", "reference", "margin", "endpoint", "family", "confidence", "targets"),
+    "tuned",
+)
 """What a later declaration of the same sweep may not change."""
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lossbench.optimizers import Hyperparameters, adam, fresh_state
-from lossbench.pairing import prefit_stream
+from lossbench.pairing import stream
 
 UPDATES = 100
 RATE = 0.02
@@ -58,7 +58,7 @@ def derangement(count: int, *, seed: int) -> Tensor:
         count: 2 or more.
         seed: Block of the paired design.
     """
-    draw, places = prefit_stream(seed), torch.arange(count)
+    draw, places = stream(seed, "prefit"), torch.arange(count)
     while True:  # one permutation of three has no fixed point
         order = torch.randperm(count, generator=draw)
         if not (order == places).any():

@@ -29,6 +29,43 @@ TABLES = ("runs", "steps", "layers", "evals")
 
 
 @dataclass(frozen=True)
+class Condition:
+    """At which learning rate a run trains, and what for.
+
+    Attributes:
+        stage: tune, confirm or exploratory.
+        about: In words; {reference} stands for the reference loss.
+        short: For narrow tables.
+        is_own: Whether each loss has the rate that suits it, so that the comparison is fair.
+    """
+
+    stage: str
+    about: str
+    short: str
+    is_own: bool = True
+
+
+CONDITIONS: dict[str, Condition] = {
+    "own_lr": Condition("confirm", "each loss at its own best learning rate", "at its own rate"),
+    "reference_lr": Condition(
+        "confirm",
+        "every loss at the learning rate of {reference}",
+        "at the reference's rate",
+        is_own=False,
+    ),
+    "scale_matched": Condition(
+        "confirm",
+        "every loss at the rate of {reference}, initial output gradients scaled alike",
+        "at matched scale",
+        is_own=False,
+    ),
+    "as_given": Condition("exploratory", "at the given learning rates", "as given"),
+    "grid": Condition("tune", "each loss at its best learning rate of the grid", "on the grid"),
+}
+"""Conditions in the order they are told."""
+
+
+@dataclass(frozen=True)
 class Column:
     """One column of a table: its parquet type, unit, better direction and meaning."""
 
@@ -59,7 +96,9 @@ KEYS = (
     _text("run_id", "16 hex digits that identify the run's configuration and code"),
     _text("pack_id", "the pack it was trained in"),
     _text("stage", "tune, confirm or exploratory"),
-    _text("condition", "grid (tune), own_lr (confirm) or as_given (exploratory)"),
+    _text(
+        "condition", "; ".join(f"{k}: {row.about} ({row.stage})" for k, row in CONDITIONS.items())
+    ),
     _text("data", "data set, as typed"),
     _text("model", "model, as typed"),
     _text("loss", "loss, as typed"),
@@ -225,17 +264,26 @@ OWN_LOSS = "loss:own"
 """Metric: the mean of a run's own loss at its own parameters."""
 
 
-def direction(metric: str) -> str:
-    """The better direction of a metric: "lower" or "higher".
+def metric_of(name: str) -> Metric:
+    """The row of a metric; that of a loss, which has no task of its own, for `loss:NAME`.
 
     Raises:
         ValueError: The metric is not in `METRICS`, and neither `loss:own` nor a `loss:NAME`.
     """
-    if metric.startswith("loss:"):
-        return "lower"
-    if metric not in METRICS:
-        raise ValueError(f"metric {metric!r} is unknown: use one of {', '.join(METRICS)}")
-    return METRICS[metric].direction
+    if name.startswith("loss:"):
+        return Metric("", "unit of the loss", "lower", "mean of a loss")
+    if name not in METRICS:
+        raise ValueError(f"metric {name!r} is unknown: use one of {', '.join(METRICS)}")
+    return METRICS[name]
+
+
+def direction(metric: str) -> str:
+    """The better direction of a metric: "lower" or "higher".
+
+    Raises:
+        ValueError: The metric is unknown.
+    """
+    return metric_of(metric).direction
 
 
 def schema(table: str) -> pa.Schema:
@@ -402,6 +450,10 @@ def read_plan(path: Path) -> dict[str, Any]:
                 "question its own folder with name=..."
             )
     return plan
+
+
+QUESTIONS = ("essay",)
+"""Sections that an experiment may ask its report for."""
 
 
 def declared(choices: Mapping[str, Any], *, data: str, task: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ MOST_POSTERIORS = 40
 
 GUARDS = 64
 """Rows behind the last one, so that a row's bits do not depend on those solved with it."""
+
+log = logging.getLogger(__name__)
 
 _KNOWN: dict[tuple[Any, ...], Tensor] = {}
 
@@ -87,7 +90,8 @@ def _solved(run: Run, posterior: Tensor, counts: Tensor) -> Tensor:
     try:
         loss = run.row.at(**run.loss.params).inside(context)
         return bayes_prediction(loss, targets=targets, weights=weights)[:-GUARDS]
-    except Exception:
+    except Exception as error:
+        log.warning("loss %s has no Bayes point (%s)", run.loss.name, error)
         return torch.full_like(posterior[:-GUARDS], torch.nan)
 
 

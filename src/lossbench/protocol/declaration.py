@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-CONDITIONS = ("own_lr", "reference_lr", "scale_matched")
-"""Learning rates at which a loss is confirmed: its own best one, the reference's best one, and the
-reference's times the ratio of their initial output gradients."""
+from lossbench import records
 
+CONDITIONS = tuple(name for name, row in records.CONDITIONS.items() if row.stage == "confirm")
 TUNE = {"lr": (), "seeds": (), "extend": 4, "others": {}}
 CONFIRM = {"seeds": (), "conditions": CONDITIONS}
-DECLARED = ("primary", "endpoint", "reference", "margin", "family", "confidence")
-OPTIONAL = {"targets": {}, "select": {}}
+BY_TASK = ("primary", "reference", "margin")
+"""What is declared for each task, or for a data set by its name."""
+DECLARED = (*BY_TASK, "endpoint", "family", "confidence")
+OPTIONAL = ("select", "targets", "questions")
 
 SINS = {
     "split": "the learning rate is chosen on validation, and test is touched in confirm only",
@@ -35,46 +36,73 @@ def check_keys(stage: str, given: Mapping[str, Any], known: Mapping[str, Any]) -
             raise ConfigError(f"hydra.sweeper.{stage}.{key} is {value!r}: {why}")
 
 
-def check_declaration(declared: Mapping[str, Any]) -> None:
+def check_declaration(
+    declared: Mapping[str, Any], data: Mapping[str, str], *, known: Iterable[str]
+) -> None:
     """Refuse a declaration that cannot be judged, before anything is trained.
 
     Args:
         declared: `hydra.sweeper.declare`.
+        data: Task by name of each data set of the sweep.
+        known: Names of all data sets.
 
     Raises:
         ConfigError: A part is missing, unknown or out of range; the message names the cure.
     """
-    from lossbench.config import ConfigError, nearest
-    from lossbench.losses import LOSSES
+    from lossbench.config import ConfigError
     from lossbench.losses.spec import TASKS
-    from lossbench.records import METRICS, OWN_LOSS, Metric
 
-    own = {OWN_LOSS: Metric("", "unit of the loss", "lower", "")}
-
-    check_keys("declare", declared, {**dict.fromkeys(DECLARED), **OPTIONAL})
+    check_keys("declare", declared, dict.fromkeys((*DECLARED, *OPTIONAL)))
     if missing := [key for key in DECLARED if key not in declared]:
         raise ConfigError(
             f"hydra.sweeper.declare lacks {missing[0]}: declare {', '.join(DECLARED)}"
         )
-    known = {"primary": METRICS, "reference": LOSSES, "select": {**METRICS, **own}}
-    for key, rows in known.items():
-        for place, name in declared.get(key, {}).items():
-            # What is not a task is a data set, for which anything of the kind may be declared.
-            fitting = [
-                other
-                for other, row in rows.items()
-                if place not in TASKS or row.task in (place, "")
-            ]
-            if name not in fitting:
-                raise ConfigError(f"{key} of {place} is {name!r}: {nearest(name, fitting)}")
-    for key, allowed in {"endpoint": ("last", "best"), "family": ("task",)}.items():
-        if declared[key] not in allowed:
-            raise ConfigError(f"{key} is {declared[key]!r}: use {' or '.join(allowed)}")
+    allowed = {"endpoint": ("last", "best"), "family": ("task",)}
+    for key, names in allowed.items():
+        if declared[key] not in names:
+            raise ConfigError(f"{key} is {declared[key]!r}: use {' or '.join(names)}")
     if not 0 < declared["confidence"] < 1:
         raise ConfigError(f"confidence is {declared['confidence']}: use 0.95, or between 0 and 1")
-    for task, margin in declared["margin"].items():
-        if not margin >= 0:
-            raise ConfigError(f"margin of {task} is {margin}: use 0 or more")
+    for name in declared.get("questions", ()):
+        if name not in records.QUESTIONS:
+            raise ConfigError(f"question {name!r}: use one of {', '.join(records.QUESTIONS)}")
+    tasks = {task: task for task in TASKS}
+    _check_places(declared, {**dict.fromkeys(known, ""), **data, **tasks})
+    for name, task in data.items():
+        for key in BY_TASK:
+            if records.declared(declared[key], data=name, task=task) is None:
+                raise ConfigError(f"declare.{key} has nothing for {name}: add {task} or {name}")
+        if name in declared["primary"] and name not in declared["margin"]:
+            raise ConfigError(
+                f"declare.primary has a metric for {name} alone: a margin for {name}, in the unit "
+                "of that metric, belongs to it"
+            )
+
+
+def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> None:
+    """Every choice stands under a task or a data set, and fits its task, where that is known."""
+    from lossbench.config import ConfigError, nearest
+    from lossbench.losses import LOSSES
+
+    metrics = {name: row.task for name, row in records.METRICS.items()}
+    names = {
+        "primary": metrics,
+        "select": {**metrics, records.OWN_LOSS: ""},
+        "reference": {name: row.task for name, row in LOSSES.items()},
+    }
+    for key in (*BY_TASK, "select", "targets"):
+        for place, value in declared.get(key, {}).items():
+            if place not in places:
+                raise ConfigError(f"{key} of {place!r}: {nearest(place, places)}")
+            if key == "margin" and not value >= 0:
+                raise ConfigError(f"margin of {place} is {value}: use 0 or more")
+            if key == "targets" and not isinstance(value, int | float):
+                raise ConfigError(f"target of {place} is {value!r}: use a number")
+            task = places[place]
+            rows = names.get(key, {})
+            fitting = [name for name, its in rows.items() if not task or its in (task, "")]
+            if key in names and value not in fitting:
+                raise ConfigError(f"{key} of {place} is {value!r}: {nearest(str(value), fitting)}")
 
 
 def check_conditions(conditions: Sequence[str]) -> None:

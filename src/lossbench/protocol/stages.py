@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from lossbench.protocol.cells import Cell, values
 from lossbench.protocol.declaration import (
     CONFIRM,
     TUNE,
@@ -24,13 +25,10 @@ if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
 
     from lossbench.config import Run
-    from lossbench.protocol.sweeper import ProtocolSweeper
+    from lossbench.launch import PackedLauncher
     from lossbench.records import Records
 
 log = logging.getLogger(__name__)
-
-Cell = tuple[str, ...]
-"""Overrides of one cell: all factors but the seed and what is tuned."""
 
 
 @dataclass
@@ -72,34 +70,47 @@ class Chosen:
 class Protocol:
     """One pass through tune and confirm for the cells of a command.
 
+    Args:
+        launcher: Launches lists of jobs into the sweep.
+        asked: The cells.
+        tune: As in the experiment.
+        confirm: As in the experiment.
+        declare: As in the experiment.
+        seeds: Typed in the place of those that confirm; empty if none were.
+
     Raises:
         ConfigError: A part of `tune`, `confirm` or `declare` is missing, unknown or out of range.
     """
 
     def __init__(
-        self, sweeper: ProtocolSweeper, typed: Mapping[str, str], cells: Sequence[Cell]
+        self,
+        launcher: PackedLauncher,
+        asked: Sequence[Cell],
+        *,
+        tune: Mapping[str, Any],
+        confirm: Mapping[str, Any],
+        declare: Mapping[str, Any],
+        seeds: str,
     ) -> None:
-        self.launcher, self.declare = sweeper.launcher, sweeper.declare
-        tune, confirm = dict(sweeper.tune or {}), dict(sweeper.confirm or {})
         check_keys("tune", tune, TUNE)
         check_keys("confirm", confirm, CONFIRM)
-        check_declaration(self.declare)
         tune, confirm = {**TUNE, **tune}, {**CONFIRM, **confirm}
-        typed_seeds = typed.get("seed", "").partition("=")[2] or confirm["seeds"]
-        self.tune_seeds = [int(v) for v in sweeper.values("seed", tune["seeds"])]
-        self.confirm_seeds = [int(v) for v in sweeper.values("seed", typed_seeds)]
+        self.launcher, self.declare, composer = launcher, declare, launcher.composer
+        self.tune_seeds = [int(v) for v in values("seed", tune["seeds"], composer)]
+        self.confirm_seeds = [int(v) for v in values("seed", seeds or confirm["seeds"], composer)]
         refuse_overlap(self.tune_seeds, self.confirm_seeds)
         self.conditions = [str(name) for name in confirm["conditions"]]
         check_conditions(self.conditions)
-        self.others = {key: [*values] for key, values in (tune["others"] or {}).items()}
+        self.others = {key: [*listed] for key, listed in (tune["others"] or {}).items()}
+        self.tuned = ["optimizer.lr", *self.others]
         self.extend = int(tune["extend"])
-        rates = sorted(_number(rate) for rate in sweeper.values("optimizer.lr", tune["lr"]))
-        self.tasks = self._tasks(cells, Grid(tuple(rates)))
-
-    @property
-    def tuned(self) -> list[str]:
-        """Keys that tuning chooses."""
-        return ["optimizer.lr", *self.others]
+        rates = sorted(_number(rate) for rate in values("optimizer.lr", tune["lr"], composer))
+        self.tasks = self._tasks(asked, Grid(tuple(rates)))
+        check_declaration(
+            declare,
+            {task.data: task.kind for task in self.tasks},
+            known=composer.get_group_options("data"),
+        )
 
     def _declared(self, key: str, task: Task) -> Any:
         from lossbench.records import declared
@@ -138,13 +149,14 @@ class Protocol:
     def carried_out(self) -> list[Sequence[JobReturn]]:
         """Tune, growing the grids where a best rate lies on their edge; then confirm."""
         jobs = [job for task in self.tasks for job in self._tuning(task)]
-        returned = [self.launcher.launch(jobs, 0)]
+        returned, launched = [self.launcher.launch(jobs, 0)], {*map(tuple, jobs)}
         loaded = self._loaded()
         chosen = {task.context: self._chosen(task, loaded) for task in self.tasks}
         while grown := [task for task in self.tasks if self._has_grown(task, chosen[task.context])]:
-            more = [job for task in grown for job in self._tuning(task) if job not in jobs]
-            jobs += more
-            returned.append(self.launcher.launch(more, sum(map(len, returned))))
+            jobs = [job for task in grown for job in self._tuning(task)]
+            jobs = [job for job in jobs if tuple(job) not in launched]
+            launched |= {*map(tuple, jobs)}
+            returned.append(self.launcher.launch(jobs, sum(map(len, returned))))
             loaded = self._loaded()
             chosen |= {task.context: self._chosen(task, loaded) for task in grown}
         confirming = []
@@ -152,7 +164,7 @@ class Protocol:
             found = chosen[task.context]
             confirming += self._confirming(task, found, self._reference(task, found, loaded))
         if confirming:
-            returned.append(self.launcher.launch(confirming, len(jobs)))
+            returned.append(self.launcher.launch(confirming, len(launched)))
         return returned
 
     # ---- tasks -----------------------------------------------------------------------------------
@@ -364,7 +376,7 @@ class Protocol:
                     task.losses[cell],
                 )
                 return None
-            lr = float(f"{lr * ratio:.6g}")
+            lr = float(f"{lr * ratio:.9g}")
         own = [line for line in mine.candidate.others if line.startswith(_OWN)]
         shared = [line for line in reference.candidate.others if not line.startswith(_OWN)]
         return Candidate(lr, (*shared, *own))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lossbench.protocol.stages import Cell, Protocol
+from lossbench.protocol import cells
+from lossbench.protocol.declaration import TUNE
+from lossbench.protocol.stages import Protocol
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
@@ -70,11 +72,9 @@ class ProtocolSweeper:
         Raises:
             ConfigError: No cell is left, seeds overlap, or a value is refused; nothing trained.
         """
-        typed = self._typed(arguments)
-        cells = self._cells(typed)
-        if self.tune is None:
-            return [self.launcher.launch([list(cell) for cell in cells], 0)]
-        protocol = Protocol(self, typed, cells)
+        found, protocol = self._asked(arguments)
+        if protocol is None:
+            return [self.launcher.launch([list(cell) for cell in found], 0)]
         self.launcher.sweep.facts = {
             **self.launcher.sweep.facts,
             "declaration": protocol.declaration(),
@@ -90,84 +90,47 @@ class ProtocolSweeper:
         Returns:
             Runs by stage; learning rates that only tuning can tell are the first of the grid.
         """
-        typed = self._typed(arguments)
-        cells = self._cells(typed)
+        found, protocol = self._asked(arguments)
+        if protocol is None:
+            return {"exploratory": self.launcher.runs([list(cell) for cell in found])}
+        return protocol.outlined()
+
+    @property
+    def extend(self) -> int:
+        """Most learning rates that may be added at either end of a grid."""
+        return int({**TUNE, **(self.tune or {"extend": 0})}["extend"])
+
+    @property
+    def tuned(self) -> list[str]:
+        """Keys that tuning chooses, the learning rate first."""
+        return ["optimizer.lr", *((self.tune or {}).get("others") or {})]
+
+    def _asked(self, arguments: list[str]) -> tuple[list[cells.Cell], Protocol | None]:
+        """The cells, and the protocol for them, None where nothing is tuned."""
+        composer = self.launcher.composer
+        typed = cells.typed_lines(arguments, composer)
         if self.tune is None:
-            return {"exploratory": self.launcher.runs([list(cell) for cell in cells])}
-        return Protocol(self, typed, cells).outlined()
+            return cells.asked(self.blocks, typed, composer), None
+        self._refuse_tuned(typed)
+        held = {key: line for key, line in typed.items() if key != "seed"}
+        found = cells.asked(self.blocks, held, composer)
+        protocol = Protocol(
+            self.launcher,
+            found,
+            tune=self.tune,
+            confirm=self.confirm or {},
+            declare=self.declare,
+            seeds=typed.get("seed", "").partition("=")[2],
+        )
+        return found, protocol
 
-    def _typed(self, arguments: Sequence[str]) -> dict[str, str]:
-        """Typed overrides by key; what is tuned belongs to the protocol."""
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
+    def _refuse_tuned(self, typed: Mapping[str, str]) -> None:
         from lossbench.config import ConfigError
 
-        parser = OverridesParser.create(config_loader=self.launcher.composer)  # type: ignore[arg-type]
-        typed = {
-            o.get_key_element(): str(o.input_line) for o in parser.parse_overrides(list(arguments))
-        }
-        if self.tune is None:
-            return typed
-        for key in ("optimizer.lr", *(self.tune.get("others") or {})):
+        for key in self.tuned:
             if key in typed:
                 where = "tune.lr" if key == "optimizer.lr" else "tune.others"
                 raise ConfigError(
                     f"{key} is chosen by tuning: change the grid with hydra.sweeper.{where}, or "
                     "sweep it yourself with 'lossbench -m ...' without an experiment"
                 )
-        return typed
-
-    def _cells(self, typed: Mapping[str, str]) -> list[Cell]:
-        """Overrides of every cell of every block whose loss fits its data, each once."""
-        from lossbench.config import ConfigError, fits
-
-        held = {key: line for key, line in typed.items() if key != "seed" or self.tune is None}
-        cells: dict[Cell, None] = {}
-        for block in self._blocks(typed):
-            # A typed group takes the block's settings of that group with it.
-            lines = {
-                key: _line(key, value)
-                for key, value in block.items()
-                if not {key, key.partition(".")[0]} & typed.keys()
-            }
-            for cell in self.product([*held.values(), *lines.values()]):
-                if fits(self.launcher.composer.compose(cell)):
-                    cells[cell] = None
-        if not cells:
-            raise ConfigError(
-                "the sweep is empty: no loss fits the task and targets of its data. Regression "
-                "losses need regression data; 'lossbench losses' lists the task of each"
-            )
-        return list(cells)
-
-    def _blocks(self, typed: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
-        """All blocks; but where some have the typed data set, only those."""
-        wanted = {*typed.get("data", "").partition("=")[2].split(",")} - {""}
-        having = [block for block in self.blocks if wanted and wanted <= {*block.get("data", ())}]
-        return having or self.blocks or [{}]
-
-    def product(self, lines: Sequence[str]) -> list[Cell]:
-        """Every combination of the values in override lines."""
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
-        from lossbench.config import check_overrides
-
-        check_overrides(lines, self.launcher.composer)
-        parser = OverridesParser.create(config_loader=self.launcher.composer)  # type: ignore[arg-type]
-        overrides = parser.parse_overrides(list(lines))
-        return [tuple(job) for job in BasicSweeper.split_arguments(overrides, None)[0]]
-
-    def values(self, key: str, value: Any) -> list[str]:
-        """Single values of a key whose values are typed or listed in some way Hydra knows."""
-        from lossbench.config import ConfigError
-
-        if not isinstance(value, str | int | float) and not value:
-            raise ConfigError(f"the list of {key} is empty: give it at least one value")
-        return [job[0].partition("=")[2] for job in self.product([_line(key, value)])]
-
-
-def _line(key: str, value: Any) -> str:
-    if isinstance(value, str | int | float):
-        return f"{key}={value}"
-    return f"{key}={','.join(str(item) for item in value)}"

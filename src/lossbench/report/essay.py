@@ -6,6 +6,7 @@ Source:
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench import records, statistics
-from lossbench.report.judged import Task, asked, by_context
+from lossbench.report.judged import Comparison, asked, by_context, comparisons
 from lossbench.report.words import rounded
 
 ALONG = 1 - 1e-5
@@ -36,7 +37,8 @@ class Answer:
         name: Stem of its file.
         claim: What the essay says.
         consequence: What would follow.
-        measured: Sentences with numbers.
+        verdict: What was measured, in one sentence.
+        measured: More sentences with numbers.
         caption: Of the table.
         table: The numbers.
     """
@@ -44,21 +46,25 @@ class Answer:
     name: str
     claim: str
     consequence: str
+    verdict: str
     measured: list[str]
     caption: str
     table: pd.DataFrame
 
 
-def answers(found: records.Records, together: Sequence[Task]) -> list[Answer]:
+def answers(found: records.Records, together: Sequence[Comparison]) -> list[Answer]:
     """The answers that the confirmed runs of a sweep give.
 
     Args:
         found: The sweep.
-        together: Its tasks, from `judged.tasks`.
+        together: Its tasks, from `judged.comparisons`.
 
     Returns:
-        In the essay's order; a claim that the sweep has no runs for is left out.
+        In the essay's order; a claim that the sweep has no runs for is left out, and all are where
+        its declaration does not ask for them.
     """
+    if "essay" not in asked(found.plan)["questions"]:
+        return []
     confirmed = [task for task in together if task.stage == "confirm"]
     parts = (
         _error_signal([task for task in confirmed if task.is_main], found),
@@ -69,29 +75,39 @@ def answers(found: records.Records, together: Sequence[Task]) -> list[Answer]:
     return [part for part in parts if part is not None]
 
 
+def told(found: records.Records) -> str:
+    """The answers as plain text, at most 80 columns wide; empty where there are none."""
+    lines = []
+    for one in answers(found, comparisons(found)):
+        lines += textwrap.wrap(f"{one.claim} {one.verdict}", 80, subsequent_indent="  ")
+    return "\n".join(["The essay's claims, measured", *lines, ""]) if lines else ""
+
+
 # ---- 1 -------------------------------------------------------------------------------------------
 
 
-def _error_signal(mains: Sequence[Task], found: records.Records) -> Answer | None:
+def _error_signal(mains: Sequence[Comparison], found: records.Records) -> Answer | None:
     usual = [task for task in mains if _factor(task, "init.from", "random") == "random"]
     table = pd.DataFrame([row for task in usual for row in _courses(task, found)])
     if table.empty:
         return None
-    along = table[table.cosine >= ALONG].loss.unique()
-    astray = table[table.cosine < ALONG].sort_values("cosine")
-    measured = [
-        f"The cosine between output gradient and error is 1 all along training for "
-        f"{_listed(along)}; for no other of the {table.loss.nunique()} losses."
-    ]
+    least = table.groupby("loss").cosine.min()
+    along, astray = least.index[least >= ALONG], least[least < ALONG].sort_values()
+    verdict = (
+        f"The cosine between output gradient and error is 1 all along training, on every task, for "
+        f"{_listed(along) or 'no loss'}; for no other of the {len(least)} losses."
+    )
+    measured = []
     if len(astray):
-        lowest = astray.iloc[0]
         measured.append(
-            f"Furthest astray is {lowest.loss} on {lowest.task}: {lowest.cosine:.2f} on average."
+            f"Furthest astray on a task is {astray.index[0]}: {astray.iloc[0]:.2f} on average."
         )
-    clean = table[table.task.str.startswith("clean_")]
-    if len(clean):
-        ends = [f"{r.loss} {r.final_error_norm:.1g}" for r in clean.itertuples()]
-        measured.append(f"Without noise the error that is left at the end is {', '.join(ends)}.")
+    for label, rows in table[table.task.isin(_without_noise(usual, found.plan))].groupby("task"):
+        ends = [
+            f"{r.loss} {r.final_error_norm:.1g} (gradient {r.final_gradient_norm:.1g})"
+            for r in rows.sort_values("final_error_norm").itertuples()
+        ]
+        measured.append(f"{label}: error left after the last update {', '.join(ends)}.")
     slow = [f"{r.loss} on {r.task}" for r in table.itertuples() if 2 * r.converged < r.n]
     if slow:
         measured.append(f"Most runs have not settled by the last update: {_listed(slow)}.")
@@ -100,6 +116,7 @@ def _error_signal(mains: Sequence[Task], found: records.Records) -> Answer | Non
         "Squared error is the loss whose error signal is prediction - target.",
         "A signal that is the error fades as the error does: steps shrink towards the optimum. The "
         "quartic's fades with the cube and stalls early, the absolute error's never fades.",
+        verdict,
         measured,
         "Own best learning rate, medians over seeds. Cosine(output gradient, error): mean along "
         "training. Signal per error: norm of the output gradient over that of the error, at the "
@@ -110,7 +127,13 @@ def _error_signal(mains: Sequence[Task], found: records.Records) -> Answer | Non
     )
 
 
-def _courses(task: Task, found: records.Records) -> Iterator[dict[str, Any]]:
+def _without_noise(tasks: Sequence[Comparison], plan: Mapping[str, Any]) -> list[str]:
+    """Labels of the tasks whose targets can be met, so that behaviour at the optimum shows."""
+    data = {name: facts.get("fn") for name, facts in plan["data"].items()}
+    return [task.label for task in tasks if data.get(task.runs.data.iloc[0]) == "clean_linear"]
+
+
+def _courses(task: Comparison, found: records.Records) -> Iterator[dict[str, Any]]:
     runs = statistics.convergence(task.runs, found.steps, found.evals)
     for row in statistics.converged(runs).itertuples():
         yield {
@@ -133,34 +156,36 @@ def _courses(task: Task, found: records.Records) -> Iterator[dict[str, Any]]:
 KINDS = {"sampled": "labels drawn from it", "distribution": "the distribution itself"}
 
 
-def _linear_in_target(mains: Sequence[Task], found: records.Records) -> Answer | None:
+def _linear_in_target(mains: Sequence[Comparison], found: records.Records) -> Answer | None:
     known = [task for task in mains if task.runs.get("tv_bayes", pd.Series()).notna().any()]
     known = [task for task in known if _factor(task, "init.from", "random") == "random"]
     table = pd.DataFrame([row for task in known for row in _distances(task, found.plan)])
     if table.empty:
         return None
-    pairs = statistics_of_targets(known, found.plan)
-    if len(pairs):
-        table = table.merge(pairs, on=["data", "loss", "sample_size"], how="left")
-    measured = [*_said_of_distances(table), *_said_of_targets(table)]
+    table = table.merge(_costs_of_labels(known), on=["place", "loss"], how="left")
+    most = table[table.sample_size == table.groupby("data").sample_size.transform("max")]
+    told = [*_said_of_distances(most), *_said_of_costs(most)]
     return Answer(
         "claim_2_linear_in_target",
         "Cross entropy is minimised where prediction is target, and is linear in the target.",
         "Labels drawn from a distribution then teach what the distribution itself would teach. A "
         "loss that is not linear learns something else from labels: its own Bayes point.",
-        measured,
+        told[-1],
+        told[:-1],
         "Own best learning rate. Total variation distance (0 to 1), mean and half its 95 % t "
         "interval over seeds: to the true posterior, and to the prediction that theory says the "
-        "loss learns from such targets. Sampled - distribution: difference of the distance to "
-        "the posterior, paired by seed, simultaneous 95 % intervals over the losses.",
-        table,
+        "loss learns from such targets. Cost of labels: distance to the posterior when taught by "
+        "labels minus when taught by the distribution, paired by seed, simultaneous 95 % intervals "
+        "over the losses.",
+        table.drop(columns="place"),
     )
 
 
-def _distances(task: Task, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _distances(task: Comparison, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for loss, mine in task.runs.groupby("loss", sort=False):
         claims = plan["losses"].get(str(loss).partition("(")[0], {}).get("claims", [])
         row = {
+            "place": _place(task),
             "data": task.runs.data.iloc[0],
             "loss": loss,
             "targets": _factor(task, "targets", "sampled"),
@@ -173,77 +198,79 @@ def _distances(task: Task, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield row | {"n": int(mine.tv_posterior.notna().sum())}
 
 
-def statistics_of_targets(known: Sequence[Task], plan: Mapping[str, Any]) -> pd.DataFrame:
+def _costs_of_labels(known: Sequence[Comparison]) -> pd.DataFrame:
     """Sampled against distribution targets, for contexts that differ in nothing else."""
-    by_place: dict[tuple[Any, ...], dict[str, Task]] = {}
+    by_place: dict[str, dict[str, Comparison]] = {}
     for task in known:
-        place = (task.runs.data.iloc[0], task.runs.model.iloc[0], _sample_size(task))
-        by_place.setdefault(place, {})[_factor(task, "targets", "sampled")] = task
+        by_place.setdefault(_place(task), {})[_factor(task, "targets", "sampled")] = task
     found = []
-    for (data, _, size), kinds in by_place.items():
+    for place, kinds in by_place.items():
         if kinds.keys() != KINDS.keys():
             continue
-        rows = statistics.contrasted(
-            kinds["distribution"].runs, kinds["sampled"].runs, metric="tv_posterior"
-        )
-        found += [
-            {
-                "data": data,
-                "loss": row.loss,
-                "sample_size": size,
-                "sampled_minus_distribution": row.difference,
-                "low": row.low,
-                "high": row.high,
-            }
-            for row in rows.itertuples()
-        ]
-    return pd.DataFrame(found)
+        dense, labels = kinds["distribution"].runs, kinds["sampled"].runs
+        try:
+            rows = statistics.contrasted(dense, labels, metric="tv_posterior")
+        except ValueError:  # no pairs: another machine, or edited code
+            continue
+        rows = rows.assign(place=place, cost_of_labels=rows.difference)
+        found.append(rows[["place", "loss", "cost_of_labels", "low", "high"]])
+    empty = pd.DataFrame(columns=["place", "loss", "cost_of_labels", "low", "high"])
+    return pd.concat(found) if found else empty
 
 
-def _said_of_distances(table: pd.DataFrame) -> Iterator[str]:
-    most = table[table.sample_size == table.groupby("data").sample_size.transform("max")]
+def _place(task: Comparison) -> str:
+    """All that two contexts share which differ in the kind of their targets alone."""
+    text = next(text for text in task.runs.config if isinstance(text, str) and text)
+    own = ("loss.", "seed", "lr", "condition", "source_sha", "targets")
+    factors = {k: v for k, v in statistics.factors(text).items() if not k.startswith(own)}
+    return repr(sorted(factors.items(), key=str))
+
+
+def _said_of_distances(most: pd.DataFrame) -> Iterator[str]:
     for (data, kind), rows in most.groupby(["data", "targets"], sort=False):
         ends = [
             f"{r.loss} {rounded(r.tv_posterior, r.tv_posterior_half)} "
-            f"(its own Bayes point: {rounded(r.tv_bayes, r.tv_bayes_half)})"
+            f"({rounded(r.tv_bayes, r.tv_bayes_half)})"
             for r in rows.itertuples()
         ]
-        yield f"{data}, taught by {KINDS[kind]}: distance to the posterior {', '.join(ends)}."
+        yield (
+            f"{data}, taught by {KINDS[kind]}: distance to the posterior, and to the loss's own "
+            f"Bayes point: {', '.join(ends)}."
+        )
 
 
-def _said_of_targets(table: pd.DataFrame) -> Iterator[str]:
-    if "sampled_minus_distribution" not in table:
-        return
-    most = table[table.sample_size == table.groupby("data").sample_size.transform("max")]
-    for data, rows in most[most.targets == "sampled"].groupby("data", sort=False):
+def _said_of_costs(most: pd.DataFrame) -> Iterator[str]:
+    """What labels cost: of the losses that are linear in the target, and of the others."""
+    paid = most[(most.targets == "sampled") & most.cost_of_labels.notna()]
+    for data, rows in paid.groupby("data", sort=False):
+        parts = []
         for is_linear, mine in rows.groupby("linear_in_target", sort=False):
             ends = [
-                f"{r.loss} {r.sampled_minus_distribution:+.3f} [{r.low:+.3f}, {r.high:+.3f}]"
-                for r in mine.itertuples()
-                if np.isfinite(r.sampled_minus_distribution)
+                f"{r.loss} {r.cost_of_labels:+.3f} [{r.low:+.3f}, {r.high:+.3f}]"
+                for r in mine.sort_values("cost_of_labels").itertuples()
             ]
-            kind = "linear in the target" if is_linear else "not linear in the target"
-            if ends:
-                yield (
-                    f"{data}: what labels cost against the distribution, in distance to the "
-                    f"posterior, for losses {kind}: {', '.join(ends)}."
-                )
+            kind = "losses linear in the target" if is_linear else "others"
+            parts.append(f"{kind} {', '.join(ends)}")
+        yield (
+            f"{data}: what sampled labels cost in distance to the posterior, against the "
+            f"distribution itself: {'; '.join(parts)}."
+        )
 
 
-def _sample_size(task: Task) -> int:
-    """Training examples; NaN-free: from the data set's parameter where it has one."""
+def _sample_size(task: Comparison) -> int:
+    """What the data set's parameter `examples` says; 0 where it has none."""
     return int(_factor(task, "data.params.examples", 0))
 
 
 # ---- 3 -------------------------------------------------------------------------------------------
 
 
-def _confidently_wrong(confirmed: Sequence[Task], found: records.Records) -> Answer | None:
+def _confidently_wrong(confirmed: Sequence[Comparison], found: records.Records) -> Answer | None:
     wrong = [t for t in confirmed if _factor(t, "init.from", "random") == "permuted_labels"]
     table = pd.DataFrame([row for task in wrong for row in _recoveries(task, found)])
     if table.empty:
         return None
-    measured = []
+    told = {}
     for (task, condition), rows in table.groupby(["task", "condition"], sort=False):
         ends = [
             f"{r.loss} {r.median_steps:.0f}"
@@ -251,24 +278,27 @@ def _confidently_wrong(confirmed: Sequence[Task], found: records.Records) -> Ans
             else f"{r.loss} never ({r.reached} of {r.n} runs)"
             for r in rows.sort_values("median_steps").itertuples()
         ]
-        measured.append(
-            f"{task}, {_AT[condition]}: updates until accuracy {rows.target.iloc[0]:g}, median "
-            f"over {rows.n.max()} seeds: {', '.join(ends)}."
+        told[task, condition] = (
+            f"{task}, {records.CONDITIONS[condition].short}: updates until accuracy "
+            f"{rows.target.iloc[0]:g}, median over {rows.n.max()} seeds: {', '.join(ends)}."
         )
+    # The reference's rate for all is the plainest comparison: nothing makes up for a small signal.
+    first = next((key for key in told if key[1] == "reference_lr"), next(iter(told)))
     return Answer(
         "claim_3_confidently_wrong",
         "Through softmax, the gradient of cross entropy at the outputs is again prediction - "
         "target.",
         "Where the model is confidently wrong the error is largest, and so is this gradient; a "
         "loss whose gradient passes through the softmax's own slope gets almost none and stalls.",
-        measured,
+        told.pop(first),
+        [*told.values()],
         "Every loss starts from the same state, fitted to permuted labels; time until the "
         "validation accuracy reaches the declared target, misses censored at the last update.",
         table,
     )
 
 
-def _recoveries(task: Task, found: records.Records) -> Iterator[dict[str, Any]]:
+def _recoveries(task: Comparison, found: records.Records) -> Iterator[dict[str, Any]]:
     question = asked(found.plan)
     kind, data = str(task.runs.task.iloc[0]), str(task.runs.data.iloc[0])
     target = records.declared(question["targets"], data=data, task=kind)
@@ -295,7 +325,7 @@ def _recoveries(task: Task, found: records.Records) -> Iterator[dict[str, Any]]:
 # ---- 4 -------------------------------------------------------------------------------------------
 
 
-def _link_by_loss(confirmed: Sequence[Task]) -> Answer | None:
+def _link_by_loss(confirmed: Sequence[Comparison]) -> Answer | None:
     wanted = {loss for by_link in LINK_BY_LOSS.values() for loss in by_link.values() if loss}
     rows = []
     for group in by_context(confirmed):
@@ -321,14 +351,15 @@ def _link_by_loss(confirmed: Sequence[Task]) -> Answer | None:
         "The simple gradient belongs to a loss and its link together, not to the loss alone.",
         "A loss behind the link that it matches has the error as its gradient; the square behind "
         "another link has the link's slope as a factor.",
-        measured,
+        measured[0] if measured else "",
+        measured[1:],
         "Rows: the square, and the loss that matches the link; columns: the link. Mean ± half the "
         "t interval over seeds. The identity's matching loss is the square itself.",
         table,
     )
 
 
-def _crossed(task: Task) -> Iterator[dict[str, Any]]:
+def _crossed(task: Comparison) -> Iterator[dict[str, Any]]:
     for metric in (task.metric, "nll"):
         known = task.summary[task.summary.metric == metric].set_index("loss")
         for kind, by_link in LINK_BY_LOSS.items():
@@ -348,14 +379,8 @@ def _cell(known: pd.DataFrame, loss: str) -> str:
 
 # ---- words and numbers ---------------------------------------------------------------------------
 
-_AT = {
-    "own_lr": "each at its own learning rate",
-    "reference_lr": "all at the reference's learning rate",
-    "scale_matched": "at matched scale",
-}
 
-
-def _factor(task: Task, name: str, default: Any) -> Any:
+def _factor(task: Comparison, name: str, default: Any) -> Any:
     """A factor of the task's runs, by its dotted name in the recorded configuration."""
     configs = [text for text in task.runs.config if isinstance(text, str) and text]
     return statistics.factors(configs[0]).get(name, default) if configs else default

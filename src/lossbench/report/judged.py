@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,15 +15,6 @@ from lossbench import records, statistics
 STAGES = {"confirm": "test", "exploratory": "test", "tune": "validation"}
 """Stages whose runs are compared, best first, and the split they are judged on."""
 
-CONDITIONS = {
-    "own_lr": "at its own best learning rate",
-    "reference_lr": "at the reference's learning rate",
-    "scale_matched": "at the reference's learning rate, output gradients scaled alike at the start",
-    "as_given": "as given",
-    "grid": "at its best learning rate on the grid",
-}
-"""Conditions in the order they are told, and in words."""
-
 DEFAULTS = {
     "primary": {"regression": "rmse", "classification": "accuracy"},
     "reference": {"regression": "mse", "classification": "cross_entropy"},
@@ -33,12 +25,13 @@ DEFAULTS = {
     "losses": [],
     "tuned": [],
     "targets": {},
+    "questions": [],
 }
 """What a sweep without a declaration is judged by; all of it is exploratory then."""
 
 
 @dataclass(frozen=True)
-class Task:
+class Comparison:
     """All estimates of one context and condition.
 
     Attributes:
@@ -75,7 +68,7 @@ class Task:
     @property
     def is_main(self) -> bool:
         """Whether it is the fair comparison, each loss at its own learning rate."""
-        return self.condition not in ("reference_lr", "scale_matched")
+        return records.CONDITIONS[self.condition].is_own
 
     @property
     def verdicts(self) -> pd.DataFrame:
@@ -114,7 +107,8 @@ def declared_losses(plan: Mapping[str, Any], runs: pd.DataFrame) -> list[str]:
     return sorted(every.index[every])
 
 
-def tasks(found: records.Records) -> list[Task]:
+@functools.lru_cache(maxsize=1)
+def comparisons(found: records.Records) -> list[Comparison]:
     """Every context and condition of a sweep, with the runs that are compared there.
 
     Those of stage confirm where there are any; else the exploratory ones, else those of tune, each
@@ -130,32 +124,30 @@ def tasks(found: records.Records) -> list[Task]:
 
 def _of_context(
     mine: pd.DataFrame, found: records.Records, question: Mapping[str, Any]
-) -> Iterator[Task]:
+) -> Iterator[Comparison]:
     stage = next(stage for stage in STAGES if (mine.stage == stage).any())
     kind, data = str(mine.task.dropna().iloc[0]), str(mine.data.iloc[0])
 
-    def choice(key: str, default: Any) -> Any:
-        found = records.declared(question[key], data=data, task=kind)
-        return default if found is None else found
+    def choice(key: str) -> Any:
+        return records.declared(question[key], data=data, task=kind)
 
-    metric = choice("primary", "rmse")
+    metric = choice("primary")
     grid = mine[mine.stage == ("tune" if (mine.stage == "tune").any() else stage)]
     select = records.declared(question.get("select", {}), data=data, task=kind) or metric
     grid = statistics.endpoint(
         grid, found.evals, split="validation", metric=select, endpoint=question["endpoint"]
     )
-    others = [key for key in question["tuned"] if key != "optimizer.lr"]
-    grid = statistics.profiled(grid, metric=select, tuned=others)
+    grid = statistics.profiled(grid, metric=select, tuned=question["tuned"])
     judged = mine[mine.stage == stage]
     if stage != "confirm":
         best = statistics.at_best_rate(grid[grid.stage == stage], metric=select)
         judged = judged[judged.run_id.isin(best.run_id)]
-    judged = statistics.with_reference(judged, choice("reference", ""))
+    judged = statistics.with_reference(judged, choice("reference"))
     rates = statistics.learning_rates(grid, metric=select, confidence=question["confidence"])
-    own = judged[~judged.condition.isin(["reference_lr", "scale_matched"])]
+    own = judged[[records.CONDITIONS[name].is_own for name in judged.condition]]
     used = pd.MultiIndex.from_frame(own[["loss", "lr"]])
     rates["best"] = pd.MultiIndex.from_frame(rates[["loss", "lr"]]).isin(used) & rates.value.notna()
-    for condition in CONDITIONS:
+    for condition in records.CONDITIONS:
         cell = judged[judged.condition == condition]
         if len(cell):
             yield _task(
@@ -164,8 +156,8 @@ def _of_context(
                 metric=metric,
                 grid=grid,
                 rates=rates.assign(split="validation"),
-                reference=choice("reference", ""),
-                margin=choice("margin", 0.0),
+                reference=choice("reference"),
+                margin=choice("margin"),
                 question=question,
             )
 
@@ -180,7 +172,7 @@ def _task(
     reference: str,
     margin: float,
     question: Mapping[str, Any],
-) -> Task:
+) -> Comparison:
     kind, losses = runs.task.dropna().iloc[0], sorted({*runs.loss})
     stage, confidence = str(runs.stage.iloc[0]), question["confidence"]
     metrics = [metric, *(n for n, m in records.METRICS.items() if m.task == kind and n != metric)]
@@ -202,7 +194,7 @@ def _task(
         )
     except ValueError as error:
         refusal = str(error)
-    return Task(
+    return Comparison(
         label=str(runs.label.iloc[0]),
         stage=stage,
         condition=str(runs.condition.iloc[0]),
@@ -217,20 +209,20 @@ def _task(
     )
 
 
-def by_context(together: Iterable[Task]) -> list[list[Task]]:
+def by_context(together: Iterable[Comparison]) -> list[list[Comparison]]:
     """Tasks that differ in their condition only, side by side."""
-    found: dict[str, list[Task]] = {}
+    found: dict[str, list[Comparison]] = {}
     for task in together:
         found.setdefault(str(task.runs.context.iloc[0]), []).append(task)
     return list(found.values())
 
 
-def objections(found: records.Records, together: Iterable[Task]) -> list[str]:
+def objections(found: records.Records, together: Iterable[Comparison]) -> list[str]:
     """What a strict reader would hold against the verdicts of a sweep, a sentence each.
 
     Args:
         found: The sweep.
-        together: Its tasks, from `tasks`.
+        together: Its tasks, from `comparisons`.
 
     Returns:
         Missing and failed runs, pairs that were refused, comparisons that were not declared

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from lossbench import figures, records, statistics, store
 from lossbench.report import essay, words
-from lossbench.report.judged import CONDITIONS, Task, asked, by_context, objections, tasks
+from lossbench.report.judged import Comparison, asked, by_context, comparisons, objections
 from lossbench.report.tables import stacked, write_tables
 
 PNG_DPI = 200
@@ -53,11 +53,11 @@ class Drawing:
     is_single: bool = False
 
 
-def write(sweep_dir: Path, *, workers: int = 1) -> Path:
+def write(sweep: Path | records.Records, *, workers: int = 1) -> Path:
     """Write `report/` into a sweep's folder.
 
     Args:
-        sweep_dir: Folder of the sweep.
+        sweep: Folder of the sweep, or its records.
         workers: Processes that draw; 1 draws in this one.
 
     Returns:
@@ -66,11 +66,12 @@ def write(sweep_dir: Path, *, workers: int = 1) -> Path:
     Raises:
         store.StoreError: The folder is no sweep, or a file is unreadable, altered or foreign.
     """
-    found, folder = records.load(sweep_dir), Path(sweep_dir) / "report"
-    together, complete = tasks(found), statistics.completeness(found.runs)
+    found = sweep if isinstance(sweep, records.Records) else records.load(sweep)
+    folder = found.sweep_dir / "report"
+    together, complete = comparisons(found), statistics.completeness(found.runs)
     answers = essay.answers(found, together)
     write_tables(folder / "tables", _numbers(together, complete, answers, found))
-    shapes = Path(sweep_dir) / "curves.parquet"
+    shapes = found.sweep_dir / "curves.parquet"
     general = pq.read_table(shapes).to_pandas() if shapes.exists() else pd.DataFrame()
     groups = by_context(together)
     mains = [next((one for one in group if one.is_main), group[0]) for group in groups]
@@ -98,7 +99,9 @@ def write(sweep_dir: Path, *, workers: int = 1) -> Path:
     return folder / "index.html"
 
 
-def _section(task: Task, group: Sequence[Task], found: records.Records) -> dict[str, Any]:
+def _section(
+    task: Comparison, group: Sequence[Comparison], found: records.Records
+) -> dict[str, Any]:
     """What the page says of one context: its main comparison, then the other conditions."""
     return {
         "label": task.label,
@@ -118,9 +121,9 @@ def _section(task: Task, group: Sequence[Task], found: records.Records) -> dict[
     }
 
 
-def _condition(task: Task, found: records.Records) -> dict[str, Any]:
+def _condition(task: Comparison, found: records.Records) -> dict[str, Any]:
     return {
-        "title": CONDITIONS[task.condition],
+        "title": records.CONDITIONS[task.condition].about.format(reference=task.reference),
         "rows": [row for row in words.rows(task, found.plan) if row["verdict"] != "reference"],
         "notes": [note for note in words.notes(task, found.plan) if "diverged" in note],
         "refusal": task.refusal,
@@ -128,7 +131,7 @@ def _condition(task: Task, found: records.Records) -> dict[str, Any]:
 
 
 def _numbers(
-    together: Sequence[Task],
+    together: Sequence[Comparison],
     complete: pd.DataFrame,
     answers: Sequence[essay.Answer],
     found: records.Records,
@@ -148,15 +151,20 @@ def _numbers(
         "summary": stacked(task.summary for task in together),
         "paired": stacked(task.paired.drop(columns="differences") for task in together),
         "learning_rates": stacked(task.rates for task in mains),
-        "sensitivity": stacked(
-            statistics.sensitivity(task.grid, metric=task.rates.metric.iloc[0])
-            for task in mains
-            if len({*task.rates.lr}) > 1
-        ),
+        "sensitivity": stacked(_tuned(task) for task in mains if len({*task.rates.lr}) > 1),
         "budgets": statistics.budgets(found.runs, tuned=asked(found.plan)["tuned"]),
         "completeness": complete,
         **{one.name: one.table for one in answers if len(one.table)},
     }
+
+
+def _tuned(task: Comparison) -> pd.DataFrame:
+    """What the learning rate matters to each loss, and how settled its choice is."""
+    metric = str(task.rates.metric.iloc[0])
+    settled = statistics.stability(task.grid, metric=metric)
+    columns = [*statistics.FACTS, "stability", "plausible"]
+    found = statistics.sensitivity(task.grid, metric=metric)
+    return found.merge(settled[columns], on=statistics.FACTS, how="left")
 
 
 def _hardware(runs: pd.DataFrame) -> str:
@@ -176,7 +184,7 @@ _DRAWN = {
 }
 
 
-def _methods(task: Task, plan: Mapping[str, Any]) -> list[str]:
+def _methods(task: Comparison, plan: Mapping[str, Any]) -> list[str]:
     """How the runs of a task came about, in sentences, as far as the records tell."""
     known = [json.loads(text) for text in task.runs.config.dropna() if text][:1]
     facts, ran = (known or [{}])[0], task.runs[task.runs.status.isin(["done", "diverged"])]
@@ -210,7 +218,7 @@ def _shape_figures(shapes: pd.DataFrame) -> Iterator[Drawing]:
             yield Drawing("error_weight", {"height": 1.9}, draw, is_single=True)
 
 
-def _task_figures(task: Task, found: records.Records) -> Iterator[Drawing]:
+def _task_figures(task: Comparison, found: records.Records) -> Iterator[Drawing]:
     """Each figure for which there are numbers."""
     reference, confidence = task.reference, float(task.summary.confidence.iloc[0])
     if len(task.paired):

@@ -10,8 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench import records
-from lossbench.report.judged import Task, by_context, tasks
+from lossbench import records, statistics
+from lossbench.report.judged import Comparison, by_context, comparisons
+
+SETTLED = 0.8
+"""Share of resampled tuning seeds that must choose a rate again for it to count as settled."""
 
 OTHER_FUNCTIONAL = "does not elicit the mean, so rmse is not what it aims at"
 
@@ -23,7 +26,7 @@ def table(sweep: Path | records.Records) -> str:
         sweep: Folder of the sweep, or its records.
     """
     found = sweep if isinstance(sweep, records.Records) else records.load(sweep)
-    parts = [[*_lines(group, found.plan), ""] for group in by_context(tasks(found))]
+    parts = [[*_lines(group, found.plan), ""] for group in by_context(comparisons(found))]
     counts = found.runs.status.value_counts()
     ended = int(counts.get("done", 0) + counts.get("diverged", 0))
     if ended < len(found.runs):
@@ -31,7 +34,7 @@ def table(sweep: Path | records.Records) -> str:
     return "\n".join("\n".join(part) for part in parts)
 
 
-def _lines(group: Sequence[Task], plan: Mapping[str, Any]) -> Iterator[str]:
+def _lines(group: Sequence[Comparison], plan: Mapping[str, Any]) -> Iterator[str]:
     task = next((task for task in group if task.is_main), group[0])
     exploratory = "" if task.stage == "confirm" else ", exploratory"
     title = headline(task).replace(_LONG_UNIT, "SD of target")
@@ -46,7 +49,7 @@ def _lines(group: Sequence[Task], plan: Mapping[str, Any]) -> Iterator[str]:
         yield from textwrap.wrap(note, 80, subsequent_indent="  ")
 
 
-def _elsewhere(others: Sequence[Task]) -> Iterator[str]:
+def _elsewhere(others: Sequence[Comparison]) -> Iterator[str]:
     """Verdicts at other learning rates than a loss's own, one line a loss."""
     if not others:
         return
@@ -54,20 +57,18 @@ def _elsewhere(others: Sequence[Task]) -> Iterator[str]:
         other.condition: dict(zip(other.paired.loss, other.paired.verdict, strict=True))
         for other in others
     }
-    yield f"{'':<15} " + " ".join(f"{_AT[condition]:<30}" for condition in verdicts).rstrip()
+    heads = (records.CONDITIONS[condition].short for condition in verdicts)
+    yield f"{'':<15} " + " ".join(f"{head:<30}" for head in heads).rstrip()
     for loss in dict.fromkeys(loss for found in verdicts.values() for loss in found):
         words = (_brief(found.get(loss, "")) for found in verdicts.values())
         yield f"{_cut(loss, 15):<15} " + " ".join(f"{word:<30}" for word in words).rstrip()
-
-
-_AT = {"reference_lr": "at the reference's rate", "scale_matched": "at matched scale"}
 
 
 def _brief(verdict: str) -> str:
     return verdict.replace("different but below the margin", "below the margin")
 
 
-def _simultaneous(task: Task) -> str:
+def _simultaneous(task: Comparison) -> str:
     if task.paired.empty:
         return "no comparison"
     first = task.paired.iloc[0]
@@ -81,7 +82,7 @@ def _cut(text: str, width: int) -> str:
 _LONG_UNIT = "standard deviations of the training target"
 
 
-def headline(task: Task) -> str:
+def headline(task: Comparison) -> str:
     """Split, metric, unit and direction."""
     facts = records.METRICS.get(task.metric)
     unit = f" ({facts.unit})" if facts and facts.unit != "1" else ""
@@ -89,7 +90,7 @@ def headline(task: Task) -> str:
     return f"{task.split} {task.metric}{unit}, {better} is better"
 
 
-def rows(task: Task, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row of words per loss: the reference first, then from the best to the worst."""
     primary = task.summary[task.summary.metric == task.metric]
     sign = -1 if records.direction(task.metric) == "higher" else 1
@@ -126,13 +127,13 @@ def rows(task: Task, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def other_metrics(task: Task) -> list[str]:
+def other_metrics(task: Comparison) -> list[str]:
     """Metrics beside the primary one that have values."""
     present = task.summary[(task.summary.n > 0) & (task.summary.metric != task.metric)]
     return list(dict.fromkeys(present.metric))
 
 
-def _aims_elsewhere(loss: str, task: Task, plan: Mapping[str, Any]) -> bool:
+def _aims_elsewhere(loss: str, task: Comparison, plan: Mapping[str, Any]) -> bool:
     facts = plan.get("losses", {}).get(loss.partition("(")[0])
     data = plan.get("data", {}).get(task.runs.data.iloc[0], {})
     if facts is None or task.metric != "rmse" or data.get("is_symmetric", False):
@@ -140,7 +141,7 @@ def _aims_elsewhere(loss: str, task: Task, plan: Mapping[str, Any]) -> bool:
     return "elicits_mean" not in facts["claims"]
 
 
-def notes(task: Task, plan: Mapping[str, Any]) -> Iterator[str]:
+def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
     """What a reader of the table must know beside it."""
     primary = task.summary[task.summary.metric == task.metric]
     if task.refusal:
@@ -164,6 +165,8 @@ def notes(task: Task, plan: Mapping[str, Any]) -> Iterator[str]:
     if task.stage == "confirm" and task.is_main and len({*tried}) > 1:
         spent = ", ".join(f"{loss} {count}" for loss, count in tried.items())
         yield f"Budgets differ, so these losses were not tuned alike; tuning runs: {spent}."
+    if task.is_main and len({*task.rates.lr}) > 1:
+        yield from _unsettled(task)
     ran = primary[primary.n > 0] if task.is_main else primary.iloc[:0]
     edge = [r.loss for r in ran.itertuples() if _is_edge(r.lr, ends.reindex([r.loss]))]
     if edge:
@@ -180,6 +183,18 @@ def notes(task: Task, plan: Mapping[str, Any]) -> Iterator[str]:
     for row in vague[vague.pairs_needed > vague.pairs].itertuples():
         needed = "over 100000" if math.isinf(row.pairs_needed) else f"about {row.pairs_needed:.0f}"
         yield f"{row.loss}: {needed} seeds would settle it, if mean and spread stay as they are."
+
+
+def _unsettled(task: Comparison) -> Iterator[str]:
+    """Losses for which tuning on other seeds might well have chosen another rate."""
+    found = statistics.stability(task.grid, metric=str(task.rates.metric.iloc[0]))
+    loose = found[(found.stability < SETTLED) & (found.plausible > 1)]
+    if len(loose):
+        told = (f"{r.loss} {r.best_lr:g} ({r.stability:.0%})" for r in loose.itertuples())
+        yield (
+            "The verdicts hold at these learning rates; tuning on other seeds would choose them "
+            f"again in fewer than {SETTLED:.0%} of cases for {', '.join(told)}."
+        )
 
 
 def _duplicates(losses: Sequence[str], plan: Mapping[str, Any]) -> list[str]:

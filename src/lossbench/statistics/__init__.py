@@ -48,6 +48,7 @@ from lossbench.statistics.tuning import (
     learning_rates,
     profiled,
     sensitivity,
+    stability,
 )
 from lossbench.statistics.words import VERDICTS, sentence, verdicts
 
@@ -96,6 +97,7 @@ __all__ = [
     "share",
     "spread_ratio",
     "spreads",
+    "stability",
     "summary",
     "t_interval",
     "time_to",

@@ -10,7 +10,6 @@ from lossbench import records
 from lossbench.statistics.design import FACTS, placed
 from lossbench.statistics.intervals import half_width, share
 
-OWN = "loss:own"
 """Metric of `evals` that is a run's own loss."""
 
 NEAR = 0.05
@@ -71,7 +70,7 @@ def convergence(runs: pd.DataFrame, steps: pd.DataFrame, evals: pd.DataFrame) ->
     """
     mine = placed(runs)
     mine = mine[mine.status.isin(["done", "diverged"])]
-    own = evals[(evals.metric == OWN) & (evals.split == "train")]
+    own = evals[(evals.metric == records.OWN_LOSS) & (evals.split == "train")]
     own = own[own.run_id.isin(mine.run_id)].sort_values("step")
     settled = {run_id: _settled(rows) for run_id, rows in own.groupby("run_id")}
     mine = mine[[*FACTS, "run_id", "lr", "seed", "status", "stop_step"]]

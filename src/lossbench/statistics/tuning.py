@@ -11,7 +11,7 @@ from scipy import special
 
 from lossbench import records
 from lossbench.statistics.design import FACTS, placed
-from lossbench.statistics.intervals import estimate
+from lossbench.statistics.intervals import estimate, resamples
 from lossbench.statistics.outcomes import counts
 
 CELL = ["context", "condition", "loss"]
@@ -81,12 +81,13 @@ def profiled(frame: pd.DataFrame, *, metric: str, tuned: Sequence[str]) -> pd.Da
     Args:
         frame: From `endpoint` on validation, placed with the same `tuned`.
         metric: Decides, see `best`.
-        tuned: Columns tuned per loss, as `placed` names them.
+        tuned: Keys that tuning chose, as `placed` names their columns.
     """
-    if not tuned:
+    others = [key for key in tuned if key != "optimizer.lr"]
+    if not others:
         return frame
     cell = [*CELL, "lr"]
-    tagged = frame.assign(setting=frame.groupby([*tuned], dropna=False).ngroup())
+    tagged = frame.assign(setting=frame.groupby(others, dropna=False).ngroup())
     chosen = tagged.groupby(cell).apply(lambda runs: best(runs, metric=metric, by="setting"))
     return frame[tagged.setting == chosen.reindex(pd.MultiIndex.from_frame(frame[cell])).to_numpy()]
 
@@ -137,6 +138,53 @@ def sensitivity(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def stability(frame: pd.DataFrame, *, metric: str, draws: int = 999, seed: int = 0) -> pd.DataFrame:
+    """How often tuning on other seeds like these would choose the same learning rate.
+
+    The seeds are resampled, all rates of a loss together, and the best one is chosen again. What
+    the intervals of `paired` say holds at the chosen rates; this says how settled those are.
+
+    Args:
+        frame: From `endpoint` on validation, one row a run, one setting a rate (see `profiled`).
+        metric: Decides, see `best`.
+        draws: Resamples.
+        seed: Of their generator.
+
+    Returns:
+        Rows by `FACTS`: metric, `best_lr`, `stability` (the share of resamples that choose it
+        again), `seeds`, `plausible` (rates that at least one resample in twenty chooses).
+    """
+    rows = []
+    for facts, cell in frame.groupby(FACTS, sort=False, dropna=False):
+        cost = cell.assign(cost=_sign(metric) * cell[metric].astype(float)).pivot_table(
+            index="seed", columns="lr", values="cost", dropna=False
+        )
+        values, picks = cost.to_numpy(), resamples(len(cost), draws=draws, seed=seed)
+        chosen = _chosen(values, picks)
+        first = int(_chosen(values, np.ones((1, len(cost))))[0])
+        shares = np.bincount(chosen, minlength=values.shape[1]) / draws
+        rows.append(
+            dict(zip(FACTS, facts, strict=True))
+            | {"metric": metric, "best_lr": float(cost.columns[first])}
+            | {"stability": float(shares[first]), "seeds": len(cost)}
+            | {"plausible": int((shares >= 0.05).sum())}
+        )
+    return pd.DataFrame(rows)
+
+
+def _chosen(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Place of the best rate, [D], as in `best`: the fewest lost first, then the mean.
+
+    Args:
+        values: Costs, [S, R]; those that are not finite are lost.
+        counts: How often each seed counts, [D, S].
+    """
+    is_lost = ~np.isfinite(values)
+    lost, kept = counts @ is_lost, counts @ ~is_lost
+    mean = counts @ np.where(is_lost, 0.0, values) / np.maximum(kept, 1)
+    return np.where(lost == lost.min(1, keepdims=True), mean, np.inf).argmin(1)
 
 
 def budget_curve(frame: pd.DataFrame, *, metric: str, by: Sequence[str] = ("lr",)) -> pd.DataFrame:

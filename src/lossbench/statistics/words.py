@@ -35,15 +35,6 @@ WORDS = {
 }
 """What each verdict of `paired` reads like."""
 
-HOW = {
-    "own_lr": "each loss at its own best learning rate",
-    "reference_lr": "every loss at the learning rate of {reference}",
-    "scale_matched": "every loss at the learning rate that matches the scale of {reference}",
-    "grid": "on the tuning runs",
-    "as_given": "at the given learning rates",
-}
-"""What each condition means."""
-
 
 def verdicts(
     paired: pd.DataFrame, summary: pd.DataFrame, *, steps: int | Mapping[str, int]
@@ -90,7 +81,7 @@ def _outcome(summary: pd.DataFrame, row: Mapping[str, Any], loss: str) -> Mappin
 
 
 def _unit(metric: str) -> str:
-    return records.METRICS[metric].unit if metric in records.METRICS else "unit of the loss"
+    return records.metric_of(metric).unit
 
 
 def _worded(row: Mapping[str, Any], mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
@@ -114,7 +105,7 @@ def sentence(row: Mapping[str, Any] | pd.Series) -> str:
     Args:
         row: Columns `VERDICTS`.
     """
-    how = HOW.get(row["condition"], f"condition {row['condition']}").format(**dict(row))
+    how = records.CONDITIONS[row["condition"]].about.format(reference=row["reference"])
     notes = [_difference(row)]
     if row["still_improving"]:
         notes.append("validation was still improving")
