@@ -156,7 +156,7 @@ def build(
     planned = {
         run.run_id: {name: getattr(run, name) for name in facts}
         | {"optimizer": "sgd", "declaration": digest}
-        | {"context": _sha(f"{run.data}{run.model}{run.steps}")[:16]}
+        | {"context": _sha(f"{run.data}{run.model}{run.steps}")[:16], "params": dict(run.params)}
         for run in runs
     }
     losses = {

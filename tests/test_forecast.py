@@ -48,7 +48,24 @@ def test_a_plan_trains_and_writes_nothing_and_counts_what_then_runs(place, capsy
     capsys.readouterr()
     assert ask("plan") == cli.DONE
     again = planned(capsys.readouterr().out)
-    assert again["tune"] == (counts["tune"], counts["tune"], 0)
+    assert again == {stage: (count, count, 0) for stage, count in counts.items()}
+
+
+def test_a_plan_without_the_reference_counts_one_condition(place, capsys):
+    assert ask("plan", "name=alone", "loss=mae,huber") == cli.DONE
+    assert planned(capsys.readouterr().out)["confirm"] == (2 * 3, 0, 4 * 2 * 3)
+
+
+def test_packs_disk_and_memory_are_foretold_within_a_factor_of_two(place, capsys):
+    ask("plan", "name=sized", "steps=200")
+    text = capsys.readouterr().out
+    packs = sum(map(int, re.findall(r"^(?:tune|confirm).* (\d+) +[\d,]+ +\d+ s$", text, re.M)))
+    disk = 1e6 * float(re.search(r"disk ([\d.]+) MB", text)[1])
+    ask("name=sized", "steps=200")
+    folder = place / "runs" / "sized" / "packs"
+    assert packs == len([*folder.glob("*/commit.json")])
+    written = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+    assert 0.5 < disk / written < 2
 
 
 def test_a_plan_says_the_budget_of_every_loss(place, capsys):

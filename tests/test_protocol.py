@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -11,11 +12,14 @@ import pytest
 from conftest import TINY
 
 from lossbench import cli, records, report
+from lossbench.engine.train import PerMemberLoss
+from lossbench.losses import LOSSES
 from lossbench.protocol import Candidate, Grid, candidates
 from lossbench.protocol.cells import asked as cells_of
 from lossbench.statistics import best_learning_rate
 
 TUNE, CONFIRM = 2 * 3 * 2, 2 * 3
+SHAS = ("source_sha", "shared_sha")
 THREE = TINY.replace("tiny", "three").replace(
     "conditions: [own_lr]", "conditions: [own_lr, reference_lr, scale_matched]"
 )
@@ -142,7 +146,7 @@ def test_every_loss_tries_the_same_number_of_candidates(applicable):
 
 def test_a_loss_with_nothing_else_to_tune_gets_finer_rates():
     found = candidates(Grid((0.01, 0.1)), {"loss.params.delta": [1.0, 2.0]}, [])
-    assert [candidate.lr for candidate in found] == [0.01, 0.032, 0.1, 0.32]
+    assert [candidate.lr for candidate in found] == [0.01, 0.0316228, 0.1, 0.316228]
 
 
 def test_a_candidate_sets_what_it_says():
@@ -288,6 +292,15 @@ def test_a_grid_grows_for_all_losses_alike_until_its_bound(conf, place, caplog):
     assert any("after 2 more rates" in line for line in caplog.messages)
 
 
+def test_an_edge_that_is_no_better_than_the_rate_beside_it_is_no_reason_to_grow(conf, place):
+    # One update at hardly any rate: accuracy is the same at all of them.
+    typed = ["data=digits", "loss=cross_entropy,brier", "steps=1", "eval_every=1", "log_every=1"]
+    rates = "hydra.sweeper.tune.lr=[1e-12,1e-11]"
+    assert ask(conf, "experiment=growing", "name=level", *typed, rates) == cli.DONE
+    runs = records.load(place / "runs" / "level").runs
+    assert {*runs[runs.stage == "tune"].lr} == {1e-12, 1e-11}
+
+
 def test_a_grown_grid_is_not_tuned_again_and_a_later_loss_gets_all_of_it(conf, place, caplog):
     caplog.set_level("INFO")
     if not (place / "runs" / "growing").exists():
@@ -299,6 +312,68 @@ def test_a_grown_grid_is_not_tuned_again_and_a_later_loss_gets_all_of_it(conf, p
     runs = records.load(place / "runs" / "growing").runs
     tried = runs[runs.stage == "tune"].groupby("loss").lr.agg(lambda lr: sorted({*lr}))
     assert tried["huber"] == tried["mse"]
+
+
+def test_without_its_reference_a_sweep_has_no_verdict_and_says_so(conf, place, capsys):
+    assert ask(conf, "experiment=three", "name=alone", "loss=mae,huber") == cli.DONE
+    loaded = records.load(place / "runs" / "alone")
+    tasks = report.comparisons(loaded)
+    assert [task.condition for task in tasks] == ["own_lr"]
+    assert tasks[0].paired.empty
+    assert "the declared reference mse has no confirmed run" in tasks[0].refusal
+    assert any("reference mse" in text for text in report.objections(loaded, tasks))
+
+
+def test_a_loss_whose_tuning_failed_in_part_is_not_confirmed(conf, place, monkeypatch, caplog):
+    call = PerMemberLoss.__call__
+
+    def breaks(self, output, target, step):
+        for place_, run in enumerate(self.members.runs[: self.members.recorded]):
+            if (run.loss.name, run.lr, run.seed, step) == ("mae", 0.1, 100, 0):
+                self.recorder.fail(place_, step, "broken")
+        return call(self, output, target, step)
+
+    monkeypatch.setattr(PerMemberLoss, "__call__", breaks)
+    assert ask(conf, "experiment=three", "name=part") == cli.SOME_FAILED
+    runs = records.load(place / "runs" / "part").runs
+    assert {*runs[runs.stage == "confirm"].loss} == {"mse"}
+    assert any("1 of 6 tuning runs of mae failed" in line for line in caplog.messages)
+    monkeypatch.setattr(PerMemberLoss, "__call__", call)
+    assert ask(conf, "experiment=three", "name=part") == cli.DONE
+    runs = records.load(place / "runs" / "part").runs
+    assert {*runs[runs.stage == "confirm"].loss} == {"mse", "mae"}
+
+
+def test_a_failed_reference_stops_the_confirming_of_its_task(conf, place, monkeypatch):
+    def broken(output, target):
+        raise RuntimeError("no such thing")
+
+    broken.__name__ = "mse"
+    row = dataclasses.replace(LOSSES["mse"], fn=broken)
+    monkeypatch.setitem(LOSSES, "mse", row)
+    monkeypatch.setattr("lossbench.config._code_shas", lambda *names: dict.fromkeys(SHAS, "x"))
+    assert ask(conf, "experiment=three", "name=broken") == cli.SOME_FAILED
+    runs = records.load(place / "runs" / "broken").runs
+    assert {*runs.stage} == {"tune"}
+
+
+def test_weight_decay_has_no_matched_scale(conf, place):
+    typed = ("name=heavy", "optimizer.weight_decay=0.01")
+    assert ask(conf, "experiment=three", *typed) == cli.DONE
+    runs = records.load(place / "runs" / "heavy").runs
+    assert {*runs[runs.loss == "mae"].condition} == {"grid", "own_lr", "reference_lr"}
+
+
+def test_unequal_budgets_are_objected_to_and_equal_ones_of_unlike_grids_are_not(conf, place):
+    assert ask(conf, "experiment=three", "name=uneven") == cli.DONE
+    finer = "hydra.sweeper.tune.lr=[0.01,0.02,0.1,0.2,1.0]"
+    assert ask(conf, "experiment=three", "name=uneven", "loss=mae", finer) == cli.DONE
+    for name, is_uneven in (("uneven", True), ("decayed", False)):
+        if not (place / "runs" / name).exists():
+            ask(conf, f"experiment={name}")
+        loaded = records.load(place / "runs" / name)
+        against = " ".join(report.objections(loaded, report.comparisons(loaded)))
+        assert ("budgets differ" in against) == is_uneven
 
 
 def test_nuisance_parameters_are_tuned_with_equal_numbers_of_candidates(conf, place):
@@ -425,6 +500,16 @@ def test_without_tuning_a_sweep_is_the_union_of_its_blocks(conf, place):
         (["+hydra.sweeper.declare.margin.regresion=0.1"], "did you mean 'regression'"),
         (["+hydra.sweeper.declare.primary.diabetes=mae"], "a margin for diabetes"),
         (["+hydra.sweeper.declare.questions=[life]"], "question 'life'"),
+        (["hydra.sweeper.declare.margin.regression=small"], "use a number, 0 or more"),
+        (["hydra.sweeper.declare.primary=rmse"], "declare.primary is 'rmse'"),
+        (["+hydra.sweeper.tune.others={schedule:[constant,cosine]}"], "tune single values"),
+        (
+            [
+                "+hydra.sweeper.tune.others={loss.params.delta:[1.0]}",
+                "+hydra.sweeper.declare.select={regression:'loss:own'}",
+            ],
+            "its own values have no order",
+        ),
         (["+hydra.sweeper.declare.targets.regression=low"], "target of regression is 'low'"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",

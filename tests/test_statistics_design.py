@@ -175,3 +175,16 @@ def test_a_missing_run_joins_the_context_that_the_plan_gave_it(tmp_path):
     (missing,) = placed[placed.status == "missing"].itertuples()
     mates = placed[(placed.context == missing.context) & (placed.status == "done")]
     assert {json.loads(text)["steps"] for text in mates.config} == {900}
+
+
+def test_a_missing_run_of_a_variant_is_counted_with_its_variant(tmp_path):
+    runs = [
+        replace(run, loss="huber", params=(("delta", delta),))
+        for run in plan_runs(confirm=8)
+        if run.loss == "mae"
+        for delta in (0.5, 2.0)
+    ]
+    gone = with_status(runs, "missing", count=1, stage="confirm", params=(("delta", 2.0),))
+    placed = statistics.placed(records.load(build(tmp_path / "variants", gone)).runs)
+    assert placed.loss[placed.status == "missing"].tolist() == ["huber(delta=2.0)"]
+    assert {*placed.loss} == {"huber(delta=0.5)", "huber(delta=2.0)"}

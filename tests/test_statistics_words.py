@@ -51,8 +51,8 @@ def unfinished(status):
         ),
         (
             drawn(0.0, spread=0.2),
-            "not distinguishable with 10 seeds, about 19 needed",
-            "other is not distinguishable from mse with 10 seeds, about 19 needed",
+            "not distinguishable with 10 seeds, about 35 needed",
+            "other is not distinguishable from mse with 10 seeds, about 35 needed",
         ),
         (
             drawn(-0.1, n=5),
@@ -120,7 +120,7 @@ def test_no_comparison_is_an_empty_table_with_all_columns():
 
 def test_every_code_of_paired_has_words():
     codes = "better, worse, equivalent, different but below the margin, not distinguishable, "
-    codes += "diverges, reference diverges, both diverge, incomplete, too few pairs"
+    codes += "diverges, reference diverges, both diverge, incomplete, undefined, too few pairs"
     assert WORDS.keys() == {*codes.split(", ")}
 
 

@@ -130,6 +130,7 @@ def _planned(run: Run, declaration: str, tuned: Sequence[str]) -> dict[str, Any]
         "cell": cell(run, tuned),
         "context": context(run, tuned),
         "tuned": _tuned(run, ["optimizer.lr", *tuned])[0],
+        "params": dict(run.loss.params),
         "declaration": declaration,
         "source_sha": run.source_sha,
         "stage": run.stage,

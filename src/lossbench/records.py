@@ -6,6 +6,7 @@ No torch here: everything after training (statistics, figures, report) starts fr
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -359,7 +360,8 @@ class Records:
         """One row per planned run, of several records the best; what left the plan is left out.
 
         Beside the columns of the table, `planned_context` is the plan's hash of all factors but
-        loss, seed and what is tuned: missing runs have no configuration that would tell it.
+        loss, seed and what is tuned, `planned_params` the loss's parameters as JSON: missing runs
+        have no configuration that would tell them.
         """
         recorded = self._read("runs")
         recorded = recorded[recorded["run_id"].isin(list(self.plan["planned"]))]
@@ -372,8 +374,12 @@ class Records:
         columns = {name: [row.get(name) for row in missing] for name in best.columns}
         together = [part for part in (best, pd.DataFrame(columns)) if len(part)]
         runs = pd.concat(together, ignore_index=True) if together else best
-        hashes = {run_id: facts.get("context") for run_id, facts in self.plan["planned"].items()}
-        return runs.assign(planned_context=runs["run_id"].map(hashes))
+        facts = self.plan["planned"]
+        contexts = {run_id: one.get("context") for run_id, one in facts.items()}
+        params = {run_id: json.dumps(one.get("params", {})) for run_id, one in facts.items()}
+        return runs.assign(
+            planned_context=runs["run_id"].map(contexts), planned_params=runs["run_id"].map(params)
+        )
 
     @cached_property
     def steps(self) -> pd.DataFrame:

@@ -91,18 +91,45 @@ def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> Non
         "reference": {name: row.task for name, row in LOSSES.items()},
     }
     for key in (*BY_TASK, "select", "targets"):
-        for place, value in declared.get(key, {}).items():
+        if not isinstance(choices := declared.get(key, {}), Mapping):
+            raise ConfigError(
+                f"declare.{key} is {choices!r}: give one for each task, like "
+                "{ regression: ..., classification: ... }"
+            )
+        for place, value in choices.items():
             if place not in places:
                 raise ConfigError(f"{key} of {place!r}: {nearest(place, places)}")
-            if key == "margin" and not value >= 0:
-                raise ConfigError(f"margin of {place} is {value}: use 0 or more")
-            if key == "targets" and not isinstance(value, int | float):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if key == "margin" and not (is_number and value >= 0):
+                raise ConfigError(f"margin of {place} is {value!r}: use a number, 0 or more")
+            if key == "targets" and not is_number:
                 raise ConfigError(f"target of {place} is {value!r}: use a number")
             task = places[place]
             rows = names.get(key, {})
             fitting = [name for name, its in rows.items() if not task or its in (task, "")]
             if key in names and value not in fitting:
                 raise ConfigError(f"{key} of {place} is {value!r}: {nearest(str(value), fitting)}")
+
+
+def check_others(others: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
+    """Refuse what cannot be tuned beside the learning rate.
+
+    Raises:
+        ConfigError: A config group, or a loss's parameter that would be chosen by its own value.
+    """
+    from lossbench.config import GROUPS, ConfigError
+
+    for key in others:
+        if key in GROUPS or key == "optimizer.lr":
+            raise ConfigError(
+                f"tune.others has {key!r}: tune single values, like optimizer.weight_decay"
+            )
+        own = records.OWN_LOSS in [*declared.get("select", {}).values()]
+        if own and key.startswith("loss.params."):
+            raise ConfigError(
+                f"tune.others has {key!r} and select is {records.OWN_LOSS}: another parameter is "
+                "another scale of the loss, so its own values have no order"
+            )
 
 
 def check_conditions(conditions: Sequence[str]) -> None:

@@ -59,7 +59,7 @@ class Grid:
         between = [after / rate for rate, after in itertools.pairwise(self.declared)]
         ratios = [down] * self.below + between + [up] * (1 + self.above)
         return tuple(
-            rate if k == 0 else _short(rate * ratio ** (k / parts))
+            rate if k == 0 else float(f"{rate * ratio ** (k / parts):.6g}")
             for rate, ratio in zip(self.rates, ratios, strict=True)
             for k in range(parts)
         )

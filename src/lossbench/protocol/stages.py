@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from lossbench.protocol.declaration import (
     check_conditions,
     check_declaration,
     check_keys,
+    check_others,
     refuse_overlap,
 )
 from lossbench.protocol.grid import SIDES, Candidate, Grid, candidates
@@ -38,18 +39,21 @@ class Task:
     Attributes:
         context: Hash of those factors, as in the plan.
         data: Name of its data set.
+        label: Data and model.
         kind: "regression" or "classification".
         losses: Name of the loss by cell.
         grid: Learning rates that its losses are tuned on.
         others: By cell, the keys it has of everything else that is tuned.
-        is_scale_free: Whether the optimizer takes the same step for a multiple of the loss.
+        unmatched: Why a multiple of a loss is not the same training at that part of the rate;
+            empty where it is.
     """
 
     context: str
     data: str
+    label: str
     kind: str
     grid: Grid
-    is_scale_free: bool
+    unmatched: str
     losses: dict[Cell, str] = field(default_factory=dict)
     others: dict[Cell, list[str]] = field(default_factory=dict)
 
@@ -60,11 +64,13 @@ class Chosen:
 
     Attributes:
         candidate: Learning rate and other values.
+        rivals: Learning rates that did exactly as well.
         scale: Geometric mean over tuning seeds of the initial RMS of the output gradient.
     """
 
     candidate: Candidate
     scale: float
+    rivals: frozenset[float] = frozenset()
 
 
 class Protocol:
@@ -102,6 +108,7 @@ class Protocol:
         self.conditions = [str(name) for name in confirm["conditions"]]
         check_conditions(self.conditions)
         self.others = {key: [*listed] for key, listed in (tune["others"] or {}).items()}
+        check_others(self.others, declare)
         self.tuned = ["optimizer.lr", *self.others]
         self.extend = int(tune["extend"])
         rates = sorted(_number(rate) for rate in values("optimizer.lr", tune["lr"], composer))
@@ -140,9 +147,17 @@ class Protocol:
         """The runs of both stages; rates that only tuning can tell are the first of the grid."""
         confirming = []
         for task in self.tasks:
-            guess = {cell: Chosen(self._candidates(task, cell)[0], 1.0) for cell in task.losses}
-            reference = next(iter(guess.values()))
-            confirming += self._confirming(task, guess, reference)
+            guess = {
+                cell: Chosen(
+                    self._confirmed(cell, "own_lr") or self._candidates(task, cell)[0], scale=1.0
+                )
+                for cell in task.losses
+            }
+            for cell, condition, candidate in self._conditions(
+                task, guess, self._reference(task, guess, None)
+            ):
+                known = self._confirmed(cell, condition)
+                confirming += self._confirm_jobs(cell, condition, known or candidate)
         tuning = [run for task in self.tasks for run in self._tuning_runs(task)]
         return {"tune": tuning, "confirm": self.launcher.runs(confirming)}
 
@@ -159,10 +174,16 @@ class Protocol:
             returned.append(self.launcher.launch(jobs, sum(map(len, returned))))
             loaded = self._loaded()
             chosen |= {task.context: self._chosen(task, loaded) for task in grown}
-        confirming = []
-        for task in self.tasks:
-            found = chosen[task.context]
-            confirming += self._confirming(task, found, self._reference(task, found, loaded))
+        confirming = [
+            job
+            for task in self.tasks
+            for found in self._conditions(
+                task,
+                chosen[task.context],
+                self._reference(task, chosen[task.context], loaded),
+            )
+            for job in self._confirm_jobs(*found)
+        ]
         if confirming:
             returned.append(self.launcher.launch(confirming, len(launched)))
         return returned
@@ -172,7 +193,6 @@ class Protocol:
     def _tasks(self, cells: Sequence[Cell], declared: Grid) -> list[Task]:
         from lossbench.config import parameters
         from lossbench.losses import LOSSES
-        from lossbench.optimizers import SCALE_FREE
         from lossbench.plan import context
 
         tasks: dict[str, Task] = {}
@@ -182,7 +202,12 @@ class Protocol:
             if key not in tasks:
                 grid = self._as_grown(key, declared)
                 tasks[key] = Task(
-                    key, run.data.name, run.row.task, grid, run.optimizer.fn in SCALE_FREE
+                    context=key,
+                    data=run.data.name,
+                    label=f"{run.data.name} × {run.model.name}",
+                    kind=run.row.task,
+                    grid=grid,
+                    unmatched=self._unmatched(run),
                 )
             own = parameters(LOSSES[run.loss.fn].fn)
             tasks[key].losses[cell] = run.loss.name
@@ -192,6 +217,15 @@ class Protocol:
                 if not other.startswith(_OWN) or other.removeprefix(_OWN) in own
             ]
         return list(tasks.values())
+
+    def _unmatched(self, run: Run) -> str:
+        from lossbench.optimizers import SCALE_FREE
+
+        if run.optimizer.fn in SCALE_FREE:
+            return f"{run.optimizer.name} takes the same step for a multiple of a loss"
+        if run.weight_decay > 0 or "optimizer.weight_decay" in self.others:
+            return "with weight decay the scale of a loss does not only scale its steps"
+        return ""
 
     @cached_property
     def _planned(self) -> dict[str, Any]:
@@ -222,11 +256,12 @@ class Protocol:
             edge = {
                 task.losses[cell]
                 for cell, found in chosen.items()
-                if found.candidate.lr == self._end(task, cell, side)
+                if found.candidate.lr == self._end(task, cell, side) and not found.rivals
             }
             if not edge:
                 continue
-            names, where = ", ".join(sorted(edge)), f"lies {_SAID[side]} of the grid"
+            names = f"{task.label}: {', '.join(sorted(edge))}"
+            where = f"lies {_SAID[side]} of the grid"
             if absent:
                 log.warning(
                     "%s: the best learning rate %s, which does not grow without %s, tuned on it "
@@ -292,8 +327,12 @@ class Protocol:
             for run in self.launcher.runs(self._jobs(cell, candidate))
         }
         rows = loaded.runs[loaded.runs.run_id.isin(list(place))]
-        if not rows.status.isin(["done", "diverged"]).any():
-            log.error("%s: every tuning run failed, nothing to confirm", " ".join(cell))
+        if lost := len(place) - int(rows.status.isin(["done", "diverged"]).sum()):
+            log.error(
+                "%s: %d of %d tuning runs of %s failed: it is not confirmed, because its learning "
+                "rate would rest on less than the others'. The same command tries them again",
+                task.label, lost, len(place), task.losses[cell],
+            )  # fmt: skip
             return None
         scores = statistics.endpoint(
             rows,
@@ -308,58 +347,79 @@ class Protocol:
                 "declare another primary metric, in a folder of its own with name=..."
             )
         number = statistics.best(scores, metric=metric, by="candidate")
+        means = scores.groupby("candidate")[metric].mean()
+        equals = means.index[means == means[number]].drop(number)
         best = [run_id for run_id, other in place.items() if other == number]
-        return Chosen(tried[int(number)], _scale(loaded, best))
+        rivals = frozenset(tried[int(other)].lr for other in equals) - {tried[int(number)].lr}
+        return Chosen(tried[int(number)], _scale(loaded, best), rivals)
 
     # ---- confirm ---------------------------------------------------------------------------------
 
     def _reference(
-        self, task: Task, chosen: Mapping[Cell, Chosen], loaded: Records
+        self, task: Task, chosen: Mapping[Cell, Chosen], loaded: Records | None
     ) -> Chosen | None:
         """What tuning found for the reference, in this command or in an earlier one."""
         name = self._declared("reference", task)
         for cell, found in chosen.items():
             if task.losses[cell] == name:
                 return found
-        confirmed = [
+        if name in task.losses.values():
+            return None
+        mine = [
             facts
             for facts in self._planned.values()
             if (facts["context"], facts["loss"]) == (task.context, name)
-            and facts["condition"] == "own_lr"
         ]
+        confirmed = [facts for facts in mine if facts["condition"] == "own_lr"]
         if not confirmed:
-            log.warning("%s is not among the losses of a task: each is confirmed at its own "
-                        "learning rate only", name)  # fmt: skip
+            log.warning(
+                "%s: the reference %s is not among its losses, so there is nothing to compare with",
+                task.label, name,
+            )  # fmt: skip
             return None
         tuned = confirmed[-1]["tuned"]
+        if loaded is None:
+            return Chosen(_candidate(tuned), scale=1.0)
         same = [
             run_id
             for run_id, facts in self._planned.items()
             if (facts["context"], facts["loss"], facts["stage"]) == (task.context, name, "tune")
             and facts["tuned"] == tuned
         ]
-        others = (f"{key}={value}" for key, value in tuned.items() if key != "optimizer.lr")
-        return Chosen(Candidate(tuned["optimizer.lr"], tuple(others)), _scale(loaded, same))
+        return Chosen(_candidate(tuned), _scale(loaded, same))
 
-    def _confirming(
+    def _confirmed(self, cell: Cell, condition: str) -> Candidate | None:
+        """What a cell was confirmed with before, if it was."""
+        from lossbench.plan import cell as hashed
+
+        (run,) = self.launcher.runs([list(cell)])
+        wanted = (hashed(run, self.tuned), condition)
+        for facts in self._planned.values():
+            if (facts["cell"], facts["condition"]) == wanted:
+                return _candidate(facts["tuned"])
+        return None
+
+    def _conditions(
         self, task: Task, chosen: Mapping[Cell, Chosen], reference: Chosen | None
-    ) -> list[list[str]]:
-        """Jobs of every loss at every condition; the reference's own rate serves it in all."""
-        found = []
+    ) -> Iterator[tuple[Cell, str, Candidate]]:
+        """Every loss at every condition; the reference's own rate serves it in all."""
+        name = self._declared("reference", task)
+        if reference is None and name in task.losses.values():
+            log.error("%s: the reference %s failed, so nothing is confirmed", task.label, name)
+            return
         for cell, mine in chosen.items():
-            is_reference = task.losses[cell] == self._declared("reference", task)
+            yield cell, "own_lr", mine.candidate
+            if task.losses[cell] == name or reference is None:
+                continue
             for condition in self.conditions:
-                candidate = mine.candidate
                 if condition != "own_lr":
-                    if is_reference or reference is None:
-                        continue
                     candidate = self._transferred(task, cell, condition, mine, reference)
-                if candidate is not None:
-                    found += [
-                        [*cell, f"condition={condition}", *candidate.overrides, f"seed={seed}"]
-                        for seed in self.confirm_seeds
-                    ]
-        return found
+                    if candidate is not None:
+                        yield cell, condition, candidate
+
+    def _confirm_jobs(self, cell: Cell, condition: str, candidate: Candidate) -> list[list[str]]:
+        start = [*cell, f"condition={condition}", *candidate.overrides]
+        return [[*start, f"seed={seed}"] for seed in self.confirm_seeds]
 
     def _transferred(
         self, task: Task, cell: Cell, condition: str, mine: Chosen, reference: Chosen
@@ -367,14 +427,15 @@ class Protocol:
         """The reference's optimizer settings with the loss's own parameters."""
         lr = reference.candidate.lr
         if condition == "scale_matched":
-            if task.is_scale_free:
+            if task.unmatched:
+                log.info("%s: scale_matched is left out: %s", task.label, task.unmatched)
                 return None
             ratio = reference.scale / mine.scale if mine.scale > 0 else math.nan
             if not (math.isfinite(ratio) and ratio > 0):
                 log.warning(
-                    "%s: no output gradient at the start, so no scale to match: left out",
-                    task.losses[cell],
-                )
+                    "%s: %s has no output gradient at the start, so no scale to match: left out",
+                    task.label, task.losses[cell],
+                )  # fmt: skip
                 return None
             lr = float(f"{lr * ratio:.9g}")
         own = [line for line in mine.candidate.others if line.startswith(_OWN)]
@@ -386,6 +447,12 @@ _OWN = "loss.params."
 """How the keys begin that only some losses have."""
 
 _SAID = {"below": "at the lower end", "above": "at the upper end"}
+
+
+def _candidate(tuned: Mapping[str, Any]) -> Candidate:
+    """A candidate from the tuned values that a plan records."""
+    others = (f"{key}={value}" for key, value in tuned.items() if key != "optimizer.lr")
+    return Candidate(tuned["optimizer.lr"], tuple(others))
 
 
 def _scale(loaded: Records, run_ids: Iterable[str]) -> float:

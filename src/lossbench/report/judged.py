@@ -45,6 +45,8 @@ class Comparison:
         paired: `statistics.paired` of them.
         grid: The runs that tuned, at the endpoint on validation.
         rates: `statistics.learning_rates` of these.
+        budgets: `statistics.budgets` of the context.
+        absent: Losses that were declared for the context and have no run at this condition.
         refusal: Why there are no pairs, else empty.
     """
 
@@ -58,6 +60,8 @@ class Comparison:
     paired: pd.DataFrame
     grid: pd.DataFrame
     rates: pd.DataFrame
+    budgets: pd.DataFrame
+    absent: tuple[str, ...]
     refusal: str
 
     @property
@@ -105,6 +109,19 @@ def declared_losses(plan: Mapping[str, Any], runs: pd.DataFrame) -> list[str]:
     ]
     every = pd.Series(is_declared, index=runs.index, dtype=bool).groupby(runs.loss).all()
     return sorted(every.index[every])
+
+
+def declared_here(plan: Mapping[str, Any], runs: pd.DataFrame) -> set[str]:
+    """Losses that the first declaration tuned in the context of the given runs."""
+    first = next(iter(plan["declarations"]), {"sha256": None})
+    contexts = {plan["planned"][run_id].get("context") for run_id in runs.run_id} - {None}
+    return {
+        facts["loss"]
+        for facts in plan["planned"].values()
+        if facts["stage"] == "tune"
+        and facts.get("declaration") == first["sha256"]
+        and facts.get("context") in contexts
+    }
 
 
 @functools.lru_cache(maxsize=1)
@@ -156,6 +173,7 @@ def _of_context(
                 metric=metric,
                 grid=grid,
                 rates=rates.assign(split="validation"),
+                budgets=statistics.budgets(mine, tuned=question["tuned"]),
                 reference=choice("reference"),
                 margin=choice("margin"),
                 question=question,
@@ -169,6 +187,7 @@ def _task(
     metric: str,
     grid: pd.DataFrame,
     rates: pd.DataFrame,
+    budgets: pd.DataFrame,
     reference: str,
     margin: float,
     question: Mapping[str, Any],
@@ -180,9 +199,12 @@ def _task(
         runs, found.evals, split=STAGES[stage], metric=metrics, endpoint=question["endpoint"]
     )
     refusal, compared = "", statistics.paired(frame.iloc[:0], metric=metric, reference="")
-    if reference not in losses:
+    expected = declared_here(found.plan, runs)
+    if reference not in losses and stage != "confirm":  # nothing was declared of such runs
         reference = next((one for one in ("mse", "cross_entropy") if one in losses), losses[0])
     try:
+        if reference not in losses:
+            raise ValueError(f"the declared reference {reference} has no confirmed run here.")
         compared = statistics.paired(
             frame,
             metric=metric,
@@ -191,6 +213,7 @@ def _task(
             family=question["family"],
             confidence=confidence,
             declared=declared_losses(found.plan, runs) if stage == "confirm" else (),
+            declared_challengers=len(expected - {reference}) if stage == "confirm" else 0,
         )
     except ValueError as error:
         refusal = str(error)
@@ -205,6 +228,8 @@ def _task(
         paired=compared,
         grid=grid,
         rates=rates,
+        budgets=budgets,
+        absent=tuple(sorted(expected - {*losses})) if stage == "confirm" else (),
         refusal=refusal,
     )
 
@@ -242,6 +267,13 @@ def objections(found: records.Records, together: Iterable[Comparison]) -> list[s
         late = task.paired.loss[task.paired.exploratory.astype(bool)]
         if len(late):
             told.append(f"{where}: not declared before the first run: {', '.join(late)}.")
+        if task.absent:
+            told.append(f"{where}: declared, and not confirmed: {', '.join(task.absent)}.")
+        if task.is_main and (spent := unequal(task.budgets)):
+            told.append(f"{where}: {spent}")
+        undefined = task.paired.loss[task.paired.undefined.astype(bool)]
+        if len(undefined):
+            told.append(f"{where}: {task.metric} has no value in runs of {', '.join(undefined)}.")
         few = task.paired.loss[task.paired.verdict == "too few pairs"]
         if len(few):
             told.append(
@@ -249,6 +281,16 @@ def objections(found: records.Records, together: Iterable[Comparison]) -> list[s
                 f"{', '.join(few)}."
             )
     return told
+
+
+def unequal(budgets: pd.DataFrame) -> str:
+    """A sentence where losses of a context were not tuned alike, else nothing."""
+    if len(budgets[["trials", "tuning_runs"]].drop_duplicates()) < 2:
+        return ""
+    spent = ", ".join(
+        f"{row.loss} {row.trials} in {row.tuning_runs}" for row in budgets.itertuples()
+    )
+    return f"budgets differ, so these losses were not tuned alike; candidates in runs: {spent}."
 
 
 _SAID = {"failed": "failed", "missing": "are missing"}

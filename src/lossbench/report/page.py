@@ -180,7 +180,9 @@ def _hardware(runs: pd.DataFrame) -> str:
 _DRAWN = {
     "generated": "Every seed generates data of its own, the same for all losses.",
     "resplit": "Every seed splits the same examples anew, alike for all losses. Test sets of two "
-    "seeds overlap, so the intervals speak about new splits of these examples, not about new ones.",
+    "seeds overlap, so the intervals speak about new splits of these examples, not about new ones. "
+    "The seeds that tuned split the same examples too: most of what is a test example here helped "
+    "to choose a learning rate there, for all losses alike.",
 }
 
 

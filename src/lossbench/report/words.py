@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lossbench import records, statistics
-from lossbench.report.judged import Comparison, by_context, comparisons
+from lossbench.report.judged import Comparison, by_context, comparisons, unequal
 
 SETTLED = 0.8
 """Share of resampled tuning seeds that must choose a rate again for it to count as settled."""
@@ -72,7 +72,8 @@ def _simultaneous(task: Comparison) -> str:
     if task.paired.empty:
         return "no comparison"
     first = task.paired.iloc[0]
-    return f"simultaneous {first.confidence:.0%} intervals, margin ±{first.margin:g}"
+    over = f"{first.comparisons} losses" if first.comparisons > 1 else "one loss"
+    return f"{first.confidence:.0%} intervals simultaneous over {over}, margin ±{first.margin:g}"
 
 
 def _cut(text: str, width: int) -> str:
@@ -161,10 +162,10 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
     if task.stage == "exploratory" and len(rates) > 1:
         chosen = ", ".join(f"{r.loss} {r.lr:g}" for r in primary.itertuples())
         yield f"Each loss at its best of {len(rates)} learning rates on validation: {chosen}."
-    tried = task.rates.groupby("loss").planned.sum()
-    if task.stage == "confirm" and task.is_main and len({*tried}) > 1:
-        spent = ", ".join(f"{loss} {count}" for loss, count in tried.items())
-        yield f"Budgets differ, so these losses were not tuned alike; tuning runs: {spent}."
+    if task.stage == "confirm" and task.is_main and (spent := unequal(task.budgets)):
+        yield f"{spent[0].upper()}{spent[1:]}"
+    if task.absent:
+        yield f"Declared, and not confirmed here: {', '.join(task.absent)}."
     if task.is_main and len({*task.rates.lr}) > 1:
         yield from _unsettled(task)
     ran = primary[primary.n > 0] if task.is_main else primary.iloc[:0]
@@ -182,7 +183,7 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
     vague = task.paired[task.paired.verdict == "not distinguishable"]
     for row in vague[vague.pairs_needed > vague.pairs].itertuples():
         needed = "over 100000" if math.isinf(row.pairs_needed) else f"about {row.pairs_needed:.0f}"
-        yield f"{row.loss}: {needed} seeds would settle it, if mean and spread stay as they are."
+        yield f"{row.loss}: {needed} seeds would settle it (power 80 %, mean and spread as seen)."
 
 
 def _unsettled(task: Comparison) -> Iterator[str]:

@@ -8,7 +8,6 @@ are counted beside every mean over survivors.
 from lossbench.statistics.across import iqm, mean_ranks, normalised, performance_profile
 from lossbench.statistics.comparison import (
     CONTRASTED,
-    FEWEST_PAIRS,
     PAIRED,
     contrasted,
     paired,
@@ -27,6 +26,7 @@ from lossbench.statistics.design import (
     with_reference,
 )
 from lossbench.statistics.intervals import (
+    FEWEST_PAIRS,
     Estimate,
     bootstrap_t,
     estimate,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,26 +12,21 @@ from scipy import stats
 from lossbench import records
 from lossbench.statistics.design import FACTS, refuse_unequal, with_reference
 from lossbench.statistics.intervals import (
+    FEWEST_PAIRS,
     Estimate,
     bootstrap_t,
     estimate,
-    half_width,
     holm,
     share,
     wilcoxon,
 )
-
-FEWEST_PAIRS = 6
-"""Fewer pairs than this give no verdict."""
-
-MOST_PAIRS = 100_000
-"""More pairs than this are called infinitely many."""
+from lossbench.statistics.power import pairs_for
 
 PAIRED = [
     *(*FACTS, "metric", "reference", "pairs", "difference", "low", "high", "verdict", "margin"),
     *("confidence", "comparisons", "p", "p_holm", "diverged", "reference_diverged"),
     *("wins", "trials", "win_low", "win_high", "pairs_needed", "exploratory", "differences"),
-    *("boot_low", "boot_high", "p_wilcoxon", "p_wilcoxon_holm", "smallest_p"),
+    *("undefined", "boot_low", "boot_high", "p_wilcoxon", "p_wilcoxon_holm", "smallest_p"),
 ]
 """Columns of `paired`."""
 
@@ -46,6 +40,7 @@ def paired(
     family: str = "task",
     confidence: float = 0.95,
     declared: Sequence[str] = (),
+    declared_challengers: int = 0,
 ) -> pd.DataFrame:
     """Every loss against the reference, seed by seed, with simultaneous intervals and a verdict.
 
@@ -61,16 +56,19 @@ def paired(
         family: What the intervals hold for simultaneously; "task" is the only one so far.
         confidence: Simultaneous coverage over the family.
         declared: Losses named beforehand; none makes every comparison exploratory.
+        declared_challengers: How many were declared for the context, those that are absent here
+            included: m is never less.
 
     Returns:
         Per context, condition and challenger: `pairs`, `difference` (loss - reference, mean over
         pairs in which both survived), `low`, `high`, `verdict`, `comparisons` (m), `p`, `p_holm`,
         `diverged` and `reference_diverged` runs, `wins` of `trials` with their exact binomial
-        interval (a diverged run loses, a tie is no trial), `pairs_needed` (to leave zero out or
-        fit into the margin), `exploratory`, and `differences` (all of them, by seed). Beside the
-        verdict, never part of it: the bootstrap-t interval at the same level, `boot_low` and
-        `boot_high`, and `p_wilcoxon` (exact signed rank) with its Holm adjustment. Its
-        `smallest_p` is what the pairs that differ can attain; where that misses the level it is
+        interval (a diverged run loses, a tie is no trial), `pairs_needed` (where nothing is
+        settled: those that would settle it with a power of 80 %, were mean and spread the true
+        ones), `undefined` (pairs of done runs without a value), `exploratory`, and `differences`
+        (all of them, by seed). Beside the verdict, never part of it: the bootstrap-t interval at
+        the same level, `boot_low` and `boot_high`, and `p_wilcoxon` (exact signed rank) with its
+        Holm adjustment. Its `smallest_p` is what the pairs that differ can attain; where that misses the level it is
         refused (NaN), and counts as 1 for the others' adjustment.
 
     Raises:
@@ -87,7 +85,7 @@ def paired(
         for loss in challengers if len(base) else []:
             runs = cell.loc[cell.loss == loss]
             refuse_unequal(pd.concat([base, runs]))
-            m = len(early if loss in early else challengers)
+            m = max(len(early if loss in early else challengers), declared_challengers)
             row = _versus(runs, base, metric=metric, margin=margin, level=1 - (1 - confidence) / m)
             rows.append(row | {"comparisons": m, "exploratory": loss not in early})
         if rows:
@@ -120,12 +118,16 @@ def _versus(
     lost, gained = mine.status == "diverged", theirs.status == "diverged"
     wins = int((~lost & (gained | (sign * difference > 0))).sum())
     trials = len(seeds) - int((difference == 0).sum())
+    is_undefined = ~np.isfinite(difference) & ~lost & ~gained
+    wins -= int((is_undefined & (sign * difference > 0)).sum())
+    trials -= int(is_undefined.sum())
     survivors = difference[np.isfinite(difference)]
     found, won = estimate(survivors, confidence=level), share(wins, trials)
     both = pd.concat([runs, base])
     row = {name: runs[name].iloc[0] for name in FACTS} | {
         "seeds": len(seeds),
         "unfinished": int(both.status.isin(["failed", "missing"]).sum()),
+        "undefined": int(is_undefined.sum()),
         "pairs": found.n,
         "difference": found.value,
         "low": found.low,
@@ -137,12 +139,14 @@ def _versus(
         "win_low": won.low,
         "win_high": won.high,
         "p": _p_value(survivors),
-        "pairs_needed": _pairs_needed(survivors, margin, level),
         "differences": tuple(difference),
         **_robust(survivors.to_numpy(), level),
     }
     low, high = sorted((sign * found.low, sign * found.high))
-    return row | {"verdict": _verdict(row, low, high, margin)}
+    verdict = _verdict(row, low, high, margin)
+    is_vague = verdict == "not distinguishable"
+    needed = _pairs_needed(survivors, margin, level) if is_vague else np.nan
+    return row | {"verdict": verdict, "pairs_needed": needed}
 
 
 def _robust(differences: np.ndarray, level: float) -> dict[str, float]:
@@ -166,6 +170,8 @@ def _verdict(row: Mapping[str, Any], low: float, high: float, margin: float) -> 
     """
     if row["unfinished"]:
         return "incomplete"
+    if row["undefined"]:
+        return "undefined"
     inside = -margin <= low and high <= margin
     mine, theirs = row["diverged"] > 0, row["reference_diverged"] > 0
     if row["seeds"] >= FEWEST_PAIRS and (mine or theirs):
@@ -193,18 +199,16 @@ def _p_value(differences: pd.Series) -> float:
 
 
 def _pairs_needed(differences: pd.Series, margin: float, level: float) -> float:
-    """Fewest pairs that would settle the comparison, were today's mean and spread the true ones.
+    """Pairs that settle it with a power of 80 %, were today's mean and spread the true ones.
 
-    It is settled where the interval leaves zero out or lies within the margin.
+    Either they find the difference, or they show that what is beyond it fits into the margin.
     """
-    if len(differences) < 2:
-        return np.nan
-    mean, spread = abs(differences.mean()), differences.std()
-    room = max(mean, margin - mean)
-    n = np.arange(2, MOST_PAIRS + 1)
-    # The width falls with n, so that a search needs seventeen of them instead of all.
-    place = bisect.bisect_left(n, True, key=lambda count: half_width(spread, count, level) < room)
-    return float(n[place]) if place < len(n) else np.inf
+    mean, spread = abs(float(differences.mean())), float(differences.std())
+    needed = pairs_for(spread, size=mean, comparisons=1, confidence=level).difference
+    if margin > mean:
+        room = pairs_for(spread, size=margin - mean, comparisons=1, confidence=level).margin
+        needed = min(needed, room)
+    return needed
 
 
 # ---- which scatters more -------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,9 @@ BORROWED = "own_lr"
 _NO_FACTORS = {"run_id", "pack_id", "name", "stage", "condition", "loss", "lr", "seed"}
 _NO_FACTORS |= {"source_sha", "experiment", "extensions"}  # the loss's code is part of source_sha
 
-_QUIET = ("log_every", "eval_every", "batch_size", "schedule.name", "steps")
+_QUIET = (
+    *("log_every", "eval_every", "batch_size", "schedule.name", "steps", "init.output_scale"),
+)
 """Factors that a label leaves out where others tell contexts apart."""
 
 
@@ -67,7 +70,12 @@ def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
     labels: dict[str, str] = {}
     for name, members in keys.groupby(kind):
         labels |= _labels(str(name), {key: factors.get(key, {}) for key in members.unique()})
-    variants = _variants(runs.loss, configs, tuned)
+    planned = runs.get("planned_params", pd.Series(index=runs.index, dtype=object))
+    told = [
+        config or {"loss": {"params": json.loads(text) if isinstance(text, str) else {}}}
+        for config, text in zip(configs, planned, strict=True)
+    ]
+    variants = _variants(runs.loss, told, tuned)
     return pd.DataFrame({"context": keys, "label": keys.map(labels), "variant": variants})
 
 
@@ -117,9 +125,17 @@ def _labels(kind: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]
         shorter = [n for n in told if n != name]
         told = shorter if are_distinct(shorter) else told
     return {
-        key: " · ".join([kind, *(f"{n.removesuffix('.name')}={factors.get(n)}" for n in told)])
+        key: " · ".join([kind, *(_told(n, factors.get(n)) for n in told if n in factors)])
         for key, factors in found.items()
     }
+
+
+def _told(name: str, value: Any) -> str:
+    """A factor in a label: short, and of how training starts and what it is fed the word alone."""
+    if name in ("init.from", "targets"):
+        return f"{name.partition('.')[0]} {value}"
+    short = re.sub(r"^(data|model|optimizer|schedule)\.params\.", "", name).removesuffix(".name")
+    return f"{short}={value}"
 
 
 def _variants(

@@ -14,6 +14,13 @@ DRAWS = 9_999
 """Bootstrap resamples; one more is a round number, so usual levels fall on an order statistic."""
 
 
+FEWEST_PAIRS = 6
+"""Fewer pairs than this give no verdict."""
+
+MOST_PAIRS = 100_000
+"""More pairs than this are called infinitely many."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number, its interval, and how many values it comes from; NaN where there is none."""

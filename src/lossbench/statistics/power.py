@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import integrate, optimize, special, stats
 
-from lossbench.statistics.comparison import FEWEST_PAIRS, MOST_PAIRS
 from lossbench.statistics.design import FACTS, refuse_unequal
+from lossbench.statistics.intervals import FEWEST_PAIRS, MOST_PAIRS
 from lossbench.statistics.tuning import at_best_rate
 
 

@@ -255,6 +255,7 @@ def _sign(metric: str) -> float:
 def _trials(frame: pd.DataFrame, *, metric: str, by: list[str]) -> pd.DataFrame:
     """Mean cost of every setting; one with a diverged run costs the context's worst mean.
 
+    Of a loss's own value it costs the worst of that loss: values of different losses have no order.
     A setting whose runs all failed or are missing says nothing and is left out.
     """
     numbers = frame[metric].astype(float)
@@ -262,6 +263,7 @@ def _trials(frame: pd.DataFrame, *, metric: str, by: list[str]) -> pd.DataFrame:
     table = frame.assign(cost=cost, is_diverged=frame.status == "diverged")
     groups = table.groupby([*FACTS, *by], dropna=False)
     trials = groups.agg({"cost": "mean", "is_diverged": "any"}).reset_index()
-    worst = trials.groupby(["context", "condition"]).cost.transform("max")
+    alike = ["context", "condition", *(["loss"] if metric.startswith("loss:") else [])]
+    worst = trials.groupby(alike).cost.transform("max")
     trials["cost"] = trials.cost.mask(trials.is_diverged, worst)
     return trials[trials.cost.notna() | trials.is_diverged]

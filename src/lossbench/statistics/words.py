@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from lossbench import records
-from lossbench.statistics.comparison import FEWEST_PAIRS
 from lossbench.statistics.design import BORROWED
+from lossbench.statistics.intervals import FEWEST_PAIRS
 
 VERDICTS = [
     *("task", "loss", "reference", "condition", "metric", "unit", "direction", "estimate", "low"),
@@ -31,6 +31,7 @@ WORDS = {
     "both diverge": "both diverge, in {diverged} of {planned} and {reference_diverged} of {others} "
     "runs",
     "incomplete": "incomplete: {unfinished} of {all} runs failed or are missing",
+    "undefined": "undefined in {undefined} of {planned} pairs",
     "too few pairs": f"too few pairs: {{pairs}}, a verdict needs {FEWEST_PAIRS}",
 }
 """What each verdict of `paired` reads like."""
