@@ -276,10 +276,11 @@ def test_the_verdicts_script_prints_a_sentence_for_each_comparison(sweep, monkey
 
 @pytest.mark.parametrize("script", FILES, ids=lambda path: path.stem)
 def test_every_analysis_script_writes_its_file(sweep, tmp_path, monkeypatch, script):
-    out = tmp_path / ("out.csv" if script.stem == "results_table" else "out.png")
+    kind = {"results_table": "csv", "digest": "md"}.get(script.stem, "png")
+    out = tmp_path / f"out.{kind}"
     monkeypatch.setattr(sys, "argv", [str(script), str(sweep), str(out)])
     runpy.run_path(str(script), run_name="__main__")
-    assert out.stat().st_size > 1000
+    assert out.stat().st_size > 500
 
 
 def test_every_figure_of_the_report_has_its_script(sweep, page):

@@ -302,6 +302,8 @@ def inlined(svg: str, name: str, title: str) -> Markup:
     """An SVG of matplotlib as part of a page: ids unique, no prolog, comments or metadata."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    own = store.sha256(name.encode())[:5]  # each letter of each text refers to an id: keep it short
+    svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>f{own}-", svg)
+    svg = re.sub(r'(?<= d=")[^"]+', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
     opening = f'<svg role="img" aria-label="{escape(title)}"'
     return Markup(svg.replace("<svg", opening, 1))  # matplotlib escaped every text in it

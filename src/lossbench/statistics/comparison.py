@@ -68,8 +68,8 @@ def paired(
         ones), `undefined` (pairs of done runs without a value), `exploratory`, and `differences`
         (all of them, by seed). Beside the verdict, never part of it: the bootstrap-t interval at
         the same level, `boot_low` and `boot_high`, and `p_wilcoxon` (exact signed rank) with its
-        Holm adjustment. Its `smallest_p` is what the pairs that differ can attain; where that misses the level it is
-        refused (NaN), and counts as 1 for the others' adjustment.
+        Holm adjustment. Its `smallest_p` is what the pairs that differ can attain; where that
+        misses the level it is refused (NaN), and counts as 1 for the others' adjustment.
 
     Raises:
         ValueError: Two runs of a pair differ in a fingerprint, or a run has a twin.
