@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from markupsafe import Markup, escape
@@ -89,7 +91,7 @@ def write(sweep: Path | records.Records, *, workers: int = 1) -> Path:
         complete=complete.to_dict("records"),
         against=objections(found, together),
         shapes=drawn[0],
-        answers=[{**vars(one), "rows": one.table.to_dict("records")} for one in answers],
+        answers=[{**vars(one), "rows": _shown(one.table)} for one in answers],
         tasks=[
             _section(task, group, found) | {"figures": pictures}
             for task, group, pictures in zip(mains, groups, drawn[1:], strict=True)
@@ -97,6 +99,19 @@ def write(sweep: Path | records.Records, *, workers: int = 1) -> Path:
     )
     store.write(folder / "index.html", text.encode())
     return folder / "index.html"
+
+
+def _shown(table: pd.DataFrame) -> list[dict[str, str]]:
+    """Rows of a table as the page shows them: four digits, a dash where there is no number."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, bool | np.bool_):
+            return "yes" if value else "no"
+        if isinstance(value, float):
+            return f"{value:.4g}" if math.isfinite(value) else "–"
+        return str(value)
+
+    return [{name: cell(value) for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _section(
