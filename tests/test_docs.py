@@ -259,3 +259,16 @@ def test_contributing_points_to_what_tells_how_to_extend():
     assert "(docs/extending.md)" in text
     for link in re.findall(r"\]\((docs/[^)#]+)\)", text):
         assert (DOCS.parent / link).is_file()
+
+
+def test_the_experiment_in_docs_protocol_md_can_be_planned_as_it_stands(
+    tmp_path, monkeypatch, capsys
+):
+    text = re.findall(r"```yaml\n(.*?)```", (DOCS / "protocol.md").read_text(), re.DOTALL)[0]
+    (tmp_path / "myconf" / "experiment").mkdir(parents=True)
+    (tmp_path / "myconf" / "experiment" / "mine.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plan", "--config-dir", "myconf", "experiment=mine"]) == cli.DONE
+    out = capsys.readouterr().out
+    assert "mine: 260 runs" in out
+    assert max(map(len, out.splitlines())) <= 80

@@ -484,6 +484,7 @@ def test_without_tuning_a_sweep_is_the_union_of_its_blocks(conf, place):
         (["loss=brier"], "no loss fits the task and targets of its data"),
         (["optimizer.lr=0.1"], "optimizer.lr is chosen by tuning"),
         (["hydra.sweeper.tune.lr=[]"], "the list of optimizer.lr is empty"),
+        (["hydra.sweeper.confirm.seeds='range(0,6),102'"], "use [0,1,2] or range(0,3)"),
         (["hydra.sweeper.confirm.seeds=[]"], "the list of seed is empty"),
         (["hydra.sweeper.tune.lr=[0.1,-1]"], "optimizer.lr is -1.0: use a positive"),
         (["hydra.sweeper.tune.lr=[0.1,abc]"], "optimizer.lr is 'abc': use a number"),

@@ -280,6 +280,7 @@ def _report(arguments: list[str]) -> int:
         loaded = records.load(folders[0])
         path = report.write(loaded, workers=os.cpu_count() or 1)
         print(report.table(loaded), end="")
+        print("\n" + report.claims(loaded), end="")
     except (StoreError, ValueError) as error:
         return _mistake(str(error))
     print(f"\nReport: {path}")
@@ -288,6 +289,8 @@ def _report(arguments: list[str]) -> int:
     )
     for objection in against:
         print(f"strict: {objection}")
+    if "--strict" in arguments and not against:
+        print("strict: no objection")
     return SOME_FAILED if against else DONE
 
 

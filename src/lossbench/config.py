@@ -408,7 +408,9 @@ def explained(error: BaseException) -> str:
     """
     while error.__cause__ is not None:
         error = error.__cause__
-    text = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # Hydra names the file in a first line that ends in a colon, and the mistake in the next one.
+    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
     key = getattr(error, "full_key", None)
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and key:
         prefix, _, name = key.rpartition(".")

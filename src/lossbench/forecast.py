@@ -217,13 +217,17 @@ def _budget(tuning: pd.DataFrame, extend: int) -> Iterable[str]:
     """How many candidates each loss of a task tries, and how many more a growing grid may bring."""
     cells = tuning.groupby(["label", "loss"]).seed.agg(["size", "nunique"])
     cells["candidates"] = cells["size"] // cells["nunique"]
-    for (candidates, size), alike in cells.groupby(["candidates", "size"]):
-        names = ", ".join(f"{loss} on {label}" for label, loss in alike.index)
-        everyone = f"each of {len(alike)} losses (one counts once for each task)"
-        who = everyone if len(alike) == len(cells) else names
-        yield from textwrap.wrap(
-            f"Budget: {candidates} candidates in {size} tuning runs for {who}."
-        )
+    if len(cells[["candidates", "size"]].drop_duplicates()) == 1:
+        first = cells.iloc[0]
+        budget = f"{first.candidates} candidates in {first['size']} tuning runs"
+        yield f"Budget: {budget} for each of {len(cells)} losses"
+        yield "(one counts once for each task)."
+    else:
+        yield "Budget: candidates in tuning runs for each loss"
+        for label, mine in cells.groupby("label"):
+            alike = mine.groupby(["candidates", "size"]).size()
+            told = (f"{count} x {tried} in {runs}" for (tried, runs), count in alike.items())
+            yield from textwrap.wrap(f"  {label}: {', '.join(told)}", 80, subsequent_indent="    ")
     if extend:
         rates = tuning.groupby(["label", "loss"]).lr.nunique()
         most = int((2 * extend * cells["size"] / rates).sum())
@@ -276,7 +280,8 @@ def power(asked: Stages, *, spread: float) -> Iterable[str]:
     if "confirm" not in asked.runs:
         raise ConfigError("plan --power: this sweep confirms nothing, give an experiment")
     said = f"a stated spread of {spread:g}" if spread > 0 else "the spread of the tuning runs"
-    yield f"What the confirming seeds can tell apart with a power of 80 %, from {said}:"
+    yield "What the confirming seeds can tell apart with a power of 80 %,"
+    yield f"from {said}:"
     heads = f"{'task':<33}{'losses':>7}{'seeds':>6}{'spread':>9}"
     yield f"{heads}{'finds':>8}{'margin':>8}{'needs':>9}"
     known = pd.DataFrame() if spread > 0 else _spreads(asked)
@@ -285,8 +290,11 @@ def power(asked: Stages, *, spread: float) -> Iterable[str]:
     ):
         mine = known[known.context == context].spread_upper if len(known) else pd.Series(spread)
         yield from _resolved(str(label), runs, asked.declared, float(mine.median()))
-    yield "finds: smallest difference that is found; margin: smallest margin within which no"
-    yield "difference is called equivalent; needs: seeds that the declared margin takes for that."
+    yield from textwrap.wrap(
+        "finds: smallest difference that is found; margin: smallest margin within which no "
+        "difference is called equivalent; needs: seeds that the declared margin takes for that.",
+        80,
+    )
 
 
 def _resolved(
@@ -300,9 +308,11 @@ def _resolved(
     place = {"data": str(runs.data.iloc[0]), "task": str(runs.task.iloc[0])}
     margin = records.declared(declared["margin"], **place)
     needed = statistics.pairs_for(spread, size=margin, **level).margin if margin > 0 else math.inf
+    if len(label) > 32:
+        yield label
     yield (
-        f"{label[:32]:<33}{losses:>7}{pairs:>6}{spread:>9.2g}{found.difference:>8.2g}"
-        f"{found.margin:>8.2g}{needed:>9,.0f}"
+        f"{'' if len(label) > 32 else label:<33}{losses:>7}{pairs:>6}{spread:>9.2g}"
+        f"{found.difference:>8.2g}{found.margin:>8.2g}{needed:>9,.0f}"
     )
 
 

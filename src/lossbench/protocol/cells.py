@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 Cell = tuple[str, ...]
 """Overrides of one cell: all factors but the seed and what is tuned."""
@@ -34,6 +37,7 @@ def asked(
     from lossbench.config import ConfigError, fits
 
     cells: dict[Cell, None] = {}
+    left_out: dict[str, None] = {}
     for block in _with_data(blocks, held.get("data", "")):
         # `_with_data` has settled which data, and which of its settings stay.
         gone = held.keys() - {"data"}
@@ -43,13 +47,18 @@ def asked(
             if not {key, key.partition(".")[0]} & gone
         }
         for cell in product([*{**held, **lines}.values()], composer):
-            if fits(composer.compose(cell)):
+            config = composer.compose(cell)
+            if fits(config):
                 cells[cell] = None
+            else:
+                left_out[f"{config.loss.name} on {config.data.name}"] = None
     if not cells:
         raise ConfigError(
             "the sweep is empty: no loss fits the task and targets of its data. Regression "
             "losses need regression data; 'lossbench losses' lists the task of each"
         )
+    if left_out and "loss" not in held:
+        log.info("left out, made for another task or other targets: %s", ", ".join(left_out))
     return list(cells)
 
 
@@ -71,7 +80,13 @@ def values(key: str, value: Any, composer: Any) -> list[str]:
 
     if not isinstance(value, str | int | float) and not value:
         raise ConfigError(f"the list of {key} is empty: give it at least one value")
-    return [job[0].partition("=")[2] for job in product([_line(key, value)], composer)]
+    try:
+        found = product([_line(key, value)], composer)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{key} is {value!r}: use [0,1,2] or range(0,3)") from error
+    return [job[0].partition("=")[2] for job in found]
 
 
 def _with_data(blocks: Sequence[Mapping[str, Any]], typed: str) -> list[dict[str, Any]]:
