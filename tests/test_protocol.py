@@ -462,6 +462,12 @@ def test_a_typed_data_set_keeps_to_the_blocks_that_have_it(typed, expected):
     assert asked(TWO, typed) == expected
 
 
+def test_a_typed_group_takes_the_settings_of_that_group_with_it():
+    block = {"data": ["diabetes"], "model": ["mlp"], "model.params.activation": ["tanh"]}
+    assert asked([block], "model=linear") == [("data=diabetes", "model=linear")]
+    assert asked([block]) == [("data=diabetes", "model.params.activation=tanh", "model=mlp")]
+
+
 def test_typed_seeds_are_the_seeds_that_confirm(conf, place):
     assert ask(conf, "experiment=tiny", "name=seeds", "loss=mse", "seed=range(7,9)") == cli.DONE
     runs = records.load(place / "runs" / "seeds").runs

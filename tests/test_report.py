@@ -131,6 +131,19 @@ def test_tables_come_in_three_formats_and_hold_the_numbers(sweep, page):
     assert r"\toprule" in (folder / "results.tex").read_text()
 
 
+def test_a_declared_loss_that_was_not_confirmed_counts_in_the_family_and_is_objected_to(tmp_path):
+    runs = [run for run in plan_runs() if (run.stage, run.loss) != ("confirm", "quartic")]
+    found = records.load(build(tmp_path / "absent", runs))
+    together = report.comparisons(found)
+    (diabetes,) = [one for one in together if one.runs.data.iloc[0] == "diabetes"]
+    assert diabetes.absent == ("quartic",)
+    assert {*diabetes.paired.loss} == {"mae", "huber"}
+    assert {*diabetes.paired.comparisons} == {3}
+    assert any(
+        "declared, and not confirmed: quartic" in t for t in report.objections(found, together)
+    )
+
+
 def test_writing_twice_gives_the_same_bytes(tmp_path):
     folder = build(tmp_path / "twice", own({"mse": "power", "mae": "power"}, data="diabetes"))
     content = []

@@ -188,3 +188,14 @@ def test_a_missing_run_of_a_variant_is_counted_with_its_variant(tmp_path):
     placed = statistics.placed(records.load(build(tmp_path / "variants", gone)).runs)
     assert placed.loss[placed.status == "missing"].tolist() == ["huber(delta=2.0)"]
     assert {*placed.loss} == {"huber(delta=0.5)", "huber(delta=2.0)"}
+
+
+def test_a_label_leaves_out_how_often_was_looked_where_the_rest_tells_contexts_apart():
+    def labels(**other):
+        rows = [recorded(), recorded(**other)]
+        return [*contexts(pd.DataFrame(rows)).label]
+
+    told = labels(batch_size=32, eval_every=7, targets="distribution")
+    assert told[1].endswith("· targets distribution")
+    assert not any("eval_every" in label or "batch_size" in label for label in told)
+    assert labels(eval_every=7)[1].endswith("· eval_every=7")
