@@ -14,7 +14,7 @@ out = Path(sys.argv[2] if len(sys.argv) > 2 else "digest.md")
 lines = []
 
 for group in report.by_context(report.comparisons(found)):
-    main = next((one for one in group if one.is_main), group[0])
+    main = report.main_of(group)
     others = {one.condition: one for one in group if one is not main}
     heads = ["loss", f"{main.metric} minus {main.reference}", "verdict", *others]
     base = next((row for row in words.rows(main, found.plan) if row["verdict"] == "reference"), {})

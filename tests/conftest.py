@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,6 +74,12 @@ hydra:
       confidence: 0.95
 """
 """An experiment that tunes two losses over three rates and confirms them, in seconds."""
+
+
+def write_experiment(folder: Path, name: str, text: str) -> None:
+    """Put an experiment where `--config-dir conf` finds it from that folder."""
+    (folder / "conf" / "experiment").mkdir(parents=True)
+    (folder / "conf" / "experiment" / f"{name}.yaml").write_text(text)
 
 
 def set_key(plain: dict, key: str, value: object) -> None:

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, write_experiment
 
 from lossbench import cli, records, report
 from lossbench.report import essay, page
@@ -41,8 +41,7 @@ EXPERIMENT += "      targets: { classification: 0.5 }\n      questions: [essay]\
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     place = tmp_path_factory.mktemp("answers")
-    (place / "conf" / "experiment").mkdir(parents=True)
-    (place / "conf" / "experiment" / "answers.yaml").write_text(EXPERIMENT)
+    write_experiment(place, "answers", EXPERIMENT)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setattr(page, "_all_drawn", lambda folder, drawings, workers: [[] for _ in drawings])

@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 import pytest
-from conftest import TINY
+from conftest import TINY, write_experiment
 from scipy import stats
 
 from lossbench import cli, records, report
@@ -17,8 +17,7 @@ THREE = TINY.replace("conditions: [own_lr]", "conditions: [own_lr, reference_lr,
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
-    (folder / "conf" / "experiment").mkdir(parents=True)
-    (folder / "conf" / "experiment" / "tiny.yaml").write_text(THREE)
+    write_experiment(folder, "tiny", THREE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(report, "write", lambda sweep, workers: sweep)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import TINY
+from conftest import TINY, write_experiment
 from scipy import stats
 
 from lossbench import cli
@@ -30,8 +30,7 @@ MARGIN = 0.02
 def folder(tmp_path_factory):
     """A sweep with its report, made by the command line."""
     place = tmp_path_factory.mktemp("counted")
-    (place / "conf" / "experiment").mkdir(parents=True)
-    (place / "conf" / "experiment" / "counted.yaml").write_text(EXPERIMENT)
+    write_experiment(place, "counted", EXPERIMENT)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setattr(page, "_all_drawn", lambda folder, drawings, workers: [[] for _ in drawings])

@@ -226,6 +226,11 @@ class Engine:
     pack_size: int
     threads: int
 
+    @property
+    def padding(self) -> int:
+        """Least number of members of a pack: kernels, and with them bits, are chosen by it."""
+        return 2 if self.device == "cpu" else self.pack_size
+
 
 def named(config: DictConfig, choices: Mapping[str, Any]) -> DictConfig:
     """The task's configuration with each part named after the yaml that was chosen for it.

@@ -114,8 +114,9 @@ class _Speeds:
 
     def __init__(self, sweep: Sweep) -> None:
         self.device = torch.device(sweep.engine.device)
-        self.padding = 2 if self.device.type == "cpu" else sweep.engine.pack_size
+        self.padding = sweep.engine.padding
         self.known: dict[str, _Speed] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}
         torch.set_num_threads(sweep.engine.threads)
 
     def seconds(self, pack: Pack) -> float:
@@ -156,15 +157,23 @@ class _Speeds:
     def memory(self, pack: Pack) -> float:
         """Bytes of a pack's data, gathered for evaluation, and of its parameters."""
         run = pack.runs[0]
-        splits = splits_of(run)
-        rows = sum(part.numel() for part in (*splits.inputs.values(), *splits.targets.values()))
-        size = (splits.inputs["train"].shape[-1], splits.targets["train"].shape[-1])
-        model = MODELS[run.model.fn].fn(*size, **run.model.params)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
+        kind = packs.structure(run)
+        if kind not in self.sizes:
+            self.sizes[kind] = _numbers(run)
+        rows, parameters = self.sizes[kind]
         width = 4.0 if run.precision == "float32" else 8.0
         seeds = len({run.seed for run in pack.runs})
         members = max(len(pack.runs), self.padding)
         return width * (seeds * rows + members * (rows + COPIES * parameters))
+
+
+def _numbers(run: Run) -> tuple[int, int]:
+    """How many numbers a seed's data and a member's parameters are."""
+    splits = splits_of(run)
+    rows = sum(part.numel() for part in (*splits.inputs.values(), *splits.targets.values()))
+    size = (splits.inputs["train"].shape[-1], splits.targets["train"].shape[-1])
+    model = MODELS[run.model.fn].fn(*size, **run.model.params)
+    return rows, sum(parameter.numel() for parameter in model.parameters())
 
 
 def _disk(run: Run) -> float:

@@ -117,7 +117,7 @@ class Sweep:
             one_each = {run.seed: run for run in pack.runs}
             splits = {seed: splits_of(run) for seed, run in one_each.items()}
             with _bar(pack, title) as flush:
-                padding = 2 if device.type == "cpu" else self.engine.pack_size
+                padding = self.engine.padding
                 return train(pack, splits, device=device, padding=padding, flush=flush)
         except Exception:
             return failed(pack, traceback.format_exc())

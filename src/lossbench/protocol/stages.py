@@ -235,6 +235,14 @@ class Protocol:
         path = self.launcher.sweep.folder / "sweep.json"
         return read_plan(path)["planned"] if path.exists() else {}
 
+    @cached_property
+    def _tuned_by_cell(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Tuned values by cell and condition, of what the sweep planned before this command."""
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        for facts in self._planned.values():
+            found.setdefault((facts["cell"], facts["condition"]), facts["tuned"])
+        return found
+
     def _tuned_before(self, context: str) -> list[dict[str, Any]]:
         tuned = (facts for facts in self._planned.values() if facts["stage"] == "tune")
         return [facts for facts in tuned if facts["context"] == context]
@@ -393,11 +401,8 @@ class Protocol:
         from lossbench.plan import cell as hashed
 
         (run,) = self.launcher.runs([list(cell)])
-        wanted = (hashed(run, self.tuned), condition)
-        for facts in self._planned.values():
-            if (facts["cell"], facts["condition"]) == wanted:
-                return _candidate(facts["tuned"])
-        return None
+        tuned = self._tuned_by_cell.get((hashed(run, self.tuned), condition))
+        return _candidate(tuned) if tuned else None
 
     def _conditions(
         self, task: Task, chosen: Mapping[Cell, Chosen], reference: Chosen | None
@@ -457,12 +462,11 @@ def _candidate(tuned: Mapping[str, Any]) -> Candidate:
 
 def _scale(loaded: Records, run_ids: Iterable[str]) -> float:
     """Geometric mean over runs of the RMS of their output gradient before any update."""
-    import numpy as np
+    from lossbench import statistics
 
     steps: pd.DataFrame = loaded.steps
-    first = steps[(steps.step == 0) & steps.run_id.isin(list(run_ids))].output_gradient_norm
-    positive = first[first > 0].astype(float)
-    return float(np.exp(np.log(positive).mean())) if len(positive) else math.nan
+    first = steps[(steps.step == 0) & steps.run_id.isin(list(run_ids))]
+    return statistics.geometric_mean(first.output_gradient_norm)
 
 
 def _number(rate: str) -> float:

@@ -7,6 +7,7 @@ from lossbench.report.judged import (
     by_context,
     comparisons,
     declared_losses,
+    main_of,
     objections,
 )
 from lossbench.report.page import inlined, write
@@ -21,6 +22,7 @@ __all__ = [
     "comparisons",
     "declared_losses",
     "inlined",
+    "main_of",
     "objections",
     "table",
     "write",

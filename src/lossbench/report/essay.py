@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench import records, statistics
-from lossbench.report.judged import Comparison, asked, by_context, comparisons
+from lossbench.report.judged import Comparison, asked, by_context, comparisons, main_of
 from lossbench.report.words import rounded
 
 ALONG = 1 - 1e-5
@@ -326,7 +326,7 @@ def _recoveries(task: Comparison, found: records.Records) -> Iterator[dict[str, 
             "target": float(target),
             "budget": row.budget,
             "median_steps": row.median,
-            "initial_output_gradient": _geometric(mine.run_id.map(starts)),
+            "initial_output_gradient": statistics.geometric_mean(mine.run_id.map(starts)),
         }
 
 
@@ -337,7 +337,7 @@ def _link_by_loss(confirmed: Sequence[Comparison]) -> Answer | None:
     wanted = {loss for by_link in LINK_BY_LOSS.values() for loss in by_link.values() if loss}
     rows = []
     for group in by_context(confirmed):
-        main = next(task for task in group if task.is_main)
+        main = main_of(group)
         if not wanted <= {*main.runs.loss} or _factor(main, "init.from", "random") != "random":
             continue
         for task in group:
@@ -403,11 +403,6 @@ def _factor(task: Comparison, name: str, default: Any) -> Any:
     """A factor of the task's runs, by its dotted name in the recorded configuration."""
     configs = [text for text in task.runs.config if isinstance(text, str) and text]
     return statistics.factors(configs[0]).get(name, default) if configs else default
-
-
-def _geometric(values: pd.Series) -> float:
-    positive = values[values > 0].astype(float)
-    return float(np.exp(np.log(positive).mean())) if len(positive) else float("nan")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ class Comparison:
         """Whether it is the fair comparison, each loss at its own learning rate."""
         return records.CONDITIONS[self.condition].is_own
 
-    @property
+    @functools.cached_property
     def verdicts(self) -> pd.DataFrame:
         """One row a comparison, in words, as in verdicts.csv."""
         return statistics.verdicts(self.paired, self.summary, steps=self.steps)
@@ -164,6 +164,7 @@ def _of_context(
     own = judged[[records.CONDITIONS[name].is_own for name in judged.condition]]
     used = pd.MultiIndex.from_frame(own[["loss", "lr"]])
     rates["best"] = pd.MultiIndex.from_frame(rates[["loss", "lr"]]).isin(used) & rates.value.notna()
+    budgets = statistics.budgets(mine, tuned=question["tuned"])
     for condition in records.CONDITIONS:
         cell = judged[judged.condition == condition]
         if len(cell):
@@ -173,7 +174,7 @@ def _of_context(
                 metric=metric,
                 grid=grid,
                 rates=rates.assign(split="validation"),
-                budgets=statistics.budgets(mine, tuned=question["tuned"]),
+                budgets=budgets,
                 reference=choice("reference"),
                 margin=choice("margin"),
                 question=question,
@@ -240,6 +241,11 @@ def by_context(together: Iterable[Comparison]) -> list[list[Comparison]]:
     for task in together:
         found.setdefault(str(task.runs.context.iloc[0]), []).append(task)
     return list(found.values())
+
+
+def main_of(group: Sequence[Comparison]) -> Comparison:
+    """Of one context's comparisons the fair one, each loss at its own rate; else the first."""
+    return next((one for one in group if one.is_main), group[0])
 
 
 def objections(found: records.Records, together: Iterable[Comparison]) -> list[str]:

@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 
 from lossbench import figures, records, statistics, store
 from lossbench.report import essay, words
-from lossbench.report.judged import Comparison, asked, by_context, comparisons, objections
+from lossbench.report.judged import Comparison, asked, by_context, comparisons, main_of, objections
 from lossbench.report.tables import stacked, write_tables
 
 PNG_DPI = 200
@@ -76,7 +76,7 @@ def write(sweep: Path | records.Records, *, workers: int = 1) -> Path:
     shapes = found.sweep_dir / "curves.parquet"
     general = pq.read_table(shapes).to_pandas() if shapes.exists() else pd.DataFrame()
     groups = by_context(together)
-    mains = [next((one for one in group if one.is_main), group[0]) for group in groups]
+    mains = [main_of(group) for group in groups]
     drawings = [[*_shape_figures(general)], *([*_task_figures(task, found)] for task in mains)]
     drawn = _all_drawn(folder, drawings, workers=workers)
     loader = jinja2.PackageLoader("lossbench.report", "")

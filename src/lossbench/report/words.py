@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lossbench import records, statistics
-from lossbench.report.judged import Comparison, by_context, comparisons, unequal
+from lossbench.report.judged import Comparison, by_context, comparisons, main_of, unequal
 
 SETTLED = 0.8
 """Share of resampled tuning seeds that must choose a rate again for it to count as settled."""
@@ -35,7 +35,7 @@ def table(sweep: Path | records.Records) -> str:
 
 
 def _lines(group: Sequence[Comparison], plan: Mapping[str, Any]) -> Iterator[str]:
-    task = next((task for task in group if task.is_main), group[0])
+    task = main_of(group)
     exploratory = "" if task.stage == "confirm" else ", exploratory"
     title = headline(task).replace(_LONG_UNIT, "SD of target")
     yield from textwrap.wrap(f"{task.label}: {title}{exploratory}", 80)

@@ -59,6 +59,12 @@ def t_interval(values: np.ndarray, *, confidence: float) -> tuple[np.ndarray, np
     return mean - half, mean + half
 
 
+def geometric_mean(values: pd.Series) -> float:
+    """Geometric mean of the positive values; NaN where there are none."""
+    positive = values[values > 0].astype(float)
+    return float(np.exp(np.log(positive).mean())) if len(positive) else np.nan
+
+
 def half_width(deviation: Any, n: Any, confidence: float) -> Any:
     """Half the width of the t interval of a mean of n > 1 values."""
     return stats.t.ppf(0.5 + confidence / 2, n - 1) * deviation / np.sqrt(n)
