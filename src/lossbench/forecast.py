@@ -188,7 +188,7 @@ def _disk(run: Run) -> float:
         "runs": 1.0,
         "steps": float(logged),
         "layers": 3.0 * logged,
-        "evals": float(splits * (evaluated * metrics + cross)),
+        "evals": float(splits * evaluated * metrics + cross),
     }
     return sum(count * BYTES_A_ROW[table] for table, count in rows.items())
 
