@@ -28,7 +28,7 @@ for group in report.by_context(report.comparisons(found)):
         lines.append(f"| {' | '.join([row.loss, interval, row.verdict, *cells])} |")
     lines.append("")
 
-for answer in essay.answers(found, report.comparisons(found)):
+for answer in essay.of_sweep(found):
     lines += [f"### {answer.claim}", "", answer.verdict, "", *answer.measured, ""]
 
 out.write_text("\n".join(lines))

@@ -13,14 +13,14 @@ wanted = sys.argv[3] if len(sys.argv) > 3 else ""
 SPLIT = "validation"
 
 found = records.load(sweep)
-task = next(task for task in report.comparisons(found) if wanted in task.label)
+task = report.chosen(found, wanted)
 
 evals = found.evals[(found.evals.metric == task.metric) & (found.evals.split == SPLIT)]
 curves = statistics.curves(statistics.joined(evals, task.runs), value="value", confidence=0.95)
 curves = curves.assign(metric=task.metric, split=SPLIT)
 
 with figures.style():
-    figure, axes = figures.page(len({*curves.loss}), width=figures.TWO_COLUMNS)
+    figure, axes = figures.page(curves.loss.nunique(), width=figures.TWO_COLUMNS)
     figures.learning_curves(curves, axes, reference=task.reference)
     figure.savefig(out)
 print(f"{task.label}: {out}")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lossbench import config
+from lossbench.report import pictures
 
 torch.set_num_threads(1)
 
@@ -80,6 +81,11 @@ def write_experiment(folder: Path, name: str, text: str) -> None:
     """Put an experiment where `--config-dir conf` finds it from that folder."""
     (folder / "conf" / "experiment").mkdir(parents=True)
     (folder / "conf" / "experiment" / f"{name}.yaml").write_text(text)
+
+
+def without_pictures(folder, drawings, *, workers):
+    """Stands in for `pictures.all_drawn`, which takes most of the time of a report."""
+    return [pictures.Picture(one.name, one.task, "", "", ()) for one in drawings]
 
 
 def set_key(plain: dict, key: str, value: object) -> None:

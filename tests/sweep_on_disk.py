@@ -137,6 +137,7 @@ def _declaration(losses: list[str]) -> dict[str, Any]:
         "confidence": 0.95,
         "tune_seeds": 5,
         "confirm_seeds": 10,
+        "targets": {"regression": 0.7, "classification": 0.9},
         "losses": losses,
     }
 
@@ -191,8 +192,8 @@ def _write_pack(folder: Path, pack_id: str, members: Sequence[Fake]) -> None:
     tables = {
         "runs": [_run(run) for run in members],
         "steps": [row for run in members for row in _steps(run)],
-        "layers": [],
-        "evals": [row for run in members for row in _evals(run)],
+        "layers": [row for run in members for row in _layers(run)],
+        "evals": [row for run in members for row in [*_evals(run), *_cross(run)]],
     }
     files = {}
     for name, rows in tables.items():
@@ -228,6 +229,7 @@ def _run(run: Fake) -> dict[str, Any]:
         "data_sha": _sha(f"data {run.data} {run.seed}"),
         "shared_sha": _sha("shared"),
         "env_sha": _sha(run.env),
+        "environment": json.dumps({"lossbench": "0", "python": "3.11.7", "torch": "2.13.0"}),
         "device": "Intel Xeon",
         "precision": "float32",
         "threads": 1,
@@ -281,6 +283,29 @@ def _evals(run: Fake) -> list[dict[str, Any]]:
                 _keys(run) | {"step": step, "split": split, "metric": metric, "value": value}
             )
     return rows
+
+
+def _layers(run: Fake) -> list[dict[str, Any]]:
+    return [
+        _keys(run)
+        | {"step": row["step"], "layer": layer, "gradient_norm": share * row["gradient_norm"]}
+        | {"weight_norm": 5.0, "update_ratio": row["update_ratio"]}
+        for row in _steps(run)[:: 1 if run.stage != "tune" else 10]
+        for layer, share in (("0", 0.8), ("2", 0.6))
+    ]
+
+
+def _cross(run: Fake) -> list[dict[str, Any]]:
+    """The model judged by the losses of its task, after the last step."""
+    if run.status != "done" or run.stage == "tune":
+        return []
+    others = CLASSIFICATION if run.task == "classification" else REGRESSION
+    return [
+        _keys(run)
+        | {"step": run.steps, "split": "test", "metric": f"loss:{other}"}
+        | {"value": _level(run) * (1.0 if other == run.loss else 1.2)}
+        for other in others
+    ]
 
 
 def _curves(losses: Mapping[str, Mapping[str, Any]]) -> bytes:

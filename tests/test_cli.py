@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -334,6 +336,65 @@ def test_a_sweep_with_a_range_of_seeds_works_and_is_not_trained_twice(place):
     before = {p: p.stat().st_mtime_ns for p in packs.rglob("*")}
     assert cli.main(line) == cli.DONE
     assert {p: p.stat().st_mtime_ns for p in packs.rglob("*")} == before
+
+
+# ---- the report ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """A folder with a sweep of three runs."""
+    folder = tmp_path_factory.mktemp("reported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.main(["-m", *SMALL, "loss=mse,huber,mae", "name=mine"]) == cli.DONE
+    return folder
+
+
+def test_a_report_says_where_everything_lies(reported, monkeypatch, capsys):
+    monkeypatch.chdir(reported)
+    assert cli.main(["report", "runs/mine"]) == cli.DONE
+    out = capsys.readouterr().out
+    places = dict(re.findall(r"^(Report|Figures|Tables|Records): +(\S+)  ", out, re.MULTILINE))
+    assert places["Report"] == "runs/mine/report/index.html"
+    assert all((reported / place).exists() for place in places.values())
+    drawn, told = re.search(r"\((\d+) as PNG", out), re.search(r"\((\d+) as CSV", out)
+    assert int(drawn[1]) == len([*(reported / places["Figures"]).iterdir()]) / 3 > 0
+    assert int(told[1]) == len([*(reported / places["Tables"]).iterdir()]) / 3 > 0
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def shown_on(reported, *, terminal, **environment):
+    """What `lossbench report` writes, to a terminal or to a pipe."""
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    line = [sys.executable, "-m", "lossbench.cli", "report", "runs/mine"]
+    clean = {name: text for name, text in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+    with subprocess.Popen(
+        line, stdout=theirs, stderr=subprocess.DEVNULL, cwd=reported, env={**clean, **environment}
+    ):
+        os.close(theirs)
+        parts = []
+        with contextlib.suppress(OSError):  # how a terminal says that the other end is gone
+            while part := os.read(ours, 4096):
+                parts.append(part)
+    os.close(ours)
+    return b"".join(parts).decode().replace("\r\n", "\n")
+
+
+def test_verdicts_are_coloured_on_a_terminal_only_and_never_against_no_color(reported):
+    plain = shown_on(reported, terminal=False)
+    told = r"mse .*reference\n"
+    assert re.search(told, plain)
+    assert "\033" not in plain
+    on_terminal = shown_on(reported, terminal=True, TERM="xterm")
+    assert re.search(r"mse .*\033\[1mreference\033\[0m\n", on_terminal)
+    for refused in ({"NO_COLOR": "1", "TERM": "xterm"}, {"TERM": "dumb"}):
+        assert "\033" not in shown_on(reported, terminal=True, **refused)
+
+    def untimed(text):
+        return re.sub(r"\d+ s\)", "", text)
+
+    assert untimed(re.sub(r"\033\[[\d;]*m", "", on_terminal)) == untimed(plain)
 
 
 BROKEN = """

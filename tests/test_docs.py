@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import TINY, without_pictures
 
 from lossbench import catalog, cli, records
 from lossbench.config import load_extensions
@@ -164,9 +164,7 @@ def test_the_losses_that_ask_for_more_are_trained_too(own_folder):
 
 
 def test_an_own_loss_has_its_fair_trial_against_the_catalog(own_folder, capsys, monkeypatch):
-    # PNG and PDF of every figure take half a minute and have tests of their own.
-    for kind in ("FigureCanvasAgg.print_png", "FigureCanvasPdf.print_pdf"):
-        monkeypatch.setattr(f"lossbench.report.page.{kind}", lambda *_, **__: None)
+    monkeypatch.setattr("lossbench.report.pictures.all_drawn", without_pictures)
     (own_folder / "myconf" / "experiment").mkdir()
     (own_folder / "myconf" / "experiment" / "essay.yaml").write_text(TINY_ESSAY)
     assert cli.main(["--config-dir", "myconf", "experiment=essay"]) == cli.DONE

@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 import pytest
-from conftest import TINY, write_experiment
+from conftest import TINY, without_pictures, write_experiment
 
 from lossbench import cli, records, report
-from lossbench.report import essay, page
+from lossbench.report import essay, pictures
 
 EXPERIMENT = TINY.replace("tiny", "answers").replace("steps: 4", "steps: 20")
 EXPERIMENT = EXPERIMENT.replace("eval_every: 2", "eval_every: 5")
@@ -44,7 +44,7 @@ def found(tmp_path_factory):
     write_experiment(place, "answers", EXPERIMENT)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        patch.setattr(page, "_all_drawn", lambda folder, drawings, workers: [[] for _ in drawings])
+        patch.setattr(pictures, "all_drawn", without_pictures)
         assert cli.main(["--config-dir", "conf", "experiment=answers"]) == cli.DONE
         loaded = records.load(place / "runs" / "answers")
         loaded.sweep_dir = place / "runs" / "answers"

@@ -1,4 +1,5 @@
 import io
+import itertools
 
 import matplotlib as mpl
 import numpy as np
@@ -8,6 +9,7 @@ from matplotlib import pyplot
 from sweep_on_disk import CLASSIFICATION, REGRESSION
 
 from lossbench import figures
+from lossbench.losses import LOSSES
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -71,6 +73,45 @@ def shapes(losses, *, task="regression"):
     )
 
 
+def several(frame, column, values):
+    """The frame once for each value of a column."""
+    return pd.concat([frame.assign(**{column: value}) for value in values], ignore_index=True)
+
+
+def budgets(losses):
+    frame = curves(losses, steps=(1, 2, 4, 8)).rename(columns={"step": "budget"})
+    return frame.assign(cost=0.3 / frame.budget)
+
+
+def targets(losses):
+    rows = [
+        {**FACTS, "loss": loss, "family": family, "steps": (10, 40), "survival": (0.5, 0.1)}
+        for loss, family in losses.items()
+    ]
+    frame = pd.DataFrame(rows).assign(metric="rmse", target=0.5, budget=500, n=10, reached=9)
+    other = frame.assign(context="d", label="toy × mlp", metric="accuracy", target=0.9)
+    return pd.concat([frame, other], ignore_index=True)
+
+
+def means(losses):
+    frame = curves(losses, steps=(0,)).drop(columns="metric")
+    return several(frame, "metric", ["nll", "nll_raw", "ece", "ece_raw"])
+
+
+def matrix(losses):
+    rows = [
+        {"label": "toy", "loss": one, "other": other, "value": 1.0 + (one != other), "n": 10}
+        for one, other in itertools.product(losses, losses)
+    ]
+    return pd.DataFrame(rows).assign(ratio=lambda frame: frame.value)
+
+
+def profiles(losses):
+    frame = curves(losses, steps=(0.0, 0.5, 1.0)).rename(columns={"step": "tau"})
+    frame[["value", "low", "high"]] = frame[["value", "low", "high"]].clip(0, 1)
+    return frame.assign(reference=next(iter(losses)), tasks=3)
+
+
 def draw_shapes(losses, width):
     figure, axes = figures.page(3, columns=3 if width > 4 else 1, width=width, shared="none")
     figures.loss_shapes(shapes(losses), axes)
@@ -95,9 +136,38 @@ def draw_rates(losses, width):
     return figure
 
 
+def draw_cost(losses, width):
+    frame = rates(losses).assign(cost=0.1, ratio=rates(losses).lr / 0.1)
+    figure, axes = figures.page(2, columns=2 if width > 4 else 1, width=width, shared="none")
+    figures.learning_rate_cost(frame, axes, budgets=budgets(losses), margin=0.02)
+    return figure
+
+
 def draw_signal(losses, width):
-    figure, axes = figures.page(2, columns=2 if width > 4 else 1, width=width, shared="x")
-    figures.error_signal(curves(losses), axes, cosines=curves(losses))
+    measures = ["gradient_norm", "signal_per_error", "cosine"]
+    figure, axes = figures.page(3, columns=3 if width > 4 else 1, width=width, shared="x")
+    figures.error_signal(several(curves(losses), "measure", measures), axes)
+    return figure
+
+
+def draw_layers(losses, width):
+    names = ["0.weight", "0.bias", "2.weight", "2.bias"]
+    figure, axes = figures.page(4, columns=4 if width > 4 else 2, width=width)
+    figures.layer_gradients(several(curves(losses), "layer", names), axes)
+    return figure
+
+
+def draw_targets(losses, width):
+    figure, axes = figures.page(2, columns=2, width=width, shared="y")
+    figures.time_to_target(targets(losses), axes)
+    return figure
+
+
+def draw_map(losses, width):
+    columns = ["digits × mlp", "a much longer name of a task × mlp", "third × linear"]
+    rows = several(differences(losses).drop(columns="context"), "context", columns)
+    figure, axes = figures.page(width=width, height=0.24 * len(losses) + 1.1)
+    figures.verdict_map(rows.assign(label=rows.context), axes[0])
     return figure
 
 
@@ -107,8 +177,38 @@ def draw_forest(losses, width):
     return figure
 
 
-DRAWINGS = [draw_shapes, draw_weight, draw_learning, draw_rates, draw_signal, draw_forest]
-EMPIRICAL = DRAWINGS[2:]
+def draw_settings(losses, width):
+    rows = several(differences(losses), "setting", ["own rate", "reference's rate", "matched"])
+    figure, axes = figures.page(width=width, height=0.4 * len(losses) + 0.45)
+    figures.side_by_side(rows, axes[0], question="Does it hold elsewhere?", note="Where it is.")
+    return figure
+
+
+def draw_profile(losses, width):
+    figure, axes = figures.page(width=width, height=1.9)
+    figures.performance_profile(profiles(losses), axes[0])
+    return figure
+
+
+def draw_calibration(losses, width):
+    size = {"columns": 2 if width > 4 else 1, "width": width, "height": 0.25 * len(losses) + 0.4}
+    figure, axes = figures.page(2, shared="none", **size)
+    figures.calibration(means(losses), axes)
+    return figure
+
+
+def draw_cross(losses, width):
+    figure, axes = figures.page(width=width, height=0.24 * len(losses) + 0.7)
+    figures.cross_loss(matrix(losses), axes[0])
+    return figure
+
+
+EXACT = [draw_shapes, draw_weight]
+COURSES = [draw_learning, draw_signal, draw_layers, draw_targets]
+OUTCOMES = [draw_forest, draw_settings, draw_map, draw_profile, draw_calibration, draw_cross]
+EMPIRICAL = [*COURSES, draw_rates, draw_cost, *OUTCOMES]
+DRAWINGS = [*EXACT, *EMPIRICAL]
+WITHOUT_INTERVALS = [draw_cost, draw_cross, draw_targets]
 WIDTHS = [figures.ONE_COLUMN, figures.TWO_COLUMNS]
 
 
@@ -144,12 +244,17 @@ def test_title_legend_and_note_do_not_touch_the_axes(drawing, width):
 def test_the_title_is_a_question_and_axes_are_labelled(drawing):
     with figures.style():
         figure = drawing(REGRESSION, 7.0)
-    assert figure.get_label().endswith("?")
-    assert " ".join(figure.texts[-1].get_text().split()) == figure.get_label()
+    strips = figures.strips(figure)
+    assert strips.title.endswith("?")
+    assert [" ".join(text.get_text().split()) for text in figure.texts] == [
+        strips.note,
+        strips.title,
+    ]
     drawn = [ax for ax in figure.axes if ax.axison]
     last_row = [ax for ax in drawn if ax.get_subplotspec().is_last_row()]
-    assert all(ax.get_xlabel() for ax in last_row)
-    assert all(ax.get_ylabel() or ax.get_title("left") or drawing is draw_forest for ax in drawn)
+    assert all(ax.get_xlabel() for ax in last_row) or drawing is draw_map
+    named = [ax for ax in drawn if ax.get_ylabel() or ax.get_title("left")]
+    assert named == drawn or drawing in (draw_forest, draw_settings, draw_map, draw_calibration)
 
 
 @pytest.mark.parametrize("drawing", DRAWINGS)
@@ -158,8 +263,9 @@ def test_each_loss_is_labelled_once(drawing):
     with figures.style():
         figure = drawing(losses, 7.0)
         figure.draw_without_rendering()
-    for loss in losses:
-        assert sum(text == loss for text in texts(figure)) == 1
+    times = {draw_cross: 2}.get(drawing, 1)  # its rows and its columns
+    seen = [text for text in texts(figure) if text in losses]
+    assert sorted(seen) == sorted([*losses] * times)
 
 
 @pytest.mark.parametrize("drawing", EMPIRICAL)
@@ -167,7 +273,8 @@ def test_n_and_the_kind_of_interval_are_stated(drawing):
     with figures.style():
         note = " ".join(drawing(REGRESSION, 7.0).texts[0].get_text().split())
     assert "n = 10" in note or "n = 5" in note
-    assert "95% t interval" in note or "95% paired-t interval" in note
+    kinds = ["95% t interval", "95% paired-t interval", "95% bootstrap"]
+    assert any(kind in note for kind in kinds) or drawing in WITHOUT_INTERVALS
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
@@ -193,12 +300,76 @@ def test_a_look_tells_losses_of_a_family_apart_and_families_by_colour():
     assert found["mse"].marker != found["mae"].marker
 
 
-def test_families_of_one_task_have_different_hues():
-    for task in (
-        "power monotone redescending asymmetric likelihood",
-        "power proper matching robust margin weighted",
-    ):
-        assert len({figures.COLORS[family] for family in task.split()}) == len(task.split())
+TASKS = {
+    "regression": ("power", "monotone", "redescending", "asymmetric", "likelihood"),
+    "classification": (
+        *("power", "proper", "matching", "robust", "margin", "weighted"),
+        *("regularized", "divergence"),
+    ),
+}
+SEEN_BY = {
+    "all cones": np.eye(3),
+    "protanopes": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopes": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopes": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+"""How linear RGB looks to each: Machado, Oliveira and Fernandes 2009, IEEE TVCG, severity 1."""
+
+
+def lab(color, seen_by):
+    """CIE 1976 L*a*b* of a colour as someone sees it, white D65."""
+    rgb = np.array(mpl.colors.to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(SEEN_BY[seen_by] @ linear, 0, 1)
+    to_xyz = [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+    xyz = to_xyz @ linear / [0.95047, 1, 1.08883]
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def test_the_simulation_of_colour_blindness_knows_its_classics():
+    def apart(one, other, seen_by):
+        return np.linalg.norm(lab(one, seen_by) - lab(other, seen_by))
+
+    assert lab("white", "all cones") == pytest.approx([100, 0, 0], abs=0.02)
+    assert lab("red", "all cones") == pytest.approx([53.24, 80.09, 67.20], abs=0.02)
+    # ColorBrewer's red and green of one lightness, which traffic lights would be without places.
+    assert (
+        apart("#b35806", "#4d7a00", "deuteranopes") < apart("#b35806", "#4d7a00", "all cones") / 3
+    )
+
+
+@pytest.mark.parametrize("seen_by", SEEN_BY)
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("at_night", "least"), [(False, 15), (True, 12)])
+def test_families_of_one_task_stay_apart_for_every_eye(task, seen_by, at_night, least):
+    colors = [figures.COLORS[family] for family in TASKS[task]]
+    colors = [figures.NIGHT[color] if at_night else color for color in colors]
+    for one, other in itertools.combinations(colors, 2):
+        assert np.linalg.norm(lab(one, seen_by) - lab(other, seen_by)) >= least, (one, other)
+
+
+def test_every_family_of_the_catalog_has_its_place_among_the_colours():
+    for row in LOSSES.values():
+        assert row.family in figures.COLORS
+        assert row.family in TASKS[row.task] or row.task not in TASKS
+    assert {family for some in TASKS.values() for family in some} == {*figures.COLORS}
     assert figures.looks(curves({"own": "mine"}))["own"].color == figures.OTHER
 
 

@@ -20,7 +20,9 @@ def place(tmp_path_factory):
     write_experiment(folder, "tiny", THREE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(report, "write", lambda sweep, workers: sweep)
+        patch.setattr(
+            report, "write", lambda found, workers: found.sweep_dir / "report" / "index.html"
+        )
         yield folder
 
 

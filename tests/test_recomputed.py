@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import TINY, write_experiment
+from conftest import TINY, without_pictures, write_experiment
 from scipy import stats
 
 from lossbench import cli
-from lossbench.report import page
+from lossbench.report import pictures
 
 EXPERIMENT = (
     TINY.replace("tiny", "counted")
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
     write_experiment(place, "counted", EXPERIMENT)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        patch.setattr(page, "_all_drawn", lambda folder, drawings, workers: [[] for _ in drawings])
+        patch.setattr(pictures, "all_drawn", without_pictures)
         assert cli.main(["--config-dir", "conf", "experiment=counted"]) == cli.DONE
     return place / "runs" / "counted"
 

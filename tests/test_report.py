@@ -1,6 +1,5 @@
 import csv
 import html.parser
-import io
 import re
 import runpy
 import sys
@@ -8,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from sweep_on_disk import CLASSIFICATION, Fake, build, plan_runs, with_status
+from sweep_on_disk import CLASSIFICATION, REGRESSION, Fake, build, plan_runs, with_status
 
 from lossbench import records, report
-from lossbench.report import page as page_module
-from lossbench.report import tables, words
+from lossbench.report import page as report_page
+from lossbench.report import pictures, tables, words
 
 ANALYSIS = Path(__file__).parent.parent / "analysis"
 FORMATS = ("png", "svg", "pdf")
@@ -63,13 +61,7 @@ def sweep(tmp_path_factory):
 @pytest.fixture
 def svg_only(monkeypatch):
     """Only the picture that stands in the page; the formats beside it have their own tests."""
-
-    def encoded(figure):
-        content = io.BytesIO()
-        FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None})
-        return {"svg": content.getvalue()}
-
-    monkeypatch.setattr(page_module, "_encoded", encoded)
+    monkeypatch.setattr(pictures, "_encoded", lambda figure: {"svg": pictures._svg(figure)})
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +72,18 @@ def page(sweep):
 def test_the_page_needs_no_network_and_no_script(page):
     assert page.policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     assert not {"script", "link", "iframe", "object", "embed", "img", "base"} & {*page.tags}
-    assert all(request.startswith("#") for request in page.requests)
 
 
-def test_every_id_of_the_page_is_unique_and_every_reference_has_its_target(page):
+def test_every_id_of_the_page_is_unique_and_every_reference_has_its_target(sweep, page):
     assert len(page.ids) == len({*page.ids})
-    assert {request[1:] for request in page.requests} <= {*page.ids}
+    inner = {request[1:] for request in page.requests if request.startswith("#")}
+    assert len(inner) > 5
+    assert inner <= {*page.ids}
+    files = {request for request in page.requests if not request.startswith("#")}
+    beside = sweep / "report"
+    assert files == {
+        str(path.relative_to(beside)) for path in beside.rglob("*.*") if path.parent != beside
+    }
 
 
 def test_every_clip_and_marker_refers_to_its_own_figure(sweep, page):
@@ -97,14 +95,42 @@ def test_completeness_comes_first_and_names_what_is_missing(page):
     total = len(plan_runs())
     assert f"{total - 3}/{total} planned runs are complete" in page.text
     assert "mae lr=0.1 seed=0 missing; mae lr=0.1 seed=1 missing" in page.text
-    assert page.text.index("Is everything there?") < page.text.index("What was asked?")
+    assert page.text.index("planned runs are complete") < page.text.index("What came out")
+
+
+def test_the_sections_stand_in_the_order_in_which_a_reader_asks(page):
+    order = ["summary", *report_page.SECTIONS, "methods", "again"]
+    assert [name for name in page.ids if name in order] == order
+    links = [request[1:] for request in page.requests if request[1:] in order]
+    assert [*dict.fromkeys(links)][: len(order)] == order
+
+
+def test_every_figure_is_a_question_described_in_words_with_its_caption_and_files(sweep, page):
+    text = (sweep / "report" / "index.html").read_text()
+    found = re.findall(r"<figure>(.*?)</figure>", text, re.DOTALL)
+    assert len(found) > 20
+    for one in found:
+        (question,) = re.findall(r"<h4>(.*?)</h4>", one)
+        (caption,) = re.findall(r"<figcaption>(.*?) <span", one)
+        assert question.endswith("?")
+        assert re.findall(r'aria-label="(.*?)"', one) == [f"{question} {caption}"] * 2
+        files = re.findall(r'href="figures/(.*?)"', one)
+        assert [Path(file).suffix[1:] for file in files] == [*FORMATS, *FORMATS]
+        assert "n = " in caption or "Exact" in caption
+
+
+def test_every_table_can_be_downloaded_and_holds_numbers(sweep, page):
+    names = {Path(request).stem for request in page.requests if request.startswith("tables/")}
+    assert {"verdicts", "summary", "sensitivity", "convergence", "cross_loss"} <= names
+    for name in names:
+        assert table_rows(sweep / "report" / "tables" / f"{name}.csv"), name
 
 
 def test_verdicts_intervals_and_n_stand_in_the_page(page):
-    assert "Differences to mse, seed by seed" in page.text
-    assert "simultaneous 95 % paired-t interval over 3 declared comparisons" in page.text
+    assert "diabetes × mlp: loss minus mse in" in page.text
+    assert "simultaneous 95% paired-t interval over 3 declared comparisons" in page.text
     assert re.search(r"mae† \S+ \[\S+, \S+\] 6/8", page.text)
-    assert re.search(r"quartic \+\S+ \[\S+, \S+\] 7 1 worse", page.text)
+    assert re.search(r"quartic \+\S+ \[\S+, \S+\] 7 worse, 1 diverged", page.text)
     assert report.OTHER_FUNCTIONAL in page.text
     assert "Intel Xeon, 1 thread, float32" in page.text
     assert "lossbench experiment=small" in page.text
@@ -118,8 +144,9 @@ def test_figures_come_in_three_formats(sweep, page):
     }
     for question in ("forest", "learning_curves", "error_signal", "learning_rate_sensitivity"):
         assert {f"{question}_digits_mlp", f"{question}_diabetes_mlp"} <= names
+        assert {f"{question}_digits_mlp_one_column"} <= names
     assert {"loss_shapes_regression", "loss_shapes_classification", "error_weight"} <= names
-    assert page.tags.count("figure") == len(names)
+    assert 2 * page.tags.count("figure") == page.tags.count("svg") == len(names)
 
 
 def test_tables_come_in_three_formats_and_hold_the_numbers(sweep, page):
@@ -151,13 +178,6 @@ def test_writing_twice_gives_the_same_bytes(tmp_path):
         report.write(folder)
         content.append({p: p.read_bytes() for p in (folder / "report").rglob("*.*")})
     assert content[0] == content[1]
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Lay every figure out, but encode it as SVG alone."""
-    monkeypatch.setattr(page_module.FigureCanvasAgg, "print_png", lambda *_: None)
-    monkeypatch.setattr(page_module.FigureCanvasPdf, "print_pdf", lambda *_, **__: None)
 
 
 def test_the_plain_table_fits_eighty_columns_and_says_the_verdicts(sweep):
@@ -200,7 +220,6 @@ SWEEPS = {
 }
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", SWEEPS)
 @pytest.mark.usefixtures("svg_only")
 def test_every_kind_of_sweep_gives_a_report_and_a_table(tmp_path, name):
@@ -211,7 +230,6 @@ def test_every_kind_of_sweep_gives_a_report_and_a_table(tmp_path, name):
     assert max([0, *(len(line) for line in report.table(folder).splitlines())]) <= 80
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.usefixtures("svg_only")
 def test_own_sweeps_are_exploratory_at_each_loss_best_rate(tmp_path):
     folder = build(tmp_path / "own", own(rates=(0.01, 0.1), seeds=8), declaration=False)
@@ -220,10 +238,11 @@ def test_own_sweeps_are_exploratory_at_each_loss_best_rate(tmp_path):
     assert "minus cross_entropy" in text
     results = report.write(folder).parent / "tables" / "results.csv"
     assert sorted(row["loss"] for row in table_rows(results)) == sorted(CLASSIFICATION)
-    assert "(exploratory)" in Page(folder / "report" / "index.html").text
+    page = Page(folder / "report" / "index.html").text
+    assert "Nothing was declared beforehand, so every comparison here is exploratory" in page
+    assert "accuracy, higher is better, margin ±0.01, n = 8, exploratory" in page
 
 
-@pytest.mark.usefixtures("quick")
 def test_one_seed_has_no_interval_and_says_so(tmp_path):
     folder = build(tmp_path / "one", own(seeds=1), declaration=False)
     text = report.table(folder)
@@ -232,17 +251,15 @@ def test_one_seed_has_no_interval_and_says_so(tmp_path):
     assert "too few pairs" in text
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.usefixtures("svg_only")
 def test_runs_that_are_no_pairs_give_a_report_that_says_so_and_no_verdict(tmp_path):
     runs = [replace(run, env="gpu") if run.loss == "brier" else run for run in own(seeds=8)]
     folder = build(tmp_path / "mixed", runs)
     page = Page(report.write(folder))
     assert "No pairs: seed 0 of digits × mlp: env_sha differs between brier" in page.text
-    assert "Differences to" not in page.text
+    assert "loss minus" not in page.text
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.usefixtures("svg_only")
 def test_hostile_names_are_shown_and_never_obeyed(tmp_path):
     folder = build(tmp_path / "hostile", own(dict.fromkeys([*HOSTILE, "cross_entropy"], "proper")))
@@ -276,30 +293,89 @@ def test_numbers_show_two_digits_of_their_uncertainty(value, half, shown):
     assert words.rounded(value, half) == shown
 
 
-FILES = sorted(path for path in ANALYSIS.glob("*.py") if path.stem != "verdicts")
+SCRIPTS = sorted(path for path in ANALYSIS.glob("*.py") if path.stem not in ("verdicts", "compare"))
 
 
-def test_the_verdicts_script_prints_a_sentence_for_each_comparison(sweep, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["verdicts.py", str(sweep), "digits"])
-    runpy.run_path(str(ANALYSIS / "verdicts.py"), run_name="__main__")
+@pytest.fixture
+def analyse(monkeypatch):
+    """Runs a script as a terminal would."""
+
+    def run(name, *arguments):
+        script = ANALYSIS / f"{name}.py"
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+        runpy.run_path(str(script), run_name="__main__")
+
+    return run
+
+
+def test_the_verdicts_script_prints_a_sentence_for_each_comparison(sweep, analyse, capsys):
+    analyse("verdicts", sweep, "digits")
     text = capsys.readouterr().out
     assert text.count("on digits × mlp, each loss at its own best learning rate") == 2
     assert "Objection: 2 of" in text
 
 
-@pytest.mark.parametrize("script", FILES, ids=lambda path: path.stem)
-def test_every_analysis_script_writes_its_file(sweep, tmp_path, monkeypatch, script):
-    kind = {"results_table": "csv", "digest": "md"}.get(script.stem, "png")
+@pytest.fixture(scope="module")
+def two_tasks(tmp_path_factory):
+    """A sweep in which tasks have losses in common."""
+    tasks = {("diabetes", model): REGRESSION for model in ("linear", "mlp")}
+    tasks |= {("digits", "mlp"): CLASSIFICATION}
+    return build(tmp_path_factory.mktemp("sweeps") / "two", plan_runs(tasks, confirm=6))
+
+
+@pytest.mark.parametrize("script", [path.stem for path in SCRIPTS])
+def test_every_analysis_script_writes_its_file(two_tasks, tmp_path, analyse, capsys, script):
+    kind = {"digest": "md"}.get(script, "csv" if script.endswith("_table") else "png")
     out = tmp_path / f"out.{kind}"
-    monkeypatch.setattr(sys, "argv", [str(script), str(sweep), str(out)])
-    runpy.run_path(str(script), run_name="__main__")
+    analyse(script, two_tasks, out)
     assert out.stat().st_size > 500
+    assert capsys.readouterr().out.endswith(f"{out}\n")
+
+
+def test_a_script_names_the_tasks_there_are(two_tasks, tmp_path, analyse):
+    with pytest.raises(ValueError, match="'nowhere': the sweep has 'diabetes × linear'"):
+        analyse("forest", two_tasks, tmp_path / "out.png", "nowhere")
+
+
+def test_two_sweeps_are_compared_where_they_asked_the_same(
+    sweep, two_tasks, tmp_path, analyse, capsys
+):
+    analyse("compare", sweep, two_tasks, tmp_path / "out.png", "diabetes")
+    text = capsys.readouterr().out
+    (told,) = re.findall(r"diabetes × mlp, mae minus mse in rmse:\n((?:  .*\n)+)", text)
+    differences = [float(line.split()[0]) for line in told.splitlines()]
+    expected = [
+        float(task.paired.set_index("loss").difference["mae"])
+        for task in (
+            report.chosen(records.load(one), "diabetes × mlp") for one in (sweep, two_tasks)
+        )
+    ]
+    assert differences == pytest.approx(expected, rel=1e-2)
+    assert "linear" not in text
+    assert (tmp_path / "out.png").stat().st_size > 500
+
+
+def test_two_sweeps_that_have_nothing_in_common_are_refused_by_name(two_tasks, tmp_path, analyse):
+    other = build(tmp_path / "other", own(seeds=8), declaration=False)
+    with pytest.raises(SystemExit, match="no loss was compared on the same task"):
+        analyse("compare", other, two_tasks, tmp_path / "out.png", "diabetes")
 
 
 def test_every_figure_of_the_report_has_its_script(sweep, page):
-    names = {path.stem for path in ANALYSIS.glob("*.py")} | {"error_weight"}
+    names = {path.stem for path in ANALYSIS.glob("*.py")}
     for path in (sweep / "report" / "figures").glob("*.png"):
-        assert any(path.stem.startswith(name) for name in names)
+        assert any(path.stem.startswith(name) for name in names), path
+
+
+def test_a_report_of_tasks_with_losses_in_common_looks_at_them_together(two_tasks):
+    page = Page(report.write(two_tasks))
+    assert "Which loss does well over all 2 tasks of regression?" in page.text
+    assert "Losses that 2 tasks of regression have in common, rmse" in page.text
+    rows = {
+        row["loss"]: row for row in table_rows(two_tasks / "report" / "tables" / "across_tasks.csv")
+    }
+    assert {*rows} == {*REGRESSION}
+    assert float(rows["quartic"]["mean_rank"]) > float(rows["mse"]["mean_rank"])
 
 
 def test_scripts_stay_short_enough_to_copy():

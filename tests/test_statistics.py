@@ -339,7 +339,7 @@ def test_the_divergence_rate_leaves_out_what_did_not_end(sweep):
 
 def test_the_course_of_a_loaded_sweep_counts_every_run_that_ended(sweep):
     ended = sweep.runs.status.isin(["done", "diverged"]).sum()
-    table = statistics.convergence(sweep.runs, sweep.steps, sweep.evals)
+    table = statistics.convergence(sweep.runs, statistics.signals(sweep), sweep.evals)
     assert statistics.converged(table).n.sum() == len(table) == ended
     regression = sweep.runs[sweep.runs.task == "regression"]
     times = statistics.time_to(
@@ -359,6 +359,42 @@ def test_curves_average_over_seeds_at_every_step(sweep):
     assert found.low[100] == pytest.approx(np.exp(low))
     assert set(found.n) == {8}
     assert set(FACTS) <= set(found.columns)
+
+
+@pytest.mark.parametrize("measure", ["gradient_norm", "signal_per_error", "cosine"])
+def test_courses_asked_in_sql_are_the_curves_of_the_frames(sweep, measure):
+    runs = statistics.placed(sweep.runs[sweep.runs.stage == "confirm"])
+    steps = sweep.steps.assign(
+        signal_per_error=sweep.steps.output_gradient_norm / sweep.steps.error_norm
+    )
+    rows = statistics.joined(steps, sweep.runs[sweep.runs.stage == "confirm"])
+    keys = [*FACTS, "step"]
+    expected = statistics.curves(rows, value=measure, geometric=measure != "cosine")
+    got = statistics.courses(sweep, runs)
+    got = got[got.measure == measure].sort_values(keys)[[*keys, "value", "low", "high", "n"]]
+    expected = expected.sort_values(keys)[[*keys, "value", "low", "high", "n"]]
+    pd.testing.assert_frame_equal(
+        got.reset_index(drop=True), expected.reset_index(drop=True), check_dtype=False, rtol=1e-6
+    )
+
+
+def test_courses_leave_out_what_is_no_number_or_no_norm(sweep):
+    runs = statistics.placed(sweep.runs[sweep.runs.stage == "confirm"])
+
+    class Altered:
+        def sql(self, query, **frames):
+            query = query.replace("select * from steps", "select * from broken")
+            steps = sweep.steps.assign(
+                cosine=sweep.steps.cosine.mask(sweep.steps.seed == 0, np.nan),
+                gradient_norm=sweep.steps.gradient_norm.mask(sweep.steps.seed == 1, 0.0),
+                error_norm=sweep.steps.error_norm.mask(sweep.steps.seed == 2, np.inf),
+            )
+            return sweep.sql(query, broken=steps, **frames)
+
+    got = statistics.courses(Altered(), runs)
+    huber = got[(got.loss == "huber") & (got.step == 100)].set_index("measure")
+    assert huber.n.to_dict() == {"cosine": 7, "gradient_norm": 7, "signal_per_error": 7}
+    assert np.isfinite(huber.value).all()
 
 
 def test_curves_leave_out_what_is_not_a_number_and_say_so_in_n(sweep):

@@ -1,5 +1,6 @@
 """Convergence and times to a target, against curves with known answers."""
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +8,23 @@ from scipy import stats
 from test_statistics import frame
 
 from lossbench import statistics
-from lossbench.statistics import converged, convergence, time_to
+from lossbench.statistics import converged, time_to
+
+
+class Logged:
+    """Logged steps that can be asked in SQL, as those of a sweep."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def sql(self, query):
+        with duckdb.connect() as connection:
+            connection.register("steps", self.steps)
+            return connection.execute(query).df()
+
+
+def convergence(runs, steps, evals):
+    return statistics.convergence(runs, statistics.signals(Logged(steps)), evals)
 
 
 def ran(values, *, stop=100, metric="loss:own", split="train"):

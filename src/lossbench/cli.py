@@ -251,14 +251,10 @@ def _finish(folder: Path, *, with_report: bool) -> int:
     from lossbench import records, report
 
     loaded = records.load(folder)
-    print(report.table(loaded), end="")
     if with_report:
-        print("\n" + report.claims(loaded), end="")
-        start = time.monotonic()
-        print("\nWriting the report ...", flush=True)
-        path = report.write(loaded, workers=os.cpu_count() or 1)
-        print(f"Report: {path}  (written in {time.monotonic() - start:.1f} s)")
+        _show(loaded)
     else:
+        print(report.table(loaded, paint=_paint()), end="")
         print(f"\nRecords: {folder}  (figures and tables: lossbench report {folder})")
     failed = loaded.runs[loaded.runs.status == "failed"]
     for run in failed.itertuples():
@@ -278,12 +274,9 @@ def _report(arguments: list[str]) -> int:
         )
     try:
         loaded = records.load(folders[0])
-        path = report.write(loaded, workers=os.cpu_count() or 1)
-        print(report.table(loaded), end="")
-        print("\n" + report.claims(loaded), end="")
+        _show(loaded)
     except (StoreError, ValueError) as error:
         return _mistake(str(error))
-    print(f"\nReport: {path}")
     against = (
         report.objections(loaded, report.comparisons(loaded)) if "--strict" in arguments else []
     )
@@ -292,6 +285,38 @@ def _report(arguments: list[str]) -> int:
     if "--strict" in arguments and not against:
         print("strict: no objection")
     return SOME_FAILED if against else DONE
+
+
+def _show(loaded: Any) -> None:
+    """Print what came out, write the report, and say where everything lies."""
+    from lossbench import report
+
+    print(report.table(loaded, paint=_paint()), end="")
+    print("\n" + report.claims(loaded), end="")
+    start = time.monotonic()
+    print("\nWriting the report ...", flush=True)
+    path = report.write(loaded, workers=os.cpu_count() or 1)
+    seconds = time.monotonic() - start
+    drawn = len([*(path.parent / "figures").glob("*.pdf")])
+    told = len([*(path.parent / "tables").glob("*.csv")])
+    print(f"Report:  {path}  ({seconds:.0f} s)")
+    print(f"Figures: {path.parent / 'figures'}  ({drawn} as PNG, SVG and PDF)")
+    print(f"Tables:  {path.parent / 'tables'}  ({told} as CSV, Markdown and LaTeX)")
+    print(f"Records: {loaded.sweep_dir}  (in Python: lossbench.records.load)")
+
+
+_COLORS = {"better": "1;32", "worse": "1;31", "diverges": "1;31", "reference": "1"}
+_COLORS |= {"not distinguishable": "2"}
+
+
+def _paint() -> Callable[[str, str], str]:
+    """What colours a verdict's text where a reader looks at a terminal and did not forbid it."""
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if is_plain or not sys.stdout.isatty():
+        return lambda text, verdict: text
+    return lambda text, verdict: (
+        f"\033[{_COLORS[verdict]}m{text}\033[0m" if verdict in _COLORS else text
+    )
 
 
 def _losses(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ import ast
 import functools
 import hashlib
 import inspect
+import json
 import os
 import platform
 import sys
@@ -19,6 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+import lossbench
 
 PURPOSES = ("init", "batches", "data", "split", "corruption", "prefit")
 """What random numbers are drawn for. `stream` does not name them, so that one more does not change
@@ -73,6 +76,11 @@ def environment_sha(device: str, precision: str) -> str:
     """Hex sha256 over `environment`, the device and the precision."""
     facts = sorted({**environment(), "device": device, "precision": precision}.items())
     return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def environment_json() -> str:
+    """`environment` and our own version as canonical JSON, for the records."""
+    return json.dumps({**environment(), "lossbench": lossbench.__version__}, sort_keys=True)
 
 
 def device_name(device: torch.device) -> str:

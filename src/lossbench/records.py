@@ -128,6 +128,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         _text("source_sha", "sha256 of the code of loss, data, model, optimizer and schedule"),
         _text("shared_sha", "sha256 of the same without the loss: equal for every loss of a seed"),
         _text("env_sha", "sha256 of versions, processor capability, threads and device"),
+        _text("environment", "versions and processor capability as canonical JSON"),
         _text("device", "processor or accelerator it ran on"),
         _text("precision", "floating-point type of parameters and data"),
         _count("threads", "1", "threads of the process"),
@@ -396,16 +397,21 @@ class Records:
         """Run x eval step x split x metric."""
         return self._kept(self._read("evals"))
 
-    def sql(self, query: str) -> pd.DataFrame:
+    def sql(self, query: str, **frames: pd.DataFrame) -> pd.DataFrame:
         """Result of a DuckDB query over the views runs, steps, layers and evals.
 
         Reads the verified parquet files themselves, so tables larger than memory can be asked.
+
+        Args:
+            query: In SQL.
+            frames: More tables, by the name that the query gives them.
         """
         import duckdb
 
         kept = self.runs[self.runs["status"] != "missing"][["run_id", "pack_id"]]
         with duckdb.connect() as connection:
-            connection.register("kept", kept)
+            for name, frame in {"kept": kept, **frames}.items():
+                connection.register(name, frame)
             for table in TABLES:
                 files = ", ".join(_quoted(path) for path in self._files(table))
                 connection.register(f"empty_{table}", schema(table).empty_table())

@@ -14,7 +14,7 @@ from torch import Tensor
 from lossbench import records
 from lossbench.engine.members import Members
 from lossbench.packs import Pack
-from lossbench.pairing import device_name, environment_sha
+from lossbench.pairing import device_name, environment_json, environment_sha
 
 PRIMARY = {"regression": "rmse", "classification": "accuracy"}
 """Metric whose best validation value marks `best_step`."""
@@ -100,6 +100,7 @@ class Recorder:
             "source_sha": run.source_sha,
             "shared_sha": run.shared_sha,
             "env_sha": environment_sha(device_name(self.device), run.precision),
+            "environment": environment_json(),
             "device": device_name(self.device),
             "precision": run.precision,
             "threads": torch.get_num_threads(),

@@ -1,29 +1,35 @@
 """Estimates and figures as a folder, and as a short table for the command line."""
 
+from lossbench.report.drawings import across, reached
 from lossbench.report.essay import told as claims
 from lossbench.report.judged import (
     Comparison,
     asked,
     by_context,
+    chosen,
     comparisons,
     declared_losses,
     main_of,
     objections,
 )
-from lossbench.report.page import inlined, write
+from lossbench.report.page import write
+from lossbench.report.pictures import inlined
 from lossbench.report.words import OTHER_FUNCTIONAL, table
 
 __all__ = [
     "OTHER_FUNCTIONAL",
     "Comparison",
+    "across",
     "asked",
     "by_context",
+    "chosen",
     "claims",
     "comparisons",
     "declared_losses",
     "inlined",
     "main_of",
     "objections",
+    "reached",
     "table",
     "write",
 ]

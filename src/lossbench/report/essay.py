@@ -6,6 +6,7 @@ Source:
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pandas as pd
 
 from lossbench import records, statistics
 from lossbench.report.judged import Comparison, asked, by_context, comparisons, main_of
-from lossbench.report.words import rounded
+from lossbench.report.words import listed, rounded
 
 ALONG = 1 - 1e-5
 """A mean cosine above this counts as 1: the records are float32."""
@@ -52,12 +53,18 @@ class Answer:
     table: pd.DataFrame
 
 
+@functools.lru_cache(maxsize=1)
+def of_sweep(found: records.Records) -> list[Answer]:
+    """The answers that all confirmed runs of a sweep give."""
+    return answers(found, comparisons(found))
+
+
 def answers(found: records.Records, together: Sequence[Comparison]) -> list[Answer]:
-    """The answers that the confirmed runs of a sweep give.
+    """The answers that the confirmed runs of some tasks give.
 
     Args:
         found: The sweep.
-        together: Its tasks, from `judged.comparisons`.
+        together: Some of its tasks, from `judged.comparisons`.
 
     Returns:
         In the essay's order; a claim that the sweep has no runs for is left out, and all are where
@@ -78,7 +85,7 @@ def answers(found: records.Records, together: Sequence[Comparison]) -> list[Answ
 def told(found: records.Records) -> str:
     """The answers as plain text, at most 80 columns wide; empty where there are none."""
     lines = []
-    for one in answers(found, comparisons(found)):
+    for one in of_sweep(found):
         lines += textwrap.wrap(f"{one.claim} {one.verdict}", 80, subsequent_indent="  ")
     return "\n".join(["The essay's claims, measured", *lines, ""]) if lines else ""
 
@@ -88,14 +95,15 @@ def told(found: records.Records) -> str:
 
 def _error_signal(mains: Sequence[Comparison], found: records.Records) -> Answer | None:
     usual = [task for task in mains if _factor(task, "init.from", "random") == "random"]
-    table = pd.DataFrame([row for task in usual for row in _courses(task, found)])
+    signals = statistics.signals(found)
+    table = pd.DataFrame([row for task in usual for row in _courses(task, found, signals)])
     if table.empty:
         return None
     least = table.groupby("loss").cosine.min()
     along, astray = least.index[least >= ALONG], least[least < ALONG].sort_values()
     verdict = (
         "The cosine between output gradient and error is 1 all along training, on every task it "
-        f"ran on, for {_listed(along) or 'no loss'}; for no other of the {len(least)} losses."
+        f"ran on, for {listed(along) or 'no loss'}; for no other of the {len(least)} losses."
     )
     measured = []
     if len(astray):
@@ -110,7 +118,7 @@ def _error_signal(mains: Sequence[Comparison], found: records.Records) -> Answer
         measured.append(f"{label}: error left after the last update {', '.join(ends)}.")
     slow = [f"{r.loss} on {r.task}" for r in table.itertuples() if 2 * r.converged < r.n]
     if slow:
-        measured.append(f"Most runs do not settle in the first 80 % of updates: {_listed(slow)}.")
+        measured.append(f"Most runs do not settle in the first 80 % of updates: {listed(slow)}.")
     return Answer(
         "claim_1_error_signal",
         "Squared error is the loss whose error signal is prediction - target.",
@@ -133,8 +141,10 @@ def _without_noise(tasks: Sequence[Comparison], plan: Mapping[str, Any]) -> list
     return [task.label for task in tasks if data.get(task.runs.data.iloc[0]) == "clean_linear"]
 
 
-def _courses(task: Comparison, found: records.Records) -> Iterator[dict[str, Any]]:
-    runs = statistics.convergence(task.runs, found.steps, found.evals)
+def _courses(
+    task: Comparison, found: records.Records, signals: pd.DataFrame
+) -> Iterator[dict[str, Any]]:
+    runs = statistics.convergence(task.runs, signals, found.evals)
     for row in statistics.converged(runs).itertuples():
         yield {
             "task": task.label,
@@ -313,7 +323,8 @@ def _recoveries(task: Comparison, found: records.Records) -> Iterator[dict[str, 
     times = statistics.time_to(
         task.runs, found.evals, metric=task.metric, target=float(target), split="validation"
     )
-    starts = found.steps[(found.steps.step == 0)].set_index("run_id").output_gradient_norm
+    starts = found.sql("select run_id, output_gradient_norm from steps where step = 0")
+    starts = starts.set_index("run_id").output_gradient_norm
     for row in times.itertuples():
         mine = task.runs[task.runs.loss == row.loss]
         yield {
@@ -403,8 +414,3 @@ def _factor(task: Comparison, name: str, default: Any) -> Any:
     """A factor of the task's runs, by its dotted name in the recorded configuration."""
     configs = [text for text in task.runs.config if isinstance(text, str) and text]
     return statistics.factors(configs[0]).get(name, default) if configs else default
-
-
-def _listed(names: Sequence[str]) -> str:
-    names = [*names]
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

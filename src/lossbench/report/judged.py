@@ -79,6 +79,11 @@ class Comparison:
         """One row a comparison, in words, as in verdicts.csv."""
         return statistics.verdicts(self.paired, self.summary, steps=self.steps)
 
+    @functools.cached_property
+    def settled(self) -> pd.DataFrame:
+        """How often tuning on other seeds would choose the same learning rate."""
+        return statistics.stability(self.grid, metric=str(self.rates.metric.iloc[0]))
+
     @property
     def steps(self) -> int:
         """Updates of a run; the largest number where they differ."""
@@ -137,6 +142,20 @@ def comparisons(found: records.Records) -> list[Comparison]:
     for _, mine in runs.sort_values("label", kind="stable").groupby("context", sort=False):
         together += _of_context(mine, found, question)
     return together
+
+
+def chosen(found: records.Records, wanted: str = "") -> Comparison:
+    """The fair comparison of the first task whose label contains what is wanted.
+
+    Raises:
+        ValueError: There is none; names the labels there are.
+    """
+    mains = [main_of(group) for group in by_context(comparisons(found))]
+    for task in mains:
+        if wanted in task.label:
+            return task
+    labels = ", ".join(repr(task.label) for task in mains) or "none at all"
+    raise ValueError(f"no task's label contains {wanted!r}: the sweep has {labels}")
 
 
 def _of_context(

@@ -1,58 +1,97 @@
 """The folder of a report: one HTML page that opens offline, figures, tables.
 
-Completeness comes first, then verdicts, then pictures. Names come from users, so the page is
-rendered with autoescape and figures never read a name as a formula.
+The page answers, in this order: what was asked, what came out, how sure we are, why it is so, how
+to do it again. Names come from users, so it is rendered with autoescape and figures never read a
+name as a formula.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
-from markupsafe import Markup, escape
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
 from lossbench import figures, records, statistics, store
-from lossbench.report import essay, words
+from lossbench.report import drawings, essay, methods, pictures, words
 from lossbench.report.judged import Comparison, asked, by_context, comparisons, main_of, objections
 from lossbench.report.tables import stacked, write_tables
 
-PNG_DPI = 200
-MANY = 8
-"""Fewer figures than this are drawn before other processes have started."""
+SECTIONS: dict[str, tuple[str, str, str]] = {
+    "verdicts": (
+        "Verdicts",
+        "What does each loss change?",
+        "Every loss against the reference of its task, seed by seed. A verdict needs an interval "
+        "that settles it: what is undecided is not equal.",
+    ),
+    "tasks": (
+        "Task by task",
+        "How well does each loss do, and how much do seeds differ?",
+        "Means on their own, then the differences within seeds that the verdicts rest on.",
+    ),
+    "tuning": (
+        "Learning rates",
+        "Did every loss get the learning rate that suits it?",
+        "One grid for all losses of a task, chosen on validation. A ring on the edge, a flat or a "
+        "noisy curve would be a reason for doubt.",
+    ),
+    "losses": (
+        "The losses",
+        "How do the losses differ by construction?",
+        "Exact curves, no training: this is all that was changed between the runs.",
+    ),
+    "dynamics": (
+        "Gradients",
+        "What does each loss feed back while the model learns?",
+        "The output gradient is the loss's error signal. Where its ratio to the error and its "
+        "cosine with it are both 1, it is prediction - target.",
+    ),
+    "convergence": (
+        "Convergence",
+        "How fast does each loss learn, and had it finished?",
+        "On validation. Losses that still improve at the end might change places with more "
+        "updates.",
+    ),
+    "calibration": (
+        "Calibration",
+        "How good are the probabilities?",
+        "Accuracy looks at the largest probability only; these measures look at all of them.",
+    ),
+    "cross": (
+        "Cross-loss matrix",
+        "Is each loss best at its own game?",
+        "Each trained model judged by every loss of the task. Nobody is ranked by this.",
+    ),
+    "robustness": (
+        "Robustness",
+        "Would the verdicts be others with other choices?",
+        "Other learning rates, other tests, all tasks together. Verdicts come from the paired-t "
+        "intervals alone; what stands here can only make you trust them less.",
+    ),
+}
+"""Sections with figures in the order of the page: short name, question, how to read it."""
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A figure to be drawn, in this process or another.
+class Table:
+    """A table of the page.
 
     Attributes:
-        name: Stem of its files.
-        size: Arguments of `figures.page`.
-        draw: Given the axes, or the only one of them.
-        is_single: Whether `draw` takes one.
+        caption: What it shows, with n and the kind of interval.
+        rows: Of words, by column.
+        file: Stem of the files that hold its numbers.
+        task: As in `pictures.Drawing`.
     """
 
-    name: str
-    size: Mapping[str, Any]
-    draw: Callable[..., Any]
-    is_single: bool = False
+    caption: str
+    rows: Sequence[Mapping[str, str]]
+    file: str
+    task: str = ""
 
 
 def write(sweep: Path | records.Records, *, workers: int = 1) -> Path:
@@ -70,84 +109,57 @@ def write(sweep: Path | records.Records, *, workers: int = 1) -> Path:
     """
     found = sweep if isinstance(sweep, records.Records) else records.load(sweep)
     folder = found.sweep_dir / "report"
-    together, complete = comparisons(found), statistics.completeness(found.runs)
-    answers = essay.answers(found, together)
-    write_tables(folder / "tables", _numbers(together, complete, answers, found))
-    shapes = found.sweep_dir / "curves.parquet"
-    general = pq.read_table(shapes).to_pandas() if shapes.exists() else pd.DataFrame()
+    together, answers = comparisons(found), essay.of_sweep(found)
     groups = by_context(together)
     mains = [main_of(group) for group in groups]
-    drawings = [[*_shape_figures(general)], *([*_task_figures(task, found)] for task in mains)]
-    drawn = _all_drawn(folder, drawings, workers=workers)
+    numbers = _numbers(together, mains, answers, found)
+    files = sorted(name for name, frame in numbers.items() if len(frame))
+    write_tables(folder / "tables", {name: numbers[name] for name in files})
+    planned = drawings.gallery(found, groups, mains)
+    flat = [drawing for section in planned.values() for drawing in section]
+    drawn = pictures.all_drawn(folder / "figures", flat, workers=workers)
+    rules, drawn = pictures.with_classes(drawn)
+    by_name = {picture.name: picture for picture in drawn}
     loader = jinja2.PackageLoader("lossbench.report", "")
-    page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    page = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page.globals["told"] = _told
     text = page.get_template("page.html.j2").render(
         plan=found.plan,
         asked=asked(found.plan),
-        declared=bool(found.plan.get("declarations")),
-        sha=next((d["sha256"] for d in found.plan.get("declarations") or []), ""),
-        command="\n".join(found.plan.get("commands", [])),
-        counts=complete[["planned", *records.STATUSES]].sum().to_dict(),
-        complete=complete.to_dict("records"),
+        rules=rules,
+        day=pictures.palette(is_night=False),
+        night=pictures.palette(is_night=True),
+        counts=numbers["completeness"][["planned", *records.STATUSES]].sum().to_dict(),
+        complete=numbers["completeness"].to_dict("records"),
         against=objections(found, together),
-        shapes=drawn[0],
-        answers=[{**vars(one), "rows": _shown(one.table)} for one in answers],
-        tasks=[
-            _section(task, group, found) | {"figures": pictures}
-            for task, group, pictures in zip(mains, groups, drawn[1:], strict=True)
-        ],
+        scope=_scope(mains),
+        summary=[_summarised(task) for task in mains],
+        answers=[{**vars(one), "rows": _texts(one.table)} for one in answers],
+        sections=SECTIONS,
+        pictures={name: [by_name[d.name] for d in some] for name, some in planned.items()},
+        tables=_tables(groups, mains, numbers),
+        tasks=[_section(task, found) for task in mains],
+        catalog=sorted(found.plan["losses"].items()),
+        methods=methods.paragraph(found, mains),
+        command="\n".join(found.plan.get("commands", [])),
+        files=files,
     )
     store.write(folder / "index.html", text.encode())
     return folder / "index.html"
 
 
-def _shown(table: pd.DataFrame) -> list[dict[str, str]]:
-    """Rows of a table as the page shows them: four digits, a dash where there is no number."""
-
-    def cell(value: Any) -> str:
-        if isinstance(value, bool | np.bool_):
-            return "yes" if value else "no"
-        if isinstance(value, float):
-            return f"{value:.4g}" if math.isfinite(value) else "–"
-        return str(value)
-
-    return [{name: cell(value) for name, value in row.items()} for row in table.to_dict("records")]
-
-
-def _section(
-    task: Comparison, group: Sequence[Comparison], found: records.Records
-) -> dict[str, Any]:
-    """What the page says of one context: its main comparison, then the other conditions."""
-    return {
-        "label": task.label,
-        "stage": task.stage,
-        "headline": words.headline(task),
-        "metric": task.metric,
-        "split": task.split,
-        "reference": task.reference,
-        "rows": words.rows(task, found.plan),
-        "metrics": words.other_metrics(task),
-        "notes": list(words.notes(task, found.plan)),
-        "sentences": [statistics.sentence(row) for _, row in task.verdicts.iterrows()],
-        "methods": _methods(task, found.plan),
-        "hardware": _hardware(task.runs),
-        "comparisons": figures.families(task.paired) if len(task.paired) else "",
-        "others": [_condition(one, found) for one in group if one is not task],
-    }
-
-
-def _condition(task: Comparison, found: records.Records) -> dict[str, Any]:
-    return {
-        "title": records.CONDITIONS[task.condition].about.format(reference=task.reference),
-        "rows": [row for row in words.rows(task, found.plan) if row["verdict"] != "reference"],
-        "notes": [note for note in words.notes(task, found.plan) if "diverged" in note],
-        "refusal": task.refusal,
-    }
+# ---- numbers -------------------------------------------------------------------------------------
 
 
 def _numbers(
     together: Sequence[Comparison],
-    complete: pd.DataFrame,
+    mains: Sequence[Comparison],
     answers: Sequence[essay.Answer],
     found: records.Records,
 ) -> dict[str, pd.DataFrame]:
@@ -159,7 +171,7 @@ def _numbers(
         for task in together
         for row in words.rows(task, found.plan)
     ]
-    mains = [task for task in together if task.is_main]
+    signals = statistics.signals(found)
     return {
         "verdicts": stacked(task.verdicts for task in together),
         "results": pd.DataFrame(results),
@@ -167,8 +179,24 @@ def _numbers(
         "paired": stacked(task.paired.drop(columns="differences") for task in together),
         "learning_rates": stacked(task.rates for task in mains),
         "sensitivity": stacked(_tuned(task) for task in mains if len({*task.rates.lr}) > 1),
+        "convergence": stacked(
+            statistics.converged(statistics.convergence(task.runs, signals, found.evals))
+            for task in mains
+        ),
+        "time_to_target": stacked(
+            drawings.reached(task, found).drop(columns=["steps", "survival"], errors="ignore")
+            for task in mains
+        ),
+        "cross_loss": stacked(statistics.cross_losses(task.runs, found.evals) for task in mains),
+        "spread": stacked(
+            statistics.spread_ratio(task.runs, metric=task.metric, reference=task.reference)
+            for task in mains
+            if not task.refusal
+        ),
+        "divergence": statistics.divergence_rates(found.runs),
+        "across_tasks": stacked(_across(mains, found)),
         "budgets": statistics.budgets(found.runs, tuned=asked(found.plan)["tuned"]),
-        "completeness": complete,
+        "completeness": statistics.completeness(found.runs),
         **{one.name: one.table for one in answers if len(one.table)},
     }
 
@@ -176,149 +204,275 @@ def _numbers(
 def _tuned(task: Comparison) -> pd.DataFrame:
     """What the learning rate matters to each loss, and how settled its choice is."""
     metric = str(task.rates.metric.iloc[0])
-    settled = statistics.stability(task.grid, metric=metric)
     columns = [*statistics.FACTS, "stability", "plausible"]
     found = statistics.sensitivity(task.grid, metric=metric)
-    return found.merge(settled[columns], on=statistics.FACTS, how="left")
+    return found.merge(task.settled[columns], on=statistics.FACTS, how="left")
 
 
-def _hardware(runs: pd.DataFrame) -> str:
-    ran = runs.dropna(subset="device")
-    return "; ".join(
-        f"{device}, {threads:.0f} thread{'s' * (threads > 1)}, {precision}"
-        for device, threads, precision in {
-            tuple(row) for row in ran[["device", "threads", "precision"]].to_numpy()
+def _across(mains: Sequence[Comparison], found: records.Records) -> Iterator[pd.DataFrame]:
+    """Interquartile mean of the normalised scores and mean rank of losses that share tasks."""
+    for kind, metric, scores in drawings.across(mains, found):
+        try:
+            ranks = dict(statistics.mean_ranks(scores, metric=metric).set_index("loss").value)
+        except ValueError:
+            ranks = {}  # no seed of some task in which every loss ended
+        rows = statistics.iqm(scores).assign(task=kind, metric=metric)
+        yield rows.assign(mean_rank=rows.loss.map(ranks), reference=scores.reference.iloc[0])
+
+
+# ---- words ---------------------------------------------------------------------------------------
+
+
+def _scope(mains: Sequence[Comparison]) -> str:
+    """What was asked, in a sentence or two."""
+    losses = {loss for task in mains for loss in task.runs.loss}
+    told = "What does the loss change, when nothing else does?"
+    if not mains:
+        return told
+    tasks = f"{len(mains)} task{'s' * (len(mains) > 1)}"
+    told += f" {len(losses)} loss{'es' * (len(losses) > 1)} on {tasks}"
+    if any(task.stage == "confirm" for task in mains):
+        told += (
+            ", each loss with the learning rate that suits it best on validation, then trained "
+            "afresh on seeds that no tuning has seen; at a seed all losses share the start, the "
+            "data and the batches"
+        )
+    return f"{told}."
+
+
+def _summarised(task: Comparison) -> dict[str, Any]:
+    """One line of the summary."""
+    base = task.summary[
+        (task.summary.loss == task.reference) & (task.summary.metric == task.metric)
+    ]
+    row = base.iloc[0] if len(base) else None
+    half = (row.high - row.low) / 2 if row is not None else math.nan
+    return {
+        "label": task.label,
+        "metric": task.metric,
+        "direction": records.direction(task.metric),
+        "reference": task.reference,
+        "value": words.rounded(row.value, half) if row is not None else "none",
+        "margin": f"{task.paired.margin.iloc[0]:g}" if len(task.paired) else "",
+        "n": int(task.paired.pairs.max()) if len(task.paired) else 0,
+        "stage": task.stage,
+        "refusal": task.refusal,
+        **words.bucketed(task),
+    }
+
+
+def _section(task: Comparison, found: records.Records) -> dict[str, Any]:
+    """What the page says of one context beside its figures and verdicts."""
+    return {
+        "label": task.label,
+        "stage": task.stage,
+        "headline": words.headline(task),
+        "metric": task.metric,
+        "split": task.split,
+        "rows": words.rows(task, found.plan),
+        "metrics": words.other_metrics(task),
+        "notes": list(words.notes(task, found.plan)),
+        "methods": methods.of_task(task, found.plan),
+    }
+
+
+def _tables(
+    groups: Sequence[Sequence[Comparison]],
+    mains: Sequence[Comparison],
+    numbers: Mapping[str, pd.DataFrame],
+) -> dict[str, list[Table]]:
+    """The tables of each section, those of tasks with their task."""
+    return {
+        "verdicts": [*_verdict_tables(groups)],
+        "tuning": [*_by_task(numbers["sensitivity"], "sensitivity", _TUNING, _tuning_row)],
+        "convergence": [*_by_task(numbers["convergence"], "convergence", _COURSE, _course_row)],
+        "robustness": [*_robust_tables(mains), *_spreads(numbers["spread"]), *_together(numbers)],
+    }
+
+
+def _verdict_tables(groups: Sequence[Sequence[Comparison]]) -> Iterator[Table]:
+    for group in groups:
+        task, others = main_of(group), [one for one in group if not one.is_main]
+        elsewhere = {
+            records.CONDITIONS[one.condition].short: one.paired.set_index("loss") for one in others
         }
-    )
+        rows = []
+        for row in task.paired.itertuples():
+            told = {"loss": row.loss, "difference": _difference(row), "pairs": str(row.pairs)}
+            told |= {"verdict": _verdict(row, task)}
+            for name, found in elsewhere.items():
+                other = found.loc[row.loss] if row.loss in found.index else None
+                told[name] = _verdict_elsewhere(other)
+            rows.append(told)
+        if rows:
+            first = task.paired.iloc[0]
+            yield Table(
+                f"{task.label}: loss minus {task.reference} in {words.headline(task)}; mean over "
+                f"pairs of one seed, simultaneous {first.confidence:.0%} paired-t interval over "
+                f"{figures.families(task.paired)}, margin ±{first.margin:g}.",
+                rows,
+                "verdicts",
+                task.label,
+            )
 
 
-_DRAWN = {
-    "generated": "Every seed generates data of its own, the same for all losses.",
-    "resplit": "Every seed splits the same examples anew, alike for all losses. Test sets of two "
-    "seeds overlap, so the intervals speak about new splits of these examples, not about new ones. "
-    "The seeds that tuned split the same examples too: most of what is a test example here helped "
-    "to choose a learning rate there, for all losses alike.",
-}
+def _verdict(row: Any, task: Comparison) -> str:
+    late = " (exploratory)" if row.exploratory and task.stage == "confirm" else ""
+    lost = f", {row.diverged} diverged" if row.diverged and "diverge" not in row.verdict else ""
+    return f"{row.verdict}{lost}{late}"
 
 
-def _methods(task: Comparison, plan: Mapping[str, Any]) -> list[str]:
-    """How the runs of a task came about, in sentences, as far as the records tell."""
-    known = [json.loads(text) for text in task.runs.config.dropna() if text][:1]
-    facts, ran = (known or [{}])[0], task.runs[task.runs.status.isin(["done", "diverged"])]
-    numbers = {"steps": "updates", "batch_size": "examples a batch"}
-    told = [f"{facts[name]} {what}" for name, what in numbers.items() if name in facts]
-    lines = [f"{', '.join([f'Optimizer {task.runs.optimizer.iloc[0]}', *told])}."] if told else []
-    if len(ran) and len({*ran.seed}) > 1:
-        own = len({*ran.data_sha}) > 1
-        lines.append(
-            _DRAWN[plan.get("data", {}).get(task.runs.data.iloc[0], {}).get("drawn", "generated")]
-            if own
-            else "All seeds share one data set and split: conditional on this test set."
+def _verdict_elsewhere(row: Any) -> str:
+    if row is None:
+        return ""
+    if row.verdict in ("better", "worse") and math.isfinite(row.difference):
+        return f"{row.verdict} by {abs(row.difference):.2g}"
+    return str(row.verdict)
+
+
+def _difference(row: Any) -> str:
+    return words.interval(row.difference, row.low, row.high, sign=True) or "no pair survived"
+
+
+def _by_task(
+    frame: pd.DataFrame, file: str, caption: str, row: Callable[[Any], dict[str, str]]
+) -> Iterator[Table]:
+    """A table of each context of a frame."""
+    for label, rows in frame.groupby("label", sort=False) if len(frame) else ():
+        yield Table(caption, [row(one) for one in rows.itertuples()], file, str(label))
+
+
+_TUNING = (
+    "Stability: share of resampled tuning seeds that choose the same rate again. Plausible: rates "
+    "that at least one resample in twenty chooses. Excess: what a rate drawn blindly from the grid "
+    "costs. Diverged: share of the rates at which a run did."
+)
+
+
+def _tuning_row(row: Any) -> dict[str, str]:
+    return {
+        "loss": row.loss,
+        "best rate": f"{row.best_lr:.3g}",
+        "stability": f"{row.stability:.0%}",
+        "plausible": f"{row.plausible} of {row.rates}",
+        f"excess {row.metric}": _number(row.sensitivity),
+        "diverged": f"{row.diverged_share:.0%}",
+    }
+
+
+_COURSE = (
+    "Converged: runs whose own training loss stays within 5 % of its whole decrease from its final "
+    "value in the last fifth of the updates. Other columns: medians over runs; last values are "
+    "means of the last five logged steps."
+)
+
+
+def _course_row(row: Any) -> dict[str, str]:
+    return {
+        "loss": row.loss,
+        "converged": f"{row.converged} of {row.n}",
+        "settled after": _number(row.steps_to_final),
+        "first gradient": _number(row.initial_gradient_norm),
+        "last gradient": _number(row.final_gradient_norm),
+        "last error": _number(row.final_error_norm),
+        "mean cosine": _number(row.mean_cosine),
+    }
+
+
+def _robust_tables(mains: Sequence[Comparison]) -> Iterator[Table]:
+    for task in mains:
+        rows = [
+            {
+                "loss": row.loss,
+                "verdict": row.verdict,
+                "paired t": _difference(row),
+                "bootstrap-t": words.interval(
+                    row.difference, row.boot_low, row.boot_high, sign=True
+                ),
+                "p, Holm": _number(row.p_holm),
+                "p rank, Holm": _number(row.p_wilcoxon_holm),
+                "wins": f"{row.wins} of {row.trials}",
+            }
+            for row in task.paired.itertuples()
+        ]
+        if rows:
+            yield Table(
+                f"{task.label}, {task.metric}: the same differences by other means. p rank: exact "
+                "Wilcoxon signed rank, refused (–) where no outcome could reach the level. Wins: "
+                "seeds in which the loss beats the reference, ties left out.",
+                rows,
+                "paired",
+                task.label,
+            )
+
+
+def _spreads(frame: pd.DataFrame) -> Iterator[Table]:
+    rows = [
+        {
+            "task": row.label,
+            "loss": row.loss,
+            "variance / reference's": words.interval(row.value, row.low, row.high),
+        }
+        for row in frame.itertuples()
+        if math.isfinite(row.low) and not row.low <= 1 <= row.high
+    ]
+    if len(frame):
+        yield Table(
+            "Losses whose results spread more or less over seeds than the reference's: ratio of "
+            "variances with its 95 % Pitman-Morgan interval, where that excludes 1 "
+            f"({len(rows)} of {len(frame)}; one in twenty would by chance).",
+            rows,
+            "spread",
         )
-    if len(ran):
-        lines.append(
-            f"{ran.seed.nunique()} seeds; {ran.train_seconds.sum():.3g} s of training on "
-            f"{_hardware(ran)}."
-        )
-    return lines
 
 
-# ---- figures -------------------------------------------------------------------------------------
-
-
-def _shape_figures(shapes: pd.DataFrame) -> Iterator[Drawing]:
-    for task, rows in shapes.groupby("task") if len(shapes) else ():
-        three = {"panels": 3, "shared": "none", "height": 1.7}
-        yield Drawing(f"loss_shapes_{task}", three, partial(figures.loss_shapes, rows))
-        if task == "classification" and (rows.weight > 0).any():
-            draw = partial(figures.error_weight, rows)
-            yield Drawing("error_weight", {"height": 1.9}, draw, is_single=True)
-
-
-def _task_figures(task: Comparison, found: records.Records) -> Iterator[Drawing]:
-    """Each figure for which there are numbers."""
-    reference, confidence = task.reference, float(task.summary.confidence.iloc[0])
-    if len(task.paired):
-        size = {"height": 0.32 * len(task.paired) + 0.2}
-        draw = partial(figures.forest, task.paired)
-        yield Drawing(f"forest_{task.name}", size, draw, is_single=True)
-    evals = found.evals[(found.evals.metric == task.metric) & (found.evals.split == "validation")]
-    told = {"metric": task.metric, "split": "validation"}
-    learnt = statistics.curves(
-        statistics.joined(evals, task.runs), value="value", confidence=confidence
-    ).assign(**told)
-    if learnt.value.notna().any() and len({*learnt.step}) > 1:
-        yield Drawing(
-            f"learning_curves_{task.name}",
-            {"panels": learnt.loss.nunique()},
-            partial(figures.learning_curves, learnt, reference=reference),
-        )
-    steps = statistics.joined(found.steps, task.runs)
-    norms, cosines = (
-        statistics.curves(steps, value=name, confidence=confidence, geometric=name != "cosine")
-        for name in ("gradient_norm", "cosine")
-    )
-    if norms.value.notna().any() and len({*norms.step}) > 1:
-        yield Drawing(
-            f"error_signal_{task.name}",
-            {"panels": 2, "shared": "x", "height": 2.0},
-            partial(figures.error_signal, norms, cosines=cosines),
-        )
-    if len({*task.rates.lr}) > 1 and task.rates.value.notna().any():
-        yield Drawing(
-            f"learning_rate_sensitivity_{task.name}",
-            {"panels": task.rates.loss.nunique()},
-            partial(figures.learning_rate_sensitivity, task.rates, reference=reference),
+def _together(numbers: Mapping[str, pd.DataFrame]) -> Iterator[Table]:
+    for (kind, metric), rows in _groups(numbers["across_tasks"], ["task", "metric"]):
+        yield Table(
+            f"Losses that {rows.tasks.iloc[0]} tasks of {kind} have in common, {metric}. Score: 0 "
+            f"before training, 1 the mean of {rows.reference.iloc[0]}; interquartile mean over "
+            "tasks and seeds with its 95 % bootstrap interval within tasks. Mean rank: within "
+            "seeds, then over tasks; 1 is best.",
+            [
+                {
+                    "loss": row.loss,
+                    "score": words.interval(row.value, row.low, row.high),
+                    "mean rank": f"{row.mean_rank:.2f}" if math.isfinite(row.mean_rank) else "–",
+                    "runs": str(row.n),
+                }
+                for row in rows.sort_values("value", ascending=False).itertuples()
+            ],
+            "across_tasks",
         )
 
 
-def _all_drawn(
-    folder: Path, drawings: Sequence[Sequence[Drawing]], *, workers: int
-) -> list[list[dict[str, Any]]]:
-    """All drawings, in their order."""
-    flat = [drawing for part in drawings for drawing in part]
-    if workers == 1 or len(flat) < MANY:
-        pictures = iter([_drawn(folder, drawing) for drawing in flat])
-    else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            pictures = iter([*pool.map(partial(_drawn, folder), flat, chunksize=1)])
-    return [[next(pictures) for _ in part] for part in drawings]
+def _groups(frame: pd.DataFrame, by: list[str]) -> Iterator[tuple[Any, pd.DataFrame]]:
+    if len(frame):
+        yield from frame.groupby(by, sort=False)
 
 
-def _drawn(folder: Path, drawing: Drawing) -> dict[str, Any]:
-    """Draw a figure once, save it as PNG, SVG and PDF, and return what the page shows of it."""
-    name = drawing.name
-    with figures.style(name):
-        figure, axes = figures.page(**drawing.size)
-        drawing.draw(axes[0] if drawing.is_single else axes)
-        files = _encoded(figure)
-    for kind, content in files.items():
-        store.write(folder / "figures" / f"{name}.{kind}", content)
-    title = str(figure.get_label())
-    return {"name": name, "title": title, "svg": inlined(files["svg"].decode(), name, title)}
+def _number(value: float) -> str:
+    """Three digits; a dash where there is no number, a sign where it is never reached."""
+    if math.isnan(value):
+        return "–"
+    return "never" if math.isinf(value) else f"{value:.3g}"
 
 
-def _encoded(figure: Figure) -> dict[str, bytes]:
-    """The figure by format; drawn once each, where `savefig` would draw twice and lay out anew."""
-    figure.set_dpi(PNG_DPI)
-    figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
-    figure.set_layout_engine("none")
-    for ax in figure.axes:  # the layout's solver is exact to rounding only; equal runs, equal bytes
-        left, bottom, width, height = (round(number, 4) for number in ax.get_position().bounds)
-        ax.set_position((left, bottom, width, height))
-    png, svg, pdf = (io.BytesIO() for _ in range(3))
-    FigureCanvasAgg(figure).print_png(png)
-    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
-    FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
-    return {"png": png.getvalue(), "svg": svg.getvalue(), "pdf": pdf.getvalue()}
+def _told(choices: Mapping[str, Any]) -> str:
+    """A declared choice by kind of task or data set."""
+    return ", ".join(f"{choice} for {kind}" for kind, choice in choices.items())
 
 
-def inlined(svg: str, name: str, title: str) -> Markup:
-    """An SVG of matplotlib as part of a page: ids unique, no prolog, comments or metadata."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    own = store.sha256(name.encode())[:5]  # each letter of each text refers to an id: keep it short
-    svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>f{own}-", svg)
-    svg = re.sub(r'(?<= d=")[^"]+', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
-    opening = f'<svg role="img" aria-label="{escape(title)}"'
-    return Markup(svg.replace("<svg", opening, 1))  # matplotlib escaped every text in it
+def _texts(table: pd.DataFrame) -> list[dict[str, str]]:
+    """Rows of a table as the page shows them: four digits, a dash where there is no number."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, bool | np.bool_):
+            return "yes" if value else "no"
+        if isinstance(value, float):
+            return f"{value:.4g}" if math.isfinite(value) else "–"
+        return str(value)
+
+    return [
+        {str(name): cell(value) for name, value in row.items()} for row in table.to_dict("records")
+    ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lossbench import records, statistics
+from lossbench import records
 from lossbench.report.judged import Comparison, by_context, comparisons, main_of, unequal
 
 SETTLED = 0.8
@@ -19,14 +19,24 @@ SETTLED = 0.8
 OTHER_FUNCTIONAL = "does not elicit the mean, so rmse is not what it aims at"
 
 
-def table(sweep: Path | records.Records) -> str:
+Paint = Callable[[str, str], str]
+"""What a terminal makes of a text that says a verdict, given both."""
+
+
+def _plain(text: str, verdict: str) -> str:
+    return text
+
+
+def table(sweep: Path | records.Records, *, paint: Paint = _plain) -> str:
     """The result of a sweep as aligned plain text, at most 80 columns wide.
 
     Args:
         sweep: Folder of the sweep, or its records.
+        paint: Colours the verdicts; adds nothing that is as wide as a letter.
     """
     found = sweep if isinstance(sweep, records.Records) else records.load(sweep)
-    parts = [[*_lines(group, found.plan), ""] for group in by_context(comparisons(found))]
+    groups = by_context(comparisons(found))
+    parts = [[*_lines(group, found.plan, paint), ""] for group in groups]
     counts = found.runs.status.value_counts()
     ended = int(counts.get("done", 0) + counts.get("diverged", 0))
     if ended < len(found.runs):
@@ -34,22 +44,23 @@ def table(sweep: Path | records.Records) -> str:
     return "\n".join("\n".join(part) for part in parts)
 
 
-def _lines(group: Sequence[Comparison], plan: Mapping[str, Any]) -> Iterator[str]:
+def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -> Iterator[str]:
     task = main_of(group)
     exploratory = "" if task.stage == "confirm" else ", exploratory"
-    title = headline(task).replace(_LONG_UNIT, "SD of target")
+    title = headline(task).replace(LONG_UNIT, "SD of target")
     yield from textwrap.wrap(f"{task.label}: {title}{exploratory}", 80)
     yield f"n = {task.summary.n.max()} seeds, {_simultaneous(task)}"
     yield f"{'loss':<15} {'mean ± half':<16} {_cut(f'minus {task.reference}', 26):<26} verdict"
     for row in rows(task, plan):
         cells = _cut(row["loss"], 15), _cut(row["short"], 16), _cut(row["difference"], 26)
-        yield "{:<15} {:<16} {:<26} {:<20.20}".format(*cells, _brief(row["verdict"])).rstrip()
-    yield from _elsewhere([other for other in group if not other.is_main])
+        verdict = paint(_cut(_brief(row["verdict"]), 20), row["verdict"])
+        yield "{:<15} {:<16} {:<26} ".format(*cells) + verdict
+    yield from _elsewhere([other for other in group if not other.is_main], paint)
     for note in notes(task, plan):
         yield from textwrap.wrap(note, 80, subsequent_indent="  ")
 
 
-def _elsewhere(others: Sequence[Comparison]) -> Iterator[str]:
+def _elsewhere(others: Sequence[Comparison], paint: Paint) -> Iterator[str]:
     """Verdicts at other learning rates than a loss's own, one line a loss."""
     if not others:
         return
@@ -60,8 +71,9 @@ def _elsewhere(others: Sequence[Comparison]) -> Iterator[str]:
     heads = (records.CONDITIONS[condition].short for condition in verdicts)
     yield f"{'':<15} " + " ".join(f"{head:<30}" for head in heads).rstrip()
     for loss in dict.fromkeys(loss for found in verdicts.values() for loss in found):
-        words = (_brief(found.get(loss, "")) for found in verdicts.values())
-        yield f"{_cut(loss, 15):<15} " + " ".join(f"{word:<30}" for word in words).rstrip()
+        words = [found.get(loss, "") for found in verdicts.values()]
+        cells = [paint(_brief(word), word) + " " * (30 - len(_brief(word))) for word in words]
+        yield f"{_cut(loss, 15):<15} " + " ".join(cells).rstrip()
 
 
 def _brief(verdict: str) -> str:
@@ -80,7 +92,32 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-_LONG_UNIT = "standard deviations of the training target"
+LONG_UNIT = "standard deviations of the training target"
+
+BUCKETS = {
+    "better": ("better",),
+    "equivalent": ("equivalent", "different but below the margin"),
+    "undecided": ("not distinguishable",),
+    "worse": ("worse",),
+}
+"""How a summary sorts verdicts; what stands nowhere here has none."""
+
+
+def bucketed(task: Comparison) -> dict[str, list[str]]:
+    """The losses of a comparison by what came out, `none` those without a verdict."""
+    found: dict[str, list[str]] = {name: [] for name in [*BUCKETS, "none"]}
+    for row in task.paired.itertuples():
+        name = next((name for name, words in BUCKETS.items() if row.verdict in words), "none")
+        late = " (exploratory)" if row.exploratory and task.stage == "confirm" else ""
+        told = "" if name != "none" else f": {row.verdict}"
+        found[name].append(f"{row.loss}{told}{late}")
+    return found
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as in a sentence: a, b and c."""
+    names = [*names]
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
 def headline(task: Comparison) -> str:
@@ -188,8 +225,7 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
 
 def _unsettled(task: Comparison) -> Iterator[str]:
     """Losses for which tuning on other seeds might well have chosen another rate."""
-    found = statistics.stability(task.grid, metric=str(task.rates.metric.iloc[0]))
-    loose = found[(found.stability < SETTLED) & (found.plausible > 1)]
+    loose = task.settled[(task.settled.stability < SETTLED) & (task.settled.plausible > 1)]
     if len(loose):
         told = (f"{r.loss} {r.best_lr:g} ({r.stability:.0%})" for r in loose.itertuples())
         yield (
@@ -221,6 +257,8 @@ def rounded(value: float, half: float) -> str:
     if not (math.isfinite(half) and half > 0) or abs(value) >= 1e4:
         return f"{value:.4g}"
     decimals = min(4, max(0, 1 - math.floor(math.log10(half))))
+    if half < abs(value) < 0.5 * 10.0**-decimals:  # known well, and less than four decimals show
+        return f"{value:.1e}"
     return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 

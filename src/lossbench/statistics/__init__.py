@@ -13,7 +13,14 @@ from lossbench.statistics.comparison import (
     paired,
     spread_ratio,
 )
-from lossbench.statistics.course import converged, convergence, curves, time_to
+from lossbench.statistics.course import (
+    converged,
+    convergence,
+    courses,
+    curves,
+    signals,
+    time_to,
+)
 from lossbench.statistics.design import (
     CURES,
     FACTS,
@@ -38,7 +45,12 @@ from lossbench.statistics.intervals import (
     two_level,
     wilcoxon,
 )
-from lossbench.statistics.outcomes import completeness, divergence_rates, summary
+from lossbench.statistics.outcomes import (
+    completeness,
+    cross_losses,
+    divergence_rates,
+    summary,
+)
 from lossbench.statistics.power import Pairs, Resolvable, pairs_for, resolvable, spreads
 from lossbench.statistics.tuning import (
     at_best_rate,
@@ -46,6 +58,7 @@ from lossbench.statistics.tuning import (
     best_learning_rate,
     budget_curve,
     budgets,
+    excess,
     learning_rates,
     profiled,
     sensitivity,
@@ -74,10 +87,13 @@ __all__ = [
     "contrasted",
     "converged",
     "convergence",
+    "courses",
+    "cross_losses",
     "curves",
     "divergence_rates",
     "endpoint",
     "estimate",
+    "excess",
     "factors",
     "geometric_mean",
     "holm",
@@ -97,6 +113,7 @@ __all__ = [
     "sensitivity",
     "sentence",
     "share",
+    "signals",
     "spread_ratio",
     "spreads",
     "stability",

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from lossbench import records
-from lossbench.statistics.design import FACTS, refuse_unequal, with_reference
+from lossbench.statistics.design import CURES, FACTS, refuse_unequal, with_reference
 from lossbench.statistics.intervals import (
     FEWEST_PAIRS,
     Estimate,
@@ -77,7 +77,8 @@ def paired(
     if family != "task":
         raise ValueError(f"family {family!r} is unknown: declare 'task'")
     tables = [pd.DataFrame(columns=PAIRED)]
-    full = with_reference(frame, reference)
+    columns = [*dict.fromkeys([*FACTS, "seed", "lr", "status", *CURES, metric])]
+    full = with_reference(frame[[name for name in columns if name in frame]], reference)
     for _, cell in full.groupby(["context", "condition"], sort=False):
         challengers = sorted({*cell.loss} - {reference})
         early = [loss for loss in challengers if {loss, reference} <= {*declared}]

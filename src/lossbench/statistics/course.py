@@ -10,8 +10,6 @@ from lossbench import records
 from lossbench.statistics.design import FACTS, placed
 from lossbench.statistics.intervals import half_width, share
 
-"""Metric of `evals` that is a run's own loss."""
-
 NEAR = 0.05
 """A run has settled where its own loss is this share of its whole decrease from its final value."""
 
@@ -48,25 +46,78 @@ def curves(
     return found.assign(n=table["count"], confidence=confidence, metric=value).reset_index()
 
 
+MEASURES = {
+    "gradient_norm": "gradient_norm",
+    "signal_per_error": "output_gradient_norm / nullif(error_norm, 0)",
+    "cosine": "cosine",
+}
+"""What `courses` follows, computed from columns of a table; all but the cosine are norms."""
+
+
+def courses(
+    found: records.Records, runs: pd.DataFrame, *, confidence: float = 0.95, table: str = "steps"
+) -> pd.DataFrame:
+    """What runs fed back at every step, as `curves` averages it, for tables larger than memory.
+
+    Args:
+        found: The sweep.
+        runs: From `placed`: the runs to average.
+        confidence: Pointwise coverage.
+        table: "steps", or "layers" for the gradient norm of each layer.
+
+    Returns:
+        Rows by `FACTS`, `measure` (see `MEASURES`), step and, of layers, `layer` in the model's
+        order: value, low, high, n. Norms are averaged as logarithms; values that are not positive
+        drop out, as do those that are not finite.
+    """
+    cells = runs[["run_id"]].assign(cell=runs.groupby(FACTS, dropna=False).ngroup())
+    facts = runs[FACTS].assign(cell=cells.cell).drop_duplicates("cell").set_index("cell")
+    keys = ["cell", "step", *(["layer"] if table == "layers" else [])]
+    parts = []
+    for measure in MEASURES if table == "steps" else ["gradient_norm"]:
+        x = f"cast({MEASURES[measure]} as double)"
+        x = x if measure == "cosine" else f"case when {x} > 0 then ln({x}) end"
+        parts.append(
+            f"select '{measure}' as measure, {', '.join(keys)}, avg(x) as mean, stddev_samp(x) as "
+            f"std, count(x) as n from (select {', '.join(keys)}, {x} as x from asked) "
+            f"where x is null or isfinite(x) group by {', '.join(keys)}"
+        )
+    query = " union all ".join(parts)
+    rows = found.sql(
+        f"with asked as (select * from {table} join cells using (run_id)) {query}", cells=cells
+    )
+    half = half_width(rows["std"], rows.n.where(rows.n > 1), confidence)
+    bounds = {"value": rows["mean"], "low": rows["mean"] - half, "high": rows["mean"] + half}
+    is_norm = rows.measure != "cosine"
+    told = {name: bound.mask(is_norm, np.exp(bound)) for name, bound in bounds.items()}
+    rows = rows[["measure", *keys, "n"]].assign(**told, confidence=confidence)
+    rows = rows.sort_values([*keys, "measure"], key=_in_order).join(facts, on="cell")
+    return rows.drop(columns="cell").reset_index(drop=True)
+
+
+def _in_order(column: pd.Series) -> pd.Series:
+    """Layers by the numbers in their names, so that 10 comes after 9."""
+    if column.name != "layer":
+        return column
+    return column.str.replace(r"\d+", lambda digits: digits[0].zfill(6), regex=True)
+
+
 # ---- convergence ---------------------------------------------------------------------------------
 
 
-def convergence(runs: pd.DataFrame, steps: pd.DataFrame, evals: pd.DataFrame) -> pd.DataFrame:
+def convergence(runs: pd.DataFrame, signals: pd.DataFrame, evals: pd.DataFrame) -> pd.DataFrame:
     """How far each run came by its own loss, and what its gradients did meanwhile.
 
     Args:
         runs: Table `runs`, or from `placed`; those that are done or diverged count.
-        steps: Table `steps`.
+        signals: From `signals`.
         evals: Table `evals` with the run's own loss, metric "loss:own" on split train.
 
     Returns:
         One row a run: `FACTS`, run_id, lr, seed, status, stop_step; `steps_to_final`, the first
         evaluated step from which on the own loss stays within 5 % of its total decrease from its
         final value (NaN without values); `converged`, whether it is done and that came within 80 %
-        of its updates; `initial_gradient_norm`, and averaged over the last five logged steps
-        `final_gradient_norm`, `final_error_norm` and `final_cosine`; `mean_cosine` over all;
-        `initial_signal_per_error` and `final_signal_per_error`, norm of the output gradient over
-        that of the error.
+        of its updates; the columns of `signals`.
     """
     mine = placed(runs)
     mine = mine[mine.status.isin(["done", "diverged"])]
@@ -77,7 +128,7 @@ def convergence(runs: pd.DataFrame, steps: pd.DataFrame, evals: pd.DataFrame) ->
     mine = mine.assign(steps_to_final=mine.run_id.map(settled).astype(float))
     is_early = mine.steps_to_final.fillna(np.inf) <= EARLY * mine.stop_step.astype(float)
     mine["converged"] = mine.status.eq("done") & is_early
-    return mine.join(_signals(steps[steps.run_id.isin(mine.run_id)]), on="run_id")
+    return mine.join(signals, on="run_id")
 
 
 def _settled(rows: pd.DataFrame) -> float:
@@ -90,21 +141,45 @@ def _settled(rows: pd.DataFrame) -> float:
     return float(rows.step.iloc[first])
 
 
-def _signals(steps: pd.DataFrame) -> pd.DataFrame:
-    """What the logged steps say of each run, by run_id."""
-    by_run = steps.sort_values("step").groupby("run_id")
-    last = by_run.tail(LAST).groupby("run_id")
-    signal, error = last.output_gradient_norm.mean(), last.error_norm.mean()
-    columns = {
-        "initial_signal_per_error": by_run.output_gradient_norm.first() / by_run.error_norm.first(),
-        "final_signal_per_error": signal / error,
-        "initial_gradient_norm": by_run.gradient_norm.first(),
-        "final_gradient_norm": last.gradient_norm.mean(),
-        "final_error_norm": last.error_norm.mean(),
-        "mean_cosine": by_run.cosine.mean(),
-        "final_cosine": last.cosine.mean(),
-    }
-    return pd.DataFrame(columns).astype(float)
+SIGNALS = {
+    "initial_signal_per_error": ("first", "output_gradient_norm / error_norm"),
+    "final_signal_per_error": ("late", "output_gradient_norm", "error_norm"),
+    "initial_gradient_norm": ("first", "gradient_norm"),
+    "final_gradient_norm": ("late", "gradient_norm"),
+    "final_error_norm": ("late", "error_norm"),
+    "mean_cosine": ("mean", "cosine"),
+    "final_cosine": ("late", "cosine"),
+}
+"""When along training, and what; of two names the ratio of their means."""
+
+
+def signals(found: records.Records) -> pd.DataFrame:
+    """What the logged steps say of each run, for tables larger than memory.
+
+    Args:
+        found: The sweep.
+
+    Returns:
+        By run_id: `initial_gradient_norm`, and averaged over the last five logged steps
+        `final_gradient_norm`, `final_error_norm` and `final_cosine`; `mean_cosine` over all;
+        `initial_signal_per_error` and `final_signal_per_error`, norm of the output gradient over
+        that of the error.
+    """
+    when = {"first": "arg_min({x}, step)", "late": "avg({x})", "mean": "avg({x})"}
+    told = []
+    for name, (time, *parts) in SIGNALS.items():
+        late = " and step >= late" * (time == "late")
+        means = [
+            f"{when[time].format(x=f'cast({x} as double)')} filter (not isnan({x}){late})"
+            for x in parts
+        ]
+        told.append(f"{' / '.join(means)} as {name}")
+    rows = found.sql(
+        f"with ends as (select run_id, list_min(max(step, {LAST})) as late from steps group by "
+        f"run_id) select run_id, {', '.join(told)} from steps join ends using (run_id) "
+        "group by run_id"
+    )
+    return rows.set_index("run_id").astype(float)
 
 
 def converged(frame: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:

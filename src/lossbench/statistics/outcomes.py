@@ -84,3 +84,31 @@ def completeness(runs: pd.DataFrame) -> pd.DataFrame:
         rows.append(shared | {"planned": len(cell), **counts(cell), "unfinished": "; ".join(names)})
     columns = ["stage", "context", "label", "planned", *records.STATUSES, "unfinished"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def cross_losses(runs: pd.DataFrame, evals: pd.DataFrame) -> pd.DataFrame:
+    """Every model judged by every loss of the comparison: test, last step.
+
+    Args:
+        runs: From `placed`, of one context and condition; runs that are done count.
+        evals: Table `evals` with the metrics `loss:NAME`.
+
+    Returns:
+        Rows by loss (trained with) and `other` (judged by): label, value (mean over seeds), n, and
+        `ratio` to the least value of the column (NaN where that is not positive). Where a loss has
+        no value for a model's outputs there is no row.
+    """
+    mine, names = runs[runs.status == "done"], [*dict.fromkeys(runs.loss)]
+    facts = mine.set_index("run_id")[["label", "loss", "stop_step"]]
+    rows = evals[(evals.split == "test") & evals.metric.isin([f"loss:{name}" for name in names])]
+    rows = rows[["run_id", "step", "metric", "value"]].join(facts, on="run_id", how="inner")
+    rows = rows[(rows.step == rows.stop_step) & np.isfinite(rows.value)]
+    rows = rows.assign(other=rows.metric.str.removeprefix("loss:"))
+    table = rows.groupby(["label", "loss", "other"]).value.agg(["mean", "count"]).reset_index()
+    table = table.rename(columns={"mean": "value", "count": "n"})
+    least = table.groupby("other").value.transform("min")
+    table["ratio"] = (table.value / least).where(least > 0)
+    place = {name: rank for rank, name in enumerate(names)}
+    return table.sort_values(["loss", "other"], key=lambda names: names.map(place)).reset_index(
+        drop=True
+    )

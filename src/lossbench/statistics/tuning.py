@@ -199,7 +199,8 @@ def budget_curve(frame: pd.DataFrame, *, metric: str, by: Sequence[str] = ("lr",
         by: Columns that make a setting.
 
     Returns:
-        Rows by `FACTS` and `budget` b = 1..n: metric, `value` (the expectation), `trials` (n).
+        Rows by `FACTS` and `budget` b = 1..n: metric, `value` (the expectation), `trials` (n), and
+        `cost`, how much worse the value is than that of all n.
 
     Source:
         Dodge et al. 2019, EMNLP, there with replacement; order statistics of a finite population.
@@ -215,8 +216,27 @@ def budget_curve(frame: pd.DataFrame, *, metric: str, by: Sequence[str] = ("lr",
             chance = special.comb(n - np.arange(1, n + 1), budget - 1) / special.comb(n, budget)
             value = _sign(metric) * float(chance @ cost)
             shared = {"metric": metric, "budget": budget, "value": value, "trials": n}
+            shared["cost"] = _sign(metric) * value - cost[0]
             rows.append(dict(zip(FACTS, facts, strict=True)) | shared)
     return pd.DataFrame(rows)
+
+
+def excess(rates: pd.DataFrame) -> pd.DataFrame:
+    """How much worse each loss fares at a learning rate than at the best one of its own.
+
+    Args:
+        rates: From `learning_rates`.
+
+    Returns:
+        The rows with `ratio`, the learning rate over the loss's `best` one, and `cost`, the mean's
+        excess over its best mean in units of the metric, never negative; NaN where no run
+        survived or no rate is best.
+    """
+    cell = [rates[name] for name in CELL]
+    sign = _sign(str(rates.metric.iloc[0])) if len(rates) else 1.0
+    least = (sign * rates.value).groupby(cell).transform("min")
+    chosen = rates.lr.where(rates.best).groupby(cell).transform("min")
+    return rates.assign(ratio=rates.lr / chosen, cost=sign * rates.value - least)
 
 
 def budgets(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:

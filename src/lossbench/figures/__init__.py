@@ -1,0 +1,68 @@
+"""The gallery: one function per figure, `(estimates, ax) -> Axes`. Computes nothing, reads nothing.
+
+Draw within `style()` and on a `page()`. A figure's title is the question it answers; it owns the
+whole page of its axes: title above, one legend and one note below. Colour is the family of a loss;
+line style and marker tell the losses of a family apart.
+"""
+
+from lossbench.figures.course import error_signal, layer_gradients, learning_curves, time_to_target
+from lossbench.figures.look import (
+    BLUE,
+    COLORS,
+    GREEN,
+    INK,
+    NIGHT,
+    ONE_COLUMN,
+    OTHER,
+    TWO_COLUMNS,
+    VERMILION,
+    looks,
+    page,
+    shown,
+    strips,
+    style,
+)
+from lossbench.figures.outcomes import (
+    families,
+    forest,
+    performance_profile,
+    side_by_side,
+    verdict_map,
+)
+from lossbench.figures.parts import power_of_ten
+from lossbench.figures.quality import calibration, cross_loss
+from lossbench.figures.shapes import error_weight, loss_shapes
+from lossbench.figures.tuning import learning_rate_cost, learning_rate_sensitivity
+
+__all__ = [
+    "BLUE",
+    "COLORS",
+    "GREEN",
+    "INK",
+    "NIGHT",
+    "ONE_COLUMN",
+    "OTHER",
+    "TWO_COLUMNS",
+    "VERMILION",
+    "calibration",
+    "cross_loss",
+    "error_signal",
+    "error_weight",
+    "families",
+    "forest",
+    "layer_gradients",
+    "learning_curves",
+    "learning_rate_cost",
+    "learning_rate_sensitivity",
+    "looks",
+    "loss_shapes",
+    "page",
+    "performance_profile",
+    "power_of_ten",
+    "shown",
+    "side_by_side",
+    "strips",
+    "style",
+    "time_to_target",
+    "verdict_map",
+]

@@ -1,0 +1,311 @@
+"""What came out: every loss against the reference."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import textwrap
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from lossbench import records
+from lossbench.figures.look import (
+    BAND,
+    BLUE,
+    FAINT,
+    GRID,
+    INK,
+    MARKERS,
+    OTHER,
+    PAPER,
+    VERMILION,
+    Look,
+    frame,
+    looks,
+    shown,
+    wrapped,
+)
+from lossbench.figures.parts import measured, ns, page_width, solid_first
+
+SHADES = {
+    "better": (BLUE, 0.75, "▲"),
+    "worse": (VERMILION, 0.75, "▼"),
+    "equivalent": (FAINT, 0.7, "="),
+    "different but below the margin": (FAINT, 0.35, "≈"),
+    "not distinguishable": (PAPER, 1.0, "?"),
+}
+"""Colour, its opacity and sign of each verdict; all others are told by a dash."""
+
+
+def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
+    """Every loss on every task at a glance: difference to the reference, and the verdict.
+
+    Args:
+        estimates: From `statistics.paired` for many contexts of one kind of task, with `task`.
+        ax: One axes.
+    """
+    losses, first = [*dict.fromkeys(estimates.sort_values("family").loss)], estimates.iloc[0]
+    places = [*dict.fromkeys(estimates.context)]
+    room = 0.8 * page_width(ax) / len(places)
+    is_roomy = room > 0.9
+    for row in estimates.itertuples():
+        shade, opacity, sign = SHADES.get(row.verdict, (PAPER, 1.0, "–"))
+        x, y = places.index(row.context), losses.index(row.loss)
+        ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=shade, alpha=opacity, lw=0))
+        number = _to_margin(row.difference, row.margin) if np.isfinite(row.difference) else ""
+        number = "diverges" if "diverge" in row.verdict else number
+        size = 6.5 if is_roomy else 5.5
+        ax.text(x, y, f"{sign} {number}", ha="center", va="center", fontsize=size, color=INK)
+    labels = estimates.drop_duplicates("context").set_index("context")
+    names = [labels.label[c] for c in places]
+    names = [wrapped(n, int(19 * room), 4) if is_roomy else shown(n, 34) for n in names]
+    heads = [
+        f"{name}\n{labels.metric[c]}, ±{labels.margin[c]:g}"
+        for name, c in zip(names, places, strict=True)
+    ]
+    ax.set(xlim=(-0.5, len(places) - 0.5), ylim=(len(losses) - 0.5, -0.5))
+    turn = {"rotation": 50, "ha": "left", "rotation_mode": "anchor"} if not is_roomy else {}
+    ax.set_xticks(range(len(places)), heads, fontsize=6, **turn)
+    ax.set_yticks(range(len(losses)), [shown(loss) for loss in losses])
+    ax.xaxis.tick_top()
+    ax.grid(False)
+    ax.tick_params(length=0)
+    for edge in np.arange(0.5, len(places) - 1):
+        ax.axvline(edge, color=GRID, lw=0.8)
+    for edge in np.arange(0.5, len(losses) - 1):
+        ax.axhline(edge, color=GRID, lw=0.8)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    frame(
+        ax.figure,
+        f"What does another loss than {shown(first.reference)} change in {shown(first.task)}?",
+        f"Loss minus {shown(first.reference)}, {ns(estimates.pairs, 'pairs')}, each loss at its "
+        "own best learning rate. ▲ better, ▼ worse, = equivalent within the margin (±), "
+        "≈ different but below it, ? undecided, – no verdict; by simultaneous "
+        f"{first.confidence:.0%} paired-t intervals within a task. Blank: not compared.",
+    )
+    return ax
+
+
+def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
+    """Paired differences to the reference, with the margin within which they do not matter.
+
+    Args:
+        estimates: From `statistics.paired` for one context and condition.
+        ax: One axes.
+    """
+    first = estimates.iloc[0]
+    sign = 1 if records.direction(first.metric) == "higher" else -1
+    order = (sign * estimates.difference).sort_values(na_position="first").index
+    rows, found = estimates.loc[order].reset_index(drop=True), looks(estimates)
+    low, high = forest_window(rows)
+    ax.axvspan(-first.margin, first.margin, color=BAND, lw=0, zorder=0)
+    ax.axvline(0, color=INK, lw=0.7, zorder=1)
+    for y, row in enumerate(rows.itertuples()):
+        every_late = bool(rows.exploratory.all())
+        _forest_row(ax, y, row, found[row.loss], low, high, every_late=every_late)
+    ax.set(xlim=(low, high), ylim=(-0.6, len(rows) - 0.4))
+    ax.set_yticks(range(len(rows)), [shown(loss) for loss in rows.loss])
+    ax.grid(False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel(_difference(first))
+    frame(
+        ax.figure,
+        f"Does another loss beat {shown(first.reference)} on {shown(first.label, 60)}?",
+        f"Bar: simultaneous {first.confidence:.0%} paired-t interval over {families(rows)}. "
+        f"Diamond: mean. Dots: {ns(rows.pairs, 'pairs')}, each of one seed. "
+        f"Grey band: ±{first.margin:g}, too small to matter.",
+    )
+    return ax
+
+
+def _to_margin(value: float, margin: float) -> str:
+    """A difference with two digits, but none far below the margin."""
+    if abs(value) >= margin or margin <= 0:
+        return f"{value:+.2g}".replace("-", "−")
+    return f"{value:+.{2 - math.floor(math.log10(margin))}f}".replace("-", "−")
+
+
+def side_by_side(
+    estimates: pd.DataFrame, ax: Axes, *, by: str = "setting", question: str, note: str
+) -> Axes:
+    """Paired differences of each loss in several settings, such as learning rates or sweeps.
+
+    Args:
+        estimates: From `statistics.paired`, one context in each setting.
+        ax: One axes.
+        by: Column that names the setting.
+        question: The title.
+        note: What the settings are.
+    """
+    first, found = estimates.iloc[0], looks(estimates)
+    settings = [*dict.fromkeys(estimates[by])]
+    sign = 1 if records.direction(first.metric) == "higher" else -1
+    order = [*(sign * estimates.groupby("loss").difference.max()).sort_values().index]
+    low, high = forest_window(estimates.reset_index(drop=True))
+    ax.axvspan(-first.margin, first.margin, color=BAND, lw=0, zorder=0)
+    ax.axvline(0, color=INK, lw=0.7, zorder=1)
+    for row in estimates.itertuples():
+        i = settings.index(getattr(row, by))
+        y = order.index(row.loss) + 0.24 * ((len(settings) - 1) / 2 - i)
+        _setting(ax, y, row, found[row.loss].color, MARKERS[i], low, high)
+    ax.set(xlim=(low, high), ylim=(-0.6, len(order) - 0.4))
+    ax.set_yticks(range(len(order)), [shown(loss) for loss in order])
+    ax.grid(False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel(_difference(first))
+    handles = [
+        Line2D([], [], color=OTHER, marker=MARKERS[i], mfc=PAPER if i else OTHER, ls="-", lw=1)
+        for i in range(len(settings))
+    ]
+    ax.legend(
+        *(handles, [shown(each, 40) for each in settings]), loc="lower left", bbox_to_anchor=(0, 1),
+        ncols=1 if page_width(ax) < 5 else len(settings), fontsize=6.5, borderaxespad=0.3,
+    )  # fmt: skip
+    frame(
+        ax.figure,
+        question,
+        f"{note} Bars: simultaneous {first.confidence:.0%} paired-t intervals, "
+        f"{ns(estimates.pairs, 'pairs')}. Grey band: ±{first.margin:g}, too small to matter. "
+        "◂ ▸: beyond the axis.",
+    )
+    return ax
+
+
+def _setting(
+    ax: Axes, y: float, row: Any, color: str, marker: str, low: float, high: float
+) -> None:
+    if not np.isfinite(row.difference):
+        ax.text(0, y, " diverges", va="center", fontsize=5.5, color=color)
+        return
+    ends, fill = np.clip([row.low, row.high], low, high), color if marker == MARKERS[0] else PAPER
+    ax.plot(ends, [y, y], color=color, lw=1.2, solid_capstyle="butt", zorder=3)
+    if low <= row.difference <= high:
+        ax.plot(row.difference, y, marker, ms=3.6, mfc=fill, mec=color, mew=0.9, zorder=4)
+        return
+    is_right = row.difference > high
+    ax.plot(
+        high if is_right else low, y, ">" if is_right else "<", ms=4, color=color, clip_on=False
+    )
+    ax.annotate(
+        f"{row.difference:+.2g}".replace("-", "−"), (high if is_right else low, y),
+        (-5 if is_right else 5, 0), textcoords="offset points", va="center", fontsize=5.5,
+        ha="right" if is_right else "left", bbox={"fc": PAPER, "ec": "none", "pad": 0.3},
+    )  # fmt: skip
+
+
+def performance_profile(estimates: pd.DataFrame, ax: Axes) -> Axes:
+    """Share of runs whose normalised score is at least as high, over several tasks.
+
+    Args:
+        estimates: From `statistics.performance_profile`, with `family`, `task` and `reference`.
+        ax: One axes.
+    """
+    found, first = looks(estimates), estimates.iloc[0]
+    for loss, rows in solid_first(estimates, found):
+        look = found[loss]
+        ax.fill_between(rows.tau, rows.low, rows.high, color=look.color, alpha=0.12, lw=0)
+        ax.plot(rows.tau, rows.value, color=look.color, ls=look.dash)
+    ax.axvline(1, color=INK, lw=0.5)
+    ax.set(xlabel=f"score: 0 before training, 1 the mean of {shown(first.reference)}")
+    ax.set_ylabel("share of runs at least as good")
+    ax.set_ylim(-0.02, 1.02)
+    frame(
+        ax.figure,
+        f"Which loss does well over all {first.tasks} tasks of {shown(first.task)}?",
+        f"Performance profile, tasks weigh alike, n = {first.n} runs a loss; band: pointwise 95% "
+        "bootstrap within tasks. Higher is better; a diverged run scores as the worst, at best 0.",
+        found,
+    )
+    return ax
+
+
+def _difference(first: Any) -> str:
+    better = "positive" if records.direction(first.metric) == "higher" else "negative"
+    return f"difference in {measured(first.metric, 'test')}; {better} is better"
+
+
+def families(rows: pd.DataFrame) -> str:
+    """How many comparisons the intervals hold for together, declared and exploratory ones."""
+    parts = []
+    for is_late, kind in ((False, "declared"), (True, "exploratory")):
+        some = rows[rows.exploratory.astype(bool) == is_late]
+        if len(some):
+            parts.append(f"{some.comparisons.max()} {kind} comparisons")
+    return ", ".join(parts)
+
+
+def _forest_row(
+    ax: Axes, y: int, row: Any, look: Look, low: float, high: float, *, every_late: bool
+) -> None:
+    dots = np.array(row.differences, dtype=float)
+    seen = dots[np.isfinite(dots) & (dots >= low) & (dots <= high)]
+    ax.plot(seen, np.full(len(seen), y - 0.22), "o", ms=2.2, color=look.color, alpha=0.55, mew=0)
+    lost = [f"{row.diverged} diverged"] * (row.diverged > 0)
+    lost += [f"{row.reference_diverged} of {row.reference} diverged"] * (row.reference_diverged > 0)
+    at_right = ("axes fraction", "data")
+    late = ["exploratory"] * bool(row.exploratory and not every_late)
+    words = textwrap.fill(" · ".join([row.verdict, *lost, *late]), 22)
+    ax.annotate(
+        words,
+        (1, y),
+        (5, 0),
+        xycoords=at_right,
+        textcoords="offset points",
+        va="center",
+        fontsize=6.5,
+    )
+    if not np.isfinite(row.difference):
+        ax.annotate("no pair survived", (0.5, y), xycoords=at_right, ha="center", fontsize=6.5)
+    elif low <= row.difference <= high:
+        ax.plot(row.difference, y, "D", ms=4.5, mfc=PAPER, mec=look.color, mew=1, zorder=3)
+        ends = np.clip([row.low, row.high], low, high)
+        ax.plot(ends, [y, y], color=look.color, lw=2.2, solid_capstyle="butt", zorder=4)
+    else:
+        right = row.difference > high
+        ends = np.clip([row.low, row.high], low, high)
+        ax.plot(ends, [y, y], color=look.color, lw=2.2, solid_capstyle="butt", zorder=2)
+        ax.annotate(
+            f"{row.difference:.3g} [{row.low:.3g}, {row.high:.3g}]".replace("-", "−"),
+            (1.0 if right else 0.0, y),
+            (-14 if right else 14, 0),
+            xycoords=at_right,
+            textcoords="offset points",
+            ha="right" if right else "left",
+            va="center",
+            bbox={"fc": PAPER, "ec": "none", "pad": 0.8, "alpha": 0.85},
+            fontsize=6.5,
+        )
+        ax.plot(
+            [1.0 if right else 0.0],
+            [y],
+            ">" if right else "<",
+            color=look.color,
+            ms=5,
+            transform=ax.get_yaxis_transform(),
+            clip_on=False,
+        )
+
+
+def forest_window(rows: pd.DataFrame) -> tuple[float, float]:
+    """Limits that show zero, the margin and all rows but those three times farther off."""
+    ends = rows[["low", "high"]].fillna({"low": rows.difference, "high": rows.difference})
+    reach = ends.abs().max(axis=1).dropna().sort_values()
+    floor = max(2 * rows.margin.iloc[0], 1e-12)
+    last = next((a for a, b in itertools.pairwise(reach) if b > 3 * max(a, floor)), np.inf)
+    shown = rows[reach.reindex(rows.index).fillna(np.inf) <= last] if len(reach) else rows[:0]
+    values = [v for each in shown.differences for v in each] + [
+        *ends.loc[shown.index].to_numpy().ravel()
+    ]
+    finite = [v for v in values if np.isfinite(v)] + [
+        -1.5 * rows.margin.iloc[0],
+        1.5 * rows.margin.iloc[0],
+    ]
+    low, high = min(finite), max(finite)
+    pad = 0.05 * (high - low) or 1.0
+    return low - pad, high + pad

@@ -1,0 +1,167 @@
+"""Axes, scales and words that several figures share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from lossbench import records
+from lossbench.figures.look import DASHES, FAINT, INK, OTHER, Look, looks, shown
+
+
+def multiples(
+    estimates: pd.DataFrame, axes: Sequence[Axes], reference: str, *, x: str
+) -> Iterator[tuple[Axes, str, Look]]:
+    """One panel per loss, the reference first, with all other losses already drawn in grey."""
+    found = looks(estimates)
+    order = sorted(found, key=lambda loss: (loss != reference, [*found].index(loss)))
+    for ax, loss in zip(axes, order, strict=True):
+        for other in order:
+            rows, ahead = estimates[estimates.loss == other], other == reference
+            if other != loss:
+                ax.plot(
+                    rows[x],
+                    rows.value,
+                    color=OTHER if ahead else FAINT,
+                    zorder=1.9 if ahead else 1.8,
+                    ls=(0, (3, 2)) if ahead else "-",
+                    lw=0.9,
+                )
+        ax.set_label(loss)
+        ax.set_title(shown(loss), color=INK, loc="left", fontweight="bold", pad=3)
+        yield ax, loss, found[loss]
+
+
+def solid_first(
+    estimates: pd.DataFrame, found: dict[str, Look]
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Rows by loss in an order in which a dashed line on a solid one shows both."""
+    for loss in sorted(found, key=lambda loss: DASHES.index(found[loss].dash)):
+        yield loss, estimates[estimates.loss == loss]
+
+
+def mark_losses_of_runs(ax: Axes, rows: pd.DataFrame, color: str) -> None:
+    """A cross where the first run of a curve has diverged."""
+    fewer = rows[(rows.n < rows.n.max()) & rows.value.notna()]
+    fewer = fewer[fewer.step > rows.step[rows.n.idxmax()]]
+    ax.plot(fewer.step[:1], fewer.value[:1], "x", color=color, ms=4, mew=1.2, zorder=5)
+
+
+def scale_steps(axes: Iterable[Axes], steps: pd.Series) -> None:
+    """Logarithmic steps with room for step 0, where they span more than a decade."""
+    positive = steps[steps > 0]
+    if positive.empty or positive.max() <= 10 * positive.min():
+        return
+    first, last = positive.min(), positive.max()
+    decades = 10.0 ** np.arange(np.ceil(np.log10(first)), np.ceil(np.log10(last)))
+    inner = [d for d in decades if 2 * first <= d <= last / 2.5]
+    ticks = [*([0] if (steps == 0).any() else []), first, *inner, last]
+    for ax in axes:
+        ax.set_xscale("symlog", linthresh=first, linscale=0.5)
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
+
+
+def scale_values(axes: Iterable[Axes], estimates: pd.DataFrame) -> None:
+    """A logarithmic scale where values of a cost span it; no more than 1 where that is the most."""
+    values = estimates.value.dropna()
+    is_bounded = records.direction(estimates.metric.iloc[0]) == "higher"
+    is_wide = len(values) and values.min() > 0 and values.max() > 20 * values.min()
+    for ax in axes:
+        if is_wide and not is_bounded:
+            scale_logs(ax, values)
+        elif is_bounded and len(values):
+            bound(ax, values)
+
+
+def bound(ax: Axes, values: pd.Series) -> None:
+    """Ends the scale of a metric that is at most 1 there, and shows all values."""
+    low, high = values.min(), values.max()
+    room = 0.06 * max(high - low, 1e-3)
+    ax.set_ylim(low - room, min(high + room, 1 + 0.2 * room))
+
+
+def scale_logs(ax: Axes, values: pd.Series) -> None:
+    """A logarithmic scale around the positive values, if there are any."""
+    values = values.loc[(values > 0) & np.isfinite(values)]
+    if len(values):
+        ax.set_yscale("log")
+        ax.set_ylim(values.min() / 1.5, values.max() * 1.5)
+        plain_logs(ax.yaxis, values.min(), values.max())
+
+
+def plain_logs(axis: Any, low: float, high: float, most: int = 6) -> None:
+    """Logarithmic ticks written without formulas, with 2 and 5 where there are few decades."""
+    subs = (1.0, 2.0, 5.0) if high < 30 * low else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=most))
+    axis.set_major_formatter(FuncFormatter(power_of_ten))
+    axis.set_minor_locator(NullLocator())
+
+
+def power_of_ten(value: float, _: float = 0) -> str:
+    """A tick of a logarithmic axis: plain near 1, else a power of ten."""
+    if 0.01 <= value < 1000:
+        return f"{value:g}"
+    exponent = str(round(math.log10(value))) if value > 0 else ""
+    return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def outer(axes: Sequence[Axes], xlabel: str, ylabel: str) -> None:
+    """Labels at the left and below, once for all panels."""
+    for ax in axes:
+        if is_leftmost(ax):
+            ax.set_ylabel(ylabel.replace(" (", "\n("))
+        if ax in axes[-_columns(axes) :]:
+            ax.set_xlabel(xlabel)
+
+
+def is_leftmost(ax: Axes) -> bool:
+    """Whether no other panel stands left of it."""
+    place = ax.get_subplotspec()
+    return place is None or place.is_first_col()
+
+
+def page_width(ax: Axes) -> float:
+    """Of the page that the axes lie on, inches."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure.get_figwidth()
+
+
+def _columns(axes: Sequence[Axes]) -> int:
+    place = axes[0].get_subplotspec()
+    return place.get_gridspec().ncols if place else 1
+
+
+def measured(metric: str, split: str) -> str:
+    """Split, metric and unit."""
+    facts = records.METRICS.get(metric)
+    unit = (
+        facts.unit.replace("standard deviations of the training target", "SD of target")
+        if facts
+        else ""
+    )
+    return f"{split} {shown(metric)}" + (f" ({unit})" if unit not in ("", "1") else "")
+
+
+def interval(confidence: float) -> str:
+    """The kind of interval that curves have."""
+    return f"pointwise {confidence:.0%} t interval"
+
+
+def ns(n: pd.Series, what: str = "seeds") -> str:
+    """How many seeds, or whatever else was counted."""
+    low, high = int(n.min()), int(n.max())
+    return f"n = {high} {what}" if low == high else f"n = {low} to {high} {what}"
+
+
+def is_logged(values: pd.Series) -> bool:
+    """Whether positive values span more than a decade."""
+    positive = values[(values > 0) & np.isfinite(values)]
+    return len(positive) > 1 and positive.max() > 10 * positive.min()

@@ -1,0 +1,111 @@
+"""What the trained models are worth by other measures than the primary one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from lossbench.figures.look import BLUE, GRID, INK, OTHER, PAPER, frame, looks, shown
+from lossbench.figures.parts import is_leftmost, is_logged, ns, plain_logs
+
+UNREADABLE = 12
+"""More losses than this have no number in each cell of a matrix."""
+
+
+def calibration(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
+    """Negative log-likelihood and calibration error, before and after recalibration.
+
+    Args:
+        estimates: From `statistics.summary` for one context; `metric` is nll, nll_raw, ece or
+            ece_raw.
+        axes: Two axes.
+    """
+    found, first = looks(estimates), estimates.iloc[0]
+    after = estimates[estimates.metric == "nll"].set_index("loss").value
+    order = [*after.sort_values(ascending=False).index]
+    labels = {"nll": "test nll (nats)", "ece": "test ece"}
+    for ax, (metric, label) in zip(axes, labels.items(), strict=True):
+        mine = estimates[estimates.metric.isin([metric, f"{metric}_raw"])]
+        for row in mine[mine.value.notna()].itertuples():
+            y, is_raw = order.index(row.loss), row.metric.endswith("_raw")
+            color = found[row.loss].color
+            y += 0.16 if is_raw else -0.16
+            low = max(row.low, row.value / 10)
+            ax.plot([low, row.high], [y, y], color=color, lw=1.1, solid_capstyle="butt")
+            ax.plot(row.value, y, "o", ms=4, mfc=PAPER if is_raw else color, mec=color, mew=1)
+        if is_logged(mine.value):
+            ax.set_xscale("log")
+            plain_logs(ax.xaxis, mine.value.min(), mine.value.max(), most=4)
+        else:
+            ax.set_xlim(left=0)
+        ax.set_ylim(-0.6, len(order) - 0.4)
+        ax.set_yticks(range(len(order)), [shown(loss) for loss in order])
+        ax.tick_params(axis="y", length=0)
+        ax.grid(False, axis="y")
+        ax.set_xlabel(label)
+        if not is_leftmost(ax):
+            ax.tick_params(axis="y", labelleft=False)
+    handles = [
+        Line2D([], [], ls="", marker="o", ms=4, mfc=fill, mec=OTHER) for fill in (PAPER, OTHER)
+    ]
+    axes[0].legend(
+        *(handles, ["as it comes", "recalibrated"]), loc="lower left", bbox_to_anchor=(0, 1),
+        ncols=2, fontsize=6.5, borderaxespad=0.2, handletextpad=0.2,
+    )  # fmt: skip
+    frame(
+        axes[0].figure,
+        f"How good are the probabilities on {shown(first.label, 60)}?",
+        f"Mean and {first.confidence:.0%} t interval, {ns(estimates.n[estimates.n > 0])}; lower is "
+        "better. Recalibrated: one softmax(a output + b) for every loss alike, fitted on "
+        "validation. Losses whose outputs are no probabilities have only that.",
+    )
+    return axes
+
+
+def cross_loss(estimates: pd.DataFrame, ax: Axes) -> Axes:
+    """Every model under every loss: is each best at what it was trained for?
+
+    Args:
+        estimates: From `statistics.cross_losses` for one context: rows by `loss` (trained with) and
+            `other` (judged by), with `value`, `ratio` to the best of its column, and n.
+        ax: One axes.
+    """
+    rows = [*dict.fromkeys(estimates.loss)]
+    columns = [*dict.fromkeys([*rows, *estimates.other])]
+    first, is_readable = estimates.iloc[0], len(columns) <= UNREADABLE
+    for row in estimates.itertuples():
+        x, y = columns.index(row.other), rows.index(row.loss)
+        shade = min(1.0, np.log10(row.ratio)) if row.ratio > 0 else 0.0
+        ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=BLUE, alpha=0.8 * shade, lw=0))
+        if is_readable:
+            number = f"{row.value:.2g}".replace("e-0", "e-").replace("-", "−")
+            color = PAPER if shade > 0.75 else INK
+            weight = "bold" if row.ratio == 1 else "normal"
+            ax.text(
+                x, y, number, ha="center", va="center", fontsize=5.5, color=color, weight=weight
+            )
+        if row.loss == row.other:
+            edge = Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, fc="none", ec=INK, lw=0.8, zorder=4)
+            ax.add_patch(edge)
+    ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+    ax.set_xticks(range(len(columns)), [shown(loss) for loss in columns], rotation=40, ha="right")
+    ax.set_yticks(range(len(rows)), [shown(loss) for loss in rows])
+    ax.set(xlabel="judged by (mean test loss)", ylabel="trained with")
+    ax.grid(False)
+    ax.tick_params(length=0)
+    for side in ax.spines.values():
+        side.set(visible=True, color=GRID)
+    best = "bold: best of its column; " if is_readable else ""
+    frame(
+        ax.figure,
+        f"Is each loss best at its own game on {shown(first.label, 60)}?",
+        f"Mean over {ns(estimates.n)}, last step; {best}outlined: its own loss. Shade: ratio to "
+        "the column's best, white 1, full 10 and more. Blank: that loss has no value for these "
+        "outputs. Losses have units of their own: compare within a column.",
+    )
+    return ax

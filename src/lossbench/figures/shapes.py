@@ -1,0 +1,75 @@
+"""The losses themselves, before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from lossbench.figures.look import INK, frame, looks, shown
+from lossbench.figures.parts import scale_logs, solid_first
+
+
+def loss_shapes(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
+    """Losses with first and second derivative, over the error or the true class's probability.
+
+    Args:
+        estimates: Rows of one task of curves.parquet.
+        axes: Three axes.
+    """
+    found, regression = looks(estimates), estimates.task.iloc[0] == "regression"
+    about = "error e (SD of target)" if regression else "prediction p of the true class"
+    parts = {"value": "loss", "first": "first derivative", "second": "second derivative"}
+    for ax, (column, name) in zip(axes, parts.items(), strict=True):
+        for loss, rows in solid_first(estimates, found):
+            ax.plot(rows.argument, rows[column], color=found[loss].color, ls=found[loss].dash)
+        ax.set(xlabel=about, ylim=_window(estimates, column))
+        ax.set_title(name, loc="left")
+        ax.axhline(0, color=INK, lw=0.4, zorder=1)
+    kinks = [
+        loss
+        for loss, rows in estimates.groupby("loss")
+        if np.allclose(rows.second, 0, atol=1e-9) and np.ptp(rows["first"]) > 0
+    ]
+    spikes = "".join(f" {shown(loss)}: second derivative 0, with a spike at 0." for loss in kinks)
+    output = "output" if regression else "true class's output"
+    frame(
+        axes[0].figure,
+        "How hard does each loss push, and where?",
+        f"Exact, no training. Derivatives with respect to the {output}; steep ends are cut off."
+        f"{spikes}",
+        found,
+    )
+    return axes
+
+
+def error_weight(estimates: pd.DataFrame, ax: Axes) -> Axes:
+    """How many times prediction - target each loss feeds back, over the true class's probability.
+
+    Args:
+        estimates: Classification rows of curves.parquet; `weight` is |output gradient| / |error|.
+        ax: One axes.
+    """
+    found = looks(estimates)
+    for loss, rows in solid_first(estimates, found):
+        weight = rows.weight.where(rows.weight > 0)
+        ax.plot(rows.argument, weight, color=found[loss].color, ls=found[loss].dash)
+    ax.axhline(1, color=INK, lw=0.4, zorder=1)
+    ax.set(xlabel="prediction p of the true class", ylabel="weight w(p)")
+    scale_logs(ax, estimates.weight.clip(lower=estimates.weight.max() / 1e4))
+    note = "w(p) = |output gradient| / |prediction - target|; 1 feeds back the error itself. Exact."
+    frame(ax.figure, "How much of the error does each loss feed back?", note, found)
+    return ax
+
+
+def _window(estimates: pd.DataFrame, column: str) -> tuple[float, float]:
+    """Limits for one curve per loss; one that shoots off far beyond the others is cut short."""
+    numbers = estimates[column].where(np.isfinite(estimates[column]))
+    sizes = numbers.abs().groupby(estimates.loss).agg(["min", "max"]).sort_values("max")
+    most = sizes["max"].iloc[-1]
+    if len(sizes) > 1 and most > 3 * (second := sizes["max"].iloc[-2]) > 3 * sizes["min"].iloc[-1]:
+        most = second
+    pad = 0.08 * most or 1.0
+    return max(min(numbers.min(), 0), -most) - pad, min(max(numbers.max(), 0), most) + pad

@@ -1,0 +1,122 @@
+"""What the learning rate matters to each loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from lossbench import records
+from lossbench.figures.look import BAND, INK, frame, looks, shown
+from lossbench.figures.parts import (
+    bound,
+    interval,
+    measured,
+    multiples,
+    ns,
+    outer,
+    plain_logs,
+    scale_logs,
+    solid_first,
+)
+
+
+def learning_rate_sensitivity(
+    estimates: pd.DataFrame, axes: Sequence[Axes], *, reference: str
+) -> Sequence[Axes]:
+    """A metric over learning rates, with diverged runs as a rug and the chosen rate ringed.
+
+    Args:
+        estimates: From `statistics.learning_rates` for one context, with `split`; `best` is ringed.
+        axes: As many axes as losses.
+        reference: Loss drawn dashed in every panel.
+    """
+    first = estimates.iloc[0]
+    worst = 0.04 if records.direction(first.metric) == "higher" else 0.96
+    for ax, loss, look in multiples(estimates, axes, reference, x="lr"):
+        rows, color = estimates[estimates.loss == loss], look.color
+        ax.vlines(rows.lr, rows.low, rows.high, color=color, lw=1)
+        ax.plot(rows.lr, rows.value, color=color, marker=look.marker, ms=3)
+        best = rows[rows.best]
+        ax.plot(best.lr, best.value, "o", ms=8, mfc="none", mec=INK, mew=0.8, zorder=5)
+        for row in rows[rows.diverged > 0].itertuples():
+            ax.plot(row.lr, worst, "x", ms=3.5, color=color, transform=ax.get_xaxis_transform())
+            ax.annotate(
+                str(row.diverged),
+                (row.lr, worst),
+                (0, -9 if worst > 0.5 else 4),
+                xycoords=ax.get_xaxis_transform(),
+                textcoords="offset points",
+                ha="center",
+                fontsize=5.5,
+            )
+        ax.set_xscale("log")
+        plain_logs(ax.xaxis, estimates.lr.min(), estimates.lr.max(), most=3)
+    _cut_off_failures(axes, estimates)
+    outer(axes, "learning rate", measured(first.metric, first.split))
+    frame(
+        axes[0].figure,
+        f"Which learning rates suit each loss on {shown(first.label, 60)}?",
+        f"Mean over the seeds that survived and {interval(first.confidence)}, "
+        f"{ns(estimates.planned)} a rate. Ring: chosen. × k: k runs diverged. ▲: beyond five "
+        f"times the worst ringed value. Grey: the other losses; dashed: {shown(reference)}.",
+    )
+    return axes
+
+
+def _cut_off_failures(axes: Sequence[Axes], estimates: pd.DataFrame) -> None:
+    """Ends the scale at five times the worst chosen value; what lies beyond becomes an arrow."""
+    top = 5 * estimates.value[estimates.best].max()
+    if records.direction(estimates.metric.iloc[0]) == "higher":
+        for ax in axes:
+            bound(ax, estimates.value.dropna())
+        return
+    if not top < estimates.value.max():
+        return
+    for ax in axes:
+        rows = estimates[(estimates.loss == ax.get_label()) & (estimates.value > top)]
+        ax.set_ylim(0, top)
+        across = ax.get_xaxis_transform()
+        ax.plot(rows.lr, np.full(len(rows), 0.8), "^", ms=4, color=INK, transform=across)
+
+
+def learning_rate_cost(
+    rates: pd.DataFrame, axes: Sequence[Axes], *, budgets: pd.DataFrame, margin: float
+) -> Sequence[Axes]:
+    """What a rate beside the best costs, and what trying fewer rates costs.
+
+    Args:
+        rates: From `statistics.learning_rates` for one context, with `split`, and `cost`: how much
+            worse the mean is than at the loss's best rate, in units of the metric, and `ratio`, the
+            rate over the best one.
+        axes: Two axes.
+        budgets: From `statistics.budget_curve`, with `cost`: how much worse than its last value.
+        margin: Difference that does not matter, in units of the metric.
+    """
+    found, first, floor = looks(rates), rates.iloc[0], margin / 20
+    for ax, frame_, x in zip(axes, (rates, budgets), ("ratio", "budget"), strict=True):
+        for loss, rows in solid_first(frame_, found):
+            look, sound = found[loss], rows[rows.cost.notna()]
+            ax.plot(sound[x], sound.cost.clip(lower=floor), color=look.color, ls=look.dash)
+        ax.axhspan(floor / 1.5, margin, color=BAND, lw=0, zorder=0)
+        costs = frame_.cost.dropna().clip(floor, 500 * margin)
+        scale_logs(ax, pd.concat([costs, pd.Series([floor, 2 * margin])]))
+    axes[0].set_xscale("log")
+    ratios = rates.ratio[rates.ratio.notna()]
+    plain_logs(axes[0].xaxis, ratios.min(), ratios.max(), most=5)
+    axes[0].set_xlabel("learning rate / own best")
+    axes[1].set_xlabel("learning rates tried, at random")
+    axes[0].set_title(f"lost in {measured(first.metric, first.split)}", loc="left")
+    axes[1].set_title("expected loss in it", loc="left")
+    axes[1].sharey(axes[0])
+    frame(
+        axes[0].figure,
+        f"How much does the learning rate matter to each loss on {shown(first.label, 60)}?",
+        f"Against the loss's own best rate, means over {ns(rates.planned)} a rate that survived. "
+        f"Grey: below the margin of {margin:g}; what is less than {floor:g} is drawn there. Right: "
+        "exact expectation, a rate at which a run diverged counts as the worst of all.",
+        found,
+    )
+    return axes

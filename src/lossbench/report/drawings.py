@@ -1,0 +1,245 @@
+"""Which figures a sweep gives, by section of the page: each bound to its estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from lossbench import figures, records, statistics
+from lossbench.report.judged import Comparison, asked
+from lossbench.report.pictures import Drawing
+
+TAUS = [*np.arange(0.0, 1.2001, 0.02).round(2)]
+"""Scores at which a performance profile is evaluated."""
+
+
+def gallery(
+    found: records.Records, groups: Sequence[Sequence[Comparison]], mains: Sequence[Comparison]
+) -> dict[str, list[Drawing]]:
+    """Every figure for which there are numbers, by section.
+
+    Args:
+        found: The sweep.
+        groups: Its comparisons by context, from `judged.by_context`.
+        mains: The fair one of each.
+    """
+    runs = pd.concat([task.runs for task in mains]) if mains else pd.DataFrame()
+    confidence = asked(found.plan)["confidence"]
+    steps, layers = (
+        statistics.courses(found, runs, confidence=confidence, table=table) if len(runs) else runs
+        for table in ("steps", "layers")
+    )
+    return {
+        "verdicts": [*_maps(mains)],
+        "tasks": [drawing for task in mains for drawing in _forest(task)],
+        "tuning": [drawing for task in mains for drawing in _tuning(task)],
+        "losses": [*_shapes(found)],
+        "dynamics": [drawing for task in mains for drawing in _dynamics(task, steps, layers)],
+        "convergence": [
+            *(drawing for task in mains for drawing in _learning(task, found)),
+            *_targets(mains, found),
+        ],
+        "calibration": [drawing for task in mains for drawing in _calibration(task)],
+        "cross": [drawing for task in mains for drawing in _cross(task, found)],
+        "robustness": [
+            *(drawing for group in groups for drawing in _conditions(group)),
+            *_profiles(mains, found),
+        ],
+    }
+
+
+def _maps(mains: Sequence[Comparison]) -> Iterator[Drawing]:
+    for kind, tasks in _by_kind([task for task in mains if len(task.paired)]):
+        rows = pd.concat([task.paired.assign(task=kind) for task in tasks], ignore_index=True)
+        height = 0.24 * rows.loss.nunique() + 0.75
+        yield Drawing(
+            f"verdict_map_{kind}",
+            partial(figures.verdict_map, rows),
+            {"height": height},
+            narrow={"height": height + 0.35},
+            is_single=True,
+        )
+
+
+def _by_kind(tasks: Sequence[Comparison]) -> Iterator[tuple[str, list[Comparison]]]:
+    kinds = [str(task.runs.task.dropna().iloc[0]) for task in tasks]
+    for kind in dict.fromkeys(kinds):
+        yield kind, [task for task, its in zip(tasks, kinds, strict=True) if its == kind]
+
+
+def _forest(task: Comparison) -> Iterator[Drawing]:
+    if len(task.paired):
+        size, draw = {"height": 0.32 * len(task.paired) + 0.2}, partial(figures.forest, task.paired)
+        yield Drawing(f"forest_{task.name}", draw, size, is_single=True, task=task.label)
+
+
+def _conditions(group: Sequence[Comparison]) -> Iterator[Drawing]:
+    """The same comparison at each condition, where there are several."""
+    some = [task for task in group if len(task.paired)]
+    if len(some) < 2:
+        return
+    rows = pd.concat([_setting(task) for task in some], ignore_index=True)
+    label, size = some[0].label, {"height": 0.4 * rows.loss.nunique() + 0.45}
+    draw = partial(
+        figures.side_by_side,
+        rows,
+        question=f"Does the verdict hold at other learning rates on {figures.shown(label, 60)}?",
+        note="Own: the loss's best learning rate; the reference's: the best of "
+        f"{some[0].reference} for all; matched scale: that rate, with first output gradients of "
+        "equal size.",
+    )
+    yield Drawing(f"conditions_{some[0].name}", draw, size, is_single=True, task=label)
+
+
+def _setting(task: Comparison) -> pd.DataFrame:
+    return task.paired.assign(setting=records.CONDITIONS[task.condition].short)
+
+
+def _tuning(task: Comparison) -> Iterator[Drawing]:
+    rates = task.rates
+    if len({*rates.lr}) < 2 or not rates.value.notna().any():
+        return
+    yield Drawing(
+        f"learning_rate_sensitivity_{task.name}",
+        partial(figures.learning_rate_sensitivity, rates, reference=task.reference),
+        {"panels": rates.loss.nunique()},
+        task=task.label,
+    )
+    metric, rows = str(rates.metric.iloc[0]), statistics.excess(rates)
+    if metric == records.OWN_LOSS or not len(task.paired) or not rows.ratio.notna().any():
+        return  # losses have no common unit, or there is no margin to draw
+    budgets = statistics.budget_curve(task.grid, metric=metric)
+    margin = float(task.paired.margin.iloc[0])
+    yield Drawing(
+        f"learning_rate_cost_{task.name}",
+        partial(figures.learning_rate_cost, rows, budgets=budgets, margin=margin),
+        {"panels": 2, "shared": "none", "height": 1.8},
+        narrow={"columns": 1},
+        task=task.label,
+    )
+
+
+def _shapes(found: records.Records) -> Iterator[Drawing]:
+    path = found.sweep_dir / "curves.parquet"
+    shapes = pq.read_table(path).to_pandas() if path.exists() else pd.DataFrame()
+    for task, rows in shapes.groupby("task") if len(shapes) else ():
+        three = {"panels": 3, "shared": "none", "height": 1.7}
+        yield Drawing(
+            f"loss_shapes_{task}", partial(figures.loss_shapes, rows), three, narrow={"columns": 1}
+        )
+        if task == "classification" and (rows.weight > 0).any():
+            draw = partial(figures.error_weight, rows)
+            yield Drawing("error_weight", draw, {"height": 1.9}, is_single=True)
+
+
+def _dynamics(task: Comparison, steps: pd.DataFrame, layers: pd.DataFrame) -> Iterator[Drawing]:
+    context = task.runs.context.iloc[0]
+    mine, by_layer = (rows[rows.context == context] for rows in (steps, layers))
+    if len({*mine.step}) > 1 and mine[mine.measure == "gradient_norm"].value.notna().any():
+        size = {"panels": 3, "shared": "x", "height": 1.7}
+        draw = partial(figures.error_signal, mine)
+        yield Drawing(
+            f"error_signal_{task.name}", draw, size, narrow={"columns": 1}, task=task.label
+        )
+    if len({*by_layer.layer}) > 1 and len({*by_layer.step}) > 1:
+        size = {"panels": by_layer.layer.nunique(), "height": 1.5}
+        draw = partial(figures.layer_gradients, by_layer)
+        yield Drawing(f"layer_gradients_{task.name}", draw, size, task=task.label)
+
+
+def _learning(task: Comparison, found: records.Records) -> Iterator[Drawing]:
+    evals = found.evals[(found.evals.metric == task.metric) & (found.evals.split == "validation")]
+    confidence = float(task.summary.confidence.iloc[0])
+    learnt = statistics.curves(
+        statistics.joined(evals, task.runs), value="value", confidence=confidence
+    ).assign(metric=task.metric, split="validation")
+    if learnt.value.notna().any() and len({*learnt.step}) > 1:
+        draw = partial(figures.learning_curves, learnt, reference=task.reference)
+        size = {"panels": learnt.loss.nunique()}
+        yield Drawing(f"learning_curves_{task.name}", draw, size, task=task.label)
+
+
+def _targets(mains: Sequence[Comparison], found: records.Records) -> Iterator[Drawing]:
+    for kind, tasks in _by_kind(mains):
+        times = [reached(task, found) for task in tasks]
+        rows = [rows.assign(task=kind) for rows in times if len(rows) and rows.reached.any()]
+        if rows:
+            yield Drawing(
+                f"time_to_target_{kind}",
+                partial(figures.time_to_target, pd.concat(rows, ignore_index=True)),
+                {"panels": len(rows), "columns": 3, "shared": "y", "height": 1.55},
+            )
+
+
+def reached(task: Comparison, found: records.Records) -> pd.DataFrame:
+    """When the runs of a comparison reached its declared target on validation; else no rows."""
+    kind, data = str(task.runs.task.dropna().iloc[0]), str(task.runs.data.iloc[0])
+    target = records.declared(asked(found.plan)["targets"], data=data, task=kind)
+    if target is None:
+        return pd.DataFrame()
+    metric = TARGETED[kind]
+    rows = statistics.time_to(
+        task.runs, found.evals, metric=metric, target=float(target), split="validation"
+    )
+    return rows.assign(label=task.label)
+
+
+TARGETED = {"regression": "rmse", "classification": "accuracy"}
+"""Metric of the declared targets."""
+
+
+def _calibration(task: Comparison) -> Iterator[Drawing]:
+    rows = task.summary[task.summary.metric.isin(["nll", "nll_raw", "ece", "ece_raw"])]
+    if len(rows) and rows.value[rows.metric == "nll"].notna().any():
+        yield Drawing(
+            f"calibration_{task.name}",
+            partial(figures.calibration, rows),
+            {"panels": 2, "shared": "none", "height": 0.25 * rows.loss.nunique() + 0.4},
+            narrow={"columns": 1},
+            task=task.label,
+        )
+
+
+def _cross(task: Comparison, found: records.Records) -> Iterator[Drawing]:
+    rows = statistics.cross_losses(task.runs, found.evals)
+    if len({*rows.loss}) > 1:
+        size, draw = {"height": 0.24 * rows.loss.nunique() + 0.7}, partial(figures.cross_loss, rows)
+        yield Drawing(f"cross_loss_{task.name}", draw, size, is_single=True, task=task.label)
+
+
+def _profiles(mains: Sequence[Comparison], found: records.Records) -> Iterator[Drawing]:
+    for kind, metric, scores in across(mains, found):
+        rows = statistics.performance_profile(scores, taus=TAUS)
+        family = scores.drop_duplicates("loss").set_index("loss").family
+        reference = scores.reference.iloc[0]
+        rows = rows.assign(family=rows.loss.map(family), task=kind, reference=reference)
+        draw = partial(figures.performance_profile, rows)
+        yield Drawing(f"performance_profile_{kind}_{metric}", draw, {"height": 1.9}, is_single=True)
+
+
+def across(
+    mains: Sequence[Comparison], found: records.Records
+) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Kind, metric and normalised scores of those losses that several tasks have in common."""
+    alike: dict[tuple[str, str, str], list[Comparison]] = {}
+    for task in mains:
+        if task.refusal:
+            continue  # unequal runs have no common scale either
+        kind = str(task.runs.task.dropna().iloc[0])
+        alike.setdefault((kind, task.metric, task.reference), []).append(task)
+    for (kind, metric, reference), tasks in alike.items():
+        common = set.intersection(*({*task.runs.loss} for task in tasks))
+        if len(tasks) < 2 or not {reference} < common:
+            continue
+        runs = pd.concat([task.runs for task in tasks], ignore_index=True)
+        runs = runs[runs.loss.isin(common)]
+        first = found.evals[(found.evals.step == 0) & (found.evals.split == "test")]
+        first = first[first.metric == metric].set_index("run_id").value
+        start = runs.run_id.map(first).groupby(runs.context).mean()
+        scores = statistics.normalised(runs, metric=metric, reference=reference, start=dict(start))
+        if scores.score.notna().any():
+            yield kind, metric, scores.assign(reference=reference)

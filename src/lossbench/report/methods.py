@@ -1,0 +1,186 @@
+"""The methods of a sweep as a paragraph for a paper, written from what was recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from lossbench import records
+from lossbench.report.judged import Comparison, asked
+from lossbench.report.words import LONG_UNIT, listed
+
+
+def paragraph(found: records.Records, mains: Sequence[Comparison]) -> list[str]:
+    """Sentences on protocol, budget, seeds, statistics, hardware and versions.
+
+    Args:
+        found: The sweep.
+        mains: Its fair comparisons, one a context.
+    """
+    runs = found.runs[found.runs.status != "missing"]
+    if not len(runs) or not mains:
+        return ["No run has finished."]
+    return [
+        *_design(runs, mains),
+        *_tuning(mains, asked(found.plan)),
+        *_judging(found, mains),
+        *_outcome(runs),
+        *_machine(runs),
+    ]
+
+
+def _design(runs: pd.DataFrame, mains: Sequence[Comparison]) -> Iterator[str]:
+    losses = sorted({loss for task in mains for loss in task.runs.loss})
+    kinds = [f"{task.label} ({_training(task)})" for task in mains]
+    few = listed(losses) if len(losses) <= 12 else f"{len(losses)} losses"
+    yield (
+        f"We compared {few} on {listed(kinds)}."
+        if len(losses) > 1
+        else (f"We trained {few} on {listed(kinds)}.")
+    )
+    if len({*runs.seed}) > 1 or len(losses) > 1:
+        yield (
+            "At each seed all losses start from the same parameters and see the same data, split "
+            "and mini-batches; sha256 fingerprints of all of these and of the software were "
+            "recorded, and runs whose fingerprints differ within a seed were not paired."
+        )
+
+
+def _training(task: Comparison) -> str:
+    facts = config_of(task.runs)
+    told = [str(task.runs.optimizer.iloc[0]).upper() if task.runs.optimizer.iloc[0] == "sgd" else
+            str(task.runs.optimizer.iloc[0])]  # fmt: skip
+    told += [f"momentum {facts['momentum']:g}"] if facts.get("momentum") else []
+    told += [f"weight decay {facts['weight_decay']:g}"] if facts.get("weight_decay") else []
+    told += [f"{facts['steps']} updates"] if "steps" in facts else []
+    told += [f"batches of {facts['batch_size']}"] if "batch_size" in facts else []
+    return ", ".join(told)
+
+
+def config_of(runs: pd.DataFrame) -> dict[str, Any]:
+    """The recorded configuration of the first run that has one."""
+    texts = [text for text in runs.config.dropna() if text]
+    return json.loads(texts[0]) if texts else {}
+
+
+def _tuning(mains: Sequence[Comparison], question: Mapping[str, Any]) -> Iterator[str]:
+    tuned = [task for task in mains if task.stage == "confirm" and len(task.budgets)]
+    if not tuned:
+        yield (
+            "Nothing was tuned and confirmed on fresh seeds; where several learning rates were "
+            "run, each loss is shown at its best on validation, so all of this is exploratory."
+        )
+        return
+    spent = pd.concat([task.budgets for task in tuned])
+    rates = pd.concat([task.rates for task in tuned])
+    chosen_by = {str(task.rates.metric.iloc[0]) for task in tuned}
+    trials, runs = (_span(spent[name]) for name in ("trials", "tuning_runs"))
+    more = [key for key in question["tuned"] if key != "optimizer.lr"]
+    what = f"The learning rate{' (with ' + listed(more) + ')' if more else ''}"
+    yield (
+        f"{what} was tuned for each loss on the validation split by {listed(sorted(chosen_by))}: "
+        f"{trials} candidates between {rates.lr.min():.2g} and {rates.lr.max():.2g} in {runs} "
+        "runs a loss, the same for all losses of a task (where a best rate lay on the grid's edge, "
+        "the grid was extended for all of them), and confirmed on fresh seeds."
+    )
+
+
+def _judging(found: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
+    question, declared = asked(found.plan), found.plan.get("declarations") or []
+    judged = [task for task in mains if len(task.paired)]
+    metrics = {f"{task.metric} on {task.split}" for task in mains}
+    at = "after the last update" if question["endpoint"] == "last" else (
+        "at the validation-best step"
+    )  # fmt: skip
+    yield f"Models were judged by {listed(sorted(metrics))} {at}."
+    if declared and declared[0]["runs_before"] == 0:
+        yield (
+            "Metrics, references, margins and losses were declared before the first run (sha256 "
+            f"{declared[0]['sha256'][:16]}); what was added later is marked as exploratory."
+        )
+    if not judged:
+        return
+    pairs = _span(pd.concat([task.paired.pairs for task in judged]))
+    margins = sorted({f"{task.paired.margin.iloc[0]:g} in {_named(task)}" for task in judged})
+    references = sorted({task.reference for task in judged})
+    yield (
+        f"Each loss was compared with {listed(references)} by simultaneous "
+        f"{question['confidence']:.0%} paired-t intervals over {pairs} seeds (Bonferroni over the "
+        f"losses of a task), with margins of {listed(margins)} below which a difference was "
+        "declared too small to matter."
+    )
+
+
+def _named(task: Comparison) -> str:
+    unit = records.metric_of(task.metric).unit.replace(LONG_UNIT, "SD of the target")
+    return task.metric + (f" ({unit})" if unit not in ("", "1") else "")
+
+
+def _outcome(runs: pd.DataFrame) -> Iterator[str]:
+    counts = runs.status.value_counts()
+    lost = [f"{counts[s]:,} {s}" for s in ("diverged", "failed") if s in counts]
+    told = f", of which {listed(lost)}" if lost else ""
+    ranked = "; diverged runs rank worst and are counted" if "diverged" in counts else ""
+    yield f"{len(runs):,} runs were trained{told}{ranked}."
+
+
+def _machine(runs: pd.DataFrame) -> Iterator[str]:
+    spent = runs.train_seconds.sum()
+    yield f"Training took {_duration(float(spent))} of computing on {hardware(runs)}."
+    known = runs.environment.dropna() if "environment" in runs else pd.Series(dtype=str)
+    found = [json.loads(text) for text in dict.fromkeys(known) if text]
+    if found:
+        told = {
+            f"lossbench {one.get('lossbench', '?')}, Python {one['python']}, PyTorch {one['torch']}"
+            for one in found
+        }
+        yield f"Software: {'; '.join(sorted(told))}."
+
+
+def hardware(runs: pd.DataFrame) -> str:
+    """Device, threads and precision of some runs."""
+    ran = runs.dropna(subset="device")
+    return "; ".join(
+        f"{device}, {threads:.0f} thread{'s' * (threads > 1)}, {precision}"
+        for device, threads, precision in dict.fromkeys(
+            map(tuple, ran[["device", "threads", "precision"]].to_numpy())
+        )
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _span(numbers: pd.Series) -> str:
+    low, high = int(numbers.min()), int(numbers.max())
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+DRAWN = {
+    "generated": "Every seed generates data of its own, the same for all losses.",
+    "resplit": "Every seed splits the same examples anew, alike for all losses. Test sets of two "
+    "seeds overlap, so the intervals speak about new splits of these examples, not about new ones. "
+    "The seeds that tuned split the same examples too: most of what is a test example here helped "
+    "to choose a learning rate there, for all losses alike.",
+    "fixed": "All seeds share one data set and split: conditional on this test set.",
+}
+
+
+def of_task(task: Comparison, plan: Mapping[str, Any]) -> str:
+    """How the runs of a task came about, as far as the records tell."""
+    ran = task.runs[task.runs.status.isin(["done", "diverged"])]
+    lines = [f"{_training(task)}.".capitalize() if not _training(task).startswith("SGD") else
+             f"{_training(task)}."]  # fmt: skip
+    if len(ran) and len({*ran.seed}) > 1:
+        kind = plan.get("data", {}).get(task.runs.data.iloc[0], {}).get("drawn", "generated")
+        lines.append(DRAWN[kind] if len({*ran.data_sha}) > 1 else DRAWN["fixed"])
+    if len(ran):
+        spent = _duration(float(ran.train_seconds.sum()))
+        lines.append(f"{ran.seed.nunique()} seeds, {spent} of training on {hardware(ran)}.")
+    return " ".join(lines)
