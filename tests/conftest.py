@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,16 @@ def write_experiment(folder: Path, name: str, text: str) -> None:
     """Put an experiment where `--config-dir conf` finds it from that folder."""
     (folder / "conf" / "experiment").mkdir(parents=True)
     (folder / "conf" / "experiment" / f"{name}.yaml").write_text(text)
+
+
+def skip_without(what: str, reason: str) -> None:
+    """Skip a test that needs a program; fail it where the environment promises the program.
+
+    `LOSSBENCH_REQUIRE="browser"` is such a promise: CI makes it, so that it skips nothing there.
+    """
+    if what in os.environ.get("LOSSBENCH_REQUIRE", "").split():
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def without_pictures(folder, drawings, *, workers):

@@ -30,6 +30,8 @@ ESSAY = {
     ("noisy_linear", "linear"): {**REGRESSION, "log_cosh": "monotone"},
     ("noisy_linear_student_t", "linear"): {**REGRESSION, "log_cosh": "monotone"},
 }
+HOSTILE = ["<script>alert(1)</script>", r"$\frac$&\"'", "_x", "=cmd|x", "y" * 300]
+"""Names that a page, a table or a path might obey."""
 RATES = tuple(10.0**power for power in np.arange(-4.0, 0.5, 0.5))
 SMALL_RATES = (0.01, 0.1, 1.0)
 SMALL = {
@@ -119,6 +121,24 @@ def plan_runs(
                 Fake("confirm", "own_lr", lr=lr, seed=seed, **shared) for seed in range(confirm)
             ]
     return runs
+
+
+def own(
+    losses: Mapping[str, str] = CLASSIFICATION,
+    *,
+    seeds: int = 3,
+    rates: Sequence[float] = (0.1,),
+    status: str = "done",
+    data: str = "digits",
+) -> list[Fake]:
+    """An own sweep: no declaration, one stage."""
+    task = "classification" if data == "digits" else "regression"
+    return [
+        Fake("exploratory", "as_given", data, "mlp", loss, family, task, lr, seed, status)
+        for loss, family in losses.items()
+        for lr in rates
+        for seed in range(seeds)
+    ]
 
 
 def with_status(runs: Sequence[Fake], status: str, *, count: int, **where: Any) -> list[Fake]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import math
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY, without_pictures
 
-from lossbench import catalog, cli, records
+from lossbench import catalog, cli, figures, records
 from lossbench.config import load_extensions
 from lossbench.losses import LOSSES
 
@@ -270,3 +271,30 @@ def test_the_experiment_in_docs_protocol_md_can_be_planned_as_it_stands(
     out = capsys.readouterr().out
     assert "mine: 260 runs" in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+# ---- docs/figures.md -----------------------------------------------------------------------------
+
+FIGURES = (DOCS / "figures.md").read_text()
+
+
+def test_docs_figures_md_shows_every_figure_with_its_question_and_its_script():
+    functions = {
+        name
+        for name, one in vars(figures).items()
+        if inspect.isfunction(one) and {"ax", "axes"} & {*inspect.signature(one).parameters}
+    }
+    parts = FIGURES.split("\n### ")[1:]
+    shown = {}
+    for part in parts:
+        (picture,) = re.findall(r"!\[.+\]\(figures/(\w+)\.png\)", part)
+        (script,) = re.findall(r"^`python analysis/(\w+)\.py runs/essay (\w+)\.png", part, re.M)
+        assert script == (picture, picture)
+        assert part.splitlines()[0].endswith("?")
+        shown[picture] = part
+    assert {path.stem for path in (DOCS / "figures").iterdir()} == {*shown}
+    scripts = {path.stem for path in (DOCS.parent / "analysis").glob("*.py")}
+    assert {*shown} <= scripts
+    drawn_by = {name: (DOCS.parent / "analysis" / f"{name}.py").read_text() for name in shown}
+    for name in functions:
+        assert any(f"figures.{name}(" in text for text in drawn_by.values()), name

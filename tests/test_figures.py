@@ -89,7 +89,8 @@ def targets(losses):
         for loss, family in losses.items()
     ]
     frame = pd.DataFrame(rows).assign(metric="rmse", target=0.5, budget=500, n=10, reached=9)
-    other = frame.assign(context="d", label="toy × mlp", metric="accuracy", target=0.9)
+    label = "gaussian_mixture × linear · init permuted_labels"
+    other = frame.assign(context="d", label=label, metric="accuracy", target=0.9)
     return pd.concat([frame, other], ignore_index=True)
 
 
@@ -109,7 +110,7 @@ def matrix(losses):
 def profiles(losses):
     frame = curves(losses, steps=(0.0, 0.5, 1.0)).rename(columns={"step": "tau"})
     frame[["value", "low", "high"]] = frame[["value", "low", "high"]].clip(0, 1)
-    return frame.assign(reference=next(iter(losses)), tasks=3)
+    return frame.assign(reference=next(iter(losses)), tasks=3, metric="rmse")
 
 
 def draw_shapes(losses, width):

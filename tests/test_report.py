@@ -7,7 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sweep_on_disk import CLASSIFICATION, REGRESSION, Fake, build, plan_runs, with_status
+from sweep_on_disk import (
+    CLASSIFICATION,
+    HOSTILE,
+    REGRESSION,
+    build,
+    own,
+    plan_runs,
+    with_status,
+)
 
 from lossbench import records, report
 from lossbench.report import page as report_page
@@ -15,7 +23,6 @@ from lossbench.report import pictures, tables, words
 
 ANALYSIS = Path(__file__).parent.parent / "analysis"
 FORMATS = ("png", "svg", "pdf")
-HOSTILE = ["<script>alert(1)</script>", r"$\frac$&\"'", "_x", "=cmd|x", "y" * 300]
 
 
 class Page(html.parser.HTMLParser):
@@ -190,17 +197,6 @@ def test_the_plain_table_fits_eighty_columns_and_says_the_verdicts(sweep):
     assert report.table(records.load(sweep)) == text
 
 
-def own(losses=CLASSIFICATION, *, seeds=3, rates=(0.1,), status="done", data="digits"):
-    """An own sweep: no declaration, one stage."""
-    task = "classification" if data == "digits" else "regression"
-    return [
-        Fake("exploratory", "as_given", data, "mlp", loss, family, task, lr, seed, status)
-        for loss, family in losses.items()
-        for lr in rates
-        for seed in range(seeds)
-    ]
-
-
 def small(stage):
     return [run for run in plan_runs({("digits", "mlp"): CLASSIFICATION}) if run.stage == stage]
 
@@ -369,7 +365,7 @@ def test_every_figure_of_the_report_has_its_script(sweep, page):
 
 def test_a_report_of_tasks_with_losses_in_common_looks_at_them_together(two_tasks):
     page = Page(report.write(two_tasks))
-    assert "Which loss does well over all 2 tasks of regression?" in page.text
+    assert "Which loss does well over all 2 tasks of regression in rmse?" in page.text
     assert "Losses that 2 tasks of regression have in common, rmse" in page.text
     rows = {
         row["loss"]: row for row in table_rows(two_tasks / "report" / "tables" / "across_tasks.csv")

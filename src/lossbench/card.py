@@ -353,16 +353,6 @@ def _within(values: np.ndarray, low: float, high: float) -> np.ndarray:
 # ---- the page ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure as it stands in the page: its question, what it shows, and the drawing."""
-
-    name: str
-    question: str
-    note: str
-    svg: Markup
-
-
 def page(entry: catalog.Entry, found: Mapping[str, Any]) -> str:
     """The card as HTML.
 
@@ -385,6 +375,7 @@ def page(entry: catalog.Entry, found: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["prose"] = _prose
+    rules, drawn = report.with_classes(pictures(entry, curves))
     return environment.get_template("card.html.j2").render(
         told=told,
         found=found,
@@ -397,7 +388,10 @@ def page(entry: catalog.Entry, found: Mapping[str, Any]) -> str:
         of_labels=of_labels,
         setting=_setting(entry.loss, is_curve=curves["value"][0].is_curve),
         reference=REFERENCES[entry.loss.task],
-        pictures=pictures(entry, curves),
+        rules=rules,
+        day=report.palette(is_night=False),
+        night=report.palette(is_night=True),
+        pictures=drawn,
         version=lossbench.__version__,
         torch=torch.__version__,
     )
@@ -414,7 +408,7 @@ def _setting(loss: Loss, *, is_curve: bool) -> str:
     return f"Curves: two classes, the output of the wrong one is 0.{dots}"
 
 
-def pictures(entry: catalog.Entry, curves: Mapping[str, list[Line]]) -> list[Picture]:
+def pictures(entry: catalog.Entry, curves: Mapping[str, list[Line]]) -> list[report.Picture]:
     """All figures of a card, drawn.
 
     Args:
@@ -426,7 +420,7 @@ def pictures(entry: catalog.Entry, curves: Mapping[str, list[Line]]) -> list[Pic
     return [*_shapes(entry, curves), _ray(entry), last]
 
 
-def _shapes(entry: catalog.Entry, found: Mapping[str, list[Line]]) -> list[Picture]:
+def _shapes(entry: catalog.Entry, found: Mapping[str, list[Line]]) -> list[report.Picture]:
     """Cost, push, change of the push, and weight."""
     is_regression = entry.loss.task == "regression"
     argument = "error" if is_regression else "prediction p of the true one of two classes"
@@ -452,7 +446,7 @@ def _shapes(entry: catalog.Entry, found: Mapping[str, list[Line]]) -> list[Pictu
     ]
 
 
-def _ray(entry: catalog.Entry) -> Picture:
+def _ray(entry: catalog.Entry) -> report.Picture:
     lines = ray(entry)
     if entry.loss.task == "regression":
         where, far, classes = "far off", "output, for a target of 0", ""
@@ -471,7 +465,7 @@ def _ray(entry: catalog.Entry) -> Picture:
     )
 
 
-def _elicited(entry: catalog.Entry) -> Picture:
+def _elicited(entry: catalog.Entry) -> report.Picture:
     found = act(entry)
     learnt = f"{found.loss} learns {found.value:.3f}"
     if not math.isfinite(found.value):
@@ -482,7 +476,7 @@ def _elicited(entry: catalog.Entry) -> Picture:
     return _picture("elicited", question, f"exponential density: {about}", note, elicited, found)
 
 
-def _taught(entry: catalog.Entry) -> Picture:
+def _taught(entry: catalog.Entry) -> report.Picture:
     taught, question = lesson(entry), "What do sampled labels teach it?"
     counts = " Training counts of A, B, C: 1000, 100, 10." * entry.loss.needs_context
     if taught.is_on_simplex:
@@ -506,13 +500,14 @@ def _picture(
     draw: Callable[[Any, Axes], Axes],
     data: Any,
     **labels: str,
-) -> Picture:
+) -> report.Picture:
     with figures.style(name):
         figure, (ax,) = figures.page(width=figures.ONE_COLUMN, height=HEIGHT)
         draw(data, ax).set(**labels)
         content = io.BytesIO()
         FigureCanvasSVG(figure).print_svg(content)
-    return Picture(name, question, note, report.inlined(content.getvalue().decode(), name, alt))
+    drawn = report.inlined(content.getvalue().decode(), name, alt)
+    return report.Picture(name, "", question, note, (drawn,))
 
 
 def _prose(text: str) -> Markup:

@@ -11,12 +11,14 @@ from matplotlib.axes import Axes
 from lossbench import records
 from lossbench.figures.look import DASHES, Look, frame, looks, shown, wrapped
 from lossbench.figures.parts import (
+    columns,
     interval,
     mark_losses_of_runs,
     measured,
     multiples,
     ns,
     outer,
+    page_width,
     scale_logs,
     scale_steps,
     scale_values,
@@ -128,7 +130,8 @@ def time_to_target(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Ax
         mine_first = mine.iloc[0]
         better = "at most" if records.direction(mine_first.metric) == "lower" else "at least"
         target = f"{mine_first.metric} {better} {mine_first.target:g}"
-        ax.set_title(wrapped(mine_first.label, 28) + f"\n{target}", loc="left")
+        letters = int(12 * page_width(ax) / columns(ax))
+        ax.set_title("\n".join([wrapped(mine_first.label, letters), target]), loc="left")
         ax.set(xlim=(0, mine.budget.max()), ylim=(-0.03, 1.03))
     outer(axes, "step (updates)", "share of runs at target")
     frame(

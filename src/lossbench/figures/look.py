@@ -20,6 +20,9 @@ from matplotlib.lines import Line2D
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0
 """Widths of a paper's figures, inches."""
 
+ROOM, STRIPS = 1.0, 0.55
+"""What a page keeps beside its axes, and of that for title, legend and note, inches."""
+
 # Okabe and Ito's hues, and wine in place of their yellow. A family has one hue; families that share
 # one are of different tasks. Tests hold them apart for every kind of colour blindness.
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = (
@@ -144,7 +147,7 @@ def page(
     """
     rows = math.ceil(panels / columns)
     columns = math.ceil(panels / rows)
-    figure = Figure(figsize=(width, rows * height + 1.0), layout="constrained")
+    figure = Figure(figsize=(width, rows * height + ROOM), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(
         rows, columns, sharex=shared != "none", sharey=shared == "both", squeeze=False
@@ -173,19 +176,27 @@ class Strips:
 
 
 def frame(figure: Any, title: str, note: str, found: dict[str, Look] | None = None) -> None:
-    """Title, legend and note in strips of their own, so that nothing can overlap the axes."""
-    width, height = figure.get_figwidth(), figure.get_figheight()
+    """Title, legend and note in strips of their own, so that nothing can overlap the axes.
+
+    What these need more than a page keeps for them makes it taller, not its axes smaller.
+    """
+    width = figure.get_figwidth()
     head, foot = textwrap.fill(title, int(width * 13.5)), textwrap.fill(note, int(width * 22.5))
+    top, bottom = _heights(head, foot)
+    columns, legend = _legend_size(found or {}, width)
+    height = figure.get_figheight() + max(0.0, top + bottom + legend - STRIPS)
+    figure.set_figheight(height)
     below = figure.text(0.06 / width, 0.04 / height, foot, fontsize=6, color=NOTE, va="bottom")
     above = figure.text(0.06 / width, 1 - 0.05 / height, head, fontsize=8.5, va="top")
     above.set_fontweight("bold")
     above.set_label(title)
     below.set_label(note)
-    around = strips(figure)
-    bottom = around.bottom + (_legend(figure, found, around.bottom) if found else 0)
+    if found:
+        _legend(figure, found, bottom / height, columns)
+    bottom += legend
     figure.set_layout_engine(
         "constrained",
-        rect=(0.05 / width, bottom / height, 1 - 0.05 / width, 1 - (bottom + around.top) / height),
+        rect=(0.05 / width, bottom / height, 1 - 0.05 / width, 1 - (bottom + top) / height),
         h_pad=0.05,
         w_pad=0.05,
     )
@@ -194,29 +205,37 @@ def frame(figure: Any, title: str, note: str, found: dict[str, Look] | None = No
 def strips(figure: Any) -> Strips:
     """The strips that `frame` gave a figure."""
     below, above = figure.texts
-    rows = [len(text.get_text().splitlines()) for text in (above, below)]
-    top, bottom = 0.08 + 0.155 * rows[0], 0.06 + 0.115 * rows[1]
-    return Strips(above.get_label(), below.get_label(), top, bottom)
+    return Strips(
+        above.get_label(), below.get_label(), *_heights(above.get_text(), below.get_text())
+    )
 
 
-def _legend(figure: Any, found: dict[str, Look], bottom: float) -> float:
-    """One entry a loss, in as many columns as fit; returns its height, inches."""
-    width, height = figure.get_figwidth(), figure.get_figheight()
-    longest = max(len(shown(loss)) for loss in found)
+def _heights(head: str, foot: str) -> tuple[float, float]:
+    """Of the title and of the note, inches."""
+    return 0.08 + 0.155 * len(head.splitlines()), 0.06 + 0.115 * len(foot.splitlines())
+
+
+def _legend_size(found: dict[str, Look], width: float) -> tuple[int, float]:
+    """How many columns fit side by side, and the height that they need, inches."""
+    longest = max((len(shown(loss)) for loss in found), default=0)
     columns = max(1, min(len(found), int(width / (0.42 + 0.058 * longest))))
+    return columns, 0.08 + 0.135 * math.ceil(len(found) / columns) if found else 0.0
+
+
+def _legend(figure: Any, found: dict[str, Look], bottom: float, columns: int) -> None:
+    """One entry a loss, from the left."""
     handles = [Line2D([], [], color=look.color, ls=look.dash) for look in found.values()]
     figure.legend(
         handles,
         [shown(loss) for loss in found],
         ncols=columns,
         loc="lower left",
-        bbox_to_anchor=(0, bottom / height),
+        bbox_to_anchor=(0, bottom),
         handlelength=2.6,
         columnspacing=1.2,
         fontsize=6.5,
         borderaxespad=0.2,
     )
-    return 0.08 + 0.135 * math.ceil(len(found) / columns)
 
 
 def shown(name: str, most: int = 32) -> str:

@@ -30,7 +30,7 @@ from lossbench.figures.look import (
     shown,
     wrapped,
 )
-from lossbench.figures.parts import measured, ns, page_width, solid_first
+from lossbench.figures.parts import measured, ns, page_width, rows_of_losses, solid_first
 
 SHADES = {
     "better": (BLUE, 0.75, "▲"),
@@ -59,8 +59,9 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=shade, alpha=opacity, lw=0))
         number = _to_margin(row.difference, row.margin) if np.isfinite(row.difference) else ""
         number = "diverges" if "diverge" in row.verdict else number
-        size = 6.5 if is_roomy else 5.5
-        ax.text(x, y, f"{sign} {number}", ha="center", va="center", fontsize=size, color=INK)
+        told = f"{sign} {number}" if is_roomy else f"{sign}\n{number}"
+        size = 6.5 if is_roomy else 5
+        ax.text(x, y, told, ha="center", va="center", fontsize=size, color=INK, linespacing=1)
     labels = estimates.drop_duplicates("context").set_index("context")
     names = [labels.label[c] for c in places]
     names = [wrapped(n, int(19 * room), 4) if is_roomy else shown(n, 34) for n in names]
@@ -109,10 +110,8 @@ def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
     for y, row in enumerate(rows.itertuples()):
         every_late = bool(rows.exploratory.all())
         _forest_row(ax, y, row, found[row.loss], low, high, every_late=every_late)
-    ax.set(xlim=(low, high), ylim=(-0.6, len(rows) - 0.4))
-    ax.set_yticks(range(len(rows)), [shown(loss) for loss in rows.loss])
-    ax.grid(False, axis="y")
-    ax.tick_params(axis="y", length=0)
+    ax.set_xlim(low, high)
+    rows_of_losses(ax, [*rows.loss])
     ax.set_xlabel(_difference(first))
     frame(
         ax.figure,
@@ -154,10 +153,8 @@ def side_by_side(
         i = settings.index(getattr(row, by))
         y = order.index(row.loss) + 0.24 * ((len(settings) - 1) / 2 - i)
         _setting(ax, y, row, found[row.loss].color, MARKERS[i], low, high)
-    ax.set(xlim=(low, high), ylim=(-0.6, len(order) - 0.4))
-    ax.set_yticks(range(len(order)), [shown(loss) for loss in order])
-    ax.grid(False, axis="y")
-    ax.tick_params(axis="y", length=0)
+    ax.set_xlim(low, high)
+    rows_of_losses(ax, order)
     ax.set_xlabel(_difference(first))
     handles = [
         Line2D([], [], color=OTHER, marker=MARKERS[i], mfc=PAPER if i else OTHER, ls="-", lw=1)
@@ -203,7 +200,8 @@ def performance_profile(estimates: pd.DataFrame, ax: Axes) -> Axes:
     """Share of runs whose normalised score is at least as high, over several tasks.
 
     Args:
-        estimates: From `statistics.performance_profile`, with `family`, `task` and `reference`.
+        estimates: From `statistics.performance_profile`, with `family`, `task`, `metric` and
+            `reference`.
         ax: One axes.
     """
     found, first = looks(estimates), estimates.iloc[0]
@@ -217,7 +215,8 @@ def performance_profile(estimates: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_ylim(-0.02, 1.02)
     frame(
         ax.figure,
-        f"Which loss does well over all {first.tasks} tasks of {shown(first.task)}?",
+        f"Which loss does well over all {first.tasks} tasks of {shown(first.task)} in "
+        f"{shown(first.metric)}?",
         f"Performance profile, tasks weigh alike, n = {first.n} runs a loss; band: pointwise 95% "
         "bootstrap within tasks. Higher is better; a diverged run scores as the worst, at best 0.",
         found,

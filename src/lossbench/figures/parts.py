@@ -16,7 +16,12 @@ from lossbench.figures.look import DASHES, FAINT, INK, OTHER, Look, looks, shown
 
 
 def multiples(
-    estimates: pd.DataFrame, axes: Sequence[Axes], reference: str, *, x: str
+    estimates: pd.DataFrame,
+    axes: Sequence[Axes],
+    reference: str,
+    *,
+    x: str,
+    with_others: bool = True,
 ) -> Iterator[tuple[Axes, str, Look]]:
     """One panel per loss, the reference first, with all other losses already drawn in grey."""
     found = looks(estimates)
@@ -24,7 +29,7 @@ def multiples(
     for ax, loss in zip(axes, order, strict=True):
         for other in order:
             rows, ahead = estimates[estimates.loss == other], other == reference
-            if other != loss:
+            if other != loss and with_others:
                 ax.plot(
                     rows[x],
                     rows.value,
@@ -34,7 +39,8 @@ def multiples(
                     lw=0.9,
                 )
         ax.set_label(loss)
-        ax.set_title(shown(loss), color=INK, loc="left", fontweight="bold", pad=3)
+        name = shown(loss, int(10 * page_width(ax) / columns(ax)))
+        ax.set_title(name, color=INK, loc="left", fontweight="bold", pad=3)
         yield ax, loss, found[loss]
 
 
@@ -64,6 +70,7 @@ def scale_steps(axes: Iterable[Axes], steps: pd.Series) -> None:
     ticks = [*([0] if (steps == 0).any() else []), first, *inner, last]
     for ax in axes:
         ax.set_xscale("symlog", linthresh=first, linscale=0.5)
+        ax.set_xlim(-0.15 * first if 0 in ticks else first / 1.2, last * 1.15)
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.xaxis.set_minor_locator(NullLocator())
 
@@ -117,8 +124,17 @@ def outer(axes: Sequence[Axes], xlabel: str, ylabel: str) -> None:
     for ax in axes:
         if is_leftmost(ax):
             ax.set_ylabel(ylabel.replace(" (", "\n("))
-        if ax in axes[-_columns(axes) :]:
+        if ax in axes[-columns(axes[0]) :]:
             ax.set_xlabel(xlabel)
+
+
+def rows_of_losses(ax: Axes, losses: Sequence[str]) -> None:
+    """A row for each loss from below, its name at the left, cut where the page is narrow."""
+    most = min(32, int(6 * page_width(ax)))
+    ax.set_ylim(-0.6, len(losses) - 0.4)
+    ax.set_yticks(range(len(losses)), [shown(loss, most) for loss in losses])
+    ax.tick_params(axis="y", length=0, pad=6)
+    ax.grid(False, axis="y")
 
 
 def is_leftmost(ax: Axes) -> bool:
@@ -134,13 +150,16 @@ def page_width(ax: Axes) -> float:
     return figure.get_figwidth()
 
 
-def _columns(axes: Sequence[Axes]) -> int:
-    place = axes[0].get_subplotspec()
+def columns(ax: Axes) -> int:
+    """How many panels stand side by side on its page."""
+    place = ax.get_subplotspec()
     return place.get_gridspec().ncols if place else 1
 
 
 def measured(metric: str, split: str) -> str:
     """Split, metric and unit."""
+    if metric == records.OWN_LOSS:
+        return f"{split} loss, its own"
     facts = records.METRICS.get(metric)
     unit = (
         facts.unit.replace("standard deviations of the training target", "SD of target")

@@ -11,7 +11,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from lossbench.figures.look import BLUE, GRID, INK, OTHER, PAPER, frame, looks, shown
-from lossbench.figures.parts import is_leftmost, is_logged, ns, plain_logs
+from lossbench.figures.parts import (
+    is_leftmost,
+    is_logged,
+    ns,
+    page_width,
+    plain_logs,
+    rows_of_losses,
+)
 
 UNREADABLE = 12
 """More losses than this have no number in each cell of a matrix."""
@@ -43,10 +50,7 @@ def calibration(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
             plain_logs(ax.xaxis, mine.value.min(), mine.value.max(), most=4)
         else:
             ax.set_xlim(left=0)
-        ax.set_ylim(-0.6, len(order) - 0.4)
-        ax.set_yticks(range(len(order)), [shown(loss) for loss in order])
-        ax.tick_params(axis="y", length=0)
-        ax.grid(False, axis="y")
+        rows_of_losses(ax, order)
         ax.set_xlabel(label)
         if not is_leftmost(ax):
             ax.tick_params(axis="y", labelleft=False)
@@ -93,7 +97,10 @@ def cross_loss(estimates: pd.DataFrame, ax: Axes) -> Axes:
             edge = Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, fc="none", ec=INK, lw=0.8, zorder=4)
             ax.add_patch(edge)
     ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
-    ax.set_xticks(range(len(columns)), [shown(loss) for loss in columns], rotation=40, ha="right")
+    letters = max(len(shown(loss)) for loss in columns)
+    is_roomy = 0.8 * page_width(ax) / len(columns) > 0.06 * letters
+    turn = {} if is_roomy else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(range(len(columns)), [shown(loss) for loss in columns], **turn)
     ax.set_yticks(range(len(rows)), [shown(loss) for loss in rows])
     ax.set(xlabel="judged by (mean test loss)", ylabel="trained with")
     ax.grid(False)

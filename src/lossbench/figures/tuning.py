@@ -13,6 +13,7 @@ from lossbench.figures.look import BAND, INK, frame, looks, shown
 from lossbench.figures.parts import (
     bound,
     interval,
+    is_logged,
     measured,
     multiples,
     ns,
@@ -35,12 +36,15 @@ def learning_rate_sensitivity(
     """
     first = estimates.iloc[0]
     worst = 0.04 if records.direction(first.metric) == "higher" else 0.96
-    for ax, loss, look in multiples(estimates, axes, reference, x="lr"):
+    is_shared = first.metric != records.OWN_LOSS  # own losses have units of their own
+    for ax, loss, look in multiples(estimates, axes, reference, x="lr", with_others=is_shared):
         rows, color = estimates[estimates.loss == loss], look.color
         ax.vlines(rows.lr, rows.low, rows.high, color=color, lw=1)
         ax.plot(rows.lr, rows.value, color=color, marker=look.marker, ms=3)
         best = rows[rows.best]
-        ax.plot(best.lr, best.value, "o", ms=8, mfc="none", mec=INK, mew=0.8, zorder=5)
+        ax.plot(
+            best.lr, best.value, "o", ms=8, mfc="none", mec=INK, mew=0.8, zorder=5, clip_on=False
+        )
         for row in rows[rows.diverged > 0].itertuples():
             ax.plot(row.lr, worst, "x", ms=3.5, color=color, transform=ax.get_xaxis_transform())
             ax.annotate(
@@ -54,14 +58,23 @@ def learning_rate_sensitivity(
             )
         ax.set_xscale("log")
         plain_logs(ax.xaxis, estimates.lr.min(), estimates.lr.max(), most=3)
-    _cut_off_failures(axes, estimates)
+    if is_shared:
+        _cut_off_failures(axes, estimates)
+    for ax in axes if not is_shared else ():
+        rows = estimates[estimates.loss == ax.get_label()]
+        if is_logged(rows.value):
+            scale_logs(ax, rows.value)
+        else:
+            _cut_off_failures([ax], rows)
     outer(axes, "learning rate", measured(first.metric, first.split))
+    others = f"Grey: the other losses; dashed: {shown(reference)}."
+    units = "Each loss in units of its own: compare within a panel."
     frame(
         axes[0].figure,
         f"Which learning rates suit each loss on {shown(first.label, 60)}?",
         f"Mean over the seeds that survived and {interval(first.confidence)}, "
         f"{ns(estimates.planned)} a rate. Ring: chosen. × k: k runs diverged. ▲: beyond five "
-        f"times the worst ringed value. Grey: the other losses; dashed: {shown(reference)}.",
+        f"times the worst ringed value. {others if is_shared else units}",
     )
     return axes
 
@@ -71,7 +84,7 @@ def _cut_off_failures(axes: Sequence[Axes], estimates: pd.DataFrame) -> None:
     top = 5 * estimates.value[estimates.best].max()
     if records.direction(estimates.metric.iloc[0]) == "higher":
         for ax in axes:
-            bound(ax, estimates.value.dropna())
+            bound(ax, pd.concat([estimates.low, estimates.high, estimates.value]).dropna())
         return
     if not top < estimates.value.max():
         return

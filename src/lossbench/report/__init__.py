@@ -13,12 +13,13 @@ from lossbench.report.judged import (
     objections,
 )
 from lossbench.report.page import write
-from lossbench.report.pictures import inlined
+from lossbench.report.pictures import Picture, inlined, palette, with_classes
 from lossbench.report.words import OTHER_FUNCTIONAL, table
 
 __all__ = [
     "OTHER_FUNCTIONAL",
     "Comparison",
+    "Picture",
     "across",
     "asked",
     "by_context",
@@ -29,7 +30,9 @@ __all__ = [
     "inlined",
     "main_of",
     "objections",
+    "palette",
     "reached",
     "table",
+    "with_classes",
     "write",
 ]

@@ -103,13 +103,13 @@ def _tuning(task: Comparison) -> Iterator[Drawing]:
     rates = task.rates
     if len({*rates.lr}) < 2 or not rates.value.notna().any():
         return
+    metric, rows = str(rates.metric.iloc[0]), statistics.excess(rates)
     yield Drawing(
         f"learning_rate_sensitivity_{task.name}",
         partial(figures.learning_rate_sensitivity, rates, reference=task.reference),
-        {"panels": rates.loss.nunique()},
+        {"panels": rates.loss.nunique(), "shared": "x" if metric == records.OWN_LOSS else "both"},
         task=task.label,
     )
-    metric, rows = str(rates.metric.iloc[0]), statistics.excess(rates)
     if metric == records.OWN_LOSS or not len(task.paired) or not rows.ratio.notna().any():
         return  # losses have no common unit, or there is no margin to draw
     budgets = statistics.budget_curve(task.grid, metric=metric)
@@ -216,7 +216,8 @@ def _profiles(mains: Sequence[Comparison], found: records.Records) -> Iterator[D
         rows = statistics.performance_profile(scores, taus=TAUS)
         family = scores.drop_duplicates("loss").set_index("loss").family
         reference = scores.reference.iloc[0]
-        rows = rows.assign(family=rows.loss.map(family), task=kind, reference=reference)
+        rows = rows.assign(family=rows.loss.map(family), task=kind, metric=metric)
+        rows = rows.assign(reference=reference)
         draw = partial(figures.performance_profile, rows)
         yield Drawing(f"performance_profile_{kind}_{metric}", draw, {"height": 1.9}, is_single=True)
 

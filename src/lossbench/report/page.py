@@ -355,7 +355,7 @@ def _tuning_row(row: Any) -> dict[str, str]:
         "best rate": f"{row.best_lr:.3g}",
         "stability": f"{row.stability:.0%}",
         "plausible": f"{row.plausible} of {row.rates}",
-        f"excess {row.metric}": _number(row.sensitivity),
+        f"excess {row.metric.replace(records.OWN_LOSS, 'own loss')}": _number(row.sensitivity),
         "diverged": f"{row.diverged_share:.0%}",
     }
 
