@@ -63,6 +63,7 @@ def page(browser, paths, request):
         browser.get_log(log)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     browser.get(paths[request.param].as_uri())
+    browser.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
     return browser
 
 
@@ -172,6 +173,9 @@ def test_a_page_prints_in_black_on_white_and_without_its_menu(page):
     assert paper > 0.9
     menus = "return [...document.querySelectorAll('nav')].map(n => getComputedStyle(n).display)"
     assert {*page.execute_script(menus)} <= {"none"}
+    page.execute_script("document.querySelectorAll('details').forEach(one => one.open = false)")
+    hidden = "return [...document.querySelectorAll('details figure')].filter(f => !f.offsetHeight)"
+    assert page.execute_script(hidden) == [], "a folded figure is not printed"
     printed = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {})["data"])
     assert printed.startswith(b"%PDF")
     assert len(printed) > 10_000

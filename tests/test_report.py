@@ -106,7 +106,7 @@ def test_completeness_comes_first_and_names_what_is_missing(page):
 
 
 def test_the_sections_stand_in_the_order_in_which_a_reader_asks(page):
-    order = ["summary", *report_page.SECTIONS, "methods", "again"]
+    order = ["summary", *report_page.SECTIONS, "words", "methods", "again"]
     assert [name for name in page.ids if name in order] == order
     links = [request[1:] for request in page.requests if request[1:] in order]
     assert [*dict.fromkeys(links)][: len(order)] == order

@@ -64,7 +64,7 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         ax.text(x, y, told, ha="center", va="center", fontsize=size, color=INK, linespacing=1)
     labels = estimates.drop_duplicates("context").set_index("context")
     names = [labels.label[c] for c in places]
-    names = [wrapped(n, int(19 * room), 4) if is_roomy else shown(n, 34) for n in names]
+    names = [wrapped(n, int(19 * room), 4) if is_roomy else shown(n, 50) for n in names]
     heads = [
         f"{name}\n{labels.metric[c]}, ±{labels.margin[c]:g}"
         for name, c in zip(names, places, strict=True)
@@ -169,7 +169,7 @@ def side_by_side(
         question,
         f"{note} Bars: simultaneous {first.confidence:.0%} paired-t intervals, "
         f"{ns(estimates.pairs, 'pairs')}. Grey band: ±{first.margin:g}, too small to matter. "
-        "◂ ▸: beyond the axis.",
+        "◂ ▸: beyond the axis. Where runs diverged, the rest is shown and is not the verdict.",
     )
     return ax
 
@@ -181,6 +181,11 @@ def _setting(
         ax.text(0, y, " diverges", va="center", fontsize=5.5, color=color)
         return
     ends, fill = np.clip([row.low, row.high], low, high), color if marker == MARKERS[0] else PAPER
+    if lost := row.diverged + row.reference_diverged:
+        ax.annotate(
+            f"{lost} diverged", (1, y), (4, 0), xycoords=("axes fraction", "data"),
+            textcoords="offset points", va="center", fontsize=5.5, color=color,
+        )  # fmt: skip
     ax.plot(ends, [y, y], color=color, lw=1.2, solid_capstyle="butt", zorder=3)
     if low <= row.difference <= high:
         ax.plot(row.difference, y, marker, ms=3.6, mfc=fill, mec=color, mew=0.9, zorder=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from lossbench.figures.look import BLUE, GRID, INK, OTHER, PAPER, frame, looks, shown
+from lossbench.figures.look import BAND, BLUE, GRID, INK, OTHER, PAPER, frame, looks, shown
 from lossbench.figures.parts import (
     is_leftmost,
     is_logged,
@@ -19,6 +20,9 @@ from lossbench.figures.parts import (
     plain_logs,
     rows_of_losses,
 )
+
+CLEARLY = 1.01
+"""Ratio to the second beyond which a best value is told as one."""
 
 UNREADABLE = 12
 """More losses than this have no number in each cell of a matrix."""
@@ -80,8 +84,9 @@ def cross_loss(estimates: pd.DataFrame, ax: Axes) -> Axes:
         ax: One axes.
     """
     rows = [*dict.fromkeys(estimates.loss)]
+    seconds = estimates[estimates.ratio > 1].groupby("other").ratio.min()
     columns = [*dict.fromkeys([*rows, *estimates.other])]
-    first, is_readable = estimates.iloc[0], len(columns) <= UNREADABLE
+    first, is_readable, known = estimates.iloc[0], len(columns) <= UNREADABLE, set()
     for row in estimates.itertuples():
         x, y = columns.index(row.other), rows.index(row.loss)
         shade = min(1.0, np.log10(row.ratio)) if row.ratio > 0 else 0.0
@@ -89,13 +94,18 @@ def cross_loss(estimates: pd.DataFrame, ax: Axes) -> Axes:
         if is_readable:
             number = f"{row.value:.2g}".replace("e-0", "e-").replace("-", "−")
             color = PAPER if shade > 0.75 else INK
-            weight = "bold" if row.ratio == 1 else "normal"
+            is_best = row.ratio == 1 and seconds.get(row.other, 1) > CLEARLY
+            weight = "bold" if is_best else "normal"
             ax.text(
                 x, y, number, ha="center", va="center", fontsize=5.5, color=color, weight=weight
             )
+        known.add((x, y))
         if row.loss == row.other:
             edge = Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, fc="none", ec=INK, lw=0.8, zorder=4)
             ax.add_patch(edge)
+    for x, y in itertools.product(range(len(columns)), range(len(rows))):
+        if (x, y) not in known:
+            ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=BAND, lw=0))
     ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
     letters = max(len(shown(loss)) for loss in columns)
     is_roomy = 0.8 * page_width(ax) / len(columns) > 0.06 * letters
@@ -107,12 +117,12 @@ def cross_loss(estimates: pd.DataFrame, ax: Axes) -> Axes:
     ax.tick_params(length=0)
     for side in ax.spines.values():
         side.set(visible=True, color=GRID)
-    best = "bold: best of its column; " if is_readable else ""
+    best = "bold: best of its column by more than 1 %; " if is_readable else ""
     frame(
         ax.figure,
         f"Is each loss best at its own game on {shown(first.label, 60)}?",
         f"Mean over {ns(estimates.n)}, last step; {best}outlined: its own loss. Shade: ratio to "
-        "the column's best, white 1, full 10 and more. Blank: that loss has no value for these "
+        "the column's best, white 1, full 10 and more. Grey: that loss has no value for these "
         "outputs. Losses have units of their own: compare within a column.",
     )
     return ax

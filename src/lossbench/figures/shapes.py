@@ -34,7 +34,7 @@ def loss_shapes(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
         if np.allclose(rows.second, 0, atol=1e-9) and np.ptp(rows["first"]) > 0
     ]
     spikes = "".join(f" {shown(loss)}: second derivative 0, with a spike at 0." for loss in kinks)
-    output = "output" if regression else "true class's output"
+    output = "output" if regression else "true class's output, the other of two classes at 0"
     frame(
         axes[0].figure,
         "How hard does each loss push, and where?",

@@ -86,11 +86,15 @@ def _cut_off_failures(axes: Sequence[Axes], estimates: pd.DataFrame) -> None:
         for ax in axes:
             bound(ax, pd.concat([estimates.low, estimates.high, estimates.value]).dropna())
         return
+    chosen = estimates.value[estimates.best].dropna()
+    is_wide = len(chosen) and chosen.min() > 0 and chosen.max() > 20 * chosen.min()
+    for ax in axes if is_wide else ():
+        scale_logs(ax, estimates.value.clip(upper=top))
     if not top < estimates.value.max():
         return
     for ax in axes:
         rows = estimates[(estimates.loss == ax.get_label()) & (estimates.value > top)]
-        ax.set_ylim(0, top)
+        ax.set_ylim(ax.get_ylim()[0] if is_wide else 0, top)
         across = ax.get_xaxis_transform()
         ax.plot(rows.lr, np.full(len(rows), 0.8), "^", ms=4, color=INK, transform=across)
 
@@ -122,7 +126,7 @@ def learning_rate_cost(
     axes[0].set_xlabel("learning rate / own best")
     axes[1].set_xlabel("learning rates tried, at random")
     axes[0].set_title(f"lost in {measured(first.metric, first.split)}", loc="left")
-    axes[1].set_title("expected loss in it", loc="left")
+    axes[1].set_title("expected shortfall", loc="left")
     axes[1].sharey(axes[0])
     frame(
         axes[0].figure,

@@ -166,13 +166,18 @@ def _learning(task: Comparison, found: records.Records) -> Iterator[Drawing]:
 def _targets(mains: Sequence[Comparison], found: records.Records) -> Iterator[Drawing]:
     for kind, tasks in _by_kind(mains):
         times = [reached(task, found) for task in tasks]
-        rows = [rows.assign(task=kind) for rows in times if len(rows) and rows.reached.any()]
+        rows = [rows.assign(task=kind) for rows in times if len(rows) and _tells(rows)]
         if rows:
             yield Drawing(
                 f"time_to_target_{kind}",
                 partial(figures.time_to_target, pd.concat(rows, ignore_index=True)),
                 {"panels": len(rows), "columns": 3, "shared": "y", "height": 1.55},
             )
+
+
+def _tells(times: pd.DataFrame) -> bool:
+    """Whether losses reach a target, and not all of them at the first look."""
+    return times.reached.any() and len({*map(tuple, times[["steps", "survival"]].to_numpy())}) > 1
 
 
 def reached(task: Comparison, found: records.Records) -> pd.DataFrame:

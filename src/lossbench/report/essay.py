@@ -17,7 +17,7 @@ import pandas as pd
 
 from lossbench import records, statistics
 from lossbench.report.judged import Comparison, asked, by_context, comparisons, main_of
-from lossbench.report.words import listed, rounded
+from lossbench.report.words import interval, listed, rounded
 
 ALONG = 1 - 1e-5
 """A mean cosine above this counts as 1: the records are float32."""
@@ -112,10 +112,11 @@ def _error_signal(mains: Sequence[Comparison], found: records.Records) -> Answer
         )
     for label, rows in table[table.task.isin(_without_noise(usual, found.plan))].groupby("task"):
         ends = [
-            f"{r.loss} {r.final_error_norm:.1g} (gradient {r.final_gradient_norm:.1g})"
+            f"{r.loss} {r.final_error_norm:.1g} (norm of the parameters' gradient "
+            f"{r.final_gradient_norm:.1g})"
             for r in rows.sort_values("final_error_norm").itertuples()
         ]
-        measured.append(f"{label}: error left after the last update {', '.join(ends)}.")
+        verdict += f" {label}, without noise: error left after the last update {', '.join(ends)}."
     slow = [f"{r.loss} on {r.task}" for r in table.itertuples() if 2 * r.converged < r.n]
     if slow:
         measured.append(f"Most runs do not settle in the first 80 % of updates: {listed(slow)}.")
@@ -257,6 +258,7 @@ def _said_of_costs(most: pd.DataFrame) -> Iterator[str]:
         for is_linear, mine in rows.groupby("linear_in_target", sort=False):
             ends = [
                 f"{r.loss} {r.cost_of_labels:+.3f} [{r.low:+.3f}, {r.high:+.3f}]"
+                + _not_arrived(most, r)
                 for r in mine.sort_values("cost_of_labels").itertuples()
             ]
             kind = "losses linear in the target" if is_linear else "others"
@@ -265,6 +267,13 @@ def _said_of_costs(most: pd.DataFrame) -> Iterator[str]:
             f"{data}: what sampled labels cost in distance to the posterior, against the "
             f"distribution itself: {'; '.join(parts)}."
         )
+
+
+def _not_arrived(most: pd.DataFrame, row: Any) -> str:
+    """Says where a small cost means little: the distribution itself has not taught the loss."""
+    alike = most[(most.place == row.place) & (most.loss == row.loss)]
+    left = float(alike.tv_posterior[alike.targets == "distribution"].max())
+    return f" (taught by the distribution it still ends {left:.2f} off)" * bool(left > 0.02)
 
 
 def _sample_size(task: Comparison) -> int:
@@ -289,13 +298,15 @@ def _confidently_wrong(confirmed: Sequence[Comparison], found: records.Records) 
         )
     # The reference's rate for all is the plainest comparison: nothing makes up for a small signal.
     first = next((key for key in told if key[1] == "reference_lr"), next(iter(told)))
+    own = next((key for key in told if key[1] == "own_lr" and key != first), None)
+    verdict = told.pop(first) + (f" {told.pop(own)}" if own else "")
     return Answer(
         "claim_3_confidently_wrong",
         "Through softmax, the gradient of cross entropy at the outputs is again prediction - "
         "target.",
         "Where the model is confidently wrong the error is largest, and so is this gradient; a "
         "loss whose gradient passes through the softmax's own slope gets almost none and stalls.",
-        told.pop(first),
+        verdict,
         [*told.values()],
         "Every loss starts from the same state, fitted to permuted labels with cross entropy, "
         "which leaves the identity link far off; time until the validation metric reaches the "
@@ -356,7 +367,7 @@ def _link_by_loss(confirmed: Sequence[Comparison]) -> Answer | None:
     if not rows:
         return None
     table = pd.DataFrame(rows)
-    measured = []
+    measured, paired = [], _paired_to_reference(confirmed, wanted)
     is_matched = table.condition == "scale_matched"
     condition = "scale_matched" if is_matched.any() else "own_lr"
     for (label, metric), cell in table[table.condition == condition].groupby(
@@ -367,7 +378,7 @@ def _link_by_loss(confirmed: Sequence[Comparison]) -> Answer | None:
             for r in cell.itertuples()
         ]
         short = records.CONDITIONS[condition].short
-        measured.append(f"{label}, {metric} {short}: {'; '.join(told)}.")
+        measured.append(f"{label}, {metric} {short}: {'; '.join(told)}.{paired.get(label, '')}")
     return Answer(
         "claim_4_link_by_loss",
         "The simple gradient belongs to a loss and its link together, not to the loss alone.",
@@ -379,6 +390,20 @@ def _link_by_loss(confirmed: Sequence[Comparison]) -> Answer | None:
         "t interval over seeds. The identity's matching loss is the square itself.",
         table,
     )
+
+
+def _paired_to_reference(confirmed: Sequence[Comparison], wanted: set[str]) -> dict[str, str]:
+    """The differences within seeds that the means of the table hide, at matched scale."""
+    told = {}
+    for task in confirmed:
+        rows = task.paired[task.paired.loss.isin(wanted)]
+        if task.condition == "scale_matched" and len(rows):
+            ends = [
+                f"{r.loss} {interval(r.difference, r.low, r.high, sign=True)}"
+                for r in rows.itertuples()
+            ]
+            told[task.label] = f" Within seeds, minus {task.reference}: {', '.join(ends)}."
+    return told
 
 
 def _crossed(task: Comparison) -> Iterator[dict[str, Any]]:

@@ -60,6 +60,11 @@ def _training(task: Comparison) -> str:
     return ", ".join(told)
 
 
+def selected_by(task: Comparison) -> str:
+    """The validation metric that chose the learning rates of a task."""
+    return str(task.rates.metric.iloc[0]).replace(records.OWN_LOSS, "each loss's own value")
+
+
 def config_of(runs: pd.DataFrame) -> dict[str, Any]:
     """The recorded configuration of the first run that has one."""
     texts = [text for text in runs.config.dropna() if text]
@@ -76,12 +81,12 @@ def _tuning(mains: Sequence[Comparison], question: Mapping[str, Any]) -> Iterato
         return
     spent = pd.concat([task.budgets for task in tuned])
     rates = pd.concat([task.rates for task in tuned])
-    chosen_by = {str(task.rates.metric.iloc[0]) for task in tuned}
+    chosen_by = sorted({selected_by(task) for task in tuned})
     trials, runs = (_span(spent[name]) for name in ("trials", "tuning_runs"))
     more = [key for key in question["tuned"] if key != "optimizer.lr"]
     what = f"The learning rate{' (with ' + listed(more) + ')' if more else ''}"
     yield (
-        f"{what} was tuned for each loss on the validation split by {listed(sorted(chosen_by))}: "
+        f"{what} was tuned for each loss on the validation split by {listed(chosen_by)}: "
         f"{trials} candidates between {rates.lr.min():.2g} and {rates.lr.max():.2g} in {runs} "
         "runs a loss, the same for all losses of a task (where a best rate lay on the grid's edge, "
         "the grid was extended for all of them), and confirmed on fresh seeds."
@@ -140,6 +145,18 @@ def _machine(runs: pd.DataFrame) -> Iterator[str]:
         yield f"Software: {'; '.join(sorted(told))}."
 
 
+def _made_of(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
+    """Data and model, with what the configuration sets of them."""
+    facts = config_of(task.runs)
+    source = plan.get("data", {}).get(task.runs.data.iloc[0], {}).get("source", "")
+    for kind, about in (("data", source), ("model", "")):
+        part = facts.get(kind, {})
+        params = ", ".join(f"{name} {value}" for name, value in part.get("params", {}).items())
+        told = "; ".join(text for text in (about, params) if text)
+        if part:
+            yield f"{kind.capitalize()}: {part['name']}" + (f" ({told})." if told else ".")
+
+
 def hardware(runs: pd.DataFrame) -> str:
     """Device, threads and precision of some runs."""
     ran = runs.dropna(subset="device")
@@ -175,8 +192,9 @@ DRAWN = {
 def of_task(task: Comparison, plan: Mapping[str, Any]) -> str:
     """How the runs of a task came about, as far as the records tell."""
     ran = task.runs[task.runs.status.isin(["done", "diverged"])]
-    lines = [f"{_training(task)}.".capitalize() if not _training(task).startswith("SGD") else
-             f"{_training(task)}."]  # fmt: skip
+    lines = [*_made_of(task, plan), f"Training: {_training(task)}."]
+    if len({*task.rates.lr}) > 1:
+        lines.append(f"Learning rates were chosen by {selected_by(task)} on validation.")
     if len(ran) and len({*ran.seed}) > 1:
         kind = plan.get("data", {}).get(task.runs.data.iloc[0], {}).get("drawn", "generated")
         lines.append(DRAWN[kind] if len({*ran.data_sha}) > 1 else DRAWN["fixed"])

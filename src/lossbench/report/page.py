@@ -32,7 +32,8 @@ SECTIONS: dict[str, tuple[str, str, str]] = {
     "tasks": (
         "Task by task",
         "How well does each loss do, and how much do seeds differ?",
-        "Means on their own, then the differences within seeds that the verdicts rest on.",
+        "Means on their own, then the differences within seeds that the verdicts rest on. What the "
+        "columns are stands under Words.",
     ),
     "tuning": (
         "Learning rates",
@@ -75,6 +76,10 @@ SECTIONS: dict[str, tuple[str, str, str]] = {
     ),
 }
 """Sections with figures in the order of the page: short name, question, how to read it."""
+
+
+FOLDED = ("tuning", "dynamics", "convergence", "calibration", "cross", "robustness")
+"""Sections that show their first task and fold the others."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +145,14 @@ def write(sweep: Path | records.Records, *, workers: int = 1) -> Path:
         against=objections(found, together),
         scope=_scope(mains),
         summary=[_summarised(task) for task in mains],
+        buckets=[*words.BUCKETS],
+        counted=words.counted(mains),
+        seeds=_seeds(found),
+        metrics=_metrics(mains),
         answers=[{**vars(one), "rows": _texts(one.table)} for one in answers],
         sections=SECTIONS,
+        folded=FOLDED,
+        terms=words.TERMS.items(),
         pictures={name: [by_name[d.name] for d in some] for name, some in planned.items()},
         tables=_tables(groups, mains, numbers),
         tasks=[_section(task, found) for task in mains],
@@ -238,6 +249,23 @@ def _scope(mains: Sequence[Comparison]) -> str:
             "data and the batches"
         )
     return f"{told}."
+
+
+def _seeds(found: records.Records) -> str:
+    """Which seeds each stage used."""
+    told = []
+    for stage, rows in found.runs.groupby("stage", sort=False):
+        seeds = sorted({int(seed) for seed in rows.seed.dropna()})
+        is_range = seeds == [*range(seeds[0], seeds[-1] + 1)] and len(seeds) > 2
+        some = f"{seeds[0]} to {seeds[-1]}" if is_range else ", ".join(map(str, seeds[:40]))
+        told.append(f"{stage} {some}")
+    return "; ".join(told)
+
+
+def _metrics(mains: Sequence[Comparison]) -> list[tuple[str, records.Metric]]:
+    """The metrics that the page shows, with what they are."""
+    shown = {name for task in mains for name in (task.metric, *words.other_metrics(task))}
+    return [(name, metric) for name, metric in records.METRICS.items() if name in shown]
 
 
 def _summarised(task: Comparison) -> dict[str, Any]:

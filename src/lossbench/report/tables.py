@@ -20,12 +20,17 @@ def write_tables(folder: Path, numbers: Mapping[str, pd.DataFrame]) -> None:
         numbers: Tables by file stem.
     """
     for name, frame in numbers.items():
-        safe = frame.map(lambda v: f"'{v}" if isinstance(v, str) and v[:1] in tuple("=+-@") else v)
+        safe = frame.map(lambda v: f"'{v}" if isinstance(v, str) and _is_obeyed(v) else v)
         store.write(folder / f"{name}.csv", safe.to_csv(index=False).encode())
         head = [str(column) for column in frame.columns]
         body = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
         store.write(folder / f"{name}.md", _markdown(head, body).encode())
         store.write(folder / f"{name}.tex", _latex(head, body).encode())
+
+
+def _is_obeyed(text: str) -> bool:
+    """Whether a spreadsheet would take it for a formula; a signed number is none."""
+    return text[:1] in tuple("=@") or (text[:1] in tuple("+-") and not text[1:2].isdigit())
 
 
 def stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:

@@ -92,12 +92,32 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
+TERMS = {
+    "task": "a data set and a model; what follows a dot is what else was varied",
+    "reference": "the loss that all others of a task are compared with, declared beforehand",
+    "margin": "the difference, declared beforehand, that is too small to matter",
+    "own best rate": "the learning rate at which the loss was best on validation in tuning",
+    "matched scale": "the reference's best rate, scaled so that first updates are as large as its",
+    "diverged": "a run whose loss or outputs were no longer finite; it ranks as the worst",
+    "incomplete": "a run of the loss or the reference failed or is missing",
+    "still improving": "in most runs validation was best at the last evaluation",
+    "would settle it": "seeds for a verdict with a chance of 80 %, mean and spread as seen here",
+    "gradient norm": "of the mean loss by all parameters",
+    "output gradient": "of the loss by the model's outputs, before the inverse link: what the loss "
+    "feeds back, its error signal",
+    "error": "prediction - target, over a batch and all outputs",
+    "cosine": "between output gradient and error, as one long vector over the batch",
+    "inverse link": "what makes a prediction of the outputs: identity, sigmoid, softmax",
+    "own loss": "the mean of the loss that a run was trained with",
+}
+"""What the page means by a word."""
+
 LONG_UNIT = "standard deviations of the training target"
 
 BUCKETS = {
     "better": ("better",),
-    "equivalent": ("equivalent", "different but below the margin"),
-    "undecided": ("not distinguishable",),
+    "equivalent or below the margin": ("equivalent", "different but below the margin"),
+    "not distinguishable": ("not distinguishable",),
     "worse": ("worse",),
 }
 """How a summary sorts verdicts; what stands nowhere here has none."""
@@ -112,6 +132,15 @@ def bucketed(task: Comparison) -> dict[str, list[str]]:
         told = "" if name != "none" else f": {row.verdict}"
         found[name].append(f"{row.loss}{told}{late}")
     return found
+
+
+def counted(mains: Sequence[Comparison]) -> str:
+    """How many comparisons came out which way, in a sentence; empty where there are none."""
+    found = pd.concat([pd.Series(dtype=str), *(task.paired.verdict for task in mains)])
+    if found.empty:
+        return ""
+    told = [f"{count} {verdict}" for verdict, count in found.value_counts().items()]
+    return f"Of {len(found)} comparisons with a reference: {', '.join(told)}."
 
 
 def listed(names: Sequence[str]) -> str:
@@ -156,13 +185,16 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "p_holm": f"{other['p_holm']:.2g}" if other else "",
                 "verdict": verdict,
                 "exploratory": bool(other.get("exploratory", False)),
-                "others": {
-                    name: rounded(mine.value[name], mine.high[name] - mine.value[name])
-                    for name in other_metrics(task)
-                },
+                "others": {name: _other(mine.loc[name], row["n"]) for name in other_metrics(task)},
             }
         )
     return found
+
+
+def _other(row: Any, n: int) -> str:
+    """Mean of another metric, with its n where some runs have no finite value."""
+    told = rounded(row.value, row.high - row.value)
+    return told if row.n in (0, n) else f"{told} (n = {row.n})"
 
 
 def other_metrics(task: Comparison) -> list[str]:
