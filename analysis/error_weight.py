@@ -4,16 +4,13 @@ python analysis/error_weight.py runs/essay [out.png]
 """
 
 import sys
-from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from lossbench import figures
+from lossbench import figures, records
 
 sweep = sys.argv[1]
 out = sys.argv[2] if len(sys.argv) > 2 else "error_weight.png"
 
-shapes = pq.read_table(Path(sweep) / "curves.parquet").to_pandas()
+shapes = records.load(sweep).curves
 shapes = shapes[shapes.task == "classification"]
 if shapes.empty:
     sys.exit(f"{sweep} has no classification losses")

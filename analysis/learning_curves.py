@@ -17,6 +17,7 @@ task = report.chosen(found, wanted)
 
 evals = found.evals[(found.evals.metric == task.metric) & (found.evals.split == SPLIT)]
 curves = statistics.curves(statistics.joined(evals, task.runs), value="value", confidence=0.95)
+curves = statistics.with_losses_of_runs(curves, task.runs)
 curves = curves.assign(metric=task.metric, split=SPLIT)
 
 with figures.style():

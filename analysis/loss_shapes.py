@@ -4,17 +4,14 @@ python analysis/loss_shapes.py runs/essay [out.png] [regression | classification
 """
 
 import sys
-from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from lossbench import figures
+from lossbench import figures, records
 
 sweep = sys.argv[1]
 out = sys.argv[2] if len(sys.argv) > 2 else "loss_shapes.png"
 task = sys.argv[3] if len(sys.argv) > 3 else "regression"
 
-shapes = pq.read_table(Path(sweep) / "curves.parquet").to_pandas()
+shapes = records.load(sweep).curves
 if task not in set(shapes.task):
     task = shapes.task.iloc[0]
 

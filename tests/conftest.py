@@ -32,6 +32,7 @@ PLAIN = {
         "precision": "float32",
         "pack_size": 128,
         "threads": 1,
+        "commit_every": 30,
     },
     "init": {"from": "random", "output_scale": 1.0},
     "name": "test",
@@ -94,7 +95,7 @@ def skip_without(what: str, reason: str) -> None:
     pytest.skip(reason)
 
 
-def without_pictures(folder, drawings, *, workers):
+def without_pictures(folder, drawings, *, workers, losses):
     """Stands in for `pictures.all_drawn`, which takes most of the time of a report."""
     return [pictures.Picture(one.name, one.task, "", "", ()) for one in drawings]
 
@@ -127,3 +128,18 @@ def make_run(**overrides: object) -> config.Run:
 @pytest.fixture
 def run_of():
     return make_run
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The promises of tests/test_faults.py that held, with their figures."""
+    passed = terminalreporter.stats.get("passed", [])
+    found = [
+        (value[0], report.nodeid.partition("::")[2], value[1])
+        for report in passed
+        for name, value in report.user_properties
+        if name == "figure" and report.when == "call"
+    ]
+    if found:
+        terminalreporter.section("promises that held")
+        for promise, test, told in found:
+            terminalreporter.write_line(f"{promise}: {told}  ({test})")

@@ -202,9 +202,10 @@ def build(
         "data": {run.data: {"task": run.task, "source": "invented"} for run in runs},
         "declarations": [{"sha256": digest, "declared": declared, "runs_before": 0}] * declaration,
     }
-    store.write(folder / "sweep.json", store.to_json(plan))
+    drawn = _curves(losses) if curves else b""
+    store.write(folder / "sweep.json", store.sealed({**plan, "curves_sha": store.sha256(drawn)}))
     if curves:
-        store.write(folder / "curves.parquet", _curves(losses))
+        store.write(folder / "curves.parquet", drawn)
     return folder
 
 
@@ -221,7 +222,8 @@ def _write_pack(folder: Path, pack_id: str, members: Sequence[Fake]) -> None:
         columns = {key: [row.get(key, pack_id) for row in rows] for key in names}
         files[f"{name}.parquet"] = records.encode(records.table_from(name, columns))
     status = {run.run_id: {"status": run.status, "reason": ""} for run in members}
-    store.commit(folder, files, {"schema": records.SCHEMA, "members": status})
+    facts = {"schema": records.SCHEMA, "members": status, "is_finished": True}
+    store.commit(folder, files, facts)
 
 
 def _keys(run: Fake) -> dict[str, Any]:

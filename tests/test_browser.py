@@ -22,7 +22,10 @@ PAGES = ("report", "hostile", "card")
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium driven from here, which logs what it asks for and complains of."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    try:
+        from selenium import webdriver
+    except ImportError:
+        skip_without("browser", "selenium is not installed: pip install selenium")
     programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if None in programs:
         skip_without(

@@ -199,7 +199,9 @@ def test_a_device_this_machine_lacks_is_refused_with_the_cure(monkeypatch):
 def test_engine_settings_are_checked_too():
     with pytest.raises(ConfigError, match=r"engine\.threads is 0"):
         to_engine(plain_config(engine__threads=0))
-    assert to_engine(plain_config()) == config.Engine(device="cpu", pack_size=128, threads=1)
+    assert to_engine(plain_config()) == config.Engine(
+        device="cpu", pack_size=128, threads=1, commit_every=30
+    )
 
 
 @pytest.mark.parametrize(("loss", "data"), [("mse", "diabetes"), ("brier", "digits")])

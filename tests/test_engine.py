@@ -31,7 +31,7 @@ VOLATILE = ["pack_id", "pack_size", "train_seconds"]
 def trained(runs, *, padding=2):
     pack = packs.Pack("pack", tuple(runs))
     splits = {run.seed: splits_of(run) for run in runs}
-    tables = train(pack, splits, device=CPU, padding=padding, flush=lambda step: None)
+    tables = train(pack, splits, device=CPU, padding=padding, flush=lambda step, snapshot: None)
     return {name: table.to_pandas() for name, table in tables.items()}
 
 

@@ -31,7 +31,7 @@ def curves(losses, *, metric="rmse", steps=(0, 10, 100, 500)):
     ]
     frame = pd.DataFrame(rows)
     return frame.assign(low=frame.value * 0.9, high=frame.value * 1.1, n=10).assign(
-        metric=metric, split="validation", confidence=0.95
+        metric=metric, split="validation", confidence=0.95, lost_at=np.inf
     )
 
 
@@ -60,6 +60,7 @@ def differences(losses):
         diverged=0,
         reference_diverged=0,
         exploratory=False,
+        split="test",
     )
 
 
@@ -408,3 +409,178 @@ def test_style_leaves_no_trace_and_pyplot_has_no_figures():
         draw_forest(REGRESSION, 7.0)
     assert dict(mpl.rcParams) == before
     assert pyplot.get_fignums() == []
+
+
+# ---- what is drawn is what was given -------------------------------------------------------------
+
+
+def lines(ax):
+    """Solid and dashed lines of an axes that have more than one point, as arrays."""
+    return [np.array(line.get_xydata()) for line in ax.lines if len(line.get_xdata()) > 1]
+
+
+def drawn(ax, x, y):
+    return any(
+        len(found) == len(x) and np.allclose(found, np.column_stack([x, y])) for found in lines(ax)
+    )
+
+
+def bands(ax):
+    return [found.get_datalim(ax.transData) for found in ax.collections]
+
+
+def test_a_learning_curve_is_the_value_within_its_interval_and_the_others_behind():
+    frame = curves({"mse": "power", "mae": "power"})
+    with figures.style():
+        _, axes = figures.page(2)
+        figures.learning_curves(frame, axes, reference="mse")
+    for ax in axes:
+        for _, rows in frame.groupby("loss"):
+            assert drawn(ax, rows.step, rows.value)
+        mine = frame[frame.loss == ax.get_label()]
+        (band,) = bands(ax)
+        assert (band.y0, band.y1) == pytest.approx((mine.low.min(), mine.high.max()))
+
+
+def test_a_cross_marks_where_the_first_run_is_lost():
+    frame = curves({"mse": "power", "mae": "power"})
+    frame.loc[frame.loss == "mae", "lost_at"] = 50.0
+    with figures.style():
+        _, axes = figures.page(2)
+        figures.learning_curves(frame, axes, reference="mse")
+    crosses = {
+        ax.get_label(): [tuple(line.get_xdata()) for line in ax.lines if line.get_marker() == "x"]
+        for ax in axes
+    }
+    assert crosses == {"mse": [()], "mae": [(100,)]}
+
+
+def test_a_forest_shows_each_difference_its_interval_its_dots_and_the_margin():
+    rows = differences({"mae": "power", "huber": "monotone"})
+    with figures.style():
+        _, axes = figures.page()
+        figures.forest(rows, axes[0])
+    ax = axes[0]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    for row in rows.itertuples():
+        y = names.index(row.loss)
+        assert drawn(ax, [row.low, row.high], [y, y])
+        assert drawn(ax, row.differences, [y - 0.22] * 10)
+        assert any(
+            line.get_marker() == "D" and line.get_xdata()[0] == row.difference for line in ax.lines
+        )
+    assert (
+        names == ["huber", "mae"] if rows.difference[0] < rows.difference[1] else ["mae", "huber"]
+    )
+    band = ax.patches[0].get_extents().transformed(ax.transData.inverted())
+    assert (band.x0, band.x1) == pytest.approx((-0.02, 0.02))
+
+
+def test_a_verdict_has_its_colour_its_sign_and_its_place():
+    verdicts = {"better": "▲", "worse": "▼", "equivalent": "=", "not distinguishable": "?"}
+    rows = differences(dict.fromkeys(verdicts, "power")).assign(verdict=[*verdicts])
+    rows.loc[rows.loss == "worse", "verdict"] = "reference diverges"
+    with figures.style():
+        _, axes = figures.page()
+        figures.verdict_map(rows.assign(loss=[*verdicts]), axes[0])
+    cells = {patch.get_y() + 0.5: patch for patch in axes[0].patches}
+    names = [label.get_text() for label in axes[0].get_yticklabels()]
+    told = {text.get_position()[1]: text.get_text() for text in axes[0].texts}
+    assert axes[0].get_ylim()[0] > axes[0].get_ylim()[1]  # the first loss on top
+    for row in rows.itertuples():
+        y = names.index(row.loss)
+        if row.loss == "worse":
+            assert told[y] == "– ref. div."
+            continue
+        assert told[y].startswith(f"{verdicts[row.loss]} ")
+        assert float(told[y][2:].replace("−", "-")) == pytest.approx(row.difference, abs=1e-3)
+    blue = mpl.colors.to_rgb(figures.BLUE)
+    assert cells[names.index("better")].get_facecolor()[:3] == pytest.approx(blue)
+
+
+def test_settings_side_by_side_show_each_interval_and_count_what_diverged():
+    rows = several(differences({"mae": "power"}), "setting", ["one", "two"])
+    rows.loc[1, ["difference", "low", "high", "diverged"]] = [0.015, 0.01, 0.02, 3]
+    with figures.style():
+        figure, axes = figures.page()
+        figures.side_by_side(rows, axes[0], question="?", note="")
+    ends = {tuple(np.round(found[:, 0], 6)) for found in lines(axes[0])}
+    assert {(round(r.low, 6), round(r.high, 6)) for r in rows.itertuples()} <= ends
+    assert "3 diverged" in texts(figure)
+
+
+def test_the_share_at_target_rises_from_nought_as_runs_reach_it():
+    with figures.style():
+        _, axes = figures.page(2, shared="y")
+        figures.time_to_target(targets({"mse": "power"}), axes)
+    assert lines(axes[0])[0].tolist() == [[0, 0], [10, 0.5], [40, 0.9], [500, 0.9]]
+
+
+def test_what_is_recalibrated_is_full_and_what_comes_raw_is_hollow():
+    frame = means({"mse": "power"})
+    frame.loc[frame.metric == "nll_raw", "value"] = 2.0
+    with figures.style():
+        _, axes = figures.page(2, shared="none")
+        figures.calibration(frame, axes)
+    dots = {line.get_xdata()[0]: line for line in axes[0].lines if line.get_marker() == "o"}
+    assert mpl.colors.to_hex(dots[2.0].get_markerfacecolor()) == "#ffffff"
+    full = mpl.colors.to_hex(dots[1.0].get_markerfacecolor())
+    assert full == figures.COLORS["power"].lower()
+
+
+def test_only_the_chosen_rate_is_ringed_and_a_loss_without_one_has_none():
+    frame = rates({"mse": "power", "mae": "power"})
+    frame.loc[frame.loss == "mae", "best"] = False
+    with figures.style():
+        figure, axes = figures.page(2)
+        figures.learning_rate_sensitivity(frame, axes, reference="mse")
+        figure.draw_without_rendering()
+    rings = {
+        ax.get_label(): [line.get_xdata()[0] for line in ax.lines if line.get_markersize() == 8]
+        for ax in axes
+    }
+    assert rings == {"mse": [0.1], "mae": []}
+    assert all(ax.get_position().width > 0.2 for ax in axes)
+
+
+def test_a_profile_is_the_share_at_each_score():
+    frame = profiles({"mse": "power"})
+    with figures.style():
+        _, axes = figures.page()
+        figures.performance_profile(frame, axes[0])
+    assert drawn(axes[0], frame.tau, frame.value)
+
+
+def test_a_matrix_says_the_value_where_it_was_trained_and_judged():
+    frame = matrix({"mse": "power", "mae": "power"})
+    frame["value"] = [1.0, 2.0, 3.0, 4.0]
+    with figures.style():
+        _, axes = figures.page()
+        figures.cross_loss(frame, axes[0])
+    told = {text.get_position(): float(text.get_text()) for text in axes[0].texts}
+    assert told == {(0, 0): 1.0, (1, 0): 2.0, (0, 1): 3.0, (1, 1): 4.0}
+
+
+def test_shapes_are_drawn_below_their_own_names():
+    frame = shapes({"mse": "power"})
+    with figures.style():
+        _, axes = figures.page(3, shared="none")
+        figures.loss_shapes(frame, axes)
+    for ax, column in zip(axes, ("value", "first", "second"), strict=True):
+        assert drawn(ax, frame.argument, frame[column])
+        assert ax.get_title("left") == {"value": "loss"}.get(column, f"{column} derivative")
+
+
+def test_a_loss_looks_alike_whatever_stands_beside_it():
+    every = {("mse", "power"), ("mae", "power"), ("quartic", "power")}
+    alone, beside = (
+        curves(dict.fromkeys(names, "power")) for names in (["quartic"], ["mse", "quartic"])
+    )
+    with figures.style(losses=every):
+        assert figures.looks(alone)["quartic"] == figures.looks(beside)["quartic"]
+    assert figures.looks(alone)["quartic"] != figures.looks(beside)["quartic"]
+
+
+def test_a_page_without_panels_is_refused_with_the_cure():
+    with pytest.raises(ValueError, match="check that the frame has rows"):
+        figures.page(0)

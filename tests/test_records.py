@@ -42,7 +42,7 @@ def write_pack(folder, pack_id, statuses):
     store.commit(
         folder / "packs" / pack_id,
         {f"{name}.parquet": records.encode(table_of(name, rows)) for name, rows in tables.items()},
-        {"schema": records.SCHEMA, "members": members},
+        {"schema": records.SCHEMA, "members": members, "is_finished": True},
     )
 
 
@@ -50,7 +50,7 @@ def write_plan(folder, run_ids):
     facts = {"stage": "tune", "loss": "mse", "data": "diabetes", "lr": 0.1, "seed": 1}
     plan = {"planned": dict.fromkeys(run_ids, facts), "declarations": [], "name": "n"}
     plan |= {"losses": {}, "data": {}, "commands": []}
-    store.write(folder / "sweep.json", store.to_json(plan))
+    store.write(folder / "sweep.json", store.sealed(plan))
 
 
 @pytest.fixture
@@ -127,10 +127,10 @@ def test_a_folder_that_is_no_sweep_is_refused_with_an_example(tmp_path):
             records.load(folder)
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"planned": {}}', "3"])
-def test_a_plan_that_is_not_ours_is_refused_with_the_cure(sweep, text):
-    (sweep / "sweep.json").write_text(text)
-    with pytest.raises(store.StoreError, match=r"not a plan of lossbench\. Delete it"):
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"3", store.sealed({"planned": {}})])
+def test_a_plan_that_is_not_ours_is_refused_with_the_cure(sweep, content):
+    (sweep / "sweep.json").write_bytes(content)
+    with pytest.raises(store.StoreError, match=r"not a (plan|record).*[Dd]elete"):
         records.load(sweep)
 
 

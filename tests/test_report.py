@@ -1,5 +1,6 @@
 import csv
 import html.parser
+import logging
 import re
 import runpy
 import sys
@@ -18,8 +19,8 @@ from sweep_on_disk import (
 )
 
 from lossbench import records, report
+from lossbench.report import drawings, pictures, tables, words
 from lossbench.report import page as report_page
-from lossbench.report import pictures, tables, words
 
 ANALYSIS = Path(__file__).parent.parent / "analysis"
 FORMATS = ("png", "svg", "pdf")
@@ -197,8 +198,11 @@ def test_the_plain_table_fits_eighty_columns_and_says_the_verdicts(sweep):
     assert report.table(records.load(sweep)) == text
 
 
+DIGITS = {("digits", "mlp"): CLASSIFICATION}
+
+
 def small(stage):
-    return [run for run in plan_runs({("digits", "mlp"): CLASSIFICATION}) if run.stage == stage]
+    return [run for run in plan_runs(DIGITS) if run.stage == stage]
 
 
 SWEEPS = {
@@ -213,20 +217,78 @@ SWEEPS = {
     "confirm_only": small("confirm"),
     "reference_gone": with_status(small("confirm"), "failed", count=99, loss="cross_entropy"),
     "no_reference": own({"brier": "proper", "mse_logits": "matching"}),
+    "one_task_failed": [
+        *own(rates=(0.01, 0.1)),
+        *own({"mse": "power", "mae": "power"}, data="diabetes", rates=(0.01, 0.1), status="failed"),
+    ],
+    "one_task_missing": [
+        *small("confirm"),
+        *own({"mse": "power"}, data="diabetes", rates=(0.01, 0.1), status="missing"),
+    ],
+    "tuning_failed": with_status(
+        plan_runs({("digits", "mlp"): CLASSIFICATION}),
+        "failed",
+        count=99,
+        stage="tune",
+        loss="brier",
+    ),
+    "diverged_at_every_rate": with_status(
+        plan_runs({("digits", "mlp"): CLASSIFICATION}), "diverged", count=99, loss="brier"
+    ),
 }
 
 
 @pytest.mark.parametrize("name", SWEEPS)
 @pytest.mark.usefixtures("svg_only")
-def test_every_kind_of_sweep_gives_a_report_and_a_table(tmp_path, name):
+def test_every_kind_of_sweep_gives_a_report_and_a_table(tmp_path, name, caplog):
     folder = build(tmp_path / name, SWEEPS[name], declaration=False, curves=False)
-    text = Page(report.write(folder)).text
+    with caplog.at_level(logging.ERROR):
+        text = Page(report.write(folder)).text
+    assert caplog.text == ""
     assert "planned runs are complete" in text
     assert "Nothing was declared beforehand" in text
     assert max([0, *(len(line) for line in report.table(folder).splitlines())]) <= 80
 
 
 @pytest.mark.usefixtures("svg_only")
+@pytest.mark.usefixtures("svg_only")
+def test_tasks_whose_names_differ_in_a_sign_only_have_figures_of_their_own(tmp_path):
+    runs = [
+        replace(run, data=data)
+        for data in ("my-data", "my.data")
+        for run in own({"mse": "power", "mae": "power"}, data="diabetes")
+    ]
+    page = Page(report.write(build(tmp_path / "alike", runs)))
+    assert len(page.ids) == len({*page.ids})
+    drawn = [*(tmp_path / "alike" / "report" / "figures").glob("learning_curves_my_data*.svg")]
+    assert len(drawn) == 4
+
+
+def test_a_figure_that_breaks_costs_itself_only(tmp_path, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(drawings.figures, "learning_curves", broken)
+    folder = build(tmp_path / "broken", own(seeds=2))
+    text = Page(report.write(folder)).text
+    assert "How fast does each loss learn digits" not in text
+    assert "What does each loss feed back while it learns digits" in text
+    assert "figure learning_curves_digits_mlp_as_given could not be drawn" in caplog.text
+
+
+@pytest.mark.usefixtures("svg_only")
+def test_a_report_leaves_nothing_of_the_one_before(tmp_path):
+    folder = build(tmp_path / "anew", own(seeds=2))
+    report.write(folder)
+    old = folder / "report" / "figures" / "forest_of_another_task.png"
+    old.write_bytes(b"old")
+    own_notes = folder / "report" / "notes.txt"
+    own_notes.write_text("mine")
+    report.write(folder)
+    assert not old.exists()
+    assert own_notes.exists()
+
+
 def test_own_sweeps_are_exploratory_at_each_loss_best_rate(tmp_path):
     folder = build(tmp_path / "own", own(rates=(0.01, 0.1), seeds=8), declaration=False)
     text = report.table(folder)

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
 import time
@@ -19,8 +20,10 @@ from typing import Any, NoReturn
 
 import lossbench
 
-DONE, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes."""
+DONE, SOME_FAILED, MISTAKE, BY_SIGNAL = 0, 1, 2, 128
+"""Exit codes; the last is added to the number of the signal that ended a command."""
+
+INTERRUPTED = BY_SIGNAL + signal.SIGINT
 
 HELP = """\
 lossbench trains identical models under many losses, proves that they were identical,
@@ -84,9 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if re.fullmatch(r"[A-Za-z][\w-]*", command):
             return _mistake(f"unknown command {command!r}: {_nearest(command, COMMANDS)}")
         return _sweep(arguments)
-    except KeyboardInterrupt:
-        print("\nInterrupted. What was finished is kept; the same command goes on from there.")
-        return INTERRUPTED
+    except KeyboardInterrupt as end:
+        print("\nInterrupted. What was done is kept; the same command goes on from there.")
+        return BY_SIGNAL + getattr(end, "signal", signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -133,7 +136,7 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
 
     from lossbench.config import ConfigError, explained, register
     from lossbench.launch import RunsFailed
-    from lossbench.store import StoreError
+    from lossbench.store import StoreError, WriteError
 
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("lossbench").setLevel(logging.INFO)
@@ -153,6 +156,9 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
         return _mistake("a yaml file cannot be read: " + " ".join(str(error).split()))
     except (HydraException, OmegaConfBaseException) as error:
         return _mistake(explained(error))
+    except WriteError as error:
+        print(f"lossbench: {error}", file=sys.stderr)
+        return SOME_FAILED
     except (ConfigError, StoreError, OSError) as error:
         return _mistake(str(error))
 
@@ -295,14 +301,21 @@ def _show(loaded: Any) -> None:
     print("\n" + report.claims(loaded), end="")
     start = time.monotonic()
     print("\nWriting the report ...", flush=True)
-    path = report.write(loaded, workers=os.cpu_count() or 1)
+    path = report.write(loaded, workers=min(8, _cores()))
     seconds = time.monotonic() - start
-    drawn = len([*(path.parent / "figures").glob("*.pdf")])
+    drawn = len([*(path.parent / "figures").glob("*_one_column.pdf")])
     told = len([*(path.parent / "tables").glob("*.csv")])
     print(f"Report:  {path}  ({seconds:.0f} s)")
-    print(f"Figures: {path.parent / 'figures'}  ({drawn} as PNG, SVG and PDF)")
+    print(f"Figures: {path.parent / 'figures'}  ({drawn} as PNG, SVG and PDF, at two widths)")
     print(f"Tables:  {path.parent / 'tables'}  ({told} as CSV, Markdown and LaTeX)")
     print(f"Records: {loaded.sweep_dir}  (in Python: lossbench.records.load)")
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 _COLORS = {"better": "1;32", "worse": "1;31", "diverges": "1;31", "reference": "1"}
@@ -401,8 +414,8 @@ def _write_card(path: Path, entry: Any, measured: Mapping[str, Any]) -> int:
 
     try:
         store.write(path, card.page(entry, measured[entry.name]).encode())
-    except OSError as error:
-        return _mistake(f"--card {path} cannot be written ({error.strerror}): name another file")
+    except store.WriteError as error:
+        return _mistake(f"--card {error}, or name another file")
     print(f"Card: {path}")
     return SOME_FAILED if _is_disputed([entry], measured) else DONE
 

@@ -105,6 +105,7 @@ class EngineNode:
     precision: str = "float32"
     pack_size: int = 128
     threads: int = 1
+    commit_every: float = 30.0
 
 
 INIT = {"from": "random", "output_scale": 1.0}
@@ -225,6 +226,7 @@ class Engine:
     device: str
     pack_size: int
     threads: int
+    commit_every: float
 
     @property
     def padding(self) -> int:
@@ -300,7 +302,8 @@ def to_engine(config: DictConfig | Mapping[str, Any]) -> Engine:
     _check_engine(node)
     if node["device"] == "cuda" and not torch.cuda.is_available():
         raise ConfigError("engine.device is cuda: torch finds no CUDA device here, use engine=cpu")
-    return Engine(device=node["device"], pack_size=node["pack_size"], threads=node["threads"])
+    names = ("device", "pack_size", "threads", "commit_every")
+    return Engine(**{name: node[name] for name in names})
 
 
 def run_id(facts: Mapping[str, Any]) -> str:

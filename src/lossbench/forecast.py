@@ -143,7 +143,7 @@ class _Speeds:
                 splits,
                 device=self.device,
                 padding=self.padding,
-                flush=lambda step: None,
+                flush=lambda step, snapshot: None,
             )
             return (time.monotonic() - start) / len(runs)
 

@@ -239,6 +239,7 @@ def _sweep(config: DictConfig, hydra: Any) -> Sweep:
     return Sweep(
         folder=Path(str(hydra.sweep.dir)),
         engine=to_engine(config),
+        extensions=[*config.extensions],
         facts={
             "name": config.name,
             "command": " ".join(["lossbench", *hydra.overrides.task]),

@@ -78,6 +78,16 @@ def _chunks(runs: Sequence[Run], most: int) -> list[list[Run]]:
     return [list(runs[start : start + size]) for start in range(0, len(runs), size)]
 
 
-def _pack(runs: Sequence[Run]) -> Pack:
+def ordered(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Runs of one pack in its order, equal losses side by side."""
+    return tuple(sorted(runs, key=_order))
+
+
+def name_of(runs: Sequence[Run]) -> str:
+    """The pack_id of runs that train together, 16 hex digits."""
     ids = ",".join(sorted(run.run_id for run in runs))
-    return Pack(hashlib.sha256(ids.encode()).hexdigest()[:16], tuple(runs))
+    return hashlib.sha256(ids.encode()).hexdigest()[:16]
+
+
+def _pack(runs: Sequence[Run]) -> Pack:
+    return Pack(name_of(runs), tuple(runs))

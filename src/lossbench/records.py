@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from lossbench import store
 
-SCHEMA = 1
+SCHEMA = 2
 """Number of the schema; it rises when a column changes its meaning."""
 
 STATUSES = ("done", "diverged", "failed", "missing")
@@ -352,9 +352,9 @@ class Records:
 
     @cached_property
     def pack_dirs(self) -> list[Path]:
-        """Folders of the packs that have a commit record."""
+        """Folders of the packs that are finished."""
         folders = sorted((self.sweep_dir / "packs").glob("*"))
-        return [folder for folder in folders if store.committed(folder)]
+        return [folder for folder in folders if (store.committed(folder) or {}).get("is_finished")]
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -396,6 +396,16 @@ class Records:
     def evals(self) -> pd.DataFrame:
         """Run x eval step x split x metric."""
         return self._kept(self._read("evals"))
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """The losses over error or prediction; no rows where they were not written."""
+        path = self.sweep_dir / "curves.parquet"
+        if not path.exists():
+            return pd.DataFrame()
+        cure = "Give the sweep's command again: it is written anew."
+        content = store.read_hashed(path, self.plan["curves_sha"], cure=cure)
+        return pq.read_table(io.BytesIO(content)).to_pandas()
 
     def sql(self, query: str, **frames: pd.DataFrame) -> pd.DataFrame:
         """Result of a DuckDB query over the views runs, steps, layers and evals.
@@ -448,9 +458,9 @@ def read_plan(path: Path) -> dict[str, Any]:
     Raises:
         store.StoreError: It is missing, torn or not one of ours.
     """
-    plan = store.read_json(path)
+    plan = store.read_sealed(path)
     keys = {"name", "planned", "declarations", "losses", "data", "commands"}
-    if not isinstance(plan, dict) or not keys <= plan.keys():
+    if not keys <= plan.keys():
         raise store.StoreError(
             f"{path}: not a plan of lossbench. Delete it and give the sweep's command again: "
             "finished runs are kept."

@@ -1,25 +1,34 @@
-"""Every byte that is written: atomic writes, verified reads, one commit record per pack, one lock.
+"""Every byte that is written: atomic writes, verified reads, sealed records, locks.
 
-`commit.json` is the only truth about a pack: it names each live file with its sha256. Whatever it
-does not name is garbage from an interrupted write and is never read. No torch here.
+`commit.json` is the only truth about a pack: it names each live file with its sha256, and carries
+its own. Whatever it does not name is garbage from an interrupted write: never read, and deleted
+when the pack goes on. No torch here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-COMMIT = "commit.json"
+COMMIT, LOCK = "commit.json", "lock"
+SEAL = "sha256"
+"""Key under which a sealed record carries the hash of all its other keys."""
 
 
 class StoreError(Exception):
     """A file is not what it should be; the message says which, why, and the cure."""
+
+
+class WriteError(StoreError):
+    """The disk is full, read-only or gone; what was committed before is untouched."""
 
 
 def sha256(content: bytes) -> str:
@@ -32,6 +41,33 @@ def to_json(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
 
+def sealed(record: Mapping[str, Any]) -> bytes:
+    """A record as JSON that carries the sha256 of itself, so that no changed bit goes unseen."""
+    return to_json({**record, SEAL: sha256(to_json(record))})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A record that was written as `sealed`.
+
+    Raises:
+        StoreError: It is missing, torn, altered, or was never sealed.
+    """
+    cure = "Restore it, or delete its folder to have its runs trained again."
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read as JSON ({error}). {cure}") from error
+    if not isinstance(record, dict) or SEAL not in record:
+        raise StoreError(f"{path}: not a record of this version of lossbench. {cure}")
+    seal = record.pop(SEAL)
+    if sha256(to_json(record)) != seal:
+        raise StoreError(f"{path}: altered, its content differs from its own sha256. {cure}")
+    return record
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
 def write(path: Path, content: bytes) -> None:
     """Replace `path` by `content` so that a crash leaves the old file or the new one, never half.
 
@@ -40,71 +76,94 @@ def write(path: Path, content: bytes) -> None:
         content: The whole new content.
 
     Raises:
-        OSError: Disk full, read-only or no permission; the old file is untouched.
+        WriteError: Disk full, read-only or no permission; the old file is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
+    with _explained(path):
+        os.makedirs(path.parent, exist_ok=True)  # noqa: PTH103  tests count what goes through `os`
+        try:
+            _write_whole(temporary, content)
+            os.replace(temporary, path)  # noqa: PTH105
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # noqa: PTH108
+            raise
+        _sync_folder(path.parent)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def read_json(path: Path) -> Any:
-    """Parsed content of a JSON file of ours.
-
-    Raises:
-        StoreError: The file is missing, unreadable or torn.
-    """
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{path}: cannot be read as JSON ({error}). Delete it to have its runs trained again."
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"{path} cannot be written ({error.strerror or error}): what was committed before is "
+            "kept, so mend that and give the same command again"
         ) from error
 
 
-def commit(pack_dir: Path, files: Mapping[str, bytes], state: Mapping[str, Any]) -> None:
-    """Write the files of a pack, then the one record that makes them valid.
+# ---- packs ---------------------------------------------------------------------------------------
+
+
+def commit(
+    pack_dir: Path,
+    files: Mapping[str, bytes],
+    state: Mapping[str, Any],
+    *,
+    keep: Iterable[str] = (),
+) -> None:
+    """Write the new files of a pack, then the one record that makes them valid.
 
     Args:
         pack_dir: The pack's folder.
-        files: Content by file name.
-        state: Plain JSON facts kept beside the hashes: the schema number, status by run_id.
+        files: Content by file name; none of them is live already.
+        state: Plain JSON facts kept beside the hashes: the schema number, members by run_id.
+        keep: Live files that stay live; all others become garbage, and are deleted.
 
     Raises:
-        OSError: Nothing is committed; the folder holds garbage that is never read.
+        WriteError: The old record stands, and all that it names.
     """
-    if (pack_dir / COMMIT).exists():
-        # A pack is only trained again when none of its members was kept, so its record goes first:
-        # live files are never replaced under a record that names their old content.
-        (pack_dir / COMMIT).unlink()
-        _sync_folder(pack_dir)
+    old = (committed(pack_dir) or {"files": {}})["files"]
+    assert not {*files} & {*old}, "a live file is never replaced under a record that names it"
     for name, content in files.items():
         write(pack_dir / name, content)
-    hashes = {name: sha256(content) for name, content in files.items()}
-    write(pack_dir / COMMIT, to_json({**state, "files": hashes}))
+    hashes = {name: old[name] for name in keep}
+    hashes |= {name: sha256(content) for name, content in files.items()}
+    write(pack_dir / COMMIT, sealed({**state, "files": hashes}))
+    clean(pack_dir)
 
 
 def committed(pack_dir: Path) -> dict[str, Any] | None:
     """The commit record of a pack, None where it has none yet.
 
     Raises:
-        StoreError: The record is torn or not one of ours.
+        StoreError: The record is torn, altered or not one of ours.
     """
     if not (pack_dir / COMMIT).exists():
         return None
-    state = read_json(pack_dir / COMMIT)
-    if not isinstance(state, dict) or not {"files", "members", "schema"} <= state.keys():
+    state = read_sealed(pack_dir / COMMIT)
+    if not {"files", "members", "schema", "is_finished"} <= state.keys():
         raise StoreError(
-            f"{pack_dir / COMMIT}: not a commit record of lossbench. "
-            "Delete the pack's folder to have its runs trained again."
+            f"{pack_dir / COMMIT}: not a commit record of lossbench. {_cure(pack_dir)}"
         )
     return state
 
@@ -119,46 +178,126 @@ def read(pack_dir: Path, name: str) -> bytes:
     expected = (committed(pack_dir) or {"files": {}})["files"].get(name)
     if expected is None:
         raise StoreError(f"{path}: not named in {COMMIT}. {_cure(pack_dir)}")
+    return read_hashed(path, expected, cure=_cure(pack_dir))
+
+
+def read_hashed(path: Path, expected: str, *, cure: str) -> bytes:
+    """Content of a file whose sha256 is known.
+
+    Raises:
+        StoreError: The file is missing or altered.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}. {_cure(pack_dir)}") from error
+        raise StoreError(f"{path}: {error.strerror}. {cure}") from error
     if sha256(content) != expected:
-        raise StoreError(f"{path}: content differs from its recorded sha256. {_cure(pack_dir)}")
+        raise StoreError(f"{path}: content differs from its recorded sha256. {cure}")
     return content
 
 
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold `path` for this process alone; the kernel frees it when the process dies.
+def clean(pack_dir: Path) -> None:
+    """Delete what the pack's record does not name."""
+    live = {COMMIT, LOCK, *(committed(pack_dir) or {"files": {}})["files"]}
+    for path in sorted(pack_dir.iterdir()):
+        if path.name not in live:
+            _delete(path)
 
-    Raises:
-        StoreError: Another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise StoreError(
-                f"{path.parent} is in use by process {holder}. Wait for it, or give this sweep "
-                "its own folder with name=..."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+
+def clean_temporaries(folder: Path) -> None:
+    """Delete what writes that never ended have left in a folder; its lock is held."""
+    for path in sorted(folder.glob(".*.tmp")):
+        _delete(path)
+
+
+def dissolve(pack_dir: Path) -> None:
+    """Forget a pack that is not finished: its record first, so that the rest is garbage."""
+    _delete(pack_dir / COMMIT)
+    for path in sorted(pack_dir.iterdir()):
+        _delete(path)
+    with contextlib.suppress(OSError):
+        os.rmdir(pack_dir)  # noqa: PTH106
+
+
+def _delete(path: Path) -> None:
+    with _explained(path), contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # noqa: PTH108
 
 
 def _cure(pack_dir: Path) -> str:
     return f"Delete {pack_dir} and run the sweep again: only its runs are trained."
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+# ---- locks ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """Hold `path` for this process alone; the kernel frees it when the process dies.
+
+    Args:
+        path: File that is locked; made when missing.
+        patience: Seconds to wait for another holder.
+
+    Raises:
+        StoreError: Another process holds it still.
+    """
+    until = time.monotonic() + patience
+    while True:
+        with try_lock(path) as is_mine:
+            if is_mine:
+                yield
+                return
+        if time.monotonic() >= until:
+            raise StoreError(
+                f"{path.parent} is in use by process {holder(path)}. Wait for it, or give this "
+                "sweep its own folder with name=..."
+            )
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold `path` if nobody does; yields whether it is held now by this process."""
+    with _explained(path):
+        os.makedirs(path.parent, exist_ok=True)  # noqa: PTH103
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        os.fsync(descriptor)
+        is_mine = _flock(descriptor, path)
+        if is_mine:
+            with _explained(path):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
+        yield is_mine
     finally:
         os.close(descriptor)
+
+
+def _flock(descriptor: int, path: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOTSUP):
+            raise StoreError(
+                f"{path}: this file system has no locks ({error.strerror}). Keep the sweep on one "
+                "that has: name a folder there with hydra.sweep.dir=..."
+            ) from error
+        raise
+    return True
+
+
+def holder(path: Path) -> str:
+    """Number of the process that holds a lock, as it wrote it down."""
+    with contextlib.suppress(OSError):
+        return path.read_text().strip() or "unknown"
+    return "unknown"
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock now."""
+    if not path.exists():
+        return False
+    with try_lock(path) as is_mine:
+        return not is_mine

@@ -1,7 +1,16 @@
 """The training loop: a pack of runs in, four tables of records out."""
 
+from lossbench.engine.checkpoint import Saved, Snapshot
 from lossbench.engine.members import batch_indices, refuse_unpaired, refuse_unwidened
 from lossbench.engine.recorder import failed
 from lossbench.engine.train import train
 
-__all__ = ["batch_indices", "failed", "refuse_unpaired", "refuse_unwidened", "train"]
+__all__ = [
+    "Saved",
+    "Snapshot",
+    "batch_indices",
+    "failed",
+    "refuse_unpaired",
+    "refuse_unwidened",
+    "train",
+]

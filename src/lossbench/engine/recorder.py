@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Recorder:
         self._steps: list[tuple[int, dict[str, Tensor]]] = []
         self._layers: list[tuple[int, dict[str, dict[str, Tensor]]]] = []
         self._evals: list[tuple[int, dict[tuple[str, str], Tensor]]] = []
+        self._saved = (0, 0, 0)
 
     def check(self, step: int, loss: Tensor) -> None:
         """Freeze members whose loss [K, B] is not finite; the others have done one step more."""
@@ -41,9 +42,31 @@ class Recorder:
         self.stop_step = torch.where(self.alive, step + 1, self.stop_step)
 
     def fail(self, place: int, step: int, reason: str) -> None:
-        """Freeze one member for good, with the reason."""
-        self.failures[place] = f"step {step}: {reason}"
+        """Freeze one member for good, with the first reason."""
+        self.failures.setdefault(place, f"step {step}: {reason}")
         self.alive[place] = False
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What decides who goes on, for a checkpoint."""
+        failures = dict(self.failures)
+        return {"alive": self.alive, "stop_step": self.stop_step, "failures": failures}
+
+    def part(self) -> tuple[list[Any], list[Any], list[Any]]:
+        """What was kept since this was asked the last time: steps, layers, evals."""
+        kept = self._steps, self._layers, self._evals
+        since, self._saved = self._saved, (len(kept[0]), len(kept[1]), len(kept[2]))
+        return tuple(rows[start:] for rows, start in zip(kept, since, strict=True))  # type: ignore[return-value]
+
+    def restore(self, state: Mapping[str, Any], parts: Iterable[Sequence[Any]]) -> None:
+        """Go on from `state` and all that was kept before it."""
+        self.alive, self.stop_step = state["alive"], state["stop_step"]
+        self.failures = dict(state["failures"])
+        for steps, layers, evals in parts:
+            self._steps += steps
+            self._layers += layers
+            self._evals += evals
+        self._saved = (len(self._steps), len(self._layers), len(self._evals))
 
     def steps(
         self, step: int, values: dict[str, Tensor], layers: dict[str, dict[str, Tensor]]

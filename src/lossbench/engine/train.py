@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import pyarrow as pa
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from lossbench import probes
 from lossbench.data.splits import Splits
+from lossbench.engine.checkpoint import Saved, Snapshot, decoded, encoded
 from lossbench.engine.evaluate import evaluated
 from lossbench.engine.members import Members, check_loss, gathered, guarded
 from lossbench.engine.recorder import Recorder
@@ -29,7 +31,8 @@ def train(
     *,
     device: torch.device,
     padding: int,
-    flush: Callable[[int], None],
+    flush: Callable[[int, Snapshot], None],
+    saved: Saved | None = None,
 ) -> dict[str, pa.Table]:
     """Train the runs of a pack together.
 
@@ -38,7 +41,9 @@ def train(
         splits_by_seed: Data by seed, corruption applied.
         device: Where to train.
         padding: Least number of members; 2 on the CPU, one fixed number per sweep on CUDA.
-        flush: Called with the number of updates done after each logged step and at the end.
+        flush: Called after each update but the last with the number of updates done and what takes
+            a snapshot of the state there. What it raises ends the training.
+        saved: Where to go on, instead of from the start; same pack, data, versions and threads.
 
     Returns:
         The tables runs, steps, layers and evals. Members that diverge or fail are frozen, the
@@ -56,7 +61,11 @@ def train(
     state = fresh_state(run.optimizer.fn, parameters)
     recorder = Recorder(pack, members, device=device)
     per_member_loss = PerMemberLoss(members, recorder)
-    for step in range(run.steps):
+    first = 0
+    if saved is not None:
+        parameters, state, first, seconds = _restored(saved, recorder, device)
+        start -= seconds
+    for step in range(first, run.steps):
         if step % run.eval_every == 0:
             recorder.evals(step, evaluated(members, forward, parameters, buffers, is_last=False))
         inputs, target = members.batch(step)
@@ -86,16 +95,38 @@ def train(
                 ),
                 probes.layers(gradient=gradient, before=parameters, after=after),
             )
-            flush(step)
         parameters = {
             name: torch.where(
                 recorder.alive.view(-1, *[1] * (value.dim() - 1)), value, parameters[name]
             )
             for name, value in after.items()
         }
+        if step + 1 < run.steps:
+            seconds = time.monotonic() - start
+            flush(step + 1, partial(_saved, step + 1, parameters, state, recorder, seconds))
     recorder.evals(run.steps, evaluated(members, forward, parameters, buffers, is_last=True))
-    flush(run.steps)
     return recorder.tables(seconds=time.monotonic() - start)
+
+
+def _saved(
+    step: int,
+    parameters: dict[str, Tensor],
+    state: dict[str, dict[str, Tensor]],
+    recorder: Recorder,
+    seconds: float,
+) -> Saved:
+    checkpoint = {"step": step, "parameters": parameters, "optimizer": state, "seconds": seconds}
+    content = encoded({**checkpoint, "recorder": recorder.state})
+    return Saved(step, content, (encoded(recorder.part()),))
+
+
+def _restored(
+    saved: Saved, recorder: Recorder, device: torch.device
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], int, float]:
+    """Parameters, optimizer state, updates done and seconds spent."""
+    found = decoded(saved.checkpoint, device=device)
+    recorder.restore(found["recorder"], [decoded(part, device=device) for part in saved.parts])
+    return found["parameters"], found["optimizer"], found["step"], found["seconds"]
 
 
 def forward_of(members: Members) -> Forward:
@@ -136,7 +167,7 @@ class PerMemberLoss:
                 check_loss(values, leaf, run.loss.name)
                 slope[span] = torch.autograd.grad(values.sum(), leaf)[0][:count]
                 loss[span] = values.detach()[:count]
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if count > 1:
                     singles = range(span.start, span.stop)
                     pending[:0] = [(slice(place, place + 1), run) for place in singles]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,22 +67,35 @@ class Look:
 
 
 def looks(estimates: pd.DataFrame) -> dict[str, Look]:
-    """The look of each loss of a frame with columns `loss` and `family`, in the order drawn."""
-    found = {}
+    """The look of each loss of a frame with columns `loss` and `family`, in the order drawn.
+
+    Within `style` of some losses it is the same in every figure.
+    """
+    found, known = {}, _LOSSES.get()
     for family, rows in estimates.groupby(estimates.family.fillna("")):
-        for i, loss in enumerate(sorted({*rows.loss})):
+        mine = sorted({*rows.loss})
+        alike = sorted({loss for loss, its in known if its == family} | {*mine})
+        for loss in mine:
+            i = alike.index(loss)
             found[loss] = Look(
                 COLORS.get(str(family), OTHER), DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]
             )
     return found
 
 
+_LOSSES: ContextVar[frozenset[tuple[str, str]]] = ContextVar("_LOSSES", default=frozenset())
+"""Loss and family of all losses that figures may show, so that no look depends on the others."""
+
+
 @contextmanager
-def style(salt: str = "lossbench") -> Iterator[None]:
+def style(
+    salt: str = "lossbench", *, losses: Collection[tuple[str, str]] = frozenset()
+) -> Iterator[None]:
     """Settings of every figure, for the time of a `with`; names are never read as formulas.
 
     Args:
         salt: Makes the ids within an SVG differ from those of other figures on one page.
+        losses: Loss and family of all losses that the figures may show; see `looks`.
     """
     own: dict[Any, Any] = {
         **sns.axes_style("ticks"),
@@ -121,8 +135,12 @@ def style(salt: str = "lossbench") -> Iterator[None]:
         "figure.facecolor": PAPER,
         "axes.facecolor": PAPER,
     }
-    with mpl.rc_context(own):
-        yield
+    token = _LOSSES.set(frozenset(losses))
+    try:
+        with mpl.rc_context(own):
+            yield
+    finally:
+        _LOSSES.reset(token)
 
 
 def page(
@@ -145,6 +163,8 @@ def page(
     Returns:
         The figure and its `panels` axes.
     """
+    if panels < 1:
+        raise ValueError("no panels: there is nothing to draw, so check that the frame has rows")
     rows = math.ceil(panels / columns)
     columns = math.ceil(panels / rows)
     figure = Figure(figsize=(width, rows * height + ROOM), layout="constrained")

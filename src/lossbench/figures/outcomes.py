@@ -41,6 +41,13 @@ SHADES = {
 }
 """Colour, its opacity and sign of each verdict; all others are told by a dash."""
 
+DIVERGED = {
+    "diverges": "diverges",
+    "reference diverges": "ref. div.",
+    "both diverge": "both div.",
+}
+"""What stands in the place of a number that only survivors would have."""
+
 
 def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
     """Every loss on every task at a glance: difference to the reference, and the verdict.
@@ -58,7 +65,7 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         x, y = places.index(row.context), losses.index(row.loss)
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=shade, alpha=opacity, lw=0))
         number = _to_margin(row.difference, row.margin) if np.isfinite(row.difference) else ""
-        number = "diverges" if "diverge" in row.verdict else number
+        number = DIVERGED.get(row.verdict, number)
         told = f"{sign} {number}" if is_roomy else f"{sign}\n{number}"
         size = 6.5 if is_roomy else 5
         ax.text(x, y, told, ha="center", va="center", fontsize=size, color=INK, linespacing=1)
@@ -85,12 +92,21 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
     frame(
         ax.figure,
         f"What does another loss than {shown(first.reference)} change in {shown(first.task)}?",
-        f"Loss minus {shown(first.reference)}, {ns(estimates.pairs, 'pairs')}, each loss at its "
-        "own best learning rate. ▲ better, ▼ worse, = equivalent within the margin (±), "
-        "≈ different but below it, ? undecided, – no verdict; by simultaneous "
-        f"{first.confidence:.0%} paired-t intervals within a task. Blank: not compared.",
+        f"Loss minus {shown(first.reference)}, {ns(estimates.pairs, 'pairs')}, {_at(estimates)}. "
+        "▲ better, ▼ worse, = equivalent within the margin (±), ≈ different but below it, "
+        f"? undecided, – no verdict; by simultaneous {first.confidence:.0%} paired-t intervals "
+        "within a task. Blank: not compared.",
     )
     return ax
+
+
+def _at(estimates: pd.DataFrame) -> str:
+    """At which learning rates, in words."""
+    first = estimates.iloc[0]
+    if (estimates.condition != first.condition).any():
+        return "learning rates as each task has them"
+    about = records.CONDITIONS[first.condition].about
+    return about.format(reference=shown(first.reference))
 
 
 def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
@@ -178,7 +194,7 @@ def _setting(
     ax: Axes, y: float, row: Any, color: str, marker: str, low: float, high: float
 ) -> None:
     if not np.isfinite(row.difference):
-        ax.text(0, y, " diverges", va="center", fontsize=5.5, color=color)
+        ax.text(0, y, f" {row.verdict}", va="center", fontsize=5.5, color=color)
         return
     ends, fill = np.clip([row.low, row.high], low, high), color if marker == MARKERS[0] else PAPER
     if lost := row.diverged + row.reference_diverged:
@@ -231,7 +247,7 @@ def performance_profile(estimates: pd.DataFrame, ax: Axes) -> Axes:
 
 def _difference(first: Any) -> str:
     better = "positive" if records.direction(first.metric) == "higher" else "negative"
-    return f"difference in {measured(first.metric, 'test')}; {better} is better"
+    return f"difference in {measured(first.metric, first.split)}; {better} is better"
 
 
 def families(rows: pd.DataFrame) -> str:

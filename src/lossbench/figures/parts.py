@@ -53,9 +53,8 @@ def solid_first(
 
 
 def mark_losses_of_runs(ax: Axes, rows: pd.DataFrame, color: str) -> None:
-    """A cross where the first run of a curve has diverged."""
-    fewer = rows[(rows.n < rows.n.max()) & rows.value.notna()]
-    fewer = fewer[fewer.step > rows.step[rows.n.idxmax()]]
+    """A cross at the first point of a curve that the first run to be lost has no part in."""
+    fewer = rows[(rows.step >= rows.lost_at) & rows.value.notna()]
     ax.plot(fewer.step[:1], fewer.value[:1], "x", color=color, ms=4, mew=1.2, zorder=5)
 
 

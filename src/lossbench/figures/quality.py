@@ -15,6 +15,7 @@ from lossbench.figures.look import BAND, BLUE, GRID, INK, OTHER, PAPER, frame, l
 from lossbench.figures.parts import (
     is_leftmost,
     is_logged,
+    measured,
     ns,
     page_width,
     plain_logs,
@@ -33,20 +34,19 @@ def calibration(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
 
     Args:
         estimates: From `statistics.summary` for one context; `metric` is nll, nll_raw, ece or
-            ece_raw.
+            ece_raw; with `split`.
         axes: Two axes.
     """
     found, first = looks(estimates), estimates.iloc[0]
     after = estimates[estimates.metric == "nll"].set_index("loss").value
     order = [*after.sort_values(ascending=False).index]
-    labels = {"nll": "test nll (nats)", "ece": "test ece"}
-    for ax, (metric, label) in zip(axes, labels.items(), strict=True):
+    for ax, metric in zip(axes, ("nll", "ece"), strict=True):
         mine = estimates[estimates.metric.isin([metric, f"{metric}_raw"])]
         for row in mine[mine.value.notna()].itertuples():
             y, is_raw = order.index(row.loss), row.metric.endswith("_raw")
             color = found[row.loss].color
             y += 0.16 if is_raw else -0.16
-            low = max(row.low, row.value / 10)
+            low = max(row.low, row.value / 10) if is_logged(mine.value) else row.low
             ax.plot([low, row.high], [y, y], color=color, lw=1.1, solid_capstyle="butt")
             ax.plot(row.value, y, "o", ms=4, mfc=PAPER if is_raw else color, mec=color, mew=1)
         if is_logged(mine.value):
@@ -55,7 +55,7 @@ def calibration(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
         else:
             ax.set_xlim(left=0)
         rows_of_losses(ax, order)
-        ax.set_xlabel(label)
+        ax.set_xlabel(measured(metric, first.split))
         if not is_leftmost(ax):
             ax.tick_params(axis="y", labelleft=False)
     handles = [
@@ -90,6 +90,8 @@ def cross_loss(estimates: pd.DataFrame, ax: Axes) -> Axes:
     for row in estimates.itertuples():
         x, y = columns.index(row.other), rows.index(row.loss)
         shade = min(1.0, np.log10(row.ratio)) if row.ratio > 0 else 0.0
+        if np.isnan(row.ratio):
+            ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=PAPER, ec=GRID, hatch="////", lw=0))
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=BLUE, alpha=0.8 * shade, lw=0))
         if is_readable:
             number = f"{row.value:.2g}".replace("e-0", "e-").replace("-", "−")
@@ -122,7 +124,8 @@ def cross_loss(estimates: pd.DataFrame, ax: Axes) -> Axes:
         ax.figure,
         f"Is each loss best at its own game on {shown(first.label, 60)}?",
         f"Mean over {ns(estimates.n)}, last step; {best}outlined: its own loss. Shade: ratio to "
-        "the column's best, white 1, full 10 and more. Grey: that loss has no value for these "
-        "outputs. Losses have units of their own: compare within a column.",
+        "the column's best, white 1, full 10 and more, hatched: the best is not above 0. Grey: "
+        "that loss has no value for these outputs. Losses have units of their own: compare within "
+        "a column.",
     )
     return ax

@@ -33,7 +33,10 @@ def loss_shapes(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
         for loss, rows in estimates.groupby("loss")
         if np.allclose(rows.second, 0, atol=1e-9) and np.ptp(rows["first"]) > 0
     ]
-    spikes = "".join(f" {shown(loss)}: second derivative 0, with a spike at 0." for loss in kinks)
+    spikes = "".join(
+        f" {shown(loss)}: second derivative 0, with a spike where the first jumps."
+        for loss in kinks
+    )
     output = "output" if regression else "true class's output, the other of two classes at 0"
     frame(
         axes[0].figure,

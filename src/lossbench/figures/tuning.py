@@ -42,9 +42,9 @@ def learning_rate_sensitivity(
         ax.vlines(rows.lr, rows.low, rows.high, color=color, lw=1)
         ax.plot(rows.lr, rows.value, color=color, marker=look.marker, ms=3)
         best = rows[rows.best]
-        ax.plot(
-            best.lr, best.value, "o", ms=8, mfc="none", mec=INK, mew=0.8, zorder=5, clip_on=False
-        )
+        ring = {"ms": 8, "mfc": "none", "mec": INK, "mew": 0.8, "zorder": 5, "clip_on": False}
+        if len(best):  # a loss that diverged at every rate has none
+            ax.plot(best.lr, best.value, "o", **ring)
         for row in rows[rows.diverged > 0].itertuples():
             ax.plot(row.lr, worst, "x", ms=3.5, color=color, transform=ax.get_xaxis_transform())
             ax.annotate(

@@ -7,10 +7,9 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from lossbench import figures, records, statistics
-from lossbench.report.judged import Comparison, asked
+from lossbench.report.judged import Comparison, asked, slug
 from lossbench.report.pictures import Drawing
 
 TAUS = [*np.arange(0.0, 1.2001, 0.02).round(2)]
@@ -53,16 +52,22 @@ def gallery(
 
 
 def _maps(mains: Sequence[Comparison]) -> Iterator[Drawing]:
-    for kind, tasks in _by_kind([task for task in mains if len(task.paired)]):
-        rows = pd.concat([task.paired.assign(task=kind) for task in tasks], ignore_index=True)
-        height = 0.24 * rows.loss.nunique() + 0.75
-        yield Drawing(
-            f"verdict_map_{kind}",
-            partial(figures.verdict_map, rows),
-            {"height": height},
-            narrow={"height": height + 0.35},
-            is_single=True,
-        )
+    for kind, some in _by_kind([task for task in mains if len(task.paired)]):
+        for reference in dict.fromkeys(task.reference for task in some):
+            tasks = [task for task in some if task.reference == reference]
+            yield _map(kind, tasks, "" if len(tasks) == len(some) else f"_{slug(reference)}")
+
+
+def _map(kind: str, tasks: Sequence[Comparison], ending: str) -> Drawing:
+    rows = pd.concat([task.paired.assign(task=kind) for task in tasks], ignore_index=True)
+    height = 0.24 * rows.loss.nunique() + 0.75
+    return Drawing(
+        f"verdict_map_{kind}{ending}",
+        partial(figures.verdict_map, rows),
+        {"height": height},
+        narrow={"height": height + 0.35},
+        is_single=True,
+    )
 
 
 def _by_kind(tasks: Sequence[Comparison]) -> Iterator[tuple[str, list[Comparison]]]:
@@ -124,8 +129,7 @@ def _tuning(task: Comparison) -> Iterator[Drawing]:
 
 
 def _shapes(found: records.Records) -> Iterator[Drawing]:
-    path = found.sweep_dir / "curves.parquet"
-    shapes = pq.read_table(path).to_pandas() if path.exists() else pd.DataFrame()
+    shapes = found.curves
     for task, rows in shapes.groupby("task") if len(shapes) else ():
         three = {"panels": 3, "shared": "none", "height": 1.7}
         yield Drawing(
@@ -157,6 +161,7 @@ def _learning(task: Comparison, found: records.Records) -> Iterator[Drawing]:
     learnt = statistics.curves(
         statistics.joined(evals, task.runs), value="value", confidence=confidence
     ).assign(metric=task.metric, split="validation")
+    learnt = statistics.with_losses_of_runs(learnt, task.runs)
     if learnt.value.notna().any() and len({*learnt.step}) > 1:
         draw = partial(figures.learning_curves, learnt, reference=task.reference)
         size = {"panels": learnt.loss.nunique()}
@@ -224,7 +229,8 @@ def _profiles(mains: Sequence[Comparison], found: records.Records) -> Iterator[D
         rows = rows.assign(family=rows.loss.map(family), task=kind, metric=metric)
         rows = rows.assign(reference=reference)
         draw = partial(figures.performance_profile, rows)
-        yield Drawing(f"performance_profile_{kind}_{metric}", draw, {"height": 1.9}, is_single=True)
+        name = f"performance_profile_{kind}_{metric}_{slug(reference)}"
+        yield Drawing(name, draw, {"height": 1.9}, is_single=True)
 
 
 def across(

@@ -48,6 +48,7 @@ class Comparison:
         budgets: `statistics.budgets` of the context.
         absent: Losses that were declared for the context and have no run at this condition.
         refusal: Why there are no pairs, else empty.
+        stem: Of the context's files, unlike that of any other.
     """
 
     label: str
@@ -63,6 +64,7 @@ class Comparison:
     budgets: pd.DataFrame
     absent: tuple[str, ...]
     refusal: str
+    stem: str
 
     @property
     def split(self) -> str:
@@ -93,10 +95,23 @@ class Comparison:
     @property
     def name(self) -> str:
         """Part of file names."""
-        words = re.sub(r"\W+", "_", self.label).strip("_")
-        if len(words) > 60:
-            words = f"{words[:50]}_{self.runs.context.iloc[0]}"
-        return words if self.condition == "own_lr" else f"{words}_{self.condition}"
+        return self.stem if self.condition == "own_lr" else f"{self.stem}_{self.condition}"
+
+
+def slug(text: str) -> str:
+    """A name as part of a file's name: letters, digits and underscores."""
+    return re.sub(r"\W+", "_", text).strip("_")
+
+
+def _stems(runs: pd.DataFrame) -> dict[str, str]:
+    """By context the stem of its files; the context itself in those that would not differ."""
+    labels = runs.drop_duplicates("context").set_index("context").label
+    slugs = labels.map(slug)
+    alike = slugs.str.casefold().duplicated(keep=False) | (slugs.str.len() > 60)
+    return {
+        context: f"{stem[:50]}_{context}" if alike[context] else stem
+        for context, stem in slugs.items()
+    }
 
 
 def asked(plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,9 +153,9 @@ def comparisons(found: records.Records) -> list[Comparison]:
     """
     question = asked(found.plan)
     runs = statistics.placed(found.runs, tuned=question["tuned"])
-    together = []
+    together, stems = [], _stems(runs)
     for _, mine in runs.sort_values("label", kind="stable").groupby("context", sort=False):
-        together += _of_context(mine, found, question)
+        together += _of_context(mine, found, question, stems[mine.context.iloc[0]])
     return together
 
 
@@ -159,7 +174,7 @@ def chosen(found: records.Records, wanted: str = "") -> Comparison:
 
 
 def _of_context(
-    mine: pd.DataFrame, found: records.Records, question: Mapping[str, Any]
+    mine: pd.DataFrame, found: records.Records, question: Mapping[str, Any], stem: str
 ) -> Iterator[Comparison]:
     stage = next(stage for stage in STAGES if (mine.stage == stage).any())
     kind, data = str(mine.task.dropna().iloc[0]), str(mine.data.iloc[0])
@@ -197,6 +212,7 @@ def _of_context(
                 reference=choice("reference"),
                 margin=choice("margin"),
                 question=question,
+                stem=stem,
             )
 
 
@@ -211,6 +227,7 @@ def _task(
     reference: str,
     margin: float,
     question: Mapping[str, Any],
+    stem: str,
 ) -> Comparison:
     kind, losses = runs.task.dropna().iloc[0], sorted({*runs.loss})
     stage, confidence = str(runs.stage.iloc[0]), question["confidence"]
@@ -244,13 +261,16 @@ def _task(
         metric=metric,
         reference=reference,
         runs=frame,
-        summary=statistics.summary(frame, metrics=metrics, confidence=confidence),
-        paired=compared,
+        summary=statistics.summary(frame, metrics=metrics, confidence=confidence).assign(
+            split=STAGES[stage]
+        ),
+        paired=compared.assign(split=STAGES[stage]),
         grid=grid,
         rates=rates,
         budgets=budgets,
         absent=tuple(sorted(expected - {*losses})) if stage == "confirm" else (),
         refusal=refusal,
+        stem=stem,
     )
 
 

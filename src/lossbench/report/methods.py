@@ -82,7 +82,7 @@ def _tuning(mains: Sequence[Comparison], question: Mapping[str, Any]) -> Iterato
     spent = pd.concat([task.budgets for task in tuned])
     rates = pd.concat([task.rates for task in tuned])
     chosen_by = sorted({selected_by(task) for task in tuned})
-    trials, runs = (_span(spent[name]) for name in ("trials", "tuning_runs"))
+    trials, runs = (span(spent[name]) for name in ("trials", "tuning_runs"))
     more = [key for key in question["tuned"] if key != "optimizer.lr"]
     what = f"The learning rate{' (with ' + listed(more) + ')' if more else ''}"
     yield (
@@ -108,7 +108,7 @@ def _judging(found: records.Records, mains: Sequence[Comparison]) -> Iterator[st
         )
     if not judged:
         return
-    pairs = _span(pd.concat([task.paired.pairs for task in judged]))
+    pairs = span(pd.concat([task.paired.pairs for task in judged]))
     margins = sorted({f"{task.paired.margin.iloc[0]:g} in {_named(task)}" for task in judged})
     references = sorted({task.reference for task in judged})
     yield (
@@ -174,7 +174,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _span(numbers: pd.Series) -> str:
+def span(numbers: pd.Series) -> str:
+    """A number, or from the least to the most."""
     low, high = int(numbers.min()), int(numbers.max())
     return f"{low}" if low == high else f"{low} to {high}"
 

@@ -20,7 +20,7 @@ import pandas as pd
 from lossbench import figures, records, statistics, store
 from lossbench.report import drawings, essay, methods, pictures, words
 from lossbench.report.judged import Comparison, asked, by_context, comparisons, main_of, objections
-from lossbench.report.tables import stacked, write_tables
+from lossbench.report.tables import KINDS, stacked, write_tables
 
 SECTIONS: dict[str, tuple[str, str, str]] = {
     "verdicts": (
@@ -122,7 +122,8 @@ def write(sweep: Path | records.Records, *, workers: int = 1) -> Path:
     write_tables(folder / "tables", {name: numbers[name] for name in files})
     planned = drawings.gallery(found, groups, mains)
     flat = [drawing for section in planned.values() for drawing in section]
-    drawn = pictures.all_drawn(folder / "figures", flat, workers=workers)
+    losses = {(row.loss, str(row.family)) for row in found.runs.itertuples()}
+    drawn = pictures.all_drawn(folder / "figures", flat, workers=workers, losses=losses)
     rules, drawn = pictures.with_classes(drawn)
     by_name = {picture.name: picture for picture in drawn}
     loader = jinja2.PackageLoader("lossbench.report", "")
@@ -153,7 +154,10 @@ def write(sweep: Path | records.Records, *, workers: int = 1) -> Path:
         sections=SECTIONS,
         folded=FOLDED,
         terms=words.TERMS.items(),
-        pictures={name: [by_name[d.name] for d in some] for name, some in planned.items()},
+        pictures={
+            name: [by_name[d.name] for d in some if d.name in by_name]
+            for name, some in planned.items()
+        },
         tables=_tables(groups, mains, numbers),
         tasks=[_section(task, found) for task in mains],
         catalog=sorted(found.plan["losses"].items()),
@@ -162,7 +166,16 @@ def write(sweep: Path | records.Records, *, workers: int = 1) -> Path:
         files=files,
     )
     store.write(folder / "index.html", text.encode())
+    _forget(folder / "figures", {file for one in drawn for _, file in one.files})
+    _forget(folder / "tables", {f"{name}.{kind}" for name in files for kind in KINDS})
     return folder / "index.html"
+
+
+def _forget(folder: Path, named: set[str]) -> None:
+    """Delete files of an earlier report that this one does not have."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name not in named and path.suffix[1:] in (*KINDS, *pictures.FORMATS):
+            path.unlink()
 
 
 # ---- numbers -------------------------------------------------------------------------------------
@@ -282,7 +295,7 @@ def _summarised(task: Comparison) -> dict[str, Any]:
         "reference": task.reference,
         "value": words.rounded(row.value, half) if row is not None else "none",
         "margin": f"{task.paired.margin.iloc[0]:g}" if len(task.paired) else "",
-        "n": int(task.paired.pairs.max()) if len(task.paired) else 0,
+        "n": methods.span(task.paired.pairs) if len(task.paired) else "",
         "stage": task.stage,
         "refusal": task.refusal,
         **words.bucketed(task),
@@ -380,8 +393,8 @@ _TUNING = (
 def _tuning_row(row: Any) -> dict[str, str]:
     return {
         "loss": row.loss,
-        "best rate": f"{row.best_lr:.3g}",
-        "stability": f"{row.stability:.0%}",
+        "best rate": _number(row.best_lr),
+        "stability": f"{row.stability:.0%}" if math.isfinite(row.stability) else "–",
         "plausible": f"{row.plausible} of {row.rates}",
         f"excess {row.metric.replace(records.OWN_LOSS, 'own loss')}": _number(row.sensitivity),
         "diverged": f"{row.diverged_share:.0%}",

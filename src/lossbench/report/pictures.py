@@ -7,9 +7,11 @@ letters of the picture are letters, and its colours follow the reader's light or
 from __future__ import annotations
 
 import io
+import logging
 import re
+import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,6 +30,8 @@ from tqdm import tqdm
 
 from lossbench import figures, store
 from lossbench.report import fonts
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("png", "svg", "pdf")
 WIDTHS = {"": figures.TWO_COLUMNS, "_one_column": figures.ONE_COLUMN}
@@ -85,28 +89,55 @@ class Picture:
                 yield kind.upper(), f"{self.name}{ending}.{kind}"
 
 
-def all_drawn(folder: Path, drawings: Sequence[Drawing], *, workers: int) -> list[Picture]:
+def all_drawn(
+    folder: Path,
+    drawings: Sequence[Drawing],
+    *,
+    workers: int,
+    losses: Collection[tuple[str, str]] = frozenset(),
+) -> list[Picture]:
     """Draw all, save their files, and return what the page shows of them, in their order.
 
     Args:
         folder: Where the files go.
-        drawings: What to draw.
+        drawings: What to draw; one that cannot be drawn is told of and left out.
         workers: Processes that draw; 1 draws in this one.
+        losses: As `figures.style` takes them.
     """
+    names = Counter(drawing.name.casefold() for drawing in drawings)
+    assert not names or max(names.values()) == 1, "two figures would share their files"
     bar = partial(tqdm, total=len(drawings), unit="figure", disable=None, leave=False)
-    draw = partial(_picture, folder)
+    draw = partial(_attempt, folder, losses)
     if workers == 1 or len(drawings) < MANY:
-        return [*bar(map(draw, drawings))]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return [*bar(pool.map(draw, drawings, chunksize=1))]
+        found = [*bar(map(draw, drawings))]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            found = [*bar(pool.map(draw, drawings, chunksize=1))]
+    for drawing, picture in zip(drawings, found, strict=True):
+        if isinstance(picture, str):
+            log.error("figure %s could not be drawn, please report it: %s", drawing.name, picture)
+    return [picture for picture in found if isinstance(picture, Picture)]
 
 
-def _picture(folder: Path, drawing: Drawing) -> Picture:
+def _attempt(folder: Path, losses: Collection[tuple[str, str]], drawing: Drawing) -> Picture | str:
+    """The picture, or why there is none: one figure that breaks must not cost the page."""
+    try:
+        return _picture(folder, losses, drawing)
+    except store.StoreError:
+        raise
+    except Exception:
+        return traceback.format_exc()
+
+
+def _picture(folder: Path, losses: Collection[tuple[str, str]], drawing: Drawing) -> Picture:
     strips, drawn = None, []
     for ending, width in WIDTHS.items():
         name, size = drawing.name + ending, {**drawing.size, "width": width}
         size |= drawing.narrow if ending else {}
-        with figures.style(name), mpl.rc_context({"font.sans-serif": fonts.families()}):
+        with (
+            figures.style(name, losses=losses),
+            mpl.rc_context({"font.sans-serif": fonts.families()}),
+        ):
             figure, axes = figures.page(**size)
             drawing.draw(axes[0] if drawing.is_single else axes)
             figure.set_dpi(PNG_DPI[ending])

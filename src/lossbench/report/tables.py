@@ -11,6 +11,8 @@ import pandas as pd
 
 from lossbench import store
 
+KINDS = ("csv", "md", "tex")
+
 
 def write_tables(folder: Path, numbers: Mapping[str, pd.DataFrame]) -> None:
     """Write each table as .csv, .md and .tex.

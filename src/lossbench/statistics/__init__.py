@@ -20,6 +20,7 @@ from lossbench.statistics.course import (
     curves,
     signals,
     time_to,
+    with_losses_of_runs,
 )
 from lossbench.statistics.design import (
     CURES,
@@ -123,5 +124,6 @@ __all__ = [
     "two_level",
     "verdicts",
     "wilcoxon",
+    "with_losses_of_runs",
     "with_reference",
 ]

@@ -238,9 +238,9 @@ def spread_ratio(
     """
     rows, full = [], with_reference(frame, reference)
     for _, cell in full.groupby(["context", "condition"], sort=False):
-        refuse_unequal(cell)
         values = cell.pivot(index="seed", columns="loss", values=metric)  # noqa: PD010
         for loss in sorted({*values} - {reference}) if reference in values else []:
+            refuse_unequal(cell[cell.loss.isin([loss, reference])])
             both = values[[loss, reference]].astype(float)
             found = _pitman_morgan(both[np.isfinite(both).all(axis=1)].to_numpy(), confidence)
             facts = cell[cell.loss == loss].iloc[0][FACTS].to_dict()

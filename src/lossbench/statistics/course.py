@@ -67,8 +67,8 @@ def courses(
 
     Returns:
         Rows by `FACTS`, `measure` (see `MEASURES`), step and, of layers, `layer` in the model's
-        order: value, low, high, n. Norms are averaged as logarithms; values that are not positive
-        drop out, as do those that are not finite.
+        order: value, low, high, n, `lost_at` (see `with_losses_of_runs`). Norms are averaged as
+        logarithms; values that are not positive drop out, as do those that are not finite.
     """
     cells = runs[["run_id"]].assign(cell=runs.groupby(FACTS, dropna=False).ngroup())
     facts = runs[FACTS].assign(cell=cells.cell).drop_duplicates("cell").set_index("cell")
@@ -92,7 +92,23 @@ def courses(
     told = {name: bound.mask(is_norm, np.exp(bound)) for name, bound in bounds.items()}
     rows = rows[["measure", *keys, "n"]].assign(**told, confidence=confidence)
     rows = rows.sort_values([*keys, "measure"], key=_in_order).join(facts, on="cell")
-    return rows.drop(columns="cell").reset_index(drop=True)
+    return with_losses_of_runs(rows.drop(columns="cell").reset_index(drop=True), runs)
+
+
+def with_losses_of_runs(estimates: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Estimates with `lost_at`: the step at which the first of their runs diverged or failed.
+
+    Args:
+        estimates: Rows by `FACTS`.
+        runs: From `placed`.
+
+    Returns:
+        The estimates; infinite where all runs came to their end.
+    """
+    lost = runs[runs.status.isin(["diverged", "failed"])]
+    first = lost.groupby(FACTS, dropna=False).stop_step.min().rename("lost_at").reset_index()
+    found = estimates.merge(first, on=FACTS, how="left")
+    return found.assign(lost_at=found.lost_at.astype(float).fillna(np.inf))
 
 
 def _in_order(column: pd.Series) -> pd.Series:

@@ -137,7 +137,8 @@ def sensitivity(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
                 "best_value": top.cost * _sign(metric),
             }
         )
-    return pd.DataFrame(rows)
+    told = ["metric", "sensitivity", "diverged_share", "rates", "best_lr", "best_value"]
+    return pd.DataFrame(rows, columns=[*FACTS, *told])
 
 
 def stability(frame: pd.DataFrame, *, metric: str, draws: int = 999, seed: int = 0) -> pd.DataFrame:
@@ -154,7 +155,8 @@ def stability(frame: pd.DataFrame, *, metric: str, draws: int = 999, seed: int =
 
     Returns:
         Rows by `FACTS`: metric, `best_lr`, `stability` (the share of resamples that choose it
-        again), `seeds`, `plausible` (rates that at least one resample in twenty chooses).
+        again), `seeds`, `plausible` (rates that at least one resample in twenty chooses). No rate
+        and NaN where no run of a loss has a value.
     """
     rows = []
     for facts, cell in frame.groupby(FACTS, sort=False, dropna=False):
@@ -165,13 +167,16 @@ def stability(frame: pd.DataFrame, *, metric: str, draws: int = 999, seed: int =
         chosen = _chosen(values, picks)
         first = int(_chosen(values, np.ones((1, len(cost))))[0])
         shares = np.bincount(chosen, minlength=values.shape[1]) / draws
-        rows.append(
-            dict(zip(FACTS, facts, strict=True))
-            | {"metric": metric, "best_lr": float(cost.columns[first])}
-            | {"stability": float(shares[first]), "seeds": len(cost)}
-            | {"plausible": int((shares >= 0.05).sum())}
-        )
-    return pd.DataFrame(rows)
+        is_known = bool(np.isfinite(values).any())
+        found = {
+            "best_lr": float(cost.columns[first]) if is_known else np.nan,
+            "stability": float(shares[first]) if is_known else np.nan,
+            "seeds": len(cost),
+            "plausible": int((shares >= 0.05).sum()) if is_known else 0,
+        }
+        rows.append(dict(zip(FACTS, facts, strict=True)) | {"metric": metric} | found)
+    told = ["metric", "best_lr", "stability", "seeds", "plausible"]
+    return pd.DataFrame(rows, columns=[*FACTS, *told])
 
 
 def _chosen(values: np.ndarray, counts: np.ndarray) -> np.ndarray:

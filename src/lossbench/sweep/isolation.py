@@ -1,0 +1,93 @@
+"""Trains a pack in a process of its own, so that what kills the process kills nothing else."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from multiprocessing import get_context
+
+from lossbench.sweep.training import Interrupted, Job, OutOfMemory, Stop, stopping
+
+log = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = 66
+"""Exit code of a child whose pack does not fit."""
+
+LOOK = 0.1
+"""Seconds between two looks at a child."""
+
+
+class Died(Exception):
+    """The process of a pack ended before the pack did; the message says how."""
+
+
+def run_apart(job: Job, extensions: Sequence[str], stop: Stop) -> None:
+    """Train a pack in a child process; its outcome is in its folder.
+
+    Args:
+        job: The pack.
+        extensions: Modules whose losses, data and models the child has to know.
+        stop: What asks for an end here is passed on.
+
+    Raises:
+        Died: The child was killed, or left without finishing.
+        OutOfMemory: The pack does not fit.
+        Interrupted: An end was asked for; the checkpoint is committed.
+    """
+    stop.check()
+    arguments = (job, [*extensions], os.getpid())
+    child = get_context("spawn").Process(target=_child, args=arguments)
+    child.start()
+    told = 0
+    try:
+        while child.is_alive():
+            child.join(LOOK)
+            if stop.signal and not told and child.pid:
+                told = stop.signal
+                os.kill(child.pid, told)
+    except Interrupted:
+        child.kill()
+        child.join()
+        raise
+    code = child.exitcode or 0
+    if code == OUT_OF_MEMORY:
+        raise OutOfMemory(f"pack {job.claim.pack.pack_id} does not fit")
+    if code > 128:
+        raise Interrupted(code - 128)
+    if code:
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise Died(f"the process of its pack ended before it was finished: {how}")
+
+
+def _child(job: Job, extensions: list[str], parent: int) -> None:
+    import torch
+
+    from lossbench.config import load_extensions
+
+    os.setsid()  # signals of the terminal reach it through its parent, once
+    _die_with(parent)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("lossbench").setLevel(logging.INFO)
+    load_extensions(extensions)
+    torch.set_num_threads(job.engine.threads)
+    try:
+        with stopping() as stop:
+            job.run(stop)
+    except Interrupted as end:
+        sys.exit(128 + end.signal)
+    except OutOfMemory:
+        sys.exit(OUT_OF_MEMORY)
+
+
+def _die_with(parent: int) -> None:
+    """Ask the kernel for an end of this process when its parent ends (Linux; no-op elsewhere)."""
+    try:
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    except (OSError, AttributeError):
+        return
+    if os.getppid() != parent:
+        sys.exit(128 + signal.SIGTERM)

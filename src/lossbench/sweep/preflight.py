@@ -1,0 +1,66 @@
+"""What can be refused before anything is trained, and the data that a run trains on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+
+from lossbench.config import ConfigError, Run
+from lossbench.data import DATA, Splits
+from lossbench.data.corruption import corrupted
+from lossbench.data.targets import TARGETS
+from lossbench.engine import batch_indices, refuse_unpaired, refuse_unwidened
+from lossbench.losses.spec import Context
+from lossbench.models import MODELS
+
+log = logging.getLogger(__name__)
+
+
+def splits_of(run: Run) -> Splits:
+    """The run's data as its seed sees it, with the targets it asks for, corruption applied."""
+    clean = DATA[run.data.fn].fn(seed=run.seed, **run.data.params)
+    fed, corruption = TARGETS[run.targets](clean), run.corruption
+    return corrupted(fed, name=corruption.fn, seed=run.seed, params=dict(corruption.params))
+
+
+def preflight(runs: Iterable[Run]) -> None:
+    """Build the data, the model and the batches of each kind of run once, before any training.
+
+    Raises:
+        ConfigError: One of them refuses its parameters.
+    """
+    kinds: dict[str, dict[str, Run]] = {}
+    for run in reversed(list(runs)):
+        kind = (run.data, run.targets, run.corruption, run.model, run.batch_size, run.init)
+        kinds.setdefault(repr((kind, run.row.outputs_per_target)), {})[repr(run.loss)] = run
+    for by_loss in kinds.values():
+        run = next(iter(by_loss.values()))
+        try:
+            splits = splits_of(run)
+            inputs, targets = splits.inputs["train"], splits.targets["train"]
+            batch_indices(run.seed, len(inputs), 1, run.batch_size)
+            sizes = (inputs.shape[-1], targets.shape[-1])
+            build = partial(MODELS[run.model.fn].fn, *sizes, **run.model.params)
+            refuse_unpaired(build, inputs[: run.batch_size])
+            refuse_unwidened(build, inputs[: run.batch_size], times=run.row.outputs_per_target)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
+        for run in by_loss.values():
+            _refuse_parameters(run, splits)
+
+
+def _refuse_parameters(run: Run, splits: Splits) -> None:
+    """Call the loss once, so that parameters it refuses are refused before training."""
+    targets = splits.targets["train"][: run.batch_size]
+    context = Context.outside_training(splits.targets["train"].sum(0))
+    output = torch.zeros(len(targets), run.row.outputs_per_target * targets.shape[-1])
+    try:
+        run.row.values(output, targets, run.loss.params, context)
+    except ValueError as error:
+        raise ConfigError(f"loss {run.loss.name}: {error}") from error
+    except (Exception, SystemExit) as error:
+        # It fails its own runs only, and their records say why.
+        log.warning("loss %s raises %s: %s", run.loss.name, type(error).__name__, error)

@@ -1,0 +1,211 @@
+"""Runs a list of runs: plans them in sweep.json, skips what is done, sees every pack to its end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from lossbench import plan, records, store
+from lossbench.config import Engine, Run
+from lossbench.losses import LOSSES
+from lossbench.losses.curves import curve
+from lossbench.sweep.claims import ATTEMPTS, PLANNED, Claim, Claims, Members, halved
+from lossbench.sweep.isolation import Died, run_apart
+from lossbench.sweep.preflight import preflight
+from lossbench.sweep.training import Job, OutOfMemory, Stop, give_up, stopping
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 60.0
+"""Seconds to wait for another process that writes the plan."""
+
+LOOK = 0.5
+"""Seconds between two looks at packs that other processes train."""
+
+
+@dataclass
+class Sweep:
+    """One folder of runs and what it takes to fill it. Any number of processes may share it.
+
+    Attributes:
+        folder: Where everything of the sweep is written.
+        engine: How to train.
+        facts: What sweep.json says beside the runs: name, command, declaration.
+        extensions: Modules that a process has to import to know all losses, data and models.
+        seconds: Wall time spent so far, by part.
+    """
+
+    folder: Path
+    engine: Engine
+    facts: Mapping[str, Any]
+    extensions: Sequence[str] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, runs: Sequence[Run]) -> Members:
+        """Train what is missing of `runs`, or wait for other processes that do.
+
+        Args:
+            runs: What is asked for; runs that are done or diverged are skipped, and so are those
+                that have failed `ATTEMPTS` times.
+
+        Returns:
+            Status and reason by run_id.
+
+        Raises:
+            ConfigError: Data, model and batch size do not fit; nothing was trained.
+            Interrupted: A signal asked for an end; what was done is committed.
+            store.StoreError: A file of the sweep is damaged or cannot be written.
+        """
+        torch.set_num_threads(self.engine.threads)
+        start, trained = time.monotonic(), 0
+        with self._clock("check"):
+            preflight(runs)
+        with stopping() as stop:
+            claims = self._claims(runs, allowed := self._begun(runs))
+            log.info("%s", _announcement(runs, claims))
+            while claims:
+                done = sum(self._seen_to(one, stop, title) for one, title in _titled(claims))
+                trained += done
+                if not done:
+                    self._wait(claims, stop)
+                claims = self._claims(runs, allowed)
+        if trained:
+            so_far = ", ".join(f"{part} {spent:.1f} s" for part, spent in self.seconds.items())
+            log.info("%d runs in %.1f s (so far: %s)", trained, time.monotonic() - start, so_far)
+        members = self.members()
+        return {run.run_id: members.get(run.run_id, PLANNED) for run in runs}
+
+    def members(self) -> Members:
+        """Status and reason of every recorded run, the best of each."""
+        return Claims(self.folder).members
+
+    def _begun(self, runs: Sequence[Run]) -> dict[str, int]:
+        """Plan the runs; returns how often each may have failed before and be trained now."""
+        with self._clock("write"), store.lock(self.folder / store.LOCK, patience=PATIENCE):
+            store.clean_temporaries(self.folder)
+            now = Claims(self.folder)
+            self._plan(runs, recorded=len(now.members))
+        failures = {run.run_id: now.failures[run.run_id] for run in runs}
+        hopeless = sum(count >= ATTEMPTS for count in failures.values())
+        if hopeless:
+            log.warning(
+                "%d runs have failed %d times and are not tried again. When the cause is mended, "
+                "delete their packs' folders.",
+                hopeless,
+                ATTEMPTS,
+            )
+        return {run_id: min(count, ATTEMPTS - 1) for run_id, count in failures.items()}
+
+    def _claims(self, runs: Sequence[Run], allowed: Mapping[str, int]) -> list[Claim]:
+        with self._clock("write"), store.lock(self.folder / store.LOCK, patience=PATIENCE):
+            size = self.engine.pack_size
+            return Claims(self.folder).asked(runs, pack_size=size, allowed=allowed)
+
+    def _seen_to(self, claim: Claim, stop: Stop, title: str) -> int:
+        """Train a pack, or its halves where it breaks; returns how many runs came to an end."""
+        stop.check()
+        job = Job(claim, self.engine, title)
+        try:
+            with self._clock("train"):
+                if not claim.is_suspect:
+                    return len(job.run(stop) or ())
+                log.warning("pack %s: its last process was killed, so apart now", title)
+                run_apart(job, self.extensions, stop)
+                return len(claim.pack.runs)
+        except (OutOfMemory, Died) as trouble:
+            return self._broken(claim, stop, title, trouble)
+
+    def _broken(self, claim: Claim, stop: Stop, title: str, trouble: Exception) -> int:
+        with store.lock(claim.folder / store.LOCK, patience=PATIENCE):
+            if len(claim.pack.runs) == 1:
+                log.error("run %s failed: %s", claim.pack.runs[0].run_id, trouble)
+                return len(give_up(claim, f"{type(trouble).__name__}: {trouble}"))
+            log.warning("pack %s, %d runs: %s; in halves now", title, len(claim.pack.runs), trouble)
+            halves = halved(claim)
+        suspect = isinstance(trouble, Died)
+        return sum(
+            self._seen_to(Claim(half.pack, half.folder, is_suspect=suspect), stop, title)
+            for half in halves
+        )
+
+    def _wait(self, claims: Sequence[Claim], stop: Stop) -> None:
+        """Until one of the packs that others train is free."""
+        locks = [claim.folder / store.LOCK for claim in claims]
+        holders = sorted({store.holder(lock) for lock in locks})
+        log.info("waiting for process %s, which trains what is left", ", ".join(holders))
+        while all(store.is_held(lock) for lock in locks):
+            stop.check()
+            time.sleep(LOOK)
+
+    def _plan(self, runs: Sequence[Run], *, recorded: int) -> None:
+        """Add runs and declaration to sweep.json, and the curves of the losses beside it."""
+        path = self.folder / "sweep.json"
+        old = records.read_plan(path) if path.exists() else plan.EMPTY
+        new = plan.extended(old, runs, **self.facts, recorded=recorded)
+        if len(new["declarations"]) > max(1, len(old["declarations"])):
+            log.warning(
+                "%s was declared before: what is new here counts as exploratory. "
+                "Give a new question its own folder with name=...",
+                self.folder,
+            )
+        drawn = self.folder / "curves.parquet"
+        sha, is_there = old.get("curves_sha", ""), drawn.exists()
+        if {**new, "curves_sha": sha} == old and is_there and _sha_of(drawn) == sha:
+            return
+        curves = _curves(new["losses"])
+        store.write(drawn, curves)
+        store.write(path, store.sealed({**new, "curves_sha": store.sha256(curves)}))
+
+    @contextmanager
+    def _clock(self, part: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
+
+
+def _sha_of(path: Path) -> str:
+    return store.sha256(path.read_bytes())
+
+
+def _titled(claims: Sequence[Claim]) -> Iterator[tuple[Claim, str]]:
+    for place, claim in enumerate(claims):
+        yield claim, f"pack {place + 1}/{len(claims)}"
+
+
+def _announcement(runs: Sequence[Run], claims: Sequence[Claim]) -> str:
+    stage = "/".join(sorted({run.stage for run in runs}))
+    asked, missing = len({run.run_id for run in runs}), sum(len(one.pack.runs) for one in claims)
+    return (
+        f"{stage}: {asked} runs, {asked - missing} already there, "
+        f"{missing} to train in {len(claims)} packs"
+    )
+
+
+def _curves(losses: Mapping[str, Mapping[str, Any]]) -> bytes:
+    parts = []
+    for name, facts in losses.items():
+        columns = _curve(facts)
+        count = len(columns["argument"])
+        labels = {"loss": name, "task": facts["task"], "family": facts["family"]}
+        parts.append(pa.table({key: [value] * count for key, value in labels.items()} | columns))
+    return records.encode(pa.concat_tables(parts, promote_options="default"))
+
+
+def _curve(facts: Mapping[str, Any]) -> dict[str, list[float]]:
+    """A loss's curve; empty where the loss raises or its extension is not loaded now."""
+    try:
+        columns = curve(LOSSES[facts["fn"]], facts["params"])
+        pa.table(columns)  # refuses what is not as many numbers in each
+    except (Exception, SystemExit):
+        return {name: [] for name in ("argument", "value", "first", "second", "weight")}
+    return columns

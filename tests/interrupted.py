@@ -1,0 +1,38 @@
+"""Sweeps that are cut short, and what is left of them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from lossbench import records
+from lossbench.config import Engine
+from lossbench.sweep import Sweep
+
+ENGINE = Engine(device="cpu", pack_size=128, threads=1, commit_every=30)
+
+NOT_COMPARED = ["pack_id", "pack_size", "train_seconds"]
+"""Columns that say how a run was trained, not what came out."""
+
+
+def sweep_in(folder: Path, *, pack_size: int = 128, commit_every: float = 30) -> Sweep:
+    engine = Engine(device="cpu", pack_size=pack_size, threads=1, commit_every=commit_every)
+    facts = {"name": folder.name, "command": "lossbench", "declaration": None}
+    return Sweep(folder=folder, engine=engine, facts=facts)
+
+
+def contents(folder: Path, *, but: str = "") -> dict[str, str]:
+    """By run_id the sha256 of all that is recorded of it, but for one metric."""
+    found = records.load(folder)
+    digests: dict[str, str] = {}
+    evals = found.evals[found.evals.metric != but]
+    runs = found.runs[found.runs.status != "missing"].infer_objects()
+    for table in (runs, found.steps, found.layers, evals):
+        kept = table.drop(columns=NOT_COMPARED, errors="ignore")
+        numbers = kept.select_dtypes("number").columns
+        kept = kept.astype(dict.fromkeys(numbers, float))  # where a value is missing they all are
+        for run_id, rows in kept.groupby("run_id"):
+            text = rows.to_csv(index=False, float_format="%a")
+            own = digests.get(str(run_id), "") + text
+            digests[str(run_id)] = hashlib.sha256(own.encode()).hexdigest()
+    return digests
