@@ -130,6 +130,13 @@ def run_of():
     return make_run
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Slurm's tests start daemons and are run when they are named: `pytest tests/slurm`."""
+    if collection_path.name == "slurm" and not any("slurm" in word for word in config.args):
+        return True
+    return None
+
+
 def pytest_terminal_summary(terminalreporter):
     """The promises of tests/test_faults.py that held, with their figures."""
     passed = terminalreporter.stats.get("passed", [])

@@ -298,3 +298,19 @@ def test_docs_figures_md_shows_every_figure_with_its_question_and_its_script():
     drawn_by = {name: (DOCS.parent / "analysis" / f"{name}.py").read_text() for name in shown}
     for name in functions:
         assert any(f"figures.{name}(" in text for text in drawn_by.values()), name
+
+
+# ---- docs/reliability.md -------------------------------------------------------------------------
+
+
+def test_docs_reliability_md_tells_of_every_promise_and_of_none_that_has_no_test():
+    told = {*re.findall(r"`(test_\w+)` \|$", (DOCS / "reliability.md").read_text(), re.M)}
+    promised = set()
+    for name in ("test_faults.py", "slurm/test_slurm.py"):
+        tree = ast.parse((Path(__file__).parent / name).read_text())
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                source = ast.unparse(node)
+                if "figure(" in source or "say(record_property" in source:
+                    promised.add(node.name)
+    assert told == promised

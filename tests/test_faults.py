@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from interrupted import contents, sweep_in
 
 from lossbench import cli, records, store
 from lossbench.losses import LOSSES
-from lossbench.sweep import isolation, sweep, training
+from lossbench.sweep import care, isolation, training
 from lossbench.sweep.claims import Claims
 from lossbench.sweep.training import Interrupted
 
@@ -35,6 +36,7 @@ pytestmark = pytest.mark.faults
 IS_LONG = os.environ.get("LOSSBENCH_FAULTS") == "long"
 KILLS = 200 if IS_LONG else 40
 RUNS = [make_run(loss=loss, seed=s, steps=60) for loss in ("mse", "mae", "huber") for s in (0, 1)]
+LONGER = [make_run(loss=loss, steps=900, log_every=30) for loss in ("mse", "mae", "huber")]
 TINY = [make_run(loss=loss, steps=4, log_every=2, eval_every=2) for loss in ("mse", "mae")]
 
 
@@ -53,7 +55,7 @@ def figure(record_property):
 def whole(tmp_path_factory):
     """What the runs are when nothing disturbs them."""
     undisturbed = sweep_in(tmp_path_factory.mktemp("whole"), pack_size=4)
-    undisturbed.run([*RUNS, *TINY])
+    undisturbed.run([*RUNS, *LONGER, *TINY])
     return contents(undisturbed.folder)
 
 
@@ -109,19 +111,20 @@ def no_garbage(folder):
 
 
 def test_kills_at_any_time_lose_nothing(tmp_path, monkeypatch, whole, figure):
-    monkeypatch.setattr(sweep, "run_apart", inline)
+    monkeypatch.setattr(care, "run_apart", inline)
     draw, kills, sweeps = random.Random(0), 0, 0
     while kills < KILLS:
         folder, code = tmp_path / str(sweeps), -signal.SIGKILL
         while code == -signal.SIGKILL:
-            child = forked(lambda to=folder: sweep_in(to, pack_size=4, commit_every=0.01).run(RUNS))
-            time.sleep(draw.uniform(0.0, 0.35))
+            doing = sweep_in(folder, pack_size=2, commit_every=0.01)
+            child = forked(lambda doing=doing: doing.run(LONGER))
+            time.sleep(draw.uniform(0.0, 0.5))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
             code = ended(child)
             kills += code == -signal.SIGKILL
         assert code == 0
-        assert contents(folder) == only(whole, RUNS)
+        assert contents(folder) == only(whole, LONGER)
         assert no_garbage(folder)
         sweeps += 1
     figure(
@@ -130,7 +133,7 @@ def test_kills_at_any_time_lose_nothing(tmp_path, monkeypatch, whole, figure):
 
 
 def test_signals_once_and_twice_lose_nothing(tmp_path, monkeypatch, whole, figure):
-    monkeypatch.setattr(sweep, "run_apart", inline)
+    monkeypatch.setattr(care, "run_apart", inline)
     draw, count = random.Random(1), 0
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         for times in (1, 2) * (10 if IS_LONG else 2):
@@ -239,7 +242,7 @@ def test_launches_of_one_sweep_in_the_same_second_share_it(tmp_path, monkeypatch
 
 
 def test_a_killed_holder_leaves_no_lock(tmp_path, monkeypatch, whole):
-    monkeypatch.setattr(sweep, "run_apart", inline)
+    monkeypatch.setattr(care, "run_apart", inline)
     child = forked(lambda: sweep_in(tmp_path, pack_size=2, commit_every=0).run(RUNS))
     until = time.monotonic() + 20
     while not any((tmp_path / "packs").glob("*/part-*")) and time.monotonic() < until:
@@ -305,7 +308,7 @@ def operations(folder, monkeypatch):
 def test_no_operation_on_files_is_a_bad_one_to_fail_at(
     tmp_path, monkeypatch, whole, figure, act, code
 ):
-    monkeypatch.setattr(sweep, "run_apart", inline)
+    monkeypatch.setattr(care, "run_apart", inline)
     total = operations(tmp_path / "counted", monkeypatch)
     assert total > 60
 
@@ -608,6 +611,24 @@ def test_a_secret_of_the_environment_appears_nowhere(tmp_path, monkeypatch, figu
         tables.runs[column].astype(str).str.contains(secret).any() for column in tables.runs
     )
     figure("a secret in environment, path and git remote", f"in 0 of {len(files)} files")
+
+
+FLOORS = {
+    "torch": "2.11",
+    "hydra-core": "1.3.8",
+    "pyarrow": "17",
+    "jinja2": "3.1.6",
+    "tqdm": "4.66.3",
+}
+"""Below these something is known that reading or configuring could be made to run."""
+
+
+def test_floors_keep_out_what_is_known_to_be_unsafe():
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    for name, floor in FLOORS.items():
+        assert f'"{name}>={floor}' in text
+        installed = [int(part) for part in version(name).split("+")[0].split(".")[:2]]
+        assert installed >= [int(part) for part in floor.split(".")[:2]]
 
 
 def test_claims_name_what_is_there(tmp_path):

@@ -41,6 +41,8 @@ and says with honest statistics what the loss changed.
   lossbench report runs/NAME [--strict]    figures, tables, HTML page (--strict: exit 1 if a
                                            run is missing or a verdict rests on less than
                                            declared, confirmed, proven pairs)
+  lossbench verify runs/NAME               every file as it was written? every run there?
+  lossbench verify --machine               does a run depend on its pack-mates on this machine?
   lossbench losses                         the catalog: all {count} losses, a line each
   lossbench losses NAME ...                all that is known of some of them
       --measure  measures their claims again     --card FILE.html  one loss as a page, drawn
@@ -149,7 +151,7 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
     try:
         return _hydra(args, act)
     except RunsFailed as failure:
-        return _finish(failure.folder, with_report=False)
+        return max(SOME_FAILED, _finish(failure.folder, with_report=False))
     except BrokenPipeError:
         raise
     except yaml.YAMLError as error:
@@ -332,6 +334,51 @@ def _paint() -> Callable[[str, str], str]:
     )
 
 
+def _verify(arguments: list[str]) -> int:
+    from lossbench import verify
+    from lossbench.store import StoreError
+
+    if "--machine" in arguments:
+        return _verify_machine([word for word in arguments if word != "--machine"])
+    if len(arguments) != 1:
+        return _mistake("verify: use 'lossbench verify runs/NAME' or 'lossbench verify --machine'")
+    try:
+        found = verify.verified(Path(arguments[0]))
+    except StoreError as error:
+        return _mistake(str(error))
+    for problem in found.problems:
+        print(problem)
+    kept = f"{found.packs} packs, {found.files} files, {found.bytes / 1e6:.1f} MB"
+    print(f"{kept}: {len(found.problems)} damaged" if found.problems else f"{kept}: all as written")
+    if found.unfinished:
+        print(f"{found.unfinished} packs are not finished: the same command goes on with them")
+    if found.runs:
+        told = ", ".join(f"{count:,} {status}" for status, count in found.runs.items() if count)
+        print(f"{sum(found.runs.values()):,} planned runs: {told}")
+    return DONE if found.is_whole else SOME_FAILED
+
+
+def _verify_machine(arguments: list[str]) -> int:
+    if arguments:
+        return _mistake(f"verify --machine {' '.join(arguments)}: it takes nothing else")
+    import torch
+
+    from lossbench.sweep import invariance
+
+    torch.set_num_threads(1)
+    exit_code = DONE
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    for device in devices:
+        for precision in ("float32", "float64"):
+            found = invariance.invariance(device, precision, 2 if device == "cpu" else 8)
+            told = (
+                f"{device} {precision}: {found.compared:,} values of the same runs in other packs"
+            )
+            print(f"{told}, {found.differing} differ: {found.mode}")
+            exit_code = exit_code if not found.differing else SOME_FAILED
+    return exit_code
+
+
 def _losses(arguments: list[str]) -> int:
     from lossbench import catalog
     from lossbench.config import ConfigError, load_extensions
@@ -441,6 +488,7 @@ def _is_disputed(chosen: Sequence[Any], measured: Mapping[str, Any]) -> bool:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
     "report": _report,
+    "verify": _verify,
     "losses": _losses,
 }
 

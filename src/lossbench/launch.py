@@ -138,6 +138,10 @@ class PackedLauncher:
     composer: Composer
     sweep: Sweep
 
+    def __init__(self, *, executor: str, **cluster: Any) -> None:
+        self.executor = executor
+        self.cluster = cluster
+
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
@@ -149,6 +153,8 @@ class PackedLauncher:
         self.composer = Composer(hydra_context.config_loader, config)
         hydra_context.config_loader = self.composer  # type: ignore[assignment]
         self.sweep = _sweep(config, config.hydra)
+        if self.executor != "inline":
+            self.sweep.crew = _cluster(self.executor, self.cluster)
         self._asked: dict[tuple[str, ...], Run] = {}
         if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
             # It writes multirun.yaml before it launches; a mistake must not leave a folder behind.
@@ -206,7 +212,7 @@ class PackedLauncher:
     ) -> JobReturn:
         from hydra.core.utils import JobReturn, JobStatus
 
-        if facts["status"] == "failed":
+        if facts["status"] in ("failed", "missing"):
             value: Any = RunsFailed(f"run {run.run_id}: {facts['reason']}", self.sweep.folder)
             status = JobStatus.FAILED
         else:
@@ -219,6 +225,23 @@ class PackedLauncher:
         )
         result.return_value = value
         return result
+
+
+def _cluster(executor: str, cluster: Mapping[str, Any]) -> Any:
+    from omegaconf import OmegaConf
+
+    from lossbench.cluster import Cluster, Settings
+    from lossbench.config import ConfigError
+
+    if executor not in ("slurm", "local"):
+        raise ConfigError(
+            f"hydra.launcher.executor={executor} is unknown: use inline, local or slurm"
+        )
+    plain: dict[str, Any] = {
+        name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        for name, value in cluster.items()
+    }
+    return Cluster(Settings(executor=executor, **plain))
 
 
 def _basic_jobs(config: DictConfig, composer: Any) -> list[list[str]]:

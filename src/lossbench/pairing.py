@@ -78,9 +78,10 @@ def environment_sha(device: str, precision: str) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def environment_json() -> str:
-    """`environment` and our own version as canonical JSON, for the records."""
-    return json.dumps({**environment(), "lossbench": lossbench.__version__}, sort_keys=True)
+def environment_json(noted: Mapping[str, str]) -> str:
+    """`environment`, our own version and what was noted as canonical JSON, for the records."""
+    facts = {**environment(), "lossbench": lossbench.__version__, **noted}
+    return json.dumps(facts, sort_keys=True)
 
 
 def device_name(device: torch.device) -> str:

@@ -23,10 +23,13 @@ PRIMARY = {"regression": "rmse", "classification": "accuracy"}
 class Recorder:
     """Records of one pack. `alive` [K] is what freezes a member that diverged or failed."""
 
-    def __init__(self, pack: Pack, members: Members, *, device: torch.device) -> None:
+    def __init__(
+        self, pack: Pack, members: Members, *, device: torch.device, noted: Mapping[str, str]
+    ) -> None:
         self.pack = pack
         self.members = members
         self.device = device
+        self.noted = noted
         count = len(members.runs)
         self.alive = torch.ones(count, dtype=torch.bool, device=device)
         self.stop_step = torch.zeros(count, dtype=torch.int64, device=device)
@@ -123,7 +126,7 @@ class Recorder:
             "source_sha": run.source_sha,
             "shared_sha": run.shared_sha,
             "env_sha": environment_sha(device_name(self.device), run.precision),
-            "environment": environment_json(),
+            "environment": environment_json(self.noted),
             "device": device_name(self.device),
             "precision": run.precision,
             "threads": torch.get_num_threads(),

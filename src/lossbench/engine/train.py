@@ -33,6 +33,7 @@ def train(
     padding: int,
     flush: Callable[[int, Snapshot], None],
     saved: Saved | None = None,
+    noted: Mapping[str, str] | None = None,
 ) -> dict[str, pa.Table]:
     """Train the runs of a pack together.
 
@@ -44,6 +45,7 @@ def train(
         flush: Called after each update but the last with the number of updates done and what takes
             a snapshot of the state there. What it raises ends the training.
         saved: Where to go on, instead of from the start; same pack, data, versions and threads.
+        noted: Further facts for the column `environment`.
 
     Returns:
         The tables runs, steps, layers and evals. Members that diverge or fail are frozen, the
@@ -59,7 +61,7 @@ def train(
     update, schedule = OPTIMIZERS[run.optimizer.fn], SCHEDULES[run.schedule.fn]
     parameters, buffers = members.parameters, members.buffers
     state = fresh_state(run.optimizer.fn, parameters)
-    recorder = Recorder(pack, members, device=device)
+    recorder = Recorder(pack, members, device=device, noted=noted or {})
     per_member_loss = PerMemberLoss(members, recorder)
     first = 0
     if saved is not None:

@@ -17,10 +17,10 @@ from lossbench import plan, records, store
 from lossbench.config import Engine, Run
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
-from lossbench.sweep.claims import ATTEMPTS, PLANNED, Claim, Claims, Members, halved
-from lossbench.sweep.isolation import Died, run_apart
+from lossbench.sweep.care import Crew, Left, here
+from lossbench.sweep.claims import ATTEMPTS, PLANNED, Claim, Claims, Members
 from lossbench.sweep.preflight import preflight
-from lossbench.sweep.training import Job, OutOfMemory, Stop, give_up, stopping
+from lossbench.sweep.training import Stop, stopping
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class Sweep:
         engine: How to train.
         facts: What sweep.json says beside the runs: name, command, declaration.
         extensions: Modules that a process has to import to know all losses, data and models.
+        crew: What trains packs: this process, or a cluster.
         seconds: Wall time spent so far, by part.
     """
 
@@ -47,6 +48,7 @@ class Sweep:
     engine: Engine
     facts: Mapping[str, Any]
     extensions: Sequence[str] = ()
+    crew: Crew = here
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, runs: Sequence[Run]) -> Members:
@@ -69,19 +71,23 @@ class Sweep:
         with self._clock("check"):
             preflight(runs)
         with stopping() as stop:
-            claims = self._claims(runs, allowed := self._begun(runs))
+            claims, left = self._claims(runs, allowed := self._begun(runs)), Left()
             log.info("%s", _announcement(runs, claims))
             while claims:
-                done = sum(self._seen_to(one, stop, title) for one, title in _titled(claims))
+                with self._clock("train"):
+                    done = self.crew(self, claims, stop, left)
                 trained += done
                 if not done:
                     self._wait(claims, stop)
-                claims = self._claims(runs, allowed)
+                claims = [one for one in self._claims(runs, allowed) if one.folder.name not in left]
         if trained:
             so_far = ", ".join(f"{part} {spent:.1f} s" for part, spent in self.seconds.items())
             log.info("%d runs in %.1f s (so far: %s)", trained, time.monotonic() - start, so_far)
-        members = self.members()
-        return {run.run_id: members.get(run.run_id, PLANNED) for run in runs}
+        members, why = self.members(), left.by_run()
+        missing = {run.run_id: {**PLANNED, "reason": why.get(run.run_id, "")} for run in runs}
+        return {run.run_id: members.get(run.run_id, missing[run.run_id]) for run in runs} | {
+            run_id: facts for run_id, facts in missing.items() if facts["reason"]
+        }
 
     def members(self) -> Members:
         """Status and reason of every recorded run, the best of each."""
@@ -108,33 +114,6 @@ class Sweep:
         with self._clock("write"), store.lock(self.folder / store.LOCK, patience=PATIENCE):
             size = self.engine.pack_size
             return Claims(self.folder).asked(runs, pack_size=size, allowed=allowed)
-
-    def _seen_to(self, claim: Claim, stop: Stop, title: str) -> int:
-        """Train a pack, or its halves where it breaks; returns how many runs came to an end."""
-        stop.check()
-        job = Job(claim, self.engine, title)
-        try:
-            with self._clock("train"):
-                if not claim.is_suspect:
-                    return len(job.run(stop) or ())
-                log.warning("pack %s: its last process was killed, so apart now", title)
-                run_apart(job, self.extensions, stop)
-                return len(claim.pack.runs)
-        except (OutOfMemory, Died) as trouble:
-            return self._broken(claim, stop, title, trouble)
-
-    def _broken(self, claim: Claim, stop: Stop, title: str, trouble: Exception) -> int:
-        with store.lock(claim.folder / store.LOCK, patience=PATIENCE):
-            if len(claim.pack.runs) == 1:
-                log.error("run %s failed: %s", claim.pack.runs[0].run_id, trouble)
-                return len(give_up(claim, f"{type(trouble).__name__}: {trouble}"))
-            log.warning("pack %s, %d runs: %s; in halves now", title, len(claim.pack.runs), trouble)
-            halves = halved(claim)
-        suspect = isinstance(trouble, Died)
-        return sum(
-            self._seen_to(Claim(half.pack, half.folder, is_suspect=suspect), stop, title)
-            for half in halves
-        )
 
     def _wait(self, claims: Sequence[Claim], stop: Stop) -> None:
         """Until one of the packs that others train is free."""
@@ -175,11 +154,6 @@ class Sweep:
 
 def _sha_of(path: Path) -> str:
     return store.sha256(path.read_bytes())
-
-
-def _titled(claims: Sequence[Claim]) -> Iterator[tuple[Claim, str]]:
-    for place, claim in enumerate(claims):
-        yield claim, f"pack {place + 1}/{len(claims)}"
 
 
 def _announcement(runs: Sequence[Run], claims: Sequence[Claim]) -> str:

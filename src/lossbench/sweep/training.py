@@ -22,6 +22,7 @@ from lossbench.config import ENGINE_SCHEMA, Engine
 from lossbench.engine import Saved, Snapshot, failed, train
 from lossbench.pairing import device_name, environment_sha
 from lossbench.sweep.claims import Claim, Members, state_of
+from lossbench.sweep.invariance import invariance
 from lossbench.sweep.preflight import splits_of
 
 log = logging.getLogger(__name__)
@@ -151,6 +152,7 @@ class Job:
                     padding=self.engine.padding,
                     flush=progress,
                     saved=saved,
+                    noted={"packs": self.packs},
                 )
         except store.StoreError:
             raise
@@ -179,6 +181,12 @@ class Job:
         parts = tuple(content[name] for name in sorted(content) if name.startswith("part-"))
         (checkpoint,) = (name for name in content if name.startswith("checkpoint-"))
         return Saved(state["step"], content[checkpoint], parts)
+
+    @property
+    def packs(self) -> str:
+        """Whether members depend on their pack-mates on this machine, as it was measured now."""
+        precision = self.claim.pack.runs[0].precision
+        return invariance(self.engine.device, precision, self.engine.padding).mode
 
     @property
     def made_by(self) -> str:

@@ -1,0 +1,241 @@
+"""Packs as elements of Slurm job arrays: submitted once, waited for, found again by any command.
+
+The state is always looked up on disk and in Slurm: this process may end at any time, and the same
+command goes on waiting for the jobs that run. An element that is told to end commits its pack and
+is queued again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lossbench import store
+from lossbench.config import ConfigError, Engine, load_extensions
+from lossbench.sweep.care import Left, broken, seen_to
+from lossbench.sweep.claims import Claim
+from lossbench.sweep.isolation import Died
+from lossbench.sweep.sweep import Sweep
+from lossbench.sweep.training import Interrupted, Stop, stopping
+
+log = logging.getLogger(__name__)
+
+ALIVE = ("PENDING", "RUNNING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING")
+ALIVE += ("COMPLETING", "PREEMPTED", "RESIZING", "UNKNOWN", "READY")
+"""States of jobs that may still train; Slurm says PREEMPTED of one that it queues again."""
+
+CANCELLED = ("CANCELLED", "REVOKED", "DEADLINE", "TIMEOUT", "INTERRUPTED")
+"""Somebody, or a limit, wanted the end: not tried again by the same command."""
+
+TRIES = 2
+"""How often a pack whose job dies at one and the same step is tried as a whole."""
+
+PATIENCE = 300.0
+"""Seconds to wait for another command that submits."""
+
+LOOK = 2.0
+"""Seconds between two looks at Slurm and at the packs."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a job asks Slurm for; names as in conf/hydra/launcher/packed_slurm.yaml."""
+
+    executor: str
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    timeout_min: int = 60
+    mem_gb: float = 4.0
+    cpus_per_task: int = 1
+    gpus_per_node: int = 0
+    array_parallelism: int = 256
+    requeues: int = 1000
+    signal_delay_s: int = 60
+    additional: Mapping[str, Any] = field(default_factory=dict)
+    setup: Sequence[str] = ()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """As submitit names them."""
+        told: dict[str, Any] = {"timeout_min": self.timeout_min}
+        told["cpus_per_task"] = self.cpus_per_task
+        told |= {"mem_gb": self.mem_gb, "name": "lossbench"}
+        told |= {"gpus_per_node": self.gpus_per_node} if self.gpus_per_node else {}
+        if self.executor != "slurm":
+            return told
+        asked = {"partition": self.partition, "account": self.account, "qos": self.qos}
+        told |= {f"slurm_{name}": value for name, value in asked.items() if value is not None}
+        told["slurm_array_parallelism"] = self.array_parallelism
+        told["slurm_signal_delay_s"] = self.signal_delay_s
+        told["slurm_additional_parameters"] = dict(self.additional)
+        return told | ({"slurm_setup": [*self.setup]} if self.setup else {})
+
+
+@dataclass(frozen=True)
+class Element:
+    """One pack as Slurm runs it."""
+
+    claim: Claim
+    engine: Engine
+    extensions: tuple[str, ...]
+    title: str
+
+    def __call__(self) -> int:
+        """Train the pack; where an end is asked for, commit it and have it queued again."""
+        import torch
+
+        logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
+        logging.getLogger("lossbench").setLevel(logging.INFO)
+        load_extensions(list(self.extensions))
+        torch.set_num_threads(self.engine.threads)
+        try:
+            with stopping() as stop:
+                return seen_to(self.claim, self.engine, self.extensions, stop, self.title)
+        except Interrupted as end:
+            if end.signal == signal.SIGUSR2:  # of a time limit; submitit's handler stands again
+                os.kill(os.getpid(), signal.SIGUSR2)
+                time.sleep(60)
+            sys.exit(128 + end.signal)
+
+    def checkpoint(self) -> Any:
+        """What submitit queues again: the same, because the state is on disk."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+class Cluster:
+    """The crew that is a cluster. Any number of commands may wait for the same jobs."""
+
+    def __init__(self, settings: Settings) -> None:
+        try:
+            import submitit
+        except ImportError as error:
+            raise ConfigError(
+                f"hydra.launcher.executor={settings.executor} needs submitit: "
+                "pip install 'lossbench[slurm]'"
+            ) from error
+        self.submitit = submitit
+        self.settings = settings
+        self.deaths: dict[tuple[str, int], int] = {}
+
+    def __call__(self, sweep: Sweep, claims: Sequence[Claim], stop: Stop, left: Left) -> int:
+        """Submit the packs that no job trains, wait until all jobs have ended.
+
+        Returns:
+            How many runs came to an end.
+        """
+        with store.lock(_jobs_of(sweep) / store.LOCK, patience=PATIENCE):
+            jobs = self._attached(sweep, claims)
+            fresh = [claim for claim in claims if claim.folder.name not in jobs]
+            jobs |= self._submitted(sweep, fresh)
+        log.info(
+            "%d packs: %d submitted, %d found running or queued; Ctrl-C leaves them to Slurm",
+            *(len(claims), len(fresh), len(claims) - len(fresh)),
+        )
+        waiting, ended = {claim.folder.name: claim for claim in claims}, 0
+        while waiting:
+            self._wait(stop)
+            for name, claim in [*waiting.items()]:
+                state = store.committed(claim.folder)
+                if state is not None and not state["is_finished"] and self._is_alive(jobs[name]):
+                    continue
+                if state is None and self._is_alive(jobs[name]):
+                    continue  # it trains in halves
+                del waiting[name]
+                ended += len(claim.pack.runs)
+                if state is not None and not state["is_finished"]:
+                    self._take(claim, jobs[name], int(state["step"]), left)
+        return ended
+
+    def _wait(self, stop: Stop) -> None:
+        until = time.monotonic() + LOOK
+        while time.monotonic() < until:
+            stop.check()
+            time.sleep(0.1)
+
+    def _attached(self, sweep: Sweep, claims: Sequence[Claim]) -> dict[str, Any]:
+        """Jobs that earlier commands have submitted and that may still train."""
+        found = {}
+        for claim in claims:
+            path = _note_of(sweep, claim)
+            if not path.exists():
+                continue
+            note = json.loads(path.read_bytes())
+            if not note["executor"] == self.settings.executor == "slurm":
+                continue  # processes of this machine are known to the command that began them
+            job = self.submitit.SlurmJob(folder=_jobs_of(sweep), job_id=note["job"], tasks=[0])
+            if self._is_alive(job):
+                found[claim.folder.name] = job
+        return found
+
+    def _submitted(self, sweep: Sweep, claims: Sequence[Claim]) -> dict[str, Any]:
+        if not claims:
+            return {}
+        executor = self.submitit.AutoExecutor(
+            folder=_jobs_of(sweep),
+            cluster=self.settings.executor,
+            slurm_max_num_timeout=self.settings.requeues,
+        )
+        executor.update_parameters(**self.settings.parameters)
+        elements = [
+            Element(claim, sweep.engine, tuple(sweep.extensions), f"pack {claim.folder.name}")
+            for claim in claims
+        ]
+        jobs = executor.map_array(Element.__call__, elements)
+        for claim, job in zip(claims, jobs, strict=True):
+            note = {"job": job.job_id, "executor": self.settings.executor}
+            store.write(_note_of(sweep, claim), store.to_json(note))
+        return {claim.folder.name: job for claim, job in zip(claims, jobs, strict=True)}
+
+    def _is_alive(self, job: Any) -> bool:
+        return self._state(job) in ALIVE
+
+    def _state(self, job: Any) -> str:
+        """In Slurm's words, without what it adds to them."""
+        told = job.state
+        if self.settings.executor == "slurm":
+            told = job.watcher.get_state(job.job_id, mode="force")
+        return (told.split() or ["UNKNOWN"])[0].rstrip("+")
+
+    def _take(self, claim: Claim, job: Any, step: int, left: Left) -> None:
+        """What becomes of a pack whose job has ended before it was finished."""
+        state = self._state(job)
+        told = f"job {job.job_id}: {state}"
+        if state in CANCELLED:
+            left[claim.folder.name] = claim, f"{told}; its checkpoint is kept"
+            log.warning("pack %s is not finished, %s", claim.folder.name, told)
+            return
+        if state == "COMPLETED" or store.is_held(claim.folder / store.LOCK):
+            return  # another process had it, or has it
+        key = claim.folder.name, step
+        self.deaths[key] = self.deaths.get(key, 0) + 1
+        log.warning("pack %s ended at step %d, %s", claim.folder.name, step, told)
+        if self.deaths[key] >= TRIES:
+            broken(claim, f"pack {claim.folder.name}", Died(told + _last_words(job)))
+
+
+def _jobs_of(sweep: Sweep) -> Path:
+    return sweep.folder / "jobs"
+
+
+def _note_of(sweep: Sweep, claim: Claim) -> Path:
+    """Which job trains a pack."""
+    return _jobs_of(sweep) / "packs" / f"{claim.folder.name}.json"
+
+
+def _last_words(job: Any) -> str:
+    """The end of what a job wrote, if it is there already."""
+    try:
+        return "\n" + str(job.stderr())[-2000:]
+    except Exception:
+        return ""

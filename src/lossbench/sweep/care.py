@@ -1,0 +1,86 @@
+"""Sees packs to their end: trains them, apart or in halves where they break."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from lossbench import store
+from lossbench.config import Engine
+from lossbench.sweep.claims import Claim, halved
+from lossbench.sweep.isolation import Died, run_apart
+from lossbench.sweep.training import Job, OutOfMemory, Stop, give_up
+
+if TYPE_CHECKING:
+    from lossbench.sweep.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 60.0
+"""Seconds to wait for the lock of a pack that has just broken."""
+
+
+class Left(dict[str, tuple[Claim, str]]):
+    """Packs that a command does not wait for any longer, by pack_id, with the reason."""
+
+    def by_run(self) -> dict[str, str]:
+        """The reason of each of their runs."""
+        return {run.run_id: why for claim, why in self.values() for run in claim.pack.runs}
+
+
+Crew = Callable[["Sweep", Sequence[Claim], Stop, Left], int]
+"""Trains what it can of some packs, notes those it leaves; returns how many runs came to an end."""
+
+
+def here(sweep: Sweep, claims: Sequence[Claim], stop: Stop, left: Left) -> int:
+    """The crew that is this process: one pack after the other."""
+    return sum(
+        seen_to(claim, sweep.engine, sweep.extensions, stop, f"pack {place + 1}/{len(claims)}")
+        for place, claim in enumerate(claims)
+    )
+
+
+def seen_to(claim: Claim, engine: Engine, extensions: Sequence[str], stop: Stop, title: str) -> int:
+    """Train a pack, or its halves where it breaks.
+
+    Args:
+        claim: The pack.
+        engine: How to train.
+        extensions: Modules that a process of its own would have to import.
+        stop: Asks for an end.
+        title: Of the pack, for people.
+
+    Returns:
+        How many runs came to an end; 0 where others train the pack, or have trained it.
+    """
+    stop.check()
+    job = Job(claim, engine, title)
+    try:
+        if not claim.is_suspect:
+            return len(job.run(stop) or ())
+        log.warning("%s: its last process was killed, so it trains apart now", title)
+        run_apart(job, extensions, stop)
+        return len(claim.pack.runs)
+    except (OutOfMemory, Died) as trouble:
+        halves = broken(claim, title, trouble)
+        is_suspect = isinstance(trouble, Died)
+    if not halves:
+        return 1
+    return sum(
+        seen_to(
+            Claim(half.pack, half.folder, is_suspect=is_suspect), engine, extensions, stop, title
+        )
+        for half in halves
+    )
+
+
+def broken(claim: Claim, title: str, trouble: Exception) -> list[Claim]:
+    """Halve a pack that could not be trained; one run alone fails, and leaves no halves."""
+    with store.lock(claim.folder / store.LOCK, patience=PATIENCE):
+        if len(claim.pack.runs) == 1:
+            log.error("run %s failed: %s", claim.pack.runs[0].run_id, trouble)
+            give_up(claim, f"{type(trouble).__name__}: {trouble}")
+            return []
+        log.warning("%s, %d runs: %s; in halves now", title, len(claim.pack.runs), trouble)
+        return halved(claim)

@@ -1,0 +1,144 @@
+"""Does a member of a pack depend on its pack-mates on this machine? Measured, not assumed.
+
+PyTorch promises no equal bits between a batched product and its slices. On the machines that were
+measured there is no difference for two members or more; this measures the one at hand.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from lossbench import packs
+from lossbench.config import Run, to_run
+from lossbench.engine import train
+from lossbench.sweep.preflight import splits_of
+
+LOSSES = {"regression": ("mse", "huber", "quartic"), "classification": ("cross_entropy", "brier")}
+DATA = {"regression": "noisy_linear", "classification": "gaussian_mixture"}
+MEASURED = {
+    "steps": ("loss_value", "gradient_norm", "output_gradient_norm", "error_norm", "update_ratio"),
+    "layers": ("gradient_norm", "weight_norm", "update_ratio"),
+    "evals": ("value",),
+}
+
+
+@dataclass(frozen=True)
+class Invariance:
+    """What was found.
+
+    Attributes:
+        device: Where.
+        compared: How many values of the records were compared.
+        differing: How many of them were not the same bits.
+        worst: Largest difference relative to the value.
+    """
+
+    device: str
+    compared: int
+    differing: int
+    worst: float
+
+    @property
+    def mode(self) -> str:
+        """What the records say of it."""
+        return "bitwise" if not self.differing else f"within {self.worst:.0e}"
+
+
+@functools.cache
+def invariance(device: str, precision: str, padding: int, *, steps: int = 12) -> Invariance:
+    """Train the same runs in several packs, and compare their records.
+
+    Args:
+        device: "cpu" or "cuda".
+        precision: "float32" or "float64".
+        padding: Least number of members, see `engine.train`.
+        steps: Updates of each run.
+    """
+    compared, differing, worst = 0, 0, 0.0
+    for task in LOSSES:
+        runs = [
+            _run(task, loss, seed, precision, steps) for loss in LOSSES[task] for seed in (0, 1)
+        ]
+        whole = _records([runs], device, padding)
+        for division in _divisions(runs):
+            found = _records(division, device, padding)
+            for key, values in whole.items():
+                mine, theirs = found[key], values
+                same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
+                off = np.abs(mine - theirs)[~same] / np.maximum(np.abs(theirs[~same]), 1e-30)
+                compared += len(same)
+                differing += int((~same).sum())
+                worst = max([worst, *off.tolist()])
+    return Invariance(device, compared, differing, worst)
+
+
+def _divisions(runs: Sequence[Run]) -> Iterator[list[list[Run]]]:
+    """The same runs alone, in pairs, and in packs of unequal size and other order."""
+    yield [[run] for run in runs]
+    yield [[*runs[start : start + 2]] for start in range(0, len(runs), 2)]
+    yield [[runs[-1], runs[0]], [*runs[-2:0:-1]]]
+
+
+def _records(
+    division: Sequence[Sequence[Run]], device: str, padding: int
+) -> dict[tuple[str, str, str], np.ndarray]:
+    """By run, table and column all values, in the order of their steps."""
+    found = {}
+    for runs in division:
+        (pack,) = packs.group(runs, pack_size=len(runs))
+        splits = {run.seed: splits_of(run) for run in runs}
+        tables = train(
+            pack,
+            splits,
+            device=torch.device(device),
+            padding=padding,
+            flush=lambda step, snapshot: None,
+        )
+        for table, columns in MEASURED.items():
+            found |= dict(_by_run(table, tables[table], columns))
+    return found
+
+
+def _by_run(
+    name: str, table: pa.Table, columns: Sequence[str]
+) -> Iterator[tuple[tuple[str, str, str], np.ndarray]]:
+    run_ids = table["run_id"].to_numpy(zero_copy_only=False)
+    for column in columns:
+        values = table[column].to_numpy(zero_copy_only=False).astype(float)
+        for run_id in dict.fromkeys(run_ids):
+            yield (run_id, name, column), values[run_ids == run_id]
+
+
+def _run(task: str, loss: str, seed: int, precision: str, steps: int) -> Run:
+    def part(name: str, **params: Any) -> Mapping[str, Any]:
+        return {"name": name, "fn": name, "params": params}
+
+    data = part(DATA[task], examples=200)
+    return to_run(
+        {
+            "data": {**data, "targets": "sampled", "corruption": {"name": "none", "params": {}}},
+            "model": part("mlp", widths=[16, 16], activation="relu"),
+            "loss": part(loss),
+            "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.0}
+            | {"params": {}},
+            "schedule": {"name": "constant", "params": {}},
+            "engine": {"name": "cpu", "device": "cpu", "precision": precision, "pack_size": 8}
+            | {"threads": 1, "commit_every": 1e9},
+            "init": {"from": "random", "output_scale": 1.0},
+            "name": "machine",
+            "condition": "as_given",
+            "seed": seed,
+            "steps": steps,
+            "batch_size": 16,
+            "log_every": 1,
+            "eval_every": 6,
+            "extensions": [],
+        }
+    )

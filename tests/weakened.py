@@ -1,0 +1,122 @@
+"""Weakens a promise, one line at a time, and says which test notices: `python tests/weakened.py`.
+
+Each weakening is one literal replacement in a copy of the package. A suite that lets one live would
+not have noticed had the line never been written. Takes some minutes; not part of the suite.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from mutations import START
+
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "src" / "lossbench"
+
+
+@dataclass(frozen=True)
+class Weakening:
+    """One promise less.
+
+    Attributes:
+        what: In words.
+        file: Below the package.
+        old, new: Text and what stands there instead.
+        suite: Tests that should notice, as pytest takes them.
+    """
+
+    what: str
+    file: str
+    old: str
+    new: str
+    suite: tuple[str, ...]
+
+
+CLOSED = "    finally:\n        os.close(descriptor)\n\n\ndef _sync"
+STORE, RESUME, FAULTS = ("test_store.py",), ("test_resume.py",), ("test_faults.py",)
+WEAKENINGS = (
+    Weakening("content is not synced before its name", "store.py",
+              "        os.fsync(descriptor)\n" + CLOSED, CLOSED, STORE),
+    Weakening("a file is written in place", "store.py",
+              "_write_whole(temporary, content)\n            os.replace(temporary, path)",
+              "_write_whole(path, content)", STORE),
+    Weakening("sha256 of files is not checked", "store.py",
+              "if sha256(content) != expected:", "if False:", STORE),
+    Weakening("sha256 of records is not checked", "store.py",
+              "if sha256(to_json(record)) != seal:", "if False:", STORE),
+    Weakening("the record is written before its files", "store.py",
+              "    for name, content in files.items():\n        write(pack_dir / name, content)\n",
+              "", STORE),
+    Weakening("locks hold nobody off", "store.py",
+              "    except BlockingIOError:\n        return False",
+              "    except BlockingIOError:\n        return True", FAULTS),
+    Weakening("the optimizer's state is not in the checkpoint", "engine/train.py",
+              'return found["parameters"], found["optimizer"],',
+              'return found["parameters"], {k: {n: torch.zeros_like(v) for n, v in s.items()} '
+              'for k, s in found["optimizer"].items()},', RESUME),
+    Weakening("who has diverged is not in the checkpoint", "engine/recorder.py",
+              'self.alive, self.stop_step = state["alive"], state["stop_step"]',
+              'self.stop_step = state["stop_step"]', RESUME),
+    Weakening("what was measured before is not restored", "engine/recorder.py",
+              "            self._steps += steps\n", "", RESUME),
+    Weakening("other versions go on with a checkpoint", "sweep/training.py",
+              'if state["made_by"] != self.made_by:', "if False:", RESUME),
+    Weakening("gradients are clipped over the whole pack", "engine/train.py",
+              "        gradient = dict(zip(leaves, slopes, strict=True))\n",
+              "        norm = sum(s.square().sum() for s in slopes).sqrt()\n"
+              "        slopes = [s / norm.clamp(min=1.0) for s in slopes]\n"
+              "        gradient = dict(zip(leaves, slopes, strict=True))\n", ("test_engine.py",)),
+    Weakening("failed runs are retried for ever", "sweep/claims.py",
+              "and self.failures[run_id] <= allowed.get(run_id, 0)", "", RESUME),
+    Weakening("a broken pack fails as a whole", "sweep/care.py",
+              "        if len(claim.pack.runs) == 1:", "        if True:", RESUME),
+    Weakening("a signal ends without a checkpoint", "sweep/training.py",
+              "if is_due or self.stop.signal:", "if is_due:", RESUME),
+)  # fmt: skip
+
+
+def noticed(weakening: Weakening) -> str:
+    """The first test that fails on the weakened package; empty where all pass."""
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / "lossbench"
+        shutil.copytree(PACKAGE, copy)
+        shutil.copytree(PACKAGE.parent / "hydra_plugins", Path(place) / "hydra_plugins")
+        shutil.copytree(TESTS.parent / "conf", copy / "conf")
+        path = copy / weakening.file
+        text = path.read_text()
+        assert text.count(weakening.old) == 1, (
+            f"{weakening.what}: {text.count(weakening.old)} places"
+        )
+        path.write_text(text.replace(weakening.old, weakening.new))
+        suite = [str(TESTS / name) for name in weakening.suite]
+        line = [sys.executable, "-c", START, place, "-q", "-x", "-p", "no:cacheprovider", *suite]
+        environment = {**os.environ, "PYTHONPATH": place, "OMP_NUM_THREADS": "1"}
+        try:
+            done = subprocess.run(
+                line, env=environment, cwd=TESTS.parent, capture_output=True, text=True, timeout=300
+            )
+        except subprocess.TimeoutExpired:
+            return "it never ends"
+        found = re.findall(r"^(?:FAILED|ERROR) \S*?(test_\w+)(?:\[\S*)?(?: |$)", done.stdout, re.M)
+        return found[-1] if found else ""
+
+
+def main() -> int:
+    """Weaken everything in turn; the exit code says whether anything lived."""
+    lived = 0
+    for weakening in WEAKENINGS:
+        test = noticed(weakening)
+        lived += not test
+        print(f"{weakening.what:<55} {test or 'NOT NOTICED'}", flush=True)
+    return min(lived, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
