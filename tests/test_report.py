@@ -336,6 +336,12 @@ def test_latex_and_markdown_escape_what_they_would_obey():
     assert r"| a\_b\|c |" in tables._markdown(["x"], [["a_b|c"]])
 
 
+def test_half_an_interval_is_never_a_row_of_zeros():
+    assert words._half(2.2e-09) == "2e-09"
+    assert words._half(0.0123) == "0.012"
+    assert words._half(0.0) == "0"
+
+
 @pytest.mark.parametrize(
     ("value", "half", "shown"),
     [

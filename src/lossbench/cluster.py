@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +50,18 @@ class Settings:
     """What a job asks Slurm for; names as in conf/hydra/launcher/packed_slurm.yaml."""
 
     executor: str
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    timeout_min: int = 60
-    mem_gb: float = 4.0
-    cpus_per_task: int = 1
-    gpus_per_node: int = 0
-    array_parallelism: int = 256
-    requeues: int = 1000
-    signal_delay_s: int = 60
-    additional: Mapping[str, Any] = field(default_factory=dict)
-    setup: Sequence[str] = ()
+    partition: str | None
+    account: str | None
+    qos: str | None
+    timeout_min: int
+    mem_gb: float
+    cpus_per_task: int
+    gpus_per_node: int
+    array_parallelism: int
+    requeues: int
+    signal_delay_s: int
+    additional: Mapping[str, Any]
+    setup: Sequence[str]
 
     @property
     def parameters(self) -> dict[str, Any]:

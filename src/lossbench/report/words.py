@@ -171,8 +171,7 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
         found.append(
             {
                 "loss": row["loss"] + ("†" if _aims_elsewhere(row["loss"], task, plan) else ""),
-                "short": rounded(row["value"], half)
-                + (f" ± {rounded(half, half)}" if half >= 0 else ""),
+                "short": rounded(row["value"], half) + (f" ± {_half(half)}" if half >= 0 else ""),
                 "estimate": interval(row["value"], row["low"], row["high"]),
                 "n": f"{row['n']}/{row['planned']}",
                 "diverged": str(row["diverged"]),
@@ -189,6 +188,12 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _half(half: float) -> str:
+    """Half an interval; never a row of zeros for what is not zero."""
+    told = rounded(half, half)
+    return told if told == "none" or float(told) or not half else f"{half:.0e}"
 
 
 def _other(row: Any, n: int) -> str:
