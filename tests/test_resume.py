@@ -17,7 +17,7 @@ from lossbench.engine import train
 from lossbench.engine.checkpoint import decoded, encoded
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
-from lossbench.sweep import splits_of, training
+from lossbench.sweep import care, isolation, splits_of, training
 from lossbench.sweep.claims import Claims
 from lossbench.sweep.training import Interrupted, Stop
 
@@ -323,3 +323,120 @@ def test_a_second_signal_ends_at_once():
             os.kill(os.getpid(), signal.SIGTERM)
     Stop().check()
     assert ENGINE.commit_every == 30
+
+
+# ---- what a reader of the code found -------------------------------------------------------------
+
+
+def greedy_memory(monkeypatch, greedy):
+    """No pack with one of these runs fits."""
+    original = training.train
+
+    def small_memory(pack, *arguments, **words):
+        if greedy & {run.run_id for run in pack.runs}:
+            raise MemoryError("no room")
+        return original(pack, *arguments, **words)
+
+    monkeypatch.setattr(training, "train", small_memory)
+
+
+def test_halves_that_failed_before_get_other_names_so_that_a_command_ends(tmp_path, monkeypatch):
+    greedy_memory(monkeypatch, {run.run_id for run in RUNS[:2]})
+    sweep = sweep_in(tmp_path, pack_size=2)
+    for attempt in (1, 2, 2):
+        statuses = sweep.run(RUNS[:2])
+        assert {facts["status"] for facts in statuses.values()} == {"failed"}
+        assert {*Claims(tmp_path).failures.values()} == {attempt}
+
+
+def test_a_pack_that_another_process_has_finished_is_not_broken_by_this_one(tmp_path):
+    sweep = sweep_in(tmp_path, pack_size=2)
+    (claim,) = Claims(tmp_path).asked(RUNS[:2], pack_size=2, allowed={})
+    sweep.run(RUNS[:2])
+    before = contents(tmp_path)
+    assert care.broken(claim, "pack", training.OutOfMemory("late")) is None
+    assert contents(tmp_path) == before
+
+
+def test_a_pack_that_another_process_trains_is_not_broken_by_this_one(tmp_path):
+    (claim,) = Claims(tmp_path).asked(RUNS[:2], pack_size=2, allowed={})
+    sweep_in(tmp_path)._plan(RUNS[:2], recorded=0)
+    with store.try_lock(claim.folder / store.LOCK) as is_mine:
+        assert is_mine
+        assert care.broken(claim, "pack", training.OutOfMemory("late")) is None
+    assert store.committed(claim.folder)["is_finished"] is False
+
+
+def test_a_signal_in_the_last_step_of_all_ends_the_command(tmp_path, monkeypatch):
+    original = training.train
+
+    def signalled(*arguments, **words):
+        tables = original(*arguments, **words)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return tables
+
+    monkeypatch.setattr(training, "train", signalled)
+    with pytest.raises(Interrupted):
+        sweep_in(tmp_path).run(RUNS)
+    assert {facts["status"] for facts in Claims(tmp_path).members.values()} == {"done"}
+
+
+class Ended:
+    """A child process that has ended with some code."""
+
+    def __init__(self, code):
+        self.exitcode, self.pid = code, None
+
+    def start(self):
+        pass
+
+    def is_alive(self):
+        return False
+
+
+@pytest.mark.parametrize(
+    ("code", "asked", "error"),
+    [
+        (-signal.SIGKILL, 0, isolation.Died),
+        (255, 0, isolation.Died),
+        (1, 0, isolation.Died),
+        (-signal.SIGTERM, signal.SIGTERM, Interrupted),
+        (1, signal.SIGINT, Interrupted),
+        (128 + signal.SIGTERM, 0, Interrupted),
+        (isolation.OUT_OF_MEMORY, 0, training.OutOfMemory),
+        (isolation.COULD_NOT, 0, store.StoreError),
+    ],
+)
+def test_how_a_child_ends_is_told_apart(tmp_path, monkeypatch, code, asked, error):
+    (claim,) = Claims(tmp_path).asked(RUNS[:1], pack_size=2, allowed={})
+    stop = Stop()
+
+    class Context:
+        def Process(self, **_):
+            stop.signal = asked
+            return Ended(code)
+
+    monkeypatch.setattr(isolation, "get_context", lambda kind: Context())
+    with pytest.raises(error):
+        isolation.run_apart(training.Job(claim, ENGINE, "pack"), [], stop)
+
+
+def test_a_full_disk_is_not_recorded_as_a_failed_run(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise store.WriteError("no room")
+
+    sweep = sweep_in(tmp_path, pack_size=2, commit_every=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Progress, "_keep", full)
+        with pytest.raises(store.WriteError):
+            sweep.run(RUNS[:2])
+    assert {facts["status"] for facts in Claims(tmp_path).members.values()} == {"missing"}
+
+
+def test_a_lock_whose_file_was_deleted_is_no_lock(tmp_path):
+    path = tmp_path / "lock"
+    with store.try_lock(path) as is_mine:
+        assert is_mine
+        path.unlink()
+        with store.try_lock(path) as is_mine_too:
+            assert is_mine_too  # another file: whoever dissolves a pack holds its lock

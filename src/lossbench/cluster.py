@@ -35,6 +35,9 @@ ALIVE += ("COMPLETING", "PREEMPTED", "RESIZING", "UNKNOWN", "READY")
 CANCELLED = ("CANCELLED", "REVOKED", "DEADLINE", "TIMEOUT", "INTERRUPTED")
 """Somebody, or a limit, wanted the end: not tried again by the same command."""
 
+FAULTS_OF_NODES = ("NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL")
+"""Of the machine, not of the pack: such a pack is left for the next command, never halved."""
+
 TRIES = 2
 """How often a pack whose job dies at one and the same step is tried as a whole."""
 
@@ -136,13 +139,15 @@ class Cluster:
         """
         with store.lock(_jobs_of(sweep) / store.LOCK, patience=PATIENCE):
             jobs = self._attached(sweep, claims)
-            fresh = [claim for claim in claims if claim.folder.name not in jobs]
+            free = [one for one in claims if not store.is_held(one.folder / store.LOCK)]
+            fresh = [claim for claim in free if claim.folder.name not in jobs]
             jobs |= self._submitted(sweep, fresh)
         log.info(
             "%d packs: %d submitted, %d found running or queued; Ctrl-C leaves them to Slurm",
-            *(len(claims), len(fresh), len(claims) - len(fresh)),
+            *(len(claims), len(fresh), len(jobs) - len(fresh)),
         )
-        waiting, ended = {claim.folder.name: claim for claim in claims}, 0
+        known = [claim for claim in claims if claim.folder.name in jobs]  # others have the rest
+        waiting, ended = {claim.folder.name: claim for claim in known}, 0
         while waiting:
             self._wait(stop)
             for name, claim in [*waiting.items()]:
@@ -152,9 +157,10 @@ class Cluster:
                 if state is None and self._is_alive(jobs[name]):
                     continue  # it trains in halves
                 del waiting[name]
-                ended += len(claim.pack.runs)
-                if state is not None and not state["is_finished"]:
-                    self._take(claim, jobs[name], int(state["step"]), left)
+                if state is None or state["is_finished"]:
+                    ended += len(claim.pack.runs)
+                else:
+                    self._take(claim, jobs[name], state, left)
         return ended
 
     def _wait(self, stop: Stop) -> None:
@@ -207,10 +213,17 @@ class Cluster:
             told = job.watcher.get_state(job.job_id, mode="force")
         return (told.split() or ["UNKNOWN"])[0].rstrip("+")
 
-    def _take(self, claim: Claim, job: Any, step: int, left: Left) -> None:
+    def _take(self, claim: Claim, job: Any, record: Mapping[str, Any], left: Left) -> None:
         """What becomes of a pack whose job has ended before it was finished."""
-        state = self._state(job)
+        state, step = self._state(job), int(record["step"])
         told = f"job {job.job_id}: {state}"
+        has_begun = bool(record["starts"])
+        if state in FAULTS_OF_NODES or (state == "FAILED" and not has_begun):
+            self.deaths[claim.folder.name, -1] = self.deaths.get((claim.folder.name, -1), 0) + 1
+            if self.deaths[claim.folder.name, -1] >= TRIES:
+                left[claim.folder.name] = claim, f"{told}, before it began{_last_words(job)}"
+            log.warning("pack %s: %s, not by any fault of its runs", claim.folder.name, told)
+            return
         if state in CANCELLED:
             left[claim.folder.name] = claim, f"{told}; its checkpoint is kept"
             log.warning("pack %s is not finished, %s", claim.folder.name, told)

@@ -158,9 +158,12 @@ def committed(pack_dir: Path) -> dict[str, Any] | None:
     Raises:
         StoreError: The record is torn, altered or not one of ours.
     """
-    if not (pack_dir / COMMIT).exists():
-        return None
-    state = read_sealed(pack_dir / COMMIT)
+    try:
+        state = read_sealed(pack_dir / COMMIT)
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
     if not {"files", "members", "schema", "is_finished"} <= state.keys():
         raise StoreError(
             f"{pack_dir / COMMIT}: not a commit record of lossbench. {_cure(pack_dir)}"
@@ -263,7 +266,7 @@ def try_lock(path: Path) -> Iterator[bool]:
         os.makedirs(path.parent, exist_ok=True)  # noqa: PTH103
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        is_mine = _flock(descriptor, path)
+        is_mine = _flock(descriptor, path) and _is_still(descriptor, path)
         if is_mine:
             with _explained(path):
                 os.ftruncate(descriptor, 0)
@@ -273,13 +276,22 @@ def try_lock(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def _is_still(descriptor: int, path: Path) -> bool:
+    """Whether the file that was locked is the one that others would lock now."""
+    try:
+        there = os.stat(path)  # noqa: PTH116
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(descriptor), there)
+
+
 def _flock(descriptor: int, path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.ENOTSUP):
+        if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise StoreError(
                 f"{path}: this file system has no locks ({error.strerror}). Keep the sweep on one "
                 "that has: name a folder there with hydra.sweep.dir=..."

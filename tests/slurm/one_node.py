@@ -26,11 +26,21 @@ def missing() -> list[str]:
     return lacking if os.geteuid() == 0 else ["root", *lacking]
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with contextlib.ExitStack() as held:
+        ends = [held.enter_context(socket.socket()) for _ in range(count)]
+        for end in ends:
+            end.bind(("127.0.0.1", 0))
+        return [end.getsockname()[1] for end in ends]
+
+
 class OneNode:
     """The node. `environment` is what commands need to find it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.ports = free_ports(4)
         self.database: subprocess.Popen[bytes] | None = None
         self.environment = {**os.environ, "PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")}
         for name in ("state", "spool", "log", "munge"):
@@ -96,7 +106,11 @@ class OneNode:
         with (self.folder / "log" / "install.log").open("wb") as log:
             subprocess.run(install, env=self.environment, stdout=log, stderr=log, check=True)
         line = ["mariadbd", *place, owner, f"--socket={self.folder}/db.sock"]
-        line += [f"--pid-file={self.folder}/db.pid", "--bind-address=127.0.0.1", "--port=13306"]
+        line += [
+            f"--pid-file={self.folder}/db.pid",
+            "--bind-address=127.0.0.1",
+            f"--port={self.ports[0]}",
+        ]
         line += ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=64M"]
         line += ["--innodb-lock-wait-timeout=900"]
         log = (self.folder / "log" / "mariadb.log").open("wb")
@@ -120,10 +134,10 @@ class OneNode:
         database = shared | {
             "DbdHost": host,
             "DbdAddr": "127.0.0.1",
-            "DbdPort": 16819,
+            "DbdPort": self.ports[1],
             "StorageType": "accounting_storage/mysql",
             "StorageHost": "127.0.0.1",
-            "StoragePort": 13306,
+            "StoragePort": self.ports[0],
             "StorageUser": "slurm",
             "StoragePass": "slurm",
             "StorageLoc": "slurm_acct_db",
@@ -134,8 +148,8 @@ class OneNode:
             "ClusterName": "ci",
             "SlurmctldHost": f"{host}(127.0.0.1)",
             "SlurmdUser": "root",
-            "SlurmctldPort": 16817,
-            "SlurmdPort": 16818,
+            "SlurmctldPort": self.ports[2],
+            "SlurmdPort": self.ports[3],
             "CredType": "cred/munge",
             "StateSaveLocation": f"{self.folder}/state",
             "SlurmdSpoolDir": f"{self.folder}/spool",
@@ -148,7 +162,7 @@ class OneNode:
             "JobAcctGatherType": "jobacct_gather/none",
             "AccountingStorageType": "accounting_storage/slurmdbd",
             "AccountingStorageHost": "127.0.0.1",
-            "AccountingStoragePort": 16819,
+            "AccountingStoragePort": self.ports[1],
             "AccountingStoragePass": self._socket,
             "MpiDefault": "none",
             "SelectType": "select/cons_tres",

@@ -65,19 +65,39 @@ def seen_to(claim: Claim, engine: Engine, extensions: Sequence[str], stop: Stop,
     except (OutOfMemory, Died) as trouble:
         halves = broken(claim, title, trouble)
         is_suspect = isinstance(trouble, Died)
-    if not halves:
-        return 1
-    return sum(
-        seen_to(
-            Claim(half.pack, half.folder, is_suspect=is_suspect), engine, extensions, stop, title
+    if halves is None:
+        return 0
+    return (
+        1
+        if not halves
+        else sum(
+            seen_to(
+                Claim(half.pack, half.folder, is_suspect=is_suspect),
+                engine,
+                extensions,
+                stop,
+                title,
+            )
+            for half in halves
         )
-        for half in halves
     )
 
 
-def broken(claim: Claim, title: str, trouble: Exception) -> list[Claim]:
-    """Halve a pack that could not be trained; one run alone fails, and leaves no halves."""
-    with store.lock(claim.folder / store.LOCK, patience=PATIENCE):
+def broken(claim: Claim, title: str, trouble: Exception) -> list[Claim] | None:
+    """Halve a pack that could not be trained; one run alone fails, and leaves no halves.
+
+    Returns:
+        None where the pack is another one by now, or another process has it: look again.
+    """
+    above = claim.folder.parent.parent / store.LOCK
+    with (
+        store.lock(above, patience=PATIENCE),
+        store.try_lock(claim.folder / store.LOCK) as is_mine,
+    ):
+        state = store.committed(claim.folder) if is_mine else None
+        ids = {run.run_id for run in claim.pack.runs}
+        if state is None or state["is_finished"] or {*state["members"]} != ids:
+            return None
         if len(claim.pack.runs) == 1:
             log.error("run %s failed: %s", claim.pack.runs[0].run_id, trouble)
             give_up(claim, f"{type(trouble).__name__}: {trouble}")

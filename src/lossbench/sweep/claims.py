@@ -85,9 +85,8 @@ class Claims:
             if not mine:
                 continue
             is_held = store.is_held(pack_dir / store.LOCK)
-            if len(mine) < len(state["members"]) and not is_held:
-                store.dissolve(pack_dir)  # no command asks for all of it any more
-                continue
+            if len(mine) < len(state["members"]) and _dissolved(pack_dir):
+                continue  # no command asks for all of it any more
             for run in mine:
                 del todo[run.run_id]
             pack = Pack(pack_dir.name, packs.ordered(mine))
@@ -104,20 +103,30 @@ class Claims:
 
     def _claimed(self, pack: Pack) -> Claim:
         """Write a new pack down. Where its runs failed together before, it gets another name."""
-        pack_id = pack.pack_id
-        while (folder := self.folder / "packs" / pack_id).exists():
-            pack_id = hashlib.sha256(f"{pack_id} again".encode()).hexdigest()[:16]
-        return claim(folder, pack.runs)
+        return claim(self.folder / "packs" / pack.pack_id, pack.runs)
+
+
+def _dissolved(pack_dir: Path) -> bool:
+    """Dissolve a pack unless a process has it."""
+    with store.try_lock(pack_dir / store.LOCK) as is_mine:
+        if is_mine:
+            store.dissolve(pack_dir)
+        return is_mine
 
 
 def claim(folder: Path, runs: Sequence[Run]) -> Claim:
-    """Write a pack down that nobody has begun."""
+    """Write a new pack down; where its folder is taken, under another name."""
+    while folder.exists():
+        pack_id = hashlib.sha256(f"{folder.name} again".encode()).hexdigest()[:16]
+        folder = folder.with_name(pack_id)
     store.commit(folder, {}, state_of(dict.fromkeys((run.run_id for run in runs), PLANNED)))
     return Claim(Pack(folder.name, tuple(runs)), folder)
 
 
 def halved(broken: Claim) -> list[Claim]:
-    """Two packs in the place of one that could not be trained as a whole; its lock is held.
+    """Two packs in the place of one that could not be trained as a whole.
+
+    Its lock and the sweep's are held.
 
     Raises:
         ValueError: It has one run only.

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 from multiprocessing import get_context
 
-from lossbench.sweep.training import Interrupted, Job, OutOfMemory, Stop, stopping
+from lossbench import store
+from lossbench.sweep.training import SIGNALS, Interrupted, Job, OutOfMemory, Stop, stopping
 
 log = logging.getLogger(__name__)
 
-OUT_OF_MEMORY = 66
-"""Exit code of a child whose pack does not fit."""
+OUT_OF_MEMORY, COULD_NOT = 66, 67
+"""Exit codes of a child whose pack does not fit, and of one that could not read or write."""
 
 LOOK = 0.1
 """Seconds between two looks at a child."""
@@ -56,27 +57,41 @@ def run_apart(job: Job, extensions: Sequence[str], stop: Stop) -> None:
     code = child.exitcode or 0
     if code == OUT_OF_MEMORY:
         raise OutOfMemory(f"pack {job.claim.pack.pack_id} does not fit")
-    if code > 128:
+    if code and stop.signal:
+        raise Interrupted(stop.signal)
+    if code == COULD_NOT:
+        raise store.StoreError("the process of a pack could not go on, see above")
+    if code - 128 in SIGNALS:
         raise Interrupted(code - 128)
     if code:
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        how = f"killed by {_name_of(-code)}" if code < 0 else f"exit code {code}"
         raise Died(f"the process of its pack ended before it was finished: {how}")
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _child(job: Job, extensions: list[str], parent: int) -> None:
     import torch
 
-    from lossbench.config import load_extensions
+    from lossbench.config import ConfigError, load_extensions
 
     os.setsid()  # signals of the terminal reach it through its parent, once
     _die_with(parent)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("lossbench").setLevel(logging.INFO)
-    load_extensions(extensions)
-    torch.set_num_threads(job.engine.threads)
     try:
+        load_extensions(extensions)
+        torch.set_num_threads(job.engine.threads)
         with stopping() as stop:
             job.run(stop)
+    except (store.StoreError, ConfigError) as error:
+        log.error("%s", error)
+        sys.exit(COULD_NOT)
     except Interrupted as end:
         sys.exit(128 + end.signal)
     except OutOfMemory:

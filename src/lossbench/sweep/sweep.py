@@ -79,14 +79,17 @@ class Sweep:
                 trained += done
                 if not done:
                     self._wait(claims, stop)
+                stop.check()
                 claims = [one for one in self._claims(runs, allowed) if one.folder.name not in left]
         if trained:
             so_far = ", ".join(f"{part} {spent:.1f} s" for part, spent in self.seconds.items())
             log.info("%d runs in %.1f s (so far: %s)", trained, time.monotonic() - start, so_far)
         members, why = self.members(), left.by_run()
-        missing = {run.run_id: {**PLANNED, "reason": why.get(run.run_id, "")} for run in runs}
-        return {run.run_id: members.get(run.run_id, missing[run.run_id]) for run in runs} | {
-            run_id: facts for run_id, facts in missing.items() if facts["reason"]
+        return {
+            run.run_id: members.get(run.run_id, PLANNED)
+            if members.get(run.run_id, PLANNED)["status"] != "missing"
+            else {**PLANNED, "reason": why.get(run.run_id, "")}
+            for run in runs
         }
 
     def members(self) -> Members:

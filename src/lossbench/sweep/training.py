@@ -229,18 +229,25 @@ class _Progress:
         if step % self.every == 0:
             self.bar.update(step - self.bar.n)
         is_due = time.monotonic() - self.last >= self.job.engine.commit_every
-        if is_due or self.stop.signal:
-            self._keep(snapshot())
+        is_asked = bool(self.stop.signal)
+        if is_due or is_asked:
+            try:
+                self._keep(snapshot(), is_last=is_asked)
+            except (KeyError, AssertionError, OSError) as error:
+                raise store.StoreError(
+                    f"{self.job.claim.folder}: another process changed it while it trained here"
+                ) from error
             self.last = time.monotonic()
-        self.stop.check()
+        if is_asked:
+            self.stop.check()
 
-    def _keep(self, saved: Saved) -> None:
+    def _keep(self, saved: Saved, *, is_last: bool) -> None:
         parts = [name for name in self.state["files"] if name.startswith("part-")]
         files = {
             f"part-{saved.step:09d}.pt": saved.parts[0],
             f"checkpoint-{saved.step:09d}.pt": saved.checkpoint,
         }
-        starts = 0 if self.stop.signal else self.state["starts"]
+        starts = 0 if is_last else self.state["starts"]
         self.commit(saved.step, files, parts, starts=starts)
 
     def commit(self, step: int, files: dict[str, bytes], keep: list[str], *, starts: int) -> None:
