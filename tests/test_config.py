@@ -424,3 +424,11 @@ def test_a_loss_for_counts_does_not_fit_centred_targets_and_says_what_does():
     assert not fits(plain_config(loss="poisson_nll", data="diabetes"))
     with pytest.raises(ConfigError, match=r"nonnegative targets.*use data=noisy_counts"):
         to_run(plain_config(loss="poisson_nll", data="diabetes"))
+
+
+def test_runs_of_code_that_was_edited_since_are_refused_by_name():
+    run = to_run(plain_config(loss="huber"))
+    config.refuse_other_code([run])
+    other = dataclasses.replace(run, source_sha="0" * 64)
+    with pytest.raises(ConfigError, match=r"code of loss huber.*give the command again"):
+        config.refuse_other_code([run, other])

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lossbench import store
-from lossbench.config import ConfigError, Engine, load_extensions
+from lossbench.config import ConfigError, Engine, load_extensions, refuse_other_code
 from lossbench.sweep.care import Left, broken, seen_to
 from lossbench.sweep.claims import Claim
 from lossbench.sweep.isolation import Died
@@ -98,11 +98,15 @@ class Element:
 
         logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
         logging.getLogger("lossbench").setLevel(logging.INFO)
-        load_extensions(list(self.extensions))
         torch.set_num_threads(self.engine.threads)
         try:
+            load_extensions(list(self.extensions))
+            refuse_other_code(self.claim.pack.runs)
             with stopping() as stop:
                 return seen_to(self.claim, self.engine, self.extensions, stop, self.title)
+        except (ConfigError, store.StoreError) as error:
+            log.error("%s", error)  # the pack stays as it is; who waits for it leaves it
+            return 0
         except Interrupted as end:
             if end.signal == signal.SIGUSR2:  # of a time limit; submitit's handler stands again
                 os.kill(os.getpid(), signal.SIGUSR2)
@@ -217,19 +221,19 @@ class Cluster:
         """What becomes of a pack whose job has ended before it was finished."""
         state, step = self._state(job), int(record["step"])
         told = f"job {job.job_id}: {state}"
+        if store.is_held(claim.folder / store.LOCK):
+            return  # another process has it
         has_begun = bool(record["starts"])
-        if state in FAULTS_OF_NODES or (state == "FAILED" and not has_begun):
+        if state in (*FAULTS_OF_NODES, "COMPLETED") or (state == "FAILED" and not has_begun):
             self.deaths[claim.folder.name, -1] = self.deaths.get((claim.folder.name, -1), 0) + 1
             if self.deaths[claim.folder.name, -1] >= TRIES:
-                left[claim.folder.name] = claim, f"{told}, before it began{_last_words(job)}"
+                left[claim.folder.name] = claim, f"{told}, but not finished{_last_words(job)}"
             log.warning("pack %s: %s, not by any fault of its runs", claim.folder.name, told)
             return
         if state in CANCELLED:
             left[claim.folder.name] = claim, f"{told}; its checkpoint is kept"
             log.warning("pack %s is not finished, %s", claim.folder.name, told)
             return
-        if state == "COMPLETED" or store.is_held(claim.folder / store.LOCK):
-            return  # another process had it, or has it
         key = claim.folder.name, step
         self.deaths[key] = self.deaths.get(key, 0) + 1
         log.warning("pack %s ended at step %d, %s", claim.folder.name, step, told)

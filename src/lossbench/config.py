@@ -286,10 +286,29 @@ def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
         "precision": plain["engine"]["precision"],
         **{name: plain[name] for name in _NUMBERS},
     }
-    functions = [parts[group].fn for group in _CODED]
-    values |= _code_shas(*functions, values["targets"], values["init"].start)
-    run = Run(run_id="", stage=CONDITIONS[plain["condition"]].stage, **parts, **values)
+    stage = CONDITIONS[plain["condition"]].stage
+    run = Run(run_id="", stage=stage, source_sha="", shared_sha="", **parts, **values)
+    run = dataclasses.replace(run, **_code_of(run))
     return dataclasses.replace(run, run_id=run_id(run.facts))
+
+
+def refuse_other_code(runs: Iterable[Run]) -> None:
+    """Refuse runs that were made from other code than a process would train them with.
+
+    Raises:
+        ConfigError: A loss, data set or model was edited since.
+    """
+    for run in runs:
+        if _code_of(run) != {"source_sha": run.source_sha, "shared_sha": run.shared_sha}:
+            raise ConfigError(
+                f"run {run.run_id}: code of loss {run.loss.name}, data {run.data.name} or model "
+                f"{run.model.name} was edited since it was asked for: give the command again"
+            )
+
+
+def _code_of(run: Run) -> dict[str, str]:
+    functions = [getattr(run, group).fn for group in _CODED]
+    return _code_shas(*functions, run.targets, run.init.start)
 
 
 def to_engine(config: DictConfig | Mapping[str, Any]) -> Engine:

@@ -78,7 +78,7 @@ def _name_of(number: int) -> str:
 def _child(job: Job, extensions: list[str], parent: int) -> None:
     import torch
 
-    from lossbench.config import ConfigError, load_extensions
+    from lossbench.config import ConfigError, load_extensions, refuse_other_code
 
     os.setsid()  # signals of the terminal reach it through its parent, once
     _die_with(parent)
@@ -86,6 +86,7 @@ def _child(job: Job, extensions: list[str], parent: int) -> None:
     logging.getLogger("lossbench").setLevel(logging.INFO)
     try:
         load_extensions(extensions)
+        refuse_other_code(job.claim.pack.runs)
         torch.set_num_threads(job.engine.threads)
         with stopping() as stop:
             job.run(stop)
