@@ -70,3 +70,26 @@ def test_the_same_sweep_as_jobs_of_this_machine_has_the_same_bits(tmp_path):
     assert contents(tmp_path / "runs" / "jobs") == contents(tmp_path / "runs" / "here")
     notes = [*(tmp_path / "runs" / "jobs" / "jobs" / "packs").iterdir()]
     assert len({json.loads(path.read_text())["job"] for path in notes}) == len(notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "err", "queued"),
+    [
+        (0, "7_0 main lossbench PD\n", "", True),
+        (0, "", "", False),
+        (1, "", "slurm_load_jobs error: Invalid job id specified\n", False),
+        (1, "", "slurm_load_jobs error: Unable to contact slurm controller\n", True),
+    ],
+)
+def test_a_job_that_accounting_does_not_know_is_looked_for_in_the_queue(
+    tmp_path, monkeypatch, code, out, err, queued
+):
+    program = tmp_path / "squeue"
+    program.write_text(f"#!/bin/sh\nprintf '{out!s}'\nprintf '{err!s}' >&2\nexit {code}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    class Job:
+        job_id = "7_0"
+
+    assert cluster._is_queued(Job()) is queued

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -32,10 +33,13 @@ ALIVE = ("PENDING", "RUNNING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGU
 ALIVE += ("COMPLETING", "PREEMPTED", "RESIZING", "UNKNOWN", "READY")
 """States of jobs that may still train; Slurm says PREEMPTED of one that it queues again."""
 
-CANCELLED = ("CANCELLED", "REVOKED", "DEADLINE", "TIMEOUT", "INTERRUPTED")
+UNCERTAIN = ("PREEMPTED", "UNKNOWN")
+"""States that accounting gives both to jobs that are queued again and to those that are gone."""
+
+CANCELLED = ("CANCELLED", "PREEMPTED", "REVOKED", "DEADLINE", "TIMEOUT", "INTERRUPTED")
 """Somebody, or a limit, wanted the end: not tried again by the same command."""
 
-FAULTS_OF_NODES = ("NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL")
+FAULTS_OF_NODES = ("UNKNOWN", "NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL")
 """Of the machine, not of the pack: such a pack is left for the next command, never halved."""
 
 TRIES = 2
@@ -208,7 +212,10 @@ class Cluster:
         return {claim.folder.name: job for claim, job in zip(claims, jobs, strict=True)}
 
     def _is_alive(self, job: Any) -> bool:
-        return self._state(job) in ALIVE
+        state = self._state(job)
+        if self.settings.executor == "slurm" and state in UNCERTAIN:
+            return _is_queued(job)
+        return state in ALIVE
 
     def _state(self, job: Any) -> str:
         """In Slurm's words, without what it adds to them."""
@@ -248,6 +255,18 @@ def _jobs_of(sweep: Sweep) -> Path:
 def _note_of(sweep: Sweep, claim: Claim) -> Path:
     """Which job trains a pack."""
     return _jobs_of(sweep) / "packs" / f"{claim.folder.name}.json"
+
+
+def _is_queued(job: Any) -> bool:
+    """Whether Slurm still has a job in its queue; yes where it does not answer."""
+    try:
+        line = ["squeue", "-h", "-j", str(job.job_id)]
+        asked = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return True
+    if asked.returncode:
+        return "Invalid job id" not in asked.stderr
+    return bool(asked.stdout.strip())
 
 
 def _last_words(job: Any) -> str:
