@@ -329,25 +329,27 @@ def test_no_operation_on_files_is_a_bad_one_to_fail_at(
     figure(f"{what} at the n-th operation on files", f"n = 1 to {total}: all end bit-identical")
 
 
-def test_a_full_disk_is_said_and_survived(tmp_path, whole, figure):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if (
-        os.geteuid()
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], check=False
-        ).returncode
-    ):
+@contextlib.contextmanager
+def mounted(place, options):
+    """A file system of its own in the memory, with such options."""
+    place.mkdir()
+    line = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(line, check=False).returncode:
         pytest.skip("no file system can be mounted here")
     try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_said_and_survived(tmp_path, whole, figure):
+    with mounted(tmp_path / "disk", "size=300k") as disk:
         with pytest.raises(store.WriteError, match=r"No space left.*same command again"):
             sweep_in(disk, pack_size=1, commit_every=0).run(RUNS)
         before = {path: path.read_bytes() for path in disk.rglob("commit.json")}
         assert all(store.committed(path.parent) for path in before)
         subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
         assert finished(disk, RUNS, pack_size=1) == only(whole, RUNS)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
     figure("a disk that is full (tmpfs)", "said by name, kept, and bit-identical with more room")
 
 
@@ -363,21 +365,12 @@ def test_a_limit_on_the_size_of_files_is_said_and_survived(tmp_path, whole, figu
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_any_training(tmp_path, monkeypatch, figure):
-    place = tmp_path / "place"
-    place.mkdir()
-    if (
-        os.geteuid()
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(place)], check=False
-        ).returncode
-    ):
-        pytest.skip("no file system can be mounted here")
     monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("it trains"))
-    try:
-        with pytest.raises(store.WriteError, match="Read-only file system"):
-            sweep_in(place / "sweep").run(RUNS)
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
+    with (
+        mounted(tmp_path / "place", "ro") as place,
+        pytest.raises(store.WriteError, match="Read-only file system"),
+    ):
+        sweep_in(place / "sweep").run(RUNS)
     figure("a read-only folder", "refused before any training")
 
 

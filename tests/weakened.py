@@ -78,7 +78,7 @@ WEAKENINGS = (
     Weakening("a broken pack fails as a whole", "sweep/care.py",
               "        if len(claim.pack.runs) == 1:", "        if True:", RESUME),
     Weakening("a signal ends without a checkpoint", "sweep/training.py",
-              "if is_due or self.stop.signal:", "if is_due:", RESUME),
+              "if is_due or is_asked:", "if is_due:", RESUME),
 )  # fmt: skip
 
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from lossbench import store
-from lossbench.config import ConfigError, Engine, load_extensions, refuse_other_code
+from lossbench.config import ConfigError, Engine
 from lossbench.sweep.care import Left, broken, seen_to
 from lossbench.sweep.claims import Claim
-from lossbench.sweep.isolation import Died
+from lossbench.sweep.isolation import Died, prepare
 from lossbench.sweep.sweep import Sweep
 from lossbench.sweep.training import Interrupted, Stop, stopping
 
@@ -98,14 +98,9 @@ class Element:
 
     def __call__(self) -> int:
         """Train the pack; where an end is asked for, commit it and have it queued again."""
-        import torch
-
         logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
-        logging.getLogger("lossbench").setLevel(logging.INFO)
-        torch.set_num_threads(self.engine.threads)
         try:
-            load_extensions(list(self.extensions))
-            refuse_other_code(self.claim.pack.runs)
+            prepare(self.claim, self.engine, self.extensions)
             with stopping() as stop:
                 return seen_to(self.claim, self.engine, self.extensions, stop, self.title)
         except (ConfigError, store.StoreError) as error:
@@ -159,13 +154,12 @@ class Cluster:
         while waiting:
             self._wait(stop)
             for name, claim in [*waiting.items()]:
-                state = store.committed(claim.folder)
-                if state is not None and not state["is_finished"] and self._is_alive(jobs[name]):
+                state = store.committed(claim.folder)  # none while its halves train
+                is_finished = state is not None and state["is_finished"]
+                if not is_finished and self._is_alive(jobs[name]):
                     continue
-                if state is None and self._is_alive(jobs[name]):
-                    continue  # it trains in halves
                 del waiting[name]
-                if state is None or state["is_finished"]:
+                if state is None or is_finished:
                     ended += len(claim.pack.runs)
                 else:
                     self._take(claim, jobs[name], state, left)

@@ -422,7 +422,7 @@ class Records:
         with duckdb.connect() as connection:
             for name, frame in {"kept": kept, **frames}.items():
                 connection.register(name, frame)
-            for table in TABLES:
+            for table in (name for name in TABLES if name in query.lower()):
                 files = ", ".join(_quoted(path) for path in self._files(table))
                 connection.register(f"empty_{table}", schema(table).empty_table())
                 source = (

@@ -51,8 +51,8 @@ def _design(runs: pd.DataFrame, mains: Sequence[Comparison]) -> Iterator[str]:
 
 def _training(task: Comparison) -> str:
     facts = config_of(task.runs)
-    told = [str(task.runs.optimizer.iloc[0]).upper() if task.runs.optimizer.iloc[0] == "sgd" else
-            str(task.runs.optimizer.iloc[0])]  # fmt: skip
+    name = str(task.runs.optimizer.iloc[0])
+    told = [name.upper() if name == "sgd" else name]
     told += [f"momentum {facts['momentum']:g}"] if facts.get("momentum") else []
     told += [f"weight decay {facts['weight_decay']:g}"] if facts.get("weight_decay") else []
     told += [f"{facts['steps']} updates"] if "steps" in facts else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lossbench import store
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATIENCE = 60.0
-"""Seconds to wait for the lock of a pack that has just broken."""
+"""Seconds to wait for another process that changes the plan or the packs of a sweep."""
 
 
 class Left(dict[str, tuple[Claim, str]]):
@@ -65,22 +66,10 @@ def seen_to(claim: Claim, engine: Engine, extensions: Sequence[str], stop: Stop,
     except (OutOfMemory, Died) as trouble:
         halves = broken(claim, title, trouble)
         is_suspect = isinstance(trouble, Died)
-    if halves is None:
-        return 0
-    return (
-        1
-        if not halves
-        else sum(
-            seen_to(
-                Claim(half.pack, half.folder, is_suspect=is_suspect),
-                engine,
-                extensions,
-                stop,
-                title,
-            )
-            for half in halves
-        )
-    )
+    if not halves:
+        return 0 if halves is None else 1
+    halves = [replace(half, is_suspect=is_suspect) for half in halves]
+    return sum(seen_to(half, engine, extensions, stop, title) for half in halves)
 
 
 def broken(claim: Claim, title: str, trouble: Exception) -> list[Claim] | None:
@@ -94,9 +83,7 @@ def broken(claim: Claim, title: str, trouble: Exception) -> list[Claim] | None:
         store.lock(above, patience=PATIENCE),
         store.try_lock(claim.folder / store.LOCK) as is_mine,
     ):
-        state = store.committed(claim.folder) if is_mine else None
-        ids = {run.run_id for run in claim.pack.runs}
-        if state is None or state["is_finished"] or {*state["members"]} != ids:
+        if not is_mine or claim.record is None:
             return None
         if len(claim.pack.runs) == 1:
             log.error("run %s failed: %s", claim.pack.runs[0].run_id, trouble)

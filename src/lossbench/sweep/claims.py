@@ -43,6 +43,13 @@ class Claim:
     folder: Path
     is_suspect: bool = False
 
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """The pack's commit record; None where it is finished or another pack by now."""
+        state, ids = store.committed(self.folder), {run.run_id for run in self.pack.runs}
+        is_open = state is not None and not state["is_finished"] and {*state["members"]} == ids
+        return state if is_open else None
+
 
 class Claims:
     """The packs of a sweep's folder as they are now; to be used under the sweep's lock.

@@ -10,7 +10,11 @@ import sys
 from collections.abc import Sequence
 from multiprocessing import get_context
 
+import torch
+
 from lossbench import store
+from lossbench.config import ConfigError, Engine, load_extensions, refuse_other_code
+from lossbench.sweep.claims import Claim
 from lossbench.sweep.training import SIGNALS, Interrupted, Job, OutOfMemory, Stop, stopping
 
 log = logging.getLogger(__name__)
@@ -76,18 +80,11 @@ def _name_of(number: int) -> str:
 
 
 def _child(job: Job, extensions: list[str], parent: int) -> None:
-    import torch
-
-    from lossbench.config import ConfigError, load_extensions, refuse_other_code
-
     os.setsid()  # signals of the terminal reach it through its parent, once
     _die_with(parent)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("lossbench").setLevel(logging.INFO)
     try:
-        load_extensions(extensions)
-        refuse_other_code(job.claim.pack.runs)
-        torch.set_num_threads(job.engine.threads)
+        prepare(job.claim, job.engine, extensions)
         with stopping() as stop:
             job.run(stop)
     except (store.StoreError, ConfigError) as error:
@@ -97,6 +94,18 @@ def _child(job: Job, extensions: list[str], parent: int) -> None:
         sys.exit(128 + end.signal)
     except OutOfMemory:
         sys.exit(OUT_OF_MEMORY)
+
+
+def prepare(claim: Claim, engine: Engine, extensions: Sequence[str]) -> None:
+    """Make a process that was just begun ready to train a pack.
+
+    Raises:
+        ConfigError: An extension cannot be loaded, or other code than the pack was made from.
+    """
+    logging.getLogger("lossbench").setLevel(logging.INFO)
+    load_extensions([*extensions])
+    refuse_other_code(claim.pack.runs)
+    torch.set_num_threads(engine.threads)
 
 
 def _die_with(parent: int) -> None:

@@ -17,15 +17,12 @@ from lossbench import plan, records, store
 from lossbench.config import Engine, Run
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
-from lossbench.sweep.care import Crew, Left, here
+from lossbench.sweep.care import PATIENCE, Crew, Left, here
 from lossbench.sweep.claims import ATTEMPTS, PLANNED, Claim, Claims, Members
 from lossbench.sweep.preflight import preflight
 from lossbench.sweep.training import Stop, stopping
 
 log = logging.getLogger(__name__)
-
-PATIENCE = 60.0
-"""Seconds to wait for another process that writes the plan."""
 
 LOOK = 0.5
 """Seconds between two looks at packs that other processes train."""
@@ -84,13 +81,10 @@ class Sweep:
         if trained:
             so_far = ", ".join(f"{part} {spent:.1f} s" for part, spent in self.seconds.items())
             log.info("%d runs in %.1f s (so far: %s)", trained, time.monotonic() - start, so_far)
-        members, why = self.members(), left.by_run()
-        return {
-            run.run_id: members.get(run.run_id, PLANNED)
-            if members.get(run.run_id, PLANNED)["status"] != "missing"
-            else {**PLANNED, "reason": why.get(run.run_id, "")}
-            for run in runs
-        }
+        missing = {run_id: {**PLANNED, "reason": why} for run_id, why in left.by_run().items()}
+        recorded = {i: facts for i, facts in self.members().items() if facts != PLANNED}
+        known = missing | recorded
+        return {run.run_id: known.get(run.run_id, PLANNED) for run in runs}
 
     def members(self) -> Members:
         """Status and reason of every recorded run, the best of each."""

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -113,30 +113,19 @@ class Job:
             Interrupted: An end was asked for; its checkpoint is committed.
             store.StoreError: Its files cannot be written or read.
         """
-        folder, ids = self.claim.folder, {run.run_id for run in self.claim.pack.runs}
-        with store.try_lock(folder / store.LOCK) as is_mine:
-            state = store.committed(folder) if is_mine else None
-            if state is None or state["is_finished"] or {*state["members"]} != ids:
-                return None
-            return self._trained(state, stop)
+        with store.try_lock(self.claim.folder / store.LOCK) as is_mine:
+            state = self.claim.record if is_mine else None
+            return self._trained(state, stop) if state else None
 
     def _trained(self, state: dict[str, Any], stop: Stop) -> Members:
-        pack, folder = self.claim.pack, self.claim.folder
-        store.clean(folder)
+        store.clean(self.claim.folder)
         saved = self._saved(state)
         progress = _Progress(self, state if saved else {**state, "files": {}, "step": 0}, stop)
         progress.begin()
-        tables = self._tables(saved, progress)
-        rows = tables["runs"].select(["run_id", "status", "reason"]).to_pylist()
-        members = {
-            row["run_id"]: {"status": row["status"], "reason": row["reason"]} for row in rows
-        }
-        files = {f"{name}.parquet": records.encode(table) for name, table in tables.items()}
-        store.commit(folder, files, state_of(members, is_finished=True))
+        members = finished(self.claim, self._tables(saved, progress))
         for run_id, facts in members.items():
             if facts["status"] == "failed":
                 log.error("run %s failed: %s", run_id, facts["reason"].splitlines()[-1])
-        log.debug("pack %s is finished: %d runs", pack.pack_id, len(members))
         return members
 
     def _tables(self, saved: Saved | None, progress: _Progress) -> dict[str, pa.Table]:
@@ -266,8 +255,13 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def give_up(claim: Claim, reason: str) -> Members:
     """Record the runs of a pack that cannot be trained as failed; its lock is held."""
-    tables = failed(claim.pack, reason)
+    return finished(claim, failed(claim.pack, reason))
+
+
+def finished(claim: Claim, tables: Mapping[str, pa.Table]) -> Members:
+    """Commit the tables of a pack as its last word; its lock is held."""
+    rows = tables["runs"].select(["run_id", "status", "reason"]).to_pylist()
+    members = {row["run_id"]: {"status": row["status"], "reason": row["reason"]} for row in rows}
     files = {f"{name}.parquet": records.encode(table) for name, table in tables.items()}
-    members = {run.run_id: {"status": "failed", "reason": reason} for run in claim.pack.runs}
     store.commit(claim.folder, files, state_of(members, is_finished=True))
     return members
