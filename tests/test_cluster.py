@@ -72,24 +72,83 @@ def test_the_same_sweep_as_jobs_of_this_machine_has_the_same_bits(tmp_path):
     assert len({json.loads(path.read_text())["job"] for path in notes}) == len(notes) == 2
 
 
+def program(folder, name, text):
+    """A stand-in for one of Slurm's commands."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def bin_dir(tmp_path, monkeypatch):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
 @pytest.mark.parametrize(
-    ("code", "out", "err", "queued"),
+    ("code", "out", "queue"),
+    [(0, "7_0\\n7_1\\n9\\n", {"7_0", "7_1", "9"}), (0, "", set()), (1, "", None)],
+)
+def test_the_queue_is_what_squeue_lists_and_unknown_where_it_fails(bin_dir, code, out, queue):
+    program(bin_dir, "squeue", f"printf '{out}'; exit {code}")
+    assert cluster._queue() == queue
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
     [
-        (0, "7_0 main lossbench PD\n", "", True),
-        (0, "", "", False),
-        (1, "", "slurm_load_jobs error: Invalid job id specified\n", False),
-        (1, "", "slurm_load_jobs error: Unable to contact slurm controller\n", True),
+        ("echo 'MaxArraySize            = 33'", 33),
+        ("exit 1", cluster.USUAL_ARRAY),
+        ("echo nothing", cluster.USUAL_ARRAY),
     ],
 )
-def test_a_job_that_accounting_does_not_know_is_looked_for_in_the_queue(
-    tmp_path, monkeypatch, code, out, err, queued
+def test_an_array_is_as_large_as_slurm_takes_it(bin_dir, text, size):
+    program(bin_dir, "scontrol", text)
+    assert cluster._largest_array() == size
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """A cluster whose commands are stand-ins, with a watcher that knows nothing yet."""
+    one = cluster.Cluster(cluster.Settings(**{**SETTINGS, "executor": "slurm"}))
+    one.submitit.SlurmJob.watcher.clear()
+    monkeypatch.setattr(one.submitit.SlurmJob.watcher, "_registered", set())
+    return one
+
+
+def jobs_of(slurm, folder, *numbers):
+    jobs = slurm.submitit.SlurmJob
+    return {number: jobs(folder=folder, job_id=number, tasks=[0]) for number in numbers}
+
+
+def test_one_look_asks_slurm_twice_however_many_jobs_there_are(slurm, bin_dir, tmp_path):
+    calls = tmp_path / "calls"
+    told = "JobID|State|NodeList\\n7_0|RUNNING|\\n7_1|PREEMPTED|\\n7_2|PREEMPTED|\\n7_3|FAILED|\\n"
+    program(bin_dir, "sacct", f"echo sacct >> {calls}; printf '{told}'")
+    program(bin_dir, "squeue", f"echo squeue >> {calls}; printf '7_0\\n7_1\\n9_0\\n'")
+    jobs = jobs_of(slurm, tmp_path, "7_0", "7_1", "7_2", "7_3", "9_0", "9_1")
+    slurm._look(jobs.values())
+    alive = {number for number, job in jobs.items() if slurm._is_alive(job)}
+    assert alive == {"7_0", "7_1", "9_0"}  # accounting has not heard of 9_0 yet
+    assert calls.read_text().split() == ["sacct", "squeue"]
+
+
+def test_a_job_counts_as_alive_where_neither_accounting_nor_queue_answers(slurm, bin_dir, tmp_path):
+    program(bin_dir, "sacct", "exit 1")
+    program(bin_dir, "squeue", "exit 1")
+    (job,) = jobs_of(slurm, tmp_path, "7_0").values()
+    slurm._look([job])
+    assert slurm._is_alive(job)
+
+
+def test_a_machine_without_slurm_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch, capsys
 ):
-    program = tmp_path / "squeue"
-    program.write_text(f"#!/bin/sh\nprintf '{out!s}'\nprintf '{err!s}' >&2\nexit {code}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-
-    class Job:
-        job_id = "7_0"
-
-    assert cluster._is_queued(Job()) is queued
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    line = ["-m", "data=diabetes", "loss=mse", "steps=2", "hydra/launcher=packed_slurm"]
+    assert cli.main(line) == cli.MISTAKE
+    assert "srun is not on PATH" in capsys.readouterr().err
+    assert not [*tmp_path.rglob("*.json")]

@@ -18,7 +18,7 @@ from lossbench.engine.checkpoint import decoded, encoded
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.sweep import care, isolation, splits_of, training
-from lossbench.sweep.claims import Claims
+from lossbench.sweep.claims import Claims, claim
 from lossbench.sweep.training import Interrupted, Stop
 
 CPU = torch.device("cpu")
@@ -440,3 +440,32 @@ def test_a_lock_whose_file_was_deleted_is_no_lock(tmp_path):
         path.unlink()
         with store.try_lock(path) as is_mine_too:
             assert is_mine_too  # another file: whoever dissolves a pack holds its lock
+
+
+def test_a_pack_in_a_queue_is_not_divided_by_a_command_that_asks_for_a_part(half):
+    packed = [path.parent for path in half.folder.glob("packs/*/commit.json")]
+    (folder,) = [one for one in packed if RUNS[0].run_id in store.committed(one)["members"]]
+    before = store.committed(folder)
+    mine = Claims(half.folder).asked(RUNS[:1], pack_size=64, allowed={}, queued={folder.name})
+    assert [claim.folder for claim in mine] == [folder]
+    assert mine[0].record is None  # it is another pack than was asked for: only waited for
+    assert store.committed(folder) == before
+
+
+def test_a_pack_whose_runs_are_done_in_others_is_forgotten(tmp_path):
+    sweep_in(tmp_path, pack_size=2).run(RUNS[:2])
+    (finished,) = (tmp_path / "packs").iterdir()
+    old = claim(tmp_path / "packs" / "0123456789abcdef", RUNS[:2])
+    assert Claims(tmp_path).asked(RUNS[:2], pack_size=2, allowed={}) == []
+    assert not old.folder.exists()
+    assert finished.exists()
+
+
+def test_a_folder_that_another_process_makes_into_a_pack_is_left_to_it(tmp_path):
+    folder = tmp_path / "packs" / "0123456789abcdef"
+    with store.try_lock(folder / store.LOCK) as is_mine:
+        assert is_mine
+        Claims(tmp_path).asked([], pack_size=2, allowed={})
+        assert folder.exists()
+    Claims(tmp_path).asked([], pack_size=2, allowed={})
+    assert not folder.exists()

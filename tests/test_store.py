@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -212,3 +214,24 @@ def test_a_lock_is_free_after_its_block(tmp_path):
     for _ in range(2):
         with store.lock(tmp_path / "lock"):
             pass
+
+
+def test_looking_at_a_lock_writes_nothing_and_keeps_nobody_from_taking_it(tmp_path, holder):
+    path = tmp_path / "lock"
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    assert store.is_held(path)
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+    assert not store.is_held(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_lock_that_somebody_only_looks_at_is_still_got(tmp_path):
+    path = tmp_path / "lock"
+    path.touch()
+    with path.open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        timer = threading.Timer(0.005, fcntl.flock, (looking, fcntl.LOCK_UN))
+        timer.start()
+        with store.try_lock(path) as is_mine:
+            assert is_mine
+        timer.join()

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,9 @@ TRIES = 2
 
 PATIENCE = 300.0
 """Seconds to wait for another command that submits."""
+
+USUAL_ARRAY = 1001
+"""Elements of one array where the cluster does not say (`MaxArraySize`)."""
 
 LOOK = 2.0
 """Seconds between two looks at Slurm and at the packs."""
@@ -133,26 +138,44 @@ class Cluster:
         self.submitit = submitit
         self.settings = settings
         self.deaths: dict[tuple[str, int], int] = {}
+        self.queue: set[str] | None = None
 
-    def __call__(self, sweep: Sweep, claims: Sequence[Claim], stop: Stop, left: Left) -> int:
+    def check(self) -> None:
+        """Refuse a machine from which nothing can be submitted.
+
+        Raises:
+            ConfigError: Slurm's commands are not here.
+        """
+        if self.settings.executor == "slurm" and not shutil.which("srun"):
+            raise ConfigError(
+                "hydra/launcher=packed_slurm needs Slurm's commands, and srun is not on PATH: give "
+                "the command on a login node, or try it here with hydra.launcher.executor=local"
+            )
+
+    def holding(self, sweep: Sweep) -> set[str]:
+        """Packs whose jobs wait or run, by pack_id."""
+        return {*self._attached(sweep)}
+
+    def train(self, sweep: Sweep, claims: Sequence[Claim], stop: Stop, left: Left) -> int:
         """Submit the packs that no job trains, wait until all jobs have ended.
 
         Returns:
             How many runs came to an end.
         """
         with store.lock(_jobs_of(sweep) / store.LOCK, patience=PATIENCE):
-            jobs = self._attached(sweep, claims)
+            jobs = self._attached(sweep)
             free = [one for one in claims if not store.is_held(one.folder / store.LOCK)]
-            fresh = [claim for claim in free if claim.folder.name not in jobs]
+            fresh = [one for one in free if one.folder.name not in jobs and one.record is not None]
             jobs |= self._submitted(sweep, fresh)
+        known = [claim for claim in claims if claim.folder.name in jobs]  # others have the rest
         log.info(
             "%d packs: %d submitted, %d found running or queued; Ctrl-C leaves them to Slurm",
-            *(len(claims), len(fresh), len(jobs) - len(fresh)),
+            *(len(claims), len(fresh), len(known) - len(fresh)),
         )
-        known = [claim for claim in claims if claim.folder.name in jobs]  # others have the rest
         waiting, ended = {claim.folder.name: claim for claim in known}, 0
         while waiting:
             self._wait(stop)
+            self._look([jobs[name] for name in waiting])
             for name, claim in [*waiting.items()]:
                 state = store.committed(claim.folder)  # none while its halves train
                 is_finished = state is not None and state["is_finished"]
@@ -171,24 +194,38 @@ class Cluster:
             stop.check()
             time.sleep(0.1)
 
-    def _attached(self, sweep: Sweep, claims: Sequence[Claim]) -> dict[str, Any]:
-        """Jobs that earlier commands have submitted and that may still train."""
+    def _attached(self, sweep: Sweep) -> dict[str, Any]:
+        """Jobs that earlier commands have submitted and that may still train, by pack_id."""
         found = {}
-        for claim in claims:
-            path = _note_of(sweep, claim)
-            if not path.exists():
-                continue
+        for path in sorted(_notes_of(sweep).glob("*.json")):
             note = json.loads(path.read_bytes())
             if not note["executor"] == self.settings.executor == "slurm":
                 continue  # processes of this machine are known to the command that began them
+            state = store.committed(sweep.folder / "packs" / path.stem)
+            if state is None or state["is_finished"]:
+                continue
             job = self.submitit.SlurmJob(folder=_jobs_of(sweep), job_id=note["job"], tasks=[0])
-            if self._is_alive(job):
-                found[claim.folder.name] = job
-        return found
+            found[path.stem] = job
+        self._look(found.values())
+        return {pack_id: job for pack_id, job in found.items() if self._is_alive(job)}
+
+    def _look(self, jobs: Collection[Any]) -> None:
+        """Ask Slurm about all jobs at once."""
+        if self.settings.executor != "slurm" or not jobs:
+            return
+        watcher = self.submitit.SlurmJob.watcher
+        watcher.clear()  # a job that has ended may have been queued again
+        for job in jobs:
+            watcher.register_job(job.job_id)
+        watcher.update()
+        is_unsure = any(self._state(job) in UNCERTAIN for job in jobs)
+        self.queue = _queue() if is_unsure else set()
 
     def _submitted(self, sweep: Sweep, claims: Sequence[Claim]) -> dict[str, Any]:
         if not claims:
             return {}
+        from submitit.core.utils import FailedJobError
+
         executor = self.submitit.AutoExecutor(
             folder=_jobs_of(sweep),
             cluster=self.settings.executor,
@@ -199,23 +236,36 @@ class Cluster:
             Element(claim, sweep.engine, tuple(sweep.extensions), f"pack {claim.folder.name}")
             for claim in claims
         ]
-        jobs = executor.map_array(Element.__call__, elements)
-        for claim, job in zip(claims, jobs, strict=True):
-            note = {"job": job.job_id, "executor": self.settings.executor}
-            store.write(_note_of(sweep, claim), store.to_json(note))
-        return {claim.folder.name: job for claim, job in zip(claims, jobs, strict=True)}
+        jobs: dict[str, Any] = {}
+        size = _largest_array() if self.settings.executor == "slurm" else len(elements)
+        for first in range(0, len(elements), size):
+            some = elements[first : first + size]
+            try:
+                array = executor.map_array(Element.__call__, some)
+            except FailedJobError as error:
+                raise ConfigError(
+                    f"Slurm takes no job of {len(some)} packs ({_told(error)}): mend what it names "
+                    "with hydra.launcher.partition, account, qos, timeout_min, mem_gb; or give "
+                    "fewer and larger packs with engine.pack_size"
+                ) from error
+            for element, job in zip(some, array, strict=True):
+                note = {"job": job.job_id, "executor": self.settings.executor}
+                pack_id = element.claim.folder.name
+                store.write(_notes_of(sweep) / f"{pack_id}.json", store.to_json(note))
+                jobs[pack_id] = job
+        return jobs
 
     def _is_alive(self, job: Any) -> bool:
         state = self._state(job)
         if self.settings.executor == "slurm" and state in UNCERTAIN:
-            return _is_queued(job)
+            return self.queue is None or job.job_id in self.queue
         return state in ALIVE
 
     def _state(self, job: Any) -> str:
-        """In Slurm's words, without what it adds to them."""
+        """In Slurm's words, without what it adds to them, as of the last look."""
         told = job.state
         if self.settings.executor == "slurm":
-            told = job.watcher.get_state(job.job_id, mode="force")
+            told = job.watcher.get_state(job.job_id, mode="cache")
         return (told.split() or ["UNKNOWN"])[0].rstrip("+")
 
     def _take(self, claim: Claim, job: Any, record: Mapping[str, Any], left: Left) -> None:
@@ -246,21 +296,36 @@ def _jobs_of(sweep: Sweep) -> Path:
     return sweep.folder / "jobs"
 
 
-def _note_of(sweep: Sweep, claim: Claim) -> Path:
-    """Which job trains a pack."""
-    return _jobs_of(sweep) / "packs" / f"{claim.folder.name}.json"
+def _notes_of(sweep: Sweep) -> Path:
+    """Which job trains a pack, in a file for each pack."""
+    return _jobs_of(sweep) / "packs"
 
 
-def _is_queued(job: Any) -> bool:
-    """Whether Slurm still has a job in its queue; yes where it does not answer."""
+def _queue() -> set[str] | None:
+    """Jobs of this user that Slurm has in its queue; None where it does not answer."""
+    told = _asked("squeue", "--me", "-h", "-r", "-o", "%i")
+    return None if told is None else {*told.split()}
+
+
+def _largest_array() -> int:
+    """How many elements Slurm takes in one array."""
+    told = re.search(r"MaxArraySize\s*=\s*(\d+)", _asked("scontrol", "show", "config") or "")
+    return max(1, int(told[1])) if told else USUAL_ARRAY
+
+
+def _asked(*line: str) -> str | None:
+    """What one of Slurm's commands says; None where it fails."""
     try:
-        line = ["squeue", "-h", "-j", str(job.job_id)]
         asked = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return True
-    if asked.returncode:
-        return "Invalid job id" not in asked.stderr
-    return bool(asked.stdout.strip())
+        return None
+    return None if asked.returncode else asked.stdout
+
+
+def _told(error: Exception) -> str:
+    """The last line of what sbatch says."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if line.startswith("sbatch: error")), lines[0][:200])
 
 
 def _last_words(job: Any) -> str:

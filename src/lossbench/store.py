@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 COMMIT, LOCK = "commit.json", "lock"
+TRIES = 3
+"""How often a lock is tried, 10 ms apart, before it counts as held."""
 SEAL = "sha256"
 """Key under which a sealed record carries the hash of all its other keys."""
 
@@ -266,7 +268,7 @@ def try_lock(path: Path) -> Iterator[bool]:
         os.makedirs(path.parent, exist_ok=True)  # noqa: PTH103
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        is_mine = _flock(descriptor, path) and _is_still(descriptor, path)
+        is_mine = _flock_patiently(descriptor, path) and _is_still(descriptor, path)
         if is_mine:
             with _explained(path):
                 os.ftruncate(descriptor, 0)
@@ -285,9 +287,18 @@ def _is_still(descriptor: int, path: Path) -> bool:
     return os.path.samestat(os.fstat(descriptor), there)
 
 
-def _flock(descriptor: int, path: Path) -> bool:
+def _flock_patiently(descriptor: int, path: Path) -> bool:
+    """Lock it although others may be looking at it just now, as `is_held` does."""
+    for _ in range(TRIES):
+        if _flock(descriptor, path):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def _flock(descriptor: int, path: Path, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
@@ -308,8 +319,12 @@ def holder(path: Path) -> str:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock now."""
-    if not path.exists():
+    """Whether some process holds the lock now; looks, and writes nothing."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
         return False
-    with try_lock(path) as is_mine:
-        return not is_mine
+    try:
+        return not _flock(descriptor, path, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)

@@ -172,6 +172,7 @@ class OneNode:
             "PreemptMode": "REQUEUE",
             "ReturnToService": 2,
             "KillWait": 5,
+            "MaxArraySize": 4,
         }
         lines = [f"{name}={value}" for name, value in node.items()]
         lines += [

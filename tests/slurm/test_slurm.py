@@ -260,7 +260,53 @@ def test_a_pack_at_its_time_limit_is_queued_again_and_goes_on(
     followed(command, node)
     command.ends(cli.DONE)
     assert contents(place / "runs" / "limited") == undisturbed
-    say(record_property, "Slurm: time limit", "committed, queued again, bit-identical")
+    say(
+        record_property,
+        "Slurm: the signal of a time limit",
+        "committed, queued again, bit-identical",
+    )
+
+
+def test_a_pack_that_slurm_itself_ends_at_its_limit_goes_on(node, place, record_property):
+    # Slurm looks at limits every 30 s and may be that early: the job trains for longer than that.
+    line = [*TASK[:-2], "loss=mse", "steps=90000", "log_every=1000", "eval_every=30000"]
+    limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30"]
+    command = Command(node, place, *line, *ON_SLURM, *limit, "name=minute")
+    here = Command(node, place, *line, "name=minute_here")
+    job = until(lambda: training_job(place, "minute"), what="a job")
+    followed(command, node)
+    command.ends(cli.DONE)
+    here.ends(cli.DONE)
+    restarts = _restarts(node, {"": job})
+    assert restarts
+    assert contents(place / "runs" / "minute") == contents(place / "runs" / "minute_here")
+    told = f"by Slurm's own clock, {restarts} times: committed, queued again, bit-identical"
+    say(record_property, "Slurm: time limit of one minute", told)
+
+
+def training_job(place, name):
+    """The job of the one pack of a sweep."""
+    notes = [*(place / "runs" / name / "jobs" / "packs").glob("*.json")]
+    return json.loads(notes[0].read_text())["job"] if notes else ""
+
+
+def test_more_packs_than_an_array_holds_are_several_arrays(node, place, record_property):
+    line = [*TASK, "steps=20", "seed=0,1", "name=many"]
+    out = Command(node, place, *line, *ON_SLURM).ends(cli.DONE)
+    assert "6 packs: 6 submitted" in out
+    notes = (place / "runs" / "many" / "jobs" / "packs").glob("*.json")
+    arrays = {json.loads(path.read_text())["job"].split("_")[0] for path in notes}
+    assert len(arrays) == 2
+    told = "6 packs, MaxArraySize 4: two arrays, all done"
+    say(record_property, "Slurm: more packs than an array holds", told)
+
+
+def test_what_slurm_refuses_is_said_with_the_cure(node, place):
+    line = [*TASK, "steps=20", "name=refused", *ON_SLURM, "hydra.launcher.partition=gpu"]
+    out = Command(node, place, *line).ends(cli.MISTAKE)
+    assert "invalid partition" in out
+    assert "hydra.launcher.partition" in out
+    assert "Traceback" not in out
 
 
 def test_a_finished_pack_that_is_queued_again_changes_nothing(node, place, record_property):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lossbench import store
 from lossbench.config import Engine
@@ -30,16 +30,46 @@ class Left(dict[str, tuple[Claim, str]]):
         return {run.run_id: why for claim, why in self.values() for run in claim.pack.runs}
 
 
-Crew = Callable[["Sweep", Sequence[Claim], Stop, Left], int]
-"""Trains what it can of some packs, notes those it leaves; returns how many runs came to an end."""
+class Crew(Protocol):
+    """Trains packs."""
+
+    def check(self) -> None:
+        """Refuse what cannot be, before anything is written.
+
+        Raises:
+            ConfigError: It cannot train anything on this machine.
+        """
+        ...
+
+    def holding(self, sweep: Sweep) -> set[str]:
+        """Packs, by pack_id, that wait in a queue of its own: nobody else divides them."""
+        ...
+
+    def train(self, sweep: Sweep, claims: Sequence[Claim], stop: Stop, left: Left) -> int:
+        """Train what it can of some packs, note those it leaves.
+
+        Returns:
+            How many runs came to an end.
+        """
+        ...
 
 
-def here(sweep: Sweep, claims: Sequence[Claim], stop: Stop, left: Left) -> int:
+class Here:
     """The crew that is this process: one pack after the other."""
-    return sum(
-        seen_to(claim, sweep.engine, sweep.extensions, stop, f"pack {place + 1}/{len(claims)}")
-        for place, claim in enumerate(claims)
-    )
+
+    def check(self) -> None:
+        """Any machine will do."""
+
+    def holding(self, sweep: Sweep) -> set[str]:
+        """It has no queue."""
+        return set()
+
+    def train(self, sweep: Sweep, claims: Sequence[Claim], stop: Stop, left: Left) -> int:
+        """Train them, one after the other."""
+        return sum(
+            seen_to(claim, sweep.engine, sweep.extensions, stop, f"pack {place + 1}/{len(claims)}")
+            for place, claim in enumerate(claims)
+        )
 
 
 def seen_to(claim: Claim, engine: Engine, extensions: Sequence[str], stop: Stop, title: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,12 @@ class Claims:
         )
 
     def asked(
-        self, runs: Sequence[Run], *, pack_size: int, allowed: Mapping[str, int]
+        self,
+        runs: Sequence[Run],
+        *,
+        pack_size: int,
+        allowed: Mapping[str, int],
+        queued: Collection[str] = (),
     ) -> list[Claim]:
         """The unfinished packs of some runs; runs that have none get one.
 
@@ -81,6 +86,7 @@ class Claims:
             runs: What is asked for.
             pack_size: Most members of a new pack.
             allowed: How often each run may have failed before; see `ATTEMPTS`.
+            queued: Packs, by pack_id, that a job will train as they are.
         """
         todo = {run.run_id: run for run in runs if self._is_to_do(run.run_id, allowed)}
         claims = []
@@ -88,11 +94,16 @@ class Claims:
             if state["is_finished"]:
                 store.clean(pack_dir)  # a crash may have come between its record and this
                 continue
-            mine = [todo[run_id] for run_id in state["members"] if run_id in todo]
+            members = state["members"]
+            if all(self.members[run_id]["status"] in KEPT for run_id in members):
+                _dissolved(pack_dir)  # its halves are done; a crash came before this
+                continue
+            mine = [todo[run_id] for run_id in members if run_id in todo]
             if not mine:
                 continue
             is_held = store.is_held(pack_dir / store.LOCK)
-            if len(mine) < len(state["members"]) and _dissolved(pack_dir):
+            is_free = pack_dir.name not in queued and len(mine) < len(members)
+            if is_free and _dissolved(pack_dir):
                 continue  # no command asks for all of it any more
             for run in mine:
                 del todo[run.run_id]
@@ -100,7 +111,7 @@ class Claims:
             is_suspect = bool(state["starts"]) and not is_held
             claims.append(Claim(pack, pack_dir, is_suspect=is_suspect))
         for pack_dir in self.nameless:
-            store.dissolve(pack_dir)  # a crash came before its first record
+            _dissolved(pack_dir)  # a crash came before its first record
         new = packs.group([*todo.values()], pack_size=pack_size)
         return claims + [self._claimed(pack) for pack in new]
 

@@ -17,7 +17,7 @@ from lossbench import plan, records, store
 from lossbench.config import Engine, Run
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
-from lossbench.sweep.care import PATIENCE, Crew, Left, here
+from lossbench.sweep.care import PATIENCE, Crew, Here, Left
 from lossbench.sweep.claims import ATTEMPTS, PLANNED, Claim, Claims, Members
 from lossbench.sweep.preflight import preflight
 from lossbench.sweep.training import Stop, stopping
@@ -45,7 +45,7 @@ class Sweep:
     engine: Engine
     facts: Mapping[str, Any]
     extensions: Sequence[str] = ()
-    crew: Crew = here
+    crew: Crew = field(default_factory=Here)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, runs: Sequence[Run]) -> Members:
@@ -67,12 +67,13 @@ class Sweep:
         start, trained = time.monotonic(), 0
         with self._clock("check"):
             preflight(runs)
+            self.crew.check()
         with stopping() as stop:
             claims, left = self._claims(runs, allowed := self._begun(runs)), Left()
             log.info("%s", _announcement(runs, claims))
             while claims:
                 with self._clock("train"):
-                    done = self.crew(self, claims, stop, left)
+                    done = self.crew.train(self, claims, stop, left)
                 trained += done
                 if not done:
                     self._wait(claims, stop)
@@ -108,9 +109,10 @@ class Sweep:
         return {run_id: min(count, ATTEMPTS - 1) for run_id, count in failures.items()}
 
     def _claims(self, runs: Sequence[Run], allowed: Mapping[str, int]) -> list[Claim]:
+        queued, size = self.crew.holding(self), self.engine.pack_size
         with self._clock("write"), store.lock(self.folder / store.LOCK, patience=PATIENCE):
-            size = self.engine.pack_size
-            return Claims(self.folder).asked(runs, pack_size=size, allowed=allowed)
+            now = Claims(self.folder)
+            return now.asked(runs, pack_size=size, allowed=allowed, queued=queued)
 
     def _wait(self, claims: Sequence[Claim], stop: Stop) -> None:
         """Until one of the packs that others train is free."""
