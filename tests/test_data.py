@@ -10,7 +10,7 @@ from sklearn import datasets
 
 from lossbench.data import DATA
 from lossbench.data.corruption import corrupted, symmetric
-from lossbench.data.splits import permuted
+from lossbench.data.splits import Splits, permuted
 from lossbench.data.targets import distribution
 from lossbench.pairing import stream
 
@@ -112,8 +112,10 @@ def test_noisy_linear_names_the_cure_for_a_bad_parameter(params, message):
 
 def test_symmetric_corruption_flips_the_asked_share_to_every_other_class_alike():
     targets = torch.nn.functional.one_hot(torch.arange(100_000) % 4, 4).float()
-    flipped = symmetric(targets, draw=stream(0, "corruption"), rate=0.3).argmax(-1)
-    shift = (flipped - targets.argmax(-1)) % 4
+    splits = Splits({}, {"train": targets}, "classification", 1.0)
+    flipped = symmetric(splits, draw=stream(0, "corruption"), rate=0.3)
+    assert flipped.clean["train"] is targets
+    shift = (flipped.targets["train"].argmax(-1) - targets.argmax(-1)) % 4
     counts = torch.bincount(shift, minlength=4)
     assert stats.chisquare(counts.numpy(), [70_000, 10_000, 10_000, 10_000]).pvalue > 0.01
 
@@ -128,7 +130,7 @@ def test_corruption_never_touches_test():
 
 def test_symmetric_corruption_of_a_regression_task_is_refused():
     with pytest.raises(ValueError, match="corruption none"):
-        symmetric(torch.zeros(3, 1), draw=stream(0, "corruption"))
+        symmetric(DATA["diabetes"].fn(seed=0), draw=stream(0, "corruption"))
 
 
 def test_counts_scatter_around_their_rate_as_poisson_does():

@@ -26,6 +26,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
 
 from lossbench.data import DATA
+from lossbench.data.augmentation import AUGMENTATIONS
 from lossbench.data.corruption import CORRUPTIONS
 from lossbench.data.targets import TARGETS
 from lossbench.losses import LOSSES
@@ -35,7 +36,7 @@ from lossbench.models import MODELS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.pairing import source_sha
 from lossbench.prefit import STARTS
-from lossbench.records import CONDITIONS
+from lossbench.records import CONDITIONS, INSTRUMENTS, SIGNALS
 
 ENGINE_SCHEMA = 1
 """Rises when a change of the engine, the optimizers or the schedules alters results."""
@@ -70,11 +71,20 @@ class CorruptionNode:
 
 
 @dataclass
+class AugmentationNode:
+    """What is done to training inputs, batch by batch."""
+
+    name: str = "none"
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class DataNode(PartNode):
     """The `data` group."""
 
     targets: str = "sampled"
     corruption: CorruptionNode = field(default_factory=CorruptionNode)
+    augmentation: AugmentationNode = field(default_factory=AugmentationNode)
 
 
 @dataclass
@@ -125,6 +135,8 @@ class Config:
     init: dict[str, Any] = field(default_factory=lambda: dict(INIT))
     name: str = "default"
     condition: str = "as_given"
+    signal: str = "own"
+    instruments: list[str] = field(default_factory=list)
     seed: int = 0
     steps: int = 500
     batch_size: int = 64
@@ -181,6 +193,7 @@ class Run:
     data: Part
     targets: str
     corruption: Part
+    augmentation: Part
     model: Part
     loss: Part
     optimizer: Part
@@ -189,6 +202,8 @@ class Run:
     momentum: float
     weight_decay: float
     init: Init
+    signal: str
+    instruments: tuple[str, ...]
     seed: int
     steps: int
     batch_size: int
@@ -207,14 +222,18 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """Canonical plain values of every factor: what is hashed and recorded."""
         plain = dataclasses.asdict(self) | {"init": self.init.facts}
+        plain |= {"instruments": [*self.instruments]}
         left_out = ("run_id", "stage", "shared_sha")  # the last one is part of source_sha
         return {name: plain[name] for name in plain if name not in left_out}
 
 
 NEUTRAL = {
     "corruption": dataclasses.asdict(Part("none", "none", {})),
+    "augmentation": dataclasses.asdict(Part("none", "none", {})),
     "targets": "sampled",
     "init": INIT,
+    "signal": "own",
+    "instruments": [],
 }
 """Values of factors that change nothing."""
 
@@ -271,6 +290,7 @@ def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
         "model": _part(plain["model"], "model", {name: row.fn for name, row in MODELS.items()}),
         "loss": _part(plain["loss"], "loss", {name: row.fn for name, row in LOSSES.items()}),
         "corruption": _part(plain["data"]["corruption"], "data.corruption", CORRUPTIONS),
+        "augmentation": _part(plain["data"]["augmentation"], "data.augmentation", AUGMENTATIONS),
         "optimizer": _part(plain["optimizer"], "optimizer", OPTIMIZERS),
         "schedule": _part(plain["schedule"], "schedule", SCHEDULES),
     }
@@ -283,6 +303,8 @@ def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
         "weight_decay": plain["optimizer"]["weight_decay"],
         "targets": _targets(plain["data"]["targets"], parts),
         "init": _init({**INIT, **plain["init"]}, parts["data"]),
+        "signal": _known(plain["signal"], SIGNALS, "signal"),
+        "instruments": _instruments(plain["instruments"]),
         "precision": plain["engine"]["precision"],
         **{name: plain[name] for name in _NUMBERS},
     }
@@ -417,7 +439,7 @@ def check_overrides(overrides: Iterable[str], loader: Any) -> None:
 
 SEED_CURE = "use seed=3, seed=1,2,3 or seed='range(10)'"
 _PASSES = re.compile(
-    r"(data|data\.corruption|model|loss|optimizer|schedule)\.params\.\w+|hydra\.|hydra$"
+    r"(data|data\.corruption|data\.augmentation|model|loss|optimizer|schedule)\.params\.\w+|hydra\.|hydra$"
 )
 
 
@@ -469,7 +491,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 # ---- the checks ----------------------------------------------------------------------------------
 
-_CODED = ("loss", "data", "model", "corruption", "optimizer", "schedule")
+_CODED = ("loss", "data", "model", "corruption", "augmentation", "optimizer", "schedule")
 _NUMBERS = ("seed", "steps", "batch_size", "log_every", "eval_every")
 
 
@@ -562,6 +584,12 @@ def _targets(name: str, parts: Mapping[str, Part]) -> str:
     return name
 
 
+def _instruments(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of instruments in the order of their table, each once."""
+    asked = {_known(str(name), INSTRUMENTS, "instruments:") for name in names}
+    return tuple(name for name in INSTRUMENTS if name in asked)
+
+
 def _init(node: Mapping[str, Any], data: Part) -> Init:
     start, scale = node["from"], node["output_scale"]
     _known(str(start), STARTS, "init.from")
@@ -636,6 +664,7 @@ def _code_shas(
     data: str,
     model: str,
     corruption: str,
+    augmentation: str,
     optimizer: str,
     schedule: str,
     targets: str,
@@ -643,9 +672,11 @@ def _code_shas(
 ) -> dict[str, str]:
     """Hashes of all code a run uses, and of that which it shares with runs of other losses."""
     row = LOSSES[loss]
-    shared = [DATA[data].fn, MODELS[model].fn, CORRUPTIONS[corruption]]
+    shared = [DATA[data].fn, MODELS[model].fn]
     shared += [OPTIMIZERS[optimizer], SCHEDULES[schedule]]
     # The neutral ones do nothing, so their code decides nothing.
+    shared += [CORRUPTIONS[corruption]] if corruption != "none" else []
+    shared += [AUGMENTATIONS[augmentation]] if augmentation != "none" else []
     shared += [TARGETS[targets]] if targets != NEUTRAL["targets"] else []
     shared += [STARTS[start]] if start != INIT["from"] else []
     own = [row.fn, INVERSE_LINKS[row.inverse_link]]

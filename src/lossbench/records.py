@@ -66,6 +66,37 @@ CONDITIONS: dict[str, Condition] = {
 """Conditions in the order they are told."""
 
 
+SIGNALS: dict[str, str] = {
+    "own": "the output gradient of the loss itself",
+    "norm_matched": "the loss's own output gradient, times what gives the gradient of all "
+    "parameters the norm that the reference's would have at the same weights and batch",
+    "reweighted": "the reference's output gradient, each example times the loss's weight: the norm "
+    "of the loss's output gradient over that of the reference's, divided by its mean in the batch",
+}
+"""What drives an update, so that a difference splits into scale, weighting and the rest."""
+
+REFERENCE = {"regression": "mse", "classification": "cross_entropy"}
+"""The loss whose error signal is the error itself: what `SIGNALS` compare with."""
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """What is measured beside the metrics, when asked for with `instruments=[...]`.
+
+    Attributes:
+        about: In words.
+        cost: Updates that one measurement takes as long as, measured with `benchmarks/`; it is
+            taken so seldom that it costs 5 % of training or less.
+    """
+
+    about: str
+    cost: float
+
+
+INSTRUMENTS: dict[str, Instrument] = {}
+"""Instruments by name, in the order they are told."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of a table: its parquet type, unit, better direction and meaning."""

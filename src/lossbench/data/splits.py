@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -19,11 +19,13 @@ class Splits:
     """A data set as one seed sees it.
 
     Attributes:
-        inputs: By split, [N, F], standardised by the training split.
+        inputs: By split, standardised by the training split: [N, F], images as [N, channels,
+            height, width].
         targets: By split, [N, C]: one-hot labels, or real values in training standard deviations.
         task: "regression" or "classification".
         target_scale: Standard deviation of the training target in its own unit; 1 for labels.
         posterior: By split, [N, C], true class probabilities; empty where nobody knows them.
+        clean: Targets before they were corrupted, by split; empty where they were not.
     """
 
     inputs: dict[str, Tensor]
@@ -31,6 +33,7 @@ class Splits:
     task: str
     target_scale: float
     posterior: dict[str, Tensor] = field(default_factory=dict)
+    clean: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def sha(self) -> str:
@@ -49,7 +52,10 @@ class Data:
         fn: `fn(*, seed, **params) -> Splits`.
         task: "regression" or "classification".
         source: Where it comes from, with its licence.
-        drawn: What a seed draws anew: "generated" (all of it) or "resplit" (the split only).
+        drawn: What a seed draws anew: "generated" (all of it), "resplit" (the split only) or
+            "fixed" (nothing: the test set is the published one; the same tensors are returned for
+            every seed, so that a pack holds them once).
+        confusions: Classes that people take for each other, by class: what `asymmetric` corrupts.
         is_symmetric: Whether noise is symmetric, so that mean, median and the like coincide.
         domain: "nonnegative" where targets are counts or the like, not centred; else "real".
         note: What a reader of its results must know, one sentence.
@@ -62,6 +68,7 @@ class Data:
     is_symmetric: bool = False
     domain: str = "real"
     note: str = ""
+    confusions: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

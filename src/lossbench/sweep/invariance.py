@@ -123,7 +123,12 @@ def _run(task: str, loss: str, seed: int, precision: str, steps: int) -> Run:
     data = part(DATA[task], examples=200)
     return to_run(
         {
-            "data": {**data, "targets": "sampled", "corruption": {"name": "none", "params": {}}},
+            "data": {
+                **data,
+                "targets": "sampled",
+                "corruption": {"name": "none", "params": {}},
+                "augmentation": {"name": "none", "params": {}},
+            },
             "model": part("mlp", widths=[16, 16], activation="relu"),
             "loss": part(loss),
             "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.0}
@@ -134,6 +139,8 @@ def _run(task: str, loss: str, seed: int, precision: str, steps: int) -> Run:
             "init": {"from": "random", "output_scale": 1.0},
             "name": "machine",
             "condition": "as_given",
+            "signal": "own",
+            "instruments": [],
             "seed": seed,
             "steps": steps,
             "batch_size": 16,
