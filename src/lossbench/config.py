@@ -308,6 +308,7 @@ def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
         "precision": plain["engine"]["precision"],
         **{name: plain[name] for name in _NUMBERS},
     }
+    _check_signal(plain["signal"], parts["loss"])
     stage = CONDITIONS[plain["condition"]].stage
     run = Run(run_id="", stage=stage, source_sha="", shared_sha="", **parts, **values)
     run = dataclasses.replace(run, **_code_of(run))
@@ -582,6 +583,14 @@ def _targets(name: str, parts: Mapping[str, Part]) -> str:
             "to corrupt, use data.corruption.name=none or data.targets=sampled"
         )
     return name
+
+
+def _check_signal(signal: str, loss: Part) -> None:
+    if signal != NEUTRAL["signal"] and LOSSES[loss.fn].outputs_per_target > 1:
+        raise ConfigError(
+            f"signal is {signal!r}, loss {loss.name!r} has more outputs than the reference that it "
+            "would be compared with: use signal=own"
+        )
 
 
 def _instruments(names: Iterable[str]) -> tuple[str, ...]:

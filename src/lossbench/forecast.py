@@ -171,7 +171,7 @@ def _numbers(run: Run) -> tuple[int, int]:
     """How many numbers a seed's data and a member's parameters are."""
     splits = splits_of(run)
     rows = sum(part.numel() for part in (*splits.inputs.values(), *splits.targets.values()))
-    size = (splits.inputs["train"].shape[-1], splits.targets["train"].shape[-1])
+    size = splits.sizes
     model = MODELS[run.model.fn].fn(*size, **run.model.params)
     return rows, sum(parameter.numel() for parameter in model.parameters())
 

@@ -13,6 +13,9 @@ from lossbench.pairing import stream, tensors_sha
 SPLITS = ("train", "validation", "test")
 SHARES = (0.6, 0.2, 0.2)
 
+Shape = int | tuple[int, ...]
+"""Of one example's inputs: F, or (channels, height, width)."""
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -34,6 +37,12 @@ class Splits:
     target_scale: float
     posterior: dict[str, Tensor] = field(default_factory=dict)
     clean: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> tuple[Shape, int]:
+        """What a model is built for: F, or (channels, height, width) of images, and C."""
+        shape = tuple(self.inputs["train"].shape[1:])
+        return shape[0] if len(shape) == 1 else shape, self.targets["train"].shape[-1]
 
     @property
     def sha(self) -> str:

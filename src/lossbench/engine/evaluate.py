@@ -15,6 +15,15 @@ from lossbench.records import OWN_LOSS
 
 Values = dict[tuple[str, str], Tensor]
 
+MOST_TRAINING_ROWS = 10_000
+"""Examples of the training split that are evaluated: the first ones of a larger one."""
+
+MOST_RECALIBRATION_ROWS = 2_000
+"""Examples of validation that the common recalibration is fitted on: the first ones."""
+
+CHUNK_OF_VECTORS, CHUNK_OF_IMAGES = 2**21, 2**16
+"""Numbers of the inputs that go through the model at once."""
+
 
 @torch.no_grad()
 def evaluated(
@@ -44,7 +53,13 @@ def evaluated(
     """
     members.model.eval()
     outputs = {
-        split: forward(parameters, buffers, members.inputs[split][members.places])
+        split: torch.cat(
+            [
+                forward(parameters, buffers, members.seen(split, rows))
+                for rows in _chunks(members.inputs[split], _rows(members, split))
+            ],
+            1,
+        )
         for split in _visible(members)
     }
     members.model.train()
@@ -52,7 +67,10 @@ def evaluated(
         [output.flatten(1).isfinite().all(-1) for output in outputs.values()], -1
     ).all(-1)
     outputs = {name: _zeroed(output, finite) for name, output in outputs.items()}
-    targets = {split: members.targets[split][members.places] for split in outputs}
+    targets = {
+        split: members.targets[split][:, : _rows(members, split)][members.places]
+        for split in outputs
+    }
     values = _metrics(members, outputs, targets)
     # Outputs may be finite and their squares not: that is divergence too.
     for (_, name), value in values.items():
@@ -72,12 +90,28 @@ def _fed(members: Members, split: str, target: Tensor) -> Tensor:
     """Targets of the kind that the loss is trained on: what it learns is where these are met."""
     if members.runs[0].targets == "sampled":
         return target
-    return members.posterior[split][members.places]
+    return members.posterior[split][:, : target.shape[1]][members.places]
 
 
 def _visible(members: Members) -> list[str]:
     last = 2 if members.runs[0].stage == "tune" else 3
     return ["train", "validation", "test"][:last]
+
+
+def _rows(members: Members, split: str) -> int:
+    """How many examples of a split are evaluated, its first ones."""
+    rows = members.inputs[split].shape[1]
+    return min(rows, MOST_TRAINING_ROWS) if split == "train" else rows
+
+
+def _chunks(inputs: Tensor, rows: int) -> list[slice]:
+    """Slices of rows of inputs [S, N, ...] whose activations fit into memory.
+
+    They depend on the shape of an example only: a member's bits may not depend on K.
+    """
+    numbers = CHUNK_OF_VECTORS if inputs.dim() == 3 else CHUNK_OF_IMAGES
+    size = max(16, numbers // inputs[0, 0].numel())
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 def _zeroed(output: Tensor, finite: Tensor) -> Tensor:
@@ -91,7 +125,8 @@ def _metrics(members: Members, outputs: dict[str, Tensor], targets: dict[str, Te
             found = metrics.regression(members.predict(output), targets[split])
             values |= {(split, name): value for name, value in found.items()}
         return values
-    scale = metrics.recalibrate(outputs["validation"], targets["validation"])
+    fitted = slice(0, MOST_RECALIBRATION_ROWS)
+    scale = metrics.recalibrate(outputs["validation"][:, fitted], targets["validation"][:, fitted])
     for split, output in outputs.items():
         recalibrated = metrics.recalibrated(output, scale)
         prediction, found = members.predict(output), {}
@@ -103,7 +138,7 @@ def _metrics(members: Members, outputs: dict[str, Tensor], targets: dict[str, Te
                 is_probability=members.is_probability,
             )
         if split in members.posterior:
-            posterior = members.posterior[split][members.places]
+            posterior = members.posterior[split][:, : output.shape[1]][members.places]
             found["kl"] = metrics.kl(posterior, recalibrated)
             found["tv_posterior"] = _of_distributions(members, prediction, posterior)
         if split in members.bayes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -66,8 +67,15 @@ class Members:
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
 
+    def seen(self, split: str, rows: slice) -> Tensor:
+        """Inputs [K, n, ...] of some rows of a split."""
+        inputs = self.inputs[split][:, rows]
+        if inputs.stride(0) == 0 or len(inputs) == 1:
+            return inputs[0].expand(len(self.places), *inputs.shape[1:])
+        return inputs[self.places]
+
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs [K, B, F] and targets [K, B, C] of a step."""
+        """Inputs [K, B, ...] and targets [K, B, C] of a step."""
         rows = self.batches[:, step]
         seeds = torch.arange(len(rows), device=rows.device)[:, None]
         return (
@@ -253,9 +261,7 @@ def started(run: Run, splits: Splits, *, seed: int) -> nn.Module:
         seed: Block of the paired design.
     """
     inputs, targets = splits.inputs["train"], splits.targets["train"]
-    build = partial(
-        MODELS[run.model.fn].fn, inputs.shape[-1], targets.shape[-1], **run.model.params
-    )
+    build = partial(MODELS[run.model.fn].fn, *splits.sizes, **run.model.params)
     model = initialised(build, seed=seed)
     STARTS[run.init.start](model, inputs, targets, seed=seed)
     return rescaled(model, output_scale=run.init.output_scale)
@@ -336,11 +342,11 @@ def refuse_unpaired(build: Callable[[], nn.Module], inputs: Tensor) -> None:
 
     Args:
         build: Makes the module.
-        inputs: One batch, [B, F].
+        inputs: One batch, [B, ...].
 
     Raises:
-        ValueError: Its forward pass is random, writes into its buffers, or depends on more than
-            its parameters and buffers; or it ties or freezes parameters.
+        ValueError: Its forward pass draws random numbers, or depends on more than its parameters
+            and buffers; or it ties or freezes parameters.
     """
     model, other = (initialised(build, seed=seed) for seed in (0, 1))
     named = dict(model.named_parameters(remove_duplicate=False))
@@ -348,14 +354,17 @@ def refuse_unpaired(build: Callable[[], nn.Module], inputs: Tensor) -> None:
         raise ValueError("it has frozen parameters: keep what does not train in a buffer")
     if len(named) != len(dict(model.named_parameters())):
         raise ValueError("it ties parameters: use each of them once")
-    before = tensors_sha(dict(model.named_buffers()))
     other.load_state_dict(model.state_dict())
+    again = copy.deepcopy(model)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        first, second, third = model(inputs), model(inputs), other(inputs)
-    if tensors_sha(dict(model.named_buffers())) != before:
-        raise ValueError("it changes its buffers while training: use it without batch statistics")
+        first, second, third = model(inputs), again(inputs), other(inputs)
     if not torch.equal(first, second):
-        raise ValueError("it draws random numbers while training: use it without dropout")
+        raise ValueError(
+            "it draws random numbers of its own while training: use lossbench.models.Dropout, "
+            "whose masks belong to the seed"
+        )
+    if tensors_sha(dict(model.named_buffers())) != tensors_sha(dict(again.named_buffers())):
+        raise ValueError("its buffers change at random while training: nothing could be paired")
     if not torch.equal(first, third):
         raise ValueError("its output depends on more than its state_dict: register it as a buffer")
 
@@ -387,6 +396,12 @@ def refuse_unwidened(build: Callable[[], nn.Module], inputs: Tensor, *, times: i
 def _by_split(
     parts: list[dict[str, Tensor]], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    return {
-        split: torch.stack([part[split] for part in parts]).to(device, dtype) for split in parts[0]
-    }
+    """By split the seeds' tensors [S, N, ...]; what all seeds have in common is held once."""
+    return {split: _stacked([part[split] for part in parts], device, dtype) for split in parts[0]}
+
+
+def _stacked(tensors: list[Tensor], device: torch.device, dtype: torch.dtype) -> Tensor:
+    first = tensors[0]
+    if all(tensor is first for tensor in tensors):
+        return first.to(device, dtype).expand(len(tensors), *first.shape)
+    return torch.stack(tensors).to(device, dtype)

@@ -6,10 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from lossbench import probes
 from lossbench.data.splits import Splits
@@ -17,6 +19,7 @@ from lossbench.engine.checkpoint import Saved, Snapshot, decoded, encoded
 from lossbench.engine.evaluate import evaluated
 from lossbench.engine.members import Members, check_loss, gathered, guarded
 from lossbench.engine.recorder import Recorder
+from lossbench.engine.signals import SIGNALS, reference_slope
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES, fresh_state, scheduled
 from lossbench.packs import Pack
 
@@ -62,23 +65,27 @@ def train(
     parameters, buffers = members.parameters, members.buffers
     state = fresh_state(run.optimizer.fn, parameters)
     recorder = Recorder(pack, members, device=device, noted=noted or {})
-    per_member_loss = PerMemberLoss(members, recorder)
+    per_member_loss, drive = PerMemberLoss(members, recorder), SIGNALS[run.signal]
+    moving = buffers if is_moving(forward, members) else {}
     first = 0
     if saved is not None:
-        parameters, state, first, seconds = _restored(saved, recorder, device)
-        start -= seconds
+        found = _restored(saved, recorder, device)
+        parameters, state, first = found["parameters"], found["optimizer"], found["step"]
+        buffers |= (moving := found["buffers"])
+        start -= found["seconds"]
     for step in range(first, run.steps):
         if step % run.eval_every == 0:
             recorder.evals(step, evaluated(members, forward, parameters, buffers, is_last=False))
         inputs, target = members.batch(step)
         leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-        output = forward(leaves, buffers, inputs)
-        loss, output_gradient = per_member_loss(output.detach(), target, step)
-        # d mean loss / d parameters: the loss is a mean over the batch, here and nowhere else.
-        slopes = torch.autograd.grad(
-            output, list(leaves.values()), output_gradient / run.batch_size
-        )
-        gradient = dict(zip(leaves, slopes, strict=True))
+        unmoved = {name: value.clone() for name, value in moving.items()}
+        output = forward(leaves, buffers, inputs)  # changes what moves in its place
+        loss, slope = per_member_loss(output.detach(), target, step)
+        reference = slope
+        if run.signal != "own":
+            reference = reference_slope(run.row.task, output.detach(), target)
+        gradient_of = partial(_gradient, output, leaves, is_kept=run.signal != "own")
+        output_gradient, gradient = drive(slope, reference, gradient_of)
         hyper = scheduled(members.hyper, schedule(step, run.steps, **run.schedule.params))
         after = update(parameters, gradient, state, step=step, hyper=hyper, **run.optimizer.params)
         recorder.check(step, loss)
@@ -97,45 +104,71 @@ def train(
                 ),
                 probes.layers(gradient=gradient, before=parameters, after=after),
             )
-        parameters = {
-            name: torch.where(
-                recorder.alive.view(-1, *[1] * (value.dim() - 1)), value, parameters[name]
-            )
-            for name, value in after.items()
-        }
+        parameters = _of_the_living(recorder.alive, after, parameters)
+        for name, value in _of_the_living(recorder.alive, moving, unmoved).items():
+            moving[name].copy_(value)
         if step + 1 < run.steps:
             seconds = time.monotonic() - start
-            flush(step + 1, partial(_saved, step + 1, parameters, state, recorder, seconds))
+            kept = {"parameters": parameters, "buffers": moving, "optimizer": state}
+            kept |= {"step": step + 1, "seconds": seconds}
+            flush(step + 1, partial(_saved, kept, recorder))
     recorder.evals(run.steps, evaluated(members, forward, parameters, buffers, is_last=True))
     return recorder.tables(seconds=time.monotonic() - start)
 
 
-def _saved(
-    step: int,
-    parameters: dict[str, Tensor],
-    state: dict[str, dict[str, Tensor]],
-    recorder: Recorder,
-    seconds: float,
-) -> Saved:
-    checkpoint = {"step": step, "parameters": parameters, "optimizer": state, "seconds": seconds}
-    content = encoded({**checkpoint, "recorder": recorder.state})
-    return Saved(step, content, (encoded(recorder.part()),))
+def _gradient(
+    output: Tensor, leaves: Mapping[str, Tensor], slope: Tensor, *, is_kept: bool
+) -> dict[str, Tensor]:
+    """Of the mean loss in all parameters: the loss is a mean over the batch here, nowhere else."""
+    slopes = torch.autograd.grad(
+        output, [*leaves.values()], slope / output.shape[1], retain_graph=is_kept
+    )
+    return dict(zip(leaves, slopes, strict=True))
 
 
-def _restored(
-    saved: Saved, recorder: Recorder, device: torch.device
-) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], int, float]:
-    """Parameters, optimizer state, updates done and seconds spent."""
+def _of_the_living(
+    alive: Tensor, new: Mapping[str, Tensor], old: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """New values [K, ...] of members that are alive, old ones of the others."""
+    return {
+        name: torch.where(alive.view(-1, *[1] * (value.dim() - 1)), value, old[name])
+        for name, value in new.items()
+    }
+
+
+def _saved(kept: Mapping[str, Any], recorder: Recorder) -> Saved:
+    content = encoded({**kept, "recorder": recorder.state})
+    return Saved(kept["step"], content, (encoded(recorder.part()),))
+
+
+def _restored(saved: Saved, recorder: Recorder, device: torch.device) -> dict[str, Any]:
+    """Parameters, buffers that move, optimizer state, updates done and seconds spent."""
     found = decoded(saved.checkpoint, device=device)
     recorder.restore(found["recorder"], [decoded(part, device=device) for part in saved.parts])
-    return found["parameters"], found["optimizer"], found["step"], found["seconds"]
+    return found
+
+
+def is_moving(forward: Forward, members: Members) -> bool:
+    """Whether training changes the model's buffers: running statistics, counts of batches."""
+    buffers = {name: value.clone() for name, value in members.buffers.items()}
+    with torch.no_grad():
+        forward(members.parameters, buffers, members.batch(0)[0])
+    return any(not torch.equal(value, members.buffers[name]) for name, value in buffers.items())
 
 
 def forward_of(members: Members) -> Forward:
-    """All members' forward pass: vmap over the stacked state, or a loop where that cannot be."""
+    """All members' forward pass: vmap over the stacked state, or a loop where that is better.
+
+    On the CPU a convolution over a pack is slower than one member after the other.
+    """
+    is_convolution = any(isinstance(module, _ConvNd) for module in members.model.modules())
+    if is_convolution and members.places.device.type == "cpu":
+        return _looped(members.model)
     packed = torch.func.vmap(_call(members.model))
+    buffers = {name: value.clone() for name, value in members.buffers.items()}
     try:
-        packed(members.parameters, members.buffers, members.batch(0)[0])
+        with torch.no_grad():
+            packed(members.parameters, buffers, members.batch(0)[0])
     except (RuntimeError, ValueError, TypeError) as error:
         log.warning(
             "%s cannot be vectorised (%s): its members run one by one",
@@ -191,15 +224,12 @@ def _looped(model: nn.Module) -> Forward:
     one = _call(model)
 
     def loop(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        return torch.stack(
-            [
-                one(_member(parameters, place), _member(buffers, place), member)
-                for place, member in enumerate(inputs)
-            ]
-        )
+        # unbind, because the gradient of an index is as large as the whole pack.
+        own = zip(*(value.unbind() for value in parameters.values()), strict=True)
+        outputs = []
+        for place, (values, member) in enumerate(zip(own, inputs, strict=True)):
+            moving = {name: value[place] for name, value in buffers.items()}
+            outputs.append(one(dict(zip(parameters, values, strict=True)), moving, member))
+        return torch.stack(outputs)
 
     return loop
-
-
-def _member(state: dict[str, Tensor], place: int) -> dict[str, Tensor]:
-    return {name: value[place] for name, value in state.items()}

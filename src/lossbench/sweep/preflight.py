@@ -40,10 +40,9 @@ def preflight(runs: Iterable[Run]) -> None:
         run = next(iter(by_loss.values()))
         try:
             splits = splits_of(run)
-            inputs, targets = splits.inputs["train"], splits.targets["train"]
+            inputs = splits.inputs["train"]
             batch_indices(run.seed, len(inputs), 1, run.batch_size)
-            sizes = (inputs.shape[-1], targets.shape[-1])
-            build = partial(MODELS[run.model.fn].fn, *sizes, **run.model.params)
+            build = partial(MODELS[run.model.fn].fn, *splits.sizes, **run.model.params)
             refuse_unpaired(build, inputs[: run.batch_size])
             refuse_unwidened(build, inputs[: run.batch_size], times=run.row.outputs_per_target)
         except (ValueError, TypeError) as error:
