@@ -11,12 +11,14 @@ import pytest
 import torch
 from conftest import make_run
 from interrupted import ENGINE, contents, sweep_in
+from torch import nn
 
-from lossbench import packs, records, store
+from lossbench import models, packs, records, store
 from lossbench.engine import train
 from lossbench.engine.checkpoint import decoded, encoded
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
+from lossbench.models import MODELS, Model
 from lossbench.sweep import care, isolation, splits_of, training
 from lossbench.sweep.claims import Claims, claim
 from lossbench.sweep.training import Interrupted, Stop
@@ -130,6 +132,41 @@ def test_nothing_in_a_checkpoint_could_be_left_out(key):
     runs = PACKS["diverging"]
     saved = stopped_at(runs, 12)
     assert not equal(tables_of(runs, saved=without(saved, key)), tables_of(runs))
+
+
+def counting(inputs, outputs):
+    """A model with running statistics, and a count of its batches that its output depends on."""
+    return nn.Sequential(
+        nn.Linear(inputs, 8), nn.BatchNorm1d(8), models.Dropout(0.3), nn.Linear(8, outputs)
+    )
+
+
+@pytest.fixture
+def moving(monkeypatch):
+    """Runs of a model whose buffers move while it trains, one of which diverges."""
+    monkeypatch.setitem(MODELS, "counting", Model(counting, "test"))
+    rates = {"optimizer__lr": 0.05, "optimizer__momentum": 0.0}
+    runs = [make_run(model="counting", loss="mse", seed=s, **rates) for s in (0, 1, 2)]
+    return [*runs, make_run(model="counting", loss="quartic", optimizer__lr=1e6)]
+
+
+@pytest.mark.parametrize("step", [1, 9, 19])
+def test_buffers_that_move_go_on_bit_for_bit(moving, step):
+    runs = sorted(moving, key=lambda run: (run.loss.name, run.seed))
+    whole = tables_of(runs)
+    assert {*whole["runs"]["status"].to_pylist()} == {"done", "diverged"}
+    assert equal(tables_of(runs, saved=stopped_at(runs, step)), whole)
+
+
+@pytest.mark.parametrize("kind", ["running_mean", "running_var", "count"])
+def test_no_buffer_that_moves_could_be_left_out_of_a_checkpoint(moving, kind):
+    runs = moving[:3]
+    saved, first = stopped_at(runs, 12), stopped_at(runs, 1)
+    state, old = (decoded(one.checkpoint, device=CPU) for one in (saved, first))
+    (name,) = (key for key in state["buffers"] if key.endswith(f".{kind}"))
+    state["buffers"][name] = old["buffers"][name]
+    forgetful = dataclasses.replace(saved, checkpoint=encoded(state))
+    assert not equal(tables_of(runs, saved=forgetful), tables_of(runs))
 
 
 def test_a_checkpoint_holds_tensors_and_plain_types_only():

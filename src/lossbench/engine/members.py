@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lossbench.config import Run
+from lossbench.data.augmentation import AUGMENTATIONS, WORDS, drawn
 from lossbench.data.splits import Splits
 from lossbench.engine.bayes import bayes_predictions
 from lossbench.losses.links import PROBABILITY_LINKS
@@ -38,6 +39,7 @@ class Members:
         inputs, targets, posterior: By split, [S, N, ...].
         class_counts: Training targets summed over examples, [S, C].
         batches: Rows of the training split, [S, T, B].
+        words: Random numbers of the augmentation, [S, T, B, WORDS]; None where there is none.
         hyper: Learning rate, momentum and weight decay, [K] each.
         is_probability: [K], whether the member's inverse link gives probabilities.
         is_distribution: [K], whether its prediction is to be the distribution of the label: a
@@ -58,6 +60,7 @@ class Members:
     posterior: dict[str, Tensor]
     class_counts: Tensor
     batches: Tensor
+    words: Tensor | None
     hyper: Hyperparameters
     is_probability: Tensor
     is_distribution: Tensor
@@ -78,10 +81,11 @@ class Members:
         """Inputs [K, B, ...] and targets [K, B, C] of a step."""
         rows = self.batches[:, step]
         seeds = torch.arange(len(rows), device=rows.device)[:, None]
-        return (
-            self.inputs["train"][seeds, rows][self.places],
-            self.targets["train"][seeds, rows][self.places],
-        )
+        inputs = self.inputs["train"][seeds, rows]
+        if self.words is not None:
+            chosen = self.runs[0].augmentation
+            inputs = AUGMENTATIONS[chosen.fn](inputs, self.words[:, step], **chosen.params)
+        return inputs[self.places], self.targets["train"][seeds, rows][self.places]
 
     def context(self, span: slice, step: int) -> Context:
         """What a loss may know beside output and target, for a span with guards behind it.
@@ -183,6 +187,7 @@ def gathered(
     ]
     examples = len(data[0].inputs["train"])
     batches = [batch_indices(seed, examples, first.steps, first.batch_size) for seed in seeds]
+    words = [_words(first, seed) for seed in seeds]
     targets = _by_split([splits.targets for splits in data], device, dtype)
     init_shas = [tensors_sha(model.state_dict()) for model in models]
     # Outputs that a loss has beyond the others' start at zero: what they share is what is equal.
@@ -200,6 +205,7 @@ def gathered(
         posterior=_by_split([splits.posterior for splits in data], device, dtype),
         class_counts=targets["train"].sum(1),
         batches=torch.stack(batches).to(device),
+        words=torch.stack([one["words"] for one in words]).to(device) if words[0] else None,
         hyper=Hyperparameters(
             *(
                 torch.tensor([getattr(run, name) for run in runs], dtype=dtype, device=device)
@@ -220,7 +226,7 @@ def gathered(
         fingerprints={
             seed: {
                 "init_sha": init_shas[place],
-                "batch_sha": tensors_sha({"batches": batches[place]}),
+                "batch_sha": tensors_sha({"batches": batches[place], **words[place]}),
                 "data_sha": data[place].sha,
             }
             for place, seed in enumerate(seeds)
@@ -229,6 +235,14 @@ def gathered(
         parameters={name: value for name, value in state.items() if name in trainable},
         buffers={name: value for name, value in state.items() if name not in trainable},
     )
+
+
+def _words(run: Run, seed: int) -> dict[str, Tensor]:
+    """Random numbers of the augmentation, [T, B, WORDS]; nothing where there is none."""
+    if run.augmentation.fn == "none":
+        return {}
+    words = drawn(stream(seed, "augmentation"), run.steps * run.batch_size)
+    return {"words": words.view(run.steps, run.batch_size, WORDS)}
 
 
 def _bayes(

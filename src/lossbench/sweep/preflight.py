@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from lossbench.config import ConfigError, Run
 from lossbench.data import DATA, Splits
+from lossbench.data.augmentation import AUGMENTATIONS, WORDS
 from lossbench.data.corruption import corrupted
 from lossbench.data.targets import TARGETS
 from lossbench.engine import batch_indices, refuse_unpaired, refuse_unwidened
@@ -34,14 +36,16 @@ def preflight(runs: Iterable[Run]) -> None:
     """
     kinds: dict[str, dict[str, Run]] = {}
     for run in reversed(list(runs)):
-        kind = (run.data, run.targets, run.corruption, run.model, run.batch_size, run.init)
-        kinds.setdefault(repr((kind, run.row.outputs_per_target)), {})[repr(run.loss)] = run
+        kind = (run.data, run.targets, run.corruption, run.augmentation, run.model)
+        kind += (run.batch_size, run.init, run.row.outputs_per_target)
+        kinds.setdefault(repr(kind), {})[repr(run.loss)] = run
     for by_loss in kinds.values():
         run = next(iter(by_loss.values()))
         try:
             splits = splits_of(run)
             inputs = splits.inputs["train"]
             batch_indices(run.seed, len(inputs), 1, run.batch_size)
+            _refuse_augmentation(run, inputs[:1])
             build = partial(MODELS[run.model.fn].fn, *splits.sizes, **run.model.params)
             refuse_unpaired(build, inputs[: run.batch_size])
             refuse_unwidened(build, inputs[: run.batch_size], times=run.row.outputs_per_target)
@@ -49,6 +53,12 @@ def preflight(runs: Iterable[Run]) -> None:
             raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
         for run in by_loss.values():
             _refuse_parameters(run, splits)
+
+
+def _refuse_augmentation(run: Run, inputs: Tensor) -> None:
+    if run.augmentation.fn != "none":
+        words = torch.zeros(len(inputs), WORDS, dtype=torch.int32)
+        AUGMENTATIONS[run.augmentation.fn](inputs, words, **run.augmentation.params)
 
 
 def _refuse_parameters(run: Run, splits: Splits) -> None:
