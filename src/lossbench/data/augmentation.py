@@ -1,4 +1,16 @@
-"""What is done to training inputs, batch by batch: drawn by the seed, the same for every loss."""
+"""What is done to training images, batch by batch: drawn by the seed, the same for every loss.
+
+An augmentation is a pure function `fn(images, words, **params) -> images`. Everything random in it
+comes out of `words`, `WORDS` uniform numbers for each image, and it has no loop over images. The
+engine draws them once per seed, for all steps and places of a batch, and hands on those of a step:
+
+    words = drawn(stream(seed, "augmentation"), steps * batch_size).view(steps, batch_size, WORDS)
+    images = AUGMENTATIONS[name](images, words[step], **params)
+
+Leading dimensions are free and shared: images [S, B, channels, height, width] and words
+[S, B, WORDS] augment the batches of S seeds at once, each image by its own words alone.
+`AUGMENTATIONS["none"]` returns its argument: no words need be drawn for it.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +18,85 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+WORDS = 3
+"""Random numbers for an image: whether it is flipped, and two offsets."""
 
 
-def none(inputs: Tensor, *, draw: torch.Generator) -> Tensor:
-    """Leave the inputs as they are."""
-    return inputs
+def drawn(draw: torch.Generator, count: int) -> Tensor:
+    """Random numbers for images.
+
+    Args:
+        draw: The seed's augmentation stream, on the CPU.
+        count: Images, all batches together.
+
+    Returns:
+        [count, WORDS], int32, uniform from 0 up to below 2**31.
+    """
+    return torch.randint(2**31, (count, WORDS), generator=draw, dtype=torch.int32)
 
 
-AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {"none": none}
+def none(images: Tensor, words: Tensor) -> Tensor:
+    """Leave the inputs, of any shape, as they are."""
+    return images
+
+
+def flip(images: Tensor, words: Tensor) -> Tensor:
+    """Mirror half of the images, left to right.
+
+    Args:
+        images: [..., channels, height, width].
+        words: [..., WORDS].
+
+    Raises:
+        ValueError: The inputs are no images.
+    """
+    _refuse_vectors(images, words, name="flip")
+    is_flipped = (words[..., 0] % 2 == 1)[..., None, None, None]
+    return torch.where(is_flipped, images.flip(-1), images)
+
+
+def crop_flip(images: Tensor, words: Tensor, *, pad: int = 4) -> Tensor:
+    """Pad with zeros, crop to the old size at a random place, and mirror half of the images.
+
+    Zero is the mean of standardised pixels. All (2 pad + 1)^2 places are equally likely, up to
+    one part in 10^8.
+
+    Args:
+        images: [..., channels, height, width].
+        words: [..., WORDS].
+        pad: Pixels on each side.
+
+    Raises:
+        ValueError: The inputs are no images, or the padding is negative.
+
+    Source:
+        He, Zhang, Ren, Sun 2016, CVPR, section 4.2.
+    """
+    _refuse_vectors(images, words, name="crop_flip")
+    if pad < 0:
+        raise ValueError(f"crop_flip with pad {pad}: use 0 or more pixels")
+    images = flip(images, words)
+    height, width = images.shape[-2:]
+    top, left = ((words[..., place] % (2 * pad + 1)).long() for place in (1, 2))
+    rows = top[..., None] + torch.arange(height, device=images.device)
+    columns = left[..., None] + torch.arange(width, device=images.device)
+    padded = functional.pad(images, (pad, pad, pad, pad))
+    tall = torch.take_along_dim(padded, rows[..., None, :, None], -2)
+    return torch.take_along_dim(tall, columns[..., None, None, :], -1)
+
+
+def _refuse_vectors(images: Tensor, words: Tensor, *, name: str) -> None:
+    if images.dim() != words.dim() + 2:
+        raise ValueError(
+            f"augmentation {name} needs images [..., channels, height, width], got "
+            f"{list(images.shape)}: use data of images, or data.augmentation.name=none"
+        )
+
+
+AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {
+    "none": none,
+    "flip": flip,
+    "crop_flip": crop_flip,
+}
