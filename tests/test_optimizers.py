@@ -7,23 +7,54 @@ import torch
 
 from lossbench.optimizers import (
     OPTIMIZERS,
+    SCALE_FREE,
     SCHEDULES,
     STATES,
     Hyperparameters,
     fresh_state,
     scheduled,
+    warmup,
+    warmup_cosine,
 )
 
 RATES, MOMENTA, DECAYS = [0.1, 0.01, 0.5], [0.0, 0.9, 0.5], [0.0, 0.1, 0.01]
 
 
+REFERENCES = {
+    "sgd": torch.optim.SGD,
+    # torch refuses Nesterov's step without momentum, where it is the plain one.
+    "nesterov": lambda parameters, **kw: torch.optim.SGD(
+        parameters, nesterov=kw["momentum"] > 0, **kw
+    ),
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+STEPS = 50
+
+
 def reference(name, place, parameters):
     shared = {"lr": RATES[place], "weight_decay": DECAYS[place]}
-    if name == "sgd":
-        return torch.optim.SGD(parameters, momentum=MOMENTA[place], **shared)
-    return torch.optim.Adam(parameters, **shared)
+    if "momentum" in STATES[name]:
+        shared["momentum"] = MOMENTA[place]
+    return REFERENCES[name](parameters, **shared)
 
 
+def reference_schedule(name, optimizer):
+    """torch's schedule; warm-up is a tenth of the steps."""
+    schedulers, first = torch.optim.lr_scheduler, STEPS // 10
+    if name == "constant":
+        return schedulers.ConstantLR(optimizer, factor=1.0)
+    if name == "cosine":
+        return schedulers.CosineAnnealingLR(optimizer, T_max=STEPS)
+    rising = schedulers.LinearLR(optimizer, start_factor=1 / (first + 1), total_iters=first)
+    if name == "warmup":
+        return rising
+    falling = schedulers.CosineAnnealingLR(optimizer, T_max=STEPS - first)
+    return schedulers.SequentialLR(optimizer, [rising, falling], milestones=[first])
+
+
+# torch's SequentialLR calls its parts in a way that torch warns of.
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_each_member_follows_torch_optim_for_50_steps(name, schedule):
@@ -41,18 +72,13 @@ def test_each_member_follows_torch_optim_for_50_steps(name, schedule):
         for place in range(3)
     ]
     optimizers = [reference(name, place, list(own.values())) for place, own in enumerate(members)]
-    schedules = [
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
-        if schedule == "cosine"
-        else torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-        for optimizer in optimizers
-    ]
-    for step in range(50):
+    schedules = [reference_schedule(schedule, optimizer) for optimizer in optimizers]
+    for step in range(STEPS):
         gradient = {
             key: torch.randn(value.shape, generator=draw).double()
             for key, value in parameters.items()
         }
-        now = scheduled(hyper, SCHEDULES[schedule](step, 50))
+        now = scheduled(hyper, SCHEDULES[schedule](step, STEPS))
         parameters = OPTIMIZERS[name](parameters, gradient, state, step=step, hyper=now)
         for place, own in enumerate(members):
             for key, value in own.items():
@@ -67,3 +93,55 @@ def test_each_member_follows_torch_optim_for_50_steps(name, schedule):
 
 def test_every_optimizer_declares_its_buffers():
     assert STATES.keys() == OPTIMIZERS.keys()
+
+
+def trained(name, *, factor, decay):
+    """Parameters after some steps on gradients of a loss that is multiplied by a factor."""
+    draw = torch.Generator().manual_seed(1)
+    parameters = {"w": torch.randn(2, 6, generator=draw).double()}
+    hyper = Hyperparameters(*(torch.full((2,), v).double() for v in (0.1, 0.9, decay)))
+    state = fresh_state(name, parameters)
+    for step in range(10):
+        gradient = {"w": factor * torch.randn(2, 6, generator=draw).double()}
+        parameters = OPTIMIZERS[name](parameters, gradient, state, step=step, hyper=hyper)
+    return parameters["w"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_multiple_of_a_loss_trains_alike_where_an_optimizer_is_free_of_scale(name):
+    found = [trained(name, factor=factor, decay=0.0) for factor in (1, 64)]
+    assert torch.allclose(*found, rtol=1e-5) == (name in SCALE_FREE)
+
+
+@pytest.mark.parametrize(("name", "is_free"), [("adam", False), ("adamw", True)])
+def test_decoupled_decay_is_free_of_scale_and_decay_through_the_gradient_is_not(name, is_free):
+    found = [trained(name, factor=factor, decay=0.5) for factor in (1, 64)]
+    assert torch.allclose(*found, rtol=1e-5) == is_free
+
+
+@pytest.mark.parametrize("schedule", [warmup, warmup_cosine])
+def test_a_warm_up_rises_in_equal_parts_and_reaches_one_right_behind_its_share(schedule):
+    factors = [schedule(step, 40, share=0.1) for step in range(40)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert max(factors) == 1.0
+
+
+def test_a_warm_up_stays_or_falls_to_the_final_factor():
+    assert {warmup(step, 40) for step in range(4, 40)} == {1.0}
+    assert warmup_cosine(40, 40, final=0.25) == pytest.approx(0.25)
+    assert warmup_cosine(22, 40, final=0.5) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("schedule", [warmup, warmup_cosine])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_warm_up_may_be_nothing_or_all(schedule, share):
+    factors = [schedule(step, 10, share=share) for step in range(10)]
+    assert (factors[0] == 1.0) == (share == 0.0)
+    assert all(0 < factor <= 1 for factor in factors)
+
+
+@pytest.mark.parametrize("schedule", [warmup, warmup_cosine])
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_a_share_that_is_none_is_refused(schedule, share):
+    with pytest.raises(ValueError, match="use 0 to 1"):
+        schedule(0, 10, share=share)

@@ -51,8 +51,9 @@ and says with honest statistics what the loss changed.
   what to choose (KEY=VALUE; KEY=A,B sweeps; the files in conf/ are the choices)
     data=         {data}
     loss=         {loss}
-    model=        {model}                model.params.widths=[64,64]
-    optimizer=    {optimizer}                  optimizer.lr=0.1 optimizer.weight_decay=0.001
+    model=        {model}
+                  model.params.widths=[64,64]
+    optimizer=    {optimizer}  optimizer.lr=0.1 optimizer.weight_decay=0.001
     schedule=     {schedule}
     seed=0  steps=500  batch_size=64  log_every=10  eval_every=100  name=default
     data.targets=sampled (or distribution)  init.from=random (or permuted_labels)

@@ -84,6 +84,69 @@ def adam(
     return after
 
 
+def nesterov(
+    parameters: Mapping[str, Tensor],
+    gradient: Mapping[str, Tensor],
+    state: State,
+    *,
+    step: int,
+    hyper: Hyperparameters,
+) -> dict[str, Tensor]:
+    """Next parameters of SGD with Nesterov's momentum, as torch.optim.SGD with nesterov=True.
+
+    Args:
+        parameters: [K, ...] by name.
+        gradient: Same names and shapes.
+        state: Momentum buffers, updated in place.
+        step: Updates done before this one.
+        hyper: Learning rate, momentum and L2 weight decay of each member.
+
+    Source:
+        Sutskever, Martens, Dahl, Hinton 2013, ICML, in torch's form.
+    """
+    after = {}
+    for name, value in parameters.items():
+        momentum = _wide(hyper.momentum, value)
+        slope = torch.addcmul(gradient[name], _wide(hyper.weight_decay, value), value)
+        buffer = state["momentum"][name].mul_(momentum).add_(slope)
+        ahead = torch.addcmul(slope, momentum, buffer)
+        after[name] = torch.addcmul(value, _wide(-hyper.lr, value), ahead)
+    return after
+
+
+def adamw(
+    parameters: Mapping[str, Tensor],
+    gradient: Mapping[str, Tensor],
+    state: State,
+    *,
+    step: int,
+    hyper: Hyperparameters,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+) -> dict[str, Tensor]:
+    """Next parameters of Adam with decoupled weight decay, as torch.optim.AdamW.
+
+    Args:
+        parameters: [K, ...] by name.
+        gradient: Same names and shapes.
+        state: First and second moments, updated in place.
+        step: Updates done before this one.
+        hyper: Learning rate and weight decay of each member; a parameter loses the share
+            rate x decay of itself per update, whatever the gradient. Momentum is not used.
+        beta1: Decay of the first moment.
+        beta2: Decay of the second moment.
+        eps: Added to the root of the second moment.
+
+    Source:
+        Loshchilov, Hutter 2019, ICLR.
+    """
+    kept = 1 - hyper.lr * hyper.weight_decay
+    shrunk = {name: value * _wide(kept, value) for name, value in parameters.items()}
+    plain = Hyperparameters(hyper.lr, hyper.momentum, torch.zeros_like(hyper.weight_decay))
+    return adam(shrunk, gradient, state, step=step, hyper=plain, beta1=beta1, beta2=beta2, eps=eps)
+
+
 def constant(step: int, steps: int) -> float:
     """Factor on the learning rate: always 1."""
     return 1.0
@@ -100,12 +163,76 @@ def cosine(step: int, steps: int, *, final: float = 0.0) -> float:
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-OPTIMIZERS: dict[str, Callable[..., dict[str, Tensor]]] = {"sgd": sgd, "adam": adam}
-STATES: dict[str, tuple[str, ...]] = {"sgd": ("momentum",), "adam": ("first", "second")}
+def warmup(step: int, steps: int, *, share: float = 0.1) -> float:
+    """Factor that rises along a line to 1 and stays, as LinearLR.
+
+    Over W = share x steps updates the factors are 1/(W + 1), 2/(W + 1), ..., and 1 from then on:
+    the first update is not lost to a rate of 0.
+
+    Args:
+        step: Updates done.
+        steps: Updates in all.
+        share: Of all updates that warm up, 0 to 1.
+
+    Raises:
+        ValueError: It is no such share.
+
+    Source:
+        Goyal et al. 2017, arXiv 1706.02677, section 2.2.
+    """
+    return min(1.0, (step + 1) / (_warming(steps, share) + 1))
+
+
+def warmup_cosine(step: int, steps: int, *, share: float = 0.1, final: float = 0.0) -> float:
+    """Factor of `warmup` for its share of the updates, then of `cosine` over the others.
+
+    Args:
+        step: Updates done.
+        steps: Updates in all.
+        share: Of all updates that warm up, 0 to 1.
+        final: Factor after the last update.
+
+    Raises:
+        ValueError: It is no such share.
+    """
+    first = _warming(steps, share)
+    if step < first:
+        return warmup(step, steps, share=share)
+    return cosine(step - first, steps - first, final=final)
+
+
+def _warming(steps: int, share: float) -> int:
+    """Updates that warm up."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"warm-up over a share of {share}: use 0 to 1, like 0.1")
+    return round(share * steps)
+
+
+OPTIMIZERS: dict[str, Callable[..., dict[str, Tensor]]] = {
+    "sgd": sgd,
+    "nesterov": nesterov,
+    "adam": adam,
+    "adamw": adamw,
+}
+STATES: dict[str, tuple[str, ...]] = {
+    "sgd": ("momentum",),
+    "nesterov": ("momentum",),
+    "adam": ("first", "second"),
+    "adamw": ("first", "second"),
+}
 """Names of the buffers each optimizer keeps, all zero at the start."""
-SCALE_FREE = frozenset({"adam"})
-"""Optimizers whose step does not grow with the gradient: a multiple of a loss trains alike."""
-SCHEDULES: dict[str, Callable[..., float]] = {"constant": constant, "cosine": cosine}
+SCALE_FREE = frozenset({"adam", "adamw"})
+"""Optimizers whose step does not grow with the gradient: a multiple of a loss trains alike.
+
+Up to `eps`. adamw also with weight decay, which it takes of the parameters and not through the
+gradient; adam without.
+"""
+SCHEDULES: dict[str, Callable[..., float]] = {
+    "constant": constant,
+    "cosine": cosine,
+    "warmup": warmup,
+    "warmup_cosine": warmup_cosine,
+}
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:

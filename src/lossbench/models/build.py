@@ -1,78 +1,30 @@
-"""Models by name, their seeded initialisation, and the stacking of several into one pack."""
+"""From a function that makes a module to the stacked parameters and buffers of a pack."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from lossbench.models.layers import Dropout
 from lossbench.pairing import stream
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "elu": nn.ELU,
-    "sigmoid": nn.Sigmoid,
+DROPPED_UNITS = {
+    "Dropout": "element",
+    "Dropout1d": "channel",
+    "Dropout2d": "channel",
+    "Dropout3d": "channel",
+    "StochasticDepth": "example",
 }
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model's row: `fn(inputs, outputs, **params) -> nn.Module`, and its source."""
-
-    fn: Callable[..., nn.Module]
-    source: str
-
-    @property
-    def name(self) -> str:
-        """The function's name."""
-        return self.fn.__name__
-
-
-def linear(inputs: int, outputs: int) -> nn.Module:
-    """One affine map from F inputs to C outputs."""
-    return nn.Sequential(nn.Linear(inputs, outputs))
-
-
-def mlp(
-    inputs: int, outputs: int, *, widths: Sequence[int] = (64, 64), activation: str = "relu"
-) -> nn.Module:
-    """A multilayer perceptron.
-
-    Args:
-        inputs: F.
-        outputs: C.
-        widths: Units of each hidden layer; an empty list gives `linear`.
-        activation: One of `ACTIVATIONS`, after each hidden layer.
-
-    Raises:
-        ValueError: Unknown activation, or a width that is not positive.
-    """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation {activation!r}: use one of {', '.join(ACTIVATIONS)}")
-    if any(width < 1 for width in widths):
-        raise ValueError(f"widths {list(widths)}: use positive numbers, like [64, 64]")
-    layers: list[nn.Module] = []
-    for width in widths:
-        layers += [nn.Linear(inputs, width), ACTIVATIONS[activation]()]
-        inputs = width
-    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
-
-
-ROWS = (
-    Model(linear, "affine map"),
-    Model(mlp, "multilayer perceptron; torch's default initialisation"),
-)
-
-MODELS: dict[str, Model] = {row.name: row for row in ROWS}
+"""Layers of torch and torchvision that ask the global generator, and what they drop as a whole."""
 
 
 def initialised(build: Callable[[], nn.Module], *, seed: int) -> nn.Module:
-    """A freshly built model whose initial parameters depend on the seed's init stream only.
+    """A freshly built model whose parameters depend on the seed's init stream only.
+
+    Its dropout masks depend on the seed's dropout stream, so that a model starts from the same
+    parameters with and without dropout.
 
     Args:
         build: Makes the module.
@@ -82,7 +34,44 @@ def initialised(build: Callable[[], nn.Module], *, seed: int) -> nn.Module:
     # lent the init stream's state for that moment and gets its own back.
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(stream(seed, "init").get_state())
-        return build()
+        model = build()
+    return paired(model, seed=seed)
+
+
+def paired(model: nn.Module, *, seed: int) -> nn.Module:
+    """The model with dropout layers that ask no generator, and their keys.
+
+    Args:
+        model: Changed in place, unless it is a dropout layer itself.
+        seed: Block of the paired design; draws one key for each dropout layer, in order.
+
+    Raises:
+        ValueError: A foreign layer drops everything.
+    """
+    foreign = [item for item in model.named_modules() if _is_foreign_dropout(item[1])]
+    for name, layer in foreign:
+        own = _own_dropout(layer)
+        if name == "":
+            model = own
+        else:
+            model.set_submodule(name, own)
+    draw = stream(seed, "dropout")
+    for layer in model.modules():
+        if isinstance(layer, Dropout):
+            layer.key.random_(generator=draw)
+    return model
+
+
+def _is_foreign_dropout(layer: nn.Module) -> bool:
+    package = type(layer).__module__.partition(".")[0]
+    return type(layer).__name__ in DROPPED_UNITS and package in ("torch", "torchvision")
+
+
+def _own_dropout(layer: nn.Module) -> nn.Module:
+    p, unit = float(layer.p), DROPPED_UNITS[type(layer).__name__]  # type: ignore[arg-type]
+    if getattr(layer, "mode", "row") != "row":
+        raise ValueError(f"{layer} drops whole batches: use mode 'row'")
+    return Dropout(p, unit=unit).train(layer.training) if p else nn.Identity()
 
 
 def rescaled(model: nn.Module, *, output_scale: float) -> nn.Module:

@@ -1,0 +1,21 @@
+"""Models by name, their seeded initialisation, and the stacking of several into one pack."""
+
+from lossbench.models import dense, foreign, images, resnet, vit
+from lossbench.models.build import initialised, paired, rescaled, stacked, widened
+from lossbench.models.spec import Inputs, Model, inputs_of
+
+MODELS: dict[str, Model] = {
+    row.name: row for row in dense.ROWS + images.ROWS + resnet.ROWS + vit.ROWS + foreign.ROWS
+}
+
+__all__ = [
+    "MODELS",
+    "Inputs",
+    "Model",
+    "initialised",
+    "inputs_of",
+    "paired",
+    "rescaled",
+    "stacked",
+    "widened",
+]

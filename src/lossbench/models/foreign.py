@@ -1,0 +1,70 @@
+"""Models of other packages by their names."""
+
+from __future__ import annotations
+
+import difflib
+
+import torch
+from torch import Tensor, nn
+
+from lossbench.models.spec import Inputs, Model, image_of
+
+
+def torchvision(inputs: Inputs, outputs: int, *, name: str = "resnet18") -> nn.Module:
+    """A classification model of torchvision, untrained.
+
+    Vision transformers are built for the size of the images; the others take any size that their
+    poolings leave something of. Their dropout layers become paired ones in `initialised`.
+
+    Args:
+        inputs: Channels, height, width; three channels.
+        outputs: C.
+        name: As in torchvision.models.list_models(module=torchvision.models).
+
+    Raises:
+        ValueError: No image of three channels, an unknown name, images too small for the model, or
+            a model that has several outputs.
+    """
+    # torchvision takes seconds to import: who does not ask for it does not wait.
+    from torchvision import models
+
+    image = image_of(inputs, model="torchvision")
+    if image[0] != 3:
+        raise ValueError(
+            f"model torchvision needs 3 channels, the images have {image[0]}: "
+            "use data with colours, or model=resnet18"
+        )
+    names = models.list_models(module=models)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
+        raise ValueError(f"torchvision has no model {name!r}: use {', '.join(near or names)}")
+    sizes: dict[str, int | tuple[int, ...]] = {"num_classes": outputs}
+    if name.startswith("vit_"):
+        sizes["image_size"] = image[1]
+    if name.startswith("maxvit"):
+        sizes["input_size"] = image[1:]
+    model = models.get_model(name, weights=None, **sizes)
+    _refuse_unfit(model, image, outputs, name=name)
+    return model
+
+
+def _refuse_unfit(
+    model: nn.Module, image: tuple[int, int, int], outputs: int, *, name: str
+) -> None:
+    """Run two empty images through the model as in training."""
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = model(torch.zeros(2, *image))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"torchvision's {name} cannot take images {list(image)} ({reason}): "
+            "use larger ones, or model=resnet18"
+        ) from error
+    if not isinstance(found, Tensor) or found.shape != (2, outputs):
+        raise ValueError(f"torchvision's {name} has more outputs than one: use another model")
+    model.load_state_dict(before)
+
+
+ROWS = (Model(torchvision, "torchvision.models; torchvision's own initialisation"),)
