@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lossbench import config
+from lossbench.data import DATA, Splits, files
 from lossbench.report import pictures
 
 torch.set_num_threads(1)
@@ -20,6 +21,8 @@ PLAIN = {
         "fn": "diabetes",
         "params": {},
         "targets": "sampled",
+        "root": "data",
+        "download": False,
         "corruption": {"name": "none", "params": {}},
         "augmentation": {"name": "none", "params": {}},
     },
@@ -96,6 +99,15 @@ def skip_without(what: str, reason: str) -> None:
     if what in os.environ.get("LOSSBENCH_REQUIRE", "").split():
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def splits_of_set(name: str, **params: object) -> Splits:
+    """Splits of a data set; skips the test by the set's name where its files are missing."""
+    try:
+        return DATA[name].fn(**{"seed": 0, **params})
+    except files.Missing as missing:
+        skip_without(name, str(missing))
+        raise
 
 
 def without_pictures(folder, drawings, *, workers, losses):

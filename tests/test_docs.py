@@ -16,6 +16,8 @@ from conftest import TINY, without_pictures
 
 from lossbench import catalog, cli, figures, records
 from lossbench.config import load_extensions
+from lossbench.data import DATA
+from lossbench.data import __main__ as data_sets
 from lossbench.losses import LOSSES
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -34,6 +36,18 @@ def test_docs_records_md_has_every_column_and_every_metric():
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert len(rows) == len(names) + len(records.METRICS) + 2
     assert all(line.count(" | ") == 4 for line in rows)
+
+
+def test_docs_data_md_is_fresh_whatever_files_are_here(monkeypatch):
+    monkeypatch.setattr("lossbench.data.files.found", lambda file: pytest.fail(f"reads {file}"))
+    cure = "python -m lossbench.data > docs/data.md"
+    assert (DOCS / "data.md").read_text() == data_sets.document(), cure
+
+
+def test_docs_data_md_has_a_line_for_every_set():
+    lines = [line for line in data_sets.document().splitlines() if line.startswith("| `")]
+    assert [line.split("`")[1] for line in lines] == list(DATA)
+    assert all(line.count(" | ") == 8 for line in lines)
 
 
 # ---- docs/losses.md ------------------------------------------------------------------------------
