@@ -140,6 +140,12 @@ def make_run(**overrides: object) -> config.Run:
     return config.to_run(plain_config(**overrides))
 
 
+@pytest.fixture(autouse=True)
+def own_setting(monkeypatch):
+    """What a test says of where data lie holds for that test only."""
+    monkeypatch.setattr(files, "_setting", files._Setting())
+
+
 @pytest.fixture
 def run_of():
     return make_run

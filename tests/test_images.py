@@ -26,9 +26,8 @@ CURE = "lossbench data=mine data.download=true brings it"
 
 
 @pytest.fixture(autouse=True)
-def own_setting(monkeypatch):
-    """What a test says of files holds for that test, and so does what it read."""
-    monkeypatch.setattr(files, "_setting", files._Setting())
+def own_memory():
+    """What a test read from files is forgotten."""
     yield
     images._idx_set.cache_clear()
     images._cifar.cache_clear()

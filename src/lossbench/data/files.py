@@ -65,6 +65,21 @@ def use(root: str, *, download: bool) -> None:
     _setting.root, _setting.is_download_allowed = Path(root), download
 
 
+def placed(name: str) -> Path:
+    """Where a file or folder of one's own lies.
+
+    Args:
+        name: Below the data root.
+
+    Raises:
+        Missing: It is not there.
+    """
+    path = _setting.root / name
+    if not path.exists():
+        raise Missing(f"{name} is not below data.root={_setting.root}: put it there, or set it")
+    return path
+
+
 def found(file: File) -> bytes:
     """The unpacked content of a file, verified.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lossbench.data.files import File
-from lossbench.data.splits import Data, Size, Splits, classification, held_out
+from lossbench.data.splits import Data, Size, Splits, by_split, classification, held_out
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 """Where Debian's package dataset-fashion-mnist puts its files."""
@@ -139,8 +139,8 @@ def _split(
         raise ValueError(f"examples is {examples}: use 1 to {count}, or 0 for all of them")
     rows["train"] = rows["train"][: examples or count]
     return classification(
-        {split: pixels["train"][row] for split, row in rows.items()} | {"test": pixels["test"]},
-        {split: labels["train"][row] for split, row in rows.items()} | {"test": labels["test"]},
+        by_split(pixels["train"], rows) | {"test": pixels["test"]},
+        by_split(labels["train"], rows) | {"test": labels["test"]},
         classes=classes,
     )
 

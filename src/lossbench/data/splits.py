@@ -119,6 +119,16 @@ def permuted(count: int, seed: int) -> dict[str, Tensor]:
     return dict(zip(SPLITS, torch.tensor_split(order, ends), strict=True))
 
 
+def by_split(values: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The examples of each split.
+
+    Args:
+        values: Inputs, targets or labels, [N, ...].
+        rows: Row indices of each split, as `permuted` and `held_out` give them.
+    """
+    return {split: values[row] for split, row in rows.items()}
+
+
 def held_out(count: int, validation: int) -> dict[str, Tensor]:
     """Row indices of training and validation where the test set is a published one.
 
