@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lossbench import config
+from lossbench.data import DATA, Splits, files
 from lossbench.report import pictures
 
 torch.set_num_threads(1)
@@ -20,6 +21,8 @@ PLAIN = {
         "fn": "diabetes",
         "params": {},
         "targets": "sampled",
+        "root": "data",
+        "download": False,
         "corruption": {"name": "none", "params": {}},
         "augmentation": {"name": "none", "params": {}},
     },
@@ -98,6 +101,15 @@ def skip_without(what: str, reason: str) -> None:
     pytest.skip(reason)
 
 
+def splits_of_set(name: str, **params: object) -> Splits:
+    """Splits of a data set; skips the test by the set's name where its files are missing."""
+    try:
+        return DATA[name].fn(**{"seed": 0, **params})
+    except files.Missing as missing:
+        skip_without(name, str(missing))
+        raise
+
+
 def without_pictures(folder, drawings, *, workers, losses):
     """Stands in for `pictures.all_drawn`, which takes most of the time of a report."""
     return [pictures.Picture(one.name, one.task, "", "", ()) for one in drawings]
@@ -126,6 +138,12 @@ def plain_config(**overrides: object) -> dict:
 
 def make_run(**overrides: object) -> config.Run:
     return config.to_run(plain_config(**overrides))
+
+
+@pytest.fixture(autouse=True)
+def own_setting(monkeypatch):
+    """What a test says of where data lie holds for that test only."""
+    monkeypatch.setattr(files, "_setting", files._Setting())
 
 
 @pytest.fixture

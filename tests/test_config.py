@@ -204,6 +204,11 @@ def test_engine_settings_are_checked_too():
     )
 
 
+def test_the_engine_carries_where_data_lie():
+    engine = to_engine(plain_config(data__root="elsewhere", data__download=True))
+    assert (engine.data_root, engine.download) == ("elsewhere", True)
+
+
 @pytest.mark.parametrize(("loss", "data"), [("mse", "diabetes"), ("brier", "digits")])
 def test_same_task_holds_for_a_loss_and_data_of_one_task(loss, data):
     assert fits(plain_config(loss=loss, data=data))
@@ -248,6 +253,8 @@ NO_FACTORS = {
     "engine__threads": 2,
     "engine__device": "cuda",
     "extensions": ["json"],
+    "data__root": "elsewhere",
+    "data__download": True,
 }
 
 

@@ -5,26 +5,50 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import splits_of_set
 from scipy import stats
 from sklearn import datasets
 
 from lossbench.data import DATA
 from lossbench.data.corruption import corrupted, symmetric
-from lossbench.data.splits import Splits, permuted
+from lossbench.data.splits import Size, Splits, permuted
 from lossbench.data.targets import distribution
 from lossbench.pairing import stream
 
+DRAWN = [name for name, row in DATA.items() if row.drawn != "fixed"]
+FIXED = [name for name, row in DATA.items() if row.drawn == "fixed"]
 
-@pytest.mark.parametrize("name", DATA)
+
+@pytest.mark.parametrize("name", DRAWN)
 def test_a_seed_gives_the_same_data_twice_and_another_seed_other_data(name):
-    first, again, other = (DATA[name].fn(seed=seed).sha for seed in (1, 1, 2))
+    first, again, other = (splits_of_set(name, seed=seed).sha for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
-@pytest.mark.parametrize("name", [name for name in DATA if name != "finite_support"])
+@pytest.mark.parametrize("name", FIXED)
+def test_a_fixed_set_gives_every_seed_the_same_tensors(name):
+    one, other = (splits_of_set(name, seed=seed) for seed in (1, 2))
+    for part in ("inputs", "targets"):
+        mine, theirs = getattr(one, part), getattr(other, part)
+        assert mine.keys() == theirs.keys() == {"train", "validation", "test"}
+        assert all(mine[split] is theirs[split] for split in mine)
+
+
+@pytest.mark.parametrize("name", [name for name, row in DATA.items() if row.size is not None])
+def test_a_set_is_as_large_as_its_row_says(name):
+    assert Size.of(splits_of_set(name)) == DATA[name].size
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_set_whose_files_may_be_missing_says_its_size_and_its_licence(name):
+    assert DATA[name].size is not None
+    assert DATA[name].licence
+
+
+@pytest.mark.parametrize("name", [name for name in DRAWN if name != "finite_support"])
 def test_splits_are_60_20_20_and_standardised_by_training_statistics(name):
-    splits = DATA[name].fn(seed=0)
+    splits = splits_of_set(name)
     sizes = {split: len(rows) for split, rows in splits.inputs.items()}
     total = sum(sizes.values())
     assert [round(size / total, 2) for size in sizes.values()] == [0.6, 0.2, 0.2]

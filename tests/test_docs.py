@@ -11,11 +11,17 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import TINY, without_pictures
+from PIL import Image
 
 from lossbench import catalog, cli, figures, records
 from lossbench.config import load_extensions
+from lossbench.data import DATA
+from lossbench.data import __main__ as data_sets
+from lossbench.data.splits import SPLITS
 from lossbench.losses import LOSSES
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -34,6 +40,18 @@ def test_docs_records_md_has_every_column_and_every_metric():
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert len(rows) == len(names) + len(records.METRICS) + 2
     assert all(line.count(" | ") == 4 for line in rows)
+
+
+def test_docs_data_md_is_fresh_whatever_files_are_here(monkeypatch):
+    monkeypatch.setattr("lossbench.data.files.found", lambda file: pytest.fail(f"reads {file}"))
+    cure = "python -m lossbench.data > docs/data.md"
+    assert (DOCS / "data.md").read_text() == data_sets.document(), cure
+
+
+def test_docs_data_md_has_a_line_for_every_set():
+    lines = [line for line in data_sets.document().splitlines() if line.startswith("| `")]
+    assert [line.split("`")[1] for line in lines] == list(DATA)
+    assert all(line.count(" | ") == 8 for line in lines)
 
 
 # ---- docs/losses.md ------------------------------------------------------------------------------
@@ -95,7 +113,7 @@ def test_every_test_of_the_essays_claims_is_told_of():
 
 # ---- docs/extending.md ---------------------------------------------------------------------------
 
-EXTENDING = (DOCS / "extending.md").read_text()
+EXTENDING, _, OWN_DATA = (DOCS / "extending.md").read_text().partition("\n# Data of your own\n")
 PYTHON, YAML, BASH = (
     re.findall(rf"```{kind}\n(.*?)```", EXTENDING, re.DOTALL) for kind in ("python", "yaml", "bash")
 )
@@ -178,6 +196,62 @@ def test_an_own_loss_has_its_fair_trial_against_the_catalog(own_folder, capsys, 
     assert rates["squentropy"] == rates["cross_entropy"]
     text = (own_folder / "runs" / "essay" / "report" / "index.html").read_text()
     assert "Added after the declaration, so exploratory: squentropy" in text
+
+
+@pytest.fixture
+def own_data(tmp_path, monkeypatch):
+    """A folder with what docs/extending.md says of data, and some; forgotten afterwards."""
+    blocks = re.findall(r"```(python|yaml)\n(.*?)```", OWN_DATA, re.DOTALL)
+    names = ("my_data.py", "myconf/data/cars.yaml", "myconf/data/leaves.yaml")
+    (tmp_path / "myconf" / "data").mkdir(parents=True)
+    for name, (_, text) in zip(names, blocks, strict=True):
+        assert f"`{name}`" in OWN_DATA
+        (tmp_path / name).write_text(text)
+    draw = np.random.default_rng(0)
+    for place in range(120):
+        path = tmp_path / "data" / "leaves" / ("ash", "birch", "cedar")[place % 3] / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = draw.integers(0, 80, (20, 24, 3)).astype(np.uint8)
+        pixels[..., place % 3] += 100
+        Image.fromarray(pixels).save(path)
+    weight, power = draw.normal(1200, 200, 120), draw.normal(70, 20, 120)
+    table = pd.DataFrame({"weight": weight, "power": power, "consumption": weight / 200 + power})
+    table.to_csv(tmp_path / "data" / "cars.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = dict(DATA)
+    yield tmp_path
+    DATA.clear()
+    DATA.update(before)
+    sys.modules.pop("my_data", None)
+
+
+def test_data_of_ones_own_are_trained_on(own_data, capsys):
+    command, _ = (shlex.split(line)[1:] for line in OWN_DATA.splitlines() if "lossbench --" in line)
+    assert cli.main([*command, "steps=4"]) == cli.DONE, capsys.readouterr()
+    (run,) = records.load("runs/default").runs.to_dict("records")
+    assert (run["data"], run["loss"], run["status"]) == ("cars", "huber", "done")
+
+
+def test_data_of_ones_own_that_are_missing_are_named_with_the_folder(own_data, capsys):
+    command, _ = (shlex.split(line)[1:] for line in OWN_DATA.splitlines() if "lossbench --" in line)
+    assert cli.main([*command, "data.root=elsewhere"]) == cli.MISTAKE
+    assert "cars.csv is not below data.root=elsewhere: put it there" in capsys.readouterr().err
+
+
+def test_pictures_of_ones_own_keep_their_class_and_their_colours(own_data):
+    load_extensions(["my_data"])
+    row = DATA["leaves"]
+    splits, other = (row.fn(seed=seed, side=12) for seed in (0, 1))
+    sizes = {split: tuple(rows.shape) for split, rows in splits.inputs.items()}
+    assert sizes == {split: (n, 3, 12, 12) for split, n in zip(SPLITS, (72, 24, 24), strict=True)}
+    assert splits.sha != other.sha
+    for split, rows in splits.inputs.items():
+        brightest = rows.mean((-1, -2)).argmax(-1)  # each class was given its own colour
+        assert brightest.tolist() == splits.targets[split].argmax(-1).tolist()
+    for one in splits.inputs["train"].unbind(1):
+        assert float(one.mean()) == pytest.approx(0, abs=1e-5)
+        assert float(one.std(correction=0)) == pytest.approx(1, abs=1e-5)
 
 
 QUANTILE_HUBER = '''

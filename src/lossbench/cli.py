@@ -57,6 +57,7 @@ and says with honest statistics what the loss changed.
     schedule=     {schedule}
     seed=0  steps=500  batch_size=64  log_every=10  eval_every=100  name=default
     data.targets=sampled (or distribution)  init.from=random (or permuted_labels)
+    data.root=data  data.download=false (true brings files of data sets that are missing)
     engine.device=cpu  engine.precision=float32  engine.pack_size=128
 
   --config-dir DIR   adds your own yaml files   extensions=[my_module]   adds your own losses

@@ -28,6 +28,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 from lossbench.data import DATA
 from lossbench.data.augmentation import AUGMENTATIONS
 from lossbench.data.corruption import CORRUPTIONS
+from lossbench.data.files import ROOT
 from lossbench.data.targets import TARGETS
 from lossbench.losses import LOSSES
 from lossbench.losses.links import INVERSE_LINKS
@@ -80,8 +81,10 @@ class AugmentationNode:
 
 @dataclass
 class DataNode(PartNode):
-    """The `data` group."""
+    """The `data` group. Where its files lie, and whether they may be downloaded, is no factor."""
 
+    root: str = ROOT
+    download: bool = False
     targets: str = "sampled"
     corruption: CorruptionNode = field(default_factory=CorruptionNode)
     augmentation: AugmentationNode = field(default_factory=AugmentationNode)
@@ -240,12 +243,23 @@ NEUTRAL = {
 
 @dataclass(frozen=True)
 class Engine:
-    """How a sweep is run: changes speed, never results beyond float tolerance."""
+    """How a sweep is run: changes speed, never results beyond float tolerance.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        pack_size: Most members of a pack.
+        threads: Of each process.
+        commit_every: Seconds between two checkpoints.
+        data_root: Folder with the files of data sets.
+        download: Whether files that are missing there may be downloaded.
+    """
 
     device: str
     pack_size: int
     threads: int
     commit_every: float
+    data_root: str = ROOT
+    download: bool = False
 
     @property
     def padding(self) -> int:
@@ -340,12 +354,14 @@ def to_engine(config: DictConfig | Mapping[str, Any]) -> Engine:
     Raises:
         ConfigError: A value is out of range, or this machine lacks the device.
     """
-    node = _plain(config)["engine"]
+    plain = _plain(config)
+    node, data = plain["engine"], plain["data"]
     _check_engine(node)
     if node["device"] == "cuda" and not torch.cuda.is_available():
         raise ConfigError("engine.device is cuda: torch finds no CUDA device here, use engine=cpu")
     names = ("device", "pack_size", "threads", "commit_every")
-    return Engine(**{name: node[name] for name in names})
+    values = {name: node[name] for name in names}
+    return Engine(**values, data_root=data["root"], download=data["download"])
 
 
 def run_id(facts: Mapping[str, Any]) -> str:

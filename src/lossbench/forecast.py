@@ -15,6 +15,7 @@ import torch
 
 from lossbench import packs, records, statistics
 from lossbench.config import ConfigError, Run
+from lossbench.data import files
 from lossbench.engine import train
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
@@ -118,6 +119,7 @@ class _Speeds:
         self.known: dict[str, _Speed] = {}
         self.sizes: dict[str, tuple[int, int]] = {}
         torch.set_num_threads(sweep.engine.threads)
+        files.use(sweep.engine.data_root, download=sweep.engine.download)
 
     def seconds(self, pack: Pack) -> float:
         """Of training a whole pack."""

@@ -166,8 +166,10 @@ class PackedLauncher:
         Raises:
             ConfigError: A job asks for something that cannot be.
         """
+        from lossbench.data import files
         from lossbench.sweep import preflight
 
+        files.use(self.sweep.engine.data_root, download=self.sweep.engine.download)
         preflight(self.runs(job_overrides))
 
     def launch(
@@ -204,6 +206,12 @@ class PackedLauncher:
             config = self.composer.compose(overrides)
             if config.name != self.config.name:
                 raise ConfigError(f"name is swept over {config.name!r}: a sweep has one name")
+            for key in ("root", "download"):
+                if config.data[key] != self.config.data[key]:
+                    raise ConfigError(
+                        f"data.{key} is {config.data[key]!r} for some runs: give one for all of "
+                        "them, on the command line or at the top of the experiment"
+                    )
             self._asked[overrides] = to_run(config)
         return self._asked[overrides]
 

@@ -209,6 +209,7 @@ def _data_facts(run: Run) -> dict[str, Any]:
         "params": dict(run.data.params),
         "task": row.task,
         "source": row.source,
+        "licence": row.licence,
         "drawn": row.drawn,
         "is_symmetric": row.is_symmetric,
         "note": row.note,

@@ -53,6 +53,8 @@ def _loaded(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 ROWS = (
-    Data(digits, "classification", "Alpaydin and Kaynak 1998; scikit-learn, CC BY 4.0"),
-    Data(diabetes, "regression", "Efron et al. 2004; scikit-learn"),
+    Data(
+        digits, "classification", "Alpaydin and Kaynak 1998; in scikit-learn", licence="CC BY 4.0"
+    ),
+    Data(diabetes, "regression", "Efron et al. 2004; in scikit-learn", licence="none stated"),
 )

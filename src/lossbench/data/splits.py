@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -44,7 +45,7 @@ class Splits:
         shape = tuple(self.inputs["train"].shape[1:])
         return shape[0] if len(shape) == 1 else shape, self.targets["train"].shape[-1]
 
-    @property
+    @functools.cached_property
     def sha(self) -> str:
         """Fingerprint of everything a run can see."""
         parts = {"inputs": self.inputs, "targets": self.targets, "posterior": self.posterior}
@@ -54,13 +55,40 @@ class Splits:
 
 
 @dataclass(frozen=True)
+class Size:
+    """How large a set is, of which no seed and no parameter changes it.
+
+    Attributes:
+        train: Examples.
+        validation: Examples.
+        test: Examples.
+        inputs: Shape of one example: (F,) or (channels, height, width).
+        outputs: C: classes, or targets of a regression.
+    """
+
+    train: int
+    validation: int
+    test: int
+    inputs: tuple[int, ...]
+    outputs: int
+
+    @classmethod
+    def of(cls, splits: Splits) -> Size:
+        """Counted in splits."""
+        counts = (len(splits.inputs[split]) for split in SPLITS)
+        inputs, targets = splits.inputs["train"], splits.targets["train"]
+        return cls(*counts, inputs=tuple(inputs.shape[1:]), outputs=targets.shape[-1])
+
+
+@dataclass(frozen=True)
 class Data:
     """A data set's row.
 
     Args:
         fn: `fn(*, seed, **params) -> Splits`.
         task: "regression" or "classification".
-        source: Where it comes from, with its licence.
+        source: Where it comes from.
+        licence: Of its files, as whoever gives them out states it; empty where it is generated.
         drawn: What a seed draws anew: "generated" (all of it), "resplit" (the split only) or
             "fixed" (nothing: the test set is the published one; the same tensors are returned for
             every seed, so that a pack holds them once).
@@ -68,6 +96,7 @@ class Data:
         is_symmetric: Whether noise is symmetric, so that mean, median and the like coincide.
         domain: "nonnegative" where targets are counts or the like, not centred; else "real".
         note: What a reader of its results must know, one sentence.
+        size: At default parameters, of a set whose files may be missing; None where it is counted.
     """
 
     fn: Callable[..., Splits]
@@ -78,6 +107,8 @@ class Data:
     domain: str = "real"
     note: str = ""
     confusions: Mapping[int, int] = field(default_factory=dict)
+    licence: str = ""
+    size: Size | None = None
 
     @property
     def name(self) -> str:
@@ -97,6 +128,28 @@ def permuted(count: int, seed: int) -> dict[str, Tensor]:
     return dict(zip(SPLITS, torch.tensor_split(order, ends), strict=True))
 
 
+def by_split(values: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The examples of each split.
+
+    Args:
+        values: Inputs, targets or labels, [N, ...].
+        rows: Row indices of each split, as `permuted` and `held_out` give them.
+    """
+    return {split: values[row] for split, row in rows.items()}
+
+
+def held_out(count: int, validation: int) -> dict[str, Tensor]:
+    """Row indices of training and validation where the test set is a published one.
+
+    Args:
+        count: Rows of the published training set.
+        validation: Those of them that are held out: the last ones of an order that is drawn once
+            for all, so that every seed has the same.
+    """
+    order = torch.randperm(count, generator=stream(0, "split"))
+    return {"train": order[: count - validation], "validation": order[count - validation :]}
+
+
 def standardised(by_split: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
     """Columns minus the training mean, over the training standard deviation.
 
@@ -112,6 +165,28 @@ def standardised(by_split: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor
     return {name: ((rows - mean) / scale).float() for name, rows in by_split.items()}, scale
 
 
+def standardised_images(by_split: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Pixels minus the training mean of their channel, over its training standard deviation.
+
+    Args:
+        by_split: [N, channels, height, width] by split, bytes or floats.
+
+    Returns:
+        The splits in float32; a constant channel keeps its scale.
+    """
+    channels = [channel.double() for channel in by_split["train"].unbind(1)]
+    mean = torch.stack([channel.mean() for channel in channels])
+    scale = torch.stack([channel.std(correction=0) for channel in channels])
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    mean, scale = (part.float()[:, None, None] for part in (mean, scale))
+    return {name: (rows.float() - mean) / scale for name, rows in by_split.items()}
+
+
+def _inputs(by_split: dict[str, Tensor]) -> dict[str, Tensor]:
+    is_image = by_split["train"].ndim == 4
+    return standardised_images(by_split) if is_image else standardised(by_split)[0]
+
+
 def classification(
     inputs: dict[str, Tensor],
     labels: dict[str, Tensor],
@@ -119,13 +194,20 @@ def classification(
     classes: int,
     posterior: dict[str, Tensor] | None = None,
 ) -> Splits:
-    """Splits of a classification set from raw inputs [N, F] and integer labels [N]."""
+    """Splits of a classification set from raw inputs and integer labels.
+
+    Args:
+        inputs: By split, [N, F] in float64, or images [N, channels, height, width].
+        labels: By split, [N], from 0 to C - 1.
+        classes: C.
+        posterior: By split, [N, C], true class probabilities, where they are known.
+    """
     one_hot = {
         name: torch.nn.functional.one_hot(label.long(), classes).float()
         for name, label in labels.items()
     }
     return Splits(
-        inputs=standardised(inputs)[0],
+        inputs=_inputs(inputs),
         targets=one_hot,
         task="classification",
         target_scale=1.0,
@@ -134,10 +216,15 @@ def classification(
 
 
 def regression(inputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Splits:
-    """Splits of a regression set from raw inputs [N, F] and targets [N, 1] in their own unit."""
+    """Splits of a regression set from raw inputs and targets.
+
+    Args:
+        inputs: By split, [N, F] in float64, or images [N, channels, height, width].
+        targets: By split, [N, 1] in float64, in their own unit.
+    """
     scaled, scale = standardised(targets)
     return Splits(
-        inputs=standardised(inputs)[0],
+        inputs=_inputs(inputs),
         targets=scaled,
         task="regression",
         target_scale=float(scale[0]),

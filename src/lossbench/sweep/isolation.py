@@ -14,6 +14,7 @@ import torch
 
 from lossbench import store
 from lossbench.config import ConfigError, Engine, load_extensions, refuse_other_code
+from lossbench.data import files
 from lossbench.sweep.claims import Claim
 from lossbench.sweep.training import SIGNALS, Interrupted, Job, OutOfMemory, Stop, stopping
 
@@ -106,6 +107,7 @@ def prepare(claim: Claim, engine: Engine, extensions: Sequence[str]) -> None:
     load_extensions([*extensions])
     refuse_other_code(claim.pack.runs)
     torch.set_num_threads(engine.threads)
+    files.use(engine.data_root, download=engine.download)
 
 
 def _die_with(parent: int) -> None:

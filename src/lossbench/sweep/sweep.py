@@ -15,6 +15,7 @@ import torch
 
 from lossbench import plan, records, store
 from lossbench.config import Engine, Run
+from lossbench.data import files
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
 from lossbench.sweep.care import PATIENCE, Crew, Here, Left
@@ -64,6 +65,7 @@ class Sweep:
             store.StoreError: A file of the sweep is damaged or cannot be written.
         """
         torch.set_num_threads(self.engine.threads)
+        files.use(self.engine.data_root, download=self.engine.download)
         start, trained = time.monotonic(), 0
         with self._clock("check"):
             preflight(runs)

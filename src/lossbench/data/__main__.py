@@ -1,0 +1,79 @@
+"""`python -m lossbench.data > docs/data.md`: the table of all data sets, from their rows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from lossbench.data import DATA, Data
+from lossbench.data.splits import Size
+
+COLUMNS = ("data set", "task", "examples (train / validation / test)", "inputs", "outputs")
+COLUMNS += ("a seed draws", "licence", "source", "note")
+
+INTRO = """# Data sets
+
+Written by `python -m lossbench.data > docs/data.md`; a test keeps it fresh.
+
+`data=NAME` chooses one. Sizes are those at default parameters; `lossbench data=NAME --cfg job`
+shows the parameters. Inputs are features, or channels x height x width of an image. What a seed
+draws:
+
+- *generated*: everything, examples and split, anew;
+- *resplit*: which examples are training, validation and test;
+- *fixed*: nothing. The test set is the published one, validation was drawn once for all; what a
+  report says of such a set is conditional on that test set.
+"""
+
+FILES = """
+## Where files come from
+
+Sets that are generated, or come with a package that lossbench needs anyway, are always there. The
+files of the others are looked for below `data.root` (`data` in the folder you stand in, unless you
+set it), in the layout of their archives or of torchvision, and are verified before they are used.
+Nothing is downloaded unless you ask for it:
+
+```bash
+lossbench data=fashion_mnist data.download=true
+```
+
+fetches what is missing into `data.root`. Fashion-MNIST is also found where Debian's package
+`dataset-fashion-mnist` puts it, without a copy. CIFAR is read from its *binary version*
+(`cifar-10-binary.tar.gz`, or unpacked, which is read faster): lossbench unpickles nothing, so the
+Python version of that archive does not serve. Neither `data.root` nor `data.download` is part of
+what a run is: the same data give the same runs, wherever they lie.
+"""
+
+
+def document() -> str:
+    """The text of docs/data.md; needs no files of sets that say their size."""
+    table = [
+        _line(COLUMNS),
+        "|" + "---|" * len(COLUMNS),
+        *(_line(_cells(one)) for one in DATA.values()),
+    ]
+    return "\n".join([INTRO, *table, FILES])
+
+
+def _cells(row: Data) -> tuple[str, ...]:
+    size = row.size or Size.of(row.fn(seed=0))
+    counts = " / ".join(f"{count:,}" for count in (size.train, size.validation, size.test))
+    return (
+        f"`{row.name}`",
+        row.task,
+        counts,
+        "x".join(map(str, size.inputs)),
+        str(size.outputs),
+        row.drawn,
+        row.licence or "–",
+        row.source,
+        row.note or "–",
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())

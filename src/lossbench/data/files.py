@@ -1,0 +1,146 @@
+"""Where files of data sets lie, and whether they are what was published. Unpickles nothing."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.client
+import logging
+import tarfile
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+ROOT = "data"
+"""Where files are looked for unless something else is asked for: below the current folder."""
+
+
+class Missing(ValueError):
+    """A file of a data set is not there; the message says what brings it."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a data set, as its authors published it.
+
+    Attributes:
+        name: For people.
+        digest: Of its unpacked content, as "sha256:HEX" or "sha1:HEX".
+        places: Where it may lie, the first that exists is taken: below the data root, or absolute.
+            What ends in `.gz` is unpacked; of what ends in `.tar.gz` it is one member.
+        urls: Where its first place that ends in `.gz` can be downloaded from, one after the other.
+        md5: Of that download, hex.
+        cure: What brings the file, for people.
+        member: Its name within a `.tar.gz`.
+    """
+
+    name: str
+    digest: str
+    places: tuple[str, ...]
+    urls: tuple[str, ...]
+    md5: str
+    cure: str
+    member: str = ""
+
+
+@dataclass
+class _Setting:
+    root: Path = Path(ROOT)
+    is_download_allowed: bool = False
+
+
+_setting = _Setting()
+
+
+def use(root: str, *, download: bool) -> None:
+    """Say where this process looks for files; to be called before it makes any data.
+
+    Args:
+        root: Folder of data sets; a relative one counts from the current folder.
+        download: Whether what is missing may be downloaded into it.
+    """
+    _setting.root, _setting.is_download_allowed = Path(root), download
+
+
+def placed(name: str) -> Path:
+    """Where a file or folder of one's own lies.
+
+    Args:
+        name: Below the data root.
+
+    Raises:
+        Missing: It is not there.
+    """
+    path = _setting.root / name
+    if not path.exists():
+        raise Missing(f"{name} is not below data.root={_setting.root}: put it there, or set it")
+    return path
+
+
+def found(file: File) -> bytes:
+    """The unpacked content of a file, verified.
+
+    Args:
+        file: What is looked for, and where.
+
+    Raises:
+        Missing: It is nowhere, and may not be downloaded; says what brings it.
+        ValueError: It is damaged, or another file, or the download failed.
+    """
+    places = [_setting.root / place for place in file.places]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None and not _setting.is_download_allowed:
+        raise Missing(f"{file.name} is not below data.root={_setting.root}: {file.cure}")
+    path = path or _downloaded(file)
+    try:
+        content = _unpacked(path, file.member)
+    except (OSError, EOFError, KeyError, zlib.error, tarfile.TarError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): replace it, {file.cure}") from error
+    kind, _, digest = file.digest.partition(":")
+    got = hashlib.new(kind, content).hexdigest()
+    if got != digest:
+        raise ValueError(
+            f"{path} is not {file.name} as it was published, {kind} {got[:12]}... instead of "
+            f"{digest[:12]}...: replace it, {file.cure}"
+        )
+    return content
+
+
+def _unpacked(path: Path, member: str) -> bytes:
+    """The content of a plain or gzipped file, or of a member of a gzipped archive."""
+    if path.name.endswith(".tar.gz"):
+        with tarfile.open(path, "r:gz") as archive:
+            inside = archive.extractfile(member)
+            if inside is None:
+                raise KeyError(f"{member} is no file")
+            return inside.read()
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+def _downloaded(file: File) -> Path:
+    """Download a file into the data root, whole or not at all.
+
+    Raises:
+        ValueError: None of its addresses gives it.
+    """
+    from torchvision.datasets.utils import download_url
+
+    place = next(place for place in file.places if place.endswith(".gz"))
+    path, failures = _setting.root / place, []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for url in file.urls:
+        log.info("downloading %s", url)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            try:
+                download_url(url, folder, path.name, file.md5)
+            except (OSError, RuntimeError, http.client.HTTPException) as error:
+                failures.append(f"{url}: {error}")
+                continue
+            (Path(folder) / path.name).replace(path)
+        return path
+    raise ValueError(
+        f"{file.name} cannot be downloaded ({'; '.join(failures)}): put it to {path} yourself"
+    )
