@@ -2,6 +2,7 @@
 
 from lossbench.models import dense, foreign, images, resnet, vit
 from lossbench.models.build import initialised, paired, rescaled, stacked, widened
+from lossbench.models.layers import BatchNorm, Dropout
 from lossbench.models.spec import Inputs, Model, inputs_of
 
 MODELS: dict[str, Model] = {
@@ -10,6 +11,8 @@ MODELS: dict[str, Model] = {
 
 __all__ = [
     "MODELS",
+    "BatchNorm",
+    "Dropout",
     "Inputs",
     "Model",
     "initialised",
