@@ -241,7 +241,10 @@ class Cluster:
         for first in range(0, len(elements), size):
             some = elements[first : first + size]
             try:
-                array = executor.map_array(Element.__call__, some)
+                # Not map_array: the function itself has to be what `checkpoint` is asked of, or
+                # submitit queues a job again that was preempted, but none at its time limit.
+                with executor.batch():
+                    array = [executor.submit(element) for element in some]
             except FailedJobError as error:
                 raise ConfigError(
                     f"Slurm takes no job of {len(some)} packs ({_told(error)}): mend what it names "
