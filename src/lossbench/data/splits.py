@@ -179,7 +179,9 @@ def standardised_images(by_split: dict[str, Tensor]) -> dict[str, Tensor]:
     scale = torch.stack([channel.std(correction=0) for channel in channels])
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     mean, scale = (part.float()[:, None, None] for part in (mean, scale))
-    return {name: (rows.float() - mean) / scale for name, rows in by_split.items()}
+    # In place on copies of its own: a set may fill much of a laptop's memory.
+    copies = {name: rows.to(torch.float32, copy=True) for name, rows in by_split.items()}
+    return {name: rows.sub_(mean).div_(scale) for name, rows in copies.items()}
 
 
 def _inputs(by_split: dict[str, Tensor]) -> dict[str, Tensor]:
