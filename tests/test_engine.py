@@ -9,17 +9,18 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+import scoringrules as sr
 import torch
 from conftest import make_run
 from torch import nn
 
-from lossbench import packs
+from lossbench import packs, records
 from lossbench.config import ConfigError
 from lossbench.engine import refuse_unpaired, refuse_unwidened, train
 from lossbench.engine.members import batch_indices, started
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
-from lossbench.models import MODELS, Model, initialised, rescaled
+from lossbench.models import MODELS, Model, initialised, rescaled, widened
 from lossbench.sweep import preflight, splits_of
 
 CPU = torch.device("cpu")
@@ -493,6 +494,82 @@ def test_a_second_output_learns_the_variance_of_the_noise():
     assert last == pytest.approx((np.log(0.5) + 1) / 2, abs=0.04)
 
 
+# What a loss predicts beyond a point; what is measured at the end.
+
+
+def untrained(run):
+    """Output and target of a run's model on test, before any update."""
+    splits = splits_of(run)
+    target, model = splits.targets["test"], started(run, splits, seed=run.seed)
+    wide = widened(model, outputs=target.shape[-1], times=run.row.outputs_per_target)
+    with torch.no_grad():
+        return wide(splits.inputs["test"]).numpy(), target.numpy()
+
+
+SURE = {
+    "gaussian_nll": ({}, lambda y, z: sr.crps_normal(y, z[:, :1], np.exp(0.5 * z[:, 1:]))),
+    "student_t": ({"df": 3.0, "scale": 0.5}, lambda y, z: sr.crps_t(y, 3.0, z, 0.5)),
+}
+AT_START = "step == 0 and split == 'test'"
+
+
+@pytest.mark.parametrize("name", SURE)
+def test_distributions_are_judged_at_the_members_own_parameters(name):
+    params, scores = SURE[name]
+    run = make_run(loss=name, loss__params=params, steps=1, condition="own_lr")
+    other = make_run(loss=name, seed=1, steps=1, condition="own_lr")
+    found = grouped([other, run])["evals"]
+    value = found[found.run_id == run.run_id].query(AT_START).set_index("metric").value
+    output, target = untrained(run)
+    assert value["crps"] == pytest.approx(scores(target, output).mean(), rel=1e-5)
+    assert value["coverage_error"] == pytest.approx(abs(value["coverage_90"] - 0.9), abs=1e-6)
+    assert "quantile_coverage" not in value
+
+
+def test_quantiles_are_judged_at_the_members_own_level():
+    runs = [
+        make_run(loss="pinball", loss__params={"tau": tau}, steps=1, condition="own_lr")
+        for tau in (0.3, 0.8)
+    ]
+    found = grouped(runs)["evals"].query(AT_START).set_index(["run_id", "metric"]).value
+    output, target = untrained(runs[0])
+    for run, tau in zip(runs, (0.3, 0.8), strict=True):
+        share = found[run.run_id, "quantile_coverage"]
+        assert share == pytest.approx((target <= output).mean())
+        assert found[run.run_id, "coverage_error"] == pytest.approx(abs(share - tau), abs=1e-6)
+
+
+def test_losses_that_predict_a_point_have_no_coverage_among_others_that_say_how_sure_they_are():
+    names = ("mse", "expectile", "pinball", "student_t")
+    evals = grouped([make_run(loss=name, steps=1, condition="own_lr") for name in names])["evals"]
+    needing = evals[evals.metric.isin([n for n, m in records.METRICS.items() if m.needs])]
+    assert needing.groupby("loss").metric.agg(set).to_dict() == {
+        "pinball": {"quantile_coverage", "coverage_error"},
+        "student_t": {"crps", "coverage_90", "coverage_error"},
+    }
+    assert {*needing.split} == {"validation", "test"}
+
+
+def test_what_sorts_or_bins_is_measured_at_the_last_step_off_train_and_the_rest_always():
+    run = make_run(data="digits", loss="mse_logits", steps=4, eval_every=2, condition="own_lr")
+    evals = trained([run])["evals"]
+    for metric, rows in evals[~evals.metric.str.startswith("loss:")].groupby("metric"):
+        final = records.metric_of(metric).is_final
+        steps, splits = ([4], set()) if final else ([0, 2, 4], {"train"})
+        places = {*itertools.product(steps, {"validation", "test"} | splits)}
+        assert {*zip(rows.step, rows.split, strict=True)} == places, metric
+
+
+def test_recorded_brier_terms_and_class_accuracies_make_up_what_they_are_parts_of():
+    run = make_run(data="digits", loss="mse_logits", steps=30, condition="own_lr")
+    last = trained([run])["evals"].query("step == 30 and split == 'test'")
+    value = last.set_index("metric").value.astype(float)
+    terms = [value[f"brier_{name}"] for name in ("reliability", "resolution", "uncertainty")]
+    assert terms[0] - terms[1] + terms[2] == pytest.approx(value["brier"], rel=1e-5)
+    shares = value[[f"accuracy:{place}" for place in range(10)]]
+    assert shares.mean() == pytest.approx(value["balanced_accuracy"], rel=1e-6)
+
+
 # Other losses on a model.
 
 
@@ -595,7 +672,8 @@ def test_dense_training_targets_have_losses_and_distances_but_no_metrics_of_labe
     sampled, dense = metrics["sampled"], metrics["distribution"]
     for split in ("validation", "test"):
         assert dense[split] == sampled[split]
-    of_labels = {"accuracy", "brier", "nll", "ece", "nll_raw", "ece_raw", "zero_share"}
+    of_labels = {"accuracy", "balanced_accuracy", "brier", "nll", "ece", "nll_raw", "ece_raw"}
+    of_labels.add("zero_share")
     assert sampled["train"] - dense["train"] == of_labels
     assert {"kl", "tv_posterior", "loss:own"} <= dense["train"]
 

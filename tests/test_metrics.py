@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import scoringrules as sr
 import torch
-from scipy import optimize
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate, optimize, stats
 from sklearn import metrics as sk
 
 from lossbench import metrics, records
+from lossbench.losses import LOSSES
+from lossbench.losses.distributions import Predicted
 from lossbench.losses.links import sparsemax
 
 
@@ -146,19 +153,26 @@ def test_total_variation_leaves_out_examples_whose_distribution_is_nan():
 
 
 def test_every_metric_is_declared_with_unit_and_direction(classified):
-    output, _, target = classified
+    output, label, target = classified
     p = output.softmax(-1)
-    given = {
+    final, probable = finals(p, label), torch.ones(3).bool()
+    measured = {
         *metrics.regression(p, target),
-        *metrics.classification(
-            p, target, recalibrated=p.log(), is_probability=torch.ones(3).bool()
-        ),
+        *metrics.distribution(Predicted(p, p, math.inf), target),
+        *metrics.quantile(p, target, level=0.8),
+        *metrics.classification(p, target, recalibrated=p.log(), is_probability=probable),
+        *final,
         "kl",
         "tv_posterior",
         "tv_bayes",
     }
-    assert given == set(records.METRICS)
-    assert all(metric.direction in ("lower", "higher") for metric in records.METRICS.values())
+    of_classes = {f"accuracy:{place}" for place in range(4)}
+    assert measured == set(records.METRICS) | of_classes
+    rows = {name: records.metric_of(name) for name in measured}
+    assert {name for name, row in rows.items() if row.is_final} == set(final)
+    undirected = {"coverage_90", "quantile_coverage", "brier_uncertainty"}
+    for name, row in rows.items():
+        assert row.direction in (("",) if name in undirected else ("lower", "higher"))
 
 
 def test_a_prediction_off_the_simplex_has_no_raw_nll_but_a_brier_score(classified):
@@ -180,3 +194,352 @@ def test_recalibration_ignores_what_the_softmax_ignores(classified):
         metrics.recalibrated(z, metrics.recalibrate(z, target)) for z in (output, output + shift)
     )
     torch.testing.assert_close(plain, shifted, rtol=1e-6, atol=1e-6)
+
+
+# ---- classification: classes, ranks, bins --------------------------------------------------------
+
+
+@pytest.fixture
+def tied(classified):
+    """Predictions so coarse that most examples tie; labels they say something of."""
+    output, label, _ = classified
+    own = torch.nn.functional.one_hot(label, 4)
+    p = (output + own).softmax(-1).mul(8).round().add(0.125)
+    return p / p.sum(-1, keepdim=True), label
+
+
+def finals(p, label, **changes):
+    """What is measured at the last step, of probabilities [K, N, C]."""
+    given = {
+        "prediction": p,
+        "target": torch.nn.functional.one_hot(label, p.shape[-1]).to(p.dtype),
+        "recalibrated": p.log(),
+        "is_probability": torch.ones(len(p)).bool(),
+    } | changes
+    return metrics.classification_at_the_end(**given)
+
+
+def test_class_accuracies_are_recalls_and_their_mean_the_balanced_accuracy(classified):
+    output, label, _ = classified
+    label = label.where(torch.rand(label.shape) < 0.3, 0)  # unequal classes
+    p = output.softmax(-1)
+    target = torch.nn.functional.one_hot(label, 4).double()
+    probable = torch.ones(3).bool()
+    found = metrics.classification(p, target, recalibrated=p.log(), is_probability=probable)
+    final = finals(p, label)
+    for member in range(3):
+        y, chosen = label[member].numpy(), p[member].argmax(-1).numpy()
+        recalls = sk.recall_score(y, chosen, average=None, labels=range(4))
+        mine = [final[f"accuracy:{place}"][member].item() for place in range(4)]
+        assert mine == pytest.approx(list(recalls), rel=1e-12)
+        expected = sk.balanced_accuracy_score(y, chosen)
+        assert found["balanced_accuracy"][member].item() == pytest.approx(expected, rel=1e-12)
+        assert abs(expected - sk.accuracy_score(y, chosen)) > 1e-3
+
+
+def test_a_class_without_examples_has_no_accuracy_and_is_left_out_of_the_means(classified):
+    output, label, _ = classified
+    p, label = output.softmax(-1), label.clamp(max=2)
+    final = finals(p, label)
+    assert final["accuracy:3"].isnan().all()
+    for member in range(3):
+        y, q = label[member].numpy(), p[member].numpy()
+        areas = [sk.roc_auc_score(y == place, q[:, place]) for place in range(3)]
+        assert final["auroc"][member].item() == pytest.approx(np.mean(areas), rel=1e-12)
+        recalls = [final[f"accuracy:{place}"][member] for place in range(4)]
+        balanced = metrics.balanced_accuracy(torch.stack(recalls)[None]).item()
+        assert balanced == pytest.approx(np.mean(recalls[:3]), rel=1e-12)
+
+
+def test_one_class_alone_has_no_area_under_the_curve_but_all_other_final_metrics(classified):
+    output, label, _ = classified
+    found = finals(output.softmax(-1), torch.zeros_like(label))
+    assert found["auroc"].isnan().all()
+    absent = {"auroc", "accuracy:1", "accuracy:2", "accuracy:3"}
+    assert all(value.isfinite().all() for name, value in found.items() if name not in absent)
+    assert (found["brier_uncertainty"] == 0).all()
+
+
+@pytest.mark.parametrize("classes", [20, 21])
+def test_only_sets_of_at_most_twenty_classes_have_an_accuracy_for_each(classes):
+    p = torch.full((2, 50, classes), 1.0 / classes, dtype=torch.float64)
+    found = finals(p, torch.arange(50).expand(2, 50) % classes)
+    assert len([name for name in found if name.startswith("accuracy:")]) == 20 * (classes == 20)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+@pytest.mark.parametrize("are_tied", [False, True])
+def test_auroc_equals_scikit_learns_also_with_ties(classified, tied, are_tied, classes):
+    output, label, _ = classified
+    p = tied[0][..., :classes] if are_tied else output[..., :classes].exp()
+    p, label = p / p.sum(-1, keepdim=True), label % classes
+    assert (len(p[0, :, 0].unique()) < 150) == are_tied
+    for member, found in enumerate(metrics.auroc(p, label)):
+        y, q = label[member].numpy(), p[member].numpy()
+        q = q[:, 1] if classes == 2 else q
+        expected = sk.roc_auc_score(y, q, multi_class="ovr", average="macro")
+        assert found.item() == pytest.approx(expected, rel=1e-12)
+
+
+DRAWN = st.integers(0, 2**31).map(lambda seed: torch.Generator().manual_seed(seed))
+
+
+@given(draw=DRAWN, places=st.integers(1, 30), classes=st.integers(2, 5))
+@settings(max_examples=50, deadline=None)
+def test_auroc_and_aurc_see_the_order_of_scores_only(draw, places, classes):
+    # Few places, many ties; powers of two, so that no map makes or breaks one.
+    score = torch.randint(places, (2, 40, classes), generator=draw).double()
+    label = torch.randint(classes, (2, 40), generator=draw)
+    for ranked in (metrics.auroc, metrics.aurc):
+        plain = ranked(score, label)
+        for moved in (8.0 * score - 3.0, score**3, 2.0**score):
+            torch.testing.assert_close(ranked(moved, label), plain, rtol=0, atol=0, equal_nan=True)
+
+
+@given(draw=DRAWN, places=st.integers(1, 12), examples=st.integers(1, 40))
+@settings(max_examples=50, deadline=None)
+def test_no_final_metric_depends_on_the_order_of_the_examples(draw, places, examples):
+    p = torch.randint(1, places + 1, (2, examples, 3), generator=draw).double()
+    p = p / p.sum(-1, keepdim=True)
+    label = torch.randint(3, (2, examples), generator=draw)
+    order = torch.randperm(examples, generator=draw)
+    plain, moved = finals(p, label), finals(p[:, order], label[:, order])
+    for name, value in plain.items():
+        torch.testing.assert_close(moved[name], value, rtol=0, atol=1e-14, equal_nan=True)
+
+
+def test_equal_scores_have_an_area_of_a_half_and_the_risk_of_the_whole(classified):
+    _, label, _ = classified
+    flat = torch.zeros(3, 200, 4, dtype=torch.float64)
+    assert (metrics.auroc(flat, label) == 0.5).all()
+    risk = (label != 0).double().mean(-1)
+    torch.testing.assert_close(metrics.aurc(flat, label), risk, rtol=1e-12, atol=0)
+
+
+def test_a_perfect_ranking_of_e_errors_has_the_aurc_of_its_closed_form():
+    """Errors come last: risk (k - (N - e)) / k beyond N - e examples, and none before."""
+    examples, wrong = 50, 7
+    label = torch.tensor([[0] * (examples - wrong) + [1] * wrong])
+    sure = torch.linspace(-0.01, -0.4, examples, dtype=torch.float64)[None]
+    score = torch.stack([sure, sure - 1.0], -1)
+    tail = sum((k - examples + wrong) / k for k in range(examples - wrong + 1, examples + 1))
+    assert metrics.aurc(score, label).item() == pytest.approx(tail / examples, rel=1e-12)
+    assert metrics.aurc(score, torch.zeros_like(label)).item() == 0.0
+    assert metrics.aurc(score, torch.ones_like(label)).item() == 1.0
+
+
+def test_aurc_is_the_mean_over_random_orders_of_equally_sure_examples():
+    sure = torch.tensor([-0.1, -0.2, -0.2, -0.2, -0.3], dtype=torch.float64)
+    score = torch.stack([sure, sure - 5.0], -1)[None]
+    label = torch.tensor([[0, 1, 0, 1, 0]])
+    risks = []
+    for middle in itertools.permutations([1, 0, 1]):
+        errors = np.cumsum([0, *middle, 0])
+        risks.append(np.mean(errors / np.arange(1, 6)))
+    assert metrics.aurc(score, label).item() == pytest.approx(np.mean(risks), rel=1e-12)
+
+
+def test_adaptive_ece_is_the_gap_between_confidence_and_accuracy_in_equal_bins(classified):
+    output, label, _ = classified
+    p = output.softmax(-1)
+    for member in range(3):
+        confidence, chosen = p[member].max(-1)
+        order = confidence.argsort().numpy()
+        hit = (chosen == label[member]).double().numpy()[order]
+        sure, expected = confidence.numpy()[order], 0.0
+        edges = [200 * place // 15 for place in range(16)]
+        for low, high in itertools.pairwise(edges):
+            assert high - low in (13, 14)
+            expected += abs(hit[low:high].sum() - sure[low:high].sum()) / 200
+        assert metrics.ece_adaptive(p, label)[member].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_adaptive_ece_of_one_confidence_for_all_is_its_gap_to_the_accuracy():
+    p = torch.tensor([0.7, 0.3], dtype=torch.float64).expand(1, 40, 2)
+    label = torch.tensor([[0] * 20 + [1] * 20])
+    assert metrics.ece_adaptive(p, label).item() == pytest.approx(0.2, rel=1e-12)
+    assert metrics.ece_adaptive(p[:, :4], label[:, :4]).item() == pytest.approx(0.3, rel=1e-12)
+
+
+@given(draw=DRAWN, classes=st.integers(2, 5), sharpness=st.sampled_from([0.0, 1.0, 30.0]))
+@settings(max_examples=50, deadline=None)
+def test_brier_is_reliability_minus_resolution_plus_uncertainty(draw, classes, sharpness):
+    output = sharpness * torch.randn(2, 60, classes, generator=draw, dtype=torch.float64)
+    label = torch.randint(classes, (2, 60), generator=draw)
+    p, target = output.softmax(-1), torch.nn.functional.one_hot(label, classes).double()
+    found, is_probability = finals(p, label), torch.ones(2).bool()
+    whole = metrics.classification(p, target, recalibrated=p.log(), is_probability=is_probability)
+    terms = [found[f"brier_{name}"] for name in ("reliability", "resolution", "uncertainty")]
+    torch.testing.assert_close(terms[0] - terms[1] + terms[2], whole["brier"], rtol=0, atol=1e-12)
+    assert all((term >= 0).all() for term in (terms[0], terms[2]))
+
+
+def test_brier_terms_are_murphys_in_bins_of_one_value_each_and_stephensons_elsewhere(tied):
+    coarse, label = tied
+    fine = (coarse.log() + 0.01 * torch.arange(200)[:, None] * torch.eye(4)[0]).softmax(-1)
+    for p in (coarse, fine.double()):
+        found = finals(p, label)
+        for member in range(3):
+            expected = np.array([by_hand(p[member, :, c], label[member] == c) for c in range(4)])
+            names = ("brier_reliability", "brier_resolution", "brier_uncertainty")
+            mine = [found[name][member].item() for name in names]
+            assert mine == pytest.approx(list(expected[:, :3].sum(0)), rel=1e-9)
+    assert np.abs(expected[:, 3]).max() > 1e-4
+
+
+def by_hand(p, y):
+    """Reliability, resolution and uncertainty of one class, and what bins leave inside them."""
+    p, y = p.numpy(), y.double().numpy()
+    place = np.clip(np.ceil(p * 15), 1, 15)
+    reliability = resolution = inside = 0.0
+    for one in np.unique(place):
+        mine = place == one
+        share, mean = mine.mean(), p[mine].mean()
+        reliability += share * (mean - y[mine].mean()) ** 2
+        resolution += share * (y[mine].mean() - y.mean()) ** 2
+        inside += share * (2 * np.cov(p[mine], y[mine], bias=True)[0, 1] - p[mine].var())
+    return reliability, resolution + inside, y.mean() * (1 - y.mean()), inside
+
+
+def test_brier_terms_are_of_the_projected_prediction_and_ranks_of_the_recalibrated(classified):
+    output, label, _ = classified
+    off = {"recalibrated": output.log_softmax(-1), "is_probability": torch.zeros(3).bool()}
+    found, plain = finals(output, label, **off), finals(sparsemax(output), label)
+    assert found["brier_reliability"].equal(plain["brier_reliability"])
+    assert found["auroc"].equal(metrics.auroc(output.log_softmax(-1), label))
+
+
+# ---- regression: distributions and quantiles -----------------------------------------------------
+
+
+@pytest.fixture
+def foretold():
+    """Locations, scales and targets, [3, 40, 2]."""
+    draw = torch.Generator().manual_seed(7)
+    location, spread, target = torch.randn(3, 3, 40, 2, generator=draw, dtype=torch.float64)
+    return location, spread.exp(), 3.0 * target
+
+
+@pytest.mark.parametrize("df", [math.inf, 1.5, 4.0, 30.0])
+def test_crps_equals_scoringrules(foretold, df):
+    location, scale, target = foretold
+    found = metrics.distribution(Predicted(location, scale, df), target)
+    mu, sigma, y = (part.numpy() for part in foretold)
+    scores = sr.crps_normal(y, mu, sigma) if math.isinf(df) else sr.crps_t(y, df, mu, sigma)
+    np.testing.assert_allclose(found["crps"], scores.mean((1, 2)), rtol=1e-7)
+
+
+@pytest.mark.parametrize("df", [math.inf, 1.5, 4.0])
+def test_crps_is_the_integral_that_defines_it(df):
+    law = stats.norm() if math.isinf(df) else stats.t(df)
+    for z in (-2.5, 0.0, 0.7):
+        below = integrate.quad(lambda x: law.cdf(x) ** 2, -np.inf, z)[0]
+        above = integrate.quad(lambda x: law.sf(x) ** 2, z, np.inf)[0]
+        found = metrics.standard_crps(torch.tensor(z, dtype=torch.float64), df).item()
+        assert found == pytest.approx(below + above, rel=1e-6)
+
+
+def test_crps_of_a_sure_forecast_is_the_absolute_error_and_that_of_cauchy_noise_is_none(foretold):
+    location, scale, target = foretold
+    sure = metrics.distribution(Predicted(location, 1e-9 * scale, math.inf), target)
+    expected = (location - target).abs().flatten(1).mean(-1)
+    torch.testing.assert_close(sure["crps"], expected, rtol=1e-7, atol=0)
+    assert metrics.distribution(Predicted(location, scale, 1.0), target)["crps"].isnan().all()
+
+
+@pytest.mark.parametrize("df", [math.inf, 1.0, 4.0])
+def test_coverage_is_the_share_inside_scipys_central_interval(foretold, df):
+    location, scale, target = foretold
+    found = metrics.distribution(Predicted(location, scale, df), target)
+    law = stats.norm if math.isinf(df) else stats.t(df)
+    low, high = (law.ppf(level) for level in (0.05, 0.95))
+    z = ((target - location) / scale).numpy()
+    share = ((z >= low) & (z <= high)).mean((1, 2))
+    np.testing.assert_allclose(found["coverage_90"], share)
+    np.testing.assert_allclose(found["coverage_error"], abs(share - 0.9))
+    assert 0 < share.min() < share.max() < 1
+
+
+def test_targets_of_the_foretold_distribution_are_covered_at_the_stated_share():
+    draw = np.random.default_rng(0)
+    for df in (math.inf, 4.0):
+        noise = draw.standard_normal(40_000) if math.isinf(df) else draw.standard_t(df, 40_000)
+        location, scale = torch.full((2, 1, 40_000, 1), 3.0, dtype=torch.float64)
+        target = location + scale * torch.as_tensor(noise)[None, :, None]
+        found = metrics.distribution(Predicted(location, scale, df), target)
+        assert found["coverage_90"].item() == pytest.approx(0.9, abs=0.006)
+
+
+def test_quantile_coverage_counts_targets_at_or_below_the_prediction():
+    target = torch.arange(10.0).view(1, 10, 1)
+    found = metrics.quantile(torch.full_like(target, 3.0), target, level=0.3)
+    assert found["quantile_coverage"].item() == pytest.approx(0.4)
+    assert found["coverage_error"].item() == pytest.approx(0.1)
+
+
+def test_a_row_says_what_its_loss_predicts_with_the_parameters_of_the_loss():
+    output = torch.tensor([[0.3, math.log(4.0)]], dtype=torch.float64)
+    location, scale, df = LOSSES["gaussian_nll"].predicted(output)
+    assert (location.item(), scale.item(), df) == (0.3, pytest.approx(2.0), math.inf)
+    floored = LOSSES["gaussian_nll"].predicted(output, {"eps": 9.0})
+    assert floored.scale.item() == pytest.approx(3.0)
+    location, scale, df = LOSSES["student_t"].predicted(output, {"df": 7.0, "scale": 0.5})
+    assert location.equal(output)
+    assert (scale.unique().item(), df) == (0.5, 7.0)
+
+
+@pytest.mark.parametrize("name", [row.name for row in LOSSES.values() if row.distribution])
+def test_a_predicted_distribution_is_the_one_whose_likelihood_the_loss_is(name):
+    row, draw = LOSSES[name], torch.Generator().manual_seed(0)
+    output = torch.randn(50, row.outputs_per_target, generator=draw, dtype=torch.float64)
+    target = torch.randn(50, 1, generator=draw, dtype=torch.float64)
+    location, scale, df = row.predicted(output)
+    law = stats.norm if math.isinf(df) else stats.t(df)
+    expected = -law.logpdf(((target - location) / scale).numpy()) + scale.log().numpy()
+    gaps = row.values(output, target).numpy() - expected[:, 0]
+    np.testing.assert_allclose(gaps, gaps[0], atol=1e-12)  # up to a constant
+
+
+@pytest.mark.parametrize("name", [row.name for row in LOSSES.values() if row.quantile])
+def test_a_loss_is_least_where_its_declared_share_of_targets_lies_below(name):
+    row, target = LOSSES[name], torch.linspace(0, 1, 1001, dtype=torch.float64)[:, None]
+    for level in (0.1, 0.5, 0.8):
+        params = {row.quantile: level}
+        means = [row.values(p.expand_as(target), target, params).mean().item() for p in target]
+        assert target[np.argmin(means)].item() == pytest.approx(level, abs=2e-3)
+
+
+@pytest.mark.parametrize("field", ["distribution", "quantile"])
+def test_a_row_that_declares_an_unknown_distribution_or_quantile_is_refused(field):
+    with pytest.raises(ValueError, match=f"{field} 'sigma'"):
+        replace(LOSSES["pinball"], **{field: "sigma"})
+
+
+# ---- a member alone and among others -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("members", [2, 3, 50])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_metrics_of_a_member_are_the_same_bits_alone_and_among_others(members, classes):
+    draw = torch.Generator().manual_seed(classes)
+    output = torch.randn(members, 97, classes, generator=draw)
+    label = torch.randint(classes, (members, 97), generator=draw)
+    scale, target = torch.rand(members, 97, classes, generator=draw), torch.randn(97, classes)
+
+    def measured(at):
+        p, own = output[at].softmax(-1), torch.nn.functional.one_hot(label[at], classes).float()
+        is_probability = torch.tensor([place % 2 == 0 for place in range(50)])[:members][at]
+        given = {"recalibrated": p.log(), "is_probability": is_probability}
+        predicted = [Predicted(output[at], scale[at], df) for df in (math.inf, 4.0)]
+        return [
+            metrics.classification(output[at], own, **given)["balanced_accuracy"],
+            *finals(output[at], label[at], **given).values(),
+            *(v for one in predicted for v in metrics.distribution(one, target).values()),
+            *metrics.quantile(output[at], target, level=0.8).values(),
+        ]
+
+    together = measured(slice(None))
+    for place in (0, members - 1):
+        alone = measured([place, place])  # the engine pads one member to two
+        for mine, found in zip(alone, together, strict=True):
+            assert mine[0].equal(found[place]) or (mine[0].isnan() and found[place].isnan())

@@ -503,6 +503,7 @@ def test_without_tuning_a_sweep_is_the_union_of_its_blocks(conf, place):
         (["hydra.sweeper.confirm.conditions=[reference_lr]"], "lacks own_lr"),
         (["hydra.sweeper.confirm.conditions=[own_lr,best]"], "condition 'best'"),
         (["hydra.sweeper.declare.primary.regression=accuracy"], "primary of regression"),
+        (["hydra.sweeper.declare.primary.regression=coverage_90"], "primary of regression"),
         (["~hydra.sweeper.declare.primary.regression"], "declare.primary has nothing for diabetes"),
         (["+hydra.sweeper.declare.margin.regresion=0.1"], "did you mean 'regression'"),
         (["+hydra.sweeper.declare.primary.diabetes=mae"], "a margin for diabetes"),

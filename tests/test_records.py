@@ -215,8 +215,12 @@ def test_every_table_begins_with_the_keys_of_a_run(table):
 
 
 def test_every_metric_has_a_direction_and_an_unknown_one_names_the_known():
-    assert {records.direction(name) for name in records.METRICS} == {"lower", "higher"}
+    assert {records.direction(name) for name in records.METRICS} == {"lower", "higher", ""}
     assert records.direction("loss:anything") == "lower"
+    assert records.direction("accuracy:12") == "higher"
+    for name in ("accuracy:", "accuracy:01", "accuracy:-1", "accuracy:1x", "xaccuracy:1"):
+        with pytest.raises(ValueError, match="unknown"):
+            records.direction(name)
     with pytest.raises(ValueError, match="rmse, mae"):
         records.direction("rmsee")
 

@@ -155,6 +155,8 @@ def facts(entry: Entry) -> dict[str, Any]:
         "needs_context": loss.needs_context,
         "outputs_per_target": loss.outputs_per_target,
         "domain": loss.domain,
+        "distribution": loss.distribution or None,
+        "quantile": loss.quantile or None,
         "source": loss.source,
         "oracle": [name.strip() for name in loss.oracle.split(",") if name.strip()],
         "claims": {name: name in loss.claims for name in claims.CLAIMS},

@@ -183,14 +183,16 @@ def _disk(run: Run) -> float:
     logged = -(-run.steps // run.log_every)
     evaluated = run.steps // run.eval_every + 1
     splits = 2 if run.stage == "tune" else 3
-    metrics = sum(metric.task == run.row.task for metric in records.METRICS.values())
+    own = [one for one in records.METRICS.values() if one.task == run.row.task and not one.needs]
+    final = sum(one.is_final for one in own)
+    metrics = len(own) - final
     losses = sum(row.task == run.row.task for row in LOSSES.values())
     cross = losses if run.stage != "tune" else 0
     rows = {
         "runs": 1.0,
         "steps": float(logged),
         "layers": 3.0 * logged,
-        "evals": float(splits * evaluated * metrics + cross),
+        "evals": float(splits * evaluated * metrics + (splits - 1) * final + cross),
     }
     return sum(count * BYTES_A_ROW[table] for table, count in rows.items())
 

@@ -1,17 +1,27 @@
 """What a trained model is judged by, for K members at once.
 
 Units and directions stand in `records.METRICS`. Every function takes [K, N, C] and gives [K].
-Reductions go over the last, contiguous dimension, so that a member's value does not depend on K.
+Reductions go over the last, contiguous dimension, so that a member's value does not depend on K;
+counts are whole numbers, whose sums are exact in any order.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import torch
+from scipy import special
 from torch import Tensor
 
+from lossbench.losses.distributions import Predicted
 from lossbench.losses.links import sparsemax
 
 ECE_BINS = 15
+COVERED = 0.9
+"""Probability of the central interval that `coverage_90` counts in."""
+MOST_CLASSES = 20
+"""Classes up to which each has an accuracy of its own."""
 RECALIBRATION_RIDGE = 1e-3
 RECALIBRATION_STEPS = 50
 RECALIBRATION_TOLERANCE = 1e-7
@@ -52,14 +62,16 @@ def classification(
         recalibrated: Log-probabilities after `recalibrate`, [K, N, C].
         is_probability: [K], whether the member's inverse link gives probabilities.
     """
-    on_simplex = torch.where(is_probability[:, None, None], prediction, sparsemax(prediction))
+    on_simplex = projected(prediction, is_probability)
     label = target.argmax(-1, keepdim=True)
     right = on_simplex.gather(-1, label).squeeze(-1)
     undefined = torch.full_like(right[:, 0], torch.nan)
     raw_nll = mean_over_examples(-right.log())
+    hit = (prediction.argmax(-1) == label.squeeze(-1)).to(prediction.dtype)
     return {
-        "accuracy": mean_over_examples(
-            (prediction.argmax(-1) == label.squeeze(-1)).to(prediction.dtype)
+        "accuracy": mean_over_examples(hit),
+        "balanced_accuracy": balanced_accuracy(
+            accuracies(hit, label.squeeze(-1), classes=target.shape[-1])
         ),
         "brier": mean_over_examples((on_simplex - target).square().sum(-1)),
         "nll": mean_over_examples(-recalibrated.gather(-1, label).squeeze(-1)),
@@ -68,6 +80,260 @@ def classification(
         "ece_raw": torch.where(is_probability, ece(on_simplex, label.squeeze(-1)), undefined),
         "zero_share": mean_over_examples((right <= 0).to(prediction.dtype)),
     }
+
+
+def classification_at_the_end(
+    prediction: Tensor, target: Tensor, *, recalibrated: Tensor, is_probability: Tensor
+) -> dict[str, Tensor]:
+    """Classification metrics that sort or bin, by name: they describe trained models.
+
+    Args:
+        prediction: [K, N, C], what the inverse link gives.
+        target: One-hot labels, [K, N, C].
+        recalibrated: Log-probabilities after `recalibrate`, [K, N, C]. What ranks examples ranks
+            them by these: logarithms tell apart what rounds to the probability 1 or 0.
+        is_probability: [K], whether the member's inverse link gives probabilities.
+    """
+    label, classes = target.argmax(-1), target.shape[-1]
+    reliability, resolution, uncertainty = brier_terms(projected(prediction, is_probability), label)
+    found = {
+        "ece_adaptive": ece_adaptive(recalibrated.exp(), label),
+        "auroc": auroc(recalibrated, label),
+        "aurc": aurc(recalibrated, label),
+        "brier_reliability": reliability,
+        "brier_resolution": resolution,
+        "brier_uncertainty": uncertainty,
+    }
+    if classes > MOST_CLASSES:
+        return found
+    hit = (prediction.argmax(-1) == label).to(prediction.dtype)
+    by_class = accuracies(hit, label, classes=classes).unbind(-1)
+    return found | {f"accuracy:{place}": share for place, share in enumerate(by_class)}
+
+
+def projected(prediction: Tensor, is_probability: Tensor) -> Tensor:
+    """Predictions [K, N, C] of members whose link gives no probabilities, on the simplex.
+
+    Args:
+        prediction: [K, N, C].
+        is_probability: [K], whether the member's predictions are there already.
+    """
+    return torch.where(is_probability[:, None, None], prediction, sparsemax(prediction))
+
+
+def accuracies(hit: Tensor, label: Tensor, *, classes: int) -> Tensor:
+    """Share of each class's examples that are hit, [K, C]; NaN where a class has no example.
+
+    Args:
+        hit: 1 where the chosen class is the label, else 0; [K, N].
+        label: Integer classes, [K, N].
+        classes: C.
+    """
+    # Whole numbers: a scatter's order cannot be seen in their sums.
+    none = hit.new_zeros(len(hit), classes, dtype=torch.float64)
+    hits = none.scatter_add(-1, label, hit.double())
+    return hits / none.scatter_add(-1, label, torch.ones_like(hit, dtype=torch.float64))
+
+
+def balanced_accuracy(by_class: Tensor) -> Tensor:
+    """Mean of `accuracies` [K, C] over the classes that have examples, [K].
+
+    Source:
+        Brodersen, Ong, Stephan and Buhmann 2010, ICPR; absent classes as in scikit-learn.
+    """
+    return by_class.nanmean(-1)
+
+
+def auroc(score: Tensor, label: Tensor) -> Tensor:
+    """Area under the ROC curve, ties counted half: of class 1, or one against rest on average.
+
+    Args:
+        score: [K, N, C], larger where a class is likelier. Of two classes only class 1 is read.
+        label: Integer classes, [K, N].
+
+    Returns:
+        [K]: of three classes and more the mean over those that have examples and do not have all;
+        NaN where there is none.
+
+    Source:
+        Mann and Whitney 1947; Hand and Till 2001 on several classes; Provost and Domingos 2000.
+    """
+    classes = [1] if score.shape[-1] == 2 else range(score.shape[-1])
+    areas = [_area(score[..., place].contiguous(), label == place) for place in classes]
+    return torch.stack(areas, -1).nanmean(-1)
+
+
+def _area(score: Tensor, is_positive: Tensor) -> Tensor:
+    """Share of pairs of a positive and a negative example that the score [K, N] orders well."""
+    first, behind = _tied(score.sort(-1).values, score)
+    # Twice the midranks, whole numbers: their sums are exact.
+    twice = torch.where(is_positive, first + behind + 1, 0).sum(-1)
+    positive = is_positive.sum(-1)
+    pairs = positive * (score.shape[-1] - positive)
+    return (twice - positive * (positive + 1)).double() / (2 * pairs)
+
+
+def aurc(log_probability: Tensor, label: Tensor) -> Tensor:
+    """Area under the risk-coverage curve: mean error among the k surest examples, k from 1 to N.
+
+    Among equally sure examples the order is left to chance, and the expected value taken.
+
+    Args:
+        log_probability: [K, N, C]; the largest is chosen and says how sure it is.
+        label: Integer classes, [K, N].
+
+    Returns:
+        [K], between 0 and 1; 0 only without errors.
+
+    Source:
+        Geifman and El-Yaniv 2017, NeurIPS; Geifman, Uziel and El-Yaniv 2019, ICLR.
+    """
+    confidence, chosen = log_probability.max(-1)
+    errors = _means_of_ties(-confidence, chosen != label)[1].cumsum(-1)
+    kept = torch.arange(1, label.shape[-1] + 1, dtype=errors.dtype, device=label.device)
+    return (errors / kept).mean(-1)
+
+
+def ece_adaptive(probability: Tensor, label: Tensor) -> Tensor:
+    """Expected calibration error of the largest probability, in `ECE_BINS` bins of equal mass.
+
+    Of equally sure examples, which may fall into two bins, each counts as right as all on average.
+
+    Args:
+        probability: [K, N, C].
+        label: Integer classes, [K, N].
+
+    Source:
+        Nguyen and O'Connor 2015, EMNLP; Nixon et al. 2019, CVPR workshops.
+    """
+    confidence, chosen = probability.max(-1)
+    ordered, right = _means_of_ties(confidence, chosen == label)
+    gap, examples = right - ordered.double(), label.shape[-1]
+    edges = [examples * place // ECE_BINS for place in range(ECE_BINS + 1)]
+    gaps = [gap[:, low:high].contiguous().sum(-1).abs() for low, high in itertools.pairwise(edges)]
+    return torch.stack(gaps, -1).sum(-1) / examples
+
+
+def _means_of_ties(value: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """Values [K, N] in order, and of what is counted [K, N] the mean over each one's ties."""
+    ordered, order = value.sort(-1)
+    first, behind = _tied(ordered, ordered)
+    so_far = torch.nn.functional.pad(counted.gather(-1, order).long().cumsum(-1), (1, 0))
+    total = so_far.gather(-1, behind) - so_far.gather(-1, first)
+    return ordered, total.double() / (behind - first)
+
+
+def _tied(ordered: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """First place of each value [K, N] among the ordered ones, and the one behind its last."""
+    first = torch.searchsorted(ordered, value)
+    return first, torch.searchsorted(ordered, value, right=True)
+
+
+def brier_terms(probability: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Reliability, resolution and uncertainty: brier is the first - the second + the third.
+
+    Summed over classes, each against the rest, in `ECE_BINS` equal bins of its probability.
+    Murphy's identity holds where all probabilities of a bin are equal. Elsewhere a bin's variance
+    and covariance remain; Stephenson's resolution takes them in, so that the identity is exact: it
+    is Murphy's - mean squared (p - p of the bin) + twice mean (y - y of the bin)(p - p of the bin).
+
+    Args:
+        probability: [K, N, C].
+        label: Integer classes, [K, N].
+
+    Returns:
+        [K] each. Of the data alone: uncertainty.
+
+    Source:
+        Murphy 1973; Stephenson, Coelho and Jolliffe 2008, Weather and Forecasting.
+    """
+    terms = [
+        torch.stack(_terms_of_class(p.double().contiguous(), label == place))
+        for place, p in enumerate(probability.unbind(-1))
+    ]
+    reliability, resolution, uncertainty = torch.stack(terms, -1).sum(-1) / probability.shape[1]
+    return reliability, resolution, uncertainty
+
+
+def _terms_of_class(p: Tensor, is_label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`brier_terms` of probabilities [K, N] of one class, summed over examples."""
+    y = is_label.double()
+    bins = torch.arange(ECE_BINS, device=p.device)[:, None]
+    inside = ((p * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1)[:, None] == bins
+    sums = [_in_bins(inside, values) for values in (torch.ones_like(p), p, y)]
+    count = sums[0].clamp_min(1.0)
+    mean_p, mean_y = sums[1] / count, sums[2] / count
+    rate = y.mean(-1, keepdim=True)
+    place = inside.to(torch.uint8).argmax(1)
+    away_p, away_y = p - mean_p.gather(-1, place), y - mean_y.gather(-1, place)
+    between = (sums[0] * (mean_y - rate).square()).sum(-1)
+    within = (2.0 * away_y * away_p - away_p.square()).sum(-1)
+    reliability = (sums[0] * (mean_p - mean_y).square()).sum(-1)
+    return reliability, between + within, p.shape[-1] * (rate * (1.0 - rate)).squeeze(-1)
+
+
+def _in_bins(inside: Tensor, values: Tensor) -> Tensor:
+    """Sums of values [K, N] over the examples inside each bin [K, M, N]: [K, M]."""
+    return torch.where(inside, values[:, None], 0.0).sum(-1)
+
+
+def distribution(predicted: Predicted, target: Tensor) -> dict[str, Tensor]:
+    """Metrics of predicted distributions by name.
+
+    Args:
+        predicted: Location and scale [K, N, C].
+        target: [K, N, C].
+    """
+    z = (target.double() - predicted.location) / predicted.scale
+    covered = (z.abs() <= _quantile(0.5 + 0.5 * COVERED, predicted.df)).double().flatten(-2)
+    share = covered.mean(-1)
+    scores = predicted.scale * standard_crps(z, predicted.df)
+    return {
+        "crps": scores.flatten(-2).mean(-1),
+        "coverage_90": share,
+        "coverage_error": (share - COVERED).abs(),
+    }
+
+
+def quantile(prediction: Tensor, target: Tensor, *, level: float) -> dict[str, Tensor]:
+    """Metrics of predicted quantiles by name.
+
+    Args:
+        prediction: [K, N, C].
+        target: Same shape.
+        level: Share of targets that should be at most the prediction.
+    """
+    share = (target <= prediction).double().flatten(-2).mean(-1)
+    return {"quantile_coverage": share, "coverage_error": (share - level).abs()}
+
+
+def standard_crps(z: Tensor, df: float) -> Tensor:
+    """Continuous ranked probability score of Student's t for standardised targets, any shape.
+
+    It is the integral of the squared difference between the distribution function and the step at
+    the target, in scales.
+
+    Args:
+        z: (target - location) / scale.
+        df: Degrees of freedom; the Gaussian at infinity, no finite score (NaN) at 1 and below.
+
+    Source:
+        Gneiting and Raftery 2007; Jordan, Krueger and Lerch 2019, Journal of Statistical Software.
+    """
+    if math.isinf(df):
+        density = (-0.5 * z.square()).exp() / math.sqrt(2.0 * math.pi)
+        return z * torch.erf(z / math.sqrt(2.0)) + 2.0 * density - 1.0 / math.sqrt(math.pi)
+    if df <= 1.0:
+        return torch.full_like(z, torch.nan)
+    below = torch.as_tensor(special.stdtr(df, z.cpu().numpy()), device=z.device)
+    beta = special.beta(0.5, 0.5 * df)
+    density = (1.0 + z.square() / df).pow(-0.5 * (df + 1.0)) / (math.sqrt(df) * beta)
+    spread = 2.0 * math.sqrt(df) / (df - 1.0) * special.beta(0.5, df - 0.5) / beta**2
+    return z * (2.0 * below - 1.0) + 2.0 * density * (df + z.square()) / (df - 1.0) - spread
+
+
+def _quantile(level: float, df: float) -> float:
+    return float(special.ndtri(level) if math.isinf(df) else special.stdtrit(df, level))
 
 
 def kl(posterior: Tensor, recalibrated: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -226,22 +227,68 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's task, unit, better direction ("lower" or "higher") and meaning."""
+    """What a metric is.
+
+    Attributes:
+        task: "regression" or "classification".
+        unit: Of its values.
+        direction: The better one, "lower" or "higher"; empty where neither is, so that nothing is
+            ranked by it.
+        about: In words.
+        is_final: Whether it is measured at the last step only, on validation and test.
+        needs: What beside its task a loss must predict to have it, in words; empty if nothing.
+    """
 
     task: str
     unit: str
     direction: str
     about: str
+    is_final: bool = False
+    needs: str = ""
 
 
 _STANDARD = "standard deviations of the training target"
+_DISTRIBUTION = "a distribution"
+_QUANTILE = "a quantile"
 
 METRICS: dict[str, Metric] = {
     "rmse": Metric("regression", _STANDARD, "lower", "root mean squared error; best at the mean"),
     "mae": Metric("regression", _STANDARD, "lower", "mean absolute error; best at the median"),
     "median_ae": Metric("regression", _STANDARD, "lower", "median absolute error"),
     "r2": Metric("regression", "1", "higher", "1 - squared error / variance of the split's target"),
+    "crps": Metric(
+        "regression",
+        _STANDARD,
+        "lower",
+        "continuous ranked probability score of the predicted distribution, mean over targets",
+        needs=_DISTRIBUTION,
+    ),
+    "coverage_90": Metric(
+        "regression",
+        "1",
+        "",
+        "share of targets inside the central 90 % interval of the predicted distribution",
+        needs=_DISTRIBUTION,
+    ),
+    "quantile_coverage": Metric(
+        "regression", "1", "", "share of targets at or below the prediction", needs=_QUANTILE
+    ),
+    "coverage_error": Metric(
+        "regression",
+        "1",
+        "lower",
+        "absolute difference of coverage_90 from 0.9, or of quantile_coverage from the level that "
+        "the loss has as its parameter",
+        needs=f"{_DISTRIBUTION} or {_QUANTILE}",
+    ),
     "accuracy": Metric("classification", "1", "higher", "share of labels that are the largest p"),
+    "balanced_accuracy": Metric(
+        "classification",
+        "1",
+        "higher",
+        "mean over classes of the share of their examples that have the largest p there; classes "
+        "without examples are left out",
+    ),
     "brier": Metric(
         "classification",
         "1",
@@ -257,6 +304,54 @@ METRICS: dict[str, Metric] = {
     ),
     "ece": Metric(
         "classification", "1", "lower", "expected calibration error after the same recalibration"
+    ),
+    "ece_adaptive": Metric(
+        "classification",
+        "1",
+        "lower",
+        "ece in 15 bins of equal mass in place of equal width, after the same recalibration",
+        is_final=True,
+    ),
+    "auroc": Metric(
+        "classification",
+        "1",
+        "higher",
+        "area under the ROC curve after the same recalibration, ties counted half: of class 1 "
+        "where there are two, else mean of each class against the rest; classes without examples "
+        "are left out",
+        is_final=True,
+    ),
+    "aurc": Metric(
+        "classification",
+        "1",
+        "lower",
+        "area under the risk-coverage curve: mean over k of the share of errors among the k "
+        "examples with the largest p after the same recalibration, equal ones in random order",
+        is_final=True,
+    ),
+    "brier_reliability": Metric(
+        "classification",
+        "1",
+        "lower",
+        "of brier = reliability - resolution + uncertainty: squared gap between mean p and share "
+        "of labels in each of 15 bins of p, weighted by examples and summed over classes",
+        is_final=True,
+    ),
+    "brier_resolution": Metric(
+        "classification",
+        "1",
+        "higher",
+        "of the same: squared gap between the share of labels in each bin and in the split, and "
+        "what the bins do not tell apart: minus the variance of p inside them, plus twice its "
+        "covariance with the label",
+        is_final=True,
+    ),
+    "brier_uncertainty": Metric(
+        "classification",
+        "1",
+        "",
+        "of the same: sum over classes of share (1 - share), a fact of the split alone",
+        is_final=True,
     ),
     "nll_raw": Metric(
         "classification", "nats", "lower", "nll of the prediction itself; only probability links"
@@ -296,22 +391,37 @@ METRICS: dict[str, Metric] = {
 OWN_LOSS = "loss:own"
 """Metric: the mean of a run's own loss at its own parameters."""
 
+OF_CLASS = re.compile(r"accuracy:(0|[1-9][0-9]*)")
+"""Metrics that are the accuracy of one class, by its number."""
+
+_OF_CLASS = Metric(
+    "classification",
+    "1",
+    "higher",
+    "accuracy on the examples of one class, of at most 20; none where the split has no such "
+    "example",
+    is_final=True,
+)
+
 
 def metric_of(name: str) -> Metric:
     """The row of a metric; that of a loss, which has no task of its own, for `loss:NAME`.
 
     Raises:
-        ValueError: The metric is not in `METRICS`, and neither `loss:own` nor a `loss:NAME`.
+        ValueError: The metric is not in `METRICS`, and neither `loss:own` nor a `loss:NAME` nor an
+            `accuracy:CLASS`.
     """
     if name.startswith("loss:"):
         return Metric("", "unit of the loss", "lower", "mean of a loss")
+    if OF_CLASS.fullmatch(name):
+        return _OF_CLASS
     if name not in METRICS:
         raise ValueError(f"metric {name!r} is unknown: use one of {', '.join(METRICS)}")
     return METRICS[name]
 
 
 def direction(metric: str) -> str:
-    """The better direction of a metric: "lower" or "higher".
+    """The better direction of a metric: "lower" or "higher"; empty where neither is.
 
     Raises:
         ValueError: The metric is unknown.
@@ -587,11 +697,19 @@ def document() -> str:
     for table, columns in COLUMNS.items():
         rows = [_row(c.name, str(c.type), c.unit, c.direction, c.about) for c in columns]
         parts.append("\n".join([f"## {table}\n", heading.format("column"), *rows, ""]))
-    rows = [_row(name, m.task, m.unit, m.direction, m.about) for name, m in METRICS.items()]
+    measured = METRICS | {"accuracy:CLASS": _OF_CLASS}
+    rows = [_row(name, m.task, m.unit, m.direction, _told(m)) for name, m in measured.items()]
     head = heading.format("metric").replace("type", "task")
     rows += [_row(name, "either", "unit of the loss", "lower", about) for name, about in _LOSSES]
     parts.append("\n".join(["## Metrics\n", head, *rows, ""]))
     return "\n".join(parts)
+
+
+def _told(metric: Metric) -> str:
+    """What a metric is, and when and for which losses it is measured."""
+    needs = f"; only losses that predict {metric.needs}, never on train" if metric.needs else ""
+    when = "; at the last step only, on validation and test" if metric.is_final else ""
+    return metric.about + needs + when
 
 
 def _row(name: str, *cells: str) -> str:

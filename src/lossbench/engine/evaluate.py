@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lossbench import metrics
 from lossbench.engine.members import Members
+from lossbench.engine.uncertainty import uncertainty
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import NO_PARAMS
 from lossbench.records import OWN_LOSS
@@ -44,8 +45,8 @@ def evaluated(
         forward: All members' forward pass.
         parameters: By name, [K, ...].
         buffers: By name, [K, ...].
-        is_last: Whether training is over. Only then are other losses evaluated, on test: they
-            describe trained models.
+        is_last: Whether training is over. Only then are other losses evaluated, on test, and what
+            sorts or bins, off train: they describe trained models.
 
     Returns:
         Values [K] by (split, metric); NaN where a metric is not defined for a member or where the
@@ -71,7 +72,7 @@ def evaluated(
         split: members.targets[split][:, : _rows(members, split)][members.places]
         for split in outputs
     }
-    values = _metrics(members, outputs, targets)
+    values = _metrics(members, outputs, targets, is_last=is_last)
     # Outputs may be finite and their squares not: that is divergence too.
     for (_, name), value in values.items():
         if name in ("rmse", "nll", "brier"):
@@ -118,11 +119,15 @@ def _zeroed(output: Tensor, finite: Tensor) -> Tensor:
     return torch.where(finite[:, None, None], output, torch.zeros_like(output))
 
 
-def _metrics(members: Members, outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Values:
+def _metrics(
+    members: Members, outputs: dict[str, Tensor], targets: dict[str, Tensor], *, is_last: bool
+) -> Values:
     values: Values = {}
     if members.runs[0].row.task == "regression":
         for split, output in outputs.items():
             found = metrics.regression(members.predict(output), targets[split])
+            if split != "train":
+                found |= uncertainty(members, output, targets[split])
             values |= {(split, name): value for name, value in found.items()}
         return values
     fitted = slice(0, MOST_RECALIBRATION_ROWS)
@@ -132,6 +137,13 @@ def _metrics(members: Members, outputs: dict[str, Tensor], targets: dict[str, Te
         prediction, found = members.predict(output), {}
         if split != "train" or members.runs[0].targets == "sampled":
             found = metrics.classification(
+                prediction,
+                targets[split],
+                recalibrated=recalibrated,
+                is_probability=members.is_probability,
+            )
+        if is_last and split != "train":
+            found |= metrics.classification_at_the_end(
                 prediction,
                 targets[split],
                 recalibrated=recalibrated,

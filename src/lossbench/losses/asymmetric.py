@@ -83,6 +83,7 @@ ROWS = (
         claims=ASYMMETRIC | {"bounded_gradient"},
         source="Koenker and Bassett 1978",
         oracle="scikit-learn, scoringrules",
+        quantile="tau",
     ),
     Loss(
         fn=expectile,

@@ -105,6 +105,7 @@ ROWS = (
         source="Nix and Weigend 1994",
         outputs_per_target=2,
         oracle="torch, scoringrules",
+        distribution="gaussian",
     ),
     Loss(
         fn=student_t,
@@ -122,6 +123,7 @@ ROWS = (
         },
         source="Lange, Little and Taylor 1989",
         oracle="torch, scipy, statsmodels, scoringrules",
+        distribution="student_t",
     ),
     Loss(
         fn=msle,

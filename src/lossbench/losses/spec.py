@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossbench.losses.distributions import DISTRIBUTIONS, Predicted
 from lossbench.losses.links import INVERSE_LINKS
 
 TASKS = ("regression", "classification")
@@ -76,9 +77,13 @@ class Loss:
         domain: Targets it is made for: "real" or "nonnegative".
         oracle: Packages whose own implementation, or functions of theirs that make it up, the tests
             compare it with; empty if there is none.
+        distribution: Key of `DISTRIBUTIONS`, what its outputs say the target is drawn from; empty
+            if they say no more than a prediction.
+        quantile: Its parameter that is the level of the quantile it elicits; empty if it elicits
+            something else.
 
     Raises:
-        ValueError: Name, inverse link, task or domain is not one of ours.
+        ValueError: Name, inverse link, task, domain, distribution or quantile is not one of ours.
     """
 
     fn: Callable[..., Tensor]
@@ -92,6 +97,8 @@ class Loss:
     outputs_per_target: int = 1
     domain: str = "real"
     oracle: str = ""
+    distribution: str = ""
+    quantile: str = ""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -100,6 +107,8 @@ class Loss:
             ("inverse link", self.inverse_link, INVERSE_LINKS),
             ("task", self.task, TASKS),
             ("domain", self.domain, DOMAINS),
+            ("distribution", self.distribution, ("", *DISTRIBUTIONS)),
+            ("quantile", self.quantile, ("", *self.defaults)),
         ):
             if value not in known:
                 raise ValueError(f"{self.name}: {what} {value!r}: use one of {list(known)}")
@@ -160,6 +169,16 @@ class Loss:
     def predict(self, output: Tensor, params: Mapping[str, Any] = NO_PARAMS) -> Tensor:
         """Prediction [..., C] for an output, through the inverse link at the loss's parameters."""
         return INVERSE_LINKS[self.inverse_link](output, **dict(self.link(params)[1:]))
+
+    def predicted(self, output: Tensor, params: Mapping[str, Any] = NO_PARAMS) -> Predicted:
+        """What an output [..., W] says each target is drawn from, at the loss's parameters.
+
+        Raises:
+            KeyError: The loss predicts no distribution.
+        """
+        function = DISTRIBUTIONS[self.distribution]
+        given = {**self.defaults, **params}
+        return function(output, **{name: given[name] for name in _keywords(function)})
 
     def link(self, params: Mapping[str, Any] = NO_PARAMS) -> tuple[Any, ...]:
         """The inverse link's name, then the (name, value) pairs of the parameters it shares.

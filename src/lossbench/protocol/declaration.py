@@ -84,7 +84,7 @@ def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> Non
     from lossbench.config import ConfigError, nearest
     from lossbench.losses import LOSSES
 
-    metrics = {name: row.task for name, row in records.METRICS.items()}
+    metrics = {name: row.task for name, row in records.METRICS.items() if row.direction}
     names = {
         "primary": metrics,
         "select": {**metrics, records.OWN_LOSS: ""},

@@ -231,7 +231,11 @@ def _task(
 ) -> Comparison:
     kind, losses = runs.task.dropna().iloc[0], sorted({*runs.loss})
     stage, confidence = str(runs.stage.iloc[0]), question["confidence"]
-    metrics = [metric, *(n for n, m in records.METRICS.items() if m.task == kind and n != metric)]
+    is_last = question["endpoint"] == "last"  # elsewhere some runs alone would have final metrics
+    of_task = [
+        n for n, m in records.METRICS.items() if m.task == kind and (is_last or not m.is_final)
+    ]
+    metrics = list(dict.fromkeys([metric, *of_task]))
     frame = statistics.endpoint(
         runs, found.evals, split=STAGES[stage], metric=metrics, endpoint=question["endpoint"]
     )

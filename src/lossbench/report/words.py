@@ -203,9 +203,9 @@ def _other(row: Any, n: int) -> str:
 
 
 def other_metrics(task: Comparison) -> list[str]:
-    """Metrics beside the primary one that have values."""
+    """Metrics beside the primary one that have values; the file has those of the last step too."""
     present = task.summary[(task.summary.n > 0) & (task.summary.metric != task.metric)]
-    return list(dict.fromkeys(present.metric))
+    return [name for name in dict.fromkeys(present.metric) if not records.metric_of(name).is_final]
 
 
 def _aims_elsewhere(loss: str, task: Comparison, plan: Mapping[str, Any]) -> bool:
