@@ -20,7 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from lossbench import cli
 from lossbench.data import DATA, files, images
 from lossbench.data.splits import classification, held_out, standardised_images
-from lossbench.sweep import isolation, preflight
+from lossbench.forecast import forecast
+from lossbench.sweep import Sweep, isolation, preflight
 from lossbench.sweep.claims import Claim
 
 CURE = "lossbench data=mine data.download=true brings it"
@@ -321,6 +322,17 @@ def test_every_command_looks_where_it_is_told_and_says_what_is_missing(
     assert cli.main(line) == cli.MISTAKE
     assert "is not below data.root=there: lossbench data=mnist" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("begin", ["train", "foretell"])
+def test_a_sweep_that_no_command_prepared_looks_where_its_engine_says(begin, tmp_path):
+    from interrupted import ENGINE
+
+    facts = {"name": "one", "command": "", "declaration": None}
+    sweep = Sweep(tmp_path, replace(ENGINE, data_root="there"), facts)
+    runs = [make_run(data="mnist", loss="cross_entropy")]
+    with pytest.raises(ValueError, match=r"is not below data\.root=there"):
+        sweep.run(runs) if begin == "train" else forecast({"exploratory": runs}, sweep)
 
 
 @pytest.mark.parametrize("swept", ["data.root=one,two", "data.download=true,false"])
