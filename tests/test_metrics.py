@@ -340,17 +340,20 @@ def test_aurc_is_the_mean_over_random_orders_of_equally_sure_examples():
 
 
 def test_adaptive_ece_is_the_gap_between_confidence_and_accuracy_in_equal_bins(classified):
-    output, label, _ = classified
-    p = output.softmax(-1)
+    p = classified[0].softmax(-1)
+    draw = torch.Generator().manual_seed(4)
+    # Labels of these very probabilities: gaps of both signs, so that the bins matter.
+    label = torch.multinomial(p.flatten(0, 1), 1, generator=draw).view(3, 200)
     for member in range(3):
         confidence, chosen = p[member].max(-1)
         order = confidence.argsort().numpy()
         hit = (chosen == label[member]).double().numpy()[order]
-        sure, expected = confidence.numpy()[order], 0.0
-        edges = [200 * place // 15 for place in range(16)]
-        for low, high in itertools.pairwise(edges):
+        sure, gaps = confidence.numpy()[order], []
+        for low, high in itertools.pairwise([200 * place // 15 for place in range(16)]):
             assert high - low in (13, 14)
-            expected += abs(hit[low:high].sum() - sure[low:high].sum()) / 200
+            gaps.append((hit[low:high].sum() - sure[low:high].sum()) / 200)
+        assert min(gaps) < 0 < max(gaps)
+        expected = np.abs(gaps).sum()
         assert metrics.ece_adaptive(p, label)[member].item() == pytest.approx(expected, rel=1e-12)
 
 

@@ -6,7 +6,9 @@ import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from sweep_on_disk import (
     CLASSIFICATION,
@@ -319,6 +321,12 @@ def test_runs_that_are_no_pairs_give_a_report_that_says_so_and_no_verdict(tmp_pa
 
 
 @pytest.mark.usefixtures("svg_only")
+def test_tables_of_the_page_leave_metrics_of_the_last_step_to_the_files():
+    names = ["accuracy", "brier", "auroc", "aurc", "brier_resolution", "balanced_accuracy"]
+    task = SimpleNamespace(metric="accuracy", summary=pd.DataFrame({"metric": names, "n": 3}))
+    assert words.other_metrics(task) == ["brier", "balanced_accuracy"]
+
+
 def test_hostile_names_are_shown_and_never_obeyed(tmp_path):
     folder = build(tmp_path / "hostile", own(dict.fromkeys([*HOSTILE, "cross_entropy"], "proper")))
     page = Page(report.write(folder))
