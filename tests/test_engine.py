@@ -60,8 +60,9 @@ def single_run_loop(run):
     splits = splits_of(run)
     dtype = getattr(torch, run.precision)
     inputs, targets = (part["train"].to(dtype) for part in (splits.inputs, splits.targets))
-    sizes = (inputs.shape[-1], targets.shape[-1])
-    model = initialised(lambda: MODELS[run.model.fn].fn(*sizes, **run.model.params), seed=run.seed)
+    model = initialised(
+        lambda: MODELS[run.model.fn].fn(*splits.sizes, **run.model.params), seed=run.seed
+    )
     model = rescaled(model, output_scale=run.init.output_scale).to(dtype)
     shared = {"lr": run.lr, "weight_decay": run.weight_decay}
     optimizer = (

@@ -25,6 +25,8 @@ MOST_RECALIBRATION_ROWS = 2_000
 CHUNK_OF_VECTORS, CHUNK_OF_IMAGES = 2**21, 2**16
 """Numbers of the inputs that go through the model at once."""
 
+LEAST_ROWS = 16
+
 
 @torch.no_grad()
 def evaluated(
@@ -111,7 +113,7 @@ def _chunks(inputs: Tensor, rows: int) -> list[slice]:
     They depend on the shape of an example only: a member's bits may not depend on K.
     """
     numbers = CHUNK_OF_VECTORS if inputs.dim() == 3 else CHUNK_OF_IMAGES
-    size = max(16, numbers // inputs[0, 0].numel())
+    size = max(LEAST_ROWS, numbers // inputs[0, 0].numel())
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
