@@ -249,6 +249,8 @@ def _run(run: Fake) -> dict[str, Any]:
         "batch_sha": _sha(f"batch {run.data} {run.seed}"),
         "source_sha": _sha(run.loss),
         "data_sha": _sha(f"data {run.data} {run.seed}"),
+        "corrupted_share": 0.0,
+        "transition": "",
         "shared_sha": _sha("shared"),
         "env_sha": _sha(run.env),
         "environment": json.dumps({"lossbench": "0", "python": "3.11.7", "torch": "2.13.0"}),

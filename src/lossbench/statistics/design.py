@@ -121,7 +121,8 @@ def _labels(kind: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]
         return len(told) == len(found)
 
     told = told if are_distinct(told) else varied
-    for name in _QUIET:
+    functions = [n for n in told if n.endswith(".fn")]
+    for name in (*functions, *_QUIET):
         shorter = [n for n in told if n != name]
         told = shorter if are_distinct(shorter) else told
     return {
@@ -134,7 +135,9 @@ def _told(name: str, value: Any) -> str:
     """A factor in a label: short, and of how training starts and what it is fed the word alone."""
     if name in ("init.from", "targets"):
         return f"{name.partition('.')[0]} {value}"
-    short = re.sub(r"^(data|model|optimizer|schedule)\.params\.", "", name).removesuffix(".name")
+    short = re.sub(r"^(data|corruption|model|optimizer|schedule)\.params\.", "", name).removesuffix(
+        ".name"
+    )
     return f"{short}={value}"
 
 
