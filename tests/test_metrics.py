@@ -176,6 +176,9 @@ def test_every_metric_is_declared_with_unit_and_direction(classified):
         *metrics.classification(
             p, target, recalibrated=p.log(), is_probability=torch.ones(3).bool()
         ),
+        *metrics.clean_validation(p, target, task="regression"),
+        *metrics.clean_validation(p, target, task="classification"),
+        *metrics.of_wrong_labels(p, target, target),
         "kl",
         "tv_posterior",
         "tv_bayes",
