@@ -119,7 +119,8 @@ def _of_clean(members: Members, split: str, prediction: Tensor, given: Tensor) -
     """What the targets before their corruption say of a split; nothing without corruption."""
     if split not in members.clean:
         return {}
-    clean, task = members.clean[split][members.places], members.runs[0].row.task
+    clean = members.clean[split][:, : given.shape[1]][members.places]
+    task = members.runs[0].row.task
     if split == "validation":
         return metrics.clean_validation(prediction, clean, task=task)
     is_labelled = task == "classification"

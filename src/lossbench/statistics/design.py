@@ -102,6 +102,16 @@ def factors(config: str) -> dict[str, Any]:
     return _flat(json.loads(config))
 
 
+def context_factors(config: str, *, tuned: Sequence[str] = ()) -> dict[str, Any]:
+    """Of a run's recorded configuration what makes its context, by dotted name.
+
+    Args:
+        config: As JSON.
+        tuned: Keys that were tuned per loss, which belong to the loss.
+    """
+    return _factors(json.loads(config), tuned)
+
+
 def _factors(config: Mapping[str, Any], tuned: Sequence[str]) -> dict[str, Any]:
     leaves = _flat({name: value for name, value in config.items() if name not in _NO_FACTORS})
     speed = [name for name in leaves if name.startswith("engine.") and name != "engine.precision"]
