@@ -302,6 +302,14 @@ def test_hostile_names_are_drawn_and_stay_text(drawing, kind):
     assert any(text.strip() == "_hidden" for text in texts(figure))
 
 
+def test_no_interval_of_a_noise_curve_is_cut_off_below():
+    rows = noises(REGRESSION).assign(low=-0.4)
+    with figures.style():
+        _, axes = figures.page(height=2.2)
+        figures.noise_curve(rows, axes[0])
+    assert axes[0].get_ylim()[0] < -0.4
+
+
 def test_one_loss_and_one_step_make_a_figure():
     with figures.style():
         for drawing in DRAWINGS:

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from lossbench import records
 from lossbench.figures.look import frame, looks, shown
-from lossbench.figures.parts import interval, measured, ns, scale_values, solid_first
+from lossbench.figures.parts import bound, interval, measured, ns, scale_values, solid_first
 
 
 def noise_curve(estimates: pd.DataFrame, ax: Axes) -> Axes:
@@ -31,7 +32,10 @@ def noise_curve(estimates: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
     ax.set_xlabel(f"rate of {shown(first.corruption)} corruption")
     ax.set_ylabel(measured(first.metric, first.split))
-    scale_values([ax], estimates)
+    if records.direction(first.metric) == "higher":
+        bound(ax, pd.concat([estimates.low, estimates.high, estimates.value]).dropna())
+    else:
+        scale_values([ax], estimates)
     frame(
         ax.figure,
         f"How does each loss fare as more is corrupted on {shown(first.label, 60)}?",
