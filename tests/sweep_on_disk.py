@@ -57,13 +57,23 @@ class Fake:
     params: tuple[tuple[str, Any], ...] = ()
     steps: int = 500
     env: str = "cpu"
+    rate: float | None = None
+
+    @property
+    def noise(self) -> dict[str, Any]:
+        name = "none" if self.rate is None else "symmetric"
+        return {
+            "name": name,
+            "fn": name,
+            "params": {} if self.rate is None else {"rate": self.rate},
+        }
 
     @property
     def config(self) -> dict[str, Any]:
         return {
             "condition": self.condition,
             "data": {"name": self.data, "fn": self.data, "params": {}},
-            "corruption": {"name": "none", "fn": "none", "params": {}},
+            "corruption": self.noise,
             "model": {"name": self.model, "fn": self.model, "params": {"widths": [64, 64]}},
             "loss": {"name": self.loss, "fn": self.loss, "params": dict(self.params)},
             "optimizer": {"name": "sgd", "fn": "sgd", "params": {}},
@@ -147,6 +157,11 @@ def with_status(runs: Sequence[Fake], status: str, *, count: int, **where: Any) 
     return [replace(run, status=status) if run in found else run for run in runs]
 
 
+def with_rate(runs: Sequence[Fake], rate: float) -> list[Fake]:
+    """The runs on data whose labels are wrong at a rate."""
+    return [replace(run, rate=rate) for run in runs]
+
+
 def _declaration(losses: list[str]) -> dict[str, Any]:
     return {
         "primary": {"regression": "rmse", "classification": "accuracy"},
@@ -177,7 +192,10 @@ def build(
     planned = {
         run.run_id: {name: getattr(run, name) for name in facts}
         | {"optimizer": "sgd", "declaration": digest}
-        | {"context": _sha(f"{run.data}{run.model}{run.steps}")[:16], "params": dict(run.params)}
+        | {
+            "context": _sha(f"{run.data}{run.model}{run.steps}{run.rate}")[:16],
+            "params": dict(run.params),
+        }
         for run in runs
     }
     losses = {
@@ -249,6 +267,8 @@ def _run(run: Fake) -> dict[str, Any]:
         "batch_sha": _sha(f"batch {run.data} {run.seed}"),
         "source_sha": _sha(run.loss),
         "data_sha": _sha(f"data {run.data} {run.seed}"),
+        "corrupted_share": run.rate or 0.0,
+        "transition": "",
         "shared_sha": _sha("shared"),
         "env_sha": _sha(run.env),
         "environment": json.dumps({"lossbench": "0", "python": "3.11.7", "torch": "2.13.0"}),
@@ -266,7 +286,7 @@ def _level(run: Fake) -> float:
     worth |= {"cross_entropy": 0.04, "brier": 0.042, "mse_logits": 0.045}
     worth |= {"mae_probs": 0.2, "quartic_probs": 0.6}
     base = worth.get(run.loss, 0.5)
-    return base * (1 + 0.15 * abs(np.log10(run.lr) + 1.5))
+    return base * (1 + 0.15 * abs(np.log10(run.lr) + 1.5)) + 0.2 * (run.rate or 0.0)
 
 
 def _steps(run: Fake) -> list[dict[str, Any]]:
@@ -301,9 +321,13 @@ def _evals(run: Fake) -> list[dict[str, Any]]:
             value = error * np.exp(0.02 * run.block + 0.008 * draw.normal())
             value = 1 - value if metric in ("accuracy", "r2") else value
             value = np.nan if metric == "nll_raw" and run.loss == "mse_logits" else value
-            rows.append(
-                _keys(run) | {"step": step, "split": split, "metric": metric, "value": value}
-            )
+            names = [metric]
+            if run.rate is not None and (split, metric) == ("validation", "accuracy"):
+                names.append("accuracy_clean")
+            rows += [
+                _keys(run) | {"step": step, "split": split, "metric": name, "value": value}
+                for name in names
+            ]
     return rows
 
 

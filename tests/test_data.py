@@ -1,4 +1,4 @@
-"""Data: splits of a seed, standardisation, known truths, corruption."""
+"""Data: splits of a seed, standardisation, known truths."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from scipy import stats
 from sklearn import datasets
 
 from lossbench.data import DATA
-from lossbench.data.corruption import corrupted, symmetric
-from lossbench.data.splits import Size, Splits, permuted
+from lossbench.data.splits import Size, permuted
 from lossbench.data.targets import distribution
 from lossbench.pairing import stream
 
@@ -132,29 +131,6 @@ def test_student_t_noise_has_students_t_distribution():
 def test_noisy_linear_names_the_cure_for_a_bad_parameter(params, message):
     with pytest.raises(ValueError, match=message):
         DATA["noisy_linear"].fn(seed=0, **params)
-
-
-def test_symmetric_corruption_flips_the_asked_share_to_every_other_class_alike():
-    targets = torch.nn.functional.one_hot(torch.arange(100_000) % 4, 4).float()
-    splits = Splits({}, {"train": targets}, "classification", 1.0)
-    flipped = symmetric(splits, draw=stream(0, "corruption"), rate=0.3)
-    assert flipped.clean["train"] is targets
-    shift = (flipped.targets["train"].argmax(-1) - targets.argmax(-1)) % 4
-    counts = torch.bincount(shift, minlength=4)
-    assert stats.chisquare(counts.numpy(), [70_000, 10_000, 10_000, 10_000]).pvalue > 0.01
-
-
-def test_corruption_never_touches_test():
-    clean = DATA["digits"].fn(seed=0)
-    noisy = corrupted(clean, name="symmetric", seed=0, params={"rate": 0.5})
-    assert torch.equal(clean.targets["test"], noisy.targets["test"])
-    assert not torch.equal(clean.targets["train"], noisy.targets["train"])
-    assert not torch.equal(clean.targets["validation"], noisy.targets["validation"])
-
-
-def test_symmetric_corruption_of_a_regression_task_is_refused():
-    with pytest.raises(ValueError, match="corruption none"):
-        symmetric(DATA["diabetes"].fn(seed=0), draw=stream(0, "corruption"))
 
 
 def test_counts_scatter_around_their_rate_as_poisson_does():

@@ -362,8 +362,13 @@ def test_docs_figures_md_shows_every_figure_with_its_question_and_its_script():
     shown = {}
     for part in parts:
         (picture,) = re.findall(r"!\[.+\]\(figures/(\w+)\.png\)", part)
-        (script,) = re.findall(r"^`python analysis/(\w+)\.py runs/essay (\w+)\.png", part, re.M)
-        assert script == (picture, picture)
+        ((name, sweep, out),) = re.findall(
+            r"^`python analysis/(\w+)\.py runs/(\w+) (\w+)\.png", part, re.M
+        )
+        assert name == out == picture
+        # A picture of another sweep than the essay's says how that sweep is made.
+        assert sweep == "essay" or f"`lossbench experiment={sweep}`" in part
+        assert (cli.conf_dir() / "experiment" / f"{sweep}.yaml").is_file()
         assert part.splitlines()[0].endswith("?")
         shown[picture] = part
     assert {path.stem for path in (DOCS / "figures").iterdir()} == {*shown}

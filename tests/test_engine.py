@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 from functools import partial
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 
 from lossbench import packs, records
 from lossbench.config import ConfigError
-from lossbench.engine import refuse_unpaired, refuse_unwidened, train
+from lossbench.engine import failed, refuse_unpaired, refuse_unwidened, train
 from lossbench.engine.members import batch_indices, started
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
@@ -260,6 +261,80 @@ def test_stage_tune_never_evaluates_test():
         "validation",
         "test",
     }
+
+
+NOISES = {
+    "symmetric": ("digits", "cross_entropy", {"rate": 0.4}),
+    "outliers": ("diabetes", "mse", {"rate": 0.2}),
+}
+CLEAN_METRICS = {"accuracy_clean", "rmse_clean", "memorised", "recovered"}
+
+
+def noisy_run(name, **overrides):
+    data, loss, params = NOISES[name]
+    noise = {"name": name, "params": params}
+    return make_run(data=data, loss=loss, data__corruption=noise, **overrides)
+
+
+def predictions_of(run, split):
+    """What a model trained alone predicts of a split."""
+    _, model = single_run_loop(run)
+    with torch.no_grad():
+        return run.row.predict(model(splits_of(run).inputs[split])).numpy()
+
+
+def test_validation_is_also_judged_by_the_labels_before_the_noise():
+    run = noisy_run("symmetric", steps=60)
+    evals, splits = grouped([run])["evals"], splits_of(run)
+    last = evals[evals.step == 60].set_index(["split", "metric"]).value
+    chosen = predictions_of(run, "validation").argmax(-1)
+    for metric, targets in {"accuracy_clean": splits.clean, "accuracy": splits.targets}.items():
+        expected = (chosen == targets["validation"].argmax(-1).numpy()).mean()
+        assert last["validation", metric] == pytest.approx(expected)
+    assert last["validation", "accuracy_clean"] > last["validation", "accuracy"] + 0.1
+    wrong, right = (part["train"].argmax(-1).numpy() for part in (splits.targets, splits.clean))
+    chosen = predictions_of(run, "train").argmax(-1)[wrong != right]
+    assert last["train", "memorised"] == pytest.approx((chosen == wrong[wrong != right]).mean())
+    assert last["train", "recovered"] == pytest.approx((chosen == right[wrong != right]).mean())
+    assert "test" not in {*evals[evals.metric.isin(CLEAN_METRICS)].split}
+
+
+def test_validation_is_also_judged_by_the_targets_before_the_outliers():
+    run = noisy_run("outliers", steps=30)
+    evals, splits = grouped([run])["evals"], splits_of(run)
+    last = evals[evals.step == 30].set_index(["split", "metric"]).value
+    error = predictions_of(run, "validation") - splits.clean["validation"].numpy()
+    assert last["validation", "rmse_clean"] == pytest.approx((error**2).mean() ** 0.5, rel=1e-5)
+    assert CLEAN_METRICS & {*evals.metric} == {"rmse_clean"}
+
+
+def test_without_corruption_no_evaluation_is_longer_than_it_was():
+    for data, loss in (("digits", "cross_entropy"), ("diabetes", "mse")):
+        assert not CLEAN_METRICS & {*grouped([make_run(data=data, loss=loss)])["evals"].metric}
+
+
+def test_what_corruption_did_is_recorded_for_each_seed():
+    noisy = [noisy_run("symmetric", seed=seed) for seed in (0, 1)]
+    rows = grouped(noisy)["runs"].set_index("seed")
+    for run in noisy:
+        splits, row = splits_of(run), rows.loc[run.seed]
+        before, after = (part["train"].argmax(-1) for part in (splits.clean, splits.targets))
+        assert row.corrupted_share == pytest.approx((before != after).double().mean().item())
+        matrix = np.array(json.loads(row.transition))
+        assert matrix[3, 7] == round(float((after[before == 3] == 7).double().mean()), 6)
+    assert rows.corrupted_share.nunique() == 2
+    moved = grouped([noisy_run("outliers")])["runs"].iloc[0]
+    assert (moved.corrupted_share > 0.1, moved.transition) == (True, "")
+    clean = grouped([make_run()])["runs"].iloc[0]
+    assert (clean.corrupted_share, clean.transition) == (0.0, "")
+
+
+def test_a_pack_that_broke_as_a_whole_tells_what_it_knows_of_its_corruption():
+    runs = [noisy_run("symmetric"), make_run(data="digits", loss="cross_entropy")]
+    rows = failed(packs.Pack("pack", tuple(runs)), "out of memory")["runs"].to_pandas()
+    assert rows.transition.tolist() == ["", ""]
+    assert rows.corrupted_share.isna().tolist() == [True, False]
+    assert rows.corrupted_share[1] == 0.0
 
 
 def test_training_twice_gives_the_same_bits():

@@ -114,6 +114,19 @@ def profiles(losses):
     return frame.assign(reference=next(iter(losses)), tasks=3, metric="rmse")
 
 
+def noises(losses):
+    frame = curves(losses, metric="accuracy", steps=(0.0, 0.2, 0.4)).rename(
+        columns={"step": "rate"}
+    )
+    return frame.assign(curve=0, corruption="symmetric", diverged=(frame.rate == 0.4) * 2)
+
+
+def draw_noise(losses, width):
+    figure, axes = figures.page(width=width, height=2.2)
+    figures.noise_curve(noises(losses), axes[0])
+    return figure
+
+
 def draw_shapes(losses, width):
     figure, axes = figures.page(3, columns=3 if width > 4 else 1, width=width, shared="none")
     figures.loss_shapes(shapes(losses), axes)
@@ -208,7 +221,7 @@ def draw_cross(losses, width):
 EXACT = [draw_shapes, draw_weight]
 COURSES = [draw_learning, draw_signal, draw_layers, draw_targets]
 OUTCOMES = [draw_forest, draw_settings, draw_map, draw_profile, draw_calibration, draw_cross]
-EMPIRICAL = [*COURSES, draw_rates, draw_cost, *OUTCOMES]
+EMPIRICAL = [*COURSES, draw_rates, draw_cost, draw_noise, *OUTCOMES]
 DRAWINGS = [*EXACT, *EMPIRICAL]
 WITHOUT_INTERVALS = [draw_cost, draw_cross, draw_targets]
 WIDTHS = [figures.ONE_COLUMN, figures.TWO_COLUMNS]
@@ -287,6 +300,14 @@ def test_hostile_names_are_drawn_and_stay_text(drawing, kind):
         figure.savefig(buffer := io.BytesIO(), format=kind)
     assert b"<script" not in buffer.getvalue()
     assert any(text.strip() == "_hidden" for text in texts(figure))
+
+
+def test_no_interval_of_a_noise_curve_is_cut_off_below():
+    rows = noises(REGRESSION).assign(low=-0.4)
+    with figures.style():
+        _, axes = figures.page(height=2.2)
+        figures.noise_curve(rows, axes[0])
+    assert axes[0].get_ylim()[0] < -0.4
 
 
 def test_one_loss_and_one_step_make_a_figure():

@@ -46,6 +46,29 @@ def test_regression_metrics_equal_scikit_learns():
         assert found["median_ae"][member].item() in np.abs(p - t)
 
 
+def test_wrong_labels_are_counted_as_memorised_as_recovered_or_as_neither():
+    eye = torch.eye(4, dtype=torch.float64)
+    clean, given = eye[[0, 0, 0, 0, 1, 2]], eye[[1, 1, 1, 1, 1, 2]]  # four wrong, two right
+    chosen = torch.stack([eye[[1, 0, 0, 3, 1, 0]], eye[[1, 1, 1, 1, 0, 0]]])
+    found = metrics.of_wrong_labels(chosen, given.expand(2, -1, -1), clean.expand(2, -1, -1))
+    assert found["memorised"].tolist() == [0.25, 1.0]
+    assert found["recovered"].tolist() == [0.5, 0.0]
+    unharmed = metrics.of_wrong_labels(chosen, clean, clean)
+    assert all(value.isnan().all() for value in unharmed.values())
+
+
+def test_clean_validation_is_accuracy_and_rmse_against_the_targets_before(classified):
+    output, label, target = classified
+    found = metrics.clean_validation(output, target, task="classification")["accuracy_clean"]
+    assert found[1].item() == pytest.approx(sk.accuracy_score(label[1], output[1].argmax(-1)))
+    rmse = metrics.clean_validation(output, target, task="regression")["rmse_clean"]
+    assert rmse[2].item() == pytest.approx(sk.root_mean_squared_error(*map(flat, (output, target))))
+
+
+def flat(values):
+    return values[2].flatten()
+
+
 def test_classification_metrics_equal_scikit_learns(classified):
     output, label, target = classified
     p = output.softmax(-1)
@@ -162,6 +185,9 @@ def test_every_metric_is_declared_with_unit_and_direction(classified):
         *metrics.quantile(p, target, level=0.8),
         *metrics.classification(p, target, recalibrated=p.log(), is_probability=probable),
         *final,
+        *metrics.clean_validation(p, target, task="regression"),
+        *metrics.clean_validation(p, target, task="classification"),
+        *metrics.of_wrong_labels(p, target, target),
         "kl",
         "tv_posterior",
         "tv_bayes",

@@ -17,6 +17,7 @@ from sweep_on_disk import (
     build,
     own,
     plan_runs,
+    with_rate,
     with_status,
 )
 
@@ -395,11 +396,19 @@ def two_tasks(tmp_path_factory):
     return build(tmp_path_factory.mktemp("sweeps") / "two", plan_runs(tasks, confirm=6))
 
 
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """A sweep over rates of wrong labels."""
+    plain = plan_runs({("digits", "mlp"): CLASSIFICATION}, confirm=6)
+    runs = [run for rate in (0.0, 0.3) for run in with_rate(plain, rate)]
+    return build(tmp_path_factory.mktemp("sweeps") / "noisy", runs)
+
+
 @pytest.mark.parametrize("script", [path.stem for path in SCRIPTS])
-def test_every_analysis_script_writes_its_file(two_tasks, tmp_path, analyse, capsys, script):
+def test_every_analysis_script_writes_its_file(two_tasks, noisy, tmp_path, analyse, capsys, script):
     kind = {"digest": "md"}.get(script, "csv" if script.endswith("_table") else "png")
     out = tmp_path / f"out.{kind}"
-    analyse(script, two_tasks, out)
+    analyse(script, noisy if script == "label_noise" else two_tasks, out)
     assert out.stat().st_size > 500
     assert capsys.readouterr().out.endswith(f"{out}\n")
 
@@ -437,6 +446,23 @@ def test_every_figure_of_the_report_has_its_script(sweep, page):
     names = {path.stem for path in ANALYSIS.glob("*.py")}
     for path in (sweep / "report" / "figures").glob("*.png"):
         assert any(path.stem.startswith(name) for name in names), path
+
+
+def test_a_report_of_noisy_labels_says_what_selecting_on_them_cost(noisy):
+    page = Page(report.write(noisy))
+    assert page.text.count("What selection on noisy labels cost.") == 1  # a caption is told once
+    assert "How does each loss fare as more is corrupted on digits × mlp?" in page.text
+    rows = table_rows(noisy / "report" / "tables" / "selection_cost.csv")
+    # The invented values of both are equal, so both choose alike.
+    assert {(row["loss"], float(row["cost"])) for row in rows} == {(n, 0.0) for n in CLASSIFICATION}
+    assert page.text.count("0, the same choice") == len(rows)
+
+
+def test_a_report_without_corruption_does_not_speak_of_it(two_tasks):
+    report.write(two_tasks)
+    text = (two_tasks / "report" / "index.html").read_text()
+    assert "noisy labels" not in text
+    assert not (two_tasks / "report" / "tables" / "selection_cost.csv").exists()
 
 
 def test_a_report_of_tasks_with_losses_in_common_looks_at_them_together(two_tasks):

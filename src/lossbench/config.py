@@ -27,7 +27,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 
 from lossbench.data import DATA
 from lossbench.data.augmentation import AUGMENTATIONS
-from lossbench.data.corruption import CORRUPTIONS
+from lossbench.data.corruption import CORRUPTIONS, takes_confusions
 from lossbench.data.files import ROOT
 from lossbench.data.targets import TARGETS
 from lossbench.losses import LOSSES
@@ -153,7 +153,11 @@ GROUPS = ("data", "model", "loss", "optimizer", "schedule", "engine")
 
 def register() -> None:
     """Make the schema known to Hydra as `schema`."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    schema = OmegaConf.structured(Config)
+    # No config group brings their parameters, so any may be typed; `to_run` knows which there are.
+    for part in (schema.data.corruption, schema.data.augmentation):
+        OmegaConf.set_struct(part.params, False)
+    ConfigStore.instance().store(name="schema", node=schema)
 
 
 # ---- the result: what a run is -------------------------------------------------------------------
@@ -676,8 +680,12 @@ def parameters(function: Callable[..., Any]) -> dict[str, Any]:
     return {
         p.name: float(p.default) if p.annotation in _FLOAT and type(p.default) is int else p.default
         for p in kinds
-        if p.kind is p.KEYWORD_ONLY and p.name not in ("seed", "draw", "step", "hyper", "context")
+        if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN
     }
+
+
+_GIVEN = ("seed", "draw", "step", "hyper", "context", "confusions")
+"""Parameters that no configuration sets: whoever calls gives them."""
 
 
 _FLOAT = (float, "float")
@@ -705,7 +713,12 @@ def _code_shas(
     shared += [TARGETS[targets]] if targets != NEUTRAL["targets"] else []
     shared += [STARTS[start]] if start != INIT["from"] else []
     own = [row.fn, INVERSE_LINKS[row.inverse_link]]
-    return {"source_sha": source_sha([*own, *shared]), "shared_sha": source_sha(shared)}
+    # The confusions stand in the row of the data, which is no function.
+    facts = repr(sorted(DATA[data].confusions.items())) if takes_confusions(corruption) else ""
+    return {
+        "source_sha": source_sha([*own, *shared], facts=facts),
+        "shared_sha": source_sha(shared, facts=facts),
+    }
 
 
 def _unfit(loss: Part, data: Part) -> str:

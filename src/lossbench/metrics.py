@@ -342,6 +342,35 @@ def kl(posterior: Tensor, recalibrated: Tensor) -> Tensor:
     return mean_over_examples(terms.sum(-1))
 
 
+def clean_validation(prediction: Tensor, clean: Tensor, *, task: str) -> dict[str, Tensor]:
+    """What validation would say without its corruption, by name.
+
+    Args:
+        prediction: [K, N, C].
+        clean: Targets before they were corrupted, [K, N, C].
+        task: "regression" or "classification".
+    """
+    if task == "regression":
+        return {"rmse_clean": (prediction - clean).square().flatten(-2).mean(-1).sqrt()}
+    hit = prediction.argmax(-1) == clean.argmax(-1)
+    return {"accuracy_clean": mean_over_examples(hit.to(prediction.dtype))}
+
+
+def of_wrong_labels(prediction: Tensor, given: Tensor, clean: Tensor) -> dict[str, Tensor]:
+    """What became of training examples with a wrong label, by name; NaN where there are none.
+
+    Args:
+        prediction: [K, N, C].
+        given: One-hot labels that were trained on, [K, N, C].
+        clean: One-hot labels before the noise, [K, N, C].
+    """
+    chosen, wrong, right = (rows.argmax(-1) for rows in (prediction, given, clean))
+    is_wrong = wrong != right
+    count = is_wrong.sum(-1).to(prediction.dtype)
+    hits = {"memorised": chosen == wrong, "recovered": chosen == right}
+    return {name: (is_wrong & hit).sum(-1) / count for name, hit in hits.items()}
+
+
 def total_variation(prediction: Tensor, distribution: Tensor) -> Tensor:
     """Mean over examples of half the sum of absolute differences; 0 to 1 on the simplex.
 

@@ -49,15 +49,20 @@ def tensors_sha(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def source_sha(functions: Iterable[Callable[..., Any]]) -> str:
+def source_sha(functions: Iterable[Callable[..., Any]], *, facts: str = "") -> str:
     """Hex sha256 over the code of functions and of what they use from their own package.
 
     Comments, docstrings and layout do not count; an edited formula or constant does.
+
+    Args:
+        functions: Whose code counts.
+        facts: What else decides and stands in no code of theirs.
     """
     found: dict[str, str] = {}
     for function in functions:
         _collect(function, found)
-    return hashlib.sha256("\n".join(found[name] for name in sorted(found)).encode()).hexdigest()
+    code = "\n".join([*(found[name] for name in sorted(found)), *([facts] if facts else [])])
+    return hashlib.sha256(code.encode()).hexdigest()
 
 
 def environment() -> dict[str, str | int]:

@@ -157,6 +157,18 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ),
         _text("batch_sha", "sha256 of the whole stream of batch indices"),
         _text("data_sha", "sha256 of all splits"),
+        _number(
+            "corrupted_share",
+            "1",
+            "",
+            "share of the training targets that corruption changed; 0 without, NaN where the data "
+            "could not be made",
+        ),
+        _text(
+            "transition",
+            "under label noise the matrix of shares from true class (row) to given class over the "
+            "training split, as JSON rounded to 6 digits; else empty",
+        ),
         _text("source_sha", "sha256 of the code of loss, data, model, optimizer and schedule"),
         _text("shared_sha", "sha256 of the same without the loss: equal for every loss of a seed"),
         _text("env_sha", "sha256 of versions, processor capability, threads and device"),
@@ -385,7 +397,38 @@ METRICS: dict[str, Metric] = {
         "against the posterior itself; only test, never in stage tune, over examples with one of "
         "the split's first 40 distinct posteriors",
     ),
+    "accuracy_clean": Metric(
+        "classification",
+        "1",
+        "higher",
+        "accuracy on validation by the labels before label noise; only under label noise, and "
+        "nothing is selected by it",
+    ),
+    "memorised": Metric(
+        "classification",
+        "1",
+        "lower",
+        "of the training examples with a wrong label the share that is predicted as that label; "
+        "only under label noise",
+    ),
+    "recovered": Metric(
+        "classification",
+        "1",
+        "higher",
+        "of the training examples with a wrong label the share that is predicted as its true "
+        "label; only under label noise",
+    ),
+    "rmse_clean": Metric(
+        "regression",
+        _STANDARD,
+        "lower",
+        "rmse on validation by the targets before outliers; only under outliers, and nothing is "
+        "selected by it",
+    ),
 }
+
+CLEAN = {"regression": "rmse_clean", "classification": "accuracy_clean"}
+"""What validation without corruption would have selected by."""
 
 
 OWN_LOSS = "loss:own"

@@ -1,9 +1,19 @@
-"""What is done to training and validation targets before any loss sees them; test stays clean."""
+"""What is done to training and validation data before any loss sees them; test stays clean.
+
+Label noise and outliers change targets of train and validation, and keep those before as
+`Splits.clean`. Imbalance and scarcity drop rows of train alone. All draw from the seed's one
+stream, in a way that does not depend on how much is corrupted: what changes at a small rate changes
+at a large one too, into the same.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import inspect
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +21,21 @@ from torch import Tensor
 from lossbench.data.splits import Splits
 from lossbench.pairing import stream
 
+IMBALANCES = ("exponential", "step")
+
+TEACHER_ROWS = 10_000
+"""Training rows that the teacher of `instance` is fitted on at most: the first ones."""
+
+TEACHER_RIDGE = 100.0
+"""Of that teacher: inverse of scikit-learn's C, so that it is not sure of what it has seen."""
+
 
 def none(splits: Splits, *, draw: torch.Generator) -> Splits:
     """Leave everything as it is."""
     return splits
+
+
+# ---- label noise ---------------------------------------------------------------------------------
 
 
 def symmetric(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Splits:
@@ -28,28 +49,353 @@ def symmetric(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Sp
     Raises:
         ValueError: The rate is no probability, or the targets are no labels.
     """
-    if not 0 <= rate <= 1:
-        raise ValueError(f"symmetric label noise of rate {rate}: use 0 to 1")
-    if splits.task != "classification":
-        raise ValueError("symmetric label noise on a regression task: use corruption none")
+    _check_labels(splits, "symmetric", rate)
 
     def flipped(targets: Tensor) -> Tensor:
         count, classes = targets.shape
         is_flipped = torch.rand(count, generator=draw) < rate
         shift = torch.where(is_flipped, torch.randint(1, classes, (count,), generator=draw), 0)
-        labels = (targets.argmax(-1) + shift) % classes
-        return torch.nn.functional.one_hot(labels, classes).to(targets.dtype)
+        return _one_hot((targets.argmax(-1) + shift) % classes, targets)
 
     return _with_targets(splits, flipped)
 
 
-CORRUPTIONS: dict[str, Callable[..., Splits]] = {"none": none, "symmetric": symmetric}
+def pairflip(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Splits:
+    """Give a share of the examples the label of the next class, the last class that of the first.
+
+    Args:
+        splits: A classification set.
+        draw: The seed's corruption stream.
+        rate: Probability of a flip, 0 to 1; from 0.5 on the wrong label is the likelier one.
+
+    Raises:
+        ValueError: The rate is no probability, or the targets are no labels.
+
+    Source:
+        Han et al. 2018, NeurIPS (Co-teaching).
+    """
+    _check_labels(splits, "pairflip", rate)
+    classes = splits.targets["train"].shape[-1]
+    partner = (torch.arange(classes) + 1) % classes
+    return _with_targets(splits, _to_partner(partner, rate, draw))
 
 
-def corrupted(splits: Splits, *, name: str, seed: int, params: dict[str, object]) -> Splits:
-    """Splits with corrupted train and validation targets, the same for every loss of the seed."""
-    draw = stream(seed, "corruption")
-    return CORRUPTIONS[name](splits, draw=draw, **params)
+def asymmetric(
+    splits: Splits, *, draw: torch.Generator, confusions: Mapping[int, int], rate: float = 0.2
+) -> Splits:
+    """Give a share of the examples the label that people take theirs for.
+
+    Classes that nobody confuses keep their labels, so the share of flipped examples is `rate`
+    times the share of examples of the other classes.
+
+    Args:
+        splits: A classification set.
+        draw: The seed's corruption stream.
+        confusions: Class by class, from the row of the data set (`Data.confusions`).
+        rate: Probability of a flip of an example of a class that is confused, 0 to 1.
+
+    Raises:
+        ValueError: The rate is no probability, the targets are no labels, or nobody has said which
+            classes of this data are confused.
+
+    Source:
+        Patrini et al. 2017, CVPR, for flips between similar classes.
+    """
+    _check_labels(splits, "asymmetric", rate)
+    if not confusions:
+        raise ValueError(
+            "asymmetric label noise needs to know which classes are confused, and the row of this "
+            "data does not say: use data.corruption.name=pairflip"
+        )
+    partner = torch.arange(splits.targets["train"].shape[-1])
+    for label, other in confusions.items():
+        partner[label] = other
+    return _with_targets(splits, _to_partner(partner, rate, draw))
+
+
+def instance(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Splits:
+    """Flip what is hard to tell, into what it looks like.
+
+    With q the class probabilities of an example and y its label, the flip has probability
+    min(1, s (1 - q[y])), and goes to class c != y with probability q[c] / (1 - q[y]). The scale s
+    is that at which the mean flip probability of the split is `rate`. q is the true posterior
+    where it is known, else that of a teacher: ridge-penalised multinomial logistic regression
+    fitted on the clean labels of the first `TEACHER_ROWS` training examples.
+
+    Args:
+        splits: A classification set.
+        draw: The seed's corruption stream.
+        rate: Mean probability of a flip in train and in validation, 0 to 1.
+
+    Raises:
+        ValueError: The rate is no probability or too high for so many certain examples, or the
+            targets are no labels.
+
+    Source:
+        After Algan and Ulusoy 2020, arXiv 2003.10471, who take the softmax of a teacher network.
+    """
+    _check_labels(splits, "instance", rate)
+    known = splits.posterior or _taught(splits)
+
+    def flipped(targets: Tensor, split: str) -> Tensor:
+        label = targets.argmax(-1)
+        other = known[split].double().scatter(-1, label[:, None], 0.0)
+        doubt = other.sum(-1)
+        chance, place = torch.rand(2, len(label), generator=draw, dtype=torch.float64)
+        ladder = other.cumsum(-1)
+        drawn = (ladder <= (place * doubt)[:, None]).sum(-1).clamp(max=targets.shape[-1] - 1)
+        return _one_hot(torch.where(chance < _scaled(doubt, rate), drawn, label), targets)
+
+    noisy = {split: flipped(splits.targets[split], split) for split in ("train", "validation")}
+    return dataclasses.replace(splits, targets={**splits.targets, **noisy}, clean=splits.targets)
+
+
+def _scaled(doubt: Tensor, rate: float) -> Tensor:
+    """Flip probabilities min(1, s doubt) [N] with mean `rate`: s by sorting, exactly."""
+    ordered = doubt.sort(descending=True).values
+    count, below = len(doubt), ordered.flip(0).cumsum(0).flip(0)
+    # With the k largest at 1, the others share what is left of N rate in proportion.
+    scale = (count * rate - torch.arange(count, dtype=doubt.dtype)) / below
+    fits = (scale * ordered <= 1.0 + 1e-12) & (scale >= 0.0)
+    if not fits.any():
+        raise ValueError(
+            f"instance label noise of rate {rate}: {int((doubt > 0).sum())} of {count} examples "
+            "can be mistaken at all, use a smaller rate"
+        )
+    return (scale[fits.nonzero()[0, 0]] * doubt).clamp(max=1.0)
+
+
+def _taught(splits: Splits) -> dict[str, Tensor]:
+    """A teacher's class probabilities [N, C] on train and validation, float64."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    rows = {split: splits.inputs[split].flatten(1).double() for split in ("train", "validation")}
+    label = splits.targets["train"].argmax(-1)[:TEACHER_ROWS]
+    teacher = LogisticRegression(C=1.0 / TEACHER_RIDGE, max_iter=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        teacher.fit(rows["train"][:TEACHER_ROWS].numpy(), label.numpy())
+    seen = torch.as_tensor(teacher.classes_)
+    found = {}
+    for split, inputs in rows.items():
+        found[split] = torch.zeros(len(inputs), splits.targets["train"].shape[-1]).double()
+        found[split][:, seen] = torch.as_tensor(teacher.predict_proba(inputs.numpy())).double()
+    return found
+
+
+def _to_partner(partner: Tensor, rate: float, draw: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """Flips labels to those of their partners [C] with a probability."""
+
+    def flipped(targets: Tensor) -> Tensor:
+        label = targets.argmax(-1)
+        is_flipped = torch.rand(len(label), generator=draw) < rate
+        return _one_hot(torch.where(is_flipped, partner[label], label), targets)
+
+    return flipped
+
+
+def _one_hot(label: Tensor, like: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(label, like.shape[-1]).to(like.dtype)
+
+
+# ---- outliers ------------------------------------------------------------------------------------
+
+
+def outliers(
+    splits: Splits,
+    *,
+    draw: torch.Generator,
+    rate: float = 0.1,
+    size: float = 10.0,
+    is_one_sided: bool = False,
+) -> Splits:
+    """Move a share of the targets far away.
+
+    Args:
+        splits: A regression set.
+        draw: The seed's corruption stream.
+        rate: Probability of a move, 0 to 1.
+        size: Length of the move in standard deviations of the clean training target; positive.
+        is_one_sided: Whether all move upwards; else each with equal chance up or down. Targets
+            that may not be negative need it.
+
+    Raises:
+        ValueError: The rate is no probability, the size not positive, or the targets are labels.
+
+    Source:
+        Tukey 1960, the contaminated normal; one-sided moves bias the mean too.
+    """
+    _check_rate("outliers", rate)
+    if splits.task != "regression":
+        raise ValueError("outliers on a classification task: use data.corruption.name=symmetric")
+    if not size > 0:
+        raise ValueError(f"outliers of size {size}: use a positive number")
+    scale = float(splits.targets["train"].double().std(0, correction=0).mean())
+
+    def moved(targets: Tensor) -> Tensor:
+        is_moved, is_down = torch.rand(2, len(targets), generator=draw) < torch.tensor(
+            [[rate], [0.0 if is_one_sided else 0.5]]
+        )
+        step = size * scale * torch.where(is_down, -1.0, 1.0)
+        return targets + torch.where(is_moved, step, 0.0)[:, None].to(targets.dtype)
+
+    return _with_targets(splits, moved)
+
+
+# ---- fewer rows ----------------------------------------------------------------------------------
+
+
+def imbalance(
+    splits: Splits,
+    *,
+    draw: torch.Generator,
+    kind: str = "exponential",
+    ratio: float = 10.0,
+    largest: float = 0.75,
+) -> Splits:
+    """Drop training rows until later classes are rarer than earlier ones.
+
+    Class c of C keeps n ratio^(-c / (C - 1)) rows ("exponential"), or n in the first half of the
+    classes and n / ratio in the second ("step"), where n = largest N / C of N training rows. So
+    the counts are the same for every seed. Validation and test keep all their rows.
+
+    Args:
+        splits: A classification set.
+        draw: The seed's corruption stream; which rows are kept, those of a large ratio among those
+            of a smaller one.
+        kind: "exponential" or "step".
+        ratio: Rows of the first class over those of the last; 1 or more.
+        largest: Rows of the first class as a share of N / C. Below 1, because the classes of a
+            split drawn by the seed are not equally frequent.
+
+    Raises:
+        ValueError: Unknown kind, a ratio below 1, a share outside 0 to 1, targets that are no
+            labels, or a class with fewer rows than it is to keep.
+
+    Source:
+        Cui et al. 2019, CVPR (exponential); Buda, Maki and Mazurowski 2018, Neural Networks (step).
+    """
+    _check_labels(splits, "imbalance", 0.0)
+    if kind not in IMBALANCES or not ratio >= 1 or not 0 < largest <= 1:
+        raise ValueError(
+            f"imbalance of kind {kind!r}, ratio {ratio}, largest {largest}: use kind "
+            f"{' or '.join(IMBALANCES)}, a ratio of 1 or more, largest above 0 up to 1"
+        )
+    examples, classes = splits.targets["train"].shape
+    fall = torch.arange(classes).double() / max(1, classes - 1)
+    fall = fall if kind == "exponential" else (fall > 0.5).double()
+    wanted = (largest * examples / classes * ratio**-fall).round().clamp(min=1).long()
+    label, rank = _ranked(splits, draw)
+    there = torch.bincount(label, minlength=classes)
+    if (there < wanted).any():
+        short = int((there < wanted).nonzero()[0, 0])
+        raise ValueError(
+            f"imbalance wants {int(wanted[short])} rows of class {short}, which has "
+            f"{int(there[short])}: use a smaller data.corruption.params.largest than {largest}"
+        )
+    return _with_rows(splits, (rank < wanted[label]).nonzero()[:, 0])
+
+
+def few_samples(splits: Splits, *, draw: torch.Generator, count: int = 100) -> Splits:
+    """Keep some training rows, of each class equally many as far as there are.
+
+    Args:
+        splits: Any set.
+        draw: The seed's corruption stream; which rows are kept, few among many.
+        count: Training rows to keep, the same number for every seed.
+
+    Raises:
+        ValueError: The count is not positive, or more than there are.
+    """
+    examples = len(splits.targets["train"])
+    if not 1 <= count <= examples:
+        raise ValueError(f"few_samples of count {count}: use 1 to {examples}")
+    _, rank = _ranked(splits, draw)
+    # All first rows of a class come before all second ones; within a round the lot decides.
+    lot = torch.randperm(examples, generator=draw)
+    return _with_rows(splits, (rank * examples + lot).argsort()[:count].sort().values)
+
+
+def _ranked(splits: Splits, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Class of each training row [N], and its place in a random order of the rows of its class.
+
+    Of a regression set all rows are one class.
+    """
+    targets = splits.targets["train"]
+    label = targets.argmax(-1) if splits.task == "classification" else targets[:, 0].long() * 0
+    order = torch.randperm(len(label), generator=draw)
+    by_class = order[label[order].argsort(stable=True)]
+    counts = torch.bincount(label)
+    first = (counts.cumsum(0) - counts)[label[by_class]]
+    return label, torch.empty_like(label).scatter(0, by_class, torch.arange(len(label)) - first)
+
+
+CORRUPTIONS: dict[str, Callable[..., Splits]] = {
+    function.__name__: function
+    for function in (
+        *(none, symmetric, pairflip, asymmetric, instance),
+        *(outliers, imbalance, few_samples),
+    )
+}
+
+
+def corrupted(
+    splits: Splits,
+    *,
+    name: str,
+    seed: int,
+    params: Mapping[str, Any],
+    confusions: Mapping[int, int],
+) -> Splits:
+    """Splits as training and validation see them, the same for every loss of the seed.
+
+    Args:
+        splits: Clean.
+        name: Key of `CORRUPTIONS`.
+        seed: Block of the paired design.
+        params: Of the corruption.
+        confusions: From the row of the data set; given to the function that asks for them.
+    """
+    function, draw = CORRUPTIONS[name], stream(seed, "corruption")
+    known = {"confusions": confusions} if takes_confusions(name) else {}
+    return function(splits, draw=draw, **known, **params)
+
+
+def takes_confusions(name: str) -> bool:
+    """Whether the confusions of a data set decide what a corruption does."""
+    return "confusions" in inspect.signature(CORRUPTIONS[name]).parameters
+
+
+def realised(splits: Splits) -> dict[str, Any]:
+    """What was done to the training targets: columns of the table `runs`.
+
+    Returns:
+        `corrupted_share`, the share of training targets that are not what they were, and
+        `transition`, of labels the matrix from what they were (row) to what they are, as JSON of
+        shares rounded to 6 digits; empty without label noise.
+    """
+    if "train" not in splits.clean:
+        return {"corrupted_share": 0.0, "transition": ""}
+    clean, given = splits.clean["train"], splits.targets["train"]
+    share = float((clean != given).any(-1).double().mean())
+    if splits.task != "classification":
+        return {"corrupted_share": share, "transition": ""}
+    counts = clean.double().T @ given.double()
+    rows = counts / counts.sum(-1, keepdim=True).clamp(min=1.0)
+    matrix = [[round(cell, 6) for cell in row] for row in rows.tolist()]
+    return {"corrupted_share": share, "transition": json.dumps(matrix)}
+
+
+def _check_rate(name: str, rate: float) -> None:
+    if not 0 <= rate <= 1:
+        raise ValueError(f"{name} of rate {rate}: use 0 to 1")
+
+
+def _check_labels(splits: Splits, name: str, rate: float) -> None:
+    _check_rate(name, rate)
+    if splits.task != "classification":
+        raise ValueError(f"{name} on a regression task: use corruption none or outliers")
 
 
 def _with_targets(splits: Splits, change: Callable[[Tensor], Tensor]) -> Splits:
@@ -58,3 +404,17 @@ def _with_targets(splits: Splits, change: Callable[[Tensor], Tensor]) -> Splits:
         split: rows if split == "test" else change(rows) for split, rows in splits.targets.items()
     }
     return dataclasses.replace(splits, targets=targets, clean=splits.targets)
+
+
+def _with_rows(splits: Splits, rows: Tensor) -> Splits:
+    """Splits that keep only these rows of train."""
+
+    def kept(by_split: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {**by_split, "train": by_split["train"][rows]} if by_split else {}
+
+    return dataclasses.replace(
+        splits,
+        inputs=kept(splits.inputs),
+        targets=kept(splits.targets),
+        posterior=kept(splits.posterior),
+    )

@@ -54,7 +54,12 @@ def _loaded(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 ROWS = (
     Data(
-        digits, "classification", "Alpaydin and Kaynak 1998; in scikit-learn", licence="CC BY 4.0"
+        digits,
+        "classification",
+        "Alpaydin and Kaynak 1998; in scikit-learn",
+        licence="CC BY 4.0",
+        # Those that label-noise papers use for handwritten digits, from Patrini et al. 2017 on.
+        confusions={2: 7, 3: 8, 5: 6, 6: 5, 7: 1},
     ),
     Data(diabetes, "regression", "Efron et al. 2004; in scikit-learn", licence="none stated"),
 )

@@ -127,7 +127,9 @@ def _metrics(
     values: Values = {}
     if members.runs[0].row.task == "regression":
         for split, output in outputs.items():
-            found = metrics.regression(members.predict(output), targets[split])
+            prediction = members.predict(output)
+            found = metrics.regression(prediction, targets[split])
+            found |= _of_clean(members, split, prediction, targets[split])
             if split != "train":
                 found |= uncertainty(members, output, targets[split])
             values |= {(split, name): value for name, value in found.items()}
@@ -157,8 +159,21 @@ def _metrics(
             found["tv_posterior"] = _of_distributions(members, prediction, posterior)
         if split in members.bayes:
             found["tv_bayes"] = _of_distributions(members, prediction, members.bayes[split])
+        found |= _of_clean(members, split, prediction, targets[split])
         values |= {(split, name): value for name, value in found.items()}
     return values
+
+
+def _of_clean(members: Members, split: str, prediction: Tensor, given: Tensor) -> dict[str, Tensor]:
+    """What the targets before their corruption say of a split; nothing without corruption."""
+    if split not in members.clean:
+        return {}
+    clean = members.clean[split][:, : given.shape[1]][members.places]
+    task = members.runs[0].row.task
+    if split == "validation":
+        return metrics.clean_validation(prediction, clean, task=task)
+    is_labelled = task == "classification"
+    return metrics.of_wrong_labels(prediction, given, clean) if is_labelled else {}
 
 
 def _of_distributions(members: Members, prediction: Tensor, distribution: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lossbench.config import Run
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, drawn
+from lossbench.data.corruption import realised
 from lossbench.data.splits import Splits
 from lossbench.engine.bayes import bayes_predictions
 from lossbench.losses.links import PROBABILITY_LINKS
@@ -37,6 +38,9 @@ class Members:
         spans: Contiguous places that share one loss, with a run that has it.
         places: [K], which of the S seeds each member has.
         inputs, targets, posterior: By split, [S, N, ...].
+        clean: Train and validation targets before they were corrupted, by split, [S, N, C]; empty
+            where they were not.
+        corruption: By seed, what it did to the training targets: columns of the table `runs`.
         class_counts: Training targets summed over examples, [S, C].
         batches: Rows of the training split, [S, T, B].
         words: Random numbers of the augmentation, [S, T, B, WORDS]; None where there is none.
@@ -58,6 +62,8 @@ class Members:
     inputs: dict[str, Tensor]
     targets: dict[str, Tensor]
     posterior: dict[str, Tensor]
+    clean: dict[str, Tensor]
+    corruption: dict[int, dict[str, Any]]
     class_counts: Tensor
     batches: Tensor
     words: Tensor | None
@@ -203,6 +209,8 @@ def gathered(
         inputs=_by_split([splits.inputs for splits in data], device, dtype),
         targets=targets,
         posterior=_by_split([splits.posterior for splits in data], device, dtype),
+        clean=_by_split([_seen(splits.clean) for splits in data], device, dtype),
+        corruption={seed: realised(splits) for seed, splits in zip(seeds, data, strict=True)},
         class_counts=targets["train"].sum(1),
         batches=torch.stack(batches).to(device),
         words=torch.stack([one["words"] for one in words]).to(device) if words[0] else None,
@@ -405,6 +413,11 @@ def refuse_unwidened(build: Callable[[], nn.Module], inputs: Tensor, *, times: i
         raise ValueError(
             f"a loss with {times} outputs per target needs a model that ends in a linear layer"
         )
+
+
+def _seen(by_split: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What is not of the test split, which no corruption touches."""
+    return {split: rows for split, rows in by_split.items() if split != "test"}
 
 
 def _by_split(

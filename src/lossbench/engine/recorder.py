@@ -123,6 +123,7 @@ class Recorder:
             "stop_step": int(self.stop_step[place]),
             "best_step": self._best_step(place),
             **self.members.fingerprints[run.seed],
+            **self.members.corruption[run.seed],
             "source_sha": run.source_sha,
             "shared_sha": run.shared_sha,
             "env_sha": environment_sha(device_name(self.device), run.precision),
@@ -189,6 +190,8 @@ def failed(pack: Pack, reason: str) -> dict[str, pa.Table]:
             "config": json.dumps(run.facts, sort_keys=True),
             "status": "failed",
             "reason": reason,
+            "corrupted_share": 0.0 if run.corruption.fn == "none" else float("nan"),
+            "transition": "",
             "source_sha": run.source_sha,
         }
         for run in pack.runs

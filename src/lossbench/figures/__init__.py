@@ -22,6 +22,7 @@ from lossbench.figures.look import (
     strips,
     style,
 )
+from lossbench.figures.noise import noise_curve
 from lossbench.figures.outcomes import (
     families,
     forest,
@@ -56,6 +57,7 @@ __all__ = [
     "learning_rate_sensitivity",
     "looks",
     "loss_shapes",
+    "noise_curve",
     "page",
     "performance_profile",
     "power_of_ten",

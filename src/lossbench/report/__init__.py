@@ -1,6 +1,6 @@
 """Estimates and figures as a folder, and as a short table for the command line."""
 
-from lossbench.report.drawings import across, reached
+from lossbench.report.drawings import across, noise_curves, reached
 from lossbench.report.essay import told as claims
 from lossbench.report.judged import (
     Comparison,
@@ -11,6 +11,7 @@ from lossbench.report.judged import (
     declared_losses,
     main_of,
     objections,
+    selection_costs,
 )
 from lossbench.report.page import write
 from lossbench.report.pictures import Picture, inlined, palette, with_classes
@@ -29,9 +30,11 @@ __all__ = [
     "declared_losses",
     "inlined",
     "main_of",
+    "noise_curves",
     "objections",
     "palette",
     "reached",
+    "selection_costs",
     "table",
     "with_classes",
     "write",

@@ -47,6 +47,7 @@ def gallery(
         "robustness": [
             *(drawing for group in groups for drawing in _conditions(group)),
             *_profiles(mains, found),
+            *_noise(mains, found),
         ],
     }
 
@@ -231,6 +232,30 @@ def _profiles(mains: Sequence[Comparison], found: records.Records) -> Iterator[D
         draw = partial(figures.performance_profile, rows)
         name = f"performance_profile_{kind}_{metric}_{slug(reference)}"
         yield Drawing(name, draw, {"height": 1.9}, is_single=True)
+
+
+def _noise(mains: Sequence[Comparison], found: records.Records) -> Iterator[Drawing]:
+    for curve in noise_curves(mains, found):
+        first = curve.iloc[0]
+        name = f"label_noise_{slug(first.label)[:50]}_{first.corruption}_{first.curve}"
+        draw = partial(figures.noise_curve, curve)
+        yield Drawing(name, draw, {"height": 2.2}, is_single=True)
+
+
+def noise_curves(mains: Sequence[Comparison], found: records.Records) -> Iterator[pd.DataFrame]:
+    """The estimates of each curve over rates of a corruption that the tasks of a sweep make."""
+    alike: dict[tuple[str, str, str], list[Comparison]] = {}
+    for task in mains:
+        alike.setdefault((task.metric, task.split, task.condition), []).append(task)
+    for (metric, split, _), tasks in alike.items():
+        runs = pd.concat([task.runs for task in tasks], ignore_index=True)
+        question = asked(found.plan)
+        rows = statistics.noise_curves(
+            runs, metric=metric, tuned=question["tuned"], confidence=question["confidence"]
+        )
+        for _, curve in rows.groupby("curve"):
+            if curve.value.notna().any():
+                yield curve.reset_index(drop=True).assign(split=split)
 
 
 def across(

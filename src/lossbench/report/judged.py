@@ -291,6 +291,23 @@ def main_of(group: Sequence[Comparison]) -> Comparison:
     return next((one for one in group if one.is_main), group[0])
 
 
+def selection_costs(mains: Iterable[Comparison], found: records.Records) -> Iterator[pd.DataFrame]:
+    """What selection on corrupted validation cost in each task; nothing without corruption."""
+    if not found.evals.metric.isin([*records.CLEAN.values()]).any():
+        return
+    question = asked(found.plan)
+    runs = statistics.placed(found.runs, tuned=question["tuned"])
+    for task in mains:
+        yield statistics.selection_cost(
+            runs[runs.context == task.runs.context.iloc[0]],
+            found.evals,
+            metric=str(task.rates.metric.iloc[0]),
+            at=question["endpoint"],
+            tuned=question["tuned"],
+            confidence=question["confidence"],
+        )
+
+
 def objections(found: records.Records, together: Iterable[Comparison]) -> list[str]:
     """What a strict reader would hold against the verdicts of a sweep, a sentence each.
 

@@ -19,7 +19,15 @@ import pandas as pd
 
 from lossbench import figures, records, statistics, store
 from lossbench.report import drawings, essay, methods, pictures, words
-from lossbench.report.judged import Comparison, asked, by_context, comparisons, main_of, objections
+from lossbench.report.judged import (
+    Comparison,
+    asked,
+    by_context,
+    comparisons,
+    main_of,
+    objections,
+    selection_costs,
+)
 from lossbench.report.tables import KINDS, stacked, write_tables
 
 SECTIONS: dict[str, tuple[str, str, str]] = {
@@ -219,6 +227,7 @@ def _numbers(
         ),
         "divergence": statistics.divergence_rates(found.runs),
         "across_tasks": stacked(_across(mains, found)),
+        "selection_cost": stacked(selection_costs(mains, found)),
         "budgets": statistics.budgets(found.runs, tuned=asked(found.plan)["tuned"]),
         "completeness": statistics.completeness(found.runs),
         **{one.name: one.table for one in answers if len(one.table)},
@@ -325,7 +334,10 @@ def _tables(
     """The tables of each section, those of tasks with their task."""
     return {
         "verdicts": [*_verdict_tables(groups)],
-        "tuning": [*_by_task(numbers["sensitivity"], "sensitivity", _TUNING, _tuning_row)],
+        "tuning": [
+            *_by_task(numbers["sensitivity"], "sensitivity", _TUNING, _tuning_row),
+            *_by_task(numbers["selection_cost"], "selection_cost", _SELECTION, _selection_row),
+        ],
         "convergence": [*_by_task(numbers["convergence"], "convergence", _COURSE, _course_row)],
         "robustness": [*_robust_tables(mains), *_spreads(numbers["spread"]), *_together(numbers)],
     }
@@ -398,6 +410,29 @@ def _tuning_row(row: Any) -> dict[str, str]:
         "plausible": f"{row.plausible} of {row.rates}",
         f"excess {row.metric.replace(records.OWN_LOSS, 'own loss')}": _number(row.sensitivity),
         "diverged": f"{row.diverged_share:.0%}",
+    }
+
+
+_SELECTION = (
+    "What selection on noisy labels cost. Learning rates were selected on validation that is as "
+    "corrupted as training. Oracle: the rate that the same runs choose by the targets from before "
+    "the corruption. Cost: by how much the rate chosen is worse on those, mean over tuning seeds "
+    "with its paired t interval, not adjusted for the number of losses; on these seeds the oracle "
+    "cannot lose, so the cost is an upper bound. Nothing was selected by the oracle."
+)
+
+
+def _selection_row(row: Any) -> dict[str, str]:
+    lost = f" ({row.lost} lost)" if row.lost else ""
+    cost = words.interval(row.cost, row.low, row.high) or "–"
+    return {
+        "loss": row.loss,
+        f"chosen by {row.selected_by.replace(records.OWN_LOSS, 'own loss')}": _number(row.noisy_lr),
+        "oracle": _number(row.clean_lr),
+        f"{row.metric} of the chosen": _number(row.noisy_value),
+        "of the oracle": _number(row.clean_value),
+        "cost": "0, the same choice" if row.is_same else cost,
+        "seeds": f"{row.n}{lost}",
     }
 
 

@@ -46,6 +46,8 @@ from lossbench.statistics.intervals import (
     two_level,
     wilcoxon,
 )
+from lossbench.statistics.noise import noise_curves
+from lossbench.statistics.oracle import SELECTED, selection_cost
 from lossbench.statistics.outcomes import (
     completeness,
     cross_losses,
@@ -73,6 +75,7 @@ __all__ = [
     "FACTS",
     "FEWEST_PAIRS",
     "PAIRED",
+    "SELECTED",
     "VERDICTS",
     "Estimate",
     "Pairs",
@@ -102,6 +105,7 @@ __all__ = [
     "joined",
     "learning_rates",
     "mean_ranks",
+    "noise_curves",
     "normalised",
     "paired",
     "pairs_for",
@@ -111,6 +115,7 @@ __all__ = [
     "refuse_unequal",
     "resamples",
     "resolvable",
+    "selection_cost",
     "sensitivity",
     "sentence",
     "share",

@@ -102,6 +102,16 @@ def factors(config: str) -> dict[str, Any]:
     return _flat(json.loads(config))
 
 
+def context_factors(config: str, *, tuned: Sequence[str] = ()) -> dict[str, Any]:
+    """Of a run's recorded configuration what makes its context, by dotted name.
+
+    Args:
+        config: As JSON.
+        tuned: Keys that were tuned per loss, which belong to the loss.
+    """
+    return _factors(json.loads(config), tuned)
+
+
 def _factors(config: Mapping[str, Any], tuned: Sequence[str]) -> dict[str, Any]:
     leaves = _flat({name: value for name, value in config.items() if name not in _NO_FACTORS})
     speed = [name for name in leaves if name.startswith("engine.") and name != "engine.precision"]
@@ -121,7 +131,8 @@ def _labels(kind: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]
         return len(told) == len(found)
 
     told = told if are_distinct(told) else varied
-    for name in _QUIET:
+    functions = [n for n in told if n.endswith(".fn")]
+    for name in (*functions, *_QUIET):
         shorter = [n for n in told if n != name]
         told = shorter if are_distinct(shorter) else told
     return {
@@ -134,7 +145,9 @@ def _told(name: str, value: Any) -> str:
     """A factor in a label: short, and of how training starts and what it is fed the word alone."""
     if name in ("init.from", "targets"):
         return f"{name.partition('.')[0]} {value}"
-    short = re.sub(r"^(data|model|optimizer|schedule)\.params\.", "", name).removesuffix(".name")
+    short = re.sub(r"^(data|corruption|model|optimizer|schedule)\.params\.", "", name).removesuffix(
+        ".name"
+    )
     return f"{short}={value}"
 
 

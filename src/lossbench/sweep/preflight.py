@@ -23,9 +23,14 @@ log = logging.getLogger(__name__)
 
 def splits_of(run: Run) -> Splits:
     """The run's data as its seed sees it, with the targets it asks for, corruption applied."""
-    clean = DATA[run.data.fn].fn(seed=run.seed, **run.data.params)
-    fed, corruption = TARGETS[run.targets](clean), run.corruption
-    return corrupted(fed, name=corruption.fn, seed=run.seed, params=dict(corruption.params))
+    row, corruption = DATA[run.data.fn], run.corruption
+    return corrupted(
+        TARGETS[run.targets](row.fn(seed=run.seed, **run.data.params)),
+        name=corruption.fn,
+        seed=run.seed,
+        params=corruption.params,
+        confusions=row.confusions,
+    )
 
 
 def preflight(runs: Iterable[Run]) -> None:

@@ -1,0 +1,88 @@
+"""What it cost that a learning rate was selected on corrupted validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from lossbench import records
+from lossbench.statistics.design import FACTS, endpoint, placed
+from lossbench.statistics.intervals import estimate
+from lossbench.statistics.tuning import best
+
+SELECTED = [
+    *(*FACTS, "selected_by", "metric", "noisy_lr", "clean_lr", "is_same"),
+    *("noisy_value", "clean_value", "cost", "low", "high", "n", "lost", "confidence"),
+]
+"""Columns of `selection_cost`."""
+
+
+def selection_cost(
+    runs: pd.DataFrame,
+    evals: pd.DataFrame,
+    *,
+    metric: str,
+    at: str = "last",
+    tuned: Sequence[str] = (),
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """What each loss lost by a choice on corrupted validation, against one on clean validation.
+
+    Both choose among the same candidates, evaluated at the same steps. On the seeds that clean
+    validation chose by, its choice has the best mean: the cost cannot be negative, and is
+    somewhat more than what an oracle would gain on fresh seeds.
+
+    Args:
+        runs: Table `runs`, or from `placed`, of one kind of task; those of stage tune count.
+        evals: Table `evals`.
+        metric: What the sweep selected by.
+        at: The declared endpoint, "last" or "best".
+        tuned: What was tuned beside the learning rate, as given to `placed`.
+        confidence: Coverage of each interval, not adjusted for their number.
+
+    Returns:
+        Rows by `FACTS` of contexts with corrupted targets: selected_by, metric (that of
+        `records.CLEAN`), noisy_lr and clean_lr (either's choice), is_same (the same candidate),
+        noisy_value and clean_value (their means of the clean metric over seeds that survived),
+        cost (mean over seeds by which the noisy choice is worse, in units of the metric) with its
+        paired t interval, n pairs in which both survived, lost pairs in which one did not.
+    """
+    mine = placed(runs[runs.stage == "tune"], tuned=tuned)
+    corrupted = evals.run_id[evals.metric.isin([*records.CLEAN.values()])]
+    mine = mine[mine.context.isin(mine.context[mine.run_id.isin(corrupted)])]
+    if mine.empty:
+        return pd.DataFrame(columns=SELECTED)
+    clean, rows = records.CLEAN[str(mine.task.dropna().iloc[0])], []
+    frame = endpoint(mine, evals, split="validation", metric=[metric, clean], endpoint=at)
+    settings = ["lr", *(key for key in tuned if key != "optimizer.lr")]
+    frame["candidate"] = frame.groupby(settings, dropna=False).ngroup()
+    for facts, cell in frame.groupby(FACTS, sort=False, dropna=False):
+        row = dict(zip(FACTS, facts, strict=True)) | {"selected_by": metric, "metric": clean}
+        rows.append(row | _chosen_twice(cell, metric, clean, confidence))
+    return pd.DataFrame(rows, columns=SELECTED)
+
+
+def _chosen_twice(cell: pd.DataFrame, metric: str, clean: str, confidence: float) -> dict[str, Any]:
+    """The candidates of one loss that either metric chooses, seed by seed against each other."""
+    noisy, oracle = (
+        cell[cell.candidate == best(cell, metric=name, by="candidate")].set_index("seed")
+        for name in (metric, clean)
+    )
+    sign = -1.0 if records.direction(clean) == "higher" else 1.0
+    cost = sign * (noisy[clean] - oracle[clean])
+    found = estimate(cost, confidence=confidence)
+    return {
+        "noisy_lr": noisy.lr.iloc[0],
+        "clean_lr": oracle.lr.iloc[0],
+        "is_same": bool(noisy.candidate.iloc[0] == oracle.candidate.iloc[0]),
+        "noisy_value": noisy[clean].mean(),
+        "clean_value": oracle[clean].mean(),
+        "cost": found.value,
+        "low": found.low,
+        "high": found.high,
+        "n": found.n,
+        "lost": int(cost.isna().sum()),
+        "confidence": confidence,
+    }
