@@ -76,6 +76,8 @@ def test_words_are_those_of_the_seed_in_any_number():
     first, second = drawn(stream(3, "augmentation"), 50), drawn(stream(3, "augmentation"), 50)
     assert torch.equal(first, second)
     assert not torch.equal(first, drawn(stream(4, "augmentation"), 50))
+    assert 0 <= first.min() < 2**27
+    assert first.max() > 2**31 - 2**27
     assert torch.equal(first[:20], drawn(stream(3, "augmentation"), 20))
 
 

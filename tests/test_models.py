@@ -293,3 +293,17 @@ def test_a_model_of_torchvision_starts_as_torchvision_starts_it():
     reference = initialised(partial(models.resnet18, num_classes=7), seed=3)
     expected = reference.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in own.state_dict().items())
+
+
+def test_looking_whether_an_image_fits_draws_nothing_and_leaves_statistics_alone():
+    def build():
+        model = MODELS["torchvision"].fn((3, 32, 32), 7, name="mobilenet_v3_small")
+        return nn.ModuleList([model, nn.Linear(2, 2)])
+
+    def plain():
+        from torchvision import models
+
+        return nn.ModuleList([models.mobilenet_v3_small(num_classes=7), nn.Linear(2, 2)])
+
+    own, expected = (initialised(made, seed=3).state_dict() for made in (build, plain))
+    assert all(torch.equal(value, expected[name]) for name, value in own.items())

@@ -124,6 +124,8 @@ def test_a_warm_up_rises_in_equal_parts_and_reaches_one_right_behind_its_share(s
     factors = [schedule(step, 40, share=0.1) for step in range(40)]
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert max(factors) == 1.0
+    # 0.29 x 100 is a little less than 29 in floating point.
+    assert schedule(28, 100, share=0.29) == pytest.approx(29 / 30)
 
 
 def test_a_warm_up_stays_or_falls_to_the_final_factor():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 
 import torch
@@ -51,11 +52,10 @@ def torchvision(inputs: Inputs, outputs: int, *, name: str = "resnet18") -> nn.M
 def _refuse_unfit(
     model: nn.Module, image: tuple[int, int, int], outputs: int, *, name: str
 ) -> None:
-    """Run two empty images through the model as in training."""
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+    """Run two empty images through a copy of the model, as in training."""
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            found = model(torch.zeros(2, *image))
+            found = copy.deepcopy(model)(torch.zeros(2, *image))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -64,7 +64,6 @@ def _refuse_unfit(
         ) from error
     if not isinstance(found, Tensor) or found.shape != (2, outputs):
         raise ValueError(f"torchvision's {name} has more outputs than one: use another model")
-    model.load_state_dict(before)
 
 
 ROWS = (Model(torchvision, "torchvision.models; torchvision's own initialisation"),)
