@@ -14,15 +14,17 @@ from lossbench.data.splits import Splits, permuted
 from lossbench.data.targets import distribution
 from lossbench.pairing import stream
 
+DRAWN = [name for name, row in DATA.items() if row.drawn != "fixed"]
 
-@pytest.mark.parametrize("name", DATA)
+
+@pytest.mark.parametrize("name", DRAWN)
 def test_a_seed_gives_the_same_data_twice_and_another_seed_other_data(name):
     first, again, other = (DATA[name].fn(seed=seed).sha for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
-@pytest.mark.parametrize("name", [name for name in DATA if name != "finite_support"])
+@pytest.mark.parametrize("name", [name for name in DRAWN if name != "finite_support"])
 def test_splits_are_60_20_20_and_standardised_by_training_statistics(name):
     splits = DATA[name].fn(seed=0)
     sizes = {split: len(rows) for split, rows in splits.inputs.items()}
