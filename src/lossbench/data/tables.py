@@ -43,8 +43,9 @@ def path(table: Table) -> Path:
         for name in (table.file, f"{table.file}.zip"):
             if (place / name).is_file():
                 return place / name
-    searched = ", ".join(str(place) for place in places)
-    raise ValueError(f"{table.file} is not found in {searched}: {table.cure}")
+    searched = ", ".join(str(place) for place in folders())
+    or_package = f" or the package {table.package}" if table.package else ""
+    raise ValueError(f"{table.file} is not found in {searched}{or_package}: {table.cure}")
 
 
 def content(table: Table, at: Path) -> bytes:
