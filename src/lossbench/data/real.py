@@ -19,13 +19,31 @@ def digits(*, seed: int) -> Splits:
     Source:
         Alpaydin and Kaynak 1998, UCI repository; shipped with scikit-learn (CC BY 4.0).
     """
-    pixels, labels = _loaded("digits")
-    rows = permuted(len(labels), seed)
-    return classification(
-        {name: torch.as_tensor(pixels)[index] for name, index in rows.items()},
-        {name: torch.as_tensor(labels)[index] for name, index in rows.items()},
-        classes=10,
-    )
+    return _labelled("digits", classes=10, seed=seed)
+
+
+def breast_cancer(*, seed: int) -> Splits:
+    """569 tumours, 30 measurements of their cell nuclei, malignant (0) or benign (1).
+
+    Args:
+        seed: Draws the 60/20/20 split.
+
+    Source:
+        Wolberg, Street and Mangasarian 1995, UCI repository; in scikit-learn (CC BY 4.0).
+    """
+    return _labelled("breast_cancer", classes=2, seed=seed)
+
+
+def wine(*, seed: int) -> Splits:
+    """178 wines, 13 chemical measurements, 3 cultivars: too easy to tell losses apart.
+
+    Args:
+        seed: Draws the 60/20/20 split.
+
+    Source:
+        Aeberhard and Forina 1992, UCI repository; in scikit-learn (CC BY 4.0).
+    """
+    return _labelled("wine", classes=3, seed=seed)
 
 
 def diabetes(*, seed: int) -> Splits:
@@ -45,6 +63,17 @@ def diabetes(*, seed: int) -> Splits:
     )
 
 
+def _labelled(name: str, *, classes: int, seed: int) -> Splits:
+    """Splits of one of scikit-learn's classification sets."""
+    inputs, labels = (torch.as_tensor(part) for part in _loaded(name))
+    rows = permuted(len(labels), seed)
+    return classification(
+        {split: inputs[index] for split, index in rows.items()},
+        {split: labels[index] for split, index in rows.items()},
+        classes=classes,
+    )
+
+
 @functools.cache
 def _loaded(name: str) -> tuple[np.ndarray, np.ndarray]:
     from sklearn import datasets
@@ -60,6 +89,29 @@ ROWS = (
         licence="CC BY 4.0",
         # Those that label-noise papers use for handwritten digits, from Patrini et al. 2017 on.
         confusions={2: 7, 3: 8, 5: 6, 6: 5, 7: 1},
+        bar="logistic regression: accuracy .969",
     ),
-    Data(diabetes, "regression", "Efron et al. 2004; in scikit-learn", licence="none stated"),
+    Data(
+        breast_cancer,
+        "classification",
+        "Wolberg et al. 1995, UCI; in scikit-learn",
+        licence="CC BY 4.0",
+        note="A linear model is right in 97 % of cases; 114 test rows a seed resolve little.",
+        bar="logistic regression, 20 seeds: accuracy .974",
+    ),
+    Data(
+        wine,
+        "classification",
+        "Aeberhard and Forina 1992, UCI; in scikit-learn",
+        licence="CC BY 4.0",
+        note="Saturated: a linear model errs once in 36 test rows; a smoke test, no comparison.",
+        bar="logistic regression, 20 seeds: accuracy .978",
+    ),
+    Data(
+        diabetes,
+        "regression",
+        "Efron et al. 2004; in scikit-learn",
+        licence="none stated",
+        bar="ridge: R² .535 on one split",
+    ),
 )

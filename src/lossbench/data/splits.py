@@ -96,6 +96,7 @@ class Data:
         is_symmetric: Whether noise is symmetric, so that mean, median and the like coincide.
         domain: "nonnegative" where targets are counts or the like, not centred; else "real".
         note: What a reader of its results must know, one sentence.
+        bar: What another model was measured to reach on its test split: far off is wrong.
         size: At default parameters, of a set whose files may be missing; None where it is counted.
     """
 
@@ -108,6 +109,7 @@ class Data:
     note: str = ""
     confusions: Mapping[int, int] = field(default_factory=dict)
     licence: str = ""
+    bar: str = ""
     size: Size | None = None
 
     @property

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,10 +22,13 @@ from lossbench.data.splits import (
 )
 from lossbench.pairing import stream
 
-NOISES = ("gaussian", "student_t")
+NOISES = ("gaussian", "student_t", "laplace", "uniform", "cauchy")
 
 UNIFORM_SHARE = 0.05
 """Of the uniform distribution in those of `finite_support`, so that no class is impossible."""
+
+QUARTILES_OF_NORMAL = 1.349
+"""Interquartile range of the standard normal distribution."""
 
 VALIDATION_PER_ATOM = 100
 TEST_PER_ATOM = 50
@@ -35,33 +41,81 @@ def gaussian_mixture(
     features: int = 10,
     classes: int = 5,
     separation: float = 1.0,
+    components: int = 1,
+    priors: Sequence[float] = (),
 ) -> Splits:
-    """One unit-variance Gaussian per class, so that the true posterior is known.
+    """Unit-variance Gaussians, one or more per class, so that the true posterior is known.
 
     Args:
-        seed: Draws the class means, the examples and the split.
+        seed: Draws the means, the examples and the split.
         examples: Rows in all.
         features: F.
-        classes: C, equally likely.
-        separation: Standard deviation of each coordinate of the class means.
+        classes: C.
+        separation: Standard deviation of each coordinate of the means.
+        components: Gaussians per class, equally likely, with means of their own; from two on the
+            boundaries are curved, and model=linear cannot represent the posterior.
+        priors: Weight of each class, C numbers of any sum; none: all classes equally likely.
 
     Raises:
-        ValueError: A size is not positive or there are fewer than two classes.
+        ValueError: A size is not positive, there are fewer than two classes, or the priors are not
+            C positive numbers.
     """
-    _check_sizes(examples=examples, features=features)
+    _check_sizes(examples=examples, features=features, components=components)
     if classes < 2 or separation < 0:
         raise ValueError(f"{classes} classes, separation {separation}: use 2 or more, and >= 0")
+    weights = _priors(priors, classes)
     draw = stream(seed, "data")
-    means = separation * torch.randn(classes, features, generator=draw, dtype=torch.float64)
-    labels = torch.randint(classes, (examples,), generator=draw)
+    shape = (classes * components, features)
+    means = separation * torch.randn(shape, generator=draw, dtype=torch.float64)
+    if priors:
+        labels = torch.multinomial(weights, examples, replacement=True, generator=draw)
+    else:
+        labels = torch.randint(classes, (examples,), generator=draw)
     noise = torch.randn(examples, features, generator=draw, dtype=torch.float64)
-    inputs = means[labels] + noise
-    posterior = (inputs @ means.T - 0.5 * means.square().sum(-1)).softmax(-1)
+    component = torch.randint(components, (examples,), generator=draw)
+    inputs = means[labels * components + component] + noise
+    fit = inputs @ means.T - 0.5 * means.square().sum(-1)
+    of_class = fit.unflatten(-1, (classes, components)).logsumexp(-1)
+    posterior = (of_class + weights.log()).softmax(-1)
     rows = permuted(examples, seed)
     return classification(
         {name: inputs[index] for name, index in rows.items()},
         {name: labels[index] for name, index in rows.items()},
         classes=classes,
+        posterior={name: posterior[index] for name, index in rows.items()},
+    )
+
+
+def two_moons(*, seed: int, examples: int = 2000, noise: float = 0.2) -> Splits:
+    """Two interlocked half circles behind Gaussian noise; the posterior is found by quadrature.
+
+    A class is uniform along its half circle of radius 1 and equally likely as the other; the
+    second one is the first turned by half a circle around (0.5, 0.25), as in scikit-learn's.
+
+    Args:
+        seed: Draws the labels, the places on the arcs, the noise and the split.
+        examples: Rows in all.
+        noise: Standard deviation of each coordinate around the arc, in radii; 0.02 or more.
+
+    Raises:
+        ValueError: No examples, or too little noise for the quadrature.
+    """
+    _check_sizes(examples=examples)
+    if not 0.02 <= noise < math.inf:
+        raise ValueError(f"two moons with noise {noise}: use 0.02 or more")
+    draw = stream(seed, "data")
+    labels = torch.randint(2, (examples,), generator=draw)
+    angle = math.pi * torch.rand(examples, generator=draw, dtype=torch.float64)
+    around = noise * torch.randn(examples, 2, generator=draw, dtype=torch.float64)
+    first = torch.stack([angle.cos(), angle.sin()], -1)
+    inputs = torch.where(labels[:, None] == 0, first, _turned(first)) + around
+    density = [_log_density_of_arc(points, noise) for points in (inputs, _turned(inputs))]
+    posterior = torch.stack(density, -1).softmax(-1)
+    rows = permuted(examples, seed)
+    return classification(
+        {name: inputs[index] for name, index in rows.items()},
+        {name: labels[index] for name, index in rows.items()},
+        classes=2,
         posterior={name: posterior[index] for name, index in rows.items()},
     )
 
@@ -138,10 +192,13 @@ def noisy_linear(
         seed: Draws the slopes, the inputs, the noise and the split.
         examples: Rows in all.
         features: F; the function has variance 1 over them.
-        noise: "gaussian" or "student_t". Both are symmetric, so that every symmetric loss whose
-            expectation exists elicits the function; that of quartic under 3 degrees does not.
-        noise_scale: Scale of the noise in units of the function's standard deviation.
-        degrees: Degrees of freedom of "student_t"; at 2 or below the variance is infinite.
+        noise: "gaussian", "laplace", "uniform", "student_t" or "cauchy". All are symmetric, so that
+            every symmetric loss whose expectation exists elicits the function; that of quartic
+            under 3 degrees does not, and that of mse under Cauchy noise does not.
+        noise_scale: In units of the function's standard deviation: the standard deviation of
+            gaussian, laplace and uniform noise, the scale of student_t and cauchy.
+        degrees: Degrees of freedom of "student_t". At 2 or below, as of "cauchy", the variance is
+            infinite; targets are then centred by the median and scaled by the interquartile range.
 
     Raises:
         ValueError: Unknown noise, or a size, scale or number of degrees that is not positive.
@@ -152,12 +209,50 @@ def noisy_linear(
     inputs = torch.randn(examples, features, generator=draw, dtype=torch.float64)
     clean = inputs @ (slopes / slopes.norm())
     noisy = clean + noise_scale * _noise(noise, examples, degrees=degrees, draw=draw)
-    seen = {"train": noisy, "validation": noisy, "test": clean}
-    rows = permuted(examples, seed)
-    return regression(
-        {name: inputs[rows[name]] for name in SPLITS},
-        {name: seen[name][rows[name], None] for name in SPLITS},
-    )
+    has_variance = noise != "cauchy" and not (noise == "student_t" and degrees <= 2)
+    return _seen_through(noisy, clean, inputs, seed=seed, has_variance=has_variance)
+
+
+def noisy_linear_outliers(
+    *,
+    seed: int,
+    examples: int = 1000,
+    features: int = 8,
+    noise_scale: float = 1.0,
+    share: float = 0.1,
+    size: float = 10.0,
+) -> Splits:
+    """A linear function behind Gaussian noise, and a share of targets far off, all to one side.
+
+    The noise is not symmetric: mean, median and mode of a target given its input differ, and each
+    loss is led astray as far as outliers weigh with it. The test targets are the function.
+
+    Args:
+        seed: Draws the slopes, inputs and Gaussian noise of `noisy_linear`, and then the outliers.
+        examples: Rows in all.
+        features: F; the function has variance 1 over them.
+        noise_scale: Standard deviation of the Gaussian noise, in units of the function's.
+        share: Probability that a target is an outlier, 0 to 1.
+        size: What is added to an outlier, in standard deviations of the Gaussian noise; may be
+            negative.
+
+    Raises:
+        ValueError: A size or scale is not positive, or the share is no probability.
+
+    Source:
+        Huber 1964, Annals of Mathematical Statistics, with a point far off as contamination.
+    """
+    _check_sizes(examples=examples, features=features, noise_scale=noise_scale)
+    if not 0 <= share <= 1:
+        raise ValueError(f"a share of {share} outliers: use 0 to 1")
+    draw = stream(seed, "data")
+    slopes = torch.randn(features, generator=draw, dtype=torch.float64)
+    inputs = torch.randn(examples, features, generator=draw, dtype=torch.float64)
+    clean = inputs @ (slopes / slopes.norm())
+    noise = torch.randn(examples, generator=draw, dtype=torch.float64)
+    is_outlier = torch.rand(examples, generator=draw, dtype=torch.float64) < share
+    noisy = clean + noise_scale * torch.where(is_outlier, noise + size, noise)
+    return _seen_through(noisy, clean, inputs, seed=seed, has_variance=True)
 
 
 def clean_linear(*, seed: int, examples: int = 1000, features: int = 8) -> Splits:
@@ -227,16 +322,74 @@ def _dirichlet(shape: tuple[int, int], *, concentration: float, draw: torch.Gene
     return gamma / gamma.sum(-1, keepdim=True)
 
 
+def _seen_through(
+    noisy: Tensor, clean: Tensor, inputs: Tensor, *, seed: int, has_variance: bool
+) -> Splits:
+    """Splits whose train and validation targets are noisy and whose test targets are clean, [N]."""
+    seen = {"train": noisy, "validation": noisy, "test": clean}
+    rows = permuted(len(noisy), seed)
+    targets = {name: seen[name][rows[name], None] for name in SPLITS}
+    splits = regression({name: inputs[rows[name]] for name in SPLITS}, targets)
+    if has_variance:
+        return splits
+    middle = targets["train"].median()
+    low, high = targets["train"].quantile(torch.tensor([0.25, 0.75], dtype=torch.float64))
+    scale = (high - low) / QUARTILES_OF_NORMAL
+    return dataclasses.replace(
+        splits,
+        targets={name: ((rows - middle) / scale).float() for name, rows in targets.items()},
+        target_scale=float(scale),
+    )
+
+
 def _noise(noise: str, count: int, *, degrees: float, draw: torch.Generator) -> Tensor:
+    """Symmetric noise, [count], float64: of variance 1, or of scale 1 where there may be none."""
+    if noise not in NOISES:
+        raise ValueError(f"noise {noise!r} is unknown: use one of {', '.join(NOISES)}")
     normal = torch.randn(count, generator=draw, dtype=torch.float64)
     if noise == "gaussian":
         return normal
+    first, second = torch.rand(2, count, generator=draw, dtype=torch.float64)
     if noise == "student_t":
         # Bailey 1994: sqrt(d (u^(-2/d) - 1)) cos(2 pi v) has Student's t distribution.
-        first, second = torch.rand(2, count, generator=draw, dtype=torch.float64)
         radius = (degrees * ((1 - first).pow(-2 / degrees) - 1)).sqrt()
         return radius * torch.cos(2 * math.pi * second)
-    raise ValueError(f"noise {noise!r} is unknown: use one of {', '.join(NOISES)}")
+    if noise == "laplace":
+        # The difference of two exponential numbers; never log(0), since first and second are < 1.
+        return (torch.log1p(-second) - torch.log1p(-first)) / math.sqrt(2)
+    if noise == "uniform":
+        return math.sqrt(3) * (2 * first - 1)
+    return torch.tan(math.pi * (first - 0.5))
+
+
+def _priors(priors: Sequence[float], classes: int) -> Tensor:
+    """Class weights with maximum 1, [C], float64."""
+    if not priors:
+        return torch.ones(classes, dtype=torch.float64)
+    if len(priors) != classes or not all(0 < prior < math.inf for prior in priors):
+        raise ValueError(f"priors {list(priors)} of {classes} classes: use {classes} positive ones")
+    return torch.tensor(priors, dtype=torch.float64) / max(priors)
+
+
+def _turned(points: Tensor) -> Tensor:
+    """Points [N, 2] turned by half a circle around (0.5, 0.25): one moon onto the other."""
+    return torch.tensor([1.0, 0.5], dtype=torch.float64) - points
+
+
+def _log_density_of_arc(points: Tensor, noise: float) -> Tensor:
+    """Log density, up to a constant, of the upper half circle behind Gaussian noise: [N, 2] -> [N].
+
+    Gauss-Legendre over the angle, with nodes much closer than the noise is wide.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(32 + math.ceil(16 / noise))
+    angle = torch.from_numpy(0.5 * math.pi * (nodes + 1))
+    arc = torch.stack([angle.cos(), angle.sin()], -1)
+    log_weights = torch.from_numpy(weights).log()
+    parts = [
+        ((rows[:, None] - arc).square().sum(-1) / (-2 * noise**2) + log_weights).logsumexp(-1)
+        for rows in points.split(4096)
+    ]
+    return torch.cat(parts)
 
 
 def _check_sizes(**sizes: float) -> None:
@@ -253,6 +406,13 @@ ROWS = (
         drawn="generated",
     ),
     Data(
+        two_moons,
+        "classification",
+        "generated, after scikit-learn's make_moons; posterior known by quadrature",
+        drawn="generated",
+        note="Two inputs and two classes: a picture more than a benchmark.",
+    ),
+    Data(
         finite_support,
         "classification",
         "generated; posterior of every input point known",
@@ -266,6 +426,14 @@ ROWS = (
         drawn="generated",
         is_symmetric=True,
         note="Test targets are the function without noise; train and validation carry the noise.",
+    ),
+    Data(
+        noisy_linear_outliers,
+        "regression",
+        "generated; noise-free function known",
+        drawn="generated",
+        note="Test targets are the function without noise; the outliers of train and validation "
+        "lie on one side.",
     ),
     Data(
         clean_linear,
