@@ -16,6 +16,7 @@ from lossbench.data.splits import Splits
 from lossbench.engine.checkpoint import Saved, Snapshot, decoded, encoded
 from lossbench.engine.evaluate import evaluated
 from lossbench.engine.members import Members, check_loss, gathered, guarded
+from lossbench.engine.moments import Instruments, Update
 from lossbench.engine.recorder import Recorder
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES, fresh_state, scheduled
 from lossbench.packs import Pack
@@ -63,6 +64,7 @@ def train(
     state = fresh_state(run.optimizer.fn, parameters)
     recorder = Recorder(pack, members, device=device, noted=noted or {})
     per_member_loss = PerMemberLoss(members, recorder)
+    instruments = Instruments(members, forward, splits_by_seed)
     first = 0
     if saved is not None:
         parameters, state, first, seconds = _restored(saved, recorder, device)
@@ -97,6 +99,9 @@ def train(
                 ),
                 probes.layers(gradient=gradient, before=parameters, after=after),
             )
+        if names := instruments.due(step):
+            now = (parameters, after, buffers, inputs, target, output, loss, output_gradient)
+            recorder.instruments(step, instruments.measured(names, Update(step, *now, gradient)))
         parameters = {
             name: torch.where(
                 recorder.alive.view(-1, *[1] * (value.dim() - 1)), value, parameters[name]
