@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY, without_pictures
 
-from lossbench import catalog, cli, figures, records
+from lossbench import catalog, cli, figures, instruments, records
 from lossbench.config import load_extensions
 from lossbench.losses import LOSSES
 
@@ -290,7 +290,7 @@ def test_docs_figures_md_shows_every_figure_with_its_question_and_its_script():
     shown = {}
     for part in parts:
         (picture,) = re.findall(r"!\[.+\]\(figures/(\w+)\.png\)", part)
-        (script,) = re.findall(r"^`python analysis/(\w+)\.py runs/essay (\w+)\.png", part, re.M)
+        (script,) = re.findall(r"^`python analysis/(\w+)\.py runs/\w+ (\w+)\.png", part, re.M)
         assert script == (picture, picture)
         assert part.splitlines()[0].endswith("?")
         shown[picture] = part
@@ -316,3 +316,22 @@ def test_docs_reliability_md_tells_of_every_promise_and_of_none_that_has_no_test
                 if "figure(" in source or "say(record_property" in source:
                     promised.add(node.name)
     assert told == promised
+
+
+# ---- docs/instruments.md -------------------------------------------------------------------------
+
+ON_INSTRUMENTS = (DOCS / "instruments.md").read_text()
+
+
+def test_docs_instruments_md_tells_of_every_instrument_its_metrics_and_its_cost():
+    what, _, costs = ON_INSTRUMENTS.partition("## What they cost")
+    for name, one in records.INSTRUMENTS.items():
+        (row,) = re.findall(rf"^\| `{name}` \|.*", what, re.M)
+        for metric in one.metrics:
+            assert f"`{metric}`" in row or metric.startswith("loss_quantile_")
+        (row,) = re.findall(rf"^\| `{name}` \|.*", costs, re.M)
+        cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        often = instruments.times(name, steps=2_000, eval_every=100)
+        share = f"{one.cost * often / 2_000:.1%}".replace("%", " %")
+        assert cells[3:] == [f"{one.cost:g}", str(often), share]
+        assert max(float(cell) for cell in cells[1:3]) <= one.cost

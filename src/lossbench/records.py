@@ -333,7 +333,7 @@ INSTRUMENTS: dict[str, Instrument] = {
     ),
     "representation": Instrument(
         about="what the last hidden layer makes of the classes, and how large outputs are",
-        cost=0.5,
+        cost=1.0,
         metrics={
             "class_scatter": Metric(
                 "",

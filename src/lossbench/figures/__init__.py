@@ -23,6 +23,7 @@ from lossbench.figures.look import (
     style,
 )
 from lossbench.figures.outcomes import (
+    decomposition,
     families,
     forest,
     performance_profile,
@@ -46,6 +47,7 @@ __all__ = [
     "VERMILION",
     "calibration",
     "cross_loss",
+    "decomposition",
     "error_signal",
     "error_weight",
     "families",
