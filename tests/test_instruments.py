@@ -482,6 +482,25 @@ def test_what_is_measured_of_a_member_has_the_same_bits_in_any_pack_and_place(da
         assert_same_records(alone, records_of(trained(runs), run))
 
 
+@pytest.mark.parametrize("loss", ["log_cosh", "welsch", "linex", "cauchy"])
+def test_the_mean_loss_of_a_member_has_the_same_bits_whoever_has_its_loss(loss):
+    shape = {
+        "engine__precision": "float32",
+        "batch_size": 7,
+        "steps": 1,
+        "model__params": {"widths": [5], "activation": "tanh"},
+    }
+    each = [{**shape, "loss": loss, "seed": seed} for seed in range(12)]
+    other = {**shape, "loss": "mse", "seed": 0}
+    everyone, together = caught([*each, other], step=0)
+    expected = together.mean_loss(together.parameters)
+    for one in each:
+        runs, moment = caught([one, other], step=0)
+        (own,) = (place for place, run in enumerate(runs) if run.loss.name == loss)
+        place = [run.run_id for run in everyone].index(runs[own].run_id)
+        assert torch.equal(moment.mean_loss(moment.parameters)[own], expected[place])
+
+
 def breaks_twice(output, target):
     return _Once.apply(output - target).sum(-1)
 
