@@ -17,7 +17,7 @@ import pytest
 from conftest import TINY, without_pictures
 from PIL import Image
 
-from lossbench import catalog, cli, figures, records
+from lossbench import catalog, cli, figures, instruments, records
 from lossbench.config import load_extensions
 from lossbench.data import DATA
 from lossbench.data import __main__ as data_sets
@@ -35,10 +35,12 @@ def test_docs_records_md_is_fresh():
 def test_docs_records_md_has_every_column_and_every_metric():
     text = records.document()
     names = [column.name for columns in records.COLUMNS.values() for column in columns]
-    for name in (*names, *records.METRICS):
+    measured = [name for one in records.INSTRUMENTS.values() for name in one.metrics]
+    for name in (*names, *records.METRICS, *measured):
         assert f"| `{name}` |" in text
     rows = [line for line in text.splitlines() if line.startswith("| `")]
-    assert len(rows) == len(names) + len(records.METRICS) + 3
+    # And loss:own, loss:NAME, accuracy:CLASS and agreement:NAME.
+    assert len(rows) == len(names) + len(records.METRICS) + len(measured) + 4
     assert all(line.count(" | ") == 4 for line in rows)
 
 
@@ -393,3 +395,22 @@ def test_docs_reliability_md_tells_of_every_promise_and_of_none_that_has_no_test
                 if "figure(" in source or "say(record_property" in source:
                     promised.add(node.name)
     assert told == promised
+
+
+# ---- docs/instruments.md -------------------------------------------------------------------------
+
+ON_INSTRUMENTS = (DOCS / "instruments.md").read_text()
+
+
+def test_docs_instruments_md_tells_of_every_instrument_its_metrics_and_its_cost():
+    what, _, costs = ON_INSTRUMENTS.partition("## What they cost")
+    for name, one in records.INSTRUMENTS.items():
+        (row,) = re.findall(rf"^\| `{name}` \|.*", what, re.M)
+        for metric in one.metrics:
+            assert f"`{metric}`" in row or metric.startswith("loss_quantile_")
+        (row,) = re.findall(rf"^\| `{name}` \|.*", costs, re.M)
+        cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        often = instruments.times(name, steps=2_000, eval_every=100)
+        share = f"{one.cost * often / 2_000:.1%}".replace("%", " %")
+        assert cells[3:] == [f"{one.cost:g}", str(often), share]
+        assert max(float(cell) for cell in cells[1:3]) <= one.cost

@@ -199,6 +199,14 @@ def draw_settings(losses, width):
     return figure
 
 
+def draw_parts(losses, width):
+    rows = several(differences(losses), "part", ["total", "scale", "weighting", "rest"])
+    rows = rows.rename(columns={"difference": "value"}).assign(n=10, left_out=0, lr=0.1)
+    figure, axes = figures.page(width=width, height=0.55 * len(losses) + 0.5)
+    figures.decomposition(rows, axes[0])
+    return figure
+
+
 def draw_profile(losses, width):
     figure, axes = figures.page(width=width, height=1.9)
     figures.performance_profile(profiles(losses), axes[0])
@@ -220,7 +228,8 @@ def draw_cross(losses, width):
 
 EXACT = [draw_shapes, draw_weight]
 COURSES = [draw_learning, draw_signal, draw_layers, draw_targets]
-OUTCOMES = [draw_forest, draw_settings, draw_map, draw_profile, draw_calibration, draw_cross]
+OUTCOMES = [draw_forest, draw_settings, draw_parts, draw_map, draw_profile]
+OUTCOMES += [draw_calibration, draw_cross]
 EMPIRICAL = [*COURSES, draw_rates, draw_cost, draw_noise, *OUTCOMES]
 DRAWINGS = [*EXACT, *EMPIRICAL]
 WITHOUT_INTERVALS = [draw_cost, draw_cross, draw_targets]
@@ -269,7 +278,8 @@ def test_the_title_is_a_question_and_axes_are_labelled(drawing):
     last_row = [ax for ax in drawn if ax.get_subplotspec().is_last_row()]
     assert all(ax.get_xlabel() for ax in last_row) or drawing is draw_map
     named = [ax for ax in drawn if ax.get_ylabel() or ax.get_title("left")]
-    assert named == drawn or drawing in (draw_forest, draw_settings, draw_map, draw_calibration)
+    in_rows = (draw_forest, draw_settings, draw_parts, draw_map, draw_calibration)
+    assert named == drawn or drawing in in_rows
 
 
 @pytest.mark.parametrize("drawing", DRAWINGS)
@@ -605,3 +615,28 @@ def test_a_loss_looks_alike_whatever_stands_beside_it():
 def test_a_page_without_panels_is_refused_with_the_cure():
     with pytest.raises(ValueError, match="check that the frame has rows"):
         figures.page(0)
+
+
+def test_a_decomposition_draws_each_part_where_it_lies():
+    rows = differences({"mae": "power"}).rename(columns={"difference": "value"})
+    parts = {"total": 0.4, "scale": 0.1, "weighting": 0.2, "rest": 0.1}
+    rows = pd.concat([rows.assign(part=part, value=value) for part, value in parts.items()])
+    with figures.style():
+        figure, axes = figures.page()
+        rows = rows.assign(n=9, left_out=1, lr=0.1, low=rows.value - 0.05, high=rows.value + 0.05)
+        figures.decomposition(rows, axes[0])
+    marks = [line for line in axes[0].lines if len(line.get_xdata()) == 1]
+    assert [float(line.get_xdata()[0]) for line in marks] == [*parts.values()]
+    heights = [float(line.get_ydata()[0]) for line in marks]
+    assert heights == sorted(heights, reverse=True)
+    told = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert told[0] == "all of it"
+    assert "Up to 1 seeds left out" in figures.strips(figure).note
+
+
+def test_a_metric_without_a_better_direction_is_drawn_without_one():
+    rows = differences({"mae": "power"}).assign(metric="curvature_top")
+    with figures.style():
+        _, axes = figures.page()
+        figures.forest(rows, axes[0])
+    assert "is better" not in axes[0].get_xlabel()

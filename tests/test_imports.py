@@ -29,6 +29,7 @@ FLOORS = (
     ("config",),
     ("packs", "metrics"),
     ("probes",),
+    ("instruments",),
     ("engine",),
     ("plan",),
     ("sweep",),

@@ -482,9 +482,20 @@ def test_without_tuning_a_sweep_is_the_union_of_its_blocks(conf, place):
     assert set(runs.stage) == {"exploratory"}
 
 
+def test_instruments_of_a_block_are_one_value_and_typed_ones_replace_them():
+    block = {"loss": ["mse", "mae"], "instruments": ["curvature", "sharpness"]}
+    both = "instruments=[curvature,sharpness]"
+    assert asked([block]) == [(both, "loss=mse"), (both, "loss=mae")]
+    typed = "instruments=[curvature]"
+    assert asked([block], typed) == [(typed, "loss=mse"), (typed, "loss=mae")]
+    assert asked([{**block, "instruments": []}])[0] == ("instruments=[]", "loss=mse")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["instruments=curvature"], "use instruments=[NAME]"),
+        (["instruments=[curvatur]"], "did you mean 'curvature'"),
         (["seed=1,100"], "seeds 100 would tune and confirm"),
         (["hydra.sweeper.tune.seeds=[2,3]"], "seeds 2 would tune and confirm"),
         (["loss=brier"], "no loss fits the task and targets of its data"),

@@ -493,6 +493,8 @@ def explained(error: BaseException) -> str:
         found = re.match(r"Value (.*) of type .* could not be converted to (\w+)", text)
         if found and found[2] in _TYPES:
             return f"{key} is {found[1]}: use {_TYPES[found[2]]}"
+        if "is not a ListConfig" in text:
+            return f"{key} is no list: use {key}=[NAME], or {key}=[NAME,NAME]"
         return f"{key}: {text}"
     return text
 

@@ -24,6 +24,7 @@ from torch import Tensor
 import lossbench
 
 PURPOSES = ("init", "batches", "data", "split", "corruption", "prefit", "dropout", "augmentation")
+PURPOSES += ("instruments",)
 """What random numbers are drawn for. `stream` does not name them, so that one more does not change
 the code, and with it the identity, of all runs."""
 

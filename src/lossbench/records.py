@@ -81,24 +81,6 @@ REFERENCE = {"regression": "mse", "classification": "cross_entropy"}
 
 
 @dataclass(frozen=True)
-class Instrument:
-    """What is measured beside the metrics, when asked for with `instruments=[...]`.
-
-    Attributes:
-        about: In words.
-        cost: Updates that one measurement takes as long as, measured with `benchmarks/`; it is
-            taken so seldom that it costs 5 % of training or less.
-    """
-
-    about: str
-    cost: float
-
-
-INSTRUMENTS: dict[str, Instrument] = {}
-"""Instruments by name, in the order they are told."""
-
-
-@dataclass(frozen=True)
 class Column:
     """One column of a table: its parquet type, unit, better direction and meaning."""
 
@@ -230,7 +212,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
             "metric",
             "name of the metric; `loss:own` is the mean of the run's own loss against what it is "
             "fed in training (labels or distributions), `loss:NAME`, on test at the last step, "
-            "that of another loss of the task",
+            "that of another loss of the task; those of instruments are measured on one batch",
         ),
         _measure("value", "see metrics", "see metrics", "the metric over the whole split"),
     ),
@@ -242,7 +224,7 @@ class Metric:
     """What a metric is.
 
     Attributes:
-        task: "regression" or "classification".
+        task: "regression" or "classification"; empty where it serves both.
         unit: Of its values.
         direction: The better one, "lower" or "higher"; empty where neither is, so that nothing is
             ranked by it.
@@ -431,6 +413,158 @@ CLEAN = {"regression": "rmse_clean", "classification": "accuracy_clean"}
 """What validation without corruption would have selected by."""
 
 
+@dataclass(frozen=True)
+class Instrument:
+    """What is measured beside the metrics, when asked for with `instruments=[...]`.
+
+    Attributes:
+        about: In words.
+        cost: Updates that one measurement takes as long as, measured with
+            `benchmarks/instruments.py` and rounded up; it is taken so seldom that it costs 5 % of
+            training or less, the two ends of a short run left out.
+        metrics: What it writes into `evals`, split train: values of one training batch at the
+            parameters before an update. None of them judges a model.
+        source: Where it comes from.
+    """
+
+    about: str
+    cost: float
+    metrics: dict[str, Metric]
+    source: str = ""
+
+
+_SHARE = "share of the batch's sum of squared L2 norms of the own loss's output gradient that "
+
+INSTRUMENTS: dict[str, Instrument] = {
+    "error_signal": Instrument(
+        about="which examples drive the update",
+        cost=0.1,
+        metrics={
+            "signal_hardest": Metric(
+                "",
+                "1",
+                "",
+                _SHARE + "the tenth of the examples (rounded up) with the largest error has",
+            ),
+            "signal_mislabelled": Metric(
+                "", "1", "", _SHARE + "examples with a corrupted target have; only with corruption"
+            ),
+            "mislabelled_share": Metric(
+                "", "1", "", "share of the batch whose target is corrupted; only with corruption"
+            ),
+        },
+    ),
+    "loss_quantiles": Instrument(
+        about="how the own loss is spread over examples",
+        cost=0.1,
+        metrics={
+            f"loss_quantile_{level}": Metric(
+                "", "unit of the loss", "lower", f"{level} % quantile of the own loss over examples"
+            )
+            for level in (10, 50, 90, 99)
+        },
+        source="linear interpolation, type 7 of Hyndman and Fan 1996, The American Statistician",
+    ),
+    "representation": Instrument(
+        about="what the last hidden layer makes of the classes, and how large outputs are",
+        cost=1.0,
+        metrics={
+            "class_scatter": Metric(
+                "",
+                "1",
+                "",
+                "scatter of the last linear layer's inputs within classes over that of the class "
+                "means, tr(S_W)/tr(S_B), over the batch; only labels",
+            ),
+            "output_norm": Metric(
+                "", "output", "", "mean over the batch of the L2 norm of the output"
+            ),
+        },
+        source="Papyan, Han and Donoho 2020, PNAS; the ratio of traces in place of their "
+        "tr(S_W pinv(S_B))/C",
+    ),
+    "gradient_agreement": Instrument(
+        about="whether other losses would move the parameters the same way",
+        cost=7.0,
+        metrics={},
+    ),
+    "gradient_noise": Instrument(
+        about="how much the gradient differs from batch to batch",
+        cost=8.0,
+        metrics={
+            "gradient_noise_trace": Metric(
+                "",
+                "(loss/parameter)²",
+                "",
+                "trace of the covariance of examples' gradients of all parameters, unbiased",
+            ),
+            "gradient_square": Metric(
+                "",
+                "(loss/parameter)²",
+                "",
+                "squared L2 norm of the expected gradient, unbiased, so it may be negative",
+            ),
+            "gradient_noise_scale": Metric(
+                "",
+                "examples",
+                "",
+                "gradient_noise_trace / gradient_square: the batch size at which noise and "
+                "gradient are alike; only where the latter is positive",
+            ),
+        },
+        source="McCandlish, Kaplan, Amodei et al. 2018, arXiv 1812.06162, appendix A.1",
+    ),
+    "curvature": Instrument(
+        about="how sharply the mean own loss bends",
+        cost=70.0,
+        metrics={
+            "curvature_top": Metric(
+                "",
+                "loss/parameter²",
+                "",
+                "largest eigenvalue of the Hessian of the batch's mean own loss",
+            ),
+            "curvature_trace": Metric(
+                "", "loss/parameter²", "", "trace of the same Hessian, estimated without bias"
+            ),
+        },
+        source="Lanczos 1950; Hutchinson 1990; Pearlmutter 1994, Neural Computation",
+    ),
+    "sharpness": Instrument(
+        about="what the step itself meets",
+        cost=8.0,
+        metrics={
+            "step_curvature": Metric(
+                "",
+                "loss/parameter²",
+                "",
+                "u^T H u / |u|² for the update u and the Hessian H of the batch's mean own loss",
+            ),
+            "step_loss_change": Metric(
+                "",
+                "unit of the loss",
+                "lower",
+                "mean own loss over the same batch after the update, minus that before",
+            ),
+        },
+        source="Pearlmutter 1994, Neural Computation",
+    ),
+}
+"""Instruments by name, in the order they are told."""
+
+AGREEMENT = "agreement:"
+"""Begins the metrics of the instrument gradient_agreement: `agreement:NAME`."""
+
+_AGREEMENT = Metric(
+    "",
+    "1",
+    "",
+    "cosine of the gradients of all parameters of own loss and loss NAME at its defaults, at the "
+    "same weights and batch; where the inverse link is the same",
+)
+_MEASURED = {name: metric for one in INSTRUMENTS.values() for name, metric in one.metrics.items()}
+
+
 OWN_LOSS = "loss:own"
 """Metric: the mean of a run's own loss at its own parameters."""
 
@@ -448,16 +582,20 @@ _OF_CLASS = Metric(
 
 
 def metric_of(name: str) -> Metric:
-    """The row of a metric; that of a loss, which has no task of its own, for `loss:NAME`.
+    """The row of a metric, an instrument's too; of `loss:NAME` and `agreement:NAME` without task.
 
     Raises:
-        ValueError: The metric is not in `METRICS`, and neither `loss:own` nor a `loss:NAME` nor an
-            `accuracy:CLASS`.
+        ValueError: The metric is in no table, and neither `loss:own`, `loss:NAME`,
+            `agreement:NAME` nor `accuracy:CLASS`.
     """
     if name.startswith("loss:"):
         return Metric("", "unit of the loss", "lower", "mean of a loss")
+    if name.startswith(AGREEMENT):
+        return _AGREEMENT
     if OF_CLASS.fullmatch(name):
         return _OF_CLASS
+    if name in _MEASURED:
+        return _MEASURED[name]
     if name not in METRICS:
         raise ValueError(f"metric {name!r} is unknown: use one of {', '.join(METRICS)}")
     return METRICS[name]
@@ -733,6 +871,14 @@ _LOSSES = (
 )
 
 
+_OF_INSTRUMENTS = """\
+## Metrics of instruments
+
+Measured where a run asks for them with `instruments=[...]` (docs/instruments.md), on the batch of
+one update, at the parameters before it: split train.
+"""
+
+
 def document() -> str:
     """The text of docs/records.md: every column and every metric with unit and better direction."""
     heading = "| {} | type | unit | better | meaning |\n|---|---|---|---|---|"
@@ -745,6 +891,9 @@ def document() -> str:
     head = heading.format("metric").replace("type", "task")
     rows += [_row(name, "either", "unit of the loss", "lower", about) for name, about in _LOSSES]
     parts.append("\n".join(["## Metrics\n", head, *rows, ""]))
+    measured = _MEASURED | {f"{AGREEMENT}NAME": _AGREEMENT}
+    rows = [_row(name, "either", m.unit, m.direction, m.about) for name, m in measured.items()]
+    parts.append("\n".join([_OF_INSTRUMENTS, head, *rows, ""]))
     return "\n".join(parts)
 
 

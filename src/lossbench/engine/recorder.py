@@ -83,6 +83,11 @@ class Recorder:
         self.alive = self.alive & values.pop(("", "is_finite"))
         self._evals.append((step, values))
 
+    def instruments(self, step: int, values: Mapping[str, Tensor]) -> None:
+        """Keep what instruments found at an update: values [K] by metric, as rows of `evals`."""
+        if values:
+            self._evals.append((step, {("train", name): value for name, value in values.items()}))
+
     def tables(self, *, seconds: float) -> dict[str, pa.Table]:
         """The four tables of the pack's runs; padding is left out."""
         return {
@@ -148,6 +153,7 @@ class Recorder:
         scores = [
             (sign * float(values["validation", metric][place]), step)
             for step, values in self._evals
+            if ("validation", metric) in values
         ]
         finite = [(score, step) for score, step in scores if np.isfinite(score)]
         return min(finite)[1] if finite else 0

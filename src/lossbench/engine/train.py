@@ -18,6 +18,7 @@ from lossbench.data.splits import Splits
 from lossbench.engine.checkpoint import Saved, Snapshot, decoded, encoded
 from lossbench.engine.evaluate import evaluated
 from lossbench.engine.members import Members, check_loss, gathered, guarded
+from lossbench.engine.moments import Instruments, Update
 from lossbench.engine.recorder import Recorder
 from lossbench.engine.signals import SIGNALS, reference_slope
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES, fresh_state, scheduled
@@ -66,6 +67,7 @@ def train(
     state = fresh_state(run.optimizer.fn, parameters)
     recorder = Recorder(pack, members, device=device, noted=noted or {})
     per_member_loss, drive = PerMemberLoss(members, recorder), SIGNALS[run.signal]
+    instruments = Instruments(members, forward)
     moving = buffers if is_moving(forward, members) else {}
     first = 0
     if saved is not None:
@@ -104,6 +106,10 @@ def train(
                 ),
                 probes.layers(gradient=gradient, before=parameters, after=after),
             )
+        if names := instruments.due(step):
+            now = (parameters, after, {**buffers, **unmoved}, inputs, target, output, loss)
+            update_now = Update(step, *now, slope, gradient)
+            recorder.instruments(step, instruments.measured(names, update_now))
         parameters = _of_the_living(recorder.alive, after, parameters)
         for name, value in _of_the_living(recorder.alive, moving, unmoved).items():
             moving[name].copy_(value)

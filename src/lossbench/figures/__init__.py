@@ -24,6 +24,7 @@ from lossbench.figures.look import (
 )
 from lossbench.figures.noise import noise_curve
 from lossbench.figures.outcomes import (
+    decomposition,
     families,
     forest,
     performance_profile,
@@ -47,6 +48,7 @@ __all__ = [
     "VERMILION",
     "calibration",
     "cross_loss",
+    "decomposition",
     "error_signal",
     "error_weight",
     "families",

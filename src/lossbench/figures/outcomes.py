@@ -217,6 +217,58 @@ def _setting(
     )  # fmt: skip
 
 
+PARTS = {
+    "total": "all of it",
+    "scale": "scale: own minus norm-matched gradient",
+    "weighting": "weighting: the reference's gradient, reweighted",
+    "rest": "the rest",
+}
+"""What the parts of a decomposition are, in the order drawn."""
+
+
+def decomposition(estimates: pd.DataFrame, ax: Axes) -> Axes:
+    """Differences to the reference, split into what scale, weighting and the rest do.
+
+    Args:
+        estimates: From `statistics.decomposition` for one context, condition and learning rate.
+        ax: One axes.
+    """
+    first, found = estimates.iloc[0], looks(estimates)
+    parts = [part for part in PARTS if part in {*estimates.part}]
+    totals = estimates[estimates.part == "total"].set_index("loss").value
+    sign = 1 if records.direction(first.metric) == "higher" else -1
+    order = [*(sign * totals).sort_values(na_position="first").index]
+    ax.axvline(0, color=INK, lw=0.7, zorder=1)
+    for row in estimates.itertuples():
+        i, color = parts.index(row.part), found[row.loss].color
+        y = order.index(row.loss) + 0.18 * ((len(parts) - 1) / 2 - i)
+        dots = np.full(len(row.differences), y)
+        ax.plot(row.differences, dots, ".", ms=1.8, color=color, alpha=0.4, mew=0, zorder=2)
+        ax.plot([row.low, row.high], [y, y], color=color, lw=1.2, solid_capstyle="butt", zorder=3)
+        fill = PAPER if i else color
+        ax.plot(row.value, y, MARKERS[i], ms=3.6, mfc=fill, mec=color, mew=0.9, zorder=4)
+    rows_of_losses(ax, order)
+    ax.set_xlabel(_difference(first))
+    handles = [
+        Line2D([], [], color=OTHER, marker=MARKERS[i], mfc=PAPER if i else OTHER, ls="-", lw=1)
+        for i in range(len(parts))
+    ]
+    ax.legend(
+        *(handles, [PARTS[part] for part in parts]), loc="lower left", bbox_to_anchor=(0, 1),
+        ncols=1 if page_width(ax) < 5 else 2, fontsize=6.5, borderaxespad=0.3,
+    )  # fmt: skip
+    left_out = int(estimates.left_out.max())
+    frame(
+        ax.figure,
+        f"What makes losses differ from {shown(first.reference)} on {shown(first.label, 60)}?",
+        f"All at learning rate {first.lr:g}. Bars: pointwise {first.confidence:.0%} paired-t "
+        f"interval, {ns(estimates.n, 'pairs')}; dots: single seeds."
+        + f" Up to {left_out} seeds left out, in which a run did not survive."
+        * bool(left_out),
+    )
+    return ax
+
+
 def performance_profile(estimates: pd.DataFrame, ax: Axes) -> Axes:
     """Share of runs whose normalised score is at least as high, over several tasks.
 
@@ -246,8 +298,9 @@ def performance_profile(estimates: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def _difference(first: Any) -> str:
-    better = "positive" if records.direction(first.metric) == "higher" else "negative"
-    return f"difference in {measured(first.metric, first.split)}; {better} is better"
+    better = {"higher": "; positive is better", "lower": "; negative is better", "": ""}
+    name = measured(first.metric, first.split)
+    return f"difference in {name}{better[records.direction(first.metric)]}"
 
 
 def families(rows: pd.DataFrame) -> str:

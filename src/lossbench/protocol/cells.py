@@ -110,7 +110,13 @@ def _with_data(blocks: Sequence[Mapping[str, Any]], typed: str) -> list[dict[str
     return found or [{**block, "data": wanted} for block in strange]
 
 
+LISTS = ("instruments",)
+"""Keys whose value is a list itself: a list of a block is one value of them."""
+
+
 def _line(key: str, value: Any) -> str:
+    if key in LISTS and not isinstance(value, str):
+        return f"{key}=[{','.join(str(item) for item in value)}]"
     if isinstance(value, str | int | float):
         return f"{key}={value}"
     return f"{key}={','.join(str(item) for item in value)}"

@@ -22,6 +22,7 @@ from lossbench.statistics.course import (
     time_to,
     with_losses_of_runs,
 )
+from lossbench.statistics.decomposition import DECOMPOSED, PARTS, decomposition
 from lossbench.statistics.design import (
     CURES,
     FACTS,
@@ -72,9 +73,11 @@ from lossbench.statistics.words import VERDICTS, sentence, verdicts
 __all__ = [
     "CONTRASTED",
     "CURES",
+    "DECOMPOSED",
     "FACTS",
     "FEWEST_PAIRS",
     "PAIRED",
+    "PARTS",
     "SELECTED",
     "VERDICTS",
     "Estimate",
@@ -94,6 +97,7 @@ __all__ = [
     "courses",
     "cross_losses",
     "curves",
+    "decomposition",
     "divergence_rates",
     "endpoint",
     "estimate",

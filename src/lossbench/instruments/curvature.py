@@ -1,0 +1,150 @@
+"""How the mean own loss bends: Hessian-vector products by differentiating twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lossbench.instruments.moment import Moment, Parameters, flat, inner
+from lossbench.pairing import stream
+
+LANCZOS = 16
+"""Hessian-vector products spent on the largest eigenvalue."""
+
+HUTCHINSON = 8
+"""Hessian-vector products spent on the trace."""
+
+Product = Callable[[Tensor], Tensor]
+
+
+def curvature(moment: Moment) -> dict[str, Tensor]:
+    """Largest eigenvalue and trace of the Hessian of the mean own loss over the batch.
+
+    It is the Hessian that automatic differentiation has: where a loss has corners, like mae, its
+    own second derivative counts as zero, and what is left comes from the network. The eigenvalue
+    is a lower bound that `LANCZOS` products bring near. The trace is a mean over `HUTCHINSON`
+    vectors of signs, unbiased, with variance 2 (|H|_F² - sum of H_ii²) / `HUTCHINSON`. The vectors
+    are those of the seed, the same at every step and for every loss.
+    """
+    signs = _signs(moment, 1 + HUTCHINSON)
+    product = hessian_product(moment.mean_loss, moment.parameters)
+    size = signs.shape[-1]
+    traces = [inner(signs[:, 1 + i], product(signs[:, 1 + i])) for i in range(HUTCHINSON)]
+    return {
+        "curvature_top": largest_eigenvalue(product, signs[:, 0], steps=min(LANCZOS, size)),
+        "curvature_trace": torch.stack(traces, -1).mean(-1),
+    }
+
+
+def sharpness(moment: Moment) -> dict[str, Tensor]:
+    """Curvature of the mean own loss along the update, and how the update changes that loss.
+
+    Both over the batch that the update was made from. NaN curvature where the update is zero.
+    """
+    product = hessian_product(moment.mean_loss, moment.parameters)
+    step = flat(moment.update.values())
+    # Only the direction counts: squares of a small step would leave float32.
+    along = step / step.abs().amax(-1, keepdim=True)
+    bend = inner(along, product(torch.where(along.isfinite(), along, 0.0)))
+    after = {name: value + moment.update[name] for name, value in moment.parameters.items()}
+    with torch.no_grad():
+        change = moment.mean_loss(after) - moment.mean_loss(moment.parameters)
+    return {"step_curvature": bend / inner(along, along), "step_loss_change": change}
+
+
+def hessian_product(mean_loss: Callable[[Parameters], Tensor], parameters: Parameters) -> Product:
+    """A function from vectors [K, P] to each member's Hessian times its vector, [K, P].
+
+    Args:
+        mean_loss: Parameters -> loss [K].
+        parameters: Where, by name, [K, ...].
+
+    Source:
+        Pearlmutter 1994, Neural Computation.
+    """
+    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    # The sum over members has each member's own derivatives.
+    total = mean_loss(leaves).sum()
+    slope = flat(_grad(total, leaves, create_graph=True))
+
+    def product(vectors: Tensor) -> Tensor:
+        if not slope.requires_grad:  # it does not depend on the parameters at all
+            return torch.zeros_like(vectors)
+        return flat(_grad(slope, leaves, vectors)).detach()
+
+    return product
+
+
+def _grad(
+    of: Tensor, leaves: Parameters, along: Tensor | None = None, *, create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(
+        of,
+        [*leaves.values()],
+        along,
+        retain_graph=True,
+        create_graph=create_graph,
+        materialize_grads=True,
+    )
+
+
+def largest_eigenvalue(product: Product, start: Tensor, *, steps: int) -> Tensor:
+    """Largest eigenvalue of each member's symmetric matrix, [K], from below.
+
+    Lanczos' method; each new vector is made orthogonal to all before it, twice.
+
+    Args:
+        product: Vectors [K, P] -> matrix times vector, [K, P].
+        start: First vectors, [K, P], not zero.
+        steps: Products to spend, at most P.
+
+    Source:
+        Lanczos 1950; Parlett 1998, The Symmetric Eigenvalue Problem, chapter 13.
+    """
+    vector = start / inner(start, start).sqrt()[:, None]
+    basis, diagonal, off = [], [], []
+    is_going = torch.ones_like(start[:, 0], dtype=torch.bool)
+    for _ in range(steps):
+        basis.append(vector)
+        image = product(vector)
+        along = inner(vector, image)
+        # Where the space is used up, the first entry again: it lies between the eigenvalues.
+        diagonal.append(torch.where(is_going, along, diagonal[0]) if diagonal else along)
+        scale = inner(image, image).sqrt()
+        for known in (*basis, *basis):
+            image = image - inner(known, image)[:, None] * known
+        length = inner(image, image).sqrt()
+        is_going = is_going & (length > _rounding(image) * scale)
+        off.append(torch.where(is_going, length, 0.0))
+        vector = torch.where(is_going[:, None], image / length[:, None], 0.0)
+    return _largest(torch.stack(diagonal, -1), torch.stack(off[:-1], -1) if steps > 1 else None)
+
+
+def _rounding(vectors: Tensor) -> float:
+    """What is left of a vector, relative to its length, when all of it was subtracted."""
+    return 10.0 * torch.finfo(vectors.dtype).eps * vectors.shape[-1] ** 0.5
+
+
+def _largest(diagonal: Tensor, off: Tensor | None) -> Tensor:
+    """Largest eigenvalues [K] of tridiagonal matrices; NaN where an entry is not finite."""
+    matrix = diagonal.double().cpu().diag_embed()
+    if off is not None:
+        beside = off.double().cpu().diag_embed(1)
+        matrix = matrix + beside + beside.transpose(-1, -2)
+    is_finite = matrix.flatten(1).isfinite().all(-1)
+    # LAPACK raises at one NaN, for all members.
+    safe = torch.where(is_finite[:, None, None], matrix, 0.0)
+    top = torch.linalg.eigvalsh(safe)[:, -1]
+    return torch.where(is_finite, top, torch.nan).to(diagonal)
+
+
+def _signs(moment: Moment, count: int) -> Tensor:
+    """Vectors of -1 and 1, [K, count, P], from the stream of each member's seed."""
+    size = sum(value[0].numel() for value in moment.parameters.values())
+    drawn = {}
+    for seed in {*moment.seeds}:
+        draw = stream(seed, "instruments")
+        drawn[seed] = 2.0 * torch.randint(2, (count, size), generator=draw) - 1.0
+    return torch.stack([drawn[seed] for seed in moment.seeds]).to(moment.loss)

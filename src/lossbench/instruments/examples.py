@@ -1,0 +1,56 @@
+"""Which examples drive the update, and how the loss is spread over them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lossbench.instruments.moment import Moment, nothing
+
+HARDEST = 0.1
+"""Share of the batch that counts as its hardest examples."""
+
+LEVELS = (10, 50, 90, 99)
+"""Quantiles of the loss, in percent."""
+
+
+def error_signal(moment: Moment) -> dict[str, Tensor]:
+    """Shares of the squared output gradient: of the hardest examples, of the mislabelled ones.
+
+    Hardest are those with the largest L2 norm of prediction - target. At zero output gradient the
+    shares are NaN.
+    """
+    # Scaled by the largest entry first: cubed errors of float32 would overflow when squared.
+    largest = moment.output_gradient.abs().flatten(1).amax(-1)[:, None, None]
+    signal = (moment.output_gradient / largest).square().sum(-1)
+    error = (moment.prediction - moment.target).square().sum(-1)
+    hardest = error.topk(math.ceil(HARDEST * error.shape[-1]), -1).indices
+    found = {"signal_hardest": signal.gather(-1, hardest).sum(-1) / signal.sum(-1)}
+    if moment.clean is None:
+        return found | dict.fromkeys(("signal_mislabelled", "mislabelled_share"), nothing(moment))
+    is_wrong = (moment.clean != moment.target).any(-1).to(signal.dtype)
+    return found | {
+        "signal_mislabelled": (signal * is_wrong).sum(-1) / signal.sum(-1),
+        "mislabelled_share": is_wrong.mean(-1),
+    }
+
+
+def loss_quantiles(moment: Moment) -> dict[str, Tensor]:
+    """Quantiles of the own loss over the batch, interpolated between neighbours.
+
+    Source:
+        Type 7 of Hyndman and Fan 1996, The American Statistician: numpy's default.
+    """
+    ordered = moment.loss.sort(-1).values
+    return {f"loss_quantile_{level}": _quantile(ordered, level / 100) for level in LEVELS}
+
+
+def _quantile(ordered: Tensor, level: float) -> Tensor:
+    """Quantile [K] of ascending values [K, B]."""
+    place = level * (ordered.shape[-1] - 1)
+    below, above = ordered[:, math.floor(place)], ordered[:, math.ceil(place)]
+    # Not lerp: kernels differ in how they round it.
+    between = below + (place - math.floor(place)) * (above - below)
+    return torch.where(ordered.isfinite().all(-1), between, torch.nan)

@@ -1,0 +1,47 @@
+"""How much the gradient differs from batch to batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lossbench.instruments.moment import Moment, flat
+
+GROUPS = 8
+"""Parts of the batch whose gradients are compared: one backward pass each."""
+
+
+def gradient_noise(moment: Moment) -> dict[str, Tensor]:
+    """The simple gradient noise scale tr(Sigma) / |G|², from gradients of parts of the batch.
+
+    The batch is cut into M = min(8, B) groups of b = B // M examples, the rest is left out. With
+    g_m a group's mean gradient and g their mean, tr(Sigma) = b sum |g_m - g|² / (M - 1) and
+    |G|² = |g|² - tr(Sigma) / (M b). Both are unbiased for examples drawn independently; their ratio
+    is not, and is NaN where the estimate of |G|² is not positive. With B <= 8 each example is a
+    group. These are the formulas of two batch sizes, b and M b, averaged over the groups.
+
+    Source:
+        McCandlish, Kaplan, Amodei et al. 2018, arXiv 1812.06162, appendix A.1.
+    """
+    batch = moment.output_gradient.shape[1]
+    count = min(GROUPS, batch)
+    size = batch // count
+    groups = [_gradient(moment, m * size, size) for m in range(count)]
+    together = torch.stack(groups, -1)  # [K, P, M]
+    mean = together.mean(-1)
+    spread = (together - mean[..., None]).square().flatten(1).sum(-1) / max(count - 1, 1)
+    trace = size * spread if count > 1 else spread * torch.nan
+    square = mean.square().sum(-1) - trace / (count * size)
+    scale = torch.where(square > 0, trace / square, torch.nan)
+    return {
+        "gradient_noise_trace": trace,
+        "gradient_square": square,
+        "gradient_noise_scale": scale,
+    }
+
+
+def _gradient(moment: Moment, start: int, size: int) -> Tensor:
+    """Mean gradient over `size` examples from `start` on, [K, P]."""
+    only = torch.zeros_like(moment.output_gradient)
+    only[:, start : start + size] = moment.output_gradient[:, start : start + size]
+    return flat(moment.pulled_back(only).values()) / size

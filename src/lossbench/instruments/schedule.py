@@ -1,0 +1,41 @@
+"""When an instrument is due: a matter of the step alone, never of the clock."""
+
+from __future__ import annotations
+
+import math
+
+from lossbench.records import INSTRUMENTS
+
+MOST = 0.05
+"""Share of training that an instrument may take between its first and its last measurement."""
+
+
+def interval(name: str, *, eval_every: int) -> int:
+    """Updates from one measurement to the next: a multiple of `eval_every`.
+
+    Args:
+        name: Of the instrument.
+        eval_every: Updates between evaluations.
+    """
+    rare = math.ceil(INSTRUMENTS[name].cost / MOST)
+    return eval_every * max(1, math.ceil(rare / eval_every))
+
+
+def due(name: str, step: int, *, steps: int, eval_every: int) -> bool:
+    """Whether an instrument measures the update of this step.
+
+    The first and the last update are always measured: in a run shorter than `interval` these two
+    are all, and cost more than the share `MOST` of it.
+
+    Args:
+        name: Of the instrument.
+        step: Updates done before this one.
+        steps: Updates of the run.
+        eval_every: Updates between evaluations.
+    """
+    return step % interval(name, eval_every=eval_every) == 0 or step == steps - 1
+
+
+def times(name: str, *, steps: int, eval_every: int) -> int:
+    """How often an instrument measures in a run of `steps` updates."""
+    return sum(due(name, step, steps=steps, eval_every=eval_every) for step in range(steps))

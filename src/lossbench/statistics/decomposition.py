@@ -1,0 +1,94 @@
+"""Why a loss differs from the reference: the scale of its gradient, its weighting, and the rest."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+
+from lossbench import records
+from lossbench.statistics.design import CURES, FACTS, refuse_unequal, with_reference
+from lossbench.statistics.intervals import estimate
+
+PARTS = ("total", "scale", "weighting", "rest")
+"""What a difference is and what it is made of; the last three sum to the first."""
+
+DECOMPOSED = [
+    *(*FACTS, "lr", "part", "metric", "reference", "value", "low", "high", "n"),
+    *("left_out", "confidence", "differences"),
+]
+"""Columns of `decomposition`."""
+
+
+def decomposition(
+    frame: pd.DataFrame, *, metric: str, reference: str, confidence: float = 0.95
+) -> pd.DataFrame:
+    """Difference of every loss to the reference, split by what drives the updates.
+
+    With m(loss, signal) a run's metric, its signal one of `records.SIGNALS`, within a seed and at
+    one learning rate: total = m(loss, own) - m(reference, own), scale = m(loss, own) -
+    m(loss, norm_matched), weighting = m(loss, reweighted) - m(reference, own), and rest = total -
+    scale - weighting. Each is what one replacement does, with all else as it is; another order of
+    replacements would share the difference out otherwise.
+
+    Args:
+        frame: From `endpoint`, one row a run, of runs from `placed` with `tuned=["signal"]`: the
+            signal is no factor of the context then, but a column.
+        metric: Column to compare.
+        reference: The loss the others are compared with.
+        confidence: Of each interval, pointwise.
+
+    Returns:
+        Per context, condition, learning rate, loss with all three signals, and part: mean over
+        seeds in which all four runs survived with its paired-t interval, `n` seeds, `left_out`
+        seeds in which a run did not, and `differences` (by seed, in order). Empty where the
+        reference or a signal is lacking.
+
+    Raises:
+        ValueError: The frame has no column `signal`, or runs of a seed differ in a fingerprint.
+    """
+    if "signal" not in frame:
+        raise ValueError("no column signal: place the runs with placed(runs, tuned=['signal'])")
+    full = with_reference(frame[frame.signal.isin([*records.SIGNALS])], reference)
+    rows = []
+    for (_, _, lr), cell in full.groupby(["context", "condition", "lr"], sort=False):
+        base = cell[(cell.loss == reference) & (cell.signal == "own")]
+        for loss in sorted({*cell.loss} - {reference}) if len(base) else []:
+            runs = cell[cell.loss == loss]
+            if {*runs.signal} == {*records.SIGNALS}:
+                _refuse_unpaired(pd.concat([base, runs]))
+                found = _parts(runs, base, metric)
+                facts = {name: runs[name].iloc[0] for name in FACTS} | {"lr": lr}
+                rows += [facts | _row(found, part, confidence) for part in PARTS]
+    shared = {"metric": metric, "reference": reference, "confidence": confidence}
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=DECOMPOSED)
+    return table.assign(**shared)[DECOMPOSED]
+
+
+def _refuse_unpaired(runs: pd.DataFrame) -> None:
+    """Refuse runs of a seed that did not start equal, whatever drove them."""
+    told = runs.loss + " (" + runs.signal + ")"
+    refuse_unequal(runs.assign(loss=told), columns=tuple(CURES))
+
+
+def _parts(runs: pd.DataFrame, base: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The four parts of each seed, in columns; NaN where one of the four runs has no value."""
+    value = {signal: some.set_index("seed")[metric] for signal, some in runs.groupby("signal")}
+    m = pd.DataFrame({**value, "reference": base.set_index("seed")[metric]}).astype(float)
+    total = m.own - m.reference
+    scale, weighting = m.own - m.norm_matched, m.reweighted - m.reference
+    found = pd.DataFrame({"total": total, "scale": scale, "weighting": weighting})
+    return found.assign(rest=total - scale - weighting).sort_index()
+
+
+def _row(found: pd.DataFrame, part: str, confidence: float) -> dict[str, object]:
+    """Mean and interval of one part over the seeds that have all of them."""
+    whole = np.isfinite(found).all(axis=1)
+    differences = tuple(found.loc[whole, part])
+    return {
+        "part": part,
+        **asdict(estimate(differences, confidence=confidence)),
+        "left_out": int((~whole).sum()),
+        "differences": differences,
+    }
