@@ -107,7 +107,7 @@ def _scaled(key: str, found: Any, factor: float) -> Any:
     """A whole number, or each of a list, times a factor, and at least 1."""
     from lossbench.config import ConfigError
 
-    many = [found] if isinstance(found, int | float | str) else [*found]
+    many: list[Any] = [found] if isinstance(found, int | float | str) else [*found]
     if not all(type(one) is int for one in many):
         raise ConfigError(f"size.scale has {key!r}, which is {found!r}: it scales whole numbers")
     scaled = [*dict.fromkeys(max(1, round(one * factor)) for one in many)]

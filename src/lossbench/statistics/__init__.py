@@ -30,6 +30,7 @@ from lossbench.statistics.design import (
     factors,
     joined,
     placed,
+    recorded,
     refuse_unequal,
     with_reference,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "performance_profile",
     "placed",
     "profiled",
+    "recorded",
     "refuse_unequal",
     "resamples",
     "resolvable",
