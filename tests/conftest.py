@@ -48,6 +48,11 @@ PLAIN = {
     "batch_size": 32,
     "log_every": 5,
     "eval_every": 10,
+    "report": "all",
+    "size": {
+        "name": "laptop",
+        **{part: {} for part in ("scale", "most", "replace", "tune", "confirm")},
+    },
     "extensions": [],
 }
 

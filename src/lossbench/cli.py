@@ -33,6 +33,7 @@ and says with honest statistics what the loss changed.
   lossbench experiment=NAME [overrides]    a named sweep: tune, confirm, report
   lossbench experiment=essay loss=huber_tight
                                            adds one loss; only its runs are trained
+  lossbench experiment=NAME size=smoke     the same in seconds, to see that it runs
   lossbench -m loss=mse,mae data=diabetes seed='range(10)' optimizer.lr=0.01,0.1 name=mine
                                            your own sweep
   lossbench loss=huber data=diabetes       one run
@@ -55,6 +56,8 @@ and says with honest statistics what the loss changed.
                   model.params.widths=[64,64]
     optimizer=    {optimizer}  optimizer.lr=0.1 optimizer.weight_decay=0.001
     schedule=     {schedule}
+    experiment=   {experiment}
+    size=         {size}         of an experiment       report=all (verdicts, none)
     seed=0  steps=500  batch_size=64  log_every=10  eval_every=100  name=default
     data.targets=sampled (or distribution)  init.from=random (or permuted_labels)
     data.root=data  data.download=false (true brings files of data sets that are missing)
@@ -104,7 +107,7 @@ def usage() -> str:
     indent = "\n" + " " * 18
     chosen = {
         group: textwrap.fill(" ".join(_stems(group)), 72).replace("\n", indent)
-        for group in ("data", "model", "optimizer", "schedule")
+        for group in ("data", "model", "optimizer", "schedule", "experiment", "size")
     }
     more = len(_stems("loss")) - sum(map(len, SELECTION.values()))
     losses = [f"{' '.join(names)}  ({task})" for task, names in SELECTION.items()]
@@ -153,7 +156,7 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
     try:
         return _hydra(args, act)
     except RunsFailed as failure:
-        return max(SOME_FAILED, _finish(failure.folder, with_report=False))
+        return max(SOME_FAILED, _finish(failure.folder, extent="none"))
     except BrokenPipeError:
         raise
     except yaml.YAMLError as error:
@@ -194,9 +197,20 @@ def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:
 def _launch(hydra: Any, args: Any) -> int:
     from lossbench.launch import task
 
+    extent = _report_of(hydra, args)
     launched = hydra.multirun("config", task, args.overrides, with_log_configuration=False)
     folder = Path(next(job for jobs in launched for job in jobs).working_dir)
-    return _finish(folder, with_report=any("experiment=" in line for line in args.overrides))
+    return _finish(folder, extent=extent)
+
+
+def _report_of(hydra: Any, args: Any) -> str:
+    """How much of a report a command writes: an experiment what its `report` says, else none."""
+    from hydra.types import RunMode
+
+    if not any("experiment=" in line for line in args.overrides):
+        return "none"
+    given = {"run_mode": RunMode.MULTIRUN, "with_log_configuration": False}
+    return str(hydra.compose_config("config", list(args.overrides), **given).report)
 
 
 def _plan(arguments: list[str]) -> int:
@@ -256,13 +270,13 @@ def _yaml_folder(config_dir: str) -> Path:
     return folder
 
 
-def _finish(folder: Path, *, with_report: bool) -> int:
+def _finish(folder: Path, *, extent: str) -> int:
     """Print the table of results and the failures, write the report of an experiment."""
     from lossbench import records, report
 
     loaded = records.load(folder)
-    if with_report:
-        _show(loaded)
+    if extent != "none":
+        _show(loaded, extent=extent)
     else:
         print(report.table(loaded, paint=_paint()), end="")
         print(f"\nRecords: {folder}  (figures and tables: lossbench report {folder})")
@@ -297,15 +311,16 @@ def _report(arguments: list[str]) -> int:
     return SOME_FAILED if against else DONE
 
 
-def _show(loaded: Any) -> None:
-    """Print what came out, write the report, and say where everything lies."""
+def _show(loaded: Any, *, extent: str = "all") -> None:
+    """Print what came out, write the report or a part, and say where everything lies."""
     from lossbench import report
 
     print(report.table(loaded, paint=_paint()), end="")
     print("\n" + report.claims(loaded), end="")
     start = time.monotonic()
     print("\nWriting the report ...", flush=True)
-    path = report.write(loaded, workers=min(8, _cores()))
+    some = {"drawn_in": ("verdicts",)} if extent == "verdicts" else {}
+    path = report.write(loaded, workers=min(8, _cores()), **some)
     seconds = time.monotonic() - start
     drawn = len([*(path.parent / "figures").glob("*_one_column.pdf")])
     told = len([*(path.parent / "tables").glob("*.csv")])

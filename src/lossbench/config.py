@@ -37,7 +37,7 @@ from lossbench.models import MODELS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.pairing import source_sha
 from lossbench.prefit import STARTS
-from lossbench.records import CONDITIONS, INSTRUMENTS, SIGNALS
+from lossbench.records import CONDITIONS, INSTRUMENTS, REPORTS, SIGNALS
 
 ENGINE_SCHEMA = 1
 """Rises when a change of the engine, the optimizers or the schedules alters results."""
@@ -121,6 +121,18 @@ class EngineNode:
     commit_every: float = 30.0
 
 
+@dataclass
+class SizeNode:
+    """The `size` group: what it changes of an experiment's blocks, grid and seeds."""
+
+    name: str = MISSING
+    scale: dict[str, float] = field(default_factory=dict)
+    most: dict[str, int] = field(default_factory=dict)
+    replace: dict[str, Any] = field(default_factory=dict)
+    tune: dict[str, Any] = field(default_factory=dict)
+    confirm: dict[str, Any] = field(default_factory=dict)
+
+
 INIT = {"from": "random", "output_scale": 1.0}
 """The `init` node. A plain dictionary: `from` is no name that Python lets a field have."""
 
@@ -135,6 +147,7 @@ class Config:
     optimizer: OptimizerNode = field(default_factory=OptimizerNode)
     schedule: ScheduleNode = field(default_factory=ScheduleNode)
     engine: EngineNode = field(default_factory=EngineNode)
+    size: SizeNode = field(default_factory=SizeNode)
     init: dict[str, Any] = field(default_factory=lambda: dict(INIT))
     name: str = "default"
     condition: str = "as_given"
@@ -145,10 +158,11 @@ class Config:
     batch_size: int = 64
     log_every: int = 10
     eval_every: int = 100
+    report: str = "all"
     extensions: list[str] = field(default_factory=list)
 
 
-GROUPS = ("data", "model", "loss", "optimizer", "schedule", "engine")
+GROUPS = ("data", "model", "loss", "optimizer", "schedule", "engine", "size")
 
 
 def register() -> None:
@@ -444,8 +458,8 @@ def check_overrides(overrides: Iterable[str], loader: Any) -> None:
         if override.is_delete():
             if key in GROUPS:
                 raise ConfigError(f"'~{key}' leaves no {key}: choose one with {key}=NAME")
-        elif key == "experiment" and override.is_sweep_override():
-            raise ConfigError(f"{line!r}: one experiment a command, give them one after the other")
+        elif key in ("experiment", "size") and override.is_sweep_override():
+            raise ConfigError(f"{line!r}: one {key} a command, give them one after the other")
         elif key in (*GROUPS, "experiment") or key.startswith("hydra/"):
             options = loader.get_group_options(key)
             for choice in _choices(override):
@@ -573,6 +587,7 @@ def _check_values(plain: Mapping[str, Any]) -> None:
     if not 0 <= optimizer["momentum"] < 1:
         raise ConfigError(f"optimizer.momentum is {optimizer['momentum']}: use 0 up to below 1")
     _known(plain["condition"], CONDITIONS, "condition")
+    _known(plain.get("report", "all"), REPORTS, "report")
     if not SWEEP_NAME.fullmatch(plain["name"]):
         raise ConfigError(f"name is {plain['name']!r}: use up to 80 letters, digits, '_', '-', '.'")
 

@@ -157,6 +157,7 @@ class PackedLauncher:
             self.sweep.crew = _cluster(self.executor, self.cluster)
         self._asked: dict[tuple[str, ...], Run] = {}
         if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
+            _refuse_size(config.hydra.runtime.choices["size"])
             # It writes multirun.yaml before it launches; a mistake must not leave a folder behind.
             self.check(_basic_jobs(config, self.composer))
 
@@ -267,16 +268,41 @@ def _sweep(config: DictConfig, hydra: Any) -> Sweep:
     from lossbench.config import to_engine
     from lossbench.sweep import Sweep
 
+    ending = _ending(hydra)
     return Sweep(
-        folder=Path(str(hydra.sweep.dir)),
+        folder=Path(str(hydra.sweep.dir) + ending),
         engine=to_engine(config),
         extensions=[*config.extensions],
         facts={
-            "name": config.name,
+            "name": config.name + ending,
             "command": " ".join(["lossbench", *hydra.overrides.task]),
             "declaration": None,
         },
     )
+
+
+def _ending(hydra: Any) -> str:
+    """What an experiment's name ends with at another size, unless its place was typed.
+
+    A hyphen: `essay` at size full is not the experiment `essay_full`.
+    """
+    size = str(hydra.runtime.choices["size"])
+    lines = [*hydra.overrides.task, *hydra.overrides.hydra]
+    is_placed = any(line.lstrip("+").startswith(("name=", "hydra.sweep.dir=")) for line in lines)
+    return "" if is_placed or size == USUAL_SIZE else f"-{size}"
+
+
+USUAL_SIZE = "laptop"
+
+
+def _refuse_size(size: str) -> None:
+    from lossbench.config import ConfigError
+
+    if size != USUAL_SIZE:
+        raise ConfigError(
+            f"size={size} changes an experiment, and there is none: add experiment=NAME, or type "
+            "steps and seeds yourself"
+        )
 
 
 @dataclass(frozen=True)

@@ -800,6 +800,41 @@ QUESTIONS = ("essay",)
 """Sections that an experiment may ask its report for."""
 
 
+SAYINGS: dict[str, dict[str, str]] = {
+    "better": {
+        "better": "confirmed",
+        "different but below the margin": "not confirmed",
+        "equivalent": "not confirmed",
+        "worse": "not confirmed",
+        "diverges": "not confirmed",
+    },
+    "worse": {
+        "worse": "confirmed",
+        "diverges": "confirmed",
+        "different but below the margin": "not confirmed",
+        "equivalent": "not confirmed",
+        "better": "not confirmed",
+    },
+    "not_worse": {
+        "better": "confirmed",
+        "different but below the margin": "confirmed",
+        "equivalent": "confirmed",
+        "worse": "not confirmed",
+        "diverges": "not confirmed",
+    },
+}
+"""What a published claim may say of a loss, and what each verdict makes of it; any other verdict
+leaves it not distinguishable."""
+
+
+REPORTS = {
+    "all": "tables, page and every figure",
+    "verdicts": "tables and page, drawn in it the verdicts alone",
+    "none": "nothing; `lossbench report` writes it whenever it is wanted",
+}
+"""What an experiment writes when it is done, typed as `report=`."""
+
+
 def declared(choices: Mapping[str, Any], *, data: str, task: str) -> Any:
     """What a declaration chose for a data set: under its own name, else under its task's.
 

@@ -92,7 +92,8 @@ def values(key: str, value: Any, composer: Any) -> list[str]:
 def _with_data(blocks: Sequence[Mapping[str, Any]], typed: str) -> list[dict[str, Any]]:
     """The blocks, each with those of the typed data sets that it has; all of them if none has any.
 
-    A block that is given data of another kind loses its settings of the old one.
+    A block that is given data of another kind loses its settings of the old one; how they are
+    corrupted and augmented is no such setting.
     """
     wanted = [name for name in typed.partition("=")[2].split(",") if name]
     if not wanted:
@@ -104,7 +105,7 @@ def _with_data(blocks: Sequence[Mapping[str, Any]], typed: str) -> list[dict[str
         if kept:
             found.append({**block, "data": kept})
     strange = [
-        {key: value for key, value in block.items() if not key.startswith("data")}
+        {key: value for key, value in block.items() if key != "data" and not _is_own(key)}
         for block in blocks or [{}]
     ]
     return found or [{**block, "data": wanted} for block in strange]
@@ -112,6 +113,11 @@ def _with_data(blocks: Sequence[Mapping[str, Any]], typed: str) -> list[dict[str
 
 LISTS = ("instruments",)
 """Keys whose value is a list itself: a list of a block is one value of them."""
+
+
+def _is_own(key: str) -> bool:
+    """Whether a key sets what only some data sets have."""
+    return key.startswith("data.") and not key.startswith(("data.corruption", "data.augmentation"))
 
 
 def _line(key: str, value: Any) -> str:

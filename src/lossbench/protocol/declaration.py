@@ -13,7 +13,7 @@ CONFIRM = {"seeds": (), "conditions": CONDITIONS}
 BY_TASK = ("primary", "reference", "margin")
 """What is declared for each task, or for a data set by its name."""
 DECLARED = (*BY_TASK, "endpoint", "family", "confidence")
-OPTIONAL = ("select", "targets", "questions")
+OPTIONAL = ("select", "targets", "questions", "published")
 
 SINS = {
     "split": "the learning rate is chosen on validation, and test is touched in confirm only",
@@ -66,6 +66,8 @@ def check_declaration(
     for name in declared.get("questions", ()):
         if name not in records.QUESTIONS:
             raise ConfigError(f"question {name!r}: use one of {', '.join(records.QUESTIONS)}")
+    for number, claim in enumerate(declared.get("published", ())):
+        _check_published(claim, f"published[{number}]")
     tasks = {task: task for task in TASKS}
     _check_places(declared, {**dict.fromkeys(known, ""), **data, **tasks})
     for name, task in data.items():
@@ -109,6 +111,28 @@ def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> Non
             fitting = [name for name, its in rows.items() if not task or its in (task, "")]
             if key in names and value not in fitting:
                 raise ConfigError(f"{key} of {place} is {value!r}: {nearest(str(value), fitting)}")
+
+
+PUBLISHED = ("claim", "source", "loss", "says")
+PUBLISHED_TOO = ("where", "reference", "metric", "margin")
+"""What a published claim has to say, and what it may: else every task, the declared reference..."""
+
+
+def _check_published(claim: Mapping[str, Any], where: str) -> None:
+    """Refuse a published claim that could not be judged."""
+    from lossbench.config import ConfigError, nearest
+    from lossbench.losses.spec import NAME
+
+    check_keys(where, claim, dict.fromkeys((*PUBLISHED, *PUBLISHED_TOO)))
+    if missing := [key for key in PUBLISHED if key not in claim]:
+        raise ConfigError(f"{where} lacks {missing[0]}: a claim has {', '.join(PUBLISHED)}")
+    choices = {"says": records.SAYINGS, "metric": records.METRICS}
+    for key, names in choices.items():
+        if key in claim and claim[key] not in names:
+            raise ConfigError(f"{where}.{key} is {claim[key]!r}: {nearest(str(claim[key]), names)}")
+    for key in ("loss", "reference"):
+        if key in claim and not NAME.fullmatch(str(claim[key]).partition("(")[0]):
+            raise ConfigError(f"{where}.{key} is {claim[key]!r}: use a loss, like focal(gamma=3.0)")
 
 
 def check_others(others: Mapping[str, Any], declared: Mapping[str, Any]) -> None:

@@ -65,6 +65,20 @@ class Grid:
         )
 
 
+def spread(rates: Sequence[float], count: int) -> list[float]:
+    """`count` rates in equal ratios from the least to the greatest; one alone stays as it is.
+
+    Args:
+        rates: At least one, positive.
+        count: How many are wanted; a single one is that in the middle.
+    """
+    low, high = min(rates), max(rates)
+    if low == high or count == 1:
+        return [_short(math.sqrt(low * high))]
+    ratio = (high / low) ** (1 / (count - 1))
+    return [_short(low * ratio**k) for k in range(count)]
+
+
 def _short(rate: float) -> float:
     """A rate with two digits: 0.000024 rather than 0.00002380952."""
     return float(f"{rate:.2g}")

@@ -481,4 +481,6 @@ def _number(rate: str) -> float:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
-    return value if isinstance(value, str | int | float | bool) else [*value]
+    if isinstance(value, str | int | float | bool):
+        return value
+    return [_plain(item) for item in value]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lossbench.protocol import cells
 from lossbench.protocol.declaration import TUNE
+from lossbench.protocol.size import check_size, sized_blocks, sized_stage
 from lossbench.protocol.stages import Protocol
 
 if TYPE_CHECKING:
@@ -62,6 +63,18 @@ class ProtocolSweeper:
                 "a job and cannot tune: use hydra/launcher=packed"
             )
         self.launcher = launcher
+        self._resize()
+
+    def _resize(self) -> None:
+        """The experiment at the chosen size; what was typed goes before it."""
+        size, composer = self.config.size, self.launcher.composer
+        check_size(size, composer)
+        lines = [*self.config.hydra.overrides.task, *self.config.hydra.overrides.hydra]
+        typed = {*cells.typed_lines(lines, composer)}
+        self.blocks = sized_blocks(self.blocks, size, top=self.config, typed=typed)
+        given = {"typed": typed, "composer": composer}
+        self.tune = sized_stage("tune", self.tune, size.tune, **given)
+        self.confirm = sized_stage("confirm", self.confirm, size.confirm, **given)
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         """Tune every cell, choose, confirm.

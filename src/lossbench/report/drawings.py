@@ -52,6 +52,12 @@ def gallery(
     }
 
 
+def verdicts(mains: Sequence[Comparison]) -> list[Drawing]:
+    """The verdicts as pictures: a map of several tasks, the intervals of a single one."""
+    some = [task for task in mains if len(task.paired)]
+    return [*_maps(some)] if len(some) > 1 else [one for task in some for one in _forest(task)]
+
+
 def _maps(mains: Sequence[Comparison]) -> Iterator[Drawing]:
     for kind, some in _by_kind([task for task in mains if len(task.paired)]):
         for reference in dict.fromkeys(task.reference for task in some):

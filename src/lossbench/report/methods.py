@@ -28,7 +28,7 @@ def paragraph(found: records.Records, mains: Sequence[Comparison]) -> list[str]:
         *_tuning(mains, asked(found.plan)),
         *_judging(found, mains),
         *_outcome(runs),
-        *_machine(runs),
+        *machine(runs),
     ]
 
 
@@ -132,7 +132,8 @@ def _outcome(runs: pd.DataFrame) -> Iterator[str]:
     yield f"{len(runs):,} runs were trained{told}{ranked}."
 
 
-def _machine(runs: pd.DataFrame) -> Iterator[str]:
+def machine(runs: pd.DataFrame) -> Iterator[str]:
+    """Sentences on time, hardware and software of some runs."""
     spent = runs.train_seconds.sum()
     yield f"Training took {_duration(float(spent))} of computing on {hardware(runs)}."
     known = runs.environment.dropna() if "environment" in runs else pd.Series(dtype=str)

@@ -8,7 +8,7 @@ name as a formula.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,12 +107,15 @@ class Table:
     task: str = ""
 
 
-def write(sweep: Path | records.Records, *, workers: int = 1) -> Path:
+def write(
+    sweep: Path | records.Records, *, workers: int = 1, drawn_in: Collection[str] = tuple(SECTIONS)
+) -> Path:
     """Write `report/` into a sweep's folder.
 
     Args:
         sweep: Folder of the sweep, or its records.
         workers: Processes that draw; 1 draws in this one.
+        drawn_in: Sections that get their figures, which take most of the time.
 
     Returns:
         Path of `report/index.html`.
@@ -128,7 +131,10 @@ def write(sweep: Path | records.Records, *, workers: int = 1) -> Path:
     numbers = _numbers(together, mains, answers, found)
     files = sorted(name for name, frame in numbers.items() if len(frame))
     write_tables(folder / "tables", {name: numbers[name] for name in files})
-    planned = drawings.gallery(found, groups, mains)
+    planned = {
+        section: some if section in drawn_in else []
+        for section, some in drawings.gallery(found, groups, mains).items()
+    }
     flat = [drawing for section in planned.values() for drawing in section]
     losses = {(row.loss, str(row.family)) for row in found.runs.itertuples()}
     drawn = pictures.all_drawn(folder / "figures", flat, workers=workers, losses=losses)

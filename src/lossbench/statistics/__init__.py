@@ -31,6 +31,7 @@ from lossbench.statistics.design import (
     factors,
     joined,
     placed,
+    recorded,
     refuse_unequal,
     with_reference,
 )
@@ -116,6 +117,7 @@ __all__ = [
     "performance_profile",
     "placed",
     "profiled",
+    "recorded",
     "refuse_unequal",
     "resamples",
     "resolvable",

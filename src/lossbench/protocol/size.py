@@ -1,0 +1,125 @@
+"""An experiment's size: blocks, grid and seeds made smaller or larger, its question left alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lossbench.protocol.cells import values
+from lossbench.protocol.grid import spread
+
+TUNE = ("rates", "seeds", "extend")
+CONFIRM = ("seeds", "conditions")
+"""What a size may replace of a stage; `rates` is how many learning rates span the declared grid."""
+
+
+def check_size(size: Mapping[str, Any], composer: Any) -> None:
+    """Refuse a size that names what does not exist, before anything is trained.
+
+    Args:
+        size: The `size` node of the configuration.
+        composer: Composes configurations.
+
+    Raises:
+        ConfigError: Names the key and the nearest one, or the value and what to use.
+    """
+    from lossbench.config import GROUPS, ConfigError, check_overrides, nearest
+
+    for stage, known in (("tune", TUNE), ("confirm", CONFIRM)):
+        for key, value in size[stage].items():
+            if key not in known:
+                raise ConfigError(f"size.{stage}.{key} is {value!r}: {nearest(key, known)}")
+    for key, factor in size["scale"].items():
+        if not (math.isfinite(factor) and factor > 0):
+            raise ConfigError(f"size.scale.{key} is {factor}: use a positive number, like 0.1")
+    for key, count in size["most"].items():
+        if count < 1:
+            raise ConfigError(f"size.most.{key} is {count}: use a whole number, 1 or more")
+    keys = [key for part in ("scale", "most", "replace") for key in size[part]]
+    check_overrides([f"{key}=1" for key in keys if key not in GROUPS], composer)
+
+
+def sized_blocks(
+    blocks: Sequence[Mapping[str, Any]],
+    size: Mapping[str, Any],
+    *,
+    top: Mapping[str, Any],
+    typed: Iterable[str],
+) -> list[dict[str, Any]]:
+    """Blocks with their numbers scaled and some keys replaced; what was typed stays.
+
+    Args:
+        blocks: As the experiment has them.
+        size: Its `scale` multiplies whole numbers wherever the experiment sets them: in a block, or
+            at its top (`steps`, `eval_every`, ...). Its `most` keeps the first values of a key that
+            a block lists, and its `replace` sets a key in every block.
+        top: The composed configuration.
+        typed: Keys that were typed.
+
+    Raises:
+        ConfigError: A number to be scaled is none.
+    """
+    gone = {*typed}
+    sized = []
+    for block in blocks or [{}]:
+        new = dict(block)
+        for key, factor in size["scale"].items():
+            found = block.get(key, None if "." in key else top.get(key))
+            if found is not None and key not in gone:
+                new[key] = _scaled(key, found, factor)
+        for key, count in size["most"].items():
+            if key in new and not isinstance(new[key], int | float | str):
+                new[key] = [*new[key]][:count]
+        new |= {key: value for key, value in size["replace"].items() if key not in gone}
+        sized.append(new)
+    return sized
+
+
+def sized_stage(
+    stage: str,
+    asked: Mapping[str, Any] | None,
+    size: Mapping[str, Any],
+    *,
+    typed: Iterable[str],
+    composer: Any,
+) -> dict[str, Any] | None:
+    """`tune` or `confirm` at another size; what was typed below `hydra.sweeper` stays.
+
+    Args:
+        stage: "tune" or "confirm".
+        asked: As the experiment has it; None stays None.
+        size: The size's own.
+        typed: Keys that were typed.
+        composer: Composes configurations.
+    """
+    if asked is None:
+        return None
+    gone, where = {*typed}, f"hydra.sweeper.{stage}"
+    new = {key: value for key, value in size.items() if f"{where}.{key}" not in gone}
+    count = new.pop("rates", None)
+    if count is not None and f"{where}.lr" not in gone:
+        new["lr"] = _spanning(values("optimizer.lr", asked.get("lr", ()), composer), count)
+    return {**asked, **new}
+
+
+def _scaled(key: str, found: Any, factor: float) -> Any:
+    """A whole number, or each of a list, times a factor, and at least 1."""
+    from lossbench.config import ConfigError
+
+    many: list[Any] = [found] if isinstance(found, int | float | str) else [*found]
+    if not all(type(one) is int for one in many):
+        raise ConfigError(f"size.scale has {key!r}, which is {found!r}: it scales whole numbers")
+    scaled = [*dict.fromkeys(max(1, round(one * factor)) for one in many)]
+    return scaled[0] if isinstance(found, int) else scaled
+
+
+def _spanning(rates: Sequence[str], count: int) -> list[float]:
+    from lossbench.config import ConfigError
+
+    if type(count) is not int or count < 1:
+        raise ConfigError(f"size.tune.rates is {count!r}: use a whole number, 1 or more")
+    try:
+        return spread([float(rate) for rate in rates], count)
+    except ValueError:
+        raise ConfigError(f"optimizer.lr is {[*rates]}: use numbers") from None
