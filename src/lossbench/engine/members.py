@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from lossbench.config import Run
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, drawn
@@ -176,14 +177,7 @@ def gathered(
     Raises:
         ValueError: The batch is larger than the training split.
     """
-    sizes = {len(rows) for splits in splits_by_seed.values() for rows in splits.inputs.values()}
-    fewest = min(pack.runs[0].batch_size, *sizes)
-    behind = max(padding - len(pack.runs), guards(fewest, device))
-    runs = pack.runs + (pack.runs[-1],) * behind
-    spans = slices(Pack(pack.pack_id, runs))
-    seeds = sorted({run.seed for run in runs})
-    places = [seeds.index(run.seed) for run in runs]
-    first = runs[0]
+    seeds, first = sorted({run.seed for run in pack.runs}), pack.runs[0]
     dtype = getattr(torch, first.precision)
     data = [splits_by_seed[seed] for seed in seeds]
     outputs = data[0].targets["train"].shape[-1]
@@ -191,6 +185,11 @@ def gathered(
         started(first, splits, seed=seed).to(dtype)
         for seed, splits in zip(seeds, data, strict=True)
     ]
+    fewest = min(first.batch_size, *(len(x) for splits in data for x in splits.inputs.values()))
+    behind = 0 if runs_one_by_one(models[0], device) else guards(fewest, device)
+    runs = pack.runs + (pack.runs[-1],) * max(padding - len(pack.runs), behind)
+    spans = slices(Pack(pack.pack_id, runs))
+    places = [seeds.index(run.seed) for run in runs]
     examples = len(data[0].inputs["train"])
     batches = [batch_indices(seed, examples, first.steps, first.batch_size) for seed in seeds]
     words = [_words(first, seed) for seed in seeds]
@@ -287,6 +286,11 @@ def started(run: Run, splits: Splits, *, seed: int) -> nn.Module:
     model = initialised(build, seed=seed)
     STARTS[run.init.start](model, inputs, targets, seed=seed)
     return rescaled(model, output_scale=run.init.output_scale)
+
+
+def runs_one_by_one(model: nn.Module, device: torch.device) -> bool:
+    """Whether members run one after the other: on the CPU a pack of convolutions is slower."""
+    return device.type == "cpu" and any(isinstance(module, _ConvNd) for module in model.modules())
 
 
 def guards(examples: int, device: torch.device) -> int:

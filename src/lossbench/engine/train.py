@@ -11,13 +11,12 @@ from typing import Any
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from lossbench import probes
 from lossbench.data.splits import Splits
 from lossbench.engine.checkpoint import Saved, Snapshot, decoded, encoded
 from lossbench.engine.evaluate import evaluated
-from lossbench.engine.members import Members, check_loss, gathered, guarded
+from lossbench.engine.members import Members, check_loss, gathered, guarded, runs_one_by_one
 from lossbench.engine.moments import Instruments, Update
 from lossbench.engine.recorder import Recorder
 from lossbench.engine.signals import SIGNALS, reference_slope
@@ -163,12 +162,8 @@ def is_moving(forward: Forward, members: Members) -> bool:
 
 
 def forward_of(members: Members) -> Forward:
-    """All members' forward pass: vmap over the stacked state, or a loop where that is better.
-
-    On the CPU a convolution over a pack is slower than one member after the other.
-    """
-    is_convolution = any(isinstance(module, _ConvNd) for module in members.model.modules())
-    if is_convolution and members.places.device.type == "cpu":
+    """All members' forward pass: vmap over the stacked state, or a loop where that is better."""
+    if runs_one_by_one(members.model, members.places.device):
         return _looped(members.model)
     packed = torch.func.vmap(_call(members.model))
     buffers = {name: value.clone() for name, value in members.buffers.items()}
