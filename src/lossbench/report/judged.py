@@ -275,7 +275,7 @@ def _task(
 
 
 def _absent(expected: set[str], losses: Sequence[str]) -> tuple[str, ...]:
-    """Declared losses without a run; one that is there with several parameters has no plain name."""
+    """Declared losses without a run; one there with several parameters has no plain name."""
     there = {*losses, *(name.partition("(")[0] for name in losses)}
     return tuple(sorted(expected - there))
 
