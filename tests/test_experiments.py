@@ -229,3 +229,13 @@ def test_an_experiment_without_a_report_writes_none_and_keeps_typed_seeds(smoke)
     assert not (smoke / "mine" / "report").exists()
     runs = records.load(smoke / "mine").runs
     assert {*runs.seed[runs.stage == "confirm"]} == {7}
+
+
+def test_a_loss_that_diverges_at_every_rate_is_confirmed_as_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = TINY.replace("steps: 4", "steps: 40").replace("[mse, mae]", "[mse, quartic]")
+    write_experiment(tmp_path, "tiny", text.replace("[0.01, 0.1, 1.0]", "[1.0e+8, 1.0e+9]"))
+    assert cli.main(["--config-dir", "conf", "experiment=tiny", "report=none"]) == cli.DONE
+    runs = records.load("runs/tiny").runs
+    assert {*runs.status[runs.stage == "confirm"]} == {"diverged"}
+    assert {*runs.loss[runs.stage == "confirm"]} == {"mse", "quartic"}

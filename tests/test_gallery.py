@@ -10,7 +10,7 @@ from conftest import TINY, write_experiment
 
 from lossbench import cli, gallery, records
 from lossbench.protocol.declaration import PUBLISHED, check_keys
-from lossbench.report import published
+from lossbench.report import judged, published
 
 DOCS = Path(__file__).parents[1] / "docs"
 NAMES = {path.stem for path in (cli.conf_dir() / "experiment").glob("*.yaml")}
@@ -92,6 +92,12 @@ def test_docs_gallery_md_tells_of_experiments_that_exist_and_shows_pictures_that
     assert {*re.findall(r"^## (.+)$", text, re.M)} <= NAMES
     shown = {*re.findall(r"\]\(gallery/(.+\.png)\)", text)}
     assert shown == {path.name for path in (DOCS / "gallery").glob("*.png")}
+
+
+def test_a_loss_that_is_there_with_several_parameters_is_not_called_absent():
+    losses = ["focal(gamma=1.0)", "focal(gamma=3.0)", "mse"]
+    assert judged._absent({"focal", "mse"}, losses) == ()
+    assert judged._absent({"focal", "brier"}, losses) == ("brier",)
 
 
 BAD = {

@@ -356,7 +356,7 @@ class Protocol:
             )
         number = statistics.best(scores, metric=metric, by="candidate")
         means = scores.groupby("candidate")[metric].mean()
-        equals = means.index[means == means[number]].drop(number)
+        equals = means.index[means == means[number]].difference([number])  # none equals NaN
         best = [run_id for run_id, other in place.items() if other == number]
         rivals = frozenset(tried[int(other)].lr for other in equals) - {tried[int(number)].lr}
         return Chosen(tried[int(number)], _scale(loaded, best), rivals)

@@ -272,10 +272,16 @@ def _task(
         grid=grid,
         rates=rates,
         budgets=budgets,
-        absent=tuple(sorted(expected - {*losses})) if stage == "confirm" else (),
+        absent=_absent(expected, losses) if stage == "confirm" else (),
         refusal=refusal,
         stem=stem,
     )
+
+
+def _absent(expected: set[str], losses: Sequence[str]) -> tuple[str, ...]:
+    """Declared losses without a run; one there with several parameters has no plain name."""
+    there = {*losses, *(name.partition("(")[0] for name in losses)}
+    return tuple(sorted(expected - there))
 
 
 def by_context(together: Iterable[Comparison]) -> list[list[Comparison]]:
