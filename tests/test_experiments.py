@@ -17,19 +17,6 @@ FOLDER = cli.conf_dir() / "experiment"
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 SIZES = sorted(path.stem for path in (cli.conf_dir() / "size").glob("*.yaml"))
 
-WAITING = {
-    "few_samples": "corruption few_samples",
-    "gradient_agreement": "instruments",
-    "imbalance": "corruption imbalance, metric balanced_accuracy",
-    "label_noise": "parameters of corruptions",
-    "label_noise_apl": "parameters of corruptions",
-    "noise_family": "noisy_linear_laplace and others",
-    "optimizer": "nesterov, adamw",
-    "phuber": "parameters of corruptions",
-    "square_loss_vs_cross_entropy": "breast_cancer, wine",
-}
-"""Experiments that need rooms which are being built, by what they wait for."""
-
 ONE_OF_EACH = [
     "hydra.sweeper.tune.lr=[0.1]",
     "hydra.sweeper.tune.seeds=[100]",
@@ -56,13 +43,8 @@ def header(name: str) -> str:
     return "\n".join(line[2:] for line in lines if line.startswith("# "))
 
 
-def waiting(name: str):
-    mark = pytest.mark.xfail(reason=WAITING.get(name, ""), strict=True)
-    return pytest.param(name, marks=[mark] if name in WAITING else [])
-
-
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", [waiting(name) for name in EXPERIMENTS])
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_can_be_planned_at_every_size(name, size, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = planned(f"experiment={name}", f"size={size}", *ONE_OF_EACH)

@@ -127,7 +127,7 @@ MODEL_CASES = {
     "resnet8 group": ("tiny_images", "resnet8", {"normalisation": "group"}),
     "resnet18": ("tiny_images", "resnet18", {}),
     "vit dropout": ("tiny_images", "vit", {"depth": 2, "dropout": 0.2}),
-    "torchvision": ("tiny_images", "torchvision", {"name": "squeezenet1_1"}),
+    "torchvision": ("tiny_images", "torchvision", {"name": "shufflenet_v2_x0_5"}),
 }
 
 
