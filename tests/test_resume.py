@@ -14,6 +14,7 @@ from interrupted import ENGINE, contents, sweep_in
 from torch import nn
 
 from lossbench import models, packs, records, store
+from lossbench.config import ConfigError
 from lossbench.engine import train
 from lossbench.engine.checkpoint import decoded, encoded
 from lossbench.losses import LOSSES
@@ -334,6 +335,19 @@ def test_a_pack_that_does_not_fit_is_halved_until_it_does(tmp_path, monkeypatch,
     assert sizes == [6, 3, 1, 2, 3, 1, 2]
     assert "in halves now" in caplog.text
     assert contents(tmp_path) == whole
+
+
+def test_a_pack_that_does_not_fit_on_a_card_is_said_with_the_cure(tmp_path, monkeypatch):
+    (claim,) = Claims(tmp_path).asked(RUNS[:2], pack_size=2, allowed={})
+
+    def small_card(self, stop):
+        raise training.OutOfMemory("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(training.Job, "run", small_card)
+    engine = dataclasses.replace(ENGINE, device="cuda", pack_size=64)
+    with pytest.raises(ConfigError, match=r"use engine\.pack_size=32"):
+        care.seen_to(claim, engine, (), Stop(), "pack 1/1")
+    assert store.committed(claim.folder)["is_finished"] is False
 
 
 def test_a_run_that_does_not_fit_alone_fails_alone(tmp_path, monkeypatch, whole):

@@ -137,7 +137,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         _text(
             "init_sha", "sha256 of the initial parameters, without outputs beyond one per target"
         ),
-        _text("batch_sha", "sha256 of the whole stream of batch indices"),
+        _text("batch_sha", "sha256 of the whole stream of batch indices, and of its augmentation"),
         _text("data_sha", "sha256 of all splits"),
         _number(
             "corrupted_share",
@@ -214,7 +214,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
             "fed in training (labels or distributions), `loss:NAME`, on test at the last step, "
             "that of another loss of the task; those of instruments are measured on one batch",
         ),
-        _measure("value", "see metrics", "see metrics", "the metric over the whole split"),
+        _measure(
+            "value",
+            "see metrics",
+            "see metrics",
+            "the metric over the whole split, of train over its first 10,000 examples",
+        ),
     ),
 }
 
@@ -294,7 +299,8 @@ METRICS: dict[str, Metric] = {
         "nats",
         "lower",
         "negative log-likelihood of the recalibrated softmax(a output + b), a and b fitted on "
-        "validation in the same way for every loss (so in-sample there)",
+        "the first 2,000 examples of validation in the same way for every loss (so in-sample "
+        "there); under label noise those labels are noisy, which pushes every loss towards them",
     ),
     "ece": Metric(
         "classification", "1", "lower", "expected calibration error after the same recalibration"

@@ -187,7 +187,8 @@ def gathered(
     ]
     fewest = min(first.batch_size, *(len(x) for splits in data for x in splits.inputs.values()))
     behind = 0 if runs_one_by_one(models[0], device) else guards(fewest, device)
-    runs = pack.runs + (pack.runs[-1],) * max(padding - len(pack.runs), behind)
+    least = 1 if behind == 0 and device.type == "cpu" else padding
+    runs = pack.runs + (pack.runs[-1],) * max(least - len(pack.runs), behind)
     spans = slices(Pack(pack.pack_id, runs))
     places = [seeds.index(run.seed) for run in runs]
     examples = len(data[0].inputs["train"])
@@ -259,8 +260,13 @@ def _bayes(
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
-    """What the members' losses aim at on the test split, empty where there is no such thing."""
-    if spans[0][1].stage == "tune" or "test" not in data[0].posterior:
+    """What the members' losses aim at on the test split, empty where there is no such thing.
+
+    Corrupted labels come from another distribution than the posterior.
+    """
+    run = spans[0][1]
+    is_corrupted = run.corruption.fn not in ("none", "few_samples")
+    if run.stage == "tune" or "test" not in data[0].posterior or is_corrupted:
         return {}
     parts = []
     for span, run in spans:

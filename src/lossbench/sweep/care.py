@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from lossbench import store
-from lossbench.config import Engine
+from lossbench.config import ConfigError, Engine
 from lossbench.sweep.claims import Claim, halved
 from lossbench.sweep.isolation import Died, run_apart
 from lossbench.sweep.training import Job, OutOfMemory, Stop, give_up
@@ -94,6 +94,12 @@ def seen_to(claim: Claim, engine: Engine, extensions: Sequence[str], stop: Stop,
         run_apart(job, extensions, stop)
         return len(claim.pack.runs)
     except (OutOfMemory, Died) as trouble:
+        if isinstance(trouble, OutOfMemory) and engine.device == "cuda":
+            # Every pack there is padded to one size, so a half takes as much.
+            raise ConfigError(
+                f"{title}, {len(claim.pack.runs)} runs, does not fit into the card's memory "
+                f"({str(trouble).splitlines()[0]}): use engine.pack_size={engine.pack_size // 2}"
+            ) from trouble
         halves = broken(claim, title, trouble)
         is_suspect = isinstance(trouble, Died)
     if not halves:
