@@ -523,7 +523,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return "there is none"
     if found := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
         return f"did you mean {found[0]!r}?"
-    return f"use one of {', '.join(names)}" if len(names) <= 20 else "see 'lossbench --help'"
+    return f"use one of {', '.join(names)}" if len(names) <= 30 else "see 'lossbench --help'"
 
 
 # ---- the checks ----------------------------------------------------------------------------------
