@@ -279,8 +279,8 @@ ROWS = (
         drawn="fixed",
         licence="CC0",
         size=Size(26_606, 6_797, 6_597, inputs=(47,), outputs=1),
-        bar="boosted trees, RMSE and MAE in minutes: squared error 40.2, 25.6, absolute error 41.3, "
-        "23.5; by weeks 47.5, 28.7 and 49.4, 27.0",
+        bar="boosted trees, RMSE and MAE in minutes: squared error 40.2, 25.6, absolute error "
+        "41.3, 23.5; by weeks 47.5, 28.7 and 49.4, 27.0",
         note="Split by date, held_out=months: train January to August, validation September and "
         "October, which were calm, test November and December 2013.",
     ),
