@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn import datasets
 
 from lossbench.data import DATA
-from lossbench.data.splits import Size, permuted
+from lossbench.data.splits import Extent, permuted
 from lossbench.data.targets import distribution
 from lossbench.pairing import stream
 
@@ -34,14 +34,14 @@ def test_a_fixed_set_gives_every_seed_the_same_tensors(name):
         assert all(mine[split] is theirs[split] for split in mine)
 
 
-@pytest.mark.parametrize("name", [name for name, row in DATA.items() if row.size is not None])
+@pytest.mark.parametrize("name", [name for name, row in DATA.items() if row.extent is not None])
 def test_a_set_is_as_large_as_its_row_says(name):
-    assert Size.of(splits_of_set(name)) == DATA[name].size
+    assert Extent.of(splits_of_set(name)) == DATA[name].extent
 
 
 @pytest.mark.parametrize("name", FIXED)
 def test_a_set_whose_files_may_be_missing_says_its_size_and_its_licence(name):
-    assert DATA[name].size is not None
+    assert DATA[name].extent is not None
     assert DATA[name].licence
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from lossbench.data import DATA, Data
-from lossbench.data.splits import Size
+from lossbench.data.splits import Extent
 
 COLUMNS = ("data set", "task", "examples (train / validation / test)", "inputs", "outputs")
 COLUMNS += ("a seed draws", "licence", "source", "note", "what others reach on test")
@@ -58,7 +58,7 @@ def document() -> str:
 
 
 def _cells(row: Data) -> tuple[str, ...]:
-    size = row.size or Size.of(row.fn(seed=0))
+    size = row.extent or Extent.of(row.fn(seed=0))
     counts = " / ".join(f"{count:,}" for count in (size.train, size.validation, size.test))
     return (
         f"`{row.name}`",

