@@ -112,6 +112,29 @@ def test_noisy_linear_tests_against_the_function_without_noise():
     assert unexplained("test") < 0.01
 
 
+@pytest.mark.parametrize(
+    "name",
+    [name for name, row in DATA.items() if row.drawn == "generated" and row.task == "regression"],
+)
+def test_a_set_says_whether_its_test_targets_are_free_of_the_noise_of_training(name):
+    splits = DATA[name].fn(seed=0, examples=4000)
+    into, back = (torch.log, torch.exp) if name == "noisy_counts" else (torch.clone, torch.clone)
+
+    def seen(split):
+        rows = splits.inputs[split].double()
+        return torch.cat([rows, torch.ones(len(rows), 1)], -1), splits.targets[split].double()
+
+    design, target = seen("test")
+    function = torch.linalg.lstsq(design, into(target)).solution
+    noise = {
+        split: float((seen(split)[1] - back(seen(split)[0] @ function)).std())
+        for split in ("train", "validation", "test")
+    }
+    assert noise["test"] < 1e-5
+    for split in ("train", "validation"):
+        assert (noise[split] > 0.1) == DATA[name].is_test_clean
+
+
 def test_student_t_noise_has_students_t_distribution():
     from lossbench.data.synthetic import _noise
 

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import torch
 
-from lossbench.data.splits import Data, Extent, Splits, classification
+from lossbench.data.splits import Data, Extent, Splits, by_split, classification
 from lossbench.pairing import stream
 
 SEED = 42
@@ -70,11 +70,7 @@ def _splits(examples: int) -> Splits:
         "validation": order[: round(len(order) * VALIDATION_SHARE)],
         "test": torch.arange(examples - held, examples),
     }
-    return classification(
-        {name: signals[index] for name, index in rows.items()},
-        {name: labels[index] for name, index in rows.items()},
-        classes=len(TEMPLATES),
-    )
+    return classification(by_split(signals, rows), by_split(labels, rows), classes=len(TEMPLATES))
 
 
 def generated(examples: int) -> tuple[np.ndarray, np.ndarray]:

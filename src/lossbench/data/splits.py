@@ -91,6 +91,8 @@ class Data:
             every seed, so that a pack holds them once).
         confusions: Classes that people take for each other, by class: what `asymmetric` corrupts.
         is_symmetric: Whether noise is symmetric, so that mean, median and the like coincide.
+        is_test_clean: Whether test targets are free of the noise that those of train and validation
+            carry, so that errors on test are distances to the truth.
         domain: "nonnegative" where targets are counts or the like, not centred; else "real".
         note: What a reader of its results must know, one sentence.
         bar: What another model was measured to reach on its test split: far off is wrong.
@@ -102,6 +104,7 @@ class Data:
     source: str
     drawn: str = "resplit"
     is_symmetric: bool = False
+    is_test_clean: bool = False
     domain: str = "real"
     note: str = ""
     confusions: Mapping[int, int] = field(default_factory=dict)
