@@ -9,6 +9,7 @@ from conftest import splits_of_set
 from scipy import stats
 from sklearn import datasets
 
+from lossbench import pairing
 from lossbench.data import DATA
 from lossbench.data.splits import Extent, permuted
 from lossbench.data.targets import distribution
@@ -43,6 +44,23 @@ def test_a_set_is_as_large_as_its_row_says(name):
 def test_a_set_whose_files_may_be_missing_says_its_size_and_its_licence(name):
     assert DATA[name].extent is not None
     assert DATA[name].licence
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_the_first_training_rows_of_a_fixed_set_are_like_the_rest(name):
+    # An evaluation of a large training split takes its first rows.
+    targets = splits_of_set(name).targets["train"].double()
+    first, rest = targets.tensor_split([len(targets) // 3])
+    error = (first.var(0) / len(first) + rest.var(0) / len(rest)).sqrt()
+    assert ((first.mean(0) - rest.mean(0)).abs() < 4.5 * error).all()
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_the_identity_of_a_set_does_not_contain_how_files_are_found(name):
+    code = {}
+    pairing._collect(DATA[name].fn, code)
+    assert not [place for place in code if place.startswith("lossbench.data.files")]
+    assert not {"files", "Missing", "_downloaded"} & {place.split(".")[-1] for place in code}
 
 
 @pytest.mark.parametrize("name", [name for name in DRAWN if name != "finite_support"])
