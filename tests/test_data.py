@@ -9,8 +9,9 @@ from conftest import splits_of_set
 from scipy import stats
 from sklearn import datasets
 
+from lossbench import pairing
 from lossbench.data import DATA
-from lossbench.data.splits import Size, permuted
+from lossbench.data.splits import Extent, permuted
 from lossbench.data.targets import distribution
 from lossbench.pairing import stream
 
@@ -34,15 +35,32 @@ def test_a_fixed_set_gives_every_seed_the_same_tensors(name):
         assert all(mine[split] is theirs[split] for split in mine)
 
 
-@pytest.mark.parametrize("name", [name for name, row in DATA.items() if row.size is not None])
+@pytest.mark.parametrize("name", [name for name, row in DATA.items() if row.extent is not None])
 def test_a_set_is_as_large_as_its_row_says(name):
-    assert Size.of(splits_of_set(name)) == DATA[name].size
+    assert Extent.of(splits_of_set(name)) == DATA[name].extent
 
 
 @pytest.mark.parametrize("name", FIXED)
 def test_a_set_whose_files_may_be_missing_says_its_size_and_its_licence(name):
-    assert DATA[name].size is not None
+    assert DATA[name].extent is not None
     assert DATA[name].licence
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_the_first_training_rows_of_a_fixed_set_are_like_the_rest(name):
+    # An evaluation of a large training split takes its first rows.
+    targets = splits_of_set(name).targets["train"].double()
+    first, rest = targets.tensor_split([len(targets) // 3])
+    error = (first.var(0) / len(first) + rest.var(0) / len(rest)).sqrt()
+    assert ((first.mean(0) - rest.mean(0)).abs() < 4.5 * error).all()
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_the_identity_of_a_set_does_not_contain_how_files_are_found(name):
+    code = {}
+    pairing._collect(DATA[name].fn, code)
+    assert not [place for place in code if place.startswith("lossbench.data.files")]
+    assert not {"files", "Missing", "_downloaded"} & {place.split(".")[-1] for place in code}
 
 
 @pytest.mark.parametrize("name", [name for name in DRAWN if name != "finite_support"])
@@ -110,6 +128,29 @@ def test_noisy_linear_tests_against_the_function_without_noise():
     # Standardised by training statistics, the function is affine: its intercept is no noise.
     assert unexplained("train") > 0.4
     assert unexplained("test") < 0.01
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name, row in DATA.items() if row.drawn == "generated" and row.task == "regression"],
+)
+def test_a_set_says_whether_its_test_targets_are_free_of_the_noise_of_training(name):
+    splits = DATA[name].fn(seed=0, examples=4000)
+    into, back = (torch.log, torch.exp) if name == "noisy_counts" else (torch.clone, torch.clone)
+
+    def seen(split):
+        rows = splits.inputs[split].double()
+        return torch.cat([rows, torch.ones(len(rows), 1)], -1), splits.targets[split].double()
+
+    design, target = seen("test")
+    function = torch.linalg.lstsq(design, into(target)).solution
+    noise = {
+        split: float((seen(split)[1] - back(seen(split)[0] @ function)).std())
+        for split in ("train", "validation", "test")
+    }
+    assert noise["test"] < 1e-5
+    for split in ("train", "validation"):
+        assert (noise[split] > 0.1) == DATA[name].is_test_clean
 
 
 def test_student_t_noise_has_students_t_distribution():

@@ -627,6 +627,24 @@ def test_losses_that_predict_a_point_have_no_coverage_among_others_that_say_how_
     assert {*needing.split} == {"validation", "test"}
 
 
+def test_on_a_test_split_without_noise_nobody_is_judged_by_how_sure_he_is():
+    run = make_run(data="noisy_linear", loss="gaussian_nll", steps=1, condition="own_lr")
+    evals = grouped([run])["evals"]
+    needing = evals[evals.metric.isin([n for n, m in records.METRICS.items() if m.needs])]
+    assert {*needing.split} == {"validation"}
+
+
+def test_no_point_is_aimed_at_where_labels_are_corrupted():
+    noisy = {"name": "symmetric", "params": {"rate": 0.4}}
+    facts = {"data": "gaussian_mixture", "loss": "brier", "steps": 1, "condition": "own_lr"}
+    plain, corrupted = (
+        {*grouped([make_run(**facts, **more)])["evals"].metric}
+        for more in ({}, {"data__corruption": noisy})
+    )
+    assert "tv_bayes" in plain
+    assert "tv_bayes" not in corrupted
+
+
 def test_what_sorts_or_bins_is_measured_at_the_last_step_off_train_and_the_rest_always():
     run = make_run(data="digits", loss="mse_logits", steps=4, eval_every=2, condition="own_lr")
     evals = trained([run])["evals"]

@@ -303,7 +303,7 @@ def test_cifar_is_read_from_its_binary_version(name, label_bytes, is_packed, tmp
     for split in ("train", "validation"):
         labels = whole[rows[split].numpy(), label_bytes - 1]
         assert splits.targets[split].argmax(-1).tolist() == labels.tolist()
-    assert splits.targets["test"].shape[1] == DATA[name].size.outputs
+    assert splits.targets["test"].shape[1] == DATA[name].extent.outputs
 
 
 def test_a_run_on_files_that_are_missing_is_refused_before_any_training(tmp_path):
@@ -410,7 +410,7 @@ def test_more_training_images_than_there_are_is_a_mistake(examples):
 @pytest.mark.parametrize("name", [row.name for row in images.ROWS])
 def test_classes_that_people_take_for_each_other_are_two_classes_of_the_set(name):
     row = DATA[name]
-    classes = range(row.size.outputs)
+    classes = range(row.extent.outputs)
     assert row.confusions
     assert all(one in classes and other in classes for one, other in row.confusions.items())
     assert all(one != other for one, other in row.confusions.items())

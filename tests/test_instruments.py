@@ -25,7 +25,7 @@ from lossbench.instruments import MEASURES, due, examples, interval, times
 from lossbench.instruments.agreement import CORE
 from lossbench.instruments.curvature import hessian_product, largest_eigenvalue
 from lossbench.instruments.features import class_scatter
-from lossbench.instruments.moment import flat, unflat
+from lossbench.instruments.moment import flat
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.models import MODELS, Model
@@ -164,12 +164,6 @@ def test_nan_parameters_of_a_member_leave_the_curvature_of_the_others():
     found = largest_eigenvalue(product, start, steps=3)
     assert found[[0, 2]].tolist() == pytest.approx([1.0, 2.0])
     assert found[1].isnan()
-
-
-def test_unflat_undoes_flat():
-    like = {"a": torch.randn(2, 3, 4), "b": torch.randn(2, 5)}
-    found = unflat(flat(like.values()), like)
-    assert all(torch.equal(found[name], value) for name, value in like.items())
 
 
 # ---- gradients -----------------------------------------------------------------------------------

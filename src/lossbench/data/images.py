@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lossbench.data.files import File
-from lossbench.data.splits import Data, Size, Splits, by_split, classification, held_out
+from lossbench.data.splits import Data, Extent, Splits, by_split, classification, held_out
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 """Where Debian's package dataset-fashion-mnist puts its files."""
@@ -331,7 +331,7 @@ ROWS = (
         "Xiao, Rasul and Vollgraf 2017; Zalando Research",
         licence="MIT",
         drawn="fixed",
-        size=Size(50_000, 10_000, 10_000, inputs=(1, 28, 28), outputs=10),
+        extent=Extent(50_000, 10_000, 10_000, inputs=(1, 28, 28), outputs=10),
         confusions=_confused(
             FASHION_CLASSES,
             {"shirt": "T-shirt", "T-shirt": "shirt", "pullover": "coat", "coat": "pullover"}
@@ -345,7 +345,7 @@ ROWS = (
         "LeCun, Bottou, Bengio and Haffner 1998; yann.lecun.com",
         licence="CC BY-SA 3.0",
         drawn="fixed",
-        size=Size(50_000, 10_000, 10_000, inputs=(1, 28, 28), outputs=10),
+        extent=Extent(50_000, 10_000, 10_000, inputs=(1, 28, 28), outputs=10),
         confusions={7: 1, 2: 7, 5: 6, 6: 5, 3: 8},  # Patrini et al. 2017, CVPR
         note="Nearly solved: good models differ in few of its test images.",
     ),
@@ -355,7 +355,7 @@ ROWS = (
         "Krizhevsky 2009; University of Toronto",
         licence="none stated",
         drawn="fixed",
-        size=Size(45_000, 5_000, 10_000, inputs=(3, 32, 32), outputs=10),
+        extent=Extent(45_000, 5_000, 10_000, inputs=(3, 32, 32), outputs=10),
         confusions=_confused(  # Patrini et al. 2017, CVPR
             CIFAR10_CLASSES,
             {
@@ -374,7 +374,7 @@ ROWS = (
         "Krizhevsky 2009; University of Toronto",
         licence="none stated",
         drawn="fixed",
-        size=Size(45_000, 5_000, 10_000, inputs=(3, 32, 32), outputs=100),
+        extent=Extent(45_000, 5_000, 10_000, inputs=(3, 32, 32), outputs=100),
         confusions=_next_of_superclass(),  # as in Patrini et al. 2017, CVPR
         note="10% of its test images have near-duplicates in training (Barz and Denzler 2020).",
     ),

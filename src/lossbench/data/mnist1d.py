@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import torch
 
-from lossbench.data.splits import Data, Size, Splits, classification
+from lossbench.data.splits import Data, Extent, Splits, by_split, classification
 from lossbench.pairing import stream
 
 SEED = 42
@@ -70,11 +70,7 @@ def _splits(examples: int) -> Splits:
         "validation": order[: round(len(order) * VALIDATION_SHARE)],
         "test": torch.arange(examples - held, examples),
     }
-    return classification(
-        {name: signals[index] for name, index in rows.items()},
-        {name: labels[index] for name, index in rows.items()},
-        classes=len(TEMPLATES),
-    )
+    return classification(by_split(signals, rows), by_split(labels, rows), classes=len(TEMPLATES))
 
 
 def generated(examples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +129,7 @@ ROWS = (
         "Greydanus and Kobak 2024, arXiv 2011.14439; generated as mnist1d 0.0.2 does",
         drawn="fixed",
         licence="Apache-2.0",
-        size=Size(3200, 800, 1000, inputs=(LENGTH,), outputs=len(TEMPLATES)),
+        extent=Extent(3200, 800, 1000, inputs=(LENGTH,), outputs=len(TEMPLATES)),
         bar="logistic regression: accuracy .315; one hidden layer of 64: .55",
         note="The published 1,000 test signals; a seed draws neither data nor split.",
     ),

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import torch
 
-from lossbench.data.splits import Data, Splits, classification, permuted, regression
+from lossbench.data.splits import Data, Splits, by_split, classification, permuted, regression
 
 
 def digits(*, seed: int) -> Splits:
@@ -55,23 +55,16 @@ def diabetes(*, seed: int) -> Splits:
     Source:
         Efron, Hastie, Johnstone and Tibshirani 2004, Annals of Statistics; in scikit-learn.
     """
-    measurements, progression = _loaded("diabetes")
+    measurements, progression = (torch.as_tensor(part) for part in _loaded("diabetes"))
     rows = permuted(len(progression), seed)
-    return regression(
-        {name: torch.as_tensor(measurements)[index] for name, index in rows.items()},
-        {name: torch.as_tensor(progression)[index, None] for name, index in rows.items()},
-    )
+    return regression(by_split(measurements, rows), by_split(progression[:, None], rows))
 
 
 def _labelled(name: str, *, classes: int, seed: int) -> Splits:
     """Splits of one of scikit-learn's classification sets."""
     inputs, labels = (torch.as_tensor(part) for part in _loaded(name))
     rows = permuted(len(labels), seed)
-    return classification(
-        {split: inputs[index] for split, index in rows.items()},
-        {split: labels[index] for split, index in rows.items()},
-        classes=classes,
-    )
+    return classification(by_split(inputs, rows), by_split(labels, rows), classes=classes)
 
 
 @functools.cache

@@ -14,9 +14,6 @@ from lossbench.pairing import stream, tensors_sha
 SPLITS = ("train", "validation", "test")
 SHARES = (0.6, 0.2, 0.2)
 
-Shape = int | tuple[int, ...]
-"""Of one example's inputs: F, or (channels, height, width)."""
-
 
 @dataclass(frozen=True)
 class Splits:
@@ -40,7 +37,7 @@ class Splits:
     clean: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def sizes(self) -> tuple[Shape, int]:
+    def sizes(self) -> tuple[int | tuple[int, ...], int]:
         """What a model is built for: F, or (channels, height, width) of images, and C."""
         shape = tuple(self.inputs["train"].shape[1:])
         return shape[0] if len(shape) == 1 else shape, self.targets["train"].shape[-1]
@@ -55,7 +52,7 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class Size:
+class Extent:
     """How large a set is, of which no seed and no parameter changes it.
 
     Attributes:
@@ -73,7 +70,7 @@ class Size:
     outputs: int
 
     @classmethod
-    def of(cls, splits: Splits) -> Size:
+    def of(cls, splits: Splits) -> Extent:
         """Counted in splits."""
         counts = (len(splits.inputs[split]) for split in SPLITS)
         inputs, targets = splits.inputs["train"], splits.targets["train"]
@@ -94,10 +91,12 @@ class Data:
             every seed, so that a pack holds them once).
         confusions: Classes that people take for each other, by class: what `asymmetric` corrupts.
         is_symmetric: Whether noise is symmetric, so that mean, median and the like coincide.
+        is_test_clean: Whether test targets are free of the noise that those of train and validation
+            carry, so that errors on test are distances to the truth.
         domain: "nonnegative" where targets are counts or the like, not centred; else "real".
         note: What a reader of its results must know, one sentence.
         bar: What another model was measured to reach on its test split: far off is wrong.
-        size: At default parameters, of a set whose files may be missing; None where it is counted.
+        extent: At default parameters, of a set whose files may be missing; None: it is counted.
     """
 
     fn: Callable[..., Splits]
@@ -105,12 +104,13 @@ class Data:
     source: str
     drawn: str = "resplit"
     is_symmetric: bool = False
+    is_test_clean: bool = False
     domain: str = "real"
     note: str = ""
     confusions: Mapping[int, int] = field(default_factory=dict)
     licence: str = ""
     bar: str = ""
-    size: Size | None = None
+    extent: Extent | None = None
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from lossbench.data.splits import (
     SPLITS,
     Data,
     Splits,
+    by_split,
     classification,
     permuted,
     regression,
@@ -79,10 +80,10 @@ def gaussian_mixture(
     posterior = (of_class + weights.log()).softmax(-1)
     rows = permuted(examples, seed)
     return classification(
-        {name: inputs[index] for name, index in rows.items()},
-        {name: labels[index] for name, index in rows.items()},
+        by_split(inputs, rows),
+        by_split(labels, rows),
         classes=classes,
-        posterior={name: posterior[index] for name, index in rows.items()},
+        posterior=by_split(posterior, rows),
     )
 
 
@@ -113,10 +114,10 @@ def two_moons(*, seed: int, examples: int = 2000, noise: float = 0.2) -> Splits:
     posterior = torch.stack(density, -1).softmax(-1)
     rows = permuted(examples, seed)
     return classification(
-        {name: inputs[index] for name, index in rows.items()},
-        {name: labels[index] for name, index in rows.items()},
+        by_split(inputs, rows),
+        by_split(labels, rows),
         classes=2,
-        posterior={name: posterior[index] for name, index in rows.items()},
+        posterior=by_split(posterior, rows),
     )
 
 
@@ -272,10 +273,7 @@ def clean_linear(*, seed: int, examples: int = 1000, features: int = 8) -> Split
     inputs = torch.randn(examples, features, generator=draw, dtype=torch.float64)
     clean = inputs @ (slopes / slopes.norm())
     rows = permuted(examples, seed)
-    return regression(
-        {name: inputs[rows[name]] for name in SPLITS},
-        {name: clean[rows[name], None] for name in SPLITS},
-    )
+    return regression(by_split(inputs, rows), by_split(clean[:, None], rows))
 
 
 def noisy_counts(
@@ -306,7 +304,7 @@ def noisy_counts(
     rows = permuted(examples, seed)
     scale = counts[rows["train"]].std(correction=0).clamp(min=1e-12)
     return Splits(
-        inputs=standardised({name: inputs[rows[name]] for name in SPLITS})[0],
+        inputs=standardised(by_split(inputs, rows))[0],
         targets={name: (seen[name][rows[name], None] / scale).float() for name in SPLITS},
         task="regression",
         target_scale=float(scale),
@@ -329,7 +327,7 @@ def _seen_through(
     seen = {"train": noisy, "validation": noisy, "test": clean}
     rows = permuted(len(noisy), seed)
     targets = {name: seen[name][rows[name], None] for name in SPLITS}
-    splits = regression({name: inputs[rows[name]] for name in SPLITS}, targets)
+    splits = regression(by_split(inputs, rows), targets)
     if has_variance:
         return splits
     middle = targets["train"].median()
@@ -425,6 +423,7 @@ ROWS = (
         "generated; noise-free function known",
         drawn="generated",
         is_symmetric=True,
+        is_test_clean=True,
         note="Test targets are the function without noise; train and validation carry the noise.",
     ),
     Data(
@@ -432,6 +431,7 @@ ROWS = (
         "regression",
         "generated; noise-free function known",
         drawn="generated",
+        is_test_clean=True,
         note="Test targets are the function without noise; the outliers of train and validation "
         "lie on one side.",
     ),
@@ -448,6 +448,7 @@ ROWS = (
         "generated; rate behind the counts known",
         drawn="generated",
         domain="nonnegative",
+        is_test_clean=True,
         note="Test targets are the rates; train and validation are counts.",
     ),
 )

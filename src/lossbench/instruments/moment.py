@@ -68,13 +68,6 @@ def flat(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten(1) for tensor in tensors], -1)
 
 
-def unflat(vectors: Tensor, like: Parameters) -> dict[str, Tensor]:
-    """Vectors [K, P] in the shapes of parameters [K, ...] by name: `flat` undone."""
-    sizes = [value[0].numel() for value in like.values()]
-    parts = zip(like.items(), vectors.split(sizes, -1), strict=True)
-    return {name: part.reshape(value.shape) for (name, value), part in parts}
-
-
 def inner(first: Tensor, second: Tensor) -> Tensor:
     """Inner products of the rows of [K, P]: [K]."""
     return (first * second).sum(-1)

@@ -3,7 +3,7 @@
 from lossbench.models import dense, foreign, images, resnet, vit
 from lossbench.models.build import initialised, paired, rescaled, stacked, widened
 from lossbench.models.layers import BatchNorm, Dropout
-from lossbench.models.spec import Inputs, Model, inputs_of
+from lossbench.models.spec import Inputs, Model
 
 MODELS: dict[str, Model] = {
     row.name: row for row in dense.ROWS + images.ROWS + resnet.ROWS + vit.ROWS + foreign.ROWS
@@ -16,7 +16,6 @@ __all__ = [
     "Inputs",
     "Model",
     "initialised",
-    "inputs_of",
     "paired",
     "rescaled",
     "stacked",

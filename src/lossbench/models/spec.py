@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 Inputs = int | tuple[int, int, int]
 """Shape of one example: F numbers, or an image's (channels, height, width)."""
@@ -27,24 +27,6 @@ class Model:
     def name(self) -> str:
         """The function's name."""
         return self.fn.__name__
-
-
-def inputs_of(examples: Tensor) -> Inputs:
-    """What a model is told of its inputs.
-
-    Args:
-        examples: [N, F], or images [N, channels, height, width].
-
-    Raises:
-        ValueError: Another number of dimensions.
-    """
-    if examples.dim() == 2:
-        return examples.shape[1]
-    if examples.dim() == 4:
-        return (examples.shape[1], examples.shape[2], examples.shape[3])
-    raise ValueError(
-        f"inputs {list(examples.shape)}: use [N, F], or [N, channels, height, width] for images"
-    )
 
 
 def features(inputs: Inputs) -> int:
