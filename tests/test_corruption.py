@@ -11,9 +11,10 @@ import pytest
 import torch
 from conftest import make_run
 from scipy import stats
+from sklearn.linear_model import LogisticRegression
 
 from lossbench.config import ConfigError
-from lossbench.data import DATA
+from lossbench.data import DATA, corruption
 from lossbench.data.corruption import CORRUPTIONS, corrupted, realised, symmetric
 from lossbench.data.splits import Splits
 from lossbench.pairing import stream
@@ -213,6 +214,47 @@ def test_the_teacher_reads_images_as_it_reads_rows():
         for inputs in (clean.inputs, images)
     )
     assert torch.equal(rows.targets["train"], pictures.targets["train"])
+
+
+def test_one_teacher_serves_all_seeds_and_rates_of_the_same_tensors(monkeypatch):
+    fits = []
+    fit = LogisticRegression.fit
+    monkeypatch.setattr(LogisticRegression, "fit", lambda *a: fits.append(1) or fit(*a))
+    clean = DATA["mnist1d"].fn(seed=0, examples=500)
+    alone = [corruption._taught(clean) for _ in range(2)]
+    noisy = [
+        noised("instance", DATA["mnist1d"].fn(seed=seed, examples=500), seed=seed, rate=rate)
+        for seed in range(3)
+        for rate in (0.1, 0.3)
+    ]
+    assert len(fits) == 2 + 1
+    assert len({one.sha for one in noisy}) == 6
+    for split, rows in alone[0].items():
+        assert torch.equal(rows, alone[1][split])
+    other = dataclasses.replace(clean, inputs={k: v.clone() for k, v in clean.inputs.items()})
+    assert torch.equal(
+        noised("instance", other, rate=0.1).targets["train"], noisy[0].targets["train"]
+    )
+    assert len(fits) == 2 + 2
+
+
+def test_a_teacher_is_asked_about_few_rows_at_once_and_all_get_its_answer(monkeypatch):
+    asked = []
+    ask = LogisticRegression.predict_proba
+
+    def predict_proba(self, rows):
+        asked.append(len(rows))
+        return ask(self, rows)
+
+    monkeypatch.setattr(LogisticRegression, "predict_proba", predict_proba)
+    clean = DATA["digits"].fn(seed=0)
+    whole = corruption._taught(clean)
+    monkeypatch.setattr(corruption, "CHUNK", 100)
+    parts = corruption._taught(clean)
+    assert max(asked[-15:]) == 100
+    for split in ("train", "validation"):
+        torch.testing.assert_close(parts[split], whole[split], rtol=1e-12, atol=1e-15)
+        assert float(parts[split].sum(-1).sub(1).abs().max()) < 1e-12
 
 
 # ---- outliers ------------------------------------------------------------------------------------
