@@ -18,7 +18,7 @@ from lossbench.data import DATA, corruption
 from lossbench.data.corruption import CORRUPTIONS, corrupted, realised, symmetric
 from lossbench.data.splits import Splits
 from lossbench.pairing import stream
-from lossbench.sweep.preflight import splits_of
+from lossbench.sweep.preflight import preflight, splits_of
 
 LABEL_NOISE = ("symmetric", "pairflip", "asymmetric", "instance")
 TARGET_NOISE = (*LABEL_NOISE, "outliers")
@@ -402,3 +402,59 @@ def test_the_map_of_confusions_is_no_parameter_that_may_be_typed():
     noise = {"name": "asymmetric", "params": {"confusions": {1: 2}}}
     with pytest.raises(ConfigError, match="'confusions' is unknown"):
         make_run(data="digits", loss="brier", data__corruption=noise)
+
+
+IMBALANCED = {"name": "imbalance", "params": {"ratio": 1.0, "largest": 0.9}}
+"""Digits of some seeds have as many training rows of each class, those of others have fewer."""
+
+
+def takes(seed):
+    try:
+        noised("imbalance", DATA["digits"].fn(seed=seed), seed=seed, **IMBALANCED["params"])
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_seed_whose_split_is_refused_is_named_before_any_training():
+    seeds = range(12)
+    good = [seed for seed in seeds if takes(seed)]
+    bad = [seed for seed in seeds if seed not in good]
+    assert good
+    assert bad
+    runs = [
+        make_run(data="digits", loss="brier", data__corruption=IMBALANCED, seed=seed)
+        for seed in (good[0], bad[0], good[1])
+    ]
+    preflight([runs[0], runs[2]])
+    told = f"data digits, corruption imbalance, seed {bad[0]}: imbalance wants .*largest than"
+    with pytest.raises(ConfigError, match=told):
+        preflight(runs)
+    with pytest.raises(ConfigError, match=told):
+        preflight(runs[1:])
+
+
+@pytest.mark.parametrize(("data", "built"), [("mnist1d", {0}), ("gaussian_mixture", {0, 1, 2})])
+def test_seeds_that_share_a_split_are_not_built_one_by_one(data, built, monkeypatch):
+    seen = []
+    build = DATA[data].fn
+
+    def counted(*, seed, **params):
+        seen.append(seed)
+        return build(seed=seed, **params)
+
+    monkeypatch.setitem(DATA, data, dataclasses.replace(DATA[data], fn=counted))
+    runs = [
+        dataclasses.replace(run, data=dataclasses.replace(run.data, fn=data))
+        for run in (
+            make_run(
+                data="digits",
+                loss="brier",
+                data__corruption={"name": "few_samples", "params": {}},
+                seed=seed,
+            )
+            for seed in range(3)
+        )
+    ]
+    preflight(runs)
+    assert {*seen} == built

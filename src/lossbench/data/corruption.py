@@ -24,6 +24,9 @@ from lossbench.pairing import stream
 
 IMBALANCES = ("exponential", "step")
 
+DROPPING = ("imbalance", "few_samples")
+"""Corruptions that drop rows: one seed's split may have too few where another's has enough."""
+
 TEACHER_ROWS = 10_000
 """Training rows that the teacher of `instance` is fitted on at most: the first ones."""
 
