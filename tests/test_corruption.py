@@ -11,13 +11,14 @@ import pytest
 import torch
 from conftest import make_run
 from scipy import stats
+from sklearn.linear_model import LogisticRegression
 
 from lossbench.config import ConfigError
-from lossbench.data import DATA
+from lossbench.data import DATA, corruption
 from lossbench.data.corruption import CORRUPTIONS, corrupted, realised, symmetric
 from lossbench.data.splits import Splits
 from lossbench.pairing import stream
-from lossbench.sweep.preflight import splits_of
+from lossbench.sweep.preflight import preflight, splits_of
 
 LABEL_NOISE = ("symmetric", "pairflip", "asymmetric", "instance")
 TARGET_NOISE = (*LABEL_NOISE, "outliers")
@@ -215,6 +216,47 @@ def test_the_teacher_reads_images_as_it_reads_rows():
     assert torch.equal(rows.targets["train"], pictures.targets["train"])
 
 
+def test_one_teacher_serves_all_seeds_and_rates_of_the_same_tensors(monkeypatch):
+    fits = []
+    fit = LogisticRegression.fit
+    monkeypatch.setattr(LogisticRegression, "fit", lambda *a: fits.append(1) or fit(*a))
+    clean = DATA["mnist1d"].fn(seed=0, examples=500)
+    alone = [corruption._taught(clean) for _ in range(2)]
+    noisy = [
+        noised("instance", DATA["mnist1d"].fn(seed=seed, examples=500), seed=seed, rate=rate)
+        for seed in range(3)
+        for rate in (0.1, 0.3)
+    ]
+    assert len(fits) == 2 + 1
+    assert len({one.sha for one in noisy}) == 6
+    for split, rows in alone[0].items():
+        assert torch.equal(rows, alone[1][split])
+    other = dataclasses.replace(clean, inputs={k: v.clone() for k, v in clean.inputs.items()})
+    assert torch.equal(
+        noised("instance", other, rate=0.1).targets["train"], noisy[0].targets["train"]
+    )
+    assert len(fits) == 2 + 2
+
+
+def test_a_teacher_is_asked_about_few_rows_at_once_and_all_get_its_answer(monkeypatch):
+    asked = []
+    ask = LogisticRegression.predict_proba
+
+    def predict_proba(self, rows):
+        asked.append(len(rows))
+        return ask(self, rows)
+
+    monkeypatch.setattr(LogisticRegression, "predict_proba", predict_proba)
+    clean = DATA["digits"].fn(seed=0)
+    whole = corruption._taught(clean)
+    monkeypatch.setattr(corruption, "CHUNK", 100)
+    parts = corruption._taught(clean)
+    assert max(asked[-15:]) == 100
+    for split in ("train", "validation"):
+        torch.testing.assert_close(parts[split], whole[split], rtol=1e-12, atol=1e-15)
+        assert float(parts[split].sum(-1).sub(1).abs().max()) < 1e-12
+
+
 # ---- outliers ------------------------------------------------------------------------------------
 
 
@@ -360,3 +402,59 @@ def test_the_map_of_confusions_is_no_parameter_that_may_be_typed():
     noise = {"name": "asymmetric", "params": {"confusions": {1: 2}}}
     with pytest.raises(ConfigError, match="'confusions' is unknown"):
         make_run(data="digits", loss="brier", data__corruption=noise)
+
+
+IMBALANCED = {"name": "imbalance", "params": {"ratio": 1.0, "largest": 0.9}}
+"""Digits of some seeds have as many training rows of each class, those of others have fewer."""
+
+
+def takes(seed):
+    try:
+        noised("imbalance", DATA["digits"].fn(seed=seed), seed=seed, **IMBALANCED["params"])
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_seed_whose_split_is_refused_is_named_before_any_training():
+    seeds = range(12)
+    good = [seed for seed in seeds if takes(seed)]
+    bad = [seed for seed in seeds if seed not in good]
+    assert good
+    assert bad
+    runs = [
+        make_run(data="digits", loss="brier", data__corruption=IMBALANCED, seed=seed)
+        for seed in (good[0], bad[0], good[1])
+    ]
+    preflight([runs[0], runs[2]])
+    told = f"data digits, corruption imbalance, seed {bad[0]}: imbalance wants .*largest than"
+    with pytest.raises(ConfigError, match=told):
+        preflight(runs)
+    with pytest.raises(ConfigError, match=told):
+        preflight(runs[1:])
+
+
+@pytest.mark.parametrize(("data", "built"), [("mnist1d", {0}), ("gaussian_mixture", {0, 1, 2})])
+def test_seeds_that_share_a_split_are_not_built_one_by_one(data, built, monkeypatch):
+    seen = []
+    build = DATA[data].fn
+
+    def counted(*, seed, **params):
+        seen.append(seed)
+        return build(seed=seed, **params)
+
+    monkeypatch.setitem(DATA, data, dataclasses.replace(DATA[data], fn=counted))
+    runs = [
+        dataclasses.replace(run, data=dataclasses.replace(run.data, fn=data))
+        for run in (
+            make_run(
+                data="digits",
+                loss="brier",
+                data__corruption={"name": "few_samples", "params": {}},
+                seed=seed,
+            )
+            for seed in range(3)
+        )
+    ]
+    preflight(runs)
+    assert {*seen} == built

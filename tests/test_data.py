@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,8 @@ from sklearn import datasets
 
 from lossbench import pairing
 from lossbench.data import DATA
+from lossbench.data.corruption import corrupted
+from lossbench.data.memory import Memory
 from lossbench.data.splits import Extent, permuted
 from lossbench.data.targets import distribution
 from lossbench.pairing import stream
@@ -289,3 +294,58 @@ def test_distribution_targets_are_the_posterior_in_training_and_labels_elsewhere
 def test_distribution_targets_of_data_whose_posterior_nobody_knows_are_refused():
     with pytest.raises(ValueError, match=r"not known: use data\.targets=sampled"):
         distribution(DATA["digits"].fn(seed=0))
+
+
+# ---- what is remembered --------------------------------------------------------------------------
+
+
+def test_the_fingerprint_is_that_of_all_tensors_by_name():
+    for name in ("digits", "gaussian_mixture"):
+        splits = DATA[name].fn(seed=0)
+        parts = {"inputs": splits.inputs, "targets": splits.targets, "posterior": splits.posterior}
+        tensors = {
+            f"{part}/{split}": rows for part, by in parts.items() for split, rows in by.items()
+        }
+        assert splits.sha == dataclasses.replace(splits).sha == pairing.tensors_sha(tensors)
+
+
+def test_inputs_that_seeds_share_are_hashed_once(monkeypatch):
+    clean = DATA["mnist1d"].fn(seed=0, examples=500)
+    hashed = []
+    add = pairing.add_tensors
+
+    def add_tensors(digest, tensors):
+        hashed.extend(tensors)
+        add(digest, tensors)
+
+    monkeypatch.setattr("lossbench.data.splits.add_tensors", add_tensors)
+    monkeypatch.setattr("lossbench.data.splits._HASHED", Memory(4))
+    noisy = [
+        corrupted(clean, name="symmetric", seed=seed, params={}, confusions={}) for seed in range(3)
+    ]
+    assert len({one.sha for one in noisy}) == 3
+    assert hashed.count("inputs/train") == 1
+    assert hashed.count("targets/train") == 3
+
+
+def test_inputs_changed_in_place_or_replaced_have_another_fingerprint():
+    first = DATA["digits"].fn(seed=0)
+    before = first.sha
+    first.inputs["train"][0, 0] += 1.0
+    assert dataclasses.replace(first).sha != before
+    moved = dataclasses.replace(first, inputs={**first.inputs, "test": first.inputs["validation"]})
+    assert moved.sha != dataclasses.replace(first).sha
+
+
+def test_a_memory_knows_the_very_tensors_in_their_order_and_keeps_none_alive():
+    memory, made = Memory(2), iter(range(100))
+    one, other = torch.zeros(3), torch.zeros(3)
+    assert memory.of([one, other], made.__next__) == memory.of([one, other], made.__next__) == 0
+    assert memory.of([other, one], made.__next__) == 1
+    assert memory.of([one], made.__next__) == 2
+    assert memory.of([one, other], made.__next__) == 3  # only two are kept
+    gone = weakref.ref(one)
+    del one
+    assert gone() is None
+    for _ in range(50):  # most of them at the address of the one before
+        assert memory.of([torch.zeros(3)], made.__next__) not in range(4)

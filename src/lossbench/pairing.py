@@ -43,11 +43,16 @@ def stream(seed: int, purpose: str) -> torch.Generator:
 def tensors_sha(tensors: Mapping[str, Tensor]) -> str:
     """Hex sha256 over the names, types, shapes and bytes of tensors, sorted by name."""
     digest = hashlib.sha256()
+    add_tensors(digest, tensors)
+    return digest.hexdigest()
+
+
+def add_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
+    """Let a hash go on with names, types, shapes and bytes of tensors, sorted by name."""
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def source_sha(functions: Iterable[Callable[..., Any]], *, facts: str = "") -> str:

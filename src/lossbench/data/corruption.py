@@ -18,16 +18,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossbench.data.memory import Memory
 from lossbench.data.splits import Splits
 from lossbench.pairing import stream
 
 IMBALANCES = ("exponential", "step")
+
+DROPPING = ("imbalance", "few_samples")
+"""Corruptions that drop rows: one seed's split may have too few where another's has enough."""
 
 TEACHER_ROWS = 10_000
 """Training rows that the teacher of `instance` is fitted on at most: the first ones."""
 
 TEACHER_RIDGE = 100.0
 """Of that teacher: inverse of scikit-learn's C, so that it is not sure of what it has seen."""
+
+CHUNK = 1_000
+"""Rows that it is asked about at once: only they are copied to float64."""
+
+_TAUGHT: Memory[dict[str, Tensor]] = Memory(2)
+"""What teachers said of the sets they were last asked about."""
 
 
 def none(splits: Splits, *, draw: torch.Generator) -> Splits:
@@ -135,7 +145,7 @@ def instance(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Spl
         After Algan and Ulusoy 2020, arXiv 2003.10471, who take the softmax of a teacher network.
     """
     _check_labels(splits, "instance", rate)
-    known = splits.posterior or _taught(splits)
+    known = splits.posterior or _TAUGHT.of(_lesson(splits), lambda: _taught(splits))
 
     def flipped(targets: Tensor, split: str) -> Tensor:
         label = targets.argmax(-1)
@@ -165,23 +175,32 @@ def _scaled(doubt: Tensor, rate: float) -> Tensor:
     return (scale[fits.nonzero()[0, 0]] * doubt).clamp(max=1.0)
 
 
+def _lesson(splits: Splits) -> list[Tensor]:
+    """All that a teacher learns from, and is asked about: no seed has a part in it."""
+    return [splits.inputs["train"], splits.targets["train"], splits.inputs["validation"]]
+
+
 def _taught(splits: Splits) -> dict[str, Tensor]:
     """A teacher's class probabilities [N, C] on train and validation, float64."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    rows = {split: splits.inputs[split].flatten(1).double() for split in ("train", "validation")}
+    lesson = splits.inputs["train"][:TEACHER_ROWS].flatten(1).double().numpy()
     label = splits.targets["train"].argmax(-1)[:TEACHER_ROWS]
     teacher = LogisticRegression(C=1.0 / TEACHER_RIDGE, max_iter=200)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        teacher.fit(rows["train"][:TEACHER_ROWS].numpy(), label.numpy())
+        teacher.fit(lesson, label.numpy())
     seen = torch.as_tensor(teacher.classes_)
-    found = {}
-    for split, inputs in rows.items():
-        found[split] = torch.zeros(len(inputs), splits.targets["train"].shape[-1]).double()
-        found[split][:, seen] = torch.as_tensor(teacher.predict_proba(inputs.numpy())).double()
-    return found
+
+    def told(inputs: Tensor) -> Tensor:
+        chances = torch.zeros(len(inputs), splits.targets["train"].shape[-1]).double()
+        for chunk, into in zip(inputs.split(CHUNK), chances.split(CHUNK), strict=True):
+            rows = chunk.flatten(1).double().numpy()
+            into[:, seen] = torch.as_tensor(teacher.predict_proba(rows)).double()
+        return chances
+
+    return {split: told(splits.inputs[split]) for split in ("train", "validation")}
 
 
 def _to_partner(partner: Tensor, rate: float, draw: torch.Generator) -> Callable[[Tensor], Tensor]:

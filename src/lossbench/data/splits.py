@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lossbench.pairing import stream, tensors_sha
+from lossbench.data.memory import Memory
+from lossbench.pairing import add_tensors, stream
+
+_HASHED: Memory[hashlib._Hash] = Memory(4)
+"""Hashes that went over inputs already, known by the inputs in the order of their splits' names."""
 
 SPLITS = ("train", "validation", "test")
 SHARES = (0.6, 0.2, 0.2)
@@ -44,11 +49,21 @@ class Splits:
 
     @functools.cached_property
     def sha(self) -> str:
-        """Fingerprint of everything a run can see."""
-        parts = {"inputs": self.inputs, "targets": self.targets, "posterior": self.posterior}
-        return tensors_sha(
-            {f"{part}/{split}": value for part, by in parts.items() for split, value in by.items()}
-        )
+        """Fingerprint of everything a run can see: `tensors_sha` of all tensors."""
+
+        def named(part: str) -> dict[str, Tensor]:
+            return {f"{part}/{split}": rows for split, rows in getattr(self, part).items()}
+
+        def begun() -> hashlib._Hash:
+            digest = hashlib.sha256()
+            add_tensors(digest, named("inputs"))
+            return digest
+
+        # Inputs come first by name, and are the same tensors for all seeds of a fixed set.
+        in_order = [rows for _, rows in sorted(self.inputs.items())]
+        digest = _HASHED.of(in_order, begun).copy()
+        add_tensors(digest, named("posterior") | named("targets"))
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from lossbench.config import ConfigError, Run
 from lossbench.data import DATA, Splits
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS
-from lossbench.data.corruption import corrupted
+from lossbench.data.corruption import DROPPING, corrupted
 from lossbench.data.targets import TARGETS
 from lossbench.engine import batch_indices, refuse_unpaired, refuse_unwidened
 from lossbench.losses.spec import Context
@@ -36,11 +36,15 @@ def splits_of(run: Run) -> Splits:
 def preflight(runs: Iterable[Run]) -> None:
     """Build the data, the model and the batches of each kind of run once, before any training.
 
+    Of data that a seed draws, and a corruption drops rows of, every seed's are built.
+
     Raises:
         ConfigError: One of them refuses its parameters.
     """
+    runs = list(runs)
+    _refuse_seeds(runs)
     kinds: dict[str, dict[str, Run]] = {}
-    for run in reversed(list(runs)):
+    for run in reversed(runs):
         kind = (run.data, run.targets, run.corruption, run.augmentation, run.model)
         kind += (run.batch_size, run.init, run.row.outputs_per_target)
         kinds.setdefault(repr(kind), {})[repr(run.loss)] = run
@@ -58,6 +62,22 @@ def preflight(runs: Iterable[Run]) -> None:
             raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
         for run in by_loss.values():
             _refuse_parameters(run, splits)
+
+
+def _refuse_seeds(runs: Iterable[Run]) -> None:
+    """Build the data of every seed where rows are dropped from a split of its own."""
+    by_seed = {
+        repr((run.data, run.targets, run.corruption, run.seed)): run
+        for run in runs
+        if run.corruption.fn in DROPPING and DATA[run.data.fn].drawn != "fixed"
+    }
+    for run in by_seed.values():
+        try:
+            splits_of(run)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"data {run.data.name}, corruption {run.corruption.name}, seed {run.seed}: {error}"
+            ) from error
 
 
 def _refuse_augmentation(run: Run, inputs: Tensor) -> None:
