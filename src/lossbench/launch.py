@@ -6,8 +6,12 @@ heavy (torch and all rooms that need it) is imported inside functions.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
+import math
+import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +24,10 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-    from lossbench.config import Run
+    from lossbench.config import Engine, Run
     from lossbench.sweep import Sweep
+    from lossbench.sweep.care import Crew
+    from lossbench.sweep.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -138,8 +144,9 @@ class PackedLauncher:
     composer: Composer
     sweep: Sweep
 
-    def __init__(self, *, executor: str, **cluster: Any) -> None:
+    def __init__(self, *, executor: str, workers: int, **cluster: Any) -> None:
         self.executor = executor
+        self.workers = workers
         self.cluster = cluster
 
     def setup(
@@ -153,13 +160,25 @@ class PackedLauncher:
         self.composer = Composer(hydra_context.config_loader, config)
         hydra_context.config_loader = self.composer  # type: ignore[assignment]
         self.sweep = _sweep(config, config.hydra)
-        if self.executor != "inline":
-            self.sweep.crew = _cluster(self.executor, self.cluster)
+        self.sweep.crew = self._crew()
         self._asked: dict[tuple[str, ...], Run] = {}
         if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
             _refuse_size(config.hydra.runtime.choices["size"])
             # It writes multirun.yaml before it launches; a mistake must not leave a folder behind.
             self.check(_basic_jobs(config, self.composer))
+
+    def _crew(self) -> Crew:
+        if self.executor != "inline":
+            return _cluster(self.executor, self.cluster)
+        from lossbench.sweep.care import Here
+        from lossbench.sweep.workers import Workers
+
+        count = _hands(self.workers, self.sweep.engine)
+        if count < 2:
+            return Here()
+        crew = Workers(count, at_once=self.workers > 0)
+        _at_work.append(crew)
+        return crew
 
     def check(self, job_overrides: Sequence[Sequence[str]]) -> None:
         """Refuse what cannot be trained, before anything is written.
@@ -234,6 +253,59 @@ class PackedLauncher:
         )
         result.return_value = value
         return result
+
+
+_at_work: list[Workers] = []
+"""Crews with processes of their own, which nobody else could end once a sweep is done."""
+
+
+def dismiss() -> None:
+    """End the processes that train for this one."""
+    while _at_work:
+        _at_work.pop().dismiss()
+
+
+def _hands(workers: int, engine: Engine) -> int:
+    """How many processes train: what was asked for, or what this machine has room for."""
+    from lossbench.config import ConfigError
+
+    if workers < 0:
+        raise ConfigError(f"hydra.launcher.workers={workers}: use 0 for one on each core, or more")
+    if engine.device != "cpu":
+        return 1
+    return workers or min(cores() // engine.threads, int(_free_memory() // BYTES_A_WORKER))
+
+
+BYTES_A_WORKER = 2**30
+"""Of memory for a process that trains, PyTorch itself included."""
+
+
+def cores() -> int:
+    """Cores that this process may use, by its affinity and by the quota of its container."""
+    count = float(os.cpu_count() or 1)
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    return max(1, math.floor(min(count, _quota())))
+
+
+def _quota() -> float:
+    """Cores that a container may use at most: of cgroup version 2, or of version 1."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return float(quota) / float(period)
+    with contextlib.suppress(OSError, ValueError):
+        old = Path("/sys/fs/cgroup/cpu")
+        quota, period = ((old / f"cpu.cfs_{part}_us").read_text() for part in ("quota", "period"))
+        return float(quota) / float(period) if float(quota) > 0 else math.inf
+    return math.inf
+
+
+def _free_memory() -> float:
+    """Bytes that new processes may take; infinite where the system does not say."""
+    with contextlib.suppress(OSError):
+        told = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+        return 1024.0 * int(told[1]) if told else math.inf
+    return math.inf
 
 
 def _cluster(executor: str, cluster: Mapping[str, Any]) -> Any:
