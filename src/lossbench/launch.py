@@ -79,6 +79,8 @@ class Composer:
         self._master = master
         self._parsed: dict[str, tuple[Override, bool]] = {}
         self._templates: dict[tuple[str, ...], DictConfig] = {}
+        self._fields: dict[tuple[str, ...], _Fields | None] = {}
+        self._legal: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -86,7 +88,12 @@ class Composer:
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
-        """A job's configuration without the `hydra` node; what a sweeper validates with."""
+        """What a sweeper validates jobs with: those that have been composed are legal.
+
+        For such a job this is the common part of all jobs with its choices, not to be changed.
+        """
+        if (chosen := self._legal.get(tuple(sweep_overrides))) is not None:
+            return self._template(chosen)
         return self.compose(sweep_overrides)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -105,6 +112,41 @@ class Composer:
         plain = [override for _, override, is_plain in parsed if is_plain]
         self._loader._apply_overrides_to_config(plain, config)
         return config
+
+    def plain(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """The configuration of one job as plain values, interpolations resolved.
+
+        A job that differs in numbers and names only from one that came before takes no time.
+
+        Args:
+            overrides: One job's overrides, no sweeps.
+
+        Raises:
+            HydraException: What Hydra itself would raise for them.
+            ConfigError: A part was given another name than its yaml's.
+        """
+        from omegaconf import OmegaConf
+
+        parsed = [(line, *self._parse(line)) for line in overrides]
+        chosen = tuple(line for line, _, is_plain in parsed if not is_plain)
+        settings = [(line, override) for line, override, is_plain in parsed if is_plain]
+        fields = self._fields_of(chosen)
+        if fields is None or not all(_is_simple(override) for _, override in settings):
+            plain = OmegaConf.to_container(self.compose(overrides), resolve=True)
+        else:
+            plain = fields.set(settings, self._loader._apply_overrides_to_config)
+        self._legal[tuple(overrides)] = chosen
+        return plain  # type: ignore[return-value]
+
+    def _fields_of(self, chosen: tuple[str, ...]) -> _Fields | None:
+        """The fields of a template; None where some depend on others."""
+        from omegaconf import OmegaConf
+
+        if chosen not in self._fields:
+            template = self._template(chosen)
+            depends = "${" in str(OmegaConf.to_container(template, resolve=False))
+            self._fields[chosen] = None if depends else _Fields(copy.deepcopy(template))
+        return self._fields[chosen]
 
     def _template(self, chosen: tuple[str, ...]) -> DictConfig:
         if chosen not in self._templates:
@@ -135,6 +177,61 @@ class Composer:
             and not key.endswith(".name")  # a part is named by its yaml: `named` says so
             and not self._loader.repository.group_exists(key)
         )
+
+
+class _Fields:
+    """A configuration in which single fields are set, checked and converted by Hydra once each.
+
+    Args:
+        config: Whose fields do not depend on each other.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        from omegaconf import OmegaConf
+
+        self._config = config
+        self._plain = OmegaConf.to_container(config, resolve=True)
+        self._values: dict[str, tuple[Sequence[str], Any]] = {}
+
+    def set(self, settings: Sequence[tuple[str, Override]], apply: Any) -> dict[str, Any]:
+        """Plain values with some fields set.
+
+        Args:
+            settings: Lines and what they say.
+            apply: Hydra's function that sets them in a configuration.
+        """
+        plain = _copied(self._plain)
+        for line, override in settings:
+            if line not in self._values:
+                self._values[line] = self._converted(override, apply)
+            path, value = self._values[line]
+            node = plain
+            for name in path[:-1]:
+                node = node[name]
+            node[path[-1]] = value
+        return plain
+
+    def _converted(self, override: Override, apply: Any) -> tuple[Sequence[str], Any]:
+        """Where the field stands, and its value in the type that it has."""
+        from omegaconf import OmegaConf
+
+        apply([override], self._config)  # the next setting of this field replaces it
+        return override.key_or_group.split("."), OmegaConf.select(
+            self._config, override.key_or_group
+        )
+
+
+def _is_simple(override: Override) -> bool:
+    """Whether a setting is a number or a name for one field."""
+    value = override.value()
+    is_scalar = type(value) in (int, float, bool) or (type(value) is str and "${" not in value)
+    return is_scalar and re.fullmatch(r"\w+(\.\w+)*", override.key_or_group) is not None
+
+
+def _copied(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return {key: _copied(value) for key, value in plain.items()}
+    return [*map(_copied, plain)] if isinstance(plain, list) else plain
 
 
 class PackedLauncher:
@@ -223,16 +320,16 @@ class PackedLauncher:
         from lossbench.config import ConfigError, to_run
 
         if overrides not in self._asked:
-            config = self.composer.compose(overrides)
-            if config.name != self.config.name:
-                raise ConfigError(f"name is swept over {config.name!r}: a sweep has one name")
+            plain = self.composer.plain(overrides)
+            if plain["name"] != self.config.name:
+                raise ConfigError(f"name is swept over {plain['name']!r}: a sweep has one name")
             for key in ("root", "download"):
-                if config.data[key] != self.config.data[key]:
+                if plain["data"][key] != self.config.data[key]:
                     raise ConfigError(
-                        f"data.{key} is {config.data[key]!r} for some runs: give one for all of "
+                        f"data.{key} is {plain['data'][key]!r} for some runs: give one for all of "
                         "them, on the command line or at the top of the experiment"
                     )
-            self._asked[overrides] = to_run(config)
+            self._asked[overrides] = to_run(plain)
         return self._asked[overrides]
 
     def _returned(

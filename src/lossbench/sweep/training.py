@@ -22,7 +22,7 @@ from lossbench.config import ENGINE_SCHEMA, Engine
 from lossbench.engine import Saved, Snapshot, failed, train
 from lossbench.pairing import device_name, environment_sha
 from lossbench.sweep.claims import Claim, Members, state_of
-from lossbench.sweep.invariance import invariance
+from lossbench.sweep.invariance import known
 from lossbench.sweep.preflight import splits_of
 
 log = logging.getLogger(__name__)
@@ -190,9 +190,10 @@ class Job:
 
     @property
     def packs(self) -> str:
-        """Whether members depend on their pack-mates on this machine, as it was measured now."""
+        """Whether members depend on their pack-mates on this machine, as it was measured."""
         precision = self.claim.pack.runs[0].precision
-        return invariance(self.engine.device, precision, self.engine.padding).mode
+        sweep = self.claim.folder.parent.parent
+        return known(sweep, self.engine.device, precision, self.engine.padding).mode
 
     @property
     def made_by(self) -> str:
