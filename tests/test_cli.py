@@ -457,3 +457,13 @@ def test_after_ctrl_c_finished_packs_are_kept_and_the_same_command_does_the_rest
     assert sweep_statuses() == {"done": 8}
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(finished_packs(folder)) == 8
+
+
+def test_a_table_of_results_imports_nothing_that_draws(place):
+    assert cli.main([*SMALL, "loss=mse"]) == cli.DONE
+    code = (
+        "import sys; from lossbench import cli;"
+        "cli._finish(cli.Path('runs/default'), extent='none')"
+        "; sys.exit(any(name in sys.modules for name in ('matplotlib', 'seaborn', 'torch')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0

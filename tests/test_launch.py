@@ -82,6 +82,7 @@ def test_a_job_is_composed_as_by_hydra_itself(overrides, composer, loader, maste
     expected = hydras_own(loader, master, overrides)
     for _ in range(2):  # by Hydra, then from memory
         assert OmegaConf.to_container(composer.compose(overrides), resolve=True) == expected
+        assert composer.plain(overrides) == expected
 
 
 @pytest.mark.parametrize(
@@ -101,8 +102,33 @@ def test_a_job_is_composed_as_by_hydra_itself(overrides, composer, loader, maste
 def test_what_hydra_refuses_is_refused_with_the_same_error(overrides, composer, loader, master):
     with pytest.raises(Exception) as expected:  # noqa: PT011  whatever it is
         hydras_own(loader, master, overrides)
-    with pytest.raises(type(expected.value)):
-        composer.compose(overrides)
+    for compose in (composer.compose, composer.plain):
+        with pytest.raises(type(expected.value)) as error:
+            compose(overrides)
+        assert str(error.value) == str(expected.value)
+
+
+def test_a_plain_value_has_the_type_of_its_field_whatever_was_set_before(composer, loader, master):
+    for overrides in (
+        ["optimizer.lr=1", "seed=3"],
+        ["optimizer.lr=0.5", "model.params.activation=tanh"],
+        ["model.params.activation=3", "optimizer.lr=2"],
+        ["seed=4"],
+    ):
+        expected, found = hydras_own(loader, master, overrides), composer.plain(overrides)
+        assert found == expected
+        assert repr(found) == repr(expected)  # 1 is no 1.0
+
+
+def test_plain_values_of_one_job_are_not_those_of_another(composer):
+    composer.plain(["seed=1"])["model"]["params"]["widths"].append(9)
+    assert composer.plain(["seed=2"])["model"]["params"]["widths"] == [64, 64]
+
+
+def test_a_job_that_was_composed_is_not_composed_again_to_be_validated(composer, monkeypatch):
+    composer.plain(["seed=5"])
+    monkeypatch.setattr(composer, "compose", lambda overrides: pytest.fail("composed again"))
+    composer.load_sweep_config(None, ["seed=5"])
 
 
 def test_a_job_leaves_the_memory_of_others_alone(composer):

@@ -62,6 +62,7 @@ and says with honest statistics what the loss changed.
     data.targets=sampled (or distribution)  init.from=random (or permuted_labels)
     data.root=data  data.download=false (true brings files of data sets that are missing)
     engine.device=cpu  engine.precision=float32  engine.pack_size=128
+    hydra.launcher.workers=0 (a process on each core where that is faster; 1: one in all)
 
   --config-dir DIR   adds your own yaml files   extensions=[my_module]   adds your own losses
   --cfg job          prints the configuration   --info   Hydra's own view   --version
@@ -195,10 +196,15 @@ def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:
 
 
 def _launch(hydra: Any, args: Any) -> int:
-    from lossbench.launch import task
+    from lossbench import launch
 
     extent = _report_of(hydra, args)
-    launched = hydra.multirun("config", task, args.overrides, with_log_configuration=False)
+    try:
+        launched = hydra.multirun(
+            "config", launch.task, args.overrides, with_log_configuration=False
+        )
+    finally:
+        launch.dismiss()
     folder = Path(next(job for jobs in launched for job in jobs).working_dir)
     return _finish(folder, extent=extent)
 
@@ -313,14 +319,14 @@ def _report(arguments: list[str]) -> int:
 
 def _show(loaded: Any, *, extent: str = "all") -> None:
     """Print what came out, write the report or a part, and say where everything lies."""
-    from lossbench import report
+    from lossbench import launch, report
 
     print(report.table(loaded, paint=_paint()), end="")
     print("\n" + report.claims(loaded), end="")
     start = time.monotonic()
     print("\nWriting the report ...", flush=True)
     some = {"drawn_in": ("verdicts",)} if extent == "verdicts" else {}
-    path = report.write(loaded, workers=min(8, _cores()), **some)
+    path = report.write(loaded, workers=min(8, launch.cores()), **some)
     seconds = time.monotonic() - start
     drawn = len([*(path.parent / "figures").glob("*_one_column.pdf")])
     told = len([*(path.parent / "tables").glob("*.csv")])
@@ -328,13 +334,6 @@ def _show(loaded: Any, *, extent: str = "all") -> None:
     print(f"Figures: {path.parent / 'figures'}  ({drawn} as PNG, SVG and PDF, at two widths)")
     print(f"Tables:  {path.parent / 'tables'}  ({told} as CSV, Markdown and LaTeX)")
     print(f"Records: {loaded.sweep_dir}  (in Python: lossbench.records.load)")
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 _COLORS = {"better": "1;32", "worse": "1;31", "diverges": "1;31", "reference": "1"}

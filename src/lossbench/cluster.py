@@ -105,7 +105,7 @@ class Element:
         """Train the pack; where an end is asked for, commit it and have it queued again."""
         logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
         try:
-            prepare(self.claim, self.engine, self.extensions)
+            prepare(self.claim.pack.runs, self.engine, self.extensions)
             with stopping() as stop:
                 return seen_to(self.claim, self.engine, self.extensions, stop, self.title)
         except (ConfigError, store.StoreError) as error:
@@ -126,6 +126,9 @@ class Element:
 
 class Cluster:
     """The crew that is a cluster. Any number of commands may wait for the same jobs."""
+
+    hands = 1
+    """A job takes as many runs as its memory holds: more jobs would mostly wait in the queue."""
 
     def __init__(self, settings: Settings) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -242,10 +243,17 @@ class Run:
     @property
     def facts(self) -> dict[str, Any]:
         """Canonical plain values of every factor: what is hashed and recorded."""
-        plain = dataclasses.asdict(self) | {"init": self.init.facts}
-        plain |= {"instruments": [*self.instruments]}
         left_out = ("run_id", "stage", "shared_sha")  # the last one is part of source_sha
-        return {name: plain[name] for name in plain if name not in left_out}
+        return {name: _fact(value) for name, value in vars(self).items() if name not in left_out}
+
+
+def _fact(value: Any) -> Any:
+    """A factor of a run as plain values that nobody else holds."""
+    if isinstance(value, Part):
+        return {"name": value.name, "fn": value.fn, "params": copy.deepcopy(dict(value.params))}
+    if isinstance(value, Init):
+        return value.facts
+    return [*value] if isinstance(value, tuple) else value
 
 
 NEUTRAL = {

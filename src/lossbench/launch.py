@@ -6,8 +6,12 @@ heavy (torch and all rooms that need it) is imported inside functions.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
+import math
+import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +24,10 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-    from lossbench.config import Run
+    from lossbench.config import Engine, Run
     from lossbench.sweep import Sweep
+    from lossbench.sweep.care import Crew
+    from lossbench.sweep.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +79,8 @@ class Composer:
         self._master = master
         self._parsed: dict[str, tuple[Override, bool]] = {}
         self._templates: dict[tuple[str, ...], DictConfig] = {}
+        self._fields: dict[tuple[str, ...], _Fields | None] = {}
+        self._legal: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -80,7 +88,12 @@ class Composer:
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
-        """A job's configuration without the `hydra` node; what a sweeper validates with."""
+        """What a sweeper validates jobs with: those that have been composed are legal.
+
+        For such a job this is the common part of all jobs with its choices, not to be changed.
+        """
+        if (chosen := self._legal.get(tuple(sweep_overrides))) is not None:
+            return self._template(chosen)
         return self.compose(sweep_overrides)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -99,6 +112,41 @@ class Composer:
         plain = [override for _, override, is_plain in parsed if is_plain]
         self._loader._apply_overrides_to_config(plain, config)
         return config
+
+    def plain(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """The configuration of one job as plain values, interpolations resolved.
+
+        A job that differs in numbers and names only from one that came before takes no time.
+
+        Args:
+            overrides: One job's overrides, no sweeps.
+
+        Raises:
+            HydraException: What Hydra itself would raise for them.
+            ConfigError: A part was given another name than its yaml's.
+        """
+        from omegaconf import OmegaConf
+
+        parsed = [(line, *self._parse(line)) for line in overrides]
+        chosen = tuple(line for line, _, is_plain in parsed if not is_plain)
+        settings = [(line, override) for line, override, is_plain in parsed if is_plain]
+        fields = self._fields_of(chosen)
+        if fields is None or not all(_is_simple(override) for _, override in settings):
+            plain = OmegaConf.to_container(self.compose(overrides), resolve=True)
+        else:
+            plain = fields.set(settings, self._loader._apply_overrides_to_config)
+        self._legal[tuple(overrides)] = chosen
+        return plain  # type: ignore[return-value]
+
+    def _fields_of(self, chosen: tuple[str, ...]) -> _Fields | None:
+        """The fields of a template; None where some depend on others."""
+        from omegaconf import OmegaConf
+
+        if chosen not in self._fields:
+            template = self._template(chosen)
+            depends = "${" in str(OmegaConf.to_container(template, resolve=False))
+            self._fields[chosen] = None if depends else _Fields(copy.deepcopy(template))
+        return self._fields[chosen]
 
     def _template(self, chosen: tuple[str, ...]) -> DictConfig:
         if chosen not in self._templates:
@@ -131,6 +179,61 @@ class Composer:
         )
 
 
+class _Fields:
+    """A configuration in which single fields are set, checked and converted by Hydra once each.
+
+    Args:
+        config: Whose fields do not depend on each other.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        from omegaconf import OmegaConf
+
+        self._config = config
+        self._plain = OmegaConf.to_container(config, resolve=True)
+        self._values: dict[str, tuple[Sequence[str], Any]] = {}
+
+    def set(self, settings: Sequence[tuple[str, Override]], apply: Any) -> dict[str, Any]:
+        """Plain values with some fields set.
+
+        Args:
+            settings: Lines and what they say.
+            apply: Hydra's function that sets them in a configuration.
+        """
+        plain = _copied(self._plain)
+        for line, override in settings:
+            if line not in self._values:
+                self._values[line] = self._converted(override, apply)
+            path, value = self._values[line]
+            node = plain
+            for name in path[:-1]:
+                node = node[name]
+            node[path[-1]] = value
+        return plain
+
+    def _converted(self, override: Override, apply: Any) -> tuple[Sequence[str], Any]:
+        """Where the field stands, and its value in the type that it has."""
+        from omegaconf import OmegaConf
+
+        apply([override], self._config)  # the next setting of this field replaces it
+        return override.key_or_group.split("."), OmegaConf.select(
+            self._config, override.key_or_group
+        )
+
+
+def _is_simple(override: Override) -> bool:
+    """Whether a setting is a number or a name for one field."""
+    value = override.value()
+    is_scalar = type(value) in (int, float, bool) or (type(value) is str and "${" not in value)
+    return is_scalar and re.fullmatch(r"\w+(\.\w+)*", override.key_or_group) is not None
+
+
+def _copied(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return {key: _copied(value) for key, value in plain.items()}
+    return [*map(_copied, plain)] if isinstance(plain, list) else plain
+
+
 class PackedLauncher:
     """Runs jobs as members of packs. Registered with Hydra by `hydra_plugins.lossbench_packed`."""
 
@@ -138,8 +241,9 @@ class PackedLauncher:
     composer: Composer
     sweep: Sweep
 
-    def __init__(self, *, executor: str, **cluster: Any) -> None:
+    def __init__(self, *, executor: str, workers: int, **cluster: Any) -> None:
         self.executor = executor
+        self.workers = workers
         self.cluster = cluster
 
     def setup(
@@ -153,13 +257,25 @@ class PackedLauncher:
         self.composer = Composer(hydra_context.config_loader, config)
         hydra_context.config_loader = self.composer  # type: ignore[assignment]
         self.sweep = _sweep(config, config.hydra)
-        if self.executor != "inline":
-            self.sweep.crew = _cluster(self.executor, self.cluster)
+        self.sweep.crew = self._crew()
         self._asked: dict[tuple[str, ...], Run] = {}
         if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
             _refuse_size(config.hydra.runtime.choices["size"])
             # It writes multirun.yaml before it launches; a mistake must not leave a folder behind.
             self.check(_basic_jobs(config, self.composer))
+
+    def _crew(self) -> Crew:
+        if self.executor != "inline":
+            return _cluster(self.executor, self.cluster)
+        from lossbench.sweep.care import Here
+        from lossbench.sweep.workers import Workers
+
+        count = _hands(self.workers, self.sweep.engine)
+        if count < 2:
+            return Here()
+        crew = Workers(count, at_once=self.workers > 0)
+        _at_work.append(crew)
+        return crew
 
     def check(self, job_overrides: Sequence[Sequence[str]]) -> None:
         """Refuse what cannot be trained, before anything is written.
@@ -204,16 +320,16 @@ class PackedLauncher:
         from lossbench.config import ConfigError, to_run
 
         if overrides not in self._asked:
-            config = self.composer.compose(overrides)
-            if config.name != self.config.name:
-                raise ConfigError(f"name is swept over {config.name!r}: a sweep has one name")
+            plain = self.composer.plain(overrides)
+            if plain["name"] != self.config.name:
+                raise ConfigError(f"name is swept over {plain['name']!r}: a sweep has one name")
             for key in ("root", "download"):
-                if config.data[key] != self.config.data[key]:
+                if plain["data"][key] != self.config.data[key]:
                     raise ConfigError(
-                        f"data.{key} is {config.data[key]!r} for some runs: give one for all of "
+                        f"data.{key} is {plain['data'][key]!r} for some runs: give one for all of "
                         "them, on the command line or at the top of the experiment"
                     )
-            self._asked[overrides] = to_run(config)
+            self._asked[overrides] = to_run(plain)
         return self._asked[overrides]
 
     def _returned(
@@ -234,6 +350,59 @@ class PackedLauncher:
         )
         result.return_value = value
         return result
+
+
+_at_work: list[Workers] = []
+"""Crews with processes of their own, which nobody else could end once a sweep is done."""
+
+
+def dismiss() -> None:
+    """End the processes that train for this one."""
+    while _at_work:
+        _at_work.pop().dismiss()
+
+
+def _hands(workers: int, engine: Engine) -> int:
+    """How many processes train: what was asked for, or what this machine has room for."""
+    from lossbench.config import ConfigError
+
+    if workers < 0:
+        raise ConfigError(f"hydra.launcher.workers={workers}: use 0 for one on each core, or more")
+    if engine.device != "cpu":
+        return 1
+    return workers or min(cores() // engine.threads, int(_free_memory() // BYTES_A_WORKER))
+
+
+BYTES_A_WORKER = 2**30
+"""Of memory for a process that trains, PyTorch itself included."""
+
+
+def cores() -> int:
+    """Cores that this process may use, by its affinity and by the quota of its container."""
+    count = float(os.cpu_count() or 1)
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    return max(1, math.floor(min(count, _quota())))
+
+
+def _quota() -> float:
+    """Cores that a container may use at most: of cgroup version 2, or of version 1."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return float(quota) / float(period)
+    with contextlib.suppress(OSError, ValueError):
+        old = Path("/sys/fs/cgroup/cpu")
+        quota, period = ((old / f"cpu.cfs_{part}_us").read_text() for part in ("quota", "period"))
+        return float(quota) / float(period) if float(quota) > 0 else math.inf
+    return math.inf
+
+
+def _free_memory() -> float:
+    """Bytes that new processes may take; infinite where the system does not say."""
+    with contextlib.suppress(OSError):
+        told = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+        return 1024.0 * int(told[1]) if told else math.inf
+    return math.inf
 
 
 def _cluster(executor: str, cluster: Mapping[str, Any]) -> Any:

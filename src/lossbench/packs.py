@@ -33,14 +33,38 @@ def group(runs: Sequence[Run], *, pack_size: int) -> list[Pack]:
     Returns:
         Packs of nearly equal size, in the order their first run came.
     """
+    return [
+        _pack(members)
+        for alike in _alike(runs)
+        for members in _chunks(sorted(alike, key=_order), pack_size)
+    ]
+
+
+LEAST_MEMBERS = 16
+"""A pack is not made smaller than this for the sake of more processes: it would be slower."""
+
+
+def shared(runs: Sequence[Run], *, pack_size: int, hands: int) -> list[Pack]:
+    """Runs as packs, so many that several processes have one each where there are runs enough.
+
+    Args:
+        runs: Runs in any order; a run_id that comes twice trains once.
+        pack_size: Most members of a pack.
+        hands: Packs that train at the same time.
+    """
+    counts = [len(alike) for alike in _alike(runs)]
+    size, least = pack_size, min(pack_size, LEAST_MEMBERS)
+    while size > least and sum(-(-count // size) for count in counts) < hands:
+        size -= 1
+    return group(runs, pack_size=size)
+
+
+def _alike(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that may train together, each once."""
     together: dict[str, list[Run]] = {}
     for run in {run.run_id: run for run in runs}.values():
         together.setdefault(structure(run), []).append(run)
-    return [
-        _pack(members)
-        for alike in together.values()
-        for members in _chunks(sorted(alike, key=_order), pack_size)
-    ]
+    return [*together.values()]
 
 
 def slices(pack: Pack) -> list[tuple[slice, Run]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+import functools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -103,12 +104,12 @@ def _without_superseded(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[
 
 def _slot(facts: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a run is for. Confirmed runs of a cell share what was tuned; others do not."""
-    tuned = "" if facts["stage"] == "confirm" else store.to_json(facts["tuned"])
+    tuned = "" if facts["stage"] == "confirm" else json.dumps(facts["tuned"], sort_keys=True)
     return facts["cell"], facts["condition"], tuned
 
 
 def _version(facts: Mapping[str, Any]) -> str:
-    return store.sha256(store.to_json([facts["tuned"], facts["source_sha"]]))
+    return json.dumps([facts["tuned"], facts["source_sha"]], sort_keys=True)
 
 
 def _refuse_tuned_and_confirmed(planned: Mapping[str, Any]) -> None:
@@ -126,10 +127,11 @@ def _refuse_tuned_and_confirmed(planned: Mapping[str, Any]) -> None:
 
 def _planned(run: Run, declaration: str, tuned: Sequence[str]) -> dict[str, Any]:
     names = {group: getattr(run, group).name for group in ("data", "model", "loss", "optimizer")}
+    found, facts = _tuned(run, ["optimizer.lr", *tuned])
     return {
-        "cell": cell(run, tuned),
-        "context": context(run, tuned),
-        "tuned": _tuned(run, ["optimizer.lr", *tuned])[0],
+        "cell": _hash(facts, but=_OF_NO_CELL),
+        "context": _hash(facts, but=_OF_NO_CONTEXT),
+        "tuned": found,
         "params": dict(run.loss.params),
         "declaration": declaration,
         "source_sha": run.source_sha,
@@ -150,21 +152,32 @@ def cell(run: Run, tuned: Sequence[str] = ()) -> str:
         run: One of its runs.
         tuned: Keys that tuning chooses; the learning rate always counts as one.
     """
-    facts = _tuned(run, ["optimizer.lr", *tuned])[1]
-    left_out = {"seed", "condition", "source_sha"}
-    return store.sha256(store.to_json({k: v for k, v in facts.items() if k not in left_out}))[:16]
+    return _hash(_tuned(run, ["optimizer.lr", *tuned])[1], but=_OF_NO_CELL)
 
 
 def context(run: Run, tuned: Sequence[str] = ()) -> str:
     """Hash of what cells have in common whose losses are compared: all of `cell` but the loss."""
-    facts = _tuned(run, ["optimizer.lr", *tuned])[1]
-    left_out = {"seed", "condition", "source_sha", "loss"}
-    return store.sha256(store.to_json({k: v for k, v in facts.items() if k not in left_out}))[:16]
+    return _hash(_tuned(run, ["optimizer.lr", *tuned])[1], but=_OF_NO_CONTEXT)
+
+
+_OF_NO_CELL = ("seed", "condition", "source_sha")
+_OF_NO_CONTEXT = (*_OF_NO_CELL, "loss")
+
+
+def _hash(facts: Mapping[str, Any], *, but: Sequence[str]) -> str:
+    kept = {name: value for name, value in facts.items() if name not in but}
+    return _hash_of_text(json.dumps(kept, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _hash_of_text(compact: str) -> str:
+    """The hash of the readable JSON, which takes longer: many runs have the same facts."""
+    return store.sha256(store.to_json(json.loads(compact)))[:16]
 
 
 def _tuned(run: Run, keys: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tuned values by key, those that the run has; and its facts without them."""
-    facts, found = copy.deepcopy(run.facts), {}
+    facts, found = run.facts, {}
     for key in keys:
         place, path = facts, key.split(".")
         if path[0] == "optimizer" and len(path) == 2:  # these stand at the top of a run

@@ -11,10 +11,11 @@ from lossbench import launch
 
 @dataclass
 class PackedLauncherConf:
-    """Configuration of the packed launcher; all but `executor` is for clusters."""
+    """Configuration of the packed launcher; all but `executor` and `workers` is for clusters."""
 
     _target_: str = "hydra_plugins.lossbench_packed.PackedLauncher"
     executor: str = "inline"
+    workers: int = 0
     partition: Optional[str] = None  # noqa: UP045  OmegaConf reads it
     account: Optional[str] = None  # noqa: UP045
     qos: Optional[str] = None  # noqa: UP045

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -73,9 +74,16 @@ def half_width(deviation: Any, n: Any, confidence: float) -> Any:
 # ---- bootstraps ----------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=1)
 def resamples(n: int, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """How often each of n values is drawn in each resample, [draws, n]; rows sum to n."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    """How often each of n values is drawn in each resample, [draws, n]; rows sum to n.
+
+    Nobody may write to it: all losses of a task are judged by the same resamples.
+    """
+    shares = np.full(n, 1 / n)
+    counts = np.random.default_rng(seed).multinomial(n, shares, size=draws).astype(float)
+    counts.setflags(write=False)
+    return counts
 
 
 def bootstrap_t(

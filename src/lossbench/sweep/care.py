@@ -33,6 +33,11 @@ class Left(dict[str, tuple[Claim, str]]):
 class Crew(Protocol):
     """Trains packs."""
 
+    @property
+    def hands(self) -> int:
+        """Packs that it trains at the same time; fewer are not worth making."""
+        ...
+
     def check(self) -> None:
         """Refuse what cannot be, before anything is written.
 
@@ -56,6 +61,8 @@ class Crew(Protocol):
 
 class Here:
     """The crew that is this process: one pack after the other."""
+
+    hands = 1
 
     def check(self) -> None:
         """Any machine will do."""

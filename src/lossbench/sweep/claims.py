@@ -78,6 +78,7 @@ class Claims:
         *,
         pack_size: int,
         allowed: Mapping[str, int],
+        hands: int = 1,
         queued: Collection[str] = (),
     ) -> list[Claim]:
         """The unfinished packs of some runs; runs that have none get one.
@@ -86,6 +87,7 @@ class Claims:
             runs: What is asked for.
             pack_size: Most members of a new pack.
             allowed: How often each run may have failed before; see `ATTEMPTS`.
+            hands: Packs that train at the same time.
             queued: Packs, by pack_id, that a job will train as they are.
         """
         todo = {run.run_id: run for run in runs if self._is_to_do(run.run_id, allowed)}
@@ -112,7 +114,7 @@ class Claims:
             claims.append(Claim(pack, pack_dir, is_suspect=is_suspect))
         for pack_dir in self.nameless:
             _dissolved(pack_dir)  # a crash came before its first record
-        new = packs.group([*todo.values()], pack_size=pack_size)
+        new = packs.shared([*todo.values()], pack_size=pack_size, hands=hands)
         return claims + [self._claimed(pack) for pack in new]
 
     def _is_to_do(self, run_id: str, allowed: Mapping[str, int]) -> bool:

@@ -1,23 +1,29 @@
 """Does a member of a pack depend on its pack-mates on this machine? Measured, not assumed.
 
 PyTorch promises no equal bits between a batched product and its slices. On the machines that were
-measured there is no difference for two members or more; this measures the one at hand.
+measured there is no difference for two members or more; this measures the one at hand, once for
+each sweep, machine and version.
 """
 
 from __future__ import annotations
 
 import functools
+import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from lossbench import packs
-from lossbench.config import Run, to_run
+import lossbench
+from lossbench import engine, packs, store
+from lossbench.config import ENGINE_SCHEMA, Run, to_run
 from lossbench.engine import train
+from lossbench.pairing import device_name, environment_sha
 from lossbench.sweep.preflight import splits_of
 
 LOSSES = {"regression": ("mse", "huber", "quartic"), "classification": ("cross_entropy", "brier")}
@@ -51,8 +57,56 @@ class Invariance:
         return "bitwise" if not self.differing else f"within {self.worst:.0e}"
 
 
+PATIENCE = 60.0
+"""Seconds to wait for another process that changes the sweep's folder."""
+
+
+def known(folder: Path, device: str, precision: str, padding: int) -> Invariance:
+    """What was found on this machine, measured unless the sweep's folder has it.
+
+    Args:
+        folder: Of the sweep.
+        device: "cpu" or "cuda".
+        precision: "float32" or "float64".
+        padding: Least number of members, see `engine.train`.
+    """
+    path = folder / f"machine-{_machine(device, precision, padding)}.json"
+    try:
+        facts = store.read_sealed(path)
+        return Invariance(**facts)
+    except (store.StoreError, TypeError):  # not there, or not whole
+        found = invariance(device, precision, padding)
+    with store.lock(folder / store.LOCK, patience=PATIENCE):
+        store.write(path, store.sealed(asdict(found)))
+    return found
+
+
+def _machine(device: str, precision: str, padding: int) -> str:
+    """16 hex digits of everything that what is found depends on."""
+    environment = environment_sha(device_name(torch.device(device)), precision)
+    facts = (environment, padding, ENGINE_SCHEMA, lossbench.__version__, _processor(), _code())
+    return store.sha256(repr(facts).encode())[:16]
+
+
 @functools.cache
-def invariance(device: str, precision: str, padding: int, *, steps: int = 12) -> Invariance:
+def _processor() -> str:
+    """The processor's name: libraries choose their kernels by it, not by its instructions alone."""
+    try:
+        told = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        told = None
+    return told[1] if told else platform.processor()
+
+
+@functools.cache
+def _code() -> str:
+    """Hash of the engine as it was loaded."""
+    files = sorted(Path(engine.__file__).parent.glob("*.py"))
+    return store.sha256(b"".join(file.read_bytes() for file in files))
+
+
+@functools.cache
+def invariance(device: str, precision: str, padding: int, *, steps: int = 5) -> Invariance:
     """Train the same runs in several packs, and compare their records.
 
     Args:
@@ -80,10 +134,10 @@ def invariance(device: str, precision: str, padding: int, *, steps: int = 12) ->
 
 
 def _divisions(runs: Sequence[Run]) -> Iterator[list[list[Run]]]:
-    """The same runs alone, in pairs, and in packs of unequal size and other order."""
-    yield [[run] for run in runs]
-    yield [[*runs[start : start + 2]] for start in range(0, len(runs), 2)]
+    """The same runs alone, in a pair, and in larger packs of unequal size and other order."""
+    yield [[runs[0]], [*runs[1:]]]
     yield [[runs[-1], runs[0]], [*runs[-2:0:-1]]]
+    yield [[*runs[start::2]] for start in (0, 1)]
 
 
 def _records(
@@ -145,7 +199,7 @@ def _run(task: str, loss: str, seed: int, precision: str, steps: int) -> Run:
             "steps": steps,
             "batch_size": 16,
             "log_every": 1,
-            "eval_every": 6,
+            "eval_every": 3,
             "extensions": [],
         }
     )

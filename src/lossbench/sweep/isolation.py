@@ -13,9 +13,8 @@ from multiprocessing import get_context
 import torch
 
 from lossbench import store
-from lossbench.config import ConfigError, Engine, load_extensions, refuse_other_code
+from lossbench.config import ConfigError, Engine, Run, load_extensions, refuse_other_code
 from lossbench.data import files
-from lossbench.sweep.claims import Claim
 from lossbench.sweep.training import SIGNALS, Interrupted, Job, OutOfMemory, Stop, stopping
 
 log = logging.getLogger(__name__)
@@ -69,8 +68,13 @@ def run_apart(job: Job, extensions: Sequence[str], stop: Stop) -> None:
     if code - 128 in SIGNALS:
         raise Interrupted(code - 128)
     if code:
-        how = f"killed by {_name_of(-code)}" if code < 0 else f"exit code {code}"
-        raise Died(f"the process of its pack ended before it was finished: {how}")
+        raise death(code)
+
+
+def death(code: int) -> Died:
+    """What to say of a process that ended with an exit code before its pack did."""
+    how = f"killed by {_name_of(-code)}" if code < 0 else f"exit code {code}"
+    return Died(f"the process of its pack ended before it was finished: {how}")
 
 
 def _name_of(number: int) -> str:
@@ -85,7 +89,7 @@ def _child(job: Job, extensions: list[str], parent: int) -> None:
     _die_with(parent)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     try:
-        prepare(job.claim, job.engine, extensions)
+        prepare(job.claim.pack.runs, job.engine, extensions)
         with stopping() as stop:
             job.run(stop)
     except (store.StoreError, ConfigError) as error:
@@ -97,15 +101,15 @@ def _child(job: Job, extensions: list[str], parent: int) -> None:
         sys.exit(OUT_OF_MEMORY)
 
 
-def prepare(claim: Claim, engine: Engine, extensions: Sequence[str]) -> None:
-    """Make a process that was just begun ready to train a pack.
+def prepare(runs: Sequence[Run], engine: Engine, extensions: Sequence[str]) -> None:
+    """Make a process that was just begun ready to train some runs.
 
     Raises:
         ConfigError: An extension cannot be loaded, or other code than the pack was made from.
     """
     logging.getLogger("lossbench").setLevel(logging.INFO)
     load_extensions([*extensions])
-    refuse_other_code(claim.pack.runs)
+    refuse_other_code(runs)
     torch.set_num_threads(engine.threads)
     files.use(engine.data_root, download=engine.download)
 

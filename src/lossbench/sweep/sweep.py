@@ -38,7 +38,7 @@ class Sweep:
         engine: How to train.
         facts: What sweep.json says beside the runs: name, command, declaration.
         extensions: Modules that a process has to import to know all losses, data and models.
-        crew: What trains packs: this process, or a cluster.
+        crew: What trains packs: this process, several of this machine, or a cluster.
         seconds: Wall time spent so far, by part.
     """
 
@@ -114,13 +114,16 @@ class Sweep:
         queued, size = self.crew.holding(self), self.engine.pack_size
         with self._clock("write"), store.lock(self.folder / store.LOCK, patience=PATIENCE):
             now = Claims(self.folder)
-            return now.asked(runs, pack_size=size, allowed=allowed, queued=queued)
+            return now.asked(
+                runs, pack_size=size, allowed=allowed, hands=self.crew.hands, queued=queued
+            )
 
     def _wait(self, claims: Sequence[Claim], stop: Stop) -> None:
         """Until one of the packs that others train is free."""
         locks = [claim.folder / store.LOCK for claim in claims]
-        holders = sorted({store.holder(lock) for lock in locks})
-        log.info("waiting for process %s, which trains what is left", ", ".join(holders))
+        holders = sorted({store.holder(lock) for lock in locks if store.is_held(lock)})
+        if holders:
+            log.info("waiting for process %s, which trains what is left", ", ".join(holders))
         while all(store.is_held(lock) for lock in locks):
             stop.check()
             time.sleep(LOOK)

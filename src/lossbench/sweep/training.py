@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from lossbench.config import ENGINE_SCHEMA, Engine
 from lossbench.engine import Saved, Snapshot, failed, train
 from lossbench.pairing import device_name, environment_sha
 from lossbench.sweep.claims import Claim, Members, state_of
-from lossbench.sweep.invariance import invariance
+from lossbench.sweep.invariance import known
 from lossbench.sweep.preflight import splits_of
 
 log = logging.getLogger(__name__)
@@ -47,20 +47,37 @@ class OutOfMemory(Exception):
     """A pack does not fit into the memory there is."""
 
 
+class HandedOver(BaseException):
+    """Other processes go on with what was training here; all that was done is committed."""
+
+
 class Stop:
-    """Whether a signal has asked for an end."""
+    """Whether an end of what is training has been asked for.
+
+    Attributes:
+        signal: Number of the one that asked, 0 before.
+        is_handover: Whether other processes are ready to go on with it.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
+        self.is_handover: Callable[[], bool] = lambda: False
+
+    def is_asked(self) -> bool:
+        """Whether to commit what is training, and end."""
+        return bool(self.signal) or self.is_handover()
 
     def check(self) -> None:
         """End here if an end was asked for.
 
         Raises:
-            Interrupted: It was.
+            Interrupted: By a signal.
+            HandedOver: By processes that go on.
         """
         if self.signal:
             raise Interrupted(self.signal)
+        if self.is_handover():
+            raise HandedOver
 
 
 @contextmanager
@@ -95,7 +112,7 @@ class Job:
     Attributes:
         claim: The pack.
         engine: How to train.
-        title: Of its progress bar.
+        title: Of its progress bar; empty for none.
     """
 
     claim: Claim
@@ -173,9 +190,10 @@ class Job:
 
     @property
     def packs(self) -> str:
-        """Whether members depend on their pack-mates on this machine, as it was measured now."""
+        """Whether members depend on their pack-mates on this machine, as it was measured."""
         precision = self.claim.pack.runs[0].precision
-        return invariance(self.engine.device, precision, self.engine.padding).mode
+        sweep = self.claim.folder.parent.parent
+        return known(sweep, self.engine.device, precision, self.engine.padding).mode
 
     @property
     def made_by(self) -> str:
@@ -200,7 +218,7 @@ class _Progress:
             desc=f"{run.stage} {run.data.name} {job.title}",
             unit="step",
             leave=False,
-            disable=not sys.stdout.isatty(),
+            disable=not (job.title and sys.stdout.isatty()),
         )
         self.every = run.log_every
 
@@ -218,7 +236,7 @@ class _Progress:
         if step % self.every == 0:
             self.bar.update(step - self.bar.n)
         is_due = time.monotonic() - self.last >= self.job.engine.commit_every
-        is_asked = bool(self.stop.signal)
+        is_asked = self.stop.is_asked()
         if is_due or is_asked:
             try:
                 self._keep(snapshot(), is_last=is_asked)
