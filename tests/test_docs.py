@@ -22,6 +22,7 @@ from lossbench.config import load_extensions
 from lossbench.data import DATA
 from lossbench.data import __main__ as data_sets
 from lossbench.data.splits import SPLITS
+from lossbench.instruments.schedule import MOST
 from lossbench.losses import LOSSES
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -402,6 +403,23 @@ def test_docs_reliability_md_tells_of_every_promise_and_of_none_that_has_no_test
 ON_INSTRUMENTS = (DOCS / "instruments.md").read_text()
 
 
+def _whole_within(name):
+    """From how many updates on an instrument takes the share it may, both ends counted."""
+    cost, longest = records.INSTRUMENTS[name].cost, 20_000
+    due = np.arange(longest) % instruments.interval(name, eval_every=100) == 0
+    times = due.cumsum() + ~due  # of a run that ends after this step, which is measured
+    too_much = np.flatnonzero(cost * times > MOST * np.arange(1, longest + 1)) + 2
+    return f"{too_much[-1]:,}" if len(too_much) and too_much[-1] <= longest else "never"
+
+
+def test_an_instrument_takes_its_share_between_the_ends_and_two_measurements_more():
+    for name, one in records.INSTRUMENTS.items():
+        for steps in (1, 2, 50, 301, 2_000, 7_000):
+            often = instruments.times(name, steps=steps, eval_every=100)
+            assert one.cost * often <= MOST * steps + 2 * one.cost
+    assert 70 * instruments.times("curvature", steps=7_000, eval_every=100) / 7_000 == 0.06
+
+
 def test_docs_instruments_md_tells_of_every_instrument_its_metrics_and_its_cost():
     what, _, costs = ON_INSTRUMENTS.partition("## What they cost")
     for name, one in records.INSTRUMENTS.items():
@@ -412,5 +430,5 @@ def test_docs_instruments_md_tells_of_every_instrument_its_metrics_and_its_cost(
         cells = [cell.strip() for cell in row.split("|")[1:-1]]
         often = instruments.times(name, steps=2_000, eval_every=100)
         share = f"{one.cost * often / 2_000:.1%}".replace("%", " %")
-        assert cells[3:] == [f"{one.cost:g}", str(often), share]
+        assert cells[3:] == [f"{one.cost:g}", str(often), share, _whole_within(name)]
         assert max(float(cell) for cell in cells[1:3]) <= one.cost

@@ -274,6 +274,14 @@ def test_adam_takes_the_same_step_for_a_multiple_of_a_loss_so_no_scale_is_matche
     assert {*runs[runs.loss == "mae"].condition} == {"grid", "own_lr", "reference_lr"}
 
 
+@pytest.mark.parametrize("signal", ["norm_matched", "reweighted"])
+def test_another_signal_has_no_scale_of_the_loss_to_match(signal, conf, place):
+    typed = f"name={signal}", f"signal={signal}"
+    assert ask(conf, "experiment=three", *typed) == cli.DONE
+    runs = records.load(place / "runs" / signal).runs
+    assert {*runs[runs.loss == "mae"].condition} == {"grid", "own_lr", "reference_lr"}
+
+
 def test_a_loss_added_later_is_matched_to_the_reference_of_the_sweep(three, conf, place):
     shutil.copytree(three.sweep_dir, place / "runs" / "later")
     assert ask(conf, "experiment=three", "name=later", "loss=huber") == cli.DONE
@@ -491,6 +499,10 @@ def test_instruments_of_a_block_are_one_value_and_typed_ones_replace_them():
     assert asked([{**block, "instruments": []}])[0] == ("instruments=[]", "loss=mse")
 
 
+PRIMARY = "hydra.sweeper.declare.primary.classification={}"
+SELECT = "+hydra.sweeper.declare.select={{regression:{}}}"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -515,6 +527,18 @@ def test_instruments_of_a_block_are_one_value_and_typed_ones_replace_them():
         (["hydra.sweeper.confirm.conditions=[own_lr,best]"], "condition 'best'"),
         (["hydra.sweeper.declare.primary.regression=accuracy"], "primary of regression"),
         (["hydra.sweeper.declare.primary.regression=coverage_90"], "primary of regression"),
+        ([SELECT.format("rmse_clean")], "select of regression is 'rmse_clean'"),
+        (["hydra.sweeper.declare.primary.regression=rmse_clean"], "primary of regression"),
+        (["data=digits", "loss=brier", PRIMARY.format("memorised")], "primary of classification"),
+        (["data=digits", "loss=brier", PRIMARY.format("tv_bayes")], "not measured on validation"),
+        (
+            [
+                *("data=digits", "loss=brier", "hydra.sweeper.declare.endpoint=best"),
+                PRIMARY.format("tv_bayes"),
+                "+hydra.sweeper.declare.select={classification:accuracy}",
+            ],
+            "not measured on validation",
+        ),
         (["~hydra.sweeper.declare.primary.regression"], "declare.primary has nothing for diabetes"),
         (["+hydra.sweeper.declare.margin.regresion=0.1"], "did you mean 'regression'"),
         (["+hydra.sweeper.declare.primary.diabetes=mae"], "a margin for diabetes"),

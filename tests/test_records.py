@@ -10,8 +10,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from lossbench import records, store
+from lossbench import packs, records, store
+from lossbench.engine import train
+from lossbench.sweep import splits_of
+
+CPU = torch.device("cpu")
 
 SAMPLES = {pa.string(): "a", pa.int64(): 3, pa.float64(): 0.1, pa.float32(): 0.1}
 
@@ -228,3 +233,29 @@ def test_every_metric_has_a_direction_and_an_unknown_one_names_the_known():
 def test_records_are_read_without_torch():
     code = "import sys, lossbench.records; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+NOISE = {"name": "symmetric", "params": {"rate": 0.4}}
+OUTLIERS = {"name": "outliers", "params": {"rate": 0.2}}
+SHORT = {"steps": 2, "eval_every": 1, "model": "linear", "model__params": {}}
+
+
+def test_a_metric_is_recorded_on_the_splits_that_it_declares_and_on_no_other(run_of):
+    asked = [
+        {"data": "finite_support", "loss": "cross_entropy"},
+        {"data": "digits", "loss": "cross_entropy", "data__corruption": NOISE},
+        {"loss": "mse", "data__corruption": OUTLIERS},
+        {"loss": "gaussian_nll"},
+        {"loss": "pinball"},
+    ]
+    seen = {}
+    for one in asked:
+        run = run_of(**SHORT, **one)
+        pack, splits = packs.Pack("pack", (run,)), {run.seed: splits_of(run)}
+        found = train(pack, splits, device=CPU, padding=2, flush=lambda step, snapshot: None)
+        rows = found["evals"].to_pandas().dropna(subset="value")
+        for metric, split in zip(rows.metric, rows.split, strict=True):
+            seen.setdefault(metric, set()).add(split)
+    told = {name: {*metric.splits} for name, metric in records.METRICS.items()}
+    assert {name: seen.get(name) for name in told} == told
+    assert seen["accuracy:0"] == {*records.metric_of("accuracy:0").splits}

@@ -1,5 +1,6 @@
 import csv
 import html.parser
+import json
 import logging
 import re
 import runpy
@@ -479,3 +480,17 @@ def test_a_report_of_tasks_with_losses_in_common_looks_at_them_together(two_task
 def test_scripts_stay_short_enough_to_copy():
     for script in ANALYSIS.glob("*.py"):
         assert len(script.read_text().splitlines()) <= 45
+
+
+@pytest.mark.parametrize("is_one_sided", [False, True])
+def test_behind_outliers_on_one_side_a_median_is_not_ranked_by_rmse(is_one_sided):
+    noise = {"name": "outliers", "fn": "outliers", "params": {"is_one_sided": is_one_sided}}
+    config = json.dumps({"corruption": noise})
+    runs = pd.DataFrame({"data": ["noisy_linear"], "config": [config]})
+    task = SimpleNamespace(metric="rmse", runs=runs)
+    plan = {
+        "losses": {"mae": {"claims": ["convex"]}, "mse": {"claims": ["elicits_mean"]}},
+        "data": {"noisy_linear": {"is_symmetric": True}},
+    }
+    assert words._aims_elsewhere("mae", task, plan) == is_one_sided
+    assert not words._aims_elsewhere("mse", task, plan)

@@ -91,6 +91,19 @@ def test_a_candidate_with_a_diverged_run_is_chosen_by_neither():
     assert row.cost == pytest.approx(0.03)
 
 
+def test_only_where_a_seed_diverged_can_the_cost_be_negative():
+    clean = {("a", 0.1): [0.9, 0.5, 0.9], ("a", 1.0): [0.6, 0.6, 0.6]}
+    noisy = {("a", 0.1): [0.1] * 3, ("a", 1.0): [0.2] * 3}
+    cost = statistics.selection_cost(*tuned(clean, noisy), metric="accuracy").cost.item()
+    assert cost == pytest.approx((0.3 - 0.1 + 0.3) / 3)
+    # Each rate lost another seed: seed 1 alone is a pair, and the oracle's choice is worse there.
+    status = {("a", 0.1, 0): "diverged", ("a", 1.0, 2): "diverged"}
+    row = statistics.selection_cost(*tuned(clean, noisy, status=status), metric="accuracy").iloc[0]
+    assert (row.noisy_lr, row.clean_lr, row.n, row.lost) == (1.0, 0.1, 1, 2)
+    assert row.cost == pytest.approx(-0.1)
+    assert "without divergence the cost cannot be" in statistics.selection_cost.__doc__
+
+
 def test_candidates_of_one_learning_rate_are_told_apart_by_what_else_was_tuned():
     runs, evals = tuned()
     decays = (runs.lr / 10).to_list()

@@ -445,6 +445,11 @@ def known_keys() -> set[str]:
     return set(_dotted(KEYS, "")) - {"condition"}
 
 
+def is_key(key: str) -> bool:
+    """Whether something may be typed as KEY=VALUE, a parameter of any part included."""
+    return bool(_PASSES.match(key)) or key in known_keys()
+
+
 def check_overrides(overrides: Iterable[str], loader: Any) -> None:
     """Refuse overrides whose key, choice or seed does not exist, before Hydra composes anything.
 
@@ -476,7 +481,7 @@ def check_overrides(overrides: Iterable[str], loader: Any) -> None:
             for value in _choices(override):
                 if not value.isdecimal() or int(value) >= 2**63:
                     raise ConfigError(f"seed {value!r} is no whole number: {SEED_CURE}")
-        elif not _PASSES.match(key) and key not in known_keys():
+        elif not is_key(key):
             raise ConfigError(f"unknown key {key!r}: {nearest(key, known_keys() | {*GROUPS})}")
 
 

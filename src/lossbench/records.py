@@ -224,6 +224,9 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 }
 
 
+SPLITS = ("train", "validation", "test")
+
+
 @dataclass(frozen=True)
 class Metric:
     """What a metric is.
@@ -236,6 +239,8 @@ class Metric:
         about: In words.
         is_final: Whether it is measured at the last step only, on validation and test.
         needs: What beside its task a loss must predict to have it, in words; empty if nothing.
+        splits: Those that have it. What has no validation chooses no learning rate, and what has no
+            test is nothing to be judged by.
     """
 
     task: str
@@ -244,8 +249,10 @@ class Metric:
     about: str
     is_final: bool = False
     needs: str = ""
+    splits: tuple[str, ...] = SPLITS
 
 
+_HELD_OUT = ("validation", "test")
 _STANDARD = "standard deviations of the training target"
 _DISTRIBUTION = "a distribution"
 _QUANTILE = "a quantile"
@@ -261,6 +268,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         "continuous ranked probability score of the predicted distribution, mean over targets",
         needs=_DISTRIBUTION,
+        splits=_HELD_OUT,
     ),
     "coverage_90": Metric(
         "regression",
@@ -268,9 +276,15 @@ METRICS: dict[str, Metric] = {
         "",
         "share of targets inside the central 90 % interval of the predicted distribution",
         needs=_DISTRIBUTION,
+        splits=_HELD_OUT,
     ),
     "quantile_coverage": Metric(
-        "regression", "1", "", "share of targets at or below the prediction", needs=_QUANTILE
+        "regression",
+        "1",
+        "",
+        "share of targets at or below the prediction",
+        needs=_QUANTILE,
+        splits=_HELD_OUT,
     ),
     "coverage_error": Metric(
         "regression",
@@ -279,6 +293,7 @@ METRICS: dict[str, Metric] = {
         "absolute difference of coverage_90 from 0.9, or of quantile_coverage from the level that "
         "the loss has as its parameter",
         needs=f"{_DISTRIBUTION} or {_QUANTILE}",
+        splits=_HELD_OUT,
     ),
     "accuracy": Metric("classification", "1", "higher", "share of labels that are the largest p"),
     "balanced_accuracy": Metric(
@@ -311,6 +326,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         "ece in 15 bins of equal mass in place of equal width, after the same recalibration",
         is_final=True,
+        splits=_HELD_OUT,
     ),
     "auroc": Metric(
         "classification",
@@ -320,6 +336,7 @@ METRICS: dict[str, Metric] = {
         "where there are two, else mean of each class against the rest; classes without examples "
         "are left out",
         is_final=True,
+        splits=_HELD_OUT,
     ),
     "aurc": Metric(
         "classification",
@@ -328,6 +345,7 @@ METRICS: dict[str, Metric] = {
         "area under the risk-coverage curve: mean over k of the share of errors among the k "
         "examples with the largest p after the same recalibration, equal ones in random order",
         is_final=True,
+        splits=_HELD_OUT,
     ),
     "brier_reliability": Metric(
         "classification",
@@ -336,6 +354,7 @@ METRICS: dict[str, Metric] = {
         "of brier = reliability - resolution + uncertainty: squared gap between mean p and share "
         "of labels in each of 15 bins of p, weighted by examples and summed over classes",
         is_final=True,
+        splits=_HELD_OUT,
     ),
     "brier_resolution": Metric(
         "classification",
@@ -345,6 +364,7 @@ METRICS: dict[str, Metric] = {
         "what the bins do not tell apart: minus the variance of p inside them, plus twice its "
         "covariance with the label",
         is_final=True,
+        splits=_HELD_OUT,
     ),
     "brier_uncertainty": Metric(
         "classification",
@@ -352,6 +372,7 @@ METRICS: dict[str, Metric] = {
         "",
         "of the same: sum over classes of share (1 - share), a fact of the split alone",
         is_final=True,
+        splits=_HELD_OUT,
     ),
     "nll_raw": Metric(
         "classification", "nats", "lower", "nll of the prediction itself; only probability links"
@@ -384,6 +405,7 @@ METRICS: dict[str, Metric] = {
         "parameters, over labels from the true posterior, or with data.targets=distribution "
         "against the posterior itself; only test, never in stage tune, over examples with one of "
         "the split's first 40 distinct posteriors",
+        splits=("test",),
     ),
     "accuracy_clean": Metric(
         "classification",
@@ -391,6 +413,7 @@ METRICS: dict[str, Metric] = {
         "higher",
         "accuracy on validation by the labels before label noise; only under label noise, and "
         "nothing is selected by it",
+        splits=("validation",),
     ),
     "memorised": Metric(
         "classification",
@@ -398,6 +421,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         "of the training examples with a wrong label the share that is predicted as that label; "
         "only under label noise",
+        splits=("train",),
     ),
     "recovered": Metric(
         "classification",
@@ -405,6 +429,7 @@ METRICS: dict[str, Metric] = {
         "higher",
         "of the training examples with a wrong label the share that is predicted as its true "
         "label; only under label noise",
+        splits=("train",),
     ),
     "rmse_clean": Metric(
         "regression",
@@ -412,6 +437,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         "rmse on validation by the targets before outliers; only under outliers, and nothing is "
         "selected by it",
+        splits=("validation",),
     ),
 }
 
@@ -427,7 +453,7 @@ class Instrument:
         about: In words.
         cost: Updates that one measurement takes as long as, measured with
             `benchmarks/instruments.py` and rounded up; it is taken so seldom that it costs 5 % of
-            training or less, the two ends of a short run left out.
+            training or less between the two ends, which are measured too.
         metrics: What it writes into `evals`, split train: values of one training batch at the
             parameters before an update. None of them judges a model.
         source: Where it comes from.
@@ -584,6 +610,7 @@ _OF_CLASS = Metric(
     "accuracy on the examples of one class, of at most 20; none where the split has no such "
     "example",
     is_final=True,
+    splits=_HELD_OUT,
 )
 
 
@@ -821,16 +848,15 @@ SAYINGS: dict[str, dict[str, str]] = {
         "equivalent": "not confirmed",
         "better": "not confirmed",
     },
-    "not_worse": {
-        "better": "confirmed",
-        "different but below the margin": "confirmed",
-        "equivalent": "confirmed",
-        "worse": "not confirmed",
-        "diverges": "not confirmed",
-    },
 }
 """What a published claim may say of a loss, and what each verdict makes of it; any other verdict
 leaves it not distinguishable."""
+
+NOT_WORSE = "not_worse"
+"""The third that it may say; the interval of the gain and the margin judge it, not the verdict."""
+
+FACTORS = ("data", "model", "optimizer", "schedule")
+"""Groups whose choice a published claim may name by the word alone: `where: { data: digits }`."""
 
 
 REPORTS = {

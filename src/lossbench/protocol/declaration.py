@@ -37,7 +37,11 @@ def check_keys(stage: str, given: Mapping[str, Any], known: Mapping[str, Any]) -
 
 
 def check_declaration(
-    declared: Mapping[str, Any], data: Mapping[str, str], *, known: Iterable[str]
+    declared: Mapping[str, Any],
+    data: Mapping[str, str],
+    *,
+    known: Iterable[str],
+    losses: Iterable[str],
 ) -> None:
     """Refuse a declaration that cannot be judged, before anything is trained.
 
@@ -45,6 +49,7 @@ def check_declaration(
         declared: `hydra.sweeper.declare`.
         data: Task by name of each data set of the sweep.
         known: Names of all data sets.
+        losses: Names of all losses.
 
     Raises:
         ConfigError: A part is missing, unknown or out of range; the message names the cure.
@@ -66,10 +71,10 @@ def check_declaration(
     for name in declared.get("questions", ()):
         if name not in records.QUESTIONS:
             raise ConfigError(f"question {name!r}: use one of {', '.join(records.QUESTIONS)}")
-    for number, claim in enumerate(declared.get("published", ())):
-        _check_published(claim, f"published[{number}]")
     tasks = {task: task for task in TASKS}
     _check_places(declared, {**dict.fromkeys(known, ""), **data, **tasks})
+    for number, claim in enumerate(declared.get("published", ())):
+        _check_published(claim, f"published[{number}]", declared, losses)
     for name, task in data.items():
         for key in BY_TASK:
             if records.declared(declared[key], data=name, task=task) is None:
@@ -79,6 +84,31 @@ def check_declaration(
                 f"declare.primary has a metric for {name} alone: a margin for {name}, in the unit "
                 "of that metric, belongs to it"
             )
+        _check_selects(declared, name, task)
+
+
+def _check_selects(declared: Mapping[str, Any], name: str, task: str) -> None:
+    """Validation has what chooses the learning rate and, where the best step is judged, that."""
+    from lossbench.config import ConfigError
+
+    primary = records.declared(declared["primary"], data=name, task=task)
+    chosen = records.declared(declared.get("select", {}), data=name, task=task)
+    selecting = [chosen or primary, *([primary] if declared["endpoint"] == "best" else [])]
+    for metric in selecting:
+        if "validation" not in records.metric_of(metric).splits:
+            raise ConfigError(
+                f"{metric} is not measured on validation, so it selects nothing for {name}: "
+                f"declare select: {{ {name}: METRIC }} and endpoint last"
+            )
+
+
+def _metrics(split: str) -> dict[str, str]:
+    """Task by metric that has a better direction, of those that a split has."""
+    return {
+        name: row.task
+        for name, row in records.METRICS.items()
+        if row.direction and split in row.splits
+    }
 
 
 def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> None:
@@ -86,10 +116,14 @@ def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> Non
     from lossbench.config import ConfigError, nearest
     from lossbench.losses import LOSSES
 
-    metrics = {name: row.task for name, row in records.METRICS.items() if row.direction}
+    selecting = {
+        name: task
+        for name, task in _metrics("validation").items()
+        if name not in records.CLEAN.values()  # nobody has these labels
+    }
     names = {
-        "primary": metrics,
-        "select": {**metrics, records.OWN_LOSS: ""},
+        "primary": _metrics("test"),
+        "select": {**selecting, records.OWN_LOSS: ""},
         "reference": {name: row.task for name, row in LOSSES.items()},
     }
     for key in (*BY_TASK, "select", "targets"):
@@ -101,7 +135,7 @@ def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> Non
         for place, value in choices.items():
             if place not in places:
                 raise ConfigError(f"{key} of {place!r}: {nearest(place, places)}")
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            is_number = _is_number(value)
             if key == "margin" and not (is_number and value >= 0):
                 raise ConfigError(f"margin of {place} is {value!r}: use a number, 0 or more")
             if key == "targets" and not is_number:
@@ -118,21 +152,66 @@ PUBLISHED_TOO = ("where", "reference", "metric", "margin")
 """What a published claim has to say, and what it may: else every task, the declared reference..."""
 
 
-def _check_published(claim: Mapping[str, Any], where: str) -> None:
+def _check_published(
+    claim: Mapping[str, Any], where: str, declared: Mapping[str, Any], losses: Iterable[str]
+) -> None:
     """Refuse a published claim that could not be judged."""
     from lossbench.config import ConfigError, nearest
-    from lossbench.losses.spec import NAME
+    from lossbench.losses import LOSSES
 
     check_keys(where, claim, dict.fromkeys((*PUBLISHED, *PUBLISHED_TOO)))
     if missing := [key for key in PUBLISHED if key not in claim]:
         raise ConfigError(f"{where} lacks {missing[0]}: a claim has {', '.join(PUBLISHED)}")
-    choices = {"says": records.SAYINGS, "metric": records.METRICS}
-    for key, names in choices.items():
-        if key in claim and claim[key] not in names:
-            raise ConfigError(f"{where}.{key} is {claim[key]!r}: {nearest(str(claim[key]), names)}")
-    for key in ("loss", "reference"):
-        if key in claim and not NAME.fullmatch(str(claim[key]).partition("(")[0]):
-            raise ConfigError(f"{where}.{key} is {claim[key]!r}: use a loss, like focal(gamma=3.0)")
+    if "metric" in claim and "margin" not in claim:
+        raise ConfigError(f"{where} has a metric: a margin, in the unit of it, belongs to it")
+    names = {
+        key: str(claim[key]).partition("(")[0] for key in ("loss", "reference") if key in claim
+    }
+    tasks = [LOSSES[name].task for name in names.values() if name in LOSSES]
+    metrics = _metrics("test")
+    choices = {
+        **{key: {*LOSSES, *losses} for key in names},
+        "says": {*records.SAYINGS, records.NOT_WORSE},
+        "metric": {
+            name
+            for name, task in metrics.items()
+            if {*tasks} <= {task}
+            and (declared["endpoint"] == "last" or not records.METRICS[name].is_final)
+        },
+    }
+    for key, fitting in choices.items():
+        if key in claim and (name := names.get(key, claim[key])) not in fitting:
+            raise ConfigError(f"{where}.{key} is {claim[key]!r}: {nearest(str(name), fitting)}")
+    margin = claim.get("margin", 0.0)
+    if not _is_number(margin) or margin < 0:
+        raise ConfigError(f"{where}.margin is {margin!r}: use a number, 0 or more")
+    every = [name for name in declared["reference"].values() if LOSSES[name].task in tasks]
+    references = [claim["reference"]] if "reference" in claim else every
+    if {*references} == {claim["loss"]} or len({*tasks}) > 1:
+        told = ", ".join(map(str, references))
+        raise ConfigError(f"{where} compares {claim['loss']} with {told}: use another of its task")
+    _check_where(claim.get("where", {}), f"{where}.where")
+
+
+def _check_where(factors: Mapping[str, Any], where: str) -> None:
+    """What a claim is restricted to is a factor of a task: no loss, and nothing that is tuned."""
+    from lossbench.config import ConfigError, is_key, known_keys, nearest
+
+    for key in factors:
+        is_factor = key.partition(".")[0] in WHERE and (key in records.FACTORS or is_key(key))
+        if not is_factor or key in NO_WHERE:
+            known = {name for name in known_keys() if name.partition(".")[0] in WHERE}
+            raise ConfigError(f"{where} has {key!r}: {nearest(key, known - {*NO_WHERE})}")
+
+
+WHERE = (*records.FACTORS, "init", "signal", "steps", "batch_size")
+"""How the keys begin that a published claim may be restricted by."""
+
+NO_WHERE = ("init", "optimizer.lr", "data.root", "data.download")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_others(others: Mapping[str, Any], declared: Mapping[str, Any]) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 from lossbench.protocol.cells import values
 from lossbench.protocol.grid import spread
 
-TUNE = ("rates", "seeds", "extend")
+TUNE = ("rates", "finer", "seeds", "extend")
 CONFIRM = ("seeds", "conditions")
-"""What a size may replace of a stage; `rates` is how many learning rates span the declared grid."""
+"""What a size may replace of a stage; `rates` is how many learning rates span the declared grid,
+`finer` how many steps it has for each declared one."""
 
 
 def check_size(size: Mapping[str, Any], composer: Any) -> None:
@@ -30,6 +31,12 @@ def check_size(size: Mapping[str, Any], composer: Any) -> None:
         for key, value in size[stage].items():
             if key not in known:
                 raise ConfigError(f"size.{stage}.{key} is {value!r}: {nearest(key, known)}")
+    counts = {key: size["tune"][key] for key in ("rates", "finer") if key in size["tune"]}
+    for key, count in counts.items():
+        if type(count) is not int or count < 1:
+            raise ConfigError(f"size.tune.{key} is {count!r}: use a whole number, 1 or more")
+    if len(counts) > 1:
+        raise ConfigError(f"size.tune has rates {counts['rates']} and finer: use one of them")
     for key, factor in size["scale"].items():
         if not (math.isfinite(factor) and factor > 0):
             raise ConfigError(f"size.scale.{key} is {factor}: use a positive number, like 0.1")
@@ -97,9 +104,9 @@ def sized_stage(
         return None
     gone, where = {*typed}, f"hydra.sweeper.{stage}"
     new = {key: value for key, value in size.items() if f"{where}.{key}" not in gone}
-    count = new.pop("rates", None)
-    if count is not None and f"{where}.lr" not in gone:
-        new["lr"] = _spanning(values("optimizer.lr", asked.get("lr", ()), composer), count)
+    spans = {key: new.pop(key) for key in ("rates", "finer") if key in new}
+    if spans and f"{where}.lr" not in gone:
+        new["lr"] = _spanning(values("optimizer.lr", asked.get("lr", ()), composer), **spans)
     return {**asked, **new}
 
 
@@ -114,12 +121,12 @@ def _scaled(key: str, found: Any, factor: float) -> Any:
     return scaled[0] if isinstance(found, int) else scaled
 
 
-def _spanning(rates: Sequence[str], count: int) -> list[float]:
+def _spanning(declared: Sequence[str], rates: int = 0, finer: int = 1) -> list[float]:
+    """Learning rates over the declared span: so many, or so many steps for each declared one."""
     from lossbench.config import ConfigError
 
-    if type(count) is not int or count < 1:
-        raise ConfigError(f"size.tune.rates is {count!r}: use a whole number, 1 or more")
+    count = rates or (len(declared) - 1) * finer + 1
     try:
-        return spread([float(rate) for rate in rates], count)
+        return spread([float(rate) for rate in declared], count)
     except ValueError:
-        raise ConfigError(f"optimizer.lr is {[*rates]}: use numbers") from None
+        raise ConfigError(f"optimizer.lr is {[*declared]}: use numbers") from None

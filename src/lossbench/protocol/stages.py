@@ -117,6 +117,7 @@ class Protocol:
             declare,
             {task.data: task.kind for task in self.tasks},
             known=composer.get_group_options("data"),
+            losses=composer.get_group_options("loss"),
         )
 
     def _declared(self, key: str, task: Task) -> Any:
@@ -221,6 +222,8 @@ class Protocol:
     def _unmatched(self, run: Run) -> str:
         from lossbench.optimizers import SCALE_FREE
 
+        if run.signal != "own":
+            return f"with signal={run.signal} a multiple of a loss takes the same step"
         if run.optimizer.fn in SCALE_FREE:
             return f"{run.optimizer.name} takes the same step for a multiple of a loss"
         if run.weight_decay > 0 or "optimizer.weight_decay" in self.others:

@@ -46,7 +46,8 @@ class Comparison:
         grid: The runs that tuned, at the endpoint on validation.
         rates: `statistics.learning_rates` of these.
         budgets: `statistics.budgets` of the context.
-        absent: Losses that were declared for the context and have no run at this condition.
+        declared: Losses all of whose runs here were declared before the sweep had any run.
+        expected: Losses that were declared for the context, with or without a run here.
         refusal: Why there are no pairs, else empty.
         stem: Of the context's files, unlike that of any other.
     """
@@ -62,7 +63,8 @@ class Comparison:
     grid: pd.DataFrame
     rates: pd.DataFrame
     budgets: pd.DataFrame
-    absent: tuple[str, ...]
+    declared: tuple[str, ...]
+    expected: frozenset[str]
     refusal: str
     stem: str
 
@@ -75,6 +77,11 @@ class Comparison:
     def is_main(self) -> bool:
         """Whether it is the fair comparison, each loss at its own learning rate."""
         return records.CONDITIONS[self.condition].is_own
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Losses that were declared for the context and have no run at this condition."""
+        return tuple(sorted(self.expected - {*self.runs.loss}))
 
     @functools.cached_property
     def verdicts(self) -> pd.DataFrame:
@@ -131,17 +138,17 @@ def declared_losses(plan: Mapping[str, Any], runs: pd.DataFrame) -> list[str]:
     return sorted(every.index[every])
 
 
-def declared_here(plan: Mapping[str, Any], runs: pd.DataFrame) -> set[str]:
-    """Losses that the first declaration tuned in the context of the given runs."""
+def declared_here(plan: Mapping[str, Any], runs: pd.DataFrame) -> frozenset[str]:
+    """Losses of a context, each with its parameters a loss, that the first declaration tuned there.
+
+    Args:
+        plan: Content of sweep.json.
+        runs: All of the context, placed, those of stage tune among them.
+    """
     first = next(iter(plan["declarations"]), {"sha256": None})
-    contexts = {plan["planned"][run_id].get("context") for run_id in runs.run_id} - {None}
-    return {
-        facts["loss"]
-        for facts in plan["planned"].values()
-        if facts["stage"] == "tune"
-        and facts.get("declaration") == first["sha256"]
-        and facts.get("context") in contexts
-    }
+    tuned = runs[runs.stage == "tune"]
+    declared = [plan["planned"][run_id].get("declaration") for run_id in tuned.run_id]
+    return frozenset(tuned.loss[[sha == first["sha256"] for sha in declared]])
 
 
 @functools.lru_cache(maxsize=1)
@@ -212,6 +219,7 @@ def _of_context(
                 reference=choice("reference"),
                 margin=choice("margin"),
                 question=question,
+                expected=declared_here(found.plan, mine),
                 stem=stem,
             )
 
@@ -227,6 +235,7 @@ def _task(
     reference: str,
     margin: float,
     question: Mapping[str, Any],
+    expected: frozenset[str],
     stem: str,
 ) -> Comparison:
     kind, losses = runs.task.dropna().iloc[0], sorted({*runs.loss})
@@ -240,8 +249,10 @@ def _task(
         runs, found.evals, split=STAGES[stage], metric=metrics, endpoint=question["endpoint"]
     )
     refusal, compared = "", statistics.paired(frame.iloc[:0], metric=metric, reference="")
-    expected = declared_here(found.plan, runs)
-    if reference not in losses and stage != "confirm":  # nothing was declared of such runs
+    if stage != "confirm":  # nothing was declared of such runs
+        expected = frozenset()
+    declared = declared_losses(found.plan, runs) if stage == "confirm" else []
+    if reference not in losses and stage != "confirm":
         reference = next((one for one in ("mse", "cross_entropy") if one in losses), losses[0])
     try:
         if reference not in losses:
@@ -253,8 +264,8 @@ def _task(
             margin=margin,
             family=question["family"],
             confidence=confidence,
-            declared=declared_losses(found.plan, runs) if stage == "confirm" else (),
-            declared_challengers=len(expected - {reference}) if stage == "confirm" else 0,
+            declared=declared,
+            declared_challengers=len(expected - {reference}),
         )
     except ValueError as error:
         refusal = str(error)
@@ -272,16 +283,11 @@ def _task(
         grid=grid,
         rates=rates,
         budgets=budgets,
-        absent=_absent(expected, losses) if stage == "confirm" else (),
+        declared=tuple(declared),
+        expected=expected,
         refusal=refusal,
         stem=stem,
     )
-
-
-def _absent(expected: set[str], losses: Sequence[str]) -> tuple[str, ...]:
-    """Declared losses without a run; one there with several parameters has no plain name."""
-    there = {*losses, *(name.partition("(")[0] for name in losses)}
-    return tuple(sorted(expected - there))
 
 
 def by_context(together: Iterable[Comparison]) -> list[list[Comparison]]:

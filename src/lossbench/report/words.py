@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench import records
+from lossbench import records, statistics
 from lossbench.report.judged import Comparison, by_context, comparisons, main_of, unequal
 
 SETTLED = 0.8
@@ -211,9 +211,18 @@ def other_metrics(task: Comparison) -> list[str]:
 def _aims_elsewhere(loss: str, task: Comparison, plan: Mapping[str, Any]) -> bool:
     facts = plan.get("losses", {}).get(loss.partition("(")[0])
     data = plan.get("data", {}).get(task.runs.data.iloc[0], {})
-    if facts is None or task.metric != "rmse" or data.get("is_symmetric", False):
+    if facts is None or task.metric != "rmse":
         return False
-    return "elicits_mean" not in facts["claims"]
+    is_symmetric = data.get("is_symmetric", False) and not _is_skewed(task)
+    return not is_symmetric and "elicits_mean" not in facts["claims"]
+
+
+def _is_skewed(task: Comparison) -> bool:
+    """Whether outliers lie on one side, so that mean and median of the targets differ."""
+    configs = task.runs.config.dropna()
+    facts = statistics.factors(str(configs.iloc[0])) if len(configs) else {}
+    is_one_sided = bool(facts.get("corruption.params.is_one_sided", False))
+    return facts.get("corruption.fn") == "outliers" and is_one_sided
 
 
 def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:

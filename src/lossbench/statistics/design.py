@@ -93,8 +93,9 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def recorded(key: str) -> str:
     """The name under which a typed configuration key stands in a run's recorded `config`."""
+    at_top = ("data.corruption", "data.augmentation", "data.targets")
     short = {f"optimizer.{name}": name for name in ("lr", "momentum", "weight_decay")}
-    return short.get(key, key.removeprefix("data.") if key.startswith("data.corruption") else key)
+    return short.get(key, key.removeprefix("data.") if key.startswith(at_top) else key)
 
 
 def factors(config: str) -> dict[str, Any]:

@@ -31,8 +31,9 @@ def selection_cost(
     """What each loss lost by a choice on corrupted validation, against one on clean validation.
 
     Both choose among the same candidates, evaluated at the same steps. On the seeds that clean
-    validation chose by, its choice has the best mean: the cost cannot be negative, and is
-    somewhat more than what an oracle would gain on fresh seeds.
+    validation chose by, its choice has the best mean: without divergence the cost cannot be
+    negative, and is somewhat more than what an oracle would gain on fresh seeds. Where a seed
+    diverged, means and pairs are of other seeds, and it can.
 
     Args:
         runs: Table `runs`, or from `placed`, of one kind of task; those of stage tune count.
