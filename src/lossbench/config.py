@@ -39,7 +39,7 @@ from lossbench.pairing import source_sha
 from lossbench.prefit import STARTS
 from lossbench.records import CONDITIONS, INSTRUMENTS, REPORTS, SIGNALS
 
-ENGINE_SCHEMA = 1
+ENGINE_SCHEMA = 2
 """Rises when a change of the engine, the optimizers or the schedules alters results."""
 
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
