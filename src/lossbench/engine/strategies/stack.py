@@ -18,8 +18,8 @@ from lossbench.engine.strategies.layers import ACTIVATIONS, Layer
 from lossbench.engine.strategies.rows import Rows
 from lossbench.engine.strategies.spec import State, Strategy
 
-CACHE_BYTES = 2**19
-"""What members computed at once may take: half of a core's second cache."""
+CACHE_BYTES = 2**20
+"""What members computed at once may take: about a core's second cache."""
 
 MOST_AT_ONCE = 16
 """Members computed at once, however small: from there on calls cost nothing."""
