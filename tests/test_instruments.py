@@ -20,7 +20,7 @@ from torch.nn import functional
 from lossbench import packs, records
 from lossbench.engine import moments, train
 from lossbench.engine.members import gathered, started
-from lossbench.engine.train import forward_of
+from lossbench.engine.strategies import strategy_of
 from lossbench.instruments import MEASURES, due, examples, interval, times
 from lossbench.instruments.agreement import CORE
 from lossbench.instruments.curvature import hessian_product, largest_eigenvalue
@@ -564,4 +564,5 @@ def test_features_of_a_model_without_a_linear_layer_are_none():
     assert moments.features_of(members) is not None
     bare = dataclasses.replace(members, model=nn.Flatten())
     assert moments.features_of(bare) is None
-    assert forward_of(members)(members.parameters, members.buffers, members.batch(0)[0]).dim() == 3
+    forward = strategy_of(members).forward
+    assert forward(members.parameters, members.buffers, members.batch(0)[0]).dim() == 3

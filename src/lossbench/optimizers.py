@@ -23,6 +23,10 @@ class Hyperparameters:
     momentum: Tensor
     weight_decay: Tensor
 
+    def some(self, own: slice) -> Hyperparameters:
+        """Those of some members."""
+        return Hyperparameters(self.lr[own], self.momentum[own], self.weight_decay[own])
+
 
 def sgd(
     parameters: Mapping[str, Tensor],
@@ -43,9 +47,10 @@ def sgd(
     """
     after = {}
     for name, value in parameters.items():
-        slope = torch.addcmul(gradient[name], _wide(hyper.weight_decay, value), value)
+        slope = decayed(gradient[name], value, hyper.weight_decay)
         # torch's first buffer is the gradient itself: a buffer that starts at zero gives the same.
-        buffer = state["momentum"][name].mul_(_wide(hyper.momentum, value)).add_(slope)
+        buffer = state["momentum"][name]
+        torch.addcmul(slope, _wide(hyper.momentum, value), buffer, out=buffer)
         after[name] = torch.addcmul(value, _wide(-hyper.lr, value), buffer)
     return after
 
@@ -76,7 +81,7 @@ def adam(
     first_correction, second_correction = 1 - beta1 ** (step + 1), 1 - beta2 ** (step + 1)
     after = {}
     for name, value in parameters.items():
-        slope = torch.addcmul(gradient[name], _wide(hyper.weight_decay, value), value)
+        slope = decayed(gradient[name], value, hyper.weight_decay)
         first = state["first"][name].mul_(beta1).add_(slope, alpha=1 - beta1)
         second = state["second"][name].mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
         scale = second.sqrt() / math.sqrt(second_correction) + eps
@@ -107,8 +112,10 @@ def nesterov(
     after = {}
     for name, value in parameters.items():
         momentum = _wide(hyper.momentum, value)
-        slope = torch.addcmul(gradient[name], _wide(hyper.weight_decay, value), value)
-        buffer = state["momentum"][name].mul_(momentum).add_(slope)
+        slope = decayed(gradient[name], value, hyper.weight_decay)
+        buffer = torch.addcmul(
+            slope, momentum, state["momentum"][name], out=state["momentum"][name]
+        )
         ahead = torch.addcmul(slope, momentum, buffer)
         after[name] = torch.addcmul(value, _wide(-hyper.lr, value), ahead)
     return after
@@ -145,6 +152,23 @@ def adamw(
     shrunk = {name: value * _wide(kept, value) for name, value in parameters.items()}
     plain = Hyperparameters(hyper.lr, hyper.momentum, torch.zeros_like(hyper.weight_decay))
     return adam(shrunk, gradient, state, step=step, hyper=plain, beta1=beta1, beta2=beta2, eps=eps)
+
+
+def decayed(gradient: Tensor, value: Tensor, decay: Tensor) -> Tensor:
+    """Gradient with L2 weight decay; that of members without decay is as it was, to the bit.
+
+    Args:
+        gradient: [K, ...].
+        value: The parameter, [K, ...].
+        decay: [K].
+    """
+    # Only the CPU can look without waiting; elsewhere zero times the value is added.
+    if decay.device.type != "cpu":
+        return torch.addcmul(gradient, _wide(decay, value), value)
+    if not decay.any():
+        return gradient
+    decay = _wide(decay, value)
+    return torch.where(decay != 0, torch.addcmul(gradient, decay, value), gradient)
 
 
 def constant(step: int, steps: int) -> float:

@@ -87,12 +87,15 @@ class Members:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs [K, B, ...] and targets [K, B, C] of a step."""
         rows = self.batches[:, step]
-        seeds = torch.arange(len(rows), device=rows.device)[:, None]
-        inputs = self.inputs["train"][seeds, rows]
-        if self.words is not None:
-            chosen = self.runs[0].augmentation
-            inputs = AUGMENTATIONS[chosen.fn](inputs, self.words[:, step], **chosen.params)
-        return inputs[self.places], self.targets["train"][seeds, rows][self.places]
+        mine = rows[self.places]
+        target = _rows_of(self.targets["train"], self.places, mine)
+        if self.words is None:
+            return _rows_of(self.inputs["train"], self.places, mine), target
+        seeds = torch.arange(len(rows), device=rows.device)
+        chosen = self.runs[0].augmentation
+        inputs = _rows_of(self.inputs["train"], seeds, rows)
+        inputs = AUGMENTATIONS[chosen.fn](inputs, self.words[:, step], **chosen.params)
+        return inputs[self.places], target
 
     def context(self, span: slice, step: int) -> Context:
         """What a loss may know beside output and target, for a span with guards behind it.
@@ -297,6 +300,16 @@ def started(run: Run, splits: Splits, *, seed: int) -> nn.Module:
 def runs_one_by_one(model: nn.Module, device: torch.device) -> bool:
     """Whether members run one after the other: on the CPU a pack of convolutions is slower."""
     return device.type == "cpu" and any(isinstance(module, _ConvNd) for module in model.modules())
+
+
+def _rows_of(values: Tensor, places: Tensor, rows: Tensor) -> Tensor:
+    """Rows [K, B] of values [S, N, ...], each of the seed at its place [K]: [K, B, ...]."""
+    if values.stride(0) == 0 or len(values) == 1:
+        chosen = values[0].index_select(0, rows.flatten())
+    else:
+        starts = places[:, None] * values.shape[1]
+        chosen = values.flatten(0, 1).index_select(0, (rows + starts).flatten())
+    return chosen.view(*rows.shape, *values.shape[2:])
 
 
 def guards(examples: int, device: torch.device) -> int:

@@ -44,9 +44,10 @@ def norm_matched(
 
     Args, Returns: as for `own`. Where the loss has no gradient there is nothing to scale.
     """
-    mine, theirs = gradient_of(slope), gradient_of(reference)
+    wanted = norm(gradient_of(reference).values())  # first, because a gradient holds to the next
+    mine = gradient_of(slope)
     length = norm(mine.values())
-    factor = torch.where(length > 0, norm(theirs.values()) / length, torch.ones_like(length))
+    factor = torch.where(length > 0, wanted / length, torch.ones_like(length))
     scaled = {name: factor.view(-1, *[1] * (g.dim() - 1)) * g for name, g in mine.items()}
     return factor[:, None, None] * slope, scaled
 

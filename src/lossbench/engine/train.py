@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lossbench import probes
+from lossbench.config import Run
 from lossbench.data.splits import Splits
 from lossbench.engine.checkpoint import Saved, Snapshot, decoded, encoded
 from lossbench.engine.evaluate import evaluated
-from lossbench.engine.members import Members, check_loss, gathered, guarded, runs_one_by_one
+from lossbench.engine.members import Members, check_loss, gathered, guarded
 from lossbench.engine.moments import Instruments, Update
 from lossbench.engine.recorder import Recorder
 from lossbench.engine.signals import SIGNALS, reference_slope
-from lossbench.optimizers import OPTIMIZERS, SCHEDULES, fresh_state, scheduled
+from lossbench.engine.strategies import Strategy, joined, strategy_of
+from lossbench.optimizers import (
+    OPTIMIZERS,
+    SCHEDULES,
+    Hyperparameters,
+    State,
+    fresh_state,
+    scheduled,
+)
 from lossbench.packs import Pack
 
-log = logging.getLogger(__name__)
-
-Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor]
+Span = tuple[slice, Run]
 
 
 def train(
@@ -60,42 +66,47 @@ def train(
     start = time.monotonic()
     members = gathered(pack, splits_by_seed, device=device, padding=padding)
     run = members.runs[0]
-    forward = forward_of(members)
-    update, schedule = OPTIMIZERS[run.optimizer.fn], SCHEDULES[run.schedule.fn]
-    parameters, buffers = members.parameters, members.buffers
-    state = fresh_state(run.optimizer.fn, parameters)
-    recorder = Recorder(pack, members, device=device, noted=noted or {})
+    strategy = strategy_of(members)
+    schedule = SCHEDULES[run.schedule.fn]
+    update = _Update(run, strategy.at_once(members.batch(0)[0]))
+    parameters, buffers = strategy.arranged(members.parameters), members.buffers
+    state = fresh_state(run.optimizer.fn, joined(parameters, like=parameters))
+    recorder = Recorder(
+        pack, members, device=device, noted={**(noted or {}), "strategy": strategy.name}
+    )
     per_member_loss, drive = PerMemberLoss(members, recorder), SIGNALS[run.signal]
-    instruments = Instruments(members, forward)
-    moving = buffers if is_moving(forward, members) else {}
+    instruments = Instruments(members, strategy.forward)
+    moving = buffers if is_moving(strategy, members) else {}
     first = 0
     if saved is not None:
         found = _restored(saved, recorder, device)
-        parameters, state, first = found["parameters"], found["optimizer"], found["step"]
+        parameters = strategy.arranged(found["parameters"])
+        state, first = found["optimizer"], found["step"]
         buffers |= (moving := found["buffers"])
         start -= found["seconds"]
+    after = strategy.arranged(parameters)
     for step in range(first, run.steps):
         if step % run.eval_every == 0:
-            recorder.evals(step, evaluated(members, forward, parameters, buffers, is_last=False))
+            recorder.evals(
+                step, evaluated(members, strategy.forward, parameters, buffers, is_last=False)
+            )
         inputs, target = members.batch(step)
-        leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         unmoved = {name: value.clone() for name, value in moving.items()}
-        output = forward(leaves, buffers, inputs)  # changes what moves in its place
-        loss, slope = per_member_loss(output.detach(), target, step)
+        output = strategy.output(parameters, buffers, inputs)  # changes what moves in its place
+        loss, slope = per_member_loss(output, target, step)
         reference = slope
         if run.signal != "own":
-            reference = reference_slope(run.row.task, output.detach(), target)
-        gradient_of = partial(_gradient, output, leaves, is_kept=run.signal != "own")
-        output_gradient, gradient = drive(slope, reference, gradient_of)
+            reference = reference_slope(run.row.task, output, target)
+        output_gradient, gradient = drive(slope, reference, strategy.gradient)
         hyper = scheduled(members.hyper, schedule(step, run.steps, **run.schedule.params))
-        after = update(parameters, gradient, state, step=step, hyper=hyper, **run.optimizer.params)
         recorder.check(step, loss)
+        update(parameters, gradient, state, after, step=step, hyper=hyper, alive=recorder.alive)
         if step % run.log_every == 0:
             recorder.steps(
                 step,
                 probes.steps(
                     loss=loss,
-                    prediction=members.predict(output.detach()),
+                    prediction=members.predict(output),
                     target=target,
                     output_gradient=output_gradient,
                     gradient=gradient,
@@ -109,36 +120,71 @@ def train(
             now = (parameters, after, {**buffers, **unmoved}, inputs, target, output, loss)
             update_now = Update(step, *now, slope, gradient)
             recorder.instruments(step, instruments.measured(names, update_now))
-        parameters = _of_the_living(recorder.alive, after, parameters)
-        for name, value in _of_the_living(recorder.alive, moving, unmoved).items():
-            moving[name].copy_(value)
+        parameters, after = after, parameters
+        for name, value in moving.items():
+            _living(recorder.alive, value, unmoved[name], out=value)
         if step + 1 < run.steps:
             seconds = time.monotonic() - start
-            kept = {"parameters": parameters, "buffers": moving, "optimizer": state}
+            kept = {"parameters": dict(parameters), "buffers": moving, "optimizer": state}
             kept |= {"step": step + 1, "seconds": seconds}
             flush(step + 1, partial(_saved, kept, recorder))
-    recorder.evals(run.steps, evaluated(members, forward, parameters, buffers, is_last=True))
+    recorder.evals(
+        run.steps, evaluated(members, strategy.forward, parameters, buffers, is_last=True)
+    )
     return recorder.tables(seconds=time.monotonic() - start)
 
 
-def _gradient(
-    output: Tensor, leaves: Mapping[str, Tensor], slope: Tensor, *, is_kept: bool
-) -> dict[str, Tensor]:
-    """Of the mean loss in all parameters: the loss is a mean over the batch here, nowhere else."""
-    slopes = torch.autograd.grad(
-        output, [*leaves.values()], slope / output.shape[1], retain_graph=is_kept
-    )
-    return dict(zip(leaves, slopes, strict=True))
+class _Update:
+    """The optimizer over the members, some at once; those that are not alive stay as they are."""
+
+    def __init__(self, run: Run, at_once: Sequence[slice]) -> None:
+        self.optimizer = partial(OPTIMIZERS[run.optimizer.fn], **run.optimizer.params)
+        self.at_once = at_once
+
+    def __call__(
+        self,
+        parameters: Mapping[str, Tensor],
+        gradient: Mapping[str, Tensor],
+        state: State,
+        after: Mapping[str, Tensor],
+        *,
+        step: int,
+        hyper: Hyperparameters,
+        alive: Tensor,
+    ) -> None:
+        """Write the next parameters into `after`; everything by name, [K, ...].
+
+        Args:
+            parameters: Of this step.
+            gradient: Of the mean loss in them.
+            state: Of the optimizer, over `joined` parameters; changed in place.
+            after: Where to write.
+            step: Updates done.
+            hyper: Of all members.
+            alive: [K].
+        """
+        old = joined(parameters, like=parameters)
+        slope, new = joined(gradient, like=parameters), joined(after, like=parameters)
+        for own in self.at_once:
+            before = _some(old, own)
+            found = self.optimizer(
+                before,
+                _some(slope, own),
+                {buffer: _some(values, own) for buffer, values in state.items()},
+                step=step,
+                hyper=hyper.some(own),
+            )
+            for name, value in found.items():
+                _living(alive[own], value, before[name], out=new[name][own])
 
 
-def _of_the_living(
-    alive: Tensor, new: Mapping[str, Tensor], old: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _some(tensors: Mapping[str, Tensor], own: slice) -> dict[str, Tensor]:
+    return {name: value[own] for name, value in tensors.items()}
+
+
+def _living(alive: Tensor, new: Tensor, old: Tensor, *, out: Tensor) -> None:
     """New values [K, ...] of members that are alive, old ones of the others."""
-    return {
-        name: torch.where(alive.view(-1, *[1] * (value.dim() - 1)), value, old[name])
-        for name, value in new.items()
-    }
+    torch.where(alive.view(-1, *[1] * (new.dim() - 1)), new, old, out=out)
 
 
 def _saved(kept: Mapping[str, Any], recorder: Recorder) -> Saved:
@@ -153,31 +199,12 @@ def _restored(saved: Saved, recorder: Recorder, device: torch.device) -> dict[st
     return found
 
 
-def is_moving(forward: Forward, members: Members) -> bool:
+def is_moving(strategy: Strategy, members: Members) -> bool:
     """Whether training changes the model's buffers: running statistics, counts of batches."""
     buffers = {name: value.clone() for name, value in members.buffers.items()}
     with torch.no_grad():
-        forward(members.parameters, buffers, members.batch(0)[0])
+        strategy.forward(members.parameters, buffers, members.batch(0)[0])
     return any(not torch.equal(value, members.buffers[name]) for name, value in buffers.items())
-
-
-def forward_of(members: Members) -> Forward:
-    """All members' forward pass: vmap over the stacked state, or a loop where that is better."""
-    if runs_one_by_one(members.model, members.places.device):
-        return _looped(members.model)
-    packed = torch.func.vmap(_call(members.model))
-    buffers = {name: value.clone() for name, value in members.buffers.items()}
-    try:
-        with torch.no_grad():
-            packed(members.parameters, buffers, members.batch(0)[0])
-    except (RuntimeError, ValueError, TypeError) as error:
-        log.warning(
-            "%s cannot be vectorised (%s): its members run one by one",
-            members.runs[0].model.name,
-            str(error).splitlines()[0],
-        )
-        return _looped(members.model)
-    return packed
 
 
 class PerMemberLoss:
@@ -192,45 +219,42 @@ class PerMemberLoss:
         """Loss [K, B] and d loss / d output [K, B, C]; NaN and 0 for failed members."""
         loss = output.new_full(output.shape[:-1], torch.nan)
         slope = torch.zeros_like(output)
-        pending, self.spans = self.spans, []
+        pending, self.spans = [self.spans] if self.spans else [], []
         while pending:
-            span, run = pending.pop(0)
-            count = span.stop - span.start
-            leaf = guarded(output, span).requires_grad_()
+            spans = pending.pop(0)
             try:
-                context = self.members.context(span, step) if run.row.needs_context else None
-                values = run.row.values(leaf, guarded(target, span), run.loss.params, context)
-                check_loss(values, leaf, run.loss.name)
-                slope[span] = torch.autograd.grad(values.sum(), leaf)[0][:count]
-                loss[span] = values.detach()[:count]
+                found = self._of(spans, output, target, step)
             except (Exception, SystemExit) as error:
-                if count > 1:
-                    singles = range(span.start, span.stop)
-                    pending[:0] = [(slice(place, place + 1), run) for place in singles]
-                else:
-                    self.recorder.fail(span.start, step, f"{type(error).__name__}: {error}")
+                pending[:0] = self._parts(spans, step, error)
                 continue
-            self.spans.append((span, run))
+            for (span, _), (values, slopes) in zip(spans, found, strict=True):
+                loss[span], slope[span] = values, slopes
+            self.spans += spans
         return loss, slope
 
+    def _of(
+        self, spans: Sequence[Span], output: Tensor, target: Tensor, step: int
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Loss [k, B] and slope [k, B, W] of each span, all through one backward pass."""
+        leaves, losses = [], []
+        for span, run in spans:
+            leaf = guarded(output, span).requires_grad_()
+            context = self.members.context(span, step) if run.row.needs_context else None
+            values = run.row.values(leaf, guarded(target, span), run.loss.params, context)
+            check_loss(values, leaf, run.loss.name)
+            leaves, losses = [*leaves, leaf], [*losses, values]
+        slopes = torch.autograd.grad(losses, leaves, [torch.ones_like(values) for values in losses])
+        return [
+            (values.detach()[: span.stop - span.start], slope[: span.stop - span.start])
+            for (span, _), values, slope in zip(spans, losses, slopes, strict=True)
+        ]
 
-def _call(model: nn.Module) -> Forward:
-    def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        return torch.func.functional_call(model, (parameters, buffers), (inputs,))
-
-    return call
-
-
-def _looped(model: nn.Module) -> Forward:
-    one = _call(model)
-
-    def loop(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        # unbind, because the gradient of an index is as large as the whole pack.
-        own = zip(*(value.unbind() for value in parameters.values()), strict=True)
-        outputs = []
-        for place, (values, member) in enumerate(zip(own, inputs, strict=True)):
-            moving = {name: value[place] for name, value in buffers.items()}
-            outputs.append(one(dict(zip(parameters, values, strict=True)), moving, member))
-        return torch.stack(outputs)
-
-    return loop
+    def _parts(self, spans: list[Span], step: int, error: BaseException) -> list[list[Span]]:
+        """Single spans in the place of several, single members in that of one; then it fails."""
+        if len(spans) > 1:
+            return [[one] for one in spans]
+        span, run = spans[0]
+        if span.stop - span.start > 1:
+            return [[(slice(place, place + 1), run)] for place in range(span.start, span.stop)]
+        self.recorder.fail(span.start, step, f"{type(error).__name__}: {error}")
+        return []

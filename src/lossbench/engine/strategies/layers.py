@@ -1,0 +1,129 @@
+"""Reads a module as a multilayer perceptron, with the derivatives of its activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_aten: Any = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What is done to each number, and to its slope.
+
+    Attributes:
+        result: `(module, argument, out)` writes the activation of the argument into `out`.
+        slope: `(module, slope, known, out)` writes the slope of the argument into `out`, which may
+            be the given slope of the result.
+        is_of_argument: Whether `known` is the argument, not the result.
+    """
+
+    result: Callable[[Any, Tensor, Tensor], object]
+    slope: Callable[[Any, Tensor, Tensor, Tensor], object]
+    is_of_argument: bool = False
+
+
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.ReLU: Activation(
+        lambda _, z, out: torch.clamp_min(z, 0, out=out),
+        lambda _, d, h, out: _aten.threshold_backward.grad_input(d, h, 0, grad_input=out),
+    ),
+    nn.Tanh: Activation(
+        lambda _, z, out: torch.tanh(z, out=out),
+        lambda _, d, h, out: _aten.tanh_backward.grad_input(d, h, grad_input=out),
+    ),
+    nn.Sigmoid: Activation(
+        lambda _, z, out: torch.sigmoid(z, out=out),
+        lambda _, d, h, out: _aten.sigmoid_backward.grad_input(d, h, grad_input=out),
+    ),
+    nn.ELU: Activation(
+        lambda elu, z, out: _aten.elu.out(z, elu.alpha, out=out),
+        lambda elu, d, h, out: _aten.elu_backward.grad_input(
+            d, elu.alpha, 1, 1, True, h, grad_input=out
+        ),
+    ),
+    nn.GELU: Activation(
+        lambda gelu, z, out: _aten.gelu.out(z, approximate=gelu.approximate, out=out),
+        lambda gelu, d, z, out: _aten.gelu_backward.grad_input(
+            d, z, approximate=gelu.approximate, grad_input=out
+        ),
+        is_of_argument=True,
+    ),
+    nn.SiLU: Activation(
+        lambda _, z, out: _aten.silu.out(z, out=out),
+        lambda _, d, z, out: _aten.silu_backward.grad_input(d, z, grad_input=out),
+        is_of_argument=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An affine map and what follows it.
+
+    Attributes:
+        weight: Name of its parameter [K, out, in].
+        bias: Name of its parameter [K, out]; empty without one.
+        inputs, outputs: Numbers of an example that go in and come out.
+        activation: Module behind it; None where its output is handed on as it is.
+    """
+
+    weight: str
+    bias: str
+    inputs: int
+    outputs: int
+    activation: nn.Module | None = None
+
+
+def layers_of(model: nn.Module) -> list[Layer] | None:
+    """The layers of a multilayer perceptron; None for any other model.
+
+    Affine maps in a sequence, each with one of `ACTIVATIONS` or nothing behind it, and perhaps a
+    flattening in front: nothing else, no hooks, no parameters or buffers beside theirs.
+    """
+    parts = [part for part in _parts("", model) if type(part[1]) is not nn.Identity]
+    if parts and type(parts[0][1]) is nn.Flatten:
+        flatten = parts.pop(0)[1]
+        if (flatten.start_dim, flatten.end_dim) != (1, -1):
+            return None
+    layers: list[Layer] = []
+    for path, part in parts:
+        if _is_hooked(part):
+            return None
+        if type(part) is nn.Linear:
+            layers.append(_affine(path, part))
+        elif type(part) in ACTIVATIONS and layers and layers[-1].activation is None:
+            layers[-1] = Layer(**{**vars(layers[-1]), "activation": part})
+        else:
+            return None
+    known = {name for layer in layers for name in (layer.weight, layer.bias) if name}
+    return layers if layers and known == {*model.state_dict()} else None
+
+
+def _affine(path: str, part: nn.Linear) -> Layer:
+    bias = "" if part.bias is None else f"{path}bias"
+    return Layer(f"{path}weight", bias, part.in_features, part.out_features)
+
+
+def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """What a sequence calls, in order, with the beginning of its parameters' names."""
+    if type(module) is not nn.Sequential or _is_hooked(module):
+        yield path, module
+        return
+    for name, part in module._modules.items():  # named_children would leave out repeated ones
+        assert part is not None
+        yield from _parts(f"{path}{name}.", part)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+    )

@@ -1,0 +1,279 @@
+"""Each way of computing a pack gives what single modules give, whatever the model and the loss."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from conftest import make_run
+from test_engine import assert_same_records, grouped, records_of, single_run_loop, trained
+from torch import nn
+
+from lossbench import packs
+from lossbench.engine import strategies
+from lossbench.engine.members import gathered
+from lossbench.engine.strategies import Rows, strategy_of
+from lossbench.engine.strategies.autograd import Autograd, looped, vectorised
+from lossbench.engine.strategies.layers import ACTIVATIONS, layers_of
+from lossbench.engine.strategies.stack import Stack
+from lossbench.losses import LOSSES
+from lossbench.models.layers import ACTIVATIONS as NAMED
+from lossbench.optimizers import OPTIMIZERS
+from lossbench.sweep import splits_of
+
+CPU = torch.device("cpu")
+WIDE_AND_NARROW = [20, 5]
+
+
+def members_of(runs, padding=2):
+    pack = packs.Pack("pack", tuple(runs))
+    splits = {run.seed: splits_of(run) for run in runs}
+    return gathered(pack, splits, device=CPU, padding=padding)
+
+
+def all_three(members):
+    """The strategies that serve a perceptron, by name."""
+    layers = layers_of(members.model)
+    assert layers is not None
+    found = [
+        Stack(layers),
+        Autograd("vmap", vectorised(members), is_repeated=False),
+        Autograd("loop", looped(members), is_repeated=False),
+    ]
+    return {strategy.name: strategy for strategy in found}
+
+
+def of_modules(members, slope):
+    """Outputs and gradients of the mean, each member a module of its own."""
+    inputs, outputs, gradients = members.batch(0)[0], [], []
+    for place in range(len(members.runs)):
+        own = {name: value[place] for name, value in members.parameters.items()}
+        members.model.load_state_dict(own)
+        output = members.model(inputs[place])
+        parameters = [*members.model.parameters()]
+        mean = slope[place] / inputs.shape[1]
+        outputs.append(output.detach())
+        gradients.append(torch.autograd.grad(output, parameters, mean))
+    names = [name for name, _ in members.model.named_parameters()]
+    stacked = [torch.stack(parts) for parts in zip(*gradients, strict=True)]
+    return torch.stack(outputs), dict(zip(names, stacked, strict=True))
+
+
+MODELS = {
+    "linear": ("diabetes", "linear", {}),
+    **{
+        name: ("diabetes", "mlp", {"widths": WIDE_AND_NARROW, "activation": name}) for name in NAMED
+    },
+}
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_strategy_has_the_outputs_and_gradients_of_single_modules(name, precision, tolerance):
+    data, model, params = MODELS[name]
+    shared = {"data": data, "model": model, "model__params": params, "engine__precision": precision}
+    members = members_of([make_run(seed=seed, **shared) for seed in range(5)])
+    inputs = members.batch(0)[0]
+    draw = torch.Generator().manual_seed(0)
+    slope = torch.randn(len(inputs), inputs.shape[1], 1, generator=draw, dtype=inputs.dtype)
+    output, gradient = of_modules(members, slope)
+    close = partial(torch.testing.assert_close, rtol=tolerance, atol=tolerance)
+    for kind, strategy in all_three(members).items():
+        parameters = strategy.arranged(members.parameters)
+        own = slice(0, members.recorded if kind == "loop" else None)
+        for _ in range(2):  # what an earlier call left behind changes nothing
+            close(strategy.output(parameters, {}, inputs)[own], output[own])
+            found = strategy.gradient(slope)
+            for part, value in gradient.items():
+                close(found[part][own], value[own])
+        close(strategy.forward(parameters, {}, inputs)[own], output[own])
+        with torch.no_grad():
+            close(strategy.forward(parameters, {}, inputs)[own], output[own])
+
+
+def test_every_activation_of_the_models_has_its_derivative_here():
+    assert {*NAMED.values()} == {*ACTIVATIONS}
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_every_loss_trains_in_a_stack_as_by_vmap(
+    monkeypatch, task, optimizer, precision, tolerance
+):
+    """Outputs of every loss at each of a few updates, through all that the loop does."""
+    data = {"regression": "noisy_counts", "classification": "digits"}[task]
+    shared = {"optimizer": optimizer, "optimizer__lr": 1e-3, "optimizer__weight_decay": 0.01}
+    shared |= {"engine__precision": precision, "steps": 4, "log_every": 1, "eval_every": 4}
+    shared |= {"data": data, "model__params": {"widths": [12, 7], "activation": "tanh"}}
+    names = [name for name, row in LOSSES.items() if row.task == task]
+    for outputs in (1, 2):
+        runs = [
+            make_run(loss=name, seed=seed, **shared)
+            for name in names
+            for seed in (0, 1)
+            if LOSSES[name].outputs_per_target == outputs
+        ]
+        if not runs:
+            continue
+        stacked = grouped(runs)
+        with monkeypatch.context() as patch:
+            patch.setattr(strategies, "layers_of", lambda model: None)
+            mapped = grouped(runs)
+        assert strategy_names(stacked) == {"stack"}
+        assert strategy_names(mapped) == {"vmap"}
+        for table, column in (("steps", "loss_value"), ("steps", "gradient_norm")):
+            torch.testing.assert_close(
+                torch.tensor(stacked[table][column].to_numpy(), dtype=torch.float64),
+                torch.tensor(mapped[table][column].to_numpy(), dtype=torch.float64),
+                rtol=max(tolerance, 1e-6),  # the table keeps float32
+                atol=max(tolerance, 1e-6),
+                equal_nan=True,
+            )
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
+@pytest.mark.parametrize("name", [n for n, row in LOSSES.items() if not row.needs_context])
+def test_every_loss_trains_in_a_stack_as_a_single_run(name, precision, tolerance):
+    if LOSSES[name].outputs_per_target > 1:
+        pytest.skip("the single loop does not widen models")
+    data = {"regression": "noisy_counts", "classification": "digits"}[LOSSES[name].task]
+    shared = {"data": data, "engine__precision": precision, "optimizer__lr": 1e-3, "steps": 6}
+    runs = [make_run(loss=name, seed=seed, log_every=1, **shared) for seed in (0, 1)]
+    tables = grouped(runs)
+    for run in runs:
+        expected, _ = single_run_loop(run)
+        found = records_of(tables, run)["steps"].loss_value.to_list()
+        assert found == pytest.approx(expected, rel=max(tolerance, 1e-6), abs=1e-6)
+
+
+def strategy_names(tables):
+    return {json.loads(text)["strategy"] for text in tables["runs"].environment}
+
+
+@pytest.mark.parametrize("activation", NAMED)
+@pytest.mark.parametrize(("widths", "batch"), [([32, 64], 32), ([5, 9], 7)], ids=["even", "odd"])
+def test_a_member_of_a_stack_has_the_same_bits_whoever_is_computed_with_it(
+    activation, widths, batch
+):
+    shared = {"model__params": {"widths": widths, "activation": activation}, "batch_size": batch}
+    shared |= {"steps": 5, "log_every": 1, "eval_every": 5}
+    run = make_run(seed=0, **shared)
+    mates = [
+        make_run(seed=seed, loss=loss, optimizer__weight_decay=decay, **shared)
+        for loss in ("mse", "mae")
+        for seed, decay in ((1, 0.0), (2, 0.1))
+        for _ in range(9)
+    ]
+    reference = records_of(trained([run, mates[0]]), run)
+    for count in (0, 1, 15, 16, 17, 33):
+        for members in ([run, *mates[:count]], [*mates[:count], run]):
+            assert_same_records(reference, records_of(trained(members), run))
+
+
+@pytest.mark.parametrize("bytes_", [0, 2**12, 2**30])
+def test_how_many_are_computed_at_once_changes_no_bit(monkeypatch, bytes_):
+    runs = [make_run(seed=seed, steps=6, log_every=1) for seed in range(21)]
+    reference = grouped(runs)
+    monkeypatch.setattr(strategies.stack, "CACHE_BYTES", bytes_)
+    found = grouped(runs)
+    for run in runs:
+        assert_same_records(records_of(reference, run), records_of(found, run))
+
+
+@pytest.mark.parametrize("count", [2, 3, 16, 17, 18, 33, 130])
+def test_members_computed_at_once_are_two_or_more_and_all_are_computed(count):
+    members = members_of([make_run(), make_run(seed=1)])
+    slices = Stack(layers_of(members.model)).at_once(torch.empty(count, 32, 10))
+    assert all(own.stop - own.start >= 2 for own in slices)
+    assert [place for own in slices for place in range(own.start, own.stop)] == [*range(count)]
+
+
+class Doubled(nn.Linear):
+    """A layer of one's own that computes something else."""
+
+    def forward(self, inputs):
+        return 2.0 * super().forward(inputs)
+
+
+def hooked():
+    model = nn.Sequential(nn.Linear(3, 2))
+    model[0].register_forward_hook(lambda module, given, output: output + 1.0)
+    return model
+
+
+OTHERS = {
+    "a subclass of a layer": nn.Sequential(Doubled(3, 2)),
+    "a layer with a hook": hooked(),
+    "normalisation": nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2), nn.Linear(2, 1)),
+    "an unknown activation": nn.Sequential(nn.Linear(3, 2), nn.Softplus(), nn.Linear(2, 1)),
+    "an activation in front": nn.Sequential(nn.ReLU(), nn.Linear(3, 2)),
+    "flattened behind a layer": nn.Sequential(nn.Linear(3, 2), nn.Flatten()),
+    "flattened in part": nn.Sequential(nn.Flatten(1, 2), nn.Linear(3, 2)),
+    "convolution": nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(4, 2)),
+    "nothing": nn.Sequential(),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_module_that_is_no_plain_perceptron_is_not_taken_for_one(name):
+    assert layers_of(OTHERS[name]) is None
+
+
+def test_layers_are_read_through_nested_sequences_without_biases_and_used_once_only():
+    shared = nn.ReLU()
+    inner = nn.Sequential(nn.Linear(3, 4, bias=False), shared)
+    layers = layers_of(nn.Sequential(nn.Flatten(), inner, nn.Linear(4, 4), shared, nn.Linear(4, 1)))
+    assert [layer.weight for layer in layers] == ["1.0.weight", "2.weight", "4.weight"]
+    assert [layer.bias for layer in layers] == ["", "2.bias", "4.bias"]
+    assert [layer.activation for layer in layers] == [shared, shared, None]
+
+
+def test_the_strategy_is_recorded_and_said(caplog):
+    caplog.set_level(logging.DEBUG, "lossbench.engine.strategies")
+    assert strategy_names(grouped([make_run()])) == {"stack"}
+    assert "mlp: strategy stack" in caplog.text
+    normed = make_run(model__params={"widths": [4], "normalisation": "layer"})
+    assert strategy_names(grouped([normed])) == {"vmap"}
+
+
+def test_convolutions_run_one_by_one_on_the_cpu_and_repetitions_are_not_computed():
+    members = members_of([make_run(data="digits", loss="brier")])
+    model = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 2, 8), nn.Flatten())
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    state = {
+        name: value.detach().expand(len(members.runs), *value.shape)
+        for name, value in model.named_parameters()
+    }
+    members = replace(members, model=model, parameters=state)
+    strategy = strategy_of(members)
+    assert strategy.name == "loop"
+    inputs = members.batch(0)[0]
+    output = strategy.output(strategy.arranged(state), {}, inputs)
+    assert len(calls) == members.recorded < len(members.runs)
+    assert torch.equal(output[0], output[-1])
+    slope = torch.ones_like(output)
+    own = {name: value[0] for name, value in state.items()}
+    model.load_state_dict(own)
+    expected = torch.autograd.grad(
+        model(inputs[0]), [*model.parameters()], slope[0] / len(slope[0])
+    )
+    for found, value in zip(strategy.gradient(slope).values(), expected, strict=True):
+        torch.testing.assert_close(found[0], value)
+
+
+def test_rows_are_a_copy_with_the_same_values_and_their_parts_the_same_memory():
+    draw = torch.Generator().manual_seed(0)
+    like = {"wide": torch.randn(4, 5, 3, generator=draw), "bias": torch.randn(4, 5, generator=draw)}
+    rows = Rows(like)
+    assert all(torch.equal(rows[name], value) for name, value in like.items())
+    rows.some(slice(1, 3))["bias"].fill_(7.0)
+    assert (rows["bias"][1:3] == 7.0).all()
+    assert torch.equal(rows["bias"][0], like["bias"][0])
+    assert not (like["bias"] == 7.0).any()
+    assert rows.row.sum() == pytest.approx(float(rows["wide"].sum() + rows["bias"].sum()), rel=1e-4)
