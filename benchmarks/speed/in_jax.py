@@ -6,8 +6,11 @@ Nothing is measured, evaluated or kept on the way, and no member can stop before
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
+
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")  # one thread, as all rows
 
 import jax
 import jax.numpy as jnp

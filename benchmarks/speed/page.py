@@ -197,7 +197,7 @@ class Page:
         share = _share(one, one.ours, self.clock)
         return (
             f"{one.task.name} misses: its products run at {share:.0%} of this machine's matmul "
-            f"rate; the loop's time goes to {', '.join(parts)} (with default logging and evaluation)."
+            f"rate; the loop's time goes to {', '.join(parts)} (default logging and evaluation)."
         )
 
     # ---- our loop --------------------------------------------------------------------------------
@@ -214,8 +214,9 @@ class Page:
         return (
             "## Where our time goes\n\nShares of `engine.train` by cProfile, one process, "
             f"{counts}; every 10th update logged, every 100th evaluated, as by default, on the "
-            "whole training split and 128 examples of validation and test. Evaluations before and after training count.\n\n"
-            + table(["part", *(one.task.name for one in self.found)], rows)
+            "whole training split and 128 examples of validation and test. "
+            "Evaluations before and after "
+            "training count.\n\n" + table(["part", *(one.task.name for one in self.found)], rows)
         )
 
     def _growth(self) -> str:
@@ -280,7 +281,8 @@ class Page:
         told = "" if has_workers() else " This version's launcher trains in one process."
         return (
             "## Through the whole launcher\n\nOne command, from its start to the last file on "
-            "disk: import, composition, packs, training, default logging and evaluation on whole splits, "
+            "disk: import, composition, packs, training, default logging, "
+            "evaluation on whole splits, "
             f"records. B3 is python, `import torch` and 360 updates of B1.{told}\n\n"
             + table(head, rows)
         )
@@ -300,9 +302,9 @@ class Page:
         return "\n\n".join([lead, *(_rates(one, "wall") for one in self.on_card)])
 
 
-LEGEND = """Float32, SGD with momentum 0.9, the same four losses in every row (`cross_entropy`, `brier`,
-`mae_probs`, `quartic_probs`; `mse`, `mae`, `quartic`, `huber`), one thread per process unless a row
-says otherwise. A member-step is one update of one run.
+LEGEND = """Float32, SGD with momentum 0.9, the same four losses in every row (`cross_entropy`,
+`brier`, `mae_probs`, `quartic_probs`; `mse`, `mae`, `quartic`, `huber`), one thread per process
+unless a row says otherwise. A member-step is one update of one run.
 
 - **B0**: a loop with a DataLoader, torch.optim, and `.item()` at each step.
 - **B1**: a loop over tensors in memory, batches by `index_select`. **Per core**: one such process
@@ -387,8 +389,8 @@ def _rates(one: Measured, clock: str) -> str:
     lead = (
         f"## {one.task.name}: {one.task.title}, batches of {one.task.batch_size}\n\n"
         f"{one.flops / 1e6:,.2f} MFLOP per member-step, computed from the shapes of its products. "
-        f"Square float32 products run at {speed / 1e9:,.0f} GFLOP/s on {place}: the last column is the share "
-        "of that."
+        f"Square float32 products run at {speed / 1e9:,.0f} GFLOP/s on {place}: the last column "
+        "is the share of that."
     )
     return f"{lead}\n\n{table(head, rows)}"
 
