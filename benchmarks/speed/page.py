@@ -341,7 +341,7 @@ def packed(one: Measured, clock: str) -> tuple[list[int], list[float]]:
 
 def draw(found: Sequence[Measured], clock: str, path: Path) -> None:
     """Seconds per step over K, and seconds over steps, of all tasks."""
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     from lossbench import figures
 
@@ -361,6 +361,9 @@ def draw(found: Sequence[Measured], clock: str, path: Path) -> None:
         left.set_ylabel(f"seconds per step ({clock} time)")
         title = "Does a step cost the same all along?"
         right.set(title=title, xlabel="steps", ylabel=f"seconds ({clock} time)")
+        for axis in (left.xaxis, left.yaxis, right.xaxis, right.yaxis):
+            axis.set_major_formatter("{x:g}")  # the house style reads no formulas
+            axis.set_minor_formatter(ticker.NullFormatter())
         left.legend(frameon=False)
         figure.savefig(path, dpi=200, metadata={"Software": ""})
         pyplot.close(figure)
