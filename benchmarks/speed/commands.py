@@ -1,0 +1,206 @@
+"""What a user waits for: commands from their start to their end, in processes of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lossbench.models.spec import features
+from speed.tasks import Task, splits
+
+LOSSBENCH = ("-m", "lossbench.cli")
+HERE = Path(__file__).resolve().parent
+
+FIRST_STEP = """
+import sys, time
+from lossbench import cli
+from lossbench.sweep import training
+call = training._Progress.__call__
+def stamped(self, step, snapshot):
+    if step == 1:
+        print(time.time(), flush=True)
+    call(self, step, snapshot)
+training._Progress.__call__ = stamped
+sys.exit(cli.main(sys.argv[1:]))
+"""
+"""The command line, which says when its first update was done."""
+
+OTHERS = (("scale.py", "1000"), ("scale.py", "10000"), ("report_speed.py", "report"))
+"""Scripts beside this one whose answers belong on the same page."""
+
+STEPS = (120, 360)
+"""Updates of each run that goes through the launcher: the difference is training alone."""
+
+
+@dataclass(frozen=True)
+class Waited:
+    """A command, and seconds of it on the wall.
+
+    Attributes:
+        what: For people.
+        seconds: Of each repetition.
+        note: What else is to be said.
+    """
+
+    what: str
+    seconds: list[float]
+    note: str = ""
+
+
+def waits(*, is_quick: bool) -> list[Waited]:
+    """Start of the command line, expansion of many runs, and the way to the first update."""
+    times, counts = (1, (20,)) if is_quick else (5, (1, 1_000, 10_000))
+    found = [
+        Waited("`python -c pass`", [seconds(["-c", "pass"]) for _ in range(times)]),
+        Waited("`import torch`", [seconds(["-c", "import torch"]) for _ in range(times)]),
+        Waited("`lossbench --help`", [seconds([*LOSSBENCH, "--help"]) for _ in range(times)]),
+    ]
+    for count in counts:
+        line = [*LOSSBENCH, "plan", "-m", "loss=mse", f"seed=range({count})", "data=diabetes"]
+        repeated = times if count == 1 else min(times, 2)
+        told = (
+            f"`lossbench plan` of {count:,} run{'s' if count > 1 else ''}: compose, plan, predict"
+        )
+        found.append(Waited(told, [seconds(line) for _ in range(repeated)]))
+    if is_quick:
+        return found
+    firsts = [first_step() for _ in range(times)]
+    found.append(Waited("`lossbench loss=mse data=diabetes` to its first update", firsts))
+    whole = [seconds([*LOSSBENCH, "loss=mse", "data=diabetes"]) for _ in range(times)]
+    found.append(Waited("the same to its end, 500 updates", whole))
+    return found
+
+
+def essay(*, is_quick: bool) -> list[Waited]:
+    """From a bare `lossbench` to its report; nothing in --quick."""
+    if is_quick:
+        return []
+    return [Waited("`lossbench`, from nothing to its report", [seconds([*LOSSBENCH])])]
+
+
+def others(*, is_quick: bool) -> dict[str, str]:
+    """What the scripts of `OTHERS` print, by command; nothing in --quick."""
+    if is_quick:
+        return {}
+    folder = HERE.parent
+    return {
+        f"python benchmarks/{name} {words}": output([str(folder / name), words])
+        for name, words in OTHERS
+    }
+
+
+# ---- the launcher, and a process per run ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A sweep through the whole launcher.
+
+    Attributes:
+        runs: How many.
+        workers: Processes that train; 1 where the launcher has no such key.
+        seconds: Of the whole command, by updates of each run.
+    """
+
+    runs: int
+    workers: int
+    seconds: dict[int, float]
+
+    @property
+    def rate(self) -> float:
+        """Member-steps per second of the longer command, all of it counted."""
+        steps = max(self.seconds)
+        return self.runs * steps / self.seconds[steps]
+
+    @property
+    def marginal(self) -> float:
+        """Member-steps per second of what the longer command does beyond the shorter one."""
+        (few, less), (many, more) = sorted(self.seconds.items())
+        return self.runs * (many - few) / (more - less)
+
+
+def has_workers() -> bool:
+    """Whether the launcher of this tree can train in more than one process."""
+    from hydra_plugins import lossbench_packed
+
+    fields = dataclasses.fields(lossbench_packed.PackedLauncherConf)
+    return "workers" in {field.name for field in fields}
+
+
+def launched(task: Task, *, is_quick: bool) -> Launched:
+    """Packs of the default size on all cores, default logging and evaluation, one command."""
+    cores = os.cpu_count() or 1
+    each = 2 if is_quick else 32 * cores
+    line = [*LOSSBENCH, "-m", f"loss={','.join(task.losses)}", f"seed=range({each})"]
+    line += [*task.overrides(), "name=launched"]
+    line += [f"hydra.launcher.workers={cores}"] if has_workers() else []
+    steps = (2, 12) if is_quick else STEPS
+    took = {count: seconds([*line, f"steps={count}"]) for count in steps}
+    return Launched(each * len(task.losses), cores if has_workers() else 1, took)
+
+
+def process_per_run(task: Task, *, is_quick: bool) -> Waited | None:
+    """B3: python, import torch, 360 updates of B1; no convolutions."""
+    if task.model != "mlp":
+        return None
+    data = splits(task.name, is_quick, 0)
+    inputs, outputs = data.sizes
+    found = {
+        "inputs": data.inputs["train"],
+        "targets": data.targets["train"],
+        "widths": [features(inputs), *task.widths, outputs],  # type: ignore[arg-type]
+        "batch_size": task.batch_size,
+    }
+    with tempfile.TemporaryDirectory() as place:
+        torch.save(found, Path(place) / "data.pt")
+        line = [str(HERE / "one_run.py"), str(Path(place) / "data.pt"), "360"]
+        times = [seconds(line) for _ in range(1 if is_quick else 3)]
+    return Waited("B3", times)
+
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+
+def seconds(arguments: Sequence[str]) -> float:
+    """Of a python process in an empty folder."""
+    start = time.perf_counter()
+    output(arguments)
+    return time.perf_counter() - start
+
+
+def first_step() -> float:
+    """From the start of the command to its first update."""
+    start = time.time()
+    told = output(["-c", FIRST_STEP, "loss=mse", "data=diabetes", "steps=2"])
+    stamps = [line for line in told.splitlines() if line.replace(".", "").isdigit()]
+    return float(stamps[0]) - start
+
+
+def output(arguments: Sequence[str]) -> str:
+    """What a python process in an empty folder prints.
+
+    Raises:
+        SystemExit: It failed.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=place, capture_output=True, text=True, check=False
+        )
+    if done.returncode:
+        sys.exit(f"{' '.join(arguments)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def median(waited: Waited) -> float:
+    """Of its repetitions."""
+    return statistics.median(waited.seconds)

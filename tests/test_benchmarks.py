@@ -1,0 +1,130 @@
+"""Benchmarks run through, and what they compare trains the same thing. No test looks at a time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lossbench.engine import train
+from lossbench.packs import Pack
+from lossbench.sweep import splits_of
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+CPU = torch.device("cpu")
+STEPS = 25
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def small(name, **typed):
+    """Four runs of a task that differ in the loss only, with their data."""
+    from speed.tasks import tasks
+
+    task = tasks(is_quick=True)[name]
+    typed = {"steps": STEPS, "log_every": 1, "eval_every": STEPS, **typed}
+    runs = [task.run(loss, **typed) for loss in task.losses]
+    return runs, splits_of(runs[0])
+
+
+def ours(runs, splits):
+    """Loss of each step by loss, of one pack."""
+    pack = Pack("pack", tuple(runs))
+    data = {runs[0].seed: splits}
+    tables = train(pack, data, device=CPU, padding=2, flush=lambda step, snapshot: None)
+    steps = tables["steps"].to_pandas()
+    return {loss: part.loss_value.tolist() for loss, part in steps.groupby("loss", observed=True)}
+
+
+@pytest.mark.parametrize("kind", ["loader", "tensors"])
+@pytest.mark.parametrize("name", ["W1", "W3s", "W4"])
+def test_a_baseline_trains_what_the_engine_trains(name, kind):
+    from speed import baselines
+
+    runs, splits = small(name, precision="float64")
+    packed = ours(runs, splits)
+    for run in runs:
+        alone = getattr(baselines, kind)(run, splits, lambda step: None, CPU)
+        assert packed[run.loss.name] == pytest.approx(alone, rel=1e-5, abs=1e-5)
+        assert len(set(alone)) == STEPS  # it did train
+
+
+@pytest.mark.parametrize("name", ["W1", "W4"])
+def test_the_program_in_jax_trains_what_the_engine_trains(name):
+    pytest.importorskip("jax")
+    from speed.in_jax import Program
+
+    runs, splits = small(name)
+    packed, alone = ours(runs, splits), Program(runs, splits)()
+    for loss, values in packed.items():
+        assert values == pytest.approx(alone[loss][0].tolist(), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("W1", 17.76e6), ("W2", 155.06e6), ("W4", 1.729e6)])
+def test_operations_are_counted_as_on_paper(name, wanted):
+    from speed.tasks import flops, splits, tasks
+
+    task = tasks(is_quick=False)[name]
+    data = splits_of(tasks(is_quick=True)["W2"].run("brier")) if name == "W2" else None
+    assert flops(task, data or splits(name, False, 0)) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_packs_hold_every_loss_equally_often():
+    from speed.tasks import packs, tasks
+
+    task = tasks(is_quick=True)["W1"]
+    for members in (1, 2, 4, 16, 64):
+        found = packs(task, members)
+        losses = [run.loss.name for pack in found for run in pack.runs]
+        assert {len(pack.runs) for pack in found} == {members}
+        assert {losses.count(loss) for loss in task.losses} == {len(losses) // 4}
+
+
+def test_a_clock_ends_a_training_after_its_window():
+    from speed.clock import WARM, timed
+
+    done = []
+
+    def training(clock):
+        for step in range(1, 1_000):
+            done.append(step)
+            clock(step)
+
+    timing = timed(training, steps=7, members=3, device=CPU)
+    assert timing.done == 21
+    assert done[-1] == WARM + 7
+
+
+def test_a_line_finds_the_constant_and_the_part_of_each_member():
+    from speed.growth import line
+
+    found = line([1, 4, 16, 64], [2.0 + 0.5 * members for members in (1, 4, 16, 64)])
+    assert (found.constant, found.each) == pytest.approx((2.0, 0.5))
+
+
+def test_sweep_speed_runs_through_and_gives_whole_tables(tmp_path):
+    path = os.pathsep.join([*filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "sweep_speed.py"), "--quick", "--only", "W1,W4"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for title in ("## What was wanted", "## W1", "## W4", "## Where our time goes", "## On a GPU"):
+        assert title in done.stdout
+    tables = [block.splitlines() for block in done.stdout.split("\n\n") if block.startswith("| ")]
+    assert len(tables) == 6
+    for lines in tables:
+        assert len({line.count("|") for line in lines}) == 1, lines
+    rows = [line.split("|")[1].strip() for line in tables[1]]
+    assert {"B0", "B1", "B1 per core", "ours K=4 per core"} <= {*rows}
