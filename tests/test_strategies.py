@@ -13,7 +13,7 @@ from conftest import make_run
 from test_engine import assert_same_records, grouped, records_of, single_run_loop, trained
 from torch import nn
 
-from lossbench import packs
+from lossbench import metrics, packs
 from lossbench.engine import strategies
 from lossbench.engine.members import gathered
 from lossbench.engine.strategies import Rows, strategy_of
@@ -277,3 +277,16 @@ def test_rows_are_a_copy_with_the_same_values_and_their_parts_the_same_memory():
     assert torch.equal(rows["bias"][0], like["bias"][0])
     assert not (like["bias"] == 7.0).any()
     assert rows.row.sum() == pytest.approx(float(rows["wide"].sum() + rows["bias"].sum()), rel=1e-4)
+
+
+@pytest.mark.parametrize("examples", [16, 37])
+def test_a_member_is_recalibrated_to_the_same_bits_with_any_others(examples):
+    draw = torch.Generator().manual_seed(0)
+    output = torch.randn(21, examples, 5, generator=draw)
+    noisy = output + torch.randn(output.shape, generator=draw)
+    target = torch.eye(5)[noisy.argmax(-1)]
+    whole = metrics.recalibrate(output, target)
+    for first, last in ((0, 7), (0, 11), (0, 17), (5, 20), (3, 21)):
+        own = metrics.recalibrate(output[first : last + 2], target[first : last + 2])
+        # The last one is a guard, as in every pack on the CPU.
+        assert torch.equal(own[: last - first], whole[first:last])

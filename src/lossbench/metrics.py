@@ -25,6 +25,9 @@ MOST_CLASSES = 20
 RECALIBRATION_RIDGE = 1e-3
 RECALIBRATION_STEPS = 50
 RECALIBRATION_TOLERANCE = 1e-7
+RECALIBRATED_AT_ONCE = 8
+WHOLE_VECTORS = 64
+"""Numbers that are whole vectors on every machine: what ends there is computed by one code."""
 
 
 def mean_over_examples(values: Tensor) -> Tensor:
@@ -118,6 +121,8 @@ def projected(prediction: Tensor, is_probability: Tensor) -> Tensor:
         prediction: [K, N, C].
         is_probability: [K], whether the member's predictions are there already.
     """
+    if is_probability.all():
+        return prediction
     return torch.where(is_probability[:, None, None], prediction, sparsemax(prediction))
 
 
@@ -416,6 +421,24 @@ def recalibrate(output: Tensor, target: Tensor) -> Tensor:
     Returns:
         [K, 1 + C]: a, then b.
     """
+    parts = [_recalibrate(output[own], target[own]) for own in _at_once(output)]
+    return torch.cat(parts)
+
+
+def _at_once(output: Tensor) -> list[slice]:
+    """Places of members that are recalibrated together: few, so that they stay in cache.
+
+    Two at least, and they end on whole vectors: a member's bits depend on none of the others.
+    """
+    count, numbers, size = len(output), output[0].numel(), RECALIBRATED_AT_ONCE
+    while size * numbers % WHOLE_VECTORS:
+        size *= 2
+    cuts = [*range(0, max(count - 1, 1), size), count]
+    return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
+
+
+def _recalibrate(output: Tensor, target: Tensor) -> Tensor:
+    """See `recalibrate`."""
     features, labels = output.double(), target.double()
     # What all outputs of an example share, the softmax ignores; the ridge must not see it.
     features = features - features.mean(-1, keepdim=True)
