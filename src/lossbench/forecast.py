@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import textwrap
@@ -48,8 +49,8 @@ class Forecast:
         present: Of these, already there.
         packs: To be trained.
         updates: Of all runs to be trained.
-        seconds: To train them here, from updates timed and thrown away.
-        memory: Most bytes of tensors at once.
+        seconds: To train them here, by all processes, from updates timed and thrown away.
+        memory: Most bytes of tensors at once, of all processes.
         disk: Bytes of parquet.
     """
 
@@ -88,17 +89,28 @@ def _stage(
     todo = [
         run for run_id, run in asked.items() if members.get(run_id, {}).get("status") not in KEPT
     ]
-    grouped = packs.group(todo, pack_size=sweep.engine.pack_size)
+    hands = sweep.crew.hands
+    grouped = packs.shared(todo, pack_size=sweep.engine.pack_size, hands=hands)
+    each = sorted((speeds.seconds(pack) for pack in grouped), reverse=True)
+    sizes = sorted((speeds.memory(pack) for pack in grouped), reverse=True)
     return Forecast(
         stage=stage,
         runs=len(asked),
         present=len(asked) - len(todo),
         packs=len(grouped),
         updates=sum(run.steps for run in todo),
-        seconds=sum(speeds.seconds(pack) for pack in grouped),
-        memory=max((speeds.memory(pack) for pack in grouped), default=0.0),
+        seconds=_until_all_are_done(each, hands),
+        memory=sum(sizes[:hands]),
         disk=sum(_disk(run) for run in todo),
     )
+
+
+def _until_all_are_done(seconds: Sequence[float], hands: int) -> float:
+    """Seconds that packs take, the longest first, each by the process that is free first."""
+    busy = [0.0] * hands
+    for one in seconds:
+        heapq.heapreplace(busy, busy[0] + one)
+    return max(busy)
 
 
 @dataclass(frozen=True)
@@ -219,11 +231,16 @@ def told(asked: Stages) -> Iterable[str]:
     memory, disk = max(row.memory for row in rows), sum(row.disk for row in rows)
     yield ""
     yield (
-        f"Training {_duration(sum(row.seconds for row in rows))} on this machine, tensors "
-        f"{memory / 2**20:,.0f} MiB, disk {disk / 1e6:,.1f} MB."
+        f"Training {_duration(sum(row.seconds for row in rows))} on this machine"
+        f"{_by(asked.sweep.crew.hands)}, tensors {memory / 2**20:,.0f} MiB, "
+        f"disk {disk / 1e6:,.1f} MB."
     )
     if tuning := asked.runs.get("tune"):
         yield from _budget(_placed(tuning, asked.tuned), asked.extend)
+
+
+def _by(hands: int) -> str:
+    return f" by {hands} processes" if hands > 1 else ""
 
 
 def _budget(tuning: pd.DataFrame, extend: int) -> Iterable[str]:
