@@ -6,10 +6,14 @@ import re
 
 import pandas as pd
 import pytest
-from conftest import TINY, write_experiment
+from conftest import TINY, make_run, write_experiment
+from interrupted import sweep_in
 from scipy import stats
 
-from lossbench import cli, records, report
+from lossbench import cli, forecast, records, report
+from lossbench.engine import evaluate
+from lossbench.sweep import splits_of
+from lossbench.sweep.workers import Workers
 
 THREE = TINY.replace("conditions: [own_lr]", "conditions: [own_lr, reference_lr, scale_matched]")
 
@@ -67,6 +71,36 @@ def test_packs_disk_and_memory_are_foretold_within_a_factor_of_two(place, capsys
     assert packs == len([*folder.glob("*/commit.json")])
     written = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
     assert 0.5 < disk / written < 2
+
+
+def test_packs_are_shared_out_among_processes():
+    assert forecast._until_all_are_done([5.0, 4.0, 3.0, 3.0], 1) == 15.0
+    assert forecast._until_all_are_done([5.0, 4.0, 3.0, 3.0], 2) == 8.0
+    assert forecast._until_all_are_done([5.0, 4.0, 3.0, 3.0], 9) == 5.0
+    assert forecast._until_all_are_done([], 2) == 0.0
+
+
+def test_a_plan_for_two_processes_takes_half_as_long_and_twice_the_memory(tmp_path):
+    runs = [make_run(seed=seed, steps=200) for seed in range(40)]
+    alone, two = sweep_in(tmp_path), sweep_in(tmp_path)
+    two.crew = Workers(2, at_once=True)
+    one_row, two_row = (forecast.forecast({"exploratory": runs}, s)[0] for s in (alone, two))
+    assert (one_row.packs, two_row.packs) == (1, 2)
+    assert 0.2 < two_row.seconds / one_row.seconds < 0.9  # timed twice on a machine that is shared
+    assert 0.9 < two_row.memory / one_row.memory < 1.2
+
+
+def test_memory_for_evaluation_is_that_of_one_chunk(monkeypatch):
+    monkeypatch.setattr(evaluate, "CHUNK_OF_VECTORS", 2**10)
+    runs = [
+        make_run(data="noisy_linear", data__params={"examples": count}) for count in (2000, 4000)
+    ]
+    few, many = map(forecast._numbers, runs)
+    assert many.seed > 1.5 * few.seed
+    rows = sum(len(part) for run in runs for part in splits_of(run).inputs.values()) - 2 * sum(
+        len(part) for part in splits_of(runs[0]).inputs.values()
+    )
+    assert many.member - few.member == forecast.OUTPUTS_AT_ONCE * rows  # outputs, no inputs
 
 
 def test_a_plan_says_the_budget_of_every_loss(place, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import json
 import math
 import textwrap
@@ -12,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
+from torch import Tensor, nn
 
 from lossbench import packs, records, statistics
 from lossbench.config import ConfigError, Run
 from lossbench.data import files
-from lossbench.engine import train
+from lossbench.engine import evaluate, train
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
 from lossbench.packs import Pack
@@ -38,6 +41,10 @@ COPIES = 6
 """Of the parameters while a pack trains: themselves, gradient, optimizer, update and what comes."""
 
 
+OUTPUTS_AT_ONCE = 4
+"""Of every split while metrics are computed: outputs, targets, predictions and what comes."""
+
+
 @dataclass(frozen=True)
 class Forecast:
     """The cost of one stage.
@@ -48,8 +55,8 @@ class Forecast:
         present: Of these, already there.
         packs: To be trained.
         updates: Of all runs to be trained.
-        seconds: To train them here, from updates timed and thrown away.
-        memory: Most bytes of tensors at once.
+        seconds: To train them here, by all processes, from updates timed and thrown away.
+        memory: Most bytes of tensors at once, of all processes.
         disk: Bytes of parquet.
     """
 
@@ -88,17 +95,28 @@ def _stage(
     todo = [
         run for run_id, run in asked.items() if members.get(run_id, {}).get("status") not in KEPT
     ]
-    grouped = packs.group(todo, pack_size=sweep.engine.pack_size)
+    hands = sweep.crew.hands
+    grouped = packs.shared(todo, pack_size=sweep.engine.pack_size, hands=hands)
+    each = sorted((speeds.seconds(pack) for pack in grouped), reverse=True)
+    sizes = sorted((speeds.memory(pack) for pack in grouped), reverse=True)
     return Forecast(
         stage=stage,
         runs=len(asked),
         present=len(asked) - len(todo),
         packs=len(grouped),
         updates=sum(run.steps for run in todo),
-        seconds=sum(speeds.seconds(pack) for pack in grouped),
-        memory=max((speeds.memory(pack) for pack in grouped), default=0.0),
+        seconds=_until_all_are_done(each, hands),
+        memory=sum(sizes[:hands]),
         disk=sum(_disk(run) for run in todo),
     )
+
+
+def _until_all_are_done(seconds: Sequence[float], hands: int) -> float:
+    """Seconds that packs take, the longest first, each by the process that is free first."""
+    busy = [0.0] * hands
+    for one in seconds:
+        heapq.heapreplace(busy, busy[0] + one)
+    return max(busy)
 
 
 @dataclass(frozen=True)
@@ -117,7 +135,7 @@ class _Speeds:
         self.device = torch.device(sweep.engine.device)
         self.padding = sweep.engine.padding
         self.known: dict[str, _Speed] = {}
-        self.sizes: dict[str, tuple[int, int]] = {}
+        self.sizes: dict[str, _Numbers] = {}
         torch.set_num_threads(sweep.engine.threads)
         files.use(sweep.engine.data_root, download=sweep.engine.download)
 
@@ -157,25 +175,52 @@ class _Speeds:
         return _Speed(update, evaluation, max(one - update - evaluation, 0.0))
 
     def memory(self, pack: Pack) -> float:
-        """Bytes of a pack's data, gathered for evaluation, and of its parameters."""
+        """Bytes of a pack's data, of its parameters, and of one chunk of an evaluation or batch."""
         run = pack.runs[0]
         kind = packs.structure(run)
         if kind not in self.sizes:
             self.sizes[kind] = _numbers(run)
-        rows, parameters = self.sizes[kind]
+        numbers = self.sizes[kind]
         width = 4.0 if run.precision == "float32" else 8.0
         seeds = len({run.seed for run in pack.runs})
         members = max(len(pack.runs), self.padding)
-        return width * (seeds * rows + members * (rows + COPIES * parameters))
+        return width * (seeds * numbers.seed + members * numbers.member)
 
 
-def _numbers(run: Run) -> tuple[int, int]:
-    """How many numbers a seed's data and a member's parameters are."""
+@dataclass(frozen=True)
+class _Numbers:
+    """How many numbers the data of a seed are, and what each member holds at once at most."""
+
+    seed: int
+    member: int
+
+
+def _numbers(run: Run) -> _Numbers:
     splits = splits_of(run)
-    rows = sum(part.numel() for part in (*splits.inputs.values(), *splits.targets.values()))
-    size = splits.sizes
-    model = MODELS[run.model.fn].fn(*size, **run.model.params)
-    return rows, sum(parameter.numel() for parameter in model.parameters())
+    data = sum(part.numel() for part in (*splits.inputs.values(), *splits.targets.values()))
+    model = MODELS[run.model.fn].fn(*splits.sizes, **run.model.params)
+    example = splits.inputs["train"][:1]
+    passing, kept = _activations(model, example)
+    counts = {split: len(part) for split, part in splits.inputs.items()}
+    counts["train"] = min(counts["train"], evaluate.MOST_TRAINING_ROWS)
+    chunks = evaluate._chunks(example[None], max(counts.values()))
+    rows = max(part.stop - part.start for part in chunks)
+    judged = OUTPUTS_AT_ONCE * sum(counts.values()) * splits.targets["train"][0].numel()
+    evaluating = rows * (example.numel() + passing) + judged
+    training = run.batch_size * (example.numel() + 2 * kept)  # and their gradients
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return _Numbers(data, max(evaluating, training) + COPIES * parameters)
+
+
+def _activations(model: nn.Module, example: Tensor) -> tuple[int, int]:
+    """Numbers of one example that are there at once without gradients, and all that are kept."""
+    sizes = [example.numel()]
+    for module in model.modules():
+        if not [*module.children()]:
+            module.register_forward_hook(lambda _, __, output: sizes.append(output.numel()))
+    with torch.no_grad():
+        model.eval()(example)
+    return max(map(sum, itertools.pairwise([*sizes, 0]))), sum(sizes)
 
 
 def _disk(run: Run) -> float:
@@ -219,11 +264,16 @@ def told(asked: Stages) -> Iterable[str]:
     memory, disk = max(row.memory for row in rows), sum(row.disk for row in rows)
     yield ""
     yield (
-        f"Training {_duration(sum(row.seconds for row in rows))} on this machine, tensors "
-        f"{memory / 2**20:,.0f} MiB, disk {disk / 1e6:,.1f} MB."
+        f"Training {_duration(sum(row.seconds for row in rows))} on this machine"
+        f"{_by(asked.sweep.crew.hands)}, tensors {memory / 2**20:,.0f} MiB, "
+        f"disk {disk / 1e6:,.1f} MB."
     )
     if tuning := asked.runs.get("tune"):
         yield from _budget(_placed(tuning, asked.tuned), asked.extend)
+
+
+def _by(hands: int) -> str:
+    return f" by {hands} processes" if hands > 1 else ""
 
 
 def _budget(tuning: pd.DataFrame, extend: int) -> Iterable[str]:

@@ -207,11 +207,16 @@ def wilcoxon(differences: Iterable[float]) -> float:
         return np.nan
     values = values[values != 0]
     twice = (2 * stats.rankdata(abs(values))).astype(int)  # shared ranks are halves
-    chances = np.ones(1)  # of each sum of positive ranks, were every sign a fair coin
-    for rank in twice:
-        chances = (np.pad(chances, (0, rank)) + np.pad(chances, (rank, 0))) / 2
-    total = int(twice[values > 0].sum())
-    return float(min(1.0, 2 * min(chances[: total + 1].sum(), chances[total:].sum())))
+    ranks = twice // max(1, np.gcd.reduce(twice))
+    positive = int(ranks[values > 0].sum())
+    smaller = min(positive, int(ranks.sum()) - positive)  # both tails of it are equally likely
+    chances = np.zeros(smaller + 1)  # of each sum of positive ranks, were every sign a fair coin
+    chances[0], top = 1.0, 1
+    for rank in np.sort(ranks):
+        top = min(top + rank, smaller + 1)
+        chances[rank:top] += chances[: max(0, top - rank)].copy()
+        chances[:top] /= 2
+    return float(min(1.0, 2 * chances.sum()))
 
 
 def holm(p: pd.Series) -> pd.Series:
