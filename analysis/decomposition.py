@@ -2,7 +2,7 @@
 
 python analysis/decomposition.py runs/decomposition [out.png] [part of a task's label]
 
-For a sweep with signal=own,norm_matched,reweighted at one learning rate.
+For a sweep with signal=own,norm_matched,reweighted at one learning rate, as experiment=decomposition.
 """
 
 import sys
@@ -15,7 +15,7 @@ wanted = sys.argv[3] if len(sys.argv) > 3 else ""
 
 found = records.load(sweep)
 task = report.chosen(found, wanted)
-alike = found.runs[(found.runs.data == task.runs.data.iloc[0])]
+alike = found.runs[(found.runs.data == task.runs.data.iloc[0]) & (found.runs.stage != "tune")]
 runs = statistics.placed(alike, tuned=["signal"])
 ended = statistics.endpoint(runs, found.evals, split=task.split, metric=task.metric)
 parts = statistics.decomposition(ended, metric=task.metric, reference=task.reference)

@@ -18,7 +18,7 @@ from lossbench import cli, cluster
 SETTINGS = {
     field.name: field.default_factory() if field.default is dataclasses.MISSING else field.default
     for field in dataclasses.fields(plugin.PackedLauncherConf)
-    if field.name != "_target_"
+    if field.name not in ("_target_", "workers")  # a cluster has its own processes
 }
 
 

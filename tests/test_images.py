@@ -22,7 +22,6 @@ from lossbench.data import DATA, files, images
 from lossbench.data.splits import classification, held_out, standardised_images
 from lossbench.forecast import forecast
 from lossbench.sweep import Sweep, isolation, preflight
-from lossbench.sweep.claims import Claim
 
 CURE = "lossbench data=mine data.download=true brings it"
 
@@ -346,11 +345,9 @@ def test_a_sweep_has_one_place_for_its_files(swept, tmp_path, monkeypatch, capsy
 def test_a_process_that_trains_looks_where_the_command_said(tmp_path):
     from interrupted import ENGINE
 
-    from lossbench.packs import Pack
-
     engine = replace(ENGINE, data_root=str(tmp_path), download=True)
     level = logging.getLogger("lossbench").level
-    isolation.prepare(Claim(Pack("one", (make_run(),)), tmp_path), engine, [])
+    isolation.prepare((make_run(),), engine, [])
     logging.getLogger("lossbench").setLevel(level)
     assert files._setting == files._Setting(tmp_path, True)
 

@@ -59,7 +59,7 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
     losses, first = [*dict.fromkeys(estimates.sort_values("family").loss)], estimates.iloc[0]
     places = [*dict.fromkeys(estimates.context)]
     room = 0.8 * page_width(ax) / len(places)
-    is_roomy = room > 0.9
+    is_roomy = room > 0.75
     for row in estimates.itertuples():
         shade, opacity, sign = SHADES.get(row.verdict, (PAPER, 1.0, "–"))
         x, y = places.index(row.context), losses.index(row.loss)
@@ -70,8 +70,10 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         size = 6.5 if is_roomy else 5
         ax.text(x, y, told, ha="center", va="center", fontsize=size, color=INK, linespacing=1)
     labels = estimates.drop_duplicates("context").set_index("context")
-    names = [labels.label[c] for c in places]
-    names = [wrapped(n, int(19 * room), 4) if is_roomy else shown(n, 50) for n in names]
+    common, names = _without_common([labels.label[c] for c in places])
+    names = [
+        wrapped(n.replace("=", " "), int(19 * room), 4) if is_roomy else shown(n, 50) for n in names
+    ]
     heads = [
         f"{name}\n{labels.metric[c]}, ±{labels.margin[c]:g}"
         for name, c in zip(names, places, strict=True)
@@ -91,13 +93,23 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         side.set_visible(False)
     frame(
         ax.figure,
-        f"What does another loss than {shown(first.reference)} change in {shown(first.task)}?",
+        f"What does another loss than {shown(first.reference)} change in {shown(first.task)}"
+        f"{f' on {shown(common)}' if common else ''}?",
         f"Loss minus {shown(first.reference)}, {ns(estimates.pairs, 'pairs')}, {_at(estimates)}. "
         "▲ better, ▼ worse, = equivalent within the margin (±), ≈ different but below it, "
         f"? undecided, – no verdict; by simultaneous {first.confidence:.0%} paired-t intervals "
         "within a task. Blank: not compared.",
     )
     return ax
+
+
+def _without_common(labels: list[str]) -> tuple[str, list[str]]:
+    """What all labels of tasks begin with, and what is left of each."""
+    parts = [label.split(" · ") for label in labels]
+    most = min(len(one) for one in parts) - 1
+    same = [len({tuple(one[:k]) for one in parts}) == 1 for k in range(most + 1)]
+    count = max(k for k, is_same in enumerate(same) if is_same) if len(parts) > 1 else 0
+    return " · ".join(parts[0][:count]), [" · ".join(one[count:]) for one in parts]
 
 
 def _at(estimates: pd.DataFrame) -> str:
