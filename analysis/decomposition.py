@@ -2,7 +2,7 @@
 
 python analysis/decomposition.py runs/decomposition [out.png] [part of a task's label]
 
-For a sweep with signal=own,norm_matched,reweighted at one learning rate, as experiment=decomposition.
+For a sweep over the signals at one learning rate, such as experiment=decomposition.
 """
 
 import sys
