@@ -58,6 +58,7 @@ class Fake:
     steps: int = 500
     env: str = "cpu"
     rate: float | None = None
+    signal: str = "own"
 
     @property
     def noise(self) -> dict[str, Any]:
@@ -89,11 +90,13 @@ class Fake:
             "eval_every": 100,
             "precision": "float32",
             "source_sha": _sha(self.loss),
+            "signal": self.signal,
         }
 
     @property
     def run_id(self) -> str:
-        return _sha(json.dumps(self.config, sort_keys=True))[:16]
+        told = {key: value for key, value in self.config.items() if value != "own"}
+        return _sha(json.dumps(told, sort_keys=True))[:16]
 
     @property
     def draw(self) -> np.random.Generator:
@@ -160,6 +163,11 @@ def with_status(runs: Sequence[Fake], status: str, *, count: int, **where: Any) 
 def with_rate(runs: Sequence[Fake], rate: float) -> list[Fake]:
     """The runs on data whose labels are wrong at a rate."""
     return [replace(run, rate=rate) for run in runs]
+
+
+def with_signal(runs: Sequence[Fake], signal: str) -> list[Fake]:
+    """The runs with their updates driven by something else."""
+    return [replace(run, signal=signal) for run in runs]
 
 
 def _declaration(losses: list[str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sweep_on_disk import (
     own,
     plan_runs,
     with_rate,
+    with_signal,
     with_status,
 )
 
@@ -405,11 +406,22 @@ def noisy(tmp_path_factory):
     return build(tmp_path_factory.mktemp("sweeps") / "noisy", runs)
 
 
+@pytest.fixture(scope="module")
+def driven(tmp_path_factory):
+    """A sweep over what drives the updates, at one learning rate."""
+    plain = plan_runs({("digits", "mlp"): CLASSIFICATION}, rates=(0.1,), confirm=6)
+    runs = [run for signal in records.SIGNALS for run in with_signal(plain, signal)]
+    return build(tmp_path_factory.mktemp("sweeps") / "driven", runs)
+
+
 @pytest.mark.parametrize("script", [path.stem for path in SCRIPTS])
-def test_every_analysis_script_writes_its_file(two_tasks, noisy, tmp_path, analyse, capsys, script):
+def test_every_analysis_script_writes_its_file(
+    two_tasks, noisy, driven, tmp_path, analyse, capsys, script
+):
+    sweep = {"label_noise": noisy, "decomposition": driven}.get(script, two_tasks)
     kind = {"digest": "md"}.get(script, "csv" if script.endswith("_table") else "png")
     out = tmp_path / f"out.{kind}"
-    analyse(script, noisy if script == "label_noise" else two_tasks, out)
+    analyse(script, sweep, out)
     assert out.stat().st_size > 500
     assert capsys.readouterr().out.endswith(f"{out}\n")
 
