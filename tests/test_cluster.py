@@ -135,6 +135,16 @@ def test_one_look_asks_slurm_twice_however_many_jobs_there_are(slurm, bin_dir, t
     assert calls.read_text().split() == ["sacct", "squeue"]
 
 
+def test_a_job_that_queues_itself_again_is_alive_though_accounting_says_it_failed(
+    slurm, bin_dir, tmp_path
+):
+    program(bin_dir, "sacct", "printf 'JobID|State|NodeList\\n1|FAILED|\\n2|FAILED|\\n'")
+    program(bin_dir, "squeue", "echo 1")
+    jobs = jobs_of(slurm, tmp_path, "1", "2")
+    slurm._look(jobs.values())
+    assert [slurm._is_alive(job) for job in jobs.values()] == [True, False]
+
+
 def test_a_job_counts_as_alive_where_neither_accounting_nor_queue_answers(slurm, bin_dir, tmp_path):
     program(bin_dir, "sacct", "exit 1")
     program(bin_dir, "squeue", "exit 1")

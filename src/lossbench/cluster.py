@@ -53,6 +53,10 @@ PATIENCE = 300.0
 USUAL_ARRAY = 1001
 """Elements of one array where the cluster does not say (`MaxArraySize`)."""
 
+LOOKS = 4
+"""Looks in a row that have to say that a job is gone: one that queues itself again has failed, and
+is in no queue, for a moment."""
+
 LOOK = 2.0
 """Seconds between two looks at Slurm and at the packs."""
 
@@ -176,13 +180,15 @@ class Cluster:
             *(len(claims), len(fresh), len(known) - len(fresh)),
         )
         waiting, ended = {claim.folder.name: claim for claim in known}, 0
+        gone = dict.fromkeys(waiting, 0)
         while waiting:
             self._wait(stop)
             self._look([jobs[name] for name in waiting])
             for name, claim in [*waiting.items()]:
                 state = store.committed(claim.folder)  # none while its halves train
                 is_finished = state is not None and state["is_finished"]
-                if not is_finished and self._is_alive(jobs[name]):
+                gone[name] = 0 if self._is_alive(jobs[name]) else gone[name] + 1
+                if not is_finished and gone[name] < self._looks:
                     continue
                 del waiting[name]
                 if state is None or is_finished:
@@ -190,6 +196,11 @@ class Cluster:
                 else:
                     self._take(claim, jobs[name], state, left)
         return ended
+
+    @property
+    def _looks(self) -> int:
+        """In how many looks running a job has to be gone before it is."""
+        return LOOKS if self.settings.executor == "slurm" else 1
 
     def _wait(self, stop: Stop) -> None:
         until = time.monotonic() + LOOK
@@ -221,7 +232,7 @@ class Cluster:
         for job in jobs:
             watcher.register_job(job.job_id)
         watcher.update()
-        is_unsure = any(self._state(job) in UNCERTAIN for job in jobs)
+        is_unsure = not all(_is_surely_alive(self._state(job)) for job in jobs)
         self.queue = _queue() if is_unsure else set()
 
     def _submitted(self, sweep: Sweep, claims: Sequence[Claim]) -> dict[str, Any]:
@@ -263,9 +274,10 @@ class Cluster:
 
     def _is_alive(self, job: Any) -> bool:
         state = self._state(job)
-        if self.settings.executor == "slurm" and state in UNCERTAIN:
-            return self.queue is None or job.job_id in self.queue
-        return state in ALIVE
+        if self.settings.executor != "slurm" or _is_surely_alive(state):
+            return state in ALIVE
+        # Of a job that queues itself again accounting says for a moment that it has failed.
+        return self.queue is None or job.job_id in self.queue
 
     def _state(self, job: Any) -> str:
         """In Slurm's words, without what it adds to them, as of the last look."""
@@ -296,6 +308,10 @@ class Cluster:
         log.warning("pack %s ended at step %d, %s", claim.folder.name, step, told)
         if self.deaths[key] >= TRIES:
             broken(claim, f"pack {claim.folder.name}", Died(told + _last_words(job)))
+
+
+def _is_surely_alive(state: str) -> bool:
+    return state in ALIVE and state not in UNCERTAIN
 
 
 def _jobs_of(sweep: Sweep) -> Path:

@@ -269,7 +269,7 @@ def test_a_pack_at_its_time_limit_is_queued_again_and_goes_on(
 
 def test_a_pack_that_slurm_itself_ends_at_its_limit_goes_on(node, place, record_property):
     # Slurm looks at limits every 30 s and may be that early: 25 to 55 s after the job began.
-    line = [*TASK[:-2], "loss=mse", "steps=80000", "log_every=1000", "eval_every=40000"]
+    line = [*TASK[:-2], "loss=mse", "steps=250000", "log_every=2500", "eval_every=125000"]
     limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5"]
     command = Command(node, place, *line, *ON_SLURM, *limit, "name=minute")
     here = Command(node, place, *line, "name=minute_here")
