@@ -98,3 +98,13 @@ def test_the_records_say_what_holds(sweep):
     from lossbench import records
 
     assert records.load(sweep).runs.environment.str.contains('"packs": "bitwise"').all()
+
+
+@pytest.mark.parametrize("place", ["train.py", "strategies/stack.py"])
+def test_what_was_found_is_not_believed_of_another_engine(tmp_path, monkeypatch, place):
+    (tmp_path / "strategies").mkdir()
+    (tmp_path / place).write_text("one = 1")
+    monkeypatch.setattr(invariance.engine, "__file__", str(tmp_path / "__init__.py"))
+    before = invariance._code.__wrapped__()
+    (tmp_path / place).write_text("one = 2")
+    assert invariance._code.__wrapped__() != before

@@ -206,7 +206,7 @@ def _numbers(run: Run) -> _Numbers:
     passing, kept = _activations(model, example)
     counts = {split: len(part) for split, part in splits.inputs.items()}
     counts["train"] = min(counts["train"], evaluate.MOST_TRAINING_ROWS)
-    chunks = evaluate._chunks(example[None], max(counts.values()))
+    chunks = evaluate.chunks(example[None], max(counts.values()))
     rows = max(part.stop - part.start for part in chunks)
     judged = OUTPUTS_AT_ONCE * sum(counts.values()) * splits.targets["train"][0].numel()
     evaluating = rows * (example.numel() + passing) + judged

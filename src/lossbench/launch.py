@@ -106,11 +106,9 @@ class Composer:
             HydraException: What Hydra itself would raise for them.
             ConfigError: A part was given another name than its yaml's.
         """
-        parsed = [(line, *self._parse(line)) for line in overrides]
-        chosen = tuple(line for line, _, is_plain in parsed if not is_plain)
+        chosen, settings = self._divided(overrides)
         config = copy.deepcopy(self._template(chosen))
-        plain = [override for _, override, is_plain in parsed if is_plain]
-        self._loader._apply_overrides_to_config(plain, config)
+        self._loader._apply_overrides_to_config([override for _, override in settings], config)
         return config
 
     def plain(self, overrides: Sequence[str]) -> dict[str, Any]:
@@ -127,9 +125,7 @@ class Composer:
         """
         from omegaconf import OmegaConf
 
-        parsed = [(line, *self._parse(line)) for line in overrides]
-        chosen = tuple(line for line, _, is_plain in parsed if not is_plain)
-        settings = [(line, override) for line, override, is_plain in parsed if is_plain]
+        chosen, settings = self._divided(overrides)
         fields = self._fields_of(chosen)
         if fields is None or not all(_is_simple(override) for _, override in settings):
             plain = OmegaConf.to_container(self.compose(overrides), resolve=True)
@@ -137,6 +133,14 @@ class Composer:
             plain = fields.set(settings, self._loader._apply_overrides_to_config)
         self._legal[tuple(overrides)] = chosen
         return plain  # type: ignore[return-value]
+
+    def _divided(
+        self, overrides: Sequence[str]
+    ) -> tuple[tuple[str, ...], list[tuple[str, Override]]]:
+        """Lines that choose, and lines that set plain values, with what they say."""
+        parsed = [(line, *self._parse(line)) for line in overrides]
+        chosen = tuple(line for line, _, is_plain in parsed if not is_plain)
+        return chosen, [(line, override) for line, override, is_plain in parsed if is_plain]
 
     def _fields_of(self, chosen: tuple[str, ...]) -> _Fields | None:
         """The fields of a template; None where some depend on others."""

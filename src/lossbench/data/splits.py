@@ -12,11 +12,11 @@ from torch import Tensor
 
 from lossbench.data.memory import Memory
 from lossbench.pairing import add_tensors, stream
+from lossbench.records import SPLITS
 
 _HASHED: Memory[hashlib._Hash] = Memory(4)
 """Hashes that went over inputs already, known by the inputs in the order of their splits' names."""
 
-SPLITS = ("train", "validation", "test")
 SHARES = (0.6, 0.2, 0.2)
 
 

@@ -27,6 +27,7 @@ CHUNK_OF_VECTORS, CHUNK_OF_IMAGES = 2**21, 2**16
 """Numbers of the inputs that go through the model at once."""
 
 LEAST_ROWS = 16
+"""Examples that go through at once at least, however large they are."""
 
 
 @torch.no_grad()
@@ -60,7 +61,7 @@ def evaluated(
         split: torch.cat(
             [
                 forward(parameters, buffers, members.seen(split, rows))
-                for rows in _chunks(members.inputs[split], _rows(members, split))
+                for rows in chunks(members.inputs[split], _rows(members, split))
             ],
             1,
         )
@@ -108,7 +109,7 @@ def _rows(members: Members, split: str) -> int:
     return min(rows, MOST_TRAINING_ROWS) if split == "train" else rows
 
 
-def _chunks(inputs: Tensor, rows: int) -> list[slice]:
+def chunks(inputs: Tensor, rows: int) -> list[slice]:
     """Slices of rows of inputs [S, N, ...] whose activations fit into memory.
 
     They depend on the shape of an example only: a member's bits may not depend on K.

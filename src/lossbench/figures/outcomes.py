@@ -184,14 +184,7 @@ def side_by_side(
     ax.set_xlim(low, high)
     rows_of_losses(ax, order)
     ax.set_xlabel(_difference(first))
-    handles = [
-        Line2D([], [], color=OTHER, marker=MARKERS[i], mfc=PAPER if i else OTHER, ls="-", lw=1)
-        for i in range(len(settings))
-    ]
-    ax.legend(
-        *(handles, [shown(each, 40) for each in settings]), loc="lower left", bbox_to_anchor=(0, 1),
-        ncols=1 if page_width(ax) < 5 else len(settings), fontsize=6.5, borderaxespad=0.3,
-    )  # fmt: skip
+    _named_markers(ax, [shown(each, 40) for each in settings], ncols=len(settings))
     frame(
         ax.figure,
         question,
@@ -200,6 +193,18 @@ def side_by_side(
         "◂ ▸: beyond the axis. Where runs diverged, the rest is shown and is not the verdict.",
     )
     return ax
+
+
+def _named_markers(ax: Axes, names: list[str], *, ncols: int) -> None:
+    """A legend of markers above the axes, the first one filled; one a line in a narrow column."""
+    handles = [
+        Line2D([], [], color=OTHER, marker=MARKERS[i], mfc=PAPER if i else OTHER, ls="-", lw=1)
+        for i in range(len(names))
+    ]
+    ax.legend(
+        *(handles, names), loc="lower left", bbox_to_anchor=(0, 1),
+        ncols=1 if page_width(ax) < 5 else ncols, fontsize=6.5, borderaxespad=0.3,
+    )  # fmt: skip
 
 
 def _setting(
@@ -261,14 +266,7 @@ def decomposition(estimates: pd.DataFrame, ax: Axes) -> Axes:
         ax.plot(row.value, y, MARKERS[i], ms=3.6, mfc=fill, mec=color, mew=0.9, zorder=4)
     rows_of_losses(ax, order)
     ax.set_xlabel(_difference(first))
-    handles = [
-        Line2D([], [], color=OTHER, marker=MARKERS[i], mfc=PAPER if i else OTHER, ls="-", lw=1)
-        for i in range(len(parts))
-    ]
-    ax.legend(
-        *(handles, [PARTS[part] for part in parts]), loc="lower left", bbox_to_anchor=(0, 1),
-        ncols=1 if page_width(ax) < 5 else 2, fontsize=6.5, borderaxespad=0.3,
-    )  # fmt: skip
+    _named_markers(ax, [PARTS[part] for part in parts], ncols=2)
     left_out = int(estimates.left_out.max())
     frame(
         ax.figure,

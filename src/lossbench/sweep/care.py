@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lossbench import store
 from lossbench.config import ConfigError, Engine
-from lossbench.sweep.claims import Claim, halved
+from lossbench.sweep.claims import PATIENCE, Claim, halved
 from lossbench.sweep.isolation import Died, run_apart
 from lossbench.sweep.training import Job, OutOfMemory, Stop, give_up
 
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from lossbench.sweep.sweep import Sweep
 
 log = logging.getLogger(__name__)
-
-PATIENCE = 60.0
-"""Seconds to wait for another process that changes the plan or the packs of a sweep."""
 
 
 class Left(dict[str, tuple[Claim, str]]):

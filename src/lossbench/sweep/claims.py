@@ -23,6 +23,9 @@ KEPT = ("done", "diverged")
 ATTEMPTS = 2
 """How often a run that fails is trained, by one command after the other."""
 
+PATIENCE = 60.0
+"""Seconds to wait for another process that changes the plan or the packs of a sweep."""
+
 PLANNED = {"status": "missing", "reason": ""}
 
 Members = dict[str, dict[str, str]]

@@ -24,6 +24,7 @@ from lossbench import engine, packs, store
 from lossbench.config import ENGINE_SCHEMA, Run, to_run
 from lossbench.engine import train
 from lossbench.pairing import device_name, environment_sha
+from lossbench.sweep.claims import PATIENCE
 from lossbench.sweep.preflight import splits_of
 
 LOSSES = {"regression": ("mse", "huber", "quartic"), "classification": ("cross_entropy", "brier")}
@@ -55,10 +56,6 @@ class Invariance:
     def mode(self) -> str:
         """What the records say of it."""
         return "bitwise" if not self.differing else f"within {self.worst:.0e}"
-
-
-PATIENCE = 60.0
-"""Seconds to wait for another process that changes the sweep's folder."""
 
 
 def known(folder: Path, device: str, precision: str, padding: int) -> Invariance:
@@ -101,7 +98,7 @@ def _processor() -> str:
 @functools.cache
 def _code() -> str:
     """Hash of the engine as it was loaded."""
-    files = sorted(Path(engine.__file__).parent.glob("*.py"))
+    files = sorted(Path(engine.__file__).parent.rglob("*.py"))
     return store.sha256(b"".join(file.read_bytes() for file in files))
 
 

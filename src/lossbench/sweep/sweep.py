@@ -18,8 +18,8 @@ from lossbench.config import Engine, Run
 from lossbench.data import files
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
-from lossbench.sweep.care import PATIENCE, Crew, Here, Left
-from lossbench.sweep.claims import ATTEMPTS, PLANNED, Claim, Claims, Members
+from lossbench.sweep.care import Crew, Here, Left
+from lossbench.sweep.claims import ATTEMPTS, PATIENCE, PLANNED, Claim, Claims, Members
 from lossbench.sweep.preflight import preflight
 from lossbench.sweep.training import Stop, stopping
 
