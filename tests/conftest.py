@@ -11,6 +11,8 @@ import torch
 
 from lossbench import config
 from lossbench.data import DATA, Splits, files
+from lossbench.losses import LOSSES
+from lossbench.models import MODELS
 from lossbench.report import pictures
 
 torch.set_num_threads(1)
@@ -88,6 +90,15 @@ hydra:
       confidence: 0.95
 """
 """An experiment that tunes two losses over three rates and confirms them, in seconds."""
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    """Fails a test that leaves a loss, a data set, or a model registered: the next would see it."""
+    registries = {"LOSSES": LOSSES, "DATA": DATA, "MODELS": MODELS}
+    before = {name: dict(registry) for name, registry in registries.items()}
+    yield
+    assert {name: dict(registry) for name, registry in registries.items()} == before
 
 
 def write_experiment(folder: Path, name: str, text: str) -> None:

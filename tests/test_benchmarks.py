@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lossbench.data import DATA
 from lossbench.engine import train
 from lossbench.packs import Pack
 from lossbench.sweep import splits_of
@@ -22,6 +23,11 @@ STEPS = 25
 @pytest.fixture(autouse=True)
 def importable(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
+    from speed.tasks import RANDOM_IMAGES
+
+    DATA["random_images"] = RANDOM_IMAGES  # the first import did, and a test takes it out again
+    yield
+    del DATA["random_images"]
 
 
 def small(name, **typed):

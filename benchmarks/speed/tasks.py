@@ -49,7 +49,8 @@ def _random_images(examples: int) -> Splits:
     return classification(inputs, labels, classes=10)
 
 
-DATA["random_images"] = Data(random_images, "classification", "this benchmark", drawn="fixed")
+RANDOM_IMAGES = Data(random_images, "classification", "this benchmark", drawn="fixed")
+DATA["random_images"] = RANDOM_IMAGES
 
 
 @dataclass(frozen=True)
