@@ -157,7 +157,7 @@ def make_run(**overrides: object) -> config.Run:
 
 
 @pytest.fixture(autouse=True)
-def own_setting(monkeypatch):
+def own_setting(registered, monkeypatch):  # what monkeypatch registers is gone before it looks
     """What a test says of where data lie holds for that test only."""
     monkeypatch.setattr(files, "_setting", files._Setting())
 
