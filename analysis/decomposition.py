@@ -2,7 +2,7 @@
 
 python analysis/decomposition.py runs/decomposition [out.png] [part of a task's label]
 
-For a sweep over the signals at one learning rate, such as experiment=decomposition.
+For a sweep over the signals at the reference's learning rate, such as experiment=decomposition.
 """
 
 import sys
@@ -21,8 +21,10 @@ ended = statistics.endpoint(runs, found.evals, split=task.split, metric=task.met
 parts = statistics.decomposition(ended, metric=task.metric, reference=task.reference)
 if parts.empty:
     sys.exit(f"{sweep} has no loss with all signals beside {task.reference} at its learning rate")
-first = parts.iloc[0]
-parts = parts[(parts.context == first.context) & (parts.lr == first.lr)]
+first = parts.sort_values("condition", key=lambda column: column != "reference_lr").iloc[0]
+parts = parts[
+    (parts[["context", "condition", "lr"]] == first[["context", "condition", "lr"]]).all(axis=1)
+]
 
 with figures.style():
     height = 0.55 * parts.loss.nunique() + 0.5

@@ -179,9 +179,17 @@ def test_the_gallery_has_the_sweep_with_its_picture_its_verdicts_and_its_finding
     (picture,) = re.findall(r"\]\((gallery/.+\.png)\)", text)
     assert (swept / "docs" / picture).read_bytes().startswith(b"\x89PNG")
     assert "24 runs: 24 done." in text
-    assert "n = 6" in text
+    verdict = statistics_of(swept).iloc[0]
+    assert f"| diabetes × linear | mae | {verdict.estimate:+.3g} [{verdict.low:+.3g}, " in text
+    assert "rmse minus that of mse in standard deviations of the training target, lower" in text
     assert "**not run**" in text
     assert "| of this set | D 2002 | mae minus mse on diabetes × linear |" in text
+
+
+def statistics_of(swept):
+    """The verdicts of the one task of the sweep."""
+    (task,) = judged_.comparisons(records.load(swept / "runs" / "essay"))
+    return task.verdicts
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))

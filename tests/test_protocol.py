@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY
 
 from lossbench import cli, records, report
-from lossbench.engine.train import PerMemberLoss
+from lossbench.engine.update import PerMemberLoss
 from lossbench.losses import LOSSES
 from lossbench.protocol import Candidate, Grid, candidates
 from lossbench.protocol.cells import asked as cells_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
+import weakref
 from functools import partial
 
 import pytest
@@ -17,10 +17,12 @@ from lossbench import metrics, packs
 from lossbench.engine import strategies
 from lossbench.engine.members import gathered
 from lossbench.engine.strategies import Rows, strategy_of
-from lossbench.engine.strategies.autograd import Autograd, looped, vectorised
+from lossbench.engine.strategies.autograd import Looped, Vectorised
 from lossbench.engine.strategies.layers import ACTIVATIONS, layers_of
 from lossbench.engine.strategies.stack import Stack
 from lossbench.losses import LOSSES
+from lossbench.models import MODELS as NAMED_MODELS
+from lossbench.models import Model
 from lossbench.models.layers import ACTIVATIONS as NAMED
 from lossbench.optimizers import OPTIMIZERS
 from lossbench.sweep import splits_of
@@ -41,8 +43,8 @@ def all_three(members):
     assert layers is not None
     found = [
         Stack(layers),
-        Autograd("vmap", vectorised(members), is_repeated=False),
-        Autograd("loop", looped(members), is_repeated=False),
+        Vectorised(members),
+        Looped(members),
     ]
     return {strategy.name: strategy for strategy in found}
 
@@ -241,30 +243,54 @@ def test_the_strategy_is_recorded_and_said(caplog):
     assert strategy_names(grouped([normed])) == {"vmap"}
 
 
-def test_convolutions_run_one_by_one_on_the_cpu_and_repetitions_are_not_computed():
-    members = members_of([make_run(data="digits", loss="brier")])
-    model = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 2, 8), nn.Flatten())
-    calls = []
-    model.register_forward_hook(lambda *_: calls.append(1))
-    state = {
-        name: value.detach().expand(len(members.runs), *value.shape)
-        for name, value in model.named_parameters()
-    }
-    members = replace(members, model=model, parameters=state)
-    strategy = strategy_of(members)
-    assert strategy.name == "loop"
-    inputs = members.batch(0)[0]
-    output = strategy.output(strategy.arranged(state), {}, inputs)
-    assert len(calls) == members.recorded < len(members.runs)
-    assert torch.equal(output[0], output[-1])
-    slope = torch.ones_like(output)
-    own = {name: value[0] for name, value in state.items()}
-    model.load_state_dict(own)
-    expected = torch.autograd.grad(
-        model(inputs[0]), [*model.parameters()], slope[0] / len(slope[0])
+def convolution(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, outputs)
     )
-    for found, value in zip(strategy.gradient(slope).values(), expected, strict=True):
-        torch.testing.assert_close(found[0], value)
+
+
+def test_convolutions_run_one_by_one_on_the_cpu_without_repetitions(monkeypatch):
+    monkeypatch.setitem(NAMED_MODELS, "convolution", Model(convolution, "test"))
+    members = members_of([make_run(data="digits", loss="brier", model="convolution")], padding=8)
+    assert (len(members.runs), members.is_apart) == (1, True)
+    strategy = strategy_of(members)
+    assert (strategy.name, strategy.apart(members)) == ("loop", [slice(0, 1)])
+    parameters = strategy.arranged(members.parameters)
+    output = strategy.output(parameters, {}, members.batch(0)[0])
+    expected, slopes = of_modules(members, torch.ones_like(output))
+    torch.testing.assert_close(output, expected)
+    for name, value in strategy.gradient(torch.ones_like(output)).items():
+        torch.testing.assert_close(value, slopes[name])
+
+
+def test_members_alone_keep_no_more_than_one_of_them_does(monkeypatch):
+    """Numbers that autograd keeps for a gradient, at any one time of an update."""
+    monkeypatch.setitem(NAMED_MODELS, "convolution", Model(convolution, "test"))
+    most = []
+    for count in (1, 4):
+        alive, peak = weakref.WeakSet(), [0]
+
+        def pack(value, alive=alive, peak=peak):
+            alive.add(kept := Kept(value.numel()))
+            peak[0] = max(peak[0], sum(one.size for one in alive))
+            kept.value = value
+            return kept
+
+        runs = [
+            make_run(data="digits", loss="brier", model="convolution", seed=s, steps=3)
+            for s in range(count)
+        ]
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one.value):
+            trained(runs)
+        most.append(peak[0])
+    assert most[1] == most[0]
+
+
+class Kept:
+    """Stands in for a tensor that autograd keeps."""
+
+    def __init__(self, size):
+        self.size, self.value = size, None
 
 
 def test_rows_are_a_copy_with_the_same_values_and_their_parts_the_same_memory():

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import sys
 import tempfile
@@ -15,11 +17,17 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench import cli, records, report, statistics, store
+from lossbench import cli, records, report, store
 from lossbench.report import drawings, methods, pictures, published
 
 FOLD = 8
-"""More sentences than this are folded."""
+"""More verdicts than this are folded."""
+
+SETTLED = ("better", "worse", "equivalent")
+"""First words of verdicts that settle a question."""
+
+LOST = (("loss", "diverged"), ("reference", "reference_diverged"))
+"""Who diverged, and in how many runs, in a row of verdicts."""
 
 INTRO = """# What came out
 
@@ -95,19 +103,60 @@ def _pictures(
 
 
 def _verdicts(mains: list[report.Comparison]) -> Iterator[str]:
-    said = [
-        f"- {statistics.sentence(row)}" for task in mains for _, row in task.verdicts.iterrows()
-    ]
-    said += [f"- {task.label}: no verdict. {task.refusal}" for task in mains if task.refusal]
-    if len(said) > FOLD:
-        said = [
-            f"<details><summary>All {len(said)} verdicts</summary>",
+    """Tables of verdicts, one for all that are alike but in task and loss."""
+    rows = [row for task in mains for row in task.verdicts.to_dict("records")]
+    for asked, alike in itertools.groupby(sorted(rows, key=_asked), key=_asked):
+        lines = [_verdict(row) for row in alike]
+        table = [
+            f"{asked}:",
             "",
-            *said,
-            "",
-            "</details>",
+            "| task | loss | difference | n | verdict |",
+            "|---|---|---|---|---|",
         ]
-    yield from (*said, "")
+        table += [*lines, ""]
+        if len(lines) > FOLD:
+            told = f"<details><summary>All {len(lines)} verdicts</summary>"
+            table = [told, "", *table, "</details>", ""]
+        yield from table
+    yield from (f"- {task.label}: no verdict. {task.refusal}" for task in mains if task.refusal)
+    yield ""
+
+
+def _asked(row: Mapping[str, Any]) -> str:
+    """What a row compares, but for its task and loss."""
+    how = records.CONDITIONS[row["condition"]].about.format(reference=row["reference"])
+    unit = "" if row["unit"] == "1" else f" in {row['unit']}"
+    return (
+        f"After {row['steps']:,} updates, {how}: {row['metric']} minus that of {row['reference']}"
+        f"{unit}, {row['direction']} is better, n pairs of seeds, "
+        f"{100 * row['confidence']:g} % simultaneous intervals"
+    )
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    """One row of a table of verdicts."""
+    notes = [
+        *(["validation was still improving"] if row["still_improving"] else []),
+        *(["exploratory"] if row["exploratory"] else []),
+        *(f"{row[name]} diverged in {row[count]}" for name, count in LOST if row[count]),
+    ]
+    cells = [row["task"], row["loss"], _interval(row, row["estimate"]), str(row["n"])]
+    cells.append("; ".join([_stressed(row["verdict"]), *notes]))
+    return f"| {' | '.join(cells)} |"
+
+
+def _interval(row: Mapping[str, Any], difference: float) -> str:
+    if not row["n"]:
+        return "–"
+    is_bounded = math.isfinite(row["low"])
+    bounds = f" [{row['low']:+.3g}, {row['high']:+.3g}]" if is_bounded else ""
+    return f"{difference:+.3g}{bounds}"
+
+
+def _stressed(verdict: str) -> str:
+    """A verdict; what settles the question in bold."""
+    first, *_ = verdict.split(" ")
+    return f"**{first}**{verdict[len(first) :]}" if first in SETTLED else verdict
 
 
 def _findings(claims: pd.DataFrame) -> Iterator[str]:
@@ -125,7 +174,7 @@ def _finding(row: Mapping[str, Any]) -> str:
     if row["judged"] == published.NOT_RUN:
         cells = [row["claim"], row["source"], row["loss"], "", "", f"**{row['judged']}**"]
         return f"| {' | '.join(cells)} |"
-    interval = f"{row['metric']} {row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
+    interval = f"{row['metric']} {_interval(row, row['difference'])}"
     here = f"{row['loss']} minus {row['reference']} on {row['task']}"
     judged = f"**{row['judged']}** ({row['verdict']})"
     cells = [row["claim"], row["source"], here, interval, str(row["n"]), judged]

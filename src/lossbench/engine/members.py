@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,11 +20,15 @@ from lossbench.data.splits import Splits
 from lossbench.engine.bayes import bayes_predictions
 from lossbench.losses.links import PROBABILITY_LINKS
 from lossbench.losses.spec import Context, Loss
-from lossbench.models import MODELS, initialised, rescaled, stacked, widened
+from lossbench.models import MODELS, called, initialised, rescaled, stacked, widened
 from lossbench.optimizers import Hyperparameters
 from lossbench.packs import Pack, slices
 from lossbench.pairing import stream, tensors_sha
 from lossbench.prefit import STARTS
+
+log = logging.getLogger(__name__)
+
+EVERYONE = slice(None)
 
 GUARD_ELEMENTS = 64
 """At least two vectors of the widest instruction set."""
@@ -35,6 +40,7 @@ class Members:
 
     Attributes:
         runs: The K runs.
+        is_apart: Whether each computes on its own, see `runs_apart`.
         recorded: How many of them, from the first on, are recorded.
         spans: Contiguous places that share one loss, with a run that has it.
         places: [K], which of the S seeds each member has.
@@ -57,6 +63,7 @@ class Members:
     """
 
     runs: tuple[Run, ...]
+    is_apart: bool
     recorded: int
     spans: list[tuple[slice, Run]]
     places: Tensor
@@ -84,18 +91,19 @@ class Members:
             return inputs[0].expand(len(self.places), *inputs.shape[1:])
         return inputs[self.places]
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs [K, B, ...] and targets [K, B, C] of a step."""
-        rows = self.batches[:, step]
-        mine = rows[self.places]
-        target = _rows_of(self.targets["train"], self.places, mine)
+    def batch(self, step: int, own: slice = EVERYONE) -> tuple[Tensor, Tensor]:
+        """Inputs [k, B, ...] and targets [k, B, C] of a step, of some members."""
+        rows, places = self.batches[:, step], self.places[own]
+        target = _rows_of(self.targets["train"], places, rows[places])
         if self.words is None:
-            return _rows_of(self.inputs["train"], self.places, mine), target
-        seeds = torch.arange(len(rows), device=rows.device)
+            return _rows_of(self.inputs["train"], places, rows[places]), target
+        # Once for each seed, but a member alone does not wait for the seeds of others.
+        is_alone = len(places) == 1
+        seeds = places if is_alone else torch.arange(len(rows), device=rows.device)
         chosen = self.runs[0].augmentation
-        inputs = _rows_of(self.inputs["train"], seeds, rows)
-        inputs = AUGMENTATIONS[chosen.fn](inputs, self.words[:, step], **chosen.params)
-        return inputs[self.places], target
+        inputs = _rows_of(self.inputs["train"], seeds, rows[seeds])
+        inputs = AUGMENTATIONS[chosen.fn](inputs, self.words[seeds, step], **chosen.params)
+        return inputs if is_alone else inputs[places], target
 
     def context(self, span: slice, step: int) -> Context:
         """What a loss may know beside output and target, for a span with guards behind it.
@@ -189,8 +197,10 @@ def gathered(
         for seed, splits in zip(seeds, data, strict=True)
     ]
     fewest = min(first.batch_size, *(len(x) for splits in data for x in splits.inputs.values()))
-    behind = 0 if runs_one_by_one(models[0], device) else guards(fewest, device)
-    least = 1 if behind == 0 and device.type == "cpu" else padding
+    few = data[0].inputs["train"][:2].to(device, dtype)
+    is_apart = runs_apart(first.model.name, copy.deepcopy(models[0]).to(device), few)
+    behind = guards(fewest, device) if not is_apart else 0
+    least = padding if not is_apart else 1
     runs = pack.runs + (pack.runs[-1],) * max(least - len(pack.runs), behind)
     spans = slices(Pack(pack.pack_id, runs))
     places = [seeds.index(run.seed) for run in runs]
@@ -206,6 +216,7 @@ def gathered(
     trainable = dict(models[0].named_parameters())
     return Members(
         runs=runs,
+        is_apart=is_apart,
         recorded=len(pack.runs),
         spans=spans,
         places=torch.as_tensor(places, device=device),
@@ -297,9 +308,28 @@ def started(run: Run, splits: Splits, *, seed: int) -> nn.Module:
     return rescaled(model, output_scale=run.init.output_scale)
 
 
-def runs_one_by_one(model: nn.Module, device: torch.device) -> bool:
-    """Whether members run one after the other: on the CPU a pack of convolutions is slower."""
-    return device.type == "cpu" and any(isinstance(module, _ConvNd) for module in model.modules())
+def runs_apart(name: str, model: nn.Module, inputs: Tensor) -> bool:
+    """Whether members compute one after the other, each on its own: no kernel is chosen by K then.
+
+    On the CPU a pack of convolutions is slower than its members; what `vmap` refuses runs nowhere
+    else.
+
+    Args:
+        name: Of the model, for the log.
+        model: On the device; its buffers may change.
+        inputs: Two examples, on the device.
+    """
+    if inputs.device.type == "cpu" and any(isinstance(part, _ConvNd) for part in model.modules()):
+        return True
+    state = {key: value.detach()[None] for key, value in model.state_dict().items()}
+    try:
+        with torch.no_grad():
+            torch.func.vmap(called(model))(state, {}, inputs[None])
+    except (RuntimeError, ValueError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        log.warning("%s cannot be vectorised (%s): its members run one by one", name, first)
+        return True
+    return False
 
 
 def _rows_of(values: Tensor, places: Tensor, rows: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lossbench.engine.members import Members, check_loss, guarded, guards
+from lossbench.engine.update import Update
 from lossbench.instruments import MEASURES, Moment, due
 from lossbench.instruments.agreement import CORE
 from lossbench.losses import LOSSES
@@ -21,32 +22,6 @@ log = logging.getLogger(__name__)
 
 State = Mapping[str, Tensor]
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Update:
-    """One update of K members as the training loop has it, see `Moment`.
-
-    Attributes:
-        step: Updates done before it.
-        parameters, after: Before and after it, by name, [K, ...].
-        buffers: By name, [K, ...].
-        inputs, target: The batch, [K, B, ...] and [K, B, C].
-        output, output_gradient: [K, B, W].
-        loss: [K, B].
-        gradient: By name, [K, ...].
-    """
-
-    step: int
-    parameters: State
-    after: State
-    buffers: State
-    inputs: Tensor
-    target: Tensor
-    output: Tensor
-    loss: Tensor
-    output_gradient: Tensor
-    gradient: State
 
 
 class Instruments:
@@ -124,7 +99,8 @@ class Instruments:
 
         output = some(update.output.detach())
         before, after = every(update.parameters), every(update.after)
-        view = _View(members, self.forward, every(update.buffers), some(update.inputs))
+        inputs = some(self.members.batch(update.step)[0])
+        view = _View(members, self.forward, every(update.buffers), inputs)
         target = some(update.target)
         return Moment(
             step=update.step,

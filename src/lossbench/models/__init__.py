@@ -1,7 +1,7 @@
 """Models by name, their seeded initialisation, and the stacking of several into one pack."""
 
 from lossbench.models import dense, foreign, images, resnet, vit
-from lossbench.models.build import initialised, paired, rescaled, stacked, widened
+from lossbench.models.build import called, initialised, paired, rescaled, stacked, widened
 from lossbench.models.layers import BatchNorm, Dropout
 from lossbench.models.spec import Inputs, Model
 
@@ -15,6 +15,7 @@ __all__ = [
     "Dropout",
     "Inputs",
     "Model",
+    "called",
     "initialised",
     "paired",
     "rescaled",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +124,19 @@ def widened(model: nn.Module, *, outputs: int, times: int) -> nn.Module:
         return wide
     model.set_submodule(name, wide)
     return model
+
+
+State = Mapping[str, Tensor]
+"""Parameters or buffers by name."""
+
+
+def called(model: nn.Module) -> Callable[[State, State, Tensor], Tensor]:
+    """A model's forward pass as a function of parameters and buffers, by name, and inputs."""
+
+    def call(parameters: State, buffers: State, inputs: Tensor) -> Tensor:
+        return torch.func.functional_call(model, (dict(parameters), dict(buffers)), (inputs,))
+
+    return call
 
 
 def stacked(models: Sequence[nn.Module], places: Sequence[int]) -> dict[str, Tensor]:

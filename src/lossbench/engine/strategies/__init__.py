@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 
-from lossbench.engine.members import Members, runs_one_by_one
-from lossbench.engine.strategies.autograd import Autograd, looped, vectorised
+from lossbench.engine.members import Members
+from lossbench.engine.strategies.autograd import Looped, Vectorised
 from lossbench.engine.strategies.layers import layers_of
 from lossbench.engine.strategies.rows import Rows, joined
-from lossbench.engine.strategies.spec import Forward, State, Strategy
+from lossbench.engine.strategies.spec import State, Strategy
 from lossbench.engine.strategies.stack import Stack
 
-__all__ = ["Forward", "Rows", "State", "Strategy", "joined", "strategy_of"]
+__all__ = ["Rows", "State", "Strategy", "joined", "strategy_of"]
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +24,8 @@ def strategy_of(members: Members) -> Strategy:
 
 
 def _chosen(members: Members) -> Strategy:
+    if members.is_apart:
+        return Looped(members)
+    layers = layers_of(members.model)
     is_cpu = members.places.device.type == "cpu"
-    is_repeated = members.runs[0].signal != "own"
-    if is_cpu and (layers := layers_of(members.model)) is not None:
-        return Stack(layers)
-    is_apart = runs_one_by_one(members.model, members.places.device)
-    packed = None if is_apart else vectorised(members)
-    if packed is not None:
-        return Autograd("vmap", packed, is_repeated=is_repeated)
-    return Autograd("loop", looped(members), is_repeated=is_repeated)
+    return Stack(layers) if is_cpu and layers is not None else Vectorised(members)

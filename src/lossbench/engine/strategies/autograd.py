@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import logging
+from abc import abstractmethod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lossbench.engine.members import Members
-from lossbench.engine.strategies.spec import Forward, State, Strategy
-
-log = logging.getLogger(__name__)
+from lossbench.engine.strategies.spec import State, Strategy
+from lossbench.models import called
 
 
 class Autograd(Strategy):
     """Any forward pass; the gradient is autograd's.
 
     Args:
-        name: What is recorded of it.
-        forward: Of all members.
-        is_repeated: Whether more than one gradient is asked of an output.
+        members: The pack.
     """
 
-    def __init__(self, name: str, forward: Forward, *, is_repeated: bool) -> None:
-        self.name, self._forward, self._is_repeated = name, forward, is_repeated
+    def __init__(self, members: Members) -> None:
+        self._is_repeated = members.runs[0].signal != "own"  # more than one gradient of an output
         self._leaves: dict[str, Tensor] = {}
         self._output: Tensor | None = None
+
+    @abstractmethod
+    def forward(self, parameters: State, buffers: State, inputs: Tensor) -> Tensor:
+        """Outputs, see `Strategy.forward`."""
 
     def arranged(self, parameters: State) -> dict[str, Tensor]:
         """A copy."""
@@ -35,15 +36,11 @@ class Autograd(Strategy):
         """All of them."""
         return [slice(0, len(inputs))]
 
-    def forward(self, parameters: State, buffers: State, inputs: Tensor) -> Tensor:
-        """Outputs, see `Strategy.forward`."""
-        return self._forward(parameters, buffers, inputs)
-
     def output(self, parameters: State, buffers: State, inputs: Tensor) -> Tensor:
         """Outputs of a batch, see `Strategy.output`."""
         self._output = None  # lets go of what the last one kept
         self._leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-        self._output = self._forward(self._leaves, buffers, inputs)
+        self._output = self.forward(self._leaves, buffers, inputs)
         return self._output.detach()
 
     def gradient(self, slope: Tensor) -> dict[str, Tensor]:
@@ -54,45 +51,44 @@ class Autograd(Strategy):
         return dict(zip(self._leaves, slopes, strict=True))
 
 
-def vectorised(members: Members) -> Forward | None:
-    """All members' forward pass as vmap over their stacked state; None if the model forbids it."""
-    packed = torch.func.vmap(_call(members.model))
-    buffers = {name: value.clone() for name, value in members.buffers.items()}
-    try:
-        with torch.no_grad():
-            packed(members.parameters, buffers, members.batch(0)[0])
-    except (RuntimeError, ValueError, TypeError) as error:
-        log.warning(
-            "%s cannot be vectorised (%s): its members run one by one",
-            members.runs[0].model.name,
-            str(error).splitlines()[0],
-        )
-        return None
-    return packed
+class Vectorised(Autograd):
+    """All members in one call."""
+
+    name = "vmap"
+
+    def __init__(self, members: Members) -> None:
+        super().__init__(members)
+        self._packed = torch.func.vmap(called(members.model))
+
+    def apart(self, members: Members) -> list[slice]:
+        """None: all of them together."""
+        return [slice(0, len(members.runs))]
+
+    def forward(self, parameters: State, buffers: State, inputs: Tensor) -> Tensor:
+        """Outputs, see `Strategy.forward`."""
+        return self._packed(dict(parameters), dict(buffers), inputs)
 
 
-def looped(members: Members) -> Forward:
-    """All members' forward pass, one after the other.
+class Looped(Autograd):
+    """One member after the other: what is kept for a gradient is one member's at a time."""
 
-    The repetitions behind the recorded members are not computed: they get the last one's output.
-    """
-    one = _call(members.model)
+    name = "loop"
 
-    def loop(parameters: State, buffers: State, inputs: Tensor) -> Tensor:
-        behind = len(members.runs) - members.recorded if len(inputs) == len(members.runs) else 0
+    def __init__(self, members: Members) -> None:
+        super().__init__(members)
+        self._one = called(members.model)
+
+    def apart(self, members: Members) -> list[slice]:
+        """Each on its own."""
+        return [slice(place, place + 1) for place in range(len(members.runs))]
+
+    def forward(self, parameters: State, buffers: State, inputs: Tensor) -> Tensor:
+        """Outputs, see `Strategy.forward`."""
         # unbind, because the gradient of an index is as large as the whole pack.
         own = zip(*(value.unbind() for value in parameters.values()), strict=True)
         outputs = []
-        for place, values in zip(range(len(inputs) - behind), own, strict=False):
+        for place, values in enumerate(own):
             moving = {name: value[place] for name, value in buffers.items()}
-            outputs.append(one(dict(zip(parameters, values, strict=True)), moving, inputs[place]))
-        return torch.stack(outputs + [outputs[-1].detach()] * behind)
-
-    return loop
-
-
-def _call(model: nn.Module) -> Forward:
-    def call(parameters: State, buffers: State, inputs: Tensor) -> Tensor:
-        return torch.func.functional_call(model, (dict(parameters), dict(buffers)), (inputs,))
-
-    return call
+            named = dict(zip(parameters, values, strict=True))
+            outputs.append(self._one(named, moving, inputs[place]))
+        return torch.stack(outputs)

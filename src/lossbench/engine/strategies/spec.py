@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
+from lossbench.engine.members import Members
+
 State = Mapping[str, Tensor]
 """Parameters or buffers by name, [K, ...]."""
-
-Forward = Callable[[State, State, Tensor], Tensor]
-"""Outputs [K, N, W] at (parameters, buffers, inputs [K, N, ...])."""
 
 
 class Strategy(ABC):
@@ -28,8 +27,16 @@ class Strategy(ABC):
         """A copy of parameters as it lies best in memory."""
 
     @abstractmethod
+    def apart(self, members: Members) -> list[slice]:
+        """Places of members whose update is whole before that of the next ones begins."""
+
+    @abstractmethod
     def at_once(self, inputs: Tensor) -> list[slice]:
-        """Places of members that are best updated together, for a batch [K, B, ...]."""
+        """Of these, places of members whose parameters are best updated together.
+
+        Args:
+            inputs: A batch of those whose output is computed together, [k, B, ...].
+        """
 
     @abstractmethod
     def forward(self, parameters: State, buffers: State, inputs: Tensor) -> Tensor:
@@ -38,7 +45,7 @@ class Strategy(ABC):
         Args:
             parameters: By name, [K, ...].
             buffers: By name, [K, ...]; those that training moves are changed in place.
-            inputs: Of all members, [K, N, ...].
+            inputs: Of the same members, [K, N, ...].
         """
 
     @abstractmethod

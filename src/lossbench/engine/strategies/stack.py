@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lossbench.engine.members import GUARD_ELEMENTS
+from lossbench.engine.members import GUARD_ELEMENTS, Members
 from lossbench.engine.strategies.layers import ACTIVATIONS, Layer
 from lossbench.engine.strategies.rows import Rows
 from lossbench.engine.strategies.spec import State, Strategy
@@ -63,6 +63,10 @@ class Stack(Strategy):
     def arranged(self, parameters: State) -> Rows:
         """A copy, all numbers of a member side by side."""
         return Rows(parameters)
+
+    def apart(self, members: Members) -> list[slice]:
+        """None: their losses are computed together, and that is a call each otherwise."""
+        return [slice(0, len(members.runs))]
 
     def at_once(self, inputs: Tensor) -> list[slice]:
         """Places of members computed and updated together, two at least.
