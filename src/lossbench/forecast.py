@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lossbench import packs, records, statistics
+from lossbench import packs, probes, records, statistics
 from lossbench.config import ConfigError, Run
 from lossbench.data import files
-from lossbench.engine import evaluate, train
+from lossbench.engine import evaluate, runs_apart, train
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
 from lossbench.packs import Pack
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 TIMED_UPDATES, TIMED_EVALS = 20, 5
 """Updates and evaluations of one pack of a kind that are timed and thrown away."""
+
+TIMED_SECONDS = 5.0
+"""Fewer updates where so many take longer, but `FEWEST_UPDATES`."""
+
+FEWEST_UPDATES = 4
 
 TIMED_MEMBERS = 32
 """Most members of a pack that is timed; from there on time grows in proportion to them."""
@@ -107,7 +112,7 @@ def _stage(
         updates=sum(run.steps for run in todo),
         seconds=_until_all_are_done(each, hands),
         memory=sum(sizes[:hands]),
-        disk=sum(_disk(run) for run in todo),
+        disk=sum(speeds.disk(pack) for pack in grouped),
     )
 
 
@@ -154,9 +159,10 @@ class _Speeds:
         return len(pack.runs) * each
 
     def _timed(self, pack: Pack) -> _Speed:
-        runs = pack.runs[:: -(-len(pack.runs) // TIMED_MEMBERS)]
+        # Members that run one after the other take as long each, however many there are.
+        most = 1 if self._numbers(pack).is_apart else TIMED_MEMBERS
+        runs = pack.runs[:: -(-len(pack.runs) // most)]
         splits = {run.seed: splits_of(run) for run in runs}
-        updates = 1 + TIMED_UPDATES
 
         def spent(steps: int, eval_every: int) -> float:
             short = [replace(run, steps=steps, eval_every=eval_every) for run in runs]
@@ -171,31 +177,53 @@ class _Speeds:
             return (self.clock() - start) / len(runs)
 
         spent(1, 1)  # the first call of anything is slow
-        one, many = spent(1, 1), spent(updates, updates)
-        often = spent(updates, -(-updates // TIMED_EVALS))
-        update = max(many - one, 0.0) / TIMED_UPDATES
-        evaluation = max(often - many, 0.0) / (TIMED_EVALS - 1)
+        one, two = spent(1, 1), spent(2, 2)
+        affordable = TIMED_SECONDS / max(len(runs) * (two - one), 1e-9)
+        updates = int(min(max(affordable, FEWEST_UPDATES), TIMED_UPDATES))
+        many = spent(1 + updates, 1 + updates)
+        often = spent(1 + updates, -(-(1 + updates) // TIMED_EVALS))
+        evaluations = -(-(1 + updates) // -(-(1 + updates) // TIMED_EVALS))
+        update = max(many - one, 0.0) / updates
+        evaluation = max(often - many, 0.0) / (evaluations - 1)
         return _Speed(update, evaluation, max(one - update - evaluation, 0.0))
 
     def memory(self, pack: Pack) -> float:
         """Bytes of a pack's data, of its parameters, and of one chunk of an evaluation or batch."""
-        run = pack.runs[0]
-        kind = packs.structure(run)
-        if kind not in self.sizes:
-            self.sizes[kind] = _numbers(run)
-        numbers = self.sizes[kind]
-        width = 4.0 if run.precision == "float32" else 8.0
+        numbers = self._numbers(pack)
+        width = 4.0 if pack.runs[0].precision == "float32" else 8.0
         seeds = len({run.seed for run in pack.runs})
         members = max(len(pack.runs), self.padding)
-        return width * (seeds * numbers.seed + members * numbers.member)
+        return width * (seeds * numbers.seed + members * numbers.member + numbers.once)
+
+    def disk(self, pack: Pack) -> float:
+        """Bytes of the rows of a pack's runs in the four tables."""
+        layers = self._numbers(pack).layers
+        return sum(_disk(run, layers=layers) for run in pack.runs)
+
+    def _numbers(self, pack: Pack) -> _Numbers:
+        kind = packs.structure(pack.runs[0])
+        if kind not in self.sizes:
+            self.sizes[kind] = _numbers(pack.runs[0])
+        return self.sizes[kind]
 
 
 @dataclass(frozen=True)
 class _Numbers:
-    """How many numbers the data of a seed are, and what each member holds at once at most."""
+    """How many numbers a pack is.
+
+    Attributes:
+        seed: Data of a seed.
+        member: What each member holds at once at most.
+        once: What members that run one after the other hold one at a time.
+        is_apart: Whether they do.
+        layers: Layers with parameters, a row each.
+    """
 
     seed: int
     member: int
+    once: int
+    is_apart: bool
+    layers: int
 
 
 def _numbers(run: Run) -> _Numbers:
@@ -209,10 +237,14 @@ def _numbers(run: Run) -> _Numbers:
     chunks = evaluate.chunks(example[None], max(counts.values()))
     rows = max(part.stop - part.start for part in chunks)
     judged = OUTPUTS_AT_ONCE * sum(counts.values()) * splits.targets["train"][0].numel()
-    evaluating = rows * (example.numel() + passing) + judged
+    evaluating = rows * (example.numel() + passing)
     training = run.batch_size * (example.numel() + 2 * kept)  # and their gradients
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return _Numbers(data, max(evaluating, training) + COPIES * parameters)
+    parameters = COPIES * sum(parameter.numel() for parameter in model.parameters())
+    layers = len(probes.layer_names([name for name, _ in model.named_parameters()]))
+    if runs_apart(run.model.name, model.train(), splits.inputs["train"][:2]):
+        return _Numbers(data, judged + parameters, max(evaluating, training), True, layers)
+    member = max(evaluating + judged, training) + parameters
+    return _Numbers(data, member, 0, False, layers)
 
 
 def _activations(model: nn.Module, example: Tensor) -> tuple[int, int]:
@@ -226,7 +258,7 @@ def _activations(model: nn.Module, example: Tensor) -> tuple[int, int]:
     return max(map(sum, itertools.pairwise([*sizes, 0]))), sum(sizes)
 
 
-def _disk(run: Run) -> float:
+def _disk(run: Run, *, layers: int) -> float:
     """Bytes of a run's rows in the four tables."""
     logged = -(-run.steps // run.log_every)
     evaluated = run.steps // run.eval_every + 1
@@ -239,7 +271,7 @@ def _disk(run: Run) -> float:
     rows = {
         "runs": 1.0,
         "steps": float(logged),
-        "layers": 3.0 * logged,
+        "layers": float(layers * logged),
         "evals": float(splits * evaluated * metrics + (splits - 1) * final + cross),
     }
     return sum(count * BYTES_A_ROW[table] for table, count in rows.items())

@@ -1,7 +1,7 @@
 """The training loop: a pack of runs in, four tables of records out."""
 
 from lossbench.engine.checkpoint import Saved, Snapshot
-from lossbench.engine.members import batch_indices, refuse_unpaired, refuse_unwidened
+from lossbench.engine.members import batch_indices, refuse_unpaired, refuse_unwidened, runs_apart
 from lossbench.engine.recorder import failed
 from lossbench.engine.train import train
 
@@ -12,5 +12,6 @@ __all__ = [
     "failed",
     "refuse_unpaired",
     "refuse_unwidened",
+    "runs_apart",
     "train",
 ]
