@@ -92,8 +92,8 @@ def _guess(setting: Setting) -> float:
 
 
 def _is_short(way: Way, setting: Setting) -> bool:
-    """Whether two hundred updates of a pack of the default size or less take a minute at most."""
-    return way.members <= ways.PACK_SIZE and 200 * way.members / setting.guess <= 60
+    """Whether 200 updates of a pack of the default size or less take half a minute at most."""
+    return way.members <= ways.PACK_SIZE and 200 * way.members / setting.guess <= 30
 
 
 def is_busy() -> bool:

@@ -5,38 +5,42 @@ from __future__ import annotations
 import contextlib
 import cProfile
 import pstats
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from lossbench.engine.evaluate import evaluated
+from lossbench.engine.members import Members, gathered
+from lossbench.engine.recorder import Recorder
+from lossbench.engine.signals import own
+from lossbench.engine.strategies import strategy_of
+from lossbench.engine.strategies.autograd import Autograd
+from lossbench.engine.strategies.stack import Stack
+from lossbench.engine.train import _probed, train
+from lossbench.engine.update import PerMemberLoss, Updates, _living
+from lossbench.optimizers import OPTIMIZERS, fresh_state, scheduled
 from speed.clock import WARM, Clock, Enough
 from speed.tasks import pack
 from speed.ways import Setting, trained
 
-PARTS = {
-    "wrapped": "forward and backward",
-    "loop": "forward and backward",
-    "call": "forward and backward",
-    "own": "forward and backward",
-    "_gradient": "forward and backward",
-    "batch": "batches",
-    "__call__": "losses",
-    "decorate_context": "evaluation",  # its no_grad
-    "steps": "probes",
-    "layers": "probes",
-    "measured": "probes",
-    "sgd": "optimizer",
-    "scheduled": "optimizer",
-    "_of_the_living": "freezing",
-    "gathered": "set-up",
-    "forward_of": "set-up",
-    "is_moving": "set-up",
-    "tables": "tables",
+THROUGH: tuple[Callable[..., Any], ...] = (train, Updates.__call__, Updates._part, own)
+"""Functions whose time is that of what they call, and their own."""
+
+PARTS: dict[str, tuple[Callable[..., Any], ...]] = {
+    "forward and backward": (*(Stack.output, Stack.gradient, Autograd.output, Autograd.gradient),),
+    "losses": (PerMemberLoss.__call__,),
+    "batches": (Members.batch,),
+    "optimizer": (OPTIMIZERS["sgd"], scheduled),
+    "freezing of members": (_living,),
+    "probes": (_probed,),
+    "evaluation": (evaluated,),
+    "set-up": (gathered, strategy_of, Updates.__init__, fresh_state, Stack.arranged),
+    "records": (Recorder.steps, Recorder.evals, Recorder.check, Recorder.tables),
 }
-"""Part of the loop, by the function that `train` calls; what is not listed is `other`."""
+"""Parts of the loop, by the functions they are; what is in none is `other`."""
 
 STEPS = 240
 """Updates of the pack whose growth with steps is looked at: after a sixteenth, an eighth, ..."""
@@ -98,11 +102,18 @@ def profile(setting: Setting, *, members: int, steps: int) -> dict[str, float]:
     profiler = cProfile.Profile()
     profiler.runcall(trained, runs, setting, lambda step, snapshot: None)
     found: dict[Any, Any] = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
-    (loop,) = (key for key in found if key[2] == "train" and key[0].endswith("train.py"))
-    whole, seconds = found[loop][3], {}
-    for (_, _, name), row in found.items():
-        if loop in row[4]:
-            part = PARTS.get(name, "other")
-            seconds[part] = seconds.get(part, 0.0) + row[4][loop][3]
-    seconds["other"] = whole - sum(time for part, time in seconds.items() if part != "other")
+    through = {_key(function) for function in THROUGH}
+    part_of = {_key(one): part for part, functions in PARTS.items() for one in functions}
+    whole, seconds = found[_key(train)][3], dict.fromkeys(PARTS, 0.0)
+    for called, (*_, callers) in found.items():
+        if called in part_of:
+            by_loop = sum(spent[3] for caller, spent in callers.items() if caller in through)
+            seconds[part_of[called]] += by_loop
+    seconds["other"] = whole - sum(seconds.values())
     return {part: seconds[part] / whole for part in sorted(seconds, key=seconds.get, reverse=True)}  # type: ignore[arg-type]
+
+
+def _key(function: Callable[..., Any]) -> tuple[str, int, str]:
+    """How cProfile names a function."""
+    code = function.__code__  # that of the decorator, where there is one
+    return code.co_filename, code.co_firstlineno, code.co_name

@@ -29,7 +29,7 @@ PACK_SIZE = 128
 COPIES = 10
 """Tensors of the size of all parameters that are alive at a step, rounded up."""
 
-LONGEST = 30.0
+LONGEST = 10.0
 """Seconds that the updates of one window may take before a way is skipped."""
 
 
