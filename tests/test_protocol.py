@@ -16,6 +16,7 @@ from lossbench.engine.update import PerMemberLoss
 from lossbench.losses import LOSSES
 from lossbench.protocol import Candidate, Grid, candidates
 from lossbench.protocol.cells import asked as cells_of
+from lossbench.protocol.stages import Chosen, why_too_short
 from lossbench.statistics import best_learning_rate
 
 TUNE, CONFIRM = 2 * 3 * 2, 2 * 3
@@ -298,6 +299,40 @@ def test_a_grid_grows_for_all_losses_alike_until_its_bound(conf, place, caplog):
     assert tried["mse"] == tried["mae"] == [0.0001, 0.001, 0.01, 0.1]
     assert any("it grows to 0.01, for all 2 losses" in line for line in caplog.messages)
     assert any("after 2 more rates" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("side", "told"),
+    [
+        ("below", "huber: the best learning rate lies; quartic: runs diverge at the lower end"),
+        ("above", "mae: the best learning rate lies at the upper end"),
+    ],
+)
+def test_a_grid_is_too_short_where_a_best_rate_is_its_end_or_its_lowest_one_diverges(side, told):
+    found = {
+        "mse": Chosen(Candidate(0.1), 1.0, diverged=frozenset({1.0})),
+        "huber": Chosen(Candidate(0.01), 1.0),
+        "log_cosh": Chosen(Candidate(0.01), 1.0, rivals=frozenset({0.1})),
+        "quartic": Chosen(Candidate(0.1), 1.0, diverged=frozenset({0.01, 1.0})),
+        "mae": Chosen(Candidate(1.0), 1.0),
+    }
+    end = {"below": 0.01, "above": 1.0}[side]
+    assert why_too_short(found, dict.fromkeys(found, end), side) == told
+
+
+def test_rates_at_which_a_run_of_the_loss_diverged_are_found(conf, place, caplog):
+    caplog.set_level("INFO")
+    typed = ["loss=mse,quartic", "steps=60", "hydra.sweeper.tune.extend=1"]
+    rates = "hydra.sweeper.tune.lr=[0.05,0.5,5.0]"
+    with pytest.MonkeyPatch.context() as patch:
+        seen = []
+        patch.setattr(
+            "lossbench.protocol.stages.why_too_short",
+            lambda chosen, ends, side: seen.append(dict(chosen)) or "",
+        )
+        assert ask(conf, "experiment=growing", "name=gone", *typed, rates) == cli.DONE
+    assert seen[0]["mse"].diverged == {5.0}
+    assert seen[0]["quartic"].diverged == {0.05, 0.5, 5.0}
 
 
 def test_an_edge_that_is_no_better_than_the_rate_beside_it_is_no_reason_to_grow(conf, place):

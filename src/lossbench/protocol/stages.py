@@ -66,11 +66,13 @@ class Chosen:
         candidate: Learning rate and other values.
         rivals: Learning rates that did exactly as well.
         scale: Geometric mean over tuning seeds of the initial RMS of the output gradient.
+        diverged: Learning rates at which a run diverged.
     """
 
     candidate: Candidate
     scale: float
     rivals: frozenset[float] = frozenset()
+    diverged: frozenset[float] = frozenset()
 
 
 class Protocol:
@@ -259,36 +261,32 @@ class Protocol:
         return grid
 
     def _has_grown(self, task: Task, chosen: Mapping[Cell, Chosen]) -> bool:
-        """Grow the task's grid on each side where a loss's best rate lies; whether it did."""
+        """Grow the task's grid on each side where it does not reach far enough; whether it did."""
         absent = {facts["loss"] for facts in self._tuned_before(task.context)}
         absent -= {*task.losses.values()}
         before = task.grid
         for side in SIDES:
-            edge = {
-                task.losses[cell]
-                for cell, found in chosen.items()
-                if found.candidate.lr == self._end(task, cell, side) and not found.rivals
-            }
-            if not edge:
+            by_loss = {task.losses[cell]: found for cell, found in chosen.items()}
+            ends = {task.losses[cell]: self._end(task, cell, side) for cell in chosen}
+            why = why_too_short(by_loss, ends, side)
+            if not why:
                 continue
-            names = f"{task.label}: {', '.join(sorted(edge))}"
-            where = f"lies {_SAID[side]} of the grid"
             if absent:
                 log.warning(
-                    "%s: the best learning rate %s, which does not grow without %s, tuned on it "
-                    "too: give all losses of the task to grow it for all alike",
-                    names, where, ", ".join(sorted(absent)),
+                    "%s: %s of the grid, which does not grow without %s, tuned on it too: give all "
+                    "losses of the task to grow it for all alike",
+                    task.label, why, ", ".join(sorted(absent)),
                 )  # fmt: skip
             elif getattr(task.grid, side) >= self.extend:
                 log.warning(
-                    "%s: the best learning rate still %s (%g) after %d more rates",
-                    names, where, before.end(side), self.extend,
+                    "%s: %s of the grid (%g), after %d more rates",
+                    task.label, why, before.end(side), self.extend,
                 )  # fmt: skip
             else:
                 task.grid = task.grid.grown(side)
                 log.info(
-                    "%s: the best learning rate %s: it grows to %g, for all %d losses of the task",
-                    names, where, task.grid.end(side), len(task.losses),
+                    "%s: %s of the grid: it grows to %g, for all %d losses of the task",
+                    task.label, why, task.grid.end(side), len(task.losses),
                 )  # fmt: skip
         return task.grid != before
 
@@ -362,7 +360,8 @@ class Protocol:
         equals = means.index[means == means[number]].difference([number])  # none equals NaN
         best = [run_id for run_id, other in place.items() if other == number]
         rivals = frozenset(tried[int(other)].lr for other in equals) - {tried[int(number)].lr}
-        return Chosen(tried[int(number)], _scale(loaded, best), rivals)
+        gone = frozenset(rows.lr[rows.status == "diverged"])
+        return Chosen(tried[int(number)], _scale(loaded, best), rivals, gone)
 
     # ---- confirm ---------------------------------------------------------------------------------
 
@@ -453,6 +452,32 @@ class Protocol:
 
 _OWN = "loss.params."
 """How the keys begin that only some losses have."""
+
+
+def why_too_short(chosen: Mapping[str, Chosen], ends: Mapping[str, float], side: str) -> str:
+    """Which losses' best rate lies on an end of the grid, or diverge at its lower one.
+
+    The best of rates that are all too high for a loss lies anywhere.
+
+    Args:
+        chosen: By loss.
+        ends: By loss, the last of its rates on that side.
+        side: One of `SIDES`.
+
+    Returns:
+        A sentence's beginning; empty where the grid reaches far enough.
+    """
+    best, gone = [], []
+    for loss in sorted(chosen):
+        found, end = chosen[loss], ends[loss]
+        if found.candidate.lr == end and not found.rivals:
+            best.append(loss)
+        elif side == "below" and end in found.diverged:
+            gone.append(loss)
+    told = [f"{', '.join(best)}: the best learning rate lies"] if best else []
+    told += [f"{', '.join(gone)}: runs diverge"] if gone else []
+    return f"{'; '.join(told)} {_SAID[side]}" if told else ""
+
 
 _SAID = {"below": "at the lower end", "above": "at the upper end"}
 
