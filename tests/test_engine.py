@@ -242,6 +242,7 @@ def test_a_diverged_run_keeps_its_rows_up_to_its_stop_and_none_after():
     assert tables["steps"].step.max() == row.stop_step - 1
     assert tables["steps"].loss_value.notna().all()
     assert tables["evals"].step.max() < row.stop_step
+    assert row.best_step in {*tables["evals"].step}
     assert str(row.stop_step) in row.reason
 
 

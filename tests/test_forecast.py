@@ -6,12 +6,13 @@ import re
 
 import pandas as pd
 import pytest
+import torch
 from conftest import TINY, make_run, write_experiment
 from interrupted import sweep_in
 from scipy import stats
 
 from lossbench import cli, forecast, records, report
-from lossbench.engine import evaluate
+from lossbench.engine import batch_indices, evaluate
 from lossbench.sweep import splits_of
 from lossbench.sweep.workers import Workers
 
@@ -93,14 +94,30 @@ def test_a_plan_for_two_processes_takes_half_as_long_and_twice_the_memory(tmp_pa
 def test_memory_for_evaluation_is_that_of_one_chunk(monkeypatch):
     monkeypatch.setattr(evaluate, "CHUNK_OF_VECTORS", 2**10)
     runs = [
-        make_run(data="noisy_linear", data__params={"examples": count}) for count in (2000, 4000)
+        make_run(data="noisy_linear", data__params={"examples": count})
+        for count in (1920, 3840)  # whole pieces
     ]
-    few, many = map(forecast._numbers, runs)
+    few, many = (forecast._numbers(run, torch.device("cpu")) for run in runs)
     assert many.seed > 1.5 * few.seed
     rows = sum(len(part) for run in runs for part in splits_of(run).inputs.values()) - 2 * sum(
         len(part) for part in splits_of(runs[0]).inputs.values()
     )
     assert many.member - few.member == forecast.OUTPUTS_AT_ONCE * rows  # outputs, no inputs
+
+
+def test_instruments_count_as_often_as_they_measure_in_the_whole_run(tmp_path):
+    plain = make_run(data="digits", loss="brier", steps=20_000)
+    measured = make_run(data="digits", loss="brier", steps=20_000, instruments=["curvature"])
+    rows = forecast.forecast({"plain": [plain], "measured": [measured]}, sweep_in(tmp_path))
+    assert forecast._updates(plain) == 20_000
+    assert 1.02 < forecast._updates(measured) / 20_000 < 1.06
+    assert rows[1].seconds / rows[0].seconds < 2  # timed twice on a machine that is shared
+
+
+def test_rows_drawn_for_batches_count_as_memory():
+    short, long = (make_run(steps=steps, batch_size=16) for steps in (100, 10_100))
+    few, many = (forecast._numbers(run, torch.device("cpu")) for run in (short, long))
+    assert many.drawn - few.drawn == 10_000 * batch_indices(0, 100, 1, 16).nbytes
 
 
 def test_a_plan_says_the_budget_of_every_loss(place, capsys):

@@ -16,9 +16,10 @@ from lossbench.data import DATA
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, drawn
 from lossbench.data.splits import Data, Splits
 from lossbench.engine import evaluate
-from lossbench.engine.members import batch_indices
+from lossbench.engine.members import GUARD_ELEMENTS, batch_indices, pieces
 from lossbench.models import MODELS, initialised
 from lossbench.pairing import stream
+from lossbench.records import INSTRUMENTS
 from lossbench.sweep import preflight, splits_of
 
 SIZES = {"train": 24, "validation": 12, "test": 12}
@@ -163,6 +164,8 @@ def test_augmented_batches_are_the_same_in_a_pack_and_alone(name):
 def test_a_member_depends_on_no_pack_mate(case):
     name, model, params = MODEL_CASES[case]
     facts = {**FACTS, "data": name, "model": model, "model__params": params}
+    is_quick = case in ("mlp batch dropout", "lenet")
+    facts["instruments"] = [*INSTRUMENTS] if is_quick else ["representation"]
     losses = ("cross_entropy", "brier", "mae_probs")
     runs = [make_run(**facts, loss=loss, seed=seed) for loss in losses for seed in (0, 1, 2)]
     # One that diverges at once leaves the others alone.
@@ -171,6 +174,26 @@ def test_a_member_depends_on_no_pack_mate(case):
     assert {*together["runs"].status} == {"done", "diverged"}
     for run in (runs[0], runs[4], runs[8]):
         assert_same_records(records_of(grouped([run]), run), records_of(together, run))
+
+
+@pytest.mark.parametrize("activation", ["silu", "sigmoid", "tanh", "relu"])
+def test_a_member_depends_on_no_pack_mate_where_one_row_is_left_over(activation, monkeypatch):
+    monkeypatch.setitem(SIZES, "validation", 513)
+    facts = {**FACTS, "batch_size": 24, "data": "tiny_vectors", "model": "mlp"}
+    facts["model__params"] = {"widths": [5, 4], "activation": activation}
+    runs = [make_run(**facts, loss="brier", seed=seed) for seed in range(8)]
+    together = grouped(runs)
+    for run in runs:
+        assert_same_records(records_of(grouped([run]), run), records_of(together, run))
+
+
+@pytest.mark.parametrize("at_once", [1, 21, 64, 512])
+@pytest.mark.parametrize("rows", [1, 63, 64, 512, 513, 575, 576, 1025, 10_000])
+def test_pieces_hold_every_row_once_and_none_is_small(rows, at_once):
+    found = pieces(rows, at_once)
+    assert [row for piece in found for row in range(piece.start, piece.stop)] == [*range(rows)]
+    least = min(rows, at_once, GUARD_ELEMENTS)
+    assert all(least <= piece.stop - piece.start < at_once + GUARD_ELEMENTS for piece in found)
 
 
 def test_what_all_seeds_share_is_held_once(monkeypatch):

@@ -18,7 +18,7 @@ from lossbench.engine import strategies
 from lossbench.engine.members import gathered
 from lossbench.engine.strategies import Rows, strategy_of
 from lossbench.engine.strategies.autograd import Looped, Vectorised
-from lossbench.engine.strategies.layers import ACTIVATIONS, layers_of
+from lossbench.engine.strategies.layers import DERIVED, layers_of
 from lossbench.engine.strategies.stack import Stack
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS as NAMED_MODELS
@@ -98,7 +98,7 @@ def test_every_strategy_has_the_outputs_and_gradients_of_single_modules(name, pr
 
 
 def test_every_activation_of_the_models_has_its_derivative_here():
-    assert {*NAMED.values()} == {*ACTIVATIONS}
+    assert {*NAMED.values()} == {*DERIVED}
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -42,10 +42,17 @@ class Timing:
 
 
 class Clock:
-    """Called after each update with the number of updates done: what the engine calls `flush`."""
+    """Called after each update with the number of updates done: what the engine calls `flush`.
 
-    def __init__(self, steps: int, device: torch.device) -> None:
+    Args:
+        steps: Updates of the window.
+        device: Where they are made.
+        marks: Of these, numbers between its ends at which the time is wanted.
+    """
+
+    def __init__(self, steps: int, device: torch.device, marks: Collection[int] = ()) -> None:
         self.first, self.last, self.device = WARM, WARM + steps, device
+        self.waits = {self.first, self.last, *(WARM + mark for mark in marks)}
         self.seen: list[tuple[int, float, float]] = []
 
     def __call__(self, step: int, snapshot: object = None) -> None:
@@ -56,7 +63,7 @@ class Clock:
         """
         if step < self.first:
             return
-        if self.device.type == "cuda" and (not self.seen or step >= self.last):
+        if self.device.type == "cuda" and step in self.waits:
             torch.cuda.synchronize()
         self.seen.append((step, time.perf_counter(), time.process_time()))
         if step >= self.last:

@@ -78,7 +78,7 @@ def over_steps(setting: Setting, *, members: int) -> list[tuple[int, float, floa
     """Of one pack without logging: updates done, and seconds on the wall and of the processor."""
     steps = 16 if setting.is_quick else STEPS
     stamps = [steps // part for part in (16, 8, 4, 2, 1)]
-    watch = Clock(stamps[-1], torch.device(setting.device))
+    watch = Clock(stamps[-1], torch.device(setting.device), marks=stamps)
     runs = pack(setting.task, members, steps=WARM + stamps[-1] + 1)
     with contextlib.suppress(Enough):
         trained(runs, setting, watch)

@@ -129,6 +129,11 @@ def refuse(way: Way, setting: Setting) -> None:
         raise Skipped("not installed")
     if way.kind == "jax" and setting.task.model != "mlp":
         raise Skipped("written for multilayer perceptrons only")
+    if way.kind == "jax" and setting.device == "cuda":
+        import jax
+
+        if jax.default_backend() != "gpu":
+            raise Skipped("JAX is installed without its GPU part")
     if way.kind == "compiled" and (setting.is_quick or baselines.why_nothing_compiles()):
         raise Skipped("not in --quick" if setting.is_quick else baselines.why_nothing_compiles())
     if way.threads > 1 and setting.is_busy:
@@ -139,7 +144,10 @@ def refuse(way: Way, setting: Setting) -> None:
 
 def _refuse_large(way: Way, setting: Setting) -> None:
     each = 4 * COPIES * parameters(setting.task, setting.splits(0))
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if setting.device == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if each * way.members * way.processes > free / 2:
         need = each * way.members * way.processes / 2**30
         raise Skipped(f"memory: needs {need:.0f} GiB, {free / 2**30:.0f} GiB are free")

@@ -20,6 +20,7 @@ from lossbench import packs, probes, records, statistics
 from lossbench.config import ConfigError, Run
 from lossbench.data import files
 from lossbench.engine import evaluate, runs_apart, train
+from lossbench.instruments import times
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
 from lossbench.packs import Pack
@@ -155,17 +156,24 @@ class _Speeds:
             self.known[kind] = self._timed(pack)
         speed = self.known[kind]
         evaluations = -(-run.steps // run.eval_every)
-        each = run.steps * speed.update + evaluations * speed.evaluation + speed.once
-        return len(pack.runs) * each
+        each = _updates(run) * speed.update + evaluations * speed.evaluation + speed.once
+        return self._members(pack) * each
+
+    def _members(self, pack: Pack) -> int:
+        """How many train: the runs, and what pads them."""
+        count = len(pack.runs)
+        return count if self._numbers(pack).is_apart else max(count, self.padding)
 
     def _timed(self, pack: Pack) -> _Speed:
         # Members that run one after the other take as long each, however many there are.
         most = 1 if self._numbers(pack).is_apart else TIMED_MEMBERS
         runs = pack.runs[:: -(-len(pack.runs) // most)]
         splits = {run.seed: splits_of(run) for run in runs}
+        members = self._members(Pack(pack.pack_id, tuple(runs)))
 
         def spent(steps: int, eval_every: int) -> float:
-            short = [replace(run, steps=steps, eval_every=eval_every) for run in runs]
+            typed = {"steps": steps, "eval_every": eval_every, "instruments": ()}
+            short = [replace(run, **typed) for run in runs]
             start = self.clock()
             train(
                 Pack(pack.pack_id, tuple(short)),
@@ -174,11 +182,11 @@ class _Speeds:
                 padding=self.padding,
                 flush=lambda step, snapshot: None,
             )
-            return (self.clock() - start) / len(runs)
+            return (self.clock() - start) / members
 
         spent(1, 1)  # the first call of anything is slow
         one, two = spent(1, 1), spent(2, 2)
-        affordable = TIMED_SECONDS / max(len(runs) * (two - one), 1e-9)
+        affordable = TIMED_SECONDS / max(members * (two - one), 1e-9)
         updates = int(min(max(affordable, FEWEST_UPDATES), TIMED_UPDATES))
         many = spent(1 + updates, 1 + updates)
         often = spent(1 + updates, -(-(1 + updates) // TIMED_EVALS))
@@ -192,8 +200,8 @@ class _Speeds:
         numbers = self._numbers(pack)
         width = 4.0 if pack.runs[0].precision == "float32" else 8.0
         seeds = len({run.seed for run in pack.runs})
-        members = max(len(pack.runs), self.padding)
-        return width * (seeds * numbers.seed + members * numbers.member + numbers.once)
+        tensors = seeds * numbers.seed + self._members(pack) * numbers.member + numbers.once
+        return width * tensors + seeds * numbers.drawn
 
     def disk(self, pack: Pack) -> float:
         """Bytes of the rows of a pack's runs in the four tables."""
@@ -203,7 +211,7 @@ class _Speeds:
     def _numbers(self, pack: Pack) -> _Numbers:
         kind = packs.structure(pack.runs[0])
         if kind not in self.sizes:
-            self.sizes[kind] = _numbers(pack.runs[0])
+            self.sizes[kind] = _numbers(pack.runs[0], self.device)
         return self.sizes[kind]
 
 
@@ -213,6 +221,7 @@ class _Numbers:
 
     Attributes:
         seed: Data of a seed.
+        drawn: Bytes of a seed's rows of batches and words of augmentation.
         member: What each member holds at once at most.
         once: What members that run one after the other hold one at a time.
         is_apart: Whether they do.
@@ -220,15 +229,26 @@ class _Numbers:
     """
 
     seed: int
+    drawn: int
     member: int
     once: int
     is_apart: bool
     layers: int
 
 
-def _numbers(run: Run) -> _Numbers:
+def _updates(run: Run) -> float:
+    """Updates of a run, and as many more as its instruments cost."""
+    schedule = {"steps": run.steps, "eval_every": run.eval_every}
+    return run.steps + sum(
+        records.INSTRUMENTS[name].cost * times(name, **schedule) for name in run.instruments
+    )
+
+
+def _numbers(run: Run, device: torch.device) -> _Numbers:
     splits = splits_of(run)
-    data = sum(part.numel() for part in (*splits.inputs.values(), *splits.targets.values()))
+    kinds = (splits.inputs, splits.targets, splits.posterior, splits.clean)
+    data = sum(part.numel() for kind in kinds for part in kind.values())
+    drawn = run.steps * run.batch_size * (8 + 12 * (run.augmentation.fn != "none"))
     model = MODELS[run.model.fn].fn(*splits.sizes, **run.model.params)
     example = splits.inputs["train"][:1]
     passing, kept = _activations(model, example)
@@ -241,10 +261,11 @@ def _numbers(run: Run) -> _Numbers:
     training = run.batch_size * (example.numel() + 2 * kept)  # and their gradients
     parameters = COPIES * sum(parameter.numel() for parameter in model.parameters())
     layers = len(probes.layer_names([name for name, _ in model.named_parameters()]))
-    if runs_apart(run.model.name, model.train(), splits.inputs["train"][:2]):
-        return _Numbers(data, judged + parameters, max(evaluating, training), True, layers)
+    few = splits.inputs["train"][:2].to(device)
+    if runs_apart(run.model.name, model.train().to(device), few):
+        return _Numbers(data, drawn, judged + parameters, max(evaluating, training), True, layers)
     member = max(evaluating + judged, training) + parameters
-    return _Numbers(data, member, 0, False, layers)
+    return _Numbers(data, drawn, member, 0, False, layers)
 
 
 def _activations(model: nn.Module, example: Tensor) -> tuple[int, int]:

@@ -155,7 +155,10 @@ def adamw(
 
 
 def decayed(gradient: Tensor, value: Tensor, decay: Tensor) -> Tensor:
-    """Gradient with L2 weight decay; that of members without decay is as it was, to the bit.
+    """Gradient with L2 weight decay; that of members without decay is as it was.
+
+    To the bit on the CPU; elsewhere zero times the value is added to it.
+
 
     Args:
         gradient: [K, ...].

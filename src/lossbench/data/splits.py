@@ -49,7 +49,10 @@ class Splits:
 
     @functools.cached_property
     def sha(self) -> str:
-        """Fingerprint of everything a run can see: `tensors_sha` of all tensors."""
+        """Fingerprint of everything a run can see: inputs, posterior and targets of all splits.
+
+        `clean`, the targets before their corruption, no run sees: it only judges.
+        """
 
         def named(part: str) -> dict[str, Tensor]:
             return {f"{part}/{split}": rows for split, rows in getattr(self, part).items()}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lossbench import metrics
 from lossbench.data import DATA
-from lossbench.engine.members import Members
+from lossbench.engine.members import Members, pieces
 from lossbench.engine.uncertainty import uncertainty
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import NO_PARAMS
@@ -116,7 +116,7 @@ def chunks(inputs: Tensor, rows: int) -> list[slice]:
     """
     numbers = CHUNK_OF_VECTORS if inputs.dim() == 3 else CHUNK_OF_IMAGES
     size = max(LEAST_ROWS, numbers // inputs[0, 0].numel())
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+    return pieces(rows, size)
 
 
 def _zeroed(output: Tensor, finite: Tensor) -> Tensor:

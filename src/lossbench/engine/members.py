@@ -356,6 +356,23 @@ def guards(examples: int, device: torch.device) -> int:
     return -(-GUARD_ELEMENTS // examples) if device.type == "cpu" else 0
 
 
+def pieces(rows: int, at_once: int) -> list[slice]:
+    """Slices of so many rows that go through a model at once.
+
+    A rest of less than `GUARD_ELEMENTS` rows goes with the piece before it: what guards hold off
+    must not reach the last row of a member in a smaller tensor than they were counted for.
+
+    Args:
+        rows: All of them.
+        at_once: Rows of a piece.
+    """
+    count = max(1, rows // at_once)
+    if rows - count * at_once >= min(GUARD_ELEMENTS, at_once):
+        count += 1
+    stops = [*range(at_once, count * at_once, at_once), rows]
+    return [slice(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
+
+
 def guarded(values: Tensor, span: slice) -> Tensor:
     """A copy of the members [k, N, C] of a span with guards behind them."""
     own = values[span]

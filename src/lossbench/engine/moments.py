@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lossbench.engine.members import Members, check_loss, guarded, guards
+from lossbench.engine.strategies import Named
 from lossbench.engine.update import Update
 from lossbench.instruments import MEASURES, Moment, due
 from lossbench.instruments.agreement import CORE
@@ -20,7 +21,6 @@ from lossbench.packs import Pack, slices
 
 log = logging.getLogger(__name__)
 
-State = Mapping[str, Tensor]
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor]
 
 
@@ -94,7 +94,7 @@ class Instruments:
         def some(values: Tensor) -> Tensor:
             return values if everyone else values[places]
 
-        def every(state: State) -> dict[str, Tensor]:
+        def every(state: Named) -> dict[str, Tensor]:
             return {name: some(value.detach()) for name, value in state.items()}
 
         output = some(update.output.detach())
@@ -140,12 +140,12 @@ class _View:
     buffers: dict[str, Tensor]
     inputs: Tensor
 
-    def output(self, parameters: State) -> Tensor:
+    def output(self, parameters: Named) -> Tensor:
         # A module may write into its buffers: these are no update.
         buffers = {name: value.clone() for name, value in self.buffers.items()}
         return self.forward(dict(parameters), buffers, self.inputs)
 
-    def mean_loss(self, parameters: State, target: Tensor, step: int) -> Tensor:
+    def mean_loss(self, parameters: Named, target: Tensor, step: int) -> Tensor:
         output, parts = self.output(parameters), []
         for span, run in self.members.spans:
             leaf = guarded(output, span)
@@ -155,14 +155,14 @@ class _View:
             parts.append(values[: span.stop - span.start])
         return torch.cat(parts).contiguous().mean(-1)
 
-    def features(self, forward: Forward | None, parameters: State) -> Tensor | None:
+    def features(self, forward: Forward | None, parameters: Named) -> Tensor | None:
         if forward is None:
             return None
         buffers = {name: value.clone() for name, value in self.buffers.items()}
         with torch.no_grad():
             return forward(dict(parameters), buffers, self.inputs).flatten(2)
 
-    def pulled_back(self, parameters: State) -> Callable[[Tensor], dict[str, Tensor]]:
+    def pulled_back(self, parameters: Named) -> Callable[[Tensor], dict[str, Tensor]]:
         """From output gradients to those of the parameters, through one forward pass."""
         kept: list[Any] = []
 
@@ -223,17 +223,13 @@ def features_of(members: Members) -> Forward | None:
         return seen[-1]
 
     def packed(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        try:
+        if not members.is_apart:
             return torch.func.vmap(one)(parameters, buffers, inputs)
-        except (RuntimeError, ValueError, TypeError):  # what cannot be vectorised runs one by one
-            states = [
-                [
-                    {name: value[place] for name, value in state.items()}
-                    for place in range(len(inputs))
-                ]
-                for state in (parameters, buffers)
-            ]
-            return torch.stack([one(*each) for each in zip(*states, inputs, strict=True)])
+        states = [
+            [{name: value[place] for name, value in state.items()} for place in range(len(inputs))]
+            for state in (parameters, buffers)
+        ]
+        return torch.stack([one(*each) for each in zip(*states, inputs, strict=True)])
 
     return packed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -150,10 +151,12 @@ class Recorder:
     def _best_step(self, place: int) -> int:
         metric = PRIMARY[self.members.runs[place].row.task]
         sign = -1.0 if records.direction(metric) == "higher" else 1.0
+        is_done = self._status(place)[0] == "done"
+        stop = math.inf if is_done else int(self.stop_step[place])
         scores = [
             (sign * float(values["validation", metric][place]), step)
             for step, values in self._evals
-            if ("validation", metric) in values
+            if ("validation", metric) in values and step < stop
         ]
         finite = [(score, step) for score, step in scores if np.isfinite(score)]
         return min(finite)[1] if finite else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 
@@ -13,11 +13,10 @@ from lossbench.config import Run
 from lossbench.engine.members import Members, check_loss, guarded
 from lossbench.engine.recorder import Recorder
 from lossbench.engine.signals import SIGNALS, reference_slope
-from lossbench.engine.strategies import Strategy, joined
+from lossbench.engine.strategies import Named, Strategy, joined
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES, Hyperparameters, State, scheduled
 
 Span = tuple[slice, Run]
-Named = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lossbench.engine.members import Members
-from lossbench.engine.strategies.spec import State, Strategy
+from lossbench.engine.strategies.spec import Named, Strategy
 from lossbench.models import called
 
 
@@ -25,10 +25,10 @@ class Autograd(Strategy):
         self._output: Tensor | None = None
 
     @abstractmethod
-    def forward(self, parameters: State, buffers: State, inputs: Tensor) -> Tensor:
+    def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
         """Outputs, see `Strategy.forward`."""
 
-    def arranged(self, parameters: State) -> dict[str, Tensor]:
+    def arranged(self, parameters: Named) -> dict[str, Tensor]:
         """A copy."""
         return {name: value.clone() for name, value in parameters.items()}
 
@@ -36,19 +36,19 @@ class Autograd(Strategy):
         """All of them."""
         return [slice(0, len(inputs))]
 
-    def output(self, parameters: State, buffers: State, inputs: Tensor) -> Tensor:
+    def output(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
         """Outputs of a batch, see `Strategy.output`."""
         self._output = None  # lets go of what the last one kept
         self._leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         self._output = self.forward(self._leaves, buffers, inputs)
         return self._output.detach()
 
-    def gradient(self, slope: Tensor) -> dict[str, Tensor]:
+    def gradient(self, output_gradient: Tensor) -> dict[str, Tensor]:
         """Gradient of the mean loss, see `Strategy.gradient`."""
         assert self._output is not None, "a gradient is that of an output: ask for one first"
-        leaves, mean = [*self._leaves.values()], slope / slope.shape[1]
-        slopes = torch.autograd.grad(self._output, leaves, mean, retain_graph=self._is_repeated)
-        return dict(zip(self._leaves, slopes, strict=True))
+        leaves, mean = [*self._leaves.values()], output_gradient / output_gradient.shape[1]
+        found = torch.autograd.grad(self._output, leaves, mean, retain_graph=self._is_repeated)
+        return dict(zip(self._leaves, found, strict=True))
 
 
 class Vectorised(Autograd):
@@ -64,7 +64,7 @@ class Vectorised(Autograd):
         """None: all of them together."""
         return [slice(0, len(members.runs))]
 
-    def forward(self, parameters: State, buffers: State, inputs: Tensor) -> Tensor:
+    def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
         """Outputs, see `Strategy.forward`."""
         return self._packed(dict(parameters), dict(buffers), inputs)
 
@@ -82,7 +82,7 @@ class Looped(Autograd):
         """Each on its own."""
         return [slice(place, place + 1) for place in range(len(members.runs))]
 
-    def forward(self, parameters: State, buffers: State, inputs: Tensor) -> Tensor:
+    def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
         """Outputs, see `Strategy.forward`."""
         # unbind, because the gradient of an index is as large as the whole pack.
         own = zip(*(value.unbind() for value in parameters.values()), strict=True)

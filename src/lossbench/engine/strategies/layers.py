@@ -28,7 +28,7 @@ class Activation:
     is_of_argument: bool = False
 
 
-ACTIVATIONS: dict[type[nn.Module], Activation] = {
+DERIVED: dict[type[nn.Module], Activation] = {
     nn.ReLU: Activation(
         lambda _, z, out: torch.clamp_min(z, 0, out=out),
         lambda _, d, h, out: _aten.threshold_backward.grad_input(d, h, 0, grad_input=out),
@@ -83,7 +83,7 @@ class Layer:
 def layers_of(model: nn.Module) -> list[Layer] | None:
     """The layers of a multilayer perceptron; None for any other model.
 
-    Affine maps in a sequence, each with one of `ACTIVATIONS` or nothing behind it, and perhaps a
+    Affine maps in a sequence, each with one of `DERIVED` or nothing behind it, and perhaps a
     flattening in front: nothing else, no hooks, no parameters or buffers beside theirs.
     """
     parts = [part for part in _parts("", model) if type(part[1]) is not nn.Identity]
@@ -97,7 +97,7 @@ def layers_of(model: nn.Module) -> list[Layer] | None:
             return None
         if type(part) is nn.Linear:
             layers.append(_affine(path, part))
-        elif type(part) in ACTIVATIONS and layers and layers[-1].activation is None:
+        elif type(part) in DERIVED and layers and layers[-1].activation is None:
             layers[-1] = Layer(**{**vars(layers[-1]), "activation": part})
         else:
             return None

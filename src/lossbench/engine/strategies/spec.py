@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lossbench.engine.members import Members
 
-State = Mapping[str, Tensor]
-"""Parameters or buffers by name, [K, ...]."""
+Named = Mapping[str, Tensor]
+"""Parameters, buffers or gradients by name, [K, ...]."""
 
 
 class Strategy(ABC):
@@ -23,7 +23,7 @@ class Strategy(ABC):
     name: str
 
     @abstractmethod
-    def arranged(self, parameters: State) -> dict[str, Tensor]:
+    def arranged(self, parameters: Named) -> dict[str, Tensor]:
         """A copy of parameters as it lies best in memory."""
 
     @abstractmethod
@@ -39,7 +39,7 @@ class Strategy(ABC):
         """
 
     @abstractmethod
-    def forward(self, parameters: State, buffers: State, inputs: Tensor) -> Tensor:
+    def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
         """Outputs [K, N, W]. Twice differentiable by autograd, where it is enabled.
 
         Args:
@@ -49,15 +49,15 @@ class Strategy(ABC):
         """
 
     @abstractmethod
-    def output(self, parameters: State, buffers: State, inputs: Tensor) -> Tensor:
+    def output(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
         """Outputs [K, B, W] of a batch, with what `gradient` needs kept. Args: as `forward`."""
 
     @abstractmethod
-    def gradient(self, slope: Tensor) -> dict[str, Tensor]:
+    def gradient(self, output_gradient: Tensor) -> dict[str, Tensor]:
         """Gradient of the mean loss over the last batch in all parameters, [K, ...] by name.
 
         The mean over the batch is taken here, nowhere else.
 
         Args:
-            slope: d loss / d output of each example, [K, B, W].
+            output_gradient: d loss / d output of each example, [K, B, W].
         """

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lossbench.engine.members import GUARD_ELEMENTS, Members
-from lossbench.engine.strategies.layers import ACTIVATIONS, Layer
+from lossbench.engine.members import GUARD_ELEMENTS, Members, pieces
+from lossbench.engine.strategies.layers import DERIVED, Layer
 from lossbench.engine.strategies.rows import Rows
-from lossbench.engine.strategies.spec import State, Strategy
+from lossbench.engine.strategies.spec import Named, Strategy
 
 CACHE_BYTES = 2**20
 """What members computed at once may take: about a core's second cache."""
@@ -60,7 +60,7 @@ class Stack(Strategy):
         self._gradient: Rows | None = None
         self._parts: list[tuple[slice, list[_Place]]] = []
 
-    def arranged(self, parameters: State) -> Rows:
+    def arranged(self, parameters: Named) -> Rows:
         """A copy, all numbers of a member side by side."""
         return Rows(parameters)
 
@@ -86,25 +86,25 @@ class Stack(Strategy):
         cuts = [*range(0, max(count - 1, 1), size), count]
         return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
 
-    def forward(self, parameters: State, buffers: State, inputs: Tensor) -> Tensor:
+    def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
         """Outputs, see `Strategy.forward`."""
         inputs = inputs.flatten(2)
         if torch.is_grad_enabled():
             return self._forward(parameters, inputs)
-        outputs = [
-            torch.cat([self._forward(_some(parameters, own), rows[own]) for own in slices])
-            for rows in inputs.split(ROWS_AT_ONCE, 1)
-            if (slices := self.at_once(rows))
-        ]
+        outputs = []
+        for piece in pieces(inputs.shape[1], ROWS_AT_ONCE):
+            rows = inputs[:, piece]
+            some = [self._forward(_some(parameters, own), rows[own]) for own in self.at_once(rows)]
+            outputs.append(torch.cat(some))
         return torch.cat(outputs, 1)
 
-    def _forward(self, parameters: State, hidden: Tensor) -> Tensor:
+    def _forward(self, parameters: Named, hidden: Tensor) -> Tensor:
         for layer in self._layers:
             hidden = affine(parameters, layer, hidden)
             hidden = hidden if layer.activation is None else layer.activation(hidden)
         return hidden
 
-    def output(self, parameters: State, buffers: State, inputs: Tensor) -> Tensor:
+    def output(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
         """Outputs of a batch, see `Strategy.output`."""
         assert isinstance(parameters, Rows), "a stack computes with what it has arranged"
         inputs = inputs.flatten(2)
@@ -116,16 +116,16 @@ class Stack(Strategy):
             for layer, place in zip(self._layers, places, strict=True):
                 affine(mine, layer, hidden, out=place.argument)
                 if layer.activation is not None:
-                    activation = ACTIVATIONS[type(layer.activation)]
+                    activation = DERIVED[type(layer.activation)]
                     activation.result(layer.activation, place.argument, place.result)
                 hidden = place.result
         return self._output
 
-    def gradient(self, slope: Tensor) -> dict[str, Tensor]:
+    def gradient(self, output_gradient: Tensor) -> dict[str, Tensor]:
         """Gradient of the mean loss, see `Strategy.gradient`."""
         assert self._parameters is not None
         assert self._gradient is not None
-        mean = slope / slope.shape[1]
+        mean = output_gradient / output_gradient.shape[1]
         for own, places in self._parts:
             behind, mine = mean[own], self._parameters.some(own)
             gradient = self._gradient.some(own)
@@ -162,7 +162,7 @@ class Stack(Strategy):
         self._output, self._gradient = results[-1], Rows(parameters)
 
 
-def affine(parameters: State, layer: Layer, inputs: Tensor, *, out: Tensor | None = None) -> Tensor:
+def affine(parameters: Named, layer: Layer, inputs: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Weight times inputs plus bias, [K, N, out].
 
     Args:
@@ -180,12 +180,12 @@ def affine(parameters: State, layer: Layer, inputs: Tensor, *, out: Tensor | Non
 def _through(module: nn.Module | None, slope: Tensor, place: _Place) -> None:
     """From the slope of an activation's result, in its place, to that of its argument."""
     if module is not None:
-        activation = ACTIVATIONS[type(module)]
+        activation = DERIVED[type(module)]
         known = place.argument if activation.is_of_argument else place.result
         activation.slope(module, slope, known, slope)
 
 
-def _into(gradient: State, layer: Layer, slope: Tensor, inputs: Tensor) -> None:
+def _into(gradient: Named, layer: Layer, slope: Tensor, inputs: Tensor) -> None:
     """Write a layer's gradient: of the slope of its affine map, [k, B, out], and its inputs."""
     weight = gradient[layer.weight]
     if layer.outputs > layer.inputs:  # as `Rows` has it
@@ -197,8 +197,8 @@ def _into(gradient: State, layer: Layer, slope: Tensor, inputs: Tensor) -> None:
 
 
 def _keeps_argument(module: nn.Module | None) -> bool:
-    return module is not None and ACTIVATIONS[type(module)].is_of_argument
+    return module is not None and DERIVED[type(module)].is_of_argument
 
 
-def _some(parameters: State, own: slice) -> dict[str, Tensor]:
+def _some(parameters: Named, own: slice) -> dict[str, Tensor]:
     return {name: value[own] for name, value in parameters.items()}
