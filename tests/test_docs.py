@@ -201,12 +201,19 @@ def test_an_own_loss_has_its_fair_trial_against_the_catalog(own_folder, capsys, 
     assert "Added after the declaration, so exploratory: squentropy" in text
 
 
+OWN_COMMANDS = [
+    shlex.split(line)[1:] for line in OWN_DATA.splitlines() if line.startswith("lossbench --")
+]
+
+
 @pytest.fixture
 def own_data(tmp_path, monkeypatch):
     """A folder with what docs/extending.md says of data, and some; forgotten afterwards."""
     blocks = re.findall(r"```(python|yaml)\n(.*?)```", OWN_DATA, re.DOTALL)
     names = ("my_data.py", "myconf/data/cars.yaml", "myconf/data/leaves.yaml")
-    (tmp_path / "myconf" / "data").mkdir(parents=True)
+    names += ("myconf/experiment/mine.yaml",)
+    for group in ("data", "experiment"):
+        (tmp_path / "myconf" / group).mkdir(parents=True)
     for name, (_, text) in zip(names, blocks, strict=True):
         assert f"`{name}`" in OWN_DATA
         (tmp_path / name).write_text(text)
@@ -230,16 +237,49 @@ def own_data(tmp_path, monkeypatch):
 
 
 def test_data_of_ones_own_are_trained_on(own_data, capsys):
-    command, _ = (shlex.split(line)[1:] for line in OWN_DATA.splitlines() if "lossbench --" in line)
+    command, *_ = OWN_COMMANDS
     assert cli.main([*command, "steps=4"]) == cli.DONE, capsys.readouterr()
     (run,) = records.load("runs/default").runs.to_dict("records")
     assert (run["data"], run["loss"], run["status"]) == ("cars", "huber", "done")
 
 
 def test_data_of_ones_own_that_are_missing_are_named_with_the_folder(own_data, capsys):
-    command, _ = (shlex.split(line)[1:] for line in OWN_DATA.splitlines() if "lossbench --" in line)
+    command, *_ = OWN_COMMANDS
     assert cli.main([*command, "data.root=elsewhere"]) == cli.MISTAKE
     assert "cars.csv is not below data.root=elsewhere: put it there" in capsys.readouterr().err
+
+
+def test_an_experiment_of_ones_own_compares_losses_on_ones_own_data(own_data, capsys):
+    *_, command = OWN_COMMANDS
+    assert cli.main([*command, "size=smoke", "report=none"]) == cli.DONE, capsys.readouterr()
+    told = " ".join(capsys.readouterr().out.split())
+    assert "cars × mlp" in told
+    assert "leaves × mlp" in told
+    assert "The learning rates tried lie up to a factor of 320 apart" in told
+
+
+def test_a_number_that_is_missing_is_refused_with_its_place(own_data, capsys):
+    table = pd.read_csv("data/cars.csv")
+    table.loc[3, "power"] = np.nan
+    table.to_csv("data/cars.csv", index=False)
+    assert cli.main([*OWN_COMMANDS[0], "steps=4"]) == cli.MISTAKE
+    told = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"data cars: inputs of split \w+: 1 of \d+ numbers .*, column 1", told), told
+
+
+def test_a_mistake_in_ones_own_data_names_its_line(own_data, capsys):
+    table = pd.read_csv("data/cars.csv").rename(columns={"power": "powr"})
+    table.to_csv("data/cars.csv", index=False)
+    assert cli.main([*OWN_COMMANDS[0], "steps=4"]) == cli.MISTAKE
+    told = capsys.readouterr().err
+    assert re.search(r"data cars: my_data.py, line \d+, raises KeyError: .*power", told), told
+
+
+def test_an_experiment_without_its_package_line_says_so(own_data, capsys):
+    path = own_data / "myconf" / "experiment" / "mine.yaml"
+    path.write_text(path.read_text().replace("# @package _global_\n", ""))
+    assert cli.main(OWN_COMMANDS[-1]) == cli.MISTAKE
+    assert "begins with the line '# @package _global_'" in capsys.readouterr().err
 
 
 def test_pictures_of_ones_own_keep_their_class_and_their_colours(own_data):

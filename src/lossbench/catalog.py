@@ -206,9 +206,12 @@ def _measured(entry: Entry) -> dict[str, claims.Verdict]:
         code = inspect.getsourcefile(LOSSES[entry.loss.name].fn)
         places = traceback.extract_tb(error.__traceback__)
         place = next((one for one in reversed(places) if one.filename == code), places[-1])
+        hint = "see docs/extending.md"
+        if place.filename != code:
+            hint = f"does it return one number per example? {hint[0].upper()}{hint[1:]}"
         raise CatalogError(
             f"{entry.name} cannot be measured: {Path(place.filename).name}, line {place.lineno}, "
-            f"raises {type(error).__name__} ({' '.join(str(error).split())}): see docs/extending.md"
+            f"raises {type(error).__name__} ({' '.join(str(error).split())}): {hint}"
         ) from error
 
 

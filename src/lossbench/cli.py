@@ -44,7 +44,7 @@ and says with honest statistics what the loss changed.
                                            declared, confirmed, proven pairs)
   lossbench verify runs/NAME               every file as it was written? every run there?
   lossbench verify --machine               does a run depend on its pack-mates on this machine?
-  lossbench losses                         the catalog: all {count} losses, a line each
+  lossbench losses                         the catalog: every loss, a line each
   lossbench losses NAME ...                all that is known of some of them
       --measure  measures their claims again     --card FILE.html  one loss as a page, drawn
       --json     plain values for programs       --wide            cuts nothing off
@@ -113,7 +113,7 @@ def usage() -> str:
     more = len(_stems("loss")) - sum(map(len, SELECTION.values()))
     losses = [f"{' '.join(names)}  ({task})" for task, names in SELECTION.items()]
     losses.append(f"and {more} more: lossbench losses")
-    return HELP.format(count=len(_stems("loss")), loss=indent.join(losses), **chosen)
+    return HELP.format(loss=indent.join(losses), **chosen)
 
 
 def _stems(group: str) -> list[str]:
@@ -300,7 +300,7 @@ def _report(arguments: list[str]) -> int:
     folders = [argument for argument in arguments if not argument.startswith("--")]
     if len(folders) != 1 or set(arguments) - {*folders, "--strict"}:
         return _mistake(
-            f"report {' '.join(arguments)}: use 'lossbench report runs/NAME [--strict]'"
+            f"{' '.join(['report', *arguments])}: use 'lossbench report runs/NAME [--strict]'"
         )
     try:
         loaded = records.load(folders[0])

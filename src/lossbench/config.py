@@ -509,6 +509,8 @@ def explained(error: BaseException) -> str:
     # Hydra names the file in a first line that ends in a colon, and the mistake in the next one.
     text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
     key = getattr(error, "full_key", None)
+    if key == "experiment" or "@experiment." in text:
+        return f"{text} A yaml of an experiment begins with the line '# @package _global_'."
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and key:
         prefix, _, name = key.rpartition(".")
         siblings = [str(node) for node in error.parent_node or () if node != "_target_"]
@@ -676,7 +678,13 @@ def _fn(node: Mapping[str, Any]) -> str:
 def _part(node: Mapping[str, Any], what: str, functions: Mapping[str, Callable[..., Any]]) -> Part:
     if not NAME.fullmatch(node["name"]):
         raise ConfigError(f"{what} name {node['name']!r}: use {NAME.pattern}")
-    fn = _known(_fn(node), functions, f"{what}.fn" if "fn" in node else what)
+    fn = _fn(node)
+    if fn not in functions:
+        label = f"{what}.fn" if "fn" in node else what
+        raise ConfigError(
+            f"{label} {fn!r} is unknown: {nearest(fn, functions)} One of your own needs the module "
+            "that it is in: extensions=[MODULE]"
+        )
     params = dict(node["params"])
     defaults = parameters(functions[fn])
     for name, value in params.items():

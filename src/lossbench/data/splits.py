@@ -204,7 +204,24 @@ def standardised_images(by_split: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: rows.sub_(mean).div_(scale) for name, rows in copies.items()}
 
 
+def _refuse_not_finite(by_split: dict[str, Tensor], what: str) -> None:
+    """Refuse numbers that are missing: training would end in NaN and look like a diverged run.
+
+    Raises:
+        ValueError: With the first place where one is.
+    """
+    for split, rows in by_split.items():
+        if rows.is_floating_point() and not (finite := rows.isfinite()).all():
+            row, column = (~finite).flatten(1).nonzero()[0].tolist()
+            raise ValueError(
+                f"{what} of split {split}: {int((~finite).sum())} of {rows.numel()} numbers are "
+                f"not finite, the first in row {row}, column {column}: fill them in, or leave "
+                "their rows out"
+            )
+
+
 def _inputs(by_split: dict[str, Tensor]) -> dict[str, Tensor]:
+    _refuse_not_finite(by_split, "inputs")
     is_image = by_split["train"].ndim == 4
     return standardised_images(by_split) if is_image else standardised(by_split)[0]
 
@@ -223,6 +240,9 @@ def classification(
         labels: By split, [N], from 0 to C - 1.
         classes: C.
         posterior: By split, [N, C], true class probabilities, where they are known.
+
+    Raises:
+        ValueError: A number is not finite.
     """
     one_hot = {
         name: torch.nn.functional.one_hot(label.long(), classes).float()
@@ -243,7 +263,11 @@ def regression(inputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Splits:
     Args:
         inputs: By split, [N, F] in float64, or images [N, channels, height, width].
         targets: By split, [N, 1] in float64, in their own unit.
+
+    Raises:
+        ValueError: A number is not finite.
     """
+    _refuse_not_finite(targets, "targets")
     scaled, scale = standardised(targets)
     return Splits(
         inputs=_inputs(inputs),

@@ -166,6 +166,7 @@ class Protocol:
 
     def carried_out(self) -> list[Sequence[JobReturn]]:
         """Tune, growing the grids where a best rate lies on their edge; then confirm."""
+        self._say_without_reference()
         jobs = [job for task in self.tasks for job in self._tuning(task)]
         returned, launched = [self.launcher.launch(jobs, 0)], {*map(tuple, jobs)}
         loaded = self._loaded()
@@ -190,6 +191,18 @@ class Protocol:
         if confirming:
             returned.append(self.launcher.launch(confirming, len(launched)))
         return returned
+
+    def _say_without_reference(self) -> None:
+        """Before anything is trained: which tasks will have nothing to compare with."""
+        for task in self.tasks:
+            name = self._declared("reference", task)
+            known = {facts["loss"] for facts in self._tuned_before(task.context)}
+            if name not in {*task.losses.values(), *known}:
+                log.warning(
+                    "%s: the reference %s is neither among its losses nor in the sweep, so there "
+                    "will be nothing to compare with: add it, or run the experiment as it is first",
+                    task.label, name,
+                )  # fmt: skip
 
     # ---- tasks -----------------------------------------------------------------------------------
 
@@ -382,10 +395,6 @@ class Protocol:
         ]
         confirmed = [facts for facts in mine if facts["condition"] == "own_lr"]
         if not confirmed:
-            log.warning(
-                "%s: the reference %s is not among its losses, so there is nothing to compare with",
-                task.label, name,
-            )  # fmt: skip
             return None
         tuned = confirmed[-1]["tuned"]
         if loaded is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -329,7 +330,8 @@ def objections(found: records.Records, together: Iterable[Comparison]) -> list[s
 
     Returns:
         Missing and failed runs, pairs that were refused, comparisons that were not declared
-        beforehand or have too few pairs; none where the sweep is what it claims to be.
+        beforehand, have too few pairs or too coarse a grid of learning rates; none where the
+        sweep is what it claims to be.
     """
     told = []
     for status in ("failed", "missing"):
@@ -349,6 +351,8 @@ def objections(found: records.Records, together: Iterable[Comparison]) -> list[s
             told.append(f"{where}: declared, and not confirmed: {', '.join(task.absent)}.")
         if task.is_main and (spent := unequal(task.budgets)):
             told.append(f"{where}: {spent}")
+        if task.is_main and (wide := coarse(task.rates)):
+            told.append(f"{where}: {wide}")
         undefined = task.paired.loss[task.paired.undefined.astype(bool)]
         if len(undefined):
             told.append(f"{where}: {task.metric} has no value in runs of {', '.join(undefined)}.")
@@ -370,5 +374,24 @@ def unequal(budgets: pd.DataFrame) -> str:
     )
     return f"budgets differ, so these losses were not tuned alike; candidates in runs: {spent}."
 
+
+def coarse(rates: pd.DataFrame) -> str:
+    """A sentence where neighbouring learning rates lie more than a decade apart, else nothing.
+
+    Args:
+        rates: With a column `lr`.
+    """
+    tried = sorted({*rates.lr})
+    apart = max((high / low for low, high in itertools.pairwise(tried) if low > 0), default=1.0)
+    if apart <= WIDEST:
+        return ""
+    return (
+        f"the learning rates tried lie up to a factor of {apart:.3g} apart, too far to say which "
+        "suits a loss: verdicts may be those of the grid, not of the losses."
+    )
+
+
+WIDEST = 10.1
+"""Factor from one learning rate to the next that still tells which suits a loss."""
 
 _SAID = {"failed": "failed", "missing": "are missing"}

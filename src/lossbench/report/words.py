@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lossbench import records, statistics
-from lossbench.report.judged import Comparison, by_context, comparisons, main_of, unequal
+from lossbench.report.judged import Comparison, by_context, coarse, comparisons, main_of, unequal
 
 SETTLED = 0.8
 """Share of resampled tuning seeds that must choose a rate again for it to count as settled."""
@@ -247,6 +247,8 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
         yield f"Each loss at its best of {len(rates)} learning rates on validation: {chosen}."
     if task.stage == "confirm" and task.is_main and (spent := unequal(task.budgets)):
         yield f"{spent[0].upper()}{spent[1:]}"
+    if task.stage == "confirm" and task.is_main and (wide := coarse(task.rates)):
+        yield f"{wide[0].upper()}{wide[1:]}"
     if task.absent:
         yield f"Declared, and not confirmed here: {', '.join(task.absent)}."
     if task.is_main and len({*task.rates.lr}) > 1:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import traceback
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -50,8 +53,8 @@ def preflight(runs: Iterable[Run]) -> None:
         kinds.setdefault(repr(kind), {})[repr(run.loss)] = run
     for by_loss in kinds.values():
         run = next(iter(by_loss.values()))
+        splits = _read(run)
         try:
-            splits = splits_of(run)
             inputs = splits.inputs["train"]
             batch_indices(run.seed, len(inputs), 1, run.batch_size)
             _refuse_augmentation(run, inputs[:1])
@@ -62,6 +65,22 @@ def preflight(runs: Iterable[Run]) -> None:
             raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
         for run in by_loss.values():
             _refuse_parameters(run, splits)
+
+
+def _read(run: Run) -> Splits:
+    """The data of a run; what its function raises names the line that did."""
+    try:
+        return splits_of(run)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"data {run.data.name}: {error}") from error
+    except Exception as error:
+        code = inspect.getsourcefile(inspect.unwrap(DATA[run.data.fn].fn))
+        places = traceback.extract_tb(error.__traceback__)
+        place = next((one for one in reversed(places) if one.filename == code), places[-1])
+        raise ConfigError(
+            f"data {run.data.name}: {Path(place.filename).name}, line {place.lineno}, raises "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _refuse_seeds(runs: Iterable[Run]) -> None:
