@@ -114,6 +114,13 @@ def test_instruments_count_as_often_as_they_measure_in_the_whole_run(tmp_path):
     assert rows[1].seconds / rows[0].seconds < 2  # timed twice on a machine that is shared
 
 
+def test_a_plan_says_where_evaluation_takes_much_of_the_time(place, capsys):
+    ask("plan", "name=often", "steps=2000", "eval_every=1", "log_every=2000")
+    assert re.search(r"Evaluation is \d\d% of it: a larger eval_every", capsys.readouterr().out)
+    ask("plan", "name=seldom", "steps=2000", "eval_every=1000", "log_every=1000")
+    assert "Evaluation is" not in capsys.readouterr().out
+
+
 def test_rows_drawn_for_batches_count_as_memory():
     short, long = (make_run(steps=steps, batch_size=16) for steps in (100, 10_100))
     few, many = (forecast._numbers(run, torch.device("cpu")) for run in (short, long))

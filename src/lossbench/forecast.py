@@ -37,6 +37,9 @@ TIMED_SECONDS = 5.0
 
 FEWEST_UPDATES = 4
 
+MUCH = 0.25
+"""Share of the time from which on evaluation is worth a word."""
+
 TIMED_MEMBERS = 32
 """Most members of a pack that is timed; from there on time grows in proportion to them."""
 
@@ -62,6 +65,7 @@ class Forecast:
         packs: To be trained.
         updates: Of all runs to be trained.
         seconds: To train them here, by all processes, from updates timed and thrown away.
+        evaluating: Share of them that evaluations take.
         memory: Most bytes of tensors at once, of all processes.
         disk: Bytes of parquet.
     """
@@ -72,6 +76,7 @@ class Forecast:
     packs: int
     updates: int
     seconds: float
+    evaluating: float
     memory: float
     disk: float
 
@@ -112,6 +117,7 @@ def _stage(
         packs=len(grouped),
         updates=sum(run.steps for run in todo),
         seconds=_until_all_are_done(each, hands),
+        evaluating=sum(map(speeds.evaluating, grouped)) / sum(each) if each else 0.0,
         memory=sum(sizes[:hands]),
         disk=sum(speeds.disk(pack) for pack in grouped),
     )
@@ -150,14 +156,21 @@ class _Speeds:
 
     def seconds(self, pack: Pack) -> float:
         """Of training a whole pack."""
-        run = pack.runs[0]
-        kind = packs.structure(run)
+        run, speed = pack.runs[0], self._speed(pack)
+        return self.evaluating(pack) + self._members(pack) * (
+            _updates(run) * speed.update + speed.once
+        )
+
+    def evaluating(self, pack: Pack) -> float:
+        """Seconds of that for evaluations, but for the last one."""
+        run, speed = pack.runs[0], self._speed(pack)
+        return self._members(pack) * -(-run.steps // run.eval_every) * speed.evaluation
+
+    def _speed(self, pack: Pack) -> _Speed:
+        kind = packs.structure(pack.runs[0])
         if kind not in self.known:
             self.known[kind] = self._timed(pack)
-        speed = self.known[kind]
-        evaluations = -(-run.steps // run.eval_every)
-        each = _updates(run) * speed.update + evaluations * speed.evaluation + speed.once
-        return self._members(pack) * each
+        return self.known[kind]
 
     def _members(self, pack: Pack) -> int:
         """How many train: the runs, and what pads them."""
@@ -324,6 +337,10 @@ def told(asked: Stages) -> Iterable[str]:
         f"{_by(asked.sweep.crew.hands)}, tensors {memory / 2**20:,.0f} MiB, "
         f"disk {disk / 1e6:,.1f} MB."
     )
+    seconds = sum(row.seconds for row in rows)
+    share = sum(row.evaluating * row.seconds for row in rows) / max(seconds, 1e-9)
+    if share >= MUCH:
+        yield f"Evaluation is {share:.0%} of it: a larger eval_every takes less."
     if tuning := asked.runs.get("tune"):
         yield from _budget(_placed(tuning, asked.tuned), asked.extend)
 
