@@ -266,6 +266,7 @@ def shown(name: str, most: int = 32) -> str:
 
 
 def wrapped(name: str, width: int, most: int = 3) -> str:
-    """A name over a few lines, cut off after the last."""
-    lines = textwrap.wrap(shown(name, 200), width) or [""]
+    """A name over a few lines, broken at spaces and underscores, cut off after the last."""
+    words = shown(name, 200).replace("_", "_ ")
+    lines = [line.replace("_ ", "_") for line in textwrap.wrap(words, width)] or [""]
     return "\n".join([*lines[: most - 1], "…"] if len(lines) > most else lines)
