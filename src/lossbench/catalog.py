@@ -13,7 +13,6 @@ import re
 import string
 import sys
 import textwrap
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.links import PROBABILITY_LINKS
 from lossbench.losses.relations import RELATIONS, related
 from lossbench.losses.spec import TASKS, Loss
+from lossbench.pairing import raised
 
 NO_ORACLE = "no independent implementation known"
 NORMAL_WIDTH = 100
@@ -203,15 +203,10 @@ def _measured(entry: Entry) -> dict[str, claims.Verdict]:
     try:
         return claims.measure(entry.loss)
     except Exception as error:
-        code = inspect.getsourcefile(LOSSES[entry.loss.name].fn)
-        places = traceback.extract_tb(error.__traceback__)
-        place = next((one for one in reversed(places) if one.filename == code), places[-1])
-        hint = "see docs/extending.md"
-        if place.filename != code:
-            hint = f"does it return one number per example? {hint[0].upper()}{hint[1:]}"
+        told, is_its_own = raised(error, LOSSES[entry.loss.name].fn)
+        hint = "" if is_its_own else " Does it return one number per example?"
         raise CatalogError(
-            f"{entry.name} cannot be measured: {Path(place.filename).name}, line {place.lineno}, "
-            f"raises {type(error).__name__} ({' '.join(str(error).split())}): {hint}"
+            f"{entry.name} cannot be measured: {told}.{hint} See docs/extending.md"
         ) from error
 
 

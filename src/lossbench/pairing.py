@@ -15,7 +15,9 @@ import os
 import platform
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,6 +71,25 @@ def source_sha(functions: Iterable[Callable[..., Any]], *, facts: str = "") -> s
         _collect(function, found)
     code = "\n".join([*(found[name] for name in sorted(found)), *([facts] if facts else [])])
     return hashlib.sha256(code.encode()).hexdigest()
+
+
+def raised(error: BaseException, function: Callable[..., Any]) -> tuple[str, bool]:
+    """What went wrong in somebody's function, and where.
+
+    Args:
+        error: What was raised, with its traceback.
+        function: Theirs.
+
+    Returns:
+        "FILE, line N, raises TYPE: MESSAGE", and whether it is a line of the function's own file,
+        not of one that it called or that was given what it returned.
+    """
+    code = inspect.getsourcefile(inspect.unwrap(function))
+    places = traceback.extract_tb(error.__traceback__)
+    place = next((one for one in reversed(places) if one.filename == code), places[-1])
+    told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    where = f"{Path(place.filename).name}, line {place.lineno}"
+    return f"{where}, raises {told}", place.filename == code
 
 
 def environment() -> dict[str, str | int]:

@@ -61,7 +61,9 @@ CONDITIONS: dict[str, Condition] = {
         "at matched scale",
         is_own=False,
     ),
-    "as_given": Condition("exploratory", "each loss at the best of the learning rates given", "as given"),
+    "as_given": Condition(
+        "exploratory", "each loss at the best of the learning rates given", "as given"
+    ),
     "grid": Condition("tune", "each loss at its best learning rate of the grid", "on the grid"),
 }
 """Conditions in the order they are told."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import traceback
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +17,7 @@ from lossbench.data.targets import TARGETS
 from lossbench.engine import batch_indices, refuse_unpaired, refuse_unwidened
 from lossbench.losses.spec import Context
 from lossbench.models import MODELS
+from lossbench.pairing import raised
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +72,8 @@ def _read(run: Run) -> Splits:
     except (ValueError, TypeError) as error:
         raise ConfigError(f"data {run.data.name}: {error}") from error
     except Exception as error:
-        code = inspect.getsourcefile(inspect.unwrap(DATA[run.data.fn].fn))
-        places = traceback.extract_tb(error.__traceback__)
-        place = next((one for one in reversed(places) if one.filename == code), places[-1])
-        raise ConfigError(
-            f"data {run.data.name}: {Path(place.filename).name}, line {place.lineno}, raises "
-            f"{type(error).__name__}: {' '.join(str(error).split())}"
-        ) from error
+        told, _ = raised(error, DATA[run.data.fn].fn)
+        raise ConfigError(f"data {run.data.name}: {told}") from error
 
 
 def _refuse_seeds(runs: Iterable[Run]) -> None:
