@@ -16,7 +16,7 @@ from lossbench.engine.update import PerMemberLoss
 from lossbench.losses import LOSSES
 from lossbench.protocol import Candidate, Grid, candidates
 from lossbench.protocol.cells import asked as cells_of
-from lossbench.protocol.stages import Chosen, why_too_short
+from lossbench.protocol.stages import Chosen, Protocol, why_too_short
 from lossbench.statistics import best_learning_rate
 
 TUNE, CONFIRM = 2 * 3 * 2, 2 * 3
@@ -281,6 +281,25 @@ def test_another_signal_has_no_scale_of_the_loss_to_match(signal, conf, place):
     assert ask(conf, "experiment=three", *typed) == cli.DONE
     runs = records.load(place / "runs" / signal).runs
     assert {*runs[runs.loss == "mae"].condition} == {"grid", "own_lr", "reference_lr"}
+
+
+def test_the_reference_has_one_rate_under_all_signals(conf, place, monkeypatch):
+    best = Protocol._best
+
+    def near_tie(self, task, cell, loaded):
+        found = best(self, task, cell, loaded)
+        other = self._candidates(task, cell)[0 if "signal=reweighted" in cell else 1]
+        return dataclasses.replace(found, candidate=other)
+
+    monkeypatch.setattr(Protocol, "_best", near_tie)
+    typed = ["name=signals", "signal=own,reweighted"]
+    assert ask(conf, "experiment=three", *typed) == cli.DONE
+    runs = records.load(place / "runs" / "signals").runs
+    confirmed = runs[runs.stage == "confirm"]
+    assert {*confirmed[confirmed.loss == "mse"].lr} == {0.1}
+    assert {*confirmed[confirmed.condition == "reference_lr"].lr} == {0.1}
+    other = confirmed[(confirmed.loss == "mae") & (confirmed.condition == "own_lr")]
+    assert {*other.lr} == {0.01, 0.1}
 
 
 def test_a_loss_added_later_is_matched_to_the_reference_of_the_sweep(three, conf, place):

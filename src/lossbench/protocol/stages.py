@@ -178,6 +178,7 @@ class Protocol:
             returned.append(self.launcher.launch(jobs, sum(map(len, returned))))
             loaded = self._loaded()
             chosen |= {task.context: self._chosen(task, loaded) for task in grown}
+        self._share_reference(chosen)
         confirming = [
             job
             for task in self.tasks
@@ -407,6 +408,22 @@ class Protocol:
         ]
         return Chosen(_candidate(tuned), _scale(loaded, same))
 
+    def _share_reference(self, chosen: Mapping[str, dict[Cell, Chosen]]) -> None:
+        """Give the reference under other signals what tuning found for it under its own.
+
+        Driven by itself it is the same training, up to rounding, which may decide a near tie
+        otherwise: then losses under two signals would be compared at two rates.
+
+        Args:
+            chosen: By context and cell; changed in place.
+        """
+        own = {cell: found for by_cell in chosen.values() for cell, found in by_cell.items()}
+        for task in self.tasks:
+            for cell in chosen[task.context]:
+                same = tuple(f"{_SIGNAL}own" if one.startswith(_SIGNAL) else one for one in cell)
+                if task.losses[cell] == self._declared("reference", task) and same in own:
+                    chosen[task.context][cell] = own[same]
+
     def _confirmed(self, cell: Cell, condition: str) -> Candidate | None:
         """What a cell was confirmed with before, if it was."""
         from lossbench.plan import cell as hashed
@@ -487,6 +504,8 @@ def why_too_short(chosen: Mapping[str, Chosen], ends: Mapping[str, float], side:
     told += [f"{', '.join(gone)}: runs diverge"] if gone else []
     return f"{'; '.join(told)} {_SAID[side]}" if told else ""
 
+
+_SIGNAL = "signal="
 
 _SAID = {"below": "at the lower end", "above": "at the upper end"}
 
