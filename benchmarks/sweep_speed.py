@@ -63,7 +63,7 @@ def measured(task: Task, *, is_quick: bool, device: str, crew: Crew) -> page.Mea
     seconds, times = (0.02, 2) if is_quick else (1.0, 5)
     setting = Setting(task, is_quick, device, seconds, guess=40.0, is_busy=is_busy())
     setting = replace(setting, guess=_guess(setting))
-    every = ways.ways(is_quick=is_quick, device=device)
+    every = ways.ways(task, is_quick=is_quick, device=device)
     most = max(way.members for way in every if _is_short(way, setting))
     repetitions, machine = [], []
     for number in range(times):

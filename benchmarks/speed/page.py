@@ -175,10 +175,10 @@ class Page:
                 rows.append([one.task.name, other, f"{wanted:g}x", ratio, told])
             notes.append(self._lost(one))
         head = ["task", "over", "wanted", "measured", ""]
-        ours = self.found[0].ours.name
+        named = ", ".join(f"`{one.ours.name}` for {one.task.name}" for one in self.found)
         lead = (
-            f"## What was wanted\n\nFor `{ours}`, nothing logged. B0 is the faster of its rows "
-            "with one and with all threads."
+            f"## What was wanted\n\nOf {named}, nothing logged. B0 is the faster of its rows "
+            "with one and with all threads, where both could be measured."
         )
         return "\n\n".join([lead, table(head, rows), *filter(None, notes)])
 

@@ -64,7 +64,9 @@ class Task:
         model: Its name; keyword arguments are `widths`.
         losses: Four.
         batch_size: B.
-        goals: Wanted ratio of a pack of 128 on every core, by what it is compared with.
+        goals: Wanted ratio of a pack on every core, by what it is compared with.
+        members: K of that pack: 128, as by default; 16 where members run one by one, so that K
+            changes nothing but the length of an update.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Task:
     losses: tuple[str, ...]
     batch_size: int
     goals: Mapping[str, float] = field(default_factory=dict)
+    members: int = 128
 
     def run(self, loss: str, **typed: Any) -> Run:
         """One run; `typed` are top-level keys, and `lr`, `precision`."""
@@ -110,7 +113,7 @@ def tasks(*, is_quick: bool) -> dict[str, Task]:
         ),
         Task(
             *("W3s", f"{images}, CNN 32-64-128 of stride 2", images, {"examples": few}),
-            *("strided_cnn", (32, 64, 128), CLASSES, 128, {"B1 per core": 1}),
+            *("strided_cnn", (32, 64, 128), CLASSES, 128, {"B1 per core": 1}, 16),
         ),
         Task(
             *("W4", "noisy_linear, MLP 8-64-64-1", "noisy_linear", {"examples": rows}),

@@ -83,14 +83,14 @@ class Setting:
         return splits(self.task.name, self.is_quick, seed)
 
 
-def ways(*, is_quick: bool, device: str) -> list[Way]:
-    """Every row of the table, in its order."""
+def ways(task: Task, *, is_quick: bool, device: str) -> list[Way]:
+    """Every row of a task's table, in its order."""
     cores = os.cpu_count() or 1
     counts = (1, 4) if is_quick else MEMBERS
     baseline = [Way("B0", "loader"), Way("B1", "tensors")]
     more = [Way("B2", "compiled"), Way("B4", "lightning"), Way("JAX", "jax", PACK_SIZE)]
     alone = [Way(f"ours K={members}", "pack", members) for members in counts]
-    most = min(PACK_SIZE, counts[-1])
+    most = min(task.members, counts[-1])
     logging = [
         Way(f"ours K={most}, logged every {every}", "pack", most, every) for every in (10, 1)
     ]
