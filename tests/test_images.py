@@ -308,7 +308,7 @@ def test_cifar_is_read_from_its_binary_version(name, label_bytes, is_packed, tmp
 def test_a_run_on_files_that_are_missing_is_refused_before_any_training(tmp_path):
     files.use(str(tmp_path), download=False)
     run = make_run(data="cifar10", loss="cross_entropy")
-    with pytest.raises(ValueError, match=r"cifar10, model mlp: .* data\.download=true brings"):
+    with pytest.raises(ValueError, match=r"data cifar10: .* data\.download=true brings"):
         preflight([run])
 
 
