@@ -23,7 +23,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch
 from speed import commands, growth, page, ways
-from speed.tasks import Task, flops, parameters, splits, tasks
+from speed.tasks import PACK_SIZE, Task, flops, parameters, splits, tasks
 from speed.ways import Crew, Setting, Skipped, Way
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -93,7 +93,7 @@ def _guess(setting: Setting) -> float:
 
 def _is_short(way: Way, setting: Setting) -> bool:
     """Whether 200 updates of a pack of the default size or less take half a minute at most."""
-    return way.members <= ways.PACK_SIZE and 200 * way.members / setting.guess <= 30
+    return way.members <= PACK_SIZE and 200 * way.members / setting.guess <= 30
 
 
 def is_busy() -> bool:

@@ -339,8 +339,7 @@ def test_a_grid_is_too_short_where_a_best_rate_is_its_end_or_its_lowest_one_dive
     assert why_too_short(found, dict.fromkeys(found, end), side) == told
 
 
-def test_rates_at_which_a_run_of_the_loss_diverged_are_found(conf, place, caplog):
-    caplog.set_level("INFO")
+def test_rates_at_which_a_run_of_the_loss_diverged_are_found(conf, place):
     typed = ["loss=mse,quartic", "steps=60", "hydra.sweeper.tune.extend=1"]
     rates = "hydra.sweeper.tune.lr=[0.05,0.5,5.0]"
     with pytest.MonkeyPatch.context() as patch:

@@ -30,7 +30,7 @@ THROUGH: tuple[Callable[..., Any], ...] = (train, Updates.__call__, Updates._par
 """Functions whose time is that of what they call, and their own."""
 
 PARTS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "forward and backward": (*(Stack.output, Stack.gradient, Autograd.output, Autograd.gradient),),
+    "forward and backward": (Stack.output, Stack.gradient, Autograd.output, Autograd.gradient),
     "losses": (PerMemberLoss.__call__,),
     "batches": (Members.batch,),
     "optimizer": (OPTIMIZERS["sgd"], scheduled),

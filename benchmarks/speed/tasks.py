@@ -53,6 +53,10 @@ RANDOM_IMAGES = Data(random_images, "classification", "this benchmark", drawn="f
 DATA["random_images"] = RANDOM_IMAGES
 
 
+PACK_SIZE = 128
+"""Members of a pack by default."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A data set and a model, with the batch size and the losses that they are trained with.
@@ -78,7 +82,7 @@ class Task:
     losses: tuple[str, ...]
     batch_size: int
     goals: Mapping[str, float] = field(default_factory=dict)
-    members: int = 128
+    members: int = PACK_SIZE
 
     def run(self, loss: str, **typed: Any) -> Run:
         """One run; `typed` are top-level keys, and `lr`, `precision`."""

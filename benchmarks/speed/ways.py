@@ -20,12 +20,9 @@ from lossbench.engine import train
 from lossbench.packs import Pack
 from speed import baselines
 from speed.clock import WARM, Clock, Timing, matmul, timed, total
-from speed.tasks import NEVER, Task, packs, parameters, splits
+from speed.tasks import NEVER, PACK_SIZE, Task, packs, parameters, splits
 
 MEMBERS = (1, 2, 4, 16, 64, 128, 1024)
-PACK_SIZE = 128
-"""Members of a pack by default."""
-
 COPIES = 10
 """Tensors of the size of all parameters that are alive at a step, rounded up."""
 

@@ -44,7 +44,7 @@ and says with honest statistics what the loss changed.
                                            declared, confirmed, proven pairs)
   lossbench verify runs/NAME               every file as it was written? every run there?
   lossbench verify --machine               does a run depend on its pack-mates on this machine?
-  lossbench losses                         the catalog: every loss, a line each
+  lossbench losses                         the catalog: all {count} losses, a line each
   lossbench losses NAME ...                all that is known of some of them
       --measure  measures their claims again     --card FILE.html  one loss as a page, drawn
       --json     plain values for programs       --wide            cuts nothing off
@@ -110,10 +110,13 @@ def usage() -> str:
         group: textwrap.fill(" ".join(_stems(group)), 72).replace("\n", indent)
         for group in ("data", "model", "optimizer", "schedule", "experiment", "size")
     }
-    more = len(_stems("loss")) - sum(map(len, SELECTION.values()))
+    # A variant, whose file begins from another's, is no loss of its own.
+    files = (conf_dir() / "loss").glob("*.yaml")
+    count = sum("defaults:" not in path.read_text() for path in files)
+    more = count - sum(map(len, SELECTION.values()))
     losses = [f"{' '.join(names)}  ({task})" for task, names in SELECTION.items()]
     losses.append(f"and {more} more: lossbench losses")
-    return HELP.format(loss=indent.join(losses), **chosen)
+    return HELP.format(count=count, loss=indent.join(losses), **chosen)
 
 
 def _stems(group: str) -> list[str]:

@@ -664,9 +664,9 @@ def _init(node: Mapping[str, Any], data: Part) -> Init:
     return Init(start, float(scale))
 
 
-def _known(name: str, known: Iterable[str], what: str) -> str:
+def _known(name: str, known: Iterable[str], what: str, hint: str = "") -> str:
     if name not in known:
-        raise ConfigError(f"{what} {name!r} is unknown: {nearest(name, known)}")
+        raise ConfigError(f"{what} {name!r} is unknown: {nearest(name, known)}{hint}")
     return name
 
 
@@ -678,13 +678,8 @@ def _fn(node: Mapping[str, Any]) -> str:
 def _part(node: Mapping[str, Any], what: str, functions: Mapping[str, Callable[..., Any]]) -> Part:
     if not NAME.fullmatch(node["name"]):
         raise ConfigError(f"{what} name {node['name']!r}: use {NAME.pattern}")
-    fn = _fn(node)
-    if fn not in functions:
-        label = f"{what}.fn" if "fn" in node else what
-        raise ConfigError(
-            f"{label} {fn!r} is unknown: {nearest(fn, functions)} One of your own needs the module "
-            "that it is in: extensions=[MODULE]"
-        )
+    hint = " One of your own needs the module that it is in: extensions=[MODULE]"
+    fn = _known(_fn(node), functions, f"{what}.fn" if "fn" in node else what, hint)
     params = dict(node["params"])
     defaults = parameters(functions[fn])
     for name, value in params.items():

@@ -331,13 +331,13 @@ def told(asked: Stages) -> Iterable[str]:
             f"{_duration(row.seconds):>10}"
         )
     memory, disk = max(row.memory for row in rows), sum(row.disk for row in rows)
+    seconds = sum(row.seconds for row in rows)
     yield ""
     yield (
-        f"Training {_duration(sum(row.seconds for row in rows))} on this machine"
+        f"Training {_duration(seconds)} on this machine"
         f"{_by(asked.sweep.crew.hands)}, tensors {memory / 2**20:,.0f} MiB, "
         f"disk {disk / 1e6:,.1f} MB."
     )
-    seconds = sum(row.seconds for row in rows)
     share = sum(row.evaluating * row.seconds for row in rows) / max(seconds, 1e-9)
     if share >= MUCH:
         yield f"Evaluation is {share:.0%} of it: a larger eval_every takes less."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -370,7 +371,7 @@ def pieces(rows: int, at_once: int) -> list[slice]:
     if rows - count * at_once >= min(GUARD_ELEMENTS, at_once):
         count += 1
     stops = [*range(at_once, count * at_once, at_once), rows]
-    return [slice(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
+    return [slice(*ends) for ends in itertools.pairwise([0, *stops])]
 
 
 def guarded(values: Tensor, span: slice) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lossbench.engine.members import Members, check_loss, guarded, guards
-from lossbench.engine.strategies import Named
+from lossbench.engine.strategies import Named, one_by_one
 from lossbench.engine.update import Update
 from lossbench.instruments import MEASURES, Moment, due
 from lossbench.instruments.agreement import CORE
@@ -225,11 +225,7 @@ def features_of(members: Members) -> Forward | None:
     def packed(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
         if not members.is_apart:
             return torch.func.vmap(one)(parameters, buffers, inputs)
-        states = [
-            [{name: value[place] for name, value in state.items()} for place in range(len(inputs))]
-            for state in (parameters, buffers)
-        ]
-        return torch.stack([one(*each) for each in zip(*states, inputs, strict=True)])
+        return one_by_one(one, parameters, buffers, inputs)
 
     return packed
 

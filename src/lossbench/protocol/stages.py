@@ -279,8 +279,8 @@ class Protocol:
         absent = {facts["loss"] for facts in self._tuned_before(task.context)}
         absent -= {*task.losses.values()}
         before = task.grid
+        by_loss = {task.losses[cell]: found for cell, found in chosen.items()}
         for side in SIDES:
-            by_loss = {task.losses[cell]: found for cell, found in chosen.items()}
             ends = {task.losses[cell]: self._end(task, cell, side) for cell in chosen}
             why = why_too_short(by_loss, ends, side)
             if not why:
@@ -479,6 +479,11 @@ class Protocol:
 _OWN = "loss.params."
 """How the keys begin that only some losses have."""
 
+_SIGNAL = "signal="
+"""How the override of a cell begins that says what drives it."""
+
+_SAID = {"below": "at the lower end", "above": "at the upper end"}
+
 
 def why_too_short(chosen: Mapping[str, Chosen], ends: Mapping[str, float], side: str) -> str:
     """Which losses' best rate lies on an end of the grid, or diverge at its lower one.
@@ -503,11 +508,6 @@ def why_too_short(chosen: Mapping[str, Chosen], ends: Mapping[str, float], side:
     told = [f"{', '.join(best)}: the best learning rate lies"] if best else []
     told += [f"{', '.join(gone)}: runs diverge"] if gone else []
     return f"{'; '.join(told)} {_SAID[side]}" if told else ""
-
-
-_SIGNAL = "signal="
-
-_SAID = {"below": "at the lower end", "above": "at the upper end"}
 
 
 def _candidate(tuned: Mapping[str, Any]) -> Candidate:

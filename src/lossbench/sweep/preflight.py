@@ -51,7 +51,7 @@ def preflight(runs: Iterable[Run]) -> None:
         kinds.setdefault(repr(kind), {})[repr(run.loss)] = run
     for by_loss in kinds.values():
         run = next(iter(by_loss.values()))
-        splits = _read(run)
+        splits = _read(run, f"data {run.data.name}")
         try:
             inputs = splits.inputs["train"]
             batch_indices(run.seed, len(inputs), 1, run.batch_size)
@@ -65,15 +65,23 @@ def preflight(runs: Iterable[Run]) -> None:
             _refuse_parameters(run, splits)
 
 
-def _read(run: Run) -> Splits:
-    """The data of a run; what its function raises names the line that did."""
+def _read(run: Run, what: str) -> Splits:
+    """The data of a run.
+
+    Args:
+        run: Whose.
+        what: How a message begins.
+
+    Raises:
+        ConfigError: They are refused, or their function raises; then its line is named.
+    """
     try:
         return splits_of(run)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"data {run.data.name}: {error}") from error
+        raise ConfigError(f"{what}: {error}") from error
     except Exception as error:
         told, _ = raised(error, DATA[run.data.fn].fn)
-        raise ConfigError(f"data {run.data.name}: {told}") from error
+        raise ConfigError(f"{what}: {told}") from error
 
 
 def _refuse_seeds(runs: Iterable[Run]) -> None:
@@ -84,12 +92,7 @@ def _refuse_seeds(runs: Iterable[Run]) -> None:
         if run.corruption.fn in DROPPING and DATA[run.data.fn].drawn != "fixed"
     }
     for run in by_seed.values():
-        try:
-            splits_of(run)
-        except (ValueError, TypeError) as error:
-            raise ConfigError(
-                f"data {run.data.name}, corruption {run.corruption.name}, seed {run.seed}: {error}"
-            ) from error
+        _read(run, f"data {run.data.name}, corruption {run.corruption.name}, seed {run.seed}")
 
 
 def _refuse_augmentation(run: Run, inputs: Tensor) -> None:

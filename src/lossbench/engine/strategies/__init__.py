@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 
 from lossbench.engine.members import Members
-from lossbench.engine.strategies.autograd import Looped, Vectorised
+from lossbench.engine.strategies.autograd import Looped, Vectorised, one_by_one
 from lossbench.engine.strategies.layers import layers_of
 from lossbench.engine.strategies.rows import Rows, joined
 from lossbench.engine.strategies.spec import Named, Strategy
 from lossbench.engine.strategies.stack import Stack
 
-__all__ = ["Named", "Rows", "Strategy", "joined", "strategy_of"]
+__all__ = ["Named", "Rows", "Strategy", "joined", "one_by_one", "strategy_of"]
 
 log = logging.getLogger(__name__)
 

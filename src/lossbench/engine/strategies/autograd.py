@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -84,11 +85,28 @@ class Looped(Autograd):
 
     def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
         """Outputs, see `Strategy.forward`."""
-        # unbind, because the gradient of an index is as large as the whole pack.
-        own = zip(*(value.unbind() for value in parameters.values()), strict=True)
-        outputs = []
-        for place, values in enumerate(own):
-            moving = {name: value[place] for name, value in buffers.items()}
-            named = dict(zip(parameters, values, strict=True))
-            outputs.append(self._one(named, moving, inputs[place]))
-        return torch.stack(outputs)
+        return one_by_one(self._one, parameters, buffers, inputs)
+
+
+def one_by_one(
+    one: Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor],
+    parameters: Named,
+    buffers: Named,
+    inputs: Tensor,
+) -> Tensor:
+    """What a function makes of each member on its own, [K, ...].
+
+    Args:
+        one: Of a member's parameters, buffers and inputs; it may change buffers in place.
+        parameters: By name, [K, ...].
+        buffers: By name, [K, ...].
+        inputs: [K, N, ...].
+    """
+    # unbind, because the gradient of an index is as large as the whole pack.
+    own = zip(*(value.unbind() for value in parameters.values()), strict=True)
+    outputs = []
+    for place, values in enumerate(own):
+        moving = {name: value[place] for name, value in buffers.items()}
+        named = dict(zip(parameters, values, strict=True))
+        outputs.append(one(named, moving, inputs[place]))
+    return torch.stack(outputs)
