@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from lossbench import config
-from lossbench.data import DATA, Splits, files
+from lossbench.data import DATA, Data, Splits, files
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
 from lossbench.report import pictures
 
 torch.set_num_threads(1)
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
 
 PLAIN = {
     "data": {
@@ -39,6 +40,7 @@ PLAIN = {
         "pack_size": 128,
         "threads": 1,
         "commit_every": 30,
+        "kernel": False,
     },
     "init": {"from": "random", "output_scale": 1.0},
     "name": "test",
@@ -187,3 +189,43 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("promises that held")
         for promise, test, told in found:
             terminalreporter.write_line(f"{promise}: {told}  ({test})")
+
+
+SIZES = {"train": 24, "validation": 12, "test": 12}
+CLASSES = 3
+
+
+def made(shape, seed):
+    draw = torch.Generator().manual_seed(seed)
+    return Splits(
+        {split: torch.randn(size, *shape, generator=draw) for split, size in SIZES.items()},
+        {
+            split: torch.eye(CLASSES)[torch.randint(CLASSES, (size,), generator=draw)]
+            for split, size in SIZES.items()
+        },
+        "classification",
+        1.0,
+    )
+
+
+PUBLISHED = {"tiny_images": made((3, 16, 12), 0), "tiny_grey": made((1, 28, 28), 1)}
+
+
+def tiny_images(*, seed):
+    return PUBLISHED["tiny_images"]
+
+
+def tiny_grey(*, seed):
+    return PUBLISHED["tiny_grey"]
+
+
+def tiny_vectors(*, seed):
+    return made((7,), 10 + seed)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Data sets of two dozen examples, by name: images, grey ones, vectors."""
+    for fn in (tiny_images, tiny_grey, tiny_vectors):
+        drawn_by = "generated" if fn is tiny_vectors else "fixed"
+        monkeypatch.setitem(DATA, fn.__name__, Data(fn, "classification", "test", drawn=drawn_by))

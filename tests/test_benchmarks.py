@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -113,6 +114,19 @@ def test_a_line_finds_the_constant_and_the_part_of_each_member():
 
     found = line([1, 4, 16, 64], [2.0 + 0.5 * members for members in (1, 4, 16, 64)])
     assert (found.constant, found.each) == pytest.approx((2.0, 0.5))
+
+
+@pytest.mark.parametrize("stretch", [1, 7, 1_000])
+def test_a_window_holds_its_updates_however_long_the_stretches_they_come_in(monkeypatch, stretch):
+    from speed.clock import Clock, Enough, lasting
+
+    cuda, steps = torch.device("cuda"), 500
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    clock = Clock(steps, cuda, marks=[100])
+    with contextlib.suppress(Enough):
+        for done in range(stretch, lasting(steps, cuda) + 1, stretch):
+            clock(done)
+    assert steps <= clock.timing(members=1).done < steps + stretch
 
 
 def test_sweep_speed_runs_through_and_gives_whole_tables(tmp_path):

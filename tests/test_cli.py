@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -369,10 +370,23 @@ def test_a_report_says_where_everything_lies(reported, monkeypatch, capsys):
     assert max(map(len, out.splitlines())) <= 80
 
 
+UNDRAWN = """
+import sys
+
+sys.path.insert(0, sys.argv[1])
+from conftest import without_pictures
+from lossbench import cli
+from lossbench.report import pictures
+
+pictures.all_drawn = without_pictures
+sys.exit(cli.main(["report", "runs/mine"]))
+"""
+
+
 def shown_on(reported, *, terminal, **environment):
     """What `lossbench report` writes, to a terminal or to a pipe."""
     ours, theirs = pty.openpty() if terminal else os.pipe()
-    line = [sys.executable, "-m", "lossbench.cli", "report", "runs/mine"]
+    line = [sys.executable, "-c", UNDRAWN, str(Path(__file__).parent)]
     clean = {name: text for name, text in os.environ.items() if name not in ("NO_COLOR", "TERM")}
     with subprocess.Popen(
         line, stdout=theirs, stderr=subprocess.DEVNULL, cwd=reported, env={**clean, **environment}

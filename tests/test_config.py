@@ -13,7 +13,7 @@ from conftest import PLAIN, make_run, plain_config, set_key
 from torch import Tensor
 
 from lossbench import config, launch
-from lossbench.config import ConfigError, fits, load_extensions, to_engine, to_run
+from lossbench.config import PRECISIONS, ConfigError, fits, load_extensions, to_engine, to_run
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
@@ -194,6 +194,21 @@ def test_a_device_this_machine_lacks_is_refused_with_the_cure(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no CUDA device here, use engine=cpu"):
         to_engine(plain_config(engine__device="cuda"))
+
+
+@pytest.mark.parametrize(("is_there", "device"), [(True, "cuda"), (False, "cpu")])
+def test_the_device_auto_is_what_there_is(monkeypatch, is_there, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_there)
+    assert to_engine(plain_config(engine__device="auto")).device == device
+
+
+def test_tf32_is_refused_where_there_is_none_and_is_a_run_of_its_own(monkeypatch):
+    with pytest.raises(ConfigError, match="tf32, which a CPU does not have: use float32"):
+        to_engine(plain_config(engine__precision="tf32", engine__device="auto"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    to_engine(plain_config(engine__precision="tf32", engine__device="auto"))
+    ids = {to_run(plain_config(engine__precision=one)).run_id for one in PRECISIONS}
+    assert len(ids) == len(PRECISIONS)
 
 
 def test_engine_settings_are_checked_too():

@@ -30,10 +30,11 @@ CLASSIFICATION = ["cross_entropy", "brier", "mse_logits", "mae_probs", "quartic_
 VOLATILE = ["pack_id", "pack_size", "train_seconds"]
 
 
-def trained(runs, *, padding=2):
+def trained(runs, *, padding=2, is_kernel_wanted=False):
     pack = packs.Pack("pack", tuple(runs))
     splits = {run.seed: splits_of(run) for run in runs}
-    tables = train(pack, splits, device=CPU, padding=padding, flush=lambda step, snapshot: None)
+    given = {"device": CPU, "padding": padding, "is_kernel_wanted": is_kernel_wanted}
+    tables = train(pack, splits, flush=lambda step, snapshot: None, **given)
     return {name: table.to_pandas() for name, table in tables.items()}
 
 

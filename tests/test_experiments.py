@@ -54,11 +54,17 @@ def header(name: str) -> str:
 LARGE = "essay_full"
 """It takes as long to compose as all others together, and is planned at one size."""
 
-PLANNED = [(name, size) for name in EXPERIMENTS for size in SIZES if name != LARGE]
+PLANNED = [
+    (name, size)
+    for place, name in enumerate(EXPERIMENTS)
+    for size in ("smoke", ("laptop", "full")[place % 2])
+    if name != LARGE
+]
+"""Each at the smallest size, and at one of the others: composing is what takes the time."""
 
 
 @pytest.mark.parametrize(("name", "size"), [*PLANNED, (LARGE, "smoke")])
-def test_an_experiment_can_be_planned_at_every_size(name, size, tmp_path, monkeypatch):
+def test_an_experiment_can_be_planned_at_a_size(name, size, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = planned(f"experiment={name}", f"size={size}", *ONE_OF_EACH)
     assert plan.runs["tune"]

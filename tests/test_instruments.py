@@ -47,7 +47,7 @@ def caught(runs, step=2):
     runs = [make_run(**{**one, "instruments": EVERY}) for one in runs]
     kept = {}
 
-    def measured(self, names, update):
+    def measured(self, names, step, update):
         kept["update"], kept["instruments"] = update, self
         return {}
 
@@ -56,7 +56,8 @@ def caught(runs, step=2):
         patch.setattr(moments.Instruments, "measured", measured)
         (pack,) = packs.group(runs, pack_size=1000)
         trained(pack.runs)
-    moment = kept["instruments"].moment(kept["update"], range(len(kept["update"].loss)))
+    everyone = range(len(kept["update"].loss))
+    moment = kept["instruments"].moment(step, kept["update"], everyone)
     return pack.runs, moment
 
 
@@ -565,4 +566,6 @@ def test_features_of_a_model_without_a_linear_layer_are_none():
     bare = dataclasses.replace(members, model=nn.Flatten())
     assert moments.features_of(bare) is None
     forward = strategy_of(members).forward
-    assert forward(members.parameters, members.buffers, members.batch(0)[0]).dim() == 3
+    assert (
+        forward(members.parameters, members.buffers, members.batch(members.clock(0))[0]).dim() == 3
+    )

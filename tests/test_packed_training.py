@@ -8,13 +8,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import make_run
+from conftest import SIZES, make_run
 from test_engine import assert_same_records, grouped, records_of
 
 from lossbench.config import ConfigError
-from lossbench.data import DATA
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, drawn
-from lossbench.data.splits import Data, Splits
 from lossbench.engine import evaluate
 from lossbench.engine.members import GUARD_ELEMENTS, batch_indices, pieces
 from lossbench.models import MODELS, initialised
@@ -22,43 +20,10 @@ from lossbench.pairing import stream
 from lossbench.records import INSTRUMENTS
 from lossbench.sweep import preflight, splits_of
 
-SIZES = {"train": 24, "validation": 12, "test": 12}
-CLASSES = 3
-
-
-def made(shape, seed):
-    draw = torch.Generator().manual_seed(seed)
-    return Splits(
-        {split: torch.randn(size, *shape, generator=draw) for split, size in SIZES.items()},
-        {
-            split: torch.eye(CLASSES)[torch.randint(CLASSES, (size,), generator=draw)]
-            for split, size in SIZES.items()
-        },
-        "classification",
-        1.0,
-    )
-
-
-PUBLISHED = {"tiny_images": made((3, 16, 12), 0), "tiny_grey": made((1, 28, 28), 1)}
-
-
-def tiny_images(*, seed):
-    return PUBLISHED["tiny_images"]
-
-
-def tiny_grey(*, seed):
-    return PUBLISHED["tiny_grey"]
-
-
-def tiny_vectors(*, seed):
-    return made((7,), 10 + seed)
-
 
 @pytest.fixture(autouse=True)
-def data(monkeypatch):
-    for fn in (tiny_images, tiny_grey, tiny_vectors):
-        drawn_by = "generated" if fn is tiny_vectors else "fixed"
-        monkeypatch.setitem(DATA, fn.__name__, Data(fn, "classification", "test", drawn=drawn_by))
+def data(tiny):
+    """The small data sets, for every test here."""
 
 
 def alone(run):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from conftest import without_pictures
 from sweep_on_disk import (
     CLASSIFICATION,
     HOSTILE,
@@ -73,8 +74,15 @@ def sweep(tmp_path_factory):
 
 @pytest.fixture
 def svg_only(monkeypatch):
-    """Only the picture that stands in the page; the formats beside it have their own tests."""
+    """Only the picture that stands in the page, and a wide one; the rest has its own tests."""
+    monkeypatch.setattr(pictures, "WIDTHS", {"": pictures.WIDTHS[""]})
     monkeypatch.setattr(pictures, "_encoded", lambda figure: {"svg": pictures._svg(figure)})
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Text and tables only."""
+    monkeypatch.setattr(pictures, "all_drawn", without_pictures)
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +264,6 @@ def test_every_kind_of_sweep_gives_a_report_and_a_table(tmp_path, name, caplog):
 
 
 @pytest.mark.usefixtures("svg_only")
-@pytest.mark.usefixtures("svg_only")
 def test_tasks_whose_names_differ_in_a_sign_only_have_figures_of_their_own(tmp_path):
     runs = [
         replace(run, data=data)
@@ -266,9 +273,10 @@ def test_tasks_whose_names_differ_in_a_sign_only_have_figures_of_their_own(tmp_p
     page = Page(report.write(build(tmp_path / "alike", runs)))
     assert len(page.ids) == len({*page.ids})
     drawn = [*(tmp_path / "alike" / "report" / "figures").glob("learning_curves_my_data*.svg")]
-    assert len(drawn) == 4
+    assert len(drawn) == 2
 
 
+@pytest.mark.usefixtures("svg_only")
 def test_a_figure_that_breaks_costs_itself_only(tmp_path, monkeypatch, caplog):
     def broken(*_, **__):
         raise RuntimeError("broken on purpose")
@@ -294,6 +302,7 @@ def test_a_report_leaves_nothing_of_the_one_before(tmp_path):
     assert own_notes.exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_own_sweeps_are_exploratory_at_each_loss_best_rate(tmp_path):
     folder = build(tmp_path / "own", own(rates=(0.01, 0.1), seeds=8), declaration=False)
     text = report.table(folder)
@@ -314,7 +323,7 @@ def test_one_seed_has_no_interval_and_says_so(tmp_path):
     assert "too few pairs" in text
 
 
-@pytest.mark.usefixtures("svg_only")
+@pytest.mark.usefixtures("no_pictures")
 def test_runs_that_are_no_pairs_give_a_report_that_says_so_and_no_verdict(tmp_path):
     runs = [replace(run, env="gpu") if run.loss == "brier" else run for run in own(seeds=8)]
     folder = build(tmp_path / "mixed", runs)
@@ -323,13 +332,13 @@ def test_runs_that_are_no_pairs_give_a_report_that_says_so_and_no_verdict(tmp_pa
     assert "loss minus" not in page.text
 
 
-@pytest.mark.usefixtures("svg_only")
 def test_tables_of_the_page_leave_metrics_of_the_last_step_to_the_files():
     names = ["accuracy", "brier", "auroc", "aurc", "brier_resolution", "balanced_accuracy"]
     task = SimpleNamespace(metric="accuracy", summary=pd.DataFrame({"metric": names, "n": 3}))
     assert words.other_metrics(task) == ["brier", "balanced_accuracy"]
 
 
+@pytest.mark.usefixtures("svg_only")
 def test_hostile_names_are_shown_and_never_obeyed(tmp_path):
     folder = build(tmp_path / "hostile", own(dict.fromkeys([*HOSTILE, "cross_entropy"], "proper")))
     page = Page(report.write(folder))
@@ -461,6 +470,7 @@ def test_every_figure_of_the_report_has_its_script(sweep, page):
         assert any(path.stem.startswith(name) for name in names), path
 
 
+@pytest.mark.usefixtures("svg_only")
 def test_a_report_of_noisy_labels_says_what_selecting_on_them_cost(noisy):
     page = Page(report.write(noisy))
     assert page.text.count("What selection on noisy labels cost.") == 1  # a caption is told once
@@ -471,6 +481,7 @@ def test_a_report_of_noisy_labels_says_what_selecting_on_them_cost(noisy):
     assert page.text.count("0, the same choice") == len(rows)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_report_without_corruption_does_not_speak_of_it(two_tasks):
     report.write(two_tasks)
     text = (two_tasks / "report" / "index.html").read_text()
@@ -478,6 +489,7 @@ def test_a_report_without_corruption_does_not_speak_of_it(two_tasks):
     assert not (two_tasks / "report" / "tables" / "selection_cost.csv").exists()
 
 
+@pytest.mark.usefixtures("svg_only")
 def test_a_report_of_tasks_with_losses_in_common_looks_at_them_together(two_tasks):
     page = Page(report.write(two_tasks))
     assert "Which loss does well over all 2 tasks of regression in rmse?" in page.text

@@ -6,17 +6,22 @@ import json
 import logging
 import weakref
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import make_run
 from test_engine import assert_same_records, grouped, records_of, single_run_loop, trained
+from test_packed_training import MODEL_CASES
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 
 from lossbench import metrics, packs
+from lossbench.engine import members as engine_members
 from lossbench.engine import strategies
+from lossbench.engine.arithmetic import arithmetic
 from lossbench.engine.members import gathered
-from lossbench.engine.strategies import Rows, strategy_of
+from lossbench.engine.strategies import Rows, compiled, strategy_of
 from lossbench.engine.strategies.autograd import Looped, Vectorised
 from lossbench.engine.strategies.layers import DERIVED, layers_of
 from lossbench.engine.strategies.stack import Stack
@@ -51,7 +56,7 @@ def all_three(members):
 
 def of_modules(members, slope):
     """Outputs and gradients of the mean, each member a module of its own."""
-    inputs, outputs, gradients = members.batch(0)[0], [], []
+    inputs, outputs, gradients = members.batch(members.clock(0))[0], [], []
     for place in range(len(members.runs)):
         own = {name: value[place] for name, value in members.parameters.items()}
         members.model.load_state_dict(own)
@@ -79,7 +84,7 @@ def test_every_strategy_has_the_outputs_and_gradients_of_single_modules(name, pr
     data, model, params = MODELS[name]
     shared = {"data": data, "model": model, "model__params": params, "engine__precision": precision}
     members = members_of([make_run(seed=seed, **shared) for seed in range(5)])
-    inputs = members.batch(0)[0]
+    inputs = members.batch(members.clock(0))[0]
     draw = torch.Generator().manual_seed(0)
     slope = torch.randn(len(inputs), inputs.shape[1], 1, generator=draw, dtype=inputs.dtype)
     output, gradient = of_modules(members, slope)
@@ -101,8 +106,10 @@ def test_every_activation_of_the_models_has_its_derivative_here():
     assert {*NAMED.values()} == {*DERIVED}
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+CASES = [*((optimizer, "float64", 1e-9) for optimizer in OPTIMIZERS), ("sgd", "float32", 1e-4)]
+
+
+@pytest.mark.parametrize(("optimizer", "precision", "tolerance"), CASES)
 @pytest.mark.parametrize("task", ["regression", "classification"])
 def test_every_loss_trains_in_a_stack_as_by_vmap(
     monkeypatch, task, optimizer, precision, tolerance
@@ -256,7 +263,7 @@ def test_convolutions_run_one_by_one_on_the_cpu_without_repetitions(monkeypatch)
     strategy = strategy_of(members)
     assert (strategy.name, strategy.apart(members)) == ("loop", [slice(0, 1)])
     parameters = strategy.arranged(members.parameters)
-    output = strategy.output(parameters, {}, members.batch(0)[0])
+    output = strategy.output(parameters, {}, members.batch(members.clock(0))[0])
     expected, slopes = of_modules(members, torch.ones_like(output))
     torch.testing.assert_close(output, expected)
     for name, value in strategy.gradient(torch.ones_like(output)).items():
@@ -316,3 +323,89 @@ def test_a_member_is_recalibrated_to_the_same_bits_with_any_others(examples):
         own = metrics.recalibrate(output[first : last + 2], target[first : last + 2])
         # The last one is a guard, as in every pack on the CPU.
         assert torch.equal(own[: last - first], whole[first:last])
+
+
+MODELS_OF_IMAGES = ["lenet", "resnet8", "vit dropout"]
+
+
+@pytest.mark.parametrize("case", MODELS_OF_IMAGES)
+def test_a_compiled_pack_has_the_records_of_one_that_is_not(monkeypatch, tiny, case):
+    """As on CUDA, where packs of convolutions are not computed one by one."""
+    monkeypatch.setattr(engine_members, "runs_apart", lambda *_: False)
+    data, model, params = MODEL_CASES[case]
+    facts = {"data": data, "model": model, "model__params": params, "steps": 4, "batch_size": 8}
+    runs = [
+        make_run(**facts, log_every=1, eval_every=4, loss=loss, seed=seed)
+        for loss in ("cross_entropy", "brier")
+        for seed in (0, 1)
+    ]
+    plain = grouped(runs)
+    monkeypatch.setattr(strategies.autograd, "pays", lambda _: True)
+    monkeypatch.setitem(compiled.BACKENDS, "cpu", "aot_eager")
+    found = grouped(runs)
+    assert {json.loads(told)["strategy"] for told in found["runs"].pop("environment")} == {
+        "vmap compiled"
+    }
+    plain["runs"].pop("environment")
+    for run in runs:
+        assert_same_records(records_of(found, run), records_of(plain, run))
+    (first,) = compiled._last.values()
+    grouped(runs[::2])  # another number of members
+    (second,) = compiled._last.values()
+    grouped(runs[1::2])
+    assert compiled._last[next(iter(compiled._last))] is second is not first
+    compiled._last.clear()
+
+
+def refusing(graph, inputs):
+    raise RuntimeError("no compiler here")
+
+
+BROKEN = {
+    "forward": refusing,
+    "backward": aot_autograd(fw_compiler=lambda graph, _: graph, bw_compiler=refusing),
+}
+
+
+@pytest.mark.parametrize("which", BROKEN)
+def test_what_cannot_be_compiled_trains_as_it_is_and_says_so(monkeypatch, tiny, caplog, which):
+    monkeypatch.setattr(engine_members, "runs_apart", lambda *_: False)
+    monkeypatch.setattr(strategies.autograd, "pays", lambda _: True)
+    monkeypatch.setitem(compiled.BACKENDS, "cpu", BROKEN[which])
+    run = make_run(data="tiny_images", model="strided_cnn", loss="brier", steps=2, batch_size=8)
+    found = grouped([run])["runs"]
+    assert found.status[0] == "done"
+    assert json.loads(found.environment[0])["strategy"] == "vmap"
+    assert "the model is not compiled" in caplog.text
+    compiled._last.clear()
+
+
+def test_compiling_pays_for_convolutions_on_cuda_only():
+    (run,) = [make_run(data="digits", model="mlp", loss="brier")]
+    members = members_of([run])
+    assert not compiled.pays(members)
+    conv, linear = nn.Conv2d(1, 1, 1), nn.Linear(1, 1)
+    cases = [(conv, "own", True), (linear, "own", False), (conv, "norm_matched", False)]
+    for model, signal, expected in cases:
+        (run,) = [make_run(data="digits", model="mlp", loss="brier", signal=signal)]
+        there = SimpleNamespace(device=torch.device("cuda"))
+        found = SimpleNamespace(places=there, model=nn.Sequential(model), runs=(run,))
+        assert compiled.pays(found) == expected
+
+
+def multiplied():
+    backends = torch.backends
+    told = backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
+    return *told, backends.cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    ("precision", "products"), [("float32", "ieee"), ("float64", "ieee"), ("tf32", "tf32")]
+)
+def test_a_cuda_device_multiplies_as_asked_and_as_before_afterwards(precision, products):
+    before = multiplied()
+    with arithmetic(torch.device("cuda"), precision):
+        assert multiplied() == (products, products, True, True)
+    assert multiplied() == before
+    with arithmetic(CPU, precision):
+        assert multiplied() == before

@@ -74,7 +74,7 @@ def test_a_folder_that_is_no_sweep_is_a_mistake(tmp_path, capsys):
 
 def test_no_member_depends_on_its_pack_mates_here(capsys):
     assert cli.main(["verify", "--machine"]) == cli.DONE
-    assert capsys.readouterr().out.count("0 differ: bitwise") == 2
+    assert capsys.readouterr().out.count("0 differ: bitwise") == 4
 
 
 def test_a_member_that_depends_on_its_pack_mates_is_noticed(monkeypatch):
@@ -89,7 +89,7 @@ def test_a_member_that_depends_on_its_pack_mates_is_noticed(monkeypatch):
 
     monkeypatch.setattr(invariance, "train", coupled)
     found = invariance.invariance.__wrapped__("cpu", "float32", 2)
-    assert found.differing > 100
+    assert found.differing > 50
     assert 1e-6 < found.worst < 2e-5
     assert found.mode.startswith("within ")
 

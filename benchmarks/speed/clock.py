@@ -9,8 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-WARM = 3
-"""Updates before a window of time begins."""
+WARM, WARM_CARD = 3, 200
+"""Updates before a window of time begins, on the CPU and on a CUDA device."""
+
+LONGEST_STRETCH = 1_000
+"""Updates that a CUDA device makes in one go, at most."""
 
 
 class Enough(Exception):
@@ -42,7 +45,9 @@ class Timing:
 
 
 class Clock:
-    """Called after each update with the number of updates done: what the engine calls `flush`.
+    """Called after updates with the number of updates done: what the engine calls `flush`.
+
+    On a CUDA device, where updates come in stretches, only marks are waited for.
 
     Args:
         steps: Updates of the window.
@@ -51,8 +56,9 @@ class Clock:
     """
 
     def __init__(self, steps: int, device: torch.device, marks: Collection[int] = ()) -> None:
-        self.first, self.last, self.device = WARM, WARM + steps, device
-        self.waits = {self.first, self.last, *(WARM + mark for mark in marks)}
+        self.first = warm(device)
+        self.last, self.device = self.first + steps, device
+        self.waits = sorted({self.first, self.last, *(self.first + mark for mark in marks)})
         self.seen: list[tuple[int, float, float]] = []
 
     def __call__(self, step: int, snapshot: object = None) -> None:
@@ -63,8 +69,14 @@ class Clock:
         """
         if step < self.first:
             return
-        if self.device.type == "cuda" and step in self.waits:
+        if not self.seen:  # the window begins here, and updates may have come in a stretch
+            self.waits = [step + wait - self.first for wait in self.waits]
+            self.last += step - self.first
+        if self.device.type == "cuda":
+            if step < self.waits[0]:
+                return
             torch.cuda.synchronize()
+            self.waits = [wait for wait in self.waits if wait > step]
         self.seen.append((step, time.perf_counter(), time.process_time()))
         if step >= self.last:
             raise Enough
@@ -76,13 +88,23 @@ class Clock:
         return Timing(members * (last - first), wall, processor)
 
 
+def warm(device: torch.device) -> int:
+    """Updates before a window begins: on a CUDA device stretches of them are captured by then."""
+    return WARM_CARD if device.type == "cuda" else WARM
+
+
+def lasting(steps: int, device: torch.device) -> int:
+    """Updates of a training that a window of so many lies in: it ends after the window."""
+    return warm(device) + steps + (3 * LONGEST_STRETCH if device.type == "cuda" else 1)
+
+
 def timed(
     train: Callable[[Clock], object], *, steps: int, members: int, device: torch.device
 ) -> Timing:
     """A window of some updates of a training.
 
     Args:
-        train: Trains for at least `WARM + steps + 1` updates; calls the clock after each.
+        train: Trains for `lasting(steps, device)` updates; calls the clock after each.
         steps: Updates within the window.
         members: K.
         device: Where it trains.
@@ -99,7 +121,7 @@ def matmul(device: torch.device, *, size: int, times: int) -> Timing:
     right = torch.rand(size, size, device=device)
 
     def products(clock: Clock) -> None:
-        for step in range(1, WARM + times + 1):
+        for step in range(1, lasting(times, device)):
             torch.mm(left, right)
             clock(step)
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from lossbench.engine.capture import Captured
+from lossbench.engine.course import Course, _stretch, _told, probed
 from lossbench.engine.evaluate import evaluated
 from lossbench.engine.members import Members, gathered
 from lossbench.engine.recorder import Recorder
@@ -19,14 +21,17 @@ from lossbench.engine.signals import own
 from lossbench.engine.strategies import strategy_of
 from lossbench.engine.strategies.autograd import Autograd
 from lossbench.engine.strategies.stack import Stack
-from lossbench.engine.train import _probed, train
-from lossbench.engine.update import PerMemberLoss, Updates, _living
+from lossbench.engine.train import _trained, train
+from lossbench.engine.update import PerMemberLoss, Updates, _live
 from lossbench.optimizers import OPTIMIZERS, fresh_state, scheduled
-from speed.clock import WARM, Clock, Enough
+from speed.clock import Clock, Enough, lasting
 from speed.tasks import pack
 from speed.ways import Setting, trained
 
-THROUGH: tuple[Callable[..., Any], ...] = (train, Updates.__call__, Updates._part, own)
+THROUGH: tuple[Callable[..., Any], ...] = (
+    *(train, _trained, own, Captured.__call__, Course.advance, Course.logged),
+    *(Course._replay, _stretch, _told, Updates.once, Updates.shown, Updates._made, Updates._part),
+)
 """Functions whose time is that of what they call, and their own."""
 
 PARTS: dict[str, tuple[Callable[..., Any], ...]] = {
@@ -34,8 +39,8 @@ PARTS: dict[str, tuple[Callable[..., Any], ...]] = {
     "losses": (PerMemberLoss.__call__,),
     "batches": (Members.batch,),
     "optimizer": (OPTIMIZERS["sgd"], scheduled),
-    "freezing of members": (_living,),
-    "probes": (_probed,),
+    "freezing of members": (_live,),
+    "probes": (probed,),
     "evaluation": (evaluated,),
     "set-up": (gathered, strategy_of, Updates.__init__, fresh_state, Stack.arranged),
     "records": (Recorder.steps, Recorder.evals, Recorder.check, Recorder.tables),
@@ -79,12 +84,13 @@ def over_steps(setting: Setting, *, members: int) -> list[tuple[int, float, floa
     steps = 16 if setting.is_quick else STEPS
     stamps = [steps // part for part in (16, 8, 4, 2, 1)]
     watch = Clock(stamps[-1], torch.device(setting.device), marks=stamps)
-    runs = pack(setting.task, members, steps=WARM + stamps[-1] + 1)
+    device = torch.device(setting.device)
+    runs = pack(setting.task, members, steps=lasting(stamps[-1], device))
     with contextlib.suppress(Enough):
         trained(runs, setting, watch)
-    _, wall, processor = watch.seen[0]
-    seen = {row[0] - WARM: (row[1] - wall, row[2] - processor) for row in watch.seen}
-    return [(stamp, *seen[stamp]) for stamp in stamps]
+    begin, wall, processor = watch.seen[0]
+    seen = [(step - begin, at - wall, used - processor) for step, at, used in watch.seen[1:]]
+    return [next(row for row in seen if row[0] >= stamp) for stamp in stamps]
 
 
 def profile(setting: Setting, *, members: int, steps: int) -> dict[str, float]:

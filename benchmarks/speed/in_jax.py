@@ -23,6 +23,8 @@ from lossbench.data import Splits
 from lossbench.engine import batch_indices
 from lossbench.engine.members import started
 
+jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 on a card, as all rows
+
 Parameters = list[tuple[Any, Any]]
 
 LOSSES: dict[str, Callable[..., Any]] = {

@@ -87,8 +87,15 @@ class Measured:
     @property
     def ours(self) -> Way:
         """The way that goals are judged by: the largest usual pack, on every core."""
-        full = [way for way in self.ways if way.kind == "pack" and way.processes > 1]
-        return full[0] if full else [way for way in self.ways if way.kind == "pack"][-1]
+        packs = [way for way in self.ways if way.kind == "pack"]
+        full = [way for way in packs if way.processes > 1]
+        named = [way for way in packs if way.members == self.task.card_members]
+        return [*full, *named, *reversed(packs)][0]
+
+    @property
+    def goals(self) -> Mapping[str, float]:
+        """Wanted ratios here, by what is compared with."""
+        return self.task.card_goals if self.device == "cuda" else self.task.goals
 
 
 @dataclass(frozen=True)
@@ -166,32 +173,36 @@ class Page:
     # ---- goals -----------------------------------------------------------------------------------
 
     def _goals(self) -> str:
-        rows, notes = [], []
-        for one in self.found:
-            for other, wanted in one.task.goals.items():
-                got = self._reached(one, other)
-                told = "not measured" if got is None else "met" if got >= wanted else "**miss**"
-                ratio = "" if got is None else f"{got:.2f}x"
-                rows.append([one.task.name, other, f"{wanted:g}x", ratio, told])
-            notes.append(self._lost(one))
-        head = ["task", "over", "wanted", "measured", ""]
+        head, rows = ["task", "over", "wanted", "measured", ""], self._judged(self.found)
         named = ", ".join(f"`{one.ours.name}` for {one.task.name}" for one in self.found)
         lead = (
             f"## What was wanted\n\nOf {named}, nothing logged. B0 is the faster of its rows "
             "with one and with all threads, where both could be measured."
         )
+        notes = [self._lost(one) for one in self.found]
         return "\n\n".join([lead, table(head, rows), *filter(None, notes)])
 
+    def _judged(self, measured: Sequence[Measured]) -> list[list[str]]:
+        rows = []
+        for one in measured:
+            for other, wanted in one.goals.items():
+                got = self._reached(one, other)
+                told = "not measured" if got is None else "met" if got >= wanted else "**miss**"
+                ratio = "" if got is None else f"{got:.2f}x"
+                rows.append([one.task.name, other, f"{wanted:,g}x", ratio, told])
+        return rows
+
     def _reached(self, one: Measured, other: str) -> float | None:
-        names = [other, f"{other}, all threads"] if self.clock == "wall" else [other]
-        ratios = [one.ratio(one.ours, name, self.clock) for name in names]
+        clock = "wall" if one.device == "cuda" else self.clock
+        names = [other, f"{other}, all threads"] if clock == "wall" else [other]
+        ratios = [one.ratio(one.ours, name, clock) for name in names]
         known = [ratio for ratio in ratios if ratio is not None]
         return min(known) if known else None
 
     def _lost(self, one: Measured) -> str:
         """Where the time of a task that misses a goal goes."""
-        reached = {other: self._reached(one, other) for other in one.task.goals}
-        if all(got is None or got >= one.task.goals[other] for other, got in reached.items()):
+        reached = {other: self._reached(one, other) for other in one.goals}
+        if all(got is None or got >= one.goals[other] for other, got in reached.items()):
             return ""
         parts = [f"{part} {share:.0%}" for part, share in one.profile.items() if share >= 0.05]
         share = _share(one, one.ours, self.clock)
@@ -297,10 +308,19 @@ class Page:
 
     def _card(self) -> str:
         if not self.on_card:
-            return "## On a GPU\n\nnot measured: no accelerator"
+            return f"## On a GPU\n\n{NO_CARD}"
         lead = f"## On a GPU\n\n{torch.cuda.get_device_name()}, float32 without TF32, wall time."
-        return "\n\n".join([lead, *(_rates(one, "wall") for one in self.on_card)])
+        named = ", ".join(f"`{one.ours.name}` for {one.task.name}" for one in self.on_card)
+        head = ["task", "over", "wanted", "measured", ""]
+        judged = table(head, self._judged(self.on_card))
+        told = f"Of {named}, nothing logged; wanted on an H100."
+        return "\n\n".join([lead, told, judged, *(_rates(one, "wall") for one in self.on_card)])
 
+
+NO_CARD = """Not measured: no accelerator was to be had. What would run there is tested without one:
+captured updates by a recording that is replayed on the CPU, the Triton kernel by Triton's
+interpreter and compiled for an H100, compiled models by torch.compile without its code generator.
+"""
 
 LEGEND = """Float32, SGD with momentum 0.9, the same four losses in every row (`cross_entropy`,
 `brier`, `mae_probs`, `quartic_probs`; `mse`, `mae`, `quartic`, `huber`), one thread per process

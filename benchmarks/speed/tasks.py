@@ -71,6 +71,8 @@ class Task:
         goals: Wanted ratio of a pack on every core, by what it is compared with.
         members: K of that pack: 128, as by default; 16 where members run one by one, so that K
             changes nothing but the length of an update.
+        card_goals: Wanted ratios of a pack on an H100.
+        card_members: K of that one.
     """
 
     name: str
@@ -83,6 +85,8 @@ class Task:
     batch_size: int
     goals: Mapping[str, float] = field(default_factory=dict)
     members: int = PACK_SIZE
+    card_goals: Mapping[str, float] = field(default_factory=dict)
+    card_members: int = 1024
 
     def run(self, loss: str, **typed: Any) -> Run:
         """One run; `typed` are top-level keys, and `lr`, `precision`."""
@@ -110,18 +114,23 @@ def tasks(*, is_quick: bool) -> dict[str, Task]:
         Task(
             *("W1", "digits, MLP 64-128-128-10", "digits", {}),
             *("mlp", (128, 128), CLASSES, 128, {"B0": 8, "B1 per core": 2.2}),
+            card_goals={"B1": 1_500},
         ),
         Task(
             *("W2", f"{images}, MLP 784-256-256-10", images, {"examples": many}),
             *("mlp", (256, 256), CLASSES, 128, {"B0": 2.4, "B1 per core": 1.5}),
+            card_goals={"B1": 220},
         ),
         Task(
             *("W3s", f"{images}, CNN 32-64-128 of stride 2", images, {"examples": few}),
             *("strided_cnn", (32, 64, 128), CLASSES, 128, {"B1 per core": 1}, 16),
+            card_goals={"B1": 30},
+            card_members=64,
         ),
         Task(
             *("W4", "noisy_linear, MLP 8-64-64-1", "noisy_linear", {"examples": rows}),
             *("mlp", (64, 64), REALS, 64, {"B0": 25, "B1 per core": 7}),
+            card_goals={"B1": 5_000},
         ),
     )
     if is_quick:

@@ -17,14 +17,18 @@ import torch
 from lossbench.config import Run
 from lossbench.data import Splits
 from lossbench.engine import train
+from lossbench.engine.arithmetic import arithmetic
 from lossbench.packs import Pack
 from speed import baselines
-from speed.clock import WARM, Clock, Timing, matmul, timed, total
+from speed.clock import WARM, Clock, Timing, lasting, matmul, timed, total
 from speed.tasks import NEVER, PACK_SIZE, Task, packs, parameters, splits
 
 MEMBERS = (1, 2, 4, 16, 64, 128, 1024)
 COPIES = 10
 """Tensors of the size of all parameters that are alive at a step, rounded up."""
+
+CARD_STEPS = 500
+"""Updates of a pack in a window on a CUDA device, at least."""
 
 LONGEST = 10.0
 """Seconds that the updates of one window may take before a way is skipped."""
@@ -87,7 +91,7 @@ def ways(task: Task, *, is_quick: bool, device: str) -> list[Way]:
     baseline = [Way("B0", "loader"), Way("B1", "tensors")]
     more = [Way("B2", "compiled"), Way("B4", "lightning"), Way("JAX", "jax", PACK_SIZE)]
     alone = [Way(f"ours K={members}", "pack", members) for members in counts]
-    most = min(task.members, counts[-1])
+    most = min(task.card_members if device == "cuda" else task.members, counts[-1])
     logging = [
         Way(f"ours K={most}, logged every {every}", "pack", most, every) for every in (10, 1)
     ]
@@ -113,7 +117,8 @@ def timing(way: Way, setting: Setting) -> Timing:
     """
     refuse(way, setting)
     torch.set_num_threads(way.threads)
-    return KINDS[way.kind](way, setting)
+    with arithmetic(torch.device(setting.device), "float32"):
+        return KINDS[way.kind](way, setting)
 
 
 def refuse(way: Way, setting: Setting) -> None:
@@ -148,7 +153,8 @@ def _refuse_large(way: Way, setting: Setting) -> None:
     if each * way.members * way.processes > free / 2:
         need = each * way.members * way.processes / 2**30
         raise Skipped(f"memory: needs {need:.0f} GiB, {free / 2**30:.0f} GiB are free")
-    if (WARM + 2) * way.members / setting.guess > LONGEST:
+    is_long = setting.device == "cpu"  # elsewhere an update of a pack is not so much longer
+    if is_long and (WARM + 2) * way.members / setting.guess > LONGEST:
         raise Skipped(f"time: an update of the pack takes {way.members / setting.guess:.0f} s")
 
 
@@ -163,14 +169,15 @@ def _plain(train_one: Callable[..., Any], way: Way, setting: Setting) -> Timing:
 
         return timed(training, steps=steps, members=1, device=device)
 
-    return total(one(task.run(loss, steps=WARM + steps + 1)) for loss in task.losses)
+    return total(one(task.run(loss, steps=lasting(steps, device))) for loss in task.losses)
 
 
 def _pack(way: Way, setting: Setting) -> Timing:
     """Packs of K members, one after the other where they hold fewer than all losses."""
     device = torch.device(setting.device)
     steps = _steps(setting, members=max(way.members, len(setting.task.losses)))
-    typed = {"steps": WARM + steps + 1, "log_every": way.log_every}
+    steps = max(steps, CARD_STEPS) if setting.device == "cuda" else steps
+    typed = {"steps": lasting(steps, device), "log_every": way.log_every}
     return total(
         timed(
             functools.partial(trained, pack, setting),
@@ -187,7 +194,10 @@ def trained(pack: Pack, setting: Setting, clock: Callable[..., None]) -> Any:
     data = {run.seed: setting.splits(run.seed) for run in pack.runs}
     padding = 2 if setting.device == "cpu" else len(pack.runs)
     device = torch.device(setting.device)
-    return train(pack, data, device=device, padding=padding, flush=clock)
+    is_kernel = setting.device == "cuda"
+    return train(
+        pack, data, device=device, padding=padding, flush=clock, is_kernel_wanted=is_kernel
+    )
 
 
 def _jax(way: Way, setting: Setting) -> Timing:

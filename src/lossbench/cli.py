@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import json
 import logging
 import math
@@ -388,11 +389,11 @@ def _verify_machine(arguments: list[str]) -> int:
     exit_code = DONE
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for device in devices:
-        for precision in ("float32", "float64"):
-            found = invariance.invariance(device, precision, 2 if device == "cpu" else 8)
-            told = (
-                f"{device} {precision}: {found.compared:,} values of the same runs in other packs"
-            )
+        for precision, strategy in itertools.product(("float32", "float64"), invariance.MODELS):
+            padding = 2 if device == "cpu" else 8
+            found = invariance.invariance(device, precision, padding, strategy)
+            values = f"{found.compared:,} values of the same runs in other packs"
+            told = f"{device} {precision} {strategy}: {values}"
             print(f"{told}, {found.differing} differ: {found.mode}")
             exit_code = exit_code if not found.differing else SOME_FAILED
     return exit_code

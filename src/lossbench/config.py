@@ -44,8 +44,10 @@ ENGINE_SCHEMA = 2
 """Rises when a change of the engine, the optimizers or the schedules alters results."""
 
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
-DEVICES = ("cpu", "cuda")
-PRECISIONS = ("float32", "float64")
+AUTO, TF32 = "auto", "tf32"
+DEVICES = ("cpu", "cuda", AUTO)
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64, TF32: torch.float32}
+"""Type of parameters and data by precision; with tf32 products round their factors to 10 bits."""
 
 
 class ConfigError(ValueError):
@@ -120,6 +122,7 @@ class EngineNode:
     pack_size: int = 128
     threads: int = 1
     commit_every: float = 30.0
+    kernel: bool = False
 
 
 @dataclass
@@ -272,10 +275,11 @@ class Engine:
     """How a sweep is run: changes speed, never results beyond float tolerance.
 
     Attributes:
-        device: "cpu" or "cuda".
+        device: "cpu" or "cuda"; "auto" has become one of them.
         pack_size: Most members of a pack.
         threads: Of each process.
         commit_every: Seconds between two checkpoints.
+        kernel: Whether the Triton kernel trains what it can, on CUDA.
         data_root: Folder with the files of data sets.
         download: Whether files that are missing there may be downloaded.
     """
@@ -284,6 +288,7 @@ class Engine:
     pack_size: int
     threads: int
     commit_every: float
+    kernel: bool = False
     data_root: str = ROOT
     download: bool = False
 
@@ -383,9 +388,14 @@ def to_engine(config: DictConfig | Mapping[str, Any]) -> Engine:
     plain = _plain(config)
     node, data = plain["engine"], plain["data"]
     _check_engine(node)
-    if node["device"] == "cuda" and not torch.cuda.is_available():
+    is_there = torch.cuda.is_available()
+    if node["device"] == "cuda" and not is_there:
         raise ConfigError("engine.device is cuda: torch finds no CUDA device here, use engine=cpu")
-    names = ("device", "pack_size", "threads", "commit_every")
+    if node["device"] == AUTO:
+        node["device"] = "cuda" if is_there else "cpu"
+    if node["precision"] == TF32 and node["device"] == "cpu":
+        raise ConfigError("engine.precision is tf32, which a CPU does not have: use float32")
+    names = ("device", "pack_size", "threads", "commit_every", "kernel")
     values = {name: node[name] for name in names}
     return Engine(**values, data_root=data["root"], download=data["download"])
 

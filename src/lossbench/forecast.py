@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lossbench import packs, probes, records, statistics
-from lossbench.config import ConfigError, Run
+from lossbench.config import PRECISIONS, ConfigError, Run
 from lossbench.data import files
 from lossbench.engine import evaluate, runs_apart, train
 from lossbench.instruments import times
@@ -211,7 +211,7 @@ class _Speeds:
     def memory(self, pack: Pack) -> float:
         """Bytes of a pack's data, of its parameters, and of one chunk of an evaluation or batch."""
         numbers = self._numbers(pack)
-        width = 4.0 if pack.runs[0].precision == "float32" else 8.0
+        width = PRECISIONS[pack.runs[0].precision].itemsize
         seeds = len({run.seed for run in pack.runs})
         tensors = seeds * numbers.seed + self._members(pack) * numbers.member + numbers.once
         return width * tensors + seeds * numbers.drawn

@@ -438,13 +438,15 @@ def _basic_jobs(config: DictConfig, composer: Any) -> list[list[str]]:
 
 
 def _sweep(config: DictConfig, hydra: Any) -> Sweep:
-    from lossbench.config import to_engine
+    from lossbench.config import TF32, to_engine
     from lossbench.sweep import Sweep
 
-    ending = _ending(hydra)
+    ending, engine = _ending(hydra), to_engine(config)
+    if config.engine.precision == TF32:
+        log.warning("tf32 rounds factors to 10 bits: steep losses like quartic train otherwise")
     return Sweep(
         folder=Path(str(hydra.sweep.dir) + ending),
-        engine=to_engine(config),
+        engine=engine,
         extensions=[*config.extensions],
         facts={
             "name": config.name + ending,

@@ -33,7 +33,7 @@ def sgd(
     gradient: Mapping[str, Tensor],
     state: State,
     *,
-    step: int,
+    step: int | Tensor,
     hyper: Hyperparameters,
 ) -> dict[str, Tensor]:
     """Next parameters of SGD with momentum and L2 weight decay, as torch.optim.SGD.
@@ -42,7 +42,7 @@ def sgd(
         parameters: [K, ...] by name.
         gradient: Same names and shapes.
         state: Momentum buffers, updated in place.
-        step: Updates done before this one.
+        step: Updates done before this one; a number, or a float64 tensor without dimensions.
         hyper: Learning rate, momentum and weight decay of each member.
     """
     after = {}
@@ -60,7 +60,7 @@ def adam(
     gradient: Mapping[str, Tensor],
     state: State,
     *,
-    step: int,
+    step: int | Tensor,
     hyper: Hyperparameters,
     beta1: float = 0.9,
     beta2: float = 0.999,
@@ -72,7 +72,7 @@ def adam(
         parameters: [K, ...] by name.
         gradient: Same names and shapes.
         state: First and second moments, updated in place.
-        step: Updates done before this one.
+        step: Updates done before this one; a number, or a float64 tensor without dimensions.
         hyper: Learning rate and weight decay of each member; momentum is not used.
         beta1: Decay of the first moment.
         beta2: Decay of the second moment.
@@ -84,7 +84,7 @@ def adam(
         slope = decayed(gradient[name], value, hyper.weight_decay)
         first = state["first"][name].mul_(beta1).add_(slope, alpha=1 - beta1)
         second = state["second"][name].mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
-        scale = second.sqrt() / math.sqrt(second_correction) + eps
+        scale = second.sqrt() / second_correction**0.5 + eps
         after[name] = value - _wide(hyper.lr, value) / first_correction * first / scale
     return after
 
@@ -94,7 +94,7 @@ def nesterov(
     gradient: Mapping[str, Tensor],
     state: State,
     *,
-    step: int,
+    step: int | Tensor,
     hyper: Hyperparameters,
 ) -> dict[str, Tensor]:
     """Next parameters of SGD with Nesterov's momentum, as torch.optim.SGD with nesterov=True.
@@ -103,7 +103,7 @@ def nesterov(
         parameters: [K, ...] by name.
         gradient: Same names and shapes.
         state: Momentum buffers, updated in place.
-        step: Updates done before this one.
+        step: Updates done before this one; a number, or a float64 tensor without dimensions.
         hyper: Learning rate, momentum and L2 weight decay of each member.
 
     Source:
@@ -126,7 +126,7 @@ def adamw(
     gradient: Mapping[str, Tensor],
     state: State,
     *,
-    step: int,
+    step: int | Tensor,
     hyper: Hyperparameters,
     beta1: float = 0.9,
     beta2: float = 0.999,
@@ -138,7 +138,7 @@ def adamw(
         parameters: [K, ...] by name.
         gradient: Same names and shapes.
         state: First and second moments, updated in place.
-        step: Updates done before this one.
+        step: Updates done before this one; a number, or a float64 tensor without dimensions.
         hyper: Learning rate and weight decay of each member; a parameter loses the share
             rate x decay of itself per update, whatever the gradient. Momentum is not used.
         beta1: Decay of the first moment.
@@ -274,6 +274,6 @@ def fresh_state(optimizer: str, parameters: Mapping[str, Tensor]) -> State:
     }
 
 
-def scheduled(hyper: Hyperparameters, factor: float) -> Hyperparameters:
-    """Hyperparameters with the learning rate times `factor`."""
+def scheduled(hyper: Hyperparameters, factor: float | Tensor) -> Hyperparameters:
+    """Hyperparameters with the learning rate times `factor`, a number or [1]."""
     return Hyperparameters(hyper.lr * factor, hyper.momentum, hyper.weight_decay)

@@ -3,6 +3,7 @@
 from lossbench.engine.checkpoint import Saved, Snapshot
 from lossbench.engine.members import batch_indices, refuse_unpaired, refuse_unwidened, runs_apart
 from lossbench.engine.recorder import failed
+from lossbench.engine.strategies import kernel_maker
 from lossbench.engine.train import train
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Snapshot",
     "batch_indices",
     "failed",
+    "kernel_maker",
     "refuse_unpaired",
     "refuse_unwidened",
     "runs_apart",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from lossbench.config import Run
+from lossbench.config import PRECISIONS, Run
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, drawn
 from lossbench.data.corruption import realised
 from lossbench.data.splits import Splits
@@ -92,9 +92,17 @@ class Members:
             return inputs[0].expand(len(self.places), *inputs.shape[1:])
         return inputs[self.places]
 
-    def batch(self, step: int, own: slice = EVERYONE) -> tuple[Tensor, Tensor]:
-        """Inputs [k, B, ...] and targets [k, B, C] of a step, of some members."""
-        rows, places = self.batches[:, step], self.places[own]
+    def clock(self, step: int) -> Tensor:
+        """A step on the device, [1]: what is captured once reads its batch by it."""
+        return torch.tensor([step], device=self.places.device)
+
+    def rows(self, clock: Tensor) -> Tensor:
+        """Rows of the training split that a step's batches are made of, [S, B]."""
+        return self.batches.index_select(1, clock)[:, 0]
+
+    def batch(self, clock: Tensor, own: slice = EVERYONE) -> tuple[Tensor, Tensor]:
+        """Inputs [k, B, ...] and targets [k, B, C] of a step [1], of some members."""
+        rows, places = self.rows(clock), self.places[own]
         target = _rows_of(self.targets["train"], places, rows[places])
         if self.words is None:
             return _rows_of(self.inputs["train"], places, rows[places]), target
@@ -103,19 +111,20 @@ class Members:
         seeds = places if is_alone else torch.arange(len(rows), device=rows.device)
         chosen = self.runs[0].augmentation
         inputs = _rows_of(self.inputs["train"], seeds, rows[seeds])
-        inputs = AUGMENTATIONS[chosen.fn](inputs, self.words[seeds, step], **chosen.params)
+        words = self.words.index_select(1, clock)[:, 0]
+        inputs = AUGMENTATIONS[chosen.fn](inputs, words[seeds], **chosen.params)
         return inputs if is_alone else inputs[places], target
 
-    def context(self, span: slice, step: int) -> Context:
+    def context(self, span: slice, clock: Tensor) -> Context:
         """What a loss may know beside output and target, for a span with guards behind it.
 
         Args:
             span: Places of the members.
-            step: Whose batch is trained on.
+            clock: Step whose batch is trained on, [1].
         """
         places = self._guarded_places(span, self.batches.shape[-1])
         counts = self.class_counts[places][:, None]
-        return Context(class_counts=counts, rows=self.batches[places, step])
+        return Context(class_counts=counts, rows=self.rows(clock)[places])
 
     def own_losses(self, output: Tensor, target: Tensor) -> Tensor:
         """Each member's own loss with its own parameters, mean over examples: [K].
@@ -190,7 +199,7 @@ def gathered(
         ValueError: The batch is larger than the training split.
     """
     seeds, first = sorted({run.seed for run in pack.runs}), pack.runs[0]
-    dtype = getattr(torch, first.precision)
+    dtype = PRECISIONS[first.precision]
     data = [splits_by_seed[seed] for seed in seeds]
     outputs = data[0].targets["train"].shape[-1]
     models = [

@@ -42,14 +42,20 @@ class Instruments:
             if due(name, step, steps=run.steps, eval_every=run.eval_every)
         ]
 
-    def measured(self, names: Sequence[str], update: Update) -> dict[str, Tensor]:
-        """Values [K] by metric; NaN where one is not defined, or the member's loss raises in it."""
+    def measured(self, names: Sequence[str], step: int, update: Update) -> dict[str, Tensor]:
+        """Values [K] by metric; NaN where one is not defined, or the member's loss raises in it.
+
+        Args:
+            names: Of the instruments.
+            step: Updates done before this one.
+            update: The update.
+        """
         found: dict[str, Tensor] = {}
         for name in names:
-            found |= self._one(name, update)
+            found |= self._one(name, step, update)
         return found
 
-    def _one(self, name: str, update: Update) -> dict[str, Tensor]:
+    def _one(self, name: str, step: int, update: Update) -> dict[str, Tensor]:
         """Values of one instrument, of all members at once, or of those alike where that raises."""
         count = len(self.members.runs)
         found: dict[str, Tensor] = {}
@@ -57,10 +63,10 @@ class Instruments:
         while pending:
             own = pending.pop(0)
             try:
-                moment = self.moment(update, own)
+                moment = self.moment(step, update, own)
                 values = MEASURES[name](moment)
             except (Exception, SystemExit) as error:
-                log.warning("instrument %s at step %d: %s", name, update.step, error)
+                log.warning("instrument %s at step %d: %s", name, step, error)
                 pending[:0] = self._parts(own)
                 continue
             for metric, value in values.items():
@@ -79,10 +85,11 @@ class Instruments:
             return spans
         return [range(place, place + 1) for place in own] if len(own) > 1 else []
 
-    def moment(self, update: Update, own: range) -> Moment:
+    def moment(self, step: int, update: Update, own: range) -> Moment:
         """The update as the members `own` see it, with repetitions of the last behind some of them.
 
         Args:
+            step: Updates done before this one.
             update: Of all K members.
             own: Places of neighbours.
         """
@@ -99,17 +106,18 @@ class Instruments:
 
         output = some(update.output.detach())
         before, after = every(update.parameters), every(update.after)
-        inputs = some(self.members.batch(update.step)[0])
+        clock = members.clock(step)
+        inputs = some(self.members.batch(clock)[0])
         view = _View(members, self.forward, every(update.buffers), inputs)
         target = some(update.target)
         return Moment(
-            step=update.step,
+            step=step,
             seeds=tuple(run.seed for run in members.runs),
             parameters=before,
             buffers=view.buffers,
             inputs=view.inputs,
             target=target,
-            clean=self._clean_target(members, update.step),
+            clean=self._clean_target(members, clock),
             is_classification=members.runs[0].row.task == "classification",
             output=output,
             prediction=members.predict(output),
@@ -117,16 +125,16 @@ class Instruments:
             output_gradient=some(update.output_gradient),
             gradient=every(update.gradient),
             update={name: after[name] - value for name, value in before.items()},
-            mean_loss=lambda parameters: view.mean_loss(parameters, target, update.step),
+            mean_loss=lambda parameters: view.mean_loss(parameters, target, clock),
             features=lambda parameters: view.features(self.features, parameters),
             pulled_back=view.pulled_back(before),
             slopes=lambda: core_slopes(members, output, target),
         )
 
-    def _clean_target(self, members: Members, step: int) -> Tensor | None:
+    def _clean_target(self, members: Members, clock: Tensor) -> Tensor | None:
         if self.clean is None:
             return None
-        rows = members.batches[:, step]
+        rows = members.rows(clock)
         seeds = torch.arange(len(rows), device=rows.device)[:, None]
         return self.clean[seeds, rows][members.places]
 
@@ -145,11 +153,11 @@ class _View:
         buffers = {name: value.clone() for name, value in self.buffers.items()}
         return self.forward(dict(parameters), buffers, self.inputs)
 
-    def mean_loss(self, parameters: Named, target: Tensor, step: int) -> Tensor:
+    def mean_loss(self, parameters: Named, target: Tensor, clock: Tensor) -> Tensor:
         output, parts = self.output(parameters), []
         for span, run in self.members.spans:
             leaf = guarded(output, span)
-            context = self.members.context(span, step) if run.row.needs_context else None
+            context = self.members.context(span, clock) if run.row.needs_context else None
             values = run.row.values(leaf, guarded(target, span), run.loss.params, context)
             check_loss(values, leaf, run.loss.name)
             parts.append(values[: span.stop - span.start])

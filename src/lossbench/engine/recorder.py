@@ -22,15 +22,20 @@ PRIMARY = {"regression": "rmse", "classification": "accuracy"}
 
 
 class Recorder:
-    """Records of one pack. `alive` [K] is what freezes a member that diverged or failed."""
+    """Records of one pack.
 
-    def __init__(
-        self, pack: Pack, members: Members, *, device: torch.device, noted: Mapping[str, str]
-    ) -> None:
+    Attributes:
+        alive: [K], what freezes a member that diverged or failed; changed in place.
+        stop_step: [K], updates a member has done; changed in place.
+        failures: By place, what a member failed of.
+        noted: Further facts for the column `environment`.
+    """
+
+    def __init__(self, pack: Pack, members: Members, *, device: torch.device) -> None:
         self.pack = pack
         self.members = members
         self.device = device
-        self.noted = noted
+        self.noted: Mapping[str, str] = {}
         count = len(members.runs)
         self.alive = torch.ones(count, dtype=torch.bool, device=device)
         self.stop_step = torch.zeros(count, dtype=torch.int64, device=device)
@@ -40,10 +45,15 @@ class Recorder:
         self._evals: list[tuple[int, dict[tuple[str, str], Tensor]]] = []
         self._saved = (0, 0, 0)
 
-    def check(self, step: int, loss: Tensor) -> None:
-        """Freeze members whose loss [K, B] is not finite; the others have done one step more."""
-        self.alive = self.alive & loss.isfinite().all(-1)
-        self.stop_step = torch.where(self.alive, step + 1, self.stop_step)
+    def check(self, clock: Tensor, loss: Tensor) -> None:
+        """Freeze members whose loss [K, B] is not finite; the others have done one step more.
+
+        Args:
+            clock: Updates done before this one, [1].
+            loss: Of each example, [K, B].
+        """
+        self.alive.logical_and_(loss.isfinite().all(-1))
+        torch.where(self.alive, clock + 1, self.stop_step, out=self.stop_step)
 
     def fail(self, place: int, step: int, reason: str) -> None:
         """Freeze one member for good, with the first reason."""
@@ -64,7 +74,8 @@ class Recorder:
 
     def restore(self, state: Mapping[str, Any], parts: Iterable[Sequence[Any]]) -> None:
         """Go on from `state` and all that was kept before it."""
-        self.alive, self.stop_step = state["alive"], state["stop_step"]
+        self.alive.copy_(state["alive"])
+        self.stop_step.copy_(state["stop_step"])
         self.failures = dict(state["failures"])
         for steps, layers, evals in parts:
             self._steps += steps
@@ -81,7 +92,7 @@ class Recorder:
 
     def evals(self, step: int, values: dict[tuple[str, str], Tensor]) -> None:
         """Keep an evaluation; members whose outputs are not finite have diverged."""
-        self.alive = self.alive & values.pop(("", "is_finite"))
+        self.alive.logical_and_(values.pop(("", "is_finite")))
         self._evals.append((step, values))
 
     def instruments(self, step: int, values: Mapping[str, Tensor]) -> None:

@@ -9,22 +9,19 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from torch import Tensor
 
-from lossbench import probes
+from lossbench.config import Run
 from lossbench.data.splits import Splits
+from lossbench.engine.arithmetic import arithmetic
 from lossbench.engine.checkpoint import Saved, Snapshot, decoded, encoded
+from lossbench.engine.course import Course, probed
 from lossbench.engine.evaluate import evaluated
-from lossbench.engine.members import Members, gathered
+from lossbench.engine.members import gathered
 from lossbench.engine.moments import Instruments
 from lossbench.engine.recorder import Recorder
-from lossbench.engine.strategies import joined, strategy_of
-from lossbench.engine.update import Update, Updates
-from lossbench.optimizers import fresh_state
+from lossbench.engine.strategies import strategy_of
+from lossbench.engine.update import Updates
 from lossbench.packs import Pack
-
-Values = dict[str, Tensor]
-"""[K] by column."""
 
 
 def train(
@@ -36,6 +33,7 @@ def train(
     flush: Callable[[int, Snapshot], None],
     saved: Saved | None = None,
     noted: Mapping[str, str] | None = None,
+    is_kernel_wanted: bool = False,
 ) -> dict[str, pa.Table]:
     """Train the runs of a pack together.
 
@@ -44,10 +42,13 @@ def train(
         splits_by_seed: Data by seed, corruption applied.
         device: Where to train.
         padding: Least number of members; 2 on the CPU, one fixed number per sweep on CUDA.
-        flush: Called after each update but the last with the number of updates done and what takes
-            a snapshot of the state there. What it raises ends the training.
+        flush: Called after updates, on the CPU after each but the last, with the number of updates
+            done and what takes a snapshot of the state; that is of now, so take it at once. What it
+            raises ends the training.
         saved: Where to go on, instead of from the start; same pack, data, versions and threads.
         noted: Further facts for the column `environment`.
+        is_kernel_wanted: Whether the Triton kernel makes the updates between two logged ones where
+            it can, see docs/performance.md.
 
     Returns:
         The tables runs, steps, layers and evals. Members that diverge or fail are frozen, the
@@ -56,70 +57,79 @@ def train(
     Raises:
         ValueError: The batch is larger than the training split.
     """
+    with arithmetic(device, pack.runs[0].precision):
+        return _trained(
+            pack, splits_by_seed, device, padding, flush, saved, noted or {}, is_kernel_wanted
+        )
+
+
+def _trained(
+    pack: Pack,
+    splits_by_seed: Mapping[int, Splits],
+    device: torch.device,
+    padding: int,
+    flush: Callable[[int, Snapshot], None],
+    saved: Saved | None,
+    noted: Mapping[str, str],
+    is_kernel_wanted: bool,
+) -> dict[str, pa.Table]:
     start = time.monotonic()
     members = gathered(pack, splits_by_seed, device=device, padding=padding)
     run = members.runs[0]
     strategy = strategy_of(members)
-    noted = {**(noted or {}), "strategy": strategy.name}
-    recorder = Recorder(pack, members, device=device, noted=noted)
+    recorder = Recorder(pack, members, device=device)
     updates = Updates(members, strategy, recorder)
+    course = Course(members, updates, is_kernel_wanted=is_kernel_wanted)
     instruments = Instruments(members, strategy.forward)
-    parameters, buffers = strategy.arranged(members.parameters), members.buffers
-    state = fresh_state(run.optimizer.fn, joined(parameters, like=parameters))
-    first = 0
+    step = 0
     if saved is not None:
         found = _restored(saved, recorder, device)
-        parameters = strategy.arranged(found["parameters"])
-        state, first = found["optimizer"], found["step"]
-        buffers |= found["buffers"]
+        updates.restore(found)
+        step = found["step"]
         start -= found["seconds"]
-    after = strategy.arranged(parameters)
-    for step in range(first, run.steps):
+    judged = partial(evaluated, members, strategy.forward, updates.parameters, updates.buffers)
+    while step < run.steps:
         if step % run.eval_every == 0:
-            recorder.evals(
-                step, evaluated(members, strategy.forward, parameters, buffers, is_last=False)
-            )
-        is_logged, names = step % run.log_every == 0, instruments.due(step)
-        is_kept = is_logged or bool(names)
-        update = updates(step, parameters, buffers, state, after, is_kept=is_kept)
-        if is_logged:
-            recorder.steps(step, *_probed(members, update))
+            recorder.evals(step, judged(is_last=False))
+        names, count = instruments.due(step), 1
         if names:
-            recorder.instruments(step, instruments.measured(names, update))
-        parameters, after = after, parameters
-        if step + 1 < run.steps:
+            update = updates.shown()
+            if step % run.log_every == 0:
+                recorder.steps(step, *probed(members, update))
+            recorder.instruments(step, instruments.measured(names, step, update))
+        elif step % run.log_every == 0:
+            recorder.steps(step, *course.logged())
+        else:
+            count = _quiet(run, instruments, step, most=course.most)
+            course.advance(count)
+        step += count
+        if step < run.steps:
             seconds = time.monotonic() - start
-            kept = {"parameters": dict(parameters), "buffers": updates.moving(buffers)}
-            kept |= {"optimizer": state, "step": step + 1, "seconds": seconds}
-            flush(step + 1, partial(_saved, kept, recorder))
-    recorder.evals(
-        run.steps, evaluated(members, strategy.forward, parameters, buffers, is_last=True)
-    )
+            flush(step, partial(_saved, updates, recorder, seconds))
+    recorder.evals(run.steps, judged(is_last=True))
+    assert int(updates.clock) == run.steps  # which also waits until the device has done them
+    strategies = " ".join([strategy.name, course.name]).strip()
+    recorder.noted = {**noted, "strategy": strategies}
     return recorder.tables(seconds=time.monotonic() - start)
 
 
-def _probed(members: Members, update: Update) -> tuple[Values, dict[str, Values]]:
-    """What every logged step says of an update: values [K] by column, and by layer and column."""
-    moved = {"before": update.parameters, "after": update.after}
-    values = probes.steps(
-        loss=update.loss,
-        prediction=members.predict(update.output),
-        target=update.target,
-        output_gradient=update.driving,
-        gradient=update.gradient,
-        is_probability=members.is_probability,
-        **moved,
-    )
-    return values, probes.layers(gradient=update.gradient, **moved)
+def _quiet(run: Run, instruments: Instruments, step: int, *, most: int) -> int:
+    """Updates from a step on, before which nothing is logged, measured or evaluated."""
+    stops = range(step + 1, min(step + most, run.steps))
+    rhythms = run.log_every, run.eval_every
+    for stop in stops:
+        if any(stop % every == 0 for every in rhythms) or instruments.due(stop):
+            return stop - step
+    return stops.stop - step
 
 
-def _saved(kept: Mapping[str, Any], recorder: Recorder) -> Saved:
-    content = encoded({**kept, "recorder": recorder.state})
-    return Saved(kept["step"], content, (encoded(recorder.part()),))
+def _saved(updates: Updates, recorder: Recorder, seconds: float) -> Saved:
+    kept = {**updates.kept, "seconds": seconds, "recorder": recorder.state}
+    return Saved(kept["step"], encoded(kept), (encoded(recorder.part()),))
 
 
 def _restored(saved: Saved, recorder: Recorder, device: torch.device) -> dict[str, Any]:
-    """Parameters, buffers that move, optimizer state, updates done and seconds spent."""
+    """What `Updates.restore` is given, and the seconds spent."""
     found = decoded(saved.checkpoint, device=device)
     recorder.restore(found["recorder"], [decoded(part, device=device) for part in saved.parts])
     return found

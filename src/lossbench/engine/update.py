@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lossbench.config import Run
+from lossbench.engine.capture import is_capturing
 from lossbench.engine.members import Members, check_loss, guarded
 from lossbench.engine.recorder import Recorder
 from lossbench.engine.signals import SIGNALS, reference_slope
-from lossbench.engine.strategies import Named, Strategy, joined
-from lossbench.optimizers import OPTIMIZERS, SCHEDULES, Hyperparameters, State, scheduled
+from lossbench.engine.strategies import Named, Rows, Strategy, joined
+from lossbench.optimizers import OPTIMIZERS, SCHEDULES, Hyperparameters, fresh_state, scheduled
+
+if TYPE_CHECKING:
+    from lossbench.engine.strategies.kernel import Kernel
 
 Span = tuple[slice, Run]
 
@@ -45,24 +51,32 @@ class Update(Made):
     """One update of K members.
 
     Attributes:
-        step: Updates done before it.
         parameters, after: Before and after it, by name, [K, ...].
         buffers: Before it, by name, [K, ...].
     """
 
-    step: int
     parameters: Named
     after: Named
     buffers: Named
 
 
 class Updates:
-    """Makes the updates of a pack's members, as many of them together as the strategy likes.
+    """The state of a pack's members, and their updates, which change it in place.
+
+    Everything an update reads and writes stays where it is in memory, and it asks the host for
+    nothing: so it can be captured once and replayed, see `Course`.
 
     Args:
         members: The pack.
-        strategy: How they compute.
+        strategy: How they compute, as many of them together as it likes.
         recorder: What is told who diverged or failed.
+
+    Attributes:
+        parameters: By name, [K, ...], as the strategy has arranged them.
+        buffers: By name, [K, ...].
+        state: Of the optimizer, over `joined` parameters.
+        clock: Updates done, [1].
+        factors: What the schedule makes of the learning rate, [T].
     """
 
     def __init__(self, members: Members, strategy: Strategy, recorder: Recorder) -> None:
@@ -71,95 +85,147 @@ class Updates:
         self._apart = strategy.apart(members)
         self._losses = [PerMemberLoss(members, recorder, own) for own in self._apart]
         self._drive = SIGNALS[run.signal]
-        self._schedule = partial(SCHEDULES[run.schedule.fn], **run.schedule.params)
         self._optimizer = partial(OPTIMIZERS[run.optimizer.fn], **run.optimizer.params)
         self._moving = _moving(strategy, members)
+        schedule = partial(SCHEDULES[run.schedule.fn], **run.schedule.params)
+        factors = [schedule(step, run.steps) for step in range(run.steps)]
+        self.factors = members.hyper.lr.new_tensor(factors)
+        self.parameters, self.buffers = strategy.arranged(members.parameters), members.buffers
+        self._before = strategy.arranged(members.parameters)
+        self.state = fresh_state(run.optimizer.fn, joined(self.parameters, like=self.parameters))
+        self.clock = members.clock(0)
 
-    def moving(self, buffers: Named) -> dict[str, Tensor]:
-        """Those of the buffers that updates change: running statistics, counts of batches."""
-        return {name: value for name, value in buffers.items() if name in self._moving}
+    @property
+    def parts(self) -> int:
+        """How many members, or groups of them, are updated one after the other."""
+        return len(self._apart)
 
-    def __call__(
-        self,
-        step: int,
-        parameters: Named,
-        buffers: Named,
-        state: State,
-        after: Named,
-        *,
-        is_kept: bool,
-    ) -> Update:
-        """Make one update. Members that are not alive stay as they are.
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What the next update depends on, for a checkpoint; `step` is the number of updates."""
+        moving = {name: self.buffers[name] for name in self._moving}
+        state = {"parameters": dict(self.parameters), "buffers": moving, "optimizer": self.state}
+        return state | {"step": int(self.clock)}
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Go on from what was kept."""
+        _write(kept["parameters"], self.parameters)
+        _write(kept["buffers"], self.buffers)
+        for name, values in self.state.items():
+            _write(kept["optimizer"][name], values)
+        self.clock.fill_(kept["step"])
+
+    def once(self) -> None:
+        """Make one update. Members that are not alive stay as they are."""
+        self._made(is_kept=False)
+
+    def shown(self) -> Update:
+        """Make one update, and show it; it holds until the next one."""
+        _write(
+            joined(self.parameters, like=self.parameters), joined(self._before, like=self._before)
+        )
+        made, still = self._made(is_kept=True)
+        return Update(**vars(made), parameters=self._before, after=self.parameters, buffers=still)
+
+    def leap(self, kernel: Kernel, count: int) -> None:
+        """Make so many updates in one launch."""
+        kernel.advance(self.clock, count, **self._launched())
+        self.clock.add_(count)
+
+    def sketched(self, kernel: Kernel) -> dict[str, Tensor]:
+        """What a kernel makes of a copy of the state in one update."""
+        copies = {name: value.clone() for name, value in self._launched().items()}
+        kernel.advance(self.clock, 1, **copies)
+        return copies
+
+    def compared(self, theirs: Named, *, most: float) -> float:
+        """Make one update, and say how far another state is from it.
 
         Args:
-            step: Updates done before it.
-            parameters: By name, [K, ...], as the strategy has arranged them.
-            buffers: By name, [K, ...]; those that move are changed in place.
-            state: Of the optimizer, over `joined` parameters; changed in place.
-            after: Where to write the next parameters.
-            is_kept: Whether the gradient is asked for.
-        """
-        run = self._members.runs[0]
-        hyper = scheduled(self._members.hyper, self._schedule(step, run.steps))
-        before = {name: value.clone() for name, value in self.moving(buffers).items()}
-        parts = []
-        for own, loss in zip(self._apart, self._losses, strict=True):
-            parts.append(
-                self._part(
-                    step,
-                    own,
-                    loss,
-                    parameters=self._some(parameters, own),
-                    buffers=self._some(buffers, own),
-                    state={name: dict(self._some(kept, own)) for name, kept in state.items()},
-                    after=self._some(after, own),
-                    hyper=hyper,
-                    is_kept=is_kept,
-                )
-            )
-        made = _together(parts)
-        self._recorder.check(step, made.loss)
-        for name, value in before.items():
-            _living(self._recorder.alive, buffers[name], value, out=buffers[name])
-        still = {**buffers, **before}
-        return Update(**vars(made), step=step, parameters=parameters, after=after, buffers=still)
+            theirs: As `sketched`; where it is near enough it becomes the state.
+            most: How far it may be.
 
-    def _some(self, tensors: Named, own: slice) -> Named:
-        """Those of some members; as they are, and as they lie, where all compute together."""
-        return tensors if len(self._apart) == 1 else _few(tensors, own)
+        Returns:
+            Of the members that go on, the largest difference of a parameter, relative to the
+            largest step of one, rounding of the parameters apart; infinite where the two disagree
+            on who goes on.
+        """
+        state, recorded = self._launched(), slice(self._members.recorded)
+        before = state["row"].clone()
+        self.once()
+        mine, other, alive = state["row"][recorded], theirs["row"][recorded], state["alive"]
+        step = (mine - before[recorded]).abs().nan_to_num(posinf=torch.inf).amax(-1)
+        rounding = 8 * torch.finfo(mine.dtype).eps * mine.abs()
+        off = torch.where(mine == other, 0.0, ((mine - other).abs() - rounding).clamp_min(0))
+        off = torch.where(mine.isfinite() | other.isfinite(), off, 0.0).amax(-1)
+        relative = torch.where(off > 0, off / step, 0.0)
+        found = float(torch.where(alive[recorded], relative, 0.0).max())
+        found = found if alive[recorded].equal(theirs["alive"][recorded]) else math.inf
+        if found <= most:
+            _write(theirs, state)
+        return found
+
+    def _launched(self) -> dict[str, Tensor]:
+        """What a kernel reads and writes."""
+        assert isinstance(self.parameters, Rows), "a kernel takes parameters as rows"
+        recorder = self._recorder
+        return {
+            "row": self.parameters.row,
+            "momentum": self.state["momentum"]["row"],
+            "alive": recorder.alive,
+            "stop_step": recorder.stop_step,
+        }
+
+    def _made(self, *, is_kept: bool) -> tuple[Made, dict[str, Tensor]]:
+        """An update's makings, and the buffers before it; the gradient only if it is kept."""
+        hyper = scheduled(self._members.hyper, self.factors.index_select(0, self.clock))
+        before = {name: self.buffers[name].clone() for name in self._moving}
+        made = _together(
+            [
+                self._part(own, loss, hyper=hyper, is_kept=is_kept)
+                for own, loss in zip(self._apart, self._losses, strict=True)
+            ]
+        )
+        self._recorder.check(self.clock, made.loss)
+        for name, value in before.items():
+            _live(self._recorder.alive, self.buffers[name], value, out=self.buffers[name])
+        self.clock.add_(1)
+        return made, {**self.buffers, **before}
 
     def _part(
         self,
-        step: int,
         own: slice,
         per_member_loss: PerMemberLoss,
         *,
-        parameters: Named,
-        buffers: Named,
-        state: State,
-        after: Named,
         hyper: Hyperparameters,
         is_kept: bool,
     ) -> Made:
         """The update of some members, from their batch to their next parameters."""
-        inputs, target = self._members.batch(step, own)
+        parameters, buffers = self._some(self.parameters, own), self._some(self.buffers, own)
+        state = {name: self._some(values, own) for name, values in self.state.items()}
+        inputs, target = self._members.batch(self.clock, own)
         output = self._strategy.output(parameters, buffers, inputs)
-        loss, slope = per_member_loss(output, target, step)
+        loss, slope = per_member_loss(output, target, self.clock)
         run, reference = self._members.runs[0], slope
         if run.signal != "own":
             reference = reference_slope(run.row.task, output, target)
         driving, gradient = self._drive(slope, reference, self._strategy.gradient)
         alive = self._recorder.alive[own] & loss.isfinite().all(-1)
-        old = joined(parameters, like=parameters)
-        rise, new = joined(gradient, like=parameters), joined(after, like=parameters)
+        value, rise = joined(parameters, like=parameters), joined(gradient, like=parameters)
         for few in self._strategy.at_once(inputs):
-            last = _few(old, few)
+            old = _few(value, few)
             kept = {name: _few(values, few) for name, values in state.items()}
             here = slice(own.start + few.start, own.start + few.stop)
-            found = self._optimizer(last, _few(rise, few), kept, step=step, hyper=hyper.some(here))
-            for name, value in found.items():
-                _living(alive[few], value, last[name], out=new[name][few])
+            found = self._optimizer(
+                old, _few(rise, few), kept, step=self.clock[0].double(), hyper=hyper.some(here)
+            )
+            for name, new in found.items():
+                _live(alive[few], new, old[name], out=old[name])
         return Made(target, output, loss, slope, driving, gradient if is_kept else {})
+
+    def _some(self, tensors: Named, own: slice) -> Named:
+        """Those of some members; as they are, and as they lie, where all compute together."""
+        return tensors if len(self._apart) == 1 else _few(tensors, own)
 
 
 def _together(parts: Sequence[Made]) -> Made:
@@ -177,7 +243,12 @@ def _few(tensors: Named, own: slice) -> dict[str, Tensor]:
     return {name: value[own] for name, value in tensors.items()}
 
 
-def _living(alive: Tensor, new: Tensor, old: Tensor, *, out: Tensor) -> None:
+def _write(values: Named, into: Named) -> None:
+    for name, value in values.items():
+        into[name].copy_(value)
+
+
+def _live(alive: Tensor, new: Tensor, old: Tensor, *, out: Tensor) -> None:
     """New values [K, ...] of members that are alive, old ones of the others."""
     torch.where(alive.view(-1, *[1] * (new.dim() - 1)), new, old, out=out)
 
@@ -188,7 +259,7 @@ def _moving(strategy: Strategy, members: Members) -> frozenset[str]:
     if not buffers:
         return frozenset()
     with torch.no_grad():
-        strategy.forward(members.parameters, buffers, members.batch(0)[0])
+        strategy.forward(members.parameters, buffers, members.batch(members.clock(0))[0])
     is_moved = any(not value.equal(members.buffers[name]) for name, value in buffers.items())
     return frozenset(buffers) if is_moved else frozenset()
 
@@ -210,17 +281,21 @@ class PerMemberLoss:
         ]
         self.spans = [(span, run) for span, run in cut if span.start < span.stop]
 
-    def __call__(self, output: Tensor, target: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, output: Tensor, target: Tensor, clock: Tensor) -> tuple[Tensor, Tensor]:
         """Loss [k, B] and d loss / d output [k, B, W]; NaN and 0 for failed members."""
         loss = output.new_full(output.shape[:-1], torch.nan)
         slope = torch.zeros_like(output)
-        pending, self.spans = [self.spans] if self.spans else [], []
+        before, pending = self.spans, [self.spans] if self.spans else []
+        self.spans = []
         while pending:
             spans = pending.pop(0)
             try:
-                found = self._of(spans, output, target, step)
+                found = self._of(spans, output, target, clock)
             except (Exception, SystemExit) as error:
-                pending[:0] = self._parts(spans, step, error)
+                if is_capturing():  # what a loss asks of the host says nothing against it
+                    self.spans = before
+                    raise
+                pending[:0] = self._parts(spans, clock, error)
                 continue
             for (span, _), (values, slopes) in zip(spans, found, strict=True):
                 here = self._here(span)
@@ -229,18 +304,20 @@ class PerMemberLoss:
         return loss, slope
 
     def _of(
-        self, spans: Sequence[Span], output: Tensor, target: Tensor, step: int
+        self, spans: Sequence[Span], output: Tensor, target: Tensor, clock: Tensor
     ) -> list[tuple[Tensor, Tensor]]:
         """Loss [k, B] and slope [k, B, W] of each span, all through one backward pass."""
         leaves, losses = [], []
         for span, run in spans:
             leaf = guarded(output, self._here(span)).requires_grad_()
-            context = self.members.context(span, step) if run.row.needs_context else None
+            context = self.members.context(span, clock) if run.row.needs_context else None
             aim = guarded(target, self._here(span))
             values = run.row.values(leaf, aim, run.loss.params, context)
             check_loss(values, leaf, run.loss.name)
             leaves, losses = [*leaves, leaf], [*losses, values]
-        slopes = torch.autograd.grad(losses, leaves, [torch.ones_like(values) for values in losses])
+        # Not as `grad_outputs`: for them torch imports what takes half a second to import.
+        totals = [(values * torch.ones_like(values)).sum() for values in losses]
+        slopes = torch.autograd.grad(torch.stack(totals).sum(), leaves)
         return [
             (values.detach()[: span.stop - span.start], slope[: span.stop - span.start])
             for (span, _), values, slope in zip(spans, losses, slopes, strict=True)
@@ -250,12 +327,12 @@ class PerMemberLoss:
         """A span among its own members."""
         return slice(span.start - self.own.start, span.stop - self.own.start)
 
-    def _parts(self, spans: list[Span], step: int, error: BaseException) -> list[list[Span]]:
+    def _parts(self, spans: list[Span], clock: Tensor, error: BaseException) -> list[list[Span]]:
         """Single spans in the place of several, single members in that of one; then it fails."""
         if len(spans) > 1:
             return [[one] for one in spans]
         span, run = spans[0]
         if span.stop - span.start > 1:
             return [[(slice(place, place + 1), run)] for place in range(span.start, span.stop)]
-        self.recorder.fail(span.start, step, f"{type(error).__name__}: {error}")
+        self.recorder.fail(span.start, int(clock), f"{type(error).__name__}: {error}")
         return []

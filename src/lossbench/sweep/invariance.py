@@ -27,8 +27,17 @@ from lossbench.pairing import device_name, environment_sha
 from lossbench.sweep.claims import PATIENCE
 from lossbench.sweep.preflight import splits_of
 
+STEPS = 7
+"""Updates of a run: every third is logged, and between those others may be made in another way."""
+
 LOSSES = {"regression": ("mse", "huber", "quartic"), "classification": ("cross_entropy", "brier")}
 DATA = {"regression": "noisy_linear", "classification": "gaussian_mixture"}
+MODELS: Mapping[str, Mapping[str, Any]] = {
+    "stack": {},
+    "vmap": {"normalisation": "layer"},
+}
+"""By strategy, what makes a perceptron compute by it; a loop's members meet nowhere."""
+
 MEASURED = {
     "steps": ("loss_value", "gradient_norm", "output_gradient_norm", "error_norm", "update_ratio"),
     "layers": ("gradient_norm", "weight_norm", "update_ratio"),
@@ -103,19 +112,21 @@ def _code() -> str:
 
 
 @functools.cache
-def invariance(device: str, precision: str, padding: int, *, steps: int = 5) -> Invariance:
+def invariance(device: str, precision: str, padding: int, strategy: str = "stack") -> Invariance:
     """Train the same runs in several packs, and compare their records.
 
     Args:
         device: "cpu" or "cuda".
         precision: "float32" or "float64".
         padding: Least number of members, see `engine.train`.
-        steps: Updates of each run.
+        strategy: One of `MODELS`.
     """
     compared, differing, worst = 0, 0, 0.0
     for task in LOSSES:
         runs = [
-            _run(task, loss, seed, precision, steps) for loss in LOSSES[task] for seed in (0, 1)
+            _run(task, loss, seed, precision, MODELS[strategy])
+            for loss in LOSSES[task]
+            for seed in (0, 1)
         ]
         whole = _records([runs], device, padding)
         for division in _divisions(runs):
@@ -167,7 +178,7 @@ def _by_run(
             yield (run_id, name, column), values[run_ids == run_id]
 
 
-def _run(task: str, loss: str, seed: int, precision: str, steps: int) -> Run:
+def _run(task: str, loss: str, seed: int, precision: str, more: Mapping[str, Any]) -> Run:
     def part(name: str, **params: Any) -> Mapping[str, Any]:
         return {"name": name, "fn": name, "params": params}
 
@@ -180,7 +191,7 @@ def _run(task: str, loss: str, seed: int, precision: str, steps: int) -> Run:
                 "corruption": {"name": "none", "params": {}},
                 "augmentation": {"name": "none", "params": {}},
             },
-            "model": part("mlp", widths=[16, 16], activation="relu"),
+            "model": part("mlp", widths=[16, 16], activation="relu", **more),
             "loss": part(loss),
             "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.0}
             | {"params": {}},
@@ -193,10 +204,10 @@ def _run(task: str, loss: str, seed: int, precision: str, steps: int) -> Run:
             "signal": "own",
             "instruments": [],
             "seed": seed,
-            "steps": steps,
+            "steps": STEPS,
             "batch_size": 16,
-            "log_every": 1,
-            "eval_every": 3,
+            "log_every": 3,
+            "eval_every": 6,
             "extensions": [],
         }
     )

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from lossbench import records, store
 from lossbench.config import ENGINE_SCHEMA, Engine
-from lossbench.engine import Saved, Snapshot, failed, train
+from lossbench.engine import Saved, Snapshot, failed, kernel_maker, train
 from lossbench.pairing import device_name, environment_sha
 from lossbench.sweep.claims import Claim, Members, state_of
 from lossbench.sweep.invariance import known
@@ -159,6 +159,7 @@ class Job:
                     flush=progress,
                     saved=saved,
                     noted={"packs": self.packs},
+                    is_kernel_wanted=self.engine.kernel,
                 )
         except store.StoreError:
             raise
@@ -198,9 +199,10 @@ class Job:
     @property
     def made_by(self) -> str:
         """Everything that bits depend on beside the runs themselves."""
-        device = device_name(torch.device(self.engine.device))
-        sha = environment_sha(device, self.claim.pack.runs[0].precision)
-        return f"{ENGINE_SCHEMA}:{self.engine.padding}:{sha}"
+        device = torch.device(self.engine.device)
+        sha = environment_sha(device_name(device), self.claim.pack.runs[0].precision)
+        made_by = f"{ENGINE_SCHEMA}:{self.engine.padding}:{sha}"
+        return f"{made_by}:{kernel_maker()}" if self.engine.kernel else made_by
 
 
 class _Progress:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lossbench.engine.members import Members
+from lossbench.engine.strategies.compiled import compiled, pays
 from lossbench.engine.strategies.spec import Named, Strategy
 from lossbench.models import called
 
@@ -18,9 +19,11 @@ class Autograd(Strategy):
 
     Args:
         members: The pack.
+        of_batch: Its forward pass on a batch; that of any rows unless another is quicker.
     """
 
-    def __init__(self, members: Members) -> None:
+    def __init__(self, members: Members, of_batch: Callable[..., Tensor]) -> None:
+        self._of_batch = of_batch
         self._is_repeated = members.runs[0].signal != "own"  # more than one gradient of an output
         self._leaves: dict[str, Tensor] = {}
         self._output: Tensor | None = None
@@ -41,7 +44,7 @@ class Autograd(Strategy):
         """Outputs of a batch, see `Strategy.output`."""
         self._output = None  # lets go of what the last one kept
         self._leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-        self._output = self.forward(self._leaves, buffers, inputs)
+        self._output = self._of_batch(self._leaves, dict(buffers), inputs)
         return self._output.detach()
 
     def gradient(self, output_gradient: Tensor) -> dict[str, Tensor]:
@@ -53,13 +56,18 @@ class Autograd(Strategy):
 
 
 class Vectorised(Autograd):
-    """All members in one call."""
-
-    name = "vmap"
+    """All members in one call, on a batch through torch.compile where that pays."""
 
     def __init__(self, members: Members) -> None:
-        super().__init__(members)
         self._packed = torch.func.vmap(called(members.model))
+        self._compiled = compiled(members) if pays(members) else None
+        super().__init__(members, self._compiled or self._packed)
+
+    @property
+    def name(self) -> str:
+        """What is recorded of it."""
+        is_compiled = self._compiled is not None and self._compiled.is_compiled
+        return "vmap compiled" if is_compiled else "vmap"
 
     def apart(self, members: Members) -> list[slice]:
         """None: all of them together."""
@@ -73,11 +81,14 @@ class Vectorised(Autograd):
 class Looped(Autograd):
     """One member after the other: what is kept for a gradient is one member's at a time."""
 
-    name = "loop"
-
     def __init__(self, members: Members) -> None:
-        super().__init__(members)
         self._one = called(members.model)
+        super().__init__(members, self.forward)
+
+    @property
+    def name(self) -> str:
+        """What is recorded of it."""
+        return "loop"
 
     def apart(self, members: Members) -> list[slice]:
         """Each on its own."""

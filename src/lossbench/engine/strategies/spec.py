@@ -14,13 +14,12 @@ Named = Mapping[str, Tensor]
 
 
 class Strategy(ABC):
-    """A way to compute. What it returns holds until it is asked for the next output or gradient.
+    """A way to compute. What it returns holds until it is asked for the next output or gradient."""
 
-    Attributes:
-        name: What is recorded of it.
-    """
-
-    name: str
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What is recorded of it."""
 
     @abstractmethod
     def arranged(self, parameters: Named) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Multilayer perceptrons as batched products, with their backward pass written by hand.
 
-Members are computed some at once, so that they stay in cache. That changes no bit: in products of
-two members and more each has its own, and elementwise functions end on whole vectors or guards.
+On the CPU members are computed some at once, so that they stay in cache. That changes no bit: in
+products of two members and more each has its own, and elementwise functions end on whole vectors or
+guards.
 """
 
 from __future__ import annotations
@@ -50,8 +51,6 @@ class Stack(Strategy):
         layers: Of the model that all members share.
     """
 
-    name = "stack"
-
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._layers = layers
         self._parameters: Rows | None = None
@@ -59,6 +58,11 @@ class Stack(Strategy):
         self._output = torch.empty(0)
         self._gradient: Rows | None = None
         self._parts: list[tuple[slice, list[_Place]]] = []
+
+    @property
+    def name(self) -> str:
+        """What is recorded of it."""
+        return "stack"
 
     def arranged(self, parameters: Named) -> Rows:
         """A copy, all numbers of a member side by side."""
@@ -72,9 +76,12 @@ class Stack(Strategy):
         """Places of members computed and updated together, two at least.
 
         How many follows from shapes alone. They end on whole vectors, as `guards` demands, or are
-        the whole pack.
+        the whole pack. Elsewhere than on the CPU that is all of them: a launch costs, a cache does
+        not hold them anyway.
         """
         count, rows = inputs.shape[:2]
+        if inputs.device.type != "cpu":
+            return [slice(0, count)]
         kept = rows * (self._layers[0].inputs + sum(layer.outputs for layer in self._layers))
         weights = sum(layer.inputs * layer.outputs for layer in self._layers)
         size, taken = 2, (kept + weights) * inputs.element_size()

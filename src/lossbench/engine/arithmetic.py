@@ -1,0 +1,50 @@
+"""How a device multiplies while a pack trains: as asked for, and the same way every time."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from lossbench.config import TF32
+
+
+@contextmanager
+def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
+    """Products as the precision says, kernels that repeat their bits; what was set comes back.
+
+    torch lets convolutions round to TF32 unless it is told not to: that is 10 bits of mantissa, and
+    it changes what the fourth power of an error learns.
+
+    Args:
+        device: Where the pack trains; on the CPU there is nothing to choose.
+        precision: One of `lossbench.config.PRECISIONS`.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read with the first product
+    backends: Any = torch.backends
+    filling: Any = torch.utils.deterministic
+    matmul, conv, cudnn = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn
+    before = matmul.fp32_precision, conv.fp32_precision, cudnn.deterministic
+    is_strict = torch.are_deterministic_algorithms_enabled()
+    is_warning = torch.is_deterministic_algorithms_warn_only_enabled()
+    is_filled = filling.fill_uninitialized_memory
+    matmul.fp32_precision = conv.fp32_precision = "tf32" if precision == TF32 else "ieee"
+    cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    filling.fill_uninitialized_memory = False
+    try:
+        with warnings.catch_warnings():
+            # A kernel that repeats itself does not exist for everything that a loss may call.
+            warnings.filterwarnings("ignore", message=".*deterministic.*")
+            yield
+    finally:
+        matmul.fp32_precision, conv.fp32_precision, cudnn.deterministic = before
+        torch.use_deterministic_algorithms(is_strict, warn_only=is_warning)
+        filling.fill_uninitialized_memory = is_filled
