@@ -129,6 +129,7 @@ class Page:
         sections = [
             self._head(),
             self._goals(),
+            STRATEGIES,
             *(_rates(one, self.clock) for one in self.found),
             self._profiles(),
             self._growth(),
@@ -316,6 +317,21 @@ class Page:
         told = f"Of {named}, nothing logged; wanted on an H100."
         return "\n\n".join([lead, told, judged, *(_rates(one, "wall") for one in self.on_card)])
 
+
+STRATEGIES = """## How members are computed
+
+What trained a pack stands in its records, column `environment`, as `strategy`:
+
+- `stack`: perceptrons as batched products, with their backward pass written by hand;
+- `vmap`: any other module, all members in one call; `vmap compiled` where packs of convolutions on
+  CUDA go through torch.compile;
+- `loop`: one member after the other: convolutions on the CPU, and what vmap refuses;
+- `graph`: on CUDA, up to 50 updates are captured once and replayed;
+- `kernel`: with `engine.kernel=true` on CUDA, up to 1,000 updates of perceptrons in one launch, a
+  program for each member. It trains by SGD with float32, and prints losses from their own formulas:
+  all of the catalog but nine, which rank outputs or count classes. It takes seconds to compile for
+  each loss and shape, so it is for long sweeps. Its first update is compared with ours,
+  and where they differ by more than rounding it is not used."""
 
 NO_CARD = """Not measured: no accelerator was to be had. What would run there is tested without one:
 captured updates by a recording that is replayed on the CPU, the Triton kernel by Triton's

@@ -55,7 +55,7 @@ class Unknown(Exception):
     """A trace has something in it that the kernel does not know."""
 
 
-class Place(NamedTuple):
+class Laid(NamedTuple):
     """A layer, and where a member's numbers of it lie.
 
     Attributes:
@@ -448,9 +448,9 @@ class _Printer:
         if node.target is operator.getitem:
             return self._split(*node.args)  # type: ignore[arg-type]
         name = _name(node)
-        special = getattr(self, f"_of_{name}", None)
-        if special is not None:
-            return special(node, *node.args)
+        own = getattr(self, f"_of_{name}", None)
+        if own is not None:
+            return own(node, *node.args)
         is_truth = node.meta["val"].dtype == torch.bool
         if name not in EXPRESSIONS or (is_truth and name in ("add", "mul")):
             raise Unknown(f"aten.{name}")
@@ -510,7 +510,7 @@ class _Printer:
     def _of_clamp_min(self, node: fx.Node, value: Any, least: Any) -> list[Block]:
         return self._of_clamp(node, value, least=least)
 
-    def _of_full(self, node: fx.Node, _: Any, value: Any, **__: Any) -> list[Block]:
+    def _of_full(self, node: fx.Node, _: Any, value: Any) -> list[Block]:
         return [float(value)]
 
     _of_full_like = _of_full
@@ -808,10 +808,10 @@ def compiled(source: str) -> Mapping[str, Any]:
     return names
 
 
-def places_of(
+def laid_out(
     layers: Sequence[Layer], parameters: Mapping[str, Tensor], examples: int
-) -> tuple[tuple[Place, ...], int]:
-    """Where the layers' numbers lie, one `Place` each, and the length of a member's scratch.
+) -> tuple[tuple[Laid, ...], int]:
+    """Where the layers' numbers lie, a `Laid` each, and the length of a member's scratch.
 
     Args:
         layers: Of the model.
@@ -824,7 +824,7 @@ def places_of(
         size = -(-examples * layer.outputs // ALIGNED) * ALIGNED
         weight = rows[layer.weight]
         found.append(
-            Place(
+            Laid(
                 inputs=layer.inputs,
                 outputs=layer.outputs,
                 weight=int(weight.storage_offset()),
@@ -857,7 +857,7 @@ def constants(layers: Sequence[Layer], members: Members, run: Run) -> dict[str, 
     rows = _some(examples)
     is_fast = run.precision == TF32
     return {
-        "LAYERS": places_of(layers, members.parameters, examples)[0],
+        "LAYERS": laid_out(layers, members.parameters, examples)[0],
         "EXAMPLES": examples,
         "ROWS": rows,
         "INNER": INNER,
@@ -924,7 +924,7 @@ class Kernel:
             if span.start < members.recorded
         ]
         examples = members.batches.shape[-1]
-        _, room = places_of(layers, members.parameters, examples)
+        _, room = laid_out(layers, members.parameters, examples)
         self._scratch = members.hyper.lr.new_empty(members.recorded, room)
         self._inputs = members.inputs["train"].flatten(2)
         self._targets = members.targets["train"]
