@@ -370,6 +370,17 @@ def test_a_report_says_where_everything_lies(reported, monkeypatch, capsys):
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_a_kernel_that_is_asked_for_on_the_cpu_is_said_to_be_of_other_devices(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    words = [*SMALL, "loss=mse", "engine=auto", "engine.kernel=true", "name=asked"]
+    assert cli.main(words) == cli.DONE
+    assert "engine.kernel is of CUDA devices" in caplog.text
+    told = records.load(tmp_path / "runs" / "asked").runs.environment[0]
+    assert json.loads(told)["strategy"] == "stack"
+
+
 UNDRAWN = """
 import sys
 

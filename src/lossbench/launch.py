@@ -444,6 +444,8 @@ def _sweep(config: DictConfig, hydra: Any) -> Sweep:
     ending, engine = _ending(hydra), to_engine(config)
     if config.engine.precision == TF32:
         log.warning("tf32 rounds factors to 10 bits: steep losses like quartic train otherwise")
+    if engine.kernel and engine.device == "cpu":
+        log.warning("engine.kernel is of CUDA devices: on the CPU packs train without it")
     return Sweep(
         folder=Path(str(hydra.sweep.dir) + ending),
         engine=engine,
