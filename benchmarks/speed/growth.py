@@ -21,7 +21,7 @@ from lossbench.engine.signals import own
 from lossbench.engine.strategies import strategy_of
 from lossbench.engine.strategies.autograd import Autograd
 from lossbench.engine.strategies.stack import Stack
-from lossbench.engine.train import _trained, train
+from lossbench.engine.train import train
 from lossbench.engine.update import PerMemberLoss, Updates, _live
 from lossbench.optimizers import OPTIMIZERS, fresh_state, scheduled
 from speed.clock import Clock, Enough, lasting
@@ -29,7 +29,7 @@ from speed.tasks import pack
 from speed.ways import Setting, trained
 
 THROUGH: tuple[Callable[..., Any], ...] = (
-    *(train, _trained, own, Captured.__call__, Course.advance, Course.logged),
+    *(train, own, Captured.__call__, Course.advance, Course.logged),
     *(Course._replay, _stretch, _told, Updates.once, Updates.shown, Updates._made, Updates._part),
 )
 """Functions whose time is that of what they call, and their own."""

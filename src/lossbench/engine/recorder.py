@@ -28,14 +28,12 @@ class Recorder:
         alive: [K], what freezes a member that diverged or failed; changed in place.
         stop_step: [K], updates a member has done; changed in place.
         failures: By place, what a member failed of.
-        noted: Further facts for the column `environment`.
     """
 
     def __init__(self, pack: Pack, members: Members, *, device: torch.device) -> None:
         self.pack = pack
         self.members = members
         self.device = device
-        self.noted: Mapping[str, str] = {}
         count = len(members.runs)
         self.alive = torch.ones(count, dtype=torch.bool, device=device)
         self.stop_step = torch.zeros(count, dtype=torch.int64, device=device)
@@ -100,10 +98,15 @@ class Recorder:
         if values:
             self._evals.append((step, {("train", name): value for name, value in values.items()}))
 
-    def tables(self, *, seconds: float) -> dict[str, pa.Table]:
-        """The four tables of the pack's runs; padding is left out."""
+    def tables(self, *, seconds: float, noted: Mapping[str, str]) -> dict[str, pa.Table]:
+        """The four tables of the pack's runs; padding is left out.
+
+        Args:
+            seconds: The whole training took.
+            noted: Further facts for the column `environment`.
+        """
         return {
-            "runs": self._runs_table(seconds),
+            "runs": self._runs_table(seconds, noted),
             "steps": self._table("steps", [(step, {}, values) for step, values in self._steps]),
             "layers": self._table(
                 "layers",
@@ -123,11 +126,11 @@ class Recorder:
             ),
         }
 
-    def _runs_table(self, seconds: float) -> pa.Table:
-        rows = [self._run_row(place, seconds) for place in range(self.members.recorded)]
+    def _runs_table(self, seconds: float, noted: Mapping[str, str]) -> pa.Table:
+        rows = [self._run_row(place, seconds, noted) for place in range(self.members.recorded)]
         return records.table_from("runs", {name: [row[name] for row in rows] for name in rows[0]})
 
-    def _run_row(self, place: int, seconds: float) -> dict[str, Any]:
+    def _run_row(self, place: int, seconds: float, noted: Mapping[str, str]) -> dict[str, Any]:
         run, count = self.members.runs[place], self.members.recorded
         status, reason = self._status(place)
         return {
@@ -144,7 +147,7 @@ class Recorder:
             "source_sha": run.source_sha,
             "shared_sha": run.shared_sha,
             "env_sha": environment_sha(device_name(self.device), run.precision),
-            "environment": environment_json(self.noted),
+            "environment": environment_json(noted),
             "device": device_name(self.device),
             "precision": run.precision,
             "threads": torch.get_num_threads(),

@@ -58,59 +58,44 @@ def train(
         ValueError: The batch is larger than the training split.
     """
     with arithmetic(device, pack.runs[0].precision):
-        return _trained(
-            pack, splits_by_seed, device, padding, flush, saved, noted or {}, is_kernel_wanted
-        )
-
-
-def _trained(
-    pack: Pack,
-    splits_by_seed: Mapping[int, Splits],
-    device: torch.device,
-    padding: int,
-    flush: Callable[[int, Snapshot], None],
-    saved: Saved | None,
-    noted: Mapping[str, str],
-    is_kernel_wanted: bool,
-) -> dict[str, pa.Table]:
-    start = time.monotonic()
-    members = gathered(pack, splits_by_seed, device=device, padding=padding)
-    run = members.runs[0]
-    strategy = strategy_of(members)
-    recorder = Recorder(pack, members, device=device)
-    updates = Updates(members, strategy, recorder)
-    course = Course(members, updates, is_kernel_wanted=is_kernel_wanted)
-    instruments = Instruments(members, strategy.forward)
-    step = 0
-    if saved is not None:
-        found = _restored(saved, recorder, device)
-        updates.restore(found)
-        step = found["step"]
-        start -= found["seconds"]
-    judged = partial(evaluated, members, strategy.forward, updates.parameters, updates.buffers)
-    while step < run.steps:
-        if step % run.eval_every == 0:
-            recorder.evals(step, judged(is_last=False))
-        names, count = instruments.due(step), 1
-        if names:
-            update = updates.shown()
-            if step % run.log_every == 0:
-                recorder.steps(step, *probed(members, update))
-            recorder.instruments(step, instruments.measured(names, step, update))
-        elif step % run.log_every == 0:
-            recorder.steps(step, *course.logged())
-        else:
-            count = _quiet(run, instruments, step, most=course.most)
-            course.advance(count)
-        step += count
-        if step < run.steps:
-            seconds = time.monotonic() - start
-            flush(step, partial(_saved, updates, recorder, seconds))
-    recorder.evals(run.steps, judged(is_last=True))
-    assert int(updates.clock) == run.steps  # which also waits until the device has done them
-    strategies = " ".join([strategy.name, course.name]).strip()
-    recorder.noted = {**noted, "strategy": strategies}
-    return recorder.tables(seconds=time.monotonic() - start)
+        start = time.monotonic()
+        members = gathered(pack, splits_by_seed, device=device, padding=padding)
+        run = members.runs[0]
+        strategy = strategy_of(members)
+        recorder = Recorder(pack, members, device=device)
+        updates = Updates(members, strategy, recorder)
+        course = Course(members, updates, is_kernel_wanted=is_kernel_wanted)
+        instruments = Instruments(members, strategy.forward)
+        step = 0
+        if saved is not None:
+            found = _restored(saved, recorder, device)
+            updates.restore(found)
+            step = found["step"]
+            start -= found["seconds"]
+        judged = partial(evaluated, members, strategy.forward, updates.parameters, updates.buffers)
+        while step < run.steps:
+            if step % run.eval_every == 0:
+                recorder.evals(step, judged(is_last=False))
+            names, count = instruments.due(step), 1
+            if names:
+                update = updates.shown()
+                if step % run.log_every == 0:
+                    recorder.steps(step, *probed(members, update))
+                recorder.instruments(step, instruments.measured(names, step, update))
+            elif step % run.log_every == 0:
+                recorder.steps(step, *course.logged())
+            else:
+                count = _quiet(run, instruments, step, most=course.most)
+                course.advance(count)
+            step += count
+            if step < run.steps:
+                seconds = time.monotonic() - start
+                flush(step, partial(_saved, updates, recorder, seconds))
+        recorder.evals(run.steps, judged(is_last=True))
+        assert int(updates.clock) == run.steps  # which also waits until the device has done them
+        strategies = " ".join([strategy.name, course.name]).strip()
+        noted = {**(noted or {}), "strategy": strategies}
+        return recorder.tables(seconds=time.monotonic() - start, noted=noted)
 
 
 def _quiet(run: Run, instruments: Instruments, step: int, *, most: int) -> int:

@@ -212,13 +212,12 @@ class Updates:
         driving, gradient = self._drive(slope, reference, self._strategy.gradient)
         alive = self._recorder.alive[own] & loss.isfinite().all(-1)
         value, rise = joined(parameters, like=parameters), joined(gradient, like=parameters)
+        step = self.clock[0].double()
         for few in self._strategy.at_once(inputs):
             old = _few(value, few)
             kept = {name: _few(values, few) for name, values in state.items()}
             here = slice(own.start + few.start, own.start + few.stop)
-            found = self._optimizer(
-                old, _few(rise, few), kept, step=self.clock[0].double(), hyper=hyper.some(here)
-            )
+            found = self._optimizer(old, _few(rise, few), kept, step=step, hyper=hyper.some(here))
             for name, new in found.items():
                 _live(alive[few], new, old[name], out=old[name])
         return Made(target, output, loss, slope, driving, gradient if is_kept else {})
@@ -285,22 +284,21 @@ class PerMemberLoss:
         """Loss [k, B] and d loss / d output [k, B, W]; NaN and 0 for failed members."""
         loss = output.new_full(output.shape[:-1], torch.nan)
         slope = torch.zeros_like(output)
-        before, pending = self.spans, [self.spans] if self.spans else []
-        self.spans = []
+        pending, served = [self.spans] if self.spans else [], []
         while pending:
             spans = pending.pop(0)
             try:
                 found = self._of(spans, output, target, clock)
             except (Exception, SystemExit) as error:
-                if is_capturing():  # what a loss asks of the host says nothing against it
-                    self.spans = before
-                    raise
+                if is_capturing():
+                    raise  # what a loss asks of the host says nothing against it
                 pending[:0] = self._parts(spans, clock, error)
                 continue
             for (span, _), (values, slopes) in zip(spans, found, strict=True):
                 here = self._here(span)
                 loss[here], slope[here] = values, slopes
-            self.spans += spans
+            served += spans
+        self.spans = served
         return loss, slope
 
     def _of(

@@ -34,6 +34,7 @@ from lossbench.config import TF32, Run
 from lossbench.engine.members import Members
 from lossbench.engine.strategies.layers import Layer, layers_of
 from lossbench.engine.strategies.rows import ALIGNED, Rows
+from lossbench.losses.spec import Loss
 
 IS_INTERPRETED: bool = triton.knobs.runtime.interpret
 
@@ -684,6 +685,10 @@ def _trace(function: Callable[..., Tensor], *examples: Tensor) -> fx.Graph:
     return traced.graph
 
 
+_sources: dict[tuple[Loss, str, int, int], str] = {}
+"""Printed losses by row, parameters, C and B: packs of a sweep have the same ones."""
+
+
 def loss_source(run: Run, *, targets: int, examples: int) -> str:
     """The function `loss` that the kernel calls: it writes slopes and returns values [rows, 1].
 
@@ -695,6 +700,13 @@ def loss_source(run: Run, *, targets: int, examples: int) -> str:
     Raises:
         Unknown: Something in the loss's formula; or it is none that can be traced.
     """
+    key = (run.row, repr(sorted(run.loss.params.items())), targets, examples)
+    if key not in _sources:
+        _sources[key] = _loss_source(run, targets, examples)
+    return _sources[key]
+
+
+def _loss_source(run: Run, targets: int, examples: int) -> str:
     times, row = run.row.outputs_per_target, run.row
     count = next(n for n in (7, 11, 13) if n not in (targets, times * targets))
     output, target = torch.ones(count, times * targets), torch.ones(count, targets)
