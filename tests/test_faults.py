@@ -16,6 +16,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,7 @@ import pytest
 import torch
 from conftest import make_run
 from interrupted import contents, sweep_in
+from tqdm import tqdm
 
 from lossbench import cli, records, store
 from lossbench.losses import LOSSES
@@ -31,10 +33,13 @@ from lossbench.sweep import care, isolation, training
 from lossbench.sweep.claims import Claims
 from lossbench.sweep.training import Interrupted
 
-pytestmark = pytest.mark.faults
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
 
 IS_LONG = os.environ.get("LOSSBENCH_FAULTS") == "long"
-KILLS = 200 if IS_LONG else 40
+KILLS = 200 if IS_LONG else 25
 RUNS = [make_run(loss=loss, seed=s, steps=60) for loss in ("mse", "mae", "huber") for s in (0, 1)]
 LONGER = [make_run(loss=loss, steps=900, log_every=30) for loss in ("mse", "mae", "huber")]
 TINY = [make_run(loss=loss, steps=4, log_every=2, eval_every=2) for loss in ("mse", "mae")]
@@ -67,6 +72,7 @@ def forked(act):
     code = 70
     try:
         os.setsid()
+        tqdm.set_lock(threading.RLock())  # the parent's is shared, and lost with who holds it
         act()
         code = 0
     except Interrupted as end:
@@ -114,11 +120,12 @@ def test_kills_at_any_time_lose_nothing(tmp_path, monkeypatch, whole, figure):
     monkeypatch.setattr(care, "run_apart", inline)
     draw, kills, sweeps = random.Random(0), 0, 0
     while kills < KILLS:
-        folder, code = tmp_path / str(sweeps), -signal.SIGKILL
+        folder, code, patience = tmp_path / str(sweeps), -signal.SIGKILL, 0.5
         while code == -signal.SIGKILL:
             doing = sweep_in(folder, pack_size=2, commit_every=0.01)
             child = forked(lambda doing=doing: doing.run(LONGER))
-            time.sleep(draw.uniform(0.0, 0.5))
+            time.sleep(draw.uniform(0.0, patience))
+            patience *= 1.05  # so that it ends on any machine
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
             code = ended(child)
@@ -305,7 +312,7 @@ def operations(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("act", "code", "first"), [(crash, 9, 1), (full, 1, 2)], ids=["crash", "disk full"]
+    ("act", "code", "first"), [(crash, 9, 1), (full, 1, 3)], ids=["crash", "disk full"]
 )
 def test_no_operation_on_files_is_a_bad_one_to_fail_at(
     tmp_path, monkeypatch, whole, figure, act, code, first
@@ -319,7 +326,7 @@ def test_no_operation_on_files_is_a_bad_one_to_fail_at(
         sweep_in(to, pack_size=1, commit_every=0).run(TINY)
 
     codes = []
-    tried = range(1, total + 1) if IS_LONG else range(first, total + 1, 2)
+    tried = range(1, total + 1) if IS_LONG else range(first, total + 1, 4)
     for at in tried:
         folder = tmp_path / str(at)
         codes.append(ended(forked(lambda to=folder, at=at: disturbed(to, at))))
@@ -328,7 +335,7 @@ def test_no_operation_on_files_is_a_bad_one_to_fail_at(
     # A file that cannot be deleted, or a temporary one, may be left; all else must be said.
     assert {*codes} <= {code, 0}
     assert codes.count(code) > 0.7 * len(tried)
-    told = f"1 to {total}" if IS_LONG else f"{first}, {first + 2}, ... up to {total}"
+    told = f"1 to {total}" if IS_LONG else f"{first}, {first + 4}, ... up to {total}"
     what = "a crash" if act is crash else "a full disk"
     figure(f"{what} at the n-th operation on files", f"n = {told}: all end bit-identical")
 

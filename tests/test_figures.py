@@ -302,7 +302,7 @@ def test_n_and_the_kind_of_interval_are_stated(drawing):
     assert any(kind in note for kind in kinds) or drawing in WITHOUT_INTERVALS
 
 
-@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+@pytest.mark.parametrize("kind", ["svg", "pdf"])
 @pytest.mark.parametrize("drawing", DRAWINGS)
 def test_hostile_names_are_drawn_and_stay_text(drawing, kind):
     with figures.style():

@@ -114,6 +114,45 @@ def test_instruments_count_as_often_as_they_measure_in_the_whole_run(tmp_path):
     assert rows[1].seconds / rows[0].seconds < 2  # timed twice on a machine that is shared
 
 
+def test_what_was_timed_is_divided_among_updates_logging_and_evaluation():
+    update, logging, evaluation = 0.002, 0.001, 0.05
+    clock, stamps = 7.0, []
+    for step in range(forecast.FEWEST_UPDATES):
+        clock += update + logging * (step % forecast.LOGGED == 0)
+        clock += evaluation * (step % forecast.EVALUATED == 0)
+        clock += 3.0 * (step == 0)  # the first of everything is slow
+        stamps.append((step + 1, clock))
+    assert forecast._parts(stamps) == pytest.approx((update, logging, evaluation))
+
+
+def test_several_updates_between_two_looks_at_the_clock_count_as_several():
+    stamps = [(1, 0.0), (3, 2.0), (4, 3.5), (5, 4.5), (6, 9.5), (7, 11.0), (9, 13.0)]
+    assert forecast._parts(stamps) == pytest.approx((1.0, 0.5, 4.0))
+
+
+def test_packs_that_take_as_long_are_timed_once(tmp_path, monkeypatch):
+    timed, original = [], forecast.train
+    monkeypatch.setattr(
+        forecast, "train", lambda pack, *a, **k: (timed.append(pack), original(pack, *a, **k))[1]
+    )
+    rates = (0.0, 0.2, 0.4)
+    runs = [
+        make_run(
+            data="digits",
+            loss="brier",
+            steps=100 * place + 100,
+            data__corruption={"name": "symmetric", "params": {"rate": rate}},
+        )
+        for place, rate in enumerate(rates)
+    ]
+    (row,) = forecast.forecast({"exploratory": runs}, sweep_in(tmp_path))
+    assert row.packs == 3
+    assert len(timed) == 2  # some updates of one pack, and its first alone
+    other = make_run(data="digits", loss="brier", steps=100, batch_size=64)
+    forecast.forecast({"exploratory": [*runs, other]}, sweep_in(tmp_path))
+    assert len(timed) == 6
+
+
 def test_a_plan_says_where_evaluation_takes_much_of_the_time(place, capsys):
     ask("plan", "name=often", "steps=2000", "eval_every=1", "log_every=2000")
     assert re.search(r"Evaluation is \d\d% of it: a larger eval_every", capsys.readouterr().out)

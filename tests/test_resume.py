@@ -21,7 +21,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.models import MODELS, Model
 from lossbench.sweep import care, isolation, splits_of, training
-from lossbench.sweep.claims import Claims, claim
+from lossbench.sweep.claims import Claim, Claims, claim
 from lossbench.sweep.training import Interrupted, Stop
 
 CPU = torch.device("cpu")
@@ -102,6 +102,30 @@ def test_a_pack_that_stopped_several_times_goes_on_bit_for_bit():
     saved = stopped_at(runs, 9, 14, saved=saved)
     assert len(saved.parts) == 5
     assert equal(tables_of(runs, saved=saved), tables_of(runs))
+
+
+@pytest.mark.parametrize("steps", [8, 80])
+def test_a_pack_reads_its_record_as_often_however_many_parts_it_has(tmp_path, monkeypatch, steps):
+    runs = [make_run(loss=loss, steps=100) for loss in ("mse", "mae")]
+    doing, original, read = sweep_in(tmp_path, commit_every=0), training._Progress.__call__, []
+
+    def stopped(self, step, snapshot):
+        if step == steps:
+            self.stop.signal = signal.SIGTERM
+        original(self, step, snapshot)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Progress, "__call__", stopped)
+        with pytest.raises(Interrupted):
+            doing.run(runs)
+    (folder,) = (tmp_path / "packs").iterdir()
+    assert len([*folder.glob("part-*")]) == steps
+    (asked,) = packs.group(runs, pack_size=8)
+    job = training.Job(Claim(asked, folder), doing.engine, "")
+    sealed = store.read_sealed
+    monkeypatch.setattr(store, "read_sealed", lambda path: (read.append(path), sealed(path))[1])
+    assert len(job._saved(job.claim.record).parts) == steps
+    assert len(read) == 1
 
 
 def test_members_that_failed_or_diverged_before_the_stop_stay_as_they_were(breaking):

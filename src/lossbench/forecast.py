@@ -8,12 +8,15 @@ import json
 import math
 import textwrap
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
+from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from lossbench import packs, probes, records, statistics
@@ -29,19 +32,20 @@ from lossbench.sweep import KEPT, Sweep, splits_of
 if TYPE_CHECKING:
     from lossbench.launch import Stages
 
-TIMED_UPDATES, TIMED_EVALS = 20, 5
-"""Updates and evaluations of one pack of a kind that are timed and thrown away."""
+TIMED_UPDATES, TIMED_SECONDS = 40, 0.5
+"""What of one pack of a kind is timed and thrown away: so many updates, or what fits that time."""
 
-TIMED_SECONDS = 5.0
-"""Fewer updates where so many take longer, but `FEWEST_UPDATES`."""
+FEWEST_UPDATES = 6
+"""Of them at least: one of each kind."""
 
-FEWEST_UPDATES = 4
+LOGGED, EVALUATED = 3, 5
+"""Every which update of them is logged, and what comes before an evaluation."""
+
+AS_FAST = ("corruption", "schedule", "steps", "log_every", "eval_every")
+"""Facts of a run that what is timed does not depend on."""
 
 MUCH = 0.25
 """Share of the time from which on evaluation is worth a word."""
-
-TIMED_MEMBERS = 32
-"""Most members of a pack that is timed; from there on time grows in proportion to them."""
 
 BYTES_A_ROW = {"runs": 900.0, "steps": 22.0, "layers": 11.0, "evals": 4.0}
 """Of the parquet files of `experiment=essay`, as `lossbench plan` was written."""
@@ -133,9 +137,10 @@ def _until_all_are_done(seconds: Sequence[float], hands: int) -> float:
 
 @dataclass(frozen=True)
 class _Speed:
-    """Seconds a member takes: an update, an evaluation, and all that comes once."""
+    """Seconds a member takes: an update, to log it, an evaluation, and all that comes once."""
 
     update: float
+    logging: float
     evaluation: float
     once: float
 
@@ -157,9 +162,8 @@ class _Speeds:
     def seconds(self, pack: Pack) -> float:
         """Of training a whole pack."""
         run, speed = pack.runs[0], self._speed(pack)
-        return self.evaluating(pack) + self._members(pack) * (
-            _updates(run) * speed.update + speed.once
-        )
+        update = speed.update + speed.logging / run.log_every
+        return self.evaluating(pack) + self._members(pack) * (_updates(run) * update + speed.once)
 
     def evaluating(self, pack: Pack) -> float:
         """Seconds of that for evaluations, but for the last one."""
@@ -167,7 +171,8 @@ class _Speeds:
         return self._members(pack) * -(-run.steps // run.eval_every) * speed.evaluation
 
     def _speed(self, pack: Pack) -> _Speed:
-        kind = packs.structure(pack.runs[0])
+        facts = json.loads(packs.structure(pack.runs[0]))
+        kind = json.dumps({name: value for name, value in facts.items() if name not in AS_FAST})
         if kind not in self.known:
             self.known[kind] = self._timed(pack)
         return self.known[kind]
@@ -178,35 +183,43 @@ class _Speeds:
         return count if self._numbers(pack).is_apart else max(count, self.padding)
 
     def _timed(self, pack: Pack) -> _Speed:
-        # Members that run one after the other take as long each, however many there are.
-        most = 1 if self._numbers(pack).is_apart else TIMED_MEMBERS
-        runs = pack.runs[:: -(-len(pack.runs) // most)]
+        # All of its members, because many share the cost of an update; where they run one after
+        # the other each takes as long.
+        runs = pack.runs[:1] if self._numbers(pack).is_apart else pack.runs
         splits = {run.seed: splits_of(run) for run in runs}
-        members = self._members(Pack(pack.pack_id, tuple(runs)))
+        members = self._members(Pack(pack.pack_id, runs))
 
-        def spent(steps: int, eval_every: int) -> float:
-            typed = {"steps": steps, "eval_every": eval_every, "instruments": ()}
-            short = [replace(run, **typed) for run in runs]
-            start = self.clock()
+        def begun(steps: int, stamp: Callable[[int, object], None]) -> None:
+            typed = {"steps": steps, "log_every": LOGGED, "eval_every": EVALUATED}
+            short = tuple(replace(run, **typed, instruments=()) for run in runs)
             train(
-                Pack(pack.pack_id, tuple(short)),
+                Pack(pack.pack_id, short),
                 splits,
                 device=self.device,
                 padding=self.padding,
-                flush=lambda step, snapshot: None,
+                flush=stamp,
             )
-            return (self.clock() - start) / members
 
-        spent(1, 1)  # the first call of anything is slow
-        one, two = spent(1, 1), spent(2, 2)
-        affordable = TIMED_SECONDS / max(members * (two - one), 1e-9)
-        updates = int(min(max(affordable, FEWEST_UPDATES), TIMED_UPDATES))
-        many = spent(1 + updates, 1 + updates)
-        often = spent(1 + updates, -(-(1 + updates) // TIMED_EVALS))
-        evaluations = -(-(1 + updates) // -(-(1 + updates) // TIMED_EVALS))
-        update = max(many - one, 0.0) / updates
-        evaluation = max(often - many, 0.0) / (evaluations - 1)
-        return _Speed(update, evaluation, max(one - update - evaluation, 0.0))
+        stamps: list[tuple[int, float]] = []
+
+        def stamp(step: int, _: object) -> None:
+            stamps.append((step, self._now()))
+            if step >= FEWEST_UPDATES and stamps[-1][1] - stamps[0][1] > TIMED_SECONDS:
+                raise _Enough
+
+        with suppress(_Enough):
+            begun(TIMED_UPDATES, stamp)
+        plain, logged, evaluation = (seconds / members for seconds in _parts(stamps))
+        start = self._now()
+        begun(1, lambda *_: None)
+        first = (self._now() - start) / members
+        once = max(first - plain - logged - evaluation, 0.0)
+        return _Speed(plain, logged, evaluation, once)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return self.clock()
 
     def memory(self, pack: Pack) -> float:
         """Bytes of a pack's data, of its parameters, and of one chunk of an evaluation or batch."""
@@ -226,6 +239,25 @@ class _Speeds:
         if kind not in self.sizes:
             self.sizes[kind] = _numbers(pack.runs[0], self.device)
         return self.sizes[kind]
+
+
+class _Enough(Exception):
+    """Enough was timed."""
+
+
+def _parts(stamps: Sequence[tuple[int, float]]) -> tuple[float, float, float]:
+    """Seconds of an update, and what one takes longer that is logged, or follows an evaluation.
+
+    Args:
+        stamps: Updates done, and when. What came before the first is not counted: the first of
+            everything is slow.
+    """
+    rows, spent = [], []
+    for (before, start), (after, end) in itertools.pairwise(stamps):
+        rows.append([after - before, before % LOGGED == 0, before % EVALUATED == 0])
+        spent.append(end - start)
+    (update, logged, evaluation), _ = nnls(np.array(rows, dtype=float), np.array(spent))
+    return float(update), float(logged), float(evaluation)
 
 
 @dataclass(frozen=True)

@@ -173,14 +173,20 @@ def committed(pack_dir: Path) -> dict[str, Any] | None:
     return state
 
 
-def read(pack_dir: Path, name: str) -> bytes:
+def read(pack_dir: Path, name: str, record: Mapping[str, Any] | None = None) -> bytes:
     """Content of a committed file, checked against its recorded sha256.
+
+    Args:
+        pack_dir: The pack's folder.
+        name: The file's.
+        record: The pack's commit record, from who has read it already and asks for many files.
 
     Raises:
         StoreError: The file is not committed, missing or altered.
     """
     path = pack_dir / name
-    expected = (committed(pack_dir) or {"files": {}})["files"].get(name)
+    record = record or committed(pack_dir) or {"files": {}}
+    expected = record["files"].get(name)
     if expected is None:
         raise StoreError(f"{path}: not named in {COMMIT}. {_cure(pack_dir)}")
     return read_hashed(path, expected, cure=_cure(pack_dir))

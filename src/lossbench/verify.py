@@ -69,7 +69,7 @@ def _check_pack(folder: Path, found: Verified) -> None:
     found.unfinished += not state["is_finished"]
     for name in state["files"]:
         try:
-            content = store.read(folder, name)
+            content = store.read(folder, name, state)
             if name.endswith(".parquet"):
                 records.decode(content, path=folder / name)
         except store.StoreError as error:

@@ -181,7 +181,7 @@ class Job:
             )
             return None
         try:
-            content = {name: store.read(folder, name) for name in files}
+            content = {name: store.read(folder, name, state) for name in files}
         except store.StoreError as error:
             log.warning("pack %s begins again: %s", folder.name, error)
             return None
