@@ -62,7 +62,7 @@ CLAIMING = [name for name in EXPERIMENTS if sweeper_of(name)["declare"].get("pub
 
 PLANNED = [(name, "smoke") for name in EXPERIMENTS]
 PLANNED += [(name, "full") for name in EXPERIMENTS if name not in (*CLAIMING, LARGE)]
-"""Each at the smallest size, and at another one: those that claim are planned at `laptop` below."""
+"""Those that claim something of losses are planned at `laptop` below."""
 
 
 @pytest.mark.parametrize(("name", "size"), PLANNED)
@@ -73,8 +73,7 @@ def test_an_experiment_can_be_planned_at_a_size(name, size, tmp_path, monkeypatc
     assert len(plan.runs["confirm"]) >= len({run.run_id for run in plan.runs["tune"]}) / 2
     if size == "smoke":
         preflight(plan.runs["tune"])
-    ending = "" if size == "laptop" else f"-{size}"
-    assert plan.sweep.folder.name == plan.sweep.facts["name"] == name + ending
+    assert plan.sweep.folder.name == plan.sweep.facts["name"] == f"{name}-{size}"
     assert not [*tmp_path.iterdir()]
 
 
@@ -116,6 +115,7 @@ def test_a_published_claim_speaks_of_a_loss_and_a_reference_that_are_planned_sid
     monkeypatch.chdir(tmp_path)
     declared = sweeper_of(name)["declare"]
     plan = planned(f"experiment={name}", *ONE_OF_EACH)
+    assert plan.sweep.folder.name == plan.sweep.facts["name"] == name
     runs = pd.DataFrame(
         {"run_id": run.run_id, "task": run.row.task, "config": json.dumps(run.facts)}
         | {key: getattr(run, key).name for key in ("data", "model", "loss", "optimizer")}

@@ -35,6 +35,7 @@ from lossbench.sweep.training import Interrupted
 
 pytestmark = [
     pytest.mark.faults,
+    # What a child of a process with threads may not do is take their locks, see `forked`.
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
 ]
 
@@ -312,7 +313,7 @@ def operations(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("act", "code", "first"), [(crash, 9, 1), (full, 1, 3)], ids=["crash", "disk full"]
+    ("act", "code", "first"), [(crash, 9, 1), (full, 1, 2)], ids=["crash", "disk full"]
 )
 def test_no_operation_on_files_is_a_bad_one_to_fail_at(
     tmp_path, monkeypatch, whole, figure, act, code, first
@@ -326,7 +327,7 @@ def test_no_operation_on_files_is_a_bad_one_to_fail_at(
         sweep_in(to, pack_size=1, commit_every=0).run(TINY)
 
     codes = []
-    tried = range(1, total + 1) if IS_LONG else range(first, total + 1, 4)
+    tried = range(1, total + 1) if IS_LONG else range(first, total + 1, 3)
     for at in tried:
         folder = tmp_path / str(at)
         codes.append(ended(forked(lambda to=folder, at=at: disturbed(to, at))))
@@ -335,7 +336,7 @@ def test_no_operation_on_files_is_a_bad_one_to_fail_at(
     # A file that cannot be deleted, or a temporary one, may be left; all else must be said.
     assert {*codes} <= {code, 0}
     assert codes.count(code) > 0.7 * len(tried)
-    told = f"1 to {total}" if IS_LONG else f"{first}, {first + 4}, ... up to {total}"
+    told = f"1 to {total}" if IS_LONG else f"{first}, {first + 3}, ... up to {total}"
     what = "a crash" if act is crash else "a full disk"
     figure(f"{what} at the n-th operation on files", f"n = {told}: all end bit-identical")
 

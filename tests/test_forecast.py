@@ -114,43 +114,79 @@ def test_instruments_count_as_often_as_they_measure_in_the_whole_run(tmp_path):
     assert rows[1].seconds / rows[0].seconds < 2  # timed twice on a machine that is shared
 
 
-def test_what_was_timed_is_divided_among_updates_logging_and_evaluation():
-    update, logging, evaluation = 0.002, 0.001, 0.05
-    clock, stamps = 7.0, []
-    for step in range(forecast.FEWEST_UPDATES):
-        clock += update + logging * (step % forecast.LOGGED == 0)
-        clock += evaluation * (step % forecast.EVALUATED == 0)
-        clock += 3.0 * (step == 0)  # the first of everything is slow
-        stamps.append((step + 1, clock))
-    assert forecast._parts(stamps) == pytest.approx((update, logging, evaluation))
+COSTS = {"update": 0.002, "logging": 0.001, "evaluation": 0.05, "once": 0.4}
 
 
-def test_several_updates_between_two_looks_at_the_clock_count_as_several():
-    stamps = [(1, 0.0), (3, 2.0), (4, 3.5), (5, 4.5), (6, 9.5), (7, 11.0), (9, 13.0)]
-    assert forecast._parts(stamps) == pytest.approx((1.0, 0.5, 4.0))
+class Pretended:
+    """A training that takes known seconds, and a clock that shows them.
+
+    Args:
+        most: Updates between two looks at the clock.
+        capture: Seconds that the second stretch of each length takes longer.
+    """
+
+    def __init__(self, *, most=1, capture=0.0):
+        self.now, self.most, self.capture, self.asked, self.made = 7.0, most, capture, [], 0
+
+    def train(self, pack, splits, *, device, padding, flush):
+        run, members, step, seen = pack.runs[0], max(len(pack.runs), padding), 0, {}
+        self.asked.append(pack)
+        self.now += 3.0 * (len(self.asked) == 1)  # the first of everything is slow
+        while step < run.steps:
+            is_logged, is_evaluated = step % run.log_every == 0, step % run.eval_every == 0
+            stops = [step - step % every + every for every in (run.log_every, run.eval_every)]
+            count = 1 if is_logged else min(*stops, step + self.most, run.steps) - step
+            seen[count, is_logged] = seen.get((count, is_logged), 0) + 1
+            spent = count * COSTS["update"] + is_logged * COSTS["logging"]
+            self.now += members * (spent + is_evaluated * COSTS["evaluation"])
+            self.now += self.capture * (seen[count, is_logged] == 2)
+            step, self.made = step + count, self.made + count
+            if step < run.steps:
+                flush(step, None)
+        self.now += members * COSTS["once"]
+
+
+@pytest.mark.parametrize("seconds", [0.01, 1e9], ids=["soon enough", "all updates"])
+@pytest.mark.parametrize(
+    ("kind", "most", "capture"), [("cpu", 1, 0.0), ("cuda", 50, 20.0)], ids=["cpu", "cuda"]
+)
+def test_what_a_training_takes_is_foretold_from_a_short_one(
+    tmp_path, monkeypatch, kind, most, capture, seconds
+):
+    pretended = Pretended(most=most, capture=capture)
+    monkeypatch.setattr(forecast, "train", pretended.train)
+    monkeypatch.setattr(forecast._Speeds, "_now", lambda _: pretended.now)
+    monkeypatch.setattr(forecast, "RHYTHMS", {"cpu": forecast.RHYTHMS[kind]})
+    monkeypatch.setattr(forecast, "TIMED_SECONDS", seconds)
+    rhythm = {"steps": 1000, "log_every": 20, "eval_every": 250}
+    runs = [make_run(seed=seed, **rhythm) for seed in range(40)]
+    (row,) = forecast.forecast({"exploratory": runs}, sweep_in(tmp_path))
+    each = 1000 * COSTS["update"] + 50 * COSTS["logging"] + 4 * COSTS["evaluation"] + COSTS["once"]
+    assert row.seconds == pytest.approx(40 * each)
+    assert row.evaluating == pytest.approx(4 * COSTS["evaluation"] / each)
+    assert [len(pack.runs) for pack in pretended.asked] == [40, 40]
+    made = forecast.RHYTHMS["cpu"].updates if seconds > 1 else forecast.RHYTHMS["cpu"].evaluated + 1
+    assert pretended.made == made + 1
 
 
 def test_packs_that_take_as_long_are_timed_once(tmp_path, monkeypatch):
-    timed, original = [], forecast.train
+    timed, original = [], forecast._Speeds._timed
     monkeypatch.setattr(
-        forecast, "train", lambda pack, *a, **k: (timed.append(pack), original(pack, *a, **k))[1]
+        forecast._Speeds, "_timed", lambda own, pack: (timed.append(pack), original(own, pack))[1]
     )
-    rates = (0.0, 0.2, 0.4)
-    runs = [
-        make_run(
-            data="digits",
-            loss="brier",
-            steps=100 * place + 100,
-            data__corruption={"name": "symmetric", "params": {"rate": rate}},
-        )
-        for place, rate in enumerate(rates)
-    ]
-    (row,) = forecast.forecast({"exploratory": runs}, sweep_in(tmp_path))
-    assert row.packs == 3
-    assert len(timed) == 2  # some updates of one pack, and its first alone
-    other = make_run(data="digits", loss="brier", steps=100, batch_size=64)
-    forecast.forecast({"exploratory": [*runs, other]}, sweep_in(tmp_path))
-    assert len(timed) == 6
+
+    def of_digits(rate=0.0, fn="symmetric", **words):
+        noise = {"name": fn, "params": {"rate": rate} if fn == "symmetric" else {"count": 300}}
+        return make_run(data="digits", loss="brier", data__corruption=noise, **words)
+
+    alike = [of_digits(rate, steps=100 + place) for place, rate in enumerate((0.0, 0.2, 0.4))]
+    alike += [of_digits(log_every=7), of_digits(eval_every=5), of_digits(schedule="cosine")]
+    forecast.forecast({"exploratory": alike}, sweep_in(tmp_path))
+    assert len(timed) == 1
+    others = [of_digits(batch_size=64), of_digits(fn="few_samples")]
+    more = [of_digits(seed=seed, steps=50) for seed in range(8)]
+    forecast.forecast({"exploratory": [*alike, *others, *more]}, sweep_in(tmp_path))
+    assert len(timed) == 1 + 4
 
 
 def test_a_plan_says_where_evaluation_takes_much_of_the_time(place, capsys):

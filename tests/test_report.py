@@ -74,7 +74,7 @@ def sweep(tmp_path_factory):
 
 @pytest.fixture
 def svg_only(monkeypatch):
-    """Only the picture that stands in the page, and a wide one; the rest has its own tests."""
+    """Only the picture that stands in the page, and a wide one; its one file is empty."""
     monkeypatch.setattr(pictures, "WIDTHS", {"": pictures.WIDTHS[""]})
     monkeypatch.setattr(pictures, "_encoded", lambda _: {"svg": b""})
 
@@ -160,7 +160,7 @@ def test_verdicts_intervals_and_n_stand_in_the_page(page):
     assert "lossbench experiment=small" in page.text
 
 
-def test_figures_come_in_three_formats(sweep, page):
+def test_every_figure_has_a_file_of_each_format_and_width(sweep, page):
     folder = sweep / "report" / "figures"
     names = {path.stem for path in folder.iterdir()}
     assert {f"{name}.{kind}" for name in names for kind in FORMATS} == {
@@ -195,13 +195,17 @@ def test_a_declared_loss_that_was_not_confirmed_counts_in_the_family_and_is_obje
     )
 
 
-def test_writing_twice_gives_the_same_bytes(tmp_path):
+def test_writing_twice_gives_the_same_bytes_and_every_figure_in_its_formats(tmp_path):
     folder = build(tmp_path / "twice", own({"mse": "power", "mae": "power"}, data="diabetes"))
     content = []
     for _ in range(2):
         report.write(folder, drawn_in=("verdicts", "tasks", "dynamics"))
         content.append({p: p.read_bytes() for p in (folder / "report").rglob("*.*")})
     assert content[0] == content[1]
+    begins = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
+    figures = {p: it for p, it in content[0].items() if p.parent.name == "figures"}
+    assert {path.suffix for path in figures} == {*begins}
+    assert all(it.startswith(begins[path.suffix]) for path, it in figures.items())
 
 
 def test_the_plain_table_fits_eighty_columns_and_says_the_verdicts(sweep):

@@ -32,17 +32,11 @@ from lossbench.sweep import KEPT, Sweep, splits_of
 if TYPE_CHECKING:
     from lossbench.launch import Stages
 
-TIMED_UPDATES, TIMED_SECONDS = 40, 0.5
-"""What of one pack of a kind is timed and thrown away: so many updates, or what fits that time."""
+TIMED_SECONDS = 0.5
+"""Fewer updates of one pack of a kind are timed where they take longer than that."""
 
-FEWEST_UPDATES = 6
-"""Of them at least: one of each kind."""
-
-LOGGED, EVALUATED = 3, 5
-"""Every which update of them is logged, and what comes before an evaluation."""
-
-AS_FAST = ("corruption", "schedule", "steps", "log_every", "eval_every")
-"""Facts of a run that what is timed does not depend on."""
+TIMED_AS_ONE = ("corruption", "schedule", "steps", "log_every", "eval_every")
+"""Facts of a run that what is timed does not depend on, the numbers of its data apart."""
 
 MUCH = 0.25
 """Share of the time from which on evaluation is worth a word."""
@@ -172,7 +166,9 @@ class _Speeds:
 
     def _speed(self, pack: Pack) -> _Speed:
         facts = json.loads(packs.structure(pack.runs[0]))
-        kind = json.dumps({name: value for name, value in facts.items() if name not in AS_FAST})
+        alike = {name: value for name, value in facts.items() if name not in TIMED_AS_ONE}
+        size = self._members(pack).bit_length()  # many members share the cost of an update
+        kind = json.dumps([alike, self._numbers(pack).seed, size])
         if kind not in self.known:
             self.known[kind] = self._timed(pack)
         return self.known[kind]
@@ -183,38 +179,30 @@ class _Speeds:
         return count if self._numbers(pack).is_apart else max(count, self.padding)
 
     def _timed(self, pack: Pack) -> _Speed:
-        # All of its members, because many share the cost of an update; where they run one after
-        # the other each takes as long.
+        # Members that run one after the other take as long each, however many there are.
         runs = pack.runs[:1] if self._numbers(pack).is_apart else pack.runs
         splits = {run.seed: splits_of(run) for run in runs}
-        members = self._members(Pack(pack.pack_id, runs))
-
-        def begun(steps: int, stamp: Callable[[int, object], None]) -> None:
-            typed = {"steps": steps, "log_every": LOGGED, "eval_every": EVALUATED}
-            short = tuple(replace(run, **typed, instruments=()) for run in runs)
-            train(
-                Pack(pack.pack_id, short),
-                splits,
-                device=self.device,
-                padding=self.padding,
-                flush=stamp,
-            )
-
+        members, rhythm = self._members(Pack(pack.pack_id, runs)), RHYTHMS[self.device.type]
         stamps: list[tuple[int, float]] = []
+
+        def train_some(steps: int, flush: Callable[[int, object], None]) -> None:
+            typed = {"steps": steps, "log_every": rhythm.logged, "eval_every": rhythm.evaluated}
+            short = tuple(replace(run, **typed, instruments=()) for run in runs)
+            some = Pack(pack.pack_id, short)
+            train(some, splits, device=self.device, padding=self.padding, flush=flush)
 
         def stamp(step: int, _: object) -> None:
             stamps.append((step, self._now()))
-            if step >= FEWEST_UPDATES and stamps[-1][1] - stamps[0][1] > TIMED_SECONDS:
+            if step > rhythm.evaluated and stamps[-1][1] - stamps[0][1] > TIMED_SECONDS:
                 raise _Enough
 
         with suppress(_Enough):
-            begun(TIMED_UPDATES, stamp)
-        plain, logged, evaluation = (seconds / members for seconds in _parts(stamps))
+            train_some(rhythm.updates, stamp)
+        parts = [seconds / members for seconds in rhythm.parts(stamps)]
         start = self._now()
-        begun(1, lambda *_: None)
+        train_some(1, lambda *_: None)
         first = (self._now() - start) / members
-        once = max(first - plain - logged - evaluation, 0.0)
-        return _Speed(plain, logged, evaluation, once)
+        return _Speed(*parts, once=max(first - sum(parts), 0.0))
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -245,19 +233,40 @@ class _Enough(Exception):
     """Enough was timed."""
 
 
-def _parts(stamps: Sequence[tuple[int, float]]) -> tuple[float, float, float]:
-    """Seconds of an update, and what one takes longer that is logged, or follows an evaluation.
+@dataclass(frozen=True)
+class _Rhythm:
+    """What a training does that is timed and thrown away.
 
-    Args:
-        stamps: Updates done, and when. What came before the first is not counted: the first of
-            everything is slow.
+    Attributes:
+        updates: So many at most.
+        logged: Every which of them is logged.
+        evaluated: Every which of them comes after an evaluation.
     """
-    rows, spent = [], []
-    for (before, start), (after, end) in itertools.pairwise(stamps):
-        rows.append([after - before, before % LOGGED == 0, before % EVALUATED == 0])
-        spent.append(end - start)
-    (update, logged, evaluation), _ = nnls(np.array(rows, dtype=float), np.array(spent))
-    return float(update), float(logged), float(evaluation)
+
+    updates: int
+    logged: int
+    evaluated: int
+
+    def parts(self, stamps: Sequence[tuple[int, float]]) -> list[float]:
+        """Seconds of an update, and what one takes longer that is logged, or is evaluated before.
+
+        Args:
+            stamps: Updates done, and when. What came before the first is not counted: the first of
+                everything is slow.
+        """
+        spans: dict[tuple[int, bool, bool], list[float]] = {}
+        for (before, start), (after, end) in itertools.pairwise(stamps):
+            kind = after - before, before % self.logged == 0, before % self.evaluated == 0
+            spans.setdefault(kind, []).append(end - start)
+        # Medians, because on CUDA the second of a kind is slow as well: it is captured. Divided by
+        # themselves, or what an evaluation varies by would be more than all of an update.
+        spent = np.array([max(float(np.median(span)), 1e-9) for span in spans.values()])
+        found, _ = nnls(np.array([*spans], dtype=float) / spent[:, None], np.ones(len(spent)))
+        return found.tolist()
+
+
+RHYTHMS = {"cpu": _Rhythm(40, 7, 10), "cuda": _Rhythm(400, 10, 50)}
+"""By kind of device; on CUDA nearly that of a sweep, because stretches are replayed as a whole."""
 
 
 @dataclass(frozen=True)

@@ -185,8 +185,8 @@ def read(pack_dir: Path, name: str, record: Mapping[str, Any] | None = None) -> 
         StoreError: The file is not committed, missing or altered.
     """
     path = pack_dir / name
-    record = record or committed(pack_dir) or {"files": {}}
-    expected = record["files"].get(name)
+    record = committed(pack_dir) if record is None else record
+    expected = record["files"].get(name) if record else None
     if expected is None:
         raise StoreError(f"{path}: not named in {COMMIT}. {_cure(pack_dir)}")
     return read_hashed(path, expected, cure=_cure(pack_dir))
