@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 import weakref
 
 import numpy as np
@@ -13,7 +15,7 @@ from scipy import stats
 from sklearn import datasets
 
 from lossbench import pairing
-from lossbench.data import DATA
+from lossbench.data import DATA, real
 from lossbench.data.corruption import corrupted
 from lossbench.data.memory import Memory
 from lossbench.data.splits import Extent, permuted
@@ -87,6 +89,27 @@ def test_splits_are_60_20_20_and_standardised_by_training_statistics(name):
 def test_no_row_lies_in_two_splits():
     rows = permuted(1000, seed=3)
     assert sorted(torch.cat(list(rows.values())).tolist()) == list(range(1000))
+
+
+@pytest.mark.parametrize("name", [*real.TABLES, "diabetes"])
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_what_is_read_from_scikit_learn_has_the_bits_of_its_loader(
+    name, is_elsewhere, tmp_path, monkeypatch
+):
+    if is_elsewhere:
+        monkeypatch.setattr(real, "_folder", lambda: tmp_path)
+    found = real._loaded.__wrapped__(name)
+    expected = getattr(datasets, f"load_{name}")(return_X_y=True)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
+        assert mine.tobytes() == theirs.tobytes()
+
+
+def test_reading_digits_imports_no_scikit_learn():
+    code = "import sys; from lossbench.data import real; real.digits(seed=0); print([*sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "'torch'" in told.stdout
+    assert "'sklearn'" not in told.stdout
 
 
 def test_digits_are_scikit_learns_digits():

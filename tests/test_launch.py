@@ -7,11 +7,14 @@ import subprocess
 import sys
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lossbench import cli
 from lossbench.config import ConfigError, named, register
-from lossbench.launch import Composer
+from lossbench.launch import Composer, _of_integer
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +139,25 @@ def test_a_job_leaves_the_memory_of_others_alone(composer):
     assert composer.compose(["seed=2"]).model.params.widths == [64, 64]
     assert composer.compose(["seed=2"]).seed == 2
     assert composer.compose([]).seed == 0
+
+
+NAMES = st.from_regex(r"[a-z_0-9]{1,3}([./@][a-z_0-9]{1,3})?", fullmatch=True)
+VALUES = st.integers().map(str) | st.from_regex(r"[-+ ]?[0-9_.e,]{1,6} ?", fullmatch=True)
+
+
+@given(name=NAMES, value=VALUES)
+def test_a_line_that_sets_an_integer_says_what_hydra_reads_in_it(name, value):
+    line, parser = f"{name}={value}", OverridesParser.create()
+    found = _of_integer(line)
+    if found is not None:
+        assert found == parser.parse_override(line)
+        assert type(found.value()) is int
+
+
+def test_lines_of_seeds_and_steps_take_no_parser(composer, monkeypatch):
+    monkeypatch.setattr(OverridesParser, "parse_override", lambda *_: pytest.fail("it parses"))
+    config = composer.plain(["seed=17", "optimizer.lr=1", "steps=20"])
+    assert (config["seed"], config["optimizer"]["lr"], config["steps"]) == (17, 1.0, 20)
 
 
 @pytest.mark.parametrize(

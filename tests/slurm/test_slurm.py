@@ -69,7 +69,7 @@ class Command:
         )
 
     def ends(self, code):
-        out, _ = self.process.communicate(timeout=300)
+        out, _ = self.process.communicate(timeout=500)
         assert self.process.returncode == code, out
         return out
 
