@@ -162,7 +162,7 @@ def test_a_mistake_gets_one_line_with_its_value_and_the_cure(line, place, capsys
 
 def test_in_a_process_of_its_own_a_mistake_is_one_line_too(place):
     process = lossbench("stepz=3")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out, err.count("\n")) == (cli.MISTAKE, "", 1)
     assert list(place.iterdir()) == []
 
@@ -461,17 +461,16 @@ def finished_packs(folder):
 
 def test_after_ctrl_c_finished_packs_are_kept_and_the_same_command_does_the_rest(place):
     line = [
-        *("-m", "data=diabetes", "loss=mse", "model=linear", "batch_size=16", "steps=500"),
+        *("-m", "data=diabetes", "loss=mse", "model=linear", "batch_size=16", "steps=2000"),
         *("seed=range(8)", "engine.pack_size=1", "log_every=500", "eval_every=500"),
     ]
     folder = place / "runs" / "default"
     process = lossbench(*line, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 60
-    while len(finished_packs(folder)) < 2 and time.monotonic() < deadline:
+    while len(finished_packs(folder)) < 2:
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == cli.INTERRUPTED, err
     assert "Traceback" not in err
     kept = {path: path.stat().st_mtime_ns for path in finished_packs(folder)}
