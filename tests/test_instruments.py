@@ -567,5 +567,6 @@ def test_features_of_a_model_without_a_linear_layer_are_none():
     assert moments.features_of(bare) is None
     forward = strategy_of(members).forward
     assert (
-        forward(members.parameters, members.buffers, members.batch(members.clock(0))[0]).dim() == 3
+        forward(members.parameters, members.buffers, members.batch(members.clock(0))[0].all).dim()
+        == 3
     )

@@ -91,6 +91,23 @@ def test_each_member_follows_torch_optim_for_50_steps(name, schedule):
                 )
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_parameters_written_in_place_are_those_of_new_memory(name):
+    draw = torch.Generator().manual_seed(2)
+    parameters = {"w": torch.randn(3, 4, 2, generator=draw), "b": torch.randn(3, 2, generator=draw)}
+    place = {key: value.clone() for key, value in parameters.items()}
+    hyper = Hyperparameters(*(torch.tensor(values) for values in (RATES, MOMENTA, DECAYS)))
+    states = [fresh_state(name, parameters) for _ in range(2)]
+    for step in range(5):
+        gradient = {key: torch.randn(v.shape, generator=draw) for key, v in parameters.items()}
+        typed = {"step": step, "hyper": hyper}
+        parameters = OPTIMIZERS[name](parameters, gradient, states[0], **typed)
+        found = OPTIMIZERS[name](place, gradient, states[1], **typed, out=place)
+        for key, value in parameters.items():
+            assert found[key] is place[key]
+            assert place[key].equal(value)
+
+
 def test_every_optimizer_declares_its_buffers():
     assert STATES.keys() == OPTIMIZERS.keys()
 

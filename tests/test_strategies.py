@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import weakref
@@ -20,7 +21,7 @@ from lossbench import metrics, packs
 from lossbench.engine import members as engine_members
 from lossbench.engine import strategies
 from lossbench.engine.arithmetic import arithmetic
-from lossbench.engine.members import gathered
+from lossbench.engine.members import Batch, gathered
 from lossbench.engine.strategies import Rows, compiled, strategy_of
 from lossbench.engine.strategies.autograd import Looped, Vectorised
 from lossbench.engine.strategies.layers import DERIVED, layers_of
@@ -56,7 +57,7 @@ def all_three(members):
 
 def of_modules(members, slope):
     """Outputs and gradients of the mean, each member a module of its own."""
-    inputs, outputs, gradients = members.batch(members.clock(0))[0], [], []
+    inputs, outputs, gradients = members.batch(members.clock(0))[0].all, [], []
     for place in range(len(members.runs)):
         own = {name: value[place] for name, value in members.parameters.items()}
         members.model.load_state_dict(own)
@@ -84,7 +85,8 @@ def test_every_strategy_has_the_outputs_and_gradients_of_single_modules(name, pr
     data, model, params = MODELS[name]
     shared = {"data": data, "model": model, "model__params": params, "engine__precision": precision}
     members = members_of([make_run(seed=seed, **shared) for seed in range(5)])
-    inputs = members.batch(members.clock(0))[0]
+    batch = members.batch(members.clock(0))[0]
+    inputs = batch.all
     draw = torch.Generator().manual_seed(0)
     slope = torch.randn(len(inputs), inputs.shape[1], 1, generator=draw, dtype=inputs.dtype)
     output, gradient = of_modules(members, slope)
@@ -93,7 +95,7 @@ def test_every_strategy_has_the_outputs_and_gradients_of_single_modules(name, pr
         parameters = strategy.arranged(members.parameters)
         own = slice(0, members.recorded if kind == "loop" else None)
         for _ in range(2):  # what an earlier call left behind changes nothing
-            close(strategy.output(parameters, {}, inputs)[own], output[own])
+            close(strategy.output(parameters, {}, batch)[own], output[own])
             found = strategy.gradient(slope)
             for part, value in gradient.items():
                 close(found[part][own], value[own])
@@ -184,6 +186,40 @@ def test_a_member_of_a_stack_has_the_same_bits_whoever_is_computed_with_it(
             assert_same_records(reference, records_of(trained(members), run))
 
 
+@pytest.mark.parametrize("order", [[0], [1, 1, 1, 1], [0, 1, 2], [2, 0, 1, 2, 2, 2], [0, 0, 1, 2]])
+def test_the_batch_of_some_members_is_that_of_their_seeds(order):
+    inputs, places = torch.rand(3, 4, 2, 5), torch.tensor(order)
+    batch = Batch(inputs[: 1 if order == [0] else 3], places, order)
+    assert batch.all.equal(inputs[places])
+    for start, stop in itertools.combinations(range(len(order) + 1), 2):
+        assert batch.some(slice(start, stop)).equal(inputs[places][start:stop])
+
+
+def test_members_of_one_seed_or_of_seeds_in_a_row_read_one_batch():
+    batch = Batch(torch.rand(3, 4, 2), torch.tensor([1, 1, 0, 1, 2, 0]), [1, 1, 0, 1, 2, 0])
+    shared = [batch.some(own) for own in (slice(0, 2), slice(2, 5))]
+    copied = batch.some(slice(3, 6))
+    where = batch.inputs.untyped_storage().data_ptr()
+    assert [one.untyped_storage().data_ptr() == where for one in (*shared, copied)] == [1, 1, 0]
+
+
+def test_updates_are_written_in_place_only_while_all_members_live(monkeypatch):
+    """Whether an optimizer was given room to write in, by update."""
+    found, original = [], OPTIMIZERS["sgd"]
+
+    def noted(*args, out, **words):
+        found.append(out is not None)
+        return original(*args, out=out, **words)
+
+    monkeypatch.setitem(OPTIMIZERS, "sgd", noted)
+    shared = {"loss": "quartic", "steps": 12, "log_every": 100}
+    runs = [make_run(optimizer__lr=lr, **shared) for lr in (1e-3, 1e3)]
+    ended = grouped(runs)["runs"].set_index("status")
+    stop = ended.stop_step["diverged"]
+    assert 0 < stop < 12
+    assert found == [True] * stop + [False] * (12 - stop)
+
+
 @pytest.mark.parametrize("bytes_", [0, 2**12, 2**30])
 def test_how_many_are_computed_at_once_changes_no_bit(monkeypatch, bytes_):
     runs = [make_run(seed=seed, steps=6, log_every=1) for seed in range(21)]
@@ -197,7 +233,7 @@ def test_how_many_are_computed_at_once_changes_no_bit(monkeypatch, bytes_):
 @pytest.mark.parametrize("count", [2, 3, 16, 17, 18, 33, 130])
 def test_members_computed_at_once_are_two_or_more_and_all_are_computed(count):
     members = members_of([make_run(), make_run(seed=1)])
-    slices = Stack(layers_of(members.model)).at_once(torch.empty(count, 32, 10))
+    slices = Stack(layers_of(members.model)).at_once(count, torch.empty(1, 32, 10))
     assert all(own.stop - own.start >= 2 for own in slices)
     assert [place for own in slices for place in range(own.start, own.stop)] == [*range(count)]
 

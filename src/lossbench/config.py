@@ -727,7 +727,7 @@ def parameters(function: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-_GIVEN = ("seed", "draw", "step", "hyper", "context", "confusions")
+_GIVEN = ("seed", "draw", "step", "hyper", "out", "context", "confusions")
 """Parameters that no configuration sets: whoever calls gives them."""
 
 

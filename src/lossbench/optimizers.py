@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ def sgd(
     *,
     step: int | Tensor,
     hyper: Hyperparameters,
+    out: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Next parameters of SGD with momentum and L2 weight decay, as torch.optim.SGD.
 
@@ -44,6 +46,7 @@ def sgd(
         state: Momentum buffers, updated in place.
         step: Updates done before this one; a number, or a float64 tensor without dimensions.
         hyper: Learning rate, momentum and weight decay of each member.
+        out: Where to write them, perhaps over `parameters`; None for new memory.
     """
     after = {}
     for name, value in parameters.items():
@@ -51,7 +54,8 @@ def sgd(
         # torch's first buffer is the gradient itself: a buffer that starts at zero gives the same.
         buffer = state["momentum"][name]
         torch.addcmul(slope, _wide(hyper.momentum, value), buffer, out=buffer)
-        after[name] = torch.addcmul(value, _wide(-hyper.lr, value), buffer)
+        rate = _wide(-hyper.lr, value)
+        after[name] = torch.addcmul(value, rate, buffer, out=_room(out, name))
     return after
 
 
@@ -62,6 +66,7 @@ def adam(
     *,
     step: int | Tensor,
     hyper: Hyperparameters,
+    out: Mapping[str, Tensor] | None = None,
     beta1: float = 0.9,
     beta2: float = 0.999,
     eps: float = 1e-8,
@@ -74,6 +79,7 @@ def adam(
         state: First and second moments, updated in place.
         step: Updates done before this one; a number, or a float64 tensor without dimensions.
         hyper: Learning rate and weight decay of each member; momentum is not used.
+        out: Where to write them, perhaps over `parameters`; None for new memory.
         beta1: Decay of the first moment.
         beta2: Decay of the second moment.
         eps: Added to the root of the second moment.
@@ -85,7 +91,8 @@ def adam(
         first = state["first"][name].mul_(beta1).add_(slope, alpha=1 - beta1)
         second = state["second"][name].mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
         scale = second.sqrt() / second_correction**0.5 + eps
-        after[name] = value - _wide(hyper.lr, value) / first_correction * first / scale
+        change = _wide(hyper.lr, value) / first_correction * first / scale
+        after[name] = torch.sub(value, change, out=_room(out, name))
     return after
 
 
@@ -96,6 +103,7 @@ def nesterov(
     *,
     step: int | Tensor,
     hyper: Hyperparameters,
+    out: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Next parameters of SGD with Nesterov's momentum, as torch.optim.SGD with nesterov=True.
 
@@ -105,6 +113,7 @@ def nesterov(
         state: Momentum buffers, updated in place.
         step: Updates done before this one; a number, or a float64 tensor without dimensions.
         hyper: Learning rate, momentum and L2 weight decay of each member.
+        out: Where to write them, perhaps over `parameters`; None for new memory.
 
     Source:
         Sutskever, Martens, Dahl, Hinton 2013, ICML, in torch's form.
@@ -117,7 +126,8 @@ def nesterov(
             slope, momentum, state["momentum"][name], out=state["momentum"][name]
         )
         ahead = torch.addcmul(slope, momentum, buffer)
-        after[name] = torch.addcmul(value, _wide(-hyper.lr, value), ahead)
+        rate = _wide(-hyper.lr, value)
+        after[name] = torch.addcmul(value, rate, ahead, out=_room(out, name))
     return after
 
 
@@ -128,6 +138,7 @@ def adamw(
     *,
     step: int | Tensor,
     hyper: Hyperparameters,
+    out: Mapping[str, Tensor] | None = None,
     beta1: float = 0.9,
     beta2: float = 0.999,
     eps: float = 1e-8,
@@ -141,6 +152,7 @@ def adamw(
         step: Updates done before this one; a number, or a float64 tensor without dimensions.
         hyper: Learning rate and weight decay of each member; a parameter loses the share
             rate x decay of itself per update, whatever the gradient. Momentum is not used.
+        out: Where to write them, perhaps over `parameters`; None for new memory.
         beta1: Decay of the first moment.
         beta2: Decay of the second moment.
         eps: Added to the root of the second moment.
@@ -151,7 +163,8 @@ def adamw(
     kept = 1 - hyper.lr * hyper.weight_decay
     shrunk = {name: value * _wide(kept, value) for name, value in parameters.items()}
     plain = Hyperparameters(hyper.lr, hyper.momentum, torch.zeros_like(hyper.weight_decay))
-    return adam(shrunk, gradient, state, step=step, hyper=plain, beta1=beta1, beta2=beta2, eps=eps)
+    typed: dict[str, Any] = {"step": step, "hyper": plain, "out": out}
+    return adam(shrunk, gradient, state, **typed, beta1=beta1, beta2=beta2, eps=eps)
 
 
 def decayed(gradient: Tensor, value: Tensor, decay: Tensor) -> Tensor:
@@ -264,6 +277,10 @@ SCHEDULES: dict[str, Callable[..., float]] = {
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def _room(out: Mapping[str, Tensor] | None, name: str) -> Tensor | None:
+    return None if out is None else out[name]
 
 
 def fresh_state(optimizer: str, parameters: Mapping[str, Tensor]) -> State:

@@ -7,7 +7,7 @@ import itertools
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -33,6 +33,36 @@ EVERYONE = slice(None)
 
 GUARD_ELEMENTS = 64
 """At least two vectors of the widest instruction set."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The inputs of a batch, held once for each seed.
+
+    Attributes:
+        inputs: [S, B, ...].
+        places: Which of the S each member has, [k].
+        order: The same as numbers.
+    """
+
+    inputs: Tensor
+    places: Tensor
+    order: list[int]
+
+    @property
+    def all(self) -> Tensor:
+        """Of every member, [k, B, ...]."""
+        return self.inputs if self.order == [0] else self.inputs.index_select(0, self.places)
+
+    def some(self, own: slice) -> Tensor:
+        """Of some members, [n, B, ...]; on the CPU no copy where they are of one seed or a row."""
+        order, count = self.order[own], len(self.order[own])
+        if self.inputs.device.type == "cpu":
+            if order == order[:1] * count:
+                return self.inputs[order[0]].expand(count, *self.inputs.shape[1:])
+            if order == [*range(order[0], order[0] + count)]:
+                return self.inputs[order[0] : order[0] + count]
+        return self.inputs.index_select(0, self.places[own])
 
 
 @dataclass(frozen=True)
@@ -100,20 +130,24 @@ class Members:
         """Rows of the training split that a step's batches are made of, [S, B]."""
         return self.batches.index_select(1, clock)[:, 0]
 
-    def batch(self, clock: Tensor, own: slice = EVERYONE) -> tuple[Tensor, Tensor]:
-        """Inputs [k, B, ...] and targets [k, B, C] of a step [1], of some members."""
-        rows, places = self.rows(clock), self.places[own]
+    @cached_property
+    def order(self) -> list[int]:
+        """`places` as numbers."""
+        return self.places.tolist()
+
+    def batch(self, clock: Tensor, own: slice = EVERYONE) -> tuple[Batch, Tensor]:
+        """Inputs and targets [k, B, C] of a step [1], of some members."""
+        rows, places, order = self.rows(clock), self.places[own], self.order[own]
         target = _rows_of(self.targets["train"], places, rows[places])
-        if self.words is None:
-            return _rows_of(self.inputs["train"], places, rows[places]), target
         # Once for each seed, but a member alone does not wait for the seeds of others.
-        is_alone = len(places) == 1
-        seeds = places if is_alone else torch.arange(len(rows), device=rows.device)
-        chosen = self.runs[0].augmentation
+        seeds = torch.arange(len(rows), device=rows.device)
+        if len(order) == 1:
+            seeds, places, order = places, torch.zeros_like(places), [0]
         inputs = _rows_of(self.inputs["train"], seeds, rows[seeds])
-        words = self.words.index_select(1, clock)[:, 0]
-        inputs = AUGMENTATIONS[chosen.fn](inputs, words[seeds], **chosen.params)
-        return inputs if is_alone else inputs[places], target
+        if self.words is not None:
+            chosen, words = self.runs[0].augmentation, self.words.index_select(1, clock)[:, 0]
+            inputs = AUGMENTATIONS[chosen.fn](inputs, words[seeds], **chosen.params)
+        return Batch(inputs, places, order), target
 
     def context(self, span: slice, clock: Tensor) -> Context:
         """What a loss may know beside output and target, for a span with guards behind it.

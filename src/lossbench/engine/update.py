@@ -63,8 +63,8 @@ class Update(Made):
 class Updates:
     """The state of a pack's members, and their updates, which change it in place.
 
-    Everything an update reads and writes stays where it is in memory, and it asks the host for
-    nothing: so it can be captured once and replayed, see `Course`.
+    Everything an update reads and writes stays where it is in memory, and while it is captured it
+    asks the host for nothing: so it can be replayed, see `Course`.
 
     Args:
         members: The pack.
@@ -203,8 +203,8 @@ class Updates:
         """The update of some members, from their batch to their next parameters."""
         parameters, buffers = self._some(self.parameters, own), self._some(self.buffers, own)
         state = {name: self._some(values, own) for name, values in self.state.items()}
-        inputs, target = self._members.batch(self.clock, own)
-        output = self._strategy.output(parameters, buffers, inputs)
+        batch, target = self._members.batch(self.clock, own)
+        output = self._strategy.output(parameters, buffers, batch)
         loss, slope = per_member_loss(output, target, self.clock)
         run, reference = self._members.runs[0], slope
         if run.signal != "own":
@@ -212,14 +212,16 @@ class Updates:
         driving, gradient = self._drive(slope, reference, self._strategy.gradient)
         alive = self._recorder.alive[own] & loss.isfinite().all(-1)
         value, rise = joined(parameters, like=parameters), joined(gradient, like=parameters)
-        step = self.clock[0].double()
-        for few in self._strategy.at_once(inputs):
+        step, is_everyone = self.clock[0].double(), _is_everyone(alive)
+        for few in self._strategy.at_once(len(output), batch.inputs):
             old = _few(value, few)
             kept = {name: _few(values, few) for name, values in state.items()}
             here = slice(own.start + few.start, own.start + few.stop)
-            found = self._optimizer(old, _few(rise, few), kept, step=step, hyper=hyper.some(here))
-            for name, new in found.items():
-                _live(alive[few], new, old[name], out=old[name])
+            typed = {"step": step, "hyper": hyper.some(here), "out": old if is_everyone else None}
+            found = self._optimizer(old, _few(rise, few), kept, **typed)
+            if not is_everyone:
+                for name, new in found.items():
+                    _live(alive[few], new, old[name], out=old[name])
         return Made(target, output, loss, slope, driving, gradient if is_kept else {})
 
     def _some(self, tensors: Named, own: slice) -> Named:
@@ -247,6 +249,11 @@ def _write(values: Named, into: Named) -> None:
         into[name].copy_(value)
 
 
+def _is_everyone(alive: Tensor) -> bool:
+    """Whether all members are known to be alive; only the CPU can look without waiting."""
+    return alive.device.type == "cpu" and not is_capturing() and bool(alive.all())
+
+
 def _live(alive: Tensor, new: Tensor, old: Tensor, *, out: Tensor) -> None:
     """New values [K, ...] of members that are alive, old ones of the others."""
     torch.where(alive.view(-1, *[1] * (new.dim() - 1)), new, old, out=out)
@@ -258,7 +265,7 @@ def _moving(strategy: Strategy, members: Members) -> frozenset[str]:
     if not buffers:
         return frozenset()
     with torch.no_grad():
-        strategy.forward(members.parameters, buffers, members.batch(members.clock(0))[0])
+        strategy.forward(members.parameters, buffers, members.batch(members.clock(0))[0].all)
     is_moved = any(not value.equal(members.buffers[name]) for name, value in buffers.items())
     return frozenset(buffers) if is_moved else frozenset()
 

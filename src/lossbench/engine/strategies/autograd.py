@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lossbench.engine.members import Members
+from lossbench.engine.members import Batch, Members
 from lossbench.engine.strategies.compiled import compiled, pays
 from lossbench.engine.strategies.spec import Named, Strategy
 from lossbench.models import called
@@ -36,15 +36,15 @@ class Autograd(Strategy):
         """A copy."""
         return {name: value.clone() for name, value in parameters.items()}
 
-    def at_once(self, inputs: Tensor) -> list[slice]:
+    def at_once(self, count: int, inputs: Tensor) -> list[slice]:
         """All of them."""
-        return [slice(0, len(inputs))]
+        return [slice(0, count)]
 
-    def output(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
+    def output(self, parameters: Named, buffers: Named, batch: Batch) -> Tensor:
         """Outputs of a batch, see `Strategy.output`."""
         self._output = None  # lets go of what the last one kept
         self._leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-        self._output = self._of_batch(self._leaves, dict(buffers), inputs)
+        self._output = self._of_batch(self._leaves, dict(buffers), batch.all)
         return self._output.detach()
 
     def gradient(self, output_gradient: Tensor) -> dict[str, Tensor]:

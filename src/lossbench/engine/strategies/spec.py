@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from lossbench.engine.members import Members
+from lossbench.engine.members import Batch, Members
 
 Named = Mapping[str, Tensor]
 """Parameters, buffers or gradients by name, [K, ...]."""
@@ -30,11 +30,12 @@ class Strategy(ABC):
         """Places of members whose update is whole before that of the next ones begins."""
 
     @abstractmethod
-    def at_once(self, inputs: Tensor) -> list[slice]:
+    def at_once(self, count: int, inputs: Tensor) -> list[slice]:
         """Of these, places of members whose parameters are best updated together.
 
         Args:
-            inputs: A batch of those whose output is computed together, [k, B, ...].
+            count: Of those whose output is computed together.
+            inputs: Of some of them, [n, B, ...].
         """
 
     @abstractmethod
@@ -48,8 +49,14 @@ class Strategy(ABC):
         """
 
     @abstractmethod
-    def output(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
-        """Outputs [K, B, W] of a batch, with what `gradient` needs kept. Args: as `forward`."""
+    def output(self, parameters: Named, buffers: Named, batch: Batch) -> Tensor:
+        """Outputs [K, B, W] of a batch, with what `gradient` needs kept.
+
+        Args:
+            parameters: By name, [K, ...].
+            buffers: By name, [K, ...]; those that training moves are changed in place.
+            batch: Of the same members.
+        """
 
     @abstractmethod
     def gradient(self, output_gradient: Tensor) -> dict[str, Tensor]:

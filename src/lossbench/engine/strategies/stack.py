@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lossbench.engine.members import GUARD_ELEMENTS, Members, pieces
+from lossbench.engine.members import GUARD_ELEMENTS, Batch, Members, pieces
 from lossbench.engine.strategies.layers import DERIVED, Layer
 from lossbench.engine.strategies.rows import Rows
 from lossbench.engine.strategies.spec import Named, Strategy
 
-CACHE_BYTES = 2**20
+CACHE_BYTES = 2**21
 """What members computed at once may take: about a core's second cache."""
 
 MOST_AT_ONCE = 16
@@ -54,7 +54,7 @@ class Stack(Strategy):
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._layers = layers
         self._parameters: Rows | None = None
-        self._inputs = torch.empty(0)
+        self._inputs: list[Tensor] = []
         self._output = torch.empty(0)
         self._gradient: Rows | None = None
         self._parts: list[tuple[slice, list[_Place]]] = []
@@ -72,16 +72,16 @@ class Stack(Strategy):
         """None: their losses are computed together, and that is a call each otherwise."""
         return [slice(0, len(members.runs))]
 
-    def at_once(self, inputs: Tensor) -> list[slice]:
+    def at_once(self, count: int, inputs: Tensor) -> list[slice]:
         """Places of members computed and updated together, two at least.
 
         How many follows from shapes alone. They end on whole vectors, as `guards` demands, or are
         the whole pack. Elsewhere than on the CPU that is all of them: a launch costs, a cache does
         not hold them anyway.
         """
-        count, rows = inputs.shape[:2]
         if inputs.device.type != "cpu":
             return [slice(0, count)]
+        rows = inputs.shape[1]
         kept = rows * (self._layers[0].inputs + sum(layer.outputs for layer in self._layers))
         weights = sum(layer.inputs * layer.outputs for layer in self._layers)
         size, taken = 2, (kept + weights) * inputs.element_size()
@@ -101,7 +101,8 @@ class Stack(Strategy):
         outputs = []
         for piece in pieces(inputs.shape[1], ROWS_AT_ONCE):
             rows = inputs[:, piece]
-            some = [self._forward(_some(parameters, own), rows[own]) for own in self.at_once(rows)]
+            chunks = self.at_once(len(rows), rows)
+            some = [self._forward(_some(parameters, own), rows[own]) for own in chunks]
             outputs.append(torch.cat(some))
         return torch.cat(outputs, 1)
 
@@ -111,15 +112,15 @@ class Stack(Strategy):
             hidden = hidden if layer.activation is None else layer.activation(hidden)
         return hidden
 
-    def output(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
+    def output(self, parameters: Named, buffers: Named, batch: Batch) -> Tensor:
         """Outputs of a batch, see `Strategy.output`."""
         assert isinstance(parameters, Rows), "a stack computes with what it has arranged"
-        inputs = inputs.flatten(2)
-        if inputs.shape[:2] != self._output.shape[:2]:
-            self._make_room(parameters, inputs)
-        self._parameters, self._inputs = parameters, inputs
-        for own, places in self._parts:
-            hidden, mine = inputs[own], parameters.some(own)
+        if (len(batch.order), batch.inputs.shape[1]) != self._output.shape[:2]:
+            self._make_room(parameters, len(batch.order), batch.inputs)
+        self._parameters = parameters
+        self._inputs = [batch.some(own).flatten(2) for own, _ in self._parts]
+        for (own, places), hidden in zip(self._parts, self._inputs, strict=True):
+            mine = parameters.some(own)
             for layer, place in zip(self._layers, places, strict=True):
                 affine(mine, layer, hidden, out=place.argument)
                 if layer.activation is not None:
@@ -133,10 +134,10 @@ class Stack(Strategy):
         assert self._parameters is not None
         assert self._gradient is not None
         mean = output_gradient / output_gradient.shape[1]
-        for own, places in self._parts:
+        for (own, places), inputs in zip(self._parts, self._inputs, strict=True):
             behind, mine = mean[own], self._parameters.some(own)
             gradient = self._gradient.some(own)
-            before = [self._inputs[own], *(place.result for place in places)]
+            before = [inputs, *(place.result for place in places)]
             for at in reversed(range(len(places))):
                 layer = self._layers[at]
                 _through(layer.activation, behind, places[at])
@@ -145,10 +146,9 @@ class Stack(Strategy):
                     behind = torch.bmm(behind, mine[layer.weight], out=places[at - 1].slope)
         return self._gradient
 
-    def _make_room(self, parameters: Rows, inputs: Tensor) -> None:
-        """Memory for everything between inputs and gradient."""
-        count, batch = inputs.shape[:2]
-        chunks = self.at_once(inputs)
+    def _make_room(self, parameters: Rows, count: int, inputs: Tensor) -> None:
+        """Memory for everything between the inputs of so many members and their gradient."""
+        batch, chunks = inputs.shape[1], self.at_once(count, inputs)
         most = max(own.stop - own.start for own in chunks)
         arguments = [inputs.new_empty(count, batch, layer.outputs) for layer in self._layers]
         results = [
