@@ -88,7 +88,7 @@ def test_packs_are_shared_out_among_processes():
     assert forecast._until_all_are_done([], 2) == 0.0
 
 
-def test_a_plan_for_two_processes_takes_half_as_long_and_as_much_memory(tmp_path, known_speeds):
+def test_a_plan_for_two_processes_takes_half_as_long_and_no_more_memory(tmp_path, known_speeds):
     runs = [make_run(seed=seed, steps=200) for seed in range(40)]
     alone, two = sweep_in(tmp_path), sweep_in(tmp_path)
     two.crew = Workers(2, at_once=True)

@@ -94,7 +94,8 @@ def test_each_member_follows_torch_optim_for_50_steps(name, schedule):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_parameters_written_in_place_are_those_of_new_memory(name):
     draw = torch.Generator().manual_seed(2)
-    parameters = {"w": torch.randn(3, 4, 2, generator=draw), "b": torch.randn(3, 2, generator=draw)}
+    shapes = {"w": (3, 4, 2), "b": (3, 2), "odd": (3, 1, 37)}
+    parameters = {key: torch.randn(shape, generator=draw) for key, shape in shapes.items()}
     place = {key: value.clone() for key, value in parameters.items()}
     hyper = Hyperparameters(*(torch.tensor(values) for values in (RATES, MOMENTA, DECAYS)))
     states = [fresh_state(name, parameters) for _ in range(2)]

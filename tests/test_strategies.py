@@ -189,7 +189,7 @@ def test_a_member_of_a_stack_has_the_same_bits_whoever_is_computed_with_it(
 @pytest.mark.parametrize("order", [[0], [1, 1, 1, 1], [0, 1, 2], [2, 0, 1, 2, 2, 2], [0, 0, 1, 2]])
 def test_the_batch_of_some_members_is_that_of_their_seeds(order):
     inputs, places = torch.rand(3, 4, 2, 5), torch.tensor(order)
-    batch = Batch(inputs[: 1 if order == [0] else 3], places, order)
+    batch = Batch(inputs, places, order)
     assert batch.all.equal(inputs[places])
     for start, stop in itertools.combinations(range(len(order) + 1), 2):
         assert batch.some(slice(start, stop)).equal(inputs[places][start:stop])
@@ -203,6 +203,13 @@ def test_members_of_one_seed_or_of_seeds_in_a_row_read_one_batch():
     assert [one.untyped_storage().data_ptr() == where for one in (*shared, copied)] == [1, 1, 0]
 
 
+def test_a_stack_reads_the_batch_of_a_seed_without_a_copy_for_each_member():
+    members = members_of([make_run(optimizer__lr=lr) for lr in (0.1, 0.2, 0.3)])
+    strategy = Stack(layers_of(members.model))
+    strategy.output(strategy.arranged(members.parameters), {}, members.batch(members.clock(0))[0])
+    assert [given.stride(0) for given in strategy._inputs] == [0]
+
+
 def test_updates_are_written_in_place_only_while_all_members_live(monkeypatch):
     """Whether an optimizer was given room to write in, by update."""
     found, original = [], OPTIMIZERS["sgd"]
@@ -211,9 +218,10 @@ def test_updates_are_written_in_place_only_while_all_members_live(monkeypatch):
         found.append(out is not None)
         return original(*args, out=out, **words)
 
-    monkeypatch.setitem(OPTIMIZERS, "sgd", noted)
     shared = {"loss": "quartic", "steps": 12, "log_every": 100}
+    # Made before: runs remember the code they were made with.
     runs = [make_run(optimizer__lr=lr, **shared) for lr in (1e-3, 1e3)]
+    monkeypatch.setitem(OPTIMIZERS, "sgd", noted)
     ended = grouped(runs)["runs"].set_index("status")
     stop = ended.stop_step["diverged"]
     assert 0 < stop < 12

@@ -136,16 +136,17 @@ def test_there_are_no_more_processes_than_this_one_may_use_cores(monkeypatch):
 # ---- signals -------------------------------------------------------------------------------------
 
 
+def training(folder):
+    """How many packs a process has begun."""
+    states = [store.committed(path) for path in folder.glob("packs/*")]
+    return sum(bool(state and state["starts"]) for state in states)
+
+
 def signalled(folder, number, *, times):
     """Send this process a signal as soon as two packs train."""
 
     def send():
-        packs = folder / "packs"
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            states = [store.committed(path) for path in packs.glob("*")]
-            if sum(bool(state and state["starts"]) for state in states) == 2:
-                break
+        while training(folder) < 2:
             time.sleep(0.05)
         for _ in range(times):
             time.sleep(0.3)
@@ -184,16 +185,12 @@ def test_processes_end_with_their_command_and_commit_first(tmp_path):
     line += ["loss=mse", "hydra.launcher.workers=2", "engine.commit_every=1e9"]
     command = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.DEVNULL)
     folder = tmp_path / "runs" / "default"
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        states = [store.committed(path) for path in folder.glob("packs/*")]
-        if sum(bool(state and state["starts"]) for state in states) == 2:
-            break
+    while training(folder) < 2:
         time.sleep(0.1)
     time.sleep(0.5)
     command.kill()
     command.wait()
-    while any(map(store.is_held, folder.glob("packs/*/lock"))) and time.monotonic() < until:
+    while any(map(store.is_held, folder.glob("packs/*/lock"))):
         time.sleep(0.1)
     states = [store.committed(path) for path in folder.glob("packs/*")]
     assert [state["step"] > 0 and state["starts"] == 0 for state in states] == [True, True]

@@ -22,7 +22,7 @@ from lossbench.engine.strategies import strategy_of
 from lossbench.engine.strategies.autograd import Autograd
 from lossbench.engine.strategies.stack import Stack
 from lossbench.engine.train import train
-from lossbench.engine.update import PerMemberLoss, Updates, _live
+from lossbench.engine.update import PerMemberLoss, Updates, _is_everyone, _live
 from lossbench.optimizers import OPTIMIZERS, fresh_state, scheduled
 from speed.clock import Clock, Enough, lasting
 from speed.tasks import pack
@@ -39,7 +39,7 @@ PARTS: dict[str, tuple[Callable[..., Any], ...]] = {
     "losses": (PerMemberLoss.__call__,),
     "batches": (Members.batch,),
     "optimizer": (OPTIMIZERS["sgd"], scheduled),
-    "freezing of members": (_live,),
+    "freezing of members": (_live, _is_everyone),
     "probes": (probed,),
     "evaluation": (evaluated,),
     "set-up": (gathered, strategy_of, Updates.__init__, fresh_state, Stack.arranged),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -163,8 +162,15 @@ def adamw(
     kept = 1 - hyper.lr * hyper.weight_decay
     shrunk = {name: value * _wide(kept, value) for name, value in parameters.items()}
     plain = Hyperparameters(hyper.lr, hyper.momentum, torch.zeros_like(hyper.weight_decay))
-    typed: dict[str, Any] = {"step": step, "hyper": plain, "out": out}
-    return adam(shrunk, gradient, state, **typed, beta1=beta1, beta2=beta2, eps=eps)
+    return adam(
+        *(shrunk, gradient, state),
+        step=step,
+        hyper=plain,
+        out=out,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+    )
 
 
 def decayed(gradient: Tensor, value: Tensor, decay: Tensor) -> Tensor:

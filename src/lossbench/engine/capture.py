@@ -41,7 +41,8 @@ class Captured(Generic[Result]):
     The first call is made as it is: libraries set themselves up, what raises is found.
 
     Args:
-        function: Reads and writes tensors that stay where they are, and asks the host for nothing.
+        function: Reads and writes tensors that stay where they are, and asks the host for nothing
+            while it is recorded.
         recordings: What records it; where that gave up the function is called each time.
     """
 

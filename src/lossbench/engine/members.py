@@ -52,16 +52,21 @@ class Batch:
     @property
     def all(self) -> Tensor:
         """Of every member, [k, B, ...]."""
-        return self.inputs if self.order == [0] else self.inputs.index_select(0, self.places)
+        is_each_once = self.order == [*range(len(self.inputs))]
+        return self.inputs if is_each_once else self.inputs.index_select(0, self.places)
 
     def some(self, own: slice) -> Tensor:
-        """Of some members, [n, B, ...]; on the CPU no copy where they are of one seed or a row."""
-        order, count = self.order[own], len(self.order[own])
+        """Of some members, [n, B, ...]; on the CPU no copy where they are of one seed or a row.
+
+        Elsewhere always one: kernels are chosen by how tensors lie, and bits with them.
+        """
+        order = self.order[own]
+        first, count = order[0], len(order)
         if self.inputs.device.type == "cpu":
-            if order == order[:1] * count:
-                return self.inputs[order[0]].expand(count, *self.inputs.shape[1:])
-            if order == [*range(order[0], order[0] + count)]:
-                return self.inputs[order[0] : order[0] + count]
+            if order == [first] * count:
+                return self.inputs[first].expand(count, *self.inputs.shape[1:])
+            if order == [*range(first, first + count)]:
+                return self.inputs[first : first + count]
         return self.inputs.index_select(0, self.places[own])
 
 
@@ -132,7 +137,7 @@ class Members:
 
     @cached_property
     def order(self) -> list[int]:
-        """`places` as numbers."""
+        """`places` as numbers; asked for first by an update that is not captured."""
         return self.places.tolist()
 
     def batch(self, clock: Tensor, own: slice = EVERYONE) -> tuple[Batch, Tensor]:

@@ -217,8 +217,12 @@ class Updates:
             old = _few(value, few)
             kept = {name: _few(values, few) for name, values in state.items()}
             here = slice(own.start + few.start, own.start + few.stop)
-            typed = {"step": step, "hyper": hyper.some(here), "out": old if is_everyone else None}
-            found = self._optimizer(old, _few(rise, few), kept, **typed)
+            found = self._optimizer(
+                *(old, _few(rise, few), kept),
+                step=step,
+                hyper=hyper.some(here),
+                out=old if is_everyone else None,
+            )
             if not is_everyone:
                 for name, new in found.items():
                     _live(alive[few], new, old[name], out=old[name])

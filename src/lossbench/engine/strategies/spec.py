@@ -35,7 +35,7 @@ class Strategy(ABC):
 
         Args:
             count: Of those whose output is computed together.
-            inputs: Of some of them, [n, B, ...].
+            inputs: A batch of any of them, [n, B, ...].
         """
 
     @abstractmethod
