@@ -76,6 +76,10 @@ WEAKENINGS = (
               "        norm = sum(s.square().sum() for s in gradient.values()).sqrt()\n"
               "        gradient = {n: s / norm.clamp(min=1.0) for n, s in gradient.items()}\n",
               ("test_engine.py",)),
+    Weakening("members that diverged are updated on", "engine/update.py",
+              "and bool(alive.all())", "", ("test_strategies.py", "test_engine.py")),
+    Weakening("members that are computed together read the batch of the first", "engine/members.py",
+              "if order == [first] * count:", "if True:", ("test_strategies.py",)),
     Weakening("a recording holds the learning rate of its step", "engine/update.py",
               "self.factors.index_select(0, self.clock)",
               'self.factors[len(vars(self).setdefault("n", [])) :][: 1 + bool(self.n.append(0))]',
