@@ -140,15 +140,20 @@ class Members:
         """`places` as numbers; asked for first by an update that is not captured."""
         return self.places.tolist()
 
+    @cached_property
+    def _seeds(self) -> Tensor:
+        """Places of all seeds, [S]."""
+        return torch.arange(len(self.batches), device=self.batches.device)
+
     def batch(self, clock: Tensor, own: slice = EVERYONE) -> tuple[Batch, Tensor]:
         """Inputs and targets [k, B, C] of a step [1], of some members."""
         rows, places, order = self.rows(clock), self.places[own], self.order[own]
         target = _rows_of(self.targets["train"], places, rows[places])
         # Once for each seed, but a member alone does not wait for the seeds of others.
-        seeds = torch.arange(len(rows), device=rows.device)
+        seeds = self._seeds
         if len(order) == 1:
-            seeds, places, order = places, torch.zeros_like(places), [0]
-        inputs = _rows_of(self.inputs["train"], seeds, rows[seeds])
+            rows, seeds, places, order = rows[places], places, torch.zeros_like(places), [0]
+        inputs = _rows_of(self.inputs["train"], seeds, rows)
         if self.words is not None:
             chosen, words = self.runs[0].augmentation, self.words.index_select(1, clock)[:, 0]
             inputs = AUGMENTATIONS[chosen.fn](inputs, words[seeds], **chosen.params)
