@@ -163,7 +163,9 @@ def adamw(
     shrunk = {name: value * _wide(kept, value) for name, value in parameters.items()}
     plain = Hyperparameters(hyper.lr, hyper.momentum, torch.zeros_like(hyper.weight_decay))
     return adam(
-        *(shrunk, gradient, state),
+        shrunk,
+        gradient,
+        state,
         step=step,
         hyper=plain,
         out=out,

@@ -107,7 +107,7 @@ class Instruments:
         output = some(update.output.detach())
         before, after = every(update.parameters), every(update.after)
         clock = members.clock(step)
-        inputs = some(self.members.batch(clock)[0].all)
+        inputs = members.batch(clock)[0].all
         view = _View(members, self.forward, every(update.buffers), inputs)
         target = some(update.target)
         return Moment(

@@ -218,7 +218,9 @@ class Updates:
             kept = {name: _few(values, few) for name, values in state.items()}
             here = slice(own.start + few.start, own.start + few.stop)
             found = self._optimizer(
-                *(old, _few(rise, few), kept),
+                old,
+                _few(rise, few),
+                kept,
                 step=step,
                 hyper=hyper.some(here),
                 out=old if is_everyone else None,
