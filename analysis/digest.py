@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lossbench import records, report
-from lossbench.report import essay, words
+from lossbench.report import essay, summary
 
 found = records.load(sys.argv[1])
 out = Path(sys.argv[2] if len(sys.argv) > 2 else "digest.md")
@@ -17,7 +17,9 @@ for group in report.by_context(report.comparisons(found)):
     main = report.main_of(group)
     others = {one.condition: one for one in group if one is not main}
     heads = ["loss", f"{main.metric} minus {main.reference}", "verdict", *others]
-    base = next((row for row in words.rows(main, found.plan) if row["verdict"] == "reference"), {})
+    base = next(
+        (row for row in summary.rows(main, found.plan) if row["verdict"] == "reference"), {}
+    )
     told = f"{main.reference} {base.get('short', 'absent')}, n = {main.summary.n.max()}"
     lines += [f"### {main.label}", "", f"{told}, {main.steps} updates.", ""]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]

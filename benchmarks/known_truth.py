@@ -24,7 +24,7 @@ import pandas as pd
 from scipy import stats
 
 from lossbench import cli, records, report, statistics
-from lossbench.report.judged import Comparison
+from lossbench.statistics.comparisons import Comparison
 
 MARGIN, PAIRS, TUNE, SETTLED = 0.02, 10, 5, 0.8
 PLANTED = {"planted_at_margin": 0.107, "planted_large": 0.25}

@@ -15,11 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from lossbench import cli, records
+import lossbench
+from lossbench import records
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-ALL = sorted(path.stem for path in (cli.conf_dir() / "experiment").glob("*.yaml"))
+ALL = sorted(path.stem for path in (lossbench.CONF / "experiment").glob("*.yaml"))
 
 
 def main() -> int:

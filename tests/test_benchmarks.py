@@ -13,7 +13,7 @@ import torch
 
 from lossbench.data import DATA
 from lossbench.engine import train
-from lossbench.packs import Pack
+from lossbench.runs.packs import Pack
 from lossbench.sweep import splits_of
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 
-from lossbench import card, catalog, claims, cli, figures
+import lossbench
+from lossbench import catalog, claims, figures
+from lossbench.catalog import card
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 
-KNOWN = catalog.entries([cli.conf_dir()])
+KNOWN = catalog.entries([lossbench.CONF])
 KINDS = ("focal", "crammer_singer", "ldam", "huber", "huber_tight", "gaussian_nll", "cosh")
 DRAWN = ("focal", "crammer_singer", "gaussian_nll", "cosh")
 """Losses of every kind that a card must tell of, and those whose figures differ."""

@@ -16,10 +16,11 @@ import torch
 from scipy import optimize
 from torch import nn
 
-from lossbench import catalog, claims, cli
+import lossbench
+from lossbench import catalog, claims
 from lossbench.losses import LOSSES
 
-KNOWN = catalog.entries([cli.conf_dir()])
+KNOWN = catalog.entries([lossbench.CONF])
 TOLD = {name: catalog.facts(entry) for name, entry in KNOWN.items()}
 PI = np.array(catalog.FREQUENCIES)
 each_entry = pytest.mark.parametrize("name", KNOWN)
@@ -37,7 +38,7 @@ def folder(tmp_path, **files):
 
 
 def test_every_row_and_every_yaml_is_an_entry_rows_first():
-    stems = {path.stem for path in (cli.conf_dir() / "loss").glob("*.yaml")}
+    stems = {path.stem for path in (lossbench.CONF / "loss").glob("*.yaml")}
     assert {*KNOWN} == {*LOSSES} | stems
     assert list(KNOWN)[: len(LOSSES)] == list(LOSSES)
 
@@ -59,7 +60,7 @@ def test_a_variant_is_its_row_at_other_parameters():
 
 def test_of_two_files_of_one_name_the_first_folder_has_its_way(tmp_path):
     own = folder(tmp_path, huber="fn: huber\nparams:\n  delta: 7.0\n")
-    entry = catalog.entries([own, cli.conf_dir()])["huber"]
+    entry = catalog.entries([own, lossbench.CONF])["huber"]
     assert entry.is_variant
     assert dict(entry.params) == {"delta": 7.0}
 
@@ -71,7 +72,7 @@ def test_a_variant_of_a_variant_inherits_what_it_does_not_change(tmp_path):
         two="defaults: [one]\nparams:\n  alpha: 7.0\n  beta: 1e-1\n",
         yields="defaults: [_self_, one]\nparams:\n  alpha: 8.0\n",
     )
-    known = catalog.entries([own, cli.conf_dir()])
+    known = catalog.entries([own, lossbench.CONF])
     assert (known["two"].loss.name, dict(known["two"].params)) == (
         "sce",
         {"alpha": 7.0, "beta": 0.1},

@@ -13,7 +13,9 @@ import yaml
 from interrupted import contents
 
 import hydra_plugins.lossbench_packed as plugin
-from lossbench import cli, cluster
+import lossbench
+from lossbench import cli
+from lossbench.sweep import slurm
 
 SETTINGS = {
     field.name: field.default_factory() if field.default is dataclasses.MISSING else field.default
@@ -23,17 +25,17 @@ SETTINGS = {
 
 
 def test_the_yaml_has_every_key_of_the_launcher_with_its_default():
-    text = (cli.conf_dir() / "hydra" / "launcher" / "packed_slurm.yaml").read_text()
+    text = (lossbench.CONF / "hydra" / "launcher" / "packed_slurm.yaml").read_text()
     keys = yaml.safe_load(text)
     assert keys.pop("defaults") == ["packed"]
     assert keys == {**SETTINGS, "executor": "slurm"}
 
 
 def test_what_is_not_said_is_not_asked_of_slurm():
-    told = cluster.Settings(**{**SETTINGS, "executor": "slurm"}).parameters
+    told = slurm.Settings(**{**SETTINGS, "executor": "slurm"}).parameters
     assert not {"slurm_partition", "slurm_account", "slurm_qos", "gpus_per_node"} & told.keys()
     asked = {**SETTINGS, "executor": "slurm", "partition": "cpu", "gpus_per_node": 1}
-    told = cluster.Settings(
+    told = slurm.Settings(
         **asked,
     ).parameters
     assert (told["slurm_partition"], told["gpus_per_node"]) == ("cpu", 1)
@@ -93,26 +95,26 @@ def bin_dir(tmp_path, monkeypatch):
 )
 def test_the_queue_is_what_squeue_lists_and_unknown_where_it_fails(bin_dir, code, out, queue):
     program(bin_dir, "squeue", f"printf '{out}'; exit {code}")
-    assert cluster._queue() == queue
+    assert slurm._queue() == queue
 
 
 @pytest.mark.parametrize(
     ("text", "size"),
     [
         ("echo 'MaxArraySize            = 33'", 33),
-        ("exit 1", cluster.USUAL_ARRAY),
-        ("echo nothing", cluster.USUAL_ARRAY),
+        ("exit 1", slurm.USUAL_ARRAY),
+        ("echo nothing", slurm.USUAL_ARRAY),
     ],
 )
 def test_an_array_is_as_large_as_slurm_takes_it(bin_dir, text, size):
     program(bin_dir, "scontrol", text)
-    assert cluster._largest_array() == size
+    assert slurm._largest_array() == size
 
 
 @pytest.fixture
 def slurm(monkeypatch):
     """A cluster whose commands are stand-ins, with a watcher that knows nothing yet."""
-    one = cluster.Cluster(cluster.Settings(**{**SETTINGS, "executor": "slurm"}))
+    one = slurm.Cluster(slurm.Settings(**{**SETTINGS, "executor": "slurm"}))
     one.submitit.SlurmJob.watcher.clear()
     monkeypatch.setattr(one.submitit.SlurmJob.watcher, "_registered", set())
     return one

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import lossbench
 from lossbench import cli
 from lossbench.config import parameters, register, to_run
 from lossbench.data import DATA
@@ -22,13 +23,13 @@ FUNCTIONS = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
 }
-FILES = sorted(path for group in FUNCTIONS for path in (cli.conf_dir() / group).glob("*.yaml"))
-ALL_FILES = sorted(cli.conf_dir().rglob("*.yaml"))
-EXPERIMENTS = sorted((cli.conf_dir() / "experiment").glob("*.yaml"))
+FILES = sorted(path for group in FUNCTIONS for path in (lossbench.CONF / group).glob("*.yaml"))
+ALL_FILES = sorted(lossbench.CONF.rglob("*.yaml"))
+EXPERIMENTS = sorted((lossbench.CONF / "experiment").glob("*.yaml"))
 
 
 def label(path: Path) -> str:
-    return str(path.relative_to(cli.conf_dir()))
+    return str(path.relative_to(lossbench.CONF))
 
 
 def content(path: Path) -> dict:
@@ -56,7 +57,7 @@ def compose():
     from hydra import compose, initialize_config_dir
 
     register()
-    with initialize_config_dir(str(cli.conf_dir()), version_base=None, job_name="test"):
+    with initialize_config_dir(str(lossbench.CONF), version_base=None, job_name="test"):
         yield compose
 
 
@@ -114,7 +115,7 @@ def test_a_variant_differs_from_its_base_in_parameters_that_its_base_has(path):
     ("group", "name"), [(group, name) for group, rows in FUNCTIONS.items() for name in rows]
 )
 def test_every_row_has_a_yaml(group, name):
-    assert (cli.conf_dir() / group / f"{name}.yaml").is_file()
+    assert (lossbench.CONF / group / f"{name}.yaml").is_file()
 
 
 @pytest.mark.parametrize("path", ALL_FILES, ids=label)
@@ -147,7 +148,7 @@ def test_help_names_losses_of_each_task_that_exist(task):
     (line,) = [line for line in chosen_in_help("loss").splitlines() if f"({task})" in line]
     assert line.split()[:-1] == list(named)
     for name in named:
-        path = cli.conf_dir() / "loss" / f"{name}.yaml"
+        path = lossbench.CONF / "loss" / f"{name}.yaml"
         assert LOSSES[function_name(path)].task == task
 
 

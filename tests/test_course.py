@@ -26,8 +26,8 @@ from lossbench.engine.capture import Captured, Recordings
 from lossbench.engine.strategies import kernel
 from lossbench.losses import LOSSES
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
-from lossbench.packs import Pack
 from lossbench.records import SIGNALS
+from lossbench.runs.packs import Pack
 from lossbench.sweep import splits_of
 
 RHYTHM = {"steps": 19, "log_every": 4, "eval_every": 10, "batch_size": 16}

@@ -17,13 +17,15 @@ import pytest
 from conftest import TINY, without_pictures
 from PIL import Image
 
-from lossbench import catalog, cli, figures, instruments, records
+import lossbench
+from lossbench import catalog, cli, figures, records
 from lossbench.config import load_extensions
 from lossbench.data import DATA
 from lossbench.data import __main__ as data_sets
 from lossbench.data.splits import SPLITS
-from lossbench.instruments.schedule import MOST
 from lossbench.losses import LOSSES
+from lossbench.measures import instruments
+from lossbench.measures.instruments.schedule import MOST
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -411,7 +413,7 @@ def test_docs_figures_md_shows_every_figure_with_its_question_and_its_script():
         assert name == out == picture
         # A picture of another sweep than the essay's says how that sweep is made.
         assert sweep == "essay" or f"`lossbench experiment={sweep}`" in part
-        assert (cli.conf_dir() / "experiment" / f"{sweep}.yaml").is_file()
+        assert (lossbench.CONF / "experiment" / f"{sweep}.yaml").is_file()
         assert part.splitlines()[0].endswith("?")
         shown[picture] = part
     assert {path.stem for path in (DOCS / "figures").iterdir()} == {*shown}

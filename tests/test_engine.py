@@ -15,13 +15,14 @@ import torch
 from conftest import make_run
 from torch import nn
 
-from lossbench import packs, records
+from lossbench import records
 from lossbench.config import ConfigError
 from lossbench.engine import failed, refuse_unpaired, refuse_unwidened, train
 from lossbench.engine.members import batch_indices, started
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.models import MODELS, Model, initialised, rescaled, widened
+from lossbench.runs import packs
 from lossbench.sweep import preflight, splits_of
 
 CPU = torch.device("cpu")

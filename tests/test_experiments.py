@@ -12,18 +12,19 @@ import torch
 import yaml
 from conftest import TINY, write_experiment
 
+import lossbench
 from lossbench import cli, launch, records, statistics
 from lossbench.config import ConfigError
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.protocol.grid import spread
 from lossbench.protocol.size import sized_blocks, sized_stage
-from lossbench.report.published import speaks_of
+from lossbench.statistics.published import speaks_of
 from lossbench.sweep import preflight
 
-FOLDER = cli.conf_dir() / "experiment"
+FOLDER = lossbench.CONF / "experiment"
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-SIZES = sorted(path.stem for path in (cli.conf_dir() / "size").glob("*.yaml"))
+SIZES = sorted(path.stem for path in (lossbench.CONF / "size").glob("*.yaml"))
 
 ONE_OF_EACH = [
     "hydra.sweeper.tune.lr=[0.1]",
@@ -205,7 +206,7 @@ def test_a_sweep_that_tunes_nothing_tunes_nothing_at_any_size():
 
 
 def test_full_is_nowhere_coarser_than_what_was_declared():
-    full = yaml.safe_load((cli.conf_dir() / "size" / "full.yaml").read_text())["size"]
+    full = yaml.safe_load((lossbench.CONF / "size" / "full.yaml").read_text())["size"]
     assert "eval_every" not in full["scale"]
     for name in EXPERIMENTS:
         stage = {"lr": sweeper_of(name)["tune"]["lr"]}

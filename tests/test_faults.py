@@ -30,7 +30,7 @@ from tqdm import tqdm
 from lossbench import cli, records, store
 from lossbench.losses import LOSSES
 from lossbench.sweep import care, isolation, training
-from lossbench.sweep.claims import Claims
+from lossbench.sweep.leases import Claims
 from lossbench.sweep.training import Interrupted
 
 pytestmark = [

@@ -11,8 +11,9 @@ from conftest import TINY, make_run, write_experiment
 from interrupted import sweep_in
 from scipy import stats
 
-from lossbench import cli, forecast, records, report
+from lossbench import cli, records, report
 from lossbench.engine import batch_indices, evaluate
+from lossbench.protocol import forecast
 from lossbench.sweep import splits_of
 from lossbench.sweep.workers import Workers
 

@@ -11,13 +11,15 @@ import pytest
 from conftest import TINY, write_experiment
 from sweep_on_disk import build, plan_runs
 
-from lossbench import cli, gallery, records, statistics
+import lossbench
+from lossbench import cli, records, statistics
 from lossbench.protocol import declaration
-from lossbench.report import judged as judged_
-from lossbench.report import published
+from lossbench.report import gallery
+from lossbench.statistics import comparisons as judged_
+from lossbench.statistics import published
 
 DOCS = Path(__file__).parents[1] / "docs"
-NAMES = {path.stem for path in (cli.conf_dir() / "experiment").glob("*.yaml")}
+NAMES = {path.stem for path in (lossbench.CONF / "experiment").glob("*.yaml")}
 
 CLAIMS = """
       published:

@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from lossbench import cli
 from lossbench.data import DATA, files, images
 from lossbench.data.splits import classification, held_out, standardised_images
-from lossbench.forecast import forecast
+from lossbench.protocol.forecast import forecast
 from lossbench.sweep import Sweep, isolation, preflight
 
 CURE = "lossbench data=mine data.download=true brings it"

@@ -11,43 +11,37 @@ from pathlib import Path
 import pytest
 
 import lossbench
-from lossbench import cli
 
 HOUSE = Path(lossbench.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
 PLUGINS = sorted((HOUSE.parent / "hydra_plugins").rglob("*.py"))
 
-FLOORS = (
-    ("store",),
-    ("records",),
-    ("pairing",),
-    ("losses",),
-    ("claims",),
-    ("catalog",),
-    ("optimizers", "models", "data"),
-    ("prefit",),
-    ("config",),
-    ("packs", "metrics"),
-    ("probes",),
-    ("instruments",),
-    ("engine",),
-    ("plan",),
-    ("sweep",),
-    ("cluster",),
-    ("launch", "protocol", "forecast"),
-    ("card",),
-    ("cli",),
-    ("gallery",),
+ROOMS = (
+    "store",
+    "records",
+    "pairing",
+    "losses",
+    "claims",
+    "data",
+    "optimizers",
+    "models",
+    "measures",
+    "config",
+    "runs",
+    "engine",
+    "sweep",
+    "statistics",
+    "launch",
+    "protocol",
+    "figures",
+    "report",
+    "catalog",
+    "cli",
 )
-"""Rooms from the ground up; a room imports from lower floors only."""
+"""Rooms from the ground up; a room imports earlier ones only."""
 
-READING = ("store", "records", "verify", "statistics", "figures", "report")
-"""What reads a finished sweep; each imports earlier ones only, and none of them torch."""
-
-MEETING = ("protocol", "forecast", "card", "cli", "gallery")
-"""Rooms of the one kind that import those of the other."""
-
-ROOMS = {room for floor in FLOORS for room in floor} | set(READING)
+READING = ("store", "records", "statistics", "figures", "report")
+"""What reads a finished sweep: these import one another, and never torch."""
 
 
 def label(path: Path) -> str:
@@ -59,11 +53,8 @@ def room_of(path: Path) -> str:
 
 
 def allowed(room: str) -> set[str]:
-    if room in READING[2:]:
-        return set(READING[: READING.index(room)])
-    floor = next(level for level, rooms in enumerate(FLOORS) if room in rooms)
-    below = {lower for rooms in FLOORS[:floor] for lower in rooms}
-    return below | set(READING) if room in MEETING else below
+    earlier = set(ROOMS[: ROOMS.index(room)])
+    return earlier & set(READING) if room in READING else earlier
 
 
 def imports(tree: ast.AST) -> set[str]:
@@ -83,7 +74,7 @@ def imports(tree: ast.AST) -> set[str]:
 def rooms_imported(path: Path) -> set[str]:
     dotted = imports(ast.parse(path.read_text()))
     second = {name.split(".")[1] for name in dotted if name.startswith("lossbench.")}
-    return (second & ROOMS) - {room_of(path)}
+    return (second & set(ROOMS)) - {room_of(path)}
 
 
 def calls(path: Path) -> list[ast.Call]:
@@ -92,7 +83,7 @@ def calls(path: Path) -> list[ast.Call]:
 
 
 def test_every_file_belongs_to_a_room():
-    assert {room_of(path) for path in FILES} - {"__init__"} == ROOMS
+    assert {room_of(path) for path in FILES} - {"__init__"} == set(ROOMS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=label)
@@ -161,7 +152,7 @@ def test_nothing_is_instantiated_by_its_name(path):
 
 
 def test_no_yaml_names_code_to_call():
-    assert not [p for p in cli.conf_dir().rglob("*.yaml") if "_target_" in p.read_text()]
+    assert not [p for p in lossbench.CONF.rglob("*.yaml") if "_target_" in p.read_text()]
 
 
 @pytest.mark.parametrize("path", FILES, ids=label)

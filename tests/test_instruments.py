@@ -17,19 +17,20 @@ from test_engine import CPU, assert_same_records, grouped, records_of, trained
 from torch import nn
 from torch.nn import functional
 
-from lossbench import packs, records
+from lossbench import records
 from lossbench.engine import moments, train
 from lossbench.engine.members import gathered, started
 from lossbench.engine.strategies import strategy_of
-from lossbench.instruments import MEASURES, due, examples, interval, times
-from lossbench.instruments.agreement import CORE
-from lossbench.instruments.curvature import hessian_product, largest_eigenvalue
-from lossbench.instruments.features import class_scatter
-from lossbench.instruments.moment import flat
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
+from lossbench.measures.instruments import MEASURES, due, examples, interval, times
+from lossbench.measures.instruments.agreement import CORE
+from lossbench.measures.instruments.curvature import hessian_product, largest_eigenvalue
+from lossbench.measures.instruments.features import class_scatter
+from lossbench.measures.instruments.moment import flat
 from lossbench.models import MODELS, Model
 from lossbench.records import INSTRUMENTS
+from lossbench.runs import packs
 from lossbench.sweep import splits_of
 
 TINY = {

@@ -22,7 +22,6 @@ from conftest import make_run
 from test_strategies import CPU, members_of
 from torch import nn
 
-from lossbench import packs
 from lossbench.engine.recorder import Recorder
 from lossbench.engine.strategies import Rows, kernel, strategy_of
 from lossbench.engine.update import Updates
@@ -30,6 +29,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.models.layers import ACTIVATIONS
 from lossbench.optimizers import SCHEDULES
+from lossbench.runs import packs
 
 
 @triton.jit

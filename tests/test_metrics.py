@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 from sklearn import metrics as sk
 
-from lossbench import metrics, records
+from lossbench import records
 from lossbench.losses import LOSSES
 from lossbench.losses.distributions import Predicted
 from lossbench.losses.links import sparsemax
+from lossbench.measures import metrics
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from conftest import make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossbench import packs
+from lossbench.runs import packs
 
 STRUCTURE = {
     "data": "noisy_linear",

@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from conftest import make_run
 
-from lossbench import plan, report
+from lossbench import report
 from lossbench.config import ConfigError
-from lossbench.report import words
+from lossbench.report import summary
+from lossbench.sweep import plan
 
 DECLARED = {"primary": {"regression": "rmse"}, "margin": {"regression": 0.02}, "cells": ["a"]}
 
@@ -117,9 +118,9 @@ def test_a_loss_added_later_is_exploratory_and_leaves_the_declared_ones_so():
 def test_a_table_says_which_of_its_losses_are_the_same():
     runs = [make_run(loss=loss) for loss in ("huber", "smooth_l1", "mse")]
     found = extended(plan.EMPTY, runs)
-    sentences = words._duplicates(["huber", "mse", "smooth_l1"], found)
+    sentences = summary._duplicates(["huber", "mse", "smooth_l1"], found)
     assert sentences == ["smooth_l1 = huber"]
-    assert words._duplicates(["huber", "mse"], found) == []
+    assert summary._duplicates(["huber", "mse"], found) == []
 
 
 def test_a_loss_at_other_parameters_is_no_duplicate():

@@ -9,10 +9,11 @@ import torch
 from conftest import make_run
 from test_engine import assert_same_records, records_of, trained
 
-from lossbench import config, prefit
+from lossbench import config
 from lossbench.engine.members import started
+from lossbench.models import start as model_start
+from lossbench.models.start import derangement
 from lossbench.pairing import tensors_sha
-from lossbench.prefit import derangement
 from lossbench.sweep import splits_of
 
 LINEAR = {"name": "linear", "fn": "linear", "params": {}}
@@ -106,7 +107,7 @@ def test_the_recipe_counts_for_the_identity_of_those_runs_alone_that_use_it(monk
         return plain, start()[2]
 
     before = both()
-    monkeypatch.setattr(prefit, "UPDATES", prefit.UPDATES + 1)
+    monkeypatch.setattr(model_start, "UPDATES", model_start.UPDATES + 1)
     try:
         after = both()
     finally:

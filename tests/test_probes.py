@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lossbench import probes
+from lossbench.measures import probes
 
 
 @pytest.fixture

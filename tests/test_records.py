@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lossbench import packs, records, store
+from lossbench import records, store
 from lossbench.engine import train
+from lossbench.runs import packs
 from lossbench.sweep import splits_of
 
 CPU = torch.device("cpu")

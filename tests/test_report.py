@@ -25,7 +25,7 @@ from sweep_on_disk import (
 )
 
 from lossbench import records, report
-from lossbench.report import drawings, pictures, tables, words
+from lossbench.report import drawings, pictures, summary, tables
 from lossbench.report import page as report_page
 
 ANALYSIS = Path(__file__).parent.parent / "analysis"
@@ -342,7 +342,7 @@ def test_runs_that_are_no_pairs_give_a_report_that_says_so_and_no_verdict(tmp_pa
 def test_tables_of_the_page_leave_metrics_of_the_last_step_to_the_files():
     names = ["accuracy", "brier", "auroc", "aurc", "brier_resolution", "balanced_accuracy"]
     task = SimpleNamespace(metric="accuracy", summary=pd.DataFrame({"metric": names, "n": 3}))
-    assert words.other_metrics(task) == ["brier", "balanced_accuracy"]
+    assert summary.other_metrics(task) == ["brier", "balanced_accuracy"]
 
 
 @pytest.mark.usefixtures("svg_only")
@@ -364,9 +364,9 @@ def test_latex_and_markdown_escape_what_they_would_obey():
 
 
 def test_half_an_interval_is_never_a_row_of_zeros():
-    assert words._half(2.2e-09) == "2e-09"
-    assert words._half(0.0123) == "0.012"
-    assert words._half(0.0) == "0"
+    assert summary._half(2.2e-09) == "2e-09"
+    assert summary._half(0.0123) == "0.012"
+    assert summary._half(0.0) == "0"
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ def test_half_an_interval_is_never_a_row_of_zeros():
     ],
 )
 def test_numbers_show_two_digits_of_their_uncertainty(value, half, shown):
-    assert words.rounded(value, half) == shown
+    assert summary.rounded(value, half) == shown
 
 
 SCRIPTS = sorted(path for path in ANALYSIS.glob("*.py") if path.stem not in ("verdicts", "compare"))
@@ -523,5 +523,5 @@ def test_behind_outliers_on_one_side_a_median_is_not_ranked_by_rmse(is_one_sided
         "losses": {"mae": {"claims": ["convex"]}, "mse": {"claims": ["elicits_mean"]}},
         "data": {"noisy_linear": {"is_symmetric": True}},
     }
-    assert words._aims_elsewhere("mae", task, plan) == is_one_sided
-    assert not words._aims_elsewhere("mse", task, plan)
+    assert summary._aims_elsewhere("mae", task, plan) == is_one_sided
+    assert not summary._aims_elsewhere("mse", task, plan)

@@ -13,15 +13,16 @@ from conftest import make_run
 from interrupted import ENGINE, contents, sweep_in
 from torch import nn
 
-from lossbench import models, packs, records, store
+from lossbench import models, records, store
 from lossbench.config import ConfigError
 from lossbench.engine import train
 from lossbench.engine.checkpoint import decoded, encoded
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.models import MODELS, Model
+from lossbench.runs import packs
 from lossbench.sweep import care, isolation, splits_of, training
-from lossbench.sweep.claims import Claim, Claims, claim
+from lossbench.sweep.leases import Claim, Claims, claim
 from lossbench.sweep.training import Interrupted, Stop
 
 CPU = torch.device("cpu")

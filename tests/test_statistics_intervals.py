@@ -193,10 +193,8 @@ def test_identical_twins_differ_by_exactly_nothing():
 def test_no_robust_column_decides_a_verdict(monkeypatch):
     values = drawn(-0.1)
     calm = versus(values).loc["other"]
-    monkeypatch.setattr(
-        "lossbench.statistics.comparison.bootstrap_t", lambda values, **_: (-9.0, 9.0)
-    )
-    monkeypatch.setattr("lossbench.statistics.comparison.wilcoxon", lambda values: 1.0)
+    monkeypatch.setattr("lossbench.statistics.pairs.bootstrap_t", lambda values, **_: (-9.0, 9.0))
+    monkeypatch.setattr("lossbench.statistics.pairs.wilcoxon", lambda values: 1.0)
     row = versus(values).loc["other"]
     assert (row.boot_low, row.p_wilcoxon) == (-9.0, 1.0)
     assert (row.verdict, row.low, row.high) == (calm.verdict, calm.low, calm.high)

@@ -7,7 +7,7 @@ from test_statistics import diverge, drawn, frame
 
 from lossbench import statistics
 from lossbench.statistics import VERDICTS, paired, sentence, verdicts
-from lossbench.statistics.words import WORDS
+from lossbench.statistics.sentences import WORDS
 
 FIRST = [
     *("task", "loss", "reference", "condition", "metric", "unit", "direction", "estimate"),

@@ -17,7 +17,6 @@ from test_packed_training import MODEL_CASES
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 
-from lossbench import metrics, packs
 from lossbench.engine import members as engine_members
 from lossbench.engine import strategies
 from lossbench.engine.arithmetic import arithmetic
@@ -27,10 +26,12 @@ from lossbench.engine.strategies.autograd import Looped, Vectorised
 from lossbench.engine.strategies.layers import DERIVED, layers_of
 from lossbench.engine.strategies.stack import Stack
 from lossbench.losses import LOSSES
+from lossbench.measures import metrics
 from lossbench.models import MODELS as NAMED_MODELS
 from lossbench.models import Model
 from lossbench.models.layers import ACTIVATIONS as NAMED
 from lossbench.optimizers import OPTIMIZERS
+from lossbench.runs import packs
 from lossbench.sweep import splits_of
 
 CPU = torch.device("cpu")

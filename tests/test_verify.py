@@ -10,8 +10,8 @@ from interrupted import sweep_in
 from sweep_on_disk import build, plan_runs, with_status
 
 from lossbench import cli
+from lossbench.records.verify import verified
 from lossbench.sweep import invariance
-from lossbench.verify import verified
 
 
 @pytest.fixture

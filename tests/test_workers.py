@@ -19,9 +19,9 @@ from interrupted import contents, sweep_in
 from lossbench import cli, launch, records, store
 from lossbench.config import ConfigError, load_extensions
 from lossbench.losses import LOSSES
-from lossbench.packs import LEAST_MEMBERS, shared
+from lossbench.runs.packs import LEAST_MEMBERS, shared
 from lossbench.sweep import workers
-from lossbench.sweep.claims import Claims
+from lossbench.sweep.leases import Claims
 from lossbench.sweep.training import Interrupted
 from lossbench.sweep.workers import Workers
 

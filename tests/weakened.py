@@ -88,7 +88,7 @@ WEAKENINGS = (
               "values = iter(self._logged().clone())", "values = iter(self._logged())", COURSE),
     Weakening("nobody compares the kernel's update", "engine/course.py",
               "if not off <= most:", "if False:", COURSE),
-    Weakening("failed runs are retried for ever", "sweep/claims.py",
+    Weakening("failed runs are retried for ever", "sweep/leases.py",
               "and self.failures[run_id] <= allowed.get(run_id, 0)", "", RESUME),
     Weakening("a broken pack fails as a whole", "sweep/care.py",
               "        if len(claim.pack.runs) == 1:", "        if True:", RESUME),

@@ -15,7 +15,7 @@ from lossbench.config import Config, Run, to_run
 from lossbench.data import DATA, Data, Splits, files
 from lossbench.data.splits import classification
 from lossbench.models import MODELS
-from lossbench.packs import Pack
+from lossbench.runs.packs import Pack
 from lossbench.sweep import splits_of
 
 CLASSES = ("cross_entropy", "brier", "mae_probs", "quartic_probs")

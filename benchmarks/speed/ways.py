@@ -18,7 +18,7 @@ from lossbench.config import Run
 from lossbench.data import Splits
 from lossbench.engine import train
 from lossbench.engine.arithmetic import arithmetic
-from lossbench.packs import Pack
+from lossbench.runs.packs import Pack
 from speed import baselines
 from speed.clock import WARM, Clock, Timing, lasting, matmul, timed, total
 from speed.tasks import NEVER, PACK_SIZE, Task, packs, parameters, splits

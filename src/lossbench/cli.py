@@ -112,7 +112,7 @@ def usage() -> str:
         for group in ("data", "model", "optimizer", "schedule", "experiment", "size")
     }
     # A variant, whose file begins from another's, is no loss of its own.
-    files = (conf_dir() / "loss").glob("*.yaml")
+    files = (lossbench.CONF / "loss").glob("*.yaml")
     count = sum("defaults:" not in path.read_text() for path in files)
     more = count - sum(map(len, SELECTION.values()))
     losses = [f"{' '.join(names)}  ({task})" for task, names in SELECTION.items()]
@@ -121,13 +121,7 @@ def usage() -> str:
 
 
 def _stems(group: str) -> list[str]:
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-
-
-def conf_dir() -> Path:
-    """The folder of yaml files: inside the installed package, or the checkout's own."""
-    packaged = Path(__file__).parent / "conf"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "conf"
+    return sorted(path.stem for path in (lossbench.CONF / group).glob("*.yaml"))
 
 
 def _sweep(arguments: list[str]) -> int:
@@ -239,7 +233,8 @@ def _plan(arguments: list[str]) -> int:
 
 
 def _foretell(hydra: Any, args: Any, asked: argparse.Namespace) -> int:
-    from lossbench import forecast, launch
+    from lossbench import launch
+    from lossbench.protocol import forecast
 
     plan = launch.stages(hydra, args.overrides)
     print("\n".join(forecast.told(plan)))
@@ -264,7 +259,7 @@ def _search_path(config_dir: str | None) -> Any:
     from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
     from hydra._internal.utils import create_config_search_path
 
-    path = create_config_search_path(str(conf_dir()))
+    path = create_config_search_path(str(lossbench.CONF))
     assert isinstance(path, ConfigSearchPathImpl)
     if config_dir is not None:
         path.prepend("command-line", f"file://{_yaml_folder(config_dir)}")
@@ -355,7 +350,7 @@ def _paint() -> Callable[[str, str], str]:
 
 
 def _verify(arguments: list[str]) -> int:
-    from lossbench import verify
+    from lossbench.records import verify
     from lossbench.store import StoreError
 
     if "--machine" in arguments:
@@ -406,7 +401,7 @@ def _losses(arguments: list[str]) -> int:
     try:
         asked = _asked_of_losses(arguments)
         load_extensions(asked.extensions)
-        known = catalog.entries([*map(_yaml_folder, asked.config_dir), conf_dir()])
+        known = catalog.entries([*map(_yaml_folder, asked.config_dir), lossbench.CONF])
         chosen = [_entry(name, known) for name in asked.names] or list(known.values())
         _check_card(asked, chosen)
         measured = _measured(chosen) if asked.measure or asked.card else {}
@@ -477,7 +472,8 @@ def _measured(chosen: Sequence[Any]) -> dict[str, dict[str, Any]]:
 
 
 def _write_card(path: Path, entry: Any, measured: Mapping[str, Any]) -> int:
-    from lossbench import card, store
+    from lossbench import store
+    from lossbench.catalog import card
 
     try:
         store.write(path, card.page(entry, measured[entry.name]).encode())

@@ -432,8 +432,8 @@ def _free_memory() -> float:
 def _cluster(executor: str, cluster: Mapping[str, Any]) -> Any:
     from omegaconf import OmegaConf
 
-    from lossbench.cluster import Cluster, Settings
     from lossbench.config import ConfigError
+    from lossbench.sweep.slurm import Cluster, Settings
 
     if executor not in ("slurm", "local"):
         raise ConfigError(

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lossbench import metrics
 from lossbench.data import DATA
 from lossbench.engine.members import Members, pieces
 from lossbench.engine.uncertainty import uncertainty
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import NO_PARAMS
+from lossbench.measures import metrics
 from lossbench.records import OWN_LOSS
 
 Values = dict[tuple[str, str], Tensor]

@@ -22,10 +22,10 @@ from lossbench.engine.bayes import bayes_predictions
 from lossbench.losses.links import PROBABILITY_LINKS
 from lossbench.losses.spec import Context, Loss
 from lossbench.models import MODELS, called, initialised, rescaled, stacked, widened
+from lossbench.models.start import STARTS
 from lossbench.optimizers import Hyperparameters
-from lossbench.packs import Pack, slices
 from lossbench.pairing import stream, tensors_sha
-from lossbench.prefit import STARTS
+from lossbench.runs.packs import Pack, slices
 
 log = logging.getLogger(__name__)
 

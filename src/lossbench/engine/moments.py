@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from lossbench.engine.members import Members, check_loss, guarded, guards
 from lossbench.engine.strategies import Named, one_by_one
 from lossbench.engine.update import Update
-from lossbench.instruments import MEASURES, Moment, due
-from lossbench.instruments.agreement import CORE
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import NO_PARAMS
-from lossbench.packs import Pack, slices
+from lossbench.measures.instruments import MEASURES, Moment, due
+from lossbench.measures.instruments.agreement import CORE
+from lossbench.runs.packs import Pack, slices
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lossbench import records
 from lossbench.engine.members import Members
-from lossbench.packs import Pack
 from lossbench.pairing import device_name, environment_json, environment_sha
+from lossbench.runs.packs import Pack
 
 PRIMARY = {"regression": "rmse", "classification": "accuracy"}
 """Metric whose best validation value marks `best_step`."""

@@ -14,7 +14,7 @@ from lossbench import records
 from lossbench.engine.members import guarded
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import NO_PARAMS
-from lossbench.probes import norm
+from lossbench.measures.probes import norm
 
 Gradient = dict[str, Tensor]
 GradientOf = Callable[[Tensor], Gradient]

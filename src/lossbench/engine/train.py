@@ -21,7 +21,7 @@ from lossbench.engine.moments import Instruments
 from lossbench.engine.recorder import Recorder
 from lossbench.engine.strategies import strategy_of
 from lossbench.engine.update import Updates
-from lossbench.packs import Pack
+from lossbench.runs.packs import Pack
 
 
 def train(

@@ -5,7 +5,7 @@ whole page of its axes: title above, one legend and one note below. Colour is th
 line style and marker tell the losses of a family apart.
 """
 
-from lossbench.figures.course import error_signal, layer_gradients, learning_curves, time_to_target
+from lossbench.figures.corruption import noise_curve
 from lossbench.figures.look import (
     BLUE,
     COLORS,
@@ -22,7 +22,6 @@ from lossbench.figures.look import (
     strips,
     style,
 )
-from lossbench.figures.noise import noise_curve
 from lossbench.figures.outcomes import (
     decomposition,
     families,
@@ -34,6 +33,12 @@ from lossbench.figures.outcomes import (
 from lossbench.figures.parts import power_of_ten
 from lossbench.figures.quality import calibration, cross_loss
 from lossbench.figures.shapes import error_weight, loss_shapes
+from lossbench.figures.trajectories import (
+    error_signal,
+    layer_gradients,
+    learning_curves,
+    time_to_target,
+)
 from lossbench.figures.tuning import learning_rate_cost, learning_rate_sensitivity
 
 __all__ = [

@@ -129,7 +129,7 @@ class Protocol:
 
     def declaration(self) -> dict[str, Any]:
         """What is asked, before anything is measured."""
-        from lossbench.plan import cell
+        from lossbench.sweep.plan import cell
 
         runs = [run for task in self.tasks for run in self._tuning_runs(task)]
         return {
@@ -210,7 +210,7 @@ class Protocol:
     def _tasks(self, cells: Sequence[Cell], declared: Grid) -> list[Task]:
         from lossbench.config import parameters
         from lossbench.losses import LOSSES
-        from lossbench.plan import context
+        from lossbench.sweep.plan import context
 
         tasks: dict[str, Task] = {}
         runs = self.launcher.runs([list(cell) for cell in cells])
@@ -426,7 +426,7 @@ class Protocol:
 
     def _confirmed(self, cell: Cell, condition: str) -> Candidate | None:
         """What a cell was confirmed with before, if it was."""
-        from lossbench.plan import cell as hashed
+        from lossbench.sweep.plan import cell as hashed
 
         (run,) = self.launcher.runs([list(cell)])
         tuned = self._tuned_by_cell.get((hashed(run, self.tuned), condition))

@@ -8,7 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lossbench.report.judged import (
+from lossbench.report.summary import OTHER_FUNCTIONAL, table
+from lossbench.statistics.comparisons import (
     Comparison,
     asked,
     by_context,
@@ -19,7 +20,6 @@ from lossbench.report.judged import (
     objections,
     selection_costs,
 )
-from lossbench.report.words import OTHER_FUNCTIONAL, table
 
 if TYPE_CHECKING:
     from lossbench.report.drawings import across, noise_curves, reached

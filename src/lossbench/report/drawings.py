@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from lossbench import figures, records, statistics
-from lossbench.report.judged import Comparison, asked, slug
 from lossbench.report.pictures import Drawing
+from lossbench.statistics.comparisons import Comparison, asked, slug
 
 TAUS = [*np.arange(0.0, 1.2001, 0.02).round(2)]
 """Scores at which a performance profile is evaluated."""

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from lossbench import records, statistics
-from lossbench.report.judged import Comparison, asked, by_context, comparisons, main_of
-from lossbench.report.words import interval, listed, rounded
+from lossbench.report.summary import interval, listed, rounded
+from lossbench.statistics.comparisons import Comparison, asked, by_context, comparisons, main_of
 
 ALONG = 1 - 1e-5
 """A mean cosine above this counts as 1: the records are float32."""

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from lossbench import records
-from lossbench.report.judged import Comparison, asked
-from lossbench.report.words import LONG_UNIT, listed
+from lossbench.report.summary import LONG_UNIT, listed
+from lossbench.statistics.comparisons import Comparison, asked
 
 
 def paragraph(found: records.Records, mains: Sequence[Comparison]) -> list[str]:

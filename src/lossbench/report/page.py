@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from lossbench import figures, records, statistics, store
-from lossbench.report import drawings, essay, methods, pictures, words
-from lossbench.report.judged import (
+from lossbench.report import drawings, essay, methods, pictures, summary
+from lossbench.report.tables import KINDS, stacked, write_tables
+from lossbench.statistics.comparisons import (
     Comparison,
     asked,
     by_context,
@@ -28,7 +29,6 @@ from lossbench.report.judged import (
     objections,
     selection_costs,
 )
-from lossbench.report.tables import KINDS, stacked, write_tables
 
 SECTIONS: dict[str, tuple[str, str, str]] = {
     "verdicts": (
@@ -160,14 +160,14 @@ def write(
         against=objections(found, together),
         scope=_scope(mains),
         summary=[_summarised(task) for task in mains],
-        buckets=[*words.BUCKETS],
-        counted=words.counted(mains),
+        buckets=[*summary.BUCKETS],
+        counted=summary.counted(mains),
         seeds=_seeds(found),
         metrics=_metrics(mains),
         answers=[{**vars(one), "rows": _texts(one.table)} for one in answers],
         sections=SECTIONS,
         folded=FOLDED,
-        terms=words.TERMS.items(),
+        terms=summary.TERMS.items(),
         pictures={
             name: [by_name[d.name] for d in some if d.name in by_name]
             for name, some in planned.items()
@@ -207,7 +207,7 @@ def _numbers(
         | {"metric": f"{task.split} {task.metric}"}
         | {name: value for name, value in row.items() if name not in ("others", "short")}
         for task in together
-        for row in words.rows(task, found.plan)
+        for row in summary.rows(task, found.plan)
     ]
     signals = statistics.signals(found)
     return {
@@ -292,7 +292,7 @@ def _seeds(found: records.Records) -> str:
 
 def _metrics(mains: Sequence[Comparison]) -> list[tuple[str, records.Metric]]:
     """The metrics that the page shows, with what they are."""
-    shown = {name for task in mains for name in (task.metric, *words.other_metrics(task))}
+    shown = {name for task in mains for name in (task.metric, *summary.other_metrics(task))}
     return [(name, metric) for name, metric in records.METRICS.items() if name in shown]
 
 
@@ -308,12 +308,12 @@ def _summarised(task: Comparison) -> dict[str, Any]:
         "metric": task.metric,
         "direction": records.direction(task.metric),
         "reference": task.reference,
-        "value": words.rounded(row.value, half) if row is not None else "none",
+        "value": summary.rounded(row.value, half) if row is not None else "none",
         "margin": f"{task.paired.margin.iloc[0]:g}" if len(task.paired) else "",
         "n": methods.span(task.paired.pairs) if len(task.paired) else "",
         "stage": task.stage,
         "refusal": task.refusal,
-        **words.bucketed(task),
+        **summary.bucketed(task),
     }
 
 
@@ -322,12 +322,12 @@ def _section(task: Comparison, found: records.Records) -> dict[str, Any]:
     return {
         "label": task.label,
         "stage": task.stage,
-        "headline": words.headline(task),
+        "headline": summary.headline(task),
         "metric": task.metric,
         "split": task.split,
-        "rows": words.rows(task, found.plan),
-        "metrics": words.other_metrics(task),
-        "notes": list(words.notes(task, found.plan)),
+        "rows": summary.rows(task, found.plan),
+        "metrics": summary.other_metrics(task),
+        "notes": list(summary.notes(task, found.plan)),
         "methods": methods.of_task(task, found.plan),
     }
 
@@ -366,7 +366,7 @@ def _verdict_tables(groups: Sequence[Sequence[Comparison]]) -> Iterator[Table]:
         if rows:
             first = task.paired.iloc[0]
             yield Table(
-                f"{task.label}: loss minus {task.reference} in {words.headline(task)}; mean over "
+                f"{task.label}: loss minus {task.reference} in {summary.headline(task)}; mean over "
                 f"pairs of one seed, simultaneous {first.confidence:.0%} paired-t interval over "
                 f"{figures.families(task.paired)}, margin ±{first.margin:g}.",
                 rows,
@@ -390,7 +390,7 @@ def _verdict_elsewhere(row: Any) -> str:
 
 
 def _difference(row: Any) -> str:
-    return words.interval(row.difference, row.low, row.high, sign=True) or "no pair survived"
+    return summary.interval(row.difference, row.low, row.high, sign=True) or "no pair survived"
 
 
 def _by_task(
@@ -430,7 +430,7 @@ _SELECTION = (
 
 def _selection_row(row: Any) -> dict[str, str]:
     lost = f" ({row.lost} lost)" if row.lost else ""
-    cost = words.interval(row.cost, row.low, row.high) or "–"
+    cost = summary.interval(row.cost, row.low, row.high) or "–"
     return {
         "loss": row.loss,
         f"chosen by {row.selected_by.replace(records.OWN_LOSS, 'own loss')}": _number(row.noisy_lr),
@@ -468,7 +468,7 @@ def _robust_tables(mains: Sequence[Comparison]) -> Iterator[Table]:
                 "loss": row.loss,
                 "verdict": row.verdict,
                 "paired t": _difference(row),
-                "bootstrap-t": words.interval(
+                "bootstrap-t": summary.interval(
                     row.difference, row.boot_low, row.boot_high, sign=True
                 ),
                 "p, Holm": _number(row.p_holm),
@@ -493,7 +493,7 @@ def _spreads(frame: pd.DataFrame) -> Iterator[Table]:
         {
             "task": row.label,
             "loss": row.loss,
-            "variance / reference's": words.interval(row.value, row.low, row.high),
+            "variance / reference's": summary.interval(row.value, row.low, row.high),
         }
         for row in frame.itertuples()
         if math.isfinite(row.low) and not row.low <= 1 <= row.high
@@ -518,7 +518,7 @@ def _together(numbers: Mapping[str, pd.DataFrame]) -> Iterator[Table]:
             [
                 {
                     "loss": row.loss,
-                    "score": words.interval(row.value, row.low, row.high),
+                    "score": summary.interval(row.value, row.low, row.high),
                     "mean rank": f"{row.mean_rank:.2f}" if math.isfinite(row.mean_rank) else "–",
                     "runs": str(row.n),
                 }

@@ -6,22 +6,7 @@ are counted beside every mean over survivors.
 """
 
 from lossbench.statistics.across import iqm, mean_ranks, normalised, performance_profile
-from lossbench.statistics.comparison import (
-    CONTRASTED,
-    PAIRED,
-    contrasted,
-    paired,
-    spread_ratio,
-)
-from lossbench.statistics.course import (
-    converged,
-    convergence,
-    courses,
-    curves,
-    signals,
-    time_to,
-    with_losses_of_runs,
-)
+from lossbench.statistics.corruption import noise_curves
 from lossbench.statistics.decomposition import DECOMPOSED, PARTS, decomposition
 from lossbench.statistics.design import (
     CURES,
@@ -48,7 +33,6 @@ from lossbench.statistics.intervals import (
     two_level,
     wilcoxon,
 )
-from lossbench.statistics.noise import noise_curves
 from lossbench.statistics.oracle import SELECTED, selection_cost
 from lossbench.statistics.outcomes import (
     completeness,
@@ -56,7 +40,24 @@ from lossbench.statistics.outcomes import (
     divergence_rates,
     summary,
 )
+from lossbench.statistics.pairs import (
+    CONTRASTED,
+    PAIRED,
+    contrasted,
+    paired,
+    spread_ratio,
+)
 from lossbench.statistics.power import Pairs, Resolvable, pairs_for, resolvable, spreads
+from lossbench.statistics.sentences import VERDICTS, sentence, verdicts
+from lossbench.statistics.trajectories import (
+    converged,
+    convergence,
+    courses,
+    curves,
+    signals,
+    time_to,
+    with_losses_of_runs,
+)
 from lossbench.statistics.tuning import (
     at_best_rate,
     best,
@@ -69,7 +70,6 @@ from lossbench.statistics.tuning import (
     sensitivity,
     stability,
 )
-from lossbench.statistics.words import VERDICTS, sentence, verdicts
 
 __all__ = [
     "CONTRASTED",

@@ -20,11 +20,12 @@ import pyarrow as pa
 import torch
 
 import lossbench
-from lossbench import engine, packs, store
+from lossbench import engine, store
 from lossbench.config import ENGINE_SCHEMA, Run, to_run
 from lossbench.engine import train
 from lossbench.pairing import device_name, environment_sha
-from lossbench.sweep.claims import PATIENCE
+from lossbench.runs import packs
+from lossbench.sweep.leases import PATIENCE
 from lossbench.sweep.preflight import splits_of
 
 STEPS = 7

@@ -13,13 +13,14 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from lossbench import plan, records, store
+from lossbench import records, store
 from lossbench.config import Engine, Run
 from lossbench.data import files
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
+from lossbench.sweep import plan
 from lossbench.sweep.care import Crew, Here, Left
-from lossbench.sweep.claims import ATTEMPTS, PATIENCE, PLANNED, Claim, Claims, Members
+from lossbench.sweep.leases import ATTEMPTS, PATIENCE, PLANNED, Claim, Claims, Members
 from lossbench.sweep.preflight import preflight
 from lossbench.sweep.training import Stop, stopping
 

@@ -21,8 +21,8 @@ from lossbench import records, store
 from lossbench.config import ENGINE_SCHEMA, Engine
 from lossbench.engine import Saved, Snapshot, failed, kernel_maker, train
 from lossbench.pairing import device_name, environment_sha
-from lossbench.sweep.claims import Claim, Members, state_of
 from lossbench.sweep.invariance import known
+from lossbench.sweep.leases import Claim, Members, state_of
 from lossbench.sweep.preflight import splits_of
 
 log = logging.getLogger(__name__)

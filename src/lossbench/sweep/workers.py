@@ -27,8 +27,8 @@ from tqdm import tqdm
 from lossbench import store
 from lossbench.config import ConfigError, Engine
 from lossbench.sweep.care import Here, Left, broken, seen_to
-from lossbench.sweep.claims import Claim
 from lossbench.sweep.isolation import death, prepare
+from lossbench.sweep.leases import Claim
 from lossbench.sweep.training import SIGNALS, HandedOver, Interrupted, Job, OutOfMemory, Stop
 
 if TYPE_CHECKING:

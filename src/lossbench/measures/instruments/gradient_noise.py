@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lossbench.instruments.moment import Moment, flat
+from lossbench.measures.instruments.moment import Moment, flat
 
 GROUPS = 8
 """Parts of the batch whose gradients are compared: one backward pass each."""

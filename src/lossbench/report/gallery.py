@@ -1,7 +1,7 @@
 """docs/gallery.md: what came out of each experiment, written from its records alone.
 
-`python -m lossbench.gallery runs` reads every sweep below `runs` that is named like an experiment
-(so at its own size), and writes `docs/gallery.md` with its pictures in `docs/gallery/`.
+`python -m lossbench.report.gallery runs` reads every sweep below `runs` that is named like an
+experiment (so at its own size), and writes `docs/gallery.md` with its pictures in `docs/gallery/`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench import cli, records, report, store
-from lossbench.report import drawings, methods, pictures, published
+import lossbench
+from lossbench import records, report, store
+from lossbench.report import drawings, methods, pictures
+from lossbench.statistics import published
 
 FOLD = 8
 """More verdicts than this are folded."""
@@ -31,10 +33,10 @@ LOST = (("loss", "diverged"), ("reference", "reference_diverged"))
 
 INTRO = """# What came out
 
-Written by `python -m lossbench.gallery runs`, from the records of the sweeps below `runs` that are
-named like an experiment. Nothing here was written by hand: verdicts are those of the declared
-protocol ([protocol.md](protocol.md)), and a published finding is judged by the verdict on its own
-comparison. **Confirmed** and **not confirmed** speak of the data, model and budget that were run
+Written by `python -m lossbench.report.gallery runs`, from the records of the sweeps below `runs`
+that are named like an experiment. Nothing here was written by hand: verdicts are those of the
+declared protocol ([protocol.md](protocol.md)), and a published finding is judged by the verdict
+on its own comparison. **Confirmed** and **not confirmed** speak of the data, model and budget that were run
 here, not of the paper's; **not distinguishable** means that the seeds do not settle it, and
 **exploratory** that the loss was added after the declaration.
 """
@@ -53,7 +55,7 @@ def write(runs: Path, docs: Path) -> Path:
     Raises:
         store.StoreError: A file of a sweep is unreadable, altered or foreign.
     """
-    names = sorted(path.stem for path in (cli.conf_dir() / "experiment").glob("*.yaml"))
+    names = sorted(path.stem for path in (lossbench.CONF / "experiment").glob("*.yaml"))
     there = [name for name in names if (runs / name / "sweep.json").exists()]
     parts = [INTRO, *(_section(runs / name, docs / "gallery") for name in there)]
     store.write(docs / "gallery.md", "\n".join(parts).encode())
@@ -62,7 +64,7 @@ def write(runs: Path, docs: Path) -> Path:
 
 def question(name: str) -> str:
     """What an experiment asks: the header of its file, from `Question:` to its question mark."""
-    text = (cli.conf_dir() / "experiment" / f"{name}.yaml").read_text()
+    text = (lossbench.CONF / "experiment" / f"{name}.yaml").read_text()
     header = " ".join(line[2:] for line in text.splitlines() if line.startswith("# "))
     asked = re.search(r"Question: (.+?\?|.+?\.)", header)
     return asked[1][0].upper() + asked[1][1:] if asked else ""
@@ -182,11 +184,11 @@ def _finding(row: Mapping[str, Any]) -> str:
 
 
 def main() -> int:
-    """Entry point of `python -m lossbench.gallery`; returns its exit code."""
+    """Entry point of `python -m lossbench.report.gallery`; returns its exit code."""
     places = [Path(word) for word in sys.argv[1:3]]
     runs, docs = (*places, *(Path("runs"), Path("docs"))[len(places) :])
     sys.stdout.write(f"{write(runs, docs)}\n")
-    return cli.DONE
+    return 0
 
 
 if __name__ == "__main__":

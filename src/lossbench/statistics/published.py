@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lossbench import records, statistics
-from lossbench.report.judged import Comparison, asked, by_context, comparisons, main_of
+from lossbench.statistics.comparisons import Comparison, asked, by_context, comparisons, main_of
 
 COLUMNS = [
     *("claim", "source", "says", "task", "loss", "reference", "metric", "difference", "low"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lossbench import probes
-from lossbench.instruments.moment import Moment, flat
+from lossbench.measures import probes
+from lossbench.measures.instruments.moment import Moment, flat
 from lossbench.records import AGREEMENT
 
 CORE = {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lossbench.instruments.moment import Moment, nothing
+from lossbench.measures.instruments.moment import Moment, nothing
 
 
 def representation(moment: Moment) -> dict[str, Tensor]:

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from lossbench.instruments.agreement import gradient_agreement
-from lossbench.instruments.curvature import curvature, sharpness
-from lossbench.instruments.examples import error_signal, loss_quantiles
-from lossbench.instruments.features import representation
-from lossbench.instruments.moment import Moment
-from lossbench.instruments.noise import gradient_noise
-from lossbench.instruments.schedule import due, interval, times
+from lossbench.measures.instruments.agreement import gradient_agreement
+from lossbench.measures.instruments.curvature import curvature, sharpness
+from lossbench.measures.instruments.examples import error_signal, loss_quantiles
+from lossbench.measures.instruments.features import representation
+from lossbench.measures.instruments.gradient_noise import gradient_noise
+from lossbench.measures.instruments.moment import Moment
+from lossbench.measures.instruments.schedule import due, interval, times
 
 MEASURES: dict[str, Callable[[Moment], dict[str, Tensor]]] = {
     measure.__name__: measure

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lossbench.instruments.moment import Moment, nothing
+from lossbench.measures.instruments.moment import Moment, nothing
 
 HARDEST = 0.1
 """Share of the batch that counts as its hardest examples."""

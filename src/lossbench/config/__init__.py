@@ -35,9 +35,9 @@ from lossbench.losses import LOSSES
 from lossbench.losses.links import INVERSE_LINKS
 from lossbench.losses.spec import NAME, Loss
 from lossbench.models import MODELS
+from lossbench.models.start import STARTS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.pairing import source_sha
-from lossbench.prefit import STARTS
 from lossbench.records import CONDITIONS, INSTRUMENTS, REPORTS, SIGNALS
 
 ENGINE_SCHEMA = 2

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lossbench import packs, records, store
+from lossbench import records, store
 from lossbench.config import Run
-from lossbench.packs import Pack
+from lossbench.runs import packs
+from lossbench.runs.packs import Pack
 
 KEPT = ("done", "diverged")
 """Statuses that are results: such a run is not trained again."""

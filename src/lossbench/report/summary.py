@@ -11,7 +11,14 @@ from typing import Any
 import pandas as pd
 
 from lossbench import records, statistics
-from lossbench.report.judged import Comparison, by_context, coarse, comparisons, main_of, unequal
+from lossbench.statistics.comparisons import (
+    Comparison,
+    by_context,
+    coarse,
+    comparisons,
+    main_of,
+    unequal,
+)
 
 SETTLED = 0.8
 """Share of resampled tuning seeds that must choose a rate again for it to count as settled."""

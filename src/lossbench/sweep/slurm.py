@@ -24,8 +24,8 @@ from typing import Any
 from lossbench import store
 from lossbench.config import ConfigError, Engine
 from lossbench.sweep.care import Left, broken, seen_to
-from lossbench.sweep.claims import Claim
 from lossbench.sweep.isolation import Died, prepare
+from lossbench.sweep.leases import Claim
 from lossbench.sweep.sweep import Sweep
 from lossbench.sweep.training import Interrupted, Stop, stopping
 

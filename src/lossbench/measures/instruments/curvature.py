@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lossbench.instruments.moment import Moment, Parameters, flat, inner
+from lossbench.measures.instruments.moment import Moment, Parameters, flat, inner
 from lossbench.pairing import stream
 
 LANCZOS = 16

@@ -1,0 +1,1 @@
+"""Runs, their identity, and their grouping into packs."""
