@@ -12,7 +12,7 @@ import pytest
 from matplotlib.collections import PathCollection
 
 import lossbench
-from lossbench import catalog, claims, figures
+from lossbench import catalog, claims, figures, records
 from lossbench.catalog import card
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
@@ -218,7 +218,7 @@ def test_the_shapes_of_a_variant_are_drawn_at_its_parameters():
 
 
 def test_the_reference_has_nothing_behind_it():
-    for name in card.REFERENCES.values():
+    for name in records.REFERENCE.values():
         assert [line.loss for line in card.shapes(KNOWN[name])["value"]] == [name]
         assert [line.loss for line in card.ray(KNOWN[name])] == [name]
 

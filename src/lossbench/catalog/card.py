@@ -22,16 +22,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 import lossbench
-from lossbench import catalog, figures, report
+from lossbench import catalog, figures, records, report
 from lossbench.claims import bayes_prediction
 from lossbench.claims.minima import output_gradient
 from lossbench.claims.verdict import NOT_OF_LABELS
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
 from lossbench.losses.spec import Loss
-
-REFERENCES = {"regression": "mse", "classification": "cross_entropy"}
-"""The loss drawn faintly behind every curve of a task."""
 
 FEWEST_POINTS = 20
 HEIGHT = 1.4
@@ -173,7 +170,8 @@ def act(entry: catalog.Entry) -> Act:
 
 
 def _reference(entry: catalog.Entry) -> list[tuple[str, Loss, str]]:
-    name = REFERENCES[entry.loss.task]
+    """The loss drawn faintly behind the curves of another one."""
+    name = records.REFERENCE[entry.loss.task]
     return [(name, LOSSES[name], figures.OTHER)] if name != entry.name else []
 
 
@@ -387,7 +385,7 @@ def page(entry: catalog.Entry, found: Mapping[str, Any]) -> str:
         failed=[name for name in found["claims"] if name not in (*held, *of_labels)],
         of_labels=of_labels,
         setting=_setting(entry.loss, is_curve=curves["value"][0].is_curve),
-        reference=REFERENCES[entry.loss.task],
+        reference=records.REFERENCE[entry.loss.task],
         rules=rules,
         day=report.palette(is_night=False),
         night=report.palette(is_night=True),

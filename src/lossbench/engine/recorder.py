@@ -17,9 +17,6 @@ from lossbench.engine.members import Members
 from lossbench.pairing import device_name, environment_json, environment_sha
 from lossbench.runs.packs import Pack
 
-PRIMARY = {"regression": "rmse", "classification": "accuracy"}
-"""Metric whose best validation value marks `best_step`."""
-
 
 class Recorder:
     """Records of one pack.
@@ -163,8 +160,8 @@ class Recorder:
         return "done", ""
 
     def _best_step(self, place: int) -> int:
-        metric = PRIMARY[self.members.runs[place].row.task]
-        sign = -1.0 if records.direction(metric) == "higher" else 1.0
+        metric = records.PRIMARY[self.members.runs[place].row.task]
+        sign = -records.sign(metric)
         is_done = self._status(place)[0] == "done"
         stop = math.inf if is_done else int(self.stop_step[place])
         scores = [

@@ -129,7 +129,7 @@ def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
         ax: One axes.
     """
     first = estimates.iloc[0]
-    sign = 1 if records.direction(first.metric) == "higher" else -1
+    sign = records.sign(first.metric)
     order = (sign * estimates.difference).sort_values(na_position="first").index
     rows, found = estimates.loc[order].reset_index(drop=True), looks(estimates)
     low, high = forest_window(rows)
@@ -172,7 +172,7 @@ def side_by_side(
     """
     first, found = estimates.iloc[0], looks(estimates)
     settings = [*dict.fromkeys(estimates[by])]
-    sign = 1 if records.direction(first.metric) == "higher" else -1
+    sign = records.sign(first.metric)
     order = [*(sign * estimates.groupby("loss").difference.max()).sort_values().index]
     low, high = forest_window(estimates.reset_index(drop=True))
     ax.axvspan(-first.margin, first.margin, color=BAND, lw=0, zorder=0)
@@ -253,7 +253,7 @@ def decomposition(estimates: pd.DataFrame, ax: Axes) -> Axes:
     first, found = estimates.iloc[0], looks(estimates)
     parts = [part for part in PARTS if part in {*estimates.part}]
     totals = estimates[estimates.part == "total"].set_index("loss").value
-    sign = 1 if records.direction(first.metric) == "higher" else -1
+    sign = records.sign(first.metric)
     order = [*(sign * totals).sort_values(na_position="first").index]
     ax.axvline(0, color=INK, lw=0.7, zorder=1)
     for row in estimates.itertuples():

@@ -198,15 +198,11 @@ def reached(task: Comparison, found: records.Records) -> pd.DataFrame:
     target = records.declared(asked(found.plan)["targets"], data=data, task=kind)
     if target is None:
         return pd.DataFrame()
-    metric = TARGETED[kind]
+    metric = records.PRIMARY[kind]
     rows = statistics.time_to(
         task.runs, found.evals, metric=metric, target=float(target), split="validation"
     )
     return rows.assign(label=task.label)
-
-
-TARGETED = {"regression": "rmse", "classification": "accuracy"}
-"""Metric of the declared targets."""
 
 
 def _calibration(task: Comparison) -> Iterator[Drawing]:

@@ -36,9 +36,9 @@ INTRO = """# What came out
 Written by `python -m lossbench.report.gallery runs`, from the records of the sweeps below `runs`
 that are named like an experiment. Nothing here was written by hand: verdicts are those of the
 declared protocol ([protocol.md](protocol.md)), and a published finding is judged by the verdict
-on its own comparison. **Confirmed** and **not confirmed** speak of the data, model and budget that were run
-here, not of the paper's; **not distinguishable** means that the seeds do not settle it, and
-**exploratory** that the loss was added after the declaration.
+on its own comparison. **Confirmed** and **not confirmed** speak of the data, model and budget that
+were run here, not of the paper's; **not distinguishable** means that the seeds do not settle it,
+and **exploratory** that the loss was added after the declaration.
 """
 
 

@@ -167,7 +167,7 @@ def headline(task: Comparison) -> str:
 def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row of words per loss: the reference first, then from the best to the worst."""
     primary = task.summary[task.summary.metric == task.metric]
-    sign = -1 if records.direction(task.metric) == "higher" else 1
+    sign = -records.sign(task.metric)
     order = primary.assign(first=primary.loss != task.reference, worth=sign * primary.value)
     versus = {row["loss"]: row for row in task.paired.to_dict("records")}
     found = []

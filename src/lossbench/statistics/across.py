@@ -170,6 +170,6 @@ def _ranks(cell: pd.DataFrame, metric: str) -> pd.Series:
     refuse_unequal(cell)
     ended = cell[cell.status.isin(["done", "diverged"])]
     whole = ended.groupby("seed").loss.transform("nunique") == cell.loss.nunique()
-    runs, sign = ended[whole], -1.0 if records.direction(metric) == "higher" else 1.0
+    runs, sign = ended[whole], -records.sign(metric)
     cost = (sign * runs[metric].astype(float)).mask(runs.status == "diverged", np.inf)
     return cost.groupby(runs.seed).rank(method="average").groupby(runs.loss).mean()

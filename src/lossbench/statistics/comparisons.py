@@ -17,8 +17,8 @@ STAGES = {"confirm": "test", "exploratory": "test", "tune": "validation"}
 """Stages whose runs are compared, best first, and the split they are judged on."""
 
 DEFAULTS = {
-    "primary": {"regression": "rmse", "classification": "accuracy"},
-    "reference": {"regression": "mse", "classification": "cross_entropy"},
+    "primary": records.PRIMARY,
+    "reference": records.REFERENCE,
     "margin": {"regression": 0.02, "classification": 0.01},
     "endpoint": "last",
     "family": "task",
@@ -254,7 +254,7 @@ def _task(
         expected = frozenset()
     declared = declared_losses(found.plan, runs) if stage == "confirm" else []
     if reference not in losses and stage != "confirm":
-        reference = next((one for one in ("mse", "cross_entropy") if one in losses), losses[0])
+        reference = next((one for one in records.REFERENCE.values() if one in losses), losses[0])
     try:
         if reference not in losses:
             raise ValueError(f"the declared reference {reference} has no confirmed run here.")

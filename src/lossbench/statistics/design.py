@@ -206,7 +206,7 @@ def endpoint(
 def _best_steps(evals: pd.DataFrame, metric: str) -> pd.Series:
     """First step with the best validation value of a metric, by run."""
     rows = evals[(evals.split == "validation") & (evals.metric == metric)]
-    sign = -1.0 if records.direction(metric) == "higher" else 1.0
+    sign = -records.sign(metric)
     order = rows.assign(worth=sign * rows.value).sort_values(["worth", "step"])
     return order.drop_duplicates("run_id").set_index("run_id").step
 

@@ -71,8 +71,7 @@ def _chosen_twice(cell: pd.DataFrame, metric: str, clean: str, confidence: float
         cell[cell.candidate == best(cell, metric=name, by="candidate")].set_index("seed")
         for name in (metric, clean)
     )
-    sign = -1.0 if records.direction(clean) == "higher" else 1.0
-    cost = sign * (noisy[clean] - oracle[clean])
+    cost = -records.sign(clean) * (noisy[clean] - oracle[clean])
     found = estimate(cost, confidence=confidence)
     return {
         "noisy_lr": noisy.lr.iloc[0],

@@ -115,7 +115,7 @@ def _versus(
     seeds = ran[0].index.intersection(ran[1].index).sort_values()
     mine, theirs = (one.loc[seeds] for one in ran)
     difference = (mine[metric] - theirs[metric]).astype(float)
-    sign = 1.0 if records.direction(metric) == "higher" else -1.0
+    sign = records.sign(metric)
     lost, gained = mine.status == "diverged", theirs.status == "diverged"
     wins = int((~lost & (gained | (sign * difference > 0))).sum())
     trials = len(seeds) - int((difference == 0).sum())

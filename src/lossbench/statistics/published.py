@@ -102,7 +102,7 @@ def outcome(says: str, row: Mapping[str, Any]) -> str:
 
 def _not_worse(row: Mapping[str, Any]) -> str:
     """Non-inferiority; a loss with diverged runs is worse, a reference with some no proof of it."""
-    sign = 1.0 if records.direction(row["metric"]) == "higher" else -1.0
+    sign = records.sign(row["metric"])
     low, high = sorted((sign * row["low"], sign * row["high"]))
     if row["diverged"]:
         return UNSETTLED if row["reference_diverged"] else REFUTED

@@ -256,7 +256,7 @@ def time_to(
     mine = placed(runs)
     mine = mine[mine.status.isin(["done", "diverged"])]
     rows = evals[(evals.split == split) & (evals.metric == metric)]
-    sign = -1.0 if records.direction(metric) == "higher" else 1.0
+    sign = -records.sign(metric)
     there = rows[sign * rows.value <= sign * target].groupby("run_id").step.min()
     first = mine.run_id.map(there).astype(float).mask(mine.status == "diverged")
     last = mine.run_id.map(rows.groupby("run_id").step.max())

@@ -64,7 +64,7 @@ def best(frame: pd.DataFrame, *, metric: str, by: str | Sequence[str]) -> Any:
     Returns:
         The value of the column; of several, a tuple of theirs.
     """
-    cost = (_sign(metric) * frame[metric]).where(np.isfinite(frame[metric].astype(float)))
+    cost = (-records.sign(metric) * frame[metric]).where(np.isfinite(frame[metric].astype(float)))
     table = frame[[by] if isinstance(by, str) else [*by]].assign(lost=cost.isna(), mean=cost)
     groups = table.groupby(by if isinstance(by, str) else [*by], dropna=False)
     ranked = groups.agg({"lost": "sum", "mean": "mean"})
@@ -134,7 +134,7 @@ def sensitivity(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
                 "diverged_share": trials.is_diverged.mean(),
                 "rates": len(trials),
                 "best_lr": top.lr,
-                "best_value": top.cost * _sign(metric),
+                "best_value": top.cost * -records.sign(metric),
             }
         )
     told = ["metric", "sensitivity", "diverged_share", "rates", "best_lr", "best_value"]
@@ -160,7 +160,7 @@ def stability(frame: pd.DataFrame, *, metric: str, draws: int = 999, seed: int =
     """
     rows = []
     for facts, cell in frame.groupby(FACTS, sort=False, dropna=False):
-        cost = cell.assign(cost=_sign(metric) * cell[metric].astype(float)).pivot_table(
+        cost = cell.assign(cost=-records.sign(metric) * cell[metric].astype(float)).pivot_table(
             index="seed", columns="lr", values="cost", dropna=False
         )
         values, picks = cost.to_numpy(), resamples(len(cost), draws=draws, seed=seed)
@@ -219,9 +219,9 @@ def budget_curve(frame: pd.DataFrame, *, metric: str, by: Sequence[str] = ("lr",
         for budget in range(1, n + 1):
             # The i-th best is the best of b where the other b - 1 come from the n - i behind it.
             chance = special.comb(n - np.arange(1, n + 1), budget - 1) / special.comb(n, budget)
-            value = _sign(metric) * float(chance @ cost)
+            value = -records.sign(metric) * float(chance @ cost)
             shared = {"metric": metric, "budget": budget, "value": value, "trials": n}
-            shared["cost"] = _sign(metric) * value - cost[0]
+            shared["cost"] = -records.sign(metric) * value - cost[0]
             rows.append(dict(zip(FACTS, facts, strict=True)) | shared)
     return pd.DataFrame(rows)
 
@@ -238,7 +238,7 @@ def excess(rates: pd.DataFrame) -> pd.DataFrame:
         survived or no rate is best.
     """
     cell = [rates[name] for name in CELL]
-    sign = _sign(str(rates.metric.iloc[0])) if len(rates) else 1.0
+    sign = -records.sign(str(rates.metric.iloc[0])) if len(rates) else 1.0
     least = (sign * rates.value).groupby(cell).transform("min")
     chosen = rates.lr.where(rates.best).groupby(cell).transform("min")
     return rates.assign(ratio=rates.lr / chosen, cost=sign * rates.value - least)
@@ -272,11 +272,6 @@ def budgets(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["context", "label", "loss", *columns])
 
 
-def _sign(metric: str) -> float:
-    """Factor that turns a metric into a cost and back."""
-    return -1.0 if records.direction(metric) == "higher" else 1.0
-
-
 def _trials(frame: pd.DataFrame, *, metric: str, by: list[str]) -> pd.DataFrame:
     """Mean cost of every setting; one with a diverged run costs the context's worst mean.
 
@@ -284,7 +279,7 @@ def _trials(frame: pd.DataFrame, *, metric: str, by: list[str]) -> pd.DataFrame:
     A setting whose runs all failed or are missing says nothing and is left out.
     """
     numbers = frame[metric].astype(float)
-    cost = _sign(metric) * numbers.where(np.isfinite(numbers))
+    cost = -records.sign(metric) * numbers.where(np.isfinite(numbers))
     table = frame.assign(cost=cost, is_diverged=frame.status == "diverged")
     groups = table.groupby([*FACTS, *by], dropna=False)
     trials = groups.agg({"cost": "mean", "is_diverged": "any"}).reset_index()

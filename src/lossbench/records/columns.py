@@ -1,0 +1,224 @@
+"""The four tables of a sweep: their columns, and tables as bytes of parquet files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lossbench import store
+from lossbench.records.vocabulary import CONDITIONS
+
+SCHEMA = 2
+"""Number of the schema; it rises when a column changes its meaning."""
+
+TABLES = ("runs", "steps", "layers", "evals")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: its parquet type, unit, better direction and meaning."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    direction: str
+    about: str
+
+
+def _text(name: str, about: str) -> Column:
+    return Column(name, pa.string(), "", "", about)
+
+
+def _number(name: str, unit: str, direction: str, about: str) -> Column:
+    return Column(name, pa.float64(), unit, direction, about)
+
+
+def _measure(name: str, unit: str, direction: str, about: str) -> Column:
+    return Column(name, pa.float32(), unit, direction, about)
+
+
+def _count(name: str, unit: str, about: str) -> Column:
+    return Column(name, pa.int64(), unit, "", about)
+
+
+KEYS = (
+    _text("run_id", "16 hex digits that identify the run's configuration and code"),
+    _text("pack_id", "the pack it was trained in"),
+    _text("stage", "tune, confirm or exploratory"),
+    _text(
+        "condition", "; ".join(f"{k}: {row.about} ({row.stage})" for k, row in CONDITIONS.items())
+    ),
+    _text("data", "data set, as typed"),
+    _text("model", "model, as typed"),
+    _text("loss", "loss, as typed"),
+    _text("optimizer", "optimizer, as typed"),
+    _number("lr", "1", "", "base learning rate, before the schedule"),
+    _count("seed", "1", "block of the paired design"),
+)
+
+_STEP = _count("step", "updates", "optimizer updates done; 0 is before any")
+
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "runs": (
+        *KEYS,
+        _text("task", "regression or classification"),
+        _text("family", "family of the loss"),
+        _text("config", "the whole resolved configuration as canonical JSON"),
+        _text("status", "done, diverged, failed or missing"),
+        _text("reason", "why it diverged or failed, else empty"),
+        _count("stop_step", "updates", "updates done when the run ended, diverged or failed"),
+        _count("best_step", "updates", "evaluated step with the best validation rmse or accuracy"),
+        _text(
+            "init_sha", "sha256 of the initial parameters, without outputs beyond one per target"
+        ),
+        _text("batch_sha", "sha256 of the whole stream of batch indices, and of its augmentation"),
+        _text("data_sha", "sha256 of all splits"),
+        _number(
+            "corrupted_share",
+            "1",
+            "",
+            "share of the training targets that corruption changed; 0 without, NaN where the data "
+            "could not be made",
+        ),
+        _text(
+            "transition",
+            "under label noise the matrix of shares from true class (row) to given class over the "
+            "training split, as JSON rounded to 6 digits; else empty",
+        ),
+        _text("source_sha", "sha256 of the code of loss, data, model, optimizer and schedule"),
+        _text("shared_sha", "sha256 of the same without the loss: equal for every loss of a seed"),
+        _text("env_sha", "sha256 of versions, processor capability, threads and device"),
+        _text("environment", "versions and processor capability as canonical JSON"),
+        _text("device", "processor or accelerator it ran on"),
+        _text("precision", "floating-point type of parameters and data"),
+        _count("threads", "1", "threads of the process"),
+        _count("pack_size", "members", "members trained together, padding not counted"),
+        _number("train_seconds", "s", "lower", "wall time of the pack divided by its members"),
+    ),
+    "steps": (
+        *KEYS,
+        _STEP,
+        _measure("loss_value", "unit of the loss", "lower", "mean own loss over the batch"),
+        _measure(
+            "gradient_norm", "loss/parameter", "", "L2 norm of d mean loss / d all parameters"
+        ),
+        _measure(
+            "output_gradient_norm",
+            "loss/output",
+            "",
+            "root mean square over the batch of the L2 norm of d loss / d output, over the outputs "
+            "that make the prediction (not that of a variance), so that error_norm compares",
+        ),
+        _measure(
+            "error_norm",
+            "unit of the target",
+            "lower",
+            "root mean square over the batch of the L2 norm of prediction - target",
+        ),
+        _measure(
+            "cosine",
+            "1",
+            "",
+            "cosine(output_gradient, error), both flattened over the batch [B C]; NaN at zero",
+        ),
+        _measure(
+            "saturated_share",
+            "1",
+            "",
+            "share of the batch whose p(1-p) is below 0.01 for every output; NaN where the "
+            "inverse link does not give probabilities",
+        ),
+        _measure("update_ratio", "1", "", "L2 norm of the next update / L2 norm of all parameters"),
+    ),
+    "layers": (
+        *KEYS,
+        _STEP,
+        _text("layer", "path of the module that owns the parameters"),
+        _measure("gradient_norm", "loss/parameter", "", "L2 norm of d mean loss / d the layer"),
+        _measure("weight_norm", "1", "", "L2 norm of the layer's parameters"),
+        _measure("update_ratio", "1", "", "L2 norm of the next update / weight_norm"),
+    ),
+    "evals": (
+        *KEYS,
+        _STEP,
+        _text("split", "train, validation or test; stage tune never evaluates test"),
+        _text(
+            "metric",
+            "name of the metric; `loss:own` is the mean of the run's own loss against what it is "
+            "fed in training (labels or distributions), `loss:NAME`, on test at the last step, "
+            "that of another loss of the task; those of instruments are measured on one batch",
+        ),
+        _measure(
+            "value",
+            "see metrics",
+            "see metrics",
+            "the metric over the whole split, of train over its first 10,000 examples",
+        ),
+    ),
+}
+
+
+def schema(table: str) -> pa.Schema:
+    """Arrow schema of a table, with the schema number in its metadata."""
+    fields = [pa.field(column.name, column.type) for column in COLUMNS[table]]
+    return pa.schema(fields, metadata={"lossbench_schema": str(SCHEMA), "lossbench_table": table})
+
+
+def table_from(table: str, columns: Mapping[str, Any]) -> pa.Table:
+    """Columns as an Arrow table with the declared types and order.
+
+    Raises:
+        KeyError: A declared column is missing.
+    """
+    layout = schema(table)
+    arrays = [pa.array(columns[field.name], type=field.type) for field in layout]
+    return pa.Table.from_arrays(arrays, schema=layout)
+
+
+def encode(table: pa.Table) -> bytes:
+    """A table as the bytes of a parquet file: zstd, dictionaries, split floats, page checksums."""
+    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    splits = {
+        field.name: "BYTE_STREAM_SPLIT"
+        for field in table.schema
+        if pa.types.is_floating(field.type)
+    }
+    buffer = io.BytesIO()
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        use_dictionary=texts,
+        column_encoding=splits,
+        write_page_checksum=True,
+    )
+    return buffer.getvalue()
+
+
+def decode(content: bytes, *, path: Path) -> pa.Table:
+    """The table in a parquet file of ours.
+
+    Args:
+        content: Bytes of the file.
+        path: Where they came from, for the message.
+
+    Raises:
+        store.StoreError: Not a parquet file, a foreign one, or one of another schema.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(content), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise store.StoreError(f"{path}: not a readable parquet file ({error}).") from error
+    number = (table.schema.metadata or {}).get(b"lossbench_schema", b"none").decode()
+    if number != str(SCHEMA):
+        raise store.StoreError(
+            f"{path}: schema {number}, this version reads schema {SCHEMA}. "
+            "Run the sweep again into another name=..."
+        )
+    return table

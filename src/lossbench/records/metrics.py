@@ -1,0 +1,439 @@
+"""Facts of metrics: task, unit, better direction, and what a loss must predict to have them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lossbench.records.vocabulary import SPLITS
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric is.
+
+    Attributes:
+        task: "regression" or "classification"; empty where it serves both.
+        unit: Of its values.
+        direction: The better one, "lower" or "higher"; empty where neither is, so that nothing is
+            ranked by it.
+        about: In words.
+        is_final: Whether it is measured at the last step only, on validation and test.
+        needs: What beside its task a loss must predict to have it, in words; empty if nothing.
+        splits: Those that have it. What has no validation chooses no learning rate, and what has no
+            test is nothing to be judged by.
+    """
+
+    task: str
+    unit: str
+    direction: str
+    about: str
+    is_final: bool = False
+    needs: str = ""
+    splits: tuple[str, ...] = SPLITS
+
+
+_HELD_OUT = ("validation", "test")
+_STANDARD = "standard deviations of the training target"
+_DISTRIBUTION = "a distribution"
+_QUANTILE = "a quantile"
+
+METRICS: dict[str, Metric] = {
+    "rmse": Metric("regression", _STANDARD, "lower", "root mean squared error; best at the mean"),
+    "mae": Metric("regression", _STANDARD, "lower", "mean absolute error; best at the median"),
+    "median_ae": Metric("regression", _STANDARD, "lower", "median absolute error"),
+    "r2": Metric("regression", "1", "higher", "1 - squared error / variance of the split's target"),
+    "crps": Metric(
+        "regression",
+        _STANDARD,
+        "lower",
+        "continuous ranked probability score of the predicted distribution, mean over targets",
+        needs=_DISTRIBUTION,
+        splits=_HELD_OUT,
+    ),
+    "coverage_90": Metric(
+        "regression",
+        "1",
+        "",
+        "share of targets inside the central 90 % interval of the predicted distribution",
+        needs=_DISTRIBUTION,
+        splits=_HELD_OUT,
+    ),
+    "quantile_coverage": Metric(
+        "regression",
+        "1",
+        "",
+        "share of targets at or below the prediction",
+        needs=_QUANTILE,
+        splits=_HELD_OUT,
+    ),
+    "coverage_error": Metric(
+        "regression",
+        "1",
+        "lower",
+        "absolute difference of coverage_90 from 0.9, or of quantile_coverage from the level that "
+        "the loss has as its parameter",
+        needs=f"{_DISTRIBUTION} or {_QUANTILE}",
+        splits=_HELD_OUT,
+    ),
+    "accuracy": Metric("classification", "1", "higher", "share of labels that are the largest p"),
+    "balanced_accuracy": Metric(
+        "classification",
+        "1",
+        "higher",
+        "mean over classes of the share of their examples that have the largest p there; classes "
+        "without examples are left out",
+    ),
+    "brier": Metric(
+        "classification",
+        "1",
+        "lower",
+        "mean squared error summed over classes; a prediction off the simplex is projected onto it",
+    ),
+    "nll": Metric(
+        "classification",
+        "nats",
+        "lower",
+        "negative log-likelihood of the recalibrated softmax(a output + b), a and b fitted on "
+        "the first 2,000 examples of validation in the same way for every loss (so in-sample "
+        "there); under label noise those labels are noisy, which pushes every loss towards them",
+    ),
+    "ece": Metric(
+        "classification", "1", "lower", "expected calibration error after the same recalibration"
+    ),
+    "ece_adaptive": Metric(
+        "classification",
+        "1",
+        "lower",
+        "ece in 15 bins of equal mass in place of equal width, after the same recalibration",
+        is_final=True,
+        splits=_HELD_OUT,
+    ),
+    "auroc": Metric(
+        "classification",
+        "1",
+        "higher",
+        "area under the ROC curve after the same recalibration, ties counted half: of class 1 "
+        "where there are two, else mean of each class against the rest; classes without examples "
+        "are left out",
+        is_final=True,
+        splits=_HELD_OUT,
+    ),
+    "aurc": Metric(
+        "classification",
+        "1",
+        "lower",
+        "area under the risk-coverage curve: mean over k of the share of errors among the k "
+        "examples with the largest p after the same recalibration, equal ones in random order",
+        is_final=True,
+        splits=_HELD_OUT,
+    ),
+    "brier_reliability": Metric(
+        "classification",
+        "1",
+        "lower",
+        "of brier = reliability - resolution + uncertainty: squared gap between mean p and share "
+        "of labels in each of 15 bins of p, weighted by examples and summed over classes",
+        is_final=True,
+        splits=_HELD_OUT,
+    ),
+    "brier_resolution": Metric(
+        "classification",
+        "1",
+        "higher",
+        "of the same: squared gap between the share of labels in each bin and in the split, and "
+        "what the bins do not tell apart: minus the variance of p inside them, plus twice its "
+        "covariance with the label",
+        is_final=True,
+        splits=_HELD_OUT,
+    ),
+    "brier_uncertainty": Metric(
+        "classification",
+        "1",
+        "",
+        "of the same: sum over classes of share (1 - share), a fact of the split alone",
+        is_final=True,
+        splits=_HELD_OUT,
+    ),
+    "nll_raw": Metric(
+        "classification", "nats", "lower", "nll of the prediction itself; only probability links"
+    ),
+    "ece_raw": Metric(
+        "classification", "1", "lower", "ece of the prediction itself; only probability links"
+    ),
+    "zero_share": Metric(
+        "classification", "1", "lower", "share of labels given probability 0 by the projection"
+    ),
+    "kl": Metric(
+        "classification",
+        "nats",
+        "lower",
+        "KL divergence from the true posterior to the recalibrated prediction, where it is known",
+    ),
+    "tv_posterior": Metric(
+        "classification",
+        "1",
+        "lower",
+        "mean total variation distance, half the sum of absolute differences, from the true "
+        "posterior, where it is known, to the prediction itself, not recalibrated; only "
+        "probability links and strictly proper losses, 0 to 1 on the simplex",
+    ),
+    "tv_bayes": Metric(
+        "classification",
+        "1",
+        "lower",
+        "the same from the loss's own Bayes point: where its expected value is least at its "
+        "parameters, over labels from the true posterior, or with data.targets=distribution "
+        "against the posterior itself; only test, never in stage tune, over examples with one of "
+        "the split's first 40 distinct posteriors",
+        splits=("test",),
+    ),
+    "accuracy_clean": Metric(
+        "classification",
+        "1",
+        "higher",
+        "accuracy on validation by the labels before label noise; only under label noise, and "
+        "nothing is selected by it",
+        splits=("validation",),
+    ),
+    "memorised": Metric(
+        "classification",
+        "1",
+        "lower",
+        "of the training examples with a wrong label the share that is predicted as that label; "
+        "only under label noise",
+        splits=("train",),
+    ),
+    "recovered": Metric(
+        "classification",
+        "1",
+        "higher",
+        "of the training examples with a wrong label the share that is predicted as its true "
+        "label; only under label noise",
+        splits=("train",),
+    ),
+    "rmse_clean": Metric(
+        "regression",
+        _STANDARD,
+        "lower",
+        "rmse on validation by the targets before outliers; only under outliers, and nothing is "
+        "selected by it",
+        splits=("validation",),
+    ),
+}
+
+PRIMARY = {"regression": "rmse", "classification": "accuracy"}
+"""By task the metric that a run's best step and, unless declared otherwise, its verdict rest on."""
+
+CLEAN = {"regression": "rmse_clean", "classification": "accuracy_clean"}
+"""What validation without corruption would have selected by."""
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """What is measured beside the metrics, when asked for with `instruments=[...]`.
+
+    Attributes:
+        about: In words.
+        cost: Updates that one measurement takes as long as, measured with
+            `benchmarks/instruments.py` and rounded up; it is taken so seldom that it costs 5 % of
+            training or less between the two ends, which are measured too.
+        metrics: What it writes into `evals`, split train: values of one training batch at the
+            parameters before an update. None of them judges a model.
+        source: Where it comes from.
+    """
+
+    about: str
+    cost: float
+    metrics: dict[str, Metric]
+    source: str = ""
+
+
+_SHARE = "share of the batch's sum of squared L2 norms of the own loss's output gradient that "
+
+INSTRUMENTS: dict[str, Instrument] = {
+    "error_signal": Instrument(
+        about="which examples drive the update",
+        cost=0.1,
+        metrics={
+            "signal_hardest": Metric(
+                "",
+                "1",
+                "",
+                _SHARE + "the tenth of the examples (rounded up) with the largest error has",
+            ),
+            "signal_mislabelled": Metric(
+                "", "1", "", _SHARE + "examples with a corrupted target have; only with corruption"
+            ),
+            "mislabelled_share": Metric(
+                "", "1", "", "share of the batch whose target is corrupted; only with corruption"
+            ),
+        },
+    ),
+    "loss_quantiles": Instrument(
+        about="how the own loss is spread over examples",
+        cost=0.1,
+        metrics={
+            f"loss_quantile_{level}": Metric(
+                "", "unit of the loss", "lower", f"{level} % quantile of the own loss over examples"
+            )
+            for level in (10, 50, 90, 99)
+        },
+        source="linear interpolation, type 7 of Hyndman and Fan 1996, The American Statistician",
+    ),
+    "representation": Instrument(
+        about="what the last hidden layer makes of the classes, and how large outputs are",
+        cost=1.0,
+        metrics={
+            "class_scatter": Metric(
+                "",
+                "1",
+                "",
+                "scatter of the last linear layer's inputs within classes over that of the class "
+                "means, tr(S_W)/tr(S_B), over the batch; only labels",
+            ),
+            "output_norm": Metric(
+                "", "output", "", "mean over the batch of the L2 norm of the output"
+            ),
+        },
+        source="Papyan, Han and Donoho 2020, PNAS; the ratio of traces in place of their "
+        "tr(S_W pinv(S_B))/C",
+    ),
+    "gradient_agreement": Instrument(
+        about="whether other losses would move the parameters the same way",
+        cost=7.0,
+        metrics={},
+    ),
+    "gradient_noise": Instrument(
+        about="how much the gradient differs from batch to batch",
+        cost=8.0,
+        metrics={
+            "gradient_noise_trace": Metric(
+                "",
+                "(loss/parameter)²",
+                "",
+                "trace of the covariance of examples' gradients of all parameters, unbiased",
+            ),
+            "gradient_square": Metric(
+                "",
+                "(loss/parameter)²",
+                "",
+                "squared L2 norm of the expected gradient, unbiased, so it may be negative",
+            ),
+            "gradient_noise_scale": Metric(
+                "",
+                "examples",
+                "",
+                "gradient_noise_trace / gradient_square: the batch size at which noise and "
+                "gradient are alike; only where the latter is positive",
+            ),
+        },
+        source="McCandlish, Kaplan, Amodei et al. 2018, arXiv 1812.06162, appendix A.1",
+    ),
+    "curvature": Instrument(
+        about="how sharply the mean own loss bends",
+        cost=70.0,
+        metrics={
+            "curvature_top": Metric(
+                "",
+                "loss/parameter²",
+                "",
+                "largest eigenvalue of the Hessian of the batch's mean own loss",
+            ),
+            "curvature_trace": Metric(
+                "", "loss/parameter²", "", "trace of the same Hessian, estimated without bias"
+            ),
+        },
+        source="Lanczos 1950; Hutchinson 1990; Pearlmutter 1994, Neural Computation",
+    ),
+    "sharpness": Instrument(
+        about="what the step itself meets",
+        cost=8.0,
+        metrics={
+            "step_curvature": Metric(
+                "",
+                "loss/parameter²",
+                "",
+                "u^T H u / |u|² for the update u and the Hessian H of the batch's mean own loss",
+            ),
+            "step_loss_change": Metric(
+                "",
+                "unit of the loss",
+                "lower",
+                "mean own loss over the same batch after the update, minus that before",
+            ),
+        },
+        source="Pearlmutter 1994, Neural Computation",
+    ),
+}
+"""Instruments by name, in the order in which docs and reports list them."""
+
+AGREEMENT = "agreement:"
+"""Begins the metrics of the instrument gradient_agreement: `agreement:NAME`."""
+
+METRIC_OF_AGREEMENT = Metric(
+    "",
+    "1",
+    "",
+    "cosine of the gradients of all parameters of own loss and loss NAME at its defaults, at the "
+    "same weights and batch; where the inverse link is the same",
+)
+OWN_LOSS = "loss:own"
+"""Metric: the mean of a run's own loss at its own parameters."""
+
+OF_CLASS = re.compile(r"accuracy:(0|[1-9][0-9]*)")
+"""Metrics that are the accuracy of one class, by its number."""
+
+METRIC_OF_CLASS = Metric(
+    "classification",
+    "1",
+    "higher",
+    "accuracy on the examples of one class, of at most 20; none where the split has no such "
+    "example",
+    is_final=True,
+    splits=_HELD_OUT,
+)
+
+
+MEASURED = METRICS | {
+    name: metric
+    for instrument in INSTRUMENTS.values()
+    for name, metric in instrument.metrics.items()
+}
+"""Every metric that has a name of its own, those of instruments included."""
+
+
+def metric_of(name: str) -> Metric:
+    """The row of a metric, an instrument's too; of `loss:NAME` and `agreement:NAME` without task.
+
+    Raises:
+        ValueError: The metric is in no table, and neither `loss:own`, `loss:NAME`,
+            `agreement:NAME` nor `accuracy:CLASS`.
+    """
+    if name.startswith("loss:"):
+        return Metric("", "unit of the loss", "lower", "mean of a loss")
+    if name.startswith(AGREEMENT):
+        return METRIC_OF_AGREEMENT
+    if OF_CLASS.fullmatch(name):
+        return METRIC_OF_CLASS
+    if name not in MEASURED:
+        raise ValueError(f"metric {name!r} is unknown: use one of {', '.join(METRICS)}")
+    return MEASURED[name]
+
+
+def direction(metric: str) -> str:
+    """The better direction of a metric: "lower" or "higher"; empty where neither is.
+
+    Raises:
+        ValueError: The metric is unknown.
+    """
+    return metric_of(metric).direction
+
+
+def sign(metric: str) -> float:
+    """Factor that turns a metric into a gain: 1 where higher is better, else -1.
+
+    Raises:
+        ValueError: The metric is unknown.
+    """
+    return 1.0 if direction(metric) == "higher" else -1.0

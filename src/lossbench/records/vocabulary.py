@@ -1,0 +1,112 @@
+"""The words of a sweep: statuses, conditions, signals, splits, and what may be declared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+STATUSES = ("done", "diverged", "failed", "missing")
+"""From the best to the worst; `load` keeps the best row of a run."""
+
+SPLITS = ("train", "validation", "test")
+
+REFERENCE = {"regression": "mse", "classification": "cross_entropy"}
+"""By task the loss whose error signal is the error itself: others are compared with it."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """At which learning rate a run trains, and what for.
+
+    Attributes:
+        stage: tune, confirm or exploratory.
+        about: In words; {reference} stands for the reference loss.
+        short: For narrow tables.
+        is_own: Whether each loss has the rate that suits it, so that the comparison is fair.
+    """
+
+    stage: str
+    about: str
+    short: str
+    is_own: bool = True
+
+
+CONDITIONS: dict[str, Condition] = {
+    "own_lr": Condition("confirm", "each loss at its own best learning rate", "at its own rate"),
+    "reference_lr": Condition(
+        "confirm",
+        "every loss at the learning rate of {reference}",
+        "at the reference's rate",
+        is_own=False,
+    ),
+    "scale_matched": Condition(
+        "confirm",
+        "every loss at the rate of {reference}, initial output gradients scaled alike",
+        "at matched scale",
+        is_own=False,
+    ),
+    "as_given": Condition(
+        "exploratory", "each loss at the best of the learning rates given", "as given"
+    ),
+    "grid": Condition("tune", "each loss at its best learning rate of the grid", "on the grid"),
+}
+"""Conditions in the order in which a report lists them."""
+
+SIGNALS: dict[str, str] = {
+    "own": "the output gradient of the loss itself",
+    "norm_matched": "the loss's own output gradient, times what gives the gradient of all "
+    "parameters the norm that the reference's would have at the same weights and batch",
+    "reweighted": "the reference's output gradient, each example times the loss's weight: the norm "
+    "of the loss's output gradient over that of the reference's, divided by its mean in the batch",
+}
+"""What drives an update, so that a difference splits into scale, weighting and the rest."""
+
+QUESTIONS = ("essay",)
+"""Sections that an experiment may ask its report for."""
+
+SAYINGS: dict[str, dict[str, str]] = {
+    "better": {
+        "better": "confirmed",
+        "different but below the margin": "not confirmed",
+        "equivalent": "not confirmed",
+        "worse": "not confirmed",
+        "diverges": "not confirmed",
+    },
+    "worse": {
+        "worse": "confirmed",
+        "diverges": "confirmed",
+        "different but below the margin": "not confirmed",
+        "equivalent": "not confirmed",
+        "better": "not confirmed",
+    },
+}
+"""What a published finding may say of a loss, and how each verdict judges it; any other verdict
+leaves it not distinguishable."""
+
+NOT_WORSE = "not_worse"
+"""The third thing it may say; it is judged by the interval of the gain and the margin."""
+
+FACTORS = ("data", "model", "optimizer", "schedule")
+"""Groups whose choice a published finding may name by the word alone: `where: { data: digits }`."""
+
+REPORTS = {
+    "all": "tables, page and every figure",
+    "verdicts": "tables and page, drawn in it the verdicts alone",
+    "none": "nothing; `lossbench report` writes it whenever it is wanted",
+}
+"""What an experiment writes when it is done, typed as `report=`."""
+
+
+def declared(choices: Mapping[str, Any], *, data: str, task: str) -> Any:
+    """What a declaration chose for a data set: under its own name, else under its task's.
+
+    Args:
+        choices: Like `primary` or `margin`, by name of a data set or by task.
+        data: Name of the data set.
+        task: "regression" or "classification".
+
+    Returns:
+        The choice; None where there is none.
+    """
+    return choices.get(data, choices.get(task))
