@@ -18,7 +18,7 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "src" / "lossbench"
 SOURCES = PACKAGE / "losses"
-SUITE = ("test_losses.py", "test_links.py")
+SUITE = ("losses/test_losses.py", "losses/test_links.py")
 
 START = """
 import sys

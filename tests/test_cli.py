@@ -385,7 +385,7 @@ UNDRAWN = """
 import sys
 
 sys.path.insert(0, sys.argv[1])
-from conftest import without_pictures
+from undrawn import without_pictures
 from lossbench import cli
 from lossbench.report import pictures
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY, without_pictures
+from configs import TINY
 from PIL import Image
+from undrawn import without_pictures
 
 import lossbench
 from lossbench import catalog, cli, figures, records
@@ -93,7 +94,7 @@ def test_docs_losses_md_names_those_without_an_oracle():
 
 
 LOSSES_PAGE = (DOCS / "losses.md").read_text()
-SHOWN_BY = re.findall(r"`tests/(test_\w+\.py)::(test_\w+)`", LOSSES_PAGE)
+SHOWN_BY = re.findall(r"`tests/([\w/]+\.py)::(test_\w+)`", LOSSES_PAGE)
 
 
 def test_the_essays_claims_stand_beside_tests_that_exist():
@@ -108,11 +109,11 @@ def test_no_statement_of_the_essay_goes_without_its_test():
     statements = [part for part in chapter.split("\n\n") if part.startswith("**")]
     assert len(statements) >= 18
     for statement in statements:
-        assert re.search(r"`tests/test_\w+\.py::test_\w+`", statement), statement
+        assert re.search(r"`tests/[\w/]+\.py::test_\w+`", statement), statement
 
 
 def test_every_test_of_the_essays_claims_is_told_of():
-    tree = ast.parse((Path(__file__).parent / "test_essay_claims.py").read_text())
+    tree = ast.parse((Path(__file__).parent / "claims" / "test_essay_claims.py").read_text())
     tests = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert {name for name in tests if name.startswith("test_")} == {name for _, name in SHOWN_BY}
 
@@ -431,7 +432,7 @@ def test_docs_figures_md_shows_every_figure_with_its_question_and_its_script():
 def test_docs_reliability_md_tells_of_every_promise_and_of_none_that_has_no_test():
     told = {*re.findall(r"`(test_\w+)` \|$", (DOCS / "reliability.md").read_text(), re.M)}
     promised = set()
-    for name in ("test_faults.py", "slurm/test_slurm.py"):
+    for name in ("sweep/test_faults.py", "slurm/test_slurm.py"):
         tree = ast.parse((Path(__file__).parent / name).read_text())
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import lossbench
 
 HOUSE = Path(lossbench.__file__).parent
@@ -45,7 +43,7 @@ READING = ("store", "records", "statistics", "figures", "report")
 
 
 def label(path: Path) -> str:
-    return str(path.relative_to(HOUSE))
+    return str(path.relative_to(HOUSE.parent))
 
 
 def room_of(path: Path) -> str:
@@ -59,43 +57,61 @@ def allowed(room: str) -> set[str]:
 
 def imports(tree: ast.AST) -> set[str]:
     """Dotted names of what is imported anywhere below a node, type checking left out."""
-    found = set()
+    names = set()
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
         if isinstance(node, ast.Import):
-            found |= {name.name for name in node.names}
+            names |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{name.name}" for name in node.names} | {str(node.module)}
-        found |= imports(node)
-    return found
+            names |= {f"{node.module}.{name.name}" for name in node.names} | {str(node.module)}
+        names |= imports(node)
+    return names
 
 
-def rooms_imported(path: Path) -> set[str]:
-    dotted = imports(ast.parse(path.read_text()))
-    second = {name.split(".")[1] for name in dotted if name.startswith("lossbench.")}
-    return (second & set(ROOMS)) - {room_of(path)}
+TREES = {path: ast.parse(path.read_text()) for path in FILES + PLUGINS}
+NODES = {path: [*ast.walk(tree)] for path, tree in TREES.items()}
+IMPORTS = {path: imports(tree) for path, tree in TREES.items()}
+PACKAGES = {path: {name.split(".")[0] for name in names} for path, names in IMPORTS.items()}
+"""By file of the package, its syntax tree, its nodes, and what it imports."""
 
 
 def calls(path: Path) -> list[ast.Call]:
-    tree = ast.parse(path.read_text())
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [node for node in NODES[path] if isinstance(node, ast.Call)]
+
+
+def calls_of(path: Path, *names: str) -> list[ast.Call]:
+    """Calls of a plain name, such as `print`."""
+    return [c for c in calls(path) if isinstance(c.func, ast.Name) and c.func.id in names]
+
+
+def breaches(rule, paths=FILES) -> dict[str, object]:
+    """By file what the rule finds in it, where it finds anything."""
+    return {label(path): wrong for path in paths if (wrong := rule(path))}
 
 
 def test_every_file_belongs_to_a_room():
     assert {room_of(path) for path in FILES} - {"__init__"} == set(ROOMS)
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_a_room_imports_earlier_rooms_only(path):
-    if room_of(path) != "__init__":
-        assert rooms_imported(path) <= allowed(room_of(path))
+def test_a_room_imports_earlier_rooms_only():
+    def rule(path):
+        room = room_of(path)
+        if room == "__init__":
+            return set()
+        second = {name.split(".")[1] for name in IMPORTS[path] if name.startswith("lossbench.")}
+        return (second & set(ROOMS)) - {room} - allowed(room)
+
+    assert breaches(rule) == {}
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_no_import_is_relative(path):
-    tree = ast.parse(path.read_text())
-    assert not any(node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+def test_no_import_is_relative():
+    def rule(path):
+        return [
+            node.lineno for node in NODES[path] if isinstance(node, ast.ImportFrom) and node.level
+        ]
+
+    assert breaches(rule) == {}
 
 
 def test_what_reads_a_finished_sweep_never_imports_torch():
@@ -107,76 +123,78 @@ def test_what_reads_a_finished_sweep_never_imports_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    for path in FILES:
-        if room_of(path) in READING:
-            names = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}
-            assert "torch" not in names, path
+    assert breaches(lambda path: room_of(path) in READING and PACKAGES[path] & {"torch"}) == {}
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_only_the_rooms_that_meet_hydra_know_omegaconf(path):
-    names = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}
-    if room_of(path) not in ("config", "launch", "protocol", "cli"):
-        assert not names & {"omegaconf", "hydra"}
+def test_only_the_rooms_that_meet_hydra_know_omegaconf():
+    def rule(path):
+        meets_hydra = room_of(path) in ("config", "launch", "protocol", "cli")
+        return not meets_hydra and PACKAGES[path] & {"omegaconf", "hydra"}
+
+    assert breaches(rule) == {}
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_no_code_comes_from_a_string_or_a_pickle(path):
-    names = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}
-    assert not names & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
-    for call in calls(path):
-        # The kernel prints what torch traced: numbers, and expressions of its own table.
-        is_allowed = label(path) == "engine/strategies/kernel.py"
-        is_text = isinstance(call.func, ast.Name) and call.func.id in ("eval", "exec")
-        assert not is_text or is_allowed
-        for word in call.keywords:
-            if word.arg in ("weights_only", "allow_pickle"):
-                safe = word.arg == "weights_only"
-                assert isinstance(word.value, ast.Constant)
-                assert word.value.value is safe
+def test_no_code_comes_from_a_pickle():
+    pickles = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+    assert breaches(lambda path: PACKAGES[path] & pickles) == {}
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_nothing_is_instantiated_by_its_name(path):
-    tree = ast.parse(path.read_text())
+def test_what_could_unpickle_is_told_not_to():
+    safe = {"weights_only": True, "allow_pickle": False}
+
+    def rule(path):
+        words = [word for call in calls(path) for word in call.keywords if word.arg in safe]
+        return [ast.unparse(w) for w in words if ast.unparse(w.value) != str(safe[str(w.arg)])]
+
+    assert breaches(rule) == {}
+
+
+def test_no_code_comes_from_a_string():
+    # The kernel prints what torch traced: numbers, and expressions of its own table.
+    paths = [path for path in FILES if path != HOUSE / "engine" / "strategies" / "kernel.py"]
+    assert breaches(lambda path: calls_of(path, "eval", "exec"), paths) == {}
+
+
+def test_nothing_is_instantiated_by_its_name():
     # A docstring or a filter may speak of the key; none may define or call it.
-    dotted = imports(tree)
-    assert not {name for name in dotted if name.startswith("hydra.utils")}
-    assert not [call for call in calls(path) if ast.unparse(call.func).endswith(".instantiate")]
-    keys = [
-        node.target.id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    ]
-    assert "_target_" not in keys
+    def rule(path):
+        assigned = [node.target for node in NODES[path] if isinstance(node, ast.AnnAssign)]
+        return (
+            [name for name in IMPORTS[path] if name.startswith("hydra.utils")]
+            + [call for call in calls(path) if ast.unparse(call.func).endswith(".instantiate")]
+            + [one for one in assigned if ast.unparse(one) == "_target_"]
+        )
 
-
-def test_no_yaml_names_code_to_call():
+    assert breaches(rule) == {}
     assert not [p for p in lossbench.CONF.rglob("*.yaml") if "_target_" in p.read_text()]
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_a_file_is_named_after_what_is_in_it(path):
-    assert not re.search(r"util|helper|common|misc", path.stem)
+def test_a_file_is_named_after_what_is_in_it():
+    assert breaches(lambda path: re.search(r"util|helper|common|misc", path.stem)) == {}
 
 
-@pytest.mark.parametrize(
-    "path", FILES + PLUGINS, ids=lambda path: f"{path.parent.name}/{path.name}"
-)
-def test_no_function_is_named_get(path):
-    tree = ast.parse(path.read_text())
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    names = [node.name for node in ast.walk(tree) if isinstance(node, kinds)]
-    assert not [name for name in names if name.lstrip("_").startswith("get_")]
+def test_no_function_is_named_get():
+    def rule(path):
+        functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+        names = [node.name for node in NODES[path] if isinstance(node, functions)]
+        return [name for name in names if name.lstrip("_").startswith("get_")]
+
+    assert breaches(rule, FILES + PLUGINS) == {}
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_only_the_command_line_prints(path):
-    prints = [c for c in calls(path) if isinstance(c.func, ast.Name) and c.func.id == "print"]
-    assert not prints or room_of(path) == "cli"
+def test_only_the_command_line_prints():
+    assert breaches(lambda path: room_of(path) != "cli" and calls_of(path, "print")) == {}
 
 
-@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: path.parent.name)
-def test_a_plugin_is_a_registration_only(path):
-    tree = ast.parse(path.read_text())
-    assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+def test_a_plugin_is_a_registration_only():
+    def rule(path):
+        return [node.name for node in NODES[path] if isinstance(node, ast.FunctionDef)]
+
+    assert breaches(rule, PLUGINS) == {}
+
+
+def test_no_test_imports_another_test():
+    paths = sorted(Path(__file__).parent.rglob("*.py"))
+    others = {path.stem for path in paths if path.stem.startswith("test_")}
+    imported = {path.name: imports(ast.parse(path.read_text())) & others for path in paths}
+    assert not any(imported.values()), imported

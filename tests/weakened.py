@@ -40,8 +40,8 @@ class Weakening:
 
 
 CLOSED = "    finally:\n        os.close(descriptor)\n\n\ndef _sync"
-STORE, RESUME, FAULTS = ("test_store.py",), ("test_resume.py",), ("test_faults.py",)
-COURSE = ("test_course.py",)
+STORE, RESUME, FAULTS = ("test_store.py",), ("sweep/test_resume.py",), ("sweep/test_faults.py",)
+COURSE = ("engine/test_course.py",)
 WEAKENINGS = (
     Weakening("content is not synced before its name", "store.py",
               "        os.fsync(descriptor)\n" + CLOSED, CLOSED, STORE),
@@ -75,11 +75,11 @@ WEAKENINGS = (
               "gradient = self._drive(slope, reference, self._strategy.gradient)\n"
               "        norm = sum(s.square().sum() for s in gradient.values()).sqrt()\n"
               "        gradient = {n: s / norm.clamp(min=1.0) for n, s in gradient.items()}\n",
-              ("test_engine.py",)),
+              ("engine/test_engine.py",)),
     Weakening("members that diverged are updated on", "engine/update.py",
-              "and bool(alive.all())", "", ("test_strategies.py", "test_engine.py")),
+              "and bool(alive.all())", "", ("engine/test_strategies.py", "engine/test_engine.py")),
     Weakening("members that are computed together read the batch of the first", "engine/members.py",
-              "if order == [first] * count:", "if True:", ("test_strategies.py",)),
+              "if order == [first] * count:", "if True:", ("engine/test_strategies.py",)),
     Weakening("a recording holds the learning rate of its step", "engine/update.py",
               "self.factors.index_select(0, self.clock)",
               'self.factors[len(vars(self).setdefault("n", [])) :][: 1 + bool(self.n.append(0))]',

@@ -19,8 +19,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import TINY, skip_without, write_experiment
+from configs import TINY, write_experiment
 from interrupted import contents
+from needs import skip_without
 from one_node import OneNode, missing
 
 from lossbench import cli, records, store

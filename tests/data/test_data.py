@@ -1,0 +1,374 @@
+"""Data: splits of a seed, standardisation, known truths."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from needs import splits_of_set
+from scipy import stats
+from sklearn import datasets
+
+from lossbench import pairing
+from lossbench.data import DATA, real
+from lossbench.data.corruption import corrupted
+from lossbench.data.memory import Memory
+from lossbench.data.splits import Extent, permuted
+from lossbench.data.targets import distribution
+from lossbench.pairing import stream
+
+DRAWN = [name for name, row in DATA.items() if row.drawn != "fixed"]
+FIXED = [name for name, row in DATA.items() if row.drawn == "fixed"]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_seed_gives_the_same_data_twice_and_another_seed_other_data(name):
+    first, again, other = (splits_of_set(name, seed=seed).sha for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_fixed_set_gives_every_seed_the_same_tensors(name):
+    one, other = (splits_of_set(name, seed=seed) for seed in (1, 2))
+    for part in ("inputs", "targets"):
+        mine, theirs = getattr(one, part), getattr(other, part)
+        assert mine.keys() == theirs.keys() == {"train", "validation", "test"}
+        assert all(mine[split] is theirs[split] for split in mine)
+
+
+@pytest.mark.parametrize("name", [name for name, row in DATA.items() if row.extent is not None])
+def test_a_set_is_as_large_as_its_row_says(name):
+    assert Extent.of(splits_of_set(name)) == DATA[name].extent
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_set_whose_files_may_be_missing_says_its_size_and_its_licence(name):
+    assert DATA[name].extent is not None
+    assert DATA[name].licence
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_the_first_training_rows_of_a_fixed_set_are_like_the_rest(name):
+    # An evaluation of a large training split takes its first rows.
+    targets = splits_of_set(name).targets["train"].double()
+    first, rest = targets.tensor_split([len(targets) // 3])
+    error = (first.var(0) / len(first) + rest.var(0) / len(rest)).sqrt()
+    assert ((first.mean(0) - rest.mean(0)).abs() < 4.5 * error).all()
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_the_identity_of_a_set_does_not_contain_how_files_are_found(name):
+    code = {}
+    pairing._collect(DATA[name].fn, code)
+    assert not [place for place in code if place.startswith("lossbench.data.files")]
+    assert not {"files", "Missing", "_downloaded"} & {place.split(".")[-1] for place in code}
+
+
+@pytest.mark.parametrize("name", [name for name in DRAWN if name != "finite_support"])
+def test_splits_are_60_20_20_and_standardised_by_training_statistics(name):
+    splits = splits_of_set(name)
+    sizes = {split: len(rows) for split, rows in splits.inputs.items()}
+    total = sum(sizes.values())
+    assert [round(size / total, 2) for size in sizes.values()] == [0.6, 0.2, 0.2]
+    train = splits.inputs["train"].double()
+    varies = train.std(0) > 0
+    torch.testing.assert_close(
+        train.mean(0), torch.zeros(train.shape[1]).double(), atol=1e-6, rtol=0
+    )
+    deviation = train.std(0, correction=0)[varies]
+    torch.testing.assert_close(deviation, torch.ones_like(deviation), atol=1e-5, rtol=0)
+    assert not torch.allclose(splits.inputs["test"].mean(0), torch.zeros(1), atol=1e-6)
+
+
+def test_no_row_lies_in_two_splits():
+    rows = permuted(1000, seed=3)
+    assert sorted(torch.cat(list(rows.values())).tolist()) == list(range(1000))
+
+
+@pytest.mark.parametrize("name", [*real.TABLES, "diabetes"])
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_what_is_read_from_scikit_learn_has_the_bits_of_its_loader(
+    name, is_elsewhere, tmp_path, monkeypatch
+):
+    if is_elsewhere:
+        monkeypatch.setattr(real, "_folder", lambda: tmp_path)
+    found = real._loaded.__wrapped__(name)
+    expected = getattr(datasets, f"load_{name}")(return_X_y=True)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
+        assert mine.tobytes() == theirs.tobytes()
+
+
+def test_reading_digits_imports_no_scikit_learn():
+    code = "import sys; from lossbench.data import real; real.digits(seed=0); print([*sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "'torch'" in told.stdout
+    assert "'sklearn'" not in told.stdout
+
+
+def test_digits_are_scikit_learns_digits():
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    rows = permuted(len(labels), seed=4)
+    splits = DATA["digits"].fn(seed=4)
+    assert splits.targets["test"].argmax(-1).tolist() == labels[rows["test"]].tolist()
+    mean, scale = pixels[rows["train"]].mean(0), pixels[rows["train"]].std(0)
+    expected = (pixels[rows["test"]] - mean) / np.where(scale > 0, scale, 1)
+    np.testing.assert_allclose(splits.inputs["test"], expected, atol=1e-5)
+
+
+def test_target_scale_undoes_the_standardisation_of_diabetes():
+    _, progression = datasets.load_diabetes(return_X_y=True)
+    rows = permuted(len(progression), seed=4)
+    splits = DATA["diabetes"].fn(seed=4)
+    differences = np.diff(progression[rows["test"]])
+    np.testing.assert_allclose(
+        np.diff(splits.targets["test"][:, 0]) * splits.target_scale,
+        differences,
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_the_posterior_of_the_mixture_is_calibrated_and_no_classifier_beats_it():
+    splits = DATA["gaussian_mixture"].fn(seed=0, examples=200_000, classes=3, features=2)
+    posterior, label = splits.posterior["train"], splits.targets["train"]
+    # Among examples with posterior near q, a share q has the label.
+    for low in (0.1, 0.4, 0.7):
+        inside = (posterior[:, 0] > low) & (posterior[:, 0] < low + 0.1)
+        hits, expected = label[inside, 0], posterior[inside, 0]
+        assert abs(hits.mean() - expected.mean()) < 4 * (0.25 / len(hits)) ** 0.5
+    torch.testing.assert_close(posterior.sum(-1), torch.ones(len(posterior)))
+
+
+def test_noisy_linear_tests_against_the_function_without_noise():
+    splits = DATA["noisy_linear"].fn(seed=0, examples=2000)
+
+    def unexplained(split):
+        x, y = (part[split].double() for part in (splits.inputs, splits.targets))
+        return (y - x @ torch.linalg.lstsq(x, y).solution).square().mean() / y.var()
+
+    # Standardised by training statistics, the function is affine: its intercept is no noise.
+    assert unexplained("train") > 0.4
+    assert unexplained("test") < 0.01
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name, row in DATA.items() if row.drawn == "generated" and row.task == "regression"],
+)
+def test_a_set_says_whether_its_test_targets_are_free_of_the_noise_of_training(name):
+    splits = DATA[name].fn(seed=0, examples=4000)
+    into, back = (torch.log, torch.exp) if name == "noisy_counts" else (torch.clone, torch.clone)
+
+    def seen(split):
+        rows = splits.inputs[split].double()
+        return torch.cat([rows, torch.ones(len(rows), 1)], -1), splits.targets[split].double()
+
+    design, target = seen("test")
+    function = torch.linalg.lstsq(design, into(target)).solution
+    noise = {
+        split: float((seen(split)[1] - back(seen(split)[0] @ function)).std())
+        for split in ("train", "validation", "test")
+    }
+    assert noise["test"] < 1e-5
+    for split in ("train", "validation"):
+        assert (noise[split] > 0.1) == DATA[name].is_test_clean
+
+
+def test_student_t_noise_has_students_t_distribution():
+    from lossbench.data.synthetic import _noise
+
+    draws = _noise("student_t", 20_000, degrees=3.0, draw=stream(0, "data")).numpy()
+    assert stats.kstest(draws, stats.t(3).cdf).pvalue > 0.01
+    assert stats.kstest(draws, stats.norm.cdf).pvalue < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"noise": "pink"}, "gaussian, student_t"),
+        ({"noise_scale": -1.0}, "positive"),
+        ({"examples": 0}, "positive"),
+    ],
+)
+def test_noisy_linear_names_the_cure_for_a_bad_parameter(params, message):
+    with pytest.raises(ValueError, match=message):
+        DATA["noisy_linear"].fn(seed=0, **params)
+
+
+def test_counts_scatter_around_their_rate_as_poisson_does():
+    few = DATA["noisy_counts"].fn(seed=0, examples=60_000, spread=1e-9, rate=2.5)
+    targets = few.targets["train"].double().flatten()
+    assert float(targets.std(correction=0)) == pytest.approx(1.0, rel=1e-6)
+    counts = few.target_scale * targets
+    torch.testing.assert_close(counts, counts.round(), atol=1e-5, rtol=0)
+    assert float(counts.mean()) == pytest.approx(2.5, abs=4 * (2.5 / len(counts)) ** 0.5)
+    assert float(counts.var()) == pytest.approx(2.5, rel=0.05)
+
+
+def test_the_logarithm_of_the_rate_is_linear_in_the_inputs_with_the_asked_spread():
+    splits = DATA["noisy_counts"].fn(seed=1, examples=50_000, rate=3.0, spread=0.5)
+    log_rate = (splits.target_scale * splits.targets["test"].double()).log().flatten()
+    inputs = splits.inputs["test"].double()
+    design = torch.cat([inputs, torch.ones(len(inputs), 1).double()], -1)
+    fitted = design @ torch.linalg.lstsq(design, log_rate[:, None]).solution
+    torch.testing.assert_close(fitted.flatten(), log_rate, atol=1e-4, rtol=0)
+    assert float(log_rate.std()) == pytest.approx(0.5, rel=0.03)
+    assert float(log_rate.mean()) == pytest.approx(np.log(3.0), abs=0.02)
+
+
+# ---- a finite support ----------------------------------------------------------------------------
+
+
+def atom_counts(splits, split):
+    return torch.bincount(splits.inputs[split].argmax(-1), minlength=splits.inputs[split].shape[-1])
+
+
+def test_a_finite_support_has_one_hot_inputs_and_each_atom_equally_often():
+    splits = DATA["finite_support"].fn(seed=0, examples=1000, atoms=10, classes=3)
+    for split, rows in splits.inputs.items():
+        assert set(rows.unique().tolist()) == {0.0, 1.0}
+        assert (rows.sum(-1) == 1).all()
+        assert len(atom_counts(splits, split).unique()) == 1
+    assert len(splits.inputs["train"]) == 1000
+    assert len(splits.inputs["validation"]) >= 1000
+
+
+def test_an_atom_has_one_distribution_in_all_splits_and_its_labels_follow_it():
+    splits = DATA["finite_support"].fn(seed=3, examples=80_000, atoms=4, classes=3)
+    truth = {}
+    for split in ("train", "validation", "test"):
+        atom, label = splits.inputs[split].argmax(-1), splits.targets[split].argmax(-1)
+        for place in range(4):
+            (pi,) = splits.posterior[split][atom == place].unique(dim=0).double().numpy()
+            np.testing.assert_array_equal(truth.setdefault(place, pi), pi)
+            counts = torch.bincount(label[atom == place], minlength=3).numpy()
+            expected = counts.sum() * pi / pi.sum()
+            assert stats.chisquare(counts, expected).pvalue > 1e-3
+    assert min(pi.min() for pi in truth.values()) >= 0.05 / 3 - 1e-7
+
+
+def test_the_sample_size_changes_nothing_that_models_are_judged_by():
+    few, many = (DATA["finite_support"].fn(seed=1, examples=n) for n in (64, 6400))
+    for split in ("validation", "test"):
+        for part in ("inputs", "targets", "posterior"):
+            assert torch.equal(getattr(few, part)[split], getattr(many, part)[split])
+    assert torch.equal(few.targets["train"], many.targets["train"][:64])
+
+
+@pytest.mark.parametrize("concentration", [0.3, 1.0, 5.0])
+def test_the_distributions_of_the_atoms_are_a_dirichlet_draw_mixed_with_the_uniform(concentration):
+    params = {"examples": 1, "atoms": 20, "classes": 4, "concentration": concentration}
+    parts = [DATA["finite_support"].fn(seed=seed, **params) for seed in range(60)]
+    posterior = torch.cat([splits.posterior["test"][:20].double() for splits in parts])
+    drawn = (posterior - 0.05 / 4) / 0.95
+    # One coordinate of a symmetric Dirichlet has a beta distribution.
+    beta = stats.beta(concentration, 3 * concentration)
+    assert stats.kstest(drawn[:, 0].clamp(0, 1).numpy(), beta.cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"examples": 0}, "examples is 0: use a positive"),
+        ({"atoms": -1}, "atoms is -1"),
+        ({"classes": 1}, "1 classes: use 2 or more"),
+        ({"concentration": 0.0}, "concentration is 0.0"),
+    ],
+)
+def test_a_finite_support_names_the_cure_for_a_bad_parameter(params, message):
+    with pytest.raises(ValueError, match=message):
+        DATA["finite_support"].fn(seed=0, **params)
+
+
+def test_clean_linear_is_noisy_linear_without_the_noise():
+    clean, noisy = (DATA[name].fn(seed=5) for name in ("clean_linear", "noisy_linear"))
+    for split in ("train", "validation", "test"):
+        assert torch.equal(clean.inputs[split], noisy.inputs[split])
+        x, y = (part[split].double() for part in (clean.inputs, clean.targets))
+        x = torch.cat([x, torch.ones(len(x), 1)], -1)
+        fit = x @ torch.linalg.lstsq(x, y).solution
+        torch.testing.assert_close(fit, y, rtol=0, atol=1e-6)
+    # Both test on the function itself, in other units.
+    together = torch.stack([clean.targets["test"][:, 0], noisy.targets["test"][:, 0]])
+    assert torch.corrcoef(together)[0, 1].item() == pytest.approx(1.0, abs=1e-6)
+
+
+# ---- what training is fed ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gaussian_mixture", "finite_support"])
+def test_distribution_targets_are_the_posterior_in_training_and_labels_elsewhere(name):
+    splits = DATA[name].fn(seed=0)
+    fed = distribution(splits)
+    assert torch.equal(fed.targets["train"], splits.posterior["train"])
+    for split in ("validation", "test"):
+        assert torch.equal(fed.targets[split], splits.targets[split])
+    assert set(splits.targets["train"].unique().tolist()) == {0.0, 1.0}
+    assert fed.sha != splits.sha
+
+
+def test_distribution_targets_of_data_whose_posterior_nobody_knows_are_refused():
+    with pytest.raises(ValueError, match=r"not known: use data\.targets=sampled"):
+        distribution(DATA["digits"].fn(seed=0))
+
+
+# ---- what is remembered --------------------------------------------------------------------------
+
+
+def test_the_fingerprint_is_that_of_all_tensors_by_name():
+    for name in ("digits", "gaussian_mixture"):
+        splits = DATA[name].fn(seed=0)
+        parts = {"inputs": splits.inputs, "targets": splits.targets, "posterior": splits.posterior}
+        tensors = {
+            f"{part}/{split}": rows for part, by in parts.items() for split, rows in by.items()
+        }
+        assert splits.sha == dataclasses.replace(splits).sha == pairing.tensors_sha(tensors)
+
+
+def test_inputs_that_seeds_share_are_hashed_once(monkeypatch):
+    clean = DATA["mnist1d"].fn(seed=0, examples=500)
+    hashed = []
+    add = pairing.add_tensors
+
+    def add_tensors(digest, tensors):
+        hashed.extend(tensors)
+        add(digest, tensors)
+
+    monkeypatch.setattr("lossbench.data.splits.add_tensors", add_tensors)
+    monkeypatch.setattr("lossbench.data.splits._HASHED", Memory(4))
+    noisy = [
+        corrupted(clean, name="symmetric", seed=seed, params={}, confusions={}) for seed in range(3)
+    ]
+    assert len({one.sha for one in noisy}) == 3
+    assert hashed.count("inputs/train") == 1
+    assert hashed.count("targets/train") == 3
+
+
+def test_inputs_changed_in_place_or_replaced_have_another_fingerprint():
+    first = DATA["digits"].fn(seed=0)
+    before = first.sha
+    first.inputs["train"][0, 0] += 1.0
+    assert dataclasses.replace(first).sha != before
+    moved = dataclasses.replace(first, inputs={**first.inputs, "test": first.inputs["validation"]})
+    assert moved.sha != dataclasses.replace(first).sha
+
+
+def test_a_memory_knows_the_very_tensors_in_their_order_and_keeps_none_alive():
+    memory, made = Memory(2), iter(range(100))
+    one, other = torch.zeros(3), torch.zeros(3)
+    assert memory.of([one, other], made.__next__) == memory.of([one, other], made.__next__) == 0
+    assert memory.of([other, one], made.__next__) == 1
+    assert memory.of([one], made.__next__) == 2
+    assert memory.of([one, other], made.__next__) == 3  # only two are kept
+    gone = weakref.ref(one)
+    del one
+    assert gone() is None
+    for _ in range(50):  # most of them at the address of the one before
+        assert memory.of([torch.zeros(3)], made.__next__) not in range(4)

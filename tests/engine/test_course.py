@@ -1,0 +1,349 @@
+"""Updates that are captured once and replayed are those that are made one by one."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import logging
+import sys
+import weakref
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+import triton
+from configs import make_run
+from tape import recorded
+from training import MODEL_CASES, assert_same_records, records_of, trained
+
+from lossbench import optimizers
+from lossbench.data import DATA
+from lossbench.engine import Saved, capture, kernel_maker, members, strategies, train
+from lossbench.engine.capture import Captured, Recordings
+from lossbench.engine.strategies import kernel
+from lossbench.losses import LOSSES
+from lossbench.optimizers import OPTIMIZERS, SCHEDULES
+from lossbench.records import SIGNALS
+from lossbench.runs.packs import Pack
+from lossbench.sweep import splits_of
+
+RHYTHM = {"steps": 19, "log_every": 4, "eval_every": 10, "batch_size": 16}
+
+
+@pytest.fixture(autouse=True)
+def as_elsewhere(monkeypatch):
+    """The CPU looks whether any decay is there, other devices do not."""
+    decayed = optimizers.decayed.__code__
+
+    def always(gradient, value, decay):
+        return torch.addcmul(gradient, decay.view(-1, *[1] * (value.dim() - 1)), value)
+
+    assert decayed.co_argcount == always.__code__.co_argcount
+    monkeypatch.setattr(optimizers, "decayed", always)
+
+
+class Tapes(list):
+    """Recordings that were made."""
+
+    def begin(self):
+        """What is asked to record."""
+        return self.record
+
+    def record(self, function):
+        """One recording."""
+        self.append(function)
+        return recorded(function)
+
+
+@pytest.fixture
+def tapes(monkeypatch):
+    """Recordings on the CPU."""
+    made = Tapes()
+    monkeypatch.setitem(capture.RECORDINGS, "cpu", made.begin)
+    return made
+
+
+def both(runs, monkeypatch):
+    """Records of the same runs, replayed and made one by one."""
+    replayed = trained(runs)
+    monkeypatch.delitem(capture.RECORDINGS, "cpu")
+    plain = trained(runs)
+    for tables in (replayed, plain):
+        strategies = [json.loads(told)["strategy"] for told in tables["runs"].pop("environment")]
+        tables["strategies"] = {*strategies}
+    return replayed, plain
+
+
+def assert_the_same(runs, monkeypatch):
+    replayed, plain = both(runs, monkeypatch)
+    (name,) = plain.pop("strategies")
+    assert replayed.pop("strategies") == {f"{name} graph"}
+    for run in runs:
+        assert_same_records(records_of(replayed, run), records_of(plain, run))
+
+
+def mixed(**facts):
+    """Losses, seeds, rates and decays side by side; one member of three diverges on the way."""
+    rates = [(0, 0.05, 0.0), (1, 0.01, 0.01), (1, 1e30, 0.0)]
+    return [
+        make_run(
+            **{"data": "digits", **RHYTHM, **facts},
+            loss=loss,
+            seed=seed,
+            optimizer__lr=rate,
+            optimizer__weight_decay=decay,
+        )
+        for loss in ("cross_entropy", "brier")
+        for seed, rate, decay in rates
+    ]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_replayed_updates_have_the_bits_of_those_made_one_by_one(
+    tapes, monkeypatch, optimizer, schedule
+):
+    assert_the_same(mixed(optimizer=optimizer, schedule=schedule), monkeypatch)
+    assert tapes
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_signals_and_precisions_are_replayed(tapes, monkeypatch, signal, precision):
+    assert_the_same(mixed(signal=signal, engine__precision=precision), monkeypatch)
+    assert tapes
+
+
+@pytest.mark.parametrize("data", ["diabetes", "noisy_counts", "digits"])
+def test_every_loss_can_be_captured(tapes, monkeypatch, caplog, data):
+    task, is_count = DATA[data].task, data == "noisy_counts"
+    rows = [row for row in LOSSES.values() if row.task == task]
+    fitting = [row for row in rows if (row.domain == "nonnegative") == is_count]
+    by_outputs = {1: [], 2: []}
+    for row in fitting:
+        by_outputs[row.outputs_per_target].append(make_run(loss=row.name, data=data, **RHYTHM))
+    for runs in filter(None, by_outputs.values()):
+        assert_the_same(runs, monkeypatch)
+        monkeypatch.setitem(capture.RECORDINGS, "cpu", tapes.begin)
+    assert "captured" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "case", ["mlp", "mlp batch dropout", "mlp layer", "lenet", "resnet8", "vit dropout"]
+)
+def test_every_kind_of_model_can_be_captured(tapes, monkeypatch, case, tiny):
+    monkeypatch.setattr(members, "runs_apart", lambda *_: False)  # as on other devices
+    data, model, params = MODEL_CASES[case]
+    facts = {"steps": 9, "log_every": 3, "eval_every": 9, "batch_size": 4}
+    assert_the_same(mixed(data=data, model=model, model__params=params, **facts), monkeypatch)
+    assert len(tapes) > 1
+
+
+def test_augmented_batches_are_replayed_with_new_words(tapes, monkeypatch, tiny):
+    augmentation = {"name": "crop_flip", "params": {}}
+    runs = mixed(data="tiny_images", model="linear", data__augmentation=augmentation)
+    assert_the_same(runs, monkeypatch)
+
+
+def asks(output, target):
+    """What no graph can hold: Python waits for a value."""
+    return 0.5 * (output - target).square().sum(-1) * (2.0 if output.sum() > 0 else 1.0)
+
+
+def test_what_cannot_be_captured_is_made_one_by_one_and_said_and_recorded(
+    tapes, monkeypatch, caplog
+):
+    row = LOSSES["mse"]
+    monkeypatch.setitem(LOSSES, "asks", replace(row, fn=asks, claims=frozenset()))
+    runs = [make_run(loss="asks", **RHYTHM), make_run(loss="huber", **RHYTHM)]
+    replayed, plain = both(runs, monkeypatch)
+    told = "cannot be captured, so each is launched anew: aten._local_scalar_dense"
+    assert caplog.text.count(told) == 1
+    assert replayed.pop("strategies") == plain.pop("strategies") == {"stack"}
+    assert {*replayed["runs"].status} == {"done"}
+    for run in runs:
+        assert_same_records(records_of(replayed, run), records_of(plain, run))
+
+
+def test_a_captured_function_is_replayed_without_python_where_it_lies(tapes):
+    calls, value = [], torch.zeros(2)
+
+    def work():
+        calls.append(value.sum())
+        value.add_(1)
+        return value * 10
+
+    captured = Captured(work, Recordings("cpu"))
+    results = [captured().clone() for _ in range(5)]
+    assert [result[0].item() for result in results] == [10, 20, 30, 40, 50]
+    assert len(calls) == 2  # once as it is, once to record it
+    assert captured.is_replayed
+
+
+def test_a_run_that_ends_or_is_resumed_within_a_stretch_has_the_records_of_a_whole_one(
+    tapes, monkeypatch
+):
+    runs = mixed(log_every=7, eval_every=11)
+    whole = trained(runs)
+    kept = {}
+
+    def keep(step, snapshot):
+        kept[step] = snapshot()
+
+    pack, splits = Pack("pack", tuple(runs)), {run.seed: splits_of(run) for run in runs}
+    given = {"device": torch.device("cpu"), "padding": 2}
+    train(pack, splits, flush=keep, **given)
+    assert [*kept] == [1, 7, 8, 11, 14, 15]
+    parts = [kept[step].parts[0] for step in kept if step <= 11]
+    saved = Saved(11, kept[11].checkpoint, tuple(parts))
+    tables = train(pack, splits, flush=lambda *_: None, saved=saved, **given)
+    resumed = {name: table.to_pandas() for name, table in tables.items()}
+    for run in runs:
+        mine, other = records_of(resumed, run), records_of(whole, run)
+        told = mine["runs"].pop("environment"), other["runs"].pop("environment")
+        assert all('"stack' in one.item() for one in told)
+        assert_same_records(mine, other)
+
+
+# ---- the kernel ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_kernel(monkeypatch):
+    """The kernel is asked for on the CPU too, where Triton interprets it."""
+    monkeypatch.setattr(strategies, "KERNEL_DEVICES", {"cpu"})
+
+
+def launched(**facts):
+    """Members for the kernel; one of three diverges on the way."""
+    small = {"model__params": {"widths": [8], "activation": "relu"}, "steps": 13, "batch_size": 9}
+    return mixed(**small, **facts)
+
+
+def strategy_in(tables):
+    (name,) = {json.loads(told)["strategy"] for told in tables["runs"].pop("environment")}
+    return name
+
+
+@pytest.mark.parametrize("is_captured", [True, False])
+def test_what_the_kernel_trains_has_the_records_of_what_is_trained_without(
+    tapes, monkeypatch, with_kernel, is_captured
+):
+    if not is_captured:
+        monkeypatch.delitem(capture.RECORDINGS, "cpu")
+    runs = launched()
+    found, plain = trained(runs, is_kernel_wanted=True), trained(runs)
+    names = ("stack graph kernel", "stack graph") if is_captured else ("stack kernel", "stack")
+    assert (strategy_in(found), strategy_in(plain)) == names
+    for run in runs:
+        mine, other = records_of(found, run), records_of(plain, run)
+        for name, frame in mine.items():
+            close = {"check_exact": False, "rtol": 2e-4, "atol": 1e-5}
+            pd.testing.assert_frame_equal(frame, other[name], **close)
+    assert {*found["runs"].status} == {"done", "diverged"}
+
+
+def test_a_resumed_pack_has_the_bits_of_a_whole_one_where_the_kernel_trains(with_kernel):
+    runs, kept = launched(), {}
+    pack, splits = Pack("pack", tuple(runs)), {run.seed: splits_of(run) for run in runs}
+    given = {"device": torch.device("cpu"), "padding": 2, "is_kernel_wanted": True}
+
+    def keep(step, snapshot):
+        kept[step] = snapshot()
+
+    whole = train(pack, splits, flush=keep, **given)
+    assert [*kept] == [1, 4, 5, 8, 9, 10, 12]
+    for stop in (4, 9, 10):
+        parts = [kept[step].parts[0] for step in kept if step <= stop]
+        saved = Saved(stop, kept[stop].checkpoint, tuple(parts))
+        again = train(pack, splits, flush=lambda *_: None, saved=saved, **given)
+        for name in ("steps", "layers", "evals"):
+            assert again[name].equals(whole[name]), (name, stop)
+
+
+def wrong(advance):
+    """A kernel whose updates are a hundredth off."""
+
+    def off(self, step, count, *, row, **rest):
+        before = row.clone()
+        advance(self, step, count, row=row, **rest)
+        row.add_(0.01 * (row - before))
+
+    return off
+
+
+def broken(advance):
+    """A kernel that no card launches."""
+
+    def raising(self, step, count, **_):
+        raise RuntimeError("out of resource: shared memory")
+
+    return raising
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [(wrong, "0.01 of an update away"), (broken, "out of resource: shared memory")],
+)
+def test_a_kernel_that_is_wrong_or_broken_is_not_used_and_that_is_said_and_recorded(
+    monkeypatch, with_kernel, caplog, made, told
+):
+    monkeypatch.setattr(kernel.Kernel, "advance", made(kernel.Kernel.advance))
+    runs = launched()
+    found, plain = trained(runs, is_kernel_wanted=True), trained(runs)
+    assert strategy_in(found) == strategy_in(plain) == "stack"
+    assert "no updates by the kernel: " in caplog.text
+    assert told in caplog.text
+    for run in runs:
+        assert_same_records(records_of(found, run), records_of(plain, run))
+
+
+def test_what_the_kernel_does_not_serve_trains_as_it_did_and_says_why(with_kernel, caplog):
+    caplog.set_level(logging.INFO)
+    found = trained(launched(optimizer="adam"), is_kernel_wanted=True)
+    assert strategy_in(found) == "stack"
+    assert "trains without the kernel: optimizer adam, which is not sgd" in caplog.text
+
+
+def test_a_checkpoint_says_what_compiled_the_kernel(monkeypatch):
+    assert kernel_maker() == f"triton {triton.__version__}"
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert kernel_maker() == ""
+
+
+@pytest.mark.parametrize("lr", [1e-6, 1e-4, 1e30])
+def test_rounding_at_a_small_rate_and_divergence_say_nothing_against_the_kernel(with_kernel, lr):
+    runs = [replace(run, lr=lr) for run in launched() if run.lr != 1e30]
+    assert strategy_in(trained(runs, is_kernel_wanted=True)) == "stack kernel"
+
+
+@pytest.mark.parametrize("is_kernel_wanted", [True, False])
+def test_nothing_of_a_pack_outlives_its_training(tapes, with_kernel, monkeypatch, is_kernel_wanted):
+    seen = []
+    module = importlib.import_module("lossbench.engine.train")
+    original = module.gathered
+
+    def gathering(*arguments, **words):
+        found = original(*arguments, **words)
+        seen.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(module, "gathered", gathering)
+    gc.collect()
+    gc.disable()
+    try:
+        trained(launched(), is_kernel_wanted=is_kernel_wanted)
+        tapes.clear()
+        assert seen.pop()() is None
+    finally:
+        gc.enable()
+
+
+def test_without_triton_packs_train_without_the_kernel(monkeypatch, with_kernel, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setitem(sys.modules, "lossbench.engine.strategies.kernel", None)
+    monkeypatch.delattr(strategies, "kernel")
+    assert strategy_in(trained(launched(), is_kernel_wanted=True)) == "stack"
+    assert "trains without the kernel: " in caplog.text

@@ -1,0 +1,831 @@
+"""A pack changes nothing: packed equals single, and a member depends on nothing but itself."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import scoringrules as sr
+import torch
+from configs import make_run
+from torch import nn
+from training import (
+    CLASSIFICATION,
+    REGRESSION,
+    assert_same_records,
+    grouped,
+    records_of,
+    single_run_loop,
+    trained,
+)
+
+from lossbench import records
+from lossbench.config import ConfigError
+from lossbench.engine import failed, refuse_unpaired, refuse_unwidened
+from lossbench.engine.members import batch_indices, started
+from lossbench.losses import LOSSES
+from lossbench.losses.spec import Loss
+from lossbench.models import MODELS, Model, initialised, widened
+from lossbench.runs import packs
+from lossbench.sweep import preflight, splits_of
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
+@pytest.mark.parametrize(("data", "losses"), [("diabetes", REGRESSION), ("digits", CLASSIFICATION)])
+def test_a_pack_equals_single_run_loops_over_50_steps(
+    data, losses, precision, tolerance, optimizer, schedule
+):
+    runs = [
+        make_run(
+            data=data,
+            loss=loss,
+            optimizer=optimizer,
+            schedule=schedule,
+            engine__precision=precision,
+            seed=seed,
+            optimizer__lr=lr,
+            optimizer__weight_decay=decay,
+            steps=50,
+            log_every=1,
+            eval_every=50,
+        )
+        for loss in losses
+        for seed, lr, decay in [(0, 0.01, 0.0), (1, 0.003, 0.01)]
+    ]
+    tables = grouped(runs)
+    for run in runs:
+        expected, model = single_run_loop(run)
+        rows = tables["steps"][tables["steps"].run_id == run.run_id]
+        found = torch.tensor(rows.loss_value.to_numpy(), dtype=torch.float64)
+        # The table keeps float32: its own rounding is 6e-8 relative.
+        torch.testing.assert_close(
+            found, torch.tensor(expected, dtype=torch.float64), rtol=max(tolerance, 1e-6), atol=1e-6
+        )
+        splits = splits_of(run)
+        with torch.no_grad():
+            output = model(splits.inputs["test"].to(getattr(torch, run.precision)))
+        error = run.row.predict(output) - splits.targets["test"]
+        metric, value = (
+            ("rmse", error.square().mean().sqrt())
+            if data == "diabetes"
+            else (
+                "loss:" + run.loss.fn,
+                run.row.fn(output, splits.targets["test"].to(output)).mean(),
+            )
+        )
+        evals = tables["evals"]
+        found_end = evals[
+            (evals.run_id == run.run_id)
+            & (evals.step == 50)
+            & (evals.split == "test")
+            & (evals.metric == metric)
+        ].value.item()
+        assert found_end == pytest.approx(value.item(), rel=max(tolerance, 1e-6), abs=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
+def test_parameters_of_a_pack_equal_those_of_single_runs(
+    monkeypatch, precision, tolerance, optimizer
+):
+    """Parameters are not recorded, so they are taken where evaluation receives them."""
+    kept = {}
+    module = importlib.import_module("lossbench.engine.train")
+    evaluated = module.evaluated
+
+    def keeping(members, forward, parameters, buffers, *, is_last):
+        kept.update(parameters)
+        return evaluated(members, forward, parameters, buffers, is_last=is_last)
+
+    monkeypatch.setattr(module, "evaluated", keeping)
+    runs = [
+        make_run(
+            loss=loss,
+            optimizer=optimizer,
+            engine__precision=precision,
+            steps=50,
+            optimizer__lr=0.01,
+            optimizer__weight_decay=0.001,
+            seed=seed,
+        )
+        for loss in REGRESSION
+        for seed in (0, 1)
+    ]
+    grouped(runs)
+    ordered = packs.group(runs, pack_size=100)[0].runs
+    for place, run in enumerate(ordered):
+        _, model = single_run_loop(run)
+        for name, value in model.named_parameters():
+            torch.testing.assert_close(
+                kept[name][place], value.detach(), rtol=tolerance, atol=tolerance
+            )
+
+
+@pytest.mark.parametrize(
+    ("data", "loss"),
+    [("diabetes", "log_cosh"), ("digits", "cross_entropy"), ("digits", "mse_logits")],
+)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"batch_size": 32, "model__params": {"widths": [16, 16], "activation": "relu"}},
+        # Odd sizes: no vector ends where a member ends.
+        {"batch_size": 7, "model__params": {"widths": [5], "activation": "tanh"}},
+    ],
+    ids=["even", "odd"],
+)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_records_are_bit_identical_for_any_pack_size_and_place(data, loss, shape, optimizer):
+    losses = REGRESSION if data == "diabetes" else CLASSIFICATION
+    shared = {"data": data, "optimizer": optimizer, "optimizer__lr": 0.01, "steps": 10, **shape}
+    run = make_run(loss=loss, seed=3, **shared)
+    others = [
+        make_run(loss=other, seed=seed, optimizer__momentum=0.5, **shared)
+        for other, seed in itertools.product(losses, range(8))
+    ]
+    reference = records_of(trained([run, others[0]]), run)
+    for count, is_last in ((1, True), (2, True), (3, False), (8, True), (33, False), (33, True)):
+        mates = others[: count - 1]
+        members = [*mates, run] if is_last else [run, *mates]
+        assert_same_records(reference, records_of(trained(members), run))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_gives_the_same_bits_in_a_pack_of_any_size(name):
+    data = {"regression": "noisy_counts", "classification": "digits"}[LOSSES[name].task]
+    odd = {"widths": [5], "activation": "tanh"}
+    runs = [
+        make_run(data=data, loss=name, seed=seed, model__params=odd, batch_size=7, steps=3)
+        for seed in range(9)
+    ]
+    reference = records_of(trained(runs[:2]), runs[0])
+    assert (reference["runs"].status == "done").all(), reference["runs"].reason[0]
+    for members in ([runs[0]], runs[::-1]):
+        assert_same_records(reference, records_of(trained(members), runs[0]))
+
+
+def test_a_diverging_pack_mate_changes_no_bit_of_the_others():
+    run = make_run(loss="mse", seed=1)
+    mates = [make_run(loss="quartic", seed=seed, optimizer__lr=1e6) for seed in range(3)]
+    calm = trained([run, make_run(loss="mse", seed=2)])
+    wild = trained([run, *mates])
+    assert_same_records(records_of(calm, run), records_of(wild, run))
+    statuses = wild["runs"].set_index("run_id").status
+    assert all(statuses[mate.run_id] == "diverged" for mate in mates)
+
+
+def test_a_diverged_run_keeps_its_rows_up_to_its_stop_and_none_after():
+    run = make_run(loss="quartic", optimizer__lr=10.0, log_every=1, eval_every=1, steps=40)
+    tables = trained([run])
+    (row,) = tables["runs"].itertuples()
+    assert row.status == "diverged"
+    assert 0 < row.stop_step < 40
+    assert tables["steps"].step.max() == row.stop_step - 1
+    assert tables["steps"].loss_value.notna().all()
+    assert tables["evals"].step.max() < row.stop_step
+    assert row.best_step in {*tables["evals"].step}
+    assert str(row.stop_step) in row.reason
+
+
+def test_every_loss_of_a_seed_sees_the_same_init_batches_and_data():
+    runs = [make_run(loss=loss, seed=seed) for loss in REGRESSION for seed in (0, 1)]
+    frame = grouped(runs)["runs"]
+    for fingerprint in ("init_sha", "batch_sha", "data_sha"):
+        assert len(frame[["seed", fingerprint]].drop_duplicates()) == 2
+        assert len(frame[fingerprint].unique()) == 2
+
+
+def test_stage_tune_never_evaluates_test():
+    tuned = trained([make_run(condition="grid")])["evals"]
+    assert set(tuned.split) == {"train", "validation"}
+    assert set(trained([make_run(condition="own_lr")])["evals"].split) == {
+        "train",
+        "validation",
+        "test",
+    }
+
+
+NOISES = {
+    "symmetric": ("digits", "cross_entropy", {"rate": 0.4}),
+    "outliers": ("diabetes", "mse", {"rate": 0.2}),
+}
+CLEAN_METRICS = {"accuracy_clean", "rmse_clean", "memorised", "recovered"}
+
+
+def noisy_run(name, **overrides):
+    data, loss, params = NOISES[name]
+    noise = {"name": name, "params": params}
+    return make_run(data=data, loss=loss, data__corruption=noise, **overrides)
+
+
+def predictions_of(run, split):
+    """What a model trained alone predicts of a split."""
+    _, model = single_run_loop(run)
+    with torch.no_grad():
+        return run.row.predict(model(splits_of(run).inputs[split])).numpy()
+
+
+def test_validation_is_also_judged_by_the_labels_before_the_noise():
+    run = noisy_run("symmetric", steps=60)
+    evals, splits = grouped([run])["evals"], splits_of(run)
+    last = evals[evals.step == 60].set_index(["split", "metric"]).value
+    chosen = predictions_of(run, "validation").argmax(-1)
+    for metric, targets in {"accuracy_clean": splits.clean, "accuracy": splits.targets}.items():
+        expected = (chosen == targets["validation"].argmax(-1).numpy()).mean()
+        assert last["validation", metric] == pytest.approx(expected)
+    assert last["validation", "accuracy_clean"] > last["validation", "accuracy"] + 0.1
+    wrong, right = (part["train"].argmax(-1).numpy() for part in (splits.targets, splits.clean))
+    chosen = predictions_of(run, "train").argmax(-1)[wrong != right]
+    assert last["train", "memorised"] == pytest.approx((chosen == wrong[wrong != right]).mean())
+    assert last["train", "recovered"] == pytest.approx((chosen == right[wrong != right]).mean())
+    assert "test" not in {*evals[evals.metric.isin(CLEAN_METRICS)].split}
+
+
+def test_validation_is_also_judged_by_the_targets_before_the_outliers():
+    run = noisy_run("outliers", steps=30)
+    evals, splits = grouped([run])["evals"], splits_of(run)
+    last = evals[evals.step == 30].set_index(["split", "metric"]).value
+    error = predictions_of(run, "validation") - splits.clean["validation"].numpy()
+    assert last["validation", "rmse_clean"] == pytest.approx((error**2).mean() ** 0.5, rel=1e-5)
+    assert CLEAN_METRICS & {*evals.metric} == {"rmse_clean"}
+
+
+def test_without_corruption_no_evaluation_is_longer_than_it_was():
+    for data, loss in (("digits", "cross_entropy"), ("diabetes", "mse")):
+        assert not CLEAN_METRICS & {*grouped([make_run(data=data, loss=loss)])["evals"].metric}
+
+
+def test_what_corruption_did_is_recorded_for_each_seed():
+    noisy = [noisy_run("symmetric", seed=seed) for seed in (0, 1)]
+    rows = grouped(noisy)["runs"].set_index("seed")
+    for run in noisy:
+        splits, row = splits_of(run), rows.loc[run.seed]
+        before, after = (part["train"].argmax(-1) for part in (splits.clean, splits.targets))
+        assert row.corrupted_share == pytest.approx((before != after).double().mean().item())
+        matrix = np.array(json.loads(row.transition))
+        assert matrix[3, 7] == round(float((after[before == 3] == 7).double().mean()), 6)
+    assert rows.corrupted_share.nunique() == 2
+    moved = grouped([noisy_run("outliers")])["runs"].iloc[0]
+    assert (moved.corrupted_share > 0.1, moved.transition) == (True, "")
+    clean = grouped([make_run()])["runs"].iloc[0]
+    assert (clean.corrupted_share, clean.transition) == (0.0, "")
+
+
+def test_a_pack_that_broke_as_a_whole_tells_what_it_knows_of_its_corruption():
+    runs = [noisy_run("symmetric"), make_run(data="digits", loss="cross_entropy")]
+    rows = failed(packs.Pack("pack", tuple(runs)), "out of memory")["runs"].to_pandas()
+    assert rows.transition.tolist() == ["", ""]
+    assert rows.corrupted_share.isna().tolist() == [True, False]
+    assert rows.corrupted_share[1] == 0.0
+
+
+def test_training_twice_gives_the_same_bits():
+    runs = [make_run(loss=loss) for loss in REGRESSION]
+    first, second = grouped(runs), grouped(runs)
+    for run in runs:
+        assert_same_records(records_of(first, run), records_of(second, run))
+
+
+def broken_raises(output, target):
+    raise RuntimeError("no such thing")
+
+
+def broken_shape(output, target):
+    return (output - target).square()
+
+
+def broken_type(output, target):
+    return (output - target).square().sum(-1).double()
+
+
+def broken_value(output, target):
+    return 1.0
+
+
+def broken_late(output, target):
+    if output.abs().max() > 1e3:
+        raise ArithmeticError("too large")
+    return 0.5 * (output - target).square().sum(-1)
+
+
+@pytest.fixture
+def with_losses(monkeypatch):
+    def add(*functions):
+        for fn in functions:
+            row = Loss(fn, "identity", "power", "regression", "?", frozenset(), "test")
+            monkeypatch.setitem(LOSSES, row.name, row)
+
+    return add
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (broken_raises, "no such thing"),
+        (broken_shape, "sum over the last dimension"),
+        (broken_type, "keep the type"),
+        (broken_value, "return a tensor"),
+    ],
+)
+def test_a_broken_loss_fails_its_own_members_only(with_losses, fn, message):
+    with_losses(fn)
+    good = [make_run(loss="mse", seed=seed) for seed in (0, 1)]
+    bad = [make_run(loss=fn.__name__, seed=seed) for seed in (0, 1)]
+    tables = grouped([*good, *bad])
+    rows = tables["runs"].set_index("run_id")
+    assert all(rows.status[run.run_id] == "failed" for run in bad)
+    assert all(message in rows.reason[run.run_id] for run in bad)
+    alone = grouped(good)
+    for run in good:
+        assert_same_records(records_of(alone, run), records_of(tables, run))
+
+
+def test_a_loss_that_raises_for_one_member_fails_that_member_only(with_losses):
+    with_losses(broken_late)
+    runs = [make_run(loss="broken_late", optimizer__lr=lr) for lr in (0.01, 1e4)]
+    rows = grouped(runs)["runs"].set_index("run_id")
+    assert rows.status[runs[0].run_id] == "done"
+    assert rows.status[runs[1].run_id] == "failed"
+
+
+class BranchesOnData(nn.Module):
+    """Control flow on a value: cannot be vectorised."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.layer = nn.Linear(inputs, outputs)
+
+    def forward(self, inputs):
+        return self.layer(inputs) if inputs.sum() < 1e9 else self.layer(-inputs)
+
+
+def branching(inputs: int, outputs: int) -> nn.Module:
+    return BranchesOnData(inputs, outputs)
+
+
+def test_a_module_that_cannot_be_vectorised_trains_one_by_one(monkeypatch, caplog):
+    monkeypatch.setitem(MODELS, "branching", Model(branching, "test"))
+    run = make_run(model="branching", seed=1, log_every=1)
+    tables = trained([run, make_run(model="branching", loss="mae")])
+    assert "one by one" in caplog.text
+    expected, _ = single_run_loop(run)
+    rows = tables["steps"][tables["steps"].run_id == run.run_id]
+    assert rows.loss_value.to_list() == pytest.approx(expected, rel=1e-5)
+
+
+def test_batches_are_permutations_cut_without_remainder():
+    rows = batch_indices(seed=5, examples=10, steps=7, batch_size=3)
+    assert rows.shape == (7, 3)
+    for epoch in (rows[:3], rows[3:6]):
+        assert len(set(epoch.flatten().tolist())) == 9
+    assert not torch.equal(rows[:3], rows[3:6])
+
+
+def test_a_batch_larger_than_the_training_split_is_refused():
+    with pytest.raises(ValueError, match="use 10 or less"):
+        batch_indices(seed=0, examples=10, steps=1, batch_size=11)
+
+
+class RandomFeatures(nn.Module):
+    """Random numbers that no state_dict knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = torch.randn(4, 4)
+
+    def forward(self, inputs):
+        return inputs @ self.features
+
+
+def test_finite_outputs_whose_squares_overflow_count_as_diverged():
+    run = make_run(loss="mae", model="linear", optimizer__lr=1e19, optimizer__momentum=0.0)
+    (row,) = trained([run])["runs"].itertuples()
+    assert row.status == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda: nn.RReLU(), "random numbers"),
+        (lambda: nn.Dropout(0.5), ""),  # `initialised` puts ours in its place
+        (lambda: nn.BatchNorm1d(4), ""),
+        (lambda: RandomFeatures(), "state_dict"),
+        (lambda: nn.Linear(4, 4).requires_grad_(False), "frozen"),
+        (lambda: nn.ReLU(), ""),
+    ],
+)
+def test_a_module_whose_members_cannot_be_paired_is_refused(layer, message):
+    def module():
+        return nn.Sequential(nn.Linear(4, 4), layer(), nn.Linear(4, 1))
+
+    inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    if not message:
+        refuse_unpaired(module, inputs)
+        return
+    with pytest.raises(ValueError, match=message):
+        refuse_unpaired(module, inputs)
+
+
+# What a loss may know beside output and target, and outputs beyond the prediction's.
+
+
+def test_class_counts_are_those_of_the_training_split_of_each_seed():
+    seen = []
+
+    def counting(output, target, *, context):
+        seen.append(context)
+        return (output - target).square().sum(-1)
+
+    row = Loss(counting, "identity", "power", "classification", "?", frozenset(), "test")
+    LOSSES["counting"] = row
+    try:
+        runs = [
+            make_run(data="digits", loss="counting", seed=seed, steps=2, batch_size=5)
+            for seed in (0, 1)
+        ]
+        trained(runs)
+    finally:
+        del LOSSES["counting"]
+    for place, run in enumerate(runs):
+        training = splits_of(run).targets["train"]
+        for step, context in zip(range(2), [c for c in seen if c.rows.dim() == 2], strict=True):
+            counts = context.class_counts[place]
+            assert counts.shape == (1, 10)
+            assert torch.equal(counts[0], training.sum(0))
+            batch = batch_indices(run.seed, len(training), 2, 5)[step]
+            assert torch.equal(context.rows[place], batch)
+
+
+def test_a_weighted_loss_trains_like_torch_with_the_weights_of_its_seed():
+    run = make_run(
+        data="digits", loss="class_balanced", steps=1, log_every=1, engine__precision="float64"
+    )
+    splits = splits_of(run)
+    inputs, targets = (part["train"].double() for part in (splits.inputs, splits.targets))
+    rows = batch_indices(run.seed, len(inputs), 1, run.batch_size)[0]
+    build = partial(MODELS["mlp"].fn, inputs.shape[-1], 10, **run.model.params)
+    model = initialised(build, seed=run.seed).double()
+    weight = (1 - 0.9999) / (1 - 0.9999 ** targets.sum(0))
+    expected = nn.functional.cross_entropy(
+        model(inputs[rows]), targets[rows].argmax(-1), 10 * weight / weight.sum(), reduction="none"
+    ).mean()
+    recorded = trained([run])["steps"].loss_value[0]
+    assert recorded == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_second_output_per_target_starts_as_the_same_model_with_unit_variance():
+    mse, nll = (
+        make_run(loss=loss, seed=4, steps=1, log_every=1, engine__precision="float64")
+        for loss in ("mse", "gaussian_nll")
+    )
+    first, second = (trained([run]) for run in (mse, nll))
+    for fingerprint in ("init_sha", "batch_sha", "data_sha"):
+        assert first["runs"][fingerprint][0] == second["runs"][fingerprint][0]
+    one, other = first["steps"].iloc[0], second["steps"].iloc[0]
+    assert one.loss_value == pytest.approx(other.loss_value, rel=1e-6)
+    assert one.error_norm == pytest.approx(other.error_norm, rel=1e-6)
+    assert other.cosine == pytest.approx(1.0, abs=1e-6)
+
+
+def test_losses_with_other_numbers_of_outputs_train_in_packs_of_their_own():
+    runs = [make_run(loss=loss) for loss in ("mse", "gaussian_nll", "mae")]
+    found = [sorted(run.loss.name for run in pack.runs) for pack in packs.group(runs, pack_size=9)]
+    assert sorted(found) == [["gaussian_nll"], ["mae", "mse"]]
+
+
+def test_a_second_output_learns_the_variance_of_the_noise():
+    run = make_run(
+        data="noisy_linear",
+        data__params={"examples": 10_000},
+        loss="gaussian_nll",
+        model__name="linear",
+        model__fn="linear",
+        model__params={},
+        steps=1500,
+        optimizer__lr=0.01,
+        log_every=1500,
+        eval_every=1500,
+    )
+    evals = trained([run])["evals"].query("split == 'validation'").set_index(["metric", "step"])
+    # Function and noise have variance 1 each, standardised together: the noise keeps half.
+    first, last = (evals.value["loss:own", step] for step in (0, 1500))
+    assert first > 0.4
+    assert last == pytest.approx((np.log(0.5) + 1) / 2, abs=0.04)
+
+
+# What a loss predicts beyond a point; what is measured at the end.
+
+
+def untrained(run):
+    """Output and target of a run's model on test, before any update."""
+    splits = splits_of(run)
+    target, model = splits.targets["test"], started(run, splits, seed=run.seed)
+    wide = widened(model, outputs=target.shape[-1], times=run.row.outputs_per_target)
+    with torch.no_grad():
+        return wide(splits.inputs["test"]).numpy(), target.numpy()
+
+
+SURE = {
+    "gaussian_nll": ({}, lambda y, z: sr.crps_normal(y, z[:, :1], np.exp(0.5 * z[:, 1:]))),
+    "student_t": ({"df": 3.0, "scale": 0.5}, lambda y, z: sr.crps_t(y, 3.0, z, 0.5)),
+}
+AT_START = "step == 0 and split == 'test'"
+
+
+@pytest.mark.parametrize("name", SURE)
+def test_distributions_are_judged_at_the_members_own_parameters(name):
+    params, scores = SURE[name]
+    run = make_run(loss=name, loss__params=params, steps=1, condition="own_lr")
+    other = make_run(loss=name, seed=1, steps=1, condition="own_lr")
+    found = grouped([other, run])["evals"]
+    value = found[found.run_id == run.run_id].query(AT_START).set_index("metric").value
+    output, target = untrained(run)
+    assert value["crps"] == pytest.approx(scores(target, output).mean(), rel=1e-5)
+    assert value["coverage_error"] == pytest.approx(abs(value["coverage_90"] - 0.9), abs=1e-6)
+    assert "quantile_coverage" not in value
+
+
+def test_quantiles_are_judged_at_the_members_own_level():
+    runs = [
+        make_run(loss="pinball", loss__params={"tau": tau}, steps=1, condition="own_lr")
+        for tau in (0.3, 0.8)
+    ]
+    found = grouped(runs)["evals"].query(AT_START).set_index(["run_id", "metric"]).value
+    output, target = untrained(runs[0])
+    for run, tau in zip(runs, (0.3, 0.8), strict=True):
+        share = found[run.run_id, "quantile_coverage"]
+        assert share == pytest.approx((target <= output).mean())
+        assert found[run.run_id, "coverage_error"] == pytest.approx(abs(share - tau), abs=1e-6)
+
+
+def test_losses_that_predict_a_point_have_no_coverage_among_others_that_say_how_sure_they_are():
+    names = ("mse", "expectile", "pinball", "student_t")
+    evals = grouped([make_run(loss=name, steps=1, condition="own_lr") for name in names])["evals"]
+    needing = evals[evals.metric.isin([n for n, m in records.METRICS.items() if m.needs])]
+    assert needing.groupby("loss").metric.agg(set).to_dict() == {
+        "pinball": {"quantile_coverage", "coverage_error"},
+        "student_t": {"crps", "coverage_90", "coverage_error"},
+    }
+    assert {*needing.split} == {"validation", "test"}
+
+
+def test_on_a_test_split_without_noise_nobody_is_judged_by_how_sure_he_is():
+    run = make_run(data="noisy_linear", loss="gaussian_nll", steps=1, condition="own_lr")
+    evals = grouped([run])["evals"]
+    needing = evals[evals.metric.isin([n for n, m in records.METRICS.items() if m.needs])]
+    assert {*needing.split} == {"validation"}
+
+
+def test_no_point_is_aimed_at_where_labels_are_corrupted():
+    noisy = {"name": "symmetric", "params": {"rate": 0.4}}
+    facts = {"data": "gaussian_mixture", "loss": "brier", "steps": 1, "condition": "own_lr"}
+    plain, corrupted = (
+        {*grouped([make_run(**facts, **more)])["evals"].metric}
+        for more in ({}, {"data__corruption": noisy})
+    )
+    assert "tv_bayes" in plain
+    assert "tv_bayes" not in corrupted
+
+
+def test_what_sorts_or_bins_is_measured_at_the_last_step_off_train_and_the_rest_always():
+    run = make_run(data="digits", loss="mse_logits", steps=4, eval_every=2, condition="own_lr")
+    evals = trained([run])["evals"]
+    for metric, rows in evals[~evals.metric.str.startswith("loss:")].groupby("metric"):
+        final = records.metric_of(metric).is_final
+        steps, splits = ([4], set()) if final else ([0, 2, 4], {"train"})
+        places = {*itertools.product(steps, {"validation", "test"} | splits)}
+        assert {*zip(rows.step, rows.split, strict=True)} == places, metric
+
+
+def test_recorded_brier_terms_and_class_accuracies_make_up_what_they_are_parts_of():
+    run = make_run(data="digits", loss="mse_logits", steps=30, condition="own_lr")
+    last = trained([run])["evals"].query("step == 30 and split == 'test'")
+    value = last.set_index("metric").value.astype(float)
+    terms = [value[f"brier_{name}"] for name in ("reliability", "resolution", "uncertainty")]
+    assert terms[0] - terms[1] + terms[2] == pytest.approx(value["brier"], rel=1e-5)
+    shares = value[[f"accuracy:{place}" for place in range(10)]]
+    assert shares.mean() == pytest.approx(value["balanced_accuracy"], rel=1e-6)
+
+
+# Other losses on a model.
+
+
+def test_other_losses_are_evaluated_where_the_inverse_link_is_the_same():
+    shared = {"data": "digits", "condition": "own_lr", "steps": 2}
+    evals = grouped([make_run(loss=loss, **shared) for loss in ("brier", "mse_logits", "entmax")])
+    found = evals["evals"].query("split == 'test' and step == 2")
+    crossed = found[found.metric.str.startswith("loss:")].groupby("loss").metric.agg(set)
+    assert {"loss:cross_entropy", "loss:gce", "loss:class_balanced"} <= crossed["brier"]
+    assert "loss:ldam" not in crossed["brier"]
+    assert {"loss:mse_logits", "loss:weston_watkins"} <= crossed["mse_logits"]
+    assert crossed["entmax"] == {"loss:entmax", "loss:own"}
+
+
+def test_a_link_with_other_parameters_is_another_link():
+    run = make_run(data="digits", loss="bi_tempered", loss__params={"t2": 1.2}, steps=2)
+    metrics = set(trained([run])["evals"].metric)
+    assert {metric for metric in metrics if metric.startswith("loss:")} == {"loss:own"}
+
+
+def test_stage_tune_evaluates_no_losses_but_the_own_one():
+    metrics = set(trained([make_run(condition="grid", steps=2)])["evals"].metric)
+    assert {metric for metric in metrics if metric.startswith("loss:")} == {"loss:own"}
+
+
+def test_other_losses_are_evaluated_at_the_last_step_and_the_own_one_at_every_step():
+    evals = trained([make_run(steps=5, eval_every=2, condition="own_lr")])["evals"]
+    steps = evals[evals.split == "test"].groupby("metric").step.agg(list)
+    assert steps["loss:own"] == steps["rmse"] == [0, 2, 4, 5]
+    others = steps[steps.index.str.startswith("loss:") & (steps.index != "loss:own")]
+    assert len(others) > 5
+    assert all(found == [5] for found in others)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_model_is_also_evaluated_by_its_own_loss(name):
+    data = {"regression": "noisy_counts", "classification": "digits"}[LOSSES[name].task]
+    evals = trained([make_run(data=data, loss=name, steps=1, batch_size=7)])["evals"]
+    last = evals[evals.step == 1].set_index("split")
+    crossed, own = (last[last.metric == f"loss:{what}"].value for what in (name, "own"))
+    assert set(own.index) == {"train", "validation", "test"}
+    # At default parameters it is one of the others too; these are evaluated on test alone.
+    assert {"test": own["test"]} == pytest.approx(crossed.to_dict(), rel=1e-6)
+
+
+def test_the_own_loss_is_evaluated_with_the_members_own_parameters():
+    runs = [make_run(loss="huber", loss__params={"delta": d}, steps=1) for d in (0.1, 1.0)]
+    evals = grouped(runs)["evals"].query("step == 0 and split == 'test'")
+    values = evals[evals.metric == "loss:own"].set_index("run_id").value
+    splits = splits_of(runs[0])
+    model = started(runs[0], splits, seed=runs[0].seed)
+    with torch.no_grad():
+        output = model(splits.inputs["test"])
+    for run, delta in zip(runs, (0.1, 1.0), strict=True):
+        expected = nn.functional.huber_loss(output, splits.targets["test"], delta=delta)
+        assert values[run.run_id] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_class_counts_weigh_the_evaluation_of_each_member_by_its_own_seed():
+    runs = [
+        make_run(data="digits", loss="class_balanced", seed=seed, steps=1, batch_size=7)
+        for seed in (0, 1, 2)
+    ]
+    together = trained(runs)["evals"]
+    for run in runs:
+        alone = trained([run])["evals"]
+        pick = together[together.run_id == run.run_id].reset_index(drop=True)
+        assert alone.value.equals(pick.value)
+
+
+# Dense training targets.
+
+FED = {"data": "gaussian_mixture", "condition": "own_lr", "steps": 3, "batch_size": 20}
+
+
+def test_a_loss_is_trained_on_the_posterior_itself():
+    run = make_run(
+        **FED,
+        loss="quartic_probs",
+        data__targets="distribution",
+        log_every=1,
+        engine__precision="float64",
+    )
+    expected, _ = single_run_loop(run)
+    assert splits_of(run).targets["train"].sum(-1).allclose(torch.ones(1200))
+    recorded = trained([run])["steps"].loss_value.to_numpy()
+    np.testing.assert_allclose(recorded, expected, rtol=1e-6)
+    labels = make_run(**FED, loss="quartic_probs", log_every=1)
+    assert abs(trained([labels])["steps"].loss_value - recorded).min() > 1e-3
+
+
+def test_dense_training_targets_have_losses_and_distances_but_no_metrics_of_labels():
+    runs = {
+        targets: trained([make_run(**FED, loss="brier", data__targets=targets)])["evals"]
+        for targets in ("sampled", "distribution")
+    }
+    metrics = {
+        key: evals[evals.step == 3].groupby("split").metric.agg(set) for key, evals in runs.items()
+    }
+    sampled, dense = metrics["sampled"], metrics["distribution"]
+    for split in ("validation", "test"):
+        assert dense[split] == sampled[split]
+    of_labels = {"accuracy", "balanced_accuracy", "brier", "nll", "ece", "nll_raw", "ece_raw"}
+    of_labels.add("zero_share")
+    assert sampled["train"] - dense["train"] == of_labels
+    assert {"kl", "tv_posterior", "loss:own"} <= dense["train"]
+
+
+def test_the_own_loss_is_measured_against_what_it_is_fed_on_every_split():
+    run = make_run(**FED, loss="brier", data__targets="distribution")
+    found = trained([run])["evals"].query("step == 0 and metric == 'loss:own'")
+    splits = splits_of(run)
+    model = started(run, splits, seed=run.seed)
+    for split, value in zip(found.split, found.value, strict=True):
+        with torch.no_grad():
+            p = model(splits.inputs[split]).softmax(-1)
+        expected = (p - splits.posterior[split]).square().sum(-1).mean()
+        assert value == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_validation_and_test_judge_both_kinds_of_targets_by_the_same_labels():
+    labels, dense = (
+        splits_of(make_run(**FED, loss="brier", data__targets=targets))
+        for targets in ("sampled", "distribution")
+    )
+    for split in ("validation", "test"):
+        assert torch.equal(labels.targets[split], dense.targets[split])
+    assert not torch.equal(labels.targets["train"], dense.targets["train"])
+
+
+def test_a_loss_that_raises_in_evaluation_leaves_its_neighbours_own_losses_alone(with_losses):
+    with_losses(broken_late)
+    runs = [make_run(loss="broken_late", optimizer__lr=lr, steps=4) for lr in (0.01, 1e4)]
+    together, alone = trained(runs), trained(runs[:1])
+    assert_same_records(records_of(alone, runs[0]), records_of(together, runs[0]))
+    own = together["evals"].query("metric == 'loss:own' and step == 4")
+    assert set(own.run_id) == {runs[0].run_id}
+
+
+# Refused before training.
+
+
+class AddsAfterwards(nn.Module):
+    """Its last linear layer does not make its output."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.last = nn.Linear(inputs, outputs)
+
+    def forward(self, inputs):
+        return self.last(inputs) + 1.0
+
+
+@pytest.mark.parametrize(
+    ("build", "is_refused"),
+    [
+        (partial(nn.Linear, 8, 1), False),
+        (partial(MODELS["mlp"].fn, 8, 1), False),
+        (partial(AddsAfterwards, 8, 1), True),
+        (lambda: nn.Sequential(nn.Linear(8, 3), nn.Linear(3, 1), nn.Tanh()), False),
+        (lambda: nn.Sequential(nn.Linear(8, 3), nn.Linear(3, 1), nn.Sigmoid()), True),
+    ],
+    ids=["bare", "mlp", "shifted", "odd", "sigmoid"],
+)
+def test_a_model_whose_further_outputs_are_not_zero_is_refused_a_second_output(build, is_refused):
+    inputs = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    refuse_unwidened(build, inputs, times=1)
+    if is_refused:
+        with pytest.raises(ValueError, match="ends in a linear layer"):
+            refuse_unwidened(build, inputs, times=2)
+    else:
+        refuse_unwidened(build, inputs, times=2)
+
+
+def test_parameters_that_a_loss_refuses_are_refused_before_training():
+    run = make_run(data="digits", loss="bi_tempered", loss__params={"t1": 1.2, "t2": 0.5})
+    with pytest.raises(ConfigError, match=r"bi_tempered: t1 is 1\.2 and t2 is 0\.5"):
+        preflight([make_run(data="digits", loss="brier"), run])
+
+
+# A multiple of a loss.
+
+
+def doubled(output, target):
+    return (output - target).square().sum(-1)
+
+
+def tripled(output, target):
+    return 1.5 * (output - target).square().sum(-1)
+
+
+def scores(tables):
+    evals = tables["evals"]
+    rows = evals[evals.metric.isin(["rmse", "mae"])]
+    return rows.set_index(["step", "split", "metric"]).value.sort_index()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_multiple_of_a_loss_at_that_part_of_the_rate_is_the_same_training(with_losses, momentum):
+    with_losses(doubled, tripled)
+    settings = {"steps": 20, "optimizer__momentum": momentum}
+    plain = scores(trained([make_run(**settings, optimizer__lr=0.06)]))
+    for loss, factor in (("doubled", 2), ("tripled", 3)):
+        run = make_run(**settings, loss=loss, optimizer__lr=0.06 / factor)
+        found = scores(trained([run]))
+        if factor == 2:
+            assert found.equals(plain)  # a power of two changes no bit
+        assert found.to_numpy() == pytest.approx(plain.to_numpy(), rel=1e-4)
+
+
+def test_weight_decay_breaks_the_equality_of_a_multiple(with_losses):
+    with_losses(doubled)
+    decayed = {"steps": 20, "optimizer__weight_decay": 0.1}
+    one = scores(trained([make_run(**decayed, optimizer__lr=0.06)]))
+    other = scores(trained([make_run(**decayed, loss="doubled", optimizer__lr=0.03)]))
+    assert abs(one - other).max() > 1e-3

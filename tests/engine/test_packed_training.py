@@ -1,0 +1,191 @@
+"""Every model, optimizer and augmentation trains in a pack as it does alone, by torch."""
+
+from __future__ import annotations
+
+import importlib
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from configs import make_run
+from tiny_data import SIZES
+from training import MODEL_CASES, assert_same_records, grouped, records_of
+
+from lossbench.config import ConfigError
+from lossbench.data.augmentation import AUGMENTATIONS, WORDS, drawn
+from lossbench.engine import evaluate
+from lossbench.engine.members import GUARD_ELEMENTS, batch_indices, pieces
+from lossbench.models import MODELS, initialised
+from lossbench.pairing import stream
+from lossbench.records import INSTRUMENTS
+from lossbench.sweep import preflight, splits_of
+
+
+@pytest.fixture(autouse=True)
+def data(tiny):
+    """The small data sets, for every test here."""
+
+
+def alone(run):
+    """Own loss at each step and at last on test: one module, torch.optim."""
+    splits = splits_of(run)
+    inputs, targets = (part["train"].double() for part in (splits.inputs, splits.targets))
+    build = partial(MODELS[run.model.fn].fn, *splits.sizes, **run.model.params)
+    model = initialised(build, seed=run.seed).double()
+    optimizer = OPTIMIZERS[run.optimizer.fn](run)(model.parameters(), lr=run.lr)
+    count = run.steps * run.batch_size
+    words = drawn(stream(run.seed, "augmentation"), count).view(run.steps, run.batch_size, WORDS)
+    augmented = partial(AUGMENTATIONS[run.augmentation.fn], **run.augmentation.params)
+    values = []
+    for step, rows in enumerate(batch_indices(run.seed, len(inputs), run.steps, run.batch_size)):
+        loss = run.row.fn(model(augmented(inputs[rows], words[step])), targets[rows]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    model.eval()
+    with torch.no_grad():
+        output = model(splits.inputs["test"].double())
+        return values, float(run.row.fn(output, splits.targets["test"].double()).mean())
+
+
+OPTIMIZERS = {
+    "sgd": lambda run: partial(torch.optim.SGD, momentum=run.momentum),
+    "nesterov": lambda run: partial(torch.optim.SGD, momentum=run.momentum, nesterov=True),
+    "adam": lambda run: torch.optim.Adam,
+    "adamw": lambda run: partial(torch.optim.AdamW, weight_decay=run.weight_decay),
+}
+
+
+def compared(runs):
+    """Packed against alone: own loss of all steps, and at last on test through evaluation."""
+    tables = grouped(runs)
+    for run in runs:
+        found = records_of(tables, run)
+        values, last = alone(run)
+        np.testing.assert_allclose(found["steps"].loss_value, values, rtol=1e-5, atol=1e-7)
+        evals = found["evals"]
+        own = evals[(evals.metric == "loss:own") & (evals.split == "test")]
+        assert own[own.step == run.steps].value.item() == pytest.approx(last, rel=1e-5)
+
+
+FACTS = {"steps": 6, "batch_size": 8, "log_every": 1, "eval_every": 6, "optimizer__lr": 0.02}
+PRECISE = {"engine__precision": "float64"}
+
+
+def pack_of(**more):
+    facts = {**FACTS, **PRECISE, **more}
+    return [
+        make_run(**facts, loss=loss, seed=seed)
+        for loss in ("cross_entropy", "brier")
+        for seed in (0, 1)
+    ]
+
+
+def test_every_model_is_trained_here():
+    assert {model for _, model, _ in MODEL_CASES.values()} == MODELS.keys()
+
+
+@pytest.mark.parametrize("case", MODEL_CASES)
+def test_a_model_trains_in_a_pack_as_it_does_alone(case):
+    name, model, params = MODEL_CASES[case]
+    runs = pack_of(data=name, model=model, model__params=params)
+    compared(runs[::2] if model == "resnet18" else runs)  # eleven million parameters each
+
+
+@pytest.mark.parametrize("optimizer", ["nesterov", "adamw"])
+def test_an_optimizer_trains_in_a_pack_as_torchs_does_alone(optimizer):
+    more = {"optimizer__weight_decay": 0.1} if optimizer == "adamw" else {}
+    compared(pack_of(data="tiny_vectors", model="mlp", optimizer=optimizer, **more))
+
+
+@pytest.mark.parametrize("name", ["flip", "crop_flip"])
+def test_augmented_batches_are_the_same_in_a_pack_and_alone(name):
+    augmentation = {"name": name, "params": {}}
+    runs = pack_of(data="tiny_images", model="strided_cnn", data__augmentation=augmentation)
+    compared(runs)
+    shas = grouped(runs)["runs"].groupby("seed").batch_sha.nunique()
+    assert (shas == 1).all()  # and each differs from that of plain batches
+    plain = grouped(pack_of(data="tiny_images", model="strided_cnn"))["runs"]
+    assert not {*plain.batch_sha} & {*grouped(runs)["runs"].batch_sha}
+
+
+@pytest.mark.parametrize("case", ["mlp batch dropout", "resnet8", "lenet", "vit dropout"])
+def test_a_member_depends_on_no_pack_mate(case):
+    name, model, params = MODEL_CASES[case]
+    facts = {**FACTS, "data": name, "model": model, "model__params": params}
+    is_quick = case in ("mlp batch dropout", "lenet")
+    facts["instruments"] = [*INSTRUMENTS] if is_quick else ["representation"]
+    losses = ("cross_entropy", "brier", "mae_probs")
+    runs = [make_run(**facts, loss=loss, seed=seed) for loss in losses for seed in (0, 1, 2)]
+    # One that diverges at once leaves the others alone.
+    runs.append(make_run(**(facts | {"optimizer__lr": 1e30}), loss="mse_logits"))
+    together = grouped(runs)
+    assert {*together["runs"].status} == {"done", "diverged"}
+    for run in (runs[0], runs[4], runs[8]):
+        assert_same_records(records_of(grouped([run]), run), records_of(together, run))
+
+
+@pytest.mark.parametrize("activation", ["silu", "sigmoid", "tanh", "relu"])
+def test_a_member_depends_on_no_pack_mate_where_one_row_is_left_over(activation, monkeypatch):
+    monkeypatch.setitem(SIZES, "validation", 513)
+    facts = {**FACTS, "batch_size": 24, "data": "tiny_vectors", "model": "mlp"}
+    facts["model__params"] = {"widths": [5, 4], "activation": activation}
+    runs = [make_run(**facts, loss="brier", seed=seed) for seed in range(8)]
+    together = grouped(runs)
+    for run in runs:
+        assert_same_records(records_of(grouped([run]), run), records_of(together, run))
+
+
+@pytest.mark.parametrize("at_once", [1, 21, 64, 512])
+@pytest.mark.parametrize("rows", [1, 63, 64, 512, 513, 575, 576, 1025, 10_000])
+def test_pieces_hold_every_row_once_and_none_is_small(rows, at_once):
+    found = pieces(rows, at_once)
+    assert [row for piece in found for row in range(piece.start, piece.stop)] == [*range(rows)]
+    least = min(rows, at_once, GUARD_ELEMENTS)
+    assert all(least <= piece.stop - piece.start < at_once + GUARD_ELEMENTS for piece in found)
+
+
+def test_what_all_seeds_share_is_held_once(monkeypatch):
+    seen = []
+    original = evaluate.evaluated
+
+    def keeping(members, *rest, **kwargs):
+        seen.append(members)
+        return original(members, *rest, **kwargs)
+
+    module = importlib.import_module("lossbench.engine.train")
+    monkeypatch.setattr(module, "evaluated", keeping)
+    grouped(pack_of(data="tiny_images", model="linear"))
+    for split, inputs in seen[0].inputs.items():
+        assert inputs.shape[0] == 2
+        assert inputs.untyped_storage().nbytes() == SIZES[split] * 3 * 16 * 12 * 8
+
+
+def test_evaluation_in_chunks_is_that_of_the_whole(monkeypatch):
+    runs = pack_of(data="tiny_images", model="resnet8")
+    whole = grouped(runs)
+    monkeypatch.setattr(evaluate, "CHUNK_OF_IMAGES", 5 * 3 * 16 * 12)
+    monkeypatch.setattr(evaluate, "LEAST_ROWS", 5)
+    found = grouped(runs)["evals"].value.to_numpy()
+    np.testing.assert_allclose(found, whole["evals"].value.to_numpy(), rtol=1e-6, atol=1e-7)
+
+
+def test_of_a_large_training_split_the_first_examples_are_evaluated(monkeypatch):
+    monkeypatch.setattr(evaluate, "MOST_TRAINING_ROWS", 10)
+    (run,) = pack_of(data="tiny_vectors", model="linear", steps=1, eval_every=1)[:1]
+    evals = grouped([run])["evals"]
+    first = evals[(evals.step == 0) & (evals.split == "train")].set_index("metric").value
+    splits = splits_of(run)
+    model = initialised(partial(MODELS["linear"].fn, *splits.sizes), seed=run.seed).double()
+    rows = splits.inputs["train"][:10].double(), splits.targets["train"][:10].double()
+    right = (model(rows[0]).argmax(-1) == rows[1].argmax(-1)).double().mean()
+    assert first["accuracy"] == pytest.approx(float(right), abs=1e-6)
+
+
+def test_augmentation_of_vectors_is_refused_before_training():
+    augmentation = {"name": "flip", "params": {}}
+    run = make_run(**FACTS, data="digits", loss="brier", data__augmentation=augmentation)
+    with pytest.raises(ConfigError, match="needs images"):
+        preflight([run])

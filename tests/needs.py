@@ -1,0 +1,28 @@
+"""What a test needs and may not find here: programs and published data."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from lossbench.data import DATA, Splits, files
+
+
+def skip_without(what: str, reason: str) -> None:
+    """Skip a test that needs a program; fail it where the environment promises the program.
+
+    `LOSSBENCH_REQUIRE="browser"` is such a promise: CI makes it, so that it skips nothing there.
+    """
+    if what in os.environ.get("LOSSBENCH_REQUIRE", "").split():
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def splits_of_set(name: str, **params: object) -> Splits:
+    """Splits of a data set; skips the test by the set's name where its files are missing."""
+    try:
+        return DATA[name].fn(**{"seed": 0, **params})
+    except files.Missing as missing:
+        skip_without(name, str(missing))
+        raise

@@ -1,0 +1,334 @@
+"""The experiments and their sizes: each can be planned, and a size keeps its question."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from configs import TINY, write_experiment
+
+import lossbench
+from lossbench import cli, launch, records, statistics
+from lossbench.config import ConfigError
+from lossbench.data import DATA
+from lossbench.losses import LOSSES
+from lossbench.protocol.grid import spread
+from lossbench.protocol.size import sized_blocks, sized_stage
+from lossbench.statistics.published import speaks_of
+from lossbench.sweep import preflight
+
+FOLDER = lossbench.CONF / "experiment"
+EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+SIZES = sorted(path.stem for path in (lossbench.CONF / "size").glob("*.yaml"))
+
+ONE_OF_EACH = [
+    "hydra.sweeper.tune.lr=[0.1]",
+    "hydra.sweeper.tune.seeds=[100]",
+    "hydra.sweeper.confirm.seeds=[0]",
+]
+"""Every cell once: what is typed goes before a size."""
+
+
+def planned(*line: str) -> launch.Stages:
+    """What a command would run; a mistake is raised as it is."""
+    found: list[launch.Stages] = []
+
+    def keep(hydra, args):
+        found.append(launch.stages(hydra, args.overrides))
+        return cli.DONE
+
+    code = cli._with_hydra([*line], keep)
+    assert code == cli.DONE
+    return found[0]
+
+
+def header(name: str) -> str:
+    lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
+    return "\n".join(line[2:] for line in lines if line.startswith("# "))
+
+
+def sweeper_of(name):
+    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["hydra"]["sweeper"]
+
+
+LARGE = "essay_full"
+"""It takes as long to compose as all others together, and is planned at its smallest size only."""
+
+CLAIMING = [name for name in EXPERIMENTS if sweeper_of(name)["declare"].get("published")]
+
+PLANNED = [(name, "smoke") for name in EXPERIMENTS]
+PLANNED += [(name, "full") for name in EXPERIMENTS if name not in (*CLAIMING, LARGE)]
+"""Those that claim something of losses are planned at `laptop` below."""
+
+
+@pytest.mark.parametrize(("name", "size"), PLANNED)
+def test_an_experiment_can_be_planned_at_a_size(name, size, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = planned(f"experiment={name}", f"size={size}", *ONE_OF_EACH)
+    assert plan.runs["tune"]
+    assert len(plan.runs["confirm"]) >= len({run.run_id for run in plan.runs["tune"]}) / 2
+    if size == "smoke":
+        preflight(plan.runs["tune"])
+    assert plan.sweep.folder.name == plan.sweep.facts["name"] == f"{name}-{size}"
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_says_its_question_and_its_command(name):
+    text = header(name)
+    assert re.search(r"^Question: \S", text, re.M)
+    command = re.search(r"Command: (lossbench.*)$", text, re.M)
+    assert command is not None
+    assert command[1] in ("lossbench", f"lossbench experiment={name}")
+
+
+def factors_of(block):
+    """A block without its losses and their parameters."""
+    return {key: value for key, value in block.items() if key.partition(".")[0] != "loss"}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_block_begins_with_its_reference_or_goes_on_where_another_block_does(name):
+    # Parameters that the reference lacks need a block of their own, behind that of their tasks.
+    sweeper, begun = sweeper_of(name), []
+    for block in sweeper["blocks"]:
+        references = {
+            records.declared(sweeper["declare"]["reference"], data=data, task=LOSSES[loss].task)
+            for data in block["data"]
+            for loss in block["loss"]
+        }
+        if {block["loss"][0]} == references:
+            begun.append(factors_of(block))
+        else:
+            assert any(key.startswith("loss.params.") for key in block)
+            assert factors_of(block) in begun
+
+
+@pytest.mark.parametrize("name", CLAIMING)
+def test_a_published_claim_speaks_of_a_loss_and_a_reference_that_are_planned_side_by_side(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    declared = sweeper_of(name)["declare"]
+    plan = planned(f"experiment={name}", *ONE_OF_EACH)
+    assert plan.sweep.folder.name == plan.sweep.facts["name"] == name
+    runs = pd.DataFrame(
+        {"run_id": run.run_id, "task": run.row.task, "config": json.dumps(run.facts)}
+        | {key: getattr(run, key).name for key in ("data", "model", "loss", "optimizer")}
+        for run in plan.runs["confirm"]
+        if run.condition == "own_lr"
+    )
+    runs = statistics.placed(runs, tuned=[*sweeper_of(name)["tune"].get("others", ())])
+    for claim in declared["published"]:
+        told = [speaks_of(claim, statistics.factors(config)) for config in runs.config]
+        mine = runs[told][runs.loss[told] == claim["loss"]]
+        assert len(mine), claim
+        for row in mine.itertuples():
+            declared_one = records.declared(declared["reference"], data=row.data, task=row.task)
+            beside = {*runs.loss[runs.context == row.context]}
+            assert claim.get("reference", declared_one) in beside - {claim["loss"]}, claim
+        assert re.search(r"\d{4}", claim["source"])
+
+
+REACHED = {"diabetes": 0.82295, "noisy_linear": 0.79178, "clean_linear": 1e-6}
+"""Largest rmse on validation over seeds 0 to 19 and 100 to 104 of least squares fitted on train."""
+
+
+@pytest.mark.parametrize("data", REACHED)
+def test_least_squares_reaches_on_validation_what_is_said_of_it(data):
+    worst = 0.0
+    for seed in (*range(20), *range(100, 105)):
+        splits = DATA[data].fn(seed=seed)
+        rows = {
+            split: torch.nn.functional.pad(inputs.double(), (0, 1), value=1.0)
+            for split, inputs in splits.inputs.items()
+        }
+        wanted = {split: target.double() for split, target in splits.targets.items()}
+        weight = torch.linalg.lstsq(rows["train"], wanted["train"]).solution
+        error = rows["validation"] @ weight - wanted["validation"]
+        worst = max(worst, float(error.square().mean().sqrt()))
+    assert worst == pytest.approx(REACHED[data], abs=2e-5)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_declared_error_can_be_reached_on_validation_which_carries_the_noise(name):
+    sweeper = sweeper_of(name)
+    targets = sweeper["declare"].get("targets", {})
+    swept = {data for block in sweeper["blocks"] for data in block["data"]}
+    for data in swept & DATA.keys():
+        target = records.declared(targets, data=data, task=DATA[data].task)
+        if target is not None and DATA[data].task == "regression":
+            assert target > REACHED[data]
+    assert {*targets} <= swept | {"classification"}
+
+
+# ---- sizes ---------------------------------------------------------------------------------------
+
+LAPTOP = {"scale": {}, "most": {}, "replace": {}}
+TOP = {"steps": 500, "eval_every": 100}
+
+
+def test_a_scale_reaches_numbers_in_blocks_and_at_the_top():
+    size = {**LAPTOP, "scale": {"steps": 0.1, "data.params.examples": 0.5}}
+    blocks = [{"loss": ["mse"]}, {"steps": [200, 800], "data.params.examples": [9]}]
+    found = sized_blocks(blocks, size, top=TOP, typed=())
+    assert found == [
+        {"loss": ["mse"], "steps": 50},
+        {"steps": [20, 80], "data.params.examples": [4]},
+    ]
+
+
+def test_what_is_typed_goes_before_a_size():
+    size = {"scale": {"steps": 0.1}, "most": {}, "replace": {"eval_every": 5}}
+    blocks = [{"steps": [200], "eval_every": [20]}]
+    assert sized_blocks(blocks, size, top=TOP, typed=("steps", "eval_every")) == blocks
+
+
+def test_most_keeps_the_first_values_that_a_block_lists():
+    size = {**LAPTOP, "most": {"loss": 2}}
+    found = sized_blocks([{"loss": ["mse", "mae", "huber"]}], size, top=TOP, typed=())
+    assert found == [{"loss": ["mse", "mae"]}]
+
+
+def test_a_scale_of_what_is_no_whole_number_is_refused():
+    size = {**LAPTOP, "scale": {"loss": 2.0}}
+    with pytest.raises(ConfigError, match="whole numbers"):
+        sized_blocks([{"loss": ["mse"]}], size, top=TOP, typed=())
+
+
+def test_a_sweep_that_tunes_nothing_tunes_nothing_at_any_size():
+    assert sized_stage("tune", None, {"rates": 3}, typed=(), composer=None) is None
+
+
+def test_full_is_nowhere_coarser_than_what_was_declared():
+    full = yaml.safe_load((lossbench.CONF / "size" / "full.yaml").read_text())["size"]
+    assert "eval_every" not in full["scale"]
+    for name in EXPERIMENTS:
+        stage = {"lr": sweeper_of(name)["tune"]["lr"]}
+        sized = sized_stage("tune", stage, {"finer": full["tune"]["finer"]}, typed=(), composer=One)
+        declared = [float(rate) for rate in stage["lr"]]
+        assert len(sized["lr"]) == 2 * len(declared) - 1
+        assert sized["lr"][0] == declared[0]
+        assert sized["lr"][-1] == declared[-1]
+        steps = [after / rate for rate, after in itertools.pairwise(declared)]
+        finer = [after / rate for rate, after in itertools.pairwise(sized["lr"])]
+        assert not steps or max(finer) < 0.75 * max(steps)  # one rate has no steps
+
+
+class One:
+    """A composer that is asked for nothing but the parts of a list."""
+
+    @staticmethod
+    def get_group_options(group):
+        return []
+
+
+def test_rates_span_what_was_declared_in_equal_ratios():
+    assert spread([0.0001, 0.01, 10.0], 3) == [0.0001, 0.032, 10.0]
+    assert spread([0.1], 5) == [0.1]
+    assert spread([0.01, 1.0], 1) == [0.1]
+
+
+MISTAKES = {
+    "size=smok": "did you mean 'smoke'",
+    "size=smoke,full": "one size a command",
+    "~size": "size=NAME",
+    "siz=smoke": "did you mean 'size'",
+    "report=some": "did you mean 'none'",
+}
+
+
+@pytest.mark.parametrize("typed", MISTAKES)
+def test_a_mistake_about_sizes_is_told_with_its_cure(typed, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    line = ["-m"] if "," in typed else []
+    assert cli.main([*line, "experiment=essay", typed]) == cli.MISTAKE
+    assert MISTAKES[typed] in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_size_without_an_experiment_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["loss=mse", "data=diabetes", "size=smoke"]) == cli.MISTAKE
+    assert "add experiment=NAME" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+BAD = {
+    "tune": ("{ tune: { rate: 3 } }", "size.tune.rate", "'rates'"),
+    "scale": ("{ scale: { step: 0.5 } }", "'step'", "'steps'"),
+    "factor": ("{ scale: { steps: -1.0 } }", "size.scale.steps", "positive"),
+    "most": ("{ most: { loss: 0 } }", "size.most.loss", "1 or more"),
+    "rates": ("{ tune: { rates: 0 } }", "size.tune.rates", "1 or more"),
+    "finer": ("{ tune: { finer: 1.5 } }", "size.tune.finer", "1 or more"),
+    "both": ("{ tune: { finer: 2, rates: 5 } }", "size.tune", "use one of them"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_size_of_ones_own_that_cannot_be_is_refused(name, tmp_path, monkeypatch, capsys):
+    text, value, cure = BAD[name]
+    monkeypatch.chdir(tmp_path)
+    write_experiment(tmp_path, "tiny", TINY)
+    (tmp_path / "conf" / "size").mkdir()
+    (tmp_path / "conf" / "size" / "own.yaml").write_text(f"# @package _global_\nsize: {text}\n")
+    line = ["plan", "--config-dir", "conf", "experiment=tiny", "size=own"]
+    assert cli.main(line) == cli.MISTAKE
+    told = capsys.readouterr().err
+    assert value in told
+    assert cure in told
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The tiny experiment at size smoke, and once more under a name of its own without report."""
+    place = tmp_path_factory.mktemp("smoke")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        write_experiment(place, "tiny", TINY)
+        line = ["--config-dir", "conf", "experiment=tiny", "size=smoke"]
+        assert cli.main(line) == cli.DONE
+        assert cli.main([*line, "name=mine", "report=none", "seed=7"]) == cli.DONE
+    return place / "runs"
+
+
+def test_a_size_has_a_folder_of_its_own_unless_a_name_is_typed(smoke):
+    assert {path.name for path in smoke.iterdir()} == {"tiny-smoke", "mine"}
+    assert records.load(smoke / "tiny-smoke").plan["name"] == "tiny-smoke"
+
+
+def test_smoke_confirms_with_enough_pairs_for_a_verdict(smoke):
+    runs = records.load(smoke / "tiny-smoke").runs
+    assert runs.seed[runs.stage == "confirm"].nunique() == 6
+    assert runs.lr[runs.stage == "tune"].nunique() == 3
+
+
+def test_a_quick_report_has_its_page_and_only_the_verdicts_drawn(smoke):
+    report = smoke / "tiny-smoke" / "report"
+    assert (report / "index.html").exists()
+    assert (report / "tables" / "verdicts.csv").exists()
+    assert {path.stem for path in (report / "figures").glob("*.png")} == {
+        "verdict_map_regression",
+        "verdict_map_regression_one_column",
+    }
+
+
+def test_an_experiment_without_a_report_writes_none_and_keeps_typed_seeds(smoke):
+    assert not (smoke / "mine" / "report").exists()
+    runs = records.load(smoke / "mine").runs
+    assert {*runs.seed[runs.stage == "confirm"]} == {7}
+
+
+def test_a_loss_that_diverges_at_every_rate_is_confirmed_as_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = TINY.replace("steps: 4", "steps: 40").replace("[mse, mae]", "[mse, quartic]")
+    write_experiment(tmp_path, "tiny", text.replace("[0.01, 0.1, 1.0]", "[1.0e+8, 1.0e+9]"))
+    assert cli.main(["--config-dir", "conf", "experiment=tiny", "report=none"]) == cli.DONE
+    runs = records.load("runs/tiny").runs
+    assert {*runs.status[runs.stage == "confirm"]} == {"diverged"}
+    assert {*runs.loss[runs.stage == "confirm"]} == {"mse", "quartic"}

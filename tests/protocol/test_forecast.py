@@ -1,0 +1,253 @@
+"""What a plan foretells is what then happens, and foretelling keeps nothing."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+import torch
+from configs import TINY, make_run, write_experiment
+from interrupted import sweep_in
+from scipy import stats
+
+from lossbench import cli, records, report
+from lossbench.engine import batch_indices, evaluate
+from lossbench.protocol import forecast
+from lossbench.sweep import splits_of
+from lossbench.sweep.workers import Workers
+
+THREE = TINY.replace("conditions: [own_lr]", "conditions: [own_lr, reference_lr, scale_matched]")
+COSTS = {"update": 0.002, "logging": 0.001, "evaluation": 0.05, "once": 0.4}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("place")
+    write_experiment(folder, "tiny", THREE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(
+            report, "write", lambda found, workers: found.sweep_dir / "report" / "index.html"
+        )
+        yield folder
+
+
+@pytest.fixture
+def known_speeds(monkeypatch):
+    """Every pack is as fast as COSTS says; the machine of a test may be busy."""
+    monkeypatch.setattr(forecast._Speeds, "_timed", lambda *_: forecast._Speed(**COSTS))
+
+
+def ask(*words):
+    return cli.main([*words, "--config-dir", "conf", "experiment=tiny"])
+
+
+def planned(text):
+    """Runs, present ones and updates by stage."""
+    rows = re.findall(r"^(tune|confirm) +([\d,]+) +([\d,]+) +[\d,]+ +([\d,]+)", text, re.M)
+    return {
+        stage: tuple(int(number.replace(",", "")) for number in numbers) for stage, *numbers in rows
+    }
+
+
+def test_a_plan_trains_and_writes_nothing_and_counts_what_then_runs(place, capsys):
+    assert ask("plan") == cli.DONE
+    told = planned(capsys.readouterr().out)
+    assert not (place / "runs").exists()
+    assert ask() == cli.DONE
+    runs = records.load("runs/tiny").runs
+    counts = runs.groupby("stage").size()
+    assert told == {stage: (counts[stage], 0, 4 * counts[stage]) for stage in ("tune", "confirm")}
+    capsys.readouterr()
+    assert ask("plan") == cli.DONE
+    again = planned(capsys.readouterr().out)
+    assert again == {stage: (count, count, 0) for stage, count in counts.items()}
+
+
+def test_a_plan_without_the_reference_counts_one_condition(place, capsys):
+    assert ask("plan", "name=alone", "loss=mae,huber") == cli.DONE
+    assert planned(capsys.readouterr().out)["confirm"] == (2 * 3, 0, 4 * 2 * 3)
+
+
+def test_packs_disk_and_memory_are_foretold_within_a_factor_of_two(place, capsys):
+    ask("plan", "name=sized", "steps=200")
+    text = capsys.readouterr().out
+    packs = sum(map(int, re.findall(r"^(?:tune|confirm).* (\d+) +[\d,]+ +\d+ s$", text, re.M)))
+    disk = 1e6 * float(re.search(r"disk ([\d.]+) MB", text)[1])
+    ask("name=sized", "steps=200")
+    folder = place / "runs" / "sized" / "packs"
+    assert packs == len([*folder.glob("*/commit.json")])
+    written = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+    assert 0.5 < disk / written < 2
+
+
+def test_packs_are_shared_out_among_processes():
+    assert forecast._until_all_are_done([5.0, 4.0, 3.0, 3.0], 1) == 15.0
+    assert forecast._until_all_are_done([5.0, 4.0, 3.0, 3.0], 2) == 8.0
+    assert forecast._until_all_are_done([5.0, 4.0, 3.0, 3.0], 9) == 5.0
+    assert forecast._until_all_are_done([], 2) == 0.0
+
+
+def test_a_plan_for_two_processes_takes_half_as_long_and_no_more_memory(tmp_path, known_speeds):
+    runs = [make_run(seed=seed, steps=200) for seed in range(40)]
+    alone, two = sweep_in(tmp_path), sweep_in(tmp_path)
+    two.crew = Workers(2, at_once=True)
+    one_row, two_row = (forecast.forecast({"exploratory": runs}, s)[0] for s in (alone, two))
+    assert (one_row.packs, two_row.packs) == (1, 2)
+    assert two_row.seconds == pytest.approx(one_row.seconds / 2)
+    assert 0.9 < two_row.memory / one_row.memory < 1.2
+
+
+def test_memory_for_evaluation_is_that_of_one_chunk(monkeypatch):
+    monkeypatch.setattr(evaluate, "CHUNK_OF_VECTORS", 2**10)
+    runs = [
+        make_run(data="noisy_linear", data__params={"examples": count})
+        for count in (1920, 3840)  # whole pieces
+    ]
+    few, many = (forecast._numbers(run, torch.device("cpu")) for run in runs)
+    assert many.seed > 1.5 * few.seed
+    rows = sum(len(part) for run in runs for part in splits_of(run).inputs.values()) - 2 * sum(
+        len(part) for part in splits_of(runs[0]).inputs.values()
+    )
+    assert many.member - few.member == forecast.OUTPUTS_AT_ONCE * rows  # outputs, no inputs
+
+
+def test_instruments_count_as_often_as_they_measure_in_the_whole_run(tmp_path, known_speeds):
+    plain = make_run(data="digits", loss="brier", steps=20_000)
+    measured = make_run(data="digits", loss="brier", steps=20_000, instruments=["curvature"])
+    sweep = sweep_in(tmp_path)
+    rows = forecast.forecast({"plain": [plain], "measured": [measured]}, sweep)
+    assert forecast._updates(plain) == 20_000
+    assert 1.02 < forecast._updates(measured) / 20_000 < 1.06
+    more = sweep.engine.padding * (forecast._updates(measured) - 20_000)
+    each = COSTS["update"] + COSTS["logging"] / plain.log_every
+    assert rows[1].seconds - rows[0].seconds == pytest.approx(more * each)
+
+
+class Pretended:
+    """A training that takes known seconds, and a clock that shows them.
+
+    Args:
+        most: Updates between two looks at the clock.
+        capture: Seconds that the second stretch of each length takes longer.
+    """
+
+    def __init__(self, *, most=1, capture=0.0):
+        self.now, self.most, self.capture, self.asked, self.made = 7.0, most, capture, [], 0
+
+    def train(self, pack, splits, *, device, padding, flush):
+        run, members, step, seen = pack.runs[0], max(len(pack.runs), padding), 0, {}
+        self.asked.append(pack)
+        self.now += 3.0 * (len(self.asked) == 1)  # the first of everything is slow
+        while step < run.steps:
+            is_logged, is_evaluated = step % run.log_every == 0, step % run.eval_every == 0
+            stops = [step - step % every + every for every in (run.log_every, run.eval_every)]
+            count = 1 if is_logged else min(*stops, step + self.most, run.steps) - step
+            seen[count, is_logged] = seen.get((count, is_logged), 0) + 1
+            spent = count * COSTS["update"] + is_logged * COSTS["logging"]
+            self.now += members * (spent + is_evaluated * COSTS["evaluation"])
+            self.now += self.capture * (seen[count, is_logged] == 2)
+            step, self.made = step + count, self.made + count
+            if step < run.steps:
+                flush(step, None)
+        self.now += members * COSTS["once"]
+
+
+@pytest.mark.parametrize("seconds", [0.01, 1e9], ids=["soon enough", "all updates"])
+@pytest.mark.parametrize(
+    ("kind", "most", "capture"), [("cpu", 1, 0.0), ("cuda", 50, 20.0)], ids=["cpu", "cuda"]
+)
+def test_what_a_training_takes_is_foretold_from_a_short_one(
+    tmp_path, monkeypatch, kind, most, capture, seconds
+):
+    pretended = Pretended(most=most, capture=capture)
+    monkeypatch.setattr(forecast, "train", pretended.train)
+    monkeypatch.setattr(forecast._Speeds, "_now", lambda _: pretended.now)
+    monkeypatch.setattr(forecast, "RHYTHMS", {"cpu": forecast.RHYTHMS[kind]})
+    monkeypatch.setattr(forecast, "TIMED_SECONDS", seconds)
+    rhythm = {"steps": 1000, "log_every": 20, "eval_every": 250}
+    runs = [make_run(seed=seed, **rhythm) for seed in range(40)]
+    (row,) = forecast.forecast({"exploratory": runs}, sweep_in(tmp_path))
+    each = 1000 * COSTS["update"] + 50 * COSTS["logging"] + 4 * COSTS["evaluation"] + COSTS["once"]
+    assert row.seconds == pytest.approx(40 * each)
+    assert row.evaluating == pytest.approx(4 * COSTS["evaluation"] / each)
+    assert [len(pack.runs) for pack in pretended.asked] == [40, 40]
+    made = forecast.RHYTHMS["cpu"].updates if seconds > 1 else forecast.RHYTHMS["cpu"].evaluated + 1
+    assert pretended.made == made + 1
+
+
+def test_packs_that_take_as_long_are_timed_once(tmp_path, monkeypatch):
+    timed, original = [], forecast._Speeds._timed
+    monkeypatch.setattr(
+        forecast._Speeds, "_timed", lambda own, pack: (timed.append(pack), original(own, pack))[1]
+    )
+
+    def of_digits(rate=0.0, fn="symmetric", **words):
+        noise = {"name": fn, "params": {"rate": rate} if fn == "symmetric" else {"count": 300}}
+        return make_run(data="digits", loss="brier", data__corruption=noise, **words)
+
+    alike = [of_digits(rate, steps=100 + place) for place, rate in enumerate((0.0, 0.2, 0.4))]
+    alike += [of_digits(log_every=7), of_digits(eval_every=5), of_digits(schedule="cosine")]
+    forecast.forecast({"exploratory": alike}, sweep_in(tmp_path))
+    assert len(timed) == 1
+    others = [of_digits(batch_size=64), of_digits(fn="few_samples")]
+    more = [of_digits(seed=seed, steps=50) for seed in range(8)]
+    forecast.forecast({"exploratory": [*alike, *others, *more]}, sweep_in(tmp_path))
+    assert len(timed) == 1 + 4
+
+
+def test_a_plan_says_where_evaluation_takes_much_of_the_time(place, capsys, known_speeds):
+    ask("plan", "name=often", "steps=2000", "eval_every=1", "log_every=2000")
+    assert re.search(r"Evaluation is 9\d% of it: a larger eval_every", capsys.readouterr().out)
+    ask("plan", "name=seldom", "steps=2000", "eval_every=1000", "log_every=1000")
+    assert "Evaluation is" not in capsys.readouterr().out
+
+
+def test_rows_drawn_for_batches_count_as_memory():
+    short, long = (make_run(steps=steps, batch_size=16) for steps in (100, 10_100))
+    few, many = (forecast._numbers(run, torch.device("cpu")) for run in (short, long))
+    assert many.drawn - few.drawn == 10_000 * batch_indices(0, 100, 1, 16).nbytes
+
+
+def test_a_plan_says_the_budget_of_every_loss(place, capsys):
+    ask("plan")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Budget: 3 candidates in 6 tuning runs for each of 2 losses" in text
+
+
+def test_power_is_that_of_the_paired_t_test_at_the_stated_spread(place, capsys):
+    assert ask("plan", "--spread", "0.02", "seed=range(0,12)") == cli.DONE
+    (row,) = re.findall(r"^diabetes × linear +1 +12 +0.02 +([\d.]+)", capsys.readouterr().out, re.M)
+    n, found = 12, float(row)
+    critical, shift = stats.t.ppf(0.975, n - 1), found / 0.02 * n**0.5
+    power = stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)
+    assert power == pytest.approx(0.8, abs=0.03)  # two digits are printed
+
+
+def test_power_without_a_spread_or_tuning_runs_says_how_to_state_one(place, capsys):
+    assert ask("plan", "--power", "name=nowhere") == cli.MISTAKE
+    assert "--spread 0.02" in capsys.readouterr().err
+
+
+def test_power_takes_the_spread_of_the_tuning_runs(place, capsys):
+    if not (place / "runs" / "tiny").exists():
+        ask()
+    capsys.readouterr()
+    assert ask("plan", "--power") == cli.DONE
+    (row,) = re.findall(r"^diabetes × linear +1 +3 +([\d.e-]+)", capsys.readouterr().out, re.M)
+    loaded = records.load("runs/tiny")
+    evals = loaded.evals[(loaded.evals.step == 4) & (loaded.evals.metric == "rmse")]
+    tune = evals[(evals.stage == "tune") & (evals.split == "validation")]
+    means = tune.groupby(["loss", "lr"]).value.mean()
+    best = {loss: means[loss].idxmin() for loss in ("mse", "mae")}
+    values = pd.concat([tune[(tune.loss == loss) & (tune.lr == lr)] for loss, lr in best.items()])
+    wide = values.pivot_table(index="seed", columns="loss", values="value").astype(float)
+    spread = (wide.mae - wide.mse).std()
+    upper = spread * ((len(wide) - 1) / stats.chi2.ppf(0.2, len(wide) - 1)) ** 0.5
+    assert float(row) == pytest.approx(upper, rel=0.06)
+
+
+def test_a_spread_that_is_no_number_is_a_mistake(place, capsys):
+    assert ask("plan", "--spread", "-1") == cli.MISTAKE
+    assert "--spread" in capsys.readouterr().err

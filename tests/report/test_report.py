@@ -1,0 +1,527 @@
+import csv
+import html.parser
+import json
+import logging
+import re
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from sweep_on_disk import (
+    CLASSIFICATION,
+    HOSTILE,
+    REGRESSION,
+    build,
+    own,
+    plan_runs,
+    with_rate,
+    with_signal,
+    with_status,
+)
+from undrawn import without_pictures
+
+from lossbench import records, report
+from lossbench.report import drawings, pictures, summary, tables
+from lossbench.report import page as report_page
+
+ANALYSIS = Path(__file__).parents[2] / "analysis"
+FORMATS = ("png", "svg", "pdf")
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would see: tags, ids, everything it would request, and the text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.ids, self.requests, self.policy, self.words = [], [], [], "", []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+                self.requests.append(value)
+            if name.startswith("on"):
+                raise AssertionError(f"{tag} has {name}")
+        if dict(attrs).get("http-equiv") == "Content-Security-Policy":
+            self.policy = dict(attrs)["content"]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def table_rows(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    runs = with_status(plan_runs(), "missing", count=2, stage="confirm", loss="mae")
+    runs = with_status(runs, "diverged", count=1, stage="confirm", loss="quartic")
+    runs = with_status(runs, "failed", count=1, stage="tune", loss="mse")
+    return build(tmp_path_factory.mktemp("sweeps") / "small", runs)
+
+
+@pytest.fixture
+def svg_only(monkeypatch):
+    """Only the picture that stands in the page, and a wide one; its one file is empty."""
+    monkeypatch.setattr(pictures, "WIDTHS", {"": pictures.WIDTHS[""]})
+    monkeypatch.setattr(pictures, "_encoded", lambda _: {"svg": b""})
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Text and tables only."""
+    monkeypatch.setattr(pictures, "all_drawn", without_pictures)
+
+
+@pytest.fixture(scope="module")
+def page(sweep):
+    """The page with all its drawings; the files beside it are there, and empty."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "_encoded", lambda _: dict.fromkeys(FORMATS, b""))
+        return Page(report.write(sweep))
+
+
+def test_the_page_needs_no_network_and_no_script(page):
+    assert page.policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert not {"script", "link", "iframe", "object", "embed", "img", "base"} & {*page.tags}
+
+
+def test_every_id_of_the_page_is_unique_and_every_reference_has_its_target(sweep, page):
+    assert len(page.ids) == len({*page.ids})
+    inner = {request[1:] for request in page.requests if request.startswith("#")}
+    assert len(inner) > 5
+    assert inner <= {*page.ids}
+    files = {request for request in page.requests if not request.startswith("#")}
+    beside = sweep / "report"
+    assert files == {
+        str(path.relative_to(beside)) for path in beside.rglob("*.*") if path.parent != beside
+    }
+
+
+def test_every_clip_and_marker_refers_to_its_own_figure(sweep, page):
+    text = (sweep / "report" / "index.html").read_text()
+    assert {*re.findall(r"url\(#([^)]+)\)", text)} <= {*page.ids}
+
+
+def test_completeness_comes_first_and_names_what_is_missing(page):
+    total = len(plan_runs())
+    assert f"{total - 3}/{total} planned runs are complete" in page.text
+    assert "mae lr=0.1 seed=0 missing; mae lr=0.1 seed=1 missing" in page.text
+    assert page.text.index("planned runs are complete") < page.text.index("What came out")
+
+
+def test_the_sections_stand_in_the_order_in_which_a_reader_asks(page):
+    order = ["summary", *report_page.SECTIONS, "words", "methods", "again"]
+    assert [name for name in page.ids if name in order] == order
+    links = [request[1:] for request in page.requests if request[1:] in order]
+    assert [*dict.fromkeys(links)][: len(order)] == order
+
+
+def test_every_figure_is_a_question_described_in_words_with_its_caption_and_files(sweep, page):
+    text = (sweep / "report" / "index.html").read_text()
+    found = re.findall(r"<figure>(.*?)</figure>", text, re.DOTALL)
+    assert len(found) > 20
+    for one in found:
+        (question,) = re.findall(r"<h4>(.*?)</h4>", one)
+        (caption,) = re.findall(r"<figcaption>(.*?) <span", one)
+        assert question.endswith("?")
+        assert re.findall(r'aria-label="(.*?)"', one) == [f"{question} {caption}"] * 2
+        files = re.findall(r'href="figures/(.*?)"', one)
+        assert [Path(file).suffix[1:] for file in files] == [*FORMATS, *FORMATS]
+        assert "n = " in caption or "Exact" in caption
+
+
+def test_every_table_can_be_downloaded_and_holds_numbers(sweep, page):
+    names = {Path(request).stem for request in page.requests if request.startswith("tables/")}
+    assert {"verdicts", "summary", "sensitivity", "convergence", "cross_loss"} <= names
+    for name in names:
+        assert table_rows(sweep / "report" / "tables" / f"{name}.csv"), name
+
+
+def test_verdicts_intervals_and_n_stand_in_the_page(page):
+    assert "diabetes × mlp: loss minus mse in" in page.text
+    assert "simultaneous 95% paired-t interval over 3 declared comparisons" in page.text
+    assert re.search(r"mae† \S+ \[\S+, \S+\] 6/8", page.text)
+    assert re.search(r"quartic \+\S+ \[\S+, \S+\] 7 worse, 1 diverged", page.text)
+    assert report.OTHER_FUNCTIONAL in page.text
+    assert "Intel Xeon, 1 thread, float32" in page.text
+    assert "lossbench experiment=small" in page.text
+
+
+def test_every_figure_has_a_file_of_each_format_and_width(sweep, page):
+    folder = sweep / "report" / "figures"
+    names = {path.stem for path in folder.iterdir()}
+    assert {f"{name}.{kind}" for name in names for kind in FORMATS} == {
+        path.name for path in folder.iterdir()
+    }
+    for question in ("forest", "learning_curves", "error_signal", "learning_rate_sensitivity"):
+        assert {f"{question}_digits_mlp", f"{question}_diabetes_mlp"} <= names
+        assert {f"{question}_digits_mlp_one_column"} <= names
+    assert {"loss_shapes_regression", "loss_shapes_classification", "error_weight"} <= names
+    assert 2 * page.tags.count("figure") == page.tags.count("svg") == len(names)
+
+
+def test_tables_come_in_three_formats_and_hold_the_numbers(sweep, page):
+    folder = sweep / "report" / "tables"
+    for name in ("results", "summary", "paired", "learning_rates", "completeness"):
+        assert all((folder / f"{name}.{kind}").is_file() for kind in ("csv", "md", "tex"))
+    rows = table_rows(folder / "paired.csv")
+    assert {row["loss"] for row in rows} == {"mae", "quartic", "huber", "brier", "mse_logits"}
+    assert r"\toprule" in (folder / "results.tex").read_text()
+
+
+def test_a_declared_loss_that_was_not_confirmed_counts_in_the_family_and_is_objected_to(tmp_path):
+    runs = [run for run in plan_runs() if (run.stage, run.loss) != ("confirm", "quartic")]
+    found = records.load(build(tmp_path / "absent", runs))
+    together = report.comparisons(found)
+    (diabetes,) = [one for one in together if one.runs.data.iloc[0] == "diabetes"]
+    assert diabetes.absent == ("quartic",)
+    assert {*diabetes.paired.loss} == {"mae", "huber"}
+    assert {*diabetes.paired.comparisons} == {3}
+    assert any(
+        "declared, and not confirmed: quartic" in t for t in report.objections(found, together)
+    )
+
+
+def test_writing_twice_gives_the_same_bytes_and_every_figure_in_its_formats(tmp_path):
+    folder = build(tmp_path / "twice", own({"mse": "power", "mae": "power"}, data="diabetes"))
+    content = []
+    for _ in range(2):
+        report.write(folder, drawn_in=("verdicts", "tasks", "dynamics"))
+        content.append({p: p.read_bytes() for p in (folder / "report").rglob("*.*")})
+    assert content[0] == content[1]
+    begins = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
+    figures = {p: it for p, it in content[0].items() if p.parent.name == "figures"}
+    assert {path.suffix for path in figures} == {*begins}
+    assert all(it.startswith(begins[path.suffix]) for path, it in figures.items())
+
+
+def test_the_plain_table_fits_eighty_columns_and_says_the_verdicts(sweep):
+    text = report.table(sweep)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "diabetes × mlp: test rmse (SD of target), lower is better" in text
+    assert re.search(r"^mse +0\.\d+ ± 0\.\d+ +reference$", text, re.MULTILINE)
+    assert re.search(r"^quartic +.*\[\+\S+, \+\S+\] +worse$", text, re.MULTILINE)
+    assert "quartic: 1 diverged of 8 runs" in text
+    assert report.table(records.load(sweep)) == text
+
+
+DIGITS = {("digits", "mlp"): CLASSIFICATION}
+
+
+def small(stage):
+    return [run for run in plan_runs(DIGITS) if run.stage == stage]
+
+
+SWEEPS = {
+    "one_run": own({"brier": "proper"}, seeds=1),
+    "one_seed": own(seeds=1),
+    "only_failed": own(status="failed"),
+    "only_diverged": own(status="diverged"),
+    "only_missing": own(status="missing"),
+    "nothing": [],
+    "several_rates": own(rates=(0.01, 0.1)),
+    "tuning_only": small("tune"),
+    "confirm_only": small("confirm"),
+    "reference_gone": with_status(small("confirm"), "failed", count=99, loss="cross_entropy"),
+    "no_reference": own({"brier": "proper", "mse_logits": "matching"}),
+    "one_task_failed": [
+        *own(rates=(0.01, 0.1)),
+        *own({"mse": "power", "mae": "power"}, data="diabetes", rates=(0.01, 0.1), status="failed"),
+    ],
+    "one_task_missing": [
+        *small("confirm"),
+        *own({"mse": "power"}, data="diabetes", rates=(0.01, 0.1), status="missing"),
+    ],
+    "tuning_failed": with_status(
+        plan_runs({("digits", "mlp"): CLASSIFICATION}),
+        "failed",
+        count=99,
+        stage="tune",
+        loss="brier",
+    ),
+    "diverged_at_every_rate": with_status(
+        plan_runs({("digits", "mlp"): CLASSIFICATION}), "diverged", count=99, loss="brier"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.usefixtures("svg_only")
+def test_every_kind_of_sweep_gives_a_report_and_a_table(tmp_path, name, caplog):
+    folder = build(tmp_path / name, SWEEPS[name], declaration=False, curves=False)
+    with caplog.at_level(logging.ERROR):
+        text = Page(report.write(folder)).text
+    assert caplog.text == ""
+    assert "planned runs are complete" in text
+    assert "Nothing was declared beforehand" in text
+    assert max([0, *(len(line) for line in report.table(folder).splitlines())]) <= 80
+
+
+@pytest.mark.usefixtures("svg_only")
+def test_tasks_whose_names_differ_in_a_sign_only_have_figures_of_their_own(tmp_path):
+    runs = [
+        replace(run, data=data)
+        for data in ("my-data", "my.data")
+        for run in own({"mse": "power", "mae": "power"}, data="diabetes")
+    ]
+    page = Page(report.write(build(tmp_path / "alike", runs)))
+    assert len(page.ids) == len({*page.ids})
+    drawn = [*(tmp_path / "alike" / "report" / "figures").glob("learning_curves_my_data*.svg")]
+    assert len(drawn) == 2
+
+
+@pytest.mark.usefixtures("svg_only")
+def test_a_figure_that_breaks_costs_itself_only(tmp_path, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(drawings.figures, "learning_curves", broken)
+    folder = build(tmp_path / "broken", own(seeds=2))
+    text = Page(report.write(folder)).text
+    assert "How fast does each loss learn digits" not in text
+    assert "What does each loss feed back while it learns digits" in text
+    assert "figure learning_curves_digits_mlp_as_given could not be drawn" in caplog.text
+
+
+@pytest.mark.usefixtures("svg_only")
+def test_a_report_leaves_nothing_of_the_one_before(tmp_path):
+    folder = build(tmp_path / "anew", own(seeds=2))
+    report.write(folder)
+    old = folder / "report" / "figures" / "forest_of_another_task.png"
+    old.write_bytes(b"old")
+    own_notes = folder / "report" / "notes.txt"
+    own_notes.write_text("mine")
+    report.write(folder)
+    assert not old.exists()
+    assert own_notes.exists()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_own_sweeps_are_exploratory_at_each_loss_best_rate(tmp_path):
+    folder = build(tmp_path / "own", own(rates=(0.01, 0.1), seeds=8), declaration=False)
+    text = report.table(folder)
+    assert text.startswith("digits × mlp: test accuracy, higher is better, exploratory")
+    assert "minus cross_entropy" in text
+    results = report.write(folder).parent / "tables" / "results.csv"
+    assert sorted(row["loss"] for row in table_rows(results)) == sorted(CLASSIFICATION)
+    page = Page(folder / "report" / "index.html").text
+    assert "Nothing was declared beforehand, so every comparison here is exploratory" in page
+    assert "accuracy, higher is better, margin ±0.01, n = 8, exploratory" in page
+
+
+def test_one_seed_has_no_interval_and_says_so(tmp_path):
+    folder = build(tmp_path / "one", own(seeds=1), declaration=False)
+    text = report.table(folder)
+    assert "±" not in text.split("half")[1]
+    assert "One seed gives no interval" in text
+    assert "too few pairs" in text
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_runs_that_are_no_pairs_give_a_report_that_says_so_and_no_verdict(tmp_path):
+    runs = [replace(run, env="gpu") if run.loss == "brier" else run for run in own(seeds=8)]
+    folder = build(tmp_path / "mixed", runs)
+    page = Page(report.write(folder))
+    assert "No pairs: seed 0 of digits × mlp: env_sha differs between brier" in page.text
+    assert "loss minus" not in page.text
+
+
+def test_tables_of_the_page_leave_metrics_of_the_last_step_to_the_files():
+    names = ["accuracy", "brier", "auroc", "aurc", "brier_resolution", "balanced_accuracy"]
+    task = SimpleNamespace(metric="accuracy", summary=pd.DataFrame({"metric": names, "n": 3}))
+    assert summary.other_metrics(task) == ["brier", "balanced_accuracy"]
+
+
+@pytest.mark.usefixtures("svg_only")
+def test_hostile_names_are_shown_and_never_obeyed(tmp_path):
+    folder = build(tmp_path / "hostile", own(dict.fromkeys([*HOSTILE, "cross_entropy"], "proper")))
+    page = Page(report.write(folder))
+    assert "script" not in page.tags
+    assert "<script>alert(1)</script>" in page.text
+    cells = (folder / "report" / "tables" / "results.csv").read_text()
+    assert not re.search(r"(^|,)[=@]", cells, re.MULTILINE)
+    assert max(len(line) for line in report.table(folder).splitlines()) <= 80
+    inside = {p.resolve() for p in tmp_path.rglob("*")}
+    assert all(p.is_relative_to(folder.resolve()) for p in inside)
+
+
+def test_latex_and_markdown_escape_what_they_would_obey():
+    assert r"a\_b\&c \\" in tables._latex(["x"], [["a_b&c"]])
+    assert r"| a\_b\|c |" in tables._markdown(["x"], [["a_b|c"]])
+
+
+def test_half_an_interval_is_never_a_row_of_zeros():
+    assert summary._half(2.2e-09) == "2e-09"
+    assert summary._half(0.0123) == "0.012"
+    assert summary._half(0.0) == "0"
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "shown"),
+    [
+        (0.123456, 0.0012, "0.1235"),
+        (12.3456, 0.5, "12.35"),
+        (-0.00001, 0.01, "0.000"),
+        (3.0, float("nan"), "3"),
+        (float("nan"), 1.0, "none"),
+        (123456.0, 10.0, "1.235e+05"),
+    ],
+)
+def test_numbers_show_two_digits_of_their_uncertainty(value, half, shown):
+    assert summary.rounded(value, half) == shown
+
+
+SCRIPTS = sorted(path for path in ANALYSIS.glob("*.py") if path.stem not in ("verdicts", "compare"))
+
+
+@pytest.fixture
+def analyse(monkeypatch):
+    """Runs a script as a terminal would."""
+
+    def run(name, *arguments):
+        script = ANALYSIS / f"{name}.py"
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+        runpy.run_path(str(script), run_name="__main__")
+
+    return run
+
+
+def test_the_verdicts_script_prints_a_sentence_for_each_comparison(sweep, analyse, capsys):
+    analyse("verdicts", sweep, "digits")
+    text = capsys.readouterr().out
+    assert text.count("on digits × mlp, each loss at its own best learning rate") == 2
+    assert "Objection: 2 of" in text
+
+
+@pytest.fixture(scope="module")
+def two_tasks(tmp_path_factory):
+    """A sweep in which tasks have losses in common."""
+    tasks = {("diabetes", model): REGRESSION for model in ("linear", "mlp")}
+    tasks |= {("digits", "mlp"): CLASSIFICATION}
+    return build(tmp_path_factory.mktemp("sweeps") / "two", plan_runs(tasks, confirm=6))
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """A sweep over rates of wrong labels."""
+    plain = plan_runs({("digits", "mlp"): CLASSIFICATION}, confirm=6)
+    runs = [run for rate in (0.0, 0.3) for run in with_rate(plain, rate)]
+    return build(tmp_path_factory.mktemp("sweeps") / "noisy", runs)
+
+
+@pytest.fixture(scope="module")
+def driven(tmp_path_factory):
+    """A sweep over what drives the updates, at one learning rate."""
+    plain = plan_runs({("digits", "mlp"): CLASSIFICATION}, rates=(0.1,), confirm=6)
+    runs = [run for signal in records.SIGNALS for run in with_signal(plain, signal)]
+    return build(tmp_path_factory.mktemp("sweeps") / "driven", runs)
+
+
+@pytest.mark.parametrize("script", [path.stem for path in SCRIPTS])
+def test_every_analysis_script_writes_its_file(
+    two_tasks, noisy, driven, tmp_path, analyse, capsys, script
+):
+    sweep = {"label_noise": noisy, "decomposition": driven}.get(script, two_tasks)
+    kind = {"digest": "md"}.get(script, "csv" if script.endswith("_table") else "png")
+    out = tmp_path / f"out.{kind}"
+    analyse(script, sweep, out)
+    assert out.stat().st_size > 500
+    assert capsys.readouterr().out.endswith(f"{out}\n")
+
+
+def test_a_script_names_the_tasks_there_are(two_tasks, tmp_path, analyse):
+    with pytest.raises(ValueError, match="'nowhere': the sweep has 'diabetes × linear'"):
+        analyse("forest", two_tasks, tmp_path / "out.png", "nowhere")
+
+
+def test_two_sweeps_are_compared_where_they_asked_the_same(
+    sweep, two_tasks, tmp_path, analyse, capsys
+):
+    analyse("compare", sweep, two_tasks, tmp_path / "out.png", "diabetes")
+    text = capsys.readouterr().out
+    (told,) = re.findall(r"diabetes × mlp, mae minus mse in rmse:\n((?:  .*\n)+)", text)
+    differences = [float(line.split()[0]) for line in told.splitlines()]
+    expected = [
+        float(task.paired.set_index("loss").difference["mae"])
+        for task in (
+            report.chosen(records.load(one), "diabetes × mlp") for one in (sweep, two_tasks)
+        )
+    ]
+    assert differences == pytest.approx(expected, rel=1e-2)
+    assert "linear" not in text
+    assert (tmp_path / "out.png").stat().st_size > 500
+
+
+def test_two_sweeps_that_have_nothing_in_common_are_refused_by_name(two_tasks, tmp_path, analyse):
+    other = build(tmp_path / "other", own(seeds=8), declaration=False)
+    with pytest.raises(SystemExit, match="no loss was compared on the same task"):
+        analyse("compare", other, two_tasks, tmp_path / "out.png", "diabetes")
+
+
+def test_every_figure_of_the_report_has_its_script(sweep, page):
+    names = {path.stem for path in ANALYSIS.glob("*.py")}
+    for path in (sweep / "report" / "figures").glob("*.png"):
+        assert any(path.stem.startswith(name) for name in names), path
+
+
+@pytest.mark.usefixtures("svg_only")
+def test_a_report_of_noisy_labels_says_what_selecting_on_them_cost(noisy):
+    page = Page(report.write(noisy))
+    assert page.text.count("What selection on noisy labels cost.") == 1  # a caption is told once
+    assert "How does each loss fare as more is corrupted on digits × mlp?" in page.text
+    rows = table_rows(noisy / "report" / "tables" / "selection_cost.csv")
+    # The invented values of both are equal, so both choose alike.
+    assert {(row["loss"], float(row["cost"])) for row in rows} == {(n, 0.0) for n in CLASSIFICATION}
+    assert page.text.count("0, the same choice") == len(rows)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_report_without_corruption_does_not_speak_of_it(two_tasks):
+    report.write(two_tasks)
+    text = (two_tasks / "report" / "index.html").read_text()
+    assert "noisy labels" not in text
+    assert not (two_tasks / "report" / "tables" / "selection_cost.csv").exists()
+
+
+@pytest.mark.usefixtures("svg_only")
+def test_a_report_of_tasks_with_losses_in_common_looks_at_them_together(two_tasks):
+    page = Page(report.write(two_tasks))
+    assert "Which loss does well over all 2 tasks of regression in rmse?" in page.text
+    assert "Losses that 2 tasks of regression have in common, rmse" in page.text
+    rows = {
+        row["loss"]: row for row in table_rows(two_tasks / "report" / "tables" / "across_tasks.csv")
+    }
+    assert {*rows} == {*REGRESSION}
+    assert float(rows["quartic"]["mean_rank"]) > float(rows["mse"]["mean_rank"])
+
+
+def test_scripts_stay_short_enough_to_copy():
+    for script in ANALYSIS.glob("*.py"):
+        assert len(script.read_text().splitlines()) <= 45
+
+
+@pytest.mark.parametrize("is_one_sided", [False, True])
+def test_behind_outliers_on_one_side_a_median_is_not_ranked_by_rmse(is_one_sided):
+    noise = {"name": "outliers", "fn": "outliers", "params": {"is_one_sided": is_one_sided}}
+    config = json.dumps({"corruption": noise})
+    runs = pd.DataFrame({"data": ["noisy_linear"], "config": [config]})
+    task = SimpleNamespace(metric="rmse", runs=runs)
+    plan = {
+        "losses": {"mae": {"claims": ["convex"]}, "mse": {"claims": ["elicits_mean"]}},
+        "data": {"noisy_linear": {"is_symmetric": True}},
+    }
+    assert summary._aims_elsewhere("mae", task, plan) == is_one_sided
+    assert not summary._aims_elsewhere("mse", task, plan)

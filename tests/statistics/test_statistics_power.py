@@ -1,0 +1,97 @@
+"""The planner: against the noncentral t, simulation and its own inverse."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from frames import frame
+from scipy import stats
+
+from lossbench.statistics import pairs_for, resolvable, spreads, t_interval
+
+CASES = [(6, 1), (10, 1), (10, 19), (20, 4), (200, 7)]
+
+
+@pytest.mark.parametrize(("pairs", "comparisons"), CASES)
+@pytest.mark.parametrize("power", [0.1, 0.5, 0.8, 0.95])
+def test_the_difference_has_its_power_by_the_noncentral_t(pairs, comparisons, power):
+    found = resolvable(0.3, pairs=pairs, comparisons=comparisons, power=power).difference
+    critical = stats.t.ppf(1 - 0.05 / comparisons / 2, pairs - 1)
+    shift = found / 0.3 * np.sqrt(pairs)
+    exact = stats.nct.sf(critical, pairs - 1, shift) + stats.nct.cdf(-critical, pairs - 1, shift)
+    assert exact == pytest.approx(power, abs=1e-4)
+
+
+@pytest.mark.parametrize(("pairs", "comparisons"), CASES[:4])
+def test_the_power_is_met_by_simulated_verdicts(pairs, comparisons):
+    found = resolvable(1.0, pairs=pairs, comparisons=comparisons)
+    values = np.random.default_rng(0).normal(size=(40_000, pairs))
+    low, high = t_interval(values, confidence=1 - 0.05 / comparisons)
+    told = (low + found.difference > 0) | (high + found.difference < 0)
+    equal = (low >= -found.margin) & (high <= found.margin) & (low <= 0) & (high >= 0)
+    assert told.mean() == pytest.approx(0.8, abs=0.01)
+    assert equal.mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_what_is_resolved_scales_with_the_spread():
+    one, two = (resolvable(spread, pairs=10, comparisons=4) for spread in (1.0, 2.0))
+    assert two == pytest.approx((2 * one.difference, 2 * one.margin))
+
+
+def test_fewer_than_six_pairs_resolve_nothing():
+    assert resolvable(0.1, pairs=5, comparisons=1) == (np.inf, np.inf)
+
+
+def test_no_margin_reaches_a_power_above_the_level():
+    assert resolvable(1.0, pairs=10, comparisons=1, confidence=0.9, power=0.92).margin == np.inf
+
+
+@pytest.mark.parametrize("size", [0.05, 0.3, 1.0])
+def test_the_pairs_for_a_size_are_the_fewest_that_resolve_it(size):
+    needed = pairs_for(0.4, size=size, comparisons=4)
+    for kind in ("difference", "margin"):
+        n = int(getattr(needed, kind))
+        assert getattr(resolvable(0.4, pairs=n, comparisons=4), kind) <= size
+        assert getattr(resolvable(0.4, pairs=n - 1, comparisons=4), kind) > size
+
+
+def test_a_size_far_below_the_spread_needs_infinitely_many_pairs_and_no_spread_the_fewest():
+    assert pairs_for(1.0, size=1e-4, comparisons=1) == (np.inf, np.inf)
+    assert pairs_for(0.0, size=0.01, comparisons=1) == (6, 6)
+
+
+# ---- spreads from tuning runs --------------------------------------------------------------------
+
+
+def tuned(values):
+    """Tuning runs from {loss: {lr: values by seed}}."""
+    parts = [
+        frame({loss: numbers}, condition="grid").assign(lr=lr)
+        for loss, rates in values.items()
+        for lr, numbers in rates.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_the_spread_is_that_of_differences_at_each_losss_own_best_rate():
+    draw = np.random.default_rng(0)
+    mse, other = draw.normal(size=(2, 5))
+    runs = tuned({"mse": {0.1: mse, 1.0: mse + 9}, "other": {0.1: mse + 9, 1.0: other}})
+    row = spreads(runs, metric="rmse", reference="mse").iloc[0]
+    assert (row.loss, row.pairs) == ("other", 5)
+    assert row.spread == pytest.approx(np.std(other - mse, ddof=1))
+    assert row.spread_upper > row.spread
+
+
+def test_the_upper_limit_of_a_spread_holds_in_four_of_five_samples():
+    draw = np.random.default_rng(1)
+    samples = {f"loss{i}": {0.1: draw.normal(size=5)} for i in range(300)}
+    table = spreads(tuned({"mse": {0.1: np.zeros(5)}} | samples), metric="rmse", reference="mse")
+    assert stats.binomtest(int((table.spread_upper >= 1).sum()), 300, 0.8).pvalue > 1e-3
+
+
+def test_a_diverged_pair_gives_no_spread_and_a_missing_reference_no_row():
+    runs = tuned({"mse": {0.1: [1.0, 2.0, np.nan]}, "other": {0.1: [np.nan, 3.0, 5.0]}})
+    row = spreads(runs, metric="rmse", reference="mse").iloc[0]
+    assert row.pairs == 1
+    assert np.isnan([row.spread, row.spread_upper]).all()
+    assert spreads(runs, metric="rmse", reference="absent").empty

@@ -1,0 +1,202 @@
+"""What tuning finds and costs, against hand-made cases and the slow way."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from frames import frame
+from sweep_on_disk import build, plan_runs, with_status
+
+from lossbench import records, statistics
+from lossbench.statistics import best, budget_curve, profiled, sensitivity
+
+
+def grid(values, *, metric="rmse", **columns):
+    """Tuning runs from {loss: {lr: values by seed}}; NaN means diverged."""
+    parts = [
+        frame({loss: numbers}, metric=metric).assign(lr=lr)
+        for loss, rates in values.items()
+        for lr, numbers in rates.items()
+    ]
+    return pd.concat(parts, ignore_index=True).assign(condition="grid", **columns)
+
+
+def settings(rows):
+    """Runs of one loss from (lr, weight_decay, rmse)."""
+    return pd.DataFrame(rows, columns=["lr", "wd", "rmse"])
+
+
+def test_the_best_setting_has_the_fewest_lost_then_the_best_mean():
+    rows = [(0.1, 0.0, 1.0), (0.1, 0.0, np.nan), (0.1, 0.1, 3.0), (0.1, 0.1, 4.0)]
+    rows += [(0.2, 0.0, 2.0), (0.2, 0.0, 4.0), (0.2, 0.1, np.inf), (0.2, 0.1, 0.0)]
+    assert best(settings(rows), metric="rmse", by=["lr", "wd"]) == (0.2, 0.0)
+
+
+def test_the_smallest_key_wins_a_tie():
+    rows = [(lr, wd, 1.0) for lr in (0.3, 0.1, 0.2) for wd in (0.5, 0.0)]
+    assert best(settings(rows), metric="rmse", by=["lr", "wd"]) == (0.1, 0.0)
+    assert best(settings(rows), metric="rmse", by=["wd"]) == (0.0,)
+    assert best(settings(rows), metric="rmse", by="lr") == 0.1
+
+
+def test_an_infinite_value_is_as_lost_as_none():
+    rows = [(0.1, 0.0, np.inf), (0.1, 0.0, 2.0), (0.2, 0.0, np.nan), (0.2, 0.0, 1.0)]
+    assert best(settings(rows), metric="rmse", by="lr") == 0.2
+
+
+def test_a_higher_metric_has_its_best_setting_at_the_top():
+    rows = settings([(0.1, 0.0, 0.8), (0.2, 0.0, 0.9)]).rename(columns={"rmse": "accuracy"})
+    assert best(rows, metric="accuracy", by="lr") == 0.2
+
+
+def test_a_parameter_that_a_loss_does_not_have_is_a_setting_too():
+    rows = settings([(0.1, None, 2.0), (0.2, None, 1.0)])
+    assert best(rows, metric="rmse", by=["lr", "wd"])[0] == 0.2
+
+
+def test_a_profile_keeps_the_best_setting_at_each_rate_of_each_loss():
+    flat = {0.1: [1.0, 1.0], 0.2: [1.0, 1.0]}
+    runs = [
+        grid({"mse": flat, "other": flat}, wd=wd, params=text)
+        for wd, text in ((0.0, None), (0.1, "a"))
+    ]
+    runs = pd.concat(runs, ignore_index=True)
+    better = (runs.wd == 0.1) & (runs.loss == "other") & (runs.lr == 0.2)
+    runs.loc[better, "rmse"] = 0.5
+    kept = profiled(runs, metric="rmse", tuned=["wd", "params"])
+    found = kept.groupby(["loss", "lr"]).wd.agg(lambda wd: [*wd])
+    assert found["other", 0.2] == [0.1, 0.1]
+    assert [found[key] for key in (("mse", 0.1), ("mse", 0.2), ("other", 0.1))] == [[0.0, 0.0]] * 3
+    assert statistics.learning_rates(kept, metric="rmse").query("best").lr.tolist() == [0.1, 0.2]
+    assert profiled(runs, metric="rmse", tuned=[]) is runs
+
+
+# ---- sensitivity and budget ----------------------------------------------------------------------
+
+HAND = {
+    "mse": {0.1: [1.0, 3.0], 1.0: [4.0, 4.0], 10.0: [9.0, 9.0]},  # means 2, 4, 9
+    "other": {0.1: [1.0, 1.0], 1.0: [2.0, 2.0], 10.0: [np.nan, 5.0]},  # 1, 2, diverged: 9
+}
+
+
+def test_sensitivity_is_the_mean_excess_over_the_own_best_by_hand():
+    table = sensitivity(grid(HAND), metric="rmse").set_index("loss")
+    assert table.sensitivity.to_dict() == pytest.approx({"mse": (0 + 2 + 7) / 3, "other": 9 / 3})
+    assert table.diverged_share.to_dict() == pytest.approx({"mse": 0, "other": 1 / 3})
+    assert table.best_lr.to_dict() == {"mse": 0.1, "other": 0.1}
+    assert table.best_value.to_dict() == {"mse": 2.0, "other": 1.0}
+    assert set(table.rates) == {3}
+
+
+def test_sensitivity_of_a_higher_metric_is_counted_downwards():
+    values = {"mse": {0.1: [0.9, 0.9], 1.0: [0.5, 0.7]}}
+    row = sensitivity(grid(values, metric="accuracy"), metric="accuracy").iloc[0]
+    assert row.sensitivity == pytest.approx(0.15)
+    assert row.best_value == 0.9
+
+
+def test_a_loss_that_diverges_at_every_rate_has_no_sensitivity_and_no_curve():
+    values = {**HAND, "lost": {lr: [np.nan, 1.0] for lr in (0.1, 1.0, 10.0)}}
+    row = sensitivity(grid(values), metric="rmse").set_index("loss").loc["lost"]
+    assert np.isnan([row.sensitivity, row.best_lr, row.best_value]).all()
+    assert row.diverged_share == 1
+    curve = budget_curve(grid(values), metric="rmse")
+    assert curve[curve.loss == "lost"].value.isna().all()
+
+
+def test_a_rate_that_failed_says_nothing():
+    runs = grid(HAND)
+    failed = (runs.loss == "mse") & (runs.lr == 10.0)
+    runs.loc[failed, ["status", "rmse"]] = ["failed", np.nan]
+    table = sensitivity(runs, metric="rmse").set_index("loss")
+    assert table.rates.to_dict() == {"mse": 2, "other": 3}
+    assert table.sensitivity["mse"] == 1.0
+    assert table.sensitivity["other"] == pytest.approx((0 + 1 + 4) / 3)  # the survivors' 5 is worst
+
+
+def test_other_contexts_do_not_set_the_price_of_divergence():
+    far = grid({"mse": {0.1: [99.0, 99.0]}}).assign(context="d")
+    both = sensitivity(pd.concat([grid(HAND), far]), metric="rmse").set_index(["context", "loss"])
+    assert both.sensitivity["c", "other"] == pytest.approx(3.0)
+
+
+def test_the_budget_curve_is_the_mean_best_over_all_subsets():
+    draw = np.random.default_rng(0)
+    rates = {10.0**-i: draw.normal(size=2) for i in range(6)}
+    curve = budget_curve(grid({"mse": rates}, metric="accuracy"), metric="accuracy")
+    means = [numbers.mean() for numbers in rates.values()]
+    for row in curve.itertuples():
+        subsets = itertools.combinations(means, row.budget)
+        assert row.value == pytest.approx(np.mean([max(subset) for subset in subsets]))
+    assert curve.budget.tolist() == [1, 2, 3, 4, 5, 6]
+    assert {*curve.trials} == {6}
+
+
+def test_a_diverged_trial_of_the_budget_costs_the_worst_mean():
+    curve = budget_curve(grid(HAND), metric="rmse")
+    values = curve[curve.loss == "other"].value.tolist()
+    assert values == pytest.approx([(1 + 2 + 9) / 3, (1 + 1 + 2) / 3, 1.0])
+
+
+def test_settings_of_several_columns_are_trials_of_the_budget():
+    runs = pd.concat([grid(HAND, wd=wd) for wd in (0.0, 0.1)])
+    curve = budget_curve(runs, metric="rmse", by=["lr", "wd"])
+    assert curve.groupby("loss").budget.max().to_dict() == {"mse": 6, "other": 6}
+
+
+def test_budgets_add_up_what_the_tuning_runs_cost(tmp_path):
+    found = records.load(build(tmp_path / "s", plan_runs()))
+    table = statistics.budgets(found.runs)
+    tune = found.runs[found.runs.stage == "tune"]
+    assert table.updates.sum() == tune.stop_step.sum()
+    assert table.tuning_runs.sum() == len(tune)
+    row = table[table.loss == "quartic"].iloc[0]
+    assert (row.label, row.rates, row.trials, row.tuning_runs) == ("diabetes × mlp", 3, 3, 9)
+    assert row.train_seconds == pytest.approx(9 * 0.25)
+    assert row.updates == 5 * 500 + 4 * 60  # four of its nine runs diverge after 60 updates
+
+
+def test_planned_runs_that_are_missing_cost_nothing(tmp_path):
+    runs = with_status(plan_runs(), "missing", count=5, stage="tune", loss="mse")
+    found = records.load(build(tmp_path / "s", runs))
+    row = statistics.budgets(found.runs).set_index("loss").loc["mse"]
+    assert (row.tuning_runs, row.updates) == (9, 4 * 500)
+
+
+def test_trials_count_combinations_of_what_was_tuned(tmp_path):
+    found = records.load(build(tmp_path / "s", plan_runs()))
+    runs = found.runs.assign(
+        config=[
+            text.replace('"weight_decay": 0.0', f'"weight_decay": {seed / 1e4}')
+            for text, seed in zip(found.runs.config, found.runs.seed, strict=True)
+        ]
+    )
+    table = statistics.budgets(runs, tuned=["optimizer.weight_decay"])
+    assert {*table.rates} == {3}
+    assert {*table.trials} == {9}
+
+
+# ---- how settled the choice is -------------------------------------------------------------------
+
+
+def settled(rates, **kwargs):
+    return statistics.stability(grid({"mse": rates}), metric="rmse", **kwargs).iloc[0]
+
+
+def test_a_rate_that_is_best_at_every_seed_is_settled():
+    row = settled({0.1: [1.0, 2.0, 3.0], 0.2: [2.0, 3.0, 4.0]})
+    assert (row.best_lr, row.stability, row.plausible, row.seeds) == (0.1, 1.0, 1, 3)
+
+
+def test_the_stability_of_two_seeds_that_disagree_is_known():
+    # Resampled pairs of seeds: both first, both second, or mixed; mixed chooses the mean's best.
+    row = settled({0.1: [0.0, 3.0], 0.2: [1.0, 1.0]}, draws=40_000)
+    assert (row.best_lr, row.plausible) == (0.2, 2)
+    assert row.stability == pytest.approx(3 / 4, abs=0.01)
+
+
+def test_a_rate_that_loses_a_run_is_chosen_only_where_that_seed_is_not_drawn():
+    row = settled({0.1: [0.0, np.nan], 0.2: [1.0, 1.0]}, draws=40_000)
+    assert row.best_lr == 0.2
+    assert row.stability == pytest.approx(3 / 4, abs=0.01)

@@ -1,0 +1,639 @@
+"""Every fault there is, injected: nothing lost, nothing doubled, nothing silently wrong.
+
+`pytest -m faults` prints what survived; `LOSSBENCH_FAULTS=long pytest -m faults` takes many times
+as long and tries far more. Expected everywhere: what was committed before is still there, and the
+same command afterwards ends with the very bits of a sweep that nothing disturbed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from configs import make_run
+from interrupted import contents, sweep_in
+from tqdm import tqdm
+
+from lossbench import cli, records, store
+from lossbench.losses import LOSSES
+from lossbench.sweep import care, isolation, training
+from lossbench.sweep.leases import Claims
+from lossbench.sweep.training import Interrupted
+
+pytestmark = [
+    pytest.mark.faults,
+    # What a child of a process with threads may not do is take their locks, see `forked`.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
+
+IS_LONG = os.environ.get("LOSSBENCH_FAULTS") == "long"
+KILLS = 200 if IS_LONG else 25
+RUNS = [make_run(loss=loss, seed=s, steps=60) for loss in ("mse", "mae", "huber") for s in (0, 1)]
+LONGER = [make_run(loss=loss, steps=900, log_every=30) for loss in ("mse", "mae", "huber")]
+TINY = [make_run(loss=loss, steps=4, log_every=2, eval_every=2) for loss in ("mse", "mae")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def figure(record_property):
+    """Notes what a test is to print: the promise, and how often it held."""
+    return lambda promise, told: record_property("figure", (promise, told))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What the runs are when nothing disturbs them."""
+    undisturbed = sweep_in(tmp_path_factory.mktemp("whole"), pack_size=4)
+    undisturbed.run([*RUNS, *LONGER, *TINY])
+    return contents(undisturbed.folder)
+
+
+def forked(act):
+    """The number of a child process that does `act` and ends; torch is already loaded there."""
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        os.setsid()
+        tqdm.set_lock(threading.RLock())  # the parent's is shared, and lost with who holds it
+        act()
+        code = 0
+    except Interrupted as end:
+        code = 128 + end.signal
+    except KeyboardInterrupt:  # before the sweep listens
+        code = 128 + signal.SIGINT
+    except store.StoreError:
+        code = 1
+    finally:
+        os._exit(code)
+
+
+def ended(child):
+    """Exit code of a child; minus the number of the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def inline(job, extensions, stop):
+    """A pack whose last process was killed, in this process: these tests kill from outside."""
+    job.run(stop)
+
+
+def finished(folder, runs, *, pack_size=4):
+    """How the same command ends, and what is there then."""
+    disturbed = sweep_in(folder, pack_size=pack_size)
+    statuses = disturbed.run(runs)
+    assert {facts["status"] for facts in statuses.values()} == {"done"}
+    return contents(folder)
+
+
+def only(whole, runs):
+    return {run.run_id: whole[run.run_id] for run in runs}
+
+
+def no_garbage(folder):
+    """Every file of a finished sweep is named by its pack's record."""
+    for pack in (folder / "packs").iterdir():
+        named = store.committed(pack)["files"].keys() | {"commit.json", "lock"}
+        assert {path.name for path in pack.iterdir()} <= named
+    return not [*folder.rglob("*.tmp")]
+
+
+# ---- processes -----------------------------------------------------------------------------------
+
+
+def test_kills_at_any_time_lose_nothing(tmp_path, monkeypatch, whole, figure):
+    monkeypatch.setattr(care, "run_apart", inline)
+    draw, kills, sweeps = random.Random(0), 0, 0
+    while kills < KILLS:
+        folder, code, patience = tmp_path / str(sweeps), -signal.SIGKILL, 0.5
+        while code == -signal.SIGKILL:
+            doing = sweep_in(folder, pack_size=2, commit_every=0.01)
+            child = forked(lambda doing=doing: doing.run(LONGER))
+            time.sleep(draw.uniform(0.0, patience))
+            patience *= 1.05  # so that it ends on any machine
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            code = ended(child)
+            kills += code == -signal.SIGKILL
+        assert code == 0
+        assert contents(folder) == only(whole, LONGER)
+        assert no_garbage(folder)
+        sweeps += 1
+    figure(
+        "SIGKILL at any time", f"{kills} kills in {sweeps} sweeps: all end bit-identical, lost 0"
+    )
+
+
+def test_signals_once_and_twice_lose_nothing(tmp_path, monkeypatch, whole, figure):
+    monkeypatch.setattr(care, "run_apart", inline)
+    draw, count = random.Random(1), 0
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        for times in (1, 2) * (10 if IS_LONG else 2):
+            folder = tmp_path / str(count)
+            code = -1
+            for _ in range(3):
+                child = forked(lambda to=folder: sweep_in(to, pack_size=4).run(RUNS))
+                time.sleep(draw.uniform(0.05, 0.3))
+                for _ in range(times):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(child, number)
+                code = ended(child)
+                assert code in (0, 128 + number, -number)
+                if code == 0:
+                    break
+            assert finished(folder, RUNS) == only(whole, RUNS)
+            count += 1
+    figure(
+        "SIGTERM, SIGINT, SIGUSR2, once and twice",
+        f"{count} sweeps, each cut up to 3 times: all end bit-identical; exit code 128 + signal",
+    )
+
+
+DEADLY = """
+import os, signal
+from lossbench.losses.spec import Loss
+
+def deadly(output, target):
+    if os.environ.get("LOSSBENCH_SWEEP") and output.requires_grad and len(output.shape) == 3:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return 0.5 * (output - target).square().sum(-1)
+
+LOSSES = (
+    Loss(fn=deadly, inverse_link="identity", family="power", task="regression", formula="?",
+         claims=frozenset(), source="test"),
+)
+"""
+
+
+def test_a_pack_that_kills_its_process_fails_alone(tmp_path, monkeypatch, figure):
+    (tmp_path / "deadly_losses.py").write_text(DEADLY)
+    (tmp_path / "conf" / "loss").mkdir(parents=True)
+    (tmp_path / "conf" / "loss" / "deadly.yaml").write_text("fn: deadly\n")
+    line = [sys.executable, "-m", "lossbench.cli", "--config-dir", "conf", "-m", "data=diabetes"]
+    line += ["model=linear", "steps=4", "loss=mse,deadly,mae", "extensions=[deadly_losses]"]
+    environment = {**os.environ, "LOSSBENCH_SWEEP": "1", "PYTHONPATH": str(tmp_path)}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": ""}
+    codes = [
+        subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True).returncode
+        for _ in range(2)
+    ]
+    assert codes == [-signal.SIGSEGV, cli.SOME_FAILED]
+    runs = records.load(tmp_path / "runs" / "default").runs.set_index("loss")
+    assert runs.status.to_dict() == {"mse": "done", "deadly": "failed", "mae": "done"}
+    assert "killed by SIGSEGV" in runs.reason["deadly"]
+    figure(
+        "a run that kills its process",
+        "the next command trains its pack apart, in halves: 1 of 3 runs failed, 2 done",
+    )
+
+
+def test_a_child_dies_with_its_parent(tmp_path):
+    code = (
+        "import os, sys, time; from multiprocessing import get_context\n"
+        "from lossbench.sweep import isolation\n"
+        "def child(parent):\n"
+        "    isolation._die_with(parent); print(os.getpid(), flush=True); time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    one = get_context('fork').Process(target=child, args=(os.getpid(),))\n"
+        "    one.start(); one.join()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        while "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
+            time.sleep(0.05)
+
+
+def test_launches_of_one_sweep_in_the_same_second_share_it(tmp_path, monkeypatch, whole, figure):
+    started = tmp_path / "started"
+    original = training.train
+
+    def noted(pack, *arguments, **words):
+        with started.open("a") as file:
+            file.writelines(f"{run.run_id}\n" for run in pack.runs)
+        return original(pack, *arguments, **words)
+
+    monkeypatch.setattr(training, "train", noted)
+    folder, count = tmp_path / "shared", 8
+    children = [forked(lambda: sweep_in(folder, pack_size=1).run(RUNS)) for _ in range(count)]
+    assert [ended(child) for child in children] == [0] * count
+    trained = started.read_text().split()
+    assert sorted(trained) == sorted(run.run_id for run in RUNS)
+    assert contents(folder) == only(whole, RUNS)
+    figure(
+        f"{count} launches in the same second",
+        f"{len(RUNS)} runs trained {len(trained)} times, all {count} commands end with all of them",
+    )
+
+
+def test_a_killed_holder_leaves_no_lock(tmp_path, monkeypatch, whole):
+    monkeypatch.setattr(care, "run_apart", inline)
+    child = forked(lambda: sweep_in(tmp_path, pack_size=2, commit_every=0).run(LONGER))
+    while not any((tmp_path / "packs").glob("*/part-*")):
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        time.sleep(0.005)
+    assert any(map(store.is_held, tmp_path.glob("packs/*/lock")))
+    os.kill(child, signal.SIGKILL)
+    assert ended(child) == -signal.SIGKILL
+    assert not any(map(store.is_held, tmp_path.glob("packs/*/lock")))
+    assert finished(tmp_path, LONGER) == only(whole, LONGER)
+
+
+def test_the_clock_may_jump(tmp_path, monkeypatch, whole, figure):
+    jumps = iter([0, 1e10, -1e10, 0, 1e9] * 10_000)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    assert finished(tmp_path, RUNS) == only(whole, RUNS)
+    figure("a clock that jumps by centuries", "bit-identical")
+
+
+# ---- storage -------------------------------------------------------------------------------------
+
+
+class Counted:
+    """`os` as the store sees it, which does something else at the n-th operation."""
+
+    OPERATIONS = ("makedirs", "open", "write", "fsync", "replace", "unlink", "rmdir", "ftruncate")
+
+    def __init__(self, at, act):
+        self.at, self.act, self.count = at, act, 0
+
+    def __getattr__(self, name):
+        value = getattr(os, name)
+        if name not in self.OPERATIONS:
+            return value
+
+        def counted(*arguments, **words):
+            self.count += 1
+            if self.count == self.at:
+                self.act()
+            return value(*arguments, **words)
+
+        return counted
+
+
+def crash():
+    os._exit(9)
+
+
+def full():
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def operations(folder, monkeypatch):
+    """How many operations of the store a sweep takes."""
+    counted = Counted(0, full)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "os", counted)
+        sweep_in(folder, pack_size=1, commit_every=0).run(TINY)
+    return counted.count
+
+
+@pytest.mark.parametrize(
+    ("act", "code", "first"), [(crash, 9, 1), (full, 1, 2)], ids=["crash", "disk full"]
+)
+def test_no_operation_on_files_is_a_bad_one_to_fail_at(
+    tmp_path, monkeypatch, whole, figure, act, code, first
+):
+    monkeypatch.setattr(care, "run_apart", inline)
+    total = operations(tmp_path / "counted", monkeypatch)
+    assert total > 60
+
+    def disturbed(to, at):
+        store.os = Counted(at, act)
+        sweep_in(to, pack_size=1, commit_every=0).run(TINY)
+
+    codes = []
+    tried = range(1, total + 1) if IS_LONG else range(first, total + 1, 3)
+    for at in tried:
+        folder = tmp_path / str(at)
+        codes.append(ended(forked(lambda to=folder, at=at: disturbed(to, at))))
+        assert finished(folder, TINY, pack_size=1) == only(whole, TINY), at
+        assert no_garbage(folder)
+    # A file that cannot be deleted, or a temporary one, may be left; all else must be said.
+    assert {*codes} <= {code, 0}
+    assert codes.count(code) > 0.7 * len(tried)
+    told = f"1 to {total}" if IS_LONG else f"{first}, {first + 3}, ... up to {total}"
+    what = "a crash" if act is crash else "a full disk"
+    figure(f"{what} at the n-th operation on files", f"n = {told}: all end bit-identical")
+
+
+@contextlib.contextmanager
+def mounted(place, options):
+    """A file system of its own in the memory, with such options."""
+    place.mkdir()
+    line = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(line, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_said_and_survived(tmp_path, whole, figure):
+    with mounted(tmp_path / "disk", "size=300k") as disk:
+        with pytest.raises(store.WriteError, match=r"No space left.*same command again"):
+            sweep_in(disk, pack_size=1, commit_every=0).run(RUNS)
+        before = {path: path.read_bytes() for path in disk.rglob("commit.json")}
+        assert all(store.committed(path.parent) for path in before)
+        subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
+        assert finished(disk, RUNS, pack_size=1) == only(whole, RUNS)
+    figure("a disk that is full (tmpfs)", "said by name, kept, and bit-identical with more room")
+
+
+def test_a_limit_on_the_size_of_files_is_said_and_survived(tmp_path, whole, figure):
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, resource.RLIM_INFINITY))
+        sweep_in(tmp_path, pack_size=4).run(RUNS)
+
+    assert ended(forked(limited)) == 1
+    assert finished(tmp_path, RUNS) == only(whole, RUNS)
+    figure("RLIMIT_FSIZE", "said by name, kept, and bit-identical without it")
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_any_training(tmp_path, monkeypatch, figure):
+    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("it trains"))
+    with (
+        mounted(tmp_path / "place", "ro") as place,
+        pytest.raises(store.WriteError, match="Read-only file system"),
+    ):
+        sweep_in(place / "sweep").run(RUNS)
+    figure("a read-only folder", "refused before any training")
+
+
+def test_no_damage_of_any_file_is_silent(tmp_path, monkeypatch, figure):
+    """Bits flipped and ends cut off in every kind of file of a finished and an unfinished sweep."""
+    finished_ = sweep_in(tmp_path / "finished", pack_size=4)
+    finished_.run(RUNS)
+    half = sweep_in(tmp_path / "half", pack_size=4, commit_every=0)
+    original = training._Progress.__call__
+
+    def stopped(self, step, snapshot):
+        original(self, step, snapshot)
+        if step == 20:
+            raise Interrupted(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Progress, "__call__", stopped)
+        with pytest.raises(Interrupted):
+            half.run(RUNS)
+    draw, tried, silent = random.Random(2), {}, []
+    files = [path for path in (tmp_path / "finished").rglob("*") if path.is_file()]
+    files += [*(tmp_path / "half").rglob("*.pt")]
+    kinds = {}
+    for path in files:
+        if path.name != "lock":
+            kinds.setdefault(path.name.split("-")[0], path)
+    assert {"sweep.json", "commit.json", "runs.parquet", "checkpoint", "part"} <= kinds.keys()
+    for kind, path in kinds.items():
+        content = path.read_bytes()
+        for trial in range(200 if IS_LONG else 20):
+            damaged = bytearray(content)
+            if trial % 4 == 0:
+                damaged = damaged[: draw.randrange(len(content))]
+            else:
+                damaged[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+            path.write_bytes(damaged)
+            tried[kind] = tried.get(kind, 0) + 1
+            if not _noticed(path, content):
+                silent.append((kind, trial))
+        path.write_bytes(content)
+    assert silent == []
+    told = ", ".join(f"{kind} {count}" for kind, count in sorted(tried.items()))
+    figure("flipped bits and truncation", f"all detected or without effect: {told}")
+
+
+def _noticed(path, before):
+    """Whether reading says that a file is damaged, or the damage left what is read as it was."""
+    folder = path.parent
+    try:
+        if path.name == "sweep.json":
+            return records.read_plan(path) == _parsed(before)
+        if path.name == "commit.json":
+            return store.committed(folder) == _parsed(before)
+        if path.name == "curves.parquet":
+            records.load(folder).curves  # noqa: B018
+        else:
+            store.read(folder, path.name)
+    except store.StoreError:
+        return True
+    return False
+
+
+def _parsed(content):
+    import json
+
+    record = json.loads(content)
+    record.pop(store.SEAL)
+    return record
+
+
+# ---- losses of users -----------------------------------------------------------------------------
+
+
+def raises(output, target):
+    raise ZeroDivisionError("on purpose")
+
+
+def wrong_shape(output, target):
+    return 0.5 * (output - target).square()[..., 0].sum(-1)
+
+
+def wrong_dtype(output, target):
+    return (output - target).square().sum(-1).long()
+
+
+def not_a_tensor(output, target):
+    return 1.0
+
+
+def nan(output, target):
+    return (output - target).square().sum(-1) * float("nan")
+
+
+def mutates_target(output, target):
+    target.zero_()
+    return 0.5 * (output - target).square().sum(-1)
+
+
+def mutates_output(output, target):
+    output.mul_(0)
+    return 0.5 * (output - target).square().sum(-1)
+
+
+def prints(output, target):
+    sys.stdout.write("x" * 100_000)
+    return 0.5 * (output - target).square().sum(-1)
+
+
+def no_gradient(output, target):
+    return (output - target).detach().square().sum(-1)
+
+
+def exits(output, target):
+    sys.exit(3)
+
+
+BAD = {
+    raises: "failed",
+    wrong_shape: "failed",
+    wrong_dtype: "failed",
+    not_a_tensor: "failed",
+    no_gradient: "failed",
+    mutates_output: "failed",
+    exits: "failed",
+    nan: "diverged",
+    mutates_target: "done",
+    prints: "done",
+}
+
+
+@pytest.mark.parametrize(
+    ("loss", "status"), BAD.items(), ids=lambda one: getattr(one, "__name__", one)
+)
+def test_a_bad_loss_harms_nobody_else(tmp_path, monkeypatch, whole, loss, status, capfd):
+    row = dataclasses.replace(LOSSES["mse"], fn=loss, claims=frozenset())
+    monkeypatch.setitem(LOSSES, loss.__name__, row)
+    run = make_run(loss=loss.__name__, steps=60)
+    statuses = sweep_in(tmp_path).run([*RUNS, run])
+    assert statuses[run.run_id]["status"] == status
+    found = contents(tmp_path, but=f"loss:{loss.__name__}")
+    assert all(found[one.run_id] == whole[one.run_id] for one in RUNS)
+    if status == "failed":
+        assert statuses[run.run_id]["reason"]
+
+
+def test_how_many_bad_losses_were_tried(figure):
+    figure(
+        "losses that " + ", ".join(one.__name__.replace("_", " ") for one in BAD),
+        f"{len(BAD)} of {len(BAD)}: pack-mates bit-identical",
+    )
+
+
+# ---- names and values ----------------------------------------------------------------------------
+
+HOSTILE = {
+    "loss=../../etc/passwd": cli.MISTAKE,
+    "loss=/etc/passwd": cli.MISTAKE,
+    "data=../data/digits": cli.MISTAKE,
+    "name=../outside": cli.MISTAKE,
+    "name=/tmp/outside": cli.MISTAKE,
+    "name='a/../../b'": cli.MISTAKE,
+    "name=''": cli.MISTAKE,
+    "name='a\nb'": cli.MISTAKE,
+    "name='-rf'": cli.MISTAKE,
+    "name=" + "x" * 300: cli.MISTAKE,
+    "experiment=../../x": cli.MISTAKE,
+    "extensions=[../evil]": cli.MISTAKE,
+    "steps=-1": cli.MISTAKE,
+    "steps=1e99": cli.MISTAKE,
+    "seed=-1": cli.MISTAKE,
+    "optimizer.lr=nan": cli.MISTAKE,
+    "optimizer.lr=-1": cli.MISTAKE,
+    "batch_size=0": cli.MISTAKE,
+    "model.params.widths=[0]": cli.MISTAKE,
+    "model.params.widths=[-3]": cli.MISTAKE,
+    "+_target_=os.system": cli.MISTAKE,
+    "+loss.params._target_=os.system": cli.MISTAKE,
+    "loss.params={x:1}": cli.MISTAKE,
+}
+
+
+@pytest.mark.parametrize("word", HOSTILE, ids=lambda word: word[:40].replace("\n", "?"))
+def test_a_hostile_word_is_refused_and_writes_nothing(tmp_path, monkeypatch, capsys, word):
+    place = tmp_path / "a" / "b"
+    place.mkdir(parents=True)
+    monkeypatch.chdir(place)
+    before = {*tmp_path.rglob("*")}
+    assert cli.main([word, "steps=2"] if "steps" not in word else [word]) == HOSTILE[word]
+    assert {*tmp_path.rglob("*")} == before
+    err = capsys.readouterr().err
+    assert err.startswith("lossbench: ")
+    assert "Traceback" not in err
+
+
+def test_how_many_hostile_words_were_tried(figure):
+    figure(
+        "hostile names, paths and values",
+        f"{len(HOSTILE)} of {len(HOSTILE)} refused, nothing written",
+    )
+
+
+def test_a_sweep_writes_nowhere_but_below_its_folder(tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert cli.main(["data=diabetes", "loss=mse", "steps=2", "name=mine"]) == cli.DONE
+    assert cli.main(["report", "runs/mine"]) == cli.DONE
+    assert {path.name for path in tmp_path.iterdir()} == {"place"}
+    assert {path.name for path in place.iterdir()} == {"runs"}
+    assert {path.name for path in (place / "runs").iterdir()} == {"mine"}
+
+
+def test_a_secret_of_the_environment_appears_nowhere(tmp_path, monkeypatch, figure):
+    secret = "CANARY-5f1b"
+    place = tmp_path / "place"
+    place.mkdir()
+    subprocess.run(["git", "init", "-q", str(place)], check=True)
+    remote = f"https://user:{secret}@example.org/x.git"
+    subprocess.run(["git", "-C", str(place), "remote", "add", "origin", remote], check=True)
+    line = [sys.executable, "-m", "lossbench.cli", "-m", "data=diabetes", "loss=mse,mae", "steps=2"]
+    environment = {**os.environ, "API_TOKEN": secret, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(tmp_path / secret)
+    for command in (line, [*line[:3], "report", "runs/default"]):
+        subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True)
+    files = [path for path in (place / "runs").rglob("*") if path.is_file()]
+    assert len(files) > 50
+    found = [path for path in files if secret.encode() in path.read_bytes()]
+    assert found == []
+    tables = records.load(place / "runs" / "default")
+    assert not any(
+        tables.runs[column].astype(str).str.contains(secret).any() for column in tables.runs
+    )
+    figure("a secret in environment, path and git remote", f"in 0 of {len(files)} files")
+
+
+FLOORS = {
+    "torch": "2.11",
+    "hydra-core": "1.3.8",
+    "pyarrow": "17",
+    "jinja2": "3.1.6",
+    "tqdm": "4.66.3",
+}
+"""Below these something is known that reading or configuring could be made to run."""
+
+
+def test_floors_keep_out_what_is_known_to_be_unsafe():
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    for name, floor in FLOORS.items():
+        assert f'"{name}>={floor}' in text
+        installed = [int(part) for part in version(name).split("+")[0].split(".")[:2]]
+        assert installed >= [int(part) for part in floor.split(".")[:2]]
+
+
+def test_claims_name_what_is_there(tmp_path):
+    assert Claims(tmp_path).members == {}
+    assert isolation.LOOK < 1

@@ -1,0 +1,547 @@
+"""A pack that stopped goes on as if nothing had happened, bit for bit, or says why it cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+
+import pytest
+import torch
+from configs import make_run
+from interrupted import ENGINE, contents, sweep_in
+from torch import nn
+
+from lossbench import models, records, store
+from lossbench.config import ConfigError
+from lossbench.engine import train
+from lossbench.engine.checkpoint import decoded, encoded
+from lossbench.losses import LOSSES
+from lossbench.losses.spec import Loss
+from lossbench.models import MODELS, Model
+from lossbench.runs import packs
+from lossbench.sweep import care, isolation, splits_of, training
+from lossbench.sweep.leases import Claim, Claims, claim
+from lossbench.sweep.training import Interrupted, Stop
+
+CPU = torch.device("cpu")
+
+
+class Stopped(Exception):
+    pass
+
+
+def tables_of(runs, *, flush=lambda step, snapshot: None, saved=None):
+    (pack,) = packs.group(runs, pack_size=64)
+    splits = {run.seed: splits_of(run) for run in runs}
+    return train(pack, splits, device=CPU, padding=2, flush=flush, saved=saved)
+
+
+def equal(one, other):
+    """Whether two results are the same but for the clock."""
+    for name, table in one.items():
+        theirs = other[name]
+        if name == "runs":
+            table, theirs = (each.drop_columns(["train_seconds"]) for each in (table, theirs))
+        if records.encode(table) != records.encode(theirs):  # NaN equals NaN there
+            return False
+    return True
+
+
+def stopped_at(runs, *steps, saved=None):
+    """What a pack that stopped at the last of these steps had saved at all of them."""
+    parts, last = list(saved.parts if saved else ()), None
+
+    def flush(step, snapshot):
+        nonlocal last
+        if step in steps:
+            last = snapshot()
+            parts.extend(last.parts)
+        if step == steps[-1]:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        tables_of(runs, flush=flush, saved=saved)
+    return dataclasses.replace(last, parts=tuple(parts))
+
+
+def unstable(output, target):
+    """Squared error that raises for large targets, as a loss of a user may."""
+    if bool((output - target).abs().max() > 3.0):
+        raise RuntimeError("too far")
+    return 0.5 * (output - target).square().sum(-1)
+
+
+@pytest.fixture
+def breaking(monkeypatch):
+    """A loss in the catalog that breaks for some members along training."""
+    row = dataclasses.replace(LOSSES["mse"], fn=unstable, claims=frozenset())
+    assert isinstance(row, Loss)
+    monkeypatch.setitem(LOSSES, "unstable", row)
+    return "unstable"
+
+
+PACKS = {
+    "momentum": [make_run(loss=loss, seed=s) for loss in ("mse", "mae") for s in (0, 1)],
+    "adam": [make_run(optimizer="adam", optimizer__lr=0.01, seed=s) for s in (0, 1, 2)],
+    "one run": [make_run(loss="huber")],
+    "diverging": [make_run(loss="quartic", optimizer__lr=lr) for lr in (1e-4, 50.0, 1e3)],
+    "linear": [make_run(model="linear", loss="mse", seed=s) for s in (0, 1)],
+}
+
+
+@pytest.mark.parametrize("runs", PACKS.values(), ids=PACKS)
+@pytest.mark.parametrize("step", [1, 7, 10, 19])
+def test_a_pack_that_stopped_goes_on_bit_for_bit(runs, step):
+    assert equal(tables_of(runs, saved=stopped_at(runs, step)), tables_of(runs))
+
+
+def test_a_pack_that_stopped_several_times_goes_on_bit_for_bit():
+    runs = PACKS["momentum"]
+    saved = stopped_at(runs, 3, 5, 6)
+    saved = stopped_at(runs, 9, 14, saved=saved)
+    assert len(saved.parts) == 5
+    assert equal(tables_of(runs, saved=saved), tables_of(runs))
+
+
+@pytest.mark.parametrize("steps", [8, 80])
+def test_a_pack_reads_its_record_as_often_however_many_parts_it_has(tmp_path, monkeypatch, steps):
+    runs = [make_run(loss=loss, steps=100) for loss in ("mse", "mae")]
+    doing, original, read = sweep_in(tmp_path, commit_every=0), training._Progress.__call__, []
+
+    def stopped(self, step, snapshot):
+        if step == steps:
+            self.stop.signal = signal.SIGTERM
+        original(self, step, snapshot)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Progress, "__call__", stopped)
+        with pytest.raises(Interrupted):
+            doing.run(runs)
+    (folder,) = (tmp_path / "packs").iterdir()
+    assert len([*folder.glob("part-*")]) == steps
+    (asked,) = packs.group(runs, pack_size=8)
+    job = training.Job(Claim(asked, folder), doing.engine, "")
+    sealed = store.read_sealed
+    monkeypatch.setattr(store, "read_sealed", lambda path: (read.append(path), sealed(path))[1])
+    assert len(job._saved(job.claim.record).parts) == steps
+    assert len(read) == 1
+
+
+def test_members_that_failed_or_diverged_before_the_stop_stay_as_they_were(breaking):
+    runs = [make_run(loss=breaking, optimizer__lr=lr, seed=s) for lr in (0.01, 5.0) for s in (0, 1)]
+    runs += [make_run(loss="quartic", optimizer__lr=1e3)]
+    whole = tables_of(runs)
+    assert {"failed", "diverged"} <= {*whole["runs"]["status"].to_pylist()}
+    for step in (4, 12):
+        assert equal(tables_of(runs, saved=stopped_at(runs, step)), whole)
+
+
+def without(saved, key):
+    """A checkpoint that has forgotten one thing: it is as it was at the start."""
+    state = decoded(saved.checkpoint, device=CPU)
+    first = decoded(stopped_at(PACKS["diverging"], 1).checkpoint, device=CPU)
+    if key in state["recorder"]:
+        state["recorder"][key] = (
+            first["recorder"][key] if key != "alive" else ~first["recorder"][key]
+        )
+    elif key == "step":
+        state["step"] -= 1
+    else:
+        state[key] = first[key]
+    return dataclasses.replace(saved, checkpoint=encoded(state))
+
+
+@pytest.mark.parametrize("key", ["step", "parameters", "optimizer", "stop_step", "alive"])
+def test_nothing_in_a_checkpoint_could_be_left_out(key):
+    runs = PACKS["diverging"]
+    saved = stopped_at(runs, 12)
+    assert not equal(tables_of(runs, saved=without(saved, key)), tables_of(runs))
+
+
+def counting(inputs, outputs):
+    """A model with running statistics, and a count of its batches that its output depends on."""
+    return nn.Sequential(
+        nn.Linear(inputs, 8), nn.BatchNorm1d(8), models.Dropout(0.3), nn.Linear(8, outputs)
+    )
+
+
+@pytest.fixture
+def moving(monkeypatch):
+    """Runs of a model whose buffers move while it trains, one of which diverges."""
+    monkeypatch.setitem(MODELS, "counting", Model(counting, "test"))
+    rates = {"optimizer__lr": 0.05, "optimizer__momentum": 0.0}
+    runs = [make_run(model="counting", loss="mse", seed=s, **rates) for s in (0, 1, 2)]
+    return [*runs, make_run(model="counting", loss="quartic", optimizer__lr=1e6)]
+
+
+@pytest.mark.parametrize("step", [1, 9, 19])
+def test_buffers_that_move_go_on_bit_for_bit(moving, step):
+    runs = sorted(moving, key=lambda run: (run.loss.name, run.seed))
+    whole = tables_of(runs)
+    assert {*whole["runs"]["status"].to_pylist()} == {"done", "diverged"}
+    assert equal(tables_of(runs, saved=stopped_at(runs, step)), whole)
+
+
+@pytest.mark.parametrize("kind", ["running_mean", "running_var", "count"])
+def test_no_buffer_that_moves_could_be_left_out_of_a_checkpoint(moving, kind):
+    runs = moving[:3]
+    saved, first = stopped_at(runs, 12), stopped_at(runs, 1)
+    state, old = (decoded(one.checkpoint, device=CPU) for one in (saved, first))
+    (name,) = (key for key in state["buffers"] if key.endswith(f".{kind}"))
+    state["buffers"][name] = old["buffers"][name]
+    forgetful = dataclasses.replace(saved, checkpoint=encoded(state))
+    assert not equal(tables_of(runs, saved=forgetful), tables_of(runs))
+
+
+def test_a_checkpoint_holds_tensors_and_plain_types_only():
+    saved = stopped_at(PACKS["adam"], 8)
+    for content in (saved.checkpoint, *saved.parts):
+        decoded(content, device=CPU)  # weights_only=True refuses anything else
+
+
+# ---- a sweep on disk -----------------------------------------------------------------------------
+
+RUNS = [make_run(loss=loss, seed=s, steps=30) for loss in ("mse", "mae", "huber") for s in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What the runs are when nothing comes between."""
+    sweep = sweep_in(tmp_path_factory.mktemp("whole"), pack_size=4)
+    sweep.run(RUNS)
+    return contents(sweep.folder)
+
+
+def interrupt_at(monkeypatch, step):
+    """A signal that comes just before a step of the first pack is committed."""
+    original = training._Progress.__call__
+
+    def call(self, done, snapshot):
+        if done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self, done, snapshot)
+
+    monkeypatch.setattr(training._Progress, "__call__", call)
+
+
+@pytest.mark.parametrize("step", [1, 13, 29])
+def test_a_signal_commits_what_is_training_and_the_same_command_goes_on(
+    tmp_path, monkeypatch, whole, step
+):
+    sweep = sweep_in(tmp_path, pack_size=4, commit_every=1e9)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step)
+        with pytest.raises(Interrupted) as end:
+            sweep.run(RUNS)
+    assert end.value.signal == signal.SIGTERM
+    states = [store.committed(path) for path in (tmp_path / "packs").iterdir()]
+    assert sorted(state["step"] for state in states) == [0, step]
+    assert all(state["starts"] == 0 for state in states)
+    steps = []
+    original = training._Progress.__call__
+    monkeypatch.setattr(
+        training._Progress,
+        "__call__",
+        lambda self, done, snapshot: (steps.append(done), original(self, done, snapshot)),
+    )
+    sweep.run(RUNS)
+    assert steps.count(step) <= 1, "what was done before is not done again"
+    assert contents(tmp_path) == whole
+
+
+def test_a_finished_sweep_is_left_alone_and_has_one_file_a_table(tmp_path):
+    sweep = sweep_in(tmp_path, pack_size=4, commit_every=0)
+    sweep.run(RUNS)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "lock"}
+    for pack in (tmp_path / "packs").iterdir():
+        tables = {f"{name}.parquet" for name in ("runs", "steps", "layers", "evals")}
+        assert {path.name for path in pack.iterdir()} == tables | {"commit.json", "lock"}
+    assert sweep_in(tmp_path, pack_size=2).run(RUNS) == sweep.run(RUNS)
+    now = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "lock"}
+    assert now == files
+
+
+@pytest.fixture
+def half(tmp_path, monkeypatch):
+    """A sweep whose first pack stopped at step 13."""
+    sweep = sweep_in(tmp_path, pack_size=4, commit_every=0)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 13)
+        with pytest.raises(Interrupted):
+            sweep.run(RUNS)
+    return sweep
+
+
+def test_a_pack_of_other_versions_begins_again_and_says_so(half, monkeypatch, caplog, whole):
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "ENGINE_SCHEMA", 99)
+        with caplog.at_level(logging.WARNING):
+            half.run(RUNS)
+    assert "begins again" in caplog.text
+    assert contents(half.folder) == whole
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "part"])
+def test_a_damaged_checkpoint_is_never_trained_on(half, kind, caplog, whole):
+    (path, *_) = half.folder.glob(f"packs/*/{kind}-*.pt")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        half.run(RUNS)
+    assert "begins again" in caplog.text
+    assert "sha256" in caplog.text
+    assert contents(half.folder) == whole
+
+
+def test_an_unfinished_pack_keeps_its_members_when_more_is_asked_for(half, whole):
+    unfinished = {path.name for path in (half.folder / "packs").iterdir()}
+    more = [make_run(loss="log_cosh", seed=s, steps=30) for s in (0, 1)]
+    half.run([*more, *RUNS])
+    assert unfinished < {path.name for path in (half.folder / "packs").iterdir()}
+    found = contents(half.folder)
+    assert all(found[run.run_id] == whole[run.run_id] for run in RUNS)
+
+
+def test_a_pack_of_which_less_is_asked_for_now_is_divided_anew(half, whole):
+    half.run(RUNS[:1])
+    found = contents(half.folder)
+    assert found[RUNS[0].run_id] == whole[RUNS[0].run_id]
+    half.run(RUNS)
+    assert contents(half.folder) == whole
+
+
+def test_runs_that_failed_are_retried_by_the_next_command_once(tmp_path, monkeypatch, caplog):
+    tries = []
+
+    def broken(output, target):
+        tries.append(1)
+        raise RuntimeError("broken")
+
+    row = dataclasses.replace(LOSSES["mse"], fn=broken, claims=frozenset())
+    monkeypatch.setitem(LOSSES, "broken", row)
+    runs = [make_run(loss="broken"), make_run(loss="mae")]
+    sweep, counts = sweep_in(tmp_path), []
+    for _ in range(4):
+        before = len(tries)
+        statuses = sweep.run(runs)
+        counts.append(len(tries) > before + 1)  # the check before all training calls it once
+        assert statuses[runs[0].run_id]["status"] == "failed"
+        assert statuses[runs[1].run_id]["status"] == "done"
+    assert counts == [True, True, False, False]
+    assert "failed 2 times" in caplog.text
+    assert Claims(tmp_path).failures[runs[0].run_id] == 2
+
+
+def test_runs_that_diverged_are_never_retried(tmp_path):
+    runs = [make_run(loss="quartic", optimizer__lr=1e3)]
+    sweep = sweep_in(tmp_path)
+    assert sweep.run(runs)[runs[0].run_id]["status"] == "diverged"
+    packs_before = {*(tmp_path / "packs").iterdir()}
+    sweep.run(runs)
+    assert {*(tmp_path / "packs").iterdir()} == packs_before
+
+
+def test_a_pack_that_does_not_fit_is_halved_until_it_does(tmp_path, monkeypatch, whole, caplog):
+    sizes, original = [], training.train
+
+    def small_memory(pack, *arguments, **words):
+        sizes.append(len(pack.runs))
+        if len(pack.runs) > 2:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: ...")
+        return original(pack, *arguments, **words)
+
+    monkeypatch.setattr(training, "train", small_memory)
+    with caplog.at_level(logging.WARNING):
+        statuses = sweep_in(tmp_path, pack_size=6).run(RUNS)
+    assert {facts["status"] for facts in statuses.values()} == {"done"}
+    assert sizes == [6, 3, 1, 2, 3, 1, 2]
+    assert "in halves now" in caplog.text
+    assert contents(tmp_path) == whole
+
+
+def test_a_pack_that_does_not_fit_on_a_card_is_said_with_the_cure(tmp_path, monkeypatch):
+    (claim,) = Claims(tmp_path).asked(RUNS[:2], pack_size=2, allowed={})
+
+    def small_card(self, stop):
+        raise training.OutOfMemory("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(training.Job, "run", small_card)
+    engine = dataclasses.replace(ENGINE, device="cuda", pack_size=64)
+    with pytest.raises(ConfigError, match=r"use engine\.pack_size=32"):
+        care.seen_to(claim, engine, (), Stop(), "pack 1/1")
+    assert store.committed(claim.folder)["is_finished"] is False
+
+
+def test_a_run_that_does_not_fit_alone_fails_alone(tmp_path, monkeypatch, whole):
+    greedy, original = RUNS[3].run_id, training.train
+
+    def small_memory(pack, *arguments, **words):
+        if greedy in {run.run_id for run in pack.runs}:
+            raise MemoryError("no room")
+        return original(pack, *arguments, **words)
+
+    monkeypatch.setattr(training, "train", small_memory)
+    statuses = sweep_in(tmp_path, pack_size=6).run(RUNS)
+    assert [run_id for run_id, facts in statuses.items() if facts["status"] == "failed"] == [greedy]
+    assert "OutOfMemory: no room" in statuses[greedy]["reason"]
+    found = contents(tmp_path)
+    assert all(found[i] == whole[i] for i in whole if i != greedy)
+
+
+def test_a_second_signal_ends_at_once():
+    with training.stopping() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+    Stop().check()
+    assert ENGINE.commit_every == 30
+
+
+# ---- what a reader of the code found -------------------------------------------------------------
+
+
+def greedy_memory(monkeypatch, greedy):
+    """No pack with one of these runs fits."""
+    original = training.train
+
+    def small_memory(pack, *arguments, **words):
+        if greedy & {run.run_id for run in pack.runs}:
+            raise MemoryError("no room")
+        return original(pack, *arguments, **words)
+
+    monkeypatch.setattr(training, "train", small_memory)
+
+
+def test_halves_that_failed_before_get_other_names_so_that_a_command_ends(tmp_path, monkeypatch):
+    greedy_memory(monkeypatch, {run.run_id for run in RUNS[:2]})
+    sweep = sweep_in(tmp_path, pack_size=2)
+    for attempt in (1, 2, 2):
+        statuses = sweep.run(RUNS[:2])
+        assert {facts["status"] for facts in statuses.values()} == {"failed"}
+        assert {*Claims(tmp_path).failures.values()} == {attempt}
+
+
+def test_a_pack_that_another_process_has_finished_is_not_broken_by_this_one(tmp_path):
+    sweep = sweep_in(tmp_path, pack_size=2)
+    (claim,) = Claims(tmp_path).asked(RUNS[:2], pack_size=2, allowed={})
+    sweep.run(RUNS[:2])
+    before = contents(tmp_path)
+    assert care.broken(claim, "pack", training.OutOfMemory("late")) is None
+    assert contents(tmp_path) == before
+
+
+def test_a_pack_that_another_process_trains_is_not_broken_by_this_one(tmp_path):
+    (claim,) = Claims(tmp_path).asked(RUNS[:2], pack_size=2, allowed={})
+    sweep_in(tmp_path)._plan(RUNS[:2], recorded=0)
+    with store.try_lock(claim.folder / store.LOCK) as is_mine:
+        assert is_mine
+        assert care.broken(claim, "pack", training.OutOfMemory("late")) is None
+    assert store.committed(claim.folder)["is_finished"] is False
+
+
+def test_a_signal_in_the_last_step_of_all_ends_the_command(tmp_path, monkeypatch):
+    original = training.train
+
+    def signalled(*arguments, **words):
+        tables = original(*arguments, **words)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return tables
+
+    monkeypatch.setattr(training, "train", signalled)
+    with pytest.raises(Interrupted):
+        sweep_in(tmp_path).run(RUNS)
+    assert {facts["status"] for facts in Claims(tmp_path).members.values()} == {"done"}
+
+
+class Ended:
+    """A child process that has ended with some code."""
+
+    def __init__(self, code):
+        self.exitcode, self.pid = code, None
+
+    def start(self):
+        pass
+
+    def is_alive(self):
+        return False
+
+
+@pytest.mark.parametrize(
+    ("code", "asked", "error"),
+    [
+        (-signal.SIGKILL, 0, isolation.Died),
+        (255, 0, isolation.Died),
+        (1, 0, isolation.Died),
+        (-signal.SIGTERM, signal.SIGTERM, Interrupted),
+        (1, signal.SIGINT, Interrupted),
+        (128 + signal.SIGTERM, 0, Interrupted),
+        (isolation.OUT_OF_MEMORY, 0, training.OutOfMemory),
+        (isolation.COULD_NOT, 0, store.StoreError),
+    ],
+)
+def test_how_a_child_ends_is_told_apart(tmp_path, monkeypatch, code, asked, error):
+    (claim,) = Claims(tmp_path).asked(RUNS[:1], pack_size=2, allowed={})
+    stop = Stop()
+
+    class Context:
+        def Process(self, **_):
+            stop.signal = asked
+            return Ended(code)
+
+    monkeypatch.setattr(isolation, "get_context", lambda kind: Context())
+    with pytest.raises(error):
+        isolation.run_apart(training.Job(claim, ENGINE, "pack"), [], stop)
+
+
+def test_a_full_disk_is_not_recorded_as_a_failed_run(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise store.WriteError("no room")
+
+    sweep = sweep_in(tmp_path, pack_size=2, commit_every=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Progress, "_keep", full)
+        with pytest.raises(store.WriteError):
+            sweep.run(RUNS[:2])
+    assert {facts["status"] for facts in Claims(tmp_path).members.values()} == {"missing"}
+
+
+def test_a_lock_whose_file_was_deleted_is_no_lock(tmp_path):
+    path = tmp_path / "lock"
+    with store.try_lock(path) as is_mine:
+        assert is_mine
+        path.unlink()
+        with store.try_lock(path) as is_mine_too:
+            assert is_mine_too  # another file: whoever dissolves a pack holds its lock
+
+
+def test_a_pack_in_a_queue_is_not_divided_by_a_command_that_asks_for_a_part(half):
+    packed = [path.parent for path in half.folder.glob("packs/*/commit.json")]
+    (folder,) = [one for one in packed if RUNS[0].run_id in store.committed(one)["members"]]
+    before = store.committed(folder)
+    mine = Claims(half.folder).asked(RUNS[:1], pack_size=64, allowed={}, queued={folder.name})
+    assert [claim.folder for claim in mine] == [folder]
+    assert mine[0].record is None  # it is another pack than was asked for: only waited for
+    assert store.committed(folder) == before
+
+
+def test_a_pack_whose_runs_are_done_in_others_is_forgotten(tmp_path):
+    sweep_in(tmp_path, pack_size=2).run(RUNS[:2])
+    (finished,) = (tmp_path / "packs").iterdir()
+    old = claim(tmp_path / "packs" / "0123456789abcdef", RUNS[:2])
+    assert Claims(tmp_path).asked(RUNS[:2], pack_size=2, allowed={}) == []
+    assert not old.folder.exists()
+    assert finished.exists()
+
+
+def test_a_folder_that_another_process_makes_into_a_pack_is_left_to_it(tmp_path):
+    folder = tmp_path / "packs" / "0123456789abcdef"
+    with store.try_lock(folder / store.LOCK) as is_mine:
+        assert is_mine
+        Claims(tmp_path).asked([], pack_size=2, allowed={})
+        assert folder.exists()
+    Claims(tmp_path).asked([], pack_size=2, allowed={})
+    assert not folder.exists()

@@ -1,0 +1,102 @@
+"""Runs trained by the engine, and what a user would write instead."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+
+from lossbench.engine import train
+from lossbench.engine.members import batch_indices, gathered
+from lossbench.models import MODELS, initialised, rescaled
+from lossbench.runs import packs
+from lossbench.sweep import splits_of
+
+CPU = torch.device("cpu")
+
+
+REGRESSION = ["mse", "mae", "quartic", "huber", "log_cosh"]
+
+
+CLASSIFICATION = ["cross_entropy", "brier", "mse_logits", "mae_probs", "quartic_probs"]
+
+
+VOLATILE = ["pack_id", "pack_size", "train_seconds"]
+
+
+def trained(runs, *, padding=2, is_kernel_wanted=False):
+    pack = packs.Pack("pack", tuple(runs))
+    splits = {run.seed: splits_of(run) for run in runs}
+    given = {"device": CPU, "padding": padding, "is_kernel_wanted": is_kernel_wanted}
+    tables = train(pack, splits, flush=lambda step, snapshot: None, **given)
+    return {name: table.to_pandas() for name, table in tables.items()}
+
+
+def grouped(runs, **kwargs):
+    (pack,) = packs.group(runs, pack_size=10_000)
+    return trained(pack.runs, **kwargs)
+
+
+def records_of(tables, run):
+    return {
+        name: frame[frame.run_id == run.run_id]
+        .drop(columns=VOLATILE, errors="ignore")
+        .reset_index(drop=True)
+        for name, frame in tables.items()
+    }
+
+
+def assert_same_records(left, right):
+    for name in left:
+        pd.testing.assert_frame_equal(left[name], right[name], check_exact=True, obj=name)
+
+
+def single_run_loop(run):
+    """What a user would write: one module, torch.optim, autograd through the mean of the loss."""
+    splits = splits_of(run)
+    dtype = getattr(torch, run.precision)
+    inputs, targets = (part["train"].to(dtype) for part in (splits.inputs, splits.targets))
+    model = initialised(
+        lambda: MODELS[run.model.fn].fn(*splits.sizes, **run.model.params), seed=run.seed
+    )
+    model = rescaled(model, output_scale=run.init.output_scale).to(dtype)
+    shared = {"lr": run.lr, "weight_decay": run.weight_decay}
+    optimizer = (
+        torch.optim.SGD(model.parameters(), momentum=run.momentum, **shared)
+        if run.optimizer.fn == "sgd"
+        else torch.optim.Adam(model.parameters(), **shared)
+    )
+    schedule = (
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=run.steps)
+        if run.schedule.fn == "cosine"
+        else torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    )
+    values = []
+    for rows in batch_indices(run.seed, len(inputs), run.steps, run.batch_size):
+        optimizer.zero_grad()
+        loss = run.row.fn(model(inputs[rows]), targets[rows], **run.loss.params).mean()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        values.append(loss.item())
+    return values, model
+
+
+def members_of(runs, padding=2):
+    pack = packs.Pack("pack", tuple(runs))
+    splits = {run.seed: splits_of(run) for run in runs}
+    return gathered(pack, splits, device=CPU, padding=padding)
+
+
+MODEL_CASES = {
+    "linear": ("tiny_images", "linear", {}),
+    "mlp": ("tiny_vectors", "mlp", {}),
+    "mlp batch dropout": ("tiny_vectors", "mlp", {"normalisation": "batch", "dropout": 0.3}),
+    "mlp layer": ("tiny_grey", "mlp", {"normalisation": "layer"}),
+    "lenet": ("tiny_grey", "lenet", {}),
+    "strided_cnn": ("tiny_images", "strided_cnn", {"widths": [4, 8]}),
+    "resnet8": ("tiny_images", "resnet8", {}),
+    "resnet8 group": ("tiny_images", "resnet8", {"normalisation": "group"}),
+    "resnet18": ("tiny_images", "resnet18", {}),
+    "vit dropout": ("tiny_images", "vit", {"depth": 2, "dropout": 0.2}),
+    "torchvision": ("tiny_images", "torchvision", {"name": "shufflenet_v2_x0_5"}),
+}
