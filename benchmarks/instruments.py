@@ -21,12 +21,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import nn
 
-from lossbench.config import Run, to_run
+from lossbench.config import to_run
 from lossbench.engine import moments, train
 from lossbench.measures.instruments import times
 from lossbench.models import MODELS, Model
 from lossbench.records import INSTRUMENTS
-from lossbench.runs import packs
+from lossbench.runs import Run, packs
 from lossbench.sweep import splits_of
 
 UPDATES = 200

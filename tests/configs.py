@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 
 from lossbench import config
+from lossbench.runs import Run
 
 PLAIN = {
     "data": {
@@ -110,5 +111,5 @@ def plain_config(**overrides: object) -> dict:
     return plain
 
 
-def make_run(**overrides: object) -> config.Run:
+def make_run(**overrides: object) -> Run:
     return config.to_run(plain_config(**overrides))

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from lossbench import records
-from lossbench.config import Engine
+from lossbench.runs import Engine
 from lossbench.sweep import Sweep
 
 ENGINE = Engine(device="cpu", pack_size=128, threads=1, commit_every=30)

@@ -20,7 +20,6 @@ from undrawn import without_pictures
 
 import lossbench
 from lossbench import catalog, cli, figures, records
-from lossbench.config import load_extensions
 from lossbench.data import DATA
 from lossbench.data import __main__ as data_sets
 from lossbench.data.splits import SPLITS
@@ -28,6 +27,7 @@ from lossbench.losses import LOSSES
 from lossbench.measures import instruments
 from lossbench.measures.instruments.schedule import MOST
 from lossbench.records import __main__ as tables
+from lossbench.runs.extensions import load_extensions
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lossbench import cli
-from lossbench.config import ConfigError, named, register
+from lossbench.config import named, register
 from lossbench.launch import Composer, _of_integer
+from lossbench.runs import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from lossbench.config import Run
 from lossbench.data import Splits
 from lossbench.engine import batch_indices
 from lossbench.models import MODELS, initialised
+from lossbench.runs import Run
 from speed.clock import Clock
 
 Step = Callable[[Tensor, Tensor], Tensor]

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import torch
 from jax import lax
 
-from lossbench.config import Run
 from lossbench.data import Splits
 from lossbench.engine import batch_indices
 from lossbench.engine.members import started
+from lossbench.runs import Run
 
 jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 on a card, as all rows
 

@@ -11,10 +11,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lossbench.config import Config, Run, to_run
+from lossbench.config import Config, to_run
 from lossbench.data import DATA, Data, Splits, files
 from lossbench.data.splits import classification
 from lossbench.models import MODELS
+from lossbench.runs import Run
 from lossbench.runs.packs import Pack
 from lossbench.sweep import splits_of
 

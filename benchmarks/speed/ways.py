@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from lossbench.config import Run
 from lossbench.data import Splits
 from lossbench.engine import train
 from lossbench.engine.arithmetic import arithmetic
+from lossbench.runs import Run
 from lossbench.runs.packs import Pack
 from speed import baselines
 from speed.clock import WARM, Clock, Timing, lasting, matmul, timed, total

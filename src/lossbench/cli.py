@@ -140,8 +140,9 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from lossbench.config import ConfigError, explained, register
+    from lossbench.config import explained, register
     from lossbench.launch import RunsFailed
+    from lossbench.runs import ConfigError
     from lossbench.store import StoreError, WriteError
 
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -218,7 +219,7 @@ def _report_of(hydra: Any, args: Any) -> str:
 
 
 def _plan(arguments: list[str]) -> int:
-    from lossbench.config import ConfigError
+    from lossbench.runs import ConfigError
 
     parser = _parser("plan")
     parser.add_argument("--power", action="store_true")
@@ -246,7 +247,7 @@ def _foretell(hydra: Any, args: Any, asked: argparse.Namespace) -> int:
 
 def _parser(command: str) -> argparse.ArgumentParser:
     """A parser of a command's own flags whose mistakes are ours."""
-    from lossbench.config import ConfigError
+    from lossbench.runs import ConfigError
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
@@ -267,7 +268,7 @@ def _search_path(config_dir: str | None) -> Any:
 
 
 def _yaml_folder(config_dir: str) -> Path:
-    from lossbench.config import ConfigError
+    from lossbench.runs import ConfigError
 
     folder = Path(config_dir).resolve()
     if not folder.is_dir():
@@ -396,7 +397,8 @@ def _verify_machine(arguments: list[str]) -> int:
 
 def _losses(arguments: list[str]) -> int:
     from lossbench import catalog
-    from lossbench.config import ConfigError, load_extensions
+    from lossbench.runs import ConfigError
+    from lossbench.runs.extensions import load_extensions
 
     try:
         asked = _asked_of_losses(arguments)
@@ -419,7 +421,7 @@ def _losses(arguments: list[str]) -> int:
 
 
 def _asked_of_losses(arguments: list[str]) -> argparse.Namespace:
-    from lossbench.config import ConfigError
+    from lossbench.runs import ConfigError
 
     parser = _parser("losses")
     parser.add_argument("names", nargs="*")
@@ -438,7 +440,7 @@ def _asked_of_losses(arguments: list[str]) -> argparse.Namespace:
 
 
 def _entry(name: str, known: Mapping[str, Any]) -> Any:
-    from lossbench.config import ConfigError
+    from lossbench.runs import ConfigError
 
     if name in known:
         return known[name]
@@ -447,7 +449,7 @@ def _entry(name: str, known: Mapping[str, Any]) -> Any:
 
 def _check_card(asked: argparse.Namespace, chosen: Sequence[Any]) -> None:
     """Refuse before anything is measured what could not be written."""
-    from lossbench.config import ConfigError
+    from lossbench.runs import ConfigError
 
     path = Path(asked.card)
     if not asked.card:

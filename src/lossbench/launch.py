@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-    from lossbench.config import Engine, Run
+    from lossbench.runs import Engine, Run
     from lossbench.sweep import Sweep
     from lossbench.sweep.care import Crew
     from lossbench.sweep.workers import Workers
@@ -58,9 +58,10 @@ def task(config: DictConfig) -> dict[str, str]:
     from hydra.core.hydra_config import HydraConfig
 
     from lossbench import config as settings
+    from lossbench.runs.extensions import load_extensions
 
     hydra: Any = HydraConfig.get()
-    settings.load_extensions(config.extensions)
+    load_extensions(config.extensions)
     named = settings.named(copy.deepcopy(config), dict(hydra.runtime.choices))
     run, sweep = settings.to_run(named), _sweep(config, hydra)
     facts = sweep.run([run])[run.run_id]
@@ -274,7 +275,7 @@ class PackedLauncher:
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Hydra's call before the first launch."""
-        from lossbench.config import load_extensions
+        from lossbench.runs.extensions import load_extensions
 
         load_extensions(config.extensions)
         self.config = config
@@ -330,7 +331,7 @@ class PackedLauncher:
 
     def runs(self, job_overrides: Sequence[Sequence[str]]) -> list[Run]:
         """The runs that jobs ask for."""
-        from lossbench.config import ConfigError
+        from lossbench.runs import ConfigError
 
         start = time.monotonic()
         if not job_overrides:
@@ -341,7 +342,8 @@ class PackedLauncher:
         return runs
 
     def _run(self, overrides: tuple[str, ...]) -> Run:
-        from lossbench.config import ConfigError, to_run
+        from lossbench.config import to_run
+        from lossbench.runs import ConfigError
 
         if overrides not in self._asked:
             plain = self.composer.plain(overrides)
@@ -388,7 +390,7 @@ def dismiss() -> None:
 
 def _hands(workers: int, engine: Engine) -> int:
     """How many processes train: what was asked for, or what this machine has room for."""
-    from lossbench.config import ConfigError
+    from lossbench.runs import ConfigError
 
     if workers < 0:
         raise ConfigError(f"hydra.launcher.workers={workers}: use 0 for one on each core, or more")
@@ -432,7 +434,7 @@ def _free_memory() -> float:
 def _cluster(executor: str, cluster: Mapping[str, Any]) -> Any:
     from omegaconf import OmegaConf
 
-    from lossbench.config import ConfigError
+    from lossbench.runs import ConfigError
     from lossbench.sweep.slurm import Cluster, Settings
 
     if executor not in ("slurm", "local"):
@@ -458,7 +460,8 @@ def _basic_jobs(config: DictConfig, composer: Any) -> list[list[str]]:
 
 
 def _sweep(config: DictConfig, hydra: Any) -> Sweep:
-    from lossbench.config import TF32, to_engine
+    from lossbench.config import to_engine
+    from lossbench.runs import TF32
     from lossbench.sweep import Sweep
 
     ending, engine = _ending(hydra), to_engine(config)
@@ -493,7 +496,7 @@ USUAL_SIZE = "laptop"
 
 
 def _refuse_size(size: str) -> None:
-    from lossbench.config import ConfigError
+    from lossbench.runs import ConfigError
 
     if size != USUAL_SIZE:
         raise ConfigError(

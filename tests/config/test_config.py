@@ -12,18 +12,20 @@ import torch
 from configs import PLAIN, make_run, plain_config, set_key
 from torch import Tensor
 
-from lossbench import config, launch
-from lossbench.config import PRECISIONS, ConfigError, fits, load_extensions, to_engine, to_run
+from lossbench import config, launch, runs
+from lossbench.config import fits, to_engine, to_run
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
+from lossbench.runs import PRECISIONS, ConfigError, identity
+from lossbench.runs.extensions import load_extensions
 from lossbench.sweep import preflight
 
 
 def test_a_plain_configuration_becomes_its_run():
     run = make_run(seed=3, loss="huber", loss__params={"delta": 0.5}, optimizer__lr=0.2)
     assert (run.seed, run.lr, run.steps, run.momentum) == (3, 0.2, 20, 0.9)
-    assert run.loss == config.Part(name="huber", fn="huber", params={"delta": 0.5})
+    assert run.loss == runs.Part(name="huber", fn="huber", params={"delta": 0.5})
     assert run.row is LOSSES["huber"]
     assert run.stage == "exploratory"
     assert json.loads(json.dumps(run.facts)) == run.facts
@@ -214,7 +216,7 @@ def test_tf32_is_refused_where_there_is_none_and_is_a_run_of_its_own(monkeypatch
 def test_engine_settings_are_checked_too():
     with pytest.raises(ConfigError, match=r"engine\.threads is 0"):
         to_engine(plain_config(engine__threads=0))
-    assert to_engine(plain_config()) == config.Engine(
+    assert to_engine(plain_config()) == runs.Engine(
         device="cpu", pack_size=128, threads=1, commit_every=30
     )
 
@@ -295,9 +297,9 @@ def test_factors_that_came_later_leave_the_ids_of_older_runs_as_they_were():
     assert facts["init"] == {"from": "random", "output_scale": 0.5}
     later = ("targets", "corruption", "augmentation", "signal", "instruments")
     older = {name: value for name, value in facts.items() if name not in later}
-    text = json.dumps({"engine": config.ENGINE_SCHEMA, **older}, sort_keys=True)
-    assert config.run_id(facts) == hashlib.sha256(text.encode()).hexdigest()[:16]
-    assert "init" not in config.telling(make_run().facts)
+    text = json.dumps({"engine": identity.ENGINE_SCHEMA, **older}, sort_keys=True)
+    assert identity.run_id(facts) == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert "init" not in identity.without_neutral(make_run().facts)
 
 
 @pytest.mark.parametrize("key", ["data__targets", "init__from"])
@@ -315,7 +317,7 @@ def test_a_run_id_does_not_depend_on_where_and_how_fast_it_runs(key):
 def test_every_fact_of_a_run_is_a_factor_of_its_id():
     facts = make_run().facts
     for name in facts:
-        assert config.run_id({**facts, name: "another"}) != config.run_id(facts)
+        assert identity.run_id({**facts, name: "another"}) != identity.run_id(facts)
 
 
 def test_one_and_one_point_zero_are_the_same_run():
@@ -346,7 +348,7 @@ def test_a_run_id_does_not_depend_on_the_order_of_keys():
 
 def test_a_run_id_depends_on_the_engines_schema_number(monkeypatch):
     before = make_run().run_id
-    monkeypatch.setattr(config, "ENGINE_SCHEMA", config.ENGINE_SCHEMA + 1)
+    monkeypatch.setattr(identity, "ENGINE_SCHEMA", identity.ENGINE_SCHEMA + 1)
     assert make_run().run_id != before
 
 
@@ -357,11 +359,11 @@ def mse(output: Tensor, target: Tensor) -> Tensor:
 def test_an_edited_loss_is_another_run(monkeypatch):
     before = make_run()
     monkeypatch.setitem(LOSSES, "mse", dataclasses.replace(LOSSES["mse"], fn=mse))
-    config._code_shas.cache_clear()
+    identity._code_shas.cache_clear()
     try:
         assert make_run().run_id != before.run_id
     finally:
-        config._code_shas.cache_clear()
+        identity._code_shas.cache_clear()
 
 
 # ---- extensions ----------------------------------------------------------------------------------
@@ -451,7 +453,7 @@ def test_a_loss_for_counts_does_not_fit_centred_targets_and_says_what_does():
 
 def test_runs_of_code_that_was_edited_since_are_refused_by_name():
     run = to_run(plain_config(loss="huber"))
-    config.refuse_other_code([run])
+    identity.refuse_other_code([run])
     other = dataclasses.replace(run, source_sha="0" * 64)
     with pytest.raises(ConfigError, match=r"code of loss huber.*give the command again"):
-        config.refuse_other_code([run, other])
+        identity.refuse_other_code([run, other])

@@ -13,11 +13,11 @@ from configs import make_run
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from lossbench.config import ConfigError
 from lossbench.data import DATA, corruption
 from lossbench.data.corruption import CORRUPTIONS, corrupted, realised, symmetric
 from lossbench.data.splits import Splits
 from lossbench.pairing import stream
+from lossbench.runs import ConfigError
 from lossbench.sweep.preflight import preflight, splits_of
 
 LABEL_NOISE = ("symmetric", "pairflip", "asymmetric", "instance")
@@ -146,10 +146,10 @@ def test_asymmetric_noise_of_data_without_confusions_names_pairflip():
 
 
 def test_an_edited_map_of_confusions_makes_other_runs_of_asymmetric_alone(monkeypatch):
-    from lossbench import config
+    from lossbench.runs import identity
 
     def ids():
-        config._code_shas.cache_clear()
+        identity._code_shas.cache_clear()
         noises = [{"name": name, "params": {}} for name in ("asymmetric", "pairflip")]
         return [
             make_run(data="digits", loss="brier", data__corruption=noise).run_id for noise in noises
@@ -160,7 +160,7 @@ def test_an_edited_map_of_confusions_makes_other_runs_of_asymmetric_alone(monkey
     monkeypatch.setitem(DATA, "digits", edited)
     after = ids()
     monkeypatch.undo()
-    config._code_shas.cache_clear()
+    identity._code_shas.cache_clear()
     assert after[0] != before[0]
     assert after[1] == before[1]
 

@@ -24,13 +24,12 @@ from training import (
 )
 
 from lossbench import records
-from lossbench.config import ConfigError
 from lossbench.engine import failed, refuse_unpaired, refuse_unwidened
 from lossbench.engine.members import batch_indices, started
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.models import MODELS, Model, initialised, widened
-from lossbench.runs import packs
+from lossbench.runs import ConfigError, packs
 from lossbench.sweep import preflight, splits_of
 
 

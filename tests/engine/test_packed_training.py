@@ -12,13 +12,13 @@ from configs import make_run
 from tiny_data import SIZES
 from training import MODEL_CASES, assert_same_records, grouped, records_of
 
-from lossbench.config import ConfigError
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, drawn
 from lossbench.engine import evaluate
 from lossbench.engine.members import GUARD_ELEMENTS, batch_indices, pieces
 from lossbench.models import MODELS, initialised
 from lossbench.pairing import stream
 from lossbench.records import INSTRUMENTS
+from lossbench.runs import ConfigError
 from lossbench.sweep import preflight, splits_of
 
 

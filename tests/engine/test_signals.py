@@ -10,11 +10,11 @@ import torch
 from configs import make_run
 from training import records_of, trained
 
-from lossbench.config import ConfigError
 from lossbench.engine.members import batch_indices
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS, initialised
 from lossbench.records import REFERENCE, SIGNALS
+from lossbench.runs import ConfigError
 from lossbench.sweep import splits_of
 
 DIGITS = {"data": "digits", "steps": 12, "log_every": 1, "eval_every": 12}

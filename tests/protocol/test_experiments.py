@@ -14,11 +14,11 @@ from configs import TINY, write_experiment
 
 import lossbench
 from lossbench import cli, launch, records, statistics
-from lossbench.config import ConfigError
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.protocol.grid import spread
 from lossbench.protocol.size import sized_blocks, sized_stage
+from lossbench.runs import ConfigError
 from lossbench.statistics.published import speaks_of
 from lossbench.sweep import preflight
 

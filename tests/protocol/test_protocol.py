@@ -412,7 +412,9 @@ def test_a_failed_reference_stops_the_confirming_of_its_task(conf, place, monkey
     broken.__name__ = "mse"
     row = dataclasses.replace(LOSSES["mse"], fn=broken)
     monkeypatch.setitem(LOSSES, "mse", row)
-    monkeypatch.setattr("lossbench.config._code_shas", lambda *names: dict.fromkeys(SHAS, "x"))
+    monkeypatch.setattr(
+        "lossbench.runs.identity._code_shas", lambda *names: dict.fromkeys(SHAS, "x")
+    )
     assert ask(conf, "experiment=three", "name=broken") == cli.SOME_FAILED
     runs = records.load(place / "runs" / "broken").runs
     assert {*runs.stage} == {"tune"}

@@ -14,13 +14,12 @@ from interrupted import ENGINE, contents, sweep_in
 from torch import nn
 
 from lossbench import models, records, store
-from lossbench.config import ConfigError
 from lossbench.engine import train
 from lossbench.engine.checkpoint import decoded, encoded
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.models import MODELS, Model
-from lossbench.runs import packs
+from lossbench.runs import ConfigError, packs
 from lossbench.sweep import care, isolation, splits_of, training
 from lossbench.sweep.leases import Claim, Claims, claim
 from lossbench.sweep.training import Interrupted, Stop

@@ -17,8 +17,9 @@ from configs import make_run
 from interrupted import contents, sweep_in
 
 from lossbench import cli, launch, records, store
-from lossbench.config import ConfigError, load_extensions
 from lossbench.losses import LOSSES
+from lossbench.runs import ConfigError
+from lossbench.runs.extensions import load_extensions
 from lossbench.runs.packs import LEAST_MEMBERS, shared
 from lossbench.sweep import workers
 from lossbench.sweep.leases import Claims

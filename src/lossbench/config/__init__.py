@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import difflib
 import functools
-import hashlib
-import importlib
 import inspect
-import json
 import math
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,32 +22,20 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 
 from lossbench.data import DATA
 from lossbench.data.augmentation import AUGMENTATIONS
-from lossbench.data.corruption import CORRUPTIONS, takes_confusions
+from lossbench.data.corruption import CORRUPTIONS
 from lossbench.data.files import ROOT
 from lossbench.data.targets import TARGETS
 from lossbench.losses import LOSSES
-from lossbench.losses.links import INVERSE_LINKS
-from lossbench.losses.spec import NAME, Loss
+from lossbench.losses.spec import NAME
 from lossbench.models import MODELS
 from lossbench.models.start import STARTS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
-from lossbench.pairing import source_sha
 from lossbench.records import CONDITIONS, INSTRUMENTS, REPORTS, SIGNALS
-
-ENGINE_SCHEMA = 2
-"""Rises when a change of the engine, the optimizers or the schedules alters results."""
+from lossbench.runs.identity import NEUTRAL, code_of, run_id
+from lossbench.runs.run import ConfigError, Init, Part, Run
+from lossbench.runs.settings import AUTO, DEVICES, PRECISIONS, TF32, Engine
 
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
-AUTO, TF32 = "auto", "tf32"
-DEVICES = ("cpu", "cuda", AUTO)
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64, TF32: torch.float32}
-"""Type of parameters and data by precision; with tf32 products round their factors to 10 bits."""
-
-
-class ConfigError(ValueError):
-    """Something asked for does not exist or cannot be; the message gives the value and the cure."""
-
-
 # ---- the schema: what may be typed ---------------------------------------------------------------
 
 
@@ -137,7 +119,7 @@ class SizeNode:
     confirm: dict[str, Any] = field(default_factory=dict)
 
 
-INIT = {"from": "random", "output_scale": 1.0}
+INIT = NEUTRAL["init"]
 """The `init` node. A plain dictionary: `from` is no name that Python lets a field have."""
 
 
@@ -176,126 +158,6 @@ def register() -> None:
     for part in (schema.data.corruption, schema.data.augmentation):
         OmegaConf.set_struct(part.params, False)
     ConfigStore.instance().store(name="schema", node=schema)
-
-
-# ---- the result: what a run is -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Part:
-    """One choice of a config group."""
-
-    name: str
-    fn: str
-    params: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Init:
-    """How parameters start.
-
-    Attributes:
-        start: Key of `prefit.STARTS`; typed and recorded as `init.from`.
-        output_scale: Factor on the parameters of the last linear layer.
-    """
-
-    start: str
-    output_scale: float
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The two as they are typed and recorded."""
-        return {"from": self.start, "output_scale": self.output_scale}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training, everything that defines it, and the identity that follows from it."""
-
-    run_id: str
-    stage: str
-    condition: str
-    data: Part
-    targets: str
-    corruption: Part
-    augmentation: Part
-    model: Part
-    loss: Part
-    optimizer: Part
-    schedule: Part
-    lr: float
-    momentum: float
-    weight_decay: float
-    init: Init
-    signal: str
-    instruments: tuple[str, ...]
-    seed: int
-    steps: int
-    batch_size: int
-    log_every: int
-    eval_every: int
-    precision: str
-    source_sha: str
-    shared_sha: str
-
-    @property
-    def row(self) -> Loss:
-        """The row of the catalog that the run's loss uses."""
-        return LOSSES[self.loss.fn]
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Canonical plain values of every factor: what is hashed and recorded."""
-        left_out = ("run_id", "stage", "shared_sha")  # the last one is part of source_sha
-        return {name: _fact(value) for name, value in vars(self).items() if name not in left_out}
-
-
-def _fact(value: Any) -> Any:
-    """A factor of a run as plain values that nobody else holds."""
-    if isinstance(value, Part):
-        return {"name": value.name, "fn": value.fn, "params": copy.deepcopy(dict(value.params))}
-    if isinstance(value, Init):
-        return value.facts
-    return [*value] if isinstance(value, tuple) else value
-
-
-NEUTRAL = {
-    "corruption": dataclasses.asdict(Part("none", "none", {})),
-    "augmentation": dataclasses.asdict(Part("none", "none", {})),
-    "targets": "sampled",
-    "init": INIT,
-    "signal": "own",
-    "instruments": [],
-}
-"""Values of factors that change nothing."""
-
-
-@dataclass(frozen=True)
-class Engine:
-    """How a sweep is run: changes speed, never results beyond float tolerance.
-
-    Attributes:
-        device: "cpu" or "cuda"; "auto" has become one of them.
-        pack_size: Most members of a pack.
-        threads: Of each process.
-        commit_every: Seconds between two checkpoints.
-        kernel: Whether the Triton kernel trains what it can, on CUDA.
-        data_root: Folder with the files of data sets.
-        download: Whether files that are missing there may be downloaded.
-    """
-
-    device: str
-    pack_size: int
-    threads: int
-    commit_every: float
-    kernel: bool = False
-    data_root: str = ROOT
-    download: bool = False
-
-    @property
-    def padding(self) -> int:
-        """Least number of members of a pack: kernels, and with them bits, are chosen by it."""
-        return 2 if self.device == "cpu" else self.pack_size
 
 
 def named(config: DictConfig, choices: Mapping[str, Any]) -> DictConfig:
@@ -356,27 +218,8 @@ def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
     _check_signal(plain["signal"], parts["loss"])
     stage = CONDITIONS[plain["condition"]].stage
     run = Run(run_id="", stage=stage, source_sha="", shared_sha="", **parts, **values)
-    run = dataclasses.replace(run, **_code_of(run))
+    run = dataclasses.replace(run, **code_of(run))
     return dataclasses.replace(run, run_id=run_id(run.facts))
-
-
-def refuse_other_code(runs: Iterable[Run]) -> None:
-    """Refuse runs that were made from other code than a process would train them with.
-
-    Raises:
-        ConfigError: A loss, data set or model was edited since.
-    """
-    for run in runs:
-        if _code_of(run) != {"source_sha": run.source_sha, "shared_sha": run.shared_sha}:
-            raise ConfigError(
-                f"run {run.run_id}: code of loss {run.loss.name}, data {run.data.name} or model "
-                f"{run.model.name} was edited since it was asked for: give the command again"
-            )
-
-
-def _code_of(run: Run) -> dict[str, str]:
-    functions = [getattr(run, group).fn for group in _CODED]
-    return _code_shas(*functions, run.targets, run.init.start)
 
 
 def to_engine(config: DictConfig | Mapping[str, Any]) -> Engine:
@@ -400,54 +243,11 @@ def to_engine(config: DictConfig | Mapping[str, Any]) -> Engine:
     return Engine(**values, data_root=data["root"], download=data["download"])
 
 
-def run_id(facts: Mapping[str, Any]) -> str:
-    """16 hex digits of sha256 over canonical facts and the engine's schema number.
-
-    Neutral values do not count, so that a factor may be added without orphaning older sweeps.
-    """
-    canonical = json.dumps(
-        {"engine": ENGINE_SCHEMA, **telling(facts)}, sort_keys=True, allow_nan=False
-    )
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def telling(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts without those that change nothing: what the identity of a run is made of."""
-    return {name: value for name, value in facts.items() if NEUTRAL.get(name) != value}
-
-
 def fits(config: DictConfig | Mapping[str, Any]) -> bool:
     """Whether the loss is made for the task of the data and for such targets."""
     loss, data = (_fn(config[group]) for group in ("loss", "data"))
     row, drawn = LOSSES[_known(loss, LOSSES, "loss")], DATA[_known(data, DATA, "data")]
     return row.task == drawn.task and row.domain in ("real", drawn.domain)
-
-
-def load_extensions(modules: Iterable[str]) -> None:
-    """Import modules and add the rows in their `LOSSES`, `DATA` and `MODELS`.
-
-    Args:
-        modules: Importable names; the current folder counts.
-
-    Raises:
-        ConfigError: The import fails, or a name is already taken by another row.
-    """
-    for module in modules:
-        if not re.fullmatch(r"[A-Za-z_][\w.]*", module):
-            raise ConfigError(f"extension {module!r}: use a module's name, not a path")
-        if str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))
-        try:
-            found = importlib.import_module(module)
-        except Exception as error:
-            raise ConfigError(
-                f"extension {module!r} cannot be imported ({error}): "
-                f"put {module}.py into this folder, or install it"
-            ) from error
-        for registry, rows in (("LOSSES", LOSSES), ("DATA", DATA), ("MODELS", MODELS)):
-            for row in getattr(found, registry, ()):
-                if rows.setdefault(row.name, row) is not row:
-                    raise ConfigError(f"extension {module!r}: {row.name!r} exists: rename yours")
 
 
 def known_keys() -> set[str]:
@@ -553,7 +353,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 # ---- the checks ----------------------------------------------------------------------------------
 
-_CODED = ("loss", "data", "model", "corruption", "augmentation", "optimizer", "schedule")
 _NUMBERS = ("seed", "steps", "batch_size", "log_every", "eval_every")
 
 
@@ -732,36 +531,6 @@ _GIVEN = ("seed", "draw", "step", "hyper", "out", "context", "confusions")
 
 
 _FLOAT = (float, "float")
-
-
-@functools.cache
-def _code_shas(
-    loss: str,
-    data: str,
-    model: str,
-    corruption: str,
-    augmentation: str,
-    optimizer: str,
-    schedule: str,
-    targets: str,
-    start: str,
-) -> dict[str, str]:
-    """Hashes of all code a run uses, and of that which it shares with runs of other losses."""
-    row = LOSSES[loss]
-    shared = [DATA[data].fn, MODELS[model].fn]
-    shared += [OPTIMIZERS[optimizer], SCHEDULES[schedule]]
-    # The neutral ones do nothing, so their code decides nothing.
-    shared += [CORRUPTIONS[corruption]] if corruption != "none" else []
-    shared += [AUGMENTATIONS[augmentation]] if augmentation != "none" else []
-    shared += [TARGETS[targets]] if targets != NEUTRAL["targets"] else []
-    shared += [STARTS[start]] if start != INIT["from"] else []
-    own = [row.fn, INVERSE_LINKS[row.inverse_link]]
-    # The confusions stand in the row of the data, which is no function.
-    facts = repr(sorted(DATA[data].confusions.items())) if takes_confusions(corruption) else ""
-    return {
-        "source_sha": source_sha([*own, *shared], facts=facts),
-        "shared_sha": source_sha(shared, facts=facts),
-    }
 
 
 def _unfit(loss: Part, data: Part) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lossbench.config import TF32
+from lossbench.runs import TF32
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
 
     Args:
         device: Where the pack trains; on the CPU there is nothing to choose.
-        precision: One of `lossbench.config.PRECISIONS`.
+        precision: One of `lossbench.runs.PRECISIONS`.
     """
     if device.type != "cuda":
         yield

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lossbench.claims import bayes_prediction
-from lossbench.config import Run
 from lossbench.losses.spec import Context
 from lossbench.pairing import tensors_sha
+from lossbench.runs import Run
 
 MOST_POSTERIORS = 40
 """Distinct posteriors of a split that are solved: half a second for a loss on ten seeds."""

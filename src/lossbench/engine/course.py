@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lossbench.config import TF32
 from lossbench.engine.capture import Captured, Recordings
 from lossbench.engine.members import Members
 from lossbench.engine.strategies import kernel_of
 from lossbench.engine.update import Update, Updates
 from lossbench.measures import probes
+from lossbench.runs import TF32
 
 if TYPE_CHECKING:
     from lossbench.engine.strategies.kernel import Kernel

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from lossbench.config import PRECISIONS, Run
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, drawn
 from lossbench.data.corruption import realised
 from lossbench.data.splits import Splits
@@ -25,6 +24,7 @@ from lossbench.models import MODELS, called, initialised, rescaled, stacked, wid
 from lossbench.models.start import STARTS
 from lossbench.optimizers import Hyperparameters
 from lossbench.pairing import stream, tensors_sha
+from lossbench.runs import PRECISIONS, Run
 from lossbench.runs.packs import Pack, slices
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from lossbench.config import Run
 from lossbench.data.splits import Splits
 from lossbench.engine.arithmetic import arithmetic
 from lossbench.engine.checkpoint import Saved, Snapshot, decoded, encoded
@@ -21,6 +20,7 @@ from lossbench.engine.moments import Instruments
 from lossbench.engine.recorder import Recorder
 from lossbench.engine.strategies import strategy_of
 from lossbench.engine.update import Updates
+from lossbench.runs import Run
 from lossbench.runs.packs import Pack
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lossbench.config import Run
 from lossbench.engine.members import Members, guarded
 from lossbench.measures import metrics
+from lossbench.runs import Run
 
 
 def uncertainty(members: Members, output: Tensor, target: Tensor) -> dict[str, Tensor]:

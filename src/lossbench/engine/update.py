@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lossbench.config import Run
 from lossbench.engine.capture import is_capturing
 from lossbench.engine.members import Members, check_loss, guarded
 from lossbench.engine.recorder import Recorder
 from lossbench.engine.signals import SIGNALS, reference_slope
 from lossbench.engine.strategies import Named, Rows, Strategy, joined
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES, Hyperparameters, fresh_state, scheduled
+from lossbench.runs import Run
 
 if TYPE_CHECKING:
     from lossbench.engine.strategies.kernel import Kernel

@@ -34,7 +34,8 @@ def asked(
     Raises:
         ConfigError: No cell is left.
     """
-    from lossbench.config import ConfigError, fits
+    from lossbench.config import fits
+    from lossbench.runs import ConfigError
 
     cells: dict[Cell, None] = {}
     left_out: dict[str, None] = {}
@@ -76,7 +77,7 @@ def product(lines: Sequence[str], composer: Any) -> list[Cell]:
 
 def values(key: str, value: Any, composer: Any) -> list[str]:
     """Single values of a key whose values are typed or listed in some way Hydra knows."""
-    from lossbench.config import ConfigError
+    from lossbench.runs import ConfigError
 
     if not isinstance(value, str | int | float) and not value:
         raise ConfigError(f"the list of {key} is empty: give it at least one value")

@@ -28,7 +28,8 @@ def check_keys(stage: str, given: Mapping[str, Any], known: Mapping[str, Any]) -
     Raises:
         ConfigError: Names the key and the nearest one.
     """
-    from lossbench.config import ConfigError, nearest
+    from lossbench.config import nearest
+    from lossbench.runs import ConfigError
 
     for key, value in given.items():
         if key not in known:
@@ -54,8 +55,8 @@ def check_declaration(
     Raises:
         ConfigError: A part is missing, unknown or out of range; the message names the cure.
     """
-    from lossbench.config import ConfigError
     from lossbench.losses.spec import TASKS
+    from lossbench.runs import ConfigError
 
     check_keys("declare", declared, dict.fromkeys((*DECLARED, *OPTIONAL)))
     if missing := [key for key in DECLARED if key not in declared]:
@@ -89,7 +90,7 @@ def check_declaration(
 
 def _check_selects(declared: Mapping[str, Any], name: str, task: str) -> None:
     """Validation has what chooses the learning rate and, where the best step is judged, that."""
-    from lossbench.config import ConfigError
+    from lossbench.runs import ConfigError
 
     primary = records.declared(declared["primary"], data=name, task=task)
     chosen = records.declared(declared.get("select", {}), data=name, task=task)
@@ -113,8 +114,9 @@ def _metrics(split: str) -> dict[str, str]:
 
 def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> None:
     """Every choice stands under a task or a data set, and fits its task, where that is known."""
-    from lossbench.config import ConfigError, nearest
+    from lossbench.config import nearest
     from lossbench.losses import LOSSES
+    from lossbench.runs import ConfigError
 
     selecting = {
         name: task
@@ -156,8 +158,9 @@ def _check_published(
     claim: Mapping[str, Any], where: str, declared: Mapping[str, Any], losses: Iterable[str]
 ) -> None:
     """Refuse a published claim that could not be judged."""
-    from lossbench.config import ConfigError, nearest
+    from lossbench.config import nearest
     from lossbench.losses import LOSSES
+    from lossbench.runs import ConfigError
 
     check_keys(where, claim, dict.fromkeys((*PUBLISHED, *PUBLISHED_TOO)))
     if missing := [key for key in PUBLISHED if key not in claim]:
@@ -195,7 +198,8 @@ def _check_published(
 
 def _check_where(factors: Mapping[str, Any], where: str) -> None:
     """What a claim is restricted to is a factor of a task: no loss, and nothing that is tuned."""
-    from lossbench.config import ConfigError, is_key, known_keys, nearest
+    from lossbench.config import is_key, known_keys, nearest
+    from lossbench.runs import ConfigError
 
     for key in factors:
         is_factor = key.partition(".")[0] in WHERE and (key in records.FACTORS or is_key(key))
@@ -220,7 +224,8 @@ def check_others(others: Mapping[str, Any], declared: Mapping[str, Any]) -> None
     Raises:
         ConfigError: A config group, or a loss's parameter that would be chosen by its own value.
     """
-    from lossbench.config import GROUPS, ConfigError
+    from lossbench.config import GROUPS
+    from lossbench.runs import ConfigError
 
     for key in others:
         if key in GROUPS or key == "optimizer.lr":
@@ -241,7 +246,8 @@ def check_conditions(conditions: Sequence[str]) -> None:
     Raises:
         ConfigError: Names the conditions.
     """
-    from lossbench.config import ConfigError, nearest
+    from lossbench.config import nearest
+    from lossbench.runs import ConfigError
 
     for condition in conditions:
         if condition not in CONDITIONS:
@@ -256,7 +262,7 @@ def refuse_overlap(tune: Sequence[int], confirm: Sequence[int]) -> None:
     Raises:
         ConfigError: Names them, and how to type others.
     """
-    from lossbench.config import ConfigError
+    from lossbench.runs import ConfigError
 
     if shared := sorted({*tune} & {*confirm}):
         raise ConfigError(

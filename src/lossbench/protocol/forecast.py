@@ -20,14 +20,13 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from lossbench import records, statistics
-from lossbench.config import PRECISIONS, ConfigError, Run
 from lossbench.data import files
 from lossbench.engine import evaluate, runs_apart, train
 from lossbench.losses import LOSSES
 from lossbench.measures import probes
 from lossbench.measures.instruments import times
 from lossbench.models import MODELS
-from lossbench.runs import packs
+from lossbench.runs import PRECISIONS, ConfigError, Run, packs
 from lossbench.runs.packs import Pack
 from lossbench.sweep import KEPT, Sweep, splits_of
 

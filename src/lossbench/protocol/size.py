@@ -25,7 +25,8 @@ def check_size(size: Mapping[str, Any], composer: Any) -> None:
     Raises:
         ConfigError: Names the key and the nearest one, or the value and what to use.
     """
-    from lossbench.config import GROUPS, ConfigError, check_overrides, nearest
+    from lossbench.config import GROUPS, check_overrides, nearest
+    from lossbench.runs import ConfigError
 
     for stage, known in (("tune", TUNE), ("confirm", CONFIRM)):
         for key, value in size[stage].items():
@@ -112,7 +113,7 @@ def sized_stage(
 
 def _scaled(key: str, found: Any, factor: float) -> Any:
     """A whole number, or each of a list, times a factor, and at least 1."""
-    from lossbench.config import ConfigError
+    from lossbench.runs import ConfigError
 
     many: list[Any] = [found] if isinstance(found, int | float | str) else [*found]
     if not all(type(one) is int for one in many):
@@ -123,7 +124,7 @@ def _scaled(key: str, found: Any, factor: float) -> Any:
 
 def _spanning(declared: Sequence[str], rates: int = 0, finer: int = 1) -> list[float]:
     """Learning rates over the declared span: so many, or so many steps for each declared one."""
-    from lossbench.config import ConfigError
+    from lossbench.runs import ConfigError
 
     count = rates or (len(declared) - 1) * finer + 1
     try:

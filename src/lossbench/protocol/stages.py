@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from hydra.core.utils import JobReturn
 
-    from lossbench.config import Run
     from lossbench.launch import PackedLauncher
     from lossbench.records import Records
+    from lossbench.runs import Run
 
 log = logging.getLogger(__name__)
 
@@ -340,7 +340,7 @@ class Protocol:
 
     def _best(self, task: Task, cell: Cell, loaded: Records) -> Chosen | None:
         from lossbench import statistics
-        from lossbench.config import ConfigError
+        from lossbench.runs import ConfigError
 
         metric = self._declared("select", task) or self._declared("primary", task)
         tried = self._candidates(task, cell)
@@ -526,7 +526,7 @@ def _scale(loaded: Records, run_ids: Iterable[str]) -> float:
 
 
 def _number(rate: str) -> float:
-    from lossbench.config import ConfigError
+    from lossbench.runs import ConfigError
 
     try:
         return float(rate)

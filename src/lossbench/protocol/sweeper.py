@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-    from lossbench.config import Run
     from lossbench.launch import PackedLauncher
+    from lossbench.runs import Run
 
 
 class ProtocolSweeper:
@@ -51,7 +51,7 @@ class ProtocolSweeper:
         """Hydra's call before the sweep."""
         from hydra.core.plugins import Plugins
 
-        from lossbench.config import ConfigError
+        from lossbench.runs import ConfigError
 
         self.config = config
         launcher: Any = Plugins.instance().instantiate_launcher(
@@ -138,7 +138,7 @@ class ProtocolSweeper:
         return found, protocol
 
     def _refuse_tuned(self, typed: Mapping[str, str]) -> None:
-        from lossbench.config import ConfigError
+        from lossbench.runs import ConfigError
 
         for key in self.tuned:
             if key in typed:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lossbench.config import Run
+from lossbench.runs.run import Run
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from lossbench import store
-from lossbench.config import ConfigError, Engine
+from lossbench.runs import ConfigError, Engine
 from lossbench.sweep.isolation import Died, run_apart
 from lossbench.sweep.leases import PATIENCE, Claim, halved
 from lossbench.sweep.training import Job, OutOfMemory, Stop, give_up

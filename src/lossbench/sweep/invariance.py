@@ -21,10 +21,10 @@ import torch
 
 import lossbench
 from lossbench import engine, store
-from lossbench.config import ENGINE_SCHEMA, Run, to_run
+from lossbench.config import to_run
 from lossbench.engine import train
 from lossbench.pairing import device_name, environment_sha
-from lossbench.runs import packs
+from lossbench.runs import ENGINE_SCHEMA, Run, packs
 from lossbench.sweep.leases import PATIENCE
 from lossbench.sweep.preflight import splits_of
 

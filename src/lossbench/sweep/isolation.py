@@ -13,8 +13,9 @@ from multiprocessing import get_context
 import torch
 
 from lossbench import store
-from lossbench.config import ConfigError, Engine, Run, load_extensions, refuse_other_code
 from lossbench.data import files
+from lossbench.runs import ConfigError, Engine, Run, refuse_other_code
+from lossbench.runs.extensions import load_extensions
 from lossbench.sweep.training import SIGNALS, Interrupted, Job, OutOfMemory, Stop, stopping
 
 log = logging.getLogger(__name__)

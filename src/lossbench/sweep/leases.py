@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lossbench import records, store
-from lossbench.config import Run
-from lossbench.runs import packs
+from lossbench.runs import Run, packs
 from lossbench.runs.packs import Pack
 
 KEPT = ("done", "diverged")

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lossbench import records, store
-from lossbench.config import ConfigError, Run
 from lossbench.data import DATA
 from lossbench.losses.relations import related
+from lossbench.runs import ConfigError, Run
 
 EMPTY: dict[str, Any] = {
     "planned": {},

@@ -9,7 +9,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lossbench.config import ConfigError, Run
 from lossbench.data import DATA, Splits
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS
 from lossbench.data.corruption import DROPPING, corrupted
@@ -18,6 +17,7 @@ from lossbench.engine import batch_indices, refuse_unpaired, refuse_unwidened
 from lossbench.losses.spec import Context
 from lossbench.models import MODELS
 from lossbench.pairing import raised
+from lossbench.runs import ConfigError, Run
 
 log = logging.getLogger(__name__)
 

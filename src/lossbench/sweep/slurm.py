@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lossbench import store
-from lossbench.config import ConfigError, Engine
+from lossbench.runs import ConfigError, Engine
 from lossbench.sweep.care import Left, broken, seen_to
 from lossbench.sweep.isolation import Died, prepare
 from lossbench.sweep.leases import Claim

@@ -14,10 +14,10 @@ import pyarrow as pa
 import torch
 
 from lossbench import records, store
-from lossbench.config import Engine, Run
 from lossbench.data import files
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
+from lossbench.runs import Engine, Run
 from lossbench.sweep import plan
 from lossbench.sweep.care import Crew, Here, Left
 from lossbench.sweep.leases import ATTEMPTS, PATIENCE, PLANNED, Claim, Claims, Members

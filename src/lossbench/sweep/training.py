@@ -18,9 +18,9 @@ import torch
 from tqdm import tqdm
 
 from lossbench import records, store
-from lossbench.config import ENGINE_SCHEMA, Engine
 from lossbench.engine import Saved, Snapshot, failed, kernel_maker, train
 from lossbench.pairing import device_name, environment_sha
+from lossbench.runs import ENGINE_SCHEMA, Engine
 from lossbench.sweep.invariance import known
 from lossbench.sweep.leases import Claim, Members, state_of
 from lossbench.sweep.preflight import splits_of

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from lossbench import store
-from lossbench.config import ConfigError, Engine
+from lossbench.runs import ConfigError, Engine
 from lossbench.sweep.care import Here, Left, broken, seen_to
 from lossbench.sweep.isolation import death, prepare
 from lossbench.sweep.leases import Claim

@@ -30,11 +30,11 @@ from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 from triton.language.extra import libdevice
 
-from lossbench.config import TF32, Run
 from lossbench.engine.members import Members
 from lossbench.engine.strategies.layers import Layer, layers_of
 from lossbench.engine.strategies.rows import ALIGNED, Rows
 from lossbench.losses.spec import Loss
+from lossbench.runs import TF32, Run
 
 IS_INTERPRETED: bool = triton.knobs.runtime.interpret
 

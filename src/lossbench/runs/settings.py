@@ -1,0 +1,42 @@
+"""How a sweep is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lossbench.data.files import ROOT
+
+AUTO, TF32 = "auto", "tf32"
+DEVICES = ("cpu", "cuda", AUTO)
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64, TF32: torch.float32}
+"""Type of parameters and data by precision; with tf32 products round their factors to 10 bits."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a sweep is computed: changes speed, never results beyond float tolerance.
+
+    Attributes:
+        device: "cpu" or "cuda"; "auto" has become one of them.
+        pack_size: Most members of a pack.
+        threads: Of each process.
+        commit_every: Seconds between two checkpoints.
+        kernel: Whether the Triton kernel trains what it can, on CUDA.
+        data_root: Folder with the files of data sets.
+        download: Whether files that are missing there may be downloaded.
+    """
+
+    device: str
+    pack_size: int
+    threads: int
+    commit_every: float
+    kernel: bool = False
+    data_root: str = ROOT
+    download: bool = False
+
+    @property
+    def padding(self) -> int:
+        """Least number of members of a pack: kernels, and with them bits, are chosen by it."""
+        return 2 if self.device == "cpu" else self.pack_size
