@@ -6,10 +6,12 @@ import contextlib
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from selection import beyond
 
 from lossbench.data import DATA
 from lossbench.engine import train
@@ -50,8 +52,10 @@ def ours(runs, splits):
     return {loss: part.loss_value.tolist() for loss, part in steps.groupby("loss", observed=True)}
 
 
-@pytest.mark.parametrize("kind", ["loader", "tensors"])
-@pytest.mark.parametrize("name", ["W1", "W3s", "W4"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    beyond([("W1", "tensors")], product(["W1", "W3s", "W4"], ["loader", "tensors"])),
+)
 def test_a_baseline_trains_what_the_engine_trains(name, kind):
     from speed import baselines
 
@@ -63,6 +67,7 @@ def test_a_baseline_trains_what_the_engine_trains(name, kind):
         assert len(set(alone)) == STEPS  # it did train
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["W1", "W4"])
 def test_the_program_in_jax_trains_what_the_engine_trains(name):
     pytest.importorskip("jax")
@@ -129,6 +134,7 @@ def test_a_window_holds_its_updates_however_long_the_stretches_they_come_in(monk
     assert steps <= clock.timing(members=1).done < steps + stretch
 
 
+@pytest.mark.exhaustive
 def test_sweep_speed_runs_through_and_gives_whole_tables(tmp_path):
     path = os.pathsep.join([*filter(None, sys.path)])
     done = subprocess.run(

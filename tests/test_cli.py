@@ -411,6 +411,7 @@ def shown_on(reported, *, terminal, **environment):
     return b"".join(parts).decode().replace("\r\n", "\n")
 
 
+@pytest.mark.exhaustive
 def test_verdicts_are_coloured_on_a_terminal_only_and_never_against_no_color(reported):
     plain = shown_on(reported, terminal=False)
     told = r"mse .*reference\n"
@@ -459,6 +460,7 @@ def finished_packs(folder):
     return sorted(path for path in found if store.committed(path.parent)["is_finished"])
 
 
+@pytest.mark.exhaustive
 def test_after_ctrl_c_finished_packs_are_kept_and_the_same_command_does_the_rest(place):
     line = [
         *("-m", "data=diabetes", "loss=mse", "model=linear", "batch_size=16", "steps=2000"),

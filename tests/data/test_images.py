@@ -453,7 +453,7 @@ def test_fashion_mnist_has_as_many_of_each_class_and_the_published_brightness():
     assert 1 / (white - black) == pytest.approx(0.3530, abs=2e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_logistic_regression_does_on_fashion_mnist_what_it_does_elsewhere():
     splits = splits_of_set("fashion_mnist", examples=10_000)

@@ -92,7 +92,7 @@ def test_a_number_of_examples_that_cannot_be_split_is_refused(examples):
         DATA["mnist1d"].fn(seed=0, examples=examples)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_network_is_right_in_over_half_and_a_linear_model_in_a_third_of_cases():
     splits = DATA["mnist1d"].fn(seed=0)

@@ -441,7 +441,7 @@ def test_diamonds_have_53940_rows_split_60_20_20():
     assert [len(splits.inputs[split]) for split in SPLITS] == [32_364, 10_788, 10_788]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_trees_explain_98_percent_of_diamonds_and_a_plane_90():
     for target, plane, trees in (("log_price", 0.907, 0.991), ("price", 0.901, 0.980)):
         splits = real("diamonds", target=target)
@@ -461,7 +461,7 @@ def test_delays_have_heavy_and_skewed_tails():
     assert stats.kurtosis(delay) == pytest.approx(26.4, abs=0.2)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("held_out", "squared", "absolute"),
     [("months", (40.2, 25.6), (41.3, 23.5)), ("weeks", (47.5, 28.7), (49.4, 27.0))],

@@ -426,6 +426,7 @@ assert made.metadata.shared < 227 * 1024
 """
 
 
+@pytest.mark.exhaustive
 def test_it_compiles_for_a_gpu_that_is_not_here(tmp_path):
     apart = {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_DEFAULT_FP_FUSION": "0"}
     apart["TRITON_INTERPRET"] = "0"

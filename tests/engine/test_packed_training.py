@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from configs import make_run
+from selection import beyond
 from tiny_data import SIZES
 from training import MODEL_CASES, assert_same_records, grouped, records_of
 
@@ -83,11 +84,14 @@ def pack_of(**more):
     ]
 
 
+LARGE = ("resnet18", "resnet8 group", "vit dropout", "torchvision")
+
+
 def test_every_model_is_trained_here():
     assert {model for _, model, _ in MODEL_CASES.values()} == MODELS.keys()
 
 
-@pytest.mark.parametrize("case", MODEL_CASES)
+@pytest.mark.parametrize("case", beyond([c for c in MODEL_CASES if c not in LARGE], MODEL_CASES))
 def test_a_model_trains_in_a_pack_as_it_does_alone(case):
     name, model, params = MODEL_CASES[case]
     runs = pack_of(data=name, model=model, model__params=params)
@@ -111,7 +115,7 @@ def test_augmented_batches_are_the_same_in_a_pack_and_alone(name):
     assert not {*plain.batch_sha} & {*grouped(runs)["runs"].batch_sha}
 
 
-@pytest.mark.parametrize("case", ["mlp batch dropout", "resnet8", "lenet", "vit dropout"])
+@pytest.mark.parametrize("case", beyond(["mlp batch dropout"], ["resnet8", "lenet", "vit dropout"]))
 def test_a_member_depends_on_no_pack_mate(case):
     name, model, params = MODEL_CASES[case]
     facts = {**FACTS, "data": name, "model": model, "model__params": params}

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from configs import TINY, write_experiment
+from selection import beyond
 
 import lossbench
 from lossbench import cli, launch, records, statistics
@@ -66,7 +67,9 @@ PLANNED += [(name, "full") for name in EXPERIMENTS if name not in (*CLAIMING, LA
 """Those that claim something of losses are planned at `laptop` below."""
 
 
-@pytest.mark.parametrize(("name", "size"), PLANNED)
+@pytest.mark.parametrize(
+    ("name", "size"), beyond([("horizon", "smoke"), ("few_samples", "full")], PLANNED)
+)
 def test_an_experiment_can_be_planned_at_a_size(name, size, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = planned(f"experiment={name}", f"size={size}", *ONE_OF_EACH)
@@ -109,7 +112,7 @@ def test_a_block_begins_with_its_reference_or_goes_on_where_another_block_does(n
             assert factors_of(block) in begun
 
 
-@pytest.mark.parametrize("name", CLAIMING)
+@pytest.mark.parametrize("name", beyond(CLAIMING[:1], CLAIMING))
 def test_a_published_claim_speaks_of_a_loss_and_a_reference_that_are_planned_side_by_side(
     name, tmp_path, monkeypatch
 ):

@@ -16,6 +16,8 @@ from sweep_on_disk import CLASSIFICATION, HOSTILE, REGRESSION, build, own, plan_
 from lossbench import cli, report
 from lossbench.report import pictures
 
+pytestmark = pytest.mark.exhaustive
+
 WIDTHS = (400, 900, 1600)
 PAGES = ("report", "hostile", "card")
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from selection import beyond
 from sweep_on_disk import (
     CLASSIFICATION,
     HOSTILE,
@@ -195,6 +196,7 @@ def test_a_declared_loss_that_was_not_confirmed_counts_in_the_family_and_is_obje
     )
 
 
+@pytest.mark.exhaustive
 def test_writing_twice_gives_the_same_bytes_and_every_figure_in_its_formats(tmp_path):
     folder = build(tmp_path / "twice", own({"mse": "power", "mae": "power"}, data="diabetes"))
     content = []
@@ -258,7 +260,7 @@ SWEEPS = {
 }
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", beyond(["one_seed", "nothing", "tuning_failed"], SWEEPS))
 @pytest.mark.usefixtures("svg_only")
 def test_every_kind_of_sweep_gives_a_report_and_a_table(tmp_path, name, caplog):
     folder = build(tmp_path / name, SWEEPS[name], declaration=False, curves=False)

@@ -26,8 +26,6 @@ from one_node import OneNode, missing
 
 from lossbench import cli, records, store
 
-pytestmark = pytest.mark.slow
-
 LOSSES = "loss=mse,mae,huber"
 TASK = ["-m", "data=diabetes", "model=linear", "batch_size=16", LOSSES, "engine.pack_size=1"]
 SHORT = [*TASK, "steps=200", "name=short"]

@@ -193,6 +193,7 @@ NOISY_TINY = (
 )
 
 
+@pytest.mark.exhaustive
 def test_a_block_sweeps_rates_and_the_sweep_tells_what_selection_on_them_cost(
     tmp_path, monkeypatch, capsys
 ):

@@ -57,7 +57,7 @@ def test_a_mistake_names_the_cure_and_writes_nothing(tmp_path, monkeypatch, caps
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_same_sweep_as_jobs_of_this_machine_has_the_same_bits(tmp_path):
     line = [sys.executable, "-m", "lossbench.cli", "-m", "data=diabetes", "model=linear"]
     line += ["loss=mse,mae", "seed=0,1", "steps=30", "engine.pack_size=2"]

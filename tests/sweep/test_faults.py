@@ -25,6 +25,7 @@ import pytest
 import torch
 from configs import make_run
 from interrupted import contents, sweep_in
+from selection import beyond
 from tqdm import tqdm
 
 from lossbench import cli, records, store
@@ -40,7 +41,6 @@ pytestmark = [
 ]
 
 IS_LONG = os.environ.get("LOSSBENCH_FAULTS") == "long"
-KILLS = 200 if IS_LONG else 25
 RUNS = [make_run(loss=loss, seed=s, steps=60) for loss in ("mse", "mae", "huber") for s in (0, 1)]
 LONGER = [make_run(loss=loss, steps=900, log_every=30) for loss in ("mse", "mae", "huber")]
 TINY = [make_run(loss=loss, steps=4, log_every=2, eval_every=2) for loss in ("mse", "mae")]
@@ -119,10 +119,11 @@ def no_garbage(folder):
 # ---- processes -----------------------------------------------------------------------------------
 
 
-def test_kills_at_any_time_lose_nothing(tmp_path, monkeypatch, whole, figure):
+@pytest.mark.parametrize("least", beyond([5], [200 if IS_LONG else 25]))
+def test_kills_at_any_time_lose_nothing(tmp_path, monkeypatch, whole, figure, least):
     monkeypatch.setattr(care, "run_apart", inline)
     draw, kills, sweeps = random.Random(0), 0, 0
-    while kills < KILLS:
+    while kills < least:
         folder, code, patience = tmp_path / str(sweeps), -signal.SIGKILL, 0.5
         while code == -signal.SIGKILL:
             doing = sweep_in(folder, pack_size=2, commit_every=0.01)
@@ -146,7 +147,7 @@ def test_signals_once_and_twice_lose_nothing(tmp_path, monkeypatch, whole, figur
     monkeypatch.setattr(care, "run_apart", inline)
     draw, count = random.Random(1), 0
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        for times in (1, 2) * (10 if IS_LONG else 2):
+        for times in (1, 2) * (10 if IS_LONG else 1):
             folder = tmp_path / str(count)
             code = -1
             for _ in range(3):
@@ -183,6 +184,7 @@ LOSSES = (
 """
 
 
+@pytest.mark.exhaustive
 def test_a_pack_that_kills_its_process_fails_alone(tmp_path, monkeypatch, figure):
     (tmp_path / "deadly_losses.py").write_text(DEADLY)
     (tmp_path / "conf" / "loss").mkdir(parents=True)
@@ -310,11 +312,12 @@ def operations(folder, monkeypatch):
     return counted.count
 
 
+@pytest.mark.parametrize("each", beyond([9], [1 if IS_LONG else 3]))
 @pytest.mark.parametrize(
     ("act", "code", "first"), [(crash, 9, 1), (full, 1, 2)], ids=["crash", "disk full"]
 )
 def test_no_operation_on_files_is_a_bad_one_to_fail_at(
-    tmp_path, monkeypatch, whole, figure, act, code, first
+    tmp_path, monkeypatch, whole, figure, act, code, first, each
 ):
     monkeypatch.setattr(care, "run_apart", inline)
     total = operations(tmp_path / "counted", monkeypatch)
@@ -325,7 +328,7 @@ def test_no_operation_on_files_is_a_bad_one_to_fail_at(
         sweep_in(to, pack_size=1, commit_every=0).run(TINY)
 
     codes = []
-    tried = range(1, total + 1) if IS_LONG else range(first, total + 1, 3)
+    tried = range(1 if each == 1 else first, total + 1, each)
     for at in tried:
         folder = tmp_path / str(at)
         codes.append(ended(forked(lambda to=folder, at=at: disturbed(to, at))))
@@ -334,7 +337,7 @@ def test_no_operation_on_files_is_a_bad_one_to_fail_at(
     # A file that cannot be deleted, or a temporary one, may be left; all else must be said.
     assert {*codes} <= {code, 0}
     assert codes.count(code) > 0.7 * len(tried)
-    told = f"1 to {total}" if IS_LONG else f"{first}, {first + 3}, ... up to {total}"
+    told = f"{tried.start}, {tried.start + each}, ... up to {total}"
     what = "a crash" if act is crash else "a full disk"
     figure(f"{what} at the n-th operation on files", f"n = {told}: all end bit-identical")
 
@@ -512,7 +515,9 @@ BAD = {
 
 
 @pytest.mark.parametrize(
-    ("loss", "status"), BAD.items(), ids=lambda one: getattr(one, "__name__", one)
+    ("loss", "status"),
+    beyond([(raises, "failed"), (nan, "diverged"), (exits, "failed")], BAD.items()),
+    ids=lambda one: getattr(one, "__name__", one),
 )
 def test_a_bad_loss_harms_nobody_else(tmp_path, monkeypatch, whole, loss, status, capfd):
     row = dataclasses.replace(LOSSES["mse"], fn=loss, claims=frozenset())
@@ -593,6 +598,7 @@ def test_a_sweep_writes_nowhere_but_below_its_folder(tmp_path, monkeypatch):
     assert {path.name for path in (place / "runs").iterdir()} == {"mine"}
 
 
+@pytest.mark.exhaustive
 def test_a_secret_of_the_environment_appears_nowhere(tmp_path, monkeypatch, figure):
     secret = "CANARY-5f1b"
     place = tmp_path / "place"

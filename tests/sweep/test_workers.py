@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from configs import make_run
 from interrupted import contents, sweep_in
+from selection import beyond
 
 from lossbench import cli, launch, records, store
 from lossbench.losses import LOSSES
@@ -156,7 +157,7 @@ def signalled(folder, number, *, times):
     threading.Thread(target=send, daemon=True).start()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("number", beyond([signal.SIGINT], [signal.SIGUSR2]))
 def test_a_signal_reaches_every_process_and_commits_what_it_trains(tmp_path, number):
     two = Workers(2, at_once=True)
     sweep = shared_sweep(tmp_path, two, pack_size=1, commit_every=1e9)
@@ -233,6 +234,7 @@ LOSSES = tuple(map(row, (deadly, leaving, noisy, exits)))
 """
 
 
+@pytest.mark.exhaustive
 def test_hostile_losses_harm_nobody_else_in_one_command(tmp_path):
     (tmp_path / "hostile_losses.py").write_text(HOSTILE)
     (tmp_path / "conf" / "loss").mkdir(parents=True)
