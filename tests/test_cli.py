@@ -351,8 +351,7 @@ def test_a_sweep_with_a_range_of_seeds_works_and_is_not_trained_twice(place):
 def reported(tmp_path_factory):
     """A folder with a sweep of three runs."""
     folder = tmp_path_factory.mktemp("reported")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with contextlib.chdir(folder):
         assert cli.main(["-m", *SMALL, "loss=mse,huber,mae", "name=mine"]) == cli.DONE
     return folder
 
@@ -385,12 +384,11 @@ UNDRAWN = """
 import sys
 
 sys.path.insert(0, sys.argv[1])
-from undrawn import without_pictures
+from undrawn import undrawn
 from lossbench import cli
-from lossbench.report import pictures
 
-pictures.all_drawn = without_pictures
-sys.exit(cli.main(["report", "runs/mine"]))
+with undrawn():
+    sys.exit(cli.main(["report", "runs/mine"]))
 """
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from configs import TINY
 from PIL import Image
-from undrawn import without_pictures
+from undrawn import undrawn
 
 import lossbench
 from lossbench import catalog, cli, figures, records
@@ -189,13 +189,13 @@ def test_the_losses_that_ask_for_more_are_trained_too(own_folder):
     assert set(records.load("runs/default").runs.status) == {"done"}
 
 
-def test_an_own_loss_has_its_fair_trial_against_the_catalog(own_folder, capsys, monkeypatch):
-    monkeypatch.setattr("lossbench.report.pictures.all_drawn", without_pictures)
+def test_an_own_loss_has_its_fair_trial_against_the_catalog(own_folder, capsys):
     (own_folder / "myconf" / "experiment").mkdir()
     (own_folder / "myconf" / "experiment" / "essay.yaml").write_text(TINY_ESSAY)
-    assert cli.main(["--config-dir", "myconf", "experiment=essay"]) == cli.DONE
-    capsys.readouterr()
-    assert cli.main(TRIAL) == cli.DONE
+    with undrawn():
+        assert cli.main(["--config-dir", "myconf", "experiment=essay"]) == cli.DONE
+        capsys.readouterr()
+        assert cli.main(TRIAL) == cli.DONE
     assert "squentropy" in capsys.readouterr().out
     runs = records.load("runs/essay").runs
     assert set(runs.status) == {"done"}

@@ -87,11 +87,6 @@ def test_a_yaml_composes_to_a_run_under_its_own_name(path, compose):
     assert (part.name, part.fn) == (path.stem, function_name(path))
 
 
-@pytest.mark.parametrize("path", FILES, ids=label)
-def test_a_yaml_names_a_function_that_exists(path):
-    assert function_name(path) in FUNCTIONS[path.parent.name]
-
-
 @pytest.mark.parametrize("path", [p for p in FILES if not is_variant(p)], ids=label)
 def test_a_yaml_repeats_the_defaults_of_its_function(path):
     defaults = parameters(FUNCTIONS[path.parent.name][function_name(path)])
@@ -122,11 +117,6 @@ def test_every_row_has_a_yaml(group, name):
 def test_a_yaml_says_what_it_is_unless_it_is_one_line(path):
     lines = [line for line in path.read_text().splitlines() if line.strip()]
     assert lines[0].startswith("#") or len([x for x in lines if not x.startswith(" ")]) <= 2
-
-
-@pytest.mark.parametrize("path", ALL_FILES, ids=label)
-def test_a_yaml_never_names_code_to_call(path):
-    assert "_target_" not in path.read_text()
 
 
 def chosen_in_help(group: str) -> str:

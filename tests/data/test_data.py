@@ -20,7 +20,6 @@ from lossbench.data.corruption import corrupted
 from lossbench.data.memory import Memory
 from lossbench.data.splits import Extent, permuted
 from lossbench.data.targets import distribution
-from lossbench.pairing import stream
 
 DRAWN = [name for name, row in DATA.items() if row.drawn != "fixed"]
 FIXED = [name for name, row in DATA.items() if row.drawn == "fixed"]
@@ -135,17 +134,6 @@ def test_target_scale_undoes_the_standardisation_of_diabetes():
     )
 
 
-def test_the_posterior_of_the_mixture_is_calibrated_and_no_classifier_beats_it():
-    splits = DATA["gaussian_mixture"].fn(seed=0, examples=200_000, classes=3, features=2)
-    posterior, label = splits.posterior["train"], splits.targets["train"]
-    # Among examples with posterior near q, a share q has the label.
-    for low in (0.1, 0.4, 0.7):
-        inside = (posterior[:, 0] > low) & (posterior[:, 0] < low + 0.1)
-        hits, expected = label[inside, 0], posterior[inside, 0]
-        assert abs(hits.mean() - expected.mean()) < 4 * (0.25 / len(hits)) ** 0.5
-    torch.testing.assert_close(posterior.sum(-1), torch.ones(len(posterior)))
-
-
 def test_noisy_linear_tests_against_the_function_without_noise():
     splits = DATA["noisy_linear"].fn(seed=0, examples=2000)
 
@@ -179,14 +167,6 @@ def test_a_set_says_whether_its_test_targets_are_free_of_the_noise_of_training(n
     assert noise["test"] < 1e-5
     for split in ("train", "validation"):
         assert (noise[split] > 0.1) == DATA[name].is_test_clean
-
-
-def test_student_t_noise_has_students_t_distribution():
-    from lossbench.data.synthetic import _noise
-
-    draws = _noise("student_t", 20_000, degrees=3.0, draw=stream(0, "data")).numpy()
-    assert stats.kstest(draws, stats.t(3).cdf).pvalue > 0.01
-    assert stats.kstest(draws, stats.norm.cdf).pvalue < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -224,14 +224,6 @@ def test_entmax_at_its_ends_and_in_the_middle_is_softmax_sparsemax_and_entmax15(
         assert_close(links.entmax(output, alpha=alpha), exact(output), rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("alpha", [1.0, 1.5, 2.0])
-def test_entmax_is_continuous_in_alpha(alpha):
-    output = normal(20, 6, scale=2.0)
-    for step in (1e-5,) if alpha == 1.0 else (1e-5, -1e-5):
-        beside = links.entmax(output, alpha=alpha + step)
-        assert_close(beside, links.entmax(output, alpha=alpha), rtol=0, atol=1e-4)
-
-
 def test_tempered_softmax_is_continuous_where_it_becomes_softmax():
     output = normal(20, 6, scale=2.0)
     assert_close(links.tempered_softmax(output, t2=1.0), output.softmax(-1), rtol=1e-14, atol=0)
@@ -385,15 +377,6 @@ def test_a_capped_exponential_goes_on_straight_with_the_slope_it_has_at_the_cap(
     np.testing.assert_allclose(value.detach().numpy(), at_cap * (1 + beyond.numpy()), rtol=1e-12)
     (slope,) = torch.autograd.grad(value.sum(), exponent)
     np.testing.assert_allclose(slope.numpy(), at_cap, rtol=1e-12)
-
-
-@pytest.mark.parametrize("capped", [capped_exp, capped_expm1])
-def test_a_capped_exponential_has_no_jump_in_value_or_slope_at_the_cap(capped):
-    around = LARGEST_EXPONENT + torch.tensor([-1e-7, 1e-7], dtype=torch.float64)
-    around.requires_grad_()
-    (slope,) = torch.autograd.grad(capped(around).sum(), around)
-    for below, above in (capped(around).tolist(), slope.tolist()):
-        assert above == pytest.approx(below, rel=1e-6)
 
 
 @pytest.mark.parametrize("capped", [capped_exp, capped_expm1])

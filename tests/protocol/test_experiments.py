@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -291,9 +292,8 @@ def test_a_size_of_ones_own_that_cannot_be_is_refused(name, tmp_path, monkeypatc
 def smoke(tmp_path_factory):
     """The tiny experiment at size smoke, and once more under a name of its own without report."""
     place = tmp_path_factory.mktemp("smoke")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        write_experiment(place, "tiny", TINY)
+    write_experiment(place, "tiny", TINY)
+    with contextlib.chdir(place):
         line = ["--config-dir", "conf", "experiment=tiny", "size=smoke"]
         assert cli.main(line) == cli.DONE
         assert cli.main([*line, "name=mine", "report=none", "seed=7"]) == cli.DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import pandas as pd
@@ -11,7 +12,7 @@ from configs import TINY, make_run, write_experiment
 from interrupted import sweep_in
 from scipy import stats
 
-from lossbench import cli, records, report
+from lossbench import cli, records
 from lossbench.engine import batch_indices, evaluate
 from lossbench.protocol import forecast
 from lossbench.sweep import splits_of
@@ -25,11 +26,7 @@ COSTS = {"update": 0.002, "logging": 0.001, "evaluation": 0.05, "once": 0.4}
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     write_experiment(folder, "tiny", THREE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(
-            report, "write", lambda found, workers: found.sweep_dir / "report" / "index.html"
-        )
+    with contextlib.chdir(folder):
         yield folder
 
 
@@ -40,7 +37,7 @@ def known_speeds(monkeypatch):
 
 
 def ask(*words):
-    return cli.main([*words, "--config-dir", "conf", "experiment=tiny"])
+    return cli.main([*words, "--config-dir", "conf", "experiment=tiny", "report=none"])
 
 
 def planned(text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -55,20 +56,18 @@ def conf(tmp_path_factory):
 def place(tmp_path_factory):
     """The current folder while this file's sweeps run; reports are tested elsewhere."""
     folder = tmp_path_factory.mktemp("place")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(report, "write", lambda sweep, workers: sweep.sweep_dir / "report")
+    with contextlib.chdir(folder):
         yield folder
 
 
 @pytest.fixture(scope="module")
 def sweep(conf, place):
-    assert cli.main(["--config-dir", str(conf), "experiment=tiny"]) == cli.DONE
+    assert ask(conf, "experiment=tiny") == cli.DONE
     return place / "runs" / "tiny"
 
 
 def ask(conf, *overrides):
-    return cli.main(["--config-dir", str(conf), *overrides])
+    return cli.main(["--config-dir", str(conf), "report=none", *overrides])
 
 
 def snapshot(folder):

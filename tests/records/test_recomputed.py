@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 
@@ -11,10 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from configs import TINY, write_experiment
 from scipy import stats
-from undrawn import without_pictures
+from undrawn import undrawn
 
 from lossbench import cli
-from lossbench.report import pictures
 
 EXPERIMENT = (
     TINY.replace("tiny", "counted")
@@ -32,9 +32,7 @@ def folder(tmp_path_factory):
     """A sweep with its report, made by the command line."""
     place = tmp_path_factory.mktemp("counted")
     write_experiment(place, "counted", EXPERIMENT)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setattr(pictures, "all_drawn", without_pictures)
+    with contextlib.chdir(place), undrawn():
         assert cli.main(["--config-dir", "conf", "experiment=counted"]) == cli.DONE
     return place / "runs" / "counted"
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 
 import numpy as np
 import pytest
 from configs import TINY, write_experiment
-from undrawn import without_pictures
+from undrawn import undrawn
 
 from lossbench import cli, records, report
-from lossbench.report import essay, pictures
+from lossbench.report import essay
 
 EXPERIMENT = TINY.replace("tiny", "answers").replace("steps: 4", "steps: 20")
 EXPERIMENT = EXPERIMENT.replace("eval_every: 2", "eval_every: 5")
@@ -43,9 +44,7 @@ EXPERIMENT += "      targets: { classification: 0.5 }\n      questions: [essay]\
 def found(tmp_path_factory):
     place = tmp_path_factory.mktemp("answers")
     write_experiment(place, "answers", EXPERIMENT)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setattr(pictures, "all_drawn", without_pictures)
+    with contextlib.chdir(place), undrawn():
         assert cli.main(["--config-dir", "conf", "experiment=answers"]) == cli.DONE
         loaded = records.load(place / "runs" / "answers")
         loaded.sweep_dir = place / "runs" / "answers"

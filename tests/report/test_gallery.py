@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import replace
@@ -38,9 +39,8 @@ SWEPT = TINY.replace("name: tiny", "name: essay").replace("range(0,3)", "range(0
 def swept(tmp_path_factory):
     """A tiny sweep named like an experiment of the house, with claims about it."""
     place = tmp_path_factory.mktemp("gallery")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        write_experiment(place, "essay", SWEPT + CLAIMS.lstrip("\n"))
+    write_experiment(place, "essay", SWEPT + CLAIMS.lstrip("\n"))
+    with contextlib.chdir(place):
         assert cli.main(["--config-dir", "conf", "experiment=essay", "report=none"]) == cli.DONE
     return place
 

@@ -23,7 +23,7 @@ from sweep_on_disk import (
     with_signal,
     with_status,
 )
-from undrawn import without_pictures
+from undrawn import undrawn
 
 from lossbench import records, report
 from lossbench.report import drawings, pictures, summary, tables
@@ -81,9 +81,10 @@ def svg_only(monkeypatch):
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
+def no_pictures():
     """Text and tables only."""
-    monkeypatch.setattr(pictures, "all_drawn", without_pictures)
+    with undrawn():
+        yield
 
 
 @pytest.fixture(scope="module")
