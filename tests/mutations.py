@@ -6,31 +6,25 @@ worth less than it looks. Takes a few seconds for each; words after the command 
 
 from __future__ import annotations
 
+import importlib
 import os
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+
+import pytest
 
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "src" / "lossbench"
 SOURCES = PACKAGE / "losses"
 SUITE = ("losses/test_losses.py", "losses/test_links.py")
 
-START = """
-import sys
-from pathlib import Path
-
-import lossbench
-import pytest
-
-assert Path(lossbench.__file__).is_relative_to(sys.argv[1]), lossbench.__file__
-sys.exit(pytest.main(sys.argv[2:]))
-"""
-"""The tests import the copy, not the installed package: that would catch nothing."""
+LIBRARIES = ("torch", "pandas", "scipy.stats", "sklearn.linear_model")
+"""What takes longest to import, and no mutation touches."""
 
 
 @dataclass(frozen=True)
@@ -248,18 +242,51 @@ def mutated(mutation: Mutation, folder: Path) -> None:
     file.write_text(text.replace(mutation.old, mutation.new))
 
 
-def tested(folder: Path, selection: str) -> subprocess.CompletedProcess[str]:
-    """Run the selected tests on the package in the folder, up to the first failure."""
+class FirstFailure:
+    """A pytest plugin that notes the first test that fails."""
+
+    test = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Called by pytest after each part of a test."""
+        if report.failed and not self.test:
+            self.test = report.nodeid.partition("::")[2]
+
+
+def run_tests(folder: Path, selection: str, told: Connection) -> None:
+    """In a child process: import the package of the folder, test it, and send what came out."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True
+    lossbench = importlib.import_module("lossbench")
+    assert Path(lossbench.__file__).is_relative_to(folder), lossbench.__file__
     tests = [str(TESTS / name) for name in SUITE]
     options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-k", selection]
-    return subprocess.run(
-        [sys.executable, "-c", START, str(folder), *options, *tests],
-        env=os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
-        cwd=TESTS.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    failure = FirstFailure()
+    told.send((pytest.main([*options, *tests], plugins=[failure]), failure.test))
+
+
+def first_failure(folder: Path, selection: str) -> str:
+    """The first of the selected tests that fails on the package in the folder; empty if all pass.
+
+    A forked child already has the libraries that were loaded here, and imports the package anew.
+    """
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    answer, told = Pipe(duplex=False)
+    child = get_context("fork").Process(target=run_tests, args=(folder, selection, told))
+    child.start()
+    told.close()
+    try:
+        code, test = answer.recv()
+    except EOFError:
+        raise RuntimeError(f"{selection}: the process that tests it has ended") from None
+    finally:
+        child.join()
+    if code == pytest.ExitCode.OK or (code == pytest.ExitCode.TESTS_FAILED and test):
+        return test
+    raise RuntimeError(f"{selection}: the tests did not run, pytest says {code!r}")
 
 
 def catcher(mutation: Mutation) -> str:
@@ -267,15 +294,7 @@ def catcher(mutation: Mutation) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         mutated(mutation, folder)
-        result = tested(folder, mutation.selection)
-    if result.returncode == 0:
-        return ""
-    failed = re.search(r"^FAILED \S+::(\S+)", result.stdout, re.MULTILINE)
-    if result.returncode != 1 or failed is None:
-        raise RuntimeError(
-            f"{mutation.name}: the tests did not run\n{result.stdout}{result.stderr}"
-        )
-    return failed[1]
+        return first_failure(folder, mutation.selection)
 
 
 def say(line: str) -> None:
@@ -287,8 +306,8 @@ def main(losses: list[str]) -> int:
     """Print the table; 1 if a mutation survives."""
     chosen = [mutation for mutation in MUTATIONS if not losses or mutation.loss in losses]
     everything = " or ".join(mutation.selection for mutation in chosen)
-    if (plain := tested(PACKAGE.parent, everything)).returncode != 0:
-        say(f"without a mutation the tests fail already:\n{plain.stdout[-2000:]}{plain.stderr}")
+    if plain := first_failure(PACKAGE.parent, everything):
+        say(f"without a mutation the tests fail already: {plain}")
         return 1
     caught = 0
     for mutation in chosen:

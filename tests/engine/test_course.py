@@ -15,6 +15,7 @@ import pytest
 import torch
 import triton
 from configs import make_run
+from selection import beyond
 from tape import recorded
 from training import MODEL_CASES, assert_same_records, records_of, trained
 
@@ -100,7 +101,7 @@ def mixed(**facts):
     ]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", beyond(["cosine"], SCHEDULES))
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_replayed_updates_have_the_bits_of_those_made_one_by_one(
     tapes, monkeypatch, optimizer, schedule
@@ -116,7 +117,7 @@ def test_signals_and_precisions_are_replayed(tapes, monkeypatch, signal, precisi
     assert tapes
 
 
-@pytest.mark.parametrize("data", ["diabetes", "noisy_counts", "digits"])
+@pytest.mark.parametrize("data", beyond(["noisy_counts"], ["diabetes", "digits"]))
 def test_every_loss_can_be_captured(tapes, monkeypatch, caplog, data):
     task, is_count = DATA[data].task, data == "noisy_counts"
     rows = [row for row in LOSSES.values() if row.task == task]
@@ -131,7 +132,8 @@ def test_every_loss_can_be_captured(tapes, monkeypatch, caplog, data):
 
 
 @pytest.mark.parametrize(
-    "case", ["mlp", "mlp batch dropout", "mlp layer", "lenet", "resnet8", "vit dropout"]
+    "case",
+    beyond(["mlp batch dropout"], ["mlp", "mlp layer", "lenet", "resnet8", "vit dropout"]),
 )
 def test_every_kind_of_model_can_be_captured(tapes, monkeypatch, case, tiny):
     monkeypatch.setattr(members, "runs_apart", lambda *_: False)  # as on other devices

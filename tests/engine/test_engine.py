@@ -12,6 +12,7 @@ import pytest
 import scoringrules as sr
 import torch
 from configs import make_run
+from selection import beyond, one_of_each_family
 from torch import nn
 from training import (
     CLASSIFICATION,
@@ -33,9 +34,11 @@ from lossbench.runs import ConfigError, packs
 from lossbench.sweep import preflight, splits_of
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("schedule", beyond(["cosine"], ["constant"]))
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), beyond([("float64", 1e-9)], [("float32", 1e-5)])
+)
 @pytest.mark.parametrize(("data", "losses"), [("diabetes", REGRESSION), ("digits", CLASSIFICATION)])
 def test_a_pack_equals_single_run_loops_over_50_steps(
     data, losses, precision, tolerance, optimizer, schedule
@@ -139,7 +142,7 @@ def test_parameters_of_a_pack_equal_those_of_single_runs(
     ],
     ids=["even", "odd"],
 )
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", beyond(["sgd"], ["adam"]))
 def test_records_are_bit_identical_for_any_pack_size_and_place(data, loss, shape, optimizer):
     losses = REGRESSION if data == "diabetes" else CLASSIFICATION
     shared = {"data": data, "optimizer": optimizer, "optimizer__lr": 0.01, "steps": 10, **shape}
@@ -155,8 +158,9 @@ def test_records_are_bit_identical_for_any_pack_size_and_place(data, loss, shape
         assert_same_records(reference, records_of(trained(members), run))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_gives_the_same_bits_in_a_pack_of_any_size(name):
+@pytest.mark.parametrize("loss", one_of_each_family(LOSSES.values()), ids=lambda loss: loss.name)
+def test_every_loss_gives_the_same_bits_in_a_pack_of_any_size(loss):
+    name = loss.name
     data = {"regression": "noisy_counts", "classification": "digits"}[LOSSES[name].task]
     odd = {"widths": [5], "activation": "tanh"}
     runs = [
@@ -646,8 +650,9 @@ def test_other_losses_are_evaluated_at_the_last_step_and_the_own_one_at_every_st
     assert all(found == [5] for found in others)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_model_is_also_evaluated_by_its_own_loss(name):
+@pytest.mark.parametrize("loss", one_of_each_family(LOSSES.values()), ids=lambda loss: loss.name)
+def test_a_model_is_also_evaluated_by_its_own_loss(loss):
+    name = loss.name
     data = {"regression": "noisy_counts", "classification": "digits"}[LOSSES[name].task]
     evals = trained([make_run(data=data, loss=name, steps=1, batch_size=7)])["evals"]
     last = evals[evals.step == 1].set_index("split")

@@ -19,6 +19,7 @@ import torch
 import triton
 import triton.language as tl
 from configs import make_run
+from selection import beyond, one_in
 from torch import nn
 from training import CPU, members_of
 
@@ -116,7 +117,7 @@ PACKS = {
 }
 
 
-@pytest.mark.parametrize("name", PACKS)
+@pytest.mark.parametrize("name", beyond(["wide and narrow", "labels"], PACKS))
 def test_parameters_are_those_of_single_modules(name):
     given = {"steps": 4, "batch_size": 21, "losses": ("mse",), "schedule": "cosine"} | PACKS[name]
     losses = given.pop("losses")
@@ -184,8 +185,8 @@ def called(loss, output, target):
     return value, slope * len(output)
 
 
-@pytest.mark.parametrize("targets", [1, 3])
-@pytest.mark.parametrize("name", [name for name in FREE if name not in REFUSED])
+@pytest.mark.parametrize("targets", beyond([3], [1]))
+@pytest.mark.parametrize("name", one_in(8, [name for name in FREE if name not in REFUSED]))
 def test_a_printed_loss_has_the_values_and_slopes_of_its_formula(name, targets):
     row = LOSSES[name]
     if row.task == "classification" and targets == 1:

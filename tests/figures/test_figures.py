@@ -241,7 +241,7 @@ def texts(figure):
     return [text.get_text() for text in figure.findobj(mpl.text.Text) if text.get_visible()]
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", beyond([figures.ONE_COLUMN], WIDTHS))
 @pytest.mark.parametrize("drawing", DRAWINGS)
 def test_every_text_lies_within_the_page_and_none_of_the_strips_touches_the_axes(drawing, width):
     with figures.style():

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from selection import beyond
 from torch import nn
 from torch.nn import functional
 
@@ -44,7 +45,8 @@ CASES = {
 }
 """Name in MODELS, inputs, parameters; batch normalisation, dropout and plain ones of each."""
 
-CASE = pytest.mark.parametrize("case", CASES)
+LARGE = [case for case, (name, *_) in CASES.items() if name in ("resnet18", "torchvision")]
+CASE = pytest.mark.parametrize("case", beyond([case for case in CASES if case not in LARGE], CASES))
 
 
 def build_of(case, outputs=5):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from configs import TINY
+from selection import one_in
 
 from lossbench import cli, records, report
 from lossbench.engine.update import PerMemberLoss
@@ -557,58 +558,61 @@ PRIMARY = "hydra.sweeper.declare.primary.classification={}"
 SELECT = "+hydra.sweeper.declare.select={{regression:{}}}"
 
 
+MISTAKES = [
+    (["instruments=curvature"], "use instruments=[NAME]"),
+    (["instruments=[curvatur]"], "did you mean 'curvature'"),
+    (["seed=1,100"], "seeds 100 would tune and confirm"),
+    (["hydra.sweeper.tune.seeds=[2,3]"], "seeds 2 would tune and confirm"),
+    (["loss=brier"], "no loss fits the task and targets of its data"),
+    (["optimizer.lr=0.1"], "optimizer.lr is chosen by tuning"),
+    (["hydra.sweeper.tune.lr=[]"], "the list of optimizer.lr is empty"),
+    (["hydra.sweeper.confirm.seeds='range(0,6),102'"], "use [0,1,2] or range(0,3)"),
+    (["hydra.sweeper.confirm.seeds=[]"], "the list of seed is empty"),
+    (["hydra.sweeper.tune.lr=[0.1,-1]"], "optimizer.lr is -1.0: use a positive"),
+    (["hydra.sweeper.tune.lr=[0.1,abc]"], "optimizer.lr is 'abc': use a number"),
+    (["hydra/launcher=basic"], "use hydra/launcher=packed"),
+    (
+        ["+hydra.sweeper.tune.split=test"],
+        "on validation, and test is touched in confirm",
+    ),
+    (["+hydra.sweeper.confirm.sedes=[1]"], "hydra.sweeper.confirm.sedes"),
+    (["hydra.sweeper.confirm.conditions=[reference_lr]"], "lacks own_lr"),
+    (["hydra.sweeper.confirm.conditions=[own_lr,best]"], "condition 'best'"),
+    (["hydra.sweeper.declare.primary.regression=accuracy"], "primary of regression"),
+    (["hydra.sweeper.declare.primary.regression=coverage_90"], "primary of regression"),
+    ([SELECT.format("rmse_clean")], "select of regression is 'rmse_clean'"),
+    (["hydra.sweeper.declare.primary.regression=rmse_clean"], "primary of regression"),
+    (["data=digits", "loss=brier", PRIMARY.format("memorised")], "primary of classification"),
+    (["data=digits", "loss=brier", PRIMARY.format("tv_bayes")], "not measured on validation"),
+    (
+        [
+            *("data=digits", "loss=brier", "hydra.sweeper.declare.endpoint=best"),
+            PRIMARY.format("tv_bayes"),
+            "+hydra.sweeper.declare.select={classification:accuracy}",
+        ],
+        "not measured on validation",
+    ),
+    (["~hydra.sweeper.declare.primary.regression"], "declare.primary has nothing for diabetes"),
+    (["+hydra.sweeper.declare.margin.regresion=0.1"], "did you mean 'regression'"),
+    (["+hydra.sweeper.declare.primary.diabetes=mae"], "a margin for diabetes"),
+    (["+hydra.sweeper.declare.questions=[life]"], "question 'life'"),
+    (["hydra.sweeper.declare.margin.regression=small"], "use a number, 0 or more"),
+    (["hydra.sweeper.declare.primary=rmse"], "declare.primary is 'rmse'"),
+    (["+hydra.sweeper.tune.others={schedule:[constant,cosine]}"], "tune single values"),
+    (
+        [
+            "+hydra.sweeper.tune.others={loss.params.delta:[1.0]}",
+            "+hydra.sweeper.declare.select={regression:'loss:own'}",
+        ],
+        "its own values have no order",
+    ),
+    (["+hydra.sweeper.declare.targets.regression=low"], "target of regression is 'low'"),
+]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
-    [
-        (["instruments=curvature"], "use instruments=[NAME]"),
-        (["instruments=[curvatur]"], "did you mean 'curvature'"),
-        (["seed=1,100"], "seeds 100 would tune and confirm"),
-        (["hydra.sweeper.tune.seeds=[2,3]"], "seeds 2 would tune and confirm"),
-        (["loss=brier"], "no loss fits the task and targets of its data"),
-        (["optimizer.lr=0.1"], "optimizer.lr is chosen by tuning"),
-        (["hydra.sweeper.tune.lr=[]"], "the list of optimizer.lr is empty"),
-        (["hydra.sweeper.confirm.seeds='range(0,6),102'"], "use [0,1,2] or range(0,3)"),
-        (["hydra.sweeper.confirm.seeds=[]"], "the list of seed is empty"),
-        (["hydra.sweeper.tune.lr=[0.1,-1]"], "optimizer.lr is -1.0: use a positive"),
-        (["hydra.sweeper.tune.lr=[0.1,abc]"], "optimizer.lr is 'abc': use a number"),
-        (["hydra/launcher=basic"], "use hydra/launcher=packed"),
-        (
-            ["+hydra.sweeper.tune.split=test"],
-            "on validation, and test is touched in confirm",
-        ),
-        (["+hydra.sweeper.confirm.sedes=[1]"], "hydra.sweeper.confirm.sedes"),
-        (["hydra.sweeper.confirm.conditions=[reference_lr]"], "lacks own_lr"),
-        (["hydra.sweeper.confirm.conditions=[own_lr,best]"], "condition 'best'"),
-        (["hydra.sweeper.declare.primary.regression=accuracy"], "primary of regression"),
-        (["hydra.sweeper.declare.primary.regression=coverage_90"], "primary of regression"),
-        ([SELECT.format("rmse_clean")], "select of regression is 'rmse_clean'"),
-        (["hydra.sweeper.declare.primary.regression=rmse_clean"], "primary of regression"),
-        (["data=digits", "loss=brier", PRIMARY.format("memorised")], "primary of classification"),
-        (["data=digits", "loss=brier", PRIMARY.format("tv_bayes")], "not measured on validation"),
-        (
-            [
-                *("data=digits", "loss=brier", "hydra.sweeper.declare.endpoint=best"),
-                PRIMARY.format("tv_bayes"),
-                "+hydra.sweeper.declare.select={classification:accuracy}",
-            ],
-            "not measured on validation",
-        ),
-        (["~hydra.sweeper.declare.primary.regression"], "declare.primary has nothing for diabetes"),
-        (["+hydra.sweeper.declare.margin.regresion=0.1"], "did you mean 'regression'"),
-        (["+hydra.sweeper.declare.primary.diabetes=mae"], "a margin for diabetes"),
-        (["+hydra.sweeper.declare.questions=[life]"], "question 'life'"),
-        (["hydra.sweeper.declare.margin.regression=small"], "use a number, 0 or more"),
-        (["hydra.sweeper.declare.primary=rmse"], "declare.primary is 'rmse'"),
-        (["+hydra.sweeper.tune.others={schedule:[constant,cosine]}"], "tune single values"),
-        (
-            [
-                "+hydra.sweeper.tune.others={loss.params.delta:[1.0]}",
-                "+hydra.sweeper.declare.select={regression:'loss:own'}",
-            ],
-            "its own values have no order",
-        ),
-        (["+hydra.sweeper.declare.targets.regression=low"], "target of regression is 'low'"),
-    ],
+    one_in(4, MISTAKES),
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_in_an_experiment_trains_and_writes_nothing(
