@@ -10,6 +10,7 @@ of the two costs, rounded up.
 
 from __future__ import annotations
 
+import copy
 import os
 import statistics
 import time
@@ -73,19 +74,19 @@ def measurements(model: str, params: dict[str, Any]) -> dict[str, float]:
     kept: list[Any] = []
     original = moments.Instruments.measured
 
-    def keeping(self: Any, names: Any, update: Any) -> Any:
-        kept[:] = [self, update]
-        return original(self, names, update)
+    def keeping(self: Any, names: Any, step: int, update: Any, state: Any) -> Any:
+        kept[:] = [self, step, update, copy.deepcopy(state)]
+        return original(self, names, step, update, state)
 
     moments.Instruments.measured = keeping
     try:
         trained(runs_of(model, params, steps=20, instruments=[*INSTRUMENTS]))
     finally:
         moments.Instruments.measured = original
-    instruments, update = kept
+    instruments, step, update, state = kept
     found = {}
     for name in INSTRUMENTS:
-        once = lambda name=name: instruments.measured([name], update)  # noqa: E731
+        once = lambda name=name: instruments.measured([name], step, update, state)  # noqa: E731
         once()
         found[name] = statistics.median(timed(once) for _ in range(7))
     return found

@@ -30,7 +30,7 @@ PLAIN = {
         "pack_size": 128,
         "threads": 1,
         "commit_every": 30,
-        "kernel": False,
+        "strategies": [],
     },
     "init": {"from": "random", "output_scale": 1.0},
     "name": "test",

@@ -95,7 +95,7 @@ def tree(value):
 
 
 def recorded(function):
-    """What `lossbench.engine.capture.Recording` promises, on the CPU."""
+    """What `lossbench.engine.strategies.graph.Recording` promises, on the CPU."""
     tape = Tape()
     with tape:
         result = function()

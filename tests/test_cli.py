@@ -374,9 +374,9 @@ def test_a_kernel_that_is_asked_for_on_the_cpu_is_said_to_be_of_other_devices(
     tmp_path, monkeypatch, caplog
 ):
     monkeypatch.chdir(tmp_path)
-    words = [*SMALL, "loss=mse", "engine=auto", "engine.kernel=true", "name=asked"]
+    words = [*SMALL, "loss=mse", "engine=auto", "engine.strategies=[kernel]", "name=asked"]
     assert cli.main(words) == cli.DONE
-    assert "engine.kernel is of CUDA devices" in caplog.text
+    assert "names kernel, which is for cuda: on cpu packs train without it" in caplog.text
     told = records.load(tmp_path / "runs" / "asked").runs.environment[0]
     assert json.loads(told)["strategy"] == "stack"
 

@@ -6,7 +6,8 @@ import pandas as pd
 import torch
 
 from lossbench.engine import train
-from lossbench.engine.members import batch_indices, gathered
+from lossbench.engine.batches import batch_indices
+from lossbench.engine.members import assemble
 from lossbench.models import MODELS, initialised, rescaled
 from lossbench.runs import packs
 from lossbench.sweep import splits_of
@@ -23,10 +24,10 @@ CLASSIFICATION = ["cross_entropy", "brier", "mse_logits", "mae_probs", "quartic_
 VOLATILE = ["pack_id", "pack_size", "train_seconds"]
 
 
-def trained(runs, *, padding=2, is_kernel_wanted=False):
+def trained(runs, *, padding=2, strategies=()):
     pack = packs.Pack("pack", tuple(runs))
     splits = {run.seed: splits_of(run) for run in runs}
-    given = {"device": CPU, "padding": padding, "is_kernel_wanted": is_kernel_wanted}
+    given = {"device": CPU, "padding": padding, "strategies": strategies}
     tables = train(pack, splits, flush=lambda step, snapshot: None, **given)
     return {name: table.to_pandas() for name, table in tables.items()}
 
@@ -84,7 +85,7 @@ def single_run_loop(run):
 def members_of(runs, padding=2):
     pack = packs.Pack("pack", tuple(runs))
     splits = {run.seed: splits_of(run) for run in runs}
-    return gathered(pack, splits, device=CPU, padding=padding)
+    return assemble(pack, splits, device=CPU, padding=padding)
 
 
 MODEL_CASES = {

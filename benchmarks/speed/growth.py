@@ -12,38 +12,32 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossbench.engine.capture import Captured
-from lossbench.engine.course import Course, _stretch, _told, probed
-from lossbench.engine.evaluate import evaluated
-from lossbench.engine.members import Members, gathered
+from lossbench.engine.batches import Batches
+from lossbench.engine.evaluate import evaluate
+from lossbench.engine.losses import TrainingLosses
+from lossbench.engine.members import assemble
 from lossbench.engine.recorder import Recorder
-from lossbench.engine.signals import own
+from lossbench.engine.state import State
 from lossbench.engine.strategies import strategy_of
 from lossbench.engine.strategies.autograd import Autograd
 from lossbench.engine.strategies.stack import Stack
 from lossbench.engine.train import train
-from lossbench.engine.update import PerMemberLoss, Updates, _is_everyone, _live
-from lossbench.optimizers import OPTIMIZERS, fresh_state, scheduled
+from lossbench.engine.update import Updates, keep_frozen
+from lossbench.optimizers import OPTIMIZERS, scheduled
 from speed.clock import Clock, Enough, lasting
 from speed.tasks import pack
 from speed.ways import Setting, trained
 
-THROUGH: tuple[Callable[..., Any], ...] = (
-    *(train, own, Captured.__call__, Course.advance, Course.logged),
-    *(Course._replay, _stretch, _told, Updates.once, Updates.shown, Updates._made, Updates._part),
-)
-"""Functions whose time is that of what they call, and their own."""
-
 PARTS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "forward and backward": (Stack.output, Stack.gradient, Autograd.output, Autograd.gradient),
-    "losses": (PerMemberLoss.__call__,),
-    "batches": (Members.batch,),
+    "forward and backward": (Stack.trained, Autograd.trained),
+    "losses": (TrainingLosses.__call__,),
+    "batches": (Batches.at,),
     "optimizer": (OPTIMIZERS["sgd"], scheduled),
-    "freezing of members": (_live, _is_everyone),
-    "probes": (probed,),
-    "evaluation": (evaluated,),
-    "set-up": (gathered, strategy_of, Updates.__init__, fresh_state, Stack.arranged),
-    "records": (Recorder.steps, Recorder.evals, Recorder.check, Recorder.tables),
+    "freezing of members": (keep_frozen, State.freeze),
+    "probes": (Updates.probed,),
+    "evaluation": (evaluate,),
+    "set-up": (assemble, strategy_of, Updates.__init__, Updates.start),
+    "records": (Recorder.steps, Recorder.evals, Recorder.tables),
 }
 """Parts of the loop, by the functions they are; what is in none is `other`."""
 
@@ -108,18 +102,17 @@ def profile(setting: Setting, *, members: int, steps: int) -> dict[str, float]:
     profiler = cProfile.Profile()
     profiler.runcall(trained, runs, setting, lambda step, snapshot: None)
     found: dict[Any, Any] = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
-    through = {_key(function) for function in THROUGH}
-    part_of = {_key(one): part for part, functions in PARTS.items() for one in functions}
-    whole, seconds = found[_key(train)][3], dict.fromkeys(PARTS, 0.0)
-    for called, (*_, callers) in found.items():
-        if called in part_of:
-            by_loop = sum(spent[3] for caller, spent in callers.items() if caller in through)
-            seconds[part_of[called]] += by_loop
+    (whole,) = (found[key][3] for key in _keys(train) if key in found)
+    seconds = {
+        part: sum(found[key][3] for one in functions for key in _keys(one) if key in found)
+        for part, functions in PARTS.items()
+    }
     seconds["other"] = whole - sum(seconds.values())
     return {part: seconds[part] / whole for part in sorted(seconds, key=seconds.get, reverse=True)}  # type: ignore[arg-type]
 
 
-def _key(function: Callable[..., Any]) -> tuple[str, int, str]:
-    """How cProfile names a function."""
+def _keys(function: Callable[..., Any]) -> list[tuple[str, int, str]]:
+    """How cProfile names a function, and the `gradient_of` that it returns."""
     code = function.__code__  # that of the decorator, where there is one
-    return code.co_filename, code.co_firstlineno, code.co_name
+    inner = [part for part in code.co_consts if getattr(part, "co_name", "") == "gradient_of"]
+    return [(part.co_filename, part.co_firstlineno, part.co_name) for part in (code, *inner)]

@@ -20,7 +20,7 @@ from jax import lax
 
 from lossbench.data import Splits
 from lossbench.engine import batch_indices
-from lossbench.engine.members import started
+from lossbench.engine.members import initial_model
 from lossbench.runs import Run
 
 jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 on a card, as all rows
@@ -43,7 +43,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
 
 def parameters_of(runs: list[Run], splits: dict[int, Splits]) -> Parameters:
     """Weights and biases of each layer, [K, ...], as the engine starts them."""
-    models = {seed: started(runs[0], splits[seed], seed=seed) for seed in splits}
+    models = {seed: initial_model(runs[0], splits[seed], seed=seed) for seed in splits}
     layers = zip(
         *(
             [layer for layer in models[run.seed] if isinstance(layer, torch.nn.Linear)]

@@ -17,6 +17,7 @@ import torch
 from lossbench.data import Splits
 from lossbench.engine import train
 from lossbench.engine.arithmetic import arithmetic
+from lossbench.engine.strategies import OPTIONS
 from lossbench.runs import Run
 from lossbench.runs.packs import Pack
 from speed import baselines
@@ -194,10 +195,8 @@ def trained(pack: Pack, setting: Setting, clock: Callable[..., None]) -> Any:
     data = {run.seed: setting.splits(run.seed) for run in pack.runs}
     padding = 2 if setting.device == "cpu" else len(pack.runs)
     device = torch.device(setting.device)
-    is_kernel = setting.device == "cuda"
-    return train(
-        pack, data, device=device, padding=padding, flush=clock, is_kernel_wanted=is_kernel
-    )
+    names = [*OPTIONS] if setting.device == "cuda" else []
+    return train(pack, data, device=device, padding=padding, flush=clock, strategies=names)
 
 
 def _jax(way: Way, setting: Setting) -> Timing:

@@ -461,14 +461,14 @@ def _basic_jobs(config: DictConfig, composer: Any) -> list[list[str]]:
 
 def _sweep(config: DictConfig, hydra: Any) -> Sweep:
     from lossbench.config import to_engine
+    from lossbench.engine import strategies
     from lossbench.runs import TF32
     from lossbench.sweep import Sweep
 
     ending, engine = _ending(hydra), to_engine(config)
     if config.engine.precision == TF32:
         log.warning("tf32 rounds factors to 10 bits: steep losses like quartic train otherwise")
-    if engine.kernel and engine.device == "cpu":
-        log.warning("engine.kernel is of CUDA devices: on the CPU packs train without it")
+    strategies.check(engine.strategies, engine.device)
     return Sweep(
         folder=Path(str(hydra.sweep.dir) + ending),
         engine=engine,

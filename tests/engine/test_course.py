@@ -21,9 +21,9 @@ from training import MODEL_CASES, assert_same_records, records_of, trained
 
 from lossbench import optimizers
 from lossbench.data import DATA
-from lossbench.engine import Saved, capture, kernel_maker, members, strategies, train
-from lossbench.engine.capture import Captured, Recordings
-from lossbench.engine.strategies import kernel
+from lossbench.engine import Saved, members, strategies, train
+from lossbench.engine.strategies import Option, graph, kernel
+from lossbench.engine.strategies.graph import Replayed
 from lossbench.losses import LOSSES
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.records import SIGNALS
@@ -48,10 +48,6 @@ def as_elsewhere(monkeypatch):
 class Tapes(list):
     """Recordings that were made."""
 
-    def begin(self):
-        """What is asked to record."""
-        return self.record
-
     def record(self, function):
         """One recording."""
         self.append(function)
@@ -62,23 +58,22 @@ class Tapes(list):
 def tapes(monkeypatch):
     """Recordings on the CPU."""
     made = Tapes()
-    monkeypatch.setitem(capture.RECORDINGS, "cpu", made.begin)
+    monkeypatch.setitem(strategies.OPTIONS, "graph", Option("advance", ("cpu",)))
+    monkeypatch.setattr(graph, "RECORDING", lambda: made.record)
     return made
 
 
-def both(runs, monkeypatch):
+def both(runs):
     """Records of the same runs, replayed and made one by one."""
-    replayed = trained(runs)
-    monkeypatch.delitem(capture.RECORDINGS, "cpu")
-    plain = trained(runs)
+    replayed, plain = trained(runs, strategies=["graph"]), trained(runs)
     for tables in (replayed, plain):
         strategies = [json.loads(told)["strategy"] for told in tables["runs"].pop("environment")]
         tables["strategies"] = {*strategies}
     return replayed, plain
 
 
-def assert_the_same(runs, monkeypatch):
-    replayed, plain = both(runs, monkeypatch)
+def assert_the_same(runs):
+    replayed, plain = both(runs)
     (name,) = plain.pop("strategies")
     assert replayed.pop("strategies") == {f"{name} graph"}
     for run in runs:
@@ -106,14 +101,14 @@ def mixed(**facts):
 def test_replayed_updates_have_the_bits_of_those_made_one_by_one(
     tapes, monkeypatch, optimizer, schedule
 ):
-    assert_the_same(mixed(optimizer=optimizer, schedule=schedule), monkeypatch)
+    assert_the_same(mixed(optimizer=optimizer, schedule=schedule))
     assert tapes
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_signals_and_precisions_are_replayed(tapes, monkeypatch, signal, precision):
-    assert_the_same(mixed(signal=signal, engine__precision=precision), monkeypatch)
+    assert_the_same(mixed(signal=signal, engine__precision=precision))
     assert tapes
 
 
@@ -126,8 +121,7 @@ def test_every_loss_can_be_captured(tapes, monkeypatch, caplog, data):
     for row in fitting:
         by_outputs[row.outputs_per_target].append(make_run(loss=row.name, data=data, **RHYTHM))
     for runs in filter(None, by_outputs.values()):
-        assert_the_same(runs, monkeypatch)
-        monkeypatch.setitem(capture.RECORDINGS, "cpu", tapes.begin)
+        assert_the_same(runs)
     assert "captured" not in caplog.text
 
 
@@ -139,14 +133,14 @@ def test_every_kind_of_model_can_be_captured(tapes, monkeypatch, case, tiny):
     monkeypatch.setattr(members, "runs_apart", lambda *_: False)  # as on other devices
     data, model, params = MODEL_CASES[case]
     facts = {"steps": 9, "log_every": 3, "eval_every": 9, "batch_size": 4}
-    assert_the_same(mixed(data=data, model=model, model__params=params, **facts), monkeypatch)
+    assert_the_same(mixed(data=data, model=model, model__params=params, **facts))
     assert len(tapes) > 1
 
 
 def test_augmented_batches_are_replayed_with_new_words(tapes, monkeypatch, tiny):
     augmentation = {"name": "crop_flip", "params": {}}
     runs = mixed(data="tiny_images", model="linear", data__augmentation=augmentation)
-    assert_the_same(runs, monkeypatch)
+    assert_the_same(runs)
 
 
 def asks(output, target):
@@ -160,7 +154,7 @@ def test_what_cannot_be_captured_is_made_one_by_one_and_said_and_recorded(
     row = LOSSES["mse"]
     monkeypatch.setitem(LOSSES, "asks", replace(row, fn=asks, claims=frozenset()))
     runs = [make_run(loss="asks", **RHYTHM), make_run(loss="huber", **RHYTHM)]
-    replayed, plain = both(runs, monkeypatch)
+    replayed, plain = both(runs)
     told = "cannot be captured, so each is launched anew: aten._local_scalar_dense"
     assert caplog.text.count(told) == 1
     assert replayed.pop("strategies") == plain.pop("strategies") == {"stack"}
@@ -172,30 +166,30 @@ def test_what_cannot_be_captured_is_made_one_by_one_and_said_and_recorded(
 def test_a_captured_function_is_replayed_without_python_where_it_lies(tapes):
     calls, value = [], torch.zeros(2)
 
-    def work():
+    def work(*, may_read=True):
         calls.append(value.sum())
         value.add_(1)
         return value * 10
 
-    captured = Captured(work, Recordings("cpu"))
-    results = [captured().clone() for _ in range(5)]
+    replayed = Replayed(work, graph._Recorder(tapes.record))
+    results = [replayed().clone() for _ in range(5)]
     assert [result[0].item() for result in results] == [10, 20, 30, 40, 50]
     assert len(calls) == 2  # once as it is, once to record it
-    assert captured.is_replayed
+    assert replayed.is_replayed
 
 
 def test_a_run_that_ends_or_is_resumed_within_a_stretch_has_the_records_of_a_whole_one(
     tapes, monkeypatch
 ):
     runs = mixed(log_every=7, eval_every=11)
-    whole = trained(runs)
+    whole = trained(runs, strategies=["graph"])
     kept = {}
 
     def keep(step, snapshot):
         kept[step] = snapshot()
 
     pack, splits = Pack("pack", tuple(runs)), {run.seed: splits_of(run) for run in runs}
-    given = {"device": torch.device("cpu"), "padding": 2}
+    given = {"device": torch.device("cpu"), "padding": 2, "strategies": ["graph"]}
     train(pack, splits, flush=keep, **given)
     assert [*kept] == [1, 7, 8, 11, 14, 15]
     parts = [kept[step].parts[0] for step in kept if step <= 11]
@@ -215,7 +209,7 @@ def test_a_run_that_ends_or_is_resumed_within_a_stretch_has_the_records_of_a_who
 @pytest.fixture
 def with_kernel(monkeypatch):
     """The kernel is asked for on the CPU too, where Triton interprets it."""
-    monkeypatch.setattr(strategies, "KERNEL_DEVICES", {"cpu"})
+    monkeypatch.setitem(strategies.OPTIONS, "kernel", Option("advance", ("cpu",)))
 
 
 def launched(**facts):
@@ -233,10 +227,8 @@ def strategy_in(tables):
 def test_what_the_kernel_trains_has_the_records_of_what_is_trained_without(
     tapes, monkeypatch, with_kernel, is_captured
 ):
-    if not is_captured:
-        monkeypatch.delitem(capture.RECORDINGS, "cpu")
-    runs = launched()
-    found, plain = trained(runs, is_kernel_wanted=True), trained(runs)
+    runs, more = launched(), ["graph"] if is_captured else []
+    found, plain = trained(runs, strategies=["kernel", *more]), trained(runs, strategies=more)
     names = ("stack graph kernel", "stack graph") if is_captured else ("stack kernel", "stack")
     assert (strategy_in(found), strategy_in(plain)) == names
     for run in runs:
@@ -250,7 +242,7 @@ def test_what_the_kernel_trains_has_the_records_of_what_is_trained_without(
 def test_a_resumed_pack_has_the_bits_of_a_whole_one_where_the_kernel_trains(with_kernel):
     runs, kept = launched(), {}
     pack, splits = Pack("pack", tuple(runs)), {run.seed: splits_of(run) for run in runs}
-    given = {"device": torch.device("cpu"), "padding": 2, "is_kernel_wanted": True}
+    given = {"device": torch.device("cpu"), "padding": 2, "strategies": ["kernel"]}
 
     def keep(step, snapshot):
         kept[step] = snapshot()
@@ -268,9 +260,10 @@ def test_a_resumed_pack_has_the_bits_of_a_whole_one_where_the_kernel_trains(with
 def wrong(advance):
     """A kernel whose updates are a hundredth off."""
 
-    def off(self, step, count, *, row, **rest):
+    def off(self, state, count):
+        row = state.parameters.row
         before = row.clone()
-        advance(self, step, count, row=row, **rest)
+        advance(self, state, count)
         row.add_(0.01 * (row - before))
 
     return off
@@ -279,7 +272,7 @@ def wrong(advance):
 def broken(advance):
     """A kernel that no card launches."""
 
-    def raising(self, step, count, **_):
+    def raising(self, state, count):
         raise RuntimeError("out of resource: shared memory")
 
     return raising
@@ -294,7 +287,7 @@ def test_a_kernel_that_is_wrong_or_broken_is_not_used_and_that_is_said_and_recor
 ):
     monkeypatch.setattr(kernel.Kernel, "advance", made(kernel.Kernel.advance))
     runs = launched()
-    found, plain = trained(runs, is_kernel_wanted=True), trained(runs)
+    found, plain = trained(runs, strategies=["kernel"]), trained(runs)
     assert strategy_in(found) == strategy_in(plain) == "stack"
     assert "no updates by the kernel: " in caplog.text
     assert told in caplog.text
@@ -304,39 +297,41 @@ def test_a_kernel_that_is_wrong_or_broken_is_not_used_and_that_is_said_and_recor
 
 def test_what_the_kernel_does_not_serve_trains_as_it_did_and_says_why(with_kernel, caplog):
     caplog.set_level(logging.INFO)
-    found = trained(launched(optimizer="adam"), is_kernel_wanted=True)
+    found = trained(launched(optimizer="adam"), strategies=["kernel"])
     assert strategy_in(found) == "stack"
     assert "trains without the kernel: optimizer adam, which is not sgd" in caplog.text
 
 
-def test_a_checkpoint_says_what_compiled_the_kernel(monkeypatch):
-    assert kernel_maker() == f"triton {triton.__version__}"
-    monkeypatch.setitem(sys.modules, "triton", None)
-    assert kernel_maker() == ""
+def test_a_checkpoint_says_which_strategies_trained_and_what_compiled_them(monkeypatch):
+    versions = strategies.versions
+    assert versions(["kernel", "graph"]) == f"graph, kernel triton {triton.__version__}"
+    assert versions([]) == ""
+    monkeypatch.setitem(sys.modules, "lossbench.engine.strategies.kernel", None)
+    assert versions(["kernel", "graph"]) == "graph"
 
 
 @pytest.mark.parametrize("lr", [1e-6, 1e-4, 1e30])
 def test_rounding_at_a_small_rate_and_divergence_say_nothing_against_the_kernel(with_kernel, lr):
     runs = [replace(run, lr=lr) for run in launched() if run.lr != 1e30]
-    assert strategy_in(trained(runs, is_kernel_wanted=True)) == "stack kernel"
+    assert strategy_in(trained(runs, strategies=["kernel"])) == "stack kernel"
 
 
-@pytest.mark.parametrize("is_kernel_wanted", [True, False])
-def test_nothing_of_a_pack_outlives_its_training(tapes, with_kernel, monkeypatch, is_kernel_wanted):
+@pytest.mark.parametrize("names", [["graph"], ["graph", "kernel"]])
+def test_nothing_of_a_pack_outlives_its_training(tapes, with_kernel, monkeypatch, names):
     seen = []
     module = importlib.import_module("lossbench.engine.train")
-    original = module.gathered
+    original = module.assemble
 
     def gathering(*arguments, **words):
         found = original(*arguments, **words)
         seen.append(weakref.ref(found))
         return found
 
-    monkeypatch.setattr(module, "gathered", gathering)
+    monkeypatch.setattr(module, "assemble", gathering)
     gc.collect()
     gc.disable()
     try:
-        trained(launched(), is_kernel_wanted=is_kernel_wanted)
+        trained(launched(), strategies=names)
         tapes.clear()
         assert seen.pop()() is None
     finally:
@@ -346,6 +341,5 @@ def test_nothing_of_a_pack_outlives_its_training(tapes, with_kernel, monkeypatch
 def test_without_triton_packs_train_without_the_kernel(monkeypatch, with_kernel, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setitem(sys.modules, "lossbench.engine.strategies.kernel", None)
-    monkeypatch.delattr(strategies, "kernel")
-    assert strategy_in(trained(launched(), is_kernel_wanted=True)) == "stack"
+    assert strategy_in(trained(launched(), strategies=["kernel"])) == "stack"
     assert "trains without the kernel: " in caplog.text

@@ -25,8 +25,8 @@ from training import (
 )
 
 from lossbench import records
-from lossbench.engine import failed, refuse_unpaired, refuse_unwidened
-from lossbench.engine.members import batch_indices, started
+from lossbench.engine import batch_indices, failed, refuse_unpaired, refuse_unwidened
+from lossbench.engine.members import initial_model
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.models import MODELS, Model, initialised, widened
@@ -99,13 +99,13 @@ def test_parameters_of_a_pack_equal_those_of_single_runs(
     """Parameters are not recorded, so they are taken where evaluation receives them."""
     kept = {}
     module = importlib.import_module("lossbench.engine.train")
-    evaluated = module.evaluated
+    evaluate = module.evaluate
 
-    def keeping(members, forward, parameters, buffers, *, is_last):
-        kept.update(parameters)
-        return evaluated(members, forward, parameters, buffers, is_last=is_last)
+    def keeping(members, forward, state, *, is_last):
+        kept.update(state.parameters)
+        return evaluate(members, forward, state, is_last=is_last)
 
-    monkeypatch.setattr(module, "evaluated", keeping)
+    monkeypatch.setattr(module, "evaluate", keeping)
     runs = [
         make_run(
             loss=loss,
@@ -528,7 +528,7 @@ def test_a_second_output_learns_the_variance_of_the_noise():
 def untrained(run):
     """Output and target of a run's model on test, before any update."""
     splits = splits_of(run)
-    target, model = splits.targets["test"], started(run, splits, seed=run.seed)
+    target, model = splits.targets["test"], initial_model(run, splits, seed=run.seed)
     wide = widened(model, outputs=target.shape[-1], times=run.row.outputs_per_target)
     with torch.no_grad():
         return wide(splits.inputs["test"]).numpy(), target.numpy()
@@ -667,7 +667,7 @@ def test_the_own_loss_is_evaluated_with_the_members_own_parameters():
     evals = grouped(runs)["evals"].query("step == 0 and split == 'test'")
     values = evals[evals.metric == "loss:own"].set_index("run_id").value
     splits = splits_of(runs[0])
-    model = started(runs[0], splits, seed=runs[0].seed)
+    model = initial_model(runs[0], splits, seed=runs[0].seed)
     with torch.no_grad():
         output = model(splits.inputs["test"])
     for run, delta in zip(runs, (0.1, 1.0), strict=True):
@@ -729,7 +729,7 @@ def test_the_own_loss_is_measured_against_what_it_is_fed_on_every_split():
     run = make_run(**FED, loss="brier", data__targets="distribution")
     found = trained([run])["evals"].query("step == 0 and metric == 'loss:own'")
     splits = splits_of(run)
-    model = started(run, splits, seed=run.seed)
+    model = initial_model(run, splits, seed=run.seed)
     for split, value in zip(found.split, found.value, strict=True):
         with torch.no_grad():
             p = model(splits.inputs[split]).softmax(-1)

@@ -21,16 +21,16 @@ import triton.language as tl
 from configs import make_run
 from selection import beyond, one_in
 from torch import nn
-from training import CPU, members_of
+from training import members_of
 
-from lossbench.engine.recorder import Recorder
-from lossbench.engine.strategies import Rows, kernel, strategy_of
+from lossbench.engine.rows import Rows
+from lossbench.engine.strategies import kernel, strategy_of
+from lossbench.engine.strategy import Unserved
 from lossbench.engine.update import Updates
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.models.layers import ACTIVATIONS
 from lossbench.optimizers import SCHEDULES
-from lossbench.runs import packs
 
 
 @triton.jit
@@ -41,15 +41,8 @@ def call(output, target, slope, value, LOSS: tl.constexpr, WIDTH: tl.constexpr, 
     tl.store(value + rows, found, mask=is_row)
 
 
-def state_of(members):
-    """Parameters, momentum, alive and stop_step as training finds them."""
-    parameters, count = Rows(members.parameters), len(members.runs)
-    return {
-        "parameters": parameters,
-        "momentum": torch.zeros_like(parameters.row),
-        "alive": torch.ones(count, dtype=torch.bool),
-        "stop_step": torch.zeros(count, dtype=torch.int64),
-    }
+def updates_of(members):
+    return Updates(members, strategy_of(members), lambda place, reason: None)
 
 
 def factor(run, step):
@@ -58,21 +51,18 @@ def factor(run, step):
 
 def advanced(members, *counts, state=None):
     """What stretches of so many updates, one after the other, make of a state."""
-    assert kernel.refusal(members) == ""
+    kernel.refuse_unserved(members)
     run = members.runs[0]
     factors = torch.tensor([factor(run, step) for step in range(run.steps)])
-    trains, state = kernel.Kernel(members, factors), state or state_of(members)
-    step = torch.zeros(1, dtype=torch.int64)
+    trains, state = kernel.Kernel(members, factors), state or updates_of(members).start()
     for count in counts:
-        rest = {name: value for name, value in state.items() if name != "parameters"}
-        trains.advance(step, count, row=state["parameters"].row, **rest)
-        step += count
+        trains.advance(state, count)
     return state
 
 
 def single(members, place, steps):
     """A member's parameters after training it on its own: a module and torch.optim.SGD."""
-    run, seed = members.runs[place], members.places[place]
+    run, seed = members.runs[place], members.seed_index[place]
     model = copy.deepcopy(members.model)
     model.load_state_dict({name: value[place] for name, value in members.parameters.items()})
     optimizer = torch.optim.SGD(
@@ -80,8 +70,10 @@ def single(members, place, steps):
     )
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = run.lr * factor(run, step)
-        rows = members.batches[seed, step]
-        inputs, target = (part["train"][seed, rows] for part in (members.inputs, members.targets))
+        rows = members.batches.rows[seed, step]
+        inputs, target = (
+            part[seed, rows] for part in (members.batches.inputs, members.batches.targets)
+        )
         optimizer.zero_grad()
         run.row.values(model(inputs), target, run.loss.params).mean().backward()
         optimizer.step()
@@ -89,17 +81,17 @@ def single(members, place, steps):
 
 
 def assert_as_single(members, state, steps, *, atol):
-    for place in range(members.recorded):
-        own = {name: value[place] for name, value in state["parameters"].items()}
+    for place in range(members.recorded_count):
+        own = {name: value[place] for name, value in state.parameters.items()}
         torch.testing.assert_close(own, single(members, place, steps), rtol=0, atol=atol)
-    assert state["alive"].all()
-    assert (state["stop_step"][: members.recorded] == steps).all()
+    assert state.alive.all()
+    assert (state.stop_step[: members.recorded_count] == steps).all()
 
 
 def moved(members, state):
     """How far the parameters of recorded members are from where they began, at most."""
     before = Rows(members.parameters).row
-    return (state["parameters"].row - before)[: members.recorded].abs().max()
+    return (state.parameters.row - before)[: members.recorded_count].abs().max()
 
 
 def mlp(*widths, activation="relu"):
@@ -142,8 +134,9 @@ def test_a_quartic_loss_amplifies_rounding_a_little():
 
 def test_examples_of_each_seed_may_be_its_own():
     members = members_of([make_run(**mlp(8), seed=seed, steps=2) for seed in (3, 5)])
-    own = torch.stack([members.inputs["train"][0], members.inputs["train"][0].flip(0)])
-    members = replace(members, inputs={"train": own})
+    inputs = members.batches.inputs[0]
+    batches = replace(members.batches, inputs=torch.stack([inputs, inputs.flip(0)]))
+    members = replace(members, batches=batches)
     assert_as_single(members, advanced(members, 2), 2, atol=1e-6)
 
 
@@ -292,12 +285,11 @@ def test_a_users_loss_is_printed_with_its_parameters():
 
 
 def plainly(members, steps):
-    """Parameters [K, P'] and recorder after the updates that the engine makes elsewhere."""
-    recorder = Recorder(packs.Pack("pack", members.runs), members, device=CPU)
-    updates = Updates(members, strategy_of(members), recorder)
-    for _ in range(steps):
-        updates.once()
-    return updates.parameters.row, recorder
+    """The state after the updates that the engine makes elsewhere."""
+    updates = updates_of(members)
+    state = updates.start()
+    updates.advance(state, steps)
+    return state
 
 
 SMALL = {**mlp(6), "batch_size": 19, "steps": 8}
@@ -308,37 +300,39 @@ def test_a_member_that_diverges_freezes_as_elsewhere_with_the_parameters_it_had(
     run = partial(make_run, loss=loss, **SMALL)
     members = members_of([run(), run(seed=1, optimizer__lr=1e6), run(seed=2)])
     state = advanced(members, 3, 5)
-    expected, recorder = plainly(members, 8)
-    own = slice(members.recorded)
-    assert state["alive"][own].equal(recorder.alive[own])
-    assert state["stop_step"][own].equal(recorder.stop_step[own])
+    expected = plainly(members, 8)
+    own = slice(members.recorded_count)
+    assert state.alive[own].equal(expected.alive[own])
+    assert state.stop_step[own].equal(expected.stop_step[own])
     if loss != "huber":
-        assert state["alive"][own].tolist() == [True, False, True]
-    torch.testing.assert_close(state["parameters"].row[own], expected[own], rtol=1e-3, atol=1e-5)
+        assert state.alive[own].tolist() == [True, False, True]
+    torch.testing.assert_close(
+        state.parameters.row[own], expected.parameters.row[own], rtol=1e-3, atol=1e-5
+    )
 
 
 def test_a_dead_member_is_not_touched():
     members = members_of([make_run(seed=seed, **SMALL) for seed in (0, 1)])
-    state = state_of(members)
-    state["alive"][0], state["stop_step"][0] = False, 3
-    before = state["parameters"].row.clone()
+    state = updates_of(members).start()
+    state.alive[0], state.stop_step[0] = False, 3
+    before = state.parameters.row.clone()
     advanced(members, 2, state=state)
-    assert state["parameters"].row[0].equal(before[0])
-    assert (state["alive"][0], state["stop_step"][0]) == (False, 3)
-    assert not state["parameters"].row[1].equal(before[1])
+    assert state.parameters.row[0].equal(before[0])
+    assert (state.alive[0], state.stop_step[0]) == (False, 3)
+    assert not state.parameters.row[1].equal(before[1])
 
 
 @pytest.mark.parametrize("example", [0, 66])
 def test_one_example_whose_loss_is_not_finite_freezes_a_member(example):
     members = members_of([make_run(**mlp(6), seed=seed, batch_size=67) for seed in (0, 1)])
-    targets = members.targets["train"].clone()
-    targets[0, members.batches[0, 1, example]] = torch.inf
-    members = replace(members, targets={"train": targets})
+    targets = members.batches.targets.clone()
+    targets[0, members.batches.rows[0, 1, example]] = torch.inf
+    members = replace(members, batches=replace(members.batches, targets=targets))
     state = advanced(members, 4)
-    assert state["alive"][:2].tolist() == [False, True]
-    assert state["stop_step"][:2].tolist() == [1, 4]
+    assert state.alive[:2].tolist() == [False, True]
+    assert state.stop_step[:2].tolist() == [1, 4]
     torch.testing.assert_close(
-        {name: value[0] for name, value in state["parameters"].items()},
+        {name: value[0] for name, value in state.parameters.items()},
         single(members, 0, 1),
         rtol=0,
         atol=1e-6,
@@ -350,7 +344,7 @@ def test_a_member_has_the_same_bits_wherever_it_is_and_beside_a_member_that_dive
     last = run(seed=2, loss="mae")
     alone = members_of([run(seed=0), last])
     beside = members_of([run(seed=1, optimizer__lr=1e6), run(seed=0), run(loss="mae"), last])
-    first, second = (advanced(members, 8)["parameters"].row for members in (alone, beside))
+    first, second = (advanced(members, 8).parameters.row for members in (alone, beside))
     assert first[0].equal(second[1])
     assert first[1].equal(second[3])
     assert not first[0].equal(first[1])
@@ -359,8 +353,8 @@ def test_a_member_has_the_same_bits_wherever_it_is_and_beside_a_member_that_dive
 def test_lengths_of_stretches_change_no_bit():
     members = members_of([make_run(seed=seed, schedule="cosine", **SMALL) for seed in (0, 1)])
     whole, parts = advanced(members, 6), advanced(members, 1, 0, 3, 2)
-    assert whole["parameters"].row.equal(parts["parameters"].row)
-    assert whole["momentum"].equal(parts["momentum"])
+    assert whole.parameters.row.equal(parts.parameters.row)
+    assert whole.optimizer["momentum"]["row"].equal(parts.optimizer["momentum"]["row"])
 
 
 @pytest.mark.parametrize(
@@ -375,12 +369,15 @@ def test_lengths_of_stretches_change_no_bit():
     ],
 )
 def test_what_it_cannot_train_it_refuses_with_a_reason(given, why):
-    assert why in kernel.refusal(members_of([make_run(**given)]))
+    with pytest.raises(Unserved, match=why):
+        kernel.refuse_unserved(members_of([make_run(**given)]))
 
 
 def test_augmented_images_are_refused():
     members = members_of([make_run()])
-    assert "augmentation" in kernel.refusal(replace(members, words=torch.zeros(1)))
+    batches = replace(members.batches, words=torch.zeros(1))
+    with pytest.raises(Unserved, match="augmentation"):
+        kernel.refuse_unserved(replace(members, batches=batches))
 
 
 @pytest.mark.parametrize(
@@ -391,12 +388,14 @@ def test_augmented_images_are_refused():
     ],
 )
 def test_models_other_than_affine_layers_with_activations_between_are_refused(model):
-    assert "no stack" in kernel.refusal(replace(members_of([make_run()]), model=model))
+    with pytest.raises(Unserved, match="no stack"):
+        kernel.refuse_unserved(replace(members_of([make_run()]), model=model))
 
 
 def test_without_the_interpreter_nothing_is_served_on_the_cpu(monkeypatch):
     monkeypatch.setattr(kernel, "IS_INTERPRETED", False)
-    assert "TRITON_INTERPRET" in kernel.refusal(members_of([make_run()]))
+    with pytest.raises(Unserved, match="TRITON_INTERPRET"):
+        kernel.refuse_unserved(members_of([make_run()]))
 
 
 COMPILE = """
@@ -418,7 +417,7 @@ types |= {name: "*fp32" for name in names[: names.index("first")]}
 types |= {name: "*i64" for name in ("stop_step", "batches", "places", "step")} | {"alive": "*i1"}
 constants = {(names.index(name),): value for name, value in fixed.items()}
 source = ASTSource(kernel._train, types, constexprs=constants)
-made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=kernel.OPTIONS)
+made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=kernel.COMPILED)
 ptx = made.asm["ptx"]
 assert "cubin" in made.asm
 assert "wgmma" in ptx and "tf32" in ptx, "products are not those of tensor cores"

@@ -15,7 +15,8 @@ from training import MODEL_CASES, assert_same_records, grouped, records_of
 
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, drawn
 from lossbench.engine import evaluate
-from lossbench.engine.members import GUARD_ELEMENTS, batch_indices, pieces
+from lossbench.engine.batches import batch_indices
+from lossbench.engine.bits import GUARD_ELEMENTS, pieces
 from lossbench.models import MODELS, initialised
 from lossbench.pairing import stream
 from lossbench.records import INSTRUMENTS
@@ -153,14 +154,14 @@ def test_pieces_hold_every_row_once_and_none_is_small(rows, at_once):
 
 def test_what_all_seeds_share_is_held_once(monkeypatch):
     seen = []
-    original = evaluate.evaluated
+    original = evaluate.evaluate
 
     def keeping(members, *rest, **kwargs):
         seen.append(members)
         return original(members, *rest, **kwargs)
 
     module = importlib.import_module("lossbench.engine.train")
-    monkeypatch.setattr(module, "evaluated", keeping)
+    monkeypatch.setattr(module, "evaluate", keeping)
     grouped(pack_of(data="tiny_images", model="linear"))
     for split, inputs in seen[0].inputs.items():
         assert inputs.shape[0] == 2

@@ -10,7 +10,7 @@ import torch
 from configs import make_run
 from training import records_of, trained
 
-from lossbench.engine.members import batch_indices
+from lossbench.engine import batch_indices
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS, initialised
 from lossbench.records import REFERENCE, SIGNALS

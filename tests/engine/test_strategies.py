@@ -6,8 +6,8 @@ import itertools
 import json
 import logging
 import weakref
+from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,11 +29,13 @@ from training import (
 from lossbench.engine import members as engine_members
 from lossbench.engine import strategies
 from lossbench.engine.arithmetic import arithmetic
-from lossbench.engine.members import Batch
-from lossbench.engine.strategies import Rows, compiled, strategy_of
+from lossbench.engine.batches import Batch
+from lossbench.engine.rows import Rows
+from lossbench.engine.strategies import Option, compiled, strategy_of
 from lossbench.engine.strategies.autograd import Looped, Vectorised
 from lossbench.engine.strategies.layers import DERIVED, layers_of
 from lossbench.engine.strategies.stack import Stack
+from lossbench.engine.strategy import Unserved
 from lossbench.losses import LOSSES
 from lossbench.measures import metrics
 from lossbench.models import MODELS as NAMED_MODELS
@@ -42,6 +44,16 @@ from lossbench.models.layers import ACTIVATIONS as NAMED
 from lossbench.optimizers import OPTIMIZERS
 
 WIDE_AND_NARROW = [20, 5]
+
+
+def first_batch(members):
+    return members.batches.at(torch.zeros(1, dtype=torch.int64))[0]
+
+
+def memory_of(strategy, members):
+    """Memory for the one part of a pack."""
+    rows = members.batches.rows.shape[-1]
+    return strategy.memory(strategy.arranged(members.parameters), rows)
 
 
 def all_three(members):
@@ -58,7 +70,7 @@ def all_three(members):
 
 def of_modules(members, slope):
     """Outputs and gradients of the mean, each member a module of its own."""
-    inputs, outputs, gradients = members.batch(members.clock(0))[0].all, [], []
+    inputs, outputs, gradients = first_batch(members).all, [], []
     for place in range(len(members.runs)):
         own = {name: value[place] for name, value in members.parameters.items()}
         members.model.load_state_dict(own)
@@ -86,18 +98,19 @@ def test_every_strategy_has_the_outputs_and_gradients_of_single_modules(name, pr
     data, model, params = MODELS[name]
     shared = {"data": data, "model": model, "model__params": params, "engine__precision": precision}
     members = members_of([make_run(seed=seed, **shared) for seed in range(5)])
-    batch = members.batch(members.clock(0))[0]
+    batch = first_batch(members)
     inputs = batch.all
     draw = torch.Generator().manual_seed(0)
     slope = torch.randn(len(inputs), inputs.shape[1], 1, generator=draw, dtype=inputs.dtype)
     output, gradient = of_modules(members, slope)
     close = partial(torch.testing.assert_close, rtol=tolerance, atol=tolerance)
     for kind, strategy in all_three(members).items():
-        parameters = strategy.arranged(members.parameters)
-        own = slice(0, members.recorded if kind == "loop" else None)
+        parameters, memory = strategy.arranged(members.parameters), memory_of(strategy, members)
+        own = slice(0, members.recorded_count if kind == "loop" else None)
         for _ in range(2):  # what an earlier call left behind changes nothing
-            close(strategy.output(parameters, {}, batch)[own], output[own])
-            found = strategy.gradient(slope)
+            outputs, gradient_of = strategy.trained(parameters, {}, batch, memory)
+            close(outputs[own], output[own])
+            found = gradient_of(slope)
             for part, value in gradient.items():
                 close(found[part][own], value[own])
         close(strategy.forward(parameters, {}, inputs)[own], output[own])
@@ -197,22 +210,30 @@ def test_the_batch_of_some_members_is_that_of_their_seeds(order):
     batch = Batch(inputs, places, order)
     assert batch.all.equal(inputs[places])
     for start, stop in itertools.combinations(range(len(order) + 1), 2):
-        assert batch.some(slice(start, stop)).equal(inputs[places][start:stop])
+        assert batch.of(slice(start, stop)).equal(inputs[places][start:stop])
 
 
 def test_members_of_one_seed_or_of_seeds_in_a_row_read_one_batch():
     batch = Batch(torch.rand(3, 4, 2), torch.tensor([1, 1, 0, 1, 2, 0]), [1, 1, 0, 1, 2, 0])
-    shared = [batch.some(own) for own in (slice(0, 2), slice(2, 5))]
-    copied = batch.some(slice(3, 6))
+    shared = [batch.of(own) for own in (slice(0, 2), slice(2, 5))]
+    copied = batch.of(slice(3, 6))
     where = batch.inputs.untyped_storage().data_ptr()
     assert [one.untyped_storage().data_ptr() == where for one in (*shared, copied)] == [1, 1, 0]
 
 
-def test_a_stack_reads_the_batch_of_a_seed_without_a_copy_for_each_member():
+def test_a_stack_reads_the_batch_of_a_seed_without_a_copy_for_each_member(monkeypatch):
     members = members_of([make_run(optimizer__lr=lr) for lr in (0.1, 0.2, 0.3)])
-    strategy = Stack(layers_of(members.model))
-    strategy.output(strategy.arranged(members.parameters), {}, members.batch(members.clock(0))[0])
-    assert [given.stride(0) for given in strategy._inputs] == [0]
+    strategy, strides, read = Stack(layers_of(members.model)), [], Batch.of
+
+    def reading(batch, places):
+        inputs = read(batch, places)
+        strides.append(inputs.stride(0))
+        return inputs
+
+    monkeypatch.setattr(Batch, "of", reading)
+    parameters, memory = strategy.arranged(members.parameters), memory_of(strategy, members)
+    strategy.trained(parameters, {}, first_batch(members), memory)
+    assert strides == [0]
 
 
 def test_updates_are_written_in_place_only_while_all_members_live(monkeypatch):
@@ -246,7 +267,7 @@ def test_how_many_are_computed_at_once_changes_no_bit(monkeypatch, bytes_):
 @pytest.mark.parametrize("count", [2, 3, 16, 17, 18, 33, 130])
 def test_members_computed_at_once_are_two_or_more_and_all_are_computed(count):
     members = members_of([make_run(), make_run(seed=1)])
-    slices = Stack(layers_of(members.model)).at_once(count, torch.empty(1, 32, 10))
+    slices = Stack(layers_of(members.model)).chunks(count, 32, torch.empty(1))
     assert all(own.stop - own.start >= 2 for own in slices)
     assert [place for own in slices for place in range(own.start, own.stop)] == [*range(count)]
 
@@ -310,12 +331,12 @@ def test_convolutions_run_one_by_one_on_the_cpu_without_repetitions(monkeypatch)
     members = members_of([make_run(data="digits", loss="brier", model="convolution")], padding=8)
     assert (len(members.runs), members.is_apart) == (1, True)
     strategy = strategy_of(members)
-    assert (strategy.name, strategy.apart(members)) == ("loop", [slice(0, 1)])
+    assert (strategy.name, strategy.parts(members)) == ("loop", [slice(0, 1)])
     parameters = strategy.arranged(members.parameters)
-    output = strategy.output(parameters, {}, members.batch(members.clock(0))[0])
+    output, gradient_of = strategy.trained(parameters, {}, first_batch(members), None)
     expected, slopes = of_modules(members, torch.ones_like(output))
     torch.testing.assert_close(output, expected)
-    for name, value in strategy.gradient(torch.ones_like(output)).items():
+    for name, value in gradient_of(torch.ones_like(output)).items():
         torch.testing.assert_close(value, slopes[name])
 
 
@@ -354,7 +375,7 @@ def test_rows_are_a_copy_with_the_same_values_and_their_parts_the_same_memory():
     like = {"wide": torch.randn(4, 5, 3, generator=draw), "bias": torch.randn(4, 5, generator=draw)}
     rows = Rows(like)
     assert all(torch.equal(rows[name], value) for name, value in like.items())
-    rows.some(slice(1, 3))["bias"].fill_(7.0)
+    rows.of(slice(1, 3))["bias"].fill_(7.0)
     assert (rows["bias"][1:3] == 7.0).all()
     assert torch.equal(rows["bias"][0], like["bias"][0])
     assert not (like["bias"] == 7.0).any()
@@ -386,9 +407,9 @@ def test_a_compiled_pack_has_the_records_of_one_that_is_not(monkeypatch, tiny, c
         for seed in (0, 1)
     ]
     plain = grouped(runs)
-    monkeypatch.setattr(strategies.autograd, "pays", lambda _: True)
-    monkeypatch.setitem(compiled.BACKENDS, "cpu", "aot_eager")
-    found = grouped(runs)
+    monkeypatch.setitem(strategies.OPTIONS, "compiled", Option("compute", ("cpu",)))
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    found = grouped(runs, strategies=["compiled"])
     assert {json.loads(told)["strategy"] for told in found["runs"].pop("environment")} == {
         "vmap compiled"
     }
@@ -396,9 +417,9 @@ def test_a_compiled_pack_has_the_records_of_one_that_is_not(monkeypatch, tiny, c
     for run in runs:
         assert_same_records(records_of(found, run), records_of(plain, run))
     (first,) = compiled._last.values()
-    grouped(runs[::2])  # another number of members
+    grouped(runs[::2], strategies=["compiled"])  # another number of members
     (second,) = compiled._last.values()
-    grouped(runs[1::2])
+    grouped(runs[1::2], strategies=["compiled"])
     assert compiled._last[next(iter(compiled._last))] is second is not first
     compiled._last.clear()
 
@@ -416,27 +437,28 @@ BROKEN = {
 @pytest.mark.parametrize("which", BROKEN)
 def test_what_cannot_be_compiled_trains_as_it_is_and_says_so(monkeypatch, tiny, caplog, which):
     monkeypatch.setattr(engine_members, "runs_apart", lambda *_: False)
-    monkeypatch.setattr(strategies.autograd, "pays", lambda _: True)
-    monkeypatch.setitem(compiled.BACKENDS, "cpu", BROKEN[which])
+    monkeypatch.setitem(strategies.OPTIONS, "compiled", Option("compute", ("cpu",)))
+    monkeypatch.setattr(compiled, "BACKEND", BROKEN[which])
     run = make_run(data="tiny_images", model="strided_cnn", loss="brier", steps=2, batch_size=8)
-    found = grouped([run])["runs"]
+    found = grouped([run], strategies=["compiled"])["runs"]
     assert found.status[0] == "done"
     assert json.loads(found.environment[0])["strategy"] == "vmap"
     assert "the model is not compiled" in caplog.text
     compiled._last.clear()
 
 
-def test_compiling_pays_for_convolutions_on_cuda_only():
-    (run,) = [make_run(data="digits", model="mlp", loss="brier")]
-    members = members_of([run])
-    assert not compiled.pays(members)
+def test_compiling_is_for_convolutions_with_the_losses_own_signal():
     conv, linear = nn.Conv2d(1, 1, 1), nn.Linear(1, 1)
-    cases = [(conv, "own", True), (linear, "own", False), (conv, "norm_matched", False)]
-    for model, signal, expected in cases:
-        (run,) = [make_run(data="digits", model="mlp", loss="brier", signal=signal)]
-        there = SimpleNamespace(device=torch.device("cuda"))
-        found = SimpleNamespace(places=there, model=nn.Sequential(model), runs=(run,))
-        assert compiled.pays(found) == expected
+    cases = [(conv, "own", ""), (linear, "own", "no conv"), (conv, "norm_matched", "signal norm")]
+    for module, signal, why in cases:
+        run = make_run(data="digits", model="mlp", loss="brier", signal=signal)
+        members = replace(members_of([run]), model=nn.Sequential(module))
+        if why:
+            with pytest.raises(Unserved, match=why):
+                compiled.compute(members)
+        else:
+            assert compiled.compute(members).name == "vmap compiled"
+    compiled._last.clear()
 
 
 def multiplied():

@@ -19,7 +19,7 @@ from training import CPU, assert_same_records, grouped, records_of, trained
 
 from lossbench import records
 from lossbench.engine import moments, train
-from lossbench.engine.members import gathered, started
+from lossbench.engine.members import assemble, initial_model
 from lossbench.engine.strategies import strategy_of
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
@@ -48,8 +48,8 @@ def caught(runs, step=2):
     runs = [make_run(**{**one, "instruments": EVERY}) for one in runs]
     kept = {}
 
-    def measured(self, names, step, update):
-        kept["update"], kept["instruments"] = update, self
+    def measured(self, names, step, update, state):
+        kept["moment"] = self.moment(step, update, state, range(len(update.loss)))
         return {}
 
     with pytest.MonkeyPatch.context() as patch:
@@ -57,15 +57,13 @@ def caught(runs, step=2):
         patch.setattr(moments.Instruments, "measured", measured)
         (pack,) = packs.group(runs, pack_size=1000)
         trained(pack.runs)
-    everyone = range(len(kept["update"].loss))
-    moment = kept["instruments"].moment(step, kept["update"], everyone)
-    return pack.runs, moment
+    return pack.runs, kept["moment"]
 
 
 def loss_at(run, moment, place):
     """A member's mean own loss as a function of one vector of parameters, in plain torch."""
     splits = splits_of(run)
-    model = started(run, splits, seed=run.seed).double()
+    model = initial_model(run, splits, seed=run.seed).double()
     shapes = {name: value[place] for name, value in moment.parameters.items()}
 
     def value(vector):
@@ -173,7 +171,7 @@ def test_nan_parameters_of_a_member_leave_the_curvature_of_the_others():
 
 def gradients(run, moment, place, row, params):
     """Gradient of every example's loss, [B, P], by a loop over examples."""
-    model = started(run, splits_of(run), seed=run.seed).double()
+    model = initial_model(run, splits_of(run), seed=run.seed).double()
     state = {name: value[place] for name, value in moment.parameters.items()}
     model.load_state_dict({**model.state_dict(), **state})
     found = []
@@ -308,7 +306,7 @@ def test_features_are_what_the_last_linear_layer_is_given():
     runs, moment = caught([{**TINY, "data": "digits", "loss": "brier", "seed": s} for s in (0, 1)])
     found = moment.features(moment.parameters)
     for place, run in enumerate(runs):
-        model = started(run, splits_of(run), seed=run.seed).double()
+        model = initial_model(run, splits_of(run), seed=run.seed).double()
         model.load_state_dict({name: value[place] for name, value in moment.parameters.items()})
         torch.testing.assert_close(found[place], model[:-1](moment.inputs[place]).detach())
     norm = MEASURES["representation"](moment)["output_norm"]
@@ -416,13 +414,13 @@ MANY = {
 def test_training_is_the_same_bit_for_bit_with_all_instruments_and_without(data, monkeypatch):
     states = []
     module = importlib.import_module("lossbench.engine.train")
-    evaluated = module.evaluated
+    evaluate = module.evaluate
 
-    def keeping(members, forward, parameters, buffers, *, is_last):
-        states.append({name: value.clone() for name, value in parameters.items()})
-        return evaluated(members, forward, parameters, buffers, is_last=is_last)
+    def keeping(members, forward, state, *, is_last):
+        states.append({name: value.clone() for name, value in state.parameters.items()})
+        return evaluate(members, forward, state, is_last=is_last)
 
-    monkeypatch.setattr(module, "evaluated", keeping)
+    monkeypatch.setattr(module, "evaluate", keeping)
     losses = [loss for loss in MANY[data] if LOSSES[loss].outputs_per_target == 1]
     shared = {"data": data, "condition": "own_lr", "log_every": 1}
     found = []
@@ -562,12 +560,16 @@ def test_a_metric_of_an_instrument_does_not_choose_the_best_step():
 
 def test_features_of_a_model_without_a_linear_layer_are_none():
     run = make_run(data="digits", loss="brier")
-    members = gathered(packs.Pack("p", (run,)), {run.seed: splits_of(run)}, device=CPU, padding=2)
+    members = assemble(packs.Pack("p", (run,)), {run.seed: splits_of(run)}, device=CPU, padding=2)
     assert moments.features_of(members) is not None
     bare = dataclasses.replace(members, model=nn.Flatten())
     assert moments.features_of(bare) is None
     forward = strategy_of(members).forward
     assert (
-        forward(members.parameters, members.buffers, members.batch(members.clock(0))[0].all).dim()
+        forward(
+            members.parameters,
+            members.buffers,
+            members.batches.at(torch.zeros(1, dtype=torch.int64))[0].all,
+        ).dim()
         == 3
     )

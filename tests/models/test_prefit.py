@@ -9,7 +9,7 @@ import torch
 from configs import make_run
 from training import assert_same_records, records_of, trained
 
-from lossbench.engine.members import started
+from lossbench.engine.members import initial_model
 from lossbench.models import start as model_start
 from lossbench.models.start import derangement
 from lossbench.pairing import tensors_sha
@@ -23,7 +23,7 @@ WRONG = {"init__from": "permuted_labels", "steps": 4, "eval_every": 2, "batch_si
 def start(**overrides):
     run = make_run(**{"data": "digits", "loss": "brier", **WRONG, **overrides})
     splits = splits_of(run)
-    return started(run, splits, seed=run.seed), splits, run
+    return initial_model(run, splits, seed=run.seed), splits, run
 
 
 @pytest.mark.parametrize("model", ["mlp", LINEAR], ids=["mlp", "linear"])

@@ -14,7 +14,7 @@ from configs import TINY
 from selection import one_in
 
 from lossbench import cli, records, report
-from lossbench.engine.update import PerMemberLoss
+from lossbench.engine.losses import TrainingLosses
 from lossbench.losses import LOSSES
 from lossbench.protocol import Candidate, Grid, candidates
 from lossbench.protocol.cells import asked as cells_of
@@ -386,20 +386,22 @@ def test_without_its_reference_a_sweep_has_no_verdict_and_says_so(conf, place, c
 
 
 def test_a_loss_whose_tuning_failed_in_part_is_not_confirmed(conf, place, monkeypatch, caplog):
-    call = PerMemberLoss.__call__
+    call = TrainingLosses.__call__
 
-    def breaks(self, output, target, step):
-        for place_, run in enumerate(self.members.runs[: self.members.recorded]):
+    def breaks(self, output, target, step, **words):
+        loss, gradient = call(self, output, target, step, **words)
+        for place_, run in enumerate(self._members.runs[: self._members.recorded_count]):
             if (run.loss.name, run.lr, run.seed, step) == ("mae", 0.1, 100, 0):
-                self.recorder.fail(place_, step, "broken")
-        return call(self, output, target, step)
+                self._report(place_, "step 0: broken")
+                loss[place_] = float("nan")
+        return loss, gradient
 
-    monkeypatch.setattr(PerMemberLoss, "__call__", breaks)
+    monkeypatch.setattr(TrainingLosses, "__call__", breaks)
     assert ask(conf, "experiment=three", "name=part") == cli.SOME_FAILED
     runs = records.load(place / "runs" / "part").runs
     assert {*runs[runs.stage == "confirm"].loss} == {"mse"}
     assert any("1 of 6 tuning runs of mae failed" in line for line in caplog.messages)
-    monkeypatch.setattr(PerMemberLoss, "__call__", call)
+    monkeypatch.setattr(TrainingLosses, "__call__", call)
     assert ask(conf, "experiment=three", "name=part") == cli.DONE
     runs = records.load(place / "runs" / "part").runs
     assert {*runs[runs.stage == "confirm"].loss} == {"mse", "mae"}

@@ -15,7 +15,7 @@ from torch import nn
 
 from lossbench import models, records, store
 from lossbench.engine import train
-from lossbench.engine.checkpoint import decoded, encoded
+from lossbench.engine.state import decoded, encoded
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.models import MODELS, Model
@@ -141,18 +141,15 @@ def without(saved, key):
     """A checkpoint that has forgotten one thing: it is as it was at the start."""
     state = decoded(saved.checkpoint, device=CPU)
     first = decoded(stopped_at(PACKS["diverging"], 1).checkpoint, device=CPU)
-    if key in state["recorder"]:
-        state["recorder"][key] = (
-            first["recorder"][key] if key != "alive" else ~first["recorder"][key]
-        )
-    elif key == "step":
-        state["step"] -= 1
+    if key == "clock":
+        state["state"]["clock"] -= 1
     else:
-        state[key] = first[key]
+        value = first["state"][key]
+        state["state"][key] = ~value if key == "alive" else value
     return dataclasses.replace(saved, checkpoint=encoded(state))
 
 
-@pytest.mark.parametrize("key", ["step", "parameters", "optimizer", "stop_step", "alive"])
+@pytest.mark.parametrize("key", ["clock", "parameters", "optimizer", "stop_step", "alive"])
 def test_nothing_in_a_checkpoint_could_be_left_out(key):
     runs = PACKS["diverging"]
     saved = stopped_at(runs, 12)
@@ -187,10 +184,11 @@ def test_buffers_that_move_go_on_bit_for_bit(moving, step):
 def test_no_buffer_that_moves_could_be_left_out_of_a_checkpoint(moving, kind):
     runs = moving[:3]
     saved, first = stopped_at(runs, 12), stopped_at(runs, 1)
-    state, old = (decoded(one.checkpoint, device=CPU) for one in (saved, first))
+    content, older = (decoded(one.checkpoint, device=CPU) for one in (saved, first))
+    state, old = content["state"], older["state"]
     (name,) = (key for key in state["buffers"] if key.endswith(f".{kind}"))
     state["buffers"][name] = old["buffers"][name]
-    forgetful = dataclasses.replace(saved, checkpoint=encoded(state))
+    forgetful = dataclasses.replace(saved, checkpoint=encoded(content))
     assert not equal(tables_of(runs, saved=forgetful), tables_of(runs))
 
 

@@ -104,7 +104,7 @@ class EngineNode:
     pack_size: int = 128
     threads: int = 1
     commit_every: float = 30.0
-    kernel: bool = False
+    strategies: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -238,9 +238,13 @@ def to_engine(config: DictConfig | Mapping[str, Any]) -> Engine:
         node["device"] = "cuda" if is_there else "cpu"
     if node["precision"] == TF32 and node["device"] == "cpu":
         raise ConfigError("engine.precision is tf32, which a CPU does not have: use float32")
-    names = ("device", "pack_size", "threads", "commit_every", "kernel")
-    values = {name: node[name] for name in names}
-    return Engine(**values, data_root=data["root"], download=data["download"])
+    names = ("device", "pack_size", "threads", "commit_every")
+    return Engine(
+        **{name: node[name] for name in names},
+        strategies=tuple(node["strategies"]),
+        data_root=data["root"],
+        download=data["download"],
+    )
 
 
 def fits(config: DictConfig | Mapping[str, Any]) -> bool:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lossbench.data import DATA
-from lossbench.engine.members import Members, pieces
-from lossbench.engine.uncertainty import uncertainty
+from lossbench.engine.bits import guarded, pieces
+from lossbench.engine.losses import evaluated_losses
+from lossbench.engine.members import Members
+from lossbench.engine.state import State
 from lossbench.losses import LOSSES
-from lossbench.losses.spec import NO_PARAMS
 from lossbench.measures import metrics
 from lossbench.records import OWN_LOSS
 
@@ -30,15 +32,24 @@ LEAST_ROWS = 16
 """Examples that go through at once at least, however large they are."""
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What was evaluated of K members.
+
+    Attributes:
+        values: [K] by (split, metric); NaN where a metric is not defined for a member or where the
+            member's outputs are not finite.
+        is_finite: [K], whether they are, and their squares.
+    """
+
+    values: Values
+    is_finite: Tensor
+
+
 @torch.no_grad()
-def evaluated(
-    members: Members,
-    forward: Callable[..., Tensor],
-    parameters: dict[str, Tensor],
-    buffers: dict[str, Tensor],
-    *,
-    is_last: bool,
-) -> Values:
+def evaluate(
+    members: Members, forward: Callable[..., Tensor], state: State, *, is_last: bool
+) -> Evaluation:
     """Every metric on every split the stage may see.
 
     Stage tune sees train and validation, and no losses but each member's own; only later stages
@@ -47,60 +58,58 @@ def evaluated(
     Args:
         members: The pack.
         forward: All members' forward pass.
-        parameters: By name, [K, ...].
-        buffers: By name, [K, ...].
+        state: Its parameters and buffers are evaluated.
         is_last: Whether training is over. Only then are other losses evaluated, on test, and what
             sorts or bins, off train: they describe trained models.
-
-    Returns:
-        Values [K] by (split, metric); NaN where a metric is not defined for a member or where the
-        member's outputs are not finite.
     """
+    splits = ["train", "validation"]
+    if members.runs[0].stage != "tune":
+        splits.append("test")
     members.model.eval()
     outputs = {
         split: torch.cat(
             [
-                forward(parameters, buffers, members.seen(split, rows))
+                forward(state.parameters, state.buffers, members.inputs_of(split, rows))
                 for rows in chunks(members.inputs[split], _rows(members, split))
             ],
             1,
         )
-        for split in _visible(members)
+        for split in splits
     }
     members.model.train()
     finite = torch.stack(
         [output.flatten(1).isfinite().all(-1) for output in outputs.values()], -1
     ).all(-1)
-    outputs = {name: _zeroed(output, finite) for name, output in outputs.items()}
+    outputs = {
+        split: torch.where(finite[:, None, None], output, torch.zeros_like(output))
+        for split, output in outputs.items()
+    }
     targets = {
-        split: members.targets[split][:, : _rows(members, split)][members.places]
+        split: members.targets[split][:, : _rows(members, split)][members.seed_index]
         for split in outputs
     }
-    values = _metrics(members, outputs, targets, is_last=is_last)
+    measure = _regression if members.runs[0].row.task == "regression" else _classification
+    values = {
+        (split, name): value
+        for split, metrics_of_split in measure(members, outputs, targets, is_last=is_last)
+        for name, value in metrics_of_split.items()
+    }
     # Outputs may be finite and their squares not: that is divergence too.
     for (_, name), value in values.items():
         if name in ("rmse", "nll", "brier"):
             finite = finite & value.float().isfinite()  # as recorded: float32
     for split, output in outputs.items():
-        values[split, OWN_LOSS] = members.own_losses(output, _fed(members, split, targets[split]))
+        aim = targets[split]
+        if members.runs[0].targets != "sampled":
+            # What a loss learns is where targets of the kind it is trained on are met.
+            aim = members.posterior[split][:, : aim.shape[1]][members.seed_index]
+        values[split, OWN_LOSS] = evaluated_losses(members, output, aim)
     if is_last and "test" in outputs:
         for name, value in _cross_losses(members, outputs["test"], targets["test"]).items():
             values["test", f"loss:{name}"] = value
-    return {key: torch.where(finite, value, torch.nan) for key, value in values.items()} | {
-        ("", "is_finite"): finite
-    }
-
-
-def _fed(members: Members, split: str, target: Tensor) -> Tensor:
-    """Targets of the kind that the loss is trained on: what it learns is where these are met."""
-    if members.runs[0].targets == "sampled":
-        return target
-    return members.posterior[split][:, : target.shape[1]][members.places]
-
-
-def _visible(members: Members) -> list[str]:
-    last = 2 if members.runs[0].stage == "tune" else 3
-    return ["train", "validation", "test"][:last]
+    return Evaluation(
+        {key: torch.where(finite, value, torch.nan) for key, value in values.items()}, finite
+    )
 
 
 def _rows(members: Members, split: str) -> int:
@@ -119,60 +128,55 @@ def chunks(inputs: Tensor, rows: int) -> list[slice]:
     return pieces(rows, size)
 
 
-def _zeroed(output: Tensor, finite: Tensor) -> Tensor:
-    return torch.where(finite[:, None, None], output, torch.zeros_like(output))
-
-
-def _metrics(
+def _regression(
     members: Members, outputs: dict[str, Tensor], targets: dict[str, Tensor], *, is_last: bool
-) -> Values:
-    values: Values = {}
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Metrics [K] by name, of each split."""
     is_clean = DATA[members.runs[0].data.fn].is_test_clean
-    if members.runs[0].row.task == "regression":
-        for split, output in outputs.items():
-            prediction = members.predict(output)
-            found = metrics.regression(prediction, targets[split])
-            found |= _of_clean(members, split, prediction, targets[split])
-            # Noise is what a distribution or a quantile is about: no test without it tells.
-            if split == "validation" or (split == "test" and not is_clean):
-                found |= uncertainty(members, output, targets[split])
-            values |= {(split, name): value for name, value in found.items()}
-        return values
+    for split, output in outputs.items():
+        prediction = members.predict(output)
+        values = metrics.regression(prediction, targets[split])
+        values |= _of_clean(members, split, prediction, targets[split])
+        # Noise is what a distribution or a quantile is about: no test without it tells.
+        if split == "validation" or (split == "test" and not is_clean):
+            values |= _uncertainty(members, output, targets[split])
+        yield split, values
+
+
+def _classification(
+    members: Members, outputs: dict[str, Tensor], targets: dict[str, Tensor], *, is_last: bool
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Metrics [K] by name, of each split."""
     fitted = slice(0, MOST_RECALIBRATION_ROWS)
     scale = metrics.recalibrate(outputs["validation"][:, fitted], targets["validation"][:, fitted])
     for split, output in outputs.items():
+        prediction, values = members.predict(output), {}
         recalibrated = metrics.recalibrated(output, scale)
-        prediction, found = members.predict(output), {}
+        known = {"recalibrated": recalibrated, "is_probability": members.is_probability}
         if split != "train" or members.runs[0].targets == "sampled":
-            found = metrics.classification(
-                prediction,
-                targets[split],
-                recalibrated=recalibrated,
-                is_probability=members.is_probability,
-            )
+            values = metrics.classification(prediction, targets[split], **known)
         if is_last and split != "train":
-            found |= metrics.classification_at_the_end(
-                prediction,
-                targets[split],
-                recalibrated=recalibrated,
-                is_probability=members.is_probability,
-            )
+            values |= metrics.classification_at_the_end(prediction, targets[split], **known)
         if split in members.posterior:
-            posterior = members.posterior[split][:, : output.shape[1]][members.places]
-            found["kl"] = metrics.kl(posterior, recalibrated)
-            found["tv_posterior"] = _of_distributions(members, prediction, posterior)
+            posterior = members.posterior[split][:, : output.shape[1]][members.seed_index]
+            values["kl"] = metrics.kl(posterior, recalibrated)
+            values["tv_posterior"] = _distance(members, prediction, posterior)
         if split in members.bayes:
-            found["tv_bayes"] = _of_distributions(members, prediction, members.bayes[split])
-        found |= _of_clean(members, split, prediction, targets[split])
-        values |= {(split, name): value for name, value in found.items()}
-    return values
+            values["tv_bayes"] = _distance(members, prediction, members.bayes[split])
+        yield split, values | _of_clean(members, split, prediction, targets[split])
+
+
+def _distance(members: Members, prediction: Tensor, distribution: Tensor) -> Tensor:
+    """Total variation [K] between predictions and distributions; NaN where a prediction is none."""
+    distance = metrics.total_variation(prediction, distribution)
+    return torch.where(members.is_distribution, distance, torch.nan)
 
 
 def _of_clean(members: Members, split: str, prediction: Tensor, given: Tensor) -> dict[str, Tensor]:
     """What the targets before their corruption say of a split; nothing without corruption."""
     if split not in members.clean:
         return {}
-    clean = members.clean[split][:, : given.shape[1]][members.places]
+    clean = members.clean[split][:, : given.shape[1]][members.seed_index]
     task = members.runs[0].row.task
     if split == "validation":
         return metrics.clean_validation(prediction, clean, task=task)
@@ -180,22 +184,42 @@ def _of_clean(members: Members, split: str, prediction: Tensor, given: Tensor) -
     return metrics.of_wrong_labels(prediction, given, clean) if is_labelled else {}
 
 
-def _of_distributions(members: Members, prediction: Tensor, distribution: Tensor) -> Tensor:
-    distance = metrics.total_variation(prediction, distribution)
-    return torch.where(members.is_distribution, distance, torch.nan)
+def _uncertainty(members: Members, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Metrics of predicted distributions and quantiles by name, at each member's own parameters.
+
+    Args:
+        members: The pack.
+        output: [K, N, W].
+        target: [K, N, C].
+
+    Returns:
+        [K] each, NaN for members whose loss predicts nothing of that kind; metrics that no member
+        has are left out.
+    """
+    columns: dict[str, Tensor] = {}
+    for span, run in members.spans:
+        row, params = run.row, run.loss.params
+        outputs, aims, values = guarded(output, span), guarded(target, span), {}
+        if row.distribution:
+            values |= metrics.distribution(row.predicted(outputs, params), aims)
+        if row.quantile:
+            level = {**row.defaults, **params}[row.quantile]
+            values |= metrics.quantile(row.predict(outputs, params), aims, level=level)
+        for name, value in values.items():
+            empty = value.new_full((len(members.runs),), torch.nan)
+            columns.setdefault(name, empty)[span] = value[: span.stop - span.start]
+    return columns
 
 
 def _cross_losses(members: Members, output: Tensor, target: Tensor) -> dict[str, Tensor]:
     """Mean of every loss of the task; NaN where its inverse link is not the member's own."""
-    own = members.runs[0].row
-    everyone = slice(0, len(members.runs))
     links = [run.row.link(run.loss.params) for run in members.runs]
-    found = {}
+    means = {}
     for name, row in LOSSES.items():
-        if row.task != own.task:
+        if row.task != members.runs[0].row.task:
             continue
         fits = torch.tensor([link == row.link() for link in links], device=output.device)
         if fits.any():
-            value = members.mean_losses(row, NO_PARAMS, everyone, output, target)
-            found[name] = torch.where(fits, value, torch.nan)
-    return found
+            mean = evaluated_losses(members, output, target, row)
+            means[name] = torch.where(fits, mean, torch.nan)
+    return means

@@ -5,55 +5,57 @@ Everything is computed at a member's own weights and batch, so nothing crosses m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from lossbench import records
-from lossbench.engine.members import guarded
-from lossbench.losses import LOSSES
-from lossbench.losses.spec import NO_PARAMS
 from lossbench.measures.probes import norm
 
-Gradient = dict[str, Tensor]
-GradientOf = Callable[[Tensor], Gradient]
-"""What an output gradient [K, B, W] makes of all parameters, [K, ...] by name."""
+Gradient = Mapping[str, Tensor]
+GradientOf = Callable[[Tensor], dict[str, Tensor]]
+"""From an output gradient [K, B, W] to the gradient in all parameters, [K, ...] by name; it may lie
+where the one before lay."""
 
 Signal = Callable[[Tensor, Tensor, GradientOf], tuple[Tensor, Gradient]]
 
 
-def own(slope: Tensor, reference: Tensor, gradient_of: GradientOf) -> tuple[Tensor, Gradient]:
+def own(
+    output_gradient: Tensor, reference: Tensor, gradient_of: GradientOf
+) -> tuple[Tensor, Gradient]:
     """The loss's own output gradient.
 
     Args:
-        slope: Output gradient of the loss, [K, B, C].
+        output_gradient: Of the loss, [K, B, C].
         reference: Output gradient of the task's reference loss at the same outputs, [K, B, C].
-        gradient_of: What an output gradient makes of the parameters.
+        gradient_of: From an output gradient to that in the parameters.
 
     Returns:
         The output gradient that drives the update, and the gradient.
     """
-    return slope, gradient_of(slope)
+    return output_gradient, gradient_of(output_gradient)
 
 
 def norm_matched(
-    slope: Tensor, reference: Tensor, gradient_of: GradientOf
+    output_gradient: Tensor, reference: Tensor, gradient_of: GradientOf
 ) -> tuple[Tensor, Gradient]:
     """The loss's direction with the length of the reference's gradient: scale removed.
 
     Args, Returns: as for `own`. Where the loss has no gradient there is nothing to scale.
     """
-    wanted = norm(gradient_of(reference).values())  # first, because a gradient holds to the next
-    mine = gradient_of(slope)
-    length = norm(mine.values())
-    factor = torch.where(length > 0, wanted / length, torch.ones_like(length))
-    scaled = {name: factor.view(-1, *[1] * (g.dim() - 1)) * g for name, g in mine.items()}
-    return factor[:, None, None] * slope, scaled
+    reference_length = norm(gradient_of(reference).values())
+    gradient = gradient_of(output_gradient)
+    length = norm(gradient.values())
+    factor = torch.where(length > 0, reference_length / length, torch.ones_like(length))
+    scaled = {
+        name: factor.view(-1, *[1] * (value.dim() - 1)) * value for name, value in gradient.items()
+    }
+    return factor[:, None, None] * output_gradient, scaled
 
 
 def reweighted(
-    slope: Tensor, reference: Tensor, gradient_of: GradientOf
+    output_gradient: Tensor, reference: Tensor, gradient_of: GradientOf
 ) -> tuple[Tensor, Gradient]:
     """The reference's signal with the loss's weights of examples: weighting alone.
 
@@ -63,22 +65,13 @@ def reweighted(
     Args, Returns: as for `own`.
     """
     lengths = reference.square().sum(-1).sqrt()
-    ratio = slope.square().sum(-1).sqrt() / lengths
+    ratio = output_gradient.square().sum(-1).sqrt() / lengths
     weight = torch.where(lengths > 0, ratio, torch.zeros_like(ratio))
     mean = weight.mean(-1, keepdim=True)
     share = torch.where(mean > 0, weight / mean, torch.zeros_like(weight))
-    driving = share[..., None] * reference
-    return driving, gradient_of(driving)
+    signal = share[..., None] * reference
+    return signal, gradient_of(signal)
 
 
 SIGNALS: dict[str, Signal] = {"own": own, "norm_matched": norm_matched, "reweighted": reweighted}
 assert SIGNALS.keys() == records.SIGNALS.keys()
-
-
-def reference_slope(task: str, output: Tensor, target: Tensor) -> Tensor:
-    """Output gradient [K, B, C] of the task's reference loss at outputs [K, B, C]."""
-    everyone = slice(0, len(output))
-    leaf = guarded(output, everyone).requires_grad_()
-    row = LOSSES[records.REFERENCE[task]]
-    values = row.values(leaf, guarded(target, everyone), NO_PARAMS, None)
-    return torch.autograd.grad(values.sum(), leaf)[0][: len(output)]

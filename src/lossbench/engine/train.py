@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 import torch
 
 from lossbench.data.splits import Splits
 from lossbench.engine.arithmetic import arithmetic
-from lossbench.engine.checkpoint import Saved, Snapshot, decoded, encoded
-from lossbench.engine.course import Course, probed
-from lossbench.engine.evaluate import evaluated
-from lossbench.engine.members import gathered
+from lossbench.engine.evaluate import evaluate
+from lossbench.engine.members import assemble
 from lossbench.engine.moments import Instruments
 from lossbench.engine.recorder import Recorder
-from lossbench.engine.strategies import strategy_of
+from lossbench.engine.state import Saved, Snapshot, decoded, encoded
+from lossbench.engine.strategies import advance_of, strategy_of
 from lossbench.engine.update import Updates
 from lossbench.runs import Run
 from lossbench.runs.packs import Pack
@@ -33,7 +30,7 @@ def train(
     flush: Callable[[int, Snapshot], None],
     saved: Saved | None = None,
     noted: Mapping[str, str] | None = None,
-    is_kernel_wanted: bool = False,
+    strategies: Sequence[str] = (),
 ) -> dict[str, pa.Table]:
     """Train the runs of a pack together.
 
@@ -47,8 +44,7 @@ def train(
             raises ends the training.
         saved: Where to go on, instead of from the start; same pack, data, versions and threads.
         noted: Further facts for the column `environment`.
-        is_kernel_wanted: Whether the Triton kernel makes the updates between two logged ones where
-            it can, see docs/performance.md.
+        strategies: Names of optional strategies to use where they serve, see `strategies.OPTIONS`.
 
     Returns:
         The tables runs, steps, layers and evals. Members that diverge or fail are frozen, the
@@ -59,46 +55,57 @@ def train(
     """
     with arithmetic(device, pack.runs[0].precision):
         start = time.monotonic()
-        members = gathered(pack, splits_by_seed, device=device, padding=padding)
-        run = members.runs[0]
-        strategy = strategy_of(members)
-        recorder = Recorder(pack, members, device=device)
-        updates = Updates(members, strategy, recorder)
-        course = Course(members, updates, is_kernel_wanted=is_kernel_wanted)
+        members = assemble(pack, splits_by_seed, device=device, padding=padding)
+        run, recorder = members.runs[0], Recorder(pack, members, device=device)
+        strategy = strategy_of(members, strategies)
+        updates = Updates(members, strategy, recorder.fail)
+        way = advance_of(members, updates, strategies)
         instruments = Instruments(members, strategy.forward)
-        step = 0
+        state = updates.start()
         if saved is not None:
-            found = _restored(saved, recorder, device)
-            updates.restore(found)
-            step = found["step"]
-            start -= found["seconds"]
-        judged = partial(evaluated, members, strategy.forward, updates.parameters, updates.buffers)
+            content = decoded(saved.checkpoint, device=device)
+            state.write(content["state"])
+            start -= content["seconds"]
+            parts = [decoded(part, device=device) for part in saved.parts]
+            recorder.restore(content["failures"], parts)
+
+        def record_evaluation(step: int) -> None:
+            is_last = step == run.steps
+            evaluation = evaluate(members, strategy.forward, state, is_last=is_last)
+            state.freeze(evaluation.is_finite)
+            recorder.evals(step, evaluation.values)
+
+        def snapshot() -> Saved:
+            seconds = time.monotonic() - start
+            content = {"state": state.values, "failures": recorder.failures, "seconds": seconds}
+            return Saved(int(state.clock), encoded(content), (encoded(recorder.part()),))
+
+        step = int(state.clock)
         while step < run.steps:
             if step % run.eval_every == 0:
-                recorder.evals(step, judged(is_last=False))
+                record_evaluation(step)
             names, count = instruments.due(step), 1
             if names:
-                update = updates.shown()
+                update = updates.with_tensors(state)
                 if step % run.log_every == 0:
-                    recorder.steps(step, *probed(members, update))
-                recorder.instruments(step, instruments.measured(names, step, update))
+                    recorder.steps(step, updates.probed(update, state))
+                recorder.instruments(step, instruments.measured(names, step, update, state))
             elif step % run.log_every == 0:
-                recorder.steps(step, *course.logged())
+                recorder.steps(step, way.logged(state))
             else:
-                count = _quiet(run, instruments, step, most=course.most)
-                course.advance(count)
+                count = _until_looked_at(run, instruments, step, most=way.most)
+                way.advance(state, count)
             step += count
             if step < run.steps:
-                seconds = time.monotonic() - start
-                flush(step, partial(_saved, updates, recorder, seconds))
-        recorder.evals(run.steps, judged(is_last=True))
-        assert int(updates.clock) == run.steps  # which also waits until the device has done them
-        strategies = " ".join([strategy.name, course.name]).strip()
-        noted = {**(noted or {}), "strategy": strategies}
-        return recorder.tables(seconds=time.monotonic() - start, noted=noted)
+                flush(step, snapshot)
+        record_evaluation(run.steps)
+        assert int(state.clock) == run.steps  # which also waits until the device has done them
+        trained_by = " ".join(name for name in (strategy.name, way.name) if name)
+        facts = {**(noted or {}), "strategy": trained_by}
+        return recorder.tables(state, seconds=time.monotonic() - start, noted=facts)
 
 
-def _quiet(run: Run, instruments: Instruments, step: int, *, most: int) -> int:
+def _until_looked_at(run: Run, instruments: Instruments, step: int, *, most: int) -> int:
     """Updates from a step on, before which nothing is logged, measured or evaluated."""
     stops = range(step + 1, min(step + most, run.steps))
     rhythms = run.log_every, run.eval_every
@@ -106,15 +113,3 @@ def _quiet(run: Run, instruments: Instruments, step: int, *, most: int) -> int:
         if any(stop % every == 0 for every in rhythms) or instruments.due(stop):
             return stop - step
     return stops.stop - step
-
-
-def _saved(updates: Updates, recorder: Recorder, seconds: float) -> Saved:
-    kept = {**updates.kept, "seconds": seconds, "recorder": recorder.state}
-    return Saved(kept["step"], encoded(kept), (encoded(recorder.part()),))
-
-
-def _restored(saved: Saved, recorder: Recorder, device: torch.device) -> dict[str, Any]:
-    """What `Updates.restore` is given, and the seconds spent."""
-    found = decoded(saved.checkpoint, device=device)
-    recorder.restore(found["recorder"], [decoded(part, device=device) for part in saved.parts])
-    return found

@@ -23,7 +23,7 @@ class Engine:
         pack_size: Most members of a pack.
         threads: Of each process.
         commit_every: Seconds between two checkpoints.
-        kernel: Whether the Triton kernel trains what it can, on CUDA.
+        strategies: Names of optional strategies to use where they serve.
         data_root: Folder with the files of data sets.
         download: Whether files that are missing there may be downloaded.
     """
@@ -32,7 +32,7 @@ class Engine:
     pack_size: int
     threads: int
     commit_every: float
-    kernel: bool = False
+    strategies: tuple[str, ...] = ()
     data_root: str = ROOT
     download: bool = False
 

@@ -18,7 +18,8 @@ import torch
 from tqdm import tqdm
 
 from lossbench import records, store
-from lossbench.engine import Saved, Snapshot, failed, kernel_maker, train
+from lossbench.engine import Saved, Snapshot, failed, strategies, train
+from lossbench.engine.state import FORMAT
 from lossbench.pairing import device_name, environment_sha
 from lossbench.runs import ENGINE_SCHEMA, Engine
 from lossbench.sweep.invariance import known
@@ -159,7 +160,7 @@ class Job:
                     flush=progress,
                     saved=saved,
                     noted={"packs": self.packs},
-                    is_kernel_wanted=self.engine.kernel,
+                    strategies=self.engine.strategies,
                 )
         except store.StoreError:
             raise
@@ -201,8 +202,8 @@ class Job:
         """Everything that bits depend on beside the runs themselves."""
         device = torch.device(self.engine.device)
         sha = environment_sha(device_name(device), self.claim.pack.runs[0].precision)
-        made_by = f"{ENGINE_SCHEMA}:{self.engine.padding}:{sha}"
-        return f"{made_by}:{kernel_maker()}" if self.engine.kernel else made_by
+        versions = strategies.versions(self.engine.strategies)
+        return f"{ENGINE_SCHEMA}:{FORMAT}:{self.engine.padding}:{sha}:{versions}"
 
 
 class _Progress:

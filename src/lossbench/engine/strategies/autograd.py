@@ -8,10 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lossbench.engine.members import Batch, Members
-from lossbench.engine.strategies.compiled import compiled, pays
-from lossbench.engine.strategies.spec import Named, Strategy
+from lossbench.engine.batches import Batch
+from lossbench.engine.members import Members
+from lossbench.engine.strategy import GradientOf, Named, Strategy
 from lossbench.models import called
+
+Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor]
 
 
 class Autograd(Strategy):
@@ -19,92 +21,95 @@ class Autograd(Strategy):
 
     Args:
         members: The pack.
-        of_batch: Its forward pass on a batch; that of any rows unless another is quicker.
+        forward: Of all members on any rows.
+        of_batch: The same on a batch.
     """
 
-    def __init__(self, members: Members, of_batch: Callable[..., Tensor]) -> None:
-        self._of_batch = of_batch
+    def __init__(self, members: Members, forward: Forward, of_batch: Forward) -> None:
+        self._forward, self._of_batch = forward, of_batch
         self._is_repeated = members.runs[0].signal != "own"  # more than one gradient of an output
-        self._leaves: dict[str, Tensor] = {}
-        self._output: Tensor | None = None
 
+    @property
     @abstractmethod
-    def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
-        """Outputs, see `Strategy.forward`."""
+    def name(self) -> str:
+        """What is recorded of it."""
 
     def arranged(self, parameters: Named) -> dict[str, Tensor]:
         """A copy."""
         return {name: value.clone() for name, value in parameters.items()}
 
-    def at_once(self, count: int, inputs: Tensor) -> list[slice]:
+    def chunks(self, count: int, rows: int, like: Tensor) -> list[slice]:
         """All of them."""
         return [slice(0, count)]
 
-    def output(self, parameters: Named, buffers: Named, batch: Batch) -> Tensor:
-        """Outputs of a batch, see `Strategy.output`."""
-        self._output = None  # lets go of what the last one kept
-        self._leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-        self._output = self._of_batch(self._leaves, dict(buffers), batch.all)
-        return self._output.detach()
+    def memory(self, parameters: Named, rows: int) -> None:
+        """None: autograd brings its own."""
 
-    def gradient(self, output_gradient: Tensor) -> dict[str, Tensor]:
-        """Gradient of the mean loss, see `Strategy.gradient`."""
-        assert self._output is not None, "a gradient is that of an output: ask for one first"
-        leaves, mean = [*self._leaves.values()], output_gradient / output_gradient.shape[1]
-        found = torch.autograd.grad(self._output, leaves, mean, retain_graph=self._is_repeated)
-        return dict(zip(self._leaves, found, strict=True))
+    def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
+        """Outputs, see `Strategy.forward`."""
+        return self._forward(dict(parameters), dict(buffers), inputs)
+
+    def trained(
+        self, parameters: Named, buffers: Named, batch: Batch, memory: None
+    ) -> tuple[Tensor, GradientOf]:
+        """Outputs and gradients, see `Strategy.trained`."""
+        leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        output = self._of_batch(leaves, dict(buffers), batch.all)
+
+        def gradient_of(output_gradient: Tensor) -> dict[str, Tensor]:
+            mean = output_gradient / output_gradient.shape[1]
+            gradients = torch.autograd.grad(
+                output, [*leaves.values()], mean, retain_graph=self._is_repeated
+            )
+            return dict(zip(leaves, gradients, strict=True))
+
+        return output.detach(), gradient_of
 
 
 class Vectorised(Autograd):
-    """All members in one call, on a batch through torch.compile where that pays."""
+    """All members in one call.
 
-    def __init__(self, members: Members) -> None:
-        self._packed = torch.func.vmap(called(members.model))
-        self._compiled = compiled(members) if pays(members) else None
-        super().__init__(members, self._compiled or self._packed)
+    Args:
+        members: The pack.
+        of_batch: Their forward pass on a batch; that of any rows unless another is quicker.
+    """
+
+    def __init__(self, members: Members, of_batch: Forward | None = None) -> None:
+        forward = torch.func.vmap(called(members.model))
+        super().__init__(members, forward, of_batch or forward)
 
     @property
     def name(self) -> str:
         """What is recorded of it."""
-        is_compiled = self._compiled is not None and self._compiled.is_compiled
-        return "vmap compiled" if is_compiled else "vmap"
+        return "vmap"
 
-    def apart(self, members: Members) -> list[slice]:
-        """None: all of them together."""
+    def parts(self, members: Members) -> list[slice]:
+        """All of them together."""
         return [slice(0, len(members.runs))]
-
-    def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
-        """Outputs, see `Strategy.forward`."""
-        return self._packed(dict(parameters), dict(buffers), inputs)
 
 
 class Looped(Autograd):
     """One member after the other: what is kept for a gradient is one member's at a time."""
 
     def __init__(self, members: Members) -> None:
-        self._one = called(members.model)
-        super().__init__(members, self.forward)
+        one = called(members.model)
+
+        def forward(parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
+            return one_by_one(one, parameters, buffers, inputs)
+
+        super().__init__(members, forward, forward)
 
     @property
     def name(self) -> str:
         """What is recorded of it."""
         return "loop"
 
-    def apart(self, members: Members) -> list[slice]:
+    def parts(self, members: Members) -> list[slice]:
         """Each on its own."""
         return [slice(place, place + 1) for place in range(len(members.runs))]
 
-    def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
-        """Outputs, see `Strategy.forward`."""
-        return one_by_one(self._one, parameters, buffers, inputs)
 
-
-def one_by_one(
-    one: Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor],
-    parameters: Named,
-    buffers: Named,
-    inputs: Tensor,
-) -> Tensor:
+def one_by_one(one: Forward, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
     """What a function makes of each member on its own, [K, ...].
 
     Args:
@@ -114,10 +119,9 @@ def one_by_one(
         inputs: [K, N, ...].
     """
     # unbind, because the gradient of an index is as large as the whole pack.
-    own = zip(*(value.unbind() for value in parameters.values()), strict=True)
+    members = zip(*(value.unbind() for value in parameters.values()), strict=True)
     outputs = []
-    for place, values in enumerate(own):
+    for place, values in enumerate(members):
         moving = {name: value[place] for name, value in buffers.items()}
-        named = dict(zip(parameters, values, strict=True))
-        outputs.append(one(named, moving, inputs[place]))
+        outputs.append(one(dict(zip(parameters, values, strict=True)), moving, inputs[place]))
     return torch.stack(outputs)

@@ -11,8 +11,10 @@ imported.
 
 from __future__ import annotations
 
+import copy
 import functools
 import linecache
+import logging
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,10 +33,24 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from triton.language.extra import libdevice
 
 from lossbench.engine.members import Members
+from lossbench.engine.rows import ALIGNED, Rows
+from lossbench.engine.state import State
 from lossbench.engine.strategies.layers import Layer, layers_of
-from lossbench.engine.strategies.rows import ALIGNED, Rows
+from lossbench.engine.strategy import Advance, Logged, Unserved
+from lossbench.engine.update import Updates
 from lossbench.losses.spec import Loss
 from lossbench.runs import TF32, Run
+
+log = logging.getLogger(__name__)
+
+VERSION = f"triton {triton.__version__}"
+"""What compiles the kernel: bits depend on it."""
+
+MOST_LAUNCHED = 1_000
+"""Updates made in one launch: more would gain nothing."""
+
+TRUSTED = {"float32": 1e-3, TF32: 1e-1}
+"""How far the kernel's first update may be from ours, relative to the update, by precision."""
 
 IS_INTERPRETED: bool = triton.knobs.runtime.interpret
 
@@ -864,7 +880,7 @@ def constants(layers: Sequence[Layer], members: Members, run: Run) -> dict[str, 
     Raises:
         Unknown: Something in a formula.
     """
-    examples, targets = members.batches.shape[-1], members.targets["train"].shape[-1]
+    examples, targets = members.batches.rows.shape[-1], members.targets["train"].shape[-1]
     loss = compiled(loss_source(run, targets=targets, examples=examples))["loss"]
     rows = _some(examples)
     is_fast = run.precision == TF32
@@ -880,41 +896,151 @@ def constants(layers: Sequence[Layer], members: Members, run: Run) -> dict[str, 
     }
 
 
-OPTIONS = {"num_warps": WARPS, "num_stages": 1, "enable_fp_fusion": False}
+COMPILED = {"num_warps": WARPS, "num_stages": 1, "enable_fp_fusion": False}
 """One stage: nothing may be read ahead of a barrier. No fusion: as torch rounds."""
 
 
-def refusal(members: Members) -> str:
-    """Why the kernel cannot serve these members; empty where it can."""
-    run, device = members.runs[0], members.places.device.type
+def refuse_unserved(members: Members) -> None:
+    """Refuse members that the kernel cannot serve.
+
+    Raises:
+        Unserved: Says why.
+    """
+    run, device = members.runs[0], members.device.type
     layers = layers_of(members.model)
-    numbers = {value.dtype for value in members.parameters.values()}
+    types = {value.dtype for value in members.parameters.values()}
     if (device == "cpu") != IS_INTERPRETED:
-        return f"on {device} TRITON_INTERPRET is to be {'1' if device == 'cpu' else '0'}"
+        raise Unserved(f"on {device} TRITON_INTERPRET is to be {int(device == 'cpu')}")
     if run.optimizer.fn != "sgd":
-        return f"optimizer {run.optimizer.name}, which is not sgd"
+        raise Unserved(f"optimizer {run.optimizer.name}, which is not sgd")
     if run.signal != "own":
-        return f"signal {run.signal}, which is not that of the member's own loss"
-    if members.words is not None:
-        return f"augmentation {run.augmentation.name}"
-    if numbers != {torch.float32}:
-        return f"parameters of {', '.join(map(str, numbers))}, not float32"
+        raise Unserved(f"signal {run.signal}, which is not that of the member's own loss")
+    if members.batches.words is not None:
+        raise Unserved(f"augmentation {run.augmentation.name}")
+    if types != {torch.float32}:
+        raise Unserved(f"parameters of {', '.join(map(str, types))}, not float32")
     if layers is None or layers[-1].activation is not None:
-        return f"model {run.model.name}, which is no stack of affine layers that ends in one"
+        raise Unserved(
+            f"model {run.model.name}, which is no stack of affine layers that ends in one"
+        )
     if members.targets["train"].shape[-1] > LOSS_NUMBERS:
-        return f"more than {LOSS_NUMBERS} targets"
+        raise Unserved(f"more than {LOSS_NUMBERS} targets")
     try:
         activation_source(layers)
-    except Unknown as found:
-        return f"an activation needs {found}, which the kernel does not know"
+    except Unknown as operation:
+        raise Unserved(
+            f"an activation needs {operation}, which the kernel does not know"
+        ) from operation
     for _, run in members.spans:
         if run.row.needs_context:
-            return f"loss {run.loss.name} needs a context"
+            raise Unserved(f"loss {run.loss.name} needs a context")
         try:
             constants(layers, members, run)
-        except Unknown as found:
-            return f"loss {run.loss.name} needs {found}, which the kernel does not know"
-    return ""
+        except Unknown as operation:
+            raise Unserved(
+                f"loss {run.loss.name} needs {operation}, which the kernel does not know"
+            ) from operation
+
+
+def advance(members: Members, updates: Updates, inner: Advance) -> Trusted:
+    """Stretches of updates by the kernel, logged ones by `inner`. Args: as `advance_of`.
+
+    Raises:
+        Unserved: It cannot serve these members.
+    """
+    refuse_unserved(members)
+    return Trusted(Kernel(members, updates.factors), inner, members)
+
+
+class Trusted(Advance):
+    """The kernel, where its first update is close enough to what it should be.
+
+    Args:
+        kernel: Makes stretches.
+        inner: Makes logged updates, and stretches where the kernel is wrong or broken.
+        members: The pack.
+    """
+
+    def __init__(self, kernel: Kernel, inner: Advance, members: Members) -> None:
+        self._kernel, self._inner = kernel, inner
+        self._recorded = slice(members.recorded_count)
+        self._most_distance = TRUSTED[members.runs[0].precision]
+        self._is_tried, self._is_trusted = False, True
+
+    @property
+    def name(self) -> str:
+        """What is recorded of it."""
+        is_used = self._is_tried and self._is_trusted
+        return " ".join(name for name in (self._inner.name, "kernel" if is_used else "") if name)
+
+    @property
+    def most(self) -> int:
+        """Updates of a stretch."""
+        return MOST_LAUNCHED if self._is_trusted else self._inner.most
+
+    def advance(self, state: State, count: int) -> None:
+        """Make so many updates of a state."""
+        if not self._is_tried:
+            self._is_tried = True
+            self._try(state)
+            count -= 1
+        if not self._is_trusted:
+            self._inner.advance(state, count)
+        elif count:
+            self._kernel.advance(state, count)
+
+    def logged(self, state: State) -> Logged:
+        """Make a logged update of a state."""
+        return self._inner.logged(state)
+
+    def _try(self, state: State) -> None:
+        """Make one update by the kernel and without, and compare the two states."""
+        theirs, before = copy.deepcopy(state), _row(state).clone()
+        reason = ""
+        try:
+            self._kernel.advance(theirs, 1)
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+        self._inner.advance(state, 1)
+        if not reason:
+            distance = _distance(before, state, theirs, self._recorded)
+            if distance <= self._most_distance:
+                state.write(theirs.values)
+                return
+            reason = f"its first one is {distance:.1g} of an update away from what it should be"
+        self._is_trusted = False
+        log.warning("no updates by the kernel: %s", reason)
+
+
+def _row(state: State) -> Tensor:
+    assert isinstance(state.parameters, Rows), "a kernel takes parameters as rows"
+    return state.parameters.row
+
+
+def _distance(before: Tensor, state: State, other: State, recorded: slice) -> float:
+    """How far two states are apart after one update.
+
+    Args:
+        before: Parameters before it, [K, P'].
+        state: As it should be.
+        other: As the kernel has it.
+        recorded: Places of members that are compared.
+
+    Returns:
+        Of the members that go on, the largest difference of a parameter, relative to the largest
+        step of one, rounding of the parameters apart; infinite where the two disagree on who goes
+        on.
+    """
+    alive = state.alive[recorded]
+    if not alive.equal(other.alive[recorded]):
+        return math.inf
+    mine, theirs = _row(state)[recorded], _row(other)[recorded]
+    step = (mine - before[recorded]).abs().nan_to_num(posinf=torch.inf).amax(-1)
+    rounding = 8 * torch.finfo(mine.dtype).eps * mine.abs()
+    off = torch.where(mine == theirs, 0.0, ((mine - theirs).abs() - rounding).clamp_min(0))
+    off = torch.where(mine.isfinite() | theirs.isfinite(), off, 0.0).amax(-1)
+    relative = torch.where(off > 0, off / step, 0.0)
+    return float(torch.where(alive, relative, 0.0).max())
 
 
 class Kernel:
@@ -927,89 +1053,69 @@ class Kernel:
 
     def __init__(self, members: Members, factors: Tensor) -> None:
         layers = layers_of(members.model)
-        assert layers is not None, "ask `refusal` first"
+        assert layers is not None, "ask `refuse_unserved` first"
         self._members, self._factors = members, factors.to(members.hyper.lr.dtype)
         # Padding is left as it is: nothing of it is recorded.
+        count = members.recorded_count
         self._spans = [
-            (slice(span.start, min(span.stop, members.recorded)), constants(layers, members, run))
+            (slice(span.start, min(span.stop, count)), constants(layers, members, run))
             for span, run in members.spans
-            if span.start < members.recorded
+            if span.start < count
         ]
-        examples = members.batches.shape[-1]
-        _, room = laid_out(layers, members.parameters, examples)
-        self._scratch = members.hyper.lr.new_empty(members.recorded, room)
-        self._inputs = members.inputs["train"].flatten(2)
-        self._targets = members.targets["train"]
+        _, room = laid_out(layers, members.parameters, members.batches.rows.shape[-1])
+        self._scratch = members.hyper.lr.new_empty(count, room)
+        self._inputs = members.batches.inputs.flatten(2)
+        self._targets = members.batches.targets
         assert self._inputs.stride(-1) == self._targets.stride(-1) == 1
-        self._batches = members.batches.contiguous()
-        device = members.places.device
+        self._rows = members.batches.rows.contiguous()
+        device = members.device
         self._streams = (
             [torch.cuda.Stream(device) for _ in self._spans] if device.type == "cuda" else []
         )
 
-    def advance(
-        self,
-        step: Tensor,
-        count: int,
-        *,
-        row: Tensor,
-        momentum: Tensor,
-        alive: Tensor,
-        stop_step: Tensor,
-    ) -> None:
-        """Make updates of all recorded members in which nothing is logged.
-
-        Args:
-            step: Updates done before, [1], int64, on the device.
-            count: How many to make.
-            row: Parameters, [K, P'], as in `Rows`; changed in place.
-            momentum: As `row`; changed in place.
-            alive: [K], bool; changed in place. Members that are not alive stay as they are.
-            stop_step: Updates done while alive, [K], int64; changed in place.
-        """
-        state = (row, momentum, alive, stop_step)
+    def advance(self, state: State, count: int) -> None:
+        """Make so many updates of all recorded members, in place, in which nothing is logged."""
         if not self._streams:
             with np.errstate(all="ignore"):  # the interpreter's numpy
                 for span, fixed in self._spans:
-                    self._launch(span, fixed, state, step, count)
-            return
-        here = torch.cuda.current_stream(step.device)
-        try:
-            for stream, (span, fixed) in zip(self._streams, self._spans, strict=True):
-                stream.wait_stream(here)
-                with torch.cuda.stream(stream):
-                    self._launch(span, fixed, state, step, count)
-        finally:
-            for stream in self._streams:
-                here.wait_stream(stream)
+                    self._launch(span, fixed, state, count)
+        else:
+            here = torch.cuda.current_stream(state.clock.device)
+            try:
+                for stream, (span, fixed) in zip(self._streams, self._spans, strict=True):
+                    stream.wait_stream(here)
+                    with torch.cuda.stream(stream):
+                        self._launch(span, fixed, state, count)
+            finally:
+                for stream in self._streams:
+                    here.wait_stream(stream)
+        state.clock.add_(count)
 
-    def _launch(
-        self,
-        span: slice,
-        fixed: dict[str, Any],
-        state: tuple[Tensor, ...],
-        step: Tensor,
-        count: int,
-    ) -> None:
-        members, hyper = self._members, self._members.hyper
+    def _launch(self, span: slice, fixed: dict[str, Any], state: State, count: int) -> None:
+        members, hyper, row = self._members, self._members.hyper, _row(state)
         kernel: Any = _train
         kernel[(span.stop - span.start,)](
-            *state,
+            row,
+            state.optimizer["momentum"]["row"],
+            state.alive,
+            state.stop_step,
             self._scratch,
             self._inputs,
             self._targets,
-            self._batches,
-            members.places,
-            *(hyper.lr, hyper.momentum, hyper.weight_decay),
+            self._rows,
+            members.seed_index,
+            hyper.lr,
+            hyper.momentum,
+            hyper.weight_decay,
             self._factors,
-            step,
+            state.clock,
             span.start,
             count,
-            members.batches.shape[1],
-            state[0].stride(0),
+            self._rows.shape[1],
+            row.stride(0),
             self._scratch.stride(0),
             *self._inputs.stride()[:2],
             *self._targets.stride()[:2],
             **fixed,
-            **OPTIONS,
+            **COMPILED,
         )

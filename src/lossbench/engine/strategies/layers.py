@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,17 +14,17 @@ _aten: Any = torch.ops.aten
 
 @dataclass(frozen=True)
 class Activation:
-    """What is done to each number, and to its slope.
+    """What is done to each number, and to its gradient.
 
     Attributes:
         result: `(module, argument, out)` writes the activation of the argument into `out`.
-        slope: `(module, slope, known, out)` writes the slope of the argument into `out`, which may
-            be the given slope of the result.
+        backward: `(module, gradient, known, out)` writes the gradient in the argument into `out`,
+            which may be the given gradient in the result.
         is_of_argument: Whether `known` is the argument, not the result.
     """
 
     result: Callable[[Any, Tensor, Tensor], object]
-    slope: Callable[[Any, Tensor, Tensor, Tensor], object]
+    backward: Callable[[Any, Tensor, Tensor, Tensor], object]
     is_of_argument: bool = False
 
 
@@ -96,18 +96,14 @@ def layers_of(model: nn.Module) -> list[Layer] | None:
         if _is_hooked(part):
             return None
         if type(part) is nn.Linear:
-            layers.append(_affine(path, part))
+            bias = "" if part.bias is None else f"{path}bias"
+            layers.append(Layer(f"{path}weight", bias, part.in_features, part.out_features))
         elif type(part) in DERIVED and layers and layers[-1].activation is None:
-            layers[-1] = Layer(**{**vars(layers[-1]), "activation": part})
+            layers[-1] = replace(layers[-1], activation=part)
         else:
             return None
     known = {name for layer in layers for name in (layer.weight, layer.bias) if name}
     return layers if layers and known == {*model.state_dict()} else None
-
-
-def _affine(path: str, part: nn.Linear) -> Layer:
-    bias = "" if part.bias is None else f"{path}bias"
-    return Layer(f"{path}weight", bias, part.in_features, part.out_features)
 
 
 def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lossbench.engine.members import GUARD_ELEMENTS, Batch, Members, pieces
+from lossbench.engine.batches import Batch
+from lossbench.engine.bits import GUARD_ELEMENTS, pieces
+from lossbench.engine.members import Members
+from lossbench.engine.rows import Rows
 from lossbench.engine.strategies.layers import DERIVED, Layer
-from lossbench.engine.strategies.rows import Rows
-from lossbench.engine.strategies.spec import Named, Strategy
+from lossbench.engine.strategy import GradientOf, Named, Strategy
 
 CACHE_BYTES = 2**21
 """What members computed at once may take: about a core's second cache."""
@@ -30,18 +32,33 @@ ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Activations:
     """A layer of members computed at once: what its forward pass leaves for its backward pass.
 
     Attributes:
         argument: What comes out of the affine map, [k, B, out].
         result: What comes out of the activation; `argument` itself where that is no longer needed.
-        slope: Room for the slope of the argument.
+        argument_gradient: Room for the gradient of the loss in the argument.
     """
 
     argument: Tensor
     result: Tensor
-    slope: Tensor
+    argument_gradient: Tensor
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Everything between the inputs of a batch and its gradient.
+
+    Attributes:
+        chunks: Places of members computed at once, with their activations by layer.
+        output: [K, B, W].
+        gradient: As the parameters.
+    """
+
+    chunks: list[tuple[slice, list[_Activations]]]
+    output: Tensor
+    gradient: Rows
 
 
 class Stack(Strategy):
@@ -53,11 +70,6 @@ class Stack(Strategy):
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._layers = layers
-        self._parameters: Rows | None = None
-        self._inputs: list[Tensor] = []
-        self._output = torch.empty(0)
-        self._gradient: Rows | None = None
-        self._parts: list[tuple[slice, list[_Place]]] = []
 
     @property
     def name(self) -> str:
@@ -68,23 +80,22 @@ class Stack(Strategy):
         """A copy, all numbers of a member side by side."""
         return Rows(parameters)
 
-    def apart(self, members: Members) -> list[slice]:
-        """None: their losses are computed together, and that is a call each otherwise."""
+    def parts(self, members: Members) -> list[slice]:
+        """All of them together: their losses are, and that is a call each otherwise."""
         return [slice(0, len(members.runs))]
 
-    def at_once(self, count: int, inputs: Tensor) -> list[slice]:
+    def chunks(self, count: int, rows: int, like: Tensor) -> list[slice]:
         """Places of members computed and updated together, two at least.
 
         How many follows from shapes alone. They end on whole vectors, as `guards` demands, or are
         the whole pack. Elsewhere than on the CPU that is all of them: a launch costs, a cache does
         not hold them anyway.
         """
-        if inputs.device.type != "cpu":
+        if like.device.type != "cpu":
             return [slice(0, count)]
-        rows = inputs.shape[1]
-        kept = rows * (self._layers[0].inputs + sum(layer.outputs for layer in self._layers))
+        activations = rows * (self._layers[0].inputs + sum(layer.outputs for layer in self._layers))
         weights = sum(layer.inputs * layer.outputs for layer in self._layers)
-        size, taken = 2, (kept + weights) * inputs.element_size()
+        size, taken = 2, (activations + weights) * like.element_size()
         while 2 * size * taken <= CACHE_BYTES and size < MOST_AT_ONCE:
             size *= 2
         curved = [rows * layer.outputs for layer in self._layers if layer.activation is not None]
@@ -92,6 +103,28 @@ class Stack(Strategy):
             size *= 2
         cuts = [*range(0, max(count - 1, 1), size), count]
         return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
+
+    def memory(self, parameters: Named, rows: int) -> _Memory:
+        """Memory for everything between the inputs of these members and their gradient."""
+        assert isinstance(parameters, Rows), "a stack computes with what it has arranged"
+        like, count = parameters.row, len(parameters.row)
+        chunks = self.chunks(count, rows, like)
+        most = max(chunk.stop - chunk.start for chunk in chunks)
+        arguments = [like.new_empty(count, rows, layer.outputs) for layer in self._layers]
+        results = [
+            torch.empty_like(argument) if _keeps_argument(layer.activation) else argument
+            for layer, argument in zip(self._layers, arguments, strict=True)
+        ]
+        gradients = [argument.new_empty(most, *argument.shape[1:]) for argument in arguments]
+        activations = [
+            [
+                _Activations(argument[chunk], result[chunk], gradient[: chunk.stop - chunk.start])
+                for argument, result, gradient in zip(arguments, results, gradients, strict=True)
+            ]
+            for chunk in chunks
+        ]
+        pairs = [*zip(chunks, activations, strict=True)]
+        return _Memory(pairs, results[-1], Rows(parameters))
 
     def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
         """Outputs, see `Strategy.forward`."""
@@ -101,9 +134,11 @@ class Stack(Strategy):
         outputs = []
         for piece in pieces(inputs.shape[1], ROWS_AT_ONCE):
             rows = inputs[:, piece]
-            chunks = self.at_once(len(rows), rows)
-            some = [self._forward(_some(parameters, own), rows[own]) for own in chunks]
-            outputs.append(torch.cat(some))
+            parts = []
+            for chunk in self.chunks(len(rows), rows.shape[1], rows):
+                weights = {name: value[chunk] for name, value in parameters.items()}
+                parts.append(self._forward(weights, rows[chunk]))
+            outputs.append(torch.cat(parts))
         return torch.cat(outputs, 1)
 
     def _forward(self, parameters: Named, hidden: Tensor) -> Tensor:
@@ -112,61 +147,37 @@ class Stack(Strategy):
             hidden = hidden if layer.activation is None else layer.activation(hidden)
         return hidden
 
-    def output(self, parameters: Named, buffers: Named, batch: Batch) -> Tensor:
-        """Outputs of a batch, see `Strategy.output`."""
+    def trained(
+        self, parameters: Named, buffers: Named, batch: Batch, memory: _Memory
+    ) -> tuple[Tensor, GradientOf]:
+        """Outputs and gradients, see `Strategy.trained`."""
         assert isinstance(parameters, Rows), "a stack computes with what it has arranged"
-        if (len(batch.order), batch.inputs.shape[1]) != self._output.shape[:2]:
-            self._make_room(parameters, len(batch.order), batch.inputs)
-        self._parameters = parameters
-        self._inputs = [batch.some(own).flatten(2) for own, _ in self._parts]
-        for (own, places), hidden in zip(self._parts, self._inputs, strict=True):
-            mine = parameters.some(own)
-            for layer, place in zip(self._layers, places, strict=True):
-                affine(mine, layer, hidden, out=place.argument)
+        inputs = [batch.of(chunk).flatten(2) for chunk, _ in memory.chunks]
+        for (chunk, activations), hidden in zip(memory.chunks, inputs, strict=True):
+            weights = parameters.of(chunk)
+            for layer, room in zip(self._layers, activations, strict=True):
+                affine(weights, layer, hidden, out=room.argument)
                 if layer.activation is not None:
                     activation = DERIVED[type(layer.activation)]
-                    activation.result(layer.activation, place.argument, place.result)
-                hidden = place.result
-        return self._output
+                    activation.result(layer.activation, room.argument, room.result)
+                hidden = room.result
 
-    def gradient(self, output_gradient: Tensor) -> dict[str, Tensor]:
-        """Gradient of the mean loss, see `Strategy.gradient`."""
-        assert self._parameters is not None
-        assert self._gradient is not None
-        mean = output_gradient / output_gradient.shape[1]
-        for (own, places), inputs in zip(self._parts, self._inputs, strict=True):
-            behind, mine = mean[own], self._parameters.some(own)
-            gradient = self._gradient.some(own)
-            before = [inputs, *(place.result for place in places)]
-            for at in reversed(range(len(places))):
-                layer = self._layers[at]
-                _through(layer.activation, behind, places[at])
-                _into(gradient, layer, behind, before[at])
-                if at:
-                    behind = torch.bmm(behind, mine[layer.weight], out=places[at - 1].slope)
-        return self._gradient
+        def gradient_of(output_gradient: Tensor) -> dict[str, Tensor]:
+            mean = output_gradient / output_gradient.shape[1]
+            for (chunk, activations), first in zip(memory.chunks, inputs, strict=True):
+                weights, gradient = parameters.of(chunk), memory.gradient.of(chunk)
+                before = [first, *(room.result for room in activations)]
+                behind = mean[chunk]
+                for at in reversed(range(len(activations))):
+                    layer = self._layers[at]
+                    _through_activation(layer.activation, behind, activations[at])
+                    _write_gradient(gradient, layer, behind, before[at])
+                    if at:
+                        room = activations[at - 1].argument_gradient
+                        behind = torch.bmm(behind, weights[layer.weight], out=room)
+            return memory.gradient
 
-    def _make_room(self, parameters: Rows, count: int, inputs: Tensor) -> None:
-        """Memory for everything between the inputs of so many members and their gradient."""
-        batch, chunks = inputs.shape[1], self.at_once(count, inputs)
-        most = max(own.stop - own.start for own in chunks)
-        arguments = [inputs.new_empty(count, batch, layer.outputs) for layer in self._layers]
-        results = [
-            torch.empty_like(argument) if _keeps_argument(layer.activation) else argument
-            for layer, argument in zip(self._layers, arguments, strict=True)
-        ]
-        slopes = [argument.new_empty(most, *argument.shape[1:]) for argument in arguments]
-        self._parts = [
-            (
-                own,
-                [
-                    _Place(argument[own], result[own], slope[: own.stop - own.start])
-                    for argument, result, slope in zip(arguments, results, slopes, strict=True)
-                ],
-            )
-            for own in chunks
-        ]
-        self._output, self._gradient = results[-1], Rows(parameters)
+        return memory.output, gradient_of
 
 
 def affine(parameters: Named, layer: Layer, inputs: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -184,28 +195,24 @@ def affine(parameters: Named, layer: Layer, inputs: Tensor, *, out: Tensor | Non
     return torch.baddbmm(parameters[layer.bias][:, None], inputs, weight, out=out)
 
 
-def _through(module: nn.Module | None, slope: Tensor, place: _Place) -> None:
-    """From the slope of an activation's result, in its place, to that of its argument."""
+def _through_activation(module: nn.Module | None, gradient: Tensor, room: _Activations) -> None:
+    """From the gradient in an activation's result, in its place, to that in its argument."""
     if module is not None:
         activation = DERIVED[type(module)]
-        known = place.argument if activation.is_of_argument else place.result
-        activation.slope(module, slope, known, slope)
+        known = room.argument if activation.is_of_argument else room.result
+        activation.backward(module, gradient, known, gradient)
 
 
-def _into(gradient: Named, layer: Layer, slope: Tensor, inputs: Tensor) -> None:
-    """Write a layer's gradient: of the slope of its affine map, [k, B, out], and its inputs."""
-    weight = gradient[layer.weight]
+def _write_gradient(into: Named, layer: Layer, gradient: Tensor, inputs: Tensor) -> None:
+    """Write a layer's gradient, from that in its affine map's result [k, B, out] and its inputs."""
+    weight = into[layer.weight]
     if layer.outputs > layer.inputs:  # as `Rows` has it
-        torch.bmm(inputs.mT, slope, out=weight.mT)
+        torch.bmm(inputs.mT, gradient, out=weight.mT)
     else:
-        torch.bmm(slope.mT, inputs, out=weight)
+        torch.bmm(gradient.mT, inputs, out=weight)
     if layer.bias:
-        torch.sum(slope, 1, out=gradient[layer.bias])
+        torch.sum(gradient, 1, out=into[layer.bias])
 
 
 def _keeps_argument(module: nn.Module | None) -> bool:
     return module is not None and DERIVED[type(module)].is_of_argument
-
-
-def _some(parameters: Named, own: slice) -> dict[str, Tensor]:
-    return {name: value[own] for name, value in parameters.items()}

@@ -41,16 +41,17 @@ class Rows(dict[str, Tensor]):
         for (name, value), start in zip(like.items(), starts, strict=True):
             shape = value.shape[1:]
             is_wide = len(shape) == 2 and shape[0] > shape[1]
-            own = row[:, start : start + shape.numel()]
-            self[name] = own.unflatten(1, shape[::-1]).mT if is_wide else own.unflatten(1, shape)
+            numbers = row[:, start : start + shape.numel()]
+            tensor = numbers.unflatten(1, shape[::-1] if is_wide else shape)
+            self[name] = tensor.mT if is_wide else tensor
 
-    def some(self, own: slice) -> Rows:
+    def of(self, members: slice) -> Rows:
         """Those of some members: the same numbers in memory. Remembered by where they begin."""
-        if own.start not in self._parts:
+        if members.start not in self._parts:
             part = Rows.__new__(Rows)
-            part._lay(self.row[own], self, self._starts)
-            self._parts[own.start] = part
-        return self._parts[own.start]
+            part._lay(self.row[members], self, self._starts)
+            self._parts[members.start] = part
+        return self._parts[members.start]
 
 
 def joined(tensors: Mapping[str, Tensor], *, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,91 @@
+"""What modules and losses have to keep to, and the errors of those that do not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lossbench.models import initialised, widened
+from lossbench.pairing import tensors_sha
+
+
+def check_loss(values: Tensor, output: Tensor, name: str) -> None:
+    """Refuse what a loss may not return.
+
+    Args:
+        values: What it returned; should be one number of the output's type per example, [...].
+        output: What it was given, [..., W].
+        name: Of the loss.
+
+    Raises:
+        TypeError: No tensor, or one of another type.
+        ValueError: Another shape.
+    """
+    if not isinstance(values, Tensor):
+        raise TypeError(f"loss {name} returned {type(values).__name__}: return a tensor")
+    if values.shape != output.shape[:-1]:
+        raise ValueError(
+            f"loss {name} returned shape {list(values.shape)} for outputs {list(output.shape)}: "
+            "sum over the last dimension only"
+        )
+    if values.dtype != output.dtype:
+        raise TypeError(f"loss {name} returned {values.dtype} for {output.dtype}: keep the type")
+
+
+def refuse_unpaired(build: Callable[[], nn.Module], inputs: Tensor) -> None:
+    """Refuse modules whose members could not be proven equal, or would not train as they should.
+
+    Args:
+        build: Makes the module.
+        inputs: One batch, [B, ...].
+
+    Raises:
+        ValueError: Its forward pass draws random numbers, or depends on more than its parameters
+            and buffers; or it ties or freezes parameters.
+    """
+    model, other = (initialised(build, seed=seed) for seed in (0, 1))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    if not all(parameter.requires_grad for parameter in parameters.values()):
+        raise ValueError("it has frozen parameters: keep what does not train in a buffer")
+    if len(parameters) != len(dict(model.named_parameters())):
+        raise ValueError("it ties parameters: use each of them once")
+    other.load_state_dict(model.state_dict())
+    again = copy.deepcopy(model)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        first, second, third = model(inputs), again(inputs), other(inputs)
+    if not torch.equal(first, second):
+        raise ValueError(
+            "it draws random numbers of its own while training: use lossbench.models.Dropout, "
+            "whose masks belong to the seed"
+        )
+    if tensors_sha(dict(model.named_buffers())) != tensors_sha(dict(again.named_buffers())):
+        raise ValueError("its buffers change at random while training: nothing could be paired")
+    if not torch.equal(first, third):
+        raise ValueError("its output depends on more than its state_dict: register it as a buffer")
+
+
+def refuse_unwidened(build: Callable[[], nn.Module], inputs: Tensor, *, times: int) -> None:
+    """Refuse a module whose further outputs would not stand, as zeros, behind those it has.
+
+    Args:
+        build: Makes the module.
+        inputs: One batch, [B, F].
+        times: Outputs per target.
+
+    Raises:
+        ValueError: Its last linear layer does not make its output.
+    """
+    if times == 1:
+        return
+    narrow, model = (initialised(build, seed=0) for _ in range(2))
+    with torch.no_grad():
+        output = narrow(inputs)
+        wide = widened(model, outputs=output.shape[-1], times=times)(inputs)
+    expected = torch.cat([output, torch.zeros_like(output).repeat(1, times - 1)], -1)
+    if wide.shape != expected.shape or not torch.allclose(wide, expected, atol=1e-6):
+        raise ValueError(
+            f"a loss with {times} outputs per target needs a model that ends in a linear layer"
+        )

@@ -1,0 +1,267 @@
+"""The only caller of a loss: values, output gradients and means of a pack's members.
+
+Losses of neighbours are called together, with guards behind them. Where one raises, its members are
+called in smaller groups, at last each on its own, so that it concerns nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lossbench.engine.batches import EVERYONE
+from lossbench.engine.bits import guarded, guards
+from lossbench.engine.contracts import check_loss
+from lossbench.engine.members import Members
+from lossbench.losses import LOSSES
+from lossbench.losses.spec import NO_PARAMS, Context, Loss
+from lossbench.measures.instruments.agreement import CORE
+from lossbench.records import REFERENCE
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbours in a pack with one loss.
+
+    Attributes:
+        start, stop: Their places.
+        row: Their loss.
+        params: Its parameters.
+        name: What messages call it.
+    """
+
+    start: int
+    stop: int
+    row: Loss
+    params: Mapping[str, Any]
+    name: str
+
+    @property
+    def span(self) -> slice:
+        """Their places."""
+        return slice(self.start, self.stop)
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return self.stop - self.start
+
+    @property
+    def singles(self) -> list[Group]:
+        """Each of them on its own."""
+        return [replace(self, start=at, stop=at + 1) for at in range(self.start, self.stop)]
+
+
+def groups_of(members: Members, part: slice = EVERYONE) -> list[Group]:
+    """The members of a part of the pack, by their own losses."""
+    first, end, _ = part.indices(len(members.runs))
+    groups = [
+        Group(max(span.start, first), min(span.stop, end), run.row, run.loss.params, run.loss.name)
+        for span, run in members.spans
+    ]
+    return [group for group in groups if group.start < group.stop]
+
+
+def together(
+    groups: Sequence[Group], compute: Callable[[list[Group]], Result]
+) -> Iterator[tuple[list[Group], Result | BaseException]]:
+    """What a function returns for as many groups together as it does not raise for.
+
+    Yields:
+        Groups and the result for them, in order; for a member on its own the error instead.
+    """
+    pending = [[*groups]] if groups else []
+    while pending:
+        current = pending.pop(0)
+        try:
+            result = compute(current)
+        except (Exception, SystemExit) as error:
+            smaller = current if len(current) > 1 else current[0].singles
+            if len(smaller) > 1:
+                pending[:0] = [[group] for group in smaller]
+            else:
+                yield current, error
+            continue
+        yield current, result
+
+
+def _values(
+    members: Members, group: Group, output: Tensor, target: Tensor, clock: Tensor | None
+) -> Tensor:
+    """Losses [k + guards, N] of a group with guards.
+
+    Args:
+        members: The pack.
+        group: Some of them.
+        output: With guards, [k + guards, N, W].
+        target: With guards, [k + guards, N, C].
+        clock: The step whose batch this is, [1]; None for examples that are of no batch.
+    """
+    context = None
+    if group.row.needs_context:
+        seeds = members.seed_index[group.span]
+        behind = guards(output.shape[1], output.device)
+        seeds = torch.cat([seeds, seeds[-1:].expand(behind)])
+        counts = members.class_counts[seeds][:, None]
+        if clock is None:
+            context = Context.outside_training(counts)
+        else:
+            context = Context(class_counts=counts, rows=members.batches.rows_at(clock)[seeds])
+    values = group.row.values(output, target, group.params, context)
+    check_loss(values, output, group.name)
+    return values
+
+
+class TrainingLosses:
+    """Loss and output gradient of some members at each update.
+
+    Args:
+        members: The pack.
+        part: Places of the members.
+        report: Called with the place of a member for which its loss raised, and why. It is not
+            called again for that member.
+    """
+
+    def __init__(self, members: Members, part: slice, report: Callable[[int, str], None]) -> None:
+        self._members, self._report = members, report
+        self._first = part.indices(len(members.runs))[0]
+        self._groups = groups_of(members, part)
+
+    def __call__(
+        self, output: Tensor, target: Tensor, clock: Tensor, *, may_read: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Loss [k, B] and d loss / d output [k, B, W]; NaN and 0 for members that failed.
+
+        Args:
+            output: [k, B, W].
+            target: [k, B, C].
+            clock: Updates done, [1].
+            may_read: Whether values may be read from tensors. If not, what a loss asks of the host
+                says nothing against it, and is raised.
+        """
+        loss = output.new_full(output.shape[:-1], torch.nan)
+        output_gradient = torch.zeros_like(output)
+        healthy: list[Group] = []
+        for groups, result in self._results(output, target, clock, may_read):
+            if isinstance(result, BaseException):
+                reason = f"step {int(clock)}: {type(result).__name__}: {result}"
+                self._report(groups[0].start, reason)
+                continue
+            for group, (values, gradients) in zip(groups, result, strict=True):
+                here = self._here(group)
+                loss[here], output_gradient[here] = values, gradients
+            healthy += groups
+        self._groups = healthy
+        return loss, output_gradient
+
+    def _results(
+        self, output: Tensor, target: Tensor, clock: Tensor, may_read: bool
+    ) -> Iterable[tuple[list[Group], Any]]:
+        def compute(groups: list[Group]) -> list[tuple[Tensor, Tensor]]:
+            """Loss and output gradient of each group, all through one backward pass."""
+            leaves = [guarded(output, self._here(group)).requires_grad_() for group in groups]
+            losses = [
+                _values(self._members, group, leaf, guarded(target, self._here(group)), clock)
+                for group, leaf in zip(groups, leaves, strict=True)
+            ]
+            # Not as `grad_outputs`: for them torch imports what takes half a second to import.
+            totals = [(values * torch.ones_like(values)).sum() for values in losses]
+            gradients = torch.autograd.grad(torch.stack(totals).sum(), leaves)
+            return [
+                (values.detach()[: group.count], gradient[: group.count])
+                for group, values, gradient in zip(groups, losses, gradients, strict=True)
+            ]
+
+        if may_read or not self._groups:
+            return together(self._groups, compute)
+        return [(self._groups, compute(self._groups))]
+
+    def _here(self, group: Group) -> slice:
+        """Places of a group within the part."""
+        return slice(group.start - self._first, group.stop - self._first)
+
+
+def mean_loss(members: Members, output: Tensor, target: Tensor, clock: Tensor) -> Tensor:
+    """Each member's own loss, mean over the batch of a step: [K], differentiable.
+
+    Args:
+        members: The pack.
+        output: [K, B, W].
+        target: [K, B, C].
+        clock: The step, [1].
+    """
+    parts = []
+    for group in groups_of(members):
+        leaf, aim = guarded(output, group.span), guarded(target, group.span)
+        parts.append(_values(members, group, leaf, aim, clock)[: group.count])
+    return torch.cat(parts).contiguous().mean(-1)
+
+
+def evaluated_losses(
+    members: Members, output: Tensor, target: Tensor, row: Loss | None = None
+) -> Tensor:
+    """A loss of every member, mean over examples that are of no batch: [K].
+
+    Args:
+        members: The pack.
+        output: [K, N, W].
+        target: [K, N, C].
+        row: The loss, at its default parameters; None for each member's own with its parameters.
+
+    Returns:
+        NaN for a member for which the loss raises, and for that member only.
+    """
+
+    def compute(groups: list[Group]) -> Tensor:
+        (group,) = groups
+        leaf, aim = guarded(output, group.span), guarded(target, group.span)
+        return _values(members, group, leaf, aim, None)[: group.count].contiguous().mean(-1)
+
+    groups = groups_of(members)
+    if row is not None:
+        groups = [Group(0, len(members.runs), row, NO_PARAMS, row.name)]
+    means = [result for group in groups for _, result in together([group], compute)]
+    failed = output.new_full((1,), torch.nan)
+    return torch.cat([failed if isinstance(mean, BaseException) else mean for mean in means])
+
+
+def reference_gradient(members: Members, output: Tensor, target: Tensor) -> Tensor:
+    """Output gradient [k, B, C] of the task's reference loss at outputs [k, B, C]."""
+    return _gradient_of(members, LOSSES[REFERENCE[members.runs[0].row.task]], output, target)
+
+
+def core_gradients(members: Members, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Output gradients [K, B, W] of the core losses at their defaults, see `Moment.slopes`.
+
+    Args:
+        members: The K members.
+        output: [K, B, W].
+        target: [K, B, C].
+    """
+    gradients = {}
+    for name in CORE[members.runs[0].row.task]:
+        row = LOSSES[name]
+        is_other = [
+            run.row.link(run.loss.params) == row.link()
+            and not (run.row is row and {**row.defaults, **run.loss.params} == row.defaults)
+            for run in members.runs
+        ]
+        if any(is_other):
+            gradient = _gradient_of(members, row, output, target)
+            fits = torch.tensor(is_other, device=output.device)[:, None, None]
+            gradients[name] = torch.where(fits, gradient, torch.nan)
+    return gradients
+
+
+def _gradient_of(members: Members, row: Loss, output: Tensor, target: Tensor) -> Tensor:
+    """Output gradient [k, B, W] of a loss at its defaults, for all members that there are."""
+    group = Group(0, len(output), row, NO_PARAMS, row.name)
+    leaf = guarded(output, group.span).requires_grad_()
+    values = _values(members, group, leaf, guarded(target, group.span), None)
+    return torch.autograd.grad(values.sum(), leaf)[0][group.span]

@@ -1,0 +1,162 @@
+"""Updates recorded once as CUDA graphs, and replayed without Python."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from lossbench.engine.members import Members
+from lossbench.engine.state import State
+from lossbench.engine.strategy import Advance, Logged, Unserved
+from lossbench.engine.update import Updates
+
+log = logging.getLogger(__name__)
+
+VERSION = ""
+"""Bits are those of updates one by one."""
+
+MOST_RECORDED = 50
+"""Updates recorded together: more would gain nothing."""
+
+Result = TypeVar("Result")
+
+Recording = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]
+"""Records what a function does without doing it: what does it, and where its result will lie."""
+
+
+def advance(members: Members, updates: Updates, inner: Advance) -> Graphs:
+    """Updates as replayed graphs. Args: as `strategies.advance_of`."""
+    if inner is not updates:
+        raise Unserved(f"{inner.name} has no updates to record")
+    return Graphs(updates, RECORDING())
+
+
+class Graphs(Advance):
+    """Updates of one state, each kind of stretch made once as it is and replayed from then on.
+
+    Args:
+        updates: What makes them.
+        record: Records them; until it raises once, then every update is made on its own.
+    """
+
+    def __init__(self, updates: Updates, record: Recording) -> None:
+        self._updates = updates
+        self._recorder = _Recorder(record)
+        self._stretches: dict[int, Replayed[None]] = {}
+        self._logged: Replayed[Logged] | None = None
+
+    @property
+    def name(self) -> str:
+        """What is recorded of it."""
+        replayed = [*self._stretches.values(), *([self._logged] if self._logged else [])]
+        return "graph" if any(one.is_replayed for one in replayed) else ""
+
+    @property
+    def most(self) -> int:
+        """Updates of a stretch."""
+        return max(1, MOST_RECORDED // len(self._updates.parts)) if self._recorder.is_working else 1
+
+    def advance(self, state: State, count: int) -> None:
+        """Make updates; always of the same state."""
+        while count:
+            stretch = min(count, self.most)
+            if stretch not in self._stretches:
+                function = partial(self._updates.advance, state, stretch)
+                self._stretches[stretch] = Replayed(function, self._recorder)
+            self._stretches[stretch]()
+            count -= stretch
+
+    def logged(self, state: State) -> Logged:
+        """Make a logged update; always of the same state."""
+        if self._logged is None:
+            self._logged = Replayed(partial(self._updates.logged, state), self._recorder)
+        logged = self._logged()
+        return replace(logged, values=logged.values.clone())  # the next replay writes there
+
+
+class _Recorder:
+    """Records functions until one of them cannot be recorded."""
+
+    def __init__(self, record: Recording) -> None:
+        self._record = record
+        self.is_working = True
+
+    def recorded(self, function: Callable[..., Result]) -> tuple[Callable[[], None], Result] | None:
+        """What replays a function and its result, see `Recording`; None where that fails."""
+        try:
+            return self._record(partial(function, may_read=False))
+        except Exception as error:
+            self.is_working = False
+            cause = error.__context__ or error  # what came first; the device says that it broke
+            reason = str(cause).partition("\n")[0]
+            log.warning("updates cannot be captured, so each is launched anew: %s", reason)
+            return None
+
+
+class Replayed(Generic[Result]):
+    """A function whose work is replayed from its second call on.
+
+    The first call is made as it is: libraries set themselves up, what raises is found.
+
+    Args:
+        function: Reads and writes tensors that stay where they are; with `may_read=False` it asks
+            the host for nothing.
+        recorder: What records it.
+    """
+
+    def __init__(self, function: Callable[..., Result], recorder: _Recorder) -> None:
+        self._function, self._recorder = function, recorder
+        self._is_warm = False
+        self._recorded: tuple[Callable[[], None], Result] | None = None
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether the last call was a replay."""
+        return self._recorded is not None
+
+    def __call__(self) -> Result:
+        """The function's result; replayed, it lies where the one before lay."""
+        if self._recorded is None and self._is_warm and self._recorder.is_working:
+            self._recorded = self._recorder.recorded(self._function)
+        if self._recorded is None:
+            self._is_warm = True
+            return self._function()
+        replay, result = self._recorded
+        replay()
+        return result
+
+
+class CudaGraphs:
+    """Records CUDA graphs that share one pool of memory: they are never replayed at once.
+
+    Raises:
+        Unserved: A recording failed in this process: torch's allocator may not recover from it.
+    """
+
+    is_broken = False
+
+    def __init__(self) -> None:
+        if CudaGraphs.is_broken:
+            raise Unserved("a recording failed in this process")
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, function: Callable[[], Result]) -> tuple[Callable[[], None], Result]:
+        """See `Recording`."""
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                result = function()
+        except BaseException:
+            torch.cuda.set_stream(here)  # torch stays on the stream of what it could not end
+            CudaGraphs.is_broken = True
+            raise
+        return graph.replay, result
+
+
+RECORDING: Callable[[], Recording] = CudaGraphs
+"""What records the updates of a pack."""

@@ -1,0 +1,116 @@
+"""What a strategy is: a way to compute outputs and gradients, or a way to make many updates."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lossbench.engine.batches import Batch
+from lossbench.engine.members import Members
+from lossbench.engine.state import State
+
+Named = Mapping[str, Tensor]
+"""Parameters, buffers or gradients by name, [K, ...]."""
+
+GradientOf = Callable[[Tensor], dict[str, Tensor]]
+"""From an output gradient [K, B, W] to the gradient of the mean loss in all parameters, by name."""
+
+
+class Unserved(Exception):
+    """Why a strategy cannot serve a pack."""
+
+
+class Strategy(ABC):
+    """A way to compute outputs and gradients of all members of a pack."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What is recorded of it."""
+
+    @abstractmethod
+    def arranged(self, parameters: Named) -> dict[str, Tensor]:
+        """A copy of parameters as it lies best in memory."""
+
+    @abstractmethod
+    def parts(self, members: Members) -> list[slice]:
+        """Places of members whose update is whole before that of the next ones begins."""
+
+    @abstractmethod
+    def chunks(self, count: int, rows: int, like: Tensor) -> list[slice]:
+        """Places of members, of one part, whose parameters are best updated together.
+
+        Args:
+            count: Members of the part.
+            rows: Examples of a batch, B.
+            like: A tensor of their device and type.
+        """
+
+    @abstractmethod
+    def memory(self, parameters: Named, rows: int) -> Any:
+        """Memory for `trained` to write into, of a part with these parameters and so many rows."""
+
+    @abstractmethod
+    def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
+        """Outputs [K, N, W]. Twice differentiable by autograd, where it is enabled.
+
+        Args:
+            parameters: By name, [K, ...].
+            buffers: By name, [K, ...]; those that training moves are changed in place.
+            inputs: Of the same members, [K, N, ...].
+        """
+
+    @abstractmethod
+    def trained(
+        self, parameters: Named, buffers: Named, batch: Batch, memory: Any
+    ) -> tuple[Tensor, GradientOf]:
+        """Outputs [K, B, W] of a batch, and what turns output gradients into gradients.
+
+        The mean over the batch is taken by the latter, nowhere else.
+
+        Args:
+            parameters: By name, [K, ...], as `arranged`.
+            buffers: By name, [K, ...]; those that training moves are changed in place.
+            batch: Of the same members.
+            memory: Where outputs and gradients may lie: each gradient takes the place of the one
+                before. Who goes on using them gives other memory to the next call.
+        """
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What a logged update says.
+
+    Attributes:
+        columns: Layer, empty for what is of none, and name of each column.
+        values: By column and member, [columns, K].
+    """
+
+    columns: tuple[tuple[str, str], ...]
+    values: Tensor
+
+
+class Advance(ABC):
+    """A way to make the updates of a pack, some of them without the host between two."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What is recorded of it; empty where every update was made on its own."""
+
+    @property
+    @abstractmethod
+    def most(self) -> int:
+        """Updates that are best made in one call."""
+
+    @abstractmethod
+    def advance(self, state: State, count: int) -> None:
+        """Make so many updates of a state, in place, of which nothing is logged."""
+
+    @abstractmethod
+    def logged(self, state: State) -> Logged:
+        """Make one update of a state, in place, and say of it what every logged step says."""
