@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import lossbench
-from lossbench.config import ConfigError
 from lossbench.engine.strategies import OPTIONS, check
+from lossbench.runs import ConfigError
 
 TRAIN = """
 import json

@@ -9,9 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lossbench.runs import Run
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, drawn
 from lossbench.pairing import stream
+from lossbench.runs import Run
 
 EVERYONE = slice(None)
 

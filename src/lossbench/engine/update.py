@@ -18,7 +18,6 @@ from lossbench.engine.state import State
 from lossbench.engine.strategy import Advance, Logged, Named, Strategy
 from lossbench.measures import probes
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES, Hyperparameters, fresh_state, scheduled
-from lossbench.runs import Run
 
 
 @dataclass(frozen=True)
