@@ -7,27 +7,30 @@ import sys
 
 import pandas as pd
 
-from lossbench import figures, records, report
+from lossbench import figures, records, statistics
 
-sweep = sys.argv[1]
+sweep = records.load(sys.argv[1])
 out = sys.argv[2] if len(sys.argv) > 2 else "conditions.png"
-wanted = sys.argv[3] if len(sys.argv) > 3 else ""
+label = sys.argv[3] if len(sys.argv) > 3 else ""
 
-found = records.load(sweep)
-task = report.chosen(found, wanted)
-alike = [one for one in report.comparisons(found) if one.label == task.label and len(one.paired)]
-if not alike:
-    sys.exit(f"{task.label} has no other loss to compare with {task.reference}. {task.refusal}")
-short = {name: condition.short for name, condition in records.CONDITIONS.items()}
-rows = pd.concat([one.paired.assign(setting=short[one.condition]) for one in alike])
+comparison = statistics.main_comparison(sweep, label)
+tables = [
+    one.paired.assign(setting=records.CONDITIONS[one.condition].short)
+    for one in statistics.all_comparisons(sweep)
+    if one.label == comparison.label and len(one.paired)
+]
+if not tables:
+    lacking = f"{comparison.label} has no other loss to compare with {comparison.reference}"
+    sys.exit(f"{lacking}. {comparison.refusal}")
+rows = pd.concat(tables, ignore_index=True)
 
 with figures.style():
     figure, axes = figures.page(height=0.4 * rows.loss.nunique() + 0.45, width=figures.TWO_COLUMNS)
     figures.side_by_side(
-        rows.reset_index(drop=True),
+        rows,
         axes[0],
-        question=f"Does the verdict hold at other learning rates on {task.label}?",
-        note=f"The reference is {task.reference}.",
+        question=f"Does the verdict hold at other learning rates on {comparison.label}?",
+        note=f"The reference is {comparison.reference}.",
     )
     figure.savefig(out)
-print(f"{task.label}: {out}")
+print(f"{comparison.label}: {out}")

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from lossbench import records, report, statistics
+from lossbench import records, statistics
 
-sweep = sys.argv[1]
+sweep = records.load(sys.argv[1])
 out = sys.argv[2] if len(sys.argv) > 2 else "convergence_table.csv"
 
-found = records.load(sweep)
-signals = statistics.signals(found)
-rows = [
-    statistics.converged(statistics.convergence(task.runs, signals, found.evals))
-    for task in report.comparisons(found)
-]
+signals = statistics.signals(sweep)
+rows = []
+for comparison in statistics.all_comparisons(sweep):
+    runs = statistics.convergence(comparison.runs, signals, sweep.evals)
+    rows.append(statistics.converged(runs))
+
 Path(out).write_text(pd.concat(rows).to_csv(index=False), encoding="utf-8")
 print(out)

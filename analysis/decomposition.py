@@ -7,28 +7,28 @@ For a sweep over the signals at the reference's learning rate, such as experimen
 
 import sys
 
-from lossbench import figures, records, report, statistics
+from lossbench import figures, records, statistics
 
-sweep = sys.argv[1]
+sweep = records.load(sys.argv[1])
 out = sys.argv[2] if len(sys.argv) > 2 else "decomposition.png"
-wanted = sys.argv[3] if len(sys.argv) > 3 else ""
+label = sys.argv[3] if len(sys.argv) > 3 else ""
 
-found = records.load(sweep)
-task = report.chosen(found, wanted)
-alike = found.runs[(found.runs.data == task.runs.data.iloc[0]) & (found.runs.stage != "tune")]
-runs = statistics.placed(alike, tuned=["signal"])
-ended = statistics.endpoint(runs, found.evals, split=task.split, metric=task.metric)
-parts = statistics.decomposition(ended, metric=task.metric, reference=task.reference)
+comparison = statistics.main_comparison(sweep, label)
+split, metric, reference = comparison.split, comparison.metric, comparison.reference
+runs = sweep.runs[sweep.runs.data == comparison.runs.data.iloc[0]]
+runs = statistics.placed(runs[runs.stage != "tune"], tuned=["signal"])
+ends = statistics.endpoint(runs, sweep.evals, split=split, metric=metric)
+parts = statistics.decomposition(ends, metric=metric, reference=reference)
 if parts.empty:
-    sys.exit(f"{sweep} has no loss with all signals beside {task.reference} at its learning rate")
+    where = f"beside {reference} at its learning rate"
+    sys.exit(f"{sweep.sweep_dir} has no loss with all signals {where}")
 first = parts.sort_values("condition", key=lambda column: column != "reference_lr").iloc[0]
-parts = parts[
-    (parts[["context", "condition", "lr"]] == first[["context", "condition", "lr"]]).all(axis=1)
-]
+cell = ["context", "condition", "lr"]
+parts = parts[(parts[cell] == first[cell]).all(axis=1)]
 
 with figures.style():
     height = 0.55 * parts.loss.nunique() + 0.5
     figure, axes = figures.page(height=height, width=figures.TWO_COLUMNS)
-    figures.decomposition(parts.assign(split=task.split), axes[0])
+    figures.decomposition(parts.assign(split=split), axes[0])
     figure.savefig(out)
 print(f"{first.label}: {out}")

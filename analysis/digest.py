@@ -6,32 +6,35 @@ python analysis/digest.py runs/essay [out.md]
 import sys
 from pathlib import Path
 
-from lossbench import records, report
+from lossbench import records, statistics
 from lossbench.report import essay, summary
 
-found = records.load(sys.argv[1])
+sweep = records.load(sys.argv[1])
 out = Path(sys.argv[2] if len(sys.argv) > 2 else "digest.md")
 lines = []
 
-for group in report.by_context(report.comparisons(found)):
-    main = report.main_of(group)
-    others = {one.condition: one for one in group if one is not main}
-    heads = ["loss", f"{main.metric} minus {main.reference}", "verdict", *others]
-    base = next(
-        (row for row in summary.rows(main, found.plan) if row["verdict"] == "reference"), {}
-    )
-    told = f"{main.reference} {base.get('short', 'absent')}, n = {main.summary.n.max()}"
-    lines += [f"### {main.label}", "", f"{told}, {main.steps} updates.", ""]
+for group in statistics.by_context(statistics.all_comparisons(sweep)):
+    main = statistics.main_of(group)
+    others = [comparison for comparison in group if comparison is not main]
+    value = "absent"
+    for row in summary.rows(main, sweep.plan):
+        if row["verdict"] == "reference":
+            value = row["short"]
+    sizes = f"n = {main.summary.n.max()}, {main.steps} updates."
+    lines += [f"### {main.label}", "", f"{main.reference} {value}, {sizes}", ""]
+    heads = ["loss", f"{main.metric} minus {main.reference}", "verdict"]
+    heads += [comparison.condition for comparison in others]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    elsewhere = {name: one.verdicts.set_index("loss").verdict for name, one in others.items()}
     for row in main.verdicts.itertuples():
         interval = f"{row.estimate:+.3g} [{row.low:+.3g}, {row.high:+.3g}]"
-        cells = [elsewhere[name].get(row.loss, "") for name in others]
-        lines.append(f"| {' | '.join([row.loss, interval, row.verdict, *cells])} |")
+        cells = [row.loss, interval, row.verdict]
+        for comparison in others:
+            cells.append(comparison.verdicts.set_index("loss").verdict.get(row.loss, ""))
+        lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
 
-for answer in essay.of_sweep(found):
+for answer in essay.of_sweep(sweep):
     lines += [f"### {answer.claim}", "", answer.verdict, "", *answer.measured, ""]
 
 out.write_text("\n".join(lines))
-print(f"{found.sweep_dir}: {out}")
+print(f"{sweep.sweep_dir}: {out}")

@@ -7,13 +7,13 @@ import sys
 
 from lossbench import figures, records
 
-sweep = sys.argv[1]
+sweep = records.load(sys.argv[1])
 out = sys.argv[2] if len(sys.argv) > 2 else "error_weight.png"
 
-shapes = records.load(sweep).curves
+shapes = sweep.curves
 shapes = shapes[shapes.task == "classification"]
 if shapes.empty:
-    sys.exit(f"{sweep} has no classification losses")
+    sys.exit(f"{sweep.sweep_dir} has no classification losses")
 
 with figures.style():
     figure, axes = figures.page(height=1.9, width=figures.ONE_COLUMN)

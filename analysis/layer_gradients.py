@@ -5,18 +5,17 @@ python analysis/layer_gradients.py runs/essay [out.png] [part of a task's label]
 
 import sys
 
-from lossbench import figures, records, report, statistics
+from lossbench import figures, records, statistics
 
-sweep = sys.argv[1]
+sweep = records.load(sys.argv[1])
 out = sys.argv[2] if len(sys.argv) > 2 else "layer_gradients.png"
-wanted = sys.argv[3] if len(sys.argv) > 3 else ""
+label = sys.argv[3] if len(sys.argv) > 3 else ""
 
-found = records.load(sweep)
-task = report.chosen(found, wanted)
-layers = statistics.courses(found, task.runs, table="layers", confidence=0.95)
+comparison = statistics.main_comparison(sweep, label)
+layers = statistics.courses(sweep, comparison.runs, table="layers", confidence=0.95)
 
 with figures.style():
     figure, axes = figures.page(layers.layer.nunique(), width=figures.TWO_COLUMNS)
     figures.layer_gradients(layers, axes)
     figure.savefig(out)
-print(f"{task.label}: {out}")
+print(f"{comparison.label}: {out}")

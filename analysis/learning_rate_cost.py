@@ -5,20 +5,22 @@ python analysis/learning_rate_cost.py runs/essay [out.png] [part of a task's lab
 
 import sys
 
-from lossbench import figures, records, report, statistics
+from lossbench import figures, records, statistics
 
-sweep = sys.argv[1]
+sweep = records.load(sys.argv[1])
 out = sys.argv[2] if len(sys.argv) > 2 else "learning_rate_cost.png"
-wanted = sys.argv[3] if len(sys.argv) > 3 else ""
+label = sys.argv[3] if len(sys.argv) > 3 else ""
 
-task = report.chosen(records.load(sweep), wanted)
-if task.paired.empty:
-    sys.exit(f"{task.label} has no other loss to compare with {task.reference}. {task.refusal}")
-rates = statistics.excess(task.rates)
-budgets = statistics.budget_curve(task.grid, metric=task.rates.metric.iloc[0])
+comparison = statistics.main_comparison(sweep, label)
+if comparison.paired.empty:
+    lacking = f"{comparison.label} has no other loss to compare with {comparison.reference}"
+    sys.exit(f"{lacking}. {comparison.refusal}")
+rates = statistics.excess(comparison.rates)
+budgets = statistics.budget_curve(comparison.grid, metric=comparison.rates.metric.iloc[0])
 
 with figures.style():
     figure, axes = figures.page(2, shared="none", height=1.8, width=figures.TWO_COLUMNS)
-    figures.learning_rate_cost(rates, axes, budgets=budgets, margin=task.paired.margin.iloc[0])
+    margin = comparison.paired.margin.iloc[0]
+    figures.learning_rate_cost(rates, axes, budgets=budgets, margin=margin)
     figure.savefig(out)
-print(f"{task.label}: {out}")
+print(f"{comparison.label}: {out}")

@@ -5,17 +5,17 @@ python analysis/learning_rate_sensitivity.py runs/essay [out.png] [part of a tas
 
 import sys
 
-from lossbench import figures, records, report
+from lossbench import figures, records, statistics
 
-sweep = sys.argv[1]
+sweep = records.load(sys.argv[1])
 out = sys.argv[2] if len(sys.argv) > 2 else "learning_rate_sensitivity.png"
-wanted = sys.argv[3] if len(sys.argv) > 3 else ""
+label = sys.argv[3] if len(sys.argv) > 3 else ""
 
-task = report.chosen(records.load(sweep), wanted)
-rates = task.rates  # `statistics.learning_rates` of the runs that tuned, task.grid
+comparison = statistics.main_comparison(sweep, label)
+rates = comparison.rates  # `statistics.learning_rates` of the runs that tuned, comparison.grid
 
 with figures.style():
     figure, axes = figures.page(rates.loss.nunique(), width=figures.TWO_COLUMNS)
-    figures.learning_rate_sensitivity(rates, axes, reference=task.reference)
+    figures.learning_rate_sensitivity(rates, axes, reference=comparison.reference)
     figure.savefig(out)
-print(f"{task.label}: {out}")
+print(f"{comparison.label}: {out}")

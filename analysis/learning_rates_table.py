@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from lossbench import records, report, statistics
+from lossbench import records, statistics
 
-sweep = sys.argv[1]
+sweep = records.load(sys.argv[1])
 out = sys.argv[2] if len(sys.argv) > 2 else "learning_rates_table.csv"
 
 rows = []
-for task in map(report.main_of, report.by_context(report.comparisons(records.load(sweep)))):
-    metric = task.rates.metric.iloc[0]
-    matters = statistics.sensitivity(task.grid, metric=metric)
-    settled = task.settled[[*statistics.FACTS, "stability", "plausible"]]
-    rows.append(matters.merge(settled, on=statistics.FACTS, how="left"))
+for comparison in statistics.main_comparisons(sweep):
+    metric = comparison.rates.metric.iloc[0]
+    sensitivity = statistics.sensitivity(comparison.grid, metric=metric)
+    stability = comparison.stability[[*statistics.FACTS, "stability", "plausible"]]
+    rows.append(sensitivity.merge(stability, on=statistics.FACTS, how="left"))
 
 Path(out).write_text(pd.concat(rows).to_csv(index=False), encoding="utf-8")
 print(out)

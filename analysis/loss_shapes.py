@@ -7,11 +7,11 @@ import sys
 
 from lossbench import figures, records
 
-sweep = sys.argv[1]
+sweep = records.load(sys.argv[1])
 out = sys.argv[2] if len(sys.argv) > 2 else "loss_shapes.png"
 task = sys.argv[3] if len(sys.argv) > 3 else "regression"
 
-shapes = records.load(sweep).curves
+shapes = sweep.curves
 if task not in set(shapes.task):
     task = shapes.task.iloc[0]
 

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from lossbench import records, report, statistics
+from lossbench import records, statistics
 
-sweep = sys.argv[1]
+sweep = records.load(sys.argv[1])
 out = sys.argv[2] if len(sys.argv) > 2 else "results_table.csv"
 
-found = records.load(sweep)
 rows = []
-for task in report.comparisons(found):
-    metrics = [name for name in records.METRICS if name in task.runs]
-    rows.append(statistics.summary(task.runs, metrics=metrics, confidence=0.95))
+for comparison in statistics.all_comparisons(sweep):
+    metrics = [name for name in records.METRICS if name in comparison.runs]
+    rows.append(statistics.summary(comparison.runs, metrics=metrics, confidence=0.95))
 
 table = pd.concat(rows).dropna(subset="value")
 table["text"] = [f"{r.value:.4g} [{r.low:.4g}, {r.high:.4g}]" for r in table.itertuples()]

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from lossbench import records, report, statistics
+from lossbench import records, statistics
 
-sweep = sys.argv[1]
+sweep = records.load(sys.argv[1])
 out = sys.argv[2] if len(sys.argv) > 2 else "robustness_table.csv"
 
 rows = []
-for task in report.comparisons(records.load(sweep)):
-    if len(task.paired):
-        about = {"metric": task.metric, "reference": task.reference}
-        spread = statistics.spread_ratio(task.runs, **about).set_index("loss").value
-        rows.append(task.paired.assign(variance_ratio=task.paired.loss.map(spread)))
+for comparison in statistics.all_comparisons(sweep):
+    pairs = comparison.paired
+    if len(pairs):
+        ratio = statistics.spread_ratio(
+            comparison.runs, metric=comparison.metric, reference=comparison.reference
+        )
+        rows.append(pairs.assign(variance_ratio=pairs.loss.map(ratio.set_index("loss").value)))
 
 columns = ["label", "condition", "loss", "metric", "difference", "low", "high", "verdict"]
 columns += ["boot_low", "boot_high", "p_holm", "p_wilcoxon_holm", "wins", "trials"]

@@ -5,21 +5,20 @@ python analysis/time_to_target.py runs/essay [out.png] [part of a task's label]
 
 import sys
 
-from lossbench import figures, records, report
+from lossbench import figures, records, statistics
 
-sweep = sys.argv[1]
+sweep = records.load(sys.argv[1])
 out = sys.argv[2] if len(sys.argv) > 2 else "time_to_target.png"
-wanted = sys.argv[3] if len(sys.argv) > 3 else ""
+label = sys.argv[3] if len(sys.argv) > 3 else ""
 
-found = records.load(sweep)
-task = report.chosen(found, wanted)
-times = report.reached(task, found)  # `statistics.time_to` at the declared target
+comparison = statistics.main_comparison(sweep, label)
+times = statistics.times_to_target(comparison, sweep)
 if times.empty:
-    sys.exit(f"{task.label} has no declared target")
+    sys.exit(f"{comparison.label} has no declared target")
 print(times[["loss", "metric", "target", "median", "reached", "n"]].to_string(index=False))
 
 with figures.style():
     figure, axes = figures.page(height=1.8, width=figures.ONE_COLUMN)
-    figures.time_to_target(times.assign(task=task.runs.task.iloc[0]), axes)
+    figures.time_to_target(times.assign(task=comparison.task), axes)
     figure.savefig(out)
-print(f"{task.label}: {out}")
+print(f"{comparison.label}: {out}")

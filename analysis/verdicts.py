@@ -5,15 +5,15 @@ python analysis/verdicts.py runs/essay [part of a task's label]
 
 import sys
 
-from lossbench import records, report, statistics
+from lossbench import records, statistics
 
-sweep = sys.argv[1]
-wanted = sys.argv[2] if len(sys.argv) > 2 else ""
+sweep = records.load(sys.argv[1])
+label = sys.argv[2] if len(sys.argv) > 2 else ""
 
-found = records.load(sweep)
-for task in report.comparisons(found):
-    if wanted in task.label:
-        for _, row in task.verdicts.iterrows():
+comparisons = statistics.all_comparisons(sweep)
+for comparison in comparisons:
+    if label in comparison.label:
+        for _, row in comparison.verdicts.iterrows():
             print(statistics.sentence(row))
-for objection in report.objections(found, report.comparisons(found)):
+for objection in statistics.objections(sweep, comparisons):
     print(f"Objection: {objection}")

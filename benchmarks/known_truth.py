@@ -107,7 +107,10 @@ def launch(name: str, *, tune: int, confirm: int, losses: str = "") -> Compariso
         code = cli.main(typed)
     if code != cli.DONE:
         sys.exit(errors.getvalue())
-    return {task.condition: task for task in report.comparisons(records.load(Path("runs") / name))}
+    return {
+        task.condition: task
+        for task in statistics.all_comparisons(records.load(Path("runs") / name))
+    }
 
 
 def repetition(number: int) -> pd.DataFrame:

@@ -88,12 +88,12 @@ def write_report(sweep: str, workers: str) -> dict[str, float]:
 
 def save_plainly(sweep: str) -> dict[str, float]:
     """Seconds that the figures of a report take with `Figure.savefig`, from some of them."""
-    from lossbench import figures, records, report
+    from lossbench import figures, records, statistics
     from lossbench.report import drawings, pictures
 
     found = records.load(sweep)
-    groups = report.by_context(report.comparisons(found))
-    gallery = drawings.gallery(found, groups, [report.main_of(group) for group in groups])
+    groups = statistics.by_context(statistics.all_comparisons(found))
+    gallery = drawings.gallery(found, groups, [statistics.main_of(group) for group in groups])
     every = [drawing for section in gallery.values() for drawing in section]
     some = every[:: max(1, len(every) // SAMPLE)][:SAMPLE]
     start = time.perf_counter()

@@ -294,7 +294,7 @@ def _finish(folder: Path, *, extent: str) -> int:
 
 
 def _report(arguments: list[str]) -> int:
-    from lossbench import records, report
+    from lossbench import records, statistics
     from lossbench.store import StoreError
 
     folders = [argument for argument in arguments if not argument.startswith("--")]
@@ -308,7 +308,9 @@ def _report(arguments: list[str]) -> int:
     except (StoreError, ValueError) as error:
         return _mistake(str(error))
     against = (
-        report.objections(loaded, report.comparisons(loaded)) if "--strict" in arguments else []
+        statistics.objections(loaded, statistics.all_comparisons(loaded))
+        if "--strict" in arguments
+        else []
     )
     for objection in against:
         print(f"strict: {objection}")

@@ -13,7 +13,7 @@ import pytest
 from configs import TINY
 from selection import one_in
 
-from lossbench import cli, records, report
+from lossbench import cli, records, report, statistics
 from lossbench.engine.losses import TrainingLosses
 from lossbench.losses import LOSSES
 from lossbench.protocol import Candidate, Grid, candidates
@@ -258,7 +258,7 @@ def test_the_reference_rate_is_the_references_and_the_matched_one_equalises_the_
 
 
 def test_the_report_pairs_every_condition_with_the_reference_at_its_own_rate(three):
-    tasks = {task.condition: task for task in report.comparisons(three)}
+    tasks = {task.condition: task for task in statistics.all_comparisons(three)}
     assert [*tasks] == ["own_lr", "reference_lr", "scale_matched"]
     values = three.evals[(three.evals.split == "test") & (three.evals.metric == "rmse")]
     values = values[values.step == 4].set_index("run_id").value.astype(float)
@@ -378,11 +378,11 @@ def test_a_grown_grid_is_not_tuned_again_and_a_later_loss_gets_all_of_it(conf, p
 def test_without_its_reference_a_sweep_has_no_verdict_and_says_so(conf, place, capsys):
     assert ask(conf, "experiment=three", "name=alone", "loss=mae,huber") == cli.DONE
     loaded = records.load(place / "runs" / "alone")
-    tasks = report.comparisons(loaded)
+    tasks = statistics.all_comparisons(loaded)
     assert [task.condition for task in tasks] == ["own_lr"]
     assert tasks[0].paired.empty
     assert "the declared reference mse has no confirmed run" in tasks[0].refusal
-    assert any("reference mse" in text for text in report.objections(loaded, tasks))
+    assert any("reference mse" in text for text in statistics.objections(loaded, tasks))
 
 
 def test_a_loss_whose_tuning_failed_in_part_is_not_confirmed(conf, place, monkeypatch, caplog):
@@ -437,7 +437,7 @@ def test_unequal_budgets_are_objected_to_and_equal_ones_of_unlike_grids_are_not(
         if not (place / "runs" / name).exists():
             ask(conf, f"experiment={name}")
         loaded = records.load(place / "runs" / name)
-        against = " ".join(report.objections(loaded, report.comparisons(loaded)))
+        against = " ".join(statistics.objections(loaded, statistics.all_comparisons(loaded)))
         assert ("budgets differ" in against) == is_uneven
 
 
@@ -465,7 +465,7 @@ def test_nuisance_parameters_are_tuned_with_equal_numbers_of_candidates(conf, pl
 def test_what_was_tuned_is_no_factor_so_losses_are_compared_across_it(conf, place):
     if not (place / "runs" / "decayed").exists():
         ask(conf, "experiment=decayed")
-    (task,) = report.comparisons(records.load(place / "runs" / "decayed"))
+    (task,) = statistics.all_comparisons(records.load(place / "runs" / "decayed"))
     assert {*task.runs.loss} == {"mse", "huber"}
     assert len(task.paired) == 1
 

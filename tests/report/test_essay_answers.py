@@ -11,7 +11,7 @@ import pytest
 from configs import TINY, write_experiment
 from undrawn import undrawn
 
-from lossbench import cli, records, report
+from lossbench import cli, records, report, statistics
 from lossbench.report import essay
 
 EXPERIMENT = TINY.replace("tiny", "answers").replace("steps: 4", "steps: 20")
@@ -53,7 +53,7 @@ def found(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answers(found):
-    return {one.name[:7]: one for one in essay.answers(found, report.comparisons(found))}
+    return {one.name[:7]: one for one in essay.answers(found, statistics.all_comparisons(found))}
 
 
 def own(found, *, config="", **where):
@@ -134,7 +134,7 @@ def test_what_labels_cost_is_the_difference_seed_by_seed(found, answers):
 def test_contexts_that_differ_in_more_than_their_targets_are_not_contrasted(found):
     known = [
         task
-        for task in report.comparisons(found)
+        for task in statistics.all_comparisons(found)
         if task.is_main and task.runs.data.iloc[0] == "finite_support"
     ]
     assert len(essay._costs_of_labels(known)) == 2
@@ -187,13 +187,13 @@ def test_a_sweep_that_was_not_asked_says_nothing_of_the_essay(found):
     plan = {**found.plan, "declarations": []}
     silent = records.Records(found.sweep_dir)
     silent.plan = plan
-    assert essay.answers(silent, report.comparisons(found)) == []
+    assert essay.answers(silent, statistics.all_comparisons(found)) == []
     assert report.claims(silent) == ""
 
 
 def test_a_claim_without_its_runs_is_left_out(found):
     regression = [
-        task for task in report.comparisons(found) if task.runs.task.iloc[0] == "regression"
+        task for task in statistics.all_comparisons(found) if task.runs.task.iloc[0] == "regression"
     ]
     assert [one.name[:7] for one in essay.answers(found, regression)] == ["claim_1"]
     assert essay.answers(found, []) == []

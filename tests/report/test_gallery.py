@@ -16,7 +16,6 @@ import lossbench
 from lossbench import cli, records, statistics
 from lossbench.protocol import declaration
 from lossbench.report import gallery
-from lossbench.statistics import comparisons as judged_
 from lossbench.statistics import published
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -47,7 +46,7 @@ def swept(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def claims(swept):
-    return published.judged_claims(records.load(swept / "runs" / "essay")).set_index("claim")
+    return published.judged_findings(records.load(swept / "runs" / "essay")).set_index("claim")
 
 
 def test_a_claim_is_judged_by_the_verdict_of_its_own_comparison(claims):
@@ -123,8 +122,10 @@ def of_brier(runs, folder, *, declaration=True, **claim):
     """The one row of a claim about brier on accuracy, with its own margin, and its task."""
     told = {"claim": "c", "source": "A 1999", "loss": "brier", "says": "not_worse", "margin": 0.5}
     found = records.load(build(folder, runs, declaration=declaration))
-    (task,) = [one for one in judged_.comparisons(found) if one.runs.task.iloc[0] != "regression"]
-    (row,) = published._rows(told | claim, [task])
+    (task,) = [
+        one for one in statistics.all_comparisons(found) if one.runs.task.iloc[0] != "regression"
+    ]
+    (row,) = published.judged(told | claim, [task])
     return row, task
 
 
@@ -190,7 +191,7 @@ def test_the_gallery_has_the_sweep_with_its_picture_its_verdicts_and_its_finding
 
 def statistics_of(swept):
     """The verdicts of the one task of the sweep."""
-    (task,) = judged_.comparisons(records.load(swept / "runs" / "essay"))
+    (task,) = statistics.all_comparisons(records.load(swept / "runs" / "essay"))
     return task.verdicts
 
 

@@ -25,7 +25,7 @@ from sweep_on_disk import (
 )
 from undrawn import undrawn
 
-from lossbench import records, report
+from lossbench import records, report, statistics
 from lossbench.report import drawings, pictures, summary, tables
 from lossbench.report import page as report_page
 
@@ -187,13 +187,13 @@ def test_tables_come_in_three_formats_and_hold_the_numbers(sweep, page):
 def test_a_declared_loss_that_was_not_confirmed_counts_in_the_family_and_is_objected_to(tmp_path):
     runs = [run for run in plan_runs() if (run.stage, run.loss) != ("confirm", "quartic")]
     found = records.load(build(tmp_path / "absent", runs))
-    together = report.comparisons(found)
+    together = statistics.all_comparisons(found)
     (diabetes,) = [one for one in together if one.runs.data.iloc[0] == "diabetes"]
     assert diabetes.absent == ("quartic",)
     assert {*diabetes.paired.loss} == {"mae", "huber"}
     assert {*diabetes.paired.comparisons} == {3}
     assert any(
-        "declared, and not confirmed: quartic" in t for t in report.objections(found, together)
+        "declared, and not confirmed: quartic" in t for t in statistics.objections(found, together)
     )
 
 
@@ -460,7 +460,8 @@ def test_two_sweeps_are_compared_where_they_asked_the_same(
     expected = [
         float(task.paired.set_index("loss").difference["mae"])
         for task in (
-            report.chosen(records.load(one), "diabetes × mlp") for one in (sweep, two_tasks)
+            statistics.main_comparison(records.load(one), "diabetes × mlp")
+            for one in (sweep, two_tasks)
         )
     ]
     assert differences == pytest.approx(expected, rel=1e-2)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from configs import make_run
 
-from lossbench import report
+from lossbench import statistics
 from lossbench.report import summary
 from lossbench.runs import ConfigError
 from lossbench.sweep import plan
@@ -80,7 +80,7 @@ def test_what_is_judged_cannot_change_after_the_first_declaration(change):
 
 def declared(found, runs):
     frame = pd.DataFrame([{"run_id": run.run_id, "loss": run.loss.name} for run in runs])
-    return report.declared_losses(found, frame)
+    return statistics.declared_losses(found, frame)
 
 
 def test_runs_of_the_first_declaration_are_declared():

@@ -10,7 +10,8 @@ import pandas as pd
 
 from lossbench import figures, records, statistics
 from lossbench.report.pictures import Drawing
-from lossbench.statistics.comparisons import Comparison, asked, slug
+from lossbench.statistics import Comparison
+from lossbench.statistics.comparisons import slug
 
 TAUS = [*np.arange(0.0, 1.2001, 0.02).round(2)]
 """Scores at which a performance profile is evaluated."""
@@ -23,11 +24,11 @@ def gallery(
 
     Args:
         found: The sweep.
-        groups: Its comparisons by context, from `judged.by_context`.
+        groups: Its comparisons by context, from `statistics.by_context`.
         mains: The fair one of each.
     """
     runs = pd.concat([task.runs for task in mains]) if mains else pd.DataFrame()
-    confidence = asked(found.plan)["confidence"]
+    confidence = statistics.declaration_of(found.plan)["confidence"]
     steps, layers = (
         statistics.courses(found, runs, confidence=confidence, table=table) if len(runs) else runs
         for table in ("steps", "layers")
@@ -177,7 +178,7 @@ def _learning(task: Comparison, found: records.Records) -> Iterator[Drawing]:
 
 def _targets(mains: Sequence[Comparison], found: records.Records) -> Iterator[Drawing]:
     for kind, tasks in _by_kind(mains):
-        times = [reached(task, found) for task in tasks]
+        times = [statistics.times_to_target(task, found) for task in tasks]
         rows = [rows.assign(task=kind) for rows in times if len(rows) and _tells(rows)]
         if rows:
             yield Drawing(
@@ -190,19 +191,6 @@ def _targets(mains: Sequence[Comparison], found: records.Records) -> Iterator[Dr
 def _tells(times: pd.DataFrame) -> bool:
     """Whether losses reach a target, and not all of them at the first look."""
     return times.reached.any() and len({*map(tuple, times[["steps", "survival"]].to_numpy())}) > 1
-
-
-def reached(task: Comparison, found: records.Records) -> pd.DataFrame:
-    """When the runs of a comparison reached its declared target on validation; else no rows."""
-    kind, data = str(task.runs.task.dropna().iloc[0]), str(task.runs.data.iloc[0])
-    target = records.declared(asked(found.plan)["targets"], data=data, task=kind)
-    if target is None:
-        return pd.DataFrame()
-    metric = records.PRIMARY[kind]
-    rows = statistics.time_to(
-        task.runs, found.evals, metric=metric, target=float(target), split="validation"
-    )
-    return rows.assign(label=task.label)
 
 
 def _calibration(task: Comparison) -> Iterator[Drawing]:
@@ -225,7 +213,7 @@ def _cross(task: Comparison, found: records.Records) -> Iterator[Drawing]:
 
 
 def _profiles(mains: Sequence[Comparison], found: records.Records) -> Iterator[Drawing]:
-    for kind, metric, scores in across(mains, found):
+    for kind, metric, scores in statistics.normalised_scores(mains, found):
         rows = statistics.performance_profile(scores, taus=TAUS)
         family = scores.drop_duplicates("loss").set_index("loss").family
         reference = scores.reference.iloc[0]
@@ -237,48 +225,8 @@ def _profiles(mains: Sequence[Comparison], found: records.Records) -> Iterator[D
 
 
 def _noise(mains: Sequence[Comparison], found: records.Records) -> Iterator[Drawing]:
-    for curve in noise_curves(mains, found):
+    for curve in statistics.corruption_curves(mains, found):
         first = curve.iloc[0]
         name = f"label_noise_{slug(first.label)[:50]}_{first.corruption}_{first.curve}"
         draw = partial(figures.noise_curve, curve)
         yield Drawing(name, draw, {"height": 2.2}, is_single=True)
-
-
-def noise_curves(mains: Sequence[Comparison], found: records.Records) -> Iterator[pd.DataFrame]:
-    """The estimates of each curve over rates of a corruption that the tasks of a sweep make."""
-    alike: dict[tuple[str, str, str], list[Comparison]] = {}
-    for task in mains:
-        alike.setdefault((task.metric, task.split, task.condition), []).append(task)
-    for (metric, split, _), tasks in alike.items():
-        runs = pd.concat([task.runs for task in tasks], ignore_index=True)
-        question = asked(found.plan)
-        rows = statistics.noise_curves(
-            runs, metric=metric, tuned=question["tuned"], confidence=question["confidence"]
-        )
-        for _, curve in rows.groupby("curve"):
-            if curve.value.notna().any():
-                yield curve.reset_index(drop=True).assign(split=split)
-
-
-def across(
-    mains: Sequence[Comparison], found: records.Records
-) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Kind, metric and normalised scores of those losses that several tasks have in common."""
-    alike: dict[tuple[str, str, str], list[Comparison]] = {}
-    for task in mains:
-        if task.refusal:
-            continue  # unequal runs have no common scale either
-        kind = str(task.runs.task.dropna().iloc[0])
-        alike.setdefault((kind, task.metric, task.reference), []).append(task)
-    for (kind, metric, reference), tasks in alike.items():
-        common = set.intersection(*({*task.runs.loss} for task in tasks))
-        if len(tasks) < 2 or not {reference} < common:
-            continue
-        runs = pd.concat([task.runs for task in tasks], ignore_index=True)
-        runs = runs[runs.loss.isin(common)]
-        first = found.evals[(found.evals.step == 0) & (found.evals.split == "test")]
-        first = first[first.metric == metric].set_index("run_id").value
-        start = runs.run_id.map(first).groupby(runs.context).mean()
-        scores = statistics.normalised(runs, metric=metric, reference=reference, start=dict(start))
-        if scores.score.notna().any():
-            yield kind, metric, scores.assign(reference=reference)

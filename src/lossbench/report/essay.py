@@ -17,7 +17,7 @@ import pandas as pd
 
 from lossbench import records, statistics
 from lossbench.report.summary import interval, listed, rounded
-from lossbench.statistics.comparisons import Comparison, asked, by_context, comparisons, main_of
+from lossbench.statistics import Comparison
 
 ALONG = 1 - 1e-5
 """A mean cosine above this counts as 1: the records are float32."""
@@ -56,7 +56,7 @@ class Answer:
 @functools.lru_cache(maxsize=1)
 def of_sweep(found: records.Records) -> list[Answer]:
     """The answers that all confirmed runs of a sweep give."""
-    return answers(found, comparisons(found))
+    return answers(found, statistics.all_comparisons(found))
 
 
 def answers(found: records.Records, together: Sequence[Comparison]) -> list[Answer]:
@@ -64,13 +64,13 @@ def answers(found: records.Records, together: Sequence[Comparison]) -> list[Answ
 
     Args:
         found: The sweep.
-        together: Some of its tasks, from `judged.comparisons`.
+        together: Some of its tasks, from `statistics.all_comparisons`.
 
     Returns:
         In the essay's order; a claim that the sweep has no runs for is left out, and all are where
         its declaration does not ask for them.
     """
-    if "essay" not in asked(found.plan)["questions"]:
+    if "essay" not in statistics.declaration_of(found.plan)["questions"]:
         return []
     confirmed = [task for task in together if task.stage == "confirm"]
     parts = (
@@ -326,7 +326,7 @@ def _reached(row: Any) -> str:
 
 
 def _recoveries(task: Comparison, found: records.Records) -> Iterator[dict[str, Any]]:
-    question = asked(found.plan)
+    question = statistics.declaration_of(found.plan)
     kind, data = str(task.runs.task.iloc[0]), str(task.runs.data.iloc[0])
     target = records.declared(question["targets"], data=data, task=kind)
     if target is None:
@@ -358,8 +358,8 @@ def _recoveries(task: Comparison, found: records.Records) -> Iterator[dict[str, 
 def _link_by_loss(confirmed: Sequence[Comparison]) -> Answer | None:
     wanted = {loss for by_link in LINK_BY_LOSS.values() for loss in by_link.values() if loss}
     rows = []
-    for group in by_context(confirmed):
-        main = main_of(group)
+    for group in statistics.by_context(confirmed):
+        main = statistics.main_of(group)
         if not wanted <= {*main.runs.loss} or _factor(main, "init.from", "random") != "random":
             continue
         for task in group:

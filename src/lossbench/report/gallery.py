@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 import lossbench
-from lossbench import records, report, store
+from lossbench import records, statistics, store
 from lossbench.report import drawings, methods, pictures
 from lossbench.statistics import published
 
@@ -73,14 +73,14 @@ def question(name: str) -> str:
 def _section(folder: Path, shown_in: Path) -> str:
     """Question, command, picture, verdicts and published findings of one sweep."""
     found = records.load(folder)
-    groups = report.by_context(report.comparisons(found))
-    mains = [report.main_of(group) for group in groups]
+    groups = statistics.by_context(statistics.all_comparisons(found))
+    mains = [statistics.main_of(group) for group in groups]
     commands = "\n".join(found.plan.get("commands", []))
     lines = [f"## {folder.name}", "", question(folder.name), "", "```bash", commands, "```", ""]
     lines += [" ".join(methods.machine(found.runs)), *_complete(found), ""]
     lines += [f"![{title}](gallery/{file})\n" for file, title in _pictures(found, mains, shown_in)]
-    lines += [*_verdicts(mains), *_findings(published.judged_claims(found))]
-    objections = report.objections(found, report.comparisons(found))
+    lines += [*_verdicts(mains), *_findings(published.judged_findings(found))]
+    objections = statistics.objections(found, statistics.all_comparisons(found))
     lines += [f"- Objection: {one}" for one in objections]
     return "\n".join([*lines, ""])
 
@@ -92,7 +92,7 @@ def _complete(found: records.Records) -> Iterator[str]:
 
 
 def _pictures(
-    found: records.Records, mains: list[report.Comparison], shown_in: Path
+    found: records.Records, mains: list[statistics.Comparison], shown_in: Path
 ) -> Iterator[tuple[str, str]]:
     """Draw the verdicts; name and title of each picture that now lies in `shown_in`."""
     losses = {(row.loss, str(row.family)) for row in found.runs.itertuples()}
@@ -104,7 +104,7 @@ def _pictures(
             yield name, picture.title
 
 
-def _verdicts(mains: list[report.Comparison]) -> Iterator[str]:
+def _verdicts(mains: list[statistics.Comparison]) -> Iterator[str]:
     """Tables of verdicts, one for all that are alike but in task and loss."""
     rows = [row for task in mains for row in task.verdicts.to_dict("records")]
     for asked, alike in itertools.groupby(sorted(rows, key=_asked), key=_asked):

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench import records
+from lossbench import records, statistics
 from lossbench.report.summary import LONG_UNIT, listed
-from lossbench.statistics.comparisons import Comparison, asked
+from lossbench.statistics import Comparison
 
 
 def paragraph(found: records.Records, mains: Sequence[Comparison]) -> list[str]:
@@ -25,7 +25,7 @@ def paragraph(found: records.Records, mains: Sequence[Comparison]) -> list[str]:
         return ["No run has finished."]
     return [
         *_design(runs, mains),
-        *_tuning(mains, asked(found.plan)),
+        *_tuning(mains, statistics.declaration_of(found.plan)),
         *_judging(found, mains),
         *_outcome(runs),
         *machine(runs),
@@ -94,7 +94,7 @@ def _tuning(mains: Sequence[Comparison], question: Mapping[str, Any]) -> Iterato
 
 
 def _judging(found: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
-    question, declared = asked(found.plan), found.plan.get("declarations") or []
+    question, declared = statistics.declaration_of(found.plan), found.plan.get("declarations") or []
     judged = [task for task in mains if len(task.paired)]
     metrics = {f"{task.metric} on {task.split}" for task in mains}
     at = "after the last update" if question["endpoint"] == "last" else (

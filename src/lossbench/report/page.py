@@ -20,15 +20,7 @@ import pandas as pd
 from lossbench import figures, records, statistics, store
 from lossbench.report import drawings, essay, methods, pictures, summary
 from lossbench.report.tables import KINDS, stacked, write_tables
-from lossbench.statistics.comparisons import (
-    Comparison,
-    asked,
-    by_context,
-    comparisons,
-    main_of,
-    objections,
-    selection_costs,
-)
+from lossbench.statistics import Comparison
 
 SECTIONS: dict[str, tuple[str, str, str]] = {
     "verdicts": (
@@ -125,9 +117,9 @@ def write(
     """
     found = sweep if isinstance(sweep, records.Records) else records.load(sweep)
     folder = found.sweep_dir / "report"
-    together, answers = comparisons(found), essay.of_sweep(found)
-    groups = by_context(together)
-    mains = [main_of(group) for group in groups]
+    together, answers = statistics.all_comparisons(found), essay.of_sweep(found)
+    groups = statistics.by_context(together)
+    mains = [statistics.main_of(group) for group in groups]
     numbers = _numbers(together, mains, answers, found)
     files = sorted(name for name, frame in numbers.items() if len(frame))
     write_tables(folder / "tables", {name: numbers[name] for name in files})
@@ -151,13 +143,13 @@ def write(
     page.globals["told"] = _told
     text = page.get_template("page.html.j2").render(
         plan=found.plan,
-        asked=asked(found.plan),
+        asked=statistics.declaration_of(found.plan),
         rules=rules,
         day=pictures.palette(is_night=False),
         night=pictures.palette(is_night=True),
         counts=numbers["completeness"][["planned", *records.STATUSES]].sum().to_dict(),
         complete=numbers["completeness"].to_dict("records"),
-        against=objections(found, together),
+        against=statistics.objections(found, together),
         scope=_scope(mains),
         summary=[_summarised(task) for task in mains],
         buckets=[*summary.BUCKETS],
@@ -222,7 +214,9 @@ def _numbers(
             for task in mains
         ),
         "time_to_target": stacked(
-            drawings.reached(task, found).drop(columns=["steps", "survival"], errors="ignore")
+            statistics.times_to_target(task, found).drop(
+                columns=["steps", "survival"], errors="ignore"
+            )
             for task in mains
         ),
         "cross_loss": stacked(statistics.cross_losses(task.runs, found.evals) for task in mains),
@@ -233,8 +227,10 @@ def _numbers(
         ),
         "divergence": statistics.divergence_rates(found.runs),
         "across_tasks": stacked(_across(mains, found)),
-        "selection_cost": stacked(selection_costs(mains, found)),
-        "budgets": statistics.budgets(found.runs, tuned=asked(found.plan)["tuned"]),
+        "selection_cost": stacked(statistics.selection_costs(mains, found)),
+        "budgets": statistics.budgets(
+            found.runs, tuned=statistics.declaration_of(found.plan)["tuned"]
+        ),
         "completeness": statistics.completeness(found.runs),
         **{one.name: one.table for one in answers if len(one.table)},
     }
@@ -245,12 +241,12 @@ def _tuned(task: Comparison) -> pd.DataFrame:
     metric = str(task.rates.metric.iloc[0])
     columns = [*statistics.FACTS, "stability", "plausible"]
     found = statistics.sensitivity(task.grid, metric=metric)
-    return found.merge(task.settled[columns], on=statistics.FACTS, how="left")
+    return found.merge(task.stability[columns], on=statistics.FACTS, how="left")
 
 
 def _across(mains: Sequence[Comparison], found: records.Records) -> Iterator[pd.DataFrame]:
     """Interquartile mean of the normalised scores and mean rank of losses that share tasks."""
-    for kind, metric, scores in drawings.across(mains, found):
+    for kind, metric, scores in statistics.normalised_scores(mains, found):
         try:
             ranks = dict(statistics.mean_ranks(scores, metric=metric).set_index("loss").value)
         except ValueError:
@@ -351,7 +347,7 @@ def _tables(
 
 def _verdict_tables(groups: Sequence[Sequence[Comparison]]) -> Iterator[Table]:
     for group in groups:
-        task, others = main_of(group), [one for one in group if not one.is_main]
+        task, others = statistics.main_of(group), [one for one in group if not one.is_main]
         elsewhere = {
             records.CONDITIONS[one.condition].short: one.paired.set_index("loss") for one in others
         }

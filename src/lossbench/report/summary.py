@@ -11,14 +11,8 @@ from typing import Any
 import pandas as pd
 
 from lossbench import records, statistics
-from lossbench.statistics.comparisons import (
-    Comparison,
-    by_context,
-    coarse,
-    comparisons,
-    main_of,
-    unequal,
-)
+from lossbench.statistics import Comparison
+from lossbench.statistics.objections import coarse_grid, unequal_budgets
 
 SETTLED = 0.8
 """Share of resampled tuning seeds that must choose a rate again for it to count as settled."""
@@ -42,7 +36,7 @@ def table(sweep: Path | records.Records, *, paint: Paint = _plain) -> str:
         paint: Colours the verdicts; adds nothing that is as wide as a letter.
     """
     found = sweep if isinstance(sweep, records.Records) else records.load(sweep)
-    groups = by_context(comparisons(found))
+    groups = statistics.by_context(statistics.all_comparisons(found))
     parts = [[*_lines(group, found.plan, paint), ""] for group in groups]
     counts = found.runs.status.value_counts()
     ended = int(counts.get("done", 0) + counts.get("diverged", 0))
@@ -52,7 +46,7 @@ def table(sweep: Path | records.Records, *, paint: Paint = _plain) -> str:
 
 
 def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -> Iterator[str]:
-    task = main_of(group)
+    task = statistics.main_of(group)
     exploratory = "" if task.stage == "confirm" else ", exploratory"
     title = headline(task).replace(LONG_UNIT, "SD of target")
     yield from textwrap.wrap(f"{task.label}: {title}{exploratory}", 80)
@@ -252,9 +246,9 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
     if task.stage == "exploratory" and len(rates) > 1:
         chosen = ", ".join(f"{r.loss} {r.lr:g}" for r in primary.itertuples())
         yield f"Each loss at its best of {len(rates)} learning rates on validation: {chosen}."
-    if task.stage == "confirm" and task.is_main and (spent := unequal(task.budgets)):
+    if task.stage == "confirm" and task.is_main and (spent := unequal_budgets(task.budgets)):
         yield f"{spent[0].upper()}{spent[1:]}"
-    if task.stage == "confirm" and task.is_main and (wide := coarse(task.rates)):
+    if task.stage == "confirm" and task.is_main and (wide := coarse_grid(task.rates)):
         yield f"{wide[0].upper()}{wide[1:]}"
     if task.absent:
         yield f"Declared, and not confirmed here: {', '.join(task.absent)}."
@@ -280,7 +274,7 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
 
 def _unsettled(task: Comparison) -> Iterator[str]:
     """Losses for which tuning on other seeds might well have chosen another rate."""
-    loose = task.settled[(task.settled.stability < SETTLED) & (task.settled.plausible > 1)]
+    loose = task.stability[(task.stability.stability < SETTLED) & (task.stability.plausible > 1)]
     if len(loose):
         told = (f"{r.loss} {r.best_lr:g} ({r.stability:.0%})" for r in loose.itertuples())
         yield (

@@ -1,11 +1,25 @@
 """From records to estimates: which runs are pairs, what differs between losses, and how surely.
 
-Pure functions on plain frames. Verdicts come only from simultaneous paired-t intervals over the
-declared family; whatever else stands beside them is for robustness. Diverged runs rank worst and
-are counted beside every mean over survivors.
+Pure functions on plain frames; what takes a sweep reads its declaration. Verdicts come only from
+simultaneous paired-t intervals over the declared family; whatever else stands beside them is for
+robustness. Diverged runs rank worst and are counted beside every mean over survivors.
 """
 
 from lossbench.statistics.across import iqm, mean_ranks, normalised, performance_profile
+from lossbench.statistics.comparisons import (
+    Comparison,
+    all_comparisons,
+    by_context,
+    corruption_curves,
+    declaration_of,
+    declared_losses,
+    main_comparison,
+    main_comparisons,
+    main_of,
+    normalised_scores,
+    selection_costs,
+    times_to_target,
+)
 from lossbench.statistics.corruption import noise_curves
 from lossbench.statistics.decomposition import DECOMPOSED, PARTS, decomposition
 from lossbench.statistics.design import (
@@ -33,6 +47,7 @@ from lossbench.statistics.intervals import (
     two_level,
     wilcoxon,
 )
+from lossbench.statistics.objections import objections
 from lossbench.statistics.oracle import SELECTED, selection_cost
 from lossbench.statistics.outcomes import (
     completeness,
@@ -81,23 +96,29 @@ __all__ = [
     "PARTS",
     "SELECTED",
     "VERDICTS",
+    "Comparison",
     "Estimate",
     "Pairs",
     "Resolvable",
+    "all_comparisons",
     "at_best_rate",
     "best",
     "best_learning_rate",
     "bootstrap_t",
     "budget_curve",
     "budgets",
+    "by_context",
     "completeness",
     "contexts",
     "contrasted",
     "converged",
     "convergence",
+    "corruption_curves",
     "courses",
     "cross_losses",
     "curves",
+    "declaration_of",
+    "declared_losses",
     "decomposition",
     "divergence_rates",
     "endpoint",
@@ -109,9 +130,14 @@ __all__ = [
     "iqm",
     "joined",
     "learning_rates",
+    "main_comparison",
+    "main_comparisons",
+    "main_of",
     "mean_ranks",
     "noise_curves",
     "normalised",
+    "normalised_scores",
+    "objections",
     "paired",
     "pairs_for",
     "performance_profile",
@@ -122,6 +148,7 @@ __all__ = [
     "resamples",
     "resolvable",
     "selection_cost",
+    "selection_costs",
     "sensitivity",
     "sentence",
     "share",
@@ -132,6 +159,7 @@ __all__ = [
     "summary",
     "t_interval",
     "time_to",
+    "times_to_target",
     "two_level",
     "verdicts",
     "wilcoxon",

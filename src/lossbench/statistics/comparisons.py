@@ -1,9 +1,8 @@
-"""What a sweep is judged by: its declaration, and the runs that are compared with each other."""
+"""What a sweep compares: by its declaration, and among runs of one context and condition."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,16 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench import records, statistics
+from lossbench import records
+from lossbench.statistics.across import normalised
+from lossbench.statistics.corruption import noise_curves
+from lossbench.statistics.design import endpoint, placed, with_reference
+from lossbench.statistics.oracle import selection_cost
+from lossbench.statistics.outcomes import summary
+from lossbench.statistics.pairs import paired
+from lossbench.statistics.sentences import verdicts
+from lossbench.statistics.trajectories import time_to
+from lossbench.statistics.tuning import at_best_rate, budgets, learning_rates, profiled, stability
 
 STAGES = {"confirm": "test", "exploratory": "test", "tune": "validation"}
 """Stages whose runs are compared, best first, and the split they are judged on."""
@@ -70,6 +78,11 @@ class Comparison:
     stem: str
 
     @property
+    def task(self) -> str:
+        """Regression or classification."""
+        return str(self.runs.task.dropna().iloc[0])
+
+    @property
     def split(self) -> str:
         """The split the runs are judged on."""
         return STAGES[self.stage]
@@ -87,12 +100,12 @@ class Comparison:
     @functools.cached_property
     def verdicts(self) -> pd.DataFrame:
         """One row a comparison, in words, as in verdicts.csv."""
-        return statistics.verdicts(self.paired, self.summary, steps=self.steps)
+        return verdicts(self.paired, self.summary, steps=self.steps)
 
     @functools.cached_property
-    def settled(self) -> pd.DataFrame:
+    def stability(self) -> pd.DataFrame:
         """How often tuning on other seeds would choose the same learning rate."""
-        return statistics.stability(self.grid, metric=str(self.rates.metric.iloc[0]))
+        return stability(self.grid, metric=str(self.rates.metric.iloc[0]))
 
     @property
     def steps(self) -> int:
@@ -111,18 +124,10 @@ def slug(text: str) -> str:
     return re.sub(r"\W+", "_", text).strip("_")
 
 
-def _stems(runs: pd.DataFrame) -> dict[str, str]:
-    """By context the stem of its files; the context itself in those that would not differ."""
-    labels = runs.drop_duplicates("context").set_index("context").label
-    slugs = labels.map(slug)
-    alike = slugs.str.casefold().duplicated(keep=False) | (slugs.str.len() > 60)
-    return {
-        context: f"{stem[:50]}_{context}" if alike[context] else stem
-        for context, stem in slugs.items()
-    }
+# ---- what was declared ---------------------------------------------------------------------------
 
 
-def asked(plan: Mapping[str, Any]) -> dict[str, Any]:
+def declaration_of(plan: Mapping[str, Any]) -> dict[str, Any]:
     """The first declaration of a sweep, or the defaults of a sweep that declared nothing."""
     declarations = plan.get("declarations") or []
     return {**DEFAULTS, **(declarations[0]["declared"] if declarations else {})}
@@ -131,15 +136,15 @@ def asked(plan: Mapping[str, Any]) -> dict[str, Any]:
 def declared_losses(plan: Mapping[str, Any], runs: pd.DataFrame) -> list[str]:
     """Losses all of whose given runs were declared before the sweep had any run."""
     first = next(iter(plan["declarations"]), {"sha256": None, "runs_before": -1})
-    facts = [plan["planned"][run_id] for run_id in runs.run_id]
     is_declared = [
-        first["runs_before"] == 0 and one.get("declaration") == first["sha256"] for one in facts
+        first["runs_before"] == 0 and plan["planned"][run_id].get("declaration") == first["sha256"]
+        for run_id in runs.run_id
     ]
     every = pd.Series(is_declared, index=runs.index, dtype=bool).groupby(runs.loss).all()
     return sorted(every.index[every])
 
 
-def declared_here(plan: Mapping[str, Any], runs: pd.DataFrame) -> frozenset[str]:
+def declared_in_context(plan: Mapping[str, Any], runs: pd.DataFrame) -> frozenset[str]:
     """Losses of a context, each with its parameters a loss, that the first declaration tuned there.
 
     Args:
@@ -152,246 +157,224 @@ def declared_here(plan: Mapping[str, Any], runs: pd.DataFrame) -> frozenset[str]
     return frozenset(tuned.loss[[sha == first["sha256"] for sha in declared]])
 
 
+# ---- the comparisons of a sweep ------------------------------------------------------------------
+
+
 @functools.lru_cache(maxsize=1)
-def comparisons(found: records.Records) -> list[Comparison]:
+def all_comparisons(sweep: records.Records) -> list[Comparison]:
     """Every context and condition of a sweep, with the runs that are compared there.
 
     Those of stage confirm where there are any; else the exploratory ones, else those of tune, each
     loss at its best learning rate on validation.
     """
-    question = asked(found.plan)
-    runs = statistics.placed(found.runs, tuned=question["tuned"])
-    together, stems = [], _stems(runs)
-    for _, mine in runs.sort_values("label", kind="stable").groupby("context", sort=False):
-        together += _of_context(mine, found, question, stems[mine.context.iloc[0]])
-    return together
+    runs = placed(sweep.runs, tuned=declaration_of(sweep.plan)["tuned"])
+    labels = runs.drop_duplicates("context").set_index("context").label
+    stems = labels.map(slug)
+    is_ambiguous = stems.str.casefold().duplicated(keep=False) | (stems.str.len() > 60)
+    stems = stems.mask(is_ambiguous, stems.str[:50] + "_" + stems.index)
+    comparisons = []
+    for context, its in runs.sort_values("label", kind="stable").groupby("context", sort=False):
+        comparisons += _of_context(its, sweep, stem=stems[context])
+    return comparisons
 
 
-def chosen(found: records.Records, wanted: str = "") -> Comparison:
-    """The fair comparison of the first task whose label contains what is wanted.
+def main_comparisons(sweep: records.Records) -> list[Comparison]:
+    """Of each context of a sweep the fair comparison, each loss at its own learning rate."""
+    return [main_of(group) for group in by_context(all_comparisons(sweep))]
+
+
+def main_comparison(sweep: records.Records, label: str = "") -> Comparison:
+    """The fair comparison of the first context whose label contains the given text.
 
     Raises:
         ValueError: There is none; names the labels there are.
     """
-    mains = [main_of(group) for group in by_context(comparisons(found))]
-    for task in mains:
-        if wanted in task.label:
-            return task
-    labels = ", ".join(repr(task.label) for task in mains) or "none at all"
-    raise ValueError(f"no task's label contains {wanted!r}: the sweep has {labels}")
+    mains = main_comparisons(sweep)
+    for comparison in mains:
+        if label in comparison.label:
+            return comparison
+    labels = ", ".join(repr(comparison.label) for comparison in mains) or "none at all"
+    raise ValueError(f"no task's label contains {label!r}: the sweep has {labels}")
 
 
-def _of_context(
-    mine: pd.DataFrame, found: records.Records, question: Mapping[str, Any], stem: str
-) -> Iterator[Comparison]:
-    stage = next(stage for stage in STAGES if (mine.stage == stage).any())
-    kind, data = str(mine.task.dropna().iloc[0]), str(mine.data.iloc[0])
-
-    def choice(key: str) -> Any:
-        return records.declared(question[key], data=data, task=kind)
-
-    metric = choice("primary")
-    grid = mine[mine.stage == ("tune" if (mine.stage == "tune").any() else stage)]
-    select = records.declared(question.get("select", {}), data=data, task=kind) or metric
-    grid = statistics.endpoint(
-        grid, found.evals, split="validation", metric=select, endpoint=question["endpoint"]
-    )
-    grid = statistics.profiled(grid, metric=select, tuned=question["tuned"])
-    judged = mine[mine.stage == stage]
-    if stage != "confirm":
-        best = statistics.at_best_rate(grid[grid.stage == stage], metric=select)
-        judged = judged[judged.run_id.isin(best.run_id)]
-    judged = statistics.with_reference(judged, choice("reference"))
-    rates = statistics.learning_rates(grid, metric=select, confidence=question["confidence"])
-    own = judged[[records.CONDITIONS[name].is_own for name in judged.condition]]
-    used = pd.MultiIndex.from_frame(own[["loss", "lr"]])
-    rates["best"] = pd.MultiIndex.from_frame(rates[["loss", "lr"]]).isin(used) & rates.value.notna()
-    budgets = statistics.budgets(mine, tuned=question["tuned"])
-    for condition in records.CONDITIONS:
-        cell = judged[judged.condition == condition]
-        if len(cell):
-            yield _task(
-                cell,
-                found,
-                metric=metric,
-                grid=grid,
-                rates=rates.assign(split="validation"),
-                budgets=budgets,
-                reference=choice("reference"),
-                margin=choice("margin"),
-                question=question,
-                expected=declared_here(found.plan, mine),
-                stem=stem,
-            )
-
-
-def _task(
-    runs: pd.DataFrame,
-    found: records.Records,
-    *,
-    metric: str,
-    grid: pd.DataFrame,
-    rates: pd.DataFrame,
-    budgets: pd.DataFrame,
-    reference: str,
-    margin: float,
-    question: Mapping[str, Any],
-    expected: frozenset[str],
-    stem: str,
-) -> Comparison:
-    kind, losses = runs.task.dropna().iloc[0], sorted({*runs.loss})
-    stage, confidence = str(runs.stage.iloc[0]), question["confidence"]
-    is_last = question["endpoint"] == "last"  # elsewhere some runs alone would have final metrics
-    of_task = [
-        n for n, m in records.METRICS.items() if m.task == kind and (is_last or not m.is_final)
-    ]
-    metrics = list(dict.fromkeys([metric, *of_task]))
-    frame = statistics.endpoint(
-        runs, found.evals, split=STAGES[stage], metric=metrics, endpoint=question["endpoint"]
-    )
-    refusal, compared = "", statistics.paired(frame.iloc[:0], metric=metric, reference="")
-    if stage != "confirm":  # nothing was declared of such runs
-        expected = frozenset()
-    declared = declared_losses(found.plan, runs) if stage == "confirm" else []
-    if reference not in losses and stage != "confirm":
-        reference = next((one for one in records.REFERENCE.values() if one in losses), losses[0])
-    try:
-        if reference not in losses:
-            raise ValueError(f"the declared reference {reference} has no confirmed run here.")
-        compared = statistics.paired(
-            frame,
-            metric=metric,
-            reference=reference,
-            margin=margin,
-            family=question["family"],
-            confidence=confidence,
-            declared=declared,
-            declared_challengers=len(expected - {reference}),
-        )
-    except ValueError as error:
-        refusal = str(error)
-    return Comparison(
-        label=str(runs.label.iloc[0]),
-        stage=stage,
-        condition=str(runs.condition.iloc[0]),
-        metric=metric,
-        reference=reference,
-        runs=frame,
-        summary=statistics.summary(frame, metrics=metrics, confidence=confidence).assign(
-            split=STAGES[stage]
-        ),
-        paired=compared.assign(split=STAGES[stage]),
-        grid=grid,
-        rates=rates,
-        budgets=budgets,
-        declared=tuple(declared),
-        expected=expected,
-        refusal=refusal,
-        stem=stem,
-    )
-
-
-def by_context(together: Iterable[Comparison]) -> list[list[Comparison]]:
-    """Tasks that differ in their condition only, side by side."""
-    found: dict[str, list[Comparison]] = {}
-    for task in together:
-        found.setdefault(str(task.runs.context.iloc[0]), []).append(task)
-    return list(found.values())
+def by_context(comparisons: Iterable[Comparison]) -> list[list[Comparison]]:
+    """Comparisons that differ in their condition only, side by side."""
+    groups: dict[str, list[Comparison]] = {}
+    for comparison in comparisons:
+        groups.setdefault(str(comparison.runs.context.iloc[0]), []).append(comparison)
+    return list(groups.values())
 
 
 def main_of(group: Sequence[Comparison]) -> Comparison:
     """Of one context's comparisons the fair one, each loss at its own rate; else the first."""
-    return next((one for one in group if one.is_main), group[0])
+    return next((comparison for comparison in group if comparison.is_main), group[0])
 
 
-def selection_costs(mains: Iterable[Comparison], found: records.Records) -> Iterator[pd.DataFrame]:
-    """What selection on corrupted validation cost in each task; nothing without corruption."""
-    if not found.evals.metric.isin([*records.CLEAN.values()]).any():
-        return
-    question = asked(found.plan)
-    runs = statistics.placed(found.runs, tuned=question["tuned"])
-    for task in mains:
-        yield statistics.selection_cost(
-            runs[runs.context == task.runs.context.iloc[0]],
-            found.evals,
-            metric=str(task.rates.metric.iloc[0]),
-            at=question["endpoint"],
-            tuned=question["tuned"],
-            confidence=question["confidence"],
+def _of_context(runs: pd.DataFrame, sweep: records.Records, *, stem: str) -> Iterator[Comparison]:
+    """The comparison at each condition, from all runs of one context."""
+    declaration = declaration_of(sweep.plan)
+    place = {"data": str(runs.data.iloc[0]), "task": str(runs.task.dropna().iloc[0])}
+    metric = records.declared(declaration["primary"], **place)
+    select = records.declared(declaration.get("select", {}), **place) or metric
+    stage = next(stage for stage in STAGES if (runs.stage == stage).any())
+
+    grid = runs[runs.stage == ("tune" if (runs.stage == "tune").any() else stage)]
+    grid = endpoint(
+        grid, sweep.evals, split="validation", metric=select, endpoint=declaration["endpoint"]
+    )
+    grid = profiled(grid, metric=select, tuned=declaration["tuned"])
+    rates = learning_rates(grid, metric=select, confidence=declaration["confidence"])
+
+    judged = runs[runs.stage == stage]
+    if stage != "confirm":
+        best = at_best_rate(grid[grid.stage == stage], metric=select)
+        judged = judged[judged.run_id.isin(best.run_id)]
+    judged = with_reference(judged, records.declared(declaration["reference"], **place))
+    fair = judged[[records.CONDITIONS[name].is_own for name in judged.condition]]
+    used = pd.MultiIndex.from_frame(fair[["loss", "lr"]])
+    is_used = pd.MultiIndex.from_frame(rates[["loss", "lr"]]).isin(used)
+    rates = rates.assign(best=is_used & rates.value.notna(), split="validation")
+
+    spent = budgets(runs, tuned=declaration["tuned"])
+    expected = declared_in_context(sweep.plan, runs) if stage == "confirm" else frozenset()
+    for condition in records.CONDITIONS:
+        cell = judged[judged.condition == condition]
+        if cell.empty:
+            continue
+        metrics = [metric]
+        for name, facts in records.METRICS.items():
+            # At another endpoint than the last step only some runs have final metrics.
+            is_comparable = declaration["endpoint"] == "last" or not facts.is_final
+            if facts.task == place["task"] and is_comparable and name != metric:
+                metrics.append(name)
+        frame = endpoint(
+            cell,
+            sweep.evals,
+            split=STAGES[stage],
+            metric=metrics,
+            endpoint=declaration["endpoint"],
+        )
+        declared = declared_losses(sweep.plan, cell) if stage == "confirm" else []
+        reference = _reference(declaration, cell, stage=stage, **place)
+        pairs, refusal = paired(frame.iloc[:0], metric=metric, reference=""), ""
+        try:
+            if reference not in {*cell.loss}:
+                raise ValueError(f"the declared reference {reference} has no confirmed run here.")
+            pairs = paired(
+                frame,
+                metric=metric,
+                reference=reference,
+                margin=records.declared(declaration["margin"], **place),
+                family=declaration["family"],
+                confidence=declaration["confidence"],
+                declared=declared,
+                declared_challengers=len(expected - {reference}),
+            )
+        except ValueError as error:
+            refusal = str(error)
+        outcomes = summary(frame, metrics=metrics, confidence=declaration["confidence"])
+        yield Comparison(
+            label=str(cell.label.iloc[0]),
+            stage=stage,
+            condition=condition,
+            metric=metric,
+            reference=reference,
+            runs=frame,
+            summary=outcomes.assign(split=STAGES[stage]),
+            paired=pairs.assign(split=STAGES[stage]),
+            grid=grid,
+            rates=rates,
+            budgets=spent,
+            declared=tuple(declared),
+            expected=expected,
+            refusal=refusal,
+            stem=stem,
         )
 
 
-def objections(found: records.Records, together: Iterable[Comparison]) -> list[str]:
-    """What a strict reader would hold against the verdicts of a sweep, a sentence each.
+def _reference(
+    declaration: Mapping[str, Any], runs: pd.DataFrame, *, stage: str, data: str, task: str
+) -> str:
+    """The declared reference; where nothing was confirmed and it did not run, one that did."""
+    declared, losses = (
+        records.declared(declaration["reference"], data=data, task=task),
+        {*runs.loss},
+    )
+    if declared in losses or stage == "confirm":
+        return declared
+    return next((loss for loss in records.REFERENCE.values() if loss in losses), min(losses))
 
-    Args:
-        found: The sweep.
-        together: Its tasks, from `comparisons`.
 
-    Returns:
-        Missing and failed runs, pairs that were refused, comparisons that were not declared
-        beforehand, have too few pairs or too coarse a grid of learning rates; none where the
-        sweep is what it claims to be.
-    """
-    told = []
-    for status in ("failed", "missing"):
-        if count := int((found.runs.status == status).sum()):
-            told.append(f"{count} of {len(found.runs)} runs {_SAID[status]}.")
-    for task in together:
-        where = f"{task.label} ({task.condition})"
-        if task.refusal:
-            told.append(f"{where}: no pairs, {task.refusal}")
-        if task.stage != "confirm":
-            told.append(f"{where}: nothing was confirmed on fresh seeds.")
+# ---- what several comparisons say ----------------------------------------------------------------
+
+
+def times_to_target(comparison: Comparison, sweep: records.Records) -> pd.DataFrame:
+    """When the runs of a comparison reached its declared target on validation; else no rows."""
+    targets, data = declaration_of(sweep.plan)["targets"], str(comparison.runs.data.iloc[0])
+    target = records.declared(targets, data=data, task=comparison.task)
+    if target is None:
+        return pd.DataFrame()
+    metric = records.PRIMARY[comparison.task]
+    rows = time_to(
+        comparison.runs, sweep.evals, metric=metric, target=float(target), split="validation"
+    )
+    return rows.assign(label=comparison.label)
+
+
+def corruption_curves(
+    comparisons: Iterable[Comparison], sweep: records.Records
+) -> Iterator[pd.DataFrame]:
+    """Estimates over the rates of a corruption, a frame for each curve that the contexts make."""
+    declaration = declaration_of(sweep.plan)
+    groups: dict[tuple[str, str, str], list[pd.DataFrame]] = {}
+    for one in comparisons:
+        groups.setdefault((one.metric, one.split, one.condition), []).append(one.runs)
+    for (metric, split, _), runs in groups.items():
+        rows = noise_curves(
+            pd.concat(runs, ignore_index=True),
+            metric=metric,
+            tuned=declaration["tuned"],
+            confidence=declaration["confidence"],
+        )
+        for _, curve in rows.groupby("curve"):
+            if curve.value.notna().any():
+                yield curve.reset_index(drop=True).assign(split=split)
+
+
+def normalised_scores(
+    comparisons: Iterable[Comparison], sweep: records.Records
+) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Task, metric and `normalised` scores of those losses that several contexts have in common."""
+    groups: dict[tuple[str, str, str], list[pd.DataFrame]] = {}
+    for one in comparisons:
+        if not one.refusal:  # unequal runs have no common scale either
+            groups.setdefault((one.task, one.metric, one.reference), []).append(one.runs)
+    for (task, metric, reference), parts in groups.items():
+        common = set.intersection(*({*runs.loss} for runs in parts))
+        if len(parts) < 2 or not {reference} < common:
             continue
-        late = task.paired.loss[task.paired.exploratory.astype(bool)]
-        if len(late):
-            told.append(f"{where}: not declared before the first run: {', '.join(late)}.")
-        if task.absent:
-            told.append(f"{where}: declared, and not confirmed: {', '.join(task.absent)}.")
-        if task.is_main and (spent := unequal(task.budgets)):
-            told.append(f"{where}: {spent}")
-        if task.is_main and (wide := coarse(task.rates)):
-            told.append(f"{where}: {wide}")
-        undefined = task.paired.loss[task.paired.undefined.astype(bool)]
-        if len(undefined):
-            told.append(f"{where}: {task.metric} has no value in runs of {', '.join(undefined)}.")
-        few = task.paired.loss[task.paired.verdict == "too few pairs"]
-        if len(few):
-            told.append(
-                f"{where}: fewer than {statistics.FEWEST_PAIRS} pairs, so no verdict: "
-                f"{', '.join(few)}."
-            )
-    return told
+        runs = pd.concat(parts, ignore_index=True)
+        runs = runs[runs.loss.isin(common)]
+        first = sweep.evals[(sweep.evals.step == 0) & (sweep.evals.split == "test")]
+        first = first[first.metric == metric].set_index("run_id").value
+        start = runs.run_id.map(first).groupby(runs.context).mean()
+        scores = normalised(runs, metric=metric, reference=reference, start=dict(start))
+        if scores.score.notna().any():
+            yield task, metric, scores.assign(reference=reference)
 
 
-def unequal(budgets: pd.DataFrame) -> str:
-    """A sentence where losses of a context were not tuned alike, else nothing."""
-    if len(budgets[["trials", "tuning_runs"]].drop_duplicates()) < 2:
-        return ""
-    spent = ", ".join(
-        f"{row.loss} {row.trials} in {row.tuning_runs}" for row in budgets.itertuples()
-    )
-    return f"budgets differ, so these losses were not tuned alike; candidates in runs: {spent}."
-
-
-def coarse(rates: pd.DataFrame) -> str:
-    """A sentence where neighbouring learning rates lie more than a decade apart, else nothing.
-
-    Args:
-        rates: With a column `lr`.
-    """
-    tried = sorted({*rates.lr})
-    apart = max((high / low for low, high in itertools.pairwise(tried) if low > 0), default=1.0)
-    if apart <= WIDEST:
-        return ""
-    return (
-        f"the learning rates tried lie up to a factor of {apart:.3g} apart, too far to say which "
-        "suits a loss: verdicts may be those of the grid, not of the losses."
-    )
-
-
-WIDEST = 10.1
-"""Factor from one learning rate to the next that still tells which suits a loss."""
-
-_SAID = {"failed": "failed", "missing": "are missing"}
+def selection_costs(mains: Iterable[Comparison], sweep: records.Records) -> Iterator[pd.DataFrame]:
+    """What selection on corrupted validation cost in each task; nothing without corruption."""
+    if not sweep.evals.metric.isin([*records.CLEAN.values()]).any():
+        return
+    declaration = declaration_of(sweep.plan)
+    runs = placed(sweep.runs, tuned=declaration["tuned"])
+    for main in mains:
+        yield selection_cost(
+            runs[runs.context == main.runs.context.iloc[0]],
+            sweep.evals,
+            metric=str(main.rates.metric.iloc[0]),
+            at=declaration["endpoint"],
+            tuned=declaration["tuned"],
+            confidence=declaration["confidence"],
+        )

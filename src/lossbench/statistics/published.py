@@ -1,20 +1,23 @@
-"""What the literature says, judged by the records: claims that were declared, one verdict each."""
+"""What the literature says, judged by the records: one verdict for each declared finding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
-from lossbench import records, statistics
-from lossbench.statistics.comparisons import Comparison, asked, by_context, comparisons, main_of
+from lossbench import records
+from lossbench.statistics.comparisons import Comparison, declaration_of, main_comparisons
+from lossbench.statistics.design import factors, recorded
+from lossbench.statistics.intervals import FEWEST_PAIRS
+from lossbench.statistics.pairs import paired
 
 COLUMNS = [
     *("claim", "source", "says", "task", "loss", "reference", "metric", "difference", "low"),
     *("high", "n", "verdict", "exploratory", "judged"),
 ]
-"""Columns of `judged_claims`."""
+"""Columns of `judged_findings`."""
 
 CONFIRMED, REFUTED = "confirmed", "not confirmed"
 UNSETTLED, NOT_RUN, EXPLORATORY = "not distinguishable", "not run", "exploratory"
@@ -23,61 +26,72 @@ UNFINISHED = ("incomplete", "too few pairs", "undefined")
 """Verdicts that say that the runs do not suffice, whatever the difference is."""
 
 
-def judged_claims(found: records.Records) -> pd.DataFrame:
-    """Every published claim that the sweep declared first, in every task that it speaks of.
+def judged_findings(sweep: records.Records) -> pd.DataFrame:
+    """Every published finding that the sweep declared first, in every task that it speaks of.
 
     Args:
-        found: The sweep.
+        sweep: Its declaration names the findings.
 
     Returns:
-        Columns `COLUMNS`, one row a claim and task. `judged` is as `outcome` says.
+        Columns `COLUMNS`, one row a finding and task. `judged` is as `outcome` says.
     """
-    mains = [main_of(group) for group in by_context(comparisons(found))]
-    claims = asked(found.plan).get("published", [])
-    return pd.DataFrame([row for claim in claims for row in _rows(claim, mains)], columns=COLUMNS)
+    mains = main_comparisons(sweep)
+    findings = declaration_of(sweep.plan).get("published", [])
+    rows = [row for finding in findings for row in judged(finding, mains)]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _rows(claim: Mapping[str, Any], mains: list[Comparison]) -> Iterator[dict[str, Any]]:
-    shared = {key: claim[key] for key in ("claim", "source", "says", "loss")}
-    tasks = [task for task in mains if task.stage == "confirm" and _speaks_of(claim, task)]
-    rows = [row for task in tasks for row in _in_task(claim, task)]
+def judged(
+    finding: Mapping[str, Any], comparisons: Iterable[Comparison]
+) -> Iterator[dict[str, Any]]:
+    """Rows of `judged_findings` for one finding, at least one.
+
+    Args:
+        finding: As declared.
+        comparisons: The fair ones; those without confirmed runs judge nothing.
+    """
+    shared = {key: finding[key] for key in ("claim", "source", "says", "loss")}
+    rows = []
+    for comparison in comparisons:
+        config = comparison.runs.config.dropna()
+        facts = factors(str(config.iloc[0])) if len(config) else {}
+        if comparison.stage == "confirm" and speaks_of(finding, facts):
+            rows += _in_task(finding, comparison)
     for row in rows or [{"verdict": "", "judged": NOT_RUN, "n": 0}]:
         yield shared | row
 
 
-def _speaks_of(claim: Mapping[str, Any], task: Comparison) -> bool:
-    """Whether a task has the factors that a claim names."""
-    config = task.runs.config.dropna()
-    facts = statistics.factors(str(config.iloc[0])) if len(config) else {}
-    return speaks_of(claim, facts)
-
-
-def speaks_of(claim: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-    """Whether a run has the factors that a claim names.
+def speaks_of(finding: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Whether a run has the factors that a finding names.
 
     Args:
-        claim: As declared.
+        finding: As declared.
         facts: Of the run's configuration, from `statistics.factors`.
     """
     wanted = {
-        f"{key}.name" if key in records.FACTORS else statistics.recorded(key): value
-        for key, value in claim.get("where", {}).items()
+        f"{key}.name" if key in records.FACTORS else recorded(key): value
+        for key, value in finding.get("where", {}).items()
     }
     return all(facts.get(key) == value for key, value in wanted.items())
 
 
-def _in_task(claim: Mapping[str, Any], task: Comparison) -> Iterator[dict[str, Any]]:
-    """What a task's records say of a claim; nothing where one of its losses was not run."""
-    table = _compared(claim, task)
-    for row in table[table.loss == claim["loss"]].to_dict("records"):
-        names = ("reference", "metric", "difference", "low", "high", "verdict", "exploratory")
-        kept = {name: row[name] for name in names}
-        judged = outcome(claim["says"], row)
-        yield {"task": row["label"], "n": row["pairs"], "judged": judged, **kept}
+def _in_task(finding: Mapping[str, Any], comparison: Comparison) -> list[dict[str, Any]]:
+    """What a task's records say of a finding; nothing where one of its losses was not run."""
+    table = _compared(finding, comparison)
+    names = ("reference", "metric", "difference", "low", "high", "verdict", "exploratory")
+    return [
+        {
+            "task": row["label"],
+            "n": row["pairs"],
+            "judged": outcome(finding["says"], row),
+            **{name: row[name] for name in names},
+        }
+        for row in table[table.loss == finding["loss"]].to_dict("records")
+    ]
 
 
 def outcome(says: str, row: Mapping[str, Any]) -> str:
-    """What a comparison makes of a claim.
+    """How a comparison judges a finding.
 
     `better` and `worse` follow from the verdict by `records.SAYINGS`; `not_worse` is confirmed
     where the whole interval of the gain lies above minus the margin, not confirmed where all of it
@@ -106,29 +120,30 @@ def _not_worse(row: Mapping[str, Any]) -> str:
     low, high = sorted((sign * row["low"], sign * row["high"]))
     if row["diverged"]:
         return UNSETTLED if row["reference_diverged"] else REFUTED
-    if row["pairs"] >= statistics.FEWEST_PAIRS and low >= -row["margin"]:
+    if row["pairs"] >= FEWEST_PAIRS and low >= -row["margin"]:
         return CONFIRMED
     return REFUTED if high < -row["margin"] and not row["reference_diverged"] else UNSETTLED
 
 
-def _compared(claim: Mapping[str, Any], task: Comparison) -> pd.DataFrame:
-    """The task's own comparison, or that with the claim's reference, metric or margin.
+def _compared(finding: Mapping[str, Any], comparison: Comparison) -> pd.DataFrame:
+    """The comparison's own pairs, or those with the finding's reference, metric or margin.
 
     The guards are those of the main verdict: what was declared counts, absent or failed.
     """
-    metric = claim.get("metric", task.metric)
-    reference = claim.get("reference", task.reference)
-    if (metric, reference) == (task.metric, task.reference) and "margin" not in claim:
-        return task.paired
-    if task.paired.empty or reference not in {*task.runs.loss}:
-        return task.paired.iloc[:0]
-    own = task.paired.iloc[0]
-    return statistics.paired(
-        task.runs,
+    metric = finding.get("metric", comparison.metric)
+    reference = finding.get("reference", comparison.reference)
+    is_own = (metric, reference) == (comparison.metric, comparison.reference)
+    if is_own and "margin" not in finding:
+        return comparison.paired
+    if comparison.paired.empty or reference not in {*comparison.runs.loss}:
+        return comparison.paired.iloc[:0]
+    first = comparison.paired.iloc[0]
+    return paired(
+        comparison.runs,
         metric=metric,
         reference=reference,
-        margin=float(claim.get("margin", own.margin)),
-        confidence=float(own.confidence),
-        declared=task.declared,
-        declared_challengers=len(task.expected - {reference}),
+        margin=float(finding.get("margin", first.margin)),
+        confidence=float(first.confidence),
+        declared=comparison.declared,
+        declared_challengers=len(comparison.expected - {reference}),
     )
