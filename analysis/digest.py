@@ -1,4 +1,4 @@
-"""The whole sweep on one page of Markdown: every verdict, then the answers it was asked for.
+"""The whole sweep on one page of Markdown: every verdict, then what it says of the essay.
 
 python analysis/digest.py runs/essay [out.md]
 """
@@ -33,8 +33,8 @@ for group in statistics.by_context(statistics.all_comparisons(sweep)):
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
 
-for answer in essay.of_sweep(sweep):
-    lines += [f"### {answer.claim}", "", answer.verdict, "", *answer.measured, ""]
+for finding in essay.of_sweep(sweep):
+    lines += [f"### {finding.says}", "", finding.verdict, "", *finding.measured, ""]
 
 out.write_text("\n".join(lines))
 print(f"{sweep.sweep_dir}: {out}")

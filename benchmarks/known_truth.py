@@ -23,7 +23,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lossbench import cli, records, report, statistics
+from lossbench import cli, records, statistics
+from lossbench.report import page as report_page
 from lossbench.statistics.comparisons import Comparison
 
 MARGIN, PAIRS, TUNE, SETTLED = 0.02, 10, 5, 0.8
@@ -100,7 +101,7 @@ def launch(name: str, *, tune: int, confirm: int, losses: str = "") -> Compariso
         *([f"loss={losses}"] if losses else []),
     ]
     with (
-        mock.patch.object(report, "write", lambda folder, workers: folder),
+        mock.patch.object(report_page, "write", lambda folder, workers: folder),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()) as errors,
     ):

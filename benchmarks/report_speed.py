@@ -67,10 +67,10 @@ def report_of_a_thousand_runs() -> None:
 
 def write_report(sweep: str, workers: str) -> dict[str, float]:
     """The report as the command line writes it, and the seconds that its figures take."""
-    from lossbench import records, report
-    from lossbench.report import pictures
+    from lossbench import records
+    from lossbench.report import page, pictures
 
-    drawing, drawn = 0.0, pictures.all_drawn
+    drawing, drawn = 0.0, pictures.draw_all
 
     def timed(*args: object, **words: object) -> object:
         nonlocal drawing
@@ -79,9 +79,9 @@ def write_report(sweep: str, workers: str) -> dict[str, float]:
         drawing = time.perf_counter() - start
         return found
 
-    pictures.all_drawn = timed  # type: ignore[assignment]
+    pictures.draw_all = timed  # type: ignore[assignment]
     found = records.load(sweep)
-    path = report.write(found, workers=int(workers))
+    path = page.write(found, workers=int(workers))
     figures = len([*(path.parent / "figures").glob("*.pdf")]) // 2
     return {"runs": len(found.runs), "figures": figures, "drawing": drawing}
 

@@ -11,7 +11,7 @@ from lossbench.report import pictures
 
 
 def without_pictures(folder, drawings, *, workers, losses):
-    """Stands in for `pictures.all_drawn`."""
+    """Stands in for `pictures.draw_all`."""
     return [pictures.Picture(one.name, one.task, "", "", ()) for one in drawings]
 
 
@@ -19,5 +19,5 @@ def without_pictures(folder, drawings, *, workers, losses):
 def undrawn() -> Iterator[None]:
     """Reports written meanwhile are words and tables: no option of the command draws nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "all_drawn", without_pictures)
+        patch.setattr(pictures, "draw_all", without_pictures)
         yield

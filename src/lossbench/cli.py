@@ -15,7 +15,7 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +25,11 @@ DONE, SOME_FAILED, MISTAKE, BY_SIGNAL = 0, 1, 2, 128
 """Exit codes; the last is added to the number of the signal that ended a command."""
 
 INTERRUPTED = BY_SIGNAL + signal.SIGINT
+
+
+class Mistake(Exception):
+    """What was typed cannot be done; the message says what it was, and the cure."""
+
 
 HELP = """\
 lossbench trains identical models under many losses, proves that they were identical,
@@ -94,8 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command in COMMANDS:
             return COMMANDS[command](arguments[1:])
         if re.fullmatch(r"[A-Za-z][\w-]*", command):
-            return _mistake(f"unknown command {command!r}: {_nearest(command, COMMANDS)}")
-        return _sweep(arguments)
+            raise Mistake(f"unknown command {command!r}: {_nearest(command, COMMANDS)}")
+        return _with_hydra(arguments, _launch)
+    except Mistake as mistake:
+        return _refuse(str(mistake))
     except KeyboardInterrupt as end:
         print("\nInterrupted. What was done is kept; the same command goes on from there.")
         return BY_SIGNAL + getattr(end, "signal", signal.SIGINT)
@@ -107,25 +114,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def usage() -> str:
     """The help: what can be typed, the choices read from the names of the yaml files."""
     indent = "\n" + " " * 18
-    chosen = {
-        group: textwrap.fill(" ".join(_stems(group)), 72).replace("\n", indent)
-        for group in ("data", "model", "optimizer", "schedule", "experiment", "size")
-    }
+    choices = {}
+    for group in ("data", "model", "optimizer", "schedule", "experiment", "size"):
+        names = " ".join(sorted(path.stem for path in (lossbench.CONF / group).glob("*.yaml")))
+        choices[group] = textwrap.fill(names, 72).replace("\n", indent)
     # A variant, whose file begins from another's, is no loss of its own.
     files = (lossbench.CONF / "loss").glob("*.yaml")
     count = sum("defaults:" not in path.read_text() for path in files)
     more = count - sum(map(len, SELECTION.values()))
     losses = [f"{' '.join(names)}  ({task})" for task, names in SELECTION.items()]
     losses.append(f"and {more} more: lossbench losses")
-    return HELP.format(count=count, loss=indent.join(losses), **chosen)
-
-
-def _stems(group: str) -> list[str]:
-    return sorted(path.stem for path in (lossbench.CONF / group).glob("*.yaml"))
-
-
-def _sweep(arguments: list[str]) -> int:
-    return _with_hydra(arguments, _launch)
+    return HELP.format(count=count, loss=indent.join(losses), **choices)
 
 
 def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
@@ -149,7 +148,7 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
     logging.getLogger("lossbench").setLevel(logging.INFO)
     args, unknown = get_args_parser().parse_known_intermixed_args(arguments)
     if unknown:
-        return _mistake(f"unknown option {unknown[0]!r}: see 'lossbench --help'")
+        raise Mistake(f"unknown option {unknown[0]!r}: see 'lossbench --help'")
     if not args.overrides and not args.multirun:
         args.overrides = ["experiment=essay"]
     register()
@@ -160,14 +159,14 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
     except BrokenPipeError:
         raise
     except yaml.YAMLError as error:
-        return _mistake("a yaml file cannot be read: " + " ".join(str(error).split()))
+        return _refuse("a yaml file cannot be read: " + " ".join(str(error).split()))
     except (HydraException, OmegaConfBaseException) as error:
-        return _mistake(explained(error))
+        return _refuse(explained(error))
     except WriteError as error:
         print(f"lossbench: {error}", file=sys.stderr)
         return SOME_FAILED
     except (ConfigError, StoreError, OSError) as error:
-        return _mistake(str(error))
+        return _refuse(str(error))
 
 
 def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:
@@ -219,39 +218,32 @@ def _report_of(hydra: Any, args: Any) -> str:
 
 
 def _plan(arguments: list[str]) -> int:
-    from lossbench.runs import ConfigError
-
     parser = _parser("plan")
     parser.add_argument("--power", action="store_true")
     parser.add_argument("--spread", type=float, default=math.nan)
-    try:
-        asked, rest = parser.parse_known_args(arguments)
-        if not (math.isnan(asked.spread) or asked.spread > 0):
-            raise ConfigError(f"plan --spread {asked.spread}: use a positive number, like 0.02")
-    except ConfigError as error:
-        return _mistake(str(error))
-    return _with_hydra(rest, lambda hydra, args: _foretell(hydra, args, asked))
+    options, overrides = parser.parse_known_args(arguments)
+    if not (math.isnan(options.spread) or options.spread > 0):
+        raise Mistake(f"plan --spread {options.spread}: use a positive number, like 0.02")
 
+    def foretell(hydra: Any, args: Any) -> int:
+        from lossbench import launch
+        from lossbench.protocol import forecast
 
-def _foretell(hydra: Any, args: Any, asked: argparse.Namespace) -> int:
-    from lossbench import launch
-    from lossbench.protocol import forecast
+        plan = launch.stages(hydra, args.overrides)
+        print("\n".join(forecast.told(plan)))
+        if options.power or not math.isnan(options.spread):
+            print("\n" + "\n".join(forecast.power(plan, spread=options.spread)))
+        return DONE
 
-    plan = launch.stages(hydra, args.overrides)
-    print("\n".join(forecast.told(plan)))
-    if asked.power or not math.isnan(asked.spread):
-        print()
-        print("\n".join(forecast.power(plan, spread=asked.spread)))
-    return DONE
+    return _with_hydra(overrides, foretell)
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
     """A parser of a command's own flags whose mistakes are ours."""
-    from lossbench.runs import ConfigError
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            raise ConfigError(f"{command}: {message}: see 'lossbench --help'")
+            raise Mistake(f"{command}: {message}: see 'lossbench --help'")
 
     return Parser(prog=f"lossbench {command}", add_help=False, allow_abbrev=False)
 
@@ -268,23 +260,22 @@ def _search_path(config_dir: str | None) -> Any:
 
 
 def _yaml_folder(config_dir: str) -> Path:
-    from lossbench.runs import ConfigError
-
     folder = Path(config_dir).resolve()
     if not folder.is_dir():
-        raise ConfigError(f"--config-dir {config_dir}: no such folder, name one with yaml files")
+        raise Mistake(f"--config-dir {config_dir}: no such folder, name one with yaml files")
     return folder
 
 
 def _finish(folder: Path, *, extent: str) -> int:
     """Print the table of results and the failures, write the report of an experiment."""
-    from lossbench import records, report
+    from lossbench import records
+    from lossbench.report import summary
 
     loaded = records.load(folder)
     if extent != "none":
         _show(loaded, extent=extent)
     else:
-        print(report.table(loaded, paint=_paint()), end="")
+        print(summary.table(loaded, paint=_paint()), end="")
         print(f"\nRecords: {folder}  (figures and tables: lossbench report {folder})")
     failed = loaded.runs[loaded.runs.status == "failed"]
     for run in failed.itertuples():
@@ -299,47 +290,48 @@ def _report(arguments: list[str]) -> int:
 
     folders = [argument for argument in arguments if not argument.startswith("--")]
     if len(folders) != 1 or set(arguments) - {*folders, "--strict"}:
-        return _mistake(
-            f"{' '.join(['report', *arguments])}: use 'lossbench report runs/NAME [--strict]'"
-        )
+        typed = " ".join(["report", *arguments])
+        raise Mistake(f"{typed}: use 'lossbench report runs/NAME [--strict]'")
     try:
         loaded = records.load(folders[0])
         _show(loaded)
     except (StoreError, ValueError) as error:
-        return _mistake(str(error))
-    against = (
-        statistics.objections(loaded, statistics.all_comparisons(loaded))
-        if "--strict" in arguments
-        else []
-    )
-    for objection in against:
+        raise Mistake(str(error)) from error
+    if "--strict" not in arguments:
+        return DONE
+    objections = statistics.objections(loaded, statistics.all_comparisons(loaded))
+    for objection in objections or ["no objection"]:
         print(f"strict: {objection}")
-    if "--strict" in arguments and not against:
-        print("strict: no objection")
-    return SOME_FAILED if against else DONE
+    return SOME_FAILED if objections else DONE
 
 
 def _show(loaded: Any, *, extent: str = "all") -> None:
     """Print what came out, write the report or a part, and say where everything lies."""
-    from lossbench import launch, report
+    from lossbench import launch
+    from lossbench.report import essay, page, summary
 
-    print(report.table(loaded, paint=_paint()), end="")
-    print("\n" + report.claims(loaded), end="")
+    print(summary.table(loaded, paint=_paint()), end="")
+    print("\n" + essay.as_text(loaded), end="")
     start = time.monotonic()
     print("\nWriting the report ...", flush=True)
-    some = {"drawn_in": ("verdicts",)} if extent == "verdicts" else {}
-    path = report.write(loaded, workers=min(8, launch.cores()), **some)
+    sections = {"drawn_in": ("verdicts",)} if extent == "verdicts" else {}
+    path = page.write(loaded, workers=min(8, launch.cores()), **sections)
     seconds = time.monotonic() - start
     drawn = len([*(path.parent / "figures").glob("*_one_column.pdf")])
-    told = len([*(path.parent / "tables").glob("*.csv")])
+    tables = len([*(path.parent / "tables").glob("*.csv")])
     print(f"Report:  {path}  ({seconds:.0f} s)")
     print(f"Figures: {path.parent / 'figures'}  ({drawn} as PNG, SVG and PDF, at two widths)")
-    print(f"Tables:  {path.parent / 'tables'}  ({told} as CSV, Markdown and LaTeX)")
+    print(f"Tables:  {path.parent / 'tables'}  ({tables} as CSV, Markdown and LaTeX)")
     print(f"Records: {loaded.sweep_dir}  (in Python: lossbench.records.load)")
 
 
-_COLORS = {"better": "1;32", "worse": "1;31", "diverges": "1;31", "reference": "1"}
-_COLORS |= {"not distinguishable": "2"}
+_COLORS = {
+    "better": "1;32",
+    "worse": "1;31",
+    "diverges": "1;31",
+    "reference": "1",
+    "not distinguishable": "2",
+}
 
 
 def _paint() -> Callable[[str, str], str]:
@@ -359,26 +351,26 @@ def _verify(arguments: list[str]) -> int:
     if "--machine" in arguments:
         return _verify_machine([word for word in arguments if word != "--machine"])
     if len(arguments) != 1:
-        return _mistake("verify: use 'lossbench verify runs/NAME' or 'lossbench verify --machine'")
+        raise Mistake("verify: use 'lossbench verify runs/NAME' or 'lossbench verify --machine'")
     try:
-        found = verify.verified(Path(arguments[0]))
+        result = verify.verified(Path(arguments[0]))
     except StoreError as error:
-        return _mistake(str(error))
-    for problem in found.problems:
+        raise Mistake(str(error)) from error
+    for problem in result.problems:
         print(problem)
-    kept = f"{found.packs} packs, {found.files} files, {found.bytes / 1e6:.1f} MB"
-    print(f"{kept}: {len(found.problems)} damaged" if found.problems else f"{kept}: all as written")
-    if found.unfinished:
-        print(f"{found.unfinished} packs are not finished: the same command goes on with them")
-    if found.runs:
-        told = ", ".join(f"{count:,} {status}" for status, count in found.runs.items() if count)
-        print(f"{sum(found.runs.values()):,} planned runs: {told}")
-    return DONE if found.is_whole else SOME_FAILED
+    damaged = f"{len(result.problems)} damaged" if result.problems else "all as written"
+    print(f"{result.packs} packs, {result.files} files, {result.bytes / 1e6:.1f} MB: {damaged}")
+    if result.unfinished:
+        print(f"{result.unfinished} packs are not finished: the same command goes on with them")
+    if result.runs:
+        counts = ", ".join(f"{count:,} {status}" for status, count in result.runs.items() if count)
+        print(f"{sum(result.runs.values()):,} planned runs: {counts}")
+    return DONE if result.is_whole else SOME_FAILED
 
 
 def _verify_machine(arguments: list[str]) -> int:
     if arguments:
-        return _mistake(f"verify --machine {' '.join(arguments)}: it takes nothing else")
+        raise Mistake(f"verify --machine {' '.join(arguments)}: it takes nothing else")
     import torch
 
     from lossbench.sweep import invariance
@@ -386,123 +378,95 @@ def _verify_machine(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     exit_code = DONE
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    for device in devices:
-        for precision, strategy in itertools.product(("float32", "float64"), invariance.MODELS):
-            padding = 2 if device == "cpu" else 8
-            found = invariance.invariance(device, precision, padding, strategy)
-            values = f"{found.compared:,} values of the same runs in other packs"
-            told = f"{device} {precision} {strategy}: {values}"
-            print(f"{told}, {found.differing} differ: {found.mode}")
-            exit_code = exit_code if not found.differing else SOME_FAILED
+    cases = itertools.product(devices, ("float32", "float64"), invariance.MODELS)
+    for device, precision, strategy in cases:
+        padding = 2 if device == "cpu" else 8
+        result = invariance.invariance(device, precision, padding, strategy)
+        print(
+            f"{device} {precision} {strategy}: {result.compared:,} values of the same runs in "
+            f"other packs, {result.differing} differ: {result.mode}"
+        )
+        exit_code = SOME_FAILED if result.differing else exit_code
     return exit_code
 
 
 def _losses(arguments: list[str]) -> int:
-    from lossbench import catalog
+    from tqdm import tqdm
+
+    from lossbench import catalog, store
     from lossbench.runs import ConfigError
     from lossbench.runs.extensions import load_extensions
 
+    options = _loss_options(arguments)
     try:
-        asked = _asked_of_losses(arguments)
-        load_extensions(asked.extensions)
-        known = catalog.entries([*map(_yaml_folder, asked.config_dir), lossbench.CONF])
-        chosen = [_entry(name, known) for name in asked.names] or list(known.values())
-        _check_card(asked, chosen)
-        measured = _measured(chosen) if asked.measure or asked.card else {}
+        load_extensions(options.extensions)
+        entries = catalog.entries([*map(_yaml_folder, options.config_dir), lossbench.CONF])
+        for name in options.names:
+            if name not in entries:
+                raise Mistake(f"loss {name!r} is unknown: {_nearest(name, entries)}")
+        chosen = [entries[name] for name in options.names] or list(entries.values())
+        measured = {}
+        if options.measure or options.card:
+            bar = tqdm(chosen, "measuring", unit="loss", file=sys.stderr, disable=None, leave=False)
+            measured = {entry.name: catalog.measured(entry) for entry in bar}
     except (ConfigError, catalog.CatalogError) as error:
-        return _mistake(str(error))
-    told = [catalog.facts(entry) for entry in chosen]
-    if asked.card:
-        return _write_card(Path(asked.card), chosen[0], measured)
-    if asked.json:
-        everything = [{**one, "measured": measured.get(one["name"])} for one in told]
+        raise Mistake(str(error)) from error
+    facts = [catalog.facts(entry) for entry in chosen]
+    if options.card:
+        from lossbench.catalog import card
+
+        try:
+            page = card.page(chosen[0], measured[chosen[0].name])
+            store.write(Path(options.card), page.encode())
+        except store.WriteError as error:
+            raise Mistake(f"--card {error}, or name another file") from error
+        print(f"Card: {options.card}")
+    elif options.json:
+        everything = [{**one, "measured": measured.get(one["name"])} for one in facts]
         print(json.dumps(everything, indent=1, allow_nan=False))
     else:
-        _print_losses(told, measured, asked)
-    return SOME_FAILED if _is_disputed(chosen, measured) else DONE
+        width = shutil.get_terminal_size((catalog.NORMAL_WIDTH, 24)).columns
+        width = 0 if options.wide else width
+        if options.names:
+            print("\n\n\n".join(catalog.card(one, width=width) for one in facts))
+        elif not measured:
+            print(catalog.table(facts, width=width))
+        for one in facts if measured else ():
+            print("\n" + catalog.verdicts(one, measured[one["name"]], width=width))
+    # A variant has no claims of its own.
+    names = [entry.name for entry in chosen if not entry.is_variant]
+    is_disputed = any(measured[name]["disagrees"] for name in names if name in measured)
+    return SOME_FAILED if is_disputed else DONE
 
 
-def _asked_of_losses(arguments: list[str]) -> argparse.Namespace:
-    from lossbench.runs import ConfigError
-
+def _loss_options(arguments: list[str]) -> argparse.Namespace:
+    """What was typed after `losses`; refuses before anything is measured what cannot be written."""
     parser = _parser("losses")
     parser.add_argument("names", nargs="*")
     for flag in ("--measure", "--json", "--wide"):
         parser.add_argument(flag, action="store_true")
     parser.add_argument("--card", metavar="FILE.html", default="")
     parser.add_argument("--config-dir", metavar="DIR", action="append", default=[])
-    asked, unknown = parser.parse_known_intermixed_args(arguments)
+    options, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         flags = ("--measure", "--json", "--wide", "--card", "--config-dir")
-        raise ConfigError(f"losses {unknown[0]}: {_nearest(unknown[0], flags)}")
-    typed = [word for word in asked.names if word.startswith("extensions=")]
-    asked.names = [word for word in dict.fromkeys(asked.names) if word not in typed]
-    asked.extensions = re.findall(r"[^\s,\[\]]+", " ".join(w.partition("=")[2] for w in typed))
-    return asked
-
-
-def _entry(name: str, known: Mapping[str, Any]) -> Any:
-    from lossbench.runs import ConfigError
-
-    if name in known:
-        return known[name]
-    raise ConfigError(f"loss {name!r} is unknown: {_nearest(name, known)}")
-
-
-def _check_card(asked: argparse.Namespace, chosen: Sequence[Any]) -> None:
-    """Refuse before anything is measured what could not be written."""
-    from lossbench.runs import ConfigError
-
-    path = Path(asked.card)
-    if not asked.card:
-        return
-    if len(chosen) != 1:
-        raise ConfigError(f"--card of {len(chosen)} losses: name exactly one, like 'losses focal'")
-    if asked.json:
-        raise ConfigError(f"--card {path} --json: ask for them one after the other")
-    if path.suffix != ".html":
-        raise ConfigError(f"--card {path}: name a file that ends in .html")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"--card {path}: there is no folder {path.parent}, make it first")
-
-
-def _measured(chosen: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    from tqdm import tqdm
-
-    from lossbench import catalog
-
-    bar = tqdm(chosen, "measuring", unit="loss", file=sys.stderr, disable=None, leave=False)
-    return {entry.name: catalog.measured(entry) for entry in bar}
-
-
-def _write_card(path: Path, entry: Any, measured: Mapping[str, Any]) -> int:
-    from lossbench import store
-    from lossbench.catalog import card
-
-    try:
-        store.write(path, card.page(entry, measured[entry.name]).encode())
-    except store.WriteError as error:
-        return _mistake(f"--card {error}, or name another file")
-    print(f"Card: {path}")
-    return SOME_FAILED if _is_disputed([entry], measured) else DONE
-
-
-def _print_losses(told: Sequence[Any], measured: Mapping[str, Any], asked: Any) -> None:
-    from lossbench import catalog
-
-    width = 0 if asked.wide else shutil.get_terminal_size((catalog.NORMAL_WIDTH, 24)).columns
-    if asked.names:
-        print("\n\n\n".join(catalog.card(one, width=width) for one in told))
-    elif not measured:
-        print(catalog.table(told, width=width))
-    for one in told if measured else ():
-        print("\n" + catalog.verdicts(one, measured[one["name"]], width=width))
-
-
-def _is_disputed(chosen: Sequence[Any], measured: Mapping[str, Any]) -> bool:
-    """Whether a row claims otherwise than was measured; a variant has no claims of its own."""
-    rows = [entry.name for entry in chosen if not entry.is_variant]
-    return any(measured[name]["disagrees"] for name in rows if name in measured)
+        raise Mistake(f"losses {unknown[0]}: {_nearest(unknown[0], flags)}")
+    modules = [word for word in options.names if word.startswith("extensions=")]
+    options.names = [word for word in dict.fromkeys(options.names) if word not in modules]
+    values = " ".join(word.partition("=")[2] for word in modules)
+    options.extensions = re.findall(r"[^\s,\[\]]+", values)
+    path = Path(options.card)
+    if options.card:
+        if len(options.names) != 1:
+            count = len(options.names) or "all"
+            raise Mistake(f"--card of {count} losses: name exactly one, like 'losses focal'")
+        if options.json:
+            raise Mistake(f"--card {path} --json: ask for them one after the other")
+        if path.suffix != ".html":
+            raise Mistake(f"--card {path}: name a file that ends in .html")
+        if not path.absolute().parent.is_dir():
+            raise Mistake(f"--card {path}: there is no folder {path.parent}, make it first")
+    return options
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -513,15 +477,15 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-def _mistake(message: str) -> int:
+def _refuse(message: str) -> int:
     print(f"lossbench: {message}", file=sys.stderr)
     return MISTAKE
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    found, names = difflib.get_close_matches(word, known, n=1), [*known]
-    if found:
-        return f"did you mean {found[0]!r}?"
+    nearest, names = difflib.get_close_matches(word, known, n=1), [*known]
+    if nearest:
+        return f"did you mean {nearest[0]!r}?"
     return f"use one of {', '.join(names)}" if len(names) <= 20 else "see 'lossbench losses'"
 
 

@@ -319,7 +319,7 @@ def test_one_loss_and_one_step_make_a_figure():
 
 
 def test_a_look_tells_losses_of_a_family_apart_and_families_by_colour():
-    found = figures.looks(curves({**REGRESSION, "log_cosh": "monotone"}))
+    found = figures.loss_styles(curves({**REGRESSION, "log_cosh": "monotone"}))
     assert len({(look.color, look.dash) for look in found.values()}) == len(found)
     assert found["mse"].color == found["mae"].color != found["huber"].color
     assert found["mse"].marker != found["mae"].marker
@@ -395,7 +395,7 @@ def test_every_family_of_the_catalog_has_its_place_among_the_colours():
         assert row.family in figures.COLORS
         assert row.family in TASKS[row.task] or row.task not in TASKS
     assert {family for some in TASKS.values() for family in some} == {*figures.COLORS}
-    assert figures.looks(curves({"own": "mine"}))["own"].color == figures.OTHER
+    assert figures.loss_styles(curves({"own": "mine"}))["own"].color == figures.OTHER
 
 
 def test_a_far_off_difference_is_written_out_instead_of_squashing_the_axis():
@@ -600,8 +600,8 @@ def test_a_loss_looks_alike_whatever_stands_beside_it():
         curves(dict.fromkeys(names, "power")) for names in (["quartic"], ["mse", "quartic"])
     )
     with figures.style(losses=every):
-        assert figures.looks(alone)["quartic"] == figures.looks(beside)["quartic"]
-    assert figures.looks(alone)["quartic"] != figures.looks(beside)["quartic"]
+        assert figures.loss_styles(alone)["quartic"] == figures.loss_styles(beside)["quartic"]
+    assert figures.loss_styles(alone)["quartic"] != figures.loss_styles(beside)["quartic"]
 
 
 def test_a_page_without_panels_is_refused_with_the_cure():

@@ -13,7 +13,7 @@ import pytest
 from configs import TINY
 from selection import one_in
 
-from lossbench import cli, records, report, statistics
+from lossbench import cli, records, statistics
 from lossbench.engine.losses import TrainingLosses
 from lossbench.losses import LOSSES
 from lossbench.protocol import Candidate, Grid, candidates

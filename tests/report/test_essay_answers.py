@@ -1,4 +1,4 @@
-"""The answers to the essay's claims say what the records say, and nothing where there are none."""
+"""The essay's findings say what the records say, and nothing where there are none."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from configs import TINY, write_experiment
 from undrawn import undrawn
 
-from lossbench import cli, records, report, statistics
+from lossbench import cli, records, statistics
 from lossbench.report import essay
 
-EXPERIMENT = TINY.replace("tiny", "answers").replace("steps: 4", "steps: 20")
+EXPERIMENT = TINY.replace("tiny", "findings").replace("steps: 4", "steps: 20")
 EXPERIMENT = EXPERIMENT.replace("eval_every: 2", "eval_every: 5")
 EXPERIMENT = EXPERIMENT.replace(
     """      - data: [diabetes]
@@ -42,18 +42,18 @@ EXPERIMENT += "      targets: { classification: 0.5 }\n      questions: [essay]\
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    place = tmp_path_factory.mktemp("answers")
-    write_experiment(place, "answers", EXPERIMENT)
+    place = tmp_path_factory.mktemp("findings")
+    write_experiment(place, "findings", EXPERIMENT)
     with contextlib.chdir(place), undrawn():
-        assert cli.main(["--config-dir", "conf", "experiment=answers"]) == cli.DONE
-        loaded = records.load(place / "runs" / "answers")
-        loaded.sweep_dir = place / "runs" / "answers"
+        assert cli.main(["--config-dir", "conf", "experiment=findings"]) == cli.DONE
+        loaded = records.load(place / "runs" / "findings")
+        loaded.sweep_dir = place / "runs" / "findings"
         return loaded
 
 
 @pytest.fixture(scope="module")
-def answers(found):
-    return {one.name[:7]: one for one in essay.answers(found, statistics.all_comparisons(found))}
+def findings(found):
+    return {one.name[:9]: one for one in essay.findings(found, statistics.all_comparisons(found))}
 
 
 def own(found, *, config="", **where):
@@ -71,19 +71,19 @@ def values(found, runs, metric, *, step=20, split="test"):
     return evals.set_index("seed").value.astype(float).sort_index()
 
 
-def test_every_claim_has_an_answer_and_the_page_shows_it(found, answers):
-    assert [*answers] == ["claim_1", "claim_2", "claim_3", "claim_4"]
+def test_every_statement_has_a_finding_and_the_page_shows_it(found, findings):
+    assert [*findings] == ["finding_1", "finding_2", "finding_3", "finding_4"]
     text = (found.sweep_dir / "report" / "index.html").read_text()
     folder = found.sweep_dir / "report" / "tables"
-    for one in answers.values():
+    for one in findings.values():
         assert one.verdict
         assert f'id="{one.name}"' in text
         assert (folder / f"{one.name}.csv").is_file()
-    assert "The essay's claims, measured" in report.claims(found)
+    assert "The essay's findings, measured" in essay.as_text(found)
 
 
-def test_only_losses_whose_gradient_is_the_error_are_said_to_follow_it(found, answers):
-    verdict = answers["claim_1"].verdict
+def test_only_losses_whose_gradient_is_the_error_are_said_to_follow_it(found, findings):
+    verdict = findings["finding_1"].verdict
     said = {*re.findall(r"\w+", verdict.partition(" for ")[2].partition(";")[0])} - {"and"}
     steps = found.steps[found.steps.condition == "own_lr"]
     permuted = own(found, config="permuted_labels").run_id
@@ -92,8 +92,8 @@ def test_only_losses_whose_gradient_is_the_error_are_said_to_follow_it(found, an
     assert said == {"mse", "cross_entropy", "bce_ova", "mse_logits"}
 
 
-def test_what_is_left_without_noise_is_what_the_steps_say(found, answers):
-    sentence = answers["claim_1"].verdict.partition("error left")[2]
+def test_what_is_left_without_noise_is_what_the_steps_say(found, findings):
+    sentence = findings["finding_1"].verdict.partition("error left")[2]
     last = found.steps[(found.steps.condition == "own_lr") & (found.steps.data == "clean_linear")]
     for loss, rows in last.groupby("loss"):
         ends = (
@@ -104,8 +104,8 @@ def test_what_is_left_without_noise_is_what_the_steps_say(found, answers):
         assert f"{loss} {ends.median():.1g} " in sentence
 
 
-def test_what_labels_cost_is_the_difference_seed_by_seed(found, answers):
-    everything = answers["claim_2"].table
+def test_what_labels_cost_is_the_difference_seed_by_seed(found, findings):
+    everything = findings["finding_2"].table
     table = everything[everything.data == "finite_support"].set_index(["loss", "targets"])
     for loss in ("cross_entropy", "mae_probs"):
         distance = {
@@ -143,8 +143,8 @@ def test_contexts_that_differ_in_more_than_their_targets_are_not_contrasted(foun
     assert essay._costs_of_labels([dense, dataclasses.replace(labels, runs=edited)]).empty
 
 
-def test_the_time_to_the_target_is_that_of_the_median_run_and_a_miss_is_never(found, answers):
-    table = answers["claim_3"].table
+def test_the_time_to_the_target_is_that_of_the_median_run_and_a_miss_is_never(found, findings):
+    table = findings["finding_3"].table
     for row in table[table.condition == "own_lr"].itertuples():
         runs = own(found, loss=row.loss, config="permuted_labels")
         evals = found.evals[found.evals.run_id.isin(runs.run_id)]
@@ -153,7 +153,7 @@ def test_the_time_to_the_target_is_that_of_the_median_run_and_a_miss_is_never(fo
         times = sorted([*first, *[np.inf] * (len(runs) - len(first))])
         assert (row.median_steps, row.reached) == (times[1], len(first))  # of three runs
         if np.isinf(row.median_steps):
-            said = [answers["claim_3"].verdict, *answers["claim_3"].measured]
+            said = [findings["finding_3"].verdict, *findings["finding_3"].measured]
             got = "none" if row.reached == 0 else str(row.reached)
             assert any(f"{row.loss} in {got} of 3 runs within 20" in text for text in said)
     assert np.isinf(table.median_steps).any()
@@ -167,8 +167,8 @@ def test_every_loss_starts_confidently_wrong_from_the_same_state(found):
         assert start.max() < 0.1
 
 
-def test_link_and_loss_are_crossed_with_the_numbers_of_the_runs(found, answers):
-    table = answers["claim_4"].table
+def test_link_and_loss_are_crossed_with_the_numbers_of_the_runs(found, findings):
+    table = findings["finding_4"].table
     row = table[(table.condition == "own_lr") & (table.metric == "accuracy")].set_index("kind")
     for (kind, link), loss in {
         ("square", "identity"): "mse_logits",
@@ -187,13 +187,13 @@ def test_a_sweep_that_was_not_asked_says_nothing_of_the_essay(found):
     plan = {**found.plan, "declarations": []}
     silent = records.Records(found.sweep_dir)
     silent.plan = plan
-    assert essay.answers(silent, statistics.all_comparisons(found)) == []
-    assert report.claims(silent) == ""
+    assert essay.findings(silent, statistics.all_comparisons(found)) == []
+    assert essay.as_text(silent) == ""
 
 
 def test_a_claim_without_its_runs_is_left_out(found):
     regression = [
         task for task in statistics.all_comparisons(found) if task.runs.task.iloc[0] == "regression"
     ]
-    assert [one.name[:7] for one in essay.answers(found, regression)] == ["claim_1"]
-    assert essay.answers(found, []) == []
+    assert [one.name[:9] for one in essay.findings(found, regression)] == ["finding_1"]
+    assert essay.findings(found, []) == []

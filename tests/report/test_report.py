@@ -25,7 +25,7 @@ from sweep_on_disk import (
 )
 from undrawn import undrawn
 
-from lossbench import records, report, statistics
+from lossbench import records, statistics
 from lossbench.report import drawings, pictures, summary, tables
 from lossbench.report import page as report_page
 
@@ -75,9 +75,9 @@ def sweep(tmp_path_factory):
 
 @pytest.fixture
 def svg_only(monkeypatch):
-    """Only the picture that stands in the page, and a wide one; its one file is empty."""
+    """Only the picture that stands in the page, a wide one, and its file."""
     monkeypatch.setattr(pictures, "WIDTHS", {"": pictures.WIDTHS[""]})
-    monkeypatch.setattr(pictures, "_encoded", lambda _: {"svg": b""})
+    monkeypatch.setattr(pictures, "_encode", lambda _: {})
 
 
 @pytest.fixture
@@ -89,10 +89,10 @@ def no_pictures():
 
 @pytest.fixture(scope="module")
 def page(sweep):
-    """The page with all its drawings; the files beside it are there, and empty."""
+    """The page with all its drawings; of the files beside it PNG and PDF are empty."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "_encoded", lambda _: dict.fromkeys(FORMATS, b""))
-        return Page(report.write(sweep))
+        patch.setattr(pictures, "_encode", lambda _: dict.fromkeys(("png", "pdf"), b""))
+        return Page(report_page.write(sweep))
 
 
 def test_the_page_needs_no_network_and_no_script(page):
@@ -157,7 +157,7 @@ def test_verdicts_intervals_and_n_stand_in_the_page(page):
     assert "simultaneous 95% paired-t interval over 3 declared comparisons" in page.text
     assert re.search(r"mae† \S+ \[\S+, \S+\] 6/8", page.text)
     assert re.search(r"quartic \+\S+ \[\S+, \S+\] 7 worse, 1 diverged", page.text)
-    assert report.OTHER_FUNCTIONAL in page.text
+    assert summary.OTHER_FUNCTIONAL in page.text
     assert "Intel Xeon, 1 thread, float32" in page.text
     assert "lossbench experiment=small" in page.text
 
@@ -202,7 +202,7 @@ def test_writing_twice_gives_the_same_bytes_and_every_figure_in_its_formats(tmp_
     folder = build(tmp_path / "twice", own({"mse": "power", "mae": "power"}, data="diabetes"))
     content = []
     for _ in range(2):
-        report.write(folder, drawn_in=("verdicts", "tasks", "dynamics"))
+        report_page.write(folder, drawn_in=("verdicts", "tasks", "dynamics"))
         content.append({p: p.read_bytes() for p in (folder / "report").rglob("*.*")})
     assert content[0] == content[1]
     begins = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
@@ -212,13 +212,13 @@ def test_writing_twice_gives_the_same_bytes_and_every_figure_in_its_formats(tmp_
 
 
 def test_the_plain_table_fits_eighty_columns_and_says_the_verdicts(sweep):
-    text = report.table(sweep)
+    text = summary.table(sweep)
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "diabetes × mlp: test rmse (SD of target), lower is better" in text
     assert re.search(r"^mse +0\.\d+ ± 0\.\d+ +reference$", text, re.MULTILINE)
     assert re.search(r"^quartic +.*\[\+\S+, \+\S+\] +worse$", text, re.MULTILINE)
     assert "quartic: 1 diverged of 8 runs" in text
-    assert report.table(records.load(sweep)) == text
+    assert summary.table(records.load(sweep)) == text
 
 
 DIGITS = {("digits", "mlp"): CLASSIFICATION}
@@ -266,11 +266,11 @@ SWEEPS = {
 def test_every_kind_of_sweep_gives_a_report_and_a_table(tmp_path, name, caplog):
     folder = build(tmp_path / name, SWEEPS[name], declaration=False, curves=False)
     with caplog.at_level(logging.ERROR):
-        text = Page(report.write(folder)).text
+        text = Page(report_page.write(folder)).text
     assert caplog.text == ""
     assert "planned runs are complete" in text
     assert "Nothing was declared beforehand" in text
-    assert max([0, *(len(line) for line in report.table(folder).splitlines())]) <= 80
+    assert max([0, *(len(line) for line in summary.table(folder).splitlines())]) <= 80
 
 
 @pytest.mark.usefixtures("svg_only")
@@ -280,7 +280,7 @@ def test_tasks_whose_names_differ_in_a_sign_only_have_figures_of_their_own(tmp_p
         for data in ("my-data", "my.data")
         for run in own({"mse": "power", "mae": "power"}, data="diabetes")
     ]
-    page = Page(report.write(build(tmp_path / "alike", runs)))
+    page = Page(report_page.write(build(tmp_path / "alike", runs)))
     assert len(page.ids) == len({*page.ids})
     drawn = [*(tmp_path / "alike" / "report" / "figures").glob("learning_curves_my_data*.svg")]
     assert len(drawn) == 2
@@ -293,7 +293,7 @@ def test_a_figure_that_breaks_costs_itself_only(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(drawings.figures, "learning_curves", broken)
     folder = build(tmp_path / "broken", own(seeds=2))
-    text = Page(report.write(folder)).text
+    text = Page(report_page.write(folder)).text
     assert "How fast does each loss learn digits" not in text
     assert "What does each loss feed back while it learns digits" in text
     assert "figure learning_curves_digits_mlp_as_given could not be drawn" in caplog.text
@@ -302,12 +302,12 @@ def test_a_figure_that_breaks_costs_itself_only(tmp_path, monkeypatch, caplog):
 @pytest.mark.usefixtures("svg_only")
 def test_a_report_leaves_nothing_of_the_one_before(tmp_path):
     folder = build(tmp_path / "anew", own(seeds=2))
-    report.write(folder)
+    report_page.write(folder)
     old = folder / "report" / "figures" / "forest_of_another_task.png"
     old.write_bytes(b"old")
     own_notes = folder / "report" / "notes.txt"
     own_notes.write_text("mine")
-    report.write(folder)
+    report_page.write(folder)
     assert not old.exists()
     assert own_notes.exists()
 
@@ -315,10 +315,10 @@ def test_a_report_leaves_nothing_of_the_one_before(tmp_path):
 @pytest.mark.usefixtures("no_pictures")
 def test_own_sweeps_are_exploratory_at_each_loss_best_rate(tmp_path):
     folder = build(tmp_path / "own", own(rates=(0.01, 0.1), seeds=8), declaration=False)
-    text = report.table(folder)
+    text = summary.table(folder)
     assert text.startswith("digits × mlp: test accuracy, higher is better, exploratory")
     assert "minus cross_entropy" in text
-    results = report.write(folder).parent / "tables" / "results.csv"
+    results = report_page.write(folder).parent / "tables" / "results.csv"
     assert sorted(row["loss"] for row in table_rows(results)) == sorted(CLASSIFICATION)
     page = Page(folder / "report" / "index.html").text
     assert "Nothing was declared beforehand, so every comparison here is exploratory" in page
@@ -327,7 +327,7 @@ def test_own_sweeps_are_exploratory_at_each_loss_best_rate(tmp_path):
 
 def test_one_seed_has_no_interval_and_says_so(tmp_path):
     folder = build(tmp_path / "one", own(seeds=1), declaration=False)
-    text = report.table(folder)
+    text = summary.table(folder)
     assert "±" not in text.split("half")[1]
     assert "One seed gives no interval" in text
     assert "too few pairs" in text
@@ -337,7 +337,7 @@ def test_one_seed_has_no_interval_and_says_so(tmp_path):
 def test_runs_that_are_no_pairs_give_a_report_that_says_so_and_no_verdict(tmp_path):
     runs = [replace(run, env="gpu") if run.loss == "brier" else run for run in own(seeds=8)]
     folder = build(tmp_path / "mixed", runs)
-    page = Page(report.write(folder))
+    page = Page(report_page.write(folder))
     assert "No pairs: seed 0 of digits × mlp: env_sha differs between brier" in page.text
     assert "loss minus" not in page.text
 
@@ -351,19 +351,23 @@ def test_tables_of_the_page_leave_metrics_of_the_last_step_to_the_files():
 @pytest.mark.usefixtures("svg_only")
 def test_hostile_names_are_shown_and_never_obeyed(tmp_path):
     folder = build(tmp_path / "hostile", own(dict.fromkeys([*HOSTILE, "cross_entropy"], "proper")))
-    page = Page(report.write(folder))
+    page = Page(report_page.write(folder))
     assert "script" not in page.tags
     assert "<script>alert(1)</script>" in page.text
     cells = (folder / "report" / "tables" / "results.csv").read_text()
     assert not re.search(r"(^|,)[=@]", cells, re.MULTILINE)
-    assert max(len(line) for line in report.table(folder).splitlines()) <= 80
+    assert max(len(line) for line in summary.table(folder).splitlines()) <= 80
     inside = {p.resolve() for p in tmp_path.rglob("*")}
     assert all(p.is_relative_to(folder.resolve()) for p in inside)
 
 
 def test_latex_and_markdown_escape_what_they_would_obey():
-    assert r"a\_b\&c \\" in tables._latex(["x"], [["a_b&c"]])
-    assert r"| a\_b\|c |" in tables._markdown(["x"], [["a_b|c"]])
+    frame = pd.DataFrame({"x_y": ["a_b&c", r"5 % of \input{~^}$#"]})
+    text = tables.latex(frame)
+    assert r"x\_y \\" in text
+    assert r"a\_b\&c \\" in text
+    assert r"5 \% of \textbackslash input\{\textasciitilde \textasciicircum \}\$\# \\" in text
+    assert r"| a\_b\|c |" in tables.markdown(pd.DataFrame({"x": ["a_b|c"]}))
 
 
 def test_half_an_interval_is_never_a_row_of_zeros():
@@ -483,7 +487,7 @@ def test_every_figure_of_the_report_has_its_script(sweep, page):
 
 @pytest.mark.usefixtures("svg_only")
 def test_a_report_of_noisy_labels_says_what_selecting_on_them_cost(noisy):
-    page = Page(report.write(noisy))
+    page = Page(report_page.write(noisy))
     assert page.text.count("What selection on noisy labels cost.") == 1  # a caption is told once
     assert "How does each loss fare as more is corrupted on digits × mlp?" in page.text
     rows = table_rows(noisy / "report" / "tables" / "selection_cost.csv")
@@ -494,7 +498,7 @@ def test_a_report_of_noisy_labels_says_what_selecting_on_them_cost(noisy):
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_report_without_corruption_does_not_speak_of_it(two_tasks):
-    report.write(two_tasks)
+    report_page.write(two_tasks)
     text = (two_tasks / "report" / "index.html").read_text()
     assert "noisy labels" not in text
     assert not (two_tasks / "report" / "tables" / "selection_cost.csv").exists()
@@ -502,7 +506,7 @@ def test_a_report_without_corruption_does_not_speak_of_it(two_tasks):
 
 @pytest.mark.usefixtures("svg_only")
 def test_a_report_of_tasks_with_losses_in_common_looks_at_them_together(two_tasks):
-    page = Page(report.write(two_tasks))
+    page = Page(report_page.write(two_tasks))
     assert "Which loss does well over all 2 tasks of regression in rmse?" in page.text
     assert "Losses that 2 tasks of regression have in common, rmse" in page.text
     rows = {

@@ -7,7 +7,6 @@ so that it wraps on a telephone.
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,16 +18,16 @@ import numpy as np
 import torch
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 import lossbench
-from lossbench import catalog, figures, records, report
+from lossbench import catalog, figures, records
 from lossbench.claims import bayes_prediction
 from lossbench.claims.minima import output_gradient
 from lossbench.claims.verdict import NOT_OF_LABELS
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
 from lossbench.losses.spec import Loss
+from lossbench.report.pictures import Picture, inline, palette, svg_of
 
 FEWEST_POINTS = 20
 HEIGHT = 1.4
@@ -298,7 +297,7 @@ def elicited(found: Act, ax: Axes) -> Axes:
             found.value,
             color=found.color,
             lw=2.2,
-            label=f"{figures.shown(found.loss)} {found.value:.3f}",
+            label=f"{figures.label(found.loss)} {found.value:.3f}",
         )
     ax.set(xlabel="target", ylabel="density", xlim=(0, top), ylim=(0, 1.05))
     ax.legend(loc="upper right", fontsize=6.5, handlelength=2.4)
@@ -310,7 +309,7 @@ def _draw(lines: Sequence[Line], ax: Axes) -> None:
     for rank, line in enumerate(lines):
         look: dict[str, Any] = {"zorder": 3} if rank == 0 else {"ls": (0, (4, 2)), "lw": 0.9}
         look |= {} if line.is_curve else {"ls": "", "marker": "o"}
-        ax.plot(line.x, line.y, color=line.color, label=figures.shown(line.loss), **look)
+        ax.plot(line.x, line.y, color=line.color, label=figures.label(line.loss), **look)
     low, high = np.nanmin(lines[0].x), np.nanmax(lines[0].x)
     ax.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
     _legend(ax, [line.loss for line in lines])
@@ -373,7 +372,6 @@ def page(entry: catalog.Entry, found: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["prose"] = _prose
-    rules, drawn = report.with_classes(pictures(entry, curves))
     return environment.get_template("card.html.j2").render(
         told=told,
         found=found,
@@ -386,10 +384,9 @@ def page(entry: catalog.Entry, found: Mapping[str, Any]) -> str:
         of_labels=of_labels,
         setting=_setting(entry.loss, is_curve=curves["value"][0].is_curve),
         reference=records.REFERENCE[entry.loss.task],
-        rules=rules,
-        day=report.palette(is_night=False),
-        night=report.palette(is_night=True),
-        pictures=drawn,
+        day=palette(is_night=False),
+        night=palette(is_night=True),
+        pictures=pictures(entry, curves),
         version=lossbench.__version__,
         torch=torch.__version__,
     )
@@ -406,7 +403,7 @@ def _setting(loss: Loss, *, is_curve: bool) -> str:
     return f"Curves: two classes, the output of the wrong one is 0.{dots}"
 
 
-def pictures(entry: catalog.Entry, curves: Mapping[str, list[Line]]) -> list[report.Picture]:
+def pictures(entry: catalog.Entry, curves: Mapping[str, list[Line]]) -> list[Picture]:
     """All figures of a card, drawn.
 
     Args:
@@ -418,7 +415,7 @@ def pictures(entry: catalog.Entry, curves: Mapping[str, list[Line]]) -> list[rep
     return [*_shapes(entry, curves), _ray(entry), last]
 
 
-def _shapes(entry: catalog.Entry, found: Mapping[str, list[Line]]) -> list[report.Picture]:
+def _shapes(entry: catalog.Entry, found: Mapping[str, list[Line]]) -> list[Picture]:
     """Cost, push, change of the push, and weight."""
     is_regression = entry.loss.task == "regression"
     argument = "error" if is_regression else "prediction p of the true one of two classes"
@@ -444,7 +441,7 @@ def _shapes(entry: catalog.Entry, found: Mapping[str, list[Line]]) -> list[repor
     ]
 
 
-def _ray(entry: catalog.Entry) -> report.Picture:
+def _ray(entry: catalog.Entry) -> Picture:
     lines = ray(entry)
     if entry.loss.task == "regression":
         where, far, classes = "far off", "output, for a target of 0", ""
@@ -463,7 +460,7 @@ def _ray(entry: catalog.Entry) -> report.Picture:
     )
 
 
-def _elicited(entry: catalog.Entry) -> report.Picture:
+def _elicited(entry: catalog.Entry) -> Picture:
     found = act(entry)
     learnt = f"{found.loss} learns {found.value:.3f}"
     if not math.isfinite(found.value):
@@ -474,7 +471,7 @@ def _elicited(entry: catalog.Entry) -> report.Picture:
     return _picture("elicited", question, f"exponential density: {about}", note, elicited, found)
 
 
-def _taught(entry: catalog.Entry) -> report.Picture:
+def _taught(entry: catalog.Entry) -> Picture:
     taught, question = lesson(entry), "What do sampled labels teach it?"
     counts = " Training counts of A, B, C: 1000, 100, 10." * entry.loss.needs_context
     if taught.is_on_simplex:
@@ -498,14 +495,11 @@ def _picture(
     draw: Callable[[Any, Axes], Axes],
     data: Any,
     **labels: str,
-) -> report.Picture:
+) -> Picture:
     with figures.style(name):
         figure, (ax,) = figures.page(width=figures.ONE_COLUMN, height=HEIGHT)
         draw(data, ax).set(**labels)
-        content = io.BytesIO()
-        FigureCanvasSVG(figure).print_svg(content)
-    drawn = report.inlined(content.getvalue().decode(), name, alt)
-    return report.Picture(name, "", question, note, (drawn,))
+        return Picture(name, "", question, note, (inline(svg_of(figure), alt),))
 
 
 def _prose(text: str) -> Markup:

@@ -5,23 +5,9 @@ whole page of its axes: title above, one legend and one note below. Colour is th
 line style and marker tell the losses of a family apart.
 """
 
+from lossbench.figures.axes import power_of_ten
 from lossbench.figures.corruption import noise_curve
-from lossbench.figures.look import (
-    BLUE,
-    COLORS,
-    GREEN,
-    INK,
-    NIGHT,
-    ONE_COLUMN,
-    OTHER,
-    TWO_COLUMNS,
-    VERMILION,
-    looks,
-    page,
-    shown,
-    strips,
-    style,
-)
+from lossbench.figures.layout import ONE_COLUMN, TWO_COLUMNS, label, page, strips
 from lossbench.figures.outcomes import (
     decomposition,
     families,
@@ -30,9 +16,19 @@ from lossbench.figures.outcomes import (
     side_by_side,
     verdict_map,
 )
-from lossbench.figures.parts import power_of_ten
 from lossbench.figures.quality import calibration, cross_loss
 from lossbench.figures.shapes import error_weight, loss_shapes
+from lossbench.figures.styles import (
+    BLUE,
+    COLORS,
+    GREEN,
+    INK,
+    NIGHT,
+    OTHER,
+    VERMILION,
+    loss_styles,
+    style,
+)
 from lossbench.figures.trajectories import (
     error_signal,
     layer_gradients,
@@ -58,17 +54,17 @@ __all__ = [
     "error_weight",
     "families",
     "forest",
+    "label",
     "layer_gradients",
     "learning_curves",
     "learning_rate_cost",
     "learning_rate_sensitivity",
-    "looks",
     "loss_shapes",
+    "loss_styles",
     "noise_curve",
     "page",
     "performance_profile",
     "power_of_ten",
-    "shown",
     "side_by_side",
     "strips",
     "style",

@@ -14,7 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from lossbench import records
-from lossbench.figures.look import (
+from lossbench.figures.axes import measured, ns, page_width, rows_of_losses, solid_first
+from lossbench.figures.layout import frame, label, wrapped
+from lossbench.figures.styles import (
     BAND,
     BLUE,
     FAINT,
@@ -24,13 +26,9 @@ from lossbench.figures.look import (
     OTHER,
     PAPER,
     VERMILION,
-    Look,
-    frame,
-    looks,
-    shown,
-    wrapped,
+    LossStyle,
+    loss_styles,
 )
-from lossbench.figures.parts import measured, ns, page_width, rows_of_losses, solid_first
 
 SHADES = {
     "better": (BLUE, 0.75, "▲"),
@@ -39,7 +37,7 @@ SHADES = {
     "different but below the margin": (FAINT, 0.35, "≈"),
     "not distinguishable": (PAPER, 1.0, "?"),
 }
-"""Colour, its opacity and sign of each verdict; all others are told by a dash."""
+"""Colour, its opacity and sign of each verdict; all others have a dash."""
 
 DIVERGED = {
     "diverges": "diverges",
@@ -66,13 +64,13 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=shade, alpha=opacity, lw=0))
         number = _to_margin(row.difference, row.margin) if np.isfinite(row.difference) else ""
         number = DIVERGED.get(row.verdict, number)
-        told = f"{sign} {number}" if is_roomy else f"{sign}\n{number}"
+        text = f"{sign} {number}" if is_roomy else f"{sign}\n{number}"
         size = 6.5 if is_roomy else 5
-        ax.text(x, y, told, ha="center", va="center", fontsize=size, color=INK, linespacing=1)
+        ax.text(x, y, text, ha="center", va="center", fontsize=size, color=INK, linespacing=1)
     labels = estimates.drop_duplicates("context").set_index("context")
     common, names = _without_common([labels.label[c] for c in places])
     names = [
-        wrapped(n.replace("=", " "), int(19 * room), 4) if is_roomy else shown(n, 50) for n in names
+        wrapped(n.replace("=", " "), int(19 * room), 4) if is_roomy else label(n, 50) for n in names
     ]
     heads = [
         f"{name}\n{labels.metric[c]}, ±{labels.margin[c]:g}"
@@ -81,7 +79,7 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
     ax.set(xlim=(-0.5, len(places) - 0.5), ylim=(len(losses) - 0.5, -0.5))
     turn = {"rotation": 50, "ha": "left", "rotation_mode": "anchor"} if not is_roomy else {}
     ax.set_xticks(range(len(places)), heads, fontsize=6, **turn)
-    ax.set_yticks(range(len(losses)), [shown(loss) for loss in losses])
+    ax.set_yticks(range(len(losses)), [label(loss) for loss in losses])
     ax.xaxis.tick_top()
     ax.grid(False)
     ax.tick_params(length=0)
@@ -93,9 +91,9 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         side.set_visible(False)
     frame(
         ax.figure,
-        f"What does another loss than {shown(first.reference)} change in {shown(first.task)}"
-        f"{f' on {shown(common)}' if common else ''}?",
-        f"Loss minus {shown(first.reference)}, {ns(estimates.pairs, 'pairs')}, {_at(estimates)}. "
+        f"What does another loss than {label(first.reference)} change in {label(first.task)}"
+        f"{f' on {label(common)}' if common else ''}?",
+        f"Loss minus {label(first.reference)}, {ns(estimates.pairs, 'pairs')}, {_at(estimates)}. "
         "▲ better, ▼ worse, = equivalent within the margin (±), ≈ different but below it, "
         f"? undecided, – no verdict; by simultaneous {first.confidence:.0%} paired-t intervals "
         "within a task. Blank: not compared.",
@@ -118,7 +116,7 @@ def _at(estimates: pd.DataFrame) -> str:
     if (estimates.condition != first.condition).any():
         return "learning rates as each task has them"
     about = records.CONDITIONS[first.condition].about
-    return about.format(reference=shown(first.reference))
+    return about.format(reference=label(first.reference))
 
 
 def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
@@ -131,19 +129,19 @@ def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
     first = estimates.iloc[0]
     sign = records.sign(first.metric)
     order = (sign * estimates.difference).sort_values(na_position="first").index
-    rows, found = estimates.loc[order].reset_index(drop=True), looks(estimates)
+    rows, styles = estimates.loc[order].reset_index(drop=True), loss_styles(estimates)
     low, high = forest_window(rows)
     ax.axvspan(-first.margin, first.margin, color=BAND, lw=0, zorder=0)
     ax.axvline(0, color=INK, lw=0.7, zorder=1)
     for y, row in enumerate(rows.itertuples()):
         every_late = bool(rows.exploratory.all())
-        _forest_row(ax, y, row, found[row.loss], low, high, every_late=every_late)
+        _forest_row(ax, y, row, styles[row.loss], low, high, every_late=every_late)
     ax.set_xlim(low, high)
     rows_of_losses(ax, [*rows.loss])
     ax.set_xlabel(_difference(first))
     frame(
         ax.figure,
-        f"Does another loss beat {shown(first.reference)} on {shown(first.label, 60)}?",
+        f"Does another loss beat {label(first.reference)} on {label(first.label, 60)}?",
         f"Bar: simultaneous {first.confidence:.0%} paired-t interval over {families(rows)}. "
         f"Diamond: mean. Dots: {ns(rows.pairs, 'pairs')}, each of one seed. "
         f"Grey band: ±{first.margin:g}, too small to matter.",
@@ -170,7 +168,7 @@ def side_by_side(
         question: The title.
         note: What the settings are.
     """
-    first, found = estimates.iloc[0], looks(estimates)
+    first, styles = estimates.iloc[0], loss_styles(estimates)
     settings = [*dict.fromkeys(estimates[by])]
     sign = records.sign(first.metric)
     order = [*(sign * estimates.groupby("loss").difference.max()).sort_values().index]
@@ -180,11 +178,11 @@ def side_by_side(
     for row in estimates.itertuples():
         i = settings.index(getattr(row, by))
         y = order.index(row.loss) + 0.24 * ((len(settings) - 1) / 2 - i)
-        _setting(ax, y, row, found[row.loss].color, MARKERS[i], low, high)
+        _setting(ax, y, row, styles[row.loss].color, MARKERS[i], low, high)
     ax.set_xlim(low, high)
     rows_of_losses(ax, order)
     ax.set_xlabel(_difference(first))
-    _named_markers(ax, [shown(each, 40) for each in settings], ncols=len(settings))
+    _name_markers(ax, [label(each, 40) for each in settings], ncols=len(settings))
     frame(
         ax.figure,
         question,
@@ -195,14 +193,14 @@ def side_by_side(
     return ax
 
 
-def _named_markers(ax: Axes, names: list[str], *, ncols: int) -> None:
+def _name_markers(ax: Axes, names: list[str], *, ncols: int) -> None:
     """A legend of markers above the axes, the first one filled; one a line in a narrow column."""
     handles = [
         Line2D([], [], color=OTHER, marker=MARKERS[i], mfc=PAPER if i else OTHER, ls="-", lw=1)
         for i in range(len(names))
     ]
     ax.legend(
-        *(handles, names), loc="lower left", bbox_to_anchor=(0, 1),
+        handles, names, loc="lower left", bbox_to_anchor=(0, 1),
         ncols=1 if page_width(ax) < 5 else ncols, fontsize=6.5, borderaxespad=0.3,
     )  # fmt: skip
 
@@ -250,14 +248,14 @@ def decomposition(estimates: pd.DataFrame, ax: Axes) -> Axes:
         estimates: From `statistics.decomposition` for one context, condition and learning rate.
         ax: One axes.
     """
-    first, found = estimates.iloc[0], looks(estimates)
+    first, styles = estimates.iloc[0], loss_styles(estimates)
     parts = [part for part in PARTS if part in {*estimates.part}]
     totals = estimates[estimates.part == "total"].set_index("loss").value
     sign = records.sign(first.metric)
     order = [*(sign * totals).sort_values(na_position="first").index]
     ax.axvline(0, color=INK, lw=0.7, zorder=1)
     for row in estimates.itertuples():
-        i, color = parts.index(row.part), found[row.loss].color
+        i, color = parts.index(row.part), styles[row.loss].color
         y = order.index(row.loss) + 0.18 * ((len(parts) - 1) / 2 - i)
         dots = np.full(len(row.differences), y)
         ax.plot(row.differences, dots, ".", ms=1.8, color=color, alpha=0.4, mew=0, zorder=2)
@@ -266,15 +264,15 @@ def decomposition(estimates: pd.DataFrame, ax: Axes) -> Axes:
         ax.plot(row.value, y, MARKERS[i], ms=3.6, mfc=fill, mec=color, mew=0.9, zorder=4)
     rows_of_losses(ax, order)
     ax.set_xlabel(_difference(first))
-    _named_markers(ax, [PARTS[part] for part in parts], ncols=2)
-    left_out = int(estimates.left_out.max())
+    _name_markers(ax, [PARTS[part] for part in parts], ncols=2)
+    left_out, lost = int(estimates.left_out.max()), ""
+    if left_out:
+        lost = f" Up to {left_out} seeds left out, in which a run did not survive."
     frame(
         ax.figure,
-        f"What makes losses differ from {shown(first.reference)} on {shown(first.label, 60)}?",
+        f"What makes losses differ from {label(first.reference)} on {label(first.label, 60)}?",
         f"All at learning rate {first.lr:g}. Bars: pointwise {first.confidence:.0%} paired-t "
-        f"interval, {ns(estimates.n, 'pairs')}; dots: single seeds."
-        + f" Up to {left_out} seeds left out, in which a run did not survive."
-        * bool(left_out),
+        f"interval, {ns(estimates.n, 'pairs')}; dots: single seeds.{lost}",
     )
     return ax
 
@@ -287,22 +285,22 @@ def performance_profile(estimates: pd.DataFrame, ax: Axes) -> Axes:
             `reference`.
         ax: One axes.
     """
-    found, first = looks(estimates), estimates.iloc[0]
-    for loss, rows in solid_first(estimates, found):
-        look = found[loss]
-        ax.fill_between(rows.tau, rows.low, rows.high, color=look.color, alpha=0.12, lw=0)
-        ax.plot(rows.tau, rows.value, color=look.color, ls=look.dash)
+    styles, first = loss_styles(estimates), estimates.iloc[0]
+    for loss, rows in solid_first(estimates, styles):
+        style = styles[loss]
+        ax.fill_between(rows.tau, rows.low, rows.high, color=style.color, alpha=0.12, lw=0)
+        ax.plot(rows.tau, rows.value, color=style.color, ls=style.dash)
     ax.axvline(1, color=INK, lw=0.5)
-    ax.set(xlabel=f"score: 0 before training, 1 the mean of {shown(first.reference)}")
+    ax.set(xlabel=f"score: 0 before training, 1 the mean of {label(first.reference)}")
     ax.set_ylabel("share of runs at least as good")
     ax.set_ylim(-0.02, 1.02)
     frame(
         ax.figure,
-        f"Which loss does well over all {first.tasks} tasks of {shown(first.task)} in "
-        f"{shown(first.metric)}?",
+        f"Which loss does well over all {first.tasks} tasks of {label(first.task)} in "
+        f"{label(first.metric)}?",
         f"Performance profile, tasks weigh alike, n = {first.n} runs a loss; band: pointwise 95% "
         "bootstrap within tasks. Higher is better; a diverged run scores as the worst, at best 0.",
-        found,
+        styles,
     )
     return ax
 
@@ -317,62 +315,48 @@ def families(rows: pd.DataFrame) -> str:
     """How many comparisons the intervals hold for together, declared and exploratory ones."""
     parts = []
     for is_late, kind in ((False, "declared"), (True, "exploratory")):
-        some = rows[rows.exploratory.astype(bool) == is_late]
-        if len(some):
-            parts.append(f"{some.comparisons.max()} {kind} comparisons")
+        alike = rows[rows.exploratory.astype(bool) == is_late]
+        if len(alike):
+            parts.append(f"{alike.comparisons.max()} {kind} comparisons")
     return ", ".join(parts)
 
 
 def _forest_row(
-    ax: Axes, y: int, row: Any, look: Look, low: float, high: float, *, every_late: bool
+    ax: Axes, y: int, row: Any, style: LossStyle, low: float, high: float, *, every_late: bool
 ) -> None:
     dots = np.array(row.differences, dtype=float)
     seen = dots[np.isfinite(dots) & (dots >= low) & (dots <= high)]
-    ax.plot(seen, np.full(len(seen), y - 0.22), "o", ms=2.2, color=look.color, alpha=0.55, mew=0)
-    lost = [f"{row.diverged} diverged"] * (row.diverged > 0)
-    lost += [f"{row.reference_diverged} of {row.reference} diverged"] * (row.reference_diverged > 0)
-    at_right = ("axes fraction", "data")
-    late = ["exploratory"] * bool(row.exploratory and not every_late)
-    words = textwrap.fill(" · ".join([row.verdict, *lost, *late]), 22)
+    ax.plot(seen, np.full(len(seen), y - 0.22), "o", ms=2.2, color=style.color, alpha=0.55, mew=0)
+    at_right, words = ("axes fraction", "data"), [row.verdict]
+    if row.diverged:
+        words.append(f"{row.diverged} diverged")
+    if row.reference_diverged:
+        words.append(f"{row.reference_diverged} of {row.reference} diverged")
+    if row.exploratory and not every_late:
+        words.append("exploratory")
     ax.annotate(
-        words,
-        (1, y),
-        (5, 0),
-        xycoords=at_right,
-        textcoords="offset points",
-        va="center",
-        fontsize=6.5,
-    )
+        textwrap.fill(" · ".join(words), 22), (1, y), (5, 0), xycoords=at_right,
+        textcoords="offset points", va="center", fontsize=6.5,
+    )  # fmt: skip
     if not np.isfinite(row.difference):
         ax.annotate("no pair survived", (0.5, y), xycoords=at_right, ha="center", fontsize=6.5)
     elif low <= row.difference <= high:
-        ax.plot(row.difference, y, "D", ms=4.5, mfc=PAPER, mec=look.color, mew=1, zorder=3)
+        ax.plot(row.difference, y, "D", ms=4.5, mfc=PAPER, mec=style.color, mew=1, zorder=3)
         ends = np.clip([row.low, row.high], low, high)
-        ax.plot(ends, [y, y], color=look.color, lw=2.2, solid_capstyle="butt", zorder=4)
+        ax.plot(ends, [y, y], color=style.color, lw=2.2, solid_capstyle="butt", zorder=4)
     else:
-        right = row.difference > high
-        ends = np.clip([row.low, row.high], low, high)
-        ax.plot(ends, [y, y], color=look.color, lw=2.2, solid_capstyle="butt", zorder=2)
+        right, ends = row.difference > high, np.clip([row.low, row.high], low, high)
+        ax.plot(ends, [y, y], color=style.color, lw=2.2, solid_capstyle="butt", zorder=2)
         ax.annotate(
             f"{row.difference:.3g} [{row.low:.3g}, {row.high:.3g}]".replace("-", "−"),
-            (1.0 if right else 0.0, y),
-            (-14 if right else 14, 0),
-            xycoords=at_right,
-            textcoords="offset points",
-            ha="right" if right else "left",
-            va="center",
-            bbox={"fc": PAPER, "ec": "none", "pad": 0.8, "alpha": 0.85},
-            fontsize=6.5,
-        )
+            (1.0 if right else 0.0, y), (-14 if right else 14, 0), xycoords=at_right,
+            textcoords="offset points", ha="right" if right else "left", va="center",
+            bbox={"fc": PAPER, "ec": "none", "pad": 0.8, "alpha": 0.85}, fontsize=6.5,
+        )  # fmt: skip
         ax.plot(
-            [1.0 if right else 0.0],
-            [y],
-            ">" if right else "<",
-            color=look.color,
-            ms=5,
-            transform=ax.get_yaxis_transform(),
-            clip_on=False,
-        )
+            [1.0 if right else 0.0], [y], ">" if right else "<", color=style.color, ms=5,
+            transform=ax.get_yaxis_transform(), clip_on=False,
+        )  # fmt: skip
 
 
 def forest_window(rows: pd.DataFrame) -> tuple[float, float]:
@@ -381,14 +365,10 @@ def forest_window(rows: pd.DataFrame) -> tuple[float, float]:
     reach = ends.abs().max(axis=1).dropna().sort_values()
     floor = max(2 * rows.margin.iloc[0], 1e-12)
     last = next((a for a, b in itertools.pairwise(reach) if b > 3 * max(a, floor)), np.inf)
-    shown = rows[reach.reindex(rows.index).fillna(np.inf) <= last] if len(reach) else rows[:0]
-    values = [v for each in shown.differences for v in each] + [
-        *ends.loc[shown.index].to_numpy().ravel()
-    ]
-    finite = [v for v in values if np.isfinite(v)] + [
-        -1.5 * rows.margin.iloc[0],
-        1.5 * rows.margin.iloc[0],
-    ]
-    low, high = min(finite), max(finite)
+    near = rows[reach.reindex(rows.index).fillna(np.inf) <= last] if len(reach) else rows[:0]
+    values = np.concatenate([*near.differences, ends.loc[near.index].to_numpy().ravel()])
+    margin = 1.5 * rows.margin.iloc[0]
+    low = min(values[np.isfinite(values)].min(initial=0), -margin)
+    high = max(values[np.isfinite(values)].max(initial=0), margin)
     pad = 0.05 * (high - low) or 1.0
     return low - pad, high + pad

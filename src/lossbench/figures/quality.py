@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from lossbench.figures.look import BAND, BLUE, GRID, INK, OTHER, PAPER, frame, looks, shown
-from lossbench.figures.parts import (
+from lossbench.figures.axes import (
     is_leftmost,
     is_logged,
     measured,
@@ -21,9 +20,11 @@ from lossbench.figures.parts import (
     plain_logs,
     rows_of_losses,
 )
+from lossbench.figures.layout import frame, label
+from lossbench.figures.styles import BAND, BLUE, GRID, INK, OTHER, PAPER, loss_styles
 
 CLEARLY = 1.01
-"""Ratio to the second beyond which a best value is told as one."""
+"""Ratio to the second beyond which a best value is marked as one."""
 
 UNREADABLE = 12
 """More losses than this have no number in each cell of a matrix."""
@@ -37,14 +38,14 @@ def calibration(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
             ece_raw; with `split`.
         axes: Two axes.
     """
-    found, first = looks(estimates), estimates.iloc[0]
+    styles, first = loss_styles(estimates), estimates.iloc[0]
     after = estimates[estimates.metric == "nll"].set_index("loss").value
     order = [*after.sort_values(ascending=False).index]
     for ax, metric in zip(axes, ("nll", "ece"), strict=True):
         mine = estimates[estimates.metric.isin([metric, f"{metric}_raw"])]
         for row in mine[mine.value.notna()].itertuples():
             y, is_raw = order.index(row.loss), row.metric.endswith("_raw")
-            color = found[row.loss].color
+            color = styles[row.loss].color
             y += 0.16 if is_raw else -0.16
             low = max(row.low, row.value / 10) if is_logged(mine.value) else row.low
             ax.plot([low, row.high], [y, y], color=color, lw=1.1, solid_capstyle="butt")
@@ -62,12 +63,12 @@ def calibration(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
         Line2D([], [], ls="", marker="o", ms=4, mfc=fill, mec=OTHER) for fill in (PAPER, OTHER)
     ]
     axes[0].legend(
-        *(handles, ["as it comes", "recalibrated"]), loc="lower left", bbox_to_anchor=(0, 1),
+        handles, ["as it comes", "recalibrated"], loc="lower left", bbox_to_anchor=(0, 1),
         ncols=2, fontsize=6.5, borderaxespad=0.2, handletextpad=0.2,
     )  # fmt: skip
     frame(
         axes[0].figure,
-        f"How good are the probabilities on {shown(first.label, 60)}?",
+        f"How good are the probabilities on {label(first.label, 60)}?",
         f"Mean and {first.confidence:.0%} t interval, {ns(estimates.n[estimates.n > 0])}; lower is "
         "better. Recalibrated: one softmax(a output + b) for every loss alike, fitted on "
         "validation. Losses whose outputs are no probabilities have only that.",
@@ -109,11 +110,11 @@ def cross_loss(estimates: pd.DataFrame, ax: Axes) -> Axes:
         if (x, y) not in known:
             ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=BAND, lw=0))
     ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
-    letters = max(len(shown(loss)) for loss in columns)
+    letters = max(len(label(loss)) for loss in columns)
     is_roomy = 0.8 * page_width(ax) / len(columns) > 0.06 * letters
     turn = {} if is_roomy else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    ax.set_xticks(range(len(columns)), [shown(loss) for loss in columns], **turn)
-    ax.set_yticks(range(len(rows)), [shown(loss) for loss in rows])
+    ax.set_xticks(range(len(columns)), [label(loss) for loss in columns], **turn)
+    ax.set_yticks(range(len(rows)), [label(loss) for loss in rows])
     ax.set(xlabel="judged by (mean test loss)", ylabel="trained with")
     ax.grid(False)
     ax.tick_params(length=0)
@@ -122,7 +123,7 @@ def cross_loss(estimates: pd.DataFrame, ax: Axes) -> Axes:
     best = "bold: best of its column by more than 1 %; " if is_readable else ""
     frame(
         ax.figure,
-        f"Is each loss best at its own game on {shown(first.label, 60)}?",
+        f"Is each loss best at its own game on {label(first.label, 60)}?",
         f"Mean over {ns(estimates.n)}, last step; {best}outlined: its own loss. Shade: ratio to "
         "the column's best, white 1, full 10 and more, hatched: the best is not above 0. Grey: "
         "that loss has no value for these outputs. Losses have units of their own: compare within "

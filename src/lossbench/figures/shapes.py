@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lossbench.figures.look import INK, frame, looks, shown
-from lossbench.figures.parts import scale_logs, solid_first
+from lossbench.figures.axes import scale_logs, solid_first
+from lossbench.figures.layout import frame, label
+from lossbench.figures.styles import INK, loss_styles
 
 
 def loss_shapes(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
@@ -19,12 +20,12 @@ def loss_shapes(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
         estimates: Rows of one task of curves.parquet.
         axes: Three axes.
     """
-    found, regression = looks(estimates), estimates.task.iloc[0] == "regression"
+    styles, regression = loss_styles(estimates), estimates.task.iloc[0] == "regression"
     about = "error e (SD of target)" if regression else "prediction p of the true class"
     parts = {"value": "loss", "first": "first derivative", "second": "second derivative"}
     for ax, (column, name) in zip(axes, parts.items(), strict=True):
-        for loss, rows in solid_first(estimates, found):
-            ax.plot(rows.argument, rows[column], color=found[loss].color, ls=found[loss].dash)
+        for loss, rows in solid_first(estimates, styles):
+            ax.plot(rows.argument, rows[column], color=styles[loss].color, ls=styles[loss].dash)
         ax.set(xlabel=about, ylim=_window(estimates, column))
         ax.set_title(name, loc="left")
         ax.axhline(0, color=INK, lw=0.4, zorder=1)
@@ -34,7 +35,7 @@ def loss_shapes(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
         if np.allclose(rows.second, 0, atol=1e-9) and np.ptp(rows["first"]) > 0
     ]
     spikes = "".join(
-        f" {shown(loss)}: second derivative 0, with a spike where the first jumps."
+        f" {label(loss)}: second derivative 0, with a spike where the first jumps."
         for loss in kinks
     )
     output = "output" if regression else "true class's output, the other of two classes at 0"
@@ -43,7 +44,7 @@ def loss_shapes(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
         "How hard does each loss push, and where?",
         f"Exact, no training. Derivatives with respect to the {output}; steep ends are cut off."
         f"{spikes}",
-        found,
+        styles,
     )
     return axes
 
@@ -55,15 +56,15 @@ def error_weight(estimates: pd.DataFrame, ax: Axes) -> Axes:
         estimates: Classification rows of curves.parquet; `weight` is |output gradient| / |error|.
         ax: One axes.
     """
-    found = looks(estimates)
-    for loss, rows in solid_first(estimates, found):
+    styles = loss_styles(estimates)
+    for loss, rows in solid_first(estimates, styles):
         weight = rows.weight.where(rows.weight > 0)
-        ax.plot(rows.argument, weight, color=found[loss].color, ls=found[loss].dash)
+        ax.plot(rows.argument, weight, color=styles[loss].color, ls=styles[loss].dash)
     ax.axhline(1, color=INK, lw=0.4, zorder=1)
     ax.set(xlabel="prediction p of the true class", ylabel="weight w(p)")
     scale_logs(ax, estimates.weight.clip(lower=estimates.weight.max() / 1e4))
     note = "w(p) = |output gradient| / |prediction - target|; 1 feeds back the error itself. Exact."
-    frame(ax.figure, "How much of the error does each loss feed back?", note, found)
+    frame(ax.figure, "How much of the error does each loss feed back?", note, styles)
     return ax
 
 

@@ -9,8 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lossbench import records
-from lossbench.figures.look import DASHES, Look, frame, looks, shown, wrapped
-from lossbench.figures.parts import (
+from lossbench.figures.axes import (
     columns,
     interval,
     mark_losses_of_runs,
@@ -24,6 +23,8 @@ from lossbench.figures.parts import (
     scale_values,
     solid_first,
 )
+from lossbench.figures.layout import frame, label, wrapped
+from lossbench.figures.styles import DASHES, LossStyle, loss_styles
 
 
 def learning_curves(
@@ -37,19 +38,19 @@ def learning_curves(
         reference: Loss drawn dashed in every panel.
     """
     first = estimates.iloc[0]
-    for ax, loss, look in multiples(estimates, axes, reference, x="step"):
+    for ax, loss, style in multiples(estimates, axes, reference, x="step"):
         rows = estimates[estimates.loss == loss]
-        ax.fill_between(rows.step, rows.low, rows.high, color=look.color, alpha=0.22, lw=0)
-        ax.plot(rows.step, rows.value, color=look.color)
-        mark_losses_of_runs(ax, rows, look.color)
+        ax.fill_between(rows.step, rows.low, rows.high, color=style.color, alpha=0.22, lw=0)
+        ax.plot(rows.step, rows.value, color=style.color)
+        mark_losses_of_runs(ax, rows, style.color)
     scale_steps(axes, estimates.step)
     scale_values(axes, estimates)
     outer(axes, "step (updates)", measured(first.metric, first.split))
     frame(
         axes[0].figure,
-        f"How fast does each loss learn {shown(first.label, 60)}?",
+        f"How fast does each loss learn {label(first.label, 60)}?",
         f"Colour: the panel's loss, mean and {interval(first.confidence)}, {ns(estimates.n)}. "
-        f"Grey: the others; dashed: {shown(reference)}. ×: the first diverged run dropped out.",
+        f"Grey: the others; dashed: {label(reference)}. ×: the first diverged run dropped out.",
     )
     return axes
 
@@ -62,7 +63,7 @@ def error_signal(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes
             signal_per_error or cosine.
         axes: Three axes.
     """
-    found, first = looks(estimates), estimates.iloc[0]
+    styles, first = loss_styles(estimates), estimates.iloc[0]
     titles = {
         "gradient_norm": "gradient norm\n(loss / parameter)",
         "signal_per_error": "output gradient norm\n/ error norm",
@@ -70,7 +71,7 @@ def error_signal(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes
     }
     for ax, (measure, title) in zip(axes, titles.items(), strict=True):
         mine = estimates[estimates.measure == measure]
-        _draw_course(ax, mine, found)
+        _draw_course(ax, mine, styles)
         ax.set_title(title, loc="left")
         ax.set_xlabel("step (updates)")
         if measure != "cosine":
@@ -81,11 +82,11 @@ def error_signal(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes
     scale_steps(axes, estimates.step)
     frame(
         axes[0].figure,
-        f"What does each loss feed back while it learns {shown(first.label, 60)}?",
+        f"What does each loss feed back while it learns {label(first.label, 60)}?",
         f"Mean (of norms: geometric) and {interval(first.confidence)}, {ns(estimates.n)}. Where "
         "ratio and cosine are 1, the output gradient is prediction - target. ×: the first run has "
         "diverged.",
-        found,
+        styles,
     )
     return axes
 
@@ -97,19 +98,19 @@ def layer_gradients(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[A
         estimates: From `statistics.courses` for one context, by `layer`.
         axes: As many as layers.
     """
-    found, first = looks(estimates), estimates.iloc[0]
+    styles, first = loss_styles(estimates), estimates.iloc[0]
     for ax, (layer, mine) in zip(axes, estimates.groupby("layer", sort=False), strict=True):
-        _draw_course(ax, mine, found)
-        ax.set_title(f"layer {shown(layer)}", loc="left")
+        _draw_course(ax, mine, styles)
+        ax.set_title(f"layer {label(layer)}", loc="left")
         scale_logs(ax, estimates.value)
     scale_steps(axes, estimates.step)
     outer(axes, "step (updates)", "gradient norm (loss/parameter)")
     frame(
         axes[0].figure,
-        f"Which layers does each loss move while it learns {shown(first.label, 60)}?",
+        f"Which layers does each loss move while it learns {label(first.label, 60)}?",
         f"Geometric mean and {interval(first.confidence)}, {ns(estimates.n)}. ×: the first run has "
         "diverged.",
-        found,
+        styles,
     )
     return axes
 
@@ -121,12 +122,12 @@ def time_to_target(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Ax
         estimates: From `statistics.time_to`, one row a loss and context.
         axes: As many as contexts.
     """
-    found, first = looks(estimates), estimates.iloc[0]
+    styles, first = loss_styles(estimates), estimates.iloc[0]
     for ax, (_, mine) in zip(axes, estimates.groupby("context", sort=False), strict=True):
-        for row in sorted(mine.itertuples(), key=lambda row: DASHES.index(found[row.loss].dash)):
-            look, steps = found[row.loss], [0, *row.steps, row.budget]
+        for row in sorted(mine.itertuples(), key=lambda row: DASHES.index(styles[row.loss].dash)):
+            style, steps = styles[row.loss], [0, *row.steps, row.budget]
             reached = [0.0, *(1 - share for share in row.survival)]
-            ax.step(steps, [*reached, reached[-1]], where="post", color=look.color, ls=look.dash)
+            ax.step(steps, [*reached, reached[-1]], where="post", color=style.color, ls=style.dash)
         mine_first = mine.iloc[0]
         better = "at most" if records.direction(mine_first.metric) == "lower" else "at least"
         target = f"{mine_first.metric} {better} {mine_first.target:g}"
@@ -136,18 +137,18 @@ def time_to_target(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Ax
     outer(axes, "step (updates)", "share of runs at target")
     frame(
         axes[0].figure,
-        f"How soon does each loss reach a target in {shown(first.task)}?",
+        f"How soon does each loss reach a target in {label(first.task)}?",
         f"Kaplan-Meier, {ns(estimates.n)}; targets were declared beforehand, reached on validation "
         "at an evaluated step. Runs that miss it, diverged ones too, stay below to the end.",
-        found,
+        styles,
     )
     return axes
 
 
-def _draw_course(ax: Axes, estimates: pd.DataFrame, found: dict[str, Look]) -> None:
+def _draw_course(ax: Axes, estimates: pd.DataFrame, styles: dict[str, LossStyle]) -> None:
     """A line and its interval for each loss."""
-    for loss, rows in solid_first(estimates, found):
-        look = found[loss]
-        ax.fill_between(rows.step, rows.low, rows.high, color=look.color, alpha=0.15, lw=0)
-        ax.plot(rows.step, rows.value, color=look.color, ls=look.dash)
-        mark_losses_of_runs(ax, rows, look.color)
+    for loss, rows in solid_first(estimates, styles):
+        style = styles[loss]
+        ax.fill_between(rows.step, rows.low, rows.high, color=style.color, alpha=0.15, lw=0)
+        ax.plot(rows.step, rows.value, color=style.color, ls=style.dash)
+        mark_losses_of_runs(ax, rows, style.color)

@@ -9,8 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lossbench import records
-from lossbench.figures.look import BAND, INK, frame, looks, shown
-from lossbench.figures.parts import (
+from lossbench.figures.axes import (
     bound,
     interval,
     is_logged,
@@ -22,6 +21,8 @@ from lossbench.figures.parts import (
     scale_logs,
     solid_first,
 )
+from lossbench.figures.layout import frame, label
+from lossbench.figures.styles import BAND, INK, loss_styles
 
 
 def learning_rate_sensitivity(
@@ -37,10 +38,10 @@ def learning_rate_sensitivity(
     first = estimates.iloc[0]
     worst = 0.04 if records.direction(first.metric) == "higher" else 0.96
     is_shared = first.metric != records.OWN_LOSS  # own losses have units of their own
-    for ax, loss, look in multiples(estimates, axes, reference, x="lr", with_others=is_shared):
-        rows, color = estimates[estimates.loss == loss], look.color
+    for ax, loss, style in multiples(estimates, axes, reference, x="lr", with_others=is_shared):
+        rows, color = estimates[estimates.loss == loss], style.color
         ax.vlines(rows.lr, rows.low, rows.high, color=color, lw=1)
-        ax.plot(rows.lr, rows.value, color=color, marker=look.marker, ms=3)
+        ax.plot(rows.lr, rows.value, color=color, marker=style.marker, ms=3)
         best = rows[rows.best]
         ring = {"ms": 8, "mfc": "none", "mec": INK, "mew": 0.8, "zorder": 5, "clip_on": False}
         if len(best):  # a loss that diverged at every rate has none
@@ -67,11 +68,11 @@ def learning_rate_sensitivity(
         else:
             _cut_off_failures([ax], rows)
     outer(axes, "learning rate", measured(first.metric, first.split))
-    others = f"Grey: the other losses; dashed: {shown(reference)}."
+    others = f"Grey: the other losses; dashed: {label(reference)}."
     units = "Each loss in units of its own: compare within a panel."
     frame(
         axes[0].figure,
-        f"Which learning rates suit each loss on {shown(first.label, 60)}?",
+        f"Which learning rates suit each loss on {label(first.label, 60)}?",
         f"Mean over the seeds that survived and {interval(first.confidence)}, "
         f"{ns(estimates.planned)} a rate. Ring: chosen. × k: k runs diverged. ▲: beyond five "
         f"times the worst ringed value. {others if is_shared else units}",
@@ -112,11 +113,11 @@ def learning_rate_cost(
         budgets: From `statistics.budget_curve`, with `cost`: how much worse than its last value.
         margin: Difference that does not matter, in units of the metric.
     """
-    found, first, floor = looks(rates), rates.iloc[0], margin / 20
+    styles, first, floor = loss_styles(rates), rates.iloc[0], margin / 20
     for ax, frame_, x in zip(axes, (rates, budgets), ("ratio", "budget"), strict=True):
-        for loss, rows in solid_first(frame_, found):
-            look, sound = found[loss], rows[rows.cost.notna()]
-            ax.plot(sound[x], sound.cost.clip(lower=floor), color=look.color, ls=look.dash)
+        for loss, rows in solid_first(frame_, styles):
+            style, sound = styles[loss], rows[rows.cost.notna()]
+            ax.plot(sound[x], sound.cost.clip(lower=floor), color=style.color, ls=style.dash)
         ax.axhspan(floor / 1.5, margin, color=BAND, lw=0, zorder=0)
         costs = frame_.cost.dropna().clip(floor, 500 * margin)
         scale_logs(ax, pd.concat([costs, pd.Series([floor, 2 * margin])]))
@@ -130,10 +131,10 @@ def learning_rate_cost(
     axes[1].sharey(axes[0])
     frame(
         axes[0].figure,
-        f"How much does the learning rate matter to each loss on {shown(first.label, 60)}?",
+        f"How much does the learning rate matter to each loss on {label(first.label, 60)}?",
         f"Against the loss's own best rate, means over {ns(rates.planned)} a rate that survived. "
         f"Grey: below the margin of {margin:g}; what is less than {floor:g} is drawn there. Right: "
         "exact expectation, a rate at which a run diverged counts as the worst of all.",
-        found,
+        styles,
     )
     return axes

@@ -17,65 +17,64 @@ TAUS = [*np.arange(0.0, 1.2001, 0.02).round(2)]
 """Scores at which a performance profile is evaluated."""
 
 
-def gallery(
-    found: records.Records, groups: Sequence[Sequence[Comparison]], mains: Sequence[Comparison]
+def of_sweep(
+    loaded: records.Records, groups: Sequence[Sequence[Comparison]], mains: Sequence[Comparison]
 ) -> dict[str, list[Drawing]]:
     """Every figure for which there are numbers, by section.
 
     Args:
-        found: The sweep.
-        groups: Its comparisons by context, from `statistics.by_context`.
+        loaded: The sweep.
+        groups: Its comparisons by context, from `comparisons.by_context`.
         mains: The fair one of each.
     """
     runs = pd.concat([task.runs for task in mains]) if mains else pd.DataFrame()
-    confidence = statistics.declaration_of(found.plan)["confidence"]
+    confidence = statistics.declaration_of(loaded.plan)["confidence"]
     steps, layers = (
-        statistics.courses(found, runs, confidence=confidence, table=table) if len(runs) else runs
+        statistics.courses(loaded, runs, confidence=confidence, table=table) if len(runs) else runs
         for table in ("steps", "layers")
     )
     return {
         "verdicts": [*_maps(mains)],
         "tasks": [drawing for task in mains for drawing in _forest(task)],
         "tuning": [drawing for task in mains for drawing in _tuning(task)],
-        "losses": [*_shapes(found)],
+        "losses": [*_shapes(loaded)],
         "dynamics": [drawing for task in mains for drawing in _dynamics(task, steps, layers)],
         "convergence": [
-            *(drawing for task in mains for drawing in _learning(task, found)),
-            *_targets(mains, found),
+            *(drawing for task in mains for drawing in _learning(task, loaded)),
+            *_targets(mains, loaded),
         ],
         "calibration": [drawing for task in mains for drawing in _calibration(task)],
-        "cross": [drawing for task in mains for drawing in _cross(task, found)],
+        "cross": [drawing for task in mains for drawing in _cross(task, loaded)],
         "robustness": [
             *(drawing for group in groups for drawing in _conditions(group)),
-            *_profiles(mains, found),
-            *_noise(mains, found),
+            *_profiles(mains, loaded),
+            *_noise(mains, loaded),
         ],
     }
 
 
 def verdicts(mains: Sequence[Comparison]) -> list[Drawing]:
     """The verdicts as pictures: a map of several tasks, the intervals of a single one."""
-    some = [task for task in mains if len(task.paired)]
-    return [*_maps(some)] if len(some) > 1 else [one for task in some for one in _forest(task)]
+    compared = [task for task in mains if len(task.paired)]
+    if len(compared) > 1:
+        return list(_maps(compared))
+    return [drawing for task in compared for drawing in _forest(task)]
 
 
 def _maps(mains: Sequence[Comparison]) -> Iterator[Drawing]:
-    for kind, some in _by_kind([task for task in mains if len(task.paired)]):
-        for reference in dict.fromkeys(task.reference for task in some):
-            tasks = [task for task in some if task.reference == reference]
-            yield _map(kind, tasks, "" if len(tasks) == len(some) else f"_{slug(reference)}")
-
-
-def _map(kind: str, tasks: Sequence[Comparison], ending: str) -> Drawing:
-    rows = pd.concat([task.paired.assign(task=kind) for task in tasks], ignore_index=True)
-    height = 0.24 * rows.loss.nunique() + 0.75
-    return Drawing(
-        f"verdict_map_{kind}{ending}",
-        partial(figures.verdict_map, rows),
-        {"height": height},
-        narrow={"height": height + 0.35},
-        is_single=True,
-    )
+    for kind, alike in _by_kind([task for task in mains if len(task.paired)]):
+        for reference in dict.fromkeys(task.reference for task in alike):
+            tasks = [task for task in alike if task.reference == reference]
+            rows = pd.concat([task.paired.assign(task=kind) for task in tasks], ignore_index=True)
+            height = 0.24 * rows.loss.nunique() + 0.75
+            ending = "" if len(tasks) == len(alike) else f"_{slug(reference)}"
+            yield Drawing(
+                f"verdict_map_{kind}{ending}",
+                partial(figures.verdict_map, rows),
+                {"height": height},
+                narrow={"height": height + 0.35},
+                is_single=True,
+            )
 
 
 def _by_kind(tasks: Sequence[Comparison]) -> Iterator[tuple[str, list[Comparison]]]:
@@ -92,24 +91,22 @@ def _forest(task: Comparison) -> Iterator[Drawing]:
 
 def _conditions(group: Sequence[Comparison]) -> Iterator[Drawing]:
     """The same comparison at each condition, where there are several."""
-    some = [task for task in group if len(task.paired)]
-    if len(some) < 2:
+    tasks = [task for task in group if len(task.paired)]
+    if len(tasks) < 2:
         return
-    rows = pd.concat([_setting(task) for task in some], ignore_index=True)
-    label, size = some[0].label, {"height": 0.4 * rows.loss.nunique() + 0.45}
+    settings = [records.CONDITIONS[task.condition].short for task in tasks]
+    parts = zip(tasks, settings, strict=True)
+    rows = pd.concat([task.paired.assign(setting=each) for task, each in parts], ignore_index=True)
+    label, size = tasks[0].label, {"height": 0.4 * rows.loss.nunique() + 0.45}
     draw = partial(
         figures.side_by_side,
         rows,
-        question=f"Does the verdict hold at other learning rates on {figures.shown(label, 60)}?",
+        question=f"Does the verdict hold at other learning rates on {figures.label(label, 60)}?",
         note="Own: the loss's best learning rate; the reference's: the best of "
-        f"{some[0].reference} for all; matched scale: that rate, with first output gradients of "
+        f"{tasks[0].reference} for all; matched scale: that rate, with first output gradients of "
         "equal size.",
     )
-    yield Drawing(f"conditions_{some[0].name}", draw, size, is_single=True, task=label)
-
-
-def _setting(task: Comparison) -> pd.DataFrame:
-    return task.paired.assign(setting=records.CONDITIONS[task.condition].short)
+    yield Drawing(f"conditions_{tasks[0].name}", draw, size, is_single=True, task=label)
 
 
 def _tuning(task: Comparison) -> Iterator[Drawing]:
@@ -136,8 +133,8 @@ def _tuning(task: Comparison) -> Iterator[Drawing]:
     )
 
 
-def _shapes(found: records.Records) -> Iterator[Drawing]:
-    shapes = found.curves
+def _shapes(loaded: records.Records) -> Iterator[Drawing]:
+    shapes = loaded.curves
     for task, rows in shapes.groupby("task") if len(shapes) else ():
         three = {"panels": 3, "shared": "none", "height": 1.7}
         yield Drawing(
@@ -163,8 +160,10 @@ def _dynamics(task: Comparison, steps: pd.DataFrame, layers: pd.DataFrame) -> It
         yield Drawing(f"layer_gradients_{task.name}", draw, size, task=task.label)
 
 
-def _learning(task: Comparison, found: records.Records) -> Iterator[Drawing]:
-    evals = found.evals[(found.evals.metric == task.metric) & (found.evals.split == "validation")]
+def _learning(task: Comparison, loaded: records.Records) -> Iterator[Drawing]:
+    evals = loaded.evals[
+        (loaded.evals.metric == task.metric) & (loaded.evals.split == "validation")
+    ]
     confidence = float(task.summary.confidence.iloc[0])
     learnt = statistics.curves(
         statistics.joined(evals, task.runs), value="value", confidence=confidence
@@ -176,10 +175,10 @@ def _learning(task: Comparison, found: records.Records) -> Iterator[Drawing]:
         yield Drawing(f"learning_curves_{task.name}", draw, size, task=task.label)
 
 
-def _targets(mains: Sequence[Comparison], found: records.Records) -> Iterator[Drawing]:
+def _targets(mains: Sequence[Comparison], loaded: records.Records) -> Iterator[Drawing]:
     for kind, tasks in _by_kind(mains):
-        times = [statistics.times_to_target(task, found) for task in tasks]
-        rows = [rows.assign(task=kind) for rows in times if len(rows) and _tells(rows)]
+        times = [statistics.times_to_target(task, loaded) for task in tasks]
+        rows = [each.assign(task=kind) for each in times if len(each) and _is_telling(each)]
         if rows:
             yield Drawing(
                 f"time_to_target_{kind}",
@@ -188,8 +187,8 @@ def _targets(mains: Sequence[Comparison], found: records.Records) -> Iterator[Dr
             )
 
 
-def _tells(times: pd.DataFrame) -> bool:
-    """Whether losses reach a target, and not all of them at the first look."""
+def _is_telling(times: pd.DataFrame) -> bool:
+    """Whether losses reach a target, and not all of them at the first evaluation."""
     return times.reached.any() and len({*map(tuple, times[["steps", "survival"]].to_numpy())}) > 1
 
 
@@ -205,15 +204,15 @@ def _calibration(task: Comparison) -> Iterator[Drawing]:
         )
 
 
-def _cross(task: Comparison, found: records.Records) -> Iterator[Drawing]:
-    rows = statistics.cross_losses(task.runs, found.evals)
+def _cross(task: Comparison, loaded: records.Records) -> Iterator[Drawing]:
+    rows = statistics.cross_losses(task.runs, loaded.evals)
     if len({*rows.loss}) > 1:
         size, draw = {"height": 0.24 * rows.loss.nunique() + 0.7}, partial(figures.cross_loss, rows)
         yield Drawing(f"cross_loss_{task.name}", draw, size, is_single=True, task=task.label)
 
 
-def _profiles(mains: Sequence[Comparison], found: records.Records) -> Iterator[Drawing]:
-    for kind, metric, scores in statistics.normalised_scores(mains, found):
+def _profiles(mains: Sequence[Comparison], loaded: records.Records) -> Iterator[Drawing]:
+    for kind, metric, scores in statistics.normalised_scores(mains, loaded):
         rows = statistics.performance_profile(scores, taus=TAUS)
         family = scores.drop_duplicates("loss").set_index("loss").family
         reference = scores.reference.iloc[0]
@@ -224,8 +223,8 @@ def _profiles(mains: Sequence[Comparison], found: records.Records) -> Iterator[D
         yield Drawing(name, draw, {"height": 1.9}, is_single=True)
 
 
-def _noise(mains: Sequence[Comparison], found: records.Records) -> Iterator[Drawing]:
-    for curve in statistics.corruption_curves(mains, found):
+def _noise(mains: Sequence[Comparison], loaded: records.Records) -> Iterator[Drawing]:
+    for curve in statistics.corruption_curves(mains, loaded):
         first = curve.iloc[0]
         name = f"label_noise_{slug(first.label)[:50]}_{first.corruption}_{first.curve}"
         draw = partial(figures.noise_curve, curve)

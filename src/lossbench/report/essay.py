@@ -1,4 +1,4 @@
-"""What the essay claims, what was measured: one answer per claim that a sweep can speak to.
+"""What the essay says and what was measured: a finding for each statement that a sweep can judge.
 
 Source:
     The essay "Why do we use cross entropy and mean squared error?".
@@ -31,12 +31,12 @@ LINK_BY_LOSS = {
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One claim of the essay, what would follow from it, and what was measured.
+class Finding:
+    """One finding of the essay, what would follow from it, and what was measured.
 
     Attributes:
         name: Stem of its file.
-        claim: What the essay says.
+        says: What the essay says.
         consequence: What would follow.
         verdict: What was measured, in one sentence.
         measured: More sentences with numbers.
@@ -45,7 +45,7 @@ class Answer:
     """
 
     name: str
-    claim: str
+    says: str
     consequence: str
     verdict: str
     measured: list[str]
@@ -54,49 +54,49 @@ class Answer:
 
 
 @functools.lru_cache(maxsize=1)
-def of_sweep(found: records.Records) -> list[Answer]:
-    """The answers that all confirmed runs of a sweep give."""
-    return answers(found, statistics.all_comparisons(found))
+def of_sweep(loaded: records.Records) -> list[Finding]:
+    """The findings on which all confirmed runs of a sweep speak."""
+    return findings(loaded, statistics.all_comparisons(loaded))
 
 
-def answers(found: records.Records, together: Sequence[Comparison]) -> list[Answer]:
-    """The answers that the confirmed runs of some tasks give.
+def findings(loaded: records.Records, together: Sequence[Comparison]) -> list[Finding]:
+    """The findings on which the confirmed runs of some tasks speak.
 
     Args:
-        found: The sweep.
+        loaded: The sweep.
         together: Some of its tasks, from `statistics.all_comparisons`.
 
     Returns:
-        In the essay's order; a claim that the sweep has no runs for is left out, and all are where
+        In the essay's order; one that the sweep has no runs for is left out, and all are where
         its declaration does not ask for them.
     """
-    if "essay" not in statistics.declaration_of(found.plan)["questions"]:
+    if "essay" not in statistics.declaration_of(loaded.plan)["questions"]:
         return []
     confirmed = [task for task in together if task.stage == "confirm"]
     parts = (
-        _error_signal([task for task in confirmed if task.is_main], found),
-        _linear_in_target([task for task in confirmed if task.is_main], found),
-        _confidently_wrong(confirmed, found),
+        _error_signal([task for task in confirmed if task.is_main], loaded),
+        _linear_in_target([task for task in confirmed if task.is_main], loaded),
+        _confidently_wrong(confirmed, loaded),
         _link_by_loss(confirmed),
     )
     return [part for part in parts if part is not None]
 
 
-def told(found: records.Records) -> str:
-    """The answers as plain text, at most 80 columns wide; empty where there are none."""
+def as_text(loaded: records.Records) -> str:
+    """The findings as plain text, at most 80 columns wide; empty where there are none."""
     lines = []
-    for one in of_sweep(found):
-        lines += textwrap.wrap(f"{one.claim} {one.verdict}", 80, subsequent_indent="  ")
-    return "\n".join(["The essay's claims, measured", *lines, ""]) if lines else ""
+    for one in of_sweep(loaded):
+        lines += textwrap.wrap(f"{one.says} {one.verdict}", 80, subsequent_indent="  ")
+    return "\n".join(["The essay's findings, measured", *lines, ""]) if lines else ""
 
 
 # ---- 1 -------------------------------------------------------------------------------------------
 
 
-def _error_signal(mains: Sequence[Comparison], found: records.Records) -> Answer | None:
+def _error_signal(mains: Sequence[Comparison], loaded: records.Records) -> Finding | None:
     usual = [task for task in mains if _factor(task, "init.from", "random") == "random"]
-    signals = statistics.signals(found)
-    table = pd.DataFrame([row for task in usual for row in _courses(task, found, signals)])
+    signals = statistics.signals(loaded)
+    table = pd.DataFrame([row for task in usual for row in _signal_rows(task, loaded, signals)])
     if table.empty:
         return None
     least = table.groupby("loss").cosine.min()
@@ -110,7 +110,7 @@ def _error_signal(mains: Sequence[Comparison], found: records.Records) -> Answer
         measured.append(
             f"Furthest astray on a task is {astray.index[0]}: {astray.iloc[0]:.2f} on average."
         )
-    for label, rows in table[table.task.isin(_without_noise(usual, found.plan))].groupby("task"):
+    for label, rows in table[table.task.isin(_without_noise(usual, loaded.plan))].groupby("task"):
         ends = [
             f"{r.loss} {r.final_error_norm:.1g} (norm of the parameters' gradient "
             f"{r.final_gradient_norm:.1g})"
@@ -120,8 +120,8 @@ def _error_signal(mains: Sequence[Comparison], found: records.Records) -> Answer
     slow = [f"{r.loss} on {r.task}" for r in table.itertuples() if 2 * r.converged < r.n]
     if slow:
         measured.append(f"Most runs do not settle in the first 80 % of updates: {listed(slow)}.")
-    return Answer(
-        "claim_1_error_signal",
+    return Finding(
+        "finding_1_error_signal",
         "Squared error is the loss whose error signal is prediction - target.",
         "A signal that is the error fades as the error does: steps shrink towards the optimum. The "
         "quartic's fades with the cube and stalls early, the absolute error's never fades.",
@@ -142,10 +142,10 @@ def _without_noise(tasks: Sequence[Comparison], plan: Mapping[str, Any]) -> list
     return [task.label for task in tasks if data.get(task.runs.data.iloc[0]) == "clean_linear"]
 
 
-def _courses(
-    task: Comparison, found: records.Records, signals: pd.DataFrame
+def _signal_rows(
+    task: Comparison, loaded: records.Records, signals: pd.DataFrame
 ) -> Iterator[dict[str, Any]]:
-    runs = statistics.convergence(task.runs, signals, found.evals)
+    runs = statistics.convergence(task.runs, signals, loaded.evals)
     for row in statistics.converged(runs).itertuples():
         yield {
             "task": task.label,
@@ -167,22 +167,22 @@ def _courses(
 KINDS = {"sampled": "labels drawn from it", "distribution": "the distribution itself"}
 
 
-def _linear_in_target(mains: Sequence[Comparison], found: records.Records) -> Answer | None:
+def _linear_in_target(mains: Sequence[Comparison], loaded: records.Records) -> Finding | None:
     known = [task for task in mains if task.runs.get("tv_bayes", pd.Series()).notna().any()]
     known = [task for task in known if _factor(task, "init.from", "random") == "random"]
-    table = pd.DataFrame([row for task in known for row in _distances(task, found.plan)])
+    table = pd.DataFrame([row for task in known for row in _distance_rows(task, loaded.plan)])
     if table.empty:
         return None
     table = table.merge(_costs_of_labels(known), on=["place", "loss"], how="left")
     most = table[table.sample_size == table.groupby("data").sample_size.transform("max")]
-    told = [*_said_of_distances(most), *_said_of_costs(most)]
-    return Answer(
-        "claim_2_linear_in_target",
+    sentences = [*_distance_sentences(most), *_cost_sentences(most)]
+    return Finding(
+        "finding_2_linear_in_target",
         "Cross entropy is minimised where prediction is target, and is linear in the target.",
         "Labels drawn from a distribution then teach what the distribution itself would teach. A "
         "loss that is not linear learns something else from labels: its own Bayes point.",
-        told[-1],
-        told[:-1],
+        sentences[-1],
+        sentences[:-1],
         "Own best learning rate. Total variation distance (0 to 1), mean and half its 95 % t "
         "interval over seeds: to the true posterior, and to the prediction that theory says the "
         "loss learns from such targets. Cost of labels: distance to the posterior when taught by "
@@ -192,7 +192,7 @@ def _linear_in_target(mains: Sequence[Comparison], found: records.Records) -> An
     )
 
 
-def _distances(task: Comparison, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _distance_rows(task: Comparison, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for loss, mine in task.runs.groupby("loss", sort=False):
         claims = plan["losses"].get(str(loss).partition("(")[0], {}).get("claims", [])
         row = {
@@ -204,8 +204,8 @@ def _distances(task: Comparison, plan: Mapping[str, Any]) -> Iterator[dict[str, 
             "linear_in_target": "linear_in_target" in claims,
         }
         for metric in ("tv_posterior", "tv_bayes"):
-            got = statistics.estimate(mine[metric])
-            row |= {metric: got.value, f"{metric}_half": (got.high - got.low) / 2}
+            one = statistics.estimate(mine[metric])
+            row |= {metric: one.value, f"{metric}_half": (one.high - one.low) / 2}
         yield row | {"n": int(mine.tv_posterior.notna().sum())}
 
 
@@ -214,7 +214,7 @@ def _costs_of_labels(known: Sequence[Comparison]) -> pd.DataFrame:
     by_place: dict[str, dict[str, Comparison]] = {}
     for task in known:
         by_place.setdefault(_place(task), {})[_factor(task, "targets", "sampled")] = task
-    found = []
+    costs = []
     for place, kinds in by_place.items():
         if kinds.keys() != KINDS.keys():
             continue
@@ -224,20 +224,20 @@ def _costs_of_labels(known: Sequence[Comparison]) -> pd.DataFrame:
         except ValueError:  # no pairs: another machine, or edited code
             continue
         rows = rows.assign(place=place, cost_of_labels=rows.difference)
-        found.append(rows[["place", "loss", "cost_of_labels", "low", "high"]])
+        costs.append(rows[["place", "loss", "cost_of_labels", "low", "high"]])
     empty = pd.DataFrame(columns=["place", "loss", "cost_of_labels", "low", "high"])
-    return pd.concat(found) if found else empty
+    return pd.concat(costs) if costs else empty
 
 
 def _place(task: Comparison) -> str:
     """All that two contexts share which differ in the kind of their targets alone."""
     text = next(text for text in task.runs.config if isinstance(text, str) and text)
-    own = ("loss.", "seed", "lr", "condition", "source_sha", "targets")
-    factors = {k: v for k, v in statistics.factors(text).items() if not k.startswith(own)}
+    varied = ("loss.", "seed", "lr", "condition", "source_sha", "targets")
+    factors = {k: v for k, v in statistics.factors(text).items() if not k.startswith(varied)}
     return repr(sorted(factors.items(), key=str))
 
 
-def _said_of_distances(most: pd.DataFrame) -> Iterator[str]:
+def _distance_sentences(most: pd.DataFrame) -> Iterator[str]:
     for (data, kind, _), rows in most.groupby(["data", "targets", "place"], sort=False):
         ends = [
             f"{r.loss} {rounded(r.tv_posterior, r.tv_posterior_half)} "
@@ -250,7 +250,7 @@ def _said_of_distances(most: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _said_of_costs(most: pd.DataFrame) -> Iterator[str]:
+def _cost_sentences(most: pd.DataFrame) -> Iterator[str]:
     """What labels cost: of the losses that are linear in the target, and of the others."""
     paid = most[(most.targets == "sampled") & most.cost_of_labels.notna()]
     for (data, _), rows in paid.groupby(["data", "place"], sort=False):
@@ -273,7 +273,7 @@ def _not_arrived(most: pd.DataFrame, row: Any) -> str:
     """Says where a small cost means little: the distribution itself has not taught the loss."""
     alike = most[(most.place == row.place) & (most.loss == row.loss)]
     left = float(alike.tv_posterior[alike.targets == "distribution"].max())
-    return f" (taught by the distribution it still ends {left:.2f} off)" * bool(left > 0.02)
+    return f" (taught by the distribution it still ends {left:.2f} off)" if left > 0.02 else ""
 
 
 def _sample_size(task: Comparison) -> int:
@@ -284,30 +284,30 @@ def _sample_size(task: Comparison) -> int:
 # ---- 3 -------------------------------------------------------------------------------------------
 
 
-def _confidently_wrong(confirmed: Sequence[Comparison], found: records.Records) -> Answer | None:
+def _confidently_wrong(confirmed: Sequence[Comparison], loaded: records.Records) -> Finding | None:
     wrong = [t for t in confirmed if _factor(t, "init.from", "random") == "permuted_labels"]
-    table = pd.DataFrame([row for task in wrong for row in _recoveries(task, found)])
+    table = pd.DataFrame([row for task in wrong for row in _recovery_rows(task, loaded)])
     if table.empty:
         return None
-    told = {}
+    sentences = {}
     for (task, condition), rows in table.groupby(["task", "condition"], sort=False):
-        ends = [_reached(row) for row in rows.sort_values("median_steps").itertuples()]
-        told[task, condition] = (
+        ends = [_time_taken(row) for row in rows.sort_values("median_steps").itertuples()]
+        sentences[task, condition] = (
             f"{task}, {records.CONDITIONS[condition].short}: updates until {rows.metric.iloc[0]} "
             f"{rows.target.iloc[0]:g}, median over {rows.n.max()} seeds: {', '.join(ends)}."
         )
     # The reference's rate for all is the plainest comparison: nothing makes up for a small signal.
-    first = next((key for key in told if key[1] == "reference_lr"), next(iter(told)))
-    own = next((key for key in told if key[1] == "own_lr" and key != first), None)
-    verdict = told.pop(first) + (f" {told.pop(own)}" if own else "")
-    return Answer(
-        "claim_3_confidently_wrong",
+    first = next((key for key in sentences if key[1] == "reference_lr"), next(iter(sentences)))
+    other = next((key for key in sentences if key[1] == "own_lr" and key != first), None)
+    verdict = sentences.pop(first) + (f" {sentences.pop(other)}" if other else "")
+    return Finding(
+        "finding_3_confidently_wrong",
         "Through softmax, the gradient of cross entropy at the outputs is again prediction - "
         "target.",
         "Where the model is confidently wrong the error is largest, and so is this gradient; a "
         "loss whose gradient passes through the softmax's own slope gets almost none and stalls.",
         verdict,
-        [*told.values()],
+        [*sentences.values()],
         "Every loss starts from the same state, fitted to permuted labels with cross entropy, "
         "which leaves the identity link far off; time until the validation metric reaches the "
         "declared target, misses censored at the last update. Learning rates were tuned for the "
@@ -317,24 +317,25 @@ def _confidently_wrong(confirmed: Sequence[Comparison], found: records.Records) 
     )
 
 
-def _reached(row: Any) -> str:
+def _time_taken(row: Any) -> str:
     """How long a loss took, or how many of its runs got there at all."""
     if np.isfinite(row.median_steps):
         return f"{row.loss} {row.median_steps:.0f}"
-    got = f"in {row.reached} of {row.n} runs" if row.reached else f"in none of {row.n} runs"
-    return f"{row.loss} {got} within {row.budget:.0f}"
+    count = row.reached or "none"
+    return f"{row.loss} in {count} of {row.n} runs within {row.budget:.0f}"
 
 
-def _recoveries(task: Comparison, found: records.Records) -> Iterator[dict[str, Any]]:
-    question = statistics.declaration_of(found.plan)
+def _recovery_rows(task: Comparison, loaded: records.Records) -> Iterator[dict[str, Any]]:
     kind, data = str(task.runs.task.iloc[0]), str(task.runs.data.iloc[0])
-    target = records.declared(question["targets"], data=data, task=kind)
+    target = records.declared(
+        statistics.declaration_of(loaded.plan)["targets"], data=data, task=kind
+    )
     if target is None:
         return
     times = statistics.time_to(
-        task.runs, found.evals, metric=task.metric, target=float(target), split="validation"
+        task.runs, loaded.evals, metric=task.metric, target=float(target), split="validation"
     )
-    starts = found.sql("select run_id, output_gradient_norm from steps where step = 0")
+    starts = loaded.sql("select run_id, output_gradient_norm from steps where step = 0")
     starts = starts.set_index("run_id").output_gradient_norm
     for row in times.itertuples():
         mine = task.runs[task.runs.loss == row.loss]
@@ -355,7 +356,7 @@ def _recoveries(task: Comparison, found: records.Records) -> Iterator[dict[str, 
 # ---- 4 -------------------------------------------------------------------------------------------
 
 
-def _link_by_loss(confirmed: Sequence[Comparison]) -> Answer | None:
+def _link_by_loss(confirmed: Sequence[Comparison]) -> Finding | None:
     wanted = {loss for by_link in LINK_BY_LOSS.values() for loss in by_link.values() if loss}
     rows = []
     for group in statistics.by_context(confirmed):
@@ -373,14 +374,14 @@ def _link_by_loss(confirmed: Sequence[Comparison]) -> Answer | None:
     for (label, metric), cell in table[table.condition == condition].groupby(
         ["task", "metric"], sort=False
     ):
-        told = [
+        kinds = [
             f"{r.kind} loss: " + ", ".join(f"{link} {getattr(r, link)}" for link in LINKS)
             for r in cell.itertuples()
         ]
         short = records.CONDITIONS[condition].short
-        measured.append(f"{label}, {metric} {short}: {'; '.join(told)}.{paired.get(label, '')}")
-    return Answer(
-        "claim_4_link_by_loss",
+        measured.append(f"{label}, {metric} {short}: {'; '.join(kinds)}.{paired.get(label, '')}")
+    return Finding(
+        "finding_4_link_by_loss",
         "The simple gradient belongs to a loss and its link together, not to the loss alone.",
         "A loss behind the link that it matches has the error as its gradient; the square behind "
         "another link has the link's slope as a factor.",
@@ -394,7 +395,7 @@ def _link_by_loss(confirmed: Sequence[Comparison]) -> Answer | None:
 
 def _paired_to_reference(confirmed: Sequence[Comparison], wanted: set[str]) -> dict[str, str]:
     """The differences within seeds that the means of the table hide, at matched scale."""
-    told = {}
+    sentences = {}
     for task in confirmed:
         rows = task.paired[task.paired.loss.isin(wanted)]
         if task.condition == "scale_matched" and len(rows):
@@ -402,8 +403,8 @@ def _paired_to_reference(confirmed: Sequence[Comparison], wanted: set[str]) -> d
                 f"{r.loss} {interval(r.difference, r.low, r.high, sign=True)}"
                 for r in rows.itertuples()
             ]
-            told[task.label] = f" Within seeds, minus {task.reference}: {', '.join(ends)}."
-    return told
+            sentences[task.label] = f" Within seeds, minus {task.reference}: {', '.join(ends)}."
+    return sentences
 
 
 def _crossed(task: Comparison) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ import pandas as pd
 import lossbench
 from lossbench import records, statistics, store
 from lossbench.report import drawings, methods, pictures
-from lossbench.statistics import published
+from lossbench.statistics import Comparison, published
 
 FOLD = 8
 """More verdicts than this are folded."""
@@ -66,65 +66,66 @@ def question(name: str) -> str:
     """What an experiment asks: the header of its file, from `Question:` to its question mark."""
     text = (lossbench.CONF / "experiment" / f"{name}.yaml").read_text()
     header = " ".join(line[2:] for line in text.splitlines() if line.startswith("# "))
-    asked = re.search(r"Question: (.+?\?|.+?\.)", header)
-    return asked[1][0].upper() + asked[1][1:] if asked else ""
+    match = re.search(r"Question: (.+?\?|.+?\.)", header)
+    return match[1][0].upper() + match[1][1:] if match else ""
 
 
-def _section(folder: Path, shown_in: Path) -> str:
+def _section(folder: Path, pictures_in: Path) -> str:
     """Question, command, picture, verdicts and published findings of one sweep."""
-    found = records.load(folder)
-    groups = statistics.by_context(statistics.all_comparisons(found))
-    mains = [statistics.main_of(group) for group in groups]
-    commands = "\n".join(found.plan.get("commands", []))
+    loaded = records.load(folder)
+    mains = statistics.main_comparisons(loaded)
+    commands = "\n".join(loaded.plan.get("commands", []))
     lines = [f"## {folder.name}", "", question(folder.name), "", "```bash", commands, "```", ""]
-    lines += [" ".join(methods.machine(found.runs)), *_complete(found), ""]
-    lines += [f"![{title}](gallery/{file})\n" for file, title in _pictures(found, mains, shown_in)]
-    lines += [*_verdicts(mains), *_findings(published.judged_findings(found))]
-    objections = statistics.objections(found, statistics.all_comparisons(found))
+    lines += [" ".join(methods.machine(loaded.runs)), *_complete(loaded), ""]
+    lines += [
+        f"![{title}](gallery/{file})\n" for file, title in _pictures(loaded, mains, pictures_in)
+    ]
+    lines += [*_verdicts(mains), *_findings(published.judged_findings(loaded))]
+    objections = statistics.objections(loaded, statistics.all_comparisons(loaded))
     lines += [f"- Objection: {one}" for one in objections]
     return "\n".join([*lines, ""])
 
 
-def _complete(found: records.Records) -> Iterator[str]:
-    counts = found.runs.status.value_counts()
-    told = ", ".join(f"{count:,} {status}" for status, count in counts.items())
-    yield f"{len(found.runs):,} runs: {told}."
+def _complete(loaded: records.Records) -> Iterator[str]:
+    counts = loaded.runs.status.value_counts()
+    statuses = ", ".join(f"{count:,} {status}" for status, count in counts.items())
+    yield f"{len(loaded.runs):,} runs: {statuses}."
 
 
 def _pictures(
-    found: records.Records, mains: list[statistics.Comparison], shown_in: Path
+    loaded: records.Records, mains: list[Comparison], pictures_in: Path
 ) -> Iterator[tuple[str, str]]:
-    """Draw the verdicts; name and title of each picture that now lies in `shown_in`."""
-    losses = {(row.loss, str(row.family)) for row in found.runs.itertuples()}
+    """Draw the verdicts; name and title of each picture that now lies in `pictures_in`."""
+    losses = {(row.loss, str(row.family)) for row in loaded.runs.itertuples()}
     with tempfile.TemporaryDirectory() as place:
-        drawn = pictures.all_drawn(Path(place), drawings.verdicts(mains), workers=1, losses=losses)
+        drawn = pictures.draw_all(Path(place), drawings.verdicts(mains), workers=1, losses=losses)
         for picture in drawn:
-            name = f"{found.sweep_dir.name}_{picture.name}.png"
-            store.write(shown_in / name, (Path(place) / f"{picture.name}.png").read_bytes())
+            name = f"{loaded.sweep_dir.name}_{picture.name}.png"
+            store.write(pictures_in / name, (Path(place) / f"{picture.name}.png").read_bytes())
             yield name, picture.title
 
 
-def _verdicts(mains: list[statistics.Comparison]) -> Iterator[str]:
+def _verdicts(mains: list[Comparison]) -> Iterator[str]:
     """Tables of verdicts, one for all that are alike but in task and loss."""
     rows = [row for task in mains for row in task.verdicts.to_dict("records")]
-    for asked, alike in itertools.groupby(sorted(rows, key=_asked), key=_asked):
+    for heading, alike in itertools.groupby(sorted(rows, key=_heading), key=_heading):
         lines = [_verdict(row) for row in alike]
         table = [
-            f"{asked}:",
+            f"{heading}:",
             "",
             "| task | loss | difference | n | verdict |",
             "|---|---|---|---|---|",
         ]
         table += [*lines, ""]
         if len(lines) > FOLD:
-            told = f"<details><summary>All {len(lines)} verdicts</summary>"
-            table = [told, "", *table, "</details>", ""]
+            summary = f"<details><summary>All {len(lines)} verdicts</summary>"
+            table = [summary, "", *table, "</details>", ""]
         yield from table
     yield from (f"- {task.label}: no verdict. {task.refusal}" for task in mains if task.refusal)
     yield ""
 
 
-def _asked(row: Mapping[str, Any]) -> str:
+def _heading(row: Mapping[str, Any]) -> str:
     """What a row compares, but for its task and loss."""
     how = records.CONDITIONS[row["condition"]].about.format(reference=row["reference"])
     unit = "" if row["unit"] == "1" else f" in {row['unit']}"
@@ -137,13 +138,16 @@ def _asked(row: Mapping[str, Any]) -> str:
 
 def _verdict(row: Mapping[str, Any]) -> str:
     """One row of a table of verdicts."""
-    notes = [
-        *(["validation was still improving"] if row["still_improving"] else []),
-        *(["exploratory"] if row["exploratory"] else []),
-        *(f"{row[name]} diverged in {row[count]}" for name, count in LOST if row[count]),
-    ]
-    cells = [row["task"], row["loss"], _interval(row, row["estimate"]), str(row["n"])]
-    cells.append("; ".join([_stressed(row["verdict"]), *notes]))
+    first, *_ = row["verdict"].split(" ")
+    stressed = f"**{first}**" if first in SETTLED else first
+    notes = [stressed + row["verdict"][len(first) :]]
+    if row["still_improving"]:
+        notes.append("validation was still improving")
+    if row["exploratory"]:
+        notes.append("exploratory")
+    notes += [f"{row[name]} diverged in {row[count]}" for name, count in LOST if row[count]]
+    interval = _interval(row, row["estimate"])
+    cells = [row["task"], row["loss"], interval, str(row["n"]), "; ".join(notes)]
     return f"| {' | '.join(cells)} |"
 
 
@@ -153,12 +157,6 @@ def _interval(row: Mapping[str, Any], difference: float) -> str:
     is_bounded = math.isfinite(row["low"])
     bounds = f" [{row['low']:+.3g}, {row['high']:+.3g}]" if is_bounded else ""
     return f"{difference:+.3g}{bounds}"
-
-
-def _stressed(verdict: str) -> str:
-    """A verdict; what settles the question in bold."""
-    first, *_ = verdict.split(" ")
-    return f"**{first}**{verdict[len(first) :]}" if first in SETTLED else verdict
 
 
 def _findings(claims: pd.DataFrame) -> Iterator[str]:

@@ -13,20 +13,20 @@ from lossbench.report.summary import LONG_UNIT, listed
 from lossbench.statistics import Comparison
 
 
-def paragraph(found: records.Records, mains: Sequence[Comparison]) -> list[str]:
+def paragraph(loaded: records.Records, mains: Sequence[Comparison]) -> list[str]:
     """Sentences on protocol, budget, seeds, statistics, hardware and versions.
 
     Args:
-        found: The sweep.
+        loaded: The sweep.
         mains: Its fair comparisons, one a context.
     """
-    runs = found.runs[found.runs.status != "missing"]
+    runs = loaded.runs[loaded.runs.status != "missing"]
     if not len(runs) or not mains:
         return ["No run has finished."]
     return [
         *_design(runs, mains),
-        *_tuning(mains, statistics.declaration_of(found.plan)),
-        *_judging(found, mains),
+        *_tuning(mains, statistics.declaration_of(loaded.plan)),
+        *_judging(loaded, mains),
         *_outcome(runs),
         *machine(runs),
     ]
@@ -35,12 +35,9 @@ def paragraph(found: records.Records, mains: Sequence[Comparison]) -> list[str]:
 def _design(runs: pd.DataFrame, mains: Sequence[Comparison]) -> Iterator[str]:
     losses = sorted({loss for task in mains for loss in task.runs.loss})
     kinds = [f"{task.label} ({_training(task)})" for task in mains]
-    few = listed(losses) if len(losses) <= 12 else f"{len(losses)} losses"
-    yield (
-        f"We compared {few} on {listed(kinds)}."
-        if len(losses) > 1
-        else (f"We trained {few} on {listed(kinds)}.")
-    )
+    names = listed(losses) if len(losses) <= 12 else f"{len(losses)} losses"
+    verb = "compared" if len(losses) > 1 else "trained"
+    yield f"We {verb} {names} on {listed(kinds)}."
     if len({*runs.seed}) > 1 or len(losses) > 1:
         yield (
             "At each seed all losses start from the same parameters and see the same data, split "
@@ -52,12 +49,16 @@ def _design(runs: pd.DataFrame, mains: Sequence[Comparison]) -> Iterator[str]:
 def _training(task: Comparison) -> str:
     facts = config_of(task.runs)
     name = str(task.runs.optimizer.iloc[0])
-    told = [name.upper() if name == "sgd" else name]
-    told += [f"momentum {facts['momentum']:g}"] if facts.get("momentum") else []
-    told += [f"weight decay {facts['weight_decay']:g}"] if facts.get("weight_decay") else []
-    told += [f"{facts['steps']} updates"] if "steps" in facts else []
-    told += [f"batches of {facts['batch_size']}"] if "batch_size" in facts else []
-    return ", ".join(told)
+    parts = [name.upper() if name == "sgd" else name]
+    if facts.get("momentum"):
+        parts.append(f"momentum {facts['momentum']:g}")
+    if facts.get("weight_decay"):
+        parts.append(f"weight decay {facts['weight_decay']:g}")
+    if "steps" in facts:
+        parts.append(f"{facts['steps']} updates")
+    if "batch_size" in facts:
+        parts.append(f"batches of {facts['batch_size']}")
+    return ", ".join(parts)
 
 
 def selected_by(task: Comparison) -> str:
@@ -79,10 +80,10 @@ def _tuning(mains: Sequence[Comparison], question: Mapping[str, Any]) -> Iterato
             "run, each loss is shown at its best on validation, so all of this is exploratory."
         )
         return
-    spent = pd.concat([task.budgets for task in tuned])
+    budgets = pd.concat([task.budgets for task in tuned])
     rates = pd.concat([task.rates for task in tuned])
     chosen_by = sorted({selected_by(task) for task in tuned})
-    trials, runs = (span(spent[name]) for name in ("trials", "tuning_runs"))
+    trials, runs = (span(budgets[name]) for name in ("trials", "tuning_runs"))
     more = [key for key in question["tuned"] if key != "optimizer.lr"]
     what = f"The learning rate{' (with ' + listed(more) + ')' if more else ''}"
     yield (
@@ -93,14 +94,16 @@ def _tuning(mains: Sequence[Comparison], question: Mapping[str, Any]) -> Iterato
     )
 
 
-def _judging(found: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
-    question, declared = statistics.declaration_of(found.plan), found.plan.get("declarations") or []
+def _judging(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
+    question, declared = (
+        statistics.declaration_of(loaded.plan),
+        loaded.plan.get("declarations") or [],
+    )
     judged = [task for task in mains if len(task.paired)]
     metrics = {f"{task.metric} on {task.split}" for task in mains}
-    at = "after the last update" if question["endpoint"] == "last" else (
-        "at the validation-best step"
-    )  # fmt: skip
-    yield f"Models were judged by {listed(sorted(metrics))} {at}."
+    is_last = question["endpoint"] == "last"
+    when = "after the last update" if is_last else "at the validation-best step"
+    yield f"Models were judged by {listed(sorted(metrics))} {when}."
     if declared and declared[0]["runs_before"] == 0:
         yield (
             "Metrics, references, margins and losses were declared before the first run (sha256 "
@@ -127,9 +130,9 @@ def _named(task: Comparison) -> str:
 def _outcome(runs: pd.DataFrame) -> Iterator[str]:
     counts = runs.status.value_counts()
     lost = [f"{counts[s]:,} {s}" for s in ("diverged", "failed") if s in counts]
-    told = f", of which {listed(lost)}" if lost else ""
+    losses = f", of which {listed(lost)}" if lost else ""
     ranked = "; diverged runs rank worst and are counted" if "diverged" in counts else ""
-    yield f"{len(runs):,} runs were trained{told}{ranked}."
+    yield f"{len(runs):,} runs were trained{losses}{ranked}."
 
 
 def machine(runs: pd.DataFrame) -> Iterator[str]:
@@ -137,32 +140,31 @@ def machine(runs: pd.DataFrame) -> Iterator[str]:
     spent = runs.train_seconds.sum()
     yield f"Training took {_duration(float(spent))} of computing on {hardware(runs)}."
     known = runs.environment.dropna() if "environment" in runs else pd.Series(dtype=str)
-    found = [json.loads(text) for text in dict.fromkeys(known) if text]
-    if found:
-        told = {
-            f"lossbench {one.get('lossbench', '?')}, Python {one['python']}, PyTorch {one['torch']}"
-            for one in found
-        }
-        yield f"Software: {'; '.join(sorted(told))}."
+    software = {
+        f"lossbench {one.get('lossbench', '?')}, Python {one['python']}, PyTorch {one['torch']}"
+        for one in (json.loads(text) for text in dict.fromkeys(known) if text)
+    }
+    if software:
+        yield f"Software: {'; '.join(sorted(software))}."
 
 
-def _made_of(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
+def _parts(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
     """Data and model, with what the configuration sets of them."""
     facts = config_of(task.runs)
     source = plan.get("data", {}).get(task.runs.data.iloc[0], {}).get("source", "")
     for kind, about in (("data", source), ("model", "")):
         part = facts.get(kind, {})
         params = ", ".join(f"{name} {value}" for name, value in part.get("params", {}).items())
-        told = "; ".join(text for text in (about, params) if text)
+        details = "; ".join(text for text in (about, params) if text)
         if part:
-            yield f"{kind.capitalize()}: {part['name']}" + (f" ({told})." if told else ".")
+            yield f"{kind.capitalize()}: {part['name']}" + (f" ({details})." if details else ".")
 
 
 def hardware(runs: pd.DataFrame) -> str:
     """Device, threads and precision of some runs."""
     ran = runs.dropna(subset="device")
     return "; ".join(
-        f"{device}, {threads:.0f} thread{'s' * (threads > 1)}, {precision}"
+        f"{device}, {threads:.0f} {'threads' if threads > 1 else 'thread'}, {precision}"
         for device, threads, precision in dict.fromkeys(
             map(tuple, ran[["device", "threads", "precision"]].to_numpy())
         )
@@ -194,7 +196,7 @@ DRAWN = {
 def of_task(task: Comparison, plan: Mapping[str, Any]) -> str:
     """How the runs of a task came about, as far as the records tell."""
     ran = task.runs[task.runs.status.isin(["done", "diverged"])]
-    lines = [*_made_of(task, plan), f"Training: {_training(task)}."]
+    lines = [*_parts(task, plan), f"Training: {_training(task)}."]
     if len({*task.rates.lr}) > 1:
         lines.append(f"Learning rates were chosen by {selected_by(task)} on validation.")
     if len(ran) and len({*ran.seed}) > 1:

@@ -24,25 +24,21 @@ Paint = Callable[[str, str], str]
 """What a terminal makes of a text that says a verdict, given both."""
 
 
-def _plain(text: str, verdict: str) -> str:
-    return text
-
-
-def table(sweep: Path | records.Records, *, paint: Paint = _plain) -> str:
+def table(sweep: Path | records.Records, *, paint: Paint = lambda text, _: text) -> str:
     """The result of a sweep as aligned plain text, at most 80 columns wide.
 
     Args:
         sweep: Folder of the sweep, or its records.
         paint: Colours the verdicts; adds nothing that is as wide as a letter.
     """
-    found = sweep if isinstance(sweep, records.Records) else records.load(sweep)
-    groups = statistics.by_context(statistics.all_comparisons(found))
-    parts = [[*_lines(group, found.plan, paint), ""] for group in groups]
-    counts = found.runs.status.value_counts()
-    ended = int(counts.get("done", 0) + counts.get("diverged", 0))
-    if ended < len(found.runs):
-        parts.append([f"Not complete: {ended} of {len(found.runs)} runs are there.", ""])
-    return "\n".join("\n".join(part) for part in parts)
+    loaded = sweep if isinstance(sweep, records.Records) else records.load(sweep)
+    lines = []
+    for group in statistics.by_context(statistics.all_comparisons(loaded)):
+        lines += [*_lines(group, loaded.plan, paint), ""]
+    ended = int(loaded.runs.status.isin(["done", "diverged"]).sum())
+    if ended < len(loaded.runs):
+        lines += [f"Not complete: {ended} of {len(loaded.runs)} runs are there.", ""]
+    return "\n".join(lines)
 
 
 def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -> Iterator[str]:
@@ -50,7 +46,12 @@ def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -
     exploratory = "" if task.stage == "confirm" else ", exploratory"
     title = headline(task).replace(LONG_UNIT, "SD of target")
     yield from textwrap.wrap(f"{task.label}: {title}{exploratory}", 80)
-    yield f"n = {task.summary.n.max()} seeds, {_simultaneous(task)}"
+    intervals = "no comparison"
+    for first in task.paired[:1].itertuples():
+        over = f"{first.comparisons} losses" if first.comparisons > 1 else "one loss"
+        intervals = f"{first.confidence:.0%} intervals simultaneous over {over}"
+        intervals += f", margin ±{first.margin:g}"
+    yield f"n = {task.summary.n.max()} seeds, {intervals}"
     yield f"{'loss':<15} {'mean ± half':<16} {_cut(f'minus {task.reference}', 26):<26} verdict"
     for row in rows(task, plan):
         cells = _cut(row["loss"], 15), _cut(row["short"], 16), _cut(row["difference"], 26)
@@ -71,22 +72,14 @@ def _elsewhere(others: Sequence[Comparison], paint: Paint) -> Iterator[str]:
     }
     heads = (records.CONDITIONS[condition].short for condition in verdicts)
     yield f"{'':<15} " + " ".join(f"{head:<30}" for head in heads).rstrip()
-    for loss in dict.fromkeys(loss for found in verdicts.values() for loss in found):
-        words = [found.get(loss, "") for found in verdicts.values()]
+    for loss in dict.fromkeys(loss for by_loss in verdicts.values() for loss in by_loss):
+        words = [by_loss.get(loss, "") for by_loss in verdicts.values()]
         cells = [paint(_brief(word), word) + " " * (30 - len(_brief(word))) for word in words]
         yield f"{_cut(loss, 15):<15} " + " ".join(cells).rstrip()
 
 
 def _brief(verdict: str) -> str:
     return verdict.replace("different but below the margin", "below the margin")
-
-
-def _simultaneous(task: Comparison) -> str:
-    if task.paired.empty:
-        return "no comparison"
-    first = task.paired.iloc[0]
-    over = f"{first.comparisons} losses" if first.comparisons > 1 else "one loss"
-    return f"{first.confidence:.0%} intervals simultaneous over {over}, margin ±{first.margin:g}"
 
 
 def _cut(text: str, width: int) -> str:
@@ -126,28 +119,28 @@ BUCKETS = {
 
 def bucketed(task: Comparison) -> dict[str, list[str]]:
     """The losses of a comparison by what came out, `none` those without a verdict."""
-    found: dict[str, list[str]] = {name: [] for name in [*BUCKETS, "none"]}
+    losses: dict[str, list[str]] = {name: [] for name in [*BUCKETS, "none"]}
     for row in task.paired.itertuples():
         name = next((name for name, words in BUCKETS.items() if row.verdict in words), "none")
         late = " (exploratory)" if row.exploratory and task.stage == "confirm" else ""
-        told = "" if name != "none" else f": {row.verdict}"
-        found[name].append(f"{row.loss}{told}{late}")
-    return found
+        verdict = f": {row.verdict}" if name == "none" else ""
+        losses[name].append(f"{row.loss}{verdict}{late}")
+    return losses
 
 
 def counted(mains: Sequence[Comparison]) -> str:
     """How many comparisons came out which way, in a sentence; empty where there are none."""
-    found = pd.concat([pd.Series(dtype=str), *(task.paired.verdict for task in mains)])
-    if found.empty:
+    verdicts = pd.concat([pd.Series(dtype=str), *(task.paired.verdict for task in mains)])
+    if verdicts.empty:
         return ""
-    told = [f"{count} {verdict}" for verdict, count in found.value_counts().items()]
-    return f"Of {len(found)} comparisons with a reference: {', '.join(told)}."
+    counts = [f"{count} {verdict}" for verdict, count in verdicts.value_counts().items()]
+    return f"Of {len(verdicts)} comparisons with a reference: {', '.join(counts)}."
 
 
 def listed(names: Sequence[str]) -> str:
     """Names as in a sentence: a, b and c."""
-    names = [*names]
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+    *others, last = [*names] or [""]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def headline(task: Comparison) -> str:
@@ -164,12 +157,12 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     sign = -records.sign(task.metric)
     order = primary.assign(first=primary.loss != task.reference, worth=sign * primary.value)
     versus = {row["loss"]: row for row in task.paired.to_dict("records")}
-    found = []
+    cells = []
     for row in order.sort_values(["first", "worth"]).to_dict("records"):
         other, half = versus.get(row["loss"], {}), (row["high"] - row["low"]) / 2
         mine = task.summary[task.summary.loss == row["loss"]].set_index("metric")
         verdict = "reference" if row["loss"] == task.reference else other.get("verdict", "")
-        found.append(
+        cells.append(
             {
                 "loss": row["loss"] + ("†" if _aims_elsewhere(row["loss"], task, plan) else ""),
                 "short": rounded(row["value"], half) + (f" ± {_half(half)}" if half >= 0 else ""),
@@ -188,19 +181,19 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "others": {name: _other(mine.loc[name], row["n"]) for name in other_metrics(task)},
             }
         )
-    return found
+    return cells
 
 
 def _half(half: float) -> str:
     """Half an interval; never a row of zeros for what is not zero."""
-    told = rounded(half, half)
-    return told if told == "none" or float(told) or not half else f"{half:.0e}"
+    text = rounded(half, half)
+    return text if text == "none" or float(text) or not half else f"{half:.0e}"
 
 
 def _other(row: Any, n: int) -> str:
     """Mean of another metric, with its n where some runs have no finite value."""
-    told = rounded(row.value, row.high - row.value)
-    return told if row.n in (0, n) else f"{told} (n = {row.n})"
+    text = rounded(row.value, row.high - row.value)
+    return text if row.n in (0, n) else f"{text} (n = {row.n})"
 
 
 def other_metrics(task: Comparison) -> list[str]:
@@ -235,27 +228,38 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
         yield note
     if any(_aims_elsewhere(loss, task, plan) for loss in primary.loss):
         yield f"† {OTHER_FUNCTIONAL}."
-    for same in _duplicates([*primary.loss], plan):
-        yield f"{same}: one loss under two names, up to its learning rate."
+    for sentence in _duplicates([*primary.loss], plan):
+        yield f"{sentence}: one loss under two names, up to its learning rate."
     for row in primary.itertuples():
-        gone = [f"{getattr(row, s)} {s}" for s in records.STATUSES[1:] if getattr(row, s)]
-        if gone:
-            yield f"{row.loss}: {', '.join(gone)} of {row.planned} runs; means are over the others."
+        lost = [f"{getattr(row, s)} {s}" for s in records.STATUSES[1:] if getattr(row, s)]
+        if lost:
+            yield f"{row.loss}: {', '.join(lost)} of {row.planned} runs; means are over the others."
     ends = task.rates.groupby("loss").lr.agg(["min", "max", "nunique"])
     rates = sorted({*task.rates.lr})
     if task.stage == "exploratory" and len(rates) > 1:
         chosen = ", ".join(f"{r.loss} {r.lr:g}" for r in primary.itertuples())
         yield f"Each loss at its best of {len(rates)} learning rates on validation: {chosen}."
-    if task.stage == "confirm" and task.is_main and (spent := unequal_budgets(task.budgets)):
-        yield f"{spent[0].upper()}{spent[1:]}"
-    if task.stage == "confirm" and task.is_main and (wide := coarse_grid(task.rates)):
-        yield f"{wide[0].upper()}{wide[1:]}"
+    if task.stage == "confirm" and task.is_main:
+        for sentence in filter(None, (unequal_budgets(task.budgets), coarse_grid(task.rates))):
+            yield f"{sentence[0].upper()}{sentence[1:]}"
     if task.absent:
         yield f"Declared, and not confirmed here: {', '.join(task.absent)}."
-    if task.is_main and len({*task.rates.lr}) > 1:
-        yield from _unsettled(task)
-    ran = primary[primary.n > 0] if task.is_main else primary.iloc[:0]
-    edge = [r.loss for r in ran.itertuples() if _is_edge(r.lr, ends.reindex([r.loss]))]
+    loose = task.stability[:0]
+    if task.is_main and len(rates) > 1:
+        loose = task.stability[
+            (task.stability.stability < SETTLED) & (task.stability.plausible > 1)
+        ]
+    if len(loose):
+        losses = (f"{r.loss} {r.best_lr:g} ({r.stability:.0%})" for r in loose.itertuples())
+        yield (
+            "The verdicts hold at these learning rates; tuning on other seeds would choose them "
+            f"again in fewer than {SETTLED:.0%} of cases for {', '.join(losses)}."
+        )
+    edge = [
+        row.loss
+        for row in primary[primary.n > 0].join(ends, on="loss").itertuples()
+        if task.is_main and row.nunique > 2 and row.lr in (row.min, row.max)
+    ]
     if edge:
         yield f"Best learning rate on the edge of the grid, maybe not the best: {', '.join(edge)}."
     improving = [row.loss for row in primary.itertuples() if 2 * row.improving > row.n > 0]
@@ -272,31 +276,13 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
         yield f"{row.loss}: {needed} seeds would settle it (power 80 %, mean and spread as seen)."
 
 
-def _unsettled(task: Comparison) -> Iterator[str]:
-    """Losses for which tuning on other seeds might well have chosen another rate."""
-    loose = task.stability[(task.stability.stability < SETTLED) & (task.stability.plausible > 1)]
-    if len(loose):
-        told = (f"{r.loss} {r.best_lr:g} ({r.stability:.0%})" for r in loose.itertuples())
-        yield (
-            "The verdicts hold at these learning rates; tuning on other seeds would choose them "
-            f"again in fewer than {SETTLED:.0%} of cases for {', '.join(told)}."
-        )
-
-
 def _duplicates(losses: Sequence[str], plan: Mapping[str, Any]) -> list[str]:
     """Sentences on those losses of a table that are the same up to a factor."""
-    facts = plan.get("losses", {})
-    found = [
-        sentence
-        for loss in losses
-        for other, sentence in facts.get(loss, {}).get("duplicates", {}).items()
-        if other in losses
-    ]
-    return [*dict.fromkeys(found)]
-
-
-def _is_edge(lr: float, ends: pd.DataFrame) -> bool:
-    return bool(ends["nunique"].iloc[0] > 2 and lr in (ends["min"].iloc[0], ends["max"].iloc[0]))
+    sentences: dict[str, None] = {}
+    for loss in losses:
+        duplicates = plan.get("losses", {}).get(loss, {}).get("duplicates", {})
+        sentences |= {duplicates[other]: None for other in duplicates if other in losses}
+    return [*sentences]
 
 
 def rounded(value: float, half: float) -> str:
@@ -315,7 +301,7 @@ def interval(value: float, low: float, high: float, *, sign: bool = False) -> st
     """A value with its interval, as in +0.0064 [-0.0012, +0.0141]."""
     if not math.isfinite(value):
         return ""
-    plus = "+" if sign else ""
-    shown = [rounded(number, (high - low) / 2) for number in (value, low, high)]
-    value_, low_, high_ = (plus * (not each.startswith("-")) + each for each in shown)
-    return f"{value_} [{low_}, {high_}]" if math.isfinite(low) else value_
+    texts = [rounded(number, (high - low) / 2) for number in (value, low, high)]
+    if sign:
+        texts = [text if text.startswith("-") else f"+{text}" for text in texts]
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]" if math.isfinite(low) else texts[0]

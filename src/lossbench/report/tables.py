@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,18 @@ from lossbench import store
 KINDS = ("csv", "md", "tex")
 
 
-def write_tables(folder: Path, numbers: Mapping[str, pd.DataFrame]) -> None:
+def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
     """Write each table as .csv, .md and .tex.
 
     Args:
         folder: Where to.
-        numbers: Tables by file stem.
+        tables: By file stem.
     """
-    for name, frame in numbers.items():
-        safe = frame.map(lambda v: f"'{v}" if isinstance(v, str) and _is_obeyed(v) else v)
+    for name, frame in tables.items():
+        safe, texts = frame.map(_defused), frame.map(_rounded).rename(columns=str)
         store.write(folder / f"{name}.csv", safe.to_csv(index=False).encode())
-        head = [str(column) for column in frame.columns]
-        body = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
-        store.write(folder / f"{name}.md", _markdown(head, body).encode())
-        store.write(folder / f"{name}.tex", _latex(head, body).encode())
-
-
-def _is_obeyed(text: str) -> bool:
-    """Whether a spreadsheet would take it for a formula; a signed number is none."""
-    return text[:1] in tuple("=@") or (text[:1] in tuple("+-") and not text[1:2].isdigit())
+        store.write(folder / f"{name}.md", markdown(texts).encode())
+        store.write(folder / f"{name}.tex", latex(texts).encode())
 
 
 def stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -41,25 +34,26 @@ def stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
 
 
-def _cell(value: Any) -> str:
+def _defused(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula; a signed number is none."""
+    is_formula = isinstance(value, str) and re.match(r"[=@]|[+-](?!\d)", value)
+    return f"'{value}" if is_formula else value
+
+
+def _rounded(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def _markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *body]
+def markdown(texts: pd.DataFrame) -> str:
+    """A table of texts in Markdown, with nothing in it that Markdown would obey."""
+    rows = [[*texts.columns], ["---"] * len(texts.columns), *texts.to_numpy().tolist()]
     clean = [[re.sub(r"([|<>\\`*_\[\]])", r"\\\1", cell) for cell in row] for row in rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in clean)
 
 
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-_LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"} | {"†": r"\dag{}", "×": r"$\times$"}
-
-
-def _latex(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    lines = [
-        " & ".join("".join(_LATEX.get(letter, letter) for letter in cell) for cell in row) + r" \\"
-        for row in (head, *body)
-    ]
-    start = rf"\begin{{tabular}}{{{'l' * len(head)}}}"
-    rows = [start, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"]
-    return "\n".join(rows) + "\n"
+def latex(texts: pd.DataFrame) -> str:
+    """A table of texts in LaTeX, for the package booktabs; letters of LaTeX's own are escaped."""
+    styled = texts.style.hide(axis="index").format(escape="latex")
+    return styled.format_index(escape="latex", axis="columns").to_latex(
+        hrules=True, column_format="l" * len(texts.columns)
+    )

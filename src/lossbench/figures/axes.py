@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lossbench import records
-from lossbench.figures.look import DASHES, FAINT, INK, OTHER, Look, looks, shown
+from lossbench.figures.layout import label
+from lossbench.figures.styles import DASHES, FAINT, INK, OTHER, LossStyle, loss_styles
 
 
 def multiples(
@@ -22,10 +23,10 @@ def multiples(
     *,
     x: str,
     with_others: bool = True,
-) -> Iterator[tuple[Axes, str, Look]]:
+) -> Iterator[tuple[Axes, str, LossStyle]]:
     """One panel per loss, the reference first, with all other losses already drawn in grey."""
-    found = looks(estimates)
-    order = sorted(found, key=lambda loss: (loss != reference, [*found].index(loss)))
+    styles = loss_styles(estimates)
+    order = sorted(styles, key=lambda loss: (loss != reference, [*styles].index(loss)))
     for ax, loss in zip(axes, order, strict=True):
         for other in order:
             rows, ahead = estimates[estimates.loss == other], other == reference
@@ -39,16 +40,16 @@ def multiples(
                     lw=0.9,
                 )
         ax.set_label(loss)
-        name = shown(loss, int(10 * page_width(ax) / columns(ax)))
+        name = label(loss, int(10 * page_width(ax) / columns(ax)))
         ax.set_title(name, color=INK, loc="left", fontweight="bold", pad=3)
-        yield ax, loss, found[loss]
+        yield ax, loss, styles[loss]
 
 
 def solid_first(
-    estimates: pd.DataFrame, found: dict[str, Look]
+    estimates: pd.DataFrame, styles: dict[str, LossStyle]
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Rows by loss in an order in which a dashed line on a solid one shows both."""
-    for loss in sorted(found, key=lambda loss: DASHES.index(found[loss].dash)):
+    for loss in sorted(styles, key=lambda loss: DASHES.index(styles[loss].dash)):
         yield loss, estimates[estimates.loss == loss]
 
 
@@ -131,7 +132,7 @@ def rows_of_losses(ax: Axes, losses: Sequence[str]) -> None:
     """A row for each loss from below, its name at the left, cut where the page is narrow."""
     most = min(32, int(6 * page_width(ax)))
     ax.set_ylim(-0.6, len(losses) - 0.4)
-    ax.set_yticks(range(len(losses)), [shown(loss, most) for loss in losses])
+    ax.set_yticks(range(len(losses)), [label(loss, most) for loss in losses])
     ax.tick_params(axis="y", length=0, pad=6)
     ax.grid(False, axis="y")
 
@@ -165,7 +166,7 @@ def measured(metric: str, split: str) -> str:
         if facts
         else ""
     )
-    return f"{split} {shown(metric)}" + (f" ({unit})" if unit not in ("", "1") else "")
+    return f"{split} {label(metric)}" + (f" ({unit})" if unit not in ("", "1") else "")
 
 
 def interval(confidence: float) -> str:
