@@ -26,7 +26,7 @@ from lossbench.data import __main__ as data_sets
 from lossbench.data.splits import SPLITS
 from lossbench.losses import LOSSES
 from lossbench.measures import instruments
-from lossbench.measures.instruments.schedule import MOST
+from lossbench.measures.instruments.schedule import LARGEST_SHARE
 from lossbench.records import __main__ as tables
 from lossbench.runs.extensions import load_extensions
 
@@ -457,7 +457,7 @@ def _whole_within(name):
     cost, longest = records.INSTRUMENTS[name].cost, 20_000
     due = np.arange(longest) % instruments.interval(name, eval_every=100) == 0
     times = due.cumsum() + ~due  # of a run that ends after this step, which is measured
-    too_much = np.flatnonzero(cost * times > MOST * np.arange(1, longest + 1)) + 2
+    too_much = np.flatnonzero(cost * times > LARGEST_SHARE * np.arange(1, longest + 1)) + 2
     return f"{too_much[-1]:,}" if len(too_much) and too_much[-1] <= longest else "never"
 
 
@@ -465,7 +465,7 @@ def test_an_instrument_takes_its_share_between_the_ends_and_two_measurements_mor
     for name, one in records.INSTRUMENTS.items():
         for steps in (1, 2, 50, 301, 2_000, 7_000):
             often = instruments.times(name, steps=steps, eval_every=100)
-            assert one.cost * often <= MOST * steps + 2 * one.cost
+            assert one.cost * often <= LARGEST_SHARE * steps + 2 * one.cost
     assert 70 * instruments.times("curvature", steps=7_000, eval_every=100) / 7_000 == 0.06
 
 

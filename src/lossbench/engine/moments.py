@@ -147,8 +147,8 @@ class Instruments:
             update={name: after[name] - value for name, value in before.items()},
             mean_loss=lambda parameters: mean_loss(members, outputs_at(parameters), target, clock),
             features=features,
-            pulled_back=gradient_of,
-            slopes=lambda: core_gradients(members, output, target),
+            pull_back=gradient_of,
+            core_output_gradients=lambda: core_gradients(members, output, target),
         )
 
 

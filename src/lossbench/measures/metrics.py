@@ -99,7 +99,7 @@ def classification_at_the_end(
     """
     label, classes = target.argmax(-1), target.shape[-1]
     reliability, resolution, uncertainty = brier_terms(projected(prediction, is_probability), label)
-    found = {
+    values = {
         "ece_adaptive": ece_adaptive(recalibrated.exp(), label),
         "auroc": auroc(recalibrated, label),
         "aurc": aurc(recalibrated, label),
@@ -107,11 +107,11 @@ def classification_at_the_end(
         "brier_resolution": resolution,
         "brier_uncertainty": uncertainty,
     }
-    if classes > MOST_CLASSES:
-        return found
-    hit = (prediction.argmax(-1) == label).to(prediction.dtype)
-    by_class = accuracies(hit, label, classes=classes).unbind(-1)
-    return found | {f"accuracy:{place}": share for place, share in enumerate(by_class)}
+    if classes <= MOST_CLASSES:
+        hit = (prediction.argmax(-1) == label).to(prediction.dtype)
+        by_class = accuracies(hit, label, classes=classes).unbind(-1)
+        values |= {f"accuracy:{place}": share for place, share in enumerate(by_class)}
+    return values
 
 
 def projected(prediction: Tensor, is_probability: Tensor) -> Tensor:
@@ -195,8 +195,8 @@ def aurc(log_probability: Tensor, label: Tensor) -> Tensor:
     """
     confidence, chosen = log_probability.max(-1)
     errors = _means_of_ties(-confidence, chosen != label)[1].cumsum(-1)
-    kept = torch.arange(1, label.shape[-1] + 1, dtype=errors.dtype, device=label.device)
-    return (errors / kept).mean(-1)
+    covered = torch.arange(1, label.shape[-1] + 1, dtype=errors.dtype, device=label.device)
+    return (errors / covered).mean(-1)
 
 
 def ece_adaptive(probability: Tensor, label: Tensor) -> Tensor:
@@ -230,8 +230,7 @@ def _means_of_ties(value: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
 
 def _tied(ordered: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """First place of each value [K, N] among the ordered ones, and the one behind its last."""
-    first = torch.searchsorted(ordered, value)
-    return first, torch.searchsorted(ordered, value, right=True)
+    return torch.searchsorted(ordered, value), torch.searchsorted(ordered, value, right=True)
 
 
 def brier_terms(probability: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -265,7 +264,8 @@ def _terms_of_class(p: Tensor, is_label: Tensor) -> tuple[Tensor, Tensor, Tensor
     y = is_label.double()
     bins = torch.arange(ECE_BINS, device=p.device)[:, None]
     inside = ((p * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1)[:, None] == bins
-    sums = [_in_bins(inside, values) for values in (torch.ones_like(p), p, y)]
+    columns = torch.ones_like(p), p, y
+    sums = [torch.where(inside, values[:, None], 0.0).sum(-1) for values in columns]  # [K, M]
     count = sums[0].clamp_min(1.0)
     mean_p, mean_y = sums[1] / count, sums[2] / count
     rate = y.mean(-1, keepdim=True)
@@ -277,11 +277,6 @@ def _terms_of_class(p: Tensor, is_label: Tensor) -> tuple[Tensor, Tensor, Tensor
     return reliability, between + within, p.shape[-1] * (rate * (1.0 - rate)).squeeze(-1)
 
 
-def _in_bins(inside: Tensor, values: Tensor) -> Tensor:
-    """Sums of values [K, N] over the examples inside each bin [K, M, N]: [K, M]."""
-    return torch.where(inside, values[:, None], 0.0).sum(-1)
-
-
 def distribution(predicted: Predicted, target: Tensor) -> dict[str, Tensor]:
     """Metrics of predicted distributions by name.
 
@@ -290,9 +285,10 @@ def distribution(predicted: Predicted, target: Tensor) -> dict[str, Tensor]:
         target: [K, N, C].
     """
     z = (target.double() - predicted.location) / predicted.scale
-    covered = (z.abs() <= _quantile(0.5 + 0.5 * COVERED, predicted.df)).double().flatten(-2)
-    share = covered.mean(-1)
-    scores = predicted.scale * standard_crps(z, predicted.df)
+    level, df = 0.5 + 0.5 * COVERED, predicted.df
+    edge = float(special.ndtri(level) if math.isinf(df) else special.stdtrit(df, level))
+    share = (z.abs() <= edge).double().flatten(-2).mean(-1)
+    scores = predicted.scale * standard_crps(z, df)
     return {
         "crps": scores.flatten(-2).mean(-1),
         "coverage_90": share,
@@ -335,10 +331,6 @@ def standard_crps(z: Tensor, df: float) -> Tensor:
     density = (1.0 + z.square() / df).pow(-0.5 * (df + 1.0)) / (math.sqrt(df) * beta)
     spread = 2.0 * math.sqrt(df) / (df - 1.0) * special.beta(0.5, df - 0.5) / beta**2
     return z * (2.0 * below - 1.0) + 2.0 * density * (df + z.square()) / (df - 1.0) - spread
-
-
-def _quantile(level: float, df: float) -> float:
-    return float(special.ndtri(level) if math.isinf(df) else special.stdtrit(df, level))
 
 
 def kl(posterior: Tensor, recalibrated: Tensor) -> Tensor:
@@ -421,24 +413,18 @@ def recalibrate(output: Tensor, target: Tensor) -> Tensor:
     Returns:
         [K, 1 + C]: a, then b.
     """
-    parts = [_recalibrate(output[own], target[own]) for own in _at_once(output)]
-    return torch.cat(parts)
-
-
-def _at_once(output: Tensor) -> list[slice]:
-    """Places of members that are recalibrated together: few, so that they stay in cache.
-
-    Two at least, and they end on whole vectors: a member's bits depend on none of the others.
-    """
+    # Groups of members that stay in cache: two members at least, ending on whole vectors, so that a
+    # member's bits depend on none of the others.
     count, numbers, size = len(output), output[0].numel(), RECALIBRATED_AT_ONCE
     while size * numbers % WHOLE_VECTORS:
         size *= 2
     cuts = [*range(0, max(count - 1, 1), size), count]
-    return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
+    groups = itertools.pairwise(cuts)
+    return torch.cat([_newton(output[start:stop], target[start:stop]) for start, stop in groups])
 
 
-def _recalibrate(output: Tensor, target: Tensor) -> Tensor:
-    """See `recalibrate`."""
+def _newton(output: Tensor, target: Tensor) -> Tensor:
+    """The parameters of `recalibrate` for a group of members."""
     features, labels = output.double(), target.double()
     # What all outputs of an example share, the softmax ignores; the ridge must not see it.
     features = features - features.mean(-1, keepdim=True)
@@ -451,18 +437,18 @@ def _recalibrate(output: Tensor, target: Tensor) -> Tensor:
     damping = torch.full_like(value, 1e-6)
     eye = torch.eye(parameters.shape[-1], dtype=torch.float64, device=output.device)
     for _ in range(RECALIBRATION_STEPS):
-        moving = gradient.abs().amax(-1) > RECALIBRATION_TOLERANCE
-        if not moving.any():
+        is_moving = gradient.abs().amax(-1) > RECALIBRATION_TOLERANCE
+        if not is_moving.any():
             break
         move = torch.linalg.solve(hessian + damping[:, None, None] * eye, gradient)
         trial = _likelihood(parameters - move, start, features, labels)
         # A member that has arrived stays, however long its pack-mates still travel.
-        better = moving & (trial[0] <= value)
-        damping = torch.where(better, damping * 0.1, damping * 10.0).clamp(1e-10, 1e6)
-        parameters = torch.where(better[:, None], parameters - move, parameters)
-        value = torch.where(better, trial[0], value)
-        gradient = torch.where(better[:, None], trial[1], gradient)
-        hessian = torch.where(better[:, None, None], trial[2], hessian)
+        is_better = is_moving & (trial[0] <= value)
+        damping = torch.where(is_better, damping * 0.1, damping * 10.0).clamp(1e-10, 1e6)
+        parameters = torch.where(is_better[:, None], parameters - move, parameters)
+        value = torch.where(is_better, trial[0], value)
+        gradient = torch.where(is_better[:, None], trial[1], gradient)
+        hessian = torch.where(is_better[:, None, None], trial[2], hessian)
     parameters[:, 0] /= spread[:, 0, 0]
     return parameters
 
@@ -476,13 +462,13 @@ def recalibrated(output: Tensor, parameters: Tensor) -> Tensor:
 def _likelihood(
     parameters: Tensor, start: Tensor, features: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean negative log-likelihood with its ridge [K], its gradient and its Hessian."""
     scores = parameters[:, :1, None] * features + parameters[:, None, 1:]
     log_p = scores.log_softmax(-1)
     p, count = log_p.exp(), features.shape[1]
     away = parameters - start
-    value = -(labels * log_p).sum((-1, -2)) / count + 0.5 * RECALIBRATION_RIDGE * away.square().sum(
-        -1
-    )
+    penalty = 0.5 * RECALIBRATION_RIDGE * away.square().sum(-1)
+    value = -(labels * log_p).sum((-1, -2)) / count + penalty
     error = p - labels
     by_bias = error.mean(1)
     by_scale = (error * features).sum(-1).mean(-1, keepdim=True)

@@ -6,7 +6,7 @@ its bits with K, and a member's records may depend on nothing but the member.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -81,13 +81,13 @@ def layers(
 
 def layer_names(parameters: Sequence[str]) -> dict[str, list[str]]:
     """Parameter names by the path of the module that owns them."""
-    owned: dict[str, list[str]] = {}
+    layers: dict[str, list[str]] = {}
     for name in parameters:
-        owned.setdefault(name.rpartition(".")[0] or name, []).append(name)
-    return owned
+        layers.setdefault(name.rpartition(".")[0] or name, []).append(name)
+    return layers
 
 
-def norm(tensors: Sequence[Tensor] | Mapping[str, Tensor].values) -> Tensor:  # type: ignore[valid-type]
+def norm(tensors: Iterable[Tensor]) -> Tensor:
     """L2 norm [K] over all entries of tensors [K, ...] of each member."""
     squares = [tensor.flatten(1).square().sum(-1) for tensor in tensors]
     return torch.stack(squares, -1).sum(-1).sqrt()

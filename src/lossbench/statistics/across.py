@@ -98,8 +98,8 @@ def performance_profile(
             def above(tasks: Sequence[np.ndarray], tau: float = tau) -> np.ndarray:
                 return np.mean([(task >= tau).mean(-1) for task in tasks], 0)
 
-            found = _stratified(tasks, above, confidence, draws, seed)
-            rows.append({"loss": loss, "tau": tau, **found})
+            estimates = _stratified(tasks, above, confidence, draws, seed)
+            rows.append({"loss": loss, "tau": tau, **estimates})
     return pd.DataFrame(rows)
 
 
@@ -121,10 +121,10 @@ def _stratified(
 ) -> dict[str, float]:
     """A statistic of the tasks' scores, with its percentile interval over stratified resamples."""
     draw = np.random.default_rng(seed)  # the same for every loss, so losses share their resamples
-    drawn = [task[draw.integers(len(task), size=(draws, len(task)))] for task in tasks]
+    resampled = [task[draw.integers(len(task), size=(draws, len(task)))] for task in tasks]
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     # An order statistic, because infinite scores have no weighted mean.
-    low, high = np.quantile(statistic(drawn), tails, method="inverted_cdf")
+    low, high = np.quantile(statistic(resampled), tails, method="inverted_cdf")
     shared = {"n": sum(map(len, tasks)), "tasks": len(tasks)}
     return {"value": float(statistic(tasks)), "low": float(low), "high": float(high), **shared}
 
@@ -160,8 +160,8 @@ def mean_ranks(frame: pd.DataFrame, *, metric: str, confidence: float = 0.95) ->
                 raise ValueError(
                     f"{loss} has no rank in context {lacking}: give tasks in which every loss ran"
                 )
-            found = vars(estimate(across, confidence=confidence))
-            rows.append({"condition": condition, "loss": loss, **found, "losses": len(ranks)})
+            mean = vars(estimate(across, confidence=confidence))
+            rows.append({"condition": condition, "loss": loss, **mean, "losses": len(ranks)})
     return pd.DataFrame(rows)
 
 

@@ -38,11 +38,11 @@ def noise_curves(
     """
     rows = []
     for curve, (corruption, rates) in enumerate(_series(frame, tuned)):
-        mine = frame[frame.context.isin([*rates])]
+        runs = frame[frame.context.isin([*rates])]
         parts = str(frame.label[frame.context == next(iter(rates))].iloc[0]).split(" · ")
         label = " · ".join(p for p in parts if not p.startswith(("corruption", "rate=")))
         shared = {"curve": curve, "label": label, "corruption": corruption}
-        for facts, cell in mine.groupby(["context", *_BY], sort=False, dropna=False):
+        for facts, cell in runs.groupby(["context", *_BY], sort=False, dropna=False):
             row = shared | dict(zip(_BY, facts[1:], strict=True)) | {"rate": rates[facts[0]]}
             row |= {"metric": metric, "planned": len(cell), "confidence": confidence}
             rows.append(row | counts(cell) | vars(estimate(cell[metric], confidence=confidence)))
@@ -54,7 +54,7 @@ def noise_curves(
 def _series(frame: pd.DataFrame, tuned: Sequence[str]) -> Iterator[tuple[str, Mapping[str, float]]]:
     """Corruptions with their rates by context."""
     clean: dict[str, str] = {}
-    found: dict[tuple[str, str, str], dict[str, float]] = {}
+    corrupted: dict[tuple[str, str, str], dict[str, float]] = {}
     known = frame[frame.config.notna() & (frame.config != "")].drop_duplicates("context")
     for row in known.itertuples():
         leaves = context_factors(str(row.config), tuned=tuned)
@@ -64,8 +64,8 @@ def _series(frame: pd.DataFrame, tuned: Sequence[str]) -> Iterator[tuple[str, Ma
             clean[rest] = str(row.context)
         elif rate is not None:
             key = str(noise["corruption.name"]), json.dumps(noise, sort_keys=True), rest
-            found.setdefault(key, {})[str(row.context)] = float(rate)
-    for (name, _, rest), rates in found.items():
+            corrupted.setdefault(key, {})[str(row.context)] = float(rate)
+    for (name, _, rest), rates in corrupted.items():
         if rest in clean and 0.0 not in rates.values():
             rates[clean[rest]] = 0.0
         if len(rates) > 1:

@@ -14,10 +14,8 @@ from lossbench.statistics.intervals import estimate
 PARTS = ("total", "scale", "weighting", "rest")
 """What a difference is and what it is made of; the last three sum to the first."""
 
-DECOMPOSED = [
-    *(*FACTS, "lr", "part", "metric", "reference", "value", "low", "high", "n"),
-    *("left_out", "confidence", "differences"),
-]
+DECOMPOSED = [*FACTS, "lr", "part", "metric", "reference", "value", "low", "high", "n"]
+DECOMPOSED += ["left_out", "confidence", "differences"]
 """Columns of `decomposition`."""
 
 
@@ -57,38 +55,27 @@ def decomposition(
         for loss in sorted({*cell.loss} - {reference}) if len(base) else []:
             runs = cell[cell.loss == loss]
             if {*runs.signal} == {*records.SIGNALS}:
-                _refuse_unpaired(pd.concat([base, runs]))
-                found = _parts(runs, base, metric)
+                four = pd.concat([base, runs])
+                names = four.loss + " (" + four.signal + ")"
+                refuse_unequal(four.assign(loss=names), columns=tuple(CURES))
+                parts = _parts(runs, base, metric)
+                is_whole = np.isfinite(parts).all(axis=1)
                 facts = {name: runs[name].iloc[0] for name in FACTS} | {"lr": lr}
-                rows += [facts | _row(found, part, confidence) for part in PARTS]
+                for part in PARTS:
+                    differences = tuple(parts.loc[is_whole, part])
+                    mean = asdict(estimate(differences, confidence=confidence))
+                    row = facts | {"part": part} | mean | {"left_out": int((~is_whole).sum())}
+                    rows.append(row | {"differences": differences})
     shared = {"metric": metric, "reference": reference, "confidence": confidence}
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=DECOMPOSED)
     return table.assign(**shared)[DECOMPOSED]
 
 
-def _refuse_unpaired(runs: pd.DataFrame) -> None:
-    """Refuse runs of a seed that did not start equal, whatever drove them."""
-    told = runs.loss + " (" + runs.signal + ")"
-    refuse_unequal(runs.assign(loss=told), columns=tuple(CURES))
-
-
 def _parts(runs: pd.DataFrame, base: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The four parts of each seed, in columns; NaN where one of the four runs has no value."""
-    value = {signal: some.set_index("seed")[metric] for signal, some in runs.groupby("signal")}
+    value = {signal: rows.set_index("seed")[metric] for signal, rows in runs.groupby("signal")}
     m = pd.DataFrame({**value, "reference": base.set_index("seed")[metric]}).astype(float)
     total = m.own - m.reference
     scale, weighting = m.own - m.norm_matched, m.reweighted - m.reference
-    found = pd.DataFrame({"total": total, "scale": scale, "weighting": weighting})
-    return found.assign(rest=total - scale - weighting).sort_index()
-
-
-def _row(found: pd.DataFrame, part: str, confidence: float) -> dict[str, object]:
-    """Mean and interval of one part over the seeds that have all of them."""
-    whole = np.isfinite(found).all(axis=1)
-    differences = tuple(found.loc[whole, part])
-    return {
-        "part": part,
-        **asdict(estimate(differences, confidence=confidence)),
-        "left_out": int((~whole).sum()),
-        "differences": differences,
-    }
+    parts = pd.DataFrame({"total": total, "scale": scale, "weighting": weighting})
+    return parts.assign(rest=total - scale - weighting).sort_index()

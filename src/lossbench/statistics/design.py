@@ -30,9 +30,7 @@ BORROWED = "own_lr"
 _NO_FACTORS = {"run_id", "pack_id", "name", "stage", "condition", "loss", "lr", "seed"}
 _NO_FACTORS |= {"source_sha", "experiment", "extensions"}  # the loss's code is part of source_sha
 
-_QUIET = (
-    *("log_every", "eval_every", "batch_size", "schedule.name", "steps", "init.output_scale"),
-)
+_QUIET = ("log_every", "eval_every", "batch_size", "schedule.name", "steps", "init.output_scale")
 """Factors that a label leaves out where others tell contexts apart."""
 
 
@@ -55,27 +53,27 @@ def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
     """
     configs = [json.loads(text) if isinstance(text, str) and text else {} for text in runs.config]
     each = [_factors(config, tuned) for config in configs]
-    factors = {_digest(found): found for found in each}
-    keys = pd.Series([_digest(found) for found in each], index=runs.index, dtype=str)
+    factors = {_digest(leaves): leaves for leaves in each}
+    keys = pd.Series([_digest(leaves) for leaves in each], index=runs.index, dtype=str)
     kind = runs.data.astype(str) + " × " + runs.model.astype(str)
     unknown, coarse = keys == _digest({}), kind + " × " + runs.optimizer.astype(str)
     fine = runs.get("planned_context", coarse)
     for place in (fine.where(fine.notna(), coarse), coarse):
         for name in place[unknown].unique():
-            known = keys[~unknown & (place == name)].unique()
-            if len(known) == 1:
-                keys[unknown & (place == name)] = known[0]
+            candidates = keys[~unknown & (place == name)].unique()
+            if len(candidates) == 1:
+                keys[unknown & (place == name)] = candidates[0]
         unknown = keys == _digest({})
     keys[unknown] = coarse[unknown].map(_digest)
     labels: dict[str, str] = {}
     for name, members in keys.groupby(kind):
         labels |= _labels(str(name), {key: factors.get(key, {}) for key in members.unique()})
     planned = runs.get("planned_params", pd.Series(index=runs.index, dtype=object))
-    told = [
+    known = [
         config or {"loss": {"params": json.loads(text) if isinstance(text, str) else {}}}
         for config, text in zip(configs, planned, strict=True)
     ]
-    variants = _variants(runs.loss, told, tuned)
+    variants = _variants(runs.loss, known, tuned)
     return pd.DataFrame({"context": keys, "label": keys.map(labels), "variant": variants})
 
 
@@ -120,29 +118,29 @@ def _factors(config: Mapping[str, Any], tuned: Sequence[str]) -> dict[str, Any]:
     return {name: leaf for name, leaf in leaves.items() if name not in left_out}
 
 
-def _labels(kind: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _labels(kind: str, contexts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Labels of contexts that share data and model: what differs between them is spelt out."""
-    names = sorted({name for factors in found.values() for name in factors})
-    varied = [n for n in names if len({str(factors.get(n)) for factors in found.values()}) > 1]
+    names = sorted({name for factors in contexts.values() for name in factors})
+    varied = [n for n in names if len({str(factors.get(n)) for factors in contexts.values()}) > 1]
     groups = {name.split(".")[0] for name in varied if name.endswith(".name")}
-    told = [n for n in varied if n.endswith(".name") or n.split(".")[0] not in groups]
+    words = [n for n in varied if n.endswith(".name") or n.split(".")[0] not in groups]
 
     def are_distinct(names: Sequence[str]) -> bool:
-        told = {tuple(str(factors.get(n)) for n in names) for factors in found.values()}
-        return len(told) == len(found)
+        values = {tuple(str(factors.get(n)) for n in names) for factors in contexts.values()}
+        return len(values) == len(contexts)
 
-    told = told if are_distinct(told) else varied
-    functions = [n for n in told if n.endswith(".fn")]
+    words = words if are_distinct(words) else varied
+    functions = [n for n in words if n.endswith(".fn")]
     for name in (*functions, *_QUIET):
-        shorter = [n for n in told if n != name]
-        told = shorter if are_distinct(shorter) else told
+        shorter = [n for n in words if n != name]
+        words = shorter if are_distinct(shorter) else words
     return {
-        key: " · ".join([kind, *(_told(n, factors.get(n)) for n in told if n in factors)])
-        for key, factors in found.items()
+        key: " · ".join([kind, *(_in_label(n, factors.get(n)) for n in words if n in factors)])
+        for key, factors in contexts.items()
     }
 
 
-def _told(name: str, value: Any) -> str:
+def _in_label(name: str, value: Any) -> str:
     """A factor in a label: short, and of how training starts and what it is fed the word alone."""
     if name in ("init.from", "targets"):
         return f"{name.partition('.')[0]} {value}"
@@ -221,24 +219,24 @@ def placed(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
     """
     if "context" in runs:
         return runs
-    found = contexts(runs, tuned=tuned)
-    values = {key: _leaves(runs.config, recorded(key)) for key in tuned}
-    return runs.assign(context=found.context, label=found.label, loss=found.variant, **values)
-
-
-def _leaves(configs: pd.Series, name: str) -> pd.Series:
-    """One leaf of every recorded configuration; what is no number or text comes as JSON."""
-    flat = [_flat(json.loads(text)) if isinstance(text, str) and text else {} for text in configs]
-    leaves = [leaves.get(name) for leaves in flat]
-    plain = [json.dumps(leaf) if isinstance(leaf, list) else leaf for leaf in leaves]
-    return pd.Series(plain, index=configs.index)
+    table = contexts(runs, tuned=tuned)
+    configs = [
+        _flat(json.loads(text)) if tuned and isinstance(text, str) and text else {}
+        for text in runs.config
+    ]
+    columns = {}
+    for key in tuned:
+        leaves = [leaves.get(recorded(key)) for leaves in configs]
+        plain = [json.dumps(leaf) if isinstance(leaf, list) else leaf for leaf in leaves]
+        columns[key] = pd.Series(plain, index=runs.index)
+    return runs.assign(context=table.context, label=table.label, loss=table.variant, **columns)
 
 
 def joined(frame: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Rows of `steps`, `layers` or `evals` of the given runs, with their contexts and variants."""
     facts = placed(runs).set_index("run_id")[[*FACTS, "lr", "seed"]]
-    own = frame.columns.difference(facts.columns, sort=False)
-    return frame[own].join(facts, on="run_id", how="inner")
+    columns = frame.columns.difference(facts.columns, sort=False)
+    return frame[columns].join(facts, on="run_id", how="inner")
 
 
 def with_reference(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
@@ -252,13 +250,13 @@ def with_reference(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
         frame: From `endpoint`, one row a run.
         reference: The loss the others are compared with.
     """
-    own = frame[(frame.loss == reference) & (frame.condition == BORROWED)]
+    borrowed = frame[(frame.loss == reference) & (frame.condition == BORROWED)]
     parts = [frame]
     for (context, condition), cell in frame.groupby(["context", "condition"], sort=False):
         if reference not in {*cell.loss}:
-            parts.append(own[own.context == context].assign(condition=condition))
-    filled = [part for part in parts if len(part)]
-    return pd.concat(filled, ignore_index=True) if len(filled) > 1 else frame
+            parts.append(borrowed[borrowed.context == context].assign(condition=condition))
+    parts = [part for part in parts if len(part)]
+    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else frame
 
 
 def refuse_unequal(cell: pd.DataFrame, *, columns: Iterable[str] = tuple(CURES)) -> None:

@@ -118,8 +118,8 @@ def bootstrap_t(
 def _t_bounds(rows: np.ndarray, counts: np.ndarray, tail: int) -> np.ndarray:
     """Bounds of each row, [rows, 2], from the `tail`-th smallest and largest t of its resamples."""
     n, mean = rows.shape[-1], rows.mean(-1, keepdims=True)
-    constant = np.ptp(rows, -1) == 0
-    centred = np.where(constant[:, None], 0.0, rows - mean)
+    is_constant = np.ptp(rows, -1) == 0
+    centred = np.where(is_constant[:, None], 0.0, rows - mean)
     shift = centred @ counts.T / n
     spread = np.sqrt(np.maximum(centred**2 @ counts.T / n - shift**2, 0) * n / (n - 1))
     # A resample of one value has a spread of rounding errors only.
@@ -128,8 +128,8 @@ def _t_bounds(rows: np.ndarray, counts: np.ndarray, tail: int) -> np.ndarray:
         ratio = np.where(shift == 0, 0.0, shift / spread)
     ordered = np.partition(ratio, (tail - 1, ratio.shape[-1] - tail), -1)
     ends = ordered[:, [ratio.shape[-1] - tail, tail - 1]]
-    deviation = np.where(constant, 0.0, rows.std(-1, ddof=1))[:, None]
-    return np.where(constant[:, None], rows[:, :1], mean - ends * deviation)
+    deviation = np.where(is_constant, 0.0, rows.std(-1, ddof=1))[:, None]
+    return np.where(is_constant[:, None], rows[:, :1], mean - ends * deviation)
 
 
 def two_level(
@@ -155,13 +155,13 @@ def two_level(
     Source:
         Owen 2007, Annals of Applied Statistics (the pigeonhole bootstrap).
     """
-    found, n, examples = frame.dropna(), frame.seed.nunique(), frame.example.nunique()
-    if len(found) != n * examples or found.duplicated(["seed", "example"]).any():
+    known, n, examples = frame.dropna(), frame.seed.nunique(), frame.example.nunique()
+    if len(known) != n * examples or known.duplicated(["seed", "example"]).any():
         raise ValueError(
-            f"{n} seeds x {examples} examples have {len(found)} differences: every seed needs "
+            f"{n} seeds x {examples} examples have {len(known)} differences: every seed needs "
             "every example once. Give the seeds that survived, on one fixed test set."
         )
-    table = found.pivot(index="seed", columns="example", values="difference")  # noqa: PD010
+    table = known.pivot(index="seed", columns="example", values="difference")  # noqa: PD010
     values = table.to_numpy(dtype=float)
     mean = float(values.mean()) if n else np.nan
     if n < 2:
@@ -190,8 +190,8 @@ def share(count: int, trials: int, *, confidence: float = 0.95) -> Estimate:
     """
     if not trials:
         return Estimate(np.nan, np.nan, np.nan, 0)
-    found = stats.binomtest(count, trials).proportion_ci(confidence)
-    return Estimate(count / trials, float(found.low), float(found.high), trials)
+    bounds = stats.binomtest(count, trials).proportion_ci(confidence)
+    return Estimate(count / trials, float(bounds.low), float(bounds.high), trials)
 
 
 def wilcoxon(differences: Iterable[float]) -> float:

@@ -12,10 +12,8 @@ from lossbench.statistics.design import FACTS, endpoint, placed
 from lossbench.statistics.intervals import estimate
 from lossbench.statistics.tuning import best
 
-SELECTED = [
-    *(*FACTS, "selected_by", "metric", "noisy_lr", "clean_lr", "is_same"),
-    *("noisy_value", "clean_value", "cost", "low", "high", "n", "lost", "confidence"),
-]
+SELECTED = [*FACTS, "selected_by", "metric", "noisy_lr", "clean_lr", "is_same", "noisy_value"]
+SELECTED += ["clean_value", "cost", "low", "high", "n", "lost", "confidence"]
 """Columns of `selection_cost`."""
 
 
@@ -72,17 +70,17 @@ def _chosen_twice(cell: pd.DataFrame, metric: str, clean: str, confidence: float
         for name in (metric, clean)
     )
     cost = -records.sign(clean) * (noisy[clean] - oracle[clean])
-    found = estimate(cost, confidence=confidence)
+    mean = estimate(cost, confidence=confidence)
     return {
         "noisy_lr": noisy.lr.iloc[0],
         "clean_lr": oracle.lr.iloc[0],
         "is_same": bool(noisy.candidate.iloc[0] == oracle.candidate.iloc[0]),
         "noisy_value": noisy[clean].mean(),
         "clean_value": oracle[clean].mean(),
-        "cost": found.value,
-        "low": found.low,
-        "high": found.high,
-        "n": found.n,
+        "cost": mean.value,
+        "low": mean.low,
+        "high": mean.high,
+        "n": mean.n,
         "lost": int(cost.isna().sum()),
         "confidence": confidence,
     }

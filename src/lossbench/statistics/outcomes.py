@@ -33,8 +33,8 @@ def summary(
         shared["improving"] = int((done.best_step == done.stop_step).sum())
         shared["lr"] = rates[0] if len(rates) == 1 else np.nan
         for metric in metrics:
-            found = estimate(cell[metric], confidence=confidence)
-            rows.append(shared | {"metric": metric, "confidence": confidence} | vars(found))
+            mean = estimate(cell[metric], confidence=confidence)
+            rows.append(shared | {"metric": metric, "confidence": confidence} | vars(mean))
     return pd.DataFrame(rows)
 
 

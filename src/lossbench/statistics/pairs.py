@@ -22,12 +22,10 @@ from lossbench.statistics.intervals import (
 )
 from lossbench.statistics.power import pairs_for
 
-PAIRED = [
-    *(*FACTS, "metric", "reference", "pairs", "difference", "low", "high", "verdict", "margin"),
-    *("confidence", "comparisons", "p", "p_holm", "diverged", "reference_diverged"),
-    *("wins", "trials", "win_low", "win_high", "pairs_needed", "exploratory", "differences"),
-    *("undefined", "boot_low", "boot_high", "p_wilcoxon", "p_wilcoxon_holm", "smallest_p"),
-]
+PAIRED = [*FACTS, "metric", "reference", "pairs", "difference", "low", "high", "verdict", "margin"]
+PAIRED += ["confidence", "comparisons", "p", "p_holm", "diverged", "reference_diverged", "wins"]
+PAIRED += ["trials", "win_low", "win_high", "pairs_needed", "exploratory", "differences"]
+PAIRED += ["undefined", "boot_low", "boot_high", "p_wilcoxon", "p_wilcoxon_holm", "smallest_p"]
 """Columns of `paired`."""
 
 
@@ -111,9 +109,11 @@ def _versus(
     runs: pd.DataFrame, base: pd.DataFrame, *, metric: str, margin: float, level: float
 ) -> dict[str, Any]:
     """One row of `paired`, its level shared out already."""
-    ran = [one[one.status.isin(["done", "diverged"])].set_index("seed") for one in (runs, base)]
-    seeds = ran[0].index.intersection(ran[1].index).sort_values()
-    mine, theirs = (one.loc[seeds] for one in ran)
+    mine, theirs = (
+        rows[rows.status.isin(["done", "diverged"])].set_index("seed") for rows in (runs, base)
+    )
+    seeds = mine.index.intersection(theirs.index).sort_values()
+    mine, theirs = mine.loc[seeds], theirs.loc[seeds]
     difference = (mine[metric] - theirs[metric]).astype(float)
     sign = records.sign(metric)
     lost, gained = mine.status == "diverged", theirs.status == "diverged"
@@ -123,16 +123,16 @@ def _versus(
     wins -= int((is_undefined & (sign * difference > 0)).sum())
     trials -= int(is_undefined.sum())
     survivors = difference[np.isfinite(difference)]
-    found, won = estimate(survivors, confidence=level), share(wins, trials)
+    mean, won = estimate(survivors, confidence=level), share(wins, trials)
     both = pd.concat([runs, base])
     row = {name: runs[name].iloc[0] for name in FACTS} | {
         "seeds": len(seeds),
         "unfinished": int(both.status.isin(["failed", "missing"]).sum()),
         "undefined": int(is_undefined.sum()),
-        "pairs": found.n,
-        "difference": found.value,
-        "low": found.low,
-        "high": found.high,
+        "pairs": mean.n,
+        "difference": mean.value,
+        "low": mean.low,
+        "high": mean.high,
         "diverged": int((runs.status == "diverged").sum()),
         "reference_diverged": int((base.status == "diverged").sum()),
         "wins": wins,
@@ -143,7 +143,7 @@ def _versus(
         "differences": tuple(difference),
         **_robust(survivors.to_numpy(), level),
     }
-    low, high = sorted((sign * found.low, sign * found.high))
+    low, high = sorted((sign * mean.low, sign * mean.high))
     verdict = _verdict(row, low, high, margin)
     is_vague = verdict == "not distinguishable"
     needed = _pairs_needed(survivors, margin, level) if is_vague else np.nan
@@ -242,9 +242,9 @@ def spread_ratio(
         for loss in sorted({*values} - {reference}) if reference in values else []:
             refuse_unequal(cell[cell.loss.isin([loss, reference])])
             both = values[[loss, reference]].astype(float)
-            found = _pitman_morgan(both[np.isfinite(both).all(axis=1)].to_numpy(), confidence)
+            ratio = _pitman_morgan(both[np.isfinite(both).all(axis=1)].to_numpy(), confidence)
             facts = cell[cell.loss == loss].iloc[0][FACTS].to_dict()
-            rows.append(facts | {"metric": metric, "reference": reference} | vars(found))
+            rows.append(facts | {"metric": metric, "reference": reference} | vars(ratio))
     return pd.DataFrame(rows)
 
 
@@ -266,12 +266,11 @@ def _pitman_morgan(values: np.ndarray, confidence: float) -> Estimate:
 
 # ---- the same loss in two contexts ---------------------------------------------------------------
 
-CONTRASTED = [
-    *("first", "second", "task", "condition", "loss", "family", "metric", "pairs", "difference"),
-    *("low", "high", "verdict", "margin", "confidence", "comparisons", "p", "p_holm", "diverged"),
-    *("first_diverged", "wins", "trials", "win_low", "win_high", "pairs_needed", "differences"),
-    *("boot_low", "boot_high", "p_wilcoxon", "p_wilcoxon_holm", "smallest_p"),
-]
+CONTRASTED = ["first", "second", "task", "condition", "loss", "family", "metric", "pairs"]
+CONTRASTED += ["difference", "low", "high", "verdict", "margin", "confidence", "comparisons", "p"]
+CONTRASTED += ["p_holm", "diverged", "first_diverged", "wins", "trials", "win_low", "win_high"]
+CONTRASTED += ["pairs_needed", "differences", "boot_low", "boot_high", "p_wilcoxon"]
+CONTRASTED += ["p_wilcoxon_holm", "smallest_p"]
 """Columns of `contrasted`."""
 
 
@@ -302,7 +301,10 @@ def contrasted(
     Raises:
         ValueError: A frame holds several contexts, or the runs of a seed are no pairs.
     """
-    names = [_only_label(frame) for frame in (first, second)]
+    for frame in (first, second):
+        if (count := frame.context.nunique()) != 1:
+            raise ValueError(f"{count} contexts in one frame: contrast one with one other")
+    names = [str(frame.label.iloc[0]) for frame in (first, second)]
     tables = [pd.DataFrame(columns=CONTRASTED)]
     for condition, cell in second.groupby("condition", sort=False):
         base = first[first.condition == condition]
@@ -321,16 +323,12 @@ def contrasted(
     return table.assign(first=names[0], second=names[1], **shared)[CONTRASTED]
 
 
-def _only_label(frame: pd.DataFrame) -> str:
-    if (found := frame.context.nunique()) != 1:
-        raise ValueError(f"{found} contexts in one frame: contrast one with one other")
-    return str(frame.label.iloc[0])
-
-
 def _refuse_unlike(second: pd.DataFrame, first: pd.DataFrame, names: Sequence[str]) -> None:
     """Refuse runs of one loss in two contexts that do not share start, batches and machine."""
-    told = [
-        runs.assign(loss=f"{runs.loss.iloc[0]} ({place}: {name})")
-        for place, runs, name in zip(("first", "second"), (first, second), names, strict=True)
+    loss = first.loss.iloc[0]
+    named = [
+        first.assign(loss=f"{loss} (first: {names[0]})"),
+        second.assign(loss=f"{loss} (second: {names[1]})"),
     ]
-    refuse_unequal(pd.concat(told, ignore_index=True), columns=("init_sha", "batch_sha", "env_sha"))
+    shared = ("init_sha", "batch_sha", "env_sha")
+    refuse_unequal(pd.concat(named, ignore_index=True), columns=shared)

@@ -104,11 +104,11 @@ def _unit_difference(pairs: int, level: float, power: float) -> float:
     critical = stats.t.ppf(0.5 + level / 2, pairs - 1)
 
     def excess(shift: float) -> float:  # in standard errors of the mean
-        def found(spread: float) -> float:
+        def chance(spread: float) -> float:
             ends = shift - critical * spread, -shift - critical * spread
             return special.ndtr(ends[0]) + special.ndtr(ends[1])
 
-        return _expected(found, pairs, kinks=(shift / critical,)) - power
+        return _expected(chance, pairs, kinks=(shift / critical,)) - power
 
     return _root(excess, critical) / math.sqrt(pairs) if power > 1 - level else 0.0
 
@@ -119,12 +119,12 @@ def _unit_margin(pairs: int, level: float, power: float) -> float:
     critical = stats.t.ppf(0.5 + level / 2, pairs - 1)
 
     def excess(margin: float) -> float:  # in standard errors of the mean
-        def called(spread: float) -> float:
+        def chance(spread: float) -> float:
             room = max(0.0, min(critical * spread, margin - critical * spread))
             return 2 * special.ndtr(room) - 1
 
         kinks = margin / critical / 2, margin / critical
-        return _expected(called, pairs, kinks=kinks) - power
+        return _expected(chance, pairs, kinks=kinks) - power
 
     return _root(excess, critical) / math.sqrt(pairs) if power < level - 1e-9 else math.inf
 

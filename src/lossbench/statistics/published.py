@@ -13,10 +13,8 @@ from lossbench.statistics.design import factors, recorded
 from lossbench.statistics.intervals import FEWEST_PAIRS
 from lossbench.statistics.pairs import paired
 
-COLUMNS = [
-    *("claim", "source", "says", "task", "loss", "reference", "metric", "difference", "low"),
-    *("high", "n", "verdict", "exploratory", "judged"),
-]
+COLUMNS = ["claim", "source", "says", "task", "loss", "reference", "metric", "difference"]
+COLUMNS += ["low", "high", "n", "verdict", "exploratory", "judged"]
 """Columns of `judged_findings`."""
 
 CONFIRMED, REFUTED = "confirmed", "not confirmed"

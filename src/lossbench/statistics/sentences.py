@@ -12,12 +12,10 @@ from lossbench import records
 from lossbench.statistics.design import BORROWED
 from lossbench.statistics.intervals import FEWEST_PAIRS
 
-VERDICTS = [
-    *("task", "loss", "reference", "condition", "metric", "unit", "direction", "estimate", "low"),
-    *("high", "n", "diverged", "margin", "p_holm", "verdict"),
-    *("steps", "still_improving", "exploratory", "boot_low", "boot_high", "p_wilcoxon_holm"),
-    *("wins", "trials", "pairs_needed", "confidence", "reference_diverged"),
-]
+VERDICTS = ["task", "loss", "reference", "condition", "metric", "unit", "direction", "estimate"]
+VERDICTS += ["low", "high", "n", "diverged", "margin", "p_holm", "verdict", "steps"]
+VERDICTS += ["still_improving", "exploratory", "boot_low", "boot_high", "p_wilcoxon_holm"]
+VERDICTS += ["wins", "trials", "pairs_needed", "confidence", "reference_diverged"]
 """Columns of `verdicts`."""
 
 WORDS = {
@@ -61,9 +59,9 @@ def verdicts(
                 "task": row["label"],
                 "estimate": row["difference"],
                 "n": row["pairs"],
-                "unit": _unit(row["metric"]),
+                "unit": records.metric_of(row["metric"]).unit,
                 "direction": records.direction(row["metric"]),
-                "verdict": _worded(row, mine, theirs),
+                "verdict": _in_words(row, mine, theirs),
                 "steps": steps[row["context"]] if isinstance(steps, Mapping) else steps,
                 "still_improving": any(2 * o["improving"] > o["n"] > 0 for o in (mine, theirs)),
             }
@@ -76,28 +74,21 @@ def _outcome(summary: pd.DataFrame, row: Mapping[str, Any], loss: str) -> Mappin
     mine = summary.context.eq(row["context"]) & summary.loss.eq(loss)
     mine &= summary.metric.eq(row["metric"])
     for condition in (row["condition"], BORROWED):
-        if (found := mine & summary.condition.eq(condition)).any():
-            return summary[found].iloc[0].to_dict()
+        if (rows := mine & summary.condition.eq(condition)).any():
+            return summary[rows].iloc[0].to_dict()
     return dict.fromkeys(("planned", "improving", "n", "failed", "missing"), 0)
 
 
-def _unit(metric: str) -> str:
-    return records.metric_of(metric).unit
-
-
-def _worded(row: Mapping[str, Any], mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+def _in_words(row: Mapping[str, Any], mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     needed = row["pairs_needed"]
     return WORDS[row["verdict"]].format(
         **row,
         needed=f"about {needed:,.0f}" if np.isfinite(needed) else "more than 100,000",
         planned=mine["planned"],
         others=theirs["planned"],
-        unfinished=sum(outcome[name] for outcome in (mine, theirs) for name in _UNFINISHED),
+        unfinished=sum(runs[name] for runs in (mine, theirs) for name in ("failed", "missing")),
         all=mine["planned"] + theirs["planned"],
     )
-
-
-_UNFINISHED = ("failed", "missing")
 
 
 def sentence(row: Mapping[str, Any] | pd.Series) -> str:
@@ -112,11 +103,11 @@ def sentence(row: Mapping[str, Any] | pd.Series) -> str:
         notes.append("validation was still improving")
     if row["exploratory"]:
         notes.append("exploratory, not declared beforehand")
-    told = f"After {row['steps']} updates on {row['task']}, {how}, {_claim(row)}"
-    return f"{told}: {'; '.join(notes)}."
+    verdict = f"After {row['steps']} updates on {row['task']}, {how}, {_clause(row)}"
+    return f"{verdict}: {'; '.join(notes)}."
 
 
-def _claim(row: Mapping[str, Any] | pd.Series) -> str:
+def _clause(row: Mapping[str, Any] | pd.Series) -> str:
     """The verdict as a clause with subject and verb."""
     loss, reference, words = row["loss"], row["reference"], str(row["verdict"])
     first, _, rest = words.partition(" ")
@@ -146,5 +137,6 @@ def _difference(row: Mapping[str, Any] | pd.Series) -> str:
     bounds = f" [{row['low']:+.3g}, {row['high']:+.3g}]" if np.isfinite(row["low"]) else ""
     kind = f"{100 * row['confidence']:g} % simultaneous interval" if bounds else "no interval"
     left = " that survived" if row["diverged"] or row["reference_diverged"] else ""
-    told = f"{row['metric']} differs by {row['estimate']:+.3g}{bounds}{unit} ({kind}, "
-    return "; ".join([f"{told}n = {row['n']} seeds{left}, {row['direction']} is better)", *lost])
+    difference = f"{row['metric']} differs by {row['estimate']:+.3g}{bounds}{unit}"
+    basis = f"{kind}, n = {row['n']} seeds{left}, {row['direction']} is better"
+    return "; ".join([f"{difference} ({basis})", *lost])

@@ -42,8 +42,8 @@ def curves(
     half = half_width(table["std"], table["count"].where(table["count"] > 1), confidence)
     bounds = {"value": table["mean"], "low": table["mean"] - half, "high": table["mean"] + half}
     back = np.exp if geometric else np.asarray
-    found = pd.DataFrame({name: back(bound) for name, bound in bounds.items()}, index=table.index)
-    return found.assign(n=table["count"], confidence=confidence, metric=value).reset_index()
+    means = pd.DataFrame({name: back(bound) for name, bound in bounds.items()}, index=table.index)
+    return means.assign(n=table["count"], confidence=confidence, metric=value).reset_index()
 
 
 MEASURES = {
@@ -55,12 +55,12 @@ MEASURES = {
 
 
 def courses(
-    found: records.Records, runs: pd.DataFrame, *, confidence: float = 0.95, table: str = "steps"
+    sweep: records.Records, runs: pd.DataFrame, *, confidence: float = 0.95, table: str = "steps"
 ) -> pd.DataFrame:
     """What runs fed back at every step, as `curves` averages it, for tables larger than memory.
 
     Args:
-        found: The sweep.
+        sweep: Its records.
         runs: From `placed`: the runs to average.
         confidence: Pointwise coverage.
         table: "steps", or "layers" for the gradient norm of each layer.
@@ -79,18 +79,18 @@ def courses(
         x = x if measure == "cosine" else f"case when {x} > 0 then ln({x}) end"
         parts.append(
             f"select '{measure}' as measure, {', '.join(keys)}, avg(x) as mean, stddev_samp(x) as "
-            f"std, count(x) as n from (select {', '.join(keys)}, {x} as x from asked) "
+            f"std, count(x) as n from (select {', '.join(keys)}, {x} as x from chosen) "
             f"where x is null or isfinite(x) group by {', '.join(keys)}"
         )
     query = " union all ".join(parts)
-    rows = found.sql(
-        f"with asked as (select * from {table} join cells using (run_id)) {query}", cells=cells
+    rows = sweep.sql(
+        f"with chosen as (select * from {table} join cells using (run_id)) {query}", cells=cells
     )
     half = half_width(rows["std"], rows.n.where(rows.n > 1), confidence)
     bounds = {"value": rows["mean"], "low": rows["mean"] - half, "high": rows["mean"] + half}
     is_norm = rows.measure != "cosine"
-    told = {name: bound.mask(is_norm, np.exp(bound)) for name, bound in bounds.items()}
-    rows = rows[["measure", *keys, "n"]].assign(**told, confidence=confidence)
+    back = {name: bound.mask(is_norm, np.exp(bound)) for name, bound in bounds.items()}
+    rows = rows[["measure", *keys, "n"]].assign(**back, confidence=confidence)
     rows = rows.sort_values([*keys, "measure"], key=_in_order).join(facts, on="cell")
     return with_losses_of_runs(rows.drop(columns="cell").reset_index(drop=True), runs)
 
@@ -107,8 +107,8 @@ def with_losses_of_runs(estimates: pd.DataFrame, runs: pd.DataFrame) -> pd.DataF
     """
     lost = runs[runs.status.isin(["diverged", "failed"])]
     first = lost.groupby(FACTS, dropna=False).stop_step.min().rename("lost_at").reset_index()
-    found = estimates.merge(first, on=FACTS, how="left")
-    return found.assign(lost_at=found.lost_at.astype(float).fillna(np.inf))
+    table = estimates.merge(first, on=FACTS, how="left")
+    return table.assign(lost_at=table.lost_at.astype(float).fillna(np.inf))
 
 
 def _in_order(column: pd.Series) -> pd.Series:
@@ -137,17 +137,17 @@ def convergence(runs: pd.DataFrame, signals: pd.DataFrame, evals: pd.DataFrame) 
     """
     mine = placed(runs)
     mine = mine[mine.status.isin(["done", "diverged"])]
-    own = evals[(evals.metric == records.OWN_LOSS) & (evals.split == "train")]
-    own = own[own.run_id.isin(mine.run_id)].sort_values("step")
-    settled = {run_id: _settled(rows) for run_id, rows in own.groupby("run_id")}
+    losses = evals[(evals.metric == records.OWN_LOSS) & (evals.split == "train")]
+    losses = losses[losses.run_id.isin(mine.run_id)].sort_values("step")
+    steps = {run_id: _step_to_final(rows) for run_id, rows in losses.groupby("run_id")}
     mine = mine[[*FACTS, "run_id", "lr", "seed", "status", "stop_step"]]
-    mine = mine.assign(steps_to_final=mine.run_id.map(settled).astype(float))
+    mine = mine.assign(steps_to_final=mine.run_id.map(steps).astype(float))
     is_early = mine.steps_to_final.fillna(np.inf) <= EARLY * mine.stop_step.astype(float)
     mine["converged"] = mine.status.eq("done") & is_early
     return mine.join(signals, on="run_id")
 
 
-def _settled(rows: pd.DataFrame) -> float:
+def _step_to_final(rows: pd.DataFrame) -> float:
     """First step from which on the value stays near its last one; rows are one run's, by step."""
     values = rows.value.to_numpy(dtype=float)
     if not np.isfinite(values).all():
@@ -169,11 +169,11 @@ SIGNALS = {
 """When along training, and what; of two names the ratio of their means."""
 
 
-def signals(found: records.Records) -> pd.DataFrame:
+def signals(sweep: records.Records) -> pd.DataFrame:
     """What the logged steps say of each run, for tables larger than memory.
 
     Args:
-        found: The sweep.
+        sweep: Its records.
 
     Returns:
         By run_id: `initial_gradient_norm`, and averaged over the last five logged steps
@@ -182,17 +182,17 @@ def signals(found: records.Records) -> pd.DataFrame:
         that of the error.
     """
     when = {"first": "arg_min({x}, step)", "late": "avg({x})", "mean": "avg({x})"}
-    told = []
+    columns = []
     for name, (time, *parts) in SIGNALS.items():
-        late = " and step >= late" * (time == "late")
+        late = " and step >= late" if time == "late" else ""
         means = [
             f"{when[time].format(x=f'cast({x} as double)')} filter (not isnan({x}){late})"
             for x in parts
         ]
-        told.append(f"{' / '.join(means)} as {name}")
-    rows = found.sql(
+        columns.append(f"{' / '.join(means)} as {name}")
+    rows = sweep.sql(
         f"with ends as (select run_id, list_min(max(step, {LAST})) as late from steps group by "
-        f"run_id) select run_id, {', '.join(told)} from steps join ends using (run_id) "
+        f"run_id) select run_id, {', '.join(columns)} from steps join ends using (run_id) "
         "group by run_id"
     )
     return rows.set_index("run_id").astype(float)
@@ -273,13 +273,13 @@ def time_to(
 def _survival(first: pd.Series, budget: float) -> dict[str, object]:
     """The Kaplan-Meier curve of the first steps at the target, NaN where it was missed."""
     sample = stats.CensoredData.right_censored(first.fillna(budget), first.isna())
-    found = stats.ecdf(sample).sf
-    half = found.quantiles[found.probabilities <= 0.5]
+    survival = stats.ecdf(sample).sf
+    half = survival.quantiles[survival.probabilities <= 0.5]
     return {
         "n": len(first),
         "reached": int(first.notna().sum()),
         "median": float(half[0]) if len(half) else np.inf,
         "budget": budget,
-        "steps": tuple(found.quantiles.tolist()),
-        "survival": tuple(found.probabilities.tolist()),
+        "steps": tuple(survival.quantiles.tolist()),
+        "survival": tuple(survival.probabilities.tolist()),
     }

@@ -35,13 +35,13 @@ def learning_rates(frame: pd.DataFrame, *, metric: str, confidence: float = 0.95
         for facts, cell in frame.groupby([*FACTS, "lr"], dropna=False)
     ]
     table = pd.DataFrame(rows)
-    found = frame.groupby(CELL).apply(lambda runs: best_learning_rate(runs, metric=metric))
-    chosen = found.reindex(pd.MultiIndex.from_frame(table[CELL])).to_numpy()
+    rates = frame.groupby(CELL).apply(lambda runs: best_learning_rate(runs, metric=metric))
+    chosen = rates.reindex(pd.MultiIndex.from_frame(table[CELL])).to_numpy()
     return table.assign(best=(table.lr == chosen) & table.value.notna())
 
 
 def best_learning_rate(runs: pd.DataFrame, *, metric: str) -> float:
-    """The learning rate with the best mean of a metric over seeds, as `best` finds it.
+    """The learning rate with the best mean of a metric over seeds, see `best`.
 
     Args:
         runs: Runs of one loss, with columns lr and the metric; NaN where a run has no value.
@@ -68,8 +68,8 @@ def best(frame: pd.DataFrame, *, metric: str, by: str | Sequence[str]) -> Any:
     table = frame[[by] if isinstance(by, str) else [*by]].assign(lost=cost.isna(), mean=cost)
     groups = table.groupby(by if isinstance(by, str) else [*by], dropna=False)
     ranked = groups.agg({"lost": "sum", "mean": "mean"})
-    found = ranked.sort_values(["lost", "mean"], kind="stable").index[0]
-    return found if isinstance(by, str) or isinstance(found, tuple) else (found,)
+    first = ranked.sort_values(["lost", "mean"], kind="stable").index[0]
+    return first if isinstance(by, str) or isinstance(first, tuple) else (first,)
 
 
 def profiled(frame: pd.DataFrame, *, metric: str, tuned: Sequence[str]) -> pd.DataFrame:
@@ -95,9 +95,9 @@ def profiled(frame: pd.DataFrame, *, metric: str, tuned: Sequence[str]) -> pd.Da
 def at_best_rate(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
     """The runs of each loss at its own best learning rate, as `learning_rates` finds it."""
     table, cell = learning_rates(frame, metric=metric), [*CELL, "lr"]
-    table["kept"] = table.best | ~table.groupby(CELL).best.transform("any")
-    kept = table.loc[table.kept].drop_duplicates(CELL)[cell]
-    return frame[pd.MultiIndex.from_frame(frame[cell]).isin(pd.MultiIndex.from_frame(kept))]
+    is_chosen = table.best | ~table.groupby(CELL).best.transform("any")
+    chosen = table.loc[is_chosen].drop_duplicates(CELL)[cell]
+    return frame[pd.MultiIndex.from_frame(frame[cell]).isin(pd.MultiIndex.from_frame(chosen))]
 
 
 # ---- what a loss asks of the tuner ---------------------------------------------------------------
@@ -137,8 +137,8 @@ def sensitivity(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
                 "best_value": top.cost * -records.sign(metric),
             }
         )
-    told = ["metric", "sensitivity", "diverged_share", "rates", "best_lr", "best_value"]
-    return pd.DataFrame(rows, columns=[*FACTS, *told])
+    columns = ["metric", "sensitivity", "diverged_share", "rates", "best_lr", "best_value"]
+    return pd.DataFrame(rows, columns=[*FACTS, *columns])
 
 
 def stability(frame: pd.DataFrame, *, metric: str, draws: int = 999, seed: int = 0) -> pd.DataFrame:
@@ -168,15 +168,15 @@ def stability(frame: pd.DataFrame, *, metric: str, draws: int = 999, seed: int =
         first = int(_chosen(values, np.ones((1, len(cost))))[0])
         shares = np.bincount(chosen, minlength=values.shape[1]) / draws
         is_known = bool(np.isfinite(values).any())
-        found = {
+        choice = {
             "best_lr": float(cost.columns[first]) if is_known else np.nan,
             "stability": float(shares[first]) if is_known else np.nan,
             "seeds": len(cost),
             "plausible": int((shares >= 0.05).sum()) if is_known else 0,
         }
-        rows.append(dict(zip(FACTS, facts, strict=True)) | {"metric": metric} | found)
-    told = ["metric", "best_lr", "stability", "seeds", "plausible"]
-    return pd.DataFrame(rows, columns=[*FACTS, *told])
+        rows.append(dict(zip(FACTS, facts, strict=True)) | {"metric": metric} | choice)
+    columns = ["metric", "best_lr", "stability", "seeds", "plausible"]
+    return pd.DataFrame(rows, columns=[*FACTS, *columns])
 
 
 def _chosen(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -187,8 +187,8 @@ def _chosen(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
         counts: How often each seed counts, [D, S].
     """
     is_lost = ~np.isfinite(values)
-    lost, kept = counts @ is_lost, counts @ ~is_lost
-    mean = counts @ np.where(is_lost, 0.0, values) / np.maximum(kept, 1)
+    lost, survivors = counts @ is_lost, counts @ ~is_lost
+    mean = counts @ np.where(is_lost, 0.0, values) / np.maximum(survivors, 1)
     return np.where(lost == lost.min(1, keepdims=True), mean, np.inf).argmin(1)
 
 

@@ -15,8 +15,13 @@ from lossbench.measures.instruments.schedule import due, interval, times
 MEASURES: dict[str, Callable[[Moment], dict[str, Tensor]]] = {
     measure.__name__: measure
     for measure in (
-        *(error_signal, loss_quantiles, representation, gradient_agreement),
-        *(gradient_noise, curvature, sharpness),
+        error_signal,
+        loss_quantiles,
+        representation,
+        gradient_agreement,
+        gradient_noise,
+        curvature,
+        sharpness,
     )
 }
 """By the names of `records.INSTRUMENTS`."""

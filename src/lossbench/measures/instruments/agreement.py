@@ -9,7 +9,7 @@ from lossbench.measures.instruments.moment import Moment, flat
 from lossbench.records import AGREEMENT
 
 CORE = {
-    "classification": (*("cross_entropy", "brier", "mae_probs", "quartic_probs", "focal", "gce"),),
+    "classification": ("cross_entropy", "brier", "mae_probs", "quartic_probs", "focal", "gce"),
     "regression": ("mse", "mae", "quartic", "huber", "log_cosh"),
 }
 """Losses that the own one is compared with, by task: one backward pass each."""
@@ -22,8 +22,8 @@ def gradient_agreement(moment: Moment) -> dict[str, Tensor]:
     parameters. NaN where the inverse link differs, where the own loss is NAME itself, and where a
     gradient is zero.
     """
-    own = flat(moment.pulled_back(moment.output_gradient).values())
+    gradient = flat(moment.pull_back(moment.output_gradient).values())
     return {
-        f"{AGREEMENT}{name}": probes.cosine(own, flat(moment.pulled_back(slope).values()))
-        for name, slope in moment.slopes().items()
+        f"{AGREEMENT}{name}": probes.cosine(gradient, flat(moment.pull_back(other).values()))
+        for name, other in moment.core_output_gradients().items()
     }

@@ -67,27 +67,25 @@ def hessian_product(mean_loss: Callable[[Parameters], Tensor], parameters: Param
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     # The sum over members has each member's own derivatives.
     total = mean_loss(leaves).sum()
-    slope = flat(_grad(total, leaves, create_graph=True))
+    gradient = flat(
+        torch.autograd.grad(
+            total,
+            [*leaves.values()],
+            retain_graph=True,
+            create_graph=True,
+            materialize_grads=True,
+        )
+    )
 
     def product(vectors: Tensor) -> Tensor:
-        if not slope.requires_grad:  # it does not depend on the parameters at all
+        if not gradient.requires_grad:  # it does not depend on the parameters at all
             return torch.zeros_like(vectors)
-        return flat(_grad(slope, leaves, vectors)).detach()
+        derivatives = torch.autograd.grad(
+            gradient, [*leaves.values()], vectors, retain_graph=True, materialize_grads=True
+        )
+        return flat(derivatives).detach()
 
     return product
-
-
-def _grad(
-    of: Tensor, leaves: Parameters, along: Tensor | None = None, *, create_graph: bool = False
-) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(
-        of,
-        [*leaves.values()],
-        along,
-        retain_graph=True,
-        create_graph=create_graph,
-        materialize_grads=True,
-    )
 
 
 def largest_eigenvalue(product: Product, start: Tensor, *, steps: int) -> Tensor:
@@ -106,6 +104,8 @@ def largest_eigenvalue(product: Product, start: Tensor, *, steps: int) -> Tensor
     vector = start / inner(start, start).sqrt()[:, None]
     basis, diagonal, off = [], [], []
     is_going = torch.ones_like(start[:, 0], dtype=torch.bool)
+    # What is left of a vector, relative to its length, when all of it was subtracted.
+    rounding = 10.0 * torch.finfo(start.dtype).eps * start.shape[-1] ** 0.5
     for _ in range(steps):
         basis.append(vector)
         image = product(vector)
@@ -113,18 +113,13 @@ def largest_eigenvalue(product: Product, start: Tensor, *, steps: int) -> Tensor
         # Where the space is used up, the first entry again: it lies between the eigenvalues.
         diagonal.append(torch.where(is_going, along, diagonal[0]) if diagonal else along)
         scale = inner(image, image).sqrt()
-        for known in (*basis, *basis):
-            image = image - inner(known, image)[:, None] * known
+        for earlier in (*basis, *basis):
+            image = image - inner(earlier, image)[:, None] * earlier
         length = inner(image, image).sqrt()
-        is_going = is_going & (length > _rounding(image) * scale)
+        is_going = is_going & (length > rounding * scale)
         off.append(torch.where(is_going, length, 0.0))
         vector = torch.where(is_going[:, None], image / length[:, None], 0.0)
     return _largest(torch.stack(diagonal, -1), torch.stack(off[:-1], -1) if steps > 1 else None)
-
-
-def _rounding(vectors: Tensor) -> float:
-    """What is left of a vector, relative to its length, when all of it was subtracted."""
-    return 10.0 * torch.finfo(vectors.dtype).eps * vectors.shape[-1] ** 0.5
 
 
 def _largest(diagonal: Tensor, off: Tensor | None) -> Tensor:
@@ -143,8 +138,8 @@ def _largest(diagonal: Tensor, off: Tensor | None) -> Tensor:
 def _signs(moment: Moment, count: int) -> Tensor:
     """Vectors of -1 and 1, [K, count, P], from the stream of each member's seed."""
     size = sum(value[0].numel() for value in moment.parameters.values())
-    drawn = {}
+    signs = {}
     for seed in {*moment.seeds}:
-        draw = stream(seed, "instruments")
-        drawn[seed] = 2.0 * torch.randint(2, (count, size), generator=draw) - 1.0
-    return torch.stack([drawn[seed] for seed in moment.seeds]).to(moment.loss)
+        generator = stream(seed, "instruments")
+        signs[seed] = 2.0 * torch.randint(2, (count, size), generator=generator) - 1.0
+    return torch.stack([signs[seed] for seed in moment.seeds]).to(moment.loss)

@@ -27,13 +27,15 @@ def error_signal(moment: Moment) -> dict[str, Tensor]:
     signal = (moment.output_gradient / largest).square().sum(-1)
     error = (moment.prediction - moment.target).square().sum(-1)
     hardest = error.topk(math.ceil(HARDEST * error.shape[-1]), -1).indices
-    found = {"signal_hardest": signal.gather(-1, hardest).sum(-1) / signal.sum(-1)}
-    if moment.clean is None:
-        return found | dict.fromkeys(("signal_mislabelled", "mislabelled_share"), nothing(moment))
-    is_wrong = (moment.clean != moment.target).any(-1).to(signal.dtype)
-    return found | {
-        "signal_mislabelled": (signal * is_wrong).sum(-1) / signal.sum(-1),
-        "mislabelled_share": is_wrong.mean(-1),
+    signal_mislabelled = mislabelled_share = nothing(moment)
+    if moment.clean is not None:
+        is_wrong = (moment.clean != moment.target).any(-1).to(signal.dtype)
+        signal_mislabelled = (signal * is_wrong).sum(-1) / signal.sum(-1)
+        mislabelled_share = is_wrong.mean(-1)
+    return {
+        "signal_hardest": signal.gather(-1, hardest).sum(-1) / signal.sum(-1),
+        "signal_mislabelled": signal_mislabelled,
+        "mislabelled_share": mislabelled_share,
     }
 
 

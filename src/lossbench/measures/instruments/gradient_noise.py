@@ -26,7 +26,12 @@ def gradient_noise(moment: Moment) -> dict[str, Tensor]:
     batch = moment.output_gradient.shape[1]
     count = min(GROUPS, batch)
     size = batch // count
-    groups = [_gradient(moment, m * size, size) for m in range(count)]
+    groups = []
+    for start in range(0, count * size, size):
+        group = slice(start, start + size)
+        output_gradient = torch.zeros_like(moment.output_gradient)
+        output_gradient[:, group] = moment.output_gradient[:, group]
+        groups.append(flat(moment.pull_back(output_gradient).values()) / size)
     together = torch.stack(groups, -1)  # [K, P, M]
     mean = together.mean(-1)
     spread = (together - mean[..., None]).square().flatten(1).sum(-1) / max(count - 1, 1)
@@ -38,10 +43,3 @@ def gradient_noise(moment: Moment) -> dict[str, Tensor]:
         "gradient_square": square,
         "gradient_noise_scale": scale,
     }
-
-
-def _gradient(moment: Moment, start: int, size: int) -> Tensor:
-    """Mean gradient over `size` examples from `start` on, [K, P]."""
-    only = torch.zeros_like(moment.output_gradient)
-    only[:, start : start + size] = moment.output_gradient[:, start : start + size]
-    return flat(moment.pulled_back(only).values()) / size

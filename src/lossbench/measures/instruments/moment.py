@@ -31,16 +31,16 @@ class Moment:
         prediction: [K, B, C].
         loss: Own loss per example, [K, B].
         output_gradient: d own loss / d output per example, [K, B, W].
-        gradient: What the update was made of, by name, [K, ...]: d mean own loss / d parameters,
+        gradient: That of the update, by name, [K, ...]: d mean own loss / d parameters,
             unless the run has another signal.
         update: Parameters after minus before, by name, [K, ...].
         mean_loss: Parameters -> own loss, mean over the batch, [K]; twice differentiable.
         features: Parameters -> inputs of the last linear layer, [K, B, D]; None without one.
-        pulled_back: Output gradients [K, B, W], zero for examples left out -> their sum over the
+        pull_back: Output gradients [K, B, W], zero for examples left out -> their sum over the
             batch with respect to the parameters, by name, [K, ...].
-        slopes: -> output gradients [K, B, W] of the core losses of the task by name, where some
-            member has their inverse link; NaN for the others, and for a member whose own loss it
-            is.
+        core_output_gradients: -> output gradients [K, B, W] of the task's core losses by name,
+            where a member has their inverse link; NaN for the others, and for a member whose own
+            loss it is.
     """
 
     step: int
@@ -59,8 +59,8 @@ class Moment:
     update: Parameters
     mean_loss: Callable[[Parameters], Tensor]
     features: Callable[[Parameters], Tensor | None]
-    pulled_back: Callable[[Tensor], Parameters]
-    slopes: Callable[[], dict[str, Tensor]]
+    pull_back: Callable[[Tensor], Parameters]
+    core_output_gradients: Callable[[], dict[str, Tensor]]
 
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:

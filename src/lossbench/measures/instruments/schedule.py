@@ -6,7 +6,7 @@ import math
 
 from lossbench.records import INSTRUMENTS
 
-MOST = 0.05
+LARGEST_SHARE = 0.05
 """Share of training that an instrument may take between its first and its last measurement."""
 
 
@@ -17,15 +17,15 @@ def interval(name: str, *, eval_every: int) -> int:
         name: Of the instrument.
         eval_every: Updates between evaluations.
     """
-    rare = math.ceil(INSTRUMENTS[name].cost / MOST)
-    return eval_every * max(1, math.ceil(rare / eval_every))
+    fewest = math.ceil(INSTRUMENTS[name].cost / LARGEST_SHARE)
+    return eval_every * max(1, math.ceil(fewest / eval_every))
 
 
 def due(name: str, step: int, *, steps: int, eval_every: int) -> bool:
     """Whether an instrument measures the update of this step.
 
     The first and the last update are always measured: in a run shorter than `interval` these two
-    are all, and cost more than the share `MOST` of it.
+    are all, and cost more than the share `LARGEST_SHARE` of it.
 
     Args:
         name: Of the instrument.
