@@ -53,21 +53,21 @@ def only(widths: str) -> None:
     from lossbench.sweep import training
 
     spent, sizes = [], [0]
-    original = training._Progress._keep
+    original = training.Training._commit_snapshot
 
-    def keep(self: training._Progress, saved: training.Saved) -> None:
-        original(self, saved)
+    def keep(self: training.Training, saved: training.Saved, *, is_last: bool) -> None:
+        original(self, saved, is_last=is_last)
         sizes.append(sum(path.stat().st_size for path in Path("runs").rglob("*.pt")))
 
-    call = training._Progress.__call__
+    call = training.Training.__call__
 
-    def timed(self: training._Progress, step: int, snapshot: training.Snapshot) -> None:
+    def timed(self: training.Training, step: int, snapshot: training.Snapshot) -> None:
         count, start = len(sizes), time.perf_counter()
         call(self, step, snapshot)
         if len(sizes) > count:
             spent.append(time.perf_counter() - start)
 
-    training._Progress._keep, training._Progress.__call__ = keep, timed  # type: ignore[method-assign]
+    training.Training._commit_snapshot, training.Training.__call__ = keep, timed  # type: ignore[method-assign]
     line = ["-m", "data=digits", f"model.params.widths={widths}", "loss=cross_entropy,brier"]
     line += ["seed=range(64)", "steps=1000", "engine.commit_every=1"]
     assert cli.main(line) == cli.DONE

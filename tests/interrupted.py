@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from lossbench import records
 from lossbench.runs import Engine
 from lossbench.sweep import Sweep
+from lossbench.sweep.crews import Crew, Here
+from lossbench.sweep.training import Trainer
 
 ENGINE = Engine(device="cpu", pack_size=128, threads=1, commit_every=30)
 
@@ -15,10 +18,19 @@ NOT_COMPARED = ["pack_id", "pack_size", "train_seconds"]
 """Columns that say how a run was trained, not what came out."""
 
 
-def sweep_in(folder: Path, *, pack_size: int = 128, commit_every: float = 30) -> Sweep:
+def trainer(
+    *, pack_size: int = 128, commit_every: float = 30, extensions: Sequence[str] = ()
+) -> Trainer:
     engine = Engine(device="cpu", pack_size=pack_size, threads=1, commit_every=commit_every)
-    facts = {"name": folder.name, "command": "lossbench", "declaration": None}
-    return Sweep(folder=folder, engine=engine, facts=facts)
+    return Trainer(engine, extensions)
+
+
+def sweep_by(crew: Crew, folder: Path) -> Sweep:
+    return Sweep(folder, name=folder.name, command="lossbench", crew=crew)
+
+
+def sweep_in(folder: Path, *, pack_size: int = 128, commit_every: float = 30) -> Sweep:
+    return sweep_by(Here(trainer(pack_size=pack_size, commit_every=commit_every)), folder)
 
 
 def contents(folder: Path, *, but: str = "") -> dict[str, str]:

@@ -79,7 +79,7 @@ WEAKENINGS = (
     Weakening("what was measured before is not restored", "engine/recorder.py",
               "            self._steps += steps\n", "", RESUME),
     Weakening("other versions go on with a checkpoint", "sweep/training.py",
-              'if state["made_by"] != self.made_by:', "if False:", RESUME),
+              'if record["made_by"] != self.made_by:', "if False:", RESUME),
     Weakening("gradients are clipped over the whole pack", "engine/update.py",
               "gradient = self._signal(output_gradient, reference, gradient_of)\n",
               "gradient = self._signal(output_gradient, reference, gradient_of)\n"
@@ -99,11 +99,11 @@ WEAKENINGS = (
     Weakening("nobody compares the kernel's update", "engine/strategies/kernel.py",
               "if distance <= self._most_distance:", "if True:", COURSE),
     Weakening("failed runs are retried for ever", "sweep/leases.py",
-              "and self.failures[run_id] <= allowed.get(run_id, 0)", "", RESUME),
-    Weakening("a broken pack fails as a whole", "sweep/care.py",
-              "        if len(claim.pack.runs) == 1:", "        if True:", RESUME),
+              "and self.failures[run.run_id] <= allowed.get(run.run_id, 0)", "", RESUME),
+    Weakening("a broken pack fails as a whole", "sweep/crews.py",
+              "        if count == 1:", "        if True:", RESUME),
     Weakening("a signal ends without a checkpoint", "sweep/training.py",
-              "if is_due or is_asked:", "if is_due:", RESUME),
+              "if is_due or is_last:", "if is_due:", RESUME),
 )  # fmt: skip
 
 

@@ -25,12 +25,12 @@ FIRST_STEP = """
 import sys, time
 from lossbench import cli
 from lossbench.sweep import training
-call = training._Progress.__call__
+call = training.Training.__call__
 def stamped(self, step, snapshot):
     if step == 1:
         print(time.time(), flush=True)
     call(self, step, snapshot)
-training._Progress.__call__ = stamped
+training.Training.__call__ = stamped
 sys.exit(cli.main(sys.argv[1:]))
 """
 """The command line, which says when its first update was done."""

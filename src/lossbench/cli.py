@@ -197,12 +197,7 @@ def _launch(hydra: Any, args: Any) -> int:
     from lossbench import launch
 
     extent = _report_of(hydra, args)
-    try:
-        launched = hydra.multirun(
-            "config", launch.task, args.overrides, with_log_configuration=False
-        )
-    finally:
-        launch.dismiss()
+    launched = hydra.multirun("config", launch.task, args.overrides, with_log_configuration=False)
     folder = Path(next(job for jobs in launched for job in jobs).working_dir)
     return _finish(folder, extent=extent)
 

@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 
     from lossbench.runs import Engine, Run
     from lossbench.sweep import Sweep
-    from lossbench.sweep.care import Crew
-    from lossbench.sweep.workers import Workers
+    from lossbench.sweep.crews import Crew
+    from lossbench.sweep.training import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +58,14 @@ def task(config: DictConfig) -> dict[str, str]:
 
     from lossbench import config as settings
     from lossbench.runs.extensions import load_extensions
+    from lossbench.sweep.crews import Here
+    from lossbench.sweep.training import Trainer
 
     hydra: Any = HydraConfig.get()
     load_extensions(config.extensions)
     named = settings.named(copy.deepcopy(config), dict(hydra.runtime.choices))
-    run, sweep = settings.to_run(named), _sweep(config, hydra)
+    crew = Here(Trainer(settings.to_engine(config), [*config.extensions]))
+    run, sweep = settings.to_run(named), _sweep(config, hydra, crew)
     facts = sweep.run([run])[run.run_id]
     if facts["status"] == "failed":
         raise RunsFailed(f"run {run.run_id}: {facts['reason']}", sweep.folder)
@@ -275,32 +277,29 @@ class PackedLauncher:
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Hydra's call before the first launch."""
+        from lossbench.config import to_engine
         from lossbench.runs.extensions import load_extensions
+        from lossbench.sweep.training import Trainer
 
         load_extensions(config.extensions)
         self.config = config
         self.composer = Composer(hydra_context.config_loader, config)
         hydra_context.config_loader = self.composer  # type: ignore[assignment]
-        self.sweep = _sweep(config, config.hydra)
-        self.sweep.crew = self._crew()
+        engine = to_engine(config)
+        self.sweep = _sweep(config, config.hydra, self._crew(Trainer(engine, [*config.extensions])))
         self._asked: dict[tuple[str, ...], Run] = {}
         if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
             _refuse_size(config.hydra.runtime.choices["size"])
             # It writes multirun.yaml before it launches; a mistake must not leave a folder behind.
             self.check(_basic_jobs(config, self.composer))
 
-    def _crew(self) -> Crew:
+    def _crew(self, trainer: Trainer) -> Crew:
         if self.executor != "inline":
-            return _cluster(self.executor, self.cluster)
-        from lossbench.sweep.care import Here
-        from lossbench.sweep.workers import Workers
+            return _cluster(trainer, self.executor, self.cluster)
+        from lossbench.sweep.crews import Here, Processes
 
-        count = _hands(self.workers, self.sweep.engine)
-        if count < 2:
-            return Here()
-        crew = Workers(count, at_once=self.workers > 0)
-        _at_work.append(crew)
-        return crew
+        count = _hands(self.workers, trainer.engine)
+        return Here(trainer) if count < 2 else Processes(trainer, count)
 
     def check(self, job_overrides: Sequence[Sequence[str]]) -> None:
         """Refuse what cannot be trained, before anything is written.
@@ -317,13 +316,33 @@ class PackedLauncher:
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
+        """Hydra's call: train the jobs that are not done, then end what trained them.
+
+        Raises:
+            ConfigError: A job asks for something that cannot be; nothing was trained.
+        """
+        with self.sweep.crew:
+            return self.train(job_overrides, initial_job_idx)
+
+    def train(
+        self,
+        job_overrides: Sequence[Sequence[str]],
+        initial_job_idx: int,
+        *,
+        declaration: Mapping[str, Any] | None = None,
+    ) -> Sequence[JobReturn]:
         """Train the jobs that are not done and report on all of them, in their order.
+
+        Args:
+            job_overrides: Of each job.
+            initial_job_idx: Number of the first.
+            declaration: What was fixed before any of them; None where nothing was.
 
         Raises:
             ConfigError: A job asks for something that cannot be; nothing was trained.
         """
         runs = self.runs(job_overrides)
-        members = self.sweep.run(runs)
+        members = self.sweep.run(runs, declaration=declaration)
         return [
             self._returned(run, members[run.run_id], overrides, initial_job_idx + number)
             for number, (run, overrides) in enumerate(zip(runs, job_overrides, strict=True))
@@ -333,13 +352,10 @@ class PackedLauncher:
         """The runs that jobs ask for."""
         from lossbench.runs import ConfigError
 
-        start = time.monotonic()
         if not job_overrides:
             raise ConfigError("the sweep is empty: give each swept key at least one value")
-        runs = [self._run(tuple(overrides)) for overrides in job_overrides]
-        seconds = self.sweep.seconds
-        seconds["compose"] = seconds.get("compose", 0.0) + time.monotonic() - start
-        return runs
+        with self.sweep.timed("compose"):
+            return [self._run(tuple(overrides)) for overrides in job_overrides]
 
     def _run(self, overrides: tuple[str, ...]) -> Run:
         from lossbench.config import to_run
@@ -376,16 +392,6 @@ class PackedLauncher:
         )
         result.return_value = value
         return result
-
-
-_at_work: list[Workers] = []
-"""Crews with processes of their own, which nobody else could end once a sweep is done."""
-
-
-def dismiss() -> None:
-    """End the processes that train for this one."""
-    while _at_work:
-        _at_work.pop().dismiss()
 
 
 def _hands(workers: int, engine: Engine) -> int:
@@ -431,7 +437,7 @@ def _free_memory() -> float:
     return math.inf
 
 
-def _cluster(executor: str, cluster: Mapping[str, Any]) -> Any:
+def _cluster(trainer: Trainer, executor: str, cluster: Mapping[str, Any]) -> Any:
     from omegaconf import OmegaConf
 
     from lossbench.runs import ConfigError
@@ -445,7 +451,7 @@ def _cluster(executor: str, cluster: Mapping[str, Any]) -> Any:
         name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         for name, value in cluster.items()
     }
-    return Cluster(Settings(executor=executor, **plain))
+    return Cluster(trainer, Settings(executor=executor, **plain))
 
 
 def _basic_jobs(config: DictConfig, composer: Any) -> list[list[str]]:
@@ -459,25 +465,20 @@ def _basic_jobs(config: DictConfig, composer: Any) -> list[list[str]]:
     return BasicSweeper.split_arguments(overrides, None)[0]
 
 
-def _sweep(config: DictConfig, hydra: Any) -> Sweep:
-    from lossbench.config import to_engine
+def _sweep(config: DictConfig, hydra: Any, crew: Crew) -> Sweep:
     from lossbench.engine import strategies
     from lossbench.runs import TF32
     from lossbench.sweep import Sweep
 
-    ending, engine = _ending(hydra), to_engine(config)
+    ending, engine = _ending(hydra), crew.trainer.engine
     if config.engine.precision == TF32:
         log.warning("tf32 rounds factors to 10 bits: steep losses like quartic train otherwise")
     strategies.check(engine.strategies, engine.device)
     return Sweep(
         folder=Path(str(hydra.sweep.dir) + ending),
-        engine=engine,
-        extensions=[*config.extensions],
-        facts={
-            "name": config.name + ending,
-            "command": " ".join(["lossbench", *hydra.overrides.task]),
-            "declaration": None,
-        },
+        name=config.name + ending,
+        command=" ".join(["lossbench", *hydra.overrides.task]),
+        crew=crew,
     )
 
 

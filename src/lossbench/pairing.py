@@ -66,11 +66,13 @@ def source_sha(functions: Iterable[Callable[..., Any]], *, facts: str = "") -> s
         functions: Whose code counts.
         facts: What else decides and stands in no code of theirs.
     """
-    found: dict[str, str] = {}
+    codes: dict[str, str] = {}
     for function in functions:
-        _collect(function, found)
-    code = "\n".join([*(found[name] for name in sorted(found)), *([facts] if facts else [])])
-    return hashlib.sha256(code.encode()).hexdigest()
+        _collect(function, codes)
+    parts = [codes[name] for name in sorted(codes)]
+    if facts:
+        parts.append(facts)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def raised(error: BaseException, function: Callable[..., Any]) -> tuple[str, bool]:
@@ -87,9 +89,9 @@ def raised(error: BaseException, function: Callable[..., Any]) -> tuple[str, boo
     code = inspect.getsourcefile(inspect.unwrap(function))
     places = traceback.extract_tb(error.__traceback__)
     place = next((one for one in reversed(places) if one.filename == code), places[-1])
-    told = f"{type(error).__name__}: {' '.join(str(error).split())}"
     where = f"{Path(place.filename).name}, line {place.lineno}"
-    return f"{where}, raises {told}", place.filename == code
+    message = f"{where}, raises {type(error).__name__}: {' '.join(str(error).split())}"
+    return message, place.filename == code
 
 
 def environment() -> dict[str, str | int]:
@@ -123,33 +125,33 @@ def device_name(device: torch.device) -> str:
     return f"{platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()})"
 
 
-def _collect(function: Callable[..., Any], found: dict[str, str]) -> None:
-    """Add the code of a function or class, and of all it names from its own package."""
+def _collect(function: Callable[..., Any], codes: dict[str, str]) -> None:
+    """Add to `codes` that of a function or class, and of all it names from its own package."""
     function = inspect.unwrap(function)
     name = f"{function.__module__}.{function.__qualname__}"
-    if name in found:
+    if name in codes:
         return
-    found[name] = _code(function)
+    codes[name] = _code(function)
     known = getattr(function, "__globals__", None) or vars(sys.modules[function.__module__])
     for used in sorted(_names(function) & known.keys()):
-        _collect_value(f"{function.__module__}.{used}", known[used], function.__module__, found)
+        _collect_value(f"{function.__module__}.{used}", known[used], function.__module__, codes)
 
 
-def _collect_value(name: str, value: Any, module: str, found: dict[str, str]) -> None:
+def _collect_value(name: str, value: Any, module: str, codes: dict[str, str]) -> None:
     package = module.partition(".")[0]
     if callable(value) and hasattr(value, "__module__") and hasattr(value, "__qualname__"):
         if str(value.__module__).partition(".")[0] == package:
-            _collect(value, found)
+            _collect(value, codes)
     elif inspect.ismodule(value):
         if value.__name__.partition(".")[0] == package:
-            found[name] = ast.unparse(_bare(ast.parse(inspect.getsource(value))))
+            codes[name] = ast.unparse(_bare(ast.parse(inspect.getsource(value))))
     elif isinstance(value, Mapping | list | tuple | set | frozenset):
         parts = dict(value) if isinstance(value, Mapping) else dict(enumerate(value))
-        found[name] = repr([*map(str, parts)])
+        codes[name] = repr([*map(str, parts)])
         for key, part in parts.items():
-            _collect_value(f"{name}[{key!r}]", part, module, found)
+            _collect_value(f"{name}[{key!r}]", part, module, codes)
     elif isinstance(value, str | int | float | complex | None):
-        found[name] = repr(value)
+        codes[name] = repr(value)
 
 
 def _names(function: Callable[..., Any]) -> set[str]:

@@ -22,7 +22,9 @@ from lossbench import cli
 from lossbench.data import DATA, files, images
 from lossbench.data.splits import classification, held_out, standardised_images
 from lossbench.protocol.forecast import forecast
-from lossbench.sweep import Sweep, isolation, preflight
+from lossbench.sweep import Sweep, preflight
+from lossbench.sweep.crews import Here
+from lossbench.sweep.training import Trainer
 
 CURE = "lossbench data=mine data.download=true brings it"
 
@@ -328,8 +330,8 @@ def test_every_command_looks_where_it_is_told_and_says_what_is_missing(
 def test_a_sweep_that_no_command_prepared_looks_where_its_engine_says(begin, tmp_path):
     from interrupted import ENGINE
 
-    facts = {"name": "one", "command": "", "declaration": None}
-    sweep = Sweep(tmp_path, replace(ENGINE, data_root="there"), facts)
+    crew = Here(Trainer(replace(ENGINE, data_root="there")))
+    sweep = Sweep(tmp_path, name="one", command="", crew=crew)
     runs = [make_run(data="mnist", loss="cross_entropy")]
     with pytest.raises(ValueError, match=r"is not below data\.root=there"):
         sweep.run(runs) if begin == "train" else forecast({"exploratory": runs}, sweep)
@@ -348,7 +350,7 @@ def test_a_process_that_trains_looks_where_the_command_said(tmp_path):
 
     engine = replace(ENGINE, data_root=str(tmp_path), download=True)
     level = logging.getLogger("lossbench").level
-    isolation.prepare((make_run(),), engine, [])
+    Trainer(engine).prepare([make_run()])
     logging.getLogger("lossbench").setLevel(level)
     assert files._setting == files._Setting(tmp_path, True)
 

@@ -78,7 +78,7 @@ def test_an_experiment_can_be_planned_at_a_size(name, size, tmp_path, monkeypatc
     assert len(plan.runs["confirm"]) >= len({run.run_id for run in plan.runs["tune"]}) / 2
     if size == "smoke":
         preflight(plan.runs["tune"])
-    assert plan.sweep.folder.name == plan.sweep.facts["name"] == f"{name}-{size}"
+    assert plan.sweep.folder.name == plan.sweep.name == f"{name}-{size}"
     assert not [*tmp_path.iterdir()]
 
 
@@ -120,7 +120,7 @@ def test_a_published_claim_speaks_of_a_loss_and_a_reference_that_are_planned_sid
     monkeypatch.chdir(tmp_path)
     declared = sweeper_of(name)["declare"]
     plan = planned(f"experiment={name}", *ONE_OF_EACH)
-    assert plan.sweep.folder.name == plan.sweep.facts["name"] == name
+    assert plan.sweep.folder.name == plan.sweep.name == name
     runs = pd.DataFrame(
         {"run_id": run.run_id, "task": run.row.task, "config": json.dumps(run.facts)}
         | {key: getattr(run, key).name for key in ("data", "model", "loss", "optimizer")}

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import torch
 from configs import TINY, make_run, write_experiment
-from interrupted import sweep_in
+from interrupted import sweep_by, sweep_in, trainer
 from scipy import stats
 
 from lossbench import cli, records
 from lossbench.engine import batch_indices, evaluate
 from lossbench.protocol import forecast
 from lossbench.sweep import splits_of
-from lossbench.sweep.workers import Workers
+from lossbench.sweep.crews import Processes
 
 THREE = TINY.replace("conditions: [own_lr]", "conditions: [own_lr, reference_lr, scale_matched]")
 COSTS = {"update": 0.002, "logging": 0.001, "evaluation": 0.05, "once": 0.4}
@@ -88,8 +88,7 @@ def test_packs_are_shared_out_among_processes():
 
 def test_a_plan_for_two_processes_takes_half_as_long_and_no_more_memory(tmp_path, known_speeds):
     runs = [make_run(seed=seed, steps=200) for seed in range(40)]
-    alone, two = sweep_in(tmp_path), sweep_in(tmp_path)
-    two.crew = Workers(2, at_once=True)
+    alone, two = sweep_in(tmp_path), sweep_by(Processes(trainer(), 2), tmp_path)
     one_row, two_row = (forecast.forecast({"exploratory": runs}, s)[0] for s in (alone, two))
     assert (one_row.packs, two_row.packs) == (1, 2)
     assert two_row.seconds == pytest.approx(one_row.seconds / 2)

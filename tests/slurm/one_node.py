@@ -173,14 +173,18 @@ class OneNode:
             "ReturnToService": 2,
             "KillWait": 5,
             "MaxArraySize": 4,
+            "SlurmdParameters": "config_overrides",  # one more processor, for what only waits
         }
         lines = [f"{name}={value}" for name, value in node.items()]
         lines += [
-            f"NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={megabytes} State=UNKNOWN",
+            f"NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus + 1} RealMemory={megabytes} "
+            "State=UNKNOWN",
             f"PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP "
             "PriorityTier=1 GraceTime=20 PreemptMode=REQUEUE",
             f"PartitionName=high Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10 "
             "PreemptMode=OFF",
+            f"PartitionName=apart Nodes={host} MaxTime=INFINITE State=UP PriorityTier=1 "
+            "PreemptMode=OFF",  # for what shall meet no other job
         ]
         path = self.folder / "slurmdbd.conf"
         path.write_text("".join(f"{name}={value}\n" for name, value in database.items()))

@@ -29,7 +29,7 @@ from lossbench import cli, records, store
 LOSSES = "loss=mse,mae,huber"
 TASK = ["-m", "data=diabetes", "model=linear", "batch_size=16", LOSSES, "engine.pack_size=1"]
 SHORT = [*TASK, "steps=200", "name=short"]
-LONG = [*TASK, "steps=24000", "log_every=400", "eval_every=8000", "engine.commit_every=1"]
+LONG = [*TASK, "steps=24000", "log_every=400", "eval_every=8000", "engine.commit_every=0.5"]
 ON_SLURM = ["hydra/launcher=packed_slurm", "hydra.launcher.mem_gb=1"]
 
 
@@ -73,10 +73,47 @@ class Command:
         return out
 
 
+WAITING_LOSS = """
+import os, time
+from lossbench.losses.spec import Loss
+
+def waiting(output, target):
+    if "SLURM_JOB_ID" in os.environ and output.requires_grad:
+        time.sleep(0.012)
+    return 0.5 * (output - target).square().sum(-1)
+
+LOSSES = (
+    Loss(fn=waiting, inverse_link="identity", family="power", task="regression", formula="?",
+         claims=frozenset(), source="test"),
+)
+"""
+"""A loss that takes its time on Slurm, and no processor."""
+
+WAITING = [*TASK[:4], "loss=waiting", "steps=5000", "log_every=500", "eval_every=5000"]
+WAITING = ["--config-dir", "conf", *WAITING, "extensions=[waiting_loss]"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def minute(node, place):
+    """A pack that trains for more than a minute, under a limit of one, beside all other tests.
+
+    Slurm looks at limits every 30 s and may be that early: 25 to 55 s after the job began.
+    """
+    (place / "waiting_loss.py").write_text(WAITING_LOSS)
+    (place / "conf" / "loss").mkdir(parents=True)
+    (place / "conf" / "loss" / "waiting.yaml").write_text("fn: waiting\n")
+    limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5"]
+    limit += ["hydra.launcher.partition=apart"]
+    command = Command(node, place, *WAITING, *ON_SLURM, *limit, "name=minute")
+    until(lambda: job_of_one_pack(place, "minute"), what="a job")
+    return command
+
+
 @pytest.fixture(scope="module")
 def undisturbed(node, place):
-    """The long sweep on this machine, without Slurm."""
-    Command(node, place, *LONG, "name=inline").ends(cli.DONE)
+    """The long sweep on this machine, without Slurm, in one pack: its bits are the same."""
+    whole = [word for word in LONG if not word.startswith("engine.")]
+    Command(node, place, *whole, "name=inline").ends(cli.DONE)
     return contents(place / "runs" / "inline")
 
 
@@ -145,7 +182,7 @@ def test_a_sweep_on_slurm_has_the_bits_of_one_on_this_machine(node, place, recor
 
 def test_tuning_and_confirming_work_through_it(node, place, record_property):
     write_experiment(place, "tiny", TINY)
-    line = ["--config-dir", "conf", "experiment=tiny", *ON_SLURM]
+    line = ["--config-dir", "conf", "experiment=tiny", "report=verdicts", *ON_SLURM]
     out = Command(node, place, *line).ends(cli.DONE)
     assert out.count("submitted") == 2
     runs = records.load(place / "runs" / "tiny").runs
@@ -165,7 +202,7 @@ def test_a_command_may_be_interrupted_and_finds_its_jobs_again(
     until(lambda: training(place, "attached"), what="a checkpoint")
     os.killpg(first.process.pid, signal.SIGINT)
     assert "Interrupted" in first.ends(cli.INTERRUPTED)
-    assert node.run("squeue", "-h", "-r")
+    assert node.run("squeue", "-h", "-r", "-p", "main")
     before = {line.split("_")[0] for line in node.states("JobID")}
     out = Command(node, place, *line).ends(cli.DONE)
     found = re.search(r"(\d+) packs: 0 submitted, (\d+) found running or queued", out)
@@ -273,25 +310,18 @@ def test_a_pack_at_its_time_limit_is_queued_again_and_goes_on(
     )
 
 
-@pytest.mark.timeout(1800)  # half a minute of training for each time that it is queued
-def test_a_pack_that_slurm_itself_ends_at_its_limit_goes_on(node, place, record_property):
-    # Slurm looks at limits every 30 s and may be that early: 25 to 55 s after the job began.
-    line = [*TASK[:-2], "loss=mse", "steps=160000", "log_every=1600", "eval_every=80000"]
-    limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5"]
-    command = Command(node, place, *line, *ON_SLURM, *limit, "name=minute")
-    here = Command(node, place, *line, "name=minute_here")
-    job = until(lambda: training_job(place, "minute"), what="a job")
-    followed(command, node)
-    command.ends(cli.DONE)
-    here.ends(cli.DONE)
-    restarts = _restarts(node, {"": job})
+def test_a_pack_that_slurm_itself_ends_at_its_limit_goes_on(node, place, minute, record_property):
+    followed(minute, node)
+    minute.ends(cli.DONE)
+    restarts = _restarts(node, {"": job_of_one_pack(place, "minute")})
     assert restarts
+    Command(node, place, *WAITING, "name=minute_here").ends(cli.DONE)
     assert contents(place / "runs" / "minute") == contents(place / "runs" / "minute_here")
     told = f"by Slurm's own clock, {restarts} times: committed, queued again, bit-identical"
     say(record_property, "Slurm: time limit of one minute", told)
 
 
-def training_job(place, name):
+def job_of_one_pack(place, name):
     """The job of the one pack of a sweep."""
     notes = [*(place / "runs" / name / "jobs" / "packs").glob("*.json")]
     return json.loads(notes[0].read_text())["job"] if notes else ""
@@ -321,6 +351,9 @@ def test_a_finished_pack_that_is_queued_again_changes_nothing(node, place, recor
     before = {path: path.stat().st_mtime_ns for path in (folder / "packs").rglob("*.*")}
     job = next(json.loads(p.read_text())["job"] for p in (folder / "jobs" / "packs").iterdir())
     node.run("scontrol", "requeue", job)
-    until(lambda: (hurry(node), not node.run("squeue", "-h", "-r"))[1], what="the end of the job")
+    until(
+        lambda: (hurry(node), not node.run("squeue", "-h", "-r", "-p", "main"))[1],
+        what="the end of the job",
+    )
     assert {path: path.stat().st_mtime_ns for path in (folder / "packs").rglob("*.*")} == before
     say(record_property, "Slurm: a finished pack is queued again", "nothing changes")

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import yaml
-from interrupted import contents
+from interrupted import contents, trainer
 
 import hydra_plugins.lossbench_packed as plugin
 import lossbench
@@ -112,47 +112,49 @@ def test_an_array_is_as_large_as_slurm_takes_it(bin_dir, text, size):
 
 
 @pytest.fixture
-def slurm(monkeypatch):
+def cluster(monkeypatch):
     """A cluster whose commands are stand-ins, with a watcher that knows nothing yet."""
-    one = slurm.Cluster(slurm.Settings(**{**SETTINGS, "executor": "slurm"}))
-    one.submitit.SlurmJob.watcher.clear()
-    monkeypatch.setattr(one.submitit.SlurmJob.watcher, "_registered", set())
-    return one
+    watcher = slurm.submitit.SlurmJob.watcher
+    watcher.clear()
+    monkeypatch.setattr(watcher, "_registered", set())
+    return slurm.Cluster(trainer(), slurm.Settings(**{**SETTINGS, "executor": "slurm"}))
 
 
-def jobs_of(slurm, folder, *numbers):
+def jobs_of(folder, *numbers):
     jobs = slurm.submitit.SlurmJob
     return {number: jobs(folder=folder, job_id=number, tasks=[0]) for number in numbers}
 
 
-def test_one_look_asks_slurm_twice_however_many_jobs_there_are(slurm, bin_dir, tmp_path):
+def test_one_look_asks_slurm_twice_however_many_jobs_there_are(cluster, bin_dir, tmp_path):
     calls = tmp_path / "calls"
     told = "JobID|State|NodeList\\n7_0|RUNNING|\\n7_1|PREEMPTED|\\n7_2|PREEMPTED|\\n7_3|FAILED|\\n"
     program(bin_dir, "sacct", f"echo sacct >> {calls}; printf '{told}'")
     program(bin_dir, "squeue", f"echo squeue >> {calls}; printf '7_0\\n7_1\\n9_0\\n'")
-    jobs = jobs_of(slurm, tmp_path, "7_0", "7_1", "7_2", "7_3", "9_0", "9_1")
-    slurm._look(jobs.values())
-    alive = {number for number, job in jobs.items() if slurm._is_alive(job)}
+    jobs = jobs_of(tmp_path, "7_0", "7_1", "7_2", "7_3", "9_0", "9_1")
+    cluster._look(jobs.values())
+    alive = {number for number, job in jobs.items() if cluster._is_alive(job)}
     assert alive == {"7_0", "7_1", "9_0"}  # accounting has not heard of 9_0 yet
     assert calls.read_text().split() == ["sacct", "squeue"]
 
 
 def test_a_job_that_queues_itself_again_is_alive_though_accounting_says_it_failed(
-    slurm, bin_dir, tmp_path
+    cluster, bin_dir, tmp_path
 ):
     program(bin_dir, "sacct", "printf 'JobID|State|NodeList\\n1|FAILED|\\n2|FAILED|\\n'")
     program(bin_dir, "squeue", "echo 1")
-    jobs = jobs_of(slurm, tmp_path, "1", "2")
-    slurm._look(jobs.values())
-    assert [slurm._is_alive(job) for job in jobs.values()] == [True, False]
+    jobs = jobs_of(tmp_path, "1", "2")
+    cluster._look(jobs.values())
+    assert [cluster._is_alive(job) for job in jobs.values()] == [True, False]
 
 
-def test_a_job_counts_as_alive_where_neither_accounting_nor_queue_answers(slurm, bin_dir, tmp_path):
+def test_a_job_counts_as_alive_where_neither_accounting_nor_queue_answers(
+    cluster, bin_dir, tmp_path
+):
     program(bin_dir, "sacct", "exit 1")
     program(bin_dir, "squeue", "exit 1")
-    (job,) = jobs_of(slurm, tmp_path, "7_0").values()
-    slurm._look([job])
-    assert slurm._is_alive(job)
+    (job,) = jobs_of(tmp_path, "7_0").values()
+    cluster._look([job])
+    assert cluster._is_alive(job)
 
 
 def test_a_machine_without_slurm_is_refused_before_anything_is_written(

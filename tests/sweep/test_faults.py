@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 from lossbench import cli, records, store
 from lossbench.losses import LOSSES
-from lossbench.sweep import care, isolation, training
-from lossbench.sweep.leases import Claims
+from lossbench.sweep import crews, training
+from lossbench.sweep.leases import Leases
 from lossbench.sweep.training import Interrupted
 
 pytestmark = [
@@ -91,9 +91,14 @@ def ended(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def inline(job, extensions, stop):
-    """A pack whose last process was killed, in this process: these tests kill from outside."""
-    job.run(stop)
+class Inline(crews.Here):
+    """Trains suspect packs in this process, because these tests kill it from outside."""
+
+    def __init__(self, trainer, count):
+        super().__init__(trainer)
+
+    def train(self, leases, stop):
+        return super().train([dataclasses.replace(one, is_suspect=False) for one in leases], stop)
 
 
 def finished(folder, runs, *, pack_size=4):
@@ -121,7 +126,7 @@ def no_garbage(folder):
 
 @pytest.mark.parametrize("least", beyond([5], [200 if IS_LONG else 25]))
 def test_kills_at_any_time_lose_nothing(tmp_path, monkeypatch, whole, figure, least):
-    monkeypatch.setattr(care, "run_apart", inline)
+    monkeypatch.setattr(crews, "Processes", Inline)
     draw, kills, sweeps = random.Random(0), 0, 0
     while kills < least:
         folder, code, patience = tmp_path / str(sweeps), -signal.SIGKILL, 0.5
@@ -144,7 +149,7 @@ def test_kills_at_any_time_lose_nothing(tmp_path, monkeypatch, whole, figure, le
 
 
 def test_signals_once_and_twice_lose_nothing(tmp_path, monkeypatch, whole, figure):
-    monkeypatch.setattr(care, "run_apart", inline)
+    monkeypatch.setattr(crews, "Processes", Inline)
     draw, count = random.Random(1), 0
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         for times in (1, 2) * (10 if IS_LONG else 1):
@@ -209,13 +214,14 @@ def test_a_pack_that_kills_its_process_fails_alone(tmp_path, monkeypatch, figure
 
 def test_a_child_dies_with_its_parent(tmp_path):
     code = (
-        "import os, sys, time; from multiprocessing import get_context\n"
-        "from lossbench.sweep import isolation\n"
-        "def child(parent):\n"
-        "    isolation._die_with(parent); print(os.getpid(), flush=True); time.sleep(60)\n"
-        "if __name__ == '__main__':\n"
-        "    one = get_context('fork').Process(target=child, args=(os.getpid(),))\n"
-        "    one.start(); one.join()\n"
+        "from lossbench.runs import Engine\n"
+        "from lossbench.sweep.process import Process\n"
+        "from lossbench.sweep.training import Trainer\n"
+        "child = Process(Trainer(Engine(device='cpu', pack_size=1, threads=1, commit_every=9)))\n"
+        "while not child.is_ready:\n"
+        "    child.listen()\n"
+        "print(child.process.pid, flush=True)\n"
+        "child.process.join()\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     child = int(parent.stdout.readline())
@@ -250,7 +256,7 @@ def test_launches_of_one_sweep_in_the_same_second_share_it(tmp_path, monkeypatch
 
 
 def test_a_killed_holder_leaves_no_lock(tmp_path, monkeypatch, whole):
-    monkeypatch.setattr(care, "run_apart", inline)
+    monkeypatch.setattr(crews, "Processes", Inline)
     child = forked(lambda: sweep_in(tmp_path, pack_size=2, commit_every=0).run(LONGER))
     while not any((tmp_path / "packs").glob("*/part-*")):
         assert os.waitpid(child, os.WNOHANG) == (0, 0)
@@ -319,7 +325,7 @@ def operations(folder, monkeypatch):
 def test_no_operation_on_files_is_a_bad_one_to_fail_at(
     tmp_path, monkeypatch, whole, figure, act, code, first, each
 ):
-    monkeypatch.setattr(care, "run_apart", inline)
+    monkeypatch.setattr(crews, "Processes", Inline)
     total = operations(tmp_path / "counted", monkeypatch)
     assert total > 60
 
@@ -392,7 +398,7 @@ def test_no_damage_of_any_file_is_silent(tmp_path, monkeypatch, figure):
     finished_ = sweep_in(tmp_path / "finished", pack_size=4)
     finished_.run(RUNS)
     half = sweep_in(tmp_path / "half", pack_size=4, commit_every=0)
-    original = training._Progress.__call__
+    original = training.Training.__call__
 
     def stopped(self, step, snapshot):
         original(self, step, snapshot)
@@ -400,7 +406,7 @@ def test_no_damage_of_any_file_is_silent(tmp_path, monkeypatch, figure):
             raise Interrupted(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Progress, "__call__", stopped)
+        patch.setattr(training.Training, "__call__", stopped)
         with pytest.raises(Interrupted):
             half.run(RUNS)
     draw, tried, silent = random.Random(2), {}, []
@@ -640,6 +646,6 @@ def test_floors_keep_out_what_is_known_to_be_unsafe():
         assert installed >= [int(part) for part in floor.split(".")[:2]]
 
 
-def test_claims_name_what_is_there(tmp_path):
-    assert Claims(tmp_path).members == {}
-    assert isolation.LOOK < 1
+def test_leases_name_what_is_there(tmp_path):
+    assert Leases(tmp_path).statuses == {}
+    assert crews.LOOK < 1

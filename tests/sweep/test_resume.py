@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import signal
+from multiprocessing import Pipe
 
 import pytest
 import torch
@@ -20,9 +21,11 @@ from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.models import MODELS, Model
 from lossbench.runs import ConfigError, packs
-from lossbench.sweep import care, isolation, splits_of, training
-from lossbench.sweep.leases import Claim, Claims, claim
-from lossbench.sweep.training import Interrupted, Stop
+from lossbench.sweep import crews, process, splits_of, training
+from lossbench.sweep.crews import Here, Processes, divide
+from lossbench.sweep.leases import Lease, Leases, new_lease
+from lossbench.sweep.process import Died, Process
+from lossbench.sweep.training import Interrupted, OutOfMemory, Stop, Trainer, Training
 
 CPU = torch.device("cpu")
 
@@ -107,7 +110,7 @@ def test_a_pack_that_stopped_several_times_goes_on_bit_for_bit():
 @pytest.mark.parametrize("steps", [8, 80])
 def test_a_pack_reads_its_record_as_often_however_many_parts_it_has(tmp_path, monkeypatch, steps):
     runs = [make_run(loss=loss, steps=100) for loss in ("mse", "mae")]
-    doing, original, read = sweep_in(tmp_path, commit_every=0), training._Progress.__call__, []
+    doing, original, read = sweep_in(tmp_path, commit_every=0), Training.__call__, []
 
     def stopped(self, step, snapshot):
         if step == steps:
@@ -115,16 +118,16 @@ def test_a_pack_reads_its_record_as_often_however_many_parts_it_has(tmp_path, mo
         original(self, step, snapshot)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Progress, "__call__", stopped)
+        patch.setattr(Training, "__call__", stopped)
         with pytest.raises(Interrupted):
             doing.run(runs)
     (folder,) = (tmp_path / "packs").iterdir()
     assert len([*folder.glob("part-*")]) == steps
-    (asked,) = packs.group(runs, pack_size=8)
-    job = training.Job(Claim(asked, folder), doing.engine, "")
+    (pack,) = packs.group(runs, pack_size=8)
+    lease = Lease(pack, folder)
     sealed = store.read_sealed
     monkeypatch.setattr(store, "read_sealed", lambda path: (read.append(path), sealed(path))[1])
-    assert len(job._saved(job.claim.record).parts) == steps
+    assert len(Training(doing.engine, lease, lease.record, Stop(), "").saved.parts) == steps
     assert len(read) == 1
 
 
@@ -213,14 +216,14 @@ def whole(tmp_path_factory):
 
 def interrupt_at(monkeypatch, step):
     """A signal that comes just before a step of the first pack is committed."""
-    original = training._Progress.__call__
+    original = Training.__call__
 
     def call(self, done, snapshot):
         if done == step:
             os.kill(os.getpid(), signal.SIGTERM)
         original(self, done, snapshot)
 
-    monkeypatch.setattr(training._Progress, "__call__", call)
+    monkeypatch.setattr(Training, "__call__", call)
 
 
 @pytest.mark.parametrize("step", [1, 13, 29])
@@ -237,9 +240,9 @@ def test_a_signal_commits_what_is_training_and_the_same_command_goes_on(
     assert sorted(state["step"] for state in states) == [0, step]
     assert all(state["starts"] == 0 for state in states)
     steps = []
-    original = training._Progress.__call__
+    original = Training.__call__
     monkeypatch.setattr(
-        training._Progress,
+        Training,
         "__call__",
         lambda self, done, snapshot: (steps.append(done), original(self, done, snapshot)),
     )
@@ -329,7 +332,7 @@ def test_runs_that_failed_are_retried_by_the_next_command_once(tmp_path, monkeyp
         assert statuses[runs[1].run_id]["status"] == "done"
     assert counts == [True, True, False, False]
     assert "failed 2 times" in caplog.text
-    assert Claims(tmp_path).failures[runs[0].run_id] == 2
+    assert Leases(tmp_path).failures[runs[0].run_id] == 2
 
 
 def test_runs_that_diverged_are_never_retried(tmp_path):
@@ -360,16 +363,16 @@ def test_a_pack_that_does_not_fit_is_halved_until_it_does(tmp_path, monkeypatch,
 
 
 def test_a_pack_that_does_not_fit_on_a_card_is_said_with_the_cure(tmp_path, monkeypatch):
-    (claim,) = Claims(tmp_path).asked(RUNS[:2], pack_size=2, allowed={})
+    (lease,) = Leases(tmp_path).take(RUNS[:2], pack_size=2, allowed={})
 
-    def small_card(self, stop):
+    def small_card(self, lease, stop, title):
         raise training.OutOfMemory("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(training.Job, "run", small_card)
+    monkeypatch.setattr(Trainer, "train", small_card)
     engine = dataclasses.replace(ENGINE, device="cuda", pack_size=64)
     with pytest.raises(ConfigError, match=r"use engine\.pack_size=32"):
-        care.seen_to(claim, engine, (), Stop(), "pack 1/1")
-    assert store.committed(claim.folder)["is_finished"] is False
+        Here(Trainer(engine)).train([lease], Stop())
+    assert store.committed(lease.folder)["is_finished"] is False
 
 
 def test_a_run_that_does_not_fit_alone_fails_alone(tmp_path, monkeypatch, whole):
@@ -419,25 +422,25 @@ def test_halves_that_failed_before_get_other_names_so_that_a_command_ends(tmp_pa
     for attempt in (1, 2, 2):
         statuses = sweep.run(RUNS[:2])
         assert {facts["status"] for facts in statuses.values()} == {"failed"}
-        assert {*Claims(tmp_path).failures.values()} == {attempt}
+        assert {*Leases(tmp_path).failures.values()} == {attempt}
 
 
 def test_a_pack_that_another_process_has_finished_is_not_broken_by_this_one(tmp_path):
     sweep = sweep_in(tmp_path, pack_size=2)
-    (claim,) = Claims(tmp_path).asked(RUNS[:2], pack_size=2, allowed={})
+    (lease,) = Leases(tmp_path).take(RUNS[:2], pack_size=2, allowed={})
     sweep.run(RUNS[:2])
     before = contents(tmp_path)
-    assert care.broken(claim, "pack", training.OutOfMemory("late")) is None
+    assert divide(lease, OutOfMemory("late"), ENGINE) == (0, [])
     assert contents(tmp_path) == before
 
 
 def test_a_pack_that_another_process_trains_is_not_broken_by_this_one(tmp_path):
-    (claim,) = Claims(tmp_path).asked(RUNS[:2], pack_size=2, allowed={})
+    (lease,) = Leases(tmp_path).take(RUNS[:2], pack_size=2, allowed={})
     sweep_in(tmp_path)._plan(RUNS[:2], recorded=0)
-    with store.try_lock(claim.folder / store.LOCK) as is_mine:
+    with store.try_lock(lease.folder / store.LOCK) as is_mine:
         assert is_mine
-        assert care.broken(claim, "pack", training.OutOfMemory("late")) is None
-    assert store.committed(claim.folder)["is_finished"] is False
+        assert divide(lease, OutOfMemory("late"), ENGINE) == (0, [])
+    assert store.committed(lease.folder)["is_finished"] is False
 
 
 def test_a_signal_in_the_last_step_of_all_ends_the_command(tmp_path, monkeypatch):
@@ -451,47 +454,97 @@ def test_a_signal_in_the_last_step_of_all_ends_the_command(tmp_path, monkeypatch
     monkeypatch.setattr(training, "train", signalled)
     with pytest.raises(Interrupted):
         sweep_in(tmp_path).run(RUNS)
-    assert {facts["status"] for facts in Claims(tmp_path).members.values()} == {"done"}
+    assert {facts["status"] for facts in Leases(tmp_path).statuses.values()} == {"done"}
 
 
 class Ended:
     """A child process that has ended with some code."""
 
     def __init__(self, code):
-        self.exitcode, self.pid = code, None
+        self.exitcode = code
 
     def start(self):
         pass
 
-    def is_alive(self):
-        return False
+    def join(self):
+        pass
 
 
 @pytest.mark.parametrize(
-    ("code", "asked", "error"),
+    ("code", "how"),
     [
-        (-signal.SIGKILL, 0, isolation.Died),
-        (255, 0, isolation.Died),
-        (1, 0, isolation.Died),
-        (-signal.SIGTERM, signal.SIGTERM, Interrupted),
-        (1, signal.SIGINT, Interrupted),
-        (128 + signal.SIGTERM, 0, Interrupted),
-        (isolation.OUT_OF_MEMORY, 0, training.OutOfMemory),
-        (isolation.COULD_NOT, 0, store.StoreError),
+        (-signal.SIGKILL, "killed by SIGKILL"),
+        (-signal.SIGTERM, "killed by SIGTERM"),
+        (-63, "killed by signal 63"),
+        (255, "exit code 255"),
+        (0, "exit code 0"),
     ],
 )
-def test_how_a_child_ends_is_told_apart(tmp_path, monkeypatch, code, asked, error):
-    (claim,) = Claims(tmp_path).asked(RUNS[:1], pack_size=2, allowed={})
-    stop = Stop()
+def test_how_a_child_died_is_said(tmp_path, monkeypatch, code, how):
+    (lease,) = Leases(tmp_path).take(RUNS[:1], pack_size=2, allowed={})
 
     class Context:
         def Process(self, **_):
-            stop.signal = asked
             return Ended(code)
 
-    monkeypatch.setattr(isolation, "get_context", lambda kind: Context())
-    with pytest.raises(error):
-        isolation.run_apart(training.Job(claim, ENGINE, "pack"), [], stop)
+    monkeypatch.setattr(process, "get_context", lambda kind: Context())
+    child = Process(Trainer(ENGINE))
+    child.train(lease)
+    ended, outcome = child.listen()
+    assert (ended, child.lease, child.is_dead) == (lease, None, True)
+    assert isinstance(outcome, Died)
+    assert str(outcome).endswith(how)
+
+
+class Answering:
+    """A child process that says of its first pack what it is told to, and trains the others."""
+
+    def __init__(self, outcome, trainer, stop):
+        self.pipe, self.theirs = Pipe()
+        self.outcomes, self.trainer, self.stop_seen = [outcome], trainer, stop
+        self.is_ready, self.is_dead, self.lease = True, False, None
+
+    def train(self, lease):
+        self.lease = lease
+        self.theirs.send("ended")
+
+    def listen(self):
+        self.pipe.recv()
+        lease, self.lease = self.lease, None
+        if self.outcomes:
+            return lease, self.outcomes.pop()
+        return lease, len(self.trainer.train(lease, self.stop_seen))
+
+    def stop(self, number):
+        pass
+
+    def release(self):
+        pass
+
+    def join(self):
+        pass
+
+
+@pytest.mark.parametrize("outcome", [OutOfMemory("no room"), Died("killed by SIGKILL")], ids=type)
+def test_a_pack_that_breaks_in_a_process_goes_on_in_halves(tmp_path, monkeypatch, whole, outcome):
+    stop = Stop()
+    monkeypatch.setattr(crews, "Process", lambda trainer: Answering(outcome, trainer, stop))
+    (lease,) = Leases(tmp_path).take(RUNS, pack_size=8, allowed={})
+    with Processes(Trainer(ENGINE), 1) as crew:
+        assert crew.train([dataclasses.replace(lease, is_suspect=True)], stop).ended == len(RUNS)
+    assert len([*(tmp_path / "packs").iterdir()]) == 2
+    assert {facts["status"] for facts in Leases(tmp_path).statuses.values()} == {"done"}
+
+
+@pytest.mark.parametrize("outcome", [store.StoreError("no file"), ConfigError("edited")], ids=type)
+def test_what_no_other_pack_could_do_better_ends_the_command(tmp_path, monkeypatch, outcome):
+    monkeypatch.setattr(crews, "Process", lambda trainer: Answering(outcome, trainer, Stop()))
+    (lease,) = Leases(tmp_path).take(RUNS, pack_size=8, allowed={})
+    crew = Processes(Trainer(ENGINE), 1)
+    with pytest.raises(type(outcome), match=str(outcome)):
+        crew.train([dataclasses.replace(lease, is_suspect=True)], Stop())
+    assert crew.processes == []
+    assert {facts["status"] for facts in Leases(tmp_path).statuses.values()} == {"missing"}
 
 
 def test_a_full_disk_is_not_recorded_as_a_failed_run(tmp_path, monkeypatch):
@@ -500,10 +553,10 @@ def test_a_full_disk_is_not_recorded_as_a_failed_run(tmp_path, monkeypatch):
 
     sweep = sweep_in(tmp_path, pack_size=2, commit_every=0)
     with monkeypatch.context() as patch:
-        patch.setattr(training._Progress, "_keep", full)
+        patch.setattr(Training, "_commit_snapshot", full)
         with pytest.raises(store.WriteError):
             sweep.run(RUNS[:2])
-    assert {facts["status"] for facts in Claims(tmp_path).members.values()} == {"missing"}
+    assert {facts["status"] for facts in Leases(tmp_path).statuses.values()} == {"missing"}
 
 
 def test_a_lock_whose_file_was_deleted_is_no_lock(tmp_path):
@@ -519,8 +572,8 @@ def test_a_pack_in_a_queue_is_not_divided_by_a_command_that_asks_for_a_part(half
     packed = [path.parent for path in half.folder.glob("packs/*/commit.json")]
     (folder,) = [one for one in packed if RUNS[0].run_id in store.committed(one)["members"]]
     before = store.committed(folder)
-    mine = Claims(half.folder).asked(RUNS[:1], pack_size=64, allowed={}, queued={folder.name})
-    assert [claim.folder for claim in mine] == [folder]
+    mine = Leases(half.folder).take(RUNS[:1], pack_size=64, allowed={}, queued={folder.name})
+    assert [lease.folder for lease in mine] == [folder]
     assert mine[0].record is None  # it is another pack than was asked for: only waited for
     assert store.committed(folder) == before
 
@@ -528,8 +581,8 @@ def test_a_pack_in_a_queue_is_not_divided_by_a_command_that_asks_for_a_part(half
 def test_a_pack_whose_runs_are_done_in_others_is_forgotten(tmp_path):
     sweep_in(tmp_path, pack_size=2).run(RUNS[:2])
     (finished,) = (tmp_path / "packs").iterdir()
-    old = claim(tmp_path / "packs" / "0123456789abcdef", RUNS[:2])
-    assert Claims(tmp_path).asked(RUNS[:2], pack_size=2, allowed={}) == []
+    old = new_lease(tmp_path / "packs" / "0123456789abcdef", RUNS[:2])
+    assert Leases(tmp_path).take(RUNS[:2], pack_size=2, allowed={}) == []
     assert not old.folder.exists()
     assert finished.exists()
 
@@ -538,7 +591,7 @@ def test_a_folder_that_another_process_makes_into_a_pack_is_left_to_it(tmp_path)
     folder = tmp_path / "packs" / "0123456789abcdef"
     with store.try_lock(folder / store.LOCK) as is_mine:
         assert is_mine
-        Claims(tmp_path).asked([], pack_size=2, allowed={})
+        Leases(tmp_path).take([], pack_size=2, allowed={})
         assert folder.exists()
-    Claims(tmp_path).asked([], pack_size=2, allowed={})
+    Leases(tmp_path).take([], pack_size=2, allowed={})
     assert not folder.exists()

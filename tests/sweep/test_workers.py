@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from configs import make_run
-from interrupted import contents, sweep_in
+from interrupted import contents, sweep_by, sweep_in, trainer
 from selection import beyond
 
 from lossbench import cli, launch, records, store
@@ -22,10 +23,10 @@ from lossbench.losses import LOSSES
 from lossbench.runs import ConfigError
 from lossbench.runs.extensions import load_extensions
 from lossbench.runs.packs import LEAST_MEMBERS, shared
-from lossbench.sweep import workers
-from lossbench.sweep.leases import Claims
-from lossbench.sweep.training import Interrupted
-from lossbench.sweep.workers import Workers
+from lossbench.sweep import process
+from lossbench.sweep.crews import Processes
+from lossbench.sweep.leases import Leases
+from lossbench.sweep.training import Interrupted, Stop
 
 RUNS = [make_run(loss=loss, seed=s, steps=30) for loss in ("mse", "mae", "huber") for s in (0, 1)]
 LONG = [make_run(loss=loss, steps=100_000, log_every=10_000) for loss in ("mse", "mae", "huber")]
@@ -42,15 +43,12 @@ def whole(tmp_path_factory):
 @pytest.fixture(scope="module")
 def crew():
     """Two processes for all tests that leave them alive."""
-    two = Workers(2, at_once=True)
-    yield two
-    two.dismiss()
+    with two_processes(pack_size=2) as two:
+        yield two
 
 
-def shared_sweep(folder, crew, **words):
-    sweep = sweep_in(folder, **{"pack_size": 2, **words})
-    sweep.crew = crew
-    return sweep
+def two_processes(**words):
+    return Processes(trainer(**words), 2)
 
 
 def holders(folder):
@@ -61,42 +59,21 @@ def holders(folder):
 
 
 def test_several_processes_give_the_bits_of_one_and_live_on(tmp_path, crew, whole):
-    assert shared_sweep(tmp_path / "a", crew).run(RUNS).keys() == {run.run_id for run in RUNS}
+    assert sweep_by(crew, tmp_path / "a").run(RUNS).keys() == {run.run_id for run in RUNS}
     assert contents(tmp_path / "a") == whole
     ids = {str(worker.process.pid) for worker in crew.processes}
     assert len(ids) == 2
     assert holders(tmp_path / "a") == ids
-    shared_sweep(tmp_path / "b", crew).run(RUNS)
+    sweep_by(crew, tmp_path / "b").run(RUNS)
     assert contents(tmp_path / "b") == whole
     assert holders(tmp_path / "b") == ids
 
 
-def test_a_small_sweep_begins_no_process(tmp_path, whole):
-    two = Workers(2, at_once=False)
-    shared_sweep(tmp_path, two).run(RUNS)
+def test_one_pack_begins_no_process(tmp_path, whole):
+    two = two_processes()
+    sweep_by(two, tmp_path).run(RUNS)
     assert two.processes == []
     assert contents(tmp_path) == whole
-
-
-def test_a_sweep_that_lasts_is_handed_over_in_the_middle_of_a_pack(tmp_path, monkeypatch, crew):
-    runs, given = [make_run(loss=loss, steps=100) for loss in ("mse", "mae")], []
-    give = workers._Worker.give
-
-    def noted(self, claim, sweep):
-        given.append(claim.record["step"])
-        give(self, claim, sweep)
-
-    monkeypatch.setattr(workers._Worker, "give", noted)
-    looks = itertools.count()
-    monkeypatch.setattr(workers._Relief, "is_ready", lambda self: next(looks) > 50)
-    crew.is_due = False
-    shared_sweep(tmp_path / "two", crew, pack_size=1).run(runs)
-    assert crew.is_due
-    assert sorted(step > 0 for step in given) == [False, True]
-    alone = sweep_in(tmp_path / "one", pack_size=1)
-    alone.run(runs)
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
-    assert str(os.getpid()) not in holders(tmp_path / "two")
 
 
 @pytest.mark.parametrize(
@@ -159,8 +136,8 @@ def signalled(folder, number, *, times):
 
 @pytest.mark.parametrize("number", beyond([signal.SIGINT], [signal.SIGUSR2]))
 def test_a_signal_reaches_every_process_and_commits_what_it_trains(tmp_path, number):
-    two = Workers(2, at_once=True)
-    sweep = shared_sweep(tmp_path, two, pack_size=1, commit_every=1e9)
+    two = two_processes(pack_size=1, commit_every=1e9)
+    sweep = sweep_by(two, tmp_path)
     signalled(tmp_path, number, times=1)
     with pytest.raises(Interrupted) as end:
         sweep.run(LONG)
@@ -172,11 +149,11 @@ def test_a_signal_reaches_every_process_and_commits_what_it_trains(tmp_path, num
 
 
 def test_a_second_signal_ends_every_process_at_once(tmp_path, monkeypatch):
-    two = Workers(2, at_once=True)
-    monkeypatch.setattr(workers._Worker, "stop", lambda self, number: None)  # none would listen
+    two = two_processes(pack_size=1, commit_every=1e9)
+    monkeypatch.setattr(process.Process, "stop", lambda self, number: None)  # none would listen
     signalled(tmp_path, signal.SIGTERM, times=2)
     with pytest.raises(Interrupted):
-        shared_sweep(tmp_path, two, pack_size=1, commit_every=1e9).run(LONG)
+        sweep_by(two, tmp_path).run(LONG)
     assert two.processes == []
     assert not any(store.is_held(lock) for lock in tmp_path.glob("packs/*/lock"))
 
@@ -257,7 +234,7 @@ def test_hostile_losses_harm_nobody_else_in_one_command(tmp_path):
     assert "leaked" not in done.stderr
 
 
-def test_what_a_process_logs_is_logged_by_the_command(tmp_path, monkeypatch, crew, caplog):
+def test_what_a_process_logs_is_logged_by_the_command(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     (tmp_path / "raising_loss.py").write_text(
@@ -267,15 +244,13 @@ def test_what_a_process_logs_is_logged_by_the_command(tmp_path, monkeypatch, cre
         "LOSSES = (Loss(fn=raising, inverse_link='identity', family='power', task='regression',\n"
         "               formula='?', claims=frozenset(), source='test'),)\n"
     )
-    crew.dismiss()  # others, that know this folder
     before = dict(LOSSES)
     load_extensions(["raising_loss"])
     try:
         runs = [make_run(loss="raising"), make_run(loss="mse")]
-        sweep = shared_sweep(tmp_path / "sweep", crew, pack_size=1)
-        sweep.extensions = ["raising_loss"]
-        with caplog.at_level(logging.INFO):
-            statuses = sweep.run(runs)
+        crew = two_processes(pack_size=1, extensions=["raising_loss"])
+        with caplog.at_level(logging.INFO), crew:
+            statuses = sweep_by(crew, tmp_path / "sweep").run(runs)
     finally:
         LOSSES.clear()
         LOSSES.update(before)
@@ -284,15 +259,40 @@ def test_what_a_process_logs_is_logged_by_the_command(tmp_path, monkeypatch, cre
 
 
 def test_a_full_disk_under_a_process_ends_the_command_and_says_so(tmp_path, crew, monkeypatch):
-    sweep = shared_sweep(tmp_path, crew)
-    original = workers._Worker.give
+    original = process.Process.train
 
-    def spoiled(self, claim, sweep):
-        (claim.folder / "steps.parquet" / "x").mkdir(parents=True)  # no file can replace it
-        original(self, claim, sweep)
+    def spoiled(self, lease):
+        (lease.folder / "steps.parquet" / "x").mkdir(parents=True)  # no file can replace it
+        original(self, lease)
 
-    monkeypatch.setattr(workers._Worker, "give", spoiled)
+    monkeypatch.setattr(process.Process, "train", spoiled)
     with pytest.raises(store.StoreError, match=r"steps\.parquet"):
-        sweep.run(RUNS)
+        sweep_by(crew, tmp_path).run(RUNS)
     assert crew.processes == []
-    assert {facts["status"] for facts in Claims(tmp_path).members.values()} == {"missing"}
+    assert {facts["status"] for facts in Leases(tmp_path).statuses.values()} == {"missing"}
+
+
+def hide_the_package(folder, monkeypatch):
+    """Another package of our name comes first for whoever imports it from now on."""
+    (folder / "lossbench").mkdir()
+    (folder / "lossbench" / "__init__.py").touch()
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+
+
+def test_a_process_that_cannot_import_the_package_ends_the_command(tmp_path, monkeypatch):
+    hide_the_package(tmp_path, monkeypatch)
+    with (
+        two_processes(pack_size=2) as two,
+        pytest.raises(ConfigError, match=r"before it is ready.*hydra\.launcher\.workers=1"),
+    ):
+        sweep_by(two, tmp_path / "sweep").run(RUNS)
+    assert two.processes == []
+
+
+def test_nor_does_a_large_pack_wait_for_a_process_that_cannot_begin(tmp_path, monkeypatch):
+    many = [make_run(loss="mse", seed=seed, steps=30) for seed in range(300)]
+    (lease,) = Leases(tmp_path / "sweep").take(many, pack_size=300, allowed={})
+    hide_the_package(tmp_path, monkeypatch)
+    assert len(pickle.dumps(lease)) > 2**16  # more than a pipe holds
+    with Processes(trainer(), 1) as apart, pytest.raises(ConfigError, match="before it is ready"):
+        apart.train([dataclasses.replace(lease, is_suspect=True)], Stop())

@@ -28,7 +28,7 @@ from lossbench.measures.instruments import times
 from lossbench.models import MODELS
 from lossbench.runs import PRECISIONS, ConfigError, Run, packs
 from lossbench.runs.packs import Pack
-from lossbench.sweep import KEPT, Sweep, splits_of
+from lossbench.sweep import RESULTS, Sweep, splits_of
 
 if TYPE_CHECKING:
     from lossbench.launch import Stages
@@ -90,7 +90,7 @@ def forecast(stages: Mapping[str, Sequence[Run]], sweep: Sweep) -> list[Forecast
     Returns:
         One row a stage.
     """
-    members, speeds = sweep.members(), _Speeds(sweep)
+    members, speeds = sweep.statuses(), _Speeds(sweep)
     return [_stage(stage, runs, members, speeds, sweep) for stage, runs in stages.items()]
 
 
@@ -103,7 +103,7 @@ def _stage(
 ) -> Forecast:
     asked = {run.run_id: run for run in runs}
     todo = [
-        run for run_id, run in asked.items() if members.get(run_id, {}).get("status") not in KEPT
+        run for run_id, run in asked.items() if members.get(run_id, {}).get("status") not in RESULTS
     ]
     hands = sweep.crew.hands
     grouped = packs.shared(todo, pack_size=sweep.engine.pack_size, hands=hands)
@@ -364,7 +364,7 @@ def told(asked: Stages) -> Iterable[str]:
     """
     rows = forecast(asked.runs, asked.sweep)
     total = sum(row.runs for row in rows)
-    yield f"{asked.sweep.facts['name']}: {total:,} runs. Nothing was trained or written."
+    yield f"{asked.sweep.name}: {total:,} runs. Nothing was trained or written."
     yield ""
     yield f"{'stage':<12}{'runs':>8}{'there':>8}{'packs':>7}{'updates':>12}{'about':>10}"
     for row in rows:

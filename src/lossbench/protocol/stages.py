@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from lossbench.protocol.cells import Cell, values
@@ -167,15 +167,16 @@ class Protocol:
     def carried_out(self) -> list[Sequence[JobReturn]]:
         """Tune, growing the grids where a best rate lies on their edge; then confirm."""
         self._say_without_reference()
+        train = partial(self.launcher.train, declaration=self.declaration())
         jobs = [job for task in self.tasks for job in self._tuning(task)]
-        returned, launched = [self.launcher.launch(jobs, 0)], {*map(tuple, jobs)}
+        returned, launched = [train(jobs, 0)], {*map(tuple, jobs)}
         loaded = self._loaded()
         chosen = {task.context: self._chosen(task, loaded) for task in self.tasks}
         while grown := [task for task in self.tasks if self._has_grown(task, chosen[task.context])]:
             jobs = [job for task in grown for job in self._tuning(task)]
             jobs = [job for job in jobs if tuple(job) not in launched]
             launched |= {*map(tuple, jobs)}
-            returned.append(self.launcher.launch(jobs, sum(map(len, returned))))
+            returned.append(train(jobs, sum(map(len, returned))))
             loaded = self._loaded()
             chosen |= {task.context: self._chosen(task, loaded) for task in grown}
         self._share_reference(chosen)
@@ -190,7 +191,7 @@ class Protocol:
             for job in self._confirm_jobs(*found)
         ]
         if confirming:
-            returned.append(self.launcher.launch(confirming, len(launched)))
+            returned.append(train(confirming, len(launched)))
         return returned
 
     def _say_without_reference(self) -> None:

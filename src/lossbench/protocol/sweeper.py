@@ -88,11 +88,8 @@ class ProtocolSweeper:
         found, protocol = self._asked(arguments)
         if protocol is None:
             return [self.launcher.launch([list(cell) for cell in found], 0)]
-        self.launcher.sweep.facts = {
-            **self.launcher.sweep.facts,
-            "declaration": protocol.declaration(),
-        }
-        return protocol.carried_out()
+        with self.launcher.sweep.crew:  # its processes live on from stage to stage
+            return protocol.carried_out()
 
     def stages(self, arguments: list[str]) -> dict[str, list[Run]]:
         """The runs of each stage before anything is known: nothing is trained or written.

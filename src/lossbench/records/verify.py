@@ -12,7 +12,7 @@ from lossbench import records, store
 
 @dataclass
 class Verified:
-    """What was found in a sweep's folder.
+    """The state of a sweep's folder.
 
     Attributes:
         packs: Finished ones.
@@ -43,37 +43,38 @@ def verified(sweep_dir: Path) -> Verified:
     Raises:
         store.StoreError: The folder is no sweep, or its plan is damaged.
     """
-    found, loaded = Verified(), records.load(sweep_dir)
+    result, loaded = Verified(), records.load(sweep_dir)
     for folder in sorted((sweep_dir / "packs").glob("*")):
-        _check_pack(folder, found)
+        _check_pack(folder, result)
     try:
-        found.files += 1
+        result.files += 1
         loaded.curves  # noqa: B018  reads and checks
     except store.StoreError as error:
-        found.problems.append(str(error))
-    if not found.problems:
+        result.problems.append(str(error))
+    if not result.problems:
         counts: pd.Series = loaded.runs.status.value_counts()
-        found.runs = {status: int(counts.get(status, 0)) for status in records.STATUSES}
-    return found
+        result.runs = {status: int(counts.get(status, 0)) for status in records.STATUSES}
+    return result
 
 
-def _check_pack(folder: Path, found: Verified) -> None:
+def _check_pack(folder: Path, result: Verified) -> None:
+    """Count a pack and its problems in `result`."""
     try:
         state = store.committed(folder)
     except store.StoreError as error:
-        found.problems.append(str(error))
+        result.problems.append(str(error))
         return
     if state is None:
         return
-    found.packs += state["is_finished"]
-    found.unfinished += not state["is_finished"]
+    result.packs += state["is_finished"]
+    result.unfinished += not state["is_finished"]
     for name in state["files"]:
         try:
             content = store.read(folder, name, state)
             if name.endswith(".parquet"):
                 records.decode(content, path=folder / name)
         except store.StoreError as error:
-            found.problems.append(str(error))
+            result.problems.append(str(error))
             continue
-        found.files += 1
-        found.bytes += len(content)
+        result.files += 1
+        result.bytes += len(content)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import functools
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 import lossbench
@@ -48,10 +47,10 @@ MEASURED = {
 
 @dataclass(frozen=True)
 class Invariance:
-    """What was found.
+    """How far the records of members differ with their pack-mates.
 
     Attributes:
-        device: Where.
+        device: "cpu" or "cuda".
         compared: How many values of the records were compared.
         differing: How many of them were not the same bits.
         worst: Largest difference relative to the value.
@@ -68,8 +67,8 @@ class Invariance:
         return "bitwise" if not self.differing else f"within {self.worst:.0e}"
 
 
-def known(folder: Path, device: str, precision: str, padding: int) -> Invariance:
-    """What was found on this machine, measured unless the sweep's folder has it.
+def recorded_invariance(folder: Path, device: str, precision: str, padding: int) -> Invariance:
+    """The invariance of this machine, measured unless the sweep's folder has it.
 
     Args:
         folder: Of the sweep.
@@ -79,17 +78,16 @@ def known(folder: Path, device: str, precision: str, padding: int) -> Invariance
     """
     path = folder / f"machine-{_machine(device, precision, padding)}.json"
     try:
-        facts = store.read_sealed(path)
-        return Invariance(**facts)
+        return Invariance(**store.read_sealed(path))
     except (store.StoreError, TypeError):  # not there, or not whole
-        found = invariance(device, precision, padding)
+        measured = invariance(device, precision, padding)
     with store.lock(folder / store.LOCK, patience=PATIENCE):
-        store.write(path, store.sealed(asdict(found)))
-    return found
+        store.write(path, store.sealed(asdict(measured)))
+    return measured
 
 
 def _machine(device: str, precision: str, padding: int) -> str:
-    """16 hex digits of everything that what is found depends on."""
+    """16 hex digits of everything that the invariance depends on."""
     environment = environment_sha(device_name(torch.device(device)), precision)
     facts = (environment, padding, ENGINE_SCHEMA, lossbench.__version__, _processor(), _code())
     return store.sha256(repr(facts).encode())[:16]
@@ -99,10 +97,10 @@ def _machine(device: str, precision: str, padding: int) -> str:
 def _processor() -> str:
     """The processor's name: libraries choose their kernels by it, not by its instructions alone."""
     try:
-        told = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+        line = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     except OSError:
-        told = None
-    return told[1] if told else platform.processor()
+        line = None
+    return line[1] if line else platform.processor()
 
 
 @functools.cache
@@ -130,10 +128,15 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
             for seed in (0, 1)
         ]
         whole = _records([runs], device, padding)
-        for division in _divisions(runs):
-            found = _records(division, device, padding)
-            for key, values in whole.items():
-                mine, theirs = found[key], values
+        # Alone, in a pair, and in larger packs of unequal size and other order.
+        for division in (
+            [runs[:1], runs[1:]],
+            [[runs[-1], runs[0]], runs[-2:0:-1]],
+            [runs[0::2], runs[1::2]],
+        ):
+            divided = _records(division, device, padding)
+            for key, theirs in whole.items():
+                mine = divided[key]
                 same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
                 off = np.abs(mine - theirs)[~same] / np.maximum(np.abs(theirs[~same]), 1e-30)
                 compared += len(same)
@@ -142,18 +145,11 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
     return Invariance(device, compared, differing, worst)
 
 
-def _divisions(runs: Sequence[Run]) -> Iterator[list[list[Run]]]:
-    """The same runs alone, in a pair, and in larger packs of unequal size and other order."""
-    yield [[runs[0]], [*runs[1:]]]
-    yield [[runs[-1], runs[0]], [*runs[-2:0:-1]]]
-    yield [[*runs[start::2]] for start in (0, 1)]
-
-
 def _records(
     division: Sequence[Sequence[Run]], device: str, padding: int
 ) -> dict[tuple[str, str, str], np.ndarray]:
     """By run, table and column all values, in the order of their steps."""
-    found = {}
+    values = {}
     for runs in division:
         (pack,) = packs.group(runs, pack_size=len(runs))
         splits = {run.seed: splits_of(run) for run in runs}
@@ -164,19 +160,12 @@ def _records(
             padding=padding,
             flush=lambda step, snapshot: None,
         )
-        for table, columns in MEASURED.items():
-            found |= dict(_by_run(table, tables[table], columns))
-    return found
-
-
-def _by_run(
-    name: str, table: pa.Table, columns: Sequence[str]
-) -> Iterator[tuple[tuple[str, str, str], np.ndarray]]:
-    run_ids = table["run_id"].to_numpy(zero_copy_only=False)
-    for column in columns:
-        values = table[column].to_numpy(zero_copy_only=False).astype(float)
-        for run_id in dict.fromkeys(run_ids):
-            yield (run_id, name, column), values[run_ids == run_id]
+        for name, columns in MEASURED.items():
+            frame = tables[name].to_pandas()
+            for run_id, rows in frame.groupby("run_id"):
+                for column in columns:
+                    values[str(run_id), name, column] = rows[column].to_numpy(dtype=float)
+    return values
 
 
 def _run(task: str, loss: str, seed: int, precision: str, more: Mapping[str, Any]) -> Run:

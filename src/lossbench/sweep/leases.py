@@ -1,14 +1,14 @@
-"""Which pack holds which runs.
+"""Which pack holds which runs, and how far they are.
 
 Packs are written down before they train, so that every process of a sweep, now or after a crash,
-finds the same ones.
+finds the same ones. A lease is a process's hold on one of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lossbench import records, store
 from lossbench.runs import Run, packs
 from lossbench.runs.packs import Pack
 
-KEPT = ("done", "diverged")
+RESULTS = ("done", "diverged")
 """Statuses that are results: such a run is not trained again."""
 
 ATTEMPTS = 2
@@ -28,12 +28,12 @@ PATIENCE = 60.0
 
 PLANNED = {"status": "missing", "reason": ""}
 
-Members = dict[str, dict[str, str]]
+Statuses = dict[str, dict[str, str]]
 """Status and reason by run_id."""
 
 
 @dataclass(frozen=True)
-class Claim:
+class Lease:
     """A pack that is not finished.
 
     Attributes:
@@ -47,6 +47,11 @@ class Claim:
     is_suspect: bool = False
 
     @property
+    def sweep_folder(self) -> Path:
+        """The folder of the sweep that the pack belongs to."""
+        return self.folder.parent.parent
+
+    @property
     def record(self) -> dict[str, Any] | None:
         """The pack's commit record; None where it is finished or another pack by now."""
         state, ids = store.committed(self.folder), {run.run_id for run in self.pack.runs}
@@ -54,28 +59,33 @@ class Claim:
         return state if is_open else None
 
 
-class Claims:
+class Leases:
     """The packs of a sweep's folder as they are now; to be used under the sweep's lock.
 
     Args:
         folder: Of the sweep.
+
+    Attributes:
+        statuses: Status and reason by run_id, the best that any pack records.
+        failures: How often each run has failed.
     """
 
     def __init__(self, folder: Path) -> None:
-        found = sorted((folder / "packs").glob("*"))
-        states = {pack_dir: store.committed(pack_dir) for pack_dir in found}
+        pack_dirs = sorted((folder / "packs").glob("*"))
+        records_by_pack = {pack_dir: store.committed(pack_dir) for pack_dir in pack_dirs}
         self.folder = folder
-        self.nameless = [pack_dir for pack_dir, state in states.items() if state is None]
-        self.states = {path: state for path, state in states.items() if state is not None}
-        self.members = best(state["members"] for state in self.states.values())
-        self.failures = Counter(
-            run_id
-            for state in self.states.values()
-            for run_id, facts in state["members"].items()
-            if facts["status"] == "failed"
-        )
+        self.unrecorded = [path for path, record in records_by_pack.items() if record is None]
+        self.records = {path: one for path, one in records_by_pack.items() if one is not None}
+        self.statuses: Statuses = {}
+        self.failures: Counter[str] = Counter()
+        for record in self.records.values():
+            for run_id, facts in record["members"].items():
+                known = self.statuses.get(run_id)
+                if known is None or _rank(facts) < _rank(known):
+                    self.statuses[run_id] = facts
+                self.failures[run_id] += facts["status"] == "failed"
 
-    def asked(
+    def take(
         self,
         runs: Sequence[Run],
         *,
@@ -83,70 +93,68 @@ class Claims:
         allowed: Mapping[str, int],
         hands: int = 1,
         queued: Collection[str] = (),
-    ) -> list[Claim]:
-        """The unfinished packs of some runs; runs that have none get one.
+    ) -> list[Lease]:
+        """Leases on the unfinished packs of runs; runs that have none get one.
 
         Args:
-            runs: What is asked for.
+            runs: What has to be trained.
             pack_size: Most members of a new pack.
             allowed: How often each run may have failed before; see `ATTEMPTS`.
             hands: Packs that train at the same time.
             queued: Packs, by pack_id, that a job will train as they are.
         """
-        todo = {run.run_id: run for run in runs if self._is_to_do(run.run_id, allowed)}
-        claims = []
-        for pack_dir, state in self.states.items():
-            if state["is_finished"]:
+        todo = {
+            run.run_id: run
+            for run in runs
+            if self.statuses.get(run.run_id, PLANNED)["status"] not in RESULTS
+            and self.failures[run.run_id] <= allowed.get(run.run_id, 0)
+        }
+        leases = []
+        for pack_dir, record in self.records.items():
+            if record["is_finished"]:
                 store.clean(pack_dir)  # a crash may have come between its record and this
                 continue
-            members = state["members"]
-            if all(self.members[run_id]["status"] in KEPT for run_id in members):
-                _dissolved(pack_dir)  # its halves are done; a crash came before this
+            members = record["members"]
+            if all(self.statuses[run_id]["status"] in RESULTS for run_id in members):
+                _dissolve(pack_dir)  # its halves are done; a crash came before this
                 continue
             mine = [todo[run_id] for run_id in members if run_id in todo]
             if not mine:
                 continue
             is_held = store.is_held(pack_dir / store.LOCK)
-            is_free = pack_dir.name not in queued and len(mine) < len(members)
-            if is_free and _dissolved(pack_dir):
+            is_divisible = pack_dir.name not in queued and len(mine) < len(members)
+            if is_divisible and _dissolve(pack_dir):
                 continue  # no command asks for all of it any more
             for run in mine:
                 del todo[run.run_id]
             pack = Pack(pack_dir.name, packs.ordered(mine))
-            is_suspect = bool(state["starts"]) and not is_held
-            claims.append(Claim(pack, pack_dir, is_suspect=is_suspect))
-        for pack_dir in self.nameless:
-            _dissolved(pack_dir)  # a crash came before its first record
-        new = packs.shared([*todo.values()], pack_size=pack_size, hands=hands)
-        return claims + [self._claimed(pack) for pack in new]
-
-    def _is_to_do(self, run_id: str, allowed: Mapping[str, int]) -> bool:
-        status = self.members.get(run_id, PLANNED)["status"]
-        return status not in KEPT and self.failures[run_id] <= allowed.get(run_id, 0)
-
-    def _claimed(self, pack: Pack) -> Claim:
-        """Write a new pack down. Where its runs failed together before, it gets another name."""
-        return claim(self.folder / "packs" / pack.pack_id, pack.runs)
+            is_suspect = bool(record["starts"]) and not is_held
+            leases.append(Lease(pack, pack_dir, is_suspect=is_suspect))
+        for pack_dir in self.unrecorded:
+            _dissolve(pack_dir)  # a crash came before its first record
+        for pack in packs.shared([*todo.values()], pack_size=pack_size, hands=hands):
+            leases.append(new_lease(self.folder / "packs" / pack.pack_id, pack.runs))
+        return leases
 
 
-def _dissolved(pack_dir: Path) -> bool:
-    """Dissolve a pack unless a process has it."""
+def _dissolve(pack_dir: Path) -> bool:
+    """Dissolve a pack unless a process has it; whether that was done."""
     with store.try_lock(pack_dir / store.LOCK) as is_mine:
         if is_mine:
             store.dissolve(pack_dir)
         return is_mine
 
 
-def claim(folder: Path, runs: Sequence[Run]) -> Claim:
-    """Write a new pack down; where its folder is taken, under another name."""
+def new_lease(folder: Path, runs: Sequence[Run]) -> Lease:
+    """Write a new pack down; under another name where its runs have failed together before."""
     while folder.exists():
         pack_id = hashlib.sha256(f"{folder.name} again".encode()).hexdigest()[:16]
         folder = folder.with_name(pack_id)
-    store.commit(folder, {}, state_of(dict.fromkeys((run.run_id for run in runs), PLANNED)))
-    return Claim(Pack(folder.name, tuple(runs)), folder)
+    store.commit(folder, {}, record_of(dict.fromkeys((run.run_id for run in runs), PLANNED)))
+    return Lease(Pack(folder.name, tuple(runs)), folder)
 
 
-def halved(broken: Claim) -> list[Claim]:
+def halves_of(lease: Lease) -> list[Lease]:
     """Two packs in the place of one that could not be trained as a whole.
 
     Its lock and the sweep's are held.
@@ -154,19 +162,19 @@ def halved(broken: Claim) -> list[Claim]:
     Raises:
         ValueError: It has one run only.
     """
-    runs = broken.pack.runs
+    runs = lease.pack.runs
     if len(runs) < 2:
         raise ValueError("a pack of one run has no halves")
     middle = len(runs) // 2
     halves = [
-        claim(broken.folder.parent / packs.name_of(half), half)
+        new_lease(lease.folder.parent / packs.name_of(half), half)
         for half in (runs[:middle], runs[middle:])
     ]
-    store.dissolve(broken.folder)
+    store.dissolve(lease.folder)
     return halves
 
 
-def state_of(
+def record_of(
     members: Mapping[str, Mapping[str, str]], *, is_finished: bool = False, **more: Any
 ) -> dict[str, Any]:
     """What a pack's commit record says beside its files.
@@ -181,16 +189,6 @@ def state_of(
     return {"schema": records.SCHEMA, "is_finished": is_finished, "members": members, **facts}
 
 
-def best(found: Iterable[Mapping[str, dict[str, str]]]) -> Members:
-    """Of several records of a run the best one."""
-    together: Members = {}
-    for members in found:
-        for run_id, facts in members.items():
-            known = together.get(run_id)
-            if known is None or _rank(facts) < _rank(known):
-                together[run_id] = facts
-    return together
-
-
 def _rank(facts: Mapping[str, str]) -> int:
+    """Place of a status: what is best comes first."""
     return records.STATUSES.index(facts["status"])

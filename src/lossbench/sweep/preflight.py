@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from lossbench.data import DATA, Splits
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS
@@ -43,7 +42,13 @@ def preflight(runs: Iterable[Run]) -> None:
         ConfigError: One of them refuses its parameters.
     """
     runs = list(runs)
-    _refuse_seeds(runs)
+    drawn_and_dropped = {
+        repr((run.data, run.targets, run.corruption, run.seed)): run
+        for run in runs
+        if run.corruption.fn in DROPPING and DATA[run.data.fn].drawn != "fixed"
+    }
+    for run in drawn_and_dropped.values():
+        _data(run, f"data {run.data.name}, corruption {run.corruption.name}, seed {run.seed}")
     kinds: dict[str, dict[str, Run]] = {}
     for run in reversed(runs):
         kind = (run.data, run.targets, run.corruption, run.augmentation, run.model)
@@ -51,11 +56,13 @@ def preflight(runs: Iterable[Run]) -> None:
         kinds.setdefault(repr(kind), {})[repr(run.loss)] = run
     for by_loss in kinds.values():
         run = next(iter(by_loss.values()))
-        splits = _read(run, f"data {run.data.name}")
+        splits = _data(run, f"data {run.data.name}")
         try:
             inputs = splits.inputs["train"]
             batch_indices(run.seed, len(inputs), 1, run.batch_size)
-            _refuse_augmentation(run, inputs[:1])
+            if run.augmentation.fn != "none":
+                words = torch.zeros(1, WORDS, dtype=torch.int32)
+                AUGMENTATIONS[run.augmentation.fn](inputs[:1], words, **run.augmentation.params)
             build = partial(MODELS[run.model.fn].fn, *splits.sizes, **run.model.params)
             refuse_unpaired(build, inputs[: run.batch_size])
             refuse_unwidened(build, inputs[: run.batch_size], times=run.row.outputs_per_target)
@@ -65,12 +72,12 @@ def preflight(runs: Iterable[Run]) -> None:
             _refuse_parameters(run, splits)
 
 
-def _read(run: Run, what: str) -> Splits:
+def _data(run: Run, title: str) -> Splits:
     """The data of a run.
 
     Args:
         run: Whose.
-        what: How a message begins.
+        title: How a message begins.
 
     Raises:
         ConfigError: They are refused, or their function raises; then its line is named.
@@ -78,27 +85,10 @@ def _read(run: Run, what: str) -> Splits:
     try:
         return splits_of(run)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{what}: {error}") from error
+        raise ConfigError(f"{title}: {error}") from error
     except Exception as error:
-        told, _ = raised(error, DATA[run.data.fn].fn)
-        raise ConfigError(f"{what}: {told}") from error
-
-
-def _refuse_seeds(runs: Iterable[Run]) -> None:
-    """Build the data of every seed where rows are dropped from a split of its own."""
-    by_seed = {
-        repr((run.data, run.targets, run.corruption, run.seed)): run
-        for run in runs
-        if run.corruption.fn in DROPPING and DATA[run.data.fn].drawn != "fixed"
-    }
-    for run in by_seed.values():
-        _read(run, f"data {run.data.name}, corruption {run.corruption.name}, seed {run.seed}")
-
-
-def _refuse_augmentation(run: Run, inputs: Tensor) -> None:
-    if run.augmentation.fn != "none":
-        words = torch.zeros(len(inputs), WORDS, dtype=torch.int32)
-        AUGMENTATIONS[run.augmentation.fn](inputs, words, **run.augmentation.params)
+        message, _ = raised(error, DATA[run.data.fn].fn)
+        raise ConfigError(f"{title}: {message}") from error
 
 
 def _refuse_parameters(run: Run, splits: Splits) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,14 @@ import torch
 from tqdm import tqdm
 
 from lossbench import records, store
+from lossbench.data import files
 from lossbench.engine import Saved, Snapshot, failed, strategies, train
 from lossbench.engine.state import FORMAT
 from lossbench.pairing import device_name, environment_sha
-from lossbench.runs import ENGINE_SCHEMA, Engine
-from lossbench.sweep.invariance import known
-from lossbench.sweep.leases import Claim, Members, state_of
+from lossbench.runs import ENGINE_SCHEMA, Engine, Run, refuse_other_code
+from lossbench.runs.extensions import load_extensions
+from lossbench.sweep.invariance import recorded_invariance
+from lossbench.sweep.leases import Lease, Statuses, record_of
 from lossbench.sweep.preflight import splits_of
 
 log = logging.getLogger(__name__)
@@ -48,37 +51,24 @@ class OutOfMemory(Exception):
     """A pack does not fit into the memory there is."""
 
 
-class HandedOver(BaseException):
-    """Other processes go on with what was training here; all that was done is committed."""
-
-
 class Stop:
-    """Whether an end of what is training has been asked for.
+    """Whether to commit what is training, and end.
 
     Attributes:
-        signal: Number of the one that asked, 0 before.
-        is_handover: Whether other processes are ready to go on with it.
+        signal: Number of the signal that asks for it, 0 before.
     """
 
     def __init__(self) -> None:
         self.signal = 0
-        self.is_handover: Callable[[], bool] = lambda: False
-
-    def is_asked(self) -> bool:
-        """Whether to commit what is training, and end."""
-        return bool(self.signal) or self.is_handover()
 
     def check(self) -> None:
         """End here if an end was asked for.
 
         Raises:
-            Interrupted: By a signal.
-            HandedOver: By processes that go on.
+            Interrupted: It was.
         """
         if self.signal:
             raise Interrupted(self.signal)
-        if self.is_handover():
-            raise HandedOver
 
 
 @contextmanager
@@ -107,21 +97,36 @@ def stopping() -> Iterator[Stop]:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One pack to be trained, in this process or another.
+class Trainer:
+    """Trains packs of a sweep, in this process or another.
 
     Attributes:
-        claim: The pack.
         engine: How to train.
-        title: Of its progress bar; empty for none.
+        extensions: Modules that a process has to import to know all losses, data and models.
     """
 
-    claim: Claim
     engine: Engine
-    title: str
+    extensions: Sequence[str] = ()
 
-    def run(self, stop: Stop) -> Members | None:
-        """Train it unless it is being trained, or has been meanwhile.
+    def prepare(self, runs: Sequence[Run]) -> None:
+        """Make a process that was just begun ready to train runs.
+
+        Raises:
+            ConfigError: An extension cannot be loaded, or other code than the pack was made from.
+        """
+        logging.getLogger("lossbench").setLevel(logging.INFO)
+        load_extensions([*self.extensions])
+        refuse_other_code(runs)
+        torch.set_num_threads(self.engine.threads)
+        files.use(self.engine.data_root, download=self.engine.download)
+
+    def train(self, lease: Lease, stop: Stop, title: str = "") -> Statuses | None:
+        """Train a pack unless it is being trained, or has been meanwhile.
+
+        Args:
+            lease: The pack.
+            stop: Asks for an end.
+            title: Of its progress bar; empty for none.
 
         Returns:
             Status and reason of its runs; None where there was nothing to do.
@@ -131,35 +136,93 @@ class Job:
             Interrupted: An end was asked for; its checkpoint is committed.
             store.StoreError: Its files cannot be written or read.
         """
-        with store.try_lock(self.claim.folder / store.LOCK) as is_mine:
-            state = self.claim.record if is_mine else None
-            return self._trained(state, stop) if state else None
+        with store.try_lock(lease.folder / store.LOCK) as is_mine:
+            record = lease.record if is_mine else None
+            return Training(self.engine, lease, record, stop, title).run() if record else None
 
-    def _trained(self, state: dict[str, Any], stop: Stop) -> Members:
-        store.clean(self.claim.folder)
-        saved = self._saved(state)
-        progress = _Progress(self, state if saved else {**state, "files": {}, "step": 0}, stop)
-        progress.begin()
-        members = finished(self.claim, self._tables(saved, progress))
-        for run_id, facts in members.items():
+
+class Training:
+    """A pack as it trains here, its lock held. Called after every update, it commits now and then.
+
+    Args:
+        engine: How to train.
+        lease: The pack.
+        record: Its commit record.
+        stop: Asks for an end.
+        title: Of its progress bar; empty for none.
+    """
+
+    def __init__(
+        self, engine: Engine, lease: Lease, record: dict[str, Any], stop: Stop, title: str
+    ) -> None:
+        self.engine, self.lease, self.stop = engine, lease, stop
+        self.folder, self.first = lease.folder, lease.pack.runs[0]
+        self.saved = self._saved(record)
+        self.record = record if self.saved else {**record, "files": {}, "step": 0}
+        self.last_commit = time.monotonic()
+        self.bar = tqdm(
+            total=self.first.steps,
+            initial=self.record["step"],
+            desc=f"{self.first.stage} {self.first.data.name} {title}",
+            unit="step",
+            leave=False,
+            disable=not (title and sys.stdout.isatty()),
+        )
+
+    def run(self) -> Statuses:
+        """Train it from its start or its checkpoint; returns status and reason of its runs."""
+        store.clean(self.folder)
+        # Another start, for the case that this process ends without a word.
+        self._commit(self.record["step"], {}, starts=self.record["starts"] + 1)
+        statuses = finish(self.lease, self._tables())
+        for run_id, facts in statuses.items():
             if facts["status"] == "failed":
                 log.error("run %s failed: %s", run_id, facts["reason"].splitlines()[-1])
-        return members
+        return statuses
 
-    def _tables(self, saved: Saved | None, progress: _Progress) -> dict[str, pa.Table]:
-        pack = self.claim.pack
+    def __call__(self, step: int, snapshot: Snapshot) -> None:
+        """Commit if it is time, or an end is asked for; then end.
+
+        Raises:
+            Interrupted: An end was asked for.
+            store.StoreError: The checkpoint cannot be written.
+        """
+        if step % self.first.log_every == 0:
+            self.bar.update(step - self.bar.n)
+        is_due = time.monotonic() - self.last_commit >= self.engine.commit_every
+        is_last = bool(self.stop.signal)
+        if is_due or is_last:
+            try:
+                self._commit_snapshot(snapshot(), is_last=is_last)
+            except (KeyError, AssertionError, OSError) as error:
+                raise store.StoreError(
+                    f"{self.folder}: another process changed it while it trained here"
+                ) from error
+            self.last_commit = time.monotonic()
+        if is_last:
+            self.stop.check()
+
+    def _tables(self) -> dict[str, pa.Table]:
+        pack = self.lease.pack
         try:
-            one_each = {run.seed: run for run in pack.runs}
-            splits = {seed: splits_of(run) for seed, run in one_each.items()}
-            with progress:
+            run_by_seed = {run.seed: run for run in pack.runs}
+            splits = {seed: splits_of(run) for seed, run in run_by_seed.items()}
+            # Whether members depend on their pack-mates on this machine, as it was measured.
+            measured = recorded_invariance(
+                self.lease.sweep_folder,
+                self.engine.device,
+                self.first.precision,
+                self.engine.padding,
+            )
+            with self.bar:
                 return train(
                     pack,
                     splits,
                     device=torch.device(self.engine.device),
                     padding=self.engine.padding,
-                    flush=progress,
-                    saved=saved,
-                    noted={"packs": self.packs},
+                    flush=self,
+                    saved=self.saved,
+                    noted={"packs": measured.mode},
                     strategies=self.engine.strategies,
                 )
         except store.StoreError:
@@ -169,120 +232,66 @@ class Job:
                 raise OutOfMemory(str(error)) from error
             return failed(pack, traceback.format_exc())
 
-    def _saved(self, state: dict[str, Any]) -> Saved | None:
+    def _saved(self, record: dict[str, Any]) -> Saved | None:
         """Where the pack stopped; None where it has to begin again, which is said."""
-        folder, files = self.claim.folder, state["files"]
-        if not files:
+        if not record["files"]:
             return None
-        if state["made_by"] != self.made_by:
+        if record["made_by"] != self.made_by:
             log.warning(
                 "pack %s was begun by other versions, on another machine or with other threads: "
                 "it begins again, because its bits would not be the same",
-                folder.name,
+                self.folder.name,
             )
             return None
         try:
-            content = {name: store.read(folder, name, state) for name in files}
+            content = {name: store.read(self.folder, name, record) for name in record["files"]}
         except store.StoreError as error:
-            log.warning("pack %s begins again: %s", folder.name, error)
+            log.warning("pack %s begins again: %s", self.folder.name, error)
             return None
         parts = tuple(content[name] for name in sorted(content) if name.startswith("part-"))
         (checkpoint,) = (name for name in content if name.startswith("checkpoint-"))
-        return Saved(state["step"], content[checkpoint], parts)
+        return Saved(record["step"], content[checkpoint], parts)
 
-    @property
-    def packs(self) -> str:
-        """Whether members depend on their pack-mates on this machine, as it was measured."""
-        precision = self.claim.pack.runs[0].precision
-        sweep = self.claim.folder.parent.parent
-        return known(sweep, self.engine.device, precision, self.engine.padding).mode
-
-    @property
+    @functools.cached_property
     def made_by(self) -> str:
         """Everything that bits depend on beside the runs themselves."""
-        device = torch.device(self.engine.device)
-        sha = environment_sha(device_name(device), self.claim.pack.runs[0].precision)
+        device = device_name(torch.device(self.engine.device))
+        sha = environment_sha(device, self.first.precision)
         versions = strategies.versions(self.engine.strategies)
         return f"{ENGINE_SCHEMA}:{FORMAT}:{self.engine.padding}:{sha}:{versions}"
 
-
-class _Progress:
-    """Commits a pack's state now and then, and moves its bar."""
-
-    def __init__(self, job: Job, state: dict[str, Any], stop: Stop) -> None:
-        self.job = job
-        self.state = state
-        self.stop = stop
-        self.last = time.monotonic()
-        run = job.claim.pack.runs[0]
-        self.bar = tqdm(
-            total=run.steps,
-            initial=state["step"],
-            desc=f"{run.stage} {run.data.name} {job.title}",
-            unit="step",
-            leave=False,
-            disable=not (job.title and sys.stdout.isatty()),
-        )
-        self.every = run.log_every
-
-    def begin(self) -> None:
-        """Note that a process has begun, for the case that it ends without a word."""
-        self.commit(self.state["step"], {}, [*self.state["files"]], starts=self.state["starts"] + 1)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def __call__(self, step: int, snapshot: Snapshot) -> None:
-        if step % self.every == 0:
-            self.bar.update(step - self.bar.n)
-        is_due = time.monotonic() - self.last >= self.job.engine.commit_every
-        is_asked = self.stop.is_asked()
-        if is_due or is_asked:
-            try:
-                self._keep(snapshot(), is_last=is_asked)
-            except (KeyError, AssertionError, OSError) as error:
-                raise store.StoreError(
-                    f"{self.job.claim.folder}: another process changed it while it trained here"
-                ) from error
-            self.last = time.monotonic()
-        if is_asked:
-            self.stop.check()
-
-    def _keep(self, saved: Saved, *, is_last: bool) -> None:
-        parts = [name for name in self.state["files"] if name.startswith("part-")]
+    def _commit_snapshot(self, saved: Saved, *, is_last: bool) -> None:
+        """Commit a checkpoint, and what was measured since the one before."""
         files = {
             f"part-{saved.step:09d}.pt": saved.parts[0],
             f"checkpoint-{saved.step:09d}.pt": saved.checkpoint,
         }
-        starts = 0 if is_last else self.state["starts"]
-        self.commit(saved.step, files, parts, starts=starts)
+        self._commit(saved.step, files, starts=0 if is_last else self.record["starts"])
 
-    def commit(self, step: int, files: dict[str, bytes], keep: list[str], *, starts: int) -> None:
-        folder, members = self.job.claim.folder, self.state["members"]
-        facts = state_of(members, step=step, starts=starts, made_by=self.job.made_by)
-        store.commit(folder, files, facts, keep=keep)
-        self.state = store.committed(folder) or facts
+    def _commit(self, step: int, files: dict[str, bytes], *, starts: int) -> None:
+        """Commit new files beside the parts that are there; without any, all that is there."""
+        keep = [name for name in self.record["files"] if not files or name.startswith("part-")]
+        facts = record_of(self.record["members"], step=step, starts=starts, made_by=self.made_by)
+        store.commit(self.folder, files, facts, keep=keep)
+        self.record = store.committed(self.folder) or facts
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory was too small, in the words of Python, torch or CUDA."""
     kinds = (MemoryError, torch.OutOfMemoryError)
-    told = ("can't allocate memory", "out of memory", "not enough memory")
-    return isinstance(error, kinds) or any(words in str(error).lower() for words in told)
+    phrases = ("can't allocate memory", "out of memory", "not enough memory")
+    return isinstance(error, kinds) or any(phrase in str(error).lower() for phrase in phrases)
 
 
-def give_up(claim: Claim, reason: str) -> Members:
+def give_up(lease: Lease, reason: str) -> Statuses:
     """Record the runs of a pack that cannot be trained as failed; its lock is held."""
-    return finished(claim, failed(claim.pack, reason))
+    return finish(lease, failed(lease.pack, reason))
 
 
-def finished(claim: Claim, tables: Mapping[str, pa.Table]) -> Members:
+def finish(lease: Lease, tables: Mapping[str, pa.Table]) -> Statuses:
     """Commit the tables of a pack as its last word; its lock is held."""
     rows = tables["runs"].select(["run_id", "status", "reason"]).to_pylist()
-    members = {row["run_id"]: {"status": row["status"], "reason": row["reason"]} for row in rows}
+    statuses = {row["run_id"]: {"status": row["status"], "reason": row["reason"]} for row in rows}
     files = {f"{name}.parquet": records.encode(table) for name, table in tables.items()}
-    store.commit(claim.folder, files, state_of(members, is_finished=True))
-    return members
+    store.commit(lease.folder, files, record_of(statuses, is_finished=True))
+    return statuses

@@ -1,0 +1,246 @@
+"""Who trains packs: this process, or several of this machine. A cluster is in `slurm`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from pathlib import Path
+from typing import Protocol
+
+from tqdm import tqdm
+
+from lossbench import store
+from lossbench.runs import ConfigError, Engine
+from lossbench.sweep.leases import PATIENCE, Lease, halves_of
+from lossbench.sweep.process import Process
+from lossbench.sweep.training import OutOfMemory, Stop, Trainer, give_up
+
+log = logging.getLogger(__name__)
+
+LOOK = 0.1
+"""Seconds between two looks at processes."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a crew has done with the packs that it was given.
+
+    Attributes:
+        ended: How many runs came to an end.
+        abandoned: Packs that the command does not wait for any longer, by pack_id, with the reason.
+    """
+
+    ended: int
+    abandoned: Mapping[str, tuple[Lease, str]] = field(default_factory=dict)
+
+
+class Crew(AbstractContextManager["Crew"], Protocol):
+    """Trains packs. Who makes a crew ends it: leaving the context ends all that it began."""
+
+    trainer: Trainer
+
+    @property
+    def hands(self) -> int:
+        """Packs that it trains at the same time; fewer are not worth making."""
+        ...
+
+    def check(self) -> None:
+        """Refuse what cannot be, before anything is written.
+
+        Raises:
+            ConfigError: It cannot train anything on this machine.
+        """
+        ...
+
+    def queued(self, sweep_folder: Path) -> set[str]:
+        """Packs of a sweep, by pack_id, that wait in the crew's own queue: nobody divides them."""
+        ...
+
+    def train(self, leases: Sequence[Lease], stop: Stop) -> Trained:
+        """Train packs, in halves where they break, until all have ended or an end is asked for.
+
+        Packs that another process trains are skipped.
+
+        Raises:
+            Interrupted: An end was asked for; what was done is committed.
+            ConfigError: No process can be begun, or the card's memory is too small.
+            store.StoreError: A file of the sweep is damaged or cannot be written.
+        """
+        ...
+
+
+class Here:
+    """The crew that is this process: one pack after the other."""
+
+    hands = 1
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """It has begun nothing."""
+
+    def check(self) -> None:
+        """Any machine will do."""
+
+    def queued(self, sweep_folder: Path) -> set[str]:
+        """It has no queue."""
+        return set()
+
+    def train(self, leases: Sequence[Lease], stop: Stop) -> Trained:
+        """See `Crew`; a pack whose last process was killed trains in a process of its own."""
+        titles = [f"pack {place}/{len(leases)}" for place in range(1, len(leases) + 1)]
+        return Trained(sum(map(self._train, leases, titles, [stop] * len(leases))))
+
+    def _train(self, lease: Lease, title: str, stop: Stop) -> int:
+        stop.check()
+        if lease.is_suspect:
+            log.warning("%s: its last process was killed, so it trains apart now", title)
+            with Processes(self.trainer, 1) as apart:
+                return apart.train([lease], stop).ended
+        try:
+            return len(self.trainer.train(lease, stop, title) or ())
+        except OutOfMemory as error:
+            ended, halves = divide(lease, error, self.trainer.engine)
+        return ended + sum(self._train(half, title, stop) for half in halves)
+
+
+class Processes:
+    """The crew that is several processes of this machine, which live as long as it does.
+
+    Each trains with the threads that `engine.threads` says, so that results are the bits of a
+    single process.
+
+    Args:
+        trainer: How they train.
+        count: Of processes.
+    """
+
+    def __init__(self, trainer: Trainer, count: int) -> None:
+        self.trainer = trainer
+        self.hands = count
+        self.processes: list[Process] = []
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.release()
+        for process in self.processes:
+            process.join()
+        self.processes = []
+
+    def check(self) -> None:
+        """Any machine will do."""
+
+    def queued(self, sweep_folder: Path) -> set[str]:
+        """It has no queue."""
+        return set()
+
+    def train(self, leases: Sequence[Lease], stop: Stop) -> Trained:
+        """See `Crew`; the longest packs first. One pack alone is no reason to begin a process."""
+        if len(leases) == 1 and not self.processes and not leases[0].is_suspect:
+            return Here(self.trainer).train(leases, stop)
+        try:
+            return Trained(self._train(leases, stop))
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _train(self, leases: Sequence[Lease], stop: Stop) -> int:
+        waiting = deque(sorted(leases, key=_updates, reverse=True))
+        ended, trouble = 0, None
+        stage = "/".join(sorted({lease.pack.runs[0].stage for lease in leases}))
+        total, is_shown = sum(len(lease.pack.runs) for lease in leases), sys.stdout.isatty()
+        with tqdm(total=total, desc=stage, unit="run", leave=False, disable=not is_shown) as bar:
+            while waiting or any(process.lease for process in self.processes):
+                if stop.signal or trouble:
+                    waiting.clear()
+                    for process in self.processes:
+                        process.stop(stop.signal or signal.SIGTERM)
+                self._begin(len(waiting))
+                for process in self.processes:
+                    if process.lease is None and waiting:
+                        process.train(waiting.popleft())
+                pipes = {process.pipe: process for process in self.processes}
+                for pipe in connection.wait([*pipes], LOOK):
+                    process = pipes[pipe]  # type: ignore[index]
+                    message = process.listen()
+                    if message is None:
+                        continue
+                    lease, outcome = message
+                    if process.is_dead and not process.is_ready:
+                        raise ConfigError(
+                            "a process for training ends before it is ready, see above: mend that, "
+                            "or train in one process with hydra.launcher.workers=1"
+                        )
+                    if isinstance(outcome, int):
+                        ended += outcome
+                    elif isinstance(outcome, store.StoreError | ConfigError):
+                        trouble = outcome
+                    elif lease is not None:
+                        failed, halves = divide(lease, outcome, self.trainer.engine)
+                        ended += failed
+                        waiting.extend(halves)
+                    bar.update(ended - bar.n)
+        stop.check()
+        if trouble is not None:
+            raise trouble
+        return ended
+
+    def _begin(self, waiting: int) -> None:
+        """Forget processes that died, and begin as many as there is work for."""
+        self.processes = [process for process in self.processes if not process.is_dead]
+        busy = sum(process.lease is not None for process in self.processes)
+        for _ in range(min(self.hands, busy + waiting) - len(self.processes)):
+            self.processes.append(Process(self.trainer))
+
+
+def _updates(lease: Lease) -> int:
+    return sum(run.steps for run in lease.pack.runs)
+
+
+def divide(lease: Lease, error: Exception, engine: Engine) -> tuple[int, list[Lease]]:
+    """Put two halves in the place of a pack that could not be trained; a run alone fails.
+
+    Args:
+        lease: The pack.
+        error: Why it could not be trained.
+        engine: How it was trained.
+
+    Returns:
+        How many runs have failed with it, and the halves. Neither where the pack is another one by
+        now, or another process has it.
+
+    Raises:
+        ConfigError: The card's memory is too small; every pack there is padded to one size, so a
+            half takes as much.
+    """
+    title, count = f"pack {lease.folder.name}", len(lease.pack.runs)
+    if isinstance(error, OutOfMemory) and engine.device == "cuda":
+        raise ConfigError(
+            f"{title}, {count} runs, does not fit into the card's memory "
+            f"({str(error).splitlines()[0]}): use engine.pack_size={engine.pack_size // 2}"
+        ) from error
+    with (
+        store.lock(lease.sweep_folder / store.LOCK, patience=PATIENCE),
+        store.try_lock(lease.folder / store.LOCK) as is_mine,
+    ):
+        if not is_mine or lease.record is None:
+            return 0, []
+        if count == 1:
+            log.error("run %s failed: %s", lease.pack.runs[0].run_id, error)
+            give_up(lease, f"{type(error).__name__}: {error}")
+            return 1, []
+        log.warning("%s, %d runs: %s; in halves now", title, count, error)
+        return 0, halves_of(lease)
