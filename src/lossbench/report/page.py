@@ -112,6 +112,7 @@ def write(
     losses = {(row.loss, str(row.family)) for row in loaded.runs.itertuples()}
     flat = [drawing for section in planned.values() for drawing in section]
     drawn = pictures.draw_all(folder / "figures", flat, workers=workers, losses=losses)
+    rules, drawn = pictures.with_classes(drawn)
     by_name = {picture.name: picture for picture in drawn}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lossbench.report", ""),
@@ -126,6 +127,7 @@ def write(
     text = environment.get_template("page.html.j2").render(
         plan=plan,
         declaration=statistics.declaration_of(plan),
+        rules=rules,
         day=pictures.palette(is_night=False),
         night=pictures.palette(is_night=True),
         counts=every["completeness"][["planned", *records.STATUSES]].sum().to_dict(),

@@ -13,7 +13,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -190,6 +190,7 @@ def inline(svg: str, title: str, *, cut: tuple[float, float] = (0.0, 0.0)) -> Ma
         r"<!--.*?-->",
         r'(?<=<g) id="[^"]*"',
         r"font-family:[^;\"]*;? ?",
+        r' transform="rotate\(-0 [^"]*"',
         r"(?<=>)\s+(?=<)",
     ):
         body = re.sub(useless, "", body, flags=re.DOTALL)
@@ -206,6 +207,21 @@ def _shorten(tag: str) -> str:
 
 
 COLORS = {day.lower(): f"var(--c{day[1:].lower()})" for day in figures.NIGHT}
+
+
+def with_classes(pictures: Sequence[Picture]) -> tuple[Markup, list[Picture]]:
+    """Rules of CSS, and the pictures with a class in the place of each style: a third smaller."""
+    text = "".join(svg for picture in pictures for svg in picture.drawn)
+    styles = Counter(re.findall(r' style="([^"]*)"', text)).most_common()
+    names = {style: f"k{rank}" for rank, (style, _) in enumerate(styles)}
+    rules = "".join(f".{name}{{{style}}}\n" for style, name in names.items())
+
+    def classed(svg: Markup) -> Markup:
+        return Markup(re.sub(r' style="([^"]*)"', lambda s: f' class="{names[s[1]]}"', svg))
+
+    return Markup(rules), [
+        replace(picture, drawn=tuple(map(classed, picture.drawn))) for picture in pictures
+    ]
 
 
 def palette(*, is_night: bool) -> Markup:
