@@ -16,7 +16,7 @@ from lossbench.losses.spec import Context
 
 @pytest.fixture(autouse=True)
 def _nothing_known(monkeypatch):
-    monkeypatch.setattr(bayes, "_KNOWN", {})
+    monkeypatch.setattr(bayes, "_remembered", {})
 
 
 def posteriors(count: int = 30, *, seed: int = 0, classes: int = 4) -> torch.Tensor:
@@ -109,7 +109,7 @@ def test_a_bayes_point_has_the_same_bits_whatever_is_solved_with_it(name, monkey
     counts = [torch.tensor([5.0, 1.0, 2.0, 9.0]) * n for n in (1, 2, 3)]
     together = bayes_predictions(run, parts, counts)
     for part, count, expected in zip(parts, counts, together, strict=True):
-        monkeypatch.setattr(bayes, "_KNOWN", {})
+        monkeypatch.setattr(bayes, "_remembered", {})
         assert torch.equal(bayes_predictions(run, [part], [count])[0], expected)
 
 

@@ -23,7 +23,10 @@ GUARDS = 64
 
 log = logging.getLogger(__name__)
 
-_KNOWN: dict[tuple[Any, ...], Tensor] = {}
+MOST_REMEMBERED = 256
+"""Solutions that packs of a sweep share: for each loss and seed one, the oldest go first."""
+
+_remembered: dict[tuple[Any, ...], Tensor] = {}
 
 
 def bayes_predictions(
@@ -43,27 +46,29 @@ def bayes_predictions(
         For each seed the prediction, [N, C], float64. NaN for examples whose posterior is not
         among the first `MOST_POSTERIORS` distinct ones, and where the loss raises.
     """
-    asked = {}
+    params = json.dumps(dict(run.loss.params), sort_keys=True)
+    problems = []
     for posterior, counts in zip(posteriors, class_counts, strict=True):
         distinct, place = _distinct(posterior)
-        asked[len(asked)] = (_key(run, distinct, counts), distinct, counts.double(), place)
-    new = {key: (rows, counts) for key, rows, counts, _ in asked.values() if key not in _KNOWN}
-    if new:
-        sizes = [len(rows) for rows, _ in new.values()]
+        tensors = {"posterior": distinct} | ({"counts": counts} if run.row.needs_context else {})
+        key = (run.row, params, run.targets, tensors_sha(tensors))
+        problems.append((key, distinct, counts.double(), place))
+    new = {key: (rows, counts) for key, rows, counts, _ in problems if key not in _remembered}
+    solutions = {key: _remembered[key] for key, *_ in problems if key in _remembered}
+    if new:  # in one call
         counts = torch.cat([counts.expand(len(rows), -1) for rows, counts in new.values()])
-        solved = _solved(run, torch.cat([rows for rows, _ in new.values()]), counts)
-        _KNOWN.update(zip(new, solved.split(sizes), strict=True))
-    found = []
-    for key, distinct, _, place in asked.values():
+        solved = _solve(run, torch.cat([rows for rows, _ in new.values()]), counts)
+        parts = solved.split([len(rows) for rows, _ in new.values()])
+        solutions |= zip(new, parts, strict=True)
+    _remembered.update(solutions)
+    for key in [*_remembered][:-MOST_REMEMBERED]:
+        del _remembered[key]
+    predictions = []
+    for key, distinct, _, place in problems:
         left_out = torch.full((1, distinct.shape[-1]), torch.nan, dtype=torch.float64)
-        found.append(torch.cat([_KNOWN[key], left_out])[place.clamp(max=len(distinct))])
-    return found
-
-
-def _key(run: Run, distinct: Tensor, counts: Tensor) -> tuple[Any, ...]:
-    tensors = {"posterior": distinct} | ({"counts": counts} if run.row.needs_context else {})
-    params = json.dumps(dict(run.loss.params), sort_keys=True)
-    return run.row, params, run.targets, tensors_sha(tensors)
+        solution = torch.cat([solutions[key], left_out])
+        predictions.append(solution[place.clamp(max=len(distinct))])
+    return predictions
 
 
 def _distinct(posterior: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,13 +79,15 @@ def _distinct(posterior: Tensor) -> tuple[Tensor, Tensor]:
     )
     order = first.argsort()
     rank = torch.empty_like(order).scatter(0, order, torch.arange(len(order)))
-    kept = rows[order[:MOST_POSTERIORS]].double()
-    return kept / kept.sum(-1, keepdim=True), rank[place]
+    first_rows = rows[order[:MOST_POSTERIORS]].double()
+    return first_rows / first_rows.sum(-1, keepdim=True), rank[place]
 
 
-def _solved(run: Run, posterior: Tensor, counts: Tensor) -> Tensor:
+def _solve(run: Run, posterior: Tensor, counts: Tensor) -> Tensor:
     """Bayes predictions [M, C] of posteriors [M, C] at class counts [M, C]."""
-    posterior, counts = _guarded(posterior), _guarded(counts)
+    posterior, counts = (
+        torch.cat([rows, rows[-1:].expand(GUARDS, -1)]) for rows in (posterior, counts)
+    )
     if run.targets == "distribution":
         targets, weights = posterior[:, None], torch.ones_like(posterior[:, :1])
     else:
@@ -93,7 +100,3 @@ def _solved(run: Run, posterior: Tensor, counts: Tensor) -> Tensor:
     except Exception as error:
         log.warning("loss %s has no Bayes point (%s)", run.loss.name, error)
         return torch.full_like(posterior[:-GUARDS], torch.nan)
-
-
-def _guarded(rows: Tensor) -> Tensor:
-    return torch.cat([rows, rows[-1:].expand(GUARDS, -1)])

@@ -190,14 +190,14 @@ class Updates(Advance):
         # Only the CPU can look without waiting.
         is_everyone = may_read and alive.device.type == "cpu" and bool(alive.all())
         values, gradients = joined(parameters, like=parameters), joined(gradient, like=parameters)
-        optimizer = {name: self._of(kept, part) for name, kept in state.optimizer.items()}
+        optimizer = {name: self._of(each, part) for name, each in state.optimizer.items()}
         step = state.clock[0].double()
         for chunk in chunks:
             before = _slice(values, chunk)
             after = self._optimizer(
                 before,
                 _slice(gradients, chunk),
-                {name: _slice(kept, chunk) for name, kept in optimizer.items()},
+                {name: _slice(each, chunk) for name, each in optimizer.items()},
                 step=step,
                 hyper=hyper.some(slice(part.start + chunk.start, part.start + chunk.stop)),
                 out=before if is_everyone else None,

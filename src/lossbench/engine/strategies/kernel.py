@@ -72,7 +72,7 @@ class Unknown(Exception):
     """A trace has something in it that the kernel does not know."""
 
 
-class Laid(NamedTuple):
+class LayerLayout(NamedTuple):
     """A layer, and where a member's numbers of it lie.
 
     Attributes:
@@ -81,10 +81,10 @@ class Laid(NamedTuple):
         by_input, by_output: From a number of the weight to that of the next input, or output.
         bias: Where its bias begins; -1 without one.
         result: Where its result [B, outputs] begins in the member's scratch.
-        slope: Where the slope of its affine map's outcome does; until that is known, the
+        gradient: Where the gradient in its affine map's result does; until that is known, the
             activation's derivative.
         is_curved: Whether an activation follows.
-        some_inputs, some_outputs: Of a product computed at once.
+        input_block, output_block: Of a product computed at once.
     """
 
     inputs: int
@@ -94,49 +94,23 @@ class Laid(NamedTuple):
     by_output: int
     bias: int
     result: int
-    slope: int
+    gradient: int
     is_curved: bool
-    some_inputs: int
-    some_outputs: int
+    input_block: int
+    output_block: int
 
 
 @triton.jit(do_not_specialize=["first", "count", "steps"])
 def _train(
-    row,
-    momentum,
-    alive,
-    stop_step,
-    scratch,
-    inputs,
-    targets,
-    batches,
-    places,
-    lr,
-    kept,
-    decay,
-    factors,
-    step,
-    first,
-    count,
-    steps,
-    row_numbers,
-    scratch_numbers,
-    inputs_by_seed,
-    inputs_by_row,
-    targets_by_seed,
-    targets_by_row,
-    LAYERS: tl.constexpr,
-    EXAMPLES: tl.constexpr,
-    ROWS: tl.constexpr,
-    LOSS_ROWS: tl.constexpr,
-    LOSS: tl.constexpr,
-    ACTIVATED: tl.constexpr,
-    INNER: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    row, momentum, alive, stop_step, scratch, inputs, targets, batches, seed_index,
+    lr, momentum_factor, decay, factors, step, first, count, steps, row_numbers, scratch_numbers,
+    inputs_by_seed, inputs_by_row, targets_by_seed, targets_by_row,
+    LAYERS: tl.constexpr, EXAMPLES: tl.constexpr, ROWS: tl.constexpr, LOSS_ROWS: tl.constexpr,
+    LOSS: tl.constexpr, ACTIVATED: tl.constexpr, INNER: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Make `count` updates of one member, fewer if its loss is no longer finite."""
     member = (first + tl.program_id(0)).to(tl.int64)
-    seed = tl.load(places + member)
+    seed = tl.load(seed_index + member)
     row += member * row_numbers
     momentum += member * row_numbers
     scratch += member * scratch_numbers
@@ -144,7 +118,7 @@ def _train(
     targets += seed * targets_by_seed
     batches += seed * steps * EXAMPLES
     rate = tl.load(lr + member)
-    keep = tl.load(kept + member)
+    keep = tl.load(momentum_factor + member)
     shrink = tl.load(decay + member)
     start = tl.load(step)
     done = start
@@ -189,27 +163,27 @@ def _forward(
     LAYERS: tl.constexpr, AT: tl.constexpr, EXAMPLES: tl.constexpr, ROWS: tl.constexpr,
     INNER: tl.constexpr, ACTIVATED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write a layer's result, and its activation's derivative into the slope's place."""
+    """Write a layer's result, and its activation's derivative into the gradient's place."""
     layer: tl.constexpr = LAYERS[AT]
     source, by_row = _before(scratch, inputs, inputs_by_row, LAYERS, AT)
     for first_row in range(0, EXAMPLES, ROWS):
         rows = first_row + tl.arange(0, ROWS)
         left = source + _starts(rows, batch, by_row, EXAMPLES, AT == 0)[:, None]
-        for first_output in range(0, layer.outputs, layer.some_outputs):
-            outputs = first_output + tl.arange(0, layer.some_outputs)
+        for first_output in range(0, layer.outputs, layer.output_block):
+            outputs = first_output + tl.arange(0, layer.output_block)
             is_output = outputs < layer.outputs
             is_real = (rows < EXAMPLES)[:, None] & is_output[None, :]
             right = row + layer.weight + outputs[None, :] * layer.by_output
             result = _product(
                 left, 1, rows < EXAMPLES, right, layer.by_input, is_output,
-                ROWS, layer.some_outputs, layer.inputs, INNER, PRECISION,
+                ROWS, layer.output_block, layer.inputs, INNER, PRECISION,
             )  # fmt: skip
             if layer.bias >= 0:
                 result += tl.load(row + layer.bias + outputs, mask=is_output, other=0.0)[None, :]
             to = scratch + rows[:, None] * layer.outputs + outputs[None, :]
             if layer.is_curved:
                 result, derivative = ACTIVATED(result, AT)
-                tl.store(to + layer.slope, derivative, mask=is_real)
+                tl.store(to + layer.gradient, derivative, mask=is_real)
             tl.store(to + layer.result, result, mask=is_real)
 
 
@@ -218,15 +192,15 @@ def _losses(
     scratch, targets, batch, targets_by_row,
     LAYERS: tl.constexpr, EXAMPLES: tl.constexpr, ROWS: tl.constexpr, LOSS: tl.constexpr,
 ):  # fmt: skip
-    """Write the output's slope of the mean loss; whether each example's loss is finite."""
+    """Write the output's gradient of the mean loss; whether each example's loss is finite."""
     layer: tl.constexpr = LAYERS[len(LAYERS) - 1]
     broken = tl.zeros((ROWS, 1), tl.int32)
     for first_row in range(0, EXAMPLES, ROWS):
         rows = first_row + tl.arange(0, ROWS)
         is_row = (rows < EXAMPLES)[:, None]
-        own = scratch + rows[:, None] * layer.outputs
+        here = scratch + rows[:, None] * layer.outputs
         target = targets + _starts(rows, batch, targets_by_row, EXAMPLES, True)[:, None]
-        value = LOSS(own + layer.result, target, own + layer.slope, is_row)
+        value = LOSS(here + layer.result, target, here + layer.gradient, is_row)
         is_finite = tl.abs(value) < float("inf")
         broken += tl.where(is_row & (is_finite == 0), 1, 0)
     return tl.sum(tl.sum(broken, 1), 0) == 0
@@ -237,26 +211,26 @@ def _backward(
     row, scratch, LAYERS: tl.constexpr, AT: tl.constexpr, EXAMPLES: tl.constexpr,
     ROWS: tl.constexpr, INNER: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write the slope of the layer in front of this one, where its derivative was."""
+    """Write the gradient of the layer in front of this one, where its derivative was."""
     layer: tl.constexpr = LAYERS[AT]
     before: tl.constexpr = LAYERS[AT - 1]
     for first_row in range(0, EXAMPLES, ROWS):
         rows = first_row + tl.arange(0, ROWS)
-        left = scratch + layer.slope + rows[:, None] * layer.outputs
-        for first_input in range(0, layer.inputs, layer.some_inputs):
-            inputs = first_input + tl.arange(0, layer.some_inputs)
+        left = scratch + layer.gradient + rows[:, None] * layer.outputs
+        for first_input in range(0, layer.inputs, layer.input_block):
+            inputs = first_input + tl.arange(0, layer.input_block)
             is_real = (rows < EXAMPLES)[:, None] & (inputs < layer.inputs)[None, :]
             right = row + layer.weight + inputs[None, :] * layer.by_input
-            slope = _product(
+            gradient = _product(
                 left, 1, rows < EXAMPLES, right, layer.by_output, inputs < layer.inputs,
-                ROWS, layer.some_inputs, layer.outputs, INNER, PRECISION,
+                ROWS, layer.input_block, layer.outputs, INNER, PRECISION,
             )  # fmt: skip
-            to = scratch + before.slope + rows[:, None] * layer.inputs + inputs[None, :]
+            to = scratch + before.gradient + rows[:, None] * layer.inputs + inputs[None, :]
             if before.is_curved:
                 derivative = tl.load(to, mask=is_real, other=0.0)
-                # An infinite slope stays out of where the activation lets nothing through.
-                slope = tl.where(derivative != 0.0, slope * derivative, 0.0)
-            tl.store(to, slope, mask=is_real)
+                # An infinite gradient stays out of where the activation lets nothing through.
+                gradient = tl.where(derivative != 0.0, gradient * derivative, 0.0)
+            tl.store(to, gradient, mask=is_real)
 
 
 @triton.jit
@@ -268,14 +242,14 @@ def _update(
     """Descend along a layer's gradient."""
     layer: tl.constexpr = LAYERS[AT]
     source, by_row = _before(scratch, inputs, inputs_by_row, LAYERS, AT)
-    for first_output in range(0, layer.outputs, layer.some_outputs):
-        outputs = first_output + tl.arange(0, layer.some_outputs)
+    for first_output in range(0, layer.outputs, layer.output_block):
+        outputs = first_output + tl.arange(0, layer.output_block)
         is_output = outputs < layer.outputs
-        slopes = scratch + layer.slope + outputs[None, :]
-        for first_input in range(0, layer.inputs, layer.some_inputs):
-            numbers = first_input + tl.arange(0, layer.some_inputs)
+        gradients = scratch + layer.gradient + outputs[None, :]
+        for first_input in range(0, layer.inputs, layer.input_block):
+            numbers = first_input + tl.arange(0, layer.input_block)
             is_input = numbers < layer.inputs
-            rise = tl.zeros((layer.some_inputs, layer.some_outputs), tl.float32)
+            weight_gradient = tl.zeros((layer.input_block, layer.output_block), tl.float32)
             for first_row in range(0, EXAMPLES, INNER):
                 rows = first_row + tl.arange(0, INNER)
                 is_row = rows < EXAMPLES
@@ -285,30 +259,32 @@ def _update(
                     mask=is_input[:, None] & is_row[None, :], other=0.0,
                 )  # fmt: skip
                 right = tl.load(
-                    slopes + rows[:, None] * layer.outputs,
+                    gradients + rows[:, None] * layer.outputs,
                     mask=is_row[:, None] & is_output[None, :], other=0.0,
                 )  # fmt: skip
-                rise = tl.dot(left, right, rise, input_precision=PRECISION)
+                weight_gradient = tl.dot(left, right, weight_gradient, input_precision=PRECISION)
             at = layer.weight + numbers[:, None] * layer.by_input
             at += outputs[None, :] * layer.by_output
             is_real = is_input[:, None] & is_output[None, :]
-            _descend(row + at, momentum + at, is_real, rise, rate, keep, shrink)
+            _descend(row + at, momentum + at, is_real, weight_gradient, rate, keep, shrink)
         if layer.bias >= 0:
-            rise = tl.zeros((layer.some_outputs,), tl.float32)
+            weight_gradient = tl.zeros((layer.output_block,), tl.float32)
             for first_row in range(0, EXAMPLES, INNER):
                 rows = first_row + tl.arange(0, INNER)
                 is_real = (rows < EXAMPLES)[:, None] & is_output[None, :]
-                slope = tl.load(slopes + rows[:, None] * layer.outputs, mask=is_real, other=0.0)
-                rise += tl.sum(slope, 0)
+                gradient = tl.load(
+                    gradients + rows[:, None] * layer.outputs, mask=is_real, other=0.0
+                )
+                weight_gradient += tl.sum(gradient, 0)
             at = layer.bias + outputs
-            _descend(row + at, momentum + at, is_output, rise, rate, keep, shrink)
+            _descend(row + at, momentum + at, is_output, weight_gradient, rate, keep, shrink)
 
 
 @triton.jit
-def _descend(value, buffer, is_real, rise, rate, keep, shrink):
+def _descend(value, buffer, is_real, weight_gradient, rate, keep, shrink):
     """SGD with momentum and weight decay, as `optimizers.sgd`."""
     old = tl.load(value, mask=is_real, other=0.0)
-    new = (rise + shrink * old) + keep * tl.load(buffer, mask=is_real, other=0.0)
+    new = (weight_gradient + shrink * old) + keep * tl.load(buffer, mask=is_real, other=0.0)
     tl.store(buffer, new, mask=is_real)
     tl.store(value, old - rate * new, mask=is_real)
 
@@ -316,13 +292,13 @@ def _descend(value, buffer, is_real, rise, rate, keep, shrink):
 @triton.jit
 def _product(
     left, left_step, is_left, right, right_step, is_right,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr, SOME: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr, STEP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Σ left right over `INNER`, of pointers to the first of it, [ROWS, 1] and [1, COLUMNS]."""
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for first in range(0, INNER, SOME):
-        inner = first + tl.arange(0, SOME)
+    for first in range(0, INNER, STEP):
+        inner = first + tl.arange(0, STEP)
         is_inner = inner < INNER
         a = tl.load(
             left + inner[None, :] * left_step, mask=is_left[:, None] & is_inner[None, :], other=0.0
@@ -361,9 +337,9 @@ def divided(a, b):
 @triton.jit
 def largest(block, is_real):
     """Of each row, [R, 1]; NaN where one is."""
-    found = tl.max(tl.where(is_real, block, float("-inf")), 1, keep_dims=True)
+    most = tl.max(tl.where(is_real, block, float("-inf")), 1, keep_dims=True)
     odd = tl.sum(tl.where(is_real & (block != block), 1, 0), 1, keep_dims=True)
-    return tl.where(odd > 0, float("nan"), found)
+    return tl.where(odd > 0, float("nan"), most)
 
 
 EXPRESSIONS = {
@@ -437,16 +413,16 @@ class _Printer:
         """Blocks of what a graph returns for blocks that it is given."""
         places = [node for node in graph.nodes if node.op == "placeholder"]
         self._known = dict(zip(places, given, strict=True))
-        found: list[list[Block]] = []
+        results: list[list[Block]] = []
         for node in graph.nodes:
             if node.op == "output":
-                found = [self._known[part] for part in node.args[0]]
+                results = [self._known[part] for part in node.args[0]]
             elif node.op == "call_function":
                 if isinstance(node.meta["val"], Tensor):
                     self._known[node] = self._checked(node, self._blocks(node))
             elif node.op != "placeholder":
                 raise Unknown("a tensor of its own")
-        return found
+        return results
 
     def _checked(self, node: fx.Node, blocks: list[Block]) -> list[Block]:
         """Blocks of a value, if they are as many as its shape says."""
@@ -465,9 +441,9 @@ class _Printer:
         if node.target is operator.getitem:
             return self._split(*node.args)  # type: ignore[arg-type]
         name = _name(node)
-        own = getattr(self, f"_of_{name}", None)
-        if own is not None:
-            return own(node, *node.args)
+        special = getattr(self, f"_of_{name}", None)
+        if special is not None:
+            return special(node, *node.args)
         is_truth = node.meta["val"].dtype == torch.bool
         if name not in EXPRESSIONS or (is_truth and name in ("add", "mul")):
             raise Unknown(f"aten.{name}")
@@ -545,10 +521,10 @@ class _Printer:
         is_cut = node.meta["val"].dtype == torch.bool != value.meta["val"].dtype
         return self._each("{} != 0.0" if is_cut else "{}", node, (value,))
 
-    def _as_it_is(self, node: fx.Node, value: fx.Node, *_: Any) -> list[Block]:
+    def _unchanged(self, node: fx.Node, value: fx.Node, *_: Any) -> list[Block]:
         return self._known[value]
 
-    _of_unsqueeze = _of_squeeze = _of_expand = _as_it_is
+    _of_unsqueeze = _of_squeeze = _of_expand = _unchanged
 
     def _of_sum(self, node: fx.Node, value: fx.Node, dims: Any = None, *_: Any) -> list[Block]:
         self._last(node, value, dims)
@@ -656,10 +632,10 @@ class _Printer:
     ) -> list[Block]:
         if count != 1:
             raise Unknown(f"a slice of {count} outputs")
-        own = at // self._columns
-        literals = _literal(part[0]), _literal(blocks[own])
+        place = at // self._columns
+        literals = _literal(part[0]), _literal(blocks[place])
         expression = "tl.where(columns == {}, {}, {})".format(at % self._columns, *literals)
-        return [*blocks[:own], self._named(expression), *blocks[own + 1 :]]
+        return [*blocks[:place], self._named(expression), *blocks[place + 1 :]]
 
     def _column(self, blocks: list[Block], at: int, count: int) -> list[Block]:
         if count != 1 or not isinstance(block := blocks[at // self._columns], str):
@@ -683,9 +659,9 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
     aten: Any = torch.ops.aten
     whole = [aten._log_softmax, aten._softmax, aten.elu, aten.elu_backward, aten.gelu]
     whole += [aten._log_softmax_backward_data, aten._softmax_backward_data, aten.gelu_backward]
-    kept = {aten.slice_scatter.default, aten.select_scatter.default}
+    undivided = {aten.slice_scatter.default, aten.select_scatter.default}
     table = {**core_aten_decompositions(), **get_decompositions(whole)}
-    return {operation: found for operation, found in table.items() if operation not in kept}
+    return {name: function for name, function in table.items() if name not in undivided}
 
 
 def _trace(function: Callable[..., Tensor], *examples: Tensor) -> fx.Graph:
@@ -706,12 +682,12 @@ _sources: dict[tuple[Loss, str, int, int], str] = {}
 
 
 def loss_source(run: Run, *, targets: int, examples: int) -> str:
-    """The function `loss` that the kernel calls: it writes slopes and returns values [rows, 1].
+    """The function `loss` that the kernel calls: it writes gradients and returns values [rows, 1].
 
     Args:
         run: Whose loss it is.
         targets: C.
-        examples: Of a batch, over which slopes are those of the mean.
+        examples: Of a batch, over which gradients are those of the mean.
 
     Raises:
         Unknown: Something in the loss's formula; or it is none that can be traced.
@@ -737,8 +713,8 @@ def _loss_source(run: Run, targets: int, examples: int) -> str:
     printer = _Printer(count, targets)
     aims: list[Block] = ["target0"]
     outputs: list[Block] = [f"output{part}" for part in range(times)]
-    (found,), slopes = _printed(printer, graph, [outputs, aims])
-    if isinstance(found, float):
+    (values,), gradients = _printed(printer, graph, [outputs, aims])
+    if isinstance(values, float):
         raise Unknown("a constant")
     loaded = [
         f"{kind}{part} = tl.load({kind} + {part * targets} + columns, mask=is_real, other=0.0)"
@@ -746,16 +722,16 @@ def _loss_source(run: Run, targets: int, examples: int) -> str:
         for part in range(parts)
     ]
     stored = [
-        f"tl.store(slope + {part * targets} + columns, {mean}, mask=is_real)"
-        for part, mean in enumerate(_means(slopes, examples))
+        f"tl.store(gradient + {part * targets} + columns, {mean}, mask=is_real)"
+        for part, mean in enumerate(_means(gradients, examples))
     ]
     head = [
         f"columns = tl.arange(0, {triton.next_power_of_2(targets)})[None, :]",
         f"is_real = is_row & (columns < {targets})",
     ]
     return _function(
-        "loss(output, target, slope, is_row)",
-        [*head, *loaded, *printer.lines, *stored, f"return {found}"],
+        "loss(output, target, gradient, is_row)",
+        [*head, *loaded, *printer.lines, *stored, f"return {values}"],
     )
 
 
@@ -769,10 +745,12 @@ def _printed(printer: _Printer, graph: fx.Graph, given: Sequence[list[Block]]) -
         raise Unknown(f"something that cannot be printed ({type(error).__name__})") from error
 
 
-def _means(slopes: list[Block], examples: int) -> Iterator[str]:
-    for slope in slopes:
-        is_known = isinstance(slope, float)
-        yield _literal(slope / examples) if is_known else f"divided({slope}, {float(examples)})"
+def _means(gradients: list[Block], examples: int) -> Iterator[str]:
+    for gradient in gradients:
+        is_known = isinstance(gradient, float)
+        yield (
+            _literal(gradient / examples) if is_known else f"divided({gradient}, {float(examples)})"
+        )
 
 
 def activation_source(layers: Sequence[Layer]) -> str:
@@ -787,8 +765,8 @@ def activation_source(layers: Sequence[Layer]) -> str:
             continue
         printer = _Printer(7, 3)
         graph = _trace(layer.activation, torch.ones(7, 3))
-        (result,), (slope,) = _printed(printer, graph, [["z"]])
-        lines = [*printer.lines, f"return {_literal(result)}, {_literal(slope)}"]
+        (result,), (derivative,) = _printed(printer, graph, [["z"]])
+        lines = [*printer.lines, f"return {_literal(result)}, {_literal(derivative)}"]
         functions.append(_function(f"activated{at}(z)", lines))
         cases += [f"if LAYER == {at}:", f"    return activated{at}(z)"]
     cases.append("return z, z")
@@ -836,10 +814,10 @@ def compiled(source: str) -> Mapping[str, Any]:
     return names
 
 
-def laid_out(
+def layout(
     layers: Sequence[Layer], parameters: Mapping[str, Tensor], examples: int
-) -> tuple[tuple[Laid, ...], int]:
-    """Where the layers' numbers lie, a `Laid` each, and the length of a member's scratch.
+) -> tuple[tuple[LayerLayout, ...], int]:
+    """Where the layers' numbers lie, a `LayerLayout` each, and the length of a member's scratch.
 
     Args:
         layers: Of the model.
@@ -847,12 +825,12 @@ def laid_out(
         examples: Of a batch.
     """
     rows = Rows({name: value[:1] for name, value in parameters.items()})
-    found, end = [], 0
+    layouts, end = [], 0
     for layer in layers:
         size = -(-examples * layer.outputs // ALIGNED) * ALIGNED
         weight = rows[layer.weight]
-        found.append(
-            Laid(
+        layouts.append(
+            LayerLayout(
                 inputs=layer.inputs,
                 outputs=layer.outputs,
                 weight=int(weight.storage_offset()),
@@ -860,17 +838,17 @@ def laid_out(
                 by_output=weight.stride(1),
                 bias=int(rows[layer.bias].storage_offset()) if layer.bias else -1,
                 result=end,
-                slope=end + size,
+                gradient=end + size,
                 is_curved=layer.activation is not None,
-                some_inputs=_some(layer.inputs),
-                some_outputs=_some(layer.outputs),
+                input_block=_block_size(layer.inputs),
+                output_block=_block_size(layer.outputs),
             )
         )
         end += 2 * size
-    return tuple(found), end
+    return tuple(layouts), end
 
 
-def _some(numbers: int) -> int:
+def _block_size(numbers: int) -> int:
     return min(BLOCK, max(FEWEST, triton.next_power_of_2(numbers)))
 
 
@@ -882,10 +860,10 @@ def constants(layers: Sequence[Layer], members: Members, run: Run) -> dict[str, 
     """
     examples, targets = members.batches.rows.shape[-1], members.targets["train"].shape[-1]
     loss = compiled(loss_source(run, targets=targets, examples=examples))["loss"]
-    rows = _some(examples)
+    rows = _block_size(examples)
     is_fast = run.precision == TF32
     return {
-        "LAYERS": laid_out(layers, members.parameters, examples)[0],
+        "LAYERS": layout(layers, members.parameters, examples)[0],
         "EXAMPLES": examples,
         "ROWS": rows,
         "INNER": INNER,
@@ -1062,7 +1040,7 @@ class Kernel:
             for span, run in members.spans
             if span.start < count
         ]
-        _, room = laid_out(layers, members.parameters, members.batches.rows.shape[-1])
+        _, room = layout(layers, members.parameters, members.batches.rows.shape[-1])
         self._scratch = members.hyper.lr.new_empty(count, room)
         self._inputs = members.batches.inputs.flatten(2)
         self._targets = members.batches.targets
