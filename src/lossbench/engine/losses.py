@@ -237,7 +237,9 @@ def reference_gradient(members: Members, output: Tensor, target: Tensor) -> Tens
 
 
 def core_gradients(members: Members, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Output gradients [K, B, W] of the core losses at their defaults, see `Moment.slopes`.
+    """Output gradients [K, B, W] of the core losses at their defaults.
+
+    What `Moment.core_output_gradients` gives to instruments.
 
     Args:
         members: The K members.
