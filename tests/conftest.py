@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_data import tiny_grey, tiny_images, tiny_vectors
 
-from lossbench.data import DATA, Data, files
+from lossbench.data import DATA, Data
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
 
@@ -23,12 +23,6 @@ def registered():
     before = {name: dict(registry) for name, registry in registries.items()}
     yield
     assert {name: dict(registry) for name, registry in registries.items()} == before
-
-
-@pytest.fixture(autouse=True)
-def own_setting(registered, monkeypatch):  # what monkeypatch registers is gone before it looks
-    """What a test says of where data lie holds for that test only."""
-    monkeypatch.setattr(files, "_setting", files._Setting())
 
 
 def pytest_ignore_collect(collection_path, config):

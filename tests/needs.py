@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from lossbench.data import DATA, Splits, files
+from lossbench.data import DATA, Splits
+from lossbench.data.files import Files, Missing
 
 
 def skip_without(what: str, reason: str) -> None:
@@ -19,10 +20,10 @@ def skip_without(what: str, reason: str) -> None:
     pytest.skip(reason)
 
 
-def splits_of_set(name: str, **params: object) -> Splits:
+def splits_of_set(name: str, *, seed: int = 0, **params: object) -> Splits:
     """Splits of a data set; skips the test by the set's name where its files are missing."""
     try:
-        return DATA[name].fn(**{"seed": 0, **params})
-    except files.Missing as missing:
+        return DATA[name].splits(seed, Files(), params)
+    except Missing as missing:
         skip_without(name, str(missing))
         raise

@@ -143,7 +143,7 @@ def tasks(*, is_quick: bool) -> dict[str, Task]:
 def images_here() -> str:
     """The data set of images: Fashion-MNIST where its files are."""
     try:
-        DATA["fashion_mnist"].fn(seed=0, examples=1_024)
+        DATA["fashion_mnist"].splits(0, files.Files(), {"examples": 1_024})
     except files.Missing:
         return "random_images"
     return "fashion_mnist"

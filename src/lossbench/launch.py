@@ -307,11 +307,9 @@ class PackedLauncher:
         Raises:
             ConfigError: A job asks for something that cannot be.
         """
-        from lossbench.data import files
         from lossbench.sweep import preflight
 
-        files.use(self.sweep.engine.data_root, download=self.sweep.engine.download)
-        preflight(self.runs(job_overrides))
+        preflight(self.runs(job_overrides), self.sweep.engine.files)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import logging
 import tarfile
+import threading
 from collections import Counter
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,12 @@ from configs import make_run
 from needs import splits_of_set
 from sklearn.linear_model import LogisticRegression
 
-from lossbench import cli
-from lossbench.data import DATA, files, images
+from lossbench import cli, pairing
+from lossbench.data import DATA, images
+from lossbench.data.files import File, Files, Missing
 from lossbench.data.splits import classification, held_out, standardised_images
 from lossbench.protocol.forecast import forecast
 from lossbench.sweep import Sweep, preflight
-from lossbench.sweep.crews import Here
-from lossbench.sweep.training import Trainer
 
 CURE = "lossbench data=mine data.download=true brings it"
 
@@ -37,10 +37,10 @@ def own_memory():
     images._cifar.cache_clear()
 
 
-def row_of(content: bytes, *places: str, member: str = "") -> files.File:
+def row_of(content: bytes, *places: str, member: str = "") -> File:
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     md5 = hashlib.md5(content).hexdigest()
-    return files.File("mine", digest, places, CURE, ("https://there/mine.gz",), md5, member)
+    return File("mine", digest, places, CURE, ("https://there/mine.gz",), md5, member)
 
 
 def archived(path: Path, members: dict[str, bytes]) -> None:
@@ -58,43 +58,38 @@ def archived(path: Path, members: dict[str, bytes]) -> None:
 @pytest.mark.parametrize("level", [1, 9])
 def test_a_file_counts_as_the_same_however_it_was_compressed(tmp_path, level):
     (tmp_path / "mine.gz").write_bytes(gzip.compress(b"content", level))
-    files.use(str(tmp_path), download=False)
-    assert files.found(row_of(b"content", "elsewhere/mine", "mine.gz")) == b"content"
+    assert Files(tmp_path).read(row_of(b"content", "elsewhere/mine", "mine.gz")) == b"content"
 
 
 def test_the_first_place_that_exists_is_taken(tmp_path):
     for name in ("second", "third"):
         (tmp_path / name).write_bytes(b"content" if name == "second" else b"no")
-    files.use(str(tmp_path), download=False)
-    assert files.found(row_of(b"content", "first", "second", "third")) == b"content"
+    assert Files(tmp_path).read(row_of(b"content", "first", "second", "third")) == b"content"
 
 
 def test_a_place_may_be_absolute(tmp_path):
     (tmp_path / "mine").write_bytes(b"content")
-    files.use("nowhere", download=False)
-    assert files.found(row_of(b"content", "mine", str(tmp_path / "mine"))) == b"content"
+    row = row_of(b"content", "mine", str(tmp_path / "mine"))
+    assert Files(Path("nowhere")).read(row) == b"content"
 
 
 def test_a_member_is_read_from_an_archive_that_stays_packed(tmp_path):
     archived(tmp_path / "all.tar.gz", {"in/one.bin": b"content", "in/two.bin": b"other"})
-    files.use(str(tmp_path), download=False)
     row = row_of(b"content", "in/one.bin", "all.tar.gz", member="in/one.bin")
-    assert files.found(row) == b"content"
+    assert Files(tmp_path).read(row) == b"content"
     assert [path.name for path in tmp_path.iterdir()] == ["all.tar.gz"]
 
 
 def test_a_missing_file_is_named_with_the_command_that_brings_it(tmp_path):
-    files.use(str(tmp_path), download=False)
-    with pytest.raises(files.Missing, match=rf"mine is not below data.root={tmp_path}: {CURE}"):
-        files.found(row_of(b"content", "mine"))
+    with pytest.raises(Missing, match=rf"mine is not below data.root={tmp_path}: {CURE}"):
+        Files(tmp_path).read(row_of(b"content", "mine"))
 
 
 def test_another_content_is_refused_with_both_digests(tmp_path):
     (tmp_path / "mine").write_bytes(b"contend")
-    files.use(str(tmp_path), download=False)
     got, published = (hashlib.sha256(text).hexdigest()[:12] for text in (b"contend", b"content"))
     with pytest.raises(ValueError, match=rf"sha256 {got}\.\.\. instead of {published}\.\.\.: repl"):
-        files.found(row_of(b"content", "mine"))
+        Files(tmp_path).read(row_of(b"content", "mine"))
 
 
 def test_a_damaged_file_is_refused(tmp_path):
@@ -102,77 +97,89 @@ def test_a_damaged_file_is_refused(tmp_path):
     broken = {"no_gzip.gz": b"content", "cut.gz": packed[:-9], "no_archive.tar.gz": b"content"}
     flipped = bytearray(packed)
     flipped[15] ^= 255
-    files.use(str(tmp_path), download=False)
     for name, content in (broken | {"flipped.gz": bytes(flipped)}).items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=rf"{name} cannot be read .*: replace it, {CURE}"):
-            files.found(row_of(b"content" * 100, name, member="one"))
+            Files(tmp_path).read(row_of(b"content" * 100, name, member="one"))
 
 
 def test_an_archive_without_the_member_is_refused(tmp_path):
     archived(tmp_path / "all.tar.gz", {"in/two.bin": b"other"})
-    files.use(str(tmp_path), download=False)
     with pytest.raises(ValueError, match=r"all\.tar\.gz cannot be read .*one\.bin"):
-        files.found(row_of(b"content", "all.tar.gz", member="in/one.bin"))
+        Files(tmp_path).read(row_of(b"content", "all.tar.gz", member="in/one.bin"))
 
 
 # ---- downloading ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def server(monkeypatch):
-    """Stands in for torchvision's download: gives what the test puts there, and counts."""
-    found, asked = {}, []
+def server():
+    """A server on this machine: (its address, what it serves by path, the paths asked for)."""
+    contents, asked = {}, []
 
-    def download_url(url, root, filename, md5):
-        asked.append(url)
-        if url not in found:
-            raise OSError("no such address")
-        if hashlib.md5(found[url]).hexdigest() != md5:
-            (Path(root) / filename).write_bytes(found[url])
-            raise RuntimeError("File not found or corrupted.")
-        (Path(root) / filename).write_bytes(found[url])
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            content = contents.get(self.path)
+            self.send_response(200 if content is not None else 404)
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+            self.wfile.write(content or b"")
 
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", download_url)
-    return found, asked
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, args=(0.05,)).start()
+        yield f"http://127.0.0.1:{running.server_port}", contents, asked
+        running.shutdown()
 
 
-def downloadable(packed: bytes) -> files.File:
+def downloadable(packed: bytes, *urls: str) -> File:
     row = row_of(b"content", "in/mine", "in/mine.gz")
-    return replace(row, md5=hashlib.md5(packed).hexdigest())
+    return replace(row, urls=urls, md5=hashlib.md5(packed).hexdigest())
 
 
 def test_nothing_is_downloaded_unless_it_is_asked_for(tmp_path, server):
-    files.use(str(tmp_path / "data"), download=False)
-    with pytest.raises(files.Missing):
-        files.found(downloadable(b""))
-    assert server[1] == []
+    address, _, asked = server
+    with pytest.raises(Missing):
+        Files(tmp_path / "data").read(downloadable(b"", f"{address}/mine.gz"))
+    assert asked == []
     assert not (tmp_path / "data").exists()
 
 
 def test_a_download_is_kept_and_not_made_again(tmp_path, server):
-    packed = gzip.compress(b"content")
-    server[0]["https://there/mine.gz"] = packed
-    files.use(str(tmp_path / "data"), download=True)
-    assert [files.found(downloadable(packed)) for _ in range(2)] == [b"content"] * 2
-    assert server[1] == ["https://there/mine.gz"]
+    address, contents, asked = server
+    packed = contents["/mine.gz"] = gzip.compress(b"content")
+    row, files = downloadable(packed, f"{address}/mine.gz"), Files(tmp_path / "data", download=True)
+    assert [files.read(row) for _ in range(2)] == [b"content"] * 2
+    assert asked == ["/mine.gz"]
     assert [path.name for path in (tmp_path / "data" / "in").iterdir()] == ["mine.gz"]
 
 
 def test_a_second_address_serves_where_the_first_fails(tmp_path, server):
-    packed = gzip.compress(b"content")
-    server[0]["https://here/mine.gz"] = packed
-    row = downloadable(packed)
-    files.use(str(tmp_path), download=True)
-    assert files.found(replace(row, urls=(*row.urls, "https://here/mine.gz"))) == b"content"
+    address, contents, asked = server
+    packed = contents["/second.gz"] = gzip.compress(b"content")
+    row = downloadable(packed, f"{address}/first.gz", f"{address}/second.gz")
+    assert Files(tmp_path, download=True).read(row) == b"content"
+    assert asked == ["/first.gz", "/second.gz"]
 
 
 def test_a_corrupted_download_leaves_nothing_behind(tmp_path, server):
-    server[0]["https://there/mine.gz"] = gzip.compress(b"contend")
-    files.use(str(tmp_path), download=True)
-    with pytest.raises(ValueError, match=r"cannot be downloaded \(https://there/mine.gz: File not"):
-        files.found(downloadable(gzip.compress(b"content")))
+    address, contents, _ = server
+    contents["/mine.gz"] = gzip.compress(b"contend")
+    row = downloadable(gzip.compress(b"content"), f"{address}/mine.gz")
+    with pytest.raises(ValueError, match=r"cannot be downloaded \(http.*mine\.gz: MD5 hash"):
+        Files(tmp_path, download=True).read(row)
     assert list((tmp_path / "in").iterdir()) == []
+
+
+def test_a_download_that_fails_says_why_and_where_to_put_the_file(tmp_path, server):
+    address, *_ = server
+    row = downloadable(b"", f"{address}/mine.gz")
+    place = tmp_path / "in" / "mine.gz"
+    with pytest.raises(ValueError, match=rf"404 .*: put it to {place} yourself"):
+        Files(tmp_path, download=True).read(row)
 
 
 # ---- the formats ---------------------------------------------------------------------------------
@@ -257,8 +264,7 @@ def test_a_set_of_idx_files_is_split_and_keeps_its_test_set(name, ending, tmp_pa
         packed = gzip.compress(content) if ending else content
         (folder.parent / f"{part}{ending}").write_bytes(packed)
     rewritten(monkeypatch, name, contents)
-    files.use(str(tmp_path), download=False)
-    splits = DATA[name].fn(seed=3)
+    splits = DATA[name].splits(3, Files(tmp_path))
     sizes = {split: tuple(rows.shape) for split, rows in splits.inputs.items()}
     assert sizes == {
         "train": (300, 1, 4, 5),
@@ -293,8 +299,7 @@ def test_cifar_is_read_from_its_binary_version(name, label_bytes, is_packed, tmp
         for member, content in inside.items():
             (tmp_path / member).parent.mkdir(exist_ok=True)
             (tmp_path / member).write_bytes(content)
-    files.use(str(tmp_path), download=False)
-    splits = DATA[name].fn(seed=0)
+    splits = DATA[name].splits(0, Files(tmp_path))
     sizes = {split: tuple(rows.shape) for split, rows in splits.inputs.items()}
     shape = (3, 32, 32)
     assert sizes == {"train": (100, *shape), "validation": (5_000, *shape), "test": (30, *shape)}
@@ -309,10 +314,9 @@ def test_cifar_is_read_from_its_binary_version(name, label_bytes, is_packed, tmp
 
 
 def test_a_run_on_files_that_are_missing_is_refused_before_any_training(tmp_path):
-    files.use(str(tmp_path), download=False)
     run = make_run(data="cifar10", loss="cross_entropy")
     with pytest.raises(ValueError, match=r"data cifar10: .* data\.download=true brings"):
-        preflight([run])
+        preflight([run], Files(tmp_path))
 
 
 @pytest.mark.parametrize("command", [[], ["plan"], ["-m"]], ids=["run", "plan", "sweep"])
@@ -345,22 +349,13 @@ def test_a_sweep_has_one_place_for_its_files(swept, tmp_path, monkeypatch, capsy
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_that_trains_looks_where_the_command_said(tmp_path):
-    from interrupted import ENGINE
-
-    engine = replace(ENGINE, data_root=str(tmp_path), download=True)
-    level = logging.getLogger("lossbench").level
-    Trainer(engine).prepare([make_run()])
-    logging.getLogger("lossbench").setLevel(level)
-    assert files._setting == files._Setting(tmp_path, True)
-
-
-def test_the_identity_of_a_run_does_not_depend_on_where_its_files_lie(tmp_path):
-    from lossbench.pairing import source_sha
-
-    before = source_sha([images.fashion_mnist])
-    files.use(str(tmp_path), download=True)
-    assert source_sha([images.fashion_mnist]) == before
+def test_the_identity_of_a_run_does_not_depend_on_where_its_files_lie():
+    """No code of `files` is part of the code that is hashed."""
+    code = {}
+    pairing._collect(images.fashion_mnist, code)
+    assert {"lossbench.data.images._idx", "lossbench.data.splits.classification"} <= code.keys()
+    assert not [name for name in code if name.startswith("lossbench.data.files")]
+    assert "lossbench.data.images.Files" not in code
 
 
 # ---- splits --------------------------------------------------------------------------------------

@@ -530,7 +530,7 @@ def parameters(function: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-_GIVEN = ("seed", "draw", "step", "hyper", "out", "context", "confusions")
+_GIVEN = ("seed", "files", "draw", "step", "hyper", "out", "context", "confusions")
 """Parameters that no configuration sets: whoever calls gives them."""
 
 

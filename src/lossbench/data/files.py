@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.client
 import importlib.util
-import logging
+import sys
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-log = logging.getLogger(__name__)
+import pooch
 
 BROKEN = (OSError, EOFError, KeyError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
 """What reading a damaged file raises."""
 
 ROOT = "data"
-"""Where files are looked for unless something else is asked for: below the current folder."""
+"""The folder of data sets unless another is named: below the current folder."""
 
 
 class Missing(ValueError):
@@ -56,82 +54,83 @@ class File:
     package: str = ""
 
 
-@dataclass
-class _Setting:
-    root: Path = Path(ROOT)
-    is_download_allowed: bool = False
+@dataclass(frozen=True)
+class Files:
+    """The files of data sets: a data set asks for them with a keyword `files` without default.
 
-
-_setting = _Setting()
-
-
-def use(root: str, *, download: bool) -> None:
-    """Say where this process looks for files; to be called before it makes any data.
-
-    Args:
+    Attributes:
         root: Folder of data sets; a relative one counts from the current folder.
         download: Whether what is missing may be downloaded into it.
     """
-    _setting.root, _setting.is_download_allowed = Path(root), download
 
+    root: Path = Path(ROOT)
+    download: bool = False
 
-def placed(name: str) -> Path:
-    """Where a file or folder of one's own lies.
+    def path(self, name: str) -> Path:
+        """Where a file or folder of one's own lies.
 
-    Args:
-        name: Below the data root.
+        Args:
+            name: Below the data root.
 
-    Raises:
-        Missing: It is not there.
-    """
-    path = _setting.root / name
-    if not path.exists():
-        raise Missing(f"{name} is not below data.root={_setting.root}: put it there, or set it")
-    return path
+        Raises:
+            Missing: It is not there.
+        """
+        path = self.root / name
+        if not path.exists():
+            raise Missing(f"{name} is not below data.root={self.root}: put it there, or set it")
+        return path
 
+    def read(self, file: File) -> bytes:
+        """The unpacked content of a file, verified.
 
-def found(file: File) -> bytes:
-    """The unpacked content of a file, verified.
+        Args:
+            file: What is looked for, and where.
 
-    Args:
-        file: What is looked for, and where.
+        Raises:
+            Missing: It is nowhere, and may not be downloaded; says what brings it.
+            ValueError: It is damaged, or another file, or the download failed.
+        """
+        folders = [self.root, *_package_folders(file.package)]
+        places = [folder / place for folder in folders for place in file.places]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None and self.download and file.urls:
+            path = self._download(file)
+        if path is None:
+            place = f", nor in an installed package {file.package}" if file.package else ""
+            raise Missing(f"{file.name} is not below data.root={self.root}{place}: {file.cure}")
+        try:
+            content = _unpacked(path, file.member)
+        except BROKEN as error:
+            raise ValueError(f"{path} cannot be read ({error}): replace it, {file.cure}") from error
+        kind, _, digest = file.digest.partition(":")
+        actual = hashlib.new(kind, content).hexdigest()
+        if actual != digest:
+            raise ValueError(
+                f"{path} is not {file.name} as it was published, {kind} {actual[:12]}... instead "
+                f"of {digest[:12]}...: replace it, {file.cure}"
+            )
+        return content
 
-    Raises:
-        Missing: It is nowhere, and may not be downloaded; says what brings it.
-        ValueError: It is damaged, or another file, or the download failed.
-    """
-    folders = [_setting.root, *_package_folders(file.package)]
-    places = [folder / place for folder in folders for place in file.places]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None and not (_setting.is_download_allowed and file.urls):
-        place = f", nor in an installed package {file.package}" if file.package else ""
-        raise Missing(f"{file.name} is not below data.root={_setting.root}{place}: {file.cure}")
-    if path is None:
-        return _downloaded(file)
-    try:
-        return _verified(path, file)
-    except ValueError as error:
-        raise ValueError(f"{error}: replace it, {file.cure}") from error
+    def _download(self, file: File) -> Path:
+        """Where a file lies after it was downloaded, whole or not at all.
 
-
-def _verified(path: Path, file: File) -> bytes:
-    """The unpacked content of a file that lies there.
-
-    Raises:
-        ValueError: It is damaged, or another file.
-    """
-    try:
-        content = _unpacked(path, file.member)
-    except BROKEN as error:
-        raise ValueError(f"{path} cannot be read ({error})") from error
-    kind, _, digest = file.digest.partition(":")
-    got = hashlib.new(kind, content).hexdigest()
-    if got != digest:
+        Raises:
+            ValueError: None of its addresses gives it.
+        """
+        place = next(place for place in file.places if place.endswith((".gz", ".tgz")))
+        path, failures = self.root / place, []
+        known_hash = f"md5:{file.md5}" if file.md5 else file.digest
+        for url in file.urls:
+            try:
+                pooch.retrieve(
+                    url, known_hash, path.name, path.parent, progressbar=sys.stderr.isatty()
+                )
+                return path
+            except (OSError, ValueError) as error:
+                failures.append(f"{url}: {error}")
         raise ValueError(
-            f"{path} is not {file.name} as it was published, {kind} {got[:12]}... instead of "
-            f"{digest[:12]}..."
+            f"{file.name} cannot be downloaded ({'; '.join(failures)}): put it to {path} yourself"
         )
-    return content
 
 
 def _unpacked(path: Path, member: str) -> bytes:
@@ -152,30 +151,3 @@ def _package_folders(package: str) -> list[Path]:
     """The folders `data` of an installed package that need not be importable."""
     spec = importlib.util.find_spec(package) if package else None
     return [Path(place) / "data" for place in (spec and spec.submodule_search_locations) or ()]
-
-
-def _downloaded(file: File) -> bytes:
-    """The unpacked content of a file, downloaded into the data root whole or not at all.
-
-    Raises:
-        ValueError: None of its addresses gives it.
-    """
-    from torchvision.datasets.utils import download_url
-
-    place = next(place for place in file.places if place.endswith((".gz", ".tgz")))
-    path, failures = _setting.root / place, []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for url in file.urls:
-        log.info("downloading %s", url)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            try:
-                download_url(url, folder, path.name, file.md5 or None)
-                content = _verified(Path(folder) / path.name, file)
-            except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
-                failures.append(f"{url}: {error}")
-                continue
-            (Path(folder) / path.name).replace(path)
-        return content
-    raise ValueError(
-        f"{file.name} cannot be downloaded ({'; '.join(failures)}): put it to {path} yourself"
-    )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lossbench.data.files import File
 from lossbench.data.splits import Data, Extent, Splits, by_split, classification, held_out
+
+if TYPE_CHECKING:  # where a file lies is no part of the code that makes a run what it is
+    from lossbench.data.files import Files
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 """Where Debian's package dataset-fashion-mnist puts its files."""
@@ -29,11 +33,12 @@ SUPERCLASSES = (
 """The superclass of each class of CIFAR-100, as the first byte of a record says it."""
 
 
-def fashion_mnist(*, seed: int, examples: int = 0) -> Splits:
+def fashion_mnist(*, seed: int, files: Files, examples: int = 0) -> Splits:
     """70,000 grey pictures of clothes, 28x28 pixels, in 10 classes.
 
     Args:
         seed: Draws nothing: the test set is the published one, and all seeds share the splits.
+        files: Where its files lie.
         examples: Training images to use; 0 for all 50,000.
 
     Raises:
@@ -42,14 +47,15 @@ def fashion_mnist(*, seed: int, examples: int = 0) -> Splits:
     Source:
         Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747.
     """
-    return _idx_set("fashion_mnist", examples)
+    return _idx_set("fashion_mnist", examples, files)
 
 
-def mnist(*, seed: int, examples: int = 0) -> Splits:
+def mnist(*, seed: int, files: Files, examples: int = 0) -> Splits:
     """70,000 handwritten digits, 28x28 pixels, in 10 classes.
 
     Args:
         seed: Draws nothing: the test set is the published one, and all seeds share the splits.
+        files: Where its files lie.
         examples: Training images to use; 0 for all 50,000.
 
     Raises:
@@ -58,14 +64,15 @@ def mnist(*, seed: int, examples: int = 0) -> Splits:
     Source:
         LeCun, Bottou, Bengio and Haffner 1998, Proceedings of the IEEE.
     """
-    return _idx_set("mnist", examples)
+    return _idx_set("mnist", examples, files)
 
 
-def cifar10(*, seed: int, examples: int = 0) -> Splits:
+def cifar10(*, seed: int, files: Files, examples: int = 0) -> Splits:
     """60,000 colour photographs of animals and vehicles, 32x32 pixels, in 10 classes.
 
     Args:
         seed: Draws nothing: the test set is the published one, and all seeds share the splits.
+        files: Where its files lie.
         examples: Training images to use; 0 for all 45,000.
 
     Raises:
@@ -74,14 +81,15 @@ def cifar10(*, seed: int, examples: int = 0) -> Splits:
     Source:
         Krizhevsky 2009, Learning multiple layers of features from tiny images.
     """
-    return _cifar("cifar10", examples, classes=10, label_bytes=1)
+    return _cifar("cifar10", examples, files, classes=10, label_bytes=1)
 
 
-def cifar100(*, seed: int, examples: int = 0) -> Splits:
+def cifar100(*, seed: int, files: Files, examples: int = 0) -> Splits:
     """60,000 colour photographs, 32x32 pixels, in 100 classes of 20 superclasses.
 
     Args:
         seed: Draws nothing: the test set is the published one, and all seeds share the splits.
+        files: Where its files lie.
         examples: Training images to use; 0 for all 45,000.
 
     Raises:
@@ -90,7 +98,7 @@ def cifar100(*, seed: int, examples: int = 0) -> Splits:
     Source:
         Krizhevsky 2009, Learning multiple layers of features from tiny images.
     """
-    return _cifar("cifar100", examples, classes=100, label_bytes=2)
+    return _cifar("cifar100", examples, files, classes=100, label_bytes=2)
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -99,18 +107,21 @@ def cifar100(*, seed: int, examples: int = 0) -> Splits:
 
 
 @functools.lru_cache(maxsize=1)
-def _idx_set(name: str, examples: int) -> Splits:
-    parts = {part: _idx(_contents(name, [part])) for part in IDX_PARTS}
+def _idx_set(name: str, examples: int, files: Files) -> Splits:
+    parts = {part: _idx(files.read(FILES[name][part])) for part in IDX_PARTS}
     pixels = {split: parts[f"{stem}-images-idx3-ubyte"][:, None] for split, stem in STEMS.items()}
     labels = {split: parts[f"{stem}-labels-idx1-ubyte"] for split, stem in STEMS.items()}
     return _split(pixels, labels, classes=10, validation=10_000, examples=examples)
 
 
 @functools.lru_cache(maxsize=1)
-def _cifar(name: str, examples: int, *, classes: int, label_bytes: int) -> Splits:
+def _cifar(name: str, examples: int, files: Files, *, classes: int, label_bytes: int) -> Splits:
     tests = [part for part in FILES[name] if part.startswith("test")]
     parts = {"train": [part for part in FILES[name] if part not in tests], "test": tests}
-    read = {split: _records(_contents(name, names), label_bytes) for split, names in parts.items()}
+    read = {}
+    for split, names in parts.items():
+        content = b"".join(files.read(FILES[name][part]) for part in names)
+        read[split] = _records(content, label_bytes)
     pixels = {split: pair[0] for split, pair in read.items()}
     labels = {split: pair[1] for split, pair in read.items()}
     return _split(pixels, labels, classes=classes, validation=5_000, examples=examples)
@@ -143,14 +154,6 @@ def _split(
         by_split(labels["train"], rows) | {"test": labels["test"]},
         classes=classes,
     )
-
-
-def _contents(name: str, parts: Iterable[str]) -> bytes:
-    """The content of some files of a set, one after the other."""
-    # Imported here: where a file lies is no part of the identity of a run.
-    from lossbench.data import files
-
-    return b"".join(files.found(FILES[name][part]) for part in parts)
 
 
 def _idx(content: bytes) -> Tensor:

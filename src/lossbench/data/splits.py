@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lossbench.data.files import Files
 from lossbench.data.memory import Memory
 from lossbench.pairing import add_tensors, stream
 from lossbench.records import SPLITS
@@ -18,6 +22,8 @@ _HASHED: Memory[hashlib._Hash] = Memory(4)
 """Hashes that went over inputs already, known by the inputs in the order of their splits' names."""
 
 SHARES = (0.6, 0.2, 0.2)
+
+NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,8 @@ class Data:
     """A data set's row.
 
     Args:
-        fn: `fn(*, seed, **params) -> Splits`.
+        fn: `fn(*, seed, **params) -> Splits`. One that reads files asks for them with a parameter
+            `files: Files` without default.
         task: "regression" or "classification".
         source: Where it comes from.
         licence: Of its files, as whoever gives them out states it; empty where it is generated.
@@ -134,6 +141,18 @@ class Data:
     def name(self) -> str:
         """The function's name."""
         return self.fn.__name__
+
+    def splits(self, seed: int, files: Files, params: Mapping[str, Any] = NO_PARAMS) -> Splits:
+        """The data set as one seed sees it.
+
+        Args:
+            seed: Block of the paired design.
+            files: Where its files lie, if it reads any.
+            params: Of the function; those left out have their defaults.
+        """
+        if "files" in inspect.signature(self.fn).parameters:
+            return self.fn(seed=seed, files=files, **params)
+        return self.fn(seed=seed, **params)
 
 
 def permuted(count: int, seed: int) -> dict[str, Tensor]:

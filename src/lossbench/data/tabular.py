@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import tarfile
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,9 @@ import torch
 from lossbench.data.files import File
 from lossbench.data.splits import SPLITS, Data, Extent, Splits, by_split, permuted, regression
 from lossbench.pairing import stream
+
+if TYPE_CHECKING:  # where a file lies is no part of the code that makes a run what it is
+    from lossbench.data.files import Files
 
 SPLIT_SEED = 0
 """Of the one split of diamonds and houses, and of the order of training flights."""
@@ -83,7 +87,7 @@ ORIGINS = ("EWR", "JFK", "LGA")
 FLIGHTS_FLOWN = 327_346
 
 
-def diamonds(*, seed: int, target: str = "log_price") -> Splits:
+def diamonds(*, seed: int, files: Files, target: str = "log_price") -> Splits:
     """53,940 diamonds: size, proportions and grades, and what they cost.
 
     Inputs are 6 numbers and 20 one-hot grades, as they stand: 20 rows have a width, length or depth
@@ -91,6 +95,7 @@ def diamonds(*, seed: int, target: str = "log_price") -> Splits:
 
     Args:
         seed: Draws nothing; the 60/20/20 split is one and the same.
+        files: Where its file lies.
         target: "log_price", in log dollars, nearly symmetric and light-tailed; or "price", in
             dollars, skewed.
 
@@ -102,10 +107,10 @@ def diamonds(*, seed: int, target: str = "log_price") -> Splits:
     """
     if target not in PRICES:
         raise ValueError(f"diamonds with target {target!r}: use one of {', '.join(PRICES)}")
-    return _diamonds(target)
+    return _diamonds(target, files)
 
 
-def flights(*, seed: int, examples: int = 40_000, held_out: str = "months") -> Splits:
+def flights(*, seed: int, files: Files, examples: int = 40_000, held_out: str = "months") -> Splits:
     """Flights out of New York in 2013: minutes of delay at arrival, from what is known days before.
 
     Inputs are weekday, scheduled hour, carrier and airport, one-hot, scheduled times of departure
@@ -128,6 +133,7 @@ def flights(*, seed: int, examples: int = 40_000, held_out: str = "months") -> S
 
     Args:
         seed: Draws nothing; the split is by date.
+        files: Where its file lies.
         examples: Rows in all, evenly spaced over the year; 327,346 flights arrived.
         held_out: "months": training is January to August, validation September and October, test
             November and December. "weeks": of every five weeks three, one and one.
@@ -143,10 +149,10 @@ def flights(*, seed: int, examples: int = 40_000, held_out: str = "months") -> S
         raise ValueError(f"{examples} examples of flights: use 1000 to {FLIGHTS_FLOWN}")
     if held_out not in HELD_OUT:
         raise ValueError(f"flights with held_out {held_out!r}: use one of {', '.join(HELD_OUT)}")
-    return _flights(examples, held_out)
+    return _flights(examples, held_out, files)
 
 
-def california_housing(*, seed: int) -> Splits:
+def california_housing(*, seed: int, files: Files) -> Splits:
     """20,640 districts of California in 1990: median house value from 8 numbers.
 
     Values are cut off at 500,001 dollars. Inputs are those of scikit-learn's
@@ -155,6 +161,7 @@ def california_housing(*, seed: int) -> Splits:
 
     Args:
         seed: Draws nothing; the 60/20/20 split is one and the same.
+        files: Where its file lies.
 
     Raises:
         ValueError: The archive is missing or another one.
@@ -162,12 +169,12 @@ def california_housing(*, seed: int) -> Splits:
     Source:
         Pace and Barry 1997, Statistics and Probability Letters; StatLib, whose terms are not known.
     """
-    return _houses()
+    return _houses(files)
 
 
 @functools.cache
-def _diamonds(target: str) -> Splits:
-    frame = _csv("diamonds")
+def _diamonds(target: str, files: Files) -> Splits:
+    frame = pd.read_csv(io.BytesIO(files.read(FILES["diamonds"])))
     grades = [_one_hot(frame[column], levels) for column, levels in GRADES.items()]
     inputs = np.column_stack([frame[[*SIZES]], *grades])
     price = frame["price"].to_numpy(float)
@@ -175,8 +182,9 @@ def _diamonds(target: str) -> Splits:
 
 
 @functools.cache
-def _flights(examples: int, held_out: str) -> Splits:
-    frame = _csv("flights", columns=[*KNOWN_BEFORE, "arr_delay"])
+def _flights(examples: int, held_out: str, files: Files) -> Splits:
+    columns = [*KNOWN_BEFORE, "arr_delay"]
+    frame = pd.read_csv(io.BytesIO(files.read(FILES["flights"])), usecols=columns)
     frame = frame.dropna(subset=["arr_delay"]).sort_values(["month", "day"], kind="stable")
     frame = frame.iloc[np.arange(examples) * len(frame) // examples]
     inputs = torch.from_numpy(_known_before_departure(frame))
@@ -193,8 +201,9 @@ def _flights(examples: int, held_out: str) -> Splits:
 
 
 @functools.cache
-def _houses() -> Splits:
-    with tarfile.open(fileobj=io.BytesIO(_content("california_housing")), mode="r:gz") as archive:
+def _houses(files: Files) -> Splits:
+    content = io.BytesIO(files.read(FILES["california_housing"]))
+    with tarfile.open(fileobj=content, mode="r:gz") as archive:
         member = archive.extractfile(HOUSES_MEMBER)
         if member is None:
             raise ValueError(f"the archive has a folder in the place of {HOUSES_MEMBER}")
@@ -239,17 +248,6 @@ def _known_before_departure(frame: pd.DataFrame) -> np.ndarray:
         _one_hot(frame["origin"], ORIGINS),
     ]
     return np.column_stack([*numbers, *one_hot]).astype(float)
-
-
-def _csv(name: str, columns: list[str] | None = None) -> pd.DataFrame:
-    return pd.read_csv(io.BytesIO(_content(name)), usecols=columns)
-
-
-def _content(name: str) -> bytes:
-    # Imported here: where a file lies is no part of the identity of a run.
-    from lossbench.data import files
-
-    return files.found(FILES[name])
 
 
 def _one_hot(column: pd.Series, levels: tuple[str, ...] | range) -> np.ndarray:

@@ -20,7 +20,7 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from lossbench import records, statistics
-from lossbench.data import files
+from lossbench.data.files import Files
 from lossbench.engine import evaluate, runs_apart, train
 from lossbench.losses import LOSSES
 from lossbench.measures import probes
@@ -152,7 +152,7 @@ class _Speeds:
         self.known: dict[str, _Speed] = {}
         self.sizes: dict[str, _Numbers] = {}
         torch.set_num_threads(sweep.engine.threads)
-        files.use(sweep.engine.data_root, download=sweep.engine.download)
+        self.files = sweep.engine.files
 
     def seconds(self, pack: Pack) -> float:
         """Of training a whole pack."""
@@ -182,7 +182,7 @@ class _Speeds:
     def _timed(self, pack: Pack) -> _Speed:
         # Members that run one after the other take as long each, however many there are.
         runs = pack.runs[:1] if self._numbers(pack).is_apart else pack.runs
-        splits = {run.seed: splits_of(run) for run in runs}
+        splits = {run.seed: splits_of(run, self.files) for run in runs}
         members, rhythm = self._members(Pack(pack.pack_id, runs)), RHYTHMS[self.device.type]
         stamps: list[tuple[int, float]] = []
 
@@ -226,7 +226,7 @@ class _Speeds:
     def _numbers(self, pack: Pack) -> _Numbers:
         kind = packs.structure(pack.runs[0])
         if kind not in self.sizes:
-            self.sizes[kind] = _numbers(pack.runs[0], self.device)
+            self.sizes[kind] = _numbers(pack.runs[0], self.device, self.files)
         return self.sizes[kind]
 
 
@@ -299,8 +299,8 @@ def _updates(run: Run) -> float:
     )
 
 
-def _numbers(run: Run, device: torch.device) -> _Numbers:
-    splits = splits_of(run)
+def _numbers(run: Run, device: torch.device, files: Files) -> _Numbers:
+    splits = splits_of(run, files)
     kinds = (splits.inputs, splits.targets, splits.posterior, splits.clean)
     data = sum(part.numel() for kind in kinds for part in kind.values())
     drawn = run.steps * run.batch_size * (8 + 12 * (run.augmentation.fn != "none"))

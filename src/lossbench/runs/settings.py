@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from lossbench.data.files import ROOT
+from lossbench.data.files import ROOT, Files
 
 AUTO, TF32 = "auto", "tf32"
 DEVICES = ("cpu", "cuda", AUTO)
@@ -35,6 +36,11 @@ class Engine:
     strategies: tuple[str, ...] = ()
     data_root: str = ROOT
     download: bool = False
+
+    @property
+    def files(self) -> Files:
+        """The files that data sets read."""
+        return Files(Path(self.data_root), self.download)
 
     @property
     def padding(self) -> int:

@@ -11,6 +11,7 @@ import torch
 from lossbench.data import DATA, Splits
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS
 from lossbench.data.corruption import DROPPING, corrupted
+from lossbench.data.files import Files
 from lossbench.data.targets import TARGETS
 from lossbench.engine import batch_indices, refuse_unpaired, refuse_unwidened
 from lossbench.losses.spec import Context
@@ -20,12 +21,15 @@ from lossbench.runs import ConfigError, Run
 
 log = logging.getLogger(__name__)
 
+FILES = Files()
+"""In the folder `data`, and nothing is downloaded."""
 
-def splits_of(run: Run) -> Splits:
+
+def splits_of(run: Run, files: Files = FILES) -> Splits:
     """The run's data as its seed sees it, with the targets it asks for, corruption applied."""
     row, corruption = DATA[run.data.fn], run.corruption
     return corrupted(
-        TARGETS[run.targets](row.fn(seed=run.seed, **run.data.params)),
+        TARGETS[run.targets](row.splits(run.seed, files, run.data.params)),
         name=corruption.fn,
         seed=run.seed,
         params=corruption.params,
@@ -33,7 +37,7 @@ def splits_of(run: Run) -> Splits:
     )
 
 
-def preflight(runs: Iterable[Run]) -> None:
+def preflight(runs: Iterable[Run], files: Files = FILES) -> None:
     """Build the data, the model and the batches of each kind of run once, before any training.
 
     Of data that a seed draws, and a corruption drops rows of, every seed's are built.
@@ -48,7 +52,8 @@ def preflight(runs: Iterable[Run]) -> None:
         if run.corruption.fn in DROPPING and DATA[run.data.fn].drawn != "fixed"
     }
     for run in drawn_and_dropped.values():
-        _data(run, f"data {run.data.name}, corruption {run.corruption.name}, seed {run.seed}")
+        title = f"data {run.data.name}, corruption {run.corruption.name}, seed {run.seed}"
+        _data(run, files, title)
     kinds: dict[str, dict[str, Run]] = {}
     for run in reversed(runs):
         kind = (run.data, run.targets, run.corruption, run.augmentation, run.model)
@@ -56,7 +61,7 @@ def preflight(runs: Iterable[Run]) -> None:
         kinds.setdefault(repr(kind), {})[repr(run.loss)] = run
     for by_loss in kinds.values():
         run = next(iter(by_loss.values()))
-        splits = _data(run, f"data {run.data.name}")
+        splits = _data(run, files, f"data {run.data.name}")
         try:
             inputs = splits.inputs["train"]
             batch_indices(run.seed, len(inputs), 1, run.batch_size)
@@ -72,18 +77,19 @@ def preflight(runs: Iterable[Run]) -> None:
             _refuse_parameters(run, splits)
 
 
-def _data(run: Run, title: str) -> Splits:
+def _data(run: Run, files: Files, title: str) -> Splits:
     """The data of a run.
 
     Args:
         run: Whose.
+        files: Where they lie.
         title: How a message begins.
 
     Raises:
         ConfigError: They are refused, or their function raises; then its line is named.
     """
     try:
-        return splits_of(run)
+        return splits_of(run, files)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{title}: {error}") from error
     except Exception as error:

@@ -14,7 +14,6 @@ import pyarrow as pa
 import torch
 
 from lossbench import records, store
-from lossbench.data import files
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
 from lossbench.runs import Engine, Run
@@ -71,11 +70,10 @@ class Sweep:
             store.StoreError: A file of the sweep is damaged or cannot be written.
         """
         torch.set_num_threads(self.engine.threads)
-        files.use(self.engine.data_root, download=self.engine.download)
         start, ended = time.monotonic(), 0
         abandoned: dict[str, tuple[Lease, str]] = {}
         with self.timed("check"):
-            preflight(runs)
+            preflight(runs, self.engine.files)
             self.crew.check()
         with stopping() as stop:
             allowed = self._begin(runs, declaration)

@@ -19,7 +19,6 @@ import torch
 from tqdm import tqdm
 
 from lossbench import records, store
-from lossbench.data import files
 from lossbench.engine import Saved, Snapshot, failed, strategies, train
 from lossbench.engine.state import FORMAT
 from lossbench.pairing import device_name, environment_sha
@@ -118,7 +117,6 @@ class Trainer:
         load_extensions([*self.extensions])
         refuse_other_code(runs)
         torch.set_num_threads(self.engine.threads)
-        files.use(self.engine.data_root, download=self.engine.download)
 
     def train(self, lease: Lease, stop: Stop, title: str = "") -> Statuses | None:
         """Train a pack unless it is being trained, or has been meanwhile.
@@ -206,7 +204,7 @@ class Training:
         pack = self.lease.pack
         try:
             run_by_seed = {run.seed: run for run in pack.runs}
-            splits = {seed: splits_of(run) for seed, run in run_by_seed.items()}
+            splits = {seed: splits_of(run, self.engine.files) for seed, run in run_by_seed.items()}
             # Whether members depend on their pack-mates on this machine, as it was measured.
             measured = recorded_invariance(
                 self.lease.sweep_folder,
