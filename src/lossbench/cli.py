@@ -423,7 +423,7 @@ def _losses(arguments: list[str]) -> int:
         width = shutil.get_terminal_size((catalog.NORMAL_WIDTH, 24)).columns
         width = 0 if options.wide else width
         if options.names:
-            print("\n\n\n".join(catalog.card(one, width=width) for one in facts))
+            print("\n\n\n".join(catalog.description(one, width=width) for one in facts))
         elif not measured:
             print(catalog.table(facts, width=width))
         for one in facts if measured else ():

@@ -280,7 +280,7 @@ def test_losses_of_a_family_stand_together_under_what_they_share():
 @each_entry
 def test_a_card_in_text_says_all_and_fits_its_width(name):
     told = TOLD[name]
-    text = catalog.card(told, width=80)
+    text = catalog.description(told, width=80)
     wrapped = text[: text.index(f"\nloss/{name}.yaml")]
     assert max(map(len, wrapped.splitlines())) <= 80
     flat = " ".join(text.split())
@@ -297,12 +297,12 @@ def test_a_card_in_text_says_all_and_fits_its_width(name):
 def test_a_loss_without_an_oracle_says_so():
     for oracle, said in (("", catalog.NO_ORACLE), ("torch, scipy", "torch, scipy")):
         entry = replace(KNOWN["mse"], loss=replace(LOSSES["mse"], oracle=oracle))
-        text = catalog.card(catalog.facts(entry))
+        text = catalog.description(catalog.facts(entry))
         assert re.search(rf"^  compared with +{said}$", text, re.MULTILINE)
 
 
 def test_what_no_regression_loss_is_takes_one_line():
-    text = catalog.card(TOLD["mse"], width=0)
+    text = catalog.description(TOLD["mse"], width=0)
     (line,) = [line for line in text.splitlines() if line.startswith("what no regression loss is")]
     assert "strictly_proper" in line
     assert catalog.meaning("strictly_proper") not in text

@@ -340,7 +340,7 @@ def _legend(width: int) -> Iterator[str]:
     yield "lossbench losses NAME tells all about one; --measure measures its claims again."
 
 
-def card(told: Mapping[str, Any], *, width: int = NORMAL_WIDTH) -> str:
+def description(told: Mapping[str, Any], *, width: int = NORMAL_WIDTH) -> str:
     """One loss in full, without anything measured.
 
     Args:
