@@ -23,6 +23,7 @@ import lossbench
 from lossbench import catalog, cli, figures, records
 from lossbench.data import DATA
 from lossbench.data import __main__ as data_sets
+from lossbench.data.files import Files
 from lossbench.data.splits import SPLITS
 from lossbench.losses import LOSSES
 from lossbench.measures import instruments
@@ -290,7 +291,7 @@ def test_an_experiment_without_its_package_line_says_so(own_data, capsys):
 def test_pictures_of_ones_own_keep_their_class_and_their_colours(own_data):
     load_extensions(["my_data"])
     row = DATA["leaves"]
-    splits, other = (row.fn(seed=seed, side=12) for seed in (0, 1))
+    splits, other = (row.splits(seed, Files(), {"side": 12}) for seed in (0, 1))
     sizes = {split: tuple(rows.shape) for split, rows in splits.inputs.items()}
     assert sizes == {split: (n, 3, 12, 12) for split, n in zip(SPLITS, (72, 24, 24), strict=True)}
     assert splits.sha != other.sha
