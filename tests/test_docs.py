@@ -141,9 +141,9 @@ def own_folder(tmp_path, monkeypatch):
     modules = dict(zip(("my_losses", "more_losses"), PYTHON, strict=True))
     for name, text in modules.items():
         (tmp_path / f"{name}.py").write_text(text)
-    for name, text in zip(("wing", "squentropy", "wing_wide"), YAML, strict=True):
-        assert f"loss/{name}.yaml`" in EXTENDING
-        (tmp_path / "myconf" / "loss" / f"{name}.yaml").write_text(text)
+    (wide,) = YAML
+    assert "loss/wing_wide.yaml`" in EXTENDING
+    (tmp_path / "myconf" / "loss" / "wing_wide.yaml").write_text(wide)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     before = dict(LOSSES)
@@ -172,7 +172,8 @@ def test_an_own_loss_gets_its_card(own_folder):
 
 def test_an_own_loss_is_trained_and_so_is_its_variant(own_folder, capsys):
     assert cli.main([*ONE_RUN, "steps=4"]) == cli.DONE
-    assert cli.main([*ONE_RUN, "steps=4", "loss=wing_wide", "loss.params.epsilon=0.5"]) == cli.DONE
+    wide = ["--config-dir", "myconf", "loss=wing_wide", "loss.params.epsilon=0.5"]
+    assert cli.main([*ONE_RUN, "steps=4", *wide]) == cli.DONE
     runs = records.load("runs/default").runs.set_index("loss")
     assert runs.status.to_dict() == {"wing": "done", "wing_wide": "done"}
     params = {loss: json.loads(runs.config[loss])["loss"]["params"] for loss in runs.index}
@@ -184,8 +185,7 @@ def test_an_own_loss_is_trained_and_so_is_its_variant(own_folder, capsys):
 
 def test_the_losses_that_ask_for_more_are_trained_too(own_folder):
     for name, data in (("inverse_frequency", "digits"), ("laplace_nll", "diabetes")):
-        (own_folder / "myconf" / "loss" / f"{name}.yaml").write_text(f"fn: {name}\n")
-        line = ["--config-dir", "myconf", "extensions=[more_losses]", f"loss={name}"]
+        line = ["extensions=[more_losses]", f"loss={name}"]
         assert cli.main([*line, f"data={data}", "steps=4"]) == cli.DONE
     assert set(records.load("runs/default").runs.status) == {"done"}
 
@@ -196,7 +196,7 @@ def test_an_own_loss_has_its_fair_trial_against_the_catalog(own_folder, capsys):
     with undrawn():
         assert cli.main(["--config-dir", "myconf", "experiment=essay"]) == cli.DONE
         capsys.readouterr()
-        assert cli.main(TRIAL) == cli.DONE
+        assert cli.main([*TRIAL, "--config-dir", "myconf"]) == cli.DONE
     assert "squentropy" in capsys.readouterr().out
     runs = records.load("runs/essay").runs
     assert set(runs.status) == {"done"}

@@ -50,7 +50,7 @@ and says with honest statistics what the loss changed.
                                            declared, confirmed, proven pairs)
   lossbench verify runs/NAME               every file as it was written? every run there?
   lossbench verify --machine               does a run depend on its pack-mates on this machine?
-  lossbench losses                         the catalog: all {count} losses, a line each
+  lossbench losses                         the catalog: all losses, a line each
   lossbench losses NAME ...                all that is known of some of them
       --measure  measures their claims again     --card FILE.html  one loss as a page, drawn
       --json     plain values for programs       --wide            cuts nothing off
@@ -118,13 +118,9 @@ def usage() -> str:
     for group in ("data", "model", "optimizer", "schedule", "experiment", "size"):
         names = " ".join(sorted(path.stem for path in (lossbench.CONF / group).glob("*.yaml")))
         choices[group] = textwrap.fill(names, 72).replace("\n", indent)
-    # A variant, whose file begins from another's, is no loss of its own.
-    files = (lossbench.CONF / "loss").glob("*.yaml")
-    count = sum("defaults:" not in path.read_text() for path in files)
-    more = count - sum(map(len, SELECTION.values()))
     losses = [f"{' '.join(names)}  ({task})" for task, names in SELECTION.items()]
-    losses.append(f"and {more} more: lossbench losses")
-    return HELP.format(count=count, loss=indent.join(losses), **choices)
+    losses.append("and more: lossbench losses")
+    return HELP.format(loss=indent.join(losses), **choices)
 
 
 def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
@@ -139,7 +135,7 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from lossbench.config import explained, register
+    from lossbench.config import explained
     from lossbench.launch import RunsFailed
     from lossbench.runs import ConfigError
     from lossbench.store import StoreError, WriteError
@@ -151,7 +147,6 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
         raise Mistake(f"unknown option {unknown[0]!r}: see 'lossbench --help'")
     if not args.overrides and not args.multirun:
         args.overrides = ["experiment=essay"]
-    register()
     try:
         return _hydra(args, act)
     except RunsFailed as failure:
@@ -174,8 +169,11 @@ def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:
     from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    from lossbench.config import check_overrides
+    from lossbench.config import check_overrides, register
+    from lossbench.runs.extensions import load_extensions
 
+    load_extensions(_extensions(args.overrides))
+    register([_yaml_folder(args.config_dir)] if args.config_dir else [])
     hydra = Hydra.create_main_hydra2("lossbench", _search_path(args.config_dir))
     try:
         if args.shell_completion:
@@ -191,6 +189,12 @@ def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:
         return act(hydra, args)
     finally:
         GlobalHydra.instance().clear()
+
+
+def _extensions(words: Iterable[str]) -> list[str]:
+    """The modules in `extensions=[a,b]` among the words of a command."""
+    typed = [word.partition("=")[2] for word in words if word.startswith("extensions=")]
+    return re.findall(r"""[^\s,\[\]"']+""", " ".join(typed))
 
 
 def _launch(hydra: Any, args: Any) -> int:
@@ -446,10 +450,9 @@ def _loss_options(arguments: list[str]) -> argparse.Namespace:
     if unknown:
         flags = ("--measure", "--json", "--wide", "--card", "--config-dir")
         raise Mistake(f"losses {unknown[0]}: {_nearest(unknown[0], flags)}")
-    modules = [word for word in options.names if word.startswith("extensions=")]
-    options.names = [word for word in dict.fromkeys(options.names) if word not in modules]
-    values = " ".join(word.partition("=")[2] for word in modules)
-    options.extensions = re.findall(r"[^\s,\[\]]+", values)
+    options.extensions = _extensions(options.names)
+    names = [word for word in options.names if not word.startswith("extensions=")]
+    options.names = [*dict.fromkeys(names)]
     path = Path(options.card)
     if options.card:
         if len(options.names) != 1:

@@ -59,7 +59,7 @@ class Entry:
         name: As typed: a row's, or that of a yaml file which gives a row other parameters.
         loss: The row, at the parameters of the yaml file.
         params: Those of them that are not the row's defaults.
-        path: The yaml file; None for a row without one.
+        path: The yaml file; None where there is none.
     """
 
     name: str

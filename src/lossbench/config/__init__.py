@@ -151,13 +151,30 @@ class Config:
 GROUPS = ("data", "model", "loss", "optimizer", "schedule", "engine", "size")
 
 
-def register() -> None:
-    """Make the schema known to Hydra as `schema`."""
+def register(folders: Iterable[Path] = ()) -> None:
+    """Make known to Hydra the schema, and each loss of the catalog as `loss/NAME`.
+
+    A loss's parameters and their defaults are those of its signature; a yaml file is for a variant.
+
+    Args:
+        folders: Folders of yaml files of one's own. A loss that has a file `loss/NAME.yaml` there
+            is left to it: Hydra would check the file against the loss's parameters, and warn.
+    """
     schema = OmegaConf.structured(Config)
     # No config group brings their parameters, so any may be typed; `to_run` knows which there are.
     for part in (schema.data.corruption, schema.data.augmentation):
         OmegaConf.set_struct(part.params, False)
-    ConfigStore.instance().store(name="schema", node=schema)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=schema)
+    store.repo.pop("loss", None)  # those of an earlier call, whose extensions may be gone
+    files = {path.stem for folder in folders for path in (folder / "loss").glob("*.yaml")}
+    for name, row in LOSSES.items():
+        if name not in files:
+            params = {
+                key: MISSING if default is inspect.Parameter.empty else default
+                for key, default in parameters(row.fn).items()
+            }
+            store.store(group="loss", name=name, node={"fn": name, "params": params})
 
 
 def named(config: DictConfig, choices: Mapping[str, Any]) -> DictConfig:

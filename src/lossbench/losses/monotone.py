@@ -21,7 +21,8 @@ def huber(output: Tensor, target: Tensor, *, delta: float = 1.0) -> Tensor:
     Args:
         output: [..., C].
         target: [..., C].
-        delta: Error at which the two branches meet, in units of the target; positive.
+        delta: Error at which the two branches meet, in units of the target; positive. A run's
+            targets are in standard deviations of the training target.
 
     Source:
         Huber 1964, Annals of Mathematical Statistics.
