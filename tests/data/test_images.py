@@ -25,6 +25,8 @@ from lossbench.data.files import File, Files, Missing
 from lossbench.data.splits import classification, held_out, standardised_images
 from lossbench.protocol.forecast import forecast
 from lossbench.sweep import Sweep, preflight
+from lossbench.sweep.crews import Here
+from lossbench.sweep.training import Trainer
 
 CURE = "lossbench data=mine data.download=true brings it"
 
