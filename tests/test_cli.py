@@ -128,7 +128,7 @@ MISTAKES = {
     "experiment=essay loss=brier data=diabetes": ("empty", "lossbench losses"),
     "extensions=[nosuch]": ("'nosuch'", "put nosuch.py into"),
     "hydra/launcher=packd": ("'packd'", "'packed'"),
-    "hydra.sweeper.nonsense=1": ("hydra.sweeper.nonsense", "max_batch_size"),
+    "hydra.sweeper.nonsense=1": ("hydra.sweeper.nonsense", "declare"),
     "--config-dir nosuch": ("nosuch", "no such folder"),
     "--nonsense": ("'--nonsense'", "--help"),
     "losess": ("'losess'", "'losses'"),

@@ -12,7 +12,6 @@ import lossbench
 
 HOUSE = Path(lossbench.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
-PLUGINS = sorted((HOUSE.parent / "hydra_plugins").rglob("*.py"))
 
 ROOMS = (
     "store",
@@ -29,8 +28,8 @@ ROOMS = (
     "engine",
     "sweep",
     "statistics",
-    "launch",
     "protocol",
+    "launch",
     "figures",
     "report",
     "catalog",
@@ -69,7 +68,7 @@ def imports(tree: ast.AST) -> set[str]:
     return names
 
 
-TREES = {path: ast.parse(path.read_text()) for path in FILES + PLUGINS}
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
 NODES = {path: [*ast.walk(tree)] for path, tree in TREES.items()}
 IMPORTS = {path: imports(tree) for path, tree in TREES.items()}
 PACKAGES = {path: {name.split(".")[0] for name in names} for path, names in IMPORTS.items()}
@@ -179,18 +178,11 @@ def test_no_function_is_named_get():
         names = [node.name for node in NODES[path] if isinstance(node, functions)]
         return [name for name in names if name.lstrip("_").startswith("get_")]
 
-    assert breaches(rule, FILES + PLUGINS) == {}
+    assert breaches(rule, FILES) == {}
 
 
 def test_only_the_command_line_prints():
     assert breaches(lambda path: room_of(path) != "cli" and calls_of(path, "print")) == {}
-
-
-def test_a_plugin_is_a_registration_only():
-    def rule(path):
-        return [node.name for node in NODES[path] if isinstance(node, ast.FunctionDef)]
-
-    assert breaches(rule, PLUGINS) == {}
 
 
 def test_no_test_imports_another_test():

@@ -112,7 +112,6 @@ def noticed(weakening: Weakening) -> str:
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / "lossbench"
         shutil.copytree(PACKAGE, copy)
-        shutil.copytree(PACKAGE.parent / "hydra_plugins", Path(place) / "hydra_plugins")
         shutil.copytree(TESTS.parent / "conf", copy / "conf")
         path = copy / weakening.file
         text = path.read_text()

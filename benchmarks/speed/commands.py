@@ -131,9 +131,9 @@ class Launched:
 
 def has_workers() -> bool:
     """Whether the launcher of this tree can train in more than one process."""
-    from hydra_plugins import lossbench_packed
+    from lossbench.config.schema import LauncherNode
 
-    fields = dataclasses.fields(lossbench_packed.PackedLauncherConf)
+    fields = dataclasses.fields(LauncherNode)
     return "workers" in {field.name for field in fields}
 
 

@@ -169,7 +169,7 @@ def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:
     from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    from lossbench.config import check_overrides, register
+    from lossbench.config import checked_overrides, register
     from lossbench.runs.extensions import load_extensions
 
     load_extensions(_extensions(args.overrides))
@@ -179,7 +179,7 @@ def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:
         if args.shell_completion:
             hydra.shell_completion("config", args.overrides)
             return DONE
-        check_overrides(args.overrides, hydra.config_loader)
+        checked_overrides(args.overrides, hydra.config_loader)
         if args.cfg:
             hydra.show_cfg("config", args.overrides, args.cfg, args.package, args.resolve)
             return DONE
@@ -200,20 +200,19 @@ def _extensions(words: Iterable[str]) -> list[str]:
 def _launch(hydra: Any, args: Any) -> int:
     from lossbench import launch
 
-    extent = _report_of(hydra, args)
-    launched = hydra.multirun("config", launch.task, args.overrides, with_log_configuration=False)
-    folder = Path(next(job for jobs in launched for job in jobs).working_dir)
-    return _finish(folder, extent=extent)
+    config = _composed(hydra, args)
+    folder = launch.train(config, hydra.config_loader)
+    # An experiment has the report that it asks for, another sweep none.
+    is_experiment = any("experiment=" in line for line in args.overrides)
+    return _finish(folder, extent=str(config.report) if is_experiment else "none")
 
 
-def _report_of(hydra: Any, args: Any) -> str:
-    """How much of a report a command writes: an experiment what its `report` says, else none."""
+def _composed(hydra: Any, args: Any) -> Any:
+    """The whole configuration of a command, Hydra's own node included."""
     from hydra.types import RunMode
 
-    if not any("experiment=" in line for line in args.overrides):
-        return "none"
-    given = {"run_mode": RunMode.MULTIRUN, "with_log_configuration": False}
-    return str(hydra.compose_config("config", list(args.overrides), **given).report)
+    lines, mode = list(args.overrides), RunMode.MULTIRUN
+    return hydra.compose_config("config", lines, run_mode=mode, with_log_configuration=False)
 
 
 def _plan(arguments: list[str]) -> int:
@@ -228,10 +227,10 @@ def _plan(arguments: list[str]) -> int:
         from lossbench import launch
         from lossbench.protocol import forecast
 
-        plan = launch.stages(hydra, args.overrides)
-        print("\n".join(forecast.told(plan)))
+        outline = launch.outline(_composed(hydra, args), hydra.config_loader)
+        print("\n".join(forecast.lines(outline)))
         if options.power or not math.isnan(options.spread):
-            print("\n" + "\n".join(forecast.power(plan, spread=options.spread)))
+            print("\n" + "\n".join(forecast.power(outline, spread=options.spread)))
         return DONE
 
     return _with_hydra(overrides, foretell)
@@ -306,15 +305,15 @@ def _report(arguments: list[str]) -> int:
 
 def _show(loaded: Any, *, extent: str = "all") -> None:
     """Print what came out, write the report or a part, and say where everything lies."""
-    from lossbench import launch
     from lossbench.report import essay, page, summary
+    from lossbench.sweep.machine import cores
 
     print(summary.table(loaded, paint=_paint()), end="")
     print("\n" + essay.as_text(loaded), end="")
     start = time.monotonic()
     print("\nWriting the report ...", flush=True)
     sections = {"drawn_in": ("verdicts",)} if extent == "verdicts" else {}
-    path = page.write(loaded, workers=min(8, launch.cores()), **sections)
+    path = page.write(loaded, workers=min(8, cores()), **sections)
     seconds = time.monotonic() - start
     drawn = len([*(path.parent / "figures").glob("*_one_column.pdf")])
     tables = len([*(path.parent / "tables").glob("*.csv")])

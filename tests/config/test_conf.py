@@ -11,12 +11,13 @@ from selection import one_in
 
 import lossbench
 from lossbench import cli
-from lossbench.config import parameters, register, to_run
+from lossbench.config import register, to_run
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.runs import Part
+from lossbench.runs.checks import parameters
 
 FUNCTIONS = {
     "data": {name: row.fn for name, row in DATA.items()},

@@ -7,9 +7,9 @@ import torch
 from scipy import stats
 from torchvision.transforms import functional
 
-from lossbench.config import parameters
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, crop_flip, drawn, flip, none
 from lossbench.pairing import stream
+from lossbench.runs.checks import parameters
 
 SHAPE = (2, 30, 3, 8, 6)
 

@@ -18,6 +18,7 @@ import lossbench
 from lossbench import cli, launch, records, statistics
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
+from lossbench.protocol import Outline
 from lossbench.protocol.grid import spread
 from lossbench.protocol.size import sized_blocks, sized_stage
 from lossbench.runs import ConfigError
@@ -36,12 +37,12 @@ ONE_OF_EACH = [
 """Every cell once: what is typed goes before a size."""
 
 
-def planned(*line: str) -> launch.Stages:
+def planned(*line: str) -> Outline:
     """What a command would run; a mistake is raised as it is."""
-    found: list[launch.Stages] = []
+    found: list[Outline] = []
 
     def keep(hydra, args):
-        found.append(launch.stages(hydra, args.overrides))
+        found.append(launch.outline(cli._composed(hydra, args), hydra.config_loader))
         return cli.DONE
 
     code = cli._with_hydra([*line], keep)

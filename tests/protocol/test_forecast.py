@@ -13,6 +13,7 @@ from interrupted import sweep_by, sweep_in, trainer
 from scipy import stats
 
 from lossbench import cli, records
+from lossbench.data.files import Files
 from lossbench.engine import batch_indices, evaluate
 from lossbench.protocol import forecast
 from lossbench.sweep import splits_of
@@ -101,7 +102,7 @@ def test_memory_for_evaluation_is_that_of_one_chunk(monkeypatch):
         make_run(data="noisy_linear", data__params={"examples": count})
         for count in (1920, 3840)  # whole pieces
     ]
-    few, many = (forecast._numbers(run, torch.device("cpu")) for run in runs)
+    few, many = (forecast._numbers(run, torch.device("cpu"), Files()) for run in runs)
     assert many.seed > 1.5 * few.seed
     rows = sum(len(part) for run in runs for part in splits_of(run).inputs.values()) - 2 * sum(
         len(part) for part in splits_of(runs[0]).inputs.values()
@@ -202,7 +203,7 @@ def test_a_plan_says_where_evaluation_takes_much_of_the_time(place, capsys, know
 
 def test_rows_drawn_for_batches_count_as_memory():
     short, long = (make_run(steps=steps, batch_size=16) for steps in (100, 10_100))
-    few, many = (forecast._numbers(run, torch.device("cpu")) for run in (short, long))
+    few, many = (forecast._numbers(run, torch.device("cpu"), Files()) for run in (short, long))
     assert many.drawn - few.drawn == 10_000 * batch_indices(0, 100, 1, 16).nbytes
 
 

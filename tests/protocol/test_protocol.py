@@ -17,7 +17,7 @@ from lossbench import cli, records, statistics
 from lossbench.engine.losses import TrainingLosses
 from lossbench.losses import LOSSES
 from lossbench.protocol import Candidate, Grid, candidates
-from lossbench.protocol.cells import asked as cells_of
+from lossbench.protocol.cells import lines_of
 from lossbench.protocol.stages import Chosen, Protocol, why_too_short
 from lossbench.statistics import best_learning_rate
 
@@ -151,7 +151,7 @@ def test_a_loss_with_nothing_else_to_tune_gets_finer_rates():
 
 
 def test_a_candidate_sets_what_it_says():
-    assert Candidate(0.1, ("a.b=2",)).overrides == ["optimizer.lr=0.1", "a.b=2"]
+    assert Candidate(0.1, (("a.b", 2),)).settings == {"optimizer.lr": 0.1, "a.b": 2}
 
 
 # ---- end to end ----------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_the_reference_has_one_rate_under_all_signals(conf, place, monkeypatch):
 
     def near_tie(self, task, cell, loaded):
         found = best(self, task, cell, loaded)
-        other = self._candidates(task, cell)[0 if "signal=reweighted" in cell else 1]
+        other = self._candidates(task, cell.run_id)[0 if cell.signal == "reweighted" else 1]
         return dataclasses.replace(found, candidate=other)
 
     monkeypatch.setattr(Protocol, "_best", near_tie)
@@ -483,20 +483,9 @@ def test_a_typed_key_replaces_that_key_in_every_block(conf, place):
 
 
 def asked(blocks, *typed):
-    """Data and loss of each cell that a command asks for, nothing composed."""
-
-    class Composer:
-        def compose(self, cell):
-            return cell
-
-        def __getattr__(self, name):
-            raise AssertionError(name)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lossbench.config.fits", lambda config: True)
-        patch.setattr("lossbench.config.check_overrides", lambda lines, composer: None)
-        held = {line.partition("=")[0]: line for line in typed}
-        return [tuple(sorted(cell)) for cell in cells_of(blocks, held, Composer())]
+    """What each block of a command asks for, one data set in each."""
+    by_key = {line.partition("=")[0]: line for line in typed}
+    return [tuple(sorted(lines)) for lines in lines_of(blocks, by_key)]
 
 
 TWO = [

@@ -12,15 +12,15 @@ import pytest
 import yaml
 from interrupted import contents, trainer
 
-import hydra_plugins.lossbench_packed as plugin
 import lossbench
 from lossbench import cli
+from lossbench.config.schema import LauncherNode
 from lossbench.sweep import slurm
 
 SETTINGS = {
     field.name: field.default_factory() if field.default is dataclasses.MISSING else field.default
-    for field in dataclasses.fields(plugin.PackedLauncherConf)
-    if field.name not in ("_target_", "workers")  # a cluster has its own processes
+    for field in dataclasses.fields(LauncherNode)
+    if field.name != "workers"  # a cluster has its own processes
 }
 
 

@@ -18,12 +18,12 @@ from configs import make_run
 from interrupted import contents, sweep_by, sweep_in, trainer
 from selection import beyond
 
-from lossbench import cli, launch, records, store
+from lossbench import cli, records, store
 from lossbench.losses import LOSSES
 from lossbench.runs import ConfigError
 from lossbench.runs.extensions import load_extensions
 from lossbench.runs.packs import LEAST_MEMBERS, shared
-from lossbench.sweep import process
+from lossbench.sweep import machine, process
 from lossbench.sweep.crews import Processes
 from lossbench.sweep.leases import Leases
 from lossbench.sweep.training import Interrupted, Stop
@@ -95,21 +95,21 @@ def test_packs_are_divided_until_every_process_has_one(runs, size, hands, expect
 
 def test_there_are_no_more_processes_than_this_one_may_use_cores(monkeypatch):
     engine = sweep_in(Path()).engine
-    monkeypatch.setattr(launch, "_free_memory", lambda: 2.0**50)
+    monkeypatch.setattr(machine, "free_memory", lambda: 2.0**50)
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
-        assert launch._hands(0, engine) == 1
+        assert machine.processes(0, engine) == 1
     finally:
         os.sched_setaffinity(0, before)
-    monkeypatch.setattr(launch, "_quota", lambda: 1.5)
-    assert launch._hands(0, engine) == 1
+    monkeypatch.setattr(machine, "_quota", lambda: 1.5)
+    assert machine.processes(0, engine) == 1
     monkeypatch.undo()
-    monkeypatch.setattr(launch, "_free_memory", lambda: 1.5 * 2**30)
-    assert launch._hands(0, engine) == 1
-    assert launch._hands(3, engine) == 3
+    monkeypatch.setattr(machine, "free_memory", lambda: 1.5 * 2**30)
+    assert machine.processes(0, engine) == 1
+    assert machine.processes(3, engine) == 3
     with pytest.raises(ConfigError, match=r"workers=-1: use 0"):
-        launch._hands(-1, engine)
+        machine.processes(-1, engine)
 
 
 # ---- signals -------------------------------------------------------------------------------------

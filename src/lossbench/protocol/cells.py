@@ -6,88 +6,78 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lossbench.config import Composer
+from lossbench.runs import ConfigError, Run, checked, fits
+
 log = logging.getLogger(__name__)
 
-Cell = tuple[str, ...]
-"""Overrides of one cell: all factors but the seed and what is tuned."""
+LISTS = ("instruments",)
+"""Keys whose value is a list itself: a list of a block is one value of them."""
 
 
-def typed_lines(arguments: Sequence[str], composer: Any) -> dict[str, str]:
-    """Typed overrides by key."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    parsed = OverridesParser.create(config_loader=composer).parse_overrides(list(arguments))
-    return {override.get_key_element(): str(override.input_line) for override in parsed}
-
-
-def asked(
-    blocks: Sequence[Mapping[str, Any]], held: Mapping[str, str], composer: Any
-) -> list[Cell]:
-    """Overrides of every cell of every block whose loss fits its data, each once.
+def cells(
+    blocks: Sequence[Mapping[str, Any]], typed: Mapping[str, str], composer: Composer
+) -> list[Run]:
+    """A run of every cell of every block whose loss fits its data, each once.
 
     Args:
         blocks: Grids whose union is swept, each a mapping of override key to value or list.
-        held: Typed lines by key; each replaces that key, and all of that group, in every block. A
+        typed: Typed lines by key; each replaces that key, and all of that group, in every block. A
             data set that some blocks have keeps to these.
-        composer: Composes configurations.
+        composer: Composes them.
 
     Raises:
         ConfigError: No cell is left.
     """
-    from lossbench.config import fits
-    from lossbench.runs import ConfigError
-
-    cells: dict[Cell, None] = {}
-    left_out: dict[str, None] = {}
-    for block in _with_data(blocks, held.get("data", "")):
-        # `_with_data` has settled which data, and which of its settings stay.
-        gone = held.keys() - {"data"}
-        lines = {
-            key: _line(key, value)
-            for key, value in block.items()
-            if not {key, key.partition(".")[0]} & gone
-        }
-        for cell in product([*{**held, **lines}.values()], composer):
-            config = composer.compose(cell)
-            if fits(config):
-                cells[cell] = None
+    fitting: dict[str, Run] = {}
+    unfit: dict[str, None] = {}
+    for lines in lines_of(blocks, typed):
+        for run in composer.drafts(lines):
+            if fits(run):
+                run = checked(run)
+                fitting[run.run_id] = run
             else:
-                left_out[f"{config.loss.name} on {config.data.name}"] = None
-    if not cells:
+                unfit[f"{run.loss.name} on {run.data.name}"] = None
+    if not fitting:
         raise ConfigError(
             "the sweep is empty: no loss fits the task and targets of its data. Regression "
             "losses need regression data; 'lossbench losses' lists the task of each"
         )
-    if left_out and "loss" not in held:
-        log.info("left out, made for another task or other targets: %s", ", ".join(left_out))
-    return list(cells)
+    if unfit and "loss" not in typed:
+        log.info("left out, made for another task or other targets: %s", ", ".join(unfit))
+    return [*fitting.values()]
 
 
-def product(lines: Sequence[str], composer: Any) -> list[Cell]:
-    """Every combination of the values in override lines."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def lines_of(blocks: Sequence[Mapping[str, Any]], typed: Mapping[str, str]) -> list[list[str]]:
+    """The overrides of each block, sweeps included, with what was typed in their place."""
+    # `_with_data` has settled which data, and which of its settings stay.
+    replaced = typed.keys() - {"data"}
+    by_block = []
+    for block in _with_data(blocks, typed.get("data", "")):
+        remaining = {
+            key: _line(key, value)
+            for key, value in block.items()
+            if not {key, key.partition(".")[0]} & replaced
+        }
+        by_block.append([*{**typed, **remaining}.values()])
+    return by_block
 
-    from lossbench.config import check_overrides
 
-    check_overrides(lines, composer)
-    overrides = OverridesParser.create(config_loader=composer).parse_overrides(list(lines))
-    return [tuple(job) for job in BasicSweeper.split_arguments(overrides, None)[0]]
+def values(key: str, value: Any, composer: Composer) -> list[Any]:
+    """Single values of a key whose values are typed or listed in some way Hydra knows.
 
-
-def values(key: str, value: Any, composer: Any) -> list[str]:
-    """Single values of a key whose values are typed or listed in some way Hydra knows."""
-    from lossbench.runs import ConfigError
-
+    Raises:
+        ConfigError: There is none, or they cannot be read.
+    """
     if not isinstance(value, str | int | float) and not value:
         raise ConfigError(f"the list of {key} is empty: give it at least one value")
+    _, _, text = _line(key, value).partition("=")
     try:
-        found = product([_line(key, value)], composer)
-    except ConfigError:
+        return composer.values(key, text)
+    except ConfigError as error:
+        if "cannot be read" in str(error):
+            raise ConfigError(f"{key} is {value!r}: use [0,1,2] or range(0,3)") from error
         raise
-    except Exception as error:
-        raise ConfigError(f"{key} is {value!r}: use [0,1,2] or range(0,3)") from error
-    return [job[0].partition("=")[2] for job in found]
 
 
 def _with_data(blocks: Sequence[Mapping[str, Any]], typed: str) -> list[dict[str, Any]]:
@@ -99,31 +89,28 @@ def _with_data(blocks: Sequence[Mapping[str, Any]], typed: str) -> list[dict[str
     wanted = [name for name in typed.partition("=")[2].split(",") if name]
     if not wanted:
         return [dict(block) for block in blocks] or [{}]
-    found = []
+    restricted = []
     for block in blocks:
-        own = block.get("data", ())
-        kept = [name for name in wanted if name in ([own] if isinstance(own, str) else own)]
-        if kept:
-            found.append({**block, "data": kept})
-    strange = [
-        {key: value for key, value in block.items() if key != "data" and not _is_own(key)}
+        present = block.get("data", ())
+        present = [present] if isinstance(present, str) else present
+        if names := [name for name in wanted if name in present]:
+            restricted.append({**block, "data": names})
+    if restricted:
+        return restricted
+    return [
+        {key: value for key, value in block.items() if not _is_of_one_data_set(key)}
+        | {"data": wanted}
         for block in blocks or [{}]
     ]
-    return found or [{**block, "data": wanted} for block in strange]
 
 
-LISTS = ("instruments",)
-"""Keys whose value is a list itself: a list of a block is one value of them."""
-
-
-def _is_own(key: str) -> bool:
-    """Whether a key sets what only some data sets have."""
-    return key.startswith("data.") and not key.startswith(("data.corruption", "data.augmentation"))
+def _is_of_one_data_set(key: str) -> bool:
+    is_general = key.startswith(("data.corruption", "data.augmentation"))
+    return key == "data" or (key.startswith("data.") and not is_general)
 
 
 def _line(key: str, value: Any) -> str:
-    if key in LISTS and not isinstance(value, str):
-        return f"{key}=[{','.join(str(item) for item in value)}]"
     if isinstance(value, str | int | float):
         return f"{key}={value}"
-    return f"{key}={','.join(str(item) for item in value)}"
+    text = ",".join(str(item) for item in value)
+    return f"{key}=[{text}]" if key in LISTS else f"{key}={text}"

@@ -6,6 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lossbench import records
+from lossbench.config import GROUPS, is_key, known_keys
+from lossbench.losses import LOSSES
+from lossbench.losses.spec import TASKS
+from lossbench.runs import ConfigError, nearest
 
 CONDITIONS = tuple(name for name, row in records.CONDITIONS.items() if row.stage == "confirm")
 TUNE = {"lr": (), "seeds": (), "extend": 4, "others": {}}
@@ -28,9 +32,6 @@ def check_keys(stage: str, given: Mapping[str, Any], known: Mapping[str, Any]) -
     Raises:
         ConfigError: Names the key and the nearest one.
     """
-    from lossbench.config import nearest
-    from lossbench.runs import ConfigError
-
     for key, value in given.items():
         if key not in known:
             why = SINS.get(key, nearest(key, known))
@@ -55,9 +56,6 @@ def check_declaration(
     Raises:
         ConfigError: A part is missing, unknown or out of range; the message names the cure.
     """
-    from lossbench.losses.spec import TASKS
-    from lossbench.runs import ConfigError
-
     check_keys("declare", declared, dict.fromkeys((*DECLARED, *OPTIONAL)))
     if missing := [key for key in DECLARED if key not in declared]:
         raise ConfigError(
@@ -90,8 +88,6 @@ def check_declaration(
 
 def _check_selects(declared: Mapping[str, Any], name: str, task: str) -> None:
     """Validation has what chooses the learning rate and, where the best step is judged, that."""
-    from lossbench.runs import ConfigError
-
     primary = records.declared(declared["primary"], data=name, task=task)
     chosen = records.declared(declared.get("select", {}), data=name, task=task)
     selecting = [chosen or primary, *([primary] if declared["endpoint"] == "best" else [])]
@@ -114,10 +110,6 @@ def _metrics(split: str) -> dict[str, str]:
 
 def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> None:
     """Every choice stands under a task or a data set, and fits its task, where that is known."""
-    from lossbench.config import nearest
-    from lossbench.losses import LOSSES
-    from lossbench.runs import ConfigError
-
     selecting = {
         name: task
         for name, task in _metrics("validation").items()
@@ -158,10 +150,6 @@ def _check_published(
     claim: Mapping[str, Any], where: str, declared: Mapping[str, Any], losses: Iterable[str]
 ) -> None:
     """Refuse a published claim that could not be judged."""
-    from lossbench.config import nearest
-    from lossbench.losses import LOSSES
-    from lossbench.runs import ConfigError
-
     check_keys(where, claim, dict.fromkeys((*PUBLISHED, *PUBLISHED_TOO)))
     if missing := [key for key in PUBLISHED if key not in claim]:
         raise ConfigError(f"{where} lacks {missing[0]}: a claim has {', '.join(PUBLISHED)}")
@@ -198,9 +186,6 @@ def _check_published(
 
 def _check_where(factors: Mapping[str, Any], where: str) -> None:
     """What a claim is restricted to is a factor of a task: no loss, and nothing that is tuned."""
-    from lossbench.config import is_key, known_keys, nearest
-    from lossbench.runs import ConfigError
-
     for key in factors:
         is_factor = key.partition(".")[0] in WHERE and (key in records.FACTORS or is_key(key))
         if not is_factor or key in NO_WHERE:
@@ -224,9 +209,6 @@ def check_others(others: Mapping[str, Any], declared: Mapping[str, Any]) -> None
     Raises:
         ConfigError: A config group, or a loss's parameter that would be chosen by its own value.
     """
-    from lossbench.config import GROUPS
-    from lossbench.runs import ConfigError
-
     for key in others:
         if key in GROUPS or key == "optimizer.lr":
             raise ConfigError(
@@ -246,9 +228,6 @@ def check_conditions(conditions: Sequence[str]) -> None:
     Raises:
         ConfigError: Names the conditions.
     """
-    from lossbench.config import nearest
-    from lossbench.runs import ConfigError
-
     for condition in conditions:
         if condition not in CONDITIONS:
             raise ConfigError(f"condition {condition!r}: {nearest(condition, CONDITIONS)}")
@@ -262,8 +241,6 @@ def refuse_overlap(tune: Sequence[int], confirm: Sequence[int]) -> None:
     Raises:
         ConfigError: Names them, and how to type others.
     """
-    from lossbench.runs import ConfigError
-
     if shared := sorted({*tune} & {*confirm}):
         raise ConfigError(
             f"seeds {', '.join(map(str, shared))} would tune and confirm: a seed that tuned cannot "

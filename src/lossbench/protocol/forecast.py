@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,12 +26,10 @@ from lossbench.losses import LOSSES
 from lossbench.measures import probes
 from lossbench.measures.instruments import times
 from lossbench.models import MODELS
+from lossbench.protocol.experiment import Outline
 from lossbench.runs import PRECISIONS, ConfigError, Run, packs
 from lossbench.runs.packs import Pack
 from lossbench.sweep import RESULTS, Sweep, splits_of
-
-if TYPE_CHECKING:
-    from lossbench.launch import Stages
 
 TIMED_SECONDS = 0.5
 """Fewer updates of one pack of a kind are timed where they take longer than that."""
@@ -101,9 +99,11 @@ def _stage(
     speeds: _Speeds,
     sweep: Sweep,
 ) -> Forecast:
-    asked = {run.run_id: run for run in runs}
+    wanted = {run.run_id: run for run in runs}
     todo = [
-        run for run_id, run in asked.items() if members.get(run_id, {}).get("status") not in RESULTS
+        run
+        for run_id, run in wanted.items()
+        if members.get(run_id, {}).get("status") not in RESULTS
     ]
     hands = sweep.crew.hands
     grouped = packs.shared(todo, pack_size=sweep.engine.pack_size, hands=hands)
@@ -111,8 +111,8 @@ def _stage(
     sizes = sorted((speeds.memory(pack) for pack in grouped), reverse=True)
     return Forecast(
         stage=stage,
-        runs=len(asked),
-        present=len(asked) - len(todo),
+        runs=len(wanted),
+        present=len(wanted) - len(todo),
         packs=len(grouped),
         updates=sum(run.steps for run in todo),
         seconds=_until_all_are_done(each, hands),
@@ -356,15 +356,15 @@ def _disk(run: Run, *, layers: int) -> float:
 # ---- in words ------------------------------------------------------------------------------------
 
 
-def told(asked: Stages) -> Iterable[str]:
+def lines(outline: Outline) -> Iterable[str]:
     """A forecast in lines of at most 80 columns.
 
     Args:
-        asked: What a command asks for.
+        outline: What a command asks for.
     """
-    rows = forecast(asked.runs, asked.sweep)
+    rows = forecast(outline.runs, outline.sweep)
     total = sum(row.runs for row in rows)
-    yield f"{asked.sweep.name}: {total:,} runs. Nothing was trained or written."
+    yield f"{outline.sweep.name}: {total:,} runs. Nothing was trained or written."
     yield ""
     yield f"{'stage':<12}{'runs':>8}{'there':>8}{'packs':>7}{'updates':>12}{'about':>10}"
     for row in rows:
@@ -377,14 +377,14 @@ def told(asked: Stages) -> Iterable[str]:
     yield ""
     yield (
         f"Training {_duration(seconds)} on this machine"
-        f"{_by(asked.sweep.crew.hands)}, tensors {memory / 2**20:,.0f} MiB, "
+        f"{_by(outline.sweep.crew.hands)}, tensors {memory / 2**20:,.0f} MiB, "
         f"disk {disk / 1e6:,.1f} MB."
     )
     share = sum(row.evaluating * row.seconds for row in rows) / max(seconds, 1e-9)
     if share >= MUCH:
         yield f"Evaluation is {share:.0%} of it: a larger eval_every takes less."
-    if tuning := asked.runs.get("tune"):
-        yield from _budget(_placed(tuning, asked.tuned), asked.extend)
+    if tuning := outline.runs.get("tune"):
+        yield from _budget(_placed(tuning, outline.tuned), outline.extend)
 
 
 def _by(hands: int) -> str:
@@ -444,30 +444,30 @@ def _duration(seconds: float) -> str:
 # ---- power ---------------------------------------------------------------------------------------
 
 
-def power(asked: Stages, *, spread: float) -> Iterable[str]:
+def power(outline: Outline, *, spread: float) -> Iterable[str]:
     """What the confirming seeds can tell apart, in lines of at most 80 columns.
 
     Args:
-        asked: What a command asks for: a sweep that tunes and confirms.
+        outline: What a command asks for: a sweep that tunes and confirms.
         spread: Stated standard deviation of paired differences, in units of the metric; NaN takes
             the median over losses of the upper 80 % limit that the sweep's tuning runs give.
 
     Raises:
         ConfigError: Nothing is confirmed, or no spread was stated and there are no tuning runs.
     """
-    if "confirm" not in asked.runs:
+    if "confirm" not in outline.runs:
         raise ConfigError("plan --power: this sweep confirms nothing, give an experiment")
     said = f"a stated spread of {spread:g}" if spread > 0 else "the spread of the tuning runs"
     yield "What the confirming seeds can tell apart with a power of 80 %,"
     yield f"from {said}:"
     heads = f"{'task':<33}{'losses':>7}{'seeds':>6}{'spread':>9}"
     yield f"{heads}{'finds':>8}{'margin':>8}{'needs':>9}"
-    known = pd.DataFrame() if spread > 0 else _spreads(asked)
-    for (context, label), runs in _placed(asked.runs["confirm"], asked.tuned).groupby(
+    known = pd.DataFrame() if spread > 0 else _spreads(outline)
+    for (context, label), runs in _placed(outline.runs["confirm"], outline.tuned).groupby(
         ["context", "label"], sort=False
     ):
         mine = known[known.context == context].spread_upper if len(known) else pd.Series(spread)
-        yield from _resolved(str(label), runs, asked.declared, float(mine.median()))
+        yield from _resolved(str(label), runs, outline.declared, float(mine.median()))
     yield from textwrap.wrap(
         "finds: smallest difference that is found; margin: smallest margin within which no "
         "difference is called equivalent; needs: seeds that the declared margin takes for that.",
@@ -494,16 +494,16 @@ def _resolved(
     )
 
 
-def _spreads(asked: Stages) -> pd.DataFrame:
+def _spreads(outline: Outline) -> pd.DataFrame:
     """How paired differences scatter in stage tune, by context and loss."""
-    folder = asked.sweep.folder
+    folder = outline.sweep.folder
     if not (folder / "sweep.json").exists():
         raise ConfigError(
             f"plan --power: {folder} has no tuning runs to take a spread from: state one, like "
             "--spread 0.02, in units of the metric"
         )
-    loaded, declared, found = records.load(folder), asked.declared, []
-    runs = statistics.placed(loaded.runs, tuned=asked.tuned)
+    loaded, declared, found = records.load(folder), outline.declared, []
+    runs = statistics.placed(loaded.runs, tuned=outline.tuned)
     for _, mine in runs[runs.stage == "tune"].groupby("context"):
         place = {"data": str(mine.data.iloc[0]), "task": str(mine.task.dropna().iloc[0])}
         metric = records.declared(declared["primary"], **place)
@@ -511,7 +511,7 @@ def _spreads(asked: Stages) -> pd.DataFrame:
             mine, loaded.evals, split="validation", metric=metric, endpoint=declared["endpoint"]
         )
         if frame[metric].notna().any():
-            frame = statistics.profiled(frame, metric=metric, tuned=asked.tuned)
+            frame = statistics.profiled(frame, metric=metric, tuned=outline.tuned)
             reference = records.declared(declared["reference"], **place)
             found.append(statistics.spreads(frame, metric=metric, reference=reference))
     return pd.concat(found, ignore_index=True)

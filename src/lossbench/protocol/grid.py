@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 SIDES = ("below", "above")
 DECADE = 10.0
@@ -84,17 +85,17 @@ def _short(rate: float) -> float:
     return float(f"{rate:.2g}")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Candidate:
-    """One point that tuning tries: a learning rate and the other tuned values, as overrides."""
+    """One point that tuning tries: a learning rate and the other tuned values, by key."""
 
     lr: float
-    others: tuple[str, ...] = ()
+    others: tuple[tuple[str, Any], ...] = ()
 
     @property
-    def overrides(self) -> list[str]:
-        """What sets it."""
-        return [f"optimizer.lr={self.lr!r}", *self.others]
+    def settings(self) -> dict[str, Any]:
+        """Values by the key that sets them."""
+        return {"optimizer.lr": self.lr, **dict(self.others)}
 
 
 def candidates(
@@ -111,10 +112,12 @@ def candidates(
         `len(grid.rates)` times the product of all numbers of values, in ascending order of rate.
     """
     every = math.prod(len(values) for values in others.values())
-    own = math.prod(len(others[key]) for key in applicable)
-    lines = [[f"{key}={value}" for value in others[key]] for key in applicable]
-    return sorted(
-        Candidate(rate, tuple(chosen))
-        for rate in grid.divided(every // own)
-        for chosen in itertools.product(*lines)
-    )
+    has = math.prod(len(others[key]) for key in applicable)
+    pairs = [[(key, value) for value in others[key]] for key in applicable]
+    every_one = [
+        Candidate(rate, chosen)
+        for rate in grid.divided(every // has)
+        for chosen in itertools.product(*pairs)
+    ]
+    # By text: of candidates that do equally well the first is chosen, and always was.
+    return sorted(every_one, key=lambda one: (one.lr, [f"{k}={v}" for k, v in one.others]))

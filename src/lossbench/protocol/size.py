@@ -6,16 +6,17 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lossbench.config import GROUPS, Composer, checked_overrides
 from lossbench.protocol.cells import values
 from lossbench.protocol.grid import spread
+from lossbench.runs import ConfigError, nearest
 
-TUNE = ("rates", "finer", "seeds", "extend")
-CONFIRM = ("seeds", "conditions")
+REPLACES = {"tune": ("rates", "finer", "seeds", "extend"), "confirm": ("seeds", "conditions")}
 """What a size may replace of a stage; `rates` is how many learning rates span the declared grid,
 `finer` how many steps it has for each declared one."""
 
 
-def check_size(size: Mapping[str, Any], composer: Any) -> None:
+def check_size(size: Mapping[str, Any], composer: Composer) -> None:
     """Refuse a size that names what does not exist, before anything is trained.
 
     Args:
@@ -25,10 +26,7 @@ def check_size(size: Mapping[str, Any], composer: Any) -> None:
     Raises:
         ConfigError: Names the key and the nearest one, or the value and what to use.
     """
-    from lossbench.config import GROUPS, check_overrides, nearest
-    from lossbench.runs import ConfigError
-
-    for stage, known in (("tune", TUNE), ("confirm", CONFIRM)):
+    for stage, known in REPLACES.items():
         for key, value in size[stage].items():
             if key not in known:
                 raise ConfigError(f"size.{stage}.{key} is {value!r}: {nearest(key, known)}")
@@ -45,7 +43,7 @@ def check_size(size: Mapping[str, Any], composer: Any) -> None:
         if count < 1:
             raise ConfigError(f"size.most.{key} is {count}: use a whole number, 1 or more")
     keys = [key for part in ("scale", "most", "replace") for key in size[part]]
-    check_overrides([f"{key}=1" for key in keys if key not in GROUPS], composer)
+    checked_overrides([f"{key}=1" for key in keys if key not in GROUPS], composer.loader)
 
 
 def sized_blocks(
@@ -73,9 +71,9 @@ def sized_blocks(
     for block in blocks or [{}]:
         new = dict(block)
         for key, factor in size["scale"].items():
-            found = block.get(key, None if "." in key else top.get(key))
-            if found is not None and key not in gone:
-                new[key] = _scaled(key, found, factor)
+            numbers = block.get(key, None if "." in key else top.get(key))
+            if numbers is not None and key not in gone:
+                new[key] = _scaled(key, numbers, factor)
         for key, count in size["most"].items():
             if key in new and not isinstance(new[key], int | float | str):
                 new[key] = [*new[key]][:count]
@@ -90,7 +88,7 @@ def sized_stage(
     size: Mapping[str, Any],
     *,
     typed: Iterable[str],
-    composer: Any,
+    composer: Composer,
 ) -> dict[str, Any] | None:
     """`tune` or `confirm` at another size; what was typed below `hydra.sweeper` stays.
 
@@ -113,8 +111,6 @@ def sized_stage(
 
 def _scaled(key: str, found: Any, factor: float) -> Any:
     """A whole number, or each of a list, times a factor, and at least 1."""
-    from lossbench.runs import ConfigError
-
     many: list[Any] = [found] if isinstance(found, int | float | str) else [*found]
     if not all(type(one) is int for one in many):
         raise ConfigError(f"size.scale has {key!r}, which is {found!r}: it scales whole numbers")
@@ -122,12 +118,6 @@ def _scaled(key: str, found: Any, factor: float) -> Any:
     return scaled[0] if isinstance(found, int) else scaled
 
 
-def _spanning(declared: Sequence[str], rates: int = 0, finer: int = 1) -> list[float]:
+def _spanning(declared: Sequence[float], rates: int = 0, finer: int = 1) -> list[float]:
     """Learning rates over the declared span: so many, or so many steps for each declared one."""
-    from lossbench.runs import ConfigError
-
-    count = rates or (len(declared) - 1) * finer + 1
-    try:
-        return spread([float(rate) for rate in declared], count)
-    except ValueError:
-        raise ConfigError(f"optimizer.lr is {[*declared]}: use numbers") from None
+    return spread(declared, rates or (len(declared) - 1) * finer + 1)

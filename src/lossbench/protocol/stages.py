@@ -6,10 +6,16 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
-from lossbench.protocol.cells import Cell, values
+import pandas as pd
+
+from lossbench import records, statistics
+from lossbench.config import Composer, in_type_of_field
+from lossbench.losses import LOSSES
+from lossbench.optimizers import SCALE_FREE
+from lossbench.protocol.cells import values
 from lossbench.protocol.declaration import (
     CONFIRM,
     TUNE,
@@ -20,14 +26,11 @@ from lossbench.protocol.declaration import (
     refuse_overlap,
 )
 from lossbench.protocol.grid import SIDES, Candidate, Grid, candidates
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from hydra.core.utils import JobReturn
-
-    from lossbench.launch import PackedLauncher
-    from lossbench.records import Records
-    from lossbench.runs import Run
+from lossbench.records import Records
+from lossbench.runs import ConfigError, Run, varied
+from lossbench.runs.checks import parameters
+from lossbench.sweep import Sweep
+from lossbench.sweep.plan import cell, context
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +44,11 @@ class Task:
         data: Name of its data set.
         label: Data and model.
         kind: "regression" or "classification".
-        losses: Name of the loss by cell.
         grid: Learning rates that its losses are tuned on.
-        others: By cell, the keys it has of everything else that is tuned.
         unmatched: Why a multiple of a loss is not the same training at that part of the rate;
             empty where it is.
+        cells: A run of each cell, by its run_id.
+        others: By the same, the keys it has of everything else that is tuned.
     """
 
     context: str
@@ -54,8 +57,13 @@ class Task:
     kind: str
     grid: Grid
     unmatched: str
-    losses: dict[Cell, str] = field(default_factory=dict)
-    others: dict[Cell, list[str]] = field(default_factory=dict)
+    cells: dict[str, Run] = field(default_factory=dict)
+    others: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def losses(self) -> set[str]:
+        """Names of its losses."""
+        return {run.loss.name for run in self.cells.values()}
 
 
 @dataclass(frozen=True)
@@ -79,8 +87,9 @@ class Protocol:
     """One pass through tune and confirm for the cells of a command.
 
     Args:
-        launcher: Launches lists of jobs into the sweep.
-        asked: The cells.
+        sweep: Where its runs go.
+        composer: Reads lists of values.
+        cells: A run of each.
         tune: As in the experiment.
         confirm: As in the experiment.
         declare: As in the experiment.
@@ -92,8 +101,9 @@ class Protocol:
 
     def __init__(
         self,
-        launcher: PackedLauncher,
-        asked: Sequence[Cell],
+        sweep: Sweep,
+        composer: Composer,
+        cells: Sequence[Run],
         *,
         tune: Mapping[str, Any],
         confirm: Mapping[str, Any],
@@ -103,35 +113,35 @@ class Protocol:
         check_keys("tune", tune, TUNE)
         check_keys("confirm", confirm, CONFIRM)
         tune, confirm = {**TUNE, **tune}, {**CONFIRM, **confirm}
-        self.launcher, self.declare, composer = launcher, declare, launcher.composer
-        self.tune_seeds = [int(v) for v in values("seed", tune["seeds"], composer)]
-        self.confirm_seeds = [int(v) for v in values("seed", seeds or confirm["seeds"], composer)]
+        self.sweep, self.declare = sweep, declare
+        self.tune_seeds = values("seed", tune["seeds"], composer)
+        self.confirm_seeds = values("seed", seeds or confirm["seeds"], composer)
         refuse_overlap(self.tune_seeds, self.confirm_seeds)
         self.conditions = [str(name) for name in confirm["conditions"]]
         check_conditions(self.conditions)
-        self.others = {key: [*listed] for key, listed in (tune["others"] or {}).items()}
-        check_others(self.others, declare)
+        others = tune["others"] or {}
+        check_others(others, declare)
+        self.others = {
+            key: [in_type_of_field(key, value) for value in listed]
+            for key, listed in others.items()
+        }
         self.tuned = ["optimizer.lr", *self.others]
         self.extend = int(tune["extend"])
-        rates = sorted(_number(rate) for rate in values("optimizer.lr", tune["lr"], composer))
-        self.tasks = self._tasks(asked, Grid(tuple(rates)))
+        rates = sorted(values("optimizer.lr", tune["lr"], composer))
+        self.tasks = self._tasks(cells, Grid(tuple(rates)))
         check_declaration(
             declare,
             {task.data: task.kind for task in self.tasks},
-            known=composer.get_group_options("data"),
-            losses=composer.get_group_options("loss"),
+            known=composer.loader.get_group_options("data"),
+            losses=composer.loader.get_group_options("loss"),
         )
 
     def _declared(self, key: str, task: Task) -> Any:
-        from lossbench.records import declared
-
-        return declared(self.declare.get(key, {}), data=task.data, task=task.kind)
+        return records.declared(self.declare.get(key, {}), data=task.data, task=task.kind)
 
     def declaration(self) -> dict[str, Any]:
         """What is asked, before anything is measured."""
-        from lossbench.sweep.plan import cell
-
-        runs = [run for task in self.tasks for run in self._tuning_runs(task)]
+        runs = [run for task in self.tasks for run in self._tuning(task)]
         return {
             **_plain(self.declare),
             "losses": sorted({run.loss.name for run in runs}),
@@ -146,60 +156,53 @@ class Protocol:
             "confirm_seeds": self.confirm_seeds,
         }
 
-    def outlined(self) -> dict[str, list[Run]]:
+    def outline(self) -> dict[str, list[Run]]:
         """The runs of both stages; rates that only tuning can tell are the first of the grid."""
         confirming = []
         for task in self.tasks:
-            guess = {
-                cell: Chosen(
-                    self._confirmed(cell, "own_lr") or self._candidates(task, cell)[0], scale=1.0
-                )
-                for cell in task.losses
-            }
-            for cell, condition, candidate in self._conditions(
-                task, guess, self._reference(task, guess, None)
-            ):
-                known = self._confirmed(cell, condition)
-                confirming += self._confirm_jobs(cell, condition, known or candidate)
-        tuning = [run for task in self.tasks for run in self._tuning_runs(task)]
-        return {"tune": tuning, "confirm": self.launcher.runs(confirming)}
+            guess = {}
+            for run_id, run in task.cells.items():
+                known = self._confirmed(run, "own_lr")
+                guess[run_id] = Chosen(known or self._candidates(task, run_id)[0], scale=1.0)
+            reference = self._reference(task, guess, None)
+            for run, condition, candidate in self._conditions(task, guess, reference):
+                known = self._confirmed(run, condition)
+                confirming += self._confirming(run, condition, known or candidate)
+        tuning = [run for task in self.tasks for run in self._tuning(task)]
+        return {"tune": tuning, "confirm": confirming}
 
-    def carried_out(self) -> list[Sequence[JobReturn]]:
+    def carry_out(self) -> None:
         """Tune, growing the grids where a best rate lies on their edge; then confirm."""
+        sweep, declaration = self.sweep, self.declaration()
         self._say_without_reference()
-        train = partial(self.launcher.train, declaration=self.declaration())
-        jobs = [job for task in self.tasks for job in self._tuning(task)]
-        returned, launched = [train(jobs, 0)], {*map(tuple, jobs)}
-        loaded = self._loaded()
+        trained = {run.run_id: run for task in self.tasks for run in self._tuning(task)}
+        sweep.run([*trained.values()], declaration=declaration)
+        loaded = records.load(sweep.folder)
         chosen = {task.context: self._chosen(task, loaded) for task in self.tasks}
         while grown := [task for task in self.tasks if self._has_grown(task, chosen[task.context])]:
-            jobs = [job for task in grown for job in self._tuning(task)]
-            jobs = [job for job in jobs if tuple(job) not in launched]
-            launched |= {*map(tuple, jobs)}
-            returned.append(train(jobs, sum(map(len, returned))))
-            loaded = self._loaded()
+            more = {run.run_id: run for task in grown for run in self._tuning(task)}
+            more = {run_id: run for run_id, run in more.items() if run_id not in trained}
+            trained |= more
+            sweep.run([*more.values()], declaration=declaration)
+            loaded = records.load(sweep.folder)
             chosen |= {task.context: self._chosen(task, loaded) for task in grown}
         self._share_reference(chosen)
-        confirming = [
-            job
-            for task in self.tasks
-            for found in self._conditions(
-                task,
-                chosen[task.context],
-                self._reference(task, chosen[task.context], loaded),
-            )
-            for job in self._confirm_jobs(*found)
-        ]
+        confirming: list[Run] = []
+        for task in self.tasks:
+            reference = self._reference(task, chosen[task.context], loaded)
+            for run, condition, candidate in self._conditions(
+                task, chosen[task.context], reference
+            ):
+                confirming += self._confirming(run, condition, candidate)
         if confirming:
-            returned.append(train(confirming, len(launched)))
-        return returned
+            sweep.run(confirming, declaration=declaration)
 
     def _say_without_reference(self) -> None:
         """Before anything is trained: which tasks will have nothing to compare with."""
         for task in self.tasks:
             name = self._declared("reference", task)
             known = {facts["loss"] for facts in self._tuned_before(task.context)}
-            if name not in {*task.losses.values(), *known}:
+            if name not in task.losses | known:
                 log.warning(
                     "%s: the reference %s is neither among its losses nor in the sweep, so there "
                     "will be nothing to compare with: add it, or run the experiment as it is first",
@@ -208,37 +211,29 @@ class Protocol:
 
     # ---- tasks -----------------------------------------------------------------------------------
 
-    def _tasks(self, cells: Sequence[Cell], declared: Grid) -> list[Task]:
-        from lossbench.config import parameters
-        from lossbench.losses import LOSSES
-        from lossbench.sweep.plan import context
-
+    def _tasks(self, cells: Sequence[Run], declared: Grid) -> list[Task]:
         tasks: dict[str, Task] = {}
-        runs = self.launcher.runs([list(cell) for cell in cells])
-        for cell, run in zip(cells, runs, strict=True):
+        for run in cells:
             key = context(run, self.tuned)
             if key not in tasks:
-                grid = self._as_grown(key, declared)
                 tasks[key] = Task(
                     context=key,
                     data=run.data.name,
                     label=f"{run.data.name} × {run.model.name}",
                     kind=run.row.task,
-                    grid=grid,
+                    grid=self._as_grown(key, declared),
                     unmatched=self._unmatched(run),
                 )
-            own = parameters(LOSSES[run.loss.fn].fn)
-            tasks[key].losses[cell] = run.loss.name
-            tasks[key].others[cell] = [
+            of_loss = parameters(LOSSES[run.loss.fn].fn)
+            tasks[key].cells[run.run_id] = run
+            tasks[key].others[run.run_id] = [
                 other
                 for other in self.others
-                if not other.startswith(_OWN) or other.removeprefix(_OWN) in own
+                if not other.startswith(_OF_LOSS) or other.removeprefix(_OF_LOSS) in of_loss
             ]
         return list(tasks.values())
 
     def _unmatched(self, run: Run) -> str:
-        from lossbench.optimizers import SCALE_FREE
-
         if run.signal != "own":
             return f"with signal={run.signal} a multiple of a loss takes the same step"
         if run.optimizer.fn in SCALE_FREE:
@@ -250,18 +245,16 @@ class Protocol:
     @cached_property
     def _planned(self) -> dict[str, Any]:
         """What the sweep planned before this command."""
-        from lossbench.records import read_plan
-
-        path = self.launcher.sweep.folder / "sweep.json"
-        return read_plan(path)["planned"] if path.exists() else {}
+        path = self.sweep.folder / "sweep.json"
+        return records.read_plan(path)["planned"] if path.exists() else {}
 
     @cached_property
     def _tuned_by_cell(self) -> dict[tuple[str, str], dict[str, Any]]:
         """Tuned values by cell and condition, of what the sweep planned before this command."""
-        found: dict[tuple[str, str], dict[str, Any]] = {}
+        tuned: dict[tuple[str, str], dict[str, Any]] = {}
         for facts in self._planned.values():
-            found.setdefault((facts["cell"], facts["condition"]), facts["tuned"])
-        return found
+            tuned.setdefault((facts["cell"], facts["condition"]), facts["tuned"])
+        return tuned
 
     def _tuned_before(self, context: str) -> list[dict[str, Any]]:
         tuned = (facts for facts in self._planned.values() if facts["stage"] == "tune")
@@ -275,14 +268,18 @@ class Protocol:
                 grid = grid.grown(side) if grid.grown(side).end(side) in known else grid
         return grid
 
-    def _has_grown(self, task: Task, chosen: Mapping[Cell, Chosen]) -> bool:
+    def _has_grown(self, task: Task, chosen: Mapping[str, Chosen]) -> bool:
         """Grow the task's grid on each side where it does not reach far enough; whether it did."""
         absent = {facts["loss"] for facts in self._tuned_before(task.context)}
-        absent -= {*task.losses.values()}
+        absent -= task.losses
         before = task.grid
-        by_loss = {task.losses[cell]: found for cell, found in chosen.items()}
+        names = {run_id: task.cells[run_id].loss.name for run_id in chosen}
+        by_loss = {names[run_id]: best for run_id, best in chosen.items()}
         for side in SIDES:
-            ends = {task.losses[cell]: self._end(task, cell, side) for cell in chosen}
+            ends = {}
+            for run_id, name in names.items():
+                rates = [candidate.lr for candidate in self._candidates(task, run_id)]
+                ends[name] = rates[0 if side == "below" else -1]
             why = why_too_short(by_loss, ends, side)
             if not why:
                 continue
@@ -305,57 +302,43 @@ class Protocol:
                 )  # fmt: skip
         return task.grid != before
 
-    def _end(self, task: Task, cell: Cell, side: str) -> float:
-        rates = [candidate.lr for candidate in self._candidates(task, cell)]
-        return rates[0 if side == "below" else -1]
-
     # ---- tune ------------------------------------------------------------------------------------
 
-    def _candidates(self, task: Task, cell: Cell) -> list[Candidate]:
-        return candidates(task.grid, self.others, task.others[cell])
+    def _candidates(self, task: Task, run_id: str) -> list[Candidate]:
+        return candidates(task.grid, self.others, task.others[run_id])
 
-    def _jobs(self, cell: Cell, candidate: Candidate) -> list[list[str]]:
-        start = [*cell, "condition=grid", *candidate.overrides]
-        return [[*start, f"seed={seed}"] for seed in self.tune_seeds]
+    def _tried(self, run: Run, candidate: Candidate) -> list[Run]:
+        """The runs of a cell that tune with a candidate."""
+        values = {"condition": "grid", **candidate.settings}
+        return [varied(run, {**values, "seed": seed}) for seed in self.tune_seeds]
 
-    def _tuning(self, task: Task) -> list[list[str]]:
+    def _tuning(self, task: Task) -> list[Run]:
         return [
-            job
-            for cell in task.losses
-            for candidate in self._candidates(task, cell)
-            for job in self._jobs(cell, candidate)
+            tried
+            for run_id, run in task.cells.items()
+            for candidate in self._candidates(task, run_id)
+            for tried in self._tried(run, candidate)
         ]
 
-    def _tuning_runs(self, task: Task) -> list[Run]:
-        return self.launcher.runs(self._tuning(task))
+    def _chosen(self, task: Task, loaded: Records) -> dict[str, Chosen]:
+        """The best candidate of every cell, by the primary metric on validation."""
+        best = {run_id: self._best(task, run, loaded) for run_id, run in task.cells.items()}
+        return {run_id: one for run_id, one in best.items() if one is not None}
 
-    def _loaded(self) -> Records:
-        from lossbench import records
-
-        return records.load(self.launcher.sweep.folder)
-
-    def _chosen(self, task: Task, loaded: Records) -> dict[Cell, Chosen]:
-        """The best candidate of every loss, by the primary metric on validation."""
-        found = {cell: self._best(task, cell, loaded) for cell in task.losses}
-        return {cell: best for cell, best in found.items() if best is not None}
-
-    def _best(self, task: Task, cell: Cell, loaded: Records) -> Chosen | None:
-        from lossbench import statistics
-        from lossbench.runs import ConfigError
-
+    def _best(self, task: Task, cell: Run, loaded: Records) -> Chosen | None:
         metric = self._declared("select", task) or self._declared("primary", task)
-        tried = self._candidates(task, cell)
+        tried = self._candidates(task, cell.run_id)
         place = {
             run.run_id: number
             for number, candidate in enumerate(tried)
-            for run in self.launcher.runs(self._jobs(cell, candidate))
+            for run in self._tried(cell, candidate)
         }
         rows = loaded.runs[loaded.runs.run_id.isin(list(place))]
         if lost := len(place) - int(rows.status.isin(["done", "diverged"]).sum()):
             log.error(
                 "%s: %d of %d tuning runs of %s failed: it is not confirmed, because its learning "
                 "rate would rest on less than the others'. The same command tries them again",
-                task.label, lost, len(place), task.losses[cell],
+                task.label, lost, len(place), cell.loss.name,
             )  # fmt: skip
             return None
         scores = statistics.endpoint(
@@ -367,7 +350,7 @@ class Protocol:
         ).assign(candidate=rows.run_id.map(place))
         if scores[metric].isna().all() and (rows.status == "done").any():
             raise ConfigError(
-                f"{metric} is not defined for loss {task.losses[cell]} ({' '.join(cell)}): "
+                f"{metric} is not defined for loss {cell.loss.name} on {task.label}: "
                 "declare another primary metric, in a folder of its own with name=..."
             )
         number = statistics.best(scores, metric=metric, by="candidate")
@@ -381,14 +364,14 @@ class Protocol:
     # ---- confirm ---------------------------------------------------------------------------------
 
     def _reference(
-        self, task: Task, chosen: Mapping[Cell, Chosen], loaded: Records | None
+        self, task: Task, chosen: Mapping[str, Chosen], loaded: Records | None
     ) -> Chosen | None:
         """What tuning found for the reference, in this command or in an earlier one."""
         name = self._declared("reference", task)
-        for cell, found in chosen.items():
-            if task.losses[cell] == name:
-                return found
-        if name in task.losses.values():
+        for run_id, best in chosen.items():
+            if task.cells[run_id].loss.name == name:
+                return best
+        if name in task.losses:
             return None
         mine = [
             facts
@@ -409,7 +392,7 @@ class Protocol:
         ]
         return Chosen(_candidate(tuned), _scale(loaded, same))
 
-    def _share_reference(self, chosen: Mapping[str, dict[Cell, Chosen]]) -> None:
+    def _share_reference(self, chosen: Mapping[str, dict[str, Chosen]]) -> None:
         """Give the reference under other signals what tuning found for it under its own.
 
         Driven by itself it is the same training, up to rounding, which may decide a near tie
@@ -418,45 +401,44 @@ class Protocol:
         Args:
             chosen: By context and cell; changed in place.
         """
-        own = {cell: found for by_cell in chosen.values() for cell, found in by_cell.items()}
+        own = {run_id: best for by_cell in chosen.values() for run_id, best in by_cell.items()}
         for task in self.tasks:
-            for cell in chosen[task.context]:
-                same = tuple(f"{_SIGNAL}own" if one.startswith(_SIGNAL) else one for one in cell)
-                if task.losses[cell] == self._declared("reference", task) and same in own:
-                    chosen[task.context][cell] = own[same]
+            for run_id in chosen[task.context]:
+                run = task.cells[run_id]
+                same = varied(run, {"signal": "own"}).run_id
+                if run.loss.name == self._declared("reference", task) and same in own:
+                    chosen[task.context][run_id] = own[same]
 
-    def _confirmed(self, cell: Cell, condition: str) -> Candidate | None:
+    def _confirmed(self, run: Run, condition: str) -> Candidate | None:
         """What a cell was confirmed with before, if it was."""
-        from lossbench.sweep.plan import cell as hashed
-
-        (run,) = self.launcher.runs([list(cell)])
-        tuned = self._tuned_by_cell.get((hashed(run, self.tuned), condition))
+        tuned = self._tuned_by_cell.get((cell(run, self.tuned), condition))
         return _candidate(tuned) if tuned else None
 
     def _conditions(
-        self, task: Task, chosen: Mapping[Cell, Chosen], reference: Chosen | None
-    ) -> Iterator[tuple[Cell, str, Candidate]]:
+        self, task: Task, chosen: Mapping[str, Chosen], reference: Chosen | None
+    ) -> Iterator[tuple[Run, str, Candidate]]:
         """Every loss at every condition; the reference's own rate serves it in all."""
         name = self._declared("reference", task)
-        if reference is None and name in task.losses.values():
+        if reference is None and name in task.losses:
             log.error("%s: the reference %s failed, so nothing is confirmed", task.label, name)
             return
-        for cell, mine in chosen.items():
-            yield cell, "own_lr", mine.candidate
-            if task.losses[cell] == name or reference is None:
+        for run_id, best in chosen.items():
+            run = task.cells[run_id]
+            yield run, "own_lr", best.candidate
+            if run.loss.name == name or reference is None:
                 continue
             for condition in self.conditions:
                 if condition != "own_lr":
-                    candidate = self._transferred(task, cell, condition, mine, reference)
+                    candidate = self._transferred(task, run, condition, best, reference)
                     if candidate is not None:
-                        yield cell, condition, candidate
+                        yield run, condition, candidate
 
-    def _confirm_jobs(self, cell: Cell, condition: str, candidate: Candidate) -> list[list[str]]:
-        start = [*cell, f"condition={condition}", *candidate.overrides]
-        return [[*start, f"seed={seed}"] for seed in self.confirm_seeds]
+    def _confirming(self, run: Run, condition: str, candidate: Candidate) -> list[Run]:
+        values = {"condition": condition, **candidate.settings}
+        return [varied(run, {**values, "seed": seed}) for seed in self.confirm_seeds]
 
     def _transferred(
-        self, task: Task, cell: Cell, condition: str, mine: Chosen, reference: Chosen
+        self, task: Task, run: Run, condition: str, best: Chosen, reference: Chosen
     ) -> Candidate | None:
         """The reference's optimizer settings with the loss's own parameters."""
         lr = reference.candidate.lr
@@ -464,26 +446,23 @@ class Protocol:
             if task.unmatched:
                 log.info("%s: scale_matched is left out: %s", task.label, task.unmatched)
                 return None
-            ratio = reference.scale / mine.scale if mine.scale > 0 else math.nan
+            ratio = reference.scale / best.scale if best.scale > 0 else math.nan
             if not (math.isfinite(ratio) and ratio > 0):
                 log.warning(
                     "%s: %s has no output gradient at the start, so no scale to match: left out",
-                    task.label, task.losses[cell],
+                    task.label, run.loss.name,
                 )  # fmt: skip
                 return None
             lr = float(f"{lr * ratio:.9g}")
-        own = [line for line in mine.candidate.others if line.startswith(_OWN)]
-        shared = [line for line in reference.candidate.others if not line.startswith(_OWN)]
-        return Candidate(lr, (*shared, *own))
+        of_loss = [pair for pair in best.candidate.others if pair[0].startswith(_OF_LOSS)]
+        shared = [pair for pair in reference.candidate.others if not pair[0].startswith(_OF_LOSS)]
+        return Candidate(lr, (*shared, *of_loss))
 
 
-_OWN = "loss.params."
+_OF_LOSS = "loss.params."
 """How the keys begin that only some losses have."""
 
-_SIGNAL = "signal="
-"""How the override of a cell begins that says what drives it."""
-
-_SAID = {"below": "at the lower end", "above": "at the upper end"}
+_END = {"below": "at the lower end", "above": "at the upper end"}
 
 
 def why_too_short(chosen: Mapping[str, Chosen], ends: Mapping[str, float], side: str) -> str:
@@ -501,38 +480,27 @@ def why_too_short(chosen: Mapping[str, Chosen], ends: Mapping[str, float], side:
     """
     best, gone = [], []
     for loss in sorted(chosen):
-        found, end = chosen[loss], ends[loss]
-        if found.candidate.lr == end and not found.rivals:
+        choice, end = chosen[loss], ends[loss]
+        if choice.candidate.lr == end and not choice.rivals:
             best.append(loss)
-        elif side == "below" and end in found.diverged:
+        elif side == "below" and end in choice.diverged:
             gone.append(loss)
-    told = [f"{', '.join(best)}: the best learning rate lies"] if best else []
-    told += [f"{', '.join(gone)}: runs diverge"] if gone else []
-    return f"{'; '.join(told)} {_SAID[side]}" if told else ""
+    reasons = [f"{', '.join(best)}: the best learning rate lies"] if best else []
+    reasons += [f"{', '.join(gone)}: runs diverge"] if gone else []
+    return f"{'; '.join(reasons)} {_END[side]}" if reasons else ""
 
 
 def _candidate(tuned: Mapping[str, Any]) -> Candidate:
     """A candidate from the tuned values that a plan records."""
-    others = (f"{key}={value}" for key, value in tuned.items() if key != "optimizer.lr")
-    return Candidate(tuned["optimizer.lr"], tuple(others))
+    others = tuple((key, value) for key, value in tuned.items() if key != "optimizer.lr")
+    return Candidate(tuned["optimizer.lr"], others)
 
 
 def _scale(loaded: Records, run_ids: Iterable[str]) -> float:
     """Geometric mean over runs of the RMS of their output gradient before any update."""
-    from lossbench import statistics
-
     steps: pd.DataFrame = loaded.steps
     first = steps[(steps.step == 0) & steps.run_id.isin(list(run_ids))]
     return statistics.geometric_mean(first.output_gradient_norm)
-
-
-def _number(rate: str) -> float:
-    from lossbench.runs import ConfigError
-
-    try:
-        return float(rate)
-    except ValueError:
-        raise ConfigError(f"optimizer.lr is {rate!r}: use a number") from None
 
 
 def _plain(value: Any) -> Any:

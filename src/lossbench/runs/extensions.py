@@ -11,7 +11,7 @@ from pathlib import Path
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
-from lossbench.runs.run import ConfigError
+from lossbench.runs.errors import ConfigError
 
 
 def load_extensions(modules: Iterable[str]) -> None:

@@ -18,7 +18,8 @@ from lossbench.models import MODELS
 from lossbench.models.start import STARTS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.pairing import source_sha
-from lossbench.runs.run import ConfigError, Run
+from lossbench.runs.errors import ConfigError
+from lossbench.runs.run import Run
 
 ENGINE_SCHEMA = 2
 """Rises when a change of the engine, the optimizers or the schedules alters results."""

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
-
-
-class ConfigError(ValueError):
-    """What was asked for does not exist or cannot be; the message has the value and the cure."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,14 @@ class Run:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Part):
-        return {"name": value.name, "fn": value.fn, "params": copy.deepcopy(dict(value.params))}
+        return {"name": value.name, "fn": value.fn, "params": _copied(value.params)}
     if isinstance(value, Init):
         return value.facts
     return [*value] if isinstance(value, tuple) else value
+
+
+def _copied(value: Any) -> Any:
+    """A copy of plain values; a sweep makes thousands, which `copy.deepcopy` is too slow for."""
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    return [*map(_copied, value)] if isinstance(value, list) else value

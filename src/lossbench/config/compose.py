@@ -1,0 +1,269 @@
+"""From Hydra's configuration to runs: Hydra composes each cell once, plain values then vary."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lossbench.config.overrides import (
+    checked_overrides,
+    in_type_of_field,
+    lines_of,
+    parsed,
+    values_of,
+)
+from lossbench.config.schema import GROUPS, KEYS, known_keys
+from lossbench.records import REPORTS
+from lossbench.runs.checks import can_vary, check_positive, checked, with_values
+from lossbench.runs.errors import ConfigError, nearest, refuse_unknown
+from lossbench.runs.identity import NEUTRAL
+from lossbench.runs.run import Init, Part, Run
+from lossbench.runs.settings import AUTO, DEVICES, PRECISIONS, TF32, Engine
+
+SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
+
+
+class Composer:
+    """Turns overrides into runs.
+
+    Hydra composes once for each combination of config groups and of what else is no plain value;
+    seed, learning rate and every other value that a run has is then set on the run itself.
+
+    Args:
+        loader: Hydra's, with its search path.
+        config: The whole command's configuration, with `hydra`.
+    """
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
+        self.loader = loader
+        self._config = config
+        self._cells: dict[tuple[str, ...], _Cell] = {}  # blocks have many in common
+
+    def drafts(self, lines: Sequence[str]) -> Iterator[Run]:
+        """The runs of every combination of the values in overrides, not yet checked.
+
+        Args:
+            lines: Overrides, sweeps included.
+
+        Raises:
+            HydraException: What Hydra itself would raise for them.
+            ConfigError: A key, a choice or a parameter does not exist.
+        """
+        overrides = checked_overrides(lines, self.loader)
+        plain = [one for one in overrides if _is_plain(one, overrides)]
+        composed = [one for one in overrides if one not in plain]
+        swept = [
+            [(one.key_or_group, in_type_of_field(one.key_or_group, v)) for v in values_of(one)]
+            for one in plain
+        ]
+        for choice in itertools.product(*map(lines_of, composed)):
+            cell = self._cell(choice)
+            if cell.is_interpolated:  # one value depends on another, so Hydra composes every run
+                for rest in itertools.product(*map(lines_of, plain)):
+                    yield self._cell((*choice, *rest)).run
+            else:
+                yield from (
+                    with_values(cell.run, dict(values)) for values in itertools.product(*swept)
+                )
+
+    def runs(self, lines: Sequence[str]) -> list[Run]:
+        """The runs of every combination of the values in overrides, checked.
+
+        Raises:
+            HydraException: What Hydra itself would raise for them.
+            ConfigError: A run cannot be trained.
+        """
+        return [checked(run) for run in self.drafts(lines)]
+
+    def values(self, key: str, text: Any) -> list[Any]:
+        """Single values of a key whose values are listed in any way that Hydra reads.
+
+        Raises:
+            ConfigError: The text cannot be read, or a value has not the type of the key.
+        """
+        (override,) = parsed([f"{key}={text}"], self.loader)
+        return [in_type_of_field(key, value) for value in values_of(override)]
+
+    def _cell(self, choice: tuple[str, ...]) -> _Cell:
+        if choice not in self._cells:
+            config = self.loader.load_sweep_config(self._config, list(choice))
+            choices = {str(group): name for group, name in config.hydra.runtime.choices.items()}
+            config = named(config, choices)
+            self._refuse_other_sweep(config)
+            unresolved = str(OmegaConf.to_container(config, resolve=False))
+            self._cells[choice] = _Cell(draft(config), "${" in unresolved)
+        return self._cells[choice]
+
+    def _refuse_other_sweep(self, config: DictConfig) -> None:
+        if config.name != self._config.name:
+            raise ConfigError(f"name is swept over {config.name!r}: a sweep has one name")
+        for key in ("root", "download"):
+            if config.data[key] != self._config.data[key]:
+                raise ConfigError(
+                    f"data.{key} is {config.data[key]!r} for some runs: give one for all of "
+                    "them, on the command line or at the top of the experiment"
+                )
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """What Hydra composed once.
+
+    Attributes:
+        run: Not yet checked.
+        is_interpolated: Whether one of its values depends on another.
+    """
+
+    run: Run
+    is_interpolated: bool
+
+
+def _is_plain(override: Override, overrides: Sequence[Override]) -> bool:
+    """Whether an override sets values that a run has, and no other override has a say in it."""
+    key = override.key_or_group
+    others = (one.key_or_group for one in overrides if one is not override)
+    return (
+        override.type == OverrideType.CHANGE
+        and override.package is None
+        and can_vary(key)
+        and "${" not in str(override.input_line)
+        and not any(f"{key}.".startswith(f"{other}.") for other in others if other not in GROUPS)
+        and not any(isinstance(value, dict) for value in values_of(override))
+    )
+
+
+def named(config: DictConfig, choices: Mapping[str, Any]) -> DictConfig:
+    """The task's configuration with each part named after the yaml that was chosen for it.
+
+    Args:
+        config: Composed configuration; `hydra` is dropped from it.
+        choices: Chosen yaml by config group, as Hydra reports it.
+
+    Raises:
+        ConfigError: A part was given another name than its yaml's.
+    """
+    with open_dict(config):
+        config.pop("hydra", None)
+    for group in GROUPS:
+        typed = None if OmegaConf.is_missing(config[group], "name") else config[group].name
+        if typed not in (None, choices[group]):
+            raise ConfigError(f"{group}.name is {typed!r}: choose with {group}={typed}")
+        config[group].name = choices[group]
+    return config
+
+
+def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
+    """The run that a composed configuration asks for.
+
+    Args:
+        config: Composed configuration with every part's `name` filled in, without `hydra`.
+
+    Raises:
+        ConfigError: Unknown key, name or parameter, or a value out of range; says the cure.
+    """
+    return checked(draft(config))
+
+
+def draft(config: DictConfig | Mapping[str, Any]) -> Run:
+    """The run that a composed configuration asks for, its own values not yet checked.
+
+    Raises:
+        ConfigError: A key is unknown, or what is no part of the run is wrong.
+    """
+    plain = _plain(config)
+    _refuse_unknown_keys(plain, KEYS, "")
+    _check_engine(plain["engine"])
+    refuse_unknown(plain.get("report", "all"), REPORTS, "report")
+    if not SWEEP_NAME.fullmatch(plain["name"]):
+        raise ConfigError(f"name is {plain['name']!r}: use up to 80 letters, digits, '_', '-', '.'")
+    data, optimizer, init = plain["data"], plain["optimizer"], {**NEUTRAL["init"], **plain["init"]}
+    return Run(
+        run_id="",
+        stage="",
+        condition=plain["condition"],
+        data=_part(data),
+        targets=data["targets"],
+        corruption=_part(data["corruption"]),
+        augmentation=_part(data["augmentation"]),
+        model=_part(plain["model"]),
+        loss=_part(plain["loss"]),
+        optimizer=_part(optimizer),
+        schedule=_part(plain["schedule"]),
+        lr=optimizer["lr"],
+        momentum=optimizer["momentum"],
+        weight_decay=optimizer["weight_decay"],
+        init=Init(start=init["from"], output_scale=init["output_scale"]),
+        signal=plain["signal"],
+        instruments=tuple(plain["instruments"]),
+        seed=plain["seed"],
+        steps=plain["steps"],
+        batch_size=plain["batch_size"],
+        log_every=plain["log_every"],
+        eval_every=plain["eval_every"],
+        precision=plain["engine"]["precision"],
+        source_sha="",
+        shared_sha="",
+    )
+
+
+def to_engine(config: DictConfig | Mapping[str, Any]) -> Engine:
+    """The engine settings of a composed configuration.
+
+    Raises:
+        ConfigError: A value is out of range, or this machine lacks the device.
+    """
+    plain = _plain(config)
+    node, data, device = plain["engine"], plain["data"], plain["engine"]["device"]
+    _check_engine(node)
+    is_there = torch.cuda.is_available()
+    if device == "cuda" and not is_there:
+        raise ConfigError("engine.device is cuda: torch finds no CUDA device here, use engine=cpu")
+    if device == AUTO:
+        device = "cuda" if is_there else "cpu"
+    if node["precision"] == TF32 and device == "cpu":
+        raise ConfigError("engine.precision is tf32, which a CPU does not have: use float32")
+    return Engine(
+        device=device,
+        pack_size=node["pack_size"],
+        threads=node["threads"],
+        commit_every=node["commit_every"],
+        strategies=tuple(node["strategies"]),
+        data_root=data["root"],
+        download=data["download"],
+    )
+
+
+def _check_engine(engine: Mapping[str, Any]) -> None:
+    check_positive({f"engine.{name}": engine[name] for name in ("pack_size", "threads")})
+    refuse_unknown(engine["device"], DEVICES, "engine.device")
+    refuse_unknown(engine["precision"], PRECISIONS, "engine.precision")
+
+
+def _part(node: Mapping[str, Any]) -> Part:
+    fn = node.get("fn", "???")
+    return Part(node["name"], node["name"] if fn == "???" else fn, dict(node["params"]))
+
+
+def _plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(config, DictConfig):
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    return dict(config)
+
+
+def _refuse_unknown_keys(plain: Mapping[str, Any], keys: Mapping[str, Any], prefix: str) -> None:
+    for name, value in plain.items():
+        key = f"{prefix}{name}"
+        if name not in keys:
+            raise ConfigError(f"unknown key {key!r}: {nearest(key, known_keys())}")
+        if keys[name] is not None:
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{key} is {value!r}: set the keys below it")
+            _refuse_unknown_keys(value, keys[name], f"{key}.")

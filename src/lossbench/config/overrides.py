@@ -1,0 +1,157 @@
+"""What was typed: overrides read, expanded and refused, and Hydra's errors in one line."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from lossbench.config.schema import FREE_KEY, GROUPS, Config, is_key, known_keys
+from lossbench.runs.errors import ConfigError, nearest, refuse_unknown
+
+SEED_CURE = "use seed=3, seed=1,2,3 or seed='range(10)'"
+
+
+def parsed(lines: Iterable[str], loader: ConfigLoader) -> list[Override]:
+    """Overrides as Hydra reads them.
+
+    Raises:
+        ConfigError: One cannot be read.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    overrides = []
+    for line in lines:
+        try:
+            overrides += parser.parse_overrides([line])
+        except HydraException as error:
+            cure = SEED_CURE if line.startswith("seed=") else "use KEY=VALUE, or KEY=A,B to sweep"
+            raise ConfigError(f"{line!r} cannot be read: {cure}") from error
+    return overrides
+
+
+def checked_overrides(lines: Iterable[str], loader: ConfigLoader) -> list[Override]:
+    """Overrides as Hydra reads them, refused before it composes anything.
+
+    Args:
+        lines: As typed, sweeps included.
+        loader: Knows the options of each group.
+
+    Raises:
+        ConfigError: A key, choice or seed does not exist; names the nearest key or choice.
+    """
+    overrides = parsed(lines, loader)
+    for override in overrides:
+        key, line = override.key_or_group, override.input_line
+        if override.is_delete():
+            if key in GROUPS:
+                raise ConfigError(f"'~{key}' leaves no {key}: choose one with {key}=NAME")
+        elif key in ("experiment", "size") and override.is_sweep_override():
+            raise ConfigError(f"{line!r}: one {key} a command, give them one after the other")
+        elif key in (*GROUPS, "experiment") or key.startswith("hydra/"):
+            options = loader.get_group_options(key)
+            for choice in values_of(override):
+                refuse_unknown(str(choice), options, key)
+        elif key == "seed":
+            for value in map(str, values_of(override)):
+                if not value.isdecimal() or int(value) >= 2**63:
+                    raise ConfigError(f"seed {value!r} is no whole number: {SEED_CURE}")
+        elif not is_key(key):
+            raise ConfigError(f"unknown key {key!r}: {nearest(key, known_keys() | {*GROUPS})}")
+    return overrides
+
+
+def values_of(override: Override) -> list[Any]:
+    """The values that an override sweeps, or its only one.
+
+    Raises:
+        ConfigError: It sweeps an interval.
+    """
+    if not override.is_sweep_override():
+        return [override.value()]
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{override.input_line!r} is an interval: list values, as KEY=A,B")
+    key = override.key_or_group
+    elements = override.sweep_iterator()
+    return [Override(override.type, key, ValueType.ELEMENT, one).value() for one in elements]
+
+
+def lines_of(override: Override) -> list[str]:
+    """The values that an override sweeps, or its only one, as overrides of single values."""
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{override.input_line!r} is an interval: list values, as KEY=A,B")
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def typed_lines(lines: Sequence[str], loader: ConfigLoader) -> dict[str, str]:
+    """Typed overrides by key."""
+    return {one.get_key_element(): str(one.input_line) for one in parsed(lines, loader)}
+
+
+def in_type_of_field(key: str, value: Any) -> Any:
+    """A value in the type that the schema gives its key; parameters stay as they are.
+
+    Raises:
+        ConfigError: It cannot be converted.
+    """
+    if FREE_KEY.match(key):
+        return value
+    node = _schema()  # what is set in it is read at once
+    try:
+        OmegaConf.update(node, key, value, merge=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explained(error)) from error
+    converted = OmegaConf.select(node, key)
+    return OmegaConf.to_container(converted) if OmegaConf.is_config(converted) else converted
+
+
+@functools.cache
+def _schema() -> Any:
+    """One configuration that converts values; to make one takes longer than to use it."""
+    return OmegaConf.structured(Config)
+
+
+def explained(error: BaseException) -> str:
+    """One line for a composition that failed: the key, the value got, the cure.
+
+    Args:
+        error: What Hydra raised; OmegaConf's own error, which knows the key, is its cause.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # Hydra names the file in a first line that ends in a colon, and the mistake in the next one.
+    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    key = getattr(error, "full_key", None)
+    if key == "experiment" or "@experiment." in text:
+        return f"{text} A yaml of an experiment begins with the line '# @package _global_'."
+    if isinstance(error, ConfigKeyError | ConfigAttributeError) and key:
+        prefix, _, name = key.rpartition(".")
+        siblings = [str(node) for node in error.parent_node or () if node != "_target_"]
+        if not siblings and FREE_KEY.match(key):
+            group = key.partition(".")[0]
+            return f"{key}: a chosen {group} has no such parameter, sweep those that have it apart"
+        return f"unknown key {key!r}: below {prefix!r} {nearest(name, siblings)}"
+    if isinstance(error, ValidationError) and key:
+        kinds = {"Float": "a number", "Integer": "a whole number"}
+        match = re.match(r"Value (.*) of type .* could not be converted to (\w+)", text)
+        if match and match[2] in kinds:
+            return f"{key} is {match[1]}: use {kinds[match[2]]}"
+        if "is not a ListConfig" in text:
+            return f"{key} is no list: use {key}=[NAME], or {key}=[NAME,NAME]"
+        return f"{key}: {text}"
+    return text

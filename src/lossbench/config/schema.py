@@ -1,0 +1,228 @@
+"""What may be typed: the nodes of Hydra's configuration, as dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from lossbench.data.files import ROOT
+from lossbench.losses import LOSSES
+from lossbench.runs.checks import parameters
+from lossbench.runs.identity import NEUTRAL
+
+
+@dataclass
+class PartNode:
+    """Any config group: a name (the yaml's stem), the function it uses, its parameters."""
+
+    name: str = MISSING
+    fn: str = MISSING
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class CorruptionNode:
+    """What is done to train and validation targets."""
+
+    name: str = "none"
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class AugmentationNode:
+    """What is done to training inputs, batch by batch."""
+
+    name: str = "none"
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DataNode(PartNode):
+    """The `data` group. Where its files lie, and whether they may be downloaded, is no factor."""
+
+    root: str = ROOT
+    download: bool = False
+    targets: str = "sampled"
+    corruption: CorruptionNode = field(default_factory=CorruptionNode)
+    augmentation: AugmentationNode = field(default_factory=AugmentationNode)
+
+
+@dataclass
+class OptimizerNode:
+    """The `optimizer` group."""
+
+    name: str = MISSING
+    lr: float = MISSING
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ScheduleNode:
+    """The `schedule` group."""
+
+    name: str = MISSING
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EngineNode:
+    """The `engine` group."""
+
+    name: str = MISSING
+    device: str = "cpu"
+    precision: str = "float32"
+    pack_size: int = 128
+    threads: int = 1
+    commit_every: float = 30.0
+    strategies: list[str] = field(default_factory=list)
+
+
+@dataclass
+class SizeNode:
+    """The `size` group: what it changes of an experiment's blocks, grid and seeds."""
+
+    name: str = MISSING
+    scale: dict[str, float] = field(default_factory=dict)
+    most: dict[str, int] = field(default_factory=dict)
+    replace: dict[str, Any] = field(default_factory=dict)
+    tune: dict[str, Any] = field(default_factory=dict)
+    confirm: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Config:
+    """Everything a run is made of."""
+
+    data: DataNode = field(default_factory=DataNode)
+    model: PartNode = field(default_factory=PartNode)
+    loss: PartNode = field(default_factory=PartNode)
+    optimizer: OptimizerNode = field(default_factory=OptimizerNode)
+    schedule: ScheduleNode = field(default_factory=ScheduleNode)
+    engine: EngineNode = field(default_factory=EngineNode)
+    size: SizeNode = field(default_factory=SizeNode)
+    # A plain dictionary: `from` is no name that Python lets a field have.
+    init: dict[str, Any] = field(default_factory=lambda: dict(NEUTRAL["init"]))
+    name: str = "default"
+    condition: str = "as_given"
+    signal: str = "own"
+    instruments: list[str] = field(default_factory=list)
+    seed: int = 0
+    steps: int = 500
+    batch_size: int = 64
+    log_every: int = 10
+    eval_every: int = 100
+    report: str = "all"
+    extensions: list[str] = field(default_factory=list)
+
+
+@dataclass
+class LauncherNode:
+    """`hydra/launcher=packed`; all but `executor` and `workers` is for clusters."""
+
+    executor: str = "inline"
+    workers: int = 0
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    timeout_min: int = 60
+    mem_gb: float = 4.0
+    cpus_per_task: int = 1
+    gpus_per_node: int = 0
+    array_parallelism: int = 256
+    requeues: int = 1000
+    signal_delay_s: int = 60
+    additional: dict[str, Any] = field(default_factory=dict)
+    setup: list[str] = field(default_factory=list)
+
+
+@dataclass
+class SweeperNode:
+    """`hydra/sweeper=protocol`: what an experiment sweeps, tunes, confirms and declares.
+
+    Attributes:
+        blocks: Grids whose union is swept, each a mapping of override key to value or list.
+        tune: `lr` (the grid), `seeds`, `extend` (most rates added at either end), `others`
+            (values by key of what else is tuned); None sweeps the blocks unchanged.
+        confirm: `seeds`, none of which may tune, and `conditions`.
+        declare: What is fixed beforehand: primary metric, endpoint, reference, margin, family.
+    """
+
+    blocks: list[Any] = field(default_factory=list)
+    tune: Any = None
+    confirm: Any = None
+    declare: dict[str, Any] = field(default_factory=dict)
+
+
+GROUPS = ("data", "model", "loss", "optimizer", "schedule", "engine", "size")
+
+
+def register(folders: Iterable[Path] = ()) -> None:
+    """Make known to Hydra the schema, each loss, the one launcher and the one sweeper there are.
+
+    A loss's parameters and their defaults are those of its signature; a yaml file is for a variant.
+
+    Args:
+        folders: Folders of yaml files of one's own. A loss that has a file `loss/NAME.yaml` there
+            is left to it: Hydra would check the file against the loss's parameters, and warn.
+    """
+    store, schema = ConfigStore.instance(), OmegaConf.structured(Config)
+    # No config group brings their parameters, so any may be typed; `checked` knows which there are.
+    for part in (schema.data.corruption, schema.data.augmentation):
+        OmegaConf.set_struct(part.params, False)
+    store.store(name="schema", node=schema)
+    store.store(group="hydra/launcher", name="packed", node=LauncherNode, provider="lossbench")
+    store.store(group="hydra/sweeper", name="protocol", node=SweeperNode, provider="lossbench")
+    store.repo.pop("loss", None)  # those of an earlier call, whose extensions may be gone
+    files = {path.stem for folder in folders for path in (folder / "loss").glob("*.yaml")}
+    for name, row in LOSSES.items():
+        if name not in files:
+            params = {
+                key: MISSING if default is inspect.Parameter.empty else default
+                for key, default in parameters(row.fn).items()
+            }
+            store.store(group="loss", name=name, node={"fn": name, "params": params})
+
+
+def _keys(node: type) -> dict[str, Any]:
+    """Keys of a node, each with those below it, or with None where anything goes below it."""
+    below = {item.name: item.default_factory for item in dataclasses.fields(node)}
+    return {
+        name: _keys(kind) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+        for name, kind in below.items()
+    }
+
+
+KEYS = _keys(Config) | {"init": dict.fromkeys(NEUTRAL["init"])}
+"""Every key of the configuration, each with those below it; None where anything goes below it."""
+
+FREE_KEY = re.compile(
+    r"(data|data\.corruption|data\.augmentation|model|loss|optimizer|schedule)\.params\.\w+|hydra\.|hydra$"
+)
+"""Keys that may exist though `KEYS` does not list them."""
+
+
+def known_keys() -> set[str]:
+    """Dotted names of all that may be typed as KEY=VALUE."""
+    return {*_dotted(KEYS, "")} - {"condition"}
+
+
+def is_key(key: str) -> bool:
+    """Whether something may be typed as KEY=VALUE, a parameter of any part included."""
+    return bool(FREE_KEY.match(key)) or key in known_keys()
+
+
+def _dotted(keys: Mapping[str, Any], prefix: str) -> Iterable[str]:
+    for name, inner in keys.items():
+        yield f"{prefix}{name}"
+        if inner is not None:
+            yield from _dotted(inner, f"{prefix}{name}.")
