@@ -20,9 +20,6 @@ def pinball(output: Tensor, target: Tensor, *, tau: float = 0.8) -> Tensor:
         output: [..., C].
         target: [..., C].
         tau: Level of the quantile it elicits, between 0 and 1; 1/2 is half of mae.
-
-    Source:
-        Koenker and Bassett 1978, Econometrica.
     """
     error = output - target
     return torch.maximum((1.0 - tau) * error, -tau * error).sum(-1)
@@ -35,9 +32,6 @@ def expectile(output: Tensor, target: Tensor, *, tau: float = 0.8) -> Tensor:
         output: [..., C].
         target: [..., C].
         tau: Level of the expectile it elicits, between 0 and 1; 1/2 is mse.
-
-    Source:
-        Newey and Powell 1987, Econometrica.
     """
     error = output - target
     squared = error.square()
@@ -53,9 +47,6 @@ def linex(output: Tensor, target: Tensor, *, a: float = 1.0) -> Tensor:
         output: [..., C].
         target: [..., C].
         a: How steep, per unit of the target; a negative one turns the sides round.
-
-    Source:
-        Varian 1975; Zellner 1986, Journal of the American Statistical Association.
     """
     error = output - target
     return (capped_expm1(a * error) - a * error).sum(-1)
@@ -81,7 +72,7 @@ ROWS = (
         task="regression",
         formula="max((1 - τ)e, -τe)",
         claims=ASYMMETRIC | {"bounded_gradient"},
-        source="Koenker and Bassett 1978",
+        source="Koenker and Bassett 1978, Econometrica",
         oracle="scikit-learn, scoringrules",
         quantile="tau",
     ),
@@ -92,7 +83,7 @@ ROWS = (
         task="regression",
         formula="|τ - [e ≥ 0]| e²",
         claims=ASYMMETRIC | {"smooth"},
-        source="Newey and Powell 1987",
+        source="Newey and Powell 1987, Econometrica",
         oracle="statsmodels",
     ),
     Loss(
@@ -102,7 +93,7 @@ ROWS = (
         task="regression",
         formula="exp(ae) - ae - 1",
         claims=ASYMMETRIC | {"smooth"},
-        source="Varian 1975; Zellner 1986",
+        source="Varian 1975; Zellner 1986, Journal of the American Statistical Association",
         oracle="torch, scikit-learn",
     ),
 )

@@ -17,11 +17,7 @@ from lossbench.losses.spec import Loss
 
 
 def js(output: Tensor, target: Tensor) -> Tensor:
-    """Jensen-Shannon divergence, in nats, between 0 and log 2.
-
-    Source:
-        Lin 1991, IEEE Transactions on Information Theory; Englesson and Azizpour 2021, NeurIPS.
-    """
+    """Jensen-Shannon divergence, in nats, between 0 and log 2."""
     log_p = functional.log_softmax(output, dim=-1)
     p = log_p.exp()
     # Where p underflows and the target is 0, the middle is 0 too, and nothing is added.
@@ -31,21 +27,13 @@ def js(output: Tensor, target: Tensor) -> Tensor:
 
 
 def hellinger(output: Tensor, target: Tensor) -> Tensor:
-    """Squared Hellinger distance, 1 - Σ√(py), between 0 and 1.
-
-    Source:
-        Hellinger 1909; as a score in Shuford, Albert and Massengill 1966.
-    """
+    """Squared Hellinger distance, 1 - Σ√(py), between 0 and 1."""
     log_p = functional.log_softmax(output, dim=-1)
     return 1.0 - (target.sqrt() * (0.5 * log_p).exp()).sum(-1)
 
 
 def bhattacharyya(output: Tensor, target: Tensor) -> Tensor:
-    """Minus the logarithm of Σ√(py); on hard labels half of cross_entropy.
-
-    Source:
-        Bhattacharyya 1943, Bulletin of the Calcutta Mathematical Society.
-    """
+    """Minus the logarithm of Σ√(py); on hard labels half of cross_entropy."""
     log_p = functional.log_softmax(output, dim=-1)
     return -(0.5 * (log_p + target.log())).logsumexp(-1)
 
@@ -57,9 +45,6 @@ def reverse_kl(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Ten
         output: [..., C].
         target: Distribution, [..., C].
         log_zero: What log 0 is taken for, negative; without it a hard label costs infinity.
-
-    Source:
-        Kullback and Leibler 1951, the other way round.
     """
     log_p = functional.log_softmax(output, dim=-1)
     return (log_p.exp() * log_p).sum(-1) + rce(output, target, log_zero=log_zero)
@@ -69,9 +54,6 @@ def chi2(output: Tensor, target: Tensor) -> Tensor:
     """Half of Pearson's chi-squared divergence, (Σ y²/p - 1)/2; on hard labels (1/p_c - 1)/2.
 
     Beyond an exponent of `links.LARGEST_EXPONENT` 1/p goes on along its tangent, to stay finite.
-
-    Source:
-        Pearson 1900; Amari 2016 on its family.
     """
     log_p = functional.log_softmax(output, dim=-1)
     return 0.5 * ((target.square() * capped_exp(-log_p)).sum(-1) - 1.0)
@@ -81,9 +63,6 @@ def dice(output: Tensor, target: Tensor) -> Tensor:
     """One minus the Dice coefficient of softmax and target, example by example, between 0 and 1.
 
     The form with squares in the denominator; with plain sums there it is `unhinged`.
-
-    Source:
-        Milletari, Navab and Ahmadi 2016, 3DV (there over the voxels of an image).
     """
     p = output.softmax(-1)
     overlap = 2.0 * (p * target).sum(-1)
@@ -112,7 +91,8 @@ ROWS = (
         task="classification",
         formula="Σ y log(y/m)/2 + p log(p/m)/2, m = (p + y)/2",
         claims=LOCAL | {"bounded_gradient", "vanishing_when_wrong"},
-        source="Englesson and Azizpour 2021",
+        source="Lin 1991, IEEE Transactions on Information Theory; Englesson and Azizpour 2021, "
+        "NeurIPS",
         weight="p/2 log((1 + p)/p)",
         oracle="scipy, kornia",
     ),
@@ -123,7 +103,7 @@ ROWS = (
         task="classification",
         formula="1 - Σ √(p y)",
         claims=LOCAL | {"bounded_gradient", "vanishing_when_wrong"},
-        source="Hellinger 1909",
+        source="Hellinger 1909; as a score in Shuford, Albert and Massengill 1966",
         weight="√p / 2",
         oracle="torch, scipy",
     ),
@@ -134,7 +114,7 @@ ROWS = (
         task="classification",
         formula="-log Σ √(p y)",
         claims=LOCAL | {"elicits_mean", "strictly_proper", "bounded_gradient"},
-        source="Bhattacharyya 1943",
+        source="Bhattacharyya 1943, Bulletin of the Calcutta Mathematical Society",
         weight="1/2",
         oracle="torch",
     ),
@@ -145,7 +125,7 @@ ROWS = (
         task="classification",
         formula="Σ p (log p - max(log y, A))",
         claims=DIVERGENCE | {"bounded_gradient", "vanishing_when_wrong"},
-        source="Kullback and Leibler 1951, reversed",
+        source="Kullback and Leibler 1951, the other way round",
         oracle="torch, scipy",
     ),
     Loss(
@@ -155,7 +135,7 @@ ROWS = (
         task="classification",
         formula="(Σ y²/p - 1)/2",
         claims=LOCAL | {"convex"},
-        source="Pearson 1900",
+        source="Pearson 1900; Amari 2016 on its family",
         weight="1 / (2p)",
         oracle="scipy",
     ),
@@ -167,6 +147,6 @@ ROWS = (
         formula="1 - 2 Σ p y / (Σ p² + Σ y²)",
         claims=DIVERGENCE
         | {"minimised_at_target", "bounded_gradient", "vanishing_when_wrong", "nonnegative"},
-        source="Milletari, Navab and Ahmadi 2016",
+        source="Milletari, Navab and Ahmadi 2016, 3DV (there over the voxels of an image)",
     ),
 )

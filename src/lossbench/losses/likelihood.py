@@ -20,9 +20,6 @@ def poisson_nll(output: Tensor, target: Tensor) -> Tensor:
     Args:
         output: Logarithm of the predicted rate, [..., C].
         target: Counts, or any numbers of 0 and more, [..., C].
-
-    Source:
-        McCullagh and Nelder 1989, Generalized Linear Models.
     """
     return (capped_exp(output) - target * output).sum(-1)
 
@@ -34,9 +31,6 @@ def gaussian_nll(output: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tensor
         output: Means, then logarithms of the variances, [..., 2C].
         target: [..., C].
         eps: Least variance, in squared units of the target; positive.
-
-    Source:
-        Nix and Weigend 1994; its pitfalls in Seitzer et al. 2022, ICLR.
     """
     mean, log_variance = output.chunk(2, -1)
     log_variance = log_variance.clamp(min=math.log(eps))
@@ -51,9 +45,6 @@ def student_t(output: Tensor, target: Tensor, *, df: float = 4.0, scale: float =
         target: [..., C].
         df: Degrees of freedom, positive; 1 is Cauchy noise, infinity Gaussian.
         scale: Of the noise, in units of the target; positive.
-
-    Source:
-        Lange, Little and Taylor 1989, Journal of the American Statistical Association.
     """
     squared = ((output - target) / scale).square()
     return 0.5 * (df + 1.0) * (squared / df).log1p().sum(-1)
@@ -65,9 +56,6 @@ def msle(output: Tensor, target: Tensor) -> Tensor:
     Args:
         output: [..., C]; the prediction is its softplus.
         target: Numbers of 0 and more, [..., C].
-
-    Source:
-        The metric of several Kaggle competitions, there as its root (RMSLE).
     """
     return (softplus(output).log1p() - target.log1p()).square().sum(-1)
 
@@ -91,7 +79,7 @@ ROWS = (
             "convex",
             "smooth",
         },
-        source="McCullagh and Nelder 1989",
+        source="McCullagh and Nelder 1989, Generalized Linear Models",
         domain="nonnegative",
         oracle="torch, scikit-learn",
     ),
@@ -102,7 +90,7 @@ ROWS = (
         task="regression",
         formula="(log v + e²/v)/2, two outputs",
         claims=LIKELIHOOD | {"elicits_mean", "translation_invariant"},
-        source="Nix and Weigend 1994",
+        source="Nix and Weigend 1994; its pitfalls in Seitzer et al. 2022, ICLR",
         outputs_per_target=2,
         oracle="torch, scoringrules",
         distribution="gaussian",
@@ -121,7 +109,7 @@ ROWS = (
             "translation_invariant",
             "nonnegative",
         },
-        source="Lange, Little and Taylor 1989",
+        source="Lange, Little and Taylor 1989, Journal of the American Statistical Association",
         oracle="torch, scipy, statsmodels, scoringrules",
         distribution="student_t",
     ),
@@ -132,7 +120,7 @@ ROWS = (
         task="regression",
         formula="(log(1 + f) - log(1 + y))²",
         claims=LIKELIHOOD | {"smooth", "bounded_gradient", "vanishing_when_wrong", "nonnegative"},
-        source="Kaggle (RMSLE)",
+        source="The metric of several Kaggle competitions, there as its root (RMSLE)",
         domain="nonnegative",
         oracle="scikit-learn, keras",
     ),

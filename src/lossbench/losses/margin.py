@@ -16,38 +16,22 @@ from lossbench.losses.spec import Loss
 
 
 def crammer_singer(output: Tensor, target: Tensor) -> Tensor:
-    """The multiclass hinge: how much the label's output fails to lead the best other one by 1.
-
-    Source:
-        Crammer and Singer 2001, JMLR.
-    """
+    """The multiclass hinge: how much the label's output fails to lead the best other one by 1."""
     return (target * _lead_missing(output)).sum(-1)
 
 
 def crammer_singer_squared(output: Tensor, target: Tensor) -> Tensor:
-    """The square of the multiclass hinge.
-
-    Source:
-        Crammer and Singer 2001, JMLR; squared as in L2 support vector machines.
-    """
+    """The square of the multiclass hinge."""
     return (target * _lead_missing(output).square()).sum(-1)
 
 
 def weston_watkins(output: Tensor, target: Tensor) -> Tensor:
-    """The hinge of the label's output against each of the others, summed.
-
-    Source:
-        Weston and Watkins 1999, ESANN.
-    """
+    """The hinge of the label's output against each of the others, summed."""
     return (target * _each_lead_missing(output).sum(-1)).sum(-1)
 
 
 def weston_watkins_squared(output: Tensor, target: Tensor) -> Tensor:
-    """The squared hinge of the label's output against each of the others, summed.
-
-    Source:
-        Weston and Watkins 1999, ESANN; squared as in L2 support vector machines.
-    """
+    """The squared hinge of the label's output against each of the others, summed."""
     return (target * _each_lead_missing(output).square().sum(-1)).sum(-1)
 
 
@@ -55,29 +39,18 @@ def exponential(output: Tensor, target: Tensor) -> Tensor:
     """The exponential of every other output's lead over the label's, summed.
 
     Beyond an exponent of `links.LARGEST_EXPONENT` it goes on along its tangent, to stay finite.
-
-    Source:
-        Freund and Schapire 1997 (AdaBoost.M2); Schapire and Freund 2012, Boosting.
     """
     # Σ exp(z_j - z_c) over j ≠ c is 1/p_c - 1.
     return (target * capped_expm1(-output.log_softmax(-1))).sum(-1)
 
 
 def ova_hinge(output: Tensor, target: Tensor) -> Tensor:
-    """The hinge of every class against the rest, summed over classes.
-
-    Source:
-        Rifkin and Klautau 2004, JMLR.
-    """
+    """The hinge of every class against the rest, summed over classes."""
     return _one_versus_all(output, target, lambda margin: (1.0 - margin).clamp(min=0.0))
 
 
 def ova_squared_hinge(output: Tensor, target: Tensor) -> Tensor:
-    """The squared hinge of every class against the rest, summed over classes.
-
-    Source:
-        Janocha and Czarnecki 2017.
-    """
+    """The squared hinge of every class against the rest, summed over classes."""
     return _one_versus_all(output, target, lambda margin: (1.0 - margin).clamp(min=0.0).square())
 
 
@@ -85,28 +58,17 @@ def ova_exponential(output: Tensor, target: Tensor) -> Tensor:
     """The exponential of every class's negative margin against the rest, summed over classes.
 
     Beyond an exponent of `links.LARGEST_EXPONENT` it goes on along its tangent, to stay finite.
-
-    Source:
-        Freund and Schapire 1997, Journal of Computer and System Sciences.
     """
     return _one_versus_all(output, target, lambda margin: capped_exp(-margin))
 
 
 def savage(output: Tensor, target: Tensor) -> Tensor:
-    """A squared sigmoid of the negative margin: bounded, so that outliers do not rule.
-
-    Source:
-        Masnadi-Shirazi and Vasconcelos 2008, NeurIPS.
-    """
+    """A squared sigmoid of the negative margin: bounded, so that outliers do not rule."""
     return _one_versus_all(output, target, lambda margin: (-2.0 * margin).sigmoid().square())
 
 
 def tangent(output: Tensor, target: Tensor) -> Tensor:
-    """(2 atan v - 1)² of the margin v: bounded, and it also charges a margin that is too large.
-
-    Source:
-        Masnadi-Shirazi, Mahadevan and Vasconcelos 2010, CVPR.
-    """
+    """(2 atan v - 1)² of the margin v: bounded, and it also charges a margin that is too large."""
     return _one_versus_all(output, target, lambda margin: (2.0 * margin.atan() - 1.0).square())
 
 
@@ -148,7 +110,7 @@ ROWS = (
         task="classification",
         formula="[1 + max z_j - z_c]₊, j ≠ c",
         claims=MARGIN | {"convex", "bounded_gradient", "translation_invariant"},
-        source="Crammer and Singer 2001",
+        source="Crammer and Singer 2001, JMLR",
         oracle="scikit-learn",
     ),
     Loss(
@@ -158,7 +120,7 @@ ROWS = (
         task="classification",
         formula="[1 + max z_j - z_c]₊², j ≠ c",
         claims=MARGIN | {"convex", "translation_invariant"},
-        source="Crammer and Singer 2001, squared",
+        source="Crammer and Singer 2001, JMLR; squared as in L2 support vector machines",
         oracle="scikit-learn",
     ),
     Loss(
@@ -168,7 +130,7 @@ ROWS = (
         task="classification",
         formula="Σ [1 + z_j - z_c]₊, j ≠ c",
         claims=MARGIN | {"convex", "bounded_gradient", "translation_invariant"},
-        source="Weston and Watkins 1999",
+        source="Weston and Watkins 1999, ESANN",
         oracle="torch",
     ),
     Loss(
@@ -178,7 +140,7 @@ ROWS = (
         task="classification",
         formula="Σ [1 + z_j - z_c]₊², j ≠ c",
         claims=MARGIN | {"calibrated", "convex", "smooth", "translation_invariant"},
-        source="Weston and Watkins 1999, squared",
+        source="Weston and Watkins 1999, ESANN; squared as in L2 support vector machines",
         oracle="torch",
     ),
     Loss(
@@ -188,7 +150,7 @@ ROWS = (
         task="classification",
         formula="Σ exp(z_j - z_c), j ≠ c",
         claims=PROPER | {"convex", "translation_invariant"},
-        source="Freund and Schapire 1997",
+        source="Freund and Schapire 1997 (AdaBoost.M2); Schapire and Freund 2012, Boosting",
         oracle="scikit-learn",
     ),
     Loss(
@@ -198,7 +160,7 @@ ROWS = (
         task="classification",
         formula="Σ [1 - v]₊, v = ±z",
         claims=MARGIN | {"convex", "bounded_gradient"},
-        source="Rifkin and Klautau 2004",
+        source="Rifkin and Klautau 2004, JMLR",
         oracle="torch, scikit-learn, keras",
     ),
     Loss(
@@ -218,7 +180,7 @@ ROWS = (
         task="classification",
         formula="Σ exp(-v), v = ±z",
         claims=PROPER | {"convex"},
-        source="Freund and Schapire 1997",
+        source="Freund and Schapire 1997, Journal of Computer and System Sciences",
         oracle="scikit-learn",
     ),
     Loss(
@@ -228,7 +190,7 @@ ROWS = (
         task="classification",
         formula="Σ 1/(1 + exp 2v)², v = ±z",
         claims=PROPER | {"bounded_gradient", "vanishing_when_wrong"},
-        source="Masnadi-Shirazi and Vasconcelos 2008",
+        source="Masnadi-Shirazi and Vasconcelos 2008, NeurIPS",
         oracle="torch, scoringrules",
     ),
     Loss(
@@ -238,7 +200,7 @@ ROWS = (
         task="classification",
         formula="Σ (2 atan v - 1)², v = ±z",
         claims=PROPER | {"bounded_gradient", "vanishing_when_wrong"},
-        source="Masnadi-Shirazi et al. 2010",
+        source="Masnadi-Shirazi, Mahadevan and Vasconcelos 2010, CVPR",
         oracle="torch",
     ),
 )

@@ -14,39 +14,23 @@ from lossbench.losses.spec import Loss
 
 
 def mse_logits(output: Tensor, target: Tensor) -> Tensor:
-    """Half the squared error of the raw outputs, no softmax: the prediction is the output itself.
-
-    Source:
-        Hui and Belkin 2021, ICLR (there without the half and with rescaling).
-    """
+    """Half the squared error of raw outputs, no softmax: the prediction is the output itself."""
     return 0.5 * (output - target).square().sum(-1)
 
 
 def bce_ova(output: Tensor, target: Tensor) -> Tensor:
-    """Binary cross entropy of every class against the rest, summed over classes.
-
-    Source:
-        Rifkin and Klautau 2004, JMLR; Wightman, Touvron and Jégou 2021.
-    """
+    """Binary cross entropy of every class against the rest, summed over classes."""
     # log(1 + e^z) - yz = y log(1 + e^-z) + (1 - y) log(1 + e^z): each term small where it is right.
     return (target * links.softplus(-output) + (1.0 - target) * links.softplus(output)).sum(-1)
 
 
 def sparsemax(output: Tensor, target: Tensor) -> Tensor:
-    """The matching loss of the sparsemax: half the squared distance, through a projection.
-
-    Source:
-        Martins and Astudillo 2016, ICML.
-    """
+    """The matching loss of the sparsemax: half the squared distance, through a projection."""
     return _fenchel_young(output, target, links.sparsemax(output), alpha=2.0)
 
 
 def entmax15(output: Tensor, target: Tensor) -> Tensor:
-    """The matching loss of the 1.5-entmax: sparse probabilities, but a smooth way to zero.
-
-    Source:
-        Peters, Niculae and Martins 2019, ACL.
-    """
+    """The matching loss of the 1.5-entmax: sparse probabilities, but a smooth way to zero."""
     return _fenchel_young(output, target, links.entmax15(output), alpha=1.5)
 
 
@@ -57,9 +41,6 @@ def entmax(output: Tensor, target: Tensor, *, alpha: float = 1.25) -> Tensor:
         output: [..., C].
         target: Distribution, [..., C].
         alpha: Index of the Tsallis entropy, from 1 to 2.
-
-    Source:
-        Blondel, Martins and Niculae 2020, JMLR.
     """
     if alpha == 1.0:
         return (torch.xlogy(target, target) - target * output.log_softmax(-1)).sum(-1)
@@ -101,7 +82,7 @@ ROWS = (
         task="classification",
         formula="Σ(z - y)²/2",
         claims=MATCHING,
-        source="Hui and Belkin 2021",
+        source="Hui and Belkin 2021, ICLR (there without the half and with rescaling)",
         oracle="torch",
     ),
     Loss(
@@ -111,7 +92,7 @@ ROWS = (
         task="classification",
         formula="Σ log(1 + exp z) - yz",
         claims=MATCHING | {"bounded_gradient"},
-        source="Rifkin and Klautau 2004",
+        source="Rifkin and Klautau 2004, JMLR; Wightman, Touvron and Jégou 2021",
         oracle="torch, timm",
     ),
     Loss(
@@ -121,7 +102,7 @@ ROWS = (
         task="classification",
         formula="(‖y - z‖² - ‖p - z‖²)/2",
         claims=MATCHING | {"bounded_gradient", "translation_invariant"},
-        source="Martins and Astudillo 2016",
+        source="Martins and Astudillo 2016, ICML",
         oracle="entmax",
     ),
     Loss(
@@ -131,7 +112,7 @@ ROWS = (
         task="classification",
         formula="Ω(y) - Ω(p) + Σ z(p - y), Ω(p) = 4/3 (Σ p^1.5 - 1)",
         claims=MATCHING | {"bounded_gradient", "translation_invariant"},
-        source="Peters, Niculae and Martins 2019",
+        source="Peters, Niculae and Martins 2019, ACL",
         oracle="entmax",
     ),
     Loss(
@@ -141,7 +122,7 @@ ROWS = (
         task="classification",
         formula="Ω(y) - Ω(p) + Σ z(p - y), Ω(p) = (Σ p^α - 1)/(α(α - 1))",
         claims=MATCHING | {"bounded_gradient", "translation_invariant"},
-        source="Blondel, Martins and Niculae 2020",
+        source="Blondel, Martins and Niculae 2020, JMLR",
         oracle="entmax",
     ),
 )

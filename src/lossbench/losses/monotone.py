@@ -23,9 +23,6 @@ def huber(output: Tensor, target: Tensor, *, delta: float = 1.0) -> Tensor:
         target: [..., C].
         delta: Error at which the two branches meet, in units of the target; positive. A run's
             targets are in standard deviations of the training target.
-
-    Source:
-        Huber 1964, Annals of Mathematical Statistics.
     """
     error = output - target
     # The clipped error keeps the branch that torch.where drops finite: its square cannot overflow.
@@ -40,9 +37,6 @@ def smooth_l1(output: Tensor, target: Tensor, *, beta: float = 1.0) -> Tensor:
         output: [..., C].
         target: [..., C].
         beta: Error at which the two branches meet, in units of the target; positive.
-
-    Source:
-        Girshick 2015, ICCV (Fast R-CNN).
     """
     return huber(output, target, delta=beta) / beta
 
@@ -56,9 +50,6 @@ def pseudo_huber(output: Tensor, target: Tensor, *, delta: float = 1.0) -> Tenso
         output: [..., C].
         target: [..., C].
         delta: Error at which the slope is 1/√2 of its limit, in units of the target; positive.
-
-    Source:
-        Charbonnier et al. 1994, ICIP; Barron 2019, CVPR.
     """
     squared = ((output - target) / delta).square()
     # √(1 + x) - 1 without the cancellation near zero.
@@ -66,11 +57,7 @@ def pseudo_huber(output: Tensor, target: Tensor, *, delta: float = 1.0) -> Tenso
 
 
 def log_cosh(output: Tensor, target: Tensor) -> Tensor:
-    """Logarithm of the hyperbolic cosine of the error; its output gradient is tanh of the error.
-
-    Source:
-        Green 1990, IEEE Transactions on Medical Imaging.
-    """
+    """Logarithm of the hyperbolic cosine of the error; its output gradient is tanh of the error."""
     error = output - target
     # cosh overflows at 89 in float32: log cosh e = e + log(1 + exp(-2e)) - log 2, smooth at zero.
     return (error + softplus(-2.0 * error) - math.log(2.0)).sum(-1)
@@ -83,9 +70,6 @@ def eps_insensitive(output: Tensor, target: Tensor, *, epsilon: float = 0.1) -> 
         output: [..., C].
         target: [..., C].
         epsilon: Half the width of the tube, in units of the target; 0 is mae.
-
-    Source:
-        Vapnik 1995, The Nature of Statistical Learning Theory.
     """
     return ((output - target).abs() - epsilon).clamp(min=0.0).sum(-1)
 
@@ -101,9 +85,6 @@ def barron(output: Tensor, target: Tensor, *, alpha: float = 1.0, c: float = 1.0
         alpha: Shape, any number up to 2; the smaller, the less an outlier counts. The default is
             where the adaptive form of the paper starts.
         c: Scale of the error, in units of the target; positive.
-
-    Source:
-        Barron 2019, CVPR.
     """
     squared = ((output - target) / c).square()
     if alpha == 2.0:
@@ -138,7 +119,7 @@ ROWS = (
         task="regression",
         formula="e²/2 if |e| ≤ δ else δ(|e| - δ/2)",
         claims=ROUNDED,
-        source="Huber 1964",
+        source="Huber 1964, Annals of Mathematical Statistics",
         oracle="torch, scipy, statsmodels",
     ),
     Loss(
@@ -148,7 +129,7 @@ ROWS = (
         task="regression",
         formula="e²/(2β) if |e| ≤ β else |e| - β/2",
         claims=ROUNDED,
-        source="Girshick 2015",
+        source="Girshick 2015, ICCV (Fast R-CNN)",
         oracle="torch",
     ),
     Loss(
@@ -158,7 +139,7 @@ ROWS = (
         task="regression",
         formula="δ²(√(1 + (e/δ)²) - 1)",
         claims=ROUNDED,
-        source="Charbonnier et al. 1994",
+        source="Charbonnier et al. 1994, ICIP; Barron 2019, CVPR",
         oracle="scipy, kornia",
     ),
     Loss(
@@ -168,7 +149,7 @@ ROWS = (
         task="regression",
         formula="log cosh e",
         claims=ROUNDED,
-        source="Green 1990",
+        source="Green 1990, IEEE Transactions on Medical Imaging",
         oracle="keras",
     ),
     Loss(
@@ -178,7 +159,7 @@ ROWS = (
         task="regression",
         formula="max(|e| - ε, 0)",
         claims=MONOTONE,
-        source="Vapnik 1995",
+        source="Vapnik 1995, The Nature of Statistical Learning Theory",
         oracle="torch, scikit-learn",
     ),
     Loss(
@@ -188,7 +169,7 @@ ROWS = (
         task="regression",
         formula="|α - 2|/α (((e/c)²/|α - 2| + 1)^(α/2) - 1)",
         claims=ROUNDED,
-        source="Barron 2019",
+        source="Barron 2019, CVPR",
         oracle="scipy, kornia",
     ),
 )

@@ -17,28 +17,17 @@ def mse(output: Tensor, target: Tensor) -> Tensor:
     """Half the squared error, so that its output gradient is exactly `output - target`.
 
     `torch.nn.MSELoss` is 2/C of it.
-
-    Source:
-        Gauss 1809; Savage 1971, Journal of the American Statistical Association.
     """
     return 0.5 * (output - target).square().sum(-1)
 
 
 def mae(output: Tensor, target: Tensor) -> Tensor:
-    """Absolute error. Its output gradient is the sign of the error, whatever its size.
-
-    Source:
-        Laplace 1774; Koenker and Bassett 1978, Econometrica.
-    """
+    """Absolute error. Its output gradient is the sign of the error, whatever its size."""
     return (output - target).abs().sum(-1)
 
 
 def quartic(output: Tensor, target: Tensor) -> Tensor:
-    """A quarter of the fourth power of the error. Its output gradient is the cubed error.
-
-    Source:
-        The essay's alternative; the L4 norm.
-    """
+    """A quarter of the fourth power of the error. Its output gradient is the cubed error."""
     return 0.25 * (output - target).square().square().sum(-1)
 
 
@@ -49,9 +38,6 @@ def lp(output: Tensor, target: Tensor, *, p: float = 1.5) -> Tensor:
         output: [..., C].
         target: [..., C].
         p: Power, 1 or more; 1 is mae, 2 is mse, 4 is quartic.
-
-    Source:
-        Gneiting 2011, Journal of the American Statistical Association.
     """
     return (output - target).abs().pow(p).sum(-1) / p
 
@@ -60,9 +46,6 @@ def cosh(output: Tensor, target: Tensor) -> Tensor:
     """Hyperbolic cosine of the error, less 1: squared near the target, exponential far from it.
 
     Beyond an error of `links.LARGEST_EXPONENT` it goes on along its tangent, to stay finite.
-
-    Source:
-        Varian 1975 and Zellner 1986 for the one-sided form (`linex`); both sides added here.
     """
     error = output - target
     inside = error.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
@@ -71,11 +54,7 @@ def cosh(output: Tensor, target: Tensor) -> Tensor:
 
 
 def quartic_probs(output: Tensor, target: Tensor) -> Tensor:
-    """A quarter of the fourth power of the error of softmax probabilities.
-
-    Source:
-        The essay's alternative, on probabilities. The 1/4 is this suite's convention for powers.
-    """
+    """A quarter of the fourth power of the error of softmax probabilities."""
     return 0.25 * (output.softmax(-1) - target).square().square().sum(-1)
 
 
@@ -87,9 +66,6 @@ def rescaled_square(output: Tensor, target: Tensor, *, k: float = 15.0, M: float
         target: Distribution, [..., C]; for one that is no label the expected loss.
         k: Factor on the label's term, positive.
         M: What the label's output is to be. With k = M = 1 the loss is twice mse_logits.
-
-    Source:
-        Hui and Belkin 2021, ICLR; a mean over classes there. Defaults are theirs for ImageNet.
     """
     of_label = target * k * (output - M).square()
     return (of_label + (1.0 - target) * output.square()).sum(-1)
@@ -116,7 +92,7 @@ ROWS = (
         formula="e²/2",
         claims=OF_ERROR
         | {"gradient_is_error", "points_along_error", "linear_in_target", "elicits_mean", "smooth"},
-        source="Gauss 1809; Savage 1971",
+        source="Gauss 1809; Savage 1971, Journal of the American Statistical Association",
         oracle="torch, scikit-learn",
     ),
     Loss(
@@ -126,7 +102,7 @@ ROWS = (
         task="regression",
         formula="|e|",
         claims=OF_ERROR | {"bounded_gradient"},
-        source="Laplace 1774; Koenker and Bassett 1978",
+        source="Laplace 1774; Koenker and Bassett 1978, Econometrica",
         oracle="torch, scikit-learn",
     ),
     Loss(
@@ -136,7 +112,7 @@ ROWS = (
         task="regression",
         formula="e⁴/4",
         claims=OF_ERROR | {"smooth"},
-        source="the essay's alternative",
+        source="The essay's alternative; the L4 norm",
         oracle="torch",
     ),
     Loss(
@@ -146,7 +122,7 @@ ROWS = (
         task="regression",
         formula="|e|^p / p",
         claims=OF_ERROR | {"smooth"},
-        source="Gneiting 2011",
+        source="Gneiting 2011, Journal of the American Statistical Association",
         oracle="torch",
     ),
     Loss(
@@ -156,7 +132,8 @@ ROWS = (
         task="regression",
         formula="cosh e - 1",
         claims=OF_ERROR | {"smooth"},
-        source="Varian 1975; Zellner 1986",
+        source="Varian 1975 and Zellner 1986 for the one-sided form (`linex`); both sides added "
+        "here",
         oracle="scikit-learn",
     ),
     Loss(
@@ -178,7 +155,8 @@ ROWS = (
                 "nonnegative",
             }
         ),
-        source="the essay's alternative, on probabilities",
+        source="The essay's alternative, on probabilities. The 1/4 is this suite's convention for "
+        "powers",
         oracle="torch",
     ),
     Loss(
@@ -198,7 +176,8 @@ ROWS = (
                 "nonnegative",
             }
         ),
-        source="Hui and Belkin 2021",
+        source="Hui and Belkin 2021, ICLR; a mean over classes there. Defaults are theirs for "
+        "ImageNet",
         oracle="torch",
     ),
 )

@@ -15,20 +15,12 @@ from lossbench.losses.spec import Loss
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """Negative log-likelihood of the softmax, in nats; its output gradient is softmax - target.
-
-    Source:
-        Good 1952, Journal of the Royal Statistical Society; Bridle 1990.
-    """
+    """Negative log-likelihood of the softmax, in nats; its output gradient is softmax - target."""
     return -(target * functional.log_softmax(output, dim=-1)).sum(-1)
 
 
 def brier(output: Tensor, target: Tensor) -> Tensor:
-    """Squared error of softmax probabilities, summed over classes, between 0 and 2.
-
-    Source:
-        Brier 1950, Monthly Weather Review.
-    """
+    """Squared error of softmax probabilities, summed over classes, between 0 and 2."""
     return (output.softmax(-1) - target).square().sum(-1)
 
 
@@ -37,19 +29,12 @@ def mse_sigmoid(output: Tensor, target: Tensor) -> Tensor:
 
     With brier and mse_logits the square loss behind a third link. On labels it is half of savage
     at half the output.
-
-    Source:
-        Rumelhart, Hinton and Williams 1986, Nature (the error of the original back-propagation).
     """
     return 0.5 * (output.sigmoid() - target).square().sum(-1)
 
 
 def spherical(output: Tensor, target: Tensor) -> Tensor:
-    """One minus the cosine of the angle between softmax and label, between 0 and 1.
-
-    Source:
-        Roby 1965; Good 1971; Gneiting and Raftery 2007, JASA.
-    """
+    """One minus the cosine of the angle between softmax and label, between 0 and 1."""
     p = output.softmax(-1)
     return 1.0 - (target * p).sum(-1) / p.square().sum(-1).sqrt()
 
@@ -61,9 +46,6 @@ def tsallis(output: Tensor, target: Tensor, *, q: float = 1.5) -> Tensor:
         output: [..., C].
         target: Distribution, [..., C].
         q: Index, above 1; towards 1 it becomes cross_entropy.
-
-    Source:
-        Gneiting and Raftery 2007, JASA (power family); Tsallis 1988.
     """
     log_p = functional.log_softmax(output, dim=-1)
     of_label = -(target * (q * ((q - 1.0) * log_p).expm1())).sum(-1) / (q - 1.0)
@@ -95,7 +77,7 @@ ROWS = (
         task="classification",
         formula="-Σ y log p",
         claims=PROPER | {"gradient_is_error", "points_along_error", "local_weight", "convex"},
-        source="Good 1952; Bridle 1990",
+        source="Good 1952, Journal of the Royal Statistical Society; Bridle 1990",
         weight="1",
         oracle="torch, scikit-learn, timm",
     ),
@@ -106,7 +88,7 @@ ROWS = (
         task="classification",
         formula="Σ(p - y)²",
         claims=PROPER | {"vanishing_when_wrong"},
-        source="Brier 1950",
+        source="Brier 1950, Monthly Weather Review",
         oracle="scikit-learn, scoringrules",
     ),
     Loss(
@@ -116,7 +98,8 @@ ROWS = (
         task="classification",
         formula="Σ(p - y)²/2",
         claims=(PROPER - {"translation_invariant"}) | {"vanishing_when_wrong"},
-        source="Rumelhart, Hinton and Williams 1986",
+        source="Rumelhart, Hinton and Williams 1986, Nature (the error of the original back- "
+        "propagation)",
         oracle="torch, scoringrules",
     ),
     Loss(
@@ -126,7 +109,7 @@ ROWS = (
         task="classification",
         formula="1 - Σ y p / ‖p‖",
         claims=PROPER | {"vanishing_when_wrong"},
-        source="Roby 1965; Good 1971",
+        source="Roby 1965; Good 1971; Gneiting and Raftery 2007, JASA",
         oracle="torch",
     ),
     Loss(
@@ -136,7 +119,7 @@ ROWS = (
         task="classification",
         formula="Σ p^q - 1 - q/(q - 1) Σ y (p^(q-1) - 1)",
         claims=PROPER | {"vanishing_when_wrong"},
-        source="Gneiting and Raftery 2007",
+        source="Gneiting and Raftery 2007, JASA (power family); Tsallis 1988",
         oracle="pytorch-optimizer",
     ),
 )

@@ -19,9 +19,6 @@ def cauchy(output: Tensor, target: Tensor, *, c: float = 1.0) -> Tensor:
         output: [..., C].
         target: [..., C].
         c: Error at which the influence is largest, in units of the target; positive.
-
-    Source:
-        Black and Anandan 1996, Computer Vision and Image Understanding.
     """
     return 0.5 * c**2 * ((output - target) / c).square().log1p().sum(-1)
 
@@ -33,9 +30,6 @@ def geman_mcclure(output: Tensor, target: Tensor, *, c: float = 1.0) -> Tensor:
         output: [..., C].
         target: [..., C].
         c: Scale of the error, in units of the target; positive.
-
-    Source:
-        Geman and McClure 1985; scaled as in Barron 2019, CVPR.
     """
     squared = ((output - target) / c).square()
     return (2.0 * squared / (squared + 4.0)).sum(-1)
@@ -48,9 +42,6 @@ def welsch(output: Tensor, target: Tensor, *, c: float = 1.0) -> Tensor:
         output: [..., C].
         target: [..., C].
         c: Error at which the influence is largest, in units of the target; positive.
-
-    Source:
-        Dennis and Welsch 1978; Liu, Pokharel and Principe 2007, IEEE Trans. Signal Processing.
     """
     return -torch.expm1(-0.5 * ((output - target) / c).square()).sum(-1)
 
@@ -63,9 +54,6 @@ def tukey(output: Tensor, target: Tensor, *, c: float = 4.685) -> Tensor:
         target: [..., C].
         c: Error from which on the loss is constant, in units of the target; positive. The default
             makes it 95 % as efficient as the mean under Gaussian noise of unit variance.
-
-    Source:
-        Beaton and Tukey 1974, Technometrics.
     """
     squared = ((output - target) / c).square().clamp(max=1.0)
     # 1 - (1 - x)³ multiplied out: no cancellation near zero.
@@ -94,7 +82,7 @@ ROWS = (
         task="regression",
         formula="c²/2 log(1 + (e/c)²)",
         claims=REDESCENDING,
-        source="Black and Anandan 1996",
+        source="Black and Anandan 1996, Computer Vision and Image Understanding",
         oracle="scipy, kornia",
     ),
     Loss(
@@ -104,7 +92,7 @@ ROWS = (
         task="regression",
         formula="2(e/c)² / ((e/c)² + 4)",
         claims=REDESCENDING,
-        source="Geman and McClure 1985",
+        source="Geman and McClure 1985; scaled as in Barron 2019, CVPR",
         oracle="kornia",
     ),
     Loss(
@@ -114,7 +102,8 @@ ROWS = (
         task="regression",
         formula="1 - exp(-(e/c)²/2)",
         claims=REDESCENDING,
-        source="Dennis and Welsch 1978",
+        source="Dennis and Welsch 1978; Liu, Pokharel and Principe 2007, IEEE Trans. Signal "
+        "Processing",
         oracle="kornia",
     ),
     Loss(
@@ -124,7 +113,7 @@ ROWS = (
         task="regression",
         formula="c²/6 (1 - (1 - (e/c)²)³) if |e| ≤ c else c²/6",
         claims=REDESCENDING,
-        source="Beaton and Tukey 1974",
+        source="Beaton and Tukey 1974, Technometrics",
         oracle="statsmodels",
     ),
 )

@@ -21,9 +21,6 @@ def label_smoothing(output: Tensor, target: Tensor, *, epsilon: float = 0.1) -> 
         output: [..., C].
         target: Distribution, [..., C].
         epsilon: Share that is spread, between 0 and 1; 0 is cross_entropy.
-
-    Source:
-        Szegedy et al. 2016, CVPR; Müller, Kornblith and Hinton 2019, NeurIPS.
     """
     return cross_entropy(output, (1.0 - epsilon) * target + epsilon / output.shape[-1])
 
@@ -35,9 +32,6 @@ def confidence_penalty(output: Tensor, target: Tensor, *, beta: float = 0.1) -> 
         output: [..., C].
         target: Distribution, [..., C].
         beta: Weight of the entropy, 0 or more; 0 is cross_entropy.
-
-    Source:
-        Pereyra et al. 2017, ICLR workshop.
     """
     log_p = functional.log_softmax(output, dim=-1)
     return cross_entropy(output, target) + beta * (log_p.exp() * log_p).sum(-1)
@@ -50,9 +44,6 @@ def logit_penalty(output: Tensor, target: Tensor, *, beta: float = 0.01) -> Tens
         output: [..., C].
         target: Distribution, [..., C].
         beta: Weight of the norm, 0 or more; 0 is cross_entropy. The paper tunes it, this is ours.
-
-    Source:
-        Kornblith et al. 2021, NeurIPS.
     """
     return cross_entropy(output, target) + 0.5 * beta * output.square().sum(-1)
 
@@ -64,9 +55,6 @@ def logit_norm(output: Tensor, target: Tensor, *, tau: float = 0.04) -> Tensor:
         output: [..., C].
         target: Distribution, [..., C].
         tau: Temperature the direction is divided by, positive.
-
-    Source:
-        Wei et al. 2022, ICML.
     """
     return cross_entropy(direction(output) / tau, target)
 
@@ -81,9 +69,6 @@ def cosine_softmax(output: Tensor, target: Tensor, *, scale: float = 20.0) -> Te
         output: [..., C].
         target: Distribution, [..., C].
         scale: Inverse temperature, positive.
-
-    Source:
-        Kornblith et al. 2021, NeurIPS.
     """
     return cross_entropy(scale * direction(output), target)
 
@@ -111,7 +96,7 @@ ROWS = (
         formula="-Σ ((1 - ε)y + ε/C) log p",
         claims=REGULARIZED
         | {"convex", "smooth", "bounded_gradient", "translation_invariant", "nonnegative"},
-        source="Szegedy et al. 2016",
+        source="Szegedy et al. 2016, CVPR; Müller, Kornblith and Hinton 2019, NeurIPS",
         oracle="torch, timm",
     ),
     Loss(
@@ -121,7 +106,7 @@ ROWS = (
         task="classification",
         formula="-Σ y log p + β Σ p log p",
         claims=REGULARIZED | {"smooth", "bounded_gradient", "translation_invariant"},
-        source="Pereyra et al. 2017",
+        source="Pereyra et al. 2017, ICLR workshop",
         oracle="torch",
     ),
     Loss(
@@ -131,7 +116,7 @@ ROWS = (
         task="classification",
         formula="-Σ y log p + β/2 ‖z‖²",
         claims=REGULARIZED | {"convex", "smooth", "nonnegative"},
-        source="Kornblith et al. 2021",
+        source="Kornblith et al. 2021, NeurIPS",
         oracle="torch",
     ),
     Loss(
@@ -141,7 +126,7 @@ ROWS = (
         task="classification",
         formula="-Σ y log softmax(z / (τ‖z‖))",
         claims=NORMALIZED,
-        source="Wei et al. 2022",
+        source="Wei et al. 2022, ICML",
         oracle="torch",
     ),
     Loss(
@@ -151,7 +136,7 @@ ROWS = (
         task="classification",
         formula="-Σ y log softmax(scale z / ‖z‖)",
         claims=NORMALIZED,
-        source="Kornblith et al. 2021",
+        source="Kornblith et al. 2021, NeurIPS",
         oracle="torch",
     ),
 )

@@ -18,21 +18,12 @@ from lossbench.losses.spec import Loss
 
 
 def mae_probs(output: Tensor, target: Tensor) -> Tensor:
-    """Absolute error of softmax probabilities, between 0 and 2; on a hard label c it is 2(1 - p_c).
-
-    Source:
-        Ghosh, Kumar and Sastry 2017, AAAI.
-    """
+    """Absolute error of softmax probabilities, between 0 and 2; 2(1 - p_c) on a hard label c."""
     return (output.softmax(-1) - target).abs().sum(-1)
 
 
 def unhinged(output: Tensor, target: Tensor) -> Tensor:
-    """One minus the softmax probability of the label.
-
-    Source:
-        Van Rooyen, Menon and Williamson 2015, NeurIPS, on scores; behind a softmax as here in
-        Menon et al. 2020, ICLR.
-    """
+    """One minus the softmax probability of the label."""
     return 1.0 - (target * output.softmax(-1)).sum(-1)
 
 
@@ -43,9 +34,6 @@ def gce(output: Tensor, target: Tensor, *, q: float = 0.7) -> Tensor:
         output: [..., C].
         target: Distribution, [..., C].
         q: Above 0, up to 1; towards 0 it becomes cross_entropy, 1 is unhinged.
-
-    Source:
-        Zhang and Sabuncu 2018, NeurIPS.
     """
     log_p = functional.log_softmax(output, dim=-1)
     return -(target * (q * log_p).expm1()).sum(-1) / q
@@ -59,9 +47,6 @@ def rce(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Tensor:
         target: Distribution, [..., C].
         log_zero: What log 0 is taken for, negative. The paper says -4; the authors' code clamps
             the label at 1e-4 and so has -9.21.
-
-    Source:
-        Wang et al. 2019, ICCV.
     """
     return -(output.softmax(-1) * _log(target, log_zero)).sum(-1)
 
@@ -82,19 +67,12 @@ def sce(
         alpha: Factor of cross_entropy; 0.1 is the paper's for CIFAR-10, 6 for CIFAR-100.
         beta: Factor of rce; 1 there for CIFAR-10, 0.1 for CIFAR-100.
         log_zero: What log 0 is taken for, negative; see `rce`.
-
-    Source:
-        Wang et al. 2019, ICCV.
     """
     return alpha * cross_entropy(output, target) + beta * rce(output, target, log_zero=log_zero)
 
 
 def nce(output: Tensor, target: Tensor) -> Tensor:
-    """Cross entropy over its sum for all labels, between 0 and 1.
-
-    Source:
-        Ma et al. 2020, ICML.
-    """
+    """Cross entropy over its sum for all labels, between 0 and 1."""
     log_p = functional.log_softmax(output, dim=-1)
     return (target * log_p).sum(-1) / log_p.sum(-1)
 
@@ -107,9 +85,6 @@ def nce_mae(output: Tensor, target: Tensor, *, alpha: float = 1.0, beta: float =
         target: Distribution, [..., C].
         alpha: Factor of nce.
         beta: Factor of mae_probs, 2(1 - p_c) as in the paper; the authors' code has 1 - p_c.
-
-    Source:
-        Ma et al. 2020, ICML.
     """
     return alpha * nce(output, target) + beta * mae_probs(output, target)
 
@@ -130,9 +105,6 @@ def nce_rce(
         alpha: Factor of nce.
         beta: Factor of rce.
         log_zero: What log 0 is taken for, negative; see `rce`.
-
-    Source:
-        Ma et al. 2020, ICML.
     """
     return alpha * nce(output, target) + beta * rce(output, target, log_zero=log_zero)
 
@@ -144,9 +116,6 @@ def taylor_ce(output: Tensor, target: Tensor, *, t: int = 2) -> Tensor:
         output: [..., C].
         target: Distribution, [..., C].
         t: Terms, 1 or more; 1 is unhinged, infinitely many are cross_entropy.
-
-    Source:
-        Feng et al. 2020, IJCAI.
     """
     miss = 1.0 - output.softmax(-1)
     terms = torch.stack([miss.pow(i) / i for i in range(1, t + 1)], -1)
@@ -160,9 +129,6 @@ def phuber_ce(output: Tensor, target: Tensor, *, tau: float = 10.0) -> Tensor:
         output: [..., C].
         target: Distribution, [..., C].
         tau: Largest slope with respect to p, above 1.
-
-    Source:
-        Menon et al. 2020, ICLR.
     """
     log_p = functional.log_softmax(output, dim=-1)
     linear = math.log(tau) + 1.0 - tau * log_p.exp()
@@ -180,9 +146,6 @@ def bi_tempered(output: Tensor, target: Tensor, *, t1: float = 0.8, t2: float = 
 
     Raises:
         ValueError: `t2` is below 1 and `t1` is not: a probability of 0 would cost infinity.
-
-    Source:
-        Amid, Warmuth, Anil and Koren 2019, NeurIPS.
     """
     if t2 < 1.0 <= t1:
         raise ValueError(f"t1 is {t1} and t2 is {t2}: use t1 below 1, or t2 of 1 and more")
@@ -228,7 +191,7 @@ ROWS = (
         task="classification",
         formula="Σ|p - y|",
         claims=LOCAL | SYMMETRIC | {"minimised_at_target"},
-        source="Ghosh, Kumar and Sastry 2017",
+        source="Ghosh, Kumar and Sastry 2017, AAAI",
         weight="2p",
         oracle="torch",
     ),
@@ -239,7 +202,8 @@ ROWS = (
         task="classification",
         formula="1 - Σ y p",
         claims=LOCAL | SYMMETRIC | {"linear_in_target", "smooth"},
-        source="Van Rooyen, Menon and Williamson 2015",
+        source="Van Rooyen, Menon and Williamson 2015, NeurIPS, on scores; behind a softmax as "
+        "here in Menon et al. 2020, ICLR",
         weight="p",
         oracle="torch",
     ),
@@ -250,7 +214,7 @@ ROWS = (
         task="classification",
         formula="Σ y (1 - p^q)/q",
         claims=LOCAL | {"linear_in_target", "smooth", "vanishing_when_wrong"},
-        source="Zhang and Sabuncu 2018",
+        source="Zhang and Sabuncu 2018, NeurIPS",
         weight="p^q",
         oracle="keras",
     ),
@@ -261,7 +225,7 @@ ROWS = (
         task="classification",
         formula="-Σ p max(log y, A), A = log_zero",
         claims=LOCAL | SYMMETRIC | {"smooth"},
-        source="Wang et al. 2019",
+        source="Wang et al. 2019, ICCV",
         weight="|A| p",
         oracle="torch",
     ),
@@ -272,7 +236,7 @@ ROWS = (
         task="classification",
         formula="-α Σ y log p - β Σ p max(log y, A)",
         claims=LOCAL | {"smooth"},
-        source="Wang et al. 2019",
+        source="Wang et al. 2019, ICCV",
         weight="α + β|A| p",
         oracle="torch",
     ),
@@ -283,7 +247,7 @@ ROWS = (
         task="classification",
         formula="Σ y log p / Σ log p",
         claims=SYMMETRIC | {"linear_in_target", "smooth"},
-        source="Ma et al. 2020",
+        source="Ma et al. 2020, ICML",
         oracle="torch",
     ),
     Loss(
@@ -293,7 +257,7 @@ ROWS = (
         task="classification",
         formula="α Σ y log p / Σ log p + β Σ|p - y|",
         claims=SYMMETRIC,
-        source="Ma et al. 2020",
+        source="Ma et al. 2020, ICML",
         oracle="torch",
     ),
     Loss(
@@ -303,7 +267,7 @@ ROWS = (
         task="classification",
         formula="α Σ y log p / Σ log p - β Σ p max(log y, A)",
         claims=SYMMETRIC | {"smooth"},
-        source="Ma et al. 2020",
+        source="Ma et al. 2020, ICML",
         oracle="torch",
     ),
     Loss(
@@ -313,7 +277,7 @@ ROWS = (
         task="classification",
         formula="Σ y Σᵢ (1 - p)ⁱ/i, i = 1 ... t",
         claims=LOCAL | {"linear_in_target", "smooth", "vanishing_when_wrong"},
-        source="Feng et al. 2020",
+        source="Feng et al. 2020, IJCAI",
         weight="1 - (1 - p)^t",
         oracle="scipy",
     ),
@@ -324,7 +288,7 @@ ROWS = (
         task="classification",
         formula="-Σ y log p if p > 1/τ else log τ + 1 - τp",
         claims=LOCAL | {"linear_in_target", "smooth", "vanishing_when_wrong"},
-        source="Menon et al. 2020",
+        source="Menon et al. 2020, ICLR",
         weight="min(1, τp)",
     ),
     Loss(
@@ -342,7 +306,7 @@ ROWS = (
             "smooth",
             "vanishing_when_wrong",
         },
-        source="Amid et al. 2019",
+        source="Amid, Warmuth, Anil and Koren 2019, NeurIPS",
         oracle="pytorch-optimizer",
     ),
 )

@@ -25,9 +25,6 @@ def focal(output: Tensor, target: Tensor, *, gamma: float = 2.0) -> Tensor:
         output: [..., C].
         target: Distribution, [..., C].
         gamma: Focusing parameter, 0 or more; 0 is cross_entropy.
-
-    Source:
-        Lin et al. 2017, ICCV; behind a softmax in Mukhoti et al. 2020, NeurIPS.
     """
     log_p = functional.log_softmax(output, dim=-1)
     return -(target * _miss(log_p).pow(gamma) * log_p).sum(-1)
@@ -41,9 +38,6 @@ def poly1(output: Tensor, target: Tensor, *, epsilon: float = 2.0) -> Tensor:
         target: Distribution, [..., C].
         epsilon: What is added to the first coefficient, -1 or more; 0 is cross_entropy. The
             default is the paper's for ImageNet.
-
-    Source:
-        Leng et al. 2022, ICLR.
     """
     return cross_entropy(output, target) + epsilon * unhinged(output, target)
 
@@ -64,9 +58,6 @@ def asl(
         gamma_pos: Focusing on the label, as in `focal`; 0 or more.
         gamma_neg: Focusing on the other classes, whose smoothed share it weighs by p; 0 or more.
         eps: Label smoothing, between 0 and 1.
-
-    Source:
-        Ridnik et al. 2021, ICCV, in its form for single labels.
     """
     log_p = functional.log_softmax(output, dim=-1)
     share = eps / output.shape[-1]
@@ -85,9 +76,6 @@ def class_balanced(
         target: Distribution, [..., C].
         context: Its class counts n make the weights (1 - beta)/(1 - beta^n), scaled to sum to C.
         beta: From 0 to below 1; 0 is cross_entropy, towards 1 the weights go with 1/n.
-
-    Source:
-        Cui et al. 2019, CVPR.
     """
     # 1 - beta^n without the cancellation near beta = 1; the log of 0 would be infinite.
     effective = -(_counts(context) * math.log(max(beta, sys.float_info.min))).expm1()
@@ -107,9 +95,6 @@ def ldam(
         context: Its class counts n make the margins, proportional to n^(-1/4).
         max_m: Margin of the rarest class, 0 or more.
         s: Factor on the outputs, positive.
-
-    Source:
-        Cao et al. 2019, NeurIPS.
     """
     margin = _counts(context).pow(-0.25)
     margin = max_m * margin / margin.amax(-1, keepdim=True)
@@ -127,9 +112,6 @@ def logit_adjusted(output: Tensor, target: Tensor, *, context: Context, tau: flo
         target: Distribution, [..., C].
         context: Its class counts over their sum are the frequencies.
         tau: Factor on their logarithm, 0 or more; 0 is cross_entropy.
-
-    Source:
-        Menon et al. 2021, ICLR.
     """
     counts = _counts(context)
     prior = counts / counts.sum(-1, keepdim=True)
@@ -169,7 +151,7 @@ ROWS = (
         task="classification",
         formula="-Σ y (1 - p)^γ log p",
         claims=OF_HARDNESS | {"points_along_error", "local_weight"},
-        source="Lin et al. 2017",
+        source="Lin et al. 2017, ICCV; behind a softmax in Mukhoti et al. 2020, NeurIPS",
         weight="(1 - p)^γ - γ p (1 - p)^(γ-1) log p",
         oracle="torchvision, kornia, keras",
     ),
@@ -180,7 +162,7 @@ ROWS = (
         task="classification",
         formula="-Σ y log p + ε(1 - Σ y p)",
         claims=OF_HARDNESS | {"points_along_error", "local_weight"},
-        source="Leng et al. 2022",
+        source="Leng et al. 2022, ICLR",
         weight="1 + εp",
         oracle="timm",
     ),
@@ -191,7 +173,7 @@ ROWS = (
         task="classification",
         formula="-Σ (1 - ε + ε/C) y (1 - p)^γ₊ log p + ε/C (1 - y) p^γ₋ log p",
         claims=OF_HARDNESS | {"convex"},
-        source="Ridnik et al. 2021",
+        source="Ridnik et al. 2021, ICCV, in its form for single labels",
         oracle="timm",
     ),
     Loss(
@@ -201,7 +183,7 @@ ROWS = (
         task="classification",
         formula="-Σ w y log p, w ∝ (1 - β)/(1 - β^n)",
         claims=WEIGHTED | {"points_along_error", "convex"},
-        source="Cui et al. 2019",
+        source="Cui et al. 2019, CVPR",
         oracle="torch",
     ),
     Loss(
@@ -211,7 +193,7 @@ ROWS = (
         task="classification",
         formula="-log softmax(s(z - m_c e_c))_c, m ∝ n^(-1/4)",
         claims=WEIGHTED | {"points_along_error", "convex"},
-        source="Cao et al. 2019",
+        source="Cao et al. 2019, NeurIPS",
         oracle="pytorch-optimizer",
     ),
     Loss(
@@ -221,7 +203,7 @@ ROWS = (
         task="classification",
         formula="-Σ y log softmax(z + τ log(n/Σn))",
         claims=WEIGHTED | {"convex"},
-        source="Menon et al. 2021",
+        source="Menon et al. 2021, ICLR",
         oracle="torch",
     ),
 )
