@@ -7,6 +7,7 @@ import json
 import math
 import operator
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import nn
 
 import lossbench
 from lossbench import catalog, claims
+from lossbench.catalog.markdown import reading_of
 from lossbench.losses import LOSSES
 
 KNOWN = catalog.entries([lossbench.CONF])
@@ -271,7 +273,7 @@ def test_a_wide_table_cuts_nothing_off_and_a_narrow_one_leaves_the_link_out():
 
 def test_losses_of_a_family_stand_together_under_what_they_share():
     text = catalog.table(list(TOLD.values()), width=0)
-    about = (catalog.sys.modules[LOSSES["huber"].fn.__module__].__doc__ or "").splitlines()[0]
+    about = (sys.modules[LOSSES["huber"].fn.__module__].__doc__ or "").splitlines()[0]
     block = text[text.index(f"monotone: {about}") :].split("\n\n")[0]
     family = [name for name, row in LOSSES.items() if row.family == "monotone"]
     assert [line.split()[0] for line in block.splitlines()[1:]] == family
@@ -338,7 +340,7 @@ def test_a_loss_whose_least_value_is_only_approached_learns_nothing_that_could_b
     ],
 )
 def test_a_lesson_is_read_in_words(learnt, reading):
-    assert catalog._reading(list(learnt)) == reading
+    assert reading_of(list(learnt)) == reading
 
 
 @pytest.mark.parametrize(("name", "act"), [("pinball", math.log(5)), ("poisson_nll", 1.0)])

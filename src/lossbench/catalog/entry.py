@@ -1,0 +1,95 @@
+"""The names that can be typed after `loss=`: rows, and yaml files that give a row parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lossbench.losses import LOSSES
+from lossbench.losses.spec import Loss
+
+
+class CatalogError(ValueError):
+    """A name, a yaml file or a row is not what it should be; the message says the cure."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A name that can be typed after `loss=`.
+
+    Args:
+        name: As typed: a row's, or that of a yaml file which gives a row other parameters.
+        loss: The row, at the parameters of the yaml file.
+        params: Those of them that are not the row's defaults.
+        path: The yaml file; None where there is none.
+    """
+
+    name: str
+    loss: Loss
+    params: Mapping[str, Any]
+    path: Path | None
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether a yaml file makes it differ from the row it uses."""
+        return bool(self.params) or self.name != self.loss.name
+
+
+def entries(folders: Sequence[Path] = ()) -> dict[str, Entry]:
+    """Every name that can be typed after `loss=`: rows in their order, then variants.
+
+    Args:
+        folders: Folders of yaml files, each with a folder `loss`; the first that has a file wins.
+
+    Raises:
+        CatalogError: A yaml file gives a row a parameter that it does not have.
+    """
+    files = {
+        path.stem: path
+        for folder in reversed(folders)
+        for path in sorted((folder / "loss").glob("*.yaml"))
+    }
+    known = {}
+    for name in [*LOSSES, *sorted(files.keys() - LOSSES.keys())]:
+        fn, params = _composed(name, files)
+        if fn in LOSSES:
+            known[name] = _entry(name, LOSSES[fn], params, files.get(name))
+    return known
+
+
+def _composed(name: str, files: Mapping[str, Path]) -> tuple[str, dict[str, Any]]:
+    """Function and parameters of a name, its yaml file composed with its `defaults`."""
+    if name not in files:
+        return name, {}
+    others = {other: path for other, path in files.items() if other != name}
+    fn, params = name, {}
+    try:
+        content = yaml.safe_load(files[name].read_text()) or {}
+        layers = [*(content.get("defaults") or ())]
+        for layer in layers if "_self_" in layers else [*layers, "_self_"]:
+            if layer == "_self_":
+                params |= content.get("params") or {}
+            else:
+                fn, inherited = _composed(layer, others)
+                params |= inherited
+        return content.get("fn", fn), params
+    except (AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise CatalogError(f"{files[name]} cannot be read: {why}") from error
+
+
+def _entry(name: str, row: Loss, params: Mapping[str, Any], path: Path | None) -> Entry:
+    try:
+        # Hydra reads 1e-6 as a number, plain yaml as a string.
+        typed = {
+            key: float(value) if isinstance(row.defaults.get(key), float) else value
+            for key, value in params.items()
+        }
+        changed = {key: value for key, value in typed.items() if value != row.defaults.get(key)}
+        return Entry(name, row.at(**changed) if changed else row, changed, path)
+    except (TypeError, ValueError) as error:
+        raise CatalogError(f"{path}: {error}") from error

@@ -1,0 +1,204 @@
+"""The catalog in a terminal: a table of all losses, one loss in full, what was measured of it."""
+
+from __future__ import annotations
+
+import string
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lossbench import claims
+from lossbench.catalog.values import NO_ORACLE, about_family, meaning, variant, wants
+from lossbench.losses import LOSSES
+from lossbench.losses.spec import TASKS
+
+NORMAL_WIDTH = 100
+"""Columns of a text whose reader's terminal is unknown."""
+
+LEAST_FORMULA, GROUP = 30, 6
+LONGEST_CLAIM = max(map(len, claims.CLAIMS))
+
+
+def letters() -> dict[str, str]:
+    """The letter that stands for each claim in tables, in the order of the claims."""
+    return dict(zip(claims.CLAIMS, string.ascii_letters, strict=False))
+
+
+def marks(claimed: Mapping[str, bool]) -> str:
+    """A loss's claims as their letters, a dot for each that it does not make, in groups."""
+    line = "".join(letter if claimed[name] else "·" for name, letter in letters().items())
+    return " ".join(line[at : at + GROUP] for at in range(0, len(line), GROUP))
+
+
+def table(losses: Sequence[Mapping[str, Any]], *, width: int = NORMAL_WIDTH) -> str:
+    """Losses by task and family, a line each, with what the letters mean beneath.
+
+    The formula fills what is left of the width; where that is little, the inverse link gives way.
+
+    Args:
+        losses: `facts` of each loss.
+        width: Columns of the terminal; 0 cuts nothing off.
+    """
+    rows = [loss for loss in losses if not loss["variant_of"]]
+    variants = [loss for loss in losses if loss["variant_of"]]
+    names, links = (max(len(loss[key]) for loss in rows) for key in ("name", "inverse_link"))
+    marked = len(marks(dict.fromkeys(claims.CLAIMS, True)))
+    left = width - names - marked - 6
+    has_links = width == 0 or left - links - 1 >= LEAST_FORMULA
+    if width == 0:
+        left = 10**6
+    elif has_links:
+        left -= links + 1
+
+    def line(name: str, letters: str, link: str, formula: str) -> str:
+        linked = f"{link:<{links}} " if has_links else ""
+        return f"  {name:<{names}}  {letters:<{marked}}  {linked}{_cut(formula, left)}".rstrip()
+
+    lines = []
+    for task in TASKS:
+        of_task = [loss for loss in rows if loss["task"] == task]
+        families = list(dict.fromkeys(loss["family"] for loss in of_task))
+        if of_task:
+            lines.append(f"{task.upper()}: {len(of_task)} losses in {len(families)} families")
+            lines += [line("name", "claims, see below", "inverse link", "formula"), ""]
+        for family in families:
+            of_family = [loss for loss in of_task if loss["family"] == family]
+            about = about_family(LOSSES[of_family[0]["name"]])
+            lines += _hanging(f"{family}: ", about, width)
+            for loss in of_family:
+                cells = marks(loss["claims"]), loss["inverse_link"], loss["formula"]
+                lines.append(line(loss["name"], *cells))
+            lines.append("")
+    if variants:
+        lines += ["VARIANTS: yaml files that give a loss other parameters", ""]
+        lines += [line(loss["name"], variant(loss), "", "") for loss in variants] + [""]
+    lines += ["CLAIMS: a letter where it holds, a dot where it does not", ""]
+    for name, letter in letters().items():
+        lines += _hanging(f"  {letter}  {name:<{LONGEST_CLAIM}}  ", meaning(name), width)
+    lines += ["", "lossbench losses NAME tells all about one; --measure measures its claims again."]
+    return "\n".join(lines)
+
+
+def description(loss: Mapping[str, Any], *, width: int = NORMAL_WIDTH) -> str:
+    """One loss in full, without anything measured.
+
+    Args:
+        loss: Its `facts`.
+        width: Columns of the terminal; 0 wraps nothing.
+    """
+    fields = {
+        "formula": loss["formula"],
+        "weight w(p)": loss["weight"],
+        "inverse link": loss["inverse_link"],
+        "task": loss["task"],
+        "family": loss["family"],
+        "asks for": "; ".join(wants(loss)),
+        "source": loss["source"],
+        "compared with": ", ".join(loss["oracle"]) or NO_ORACLE,
+    }
+    lines = _hanging(f"{loss['name']}: ", loss["summary"], width)
+    lines += _hanging("", loss["about"], width)
+    if loss["variant_of"]:
+        lines.append(f"A variant: {variant(loss)}.")
+    lines.append("")
+    for name, value in fields.items():
+        if value:
+            lines += _hanging(f"  {name:<13}  ", value, width)
+    if parameters := loss["parameters"]:
+        lines += ["", "parameters"]
+        heads = {name: f"{name} = {one['default']}" for name, one in parameters.items()}
+        longest = max(map(len, heads.values()))
+        for name, head in heads.items():
+            lines += _hanging(f"  {head:<{longest}}  ", parameters[name]["about"], width)
+    lines += _claims(loss, width)
+    if loss["relations"]:
+        lines += ["", "relations", *(f"  {sentence}" for sentence in loss["relations"])]
+    if loss["yaml"]:
+        lines += ["", f"loss/{loss['name']}.yaml"]
+        lines += [f"  {line}".rstrip() for line in loss["yaml"].splitlines()]
+    return "\n".join(lines)
+
+
+def _claims(loss: Mapping[str, Any], width: int) -> Iterator[str]:
+    """The claims that hold, then those that do not; what no loss of its task is, on one line."""
+    rows = [row for row in LOSSES.values() if row.task == loss["task"]]
+    never = [name for name in claims.CLAIMS if not any(name in row.claims for row in rows)]
+    held = [name for name, is_held in loss["claims"].items() if is_held]
+    failed = [name for name in loss["claims"] if name not in (*held, *never)]
+    for heading, names in (("what is true of it", held), ("what is not", failed)):
+        yield from ("", heading)
+        for name in names:
+            yield from _hanging(f"  {name:<{LONGEST_CLAIM}}  ", meaning(name), width)
+        if not names:
+            yield "  nothing that is measured"
+    if never:
+        yield ""
+        yield from _hanging(f"what no {loss['task']} loss is: ", ", ".join(never), width)
+
+
+def verdicts(
+    loss: Mapping[str, Any], measurement: Mapping[str, Any], *, width: int = NORMAL_WIDTH
+) -> str:
+    """What was measured on one loss, each disagreement with its row marked.
+
+    Args:
+        loss: Its `facts`.
+        measurement: What `measured` returns of it.
+        width: Columns of the terminal; 0 wraps nothing.
+    """
+    by_claim = measurement["claims"]
+    held = [name for name, one in by_claim.items() if one["holds"]]
+    lines = [f"{loss['name']}, measured now: {len(held)} of {len(by_claim)} claims hold"]
+    longest = max(map(len, by_claim))
+    for name, one in by_claim.items():
+        flag = "!" if name in measurement["disagrees"] else " "
+        head = f"{flag} {name:<{longest}}  {'holds' if one['holds'] else 'fails'}  "
+        lines += _hanging(head, one["witness"], width)
+    where = " on labels" if loss["task"] == "classification" else ""
+    for other, factor in measurement["duplicates"].items():
+        times = "" if factor == 1.0 else f"{factor:.6g} "
+        lines.append(f"  the same as {times}{other}{where}")
+    if measurement["efficiency"] is not None:
+        lines.append(
+            f"  efficiency at the normal: {measurement['efficiency']:.3f} (the mean has 1)"
+        )
+    return "\n".join([*lines, *_disagreement(loss, measurement, held, width)])
+
+
+def _disagreement(
+    loss: Mapping[str, Any], measurement: Mapping[str, Any], held: Sequence[str], width: int
+) -> Iterator[str]:
+    """What the row says otherwise, and the line that would be true."""
+    disagreeing = measurement["disagrees"]
+    known = [name for name in disagreeing if name in measurement["claims"]]
+    kinds = {
+        "fails, but the row claims it": [name for name in known if name not in held],
+        "holds, but the row does not claim it": [name for name in known if name in held],
+        "the row claims it, but there is no such claim": [*set(disagreeing) - {*known}],
+    }
+    if loss["variant_of"]:
+        kinds = {f"unlike {loss['variant_of']} at its defaults": known}
+    for kind, names in kinds.items():
+        if names:
+            yield from _hanging("! ", f"{kind}: {', '.join(names)}", width)
+    if disagreeing and not loss["variant_of"]:
+        yield "  what was measured, for the row:"
+        names = ", ".join(f'"{name}"' for name in held)
+        yield from _hanging("  ", f"claims=frozenset({{{names}}}),", width)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: max(width, 1) - 1]}…"
+
+
+def _hanging(head: str, text: str, width: int) -> list[str]:
+    """Text behind a head, its further lines below its first one."""
+    if not text:
+        return [head.rstrip()] if head.strip() else []
+    return textwrap.wrap(
+        text,
+        max(width, len(head) + 24) if width else 10**6,
+        initial_indent=head,
+        subsequent_indent=" " * min(len(head), 32),
+        break_on_hyphens=False,
+    )

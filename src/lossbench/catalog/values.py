@@ -1,0 +1,140 @@
+"""What is said of a loss, and what is measured of it, as values that JSON knows."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from lossbench import claims
+from lossbench.catalog.entry import CatalogError, Entry
+from lossbench.losses import LOSSES
+from lossbench.losses.relations import related
+from lossbench.losses.spec import Loss
+from lossbench.pairing import raised
+
+NO_ORACLE = "no independent implementation known"
+
+SECTION = re.compile(r"\n(?=(?:Args|Returns|Raises|Source):\n)")
+"""Where a section of a docstring begins."""
+
+
+def facts(entry: Entry) -> dict[str, Any]:
+    """Everything that is said of a loss, nothing measured."""
+    loss = entry.loss
+    prose, *sections = SECTION.split(inspect.getdoc(loss.fn) or "")
+    summary, _, about = prose.partition("\n")
+    arguments = next((section for section in sections if section.startswith("Args:")), "")
+    lines = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", arguments, re.MULTILINE)
+    about_argument = {name: " ".join(text.split()) for name, text in lines}
+    return {
+        "name": entry.name,
+        "variant_of": loss.name if entry.is_variant else None,
+        "variant_params": plain(entry.params),
+        "summary": summary.strip(),
+        "about": " ".join(about.split()),
+        "task": loss.task,
+        "family": loss.family,
+        "formula": loss.formula,
+        "weight": loss.weight or None,
+        "inverse_link": loss.inverse_link,
+        "parameters": {
+            name: {"default": plain(value), "about": about_argument.get(name, "")}
+            for name, value in loss.defaults.items()
+        },
+        "needs_context": loss.needs_context,
+        "outputs_per_target": loss.outputs_per_target,
+        "domain": loss.domain,
+        "distribution": loss.distribution or None,
+        "quantile": loss.quantile or None,
+        "source": loss.source,
+        "oracle": [name.strip() for name in loss.oracle.split(",") if name.strip()],
+        "claims": {name: name in loss.claims for name in claims.CLAIMS},
+        "relations": [relation.sentence for relation in related(loss.name)],
+        "yaml": entry.path.read_text() if entry.path else None,
+    }
+
+
+def measured(entry: Entry) -> dict[str, Any]:
+    """Every claim measured now, with duplicates and efficiency.
+
+    Returns:
+        `claims`, by name: `holds`, `claimed` (by the row), `witness`, `margin`; `disagrees`, the
+        names on which row and measurement differ; `duplicates`, name to factor; `efficiency`.
+
+    Raises:
+        CatalogError: The function fails; the message says in which line.
+    """
+    loss = entry.loss
+    try:
+        verdicts = claims.measure(loss)
+    except Exception as error:
+        what, is_its_own = raised(error, LOSSES[loss.name].fn)
+        hint = "" if is_its_own else " Does it return one number per example?"
+        raise CatalogError(
+            f"{entry.name} cannot be measured: {what}.{hint} See docs/extending.md"
+        ) from error
+    others = [row for row in LOSSES.values() if row.task == loss.task and row.name != loss.name]
+    unknown = sorted(loss.claims - verdicts.keys())
+    differing = [
+        name for name, verdict in verdicts.items() if verdict.holds != (name in loss.claims)
+    ]
+    return {
+        "claims": {
+            name: {
+                "holds": verdict.holds,
+                "claimed": name in loss.claims,
+                "witness": verdict.witness,
+                "margin": plain(verdict.margin),
+            }
+            for name, verdict in verdicts.items()
+        },
+        "disagrees": [*differing, *unknown],
+        "duplicates": {
+            name: float(f"{factor:.9g}") for name, factor in claims.duplicates(loss, others).items()
+        },
+        "efficiency": plain(claims.efficiency(loss)),
+    }
+
+
+def meaning(claim: str) -> str:
+    """What a claim says, in one sentence: the first line of its function's docstring."""
+    return (inspect.getdoc(claims.CLAIMS[claim]) or claim).splitlines()[0]
+
+
+def wants(loss: Mapping[str, Any]) -> list[str]:
+    """What a loss, by its `facts`, asks for beside one output per target and the target itself."""
+    wanted = []
+    if loss["needs_context"]:
+        wanted.append("the class counts of the training split (a Context)")
+    if (outputs := loss["outputs_per_target"]) > 1:
+        wanted.append(f"{outputs} outputs per target, of which the first makes the prediction")
+    if loss["domain"] != "real":
+        wanted.append(f"targets that are {loss['domain']}")
+    return wanted
+
+
+def variant(loss: Mapping[str, Any]) -> str:
+    """Like "huber(delta=0.1)", of the `facts` of a loss; empty for what is no variant."""
+    given = ", ".join(f"{name}={value}" for name, value in loss["variant_params"].items())
+    return f"{loss['variant_of']}({given})" if loss["variant_of"] else ""
+
+
+def about_family(loss: Loss) -> str:
+    """What a loss shares with those of its module: the first line of the module's docstring."""
+    module = sys.modules.get(loss.fn.__module__)
+    return ((module and module.__doc__) or "").strip().partition("\n")[0]
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON knows it: what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
