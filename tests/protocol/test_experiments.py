@@ -226,11 +226,11 @@ def test_full_is_nowhere_coarser_than_what_was_declared():
 
 
 class One:
-    """A composer that is asked for nothing but the parts of a list."""
+    """A composer that reads lists of numbers and nothing else."""
 
     @staticmethod
-    def get_group_options(group):
-        return []
+    def values(key, text):
+        return [float(number) for number in text.split(",")]
 
 
 def test_rates_span_what_was_declared_in_equal_ratios():

@@ -13,7 +13,7 @@ from lossbench.protocol.cells import cells
 from lossbench.protocol.size import check_size, sized_blocks, sized_stage
 from lossbench.protocol.stages import Protocol
 from lossbench.runs import ConfigError, Run
-from lossbench.sweep import Sweep
+from lossbench.sweep import Sweep, preflight
 
 USUAL_SIZE = "laptop"
 
@@ -98,9 +98,14 @@ class Experiment:
         )
 
     def outline(self, sweep: Sweep) -> Outline:
-        """What would be trained; nothing is trained or written."""
+        """What would be trained; nothing is trained or written.
+
+        Raises:
+            ConfigError: Something cannot be trained.
+        """
         protocol = self.protocol(sweep)
         if protocol is None:
+            preflight(self.cells, sweep.engine.files)
             return Outline({"exploratory": self.cells}, sweep, self.tuned, 0, {})
         return Outline(protocol.outline(), sweep, self.tuned, protocol.extend, self.declare)
 
