@@ -137,7 +137,7 @@ def explained(error: BaseException) -> str:
     # Hydra names the file in a first line that ends in a colon, and the mistake in the next one.
     text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
     key = getattr(error, "full_key", None)
-    if key == "experiment" or "@experiment." in text:
+    if key == "experiment" or "@experiment." in text or "Key 'experiment' not in" in text:
         return f"{text} A yaml of an experiment begins with the line '# @package _global_'."
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and key:
         prefix, _, name = key.rpartition(".")
