@@ -414,7 +414,8 @@ fixed = kernel.constants(layers_of(members.model), members, run)
 names = kernel._train.arg_names
 types = {name: "i32" for name in names} | {name: "constexpr" for name in fixed}
 types |= {name: "*fp32" for name in names[: names.index("first")]}
-types |= {name: "*i64" for name in ("stop_step", "batches", "seed_index", "step")} | {"alive": "*i1"}
+types |= {name: "*i64" for name in ("stop_step", "batches", "seed_index", "step")}
+types |= {"alive": "*i1"}
 constants = {(names.index(name),): value for name, value in fixed.items()}
 source = ASTSource(kernel._train, types, constexprs=constants)
 made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=kernel.COMPILED)

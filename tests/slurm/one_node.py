@@ -173,6 +173,7 @@ class OneNode:
             "ReturnToService": 2,
             "KillWait": 5,
             "MaxArraySize": 4,
+            "MinJobAge": 86_400,  # a job that ended is known until the last test
             "SlurmdParameters": "config_overrides",  # one more processor, for what only waits
         }
         lines = [f"{name}={value}" for name, value in node.items()]

@@ -154,7 +154,10 @@ def hurry(node):
         number, state, *why = line.split()
         if state == "PD" and "BeginTime" in why:
             shown = node.run("scontrol", "show", "job", number)
-            (begin,) = re.findall(r"EligibleTime=(\S+)", shown)
+            # The number of an array's first job shows all of them.
+            jobs = [text.strip() for text in shown.split("\n\n")]
+            (job,) = [text for text in jobs if text.startswith(f"JobId={number} ")]
+            (begin,) = re.findall(r"EligibleTime=(\S+)", job)
             if datetime.fromisoformat(begin) > datetime.now() + timedelta(seconds=5):
                 node.run("scontrol", "update", f"JobId={number}", "StartTime=now+2")
 
