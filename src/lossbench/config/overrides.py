@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.override_parser.types import Override, Sweep, ValueType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import (
@@ -77,14 +77,16 @@ def values_of(override: Override) -> list[Any]:
     """The values that an override sweeps, or its only one.
 
     Raises:
-        ConfigError: It sweeps an interval.
+        ConfigError: It sweeps an interval, or a list that has a sweep in it.
     """
     if not override.is_sweep_override():
         return [override.value()]
     if not override.is_discrete_sweep():
         raise ConfigError(f"{override.input_line!r} is an interval: list values, as KEY=A,B")
     key = override.key_or_group
-    elements = override.sweep_iterator()
+    elements = [*override.sweep_iterator()]
+    if any(isinstance(one, Sweep) for one in elements):
+        raise ConfigError(f"{override.input_line!r} cannot be read: a sweep has no sweep in it")
     return [Override(override.type, key, ValueType.ELEMENT, one).value() for one in elements]
 
 
