@@ -9,7 +9,6 @@ which raises `Unserved` with the reason where it cannot serve a pack.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import logging
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from lossbench.engine.strategies.layers import layers_of
 from lossbench.engine.strategies.stack import Stack
 from lossbench.engine.strategy import Advance, Logged, Named, Strategy, Unserved
 from lossbench.engine.update import Updates
-from lossbench.runs import ConfigError
+from lossbench.runs.errors import refuse_unknown
 
 __all__ = [
     "OPTIONS",
@@ -67,10 +66,7 @@ def check(names: Sequence[str], device: str) -> None:
         ConfigError: An unknown name; says the nearest one.
     """
     for name in names:
-        if name not in OPTIONS:
-            near = difflib.get_close_matches(name, OPTIONS, n=1)
-            cure = f"did you mean {near[0]!r}?" if near else f"use some of {', '.join(OPTIONS)}"
-            raise ConfigError(f"engine.strategies: {name!r} is unknown: {cure}")
+        refuse_unknown(name, OPTIONS, "engine.strategies:")
         if device not in OPTIONS[name].devices:
             known = " and ".join(OPTIONS[name].devices)
             log.warning(
