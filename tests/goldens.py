@@ -208,13 +208,13 @@ def list_sweeps(checkout: Path, losses: list[dict[str, Any]]) -> dict[str, list[
 def record(folder: Path, checkout: Path, only: str, workers: int) -> int:
     """Train the sweeps and write what is compared of them; 1 if one went wrong, else 0."""
     start, place = time.monotonic(), prepare_workplace(checkout)
-    code = "import lossbench, hydra_plugins.lossbench_packed as plugin, lossbench.cli as cli\n"
-    code += "print(lossbench.__file__, plugin.__file__)\ncli.main(['losses', '--json'])"
+    code = "import lossbench, lossbench.cli as cli\n"
+    code += "print(lossbench.__file__)\ncli.main(['losses', '--json'])"
     command = [sys.executable, "-c", code]
     text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, **place).stdout
-    paths, losses = text.split("\n", 1)
-    print(f"{paths}\nruns and logs: {place['cwd']}", flush=True)
-    if not all(path.startswith(place["env"]["PYTHONPATH"]) for path in paths.split()):
+    path, losses = text.split("\n", 1)
+    print(f"{path}\nruns and logs: {place['cwd']}", flush=True)
+    if not path.startswith(place["env"]["PYTHONPATH"]):
         raise SystemExit(f"this is not what {checkout} has")
     sweeps = list_sweeps(checkout, json.loads(losses))
     names = sorted(name for name in sweeps if only in name)
