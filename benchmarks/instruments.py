@@ -22,12 +22,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import nn
 
-from lossbench.config import to_run
 from lossbench.engine import moments, train
 from lossbench.measures.instruments import times
 from lossbench.models import MODELS, Model
 from lossbench.records import INSTRUMENTS
-from lossbench.runs import Run, packs
+from lossbench.runs import Draft, Run, checked, packs, part
 from lossbench.sweep import splits_of
 
 UPDATES = 200
@@ -107,34 +106,19 @@ def run_of(
     instruments: list[str] | None = None,
 ) -> Run:
     """One run on digits."""
-
-    def part(name: str, **params: Any) -> dict[str, Any]:
-        return {"name": name, "fn": name, "params": params}
-
-    none = {"name": "none", "params": {}}
-    return to_run(
-        {
-            "data": part("digits")
-            | {"targets": "sampled", "corruption": none, "augmentation": none},
-            "model": part(model, **params),
-            "loss": part(loss),
-            "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.0}
-            | {"params": {}},
-            "schedule": {"name": "constant", "params": {}},
-            "engine": {"name": "cpu", "device": "cpu", "precision": "float32", "pack_size": 20}
-            | {"threads": 1, "commit_every": 1e9},
-            "init": {"from": "random", "output_scale": 1.0},
-            "name": "cost",
-            "condition": "as_given",
-            "signal": "own",
-            "instruments": instruments or [],
-            "seed": seed,
-            "steps": steps,
-            "batch_size": 64,
-            "log_every": 10_000,
-            "eval_every": 10_000,
-            "extensions": [],
-        }
+    return checked(
+        Draft(
+            data=part("digits"),
+            model=part(model, **params),
+            loss=part(loss),
+            lr=0.05,
+            momentum=0.9,
+            instruments=tuple(instruments or ()),
+            seed=seed,
+            steps=steps,
+            log_every=10_000,
+            eval_every=10_000,
+        )
     )
 
 

@@ -5,50 +5,34 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from lossbench import config
 from lossbench.runs import Run
 
-PLAIN = {
-    "data": {
-        "name": "diabetes",
-        "fn": "diabetes",
-        "params": {},
-        "targets": "sampled",
-        "root": "data",
-        "download": False,
-        "corruption": {"name": "none", "params": {}},
-        "augmentation": {"name": "none", "params": {}},
-    },
-    "model": {"name": "mlp", "fn": "mlp", "params": {"widths": [16, 16], "activation": "relu"}},
-    "loss": {"name": "mse", "fn": "mse", "params": {}},
-    "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.0, "params": {}},
-    "schedule": {"name": "constant", "params": {}},
-    "engine": {
-        "name": "cpu",
-        "device": "cpu",
-        "precision": "float32",
-        "pack_size": 128,
-        "threads": 1,
-        "commit_every": 30,
-        "strategies": [],
-    },
-    "init": {"from": "random", "output_scale": 1.0},
-    "name": "test",
-    "condition": "as_given",
-    "signal": "own",
-    "instruments": [],
-    "seed": 0,
-    "steps": 20,
-    "batch_size": 32,
-    "log_every": 5,
-    "eval_every": 10,
-    "report": "all",
-    "size": {
-        "name": "laptop",
-        **{part: {} for part in ("scale", "most", "replace", "tune", "confirm")},
-    },
-    "extensions": [],
-}
+PLAIN: dict = OmegaConf.to_container(  # type: ignore[assignment]
+    OmegaConf.merge(
+        OmegaConf.structured(config.Config),
+        {
+            "data": {"name": "diabetes", "fn": "diabetes"},
+            "model": {
+                "name": "mlp",
+                "fn": "mlp",
+                "params": {"widths": [16, 16], "activation": "relu"},
+            },
+            "loss": {"name": "mse", "fn": "mse"},
+            "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9},
+            "schedule": {"name": "constant"},
+            "engine": {"name": "cpu"},
+            "size": {"name": "laptop"},
+            "name": "test",
+            "steps": 20,
+            "batch_size": 32,
+            "log_every": 5,
+            "eval_every": 10,
+        },
+    )
+)
 
 
 TINY = """

@@ -14,6 +14,7 @@ HOUSE = Path(lossbench.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
 
 ROOMS = (
+    "errors",
     "store",
     "records",
     "pairing",

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lossbench.config import Config, to_run
 from lossbench.data import DATA, Data, Splits, files
 from lossbench.data.splits import classification
 from lossbench.models import MODELS
-from lossbench.runs import Run
+from lossbench.runs import Draft, Run, checked, part
 from lossbench.runs.packs import Pack
 from lossbench.sweep import splits_of
 
@@ -90,8 +88,18 @@ class Task:
     card_members: int = 1024
 
     def run(self, loss: str, **typed: Any) -> Run:
-        """One run; `typed` are top-level keys, and `lr`, `precision`."""
-        return to_run(_config(self, loss, **typed))
+        """One run; `typed` are other factors of a `Draft`."""
+        unlogged = {"steps": 1, "lr": LR, "log_every": NEVER, "eval_every": NEVER}
+        return checked(
+            Draft(
+                data=part(self.data, **self.examples),
+                model=part(self.model, widths=[*self.widths]),
+                loss=part(loss),
+                momentum=0.9,
+                batch_size=self.batch_size,
+                **{**unlogged, **typed},
+            )
+        )
 
     def overrides(self) -> list[str]:
         """The same as words of the command line."""
@@ -210,36 +218,3 @@ def flops(task: Task, splits: Splits) -> float:
             layer.register_forward_hook(count)
     model(splits.inputs["train"][: task.batch_size])
     return 3 * sum(found) - found[0]
-
-
-def _config(
-    task: Task,
-    loss: str,
-    *,
-    steps: int = 1,
-    lr: float = LR,
-    log_every: int = NEVER,
-    eval_every: int = NEVER,
-    precision: str = "float32",
-    seed: int = 0,
-) -> DictConfig:
-    """A resolved configuration, as the launcher would compose it."""
-
-    def part(name: str, **params: Any) -> dict[str, Any]:
-        return {"name": name, "fn": name, "params": params}
-
-    typed = {
-        "data": part(task.data, **task.examples),
-        "model": part(task.model, widths=[*task.widths]),
-        "loss": part(loss),
-        "optimizer": {"name": "sgd", "lr": lr, "momentum": 0.9},
-        "schedule": {"name": "constant"},
-        "engine": {"name": "cpu", "precision": precision},
-        "size": {"name": "laptop"},
-        "seed": seed,
-        "steps": steps,
-        "batch_size": task.batch_size,
-        "log_every": log_every,
-        "eval_every": eval_every,
-    }
-    return OmegaConf.merge(OmegaConf.structured(Config), typed)  # type: ignore[return-value]

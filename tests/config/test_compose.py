@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lossbench import cli
 from lossbench.config import Composer, explained, named, register, to_run
-from lossbench.config.overrides import lines_of
+from lossbench.config.overrides import single_overrides
 from lossbench.runs import ConfigError, varied
 
 
@@ -44,7 +44,7 @@ def composer(loader, whole):
 def composed_by_hydra(loader, whole, lines):
     """Every job of some overrides, each composed by Hydra alone."""
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(lines)
-    for job in itertools.product(*map(lines_of, parsed)):
+    for job in itertools.product(*map(single_overrides, parsed)):
         config = copy.deepcopy(loader.load_sweep_config(whole, list(job)))
         choices = {str(group): choice for group, choice in config.hydra.runtime.choices.items()}
         yield to_run(named(config, choices))

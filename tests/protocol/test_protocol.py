@@ -17,7 +17,7 @@ from lossbench import cli, records, statistics
 from lossbench.engine.losses import TrainingLosses
 from lossbench.losses import LOSSES
 from lossbench.protocol import Candidate, Grid, candidates
-from lossbench.protocol.cells import lines_of
+from lossbench.protocol.cells import block_overrides
 from lossbench.protocol.stages import Chosen, Protocol, why_too_short
 from lossbench.statistics import best_learning_rate
 
@@ -414,9 +414,7 @@ def test_a_failed_reference_stops_the_confirming_of_its_task(conf, place, monkey
     broken.__name__ = "mse"
     row = dataclasses.replace(LOSSES["mse"], fn=broken)
     monkeypatch.setitem(LOSSES, "mse", row)
-    monkeypatch.setattr(
-        "lossbench.runs.identity._code_shas", lambda *names: dict.fromkeys(SHAS, "x")
-    )
+    monkeypatch.setattr("lossbench.runs.source._code_shas", lambda *names: dict.fromkeys(SHAS, "x"))
     assert ask(conf, "experiment=three", "name=broken") == cli.SOME_FAILED
     runs = records.load(place / "runs" / "broken").runs
     assert {*runs.stage} == {"tune"}
@@ -485,7 +483,7 @@ def test_a_typed_key_replaces_that_key_in_every_block(conf, place):
 def asked(blocks, *typed):
     """What each block of a command asks for, one data set in each."""
     by_key = {line.partition("=")[0]: line for line in typed}
-    return [tuple(sorted(lines)) for lines in lines_of(blocks, by_key)]
+    return [tuple(sorted(lines)) for lines in block_overrides(blocks, by_key)]
 
 
 TWO = [

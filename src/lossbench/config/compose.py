@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,16 +15,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lossbench.config.overrides import (
     checked_overrides,
     in_type_of_field,
-    lines_of,
     parsed,
+    single_overrides,
     values_of,
 )
 from lossbench.config.schema import GROUPS, KEYS, known_keys
+from lossbench.errors import ConfigError, nearest, refuse_unknown
 from lossbench.records import REPORTS
 from lossbench.runs.checks import can_vary, check_positive, checked, with_values
-from lossbench.runs.errors import ConfigError, nearest, refuse_unknown
-from lossbench.runs.identity import NEUTRAL
-from lossbench.runs.run import Init, Part, Run
+from lossbench.runs.run import NEUTRAL, Draft, Init, Part, Run
 from lossbench.runs.settings import AUTO, DEVICES, PRECISIONS, TF32, Engine
 
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
@@ -45,10 +43,10 @@ class Composer:
     def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
         self.loader = loader
         self._config = config
-        self._cells: dict[tuple[str, ...], _Cell] = {}  # blocks have many in common
+        self._composed: dict[tuple[str, ...], tuple[Draft, bool]] = {}  # blocks share many
 
-    def drafts(self, lines: Sequence[str]) -> Iterator[Run]:
-        """The runs of every combination of the values in overrides, not yet checked.
+    def drafts(self, lines: Sequence[str]) -> Iterator[Draft]:
+        """The drafts of the runs of every combination of the values in overrides.
 
         Args:
             lines: Overrides, sweeps included.
@@ -58,21 +56,21 @@ class Composer:
             ConfigError: A key, a choice or a parameter does not exist.
         """
         overrides = checked_overrides(lines, self.loader)
-        plain = [one for one in overrides if _is_plain(one, overrides)]
-        composed = [one for one in overrides if one not in plain]
+        plain = [override for override in overrides if _is_plain(override, overrides)]
+        others = [override for override in overrides if override not in plain]
         swept = [
-            [(one.key_or_group, in_type_of_field(one.key_or_group, v)) for v in values_of(one)]
-            for one in plain
+            [(key, in_type_of_field(key, value)) for value in values_of(override)]
+            for override in plain
+            for key in [override.key_or_group]
         ]
-        for choice in itertools.product(*map(lines_of, composed)):
-            cell = self._cell(choice)
-            if cell.is_interpolated:  # one value depends on another, so Hydra composes every run
-                for rest in itertools.product(*map(lines_of, plain)):
-                    yield self._cell((*choice, *rest)).run
+        for choice in itertools.product(*map(single_overrides, others)):
+            draft, is_interpolated = self._compose(choice)
+            if is_interpolated:  # one value depends on another, so Hydra composes every run
+                for rest in itertools.product(*map(single_overrides, plain)):
+                    yield self._compose((*choice, *rest))[0]
             else:
-                yield from (
-                    with_values(cell.run, dict(values)) for values in itertools.product(*swept)
-                )
+                for values in itertools.product(*swept):
+                    yield with_values(draft, dict(values))
 
     def runs(self, lines: Sequence[str]) -> list[Run]:
         """The runs of every combination of the values in overrides, checked.
@@ -81,7 +79,7 @@ class Composer:
             HydraException: What Hydra itself would raise for them.
             ConfigError: A run cannot be trained.
         """
-        return [checked(run) for run in self.drafts(lines)]
+        return [checked(draft) for draft in self.drafts(lines)]
 
     def values(self, key: str, text: Any) -> list[Any]:
         """Single values of a key whose values are listed in any way that Hydra reads.
@@ -92,38 +90,26 @@ class Composer:
         (override,) = parsed([f"{key}={text}"], self.loader)
         return [in_type_of_field(key, value) for value in values_of(override)]
 
-    def _cell(self, choice: tuple[str, ...]) -> _Cell:
-        if choice not in self._cells:
+    def _compose(self, choice: tuple[str, ...]) -> tuple[Draft, bool]:
+        """What Hydra composes for overrides of single values, and whether it is interpolated.
+
+        It is where one of its values depends on another.
+        """
+        if choice not in self._composed:
             config = self.loader.load_sweep_config(self._config, list(choice))
             choices = {str(group): name for group, name in config.hydra.runtime.choices.items()}
             config = named(config, choices)
-            self._refuse_other_sweep(config)
+            if config.name != self._config.name:
+                raise ConfigError(f"name is swept over {config.name!r}: a sweep has one name")
+            for key in ("root", "download"):
+                if config.data[key] != self._config.data[key]:
+                    raise ConfigError(
+                        f"data.{key} is {config.data[key]!r} for some runs: give one for all of "
+                        "them, on the command line or at the top of the experiment"
+                    )
             unresolved = str(OmegaConf.to_container(config, resolve=False))
-            self._cells[choice] = _Cell(draft(config), "${" in unresolved)
-        return self._cells[choice]
-
-    def _refuse_other_sweep(self, config: DictConfig) -> None:
-        if config.name != self._config.name:
-            raise ConfigError(f"name is swept over {config.name!r}: a sweep has one name")
-        for key in ("root", "download"):
-            if config.data[key] != self._config.data[key]:
-                raise ConfigError(
-                    f"data.{key} is {config.data[key]!r} for some runs: give one for all of "
-                    "them, on the command line or at the top of the experiment"
-                )
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """What Hydra composed once.
-
-    Attributes:
-        run: Not yet checked.
-        is_interpolated: Whether one of its values depends on another.
-    """
-
-    run: Run
-    is_interpolated: bool
+            self._composed[choice] = to_draft(config), "${" in unresolved
+        return self._composed[choice]
 
 
 def _is_plain(override: Override, overrides: Sequence[Override]) -> bool:
@@ -169,10 +155,10 @@ def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
     Raises:
         ConfigError: Unknown key, name or parameter, or a value out of range; says the cure.
     """
-    return checked(draft(config))
+    return checked(to_draft(config))
 
 
-def draft(config: DictConfig | Mapping[str, Any]) -> Run:
+def to_draft(config: DictConfig | Mapping[str, Any]) -> Draft:
     """The run that a composed configuration asks for, its own values not yet checked.
 
     Raises:
@@ -185,32 +171,18 @@ def draft(config: DictConfig | Mapping[str, Any]) -> Run:
     if not SWEEP_NAME.fullmatch(plain["name"]):
         raise ConfigError(f"name is {plain['name']!r}: use up to 80 letters, digits, '_', '-', '.'")
     data, optimizer, init = plain["data"], plain["optimizer"], {**NEUTRAL["init"], **plain["init"]}
-    return Run(
-        run_id="",
-        stage="",
-        condition=plain["condition"],
+    numbers = ("seed", "steps", "batch_size", "log_every", "eval_every")
+    return Draft(
         data=_part(data),
         targets=data["targets"],
         corruption=_part(data["corruption"]),
         augmentation=_part(data["augmentation"]),
-        model=_part(plain["model"]),
-        loss=_part(plain["loss"]),
-        optimizer=_part(optimizer),
-        schedule=_part(plain["schedule"]),
-        lr=optimizer["lr"],
-        momentum=optimizer["momentum"],
-        weight_decay=optimizer["weight_decay"],
+        **{name: _part(plain[name]) for name in ("model", "loss", "optimizer", "schedule")},
+        **{name: optimizer[name] for name in ("lr", "momentum", "weight_decay")},
         init=Init(start=init["from"], output_scale=init["output_scale"]),
-        signal=plain["signal"],
         instruments=tuple(plain["instruments"]),
-        seed=plain["seed"],
-        steps=plain["steps"],
-        batch_size=plain["batch_size"],
-        log_every=plain["log_every"],
-        eval_every=plain["eval_every"],
+        **{name: plain[name] for name in ("condition", "signal", *numbers)},
         precision=plain["engine"]["precision"],
-        source_sha="",
-        shared_sha="",
     )
 
 

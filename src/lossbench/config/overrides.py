@@ -20,7 +20,7 @@ from omegaconf.errors import (
 )
 
 from lossbench.config.schema import FREE_KEY, GROUPS, Config, is_key, known_keys
-from lossbench.runs.errors import ConfigError, nearest, refuse_unknown
+from lossbench.errors import ConfigError, nearest, refuse_unknown
 
 SEED_CURE = "use seed=3, seed=1,2,3 or seed='range(10)'"
 
@@ -90,8 +90,8 @@ def values_of(override: Override) -> list[Any]:
     return [Override(override.type, key, ValueType.ELEMENT, one).value() for one in elements]
 
 
-def lines_of(override: Override) -> list[str]:
-    """The values that an override sweeps, or its only one, as overrides of single values."""
+def single_overrides(override: Override) -> list[str]:
+    """An override of a single value for each value that an override sweeps, as typed."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     if not override.is_discrete_sweep():

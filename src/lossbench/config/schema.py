@@ -16,7 +16,7 @@ from omegaconf import MISSING, OmegaConf
 from lossbench.data.files import ROOT
 from lossbench.losses import LOSSES
 from lossbench.runs.checks import parameters
-from lossbench.runs.identity import NEUTRAL
+from lossbench.runs.run import NEUTRAL, Draft
 
 
 @dataclass
@@ -29,16 +29,8 @@ class PartNode:
 
 
 @dataclass
-class CorruptionNode:
-    """What is done to train and validation targets."""
-
-    name: str = "none"
-    params: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class AugmentationNode:
-    """What is done to training inputs, batch by batch."""
+class ChangeNode:
+    """What is done to targets or inputs of the data, by name."""
 
     name: str = "none"
     params: dict[str, Any] = field(default_factory=dict)
@@ -50,9 +42,9 @@ class DataNode(PartNode):
 
     root: str = ROOT
     download: bool = False
-    targets: str = "sampled"
-    corruption: CorruptionNode = field(default_factory=CorruptionNode)
-    augmentation: AugmentationNode = field(default_factory=AugmentationNode)
+    targets: str = Draft.targets
+    corruption: ChangeNode = field(default_factory=ChangeNode)
+    augmentation: ChangeNode = field(default_factory=ChangeNode)
 
 
 @dataclass
@@ -61,8 +53,8 @@ class OptimizerNode:
 
     name: str = MISSING
     lr: float = MISSING
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+    momentum: float = Draft.momentum
+    weight_decay: float = Draft.weight_decay
     params: dict[str, Any] = field(default_factory=dict)
 
 
@@ -80,7 +72,7 @@ class EngineNode:
 
     name: str = MISSING
     device: str = "cpu"
-    precision: str = "float32"
+    precision: str = Draft.precision
     pack_size: int = 128
     threads: int = 1
     commit_every: float = 30.0
@@ -113,14 +105,14 @@ class Config:
     # A plain dictionary: `from` is no name that Python lets a field have.
     init: dict[str, Any] = field(default_factory=lambda: dict(NEUTRAL["init"]))
     name: str = "default"
-    condition: str = "as_given"
-    signal: str = "own"
+    condition: str = Draft.condition
+    signal: str = Draft.signal
     instruments: list[str] = field(default_factory=list)
-    seed: int = 0
-    steps: int = 500
-    batch_size: int = 64
-    log_every: int = 10
-    eval_every: int = 100
+    seed: int = Draft.seed
+    steps: int = Draft.steps
+    batch_size: int = Draft.batch_size
+    log_every: int = Draft.log_every
+    eval_every: int = Draft.eval_every
     report: str = "all"
     extensions: list[str] = field(default_factory=list)
 
@@ -194,7 +186,6 @@ def register(folders: Iterable[Path] = ()) -> None:
 
 
 def _keys(node: type) -> dict[str, Any]:
-    """Keys of a node, each with those below it, or with None where anything goes below it."""
     below = {item.name: item.default_factory for item in dataclasses.fields(node)}
     return {
         name: _keys(kind) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None

@@ -31,13 +31,13 @@ def cells(
     """
     fitting: dict[str, Run] = {}
     unfit: dict[str, None] = {}
-    for lines in lines_of(blocks, typed):
-        for run in composer.drafts(lines):
-            if fits(run):
-                run = checked(run)
+    for lines in block_overrides(blocks, typed):
+        for draft in composer.drafts(lines):
+            if fits(draft):
+                run = checked(draft)
                 fitting[run.run_id] = run
             else:
-                unfit[f"{run.loss.name} on {run.data.name}"] = None
+                unfit[f"{draft.loss.name} on {draft.data.name}"] = None
     if not fitting:
         raise ConfigError(
             "the sweep is empty: no loss fits the task and targets of its data. Regression "
@@ -48,7 +48,9 @@ def cells(
     return [*fitting.values()]
 
 
-def lines_of(blocks: Sequence[Mapping[str, Any]], typed: Mapping[str, str]) -> list[list[str]]:
+def block_overrides(
+    blocks: Sequence[Mapping[str, Any]], typed: Mapping[str, str]
+) -> list[list[str]]:
     """The overrides of each block, sweeps included, with what was typed in their place."""
     # `_with_data` has settled which data, and which of its settings stay.
     replaced = typed.keys() - {"data"}
@@ -63,7 +65,7 @@ def lines_of(blocks: Sequence[Mapping[str, Any]], typed: Mapping[str, str]) -> l
     return by_block
 
 
-def values(key: str, value: Any, composer: Composer) -> list[Any]:
+def listed_values(key: str, value: Any, composer: Composer) -> list[Any]:
     """Single values of a key whose values are typed or listed in some way Hydra knows.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lossbench.config import GROUPS, Composer, checked_overrides
-from lossbench.protocol.cells import values
+from lossbench.protocol.cells import listed_values
 from lossbench.protocol.grid import spread
 from lossbench.runs import ConfigError, nearest
 
@@ -105,7 +105,7 @@ def sized_stage(
     new = {key: value for key, value in size.items() if f"{where}.{key}" not in gone}
     spans = {key: new.pop(key) for key in ("rates", "finer") if key in new}
     if spans and f"{where}.lr" not in gone:
-        new["lr"] = _spanning(values("optimizer.lr", asked.get("lr", ()), composer), **spans)
+        new["lr"] = _spanning(listed_values("optimizer.lr", asked.get("lr", ()), composer), **spans)
     return {**asked, **new}
 
 

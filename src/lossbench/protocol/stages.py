@@ -15,7 +15,7 @@ from lossbench import records, statistics
 from lossbench.config import Composer, in_type_of_field
 from lossbench.losses import LOSSES
 from lossbench.optimizers import SCALE_FREE
-from lossbench.protocol.cells import values
+from lossbench.protocol.cells import listed_values
 from lossbench.protocol.declaration import (
     CONFIRM,
     TUNE,
@@ -114,8 +114,8 @@ class Protocol:
         check_keys("confirm", confirm, CONFIRM)
         tune, confirm = {**TUNE, **tune}, {**CONFIRM, **confirm}
         self.sweep, self.declare = sweep, declare
-        self.tune_seeds = values("seed", tune["seeds"], composer)
-        self.confirm_seeds = values("seed", seeds or confirm["seeds"], composer)
+        self.tune_seeds = listed_values("seed", tune["seeds"], composer)
+        self.confirm_seeds = listed_values("seed", seeds or confirm["seeds"], composer)
         refuse_overlap(self.tune_seeds, self.confirm_seeds)
         self.conditions = [str(name) for name in confirm["conditions"]]
         check_conditions(self.conditions)
@@ -127,7 +127,7 @@ class Protocol:
         }
         self.tuned = ["optimizer.lr", *self.others]
         self.extend = int(tune["extend"])
-        rates = sorted(values("optimizer.lr", tune["lr"], composer))
+        rates = sorted(listed_values("optimizer.lr", tune["lr"], composer))
         self.tasks = self._tasks(cells, Grid(tuple(rates)))
         check_declaration(
             declare,

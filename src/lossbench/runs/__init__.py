@@ -1,16 +1,18 @@
 """Runs as plain values: what one is, its checks and identity, and which of them train together."""
 
+from lossbench.errors import ConfigError, nearest
 from lossbench.runs.checks import checked, fits, varied, with_values
-from lossbench.runs.errors import ConfigError, nearest
-from lossbench.runs.identity import ENGINE_SCHEMA, refuse_other_code, run_id
-from lossbench.runs.run import Init, Part, Run
+from lossbench.runs.run import ENGINE_SCHEMA, NEUTRAL, Draft, Init, Part, Run, part
 from lossbench.runs.settings import PRECISIONS, TF32, Engine
+from lossbench.runs.source import refuse_other_code
 
 __all__ = [
     "ENGINE_SCHEMA",
+    "NEUTRAL",
     "PRECISIONS",
     "TF32",
     "ConfigError",
+    "Draft",
     "Engine",
     "Init",
     "Part",
@@ -18,8 +20,8 @@ __all__ = [
     "checked",
     "fits",
     "nearest",
+    "part",
     "refuse_other_code",
-    "run_id",
     "varied",
     "with_values",
 ]

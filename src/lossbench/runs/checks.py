@@ -14,42 +14,29 @@ from lossbench.data import DATA
 from lossbench.data.augmentation import AUGMENTATIONS
 from lossbench.data.corruption import CORRUPTIONS
 from lossbench.data.targets import TARGETS
+from lossbench.errors import ConfigError, nearest, refuse_unknown
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import NAME
 from lossbench.models import MODELS
 from lossbench.models.start import STARTS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.records import CONDITIONS, INSTRUMENTS, SIGNALS
-from lossbench.runs.errors import ConfigError, nearest, refuse_unknown
-from lossbench.runs.identity import NEUTRAL, code_of, run_id
-from lossbench.runs.run import Init, Part, Run
+from lossbench.runs.run import FACTORS, Draft, Init, Part, Run
 from lossbench.runs.settings import PRECISIONS
+from lossbench.runs.source import code_of
 
 FIELDS = {
-    "condition": "condition",
     "data.targets": "targets",
-    "optimizer.lr": "lr",
-    "optimizer.momentum": "momentum",
-    "optimizer.weight_decay": "weight_decay",
-    "signal": "signal",
-    "instruments": "instruments",
-    "seed": "seed",
-    "steps": "steps",
-    "batch_size": "batch_size",
-    "log_every": "log_every",
-    "eval_every": "eval_every",
     "engine.precision": "precision",
+    **{f"optimizer.{name}": name for name in ("lr", "momentum", "weight_decay")},
+    **{name: name for name in ("condition", "signal", "instruments", "seed", "steps")},
+    **{name: name for name in ("batch_size", "log_every", "eval_every")},
 }
 """Field of a run by what is typed."""
 
 PARTS = {
-    "data": "data",
-    "model": "model",
-    "loss": "loss",
-    "data.corruption": "corruption",
-    "data.augmentation": "augmentation",
-    "optimizer": "optimizer",
-    "schedule": "schedule",
+    **{name: name for name in ("data", "model", "loss", "optimizer", "schedule")},
+    **{f"data.{name}": name for name in ("corruption", "augmentation")},
 }
 """Field of a run by how the keys begin that set the parameters of that part."""
 
@@ -76,86 +63,73 @@ def can_vary(key: str) -> bool:
     return key in {**FIELDS, **_CHOSEN_BY_NAME, **_INIT} or bool(_PART_KEY.fullmatch(key))
 
 
-def with_values(run: Run, values: Mapping[str, Any]) -> Run:
-    """The run with other values, neither checked nor with an identity: `checked` gives both.
+def with_values(draft: Draft, values: Mapping[str, Any]) -> Draft:
+    """The draft of a run with other values, not checked.
 
     Args:
-        run: Any.
+        draft: Any, or a run.
         values: By key, as typed: `seed`, `optimizer.lr`, `loss.params.delta`, ...
 
     Raises:
         ConfigError: A key is no such key, or a parameter that the chosen part lacks.
     """
-    new: dict[str, Any] = {}
+    new = {factor: getattr(draft, factor) for factor in FACTORS}
     for key, value in values.items():
         if key in FIELDS:
             new[FIELDS[key]] = value
         elif key in _CHOSEN_BY_NAME:
-            name = _CHOSEN_BY_NAME[key]
-            new[name] = replace(new.get(name, getattr(run, name)), name=value, fn=value)
+            field = _CHOSEN_BY_NAME[key]
+            new[field] = replace(new[field], name=value, fn=value)
         elif key in _INIT:
-            new["init"] = replace(new.get("init", run.init), **{_INIT[key]: value})
+            new["init"] = replace(new["init"], **{_INIT[key]: value})
         elif match := _PART_KEY.fullmatch(key):
-            name = PARTS[match[1]]
-            part = new.get(name, getattr(run, name))
-            if name not in _FREE and match[2] not in part.params:
-                if not part.params:
-                    why = (
-                        f"a chosen {match[1]} has no such parameter, sweep those that have it apart"
-                    )
-                    raise ConfigError(f"{key}: {why}")
-                below = f"{match[1]}.params"
+            group, name = match.groups()
+            part: Part = new[PARTS[group]]
+            is_listed = PARTS[group] not in _FREE
+            if is_listed and not part.params:
                 raise ConfigError(
-                    f"unknown key {key!r}: below {below!r} {nearest(match[2], part.params)}"
+                    f"{key}: a chosen {group} has no such parameter, sweep those that have it apart"
                 )
-            new[name] = replace(part, params={**part.params, match[2]: value})
+            if is_listed and name not in part.params:
+                below = f"{group}.params"
+                raise ConfigError(
+                    f"unknown key {key!r}: below {below!r} {nearest(name, part.params)}"
+                )
+            new[PARTS[group]] = replace(part, params={**part.params, name: value})
         else:
             raise ConfigError(f"{key} varies no single run: give it for the whole sweep")
-    return replace(run, **new)
+    return Draft(**new)
 
 
-def varied(run: Run, values: Mapping[str, Any]) -> Run:
-    """The run with other values, checked and with its identity, as if each had been typed."""
+def varied(run: Draft, values: Mapping[str, Any]) -> Run:
+    """The run with other values, checked as if each had been typed."""
     return checked(with_values(run, values))
 
 
-def checked(run: Run) -> Run:
-    """The run with its parameters in the types of their defaults, its stage and its identity.
+def checked(draft: Draft) -> Run:
+    """The run of a draft, its parameters in the types of their defaults.
 
     Raises:
         ConfigError: A name is unknown, a value is out of range, or two do not go together.
     """
-    _check_numbers(run)
-    refuse_unknown(run.condition, CONDITIONS, "condition")
-    refuse_unknown(run.precision, PRECISIONS, "engine.precision")
-    parts = {
-        field: _checked_part(getattr(run, field), key, REGISTRIES[field])
-        for key, field in PARTS.items()
-    }
-    run = replace(
-        run,
-        **parts,
-        stage=CONDITIONS[run.condition].stage,
-        lr=float(run.lr),
-        momentum=float(run.momentum),
-        weight_decay=float(run.weight_decay),
-        init=_checked_init(run.init),
-        instruments=_checked_instruments(run.instruments),
-    )
-    if not fits(run):
-        raise ConfigError(_why_unfit(run.loss, run.data))
-    _check_targets(run)
-    _check_start(run)
-    _check_signal(run)
-    run = replace(run, **code_of(run))
-    return replace(run, run_id=run_id(run.facts))
+    _refuse_out_of_range(draft)
+    factors = {factor: getattr(draft, factor) for factor in FACTORS}
+    for key, field in PARTS.items():
+        factors[field] = _checked_part(getattr(draft, field), key, REGISTRIES[field])
+    for field in ("lr", "momentum", "weight_decay"):
+        factors[field] = float(factors[field])
+    factors["init"] = Init(draft.init.start, float(draft.init.output_scale))
+    # In the order of their table, each once.
+    factors["instruments"] = tuple(name for name in INSTRUMENTS if name in draft.instruments)
+    _refuse_unfit(draft)
+    return Run(**factors, **code_of(draft))
 
 
-def fits(run: Run) -> bool:
+def fits(draft: Draft) -> bool:
     """Whether the loss is made for the task of the data and for such targets."""
-    refuse_unknown(run.loss.fn, LOSSES, "loss")
-    refuse_unknown(run.data.fn, DATA, "data")
-    loss, data = LOSSES[run.loss.fn], DATA[run.data.fn]
+    refuse_unknown(draft.loss.fn, LOSSES, "loss")
+    refuse_unknown(draft.data.fn, DATA, "data")
+    loss, data = LOSSES[draft.loss.fn], DATA[draft.data.fn]
     return loss.task == data.task and loss.domain in ("real", data.domain)
 
 
@@ -217,61 +191,50 @@ def _checked_part(part: Part, key: str, registry: Mapping[str, Any]) -> Part:
     return Part(part.name, part.fn, params)
 
 
-def _check_numbers(run: Run) -> None:
+def _refuse_out_of_range(draft: Draft) -> None:
     names = ("steps", "batch_size", "log_every", "eval_every")
-    check_positive({"optimizer.lr": run.lr, **{name: getattr(run, name) for name in names}})
-    for key, value in {"seed": run.seed, "optimizer.weight_decay": run.weight_decay}.items():
+    check_positive({"optimizer.lr": draft.lr, **{name: getattr(draft, name) for name in names}})
+    for key, value in {"seed": draft.seed, "optimizer.weight_decay": draft.weight_decay}.items():
         if not (value >= 0 and math.isfinite(value)):
             raise ConfigError(f"{key} is {value}: use 0 or more")
-    if not 0 <= run.momentum < 1:
-        raise ConfigError(f"optimizer.momentum is {run.momentum}: use 0 up to below 1")
-
-
-def _checked_init(init: Init) -> Init:
-    refuse_unknown(str(init.start), STARTS, "init.from")
-    scale = init.output_scale
+    if not 0 <= draft.momentum < 1:
+        raise ConfigError(f"optimizer.momentum is {draft.momentum}: use 0 up to below 1")
+    scale = draft.init.output_scale
     if type(scale) not in (int, float) or not math.isfinite(scale):
         raise ConfigError(f"init.output_scale is {scale!r}: use a number")
-    return Init(init.start, float(scale))
-
-
-def _checked_instruments(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of instruments in the order of their table, each once."""
-    for name in names:
+    refuse_unknown(draft.condition, CONDITIONS, "condition")
+    refuse_unknown(draft.precision, PRECISIONS, "engine.precision")
+    refuse_unknown(str(draft.init.start), STARTS, "init.from")
+    refuse_unknown(draft.targets, TARGETS, "data.targets")
+    refuse_unknown(draft.signal, SIGNALS, "signal")
+    for name in draft.instruments:
         refuse_unknown(str(name), INSTRUMENTS, "instruments:")
-    return tuple(name for name in INSTRUMENTS if name in names)
 
 
-def _check_targets(run: Run) -> None:
-    refuse_unknown(run.targets, TARGETS, "data.targets")
-    if run.targets == NEUTRAL["targets"]:
-        return
-    if run.row.task == "regression":
+def _refuse_unfit(draft: Draft) -> None:
+    """Refuse factors that do not go together."""
+    if not fits(draft):
+        raise ConfigError(_why_unfit(draft.loss, draft.data))
+    row, data = draft.row, f"data {draft.data.name!r} is regression"
+    if draft.targets != Draft.targets and row.task == "regression":
         raise ConfigError(
-            f"data.targets is {run.targets!r}, data {run.data.name!r} is regression, whose targets "
-            "are numbers: use data.targets=sampled"
+            f"data.targets is {draft.targets!r}, {data}, whose targets are numbers: "
+            "use data.targets=sampled"
         )
-    if run.corruption.fn != "none":
+    if draft.targets != Draft.targets and draft.corruption.fn != "none":
         raise ConfigError(
-            f"data.targets is {run.targets!r} and data.corruption {run.corruption.name!r}: there "
-            "is no label to corrupt, use data.corruption.name=none or data.targets=sampled"
+            f"data.targets is {draft.targets!r} and data.corruption {draft.corruption.name!r}: "
+            "there is no label to corrupt, use data.corruption.name=none or data.targets=sampled"
         )
-
-
-def _check_start(run: Run) -> None:
-    if run.init.start != NEUTRAL["init"]["from"] and run.row.task == "regression":
+    if draft.init.start != Draft.init.start and row.task == "regression":
         raise ConfigError(
-            f"init.from is {run.init.start!r}, data {run.data.name!r} is regression, which has no "
-            "labels to permute: use init.from=random"
+            f"init.from is {draft.init.start!r}, {data}, which has no labels to permute: "
+            "use init.from=random"
         )
-
-
-def _check_signal(run: Run) -> None:
-    refuse_unknown(run.signal, SIGNALS, "signal")
-    if run.signal != NEUTRAL["signal"] and run.row.outputs_per_target > 1:
+    if draft.signal != Draft.signal and row.outputs_per_target > 1:
         raise ConfigError(
-            f"signal is {run.signal!r}, loss {run.loss.name!r} has more outputs than the reference "
-            "that it would be compared with: use signal=own"
+            f"signal is {draft.signal!r}, loss {draft.loss.name!r} has more outputs than the "
+            "reference that it would be compared with: use signal=own"
         )
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lossbench.data import DATA
+from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
-from lossbench.runs.errors import ConfigError
 
 
 def load_extensions(modules: Iterable[str]) -> None:

@@ -1,13 +1,20 @@
-"""One training as a frozen value."""
+"""One training as a frozen value, and the identity that follows from it."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
+from lossbench.records import CONDITIONS
+
+ENGINE_SCHEMA = 2
+"""Rises when a change of the engine, the optimizers or the schedules alters results."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,14 @@ class Part:
     params: Mapping[str, Any]
 
 
+def part(name: str, **params: Any) -> Part:
+    """The choice that is no variant: the function has its name."""
+    return Part(name, name, params)
+
+
+NO_CHANGE = Part("none", "none", {})
+
+
 @dataclass(frozen=True)
 class Init:
     """How parameters start.
@@ -34,8 +49,8 @@ class Init:
         output_scale: Factor on the parameters of the last linear layer.
     """
 
-    start: str
-    output_scale: float
+    start: str = "random"
+    output_scale: float = 1.0
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -44,57 +59,94 @@ class Init:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training, everything that defines it, and the identity that follows from it."""
+class Draft:
+    """A value for every factor of a training, none of them checked yet: see `checks.checked`."""
 
-    run_id: str
-    stage: str
-    condition: str
     data: Part
-    targets: str
-    corruption: Part
-    augmentation: Part
     model: Part
     loss: Part
-    optimizer: Part
-    schedule: Part
     lr: float
-    momentum: float
-    weight_decay: float
-    init: Init
-    signal: str
-    instruments: tuple[str, ...]
-    seed: int
-    steps: int
-    batch_size: int
-    log_every: int
-    eval_every: int
-    precision: str
+    optimizer: Part = Part("sgd", "sgd", {})
+    schedule: Part = Part("constant", "constant", {})
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    targets: str = "sampled"
+    corruption: Part = NO_CHANGE
+    augmentation: Part = NO_CHANGE
+    init: Init = Init()
+    signal: str = "own"
+    instruments: tuple[str, ...] = ()
+    condition: str = "as_given"
+    seed: int = 0
+    steps: int = 500
+    batch_size: int = 64
+    log_every: int = 10
+    eval_every: int = 100
+    precision: str = "float32"
+
+    @property
+    def row(self) -> Loss:
+        """The row of the catalog that the loss uses."""
+        return LOSSES[self.loss.fn]
+
+
+FACTORS = tuple(factor.name for factor in fields(Draft))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Draft):
+    """One training: a value for every factor, and the code that it was asked for with.
+
+    Attributes:
+        source_sha: Of all code that it uses.
+        shared_sha: Of all but its loss.
+    """
+
     source_sha: str
     shared_sha: str
 
     @property
-    def row(self) -> Loss:
-        """The row of the catalog that the run's loss uses."""
-        return LOSSES[self.loss.fn]
+    def stage(self) -> str:
+        """What it trains for: tune, confirm or exploratory."""
+        return CONDITIONS[self.condition].stage
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Plain values of every factor, in copies: what is hashed and recorded."""
-        excluded = ("run_id", "stage", "shared_sha")  # the last one is part of source_sha
-        return {name: _plain(value) for name, value in vars(self).items() if name not in excluded}
+        """Plain values of every factor, in copies, and `source_sha`: what is hashed and recorded.
+
+        `shared_sha` is part of that.
+        """
+        return {name: _plain(getattr(self, name)) for name in (*FACTORS, "source_sha")}
+
+    @cached_property
+    def run_id(self) -> str:
+        """16 hex digits of sha256 over the canonical facts and the engine's schema number."""
+        facts = {"engine": ENGINE_SCHEMA, **without_neutral(self.facts)}
+        canonical = json.dumps(facts, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:
+    """A copy of plain values; a sweep makes thousands, which `copy.deepcopy` is too slow for."""
     if isinstance(value, Part):
-        return {"name": value.name, "fn": value.fn, "params": _copied(value.params)}
+        return {"name": value.name, "fn": value.fn, "params": _plain(value.params)}
     if isinstance(value, Init):
         return value.facts
-    return [*value] if isinstance(value, tuple) else value
-
-
-def _copied(value: Any) -> Any:
-    """A copy of plain values; a sweep makes thousands, which `copy.deepcopy` is too slow for."""
     if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    return [*map(_copied, value)] if isinstance(value, list) else value
+        return {key: _plain(item) for key, item in value.items()}
+    return [*map(_plain, value)] if isinstance(value, list | tuple) else value
+
+
+NEUTRAL = {
+    name: _plain(getattr(Draft, name))
+    for name in ("corruption", "augmentation", "targets", "init", "signal", "instruments")
+}
+"""Values of factors that change nothing."""
+
+
+def without_neutral(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts without those that change nothing: what the identity of a run is made of.
+
+    So a factor may be added without orphaning older sweeps.
+    """
+    return {name: value for name, value in facts.items() if NEUTRAL.get(name) != value}

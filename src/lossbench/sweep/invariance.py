@@ -20,10 +20,9 @@ import torch
 
 import lossbench
 from lossbench import engine, store
-from lossbench.config import to_run
 from lossbench.engine import train
 from lossbench.pairing import device_name, environment_sha
-from lossbench.runs import ENGINE_SCHEMA, Run, packs
+from lossbench.runs import ENGINE_SCHEMA, Draft, Run, checked, packs, part
 from lossbench.sweep.leases import PATIENCE
 from lossbench.sweep.preflight import splits_of
 
@@ -122,11 +121,24 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
     """
     compared, differing, worst = 0, 0, 0.0
     for task in LOSSES:
-        runs = [
-            _run(task, loss, seed, precision, MODELS[strategy])
+        drafts = [
+            Draft(
+                data=part(DATA[task], examples=200),
+                model=part("mlp", widths=[16, 16], activation="relu", **MODELS[strategy]),
+                loss=part(loss),
+                lr=0.05,
+                momentum=0.9,
+                seed=seed,
+                steps=STEPS,
+                batch_size=16,
+                log_every=3,
+                eval_every=6,
+                precision=precision,
+            )
             for loss in LOSSES[task]
             for seed in (0, 1)
         ]
+        runs = [checked(draft) for draft in drafts]
         whole = _records([runs], device, padding)
         # Alone, in a pair, and in larger packs of unequal size and other order.
         for division in (
@@ -166,38 +178,3 @@ def _records(
                 for column in columns:
                     values[str(run_id), name, column] = rows[column].to_numpy(dtype=float)
     return values
-
-
-def _run(task: str, loss: str, seed: int, precision: str, more: Mapping[str, Any]) -> Run:
-    def part(name: str, **params: Any) -> Mapping[str, Any]:
-        return {"name": name, "fn": name, "params": params}
-
-    data = part(DATA[task], examples=200)
-    return to_run(
-        {
-            "data": {
-                **data,
-                "targets": "sampled",
-                "corruption": {"name": "none", "params": {}},
-                "augmentation": {"name": "none", "params": {}},
-            },
-            "model": part("mlp", widths=[16, 16], activation="relu", **more),
-            "loss": part(loss),
-            "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.0}
-            | {"params": {}},
-            "schedule": {"name": "constant", "params": {}},
-            "engine": {"name": "cpu", "device": "cpu", "precision": precision, "pack_size": 8}
-            | {"threads": 1, "commit_every": 1e9},
-            "init": {"from": "random", "output_scale": 1.0},
-            "name": "machine",
-            "condition": "as_given",
-            "signal": "own",
-            "instruments": [],
-            "seed": seed,
-            "steps": STEPS,
-            "batch_size": 16,
-            "log_every": 3,
-            "eval_every": 6,
-            "extensions": [],
-        }
-    )

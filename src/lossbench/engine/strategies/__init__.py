@@ -20,7 +20,7 @@ from lossbench.engine.strategies.layers import layers_of
 from lossbench.engine.strategies.stack import Stack
 from lossbench.engine.strategy import Advance, Logged, Named, Strategy, Unserved
 from lossbench.engine.update import Updates
-from lossbench.runs.errors import refuse_unknown
+from lossbench.errors import refuse_unknown
 
 __all__ = [
     "OPTIONS",

@@ -1,62 +1,29 @@
-"""The identity of a run: a hash of what it is, and of the code that it uses."""
+"""The code that a run uses: its fingerprints, and the refusal of code that was edited since."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from lossbench.data import DATA
 from lossbench.data.augmentation import AUGMENTATIONS
 from lossbench.data.corruption import CORRUPTIONS, takes_confusions
 from lossbench.data.targets import TARGETS
+from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
 from lossbench.losses.links import INVERSE_LINKS
 from lossbench.models import MODELS
 from lossbench.models.start import STARTS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.pairing import source_sha
-from lossbench.runs.errors import ConfigError
-from lossbench.runs.run import Run
-
-ENGINE_SCHEMA = 2
-"""Rises when a change of the engine, the optimizers or the schedules alters results."""
-
-NO_CHANGE = {"name": "none", "fn": "none", "params": {}}
-NEUTRAL = {
-    "corruption": NO_CHANGE,
-    "augmentation": NO_CHANGE,
-    "targets": "sampled",
-    "init": {"from": "random", "output_scale": 1.0},
-    "signal": "own",
-    "instruments": [],
-}
-"""Values of factors that change nothing."""
+from lossbench.runs.run import Draft, Run
 
 
-def run_id(facts: Mapping[str, Any]) -> str:
-    """16 hex digits of sha256 over canonical facts and the engine's schema number.
-
-    Neutral values do not count, so that a factor may be added without orphaning older sweeps.
-    """
-    canonical = json.dumps(
-        {"engine": ENGINE_SCHEMA, **without_neutral(facts)}, sort_keys=True, allow_nan=False
-    )
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def without_neutral(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts without those that change nothing: what the identity of a run is made of."""
-    return {name: value for name, value in facts.items() if NEUTRAL.get(name) != value}
-
-
-def code_of(run: Run) -> dict[str, str]:
+def code_of(draft: Draft) -> dict[str, str]:
     """`source_sha` of all code that a run uses, and `shared_sha` of all but its loss."""
-    parts = (run.loss, run.data, run.model, run.corruption, run.augmentation)
-    functions = [part.fn for part in (*parts, run.optimizer, run.schedule)]
-    return _code_shas(*functions, run.targets, run.init.start)
+    parts = (draft.loss, draft.data, draft.model, draft.corruption, draft.augmentation)
+    functions = [part.fn for part in (*parts, draft.optimizer, draft.schedule)]
+    return _code_shas(*functions, draft.targets, draft.init.start)
 
 
 def refuse_other_code(runs: Iterable[Run]) -> None:
@@ -89,10 +56,10 @@ def _code_shas(
     shared = [DATA[data].fn, MODELS[model].fn, OPTIMIZERS[optimizer], SCHEDULES[schedule]]
     # The neutral ones do nothing, so their code decides nothing.
     optional = (
-        (CORRUPTIONS[corruption], corruption == "none"),
-        (AUGMENTATIONS[augmentation], augmentation == "none"),
-        (TARGETS[targets], targets == NEUTRAL["targets"]),
-        (STARTS[start], start == NEUTRAL["init"]["from"]),
+        (CORRUPTIONS[corruption], corruption == Draft.corruption.fn),
+        (AUGMENTATIONS[augmentation], augmentation == Draft.augmentation.fn),
+        (TARGETS[targets], targets == Draft.targets),
+        (STARTS[start], start == Draft.init.start),
     )
     shared += [function for function, is_neutral in optional if not is_neutral]
     # The confusions stand in the row of the data, which is no function.

@@ -10,14 +10,20 @@ class ConfigError(ValueError):
     """What was asked for does not exist or cannot be; the message has the value and the cure."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that names the most similar known name, or lists all of them where they are few."""
+def nearest(name: str, known: Iterable[str], *, otherwise: str = "see 'lossbench --help'") -> str:
+    """A hint that names the most similar known name, or lists all of them where they are few.
+
+    Args:
+        name: What was typed.
+        known: Names that there are.
+        otherwise: The hint where nothing is similar and they are too many to list.
+    """
     names = sorted(known)
     if not names:
         return "there is none"
     if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
         return f"did you mean {close[0]!r}?"
-    return f"use one of {', '.join(names)}" if len(names) <= 30 else "see 'lossbench --help'"
+    return f"use one of {', '.join(names)}" if len(names) <= 30 else otherwise
 
 
 def refuse_unknown(name: str, known: Iterable[str], what: str, hint: str = "") -> None:
