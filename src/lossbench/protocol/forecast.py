@@ -29,7 +29,7 @@ from lossbench.models import MODELS
 from lossbench.protocol.experiment import Outline
 from lossbench.runs import PRECISIONS, ConfigError, Run, packs
 from lossbench.runs.packs import Pack
-from lossbench.sweep import RESULTS, Sweep, splits_of
+from lossbench.sweep import Sweep, splits_of
 
 TIMED_SECONDS = 0.5
 """Fewer updates of one pack of a kind are timed where they take longer than that."""
@@ -103,7 +103,7 @@ def _stage(
     todo = [
         run
         for run_id, run in wanted.items()
-        if members.get(run_id, {}).get("status") not in RESULTS
+        if members.get(run_id, {}).get("status") not in records.RESULTS
     ]
     hands = sweep.crew.hands
     grouped = packs.shared(todo, pack_size=sweep.engine.pack_size, hands=hands)

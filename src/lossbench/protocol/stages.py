@@ -334,7 +334,7 @@ class Protocol:
             for run in self._tried(cell, candidate)
         }
         rows = loaded.runs[loaded.runs.run_id.isin(list(place))]
-        if lost := len(place) - int(rows.status.isin(["done", "diverged"]).sum()):
+        if lost := len(place) - int(rows.status.isin(records.RESULTS).sum()):
             log.error(
                 "%s: %d of %d tuning runs of %s failed: it is not confirmed, because its learning "
                 "rate would rest on less than the others'. The same command tries them again",

@@ -9,6 +9,9 @@ from typing import Any
 STATUSES = ("done", "diverged", "failed", "missing")
 """From the best to the worst; `load` keeps the best row of a run."""
 
+RESULTS = ("done", "diverged")
+"""Statuses that are results: such a run is not trained again, and counts."""
+
 SPLITS = ("train", "validation", "test")
 
 REFERENCE = {"regression": "mse", "classification": "cross_entropy"}

@@ -195,7 +195,7 @@ DRAWN = {
 
 def of_task(task: Comparison, plan: Mapping[str, Any]) -> str:
     """How the runs of a task came about, as far as the records tell."""
-    ran = task.runs[task.runs.status.isin(["done", "diverged"])]
+    ran = task.runs[task.runs.status.isin(records.RESULTS)]
     lines = [*_parts(task, plan), f"Training: {_training(task)}."]
     if len({*task.rates.lr}) > 1:
         lines.append(f"Learning rates were chosen by {selected_by(task)} on validation.")

@@ -35,7 +35,7 @@ def table(sweep: Path | records.Records, *, paint: Paint = lambda text, _: text)
     lines = []
     for group in statistics.by_context(statistics.all_comparisons(loaded)):
         lines += [*_lines(group, loaded.plan, paint), ""]
-    ended = int(loaded.runs.status.isin(["done", "diverged"]).sum())
+    ended = int(loaded.runs.status.isin(records.RESULTS).sum())
     if ended < len(loaded.runs):
         lines += [f"Not complete: {ended} of {len(loaded.runs)} runs are there.", ""]
     return "\n".join(lines)

@@ -28,7 +28,7 @@ def normalised(
         The done and diverged runs with column `score`. A diverged run has the worst score of its
         context and condition, and at best 0.
     """
-    mine = frame[frame.status.isin(["done", "diverged"])]
+    mine = frame[frame.status.isin(records.RESULTS)]
     cell = [mine.context, mine.condition]
     zero = mine.context.map(start).astype(float)
     one = mine[metric].where(mine.loss == reference).groupby(cell).transform("mean")
@@ -168,7 +168,7 @@ def mean_ranks(frame: pd.DataFrame, *, metric: str, confidence: float = 0.95) ->
 def _ranks(cell: pd.DataFrame, metric: str) -> pd.Series:
     """Mean rank of each loss over those seeds of a context in which every loss ended."""
     refuse_unequal(cell)
-    ended = cell[cell.status.isin(["done", "diverged"])]
+    ended = cell[cell.status.isin(records.RESULTS)]
     whole = ended.groupby("seed").loss.transform("nunique") == cell.loss.nunique()
     runs, sign = ended[whole], -records.sign(metric)
     cost = (sign * runs[metric].astype(float)).mask(runs.status == "diverged", np.inf)

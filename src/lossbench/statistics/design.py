@@ -269,7 +269,7 @@ def refuse_unequal(cell: pd.DataFrame, *, columns: Iterable[str] = tuple(CURES))
     Raises:
         ValueError: Names the seed, the column, both losses and the cure.
     """
-    ran = cell[cell.status.isin(["done", "diverged"])].sort_values(["seed", "loss"])
+    ran = cell[cell.status.isin(records.RESULTS)].sort_values(["seed", "loss"])
     for row in ran[ran.duplicated(["loss", "seed"])].itertuples():
         raise ValueError(
             f"seed {row.seed} of {row.label}: {row.loss} has several runs (lr {row.lr:g} and "

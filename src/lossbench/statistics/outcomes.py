@@ -54,7 +54,7 @@ def divergence_rates(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.Data
         Rows by stage and `FACTS`: `diverged`, value (the share), low, high, n.
     """
     mine, rows = placed(runs), []
-    mine = mine[mine.status.isin(["done", "diverged"])]
+    mine = mine[mine.status.isin(records.RESULTS)]
     for facts, cell in mine.groupby(["stage", *FACTS], sort=False, dropna=False):
         count = int((cell.status == "diverged").sum())
         shared = dict(zip(["stage", *FACTS], facts, strict=True)) | {"diverged": count}

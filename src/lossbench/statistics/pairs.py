@@ -110,7 +110,7 @@ def _versus(
 ) -> dict[str, Any]:
     """One row of `paired`, its level shared out already."""
     mine, theirs = (
-        rows[rows.status.isin(["done", "diverged"])].set_index("seed") for rows in (runs, base)
+        rows[rows.status.isin(records.RESULTS)].set_index("seed") for rows in (runs, base)
     )
     seeds = mine.index.intersection(theirs.index).sort_values()
     mine, theirs = mine.loc[seeds], theirs.loc[seeds]

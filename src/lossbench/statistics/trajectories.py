@@ -136,7 +136,7 @@ def convergence(runs: pd.DataFrame, signals: pd.DataFrame, evals: pd.DataFrame) 
         of its updates; the columns of `signals`.
     """
     mine = placed(runs)
-    mine = mine[mine.status.isin(["done", "diverged"])]
+    mine = mine[mine.status.isin(records.RESULTS)]
     losses = evals[(evals.metric == records.OWN_LOSS) & (evals.split == "train")]
     losses = losses[losses.run_id.isin(mine.run_id)].sort_values("step")
     steps = {run_id: _step_to_final(rows) for run_id, rows in losses.groupby("run_id")}
@@ -254,7 +254,7 @@ def time_to(
         Kaplan and Meier 1958, JASA; `scipy.stats.ecdf`.
     """
     mine = placed(runs)
-    mine = mine[mine.status.isin(["done", "diverged"])]
+    mine = mine[mine.status.isin(records.RESULTS)]
     rows = evals[(evals.split == split) & (evals.metric == metric)]
     sign = -records.sign(metric)
     there = rows[sign * rows.value <= sign * target].groupby("run_id").step.min()

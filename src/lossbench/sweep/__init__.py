@@ -1,7 +1,6 @@
 """One folder of runs: who trains which pack, how far it is, what becomes of those that break."""
 
-from lossbench.sweep.leases import RESULTS
 from lossbench.sweep.preflight import preflight, splits_of
 from lossbench.sweep.sweep import Sweep
 
-__all__ = ["RESULTS", "Sweep", "preflight", "splits_of"]
+__all__ = ["Sweep", "preflight", "splits_of"]

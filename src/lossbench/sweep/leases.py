@@ -17,9 +17,6 @@ from lossbench import records, store
 from lossbench.runs import Run, packs
 from lossbench.runs.packs import Pack
 
-RESULTS = ("done", "diverged")
-"""Statuses that are results: such a run is not trained again."""
-
 ATTEMPTS = 2
 """How often a run that fails is trained, by one command after the other."""
 
@@ -106,7 +103,7 @@ class Leases:
         todo = {
             run.run_id: run
             for run in runs
-            if self.statuses.get(run.run_id, PLANNED)["status"] not in RESULTS
+            if self.statuses.get(run.run_id, PLANNED)["status"] not in records.RESULTS
             and self.failures[run.run_id] <= allowed.get(run.run_id, 0)
         }
         leases = []
@@ -115,7 +112,7 @@ class Leases:
                 store.clean(pack_dir)  # a crash may have come between its record and this
                 continue
             members = record["members"]
-            if all(self.statuses[run_id]["status"] in RESULTS for run_id in members):
+            if all(self.statuses[run_id]["status"] in records.RESULTS for run_id in members):
                 _dissolve(pack_dir)  # its halves are done; a crash came before this
                 continue
             mine = [todo[run_id] for run_id in members if run_id in todo]
