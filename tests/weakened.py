@@ -98,7 +98,7 @@ WEAKENINGS = (
               "values=logged.values.clone()", "values=logged.values", COURSE),
     Weakening("nobody compares the kernel's update", "engine/strategies/kernel.py",
               "if distance <= self._most_distance:", "if True:", COURSE),
-    Weakening("failed runs are retried for ever", "sweep/leases.py",
+    Weakening("failed runs are retried for ever", "sweep/inventory.py",
               "and self.failures[run.run_id] <= allowed.get(run.run_id, 0)", "", RESUME),
     Weakening("a broken pack fails as a whole", "sweep/crews.py",
               "        if count == 1:", "        if True:", RESUME),

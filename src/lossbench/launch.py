@@ -13,6 +13,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
 from lossbench.config import Composer, to_engine
+from lossbench.config.schema import LauncherNode
 from lossbench.engine import strategies
 from lossbench.protocol import Experiment, Outline
 from lossbench.protocol.experiment import USUAL_SIZE
@@ -21,7 +22,7 @@ from lossbench.runs.extensions import load_extensions
 from lossbench.sweep import Sweep
 from lossbench.sweep.crews import Crew, Here, Processes
 from lossbench.sweep.machine import processes
-from lossbench.sweep.slurm import Cluster, Settings
+from lossbench.sweep.slurm import Cluster
 from lossbench.sweep.training import Trainer
 
 log = logging.getLogger(__name__)
@@ -122,8 +123,7 @@ def _crew(launcher: DictConfig, trainer: Trainer) -> Crew:
     executor, workers = launcher.executor, launcher.workers
     if executor in ("slurm", "local"):
         settings: Any = OmegaConf.to_container(launcher, resolve=True)
-        del settings["workers"]  # a cluster has its own processes
-        return Cluster(trainer, Settings(**settings))
+        return Cluster(trainer, LauncherNode(**settings))
     if executor != "inline":
         raise ConfigError(
             f"hydra.launcher.executor={executor} is unknown: use inline, local or slurm"

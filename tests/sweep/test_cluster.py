@@ -17,29 +17,24 @@ from lossbench import cli
 from lossbench.config.schema import LauncherNode
 from lossbench.sweep import slurm
 
-SETTINGS = {
-    field.name: field.default_factory() if field.default is dataclasses.MISSING else field.default
-    for field in dataclasses.fields(LauncherNode)
-    if field.name != "workers"  # a cluster has its own processes
-}
+SLURM = LauncherNode(executor="slurm")
 
 
 def test_the_yaml_has_every_key_of_the_launcher_with_its_default():
     text = (lossbench.CONF / "hydra" / "launcher" / "packed_slurm.yaml").read_text()
     keys = yaml.safe_load(text)
     assert keys.pop("defaults") == ["packed"]
-    assert keys == {**SETTINGS, "executor": "slurm"}
+    expected = dataclasses.asdict(SLURM)
+    del expected["workers"]  # a cluster has its own processes
+    assert keys == expected
 
 
 def test_what_is_not_said_is_not_asked_of_slurm():
-    told = slurm.Settings(**{**SETTINGS, "executor": "slurm"}).parameters
-    assert not {"slurm_partition", "slurm_account", "slurm_qos", "gpus_per_node"} & told.keys()
-    asked = {**SETTINGS, "executor": "slurm", "partition": "cpu", "gpus_per_node": 1}
-    told = slurm.Settings(
-        **asked,
-    ).parameters
-    assert (told["slurm_partition"], told["gpus_per_node"]) == ("cpu", 1)
-    assert told["timeout_min"] == 60
+    job = slurm.parameters(SLURM)
+    assert not {"slurm_partition", "slurm_account", "slurm_qos", "gpus_per_node"} & job.keys()
+    job = slurm.parameters(dataclasses.replace(SLURM, partition="cpu", gpus_per_node=1))
+    assert (job["slurm_partition"], job["gpus_per_node"]) == ("cpu", 1)
+    assert job["timeout_min"] == 60
 
 
 @pytest.mark.parametrize(
@@ -117,7 +112,7 @@ def cluster(monkeypatch):
     watcher = slurm.submitit.SlurmJob.watcher
     watcher.clear()
     monkeypatch.setattr(watcher, "_registered", set())
-    return slurm.Cluster(trainer(), slurm.Settings(**{**SETTINGS, "executor": "slurm"}))
+    return slurm.Cluster(trainer(), SLURM)
 
 
 def jobs_of(folder, *numbers):

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from lossbench import cli, records, store
 from lossbench.losses import LOSSES
 from lossbench.sweep import crews, training
-from lossbench.sweep.leases import Leases
+from lossbench.sweep.inventory import Inventory
 from lossbench.sweep.training import Interrupted
 
 pytestmark = [
@@ -97,8 +97,8 @@ class Inline(crews.Here):
     def __init__(self, trainer, count):
         super().__init__(trainer)
 
-    def train(self, leases, stop):
-        return super().train([dataclasses.replace(one, is_suspect=False) for one in leases], stop)
+    def train(self, packs, stop):
+        return super().train([dataclasses.replace(one, is_suspect=False) for one in packs], stop)
 
 
 def finished(folder, runs, *, pack_size=4):
@@ -647,5 +647,5 @@ def test_floors_keep_out_what_is_known_to_be_unsafe():
 
 
 def test_leases_name_what_is_there(tmp_path):
-    assert Leases(tmp_path).statuses == {}
+    assert Inventory(tmp_path).statuses == {}
     assert crews.LOOK < 1

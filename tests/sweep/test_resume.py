@@ -21,9 +21,9 @@ from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.models import MODELS, Model
 from lossbench.runs import ConfigError, packs
-from lossbench.sweep import crews, process, splits_of, training
+from lossbench.sweep import crews, plan, process, splits_of, training
 from lossbench.sweep.crews import Here, Processes, divide
-from lossbench.sweep.leases import Lease, Leases, new_lease
+from lossbench.sweep.inventory import Inventory, OpenPack, new_pack
 from lossbench.sweep.process import Died, Process
 from lossbench.sweep.training import Interrupted, OutOfMemory, Stop, Trainer, Training
 
@@ -124,10 +124,10 @@ def test_a_pack_reads_its_record_as_often_however_many_parts_it_has(tmp_path, mo
     (folder,) = (tmp_path / "packs").iterdir()
     assert len([*folder.glob("part-*")]) == steps
     (pack,) = packs.group(runs, pack_size=8)
-    lease = Lease(pack, folder)
+    pack = OpenPack(folder, pack.runs)
     sealed = store.read_sealed
     monkeypatch.setattr(store, "read_sealed", lambda path: (read.append(path), sealed(path))[1])
-    assert len(Training(doing.engine, lease, lease.record, Stop(), "").saved.parts) == steps
+    assert len(Training(doing.engine, pack, pack.record, Stop(), "").saved.parts) == steps
     assert len(read) == 1
 
 
@@ -332,7 +332,7 @@ def test_runs_that_failed_are_retried_by_the_next_command_once(tmp_path, monkeyp
         assert statuses[runs[1].run_id]["status"] == "done"
     assert counts == [True, True, False, False]
     assert "failed 2 times" in caplog.text
-    assert Leases(tmp_path).failures[runs[0].run_id] == 2
+    assert Inventory(tmp_path).failures[runs[0].run_id] == 2
 
 
 def test_runs_that_diverged_are_never_retried(tmp_path):
@@ -363,16 +363,16 @@ def test_a_pack_that_does_not_fit_is_halved_until_it_does(tmp_path, monkeypatch,
 
 
 def test_a_pack_that_does_not_fit_on_a_card_is_said_with_the_cure(tmp_path, monkeypatch):
-    (lease,) = Leases(tmp_path).take(RUNS[:2], pack_size=2, allowed={})
+    (pack,) = Inventory(tmp_path).open_packs(RUNS[:2], pack_size=2, allowed={})
 
-    def small_card(self, lease, stop, title):
+    def small_card(self, pack, stop, title):
         raise training.OutOfMemory("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(Trainer, "train", small_card)
     engine = dataclasses.replace(ENGINE, device="cuda", pack_size=64)
     with pytest.raises(ConfigError, match=r"use engine\.pack_size=32"):
-        Here(Trainer(engine)).train([lease], Stop())
-    assert store.committed(lease.folder)["is_finished"] is False
+        Here(Trainer(engine)).train([pack], Stop())
+    assert store.committed(pack.folder)["is_finished"] is False
 
 
 def test_a_run_that_does_not_fit_alone_fails_alone(tmp_path, monkeypatch, whole):
@@ -422,25 +422,25 @@ def test_halves_that_failed_before_get_other_names_so_that_a_command_ends(tmp_pa
     for attempt in (1, 2, 2):
         statuses = sweep.run(RUNS[:2])
         assert {facts["status"] for facts in statuses.values()} == {"failed"}
-        assert {*Leases(tmp_path).failures.values()} == {attempt}
+        assert {*Inventory(tmp_path).failures.values()} == {attempt}
 
 
 def test_a_pack_that_another_process_has_finished_is_not_broken_by_this_one(tmp_path):
     sweep = sweep_in(tmp_path, pack_size=2)
-    (lease,) = Leases(tmp_path).take(RUNS[:2], pack_size=2, allowed={})
+    (pack,) = Inventory(tmp_path).open_packs(RUNS[:2], pack_size=2, allowed={})
     sweep.run(RUNS[:2])
     before = contents(tmp_path)
-    assert divide(lease, OutOfMemory("late"), ENGINE) == (0, [])
+    assert divide(pack, OutOfMemory("late"), ENGINE) == (0, [])
     assert contents(tmp_path) == before
 
 
 def test_a_pack_that_another_process_trains_is_not_broken_by_this_one(tmp_path):
-    (lease,) = Leases(tmp_path).take(RUNS[:2], pack_size=2, allowed={})
-    sweep_in(tmp_path)._plan(RUNS[:2], recorded=0)
-    with store.try_lock(lease.folder / store.LOCK) as is_mine:
+    (pack,) = Inventory(tmp_path).open_packs(RUNS[:2], pack_size=2, allowed={})
+    plan.write(tmp_path, RUNS[:2], name="name", command="lossbench", recorded=0)
+    with store.try_lock(pack.folder / store.LOCK) as is_mine:
         assert is_mine
-        assert divide(lease, OutOfMemory("late"), ENGINE) == (0, [])
-    assert store.committed(lease.folder)["is_finished"] is False
+        assert divide(pack, OutOfMemory("late"), ENGINE) == (0, [])
+    assert store.committed(pack.folder)["is_finished"] is False
 
 
 def test_a_signal_in_the_last_step_of_all_ends_the_command(tmp_path, monkeypatch):
@@ -454,7 +454,7 @@ def test_a_signal_in_the_last_step_of_all_ends_the_command(tmp_path, monkeypatch
     monkeypatch.setattr(training, "train", signalled)
     with pytest.raises(Interrupted):
         sweep_in(tmp_path).run(RUNS)
-    assert {facts["status"] for facts in Leases(tmp_path).statuses.values()} == {"done"}
+    assert {facts["status"] for facts in Inventory(tmp_path).statuses.values()} == {"done"}
 
 
 class Ended:
@@ -481,7 +481,7 @@ class Ended:
     ],
 )
 def test_how_a_child_died_is_said(tmp_path, monkeypatch, code, how):
-    (lease,) = Leases(tmp_path).take(RUNS[:1], pack_size=2, allowed={})
+    (pack,) = Inventory(tmp_path).open_packs(RUNS[:1], pack_size=2, allowed={})
 
     class Context:
         def Process(self, **_):
@@ -489,9 +489,9 @@ def test_how_a_child_died_is_said(tmp_path, monkeypatch, code, how):
 
     monkeypatch.setattr(process, "get_context", lambda kind: Context())
     child = Process(Trainer(ENGINE))
-    child.train(lease)
+    child.train(pack)
     ended, outcome = child.listen()
-    assert (ended, child.lease, child.is_dead) == (lease, None, True)
+    assert (ended, child.pack, child.is_dead) == (pack, None, True)
     assert isinstance(outcome, Died)
     assert str(outcome).endswith(how)
 
@@ -502,18 +502,18 @@ class Answering:
     def __init__(self, outcome, trainer, stop):
         self.pipe, self.theirs = Pipe()
         self.outcomes, self.trainer, self.stop_seen = [outcome], trainer, stop
-        self.is_ready, self.is_dead, self.lease = True, False, None
+        self.is_ready, self.is_dead, self.pack = True, False, None
 
-    def train(self, lease):
-        self.lease = lease
+    def train(self, pack):
+        self.pack = pack
         self.theirs.send("ended")
 
     def listen(self):
         self.pipe.recv()
-        lease, self.lease = self.lease, None
+        pack, self.pack = self.pack, None
         if self.outcomes:
-            return lease, self.outcomes.pop()
-        return lease, len(self.trainer.train(lease, self.stop_seen))
+            return pack, self.outcomes.pop()
+        return pack, len(self.trainer.train(pack, self.stop_seen))
 
     def stop(self, number):
         pass
@@ -529,22 +529,22 @@ class Answering:
 def test_a_pack_that_breaks_in_a_process_goes_on_in_halves(tmp_path, monkeypatch, whole, outcome):
     stop = Stop()
     monkeypatch.setattr(crews, "Process", lambda trainer: Answering(outcome, trainer, stop))
-    (lease,) = Leases(tmp_path).take(RUNS, pack_size=8, allowed={})
+    (pack,) = Inventory(tmp_path).open_packs(RUNS, pack_size=8, allowed={})
     with Processes(Trainer(ENGINE), 1) as crew:
-        assert crew.train([dataclasses.replace(lease, is_suspect=True)], stop).ended == len(RUNS)
+        assert crew.train([dataclasses.replace(pack, is_suspect=True)], stop).ended == len(RUNS)
     assert len([*(tmp_path / "packs").iterdir()]) == 2
-    assert {facts["status"] for facts in Leases(tmp_path).statuses.values()} == {"done"}
+    assert {facts["status"] for facts in Inventory(tmp_path).statuses.values()} == {"done"}
 
 
 @pytest.mark.parametrize("outcome", [store.StoreError("no file"), ConfigError("edited")], ids=type)
 def test_what_no_other_pack_could_do_better_ends_the_command(tmp_path, monkeypatch, outcome):
     monkeypatch.setattr(crews, "Process", lambda trainer: Answering(outcome, trainer, Stop()))
-    (lease,) = Leases(tmp_path).take(RUNS, pack_size=8, allowed={})
+    (pack,) = Inventory(tmp_path).open_packs(RUNS, pack_size=8, allowed={})
     crew = Processes(Trainer(ENGINE), 1)
     with pytest.raises(type(outcome), match=str(outcome)):
-        crew.train([dataclasses.replace(lease, is_suspect=True)], Stop())
+        crew.train([dataclasses.replace(pack, is_suspect=True)], Stop())
     assert crew.processes == []
-    assert {facts["status"] for facts in Leases(tmp_path).statuses.values()} == {"missing"}
+    assert {facts["status"] for facts in Inventory(tmp_path).statuses.values()} == {"missing"}
 
 
 def test_a_full_disk_is_not_recorded_as_a_failed_run(tmp_path, monkeypatch):
@@ -556,7 +556,7 @@ def test_a_full_disk_is_not_recorded_as_a_failed_run(tmp_path, monkeypatch):
         patch.setattr(Training, "_commit_snapshot", full)
         with pytest.raises(store.WriteError):
             sweep.run(RUNS[:2])
-    assert {facts["status"] for facts in Leases(tmp_path).statuses.values()} == {"missing"}
+    assert {facts["status"] for facts in Inventory(tmp_path).statuses.values()} == {"missing"}
 
 
 def test_a_lock_whose_file_was_deleted_is_no_lock(tmp_path):
@@ -572,8 +572,10 @@ def test_a_pack_in_a_queue_is_not_divided_by_a_command_that_asks_for_a_part(half
     packed = [path.parent for path in half.folder.glob("packs/*/commit.json")]
     (folder,) = [one for one in packed if RUNS[0].run_id in store.committed(one)["members"]]
     before = store.committed(folder)
-    mine = Leases(half.folder).take(RUNS[:1], pack_size=64, allowed={}, queued={folder.name})
-    assert [lease.folder for lease in mine] == [folder]
+    mine = Inventory(half.folder).open_packs(
+        RUNS[:1], pack_size=64, allowed={}, queued={folder.name}
+    )
+    assert [pack.folder for pack in mine] == [folder]
     assert mine[0].record is None  # it is another pack than was asked for: only waited for
     assert store.committed(folder) == before
 
@@ -581,8 +583,8 @@ def test_a_pack_in_a_queue_is_not_divided_by_a_command_that_asks_for_a_part(half
 def test_a_pack_whose_runs_are_done_in_others_is_forgotten(tmp_path):
     sweep_in(tmp_path, pack_size=2).run(RUNS[:2])
     (finished,) = (tmp_path / "packs").iterdir()
-    old = new_lease(tmp_path / "packs" / "0123456789abcdef", RUNS[:2])
-    assert Leases(tmp_path).take(RUNS[:2], pack_size=2, allowed={}) == []
+    old = new_pack(tmp_path / "packs" / "0123456789abcdef", RUNS[:2])
+    assert Inventory(tmp_path).open_packs(RUNS[:2], pack_size=2, allowed={}) == []
     assert not old.folder.exists()
     assert finished.exists()
 
@@ -591,7 +593,7 @@ def test_a_folder_that_another_process_makes_into_a_pack_is_left_to_it(tmp_path)
     folder = tmp_path / "packs" / "0123456789abcdef"
     with store.try_lock(folder / store.LOCK) as is_mine:
         assert is_mine
-        Leases(tmp_path).take([], pack_size=2, allowed={})
+        Inventory(tmp_path).open_packs([], pack_size=2, allowed={})
         assert folder.exists()
-    Leases(tmp_path).take([], pack_size=2, allowed={})
+    Inventory(tmp_path).open_packs([], pack_size=2, allowed={})
     assert not folder.exists()

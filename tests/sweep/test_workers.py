@@ -25,7 +25,7 @@ from lossbench.runs.extensions import load_extensions
 from lossbench.runs.packs import LEAST_MEMBERS, shared
 from lossbench.sweep import machine, process
 from lossbench.sweep.crews import Processes
-from lossbench.sweep.leases import Leases
+from lossbench.sweep.inventory import Inventory
 from lossbench.sweep.training import Interrupted, Stop
 
 RUNS = [make_run(loss=loss, seed=s, steps=30) for loss in ("mse", "mae", "huber") for s in (0, 1)]
@@ -77,7 +77,7 @@ def test_one_pack_begins_no_process(tmp_path, whole):
 
 
 @pytest.mark.parametrize(
-    ("runs", "size", "hands", "expected"),
+    ("runs", "size", "packs_at_once", "expected"),
     [
         (40, 128, 1, [40]),
         (40, 128, 2, [20, 20]),
@@ -87,9 +87,9 @@ def test_one_pack_begins_no_process(tmp_path, whole):
         (300, 128, 2, [100, 100, 100]),
     ],
 )
-def test_packs_are_divided_until_every_process_has_one(runs, size, hands, expected):
+def test_packs_are_divided_until_every_process_has_one(runs, size, packs_at_once, expected):
     asked = [make_run(seed=seed) for seed in range(runs)]
-    found = shared(asked, pack_size=size, hands=hands)
+    found = shared(asked, pack_size=size, packs_at_once=packs_at_once)
     assert [len(pack.runs) for pack in found] == expected
 
 
@@ -261,15 +261,15 @@ def test_what_a_process_logs_is_logged_by_the_command(tmp_path, monkeypatch, cap
 def test_a_full_disk_under_a_process_ends_the_command_and_says_so(tmp_path, crew, monkeypatch):
     original = process.Process.train
 
-    def spoiled(self, lease):
-        (lease.folder / "steps.parquet" / "x").mkdir(parents=True)  # no file can replace it
-        original(self, lease)
+    def spoiled(self, pack):
+        (pack.folder / "steps.parquet" / "x").mkdir(parents=True)  # no file can replace it
+        original(self, pack)
 
     monkeypatch.setattr(process.Process, "train", spoiled)
     with pytest.raises(store.StoreError, match=r"steps\.parquet"):
         sweep_by(crew, tmp_path).run(RUNS)
     assert crew.processes == []
-    assert {facts["status"] for facts in Leases(tmp_path).statuses.values()} == {"missing"}
+    assert {facts["status"] for facts in Inventory(tmp_path).statuses.values()} == {"missing"}
 
 
 def hide_the_package(folder, monkeypatch):
@@ -291,8 +291,8 @@ def test_a_process_that_cannot_import_the_package_ends_the_command(tmp_path, mon
 
 def test_nor_does_a_large_pack_wait_for_a_process_that_cannot_begin(tmp_path, monkeypatch):
     many = [make_run(loss="mse", seed=seed, steps=30) for seed in range(300)]
-    (lease,) = Leases(tmp_path / "sweep").take(many, pack_size=300, allowed={})
+    (pack,) = Inventory(tmp_path / "sweep").open_packs(many, pack_size=300, allowed={})
     hide_the_package(tmp_path, monkeypatch)
-    assert len(pickle.dumps(lease)) > 2**16  # more than a pipe holds
+    assert len(pickle.dumps(pack)) > 2**16  # more than a pipe holds
     with Processes(trainer(), 1) as apart, pytest.raises(ConfigError, match="before it is ready"):
-        apart.train([dataclasses.replace(lease, is_suspect=True)], Stop())
+        apart.train([dataclasses.replace(pack, is_suspect=True)], Stop())

@@ -105,8 +105,8 @@ def _stage(
         for run_id, run in wanted.items()
         if members.get(run_id, {}).get("status") not in records.RESULTS
     ]
-    hands = sweep.crew.hands
-    grouped = packs.shared(todo, pack_size=sweep.engine.pack_size, hands=hands)
+    packs_at_once = sweep.crew.packs_at_once
+    grouped = packs.shared(todo, pack_size=sweep.engine.pack_size, packs_at_once=packs_at_once)
     each = sorted((speeds.seconds(pack) for pack in grouped), reverse=True)
     sizes = sorted((speeds.memory(pack) for pack in grouped), reverse=True)
     return Forecast(
@@ -115,16 +115,16 @@ def _stage(
         present=len(wanted) - len(todo),
         packs=len(grouped),
         updates=sum(run.steps for run in todo),
-        seconds=_until_all_are_done(each, hands),
+        seconds=_until_all_are_done(each, packs_at_once),
         evaluating=sum(map(speeds.evaluating, grouped)) / sum(each) if each else 0.0,
-        memory=sum(sizes[:hands]),
+        memory=sum(sizes[:packs_at_once]),
         disk=sum(speeds.disk(pack) for pack in grouped),
     )
 
 
-def _until_all_are_done(seconds: Sequence[float], hands: int) -> float:
+def _until_all_are_done(seconds: Sequence[float], processes: int) -> float:
     """Seconds that packs take, the longest first, each by the process that is free first."""
-    busy = [0.0] * hands
+    busy = [0.0] * processes
     for one in seconds:
         heapq.heapreplace(busy, busy[0] + one)
     return max(busy)
@@ -377,7 +377,7 @@ def lines(outline: Outline) -> Iterable[str]:
     yield ""
     yield (
         f"Training {_duration(seconds)} on this machine"
-        f"{_by(outline.sweep.crew.hands)}, tensors {memory / 2**20:,.0f} MiB, "
+        f"{_by(outline.sweep.crew.packs_at_once)}, tensors {memory / 2**20:,.0f} MiB, "
         f"disk {disk / 1e6:,.1f} MB."
     )
     share = sum(row.evaluating * row.seconds for row in rows) / max(seconds, 1e-9)
@@ -387,8 +387,8 @@ def lines(outline: Outline) -> Iterable[str]:
         yield from _budget(_placed(tuning, outline.tuned), outline.extend)
 
 
-def _by(hands: int) -> str:
-    return f" by {hands} processes" if hands > 1 else ""
+def _by(processes: int) -> str:
+    return f" by {processes} processes" if processes > 1 else ""
 
 
 def _budget(tuning: pd.DataFrame, extend: int) -> Iterable[str]:

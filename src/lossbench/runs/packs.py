@@ -44,17 +44,17 @@ LEAST_MEMBERS = 16
 """A pack is not made smaller than this for the sake of more processes: it would be slower."""
 
 
-def shared(runs: Sequence[Run], *, pack_size: int, hands: int) -> list[Pack]:
+def shared(runs: Sequence[Run], *, pack_size: int, packs_at_once: int) -> list[Pack]:
     """Runs as packs, so many that several processes have one each where there are runs enough.
 
     Args:
         runs: Runs in any order; a run_id that comes twice trains once.
         pack_size: Most members of a pack.
-        hands: Packs that train at the same time.
+        packs_at_once: Packs that train at the same time.
     """
     counts = [len(alike) for alike in _alike(runs)]
     size, least = pack_size, min(pack_size, LEAST_MEMBERS)
-    while size > least and sum(-(-count // size) for count in counts) < hands:
+    while size > least and sum(-(-count // size) for count in counts) < packs_at_once:
         size -= 1
     return group(runs, pack_size=size)
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from lossbench import store
 from lossbench.runs import ConfigError, Engine
-from lossbench.sweep.leases import PATIENCE, Lease, halves_of
+from lossbench.sweep.inventory import PATIENCE, OpenPack, halves_of
 from lossbench.sweep.process import Process
 from lossbench.sweep.training import OutOfMemory, Stop, Trainer, give_up
 
@@ -37,7 +37,7 @@ class Trained:
     """
 
     ended: int
-    abandoned: Mapping[str, tuple[Lease, str]] = field(default_factory=dict)
+    abandoned: Mapping[str, tuple[OpenPack, str]] = field(default_factory=dict)
 
 
 class Crew(AbstractContextManager["Crew"], Protocol):
@@ -46,8 +46,8 @@ class Crew(AbstractContextManager["Crew"], Protocol):
     trainer: Trainer
 
     @property
-    def hands(self) -> int:
-        """Packs that it trains at the same time; fewer are not worth making."""
+    def packs_at_once(self) -> int:
+        """Packs that it trains at the same time; a sweep is not divided into fewer."""
         ...
 
     def check(self) -> None:
@@ -62,7 +62,7 @@ class Crew(AbstractContextManager["Crew"], Protocol):
         """Packs of a sweep, by pack_id, that wait in the crew's own queue: nobody divides them."""
         ...
 
-    def train(self, leases: Sequence[Lease], stop: Stop) -> Trained:
+    def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
         """Train packs, in halves where they break, until all have ended or an end is asked for.
 
         Packs that another process trains are skipped.
@@ -78,7 +78,7 @@ class Crew(AbstractContextManager["Crew"], Protocol):
 class Here:
     """The crew that is this process: one pack after the other."""
 
-    hands = 1
+    packs_at_once = 1
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -96,21 +96,26 @@ class Here:
         """It has no queue."""
         return set()
 
-    def train(self, leases: Sequence[Lease], stop: Stop) -> Trained:
+    def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
         """See `Crew`; a pack whose last process was killed trains in a process of its own."""
-        titles = [f"pack {place}/{len(leases)}" for place in range(1, len(leases) + 1)]
-        return Trained(sum(map(self._train, leases, titles, [stop] * len(leases))))
+        return Trained(
+            sum(
+                self._train(pack, f"pack {place}/{len(packs)}", stop)
+                for place, pack in enumerate(packs, 1)
+            )
+        )
 
-    def _train(self, lease: Lease, title: str, stop: Stop) -> int:
+    def _train(self, pack: OpenPack, title: str, stop: Stop) -> int:
+        """Train a pack or, where it does not fit, its halves; returns how many runs have ended."""
         stop.check()
-        if lease.is_suspect:
+        if pack.is_suspect:
             log.warning("%s: its last process was killed, so it trains apart now", title)
             with Processes(self.trainer, 1) as apart:
-                return apart.train([lease], stop).ended
+                return apart.train([pack], stop).ended
         try:
-            return len(self.trainer.train(lease, stop, title) or ())
+            return len(self.trainer.train(pack, stop, title) or ())
         except OutOfMemory as error:
-            ended, halves = divide(lease, error, self.trainer.engine)
+            ended, halves = divide(pack, error, self.trainer.engine)
         return ended + sum(self._train(half, title, stop) for half in halves)
 
 
@@ -127,7 +132,7 @@ class Processes:
 
     def __init__(self, trainer: Trainer, count: int) -> None:
         self.trainer = trainer
-        self.hands = count
+        self.packs_at_once = count
         self.processes: list[Process] = []
 
     def __enter__(self) -> Processes:
@@ -147,30 +152,35 @@ class Processes:
         """It has no queue."""
         return set()
 
-    def train(self, leases: Sequence[Lease], stop: Stop) -> Trained:
+    def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
         """See `Crew`; the longest packs first. One pack alone is no reason to begin a process."""
-        if len(leases) == 1 and not self.processes and not leases[0].is_suspect:
-            return Here(self.trainer).train(leases, stop)
+        if len(packs) == 1 and not self.processes and not packs[0].is_suspect:
+            return Here(self.trainer).train(packs, stop)
         try:
-            return Trained(self._train(leases, stop))
+            return Trained(self._train(packs, stop))
         except BaseException:
             self.__exit__()
             raise
 
-    def _train(self, leases: Sequence[Lease], stop: Stop) -> int:
-        waiting = deque(sorted(leases, key=_updates, reverse=True))
+    def _train(self, packs: Sequence[OpenPack], stop: Stop) -> int:
+        waiting = deque(sorted(packs, key=lambda p: sum(r.steps for r in p.runs), reverse=True))
         ended, trouble = 0, None
-        stage = "/".join(sorted({lease.pack.runs[0].stage for lease in leases}))
-        total, is_shown = sum(len(lease.pack.runs) for lease in leases), sys.stdout.isatty()
-        with tqdm(total=total, desc=stage, unit="run", leave=False, disable=not is_shown) as bar:
-            while waiting or any(process.lease for process in self.processes):
+        stage = "/".join(sorted({pack.runs[0].stage for pack in packs}))
+        total, is_terminal = sum(len(pack.runs) for pack in packs), sys.stdout.isatty()
+        with tqdm(total=total, desc=stage, unit="run", leave=False, disable=not is_terminal) as bar:
+            while waiting or any(process.pack for process in self.processes):
                 if stop.signal or trouble:
                     waiting.clear()
                     for process in self.processes:
                         process.stop(stop.signal or signal.SIGTERM)
-                self._begin(len(waiting))
+                # Forget processes that died, and begin as many as there is work for.
+                self.processes = [process for process in self.processes if not process.is_dead]
+                busy = sum(process.pack is not None for process in self.processes)
+                wanted = min(self.packs_at_once, busy + len(waiting))
+                while len(self.processes) < wanted:
+                    self.processes.append(Process(self.trainer))
                 for process in self.processes:
-                    if process.lease is None and waiting:
+                    if process.pack is None and waiting:
                         process.train(waiting.popleft())
                 pipes = {process.pipe: process for process in self.processes}
                 for pipe in connection.wait([*pipes], LOOK):
@@ -178,7 +188,7 @@ class Processes:
                     message = process.listen()
                     if message is None:
                         continue
-                    lease, outcome = message
+                    pack, outcome = message
                     if process.is_dead and not process.is_ready:
                         raise ConfigError(
                             "a process for training ends before it is ready, see above: mend that, "
@@ -188,8 +198,8 @@ class Processes:
                         ended += outcome
                     elif isinstance(outcome, store.StoreError | ConfigError):
                         trouble = outcome
-                    elif lease is not None:
-                        failed, halves = divide(lease, outcome, self.trainer.engine)
+                    elif pack is not None:
+                        failed, halves = divide(pack, outcome, self.trainer.engine)
                         ended += failed
                         waiting.extend(halves)
                     bar.update(ended - bar.n)
@@ -198,23 +208,12 @@ class Processes:
             raise trouble
         return ended
 
-    def _begin(self, waiting: int) -> None:
-        """Forget processes that died, and begin as many as there is work for."""
-        self.processes = [process for process in self.processes if not process.is_dead]
-        busy = sum(process.lease is not None for process in self.processes)
-        for _ in range(min(self.hands, busy + waiting) - len(self.processes)):
-            self.processes.append(Process(self.trainer))
 
-
-def _updates(lease: Lease) -> int:
-    return sum(run.steps for run in lease.pack.runs)
-
-
-def divide(lease: Lease, error: Exception, engine: Engine) -> tuple[int, list[Lease]]:
+def divide(pack: OpenPack, error: Exception, engine: Engine) -> tuple[int, list[OpenPack]]:
     """Put two halves in the place of a pack that could not be trained; a run alone fails.
 
     Args:
-        lease: The pack.
+        pack: The pack.
         error: Why it could not be trained.
         engine: How it was trained.
 
@@ -226,21 +225,21 @@ def divide(lease: Lease, error: Exception, engine: Engine) -> tuple[int, list[Le
         ConfigError: The card's memory is too small; every pack there is padded to one size, so a
             half takes as much.
     """
-    title, count = f"pack {lease.folder.name}", len(lease.pack.runs)
+    title, count = f"pack {pack.pack_id}", len(pack.runs)
     if isinstance(error, OutOfMemory) and engine.device == "cuda":
         raise ConfigError(
             f"{title}, {count} runs, does not fit into the card's memory "
             f"({str(error).splitlines()[0]}): use engine.pack_size={engine.pack_size // 2}"
         ) from error
     with (
-        store.lock(lease.sweep_folder / store.LOCK, patience=PATIENCE),
-        store.try_lock(lease.folder / store.LOCK) as is_mine,
+        store.lock(pack.sweep_folder / store.LOCK, patience=PATIENCE),
+        pack.lease() as record,
     ):
-        if not is_mine or lease.record is None:
+        if record is None:
             return 0, []
         if count == 1:
-            log.error("run %s failed: %s", lease.pack.runs[0].run_id, error)
-            give_up(lease, f"{type(error).__name__}: {error}")
+            log.error("run %s failed: %s", pack.runs[0].run_id, error)
+            give_up(pack, f"{type(error).__name__}: {error}")
             return 1, []
         log.warning("%s, %d runs: %s; in halves now", title, count, error)
-        return 0, halves_of(lease)
+        return 0, halves_of(pack)

@@ -23,7 +23,7 @@ from lossbench import engine, store
 from lossbench.engine import train
 from lossbench.pairing import device_name, environment_sha
 from lossbench.runs import ENGINE_SCHEMA, Draft, Run, checked, packs, part
-from lossbench.sweep.leases import PATIENCE
+from lossbench.sweep.inventory import PATIENCE
 from lossbench.sweep.preflight import splits_of
 
 STEPS = 7

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from lossbench import records, store
 from lossbench.data import DATA
+from lossbench.losses import LOSSES
+from lossbench.losses.curves import curve
 from lossbench.losses.relations import related
 from lossbench.runs import ConfigError, Run
+
+log = logging.getLogger(__name__)
 
 EMPTY: dict[str, Any] = {
     "planned": {},
@@ -25,6 +33,54 @@ FIXED = (
     "tuned",
 )
 """What a later declaration of the same sweep may not change."""
+
+
+def write(
+    folder: Path,
+    runs: Sequence[Run],
+    *,
+    name: str,
+    command: str,
+    declaration: Mapping[str, Any] | None = None,
+    recorded: int,
+) -> None:
+    """Add runs to the sweep.json of a folder, and the curves of their losses beside it.
+
+    The sweep's lock is held. The arguments and what is raised are those of `extended`.
+    """
+    path, curves_path = folder / "sweep.json", folder / "curves.parquet"
+    old = records.read_plan(path) if path.exists() else EMPTY
+    new = extended(
+        old, runs, name=name, command=command, declaration=declaration, recorded=recorded
+    )
+    if len(new["declarations"]) > max(1, len(old["declarations"])):
+        log.warning(
+            "%s was declared before: what is new here counts as exploratory. "
+            "Give a new question its own folder with name=...",
+            folder,
+        )
+    sha = old.get("curves_sha", "")
+    is_known = {**new, "curves_sha": sha} == old and curves_path.exists()
+    if is_known and store.sha256(curves_path.read_bytes()) == sha:
+        return
+    curves = _curves(new["losses"])
+    store.write(curves_path, curves)
+    store.write(path, store.sealed({**new, "curves_sha": store.sha256(curves)}))
+
+
+def _curves(losses: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Curves of losses as parquet; empty where one raises or its extension is not loaded now."""
+    parts = []
+    for name, facts in losses.items():
+        try:
+            columns = curve(LOSSES[facts["fn"]], facts["params"])
+            pa.table(columns)  # refuses what is not as many numbers in each
+        except (Exception, SystemExit):
+            columns = {name: [] for name in ("argument", "value", "first", "second", "weight")}
+        count = len(columns["argument"])
+        labels = {"loss": name, "task": facts["task"], "family": facts["family"]}
+        parts.append(pa.table({key: [value] * count for key, value in labels.items()} | columns))
+    return records.encode(pa.concat_tables(parts, promote_options="default"))
 
 
 def extended(
@@ -56,7 +112,15 @@ def extended(
     before = {run_id: facts["declaration"] for run_id, facts in old["planned"].items()}
     tuned = next((d["declared"].get("tuned", []) for d in declarations), [])
     new = {run.run_id: _planned(run, before.get(run.run_id, digest), tuned) for run in runs}
-    planned = _without_superseded(old["planned"], new) | new
+    versions: dict[tuple[Any, ...], set[str]] = {}
+    for facts in new.values():
+        versions.setdefault(_slot(facts), set()).add(_version(facts))
+    current = {
+        run_id: facts
+        for run_id, facts in old["planned"].items()
+        if _version(facts) in versions.get(_slot(facts), {_version(facts)})
+    }
+    planned = current | new
     _refuse_tuned_and_confirmed(planned)
     return {
         "schema": records.SCHEMA,
@@ -91,17 +155,6 @@ def _declared(
     return [*known, entry], digest
 
 
-def _without_superseded(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    versions: dict[tuple[Any, ...], set[str]] = {}
-    for facts in new.values():
-        versions.setdefault(_slot(facts), set()).add(_version(facts))
-    return {
-        run_id: facts
-        for run_id, facts in old.items()
-        if _version(facts) in versions.get(_slot(facts), {_version(facts)})
-    }
-
-
 def _slot(facts: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a run is for. Confirmed runs of a cell share what was tuned; others do not."""
     tuned = "" if facts["stage"] == "confirm" else json.dumps(facts["tuned"], sort_keys=True)
@@ -127,11 +180,10 @@ def _refuse_tuned_and_confirmed(planned: Mapping[str, Any]) -> None:
 
 def _planned(run: Run, declaration: str, tuned: Sequence[str]) -> dict[str, Any]:
     names = {group: getattr(run, group).name for group in ("data", "model", "loss", "optimizer")}
-    found, facts = _tuned(run, ["optimizer.lr", *tuned])
     return {
-        "cell": _hash(facts, but=_OF_NO_CELL),
-        "context": _hash(facts, but=_OF_NO_CONTEXT),
-        "tuned": found,
+        "cell": cell(run, tuned),
+        "context": context(run, tuned),
+        "tuned": _split(run, tuned)[0],
         "params": dict(run.loss.params),
         "declaration": declaration,
         "source_sha": run.source_sha,
@@ -152,21 +204,17 @@ def cell(run: Run, tuned: Sequence[str] = ()) -> str:
         run: One of its runs.
         tuned: Keys that tuning chooses; the learning rate always counts as one.
     """
-    return _hash(_tuned(run, ["optimizer.lr", *tuned])[1], but=_OF_NO_CELL)
+    return _hash(_split(run, tuned)[1], but=("seed", "condition", "source_sha"))
 
 
 def context(run: Run, tuned: Sequence[str] = ()) -> str:
     """Hash of what cells have in common whose losses are compared: all of `cell` but the loss."""
-    return _hash(_tuned(run, ["optimizer.lr", *tuned])[1], but=_OF_NO_CONTEXT)
-
-
-_OF_NO_CELL = ("seed", "condition", "source_sha")
-_OF_NO_CONTEXT = (*_OF_NO_CELL, "loss")
+    return _hash(_split(run, tuned)[1], but=("seed", "condition", "source_sha", "loss"))
 
 
 def _hash(facts: Mapping[str, Any], *, but: Sequence[str]) -> str:
-    kept = {name: value for name, value in facts.items() if name not in but}
-    return _hash_of_text(json.dumps(kept, sort_keys=True))
+    others = {name: value for name, value in facts.items() if name not in but}
+    return _hash_of_text(json.dumps(others, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -175,55 +223,40 @@ def _hash_of_text(compact: str) -> str:
     return store.sha256(store.to_json(json.loads(compact)))[:16]
 
 
-def _tuned(run: Run, keys: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split(run: Run, tuned: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tuned values by key, those that the run has; and its facts without them."""
-    facts, found = run.facts, {}
-    for key in keys:
-        place, path = facts, key.split(".")
+    facts, values = run.facts, {}
+    for key in dict.fromkeys(["optimizer.lr", *tuned]):
+        node, path = facts, key.split(".")
         if path[0] == "optimizer" and len(path) == 2:  # these stand at the top of a run
             path = path[1:]
         for name in path[:-1]:
-            place = place.get(name, {})
-        if path[-1] in place:
-            found[key] = place.pop(path[-1])
-    return found, facts
+            node = node.get(name, {})
+        if path[-1] in node:
+            values[key] = node.pop(path[-1])
+    return values, facts
 
 
 def _loss_facts(run: Run) -> dict[str, Any]:
     row = run.row
+    is_default = all(row.defaults[name] == value for name, value in run.loss.params.items())
     return {
         "fn": run.loss.fn,
         "params": dict(run.loss.params),
-        "inverse_link": row.inverse_link,
-        "family": row.family,
-        "task": row.task,
-        "formula": row.formula,
+        **{name: getattr(row, name) for name in ("inverse_link", "family", "task")},
+        **{name: getattr(row, name) for name in ("formula", "source")},
         "claims": sorted(row.claims),
-        "source": row.source,
-        "duplicates": _duplicates(run),
-    }
-
-
-def _duplicates(run: Run) -> dict[str, str]:
-    """Losses that are this one up to a factor, all with default parameters, and how we say it."""
-    if any(run.row.defaults[name] != value for name, value in run.loss.params.items()):
-        return {}
-    return {
-        ({relation.loss, relation.other} - {run.loss.fn}).pop(): relation.sentence
-        for relation in related(run.loss.fn)
-        if relation.is_duplicate
+        # Losses that are this one up to a factor, all with default parameters, and how we say it.
+        "duplicates": {
+            ({relation.loss, relation.other} - {run.loss.fn}).pop(): relation.sentence
+            for relation in related(run.loss.fn)
+            if relation.is_duplicate and is_default
+        },
     }
 
 
 def _data_facts(run: Run) -> dict[str, Any]:
     row = DATA[run.data.fn]
-    return {
-        "fn": run.data.fn,
-        "params": dict(run.data.params),
-        "task": row.task,
-        "source": row.source,
-        "licence": row.licence,
-        "drawn": row.drawn,
-        "is_symmetric": row.is_symmetric,
-        "note": row.note,
-    }
+    names = ("task", "source", "licence", "drawn", "is_symmetric", "note")
+    facts = {name: getattr(row, name) for name in names}
+    return {"fn": run.data.fn, "params": dict(run.data.params), **facts}

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from lossbench import store
 from lossbench.runs import ConfigError
-from lossbench.sweep.leases import Lease
+from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.training import SIGNALS, Interrupted, OutOfMemory, Stop, Trainer
 
 READY = "ready"
@@ -41,14 +41,14 @@ class Process:
         trainer: How it trains.
 
     Attributes:
-        lease: What it trains; None where it waits.
+        pack: What it trains; None where it waits.
         is_ready: Whether it has imported everything.
         is_dead: Whether it has ended.
         pipe: To be waited for, before `listen`.
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        self.lease: Lease | None = None
+        self.pack: OpenPack | None = None
         self.is_ready = self.is_dead = self.is_stopping = False
         self.pipe, theirs = Pipe()
         # Packs come over the pipe and not as an argument: to write those to a child that ends
@@ -62,11 +62,11 @@ class Process:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
 
-    def train(self, lease: Lease) -> None:
+    def train(self, pack: OpenPack) -> None:
         """Have it train a pack."""
-        self.lease = lease
+        self.pack = pack
         with contextlib.suppress(OSError):  # dead: the next look says so
-            self.pipe.send(lease)
+            self.pipe.send(pack)
 
     def stop(self, number: int) -> None:
         """Have it commit what it trains and end, once."""
@@ -75,7 +75,7 @@ class Process:
             with contextlib.suppress(OSError):
                 self.pipe.send(number)
 
-    def listen(self) -> tuple[Lease | None, int | Exception] | None:
+    def listen(self) -> tuple[OpenPack | None, int | Exception] | None:
         """Read one message, and log it if it is for the log.
 
         Returns:
@@ -87,7 +87,9 @@ class Process:
         except (EOFError, OSError):
             self.process.join()
             self.is_dead, code = True, self.process.exitcode or 0
-            how = f"killed by {_name_of(-code)}" if code < 0 else f"exit code {code}"
+            names = {number.value: number.name for number in signal.Signals}
+            killer = names.get(-code, f"signal {-code}")
+            how = f"killed by {killer}" if code < 0 else f"exit code {code}"
             message = Died(f"the process of its pack ended before it was finished: {how}")
         if message == READY:
             self.is_ready = True
@@ -95,14 +97,14 @@ class Process:
             name, level, text = message
             logging.getLogger(name).log(level, "%s", text)
         else:
-            lease, self.lease = self.lease, None
-            return lease, message
+            pack, self.pack = self.pack, None
+            return pack, message
         return None
 
     def release(self) -> None:
         """Let it end, if it is not training; else kill it: its pack goes on from its checkpoint."""
         self.pipe.close()
-        if self.lease is not None:
+        if self.pack is not None:
             self.process.kill()
 
     def join(self) -> None:
@@ -110,13 +112,6 @@ class Process:
         self.process.join(1.0)
         self.process.kill()
         self.process.join()
-
-
-def _name_of(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 # ---- in the process ------------------------------------------------------------------------------
@@ -141,36 +136,34 @@ def _work(pipe: connection.Connection, trainer: Trainer) -> None:
     """Train what the parent sends, until nothing more can come."""
     os.setsid()
     tqdm.set_lock(threading.RLock())  # its own one would be left behind by a process that is killed
-    leases: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
+    packs: queue.SimpleQueue[OpenPack | None] = queue.SimpleQueue()
     stop, relay = Stop(), _Relay(pipe)
     logging.getLogger().addHandler(relay)
-    threading.Thread(target=_listen, args=(pipe, leases, stop), daemon=True).start()
+
+    def listen() -> None:
+        """Take packs, and signals' numbers; that the parent is gone asks for an end as well."""
+        try:
+            while True:
+                message = pipe.recv()
+                if isinstance(message, int):
+                    stop.signal = message
+                else:
+                    packs.put(message)
+        except (EOFError, OSError):
+            stop.signal = stop.signal or signal.SIGTERM
+            packs.put(None)
+
+    threading.Thread(target=listen, daemon=True).start()
     trainer.prepare(())
     relay.send(READY)
-    while (lease := leases.get()) is not None:
+    while (pack := packs.get()) is not None:
         outcome: int | Exception = 0
         try:
-            trainer.prepare(lease.pack.runs)
-            outcome = len(trainer.train(lease, stop) or ())
+            trainer.prepare(pack.runs)
+            outcome = len(trainer.train(pack, stop) or ())
         except (OutOfMemory, store.StoreError, ConfigError) as error:
             outcome = error
         except Interrupted:
             pass  # by its parent, which knows
         sys.stdout.flush()
         relay.send(outcome)
-
-
-def _listen(
-    pipe: connection.Connection, leases: queue.SimpleQueue[Lease | None], stop: Stop
-) -> None:
-    """Take packs, and the number of a signal that asks for an end; the parent's end is one too."""
-    try:
-        while True:
-            message = pipe.recv()
-            if isinstance(message, int):
-                stop.signal = message
-            else:
-                leases.put(message)
-    except (EOFError, OSError):
-        stop.signal = stop.signal or signal.SIGTERM
-        leases.put(None)

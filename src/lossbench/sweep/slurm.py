@@ -7,8 +7,6 @@ is queued again.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
 import logging
 import os
@@ -25,15 +23,17 @@ from pathlib import Path
 from typing import Any
 
 from lossbench import store
+from lossbench.config.schema import LauncherNode
 from lossbench.runs import ConfigError
 from lossbench.sweep.crews import Here, Trained, divide
-from lossbench.sweep.leases import Lease
+from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.process import Died
 from lossbench.sweep.training import Interrupted, Stop, Trainer, stopping
 
-submitit: Any = None
-with contextlib.suppress(ImportError):  # an extra; `Cluster` says how to get it
-    submitit = importlib.import_module("submitit")
+try:
+    import submitit
+except ImportError:  # an extra; `Cluster` says how to get it
+    submitit = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -70,62 +70,39 @@ JOBS, NOTES = Path("jobs"), Path("jobs/packs")
 """Below a sweep's folder: what submitit writes, and a file for each pack that names its job."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a job asks Slurm for; names as in conf/hydra/launcher/packed_slurm.yaml."""
-
-    executor: str
-    partition: str | None
-    account: str | None
-    qos: str | None
-    timeout_min: int
-    mem_gb: float
-    cpus_per_task: int
-    gpus_per_node: int
-    array_parallelism: int
-    requeues: int
-    signal_delay_s: int
-    additional: Mapping[str, Any]
-    setup: Sequence[str]
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """As submitit names them."""
-        parameters: dict[str, Any] = {
-            "name": "lossbench",
-            "timeout_min": self.timeout_min,
-            "cpus_per_task": self.cpus_per_task,
-            "mem_gb": self.mem_gb,
-        }
-        if self.gpus_per_node:
-            parameters["gpus_per_node"] = self.gpus_per_node
-        if self.executor != "slurm":
-            return parameters
-        parameters["slurm_array_parallelism"] = self.array_parallelism
-        parameters["slurm_signal_delay_s"] = self.signal_delay_s
-        parameters["slurm_additional_parameters"] = dict(self.additional)
-        for name in ("partition", "account", "qos"):
-            if (value := getattr(self, name)) is not None:
-                parameters[f"slurm_{name}"] = value
-        if self.setup:
-            parameters["slurm_setup"] = [*self.setup]
-        return parameters
+def parameters(launcher: LauncherNode) -> dict[str, Any]:
+    """What a job asks for, by the names that submitit has for it."""
+    job: dict[str, Any] = {"name": "lossbench"}
+    job |= {name: getattr(launcher, name) for name in ("timeout_min", "cpus_per_task", "mem_gb")}
+    if launcher.gpus_per_node:
+        job["gpus_per_node"] = launcher.gpus_per_node
+    if launcher.executor != "slurm":
+        return job
+    job["slurm_array_parallelism"] = launcher.array_parallelism
+    job["slurm_signal_delay_s"] = launcher.signal_delay_s
+    job["slurm_additional_parameters"] = dict(launcher.additional)
+    for name in ("partition", "account", "qos"):
+        if (value := getattr(launcher, name)) is not None:
+            job[f"slurm_{name}"] = value
+    if launcher.setup:
+        job["slurm_setup"] = [*launcher.setup]
+    return job
 
 
 @dataclass(frozen=True)
 class Element:
     """One pack as Slurm runs it."""
 
-    lease: Lease
+    pack: OpenPack
     trainer: Trainer
 
     def __call__(self) -> int:
         """Train the pack; where an end is asked for, commit it and have it queued again."""
         logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
         try:
-            self.trainer.prepare(self.lease.pack.runs)
+            self.trainer.prepare(self.pack.runs)
             with stopping() as stop:
-                return Here(self.trainer).train([self.lease], stop).ended
+                return Here(self.trainer).train([self.pack], stop).ended
         except (ConfigError, store.StoreError) as error:
             log.error("%s", error)  # the pack stays as it is; who waits for it leaves it
             return 0
@@ -141,21 +118,26 @@ class Element:
 
 
 class Cluster:
-    """The crew that is a cluster. Any number of commands may wait for the same jobs."""
+    """The crew that is a cluster. Any number of commands may wait for the same jobs.
 
-    hands = 1
+    Args:
+        trainer: How jobs train.
+        launcher: What they ask for.
+    """
+
+    packs_at_once = 1
     """A job takes as many runs as its memory holds: more jobs would mostly wait in the queue."""
 
-    def __init__(self, trainer: Trainer, settings: Settings) -> None:
+    def __init__(self, trainer: Trainer, launcher: LauncherNode) -> None:
         if submitit is None:
             raise ConfigError(
-                f"hydra.launcher.executor={settings.executor} needs submitit: "
+                f"hydra.launcher.executor={launcher.executor} needs submitit: "
                 "pip install 'lossbench[slurm]'"
             )
-        self.trainer = trainer
-        self.settings = settings
-        self.is_slurm = settings.executor == "slurm"
+        self.trainer, self.launcher = trainer, launcher
+        self.is_slurm = launcher.executor == "slurm"
         self.deaths: Counter[tuple[str, int]] = Counter()  # of jobs, by pack_id and step
+        self.faults: Counter[str] = Counter()  # ends that no run is to blame for, by pack_id
         self.queue: set[str] | None = None
 
     def __enter__(self) -> Cluster:
@@ -180,23 +162,21 @@ class Cluster:
         """Packs whose jobs wait or run, by pack_id."""
         return {*self._attached_jobs(sweep_folder)}
 
-    def train(self, leases: Sequence[Lease], stop: Stop) -> Trained:
+    def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
         """See `Crew`: submit the packs that no job trains, wait until all jobs have ended."""
-        sweep_folder = leases[0].sweep_folder
+        sweep_folder = packs[0].sweep_folder
         with store.lock(sweep_folder / JOBS / store.LOCK, patience=PATIENCE):
             jobs = self._attached_jobs(sweep_folder)
             fresh = [
-                lease
-                for lease in leases
-                if lease.folder.name not in jobs
-                and not store.is_held(lease.folder / store.LOCK)
-                and lease.record is not None
+                pack
+                for pack in packs
+                if pack.pack_id not in jobs and not pack.is_leased and pack.record is not None
             ]
             jobs |= self._submit(fresh, sweep_folder)
-        waiting = {one.folder.name: one for one in leases if one.folder.name in jobs}
+        waiting = {pack.pack_id: pack for pack in packs if pack.pack_id in jobs}
         log.info(
             "%d packs: %d submitted, %d found running or queued; Ctrl-C leaves them to Slurm",
-            *(len(leases), len(fresh), len(waiting) - len(fresh)),  # other processes have the rest
+            *(len(packs), len(fresh), len(waiting) - len(fresh)),  # other processes have the rest
         )
         ended, abandoned, times_gone = 0, {}, dict.fromkeys(waiting, 0)
         most_gone = LOOKS if self.is_slurm else 1
@@ -205,18 +185,19 @@ class Cluster:
             while time.monotonic() < until:
                 stop.check()
                 time.sleep(0.1)
-            self._look([jobs[name] for name in waiting])
-            for name, lease in [*waiting.items()]:
-                record = store.committed(lease.folder)  # none while its halves train
+            self._look([jobs[pack_id] for pack_id in waiting])
+            for pack_id, pack in [*waiting.items()]:
+                record = store.committed(pack.folder)  # none while its halves train
                 is_finished = record is not None and record["is_finished"]
-                times_gone[name] = 0 if self._is_alive(jobs[name]) else times_gone[name] + 1
-                if not is_finished and times_gone[name] < most_gone:
+                is_alive = self._is_alive(jobs[pack_id])
+                times_gone[pack_id] = 0 if is_alive else times_gone[pack_id] + 1
+                if not is_finished and times_gone[pack_id] < most_gone:
                     continue
-                del waiting[name]
+                del waiting[pack_id]
                 if record is None or is_finished:
-                    ended += len(lease.pack.runs)
-                elif reason := self._why_abandoned(lease, jobs[name], record):
-                    abandoned[name] = lease, reason
+                    ended += len(pack.runs)
+                elif reason := self._why_abandoned(pack, jobs[pack_id], record):
+                    abandoned[pack_id] = pack, reason
         return Trained(ended, abandoned)
 
     def _attached_jobs(self, sweep_folder: Path) -> dict[str, Any]:
@@ -245,36 +226,39 @@ class Cluster:
         is_unsure = not all(_is_surely_alive(self._state(job)) for job in jobs)
         self.queue = _queue() if is_unsure else set()
 
-    def _submit(self, leases: Sequence[Lease], sweep_folder: Path) -> dict[str, Any]:
+    def _submit(self, packs: Sequence[OpenPack], sweep_folder: Path) -> dict[str, Any]:
         """Submit packs as arrays, and note which job trains which; returns jobs by pack_id."""
-        if not leases:
+        if not packs:
             return {}
         executor = submitit.AutoExecutor(
             folder=sweep_folder / JOBS,
-            cluster=self.settings.executor,
-            slurm_max_num_timeout=self.settings.requeues,
+            cluster=self.launcher.executor,
+            slurm_max_num_timeout=self.launcher.requeues,
         )
-        executor.update_parameters(**self.settings.parameters)
+        executor.update_parameters(**parameters(self.launcher))
         jobs: dict[str, Any] = {}
-        size = _largest_array() if self.is_slurm else len(leases)
-        for start in range(0, len(leases), size):
-            batch = leases[start : start + size]
+        size = _largest_array() if self.is_slurm else len(packs)
+        for start in range(0, len(packs), size):
+            batch = packs[start : start + size]
             try:
                 # Not map_array: the function itself has to be what `checkpoint` is asked of, or
                 # submitit queues a job again that was preempted, but none at its time limit.
                 with executor.batch():
-                    array = [executor.submit(Element(lease, self.trainer)) for lease in batch]
+                    array = [executor.submit(Element(pack, self.trainer)) for pack in batch]
             except submitit.core.utils.FailedJobError as error:
+                lines = [line for line in str(error).splitlines() if line.strip()]
+                of_sbatch = [line for line in lines if line.startswith("sbatch: error")]
+                reason = of_sbatch[0] if of_sbatch else lines[0][:200]
                 raise ConfigError(
-                    f"Slurm takes no job of {len(batch)} packs ({_reason(error)}): mend what it "
+                    f"Slurm takes no job of {len(batch)} packs ({reason}): mend what it "
                     "names with hydra.launcher.partition, account, qos, timeout_min, mem_gb; or "
                     "give fewer and larger packs with engine.pack_size"
                 ) from error
-            for lease, job in zip(batch, array, strict=True):
-                note = {"job": job.job_id, "executor": self.settings.executor}
-                path = sweep_folder / NOTES / f"{lease.folder.name}.json"
+            for pack, job in zip(batch, array, strict=True):
+                note = {"job": job.job_id, "executor": self.launcher.executor}
+                path = sweep_folder / NOTES / f"{pack.pack_id}.json"
                 store.write(path, store.to_json(note))
-                jobs[lease.folder.name] = job
+                jobs[pack.pack_id] = job
         return jobs
 
     def _is_alive(self, job: Any) -> bool:
@@ -291,31 +275,29 @@ class Cluster:
             state = job.watcher.get_state(job.job_id, mode="cache")
         return (state.split() or ["UNKNOWN"])[0].rstrip("+")
 
-    def _why_abandoned(self, lease: Lease, job: Any, record: Mapping[str, Any]) -> str:
+    def _why_abandoned(self, pack: OpenPack, job: Any, record: Mapping[str, Any]) -> str:
         """Judge a pack whose job has ended before it was finished, and divide it if it is to blame.
 
         Returns:
             Why this command leaves it; empty where it is to be submitted again.
         """
-        pack_id, state, step = lease.folder.name, self._state(job), int(record["step"])
+        pack_id, state, step = pack.pack_id, self._state(job), int(record["step"])
         ending = f"job {job.job_id}: {state}"
-        if store.is_held(lease.folder / store.LOCK):
+        if pack.is_leased:
             return ""  # another process has it
         if state in CANCELLED:
             log.warning("pack %s is not finished, %s", pack_id, ending)
             return f"{ending}; its checkpoint is kept"
         has_begun = bool(record["starts"])
-        is_blameless = state in (*FAULTS_OF_NODES, "COMPLETED")
-        is_blameless |= state == "FAILED" and not has_begun
-        key = pack_id, -1 if is_blameless else step
-        self.deaths[key] += 1
-        is_hopeless = self.deaths[key] >= TRIES
-        if is_blameless:
+        if state in (*FAULTS_OF_NODES, "COMPLETED") or (state == "FAILED" and not has_begun):
+            self.faults[pack_id] += 1
             log.warning("pack %s: %s, not by any fault of its runs", pack_id, ending)
+            is_hopeless = self.faults[pack_id] >= TRIES
             return f"{ending}, but not finished{_last_words(job)}" if is_hopeless else ""
+        self.deaths[pack_id, step] += 1
         log.warning("pack %s ended at step %d, %s", pack_id, step, ending)
-        if is_hopeless:
-            divide(lease, Died(ending + _last_words(job)), self.trainer.engine)
+        if self.deaths[pack_id, step] >= TRIES:
+            divide(pack, Died(ending + _last_words(job)), self.trainer.engine)
         return ""
 
 
@@ -343,12 +325,6 @@ def _output_of(*line: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return None if done.returncode else done.stdout
-
-
-def _reason(error: Exception) -> str:
-    """The last line of what sbatch says."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if line.startswith("sbatch: error")), lines[0][:200])
 
 
 def _last_words(job: Any) -> str:

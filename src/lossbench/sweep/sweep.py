@@ -10,16 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 
-from lossbench import records, store
-from lossbench.losses import LOSSES
-from lossbench.losses.curves import curve
+from lossbench import store
 from lossbench.runs import Engine, Run
 from lossbench.sweep import plan
 from lossbench.sweep.crews import Crew
-from lossbench.sweep.leases import ATTEMPTS, PATIENCE, PLANNED, Lease, Leases, Statuses
+from lossbench.sweep.inventory import ATTEMPTS, PATIENCE, PLANNED, Inventory, OpenPack, Statuses
 from lossbench.sweep.preflight import preflight
 from lossbench.sweep.training import Stop, stopping
 
@@ -71,44 +68,44 @@ class Sweep:
         """
         torch.set_num_threads(self.engine.threads)
         start, ended = time.monotonic(), 0
-        abandoned: dict[str, tuple[Lease, str]] = {}
+        abandoned: dict[str, tuple[OpenPack, str]] = {}
         with self.timed("check"):
             preflight(runs, self.engine.files)
             self.crew.check()
         with stopping() as stop:
             allowed = self._begin(runs, declaration)
-            leases = self._leases(runs, allowed)
+            packs = self._open_packs(runs, allowed)
             stage = "/".join(sorted({run.stage for run in runs}))
             count = len({run.run_id for run in runs})
-            missing = sum(len(lease.pack.runs) for lease in leases)
+            missing = sum(len(pack.runs) for pack in packs)
             log.info(
                 "%s: %d runs, %d already there, %d to train in %d packs",
-                *(stage, count, count - missing, missing, len(leases)),
+                *(stage, count, count - missing, missing, len(packs)),
             )
-            while leases:
+            while packs:
                 with self.timed("train"):
-                    trained = self.crew.train(leases, stop)
+                    trained = self.crew.train(packs, stop)
                 ended += trained.ended
                 abandoned |= trained.abandoned
                 if not trained.ended:
-                    self._wait(leases, stop)
+                    _wait_for_others(packs, stop)
                 stop.check()
-                leases = self._leases(runs, allowed)
-                leases = [lease for lease in leases if lease.folder.name not in abandoned]
+                packs = self._open_packs(runs, allowed)
+                packs = [pack for pack in packs if pack.pack_id not in abandoned]
         if ended:
             so_far = ", ".join(f"{part} {spent:.1f} s" for part, spent in self.seconds.items())
             log.info("%d runs in %.1f s (so far: %s)", ended, time.monotonic() - start, so_far)
         known = {
             run.run_id: {**PLANNED, "reason": why}
-            for lease, why in abandoned.values()
-            for run in lease.pack.runs
+            for pack, why in abandoned.values()
+            for run in pack.runs
         }
         known |= {run_id: facts for run_id, facts in self.statuses().items() if facts != PLANNED}
         return {run.run_id: known.get(run.run_id, PLANNED) for run in runs}
 
     def statuses(self) -> Statuses:
         """Status and reason of every recorded run, the best of each."""
-        return Leases(self.folder).statuses
+        return Inventory(self.folder).statuses
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -123,9 +120,16 @@ class Sweep:
         """Plan the runs; returns how often each may have failed before and be trained now."""
         with self.timed("write"), store.lock(self.folder / store.LOCK, patience=PATIENCE):
             store.clean_temporaries(self.folder)
-            now = Leases(self.folder)
-            self._plan(runs, declaration, recorded=len(now.statuses))
-        failures = {run.run_id: now.failures[run.run_id] for run in runs}
+            inventory = Inventory(self.folder)
+            plan.write(
+                self.folder,
+                runs,
+                name=self.name,
+                command=self.command,
+                declaration=declaration,
+                recorded=len(inventory.statuses),
+            )
+        failures = {run.run_id: inventory.failures[run.run_id] for run in runs}
         hopeless = sum(count >= ATTEMPTS for count in failures.values())
         if hopeless:
             log.warning(
@@ -136,67 +140,25 @@ class Sweep:
             )
         return {run_id: min(count, ATTEMPTS - 1) for run_id, count in failures.items()}
 
-    def _leases(self, runs: Sequence[Run], allowed: Mapping[str, int]) -> list[Lease]:
-        """Leases on what is missing of the runs now."""
+    def _open_packs(self, runs: Sequence[Run], allowed: Mapping[str, int]) -> list[OpenPack]:
+        """Packs of what is missing of the runs now."""
         queued = self.crew.queued(self.folder)
         with self.timed("write"), store.lock(self.folder / store.LOCK, patience=PATIENCE):
-            return Leases(self.folder).take(
+            return Inventory(self.folder).open_packs(
                 runs,
                 pack_size=self.engine.pack_size,
                 allowed=allowed,
-                hands=self.crew.hands,
+                packs_at_once=self.crew.packs_at_once,
                 queued=queued,
             )
 
-    def _wait(self, leases: Sequence[Lease], stop: Stop) -> None:
-        """Until one of the packs that others train is free."""
-        locks = [lease.folder / store.LOCK for lease in leases]
-        holders = sorted({store.holder(lock) for lock in locks if store.is_held(lock)})
-        if holders:
-            log.info("waiting for process %s, which trains what is left", ", ".join(holders))
-        while all(store.is_held(lock) for lock in locks):
-            stop.check()
-            time.sleep(LOOK)
 
-    def _plan(
-        self, runs: Sequence[Run], declaration: Mapping[str, Any] | None = None, *, recorded: int
-    ) -> None:
-        """Add runs and declaration to sweep.json, and the curves of the losses beside it."""
-        path = self.folder / "sweep.json"
-        old = records.read_plan(path) if path.exists() else plan.EMPTY
-        new = plan.extended(
-            old,
-            runs,
-            name=self.name,
-            command=self.command,
-            declaration=declaration,
-            recorded=recorded,
-        )
-        if len(new["declarations"]) > max(1, len(old["declarations"])):
-            log.warning(
-                "%s was declared before: what is new here counts as exploratory. "
-                "Give a new question its own folder with name=...",
-                self.folder,
-            )
-        curves_path, sha = self.folder / "curves.parquet", old.get("curves_sha", "")
-        is_known = {**new, "curves_sha": sha} == old and curves_path.exists()
-        if is_known and store.sha256(curves_path.read_bytes()) == sha:
-            return
-        curves = _curves(new["losses"])
-        store.write(curves_path, curves)
-        store.write(path, store.sealed({**new, "curves_sha": store.sha256(curves)}))
-
-
-def _curves(losses: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """Curves of losses as parquet; empty where one raises or its extension is not loaded now."""
-    parts = []
-    for name, facts in losses.items():
-        try:
-            columns = curve(LOSSES[facts["fn"]], facts["params"])
-            pa.table(columns)  # refuses what is not as many numbers in each
-        except (Exception, SystemExit):
-            columns = {name: [] for name in ("argument", "value", "first", "second", "weight")}
-        count = len(columns["argument"])
-        labels = {"loss": name, "task": facts["task"], "family": facts["family"]}
-        parts.append(pa.table({key: [value] * count for key, value in labels.items()} | columns))
-    return records.encode(pa.concat_tables(parts, promote_options="default"))
+def _wait_for_others(packs: Sequence[OpenPack], stop: Stop) -> None:
+    """Wait until one of the packs that other processes train is free."""
+    holders = {store.holder(pack.folder / store.LOCK) for pack in packs if pack.is_leased}
+    if holders:
+        names = ", ".join(sorted(holders))
+        log.info("waiting for process %s, which trains what is left", names)
+    while all(pack.is_leased for pack in packs):
+        stop.check()
+        time.sleep(LOOK)

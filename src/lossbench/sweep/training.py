@@ -25,7 +25,7 @@ from lossbench.pairing import device_name, environment_sha
 from lossbench.runs import ENGINE_SCHEMA, Engine, Run, refuse_other_code
 from lossbench.runs.extensions import load_extensions
 from lossbench.sweep.invariance import recorded_invariance
-from lossbench.sweep.leases import Lease, Statuses, record_of
+from lossbench.sweep.inventory import OpenPack, Statuses, record_of
 from lossbench.sweep.preflight import splits_of
 
 log = logging.getLogger(__name__)
@@ -118,11 +118,11 @@ class Trainer:
         refuse_other_code(runs)
         torch.set_num_threads(self.engine.threads)
 
-    def train(self, lease: Lease, stop: Stop, title: str = "") -> Statuses | None:
-        """Train a pack unless it is being trained, or has been meanwhile.
+    def train(self, pack: OpenPack, stop: Stop, title: str = "") -> Statuses | None:
+        """Train a pack, unless another process trains it or has finished it.
 
         Args:
-            lease: The pack.
+            pack: The pack.
             stop: Asks for an end.
             title: Of its progress bar; empty for none.
 
@@ -134,27 +134,26 @@ class Trainer:
             Interrupted: An end was asked for; its checkpoint is committed.
             store.StoreError: Its files cannot be written or read.
         """
-        with store.try_lock(lease.folder / store.LOCK) as is_mine:
-            record = lease.record if is_mine else None
-            return Training(self.engine, lease, record, stop, title).run() if record else None
+        with pack.lease() as record:
+            return Training(self.engine, pack, record, stop, title).run() if record else None
 
 
 class Training:
-    """A pack as it trains here, its lock held. Called after every update, it commits now and then.
+    """A pack that trains here, its lease held. Called after every update, it commits now and then.
 
     Args:
         engine: How to train.
-        lease: The pack.
+        pack: The pack.
         record: Its commit record.
         stop: Asks for an end.
         title: Of its progress bar; empty for none.
     """
 
     def __init__(
-        self, engine: Engine, lease: Lease, record: dict[str, Any], stop: Stop, title: str
+        self, engine: Engine, pack: OpenPack, record: dict[str, Any], stop: Stop, title: str
     ) -> None:
-        self.engine, self.lease, self.stop = engine, lease, stop
-        self.folder, self.first = lease.folder, lease.pack.runs[0]
+        self.engine, self.pack, self.stop = engine, pack, stop
+        self.folder, self.first = pack.folder, pack.runs[0]
         self.saved = self._saved(record)
         self.record = record if self.saved else {**record, "files": {}, "step": 0}
         self.last_commit = time.monotonic()
@@ -172,7 +171,7 @@ class Training:
         store.clean(self.folder)
         # Another start, for the case that this process ends without a word.
         self._commit(self.record["step"], {}, starts=self.record["starts"] + 1)
-        statuses = finish(self.lease, self._tables())
+        statuses = finish(self.pack, self._tables())
         for run_id, facts in statuses.items():
             if facts["status"] == "failed":
                 log.error("run %s failed: %s", run_id, facts["reason"].splitlines()[-1])
@@ -201,34 +200,32 @@ class Training:
             self.stop.check()
 
     def _tables(self) -> dict[str, pa.Table]:
-        pack = self.lease.pack
+        """The tables of the trained pack; where it breaks as a whole, those of failed runs."""
+        engine = self.engine
         try:
-            run_by_seed = {run.seed: run for run in pack.runs}
-            splits = {seed: splits_of(run, self.engine.files) for seed, run in run_by_seed.items()}
+            run_by_seed = {run.seed: run for run in self.pack.runs}
+            splits = {seed: splits_of(run, engine.files) for seed, run in run_by_seed.items()}
             # Whether members depend on their pack-mates on this machine, as it was measured.
             measured = recorded_invariance(
-                self.lease.sweep_folder,
-                self.engine.device,
-                self.first.precision,
-                self.engine.padding,
+                self.pack.sweep_folder, engine.device, self.first.precision, engine.padding
             )
             with self.bar:
                 return train(
-                    pack,
+                    self.pack.pack,
                     splits,
-                    device=torch.device(self.engine.device),
-                    padding=self.engine.padding,
+                    device=torch.device(engine.device),
+                    padding=engine.padding,
                     flush=self,
                     saved=self.saved,
                     noted={"packs": measured.mode},
-                    strategies=self.engine.strategies,
+                    strategies=engine.strategies,
                 )
         except store.StoreError:
             raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise OutOfMemory(str(error)) from error
-            return failed(pack, traceback.format_exc())
+            return failed(self.pack.pack, traceback.format_exc())
 
     def _saved(self, record: dict[str, Any]) -> Saved | None:
         """Where the pack stopped; None where it has to begin again, which is said."""
@@ -281,15 +278,15 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, kinds) or any(phrase in str(error).lower() for phrase in phrases)
 
 
-def give_up(lease: Lease, reason: str) -> Statuses:
-    """Record the runs of a pack that cannot be trained as failed; its lock is held."""
-    return finish(lease, failed(lease.pack, reason))
+def give_up(pack: OpenPack, reason: str) -> Statuses:
+    """Record the runs of a pack that cannot be trained as failed; its lease is held."""
+    return finish(pack, failed(pack.pack, reason))
 
 
-def finish(lease: Lease, tables: Mapping[str, pa.Table]) -> Statuses:
-    """Commit the tables of a pack as its last word; its lock is held."""
+def finish(pack: OpenPack, tables: Mapping[str, pa.Table]) -> Statuses:
+    """Commit the tables of a pack as its last word; its lease is held."""
     rows = tables["runs"].select(["run_id", "status", "reason"]).to_pylist()
     statuses = {row["run_id"]: {"status": row["status"], "reason": row["reason"]} for row in rows}
     files = {f"{name}.parquet": records.encode(table) for name, table in tables.items()}
-    store.commit(lease.folder, files, record_of(statuses, is_finished=True))
+    store.commit(pack.folder, files, record_of(statuses, is_finished=True))
     return statuses

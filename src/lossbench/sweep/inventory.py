@@ -1,14 +1,15 @@
 """Which pack holds which runs, and how far they are.
 
 Packs are written down before they train, so that every process of a sweep, now or after a crash,
-finds the same ones. A lease is a process's hold on one of them.
+finds the same ones. A lease is a process's hold on one of them: who has it may train the pack.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,28 @@ Statuses = dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True)
-class Lease:
-    """A pack that is not finished.
+class OpenPack:
+    """A pack that is not finished, in its folder.
 
     Attributes:
-        pack: Its runs.
-        folder: Of the pack.
+        folder: Of the pack; its name is the pack_id.
+        runs: Its runs.
         is_suspect: The process that trained it last ended without a word.
     """
 
-    pack: Pack
     folder: Path
+    runs: tuple[Run, ...]
     is_suspect: bool = False
+
+    @property
+    def pack_id(self) -> str:
+        """The pack's name."""
+        return self.folder.name
+
+    @property
+    def pack(self) -> Pack:
+        """What the engine trains."""
+        return Pack(self.pack_id, self.runs)
 
     @property
     def sweep_folder(self) -> Path:
@@ -51,12 +62,26 @@ class Lease:
     @property
     def record(self) -> dict[str, Any] | None:
         """The pack's commit record; None where it is finished or another pack by now."""
-        state, ids = store.committed(self.folder), {run.run_id for run in self.pack.runs}
+        state, ids = store.committed(self.folder), {run.run_id for run in self.runs}
         is_open = state is not None and not state["is_finished"] and {*state["members"]} == ids
         return state if is_open else None
 
+    @property
+    def is_leased(self) -> bool:
+        """Whether some process has the lease now."""
+        return store.is_held(self.folder / store.LOCK)
 
-class Leases:
+    @contextmanager
+    def lease(self) -> Iterator[dict[str, Any] | None]:
+        """Hold the pack for this process; yields its commit record.
+
+        None where another process holds it, or where it is finished or another pack by now.
+        """
+        with store.try_lock(self.folder / store.LOCK) as is_mine:
+            yield self.record if is_mine else None
+
+
+class Inventory:
     """The packs of a sweep's folder as they are now; to be used under the sweep's lock.
 
     Args:
@@ -68,36 +93,40 @@ class Leases:
     """
 
     def __init__(self, folder: Path) -> None:
-        pack_dirs = sorted((folder / "packs").glob("*"))
-        records_by_pack = {pack_dir: store.committed(pack_dir) for pack_dir in pack_dirs}
         self.folder = folder
-        self.unrecorded = [path for path, record in records_by_pack.items() if record is None]
-        self.records = {path: one for path, one in records_by_pack.items() if one is not None}
+        self.unrecorded: list[Path] = []
+        self.records: dict[Path, dict[str, Any]] = {}
         self.statuses: Statuses = {}
         self.failures: Counter[str] = Counter()
-        for record in self.records.values():
+        rank = records.STATUSES.index
+        for pack_dir in sorted((folder / "packs").glob("*")):
+            record = store.committed(pack_dir)
+            if record is None:
+                self.unrecorded.append(pack_dir)
+                continue
+            self.records[pack_dir] = record
             for run_id, facts in record["members"].items():
-                known = self.statuses.get(run_id)
-                if known is None or _rank(facts) < _rank(known):
+                best = self.statuses.setdefault(run_id, facts)
+                if rank(facts["status"]) < rank(best["status"]):
                     self.statuses[run_id] = facts
                 self.failures[run_id] += facts["status"] == "failed"
 
-    def take(
+    def open_packs(
         self,
         runs: Sequence[Run],
         *,
         pack_size: int,
         allowed: Mapping[str, int],
-        hands: int = 1,
+        packs_at_once: int = 1,
         queued: Collection[str] = (),
-    ) -> list[Lease]:
-        """Leases on the unfinished packs of runs; runs that have none get one.
+    ) -> list[OpenPack]:
+        """The unfinished packs of runs; runs that have none get one.
 
         Args:
             runs: What has to be trained.
             pack_size: Most members of a new pack.
             allowed: How often each run may have failed before; see `ATTEMPTS`.
-            hands: Packs that train at the same time.
+            packs_at_once: Packs that train at the same time.
             queued: Packs, by pack_id, that a job will train as they are.
         """
         todo = {
@@ -106,7 +135,7 @@ class Leases:
             if self.statuses.get(run.run_id, PLANNED)["status"] not in records.RESULTS
             and self.failures[run.run_id] <= allowed.get(run.run_id, 0)
         }
-        leases = []
+        open_packs = []
         for pack_dir, record in self.records.items():
             if record["is_finished"]:
                 store.clean(pack_dir)  # a crash may have come between its record and this
@@ -118,20 +147,18 @@ class Leases:
             mine = [todo[run_id] for run_id in members if run_id in todo]
             if not mine:
                 continue
-            is_held = store.is_held(pack_dir / store.LOCK)
+            is_suspect = bool(record["starts"]) and not store.is_held(pack_dir / store.LOCK)
             is_divisible = pack_dir.name not in queued and len(mine) < len(members)
             if is_divisible and _dissolve(pack_dir):
                 continue  # no command asks for all of it any more
             for run in mine:
                 del todo[run.run_id]
-            pack = Pack(pack_dir.name, packs.ordered(mine))
-            is_suspect = bool(record["starts"]) and not is_held
-            leases.append(Lease(pack, pack_dir, is_suspect=is_suspect))
+            open_packs.append(OpenPack(pack_dir, packs.ordered(mine), is_suspect))
         for pack_dir in self.unrecorded:
             _dissolve(pack_dir)  # a crash came before its first record
-        for pack in packs.shared([*todo.values()], pack_size=pack_size, hands=hands):
-            leases.append(new_lease(self.folder / "packs" / pack.pack_id, pack.runs))
-        return leases
+        grouped = packs.shared([*todo.values()], pack_size=pack_size, packs_at_once=packs_at_once)
+        new = [new_pack(self.folder / "packs" / pack.pack_id, pack.runs) for pack in grouped]
+        return open_packs + new
 
 
 def _dissolve(pack_dir: Path) -> bool:
@@ -142,32 +169,31 @@ def _dissolve(pack_dir: Path) -> bool:
         return is_mine
 
 
-def new_lease(folder: Path, runs: Sequence[Run]) -> Lease:
+def new_pack(folder: Path, runs: Sequence[Run]) -> OpenPack:
     """Write a new pack down; under another name where its runs have failed together before."""
     while folder.exists():
         pack_id = hashlib.sha256(f"{folder.name} again".encode()).hexdigest()[:16]
         folder = folder.with_name(pack_id)
     store.commit(folder, {}, record_of(dict.fromkeys((run.run_id for run in runs), PLANNED)))
-    return Lease(Pack(folder.name, tuple(runs)), folder)
+    return OpenPack(folder, tuple(runs))
 
 
-def halves_of(lease: Lease) -> list[Lease]:
+def halves_of(pack: OpenPack) -> list[OpenPack]:
     """Two packs in the place of one that could not be trained as a whole.
 
-    Its lock and the sweep's are held.
+    Its lease and the sweep's lock are held.
 
     Raises:
         ValueError: It has one run only.
     """
-    runs = lease.pack.runs
-    if len(runs) < 2:
+    if len(pack.runs) < 2:
         raise ValueError("a pack of one run has no halves")
-    middle = len(runs) // 2
+    middle = len(pack.runs) // 2
     halves = [
-        new_lease(lease.folder.parent / packs.name_of(half), half)
-        for half in (runs[:middle], runs[middle:])
+        new_pack(pack.folder.with_name(packs.name_of(half)), half)
+        for half in (pack.runs[:middle], pack.runs[middle:])
     ]
-    store.dissolve(lease.folder)
+    store.dissolve(pack.folder)
     return halves
 
 
@@ -184,8 +210,3 @@ def record_of(
     """
     facts = {"starts": 0, "step": 0, "made_by": ""} | more
     return {"schema": records.SCHEMA, "is_finished": is_finished, "members": members, **facts}
-
-
-def _rank(facts: Mapping[str, str]) -> int:
-    """Place of a status: what is best comes first."""
-    return records.STATUSES.index(facts["status"])
