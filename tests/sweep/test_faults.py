@@ -646,6 +646,6 @@ def test_floors_keep_out_what_is_known_to_be_unsafe():
         assert installed >= [int(part) for part in floor.split(".")[:2]]
 
 
-def test_leases_name_what_is_there(tmp_path):
+def test_an_inventory_names_what_is_there(tmp_path):
     assert Inventory(tmp_path).statuses == {}
     assert crews.LOOK < 1
