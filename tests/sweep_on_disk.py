@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lossbench import records, store
+from lossbench.losses import LOSSES
+from lossbench.losses.curves import curve
 
 REGRESSION = {"mse": "power", "mae": "power", "quartic": "power", "huber": "monotone"}
 CLASSIFICATION = {"cross_entropy": "proper", "brier": "proper", "mse_logits": "matching"}
@@ -24,15 +25,8 @@ METRICS = {
     "regression": ("rmse", "mae", "median_ae", "r2"),
     "classification": ("accuracy", "brier", "nll", "ece", "nll_raw"),
 }
-ESSAY = {
-    ("digits", "mlp"): {**CLASSIFICATION, "mae_probs": "robust", "quartic_probs": "power"},
-    ("diabetes", "mlp"): {**REGRESSION, "log_cosh": "monotone"},
-    ("noisy_linear", "linear"): {**REGRESSION, "log_cosh": "monotone"},
-    ("noisy_linear_student_t", "linear"): {**REGRESSION, "log_cosh": "monotone"},
-}
 HOSTILE = ["<script>alert(1)</script>", r"$\frac$&\"'", "_x", "=cmd|x", "y" * 300]
 """Names that a page, a table or a path might obey."""
-RATES = tuple(10.0**power for power in np.arange(-4.0, 0.5, 0.5))
 SMALL_RATES = (0.01, 0.1, 1.0)
 SMALL = {
     ("digits", "mlp"): CLASSIFICATION,
@@ -69,7 +63,7 @@ class Fake:
             "params": {} if self.rate is None else {"rate": self.rate},
         }
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
         return {
             "condition": self.condition,
@@ -93,18 +87,37 @@ class Fake:
             "signal": self.signal,
         }
 
-    @property
+    @cached_property
     def run_id(self) -> str:
-        told = {key: value for key, value in self.config.items() if value != "own"}
-        return _sha(json.dumps(told, sort_keys=True))[:16]
+        facts = {key: value for key, value in self.config.items() if value != "own"}
+        return _sha(json.dumps(facts, sort_keys=True))[:16]
+
+    @cached_property
+    def keys(self) -> dict[str, Any]:
+        """What every row of every table begins with."""
+        names = ("run_id", "stage", "condition", "data", "model", "loss", "lr", "seed")
+        return {name: getattr(self, name) for name in names} | {"optimizer": "sgd"}
+
+    @cached_property
+    def stop_step(self) -> int:
+        return {"done": self.steps, "failed": 0}.get(self.status, 60)
+
+    @cached_property
+    def level(self) -> float:
+        """What the error settles at, by loss and distance of the rate from the best."""
+        worth = {"mse": 0.5, "mae": 0.53, "quartic": 0.62, "huber": 0.505}
+        worth |= {"cross_entropy": 0.04, "brier": 0.042, "mse_logits": 0.045}
+        base = worth.get(self.loss, 0.5)
+        return base * (1 + 0.15 * abs(np.log10(self.lr) + 1.5)) + 0.2 * (self.rate or 0.0)
 
     @property
     def draw(self) -> np.random.Generator:
-        """Noise of the run itself; noise shared within the seed comes from `block`."""
+        """Noise of the run itself, from its beginning."""
         return np.random.default_rng(int(self.run_id[:8], 16))
 
-    @property
+    @cached_property
     def block(self) -> float:
+        """Noise that runs of one seed share."""
         return np.random.default_rng(self.seed).normal()
 
 
@@ -126,10 +139,9 @@ def plan_runs(
             task = "classification" if data == "digits" else "regression"
             shared = {"data": data, "model": model, "loss": loss, "family": family, "task": task}
             for lr, seed in itertools.product(rates, range(tune)):
-                far = loss in ("quartic", "quartic_probs") and lr > 0.05 + 0.2 * seed
-                status = "diverged" if far else "done"
+                status = "diverged" if loss == "quartic" and lr > 0.05 + 0.2 * seed else "done"
                 runs.append(Fake("tune", "grid", lr=lr, seed=1000 + seed, status=status, **shared))
-            lr = rates[0] if loss.startswith("quartic") else rates[len(rates) // 2]
+            lr = rates[0] if loss == "quartic" else rates[len(rates) // 2]
             runs += [
                 Fake("confirm", "own_lr", lr=lr, seed=seed, **shared) for seed in range(confirm)
             ]
@@ -235,6 +247,18 @@ def build(
     return folder
 
 
+def _curves(losses: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Curves as a sweep writes them; a loss that is in no catalog has those of `mse` or `brier`."""
+    stand_in = {"regression": LOSSES["mse"], "classification": LOSSES["brier"]}
+    frames = [
+        pd.DataFrame(curve(LOSSES.get(name, stand_in[facts["task"]]))).assign(
+            loss=name, task=facts["task"], family=facts["family"]
+        )
+        for name, facts in losses.items()
+    ]
+    return records.encode(pa.Table.from_pandas(pd.concat(frames), preserve_index=False))
+
+
 def _write_pack(folder: Path, pack_id: str, members: Sequence[Fake]) -> None:
     tables = {
         "runs": [_run(run) for run in members],
@@ -252,25 +276,16 @@ def _write_pack(folder: Path, pack_id: str, members: Sequence[Fake]) -> None:
     store.commit(folder, files, facts)
 
 
-def _keys(run: Fake) -> dict[str, Any]:
-    names = ("run_id", "stage", "condition", "data", "model", "loss", "lr", "seed")
-    return {name: getattr(run, name) for name in names} | {"optimizer": "sgd"}
-
-
-def _stop(run: Fake) -> int:
-    return {"done": run.steps, "failed": 0}.get(run.status, 60)
-
-
 def _run(run: Fake) -> dict[str, Any]:
     reasons = {"diverged": "loss became inf", "failed": "MemoryError", "done": ""}
-    return _keys(run) | {
+    return run.keys | {
         "task": run.task,
         "family": run.family,
         "config": json.dumps(run.config),
         "status": run.status,
         "reason": reasons[run.status],
-        "stop_step": _stop(run),
-        "best_step": _stop(run),
+        "stop_step": run.stop_step,
+        "best_step": run.stop_step,
         "init_sha": _sha(f"init {run.data} {run.seed}"),
         "batch_sha": _sha(f"batch {run.data} {run.seed}"),
         "source_sha": _sha(run.loss),
@@ -288,22 +303,13 @@ def _run(run: Fake) -> dict[str, Any]:
     }
 
 
-def _level(run: Fake) -> float:
-    """What the run's error settles at, by loss and distance of its rate from the best."""
-    worth = {"mse": 0.5, "mae": 0.53, "quartic": 0.62, "huber": 0.505, "log_cosh": 0.501}
-    worth |= {"cross_entropy": 0.04, "brier": 0.042, "mse_logits": 0.045}
-    worth |= {"mae_probs": 0.2, "quartic_probs": 0.6}
-    base = worth.get(run.loss, 0.5)
-    return base * (1 + 0.15 * abs(np.log10(run.lr) + 1.5)) + 0.2 * (run.rate or 0.0)
-
-
 def _steps(run: Fake) -> list[dict[str, Any]]:
-    steps = np.arange(0, _stop(run) + 1, 10)
+    steps = np.arange(0, run.stop_step + 1, 20)
     fall = np.exp(-steps / 80) + 0.05
     noise = np.exp(0.1 * run.draw.normal(size=(4, len(steps))) + 0.1 * run.block)
     cosine = {"mse": 1.0, "cross_entropy": 1.0, "mse_logits": 1.0}.get(run.loss, 0.8)
     return [
-        _keys(run)
+        run.keys
         | {
             "step": int(step),
             "loss_value": fall[i] * noise[0, i],
@@ -322,9 +328,9 @@ def _evals(run: Fake) -> list[dict[str, Any]]:
     rows = []
     splits = ("train", "validation") if run.stage == "tune" else ("train", "validation", "test")
     draw = run.draw
-    for step in range(0, _stop(run) + 1 if run.status == "done" else 0, 100):
+    for step in range(0, run.stop_step + 1 if run.status == "done" else 0, 100):
         start = 1.0 if run.task == "regression" else 0.9
-        error = _level(run) + (start - _level(run)) * np.exp(-step / 90)
+        error = run.level + (start - run.level) * np.exp(-step / 90)
         for split, metric in itertools.product(splits, METRICS[run.task]):
             value = error * np.exp(0.02 * run.block + 0.008 * draw.normal())
             value = 1 - value if metric in ("accuracy", "r2") else value
@@ -333,7 +339,7 @@ def _evals(run: Fake) -> list[dict[str, Any]]:
             if run.rate is not None and (split, metric) == ("validation", "accuracy"):
                 names.append("accuracy_clean")
             rows += [
-                _keys(run) | {"step": step, "split": split, "metric": name, "value": value}
+                run.keys | {"step": step, "split": split, "metric": name, "value": value}
                 for name in names
             ]
     return rows
@@ -341,7 +347,7 @@ def _evals(run: Fake) -> list[dict[str, Any]]:
 
 def _layers(run: Fake) -> list[dict[str, Any]]:
     return [
-        _keys(run)
+        run.keys
         | {"step": row["step"], "layer": layer, "gradient_norm": share * row["gradient_norm"]}
         | {"weight_norm": 5.0, "update_ratio": row["update_ratio"]}
         for row in _steps(run)[:: 1 if run.stage != "tune" else 10]
@@ -355,46 +361,8 @@ def _cross(run: Fake) -> list[dict[str, Any]]:
         return []
     others = CLASSIFICATION if run.task == "classification" else REGRESSION
     return [
-        _keys(run)
+        run.keys
         | {"step": run.steps, "split": "test", "metric": f"loss:{other}"}
-        | {"value": _level(run) * (1.0 if other == run.loss else 1.2)}
+        | {"value": run.level * (1.0 if other == run.loss else 1.2)}
         for other in others
     ]
-
-
-def _curves(losses: Mapping[str, Mapping[str, Any]]) -> bytes:
-    error, p = np.linspace(-3, 3, 601), np.linspace(0.005, 0.995, 199)
-    one = np.ones_like(error)
-    shapes = {
-        "mse": (error**2 / 2, error, one),
-        "mae": (abs(error), np.sign(error), 0 * one),
-        "quartic": (error**4 / 4, error**3, 3 * error**2),
-        "huber": (
-            np.where(abs(error) < 1, error**2 / 2, abs(error) - 0.5),
-            np.clip(error, -1, 1),
-            1.0 * (abs(error) < 1),
-        ),
-        "log_cosh": (np.log(np.cosh(error)), np.tanh(error), np.cosh(error) ** -2.0),
-        "cross_entropy": (-np.log(p), p - 1, p * (1 - p)),
-        "brier": (2 * (1 - p) ** 2, -4 * p * (1 - p) ** 2, 4 * p * (1 - p) ** 2 * (3 * p - 1)),
-        "mse_logits": ((1 - p) ** 2 / 2, p - 1, np.ones_like(p)),
-        "mae_probs": (2 * (1 - p), -2 * p * (1 - p), 2 * p * (1 - p) * (2 * p - 1)),
-        "quartic_probs": ((1 - p) ** 4 / 2, -2 * p * (1 - p) ** 4, p * (1 - p) ** 4 * (10 * p - 2)),
-    }
-    frames = []
-    for name, row in losses.items():
-        argument = error if row["task"] == "regression" else p
-        value, first, second = shapes.get(name, (argument**2 / 2, argument, 0 * argument + 1))
-        frames.append(
-            pd.DataFrame({"argument": argument, "value": value, "first": first, "second": second})
-            .assign(loss=name, task=row["task"], family=row["family"])
-            .assign(
-                weight=lambda f, a=argument: (
-                    abs(f["first"]) / np.maximum(abs(a - float(a.min() > 0)), 1e-9)
-                )
-            )
-        )
-    buffer = io.BytesIO()
-    table = pa.Table.from_pandas(pd.concat(frames), preserve_index=False)
-    pq.write_table(table, buffer)
-    return buffer.getvalue()

@@ -56,27 +56,15 @@ def logged(runs, **columns):
     )
 
 
-def settled(curve, **keys):
-    runs, evals = ran({"mse": [curve]}, **keys)
-    return convergence(runs, logged(runs), evals).iloc[0]
-
-
-def test_an_exponential_settles_after_three_time_constants():
-    steps = np.arange(101)
-    row = settled(2 + 3 * np.exp(-steps / 10))
-    assert row.steps_to_final == np.ceil(10 * np.log(1 / 0.05))  # the remainder at 100 is nothing
-    assert row.converged
-
-
-def test_a_straight_fall_has_not_converged():
-    row = settled(np.linspace(5, 1, 101))
-    assert row.steps_to_final == 95
-    assert not row.converged
+EXPONENTIAL = 2 + 3 * np.exp(-np.arange(101) / 10)
 
 
 @pytest.mark.parametrize(
     ("curve", "step"),
     [
+        # After three time constants; the remainder at 100 is nothing.
+        (EXPONENTIAL, np.ceil(10 * np.log(1 / 0.05))),
+        (np.linspace(5, 1, 101), 95),  # a straight fall has not settled
         ([9, 1, 1, 1, 1, 1], 20),
         ([9, 1, 2, 1, 1, 1], 60),  # it left again
         ([9, 1.4, 1.4, 1.4, 1.4, 1], 20),  # exactly 5 % of the decrease is near
@@ -86,7 +74,8 @@ def test_a_straight_fall_has_not_converged():
     ],
 )
 def test_a_run_has_settled_from_where_it_stays_near_its_end(curve, step):
-    row = settled(curve)
+    runs, evals = ran({"mse": [curve]})
+    row = convergence(runs, logged(runs), evals).iloc[0]
     assert row.steps_to_final == step
     assert row.converged == (step <= 80)
 
@@ -104,6 +93,7 @@ def test_a_run_without_own_loss_or_with_broken_values_has_not_settled():
     table = convergence(runs, logged(runs), evals[evals.run_id == "mse0"])
     assert table.steps_to_final.isna().all()
     assert not table.converged.any()
+    assert converged(table).steps_to_final[0] == np.inf
 
 
 def test_other_splits_and_metrics_do_not_count():
@@ -140,17 +130,9 @@ def test_the_median_run_and_the_share_that_converged():
     assert (row.low, row.high) == pytest.approx(tuple(expected))
     assert row.steps_to_final == 40
     assert row.final_gradient_norm == 8
-
-
-def test_of_two_middle_runs_the_later_one_is_the_median():
     runs, evals = ran({"mse": [[9, 1, 1, 1, 1, 1], [9, 9, 1, 1, 1, 1]]})
-    assert converged(convergence(runs, logged(runs), evals)).steps_to_final[0] == 40
-
-
-def test_a_loss_that_mostly_has_no_values_settles_infinitely_late():
-    runs, evals = ran({"mse": [[9, 1, 1]] * 3})
-    table = convergence(runs, logged(runs), evals[evals.run_id == "mse0"])
-    assert converged(table).steps_to_final[0] == np.inf
+    later_of_two = converged(convergence(runs, logged(runs), evals)).steps_to_final[0]
+    assert later_of_two == 40
 
 
 # ---- time to a target ----------------------------------------------------------------------------
@@ -170,46 +152,34 @@ def test_misses_are_censored_and_the_median_is_of_all_runs():
     assert row.survival == pytest.approx((2 / 3, 1 / 3, 1 / 3))
 
 
-@pytest.mark.parametrize(("misses", "median"), [(2, 25), (3, np.inf)])
-def test_the_median_is_infinite_where_fewer_than_half_reach_the_target(misses, median):
-    row = timed([[3, 1, 1, 1, 1]] * 2 + [[3, 3, 3, 3, 3]] * misses)
-    assert row["median"] == median
-    assert row.reached == 2
+HIT, MISS = [3, 1, 1, 1, 1], [3, 3, 3, 3, 3]
+HIGHER = {"metric": "accuracy", "target": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("curves", "options", "median"),
+    [
+        ([HIT, HIT, MISS, MISS], {}, 25),
+        ([HIT, HIT, MISS, MISS, MISS], {}, np.inf),
+        ([[0.1, 0.5, 0.9, 0.8, 0.95]], HIGHER, 50),
+        ([[3, np.nan, np.nan, 0, 0]], {}, 75),
+        ([[1, 2, 2, 2, 2]], {}, 0),
+    ],
+    ids=["half reach it", "fewer do", "from below", "no number reaches nothing", "at the start"],
+)
+def test_the_median_run_is_where_half_of_all_have_reached_the_target(curves, options, median):
+    assert timed(curves, **options)["median"] == median
 
 
 def test_nobody_reaches_an_impossible_target():
-    row = timed([[3, 1, 1, 1, 1]] * 2, target=-1.0)
+    row = timed([HIT] * 2, target=-1.0)
     assert (row.reached, row["median"], row.survival) == (0, np.inf, (1.0,))
 
 
-def test_a_diverged_run_is_a_miss_even_without_a_record():
-    row = timed([[3, 1, 1, 1, 1]] * 3, lost=[1, 2])
+def test_a_diverged_run_is_a_miss_without_a_record_and_with_one_that_reached_the_target():
+    row = timed([HIT] * 3, lost=[1, 2])
     assert (row.n, row.reached, row["median"]) == (3, 1, np.inf)
-
-
-def test_a_run_that_diverged_after_the_target_is_a_miss():
-    runs, evals = ran({"mse": [[3, 1, 1, 1, 1]]}, metric="rmse", split="validation")
+    runs, evals = ran({"mse": [HIT]}, metric="rmse", split="validation")
     runs["status"] = "diverged"
     row = time_to(runs, evals, metric="rmse", target=1.0, split="validation").iloc[0]
     assert row.reached == 0
-
-
-def test_a_target_of_a_higher_metric_is_reached_from_below():
-    row = timed([[0.1, 0.5, 0.9, 0.8, 0.95]], metric="accuracy", target=0.9)
-    assert row["median"] == 50
-
-
-def test_a_value_that_is_no_number_reaches_nothing():
-    row = timed([[3, np.nan, np.nan, 0, 0]])
-    assert row["median"] == 75
-
-
-def test_a_target_that_holds_at_the_start_takes_no_updates():
-    assert timed([[1, 2, 2, 2, 2]])["median"] == 0
-
-
-def test_survival_of_two_losses_is_told_apart():
-    runs, evals = ran({"mse": [[3, 1]], "other": [[3, 3]]}, metric="rmse", split="validation")
-    table = time_to(runs, evals, metric="rmse", target=1.0, split="validation")
-    assert table.set_index("loss").reached.to_dict() == {"mse": 1, "other": 0}
-    assert set(statistics.FACTS) <= set(table.columns)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from frames import SEEDS, drawn, frame
 from scipy import stats
-from sweep_on_disk import build, plan_runs, with_status
+from sweep_on_disk import build, own, with_status
 
 from lossbench import records, statistics
 from lossbench.statistics import contexts, paired, placed, with_reference
@@ -167,9 +167,9 @@ def test_losses_without_a_counterpart_are_not_contrasted():
 
 def test_a_missing_run_joins_the_context_that_the_plan_gave_it(tmp_path):
     # Two contexts of the same data, model and optimizer: only the plan tells them apart.
-    runs = plan_runs(confirm=8)
+    runs = own({"mse": "power", "mae": "power"}, data="diabetes")
     runs = [replace(run, steps=steps) for run in runs for steps in (500, 900)]
-    gone = with_status(runs, "missing", count=1, stage="confirm", loss="mae", steps=900)
+    gone = with_status(runs, "missing", count=1, loss="mae", steps=900)
     loaded = records.load(build(tmp_path / "two", gone))
     placed = statistics.placed(loaded.runs)
     (missing,) = placed[placed.status == "missing"].itertuples()
@@ -179,12 +179,11 @@ def test_a_missing_run_joins_the_context_that_the_plan_gave_it(tmp_path):
 
 def test_a_missing_run_of_a_variant_is_counted_with_its_variant(tmp_path):
     runs = [
-        replace(run, loss="huber", params=(("delta", delta),))
-        for run in plan_runs(confirm=8)
-        if run.loss == "mae"
+        replace(run, params=(("delta", delta),))
+        for run in own({"huber": "monotone"}, data="diabetes")
         for delta in (0.5, 2.0)
     ]
-    gone = with_status(runs, "missing", count=1, stage="confirm", params=(("delta", 2.0),))
+    gone = with_status(runs, "missing", count=1, params=(("delta", 2.0),))
     placed = statistics.placed(records.load(build(tmp_path / "variants", gone)).runs)
     assert placed.loss[placed.status == "missing"].tolist() == ["huber(delta=2.0)"]
     assert {*placed.loss} == {"huber(delta=0.5)", "huber(delta=2.0)"}

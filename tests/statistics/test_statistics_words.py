@@ -6,13 +6,7 @@ import pytest
 from frames import diverge, drawn, frame
 
 from lossbench import statistics
-from lossbench.statistics import VERDICTS, paired, sentence, verdicts
-from lossbench.statistics.sentences import WORDS
-
-FIRST = [
-    *("task", "loss", "reference", "condition", "metric", "unit", "direction", "estimate"),
-    *("low", "high", "n", "diverged", "margin", "p_holm", "verdict"),
-]
+from lossbench.statistics import paired, sentence, verdicts
 
 
 def judged(values, *, metric="rmse", reference="mse", steps=500, declared=True, **columns):
@@ -27,11 +21,10 @@ def judged(values, *, metric="rmse", reference="mse", steps=500, declared=True, 
     return verdicts(table, statistics.summary(runs, metrics=[metric]), steps=steps)
 
 
-def unfinished(status):
-    runs = frame(drawn(0.0))
-    runs.loc[runs.index[:3], ["status", "rmse"]] = [status, np.nan]
+def row_of(runs, *, metrics=("rmse",)):
+    """The one verdict on runs of two losses."""
     table = paired(runs, metric="rmse", reference="mse", margin=0.02)
-    return verdicts(table, statistics.summary(runs, metrics=["rmse"]), steps=500).verdict[0]
+    return verdicts(table, statistics.summary(runs, metrics=metrics), steps=500).iloc[0]
 
 
 @pytest.mark.parametrize(
@@ -83,11 +76,6 @@ def test_every_verdict_is_told_in_words_and_as_a_clause(values, words, clause):
     assert "diverged" not in sentence(row)  # it is said once
 
 
-@pytest.mark.parametrize("status", ["failed", "missing"])
-def test_an_incomplete_comparison_says_how_many_runs_it_lacks(status):
-    assert unfinished(status) == "incomplete: 3 of 20 runs failed or are missing"
-
-
 def test_a_comparison_that_no_number_of_seeds_settles_says_so():
     draw = np.random.default_rng(0)
     base = draw.normal(size=10)
@@ -98,30 +86,30 @@ def test_a_comparison_that_no_number_of_seeds_settles_says_so():
 
 
 def test_the_table_begins_with_the_published_columns():
-    table = judged(drawn(-0.1))
-    assert list(table.columns) == VERDICTS
-    assert VERDICTS[: len(FIRST)] == FIRST
-    row = table.iloc[0]
-    assert (row.task, row.unit, row.direction) == (
-        "toy × linear",
-        "standard deviations of the training target",
-        "lower",
-    )
     values = drawn(-0.1)
-    assert row.estimate == pytest.approx((values["other"] - values["mse"]).mean())
+    row = judged(values).iloc[0]
+    estimate = pytest.approx((values["other"] - values["mse"]).mean())
+    assert row[:8].to_dict() == {
+        "task": "toy × linear",
+        "loss": "other",
+        "reference": "mse",
+        "condition": "own_lr",
+        "metric": "rmse",
+        "unit": "standard deviations of the training target",
+        "direction": "lower",
+        "estimate": estimate,
+    }
+    names = ["low", "high", "n", "diverged", "margin", "p_holm", "verdict"]
+    assert [*row.index[8:15]] == names
     assert (row.n, row.margin, row.confidence, row.steps) == (10, 0.02, 0.95, 500)
+    assert [*judged({"mse": np.ones(10)}).columns] == [*row.index]  # no comparison, no row
 
 
-def test_no_comparison_is_an_empty_table_with_all_columns():
-    table = judged({"mse": np.ones(10)})
-    assert table.empty
-    assert list(table.columns) == VERDICTS
-
-
-def test_every_code_of_paired_has_words():
-    codes = "better, worse, equivalent, different but below the margin, not distinguishable, "
-    codes += "diverges, reference diverges, both diverge, incomplete, undefined, too few pairs"
-    assert WORDS.keys() == {*codes.split(", ")}
+@pytest.mark.parametrize("status", ["failed", "missing"])
+def test_an_incomplete_comparison_says_how_many_runs_it_lacks(status):
+    runs = frame(drawn(0.0))
+    runs.loc[runs.index[:3], ["status", "rmse"]] = [status, np.nan]
+    assert row_of(runs).verdict == "incomplete: 3 of 20 runs failed or are missing"
 
 
 def test_a_sentence_names_what_a_reader_must_know():
@@ -131,39 +119,18 @@ def test_a_sentence_names_what_a_reader_must_know():
         "better than mse: rmse differs by -0.105 [-0.111, -0.098] standard deviations of the "
         "training target (95 % simultaneous interval, n = 10 seeds, lower is better)."
     )
+    borrowed = {**judged(drawn(-0.1)).iloc[0], "condition": "reference_lr"}
+    assert "every loss at the learning rate of mse" in sentence(borrowed)
 
 
-def test_a_sentence_says_at_which_learning_rates_the_losses_stand():
-    row = judged(drawn(-0.1), best_step=5).iloc[0]
-    assert "every loss at the learning rate of mse" in sentence(
-        {**row, "condition": "reference_lr"}
-    )
-
-
+@pytest.mark.parametrize("improving", [6, 5], ids=["most", "half"])
 @pytest.mark.parametrize("loss", ["other", "mse"])
-def test_either_loss_still_improving_is_flagged(loss):
-    runs = frame(drawn(-0.1), best_step=5)
-    runs.loc[(runs.loss == loss) & (runs.seed < 6), "best_step"] = 9
-    table = paired(runs, metric="rmse", reference="mse", margin=0.02)
-    found = verdicts(table, statistics.summary(runs, metrics=["rmse"]), steps=500).iloc[0]
-    assert found.still_improving
-    assert "still improving" in sentence(found)
-
-
-def test_half_of_the_runs_still_improving_are_not_most():
-    runs = frame(drawn(-0.1), best_step=5)
-    runs.loc[runs.seed < 5, "best_step"] = 9
-    table = paired(runs, metric="rmse", reference="mse", margin=0.02)
-    assert not verdicts(
-        table, statistics.summary(runs, metrics=["rmse"]), steps=500
-    ).still_improving[0]
-
-
-def test_other_metrics_of_the_summary_say_nothing_of_this_one():
-    runs = frame(drawn(-0.1), mae=np.nan)
-    table = paired(runs, metric="rmse", reference="mse", margin=0.02)
-    summary = statistics.summary(runs, metrics=["mae", "rmse"])
-    assert verdicts(table, summary, steps=500).still_improving[0]
+def test_a_loss_of_which_most_runs_still_improve_is_flagged(loss, improving):
+    runs = frame(drawn(-0.1), best_step=5, mae=np.nan)  # another metric says nothing
+    runs.loc[(runs.loss == loss) & (runs.seed < improving), "best_step"] = 9
+    row = row_of(runs, metrics=["mae", "rmse"])
+    assert row.still_improving == (improving == 6)
+    assert ("still improving" in sentence(row)) == row.still_improving
 
 
 def test_an_exploratory_verdict_says_so():
@@ -176,12 +143,9 @@ def test_a_verdict_over_survivors_counts_who_diverged():
     assert "other is worse than mse" in text
     assert "n = 8 seeds that survived" in text
     assert "other diverged in 2" in text
-
-
-def test_without_a_surviving_pair_there_is_no_difference_to_tell():
-    text = sentence(judged(diverge(drawn(0.0), "other", 10)).iloc[0])
-    assert "nan" not in text
-    assert "no pair of seeds is there to compare" in text
+    none_left = sentence(judged(diverge(drawn(0.0), "other", 10)).iloc[0])
+    assert "nan" not in none_left
+    assert "no pair of seeds is there to compare" in none_left
 
 
 def test_a_metric_without_unit_and_the_value_of_a_loss_are_told_apart():
@@ -195,8 +159,8 @@ def test_each_context_has_its_own_update_budget():
     parts = [frame(drawn(0.1), context=name, label=name) for name in ("c", "d")]
     runs = pd.concat(parts, ignore_index=True)
     table = paired(runs, metric="rmse", reference="mse")
-    found = verdicts(table, statistics.summary(runs, metrics=["rmse"]), steps={"c": 100, "d": 900})
-    assert found.set_index("task").steps.to_dict() == {"c": 100, "d": 900}
+    rows = verdicts(table, statistics.summary(runs, metrics=["rmse"]), steps={"c": 100, "d": 900})
+    assert rows.set_index("task").steps.to_dict() == {"c": 100, "d": 900}
 
 
 def test_a_borrowed_reference_is_counted_where_it_was_trained():
