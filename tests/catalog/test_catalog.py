@@ -42,9 +42,6 @@ def test_every_row_and_every_yaml_is_an_entry_rows_first():
     stems = {path.stem for path in (lossbench.CONF / "loss").glob("*.yaml")}
     assert {*KNOWN} == {*LOSSES} | stems
     assert list(KNOWN)[: len(LOSSES)] == list(LOSSES)
-
-
-def test_a_row_is_no_variant_and_keeps_its_own_defaults():
     for name, row in LOSSES.items():
         assert not KNOWN[name].is_variant
         assert KNOWN[name].loss is row
@@ -109,26 +106,18 @@ def test_a_yaml_that_makes_no_sense_is_refused_by_its_path(tmp_path, text, said)
 
 
 @each_entry
-def test_what_is_told_survives_json_without_infinities(name):
-    text = json.dumps(TOLD[name], allow_nan=False)
-    assert json.loads(text) == TOLD[name]
+def test_what_is_told_is_in_sentences_and_survives_json_without_infinities(name):
+    told = TOLD[name]
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    parameters = told["parameters"]
+    assert {key: one["default"] for key, one in parameters.items()} == KNOWN[name].loss.defaults
+    assert all(one["about"].endswith(".") for one in parameters.values()), parameters
+    assert told["summary"].endswith((".", ")"))
+    assert "Args:" not in told["about"]
+    assert "Source:" not in told["about"]
 
 
-@each_entry
-def test_every_parameter_has_its_default_and_its_line(name):
-    told = TOLD[name]["parameters"]
-    assert {key: one["default"] for key, one in told.items()} == KNOWN[name].loss.defaults
-    assert all(one["about"].endswith(".") for one in told.values()), told
-
-
-@each_entry
-def test_a_summary_is_one_sentence_without_its_sections(name):
-    assert TOLD[name]["summary"].endswith((".", ")"))
-    assert "Args:" not in TOLD[name]["about"]
-    assert "Source:" not in TOLD[name]["about"]
-
-
-def test_what_follows_the_summary_is_told_too():
+def test_what_follows_a_summary_and_the_first_line_of_a_parameter_is_told_too():
     assert "MSELoss" in TOLD["mse"]["about"]
     assert TOLD["rce"]["parameters"]["log_zero"]["about"].endswith("-9.21.")
 
@@ -146,11 +135,6 @@ def test_what_a_loss_asks_for_is_told():
     assert "class counts" in catalog.wants(TOLD["ldam"])[0]
     assert "2 outputs per target" in catalog.wants(TOLD["gaussian_nll"])[0]
     assert "nonnegative" in catalog.wants(TOLD["poisson_nll"])[0]
-
-
-@pytest.mark.parametrize("claim", claims.CLAIMS)
-def test_the_meaning_of_a_claim_is_one_sentence(claim):
-    assert catalog.meaning(claim).endswith(".")
 
 
 # ---- measured ------------------------------------------------------------------------------------
@@ -184,62 +168,18 @@ def test_a_row_that_says_too_much_and_too_little_disagrees(mae):
     assert {*ast.literal_eval(pasted[1].removeprefix("frozenset(").removesuffix(")"))} == held
 
 
-def test_a_row_that_says_what_is_measured_agrees(mae):
-    held = frozenset(name for name, one in mae["claims"].items() if one["holds"])
-    entry = replace(KNOWN["mae"], loss=replace(LOSSES["mae"], claims=held))
-    found = catalog.measured(entry)
-    assert found["disagrees"] == []
-    assert "!" not in catalog.verdicts(catalog.facts(entry), found)
-
-
-def test_a_variant_that_differs_is_no_disagreement_with_a_row():
-    told = TOLD["huber_tight"]
-    one = {"holds": True, "claimed": False, "witness": "seen", "margin": 1.0}
-    found = {
-        "claims": {"convex": one},
-        "disagrees": ["convex"],
-        "duplicates": {},
-        "efficiency": None,
-    }
-    said = catalog.verdicts(told, found)
-    assert "unlike huber(delta=0.1)" not in said
-    assert "unlike huber at its defaults: convex" in said
-    assert "frozenset" not in said
-
-
-def test_a_double_is_named_with_its_factor():
-    found = catalog.measured(KNOWN["mae_probs"])
-    assert found["duplicates"]["unhinged"] == 2.0
-    assert "the same as 2 unhinged on labels" in catalog.verdicts(TOLD["mae_probs"], found)
-
-
-def test_efficiency_is_told_where_it_is_defined(mae):
+def test_a_double_is_named_with_its_factor_and_the_efficiency_where_it_is_defined(mae):
+    double = catalog.measured(KNOWN["mae_probs"])
+    assert double["duplicates"]["unhinged"] == 2.0
+    assert "the same as 2 unhinged on labels" in catalog.verdicts(TOLD["mae_probs"], double)
     assert mae["efficiency"] == pytest.approx(2 / math.pi, abs=1e-3)
     assert "efficiency at the normal: 0.637" in catalog.verdicts(TOLD["mae"], mae)
-
-
-def test_a_function_that_raises_is_named_with_its_line():
-    def torn(output, target):
-        raise RuntimeError("on purpose")
-
-    entry = replace(KNOWN["mse"], name="torn", loss=replace(LOSSES["mse"], fn=torn))
-    LOSSES["torn"] = entry.loss
-    try:
-        with pytest.raises(catalog.CatalogError, match=r"test_catalog.py, line \d+.*on purpose"):
-            catalog.measured(entry)
-    finally:
-        del LOSSES["torn"]
 
 
 # ---- text ----------------------------------------------------------------------------------------
 
 
-def test_every_claim_has_a_letter_of_its_own():
-    assert list(catalog.letters()) == list(claims.CLAIMS)
-    assert len({*catalog.letters().values()}) == len(claims.CLAIMS)
-
-
-@pytest.mark.parametrize("width", [80, 100, 140])
+@pytest.mark.parametrize("width", [80, 140])
 def test_the_table_fits_its_width_and_has_a_line_for_every_loss(width):
     text = catalog.table(list(TOLD.values()), width=width)
     assert max(map(len, text.splitlines())) <= width
@@ -258,7 +198,11 @@ def test_the_table_marks_what_each_row_claims():
 
 def test_the_table_explains_every_letter():
     text = catalog.table(list(TOLD.values()), width=0)
-    for claim, letter in catalog.letters().items():
+    letters = catalog.letters()
+    assert list(letters) == list(claims.CLAIMS)
+    assert len({*letters.values()}) == len(claims.CLAIMS)
+    for claim, letter in letters.items():
+        assert catalog.meaning(claim).endswith(".")
         assert re.search(rf"^  {letter}  {claim} +{re.escape(catalog.meaning(claim))}$", text, re.M)
 
 
@@ -343,14 +287,17 @@ def test_a_lesson_is_read_in_words(learnt, reading):
     assert reading_of(list(learnt)) == reading
 
 
-@pytest.mark.parametrize(("name", "act"), [("pinball", math.log(5)), ("poisson_nll", 1.0)])
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [
+        ("pinball", math.log(5)),
+        ("poisson_nll", 1.0),
+        ("cosh", math.nan),  # the mean of cosh(c - y) is infinite, whatever c
+    ],
+)
 def test_an_exponential_target_teaches_a_loss_its_closed_form(name, act):
-    assert catalog.exponential_act(LOSSES[name]) == pytest.approx(act, abs=1e-3)
-
-
-def test_an_infinite_expected_loss_teaches_nothing():
-    # The mean of cosh(c - y) is infinite for an exponential y, whatever c.
-    assert math.isnan(catalog.exponential_act(LOSSES["cosh"]))
+    learnt = catalog.exponential_act(LOSSES[name])
+    assert learnt == pytest.approx(act, abs=1e-3, nan_ok=True)
 
 
 @pytest.mark.parametrize("p", [0.01, 0.3, 0.9])
@@ -363,10 +310,7 @@ def test_a_weight_is_measured_as_theory_has_it(p):
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "losses.md").read_text()
 CONVENTIONS = re.findall(r"^\| `(\w+)` \| (\S+) \| `(\w+)\((.*)\)` \|$", DOCUMENT, re.MULTILINE)
-
-
-def test_the_table_of_pytorchs_modules_is_there():
-    assert len(CONVENTIONS) >= 10
+assert len(CONVENTIONS) >= 10
 
 
 @pytest.mark.parametrize(("name", "factor", "module", "arguments"), CONVENTIONS)
