@@ -437,46 +437,38 @@ def test_a_variant_has_the_duplicate_that_theory_says(loss, other, factor):
     assert duplicates(loss, [other]) == pytest.approx({other.name: factor}, rel=1e-9)
 
 
-def test_a_loss_is_no_duplicate_of_itself_nor_of_one_of_another_task():
-    assert duplicates(LOSSES["mse"], [LOSSES["mse"], LOSSES["mse_logits"]]) == {}
+MEAN_OF_CLASSES = on_outputs(lambda z, y: cross_entropy(z, y) / y.shape[-1])
 
 
-def test_a_factor_that_changes_with_the_number_of_classes_is_none():
-    mean = on_outputs(lambda z, y: cross_entropy(z, y) / y.shape[-1])
-    assert duplicates(mean, [LOSSES["cross_entropy"]]) == {}
-
-
-def test_a_difference_of_a_millionth_makes_no_duplicate():
-    almost = LOSSES["huber"].at(delta=1.000001)
-    assert duplicates(almost, [LOSSES["smooth_l1"]]) == {}
+@pytest.mark.parametrize(
+    ("loss", "others"),
+    [
+        (LOSSES["mse"], ["mse", "mse_logits"]),
+        (MEAN_OF_CLASSES, ["cross_entropy"]),
+        (LOSSES["huber"].at(delta=1.000001), ["smooth_l1"]),
+    ],
+    ids=["itself and another task", "a factor that changes with C", "off by a millionth"],
+)
+def test_a_loss_has_no_duplicate_among(loss, others):
+    assert duplicates(loss, [LOSSES[name] for name in others]) == {}
 
 
 # The verdict itself.
 
 
-def test_a_verdict_is_true_exactly_when_it_holds():
-    assert Verdict(True, "", 1.0)
-    assert not Verdict(False, "", -1.0)
+OF_LABELS = {"local_weight", "strictly_proper", "calibrated", "symmetric", "noise_tolerant"}
 
 
-@pytest.mark.parametrize("claim", CLAIMS)
-@pytest.mark.parametrize("name", ["brier", "huber"])
-def test_a_witness_names_the_tolerance(claim, name):
-    measured = verdict(claim, LOSSES[name])
-    assert "tolerance" in measured.witness or measured == NOT_OF_LABELS
-
-
-@pytest.mark.parametrize(
-    "claim", ["local_weight", "strictly_proper", "calibrated", "symmetric", "noise_tolerant"]
-)
-def test_a_regression_loss_is_told_why_it_says_nothing_of_labels(claim):
-    assert "regression" in verdict(claim, LOSSES["mse"]).witness
-
-
-def test_the_witness_of_the_direction_gives_the_mean_and_the_least_cosine():
-    witness = verdict("points_along_error", LOSSES["brier"]).witness
-    assert "in the mean" in witness
-    assert "at least" in witness
+def test_a_witness_names_the_tolerance_or_why_a_regression_loss_says_nothing_of_labels():
+    for claim in CLAIMS:
+        for name in ("brier", "huber"):
+            measured, is_regression = verdict(claim, LOSSES[name]), name == "huber"
+            says_nothing = is_regression and claim in OF_LABELS
+            assert (measured == NOT_OF_LABELS) == says_nothing
+            assert ("regression" if says_nothing else "tolerance") in measured.witness
+    direction = verdict("points_along_error", LOSSES["brier"]).witness
+    assert "in the mean" in direction
+    assert "at least" in direction
 
 
 def test_measuring_twice_gives_the_same_verdicts_whatever_the_global_seed():
@@ -487,7 +479,3 @@ def test_measuring_twice_gives_the_same_verdicts_whatever_the_global_seed():
         torch.manual_seed(12345)
         # Another row of the same loss, so that nothing is remembered.
         assert measure(LOSSES["quartic_probs"].at()) == first
-
-
-def test_measure_returns_every_claim_in_the_order_of_the_list():
-    assert list(measure(LOSSES["mse"])) == list(CLAIMS)

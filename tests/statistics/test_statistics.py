@@ -3,11 +3,10 @@ import pandas as pd
 import pytest
 from frames import diverge, drawn, frame
 from scipy import stats
-from sweep_on_disk import SMALL, Fake, build, plan_runs, with_status
+from sweep_on_disk import SMALL, build, plan_runs, with_status
 
 from lossbench import records, statistics
 from lossbench.statistics import FACTS, contexts, paired
-from lossbench.statistics.intervals import half_width
 
 
 def verdict(values, *, margin=0.02, declared=("mse", "other"), metric="rmse", reference="mse"):
