@@ -7,7 +7,9 @@ import torch
 
 from lossbench.engine import train
 from lossbench.engine.batches import batch_indices
+from lossbench.engine.bayes import BayesPoints
 from lossbench.engine.members import assemble
+from lossbench.engine.strategies import Services
 from lossbench.models import MODELS, initialised, rescaled
 from lossbench.runs import packs
 from lossbench.sweep import splits_of
@@ -24,10 +26,10 @@ CLASSIFICATION = ["cross_entropy", "brier", "mse_logits", "mae_probs", "quartic_
 VOLATILE = ["pack_id", "pack_size", "train_seconds"]
 
 
-def trained(runs, *, padding=2, strategies=()):
+def trained(runs, *, padding=2, strategies=(), shared=None):
     pack = packs.Pack("pack", tuple(runs))
     splits = {run.seed: splits_of(run) for run in runs}
-    given = {"device": CPU, "padding": padding, "strategies": strategies}
+    given = {"device": CPU, "padding": padding, "strategies": strategies, "shared": shared}
     tables = train(pack, splits, flush=lambda step, snapshot: None, **given)
     return {name: table.to_pandas() for name, table in tables.items()}
 
@@ -85,7 +87,13 @@ def single_run_loop(run):
 def members_of(runs, padding=2):
     pack = packs.Pack("pack", tuple(runs))
     splits = {run.seed: splits_of(run) for run in runs}
-    return assemble(pack, splits, device=CPU, padding=padding)
+    points = BayesPoints()
+    return assemble(pack, splits, device=CPU, padding=padding, bayes_points=points)
+
+
+def strategy_of(members):
+    """What computes a pack where nothing optional is named."""
+    return Services().strategy_of(members)
 
 
 MODEL_CASES = {

@@ -81,10 +81,10 @@ WEAKENINGS = (
     Weakening("other versions go on with a checkpoint", "sweep/training.py",
               'if record["made_by"] != self.made_by:', "if False:", RESUME),
     Weakening("gradients are clipped over the whole pack", "engine/update.py",
-              "gradient = self._signal(output_gradient, reference, gradient_of)\n",
-              "gradient = self._signal(output_gradient, reference, gradient_of)\n"
-              "        norm = sum(s.square().sum() for s in gradient.values()).sqrt()\n"
-              "        gradient = {n: s / norm.clamp(min=1.0) for n, s in gradient.items()}\n",
+              "signal, gradient = output_gradient, gradient_of(output_gradient)\n",
+              "signal, gradient = output_gradient, gradient_of(output_gradient)\n"
+              "            norm = sum(s.square().sum() for s in gradient.values()).sqrt()\n"
+              "            gradient = {n: s / norm.clamp(min=1.0) for n, s in gradient.items()}\n",
               ("engine/test_engine.py",)),
     Weakening("members that diverged are updated on", "engine/update.py",
               "and bool(alive.all())", "", ("engine/test_strategies.py", "engine/test_engine.py")),
@@ -94,8 +94,8 @@ WEAKENINGS = (
               "self.factors.index_select(0, state.clock)",
               'self.factors[len(vars(self).setdefault("n", [])) :][: 1 + bool(self.n.append(0))]',
               COURSE),
-    Weakening("rows of a recorded update are not copied", "engine/strategies/graph.py",
-              "values=logged.values.clone()", "values=logged.values", COURSE),
+    Weakening("values of a recorded update are not copied", "engine/strategies/graph.py",
+              "Logged(steps.clone(), layers.clone())", "Logged(steps, layers)", COURSE),
     Weakening("nobody compares the kernel's update", "engine/strategies/kernel.py",
               "if distance <= self._most_distance:", "if True:", COURSE),
     Weakening("failed runs are retried for ever", "sweep/inventory.py",

@@ -112,9 +112,9 @@ def environment_sha(device: str, precision: str) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def environment_json(noted: Mapping[str, str]) -> str:
-    """`environment`, our own version and what was noted as canonical JSON, for the records."""
-    facts = {**environment(), "lossbench": lossbench.__version__, **noted}
+def environment_json(facts: Mapping[str, str]) -> str:
+    """`environment`, our own version and further facts as canonical JSON, for the records."""
+    facts = {**environment(), "lossbench": lossbench.__version__, **facts}
     return json.dumps(facts, sort_keys=True)
 
 

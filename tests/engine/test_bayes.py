@@ -8,15 +8,10 @@ from configs import make_run
 from selection import one_in
 from training import assert_same_records, records_of, trained
 
-from lossbench.engine import bayes, members
-from lossbench.engine.bayes import MOST_POSTERIORS, bayes_predictions
+from lossbench.engine import bayes
+from lossbench.engine.bayes import MOST_POSTERIORS, BayesPoints
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Context
-
-
-@pytest.fixture(autouse=True)
-def _nothing_known(monkeypatch):
-    monkeypatch.setattr(bayes, "_remembered", {})
 
 
 def posteriors(count: int = 30, *, seed: int = 0, classes: int = 4) -> torch.Tensor:
@@ -24,9 +19,10 @@ def posteriors(count: int = 30, *, seed: int = 0, classes: int = 4) -> torch.Ten
     return (1.5 * torch.randn(count, classes, generator=draw, dtype=torch.float64)).softmax(-1)
 
 
-def aim(loss: str, pi: torch.Tensor, *, targets: str = "sampled", counts=None, **params):
+def aim(loss, pi, *, targets="sampled", counts=None, points=None, **params):
     run = make_run(data="gaussian_mixture", loss=loss, loss__params=params, data__targets=targets)
-    return bayes_predictions(run, [pi], [torch.ones(pi.shape[-1]) if counts is None else counts])[0]
+    counts = torch.ones(pi.shape[-1]) if counts is None else counts
+    return (points or BayesPoints()).of(run, [pi], [counts])[0]
 
 
 def powered(pi: torch.Tensor, power: float) -> torch.Tensor:
@@ -103,14 +99,13 @@ def test_a_row_told_its_context_asks_for_none_and_uses_it():
 @pytest.mark.parametrize(
     "name", one_in(8, [name for name, row in LOSSES.items() if row.task == "classification"])
 )
-def test_a_bayes_point_has_the_same_bits_whatever_is_solved_with_it(name, monkeypatch):
+def test_a_bayes_point_has_the_same_bits_whatever_is_solved_with_it(name):
     run = make_run(data="gaussian_mixture", loss=name)
     parts = [posteriors(count, seed=count) for count in (7, 1, 20)]
     counts = [torch.tensor([5.0, 1.0, 2.0, 9.0]) * n for n in (1, 2, 3)]
-    together = bayes_predictions(run, parts, counts)
+    together = BayesPoints().of(run, parts, counts)
     for part, count, expected in zip(parts, counts, together, strict=True):
-        monkeypatch.setattr(bayes, "_remembered", {})
-        assert torch.equal(bayes_predictions(run, [part], [count])[0], expected)
+        assert torch.equal(BayesPoints().of(run, [part], [count])[0], expected)
 
 
 def test_equal_posteriors_are_solved_once_and_known_ones_not_again(monkeypatch):
@@ -122,15 +117,15 @@ def test_equal_posteriors_are_solved_once_and_known_ones_not_again(monkeypatch):
         return original(loss, targets=targets, weights=weights)
 
     monkeypatch.setattr(bayes, "bayes_prediction", counting)
-    pi = posteriors(6)
+    points, pi = BayesPoints(), posteriors(6)
     repeated = pi.repeat(50, 1)
-    first = aim("gce", repeated)
+    first = aim("gce", repeated, points=points)
     assert solved == [6]
     torch.testing.assert_close(first, powered(repeated, 1 / 0.3), rtol=0, atol=1e-6)
-    assert torch.equal(aim("gce", repeated), first)
+    assert torch.equal(aim("gce", repeated, points=points), first)
     assert solved == [6]
-    aim("gce", repeated, q=0.6)
-    aim("gce", repeated, targets="distribution")
+    aim("gce", repeated, q=0.6, points=points)
+    aim("gce", repeated, targets="distribution", points=points)
     assert solved == [6, 6, 6]
 
 
@@ -211,7 +206,7 @@ def test_the_distance_to_the_bayes_point_is_measured_on_test_alone_and_never_in_
 
 def test_stage_tune_solves_nothing(monkeypatch):
     solved = []
-    monkeypatch.setattr(members, "bayes_predictions", lambda *args: solved.append(args) or [])
+    monkeypatch.setattr(BayesPoints, "of", lambda *args: solved.append(args) or [])
     trained([make_run(**ATOMS | {"condition": "grid"}, loss="gce", steps=2)])
     assert solved == []
 

@@ -21,7 +21,7 @@ from training import MODEL_CASES, assert_same_records, records_of, trained
 
 from lossbench import optimizers
 from lossbench.data import DATA
-from lossbench.engine import Saved, members, strategies, train
+from lossbench.engine import Saved, members, strategies, train, update
 from lossbench.engine.strategies import Option, graph, kernel
 from lossbench.engine.strategies.graph import Replayed
 from lossbench.losses import LOSSES
@@ -35,7 +35,7 @@ RHYTHM = {"steps": 19, "log_every": 4, "eval_every": 10, "batch_size": 16}
 
 @pytest.fixture(autouse=True)
 def as_elsewhere(monkeypatch):
-    """The CPU looks whether any decay is there, other devices do not."""
+    """The CPU looks whether any decay is there and all are alive, other devices do not."""
     decayed = optimizers.decayed.__code__
 
     def always(gradient, value, decay):
@@ -43,6 +43,7 @@ def as_elsewhere(monkeypatch):
 
     assert decayed.co_argcount == always.__code__.co_argcount
     monkeypatch.setattr(optimizers, "decayed", always)
+    monkeypatch.setattr(update, "are_known_alive", lambda alive: False)
 
 
 class Tapes(list):
@@ -166,12 +167,12 @@ def test_what_cannot_be_captured_is_made_one_by_one_and_said_and_recorded(
 def test_a_captured_function_is_replayed_without_python_where_it_lies(tapes):
     calls, value = [], torch.zeros(2)
 
-    def work(*, may_read=True):
+    def work():
         calls.append(value.sum())
         value.add_(1)
         return value * 10
 
-    replayed = Replayed(work, graph._Recorder(tapes.record))
+    replayed = Replayed(work, graph.Recorder(tapes.record, graph.Service()))
     results = [replayed().clone() for _ in range(5)]
     assert [result[0].item() for result in results] == [10, 20, 30, 40, 50]
     assert len(calls) == 2  # once as it is, once to record it

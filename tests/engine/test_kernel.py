@@ -21,10 +21,10 @@ import triton.language as tl
 from configs import make_run
 from selection import beyond, one_in
 from torch import nn
-from training import members_of
+from training import members_of, strategy_of
 
 from lossbench.engine.rows import Rows
-from lossbench.engine.strategies import kernel, strategy_of
+from lossbench.engine.strategies import kernel
 from lossbench.engine.strategy import Unserved
 from lossbench.engine.update import Updates
 from lossbench.losses import LOSSES
@@ -405,7 +405,7 @@ from triton.compiler import ASTSource
 from configs import make_run
 from lossbench.engine.strategies import kernel
 from lossbench.engine.strategies.layers import layers_of
-from training import members_of
+from training import members_of, strategy_of
 
 widths = {"widths": [128, 128], "activation": "tanh"}
 run = make_run(data="digits", loss="js", model__params=widths, batch_size=128)

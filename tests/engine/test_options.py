@@ -21,11 +21,13 @@ from configs import make_run
 from training import grouped
 from lossbench.engine import strategies
 
-if "graph" in strategies.OPTIONS:  # recorded on the CPU, which then may not look at decays
+if "graph" in strategies.OPTIONS:  # recorded on the CPU, which then may not look at values
     import tape
     from lossbench import optimizers
+    from lossbench.engine import update
     from lossbench.engine.strategies import graph
     optimizers.decayed = lambda gradient, value, decay: gradient + decay[:, None] * value
+    update.are_known_alive = lambda alive: False
     graph.RECORDING = lambda: tape.recorded
 strategies.OPTIONS |= {name: option._replace(devices=("cpu",))
                        for name, option in strategies.OPTIONS.items()}

@@ -16,7 +16,7 @@ from training import MODEL_CASES, assert_same_records, grouped, records_of
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, drawn
 from lossbench.engine import evaluate
 from lossbench.engine.batches import batch_indices
-from lossbench.engine.bits import GUARD_ELEMENTS, pieces
+from lossbench.engine.bits import GUARD_ELEMENTS, row_chunks
 from lossbench.models import MODELS, initialised
 from lossbench.pairing import stream
 from lossbench.records import INSTRUMENTS
@@ -145,8 +145,8 @@ def test_a_member_depends_on_no_pack_mate_where_one_row_is_left_over(activation,
 
 @pytest.mark.parametrize("at_once", [1, 21, 64, 512])
 @pytest.mark.parametrize("rows", [1, 63, 64, 512, 513, 575, 576, 1025, 10_000])
-def test_pieces_hold_every_row_once_and_none_is_small(rows, at_once):
-    found = pieces(rows, at_once)
+def test_chunks_hold_every_row_once_and_none_is_small(rows, at_once):
+    found = row_chunks(rows, at_once)
     assert [row for piece in found for row in range(piece.start, piece.stop)] == [*range(rows)]
     least = min(rows, at_once, GUARD_ELEMENTS)
     assert all(least <= piece.stop - piece.start < at_once + GUARD_ELEMENTS for piece in found)

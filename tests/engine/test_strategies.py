@@ -23,15 +23,16 @@ from training import (
     members_of,
     records_of,
     single_run_loop,
+    strategy_of,
     trained,
 )
 
+from lossbench.engine import Shared, strategies
 from lossbench.engine import members as engine_members
-from lossbench.engine import strategies
 from lossbench.engine.arithmetic import arithmetic
 from lossbench.engine.batches import Batch
 from lossbench.engine.rows import Rows
-from lossbench.engine.strategies import Option, compiled, strategy_of
+from lossbench.engine.strategies import Option, compiled
 from lossbench.engine.strategies.autograd import Looped, Vectorised
 from lossbench.engine.strategies.layers import DERIVED, layers_of
 from lossbench.engine.strategies.stack import Stack
@@ -52,8 +53,7 @@ def first_batch(members):
 
 def memory_of(strategy, members):
     """Memory for the one part of a pack."""
-    rows = members.batches.rows.shape[-1]
-    return strategy.memory(strategy.arranged(members.parameters), rows)
+    return strategy.memory(strategy.arranged(members.parameters), members.batches.size)
 
 
 def all_three(members):
@@ -267,7 +267,7 @@ def test_how_many_are_computed_at_once_changes_no_bit(monkeypatch, bytes_):
 @pytest.mark.parametrize("count", [2, 3, 16, 17, 18, 33, 130])
 def test_members_computed_at_once_are_two_or_more_and_all_are_computed(count):
     members = members_of([make_run(), make_run(seed=1)])
-    slices = Stack(layers_of(members.model)).chunks(count, 32, torch.empty(1))
+    slices = Stack(layers_of(members.model)).spans(count, 32, torch.empty(1))
     assert all(own.stop - own.start >= 2 for own in slices)
     assert [place for own in slices for place in range(own.start, own.stop)] == [*range(count)]
 
@@ -331,7 +331,7 @@ def test_convolutions_run_one_by_one_on_the_cpu_without_repetitions(monkeypatch)
     members = members_of([make_run(data="digits", loss="brier", model="convolution")], padding=8)
     assert (len(members.runs), members.is_apart) == (1, True)
     strategy = strategy_of(members)
-    assert (strategy.name, strategy.parts(members)) == ("loop", [slice(0, 1)])
+    assert strategy.name == "loop"
     parameters = strategy.arranged(members.parameters)
     output, gradient_of = strategy.trained(parameters, {}, first_batch(members), None)
     expected, slopes = of_modules(members, torch.ones_like(output))
@@ -406,23 +406,23 @@ def test_a_compiled_pack_has_the_records_of_one_that_is_not(monkeypatch, tiny, c
         for loss in ("cross_entropy", "brier")
         for seed in (0, 1)
     ]
-    plain = grouped(runs)
+    plain, shared = grouped(runs), Shared()
     monkeypatch.setitem(strategies.OPTIONS, "compiled", Option("compute", ("cpu",)))
     monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
     monkeypatch.setattr(compiled, "_ConvNd", torch.nn.Module)  # so that vit is compiled too
-    found = grouped(runs, strategies=["compiled"])
+    found = grouped(runs, strategies=["compiled"], shared=shared)
     assert {json.loads(told)["strategy"] for told in found["runs"].pop("environment")} == {
         "vmap compiled"
     }
     plain["runs"].pop("environment")
     for run in runs:
         assert_same_records(records_of(found, run), records_of(plain, run))
-    (first,) = compiled._last.values()
-    grouped(runs[::2], strategies=["compiled"])  # another number of members
-    (second,) = compiled._last.values()
-    grouped(runs[1::2], strategies=["compiled"])
-    assert compiled._last[next(iter(compiled._last))] is second is not first
-    compiled._last.clear()
+    service = shared.services.of("compiled")
+    first = service.forward
+    grouped(runs[::2], strategies=["compiled"], shared=shared)  # another number of members
+    second = service.forward
+    grouped(runs[1::2], strategies=["compiled"], shared=shared)
+    assert service.forward is second is not first
 
 
 def refusing(graph, inputs):
@@ -445,7 +445,6 @@ def test_what_cannot_be_compiled_trains_as_it_is_and_says_so(monkeypatch, tiny, 
     assert found.status[0] == "done"
     assert json.loads(found.environment[0])["strategy"] == "vmap"
     assert "the model is not compiled" in caplog.text
-    compiled._last.clear()
 
 
 def test_compiling_is_for_convolutions_with_the_losses_own_signal():
@@ -454,12 +453,12 @@ def test_compiling_is_for_convolutions_with_the_losses_own_signal():
     for module, signal, why in cases:
         run = make_run(data="digits", model="mlp", loss="brier", signal=signal)
         members = replace(members_of([run]), model=nn.Sequential(module))
+        service, inner = compiled.Service(), Vectorised(members)
         if why:
             with pytest.raises(Unserved, match=why):
-                compiled.compute(members)
+                service.compute(members, inner)
         else:
-            assert compiled.compute(members).name == "vmap compiled"
-    compiled._last.clear()
+            assert service.compute(members, inner).name == "vmap compiled"
 
 
 def multiplied():

@@ -15,12 +15,19 @@ import torch
 from configs import make_run
 from torch import nn
 from torch.nn import functional
-from training import CPU, assert_same_records, grouped, records_of, trained
+from training import (
+    CPU,
+    assert_same_records,
+    grouped,
+    members_of,
+    records_of,
+    strategy_of,
+    trained,
+)
 
 from lossbench import records
 from lossbench.engine import moments, train
-from lossbench.engine.members import assemble, initial_model
-from lossbench.engine.strategies import strategy_of
+from lossbench.engine.members import initial_model
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.measures.instruments import MEASURES, due, examples, interval, times
@@ -560,7 +567,7 @@ def test_a_metric_of_an_instrument_does_not_choose_the_best_step():
 
 def test_features_of_a_model_without_a_linear_layer_are_none():
     run = make_run(data="digits", loss="brier")
-    members = assemble(packs.Pack("p", (run,)), {run.seed: splits_of(run)}, device=CPU, padding=2)
+    members = members_of([run])
     assert moments.features_of(members) is not None
     bare = dataclasses.replace(members, model=nn.Flatten())
     assert moments.features_of(bare) is None

@@ -243,7 +243,7 @@ def finals(p, label, **changes):
         "recalibrated": p.log(),
         "is_probability": torch.ones(len(p)).bool(),
     } | changes
-    return metrics.classification_at_the_end(**given)
+    return metrics.classification(**given, is_ranked=True)
 
 
 def test_class_accuracies_are_recalls_and_their_mean_the_balanced_accuracy(classified):

@@ -127,7 +127,8 @@ def test_a_pack_reads_its_record_as_often_however_many_parts_it_has(tmp_path, mo
     pack = OpenPack(folder, pack.runs)
     sealed = store.read_sealed
     monkeypatch.setattr(store, "read_sealed", lambda path: (read.append(path), sealed(path))[1])
-    assert len(Training(doing.engine, pack, pack.record, Stop(), "").saved.parts) == steps
+    training = Training(doing.crew.trainer, pack, pack.record, Stop(), "")
+    assert len(training.saved.parts) == steps
     assert len(read) == 1
 
 

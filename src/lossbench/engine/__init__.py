@@ -5,10 +5,11 @@ from lossbench.engine.contracts import refuse_unpaired, refuse_unwidened
 from lossbench.engine.members import runs_apart
 from lossbench.engine.recorder import failed
 from lossbench.engine.state import Saved, Snapshot
-from lossbench.engine.train import train
+from lossbench.engine.train import Shared, train
 
 __all__ = [
     "Saved",
+    "Shared",
     "Snapshot",
     "batch_indices",
     "failed",

@@ -72,6 +72,11 @@ class Batches:
     seed_index: Tensor
     order: list[int]
 
+    @property
+    def size(self) -> int:
+        """Examples of a batch, B."""
+        return self.rows.shape[-1]
+
     @cached_property
     def _seeds(self) -> Tensor:
         return torch.arange(len(self.rows), device=self.rows.device)

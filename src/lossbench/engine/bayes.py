@@ -21,54 +21,61 @@ MOST_POSTERIORS = 40
 GUARDS = 64
 """Rows behind the last one, so that a row's bits do not depend on those solved with it."""
 
-log = logging.getLogger(__name__)
-
-MOST_REMEMBERED = 256
+MOST_SOLUTIONS = 256
 """Solutions that packs of a sweep share: for each loss and seed one, the oldest go first."""
 
-_remembered: dict[tuple[Any, ...], Tensor] = {}
+log = logging.getLogger(__name__)
 
 
-def bayes_predictions(
-    run: Run, posteriors: Sequence[Tensor], class_counts: Sequence[Tensor]
-) -> list[Tensor]:
-    """What the run's loss, with its parameters and its targets, has least expected value at.
+class BayesPoints:
+    """What losses aim at; nothing is solved twice by those who share one of these."""
 
-    Fed sampled labels it is the expectation over labels drawn from the posterior; fed the
-    distribution it is the loss against the posterior itself.
+    def __init__(self) -> None:
+        self._solutions: dict[tuple[Any, ...], Tensor] = {}
 
-    Args:
-        run: Whose loss; its seed does not matter.
-        posteriors: For each of S seeds the true posterior of the split, [N, C].
-        class_counts: For each of S seeds the training targets summed over examples, [C].
+    def of(
+        self, run: Run, posteriors: Sequence[Tensor], class_counts: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """What the run's loss, with its parameters and its targets, has least expected value at.
 
-    Returns:
-        For each seed the prediction, [N, C], float64. NaN for examples whose posterior is not
-        among the first `MOST_POSTERIORS` distinct ones, and where the loss raises.
-    """
-    params = json.dumps(dict(run.loss.params), sort_keys=True)
-    problems = []
-    for posterior, counts in zip(posteriors, class_counts, strict=True):
-        distinct, place = _distinct(posterior)
-        tensors = {"posterior": distinct} | ({"counts": counts} if run.row.needs_context else {})
-        key = (run.row, params, run.targets, tensors_sha(tensors))
-        problems.append((key, distinct, counts.double(), place))
-    new = {key: (rows, counts) for key, rows, counts, _ in problems if key not in _remembered}
-    solutions = {key: _remembered[key] for key, *_ in problems if key in _remembered}
-    if new:  # in one call
-        counts = torch.cat([counts.expand(len(rows), -1) for rows, counts in new.values()])
-        solved = _solve(run, torch.cat([rows for rows, _ in new.values()]), counts)
-        parts = solved.split([len(rows) for rows, _ in new.values()])
-        solutions |= zip(new, parts, strict=True)
-    _remembered.update(solutions)
-    for key in [*_remembered][:-MOST_REMEMBERED]:
-        del _remembered[key]
-    predictions = []
-    for key, distinct, _, place in problems:
-        left_out = torch.full((1, distinct.shape[-1]), torch.nan, dtype=torch.float64)
-        solution = torch.cat([solutions[key], left_out])
-        predictions.append(solution[place.clamp(max=len(distinct))])
-    return predictions
+        Fed sampled labels it is the expectation over labels drawn from the posterior; fed the
+        distribution it is the loss against the posterior itself.
+
+        Args:
+            run: Whose loss; its seed does not matter.
+            posteriors: For each of S seeds the true posterior of the split, [N, C].
+            class_counts: For each of S seeds the training targets summed over examples, [C].
+
+        Returns:
+            For each seed the prediction, [N, C], float64. NaN for examples whose posterior is not
+            among the first `MOST_POSTERIORS` distinct ones, and where the loss raises.
+        """
+        params = json.dumps(dict(run.loss.params), sort_keys=True)
+        keys, places = [], []
+        new: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+        for posterior, counts in zip(posteriors, class_counts, strict=True):
+            distinct, place = _distinct(posterior)
+            tensors = {"posterior": distinct}
+            if run.row.needs_context:
+                tensors["counts"] = counts
+            keys.append((run.row, params, run.targets, tensors_sha(tensors)))
+            places.append(place)
+            if keys[-1] not in self._solutions:
+                new[keys[-1]] = distinct, counts.double().expand(len(distinct), -1)
+        solutions = {key: self._solutions[key] for key in keys if key in self._solutions}
+        if new:  # in one call
+            rows, counts = (torch.cat(tensors) for tensors in zip(*new.values(), strict=True))
+            lengths = [len(distinct) for distinct, _ in new.values()]
+            solutions |= zip(new, _solve(run, rows, counts).split(lengths), strict=True)
+        self._solutions |= solutions
+        for key in [*self._solutions][:-MOST_SOLUTIONS]:
+            del self._solutions[key]
+        predictions = []
+        for key, place in zip(keys, places, strict=True):
+            left_out = torch.full((1, solutions[key].shape[-1]), torch.nan, dtype=torch.float64)
+            rows = torch.cat([solutions[key], left_out])
+            predictions.append(rows[place.clamp(max=len(rows) - 1)])
+        return predictions
 
 
 def _distinct(posterior: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,9 +85,8 @@ def _distinct(posterior: Tensor) -> tuple[Tensor, Tensor]:
         0, place, torch.arange(len(posterior)), "amin"
     )
     order = first.argsort()
-    rank = torch.empty_like(order).scatter(0, order, torch.arange(len(order)))
     first_rows = rows[order[:MOST_POSTERIORS]].double()
-    return first_rows / first_rows.sum(-1, keepdim=True), rank[place]
+    return first_rows / first_rows.sum(-1, keepdim=True), order.argsort()[place]
 
 
 def _solve(run: Run, posterior: Tensor, counts: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Why a member's bits do not depend on its place: guards behind the last one, and whole pieces."""
+"""Why a member's bits do not depend on its place: guards behind the last, and whole chunks."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def guarded(values: Tensor, span: slice) -> Tensor:
     return torch.cat([members, members[-1:].expand(count, *members.shape[1:])])
 
 
-def pieces(rows: int, at_once: int) -> list[slice]:
+def row_chunks(rows: int, at_once: int) -> list[slice]:
     """Slices of so many rows that go through a model at once.
 
-    A rest of less than `GUARD_ELEMENTS` rows goes with the piece before it: what guards hold off
+    A rest of less than `GUARD_ELEMENTS` rows goes with the chunk before it: what guards hold off
     must not reach the last row of a member in a smaller tensor than they were counted for.
 
     Args:
         rows: All of them.
-        at_once: Rows of a piece.
+        at_once: Rows of a chunk.
     """
     count = max(1, rows // at_once)
     if rows - count * at_once >= min(GUARD_ELEMENTS, at_once):

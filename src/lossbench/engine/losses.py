@@ -1,12 +1,16 @@
-"""The only caller of a loss: values, output gradients and means of a pack's members.
+"""The only caller of a loss while a pack trains: values, output gradients and means of its members.
 
 Losses of neighbours are called together, with guards behind them. Where one raises, its members are
 called in smaller groups, at last each on its own, so that it concerns nobody else.
+
+Two others read a loss before the first update, and no update depends on the values they see:
+`bayes`, which has `claims` look for what a loss aims at, and the kernel, which has torch trace its
+formula on numbers of no run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -58,23 +62,32 @@ class Group:
         return [replace(self, start=at, stop=at + 1) for at in range(self.start, self.stop)]
 
 
-def groups_of(members: Members, part: slice = EVERYONE) -> list[Group]:
-    """The members of a part of the pack, by their own losses."""
-    first, end, _ = part.indices(len(members.runs))
+def groups_of(members: Members, span: slice = EVERYONE) -> list[Group]:
+    """The members of a span, by their own losses."""
+    first, end, _ = span.indices(len(members.runs))
     groups = [
-        Group(max(span.start, first), min(span.stop, end), run.row, run.loss.params, run.loss.name)
-        for span, run in members.spans
+        Group(
+            max(alike.start, first), min(alike.stop, end), run.row, run.loss.params, run.loss.name
+        )
+        for alike, run in members.spans
     ]
     return [group for group in groups if group.start < group.stop]
 
 
 def together(
-    groups: Sequence[Group], compute: Callable[[list[Group]], Result]
-) -> Iterator[tuple[list[Group], Result | BaseException]]:
+    groups: Sequence[Group],
+    compute: Callable[[list[Group]], Result],
+    fail: Callable[[Group, BaseException], Result],
+) -> Iterator[tuple[list[Group], Result]]:
     """What a function returns for as many groups together as it does not raise for.
 
+    Args:
+        groups: In order of their places.
+        compute: The function.
+        fail: What it raised for a member on its own -> what stands in its place.
+
     Yields:
-        Groups and the result for them, in order; for a member on its own the error instead.
+        Groups and the result for them, in order.
     """
     pending = [[*groups]] if groups else []
     while pending:
@@ -85,9 +98,8 @@ def together(
             smaller = current if len(current) > 1 else current[0].singles
             if len(smaller) > 1:
                 pending[:0] = [[group] for group in smaller]
-            else:
-                yield current, error
-            continue
+                continue
+            result = fail(current[0], error)
         yield current, result
 
 
@@ -98,7 +110,7 @@ def _values(
 
     Args:
         members: The pack.
-        group: Some of them.
+        group: Neighbours in it.
         output: With guards, [k + guards, N, W].
         target: With guards, [k + guards, N, C].
         clock: The step whose batch this is, [1]; None for examples that are of no batch.
@@ -119,50 +131,31 @@ def _values(
 
 
 class TrainingLosses:
-    """Loss and output gradient of some members at each update.
+    """Loss and output gradient of neighbours at each update.
 
     Args:
         members: The pack.
-        part: Places of the members.
+        span: Places of the neighbours.
         report: Called with the place of a member for which its loss raised, and why. It is not
             called again for that member.
     """
 
-    def __init__(self, members: Members, part: slice, report: Callable[[int, str], None]) -> None:
+    def __init__(self, members: Members, span: slice, report: Callable[[int, str], None]) -> None:
         self._members, self._report = members, report
-        self._first = part.indices(len(members.runs))[0]
-        self._groups = groups_of(members, part)
+        self._first = span.indices(len(members.runs))[0]
+        self._groups = groups_of(members, span)
 
-    def __call__(
-        self, output: Tensor, target: Tensor, clock: Tensor, *, may_read: bool = True
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, output: Tensor, target: Tensor, clock: Tensor) -> tuple[Tensor, Tensor]:
         """Loss [k, B] and d loss / d output [k, B, W]; NaN and 0 for members that failed.
 
         Args:
             output: [k, B, W].
             target: [k, B, C].
             clock: Updates done, [1].
-            may_read: Whether values may be read from tensors. If not, what a loss asks of the host
-                says nothing against it, and is raised.
         """
         loss = output.new_full(output.shape[:-1], torch.nan)
         output_gradient = torch.zeros_like(output)
-        healthy: list[Group] = []
-        for groups, result in self._results(output, target, clock, may_read):
-            if isinstance(result, BaseException):
-                reason = f"step {int(clock)}: {type(result).__name__}: {result}"
-                self._report(groups[0].start, reason)
-                continue
-            for group, (values, gradients) in zip(groups, result, strict=True):
-                here = self._here(group)
-                loss[here], output_gradient[here] = values, gradients
-            healthy += groups
-        self._groups = healthy
-        return loss, output_gradient
 
-    def _results(
-        self, output: Tensor, target: Tensor, clock: Tensor, may_read: bool
-    ) -> Iterable[tuple[list[Group], Any]]:
         def compute(groups: list[Group]) -> list[tuple[Tensor, Tensor]]:
             """Loss and output gradient of each group, all through one backward pass."""
             leaves = [guarded(output, self._here(group)).requires_grad_() for group in groups]
@@ -178,12 +171,23 @@ class TrainingLosses:
                 for group, values, gradient in zip(groups, losses, gradients, strict=True)
             ]
 
-        if may_read or not self._groups:
-            return together(self._groups, compute)
-        return [(self._groups, compute(self._groups))]
+        def fail(group: Group, error: BaseException) -> list[tuple[Tensor, Tensor]]:
+            # Where nothing may be read from tensors, this raises and no member is blamed.
+            self._report(group.start, f"step {int(clock)}: {type(error).__name__}: {error}")
+            return []
+
+        healthy: list[Group] = []
+        for groups, results in together(self._groups, compute, fail):
+            if results:
+                healthy += groups
+                for group, (values, gradients) in zip(groups, results, strict=True):
+                    here = self._here(group)
+                    loss[here], output_gradient[here] = values, gradients
+        self._groups = healthy
+        return loss, output_gradient
 
     def _here(self, group: Group) -> slice:
-        """Places of a group within the part."""
+        """Places of a group within the span."""
         return slice(group.start - self._first, group.stop - self._first)
 
 
@@ -196,11 +200,11 @@ def mean_loss(members: Members, output: Tensor, target: Tensor, clock: Tensor) -
         target: [K, B, C].
         clock: The step, [1].
     """
-    parts = []
+    values = []
     for group in groups_of(members):
         leaf, aim = guarded(output, group.span), guarded(target, group.span)
-        parts.append(_values(members, group, leaf, aim, clock)[: group.count])
-    return torch.cat(parts).contiguous().mean(-1)
+        values.append(_values(members, group, leaf, aim, clock)[: group.count])
+    return torch.cat(values).contiguous().mean(-1)
 
 
 def evaluated_losses(
@@ -223,12 +227,13 @@ def evaluated_losses(
         leaf, aim = guarded(output, group.span), guarded(target, group.span)
         return _values(members, group, leaf, aim, None)[: group.count].contiguous().mean(-1)
 
+    def fail(group: Group, error: BaseException) -> Tensor:
+        return output.new_full((1,), torch.nan)
+
     groups = groups_of(members)
     if row is not None:
         groups = [Group(0, len(members.runs), row, NO_PARAMS, row.name)]
-    means = [result for group in groups for _, result in together([group], compute)]
-    failed = output.new_full((1,), torch.nan)
-    return torch.cat([failed if isinstance(mean, BaseException) else mean for mean in means])
+    return torch.cat([mean for group in groups for _, mean in together([group], compute, fail)])
 
 
 def reference_gradient(members: Members, output: Tensor, target: Tensor) -> Tensor:
@@ -237,15 +242,7 @@ def reference_gradient(members: Members, output: Tensor, target: Tensor) -> Tens
 
 
 def core_gradients(members: Members, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Output gradients [K, B, W] of the core losses at their defaults.
-
-    What `Moment.core_output_gradients` gives to instruments.
-
-    Args:
-        members: The K members.
-        output: [K, B, W].
-        target: [K, B, C].
-    """
+    """Output gradients [K, B, W] of the core losses at their defaults: see `Moment`."""
     gradients = {}
     for name in CORE[members.runs[0].row.task]:
         row = LOSSES[name]

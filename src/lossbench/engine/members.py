@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from lossbench.data.corruption import realised
 from lossbench.data.splits import Splits
 from lossbench.engine.batches import Batches, augmentation_words, batch_indices
-from lossbench.engine.bayes import bayes_predictions
+from lossbench.engine.bayes import BayesPoints
 from lossbench.engine.bits import guarded, guards
 from lossbench.losses.links import PROBABILITY_LINKS
 from lossbench.models import MODELS, called, initialised, rescaled, stacked, widened
@@ -95,6 +95,10 @@ class Members:
             return inputs[0].expand(len(self.runs), *inputs.shape[1:])
         return inputs[self.seed_index]
 
+    def rows_of(self, values: Tensor, output: Tensor) -> Tensor:
+        """The first rows of values [S, N, C], as many as an output [K, n, W] has: [K, n, C]."""
+        return values[:, : output.shape[1]][self.seed_index]
+
     def predict(self, output: Tensor) -> Tensor:
         """Predictions [K, N, C] of outputs [K, N, C], each through its own inverse link."""
         return torch.cat(
@@ -117,7 +121,12 @@ class Members:
 
 
 def assemble(
-    pack: Pack, splits_by_seed: Mapping[int, Splits], *, device: torch.device, padding: int
+    pack: Pack,
+    splits_by_seed: Mapping[int, Splits],
+    *,
+    device: torch.device,
+    padding: int,
+    bayes_points: BayesPoints,
 ) -> Members:
     """Everything a pack needs, on the device.
 
@@ -126,6 +135,7 @@ def assemble(
         splits_by_seed: Their data.
         device: Where to train.
         padding: Least number of members; kernels, and with them bits, are chosen by K.
+        bayes_points: Of packs before this one.
 
     Raises:
         ValueError: The batch is larger than the training split.
@@ -160,6 +170,19 @@ def assemble(
     trainable = dict(models[0].named_parameters())
     is_probability = [run.row.inverse_link in PROBABILITY_LINKS for run in runs]
     is_proper = ["strictly_proper" in run.row.claims for run in runs]
+    aims, is_corrupted = None, first.corruption.fn not in ("none", "few_samples")
+    # Corrupted labels come from another distribution than the posterior.
+    if first.stage != "tune" and "test" in data[0].posterior and not is_corrupted:
+        posteriors = [splits.posterior["test"] for splits in data]
+        counts = [splits.targets["train"].sum(0) for splits in data]
+        of_spans = []
+        for span, run in spans:
+            of_span = sorted({*order[span]})  # seeds
+            solved = bayes_points.of(
+                run, [posteriors[at] for at in of_span], [counts[at] for at in of_span]
+            )
+            of_spans += [solved[of_span.index(at)] for at in order[span]]
+        aims = torch.stack(of_spans)
     return Members(
         runs=runs,
         is_apart=is_apart,
@@ -196,10 +219,7 @@ def assemble(
             [either or proper for either, proper in zip(is_probability, is_proper, strict=True)],
             device=device,
         ),
-        bayes={
-            split: torch.stack(values).to(device, dtype)
-            for split, values in _bayes(spans, data, order).items()
-        },
+        bayes={} if aims is None else {"test": aims.to(device, dtype)},
         fingerprints={
             seed: {
                 "init_sha": init_shas[place],
@@ -212,27 +232,6 @@ def assemble(
         parameters={name: value for name, value in tensors.items() if name in trainable},
         buffers={name: value for name, value in tensors.items() if name not in trainable},
     )
-
-
-def _bayes(
-    spans: Sequence[Span], data: Sequence[Splits], order: Sequence[int]
-) -> dict[str, list[Tensor]]:
-    """What each member's loss aims at on the test split, empty where there is no such thing.
-
-    Corrupted labels come from another distribution than the posterior.
-    """
-    run = spans[0][1]
-    is_corrupted = run.corruption.fn not in ("none", "few_samples")
-    if run.stage == "tune" or "test" not in data[0].posterior or is_corrupted:
-        return {}
-    aims: list[Tensor] = []
-    for span, run in spans:
-        places = sorted(set(order[span]))
-        posteriors = [data[place].posterior["test"] for place in places]
-        counts = [data[place].targets["train"].sum(0) for place in places]
-        aim_of = dict(zip(places, bayes_predictions(run, posteriors, counts), strict=True))
-        aims += [aim_of[place] for place in order[span]]
-    return {"test": aims}
 
 
 def initial_model(run: Run, splits: Splits, *, seed: int) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,13 +14,12 @@ from lossbench.engine.bits import guards
 from lossbench.engine.losses import Group, core_gradients, groups_of, mean_loss, together
 from lossbench.engine.members import Members
 from lossbench.engine.state import State
-from lossbench.engine.strategies import Named, one_by_one
+from lossbench.engine.strategies.autograd import Forward, one_by_one
+from lossbench.engine.strategy import Named
 from lossbench.engine.update import Update
 from lossbench.measures.instruments import MEASURES, Moment, due
 
 log = logging.getLogger(__name__)
-
-Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor]
 
 
 class Instruments:
@@ -55,34 +54,32 @@ class Instruments:
             update: The update.
             state: After it.
         """
-        count = len(self._members.runs)
         columns: dict[str, Tensor] = {}
         for name in names:
 
-            def measure(groups: list[Group], name: str = name) -> tuple[Moment, dict[str, Tensor]]:
-                places = range(groups[0].start, groups[-1].stop)
-                try:
-                    moment = self.moment(step, update, state, places)
-                    return moment, MEASURES[name](moment)
-                except (Exception, SystemExit) as error:
-                    log.warning("instrument %s at step %d: %s", name, step, error)
-                    raise
-
-            for groups, result in together(groups_of(self._members), measure):
-                if isinstance(result, BaseException):
-                    continue
-                moment, values = result
+            def measure(groups: list[Group], name: str = name) -> dict[str, Tensor]:
+                start, stop = groups[0].start, groups[-1].stop
+                moment = self.moment(step, update, state, range(start, stop))
                 # A mean of losses that is not finite has no derivatives to speak of.
                 is_defined = moment.loss.isfinite().all(-1)
-                start, stop = groups[0].start, groups[-1].stop
+                return {
+                    metric: torch.where(is_defined, value, torch.nan)[: stop - start]
+                    for metric, value in MEASURES[name](moment).items()
+                }
+
+            def fail(group: Group, error: BaseException, name: str = name) -> dict[str, Tensor]:
+                log.warning("instrument %s at step %d: %s", name, step, error)
+                return {}
+
+            for groups, values in together(groups_of(self._members), measure, fail):
                 for metric, value in values.items():
-                    value = torch.where(is_defined, value, torch.nan)[: stop - start]
-                    columns.setdefault(metric, value.new_full((count,), torch.nan))
-                    columns[metric][start:stop] = value
+                    empty = value.new_full((len(self._members.runs),), torch.nan)
+                    column = columns.setdefault(metric, empty)
+                    column[groups[0].start : groups[-1].stop] = value
         return columns
 
     def moment(self, step: int, update: Update, state: State, places: range) -> Moment:
-        """An update as some members see it, with repetitions of the last behind if not all.
+        """An update as neighbours see it, with repetitions of the last behind them if not all.
 
         Args:
             step: Updates done before this one.
@@ -101,7 +98,11 @@ class Instruments:
         def all_of(tensors: Named) -> dict[str, Tensor]:
             return {name: of(value) for name, value in tensors.items()}
 
-        clock = torch.tensor([step], device=members.device)
+        clock, clean = torch.tensor([step], device=members.device), None
+        if "train" in members.clean:
+            rows = members.batches.rows_at(clock)
+            seeds = torch.arange(len(rows), device=rows.device)[:, None]
+            clean = members.clean["train"][seeds, rows][members.seed_index]
         inputs = members.batches.at(clock)[0].all
         before, after = all_of(update.parameters), all_of(state.parameters)
         buffers, target, output = all_of(update.buffers), of(update.target), of(update.output)
@@ -137,7 +138,7 @@ class Instruments:
             buffers=buffers,
             inputs=inputs,
             target=target,
-            clean=_clean_target(members, clock),
+            clean=clean,
             is_classification=members.runs[0].row.task == "classification",
             output=output,
             prediction=members.predict(output),
@@ -152,22 +153,13 @@ class Instruments:
         )
 
 
-def _clean_target(members: Members, clock: Tensor) -> Tensor | None:
-    """The batch's targets before they were corrupted, [K, B, C]; None where they were not."""
-    if "train" not in members.clean:
-        return None
-    rows = members.batches.rows_at(clock)
-    seeds = torch.arange(len(rows), device=rows.device)[:, None]
-    return members.clean["train"][seeds, rows][members.seed_index]
-
-
 def features_of(members: Members) -> Forward | None:
     """All members' inputs of the last linear layer, [K, B, ...]; None for a model without one."""
     layers = [module for module in members.model.modules() if isinstance(module, nn.Linear)]
     if not layers:
         return None
 
-    def one(parameters: Any, buffers: Any, inputs: Tensor) -> Tensor:
+    def of_member(parameters: Any, buffers: Any, inputs: Tensor) -> Tensor:
         seen: list[Tensor] = []
         hook = layers[-1].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         try:
@@ -176,9 +168,4 @@ def features_of(members: Members) -> Forward | None:
             hook.remove()
         return seen[-1]
 
-    def packed(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        if not members.is_apart:
-            return torch.func.vmap(one)(parameters, buffers, inputs)
-        return one_by_one(one, parameters, buffers, inputs)
-
-    return packed
+    return one_by_one(of_member) if members.is_apart else torch.func.vmap(of_member)

@@ -16,11 +16,13 @@ from lossbench import records
 from lossbench.engine.members import Members
 from lossbench.engine.state import State
 from lossbench.engine.strategy import Logged
+from lossbench.measures.probes import LAYER_COLUMNS, STEP_COLUMNS, layer_names
 from lossbench.pairing import device_name, environment_json, environment_sha
+from lossbench.runs import Run
 from lossbench.runs.packs import Pack
 
-Step = tuple[int, tuple[tuple[str, str], ...], Tensor]
-"""A logged step: its number, columns and values, see `Logged`."""
+Step = tuple[int, Tensor, Tensor]
+"""A logged step: its number, and both tensors of `Logged`."""
 
 Evaluated = tuple[int, dict[tuple[str, str], Tensor]]
 """Number of a step, and values [K] by split and metric."""
@@ -64,26 +66,26 @@ class Recorder:
         self.failures.setdefault(place, reason)
 
     def steps(self, step: int, logged: Logged) -> None:
-        """Keep what was said of a logged step."""
-        self._steps.append((step, logged.columns, logged.values))
+        """Write down what was logged of a step."""
+        self._steps.append((step, logged.steps, logged.layers))
 
     def evals(self, step: int, values: Mapping[tuple[str, str], Tensor]) -> None:
-        """Keep an evaluation: values [K] by split and metric."""
+        """Write down an evaluation: values [K] by split and metric."""
         self._evals.append((step, dict(values)))
 
     def instruments(self, step: int, values: Mapping[str, Tensor]) -> None:
-        """Keep what instruments measured at an update: values [K] by metric, as rows of `evals`."""
+        """Write down what instruments measured at an update, [K] by metric, as rows of `evals`."""
         if values:
             self._evals.append((step, {("train", name): value for name, value in values.items()}))
 
     def part(self) -> tuple[list[Step], list[Evaluated]]:
-        """What was kept since this was called the last time."""
+        """What was written down since this was called the last time."""
         steps, evals = self._saved
         self._saved = (len(self._steps), len(self._evals))
         return self._steps[steps:], self._evals[evals:]
 
     def restore(self, failures: Mapping[int, str], parts: Iterable[Any]) -> None:
-        """Go on from failures, and all that was kept before."""
+        """Go on from failures, and all that was written down before."""
         self.failures = dict(failures)
         for steps, evals in parts:
             self._steps += steps
@@ -91,76 +93,79 @@ class Recorder:
         self._saved = (len(self._steps), len(self._evals))
 
     def tables(
-        self, state: State, *, seconds: float, noted: Mapping[str, str]
+        self, state: State, *, seconds: float, facts: Mapping[str, str]
     ) -> dict[str, pa.Table]:
         """The four tables of the pack's runs; padding is left out.
 
         Args:
             state: After training: who lived, and until when.
             seconds: The whole training took.
-            noted: Further facts for the column `environment`.
+            facts: Further ones for the column `environment`.
         """
-        outcomes = [self._outcome(state, place) for place in range(self._members.recorded_count)]
-        steps, layers = [], []
-        for step, columns, values in self._steps:
-            by_layer: dict[str, dict[str, Tensor]] = {}
-            for (layer, name), value in zip(columns, values, strict=True):
-                by_layer.setdefault(layer, {})[name] = value
-            steps.append((step, {}, by_layer.pop("")))
-            layers += [(step, {"layer": layer}, row) for layer, row in by_layer.items()]
-        evals = [
-            (step, {"split": split, "metric": metric}, {"value": value})
-            for step, values in self._evals
-            for (split, metric), value in values.items()
-        ]
-        rows = [
-            self._run_row(place, outcome, seconds, noted) for place, outcome in enumerate(outcomes)
-        ]
-        runs = {name: [row[name] for row in rows] for name in rows[0]}
-        return {
-            "runs": records.table_from("runs", runs),
-            "steps": self._table("steps", steps, outcomes),
-            "layers": self._table("layers", layers, outcomes),
-            "evals": self._table("evals", evals, outcomes),
-        }
-
-    def _outcome(self, state: State, place: int) -> Outcome:
-        stop = int(state.stop_step[place])
-        if place in self.failures:
-            return Outcome("failed", self.failures[place], stop)
-        if not state.alive[place]:
-            return Outcome("diverged", f"not finite after {stop} updates", stop)
-        return Outcome("done", "", stop)
-
-    def _run_row(
-        self, place: int, outcome: Outcome, seconds: float, noted: Mapping[str, str]
-    ) -> dict[str, Any]:
-        run, count = self._members.runs[place], self._members.recorded_count
+        count = self._members.recorded_count
+        outcomes = []
+        for place in range(count):
+            stop = int(state.stop_step[place])
+            if place in self.failures:
+                outcomes.append(Outcome("failed", self.failures[place], stop))
+            elif not state.alive[place]:
+                outcomes.append(Outcome("diverged", f"not finite after {stop} updates", stop))
+            else:
+                outcomes.append(Outcome("done", "", stop))
         device = device_name(self._device)
+        runs = [
+            {
+                **_run_facts(self._pack, run),
+                "status": outcome.status,
+                "reason": outcome.reason,
+                "stop_step": outcome.stop_step,
+                "best_step": self._best_step(place, outcome),
+                **self._members.fingerprints[run.seed],
+                **self._members.corruption[run.seed],
+                "shared_sha": run.shared_sha,
+                "env_sha": environment_sha(device, run.precision),
+                "environment": environment_json(facts),
+                "device": device,
+                "precision": run.precision,
+                "threads": torch.get_num_threads(),
+                "pack_size": count,
+                "train_seconds": seconds / count,
+            }
+            for place, (run, outcome) in enumerate(zip(self._pack.runs, outcomes, strict=True))
+        ]
+        # Values of a table as [rows, columns, K].
+        steps = torch.stack([values for _, values, _ in self._steps])
+        layers = torch.stack([values for _, _, values in self._steps]).flatten(0, 1)
+        evals = [(step, key, value) for step, row in self._evals for key, value in row.items()]
+        values = torch.stack([value for _, _, value in evals])[:, None]
+        names = [*layer_names([*self._members.parameters])]
+        places = {
+            "steps": {"step": [step for step, _, _ in self._steps]},
+            "layers": {
+                "step": [step for step, _, _ in self._steps for _ in names],
+                "layer": names * len(self._steps),
+            },
+            "evals": {
+                "step": [step for step, _, _ in evals],
+                "split": [split for _, (split, _), _ in evals],
+                "metric": [metric for _, (_, metric), _ in evals],
+            },
+        }
         return {
-            **_keys(self._pack.pack_id, run),
-            "task": run.row.task,
-            "family": run.row.family,
-            "config": json.dumps(run.facts, sort_keys=True),
-            "status": outcome.status,
-            "reason": outcome.reason,
-            "stop_step": outcome.stop_step,
-            "best_step": self._best_step(place, outcome),
-            **self._members.fingerprints[run.seed],
-            **self._members.corruption[run.seed],
-            "source_sha": run.source_sha,
-            "shared_sha": run.shared_sha,
-            "env_sha": environment_sha(device, run.precision),
-            "environment": environment_json(noted),
-            "device": device,
-            "precision": run.precision,
-            "threads": torch.get_num_threads(),
-            "pack_size": count,
-            "train_seconds": seconds / count,
+            "runs": records.table_from(
+                "runs", {name: [row[name] for row in runs] for name in runs[0]}
+            ),
+            "steps": self._table("steps", outcomes, places["steps"], STEP_COLUMNS, steps),
+            "layers": self._table("layers", outcomes, places["layers"], LAYER_COLUMNS, layers),
+            "evals": self._table("evals", outcomes, places["evals"], ("value",), values),
         }
 
     def _best_step(self, place: int, outcome: Outcome) -> int:
-        """The evaluation with the best primary metric on validation; 0 where none is finite."""
+        """The evaluation with the best primary metric on validation; 0 where none is finite.
+
+        The metric is that of the task in `records.PRIMARY`, not the one that a sweep declares: that
+        one's best step is found in `evals`, by `statistics`.
+        """
         metric = records.PRIMARY[self._members.runs[place].row.task]
         sign = -records.sign(metric)
         scores = [
@@ -174,60 +179,72 @@ class Recorder:
     def _table(
         self,
         table: str,
-        rows: Sequence[tuple[int, Mapping[str, str], Mapping[str, Tensor]]],
         outcomes: Sequence[Outcome],
+        places: Mapping[str, Sequence[Any]],
+        names: Sequence[str],
+        values: Tensor,
     ) -> pa.Table:
-        """Run-major rows; a frozen member keeps what came before it stopped, NaN cells are none."""
-        count = len(outcomes)
-        values = {
-            name: torch.stack([row[name][:count] for _, _, row in rows], -1).cpu().numpy()
-            for name in rows[0][2]
-        }
-        steps = np.array([step for step, _, _ in rows])
-        is_kept = np.empty((count, len(rows)), dtype=bool)
+        """Run-major rows of what came before a member stopped; in `evals` without those of NaN.
+
+        Args:
+            table: Its name.
+            outcomes: Of the members that are recorded.
+            places: Step of each row, and what else says where it was observed, by column.
+            names: Of the columns with values.
+            values: [rows, columns, K].
+        """
+        count, steps = len(outcomes), np.asarray(places["step"])
+        cells = dict(zip(names, values[..., :count].permute(1, 2, 0).cpu().numpy(), strict=True))
+        is_recorded = np.empty((count, len(steps)), dtype=bool)
         for place, outcome in enumerate(outcomes):
-            is_kept[place] = outcome.includes(steps)
+            is_recorded[place] = outcome.includes(steps)
         if table == "evals":
-            is_kept &= ~np.isnan(values["value"])
-        member, row = np.nonzero(is_kept)
-        keys = [_keys(self._pack.pack_id, run) for run in self._members.runs[:count]]
-        columns: dict[str, Any] = {
+            is_recorded &= ~np.isnan(cells["value"])
+        member, row = np.nonzero(is_recorded)
+        keys = [_keys(self._pack, run) for run in self._pack.runs]
+        columns = {
             name: pa.array([key[name] for key in keys]).take(pa.array(member)) for name in keys[0]
         }
-        columns["step"] = steps[row]
-        for label in rows[0][1]:
-            columns[label] = pa.array([labels[label] for _, labels, _ in rows]).take(pa.array(row))
-        cells = {name: value[is_kept] for name, value in values.items()}
-        return records.table_from(table, columns | cells)
+        columns |= {name: pa.array(column).take(pa.array(row)) for name, column in places.items()}
+        return records.table_from(
+            table, columns | {name: value[is_recorded] for name, value in cells.items()}
+        )
 
 
 def failed(pack: Pack, reason: str) -> dict[str, pa.Table]:
     """The tables of a pack that broke as a whole: every run failed, nothing measured."""
     rows = [
         {
-            **_keys(pack.pack_id, run),
-            "task": run.row.task,
-            "family": run.row.family,
-            "config": json.dumps(run.facts, sort_keys=True),
+            **_run_facts(pack, run),
             "status": "failed",
             "reason": reason,
             "corrupted_share": 0.0 if run.corruption.fn == "none" else float("nan"),
             "transition": "",
-            "source_sha": run.source_sha,
         }
         for run in pack.runs
     ]
-    columns = [column.name for column in records.COLUMNS["runs"]]
-    runs = records.table_from("runs", {name: [row.get(name) for row in rows] for name in columns})
-    return {"runs": runs} | {
-        table: records.schema(table).empty_table() for table in ("steps", "layers", "evals")
+    empty = {table: records.schema(table).empty_table() for table in ("steps", "layers", "evals")}
+    names = [column.name for column in records.COLUMNS["runs"]]
+    runs = {name: [row.get(name) for row in rows] for name in names}
+    return {"runs": records.table_from("runs", runs), **empty}
+
+
+def _run_facts(pack: Pack, run: Run) -> dict[str, Any]:
+    """Columns of `runs` that are known before a run trains."""
+    return {
+        **_keys(pack, run),
+        "task": run.row.task,
+        "family": run.row.family,
+        "config": json.dumps(run.facts, sort_keys=True),
+        "source_sha": run.source_sha,
     }
 
 
-def _keys(pack_id: str, run: Any) -> dict[str, Any]:
+def _keys(pack: Pack, run: Run) -> dict[str, Any]:
+    """The columns that every table begins with."""
     return {
         "run_id": run.run_id,
-        "pack_id": pack_id,
+        "pack_id": pack.pack_id,
         "stage": run.stage,
         "condition": run.condition,
         "data": run.data.name,

@@ -1,4 +1,4 @@
-"""What drives an update: a loss's own error signal, or one with its scale or weighting alone.
+"""What drives an update in place of a loss's own signal: its scale removed, or its weighting alone.
 
 Everything is computed at a member's own weights and batch, so nothing crosses members.
 """
@@ -13,18 +13,17 @@ from torch import Tensor
 from lossbench import records
 from lossbench.measures.probes import norm
 
-Gradient = Mapping[str, Tensor]
 GradientOf = Callable[[Tensor], dict[str, Tensor]]
-"""From an output gradient [K, B, W] to the gradient in all parameters, [K, ...] by name; it may lie
-where the one before lay."""
+"""From an output gradient [K, B, W] to the gradient of the mean loss in all parameters, [K, ...] by
+name; it may lie where the one before lay."""
 
-Signal = Callable[[Tensor, Tensor, GradientOf], tuple[Tensor, Gradient]]
+Changed = Callable[[Tensor, Tensor, GradientOf], tuple[Tensor, Mapping[str, Tensor]]]
 
 
-def own(
+def norm_matched(
     output_gradient: Tensor, reference: Tensor, gradient_of: GradientOf
-) -> tuple[Tensor, Gradient]:
-    """The loss's own output gradient.
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """The loss's direction with the length of the reference's gradient: scale removed.
 
     Args:
         output_gradient: Of the loss, [K, B, C].
@@ -32,17 +31,8 @@ def own(
         gradient_of: From an output gradient to that in the parameters.
 
     Returns:
-        The output gradient that drives the update, and the gradient.
-    """
-    return output_gradient, gradient_of(output_gradient)
-
-
-def norm_matched(
-    output_gradient: Tensor, reference: Tensor, gradient_of: GradientOf
-) -> tuple[Tensor, Gradient]:
-    """The loss's direction with the length of the reference's gradient: scale removed.
-
-    Args, Returns: as for `own`. Where the loss has no gradient there is nothing to scale.
+        The output gradient that drives the update, and the gradient. Where the loss has no gradient
+        there is nothing to scale.
     """
     reference_length = norm(gradient_of(reference).values())
     gradient = gradient_of(output_gradient)
@@ -56,13 +46,13 @@ def norm_matched(
 
 def reweighted(
     output_gradient: Tensor, reference: Tensor, gradient_of: GradientOf
-) -> tuple[Tensor, Gradient]:
+) -> tuple[Tensor, Mapping[str, Tensor]]:
     """The reference's signal with the loss's weights of examples: weighting alone.
 
     An example weighs the length of the loss's output gradient over that of the reference's, over
     the mean of that in the batch.
 
-    Args, Returns: as for `own`.
+    Args, Returns: as for `norm_matched`.
     """
     lengths = reference.square().sum(-1).sqrt()
     ratio = output_gradient.square().sum(-1).sqrt() / lengths
@@ -73,5 +63,6 @@ def reweighted(
     return signal, gradient_of(signal)
 
 
-SIGNALS: dict[str, Signal] = {"own": own, "norm_matched": norm_matched, "reweighted": reweighted}
-assert SIGNALS.keys() == records.SIGNALS.keys()
+CHANGED: dict[str, Changed] = {"norm_matched": norm_matched, "reweighted": reweighted}
+"""By their names in `records.SIGNALS`; the other one there is the loss's own."""
+assert {"own", *CHANGED} == records.SIGNALS.keys()

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FORMAT = 2
-"""Of checkpoints: one of another format is not gone on with."""
+FORMAT = 3
+"""Version of the layout of checkpoints. A pack whose checkpoint has another one begins again."""
 
 
 @dataclass(frozen=True)

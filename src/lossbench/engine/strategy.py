@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from lossbench.engine.batches import Batch
-from lossbench.engine.members import Members
+from lossbench.engine.signals import GradientOf
 from lossbench.engine.state import State
 
 Named = Mapping[str, Tensor]
 """Parameters, buffers or gradients by name, [K, ...]."""
-
-GradientOf = Callable[[Tensor], dict[str, Tensor]]
-"""From an output gradient [K, B, W] to the gradient of the mean loss in all parameters, by name."""
 
 
 class Unserved(Exception):
@@ -25,7 +21,7 @@ class Unserved(Exception):
 
 
 class Strategy(ABC):
-    """A way to compute outputs and gradients of all members of a pack."""
+    """A way to compute outputs and gradients of neighbours in a pack."""
 
     @property
     @abstractmethod
@@ -34,25 +30,21 @@ class Strategy(ABC):
 
     @abstractmethod
     def arranged(self, parameters: Named) -> dict[str, Tensor]:
-        """A copy of parameters as it lies best in memory."""
+        """A copy of parameters, in the memory layout that the strategy is quickest with."""
 
     @abstractmethod
-    def parts(self, members: Members) -> list[slice]:
-        """Places of members whose update is whole before that of the next ones begins."""
-
-    @abstractmethod
-    def chunks(self, count: int, rows: int, like: Tensor) -> list[slice]:
-        """Places of members, of one part, whose parameters are best updated together.
+    def spans(self, count: int, rows: int, like: Tensor) -> list[slice]:
+        """Which of so many neighbours are best updated together.
 
         Args:
-            count: Members of the part.
+            count: How many neighbours there are.
             rows: Examples of a batch, B.
             like: A tensor of their device and type.
         """
 
     @abstractmethod
     def memory(self, parameters: Named, rows: int) -> Any:
-        """Memory for `trained` to write into, of a part with these parameters and so many rows."""
+        """Memory for `trained` to write into, for these parameters and so many rows."""
 
     @abstractmethod
     def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
@@ -81,21 +73,20 @@ class Strategy(ABC):
         """
 
 
-@dataclass(frozen=True)
-class Logged:
-    """What a logged update says.
+class Logged(NamedTuple):
+    """What one update says in the tables `steps` and `layers`.
 
     Attributes:
-        columns: Layer, empty for what is of none, and name of each column.
-        values: By column and member, [columns, K].
+        steps: By column, see `probes.STEP_COLUMNS`, and member, [columns, K].
+        layers: By layer, column, see `probes.LAYER_COLUMNS`, and member, [L, columns, K].
     """
 
-    columns: tuple[tuple[str, str], ...]
-    values: Tensor
+    steps: Tensor
+    layers: Tensor
 
 
 class Advance(ABC):
-    """A way to make the updates of a pack, some of them without the host between two."""
+    """A way to make the updates of a pack, perhaps many of them without the host between two."""
 
     @property
     @abstractmethod
@@ -113,4 +104,4 @@ class Advance(ABC):
 
     @abstractmethod
     def logged(self, state: State) -> Logged:
-        """Make one update of a state, in place, and say of it what every logged step says."""
+        """Make one update of a state, in place, and return what every logged step says of it."""

@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import torch
 
 from lossbench.data.splits import Splits
 from lossbench.engine.arithmetic import arithmetic
+from lossbench.engine.bayes import BayesPoints
 from lossbench.engine.evaluate import evaluate
 from lossbench.engine.members import assemble
 from lossbench.engine.moments import Instruments
 from lossbench.engine.recorder import Recorder
 from lossbench.engine.state import Saved, Snapshot, decoded, encoded
-from lossbench.engine.strategies import advance_of, strategy_of
+from lossbench.engine.strategies import Services
 from lossbench.engine.update import Updates
-from lossbench.runs import Run
 from lossbench.runs.packs import Pack
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the packs that a process trains one after the other need to work out only once.
+
+    Attributes:
+        services: What was compiled, and what failed to be.
+        bayes_points: What losses aim at.
+    """
+
+    services: Services = field(default_factory=Services)
+    bayes_points: BayesPoints = field(default_factory=BayesPoints)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process as new: it works out everything itself."""
+        return Shared, ()
 
 
 def train(
@@ -29,8 +48,9 @@ def train(
     padding: int,
     flush: Callable[[int, Snapshot], None],
     saved: Saved | None = None,
-    noted: Mapping[str, str] | None = None,
+    facts: Mapping[str, str] | None = None,
     strategies: Sequence[str] = (),
+    shared: Shared | None = None,
 ) -> dict[str, pa.Table]:
     """Train the runs of a pack together.
 
@@ -43,8 +63,9 @@ def train(
             done and what takes a snapshot of the state; that is of now, so take it at once. What it
             raises ends the training.
         saved: Where to go on, instead of from the start; same pack, data, versions and threads.
-        noted: Further facts for the column `environment`.
+        facts: Further ones for the column `environment`.
         strategies: Names of optional strategies to use where they serve, see `strategies.OPTIONS`.
+        shared: What was worked out for packs before this one; None for nothing.
 
     Returns:
         The tables runs, steps, layers and evals. Members that diverge or fail are frozen, the
@@ -53,21 +74,29 @@ def train(
     Raises:
         ValueError: The batch is larger than the training split.
     """
+    shared = shared or Shared()
     with arithmetic(device, pack.runs[0].precision):
         start = time.monotonic()
-        members = assemble(pack, splits_by_seed, device=device, padding=padding)
+        members = assemble(
+            pack,
+            splits_by_seed,
+            device=device,
+            padding=padding,
+            bayes_points=shared.bayes_points,
+        )
         run, recorder = members.runs[0], Recorder(pack, members, device=device)
-        strategy = strategy_of(members, strategies)
+        strategy = shared.services.strategy_of(members, strategies)
         updates = Updates(members, strategy, recorder.fail)
-        way = advance_of(members, updates, strategies)
+        advance = shared.services.advance_of(members, updates, strategies)
         instruments = Instruments(members, strategy.forward)
         state = updates.start()
         if saved is not None:
             content = decoded(saved.checkpoint, device=device)
             state.write(content["state"])
             start -= content["seconds"]
-            parts = [decoded(part, device=device) for part in saved.parts]
-            recorder.restore(content["failures"], parts)
+            recorder.restore(
+                content["failures"], [decoded(part, device=device) for part in saved.parts]
+            )
 
         def record_evaluation(step: int) -> None:
             is_last = step == run.steps
@@ -80,6 +109,11 @@ def train(
             content = {"state": state.values, "failures": recorder.failures, "seconds": seconds}
             return Saved(int(state.clock), encoded(content), (encoded(recorder.part()),))
 
+        def is_observed(step: int) -> bool:
+            """Whether anything is logged, measured or evaluated at a step."""
+            is_regular = step % run.log_every == 0 or step % run.eval_every == 0
+            return is_regular or bool(instruments.due(step))
+
         step = int(state.clock)
         while step < run.steps:
             if step % run.eval_every == 0:
@@ -91,25 +125,20 @@ def train(
                     recorder.steps(step, updates.probed(update, state))
                 recorder.instruments(step, instruments.measured(names, step, update, state))
             elif step % run.log_every == 0:
-                recorder.steps(step, way.logged(state))
+                recorder.steps(step, advance.logged(state))
             else:
-                count = _until_looked_at(run, instruments, step, most=way.most)
-                way.advance(state, count)
+                most = min(advance.most, run.steps - step)
+                while count < most and not is_observed(step + count):
+                    count += 1
+                advance.advance(state, count)
             step += count
             if step < run.steps:
                 flush(step, snapshot)
         record_evaluation(run.steps)
         assert int(state.clock) == run.steps  # which also waits until the device has done them
-        trained_by = " ".join(name for name in (strategy.name, way.name) if name)
-        facts = {**(noted or {}), "strategy": trained_by}
-        return recorder.tables(state, seconds=time.monotonic() - start, noted=facts)
-
-
-def _until_looked_at(run: Run, instruments: Instruments, step: int, *, most: int) -> int:
-    """Updates from a step on, before which nothing is logged, measured or evaluated."""
-    stops = range(step + 1, min(step + most, run.steps))
-    rhythms = run.log_every, run.eval_every
-    for stop in stops:
-        if any(stop % every == 0 for every in rhythms) or instruments.due(stop):
-            return stop - step
-    return stops.stop - step
+        names = " ".join(name for name in (strategy.name, advance.name) if name)
+        return recorder.tables(
+            state,
+            seconds=time.monotonic() - start,
+            facts={**(facts or {}), "strategy": names},
+        )

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossbench.engine import signals
 from lossbench.engine.losses import TrainingLosses, reference_gradient
 from lossbench.engine.members import Members
 from lossbench.engine.rows import joined
-from lossbench.engine.signals import SIGNALS
 from lossbench.engine.state import State
 from lossbench.engine.strategy import Advance, Logged, Named, Strategy
 from lossbench.measures import probes
@@ -54,19 +54,19 @@ class Updates(Advance):
 
     Attributes:
         factors: What the schedule makes of the learning rate, [T].
-        parts: Members, or groups of them, that are updated one after the other.
+        spans: Members whose update is whole before that of the next ones begins: all of them, or
+            each where they compute one by one.
     """
 
     def __init__(
         self, members: Members, strategy: Strategy, report: Callable[[int, str], None]
     ) -> None:
-        run, rows = members.runs[0], members.batches.rows.shape[-1]
+        run, like = members.runs[0], members.hyper.lr
         self._members, self._strategy = members, strategy
-        self.parts = strategy.parts(members)
-        self._losses = [TrainingLosses(members, part, report) for part in self.parts]
-        like = members.hyper.lr
-        self._chunks = [strategy.chunks(len(members.runs[part]), rows, like) for part in self.parts]
-        self._signal = SIGNALS[run.signal]
+        length = 1 if members.is_apart else len(members.runs)
+        self.spans = [slice(at, at + length) for at in range(0, len(members.runs), length)]
+        self._losses = [TrainingLosses(members, span, report) for span in self.spans]
+        self._together = strategy.spans(length, members.batches.size, like)
         self._optimizer = partial(OPTIMIZERS[run.optimizer.fn], **run.optimizer.params)
         schedule = partial(SCHEDULES[run.schedule.fn], **run.schedule.params)
         self.factors = like.new_tensor([schedule(step, run.steps) for step in range(run.steps)])
@@ -75,7 +75,7 @@ class Updates(Advance):
 
     @property
     def name(self) -> str:
-        """None: this is the plain way."""
+        """None: this is the plain one."""
         return ""
 
     @property
@@ -88,44 +88,37 @@ class Updates(Advance):
         members = self._members
         parameters = self._strategy.arranged(members.parameters)
         count, device = len(members.runs), members.device
-        name, joint = members.runs[0].optimizer.fn, joined(parameters, like=parameters)
+        joint = joined(parameters, like=parameters)
         return State(
             parameters=parameters,
             buffers={name: value.clone() for name, value in members.buffers.items()},
-            optimizer=fresh_state(name, joint),
+            optimizer=fresh_state(members.runs[0].optimizer.fn, joint),
             alive=torch.ones(count, dtype=torch.bool, device=device),
             stop_step=torch.zeros(count, dtype=torch.int64, device=device),
             clock=torch.zeros(1, dtype=torch.int64, device=device),
         )
 
-    def advance(self, state: State, count: int, *, may_read: bool = True) -> None:
-        """Make so many updates of a state; members that are not alive stay as they are.
-
-        Args:
-            state: Changed in place.
-            count: Of updates.
-            may_read: Whether values may be read from tensors, for which the host waits; not where
-                the updates are recorded.
-        """
+    def advance(self, state: State, count: int) -> None:
+        """Make so many updates of a state in place; members that are not alive stay as they are."""
         for _ in range(count):
-            self._update(state, self._memory, has_gradient=False, may_read=may_read)
+            self._update(state, self._memory)
 
-    def logged(self, state: State, *, may_read: bool = True) -> Logged:
-        """Make one update, and say of it what every logged step says. Args: as `advance`."""
-        copied = joined(self._before, like=self._before)
+    def logged(self, state: State) -> Logged:
+        """Make one update of a state in place, and return what every logged step says of it."""
+        before = joined(self._before, like=self._before)
         for name, value in joined(state.parameters, like=state.parameters).items():
-            copied[name].copy_(value)
-        return self.probed(self._shown(state, self._before, self._memory, may_read), state)
+            before[name].copy_(value)
+        return self.probed(self._update(state, self._memory, self._before), state)
 
     def with_tensors(self, state: State) -> Update:
         """Make one update of a state in place, and return the tensors it was made of."""
         before = self._strategy.arranged(state.parameters)
-        return self._shown(state, before, self._new_memory(), may_read=True)
+        return self._update(state, self._new_memory(), before)
 
     def probed(self, update: Update, state: State) -> Logged:
         """What every logged step says of an update, made of the state after it."""
         moved = {"before": update.parameters, "after": state.parameters}
-        values = probes.steps(
+        steps = probes.steps(
             loss=update.loss,
             prediction=self._members.predict(update.output),
             target=update.target,
@@ -134,82 +127,82 @@ class Updates(Advance):
             is_probability=self._members.is_probability,
             **moved,
         )
-        layers = {"": values, **probes.layers(gradient=update.gradient, **moved)}
-        columns = [(layer, name) for layer, row in layers.items() for name in row]
-        return Logged(tuple(columns), torch.stack([layers[layer][name] for layer, name in columns]))
-
-    def _new_memory(self) -> list[Any]:
-        rows = self._members.batches.rows.shape[-1]
-        return [self._strategy.memory(self._of(self._before, part), rows) for part in self.parts]
-
-    def _shown(self, state: State, before: Named, memory: list[Any], may_read: bool) -> Update:
-        """An update, with parameters as they were `before`."""
-        return replace(
-            self._update(state, memory, has_gradient=True, may_read=may_read), parameters=before
+        layers = probes.layers(gradient=update.gradient, **moved)
+        rows = [[row[name] for name in probes.LAYER_COLUMNS] for row in layers.values()]
+        return Logged(
+            torch.stack([steps[name] for name in probes.STEP_COLUMNS]),
+            torch.stack([torch.stack(row) for row in rows]),
         )
 
-    def _update(
-        self, state: State, memory: list[Any], *, has_gradient: bool, may_read: bool
-    ) -> Update:
+    def _new_memory(self) -> list[Any]:
+        rows = self._members.batches.size
+        return [self._strategy.memory(self._of(self._before, span), rows) for span in self.spans]
+
+    def _update(self, state: State, memory: Sequence[Any], before: Named | None = None) -> Update:
+        """Make one update of a state in place.
+
+        Args:
+            state: Of all members.
+            memory: See `Strategy.memory`, by span.
+            before: The state's parameters, in memory that is not the state's; without them nobody
+                looks, and gradients are not held.
+        """
         hyper = scheduled(self._members.hyper, self.factors.index_select(0, state.clock))
         buffers = {name: value.clone() for name, value in state.buffers.items()}
         updates = []
-        for part, losses, chunks, room in zip(
-            self.parts, self._losses, self._chunks, memory, strict=True
-        ):
-            update = self._update_part(state, part, losses, chunks, room, hyper, may_read)
-            updates.append(update if has_gradient else replace(update, gradient={}))
+        for span, losses, memory_of_span in zip(self.spans, self._losses, memory, strict=True):
+            update = self._update_span(state, span, losses, memory_of_span, hyper)
+            updates.append(replace(update, gradient={}) if before is None else update)
         update = _concatenated(updates)
         state.freeze(update.loss.isfinite().all(-1))
         torch.where(state.alive, state.clock + 1, state.stop_step, out=state.stop_step)
         for name, value in buffers.items():
             keep_frozen(state.alive, state.buffers[name], value, out=state.buffers[name])
         state.clock.add_(1)
-        return replace(update, buffers=buffers)
+        return replace(update, parameters=before or {}, buffers=buffers)
 
-    def _update_part(
+    def _update_span(
         self,
         state: State,
-        part: slice,
+        span: slice,
         losses: TrainingLosses,
-        chunks: Sequence[slice],
         memory: Any,
         hyper: Hyperparameters,
-        may_read: bool,
     ) -> Update:
-        """The update of some members, from their batch to their next parameters."""
-        parameters, buffers = self._of(state.parameters, part), self._of(state.buffers, part)
-        batch, target = self._members.batches.at(state.clock, part)
+        """The update of neighbours, from their batch to their next parameters."""
+        parameters, buffers = self._of(state.parameters, span), self._of(state.buffers, span)
+        batch, target = self._members.batches.at(state.clock, span)
         output, gradient_of = self._strategy.trained(parameters, buffers, batch, memory)
-        loss, output_gradient = losses(output, target, state.clock, may_read=may_read)
-        reference = output_gradient
-        if self._members.runs[0].signal != "own":
+        loss, output_gradient = losses(output, target, state.clock)
+        run = self._members.runs[0]
+        if run.signal == "own":
+            signal, gradient = output_gradient, gradient_of(output_gradient)
+        else:
             reference = reference_gradient(self._members, output, target)
-        signal, gradient = self._signal(output_gradient, reference, gradient_of)
-        alive = state.alive[part] & loss.isfinite().all(-1)
-        # Only the CPU can look without waiting.
-        is_everyone = may_read and alive.device.type == "cpu" and bool(alive.all())
+            signal, gradient = signals.CHANGED[run.signal](output_gradient, reference, gradient_of)
+        alive = state.alive[span] & loss.isfinite().all(-1)
+        is_everyone = are_known_alive(alive)
         values, gradients = joined(parameters, like=parameters), joined(gradient, like=parameters)
-        optimizer = {name: self._of(each, part) for name, each in state.optimizer.items()}
+        optimizer = {name: self._of(each, span) for name, each in state.optimizer.items()}
         step = state.clock[0].double()
-        for chunk in chunks:
-            before = _slice(values, chunk)
+        for members in self._together:
+            before = _slice(values, members)
             after = self._optimizer(
                 before,
-                _slice(gradients, chunk),
-                {name: _slice(each, chunk) for name, each in optimizer.items()},
+                _slice(gradients, members),
+                {name: _slice(each, members) for name, each in optimizer.items()},
                 step=step,
-                hyper=hyper.some(slice(part.start + chunk.start, part.start + chunk.stop)),
+                hyper=hyper.some(slice(span.start + members.start, span.start + members.stop)),
                 out=before if is_everyone else None,
             )
             if not is_everyone:
                 for name, new in after.items():
-                    keep_frozen(alive[chunk], new, before[name], out=before[name])
+                    keep_frozen(alive[members], new, before[name], out=before[name])
         return Update(target, output, loss, output_gradient, signal, gradient, {}, {})
 
-    def _of(self, tensors: Named, part: slice) -> Named:
-        """Those of a part; unchanged, in the strategy's memory layout, where it is everyone."""
-        return tensors if len(self.parts) == 1 else _slice(tensors, part)
+    def _of(self, tensors: Named, span: slice) -> Named:
+        """Those of a span; unchanged, in the strategy's memory layout, where it is everyone."""
+        return tensors if len(self.spans) == 1 else _slice(tensors, span)
 
 
 def _concatenated(updates: Sequence[Update]) -> Update:
@@ -220,7 +213,7 @@ def _concatenated(updates: Sequence[Update]) -> Update:
     gradients = [update.gradient for update in updates]
     return Update(
         **{name: torch.cat([getattr(update, name) for update in updates]) for name in names},
-        gradient={name: torch.cat([one[name] for one in gradients]) for name in gradients[0]},
+        gradient={name: torch.cat([each[name] for each in gradients]) for name in gradients[0]},
         parameters={},
         buffers={},
     )
@@ -228,6 +221,11 @@ def _concatenated(updates: Sequence[Update]) -> Update:
 
 def _slice(tensors: Named, members: slice) -> dict[str, Tensor]:
     return {name: value[members] for name, value in tensors.items()}
+
+
+def are_known_alive(alive: Tensor) -> bool:
+    """Whether all members are alive [k], if that can be read without waiting: on the CPU only."""
+    return alive.device.type == "cpu" and bool(alive.all())
 
 
 def keep_frozen(alive: Tensor, new: Tensor, old: Tensor, *, out: Tensor) -> None:

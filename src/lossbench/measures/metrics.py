@@ -55,40 +55,14 @@ def regression(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
 
 
 def classification(
-    prediction: Tensor, target: Tensor, *, recalibrated: Tensor, is_probability: Tensor
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    recalibrated: Tensor,
+    is_probability: Tensor,
+    is_ranked: bool = False,
 ) -> dict[str, Tensor]:
     """Classification metrics by name; NaN where a metric is not defined for a member.
-
-    Args:
-        prediction: [K, N, C], what the inverse link gives.
-        target: One-hot labels, [K, N, C].
-        recalibrated: Log-probabilities after `recalibrate`, [K, N, C].
-        is_probability: [K], whether the member's inverse link gives probabilities.
-    """
-    on_simplex = projected(prediction, is_probability)
-    label = target.argmax(-1, keepdim=True)
-    right = on_simplex.gather(-1, label).squeeze(-1)
-    undefined = torch.full_like(right[:, 0], torch.nan)
-    raw_nll = mean_over_examples(-right.log())
-    hit = (prediction.argmax(-1) == label.squeeze(-1)).to(prediction.dtype)
-    return {
-        "accuracy": mean_over_examples(hit),
-        "balanced_accuracy": balanced_accuracy(
-            accuracies(hit, label.squeeze(-1), classes=target.shape[-1])
-        ),
-        "brier": mean_over_examples((on_simplex - target).square().sum(-1)),
-        "nll": mean_over_examples(-recalibrated.gather(-1, label).squeeze(-1)),
-        "ece": ece(recalibrated.exp(), label.squeeze(-1)),
-        "nll_raw": torch.where(is_probability, raw_nll, undefined),
-        "ece_raw": torch.where(is_probability, ece(on_simplex, label.squeeze(-1)), undefined),
-        "zero_share": mean_over_examples((right <= 0).to(prediction.dtype)),
-    }
-
-
-def classification_at_the_end(
-    prediction: Tensor, target: Tensor, *, recalibrated: Tensor, is_probability: Tensor
-) -> dict[str, Tensor]:
-    """Classification metrics that sort or bin, by name: they describe trained models.
 
     Args:
         prediction: [K, N, C], what the inverse link gives.
@@ -96,21 +70,38 @@ def classification_at_the_end(
         recalibrated: Log-probabilities after `recalibrate`, [K, N, C]. What ranks examples ranks
             them by these: logarithms tell apart what rounds to the probability 1 or 0.
         is_probability: [K], whether the member's inverse link gives probabilities.
+        is_ranked: Whether to add what sorts or bins examples: it describes trained models.
     """
-    label, classes = target.argmax(-1), target.shape[-1]
-    reliability, resolution, uncertainty = brier_terms(projected(prediction, is_probability), label)
+    on_simplex, classes = projected(prediction, is_probability), target.shape[-1]
+    label = target.argmax(-1)
+    right = on_simplex.gather(-1, label[..., None]).squeeze(-1)
+    log_right = recalibrated.gather(-1, label[..., None]).squeeze(-1)
+    undefined = torch.full_like(right[:, 0], torch.nan)
+    hit = (prediction.argmax(-1) == label).to(prediction.dtype)
+    by_class = accuracies(hit, label, classes=classes)
     values = {
-        "ece_adaptive": ece_adaptive(recalibrated.exp(), label),
-        "auroc": auroc(recalibrated, label),
-        "aurc": aurc(recalibrated, label),
-        "brier_reliability": reliability,
-        "brier_resolution": resolution,
-        "brier_uncertainty": uncertainty,
+        "accuracy": mean_over_examples(hit),
+        "balanced_accuracy": balanced_accuracy(by_class),
+        "brier": mean_over_examples((on_simplex - target).square().sum(-1)),
+        "nll": mean_over_examples(-log_right),
+        "ece": ece(recalibrated.exp(), label),
+        "nll_raw": torch.where(is_probability, mean_over_examples(-right.log()), undefined),
+        "ece_raw": torch.where(is_probability, ece(on_simplex, label), undefined),
+        "zero_share": mean_over_examples((right <= 0).to(prediction.dtype)),
     }
-    if classes <= MOST_CLASSES:
-        hit = (prediction.argmax(-1) == label).to(prediction.dtype)
-        by_class = accuracies(hit, label, classes=classes).unbind(-1)
-        values |= {f"accuracy:{place}": share for place, share in enumerate(by_class)}
+    if is_ranked:
+        reliability, resolution, uncertainty = brier_terms(on_simplex, label)
+        values |= {
+            "ece_adaptive": ece_adaptive(recalibrated.exp(), label),
+            "auroc": auroc(recalibrated, label),
+            "aurc": aurc(recalibrated, label),
+            "brier_reliability": reliability,
+            "brier_resolution": resolution,
+            "brier_uncertainty": uncertainty,
+        }
+        if classes <= MOST_CLASSES:
+            shares = by_class.unbind(-1)
+            values |= {f"accuracy:{place}": share for place, share in enumerate(shares)}
     return values
 
 

@@ -8,8 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import pyarrow as pa
 import torch
 from torch import Tensor
+
+from lossbench.records import COLUMNS
+
+STEP_COLUMNS, LAYER_COLUMNS = (
+    [column.name for column in COLUMNS[table] if pa.types.is_float32(column.type)]
+    for table in ("steps", "layers")
+)
+"""Columns of the two tables that `steps` and `layers` give the values of."""
 
 SATURATED = 0.01
 """A prediction counts as saturated where p(1 - p) of every output is below this."""

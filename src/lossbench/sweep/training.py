@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from lossbench import records, store
-from lossbench.engine import Saved, Snapshot, failed, strategies, train
+from lossbench.engine import Saved, Shared, Snapshot, failed, strategies, train
 from lossbench.engine.state import FORMAT
 from lossbench.pairing import device_name, environment_sha
 from lossbench.runs import ENGINE_SCHEMA, Engine, Run, refuse_other_code
@@ -102,10 +102,12 @@ class Trainer:
     Attributes:
         engine: How to train.
         extensions: Modules that a process has to import to know all losses, data and models.
+        shared: What was worked out for the packs that this process has trained.
     """
 
     engine: Engine
     extensions: Sequence[str] = ()
+    shared: Shared = field(default_factory=Shared, compare=False, repr=False)
 
     def prepare(self, runs: Sequence[Run]) -> None:
         """Make a process that was just begun ready to train runs.
@@ -135,14 +137,14 @@ class Trainer:
             store.StoreError: Its files cannot be written or read.
         """
         with pack.lease() as record:
-            return Training(self.engine, pack, record, stop, title).run() if record else None
+            return Training(self, pack, record, stop, title).run() if record else None
 
 
 class Training:
     """A pack that trains here, its lease held. Called after every update, it commits now and then.
 
     Args:
-        engine: How to train.
+        trainer: How to train.
         pack: The pack.
         record: Its commit record.
         stop: Asks for an end.
@@ -150,9 +152,10 @@ class Training:
     """
 
     def __init__(
-        self, engine: Engine, pack: OpenPack, record: dict[str, Any], stop: Stop, title: str
+        self, trainer: Trainer, pack: OpenPack, record: dict[str, Any], stop: Stop, title: str
     ) -> None:
-        self.engine, self.pack, self.stop = engine, pack, stop
+        self.engine, self.shared = trainer.engine, trainer.shared
+        self.pack, self.stop = pack, stop
         self.folder, self.first = pack.folder, pack.runs[0]
         self.saved = self._saved(record)
         self.record = record if self.saved else {**record, "files": {}, "step": 0}
@@ -217,8 +220,9 @@ class Training:
                     padding=engine.padding,
                     flush=self,
                     saved=self.saved,
-                    noted={"packs": measured.mode},
+                    facts={"packs": measured.mode},
                     strategies=engine.strategies,
+                    shared=self.shared,
                 )
         except store.StoreError:
             raise

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from lossbench.engine.batches import Batch
 from lossbench.engine.members import Members
-from lossbench.engine.strategy import GradientOf, Named, Strategy
+from lossbench.engine.signals import GradientOf
+from lossbench.engine.strategy import Named, Strategy
 from lossbench.models import called
 
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor]
+"""From parameters and buffers by name, and inputs, to outputs; it may change buffers in place."""
 
 
 class Autograd(Strategy):
@@ -38,7 +40,7 @@ class Autograd(Strategy):
         """A copy."""
         return {name: value.clone() for name, value in parameters.items()}
 
-    def chunks(self, count: int, rows: int, like: Tensor) -> list[slice]:
+    def spans(self, count: int, rows: int, like: Tensor) -> list[slice]:
         """All of them."""
         return [slice(0, count)]
 
@@ -67,36 +69,23 @@ class Autograd(Strategy):
 
 
 class Vectorised(Autograd):
-    """All members in one call.
+    """All members in one call."""
 
-    Args:
-        members: The pack.
-        of_batch: Their forward pass on a batch; that of any rows unless another is quicker.
-    """
-
-    def __init__(self, members: Members, of_batch: Forward | None = None) -> None:
+    def __init__(self, members: Members) -> None:
         forward = torch.func.vmap(called(members.model))
-        super().__init__(members, forward, of_batch or forward)
+        super().__init__(members, forward, forward)
 
     @property
     def name(self) -> str:
         """What is recorded of it."""
         return "vmap"
 
-    def parts(self, members: Members) -> list[slice]:
-        """All of them together."""
-        return [slice(0, len(members.runs))]
-
 
 class Looped(Autograd):
-    """One member after the other: what is kept for a gradient is one member's at a time."""
+    """One member after the other: what is held for a gradient is one member's at a time."""
 
     def __init__(self, members: Members) -> None:
-        one = called(members.model)
-
-        def forward(parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
-            return one_by_one(one, parameters, buffers, inputs)
-
+        forward = one_by_one(called(members.model))
         super().__init__(members, forward, forward)
 
     @property
@@ -104,24 +93,20 @@ class Looped(Autograd):
         """What is recorded of it."""
         return "loop"
 
-    def parts(self, members: Members) -> list[slice]:
-        """Each on its own."""
-        return [slice(place, place + 1) for place in range(len(members.runs))]
 
+def one_by_one(of_member: Forward) -> Forward:
+    """A forward pass of K members, from that of one: what is stacked, each makes on its own."""
 
-def one_by_one(one: Forward, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
-    """What a function makes of each member on its own, [K, ...].
+    def forward(
+        parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor
+    ) -> Tensor:
+        # unbind, because the gradient of an index is as large as the whole pack.
+        members = zip(*(value.unbind() for value in parameters.values()), strict=True)
+        outputs = []
+        for place, values in enumerate(members):
+            moving = {name: value[place] for name, value in buffers.items()}
+            weights = dict(zip(parameters, values, strict=True))
+            outputs.append(of_member(weights, moving, inputs[place]))
+        return torch.stack(outputs)
 
-    Args:
-        one: Of a member's parameters, buffers and inputs; it may change buffers in place.
-        parameters: By name, [K, ...].
-        buffers: By name, [K, ...].
-        inputs: [K, N, ...].
-    """
-    # unbind, because the gradient of an index is as large as the whole pack.
-    members = zip(*(value.unbind() for value in parameters.values()), strict=True)
-    outputs = []
-    for place, values in enumerate(members):
-        moving = {name: value[place] for name, value in buffers.items()}
-        outputs.append(one(dict(zip(parameters, values, strict=True)), moving, inputs[place]))
-    return torch.stack(outputs)
+    return forward

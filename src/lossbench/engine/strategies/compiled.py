@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from lossbench.engine.members import Members
 from lossbench.engine.strategies.autograd import Autograd, Forward
-from lossbench.engine.strategy import Unserved
+from lossbench.engine.strategy import Strategy, Unserved
 from lossbench.models import called
 
 log = logging.getLogger(__name__)
@@ -26,33 +26,41 @@ VERSION = ""
 BACKEND = "inductor"
 """What compiles."""
 
-_last: dict[Any, CompiledForward] = {}
-"""The one that was compiled last, by all that its shapes follow from: packs of a sweep share it."""
 
+class Service:
+    """Compiles a forward pass once for all packs of the same shapes that come one after the other.
 
-def compute(members: Members) -> Compiled:
-    """A strategy with the forward pass compiled once for all packs of the members' shapes.
-
-    Raises:
-        Unserved: No convolutions; or a signal that needs two gradients of one output, because what
-            was compiled lets go of the output with the first.
+    Attributes:
+        forward: What was compiled last; None before.
     """
-    run = members.runs[0]
-    if members.is_apart:
-        raise Unserved("its members run one by one")
-    if run.signal != "own":
-        raise Unserved(f"signal {run.signal}, which needs two gradients of one output")
-    if not any(isinstance(part, _ConvNd) for part in members.model.modules()):
-        raise Unserved("it has no convolutions")
-    shapes = [(name, *value.shape) for name, value in members.parameters.items()]
-    batch = members.inputs["train"].shape[2:], run.batch_size, members.device, run.precision
-    key = (run.model.fn, repr(run.model.params), *shapes, *batch)
-    if key not in _last:
-        if _last:
-            torch.compiler.reset()  # another shape would count as one recompilation more
-            _last.clear()
-        _last[key] = CompiledForward(copy.deepcopy(members.model).train())
-    return Compiled(members, _last[key])
+
+    def __init__(self) -> None:
+        self.forward: CompiledForward | None = None
+        self._shapes: tuple[Any, ...] = ()
+
+    def compute(self, members: Members, inner: Strategy) -> Compiled:
+        """A strategy that has the forward pass of a batch compiled, in the place of `inner`.
+
+        Raises:
+            Unserved: No convolutions; or a signal that needs two gradients of one output, because
+                what was compiled lets go of the output with the first.
+        """
+        run = members.runs[0]
+        if members.is_apart:
+            raise Unserved("its members run one by one")
+        if run.signal != "own":
+            raise Unserved(f"signal {run.signal}, which needs two gradients of one output")
+        if not any(isinstance(module, _ConvNd) for module in members.model.modules()):
+            raise Unserved("it has no convolutions")
+        parameters = [(name, *value.shape) for name, value in members.parameters.items()]
+        batch = members.inputs["train"].shape[2:], run.batch_size, members.device, run.precision
+        shapes = (run.model.fn, repr(run.model.params), *parameters, *batch)
+        if self.forward is None or shapes != self._shapes:
+            if self.forward is not None:
+                torch.compiler.reset()  # another shape would count as one recompilation more
+            self.forward = CompiledForward(copy.deepcopy(members.model).train())
+            self._shapes = shapes
+        return Compiled(members, self.forward)
 
 
 class Compiled(Autograd):
@@ -66,10 +74,6 @@ class Compiled(Autograd):
     def name(self) -> str:
         """What is recorded of it."""
         return "vmap compiled" if self._compiled.is_compiled else "vmap"
-
-    def parts(self, members: Members) -> list[slice]:
-        """All of them together."""
-        return [slice(0, len(members.runs))]
 
 
 class CompiledForward:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -29,70 +28,54 @@ Recording = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]
 """Records what a function does without doing it: what does it, and where its result will lie."""
 
 
-def advance(members: Members, updates: Updates, inner: Advance) -> Graphs:
-    """Updates as replayed graphs. Args: as `strategies.advance_of`."""
-    if inner is not updates:
-        raise Unserved(f"{inner.name} has no updates to record")
-    return Graphs(updates, RECORDING())
+class Service:
+    """Serves packs of a process until a recording fails: torch's allocator may not recover from it.
 
-
-class Graphs(Advance):
-    """Updates of one state, each kind of stretch made once as it is and replayed from then on.
-
-    Args:
-        updates: What makes them.
-        record: Records them; until it raises once, then every update is made on its own.
+    Attributes:
+        has_failed: Whether one did.
     """
 
-    def __init__(self, updates: Updates, record: Recording) -> None:
-        self._updates = updates
-        self._recorder = _Recorder(record)
-        self._stretches: dict[int, Replayed[None]] = {}
-        self._logged: Replayed[Logged] | None = None
+    def __init__(self) -> None:
+        self.has_failed = False
+
+    def advance(self, members: Members, updates: Updates, inner: Advance) -> Graphs:
+        """Updates as replayed graphs.
+
+        Raises:
+            Unserved: There are no updates to record, or a recording failed before.
+        """
+        if inner is not updates:
+            raise Unserved(f"{inner.name} has no updates to record")
+        if self.has_failed:
+            raise Unserved("a recording failed in this process")
+        return Graphs(updates, Recorder(RECORDING(), self))
+
+
+class Recorder:
+    """Records functions until one of them cannot be recorded.
+
+    Args:
+        record: Records one.
+        service: What is told of a failure.
+    """
+
+    def __init__(self, record: Recording, service: Service) -> None:
+        self._record, self._service = record, service
 
     @property
-    def name(self) -> str:
-        """What is recorded of it."""
-        replayed = [*self._stretches.values(), *([self._logged] if self._logged else [])]
-        return "graph" if any(one.is_replayed for one in replayed) else ""
+    def is_working(self) -> bool:
+        """Whether no recording failed."""
+        return not self._service.has_failed
 
-    @property
-    def most(self) -> int:
-        """Updates of a stretch."""
-        return max(1, MOST_RECORDED // len(self._updates.parts)) if self._recorder.is_working else 1
-
-    def advance(self, state: State, count: int) -> None:
-        """Make updates; always of the same state."""
-        while count:
-            stretch = min(count, self.most)
-            if stretch not in self._stretches:
-                function = partial(self._updates.advance, state, stretch)
-                self._stretches[stretch] = Replayed(function, self._recorder)
-            self._stretches[stretch]()
-            count -= stretch
-
-    def logged(self, state: State) -> Logged:
-        """Make a logged update; always of the same state."""
-        if self._logged is None:
-            self._logged = Replayed(partial(self._updates.logged, state), self._recorder)
-        logged = self._logged()
-        return replace(logged, values=logged.values.clone())  # the next replay writes there
-
-
-class _Recorder:
-    """Records functions until one of them cannot be recorded."""
-
-    def __init__(self, record: Recording) -> None:
-        self._record = record
-        self.is_working = True
-
-    def recorded(self, function: Callable[..., Result]) -> tuple[Callable[[], None], Result] | None:
+    def recorded(self, function: Callable[[], Result]) -> tuple[Callable[[], None], Result] | None:
         """What replays a function and its result, see `Recording`; None where that fails."""
         try:
-            return self._record(partial(function, may_read=False))
+            return self._record(function)
         except Exception as error:
-            self.is_working = False
-            cause = error.__context__ or error  # what came first; the device says that it broke
+            self._service.has_failed = True
+            cause: BaseException = error
+            while cause.__context__ is not None:  # the device says no more than that it broke
+                cause = cause.__context__
             reason = str(cause).partition("\n")[0]
             log.warning("updates cannot be captured, so each is launched anew: %s", reason)
             return None
@@ -101,15 +84,15 @@ class _Recorder:
 class Replayed(Generic[Result]):
     """A function whose work is replayed from its second call on.
 
-    The first call is made as it is: libraries set themselves up, what raises is found.
+    The first call is made as it is: libraries set themselves up, and what raises is reported.
 
     Args:
-        function: Reads and writes tensors that stay where they are; with `may_read=False` it asks
-            the host for nothing.
+        function: Reads and writes tensors that stay where they are, and asks the host for nothing
+            from its second call on.
         recorder: What records it.
     """
 
-    def __init__(self, function: Callable[..., Result], recorder: _Recorder) -> None:
+    def __init__(self, function: Callable[[], Result], recorder: Recorder) -> None:
         self._function, self._recorder = function, recorder
         self._is_warm = False
         self._recorded: tuple[Callable[[], None], Result] | None = None
@@ -131,18 +114,52 @@ class Replayed(Generic[Result]):
         return result
 
 
-class CudaGraphs:
-    """Records CUDA graphs that share one pool of memory: they are never replayed at once.
+class Graphs(Advance):
+    """Updates of one state, each kind of stretch made once as it is and replayed from then on.
 
-    Raises:
-        Unserved: A recording failed in this process: torch's allocator may not recover from it.
+    Args:
+        updates: What makes them.
+        recorder: Records them; when it fails, every update is made on its own from then on.
     """
 
-    is_broken = False
+    def __init__(self, updates: Updates, recorder: Recorder) -> None:
+        self._updates, self._recorder = updates, recorder
+        self._stretches: dict[int, Replayed[None]] = {}
+        self._logged: list[Replayed[Logged]] = []
+
+    @property
+    def name(self) -> str:
+        """What is recorded of it."""
+        stretches = [*self._stretches.values(), *self._logged]
+        return "graph" if any(stretch.is_replayed for stretch in stretches) else ""
+
+    @property
+    def most(self) -> int:
+        """Updates of a stretch."""
+        return max(1, MOST_RECORDED // len(self._updates.spans)) if self._recorder.is_working else 1
+
+    def advance(self, state: State, count: int) -> None:
+        """Make updates; always of the same state."""
+        while count:
+            stretch = min(count, self.most)
+            if stretch not in self._stretches:
+                function = partial(self._updates.advance, state, stretch)
+                self._stretches[stretch] = Replayed(function, self._recorder)
+            self._stretches[stretch]()
+            count -= stretch
+
+    def logged(self, state: State) -> Logged:
+        """Make a logged update; always of the same state."""
+        if not self._logged:
+            self._logged.append(Replayed(partial(self._updates.logged, state), self._recorder))
+        steps, layers = self._logged[0]()
+        return Logged(steps.clone(), layers.clone())  # the next replay writes there
+
+
+class CudaGraphs:
+    """Records CUDA graphs that share one pool of memory: they are never replayed at once."""
 
     def __init__(self) -> None:
-        if CudaGraphs.is_broken:
-            raise Unserved("a recording failed in this process")
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, function: Callable[[], Result]) -> tuple[Callable[[], None], Result]:
@@ -153,7 +170,6 @@ class CudaGraphs:
                 result = function()
         except BaseException:
             torch.cuda.set_stream(here)  # torch stays on the stream of what it could not end
-            CudaGraphs.is_broken = True
             raise
         return graph.replay, result
 

@@ -858,7 +858,7 @@ def constants(layers: Sequence[Layer], members: Members, run: Run) -> dict[str, 
     Raises:
         Unknown: Something in a formula.
     """
-    examples, targets = members.batches.rows.shape[-1], members.targets["train"].shape[-1]
+    examples, targets = members.batches.size, members.targets["train"].shape[-1]
     loss = compiled(loss_source(run, targets=targets, examples=examples))["loss"]
     rows = _block_size(examples)
     is_fast = run.precision == TF32
@@ -920,14 +920,17 @@ def refuse_unserved(members: Members) -> None:
             ) from operation
 
 
-def advance(members: Members, updates: Updates, inner: Advance) -> Trusted:
-    """Stretches of updates by the kernel, logged ones by `inner`. Args: as `advance_of`.
+class Service:
+    """Serves every pack of stacked perceptrons that SGD trains with a loss it can print."""
 
-    Raises:
-        Unserved: It cannot serve these members.
-    """
-    refuse_unserved(members)
-    return Trusted(Kernel(members, updates.factors), inner, members)
+    def advance(self, members: Members, updates: Updates, inner: Advance) -> Trusted:
+        """Stretches of updates by the kernel, logged ones by `inner`.
+
+        Raises:
+            Unserved: It cannot serve these members.
+        """
+        refuse_unserved(members)
+        return Trusted(Kernel(members, updates.factors), inner, members)
 
 
 class Trusted(Advance):
@@ -1040,7 +1043,7 @@ class Kernel:
             for span, run in members.spans
             if span.start < count
         ]
-        _, room = layout(layers, members.parameters, members.batches.rows.shape[-1])
+        _, room = layout(layers, members.parameters, members.batches.size)
         self._scratch = members.hyper.lr.new_empty(count, room)
         self._inputs = members.batches.inputs.flatten(2)
         self._targets = members.batches.targets

@@ -1,8 +1,8 @@
 """Multilayer perceptrons as batched products, with their backward pass written by hand.
 
-On the CPU members are computed some at once, so that they stay in cache. That changes no bit: in
-products of two members and more each has its own, and elementwise functions end on whole vectors or
-guards.
+On the CPU neighbours are computed a span at a time, so that they stay in cache. That changes no
+bit: in products of two members and more each has its own, and elementwise functions end on whole
+vectors or guards.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lossbench.engine.batches import Batch
-from lossbench.engine.bits import GUARD_ELEMENTS, pieces
-from lossbench.engine.members import Members
+from lossbench.engine.bits import GUARD_ELEMENTS, row_chunks
 from lossbench.engine.rows import Rows
+from lossbench.engine.signals import GradientOf
 from lossbench.engine.strategies.layers import DERIVED, Layer
-from lossbench.engine.strategy import GradientOf, Named, Strategy
+from lossbench.engine.strategy import Named, Strategy
 
 CACHE_BYTES = 2**21
 """What members computed at once may take: about a core's second cache."""
@@ -38,7 +38,7 @@ class _Activations:
     Attributes:
         argument: What comes out of the affine map, [k, B, out].
         result: What comes out of the activation; `argument` itself where that is no longer needed.
-        argument_gradient: Room for the gradient of the loss in the argument.
+        argument_gradient: Memory for the gradient of the loss in the argument.
     """
 
     argument: Tensor
@@ -51,12 +51,12 @@ class _Memory:
     """Everything between the inputs of a batch and its gradient.
 
     Attributes:
-        chunks: Places of members computed at once, with their activations by layer.
+        spans: Places of members computed at once, with their activations by layer.
         output: [K, B, W].
         gradient: As the parameters.
     """
 
-    chunks: list[tuple[slice, list[_Activations]]]
+    spans: list[tuple[slice, list[_Activations]]]
     output: Tensor
     gradient: Rows
 
@@ -80,12 +80,8 @@ class Stack(Strategy):
         """A copy, all numbers of a member side by side."""
         return Rows(parameters)
 
-    def parts(self, members: Members) -> list[slice]:
-        """All of them together: their losses are, and that is a call each otherwise."""
-        return [slice(0, len(members.runs))]
-
-    def chunks(self, count: int, rows: int, like: Tensor) -> list[slice]:
-        """Places of members computed and updated together, two at least.
+    def spans(self, count: int, rows: int, like: Tensor) -> list[slice]:
+        """Members computed and updated together, two at least.
 
         How many follows from shapes alone. They end on whole vectors, as `guards` demands, or are
         the whole pack. Elsewhere than on the CPU that is all of them: a launch costs, a cache does
@@ -108,22 +104,21 @@ class Stack(Strategy):
         """Memory for everything between the inputs of these members and their gradient."""
         assert isinstance(parameters, Rows), "a stack computes with what it has arranged"
         like, count = parameters.row, len(parameters.row)
-        chunks = self.chunks(count, rows, like)
-        most = max(chunk.stop - chunk.start for chunk in chunks)
+        spans = self.spans(count, rows, like)
+        most = max(span.stop - span.start for span in spans)
         arguments = [like.new_empty(count, rows, layer.outputs) for layer in self._layers]
-        results = [
-            torch.empty_like(argument) if _keeps_argument(layer.activation) else argument
-            for layer, argument in zip(self._layers, arguments, strict=True)
-        ]
-        gradients = [argument.new_empty(most, *argument.shape[1:]) for argument in arguments]
+        results, gradients = [], []
+        for layer, argument in zip(self._layers, arguments, strict=True):
+            activation = DERIVED.get(type(layer.activation))
+            is_argument_needed = activation is not None and activation.is_of_argument
+            results.append(torch.empty_like(argument) if is_argument_needed else argument)
+            gradients.append(argument.new_empty(most, *argument.shape[1:]))
+        layers = [*zip(arguments, results, gradients, strict=True)]
         activations = [
-            [
-                _Activations(argument[chunk], result[chunk], gradient[: chunk.stop - chunk.start])
-                for argument, result, gradient in zip(arguments, results, gradients, strict=True)
-            ]
-            for chunk in chunks
+            [_Activations(z[span], h[span], d[: span.stop - span.start]) for z, h, d in layers]
+            for span in spans
         ]
-        pairs = [*zip(chunks, activations, strict=True)]
+        pairs = [*zip(spans, activations, strict=True)]
         return _Memory(pairs, results[-1], Rows(parameters))
 
     def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
@@ -132,13 +127,13 @@ class Stack(Strategy):
         if torch.is_grad_enabled():
             return self._forward(parameters, inputs)
         outputs = []
-        for piece in pieces(inputs.shape[1], ROWS_AT_ONCE):
-            rows = inputs[:, piece]
-            parts = []
-            for chunk in self.chunks(len(rows), rows.shape[1], rows):
-                weights = {name: value[chunk] for name, value in parameters.items()}
-                parts.append(self._forward(weights, rows[chunk]))
-            outputs.append(torch.cat(parts))
+        for chunk in row_chunks(inputs.shape[1], ROWS_AT_ONCE):
+            rows = inputs[:, chunk]
+            of_spans = []
+            for span in self.spans(len(rows), rows.shape[1], rows):
+                weights = {name: value[span] for name, value in parameters.items()}
+                of_spans.append(self._forward(weights, rows[span]))
+            outputs.append(torch.cat(of_spans))
         return torch.cat(outputs, 1)
 
     def _forward(self, parameters: Named, hidden: Tensor) -> Tensor:
@@ -152,29 +147,39 @@ class Stack(Strategy):
     ) -> tuple[Tensor, GradientOf]:
         """Outputs and gradients, see `Strategy.trained`."""
         assert isinstance(parameters, Rows), "a stack computes with what it has arranged"
-        inputs = [batch.of(chunk).flatten(2) for chunk, _ in memory.chunks]
-        for (chunk, activations), hidden in zip(memory.chunks, inputs, strict=True):
-            weights = parameters.of(chunk)
-            for layer, room in zip(self._layers, activations, strict=True):
-                affine(weights, layer, hidden, out=room.argument)
+        inputs = [batch.of(span).flatten(2) for span, _ in memory.spans]
+        for (span, activations), hidden in zip(memory.spans, inputs, strict=True):
+            weights = parameters.of(span)
+            for layer, memory_of_layer in zip(self._layers, activations, strict=True):
+                argument, result = memory_of_layer.argument, memory_of_layer.result
+                affine(weights, layer, hidden, out=argument)
                 if layer.activation is not None:
-                    activation = DERIVED[type(layer.activation)]
-                    activation.result(layer.activation, room.argument, room.result)
-                hidden = room.result
+                    DERIVED[type(layer.activation)].result(layer.activation, argument, result)
+                hidden = result
 
         def gradient_of(output_gradient: Tensor) -> dict[str, Tensor]:
             mean = output_gradient / output_gradient.shape[1]
-            for (chunk, activations), first in zip(memory.chunks, inputs, strict=True):
-                weights, gradient = parameters.of(chunk), memory.gradient.of(chunk)
-                before = [first, *(room.result for room in activations)]
-                behind = mean[chunk]
-                for at in reversed(range(len(activations))):
-                    layer = self._layers[at]
-                    _through_activation(layer.activation, behind, activations[at])
-                    _write_gradient(gradient, layer, behind, before[at])
+            for (span, activations), first in zip(memory.spans, inputs, strict=True):
+                weights, gradient = parameters.of(span), memory.gradient.of(span)
+                before = [first, *(layer.result for layer in activations)]
+                behind = mean[span]  # the gradient in a layer's result, then in its argument
+                for at in reversed(range(len(self._layers))):
+                    layer, module = self._layers[at], self._layers[at].activation
+                    if module is not None:
+                        activation, known = DERIVED[type(module)], activations[at].result
+                        if activation.is_of_argument:
+                            known = activations[at].argument
+                        activation.backward(module, behind, known, behind)
+                    weight = gradient[layer.weight]
+                    if layer.outputs > layer.inputs:  # as `Rows` has it
+                        torch.bmm(before[at].mT, behind, out=weight.mT)
+                    else:
+                        torch.bmm(behind.mT, before[at], out=weight)
+                    if layer.bias:
+                        torch.sum(behind, 1, out=gradient[layer.bias])
                     if at:
-                        room = activations[at - 1].argument_gradient
-                        behind = torch.bmm(behind, weights[layer.weight], out=room)
+                        memory_in_front = activations[at - 1].argument_gradient
+                        behind = torch.bmm(behind, weights[layer.weight], out=memory_in_front)
             return memory.gradient
 
         return memory.output, gradient_of
@@ -193,26 +198,3 @@ def affine(parameters: Named, layer: Layer, inputs: Tensor, *, out: Tensor | Non
     if not layer.bias:
         return torch.bmm(inputs, weight, out=out)
     return torch.baddbmm(parameters[layer.bias][:, None], inputs, weight, out=out)
-
-
-def _through_activation(module: nn.Module | None, gradient: Tensor, room: _Activations) -> None:
-    """From the gradient in an activation's result, in its place, to that in its argument."""
-    if module is not None:
-        activation = DERIVED[type(module)]
-        known = room.argument if activation.is_of_argument else room.result
-        activation.backward(module, gradient, known, gradient)
-
-
-def _write_gradient(into: Named, layer: Layer, gradient: Tensor, inputs: Tensor) -> None:
-    """Write a layer's gradient, from that in its affine map's result [k, B, out] and its inputs."""
-    weight = into[layer.weight]
-    if layer.outputs > layer.inputs:  # as `Rows` has it
-        torch.bmm(inputs.mT, gradient, out=weight.mT)
-    else:
-        torch.bmm(gradient.mT, inputs, out=weight)
-    if layer.bias:
-        torch.sum(gradient, 1, out=into[layer.bias])
-
-
-def _keeps_argument(module: nn.Module | None) -> bool:
-    return module is not None and DERIVED[type(module)].is_of_argument
