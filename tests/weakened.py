@@ -96,7 +96,7 @@ WEAKENINGS = (
               COURSE),
     Weakening("values of a recorded update are not copied", "engine/strategies/graph.py",
               "Logged(steps.clone(), layers.clone())", "Logged(steps, layers)", COURSE),
-    Weakening("nobody compares the kernel's update", "engine/strategies/kernel.py",
+    Weakening("nobody compares the kernel's update", "engine/strategies/kernel/__init__.py",
               "if distance <= self._most_distance:", "if True:", COURSE),
     Weakening("failed runs are retried for ever", "sweep/inventory.py",
               "and self.failures[run.run_id] <= allowed.get(run.run_id, 0)", "", RESUME),

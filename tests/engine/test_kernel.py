@@ -12,8 +12,8 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import triton
@@ -51,7 +51,6 @@ def factor(run, step):
 
 def advanced(members, *counts, state=None):
     """What stretches of so many updates, one after the other, make of a state."""
-    kernel.refuse_unserved(members)
     run = members.runs[0]
     factors = torch.tensor([factor(run, step) for step in range(run.steps)])
     trains, state = kernel.Kernel(members, factors), state or updates_of(members).start()
@@ -149,8 +148,7 @@ FREE = {name: row for name, row in LOSSES.items() if not row.needs_context}
 
 
 def source_of(row, targets, **params):
-    run = SimpleNamespace(row=row, loss=SimpleNamespace(params=params))
-    return kernel.loss_source(run, targets=targets, examples=11)
+    return kernel.loss_source(row, params, targets=targets, examples=11)
 
 
 def examples_of(row, targets):
@@ -173,7 +171,7 @@ def examples_of(row, targets):
 def called(loss, output, target):
     """Values [11] and slopes [11, W] of the sum, by the function that was printed."""
     slope, value = torch.full_like(output, torch.nan), torch.full(output.shape[:1], torch.nan)
-    with kernel.np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
         call[(1,)](output, target, slope, value, loss, output.shape[-1], target.shape[-1])
     return value, slope * len(output)
 
@@ -357,6 +355,10 @@ def test_lengths_of_stretches_change_no_bit():
     assert whole.optimizer["momentum"]["row"].equal(parts.optimizer["momentum"]["row"])
 
 
+def refused(members):
+    kernel.Kernel(members, torch.ones(1))
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [
@@ -370,14 +372,14 @@ def test_lengths_of_stretches_change_no_bit():
 )
 def test_what_it_cannot_train_it_refuses_with_a_reason(given, why):
     with pytest.raises(Unserved, match=why):
-        kernel.refuse_unserved(members_of([make_run(**given)]))
+        refused(members_of([make_run(**given)]))
 
 
 def test_augmented_images_are_refused():
     members = members_of([make_run()])
     batches = replace(members.batches, words=torch.zeros(1))
     with pytest.raises(Unserved, match="augmentation"):
-        kernel.refuse_unserved(replace(members, batches=batches))
+        refused(replace(members, batches=batches))
 
 
 @pytest.mark.parametrize(
@@ -389,13 +391,13 @@ def test_augmented_images_are_refused():
 )
 def test_models_other_than_affine_layers_with_activations_between_are_refused(model):
     with pytest.raises(Unserved, match="no stack"):
-        kernel.refuse_unserved(replace(members_of([make_run()]), model=model))
+        refused(replace(members_of([make_run()]), model=model))
 
 
 def test_without_the_interpreter_nothing_is_served_on_the_cpu(monkeypatch):
     monkeypatch.setattr(kernel, "IS_INTERPRETED", False)
     with pytest.raises(Unserved, match="TRITON_INTERPRET"):
-        kernel.refuse_unserved(members_of([make_run()]))
+        refused(members_of([make_run()]))
 
 
 COMPILE = """
@@ -404,20 +406,21 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from configs import make_run
 from lossbench.engine.strategies import kernel
+from lossbench.engine.strategies.kernel.program import train
 from lossbench.engine.strategies.layers import layers_of
-from training import members_of, strategy_of
+from training import members_of
 
 widths = {"widths": [128, 128], "activation": "tanh"}
 run = make_run(data="digits", loss="js", model__params=widths, batch_size=128)
 members = members_of([run])
 fixed = kernel.constants(layers_of(members.model), members, run)
-names = kernel._train.arg_names
+names = train.arg_names
 types = {name: "i32" for name in names} | {name: "constexpr" for name in fixed}
 types |= {name: "*fp32" for name in names[: names.index("first")]}
 types |= {name: "*i64" for name in ("stop_step", "batches", "seed_index", "step")}
 types |= {"alive": "*i1"}
 constants = {(names.index(name),): value for name, value in fixed.items()}
-source = ASTSource(kernel._train, types, constexprs=constants)
+source = ASTSource(train, types, constexprs=constants)
 made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=kernel.COMPILED)
 ptx = made.asm["ptx"]
 assert "cubin" in made.asm

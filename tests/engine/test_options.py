@@ -42,7 +42,11 @@ print(sorted(strategies.OPTIONS), json.loads(runs.environment[0])["strategy"])
 def test_without_its_file_and_its_line_the_others_train(name, tmp_path):
     copy, tests = tmp_path / "lossbench", Path(__file__).parents[1]
     shutil.copytree(Path(lossbench.__file__).parent, copy)
-    (copy / "engine" / "strategies" / f"{name}.py").unlink()
+    file = copy / "engine" / "strategies" / f"{name}.py"
+    if file.exists():
+        file.unlink()
+    else:
+        shutil.rmtree(file.with_suffix(""))
     registry = copy / "engine" / "strategies" / "__init__.py"
     text, count = re.subn(rf'^    "{name}": Option\(.*\n', "", registry.read_text(), flags=re.M)
     assert count == 1
