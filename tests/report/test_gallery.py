@@ -23,20 +23,20 @@ NAMES = {path.stem for path in (lossbench.CONF / "experiment").glob("*.yaml")}
 
 CLAIMS = """
       published:
-        - { claim: untrained, source: "A 1999", loss: mae, says: better }
-        - { claim: as good, source: "B 2000", loss: mae, says: not_worse, margin: 100.0 }
-        - { claim: of another set, source: "C 2001", loss: mae, says: worse,
+        - { finding: untrained, source: "A 1999", loss: mae, says: better }
+        - { finding: as good, source: "B 2000", loss: mae, says: not_worse, margin: 100.0 }
+        - { finding: of another set, source: "C 2001", loss: mae, says: worse,
             where: { data: digits } }
-        - { claim: of this set, source: "D 2002", loss: mae, says: worse, where: { data: diabetes },
-            metric: mae, margin: 100.0 }
-        - { claim: of a loss left out, source: "E 2003", loss: huber, says: better }
+        - { finding: of this set, source: "D 2002", loss: mae, says: worse,
+            where: { data: diabetes }, metric: mae, margin: 100.0 }
+        - { finding: of a loss left out, source: "E 2003", loss: huber, says: better }
 """
 SWEPT = TINY.replace("name: tiny", "name: essay").replace("range(0,3)", "range(0,6)")
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A tiny sweep named like an experiment of the house, with claims about it."""
+    """A tiny sweep named like an experiment of the house, with findings about it."""
     place = tmp_path_factory.mktemp("gallery")
     write_experiment(place, "essay", SWEPT + CLAIMS.lstrip("\n"))
     with contextlib.chdir(place):
@@ -45,20 +45,20 @@ def swept(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def claims(swept):
-    return published.judged_findings(records.load(swept / "runs" / "essay")).set_index("claim")
+def findings(swept):
+    return published.judged_findings(records.load(swept / "runs" / "essay")).set_index("finding")
 
 
-def test_a_claim_is_judged_by_the_verdict_of_its_own_comparison(claims):
-    row = claims.loc["as good"]
+def test_a_finding_is_judged_by_the_verdict_of_its_own_comparison(findings):
+    row = findings.loc["as good"]
     assert (row.n, row.verdict, row.judged) == (6, "equivalent", "confirmed")
     assert row.low <= row.difference <= row.high
-    row = claims.loc["of this set"]
+    row = findings.loc["of this set"]
     assert (row.metric, row.verdict, row.judged) == ("mae", "equivalent", "not confirmed")
 
 
 def judged(says, *, verdict="not distinguishable", gain=(-1.0, 1.0), metric="accuracy", **facts):
-    """What a comparison with an interval of the gain in margins, n = 10, makes of a claim."""
+    """What a comparison with an interval of the gain in margins, n = 10, makes of a finding."""
     sign = 1.0 if metric == "accuracy" else -1.0
     low, high = sorted(sign * 0.01 * end for end in gain)
     row = {"diverged": 0, "reference_diverged": 0, "pairs": 10, "exploratory": False, **facts}
@@ -69,7 +69,7 @@ def judged(says, *, verdict="not distinguishable", gain=(-1.0, 1.0), metric="acc
 INTERVALS = {  # ends of the gain in margins: what not_worse becomes
     (0.2, 3.0): "confirmed",
     (-0.5, 0.5): "confirmed",
-    (-0.9, 4.0): "confirmed",  # settled for this claim, not distinguishable as a difference
+    (-0.9, 4.0): "confirmed",  # settled for this finding, not distinguishable as a difference
     (-1.5, 0.5): "not distinguishable",
     (-3.0, -0.2): "not distinguishable",  # worse, but by less than the margin for all we know
     (-3.0, -1.2): "not confirmed",
@@ -118,18 +118,18 @@ def test_a_loss_that_was_added_later_confirms_nothing(says):
     assert judged(says, verdict=verdict, gain=(-0.5, 0.5), exploratory=True) == "exploratory"
 
 
-def of_brier(runs, folder, *, declaration=True, **claim):
-    """The one row of a claim about brier on accuracy, with its own margin, and its task."""
-    told = {"claim": "c", "source": "A 1999", "loss": "brier", "says": "not_worse", "margin": 0.5}
+def of_brier(runs, folder, *, declaration=True, **finding):
+    """The one row of a finding about brier on accuracy, with its own margin, and its task."""
+    told = {"finding": "c", "source": "A 1999", "loss": "brier", "says": "not_worse", "margin": 0.5}
     found = records.load(build(folder, runs, declaration=declaration))
     (task,) = [
         one for one in statistics.all_comparisons(found) if one.runs.task.iloc[0] != "regression"
     ]
-    (row,) = published.judged(told | claim, [task])
+    (row,) = published.judged(told | finding, [task])
     return row, task
 
 
-def test_a_claim_of_its_own_margin_has_the_interval_of_the_main_verdict(tmp_path):
+def test_a_finding_of_its_own_margin_has_the_interval_of_the_main_verdict(tmp_path):
     row, task = of_brier(plan_runs(), tmp_path / "all")
     main = task.paired.set_index("loss").loc["brier"]
     assert main.comparisons == 2
@@ -144,7 +144,7 @@ def test_a_declared_loss_that_was_lost_narrows_no_interval_of_a_claim(tmp_path):
     assert (row["low"], row["high"]) == (whole["low"], whole["high"])
 
 
-def test_a_claim_about_runs_that_nobody_declared_is_exploratory(tmp_path):
+def test_a_finding_about_runs_that_nobody_declared_is_exploratory(tmp_path):
     row, _ = of_brier(plan_runs(), tmp_path / "later", declaration=False)
     assert (row["judged"], row["exploratory"]) == ("exploratory", True)
 
@@ -164,10 +164,10 @@ def test_a_lost_variant_is_seen_and_counted_though_another_one_is_there(tmp_path
         assert row["n"] == 8
 
 
-@pytest.mark.parametrize("claim", ["of another set", "of a loss left out"])
-def test_a_claim_about_what_was_not_run_is_not_judged(claim, claims):
-    assert claims.loc[claim].judged == "not run"
-    assert claims.loc[claim].n == 0
+@pytest.mark.parametrize("finding", ["of another set", "of a loss left out"])
+def test_a_finding_about_what_was_not_run_is_not_judged(finding, findings):
+    assert findings.loc[finding].judged == "not run"
+    assert findings.loc[finding].n == 0
 
 
 def test_no_verdict_confirms_a_saying_and_its_contrary():
@@ -207,34 +207,35 @@ def test_docs_gallery_md_tells_of_experiments_that_exist_and_shows_pictures_that
     assert shown == {path.name for path in (DOCS / "gallery").glob("*.png")}
 
 
-MAE = "{ claim: a, source: b, loss: mae, says: better"
+MAE = "{ finding: a, source: b, loss: mae, says: better"
 BAD = {
-    "sayz": "{ claim: a, source: b, loss: mae, sayz: better }",
-    "lacks claim": "{ source: b, loss: mae, says: better }",
-    "lacks source": "{ claim: a, loss: mae, says: better }",
-    "lacks loss": "{ claim: a, source: b, says: better }",
-    "lacks says": "{ claim: a, source: b, loss: mae }",
+    "sayz": "{ finding: a, source: b, loss: mae, sayz: better }",
+    "lacks finding": "{ source: b, loss: mae, says: better }",
+    "lacks source": "{ finding: a, loss: mae, says: better }",
+    "lacks loss": "{ finding: a, source: b, says: better }",
+    "lacks says": "{ finding: a, source: b, loss: mae }",
     "a margin, in the unit": MAE + ", metric: mae }",
     "'accuracy'": MAE + ", metric: accuracy, margin: 0 }",
     "'coverage_90'": MAE + ", metric: coverage_90, margin: 0 }",
     "'rmse_clean'": MAE + ", metric: rmse_clean, margin: 0 }",
     "'small'": MAE + ", margin: small }",
-    "did you mean 'huber'": "{ claim: a, source: b, loss: hubber, says: better }",
-    "'focl'": "{ claim: a, source: b, loss: mae, reference: focl, says: better }",
-    "compares mse with mse": "{ claim: a, source: b, loss: mse, says: better }",
-    "compares mae with mae": "{ claim: a, source: b, loss: mae, reference: mae, says: better }",
-    "compares mae with brier": "{ claim: a, source: b, loss: mae, reference: brier, says: better }",
+    "did you mean 'huber'": "{ finding: a, source: b, loss: hubber, says: better }",
+    "'focl'": "{ finding: a, source: b, loss: mae, reference: focl, says: better }",
+    "compares mse with mse": "{ finding: a, source: b, loss: mse, says: better }",
+    "compares mae with mae": "{ finding: a, source: b, loss: mae, reference: mae, says: better }",
+    "compares mae with brier": MAE + ", reference: brier }",
+    "stands under `finding`": "{ claim: a, source: b, loss: mae, says: better }",
     "'datum'": MAE + ", where: { datum: digits } }",
     "'loss.params.a'": MAE + ", where: { loss.params.a: 1 } }",
     "'optimizer.lr'": MAE + ", where: { optimizer.lr: 1 } }",
-    "'bettr'": "{ claim: a, source: b, loss: mae, says: bettr }",
+    "'bettr'": "{ finding: a, source: b, loss: mae, says: bettr }",
     "'rmsee'": MAE + ", metric: rmsee, margin: 0 }",
-    "'../x'": "{ claim: a, source: b, loss: ../x, says: better }",
+    "'../x'": "{ finding: a, source: b, loss: ../x, says: better }",
 }
 
 
 @pytest.mark.parametrize("told", BAD)
-def test_a_claim_that_could_not_be_judged_is_refused(told, tmp_path, monkeypatch, capsys):
+def test_a_finding_that_could_not_be_judged_is_refused(told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_experiment(tmp_path, "tiny", f"{TINY}      published: [{BAD[told]}]\n")
     assert cli.main(["plan", "--config-dir", "conf", "experiment=tiny"]) == cli.MISTAKE
@@ -248,7 +249,7 @@ FACTORS = [
 ]
 
 
-def test_whatever_a_claim_may_name_is_found_in_a_recorded_configuration():
+def test_whatever_a_finding_may_name_is_found_in_a_recorded_configuration():
     noise = {"name": "symmetric", "params": {"rate": 0.2}}
     run = make_run(data="digits", loss="brier", data__corruption=noise)
     facts = statistics.factors(json.dumps(run.facts))

@@ -14,6 +14,8 @@ from lossbench.runs import ConfigError, nearest
 CONDITIONS = tuple(name for name, row in records.CONDITIONS.items() if row.stage == "confirm")
 TUNE = {"lr": (), "seeds": (), "extend": 4, "others": {}}
 CONFIRM = {"seeds": (), "conditions": CONDITIONS}
+STAGES = {"tune": TUNE, "confirm": CONFIRM}
+"""What an experiment says of either stage, with what holds where it does not."""
 BY_TASK = ("primary", "reference", "margin")
 """What is declared for each task, or for a data set by its name."""
 DECLARED = (*BY_TASK, "endpoint", "family", "confidence")
@@ -21,6 +23,7 @@ OPTIONAL = ("select", "targets", "questions", "published")
 
 SINS = {
     "split": "the learning rate is chosen on validation, and test is touched in confirm only",
+    "claim": "a published finding stands under `finding`",
     "metric": "what is tuned for is what is judged by: hydra.sweeper.declare.primary",
 }
 """Keys that somebody may try, and why there is no such thing."""
@@ -72,8 +75,8 @@ def check_declaration(
             raise ConfigError(f"question {name!r}: use one of {', '.join(records.QUESTIONS)}")
     tasks = {task: task for task in TASKS}
     _check_places(declared, {**dict.fromkeys(known, ""), **data, **tasks})
-    for number, claim in enumerate(declared.get("published", ())):
-        _check_published(claim, f"published[{number}]", declared, losses)
+    for number, finding in enumerate(declared.get("published", ())):
+        _check_published(finding, f"published[{number}]", declared, losses)
     for name, task in data.items():
         for key in BY_TASK:
             if records.declared(declared[key], data=name, task=task) is None:
@@ -141,22 +144,22 @@ def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> Non
                 raise ConfigError(f"{key} of {place} is {value!r}: {nearest(str(value), fitting)}")
 
 
-PUBLISHED = ("claim", "source", "loss", "says")
+PUBLISHED = ("finding", "source", "loss", "says")
 PUBLISHED_TOO = ("where", "reference", "metric", "margin")
-"""What a published claim has to say, and what it may: else every task, the declared reference..."""
+"""What a published finding has to say; what it may: else all tasks, the declared reference, ..."""
 
 
 def _check_published(
-    claim: Mapping[str, Any], where: str, declared: Mapping[str, Any], losses: Iterable[str]
+    finding: Mapping[str, Any], where: str, declared: Mapping[str, Any], losses: Iterable[str]
 ) -> None:
-    """Refuse a published claim that could not be judged."""
-    check_keys(where, claim, dict.fromkeys((*PUBLISHED, *PUBLISHED_TOO)))
-    if missing := [key for key in PUBLISHED if key not in claim]:
-        raise ConfigError(f"{where} lacks {missing[0]}: a claim has {', '.join(PUBLISHED)}")
-    if "metric" in claim and "margin" not in claim:
+    """Refuse a published finding that could not be judged."""
+    check_keys(where, finding, dict.fromkeys((*PUBLISHED, *PUBLISHED_TOO)))
+    if missing := [key for key in PUBLISHED if key not in finding]:
+        raise ConfigError(f"{where} lacks {missing[0]}: a finding has {', '.join(PUBLISHED)}")
+    if "metric" in finding and "margin" not in finding:
         raise ConfigError(f"{where} has a metric: a margin, in the unit of it, belongs to it")
     names = {
-        key: str(claim[key]).partition("(")[0] for key in ("loss", "reference") if key in claim
+        key: str(finding[key]).partition("(")[0] for key in ("loss", "reference") if key in finding
     }
     tasks = [LOSSES[name].task for name in names.values() if name in LOSSES]
     metrics = _metrics("test")
@@ -171,21 +174,23 @@ def _check_published(
         },
     }
     for key, fitting in choices.items():
-        if key in claim and (name := names.get(key, claim[key])) not in fitting:
-            raise ConfigError(f"{where}.{key} is {claim[key]!r}: {nearest(str(name), fitting)}")
-    margin = claim.get("margin", 0.0)
+        if key in finding and (name := names.get(key, finding[key])) not in fitting:
+            raise ConfigError(f"{where}.{key} is {finding[key]!r}: {nearest(str(name), fitting)}")
+    margin = finding.get("margin", 0.0)
     if not _is_number(margin) or margin < 0:
         raise ConfigError(f"{where}.margin is {margin!r}: use a number, 0 or more")
     every = [name for name in declared["reference"].values() if LOSSES[name].task in tasks]
-    references = [claim["reference"]] if "reference" in claim else every
-    if {*references} == {claim["loss"]} or len({*tasks}) > 1:
-        told = ", ".join(map(str, references))
-        raise ConfigError(f"{where} compares {claim['loss']} with {told}: use another of its task")
-    _check_where(claim.get("where", {}), f"{where}.where")
+    references = [finding["reference"]] if "reference" in finding else every
+    if {*references} == {finding["loss"]} or len({*tasks}) > 1:
+        names = ", ".join(map(str, references))
+        raise ConfigError(
+            f"{where} compares {finding['loss']} with {names}: use another of its task"
+        )
+    _check_where(finding.get("where", {}), f"{where}.where")
 
 
 def _check_where(factors: Mapping[str, Any], where: str) -> None:
-    """What a claim is restricted to is a factor of a task: no loss, and nothing that is tuned."""
+    """What a finding is restricted to is a factor of a task: no loss, and nothing that is tuned."""
     for key in factors:
         is_factor = key.partition(".")[0] in WHERE and (key in records.FACTORS or is_key(key))
         if not is_factor or key in NO_WHERE:
@@ -194,7 +199,7 @@ def _check_where(factors: Mapping[str, Any], where: str) -> None:
 
 
 WHERE = (*records.FACTORS, "init", "signal", "steps", "batch_size")
-"""How the keys begin that a published claim may be restricted by."""
+"""How the keys begin that a published finding may be restricted by."""
 
 NO_WHERE = ("init", "optimizer.lr", "data.root", "data.download")
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from lossbench.config import Composer, typed_lines
 from lossbench.protocol.cells import cells
+from lossbench.protocol.declaration import STAGES
 from lossbench.protocol.size import check_size, sized_blocks, sized_stage
 from lossbench.protocol.stages import Protocol
 from lossbench.runs import ConfigError, Run
@@ -59,17 +60,28 @@ class Experiment:
         typed = {*typed_lines([*overrides.task, *overrides.hydra], composer.loader)}
         stages = {
             stage: sized_stage(stage, sweeper[stage], size[stage], typed=typed, composer=composer)
-            for stage in ("tune", "confirm")
+            for stage in STAGES
         }
         self.tune, self.confirm = stages["tune"], stages["confirm"] or {}
         lines = typed_lines(overrides.task, composer.loader)
         self.seeds = ""
         if not sweeper.blocks and self.tune is None:
-            _refuse_size(str(config.hydra.runtime.choices["size"]))
+            chosen = str(config.hydra.runtime.choices["size"])
+            if chosen != USUAL_SIZE:
+                raise ConfigError(
+                    f"size={chosen} changes an experiment, and there is none: add experiment=NAME, "
+                    "or type steps and seeds yourself"
+                )
             self.cells = composer.runs(overrides.task)
             return
         if self.tune is not None:
-            self._refuse_tuned(lines)
+            for key in self.tuned:
+                if key in lines:
+                    where = "tune.lr" if key == "optimizer.lr" else "tune.others"
+                    raise ConfigError(
+                        f"{key} is chosen by tuning: change the grid with hydra.sweeper.{where}, "
+                        "or sweep it yourself with 'lossbench -m ...' without an experiment"
+                    )
             self.seeds = lines.pop("seed", "").partition("=")[2]
         blocks = sized_blocks(sweeper.blocks, size, top=config, typed=typed)
         self.cells = cells(blocks, lines, composer)
@@ -108,20 +120,3 @@ class Experiment:
             preflight(self.cells, sweep.engine.files)
             return Outline({"exploratory": self.cells}, sweep, self.tuned, 0, {})
         return Outline(protocol.outline(), sweep, self.tuned, protocol.extend, self.declare)
-
-    def _refuse_tuned(self, typed: Mapping[str, str]) -> None:
-        for key in self.tuned:
-            if key in typed:
-                where = "tune.lr" if key == "optimizer.lr" else "tune.others"
-                raise ConfigError(
-                    f"{key} is chosen by tuning: change the grid with hydra.sweeper.{where}, or "
-                    "sweep it yourself with 'lossbench -m ...' without an experiment"
-                )
-
-
-def _refuse_size(size: str) -> None:
-    if size != USUAL_SIZE:
-        raise ConfigError(
-            f"size={size} changes an experiment, and there is none: add experiment=NAME, or type "
-            "steps and seeds yourself"
-        )

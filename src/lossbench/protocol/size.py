@@ -8,10 +8,11 @@ from typing import Any
 
 from lossbench.config import GROUPS, Composer, checked_overrides
 from lossbench.protocol.cells import listed_values
+from lossbench.protocol.declaration import CONFIRM
 from lossbench.protocol.grid import spread
 from lossbench.runs import ConfigError, nearest
 
-REPLACES = {"tune": ("rates", "finer", "seeds", "extend"), "confirm": ("seeds", "conditions")}
+REPLACES = {"tune": ("rates", "finer", "seeds", "extend"), "confirm": tuple(CONFIRM)}
 """What a size may replace of a stage; `rates` is how many learning rates span the declared grid,
 `finer` how many steps it has for each declared one."""
 
@@ -66,25 +67,25 @@ def sized_blocks(
     Raises:
         ConfigError: A number to be scaled is none.
     """
-    gone = {*typed}
+    typed = {*typed}
     sized = []
     for block in blocks or [{}]:
         new = dict(block)
         for key, factor in size["scale"].items():
             numbers = block.get(key, None if "." in key else top.get(key))
-            if numbers is not None and key not in gone:
+            if numbers is not None and key not in typed:
                 new[key] = _scaled(key, numbers, factor)
         for key, count in size["most"].items():
             if key in new and not isinstance(new[key], int | float | str):
                 new[key] = [*new[key]][:count]
-        new |= {key: value for key, value in size["replace"].items() if key not in gone}
+        new |= {key: value for key, value in size["replace"].items() if key not in typed}
         sized.append(new)
     return sized
 
 
 def sized_stage(
     stage: str,
-    asked: Mapping[str, Any] | None,
+    stated: Mapping[str, Any] | None,
     size: Mapping[str, Any],
     *,
     typed: Iterable[str],
@@ -94,30 +95,27 @@ def sized_stage(
 
     Args:
         stage: "tune" or "confirm".
-        asked: As the experiment has it; None stays None.
+        stated: As the experiment has it; None stays None.
         size: The size's own.
         typed: Keys that were typed.
         composer: Composes configurations.
     """
-    if asked is None:
+    if stated is None:
         return None
-    gone, where = {*typed}, f"hydra.sweeper.{stage}"
-    new = {key: value for key, value in size.items() if f"{where}.{key}" not in gone}
+    typed, where = {*typed}, f"hydra.sweeper.{stage}"
+    new = {key: value for key, value in size.items() if f"{where}.{key}" not in typed}
     spans = {key: new.pop(key) for key in ("rates", "finer") if key in new}
-    if spans and f"{where}.lr" not in gone:
-        new["lr"] = _spanning(listed_values("optimizer.lr", asked.get("lr", ()), composer), **spans)
-    return {**asked, **new}
+    if spans and f"{where}.lr" not in typed:
+        declared = listed_values("optimizer.lr", stated.get("lr", ()), composer)
+        count = spans.get("rates") or (len(declared) - 1) * spans["finer"] + 1
+        new["lr"] = spread(declared, count)
+    return {**stated, **new}
 
 
-def _scaled(key: str, found: Any, factor: float) -> Any:
+def _scaled(key: str, numbers: Any, factor: float) -> Any:
     """A whole number, or each of a list, times a factor, and at least 1."""
-    many: list[Any] = [found] if isinstance(found, int | float | str) else [*found]
-    if not all(type(one) is int for one in many):
-        raise ConfigError(f"size.scale has {key!r}, which is {found!r}: it scales whole numbers")
-    scaled = [*dict.fromkeys(max(1, round(one * factor)) for one in many)]
-    return scaled[0] if isinstance(found, int) else scaled
-
-
-def _spanning(declared: Sequence[float], rates: int = 0, finer: int = 1) -> list[float]:
-    """Learning rates over the declared span: so many, or so many steps for each declared one."""
-    return spread(declared, rates or (len(declared) - 1) * finer + 1)
+    listed: list[Any] = [numbers] if isinstance(numbers, int | float | str) else [*numbers]
+    if not all(type(number) is int for number in listed):
+        raise ConfigError(f"size.scale has {key!r}, which is {numbers!r}: it scales whole numbers")
+    scaled = [*dict.fromkeys(max(1, round(number * factor)) for number in listed)]
+    return scaled[0] if isinstance(numbers, int) else scaled

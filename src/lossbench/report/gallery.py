@@ -159,25 +159,25 @@ def _interval(row: Mapping[str, Any], difference: float) -> str:
     return f"{difference:+.3g}{bounds}"
 
 
-def _findings(claims: pd.DataFrame) -> Iterator[str]:
+def _findings(findings: pd.DataFrame) -> Iterator[str]:
     """The table of published findings; nothing where none was declared."""
-    if claims.empty:
+    if findings.empty:
         return
     yield from ("### Published findings", "")
     yield "| finding | source | here | difference [simultaneous interval] | n | judged |"
     yield "|---|---|---|---|---|---|"
-    yield from (_finding(row) for row in claims.to_dict("records"))
+    yield from (_finding(row) for row in findings.to_dict("records"))
     yield ""
 
 
 def _finding(row: Mapping[str, Any]) -> str:
     if row["judged"] == published.NOT_RUN:
-        cells = [row["claim"], row["source"], row["loss"], "", "", f"**{row['judged']}**"]
+        cells = [row["finding"], row["source"], row["loss"], "", "", f"**{row['judged']}**"]
         return f"| {' | '.join(cells)} |"
     interval = f"{row['metric']} {_interval(row, row['difference'])}"
     here = f"{row['loss']} minus {row['reference']} on {row['task']}"
     judged = f"**{row['judged']}** ({row['verdict']})"
-    cells = [row["claim"], row["source"], here, interval, str(row["n"]), judged]
+    cells = [row["finding"], row["source"], here, interval, str(row["n"]), judged]
     return f"| {' | '.join(cells)} |"
 
 

@@ -145,7 +145,7 @@ def declared_losses(plan: Mapping[str, Any], runs: pd.DataFrame) -> list[str]:
 
 
 def declared_in_context(plan: Mapping[str, Any], runs: pd.DataFrame) -> frozenset[str]:
-    """Losses of a context, each with its parameters a loss, that the first declaration tuned there.
+    """Losses that the first declaration tuned in a context; other parameters make another loss.
 
     Args:
         plan: Content of sweep.json.

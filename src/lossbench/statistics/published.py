@@ -13,7 +13,7 @@ from lossbench.statistics.design import factors, recorded
 from lossbench.statistics.intervals import FEWEST_PAIRS
 from lossbench.statistics.pairs import paired
 
-COLUMNS = ["claim", "source", "says", "task", "loss", "reference", "metric", "difference"]
+COLUMNS = ["finding", "source", "says", "task", "loss", "reference", "metric", "difference"]
 COLUMNS += ["low", "high", "n", "verdict", "exploratory", "judged"]
 """Columns of `judged_findings`."""
 
@@ -32,9 +32,17 @@ def judged_findings(sweep: records.Records) -> pd.DataFrame:
 
     Returns:
         Columns `COLUMNS`, one row a finding and task. `judged` is as `outcome` says.
+
+    Raises:
+        ValueError: The sweep was declared by a version that had another word for them.
     """
     mains = main_comparisons(sweep)
     findings = declaration_of(sweep.plan).get("published", [])
+    if any("claim" in finding for finding in findings):
+        raise ValueError(
+            f"{sweep.sweep_dir} declares its findings under 'claim', and the word is 'finding' "
+            "now: give the experiment's command again with another name=..."
+        )
     rows = [row for finding in findings for row in judged(finding, mains)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -48,7 +56,7 @@ def judged(
         finding: As declared.
         comparisons: The fair ones; those without confirmed runs judge nothing.
     """
-    shared = {key: finding[key] for key in ("claim", "source", "says", "loss")}
+    shared = {key: finding[key] for key in ("finding", "source", "says", "loss")}
     rows = []
     for comparison in comparisons:
         config = comparison.runs.config.dropna()
