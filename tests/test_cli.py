@@ -332,7 +332,7 @@ def test_one_run_works(capsys):
     assert sweep_statuses() == {"done": 1}
     run = records.load("runs/default").runs.iloc[0]
     assert (run.loss, run.data, run.stop_step, run.stage) == ("huber", "diabetes", 4, "exploratory")
-    assert "runs/default" in capsys.readouterr().out
+    assert "lossbench report runs/default" in capsys.readouterr().out
 
 
 def test_a_sweep_with_a_range_of_seeds_works_and_is_not_trained_twice(place):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import itertools
 import json
 import logging
@@ -20,15 +19,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lossbench
+from lossbench.errors import ConfigError, nearest
+from lossbench.store import StoreError, WriteError
 
 DONE, SOME_FAILED, MISTAKE, BY_SIGNAL = 0, 1, 2, 128
 """Exit codes; the last is added to the number of the signal that ended a command."""
 
 INTERRUPTED = BY_SIGNAL + signal.SIGINT
-
-
-class Mistake(Exception):
-    """What was typed cannot be done; the message says what it was, and the cure."""
 
 
 HELP = """\
@@ -99,10 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command in COMMANDS:
             return COMMANDS[command](arguments[1:])
         if re.fullmatch(r"[A-Za-z][\w-]*", command):
-            raise Mistake(f"unknown command {command!r}: {_nearest(command, COMMANDS)}")
+            raise ConfigError(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
         return _with_hydra(arguments, _launch)
-    except Mistake as mistake:
-        return _refuse(str(mistake))
+    except (ConfigError, StoreError) as error:
+        return _refuse(str(error))
     except KeyboardInterrupt as end:
         print("\nInterrupted. What was done is kept; the same command goes on from there.")
         return BY_SIGNAL + getattr(end, "signal", signal.SIGINT)
@@ -137,14 +134,12 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
 
     from lossbench.config import explained
     from lossbench.launch import RunsFailed
-    from lossbench.runs import ConfigError
-    from lossbench.store import StoreError, WriteError
 
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("lossbench").setLevel(logging.INFO)
     args, unknown = get_args_parser().parse_known_intermixed_args(arguments)
     if unknown:
-        raise Mistake(f"unknown option {unknown[0]!r}: see 'lossbench --help'")
+        raise ConfigError(f"unknown option {unknown[0]!r}: see 'lossbench --help'")
     if not args.overrides and not args.multirun:
         args.overrides = ["experiment=essay"]
     try:
@@ -160,7 +155,7 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
     except WriteError as error:
         print(f"lossbench: {error}", file=sys.stderr)
         return SOME_FAILED
-    except (ConfigError, StoreError, OSError) as error:
+    except OSError as error:
         return _refuse(str(error))
 
 
@@ -197,6 +192,14 @@ def _extensions(words: Iterable[str]) -> list[str]:
     return re.findall(r"""[^\s,\[\]"']+""", " ".join(typed))
 
 
+def _composed(hydra: Any, args: Any) -> Any:
+    """The whole configuration of a command, Hydra's own node included."""
+    from hydra.types import RunMode
+
+    lines, mode = list(args.overrides), RunMode.MULTIRUN
+    return hydra.compose_config("config", lines, run_mode=mode, with_log_configuration=False)
+
+
 def _launch(hydra: Any, args: Any) -> int:
     from lossbench import launch
 
@@ -207,21 +210,13 @@ def _launch(hydra: Any, args: Any) -> int:
     return _finish(folder, extent=str(config.report) if is_experiment else "none")
 
 
-def _composed(hydra: Any, args: Any) -> Any:
-    """The whole configuration of a command, Hydra's own node included."""
-    from hydra.types import RunMode
-
-    lines, mode = list(args.overrides), RunMode.MULTIRUN
-    return hydra.compose_config("config", lines, run_mode=mode, with_log_configuration=False)
-
-
 def _plan(arguments: list[str]) -> int:
     parser = _parser("plan")
     parser.add_argument("--power", action="store_true")
     parser.add_argument("--spread", type=float, default=math.nan)
     options, overrides = parser.parse_known_args(arguments)
     if not (math.isnan(options.spread) or options.spread > 0):
-        raise Mistake(f"plan --spread {options.spread}: use a positive number, like 0.02")
+        raise ConfigError(f"plan --spread {options.spread}: use a positive number, like 0.02")
 
     def foretell(hydra: Any, args: Any) -> int:
         from lossbench import launch
@@ -241,7 +236,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            raise Mistake(f"{command}: {message}: see 'lossbench --help'")
+            raise ConfigError(f"{command}: {message}: see 'lossbench --help'")
 
     return Parser(prog=f"lossbench {command}", add_help=False, allow_abbrev=False)
 
@@ -260,7 +255,7 @@ def _search_path(config_dir: str | None) -> Any:
 def _yaml_folder(config_dir: str) -> Path:
     folder = Path(config_dir).resolve()
     if not folder.is_dir():
-        raise Mistake(f"--config-dir {config_dir}: no such folder, name one with yaml files")
+        raise ConfigError(f"--config-dir {config_dir}: no such folder, name one with yaml files")
     return folder
 
 
@@ -274,7 +269,8 @@ def _finish(folder: Path, *, extent: str) -> int:
         _show(loaded, extent=extent)
     else:
         print(summary.table(loaded, paint=_paint()), end="")
-        print(f"\nRecords: {folder}  (figures and tables: lossbench report {folder})")
+        print(f"\nRecords: {folder}  (in Python: lossbench.records.load)")
+        print(f"Next:    lossbench report {folder}  (page, figures, tables)")
     failed = loaded.runs[loaded.runs.status == "failed"]
     for run in failed.itertuples():
         reason = str(run.reason).strip().splitlines()[-1]
@@ -284,17 +280,16 @@ def _finish(folder: Path, *, extent: str) -> int:
 
 def _report(arguments: list[str]) -> int:
     from lossbench import records, statistics
-    from lossbench.store import StoreError
 
     folders = [argument for argument in arguments if not argument.startswith("--")]
     if len(folders) != 1 or set(arguments) - {*folders, "--strict"}:
         typed = " ".join(["report", *arguments])
-        raise Mistake(f"{typed}: use 'lossbench report runs/NAME [--strict]'")
+        raise ConfigError(f"{typed}: use 'lossbench report runs/NAME [--strict]'")
     try:
         loaded = records.load(folders[0])
         _show(loaded)
-    except (StoreError, ValueError) as error:
-        raise Mistake(str(error)) from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if "--strict" not in arguments:
         return DONE
     objections = statistics.objections(loaded, statistics.all_comparisons(loaded))
@@ -344,16 +339,14 @@ def _paint() -> Callable[[str, str], str]:
 
 def _verify(arguments: list[str]) -> int:
     from lossbench.records import verify
-    from lossbench.store import StoreError
 
     if "--machine" in arguments:
         return _verify_machine([word for word in arguments if word != "--machine"])
     if len(arguments) != 1:
-        raise Mistake("verify: use 'lossbench verify runs/NAME' or 'lossbench verify --machine'")
-    try:
-        result = verify.verified(Path(arguments[0]))
-    except StoreError as error:
-        raise Mistake(str(error)) from error
+        raise ConfigError(
+            "verify: use 'lossbench verify runs/NAME' or 'lossbench verify --machine'"
+        )
+    result = verify.verified(Path(arguments[0]))
     for problem in result.problems:
         print(problem)
     damaged = f"{len(result.problems)} damaged" if result.problems else "all as written"
@@ -368,7 +361,7 @@ def _verify(arguments: list[str]) -> int:
 
 def _verify_machine(arguments: list[str]) -> int:
     if arguments:
-        raise Mistake(f"verify --machine {' '.join(arguments)}: it takes nothing else")
+        raise ConfigError(f"verify --machine {' '.join(arguments)}: it takes nothing else")
     import torch
 
     from lossbench.sweep import invariance
@@ -392,7 +385,6 @@ def _losses(arguments: list[str]) -> int:
     from tqdm import tqdm
 
     from lossbench import catalog, store
-    from lossbench.runs import ConfigError
     from lossbench.runs.extensions import load_extensions
 
     options = _loss_options(arguments)
@@ -401,14 +393,15 @@ def _losses(arguments: list[str]) -> int:
         entries = catalog.entries([*map(_yaml_folder, options.config_dir), lossbench.CONF])
         for name in options.names:
             if name not in entries:
-                raise Mistake(f"loss {name!r} is unknown: {_nearest(name, entries)}")
+                hint = nearest(name, entries, otherwise="see 'lossbench losses'")
+                raise ConfigError(f"loss {name!r} is unknown: {hint}")
         chosen = [entries[name] for name in options.names] or list(entries.values())
         measured = {}
         if options.measure or options.card:
             bar = tqdm(chosen, "measuring", unit="loss", file=sys.stderr, disable=None, leave=False)
             measured = {entry.name: catalog.measured(entry) for entry in bar}
-    except (ConfigError, catalog.CatalogError) as error:
-        raise Mistake(str(error)) from error
+    except catalog.CatalogError as error:
+        raise ConfigError(str(error)) from error
     facts = [catalog.facts(entry) for entry in chosen]
     if options.card:
         from lossbench.catalog import card
@@ -416,8 +409,8 @@ def _losses(arguments: list[str]) -> int:
         try:
             page = card.page(chosen[0], measured[chosen[0].name])
             store.write(Path(options.card), page.encode())
-        except store.WriteError as error:
-            raise Mistake(f"--card {error}, or name another file") from error
+        except WriteError as error:
+            raise ConfigError(f"--card {error}, or name another file") from error
         print(f"Card: {options.card}")
     elif options.json:
         everything = [{**one, "measured": measured.get(one["name"])} for one in facts]
@@ -448,7 +441,7 @@ def _loss_options(arguments: list[str]) -> argparse.Namespace:
     options, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         flags = ("--measure", "--json", "--wide", "--card", "--config-dir")
-        raise Mistake(f"losses {unknown[0]}: {_nearest(unknown[0], flags)}")
+        raise ConfigError(f"losses {unknown[0]}: {nearest(unknown[0], flags)}")
     options.extensions = _extensions(options.names)
     names = [word for word in options.names if not word.startswith("extensions=")]
     options.names = [*dict.fromkeys(names)]
@@ -456,13 +449,13 @@ def _loss_options(arguments: list[str]) -> argparse.Namespace:
     if options.card:
         if len(options.names) != 1:
             count = len(options.names) or "all"
-            raise Mistake(f"--card of {count} losses: name exactly one, like 'losses focal'")
+            raise ConfigError(f"--card of {count} losses: name exactly one, like 'losses focal'")
         if options.json:
-            raise Mistake(f"--card {path} --json: ask for them one after the other")
+            raise ConfigError(f"--card {path} --json: ask for them one after the other")
         if path.suffix != ".html":
-            raise Mistake(f"--card {path}: name a file that ends in .html")
+            raise ConfigError(f"--card {path}: name a file that ends in .html")
         if not path.absolute().parent.is_dir():
-            raise Mistake(f"--card {path}: there is no folder {path.parent}, make it first")
+            raise ConfigError(f"--card {path}: there is no folder {path.parent}, make it first")
     return options
 
 
@@ -477,13 +470,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def _refuse(message: str) -> int:
     print(f"lossbench: {message}", file=sys.stderr)
     return MISTAKE
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    nearest, names = difflib.get_close_matches(word, known, n=1), [*known]
-    if nearest:
-        return f"did you mean {nearest[0]!r}?"
-    return f"use one of {', '.join(names)}" if len(names) <= 20 else "see 'lossbench losses'"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from lossbench.config.schema import LauncherNode
 from lossbench.engine import strategies
 from lossbench.protocol import Experiment, Outline
 from lossbench.protocol.experiment import USUAL_SIZE
+from lossbench.records import RESULTS
 from lossbench.runs import TF32, ConfigError
 from lossbench.runs.extensions import load_extensions
 from lossbench.sweep import Sweep
@@ -44,14 +45,11 @@ class RunsFailed(Exception):
 
 
 def train(config: DictConfig, loader: ConfigLoader) -> Path:
-    """Train what a command asks for and is not there yet.
+    """Train what a command asks for and is not there yet; returns the sweep's folder.
 
     Args:
         config: The composed configuration, with `hydra`.
         loader: Hydra's, with its search path.
-
-    Returns:
-        The sweep's folder.
 
     Raises:
         ConfigError: Something asked for cannot be; nothing was trained.
@@ -61,8 +59,8 @@ def train(config: DictConfig, loader: ConfigLoader) -> Path:
         if protocol := experiment.protocol(sweep):
             protocol.carry_out()
             return sweep.folder
-        members = sweep.run(experiment.cells)
-        if any(facts["status"] in ("failed", "missing") for facts in members.values()):
+        statuses = sweep.run(experiment.cells)
+        if any(facts["status"] not in RESULTS for facts in statuses.values()):
             raise RunsFailed(sweep.folder)
         return sweep.folder
 
@@ -93,7 +91,13 @@ def _opened(config: DictConfig, loader: ConfigLoader) -> Iterator[tuple[Experime
     if config.engine.precision == TF32:
         log.warning("tf32 rounds factors to 10 bits: steep losses like quartic train otherwise")
     strategies.check(engine.strategies, engine.device)
-    hydra, ending = config.hydra, _ending(config.hydra)
+    hydra = config.hydra
+    # An experiment's name says its size, unless its place was typed. With a hyphen: `essay` at size
+    # full is not the experiment `essay_full`.
+    size = str(hydra.runtime.choices["size"])
+    lines = [*hydra.overrides.task, *hydra.overrides.hydra]
+    is_placed = any(line.lstrip("+").startswith(("name=", "hydra.sweep.dir=")) for line in lines)
+    ending = "" if is_placed or size == USUAL_SIZE else f"-{size}"
     with _crew(hydra.launcher, Trainer(engine, [*config.extensions])) as crew:
         yield (
             experiment,
@@ -105,17 +109,6 @@ def _opened(config: DictConfig, loader: ConfigLoader) -> Iterator[tuple[Experime
                 seconds=seconds,
             ),
         )
-
-
-def _ending(hydra: DictConfig) -> str:
-    """What an experiment's name ends with at another size, unless its place was typed.
-
-    A hyphen: `essay` at size full is not the experiment `essay_full`.
-    """
-    size = str(hydra.runtime.choices["size"])
-    lines = [*hydra.overrides.task, *hydra.overrides.hydra]
-    is_placed = any(line.lstrip("+").startswith(("name=", "hydra.sweep.dir=")) for line in lines)
-    return "" if is_placed or size == USUAL_SIZE else f"-{size}"
 
 
 def _crew(launcher: DictConfig, trainer: Trainer) -> Crew:

@@ -45,7 +45,25 @@ def verified(sweep_dir: Path) -> Verified:
     """
     result, loaded = Verified(), records.load(sweep_dir)
     for folder in sorted((sweep_dir / "packs").glob("*")):
-        _check_pack(folder, result)
+        try:
+            state = store.committed(folder)
+        except store.StoreError as error:
+            result.problems.append(str(error))
+            continue
+        if state is None:
+            continue
+        result.packs += state["is_finished"]
+        result.unfinished += not state["is_finished"]
+        for name in state["files"]:
+            try:
+                content = store.read(folder, name, state)
+                if name.endswith(".parquet"):
+                    records.decode(content, path=folder / name)
+            except store.StoreError as error:
+                result.problems.append(str(error))
+                continue
+            result.files += 1
+            result.bytes += len(content)
     try:
         result.files += 1
         loaded.curves  # noqa: B018  reads and checks
@@ -55,26 +73,3 @@ def verified(sweep_dir: Path) -> Verified:
         counts: pd.Series = loaded.runs.status.value_counts()
         result.runs = {status: int(counts.get(status, 0)) for status in records.STATUSES}
     return result
-
-
-def _check_pack(folder: Path, result: Verified) -> None:
-    """Count a pack and its problems in `result`."""
-    try:
-        state = store.committed(folder)
-    except store.StoreError as error:
-        result.problems.append(str(error))
-        return
-    if state is None:
-        return
-    result.packs += state["is_finished"]
-    result.unfinished += not state["is_finished"]
-    for name in state["files"]:
-        try:
-            content = store.read(folder, name, state)
-            if name.endswith(".parquet"):
-                records.decode(content, path=folder / name)
-        except store.StoreError as error:
-            result.problems.append(str(error))
-            continue
-        result.files += 1
-        result.bytes += len(content)

@@ -67,15 +67,14 @@ class Invariance:
 
 
 def recorded_invariance(folder: Path, device: str, precision: str, padding: int) -> Invariance:
-    """The invariance of this machine, measured unless the sweep's folder has it.
+    """The invariance of this machine, measured unless the folder of the sweep has it.
 
-    Args:
-        folder: Of the sweep.
-        device: "cpu" or "cuda".
-        precision: "float32" or "float64".
-        padding: Least number of members, see `engine.train`.
+    The other arguments are those of `invariance`.
     """
-    path = folder / f"machine-{_machine(device, precision, padding)}.json"
+    # Everything that the invariance depends on.
+    environment = environment_sha(device_name(torch.device(device)), precision)
+    facts = (environment, padding, ENGINE_SCHEMA, lossbench.__version__, _processor(), _code())
+    path = folder / f"machine-{store.sha256(repr(facts).encode())[:16]}.json"
     try:
         return Invariance(**store.read_sealed(path))
     except (store.StoreError, TypeError):  # not there, or not whole
@@ -83,13 +82,6 @@ def recorded_invariance(folder: Path, device: str, precision: str, padding: int)
     with store.lock(folder / store.LOCK, patience=PATIENCE):
         store.write(path, store.sealed(asdict(measured)))
     return measured
-
-
-def _machine(device: str, precision: str, padding: int) -> str:
-    """16 hex digits of everything that the invariance depends on."""
-    environment = environment_sha(device_name(torch.device(device)), precision)
-    facts = (environment, padding, ENGINE_SCHEMA, lossbench.__version__, _processor(), _code())
-    return store.sha256(repr(facts).encode())[:16]
 
 
 @functools.cache

@@ -78,16 +78,7 @@ def preflight(runs: Iterable[Run], files: Files = FILES) -> None:
 
 
 def _data(run: Run, files: Files, title: str) -> Splits:
-    """The data of a run.
-
-    Args:
-        run: Whose.
-        files: Where they lie.
-        title: How a message begins.
-
-    Raises:
-        ConfigError: They are refused, or their function raises; then its line is named.
-    """
+    """The data of a run; a refusal begins with the title, and names a line that raises."""
     try:
         return splits_of(run, files)
     except (ValueError, TypeError) as error:
@@ -98,7 +89,10 @@ def _data(run: Run, files: Files, title: str) -> Splits:
 
 
 def _refuse_parameters(run: Run, splits: Splits) -> None:
-    """Call the loss once, so that parameters it refuses are refused before training."""
+    """Call the loss once, so that parameters it refuses are refused before training.
+
+    Not through `engine.losses`, which computes for the members of a pack: there are none yet.
+    """
     targets = splits.targets["train"][: run.batch_size]
     context = Context.outside_training(splits.targets["train"].sum(0))
     output = torch.zeros(len(targets), run.row.outputs_per_target * targets.shape[-1])

@@ -50,6 +50,7 @@ class OutOfMemory(Exception):
     """A pack does not fit into the memory there is."""
 
 
+@dataclass
 class Stop:
     """Whether to commit what is training, and end.
 
@@ -57,15 +58,10 @@ class Stop:
         signal: Number of the signal that asks for it, 0 before.
     """
 
-    def __init__(self) -> None:
-        self.signal = 0
+    signal: int = 0
 
     def check(self) -> None:
-        """End here if an end was asked for.
-
-        Raises:
-            Interrupted: It was.
-        """
+        """Raise `Interrupted` if an end was asked for."""
         if self.signal:
             raise Interrupted(self.signal)
 
@@ -78,7 +74,7 @@ def stopping() -> Iterator[Stop]:
         yield stop  # no other thread may catch signals
         return
 
-    def note(number: int, _: Any) -> None:
+    def ask(number: int, _: Any) -> None:
         if stop.signal:
             raise Interrupted(number)
         stop.signal = number
@@ -87,7 +83,7 @@ def stopping() -> Iterator[Stop]:
             signal.Signals(number).name,
         )
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    before = {number: signal.signal(number, ask) for number in SIGNALS}
     try:
         yield stop
     finally:
@@ -181,12 +177,7 @@ class Training:
         return statuses
 
     def __call__(self, step: int, snapshot: Snapshot) -> None:
-        """Commit if it is time, or an end is asked for; then end.
-
-        Raises:
-            Interrupted: An end was asked for.
-            store.StoreError: The checkpoint cannot be written.
-        """
+        """Commit if it is time or an end is asked for, which then raises `Interrupted`."""
         if step % self.first.log_every == 0:
             self.bar.update(step - self.bar.n)
         is_due = time.monotonic() - self.last_commit >= self.engine.commit_every
