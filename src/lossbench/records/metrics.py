@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from lossbench.records.vocabulary import SPLITS
 
@@ -34,6 +35,7 @@ class Metric:
 
 
 _HELD_OUT = ("validation", "test")
+_FINAL: dict[str, Any] = {"is_final": True, "splits": _HELD_OUT}
 _STANDARD = "standard deviations of the training target"
 _DISTRIBUTION = "a distribution"
 _QUANTILE = "a quantile"
@@ -106,8 +108,7 @@ METRICS: dict[str, Metric] = {
         "1",
         "lower",
         "ece in 15 bins of equal mass in place of equal width, after the same recalibration",
-        is_final=True,
-        splits=_HELD_OUT,
+        **_FINAL,
     ),
     "auroc": Metric(
         "classification",
@@ -116,8 +117,7 @@ METRICS: dict[str, Metric] = {
         "area under the ROC curve after the same recalibration, ties counted half: of class 1 "
         "where there are two, else mean of each class against the rest; classes without examples "
         "are left out",
-        is_final=True,
-        splits=_HELD_OUT,
+        **_FINAL,
     ),
     "aurc": Metric(
         "classification",
@@ -125,8 +125,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         "area under the risk-coverage curve: mean over k of the share of errors among the k "
         "examples with the largest p after the same recalibration, equal ones in random order",
-        is_final=True,
-        splits=_HELD_OUT,
+        **_FINAL,
     ),
     "brier_reliability": Metric(
         "classification",
@@ -134,8 +133,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         "of brier = reliability - resolution + uncertainty: squared gap between mean p and share "
         "of labels in each of 15 bins of p, weighted by examples and summed over classes",
-        is_final=True,
-        splits=_HELD_OUT,
+        **_FINAL,
     ),
     "brier_resolution": Metric(
         "classification",
@@ -144,16 +142,14 @@ METRICS: dict[str, Metric] = {
         "of the same: squared gap between the share of labels in each bin and in the split, and "
         "what the bins do not tell apart: minus the variance of p inside them, plus twice its "
         "covariance with the label",
-        is_final=True,
-        splits=_HELD_OUT,
+        **_FINAL,
     ),
     "brier_uncertainty": Metric(
         "classification",
         "1",
         "",
         "of the same: sum over classes of share (1 - share), a fact of the split alone",
-        is_final=True,
-        splits=_HELD_OUT,
+        **_FINAL,
     ),
     "nll_raw": Metric(
         "classification", "nats", "lower", "nll of the prediction itself; only probability links"
@@ -249,6 +245,11 @@ class Instrument:
     source: str = ""
 
 
+def _observed(unit: str, about: str) -> Metric:
+    """A metric of either task that ranks nothing."""
+    return Metric("", unit, "", about)
+
+
 _SHARE = "share of the batch's sum of squared L2 norms of the own loss's output gradient that "
 
 INSTRUMENTS: dict[str, Instrument] = {
@@ -256,17 +257,15 @@ INSTRUMENTS: dict[str, Instrument] = {
         about="which examples drive the update",
         cost=0.1,
         metrics={
-            "signal_hardest": Metric(
-                "",
+            "signal_hardest": _observed(
                 "1",
-                "",
                 _SHARE + "the tenth of the examples (rounded up) with the largest error has",
             ),
-            "signal_mislabelled": Metric(
-                "", "1", "", _SHARE + "examples with a corrupted target have; only with corruption"
+            "signal_mislabelled": _observed(
+                "1", _SHARE + "examples with a corrupted target have; only with corruption"
             ),
-            "mislabelled_share": Metric(
-                "", "1", "", "share of the batch whose target is corrupted; only with corruption"
+            "mislabelled_share": _observed(
+                "1", "share of the batch whose target is corrupted; only with corruption"
             ),
         },
     ),
@@ -285,16 +284,12 @@ INSTRUMENTS: dict[str, Instrument] = {
         about="what the last hidden layer makes of the classes, and how large outputs are",
         cost=1.0,
         metrics={
-            "class_scatter": Metric(
-                "",
+            "class_scatter": _observed(
                 "1",
-                "",
                 "scatter of the last linear layer's inputs within classes over that of the class "
                 "means, tr(S_W)/tr(S_B), over the batch; only labels",
             ),
-            "output_norm": Metric(
-                "", "output", "", "mean over the batch of the L2 norm of the output"
-            ),
+            "output_norm": _observed("output", "mean over the batch of the L2 norm of the output"),
         },
         source="Papyan, Han and Donoho 2020, PNAS; the ratio of traces in place of their "
         "tr(S_W pinv(S_B))/C",
@@ -308,22 +303,16 @@ INSTRUMENTS: dict[str, Instrument] = {
         about="how much the gradient differs from batch to batch",
         cost=8.0,
         metrics={
-            "gradient_noise_trace": Metric(
-                "",
+            "gradient_noise_trace": _observed(
                 "(loss/parameter)²",
-                "",
                 "trace of the covariance of examples' gradients of all parameters, unbiased",
             ),
-            "gradient_square": Metric(
-                "",
+            "gradient_square": _observed(
                 "(loss/parameter)²",
-                "",
                 "squared L2 norm of the expected gradient, unbiased, so it may be negative",
             ),
-            "gradient_noise_scale": Metric(
-                "",
+            "gradient_noise_scale": _observed(
                 "examples",
-                "",
                 "gradient_noise_trace / gradient_square: the batch size at which noise and "
                 "gradient are alike; only where the latter is positive",
             ),
@@ -334,14 +323,12 @@ INSTRUMENTS: dict[str, Instrument] = {
         about="how sharply the mean own loss bends",
         cost=70.0,
         metrics={
-            "curvature_top": Metric(
-                "",
+            "curvature_top": _observed(
                 "loss/parameter²",
-                "",
                 "largest eigenvalue of the Hessian of the batch's mean own loss",
             ),
-            "curvature_trace": Metric(
-                "", "loss/parameter²", "", "trace of the same Hessian, estimated without bias"
+            "curvature_trace": _observed(
+                "loss/parameter²", "trace of the same Hessian, estimated without bias"
             ),
         },
         source="Lanczos 1950; Hutchinson 1990; Pearlmutter 1994, Neural Computation",
@@ -350,10 +337,8 @@ INSTRUMENTS: dict[str, Instrument] = {
         about="what the step itself meets",
         cost=8.0,
         metrics={
-            "step_curvature": Metric(
-                "",
+            "step_curvature": _observed(
                 "loss/parameter²",
-                "",
                 "u^T H u / |u|² for the update u and the Hessian H of the batch's mean own loss",
             ),
             "step_loss_change": Metric(
@@ -371,10 +356,8 @@ INSTRUMENTS: dict[str, Instrument] = {
 AGREEMENT = "agreement:"
 """Begins the metrics of the instrument gradient_agreement: `agreement:NAME`."""
 
-METRIC_OF_AGREEMENT = Metric(
-    "",
+METRIC_OF_AGREEMENT = _observed(
     "1",
-    "",
     "cosine of the gradients of all parameters of own loss and loss NAME at its defaults, at the "
     "same weights and batch; where the inverse link is the same",
 )
@@ -390,8 +373,7 @@ METRIC_OF_CLASS = Metric(
     "higher",
     "accuracy on the examples of one class, of at most 20; none where the split has no such "
     "example",
-    is_final=True,
-    splits=_HELD_OUT,
+    **_FINAL,
 )
 
 

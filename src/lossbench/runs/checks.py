@@ -213,12 +213,22 @@ def _refuse_out_of_range(draft: Draft) -> None:
 
 def _refuse_unfit(draft: Draft) -> None:
     """Refuse factors that do not go together."""
+    row, task = draft.row, DATA[draft.data.fn].task
+    loss, data = f"loss {draft.loss.name!r}", f"data {draft.data.name!r}"
+    if row.task != task:
+        fitting = [name for name, other in LOSSES.items() if other.task == task]
+        raise ConfigError(
+            f"{loss} is for {row.task}, {data} is {task}: use one of {', '.join(fitting[:6])}, "
+            f"or what 'lossbench losses' lists under {task}"
+        )
     if not fits(draft):
-        raise ConfigError(_why_unfit(draft.loss, draft.data))
-    row, data = draft.row, f"data {draft.data.name!r} is regression"
+        fitting = [name for name, other in DATA.items() if other.domain == row.domain]
+        raise ConfigError(
+            f"{loss} is for {row.domain} targets, {data} has others: use data={', '.join(fitting)}"
+        )
     if draft.targets != Draft.targets and row.task == "regression":
         raise ConfigError(
-            f"data.targets is {draft.targets!r}, {data}, whose targets are numbers: "
+            f"data.targets is {draft.targets!r}, {data} is regression, whose targets are numbers: "
             "use data.targets=sampled"
         )
     if draft.targets != Draft.targets and draft.corruption.fn != "none":
@@ -228,26 +238,11 @@ def _refuse_unfit(draft: Draft) -> None:
         )
     if draft.init.start != Draft.init.start and row.task == "regression":
         raise ConfigError(
-            f"init.from is {draft.init.start!r}, {data}, which has no labels to permute: "
+            f"init.from is {draft.init.start!r}, {data} is regression, without labels to permute: "
             "use init.from=random"
         )
     if draft.signal != Draft.signal and row.outputs_per_target > 1:
         raise ConfigError(
-            f"signal is {draft.signal!r}, loss {draft.loss.name!r} has more outputs than the "
-            "reference that it would be compared with: use signal=own"
+            f"signal is {draft.signal!r}, {loss} has more outputs than the reference that it "
+            " would be compared with: use signal=own"
         )
-
-
-def _why_unfit(loss: Part, data: Part) -> str:
-    row, drawn = LOSSES[loss.fn], DATA[data.fn]
-    if row.task == drawn.task:
-        fitting = ", ".join(name for name, other in DATA.items() if other.domain == row.domain)
-        return (
-            f"loss {loss.name!r} is for {row.domain} targets, data {data.name!r} has others: "
-            f"use data={fitting}"
-        )
-    fitting = [name for name, other in LOSSES.items() if other.task == drawn.task]
-    return (
-        f"loss {loss.name!r} is for {row.task}, data {data.name!r} is {drawn.task}: "
-        f"use one of {', '.join(fitting[:6])}, or what 'lossbench losses' lists under {drawn.task}"
-    )

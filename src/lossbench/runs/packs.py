@@ -33,11 +33,15 @@ def group(runs: Sequence[Run], *, pack_size: int) -> list[Pack]:
     Returns:
         Packs of nearly equal size, in the order their first run came.
     """
-    return [
-        _pack(members)
-        for alike in _alike(runs)
-        for members in _chunks(sorted(alike, key=_order), pack_size)
-    ]
+    grouped = []
+    for alike in _alike(runs):
+        count = -(-len(alike) // pack_size)
+        size = -(-len(alike) // count)
+        members = ordered(alike)
+        for start in range(0, len(members), size):
+            part = members[start : start + size]
+            grouped.append(Pack(name_of(part), part))
+    return grouped
 
 
 LEAST_MEMBERS = 16
@@ -92,26 +96,12 @@ def _loss(run: Run) -> str:
     return json.dumps([run.loss.name, run.loss.fn, dict(run.loss.params)], sort_keys=True)
 
 
-def _order(run: Run) -> tuple[str, int, float, str]:
-    return (_loss(run), run.seed, run.lr, run.run_id)
-
-
-def _chunks(runs: Sequence[Run], most: int) -> list[list[Run]]:
-    count = -(-len(runs) // most)
-    size = -(-len(runs) // count)
-    return [list(runs[start : start + size]) for start in range(0, len(runs), size)]
-
-
 def ordered(runs: Sequence[Run]) -> tuple[Run, ...]:
     """Runs of one pack in its order, equal losses side by side."""
-    return tuple(sorted(runs, key=_order))
+    return tuple(sorted(runs, key=lambda run: (_loss(run), run.seed, run.lr, run.run_id)))
 
 
 def name_of(runs: Sequence[Run]) -> str:
     """The pack_id of runs that train together, 16 hex digits."""
     ids = ",".join(sorted(run.run_id for run in runs))
     return hashlib.sha256(ids.encode()).hexdigest()[:16]
-
-
-def _pack(runs: Sequence[Run]) -> Pack:
-    return Pack(name_of(runs), tuple(runs))

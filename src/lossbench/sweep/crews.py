@@ -75,16 +75,13 @@ class Crew(AbstractContextManager["Crew"], Protocol):
         ...
 
 
-class Here:
+class Here(AbstractContextManager["Here"]):
     """The crew that is this process: one pack after the other."""
 
     packs_at_once = 1
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-
-    def __enter__(self) -> Here:
-        return self
 
     def __exit__(self, *_: object) -> None:
         """It has begun nothing."""
@@ -119,7 +116,7 @@ class Here:
         return ended + sum(self._train(half, title, stop) for half in halves)
 
 
-class Processes:
+class Processes(AbstractContextManager["Processes"]):
     """The crew that is several processes of this machine, which live as long as it does.
 
     Each trains with the threads that `engine.threads` says, so that results are the bits of a
@@ -134,9 +131,6 @@ class Processes:
         self.trainer = trainer
         self.packs_at_once = count
         self.processes: list[Process] = []
-
-    def __enter__(self) -> Processes:
-        return self
 
     def __exit__(self, *_: object) -> None:
         for process in self.processes:

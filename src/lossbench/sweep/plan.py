@@ -122,13 +122,19 @@ def extended(
     }
     planned = current | new
     _refuse_tuned_and_confirmed(planned)
+    names = ("task", "source", "licence", "drawn", "is_symmetric", "note")
+    data = {
+        run.data.name: {"fn": run.data.fn, "params": dict(run.data.params)}
+        | {name: getattr(DATA[run.data.fn], name) for name in names}
+        for run in runs
+    }
     return {
         "schema": records.SCHEMA,
         "name": name,
         "commands": [*dict.fromkeys([*old["commands"], command])],
         "planned": planned,
         "losses": old["losses"] | {run.loss.name: _loss_facts(run) for run in runs},
-        "data": old["data"] | {run.data.name: _data_facts(run) for run in runs},
+        "data": old["data"] | data,
         "declarations": declarations,
     }
 
@@ -253,10 +259,3 @@ def _loss_facts(run: Run) -> dict[str, Any]:
             if relation.is_duplicate and is_default
         },
     }
-
-
-def _data_facts(run: Run) -> dict[str, Any]:
-    row = DATA[run.data.fn]
-    names = ("task", "source", "licence", "drawn", "is_symmetric", "note")
-    facts = {name: getattr(row, name) for name in names}
-    return {"fn": run.data.fn, "params": dict(run.data.params), **facts}

@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ class Element:
         return submitit.helpers.DelayedSubmission(self)
 
 
-class Cluster:
+class Cluster(AbstractContextManager["Cluster"]):
     """The crew that is a cluster. Any number of commands may wait for the same jobs.
 
     Args:
@@ -139,9 +140,6 @@ class Cluster:
         self.deaths: Counter[tuple[str, int]] = Counter()  # of jobs, by pack_id and step
         self.faults: Counter[str] = Counter()  # ends that no run is to blame for, by pack_id
         self.queue: set[str] | None = None
-
-    def __enter__(self) -> Cluster:
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Its jobs are left to Slurm."""
