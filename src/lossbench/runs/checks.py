@@ -244,5 +244,5 @@ def _refuse_unfit(draft: Draft) -> None:
     if draft.signal != Draft.signal and row.outputs_per_target > 1:
         raise ConfigError(
             f"signal is {draft.signal!r}, {loss} has more outputs than the reference that it "
-            " would be compared with: use signal=own"
+            "would be compared with: use signal=own"
         )
