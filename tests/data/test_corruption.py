@@ -13,9 +13,10 @@ from configs import make_run
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from lossbench.data import DATA, corruption
+from lossbench.data import DATA, teacher
 from lossbench.data.corruption import CORRUPTIONS, corrupted, realised, symmetric
 from lossbench.data.splits import Splits
+from lossbench.data.teacher import teacher_probabilities
 from lossbench.pairing import stream
 from lossbench.runs import ConfigError
 from lossbench.sweep.preflight import preflight, splits_of
@@ -61,6 +62,7 @@ def fashion_like():
 def test_train_and_validation_are_changed_test_never_and_what_was_is_kept(name):
     clean = clean_for(name)
     noisy = noised(name, clean, rate=0.4)
+    assert noisy.uncorrupted is clean
     assert noisy.clean is clean.targets
     assert torch.equal(noisy.targets["test"], clean.targets["test"])
     assert changed(noisy, "train").any()
@@ -221,7 +223,7 @@ def test_one_teacher_serves_all_seeds_and_rates_of_the_same_tensors(monkeypatch)
     fit = LogisticRegression.fit
     monkeypatch.setattr(LogisticRegression, "fit", lambda *a: fits.append(1) or fit(*a))
     clean = DATA["mnist1d"].fn(seed=0, examples=500)
-    alone = [corruption._taught(clean) for _ in range(2)]
+    alone = [teacher_probabilities(clean.inputs, clean.targets["train"]) for _ in range(2)]
     noisy = [
         noised("instance", DATA["mnist1d"].fn(seed=seed, examples=500), seed=seed, rate=rate)
         for seed in range(3)
@@ -248,9 +250,9 @@ def test_a_teacher_is_asked_about_few_rows_at_once_and_all_get_its_answer(monkey
 
     monkeypatch.setattr(LogisticRegression, "predict_proba", predict_proba)
     clean = DATA["digits"].fn(seed=0)
-    whole = corruption._taught(clean)
-    monkeypatch.setattr(corruption, "CHUNK", 100)
-    parts = corruption._taught(clean)
+    whole = teacher_probabilities(clean.inputs, clean.targets["train"])
+    monkeypatch.setattr(teacher, "CHUNK", 100)
+    parts = teacher_probabilities(clean.inputs, clean.targets["train"])
     assert max(asked[-15:]) == 100
     for split in ("train", "validation"):
         torch.testing.assert_close(parts[split], whole[split], rtol=1e-12, atol=1e-15)
@@ -382,7 +384,8 @@ def test_dropping_rows_names_the_cure_for_what_cannot_be(name, params, message):
 def test_what_was_realised_is_told_as_share_and_matrix():
     targets = torch.eye(2)[[0, 0, 0, 0, 1, 1]]
     given = torch.eye(2)[[0, 1, 1, 1, 1, 1]]
-    splits = Splits({}, {"train": given}, "classification", 1.0, clean={"train": targets})
+    before = Splits({}, {"train": targets}, "classification", 1.0)
+    splits = dataclasses.replace(before, targets={"train": given}, uncorrupted=before)
     told = realised(splits)
     assert told["corrupted_share"] == 0.5
     assert json.loads(told["transition"]) == [[0.25, 0.75], [0.0, 1.0]]

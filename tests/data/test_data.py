@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-import weakref
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from sklearn import datasets
 from lossbench import pairing
 from lossbench.data import DATA, real
 from lossbench.data.corruption import corrupted
-from lossbench.data.memory import Memory
 from lossbench.data.splits import Extent, permuted
 from lossbench.data.targets import distribution
 
@@ -313,7 +311,7 @@ def test_the_fingerprint_is_that_of_all_tensors_by_name():
 
 
 def test_inputs_that_seeds_share_are_hashed_once(monkeypatch):
-    clean = DATA["mnist1d"].fn(seed=0, examples=500)
+    clean = dataclasses.replace(DATA["mnist1d"].fn(seed=0, examples=500))
     hashed = []
     add = pairing.add_tensors
 
@@ -322,13 +320,16 @@ def test_inputs_that_seeds_share_are_hashed_once(monkeypatch):
         add(digest, tensors)
 
     monkeypatch.setattr("lossbench.data.splits.add_tensors", add_tensors)
-    monkeypatch.setattr("lossbench.data.splits._HASHED", Memory(4))
     noisy = [
         corrupted(clean, name="symmetric", seed=seed, params={}, confusions={}) for seed in range(3)
     ]
     assert len({one.sha for one in noisy}) == 3
     assert hashed.count("inputs/train") == 1
     assert hashed.count("targets/train") == 3
+    elsewhere = {split: rows.clone() for split, rows in clean.inputs.items()}
+    assert dataclasses.replace(noisy[0], inputs=elsewhere).sha == noisy[0].sha
+    elsewhere["test"][0, 0] += 1.0
+    assert dataclasses.replace(noisy[0], inputs=elsewhere).sha != noisy[0].sha
 
 
 def test_inputs_changed_in_place_or_replaced_have_another_fingerprint():
@@ -338,17 +339,3 @@ def test_inputs_changed_in_place_or_replaced_have_another_fingerprint():
     assert dataclasses.replace(first).sha != before
     moved = dataclasses.replace(first, inputs={**first.inputs, "test": first.inputs["validation"]})
     assert moved.sha != dataclasses.replace(first).sha
-
-
-def test_a_memory_knows_the_very_tensors_in_their_order_and_keeps_none_alive():
-    memory, made = Memory(2), iter(range(100))
-    one, other = torch.zeros(3), torch.zeros(3)
-    assert memory.of([one, other], made.__next__) == memory.of([one, other], made.__next__) == 0
-    assert memory.of([other, one], made.__next__) == 1
-    assert memory.of([one], made.__next__) == 2
-    assert memory.of([one, other], made.__next__) == 3  # only two are kept
-    gone = weakref.ref(one)
-    del one
-    assert gone() is None
-    for _ in range(50):  # most of them at the address of the one before
-        assert memory.of([torch.zeros(3)], made.__next__) not in range(4)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
-from lossbench.data import DATA, Data
+from lossbench.data import DATA
 from lossbench.data.splits import Extent
 
-COLUMNS = ("data set", "task", "examples (train / validation / test)", "inputs", "outputs")
-COLUMNS += ("a seed draws", "licence", "source", "note", "what others reach on test")
+COLUMNS = (
+    "data set", "task", "examples (train / validation / test)", "inputs", "outputs",
+    "a seed draws", "licence", "source", "note", "what others reach on test",
+)  # fmt: skip
 
 INTRO = """# Data sets
 
@@ -49,33 +50,17 @@ nothing, so the Python version of that archive does not serve. Neither `data.roo
 
 def document() -> str:
     """The text of docs/data.md; needs no files of sets that say their size."""
-    table = [
-        _line(COLUMNS),
-        "|" + "---|" * len(COLUMNS),
-        *(_line(_cells(one)) for one in DATA.values()),
-    ]
-    return "\n".join([INTRO, *table, FILES])
-
-
-def _cells(row: Data) -> tuple[str, ...]:
-    size = row.extent or Extent.of(row.fn(seed=0))
-    counts = " / ".join(f"{count:,}" for count in (size.train, size.validation, size.test))
-    return (
-        f"`{row.name}`",
-        row.task,
-        counts,
-        "x".join(map(str, size.inputs)),
-        str(size.outputs),
-        row.drawn,
-        row.licence or "–",
-        row.source,
-        row.note or "–",
-        row.bar or "–",
-    )
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    lines = [COLUMNS]
+    for row in DATA.values():
+        size = row.extent or Extent.of(row.fn(seed=0))
+        counts = " / ".join(f"{count:,}" for count in (size.train, size.validation, size.test))
+        shape = "x".join(map(str, size.inputs))
+        remarks = [text or "–" for text in (row.licence, row.source, row.note, row.bar)]
+        lines += [
+            (f"`{row.name}`", row.task, counts, shape, str(size.outputs), row.drawn, *remarks)
+        ]
+    table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return "\n".join([INTRO, table[0], "|" + "---|" * len(COLUMNS), *table[1:], FILES])
 
 
 if __name__ == "__main__":

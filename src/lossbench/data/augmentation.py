@@ -8,8 +8,9 @@ engine draws them once per seed, for all steps and places of a batch, and hands 
     images = AUGMENTATIONS[name](images, words[step], **params)
 
 Leading dimensions are free and shared: images [S, B, channels, height, width] and words
-[S, B, WORDS] augment the batches of S seeds at once, each image by its own words alone.
-`AUGMENTATIONS["none"]` returns its argument: no words need be drawn for it.
+[S, B, WORDS] augment the batches of S seeds at once, each image by its own words alone. All but
+"none" raise ValueError where the inputs are no images. "none" returns its argument: no words need
+be drawn for it.
 """
 
 from __future__ import annotations
@@ -25,14 +26,11 @@ WORDS = 3
 
 
 def drawn(draw: torch.Generator, count: int) -> Tensor:
-    """Random numbers for images.
+    """Random words of `count` images, [count, WORDS], int32, uniform from 0 up to below 2**31.
 
     Args:
         draw: The seed's augmentation stream, on the CPU.
         count: Images, all batches together.
-
-    Returns:
-        [count, WORDS], int32, uniform from 0 up to below 2**31.
     """
     return torch.randint(2**31, (count, WORDS), generator=draw, dtype=torch.int32)
 
@@ -43,15 +41,7 @@ def none(images: Tensor, words: Tensor) -> Tensor:
 
 
 def flip(images: Tensor, words: Tensor) -> Tensor:
-    """Mirror half of the images, left to right.
-
-    Args:
-        images: [..., channels, height, width].
-        words: [..., WORDS].
-
-    Raises:
-        ValueError: The inputs are no images.
-    """
+    """Mirror half of the images, left to right."""
     _refuse_vectors(images, words, name="flip")
     is_flipped = (words[..., 0] % 2 == 1)[..., None, None, None]
     return torch.where(is_flipped, images.flip(-1), images)
@@ -66,10 +56,7 @@ def crop_flip(images: Tensor, words: Tensor, *, pad: int = 4) -> Tensor:
     Args:
         images: [..., channels, height, width].
         words: [..., WORDS].
-        pad: Pixels on each side.
-
-    Raises:
-        ValueError: The inputs are no images, or the padding is negative.
+        pad: Pixels on each side, 0 or more.
 
     Source:
         He, Zhang, Ren, Sun 2016, CVPR, section 4.2.

@@ -1,9 +1,10 @@
 """What is done to training and validation data before any loss sees them; test stays clean.
 
 Label noise and outliers change targets of train and validation, and keep those before as
-`Splits.clean`. Imbalance and scarcity drop rows of train alone. All draw from the seed's one
-stream, in a way that does not depend on how much is corrupted: what changes at a small rate changes
-at a large one too, into the same.
+`Splits.uncorrupted`. Imbalance and scarcity drop rows of train alone. All draw from `draw`, the
+seed's corruption stream, in a way that does not depend on how much is corrupted: what changes at a
+small rate changes at a large one too, into the same. All raise ValueError where a parameter is out
+of its range, or the set's task is none they serve.
 """
 
 from __future__ import annotations
@@ -11,14 +12,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lossbench.data.memory import Memory
 from lossbench.data.splits import Splits
 from lossbench.pairing import stream
 
@@ -26,18 +25,6 @@ IMBALANCES = ("exponential", "step")
 
 DROPPING = ("imbalance", "few_samples")
 """Corruptions that drop rows: one seed's split may have too few where another's has enough."""
-
-TEACHER_ROWS = 10_000
-"""Training rows that the teacher of `instance` is fitted on at most: the first ones."""
-
-TEACHER_RIDGE = 100.0
-"""Of that teacher: inverse of scikit-learn's C, so that it is not sure of what it has seen."""
-
-CHUNK = 1_000
-"""Rows that it is asked about at once: only they are copied to float64."""
-
-_TAUGHT: Memory[dict[str, Tensor]] = Memory(2)
-"""What teachers said of the sets they were last asked about."""
 
 
 def none(splits: Splits, *, draw: torch.Generator) -> Splits:
@@ -49,51 +36,35 @@ def none(splits: Splits, *, draw: torch.Generator) -> Splits:
 
 
 def symmetric(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Splits:
-    """Give a share of the examples another label, each other one equally likely.
-
-    Args:
-        splits: A classification set.
-        draw: The seed's corruption stream.
-        rate: Probability of a flip, 0 to 1.
-
-    Raises:
-        ValueError: The rate is no probability, or the targets are no labels.
-    """
+    """Give labels another class with probability `rate`, each other one equally likely."""
     _check_labels(splits, "symmetric", rate)
 
-    def flipped(targets: Tensor) -> Tensor:
+    def flip(targets: Tensor) -> Tensor:
         count, classes = targets.shape
         is_flipped = torch.rand(count, generator=draw) < rate
         shift = torch.where(is_flipped, torch.randint(1, classes, (count,), generator=draw), 0)
         return _one_hot((targets.argmax(-1) + shift) % classes, targets)
 
-    return _with_targets(splits, flipped)
+    return _with_targets(splits, flip)
 
 
 def pairflip(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Splits:
-    """Give a share of the examples the label of the next class, the last class that of the first.
+    """Give labels the next class with probability `rate`, the last class that of the first.
 
-    Args:
-        splits: A classification set.
-        draw: The seed's corruption stream.
-        rate: Probability of a flip, 0 to 1; from 0.5 on the wrong label is the likelier one.
-
-    Raises:
-        ValueError: The rate is no probability, or the targets are no labels.
+    From a rate of 0.5 on the wrong label is the likelier one.
 
     Source:
         Han et al. 2018, NeurIPS (Co-teaching).
     """
     _check_labels(splits, "pairflip", rate)
     classes = splits.targets["train"].shape[-1]
-    partner = (torch.arange(classes) + 1) % classes
-    return _with_targets(splits, _to_partner(partner, rate, draw))
+    return _flip_to_partners(splits, (torch.arange(classes) + 1) % classes, rate, draw)
 
 
 def asymmetric(
     splits: Splits, *, draw: torch.Generator, confusions: Mapping[int, int], rate: float = 0.2
 ) -> Splits:
-    """Give a share of the examples the label that people take theirs for.
+    """Give labels with probability `rate` the class that people take theirs for.
 
     Classes that nobody confuses keep their labels, so the share of flipped examples is `rate`
     times the share of examples of the other classes.
@@ -103,10 +74,6 @@ def asymmetric(
         draw: The seed's corruption stream.
         confusions: Class by class, from the row of the data set (`Data.confusions`).
         rate: Probability of a flip of an example of a class that is confused, 0 to 1.
-
-    Raises:
-        ValueError: The rate is no probability, the targets are no labels, or nobody has said which
-            classes of this data are confused.
 
     Source:
         Patrini et al. 2017, CVPR, for flips between similar classes.
@@ -120,7 +87,7 @@ def asymmetric(
     partner = torch.arange(splits.targets["train"].shape[-1])
     for label, other in confusions.items():
         partner[label] = other
-    return _with_targets(splits, _to_partner(partner, rate, draw))
+    return _flip_to_partners(splits, partner, rate, draw)
 
 
 def instance(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Splits:
@@ -130,7 +97,7 @@ def instance(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Spl
     min(1, s (1 - q[y])), and goes to class c != y with probability q[c] / (1 - q[y]). The scale s
     is that at which the mean flip probability of the split is `rate`. q is the true posterior
     where it is known, else that of a teacher: ridge-penalised multinomial logistic regression
-    fitted on the clean labels of the first `TEACHER_ROWS` training examples.
+    fitted on the clean labels of the first `teacher.TEACHER_ROWS` training examples.
 
     Args:
         splits: A classification set.
@@ -138,30 +105,28 @@ def instance(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Spl
         rate: Mean probability of a flip in train and in validation, 0 to 1.
 
     Raises:
-        ValueError: The rate is no probability or too high for so many certain examples, or the
-            targets are no labels.
+        ValueError: The rate is too high for so many certain examples.
 
     Source:
         After Algan and Ulusoy 2020, arXiv 2003.10471, who take the softmax of a teacher network.
     """
     _check_labels(splits, "instance", rate)
-    known = splits.posterior or _TAUGHT.of(_lesson(splits), lambda: _taught(splits))
-
-    def flipped(targets: Tensor, split: str) -> Tensor:
+    noisy = {}
+    for split in ("train", "validation"):
+        targets = splits.targets[split]
         label = targets.argmax(-1)
-        other = known[split].double().scatter(-1, label[:, None], 0.0)
-        doubt = other.sum(-1)
+        others = splits.label_probabilities[split].double().scatter(-1, label[:, None], 0.0)
+        doubt = others.sum(-1)
         chance, place = torch.rand(2, len(label), generator=draw, dtype=torch.float64)
-        ladder = other.cumsum(-1)
-        drawn = (ladder <= (place * doubt)[:, None]).sum(-1).clamp(max=targets.shape[-1] - 1)
-        return _one_hot(torch.where(chance < _scaled(doubt, rate), drawn, label), targets)
+        drawn = (others.cumsum(-1) <= (place * doubt)[:, None]).sum(-1)
+        drawn = drawn.clamp(max=targets.shape[-1] - 1)
+        is_flipped = chance < _flip_probabilities(doubt, rate)
+        noisy[split] = _one_hot(torch.where(is_flipped, drawn, label), targets)
+    return dataclasses.replace(splits, targets=splits.targets | noisy, uncorrupted=splits)
 
-    noisy = {split: flipped(splits.targets[split], split) for split in ("train", "validation")}
-    return dataclasses.replace(splits, targets={**splits.targets, **noisy}, clean=splits.targets)
 
-
-def _scaled(doubt: Tensor, rate: float) -> Tensor:
-    """Flip probabilities min(1, s doubt) [N] with mean `rate`: s by sorting, exactly."""
+def _flip_probabilities(doubt: Tensor, rate: float) -> Tensor:
+    """min(1, s doubt) [N] with mean `rate`: s by sorting, exactly."""
     ordered = doubt.sort(descending=True).values
     count, below = len(doubt), ordered.flip(0).cumsum(0).flip(0)
     # With the k largest at 1, the others share what is left of N rate in proportion.
@@ -175,43 +140,17 @@ def _scaled(doubt: Tensor, rate: float) -> Tensor:
     return (scale[fits.nonzero()[0, 0]] * doubt).clamp(max=1.0)
 
 
-def _lesson(splits: Splits) -> list[Tensor]:
-    """All that a teacher learns from, and is asked about: no seed has a part in it."""
-    return [splits.inputs["train"], splits.targets["train"], splits.inputs["validation"]]
+def _flip_to_partners(
+    splits: Splits, partner: Tensor, rate: float, draw: torch.Generator
+) -> Splits:
+    """Flip labels with probability `rate` to those of their partners [C]."""
 
-
-def _taught(splits: Splits) -> dict[str, Tensor]:
-    """A teacher's class probabilities [N, C] on train and validation, float64."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    lesson = splits.inputs["train"][:TEACHER_ROWS].flatten(1).double().numpy()
-    label = splits.targets["train"].argmax(-1)[:TEACHER_ROWS]
-    teacher = LogisticRegression(C=1.0 / TEACHER_RIDGE, max_iter=200)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        teacher.fit(lesson, label.numpy())
-    seen = torch.as_tensor(teacher.classes_)
-
-    def told(inputs: Tensor) -> Tensor:
-        chances = torch.zeros(len(inputs), splits.targets["train"].shape[-1]).double()
-        for chunk, into in zip(inputs.split(CHUNK), chances.split(CHUNK), strict=True):
-            rows = chunk.flatten(1).double().numpy()
-            into[:, seen] = torch.as_tensor(teacher.predict_proba(rows)).double()
-        return chances
-
-    return {split: told(splits.inputs[split]) for split in ("train", "validation")}
-
-
-def _to_partner(partner: Tensor, rate: float, draw: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """Flips labels to those of their partners [C] with a probability."""
-
-    def flipped(targets: Tensor) -> Tensor:
+    def flip(targets: Tensor) -> Tensor:
         label = targets.argmax(-1)
         is_flipped = torch.rand(len(label), generator=draw) < rate
         return _one_hot(torch.where(is_flipped, partner[label], label), targets)
 
-    return flipped
+    return _with_targets(splits, flip)
 
 
 def _one_hot(label: Tensor, like: Tensor) -> Tensor:
@@ -229,7 +168,7 @@ def outliers(
     size: float = 10.0,
     is_one_sided: bool = False,
 ) -> Splits:
-    """Move a share of the targets far away.
+    """Move targets far away with probability `rate`.
 
     Args:
         splits: A regression set.
@@ -238,9 +177,6 @@ def outliers(
         size: Length of the move in standard deviations of the clean training target; positive.
         is_one_sided: Whether all move upwards; else each with equal chance up or down. Targets
             that may not be negative need it.
-
-    Raises:
-        ValueError: The rate is no probability, the size not positive, or the targets are labels.
 
     Source:
         Tukey 1960, the contaminated normal; one-sided moves bias the mean too.
@@ -251,15 +187,14 @@ def outliers(
     if not size > 0:
         raise ValueError(f"outliers of size {size}: use a positive number")
     scale = float(splits.targets["train"].double().std(0, correction=0).mean())
+    chances = torch.tensor([[rate], [0.0 if is_one_sided else 0.5]])
 
-    def moved(targets: Tensor) -> Tensor:
-        is_moved, is_down = torch.rand(2, len(targets), generator=draw) < torch.tensor(
-            [[rate], [0.0 if is_one_sided else 0.5]]
-        )
+    def move(targets: Tensor) -> Tensor:
+        is_moved, is_down = torch.rand(2, len(targets), generator=draw) < chances
         step = size * scale * torch.where(is_down, -1.0, 1.0)
         return targets + torch.where(is_moved, step, 0.0)[:, None].to(targets.dtype)
 
-    return _with_targets(splits, moved)
+    return _with_targets(splits, move)
 
 
 # ---- fewer rows ----------------------------------------------------------------------------------
@@ -277,20 +212,19 @@ def imbalance(
 
     Class c of C keeps n ratio^(-c / (C - 1)) rows ("exponential"), or n in the first half of the
     classes and n / ratio in the second ("step"), where n = largest N / C of N training rows. So
-    the counts are the same for every seed. Validation and test keep all their rows.
+    the counts are the same for every seed. The rows kept at a large ratio are among those kept at
+    a smaller one.
 
     Args:
         splits: A classification set.
-        draw: The seed's corruption stream; which rows are kept, those of a large ratio among those
-            of a smaller one.
+        draw: The seed's corruption stream.
         kind: "exponential" or "step".
         ratio: Rows of the first class over those of the last; 1 or more.
         largest: Rows of the first class as a share of N / C. Below 1, because the classes of a
             split drawn by the seed are not equally frequent.
 
     Raises:
-        ValueError: Unknown kind, a ratio below 1, a share outside 0 to 1, targets that are no
-            labels, or a class with fewer rows than it is to keep.
+        ValueError: A class has fewer rows than it is to keep.
 
     Source:
         Cui et al. 2019, CVPR (exponential); Buda, Maki and Mazurowski 2018, Neural Networks (step).
@@ -304,39 +238,33 @@ def imbalance(
     examples, classes = splits.targets["train"].shape
     fall = torch.arange(classes).double() / max(1, classes - 1)
     fall = fall if kind == "exponential" else (fall > 0.5).double()
-    wanted = (largest * examples / classes * ratio**-fall).round().clamp(min=1).long()
-    label, rank = _ranked(splits, draw)
-    there = torch.bincount(label, minlength=classes)
-    if (there < wanted).any():
-        short = int((there < wanted).nonzero()[0, 0])
+    counts = (largest * examples / classes * ratio**-fall).round().clamp(min=1).long()
+    label, rank = _class_and_rank(splits, draw)
+    present = torch.bincount(label, minlength=classes)
+    if (present < counts).any():
+        short = int((present < counts).nonzero()[0, 0])
         raise ValueError(
-            f"imbalance wants {int(wanted[short])} rows of class {short}, which has "
-            f"{int(there[short])}: use a smaller data.corruption.params.largest than {largest}"
+            f"imbalance wants {int(counts[short])} rows of class {short}, which has "
+            f"{int(present[short])}: use a smaller data.corruption.params.largest than {largest}"
         )
-    return _with_rows(splits, (rank < wanted[label]).nonzero()[:, 0])
+    return _with_training_rows(splits, (rank < counts[label]).nonzero()[:, 0])
 
 
 def few_samples(splits: Splits, *, draw: torch.Generator, count: int = 100) -> Splits:
-    """Keep some training rows, of each class equally many as far as there are.
+    """Keep `count` training rows, of each class equally many as far as there are.
 
-    Args:
-        splits: Any set.
-        draw: The seed's corruption stream; which rows are kept, few among many.
-        count: Training rows to keep, the same number for every seed.
-
-    Raises:
-        ValueError: The count is not positive, or more than there are.
+    A small number of rows is among a larger one.
     """
     examples = len(splits.targets["train"])
     if not 1 <= count <= examples:
         raise ValueError(f"few_samples of count {count}: use 1 to {examples}")
-    _, rank = _ranked(splits, draw)
+    _, rank = _class_and_rank(splits, draw)
     # All first rows of a class come before all second ones; within a round the lot decides.
     lot = torch.randperm(examples, generator=draw)
-    return _with_rows(splits, (rank * examples + lot).argsort()[:count].sort().values)
+    return _with_training_rows(splits, (rank * examples + lot).argsort()[:count].sort().values)
 
 
-def _ranked(splits: Splits, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+def _class_and_rank(splits: Splits, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Class of each training row [N], and its place in a random order of the rows of its class.
 
     Of a regression set all rows are one class.
@@ -353,8 +281,14 @@ def _ranked(splits: Splits, draw: torch.Generator) -> tuple[Tensor, Tensor]:
 CORRUPTIONS: dict[str, Callable[..., Splits]] = {
     function.__name__: function
     for function in (
-        *(none, symmetric, pairflip, asymmetric, instance),
-        *(outliers, imbalance, few_samples),
+        none,
+        symmetric,
+        pairflip,
+        asymmetric,
+        instance,
+        outliers,
+        imbalance,
+        few_samples,
     )
 }
 
@@ -374,11 +308,11 @@ def corrupted(
         name: Key of `CORRUPTIONS`.
         seed: Block of the paired design.
         params: Of the corruption.
-        confusions: From the row of the data set; given to the function that asks for them.
+        confusions: From the row of the data set; for the corruption that takes them.
     """
-    function, draw = CORRUPTIONS[name], stream(seed, "corruption")
-    known = {"confusions": confusions} if takes_confusions(name) else {}
-    return function(splits, draw=draw, **known, **params)
+    if takes_confusions(name):
+        params = {**params, "confusions": confusions}
+    return CORRUPTIONS[name](splits, draw=stream(seed, "corruption"), **params)
 
 
 def takes_confusions(name: str) -> bool:
@@ -418,22 +352,18 @@ def _check_labels(splits: Splits, name: str, rate: float) -> None:
 
 
 def _with_targets(splits: Splits, change: Callable[[Tensor], Tensor]) -> Splits:
-    """Splits whose train and validation targets are changed, and the old ones kept as `clean`."""
+    """Splits whose train and validation targets are changed."""
     targets = {
         split: rows if split == "test" else change(rows) for split, rows in splits.targets.items()
     }
-    return dataclasses.replace(splits, targets=targets, clean=splits.targets)
+    return dataclasses.replace(splits, targets=targets, uncorrupted=splits)
 
 
-def _with_rows(splits: Splits, rows: Tensor) -> Splits:
+def _with_training_rows(splits: Splits, rows: Tensor) -> Splits:
     """Splits that keep only these rows of train."""
-
-    def kept(by_split: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {**by_split, "train": by_split["train"][rows]} if by_split else {}
-
-    return dataclasses.replace(
-        splits,
-        inputs=kept(splits.inputs),
-        targets=kept(splits.targets),
-        posterior=kept(splits.posterior),
-    )
+    parts = {
+        name: part | {"train": part["train"][rows]}
+        for name in ("inputs", "targets", "posterior")
+        if (part := getattr(splits, name))
+    }
+    return dataclasses.replace(splits, **parts)

@@ -1,4 +1,8 @@
-"""Image data sets with a published test set, read from the files their authors gave out."""
+"""Image data sets with a published test set, read from the files their authors gave out.
+
+A seed draws nothing: all seeds share the splits. `examples` is how many training images are used,
+0 for all. ValueError where a file is missing or damaged, or there are fewer examples.
+"""
 
 from __future__ import annotations
 
@@ -18,86 +22,40 @@ if TYPE_CHECKING:  # where a file lies is no part of the code that makes a run w
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 """Where Debian's package dataset-fashion-mnist puts its files."""
 
-FASHION_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt")
-FASHION_CLASSES += ("sneaker", "bag", "ankle boot")
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse")
-CIFAR10_CLASSES += ("ship", "truck")
-
+FASHION_CLASSES = (
+    "T-shirt", "trouser", "pullover", "dress", "coat",
+    "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
 SUPERCLASSES = (
-    *(4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11),
-    *(6, 11, 5, 10, 7, 6, 13, 15, 3, 15, 0, 11, 1, 10, 12, 14, 16, 9, 11, 5),
-    *(5, 19, 8, 8, 15, 13, 14, 17, 18, 10, 16, 4, 17, 4, 2, 0, 17, 4, 18, 17),
-    *(10, 3, 2, 12, 12, 16, 12, 1, 9, 19, 2, 10, 0, 1, 16, 12, 9, 13, 15, 13),
-    *(16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0, 17, 8, 14, 13),
-)
+    4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11,
+    6, 11, 5, 10, 7, 6, 13, 15, 3, 15, 0, 11, 1, 10, 12, 14, 16, 9, 11, 5,
+    5, 19, 8, 8, 15, 13, 14, 17, 18, 10, 16, 4, 17, 4, 2, 0, 17, 4, 18, 17,
+    10, 3, 2, 12, 12, 16, 12, 1, 9, 19, 2, 10, 0, 1, 16, 12, 9, 13, 15, 13,
+    16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0, 17, 8, 14, 13,
+)  # fmt: skip
 """The superclass of each class of CIFAR-100, as the first byte of a record says it."""
 
 
 def fashion_mnist(*, seed: int, files: Files, examples: int = 0) -> Splits:
-    """70,000 grey pictures of clothes, 28x28 pixels, in 10 classes.
-
-    Args:
-        seed: Draws nothing: the test set is the published one, and all seeds share the splits.
-        files: Where its files lie.
-        examples: Training images to use; 0 for all 50,000.
-
-    Raises:
-        ValueError: A file is missing or damaged, or there are fewer examples.
-
-    Source:
-        Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747.
-    """
+    """70,000 grey pictures of clothes, 28x28 pixels, in 10 classes; 50,000 of them for training."""
     return _idx_set("fashion_mnist", examples, files)
 
 
 def mnist(*, seed: int, files: Files, examples: int = 0) -> Splits:
-    """70,000 handwritten digits, 28x28 pixels, in 10 classes.
-
-    Args:
-        seed: Draws nothing: the test set is the published one, and all seeds share the splits.
-        files: Where its files lie.
-        examples: Training images to use; 0 for all 50,000.
-
-    Raises:
-        ValueError: A file is missing or damaged, or there are fewer examples.
-
-    Source:
-        LeCun, Bottou, Bengio and Haffner 1998, Proceedings of the IEEE.
-    """
+    """70,000 handwritten digits, 28x28 pixels, in 10 classes; 50,000 of them for training."""
     return _idx_set("mnist", examples, files)
 
 
 def cifar10(*, seed: int, files: Files, examples: int = 0) -> Splits:
-    """60,000 colour photographs of animals and vehicles, 32x32 pixels, in 10 classes.
-
-    Args:
-        seed: Draws nothing: the test set is the published one, and all seeds share the splits.
-        files: Where its files lie.
-        examples: Training images to use; 0 for all 45,000.
-
-    Raises:
-        ValueError: A file is missing or damaged, or there are fewer examples.
-
-    Source:
-        Krizhevsky 2009, Learning multiple layers of features from tiny images.
-    """
+    """60,000 colour photographs of animals and vehicles, 32x32 pixels; 45,000 for training."""
     return _cifar("cifar10", examples, files, classes=10, label_bytes=1)
 
 
 def cifar100(*, seed: int, files: Files, examples: int = 0) -> Splits:
-    """60,000 colour photographs, 32x32 pixels, in 100 classes of 20 superclasses.
-
-    Args:
-        seed: Draws nothing: the test set is the published one, and all seeds share the splits.
-        files: Where its files lie.
-        examples: Training images to use; 0 for all 45,000.
-
-    Raises:
-        ValueError: A file is missing or damaged, or there are fewer examples.
-
-    Source:
-        Krizhevsky 2009, Learning multiple layers of features from tiny images.
-    """
+    """60,000 colour photographs, 32x32 pixels, in 100 classes of 20 superclasses."""
     return _cifar("cifar100", examples, files, classes=100, label_bytes=2)
 
 
@@ -116,14 +74,11 @@ def _idx_set(name: str, examples: int, files: Files) -> Splits:
 
 @functools.lru_cache(maxsize=1)
 def _cifar(name: str, examples: int, files: Files, *, classes: int, label_bytes: int) -> Splits:
-    tests = [part for part in FILES[name] if part.startswith("test")]
-    parts = {"train": [part for part in FILES[name] if part not in tests], "test": tests}
-    read = {}
-    for split, names in parts.items():
-        content = b"".join(files.read(FILES[name][part]) for part in names)
-        read[split] = _records(content, label_bytes)
-    pixels = {split: pair[0] for split, pair in read.items()}
-    labels = {split: pair[1] for split, pair in read.items()}
+    pixels, labels = {}, {}
+    for split in ("train", "test"):
+        parts = [part for part in FILES[name] if part.startswith("test") == (split == "test")]
+        content = b"".join(files.read(FILES[name][part]) for part in parts)
+        pixels[split], labels[split] = _records(content, label_bytes)
     return _split(pixels, labels, classes=classes, validation=5_000, examples=examples)
 
 
@@ -135,11 +90,11 @@ def _split(
     validation: int,
     examples: int,
 ) -> Splits:
-    """Splits of a set whose test set is published, by seeds undisturbed.
+    """Splits of images [N, channels, height, width] and labels [N] of train and test.
 
     Args:
-        pixels: [N, channels, height, width] of train and test.
-        labels: [N] of both.
+        pixels: Of both.
+        labels: Of both.
         classes: C.
         validation: Training images that become the validation split.
         examples: Training images that are used; 0 for all.
@@ -311,31 +266,29 @@ FILES = {
 # ---- the rows ------------------------------------------------------------------------------------
 
 
-def _confused(classes: tuple[str, ...], pairs: Mapping[str, str]) -> dict[int, int]:
-    return {classes.index(one): classes.index(other) for one, other in pairs.items()}
+def _confusions(classes: tuple[str, ...], confused: Mapping[str, str]) -> dict[int, int]:
+    """What each class is taken for, by number, from names."""
+    return {classes.index(name): classes.index(other) for name, other in confused.items()}
 
 
 def _next_of_superclass() -> dict[int, int]:
     """Each class of CIFAR-100 to the next of its superclass, the last one to the first."""
-    families = [
-        [place for place, own in enumerate(SUPERCLASSES) if own == one] for one in range(20)
-    ]
-    return {
-        place: family[(rank + 1) % len(family)]
-        for family in families
-        for rank, place in enumerate(family)
-    }
+    following = {}
+    for superclass in range(20):
+        family = [label for label, number in enumerate(SUPERCLASSES) if number == superclass]
+        following |= dict(zip(family, family[1:] + family[:1], strict=True))
+    return following
 
 
 ROWS = (
     Data(
         fashion_mnist,
         "classification",
-        "Xiao, Rasul and Vollgraf 2017; Zalando Research",
+        "Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747; Zalando Research",
         licence="MIT",
         drawn="fixed",
         extent=Extent(50_000, 10_000, 10_000, inputs=(1, 28, 28), outputs=10),
-        confusions=_confused(
+        confusions=_confusions(
             FASHION_CLASSES,
             {"shirt": "T-shirt", "T-shirt": "shirt", "pullover": "coat", "coat": "pullover"}
             | {"ankle boot": "sneaker", "sneaker": "ankle boot"},
@@ -345,7 +298,7 @@ ROWS = (
     Data(
         mnist,
         "classification",
-        "LeCun, Bottou, Bengio and Haffner 1998; yann.lecun.com",
+        "LeCun, Bottou, Bengio and Haffner 1998, Proceedings of the IEEE; yann.lecun.com",
         licence="CC BY-SA 3.0",
         drawn="fixed",
         extent=Extent(50_000, 10_000, 10_000, inputs=(1, 28, 28), outputs=10),
@@ -355,11 +308,11 @@ ROWS = (
     Data(
         cifar10,
         "classification",
-        "Krizhevsky 2009; University of Toronto",
+        "Krizhevsky 2009, Learning multiple layers of features from tiny images; Toronto",
         licence="none stated",
         drawn="fixed",
         extent=Extent(45_000, 5_000, 10_000, inputs=(3, 32, 32), outputs=10),
-        confusions=_confused(  # Patrini et al. 2017, CVPR
+        confusions=_confusions(  # Patrini et al. 2017, CVPR
             CIFAR10_CLASSES,
             {
                 "truck": "automobile",
@@ -374,7 +327,7 @@ ROWS = (
     Data(
         cifar100,
         "classification",
-        "Krizhevsky 2009; University of Toronto",
+        "Krizhevsky 2009, Learning multiple layers of features from tiny images; Toronto",
         licence="none stated",
         drawn="fixed",
         extent=Extent(45_000, 5_000, 10_000, inputs=(3, 32, 32), outputs=100),

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 
 from lossbench.data.splits import Data, Extent, Splits, by_split, classification
 from lossbench.pairing import stream
@@ -84,25 +85,19 @@ def generated(examples: int) -> tuple[np.ndarray, np.ndarray]:
     """
     draw = np.random.RandomState(SEED)
     labels = np.repeat(np.arange(len(TEMPLATES)), examples // len(TEMPLATES))
-    templates = _templates()
+    # Digits [10, 12] that start and end at 0.
+    templates = np.asarray(TEMPLATES)
+    templates = templates - templates.mean(1, keepdims=True)
+    templates = templates / templates.std(1, keepdims=True)
+    templates = (templates - templates[:, :1]) / 6.0
     signals = np.stack([_transformed(templates[label], draw) for label in labels])
     order = draw.permutation(len(labels))
     signals = signals[order]
     return (signals - signals.mean()) / signals.std(), labels[order]
 
 
-def _templates() -> np.ndarray:
-    """Digits [10, 12] that start and end at 0."""
-    raw = np.asarray(TEMPLATES)
-    raw = raw - raw.mean(1, keepdims=True)
-    raw = raw / raw.std(1, keepdims=True)
-    return (raw - raw[:, :1]) / 6.0
-
-
 def _transformed(template: np.ndarray, draw: np.random.RandomState) -> np.ndarray:
     """One signal [40]: the template [12] padded, stretched, scaled, shifted, noisy and sheared."""
-    from scipy.ndimage import gaussian_filter
-
     low, high = PADDING
     padded = np.concatenate([template + 1e-8, np.zeros(low + int(draw.rand() * (high - low + 1)))])
     signal = _resampled(padded, len(template) + high)

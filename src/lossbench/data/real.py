@@ -11,92 +11,59 @@ import torch
 
 from lossbench.data.splits import Data, Splits, by_split, classification, permuted, regression
 
+TABLES = {
+    "digits": ("digits.csv.gz", 0),
+    "breast_cancer": ("breast_cancer.csv", 1),
+    "wine": ("wine_data.csv", 1),
+}
+"""Files of the classification sets, labels in the last column, and lines to leave out."""
+
 
 def digits(*, seed: int) -> Splits:
-    """1,797 handwritten digits of 8x8 pixels in 10 classes.
-
-    Args:
-        seed: Draws the 60/20/20 split.
-
-    Source:
-        Alpaydin and Kaynak 1998, UCI repository; shipped with scikit-learn (CC BY 4.0).
-    """
+    """1,797 handwritten digits of 8x8 pixels in 10 classes; a seed draws the 60/20/20 split."""
     return _labelled("digits", classes=10, seed=seed)
 
 
 def breast_cancer(*, seed: int) -> Splits:
-    """569 tumours, 30 measurements of their cell nuclei, malignant (0) or benign (1).
-
-    Args:
-        seed: Draws the 60/20/20 split.
-
-    Source:
-        Wolberg, Street and Mangasarian 1995, UCI repository; in scikit-learn (CC BY 4.0).
-    """
+    """569 tumours, 30 measurements of their cell nuclei, malignant (0) or benign (1)."""
     return _labelled("breast_cancer", classes=2, seed=seed)
 
 
 def wine(*, seed: int) -> Splits:
-    """178 wines, 13 chemical measurements, 3 cultivars: too easy to tell losses apart.
-
-    Args:
-        seed: Draws the 60/20/20 split.
-
-    Source:
-        Aeberhard and Forina 1992, UCI repository; in scikit-learn (CC BY 4.0).
-    """
+    """178 wines, 13 chemical measurements, 3 cultivars: too easy to tell losses apart."""
     return _labelled("wine", classes=3, seed=seed)
 
 
 def diabetes(*, seed: int) -> Splits:
-    """442 patients, 10 measurements, a score of disease progression one year later.
-
-    Args:
-        seed: Draws the 60/20/20 split.
-
-    Source:
-        Efron, Hastie, Johnstone and Tibshirani 2004, Annals of Statistics; in scikit-learn.
-    """
+    """442 patients, 10 measurements, a score of disease progression one year later."""
     measurements, progression = (torch.as_tensor(part) for part in _loaded("diabetes"))
     rows = permuted(len(progression), seed)
     return regression(by_split(measurements, rows), by_split(progression[:, None], rows))
 
 
 def _labelled(name: str, *, classes: int, seed: int) -> Splits:
-    """Splits of one of scikit-learn's classification sets."""
     inputs, labels = (torch.as_tensor(part) for part in _loaded(name))
     rows = permuted(len(labels), seed)
     return classification(by_split(inputs, rows), by_split(labels, rows), classes=classes)
 
 
-TABLES = {
-    "digits": ("digits.csv.gz", 0),
-    "breast_cancer": ("breast_cancer.csv", 1),
-    "wine": ("wine_data.csv", 1),
-}
-"""Files of its classification sets, labels in the last column, and lines to leave out."""
-
-
 @functools.cache
 def _loaded(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets, bit for bit as scikit-learn gives them: to import it takes a second."""
+    folder = _folder()
     try:
         if name == "diabetes":
-            return _diabetes(_folder())
-        file, before = TABLES[name]
-        table = np.loadtxt(_folder() / file, delimiter=",", skiprows=before)
+            # Each measurement with mean 0 and sum of squares 1, as published.
+            measured = np.loadtxt(folder / "diabetes_data_raw.csv.gz")
+            measured = (measured - measured.mean(0)) / measured.std(0) / len(measured) ** 0.5
+            return measured, np.loadtxt(folder / "diabetes_target.csv.gz")
+        file, skipped_lines = TABLES[name]
+        table = np.loadtxt(folder / file, delimiter=",", skiprows=skipped_lines)
         return table[:, :-1], table[:, -1].astype(int)
     except OSError:  # a version of scikit-learn that keeps them elsewhere
         from sklearn import datasets
 
         return getattr(datasets, f"load_{name}")(return_X_y=True)
-
-
-def _diabetes(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Each measurement with mean 0 and sum of squares 1, as published."""
-    measured = np.loadtxt(folder / "diabetes_data_raw.csv.gz")
-    measured = (measured - measured.mean(0)) / measured.std(0) / len(measured) ** 0.5
-    return measured, np.loadtxt(folder / "diabetes_target.csv.gz")
 
 
 def _folder() -> Path:
@@ -111,7 +78,7 @@ ROWS = (
     Data(
         digits,
         "classification",
-        "Alpaydin and Kaynak 1998; in scikit-learn",
+        "Alpaydin and Kaynak 1998, UCI; in scikit-learn",
         licence="CC BY 4.0",
         # Those that label-noise papers use for handwritten digits, from Patrini et al. 2017 on.
         confusions={2: 7, 3: 8, 5: 6, 6: 5, 7: 1},
@@ -120,7 +87,7 @@ ROWS = (
     Data(
         breast_cancer,
         "classification",
-        "Wolberg et al. 1995, UCI; in scikit-learn",
+        "Wolberg, Street and Mangasarian 1995, UCI; in scikit-learn",
         licence="CC BY 4.0",
         note="A linear model is right in 97 % of cases; 114 test rows a seed resolve little.",
         bar="logistic regression, 20 seeds: accuracy .974",
@@ -136,7 +103,7 @@ ROWS = (
     Data(
         diabetes,
         "regression",
-        "Efron et al. 2004; in scikit-learn",
+        "Efron, Hastie, Johnstone and Tibshirani 2004, Annals of Statistics; in scikit-learn",
         licence="none stated",
         bar="ridge: R² .535 on one split",
     ),

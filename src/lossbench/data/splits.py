@@ -14,12 +14,9 @@ import torch
 from torch import Tensor
 
 from lossbench.data.files import Files
-from lossbench.data.memory import Memory
+from lossbench.data.teacher import teacher_probabilities
 from lossbench.pairing import add_tensors, stream
 from lossbench.records import SPLITS
-
-_HASHED: Memory[hashlib._Hash] = Memory(4)
-"""Hashes that went over inputs already, known by the inputs in the order of their splits' names."""
 
 SHARES = (0.6, 0.2, 0.2)
 
@@ -37,7 +34,7 @@ class Splits:
         task: "regression" or "classification".
         target_scale: Standard deviation of the training target in its own unit; 1 for labels.
         posterior: By split, [N, C], true class probabilities; empty where nobody knows them.
-        clean: Targets before they were corrupted, by split; empty where they were not.
+        uncorrupted: The splits before their targets were corrupted; None where they were not.
     """
 
     inputs: dict[str, Tensor]
@@ -45,7 +42,12 @@ class Splits:
     task: str
     target_scale: float
     posterior: dict[str, Tensor] = field(default_factory=dict)
-    clean: dict[str, Tensor] = field(default_factory=dict)
+    uncorrupted: Splits | None = None
+
+    @property
+    def clean(self) -> dict[str, Tensor]:
+        """Targets before they were corrupted, by split; empty where they were not."""
+        return {} if self.uncorrupted is None else self.uncorrupted.targets
 
     @property
     def sizes(self) -> tuple[int | tuple[int, ...], int]:
@@ -54,25 +56,29 @@ class Splits:
         return shape[0] if len(shape) == 1 else shape, self.targets["train"].shape[-1]
 
     @functools.cached_property
+    def label_probabilities(self) -> dict[str, Tensor]:
+        """Class probabilities [N, C] by split: the true ones, or else those of a teacher."""
+        return self.posterior or teacher_probabilities(self.inputs, self.targets["train"])
+
+    @functools.cached_property
     def sha(self) -> str:
-        """Fingerprint of everything a run can see: inputs, posterior and targets of all splits.
-
-        `clean`, the targets before their corruption, no run sees: it only judges.
-        """
-
-        def named(part: str) -> dict[str, Tensor]:
-            return {f"{part}/{split}": rows for split, rows in getattr(self, part).items()}
-
-        def begun() -> hashlib._Hash:
-            digest = hashlib.sha256()
-            add_tensors(digest, named("inputs"))
-            return digest
-
-        # Inputs come first by name, and are the same tensors for all seeds of a fixed set.
-        in_order = [rows for _, rows in sorted(self.inputs.items())]
-        digest = _HASHED.of(in_order, begun).copy()
-        add_tensors(digest, named("posterior") | named("targets"))
+        """Fingerprint of everything a run can see: inputs, posterior and targets of all splits."""
+        digest = self._hash_of_inputs.copy()
+        parts = {"posterior": self.posterior, "targets": self.targets}
+        add_tensors(
+            digest,
+            {f"{part}/{split}": parts[part][split] for part in parts for split in parts[part]},
+        )
         return digest.hexdigest()
+
+    @functools.cached_property
+    def _hash_of_inputs(self) -> hashlib._Hash:
+        """A hash that has read the inputs; seeds that corrupt the same splits read them once."""
+        if self.uncorrupted is not None and self.uncorrupted.inputs is self.inputs:
+            return self.uncorrupted._hash_of_inputs
+        digest = hashlib.sha256()
+        add_tensors(digest, {f"inputs/{split}": rows for split, rows in self.inputs.items()})
+        return digest
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Synthetic data whose truth is known: the posterior of a mixture, the function behind noise."""
+"""Synthetic data whose truth is known: the posterior of a mixture, the function behind noise.
+
+Each raises ValueError where a parameter is out of the range that its docstring gives; sizes,
+scales and rates are positive, and there are two classes or more.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy import special
 from torch import Tensor
 from torch.nn import functional
 
@@ -56,15 +61,17 @@ def gaussian_mixture(
         components: Gaussians per class, equally likely, with means of their own; from two on the
             boundaries are curved, and model=linear cannot represent the posterior.
         priors: Weight of each class, C numbers of any sum; none: all classes equally likely.
-
-    Raises:
-        ValueError: A size is not positive, there are fewer than two classes, or the priors are not
-            C positive numbers.
     """
     _check_sizes(examples=examples, features=features, components=components)
     if classes < 2 or separation < 0:
         raise ValueError(f"{classes} classes, separation {separation}: use 2 or more, and >= 0")
-    weights = _priors(priors, classes)
+    weights = torch.ones(classes, dtype=torch.float64)
+    if priors:
+        if len(priors) != classes or not all(0 < prior < math.inf for prior in priors):
+            raise ValueError(
+                f"priors {list(priors)} of {classes} classes: use {classes} positive ones"
+            )
+        weights = torch.tensor(priors, dtype=torch.float64) / max(priors)
     draw = stream(seed, "data")
     shape = (classes * components, features)
     means = separation * torch.randn(shape, generator=draw, dtype=torch.float64)
@@ -78,13 +85,7 @@ def gaussian_mixture(
     fit = inputs @ means.T - 0.5 * means.square().sum(-1)
     of_class = fit.unflatten(-1, (classes, components)).logsumexp(-1)
     posterior = (of_class + weights.log()).softmax(-1)
-    rows = permuted(examples, seed)
-    return classification(
-        by_split(inputs, rows),
-        by_split(labels, rows),
-        classes=classes,
-        posterior=by_split(posterior, rows),
-    )
+    return _with_posterior(inputs, labels, posterior, seed)
 
 
 def two_moons(*, seed: int, examples: int = 2000, noise: float = 0.2) -> Splits:
@@ -97,9 +98,6 @@ def two_moons(*, seed: int, examples: int = 2000, noise: float = 0.2) -> Splits:
         seed: Draws the labels, the places on the arcs, the noise and the split.
         examples: Rows in all.
         noise: Standard deviation of each coordinate around the arc, in radii; 0.02 or more.
-
-    Raises:
-        ValueError: No examples, or too little noise for the quadrature.
     """
     _check_sizes(examples=examples)
     if not 0.02 <= noise < math.inf:
@@ -111,14 +109,7 @@ def two_moons(*, seed: int, examples: int = 2000, noise: float = 0.2) -> Splits:
     first = torch.stack([angle.cos(), angle.sin()], -1)
     inputs = torch.where(labels[:, None] == 0, first, _turned(first)) + around
     density = [_log_density_of_arc(points, noise) for points in (inputs, _turned(inputs))]
-    posterior = torch.stack(density, -1).softmax(-1)
-    rows = permuted(examples, seed)
-    return classification(
-        by_split(inputs, rows),
-        by_split(labels, rows),
-        classes=2,
-        posterior=by_split(posterior, rows),
-    )
+    return _with_posterior(inputs, labels, torch.stack(density, -1).softmax(-1), seed)
 
 
 def finite_support(
@@ -144,16 +135,15 @@ def finite_support(
         classes: C.
         concentration: Of the symmetric Dirichlet that the distributions are drawn from, mixed with
             `UNIFORM_SHARE` of the uniform one; small ones are nearly certain, large ones flat.
-
-    Raises:
-        ValueError: A size or the concentration is not positive, or there are fewer than two
-            classes.
     """
     _check_sizes(examples=examples, atoms=atoms, concentration=concentration)
     if classes < 2:
         raise ValueError(f"{classes} classes: use 2 or more")
     draw = stream(seed, "data")
-    drawn = _dirichlet((atoms, classes), concentration=concentration, draw=draw)
+    # Gamma quantiles of uniform numbers, over their sum: a Dirichlet draw.
+    level = torch.rand(atoms, classes, generator=draw, dtype=torch.float64)
+    gamma = torch.from_numpy(special.gammaincinv(concentration, level.numpy())).clamp(min=1e-300)
+    drawn = gamma / gamma.sum(-1, keepdim=True)
     distributions = (1.0 - UNIFORM_SHARE) * drawn + UNIFORM_SHARE / classes
     # Training comes last, so that what it is judged by is the same at every sample size.
     sizes = {
@@ -200,18 +190,12 @@ def noisy_linear(
             gaussian, laplace and uniform noise, the scale of student_t and cauchy.
         degrees: Degrees of freedom of "student_t". At 2 or below, as of "cauchy", the variance is
             infinite; targets are then centred by the median and scaled by the interquartile range.
-
-    Raises:
-        ValueError: Unknown noise, or a size, scale or number of degrees that is not positive.
     """
     _check_sizes(examples=examples, features=features, noise_scale=noise_scale, degrees=degrees)
-    draw = stream(seed, "data")
-    slopes = torch.randn(features, generator=draw, dtype=torch.float64)
-    inputs = torch.randn(examples, features, generator=draw, dtype=torch.float64)
-    clean = inputs @ (slopes / slopes.norm())
+    inputs, clean, draw = _linear(examples, features, seed)
     noisy = clean + noise_scale * _noise(noise, examples, degrees=degrees, draw=draw)
     has_variance = noise != "cauchy" and not (noise == "student_t" and degrees <= 2)
-    return _seen_through(noisy, clean, inputs, seed=seed, has_variance=has_variance)
+    return _behind_noise(inputs, clean, noisy, seed=seed, has_variance=has_variance)
 
 
 def noisy_linear_outliers(
@@ -237,41 +221,26 @@ def noisy_linear_outliers(
         size: What is added to an outlier, in standard deviations of the Gaussian noise; may be
             negative.
 
-    Raises:
-        ValueError: A size or scale is not positive, or the share is no probability.
-
     Source:
         Huber 1964, Annals of Mathematical Statistics, with a point far off as contamination.
     """
     _check_sizes(examples=examples, features=features, noise_scale=noise_scale)
     if not 0 <= share <= 1:
         raise ValueError(f"a share of {share} outliers: use 0 to 1")
-    draw = stream(seed, "data")
-    slopes = torch.randn(features, generator=draw, dtype=torch.float64)
-    inputs = torch.randn(examples, features, generator=draw, dtype=torch.float64)
-    clean = inputs @ (slopes / slopes.norm())
+    inputs, clean, draw = _linear(examples, features, seed)
     noise = torch.randn(examples, generator=draw, dtype=torch.float64)
     is_outlier = torch.rand(examples, generator=draw, dtype=torch.float64) < share
     noisy = clean + noise_scale * torch.where(is_outlier, noise + size, noise)
-    return _seen_through(noisy, clean, inputs, seed=seed, has_variance=True)
+    return _behind_noise(inputs, clean, noisy, seed=seed, has_variance=True)
 
 
 def clean_linear(*, seed: int, examples: int = 1000, features: int = 8) -> Splits:
     """The linear function of `noisy_linear` without any noise: what happens near the optimum.
 
-    Args:
-        seed: Draws the slopes, the inputs and the split, the same as those of `noisy_linear`.
-        examples: Rows in all.
-        features: F; the function has variance 1 over them.
-
-    Raises:
-        ValueError: A size is not positive.
+    A seed draws the same slopes, inputs and split as for `noisy_linear`.
     """
     _check_sizes(examples=examples, features=features)
-    draw = stream(seed, "data")
-    slopes = torch.randn(features, generator=draw, dtype=torch.float64)
-    inputs = torch.randn(examples, features, generator=draw, dtype=torch.float64)
-    clean = inputs @ (slopes / slopes.norm())
+    inputs, clean, _ = _linear(examples, features, seed)
     rows = permuted(examples, seed)
     return regression(by_split(inputs, rows), by_split(clean[:, None], rows))
 
@@ -290,43 +259,48 @@ def noisy_counts(
         features: F.
         rate: Expected count where the inputs are zero.
         spread: Standard deviation of the log-rate over the inputs.
-
-    Raises:
-        ValueError: A size, rate or spread is not positive.
     """
     _check_sizes(examples=examples, features=features, rate=rate, spread=spread)
-    draw = stream(seed, "data")
-    slopes = torch.randn(features, generator=draw, dtype=torch.float64)
-    inputs = torch.randn(examples, features, generator=draw, dtype=torch.float64)
-    expected = rate * torch.exp(spread * (inputs @ (slopes / slopes.norm())))
+    inputs, function, draw = _linear(examples, features, seed)
+    expected = rate * torch.exp(spread * function)
     counts = torch.poisson(expected, generator=draw)
-    seen = {"train": counts, "validation": counts, "test": expected}
+    observed = {"train": counts, "validation": counts, "test": expected}
     rows = permuted(examples, seed)
     scale = counts[rows["train"]].std(correction=0).clamp(min=1e-12)
     return Splits(
         inputs=standardised(by_split(inputs, rows))[0],
-        targets={name: (seen[name][rows[name], None] / scale).float() for name in SPLITS},
+        targets={name: (observed[name][rows[name], None] / scale).float() for name in SPLITS},
         task="regression",
         target_scale=float(scale),
     )
 
 
-def _dirichlet(shape: tuple[int, int], *, concentration: float, draw: torch.Generator) -> Tensor:
-    """Rows on the simplex, float64: gamma quantiles of uniform numbers, over their sum."""
-    from scipy import special
+def _with_posterior(inputs: Tensor, labels: Tensor, posterior: Tensor, seed: int) -> Splits:
+    """Splits of examples [N, F] with labels [N] and class probabilities [N, C]."""
+    rows = permuted(len(labels), seed)
+    return classification(
+        by_split(inputs, rows),
+        by_split(labels, rows),
+        classes=posterior.shape[-1],
+        posterior=by_split(posterior, rows),
+    )
 
-    level = torch.rand(shape, generator=draw, dtype=torch.float64)
-    gamma = torch.from_numpy(special.gammaincinv(concentration, level.numpy())).clamp(min=1e-300)
-    return gamma / gamma.sum(-1, keepdim=True)
+
+def _linear(examples: int, features: int, seed: int) -> tuple[Tensor, Tensor, torch.Generator]:
+    """Inputs [N, F], a linear function of them with variance 1, [N], and what draws the rest."""
+    draw = stream(seed, "data")
+    slopes = torch.randn(features, generator=draw, dtype=torch.float64)
+    inputs = torch.randn(examples, features, generator=draw, dtype=torch.float64)
+    return inputs, inputs @ (slopes / slopes.norm()), draw
 
 
-def _seen_through(
-    noisy: Tensor, clean: Tensor, inputs: Tensor, *, seed: int, has_variance: bool
+def _behind_noise(
+    inputs: Tensor, clean: Tensor, noisy: Tensor, *, seed: int, has_variance: bool
 ) -> Splits:
     """Splits whose train and validation targets are noisy and whose test targets are clean, [N]."""
-    seen = {"train": noisy, "validation": noisy, "test": clean}
+    observed = {"train": noisy, "validation": noisy, "test": clean}
     rows = permuted(len(noisy), seed)
-    targets = {name: seen[name][rows[name], None] for name in SPLITS}
+    targets = {name: observed[name][rows[name], None] for name in SPLITS}
     splits = regression(by_split(inputs, rows), targets)
     if has_variance:
         return splits
@@ -358,15 +332,6 @@ def _noise(noise: str, count: int, *, degrees: float, draw: torch.Generator) -> 
     if noise == "uniform":
         return math.sqrt(3) * (2 * first - 1)
     return torch.tan(math.pi * (first - 0.5))
-
-
-def _priors(priors: Sequence[float], classes: int) -> Tensor:
-    """Class weights with maximum 1, [C], float64."""
-    if not priors:
-        return torch.ones(classes, dtype=torch.float64)
-    if len(priors) != classes or not all(0 < prior < math.inf for prior in priors):
-        raise ValueError(f"priors {list(priors)} of {classes} classes: use {classes} positive ones")
-    return torch.tensor(priors, dtype=torch.float64) / max(priors)
 
 
 def _turned(points: Tensor) -> Tensor:

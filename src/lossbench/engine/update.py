@@ -192,7 +192,7 @@ class Updates(Advance):
                 _slice(gradients, members),
                 {name: _slice(each, members) for name, each in optimizer.items()},
                 step=step,
-                hyper=hyper.some(slice(span.start + members.start, span.start + members.stop)),
+                hyper=hyper.subset(slice(span.start + members.start, span.start + members.stop)),
                 out=before if is_everyone else None,
             )
             if not is_everyone:
