@@ -25,10 +25,6 @@ def initialised(build: Callable[[], nn.Module], *, seed: int) -> nn.Module:
 
     Its dropout masks depend on the seed's dropout stream, so that a model starts from the same
     parameters with and without dropout.
-
-    Args:
-        build: Makes the module.
-        seed: Block of the paired design.
     """
     # Modules draw from torch's global generator while they are built and take no other: it is
     # lent the init stream's state for that moment and gets its own back.
@@ -46,15 +42,16 @@ def paired(model: nn.Module, *, seed: int) -> nn.Module:
         seed: Block of the paired design; draws one key for each dropout layer, in order.
 
     Raises:
-        ValueError: A foreign layer drops everything.
+        ValueError: A layer of torchvision drops whole batches.
     """
-    foreign = [item for item in model.named_modules() if _is_foreign_dropout(item[1])]
-    for name, layer in foreign:
-        own = _own_dropout(layer)
-        if name == "":
-            model = own
-        else:
-            model.set_submodule(name, own)
+    for name, layer in [*model.named_modules()]:
+        package, kind = type(layer).__module__.partition(".")[0], type(layer).__name__
+        if kind in DROPPED_UNITS and package in ("torch", "torchvision"):
+            if getattr(layer, "mode", "row") != "row":
+                raise ValueError(f"{layer} drops whole batches: use mode 'row'")
+            p = float(layer.p)  # type: ignore[arg-type]
+            dropout = Dropout(p, unit=DROPPED_UNITS[kind]) if p else nn.Identity()
+            model = _with_submodule(model, name, dropout.train(layer.training))
     draw = stream(seed, "dropout")
     for layer in model.modules():
         if isinstance(layer, Dropout):
@@ -62,27 +59,19 @@ def paired(model: nn.Module, *, seed: int) -> nn.Module:
     return model
 
 
-def _is_foreign_dropout(layer: nn.Module) -> bool:
-    package = type(layer).__module__.partition(".")[0]
-    return type(layer).__name__ in DROPPED_UNITS and package in ("torch", "torchvision")
-
-
-def _own_dropout(layer: nn.Module) -> nn.Module:
-    p, unit = float(layer.p), DROPPED_UNITS[type(layer).__name__]  # type: ignore[arg-type]
-    if getattr(layer, "mode", "row") != "row":
-        raise ValueError(f"{layer} drops whole batches: use mode 'row'")
-    return Dropout(p, unit=unit).train(layer.training) if p else nn.Identity()
+def _with_submodule(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+    """The model, changed in place, with a layer in the place of that name; "" is the model."""
+    if name == "":
+        return layer
+    model.set_submodule(name, layer)
+    return model
 
 
 def rescaled(model: nn.Module, *, output_scale: float) -> nn.Module:
-    """The model with the parameters of its last linear layer multiplied.
-
-    Args:
-        model: Changed in place.
-        output_scale: The factor; 1 changes nothing.
+    """The model, changed in place, with the parameters of its last linear layer multiplied.
 
     Raises:
-        ValueError: The model has no linear layer to scale.
+        ValueError: The model has no linear layer, and the factor is not 1.
     """
     if output_scale == 1.0:
         return model
@@ -108,9 +97,9 @@ def widened(model: nn.Module, *, outputs: int, times: int) -> nn.Module:
     """
     if times == 1:
         return model
-    layers = [item for item in model.named_modules() if isinstance(item[1], nn.Linear)]
-    name, last = layers[-1] if layers else ("", None)
-    if not isinstance(last, nn.Linear) or last.out_features != outputs:
+    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    name, last = next(reversed(linear.items()), ("", None))
+    if last is None or last.out_features != outputs:
         raise ValueError(
             f"a loss with {times} outputs per target needs a model that ends in a linear layer"
         )
@@ -120,10 +109,7 @@ def widened(model: nn.Module, *, outputs: int, times: int) -> nn.Module:
     with torch.no_grad():
         for new, old in zip(wide.parameters(), last.parameters(), strict=True):
             new.zero_()[:outputs].copy_(old)
-    if name == "":
-        return wide
-    model.set_submodule(name, wide)
-    return model
+    return _with_submodule(model, name, wide)
 
 
 State = Mapping[str, Tensor]
@@ -140,14 +126,11 @@ def called(model: nn.Module) -> Callable[[State, State, Tensor], Tensor]:
 
 
 def stacked(models: Sequence[nn.Module], places: Sequence[int]) -> dict[str, Tensor]:
-    """Parameters and buffers of models, one leading pack dimension.
+    """Parameters and buffers by name, [K, ...].
 
     Args:
         models: One model per seed.
         places: For each of the K members, which model it starts from.
-
-    Returns:
-        Tensor [K, ...] by parameter name.
     """
     index = torch.as_tensor(places)
     states = [model.state_dict() for model in models]

@@ -35,14 +35,10 @@ def mlp(
     Args:
         inputs: Shape of one example; F numbers go in.
         outputs: C.
-        widths: Units of each hidden layer; an empty list gives `linear`.
+        widths: Units of each hidden layer, positive; an empty list gives `linear`.
         activation: One of `ACTIVATIONS`, after each hidden layer.
         normalisation: none, batch or layer, between a hidden layer and its activation.
         dropout: Probability that a hidden unit is zeroed while training, after its activation.
-
-    Raises:
-        ValueError: Unknown activation or normalisation, a width that is not positive, or no such
-            probability.
     """
     if normalisation not in NORMALISATIONS:
         raise ValueError(f"normalisation {normalisation!r}: use one of {', '.join(NORMALISATIONS)}")

@@ -1,4 +1,4 @@
-"""Models of other packages by their names."""
+"""Models of torchvision by their names."""
 
 from __future__ import annotations
 
@@ -14,19 +14,12 @@ from lossbench.models.spec import Inputs, Model, image_of
 def torchvision(inputs: Inputs, outputs: int, *, name: str = "resnet18") -> nn.Module:
     """A classification model of torchvision, untrained.
 
-    Vision transformers are built for the size of the images; the others take any size that their
-    poolings leave something of. Their dropout layers become paired ones in `initialised`.
-
-    Args:
-        inputs: Channels, height, width; three channels.
-        outputs: C.
-        name: As in torchvision.models.list_models(module=torchvision.models).
-
-    Raises:
-        ValueError: No image of three channels, an unknown name, images too small for the model, or
-            a model that has several outputs.
+    Vision transformers are built for the size of the images, which have three channels; the others
+    take any size that their poolings leave something of. `name` is one of
+    torchvision.models.list_models(module=torchvision.models). Their dropout layers become paired
+    ones in `initialised`.
     """
-    # torchvision takes seconds to import: who does not ask for it does not wait.
+    # torchvision takes a second to import: whoever does not ask for it does not wait.
     from torchvision import models
 
     image = image_of(inputs, model="torchvision")
@@ -45,25 +38,19 @@ def torchvision(inputs: Inputs, outputs: int, *, name: str = "resnet18") -> nn.M
     if name.startswith("maxvit"):
         sizes["input_size"] = image[1:]
     model = models.get_model(name, weights=None, **sizes)
-    _refuse_unfit(model, image, outputs, name=name)
-    return model
-
-
-def _refuse_unfit(
-    model: nn.Module, image: tuple[int, int, int], outputs: int, *, name: str
-) -> None:
-    """Run two empty images through a copy of the model, as in training."""
+    # Two empty images through a copy of the model, as in training.
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            found = copy.deepcopy(model)(torch.zeros(2, *image))
+            output = copy.deepcopy(model)(torch.zeros(2, *image))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"torchvision's {name} cannot take images {list(image)} ({reason}): "
             "use larger ones, or model=resnet18"
         ) from error
-    if not isinstance(found, Tensor) or found.shape != (2, outputs):
+    if not isinstance(output, Tensor) or output.shape != (2, outputs):
         raise ValueError(f"torchvision's {name} has more outputs than one: use another model")
+    return model
 
 
 ROWS = (Model(torchvision, "torchvision.models; torchvision's own initialisation"),)

@@ -25,14 +25,7 @@ def lenet(
     of 1998 is nearer with `activation=tanh pooling=average`; its trained subsampling, its partial
     connections and its radial output units are in neither.
 
-    Args:
-        inputs: Channels, height, width.
-        outputs: C.
-        activation: One of `ACTIVATIONS`.
-        pooling: max or average.
-
-    Raises:
-        ValueError: No image, or an unknown activation or pooling.
+    `pooling` is max or average.
 
     Source:
         LeCun, Bottou, Bengio, Haffner 1998, Proceedings of the IEEE 86.
@@ -71,14 +64,7 @@ def strided_cnn(
 ) -> nn.Module:
     """3 x 3 convolutions of stride 2, each halving the image, and one affine map; no pooling.
 
-    Args:
-        inputs: Channels, height, width.
-        outputs: C.
-        widths: Channels of each convolution.
-        activation: One of `ACTIVATIONS`, after each convolution.
-
-    Raises:
-        ValueError: No image, an unknown activation, or a width that is not positive.
+    `widths` are the channels of each convolution.
 
     Source:
         Springenberg et al. 2015, ICLR workshop: strides in the place of pooling.

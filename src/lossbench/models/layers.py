@@ -28,31 +28,20 @@ _GAMMA, _FIRST, _SECOND = (
 
 
 def activated(name: str) -> nn.Module:
-    """A layer of `ACTIVATIONS`.
-
-    Raises:
-        ValueError: There is no such one.
-    """
+    """A layer of `ACTIVATIONS`; ValueError where it has no such name."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation {name!r}: use one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]()
 
 
 def check_probability(p: float) -> None:
-    """Refuse what is no probability of dropping.
-
-    Raises:
-        ValueError: It is below 0, or 1 and above.
-    """
+    """Refuse a dropout below 0, or of 1 and above, with a ValueError."""
     if not 0 <= p < 1:
         raise ValueError(f"dropout {p}: use 0 up to below 1")
 
 
 def mixed(words: Tensor) -> Tensor:
-    """Random-looking words of int64 words, one to one: the finaliser of splitmix64.
-
-    Args:
-        words: Any shape, int64.
+    """Random-looking words of int64 words of any shape, one to one: the finaliser of splitmix64.
 
     Source:
         Steele, Lea, Flood 2014, OOPSLA, doi 10.1145/2660193.2660195; constants of S. Vigna,
@@ -64,14 +53,9 @@ def mixed(words: Tensor) -> Tensor:
 
 
 def random_words(start: Tensor, count: int) -> Tensor:
-    """The first numbers of splitmix64 that is seeded with `start`.
+    """The first `count` numbers of splitmix64 seeded with `start` (int64, no dimension).
 
-    Args:
-        start: int64, no dimension.
-        count: How many.
-
-    Returns:
-        [count], uniform over all of int64.
+    They are uniform over all of int64.
     """
     places = torch.arange(1, count + 1, device=start.device)
     return mixed(places * _GAMMA + start)
@@ -121,13 +105,12 @@ class Dropout(nn.Module):
         """Inputs [B, ...], masked while training."""
         if not self.training:
             return inputs
-        own = inputs.shape[: UNITS[self.unit] or inputs.dim()]
-        words = random_words(mixed(self.key + self.count * _GAMMA), own.numel())
+        units = inputs.shape[: UNITS[self.unit] or inputs.dim()]
+        words = random_words(mixed(self.key + self.count * _GAMMA), units.numel())
         self.count.add_(1)
         # A word is uniform over [-2**63, 2**63).
-        is_kept = (words >= int(self.p * 2.0**64) - 2**63).view(
-            *own, *[1] * (inputs.dim() - len(own))
-        )
+        is_kept = words >= int(self.p * 2.0**64) - 2**63
+        is_kept = is_kept.view(*units, *[1] * (inputs.dim() - len(units)))
         return torch.where(is_kept, inputs / (1 - self.p), 0.0)
 
     def extra_repr(self) -> str:

@@ -1,6 +1,6 @@
 """Residual networks in the form for small images: a 3 x 3 stem, and no pooling before the end.
 
-Names of parameters are those of torchvision's ResNet.
+Names of parameters are those of torchvision's ResNet. `normalisation` is batch or group.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CHANNELS_PER_GROUP = 16
 
 
 def group_norm(channels: int) -> nn.Module:
-    """Group normalisation with 16 channels a group, which is at least one group.
+    """Group normalisation with 16 channels a group, at least one group.
 
     Source:
         Wu, He 2018, ECCV, table 3: a fixed number of channels per group.
@@ -36,14 +36,6 @@ def resnet8(inputs: Inputs, outputs: int, *, normalisation: str = "batch") -> nn
     Shortcuts have no parameters: where the image is halved they take every other pixel and fill
     new channels with zeros (option A of the paper).
 
-    Args:
-        inputs: Channels, height, width.
-        outputs: C.
-        normalisation: batch or group.
-
-    Raises:
-        ValueError: No image, or an unknown normalisation.
-
     Source:
         He, Zhang, Ren, Sun 2016, CVPR, section 4.2.
     """
@@ -56,14 +48,6 @@ def resnet18(inputs: Inputs, outputs: int, *, normalisation: str = "batch") -> n
 
     Shortcuts that change the shape are 1 x 1 convolutions (option B). The body is torchvision's;
     its stem of stride 2 and its pooling would leave a CIFAR image one pixel.
-
-    Args:
-        inputs: Channels, height, width.
-        outputs: C.
-        normalisation: batch or group.
-
-    Raises:
-        ValueError: No image, or an unknown normalisation.
 
     Source:
         He, Zhang, Ren, Sun 2016, CVPR, table 1.
@@ -82,9 +66,6 @@ class ResNet(nn.Module):
         blocks: Blocks of each stage.
         normalisation: batch or group.
         is_projected: Whether a shortcut that changes the shape is a convolution.
-
-    Raises:
-        ValueError: Unknown normalisation.
     """
 
     def __init__(
@@ -177,9 +158,9 @@ class Subsampled(nn.Module):
 
 
 def _convolution(before: int, width: int, kernel: int, stride: int = 1) -> nn.Module:
-    made = nn.Conv2d(before, width, kernel, stride, padding=kernel // 2, bias=False)
-    nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
-    return made
+    layer = nn.Conv2d(before, width, kernel, stride, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer
 
 
 ROWS = (

@@ -16,8 +16,10 @@ Inputs = int | tuple[int, int, int]
 class Model:
     """A model's row: `fn(inputs, outputs, **params) -> nn.Module`, and its source.
 
-    Every model ends in a linear layer that makes its output and is the last one among its
-    modules: `widened` and `rescaled` work on that.
+    `inputs` is the shape of one example, `outputs` the number C. The function raises ValueError
+    where it cannot serve such inputs, or refuses a parameter. Every model ends in a linear layer
+    that makes its output and is the last one among its modules: `widened` and `rescaled` work on
+    that.
     """
 
     fn: Callable[..., nn.Module]
@@ -35,15 +37,7 @@ def features(inputs: Inputs) -> int:
 
 
 def image_of(inputs: Inputs, *, model: str) -> tuple[int, int, int]:
-    """Channels, height and width.
-
-    Args:
-        inputs: Shape of one example.
-        model: Name of the model that needs an image.
-
-    Raises:
-        ValueError: The inputs are vectors.
-    """
+    """Channels, height and width, for a model of that name; ValueError where inputs are vectors."""
     if isinstance(inputs, int):
         raise ValueError(
             f"model {model} needs images, the inputs are vectors of {inputs} numbers: "
@@ -53,10 +47,6 @@ def image_of(inputs: Inputs, *, model: str) -> tuple[int, int, int]:
 
 
 def check_positive(values: list[int], *, what: str) -> None:
-    """Refuse sizes below 1.
-
-    Raises:
-        ValueError: The values got, and the cure.
-    """
+    """Refuse sizes below 1 with a ValueError."""
     if any(value < 1 for value in values):
         raise ValueError(f"{what} {values}: use positive numbers, like [64, 64]")

@@ -45,19 +45,14 @@ def permuted_labels(model: nn.Module, inputs: Tensor, targets: Tensor, *, seed: 
         value = functional.cross_entropy(model(inputs), wrong)
         gradient = torch.autograd.grad(value, list(parameters.values()))
         with torch.no_grad():
-            slopes = dict(zip(parameters, gradient, strict=True))
-            after = adam(parameters, slopes, state, step=step, hyper=hyper)
+            gradient_of = dict(zip(parameters, gradient, strict=True))
+            after = adam(parameters, gradient_of, state, step=step, hyper=hyper)
             for name, parameter in parameters.items():
                 parameter.copy_(after[name])
 
 
 def derangement(count: int, *, seed: int) -> Tensor:
-    """A permutation of 0 to `count` - 1 that leaves nothing in its place, all equally likely.
-
-    Args:
-        count: 2 or more.
-        seed: Block of the paired design.
-    """
+    """A permutation of 0 to `count` - 1 that leaves nothing in its place, all equally likely."""
     draw, places = stream(seed, "prefit"), torch.arange(count)
     while True:  # one permutation of three has no fixed point
         order = torch.randperm(count, generator=draw)

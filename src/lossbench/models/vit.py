@@ -34,9 +34,6 @@ def vit(
         dropout: Probability of a zero behind attention, hidden layer and its map back, while
             training.
 
-    Raises:
-        ValueError: No image, sizes that do not divide or are not positive, no such probability.
-
     Source:
         Dosovitskiy et al. 2021, ICLR; mean instead of class token: Beyer, Zhai, Kolesnikov 2022.
     """
