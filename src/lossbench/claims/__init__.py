@@ -41,23 +41,30 @@ from lossbench.losses.spec import Loss
 CLAIMS: dict[str, Callable[[Loss], Verdict]] = {
     claim.__name__: claim
     for claim in (
-        *(gradient_is_derivative, gradient_is_error, points_along_error, local_weight),
-        *(minimised_at_target, linear_in_target, elicits_mean, strictly_proper, calibrated),
-        *(convex, smooth, bounded_gradient, vanishing_when_wrong),
-        *(symmetric, noise_tolerant, translation_invariant, permutation_invariant, nonnegative),
+        gradient_is_derivative,
+        gradient_is_error,
+        points_along_error,
+        local_weight,
+        minimised_at_target,
+        linear_in_target,
+        elicits_mean,
+        strictly_proper,
+        calibrated,
+        convex,
+        smooth,
+        bounded_gradient,
+        vanishing_when_wrong,
+        symmetric,
+        noise_tolerant,
+        translation_invariant,
+        permutation_invariant,
+        nonnegative,
     )
 }
 
 
 def measure(loss: Loss) -> dict[str, Verdict]:
-    """Measure every claim on one loss.
-
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict by the claim's name, in the order of `CLAIMS`.
-    """
+    """Verdicts on every claim, by name, of a loss at the default parameters of its function."""
     return {name: claim(loss) for name, claim in CLAIMS.items()}
 
 

@@ -15,7 +15,7 @@ from lossbench.claims.draws import (
     seeded,
 )
 from lossbench.claims.minima import output_gradient
-from lossbench.claims.verdict import NOT_OF_LABELS, Verdict, at_most, compare, worst
+from lossbench.claims.verdict import Verdict, at_most, claim, claim_about_labels, compare
 from lossbench.losses.links import direction
 from lossbench.losses.spec import Loss
 
@@ -23,110 +23,28 @@ SMALLEST_ERROR = 1e-6
 """Below it an error has no direction that rounding would leave alone."""
 
 
-def gradient_is_derivative(loss: Loss) -> Verdict:
+@claim
+def gradient_is_derivative(loss: Loss, outputs: int) -> Verdict:
     """What autograd returns is the derivative of the loss, finite also at outputs of 40 and more.
 
-    It fails where a factor was detached, as in a common implementation of focal loss.
-
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict on the largest difference from central differences, relative to the gradient where
-        that is larger than 1.
+    It fails where a factor was detached, as in a common implementation of focal loss. Judged by the
+    largest difference from central differences, relative to the gradient where that is larger
+    than 1.
 
     Source:
         Griewank and Walther 2008, Evaluating Derivatives.
     """
-    return worst(_gradient_against_differences, loss)
-
-
-def gradient_is_error(loss: Loss) -> Verdict:
-    """The output gradient is exactly the error, prediction - target, with factor one.
-
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict on the largest difference between the two, relative to the typical error. An
-        output that is no prediction should get no gradient.
-
-    Source:
-        McCullagh and Nelder 1989 (canonical links); Blondel, Martins and Niculae 2020.
-    """
-    return worst(_gradient_against_error, loss)
-
-
-def points_along_error(loss: Loss) -> Verdict:
-    """The output gradient points along the error, prediction - target, whatever its length.
-
-    Measured on hard labels in classification, on any target in regression.
-
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict on the largest difference between the two unit vectors; its witness gives the mean
-        and the least cosine.
-
-    Source:
-        This suite's axis; the factor it leaves open is that of `local_weight`.
-    """
-    return worst(_direction_against_error, loss)
-
-
-def local_weight(loss: Loss) -> Verdict:
-    """On a hard label c the output gradient is w (p - y), with w a function of p_c alone.
-
-    So it is for every function of p_c behind a softmax, with w = 1 for cross entropy. Behind
-    another inverse link p_c is the prediction for the label. Two classes leave the others no
-    freedom; with four and ten, two outputs of equal p_c differ in the rest, and in the label.
-
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict on the largest difference between the gradient at one output and the error there
-        times the weight found at the other, relative to the gradient.
-
-    Source:
-        Local scores in Bernardo 1979; the weight in Zhang and Sabuncu 2018, NeurIPS.
-    """
-    return NOT_OF_LABELS if loss.task == "regression" else worst(_weight_against_other, loss)
-
-
-def linear_in_target(loss: Loss) -> Verdict:
-    """The loss is affine in the target, up to a term of the target alone.
-
-    The output gradient does not see that term, so it is the gradient that must be affine: then,
-    and only then, sampled labels train like the distribution they are drawn from.
-
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict on the largest difference between the gradient at a mixture of two targets and the
-        mixture of their gradients, relative to the typical gradient.
-
-    Source:
-        Gneiting and Raftery 2007, Journal of the American Statistical Association.
-    """
-    return worst(_gradient_against_mixture, loss)
-
-
-def _gradient_against_differences(loss: Loss, outputs: int) -> Verdict:
     generator = seeded("gradient against differences", outputs)
     output, target = scattered_pairs(loss, generator, outputs, count=60)
     output = torch.cat([output, output + 40.0 * output.sign()])
     target = torch.cat([target, target])
     gradient = output_gradient(loss, output, target)
-    scale = gradient.abs().amax(-1).clamp(min=1.0)
     # A kink within one step spoils that difference, so the nearer of two steps counts.
     wide, narrow = (_central_differences(loss, output, target, step) for step in (1e-5, 1e-6))
     is_narrow = (gradient - narrow).abs().amax(-1) < (gradient - wide).abs().amax(-1)
     difference = narrow.where(is_narrow[:, None], wide)
-    names = ("output gradient", "central difference")
-    return compare(gradient, difference, names=names, tolerance=1e-5, outputs=outputs, scale=scale)
+    names, scale = ("output gradient", "central difference"), gradient.abs().amax(-1).clamp(min=1.0)
+    return compare(gradient, difference, names=names, tolerance=1e-5, scale=scale)
 
 
 def _central_differences(loss: Loss, output: Tensor, target: Tensor, step: float) -> Tensor:
@@ -136,7 +54,16 @@ def _central_differences(loss: Loss, output: Tensor, target: Tensor, step: float
     return (loss.values(above, targets) - loss.values(below, targets)) / (2 * step)
 
 
-def _gradient_against_error(loss: Loss, outputs: int) -> Verdict:
+@claim
+def gradient_is_error(loss: Loss, outputs: int) -> Verdict:
+    """The output gradient is exactly the error, prediction - target, with factor one.
+
+    Judged by the largest difference between the two, relative to the typical error. An output that
+    is no prediction should get no gradient.
+
+    Source:
+        McCullagh and Nelder 1989 (canonical links); Blondel, Martins and Niculae 2020.
+    """
     generator = seeded("gradient against error", outputs)
     shape = (500, outputs)
     output = 4.0 * raw_outputs(loss, shape, generator)
@@ -144,10 +71,19 @@ def _gradient_against_error(loss: Loss, outputs: int) -> Verdict:
     error = padded(loss.predict(output) - target, loss)
     gradient = output_gradient(loss, output, target)
     names, scale = ("output gradient", "error"), error.abs().mean()
-    return compare(gradient, error, names=names, tolerance=1e-12, outputs=outputs, scale=scale)
+    return compare(gradient, error, names=names, tolerance=1e-12, scale=scale)
 
 
-def _direction_against_error(loss: Loss, outputs: int) -> Verdict:
+@claim
+def points_along_error(loss: Loss, outputs: int) -> Verdict:
+    """The output gradient points along the error, prediction - target, whatever its length.
+
+    Measured on hard labels in classification, on any target in regression. Judged by the largest
+    difference between the two unit vectors; the witness gives the mean and the least cosine.
+
+    Source:
+        This suite's axis; the factor it leaves open is that of `local_weight`.
+    """
     generator = seeded("direction against error", outputs)
     shape = (500, outputs)
     output = 2.0 * raw_outputs(loss, shape, generator)
@@ -158,38 +94,49 @@ def _direction_against_error(loss: Loss, outputs: int) -> Verdict:
     pointing = direction(output_gradient(loss, output, target)[is_wrong])
     off, cosine = float((pointing - along).norm(dim=-1).amax()), (pointing * along).sum(-1)
     witness = (
-        f"C={outputs}: cosine of output gradient and error {float(cosine.mean()):.4g} in the mean,"
+        f"cosine of output gradient and error {float(cosine.mean()):.4g} in the mean,"
         f" {float(cosine.amin()):.4g} at least, unit vectors off by {off:.2g}"
     )
     return at_most(off, 1e-6, witness)
 
 
-def _weight_against_other(loss: Loss, outputs: int) -> Verdict:
+@claim_about_labels
+def local_weight(loss: Loss, outputs: int) -> Verdict:
+    """On a hard label c the output gradient is w (p - y), with w a function of p_c alone.
+
+    So it is for every function of p_c behind a softmax, with w = 1 for cross entropy. Behind
+    another inverse link p_c is the prediction for the label. Two classes leave the others no
+    freedom; with four and ten, two outputs of equal p_c differ in the rest, and in the label.
+    Judged by the largest difference between the gradient at one output and the error there times
+    the weight at the other, relative to the gradient.
+
+    Source:
+        Local scores in Bernardo 1979; the weight in Zhang and Sabuncu 2018, NeurIPS.
+    """
     generator = seeded("weight against other", outputs)
     output, other = (2.0 * raw_outputs(loss, (150, outputs), generator) for _ in range(2))
     label = torch.randint(outputs, (150, 1), generator=generator)
     other_label = (label + torch.randint(1, outputs, (150, 1), generator=generator)) % outputs
     prediction = loss.predict(output).gather(-1, label)
-    other = _with_prediction(loss, other, other_label, prediction)
-    gradient, error = _gradient_and_error(loss, output, label)
-    at_other, other_error = _gradient_and_error(loss, other, other_label)
-    weight = (gradient * error).sum(-1, keepdim=True) / error.square().sum(-1, keepdim=True)
-    is_wrong = torch.minimum(error.norm(dim=-1), other_error.norm(dim=-1)) > SMALLEST_ERROR
-    got = torch.cat([gradient[is_wrong], at_other[is_wrong]])
-    wanted = torch.cat([(weight * error)[is_wrong], (weight * other_error)[is_wrong]])
-    names = ("output gradient", "error times the weight at another output")
-    scale = got.abs().amax(-1).maximum(wanted.abs().amax(-1))
-    return compare(got, wanted, names=names, tolerance=1e-6, outputs=outputs, scale=scale)
-
-
-def _with_prediction(loss: Loss, output: Tensor, label: Tensor, wanted: Tensor) -> Tensor:
-    """Move the label's output until its prediction is the wanted one, by bisection."""
-    low, high = (torch.full_like(wanted, end) for end in (-60.0, 60.0))
+    # By bisection, an output for the other label that gives it the same prediction.
+    low, high = (torch.full_like(prediction, end) for end in (-60.0, 60.0))
     for _ in range(60):
         middle = 0.5 * (low + high)
-        reached = loss.predict(output.scatter(-1, label, middle)).gather(-1, label)
-        low, high = middle.where(reached < wanted, low), high.where(reached < wanted, middle)
-    return output.scatter(-1, label, 0.5 * (low + high))
+        reached = loss.predict(other.scatter(-1, other_label, middle)).gather(-1, other_label)
+        low, high = (
+            middle.where(reached < prediction, low),
+            high.where(reached < prediction, middle),
+        )
+    other = other.scatter(-1, other_label, 0.5 * (low + high))
+    gradient, error = _gradient_and_error(loss, output, label)
+    other_gradient, other_error = _gradient_and_error(loss, other, other_label)
+    weight = (gradient * error).sum(-1, keepdim=True) / error.square().sum(-1, keepdim=True)
+    is_wrong = torch.minimum(error.norm(dim=-1), other_error.norm(dim=-1)) > SMALLEST_ERROR
+    measured = torch.cat([gradient[is_wrong], other_gradient[is_wrong]])
+    weighted = torch.cat([(weight * error)[is_wrong], (weight * other_error)[is_wrong]])
+    names = ("output gradient", "error times the weight at another output")
+    scale = measured.abs().amax(-1).maximum(weighted.abs().amax(-1))
+    return compare(measured, weighted, names=names, tolerance=1e-6, scale=scale)
 
 
 def _gradient_and_error(loss: Loss, output: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,14 +144,25 @@ def _gradient_and_error(loss: Loss, output: Tensor, label: Tensor) -> tuple[Tens
     return output_gradient(loss, output, target), loss.predict(output) - target
 
 
-def _gradient_against_mixture(loss: Loss, outputs: int) -> Verdict:
+@claim
+def linear_in_target(loss: Loss, outputs: int) -> Verdict:
+    """The loss is affine in the target, up to a term of the target alone.
+
+    The output gradient does not see that term, so it is the gradient that must be affine: then,
+    and only then, sampled labels train like the distribution they are drawn from. Judged by the
+    largest difference between the gradient at a mixture of two targets and the mixture of their
+    gradients, relative to the typical gradient.
+
+    Source:
+        Gneiting and Raftery 2007, Journal of the American Statistical Association.
+    """
     generator = seeded("gradient against mixture", outputs)
     shape = (500, outputs)
     output = 2.0 * raw_outputs(loss, shape, generator)
-    one, other = (dense_targets(loss, shape, generator) for _ in range(2))
+    target, other = (dense_targets(loss, shape, generator) for _ in range(2))
     share = torch.rand((500, 1), generator=generator, dtype=torch.float64)
-    gradient = output_gradient(loss, output, share * one + (1 - share) * other)
-    mixture = share * output_gradient(loss, output, one)
+    gradient = output_gradient(loss, output, share * target + (1 - share) * other)
+    mixture = share * output_gradient(loss, output, target)
     mixture = mixture + (1 - share) * output_gradient(loss, output, other)
     names, scale = ("gradient at a mixture", "mixture of gradients"), mixture.abs().mean()
-    return compare(gradient, mixture, names=names, tolerance=1e-9, outputs=outputs, scale=scale)
+    return compare(gradient, mixture, names=names, tolerance=1e-9, scale=scale)

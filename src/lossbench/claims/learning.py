@@ -15,132 +15,72 @@ from lossbench.claims.minima import (
     minima_on_labels,
     minima_on_targets,
 )
-from lossbench.claims.verdict import NOT_OF_LABELS, Verdict, compare, worst
+from lossbench.claims.verdict import Verdict, claim, claim_about_labels, compare
 from lossbench.losses.spec import Loss
 
 SMALLEST_LEAD = 1e-6
 """Of the likeliest label's output, relative to the largest output."""
 
 
-def minimised_at_target(loss: Loss) -> Verdict:
+@claim
+def minimised_at_target(loss: Loss, outputs: int) -> Verdict:
     """Fed the target itself, dense, the loss is least where prediction == target, and only there.
 
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict on the largest distance of a minimiser's prediction from its target.
+    Judged by the largest distance of a minimiser's prediction from its target.
 
     Source:
         Savage 1971, Journal of the American Statistical Association.
     """
-    return worst(_minimum_against_target, loss)
+    return _compare_minimisers(("prediction", "target"), loss, *minima_on_targets(loss, outputs))
 
 
-def elicits_mean(loss: Loss) -> Verdict:
+@claim
+def elicits_mean(loss: Loss, outputs: int) -> Verdict:
     """Over a random target, the expected loss is least at the target's mean, and only there.
 
     A regression target follows a skewed distribution (quantiles of an exponential), whose mean,
     median and centre differ; a classification target is a hard label, whose mean is its frequency.
-
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict on the largest distance of a minimiser's prediction from the mean.
+    Judged by the largest distance of a minimiser's prediction from the mean.
 
     Source:
         Savage 1971; Gneiting 2011, Journal of the American Statistical Association.
     """
-    return worst(_minimum_against_mean, loss)
+    if loss.task == "classification":
+        return _minimum_on_labels(loss, outputs)
+    points = skewed_points(outputs, seeded("minimum against mean", outputs))
+    weights = torch.full((1, len(points)), 1.0 / len(points), dtype=torch.float64)
+    minimum = minima(loss, points.unsqueeze(0), weights)
+    return _compare_minimisers(("prediction", "mean"), loss, *minimum, points.mean(0)[None])
 
 
-def strictly_proper(loss: Loss) -> Verdict:
+@claim_about_labels
+def strictly_proper(loss: Loss, outputs: int) -> Verdict:
     """Fed hard labels drawn from a distribution, the loss is least at that distribution alone.
 
     The mean of a hard label is its distribution, so in classification this is `elicits_mean` by
     the name it has for scoring rules. It is false by definition for a regression loss: there the
-    prediction is a number and no distribution.
-
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict on the largest distance of a minimiser's prediction from the label frequencies.
+    prediction is a number and no distribution. Judged by the largest distance of a minimiser's
+    prediction from the label frequencies.
 
     Source:
         Savage 1971; Gneiting and Raftery 2007.
     """
-    return NOT_OF_LABELS if loss.task == "regression" else elicits_mean(loss)
+    return _minimum_on_labels(loss, outputs)
 
 
-def calibrated(loss: Loss) -> Verdict:
+@claim_about_labels
+def calibrated(loss: Loss, outputs: int) -> Verdict:
     """Fed hard labels, the loss is least only at outputs that are largest for the likeliest label.
 
     So it learns to decide as well as can be, even where no label has a majority. A loss that asks
-    for class counts is measured at `Context.long_tailed`, against plain accuracy.
-
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict on the smallest lead of the likeliest label's output over the next one, relative to
-        the largest output; where the least loss is only approached, on the way. It is to be a
-        millionth or more: square loss on raw outputs leads by 0.002 in the closest case, a
-        multiclass hinge by nothing.
+    for class counts is measured at `Context.long_tailed`, against plain accuracy. Judged by the
+    smallest lead of the likeliest label's output over the next one, relative to the largest output;
+    where the least loss is only approached, on the way. It is to be a millionth or more: square
+    loss on raw outputs leads by 0.002 in the closest case, a multiclass hinge by nothing.
 
     Source:
         Zhang 2004, JMLR; Tewari and Bartlett 2007, JMLR.
     """
-    return NOT_OF_LABELS if loss.task == "regression" else worst(_lead_of_likeliest, loss)
-
-
-def noise_tolerant(loss: Loss) -> Verdict:
-    """Labels of which 40 % are replaced by another one teach the loss what clean ones do.
-
-    Every symmetric loss is: the noise changes its expectation by a factor and a constant.
-
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict on the largest difference that the noise makes to the prediction learnt.
-
-    Source:
-        Manwani and Sastry 2013; Ghosh, Kumar and Sastry 2017, AAAI.
-    """
-    return NOT_OF_LABELS if loss.task == "regression" else worst(_noisy_against_clean, loss)
-
-
-def _minimum_against_target(loss: Loss, outputs: int) -> Verdict:
-    names = ("prediction", "target")
-    return _minimum_against(names, loss, *minima_on_targets(loss, outputs))
-
-
-def _minimum_against_mean(loss: Loss, outputs: int) -> Verdict:
-    if loss.task == "regression":
-        points = skewed_points(outputs, seeded("minimum against mean", outputs))
-        weights = torch.full((1, len(points)), 1.0 / len(points), dtype=torch.float64)
-        mean = points.mean(0)[None]
-        minimum = minima(loss, points.unsqueeze(0), weights)
-        return _minimum_against(("prediction", "mean"), loss, *minimum, mean)
-    (value, _), (output, _), frequencies = minima_on_labels(loss, outputs)
-    # The last distribution is a certain label, which only an infinite output may predict.
-    value, output, frequencies = value[:, :-1], output[:, :-1], frequencies[:-1]
-    return _minimum_against(("prediction", "label frequency"), loss, value, output, frequencies)
-
-
-def _minimum_against(
-    names: tuple[str, str], loss: Loss, value: Tensor, output: Tensor, mean: Tensor
-) -> Verdict:
-    """Compare every global minimiser with the mean: a second minimum elsewhere is a failure."""
-    is_least, outputs = is_global(value), mean.shape[-1]
-    prediction = loss.predict(output)
-    wanted = mean.expand_as(prediction)[is_least]
-    return compare(prediction[is_least], wanted, names=names, tolerance=3e-5, outputs=outputs)
-
-
-def _lead_of_likeliest(loss: Loss, outputs: int) -> Verdict:
     (value, _), (output, _), frequencies = minima_on_labels(loss, outputs)
     likeliest = frequencies.argmax(-1).expand(value.shape).unsqueeze(-1)
     others = output.scatter(-1, likeliest, -math.inf).amax(-1)
@@ -149,14 +89,40 @@ def _lead_of_likeliest(loss: Loss, outputs: int) -> Verdict:
     smallest = float(lead[:, DRAWN:][is_global(value)[:, DRAWN:]].amin())
     margin = math.log10(smallest / SMALLEST_LEAD) if smallest > 0 else -math.inf
     witness = (
-        f"C={outputs}: the likeliest label's output leads by {smallest:.2g} of the largest"
+        f"the likeliest label's output leads by {smallest:.2g} of the largest"
         f" (tolerance {SMALLEST_LEAD:g} or more)"
     )
     return Verdict(smallest >= SMALLEST_LEAD, witness, margin)
 
 
-def _noisy_against_clean(loss: Loss, outputs: int) -> Verdict:
+@claim_about_labels
+def noise_tolerant(loss: Loss, outputs: int) -> Verdict:
+    """Labels of which 40 % are replaced by another one teach the loss what clean ones do.
+
+    Every symmetric loss is: the noise changes its expectation by a factor and a constant. Judged by
+    the largest difference that the noise makes to the prediction learnt.
+
+    Source:
+        Manwani and Sastry 2013; Ghosh, Kumar and Sastry 2017, AAAI.
+    """
     values, learnt, _ = minima_on_labels(loss, outputs)
     clean, noisy = (loss.predict(best(*pair)) for pair in zip(values, learnt, strict=True))
     names = ("prediction learnt from noisy labels", "from clean ones")
-    return compare(noisy, clean, names=names, tolerance=1e-3, outputs=outputs)
+    return compare(noisy, clean, names=names, tolerance=1e-3)
+
+
+def _minimum_on_labels(loss: Loss, outputs: int) -> Verdict:
+    (value, _), (output, _), frequencies = minima_on_labels(loss, outputs)
+    # The last distribution is a certain label, which only an infinite output may predict.
+    value, output, frequencies = value[:, :-1], output[:, :-1], frequencies[:-1]
+    names = ("prediction", "label frequency")
+    return _compare_minimisers(names, loss, value, output, frequencies)
+
+
+def _compare_minimisers(
+    names: tuple[str, str], loss: Loss, value: Tensor, output: Tensor, mean: Tensor
+) -> Verdict:
+    """Compare every global minimiser with the mean: a second minimum elsewhere is a failure."""
+    is_least, prediction = is_global(value), loss.predict(output)
+    expected = mean.expand_as(prediction)[is_least]
+    return compare(prediction[is_least], expected, names=names, tolerance=3e-5)

@@ -17,7 +17,7 @@ from lossbench.claims.draws import (
     seeded,
 )
 from lossbench.claims.minima import best, minima_on_labels, minima_on_targets, output_gradient
-from lossbench.claims.verdict import Verdict, at_most, compare, least_favourable, worst
+from lossbench.claims.verdict import Verdict, at_most, claim, compare, least_favourable
 from lossbench.losses.spec import Loss
 
 HALVINGS = 28
@@ -32,92 +32,20 @@ WRONG_ERROR = 1e6
 """How far confidently wrong outputs lie from zero, and predictions of a number from the target."""
 
 
-def convex(loss: Loss) -> Verdict:
+@claim
+def convex(loss: Loss, outputs: int) -> Verdict:
     """The loss is convex in the output, for every target.
 
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict on the most negative eigenvalue of the Hessian, relative to its largest entry, or
-        on the largest rise above a chord, relative to the chord's ends; whichever is worse.
+    Judged by the most negative eigenvalue of the Hessian, relative to its largest entry, or by the
+    largest rise above a chord, relative to the chord's ends; whichever is worse.
 
     Source:
         Reid and Williamson 2010, Journal of Machine Learning Research.
     """
-    return least_favourable(worst(_curvature_against_zero, loss), worst(_value_against_chord, loss))
+    return least_favourable(_curvature(loss, outputs), _rise_above_chord(loss, outputs))
 
 
-def smooth(loss: Loss) -> Verdict:
-    """The output gradient has no jump, for every target.
-
-    Along lines, some through the origin, some through a minimiser, every interval between grid
-    points is halved, again and again, and the half with the larger change of the gradient kept.
-    A kink keeps its jump; the change of a continuous gradient goes to zero.
-
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict on the largest change that is left, relative to the gradient near it.
-
-    Source:
-        Huber 1964, Annals of Mathematical Statistics, on why corners matter.
-    """
-    return worst(_jump_of_gradient, loss)
-
-
-def bounded_gradient(loss: Loss) -> Verdict:
-    """The output gradient stays below a bound, however far or near the output is.
-
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict on how much the largest gradient along fixed rays, from the target in regression,
-        else from zero, grows beyond radius 30 or next to their origin: by less than 5 %.
-
-    Source:
-        Huber 1964 (bounded influence).
-    """
-    return worst(_growth_of_gradient, loss)
-
-
-def vanishing_when_wrong(loss: Loss) -> Verdict:
-    """Where the output is confidently wrong, the gradient is next to nothing.
-
-    The output of a wrong class is 10 000, all others -10 000; a regression error is a million
-    either way, where influences that fall are called redescending.
-
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict on the largest norm of the gradient there, relative to a typical one: outputs of
-        unit size in classification, in regression the largest at errors of up to 1.
-
-    Source:
-        Golik, Doetsch and Ney 2013, Interspeech; Beaton and Tukey 1974 for regression.
-    """
-    return worst(_gradient_when_wrong, loss)
-
-
-def nonnegative(loss: Loss) -> Verdict:
-    """The loss is never below zero, beyond rounding.
-
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Verdict on the most negative value, at drawn outputs and at minimisers.
-
-    Source:
-        A convention of losses; a likelihood of numbers need not keep it.
-    """
-    return worst(_value_against_zero, loss)
-
-
-def _curvature_against_zero(loss: Loss, outputs: int) -> Verdict:
+def _curvature(loss: Loss, outputs: int) -> Verdict:
     output, target = scattered_pairs(loss, seeded("curvature", outputs), outputs)
     # Reverse over reverse: torch.func.hessian goes forward and pulls in deprecated torch.jit.
     hessian = torch.vmap(torch.func.jacrev(torch.func.grad(loss.values)))(output, target)
@@ -125,12 +53,12 @@ def _curvature_against_zero(loss: Loss, outputs: int) -> Verdict:
     # eigvalsh refuses what is not finite, so such a case goes round it and is bad afterwards.
     eigenvalues = torch.linalg.eigvalsh(hessian.where(is_finite[:, None, None], 0.0))
     negative = eigenvalues[:, :1].clamp(max=0.0).where(is_finite[:, None], math.nan)
-    names, bound = ("smallest Hessian eigenvalue", "bound"), torch.zeros_like(negative)
-    scale = hessian.abs().amax((-1, -2)).clamp(min=1.0)
-    return compare(negative, bound, names=names, tolerance=1e-9, outputs=outputs, scale=scale)
+    names, scale = ("smallest Hessian eigenvalue", "bound"), hessian.abs().amax((-1, -2))
+    zero = torch.zeros_like(negative)
+    return compare(negative, zero, names=names, tolerance=1e-9, scale=scale.clamp(min=1.0))
 
 
-def _value_against_chord(loss: Loss, outputs: int) -> Verdict:
+def _rise_above_chord(loss: Loss, outputs: int) -> Verdict:
     generator = seeded("chord", outputs)
     output, target = scattered_pairs(loss, generator, outputs)
     other, _ = scattered_pairs(loss, generator, outputs)
@@ -140,10 +68,21 @@ def _value_against_chord(loss: Loss, outputs: int) -> Verdict:
     value = loss.values(share * output + (1 - share) * other, target)[:, None].maximum(chord)
     names = ("loss between two outputs", "chord")
     scale = start.abs().maximum(end.abs())[:, 0].clamp(min=1.0)
-    return compare(value, chord, names=names, tolerance=1e-9, outputs=outputs, scale=scale)
+    return compare(value, chord, names=names, tolerance=1e-9, scale=scale)
 
 
-def _jump_of_gradient(loss: Loss, outputs: int) -> Verdict:
+@claim
+def smooth(loss: Loss, outputs: int) -> Verdict:
+    """The output gradient has no jump, for every target.
+
+    Along lines, some through the origin, some through a minimiser, every interval between grid
+    points is halved, again and again, and the half with the larger change of the gradient kept.
+    A kink keeps its jump; the change of a continuous gradient goes to zero. Judged by the largest
+    change that is left, relative to the gradient near it.
+
+    Source:
+        Huber 1964, Annals of Mathematical Statistics, on why corners matter.
+    """
     generator = seeded("jump of gradient", outputs)
     centre, target = _line_centres(loss, outputs, generator)
     direction, targets = normal(tuple(centre.shape), generator), target.unsqueeze(-2)
@@ -157,7 +96,7 @@ def _jump_of_gradient(loss: Loss, outputs: int) -> Verdict:
     left, right = grid[:-1].expand(len(centre), -1), grid[1:].expand(len(centre), -1)
     at_left, at_right = gradient(left), gradient(right)
     scale = at_left.norm(dim=-1).maximum(at_right.norm(dim=-1))
-    scale = scale.clamp(min=0.1 * float(scale.median())).clamp(min=sys.float_info.min)
+    scale = scale.clamp(min=0.1 * float(scale.median())).clamp(min=sys.float_info.min).flatten()
     for _ in range(HALVINGS):
         middle = 0.5 * (left + right)
         at_middle = gradient(middle)
@@ -165,9 +104,9 @@ def _jump_of_gradient(loss: Loss, outputs: int) -> Verdict:
         left, right = left.where(is_left, middle), middle.where(is_left, right)
         at_left = at_left.where(is_left[..., None], at_middle)
         at_right = at_middle.where(is_left[..., None], at_right)
-    names, scale = ("gradient on one side", "on the other"), scale.flatten()
-    one, other = at_left.flatten(0, 1), at_right.flatten(0, 1)
-    return compare(one, other, names=names, tolerance=1e-2, outputs=outputs, scale=scale)
+    names, sides = ("gradient on one side", "on the other"), (at_left, at_right)
+    sides = (side.flatten(0, 1) for side in sides)
+    return compare(*sides, names=names, tolerance=1e-2, scale=scale)
 
 
 def _line_centres(loss: Loss, outputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -183,12 +122,20 @@ def _line_centres(loss: Loss, outputs: int, generator: torch.Generator) -> tuple
     return centre, torch.cat([target, hard_targets(loss, (4, outputs), generator)])
 
 
-def _growth_of_gradient(loss: Loss, outputs: int) -> Verdict:
+@claim
+def bounded_gradient(loss: Loss, outputs: int) -> Verdict:
+    """The output gradient stays below a bound, however far or near the output is.
+
+    Judged by how much the largest gradient along fixed rays, from the target in regression, else
+    from zero, grows beyond radius 30 or next to their origin: by less than 5 %.
+
+    Source:
+        Huber 1964 (bounded influence).
+    """
     generator = seeded("growth of gradient", outputs)
     width = loss.outputs_per_target * outputs
     axes = torch.eye(width, dtype=torch.float64)
-    corners = normal((32, width), generator).sign()
-    ray = torch.cat([axes, -axes, corners])
+    ray = torch.cat([axes, -axes, normal((32, width), generator).sign()])
     target = hard_targets(loss, (len(ray), outputs), generator)
     centre = padded(target, loss) if loss.task == "regression" else torch.zeros_like(ray)
 
@@ -197,12 +144,23 @@ def _growth_of_gradient(loss: Loss, outputs: int) -> Verdict:
         return float(torch.stack(gradients).norm(dim=-1).amax())
 
     usual, extreme = largest(RADII), largest(EXTREME_RADII)
-    witness = f"C={outputs}: largest gradient {usual:.4g}, at extreme radii {extreme:.4g}"
     growth = extreme / max(usual, sys.float_info.min) - 1.0
+    witness = f"largest gradient {usual:.4g}, at extreme radii {extreme:.4g}"
     return at_most(max(growth, 0.0), 0.05, witness)
 
 
-def _gradient_when_wrong(loss: Loss, outputs: int) -> Verdict:
+@claim
+def vanishing_when_wrong(loss: Loss, outputs: int) -> Verdict:
+    """Where the output is confidently wrong, the gradient is next to nothing.
+
+    The output of a wrong class is 10 000, all others -10 000; a regression error is a million
+    either way, where influences that fall are called redescending. Judged by the largest norm of
+    the gradient there, relative to a typical one: outputs of unit size in classification, in
+    regression the largest at errors of up to 1.
+
+    Source:
+        Golik, Doetsch and Ney 2013, Interspeech; Beaton and Tukey 1974 for regression.
+    """
     generator = seeded("gradient when wrong", outputs)
     target = hard_targets(loss, (64, outputs), generator)
     if loss.task == "regression":
@@ -210,16 +168,23 @@ def _gradient_when_wrong(loss: Loss, outputs: int) -> Verdict:
         wrong = padded(target + WRONG_ERROR * sign, loss)
         near = [padded(target + error * sign, loss) for error in (0.01, 0.1, 1.0)]
     else:
-        other = target.roll(1, -1)
-        wrong = WRONG_OUTPUT * (2.0 * other - 1.0)
+        wrong = WRONG_OUTPUT * (2.0 * target.roll(1, -1) - 1.0)
         near = [raw_outputs(loss, (64, outputs), generator)]
     far = float(output_gradient(loss, wrong, target).norm(dim=-1).amax())
     typical = max(float(output_gradient(loss, z, target).norm(dim=-1).median()) for z in near)
-    witness = f"C={outputs}: gradient {far:.2g} when confidently wrong, {typical:.2g} typically"
+    witness = f"gradient {far:.2g} when confidently wrong, {typical:.2g} typically"
     return at_most(far / typical if typical else math.nan, 1e-2, witness)
 
 
-def _value_against_zero(loss: Loss, outputs: int) -> Verdict:
+@claim
+def nonnegative(loss: Loss, outputs: int) -> Verdict:
+    """The loss is never below zero, beyond rounding.
+
+    Judged by the most negative value, at drawn outputs and at minimisers.
+
+    Source:
+        A convention of losses; a likelihood of numbers need not keep it.
+    """
     values = [
         loss.values(*scattered_pairs(loss, seeded("value", outputs), outputs)),
         minima_on_targets(loss, outputs)[0].flatten(),
@@ -228,5 +193,5 @@ def _value_against_zero(loss: Loss, outputs: int) -> Verdict:
         # The last distribution is a certain label: its expected loss is the loss itself.
         values.append(minima_on_labels(loss, outputs)[0][0, :, -1])
     least = float(torch.cat(values).amin())
-    witness = f"C={outputs}: the least value seen is {least:.2g}"
+    witness = f"the least value seen is {least:.2g}"
     return at_most(max(-least, 0.0) if math.isfinite(least) else math.nan, 1e-9, witness)

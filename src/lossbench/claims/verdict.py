@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,9 +41,36 @@ NOT_OF_LABELS = Verdict(
 """The verdict on a regression loss where a claim speaks of labels."""
 
 
-def worst(measurement: Callable[[Loss, int], Verdict], loss: Loss) -> Verdict:
-    """The least favourable verdict over the numbers of targets of the loss's task."""
-    return least_favourable(*(measurement(loss, outputs) for outputs in OUTPUTS[loss.task]))
+def claim(measurement: Callable[[Loss, int], Verdict]) -> Callable[[Loss], Verdict]:
+    """A claim, as the least favourable verdict over the numbers C of targets of the loss's task.
+
+    Args:
+        measurement: Gives the verdict on a loss, at the default parameters of its function, with C
+            targets. Its docstring says what is claimed, and by what it is judged.
+    """
+
+    @functools.wraps(measurement)
+    def measured(loss: Loss) -> Verdict:
+        verdicts = {outputs: measurement(loss, outputs) for outputs in OUTPUTS[loss.task]}
+        return least_favourable(
+            *(
+                replace(verdict, witness=f"C={outputs}: {verdict.witness}")
+                for outputs, verdict in verdicts.items()
+            )
+        )
+
+    return measured
+
+
+def claim_about_labels(measurement: Callable[[Loss, int], Verdict]) -> Callable[[Loss], Verdict]:
+    """A `claim` that no regression loss makes."""
+    measured = claim(measurement)
+
+    @functools.wraps(measurement)
+    def measured_on_labels(loss: Loss) -> Verdict:
+        return NOT_OF_LABELS if loss.task == "regression" else measured(loss)
+
+    return measured_on_labels
 
 
 def least_favourable(*verdicts: Verdict) -> Verdict:
@@ -65,33 +93,30 @@ def at_most(measured: float, tolerance: float, witness: str) -> Verdict:
 
 
 def compare(
-    got: Tensor,
-    wanted: Tensor,
+    measured: Tensor,
+    expected: Tensor,
     *,
     names: tuple[str, str],
     tolerance: float,
-    outputs: int,
     scale: Tensor | float = 1.0,
 ) -> Verdict:
     """Judge M cases by the worst.
 
     Args:
-        got: What was measured, [M, W].
-        wanted: What it is to be, [M, W].
+        measured: [M, W].
+        expected: What it is to be, [M, W].
         names: What the two are called in the witness.
         tolerance: Largest difference that may be, relative to `scale`.
-        outputs: Number C of targets at which they were measured.
         scale: Size of a typical entry, [M] or one for all.
     """
-    difference = (got - wanted).abs()
+    difference = (measured - expected).abs()
     off = difference.amax(-1)
     # No difference is none at any scale, even at zero.
     off = torch.where(off == 0, 0.0, off / scale).nan_to_num(nan=math.inf, posinf=math.inf)
     case = int(off.argmax())
-    at = int(difference[case].argmax())
-    measured = float(off[case])
+    place, worst = int(difference[case].argmax()), float(off[case])
     witness = (
-        f"C={outputs}: {names[0]} {float(got[case, at]):.4g},"
-        f" {names[1]} {float(wanted[case, at]):.4g}, off by {measured:.2g}"
+        f"{names[0]} {float(measured[case, place]):.4g},"
+        f" {names[1]} {float(expected[case, place]):.4g}, off by {worst:.2g}"
     )
-    return at_most(measured, tolerance, witness)
+    return at_most(worst, tolerance, witness)
