@@ -16,6 +16,7 @@ from sweep_on_disk import HOSTILE
 import lossbench
 from lossbench import catalog, claims, figures, records
 from lossbench.catalog import card
+from lossbench.figures import card as drawings
 from lossbench.losses import LOSSES
 
 KNOWN = catalog.entries([lossbench.CONF])
@@ -208,12 +209,12 @@ def drawn(draw, data):
 
 
 def a_line(y, loss="a"):
-    return card.Line(loss, "red", np.linspace(0, 1, len(y)), np.array(y, dtype=float))
+    return drawings.Line(loss, "red", np.linspace(0, 1, len(y)), np.array(y, dtype=float))
 
 
 def test_a_curve_is_drawn_as_given_before_its_reference():
     own, behind = a_line([1, 2, 3]), a_line([3, 2, 1], "b")
-    ax = drawn(card.shape, [own, behind])
+    ax = drawn(drawings.shape, [own, behind])
     front, back = ax.lines[:2]
     np.testing.assert_array_equal(front.get_ydata(), own.y)
     np.testing.assert_array_equal(back.get_ydata(), behind.y)
@@ -223,20 +224,20 @@ def test_a_curve_is_drawn_as_given_before_its_reference():
 
 def test_an_end_that_shoots_off_is_cut_and_the_rest_is_seen():
     steep = np.append(np.linspace(0, 1, 100), 500.0)
-    low, high = drawn(card.shape, [a_line(steep)]).get_ylim()
+    low, high = drawn(drawings.shape, [a_line(steep)]).get_ylim()
     assert low < 0
     assert 1 < high < 5
-    low, high = drawn(card.shape, [a_line(np.linspace(-3, 7, 100))]).get_ylim()
+    low, high = drawn(drawings.shape, [a_line(np.linspace(-3, 7, 100))]).get_ylim()
     assert low < -3
     assert high > 7
-    low, high = drawn(card.weight, [a_line([0.1, 0.2, 0.1])]).get_ylim()
+    low, high = drawn(drawings.weight, [a_line([0.1, 0.2, 0.1])]).get_ylim()
     assert low < 0
     assert high > 1  # where the error itself is fed back
 
 
 def test_a_gradient_of_nothing_is_not_drawn_on_a_logarithmic_scale():
-    lines = [card.Line("a", "red", np.array([0.1, 1, 10]), np.array([1.0, 1e-3, 0.0]))]
-    ax = drawn(card.confidently_wrong, lines)
+    lines = [drawings.Line("a", "red", np.array([0.1, 1, 10]), np.array([1.0, 1e-3, 0.0]))]
+    ax = drawn(drawings.confidently_wrong, lines)
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert ax.get_xlim() == (0.1, 10)
     assert np.isnan(ax.lines[0].get_ydata()[-1])
@@ -246,32 +247,32 @@ def test_a_gradient_of_nothing_is_not_drawn_on_a_logarithmic_scale():
 
 def test_the_triangle_leads_from_frequencies_to_predictions():
     start, end = np.array([[0.2, 0.3, 0.5]]), np.array([[1.0, 0.0, 0.0]])
-    ax = drawn(card.simplex, card.Lesson("red", start, end))
+    ax = drawn(drawings.simplex, drawings.Lesson("red", start, end))
     (way,) = [line for line in ax.lines if line.get_color() == "red" and len(line.get_xdata()) == 2]
-    np.testing.assert_allclose(way.get_xydata(), [start[0] @ card.CORNERS, card.CORNERS[0]])
+    np.testing.assert_allclose(way.get_xydata(), [start[0] @ drawings.CORNERS, drawings.CORNERS[0]])
 
 
 def test_outputs_that_are_no_distribution_are_drawn_by_who_leads():
     frequencies = np.array([[0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.4, 0.35, 0.25]])
     outputs = np.array([[2.0, 1.0, 0.0], [0.0, 3.0, 0.0], [1.0, 1.0, 0.0]])
-    taught = card.Lesson("red", frequencies, outputs)
+    taught = drawings.Lesson("red", frequencies, outputs)
     assert taught.leaders == [0, 1, None]
-    ax = drawn(card.simplex, taught)
+    ax = drawn(drawings.simplex, taught)
     marks = [
         (line.get_marker(), line.get_color()) for line in ax.lines if line.get_marker() != "None"
     ]
-    assert marks == [("o", card.HUES[0]), ("o", card.HUES[1]), ("x", figures.OTHER)]
+    assert marks == [("o", drawings.HUES[0]), ("o", drawings.HUES[1]), ("x", figures.OTHER)]
 
 
 def test_the_density_carries_median_mean_and_what_is_learnt():
-    ax = drawn(card.elicited, card.Act("a", "red", 1.6))
+    ax = drawn(drawings.elicited, drawings.Act("a", "red", 1.6))
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == ["median 0.693", "mean 1.000", "a 1.600"]
     assert {1.6, 1.0, math.log(2)} <= {line.get_xdata()[0] for line in ax.lines}
     assert not [one for one in ax.collections if isinstance(one, PathCollection)]
-    far = drawn(card.elicited, card.Act("a", "red", 9.0))
+    far = drawn(drawings.elicited, drawings.Act("a", "red", 9.0))
     assert far.get_xlim()[1] > 9
-    nothing = drawn(card.elicited, card.Act("a", "red", math.nan))
+    nothing = drawn(drawings.elicited, drawings.Act("a", "red", math.nan))
     assert len(nothing.get_legend().get_texts()) == 2
 
 
@@ -281,7 +282,7 @@ def test_the_density_carries_median_mean_and_what_is_learnt():
     + [(name, "") for name in ("mse", "huber", "chi2", "cross_entropy", "welsch", "exponential")],
 )
 def test_a_spike_of_the_second_derivative_is_where_the_first_one_jumps(name, where):
-    words = card._kinks(card.shapes(KNOWN[name]))
+    words = card._kinks(card.shapes(KNOWN[name])["first"][0])
     assert where in words
     assert bool(where) == bool(words)
 
@@ -312,11 +313,11 @@ def test_a_prediction_of_few_values_is_drawn_as_dots_and_not_as_a_line():
     own, behind = card.shapes(KNOWN["logit_norm"])["value"]
     assert not own.is_curve
     assert behind.is_curve
-    front, back = drawn(card.shape, [own, behind]).lines[:2]
+    front, back = drawn(drawings.shape, [own, behind]).lines[:2]
     assert (front.get_linestyle(), front.get_marker()) == ("None", "o")
     assert back.get_linestyle() != "None"
     assert "dots" in card._setting(LOSSES["logit_norm"], is_curve=False)
-    assert card._kinks(card.shapes(KNOWN["logit_norm"])) == ""
+    assert card._kinks(card.shapes(KNOWN["logit_norm"])["first"][0]) == ""
 
 
 def test_a_family_that_is_new_is_drawn_in_a_neutral_colour():

@@ -56,8 +56,19 @@ def entries(folders: Sequence[Path] = ()) -> dict[str, Entry]:
     known = {}
     for name in [*LOSSES, *sorted(files.keys() - LOSSES.keys())]:
         fn, params = _composed(name, files)
-        if fn in LOSSES:
-            known[name] = _entry(name, LOSSES[fn], params, files.get(name))
+        if fn not in LOSSES:
+            continue
+        row, path = LOSSES[fn], files.get(name)
+        try:
+            # Hydra reads 1e-6 as a number, plain yaml as a string.
+            typed = {
+                key: float(value) if isinstance(row.defaults.get(key), float) else value
+                for key, value in params.items()
+            }
+            changed = {key: value for key, value in typed.items() if value != row.defaults.get(key)}
+            known[name] = Entry(name, row.at(**changed) if changed else row, changed, path)
+        except (TypeError, ValueError) as error:
+            raise CatalogError(f"{path}: {error}") from error
     return known
 
 
@@ -78,18 +89,5 @@ def _composed(name: str, files: Mapping[str, Path]) -> tuple[str, dict[str, Any]
                 params |= inherited
         return content.get("fn", fn), params
     except (AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        raise CatalogError(f"{files[name]} cannot be read: {why}") from error
-
-
-def _entry(name: str, row: Loss, params: Mapping[str, Any], path: Path | None) -> Entry:
-    try:
-        # Hydra reads 1e-6 as a number, plain yaml as a string.
-        typed = {
-            key: float(value) if isinstance(row.defaults.get(key), float) else value
-            for key, value in params.items()
-        }
-        changed = {key: value for key, value in typed.items() if value != row.defaults.get(key)}
-        return Entry(name, row.at(**changed) if changed else row, changed, path)
-    except (TypeError, ValueError) as error:
-        raise CatalogError(f"{path}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise CatalogError(f"{files[name]} cannot be read: {reason}") from error

@@ -43,25 +43,22 @@ def exponential_act(loss: Loss) -> float:
 
     Exact to 0.001. NaN where the expected loss is infinite whatever is predicted.
     """
-    target, weight = _exponential(3.0)
-    near = _expected_at_zero(loss, target, weight)
-    far = _expected_at_zero(loss, *_exponential(6.0))
+    expected = []
+    for scale in (6.0, 3.0):  # a larger one reaches farther into the tail
+        target, weight = _exponential(scale)
+        output = torch.zeros(len(target), loss.outputs_per_target, dtype=torch.float64)
+        expected.append((weight * loss.values(output, target[:, None])).sum())
+    far, near = expected
     if abs(near - far) > 1e-3 * abs(far):
         return math.nan
     return float(claims.bayes_prediction(loss, targets=target[:, None], weights=weight[None])[0, 0])
 
 
 def _exponential(scale: float, points: int = 4000) -> tuple[Tensor, Tensor]:
-    """Points and weights of an exponential target; a larger scale reaches farther into its tail."""
+    """Points and weights of an exponential target, sampled with mean `scale`."""
     level = (torch.arange(points, dtype=torch.float64) + 0.5) / points
     target = -scale * torch.log1p(-level)
     return target, scale * torch.exp(-(1.0 - 1.0 / scale) * target) / points
-
-
-def _expected_at_zero(loss: Loss, target: Tensor, weight: Tensor) -> Tensor:
-    """The expected loss of an output of zero."""
-    output = torch.zeros(len(target), loss.outputs_per_target, dtype=torch.float64)
-    return (weight * loss.values(output, target[:, None])).sum()
 
 
 def weight_at(loss: Loss, p: float) -> float:

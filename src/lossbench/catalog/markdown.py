@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import jinja2
+import scipy.stats
 
 from lossbench import claims
 from lossbench.catalog.entry import entries
@@ -64,16 +65,20 @@ def document() -> str:
         frequencies=FREQUENCIES,
         lessons=lessons,
         agreeing=[
-            f"`{one['name']}`"
-            for one in lessons
-            if one["reading"] == SAME and "strictly_proper" not in LOSSES[one["name"]].claims
+            f"`{lesson['name']}`"
+            for lesson in lessons
+            if lesson["reading"] == SAME and "strictly_proper" not in LOSSES[lesson["name"]].claims
         ],
         acts=acts,
         weights_at=WEIGHTS_AT,
         weights=weights,
-        duplicates=[one.sentence for one in RELATIONS if one.is_duplicate],
-        special=[one.sentence for one in RELATIONS if not (one.is_duplicate or one.limit)],
-        limits=[one.sentence for one in RELATIONS if one.limit],
+        duplicates=[relation.sentence for relation in RELATIONS if relation.is_duplicate],
+        special=[
+            relation.sentence
+            for relation in RELATIONS
+            if not (relation.is_duplicate or relation.limit)
+        ],
+        limits=[relation.sentence for relation in RELATIONS if relation.limit],
     )
 
 
@@ -87,8 +92,5 @@ def reading_of(learnt: Sequence[float]) -> str:
         return "a corner: the commonest label alone"
     if any(after > before + HALF_A_DIGIT for before, after in itertools.pairwise(learnt)):
         return "another order"
-    return "sharper" if _entropy(learnt) < _entropy(FREQUENCIES) else "flatter"
-
-
-def _entropy(p: Sequence[float]) -> float:
-    return -sum(x * math.log(x) for x in p if x > 0)
+    is_sharper = scipy.stats.entropy(learnt) < scipy.stats.entropy(FREQUENCIES)
+    return "sharper" if is_sharper else "flatter"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lossbench import claims
@@ -43,16 +43,14 @@ def table(losses: Sequence[Mapping[str, Any]], *, width: int = NORMAL_WIDTH) -> 
     variants = [loss for loss in losses if loss["variant_of"]]
     names, links = (max(len(loss[key]) for loss in rows) for key in ("name", "inverse_link"))
     marked = len(marks(dict.fromkeys(claims.CLAIMS, True)))
-    left = width - names - marked - 6
-    has_links = width == 0 or left - links - 1 >= LEAST_FORMULA
-    if width == 0:
-        left = 10**6
-    elif has_links:
-        left -= links + 1
+    left = width - names - marked - 6 if width else 10**6
+    has_links = left - links - 1 >= LEAST_FORMULA
+    left -= links + 1 if has_links else 0
 
     def line(name: str, letters: str, link: str, formula: str) -> str:
-        linked = f"{link:<{links}} " if has_links else ""
-        return f"  {name:<{names}}  {letters:<{marked}}  {linked}{_cut(formula, left)}".rstrip()
+        link = f"{link:<{links}} " if has_links else ""
+        formula = formula if len(formula) <= left else f"{formula[: max(left, 1) - 1]}…"
+        return f"  {name:<{names}}  {letters:<{marked}}  {link}{formula}".rstrip()
 
     lines = []
     for task in TASKS:
@@ -106,34 +104,29 @@ def description(loss: Mapping[str, Any], *, width: int = NORMAL_WIDTH) -> str:
             lines += _hanging(f"  {name:<13}  ", value, width)
     if parameters := loss["parameters"]:
         lines += ["", "parameters"]
-        heads = {name: f"{name} = {one['default']}" for name, one in parameters.items()}
-        longest = max(map(len, heads.values()))
-        for name, head in heads.items():
-            lines += _hanging(f"  {head:<{longest}}  ", parameters[name]["about"], width)
-    lines += _claims(loss, width)
+        heads = [f"{name} = {facts['default']}" for name, facts in parameters.items()]
+        longest = max(map(len, heads))
+        for head, facts in zip(heads, parameters.values(), strict=True):
+            lines += _hanging(f"  {head:<{longest}}  ", facts["about"], width)
+    # What no loss of its task is stands on one line.
+    rows = [row for row in LOSSES.values() if row.task == loss["task"]]
+    never = [name for name in claims.CLAIMS if not any(name in row.claims for row in rows)]
+    held = [name for name, is_held in loss["claims"].items() if is_held]
+    failed = [name for name in loss["claims"] if name not in (*held, *never)]
+    for heading, names in (("what is true of it", held), ("what is not", failed)):
+        lines += ["", heading]
+        for name in names:
+            lines += _hanging(f"  {name:<{LONGEST_CLAIM}}  ", meaning(name), width)
+        if not names:
+            lines.append("  nothing that is measured")
+    if never:
+        lines += ["", *_hanging(f"what no {loss['task']} loss is: ", ", ".join(never), width)]
     if loss["relations"]:
         lines += ["", "relations", *(f"  {sentence}" for sentence in loss["relations"])]
     if loss["yaml"]:
         lines += ["", f"loss/{loss['name']}.yaml"]
         lines += [f"  {line}".rstrip() for line in loss["yaml"].splitlines()]
     return "\n".join(lines)
-
-
-def _claims(loss: Mapping[str, Any], width: int) -> Iterator[str]:
-    """The claims that hold, then those that do not; what no loss of its task is, on one line."""
-    rows = [row for row in LOSSES.values() if row.task == loss["task"]]
-    never = [name for name in claims.CLAIMS if not any(name in row.claims for row in rows)]
-    held = [name for name, is_held in loss["claims"].items() if is_held]
-    failed = [name for name in loss["claims"] if name not in (*held, *never)]
-    for heading, names in (("what is true of it", held), ("what is not", failed)):
-        yield from ("", heading)
-        for name in names:
-            yield from _hanging(f"  {name:<{LONGEST_CLAIM}}  ", meaning(name), width)
-        if not names:
-            yield "  nothing that is measured"
-    if never:
-        yield ""
-        yield from _hanging(f"what no {loss['task']} loss is: ", ", ".join(never), width)
 
 
 def verdicts(
@@ -146,14 +139,14 @@ def verdicts(
         measurement: What `measured` returns of it.
         width: Columns of the terminal; 0 wraps nothing.
     """
-    by_claim = measurement["claims"]
-    held = [name for name, one in by_claim.items() if one["holds"]]
+    by_claim, disagreeing = measurement["claims"], measurement["disagrees"]
+    held = [name for name, verdict in by_claim.items() if verdict["holds"]]
     lines = [f"{loss['name']}, measured now: {len(held)} of {len(by_claim)} claims hold"]
     longest = max(map(len, by_claim))
-    for name, one in by_claim.items():
-        flag = "!" if name in measurement["disagrees"] else " "
-        head = f"{flag} {name:<{longest}}  {'holds' if one['holds'] else 'fails'}  "
-        lines += _hanging(head, one["witness"], width)
+    for name, verdict in by_claim.items():
+        flag = "!" if name in disagreeing else " "
+        head = f"{flag} {name:<{longest}}  {'holds' if verdict['holds'] else 'fails'}  "
+        lines += _hanging(head, verdict["witness"], width)
     where = " on labels" if loss["task"] == "classification" else ""
     for other, factor in measurement["duplicates"].items():
         times = "" if factor == 1.0 else f"{factor:.6g} "
@@ -162,15 +155,7 @@ def verdicts(
         lines.append(
             f"  efficiency at the normal: {measurement['efficiency']:.3f} (the mean has 1)"
         )
-    return "\n".join([*lines, *_disagreement(loss, measurement, held, width)])
-
-
-def _disagreement(
-    loss: Mapping[str, Any], measurement: Mapping[str, Any], held: Sequence[str], width: int
-) -> Iterator[str]:
-    """What the row says otherwise, and the line that would be true."""
-    disagreeing = measurement["disagrees"]
-    known = [name for name in disagreeing if name in measurement["claims"]]
+    known = [name for name in disagreeing if name in by_claim]
     kinds = {
         "fails, but the row claims it": [name for name in known if name not in held],
         "holds, but the row does not claim it": [name for name in known if name in held],
@@ -180,15 +165,12 @@ def _disagreement(
         kinds = {f"unlike {loss['variant_of']} at its defaults": known}
     for kind, names in kinds.items():
         if names:
-            yield from _hanging("! ", f"{kind}: {', '.join(names)}", width)
+            lines += _hanging("! ", f"{kind}: {', '.join(names)}", width)
     if disagreeing and not loss["variant_of"]:
-        yield "  what was measured, for the row:"
+        lines.append("  what was measured, for the row:")
         names = ", ".join(f'"{name}"' for name in held)
-        yield from _hanging("  ", f"claims=frozenset({{{names}}}),", width)
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: max(width, 1) - 1]}…"
+        lines += _hanging("  ", f"claims=frozenset({{{names}}}),", width)
+    return "\n".join(lines)
 
 
 def _hanging(head: str, text: str, width: int) -> list[str]:

@@ -78,8 +78,7 @@ def measured(entry: Entry) -> dict[str, Any]:
             f"{entry.name} cannot be measured: {what}.{hint} See docs/extending.md"
         ) from error
     others = [row for row in LOSSES.values() if row.task == loss.task and row.name != loss.name]
-    unknown = sorted(loss.claims - verdicts.keys())
-    differing = [
+    disagrees = [
         name for name, verdict in verdicts.items() if verdict.holds != (name in loss.claims)
     ]
     return {
@@ -92,7 +91,7 @@ def measured(entry: Entry) -> dict[str, Any]:
             }
             for name, verdict in verdicts.items()
         },
-        "disagrees": [*differing, *unknown],
+        "disagrees": [*disagrees, *sorted(loss.claims - verdicts.keys())],
         "duplicates": {
             name: float(f"{factor:.9g}") for name, factor in claims.duplicates(loss, others).items()
         },
@@ -107,20 +106,20 @@ def meaning(claim: str) -> str:
 
 def wants(loss: Mapping[str, Any]) -> list[str]:
     """What a loss, by its `facts`, asks for beside one output per target and the target itself."""
-    wanted = []
+    requests = []
     if loss["needs_context"]:
-        wanted.append("the class counts of the training split (a Context)")
+        requests.append("the class counts of the training split (a Context)")
     if (outputs := loss["outputs_per_target"]) > 1:
-        wanted.append(f"{outputs} outputs per target, of which the first makes the prediction")
+        requests.append(f"{outputs} outputs per target, of which the first makes the prediction")
     if loss["domain"] != "real":
-        wanted.append(f"targets that are {loss['domain']}")
-    return wanted
+        requests.append(f"targets that are {loss['domain']}")
+    return requests
 
 
 def variant(loss: Mapping[str, Any]) -> str:
     """Like "huber(delta=0.1)", of the `facts` of a loss; empty for what is no variant."""
-    given = ", ".join(f"{name}={value}" for name, value in loss["variant_params"].items())
-    return f"{loss['variant_of']}({given})" if loss["variant_of"] else ""
+    params = ", ".join(f"{name}={value}" for name, value in loss["variant_params"].items())
+    return f"{loss['variant_of']}({params})" if loss["variant_of"] else ""
 
 
 def about_family(loss: Loss) -> str:

@@ -6,8 +6,16 @@ line style and marker tell the losses of a family apart.
 """
 
 from lossbench.figures.axes import power_of_ten
-from lossbench.figures.corruption import noise_curve
 from lossbench.figures.layout import ONE_COLUMN, TWO_COLUMNS, label, page, strips
+from lossbench.figures.lines import (
+    error_signal,
+    layer_gradients,
+    learning_curves,
+    learning_rate_cost,
+    learning_rate_sensitivity,
+    noise_curve,
+    time_to_target,
+)
 from lossbench.figures.outcomes import (
     decomposition,
     families,
@@ -29,13 +37,6 @@ from lossbench.figures.styles import (
     loss_styles,
     style,
 )
-from lossbench.figures.trajectories import (
-    error_signal,
-    layer_gradients,
-    learning_curves,
-    time_to_target,
-)
-from lossbench.figures.tuning import learning_rate_cost, learning_rate_sensitivity
 
 __all__ = [
     "BLUE",

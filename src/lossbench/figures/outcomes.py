@@ -50,9 +50,7 @@ DIVERGED = {
 def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
     """Every loss on every task at a glance: difference to the reference, and the verdict.
 
-    Args:
-        estimates: From `statistics.paired` for many contexts of one kind of task, with `task`.
-        ax: One axes.
+    `estimates` are from `statistics.paired` for many contexts of one kind of task, with `task`.
     """
     losses, first = [*dict.fromkeys(estimates.sort_values("family").loss)], estimates.iloc[0]
     places = [*dict.fromkeys(estimates.context)]
@@ -89,11 +87,14 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         ax.axhline(edge, color=GRID, lw=0.8)
     for side in ax.spines.values():
         side.set_visible(False)
+    rates = records.CONDITIONS[first.condition].about.format(reference=label(first.reference))
+    if (estimates.condition != first.condition).any():
+        rates = "learning rates as each task has them"
     frame(
         ax.figure,
         f"What does another loss than {label(first.reference)} change in {label(first.task)}"
         f"{f' on {label(common)}' if common else ''}?",
-        f"Loss minus {label(first.reference)}, {ns(estimates.pairs, 'pairs')}, {_at(estimates)}. "
+        f"Loss minus {label(first.reference)}, {ns(estimates.pairs, 'pairs')}, {rates}. "
         "▲ better, ▼ worse, = equivalent within the margin (±), ≈ different but below it, "
         f"? undecided, – no verdict; by simultaneous {first.confidence:.0%} paired-t intervals "
         "within a task. Blank: not compared.",
@@ -104,27 +105,18 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
 def _without_common(labels: list[str]) -> tuple[str, list[str]]:
     """What all labels of tasks begin with, and what is left of each."""
     parts = [label.split(" · ") for label in labels]
-    most = min(len(one) for one in parts) - 1
-    same = [len({tuple(one[:k]) for one in parts}) == 1 for k in range(most + 1)]
-    count = max(k for k, is_same in enumerate(same) if is_same) if len(parts) > 1 else 0
-    return " · ".join(parts[0][:count]), [" · ".join(one[count:]) for one in parts]
-
-
-def _at(estimates: pd.DataFrame) -> str:
-    """At which learning rates, in words."""
-    first = estimates.iloc[0]
-    if (estimates.condition != first.condition).any():
-        return "learning rates as each task has them"
-    about = records.CONDITIONS[first.condition].about
-    return about.format(reference=label(first.reference))
+    count = 0
+    while len(parts) > 1 and count < min(map(len, parts)) - 1:
+        if len({tuple(words[: count + 1]) for words in parts}) > 1:
+            break
+        count += 1
+    return " · ".join(parts[0][:count]), [" · ".join(words[count:]) for words in parts]
 
 
 def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
     """Paired differences to the reference, with the margin within which they do not matter.
 
-    Args:
-        estimates: From `statistics.paired` for one context and condition.
-        ax: One axes.
+    `estimates` are from `statistics.paired` for one context and condition.
     """
     first = estimates.iloc[0]
     sign = records.sign(first.metric)
@@ -244,9 +236,7 @@ PARTS = {
 def decomposition(estimates: pd.DataFrame, ax: Axes) -> Axes:
     """Differences to the reference, split into what scale, weighting and the rest do.
 
-    Args:
-        estimates: From `statistics.decomposition` for one context, condition and learning rate.
-        ax: One axes.
+    `estimates` are from `statistics.decomposition` for one context, condition and learning rate.
     """
     first, styles = estimates.iloc[0], loss_styles(estimates)
     parts = [part for part in PARTS if part in {*estimates.part}]
@@ -280,10 +270,8 @@ def decomposition(estimates: pd.DataFrame, ax: Axes) -> Axes:
 def performance_profile(estimates: pd.DataFrame, ax: Axes) -> Axes:
     """Share of runs whose normalised score is at least as high, over several tasks.
 
-    Args:
-        estimates: From `statistics.performance_profile`, with `family`, `task`, `metric` and
-            `reference`.
-        ax: One axes.
+    `estimates` are from `statistics.performance_profile`, with `family`, `task`, `metric` and
+    `reference`.
     """
     styles, first = loss_styles(estimates), estimates.iloc[0]
     for loss, rows in solid_first(estimates, styles):

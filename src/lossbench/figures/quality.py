@@ -33,10 +33,8 @@ UNREADABLE = 12
 def calibration(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
     """Negative log-likelihood and calibration error, before and after recalibration.
 
-    Args:
-        estimates: From `statistics.summary` for one context; `metric` is nll, nll_raw, ece or
-            ece_raw; with `split`.
-        axes: Two axes.
+    `estimates` are from `statistics.summary` for one context, with `split`; `metric` is nll,
+    nll_raw, ece or ece_raw. There are two axes.
     """
     styles, first = loss_styles(estimates), estimates.iloc[0]
     after = estimates[estimates.metric == "nll"].set_index("loss").value
@@ -79,10 +77,8 @@ def calibration(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
 def cross_loss(estimates: pd.DataFrame, ax: Axes) -> Axes:
     """Every model under every loss: is each best at what it was trained for?
 
-    Args:
-        estimates: From `statistics.cross_losses` for one context: rows by `loss` (trained with) and
-            `other` (judged by), with `value`, `ratio` to the best of its column, and n.
-        ax: One axes.
+    `estimates` are from `statistics.cross_losses` for one context: rows by `loss` (trained with)
+    and `other` (judged by), with `value`, `ratio` to the best of its column, and n.
     """
     rows = [*dict.fromkeys(estimates.loss)]
     seconds = estimates[estimates.ratio > 1].groupby("other").ratio.min()

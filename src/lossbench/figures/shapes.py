@@ -16,9 +16,7 @@ from lossbench.figures.styles import INK, loss_styles
 def loss_shapes(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
     """Losses with first and second derivative, over the error or the true class's probability.
 
-    Args:
-        estimates: Rows of one task of curves.parquet.
-        axes: Three axes.
+    `estimates` are rows of one task of curves.parquet. There are three axes.
     """
     styles, regression = loss_styles(estimates), estimates.task.iloc[0] == "regression"
     about = "error e (SD of target)" if regression else "prediction p of the true class"
@@ -52,9 +50,7 @@ def loss_shapes(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
 def error_weight(estimates: pd.DataFrame, ax: Axes) -> Axes:
     """How many times prediction - target each loss feeds back, over the true class's probability.
 
-    Args:
-        estimates: Classification rows of curves.parquet; `weight` is |output gradient| / |error|.
-        ax: One axes.
+    `estimates` are classification rows of curves.parquet; `weight` is |output gradient| / |error|.
     """
     styles = loss_styles(estimates)
     for loss, rows in solid_first(estimates, styles):
