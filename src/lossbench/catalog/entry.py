@@ -53,7 +53,7 @@ def entries(folders: Sequence[Path] = ()) -> dict[str, Entry]:
         for folder in reversed(folders)
         for path in sorted((folder / "loss").glob("*.yaml"))
     }
-    known = {}
+    by_name = {}
     for name in [*LOSSES, *sorted(files.keys() - LOSSES.keys())]:
         fn, params = _composed(name, files)
         if fn not in LOSSES:
@@ -66,10 +66,10 @@ def entries(folders: Sequence[Path] = ()) -> dict[str, Entry]:
                 for key, value in params.items()
             }
             changed = {key: value for key, value in typed.items() if value != row.defaults.get(key)}
-            known[name] = Entry(name, row.at(**changed) if changed else row, changed, path)
+            by_name[name] = Entry(name, row.at(**changed) if changed else row, changed, path)
         except (TypeError, ValueError) as error:
             raise CatalogError(f"{path}: {error}") from error
-    return known
+    return by_name
 
 
 def _composed(name: str, files: Mapping[str, Path]) -> tuple[str, dict[str, Any]]:

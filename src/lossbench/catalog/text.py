@@ -155,14 +155,14 @@ def verdicts(
         lines.append(
             f"  efficiency at the normal: {measurement['efficiency']:.3f} (the mean has 1)"
         )
-    known = [name for name in disagreeing if name in by_claim]
+    of_catalog = [name for name in disagreeing if name in by_claim]
     kinds = {
-        "fails, but the row claims it": [name for name in known if name not in held],
-        "holds, but the row does not claim it": [name for name in known if name in held],
-        "the row claims it, but there is no such claim": [*set(disagreeing) - {*known}],
+        "fails, but the row claims it": [name for name in of_catalog if name not in held],
+        "holds, but the row does not claim it": [name for name in of_catalog if name in held],
+        "the row claims it, but there is no such claim": [*set(disagreeing) - {*of_catalog}],
     }
     if loss["variant_of"]:
-        kinds = {f"unlike {loss['variant_of']} at its defaults": known}
+        kinds = {f"unlike {loss['variant_of']} at its defaults": of_catalog}
     for kind, names in kinds.items():
         if names:
             lines += _hanging("! ", f"{kind}: {', '.join(names)}", width)

@@ -25,18 +25,19 @@ def efficiency(loss: Loss) -> float:
     The variance that the best estimate of what the loss elicits, the mean, would have, over the
     variance that the loss's has: (E ψ')² / E ψ², ψ the output gradient as a function of the error.
 
-    Args:
-        loss: Row to measure, at the default parameters of its function.
-
-    Returns:
-        Asymptotic relative efficiency; NaN for a loss of labels or with an inverse link.
+    The loss is measured at the default parameters of its function. This asymptotic relative
+    efficiency is NaN for a loss of labels or with an inverse link.
 
     Source:
         Huber 1964, Annals of Mathematical Statistics.
     """
     if (loss.task, loss.inverse_link, loss.outputs_per_target) != ("regression", "identity", 1):
         return math.nan
-    error, weight = _quadrature()
+    # Gauss-Legendre on panels of a thousandth, whose ends are where corners usually are.
+    nodes, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(3))
+    panels = int(2000 * LARGEST_ERROR)
+    left = torch.arange(panels, dtype=torch.float64) / 1000 - LARGEST_ERROR
+    error, weight = (left[:, None] + (nodes + 1) / 2000).flatten(), (weights / 2000).repeat(panels)
     influence = output_gradient(loss, error[:, None], torch.zeros_like(error)[:, None])[:, 0]
 
     def expected(values: Tensor, shift: float) -> float:
@@ -58,40 +59,28 @@ def duplicates(loss: Loss, among: Iterable[Loss]) -> dict[str, float]:
     """The losses that train alike: their output gradient is this one's, up to a factor.
 
     Compared on hard labels in classification, on any target in regression, at default parameters
-    and all numbers of outputs.
-
-    Args:
-        loss: Row whose doubles are sought.
-        among: Rows to look through; itself and those of the other task are passed over.
+    and all numbers of outputs. Of the rows `among` which they are sought, the loss itself and those
+    of the other task are passed over.
 
     Returns:
         By the name of each double the factor: this gradient = factor times the double's.
     """
-    candidates = [o for o in among if o.task == loss.task and o != loss]
+    candidates = [other for other in among if other.task == loss.task and other != loss]
     factors = {other.name: _factor(loss, other) for other in candidates}
     return {name: factor for name, factor in factors.items() if not math.isnan(factor)}
 
 
-def _quadrature() -> tuple[Tensor, Tensor]:
-    """Gauss-Legendre on panels of a thousandth, whose ends are where corners usually are."""
-    nodes, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(3))
-    panels = int(2000 * LARGEST_ERROR)
-    left = torch.arange(panels, dtype=torch.float64) / 1000 - LARGEST_ERROR
-    error = left[:, None] + (nodes + 1) / 2000
-    return error.flatten(), (weights / 2000).repeat(panels)
-
-
 def _factor(loss: Loss, other: Loss) -> float:
-    """The one number that is the ratio of the two gradients everywhere; NaN if there is none."""
+    """The ratio of the two gradients, where it is one number everywhere; else NaN."""
     if loss.outputs_per_target != other.outputs_per_target:
         return math.nan
     factor = math.nan
     for outputs in OUTPUTS[loss.task]:
-        mine, its = (_gradient_on_labels(row, outputs) for row in (loss, other))
+        gradient, other_gradient = (_gradient_on_labels(row, outputs) for row in (loss, other))
         if math.isnan(factor):
-            factor = float((mine * its).sum() / its.square().sum())
-        size = mine.norm(dim=-1)
-        off = (mine - factor * its).norm(dim=-1) / size.maximum(size.median())
+            factor = float((gradient * other_gradient).sum() / other_gradient.square().sum())
+        size = gradient.norm(dim=-1)
+        off = (gradient - factor * other_gradient).norm(dim=-1) / size.maximum(size.median())
         if not bool((off <= 1e-9).all()):
             return math.nan
     return factor

@@ -90,6 +90,6 @@ def label_distributions(outputs: int) -> Tensor:
     undecided = torch.tensor(UNDECIDED[outputs], dtype=torch.float64)
     certain = functional.one_hot(torch.tensor([0]), outputs).double()
     majority = 0.7 * certain + 0.3 * (1.0 - certain) / (outputs - 1)
+    drawn = drawn / drawn.sum(-1, keepdim=True)
     # Without a majority once falling and once rising, to tell a loss that favours some class.
-    some = (drawn / drawn.sum(-1, keepdim=True), undecided, undecided.flip(-1), majority, certain)
-    return torch.cat(some)
+    return torch.cat([drawn, undecided, undecided.flip(-1), majority, certain])

@@ -1,8 +1,4 @@
-"""Derivatives and minima with respect to the output.
-
-Shapes: C targets and W outputs of them, M expected losses minimised at once, N points of a
-target's distribution, S starts.
-"""
+"""Derivatives and minima with respect to the output; shapes as in the package's docstring."""
 
 from __future__ import annotations
 

@@ -323,18 +323,17 @@ def takes_confusions(name: str) -> bool:
 def realised(splits: Splits) -> dict[str, Any]:
     """What was done to the training targets: columns of the table `runs`.
 
-    Returns:
-        `corrupted_share`, the share of training targets that are not what they were, and
-        `transition`, of labels the matrix from what they were (row) to what they are, as JSON of
-        shares rounded to 6 digits; empty without label noise.
+    `corrupted_share` is the share of training targets that are not what they were; `transition`
+    is, of labels, the matrix from what they were (row) to what they are, as JSON of shares rounded
+    to 6 digits, and empty without label noise.
     """
     if "train" not in splits.clean:
         return {"corrupted_share": 0.0, "transition": ""}
-    clean, given = splits.clean["train"], splits.targets["train"]
-    share = float((clean != given).any(-1).double().mean())
+    clean, targets = splits.clean["train"], splits.targets["train"]
+    share = float((clean != targets).any(-1).double().mean())
     if splits.task != "classification":
         return {"corrupted_share": share, "transition": ""}
-    counts = clean.double().T @ given.double()
+    counts = clean.double().T @ targets.double()
     rows = counts / counts.sum(-1, keepdim=True).clamp(min=1.0)
     matrix = [[round(cell, 6) for cell in row] for row in rows.tolist()]
     return {"corrupted_share": share, "transition": json.dumps(matrix)}

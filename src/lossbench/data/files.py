@@ -67,14 +67,7 @@ class Files:
     download: bool = False
 
     def path(self, name: str) -> Path:
-        """Where a file or folder of one's own lies.
-
-        Args:
-            name: Below the data root.
-
-        Raises:
-            Missing: It is not there.
-        """
+        """Where a file or folder of one's own lies below the data root, or `Missing`."""
         path = self.root / name
         if not path.exists():
             raise Missing(f"{name} is not below data.root={self.root}: put it there, or set it")
@@ -82,9 +75,6 @@ class Files:
 
     def read(self, file: File) -> bytes:
         """The unpacked content of a file, verified.
-
-        Args:
-            file: What is looked for, and where.
 
         Raises:
             Missing: It is nowhere, and may not be downloaded; says what brings it.
@@ -96,8 +86,10 @@ class Files:
         if path is None and self.download and file.urls:
             path = self._download(file)
         if path is None:
-            place = f", nor in an installed package {file.package}" if file.package else ""
-            raise Missing(f"{file.name} is not below data.root={self.root}{place}: {file.cure}")
+            where = f"below data.root={self.root}"
+            if file.package:
+                where += f", nor in an installed package {file.package}"
+            raise Missing(f"{file.name} is not {where}: {file.cure}")
         try:
             content = _unpacked(path, file.member)
         except BROKEN as error:
@@ -112,11 +104,7 @@ class Files:
         return content
 
     def _download(self, file: File) -> Path:
-        """Where a file lies after it was downloaded, whole or not at all.
-
-        Raises:
-            ValueError: None of its addresses gives it.
-        """
+        """Where a file lies after it was downloaded, whole or not at all."""
         place = next(place for place in file.places if place.endswith((".gz", ".tgz")))
         path, failures = self.root / place, []
         known_hash = f"md5:{file.md5}" if file.md5 else file.digest

@@ -92,12 +92,7 @@ def _split(
 ) -> Splits:
     """Splits of images [N, channels, height, width] and labels [N] of train and test.
 
-    Args:
-        pixels: Of both.
-        labels: Of both.
-        classes: C.
-        validation: Training images that become the validation split.
-        examples: Training images that are used; 0 for all.
+    `validation` counts the training images that become the validation split.
     """
     rows = held_out(len(labels["train"]), validation)
     count = len(rows["train"])
@@ -112,14 +107,10 @@ def _split(
 
 
 def _idx(content: bytes) -> Tensor:
-    """The array of bytes in an idx file.
+    """The array of bytes in an idx file; ValueError where it is something else.
 
-    Args:
-        content: Two zero bytes, the type (8: unsigned byte), the number of axes, the length of each
-            as four bytes, highest first; then the values.
-
-    Raises:
-        ValueError: It is something else, or shorter or longer than it says.
+    Its content is two zero bytes, the type (8: unsigned byte), the number of axes, the length of
+    each as four bytes, highest first; then the values.
     """
     axes = content[3] if len(content) > 3 else 0
     start = 4 + 4 * axes
@@ -131,17 +122,10 @@ def _idx(content: bytes) -> Tensor:
 
 
 def _records(content: bytes, label_bytes: int) -> tuple[Tensor, Tensor]:
-    """The images and labels in records of CIFAR's binary version.
+    """Pixels [N, 3, 32, 32] and labels [N] in records of CIFAR's binary version.
 
-    Args:
-        content: Records of some labels, one byte each, and 3,072 pixels: red, green, blue.
-        label_bytes: Labels in a record; the last of them is the class.
-
-    Returns:
-        Pixels [N, 3, 32, 32] and labels [N].
-
-    Raises:
-        ValueError: It is no whole number of records.
+    A record has some labels, one byte each, of which the last is the class, and 3,072 pixels: red,
+    green, blue. ValueError where there is no whole number of records.
     """
     size = label_bytes + 3 * 32 * 32
     if not content or len(content) % size:

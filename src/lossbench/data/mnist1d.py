@@ -46,12 +46,7 @@ def mnist1d(*, seed: int, examples: int = 5000) -> Splits:
     With 5,000 examples the test split is the published one of 1,000, and train and validation are
     3,200 and 800 of the published 4,000, by one permutation. Every seed has the same tensors.
 
-    Args:
-        seed: Draws nothing.
-        examples: In all, a multiple of 50; other numbers give other signals.
-
-    Raises:
-        ValueError: The number of examples is no positive multiple of 50.
+    `examples` is a multiple of 50; other numbers give other signals.
 
     Source:
         Greydanus and Kobak 2024, arXiv 2011.14439; package mnist1d 0.0.2, Apache-2.0.
@@ -78,10 +73,7 @@ def generated(examples: int) -> tuple[np.ndarray, np.ndarray]:
     """Signals [N, 40], float64, and labels [N], in the published order: training first.
 
     Every number is drawn where the package draws it, from a generator of our own in the place of
-    numpy's global one, so that the signals equal the package's.
-
-    Args:
-        examples: N, a multiple of 10.
+    numpy's global one, so that the signals equal the package's. N is a multiple of 10.
     """
     draw = np.random.RandomState(SEED)
     labels = np.repeat(np.arange(len(TEMPLATES)), examples // len(TEMPLATES))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from lossbench.data.files import Files
 from lossbench.data.teacher import teacher_probabilities
@@ -83,14 +84,10 @@ class Splits:
 
 @dataclass(frozen=True)
 class Extent:
-    """How large a set is, of which no seed and no parameter changes it.
+    """How many examples each split has, at default parameters and for every seed.
 
-    Attributes:
-        train: Examples.
-        validation: Examples.
-        test: Examples.
-        inputs: Shape of one example: (F,) or (channels, height, width).
-        outputs: C: classes, or targets of a regression.
+    `inputs` is the shape of one example, (F,) or (channels, height, width); `outputs` is C, the
+    number of classes or of regression targets.
     """
 
     train: int
@@ -149,60 +146,38 @@ class Data:
         return self.fn.__name__
 
     def splits(self, seed: int, files: Files, params: Mapping[str, Any] = NO_PARAMS) -> Splits:
-        """The data set as one seed sees it.
-
-        Args:
-            seed: Block of the paired design.
-            files: Where its files lie, if it reads any.
-            params: Of the function; those left out have their defaults.
-        """
+        """The data set as one seed sees it; `files` is where its files lie, if it reads any."""
         if "files" in inspect.signature(self.fn).parameters:
             return self.fn(seed=seed, files=files, **params)
         return self.fn(seed=seed, **params)
 
 
 def permuted(count: int, seed: int) -> dict[str, Tensor]:
-    """Row indices of each split, 60/20/20, drawn from the seed's split stream.
-
-    Args:
-        count: Rows of the whole set.
-        seed: Block of the paired design; every loss of the seed sees the same split.
-    """
+    """Row indices of each split of `count` rows, 60/20/20, drawn from the seed's split stream."""
     order = torch.randperm(count, generator=stream(seed, "split"))
     ends = [round(count * SHARES[0]), round(count * (SHARES[0] + SHARES[1]))]
     return dict(zip(SPLITS, torch.tensor_split(order, ends), strict=True))
 
 
 def by_split(values: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The examples of each split.
-
-    Args:
-        values: Inputs, targets or labels, [N, ...].
-        rows: Row indices of each split, as `permuted` and `held_out` give them.
-    """
+    """Inputs, targets or labels [N, ...] of each split, by its rows as `permuted` gives them."""
     return {split: values[row] for split, row in rows.items()}
 
 
 def held_out(count: int, validation: int) -> dict[str, Tensor]:
     """Row indices of training and validation where the test set is a published one.
 
-    Args:
-        count: Rows of the published training set.
-        validation: Those of them that are held out: the last ones of an order that is drawn once
-            for all, so that every seed has the same.
+    Of the `count` rows of the published training set, `validation` are held out: the last ones of
+    an order that is drawn once for all, so that every seed has the same.
     """
     order = torch.randperm(count, generator=stream(0, "split"))
     return {"train": order[: count - validation], "validation": order[count - validation :]}
 
 
 def standardised(by_split: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-    """Columns minus the training mean, over the training standard deviation.
+    """Columns [N, F] by split, minus the training mean, over the training standard deviation.
 
-    Args:
-        by_split: [N, F] by split, float64.
-
-    Returns:
-        The splits in float32, and the standard deviations [F]; constant columns keep their scale.
+    Returns them in float32, and the standard deviations [F]; constant columns keep their scale.
     """
     mean = by_split["train"].mean(0)
     scale = by_split["train"].std(0, correction=0)
@@ -211,13 +186,9 @@ def standardised(by_split: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor
 
 
 def standardised_images(by_split: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Pixels minus the training mean of their channel, over its training standard deviation.
+    """Images [N, channels, height, width], each channel standardised by the training split.
 
-    Args:
-        by_split: [N, channels, height, width] by split, bytes or floats.
-
-    Returns:
-        The splits in float32; a constant channel keeps its scale.
+    They are bytes or floats and become float32; a constant channel keeps its scale.
     """
     channels = [channel.double() for channel in by_split["train"].unbind(1)]
     mean = torch.stack([channel.mean() for channel in channels])
@@ -230,11 +201,7 @@ def standardised_images(by_split: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _refuse_not_finite(by_split: dict[str, Tensor], what: str) -> None:
-    """Refuse numbers that are missing: training would end in NaN and look like a diverged run.
-
-    Raises:
-        ValueError: With the first place where one is.
-    """
+    """Refuse numbers that are missing: training would end in NaN and look like a diverged run."""
     for split, rows in by_split.items():
         if rows.is_floating_point() and not (finite := rows.isfinite()).all():
             row, column = (~finite).flatten(1).nonzero()[0].tolist()
@@ -245,7 +212,7 @@ def _refuse_not_finite(by_split: dict[str, Tensor], what: str) -> None:
             )
 
 
-def _inputs(by_split: dict[str, Tensor]) -> dict[str, Tensor]:
+def _standardised_inputs(by_split: dict[str, Tensor]) -> dict[str, Tensor]:
     _refuse_not_finite(by_split, "inputs")
     is_image = by_split["train"].ndim == 4
     return standardised_images(by_split) if is_image else standardised(by_split)[0]
@@ -269,13 +236,9 @@ def classification(
     Raises:
         ValueError: A number is not finite.
     """
-    one_hot = {
-        name: torch.nn.functional.one_hot(label.long(), classes).float()
-        for name, label in labels.items()
-    }
     return Splits(
-        inputs=_inputs(inputs),
-        targets=one_hot,
+        inputs=_standardised_inputs(inputs),
+        targets={name: one_hot(label.long(), classes).float() for name, label in labels.items()},
         task="classification",
         target_scale=1.0,
         posterior={name: rows.float() for name, rows in (posterior or {}).items()},
@@ -295,7 +258,7 @@ def regression(inputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Splits:
     _refuse_not_finite(targets, "targets")
     scaled, scale = standardised(targets)
     return Splits(
-        inputs=_inputs(inputs),
+        inputs=_standardised_inputs(inputs),
         targets=scaled,
         task="regression",
         target_scale=float(scale[0]),

@@ -241,8 +241,7 @@ def clean_linear(*, seed: int, examples: int = 1000, features: int = 8) -> Split
     """
     _check_sizes(examples=examples, features=features)
     inputs, clean, _ = _linear(examples, features, seed)
-    rows = permuted(examples, seed)
-    return regression(by_split(inputs, rows), by_split(clean[:, None], rows))
+    return _behind_noise(inputs, clean, clean, seed=seed, has_variance=True)
 
 
 def noisy_counts(

@@ -80,11 +80,8 @@ def diamonds(*, seed: int, files: Files, target: str = "log_price") -> Splits:
     Inputs are 6 numbers and 20 one-hot grades, as they stand: 20 rows have a width, length or depth
     of 0, which no diamond has, and 146 rows stand there twice.
 
-    Args:
-        seed: Draws nothing.
-        files: Where its file lies.
-        target: "log_price", in log dollars, nearly symmetric and light-tailed; or "price", in
-            dollars, skewed.
+    `target` is "log_price", in log dollars, nearly symmetric and light-tailed; or "price", in
+    dollars, skewed.
     """
     if target not in PRICES:
         raise ValueError(f"diamonds with target {target!r}: use one of {', '.join(PRICES)}")

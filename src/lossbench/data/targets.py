@@ -17,14 +17,7 @@ def sampled(splits: Splits) -> Splits:
 
 
 def distribution(splits: Splits) -> Splits:
-    """Put the true posterior in the place of the training labels.
-
-    Args:
-        splits: Of a classification set, with its posterior.
-
-    Raises:
-        ValueError: Nobody knows the posterior of this data.
-    """
+    """Put the true posterior in place of the training labels; ValueError where it is unknown."""
     if "train" not in splits.posterior:
         raise ValueError(
             "data.targets is 'distribution', and the true distribution of these labels is not "

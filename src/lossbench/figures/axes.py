@@ -29,16 +29,12 @@ def multiples(
     order = sorted(styles, key=lambda loss: (loss != reference, [*styles].index(loss)))
     for ax, loss in zip(axes, order, strict=True):
         for other in order:
-            rows, ahead = estimates[estimates.loss == other], other == reference
-            if other != loss and with_others:
-                ax.plot(
-                    rows[x],
-                    rows.value,
-                    color=OTHER if ahead else FAINT,
-                    zorder=1.9 if ahead else 1.8,
-                    ls=(0, (3, 2)) if ahead else "-",
-                    lw=0.9,
-                )
+            if other == loss or not with_others:
+                continue
+            rows, look = estimates[estimates.loss == other], {"color": FAINT, "zorder": 1.8}
+            if other == reference:
+                look = {"color": OTHER, "zorder": 1.9, "ls": (0, (3, 2))}
+            ax.plot(rows[x], rows.value, lw=0.9, **look)
         ax.set_label(loss)
         name = label(loss, int(10 * page_width(ax) / columns(ax)))
         ax.set_title(name, color=INK, loc="left", fontweight="bold", pad=3)
@@ -90,8 +86,8 @@ def scale_values(axes: Iterable[Axes], estimates: pd.DataFrame) -> None:
 def bound(ax: Axes, values: pd.Series) -> None:
     """Ends the scale of a metric that is at most 1 there, and shows all values."""
     low, high = values.min(), values.max()
-    room = 0.06 * max(high - low, 1e-3)
-    ax.set_ylim(low - room, min(high + room, 1 + 0.2 * room))
+    pad = 0.06 * max(high - low, 1e-3)
+    ax.set_ylim(low - pad, min(high + pad, 1 + 0.2 * pad))
 
 
 def scale_logs(ax: Axes, values: pd.Series) -> None:
@@ -160,12 +156,8 @@ def measured(metric: str, split: str) -> str:
     """Split, metric and unit."""
     if metric == records.OWN_LOSS:
         return f"{split} loss, its own"
-    facts = records.METRICS.get(metric)
-    unit = (
-        facts.unit.replace("standard deviations of the training target", "SD of target")
-        if facts
-        else ""
-    )
+    unit = records.METRICS[metric].unit if metric in records.METRICS else ""
+    unit = unit.replace("standard deviations of the training target", "SD of target")
     return f"{split} {label(metric)}" + (f" ({unit})" if unit not in ("", "1") else "")
 
 

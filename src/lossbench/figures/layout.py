@@ -59,14 +59,7 @@ def page(
 
 @dataclass(frozen=True)
 class Strips:
-    """What stands around the axes: title above, note below.
-
-    Attributes:
-        title: The question that the figure answers.
-        note: What is drawn, n and the kind of interval.
-        top: Height of the title, inches.
-        bottom: Height of the note, inches.
-    """
+    """What stands around the axes: title above, note below, and their heights in inches."""
 
     title: str
     note: str

@@ -54,8 +54,8 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
     """
     losses, first = [*dict.fromkeys(estimates.sort_values("family").loss)], estimates.iloc[0]
     places = [*dict.fromkeys(estimates.context)]
-    room = 0.8 * page_width(ax) / len(places)
-    is_roomy = room > 0.75
+    column_width = 0.8 * page_width(ax) / len(places)
+    is_roomy = column_width > 0.75
     for row in estimates.itertuples():
         shade, opacity, sign = SHADES.get(row.verdict, (PAPER, 1.0, "–"))
         x, y = places.index(row.context), losses.index(row.loss)
@@ -68,7 +68,8 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
     labels = estimates.drop_duplicates("context").set_index("context")
     common, names = _without_common([labels.label[c] for c in places])
     names = [
-        wrapped(n.replace("=", " "), int(19 * room), 4) if is_roomy else label(n, 50) for n in names
+        wrapped(n.replace("=", " "), int(19 * column_width), 4) if is_roomy else label(n, 50)
+        for n in names
     ]
     heads = [
         f"{name}\n{labels.metric[c]}, ±{labels.margin[c]:g}"

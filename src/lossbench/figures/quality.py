@@ -40,17 +40,17 @@ def calibration(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
     after = estimates[estimates.metric == "nll"].set_index("loss").value
     order = [*after.sort_values(ascending=False).index]
     for ax, metric in zip(axes, ("nll", "ece"), strict=True):
-        mine = estimates[estimates.metric.isin([metric, f"{metric}_raw"])]
-        for row in mine[mine.value.notna()].itertuples():
+        of_metric = estimates[estimates.metric.isin([metric, f"{metric}_raw"])]
+        for row in of_metric[of_metric.value.notna()].itertuples():
             y, is_raw = order.index(row.loss), row.metric.endswith("_raw")
             color = styles[row.loss].color
             y += 0.16 if is_raw else -0.16
-            low = max(row.low, row.value / 10) if is_logged(mine.value) else row.low
+            low = max(row.low, row.value / 10) if is_logged(of_metric.value) else row.low
             ax.plot([low, row.high], [y, y], color=color, lw=1.1, solid_capstyle="butt")
             ax.plot(row.value, y, "o", ms=4, mfc=PAPER if is_raw else color, mec=color, mew=1)
-        if is_logged(mine.value):
+        if is_logged(of_metric.value):
             ax.set_xscale("log")
-            plain_logs(ax.xaxis, mine.value.min(), mine.value.max(), most=4)
+            plain_logs(ax.xaxis, of_metric.value.min(), of_metric.value.max(), most=4)
         else:
             ax.set_xlim(left=0)
         rows_of_losses(ax, order)
@@ -83,7 +83,7 @@ def cross_loss(estimates: pd.DataFrame, ax: Axes) -> Axes:
     rows = [*dict.fromkeys(estimates.loss)]
     seconds = estimates[estimates.ratio > 1].groupby("other").ratio.min()
     columns = [*dict.fromkeys([*rows, *estimates.other])]
-    first, is_readable, known = estimates.iloc[0], len(columns) <= UNREADABLE, set()
+    first, is_readable, drawn = estimates.iloc[0], len(columns) <= UNREADABLE, set()
     for row in estimates.itertuples():
         x, y = columns.index(row.other), rows.index(row.loss)
         shade = min(1.0, np.log10(row.ratio)) if row.ratio > 0 else 0.0
@@ -98,12 +98,12 @@ def cross_loss(estimates: pd.DataFrame, ax: Axes) -> Axes:
             ax.text(
                 x, y, number, ha="center", va="center", fontsize=5.5, color=color, weight=weight
             )
-        known.add((x, y))
+        drawn.add((x, y))
         if row.loss == row.other:
             edge = Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, fc="none", ec=INK, lw=0.8, zorder=4)
             ax.add_patch(edge)
     for x, y in itertools.product(range(len(columns)), range(len(rows))):
-        if (x, y) not in known:
+        if (x, y) not in drawn:
             ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=BAND, lw=0))
     ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
     letters = max(len(label(loss)) for loss in columns)

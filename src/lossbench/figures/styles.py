@@ -74,7 +74,7 @@ def loss_styles(estimates: pd.DataFrame) -> dict[str, LossStyle]:
     styles = {}
     for family, rows in estimates.groupby(estimates.family.fillna("")):
         losses = sorted({*rows.loss})
-        relatives = sorted({loss for loss, its in _LOSSES.get() if its == family} | {*losses})
+        relatives = sorted({loss for loss, other in _LOSSES.get() if other == family} | {*losses})
         for loss in losses:
             i = relatives.index(loss)
             dash, marker = DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]
