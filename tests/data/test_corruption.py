@@ -148,10 +148,10 @@ def test_asymmetric_noise_of_data_without_confusions_names_pairflip():
 
 
 def test_an_edited_map_of_confusions_makes_other_runs_of_asymmetric_alone(monkeypatch):
-    from lossbench.runs import identity
+    from lossbench.runs import source
 
     def ids():
-        identity._code_shas.cache_clear()
+        source._code_shas.cache_clear()
         noises = [{"name": name, "params": {}} for name in ("asymmetric", "pairflip")]
         return [
             make_run(data="digits", loss="brier", data__corruption=noise).run_id for noise in noises
@@ -162,7 +162,7 @@ def test_an_edited_map_of_confusions_makes_other_runs_of_asymmetric_alone(monkey
     monkeypatch.setitem(DATA, "digits", edited)
     after = ids()
     monkeypatch.undo()
-    identity._code_shas.cache_clear()
+    source._code_shas.cache_clear()
     assert after[0] != before[0]
     assert after[1] == before[1]
 

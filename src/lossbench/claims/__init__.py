@@ -11,54 +11,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lossbench.claims import gradients, invariance, learning, shape
 from lossbench.claims.comparison import duplicates, efficiency
-from lossbench.claims.gradients import (
-    gradient_is_derivative,
-    gradient_is_error,
-    linear_in_target,
-    local_weight,
-    points_along_error,
-)
-from lossbench.claims.invariance import permutation_invariant, symmetric, translation_invariant
-from lossbench.claims.learning import (
-    calibrated,
-    elicits_mean,
-    minimised_at_target,
-    noise_tolerant,
-    strictly_proper,
-)
 from lossbench.claims.minima import bayes_prediction
-from lossbench.claims.shape import (
-    bounded_gradient,
-    convex,
-    nonnegative,
-    smooth,
-    vanishing_when_wrong,
-)
 from lossbench.claims.verdict import Verdict
 from lossbench.losses.spec import Loss
 
 CLAIMS: dict[str, Callable[[Loss], Verdict]] = {
     claim.__name__: claim
     for claim in (
-        gradient_is_derivative,
-        gradient_is_error,
-        points_along_error,
-        local_weight,
-        minimised_at_target,
-        linear_in_target,
-        elicits_mean,
-        strictly_proper,
-        calibrated,
-        convex,
-        smooth,
-        bounded_gradient,
-        vanishing_when_wrong,
-        symmetric,
-        noise_tolerant,
-        translation_invariant,
-        permutation_invariant,
-        nonnegative,
+        gradients.gradient_is_derivative,
+        gradients.gradient_is_error,
+        gradients.points_along_error,
+        gradients.local_weight,
+        learning.minimised_at_target,
+        gradients.linear_in_target,
+        learning.elicits_mean,
+        learning.strictly_proper,
+        learning.calibrated,
+        shape.convex,
+        shape.smooth,
+        shape.bounded_gradient,
+        shape.vanishing_when_wrong,
+        invariance.symmetric,
+        learning.noise_tolerant,
+        invariance.translation_invariant,
+        invariance.permutation_invariant,
+        shape.nonnegative,
     )
 }
 
