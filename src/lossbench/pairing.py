@@ -133,7 +133,9 @@ def _collect(function: Callable[..., Any], codes: dict[str, str]) -> None:
         return
     codes[name] = _code(function)
     known = getattr(function, "__globals__", None) or vars(sys.modules[function.__module__])
-    for used in sorted(_names(function) & known.keys()):
+    tree = ast.parse(codes[name])
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for used in sorted(names & known.keys()):
         _collect_value(f"{function.__module__}.{used}", known[used], function.__module__, codes)
 
 
@@ -152,10 +154,6 @@ def _collect_value(name: str, value: Any, module: str, codes: dict[str, str]) ->
             _collect_value(f"{name}[{key!r}]", part, module, codes)
     elif isinstance(value, str | int | float | complex | None):
         codes[name] = repr(value)
-
-
-def _names(function: Callable[..., Any]) -> set[str]:
-    return {node.id for node in ast.walk(ast.parse(_code(function))) if isinstance(node, ast.Name)}
 
 
 @functools.cache

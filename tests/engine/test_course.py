@@ -172,7 +172,7 @@ def test_a_captured_function_is_replayed_without_python_where_it_lies(tapes):
         value.add_(1)
         return value * 10
 
-    replayed = Replayed(work, graph.Recorder(tapes.record, graph.Service()))
+    replayed = Replayed(work, tapes.record, graph.Service())
     results = [replayed().clone() for _ in range(5)]
     assert [result[0].item() for result in results] == [10, 20, 30, 40, 50]
     assert len(calls) == 2  # once as it is, once to record it

@@ -1,4 +1,4 @@
-"""What modules and losses have to keep to, and the errors of those that do not."""
+"""What modules have to keep to, and the errors of those that do not."""
 
 from __future__ import annotations
 
@@ -10,29 +10,6 @@ from torch import Tensor, nn
 
 from lossbench.models import initialised, widened
 from lossbench.pairing import tensors_sha
-
-
-def check_loss(values: Tensor, output: Tensor, name: str) -> None:
-    """Refuse what a loss may not return.
-
-    Args:
-        values: What it returned; should be one number of the output's type per example, [...].
-        output: What it was given, [..., W].
-        name: Of the loss.
-
-    Raises:
-        TypeError: No tensor, or one of another type.
-        ValueError: Another shape.
-    """
-    if not isinstance(values, Tensor):
-        raise TypeError(f"loss {name} returned {type(values).__name__}: return a tensor")
-    if values.shape != output.shape[:-1]:
-        raise ValueError(
-            f"loss {name} returned shape {list(values.shape)} for outputs {list(output.shape)}: "
-            "sum over the last dimension only"
-        )
-    if values.dtype != output.dtype:
-        raise TypeError(f"loss {name} returned {values.dtype} for {output.dtype}: keep the type")
 
 
 def refuse_unpaired(build: Callable[[], nn.Module], inputs: Tensor) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from lossbench.engine.batches import EVERYONE
 from lossbench.engine.bits import guarded, guards
-from lossbench.engine.contracts import check_loss
 from lossbench.engine.members import Members
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import NO_PARAMS, Context, Loss
@@ -114,6 +113,10 @@ def _values(
         output: With guards, [k + guards, N, W].
         target: With guards, [k + guards, N, C].
         clock: The step whose batch this is, [1]; None for examples that are of no batch.
+
+    Raises:
+        TypeError: The loss returned no tensor, or one of another type than the output.
+        ValueError: It returned another shape than that of the examples.
     """
     context = None
     if group.row.needs_context:
@@ -126,7 +129,17 @@ def _values(
         else:
             context = Context(class_counts=counts, rows=members.batches.rows_at(clock)[seeds])
     values = group.row.values(output, target, group.params, context)
-    check_loss(values, output, group.name)
+    if not isinstance(values, Tensor):
+        raise TypeError(f"loss {group.name} returned {type(values).__name__}: return a tensor")
+    if values.shape != output.shape[:-1]:
+        raise ValueError(
+            f"loss {group.name} returned shape {list(values.shape)} for outputs "
+            f"{list(output.shape)}: sum over the last dimension only"
+        )
+    if values.dtype != output.dtype:
+        raise TypeError(
+            f"loss {group.name} returned {values.dtype} for {output.dtype}: keep the type"
+        )
     return values
 
 

@@ -21,12 +21,13 @@ class Unserved(Exception):
 
 
 class Strategy(ABC):
-    """A way to compute outputs and gradients of neighbours in a pack."""
+    """A way to compute outputs and gradients of neighbours in a pack.
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What is recorded of it."""
+    Attributes:
+        name: What is recorded of it.
+    """
+
+    name: str
 
     @abstractmethod
     def arranged(self, parameters: Named) -> dict[str, Tensor]:
@@ -86,17 +87,15 @@ class Logged(NamedTuple):
 
 
 class Advance(ABC):
-    """A way to make the updates of a pack, perhaps many of them without the host between two."""
+    """A way to make the updates of a pack, perhaps many of them without the host between two.
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What is recorded of it; empty where every update was made on its own."""
+    Attributes:
+        name: What is recorded of it; empty where every update was made on its own.
+        most: Updates that are best made in one call.
+    """
 
-    @property
-    @abstractmethod
-    def most(self) -> int:
-        """Updates that are best made in one call."""
+    name: str
+    most: int
 
     @abstractmethod
     def advance(self, state: State, count: int) -> None:

@@ -58,6 +58,8 @@ class Updates(Advance):
             each where they compute one by one.
     """
 
+    name, most = "", 1
+
     def __init__(
         self, members: Members, strategy: Strategy, report: Callable[[int, str], None]
     ) -> None:
@@ -72,16 +74,6 @@ class Updates(Advance):
         self.factors = like.new_tensor([schedule(step, run.steps) for step in range(run.steps)])
         self._before = strategy.arranged(members.parameters)
         self._memory = self._new_memory()
-
-    @property
-    def name(self) -> str:
-        """None: this is the plain one."""
-        return ""
-
-    @property
-    def most(self) -> int:
-        """One: the host is there anyway."""
-        return 1
 
     def start(self) -> State:
         """The state before the first update."""

@@ -71,6 +71,10 @@ def classification(
             them by these: logarithms tell apart what rounds to the probability 1 or 0.
         is_probability: [K], whether the member's inverse link gives probabilities.
         is_ranked: Whether to add what sorts or bins examples: it describes trained models.
+
+    Source:
+        Of the balanced accuracy: Brodersen, Ong, Stephan and Buhmann 2010, ICPR; absent classes as
+        in scikit-learn.
     """
     on_simplex, classes = projected(prediction, is_probability), target.shape[-1]
     label = target.argmax(-1)
@@ -81,7 +85,7 @@ def classification(
     by_class = accuracies(hit, label, classes=classes)
     values = {
         "accuracy": mean_over_examples(hit),
-        "balanced_accuracy": balanced_accuracy(by_class),
+        "balanced_accuracy": by_class.nanmean(-1),  # over the classes that have examples
         "brier": mean_over_examples((on_simplex - target).square().sum(-1)),
         "nll": mean_over_examples(-log_right),
         "ece": ece(recalibrated.exp(), label),
@@ -131,15 +135,6 @@ def accuracies(hit: Tensor, label: Tensor, *, classes: int) -> Tensor:
     return hits / none.scatter_add(-1, label, torch.ones_like(hit, dtype=torch.float64))
 
 
-def balanced_accuracy(by_class: Tensor) -> Tensor:
-    """Mean of `accuracies` [K, C] over the classes that have examples, [K].
-
-    Source:
-        Brodersen, Ong, Stephan and Buhmann 2010, ICPR; absent classes as in scikit-learn.
-    """
-    return by_class.nanmean(-1)
-
-
 def auroc(score: Tensor, label: Tensor) -> Tensor:
     """Area under the ROC curve, ties counted half: of class 1, or one against rest on average.
 
@@ -154,19 +149,17 @@ def auroc(score: Tensor, label: Tensor) -> Tensor:
     Source:
         Mann and Whitney 1947; Hand and Till 2001 on several classes; Provost and Domingos 2000.
     """
-    classes = [1] if score.shape[-1] == 2 else range(score.shape[-1])
-    areas = [_area(score[..., place].contiguous(), label == place) for place in classes]
+    areas = []
+    for place in [1] if score.shape[-1] == 2 else range(score.shape[-1]):
+        of_class, is_positive = score[..., place].contiguous(), label == place
+        first, behind = _tied(of_class.sort(-1).values, of_class)
+        # Twice the midranks, whole numbers: their sums are exact.
+        twice = torch.where(is_positive, first + behind + 1, 0).sum(-1)
+        positive = is_positive.sum(-1)
+        pairs = positive * (label.shape[-1] - positive)
+        # The share of pairs of a positive and a negative example that the score orders well.
+        areas.append((twice - positive * (positive + 1)).double() / (2 * pairs))
     return torch.stack(areas, -1).nanmean(-1)
-
-
-def _area(score: Tensor, is_positive: Tensor) -> Tensor:
-    """Share of pairs of a positive and a negative example that the score [K, N] orders well."""
-    first, behind = _tied(score.sort(-1).values, score)
-    # Twice the midranks, whole numbers: their sums are exact.
-    twice = torch.where(is_positive, first + behind + 1, 0).sum(-1)
-    positive = is_positive.sum(-1)
-    pairs = positive * (score.shape[-1] - positive)
-    return (twice - positive * (positive + 1)).double() / (2 * pairs)
 
 
 def aurc(log_probability: Tensor, label: Tensor) -> Tensor:
@@ -242,30 +235,24 @@ def brier_terms(probability: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Ten
     Source:
         Murphy 1973; Stephenson, Coelho and Jolliffe 2008, Weather and Forecasting.
     """
-    terms = [
-        torch.stack(_terms_of_class(p.double().contiguous(), label == place))
-        for place, p in enumerate(probability.unbind(-1))
-    ]
-    reliability, resolution, uncertainty = torch.stack(terms, -1).sum(-1) / probability.shape[1]
+    bins, terms = torch.arange(ECE_BINS, device=label.device)[:, None], []
+    for number, of_class in enumerate(probability.unbind(-1)):
+        p, y = of_class.double().contiguous(), (label == number).double()
+        inside = ((p * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1)[:, None] == bins
+        columns = torch.ones_like(p), p, y
+        sums = [torch.where(inside, values[:, None], 0.0).sum(-1) for values in columns]  # [K, M]
+        count = sums[0].clamp_min(1.0)
+        mean_p, mean_y = sums[1] / count, sums[2] / count
+        rate = y.mean(-1, keepdim=True)
+        place = inside.to(torch.uint8).argmax(1)
+        away_p, away_y = p - mean_p.gather(-1, place), y - mean_y.gather(-1, place)
+        between = (sums[0] * (mean_y - rate).square()).sum(-1)
+        within = (2.0 * away_y * away_p - away_p.square()).sum(-1)
+        reliability = (sums[0] * (mean_p - mean_y).square()).sum(-1)
+        uncertainty = p.shape[-1] * (rate * (1.0 - rate)).squeeze(-1)
+        terms.append(torch.stack([reliability, between + within, uncertainty]))
+    reliability, resolution, uncertainty = torch.stack(terms, -1).sum(-1) / label.shape[-1]
     return reliability, resolution, uncertainty
-
-
-def _terms_of_class(p: Tensor, is_label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`brier_terms` of probabilities [K, N] of one class, summed over examples."""
-    y = is_label.double()
-    bins = torch.arange(ECE_BINS, device=p.device)[:, None]
-    inside = ((p * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1)[:, None] == bins
-    columns = torch.ones_like(p), p, y
-    sums = [torch.where(inside, values[:, None], 0.0).sum(-1) for values in columns]  # [K, M]
-    count = sums[0].clamp_min(1.0)
-    mean_p, mean_y = sums[1] / count, sums[2] / count
-    rate = y.mean(-1, keepdim=True)
-    place = inside.to(torch.uint8).argmax(1)
-    away_p, away_y = p - mean_p.gather(-1, place), y - mean_y.gather(-1, place)
-    between = (sums[0] * (mean_y - rate).square()).sum(-1)
-    within = (2.0 * away_y * away_p - away_p.square()).sum(-1)
-    reliability = (sums[0] * (mean_p - mean_y).square()).sum(-1)
-    return reliability, between + within, p.shape[-1] * (rate * (1.0 - rate)).squeeze(-1)
 
 
 def distribution(predicted: Predicted, target: Tensor) -> dict[str, Tensor]:

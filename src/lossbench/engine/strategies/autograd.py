@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -30,11 +29,6 @@ class Autograd(Strategy):
     def __init__(self, members: Members, forward: Forward, of_batch: Forward) -> None:
         self._forward, self._of_batch = forward, of_batch
         self._is_repeated = members.runs[0].signal != "own"  # more than one gradient of an output
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What is recorded of it."""
 
     def arranged(self, parameters: Named) -> dict[str, Tensor]:
         """A copy."""
@@ -71,27 +65,21 @@ class Autograd(Strategy):
 class Vectorised(Autograd):
     """All members in one call."""
 
+    name = "vmap"
+
     def __init__(self, members: Members) -> None:
         forward = torch.func.vmap(called(members.model))
         super().__init__(members, forward, forward)
-
-    @property
-    def name(self) -> str:
-        """What is recorded of it."""
-        return "vmap"
 
 
 class Looped(Autograd):
     """One member after the other: what is held for a gradient is one member's at a time."""
 
+    name = "loop"
+
     def __init__(self, members: Members) -> None:
         forward = one_by_one(called(members.model))
         super().__init__(members, forward, forward)
-
-    @property
-    def name(self) -> str:
-        """What is recorded of it."""
-        return "loop"
 
 
 def one_by_one(of_member: Forward) -> Forward:

@@ -48,52 +48,24 @@ class Service:
             raise Unserved(f"{inner.name} has no updates to record")
         if self.has_failed:
             raise Unserved("a recording failed in this process")
-        return Graphs(updates, Recorder(RECORDING(), self))
-
-
-class Recorder:
-    """Records functions until one of them cannot be recorded.
-
-    Args:
-        record: Records one.
-        service: What is told of a failure.
-    """
-
-    def __init__(self, record: Recording, service: Service) -> None:
-        self._record, self._service = record, service
-
-    @property
-    def is_working(self) -> bool:
-        """Whether no recording failed."""
-        return not self._service.has_failed
-
-    def recorded(self, function: Callable[[], Result]) -> tuple[Callable[[], None], Result] | None:
-        """What replays a function and its result, see `Recording`; None where that fails."""
-        try:
-            return self._record(function)
-        except Exception as error:
-            self._service.has_failed = True
-            cause: BaseException = error
-            while cause.__context__ is not None:  # the device says no more than that it broke
-                cause = cause.__context__
-            reason = str(cause).partition("\n")[0]
-            log.warning("updates cannot be captured, so each is launched anew: %s", reason)
-            return None
+        return Graphs(updates, RECORDING(), self)
 
 
 class Replayed(Generic[Result]):
     """A function whose work is replayed from its second call on.
 
-    The first call is made as it is: libraries set themselves up, and what raises is reported.
+    The first call is made as it is: libraries set themselves up, and what raises is reported. So is
+    every call once a recording has failed.
 
     Args:
         function: Reads and writes tensors that stay where they are, and asks the host for nothing
             from its second call on.
-        recorder: What records it.
+        record: Records it.
+        service: Is told when that fails.
     """
 
-    def __init__(self, function: Callable[[], Result], recorder: Recorder) -> None:
-        self._function, self._recorder = function, recorder
+    def __init__(self, function: Callable[[], Result], record: Recording, service: Service) -> None:
+        self._function, self._record, self._service = function, record, service
         self._is_warm = False
         self._recorded: tuple[Callable[[], None], Result] | None = None
 
@@ -104,8 +76,16 @@ class Replayed(Generic[Result]):
 
     def __call__(self) -> Result:
         """The function's result; replayed, it lies where the one before lay."""
-        if self._recorded is None and self._is_warm and self._recorder.is_working:
-            self._recorded = self._recorder.recorded(self._function)
+        if self._recorded is None and self._is_warm and not self._service.has_failed:
+            try:
+                self._recorded = self._record(self._function)
+            except Exception as error:
+                self._service.has_failed = True
+                cause: BaseException = error
+                while cause.__context__ is not None:  # the device says no more than that it broke
+                    cause = cause.__context__
+                reason = str(cause).partition("\n")[0]
+                log.warning("updates cannot be captured, so each is launched anew: %s", reason)
         if self._recorded is None:
             self._is_warm = True
             return self._function()
@@ -119,24 +99,25 @@ class Graphs(Advance):
 
     Args:
         updates: What makes them.
-        recorder: Records them; when it fails, every update is made on its own from then on.
+        record: Records them.
+        service: Is told when that fails; then every update is made on its own.
     """
 
-    def __init__(self, updates: Updates, recorder: Recorder) -> None:
-        self._updates, self._recorder = updates, recorder
+    def __init__(self, updates: Updates, record: Recording, service: Service) -> None:
+        self._updates, self._record, self._service = updates, record, service
         self._stretches: dict[int, Replayed[None]] = {}
-        self._logged: list[Replayed[Logged]] = []
+        self._logged: Replayed[Logged] | None = None
 
     @property
     def name(self) -> str:
         """What is recorded of it."""
-        stretches = [*self._stretches.values(), *self._logged]
+        stretches = [*self._stretches.values(), *([self._logged] if self._logged else [])]
         return "graph" if any(stretch.is_replayed for stretch in stretches) else ""
 
     @property
     def most(self) -> int:
         """Updates of a stretch."""
-        return max(1, MOST_RECORDED // len(self._updates.spans)) if self._recorder.is_working else 1
+        return 1 if self._service.has_failed else max(1, MOST_RECORDED // len(self._updates.spans))
 
     def advance(self, state: State, count: int) -> None:
         """Make updates; always of the same state."""
@@ -144,15 +125,16 @@ class Graphs(Advance):
             stretch = min(count, self.most)
             if stretch not in self._stretches:
                 function = partial(self._updates.advance, state, stretch)
-                self._stretches[stretch] = Replayed(function, self._recorder)
+                self._stretches[stretch] = Replayed(function, self._record, self._service)
             self._stretches[stretch]()
             count -= stretch
 
     def logged(self, state: State) -> Logged:
         """Make a logged update; always of the same state."""
-        if not self._logged:
-            self._logged.append(Replayed(partial(self._updates.logged, state), self._recorder))
-        steps, layers = self._logged[0]()
+        if self._logged is None:
+            function = partial(self._updates.logged, state)
+            self._logged = Replayed(function, self._record, self._service)
+        steps, layers = self._logged()
         return Logged(steps.clone(), layers.clone())  # the next replay writes there
 
 

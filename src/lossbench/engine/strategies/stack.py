@@ -68,13 +68,10 @@ class Stack(Strategy):
         layers: Of the model that all members share.
     """
 
+    name = "stack"
+
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._layers = layers
-
-    @property
-    def name(self) -> str:
-        """What is recorded of it."""
-        return "stack"
 
     def arranged(self, parameters: Named) -> Rows:
         """A copy, all numbers of a member side by side."""

@@ -28,9 +28,12 @@ def curvature(moment: Moment) -> dict[str, Tensor]:
     vectors of signs, unbiased, with variance 2 (|H|_F² - sum of H_ii²) / `HUTCHINSON`. The vectors
     are those of the seed, the same at every step and for every loss.
     """
-    signs = _signs(moment, 1 + HUTCHINSON)
+    size, of_seed = sum(value[0].numel() for value in moment.parameters.values()), {}
+    for seed in {*moment.seeds}:
+        draws = torch.randint(2, (1 + HUTCHINSON, size), generator=stream(seed, "instruments"))
+        of_seed[seed] = 2.0 * draws - 1.0
+    signs = torch.stack([of_seed[seed] for seed in moment.seeds]).to(moment.loss)
     product = hessian_product(moment.mean_loss, moment.parameters)
-    size = signs.shape[-1]
     traces = [inner(signs[:, 1 + i], product(signs[:, 1 + i])) for i in range(HUTCHINSON)]
     return {
         "curvature_top": largest_eigenvalue(product, signs[:, 0], steps=min(LANCZOS, size)),
@@ -119,27 +122,12 @@ def largest_eigenvalue(product: Product, start: Tensor, *, steps: int) -> Tensor
         is_going = is_going & (length > rounding * scale)
         off.append(torch.where(is_going, length, 0.0))
         vector = torch.where(is_going[:, None], image / length[:, None], 0.0)
-    return _largest(torch.stack(diagonal, -1), torch.stack(off[:-1], -1) if steps > 1 else None)
-
-
-def _largest(diagonal: Tensor, off: Tensor | None) -> Tensor:
-    """Largest eigenvalues [K] of tridiagonal matrices; NaN where an entry is not finite."""
-    matrix = diagonal.double().cpu().diag_embed()
-    if off is not None:
-        beside = off.double().cpu().diag_embed(1)
+    matrix = torch.stack(diagonal, -1).double().cpu().diag_embed()  # tridiagonal
+    if steps > 1:
+        beside = torch.stack(off[:-1], -1).double().cpu().diag_embed(1)
         matrix = matrix + beside + beside.transpose(-1, -2)
     is_finite = matrix.flatten(1).isfinite().all(-1)
     # LAPACK raises at one NaN, for all members.
     safe = torch.where(is_finite[:, None, None], matrix, 0.0)
     top = torch.linalg.eigvalsh(safe)[:, -1]
-    return torch.where(is_finite, top, torch.nan).to(diagonal)
-
-
-def _signs(moment: Moment, count: int) -> Tensor:
-    """Vectors of -1 and 1, [K, count, P], from the stream of each member's seed."""
-    size = sum(value[0].numel() for value in moment.parameters.values())
-    signs = {}
-    for seed in {*moment.seeds}:
-        generator = stream(seed, "instruments")
-        signs[seed] = 2.0 * torch.randint(2, (count, size), generator=generator) - 1.0
-    return torch.stack([signs[seed] for seed in moment.seeds]).to(moment.loss)
+    return torch.where(is_finite, top, torch.nan).to(start)

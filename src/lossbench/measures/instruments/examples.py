@@ -45,14 +45,12 @@ def loss_quantiles(moment: Moment) -> dict[str, Tensor]:
     Source:
         Type 7 of Hyndman and Fan 1996, The American Statistician: numpy's default.
     """
-    ordered = moment.loss.sort(-1).values
-    return {f"loss_quantile_{level}": _quantile(ordered, level / 100) for level in LEVELS}
-
-
-def _quantile(ordered: Tensor, level: float) -> Tensor:
-    """Quantile [K] of ascending values [K, B]."""
-    place = level * (ordered.shape[-1] - 1)
-    below, above = ordered[:, math.floor(place)], ordered[:, math.ceil(place)]
-    # Not lerp: kernels differ in how they round it.
-    between = below + (place - math.floor(place)) * (above - below)
-    return torch.where(ordered.isfinite().all(-1), between, torch.nan)
+    ordered, quantiles = moment.loss.sort(-1).values, {}
+    for level in LEVELS:
+        place = level / 100 * (ordered.shape[-1] - 1)
+        below, above = ordered[:, math.floor(place)], ordered[:, math.ceil(place)]
+        # Not lerp: kernels differ in how they round it.
+        between = below + (place - math.floor(place)) * (above - below)
+        quantile = torch.where(ordered.isfinite().all(-1), between, torch.nan)
+        quantiles[f"loss_quantile_{level}"] = quantile
+    return quantiles
