@@ -37,7 +37,7 @@ class Rows(dict[str, Tensor]):
 
     def _lay(self, row: Tensor, like: Mapping[str, Tensor], starts: list[int]) -> None:
         self.row, self._starts = row, starts
-        self._parts: dict[int, Rows] = {}
+        self._views: dict[tuple[int, int], Rows] = {}
         for (name, value), start in zip(like.items(), starts, strict=True):
             shape = value.shape[1:]
             is_wide = len(shape) == 2 and shape[0] > shape[1]
@@ -45,13 +45,14 @@ class Rows(dict[str, Tensor]):
             tensor = numbers.unflatten(1, shape[::-1] if is_wide else shape)
             self[name] = tensor.mT if is_wide else tensor
 
-    def of(self, members: slice) -> Rows:
-        """Those of some members: the same numbers in memory. Remembered by where they begin."""
-        if members.start not in self._parts:
-            part = Rows.__new__(Rows)
-            part._lay(self.row[members], self, self._starts)
-            self._parts[members.start] = part
-        return self._parts[members.start]
+    def of(self, span: slice) -> Rows:
+        """Those of neighbours: the same numbers in memory, in a view that is made once."""
+        ends = span.start, span.stop
+        if ends not in self._views:
+            view = Rows.__new__(Rows)
+            view._lay(self.row[span], self, self._starts)
+            self._views[ends] = view
+        return self._views[ends]
 
 
 def joined(tensors: Mapping[str, Tensor], *, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

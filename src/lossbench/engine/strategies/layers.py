@@ -86,7 +86,7 @@ def layers_of(model: nn.Module) -> list[Layer] | None:
     Affine maps in a sequence, each with one of `DERIVED` or nothing behind it, and perhaps a
     flattening in front: nothing else, no hooks, no parameters or buffers beside theirs.
     """
-    parts = [part for part in _parts("", model) if type(part[1]) is not nn.Identity]
+    parts = [part for part in _modules("", model) if type(part[1]) is not nn.Identity]
     if parts and type(parts[0][1]) is nn.Flatten:
         flatten = parts.pop(0)[1]
         if (flatten.start_dim, flatten.end_dim) != (1, -1):
@@ -106,14 +106,14 @@ def layers_of(model: nn.Module) -> list[Layer] | None:
     return layers if layers and known == {*model.state_dict()} else None
 
 
-def _parts(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _modules(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """What a sequence calls, in order, with the beginning of its parameters' names."""
     if type(module) is not nn.Sequential or _is_hooked(module):
         yield path, module
         return
     for name, part in module._modules.items():  # named_children would leave out repeated ones
         assert part is not None
-        yield from _parts(f"{path}{name}.", part)
+        yield from _modules(f"{path}{name}.", part)
 
 
 def _is_hooked(module: nn.Module) -> bool:
