@@ -106,6 +106,7 @@ MISTAKES = {
     "optimizer.lr=abc": ("optimizer.lr is 'abc'", "a number"),
     "-m optimizer.lr=0.1,abc": ("optimizer.lr is 'abc'", "a number"),
     "-m optimizer.lr=0.1,nan": ("optimizer.lr is nan", "a positive number"),
+    "init=3": ("init is no single value", "keys below"),
     "steps=0": ("steps is 0", "positive"),
     "steps=1.5": ("steps is '1.5'", "a whole number"),
     "seed=1-10": ("'1-10'", "range(10)"),

@@ -185,3 +185,21 @@ def test_an_interval_is_no_list_of_values(composer):
 def test_the_command_line_starts_without_torch_or_hydra():
     code = "import sys, lossbench.cli; sys.exit(len({'torch', 'hydra', 'pandas'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("stepz", "did you mean 'steps'"),
+        ("optimizer.lrr", "did you mean 'optimizer.lr'"),
+        ("engine.thread", "did you mean 'engine.threads'"),
+        ("data.corruption.nam", "did you mean 'data.corruption.name'"),
+        ("loss.parms", "did you mean 'loss.params'"),
+        ("init.form", "did you mean 'init.from'"),
+        ("init.output_scal", "did you mean 'init.output_scale'"),
+        ("data.target", "did you mean 'data.targets'"),
+    ],
+)
+def test_a_key_that_only_plus_lets_through_is_refused_with_the_nearest(composer, key, hint):
+    with pytest.raises(ConfigError, match=f"unknown key '{key}': {hint}"):
+        composer.runs([f"+{key}=3"])

@@ -88,7 +88,6 @@ MISTAKES = {
         (3, "init.from '3' is unknown: use one of permuted_labels, random"),
         ("permuted_labels", "'diabetes' is regression, .*: use init.from=random"),
     ],
-    "init": [(3, "init is 3: set the keys below it")],
     "data__targets": [
         ("sample", "data.targets 'sample' is unknown: did you mean 'sampled'"),
         ("distribution", "'diabetes' is regression, .*: use data.targets=sampled"),
@@ -148,23 +147,10 @@ def test_a_parameter_of_another_type_is_refused_before_training(delta, message):
         make_run(loss="huber", loss__params={"delta": delta})
 
 
-@pytest.mark.parametrize(
-    ("key", "hint"),
-    [
-        ("stepz", "did you mean 'steps'"),
-        ("optimizer.lrr", "did you mean 'optimizer.lr'"),
-        ("engine.thread", "did you mean 'engine.threads'"),
-        ("data.corruption.nam", "did you mean 'data.corruption.name'"),
-        ("loss.parms", "did you mean 'loss.params'"),
-        ("init.form", "did you mean 'init.from'"),
-        ("init.output_scal", "did you mean 'init.output_scale'"),
-        ("data.target", "did you mean 'data.targets'"),
-    ],
-)
-def test_a_key_that_only_plus_lets_through_is_refused_with_the_nearest(key, hint):
+def test_an_unknown_key_of_a_plain_dictionary_is_refused_with_the_nearest():
     plain = plain_config()
-    set_key(plain, key, 3)
-    with pytest.raises(ConfigError, match=f"unknown key '{key}': {hint}"):
+    set_key(plain, "init.form", "random")
+    with pytest.raises(ConfigError, match=r"unknown key 'init.form': did you mean 'init.from'"):
         to_run(plain)
 
 

@@ -5,7 +5,9 @@ from lossbench.config.overrides import (
     checked_overrides,
     explained,
     in_type_of_field,
+    parsed,
     typed_lines,
+    values_of,
 )
 from lossbench.config.schema import GROUPS, Config, is_key, known_keys, register
 
@@ -19,8 +21,10 @@ __all__ = [
     "is_key",
     "known_keys",
     "named",
+    "parsed",
     "register",
     "to_engine",
     "to_run",
     "typed_lines",
+    "values_of",
 ]

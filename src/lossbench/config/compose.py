@@ -15,11 +15,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lossbench.config.overrides import (
     checked_overrides,
     in_type_of_field,
-    parsed,
     single_overrides,
     values_of,
 )
-from lossbench.config.schema import GROUPS, KEYS, known_keys
+from lossbench.config.schema import GROUPS, known_keys
 from lossbench.errors import ConfigError, nearest, refuse_unknown
 from lossbench.records import REPORTS
 from lossbench.runs.checks import can_vary, check_positive, checked, with_values
@@ -80,15 +79,6 @@ class Composer:
             ConfigError: A run cannot be trained.
         """
         return [checked(draft) for draft in self.drafts(lines)]
-
-    def values(self, key: str, text: Any) -> list[Any]:
-        """Single values of a key whose values are listed in any way that Hydra reads.
-
-        Raises:
-            ConfigError: The text cannot be read, or a value has not the type of the key.
-        """
-        (override,) = parsed([f"{key}={text}"], self.loader)
-        return [in_type_of_field(key, value) for value in values_of(override)]
 
     def _compose(self, choice: tuple[str, ...]) -> tuple[Draft, bool]:
         """What Hydra composes for overrides of single values, and whether it is interpolated.
@@ -165,11 +155,14 @@ def to_draft(config: DictConfig | Mapping[str, Any]) -> Draft:
         ConfigError: A key is unknown, or what is no part of the run is wrong.
     """
     plain = _plain(config)
-    _refuse_unknown_keys(plain, KEYS, "")
     _check_engine(plain["engine"])
     refuse_unknown(plain.get("report", "all"), REPORTS, "report")
     if not SWEEP_NAME.fullmatch(plain["name"]):
         raise ConfigError(f"name is {plain['name']!r}: use up to 80 letters, digits, '_', '-', '.'")
+    for name in plain["init"]:  # Hydra knows all other keys by the schema
+        if name not in NEUTRAL["init"]:
+            hint = nearest(f"init.{name}", known_keys())
+            raise ConfigError(f"unknown key 'init.{name}': {hint}")
     data, optimizer, init = plain["data"], plain["optimizer"], {**NEUTRAL["init"], **plain["init"]}
     numbers = ("seed", "steps", "batch_size", "log_every", "eval_every")
     return Draft(
@@ -228,14 +221,3 @@ def _plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(config, DictConfig):
         return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
     return dict(config)
-
-
-def _refuse_unknown_keys(plain: Mapping[str, Any], keys: Mapping[str, Any], prefix: str) -> None:
-    for name, value in plain.items():
-        key = f"{prefix}{name}"
-        if name not in keys:
-            raise ConfigError(f"unknown key {key!r}: {nearest(key, known_keys())}")
-        if keys[name] is not None:
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{key} is {value!r}: set the keys below it")
-            _refuse_unknown_keys(value, keys[name], f"{key}.")

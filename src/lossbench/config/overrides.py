@@ -153,6 +153,8 @@ def explained(error: BaseException) -> str:
         match = re.match(r"Value (.*) of type .* could not be converted to (\w+)", text)
         if match and match[2] in kinds:
             return f"{key} is {match[1]}: use {kinds[match[2]]}"
+        if text.startswith("Cannot assign") and "Dict" in text:
+            return f"{key} is no single value: set the keys below it"
         if "is not a ListConfig" in text:
             return f"{key} is no list: use {key}=[NAME], or {key}=[NAME,NAME]"
         return f"{key}: {text}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,35 +185,26 @@ def register(folders: Iterable[Path] = ()) -> None:
             store.store(group="loss", name=name, node={"fn": name, "params": params})
 
 
-def _keys(node: type) -> dict[str, Any]:
-    below = {item.name: item.default_factory for item in dataclasses.fields(node)}
-    return {
-        name: _keys(kind) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
-        for name, kind in below.items()
-    }
-
-
-KEYS = _keys(Config) | {"init": dict.fromkeys(NEUTRAL["init"])}
-"""Every key of the configuration, each with those below it; None where anything goes below it."""
-
 FREE_KEY = re.compile(
     r"(data|data\.corruption|data\.augmentation|model|loss|optimizer|schedule)\.params\.\w+|hydra\.|hydra$"
 )
-"""Keys that may exist though `KEYS` does not list them."""
+"""Keys that may exist though `known_keys` does not list them."""
 
 
 def known_keys() -> set[str]:
     """Dotted names of all that may be typed as KEY=VALUE."""
-    return {*_dotted(KEYS, "")} - {"condition"}
+    return ({*_dotted(Config)} | {f"init.{name}" for name in NEUTRAL["init"]}) - {"condition"}
+
+
+def _dotted(node: type, prefix: str = "") -> Iterator[str]:
+    """Keys of a node and of those below it."""
+    for item in dataclasses.fields(node):
+        yield f"{prefix}{item.name}"
+        kind = item.default_factory
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            yield from _dotted(kind, f"{prefix}{item.name}.")
 
 
 def is_key(key: str) -> bool:
     """Whether something may be typed as KEY=VALUE, a parameter of any part included."""
     return bool(FREE_KEY.match(key)) or key in known_keys()
-
-
-def _dotted(keys: Mapping[str, Any], prefix: str) -> Iterable[str]:
-    for name, inner in keys.items():
-        yield f"{prefix}{name}"
-        if inner is not None:
-            yield from _dotted(inner, f"{prefix}{name}.")

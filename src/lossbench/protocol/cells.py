@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lossbench.config import Composer
+from lossbench.config import Composer, in_type_of_field, parsed, values_of
 from lossbench.runs import ConfigError, Run, checked, fits
 
 log = logging.getLogger(__name__)
@@ -73,9 +73,9 @@ def listed_values(key: str, value: Any, composer: Composer) -> list[Any]:
     """
     if not isinstance(value, str | int | float) and not value:
         raise ConfigError(f"the list of {key} is empty: give it at least one value")
-    _, _, text = _line(key, value).partition("=")
     try:
-        return composer.values(key, text)
+        (override,) = parsed([_line(key, value)], composer.loader)
+        return [in_type_of_field(key, one) for one in values_of(override)]
     except ConfigError as error:
         if "cannot be read" in str(error):
             raise ConfigError(f"{key} is {value!r}: use [0,1,2] or range(0,3)") from error
