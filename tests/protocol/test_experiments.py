@@ -226,11 +226,9 @@ def test_full_is_nowhere_coarser_than_what_was_declared():
 
 
 class One:
-    """A composer that reads lists of numbers and nothing else."""
+    """A composer that reads values and knows no file."""
 
-    @staticmethod
-    def values(key, text):
-        return [float(number) for number in text.split(",")]
+    loader = None
 
 
 def test_rates_span_what_was_declared_in_equal_ratios():
