@@ -131,10 +131,10 @@ def test_a_value_that_json_lacks_becomes_null():
 
 
 def test_what_a_loss_asks_for_is_told():
-    assert catalog.wants(TOLD["mse"]) == []
-    assert "class counts" in catalog.wants(TOLD["ldam"])[0]
-    assert "2 outputs per target" in catalog.wants(TOLD["gaussian_nll"])[0]
-    assert "nonnegative" in catalog.wants(TOLD["poisson_nll"])[0]
+    assert catalog.requirements(TOLD["mse"]) == []
+    assert "class counts" in catalog.requirements(TOLD["ldam"])[0]
+    assert "2 outputs per target" in catalog.requirements(TOLD["gaussian_nll"])[0]
+    assert "nonnegative" in catalog.requirements(TOLD["poisson_nll"])[0]
 
 
 # ---- measured ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torchvision.transforms import functional
 
-from lossbench.data.augmentation import AUGMENTATIONS, WORDS, crop_flip, drawn, flip, none
+from lossbench.data.augmentation import AUGMENTATIONS, WORDS, crop_flip, draw_words, flip, none
 from lossbench.pairing import stream
 from lossbench.runs.checks import parameters
 
@@ -17,7 +17,7 @@ SHAPE = (2, 30, 3, 8, 6)
 def example():
     draw = torch.Generator().manual_seed(0)
     images = torch.randn(SHAPE, generator=draw)
-    return images, drawn(stream(0, "augmentation"), 60).view(2, 30, WORDS)
+    return images, draw_words(stream(0, "augmentation"), 60).view(2, 30, WORDS)
 
 
 def test_none_is_its_argument():
@@ -53,7 +53,7 @@ def test_all_crops_and_flips_are_equally_likely():
     count = 20_000
     images = torch.zeros(count, 1, 9, 9)
     images[..., 4, 4] = 1
-    words = drawn(stream(1, "augmentation"), count)
+    words = draw_words(stream(1, "augmentation"), count)
     places = crop_flip(images, words, pad=4).flatten(1).argmax(-1)
     assert stats.chisquare(places.bincount(minlength=81).numpy()).pvalue > 1e-3
     together = 2 * places + words[:, 0] % 2
@@ -73,17 +73,20 @@ def test_an_image_is_augmented_by_its_own_words_alone(name):
 
 
 def test_words_are_those_of_the_seed_in_any_number():
-    first, second = drawn(stream(3, "augmentation"), 50), drawn(stream(3, "augmentation"), 50)
+    first, second = (
+        draw_words(stream(3, "augmentation"), 50),
+        draw_words(stream(3, "augmentation"), 50),
+    )
     assert torch.equal(first, second)
-    assert not torch.equal(first, drawn(stream(4, "augmentation"), 50))
+    assert not torch.equal(first, draw_words(stream(4, "augmentation"), 50))
     assert 0 <= first.min() < 2**27
     assert first.max() > 2**31 - 2**27
-    assert torch.equal(first[:20], drawn(stream(3, "augmentation"), 20))
+    assert torch.equal(first[:20], draw_words(stream(3, "augmentation"), 20))
 
 
 @pytest.mark.parametrize("name", [name for name in AUGMENTATIONS if name != "none"])
 def test_vectors_are_refused_with_the_cure(name):
-    words = drawn(stream(0, "augmentation"), 4)
+    words = draw_words(stream(0, "augmentation"), 4)
     with pytest.raises(
         ValueError, match=r"needs images .*\[4, 64\].*data\.augmentation\.name=none"
     ):

@@ -13,7 +13,7 @@ from selection import beyond
 from tiny_data import SIZES
 from training import MODEL_CASES, assert_same_records, grouped, records_of
 
-from lossbench.data.augmentation import AUGMENTATIONS, WORDS, drawn
+from lossbench.data.augmentation import AUGMENTATIONS, WORDS, draw_words
 from lossbench.engine import evaluate
 from lossbench.engine.batches import batch_indices
 from lossbench.engine.bits import GUARD_ELEMENTS, row_chunks
@@ -37,7 +37,9 @@ def alone(run):
     model = initialised(build, seed=run.seed).double()
     optimizer = OPTIMIZERS[run.optimizer.fn](run)(model.parameters(), lr=run.lr)
     count = run.steps * run.batch_size
-    words = drawn(stream(run.seed, "augmentation"), count).view(run.steps, run.batch_size, WORDS)
+    words = draw_words(stream(run.seed, "augmentation"), count).view(
+        run.steps, run.batch_size, WORDS
+    )
     augmented = partial(AUGMENTATIONS[run.augmentation.fn], **run.augmentation.params)
     values = []
     for step, rows in enumerate(batch_indices(run.seed, len(inputs), run.steps, run.batch_size)):

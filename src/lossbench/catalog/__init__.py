@@ -12,7 +12,7 @@ from lossbench.catalog.lessons import (
 )
 from lossbench.catalog.markdown import document
 from lossbench.catalog.text import NORMAL_WIDTH, description, letters, marks, table, verdicts
-from lossbench.catalog.values import NO_ORACLE, facts, meaning, measured, variant, wants
+from lossbench.catalog.values import NO_ORACLE, facts, meaning, measured, requirements, variant
 
 __all__ = [
     "FREQUENCIES",
@@ -30,9 +30,9 @@ __all__ = [
     "marks",
     "meaning",
     "measured",
+    "requirements",
     "table",
     "variant",
     "verdicts",
-    "wants",
     "weight_at",
 ]

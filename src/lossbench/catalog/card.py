@@ -257,7 +257,7 @@ def page(entry: catalog.Entry, measurement: Mapping[str, Any]) -> str:
         facts=facts,
         measurement=measurement,
         variant=catalog.variant(facts),
-        wants=catalog.wants(facts),
+        requirements=catalog.requirements(facts),
         no_oracle=catalog.NO_ORACLE,
         meaning={name: catalog.meaning(name) for name in claims},
         held=held,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lossbench import claims
-from lossbench.catalog.values import NO_ORACLE, about_family, meaning, variant, wants
+from lossbench.catalog.values import NO_ORACLE, about_family, meaning, requirements, variant
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import TASKS
 
@@ -90,7 +90,7 @@ def description(loss: Mapping[str, Any], *, width: int = NORMAL_WIDTH) -> str:
         "inverse link": loss["inverse_link"],
         "task": loss["task"],
         "family": loss["family"],
-        "asks for": "; ".join(wants(loss)),
+        "asks for": "; ".join(requirements(loss)),
         "source": loss["source"],
         "compared with": ", ".join(loss["oracle"]) or NO_ORACLE,
     }

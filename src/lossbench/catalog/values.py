@@ -104,7 +104,7 @@ def meaning(claim: str) -> str:
     return (inspect.getdoc(claims.CLAIMS[claim]) or claim).splitlines()[0]
 
 
-def wants(loss: Mapping[str, Any]) -> list[str]:
+def requirements(loss: Mapping[str, Any]) -> list[str]:
     """What a loss, by its `facts`, asks for beside one output per target and the target itself."""
     requests = []
     if loss["needs_context"]:

@@ -4,7 +4,8 @@ An augmentation is a pure function `fn(images, words, **params) -> images`. Ever
 comes out of `words`, `WORDS` uniform numbers for each image, and it has no loop over images. The
 engine draws them once per seed, for all steps and places of a batch, and hands on those of a step:
 
-    words = drawn(stream(seed, "augmentation"), steps * batch_size).view(steps, batch_size, WORDS)
+    words = draw_words(stream(seed, "augmentation"), steps * batch_size)
+    words = words.view(steps, batch_size, WORDS)
     images = AUGMENTATIONS[name](images, words[step], **params)
 
 Leading dimensions are free and shared: images [S, B, channels, height, width] and words
@@ -25,7 +26,7 @@ WORDS = 3
 """Random numbers for an image: whether it is flipped, and two offsets."""
 
 
-def drawn(draw: torch.Generator, count: int) -> Tensor:
+def draw_words(draw: torch.Generator, count: int) -> Tensor:
     """Random words of `count` images, [count, WORDS], int32, uniform from 0 up to below 2**31.
 
     Args:

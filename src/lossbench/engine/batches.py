@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lossbench.data.augmentation import AUGMENTATIONS, WORDS, drawn
+from lossbench.data.augmentation import AUGMENTATIONS, WORDS, draw_words
 from lossbench.pairing import stream
 from lossbench.runs import Run
 
@@ -141,5 +141,5 @@ def augmentation_words(run: Run, seed: int) -> Mapping[str, Tensor]:
     """Random numbers of the augmentation as `words`, [T, B, WORDS]; empty where there is none."""
     if run.augmentation.fn == "none":
         return {}
-    words = drawn(stream(seed, "augmentation"), run.steps * run.batch_size)
+    words = draw_words(stream(seed, "augmentation"), run.steps * run.batch_size)
     return {"words": words.view(run.steps, run.batch_size, WORDS)}

@@ -16,7 +16,7 @@ from lossbench.figures.layout import label
 from lossbench.figures.styles import DASHES, FAINT, INK, OTHER, LossStyle, loss_styles
 
 
-def multiples(
+def loss_panels(
     estimates: pd.DataFrame,
     axes: Sequence[Axes],
     reference: str,
@@ -36,7 +36,7 @@ def multiples(
                 look = {"color": OTHER, "zorder": 1.9, "ls": (0, (3, 2))}
             ax.plot(rows[x], rows.value, lw=0.9, **look)
         ax.set_label(loss)
-        name = label(loss, int(10 * page_width(ax) / columns(ax)))
+        name = label(loss, int(10 * page_width(ax) / panels_per_row(ax)))
         ax.set_title(name, color=INK, loc="left", fontweight="bold", pad=3)
         yield ax, loss, styles[loss]
 
@@ -49,7 +49,7 @@ def solid_first(
         yield loss, estimates[estimates.loss == loss]
 
 
-def mark_losses_of_runs(ax: Axes, rows: pd.DataFrame, color: str) -> None:
+def mark_lost_runs(ax: Axes, rows: pd.DataFrame, color: str) -> None:
     """A cross at the first point of a curve that the first run to be lost has no part in."""
     fewer = rows[(rows.step >= rows.lost_at) & rows.value.notna()]
     ax.plot(fewer.step[:1], fewer.value[:1], "x", color=color, ms=4, mew=1.2, zorder=5)
@@ -80,10 +80,10 @@ def scale_values(axes: Iterable[Axes], estimates: pd.DataFrame) -> None:
         if is_wide and not is_bounded:
             scale_logs(ax, values)
         elif is_bounded and len(values):
-            bound(ax, values)
+            limit_bounded(ax, values)
 
 
-def bound(ax: Axes, values: pd.Series) -> None:
+def limit_bounded(ax: Axes, values: pd.Series) -> None:
     """Ends the scale of a metric that is at most 1 there, and shows all values."""
     low, high = values.min(), values.max()
     pad = 0.06 * max(high - low, 1e-3)
@@ -96,10 +96,10 @@ def scale_logs(ax: Axes, values: pd.Series) -> None:
     if len(values):
         ax.set_yscale("log")
         ax.set_ylim(values.min() / 1.5, values.max() * 1.5)
-        plain_logs(ax.yaxis, values.min(), values.max())
+        mark_decades(ax.yaxis, values.min(), values.max())
 
 
-def plain_logs(axis: Any, low: float, high: float, most: int = 6) -> None:
+def mark_decades(axis: Any, low: float, high: float, most: int = 6) -> None:
     """Logarithmic ticks written without formulas, with 2 and 5 where there are few decades."""
     subs = (1.0, 2.0, 5.0) if high < 30 * low else (1.0,)
     axis.set_major_locator(LogLocator(subs=subs, numticks=most))
@@ -115,16 +115,16 @@ def power_of_ten(value: float, _: float = 0) -> str:
     return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def outer(axes: Sequence[Axes], xlabel: str, ylabel: str) -> None:
+def label_outer_axes(axes: Sequence[Axes], xlabel: str, ylabel: str) -> None:
     """Labels at the left and below, once for all panels."""
     for ax in axes:
         if is_leftmost(ax):
             ax.set_ylabel(ylabel.replace(" (", "\n("))
-        if ax in axes[-columns(axes[0]) :]:
+        if ax in axes[-panels_per_row(axes[0]) :]:
             ax.set_xlabel(xlabel)
 
 
-def rows_of_losses(ax: Axes, losses: Sequence[str]) -> None:
+def label_rows(ax: Axes, losses: Sequence[str]) -> None:
     """A row for each loss from below, its name at the left, cut where the page is narrow."""
     most = min(32, int(6 * page_width(ax)))
     ax.set_ylim(-0.6, len(losses) - 0.4)
@@ -146,13 +146,13 @@ def page_width(ax: Axes) -> float:
     return figure.get_figwidth()
 
 
-def columns(ax: Axes) -> int:
+def panels_per_row(ax: Axes) -> int:
     """How many panels stand side by side on its page."""
     place = ax.get_subplotspec()
     return place.get_gridspec().ncols if place else 1
 
 
-def measured(metric: str, split: str) -> str:
+def metric_name(metric: str, split: str) -> str:
     """Split, metric and unit."""
     if metric == records.OWN_LOSS:
         return f"{split} loss, its own"
@@ -166,13 +166,13 @@ def interval(confidence: float) -> str:
     return f"pointwise {confidence:.0%} t interval"
 
 
-def ns(n: pd.Series, what: str = "seeds") -> str:
+def counted(n: pd.Series, what: str = "seeds") -> str:
     """How many seeds, or whatever else was counted."""
     low, high = int(n.min()), int(n.max())
     return f"n = {high} {what}" if low == high else f"n = {low} to {high} {what}"
 
 
-def is_logged(values: pd.Series) -> bool:
+def spans_a_decade(values: pd.Series) -> bool:
     """Whether positive values span more than a decade."""
     positive = values[(values > 0) & np.isfinite(values)]
     return len(positive) > 1 and positive.max() > 10 * positive.min()

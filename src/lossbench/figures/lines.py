@@ -10,21 +10,21 @@ from matplotlib.axes import Axes
 
 from lossbench import records
 from lossbench.figures.axes import (
-    bound,
-    columns,
+    counted,
     interval,
-    is_logged,
-    mark_losses_of_runs,
-    measured,
-    multiples,
-    ns,
-    outer,
+    label_outer_axes,
+    limit_bounded,
+    loss_panels,
+    mark_decades,
+    mark_lost_runs,
+    metric_name,
     page_width,
-    plain_logs,
+    panels_per_row,
     scale_logs,
     scale_steps,
     scale_values,
     solid_first,
+    spans_a_decade,
 )
 from lossbench.figures.layout import frame, label, wrapped
 from lossbench.figures.styles import BAND, DASHES, INK, LossStyle, loss_styles
@@ -43,18 +43,18 @@ def learning_curves(
         reference: Loss drawn dashed in every panel.
     """
     first = estimates.iloc[0]
-    for ax, loss, style in multiples(estimates, axes, reference, x="step"):
+    for ax, loss, style in loss_panels(estimates, axes, reference, x="step"):
         rows = estimates[estimates.loss == loss]
         ax.fill_between(rows.step, rows.low, rows.high, color=style.color, alpha=0.22, lw=0)
         ax.plot(rows.step, rows.value, color=style.color)
-        mark_losses_of_runs(ax, rows, style.color)
+        mark_lost_runs(ax, rows, style.color)
     scale_steps(axes, estimates.step)
     scale_values(axes, estimates)
-    outer(axes, "step (updates)", measured(first.metric, first.split))
+    label_outer_axes(axes, "step (updates)", metric_name(first.metric, first.split))
     frame(
         axes[0].figure,
         f"How fast does each loss learn {label(first.label, 60)}?",
-        f"Colour: the panel's loss, mean and {interval(first.confidence)}, {ns(estimates.n)}. "
+        f"Colour: the panel's loss, mean and {interval(first.confidence)}, {counted(estimates.n)}. "
         f"Grey: the others; dashed: {label(reference)}. ×: the first diverged run dropped out.",
     )
     return axes
@@ -86,9 +86,9 @@ def error_signal(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes
     frame(
         axes[0].figure,
         f"What does each loss feed back while it learns {label(first.label, 60)}?",
-        f"Mean (of norms: geometric) and {interval(first.confidence)}, {ns(estimates.n)}. Where "
-        "ratio and cosine are 1, the output gradient is prediction - target. ×: the first run has "
-        "diverged.",
+        f"Mean (of norms: geometric) and {interval(first.confidence)}, {counted(estimates.n)}. "
+        "Where ratio and cosine are 1, the output gradient is prediction - target. ×: the first "
+        "run has diverged.",
         styles,
     )
     return axes
@@ -105,12 +105,12 @@ def layer_gradients(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[A
         ax.set_title(f"layer {label(layer)}", loc="left")
         scale_logs(ax, estimates.value)
     scale_steps(axes, estimates.step)
-    outer(axes, "step (updates)", "gradient norm (loss/parameter)")
+    label_outer_axes(axes, "step (updates)", "gradient norm (loss/parameter)")
     frame(
         axes[0].figure,
         f"Which layers does each loss move while it learns {label(first.label, 60)}?",
-        f"Geometric mean and {interval(first.confidence)}, {ns(estimates.n)}. ×: the first run has "
-        "diverged.",
+        f"Geometric mean and {interval(first.confidence)}, {counted(estimates.n)}. ×: the first "
+        "run has diverged.",
         styles,
     )
     return axes
@@ -130,15 +130,16 @@ def time_to_target(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Ax
         task = rows.iloc[0]
         better = "at most" if records.direction(task.metric) == "lower" else "at least"
         target = f"{task.metric} {better} {task.target:g}"
-        letters = int(12 * page_width(ax) / columns(ax))
+        letters = int(12 * page_width(ax) / panels_per_row(ax))
         ax.set_title("\n".join([wrapped(task.label, letters), target]), loc="left")
         ax.set(xlim=(0, rows.budget.max()), ylim=(-0.03, 1.03))
-    outer(axes, "step (updates)", "share of runs at target")
+    label_outer_axes(axes, "step (updates)", "share of runs at target")
     frame(
         axes[0].figure,
         f"How soon does each loss reach a target in {label(first.task)}?",
-        f"Kaplan-Meier, {ns(estimates.n)}; targets were declared beforehand, reached on validation "
-        "at an evaluated step. Runs that miss it, diverged ones too, stay below to the end.",
+        f"Kaplan-Meier, {counted(estimates.n)}; targets were declared beforehand, reached on "
+        "validation at an evaluated step. Runs that miss it, diverged ones too, stay below to the "
+        "end.",
         styles,
     )
     return axes
@@ -150,7 +151,7 @@ def _draw_course(ax: Axes, estimates: pd.DataFrame, styles: dict[str, LossStyle]
         style = styles[loss]
         ax.fill_between(rows.step, rows.low, rows.high, color=style.color, alpha=0.15, lw=0)
         ax.plot(rows.step, rows.value, color=style.color, ls=style.dash)
-        mark_losses_of_runs(ax, rows, style.color)
+        mark_lost_runs(ax, rows, style.color)
 
 
 # ---- over learning rates -------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def learning_rate_sensitivity(
     first = estimates.iloc[0]
     worst = 0.04 if records.direction(first.metric) == "higher" else 0.96
     is_shared = first.metric != records.OWN_LOSS  # own losses have units of their own
-    for ax, loss, style in multiples(estimates, axes, reference, x="lr", with_others=is_shared):
+    for ax, loss, style in loss_panels(estimates, axes, reference, x="lr", with_others=is_shared):
         rows, color = estimates[estimates.loss == loss], style.color
         ax.vlines(rows.lr, rows.low, rows.high, color=color, lw=1)
         ax.plot(rows.lr, rows.value, color=color, marker=style.marker, ms=3)
@@ -184,23 +185,23 @@ def learning_rate_sensitivity(
                 xycoords=ax.get_xaxis_transform(), textcoords="offset points", fontsize=5.5,
             )  # fmt: skip
         ax.set_xscale("log")
-        plain_logs(ax.xaxis, estimates.lr.min(), estimates.lr.max(), most=3)
+        mark_decades(ax.xaxis, estimates.lr.min(), estimates.lr.max(), most=3)
     if is_shared:
         _cut_off_failures(axes, estimates)
     for ax in axes if not is_shared else ():
         rows = estimates[estimates.loss == ax.get_label()]
-        if is_logged(rows.value):
+        if spans_a_decade(rows.value):
             scale_logs(ax, rows.value)
         else:
             _cut_off_failures([ax], rows)
-    outer(axes, "learning rate", measured(first.metric, first.split))
+    label_outer_axes(axes, "learning rate", metric_name(first.metric, first.split))
     others = f"Grey: the other losses; dashed: {label(reference)}."
     units = "Each loss in units of its own: compare within a panel."
     frame(
         axes[0].figure,
         f"Which learning rates suit each loss on {label(first.label, 60)}?",
         f"Mean over the seeds that survived and {interval(first.confidence)}, "
-        f"{ns(estimates.planned)} a rate. Ring: chosen. × k: k runs diverged. ▲: beyond five "
+        f"{counted(estimates.planned)} a rate. Ring: chosen. × k: k runs diverged. ▲: beyond five "
         f"times the worst ringed value. {others if is_shared else units}",
     )
     return axes
@@ -211,7 +212,7 @@ def _cut_off_failures(axes: Sequence[Axes], estimates: pd.DataFrame) -> None:
     top = 5 * estimates.value[estimates.best].max()
     if records.direction(estimates.metric.iloc[0]) == "higher":
         for ax in axes:
-            bound(ax, pd.concat([estimates.low, estimates.high, estimates.value]).dropna())
+            limit_bounded(ax, pd.concat([estimates.low, estimates.high, estimates.value]).dropna())
         return
     chosen = estimates.value[estimates.best].dropna()
     is_wide = len(chosen) and chosen.min() > 0 and chosen.max() > 20 * chosen.min()
@@ -249,18 +250,19 @@ def learning_rate_cost(
         scale_logs(ax, pd.concat([costs, pd.Series([floor, 2 * margin])]))
     axes[0].set_xscale("log")
     ratios = rates.ratio[rates.ratio.notna()]
-    plain_logs(axes[0].xaxis, ratios.min(), ratios.max(), most=5)
+    mark_decades(axes[0].xaxis, ratios.min(), ratios.max(), most=5)
     axes[0].set_xlabel("learning rate / own best")
     axes[1].set_xlabel("learning rates tried, at random")
-    axes[0].set_title(f"lost in {measured(first.metric, first.split)}", loc="left")
+    axes[0].set_title(f"lost in {metric_name(first.metric, first.split)}", loc="left")
     axes[1].set_title("expected shortfall", loc="left")
     axes[1].sharey(axes[0])
     frame(
         axes[0].figure,
         f"How much does the learning rate matter to each loss on {label(first.label, 60)}?",
-        f"Against the loss's own best rate, means over {ns(rates.planned)} a rate that survived. "
-        f"Grey: below the margin of {margin:g}; what is less than {floor:g} is drawn there. Right: "
-        "exact expectation, a rate at which a run diverged counts as the worst of all.",
+        f"Against the loss's own best rate, means over {counted(rates.planned)} a rate that "
+        f"survived. Grey: below the margin of {margin:g}; what is less than {floor:g} is drawn "
+        "there. Right: exact expectation, a rate at which a run diverged counts as the worst of "
+        "all.",
         styles,
     )
     return axes
@@ -287,17 +289,17 @@ def noise_curve(estimates: pd.DataFrame, ax: Axes) -> Axes:
         ax.plot(x[lost.index], lost.value, "x", color=style.color, ms=6, mew=1.2, zorder=5)
     ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
     ax.set_xlabel(f"rate of {label(first.corruption)} corruption")
-    ax.set_ylabel(measured(first.metric, first.split))
+    ax.set_ylabel(metric_name(first.metric, first.split))
     if records.direction(first.metric) == "higher":
-        bound(ax, pd.concat([estimates.low, estimates.high, estimates.value]).dropna())
+        limit_bounded(ax, pd.concat([estimates.low, estimates.high, estimates.value]).dropna())
     else:
         scale_values([ax], estimates)
     frame(
         ax.figure,
         f"How does each loss fare as more is corrupted on {label(first.label, 60)}?",
-        f"Mean and {interval(first.confidence)}, {ns(estimates.n)}, each loss at its own learning "
-        "rate for each rate of corruption; train and validation are corrupted, test is not. "
-        "×: runs diverged, the mean is over the others.",
+        f"Mean and {interval(first.confidence)}, {counted(estimates.n)}, each loss at its own "
+        "learning rate for each rate of corruption; train and validation are corrupted, test is "
+        "not. ×: runs diverged, the mean is over the others.",
         styles,
     )
     return ax

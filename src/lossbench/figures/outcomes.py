@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from lossbench import records
-from lossbench.figures.axes import measured, ns, page_width, rows_of_losses, solid_first
+from lossbench.figures.axes import counted, label_rows, metric_name, page_width, solid_first
 from lossbench.figures.layout import frame, label, wrapped
 from lossbench.figures.styles import (
     BAND,
@@ -66,7 +66,11 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         size = 6.5 if is_roomy else 5
         ax.text(x, y, text, ha="center", va="center", fontsize=size, color=INK, linespacing=1)
     labels = estimates.drop_duplicates("context").set_index("context")
-    common, names = _without_common([labels.label[c] for c in places])
+    parts = [labels.label[context].split(" · ") for context in places]
+    # What all labels begin with stands in the title; each keeps a word.
+    columns = zip(*(words[:-1] for words in parts), strict=False) if len(parts) > 1 else ()
+    shared = [words[0] for words in itertools.takewhile(lambda words: len({*words}) == 1, columns)]
+    names = [" · ".join(words[len(shared) :]) for words in parts]
     names = [
         wrapped(n.replace("=", " "), int(19 * column_width), 4) if is_roomy else label(n, 50)
         for n in names
@@ -94,24 +98,13 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
     frame(
         ax.figure,
         f"What does another loss than {label(first.reference)} change in {label(first.task)}"
-        f"{f' on {label(common)}' if common else ''}?",
-        f"Loss minus {label(first.reference)}, {ns(estimates.pairs, 'pairs')}, {rates}. "
+        f"{' on ' + label(' · '.join(shared)) if shared else ''}?",
+        f"Loss minus {label(first.reference)}, {counted(estimates.pairs, 'pairs')}, {rates}. "
         "▲ better, ▼ worse, = equivalent within the margin (±), ≈ different but below it, "
         f"? undecided, – no verdict; by simultaneous {first.confidence:.0%} paired-t intervals "
         "within a task. Blank: not compared.",
     )
     return ax
-
-
-def _without_common(labels: list[str]) -> tuple[str, list[str]]:
-    """What all labels of tasks begin with, and what is left of each."""
-    parts = [label.split(" · ") for label in labels]
-    count = 0
-    while len(parts) > 1 and count < min(map(len, parts)) - 1:
-        if len({tuple(words[: count + 1]) for words in parts}) > 1:
-            break
-        count += 1
-    return " · ".join(parts[0][:count]), [" · ".join(words[count:]) for words in parts]
 
 
 def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
@@ -130,13 +123,13 @@ def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
         every_late = bool(rows.exploratory.all())
         _forest_row(ax, y, row, styles[row.loss], low, high, every_late=every_late)
     ax.set_xlim(low, high)
-    rows_of_losses(ax, [*rows.loss])
+    label_rows(ax, [*rows.loss])
     ax.set_xlabel(_difference(first))
     frame(
         ax.figure,
         f"Does another loss beat {label(first.reference)} on {label(first.label, 60)}?",
         f"Bar: simultaneous {first.confidence:.0%} paired-t interval over {families(rows)}. "
-        f"Diamond: mean. Dots: {ns(rows.pairs, 'pairs')}, each of one seed. "
+        f"Diamond: mean. Dots: {counted(rows.pairs, 'pairs')}, each of one seed. "
         f"Grey band: ±{first.margin:g}, too small to matter.",
     )
     return ax
@@ -173,14 +166,14 @@ def side_by_side(
         y = order.index(row.loss) + 0.24 * ((len(settings) - 1) / 2 - i)
         _setting(ax, y, row, styles[row.loss].color, MARKERS[i], low, high)
     ax.set_xlim(low, high)
-    rows_of_losses(ax, order)
+    label_rows(ax, order)
     ax.set_xlabel(_difference(first))
     _name_markers(ax, [label(each, 40) for each in settings], ncols=len(settings))
     frame(
         ax.figure,
         question,
         f"{note} Bars: simultaneous {first.confidence:.0%} paired-t intervals, "
-        f"{ns(estimates.pairs, 'pairs')}. Grey band: ±{first.margin:g}, too small to matter. "
+        f"{counted(estimates.pairs, 'pairs')}. Grey band: ±{first.margin:g}, too small to matter. "
         "◂ ▸: beyond the axis. Where runs diverged, the rest is shown and is not the verdict.",
     )
     return ax
@@ -253,7 +246,7 @@ def decomposition(estimates: pd.DataFrame, ax: Axes) -> Axes:
         ax.plot([row.low, row.high], [y, y], color=color, lw=1.2, solid_capstyle="butt", zorder=3)
         fill = PAPER if i else color
         ax.plot(row.value, y, MARKERS[i], ms=3.6, mfc=fill, mec=color, mew=0.9, zorder=4)
-    rows_of_losses(ax, order)
+    label_rows(ax, order)
     ax.set_xlabel(_difference(first))
     _name_markers(ax, [PARTS[part] for part in parts], ncols=2)
     left_out, lost = int(estimates.left_out.max()), ""
@@ -263,7 +256,7 @@ def decomposition(estimates: pd.DataFrame, ax: Axes) -> Axes:
         ax.figure,
         f"What makes losses differ from {label(first.reference)} on {label(first.label, 60)}?",
         f"All at learning rate {first.lr:g}. Bars: pointwise {first.confidence:.0%} paired-t "
-        f"interval, {ns(estimates.n, 'pairs')}; dots: single seeds.{lost}",
+        f"interval, {counted(estimates.n, 'pairs')}; dots: single seeds.{lost}",
     )
     return ax
 
@@ -296,7 +289,7 @@ def performance_profile(estimates: pd.DataFrame, ax: Axes) -> Axes:
 
 def _difference(first: Any) -> str:
     better = {"higher": "; positive is better", "lower": "; negative is better", "": ""}
-    name = measured(first.metric, first.split)
+    name = metric_name(first.metric, first.split)
     return f"difference in {name}{better[records.direction(first.metric)]}"
 
 

@@ -12,13 +12,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from lossbench.figures.axes import (
+    counted,
     is_leftmost,
-    is_logged,
-    measured,
-    ns,
+    label_rows,
+    mark_decades,
+    metric_name,
     page_width,
-    plain_logs,
-    rows_of_losses,
+    spans_a_decade,
 )
 from lossbench.figures.layout import frame, label
 from lossbench.figures.styles import BAND, BLUE, GRID, INK, OTHER, PAPER, loss_styles
@@ -45,16 +45,16 @@ def calibration(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
             y, is_raw = order.index(row.loss), row.metric.endswith("_raw")
             color = styles[row.loss].color
             y += 0.16 if is_raw else -0.16
-            low = max(row.low, row.value / 10) if is_logged(of_metric.value) else row.low
+            low = max(row.low, row.value / 10) if spans_a_decade(of_metric.value) else row.low
             ax.plot([low, row.high], [y, y], color=color, lw=1.1, solid_capstyle="butt")
             ax.plot(row.value, y, "o", ms=4, mfc=PAPER if is_raw else color, mec=color, mew=1)
-        if is_logged(of_metric.value):
+        if spans_a_decade(of_metric.value):
             ax.set_xscale("log")
-            plain_logs(ax.xaxis, of_metric.value.min(), of_metric.value.max(), most=4)
+            mark_decades(ax.xaxis, of_metric.value.min(), of_metric.value.max(), most=4)
         else:
             ax.set_xlim(left=0)
-        rows_of_losses(ax, order)
-        ax.set_xlabel(measured(metric, first.split))
+        label_rows(ax, order)
+        ax.set_xlabel(metric_name(metric, first.split))
         if not is_leftmost(ax):
             ax.tick_params(axis="y", labelleft=False)
     handles = [
@@ -67,8 +67,8 @@ def calibration(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
     frame(
         axes[0].figure,
         f"How good are the probabilities on {label(first.label, 60)}?",
-        f"Mean and {first.confidence:.0%} t interval, {ns(estimates.n[estimates.n > 0])}; lower is "
-        "better. Recalibrated: one softmax(a output + b) for every loss alike, fitted on "
+        f"Mean and {first.confidence:.0%} t interval, {counted(estimates.n[estimates.n > 0])}; "
+        "lower is better. Recalibrated: one softmax(a output + b) for every loss alike, fitted on "
         "validation. Losses whose outputs are no probabilities have only that.",
     )
     return axes
@@ -120,8 +120,8 @@ def cross_loss(estimates: pd.DataFrame, ax: Axes) -> Axes:
     frame(
         ax.figure,
         f"Is each loss best at its own game on {label(first.label, 60)}?",
-        f"Mean over {ns(estimates.n)}, last step; {best}outlined: its own loss. Shade: ratio to "
-        "the column's best, white 1, full 10 and more, hatched: the best is not above 0. Grey: "
+        f"Mean over {counted(estimates.n)}, last step; {best}outlined: its own loss. Shade: ratio "
+        "to the column's best, white 1, full 10 and more, hatched: the best is not above 0. Grey: "
         "that loss has no value for these outputs. Losses have units of their own: compare within "
         "a column.",
     )
