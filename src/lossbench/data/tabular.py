@@ -59,6 +59,7 @@ GRADES = {
 }
 SIZES = ("carat", "depth", "table", "x", "y", "z")
 PRICES = ("log_price", "price")
+HELD_OUT = ("months", "weeks")
 
 LAST_TRAINING_MONTH = 8
 LAST_VALIDATION_MONTH = 10
@@ -150,7 +151,12 @@ def _flights(examples: int, held_out: str, files: Files) -> Splits:
     frame = frame.iloc[np.arange(examples) * len(frame) // examples]
     inputs = torch.from_numpy(_known_before_departure(frame))
     delay = torch.tensor(frame["arr_delay"].to_numpy(float))[:, None]
-    split_number = HELD_OUT[held_out](_date(frame))
+    if held_out == "months":
+        month = frame["month"].to_numpy()
+        split_number = (month > LAST_TRAINING_MONTH).astype(int) + (month > LAST_VALIDATION_MONTH)
+    else:  # of every five weeks, of which the first begins on the first day of the year
+        week = (_date(frame).dt.day_of_year.to_numpy() - 1) // 7
+        split_number = np.maximum(week % 5 - 2, 0)
     rows = {
         split: torch.from_numpy(np.flatnonzero(split_number == number))
         for number, split in enumerate(SPLITS)
@@ -175,24 +181,8 @@ def _houses(files: Files) -> Splits:
     return _split_once(np.column_stack(inputs), value / 100_000)
 
 
-def _by_months(date: pd.Series) -> np.ndarray:
-    """Which split a day belongs to, by its month: 0 train, 1 validation, 2 test; [N]."""
-    month = date.dt.month.to_numpy()
-    return (month > LAST_TRAINING_MONTH).astype(int) + (month > LAST_VALIDATION_MONTH)
-
-
-def _by_weeks(date: pd.Series) -> np.ndarray:
-    """The same by weeks of the year, of which the first begins on its first day: 3, 1 and 1."""
-    week = (date.dt.day_of_year.to_numpy() - 1) // 7
-    return np.maximum(week % 5 - 2, 0)
-
-
 def _date(frame: pd.DataFrame) -> pd.Series:
     return pd.to_datetime({"year": 2013, "month": frame["month"], "day": frame["day"]})
-
-
-HELD_OUT = {"months": _by_months, "weeks": _by_weeks}
-"""How flights are divided, by name."""
 
 
 def _known_before_departure(frame: pd.DataFrame) -> np.ndarray:
