@@ -104,9 +104,9 @@ def smooth(loss: Loss, outputs: int) -> Verdict:
         left, right = left.where(is_left, middle), middle.where(is_left, right)
         at_left = at_left.where(is_left[..., None], at_middle)
         at_right = at_middle.where(is_left[..., None], at_right)
-    names, sides = ("gradient on one side", "on the other"), (at_left, at_right)
-    sides = (side.flatten(0, 1) for side in sides)
-    return compare(*sides, names=names, tolerance=1e-2, scale=scale)
+    names = ("gradient on one side", "on the other")
+    one_side, other_side = at_left.flatten(0, 1), at_right.flatten(0, 1)
+    return compare(one_side, other_side, names=names, tolerance=1e-2, scale=scale)
 
 
 def _line_centres(loss: Loss, outputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -121,7 +121,7 @@ def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
     ax.axvline(0, color=INK, lw=0.7, zorder=1)
     for y, row in enumerate(rows.itertuples()):
         every_late = bool(rows.exploratory.all())
-        _forest_row(ax, y, row, styles[row.loss], low, high, every_late=every_late)
+        _draw_forest_row(ax, y, row, styles[row.loss], low, high, every_late=every_late)
     ax.set_xlim(low, high)
     label_rows(ax, [*rows.loss])
     ax.set_xlabel(_difference(first))
@@ -164,7 +164,7 @@ def side_by_side(
     for row in estimates.itertuples():
         i = settings.index(getattr(row, by))
         y = order.index(row.loss) + 0.24 * ((len(settings) - 1) / 2 - i)
-        _setting(ax, y, row, styles[row.loss].color, MARKERS[i], low, high)
+        _draw_setting(ax, y, row, styles[row.loss].color, MARKERS[i], low, high)
     ax.set_xlim(low, high)
     label_rows(ax, order)
     ax.set_xlabel(_difference(first))
@@ -191,7 +191,7 @@ def _name_markers(ax: Axes, names: list[str], *, ncols: int) -> None:
     )  # fmt: skip
 
 
-def _setting(
+def _draw_setting(
     ax: Axes, y: float, row: Any, color: str, marker: str, low: float, high: float
 ) -> None:
     if not np.isfinite(row.difference):
@@ -208,13 +208,11 @@ def _setting(
         ax.plot(row.difference, y, marker, ms=3.6, mfc=fill, mec=color, mew=0.9, zorder=4)
         return
     is_right = row.difference > high
-    ax.plot(
-        high if is_right else low, y, ">" if is_right else "<", ms=4, color=color, clip_on=False
-    )
+    edge, side, end, shift = (high, "right", ">", -5) if is_right else (low, "left", "<", 5)
+    ax.plot(edge, y, end, ms=4, color=color, clip_on=False)
     ax.annotate(
-        f"{row.difference:+.2g}".replace("-", "−"), (high if is_right else low, y),
-        (-5 if is_right else 5, 0), textcoords="offset points", va="center", fontsize=5.5,
-        ha="right" if is_right else "left", bbox={"fc": PAPER, "ec": "none", "pad": 0.3},
+        f"{row.difference:+.2g}".replace("-", "−"), (edge, y), (shift, 0), ha=side, va="center",
+        textcoords="offset points", fontsize=5.5, bbox={"fc": PAPER, "ec": "none", "pad": 0.3},
     )  # fmt: skip
 
 
@@ -303,7 +301,7 @@ def families(rows: pd.DataFrame) -> str:
     return ", ".join(parts)
 
 
-def _forest_row(
+def _draw_forest_row(
     ax: Axes, y: int, row: Any, style: LossStyle, low: float, high: float, *, every_late: bool
 ) -> None:
     dots = np.array(row.differences, dtype=float)
@@ -322,23 +320,21 @@ def _forest_row(
     )  # fmt: skip
     if not np.isfinite(row.difference):
         ax.annotate("no pair survived", (0.5, y), xycoords=at_right, ha="center", fontsize=6.5)
-    elif low <= row.difference <= high:
+        return
+    is_inside, is_right = low <= row.difference <= high, row.difference > high
+    ends, zorder = np.clip([row.low, row.high], low, high), 4 if is_inside else 2
+    ax.plot(ends, [y, y], color=style.color, lw=2.2, solid_capstyle="butt", zorder=zorder)
+    if is_inside:
         ax.plot(row.difference, y, "D", ms=4.5, mfc=PAPER, mec=style.color, mew=1, zorder=3)
-        ends = np.clip([row.low, row.high], low, high)
-        ax.plot(ends, [y, y], color=style.color, lw=2.2, solid_capstyle="butt", zorder=4)
-    else:
-        right, ends = row.difference > high, np.clip([row.low, row.high], low, high)
-        ax.plot(ends, [y, y], color=style.color, lw=2.2, solid_capstyle="butt", zorder=2)
-        ax.annotate(
-            f"{row.difference:.3g} [{row.low:.3g}, {row.high:.3g}]".replace("-", "−"),
-            (1.0 if right else 0.0, y), (-14 if right else 14, 0), xycoords=at_right,
-            textcoords="offset points", ha="right" if right else "left", va="center",
-            bbox={"fc": PAPER, "ec": "none", "pad": 0.8, "alpha": 0.85}, fontsize=6.5,
-        )  # fmt: skip
-        ax.plot(
-            [1.0 if right else 0.0], [y], ">" if right else "<", color=style.color, ms=5,
-            transform=ax.get_yaxis_transform(), clip_on=False,
-        )  # fmt: skip
+        return
+    edge, side, marker, shift = (1.0, "right", ">", -14) if is_right else (0.0, "left", "<", 14)
+    ax.annotate(
+        f"{row.difference:.3g} [{row.low:.3g}, {row.high:.3g}]".replace("-", "−"), (edge, y),
+        (shift, 0), xycoords=at_right, textcoords="offset points", ha=side, va="center",
+        bbox={"fc": PAPER, "ec": "none", "pad": 0.8, "alpha": 0.85}, fontsize=6.5,
+    )  # fmt: skip
+    across = ax.get_yaxis_transform()
+    ax.plot([edge], [y], marker, color=style.color, ms=5, transform=across, clip_on=False)
 
 
 def forest_window(rows: pd.DataFrame) -> tuple[float, float]:
