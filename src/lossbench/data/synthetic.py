@@ -1,7 +1,8 @@
 """Synthetic data whose truth is known: the posterior of a mixture, the function behind noise.
 
-Each raises ValueError where a parameter is out of the range that its docstring gives; sizes,
-scales and rates are positive, and there are two classes or more.
+A seed draws everything that is drawn, and the split. `examples` are rows in all, `features` are F,
+`classes` C. Each function raises ValueError where a parameter is out of the range that its
+docstring gives; sizes, scales and rates are positive, and there are two classes or more.
 """
 
 from __future__ import annotations
@@ -52,15 +53,10 @@ def gaussian_mixture(
 ) -> Splits:
     """Unit-variance Gaussians, one or more per class, so that the true posterior is known.
 
-    Args:
-        seed: Draws the means, the examples and the split.
-        examples: Rows in all.
-        features: F.
-        classes: C.
-        separation: Standard deviation of each coordinate of the means.
-        components: Gaussians per class, equally likely, with means of their own; from two on the
-            boundaries are curved, and model=linear cannot represent the posterior.
-        priors: Weight of each class, C numbers of any sum; none: all classes equally likely.
+    `separation` is the standard deviation of each coordinate of the means. A class has `components`
+    Gaussians, equally likely, with means of their own; from two on the boundaries are curved, and
+    model=linear cannot represent the posterior. `priors` are the weights of the classes, C numbers
+    of any sum; none: all classes equally likely.
     """
     _check_sizes(examples=examples, features=features, components=components)
     if classes < 2 or separation < 0:
@@ -94,10 +90,7 @@ def two_moons(*, seed: int, examples: int = 2000, noise: float = 0.2) -> Splits:
     A class is uniform along its half circle of radius 1 and equally likely as the other; the
     second one is the first turned by half a circle around (0.5, 0.25), as in scikit-learn's.
 
-    Args:
-        seed: Draws the labels, the places on the arcs, the noise and the split.
-        examples: Rows in all.
-        noise: Standard deviation of each coordinate around the arc, in radii; 0.02 or more.
+    `noise` is the standard deviation of each coordinate around the arc, in radii; 0.02 or more.
     """
     _check_sizes(examples=examples)
     if not 0.02 <= noise < math.inf:
@@ -128,13 +121,9 @@ def finite_support(
     labels are in effect resampled at every step. Distributions, validation and test do not depend
     on `examples`.
 
-    Args:
-        seed: Draws the distributions and the labels.
-        examples: Rows of the training split alone: the sample size.
-        atoms: A, input points.
-        classes: C.
-        concentration: Of the symmetric Dirichlet that the distributions are drawn from, mixed with
-            `UNIFORM_SHARE` of the uniform one; small ones are nearly certain, large ones flat.
+    `examples` are rows of the training split alone: the sample size. There are A `atoms`, the input
+    points. Distributions are drawn from a symmetric Dirichlet of this `concentration`, mixed with
+    `UNIFORM_SHARE` of the uniform one; small ones are nearly certain, large ones flat.
     """
     _check_sizes(examples=examples, atoms=atoms, concentration=concentration)
     if classes < 2:
@@ -252,12 +241,8 @@ def noisy_counts(
     Targets are divided by their standard deviation in training but not centred, so that they stay
     nonnegative. To the Poisson likelihood that is a factor, and a constant added to the output.
 
-    Args:
-        seed: Draws the slopes, the inputs, the counts and the split.
-        examples: Rows in all.
-        features: F.
-        rate: Expected count where the inputs are zero.
-        spread: Standard deviation of the log-rate over the inputs.
+    `rate` is the expected count where the inputs are zero, `spread` the standard deviation of the
+    log-rate over the inputs.
     """
     _check_sizes(examples=examples, features=features, rate=rate, spread=spread)
     inputs, function, draw = _linear(examples, features, seed)
