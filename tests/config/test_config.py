@@ -129,8 +129,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [(key, *case) for key, cases in MISTAKES.items() for case in cases],
+    ("key", "value", "message"), [(key, *case) for key, cases in MISTAKES.items() for case in cases]
 )
 def test_a_mistake_is_refused_with_its_value_and_the_cure_in_one_line(key, value, message):
     with pytest.raises(ConfigError, match=message) as caught:

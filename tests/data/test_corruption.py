@@ -332,10 +332,7 @@ def test_exponential_imbalance_falls_by_one_factor_and_step_imbalance_once():
 @pytest.mark.parametrize("name", DROPPING)
 def test_fewer_rows_are_among_more_rows(name):
     clean = DATA["digits"].fn(seed=1)
-    key, small, large = {
-        "imbalance": ("ratio", 50.0, 5.0),
-        "few_samples": ("count", 50, 500),
-    }[name]
+    key, small, large = {"imbalance": ("ratio", 50.0, 5.0), "few_samples": ("count", 50, 500)}[name]
     few, many = (
         {tuple(row) for row in noised(name, clean, **{key: value}).inputs["train"].tolist()}
         for value in (small, large)

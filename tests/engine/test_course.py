@@ -127,8 +127,7 @@ def test_every_loss_can_be_captured(tapes, monkeypatch, caplog, data):
 
 
 @pytest.mark.parametrize(
-    "case",
-    beyond(["mlp batch dropout"], ["mlp", "mlp layer", "lenet", "resnet8", "vit dropout"]),
+    "case", beyond(["mlp batch dropout"], ["mlp", "mlp layer", "lenet", "resnet8", "vit dropout"])
 )
 def test_every_kind_of_model_can_be_captured(tapes, monkeypatch, case, tiny):
     monkeypatch.setattr(members, "runs_apart", lambda *_: False)  # as on other devices

@@ -60,11 +60,7 @@ def all_three(members):
     """The strategies that serve a perceptron, by name."""
     layers = layers_of(members.model)
     assert layers is not None
-    found = [
-        Stack(layers),
-        Vectorised(members),
-        Looped(members),
-    ]
+    found = [Stack(layers), Vectorised(members), Looped(members)]
     return {strategy.name: strategy for strategy in found}
 
 

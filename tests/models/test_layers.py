@@ -128,8 +128,7 @@ def test_an_impossible_probability_is_refused(p):
 
 
 @pytest.mark.parametrize(
-    ("foreign", "unit"),
-    [(nn.Dropout(0.2), "element"), (nn.Dropout2d(0.2), "channel")],
+    ("foreign", "unit"), [(nn.Dropout(0.2), "element"), (nn.Dropout2d(0.2), "channel")]
 )
 def test_foreign_dropout_is_replaced_by_ours(foreign, unit):
     nested = nn.Sequential(nn.Linear(3, 3), nn.ModuleDict({"inner": foreign}))

@@ -10,13 +10,7 @@ from selection import beyond
 from torch import nn
 from torch.nn import functional
 
-from lossbench.models import (
-    MODELS,
-    initialised,
-    rescaled,
-    stacked,
-    widened,
-)
+from lossbench.models import MODELS, initialised, rescaled, stacked, widened
 from lossbench.models.resnet import ResNet
 from lossbench.models.vit import Block, Patches
 

@@ -103,9 +103,7 @@ def test_what_is_compared_may_differ_within_a_pack(key):
 
 
 @pytest.mark.parametrize(
-    "conditions",
-    [("grid", "own_lr"), ("grid", "as_given"), ("own_lr", "as_given")],
-    ids="-".join,
+    "conditions", [("grid", "own_lr"), ("grid", "as_given"), ("own_lr", "as_given")], ids="-".join
 )
 def test_stages_never_share_a_pack(conditions):
     runs = [make_run(condition=condition) for condition in conditions]
