@@ -10,7 +10,8 @@ from lossbench import records
 from lossbench.runs import Engine
 from lossbench.sweep import Sweep
 from lossbench.sweep.crews import Crew, Here
-from lossbench.sweep.training import Trainer
+from lossbench.sweep.inventory import OpenPack, Statuses
+from lossbench.sweep.training import Stop, Trainer
 
 ENGINE = Engine(device="cpu", pack_size=128, threads=1, commit_every=30)
 
@@ -23,6 +24,14 @@ def trainer(
 ) -> Trainer:
     engine = Engine(device="cpu", pack_size=pack_size, threads=1, commit_every=commit_every)
     return Trainer(engine, extensions)
+
+
+class Spoiling(Trainer):
+    """Puts a folder where a pack's table is to be: as on a full disk, no write succeeds."""
+
+    def train(self, pack: OpenPack, stop: Stop, title: str = "") -> Statuses | None:
+        (pack.folder / "steps.parquet" / "x").mkdir(parents=True)
+        return super().train(pack, stop, title)
 
 
 def sweep_by(crew: Crew, folder: Path) -> Sweep:

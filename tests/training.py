@@ -26,11 +26,11 @@ CLASSIFICATION = ["cross_entropy", "brier", "mse_logits", "mae_probs", "quartic_
 VOLATILE = ["pack_id", "pack_size", "train_seconds"]
 
 
-def trained(runs, *, padding=2, strategies=(), shared=None):
+def trained(runs, *, padding=2, strategies=(), shared=None, flush=lambda step, snapshot: None):
     pack = packs.Pack("pack", tuple(runs))
     splits = {run.seed: splits_of(run) for run in runs}
     given = {"device": CPU, "padding": padding, "strategies": strategies, "shared": shared}
-    tables = train(pack, splits, flush=lambda step, snapshot: None, **given)
+    tables = train(pack, splits, flush=flush, **given)
     return {name: table.to_pandas() for name, table in tables.items()}
 
 
@@ -53,7 +53,7 @@ def assert_same_records(left, right):
         pd.testing.assert_frame_equal(left[name], right[name], check_exact=True, obj=name)
 
 
-def single_run_loop(run):
+def single_run_loop(run, *, stop=None):
     """What a user would write: one module, torch.optim, autograd through the mean of the loss."""
     splits = splits_of(run)
     dtype = getattr(torch, run.precision)
@@ -74,7 +74,7 @@ def single_run_loop(run):
         else torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     )
     values = []
-    for rows in batch_indices(run.seed, len(inputs), run.steps, run.batch_size):
+    for rows in batch_indices(run.seed, len(inputs), run.steps, run.batch_size)[:stop]:
         optimizer.zero_grad()
         loss = run.row.fn(model(inputs[rows]), targets[rows], **run.loss.params).mean()
         loss.backward()

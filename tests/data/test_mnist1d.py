@@ -86,12 +86,6 @@ def test_train_and_validation_are_the_published_training_rows_each_once():
     assert len(rows.unique(dim=0)) == 500
 
 
-@pytest.mark.parametrize("examples", [0, -50, 75])
-def test_a_number_of_examples_that_cannot_be_split_is_refused(examples):
-    with pytest.raises(ValueError, match="positive multiple of 50"):
-        DATA["mnist1d"].fn(seed=0, examples=examples)
-
-
 @pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_network_is_right_in_over_half_and_a_linear_model_in_a_third_of_cases():

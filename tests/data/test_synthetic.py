@@ -10,6 +10,7 @@ import torch
 from scipy import integrate, stats
 
 from lossbench.data import DATA, synthetic
+from lossbench.data.files import Files
 from lossbench.data.splits import permuted
 from lossbench.data.synthetic import NOISES, _log_density_of_arc, _noise
 from lossbench.pairing import stream
@@ -108,15 +109,6 @@ def test_noise_without_variance_is_scaled_by_its_quartiles():
         assert train.std() > 1.2
 
 
-def test_noises_of_a_seed_share_their_inputs_and_function():
-    plain = DATA["noisy_linear"].fn(seed=4)
-    others = [DATA["noisy_linear"].fn(seed=4, noise=noise) for noise in NOISES[1:]]
-    for other in (*others, DATA["noisy_linear_outliers"].fn(seed=4)):
-        assert torch.equal(plain.inputs["train"], other.inputs["train"])
-        both = torch.stack([plain.targets["test"][:, 0], other.targets["test"][:, 0]])
-        assert torch.corrcoef(both)[0, 1].item() == pytest.approx(1.0, abs=1e-6)
-
-
 def test_outliers_are_the_asked_share_and_lie_on_one_side():
     params = {"examples": 50_000, "share": 0.1, "size": 10.0, "noise_scale": 2.0}
     left = residuals(DATA["noisy_linear_outliers"].fn(seed=0, **params)) / 2.0
@@ -140,19 +132,6 @@ def test_only_symmetric_noise_is_said_to_be_symmetric():
         assert stats.ks_2samp(left, -left).pvalue > 0.01
     left = residuals(DATA["noisy_linear_outliers"].fn(seed=6, examples=20_000))
     assert stats.ks_2samp(left, -left).pvalue < 1e-6
-
-
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"share": 1.2}, "a share of 1.2 outliers: use 0 to 1"),
-        ({"share": -0.1}, "use 0 to 1"),
-        ({"noise_scale": 0.0}, "noise_scale is 0.0: use a positive"),
-    ],
-)
-def test_outliers_name_the_cure_for_a_bad_parameter(params, message):
-    with pytest.raises(ValueError, match=message):
-        DATA["noisy_linear_outliers"].fn(seed=0, **params)
 
 
 # ---- posteriors ----------------------------------------------------------------------------------
@@ -266,17 +245,33 @@ def test_two_moons_lie_where_scikit_learns_do():
             assert distance < 0.025
 
 
-@pytest.mark.parametrize(
-    ("name", "params", "message"),
-    [
-        ("two_moons", {"noise": 0.0}, "use 0.02 or more"),
-        ("two_moons", {"noise": math.nan}, "use 0.02 or more"),
-        ("two_moons", {"examples": 0}, "examples is 0"),
-        ("gaussian_mixture", {"components": 0}, "components is 0"),
-        ("gaussian_mixture", {"priors": [1.0, 2.0]}, "of 5 classes: use 5 positive ones"),
-        ("gaussian_mixture", {"priors": [1, 1, 1, 1, 0]}, "use 5 positive ones"),
-    ],
-)
+REFUSED = [
+    ("two_moons", {"noise": 0.0}, "use 0.02 or more"),
+    ("two_moons", {"noise": math.nan}, "use 0.02 or more"),
+    ("two_moons", {"examples": 0}, "examples is 0"),
+    ("gaussian_mixture", {"components": 0}, "components is 0"),
+    ("gaussian_mixture", {"priors": [1.0, 2.0]}, "of 5 classes: use 5 positive ones"),
+    ("gaussian_mixture", {"priors": [1, 1, 1, 1, 0]}, "use 5 positive ones"),
+    ("noisy_linear_outliers", {"share": 1.2}, "a share of 1.2 outliers: use 0 to 1"),
+    ("noisy_linear_outliers", {"share": -0.1}, "use 0 to 1"),
+    ("noisy_linear_outliers", {"noise_scale": 0.0}, "noise_scale is 0.0: use a positive"),
+    ("noisy_linear", {"noise": "pink"}, "gaussian, student_t"),
+    ("noisy_linear", {"noise_scale": -1.0}, "positive"),
+    ("noisy_linear", {"examples": 0}, "positive"),
+    ("finite_support", {"examples": 0}, "examples is 0: use a positive"),
+    ("finite_support", {"atoms": -1}, "atoms is -1"),
+    ("finite_support", {"classes": 1}, "1 classes: use 2 or more"),
+    ("finite_support", {"concentration": 0.0}, "concentration is 0.0"),
+    ("mnist1d", {"examples": 0}, "positive multiple of 50"),
+    ("mnist1d", {"examples": 75}, "positive multiple of 50"),
+    ("flights", {"examples": 999}, "use 1000 to 327346"),
+    ("flights", {"examples": 400_000}, "use 1000 to 327346"),
+    ("flights", {"held_out": "days"}, "use one of months, weeks"),
+    ("diamonds", {"target": "carat"}, "use one of log_price, price"),
+]
+
+
+@pytest.mark.parametrize(("name", "params", "message"), REFUSED)
 def test_a_bad_parameter_is_refused_with_its_cure(name, params, message):
     with pytest.raises(ValueError, match=message):
-        DATA[name].fn(seed=0, **params)
+        DATA[name].splits(0, Files(), params)

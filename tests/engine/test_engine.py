@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 from functools import partial
@@ -16,6 +15,7 @@ from selection import beyond, one_of_each_family
 from torch import nn
 from training import (
     CLASSIFICATION,
+    CPU,
     REGRESSION,
     assert_same_records,
     grouped,
@@ -27,6 +27,7 @@ from training import (
 from lossbench import records
 from lossbench.engine import batch_indices, failed, refuse_unpaired, refuse_unwidened
 from lossbench.engine.members import initial_model
+from lossbench.engine.state import decoded
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.models import MODELS, Model, initialised, widened
@@ -43,90 +44,34 @@ from lossbench.sweep import preflight, splits_of
 def test_a_pack_equals_single_run_loops_over_50_steps(
     data, losses, precision, tolerance, optimizer, schedule
 ):
+    shared = {"data": data, "optimizer": optimizer, "schedule": schedule, "steps": 51}
+    shared |= {"engine__precision": precision, "log_every": 1, "eval_every": 50}
+    members = [(0, 0.01, 0.0), (1, 0.003, 0.01)]
     runs = [
-        make_run(
-            data=data,
-            loss=loss,
-            optimizer=optimizer,
-            schedule=schedule,
-            engine__precision=precision,
-            seed=seed,
-            optimizer__lr=lr,
-            optimizer__weight_decay=decay,
-            steps=50,
-            log_every=1,
-            eval_every=50,
-        )
+        make_run(**shared, loss=loss, seed=seed, optimizer__lr=lr, optimizer__weight_decay=decay)
         for loss in losses
-        for seed, lr, decay in [(0, 0.01, 0.0), (1, 0.003, 0.01)]
+        for seed, lr, decay in members
     ]
-    tables = grouped(runs)
-    for run in runs:
-        expected, model = single_run_loop(run)
-        rows = tables["steps"][tables["steps"].run_id == run.run_id]
-        found = torch.tensor(rows.loss_value.to_numpy(), dtype=torch.float64)
-        # The table keeps float32: its own rounding is 6e-8 relative.
-        torch.testing.assert_close(
-            found, torch.tensor(expected, dtype=torch.float64), rtol=max(tolerance, 1e-6), atol=1e-6
-        )
+    saved = {}
+    (pack,) = packs.group(runs, pack_size=100)
+    tables = trained(pack.runs, flush=lambda step, snapshot: saved.update({step: snapshot()}))
+    parameters = decoded(saved[50].checkpoint, device=CPU)["state"]["parameters"]
+    near = max(tolerance, 1e-6)  # the table keeps float32: its own rounding is 6e-8 relative
+    for place, run in enumerate(pack.runs):
+        expected, model = single_run_loop(run, stop=50)
+        for name, value in model.named_parameters():
+            torch.testing.assert_close(
+                parameters[name][place], value.detach(), rtol=tolerance, atol=tolerance
+            )
+        mine = records_of(tables, run)
+        found = mine["steps"].loss_value[:50].to_list()
+        assert found == pytest.approx(expected, rel=near, abs=1e-6)
         splits = splits_of(run)
         with torch.no_grad():
             output = model(splits.inputs["test"].to(getattr(torch, run.precision)))
-        error = run.row.predict(output) - splits.targets["test"]
-        metric, value = (
-            ("rmse", error.square().mean().sqrt())
-            if data == "diabetes"
-            else (
-                "loss:" + run.loss.fn,
-                run.row.fn(output, splits.targets["test"].to(output)).mean(),
-            )
-        )
-        evals = tables["evals"]
-        found_end = evals[
-            (evals.run_id == run.run_id)
-            & (evals.step == 50)
-            & (evals.split == "test")
-            & (evals.metric == metric)
-        ].value.item()
-        assert found_end == pytest.approx(value.item(), rel=max(tolerance, 1e-6), abs=1e-6)
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
-def test_parameters_of_a_pack_equal_those_of_single_runs(
-    monkeypatch, precision, tolerance, optimizer
-):
-    """Parameters are not recorded, so they are taken where evaluation receives them."""
-    kept = {}
-    module = importlib.import_module("lossbench.engine.train")
-    evaluate = module.evaluate
-
-    def keeping(members, forward, state, *, is_last):
-        kept.update(state.parameters)
-        return evaluate(members, forward, state, is_last=is_last)
-
-    monkeypatch.setattr(module, "evaluate", keeping)
-    runs = [
-        make_run(
-            loss=loss,
-            optimizer=optimizer,
-            engine__precision=precision,
-            steps=50,
-            optimizer__lr=0.01,
-            optimizer__weight_decay=0.001,
-            seed=seed,
-        )
-        for loss in REGRESSION
-        for seed in (0, 1)
-    ]
-    grouped(runs)
-    ordered = packs.group(runs, pack_size=100)[0].runs
-    for place, run in enumerate(ordered):
-        _, model = single_run_loop(run)
-        for name, value in model.named_parameters():
-            torch.testing.assert_close(
-                kept[name][place], value.detach(), rtol=tolerance, atol=tolerance
-            )
+        own = run.row.fn(output, splits.targets["test"].to(output)).mean()
+        at_end = mine["evals"].query("step == 50 and split == 'test' and metric == 'loss:own'")
+        assert at_end.value.item() == pytest.approx(own.item(), rel=near, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -152,25 +97,30 @@ def test_records_are_bit_identical_for_any_pack_size_and_place(data, loss, shape
         for other, seed in itertools.product(losses, range(8))
     ]
     reference = records_of(trained([run, others[0]]), run)
-    for count, is_last in ((1, True), (2, True), (3, False), (8, True), (33, False), (33, True)):
+    for count, is_last in ((1, True), (3, False), (33, True)):
         mates = others[: count - 1]
         members = [*mates, run] if is_last else [run, *mates]
         assert_same_records(reference, records_of(trained(members), run))
 
 
+COUNTED = {"regression": "noisy_counts", "classification": "digits"}
+"""Data that every loss of a task can train on."""
+
+
 @pytest.mark.parametrize("loss", one_of_each_family(LOSSES.values()), ids=lambda loss: loss.name)
 def test_every_loss_gives_the_same_bits_in_a_pack_of_any_size(loss):
-    name = loss.name
-    data = {"regression": "noisy_counts", "classification": "digits"}[LOSSES[name].task]
     odd = {"widths": [5], "activation": "tanh"}
-    runs = [
-        make_run(data=data, loss=name, seed=seed, model__params=odd, batch_size=7, steps=3)
-        for seed in range(9)
-    ]
+    shared = {"data": COUNTED[loss.task], "model__params": odd, "batch_size": 7, "steps": 3}
+    runs = [make_run(loss=loss.name, seed=seed, **shared) for seed in range(9)]
     reference = records_of(trained(runs[:2]), runs[0])
     assert (reference["runs"].status == "done").all(), reference["runs"].reason[0]
     for members in ([runs[0]], runs[::-1]):
         assert_same_records(reference, records_of(trained(members), runs[0]))
+    evals = reference["evals"].query("step == 3").set_index("split")
+    crossed, own = (evals[evals.metric == f"loss:{what}"].value for what in (loss.name, "own"))
+    assert set(own.index) == {"train", "validation", "test"}
+    # At default parameters it is one of the others too; these are evaluated on test alone.
+    assert {"test": own["test"]} == pytest.approx(crossed.to_dict(), rel=1e-6)
 
 
 def test_a_diverging_pack_mate_changes_no_bit_of_the_others():
@@ -204,14 +154,15 @@ def test_every_loss_of_a_seed_sees_the_same_init_batches_and_data():
         assert len(frame[fingerprint].unique()) == 2
 
 
-def test_stage_tune_never_evaluates_test():
-    tuned = trained([make_run(condition="grid")])["evals"]
+def test_stage_tune_evaluates_neither_test_nor_losses_but_the_own_one():
+    tuned, confirmed = (
+        trained([make_run(condition=condition, steps=2)])["evals"]
+        for condition in ("grid", "own_lr")
+    )
     assert set(tuned.split) == {"train", "validation"}
-    assert set(trained([make_run(condition="own_lr")])["evals"].split) == {
-        "train",
-        "validation",
-        "test",
-    }
+    assert set(confirmed.split) == {"train", "validation", "test"}
+    crossed = {*tuned.metric[tuned.metric.str.startswith("loss:")]}
+    assert crossed == {"loss:own"}
 
 
 NOISES = {
@@ -261,7 +212,8 @@ def test_validation_is_also_judged_by_the_targets_before_the_outliers():
 
 def test_without_corruption_no_evaluation_is_longer_than_it_was():
     for data, loss in (("digits", "cross_entropy"), ("diabetes", "mse")):
-        assert not CLEAN_METRICS & {*grouped([make_run(data=data, loss=loss)])["evals"].metric}
+        evals = grouped([make_run(data=data, loss=loss, steps=1)])["evals"]
+        assert not CLEAN_METRICS & {*evals.metric}
 
 
 def test_what_corruption_did_is_recorded_for_each_seed():
@@ -286,13 +238,6 @@ def test_a_pack_that_broke_as_a_whole_tells_what_it_knows_of_its_corruption():
     assert rows.transition.tolist() == ["", ""]
     assert rows.corrupted_share.isna().tolist() == [True, False]
     assert rows.corrupted_share[1] == 0.0
-
-
-def test_training_twice_gives_the_same_bits():
-    runs = [make_run(loss=loss) for loss in REGRESSION]
-    first, second = grouped(runs), grouped(runs)
-    for run in runs:
-        assert_same_records(records_of(first, run), records_of(second, run))
 
 
 def broken_raises(output, target):
@@ -438,7 +383,7 @@ def test_a_module_whose_members_cannot_be_paired_is_refused(layer, message):
 # What a loss may know beside output and target, and outputs beyond the prediction's.
 
 
-def test_class_counts_are_those_of_the_training_split_of_each_seed():
+def test_class_counts_are_those_of_the_training_split_of_each_seed(monkeypatch):
     seen = []
 
     def counting(output, target, *, context):
@@ -446,15 +391,10 @@ def test_class_counts_are_those_of_the_training_split_of_each_seed():
         return (output - target).square().sum(-1)
 
     row = Loss(counting, "identity", "power", "classification", "?", frozenset(), "test")
-    LOSSES["counting"] = row
-    try:
-        runs = [
-            make_run(data="digits", loss="counting", seed=seed, steps=2, batch_size=5)
-            for seed in (0, 1)
-        ]
-        trained(runs)
-    finally:
-        del LOSSES["counting"]
+    monkeypatch.setitem(LOSSES, "counting", row)
+    shared = {"data": "digits", "loss": "counting", "steps": 2, "batch_size": 5}
+    runs = [make_run(**shared, seed=seed) for seed in (0, 1)]
+    trained(runs)
     for place, run in enumerate(runs):
         training = splits_of(run).targets["train"]
         for step, context in zip(range(2), [c for c in seen if c.rows.dim() == 2], strict=True):
@@ -503,18 +443,10 @@ def test_losses_with_other_numbers_of_outputs_train_in_packs_of_their_own():
 
 
 def test_a_second_output_learns_the_variance_of_the_noise():
-    run = make_run(
-        data="noisy_linear",
-        data__params={"examples": 10_000},
-        loss="gaussian_nll",
-        model__name="linear",
-        model__fn="linear",
-        model__params={},
-        steps=1500,
-        optimizer__lr=0.01,
-        log_every=1500,
-        eval_every=1500,
-    )
+    linear = {"name": "linear", "fn": "linear", "params": {}}
+    facts = {"data": "noisy_linear", "data__params": {"examples": 10_000}, "model": linear}
+    times = {"steps": 1500, "log_every": 1500, "eval_every": 1500}
+    run = make_run(**facts, **times, loss="gaussian_nll", optimizer__lr=0.01)
     evals = trained([run])["evals"].query("split == 'validation'").set_index(["metric", "step"])
     # Function and noise have variance 1 each, standardised together: the noise keeps half.
     first, last = (evals.value["loss:own", step] for step in (0, 1500))
@@ -567,22 +499,25 @@ def test_quantiles_are_judged_at_the_members_own_level():
         assert found[run.run_id, "coverage_error"] == pytest.approx(abs(share - tau), abs=1e-6)
 
 
+def judging_certainty(runs):
+    """Evaluations of metrics that need a loss which says how sure it is."""
+    evals = grouped(runs)["evals"]
+    return evals[evals.metric.isin([n for n, m in records.METRICS.items() if m.needs])]
+
+
 def test_losses_that_predict_a_point_have_no_coverage_among_others_that_say_how_sure_they_are():
     names = ("mse", "expectile", "pinball", "student_t")
-    evals = grouped([make_run(loss=name, steps=1, condition="own_lr") for name in names])["evals"]
-    needing = evals[evals.metric.isin([n for n, m in records.METRICS.items() if m.needs])]
-    assert needing.groupby("loss").metric.agg(set).to_dict() == {
+    found = judging_certainty([make_run(loss=n, steps=1, condition="own_lr") for n in names])
+    assert found.groupby("loss").metric.agg(set).to_dict() == {
         "pinball": {"quantile_coverage", "coverage_error"},
         "student_t": {"crps", "coverage_90", "coverage_error"},
     }
-    assert {*needing.split} == {"validation", "test"}
+    assert {*found.split} == {"validation", "test"}
 
 
 def test_on_a_test_split_without_noise_nobody_is_judged_by_how_sure_he_is():
     run = make_run(data="noisy_linear", loss="gaussian_nll", steps=1, condition="own_lr")
-    evals = grouped([run])["evals"]
-    needing = evals[evals.metric.isin([n for n, m in records.METRICS.items() if m.needs])]
-    assert {*needing.split} == {"validation"}
+    assert {*judging_certainty([run]).split} == {"validation"}
 
 
 def test_no_point_is_aimed_at_where_labels_are_corrupted():
@@ -636,11 +571,6 @@ def test_a_link_with_other_parameters_is_another_link():
     assert {metric for metric in metrics if metric.startswith("loss:")} == {"loss:own"}
 
 
-def test_stage_tune_evaluates_no_losses_but_the_own_one():
-    metrics = set(trained([make_run(condition="grid", steps=2)])["evals"].metric)
-    assert {metric for metric in metrics if metric.startswith("loss:")} == {"loss:own"}
-
-
 def test_other_losses_are_evaluated_at_the_last_step_and_the_own_one_at_every_step():
     evals = trained([make_run(steps=5, eval_every=2, condition="own_lr")])["evals"]
     steps = evals[evals.split == "test"].groupby("metric").step.agg(list)
@@ -648,31 +578,6 @@ def test_other_losses_are_evaluated_at_the_last_step_and_the_own_one_at_every_st
     others = steps[steps.index.str.startswith("loss:") & (steps.index != "loss:own")]
     assert len(others) > 5
     assert all(found == [5] for found in others)
-
-
-@pytest.mark.parametrize("loss", one_of_each_family(LOSSES.values()), ids=lambda loss: loss.name)
-def test_a_model_is_also_evaluated_by_its_own_loss(loss):
-    name = loss.name
-    data = {"regression": "noisy_counts", "classification": "digits"}[LOSSES[name].task]
-    evals = trained([make_run(data=data, loss=name, steps=1, batch_size=7)])["evals"]
-    last = evals[evals.step == 1].set_index("split")
-    crossed, own = (last[last.metric == f"loss:{what}"].value for what in (name, "own"))
-    assert set(own.index) == {"train", "validation", "test"}
-    # At default parameters it is one of the others too; these are evaluated on test alone.
-    assert {"test": own["test"]} == pytest.approx(crossed.to_dict(), rel=1e-6)
-
-
-def test_the_own_loss_is_evaluated_with_the_members_own_parameters():
-    runs = [make_run(loss="huber", loss__params={"delta": d}, steps=1) for d in (0.1, 1.0)]
-    evals = grouped(runs)["evals"].query("step == 0 and split == 'test'")
-    values = evals[evals.metric == "loss:own"].set_index("run_id").value
-    splits = splits_of(runs[0])
-    model = initial_model(runs[0], splits, seed=runs[0].seed)
-    with torch.no_grad():
-        output = model(splits.inputs["test"])
-    for run, delta in zip(runs, (0.1, 1.0), strict=True):
-        expected = nn.functional.huber_loss(output, splits.targets["test"], delta=delta)
-        assert values[run.run_id] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_class_counts_weigh_the_evaluation_of_each_member_by_its_own_seed():

@@ -31,7 +31,8 @@ if "graph" in strategies.OPTIONS:  # recorded on the CPU, which then may not loo
     graph.RECORDING = lambda: tape.recorded
 strategies.OPTIONS |= {name: option._replace(devices=("cpu",))
                        for name, option in strategies.OPTIONS.items()}
-runs = [make_run(loss=loss, steps=12, log_every=4) for loss in ("mse", "mae")]
+small = {"model__params": {"widths": [4], "activation": "relu"}, "steps": 5, "batch_size": 5}
+runs = [make_run(loss=loss, log_every=4, **small) for loss in ("mse", "mae")]
 runs = grouped(runs, strategies=[*strategies.OPTIONS])["runs"]
 assert {*runs.status} == {"done"}
 print(sorted(strategies.OPTIONS), json.loads(runs.environment[0])["strategy"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import itertools
 import math
 from functools import partial
@@ -17,17 +16,18 @@ from torch import nn
 from torch.nn import functional
 from training import (
     CPU,
+    VOLATILE,
     assert_same_records,
     grouped,
     members_of,
     records_of,
-    strategy_of,
     trained,
 )
 
 from lossbench import records
 from lossbench.engine import moments, train
 from lossbench.engine.members import initial_model
+from lossbench.engine.state import decoded
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.measures.instruments import MEASURES, due, examples, interval, times
@@ -59,7 +59,7 @@ def caught(runs, step=2):
         kept["moment"] = self.moment(step, update, state, range(len(update.loss)))
         return {}
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:  # nothing hands out what an instrument is given
         patch.setattr(moments.Instruments, "due", lambda self, now: EVERY if now == step else [])
         patch.setattr(moments.Instruments, "measured", measured)
         (pack,) = packs.group(runs, pack_size=1000)
@@ -417,45 +417,39 @@ MANY = {
 }
 
 
+def trained_with(instruments, losses, data):
+    """Tables without what instruments measure, and the parameters after every step but the last."""
+    shared = {"data": data, "condition": "own_lr", "log_every": 1, "instruments": instruments}
+    (pack,) = packs.group([make_run(loss=loss, **shared) for loss in losses], pack_size=100)
+    saved, before = [], torch.get_rng_state()
+    tables = trained(pack.runs, flush=lambda step, snapshot: saved.append(snapshot()))
+    assert torch.equal(before, torch.get_rng_state())
+    tables["evals"] = tables["evals"].drop(of_instruments(tables["evals"]).index)
+    keys = ("loss", "step", "layer", "split", "metric")
+    for name, frame in tables.items():
+        frame = frame.drop(columns=["run_id", "config", *VOLATILE], errors="ignore")
+        by = [key for key in keys if key in frame]
+        tables[name] = frame.sort_values(by).reset_index(drop=True)
+    states = [decoded(one.checkpoint, device=CPU)["state"]["parameters"] for one in saved]
+    return tables, states
+
+
 @pytest.mark.parametrize("data", MANY)
-def test_training_is_the_same_bit_for_bit_with_all_instruments_and_without(data, monkeypatch):
-    states = []
-    module = importlib.import_module("lossbench.engine.train")
-    evaluate = module.evaluate
-
-    def keeping(members, forward, state, *, is_last):
-        states.append({name: value.clone() for name, value in state.parameters.items()})
-        return evaluate(members, forward, state, is_last=is_last)
-
-    monkeypatch.setattr(module, "evaluate", keeping)
+def test_training_is_the_same_bit_for_bit_with_all_instruments_and_without(data):
     losses = [loss for loss in MANY[data] if LOSSES[loss].outputs_per_target == 1]
-    shared = {"data": data, "condition": "own_lr", "log_every": 1}
-    found = []
-    for instruments in ([], EVERY):
-        runs = [make_run(loss=loss, instruments=instruments, **shared) for loss in losses]
-        before, tables = torch.get_rng_state(), grouped(runs)
-        assert torch.equal(before, torch.get_rng_state())
-        tables["evals"] = tables["evals"].drop(of_instruments(tables["evals"]).index)
-        keys = ["run_id", "pack_id", "config", "train_seconds"]
-        found.append(
-            {
-                name: frame.drop(columns=keys, errors="ignore")
-                .sort_values(
-                    [c for c in ("loss", "step", "layer", "split", "metric") if c in frame]
-                )
-                .reset_index(drop=True)
-                for name, frame in tables.items()
-            }
-        )
-    assert_same_records(*found)
-    half = len(states) // 2
-    for one, other in zip(states[:half], states[half:], strict=True):
+    (plain, before), (measured, after) = (trained_with(one, losses, data) for one in ([], EVERY))
+    assert_same_records(plain, measured)
+    for one, other in zip(before, after, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize(
-    ("data", "loss"),
-    [("diabetes", "log_cosh"), ("digits", "cross_entropy"), ("digits", "class_balanced")],
+    ("data", "loss", "others"),
+    [
+        ("diabetes", "log_cosh", ("mse", "huber")),
+        ("digits", "cross_entropy", ("brier", "mse_logits")),
+        ("digits", "class_balanced", ("brier", "mse_logits")),
+    ],
 )
 @pytest.mark.parametrize(
     "shape",
@@ -465,21 +459,19 @@ def test_training_is_the_same_bit_for_bit_with_all_instruments_and_without(data,
     ],
     ids=["even", "odd"],
 )
-def test_what_is_measured_of_a_member_has_the_same_bits_in_any_pack_and_place(data, loss, shape):
+def test_what_is_measured_of_a_member_has_the_same_bits_in_any_pack_and_place(
+    data, loss, others, shape
+):
     noise = NOISY if data == "digits" else {"data": data}
     shared = {**noise, **shape, "steps": 6, "eval_every": 3, "instruments": EVERY}
     run = make_run(loss=loss, seed=3, **shared)
-    others = [
+    mates = [
         make_run(loss=other, seed=seed, optimizer__momentum=0.5, **shared)
-        for other, seed in itertools.product(["mse", "huber"], range(6))
-        if data == "diabetes"
-    ] or [
-        make_run(loss=other, seed=seed, **shared)
-        for other, seed in itertools.product(["brier", "mse_logits"], range(6))
+        for other, seed in itertools.product(others, range(6))
     ]
     alone = records_of(trained([run]), run)
     assert len(of_instruments(alone["evals"])) > 20
-    for runs in ([run, *others[:1]], [*others[:3], run], [*others, run], [run, *others]):
+    for runs in ([run, *mates[:1]], [*mates[:3], run], [*mates, run]):
         assert_same_records(alone, records_of(trained(runs), run))
 
 
@@ -522,15 +514,7 @@ class _Once(torch.autograd.Function):
 
 
 def test_a_loss_that_raises_in_an_instrument_is_nan_there_and_nowhere_else(monkeypatch):
-    row = Loss(
-        fn=breaks_twice,
-        inverse_link="identity",
-        family="mine",
-        task="regression",
-        formula="e²",
-        claims=frozenset(),
-        source="this test",
-    )
+    row = Loss(breaks_twice, "identity", "mine", "regression", "e²", frozenset(), "this test")
     monkeypatch.setitem(LOSSES, "breaks_twice", row)
     shared = {"steps": 6, "eval_every": 3, "instruments": EVERY}
     broken, good = (make_run(loss=loss, **shared) for loss in ("breaks_twice", "mse"))
@@ -545,16 +529,12 @@ def test_a_loss_that_raises_in_an_instrument_is_nan_there_and_nowhere_else(monke
 def test_a_pack_that_goes_on_from_a_checkpoint_measures_the_same():
     run = make_run(steps=9, eval_every=2, instruments=EVERY)
     splits, kept = {run.seed: splits_of(run)}, []
-    go = partial(gone_on, packs.Pack("pack", (run,)), splits)
+    go = partial(train, packs.Pack("pack", (run,)), splits, device=CPU, padding=2)
     whole = go(flush=lambda step, snapshot: kept.append(snapshot()) if step == 5 else None)
     rest = go(flush=lambda step, snapshot: None, saved=kept[0])
     for name in ("steps", "evals"):
         pd.testing.assert_frame_equal(whole[name].to_pandas(), rest[name].to_pandas())
     assert len(of_instruments(whole["evals"].to_pandas()))
-
-
-def gone_on(pack, splits, **more):
-    return train(pack, splits, device=CPU, padding=2, **more)
 
 
 def test_a_metric_of_an_instrument_does_not_choose_the_best_step():
@@ -566,17 +546,6 @@ def test_a_metric_of_an_instrument_does_not_choose_the_best_step():
 
 
 def test_features_of_a_model_without_a_linear_layer_are_none():
-    run = make_run(data="digits", loss="brier")
-    members = members_of([run])
+    members = members_of([make_run(data="digits", loss="brier")])
     assert moments.features_of(members) is not None
-    bare = dataclasses.replace(members, model=nn.Flatten())
-    assert moments.features_of(bare) is None
-    forward = strategy_of(members).forward
-    assert (
-        forward(
-            members.parameters,
-            members.buffers,
-            members.batches.at(torch.zeros(1, dtype=torch.int64))[0].all,
-        ).dim()
-        == 3
-    )
+    assert moments.features_of(dataclasses.replace(members, model=nn.Flatten())) is None

@@ -9,6 +9,7 @@ import torch
 from selection import beyond
 from torch import nn
 from torch.nn import functional
+from torchvision import models as torchvision
 
 from lossbench.models import MODELS, initialised, rescaled, stacked, widened
 from lossbench.models.resnet import ResNet
@@ -43,15 +44,22 @@ LARGE = [case for case, (name, *_) in CASES.items() if name in ("resnet18", "tor
 CASE = pytest.mark.parametrize("case", beyond([case for case in CASES if case not in LARGE], CASES))
 
 
-def build_of(case, outputs=5):
-    name, inputs, params = CASES[case]
+def build_of(name, inputs, outputs=10, **params):
     return partial(MODELS[name].fn, inputs, outputs, **params)
+
+
+def build_case(case):
+    name, inputs, params = CASES[case]
+    return build_of(name, inputs, 5, **params)
+
+
+def normal(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def examples_of(case, *leading):
     _, inputs, _ = CASES[case]
-    shape = (inputs,) if isinstance(inputs, int) else inputs
-    return torch.randn(*leading, *shape, generator=torch.Generator().manual_seed(0))
+    return normal(*leading, *((inputs,) if isinstance(inputs, int) else inputs))
 
 
 def count_of(model):
@@ -63,16 +71,11 @@ def test_every_model_is_tested():
 
 
 @CASE
-def test_a_model_gives_one_row_of_outputs_for_each_example(case):
-    assert initialised(build_of(case), seed=0)(examples_of(case, 4)).shape == (4, 5)
-
-
-@CASE
 def test_initial_parameters_are_those_of_the_seed(case):
     torch.manual_seed(11)
-    first = initialised(build_of(case), seed=1).state_dict()
+    first = initialised(build_case(case), seed=1).state_dict()
     torch.manual_seed(12)
-    again, other = (initialised(build_of(case), seed=seed).state_dict() for seed in (1, 2))
+    again, other = (initialised(build_case(case), seed=seed).state_dict() for seed in (1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
@@ -81,7 +84,7 @@ def test_initial_parameters_are_those_of_the_seed(case):
 @CASE
 def test_a_pack_gives_the_outputs_gradients_and_buffers_of_single_models(case, mode):
     members = 3 if CASES[case][0] not in ("resnet18", "torchvision") else 2
-    models = [initialised(build_of(case), seed=seed).double() for seed in range(members)]
+    models = [initialised(build_case(case), seed=seed).double() for seed in range(members)]
     for model in models:
         model.train(mode == "train")
     state = stacked(models, range(members))
@@ -110,7 +113,7 @@ def test_a_pack_gives_the_outputs_gradients_and_buffers_of_single_models(case, m
 
 @CASE
 def test_the_last_linear_layer_makes_the_output(case):
-    model = initialised(build_of(case), seed=0).eval()
+    model = initialised(build_case(case), seed=0).eval()
     examples = examples_of(case, 4)
     with torch.no_grad():
         plain = model(examples)
@@ -127,10 +130,8 @@ def test_a_model_of_images_refuses_vectors_with_the_cure(name):
 
 
 def test_a_flattened_image_is_a_vector():
-    vectors, images = (
-        initialised(partial(MODELS["mlp"].fn, inputs, 3), seed=0) for inputs in (24, (2, 3, 4))
-    )
-    examples = torch.randn(5, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    vectors, images = (initialised(build_of("mlp", at, 3), seed=0) for at in (24, (2, 3, 4)))
+    examples = normal(5, 2, 3, 4)
     assert torch.equal(images(examples), vectors(examples.flatten(1)))
 
 
@@ -162,32 +163,49 @@ def test_impossible_parameters_are_refused_with_the_cure(name, inputs, params, m
 # Against the papers and torchvision.
 
 
-@pytest.mark.parametrize("inputs", [(1, 28, 28), (1, 32, 32)])
-def test_lenet_has_the_61706_parameters_of_its_classic_form(inputs):
-    assert count_of(MODELS["lenet"].fn(inputs, 10)) == 61_706
-
-
-def test_lenet_pads_small_images_with_zeros_to_32_pixels():
-    small = torch.randn(2, 1, 28, 27, generator=torch.Generator().manual_seed(0))
-    model, large = (
-        initialised(partial(MODELS["lenet"].fn, inputs, 10), seed=0)
-        for inputs in ((1, 28, 27), (1, 32, 32))
-    )
-    expected = large(functional.pad(small, (2, 3, 2, 2)))
-    torch.testing.assert_close(model(small), expected)
-
-
-def test_strided_cnn_has_its_parameters_and_halves_the_image_thrice():
-    model = MODELS["strided_cnn"].fn((3, 28, 28), 10)
+def parts_of_strided_cnn():
     convolutions = (3 * 9 + 1) * 32 + (32 * 9 + 1) * 64 + (64 * 9 + 1) * 128
-    assert count_of(model) == convolutions + (128 * 4 * 4 + 1) * 10
+    return convolutions + (128 * 4 * 4 + 1) * 10
+
+
+def parts_of_resnet8():
+    stages = sum((a + b) * b * 9 + 4 * b for a, b in ((16, 16), (16, 32), (32, 64)))
+    return 3 * 16 * 9 + 32 + stages + 64 * 10 + 10
+
+
+def parts_of_vit(width=64, tokens=8 * 8, hidden=256):
+    block = 4 * width**2 + 4 * width + 2 * width * hidden + hidden + width + 4 * width
+    return (48 + 1) * width + tokens * width + 4 * block + 2 * width + (width + 1) * 10
+
+
+SIZES = {
+    "lenet": ((1, 28, 28), 61_706),  # its classic form
+    "lenet of 32 pixels": ((1, 32, 32), 61_706),
+    "strided_cnn": ((3, 28, 28), parts_of_strided_cnn()),
+    "resnet8": ((3, 32, 32), parts_of_resnet8()),
+    "resnet18": ((3, 32, 32), 11_173_962),  # torchvision's behind another stem
+    "vit": ((3, 32, 32), parts_of_vit()),
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_a_model_has_the_parameters_of_its_paper_or_its_parts(case):
+    inputs, count = SIZES[case]
+    assert count_of(build_of(case.split()[0], inputs)()) == count
+    assert (parts_of_resnet8(), parts_of_vit()) == (75_290, 207_946)
+
+
+def test_strided_cnn_pools_nothing():
+    model = build_of("strided_cnn", (3, 28, 28))()
     assert not any("Pool" in type(layer).__name__ for layer in model.modules())
 
 
-def test_resnet8_has_the_parameters_of_the_paper_without_any_in_shortcuts():
-    stem, fc = 3 * 16 * 9 + 32, 64 * 10 + 10
-    stages = sum((a + b) * b * 9 + 4 * b for a, b in ((16, 16), (16, 32), (32, 64)))
-    assert count_of(MODELS["resnet8"].fn((3, 32, 32), 10)) == stem + stages + fc == 75_290
+def test_lenet_pads_small_images_with_zeros_to_32_pixels():
+    small = normal(2, 1, 28, 27)
+    model, large = (
+        initialised(build_of("lenet", inputs), seed=0) for inputs in ((1, 28, 27), (1, 32, 32))
+    )
+    torch.testing.assert_close(model(small), large(functional.pad(small, (2, 3, 2, 2))))
 
 
 def test_the_same_network_with_three_blocks_is_the_papers_resnet20_of_0_27_million():
@@ -196,8 +214,8 @@ def test_the_same_network_with_three_blocks_is_the_papers_resnet20_of_0_27_milli
 
 
 def test_a_shortcut_without_parameters_takes_every_other_pixel_and_adds_empty_channels():
-    block = initialised(partial(MODELS["resnet8"].fn, COLOUR, 10), seed=0).layer2[0].eval()
-    images = torch.randn(2, 16, 6, 4, generator=torch.Generator().manual_seed(0)).abs()
+    block = initialised(build_of("resnet8", COLOUR), seed=0).layer2[0].eval()
+    images = normal(2, 16, 6, 4).abs()
     with torch.no_grad():
         block.bn2.weight.zero_()
         found = block(images)
@@ -207,27 +225,18 @@ def test_a_shortcut_without_parameters_takes_every_other_pixel_and_adds_empty_ch
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_resnet18_is_torchvisions_behind_another_stem(mode):
-    from torchvision import models
-
-    reference = models.resnet18(num_classes=10)
+    reference = torchvision.resnet18(num_classes=10)
     reference.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     reference.maxpool = nn.Identity()
-    own = MODELS["resnet18"].fn((3, 32, 32), 10)
-    assert count_of(own) == count_of(reference) == 11_173_962
+    own = build_of("resnet18", (3, 32, 32))()
+    for name in ("layer1.0.conv1", "layer4.1.conv2"):  # their initial weights spread alike
+        spread = [model.get_submodule(name).weight.std().item() for model in (own, reference)]
+        assert spread[0] == pytest.approx(spread[1], rel=0.02)
     own.load_state_dict(reference.state_dict())
-    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = normal(2, 3, 16, 16)
     for model in (own, reference):
         model.train(mode == "train")
     torch.testing.assert_close(own(images), reference(images), rtol=1e-5, atol=1e-6)
-
-
-def test_initial_convolutions_of_resnet18_spread_like_torchvisions():
-    from torchvision import models
-
-    own, reference = MODELS["resnet18"].fn((3, 32, 32), 10), models.resnet18(num_classes=10)
-    for name in ("layer1.0.conv1", "layer4.1.conv2"):
-        spread = [model.get_submodule(name).weight.std().item() for model in (own, reference)]
-        assert spread[0] == pytest.approx(spread[1], rel=0.02)
 
 
 def test_a_block_of_vit_is_torchs_transformer_layer_with_normalisation_first():
@@ -247,26 +256,19 @@ def test_a_block_of_vit_is_torchs_transformer_layer_with_normalisation_first():
     with torch.no_grad():
         reference.self_attn.in_proj_weight.copy_(own.attention[1].into.weight)
         reference.self_attn.in_proj_bias.copy_(own.attention[1].into.bias)
-    tokens = torch.randn(2, 5, width, generator=torch.Generator().manual_seed(0)).double()
+    tokens = normal(2, 5, width).double()
     torch.testing.assert_close(own(tokens), reference(tokens), rtol=1e-10, atol=1e-12)
 
 
 def test_patches_are_those_of_a_sliding_window():
-    images = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    images = normal(2, 3, 8, 12)
     expected = functional.unfold(images, 4, stride=4).transpose(1, 2)
     assert torch.equal(Patches(4)(images), expected)
 
 
-def test_vit_has_the_parameters_of_its_parts():
-    width, tokens, hidden = 64, 8 * 8, 256
-    block = 4 * width**2 + 4 * width + 2 * width * hidden + hidden + width + 4 * width
-    expected = (48 + 1) * width + tokens * width + 4 * block + 2 * width + (width + 1) * 10
-    assert count_of(MODELS["vit"].fn((3, 32, 32), 10)) == expected == 207_946
-
-
 def test_vit_without_positions_does_not_know_the_order_of_patches():
-    model = initialised(partial(MODELS["vit"].fn, (1, 8, 8), 3), seed=0)
-    images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = initialised(build_of("vit", (1, 8, 8), 3), seed=0)
+    images = normal(2, 1, 8, 8)
     turned = images.roll(4, -1)
     assert not torch.allclose(model(images), model(turned), atol=1e-5)
     with torch.no_grad():
@@ -274,24 +276,13 @@ def test_vit_without_positions_does_not_know_the_order_of_patches():
     torch.testing.assert_close(model(images), model(turned))
 
 
-def test_a_model_of_torchvision_starts_as_torchvision_starts_it():
-    from torchvision import models
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+def test_a_model_of_torchvision_starts_as_torchvision_starts_it(name):
+    """To look whether an image fits draws nothing and leaves statistics alone."""
 
-    own = initialised(partial(MODELS["torchvision"].fn, (3, 32, 32), 7), seed=3)
-    reference = initialised(partial(models.resnet18, num_classes=7), seed=3)
-    expected = reference.state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in own.state_dict().items())
+    def followed(build):
+        return initialised(lambda: nn.ModuleList([build(), nn.Linear(2, 2)]), seed=3).state_dict()
 
-
-def test_looking_whether_an_image_fits_draws_nothing_and_leaves_statistics_alone():
-    def build():
-        model = MODELS["torchvision"].fn((3, 32, 32), 7, name="mobilenet_v3_small")
-        return nn.ModuleList([model, nn.Linear(2, 2)])
-
-    def plain():
-        from torchvision import models
-
-        return nn.ModuleList([models.mobilenet_v3_small(num_classes=7), nn.Linear(2, 2)])
-
-    own, expected = (initialised(made, seed=3).state_dict() for made in (build, plain))
-    assert all(torch.equal(value, expected[name]) for name, value in own.items())
+    own = followed(build_of("torchvision", (3, 32, 32), 7, name=name))
+    expected = followed(partial(getattr(torchvision, name), num_classes=7))
+    assert all(torch.equal(value, expected[key]) for key, value in own.items())

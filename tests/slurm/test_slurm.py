@@ -19,17 +19,18 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from configs import TINY, write_experiment
+from configs import TINY
 from interrupted import contents
 from needs import skip_without
-from one_node import OneNode, missing
+from one_node import CPUS, OneNode, missing
 
 from lossbench import cli, records, store
 
-LOSSES = "loss=mse,mae,huber"
-TASK = ["-m", "data=diabetes", "model=linear", "batch_size=16", LOSSES, "engine.pack_size=1"]
-SHORT = [*TASK, "steps=200", "name=short"]
-LONG = [*TASK, "steps=24000", "log_every=400", "eval_every=8000", "engine.commit_every=0.5"]
+TASK = ["-m", "data=diabetes", "model=linear", "batch_size=16", "engine.pack_size=1"]
+SHORT = [*TASK, "loss=mse", "seed=range(5)", "steps=200"]
+WAITING = ["--config-dir", "conf", *TASK, "loss=waiting", "extensions=[waiting_loss]"]
+LONG = [*WAITING, "steps=1000", "log_every=20", "eval_every=400", "engine.commit_every=0.5"]
+MINUTE = [*WAITING, "steps=4000", "log_every=500", "eval_every=4000"]
 ON_SLURM = ["hydra/launcher=packed_slurm", "hydra.launcher.mem_gb=1"]
 
 
@@ -49,28 +50,39 @@ def node():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("sweeps")
+    """Where all commands are given: it has a loss that takes its time."""
+    place = tmp_path_factory.mktemp("sweeps")
+    (place / "waiting_loss.py").write_text(WAITING_LOSS)
+    (place / "conf" / "loss").mkdir(parents=True)
+    (place / "conf" / "loss" / "waiting.yaml").write_text("fn: waiting\n")
+    (place / "conf" / "experiment").mkdir()
+    (place / "conf" / "experiment" / "tiny.yaml").write_text(TINY)
+    return place
 
 
 class Command:
-    """A `lossbench` command in a process of its own."""
+    """A `lossbench` command in a process of its own; what it says so far is `out`."""
 
     def __init__(self, node, place, *line):
-        self.node, self.folder = node, place
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "lossbench.cli", *line],
-            cwd=place,
-            env={**node.environment, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        self.log = Path(tempfile.mkstemp(dir=node.folder / "log", prefix="command-")[1])
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "lossbench.cli", *line],
+                cwd=place,
+                env={**node.environment, "OMP_NUM_THREADS": "1"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def out(self):
+        return self.log.read_text()
 
     def ends(self, code):
-        out, _ = self.process.communicate(timeout=500)
-        assert self.process.returncode == code, out
-        return out
+        self.process.wait(timeout=500)
+        assert self.process.returncode == code, self.out
+        return self.out
 
 
 WAITING_LOSS = """
@@ -79,7 +91,7 @@ from lossbench.losses.spec import Loss
 
 def waiting(output, target):
     if "SLURM_JOB_ID" in os.environ and output.requires_grad:
-        time.sleep(0.012)
+        time.sleep(0.015)
     return 0.5 * (output - target).square().sum(-1)
 
 LOSSES = (
@@ -89,31 +101,26 @@ LOSSES = (
 """
 """A loss that takes its time on Slurm, and no processor."""
 
-WAITING = [*TASK[:4], "loss=waiting", "steps=5000", "log_every=500", "eval_every=5000"]
-WAITING = ["--config-dir", "conf", *WAITING, "extensions=[waiting_loss]"]
-
 
 @pytest.fixture(scope="module", autouse=True)
 def minute(node, place):
-    """A pack that trains for more than a minute, under a limit of one, beside all other tests.
+    """A pack that trains for a minute, under a limit of one, beside all other tests.
 
     Slurm looks at limits every 30 s and may be that early: 25 to 55 s after the job began.
     """
-    (place / "waiting_loss.py").write_text(WAITING_LOSS)
-    (place / "conf" / "loss").mkdir(parents=True)
-    (place / "conf" / "loss" / "waiting.yaml").write_text("fn: waiting\n")
     limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5"]
     limit += ["hydra.launcher.partition=apart"]
-    command = Command(node, place, *WAITING, *ON_SLURM, *limit, "name=minute")
-    until(lambda: job_of_one_pack(place, "minute"), what="a job")
+    command = Command(node, place, *MINUTE, *ON_SLURM, *limit, "name=minute")
+    until(lambda: jobs(place, "minute"), what="a job")
     return command
 
 
 @pytest.fixture(scope="module")
 def undisturbed(node, place):
-    """The long sweep on this machine, without Slurm, in one pack: its bits are the same."""
-    whole = [word for word in LONG if not word.startswith("engine.")]
-    Command(node, place, *whole, "name=inline").ends(cli.DONE)
+    """The long sweep on this machine, where its loss does not wait: its bits are the same."""
+    Command(node, place, *LONG, "seed=range(4)", "engine.pack_size=128", "name=inline").ends(
+        cli.DONE
+    )
     return contents(place / "runs" / "inline")
 
 
@@ -135,13 +142,20 @@ def packs(place, name):
     return found
 
 
-def training(place, name, *, least=1):
-    """Packs that have a checkpoint, by pack_id their job."""
-    notes = place / "runs" / name / "jobs" / "packs"
-    begun = [one for one, state in packs(place, name).items() if state["step"] > 0]
-    if len(begun) < least:
-        return {}
-    return {one: json.loads((notes / f"{one}.json").read_text())["job"] for one in begun}
+def jobs(place, name):
+    """The job of every pack of a sweep that was submitted, by pack_id."""
+    notes = (place / "runs" / name / "jobs" / "packs").glob("*.json")
+    return {path.stem: json.loads(path.read_text())["job"] for path in notes}
+
+
+def training(place, name, *, but=()):
+    """Packs that have a checkpoint and are not finished, by pack_id their job."""
+    begun = {
+        pack_id
+        for pack_id, state in packs(place, name).items()
+        if state["step"] > 0 and not state["is_finished"]
+    }
+    return {pack_id: job for pack_id, job in jobs(place, name).items() if pack_id in begun - {*but}}
 
 
 def hurry(node):
@@ -174,17 +188,18 @@ def say(record_property, promise, told):
 
 
 def test_a_sweep_on_slurm_has_the_bits_of_one_on_this_machine(node, place, record_property):
-    Command(node, place, *SHORT[:-1], "name=here").ends(cli.DONE)
-    out = Command(node, place, *SHORT, *ON_SLURM).ends(cli.DONE)
-    assert "3 packs: 3 submitted, 0 found" in out
+    Command(node, place, *SHORT, "engine.pack_size=128", "name=here").ends(cli.DONE)
+    line = [*SHORT, *ON_SLURM, "name=short"]
+    assert "5 packs: 5 submitted, 0 found" in Command(node, place, *line).ends(cli.DONE)
     assert contents(place / "runs" / "short") == contents(place / "runs" / "here")
-    again = Command(node, place, *SHORT, *ON_SLURM).ends(cli.DONE)
-    assert "submitted" not in again
-    say(record_property, "Slurm: an array", "3 packs, bit-identical to this machine without Slurm")
+    arrays = {job.split("_")[0] for job in jobs(place, "short").values()}
+    assert len(arrays) == 2  # of at most four jobs, says slurm.conf
+    assert "submitted" not in Command(node, place, *line).ends(cli.DONE)
+    told = "5 packs in arrays of at most 4, bit-identical to this machine without Slurm"
+    say(record_property, "Slurm: arrays", told)
 
 
 def test_tuning_and_confirming_work_through_it(node, place, record_property):
-    write_experiment(place, "tiny", TINY)
     line = ["--config-dir", "conf", "experiment=tiny", "report=verdicts", *ON_SLURM]
     out = Command(node, place, *line).ends(cli.DONE)
     assert out.count("submitted") == 2
@@ -197,41 +212,44 @@ def test_tuning_and_confirming_work_through_it(node, place, record_property):
     say(record_property, "Slurm: both stages of the protocol", f"{len(runs)} runs, and the report")
 
 
-def test_a_command_may_be_interrupted_and_finds_its_jobs_again(
+def test_jobs_are_found_again_and_those_that_are_ended_go_on(
     node, place, undisturbed, record_property
 ):
-    line = [*LONG, *ON_SLURM, "name=attached"]
+    line = [*LONG, "seed=range(4)", *ON_SLURM, "name=long"]
     first = Command(node, place, *line)
-    until(lambda: training(place, "attached"), what="a checkpoint")
+    until(lambda: len(jobs(place, "long")) == 4, what="four jobs")
     os.killpg(first.process.pid, signal.SIGINT)
     assert "Interrupted" in first.ends(cli.INTERRUPTED)
-    assert node.run("squeue", "-h", "-r", "-p", "main")
-    before = {line.split("_")[0] for line in node.states("JobID")}
-    out = Command(node, place, *line).ends(cli.DONE)
-    found = re.search(r"(\d+) packs: 0 submitted, (\d+) found running or queued", out)
-    assert found
-    assert found[1] == found[2]
-    assert {line.split("_")[0] for line in node.states("JobID")} == before
-    assert contents(place / "runs" / "attached") == undisturbed
-    say(
-        record_property,
-        "Slurm: the command is interrupted",
-        "the same command finds its jobs, 0 twice",
-    )
+    say(record_property, "Slurm: the command is interrupted", "the next finds its jobs, 0 twice")
 
-
-def test_a_killed_process_costs_its_pack_a_moment(node, place, undisturbed, record_property):
-    command = Command(node, place, *LONG, *ON_SLURM, "name=killed")
-    (job, *_) = until(lambda: training(place, "killed"), what="a checkpoint").values()
-    log = next((place / "runs" / "killed" / "jobs").glob(f"{job}_0_log.out"))
-    number = re.search(r"pid: (\d+)", log.read_text())
-    pids = [int(number[1])] if number else _python_of(node, job)
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    out = command.ends(cli.DONE)
+    second = Command(node, place, *line)
+    until(lambda: "4 packs: 0 submitted, 4 found running or queued" in second.out, what="all jobs")
+    # What Slurm sends before a limit is sent here: its own clock is a minute coarse.
+    ends = {
+        "limited": lambda job: node.run("scancel", "--signal=USR2", job),
+        "cancelled": lambda job: node.run("scancel", job),
+        "killed": lambda job: [os.kill(pid, signal.SIGKILL) for pid in _python_of(node, job)],
+    }
+    victims = {}
+    for name, end in ends.items():
+        unharmed = until(lambda: training(place, "long", but=victims), what="a checkpoint")
+        pack_id, job = next(iter(unharmed.items()))
+        victims[pack_id] = name
+        end(job)
+    followed(second, node)
+    out = second.ends(cli.SOME_FAILED)
+    assert "CANCELLED" in out
     assert "ended at step" in out
-    assert contents(place / "runs" / "killed") == undisturbed
+    limited, cancelled, _ = victims
+    assert _restarts(node, [jobs(place, "long")[limited]])
+    (left,) = [one for one, state in packs(place, "long").items() if not state["is_finished"]]
+    assert left == cancelled
+    assert packs(place, "long")[left]["step"] > 0
+    Command(node, place, *line).ends(cli.DONE)
+    assert contents(place / "runs" / "long") == undisturbed
     say(record_property, "Slurm: kill -9 of a job", "submitted again, bit-identical")
+    say(record_property, "Slurm: scancel", "the others done, it goes on from its checkpoint")
+    say(record_property, "Slurm: the signal of a time limit", "queued again, bit-identical")
 
 
 def _python_of(node, job):
@@ -250,99 +268,43 @@ def _python_of(node, job):
     return found
 
 
-def test_a_cancelled_pack_leaves_the_others_and_can_go_on(
-    node, place, undisturbed, record_property
-):
-    line = [*LONG, *ON_SLURM, "name=cancelled"]
-    command = Command(node, place, *line)
-    (job, *_) = until(lambda: training(place, "cancelled"), what="a checkpoint").values()
-    node.run("scancel", job)
-    out = command.ends(cli.SOME_FAILED)
-    assert "CANCELLED" in out
-    states = [state["is_finished"] for state in packs(place, "cancelled").values()]
-    assert sorted(states) == [False, True, True]
-    (left,) = [one for one in packs(place, "cancelled").values() if not one["is_finished"]]
-    assert left["step"] > 0
-    Command(node, place, *line).ends(cli.DONE)
-    assert contents(place / "runs" / "cancelled") == undisturbed
-    say(
-        record_property,
-        "Slurm: scancel",
-        "2 of 3 packs done, the third goes on from its checkpoint",
-    )
-
-
 def test_a_preempted_pack_is_queued_again_and_goes_on(node, place, undisturbed, record_property):
-    command = Command(node, place, *LONG, *ON_SLURM, "name=preempted")
-    begun = until(lambda: training(place, "preempted", least=2), what="two checkpoints")
-    cpus = str(os.cpu_count() or 1)
-    node.run(
-        "sbatch", "-p", "high", "-n", cpus, "--mem=100", "--wrap", "sleep 3", "-o", "/dev/null"
-    )
+    command = Command(node, place, *LONG, "seed=range(2)", *ON_SLURM, "name=preempted")
+    until(lambda: len(training(place, "preempted")) == 2, what="two checkpoints")
+    many = ["-p", "high", "-n", str(CPUS - 1), "--mem=100"]
+    node.run("sbatch", *many, "--wrap", "sleep 3", "-o", "/dev/null")
+    began = jobs(place, "preempted").values()
     until(
-        lambda: "PREEMPTED" in "\n".join(node.states()) or _restarts(node, begun), what="preemption"
+        lambda: "PREEMPTED" in "\n".join(node.states()) or _restarts(node, began), what="preemption"
     )
     followed(command, node)
     command.ends(cli.DONE)
-    assert _restarts(node, begun)
-    assert contents(place / "runs" / "preempted") == undisturbed
+    assert _restarts(node, began)
+    found = contents(place / "runs" / "preempted")
+    assert len(found) == 2
+    assert found.items() <= undisturbed.items()
     say(record_property, "Slurm: preemption", "committed, queued again, bit-identical")
 
 
-def _restarts(node, begun):
-    shown = [node.run("scontrol", "show", "job", job) for job in begun.values()]
+def _restarts(node, jobs):
+    shown = [node.run("scontrol", "show", "job", job) for job in jobs]
     return sum(int(number) for text in shown for number in re.findall(r"Restarts=(\d+)", text))
-
-
-def test_a_pack_at_its_time_limit_is_queued_again_and_goes_on(
-    node, place, undisturbed, record_property
-):
-    # What Slurm sends before a limit is sent here: its own clock is a minute coarse.
-    command = Command(node, place, *LONG, *ON_SLURM, "name=limited")
-    begun = until(lambda: training(place, "limited"), what="a checkpoint")
-    for job in begun.values():
-        node.run("scancel", "--signal=USR2", job)
-    until(lambda: _restarts(node, begun), what="a job that is queued again")
-    followed(command, node)
-    command.ends(cli.DONE)
-    assert contents(place / "runs" / "limited") == undisturbed
-    say(
-        record_property,
-        "Slurm: the signal of a time limit",
-        "committed, queued again, bit-identical",
-    )
 
 
 def test_a_pack_that_slurm_itself_ends_at_its_limit_goes_on(node, place, minute, record_property):
     followed(minute, node)
     minute.ends(cli.DONE)
-    restarts = _restarts(node, {"": job_of_one_pack(place, "minute")})
+    restarts = _restarts(node, jobs(place, "minute").values())
     assert restarts
-    Command(node, place, *WAITING, "name=minute_here").ends(cli.DONE)
+    Command(node, place, *MINUTE, "name=minute_here").ends(cli.DONE)
     assert contents(place / "runs" / "minute") == contents(place / "runs" / "minute_here")
     told = f"by Slurm's own clock, {restarts} times: committed, queued again, bit-identical"
     say(record_property, "Slurm: time limit of one minute", told)
 
 
-def job_of_one_pack(place, name):
-    """The job of the one pack of a sweep."""
-    notes = [*(place / "runs" / name / "jobs" / "packs").glob("*.json")]
-    return json.loads(notes[0].read_text())["job"] if notes else ""
-
-
-def test_more_packs_than_an_array_holds_are_several_arrays(node, place, record_property):
-    line = [*TASK, "steps=20", "seed=0,1", "name=many"]
-    out = Command(node, place, *line, *ON_SLURM).ends(cli.DONE)
-    assert "6 packs: 6 submitted" in out
-    notes = (place / "runs" / "many" / "jobs" / "packs").glob("*.json")
-    arrays = {json.loads(path.read_text())["job"].split("_")[0] for path in notes}
-    assert len(arrays) == 2
-    told = "6 packs, MaxArraySize 4: two arrays, all done"
-    say(record_property, "Slurm: more packs than an array holds", told)
-
-
 def test_what_slurm_refuses_is_said_with_the_cure(node, place):
-    line = [*TASK, "steps=20", "name=refused", *ON_SLURM, "hydra.launcher.partition=gpu"]
+    line = [*TASK, "loss=mse", "steps=20", "name=refused", *ON_SLURM]
+    line += ["hydra.launcher.partition=gpu"]
     out = Command(node, place, *line).ends(cli.MISTAKE)
     assert "invalid partition" in out
     assert "hydra.launcher.partition" in out
@@ -352,8 +314,7 @@ def test_what_slurm_refuses_is_said_with_the_cure(node, place):
 def test_a_finished_pack_that_is_queued_again_changes_nothing(node, place, record_property):
     folder = place / "runs" / "short"
     before = {path: path.stat().st_mtime_ns for path in (folder / "packs").rglob("*.*")}
-    job = next(json.loads(p.read_text())["job"] for p in (folder / "jobs" / "packs").iterdir())
-    node.run("scontrol", "requeue", job)
+    node.run("scontrol", "requeue", next(iter(jobs(place, "short").values())))
     until(
         lambda: (hurry(node), not node.run("squeue", "-h", "-r", "-p", "main"))[1],
         what="the end of the job",

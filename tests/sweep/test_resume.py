@@ -11,17 +11,16 @@ from multiprocessing import Pipe
 import pytest
 import torch
 from configs import make_run
-from interrupted import ENGINE, contents, sweep_in
+from interrupted import ENGINE, Spoiling, contents, sweep_by, sweep_in
 from torch import nn
 
 from lossbench import models, records, store
 from lossbench.engine import train
 from lossbench.engine.state import decoded, encoded
 from lossbench.losses import LOSSES
-from lossbench.losses.spec import Loss
 from lossbench.models import MODELS, Model
 from lossbench.runs import ConfigError, packs
-from lossbench.sweep import crews, plan, process, splits_of, training
+from lossbench.sweep import crews, process, splits_of, training
 from lossbench.sweep.crews import Here, Processes, divide
 from lossbench.sweep.inventory import Inventory, OpenPack, new_pack
 from lossbench.sweep.process import Died, Process
@@ -75,91 +74,6 @@ def unstable(output, target):
     return 0.5 * (output - target).square().sum(-1)
 
 
-@pytest.fixture
-def breaking(monkeypatch):
-    """A loss in the catalog that breaks for some members along training."""
-    row = dataclasses.replace(LOSSES["mse"], fn=unstable, claims=frozenset())
-    assert isinstance(row, Loss)
-    monkeypatch.setitem(LOSSES, "unstable", row)
-    return "unstable"
-
-
-PACKS = {
-    "momentum": [make_run(loss=loss, seed=s) for loss in ("mse", "mae") for s in (0, 1)],
-    "adam": [make_run(optimizer="adam", optimizer__lr=0.01, seed=s) for s in (0, 1, 2)],
-    "one run": [make_run(loss="huber")],
-    "diverging": [make_run(loss="quartic", optimizer__lr=lr) for lr in (1e-4, 50.0, 1e3)],
-    "linear": [make_run(model="linear", loss="mse", seed=s) for s in (0, 1)],
-}
-
-
-@pytest.mark.parametrize("runs", PACKS.values(), ids=PACKS)
-@pytest.mark.parametrize("step", [1, 7, 10, 19])
-def test_a_pack_that_stopped_goes_on_bit_for_bit(runs, step):
-    assert equal(tables_of(runs, saved=stopped_at(runs, step)), tables_of(runs))
-
-
-def test_a_pack_that_stopped_several_times_goes_on_bit_for_bit():
-    runs = PACKS["momentum"]
-    saved = stopped_at(runs, 3, 5, 6)
-    saved = stopped_at(runs, 9, 14, saved=saved)
-    assert len(saved.parts) == 5
-    assert equal(tables_of(runs, saved=saved), tables_of(runs))
-
-
-@pytest.mark.parametrize("steps", [8, 80])
-def test_a_pack_reads_its_record_as_often_however_many_parts_it_has(tmp_path, monkeypatch, steps):
-    runs = [make_run(loss=loss, steps=100) for loss in ("mse", "mae")]
-    doing, original, read = sweep_in(tmp_path, commit_every=0), Training.__call__, []
-
-    def stopped(self, step, snapshot):
-        if step == steps:
-            self.stop.signal = signal.SIGTERM
-        original(self, step, snapshot)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "__call__", stopped)
-        with pytest.raises(Interrupted):
-            doing.run(runs)
-    (folder,) = (tmp_path / "packs").iterdir()
-    assert len([*folder.glob("part-*")]) == steps
-    (pack,) = packs.group(runs, pack_size=8)
-    pack = OpenPack(folder, pack.runs)
-    sealed = store.read_sealed
-    monkeypatch.setattr(store, "read_sealed", lambda path: (read.append(path), sealed(path))[1])
-    training = Training(doing.crew.trainer, pack, pack.record, Stop(), "")
-    assert len(training.saved.parts) == steps
-    assert len(read) == 1
-
-
-def test_members_that_failed_or_diverged_before_the_stop_stay_as_they_were(breaking):
-    runs = [make_run(loss=breaking, optimizer__lr=lr, seed=s) for lr in (0.01, 5.0) for s in (0, 1)]
-    runs += [make_run(loss="quartic", optimizer__lr=1e3)]
-    whole = tables_of(runs)
-    assert {"failed", "diverged"} <= {*whole["runs"]["status"].to_pylist()}
-    for step in (4, 12):
-        assert equal(tables_of(runs, saved=stopped_at(runs, step)), whole)
-
-
-def without(saved, key):
-    """A checkpoint that has forgotten one thing: it is as it was at the start."""
-    state = decoded(saved.checkpoint, device=CPU)
-    first = decoded(stopped_at(PACKS["diverging"], 1).checkpoint, device=CPU)
-    if key == "clock":
-        state["state"]["clock"] -= 1
-    else:
-        value = first["state"][key]
-        state["state"][key] = ~value if key == "alive" else value
-    return dataclasses.replace(saved, checkpoint=encoded(state))
-
-
-@pytest.mark.parametrize("key", ["clock", "parameters", "optimizer", "stop_step", "alive"])
-def test_nothing_in_a_checkpoint_could_be_left_out(key):
-    runs = PACKS["diverging"]
-    saved = stopped_at(runs, 12)
-    assert not equal(tables_of(runs, saved=without(saved, key)), tables_of(runs))
-
-
 def counting(inputs, outputs):
     """A model with running statistics, and a count of its batches that its output depends on."""
     return nn.Sequential(
@@ -168,38 +82,99 @@ def counting(inputs, outputs):
 
 
 @pytest.fixture
-def moving(monkeypatch):
-    """Runs of a model whose buffers move while it trains, one of which diverges."""
+def make(monkeypatch):
+    """Makes runs, also of a loss that breaks for some members and of a model with buffers."""
+    row = dataclasses.replace(LOSSES["mse"], fn=unstable, claims=frozenset())
+    monkeypatch.setitem(LOSSES, "unstable", row)
     monkeypatch.setitem(MODELS, "counting", Model(counting, "test"))
-    rates = {"optimizer__lr": 0.05, "optimizer__momentum": 0.0}
-    runs = [make_run(model="counting", loss="mse", seed=s, **rates) for s in (0, 1, 2)]
-    return [*runs, make_run(model="counting", loss="quartic", optimizer__lr=1e6)]
+
+    def runs(name):
+        return [make_run(**facts) for facts in PACKS[name]]
+
+    return runs
 
 
-@pytest.mark.parametrize("step", [1, 9, 19])
-def test_buffers_that_move_go_on_bit_for_bit(moving, step):
-    runs = sorted(moving, key=lambda run: (run.loss.name, run.seed))
+MOVING = {"model": "counting", "optimizer__lr": 0.05, "optimizer__momentum": 0.0}
+PACKS = {
+    "momentum": [{"loss": loss, "seed": seed} for loss in ("mae", "mse") for seed in (0, 1)],
+    "adam": [{"optimizer": "adam", "optimizer__lr": 0.01, "seed": seed} for seed in (0, 1, 2)],
+    "one run": [{"loss": "huber"}],
+    "diverging": [{"loss": "quartic", "optimizer__lr": lr} for lr in (1e-4, 50.0, 1e3)],
+    "linear": [{"model": "linear", "seed": seed} for seed in (0, 1)],
+    "failing": [
+        {"loss": "quartic", "optimizer__lr": 1e3},
+        *(
+            {"loss": "unstable", "optimizer__lr": lr, "seed": s}
+            for lr in (0.01, 5.0)
+            for s in (0, 1)
+        ),
+    ],
+    "buffers": [{**MOVING, "seed": seed} for seed in (0, 1, 2)],
+    "buffers of one that diverges": [
+        {**MOVING, "seed": 0},
+        {"model": "counting", "loss": "quartic", "optimizer__lr": 1e6},
+    ],
+}
+ENDS = {
+    "diverging": {"done", "diverged"},
+    "failing": {"done", "failed", "diverged"},
+    "buffers of one that diverges": {"done", "diverged"},
+}
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_a_pack_that_stopped_goes_on_bit_for_bit(name, make):
+    runs = make(name)
     whole = tables_of(runs)
-    assert {*whole["runs"]["status"].to_pylist()} == {"done", "diverged"}
-    assert equal(tables_of(runs, saved=stopped_at(runs, step)), whole)
+    assert {*whole["runs"]["status"].to_pylist()} == ENDS.get(name, {"done"})
+    for step in (1, 10, 19):
+        assert equal(tables_of(runs, saved=stopped_at(runs, step)), whole)
+    several = stopped_at(runs, 9, 14, saved=stopped_at(runs, 3, 5, 6))
+    assert len(several.parts) == 5
+    assert equal(tables_of(runs, saved=several), whole)
+
+
+def test_a_pack_of_many_parts_reads_its_record_once(tmp_path, monkeypatch):
+    runs = [make_run(loss=loss, steps=50) for loss in ("mse", "mae")]
+    doing, read, sealed = sweep_in(tmp_path, commit_every=0), [], store.read_sealed
+    interrupt_at(monkeypatch, 40)
+    with pytest.raises(Interrupted):
+        doing.run(runs)
+    (folder,) = (tmp_path / "packs").iterdir()
+    assert len([*folder.glob("part-*")]) == 40
+    (pack,) = packs.group(runs, pack_size=8)
+    pack = OpenPack(folder, pack.runs)
+    monkeypatch.setattr(store, "read_sealed", lambda path: (read.append(path), sealed(path))[1])
+    training = Training(doing.crew.trainer, pack, pack.record, Stop(), "")
+    assert len(training.saved.parts) == 40
+    assert len(read) == 1
+
+
+def forgetful(saved, older, *keys):
+    """A checkpoint of which one thing is as it was in an older one."""
+    content, before = (decoded(each.checkpoint, device=CPU) for each in (saved, older))
+    state, old = content["state"], before["state"]
+    for key in keys[:-1]:
+        state, old = state[key], old[key]
+    state[keys[-1]] = ~old[keys[-1]] if keys == ("alive",) else old[keys[-1]]
+    return dataclasses.replace(saved, checkpoint=encoded(content))
+
+
+@pytest.mark.parametrize("key", ["clock", "parameters", "optimizer", "stop_step", "alive"])
+def test_nothing_in_a_checkpoint_could_be_left_out(key, make):
+    runs = make("diverging")
+    saved, older = stopped_at(runs, 12), stopped_at(runs, 11 if key == "clock" else 1)
+    assert not equal(tables_of(runs, saved=forgetful(saved, older, key)), tables_of(runs))
 
 
 @pytest.mark.parametrize("kind", ["running_mean", "running_var", "count"])
-def test_no_buffer_that_moves_could_be_left_out_of_a_checkpoint(moving, kind):
-    runs = moving[:3]
-    saved, first = stopped_at(runs, 12), stopped_at(runs, 1)
-    content, older = (decoded(one.checkpoint, device=CPU) for one in (saved, first))
-    state, old = content["state"], older["state"]
-    (name,) = (key for key in state["buffers"] if key.endswith(f".{kind}"))
-    state["buffers"][name] = old["buffers"][name]
-    forgetful = dataclasses.replace(saved, checkpoint=encoded(content))
-    assert not equal(tables_of(runs, saved=forgetful), tables_of(runs))
-
-
-def test_a_checkpoint_holds_tensors_and_plain_types_only():
-    saved = stopped_at(PACKS["adam"], 8)
-    for content in (saved.checkpoint, *saved.parts):
-        decoded(content, device=CPU)  # weights_only=True refuses anything else
+def test_no_buffer_that_moves_could_be_left_out_of_a_checkpoint(kind, make):
+    runs = make("buffers")
+    saved, older = stopped_at(runs, 12), stopped_at(runs, 1)
+    buffers = decoded(saved.checkpoint, device=CPU)["state"]["buffers"]
+    (name,) = (key for key in buffers if key.endswith(f".{kind}"))
+    less = forgetful(saved, older, "buffers", name)
+    assert not equal(tables_of(runs, saved=less), tables_of(runs))
 
 
 # ---- a sweep on disk -----------------------------------------------------------------------------
@@ -216,7 +191,7 @@ def whole(tmp_path_factory):
 
 
 def interrupt_at(monkeypatch, step):
-    """A signal that comes just before a step of the first pack is committed."""
+    """A signal that comes just before a step of the first pack is committed: no timer could."""
     original = Training.__call__
 
     def call(self, done, snapshot):
@@ -227,7 +202,7 @@ def interrupt_at(monkeypatch, step):
     monkeypatch.setattr(Training, "__call__", call)
 
 
-@pytest.mark.parametrize("step", [1, 13, 29])
+@pytest.mark.parametrize("step", [1, 29])
 def test_a_signal_commits_what_is_training_and_the_same_command_goes_on(
     tmp_path, monkeypatch, whole, step
 ):
@@ -242,11 +217,12 @@ def test_a_signal_commits_what_is_training_and_the_same_command_goes_on(
     assert all(state["starts"] == 0 for state in states)
     steps = []
     original = Training.__call__
-    monkeypatch.setattr(
-        Training,
-        "__call__",
-        lambda self, done, snapshot: (steps.append(done), original(self, done, snapshot)),
-    )
+
+    def noted(self, done, snapshot):
+        steps.append(done)
+        original(self, done, snapshot)
+
+    monkeypatch.setattr(Training, "__call__", noted)  # files do not say what was done twice
     sweep.run(RUNS)
     assert steps.count(step) <= 1, "what was done before is not done again"
     assert contents(tmp_path) == whole
@@ -277,7 +253,7 @@ def half(tmp_path, monkeypatch):
 
 def test_a_pack_of_other_versions_begins_again_and_says_so(half, monkeypatch, caplog, whole):
     with monkeypatch.context() as patch:
-        patch.setattr(training, "ENGINE_SCHEMA", 99)
+        patch.setattr(training, "ENGINE_SCHEMA", 99)  # the code's own version
         with caplog.at_level(logging.WARNING):
             half.run(RUNS)
     assert "begins again" in caplog.text
@@ -345,16 +321,29 @@ def test_runs_that_diverged_are_never_retried(tmp_path):
     assert {*(tmp_path / "packs").iterdir()} == packs_before
 
 
-def test_a_pack_that_does_not_fit_is_halved_until_it_does(tmp_path, monkeypatch, whole, caplog):
-    sizes, original = [], training.train
+@pytest.fixture
+def memory(monkeypatch):
+    """Lets training fail where a pack does not fit; returns the sizes of packs that were tried."""
+    original = training.train
 
-    def small_memory(pack, *arguments, **words):
-        sizes.append(len(pack.runs))
-        if len(pack.runs) > 2:
-            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: ...")
-        return original(pack, *arguments, **words)
+    def limited(does_fit, error):
+        sizes = []
 
-    monkeypatch.setattr(training, "train", small_memory)
+        def small(pack, *arguments, **words):
+            sizes.append(len(pack.runs))
+            if not does_fit({run.run_id for run in pack.runs}):
+                raise error
+            return original(pack, *arguments, **words)
+
+        monkeypatch.setattr(training, "train", small)  # what no test may use up: the memory
+        return sizes
+
+    return limited
+
+
+def test_a_pack_that_does_not_fit_is_halved_until_it_does(tmp_path, memory, whole, caplog):
+    error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: ...")
+    sizes = memory(lambda ids: len(ids) <= 2, error)
     with caplog.at_level(logging.WARNING):
         statuses = sweep_in(tmp_path, pack_size=6).run(RUNS)
     assert {facts["status"] for facts in statuses.values()} == {"done"}
@@ -363,28 +352,22 @@ def test_a_pack_that_does_not_fit_is_halved_until_it_does(tmp_path, monkeypatch,
     assert contents(tmp_path) == whole
 
 
-def test_a_pack_that_does_not_fit_on_a_card_is_said_with_the_cure(tmp_path, monkeypatch):
+class SmallCard(Trainer):
+    def train(self, pack, stop, title=""):
+        raise OutOfMemory("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_a_pack_that_does_not_fit_on_a_card_is_said_with_the_cure(tmp_path):
     (pack,) = Inventory(tmp_path).open_packs(RUNS[:2], pack_size=2, allowed={})
-
-    def small_card(self, pack, stop, title):
-        raise training.OutOfMemory("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    monkeypatch.setattr(Trainer, "train", small_card)
     engine = dataclasses.replace(ENGINE, device="cuda", pack_size=64)
     with pytest.raises(ConfigError, match=r"use engine\.pack_size=32"):
-        Here(Trainer(engine)).train([pack], Stop())
+        Here(SmallCard(engine)).train([pack], Stop())
     assert store.committed(pack.folder)["is_finished"] is False
 
 
-def test_a_run_that_does_not_fit_alone_fails_alone(tmp_path, monkeypatch, whole):
-    greedy, original = RUNS[3].run_id, training.train
-
-    def small_memory(pack, *arguments, **words):
-        if greedy in {run.run_id for run in pack.runs}:
-            raise MemoryError("no room")
-        return original(pack, *arguments, **words)
-
-    monkeypatch.setattr(training, "train", small_memory)
+def test_a_run_that_does_not_fit_alone_fails_alone(tmp_path, memory, whole):
+    greedy = RUNS[3].run_id
+    memory(lambda ids: greedy not in ids, MemoryError("no room"))
     statuses = sweep_in(tmp_path, pack_size=6).run(RUNS)
     assert [run_id for run_id, facts in statuses.items() if facts["status"] == "failed"] == [greedy]
     assert "OutOfMemory: no room" in statuses[greedy]["reason"]
@@ -405,20 +388,8 @@ def test_a_second_signal_ends_at_once():
 # ---- what a reader of the code found -------------------------------------------------------------
 
 
-def greedy_memory(monkeypatch, greedy):
-    """No pack with one of these runs fits."""
-    original = training.train
-
-    def small_memory(pack, *arguments, **words):
-        if greedy & {run.run_id for run in pack.runs}:
-            raise MemoryError("no room")
-        return original(pack, *arguments, **words)
-
-    monkeypatch.setattr(training, "train", small_memory)
-
-
-def test_halves_that_failed_before_get_other_names_so_that_a_command_ends(tmp_path, monkeypatch):
-    greedy_memory(monkeypatch, {run.run_id for run in RUNS[:2]})
+def test_halves_that_failed_before_get_other_names_so_that_a_command_ends(tmp_path, memory):
+    memory(lambda ids: False, MemoryError("no room"))
     sweep = sweep_in(tmp_path, pack_size=2)
     for attempt in (1, 2, 2):
         statuses = sweep.run(RUNS[:2])
@@ -426,22 +397,17 @@ def test_halves_that_failed_before_get_other_names_so_that_a_command_ends(tmp_pa
         assert {*Inventory(tmp_path).failures.values()} == {attempt}
 
 
-def test_a_pack_that_another_process_has_finished_is_not_broken_by_this_one(tmp_path):
+def test_a_pack_that_another_process_has_or_has_finished_is_not_broken_by_this_one(tmp_path):
     sweep = sweep_in(tmp_path, pack_size=2)
     (pack,) = Inventory(tmp_path).open_packs(RUNS[:2], pack_size=2, allowed={})
-    sweep.run(RUNS[:2])
-    before = contents(tmp_path)
-    assert divide(pack, OutOfMemory("late"), ENGINE) == (0, [])
-    assert contents(tmp_path) == before
-
-
-def test_a_pack_that_another_process_trains_is_not_broken_by_this_one(tmp_path):
-    (pack,) = Inventory(tmp_path).open_packs(RUNS[:2], pack_size=2, allowed={})
-    plan.write(tmp_path, RUNS[:2], name="name", command="lossbench", recorded=0)
     with store.try_lock(pack.folder / store.LOCK) as is_mine:
         assert is_mine
         assert divide(pack, OutOfMemory("late"), ENGINE) == (0, [])
     assert store.committed(pack.folder)["is_finished"] is False
+    sweep.run(RUNS[:2])
+    before = contents(tmp_path)
+    assert divide(pack, OutOfMemory("late"), ENGINE) == (0, [])
+    assert contents(tmp_path) == before
 
 
 def test_a_signal_in_the_last_step_of_all_ends_the_command(tmp_path, monkeypatch):
@@ -452,7 +418,7 @@ def test_a_signal_in_the_last_step_of_all_ends_the_command(tmp_path, monkeypatch
         os.kill(os.getpid(), signal.SIGTERM)
         return tables
 
-    monkeypatch.setattr(training, "train", signalled)
+    monkeypatch.setattr(training, "train", signalled)  # between training and commit: no timer could
     with pytest.raises(Interrupted):
         sweep_in(tmp_path).run(RUNS)
     assert {facts["status"] for facts in Inventory(tmp_path).statuses.values()} == {"done"}
@@ -488,7 +454,7 @@ def test_how_a_child_died_is_said(tmp_path, monkeypatch, code, how):
         def Process(self, **_):
             return Ended(code)
 
-    monkeypatch.setattr(process, "get_context", lambda kind: Context())
+    monkeypatch.setattr(process, "get_context", lambda kind: Context())  # no child ends so at will
     child = Process(Trainer(ENGINE))
     child.train(pack)
     ended, outcome = child.listen()
@@ -526,37 +492,38 @@ class Answering:
         pass
 
 
+@pytest.fixture
+def suspect(tmp_path, monkeypatch):
+    """Has a process answer of a pack of all runs, and train others; returns how many have ended."""
+
+    def trained_apart(outcome):
+        stop = Stop()
+        # What a process says cannot be asked of a real one.
+        monkeypatch.setattr(crews, "Process", lambda trainer: Answering(outcome, trainer, stop))
+        (pack,) = Inventory(tmp_path).open_packs(RUNS, pack_size=8, allowed={})
+        with Processes(Trainer(ENGINE), 1) as crew:
+            return crew.train([dataclasses.replace(pack, is_suspect=True)], stop).ended
+
+    return trained_apart
+
+
 @pytest.mark.parametrize("outcome", [OutOfMemory("no room"), Died("killed by SIGKILL")], ids=type)
-def test_a_pack_that_breaks_in_a_process_goes_on_in_halves(tmp_path, monkeypatch, whole, outcome):
-    stop = Stop()
-    monkeypatch.setattr(crews, "Process", lambda trainer: Answering(outcome, trainer, stop))
-    (pack,) = Inventory(tmp_path).open_packs(RUNS, pack_size=8, allowed={})
-    with Processes(Trainer(ENGINE), 1) as crew:
-        assert crew.train([dataclasses.replace(pack, is_suspect=True)], stop).ended == len(RUNS)
+def test_a_pack_that_breaks_in_a_process_goes_on_in_halves(tmp_path, suspect, outcome):
+    assert suspect(outcome) == len(RUNS)
     assert len([*(tmp_path / "packs").iterdir()]) == 2
     assert {facts["status"] for facts in Inventory(tmp_path).statuses.values()} == {"done"}
 
 
 @pytest.mark.parametrize("outcome", [store.StoreError("no file"), ConfigError("edited")], ids=type)
-def test_what_no_other_pack_could_do_better_ends_the_command(tmp_path, monkeypatch, outcome):
-    monkeypatch.setattr(crews, "Process", lambda trainer: Answering(outcome, trainer, Stop()))
-    (pack,) = Inventory(tmp_path).open_packs(RUNS, pack_size=8, allowed={})
-    crew = Processes(Trainer(ENGINE), 1)
+def test_what_no_other_pack_could_do_better_ends_the_command(tmp_path, suspect, outcome):
     with pytest.raises(type(outcome), match=str(outcome)):
-        crew.train([dataclasses.replace(pack, is_suspect=True)], Stop())
-    assert crew.processes == []
+        suspect(outcome)
     assert {facts["status"] for facts in Inventory(tmp_path).statuses.values()} == {"missing"}
 
 
-def test_a_full_disk_is_not_recorded_as_a_failed_run(tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise store.WriteError("no room")
-
-    sweep = sweep_in(tmp_path, pack_size=2, commit_every=0)
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_commit_snapshot", full)
-        with pytest.raises(store.WriteError):
-            sweep.run(RUNS[:2])
+def test_a_full_disk_is_not_recorded_as_a_failed_run(tmp_path):
+    with pytest.raises(store.WriteError):
+        sweep_by(Here(Spoiling(ENGINE)), tmp_path).run(RUNS[:2])
     assert {facts["status"] for facts in Inventory(tmp_path).statuses.values()} == {"missing"}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from configs import make_run
-from interrupted import contents, sweep_by, sweep_in, trainer
+from interrupted import Spoiling, contents, sweep_by, sweep_in, trainer
 from selection import beyond
 
 from lossbench import cli, records, store
@@ -29,7 +29,7 @@ from lossbench.sweep.inventory import Inventory
 from lossbench.sweep.training import Interrupted, Stop
 
 RUNS = [make_run(loss=loss, seed=s, steps=30) for loss in ("mse", "mae", "huber") for s in (0, 1)]
-LONG = [make_run(loss=loss, steps=100_000, log_every=10_000) for loss in ("mse", "mae", "huber")]
+LONG = [make_run(loss=loss, steps=40_000, log_every=10_000) for loss in ("mse", "mae", "huber")]
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,30 @@ def whole(tmp_path_factory):
     return contents(sweep.folder)
 
 
+RAISING = """
+from lossbench.losses.spec import Loss
+
+def raising(output, target):
+    raise ZeroDivisionError("on purpose")
+
+LOSSES = (Loss(fn=raising, inverse_link="identity", family="power", task="regression",
+               formula="?", claims=frozenset(), source="test"),)
+"""
+
+
 @pytest.fixture(scope="module")
-def crew():
-    """Two processes for all tests that leave them alive."""
-    with two_processes(pack_size=2) as two:
-        yield two
+def crew(tmp_path_factory):
+    """Two processes, which take seconds to begin, for all tests that leave them alive."""
+    place = tmp_path_factory.mktemp("extension")
+    (place / "raising_loss.py").write_text(RAISING)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(place)
+        with processes(2, pack_size=2, extensions=["raising_loss"]) as two:
+            yield two
 
 
-def two_processes(**words):
-    return Processes(trainer(**words), 2)
+def processes(count, **words):
+    return Processes(trainer(**words), count)
 
 
 def holders(folder):
@@ -70,10 +85,24 @@ def test_several_processes_give_the_bits_of_one_and_live_on(tmp_path, crew, whol
 
 
 def test_one_pack_begins_no_process(tmp_path, whole):
-    two = two_processes()
+    two = processes(2)
     sweep_by(two, tmp_path).run(RUNS)
     assert two.processes == []
     assert contents(tmp_path) == whole
+
+
+def test_what_a_process_logs_is_logged_by_the_command(tmp_path, crew, caplog):
+    before = dict(LOSSES)
+    load_extensions(["raising_loss"])
+    try:
+        runs = [make_run(loss="raising"), make_run(loss="mse", steps=9)]
+        with caplog.at_level(logging.INFO):
+            statuses = sweep_by(crew, tmp_path / "sweep").run(runs)
+    finally:
+        LOSSES.clear()
+        LOSSES.update(before)
+    assert [statuses[run.run_id]["status"] for run in runs] == ["failed", "done"]
+    assert f"run {runs[0].run_id} failed: step 0: ZeroDivisionError: on purpose" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -94,6 +123,7 @@ def test_packs_are_divided_until_every_process_has_one(runs, size, packs_at_once
 
 
 def test_there_are_no_more_processes_than_this_one_may_use_cores(monkeypatch):
+    # What this machine has cannot be chosen; its cores can.
     engine = sweep_in(Path()).engine
     monkeypatch.setattr(machine, "free_memory", lambda: 2.0**50)
     before = os.sched_getaffinity(0)
@@ -121,26 +151,26 @@ def training(folder):
     return sum(bool(state and state["starts"]) for state in states)
 
 
-def signalled(folder, number, *, times):
-    """Send this process a signal as soon as two packs train."""
+def signalled(folder, number, *, times, packs):
+    """Send this process a signal as soon as so many packs train."""
 
     def send():
-        while training(folder) < 2:
+        while training(folder) < packs:
             time.sleep(0.05)
+        time.sleep(1.0)  # until all have made a step
         for _ in range(times):
-            time.sleep(0.3)
             os.kill(os.getpid(), number)
+            time.sleep(0.3)
 
     threading.Thread(target=send, daemon=True).start()
 
 
 @pytest.mark.parametrize("number", beyond([signal.SIGINT], [signal.SIGUSR2]))
 def test_a_signal_reaches_every_process_and_commits_what_it_trains(tmp_path, number):
-    two = two_processes(pack_size=1, commit_every=1e9)
-    sweep = sweep_by(two, tmp_path)
-    signalled(tmp_path, number, times=1)
+    two = processes(2, pack_size=1, commit_every=1e9)
+    signalled(tmp_path, number, times=1, packs=2)
     with pytest.raises(Interrupted) as end:
-        sweep.run(LONG)
+        sweep_by(two, tmp_path).run(LONG)
     assert end.value.signal == number
     states = [store.committed(path) for path in (tmp_path / "packs").iterdir()]
     assert sorted(state["step"] > 0 for state in states) == [False, True, True]
@@ -149,24 +179,25 @@ def test_a_signal_reaches_every_process_and_commits_what_it_trains(tmp_path, num
 
 
 def test_a_second_signal_ends_every_process_at_once(tmp_path, monkeypatch):
-    two = two_processes(pack_size=1, commit_every=1e9)
-    monkeypatch.setattr(process.Process, "stop", lambda self, number: None)  # none would listen
-    signalled(tmp_path, signal.SIGTERM, times=2)
+    apart = processes(1, pack_size=1, commit_every=1e9)
+    # A process that does not listen, as one that hangs.
+    monkeypatch.setattr(process.Process, "stop", lambda self, number: None)
+    signalled(tmp_path, signal.SIGTERM, times=2, packs=1)
     with pytest.raises(Interrupted):
-        sweep_by(two, tmp_path).run(LONG)
-    assert two.processes == []
+        sweep_by(apart, tmp_path).run(LONG)
+    assert apart.processes == []
     assert not any(store.is_held(lock) for lock in tmp_path.glob("packs/*/lock"))
 
 
 def test_processes_end_with_their_command_and_commit_first(tmp_path):
     line = [sys.executable, "-m", "lossbench.cli", "-m", "data=diabetes", "model=linear"]
-    line += ["seed=range(2)", "engine.pack_size=1", "steps=1000000", "log_every=100000"]
+    line += ["seed=range(2)", "engine.pack_size=1", "steps=100000", "eval_every=10"]
     line += ["loss=mse", "hydra.launcher.workers=2", "engine.commit_every=1e9"]
     command = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.DEVNULL)
     folder = tmp_path / "runs" / "default"
     while training(folder) < 2:
         time.sleep(0.1)
-    time.sleep(0.5)
+    time.sleep(1.0)
     command.kill()
     command.wait()
     while any(map(store.is_held, folder.glob("packs/*/lock"))):
@@ -234,65 +265,34 @@ def test_hostile_losses_harm_nobody_else_in_one_command(tmp_path):
     assert "leaked" not in done.stderr
 
 
-def test_what_a_process_logs_is_logged_by_the_command(tmp_path, monkeypatch, caplog):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    (tmp_path / "raising_loss.py").write_text(
-        "from lossbench.losses.spec import Loss\n"
-        "def raising(output, target):\n"
-        "    raise ZeroDivisionError('on purpose')\n"
-        "LOSSES = (Loss(fn=raising, inverse_link='identity', family='power', task='regression',\n"
-        "               formula='?', claims=frozenset(), source='test'),)\n"
-    )
-    before = dict(LOSSES)
-    load_extensions(["raising_loss"])
-    try:
-        runs = [make_run(loss="raising"), make_run(loss="mse")]
-        crew = two_processes(pack_size=1, extensions=["raising_loss"])
-        with caplog.at_level(logging.INFO), crew:
-            statuses = sweep_by(crew, tmp_path / "sweep").run(runs)
-    finally:
-        LOSSES.clear()
-        LOSSES.update(before)
-    assert [statuses[run.run_id]["status"] for run in runs] == ["failed", "done"]
-    assert f"run {runs[0].run_id} failed: step 0: ZeroDivisionError: on purpose" in caplog.text
-
-
-def test_a_full_disk_under_a_process_ends_the_command_and_says_so(tmp_path, crew, monkeypatch):
-    original = process.Process.train
-
-    def spoiled(self, pack):
-        (pack.folder / "steps.parquet" / "x").mkdir(parents=True)  # no file can replace it
-        original(self, pack)
-
-    monkeypatch.setattr(process.Process, "train", spoiled)
+def test_a_full_disk_under_a_process_ends_the_command_and_says_so(tmp_path):
+    spoiling = Processes(Spoiling(trainer(pack_size=3).engine), 1)
     with pytest.raises(store.StoreError, match=r"steps\.parquet"):
-        sweep_by(crew, tmp_path).run(RUNS)
-    assert crew.processes == []
+        sweep_by(spoiling, tmp_path).run(RUNS)
+    assert spoiling.processes == []
     assert {facts["status"] for facts in Inventory(tmp_path).statuses.values()} == {"missing"}
 
 
-def hide_the_package(folder, monkeypatch):
+@pytest.fixture
+def hidden(tmp_path, monkeypatch):
     """Another package of our name comes first for whoever imports it from now on."""
-    (folder / "lossbench").mkdir()
-    (folder / "lossbench" / "__init__.py").touch()
-    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    (tmp_path / "lossbench").mkdir()
+    (tmp_path / "lossbench" / "__init__.py").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
 
 
-def test_a_process_that_cannot_import_the_package_ends_the_command(tmp_path, monkeypatch):
-    hide_the_package(tmp_path, monkeypatch)
+def test_a_process_that_cannot_import_the_package_ends_the_command(tmp_path, hidden):
     with (
-        two_processes(pack_size=2) as two,
+        processes(1, pack_size=2) as apart,
         pytest.raises(ConfigError, match=r"before it is ready.*hydra\.launcher\.workers=1"),
     ):
-        sweep_by(two, tmp_path / "sweep").run(RUNS)
-    assert two.processes == []
+        sweep_by(apart, tmp_path / "sweep").run(RUNS)
+    assert apart.processes == []
 
 
-def test_nor_does_a_large_pack_wait_for_a_process_that_cannot_begin(tmp_path, monkeypatch):
+def test_nor_does_a_large_pack_wait_for_a_process_that_cannot_begin(tmp_path, hidden):
     many = [make_run(loss="mse", seed=seed, steps=30) for seed in range(300)]
     (pack,) = Inventory(tmp_path / "sweep").open_packs(many, pack_size=300, allowed={})
-    hide_the_package(tmp_path, monkeypatch)
     assert len(pickle.dumps(pack)) > 2**16  # more than a pipe holds
-    with Processes(trainer(), 1) as apart, pytest.raises(ConfigError, match="before it is ready"):
+    with processes(1) as apart, pytest.raises(ConfigError, match="before it is ready"):
         apart.train([dataclasses.replace(pack, is_suspect=True)], Stop())
