@@ -40,6 +40,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     path = tmp_path / "file"
     store.write(path, b"old")
     with monkeypatch.context() as patch:
+        # No file system fails at a chosen call.
         patch.setattr(os, step, disk_full)
         with pytest.raises(store.WriteError, match=r"No space left.*same command again"):
             store.write(path, b"new")
@@ -54,6 +55,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
     path = tmp_path / "file"
     store.write(path, b"old")
     with monkeypatch.context() as patch:
+        # No timer could choose this moment.
         patch.setattr(os, "fsync", interrupted)
         with pytest.raises(KeyboardInterrupt):
             store.write(path, b"new")
@@ -64,6 +66,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
 def test_content_is_on_disk_before_its_name_is(tmp_path, monkeypatch):
     events = []
     fsync, replace = os.fsync, os.replace
+    # The order of calls is the promise.
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), fsync(fd))[1])
     monkeypatch.setattr(
         os, "replace", lambda path, to: (events.append("replace"), replace(path, to))[1]

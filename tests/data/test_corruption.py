@@ -201,6 +201,7 @@ def test_the_teacher_reads_images_as_it_reads_rows():
 def test_one_teacher_serves_all_seeds_and_rates_of_the_same_tensors(monkeypatch):
     fits = []
     fit = LogisticRegression.fit
+    # How often it is fitted shows in no value.
     monkeypatch.setattr(LogisticRegression, "fit", lambda *a: fits.append(1) or fit(*a))
     clean = DATA["mnist1d"].fn(seed=0, examples=500)
     alone = [teacher_probabilities(clean.inputs, clean.targets["train"]) for _ in range(2)]
@@ -228,6 +229,7 @@ def test_a_teacher_is_asked_about_few_rows_at_once_and_all_get_its_answer(monkey
         asked.append(len(rows))
         return ask(self, rows)
 
+    # Nor at how many rows at once it looks.
     monkeypatch.setattr(LogisticRegression, "predict_proba", predict_proba)
     clean = DATA["digits"].fn(seed=0)
     whole = teacher_probabilities(clean.inputs, clean.targets["train"])

@@ -285,6 +285,7 @@ def test_inputs_that_seeds_share_are_hashed_once(monkeypatch):
         hashed.extend(tensors)
         add(digest, tensors)
 
+    # What was hashed before shows in no value; the memory is one for the whole process.
     monkeypatch.setattr("lossbench.data.splits.add_tensors", add_tensors)
     noisy = [
         corrupted(clean, name="symmetric", seed=seed, params={}, confusions={}) for seed in range(3)

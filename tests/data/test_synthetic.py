@@ -176,6 +176,7 @@ def test_the_posterior_of_several_components_is_bayes_rule_over_scipys_densities
     def undivided(inputs, labels, *, classes, posterior):
         return inputs["test"].numpy(), posterior["test"].numpy()
 
+    # Points before they are standardised, which are not handed out.
     monkeypatch.setattr(synthetic, "classification", undivided)
     params = {"classes": 2, "components": 2, "features": 2, "priors": (1.0, 3.0)}
     points, posterior = DATA["gaussian_mixture"].fn(seed=5, examples=1000, **params)

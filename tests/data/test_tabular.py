@@ -92,6 +92,7 @@ def table(content, **more):
 def test_a_set_that_is_not_there_says_where_it_was_searched_and_how_to_get_it(
     name, searched, cure, folder, monkeypatch
 ):
+    # The packages may be installed here.
     monkeypatch.setattr(files, "_package_folders", lambda package: [])
     with pytest.raises(Missing, match=f"below data.root={folder}{searched}: {cure}"):
         DATA[name].splits(0, Files(folder))
@@ -112,15 +113,16 @@ def test_a_table_is_found_in_a_package_that_cannot_be_imported(folder, monkeypat
 
 
 def test_the_data_root_is_searched_before_a_package_and_a_csv_before_its_zip(folder, monkeypatch):
-    place = folder / "package"
-    place.mkdir()
-    monkeypatch.setattr(files, "_package_folders", lambda package: [place])
+    place = folder / "site" / "table_package" / "data"
+    place.mkdir(parents=True)
+    (place.parent / "__init__.py").touch()
+    monkeypatch.syspath_prepend(folder / "site")
     for content, path in ((b"1", place / "rows.csv"), (b"3", folder / "rows.csv")):
         path.write_bytes(content)
-        assert Files(folder).read(table(content, package="any")) == content
+        assert Files(folder).read(table(content, package="table_package")) == content
         with zipfile.ZipFile(path.with_suffix(".csv.zip"), "w") as archive:
             archive.writestr("rows.csv", b"2")
-        assert Files(folder).read(table(content, package="any")) == content
+        assert Files(folder).read(table(content, package="table_package")) == content
 
 
 def test_a_zipped_table_is_verified_by_what_is_in_it(folder):

@@ -115,6 +115,7 @@ def test_equal_posteriors_are_solved_once_and_known_ones_not_again(monkeypatch):
         solved.append(len(weights) - bayes.GUARDS)
         return original(loss, targets=targets, weights=weights)
 
+    # What was remembered shows in no value.
     monkeypatch.setattr(bayes, "bayes_prediction", counting)
     points, pi = BayesPoints(), posteriors(6)
     repeated = pi.repeat(50, 1)

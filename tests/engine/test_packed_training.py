@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from functools import partial
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from configs import make_run
 from selection import beyond
 from tiny_data import SIZES
-from training import MODEL_CASES, assert_same_records, grouped, records_of
+from training import MODEL_CASES, assert_same_records, grouped, members_of, records_of
 
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, draw_words
 from lossbench.engine import evaluate
@@ -154,18 +153,9 @@ def test_chunks_hold_every_row_once_and_none_is_small(rows, at_once):
     assert all(least <= piece.stop - piece.start < at_once + GUARD_ELEMENTS for piece in found)
 
 
-def test_what_all_seeds_share_is_held_once(monkeypatch):
-    seen = []
-    original = evaluate.evaluate
-
-    def keeping(members, *rest, **kwargs):
-        seen.append(members)
-        return original(members, *rest, **kwargs)
-
-    module = importlib.import_module("lossbench.engine.train")
-    monkeypatch.setattr(module, "evaluate", keeping)
-    grouped(pack_of(data="tiny_images", model="linear"))
-    for split, inputs in seen[0].inputs.items():
+def test_what_all_seeds_share_is_held_once():
+    members = members_of(pack_of(data="tiny_images", model="linear"))
+    for split, inputs in members.inputs.items():
         assert inputs.shape[0] == 2
         assert inputs.untyped_storage().nbytes() == SIZES[split] * 3 * 16 * 12 * 8
 
@@ -173,6 +163,7 @@ def test_what_all_seeds_share_is_held_once(monkeypatch):
 def test_evaluation_in_chunks_is_that_of_the_whole(monkeypatch):
     runs = pack_of(data="tiny_images", model="resnet8")
     whole = grouped(runs)
+    # As with images that no memory holds at once.
     monkeypatch.setattr(evaluate, "CHUNK_OF_IMAGES", 5 * 3 * 16 * 12)
     monkeypatch.setattr(evaluate, "LEAST_ROWS", 5)
     found = grouped(runs)["evals"].value.to_numpy()
@@ -180,6 +171,7 @@ def test_evaluation_in_chunks_is_that_of_the_whole(monkeypatch):
 
 
 def test_of_a_large_training_split_the_first_examples_are_evaluated(monkeypatch):
+    # As with more rows than a test can have.
     monkeypatch.setattr(evaluate, "MOST_TRAINING_ROWS", 10)
     (run,) = pack_of(data="tiny_vectors", model="linear", steps=1, eval_every=1)[:1]
     evals = grouped([run])["evals"]

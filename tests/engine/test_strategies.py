@@ -118,45 +118,6 @@ def test_every_activation_of_the_models_has_its_derivative_here():
     assert {*NAMED.values()} == {*DERIVED}
 
 
-CASES = [*((optimizer, "float64", 1e-9) for optimizer in OPTIMIZERS), ("sgd", "float32", 1e-4)]
-
-
-@pytest.mark.parametrize(("optimizer", "precision", "tolerance"), beyond(CASES[:1], CASES))
-@pytest.mark.parametrize("task", ["regression", "classification"])
-def test_every_loss_trains_in_a_stack_as_by_vmap(
-    monkeypatch, task, optimizer, precision, tolerance
-):
-    """Outputs of every loss at each of a few updates, through all that the loop does."""
-    data = {"regression": "noisy_counts", "classification": "digits"}[task]
-    shared = {"optimizer": optimizer, "optimizer__lr": 1e-3, "optimizer__weight_decay": 0.01}
-    shared |= {"engine__precision": precision, "steps": 4, "log_every": 1, "eval_every": 4}
-    shared |= {"data": data, "model__params": {"widths": [12, 7], "activation": "tanh"}}
-    names = [name for name, row in LOSSES.items() if row.task == task]
-    for outputs in (1, 2):
-        runs = [
-            make_run(loss=name, seed=seed, **shared)
-            for name in names
-            for seed in (0, 1)
-            if LOSSES[name].outputs_per_target == outputs
-        ]
-        if not runs:
-            continue
-        stacked = grouped(runs)
-        with monkeypatch.context() as patch:
-            patch.setattr(strategies, "layers_of", lambda model: None)
-            mapped = grouped(runs)
-        assert strategy_names(stacked) == {"stack"}
-        assert strategy_names(mapped) == {"vmap"}
-        for table, column in (("steps", "loss_value"), ("steps", "gradient_norm")):
-            torch.testing.assert_close(
-                torch.tensor(stacked[table][column].to_numpy(), dtype=torch.float64),
-                torch.tensor(mapped[table][column].to_numpy(), dtype=torch.float64),
-                rtol=max(tolerance, 1e-6),  # the table keeps float32
-                atol=max(tolerance, 1e-6),
-                equal_nan=True,
-            )
-
-
 ALIKE = [row for row in LOSSES.values() if not row.needs_context and row.outputs_per_target == 1]
 """What the single loop trains: it gives no context and widens no model."""
 
@@ -226,6 +187,7 @@ def test_a_stack_reads_the_batch_of_a_seed_without_a_copy_for_each_member(monkey
         strides.append(inputs.stride(0))
         return inputs
 
+    # A copy has the same values.
     monkeypatch.setattr(Batch, "of", reading)
     parameters, memory = strategy.arranged(members.parameters), memory_of(strategy, members)
     strategy.trained(parameters, {}, first_batch(members), memory)
@@ -254,6 +216,7 @@ def test_updates_are_written_in_place_only_while_all_members_live(monkeypatch):
 def test_how_many_are_computed_at_once_changes_no_bit(monkeypatch, bytes_):
     runs = [make_run(seed=seed, steps=6, log_every=1) for seed in range(21)]
     reference = grouped(runs)
+    # As on processors with other caches.
     monkeypatch.setattr(strategies.stack, "CACHE_BYTES", bytes_)
     found = grouped(runs)
     for run in runs:

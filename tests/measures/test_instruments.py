@@ -451,18 +451,10 @@ def test_training_is_the_same_bit_for_bit_with_all_instruments_and_without(data)
         ("digits", "class_balanced", ("brier", "mse_logits")),
     ],
 )
-@pytest.mark.parametrize(
-    "shape",
-    [
-        {"batch_size": 32, "model__params": {"widths": [16, 16], "activation": "relu"}},
-        {"batch_size": 7, "model__params": {"widths": [5], "activation": "tanh"}},
-    ],
-    ids=["even", "odd"],
-)
-def test_what_is_measured_of_a_member_has_the_same_bits_in_any_pack_and_place(
-    data, loss, others, shape
-):
+def test_what_is_measured_of_a_member_has_the_same_bits_in_any_pack_and_place(data, loss, others):
     noise = NOISY if data == "digits" else {"data": data}
+    # Odd sizes: no vector ends where a member ends.
+    shape = {"batch_size": 7, "model__params": {"widths": [5], "activation": "tanh"}}
     shared = {**noise, **shape, "steps": 6, "eval_every": 3, "instruments": EVERY}
     run = make_run(loss=loss, seed=3, **shared)
     mates = [

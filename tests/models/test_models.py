@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torchvision import models as torchvision
 
-from lossbench.models import MODELS, initialised, rescaled, stacked, widened
+from lossbench.models import MODELS, initialised, rescaled, widened
 from lossbench.models.resnet import ResNet
 from lossbench.models.vit import Block, Patches
 
@@ -78,37 +78,6 @@ def test_initial_parameters_are_those_of_the_seed(case):
     again, other = (initialised(build_case(case), seed=seed).state_dict() for seed in (1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
-
-
-@pytest.mark.parametrize("mode", ["train", "eval"])
-@CASE
-def test_a_pack_gives_the_outputs_gradients_and_buffers_of_single_models(case, mode):
-    members = 3 if CASES[case][0] not in ("resnet18", "torchvision") else 2
-    models = [initialised(build_case(case), seed=seed).double() for seed in range(members)]
-    for model in models:
-        model.train(mode == "train")
-    state = stacked(models, range(members))
-    trained = dict(models[0].named_parameters())
-    leaves = {name: value.requires_grad_() for name, value in state.items() if name in trained}
-    buffers = {name: value for name, value in state.items() if name not in trained}
-
-    def one(parameters, buffers, inputs):
-        return torch.func.functional_call(models[0], (parameters, buffers), (inputs,))
-
-    inputs = examples_of(case, members, 4).double()
-    for batch in (inputs, 0.5 * inputs):
-        output = torch.func.vmap(one)(leaves, buffers, batch)
-        slopes = torch.autograd.grad(output.square().sum(), list(leaves.values()))
-    for place, model in enumerate(models):
-        model(inputs[place])
-        expected = model(0.5 * inputs[place])
-        own = torch.autograd.grad(expected.square().sum(), list(model.parameters()))
-        torch.testing.assert_close(output[place], expected, rtol=1e-9, atol=1e-9)
-        for name, found, alone in zip(leaves, slopes, own, strict=True):
-            size = max(1.0, float(alone.abs().max()))
-            assert float((found[place] - alone).abs().max()) < 1e-9 * size, name
-        for name, value in model.named_buffers():
-            torch.testing.assert_close(buffers[name][place], value, rtol=1e-9, atol=1e-9)
 
 
 @CASE

@@ -107,6 +107,7 @@ def test_the_recipe_counts_for_the_identity_of_those_runs_alone_that_use_it(monk
         return plain, start()[2]
 
     before = both()
+    # As if the recipe in the code were edited.
     monkeypatch.setattr(model_start, "UPDATES", model_start.UPDATES + 1)
     try:
         after = both()

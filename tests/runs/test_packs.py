@@ -25,6 +25,12 @@ STRUCTURE = {
 }
 """What may not differ within a pack, as another value than the plain configuration's."""
 
+LABELS = {"data": "gaussian_mixture", "loss": "brier"}
+OF_LABELS = {
+    "data__targets": "distribution",
+    "data__corruption": {"name": "symmetric", "params": {}},
+    "init__from": "permuted_labels",
+}
 VARIES = {
     "loss": "mae",
     "seed": 7,
@@ -74,32 +80,20 @@ def test_packs_of_one_structure_have_nearly_equal_sizes():
     assert [len(pack.runs) for pack in packs.group(runs, pack_size=9)] == [5, 5]
 
 
-@pytest.mark.parametrize("key", STRUCTURE)
-def test_what_shapes_the_training_never_differs_within_a_pack(key):
-    grouped = packs.group([make_run(), make_run(**{key: STRUCTURE[key]})], pack_size=10)
-    assert len(grouped) == 2
-
-
-def test_corruption_never_differs_within_a_pack():
-    noisy = make_run(
-        data="digits", loss="brier", data__corruption={"name": "symmetric", "params": {}}
-    )
-    assert len(packs.group([make_run(data="digits", loss="brier"), noisy], pack_size=10)) == 2
-
-
 @pytest.mark.parametrize(
-    ("key", "value"), [("data__targets", "distribution"), ("init__from", "permuted_labels")]
+    ("facts", "change", "count"),
+    [
+        *(pytest.param({}, {key: STRUCTURE[key]}, 2, id=key) for key in STRUCTURE),
+        *(pytest.param(LABELS, {key: OF_LABELS[key]}, 2, id=key) for key in OF_LABELS),
+        *(pytest.param({}, {key: VARIES[key]}, 1, id=key) for key in VARIES),
+    ],
 )
-def test_targets_and_starts_never_differ_within_a_pack(key, value):
-    shared = {"data": "gaussian_mixture", "loss": "brier"}
-    runs = [make_run(**shared), make_run(**shared, **{key: value})]
-    assert len(packs.group(runs, pack_size=10)) == 2
-
-
-@pytest.mark.parametrize("key", VARIES)
-def test_what_is_compared_may_differ_within_a_pack(key):
-    grouped = packs.group([make_run(), make_run(**{key: VARIES[key]})], pack_size=10)
-    assert len(grouped) == 1
+def test_what_shapes_the_training_never_differs_within_a_pack_and_what_is_compared_may(
+    facts, change, count
+):
+    runs = [make_run(**facts), make_run(**(facts | change))]
+    assert len(packs.group([*runs, runs[0]], pack_size=10)) == count
+    assert packs.group([], pack_size=10) == []
 
 
 @pytest.mark.parametrize(
@@ -121,15 +115,6 @@ def test_the_same_loss_with_other_parameters_is_another_slice():
     assert [(span.start, span.stop) for span, _ in spans] == [(0, 3), (3, 6)]
     for span, first in spans:
         assert all(run.loss == first.loss for run in pack.runs[span])
-
-
-def test_a_run_that_comes_twice_trains_once():
-    (pack,) = packs.group([GRID[0], GRID[0], GRID[0]], pack_size=10)
-    assert pack.runs == (GRID[0],)
-
-
-def test_no_runs_give_no_packs():
-    assert packs.group([], pack_size=10) == []
 
 
 def test_a_pack_with_other_members_has_another_id():

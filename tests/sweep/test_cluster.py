@@ -111,6 +111,7 @@ def cluster(monkeypatch):
     """A cluster whose commands are stand-ins, with a watcher that knows nothing yet."""
     watcher = slurm.submitit.SlurmJob.watcher
     watcher.clear()
+    # submitit has one for the whole process.
     monkeypatch.setattr(watcher, "_registered", set())
     return slurm.Cluster(trainer(), SLURM)
 

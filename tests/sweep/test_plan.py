@@ -51,6 +51,7 @@ def test_edited_code_supersedes_the_old_run_of_the_same_rate_only(monkeypatch):
     runs = [make_run(condition="grid", optimizer__lr=lr) for lr in (0.1, 0.2)]
     first = extended(plan.EMPTY, runs)
     edited_code = {"source_sha": "edited", "shared_sha": "edited"}
+    # As if the code on disk were edited.
     monkeypatch.setattr("lossbench.runs.source._code_shas", lambda *names: edited_code)
     (edited,) = [make_run(condition="grid", optimizer__lr=0.1)]
     second = extended(first, [edited])
