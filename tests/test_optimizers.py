@@ -109,10 +109,6 @@ def test_parameters_written_in_place_are_those_of_new_memory(name):
             assert place[key].equal(value)
 
 
-def test_every_optimizer_declares_its_buffers():
-    assert STATES.keys() == OPTIMIZERS.keys()
-
-
 def trained(name, *, factor, decay):
     """Parameters after some steps on gradients of a loss that is multiplied by a factor."""
     draw = torch.Generator().manual_seed(1)

@@ -85,9 +85,3 @@ def test_a_relation_reads_as_a_sentence():
     assert "gce → cross_entropy as q → 0" in said
     assert "gce(q=1) = unhinged" in said
     assert "hellinger = 0.5 gce(q=0.5) on labels" in said
-
-
-@each_relation
-def test_a_relation_names_losses_and_parameters_that_exist(relation):
-    assert relation.params.keys() <= LOSSES[relation.loss].defaults.keys()
-    assert relation.other_params.keys() <= LOSSES[relation.other].defaults.keys()
