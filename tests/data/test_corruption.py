@@ -18,7 +18,7 @@ from lossbench.data.corruption import CORRUPTIONS, corrupted, realised, symmetri
 from lossbench.data.splits import Splits
 from lossbench.data.teacher import teacher_probabilities
 from lossbench.pairing import stream
-from lossbench.runs import ConfigError
+from lossbench.runs import ConfigError, source
 from lossbench.sweep.preflight import preflight, splits_of
 
 LABEL_NOISE = ("symmetric", "pairflip", "asymmetric", "instance")
@@ -136,8 +136,6 @@ def test_asymmetric_noise_follows_the_confusions_and_spares_other_classes():
 
 
 def test_an_edited_map_of_confusions_makes_other_runs_of_asymmetric_alone(monkeypatch):
-    from lossbench.runs import source
-
     def ids():
         source._code_shas.cache_clear()
         noises = [{"name": name, "params": {}} for name in ("asymmetric", "pairflip")]
