@@ -64,7 +64,7 @@ class Command:
     """A `lossbench` command in a process of its own; what it says so far is `out`."""
 
     def __init__(self, node, place, *line):
-        self.log = Path(tempfile.mkstemp(dir=node.folder / "log", prefix="command-")[1])
+        self.log = node.folder / "log" / f"command-{time.monotonic_ns()}"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lossbench.cli", *line],
@@ -171,7 +171,7 @@ def hurry(node):
             # The number of an array's first job shows all of them.
             jobs = [text.strip() for text in shown.split("\n\n")]
             (job,) = [text for text in jobs if text.startswith(f"JobId={number} ")]
-            (begin,) = re.findall(r"EligibleTime=(\S+)", job)
+            (begin,) = re.findall(r"\bEligibleTime=(\S+)", job)  # and not PreemptEligibleTime
             if datetime.fromisoformat(begin) > datetime.now() + timedelta(seconds=5):
                 node.run("scontrol", "update", f"JobId={number}", "StartTime=now+2")
 

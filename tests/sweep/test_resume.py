@@ -135,18 +135,18 @@ def test_a_pack_that_stopped_goes_on_bit_for_bit(name, make):
 
 
 def test_a_pack_of_many_parts_reads_its_record_once(tmp_path, monkeypatch):
-    runs = [make_run(loss=loss, steps=50) for loss in ("mse", "mae")]
+    runs = [make_run(loss=loss, steps=20) for loss in ("mse", "mae")]
     doing, read, sealed = sweep_in(tmp_path, commit_every=0), [], store.read_sealed
-    interrupt_at(monkeypatch, 40)
+    interrupt_at(monkeypatch, 15)
     with pytest.raises(Interrupted):
         doing.run(runs)
     (folder,) = (tmp_path / "packs").iterdir()
-    assert len([*folder.glob("part-*")]) == 40
+    assert len([*folder.glob("part-*")]) == 15
     (pack,) = packs.group(runs, pack_size=8)
     pack = OpenPack(folder, pack.runs)
     monkeypatch.setattr(store, "read_sealed", lambda path: (read.append(path), sealed(path))[1])
     training = Training(doing.crew.trainer, pack, pack.record, Stop(), "")
-    assert len(training.saved.parts) == 40
+    assert len(training.saved.parts) == 15
     assert len(read) == 1
 
 
