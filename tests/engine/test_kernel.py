@@ -227,7 +227,7 @@ def with_bounds(output, target):
 FUNCTIONS = (over_the_batch, by_what_it_sees, with_numbers_of_its_own, over_examples, mean_of_all)
 UNPRINTED = {
     **{name: (LOSSES[name], why) for name, why in REFUSED.items()},
-    **{function.__name__: (row_of(function), "") for function in FUNCTIONS},
+    **{function.__name__: (row_of(function), None) for function in FUNCTIONS},
     "with_bounds": (row_of(with_bounds), "cannot be printed"),
 }
 

@@ -44,7 +44,7 @@ LARGE = [case for case, (name, *_) in CASES.items() if name in ("resnet18", "tor
 CASE = pytest.mark.parametrize("case", beyond([case for case in CASES if case not in LARGE], CASES))
 
 
-def build_of(name, inputs, outputs=10, **params):
+def build_of(name, inputs, outputs=10, /, **params):
     return partial(MODELS[name].fn, inputs, outputs, **params)
 
 
