@@ -416,8 +416,8 @@ def _losses(arguments: list[str]) -> int:
         everything = [{**one, "measured": measured.get(one["name"])} for one in facts]
         print(json.dumps(everything, indent=1, allow_nan=False))
     else:
-        width = shutil.get_terminal_size((catalog.NORMAL_WIDTH, 24)).columns
-        width = 0 if options.wide else width
+        columns = shutil.get_terminal_size((catalog.NORMAL_WIDTH, 24)).columns
+        width = 0 if options.wide else columns
         if options.names:
             print("\n\n\n".join(catalog.description(one, width=width) for one in facts))
         elif not measured:

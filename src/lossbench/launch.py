@@ -84,7 +84,7 @@ def _opened(config: DictConfig, loader: ConfigLoader) -> Iterator[tuple[Experime
             choice = config.hydra.runtime.choices[group]
             raise ConfigError(f"{group}={choice} cannot train packs: use {group}={serving}")
     start = time.monotonic()
-    load_extensions(config.extensions)
+    load_extensions(config.extensions)  # those of a yaml; Hydra already knows what was typed
     engine = to_engine(config)
     experiment = Experiment(config, Composer(loader, config))
     seconds = {"compose": time.monotonic() - start}

@@ -16,10 +16,11 @@ from typing import Protocol
 from tqdm import tqdm
 
 from lossbench import store
+from lossbench.engine import failed
 from lossbench.runs import ConfigError, Engine
 from lossbench.sweep.inventory import PATIENCE, OpenPack, halves_of
 from lossbench.sweep.process import Process
-from lossbench.sweep.training import OutOfMemory, Stop, Trainer, give_up
+from lossbench.sweep.training import OutOfMemory, Stop, Trainer, finish
 
 log = logging.getLogger(__name__)
 
@@ -193,8 +194,8 @@ class Processes(AbstractContextManager["Processes"]):
                     elif isinstance(outcome, store.StoreError | ConfigError):
                         trouble = outcome
                     elif pack is not None:
-                        failed, halves = divide(pack, outcome, self.trainer.engine)
-                        ended += failed
+                        hopeless, halves = divide(pack, outcome, self.trainer.engine)
+                        ended += hopeless
                         waiting.extend(halves)
                     bar.update(ended - bar.n)
         stop.check()
@@ -233,7 +234,7 @@ def divide(pack: OpenPack, error: Exception, engine: Engine) -> tuple[int, list[
             return 0, []
         if count == 1:
             log.error("run %s failed: %s", pack.runs[0].run_id, error)
-            give_up(pack, f"{type(error).__name__}: {error}")
+            finish(pack, failed(pack.pack, f"{type(error).__name__}: {error}"))
             return 1, []
         log.warning("%s, %d runs: %s; in halves now", title, count, error)
         return 0, halves_of(pack)

@@ -273,11 +273,6 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, kinds) or any(phrase in str(error).lower() for phrase in phrases)
 
 
-def give_up(pack: OpenPack, reason: str) -> Statuses:
-    """Record the runs of a pack that cannot be trained as failed; its lease is held."""
-    return finish(pack, failed(pack.pack, reason))
-
-
 def finish(pack: OpenPack, tables: Mapping[str, pa.Table]) -> Statuses:
     """Commit the tables of a pack as its last word; its lease is held."""
     rows = tables["runs"].select(["run_id", "status", "reason"]).to_pylist()
