@@ -35,6 +35,10 @@ PLAIN: dict = OmegaConf.to_container(  # type: ignore[assignment]
 )
 
 
+IN_THIS_PROCESS = "hydra.launcher.workers=1"
+"""For sweeps of several packs: another process takes seconds to import what it needs."""
+
+
 TINY = """
 # @package _global_
 defaults:

@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 from tiny_data import tiny_grey, tiny_images, tiny_vectors
+from trained_sweep import trained_once
 
 from lossbench.data import DATA, Data
 from lossbench.losses import LOSSES
@@ -45,6 +46,13 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("promises that held")
         for promise, test, told in found:
             terminalreporter.write_line(f"{promise}: {told}  ({test})")
+
+
+@pytest.fixture(scope="session")
+def essay_sweep(tmp_path_factory):
+    """Folder of the sweep of trained_sweep.py, which the processes of pytest-xdist share."""
+    root = tmp_path_factory.getbasetemp()
+    return trained_once(root.parent if "PYTEST_XDIST_WORKER" in os.environ else root)
 
 
 @pytest.fixture

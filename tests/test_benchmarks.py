@@ -114,19 +114,12 @@ def test_a_clock_ends_a_training_after_its_window():
     assert done[-1] == WARM + 7
 
 
-def test_a_line_finds_the_constant_and_the_part_of_each_member():
-    from speed.growth import line
-
-    found = line([1, 4, 16, 64], [2.0 + 0.5 * members for members in (1, 4, 16, 64)])
-    assert (found.constant, found.each) == pytest.approx((2.0, 0.5))
-
-
 @pytest.mark.parametrize("stretch", [1, 7, 1_000])
 def test_a_window_holds_its_updates_however_long_the_stretches_they_come_in(monkeypatch, stretch):
     from speed.clock import Clock, Enough, lasting
 
     cuda, steps = torch.device("cuda"), 500
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)  # where there is no CUDA
     clock = Clock(steps, cuda, marks=[100])
     with contextlib.suppress(Enough):
         for done in range(stretch, lasting(steps, cuda) + 1, stretch):

@@ -8,12 +8,12 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,7 +33,7 @@ SMALL = ["data=diabetes", "model=linear", "steps=4", "batch_size=16"]
 def place(tmp_path, monkeypatch):
     """Every test has a current folder of its own, and leaves the catalogs as they were."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # a command with extensions adds to it
     before = [(rows, dict(rows)) for rows in (LOSSES, DATA, MODELS)]
     yield tmp_path
     for rows, known in before:
@@ -50,10 +50,6 @@ def lossbench(*arguments, **options):
     )
 
 
-def sweep_statuses(name="default"):
-    return records.load(f"runs/{name}").runs.status.value_counts().to_dict()
-
-
 # ---- words ---------------------------------------------------------------------------------------
 
 
@@ -63,6 +59,8 @@ def test_help_shows_examples(word, capsys):
     out = capsys.readouterr().out
     assert "lossbench experiment=NAME" in out
     assert "lossbench report runs/NAME" in out
+    assert cli.main(["--version"]) == cli.DONE
+    assert capsys.readouterr().out.startswith("lossbench 0.")
 
 
 def test_help_and_version_import_neither_torch_nor_hydra():
@@ -75,11 +73,6 @@ def test_help_and_version_import_neither_torch_nor_hydra():
             [sys.executable, "-c", code, word], check=False, stdout=subprocess.DEVNULL
         )
         assert done.returncode == 0
-
-
-def test_version_is_the_packages_own(capsys):
-    assert cli.main(["--version"]) == cli.DONE
-    assert capsys.readouterr().out.startswith("lossbench 0.")
 
 
 def test_cfg_prints_the_configuration_and_trains_nothing(place, capsys):
@@ -169,13 +162,6 @@ def test_in_a_process_of_its_own_a_mistake_is_one_line_too(place):
     assert list(place.iterdir()) == []
 
 
-def test_a_mistake_in_an_existing_sweep_leaves_its_files_alone(place):
-    assert cli.main([*SMALL, "loss=mse"]) == cli.DONE
-    before = {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
-    assert cli.main([*SMALL, "loss=mse", "optimizer.lr=-1"]) == cli.MISTAKE
-    assert {p: p.read_bytes() for p in place.rglob("*") if p.is_file()} == before
-
-
 def test_a_yaml_that_cannot_be_read_is_one_line(place, capsys):
     (place / "conf" / "loss").mkdir(parents=True)
     (place / "conf" / "loss" / "torn.yaml").write_text("fn: [mse")
@@ -186,52 +172,55 @@ def test_a_yaml_that_cannot_be_read_is_one_line(place, capsys):
     assert not (place / "runs").exists()
 
 
-def test_a_report_of_a_foreign_file_is_refused(place, capsys):
-    assert cli.main([*SMALL, "loss=mse"]) == cli.DONE
-    (pack,) = (place / "runs" / "default" / "packs").iterdir()
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a sweep of three runs."""
+    folder = tmp_path_factory.mktemp("trained")
+    with contextlib.chdir(folder):
+        assert cli.main(["-m", *SMALL, "loss=mse,huber,mae", "name=mine"]) == cli.DONE
+    return folder
+
+
+def with_foreign_tables(pack):
+    """Tables of another program, committed as whole."""
     buffer = io.BytesIO()
     pq.write_table(pa.table({"x": [1]}), buffer)
-    files = {f"{table}.parquet": buffer.getvalue() for table in records.TABLES}
     state = store.committed(pack)
     store.dissolve(pack)
+    files = {f"{table}.parquet": buffer.getvalue() for table in records.TABLES}
     store.commit(pack, files, {name: value for name, value in state.items() if name != "files"})
-    capsys.readouterr()
-    assert cli.main(["report", "runs/default"]) == cli.MISTAKE
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert "schema none" in err
 
 
-def test_a_report_of_an_altered_file_is_refused(place, capsys):
-    assert cli.main([*SMALL, "loss=mse"]) == cli.DONE
-    (path,) = (place / "runs" / "default" / "packs").glob("*/runs.parquet")
+def with_a_cut_table(pack):
+    path = pack / "runs.parquet"
     path.write_bytes(path.read_bytes()[:-1])
-    capsys.readouterr()
-    assert cli.main(["report", "runs/default"]) == cli.MISTAKE
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert "sha256" in err
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"), [(with_foreign_tables, "schema none"), (with_a_cut_table, "sha256")]
+)
+def test_a_report_of_tables_that_are_not_ours_is_refused(damage, message, trained, place, capsys):
+    (pack,) = (shutil.copytree(trained / "runs", place / "runs") / "mine" / "packs").iterdir()
+    damage(pack)
+    assert cli.main(["report", "runs/mine"]) == cli.MISTAKE
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
 
 
 # ---- the catalog ---------------------------------------------------------------------------------
 
 
-def test_the_catalog_has_a_line_for_every_loss(capsys):
+def test_the_catalog_has_a_line_for_every_loss_and_fits_the_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "90")
     assert cli.main(["losses"]) == cli.DONE
     out = capsys.readouterr().out
+    assert 80 < max(map(len, out.splitlines())) <= 90
     for name in LOSSES:
         assert re.search(rf"^  {name} ", out, re.MULTILINE)
     assert re.search(r"^  huber_tight +huber\(delta=0.1\)$", out, re.MULTILINE)
-
-
-@pytest.mark.parametrize("columns", [80, 100])
-def test_the_catalog_fits_the_terminal_unless_it_is_to_be_wide(columns, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", str(columns))
-    assert cli.main(["losses"]) == cli.DONE
-    out = capsys.readouterr().out
-    assert max(map(len, out.splitlines())) <= columns
     assert cli.main(["losses", "--wide"]) == cli.DONE
-    assert all(row.formula in capsys.readouterr().out for row in [LOSSES["asl"]])
+    assert LOSSES["asl"].formula in capsys.readouterr().out
 
 
 def test_named_losses_are_told_in_full_and_no_others(capsys):
@@ -328,104 +317,74 @@ def test_an_own_loss_stands_in_the_catalog_and_a_broken_one_is_one_line(place, c
 # ---- sweeps --------------------------------------------------------------------------------------
 
 
-def test_one_run_works(capsys):
-    assert cli.main(["loss=huber", "data=diabetes", "steps=4"]) == cli.DONE
-    assert sweep_statuses() == {"done": 1}
-    run = records.load("runs/default").runs.iloc[0]
-    assert (run.loss, run.data, run.stop_step, run.stage) == ("huber", "diabetes", 4, "exploratory")
-    assert "lossbench report runs/default" in capsys.readouterr().out
-
-
-def test_a_sweep_with_a_range_of_seeds_works_and_is_not_trained_twice(place):
+def test_a_sweep_with_a_range_of_seeds_works_and_is_not_trained_twice(place, capsys):
     line = ["-m", *SMALL, "loss=mse,huber", "seed=range(3)", "optimizer.lr=0.01,0.1", "name=mine"]
     assert cli.main(line) == cli.DONE
-    assert sweep_statuses("mine") == {"done": 12}
+    assert "lossbench report runs/mine" in capsys.readouterr().out
+    runs = records.load("runs/mine").runs
+    assert len(runs) == 12
+    assert {*runs.loss} == {"mse", "huber"}
+    assert {*zip(runs.stage, runs.status, runs.stop_step, strict=True)} == {
+        ("exploratory", "done", 4)
+    }
     packs = place / "runs" / "mine" / "packs"
-    before = {p: p.stat().st_mtime_ns for p in packs.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in packs.rglob("*")}
     assert cli.main(line) == cli.DONE
-    assert {p: p.stat().st_mtime_ns for p in packs.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in packs.rglob("*")} == before
 
 
 # ---- the report ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def reported(tmp_path_factory):
-    """A folder with a sweep of three runs."""
-    folder = tmp_path_factory.mktemp("reported")
-    with contextlib.chdir(folder):
-        assert cli.main(["-m", *SMALL, "loss=mse,huber,mae", "name=mine"]) == cli.DONE
-    return folder
-
-
-def test_a_report_says_where_everything_lies(reported, monkeypatch, capsys):
-    monkeypatch.chdir(reported)
+def test_a_report_says_where_everything_lies(place, capsys):
+    assert cli.main([*SMALL, "loss=mse", "name=mine"]) == cli.DONE
+    capsys.readouterr()
     assert cli.main(["report", "runs/mine"]) == cli.DONE
     out = capsys.readouterr().out
     places = dict(re.findall(r"^(Report|Figures|Tables|Records): +(\S+)  ", out, re.MULTILINE))
     assert places["Report"] == "runs/mine/report/index.html"
-    assert all((reported / place).exists() for place in places.values())
-    drawn, told = re.search(r"\((\d+) as PNG", out), re.search(r"\((\d+) as CSV", out)
-    assert int(drawn[1]) == len([*(reported / places["Figures"]).iterdir()]) / 6 > 0
-    assert int(told[1]) == len([*(reported / places["Tables"]).iterdir()]) / 3 > 0
+    assert all((place / path).exists() for path in places.values())
+    figures, tables = re.search(r"\((\d+) as PNG", out), re.search(r"\((\d+) as CSV", out)
+    assert int(figures[1]) == len([*(place / places["Figures"]).iterdir()]) / 6 > 0
+    assert int(tables[1]) == len([*(place / places["Tables"]).iterdir()]) / 3 > 0
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_a_kernel_that_is_asked_for_on_the_cpu_is_said_to_be_of_other_devices(
-    tmp_path, monkeypatch, caplog
-):
-    monkeypatch.chdir(tmp_path)
+def test_a_kernel_that_is_asked_for_on_the_cpu_is_said_to_be_of_other_devices(place, caplog):
     words = [*SMALL, "loss=mse", "engine=auto", "engine.strategies=[kernel]", "name=asked"]
     assert cli.main(words) == cli.DONE
     assert "names kernel, which is for cuda: on cpu packs train without it" in caplog.text
-    told = records.load(tmp_path / "runs" / "asked").runs.environment[0]
-    assert json.loads(told)["strategy"] == "stack"
+    environment = records.load(place / "runs" / "asked").runs.environment[0]
+    assert json.loads(environment)["strategy"] == "stack"
 
 
-UNDRAWN = """
-import sys
-
-sys.path.insert(0, sys.argv[1])
-from undrawn import undrawn
-from lossbench import cli
-
-with undrawn():
-    sys.exit(cli.main(["report", "runs/mine"]))
-"""
-
-
-def shown_on(reported, *, terminal, **environment):
-    """What `lossbench report` writes, to a terminal or to a pipe."""
+def shown_on(trained, *, terminal, **environment):
+    """What a sweep that is already there writes of its results, to a terminal or to a pipe."""
     ours, theirs = pty.openpty() if terminal else os.pipe()
-    line = [sys.executable, "-c", UNDRAWN, str(Path(__file__).parent)]
     clean = {name: text for name, text in os.environ.items() if name not in ("NO_COLOR", "TERM")}
-    with subprocess.Popen(
-        line, stdout=theirs, stderr=subprocess.DEVNULL, cwd=reported, env={**clean, **environment}
-    ):
+    line = ["-m", *SMALL, "loss=mse,huber,mae", "name=mine", "report=none"]
+    command = [sys.executable, "-m", "lossbench.cli", *line]
+    streams = {"stdout": theirs, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=trained, env={**clean, **environment}, **streams):
         os.close(theirs)
         parts = []
         with contextlib.suppress(OSError):  # how a terminal says that the other end is gone
             while part := os.read(ours, 4096):
                 parts.append(part)
     os.close(ours)
-    return b"".join(parts).decode().replace("\r\n", "\n")
+    return re.sub(r"\d+(\.\d+)? s\b", "", b"".join(parts).decode().replace("\r\n", "\n"))
 
 
 @pytest.mark.exhaustive
-def test_verdicts_are_coloured_on_a_terminal_only_and_never_against_no_color(reported):
-    plain = shown_on(reported, terminal=False)
-    told = r"mse .*reference\n"
-    assert re.search(told, plain)
+def test_verdicts_are_coloured_on_a_terminal_only_and_never_against_no_color(trained):
+    plain = shown_on(trained, terminal=False)
+    assert re.search(r"mse .*reference\n", plain)
     assert "\033" not in plain
-    on_terminal = shown_on(reported, terminal=True, TERM="xterm")
+    on_terminal = shown_on(trained, terminal=True, TERM="xterm")
     assert re.search(r"mse .*\033\[1mreference\033\[0m\n", on_terminal)
+    assert re.sub(r"\033\[[\d;]*m", "", on_terminal) == plain
     for refused in ({"NO_COLOR": "1", "TERM": "xterm"}, {"TERM": "dumb"}):
-        assert "\033" not in shown_on(reported, terminal=True, **refused)
-
-    def untimed(text):
-        return re.sub(r"\d+ s\)", "", text)
-
-    assert untimed(re.sub(r"\033\[[\d;]*m", "", on_terminal)) == untimed(plain)
+        assert "\033" not in shown_on(trained, terminal=True, **refused)
 
 
 BROKEN = """
@@ -455,41 +414,39 @@ def test_a_loss_that_raises_fails_alone_and_by_name(place, capsys):
     assert "broken on purpose" in line
 
 
-def finished_packs(folder):
-    found = folder.glob("packs/*/commit.json")
-    return sorted(path for path in found if store.committed(path.parent)["is_finished"])
-
-
 @pytest.mark.exhaustive
 def test_after_ctrl_c_finished_packs_are_kept_and_the_same_command_does_the_rest(place):
     line = [
         *("-m", "data=diabetes", "loss=mse", "model=linear", "batch_size=16", "steps=2000"),
         *("seed=range(8)", "engine.pack_size=1", "log_every=500", "eval_every=500"),
     ]
-    folder = place / "runs" / "default"
     process = lossbench(*line, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    while len(finished_packs(folder)) < 2:
+    packs = place / "runs" / "default" / "packs"
+
+    def finished():
+        states = ((path, store.committed(path.parent)) for path in packs.glob("*/commit.json"))
+        return {path: path.stat().st_mtime_ns for path, state in states if state["is_finished"]}
+
+    while len(finished()) < 2:
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
     assert process.returncode == cli.INTERRUPTED, err
     assert "Traceback" not in err
-    kept = {path: path.stat().st_mtime_ns for path in finished_packs(folder)}
-    assert 2 <= len(kept) < 8
-    statuses = sweep_statuses()
-    assert statuses == {"done": len(kept), "missing": 8 - len(kept)}
+    before = finished()
+    statuses = records.load("runs/default").runs.status.value_counts().to_dict()
+    assert statuses == {"done": len(before), "missing": 8 - len(before)}
     assert cli.main(line) == cli.DONE
-    assert sweep_statuses() == {"done": 8}
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert len(finished_packs(folder)) == 8
+    assert {*records.load("runs/default").runs.status} == {"done"}
+    assert before.items() <= finished().items()
 
 
-def test_a_table_of_results_imports_nothing_that_draws(place):
-    assert cli.main([*SMALL, "loss=mse"]) == cli.DONE
+def test_a_table_of_results_imports_nothing_that_draws(trained, monkeypatch):
+    monkeypatch.chdir(trained)
     code = (
         "import sys; from lossbench import cli;"
-        "cli._finish(cli.Path('runs/default'), extent='none')"
+        "cli._finish(cli.Path('runs/mine'), extent='none')"
         "; sys.exit(any(name in sys.modules for name in ('matplotlib', 'seaborn', 'torch')))"
     )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0

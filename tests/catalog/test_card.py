@@ -235,16 +235,6 @@ def test_an_end_that_shoots_off_is_cut_and_the_rest_is_seen():
     assert high > 1  # where the error itself is fed back
 
 
-def test_a_gradient_of_nothing_is_not_drawn_on_a_logarithmic_scale():
-    lines = [drawings.Line("a", "red", np.array([0.1, 1, 10]), np.array([1.0, 1e-3, 0.0]))]
-    ax = drawn(drawings.confidently_wrong, lines)
-    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
-    assert ax.get_xlim() == (0.1, 10)
-    assert np.isnan(ax.lines[0].get_ydata()[-1])
-    low, high = ax.get_ylim()
-    assert low < 1e-3 < 1 < high
-
-
 def test_the_triangle_leads_from_frequencies_to_predictions():
     start, end = np.array([[0.2, 0.3, 0.5]]), np.array([[1.0, 0.0, 0.0]])
     ax = drawn(drawings.simplex, drawings.Lesson("red", start, end))
@@ -287,12 +277,6 @@ def test_a_spike_of_the_second_derivative_is_where_the_first_one_jumps(name, whe
     assert bool(where) == bool(words)
 
 
-def test_a_curve_in_words_has_its_ends_and_extremes():
-    said = card._in_words(a_line([3, -1, 2]))
-    assert said == "3 at 0, 2 at 1, least -1 at 0.5, most 3 at 0"
-    assert card._in_words(a_line([math.nan, math.nan])) == "not defined"
-
-
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -318,8 +302,3 @@ def test_a_prediction_of_few_values_is_drawn_as_dots_and_not_as_a_line():
     assert back.get_linestyle() != "None"
     assert "dots" in card._setting(LOSSES["logit_norm"], is_curve=False)
     assert card._kinks(card.shapes(KNOWN["logit_norm"])["first"][0]) == ""
-
-
-def test_a_family_that_is_new_is_drawn_in_a_neutral_colour():
-    entry = replace(KNOWN["mse"], loss=replace(LOSSES["mse"], family="never_seen"))
-    assert card.act(entry).color == figures.OTHER

@@ -471,40 +471,9 @@ def test_a_verdict_has_its_colour_its_sign_and_its_place():
     assert cells[names.index("better")].get_facecolor()[:3] == pytest.approx(blue)
 
 
-def test_settings_side_by_side_show_each_interval_and_count_what_diverged():
-    rows = several(differences({"mae": "power"}), "setting", ["one", "two"])
-    rows.loc[1, ["difference", "low", "high", "diverged"]] = [0.015, 0.01, 0.02, 3]
-    (ax,) = axes_of("side_by_side", rows, question="?", note="")
-    ends = {tuple(np.round(line[:, 0], 6)) for line in lines(ax)}
-    assert {(round(r.low, 6), round(r.high, 6)) for r in rows.itertuples()} <= ends
-    assert "3 diverged" in texts(ax.figure)
-
-
 def test_the_share_at_target_rises_from_nought_as_runs_reach_it():
     axes = axes_of("time_to_target", targets({"mse": "power"}), 2, shared="y")
     assert lines(axes[0])[0].tolist() == [[0, 0], [10, 0.5], [40, 0.9], [500, 0.9]]
-
-
-def test_what_is_recalibrated_is_full_and_what_comes_raw_is_hollow():
-    frame = means({"mse": "power"})
-    frame.loc[frame.metric == "nll_raw", "value"] = 2.0
-    axes = axes_of("calibration", frame, 2, shared="none")
-    dots = {line.get_xdata()[0]: line for line in axes[0].lines if line.get_marker() == "o"}
-    assert mpl.colors.to_hex(dots[2.0].get_markerfacecolor()) == "#ffffff"
-    full = mpl.colors.to_hex(dots[1.0].get_markerfacecolor())
-    assert full == figures.COLORS["power"].lower()
-
-
-def test_only_the_chosen_rate_is_ringed_and_a_loss_without_one_has_none():
-    frame = rates({"mse": "power", "mae": "power"})
-    frame.loc[frame.loss == "mae", "best"] = False
-    axes = axes_of("learning_rate_sensitivity", frame, 2, reference="mse")
-    rings = {
-        ax.get_label(): [line.get_xdata()[0] for line in ax.lines if line.get_markersize() == 8]
-        for ax in axes
-    }
-    assert rings == {"mse": [0.1], "mae": []}
-    assert all(ax.get_position().width > 0.2 for ax in axes)
 
 
 def test_a_profile_is_the_share_at_each_score():
@@ -519,14 +488,6 @@ def test_a_matrix_says_the_value_where_it_was_trained_and_judged():
     (ax,) = axes_of("cross_loss", frame)
     values = {text.get_position(): float(text.get_text()) for text in ax.texts}
     assert values == {(0, 0): 1.0, (1, 0): 2.0, (0, 1): 3.0, (1, 1): 4.0}
-
-
-def test_shapes_are_drawn_below_their_own_names():
-    frame = shapes({"mse": "power"})
-    axes = axes_of("loss_shapes", frame, 3, shared="none")
-    for ax, column in zip(axes, ("value", "first", "second"), strict=True):
-        assert is_drawn(ax, frame.argument, frame[column])
-        assert ax.get_title("left") == {"value": "loss"}.get(column, f"{column} derivative")
 
 
 def test_a_loss_looks_alike_whatever_stands_beside_it():

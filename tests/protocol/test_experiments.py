@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import re
@@ -12,13 +11,13 @@ import pytest
 import torch
 import yaml
 from configs import TINY, write_experiment
+from planned import planned
 from selection import beyond
 
 import lossbench
-from lossbench import cli, launch, records, statistics
+from lossbench import cli, records, statistics
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
-from lossbench.protocol import Outline
 from lossbench.protocol.grid import spread
 from lossbench.protocol.size import sized_blocks, sized_stage
 from lossbench.runs import ConfigError
@@ -35,19 +34,6 @@ ONE_OF_EACH = [
     "hydra.sweeper.confirm.seeds=[0]",
 ]
 """Every cell once: what is typed goes before a size."""
-
-
-def planned(*line: str) -> Outline:
-    """What a command would run; a mistake is raised as it is."""
-    found: list[Outline] = []
-
-    def keep(hydra, args):
-        found.append(launch.outline(cli._composed(hydra, args), hydra.config_loader))
-        return cli.DONE
-
-    code = cli._with_hydra([*line], keep)
-    assert code == cli.DONE
-    return found[0]
 
 
 def header(name: str) -> str:
@@ -130,8 +116,8 @@ def test_a_published_claim_speaks_of_a_loss_and_a_reference_that_are_planned_sid
     )
     runs = statistics.placed(runs, tuned=[*sweeper_of(name)["tune"].get("others", ())])
     for claim in declared["published"]:
-        told = [speaks_of(claim, statistics.factors(config)) for config in runs.config]
-        mine = runs[told][runs.loss[told] == claim["loss"]]
+        is_of_claim = [speaks_of(claim, statistics.factors(config)) for config in runs.config]
+        mine = runs[is_of_claim & (runs.loss == claim["loss"])]
         assert len(mine), claim
         for row in mine.itertuples():
             declared_one = records.declared(declared["reference"], data=row.data, task=row.task)
@@ -178,26 +164,32 @@ LAPTOP = {"scale": {}, "most": {}, "replace": {}}
 TOP = {"steps": 500, "eval_every": 100}
 
 
-def test_a_scale_reaches_numbers_in_blocks_and_at_the_top():
-    size = {**LAPTOP, "scale": {"steps": 0.1, "data.params.examples": 0.5}}
-    blocks = [{"loss": ["mse"]}, {"steps": [200, 800], "data.params.examples": [9]}]
-    found = sized_blocks(blocks, size, top=TOP, typed=())
-    assert found == [
-        {"loss": ["mse"], "steps": 50},
-        {"steps": [20, 80], "data.params.examples": [4]},
-    ]
-
-
-def test_what_is_typed_goes_before_a_size():
-    size = {"scale": {"steps": 0.1}, "most": {}, "replace": {"eval_every": 5}}
-    blocks = [{"steps": [200], "eval_every": [20]}]
-    assert sized_blocks(blocks, size, top=TOP, typed=("steps", "eval_every")) == blocks
-
-
-def test_most_keeps_the_first_values_that_a_block_lists():
-    size = {**LAPTOP, "most": {"loss": 2}}
-    found = sized_blocks([{"loss": ["mse", "mae", "huber"]}], size, top=TOP, typed=())
-    assert found == [{"loss": ["mse", "mae"]}]
+@pytest.mark.parametrize(
+    ("size", "blocks", "typed", "expected"),
+    [
+        (
+            {"scale": {"steps": 0.1, "data.params.examples": 0.5}},
+            [{"loss": ["mse"]}, {"steps": [200, 800], "data.params.examples": [9]}],
+            (),
+            [{"loss": ["mse"], "steps": 50}, {"steps": [20, 80], "data.params.examples": [4]}],
+        ),
+        (
+            {"scale": {"steps": 0.1}, "replace": {"eval_every": 5}},
+            [{"steps": [200], "eval_every": [20]}],
+            ("steps", "eval_every"),
+            [{"steps": [200], "eval_every": [20]}],
+        ),
+        (
+            {"most": {"loss": 2}},
+            [{"loss": ["mse", "mae", "huber"]}],
+            (),
+            [{"loss": ["mse", "mae"]}],
+        ),
+    ],
+    ids=["numbers in blocks and at the top", "what is typed goes before", "the first values"],
+)
+def test_a_size_changes(size, blocks, typed, expected):
+    assert sized_blocks(blocks, {**LAPTOP, **size}, top=TOP, typed=typed) == expected
 
 
 def test_a_scale_of_what_is_no_whole_number_is_refused():
@@ -213,16 +205,18 @@ def test_a_sweep_that_tunes_nothing_tunes_nothing_at_any_size():
 def test_full_is_nowhere_coarser_than_what_was_declared():
     full = yaml.safe_load((lossbench.CONF / "size" / "full.yaml").read_text())["size"]
     assert "eval_every" not in full["scale"]
+    finer = {"finer": full["tune"]["finer"]}
     for name in EXPERIMENTS:
-        stage = {"lr": sweeper_of(name)["tune"]["lr"]}
-        sized = sized_stage("tune", stage, {"finer": full["tune"]["finer"]}, typed=(), composer=One)
-        declared = [float(rate) for rate in stage["lr"]]
-        assert len(sized["lr"]) == 2 * len(declared) - 1
-        assert sized["lr"][0] == declared[0]
-        assert sized["lr"][-1] == declared[-1]
-        steps = [after / rate for rate, after in itertools.pairwise(declared)]
-        finer = [after / rate for rate, after in itertools.pairwise(sized["lr"])]
-        assert not steps or max(finer) < 0.75 * max(steps)  # one rate has no steps
+        declared = [float(rate) for rate in sweeper_of(name)["tune"]["lr"]]
+        rates = sized_stage("tune", {"lr": declared}, finer, typed=(), composer=One)["lr"]
+        assert len(rates) == 2 * len(declared) - 1
+        assert (rates[0], rates[-1]) == (declared[0], declared[-1])
+        coarse, fine = (max_ratio(values) for values in (declared, rates))
+        assert fine < 0.75 * coarse or len(declared) == 1
+
+
+def max_ratio(rates):
+    return max((after / rate for rate, after in itertools.pairwise(rates)), default=1.0)
 
 
 class One:
@@ -238,28 +232,22 @@ def test_rates_span_what_was_declared_in_equal_ratios():
 
 
 MISTAKES = {
-    "size=smok": "did you mean 'smoke'",
-    "size=smoke,full": "one size a command",
-    "~size": "size=NAME",
-    "siz=smoke": "did you mean 'size'",
-    "report=some": "did you mean 'none'",
+    "experiment=tiny size=smok": "did you mean 'smoke'",
+    "-m experiment=tiny size=smoke,full": "one size a command",
+    "experiment=tiny ~size": "size=NAME",
+    "experiment=tiny siz=smoke": "did you mean 'size'",
+    "experiment=tiny report=some": "did you mean 'none'",
+    "loss=mse data=diabetes size=smoke": "add experiment=NAME",
 }
 
 
-@pytest.mark.parametrize("typed", MISTAKES)
-def test_a_mistake_about_sizes_is_told_with_its_cure(typed, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_about_sizes_is_told_with_its_cure(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    line = ["-m"] if "," in typed else []
-    assert cli.main([*line, "experiment=essay", typed]) == cli.MISTAKE
-    assert MISTAKES[typed] in capsys.readouterr().err
-    assert not [*tmp_path.iterdir()]
-
-
-def test_a_size_without_an_experiment_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["loss=mse", "data=diabetes", "size=smoke"]) == cli.MISTAKE
-    assert "add experiment=NAME" in capsys.readouterr().err
-    assert not [*tmp_path.iterdir()]
+    write_experiment(tmp_path, "tiny", TINY)
+    assert cli.main(["--config-dir", "conf", *line.split()]) == cli.MISTAKE
+    assert MISTAKES[line] in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 BAD = {
@@ -282,36 +270,25 @@ def test_a_size_of_ones_own_that_cannot_be_is_refused(name, tmp_path, monkeypatc
     (tmp_path / "conf" / "size" / "own.yaml").write_text(f"# @package _global_\nsize: {text}\n")
     line = ["plan", "--config-dir", "conf", "experiment=tiny", "size=own"]
     assert cli.main(line) == cli.MISTAKE
-    told = capsys.readouterr().err
-    assert value in told
-    assert cure in told
+    error = capsys.readouterr().err
+    assert value in error
+    assert cure in error
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """The tiny experiment at size smoke, and once more under a name of its own without report."""
-    place = tmp_path_factory.mktemp("smoke")
-    write_experiment(place, "tiny", TINY)
-    with contextlib.chdir(place):
-        line = ["--config-dir", "conf", "experiment=tiny", "size=smoke"]
-        assert cli.main(line) == cli.DONE
-        assert cli.main([*line, "name=mine", "report=none", "seed=7"]) == cli.DONE
-    return place / "runs"
-
-
-def test_a_size_has_a_folder_of_its_own_unless_a_name_is_typed(smoke):
-    assert {path.name for path in smoke.iterdir()} == {"tiny-smoke", "mine"}
-    assert records.load(smoke / "tiny-smoke").plan["name"] == "tiny-smoke"
-
-
-def test_smoke_confirms_with_enough_pairs_for_a_verdict(smoke):
-    runs = records.load(smoke / "tiny-smoke").runs
-    assert runs.seed[runs.stage == "confirm"].nunique() == 6
-    assert runs.lr[runs.stage == "tune"].nunique() == 3
-
-
-def test_a_quick_report_has_its_page_and_only_the_verdicts_drawn(smoke):
-    report = smoke / "tiny-smoke" / "report"
+def test_an_experiment_at_size_smoke_has_a_folder_of_its_own_and_a_quick_report(
+    tmp_path, monkeypatch
+):
+    write_experiment(tmp_path, "tiny", TINY)
+    monkeypatch.chdir(tmp_path)
+    line = ["--config-dir", "conf", "experiment=tiny", "size=smoke"]
+    assert planned(*line, "name=mine").sweep.folder.name == "mine"
+    assert cli.main(line) == cli.DONE
+    folder = tmp_path / "runs" / "tiny-smoke"
+    loaded = records.load(folder)
+    assert loaded.plan["name"] == "tiny-smoke"
+    assert loaded.runs.seed[loaded.runs.stage == "confirm"].nunique() == 6  # a verdict needs them
+    assert loaded.runs.lr[loaded.runs.stage == "tune"].nunique() == 3
+    report = folder / "report"
     assert (report / "index.html").exists()
     assert (report / "tables" / "verdicts.csv").exists()
     assert {path.stem for path in (report / "figures").glob("*.png")} == {
@@ -320,17 +297,12 @@ def test_a_quick_report_has_its_page_and_only_the_verdicts_drawn(smoke):
     }
 
 
-def test_an_experiment_without_a_report_writes_none_and_keeps_typed_seeds(smoke):
-    assert not (smoke / "mine" / "report").exists()
-    runs = records.load(smoke / "mine").runs
-    assert {*runs.seed[runs.stage == "confirm"]} == {7}
-
-
 def test_a_loss_that_diverges_at_every_rate_is_confirmed_as_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = TINY.replace("steps: 4", "steps: 40").replace("[mse, mae]", "[mse, quartic]")
     write_experiment(tmp_path, "tiny", text.replace("[0.01, 0.1, 1.0]", "[1.0e+8, 1.0e+9]"))
     assert cli.main(["--config-dir", "conf", "experiment=tiny", "report=none"]) == cli.DONE
+    assert not (tmp_path / "runs" / "tiny" / "report").exists()
     runs = records.load("runs/tiny").runs
     assert {*runs.status[runs.stage == "confirm"]} == {"diverged"}
     assert {*runs.loss[runs.stage == "confirm"]} == {"mse", "quartic"}

@@ -7,11 +7,12 @@ import dataclasses
 import json
 import shutil
 
-import numpy as np
 import pandas as pd
 import pytest
-from configs import TINY
+from configs import IN_THIS_PROCESS, TINY
+from planned import planned
 from selection import one_in
+from sweep_on_disk import build, plan_runs
 
 from lossbench import cli, records, statistics
 from lossbench.engine.losses import TrainingLosses
@@ -19,7 +20,6 @@ from lossbench.losses import LOSSES
 from lossbench.protocol import Candidate, Grid, candidates
 from lossbench.protocol.cells import block_overrides
 from lossbench.protocol.stages import Chosen, Protocol, why_too_short
-from lossbench.statistics import best_learning_rate
 
 TUNE, CONFIRM = 2 * 3 * 2, 2 * 3
 SHAS = ("source_sha", "shared_sha")
@@ -68,7 +68,7 @@ def sweep(conf, place):
 
 
 def ask(conf, *overrides):
-    return cli.main(["--config-dir", str(conf), "report=none", *overrides])
+    return cli.main(["--config-dir", str(conf), "report=none", IN_THIS_PROCESS, *overrides])
 
 
 def snapshot(folder):
@@ -76,43 +76,8 @@ def snapshot(folder):
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-def cells(runs):
-    return set(zip(runs.data, runs.loss, strict=True))
-
-
-# ---- choosing ------------------------------------------------------------------------------------
-
-
-def scores(metric="rmse", **by_rate):
-    rows = [
-        {"lr": float(rate.removeprefix("r").replace("_", ".")), metric: value}
-        for rate, values in by_rate.items()
-        for value in values
-    ]
-    return pd.DataFrame(rows)
-
-
-@pytest.mark.parametrize(("metric", "best"), [("rmse", 0.2), ("accuracy", 0.3)])
-def test_the_best_rate_has_the_best_mean_in_the_metrics_own_direction(metric, best):
-    frame = scores(metric, r0_1=[3.0, 5.0], r0_2=[1.0, 2.0], r0_3=[2.0, 9.0])
-    assert best_learning_rate(frame, metric=metric) == best
-
-
-@pytest.mark.parametrize(("metric", "best"), [("rmse", 0.1), ("accuracy", 0.3)])
-def test_a_rate_with_a_diverged_run_ranks_behind_every_rate_without(metric, best):
-    frame = scores(metric, r0_1=[9.0, 9.0], r0_2=[0.1, np.nan], r0_3=[9.5, 9.5])
-    assert best_learning_rate(frame, metric=metric) == best
-
-
-def test_when_every_rate_diverges_somewhere_fewer_divergences_win():
-    frame = scores(r0_1=[np.nan, np.nan, 0.0], r0_2=[np.nan, 9.0, 9.0])
-    assert best_learning_rate(frame, metric="rmse") == 0.2
-
-
-@pytest.mark.parametrize("metric", ["rmse", "accuracy"])
-def test_the_smaller_rate_wins_a_tie(metric):
-    frame = scores(metric, r0_3=[1.0], r0_1=[1.0], r0_2=[1.0])
-    assert best_learning_rate(frame, metric=metric) == 0.1
+def plan(conf, *overrides):
+    return planned("--config-dir", str(conf), *overrides)
 
 
 # ---- the grid ------------------------------------------------------------------------------------
@@ -139,51 +104,19 @@ OTHERS = {"optimizer.weight_decay": [0.0, 0.1], "loss.params.delta": [0.5, 1.0, 
 
 @pytest.mark.parametrize("applicable", [[*OTHERS], ["optimizer.weight_decay"], []])
 def test_every_loss_tries_the_same_number_of_candidates(applicable):
-    found = candidates(Grid((0.01, 0.1)), OTHERS, applicable)
-    assert len({*found}) == len(found) == 2 * 2 * 3
-    assert {0.01, 0.1} <= {candidate.lr for candidate in found}
-    assert all(len(candidate.others) == len(applicable) for candidate in found)
+    tried = candidates(Grid((0.01, 0.1)), OTHERS, applicable)
+    assert len({*tried}) == len(tried) == 2 * 2 * 3
+    assert {0.01, 0.1} <= {candidate.lr for candidate in tried}
+    assert all(len(candidate.others) == len(applicable) for candidate in tried)
 
 
-def test_a_loss_with_nothing_else_to_tune_gets_finer_rates():
-    found = candidates(Grid((0.01, 0.1)), {"loss.params.delta": [1.0, 2.0]}, [])
-    assert [candidate.lr for candidate in found] == [0.01, 0.0316228, 0.1, 0.316228]
-
-
-def test_a_candidate_sets_what_it_says():
+def test_a_candidate_sets_what_it_says_and_a_loss_with_nothing_else_to_tune_gets_finer_rates():
     assert Candidate(0.1, (("a.b", 2),)).settings == {"optimizer.lr": 0.1, "a.b": 2}
+    finer = candidates(Grid((0.01, 0.1)), {"loss.params.delta": [1.0, 2.0]}, [])
+    assert [candidate.lr for candidate in finer] == [0.01, 0.0316228, 0.1, 0.316228]
 
 
 # ---- end to end ----------------------------------------------------------------------------------
-
-
-def test_every_loss_is_tuned_on_the_same_grid_and_confirmed_on_fresh_seeds(sweep):
-    runs = records.load(sweep).runs
-    assert (runs.status == "done").all()
-    tune, confirm = (runs[runs.stage == stage] for stage in ("tune", "confirm"))
-    assert (len(tune), len(confirm)) == (TUNE, CONFIRM)
-    grids = {loss: set(zip(part.lr, part.seed, strict=True)) for loss, part in tune.groupby("loss")}
-    assert grids["mse"] == grids["mae"]
-    assert set(confirm.seed) == {0, 1, 2}
-    assert not set(tune.seed) & set(confirm.seed)
-
-
-def test_tuning_never_sees_the_test_split_and_confirming_does(sweep):
-    evals = records.load(sweep).evals
-    splits = evals.groupby("stage").split.unique().map(set).to_dict()
-    assert splits == {
-        "tune": {"train", "validation"},
-        "confirm": {"train", "validation", "test"},
-    }
-
-
-def test_a_loss_is_confirmed_at_the_rate_that_is_best_on_validation(sweep):
-    loaded = records.load(sweep)
-    evals = loaded.evals
-    tune = evals[(evals.stage == "tune") & (evals.metric == "rmse") & (evals.step == 4)]
-    means = tune[tune.split == "validation"].groupby(["loss", "lr"]).value.mean()
-    for loss, confirm in loaded.runs[loaded.runs.stage == "confirm"].groupby("loss"):
-        assert set(confirm.lr) == {means[loss].idxmin()}
 
 
 def test_what_is_asked_is_written_down(sweep):
@@ -193,13 +126,6 @@ def test_what_is_asked_is_written_down(sweep):
     assert (declared["tune_seeds"], declared["confirm_seeds"]) == ([100, 101], [0, 1, 2])
     assert declared["reference"]["regression"] == "mse"
     assert len(declared["learning_rates"]) == 3
-
-
-def test_runs_of_one_seed_had_the_same_start_batches_and_data(sweep):
-    runs = records.load(sweep).runs
-    for name in ("init_sha", "batch_sha", "data_sha"):
-        assert runs.groupby("seed")[name].agg(set).map(len).eq(1).all()
-        assert len(set(runs[name])) == 5
 
 
 def test_the_same_command_twice_trains_nothing_and_leaves_every_file_alone(sweep, conf, caplog):
@@ -231,56 +157,27 @@ def own(runs, loss, condition):
     return runs[(runs.loss == loss) & (runs.condition == condition)]
 
 
-@pytest.fixture(scope="module")
-def three(conf, place):
-    assert ask(conf, "experiment=three") == cli.DONE
-    return records.load(place / "runs" / "three")
+ALL_CONDITIONS = {"own_lr", "reference_lr", "scale_matched"}
 
 
-def test_a_challenger_is_confirmed_at_three_learning_rates_and_the_reference_at_its_own(three):
-    confirm = three.runs[three.runs.stage == "confirm"]
-    counts = confirm.groupby(["loss", "condition"]).seed.agg(["size", "nunique"])
-    assert counts.loc["mse"].index.tolist() == ["own_lr"]
-    assert {*counts.loc["mae"].index} == {"own_lr", "reference_lr", "scale_matched"}
-    assert (counts == 3).all(axis=None)
-
-
-def test_the_reference_rate_is_the_references_and_the_matched_one_equalises_the_gradients(three):
-    runs, steps = three.runs, three.steps
-    rate = own(runs, "mse", "own_lr").lr.iloc[0]
-    assert {*own(runs, "mae", "reference_lr").lr} == {rate}
-    start = steps[(steps.step == 0) & (steps.stage == "tune")]
-    rms = np.log(start.output_gradient_norm.astype(float)).groupby(start.loss).mean()
-    ratio = np.exp(rms.mse - rms.mae)
-    matched = own(runs, "mae", "scale_matched").lr.unique()
-    assert matched == pytest.approx([rate * ratio], rel=1e-5)
-    assert matched[0] != rate
-
-
-def test_the_report_pairs_every_condition_with_the_reference_at_its_own_rate(three):
-    tasks = {task.condition: task for task in statistics.all_comparisons(three)}
-    assert [*tasks] == ["own_lr", "reference_lr", "scale_matched"]
-    values = three.evals[(three.evals.split == "test") & (three.evals.metric == "rmse")]
-    values = values[values.step == 4].set_index("run_id").value.astype(float)
-    base = own(three.runs, "mse", "own_lr").set_index("seed").run_id.map(values)
-    for condition, task in tasks.items():
-        mine = own(three.runs, "mae", condition).set_index("seed").run_id.map(values)
-        (row,) = task.paired.itertuples()
-        assert row.difference == pytest.approx((mine - base).mean(), rel=1e-9)
-
-
-def test_adam_takes_the_same_step_for_a_multiple_of_a_loss_so_no_scale_is_matched(conf, place):
-    assert ask(conf, "experiment=three", "name=adam", "optimizer=adam") == cli.DONE
-    runs = records.load(place / "runs" / "adam").runs
-    assert {*runs[runs.loss == "mae"].condition} == {"grid", "own_lr", "reference_lr"}
-
-
-@pytest.mark.parametrize("signal", ["norm_matched", "reweighted"])
-def test_another_signal_has_no_scale_of_the_loss_to_match(signal, conf, place):
-    typed = f"name={signal}", f"signal={signal}"
-    assert ask(conf, "experiment=three", *typed) == cli.DONE
-    runs = records.load(place / "runs" / signal).runs
-    assert {*runs[runs.loss == "mae"].condition} == {"grid", "own_lr", "reference_lr"}
+@pytest.mark.parametrize(
+    ("typed", "conditions"),
+    [
+        ("optimizer=sgd", ALL_CONDITIONS),
+        # It takes the same step for a multiple of a loss.
+        ("optimizer=adam", {"own_lr", "reference_lr"}),
+        ("optimizer.weight_decay=0.01", {"own_lr", "reference_lr"}),
+        # Another signal has no scale of the loss to match.
+        ("signal=norm_matched", {"own_lr", "reference_lr"}),
+        ("signal=reweighted", {"own_lr", "reference_lr"}),
+    ],
+)
+def test_a_challenger_is_confirmed_under_every_condition_that_changes_its_rate(
+    typed, conditions, conf
+):
+    confirm = plan(conf, "experiment=three", typed).runs["confirm"]
+    assert {run.condition for run in confirm if run.loss.name == "mse"} == {"own_lr"}
+    assert {run.condition for run in confirm if run.loss.name == "mae"} == conditions
 
 
 def test_the_reference_has_one_rate_under_all_signals(conf, place, monkeypatch):
@@ -291,6 +188,7 @@ def test_the_reference_has_one_rate_under_all_signals(conf, place, monkeypatch):
         other = self._candidates(task, cell.run_id)[0 if cell.signal == "reweighted" else 1]
         return dataclasses.replace(found, candidate=other)
 
+    # Rounding decides which of two equal rates is best: no sweep brings a tie about for sure.
     monkeypatch.setattr(Protocol, "_best", near_tie)
     typed = ["name=signals", "signal=own,reweighted"]
     assert ask(conf, "experiment=three", *typed) == cli.DONE
@@ -302,12 +200,14 @@ def test_the_reference_has_one_rate_under_all_signals(conf, place, monkeypatch):
     assert {*other.lr} == {0.01, 0.1}
 
 
-def test_a_loss_added_later_is_matched_to_the_reference_of_the_sweep(three, conf, place):
-    shutil.copytree(three.sweep_dir, place / "runs" / "later")
-    assert ask(conf, "experiment=three", "name=later", "loss=huber") == cli.DONE
-    runs = records.load(place / "runs" / "later").runs
-    assert {*own(runs, "huber", "reference_lr").lr} == {own(runs, "mse", "own_lr").lr.iloc[0]}
-    assert len(own(runs, "huber", "scale_matched")) == 3
+def test_a_loss_added_later_is_matched_to_the_reference_of_the_sweep(essay_sweep, place):
+    shutil.copytree(essay_sweep, place / "runs" / "later")
+    conf = essay_sweep.parents[1] / "conf"
+    typed = ["name=later", "data=diabetes", "loss=log_cosh"]
+    assert ask(conf, "experiment=essay", *typed) == cli.DONE
+    runs = records.load(place / "runs" / "later").runs.query("data == 'diabetes'")
+    assert {*own(runs, "log_cosh", "reference_lr").lr} == {*own(runs, "mse", "own_lr").lr}
+    assert len(own(runs, "log_cosh", "scale_matched")) == len(own(runs, "mse", "own_lr"))
 
 
 def test_a_grid_grows_for_all_losses_alike_until_its_bound(conf, place, caplog):
@@ -339,16 +239,16 @@ def test_a_grid_is_too_short_where_a_best_rate_is_its_end_or_its_lowest_one_dive
     assert why_too_short(found, dict.fromkeys(found, end), side) == told
 
 
-def test_rates_at_which_a_run_of_the_loss_diverged_are_found(conf, place):
+def test_rates_at_which_a_run_of_the_loss_diverged_are_known(conf, place, monkeypatch):
+    seen = []
+    # A best rate above one that diverged is what the grid is judged by, and no training's for sure.
+    monkeypatch.setattr(
+        "lossbench.protocol.stages.why_too_short",
+        lambda chosen, ends, side: seen.append(dict(chosen)) or "",
+    )
     typed = ["loss=mse,quartic", "steps=60", "hydra.sweeper.tune.extend=1"]
     rates = "hydra.sweeper.tune.lr=[0.05,0.5,5.0]"
-    with pytest.MonkeyPatch.context() as patch:
-        seen = []
-        patch.setattr(
-            "lossbench.protocol.stages.why_too_short",
-            lambda chosen, ends, side: seen.append(dict(chosen)) or "",
-        )
-        assert ask(conf, "experiment=growing", "name=gone", *typed, rates) == cli.DONE
+    assert ask(conf, "experiment=growing", "name=gone", *typed, rates) == cli.DONE
     assert seen[0]["mse"].diverged == {5.0}
     assert seen[0]["quartic"].diverged == {0.05, 0.5, 5.0}
 
@@ -396,6 +296,7 @@ def test_a_loss_whose_tuning_failed_in_part_is_not_confirmed(conf, place, monkey
                 loss[place_] = float("nan")
         return loss, gradient
 
+    # A loss knows neither its learning rate nor its seed, so none can fail in one run only.
     monkeypatch.setattr(TrainingLosses, "__call__", breaks)
     assert ask(conf, "experiment=three", "name=part") == cli.SOME_FAILED
     runs = records.load(place / "runs" / "part").runs
@@ -407,36 +308,45 @@ def test_a_loss_whose_tuning_failed_in_part_is_not_confirmed(conf, place, monkey
     assert {*runs[runs.stage == "confirm"].loss} == {"mse", "mae"}
 
 
+BROKEN = """
+from lossbench.losses.spec import Loss
+
+def broken(output, target):
+    raise RuntimeError("broken on purpose")
+
+LOSSES = (
+    Loss(fn=broken, inverse_link="identity", family="power", task="regression", formula="?",
+         claims=frozenset(), source="test"),
+)
+"""
+
+
 def test_a_failed_reference_stops_the_confirming_of_its_task(conf, place, monkeypatch):
-    def broken(output, target):
-        raise RuntimeError("no such thing")
-
-    broken.__name__ = "mse"
-    row = dataclasses.replace(LOSSES["mse"], fn=broken)
-    monkeypatch.setitem(LOSSES, "mse", row)
-    monkeypatch.setattr("lossbench.runs.source._code_shas", lambda *names: dict.fromkeys(SHAS, "x"))
-    assert ask(conf, "experiment=three", "name=broken") == cli.SOME_FAILED
-    runs = records.load(place / "runs" / "broken").runs
-    assert {*runs.stage} == {"tune"}
-
-
-def test_weight_decay_has_no_matched_scale(conf, place):
-    typed = ("name=heavy", "optimizer.weight_decay=0.01")
-    assert ask(conf, "experiment=three", *typed) == cli.DONE
-    runs = records.load(place / "runs" / "heavy").runs
-    assert {*runs[runs.loss == "mae"].condition} == {"grid", "own_lr", "reference_lr"}
+    (place / "broken_loss.py").write_text(BROKEN)
+    (conf / "loss").mkdir()
+    (conf / "loss" / "broken.yaml").write_text("fn: broken\n")
+    monkeypatch.syspath_prepend(place)
+    typed = ["extensions=[broken_loss]", "loss=broken,mae"]
+    declared = "hydra.sweeper.declare.reference.regression=broken"
+    try:
+        line = ["experiment=three", "name=broken", *typed, declared]
+        assert ask(conf, *line) == cli.SOME_FAILED
+    finally:
+        LOSSES.pop("broken", None)
+    assert {*records.load(place / "runs" / "broken").runs.stage} == {"tune"}
 
 
-def test_unequal_budgets_are_objected_to_and_equal_ones_of_unlike_grids_are_not(conf, place):
-    assert ask(conf, "experiment=three", "name=uneven") == cli.DONE
-    finer = "hydra.sweeper.tune.lr=[0.01,0.02,0.1,0.2,1.0]"
-    assert ask(conf, "experiment=three", "name=uneven", "loss=mae", finer) == cli.DONE
-    for name, is_uneven in (("uneven", True), ("decayed", False)):
-        if not (place / "runs" / name).exists():
-            ask(conf, f"experiment={name}")
-        loaded = records.load(place / "runs" / name)
-        against = " ".join(statistics.objections(loaded, statistics.all_comparisons(loaded)))
-        assert ("budgets differ" in against) == is_uneven
+@pytest.mark.parametrize(
+    ("rates", "is_objected_to"), [((0.01, 0.1, 0.2, 1.0), True), ((0.02, 0.2, 2.0), False)]
+)
+def test_unequal_budgets_are_objected_to_and_equal_ones_of_unlike_grids_are_not(
+    rates, is_objected_to, tmp_path
+):
+    runs = plan_runs({("diabetes", "mlp"): {"mse": "power"}})
+    runs += plan_runs({("diabetes", "mlp"): {"mae": "power"}}, rates=rates)
+    loaded = records.load(build(tmp_path / "grids", runs, curves=False))
+    objections = " ".join(statistics.objections(loaded, statistics.all_comparisons(loaded)))
+    assert ("budgets differ" in objections) == is_objected_to
 
 
 def test_nuisance_parameters_are_tuned_with_equal_numbers_of_candidates(conf, place):
@@ -458,29 +368,31 @@ def test_nuisance_parameters_are_tuned_with_equal_numbers_of_candidates(conf, pl
         best = mine.groupby(["lr", "decay", "delta"]).value.mean().idxmin()
         confirm = facts[(facts.stage == "confirm") & (facts.loss == loss)].fillna({"delta": 0.0})
         assert {*zip(confirm.lr, confirm.decay, confirm.delta, strict=True)} == {best}
-
-
-def test_what_was_tuned_is_no_factor_so_losses_are_compared_across_it(conf, place):
-    if not (place / "runs" / "decayed").exists():
-        ask(conf, "experiment=decayed")
-    (task,) = statistics.all_comparisons(records.load(place / "runs" / "decayed"))
+    # What was tuned is no factor: losses are compared across it.
+    (task,) = statistics.all_comparisons(loaded)
     assert {*task.runs.loss} == {"mse", "huber"}
     assert len(task.paired) == 1
 
 
-def test_pairs_of_loss_and_data_of_two_tasks_are_dropped(conf, place):
-    assert ask(conf, "experiment=mixed", "loss=mae,brier") == cli.DONE
-    runs = records.load(place / "runs" / "mixed").runs
-    assert cells(runs) == {("diabetes", "mae"), ("digits", "brier")}
+def cells_of(outline):
+    """Data and loss of every run that would be confirmed."""
+    return {(run.data.name, run.loss.name) for run in outline.runs["confirm"]}
 
 
-def test_a_typed_key_replaces_that_key_in_every_block(conf, place):
-    assert ask(conf, "experiment=blocks", "loss=quartic") == cli.DONE
-    runs = records.load(place / "runs" / "blocks").runs
-    assert cells(runs) == {("diabetes", "quartic"), ("noisy_linear", "quartic")}
+@pytest.mark.parametrize(
+    ("experiment", "typed", "expected"),
+    [
+        # Pairs of loss and data of two tasks are dropped.
+        ("mixed", "loss=mae,brier", {("diabetes", "mae"), ("digits", "brier")}),
+        # A typed key replaces that key in every block.
+        ("blocks", "loss=quartic", {("diabetes", "quartic"), ("noisy_linear", "quartic")}),
+    ],
+)
+def test_cells_are_those_of_the_blocks_with_what_was_typed(experiment, typed, expected, conf):
+    assert cells_of(plan(conf, f"experiment={experiment}", typed)) == expected
 
 
-def asked(blocks, *typed):
+def block_lines(blocks, *typed):
     """What each block of a command asks for, one data set in each."""
     by_key = {line.partition("=")[0]: line for line in typed}
     return [tuple(sorted(lines)) for lines in block_overrides(blocks, by_key)]
@@ -511,36 +423,34 @@ TWO = [
     ],
 )  # fmt: skip
 def test_a_typed_data_set_keeps_to_the_blocks_that_have_it(typed, expected):
-    assert asked(TWO, typed) == expected
+    assert block_lines(TWO, typed) == expected
 
 
 def test_a_typed_group_takes_the_settings_of_that_group_with_it():
     block = {"data": ["diabetes"], "model": ["mlp"], "model.params.activation": ["tanh"]}
-    assert asked([block], "model=linear") == [("data=diabetes", "model=linear")]
-    assert asked([block]) == [("data=diabetes", "model.params.activation=tanh", "model=mlp")]
+    assert block_lines([block], "model=linear") == [("data=diabetes", "model=linear")]
+    assert block_lines([block]) == [("data=diabetes", "model.params.activation=tanh", "model=mlp")]
 
 
-def test_typed_seeds_are_the_seeds_that_confirm(conf, place):
-    assert ask(conf, "experiment=tiny", "name=seeds", "loss=mse", "seed=range(7,9)") == cli.DONE
-    runs = records.load(place / "runs" / "seeds").runs
-    assert set(runs[runs.stage == "confirm"].seed) == {7, 8}
-    assert set(runs[runs.stage == "tune"].seed) == {100, 101}
+def test_typed_seeds_are_the_seeds_that_confirm(conf):
+    runs = plan(conf, "experiment=tiny", "loss=mse", "seed=range(7,9)").runs
+    seeds = {stage: {run.seed for run in stage_runs} for stage, stage_runs in runs.items()}
+    assert seeds == {"confirm": {7, 8}, "tune": {100, 101}}
 
 
-def test_without_tuning_a_sweep_is_the_union_of_its_blocks(conf, place):
-    assert ask(conf, "experiment=union", "seed=0,1", "optimizer.lr=0.1,0.2") == cli.DONE
-    runs = records.load(place / "runs" / "union").runs
-    assert len(runs) == 8
-    assert set(runs.stage) == {"exploratory"}
+def test_without_tuning_a_sweep_is_the_union_of_its_blocks(conf):
+    runs = plan(conf, "experiment=union", "seed=0,1", "optimizer.lr=0.1,0.2").runs
+    assert [*runs] == ["exploratory"]
+    assert len({run.run_id for run in runs["exploratory"]}) == 2 * 2 * 2
 
 
 def test_instruments_of_a_block_are_one_value_and_typed_ones_replace_them():
     block = {"loss": ["mse", "mae"], "instruments": ["curvature", "sharpness"]}
     both = "instruments=[curvature,sharpness]"
-    assert asked([block]) == [(both, "loss=mse,mae")]
+    assert block_lines([block]) == [(both, "loss=mse,mae")]
     typed = "instruments=[curvature]"
-    assert asked([block], typed) == [(typed, "loss=mse,mae")]
-    assert asked([{**block, "instruments": []}]) == [("instruments=[]", "loss=mse,mae")]
+    assert block_lines([block], typed) == [(typed, "loss=mse,mae")]
+    assert block_lines([{**block, "instruments": []}]) == [("instruments=[]", "loss=mse,mae")]
 
 
 PRIMARY = "hydra.sweeper.declare.primary.classification={}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 
@@ -10,54 +9,34 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from configs import TINY, write_experiment
 from scipy import stats
-from undrawn import undrawn
+from trained_sweep import SEEDS, STEPS
 
-from lossbench import cli
-
-EXPERIMENT = (
-    TINY.replace("tiny", "counted")
-    .replace("steps: 4", "steps: 40")
-    .replace("loss: [mse, mae]", "loss: [mse, mae, quartic, huber]")
-    .replace("extend: 0", "extend: 2")
-    .replace("seeds: range(0,3)", "seeds: range(0,8)")
-    .replace("conditions: [own_lr]", "conditions: [own_lr, reference_lr, scale_matched]")
-)
 MARGIN = 0.02
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A sweep with its report, made by the command line."""
-    place = tmp_path_factory.mktemp("counted")
-    write_experiment(place, "counted", EXPERIMENT)
-    with contextlib.chdir(place), undrawn():
-        assert cli.main(["--config-dir", "conf", "experiment=counted"]) == cli.DONE
-    return place / "runs" / "counted"
-
-
-@pytest.fixture(scope="module")
-def tables(folder):
-    """Every parquet file that a commit record names, by table."""
-    found = {}
-    for commit in (folder / "packs").glob("*/commit.json"):
+def tables(essay_sweep):
+    """By table what the parquet files hold that commit records name, of four losses on diabetes."""
+    parts = {}
+    for commit in (essay_sweep / "packs").glob("*/commit.json"):
         for name in json.loads(commit.read_text())["files"]:
-            found.setdefault(name, []).append(pq.read_table(commit.parent / name).to_pandas())
-    return {name.removesuffix(".parquet"): pd.concat(parts) for name, parts in found.items()}
+            frame = pq.read_table(commit.parent / name).to_pandas()
+            parts.setdefault(name.removesuffix(".parquet"), []).append(frame)
+    return {name: pd.concat(frames).query("data == 'diabetes'") for name, frames in parts.items()}
 
 
 @pytest.fixture(scope="module")
-def published(folder):
-    with (folder / "report" / "tables" / "verdicts.csv").open() as file:
-        return list(csv.DictReader(file))
+def published(essay_sweep):
+    with (essay_sweep / "report" / "tables" / "verdicts.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row["task"] == "diabetes × linear"]
 
 
 def ends(tables, stage, split):
     """rmse of every run at its last step."""
     evals = tables["evals"]
     rows = evals[(evals.stage == stage) & (evals.split == split) & (evals.metric == "rmse")]
-    return rows[rows.step == 40].astype({"value": float})
+    return rows[rows.step == STEPS].astype({"value": float})
 
 
 def chosen(tables):
@@ -99,7 +78,7 @@ def test_the_published_verdicts_are_those_of_a_paired_t_test_by_hand(tables, pub
             got = [float(row[name]) for name in ("estimate", "low", "high")]
             expected = [difference.mean(), interval.low, interval.high]
             assert got == pytest.approx(expected, rel=1e-6, abs=1e-12)
-            assert row["n"] == "8"
+            assert row["n"] == str(SEEDS)
             assert row["verdict"].partition(" with ")[0] == words(interval)
             p_values.append(test.pvalue)
         holm = stepped_down(p_values)

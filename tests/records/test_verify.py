@@ -91,6 +91,7 @@ def test_a_member_that_depends_on_its_pack_mates_is_noticed(monkeypatch):
         column = pa.array(norms, type=tables["steps"].schema.types[place])
         return {**tables, "steps": tables["steps"].set_column(place, "gradient_norm", column)}
 
+    # No machine at hand lets members depend on one another.
     monkeypatch.setattr(invariance, "train", coupled)
     found = invariance.invariance.__wrapped__("cpu", "float32", 2)
     assert found.differing > 50
@@ -102,6 +103,7 @@ def test_a_member_that_depends_on_its_pack_mates_is_noticed(monkeypatch):
 def test_what_was_found_is_not_believed_of_another_engine(tmp_path, monkeypatch, place):
     (tmp_path / "strategies").mkdir()
     (tmp_path / place).write_text("one = 1")
+    # The engine that is under test stays as it is.
     monkeypatch.setattr(invariance.engine, "__file__", str(tmp_path / "__init__.py"))
     before = invariance._code.__wrapped__()
     (tmp_path / place).write_text("one = 2")

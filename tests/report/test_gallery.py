@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from dataclasses import replace
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from configs import TINY, make_run, write_experiment
-from sweep_on_disk import build, plan_runs
+from selection import one_in
+from sweep_on_disk import CLASSIFICATION, build, plan_runs
 
 import lossbench
 from lossbench import cli, records, statistics
@@ -21,32 +21,10 @@ from lossbench.statistics import published
 DOCS = Path(__file__).parents[2] / "docs"
 NAMES = {path.stem for path in (lossbench.CONF / "experiment").glob("*.yaml")}
 
-CLAIMS = """
-      published:
-        - { finding: untrained, source: "A 1999", loss: mae, says: better }
-        - { finding: as good, source: "B 2000", loss: mae, says: not_worse, margin: 100.0 }
-        - { finding: of another set, source: "C 2001", loss: mae, says: worse,
-            where: { data: digits } }
-        - { finding: of this set, source: "D 2002", loss: mae, says: worse,
-            where: { data: diabetes }, metric: mae, margin: 100.0 }
-        - { finding: of a loss left out, source: "E 2003", loss: huber, says: better }
-"""
-SWEPT = TINY.replace("name: tiny", "name: essay").replace("range(0,3)", "range(0,6)")
-
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory):
-    """A tiny sweep named like an experiment of the house, with findings about it."""
-    place = tmp_path_factory.mktemp("gallery")
-    write_experiment(place, "essay", SWEPT + CLAIMS.lstrip("\n"))
-    with contextlib.chdir(place):
-        assert cli.main(["--config-dir", "conf", "experiment=essay", "report=none"]) == cli.DONE
-    return place
-
-
-@pytest.fixture(scope="module")
-def findings(swept):
-    return published.judged_findings(records.load(swept / "runs" / "essay")).set_index("finding")
+def findings(essay_sweep):
+    return published.judged_findings(records.load(essay_sweep)).set_index("finding")
 
 
 def test_a_finding_is_judged_by_the_verdict_of_its_own_comparison(findings):
@@ -118,50 +96,60 @@ def test_a_loss_that_was_added_later_confirms_nothing(says):
     assert judged(says, verdict=verdict, gain=(-0.5, 0.5), exploratory=True) == "exploratory"
 
 
+@pytest.fixture(scope="module")
+def planned():
+    """Runs of three losses of digits, without those of the other task."""
+    return plan_runs({("digits", "mlp"): CLASSIFICATION})
+
+
 def of_brier(runs, folder, *, declaration=True, **finding):
     """The one row of a finding about brier on accuracy, with its own margin, and its task."""
-    told = {"finding": "c", "source": "A 1999", "loss": "brier", "says": "not_worse", "margin": 0.5}
-    found = records.load(build(folder, runs, declaration=declaration))
-    (task,) = [
-        one for one in statistics.all_comparisons(found) if one.runs.task.iloc[0] != "regression"
-    ]
-    (row,) = published.judged(told | finding, [task])
+    facts = {
+        "finding": "c",
+        "source": "A 1999",
+        "loss": "brier",
+        "says": "not_worse",
+        "margin": 0.5,
+    }
+    loaded = records.load(build(folder, runs, declaration=declaration, curves=False))
+    (task,) = statistics.all_comparisons(loaded)
+    (row,) = published.judged(facts | {"margin": 0.5} | finding, [task])
     return row, task
 
 
-def test_a_finding_of_its_own_margin_has_the_interval_of_the_main_verdict(tmp_path):
-    row, task = of_brier(plan_runs(), tmp_path / "all")
+def test_a_finding_of_its_own_margin_has_the_interval_of_the_main_verdict(planned, tmp_path):
+    row, task = of_brier(planned, tmp_path / "all")
     main = task.paired.set_index("loss").loc["brier"]
     assert main.comparisons == 2
     assert (row["low"], row["high"], row["judged"]) == (main.low, main.high, "confirmed")
 
 
-def test_a_declared_loss_that_was_lost_narrows_no_interval_of_a_claim(tmp_path):
-    lost = [run for run in plan_runs() if (run.loss, run.stage) != ("mse_logits", "confirm")]
+def test_a_declared_loss_that_was_lost_narrows_no_interval_of_a_claim(planned, tmp_path):
+    lost = [run for run in planned if (run.loss, run.stage) != ("mse_logits", "confirm")]
     row, task = of_brier(lost, tmp_path / "lost")
-    whole, _ = of_brier(plan_runs(), tmp_path / "all")
+    whole, _ = of_brier(planned, tmp_path / "all")
     assert task.absent == ("mse_logits",)
     assert (row["low"], row["high"]) == (whole["low"], whole["high"])
 
 
-def test_a_finding_about_runs_that_nobody_declared_is_exploratory(tmp_path):
-    row, _ = of_brier(plan_runs(), tmp_path / "later", declaration=False)
+def test_a_finding_about_runs_that_nobody_declared_is_exploratory(planned, tmp_path):
+    row, _ = of_brier(planned, tmp_path / "later", declaration=False)
     assert (row["judged"], row["exploratory"]) == ("exploratory", True)
 
 
-def test_a_lost_variant_is_seen_and_counted_though_another_one_is_there(tmp_path):
-    def with_gammas(runs, gammas):
-        rest = [run for run in runs if run.loss != "brier"]
-        mine = [run for run in runs if run.loss == "brier"]
-        return rest + [replace(run, params=(("gamma", g),)) for g in gammas for run in mine]
+def test_a_lost_variant_is_counted_though_another_one_is_there(planned, tmp_path):
+    def variants(gamma):
+        brier = [run for run in planned if run.loss == "brier"]
+        return [replace(run, params=(("gamma", gamma),)) for run in brier]
 
-    runs = with_gammas(plan_runs(), (1.0, 2.0))
-    lost = [run for run in runs if run.params != (("gamma", 2.0),) or run.stage == "tune"]
-    for name, kept, absent in (("a", runs, ()), ("b", lost, ("brier(gamma=2.0)",))):
-        row, task = of_brier(kept, tmp_path / name, loss="brier(gamma=1.0)")
-        assert task.absent == absent
-        assert {*task.paired.comparisons} == {3}
-        assert row["n"] == 8
+    lost = [run for run in variants(2.0) if run.stage == "tune"]
+    others = [run for run in planned if run.loss != "brier"]
+    row, task = of_brier(
+        [*others, *variants(1.0), *lost], tmp_path / "lost", loss="brier(gamma=1.0)"
+    )
+    assert task.absent == ("brier(gamma=2.0)",)
+    assert {*task.paired.comparisons} == {3}
+    assert row["n"] == 8
 
 
 @pytest.mark.parametrize("finding", ["of another set", "of a loss left out"])
@@ -175,24 +163,25 @@ def test_no_verdict_confirms_a_saying_and_its_contrary():
         assert {judged(says, verdict=verdict) for says in ("better", "worse")} != {"confirmed"}
 
 
-def test_the_gallery_has_the_sweep_with_its_picture_its_verdicts_and_its_findings(swept):
-    text = gallery.write(swept / "runs", swept / "docs").read_text()
+def test_the_gallery_has_the_sweep_with_its_pictures_its_verdicts_and_its_findings(
+    essay_sweep, tmp_path
+):
+    text = gallery.write(essay_sweep.parent, tmp_path).read_text()
     assert re.findall(r"^## (.+)$", text, re.M) == ["essay"]
     assert gallery.question("essay") in text
-    (picture,) = re.findall(r"\]\((gallery/.+\.png)\)", text)
-    assert (swept / "docs" / picture).read_bytes().startswith(b"\x89PNG")
-    assert "24 runs: 24 done." in text
-    verdict = statistics_of(swept).iloc[0]
+    pictures = re.findall(r"\]\((gallery/.+\.png)\)", text)
+    assert pictures
+    for picture in pictures:
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    loaded = records.load(essay_sweep)
+    done = (loaded.runs.status == "done").sum()
+    assert f"{len(loaded.runs)} runs: {done} done" in text
+    task = statistics.main_comparison(loaded, "diabetes × linear")
+    verdict = task.verdicts.set_index("loss").loc["mae"]
     assert f"| diabetes × linear | mae | {verdict.estimate:+.3g} [{verdict.low:+.3g}, " in text
     assert "rmse minus that of mse in standard deviations of the training target, lower" in text
     assert "**not run**" in text
     assert "| of this set | D 2002 | mae minus mse on diabetes × linear |" in text
-
-
-def statistics_of(swept):
-    """The verdicts of the one task of the sweep."""
-    (task,) = statistics.all_comparisons(records.load(swept / "runs" / "essay"))
-    return task.verdicts
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
@@ -234,12 +223,12 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("told", BAD)
-def test_a_finding_that_could_not_be_judged_is_refused(told, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("message", one_in(3, BAD))
+def test_a_finding_that_could_not_be_judged_is_refused(message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    write_experiment(tmp_path, "tiny", f"{TINY}      published: [{BAD[told]}]\n")
+    write_experiment(tmp_path, "tiny", f"{TINY}      published: [{BAD[message]}]\n")
     assert cli.main(["plan", "--config-dir", "conf", "experiment=tiny"]) == cli.MISTAKE
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 FACTORS = [

@@ -174,12 +174,6 @@ def test_an_unknown_family_or_endpoint_is_refused():
         )
 
 
-def test_without_the_reference_nothing_is_compared():
-    table = paired(frame(drawn(0.0)), metric="rmse", reference="absent")
-    assert table.empty
-    assert list(table.columns) == statistics.PAIRED
-
-
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     runs = with_status(plan_runs(), "missing", count=2, stage="confirm", loss="mae")

@@ -40,14 +40,6 @@ def test_runs_are_resampled_within_their_task_only():
     assert row.low == row.value == row.high == 2.0  # across tasks the mean would move
 
 
-def test_the_interval_of_one_task_narrows_with_the_root_of_its_seeds():
-    draw = np.random.default_rng(0)
-    few, many = (
-        iqm(scored(mse={"a": draw.normal(size=n)}), draws=4000).iloc[0] for n in (100, 1600)
-    )
-    assert (few.high - few.low) / (many.high - many.low) == pytest.approx(4, rel=0.25)
-
-
 def test_up_to_a_quarter_of_lost_runs_is_trimmed_and_more_is_the_worst_there_is():
     row = iqm(scored(mse={"a": [np.nan, 1, 1, 1]}), draws=50).iloc[0]
     assert row.value == 1

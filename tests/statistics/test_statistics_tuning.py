@@ -9,7 +9,7 @@ from frames import frame
 from sweep_on_disk import build, plan_runs, with_status
 
 from lossbench import records, statistics
-from lossbench.statistics import best, budget_curve, profiled, sensitivity
+from lossbench.statistics import best, best_learning_rate, budget_curve, profiled, sensitivity
 
 
 def grid(values, *, metric="rmse", **columns):
@@ -31,6 +31,9 @@ def test_the_best_setting_has_the_fewest_lost_then_the_best_mean():
     rows = [(0.1, 0.0, 1.0), (0.1, 0.0, np.nan), (0.1, 0.1, 3.0), (0.1, 0.1, 4.0)]
     rows += [(0.2, 0.0, 2.0), (0.2, 0.0, 4.0), (0.2, 0.1, np.inf), (0.2, 0.1, 0.0)]
     assert best(settings(rows), metric="rmse", by=["lr", "wd"]) == (0.2, 0.0)
+    lost_everywhere = [(0.1, 0.0, np.nan), (0.1, 0.0, np.nan), (0.1, 0.0, 0.0)]
+    lost_everywhere += [(0.2, 0.0, np.nan), (0.2, 0.0, 9.0), (0.2, 0.0, 9.0)]
+    assert best(settings(lost_everywhere), metric="rmse", by="lr") == 0.2
 
 
 def test_the_smallest_key_wins_a_tie():
@@ -48,6 +51,9 @@ def test_an_infinite_value_is_as_lost_as_none():
 def test_a_higher_metric_has_its_best_setting_at_the_top():
     rows = settings([(0.1, 0.0, 0.8), (0.2, 0.0, 0.9)]).rename(columns={"rmse": "accuracy"})
     assert best(rows, metric="accuracy", by="lr") == 0.2
+    assert best_learning_rate(rows, metric="accuracy") == 0.2
+    tied = rows.assign(accuracy=0.9)
+    assert best(tied, metric="accuracy", by="lr") == 0.1
 
 
 def test_a_parameter_that_a_loss_does_not_have_is_a_setting_too():

@@ -1,0 +1,18 @@
+"""What a command would train, without training it."""
+
+from __future__ import annotations
+
+from lossbench import cli, launch
+from lossbench.protocol import Outline
+
+
+def planned(*line: str) -> Outline:
+    """What a command would run; a mistake is raised as it is."""
+    outlines: list[Outline] = []
+
+    def keep(hydra, args):
+        outlines.append(launch.outline(cli._composed(hydra, args), hydra.config_loader))
+        return cli.DONE
+
+    assert cli._with_hydra([*line], keep) == cli.DONE
+    return outlines[0]
