@@ -281,16 +281,9 @@ def _class_and_rank(splits: Splits, draw: torch.Generator) -> tuple[Tensor, Tens
 CORRUPTIONS: dict[str, Callable[..., Splits]] = {
     function.__name__: function
     for function in (
-        none,
-        symmetric,
-        pairflip,
-        asymmetric,
-        instance,
-        outliers,
-        imbalance,
-        few_samples,
+        none, symmetric, pairflip, asymmetric, instance, outliers, imbalance, few_samples,
     )
-}
+}  # fmt: skip
 
 
 def corrupted(
