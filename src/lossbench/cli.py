@@ -413,17 +413,17 @@ def _losses(arguments: list[str]) -> int:
             raise ConfigError(f"--card {error}, or name another file") from error
         print(f"Card: {options.card}")
     elif options.json:
-        everything = [{**one, "measured": measured.get(one["name"])} for one in facts]
-        print(json.dumps(everything, indent=1, allow_nan=False))
+        rows = [{**row, "measured": measured.get(row["name"])} for row in facts]
+        print(json.dumps(rows, indent=1, allow_nan=False))
     else:
         columns = shutil.get_terminal_size((catalog.NORMAL_WIDTH, 24)).columns
         width = 0 if options.wide else columns
         if options.names:
-            print("\n\n\n".join(catalog.description(one, width=width) for one in facts))
+            print("\n\n\n".join(catalog.description(row, width=width) for row in facts))
         elif not measured:
             print(catalog.table(facts, width=width))
-        for one in facts if measured else ():
-            print("\n" + catalog.verdicts(one, measured[one["name"]], width=width))
+        for row in facts if measured else ():
+            print("\n" + catalog.verdicts(row, measured[row["name"]], width=width))
     # A variant has no claims of its own.
     names = [entry.name for entry in chosen if not entry.is_variant]
     is_disputed = any(measured[name]["disagrees"] for name in names if name in measured)

@@ -105,7 +105,7 @@ class Composer:
 def _is_plain(override: Override, overrides: Sequence[Override]) -> bool:
     """Whether an override sets values that a run has, and no other override has a say in it."""
     key = override.key_or_group
-    others = (one.key_or_group for one in overrides if one is not override)
+    others = (other.key_or_group for other in overrides if other is not override)
     return (
         override.type == OverrideType.CHANGE
         and override.package is None

@@ -85,9 +85,9 @@ def values_of(override: Override) -> list[Any]:
         raise ConfigError(f"{override.input_line!r} is an interval: list values, as KEY=A,B")
     key = override.key_or_group
     elements = [*override.sweep_iterator()]
-    if any(isinstance(one, Sweep) for one in elements):
+    if any(isinstance(element, Sweep) for element in elements):
         raise ConfigError(f"{override.input_line!r} cannot be read: a sweep has no sweep in it")
-    return [Override(override.type, key, ValueType.ELEMENT, one).value() for one in elements]
+    return [Override(override.type, key, ValueType.ELEMENT, item).value() for item in elements]
 
 
 def single_overrides(override: Override) -> list[str]:
@@ -101,7 +101,8 @@ def single_overrides(override: Override) -> list[str]:
 
 def typed_lines(lines: Sequence[str], loader: ConfigLoader) -> dict[str, str]:
     """Typed overrides by key."""
-    return {one.get_key_element(): str(one.input_line) for one in parsed(lines, loader)}
+    overrides = parsed(lines, loader)
+    return {override.get_key_element(): str(override.input_line) for override in overrides}
 
 
 def in_type_of_field(key: str, value: Any) -> Any:

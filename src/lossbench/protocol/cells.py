@@ -75,7 +75,7 @@ def listed_values(key: str, value: Any, composer: Composer) -> list[Any]:
         raise ConfigError(f"the list of {key} is empty: give it at least one value")
     try:
         (override,) = parsed([_line(key, value)], composer.loader)
-        return [in_type_of_field(key, one) for one in values_of(override)]
+        return [in_type_of_field(key, single) for single in values_of(override)]
     except ConfigError as error:
         if "cannot be read" in str(error):
             raise ConfigError(f"{key} is {value!r}: use [0,1,2] or range(0,3)") from error

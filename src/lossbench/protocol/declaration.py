@@ -219,8 +219,8 @@ def check_others(others: Mapping[str, Any], declared: Mapping[str, Any]) -> None
             raise ConfigError(
                 f"tune.others has {key!r}: tune single values, like optimizer.weight_decay"
             )
-        own = records.OWN_LOSS in [*declared.get("select", {}).values()]
-        if own and key.startswith("loss.params."):
+        by_own_loss = records.OWN_LOSS in [*declared.get("select", {}).values()]
+        if by_own_loss and key.startswith("loss.params."):
             raise ConfigError(
                 f"tune.others has {key!r} and select is {records.OWN_LOSS}: another parameter is "
                 "another scale of the loss, so its own values have no order"

@@ -125,8 +125,8 @@ def _stage(
 def _until_all_are_done(seconds: Sequence[float], processes: int) -> float:
     """Seconds that packs take, the longest first, each by the process that is free first."""
     busy = [0.0] * processes
-    for one in seconds:
-        heapq.heapreplace(busy, busy[0] + one)
+    for duration in seconds:
+        heapq.heapreplace(busy, busy[0] + duration)
     return max(busy)
 
 
@@ -189,8 +189,13 @@ class _Speeds:
         def train_some(steps: int, flush: Callable[[int, object], None]) -> None:
             typed = {"steps": steps, "log_every": rhythm.logged, "eval_every": rhythm.evaluated}
             short = tuple(replace(run, **typed, instruments=()) for run in runs)
-            some = Pack(pack.pack_id, short)
-            train(some, splits, device=self.device, padding=self.padding, flush=flush)
+            train(
+                Pack(pack.pack_id, short),
+                splits,
+                device=self.device,
+                padding=self.padding,
+                flush=flush,
+            )
 
         def stamp(step: int, _: object) -> None:
             stamps.append((step, self._now()))
@@ -262,8 +267,8 @@ class _Rhythm:
         # Medians, because on CUDA the second of a kind is slow as well: it is captured. Divided by
         # themselves, or what an evaluation varies by would be more than all of an update.
         spent = np.array([max(float(np.median(span)), 1e-9) for span in spans.values()])
-        found, _ = nnls(np.array([*spans], dtype=float) / spent[:, None], np.ones(len(spent)))
-        return found.tolist()
+        seconds, _ = nnls(np.array([*spans], dtype=float) / spent[:, None], np.ones(len(spent)))
+        return seconds.tolist()
 
 
 RHYTHMS = {"cpu": _Rhythm(40, 7, 10), "cuda": _Rhythm(400, 10, 50)}
@@ -306,18 +311,18 @@ def _numbers(run: Run, device: torch.device, files: Files) -> _Numbers:
     drawn = run.steps * run.batch_size * (8 + 12 * (run.augmentation.fn != "none"))
     model = MODELS[run.model.fn].fn(*splits.sizes, **run.model.params)
     example = splits.inputs["train"][:1]
-    passing, kept = _activations(model, example)
+    passing, stored = _activations(model, example)
     counts = {split: len(part) for split, part in splits.inputs.items()}
     counts["train"] = min(counts["train"], evaluate.MOST_TRAINING_ROWS)
     chunks = evaluate.chunks(example[None], max(counts.values()))
     rows = max(part.stop - part.start for part in chunks)
     judged = OUTPUTS_AT_ONCE * sum(counts.values()) * splits.targets["train"][0].numel()
     evaluating = rows * (example.numel() + passing)
-    training = run.batch_size * (example.numel() + 2 * kept)  # and their gradients
+    training = run.batch_size * (example.numel() + 2 * stored)  # and their gradients
     parameters = COPIES * sum(parameter.numel() for parameter in model.parameters())
     layers = len(probes.layer_names([name for name, _ in model.named_parameters()]))
-    few = splits.inputs["train"][:2].to(device)
-    if runs_apart(run.model.name, model.train().to(device), few):
+    two = splits.inputs["train"][:2].to(device)
+    if runs_apart(run.model.name, model.train().to(device), two):
         return _Numbers(data, drawn, judged + parameters, max(evaluating, training), True, layers)
     member = max(evaluating + judged, training) + parameters
     return _Numbers(data, drawn, member, 0, False, layers)
@@ -339,9 +344,9 @@ def _disk(run: Run, *, layers: int) -> float:
     logged = -(-run.steps // run.log_every)
     evaluated = run.steps // run.eval_every + 1
     splits = 2 if run.stage == "tune" else 3
-    own = [one for one in records.METRICS.values() if one.task == run.row.task and not one.needs]
-    final = sum(one.is_final for one in own)
-    metrics = len(own) - final
+    of_task = [row for row in records.METRICS.values() if row.task == run.row.task]
+    final = sum(row.is_final for row in of_task if not row.needs)
+    metrics = sum(not row.needs for row in of_task) - final
     losses = sum(row.task == run.row.task for row in LOSSES.values())
     cross = losses if run.stage != "tune" else 0
     rows = {

@@ -120,4 +120,4 @@ def candidates(
         for chosen in itertools.product(*pairs)
     ]
     # By text: of candidates that do equally well the first is chosen, and always was.
-    return sorted(every_one, key=lambda one: (one.lr, [f"{k}={v}" for k, v in one.others]))
+    return sorted(every_one, key=lambda tried: (tried.lr, [f"{k}={v}" for k, v in tried.others]))

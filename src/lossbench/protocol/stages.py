@@ -323,7 +323,7 @@ class Protocol:
     def _chosen(self, task: Task, loaded: Records) -> dict[str, Chosen]:
         """The best candidate of every cell, by the primary metric on validation."""
         best = {run_id: self._best(task, run, loaded) for run_id, run in task.cells.items()}
-        return {run_id: one for run_id, one in best.items() if one is not None}
+        return {run_id: choice for run_id, choice in best.items() if choice is not None}
 
     def _best(self, task: Task, cell: Run, loaded: Records) -> Chosen | None:
         metric = self._declared("select", task) or self._declared("primary", task)
@@ -358,8 +358,8 @@ class Protocol:
         equals = means.index[means == means[number]].difference([number])  # none equals NaN
         best = [run_id for run_id, other in place.items() if other == number]
         rivals = frozenset(tried[int(other)].lr for other in equals) - {tried[int(number)].lr}
-        gone = frozenset(rows.lr[rows.status == "diverged"])
-        return Chosen(tried[int(number)], _scale(loaded, best), rivals, gone)
+        diverged = frozenset(rows.lr[rows.status == "diverged"])
+        return Chosen(tried[int(number)], _scale(loaded, best), rivals, diverged)
 
     # ---- confirm ---------------------------------------------------------------------------------
 
@@ -478,15 +478,15 @@ def why_too_short(chosen: Mapping[str, Chosen], ends: Mapping[str, float], side:
     Returns:
         A sentence's beginning; empty where the grid reaches far enough.
     """
-    best, gone = [], []
+    best, diverging = [], []
     for loss in sorted(chosen):
         choice, end = chosen[loss], ends[loss]
         if choice.candidate.lr == end and not choice.rivals:
             best.append(loss)
         elif side == "below" and end in choice.diverged:
-            gone.append(loss)
+            diverging.append(loss)
     reasons = [f"{', '.join(best)}: the best learning rate lies"] if best else []
-    reasons += [f"{', '.join(gone)}: runs diverge"] if gone else []
+    reasons += [f"{', '.join(diverging)}: runs diverge"] if diverging else []
     return f"{'; '.join(reasons)} {_END[side]}" if reasons else ""
 
 

@@ -169,7 +169,7 @@ def in_type_of(default: Any, value: Any, key: str) -> Any:
     if isinstance(default, float) and type(value) is int:
         return float(value)
     if isinstance(default, list | tuple) and isinstance(value, list | tuple):
-        return [in_type_of(default[0], one, key) for one in value] if default else list(value)
+        return [in_type_of(default[0], item, key) for item in value] if default else list(value)
     is_infinite = type(value) is float and not math.isfinite(value)
     has_kind = type(default) in (bool, int, float, str, list, tuple)
     if is_infinite or (has_kind and type(value) is not type(default)):
