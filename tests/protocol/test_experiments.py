@@ -116,8 +116,8 @@ def test_a_published_claim_speaks_of_a_loss_and_a_reference_that_are_planned_sid
     )
     runs = statistics.placed(runs, tuned=[*sweeper_of(name)["tune"].get("others", ())])
     for claim in declared["published"]:
-        is_of_claim = [speaks_of(claim, statistics.factors(config)) for config in runs.config]
-        mine = runs[is_of_claim & (runs.loss == claim["loss"])]
+        its_tasks = runs[[speaks_of(claim, statistics.factors(text)) for text in runs.config]]
+        mine = its_tasks[its_tasks.loss == claim["loss"]]
         assert len(mine), claim
         for row in mine.itertuples():
             declared_one = records.declared(declared["reference"], data=row.data, task=row.task)
