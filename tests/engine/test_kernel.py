@@ -386,7 +386,9 @@ from training import members_of
 widths = {"widths": [128, 128], "activation": "tanh"}
 run = make_run(data="digits", loss="js", model__params=widths, batch_size=128)
 members = members_of([run])
-fixed = kernel.constants(layers_of(members.model), members, run)
+layers = layers_of(members.model)
+activated = kernel.compiled(kernel.activation_source(layers))["activated"]
+fixed = kernel.constants(layers, members, run, activated)
 names = train.arg_names
 types = {name: "i32" for name in names} | {name: "constexpr" for name in fixed}
 types |= {name: "*fp32" for name in names[: names.index("first")]}

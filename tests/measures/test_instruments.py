@@ -31,9 +31,9 @@ from lossbench.engine.state import decoded
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.measures.instruments import MEASURES, due, examples, interval, times
-from lossbench.measures.instruments.agreement import CORE
 from lossbench.measures.instruments.curvature import hessian_product, largest_eigenvalue
 from lossbench.measures.instruments.features import class_scatter
+from lossbench.measures.instruments.gradients import CORE
 from lossbench.measures.instruments.moment import flat
 from lossbench.models import MODELS, Model
 from lossbench.records import INSTRUMENTS

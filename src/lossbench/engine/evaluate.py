@@ -60,28 +60,9 @@ def evaluate(
         is_last: Whether training is over. Only then are other losses evaluated, on test, and what
             sorts or bins, off train: they describe trained models.
     """
-    run = members.runs[0]
-    splits = ["train", "validation"] if run.stage == "tune" else ["train", "validation", "test"]
-    outputs: dict[str, Tensor] = {}
-    members.model.eval()
-    for split in splits:
-        inputs, rows = members.inputs[split], members.inputs[split].shape[1]
-        if split == "train":
-            rows = min(rows, MOST_TRAINING_ROWS)
-        outputs[split] = torch.cat(
-            [
-                forward(state.parameters, state.buffers, members.inputs_of(split, chunk))
-                for chunk in chunks(inputs, rows)
-            ],
-            1,
-        )
-    members.model.train()
-    finite = torch.stack([output.flatten(1).isfinite().all(-1) for output in outputs.values()], -1)
-    is_finite = finite.all(-1)
-    scale, values = None, {}
-    for split, output in outputs.items():
-        outputs[split] = torch.where(is_finite[:, None, None], output, torch.zeros_like(output))
-    targets = {split: members.rows_of(members.targets[split], outputs[split]) for split in splits}
+    run, scale, values = members.runs[0], None, {}
+    outputs, is_finite = _outputs(members, forward, state)
+    targets = {name: members.rows_of(members.targets[name], outputs[name]) for name in outputs}
     if run.row.task == "classification":
         fitted = slice(0, MOST_RECALIBRATION_ROWS)
         fitted_outputs = outputs["validation"][:, fitted]
@@ -113,6 +94,32 @@ def evaluate(
                 values["test", f"loss:{name}"] = torch.where(fits, mean, torch.nan)
     values = {key: torch.where(is_finite, value, torch.nan) for key, value in values.items()}
     return Evaluation(values, is_finite)
+
+
+def _outputs(
+    members: Members, forward: Callable[..., Tensor], state: State
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Outputs [K, N, W] by split, zero for a member where one is not finite, and which are, [K]."""
+    splits = ["train", "validation"]
+    if members.runs[0].stage != "tune":
+        splits.append("test")
+    outputs = {}
+    members.model.eval()
+    for split in splits:
+        rows = members.inputs[split].shape[1]
+        if split == "train":
+            rows = min(rows, MOST_TRAINING_ROWS)
+        of_chunks = [
+            forward(state.parameters, state.buffers, members.inputs_of(split, chunk))
+            for chunk in chunks(members.inputs[split], rows)
+        ]
+        outputs[split] = torch.cat(of_chunks, 1)
+    members.model.train()
+    finite = torch.stack([output.flatten(1).isfinite().all(-1) for output in outputs.values()], -1)
+    is_finite = finite.all(-1)
+    for split, output in outputs.items():
+        outputs[split] = torch.where(is_finite[:, None, None], output, torch.zeros_like(output))
+    return outputs, is_finite
 
 
 def chunks(inputs: Tensor, rows: int) -> list[slice]:

@@ -22,7 +22,7 @@ from lossbench.engine.bits import guarded, guards
 from lossbench.engine.members import Members
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import NO_PARAMS, Context, Loss
-from lossbench.measures.instruments.agreement import CORE
+from lossbench.measures.instruments.gradients import CORE
 from lossbench.records import REFERENCE
 
 Result = TypeVar("Result")

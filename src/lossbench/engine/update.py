@@ -154,12 +154,7 @@ class Updates(Advance):
         return replace(update, parameters=before or {}, buffers=buffers)
 
     def _update_span(
-        self,
-        state: State,
-        span: slice,
-        losses: TrainingLosses,
-        memory: Any,
-        hyper: Hyperparameters,
+        self, state: State, span: slice, losses: TrainingLosses, memory: Any, hyper: Hyperparameters
     ) -> Update:
         """The update of neighbours, from their batch to their next parameters."""
         parameters, buffers = self._of(state.parameters, span), self._of(state.buffers, span)

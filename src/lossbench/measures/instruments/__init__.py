@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from lossbench.measures.instruments.agreement import gradient_agreement
 from lossbench.measures.instruments.curvature import curvature, sharpness
 from lossbench.measures.instruments.examples import error_signal, loss_quantiles
 from lossbench.measures.instruments.features import representation
-from lossbench.measures.instruments.gradient_noise import gradient_noise
+from lossbench.measures.instruments.gradients import gradient_agreement, gradient_noise
 from lossbench.measures.instruments.moment import Moment
 from lossbench.measures.instruments.schedule import due, interval, times
 

@@ -190,6 +190,11 @@ class Kernel:
             )
         if members.targets["train"].shape[-1] > LOSS_NUMBERS:
             raise Unserved(f"more than {LOSS_NUMBERS} targets")
+        try:
+            activated = compiled(activation_source(layers))["activated"]
+        except Unknown as operation:
+            why = f"an activation needs {operation}, which the kernel does not know"
+            raise Unserved(why) from operation
         self._spans = []
         for span, run in members.spans:
             if run.row.needs_context:
@@ -197,9 +202,10 @@ class Kernel:
             # Padding is left as it is: nothing of it is recorded.
             recorded = slice(span.start, min(span.stop, count))
             try:
-                fixed = constants(layers, members, run)
+                fixed = constants(layers, members, run, activated)
             except Unknown as operation:
-                raise Unserved(f"{operation}, which the kernel does not know") from operation
+                why = f"loss {run.loss.name} needs {operation}, which the kernel does not know"
+                raise Unserved(why) from operation
             if recorded.start < recorded.stop:
                 self._spans.append((recorded, fixed))
         self._members, self._factors = members, factors.to(members.hyper.lr.dtype)
@@ -260,21 +266,16 @@ class Kernel:
         )
 
 
-def constants(layers: Sequence[Layer], members: Members, run: Run) -> dict[str, Any]:
-    """What the kernel is compiled for: sizes, the loss of a span and the activations.
+def constants(
+    layers: Sequence[Layer], members: Members, run: Run, activated: Any
+) -> dict[str, Any]:
+    """What the kernel is compiled for: sizes, a run's loss and the compiled activations.
 
     Raises:
-        Unknown: Something in a formula; says whose.
+        Unknown: Something in the loss's formula.
     """
     examples, targets = members.batches.size, members.targets["train"].shape[-1]
-    try:
-        activated = compiled(activation_source(layers))["activated"]
-    except Unknown as operation:
-        raise Unknown(f"an activation needs {operation}") from operation
-    try:
-        source = loss_source(run.row, run.loss.params, targets=targets, examples=examples)
-    except Unknown as operation:
-        raise Unknown(f"loss {run.loss.name} needs {operation}") from operation
+    source = loss_source(run.row, run.loss.params, targets=targets, examples=examples)
     rows = block_size(examples)
     return {
         "LAYERS": layout(layers, members.parameters, examples)[0],

@@ -1,14 +1,36 @@
-"""How much the gradient differs from batch to batch."""
+"""How the gradient differs from batch to batch, and from those of other losses."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from lossbench.measures import probes
 from lossbench.measures.instruments.moment import Moment, flat
+from lossbench.records import AGREEMENT
+
+CORE = {
+    "classification": ("cross_entropy", "brier", "mae_probs", "quartic_probs", "focal", "gce"),
+    "regression": ("mse", "mae", "quartic", "huber", "log_cosh"),
+}
+"""Losses that the own one is compared with, by task: one backward pass each."""
 
 GROUPS = 8
 """Parts of the batch whose gradients are compared: one backward pass each."""
+
+
+def gradient_agreement(moment: Moment) -> dict[str, Tensor]:
+    """Cosine of the own loss's gradient and those of the core losses, `agreement:NAME`.
+
+    Gradients of the mean loss over the same batch with respect to all parameters, at the same
+    parameters. NaN where the inverse link differs, where the own loss is NAME itself, and where a
+    gradient is zero.
+    """
+    gradient = flat(moment.pull_back(moment.output_gradient).values())
+    return {
+        f"{AGREEMENT}{name}": probes.cosine(gradient, flat(moment.pull_back(other).values()))
+        for name, other in moment.core_output_gradients().items()
+    }
 
 
 def gradient_noise(moment: Moment) -> dict[str, Tensor]:
