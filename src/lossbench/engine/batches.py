@@ -37,7 +37,7 @@ class Batch:
         return self.inputs if is_each_once else self.inputs.index_select(0, self.seed_index)
 
     def of(self, members: slice) -> Tensor:
-        """Of neighbours, [n, B, ...]; on the CPU no copy where they are of one seed, or of a row of seeds.
+        """Of neighbours, [n, B, ...]; on the CPU no copy where they are of one seed or of a row.
 
         Elsewhere always one: kernels are chosen by how tensors lie, and bits with them.
         """

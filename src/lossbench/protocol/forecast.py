@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lossbench import records, statistics
 from lossbench.data.files import Files
-from lossbench.engine import evaluate, runs_apart, train
+from lossbench.engine import Shared, evaluate, runs_apart, train
 from lossbench.losses import LOSSES
 from lossbench.measures import probes
 from lossbench.measures.instruments import times
@@ -151,6 +151,7 @@ class _Speeds:
         self.clock = time.process_time if is_alone else time.monotonic
         self.known: dict[str, _Speed] = {}
         self.sizes: dict[str, _Numbers] = {}
+        self.shared = Shared()
         torch.set_num_threads(sweep.engine.threads)
         self.files = sweep.engine.files
 
@@ -195,6 +196,7 @@ class _Speeds:
                 device=self.device,
                 padding=self.padding,
                 flush=flush,
+                shared=self.shared,
             )
 
         def stamp(step: int, _: object) -> None:

@@ -20,7 +20,7 @@ import torch
 
 import lossbench
 from lossbench import engine, store
-from lossbench.engine import train
+from lossbench.engine import Shared, train
 from lossbench.pairing import device_name, environment_sha
 from lossbench.runs import ENGINE_SCHEMA, Draft, Run, checked, packs, part
 from lossbench.sweep.inventory import PATIENCE
@@ -111,7 +111,7 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
         padding: Least number of members, see `engine.train`.
         strategy: One of `MODELS`.
     """
-    compared, differing, worst = 0, 0, 0.0
+    compared, differing, worst, shared = 0, 0, 0.0, Shared()
     for task in LOSSES:
         drafts = [
             Draft(
@@ -131,14 +131,14 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
             for seed in (0, 1)
         ]
         runs = [checked(draft) for draft in drafts]
-        whole = _records([runs], device, padding)
+        whole = _records([runs], device, padding, shared)
         # Alone, in a pair, and in larger packs of unequal size and other order.
         for division in (
             [runs[:1], runs[1:]],
             [[runs[-1], runs[0]], runs[-2:0:-1]],
             [runs[0::2], runs[1::2]],
         ):
-            divided = _records(division, device, padding)
+            divided = _records(division, device, padding, shared)
             for key, theirs in whole.items():
                 mine = divided[key]
                 same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
@@ -150,7 +150,7 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
 
 
 def _records(
-    division: Sequence[Sequence[Run]], device: str, padding: int
+    division: Sequence[Sequence[Run]], device: str, padding: int, shared: Shared
 ) -> dict[tuple[str, str, str], np.ndarray]:
     """By run, table and column all values, in the order of their steps."""
     values = {}
@@ -163,6 +163,7 @@ def _records(
             device=torch.device(device),
             padding=padding,
             flush=lambda step, snapshot: None,
+            shared=shared,
         )
         for name, columns in MEASURED.items():
             frame = tables[name].to_pandas()
