@@ -114,8 +114,8 @@ def environment_sha(device: str, precision: str) -> str:
 
 def environment_json(facts: Mapping[str, str]) -> str:
     """`environment`, our own version and further facts as canonical JSON, for the records."""
-    facts = {**environment(), "lossbench": lossbench.__version__, **facts}
-    return json.dumps(facts, sort_keys=True)
+    every = {**environment(), "lossbench": lossbench.__version__, **facts}
+    return json.dumps(every, sort_keys=True)
 
 
 def device_name(device: torch.device) -> str:

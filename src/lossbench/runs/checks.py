@@ -113,7 +113,7 @@ def checked(draft: Draft) -> Run:
         ConfigError: A name is unknown, a value is out of range, or two do not go together.
     """
     _refuse_out_of_range(draft)
-    factors = {factor: getattr(draft, factor) for factor in FACTORS}
+    factors: dict[str, Any] = {factor: getattr(draft, factor) for factor in FACTORS}
     for key, field in PARTS.items():
         factors[field] = _checked_part(getattr(draft, field), key, REGISTRIES[field])
     for field in ("lr", "momentum", "weight_decay"):
@@ -122,7 +122,7 @@ def checked(draft: Draft) -> Run:
     # In the order of their table, each once.
     factors["instruments"] = tuple(name for name in INSTRUMENTS if name in draft.instruments)
     _refuse_unfit(draft)
-    return Run(**factors, **code_of(draft))
+    return Run(**{**factors, **code_of(draft)})
 
 
 def fits(draft: Draft) -> bool:

@@ -20,6 +20,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,8 @@ from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.process import Died
 from lossbench.sweep.training import Interrupted, Stop, Trainer, stopping
 
-try:
-    import submitit
-except ImportError:  # an extra; `Cluster` says how to get it
-    submitit = None  # type: ignore[assignment]
+submitit: Any = import_module("submitit") if find_spec("submitit") else None
+"""An extra; `Cluster` says how to get it."""
 
 log = logging.getLogger(__name__)
 

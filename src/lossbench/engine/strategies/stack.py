@@ -106,7 +106,9 @@ class Stack(Strategy):
         arguments = [like.new_empty(count, rows, layer.outputs) for layer in self._layers]
         results, gradients = [], []
         for layer, argument in zip(self._layers, arguments, strict=True):
-            activation = DERIVED.get(type(layer.activation))
+            activation = None
+            if layer.activation is not None:
+                activation = DERIVED.get(type(layer.activation))
             is_argument_needed = activation is not None and activation.is_of_argument
             results.append(torch.empty_like(argument) if is_argument_needed else argument)
             gradients.append(argument.new_empty(most, *argument.shape[1:]))

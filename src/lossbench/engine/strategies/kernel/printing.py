@@ -131,7 +131,8 @@ class _Printer:
                     self._known[node] = self._checked(node, self._blocks(node))
                 elif node.op not in ("call_function", "placeholder", "output"):
                     raise Unknown("a tensor of its own")
-            return [self._known[value] for value in node.args[0]]  # of the output, the last one
+            outputs: Any = node.args[0]  # of the output, the last node
+            return [self._known[value] for value in outputs]
         except Unknown:
             raise
         except Exception as error:
@@ -153,7 +154,8 @@ class _Printer:
     def _blocks(self, node: fx.Node) -> list[Block]:
         """Blocks of what an operation returns."""
         name, shape, known = _name(node), node.meta["val"].shape, self._known
-        match name, node.args:
+        args: Any = node.args  # which they are, the patterns tell
+        match name, args:
             case "getitem", (split, int() as at):  # one of equal parts of the last dimension
                 sizes = {part.shape[-1] for part in split.meta["val"]}
                 if not _name(split).startswith("split") or sizes != {self._columns}:
