@@ -319,7 +319,7 @@ def _trace(function: Callable[..., Tensor], *examples: Tensor) -> fx.Graph:
     aten: Any = torch.ops.aten
     whole = [aten._log_softmax, aten._softmax, aten.elu, aten.elu_backward, aten.gelu]
     whole += [aten._log_softmax_backward_data, aten._softmax_backward_data, aten.gelu_backward]
-    table = {**core_aten_decompositions(), **get_decompositions(whole)}
+    table: dict[Any, Any] = {**core_aten_decompositions(), **get_decompositions(whole)}
     for undivided in (aten.slice_scatter.default, aten.select_scatter.default):
         table.pop(undivided, None)
     pure = torch.func.functionalize(both)
