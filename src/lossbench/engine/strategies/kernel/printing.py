@@ -182,7 +182,7 @@ class _Printer:
                 other = f"libdevice.pow({{}}, {_literal(float(exponent))})"
                 return self._each(POWERS.get(exponent, other), node, [base])
             case "clamp" | "clamp_min", (value, *bounds):
-                blocks = known[value]
+                blocks: list[Block] = known[value]
                 for side, bound in zip(("maximum", "minimum"), bounds, strict=False):
                     if bound is not None:
                         limit = float(bound)
