@@ -190,7 +190,7 @@ def test_sparsemax_is_the_nearest_point_of_the_simplex():
             for t2 in (0.5, 0.8, 1 - 1e-5, 1 + 1e-5, 1.1, 1.4, 2.0, 4.0)
         ),
     ],
-    ids=spelled,
+    ids=lambda value: "slow" if callable(value) else spelled(value),
 )
 def test_a_link_is_the_root_that_bisection_finds(name, slow, params):
     output = normal(20, 6, scale=3.0)
