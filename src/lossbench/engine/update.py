@@ -188,7 +188,7 @@ class Updates(Advance):
         return Update(target, output, loss, output_gradient, signal, gradient, {}, {})
 
     def _of(self, tensors: Named, span: slice) -> Named:
-        """Those of a span; unchanged, in the strategy's memory layout, where it is everyone."""
+        """Rows of `span`; the tensors themselves, as they lie in memory, if it is all members."""
         return tensors if len(self.spans) == 1 else _slice(tensors, span)
 
 
