@@ -349,15 +349,16 @@ def test_docs_figures_md_shows_every_figure_with_its_question_and_its_script():
 
 def test_docs_reliability_md_tells_of_every_promise_and_of_none_that_has_no_test():
     told = {*re.findall(r"`(test_\w+)` \|$", (DOCS / "reliability.md").read_text(), re.M)}
-    promised = set()
+    promised, tests = set(), set()
     for name in ("sweep/test_faults.py", "slurm/test_slurm.py"):
         tree = ast.parse((Path(__file__).parent / name).read_text())
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 source = ast.unparse(node)
+                tests.add(node.name)
                 if "figure(" in source or "say(record_property" in source:
                     promised.add(node.name)
-    assert told == promised
+    assert promised <= told <= tests
 
 
 # ---- docs/instruments.md -------------------------------------------------------------------------
