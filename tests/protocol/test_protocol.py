@@ -68,7 +68,9 @@ def sweep(conf, place):
 
 
 def ask(conf, *overrides):
-    return cli.main(["--config-dir", str(conf), "report=none", IN_THIS_PROCESS, *overrides])
+    is_other = any(word.startswith("hydra/launcher=") for word in overrides)  # has no workers
+    workers = [] if is_other else [IN_THIS_PROCESS]
+    return cli.main(["--config-dir", str(conf), "report=none", *workers, *overrides])
 
 
 def snapshot(folder):
