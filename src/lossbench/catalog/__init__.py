@@ -13,26 +13,3 @@ from lossbench.catalog.lessons import (
 from lossbench.catalog.markdown import document
 from lossbench.catalog.text import NORMAL_WIDTH, description, letters, marks, table, verdicts
 from lossbench.catalog.values import NO_ORACLE, facts, meaning, measured, requirements, variant
-
-__all__ = [
-    "FREQUENCIES",
-    "NORMAL_WIDTH",
-    "NO_ORACLE",
-    "CatalogError",
-    "Entry",
-    "description",
-    "document",
-    "entries",
-    "exponential_act",
-    "facts",
-    "learnt_from_labels",
-    "letters",
-    "marks",
-    "meaning",
-    "measured",
-    "requirements",
-    "table",
-    "variant",
-    "verdicts",
-    "weight_at",
-]

@@ -45,13 +45,3 @@ CLAIMS: dict[str, Callable[[Loss], Verdict]] = {
 def measure(loss: Loss) -> dict[str, Verdict]:
     """Verdicts on every claim, by name, of a loss at the default parameters of its function."""
     return {name: claim(loss) for name, claim in CLAIMS.items()}
-
-
-__all__ = [
-    "CLAIMS",
-    "Verdict",
-    "bayes_prediction",
-    "duplicates",
-    "efficiency",
-    "measure",
-]

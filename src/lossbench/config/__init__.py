@@ -10,21 +10,3 @@ from lossbench.config.overrides import (
     values_of,
 )
 from lossbench.config.schema import GROUPS, Config, is_key, known_keys, register
-
-__all__ = [
-    "GROUPS",
-    "Composer",
-    "Config",
-    "checked_overrides",
-    "explained",
-    "in_type_of_field",
-    "is_key",
-    "known_keys",
-    "named",
-    "parsed",
-    "register",
-    "to_engine",
-    "to_run",
-    "typed_lines",
-    "values_of",
-]

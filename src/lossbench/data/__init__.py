@@ -5,5 +5,3 @@ from lossbench.data.splits import Data, Splits
 
 _ROWS = (*real.ROWS, *mnist1d.ROWS, *tabular.ROWS, *images.ROWS, *synthetic.ROWS)
 DATA: dict[str, Data] = {row.name: row for row in _ROWS}
-
-__all__ = ["DATA", "Data", "Splits"]

@@ -6,15 +6,3 @@ from lossbench.engine.members import runs_apart
 from lossbench.engine.recorder import failed
 from lossbench.engine.state import Saved, Snapshot
 from lossbench.engine.train import Shared, train
-
-__all__ = [
-    "Saved",
-    "Shared",
-    "Snapshot",
-    "batch_indices",
-    "failed",
-    "refuse_unpaired",
-    "refuse_unwidened",
-    "runs_apart",
-    "train",
-]

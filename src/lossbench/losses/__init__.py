@@ -24,5 +24,3 @@ LOSSES: dict[str, Loss] = {
     )
     for loss in family.ROWS
 }
-
-__all__ = ["LOSSES"]

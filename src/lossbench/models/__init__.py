@@ -8,17 +8,3 @@ from lossbench.models.spec import Inputs, Model
 MODELS: dict[str, Model] = {
     row.name: row for row in dense.ROWS + images.ROWS + resnet.ROWS + vit.ROWS + foreign.ROWS
 }
-
-__all__ = [
-    "MODELS",
-    "BatchNorm",
-    "Dropout",
-    "Inputs",
-    "Model",
-    "called",
-    "initialised",
-    "paired",
-    "rescaled",
-    "stacked",
-    "widened",
-]

@@ -7,5 +7,3 @@ alone, and judged on fresh seeds. Tuning seeds never confirm.
 from lossbench.protocol.declaration import check_declaration
 from lossbench.protocol.experiment import Experiment, Outline
 from lossbench.protocol.grid import Candidate, Grid, candidates
-
-__all__ = ["Candidate", "Experiment", "Grid", "Outline", "candidates", "check_declaration"]

@@ -5,23 +5,3 @@ from lossbench.runs.checks import checked, fits, varied, with_values
 from lossbench.runs.run import ENGINE_SCHEMA, NEUTRAL, Draft, Init, Part, Run, part
 from lossbench.runs.settings import PRECISIONS, TF32, Engine
 from lossbench.runs.source import refuse_other_code
-
-__all__ = [
-    "ENGINE_SCHEMA",
-    "NEUTRAL",
-    "PRECISIONS",
-    "TF32",
-    "ConfigError",
-    "Draft",
-    "Engine",
-    "Init",
-    "Part",
-    "Run",
-    "checked",
-    "fits",
-    "nearest",
-    "part",
-    "refuse_other_code",
-    "varied",
-    "with_values",
-]

@@ -2,5 +2,3 @@
 
 from lossbench.sweep.preflight import preflight, splits_of
 from lossbench.sweep.sweep import Sweep
-
-__all__ = ["Sweep", "preflight", "splits_of"]

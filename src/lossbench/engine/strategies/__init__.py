@@ -24,8 +24,6 @@ from lossbench.engine.strategy import Advance, Strategy, Unserved
 from lossbench.engine.update import Updates
 from lossbench.errors import refuse_unknown
 
-__all__ = ["OPTIONS", "Option", "Services", "check", "versions"]
-
 log = logging.getLogger(__name__)
 
 

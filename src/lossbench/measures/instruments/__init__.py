@@ -24,5 +24,3 @@ MEASURES: dict[str, Callable[[Moment], dict[str, Tensor]]] = {
     )
 }
 """By the names of `records.INSTRUMENTS`."""
-
-__all__ = ["MEASURES", "Moment", "due", "interval", "times"]
