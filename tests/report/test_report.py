@@ -25,6 +25,7 @@ from sweep_on_disk import (
 )
 
 from lossbench import records, statistics
+from lossbench.figures import layout
 from lossbench.report import drawings, pictures, summary, tables
 from lossbench.report import page as report_page
 
@@ -159,6 +160,19 @@ def test_a_declared_loss_that_was_not_confirmed_counts_in_the_family_and_is_obje
     assert {*diabetes.paired.comparisons} == {3}
     objections = " ".join(statistics.objections(loaded, tasks))
     assert "declared, and not confirmed: quartic" in objections
+
+
+def test_a_png_has_the_resolution_of_print_whatever_was_written_before_it(tmp_path):
+    def draw(ax):
+        ax.plot([0, 1])
+        layout.frame(ax.figure, "Is it sharp?", "n = 1")
+
+    drawing = pictures.Drawing("sharp", draw, {"height": 1.0}, is_single=True)
+    pictures.draw_all(tmp_path, [drawing], workers=1)
+    for ending, width in pictures.WIDTHS.items():
+        content = (tmp_path / f"sharp{ending}.png").read_bytes()
+        pixels = int.from_bytes(content[16:20], "big")
+        assert pixels == pytest.approx(width * pictures.PNG_DPI[ending], rel=0.05)
 
 
 @pytest.mark.exhaustive

@@ -167,9 +167,10 @@ def _encode(figure: Figure) -> dict[str, bytes]:
 
 def svg_of(figure: Figure) -> str:
     """A figure as SVG, its letters as letters."""
-    content = io.BytesIO()
+    content, dpi = io.BytesIO(), figure.dpi
     with mpl.rc_context({"svg.fonttype": "none", "path.simplify_threshold": 0.4}):
         FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None})
+    figure.set_dpi(dpi)  # matplotlib leaves it at 72
     return content.getvalue().decode()
 
 
