@@ -4,8 +4,8 @@ Losses of neighbours are called together, with guards behind them. Where one rai
 called in smaller groups, at last each on its own, so that it concerns nobody else.
 
 Two others read a loss before the first update, and no update depends on the values they see:
-`bayes`, which has `claims` look for what a loss aims at, and the kernel, which has torch trace its
-formula on numbers of no run.
+`bayes`, which has `claims` look for what a loss aims at, and an optional strategy, which may have
+torch trace its formula on numbers of no run.
 """
 
 from __future__ import annotations

@@ -34,6 +34,9 @@ FIXED = (
 )
 """What a later declaration of the same sweep may not change."""
 
+NOT_OF_A_CELL = ("seed", "condition", "source_sha")
+NOT_OF_A_CONTEXT = (*NOT_OF_A_CELL, "loss")
+
 
 def write(
     folder: Path,
@@ -109,6 +112,7 @@ def extended(
         ConfigError: The declaration contradicts the first one, or a seed would tune and confirm.
     """
     declarations, digest = _declared(old, declaration, recorded)
+    of_losses = {run.loss.name: run for run in runs}
     before = {run_id: facts["declaration"] for run_id, facts in old["planned"].items()}
     tuned = next((d["declared"].get("tuned", []) for d in declarations), [])
     new = {run.run_id: _planned(run, before.get(run.run_id, digest), tuned) for run in runs}
@@ -124,16 +128,16 @@ def extended(
     _refuse_tuned_and_confirmed(planned)
     names = ("task", "source", "licence", "drawn", "is_symmetric", "note")
     data = {
-        run.data.name: {"fn": run.data.fn, "params": dict(run.data.params)}
-        | {name: getattr(DATA[run.data.fn], name) for name in names}
-        for run in runs
+        source.name: {"fn": source.fn, "params": dict(source.params)}
+        | {name: getattr(DATA[source.fn], name) for name in names}
+        for source in {run.data.name: run.data for run in runs}.values()
     }
     return {
         "schema": records.SCHEMA,
         "name": name,
         "commands": [*dict.fromkeys([*old["commands"], command])],
         "planned": planned,
-        "losses": old["losses"] | {run.loss.name: _loss_facts(run) for run in runs},
+        "losses": old["losses"] | {loss: _loss_facts(run) for loss, run in of_losses.items()},
         "data": old["data"] | data,
         "declarations": declarations,
     }
@@ -186,10 +190,11 @@ def _refuse_tuned_and_confirmed(planned: Mapping[str, Any]) -> None:
 
 def _planned(run: Run, declaration: str, tuned: Sequence[str]) -> dict[str, Any]:
     names = {group: getattr(run, group).name for group in ("data", "model", "loss", "optimizer")}
+    values, facts = _split(run, tuned)
     return {
-        "cell": cell(run, tuned),
-        "context": context(run, tuned),
-        "tuned": _split(run, tuned)[0],
+        "cell": _hash(facts, but=NOT_OF_A_CELL),
+        "context": _hash(facts, but=NOT_OF_A_CONTEXT),
+        "tuned": values,
         "params": dict(run.loss.params),
         "declaration": declaration,
         "source_sha": run.source_sha,
@@ -210,12 +215,12 @@ def cell(run: Run, tuned: Sequence[str] = ()) -> str:
         run: One of its runs.
         tuned: Keys that tuning chooses; the learning rate always counts as one.
     """
-    return _hash(_split(run, tuned)[1], but=("seed", "condition", "source_sha"))
+    return _hash(_split(run, tuned)[1], but=NOT_OF_A_CELL)
 
 
 def context(run: Run, tuned: Sequence[str] = ()) -> str:
     """Hash of what cells have in common whose losses are compared: all of `cell` but the loss."""
-    return _hash(_split(run, tuned)[1], but=("seed", "condition", "source_sha", "loss"))
+    return _hash(_split(run, tuned)[1], but=NOT_OF_A_CONTEXT)
 
 
 def _hash(facts: Mapping[str, Any], *, but: Sequence[str]) -> str:
