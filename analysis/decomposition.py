@@ -2,7 +2,7 @@
 
 python analysis/decomposition.py runs/decomposition [out.png] [part of a task's label]
 
-For a sweep over the signals at the reference's learning rate, such as experiment=decomposition.
+For a sweep over the signals, such as experiment=decomposition, at the rate of the reference.
 """
 
 import sys
@@ -15,16 +15,16 @@ label = sys.argv[3] if len(sys.argv) > 3 else ""
 
 comparison = statistics.main_comparison(sweep, label)
 split, metric, reference = comparison.split, comparison.metric, comparison.reference
-runs = sweep.runs[sweep.runs.data == comparison.runs.data.iloc[0]]
-runs = statistics.placed(runs[runs.stage != "tune"], tuned=["signal"])
+lr = float(comparison.runs.lr[comparison.runs.loss == reference].iloc[0])
+runs = sweep.runs[(sweep.runs.data == comparison.runs.data.iloc[0]) & (sweep.runs.lr == lr)]
+runs = statistics.placed(runs, tuned=["signal"])
 ends = statistics.endpoint(runs, sweep.evals, split=split, metric=metric)
 parts = statistics.decomposition(ends, metric=metric, reference=reference)
 if parts.empty:
     where = f"beside {reference} at its learning rate"
     sys.exit(f"{sweep.sweep_dir} has no loss with all signals {where}")
-first = parts.sort_values("condition", key=lambda column: column != "reference_lr").iloc[0]
-cell = ["context", "condition", "lr"]
-parts = parts[(parts[cell] == first[cell]).all(axis=1)]
+first = parts.iloc[0]
+parts = parts[parts.context == first.context]
 
 with figures.style():
     height = 0.55 * parts.loss.nunique() + 0.5

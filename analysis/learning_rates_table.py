@@ -17,7 +17,7 @@ rows = []
 for comparison in statistics.main_comparisons(sweep):
     metric = comparison.rates.metric.iloc[0]
     sensitivity = statistics.sensitivity(comparison.grid, metric=metric)
-    stability = comparison.stability[[*statistics.FACTS, "stability", "plausible"]]
+    stability = comparison.stability[[*statistics.FACTS, "best_lr", "stability", "plausible"]]
     rows.append(sensitivity.merge(stability, on=statistics.FACTS, how="left"))
 
 Path(out).write_text(pd.concat(rows).to_csv(index=False), encoding="utf-8")

@@ -10,9 +10,9 @@ def twin(output: Tensor, target: Tensor) -> Tensor:
     return 0.5 * (output - target).square().sum(-1)
 
 
-def doubled(output: Tensor, target: Tensor) -> Tensor:
-    """Twice `mse`: under SGD half the learning rate makes them one."""
-    return (output - target).square().sum(-1)
+def tripled(output: Tensor, target: Tensor) -> Tensor:
+    """Three times `mse`: under SGD a third of the learning rate makes them one."""
+    return 1.5 * (output - target).square().sum(-1)
 
 
 def shifted(output: Tensor, target: Tensor, *, shift: float = 0.0) -> Tensor:
@@ -36,5 +36,5 @@ LOSSES = tuple(
         claims=frozenset(),
         source="known_truth.py",
     )
-    for fn, formula in ((twin, "e²/2"), (doubled, "e²"), (shifted, "(e - shift)²/2"))
+    for fn, formula in ((twin, "e²/2"), (tripled, "3e²/2"), (shifted, "(e - shift)²/2"))
 )

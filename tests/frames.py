@@ -26,7 +26,7 @@ def frame(values, *, metric="rmse", **columns):
             "status": "diverged" if np.isnan(value) else "done",
             "best_step": 9,
             "stop_step": 9,
-            **dict.fromkeys(statistics.CURES, f"{seed}"),
+            **dict.fromkeys(statistics.design.CURES, f"{seed}"),
         }
         for loss, numbers in values.items()
         for seed, value in enumerate(numbers)

@@ -33,8 +33,7 @@ import numpy as np
 import pandas as pd
 
 SCRIPT = Path(__file__).resolve()
-TABLES = ("runs", "steps", "layers", "evals")
-KEYS = ("run", "step", "layer", "split", "metric")
+KEYS = ("run", "step", "layer", "split", "metric", "example")
 """What names a row, as far as its table has it; `run` is a hash of all factors of a run."""
 
 LEFT_OUT = {
@@ -232,8 +231,8 @@ def record(folder: Path, checkout: Path, only: str, workers: int) -> int:
     for server in servers:
         server.join()
     if {KILLED, UNBROKEN} <= {*names} and not troubles:
-        for table in TABLES:
-            paths = [folder / f"{name}.{table}.parquet" for name in (UNBROKEN, KILLED)]
+        for unbroken in folder.glob(f"{UNBROKEN}.*.parquet"):
+            paths = [unbroken, unbroken.with_name(unbroken.name.replace(UNBROKEN, KILLED, 1))]
             _, differing, alone = compare_tables(*map(pd.read_parquet, paths))
             troubles += [f"killed, not as unbroken: {cell}" for cell in [*differing, *alone][:5]]
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -309,7 +308,9 @@ def train(folder: Path) -> int:
         counts = loaded.runs["status"].value_counts().to_dict()
         if code != ("failed" in counts) or "missing" in counts:
             raise SystemExit(f"{name} ended with {code}: {counts}")
-        cells = sum(write(loaded, table, folder / f"{name}.{table}.parquet") for table in TABLES)
+        cells = sum(
+            write(loaded, table, folder / f"{name}.{table}.parquet") for table in records.TABLES
+        )
         print(f"{time.monotonic() - start:.1f} s, {cells} cells of {counts}", flush=True)
     return 0
 

@@ -38,8 +38,6 @@ SMALL = {
 class Fake:
     """One invented run."""
 
-    stage: str
-    condition: str
     data: str
     model: str
     loss: str
@@ -66,7 +64,6 @@ class Fake:
     @cached_property
     def config(self) -> dict[str, Any]:
         return {
-            "condition": self.condition,
             "data": {"name": self.data, "fn": self.data, "params": {}},
             "corruption": self.noise,
             "model": {"name": self.model, "fn": self.model, "params": {"widths": [64, 64]}},
@@ -95,7 +92,7 @@ class Fake:
     @cached_property
     def keys(self) -> dict[str, Any]:
         """What every row of every table begins with."""
-        names = ("run_id", "stage", "condition", "data", "model", "loss", "lr", "seed")
+        names = ("run_id", "data", "model", "loss", "lr", "seed")
         return {name: getattr(self, name) for name in names} | {"optimizer": "sgd"}
 
     @cached_property
@@ -108,7 +105,7 @@ class Fake:
         worth = {"mse": 0.5, "mae": 0.53, "quartic": 0.62, "huber": 0.505}
         worth |= {"cross_entropy": 0.04, "brier": 0.042, "mse_logits": 0.045}
         base = worth.get(self.loss, 0.5)
-        return base * (1 + 0.15 * abs(np.log10(self.lr) + 1.5)) + 0.2 * (self.rate or 0.0)
+        return base * (1 + 0.15 * abs(np.log10(self.lr) + 1.2)) + 0.2 * (self.rate or 0.0)
 
     @property
     def draw(self) -> np.random.Generator:
@@ -129,22 +126,17 @@ def plan_runs(
     tasks: Mapping[tuple[str, str], Mapping[str, str]] = SMALL,
     *,
     rates: Sequence[float] = SMALL_RATES,
-    tune: int = 3,
-    confirm: int = 8,
+    seeds: int = 8,
 ) -> list[Fake]:
-    """Runs of a protocol sweep: tuning grid, then fresh seeds at one rate; large rates diverge."""
+    """Runs of an experiment: every rate on every seed; the quartic diverges at large ones."""
     runs = []
     for (data, model), losses in tasks.items():
         for loss, family in losses.items():
             task = "classification" if data == "digits" else "regression"
             shared = {"data": data, "model": model, "loss": loss, "family": family, "task": task}
-            for lr, seed in itertools.product(rates, range(tune)):
+            for lr, seed in itertools.product(rates, range(seeds)):
                 status = "diverged" if loss == "quartic" and lr > 0.05 + 0.2 * seed else "done"
-                runs.append(Fake("tune", "grid", lr=lr, seed=1000 + seed, status=status, **shared))
-            lr = rates[0] if loss == "quartic" else rates[len(rates) // 2]
-            runs += [
-                Fake("confirm", "own_lr", lr=lr, seed=seed, **shared) for seed in range(confirm)
-            ]
+                runs.append(Fake(lr=lr, seed=seed, status=status, **shared))
     return runs
 
 
@@ -156,10 +148,10 @@ def own(
     status: str = "done",
     data: str = "digits",
 ) -> list[Fake]:
-    """An own sweep: no declaration, one stage."""
+    """An own sweep, to be built without a declaration."""
     task = "classification" if data == "digits" else "regression"
     return [
-        Fake("exploratory", "as_given", data, "mlp", loss, family, task, lr, seed, status)
+        Fake(data, "mlp", loss, family, task, lr, seed, status)
         for loss, family in losses.items()
         for lr in rates
         for seed in range(seeds)
@@ -190,8 +182,8 @@ def _declaration(losses: list[str]) -> dict[str, Any]:
         "margin": {"regression": 0.02, "classification": 0.01},
         "family": "task",
         "confidence": 0.95,
-        "tune_seeds": 5,
-        "confirm_seeds": 10,
+        "looks": [8],
+        "seeds": [*range(8)],
         "targets": {"regression": 0.7, "classification": 0.9},
         "losses": losses,
     }
@@ -203,12 +195,12 @@ def build(
     """Write the runs as a sweep; those with status "missing" are planned and nothing more."""
     kept = [run for run in runs if run.status != "missing"]
     for pack_id, members in itertools.groupby(
-        sorted(kept, key=lambda r: (r.data, r.stage)), key=lambda r: _sha(f"{r.data}{r.stage}")[:12]
+        sorted(kept, key=lambda run: run.data), key=lambda run: _sha(run.data)[:12]
     ):
         _write_pack(folder / "packs" / pack_id, pack_id, list(members))
     declared = _declaration(sorted({run.loss for run in runs}))
     digest = store.sha256(store.to_json(declared))
-    facts = ("stage", "condition", "data", "model", "loss", "lr", "seed", "task", "family")
+    facts = ("data", "model", "loss", "lr", "seed", "task", "family")
     planned = {
         run.run_id: {name: getattr(run, name) for name in facts}
         | {"optimizer": "sgd", "declaration": digest}
@@ -265,6 +257,7 @@ def _write_pack(folder: Path, pack_id: str, members: Sequence[Fake]) -> None:
         "steps": [row for run in members for row in _steps(run)],
         "layers": [row for run in members for row in _layers(run)],
         "evals": [row for run in members for row in [*_evals(run), *_cross(run)]],
+        "examples": [],
     }
     files = {}
     for name, rows in tables.items():
@@ -290,6 +283,7 @@ def _run(run: Fake) -> dict[str, Any]:
         "batch_sha": _sha(f"batch {run.data} {run.seed}"),
         "source_sha": _sha(run.loss),
         "data_sha": _sha(f"data {run.data} {run.seed}"),
+        "target_scale": 1.0,
         "corrupted_share": run.rate or 0.0,
         "transition": "",
         "shared_sha": _sha("shared"),
@@ -326,7 +320,7 @@ def _steps(run: Fake) -> list[dict[str, Any]]:
 
 def _evals(run: Fake) -> list[dict[str, Any]]:
     rows = []
-    splits = ("train", "validation") if run.stage == "tune" else ("train", "validation", "test")
+    splits = ("train", "validation", "test")
     draw = run.draw
     for step in range(0, run.stop_step + 1 if run.status == "done" else 0, 100):
         start = 1.0 if run.task == "regression" else 0.9
@@ -350,14 +344,14 @@ def _layers(run: Fake) -> list[dict[str, Any]]:
         run.keys
         | {"step": row["step"], "layer": layer, "gradient_norm": share * row["gradient_norm"]}
         | {"weight_norm": 5.0, "update_ratio": row["update_ratio"]}
-        for row in _steps(run)[:: 1 if run.stage != "tune" else 10]
+        for row in _steps(run)
         for layer, share in (("0", 0.8), ("2", 0.6))
     ]
 
 
 def _cross(run: Fake) -> list[dict[str, Any]]:
     """The model judged by the losses of its task, after the last step."""
-    if run.status != "done" or run.stage == "tune":
+    if run.status != "done":
         return []
     others = CLASSIFICATION if run.task == "classification" else REGRESSION
     return [

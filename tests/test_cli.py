@@ -324,9 +324,7 @@ def test_a_sweep_with_a_range_of_seeds_works_and_is_not_trained_twice(place, cap
     runs = records.load("runs/mine").runs
     assert len(runs) == 12
     assert {*runs.loss} == {"mse", "huber"}
-    assert {*zip(runs.stage, runs.status, runs.stop_step, strict=True)} == {
-        ("exploratory", "done", 4)
-    }
+    assert {*zip(runs.status, runs.stop_step, strict=True)} == {("done", 4)}
     packs = place / "runs" / "mine" / "packs"
     before = {path: path.stat().st_mtime_ns for path in packs.rglob("*")}
     assert cli.main(line) == cli.DONE

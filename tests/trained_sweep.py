@@ -41,13 +41,10 @@ hydra:
         model: [linear]
         init.from: [permuted_labels]
         loss: [cross_entropy, mse_logits, brier]
-    tune:
+    candidates:
       lr: [0.01, 0.1]
-      seeds: range(100,102)
       extend: 0
-    confirm:
-      seeds: range(0,6)
-      conditions: [own_lr, reference_lr, scale_matched]
+    looks: [6]
     declare:
       primary: { regression: rmse, classification: accuracy }
       endpoint: last

@@ -33,7 +33,7 @@ lossbench trains identical models under many losses, proves that they were ident
 and says with honest statistics what the loss changed.
 
   lossbench                                the essay's comparison on real data, and its report
-  lossbench experiment=NAME [overrides]    a named sweep: tune, confirm, report
+  lossbench experiment=NAME [overrides]    a named sweep, until it is settled
   lossbench experiment=essay loss=huber_tight
                                            adds one loss; only its runs are trained
   lossbench experiment=NAME size=smoke     the same in seconds, to see that it runs
@@ -43,8 +43,8 @@ and says with honest statistics what the loss changed.
   lossbench plan experiment=NAME           what it would cost: runs, packs, time, budget;
       --power    what its seeds can resolve    --spread 0.02  from a stated spread
   lossbench report runs/NAME [--strict]    figures, tables, HTML page (--strict: exit 1 if a
-                                           run is missing or a verdict rests on less than
-                                           declared, confirmed, proven pairs)
+                                           run is missing or a verdict is undecided or
+                                           rests on less than declared, proven pairs)
   lossbench verify runs/NAME               every file as it was written? every run there?
   lossbench verify --machine               does a run depend on its pack-mates on this machine?
   lossbench losses                         the catalog: all losses, a line each
@@ -319,11 +319,13 @@ def _show(loaded: Any, *, extent: str = "all") -> None:
 
 
 _COLORS = {
-    "better": "1;32",
-    "worse": "1;31",
+    "better by more": "1;32",
+    "better": "32",
+    "worse": "31",
+    "worse by more": "1;31",
     "diverges": "1;31",
     "reference": "1",
-    "not distinguishable": "2",
+    "undecided": "2",
 }
 
 

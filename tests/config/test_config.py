@@ -28,22 +28,7 @@ def test_a_plain_configuration_becomes_its_run():
     assert (run.seed, run.lr, run.steps, run.momentum) == (3, 0.2, 20, 0.9)
     assert run.loss == runs.Part(name="huber", fn="huber", params={"delta": 0.5})
     assert run.row is LOSSES["huber"]
-    assert run.stage == "exploratory"
     assert json.loads(json.dumps(run.facts)) == run.facts
-
-
-@pytest.mark.parametrize(
-    ("condition", "stage"),
-    [
-        ("grid", "tune"),
-        ("own_lr", "confirm"),
-        ("reference_lr", "confirm"),
-        ("scale_matched", "confirm"),
-        ("as_given", "exploratory"),
-    ],
-)
-def test_a_condition_has_its_stage(condition, stage):
-    assert make_run(condition=condition).stage == stage
 
 
 def test_the_name_of_a_variant_and_its_function_are_kept_apart():
@@ -92,7 +77,6 @@ MISTAKES = {
         ("sample", "data.targets 'sample' is unknown: did you mean 'sampled'"),
         ("distribution", "'diabetes' is regression, .*: use data.targets=sampled"),
     ],
-    "condition": [("own_lrr", "condition 'own_lrr' is unknown: did you mean 'own_lr'")],
     "name": [
         ("../x", "name is '../x': use up to 80 letters"),
         ("a/b", "name is 'a/b'"),
@@ -231,7 +215,6 @@ FACTORS = {
     "log_every": 6,
     "eval_every": 11,
     "engine__precision": "float64",
-    "condition": "own_lr",
     "model__params": {"widths": [16], "activation": "relu"},
 }
 CLASSIFIED = {"data": "gaussian_mixture", "loss": "brier"}

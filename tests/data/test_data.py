@@ -90,6 +90,45 @@ def test_no_row_lies_in_two_splits():
     assert sorted(torch.cat(list(rows.values())).tolist()) == list(range(1000))
 
 
+@pytest.mark.parametrize("count", [36, 442, 1797])
+def test_no_seed_trains_or_chooses_on_a_row_that_any_seed_is_tested_by(count):
+    rows = [permuted(count, seed=seed) for seed in range(20)]
+    assert all(torch.equal(one["test"], rows[0]["test"]) for one in rows)
+    test = {*rows[0]["test"].tolist()}
+    used = {row for one in rows for split in ("train", "validation") for row in one[split].tolist()}
+    assert not used & test
+    assert len(used | test) == count
+    assert len({tuple(sorted(one["validation"].tolist())) for one in rows}) == 20
+    # Over seeds each of the other rows is equally often in validation: 1 in 4.
+    chosen = torch.stack(
+        [torch.isin(torch.arange(count), permuted(count, s)["validation"]) for s in range(400)]
+    )
+    shares = chosen.double().mean(0)[sorted(used)]
+    assert (shares - 0.25).abs().max() < 5 * (0.25 * 0.75 / 400) ** 0.5
+
+
+@pytest.mark.parametrize("name", [name for name, row in DATA.items() if row.drawn == "resplit"])
+def test_a_set_that_is_split_again_has_one_test_part_and_many_validation_parts(name):
+    def raw(seed, split):
+        """Targets in units that do not depend on the training split."""
+        splits = DATA[name].fn(seed=seed)
+        rows = splits.targets[split].double() * splits.target_scale
+        return rows - rows.mean(0) * (splits.task == "regression")
+
+    for seed in (1, 2):
+        torch.testing.assert_close(raw(0, "test"), raw(seed, "test"), rtol=0, atol=1e-3)
+        assert not torch.allclose(raw(0, "validation"), raw(seed, "validation"), atol=1e-3)
+
+
+def test_real_targets_of_regression_say_their_unit_and_nothing_else_does():
+    for name, row in DATA.items():
+        is_real = row.task == "regression" and row.drawn != "generated"
+        assert bool(row.unit) == is_real, name
+    assert DATA["diamonds"].unit_of({"target": "price"}) == "dollars"
+    assert DATA["diamonds"].unit_of({"target": "log_price"}) == "log dollars"
+    assert DATA["diabetes"].unit_of({}) == "points of the progression score"
+
+
 @pytest.mark.parametrize("name", [*real.TABLES, "diabetes"])
 @pytest.mark.parametrize("is_elsewhere", [False, True])
 def test_what_is_read_from_scikit_learn_has_the_bits_of_its_loader(

@@ -356,7 +356,7 @@ def test_houses_are_downloaded_and_known_by_their_digest_alone(
 # ---- scikit-learn's own --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "measured"), [("breast_cancer", 0.974), ("wine", 0.978)])
+@pytest.mark.parametrize(("name", "measured"), [("breast_cancer", 0.986), ("wine", 0.992)])
 def test_a_linear_model_is_nearly_always_right_on_small_sets(name, measured):
     found = []
     for seed in range(20):
@@ -399,8 +399,8 @@ def test_diamonds_have_53940_rows_split_60_20_20():
 
 
 @pytest.mark.exhaustive
-def test_trees_explain_98_percent_of_diamonds_and_a_plane_90():
-    for target, plane, trees in (("log_price", 0.907, 0.991), ("price", 0.901, 0.980)):
+def test_trees_explain_98_percent_of_diamonds_and_a_plane_92():
+    for target, plane, trees in (("log_price", 0.962, 0.991), ("price", 0.919, 0.980)):
         splits = splits_of_set("diamonds", target=target)
         found = parts(splits)
         ridge = Ridge(1.0).fit(*found["train"]).score(*found["test"])

@@ -144,7 +144,6 @@ ATOMS = {
     "data__params": {"examples": 640},
     "model": {"name": "linear", "fn": "linear", "params": {}},
     "batch_size": 64,
-    "condition": "own_lr",
 }
 
 
@@ -187,22 +186,12 @@ def test_distances_to_a_distribution_are_kept_where_the_prediction_is_one():
     assert not both & found["weston_watkins"]
 
 
-def test_the_distance_to_the_bayes_point_is_measured_on_test_alone_and_never_in_tune():
-    for condition, splits in (("own_lr", {"test"}), ("grid", set())):
-        run = make_run(**ATOMS | {"condition": condition}, loss="gce", steps=2)
-        evals = trained([run])["evals"]
-        assert set(evals[evals.metric == "tv_bayes"].split) == splits
-        posterior = set(evals[evals.metric == "tv_posterior"].split)
-        assert posterior == {"train", "validation"} | splits
+def test_the_distance_to_the_bayes_point_is_measured_on_test_alone():
+    evals = trained([make_run(**ATOMS, loss="gce", steps=2)])["evals"]
+    assert set(evals[evals.metric == "tv_bayes"].split) == {"test"}
+    posterior = set(evals[evals.metric == "tv_posterior"].split)
+    assert posterior == {"train", "validation", "test"}
     assert "tv_bayes" not in last(make_run(data="digits", loss="gce", steps=2))
-
-
-def test_stage_tune_solves_nothing(monkeypatch):
-    solved = []
-    # What was solved in vain shows in no record.
-    monkeypatch.setattr(BayesPoints, "of", lambda *args: solved.append(args) or [])
-    trained([make_run(**ATOMS | {"condition": "grid"}, loss="gce", steps=2)])
-    assert solved == []
 
 
 def test_distances_have_the_same_bits_in_any_pack():

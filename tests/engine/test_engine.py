@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ import scoringrules as sr
 import torch
 from configs import make_run
 from selection import beyond, one_of_each_family
+from sklearn import datasets
 from torch import nn
 from training import (
     CLASSIFICATION,
@@ -25,6 +27,8 @@ from training import (
 )
 
 from lossbench import records
+from lossbench.data import DATA, Data
+from lossbench.data.splits import by_split, permuted, regression
 from lossbench.engine import batch_indices, failed, refuse_unpaired, refuse_unwidened
 from lossbench.engine.members import initial_model
 from lossbench.engine.state import decoded
@@ -130,15 +134,116 @@ def test_every_loss_of_a_seed_sees_the_same_init_batches_and_data():
         assert len(frame[fingerprint].unique()) == 2
 
 
-def test_stage_tune_evaluates_neither_test_nor_losses_but_the_own_one():
-    tuned, confirmed = (
-        trained([make_run(condition=condition, steps=2)])["evals"]
-        for condition in ("grid", "own_lr")
+def test_every_split_is_evaluated_and_other_losses_on_test_alone():
+    evals = trained([make_run(steps=2)])["evals"]
+    assert set(evals.split) == {"train", "validation", "test"}
+    others = evals[evals.metric.str.startswith("loss:") & (evals.metric != "loss:own")]
+    assert len(others)
+    assert set(others.split) == {"test"}
+
+
+# ---- what each test example contributes ----------------------------------------------------------
+
+
+def two_targets(*, seed):
+    """60 examples of three numbers, two targets of different scales."""
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randn(60, 3, generator=draw, dtype=torch.float64)
+    targets = inputs[:, :2] * torch.tensor([1.0, 9.0]) + torch.randn(60, 2, generator=draw)
+    rows = permuted(60, seed)
+    return regression(by_split(inputs, rows), by_split(targets, rows))
+
+
+@pytest.fixture
+def shared_test(monkeypatch, tiny):
+    row = Data(two_targets, "regression", "test")
+    monkeypatch.setitem(DATA, "two_targets", row)
+
+
+@pytest.mark.usefixtures("shared_test")
+@pytest.mark.parametrize(
+    ("data", "losses", "count"),
+    [
+        ("digits", ["cross_entropy", "mse_logits"], 359),
+        ("diabetes", ["mse", "mae", "gaussian_nll"], 88),
+        ("two_targets", ["mse", "huber", "gaussian_nll"], 12),
+        ("tiny_images", ["cross_entropy"], 12),
+    ],
+)
+def test_the_mean_over_test_examples_is_the_metric_at_the_last_step(data, losses, count):
+    settings = {"data": data, "steps": 20, "eval_every": 10, "batch_size": 12}
+    runs = [make_run(**settings, loss=loss, seed=seed) for loss in losses for seed in (0, 1)]
+    for group in {run.row.outputs_per_target: None for run in runs}:
+        together = [run for run in runs if run.row.outputs_per_target == group]
+        tables = grouped(together)
+        found = tables["examples"]
+        (metric,) = {*found.metric}
+        assert metric == records.PRIMARY[runs[0].row.task]
+        last = tables["evals"].query("step == 20 and split == 'test'")
+        last = last[last.metric == metric].set_index("run_id").value
+        means = found.groupby("run_id").value.mean()
+        np.testing.assert_allclose(means, last[means.index], rtol=1e-6)
+        for run in together:
+            mine = found[found.run_id == run.run_id]
+            assert mine.example.tolist() == [*range(count)]
+            assert (mine.seed == run.seed).all()
+        alone = trained([together[0]])
+        assert_same_records(records_of(tables, together[0]), records_of(alone, together[0]))
+
+
+def test_a_row_of_examples_is_that_row_of_the_test_split():
+    run = make_run(data="digits", loss="cross_entropy", steps=30)
+    found = grouped([run])["examples"]
+    chosen = predictions_of(run, "test").argmax(-1)
+    hits = chosen == splits_of(run).targets["test"].argmax(-1).numpy()
+    assert 0 < hits.sum() < 359
+    assert found.value.tolist() == hits.tolist()
+
+
+def test_only_done_runs_and_data_with_one_small_test_part_have_examples(monkeypatch):
+    wild = make_run(loss="quartic", optimizer__lr=1e6)
+    tables = trained([make_run(loss="mse"), wild])
+    assert {*tables["examples"].loss} == {"mse"}
+    assert len(grouped([make_run(data="noisy_linear", loss="mse", steps=2)])["examples"]) == 0
+    few = make_run(loss="mse", steps=2)
+    for most, count in ((88, 88), (87, 0)):
+        monkeypatch.setattr("lossbench.engine.evaluate.MOST_EXAMPLES", most)
+        assert len(grouped([few])["examples"]) == count
+
+
+def test_the_scale_of_the_target_is_recorded_for_each_seed():
+    runs = [make_run(loss="mse", steps=2, seed=seed) for seed in (0, 1)]
+    found = grouped(runs)["runs"].set_index("seed").target_scale
+    _, progression = datasets.load_diabetes(return_X_y=True)
+    for run in runs:
+        rows = permuted(len(progression), run.seed)["train"].numpy()
+        assert found[run.seed] == pytest.approx(progression[rows].std())
+    digits = make_run(data="digits", loss="cross_entropy", steps=2)
+    assert grouped([digits])["runs"].target_scale.tolist() == [1.0]
+
+
+def drawn_anew(*, seed):
+    """As `two_targets`, but what is test is another seed's training."""
+    splits, draw = two_targets(seed=seed), torch.Generator().manual_seed(seed)
+    turned = dict(
+        zip(splits.inputs, torch.randperm(60, generator=draw).split([36, 12, 12]), strict=True)
     )
-    assert set(tuned.split) == {"train", "validation"}
-    assert set(confirmed.split) == {"train", "validation", "test"}
-    crossed = {*tuned.metric[tuned.metric.str.startswith("loss:")]}
-    assert crossed == {"loss:own"}
+    parts = (torch.cat([*part.values()]) for part in (splits.inputs, splits.targets))
+    inputs, targets = (by_split(part, turned) for part in parts)
+    return replace(splits, inputs=inputs, targets=targets)
+
+
+def test_a_set_whose_seeds_have_other_test_examples_must_say_so(monkeypatch):
+    monkeypatch.setitem(DATA, "two_targets", Data(two_targets, "regression", "test"))
+    preflight([make_run(data="two_targets", loss="mse", seed=seed) for seed in (0, 1)])
+    monkeypatch.setitem(DATA, "two_targets", Data(drawn_anew, "regression", "test"))
+    runs = [make_run(data="two_targets", loss="mse", seed=seed) for seed in (3, 4)]
+    with pytest.raises(ConfigError, match=r"seeds 3 and 4 have other test.*splits\.permuted"):
+        preflight(runs)
+    preflight(runs[:1])
+    row = Data(drawn_anew, "regression", "test", drawn="generated")
+    monkeypatch.setitem(DATA, "two_targets", row)
+    preflight(runs)
 
 
 NOISES = {
@@ -422,10 +527,11 @@ def test_a_second_output_learns_the_variance_of_the_noise():
     linear = {"name": "linear", "fn": "linear", "params": {}}
     facts = {"data": "noisy_linear", "data__params": {"examples": 10_000}, "model": linear}
     times = {"steps": 1500, "log_every": 1500, "eval_every": 1500}
-    run = make_run(**facts, **times, loss="gaussian_nll", optimizer__lr=0.01)
-    evals = trained([run])["evals"].query("split == 'validation'").set_index(["metric", "step"])
+    facts |= {"loss": "gaussian_nll", "optimizer__lr": 0.01}
+    runs = [make_run(**facts, **times, seed=seed) for seed in range(4)]
+    evals = trained(runs)["evals"].query("split == 'validation' and metric == 'loss:own'")
     # Function and noise have variance 1 each, standardised together: the noise keeps half.
-    first, last = (evals.value["loss:own", step] for step in (0, 1500))
+    first, last = (evals.value[evals.step == step].mean() for step in (0, 1500))
     assert first > 0.4
     assert last == pytest.approx((np.log(0.5) + 1) / 2, abs=0.04)
 
@@ -452,8 +558,8 @@ AT_START = "step == 0 and split == 'test'"
 @pytest.mark.parametrize("name", SURE)
 def test_distributions_are_judged_at_the_members_own_parameters(name):
     params, scores = SURE[name]
-    run = make_run(loss=name, loss__params=params, steps=1, condition="own_lr")
-    other = make_run(loss=name, seed=1, steps=1, condition="own_lr")
+    run = make_run(loss=name, loss__params=params, steps=1)
+    other = make_run(loss=name, seed=1, steps=1)
     found = grouped([other, run])["evals"]
     value = found[found.run_id == run.run_id].query(AT_START).set_index("metric").value
     output, target = untrained(run)
@@ -463,10 +569,7 @@ def test_distributions_are_judged_at_the_members_own_parameters(name):
 
 
 def test_quantiles_are_judged_at_the_members_own_level():
-    runs = [
-        make_run(loss="pinball", loss__params={"tau": tau}, steps=1, condition="own_lr")
-        for tau in (0.3, 0.8)
-    ]
+    runs = [make_run(loss="pinball", loss__params={"tau": tau}, steps=1) for tau in (0.3, 0.8)]
     found = grouped(runs)["evals"].query(AT_START).set_index(["run_id", "metric"]).value
     output, target = untrained(runs[0])
     for run, tau in zip(runs, (0.3, 0.8), strict=True):
@@ -483,7 +586,7 @@ def judging_certainty(runs):
 
 def test_losses_that_predict_a_point_have_no_coverage_among_others_that_say_how_sure_they_are():
     names = ("mse", "expectile", "pinball", "student_t")
-    found = judging_certainty([make_run(loss=n, steps=1, condition="own_lr") for n in names])
+    found = judging_certainty([make_run(loss=n, steps=1) for n in names])
     assert found.groupby("loss").metric.agg(set).to_dict() == {
         "pinball": {"quantile_coverage", "coverage_error"},
         "student_t": {"crps", "coverage_90", "coverage_error"},
@@ -492,13 +595,13 @@ def test_losses_that_predict_a_point_have_no_coverage_among_others_that_say_how_
 
 
 def test_on_a_test_split_without_noise_nobody_is_judged_by_how_sure_he_is():
-    run = make_run(data="noisy_linear", loss="gaussian_nll", steps=1, condition="own_lr")
+    run = make_run(data="noisy_linear", loss="gaussian_nll", steps=1)
     assert {*judging_certainty([run]).split} == {"validation"}
 
 
 def test_no_point_is_aimed_at_where_labels_are_corrupted():
     noisy = {"name": "symmetric", "params": {"rate": 0.4}}
-    facts = {"data": "gaussian_mixture", "loss": "brier", "steps": 1, "condition": "own_lr"}
+    facts = {"data": "gaussian_mixture", "loss": "brier", "steps": 1}
     plain, corrupted = (
         {*grouped([make_run(**facts, **more)])["evals"].metric}
         for more in ({}, {"data__corruption": noisy})
@@ -508,7 +611,7 @@ def test_no_point_is_aimed_at_where_labels_are_corrupted():
 
 
 def test_what_sorts_or_bins_is_measured_at_the_last_step_off_train_and_the_rest_always():
-    run = make_run(data="digits", loss="mse_logits", steps=4, eval_every=2, condition="own_lr")
+    run = make_run(data="digits", loss="mse_logits", steps=4, eval_every=2)
     evals = trained([run])["evals"]
     for metric, rows in evals[~evals.metric.str.startswith("loss:")].groupby("metric"):
         final = records.metric_of(metric).is_final
@@ -518,7 +621,7 @@ def test_what_sorts_or_bins_is_measured_at_the_last_step_off_train_and_the_rest_
 
 
 def test_recorded_brier_terms_and_class_accuracies_make_up_what_they_are_parts_of():
-    run = make_run(data="digits", loss="mse_logits", steps=30, condition="own_lr")
+    run = make_run(data="digits", loss="mse_logits", steps=30)
     last = trained([run])["evals"].query("step == 30 and split == 'test'")
     value = last.set_index("metric").value.astype(float)
     terms = [value[f"brier_{name}"] for name in ("reliability", "resolution", "uncertainty")]
@@ -531,7 +634,7 @@ def test_recorded_brier_terms_and_class_accuracies_make_up_what_they_are_parts_o
 
 
 def test_other_losses_are_evaluated_where_the_inverse_link_is_the_same():
-    shared = {"data": "digits", "condition": "own_lr", "steps": 2}
+    shared = {"data": "digits", "steps": 2}
     evals = grouped([make_run(loss=loss, **shared) for loss in ("brier", "mse_logits", "entmax")])
     found = evals["evals"].query("split == 'test' and step == 2")
     crossed = found[found.metric.str.startswith("loss:")].groupby("loss").metric.agg(set)
@@ -548,7 +651,7 @@ def test_a_link_with_other_parameters_is_another_link():
 
 
 def test_other_losses_are_evaluated_at_the_last_step_and_the_own_one_at_every_step():
-    evals = trained([make_run(steps=5, eval_every=2, condition="own_lr")])["evals"]
+    evals = trained([make_run(steps=5, eval_every=2)])["evals"]
     steps = evals[evals.split == "test"].groupby("metric").step.agg(list)
     assert steps["loss:own"] == steps["rmse"] == [0, 2, 4, 5]
     others = steps[steps.index.str.startswith("loss:") & (steps.index != "loss:own")]
@@ -570,7 +673,7 @@ def test_class_counts_weigh_the_evaluation_of_each_member_by_its_own_seed():
 
 # Dense training targets.
 
-FED = {"data": "gaussian_mixture", "condition": "own_lr", "steps": 3, "batch_size": 20}
+FED = {"data": "gaussian_mixture", "steps": 3, "batch_size": 20}
 
 
 def test_a_loss_is_trained_on_the_posterior_itself():

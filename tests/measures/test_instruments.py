@@ -419,7 +419,7 @@ MANY = {
 
 def trained_with(instruments, losses, data):
     """Tables without what instruments measure, and the parameters after every step but the last."""
-    shared = {"data": data, "condition": "own_lr", "log_every": 1, "instruments": instruments}
+    shared = {"data": data, "log_every": 1, "instruments": instruments}
     (pack,) = packs.group([make_run(loss=loss, **shared) for loss in losses], pack_size=100)
     saved, before = [], torch.get_rng_state()
     tables = trained(pack.runs, flush=lambda step, snapshot: saved.append(snapshot()))

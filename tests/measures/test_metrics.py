@@ -55,6 +55,41 @@ def test_regression_metrics_equal_scikit_learns():
         assert found["median_ae"][member].item() in np.abs(p - t)
 
 
+def test_contributions_to_accuracy_are_hits_and_their_mean_is_scikit_learns(classified):
+    output, label, target = classified
+    found = metrics.contributions(output.softmax(-1), target, task="classification")
+    assert found.dtype == output.dtype
+    assert set(found.unique().tolist()) == {0.0, 1.0}
+    for member in range(3):
+        expected = sk.accuracy_score(label[member], output[member].argmax(-1))
+        assert found[member].mean().item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_contributions_to_rmse_are_its_derivatives_by_the_weights_of_the_examples(outputs):
+    prediction, target = normal(2, 40, outputs), normal(2, 40, outputs, seed=1)
+    found = metrics.contributions(prediction, target, task="regression")
+    for member in range(2):
+        p, t = prediction[member].numpy(), target[member].numpy()
+
+        def rmse(weights, p=p, t=t):
+            return sk.mean_squared_error(t, p, sample_weight=weights) ** 0.5
+
+        whole = rmse(np.ones(40))
+        assert found[member].mean().item() == pytest.approx(whole, rel=1e-12)
+        for place in (0, 7, 39):
+            more, less = np.ones(40), np.ones(40)
+            more[place] += 1e-5
+            less[place] -= 1e-5
+            influence = 40 * (rmse(more) - rmse(less)) / 2e-5
+            assert found[member, place].item() - whole == pytest.approx(influence, abs=1e-6)
+
+
+def test_exact_predictions_contribute_nothing_to_rmse():
+    target = normal(2, 5, 1)
+    assert (metrics.contributions(target, target, task="regression") == 0).all()
+
+
 def test_wrong_labels_are_counted_as_memorised_as_recovered_or_as_neither():
     eye = torch.eye(4, dtype=torch.float64)
     clean, given = eye[[0, 0, 0, 0, 1, 2]], eye[[1, 1, 1, 1, 1, 2]]  # four wrong, two right

@@ -19,7 +19,8 @@ from lossbench import cli, records, statistics
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.protocol.grid import spread
-from lossbench.protocol.size import sized_blocks, sized_stage
+from lossbench.protocol.size import sized_blocks, sized_candidates, sized_interactions
+from lossbench.report import summary
 from lossbench.runs import ConfigError
 from lossbench.statistics.published import speaks_of
 from lossbench.sweep import preflight
@@ -29,9 +30,8 @@ EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 SIZES = sorted(path.stem for path in (lossbench.CONF / "size").glob("*.yaml"))
 
 ONE_OF_EACH = [
-    "hydra.sweeper.tune.lr=[0.1]",
-    "hydra.sweeper.tune.seeds=[100]",
-    "hydra.sweeper.confirm.seeds=[0]",
+    "hydra.sweeper.candidates.lr=[0.1]",
+    "hydra.sweeper.looks=[1]",
 ]
 """Every cell once: what is typed goes before a size."""
 
@@ -61,10 +61,9 @@ PLANNED += [(name, "full") for name in EXPERIMENTS if name not in (*CLAIMING, LA
 def test_an_experiment_can_be_planned_at_a_size(name, size, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = planned(f"experiment={name}", f"size={size}", *ONE_OF_EACH)
-    assert plan.runs["tune"]
-    assert len(plan.runs["confirm"]) >= len({run.run_id for run in plan.runs["tune"]}) / 2
+    assert plan.first
     if size == "smoke":
-        preflight(plan.runs["tune"])
+        preflight(plan.first)
     assert plan.sweep.folder.name == plan.sweep.name == f"{name}-{size}"
     assert not [*tmp_path.iterdir()]
 
@@ -111,10 +110,9 @@ def test_a_published_claim_speaks_of_a_loss_and_a_reference_that_are_planned_sid
     runs = pd.DataFrame(
         {"run_id": run.run_id, "task": run.row.task, "config": json.dumps(run.facts)}
         | {key: getattr(run, key).name for key in ("data", "model", "loss", "optimizer")}
-        for run in plan.runs["confirm"]
-        if run.condition == "own_lr"
+        for run in plan.first
     )
-    runs = statistics.placed(runs, tuned=[*sweeper_of(name)["tune"].get("others", ())])
+    runs = statistics.placed(runs, tuned=[*sweeper_of(name)["candidates"].get("others", ())])
     for claim in declared["published"]:
         its_tasks = runs[[speaks_of(claim, statistics.factors(text)) for text in runs.config]]
         mine = its_tasks[its_tasks.loss == claim["loss"]]
@@ -126,7 +124,7 @@ def test_a_published_claim_speaks_of_a_loss_and_a_reference_that_are_planned_sid
         assert re.search(r"\d{4}", claim["source"])
 
 
-REACHED = {"diabetes": 0.82295, "noisy_linear": 0.79178, "clean_linear": 1e-6}
+REACHED = {"diabetes": 0.82766, "noisy_linear": 0.75807, "clean_linear": 1e-6}
 """Largest rmse on validation over seeds 0 to 19 and 100 to 104 of least squares fitted on train."""
 
 
@@ -198,17 +196,13 @@ def test_a_scale_of_what_is_no_whole_number_is_refused():
         sized_blocks([{"loss": ["mse"]}], size, top=TOP, typed=())
 
 
-def test_a_sweep_that_tunes_nothing_tunes_nothing_at_any_size():
-    assert sized_stage("tune", None, {"rates": 3}, typed=(), composer=None) is None
-
-
 def test_full_is_nowhere_coarser_than_what_was_declared():
     full = yaml.safe_load((lossbench.CONF / "size" / "full.yaml").read_text())["size"]
     assert "eval_every" not in full["scale"]
-    finer = {"finer": full["tune"]["finer"]}
+    finer = {"finer": full["candidates"]["finer"]}
     for name in EXPERIMENTS:
-        declared = [float(rate) for rate in sweeper_of(name)["tune"]["lr"]]
-        rates = sized_stage("tune", {"lr": declared}, finer, typed=(), composer=One)["lr"]
+        declared = [float(rate) for rate in sweeper_of(name)["candidates"]["lr"]]
+        rates = sized_candidates({"lr": declared}, finer, typed=(), composer=One)["lr"]
         assert len(rates) == 2 * len(declared) - 1
         assert (rates[0], rates[-1]) == (declared[0], declared[-1])
         coarse, fine = (max_ratio(values) for values in (declared, rates))
@@ -251,13 +245,13 @@ def test_a_mistake_about_sizes_is_told_with_its_cure(line, tmp_path, monkeypatch
 
 
 BAD = {
-    "tune": ("{ tune: { rate: 3 } }", "size.tune.rate", "'rates'"),
+    "candidates": ("{ candidates: { rate: 3 } }", "size.candidates.rate", "'rates'"),
     "scale": ("{ scale: { step: 0.5 } }", "'step'", "'steps'"),
     "factor": ("{ scale: { steps: -1.0 } }", "size.scale.steps", "positive"),
     "most": ("{ most: { loss: 0 } }", "size.most.loss", "1 or more"),
-    "rates": ("{ tune: { rates: 0 } }", "size.tune.rates", "1 or more"),
-    "finer": ("{ tune: { finer: 1.5 } }", "size.tune.finer", "1 or more"),
-    "both": ("{ tune: { finer: 2, rates: 5 } }", "size.tune", "use one of them"),
+    "rates": ("{ candidates: { rates: 0 } }", "size.candidates.rates", "1 or more"),
+    "finer": ("{ candidates: { finer: 1.5 } }", "size.candidates.finer", "1 or more"),
+    "both": ("{ candidates: { finer: 2, rates: 5 } }", "size.candidates", "use one of them"),
 }
 
 
@@ -286,8 +280,9 @@ def test_an_experiment_at_size_smoke_has_a_folder_of_its_own_and_a_quick_report(
     folder = tmp_path / "runs" / "tiny-smoke"
     loaded = records.load(folder)
     assert loaded.plan["name"] == "tiny-smoke"
-    assert loaded.runs.seed[loaded.runs.stage == "confirm"].nunique() == 6  # a verdict needs them
-    assert loaded.runs.lr[loaded.runs.stage == "tune"].nunique() == 3
+    assert (loaded.runs.seed.nunique(), loaded.runs.lr.nunique()) == (6, 3)  # a verdict needs them
+    assert "SMOKE" in summary.table(loaded)
+    assert "SMOKE" in (folder / "report" / "index.html").read_text()
     report = folder / "report"
     assert (report / "index.html").exists()
     assert (report / "tables" / "verdicts.csv").exists()
@@ -297,12 +292,20 @@ def test_an_experiment_at_size_smoke_has_a_folder_of_its_own_and_a_quick_report(
     }
 
 
-def test_a_loss_that_diverges_at_every_rate_is_confirmed_as_one(tmp_path, monkeypatch):
+def test_a_loss_that_diverges_at_every_rate_is_judged_as_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = TINY.replace("steps: 4", "steps: 40").replace("[mse, mae]", "[mse, quartic]")
     write_experiment(tmp_path, "tiny", text.replace("[0.01, 0.1, 1.0]", "[1.0e+8, 1.0e+9]"))
     assert cli.main(["--config-dir", "conf", "experiment=tiny", "report=none"]) == cli.DONE
     assert not (tmp_path / "runs" / "tiny" / "report").exists()
     runs = records.load("runs/tiny").runs
-    assert {*runs.status[runs.stage == "confirm"]} == {"diverged"}
-    assert {*runs.loss[runs.stage == "confirm"]} == {"mse", "quartic"}
+    assert {*runs.status} == {"diverged"}
+    assert {*runs.loss} == {"mse", "quartic"}
+    assert "quartic" in summary.table(records.load("runs/tiny"))
+
+
+def test_levels_scale_with_the_size_and_a_factor_that_is_typed_varies_no_more():
+    declared = {"steps": 250, "batch_size": 32, "model": "mlp [16]"}
+    assert sized_interactions(declared, {"steps": 0.1}, typed=[]) == declared | {"steps": 25}
+    left = sized_interactions(declared, {}, typed=["model.params.widths", "batch_size", "data"])
+    assert left == {"steps": 250}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -12,21 +13,20 @@ from configs import TINY, make_run, write_experiment
 from interrupted import sweep_by, sweep_in, trainer
 from scipy import stats
 
-from lossbench import cli, records
+from lossbench import cli, records, statistics
 from lossbench.data.files import Files
 from lossbench.engine import batch_indices, evaluate
 from lossbench.protocol import forecast
 from lossbench.sweep import splits_of
 from lossbench.sweep.crews import Processes
 
-THREE = TINY.replace("conditions: [own_lr]", "conditions: [own_lr, reference_lr, scale_matched]")
 COSTS = {"update": 0.002, "logging": 0.001, "evaluation": 0.05, "once": 0.4}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
-    write_experiment(folder, "tiny", THREE)
+    write_experiment(folder, "tiny", TINY)
     with contextlib.chdir(folder):
         yield folder
 
@@ -45,40 +45,69 @@ def ask(*words):
 
 
 def planned(text):
-    """Runs, present ones and updates by stage."""
-    rows = re.findall(r"^(tune|confirm) +([\d,]+) +([\d,]+) +[\d,]+ +([\d,]+)", text, re.M)
+    """Runs, present ones and updates by look."""
+    rows = re.findall(r"^(\d+ seeds) +([\d,]+) +([\d,]+) +[\d,]+ +([\d,]+)", text, re.M)
     return {
-        stage: tuple(int(number.replace(",", "")) for number in numbers) for stage, *numbers in rows
+        look: tuple(int(number.replace(",", "")) for number in numbers) for look, *numbers in rows
     }
 
 
 def test_a_plan_trains_and_writes_nothing_and_counts_what_then_runs(place, capsys):
     assert ask("plan") == cli.DONE
     text = capsys.readouterr().out
-    told = planned(text)
-    budget = "Budget: 3 candidates in 6 tuning runs for each of 2 losses"
-    assert budget in " ".join(text.split())
+    foretold = planned(text)
+    assert "Budget: 3 candidates for each of 2 losses" in " ".join(text.split())
     assert not (place / "runs").exists()
     assert ask() == cli.DONE
-    runs = records.load("runs/tiny").runs
-    counts = runs.groupby("stage").size()
-    assert told == {stage: (counts[stage], 0, 4 * counts[stage]) for stage in ("tune", "confirm")}
+    count = len(records.load("runs/tiny").runs)
+    assert foretold == {"3 seeds": (count, 0, 4 * count)}
     capsys.readouterr()
     assert ask("plan") == cli.DONE
-    again = planned(capsys.readouterr().out)
-    assert again == {stage: (count, count, 0) for stage, count in counts.items()}
+    assert planned(capsys.readouterr().out) == {"3 seeds": (count, count, 0)}
 
 
-def test_a_plan_without_the_reference_counts_one_condition(place, capsys):
-    assert ask("plan", "name=alone", "loss=mae,huber") == cli.DONE
-    assert planned(capsys.readouterr().out)["confirm"] == (2 * 3, 0, 4 * 2 * 3)
+def test_a_plan_counts_later_looks_as_if_everything_stayed_open(place, capsys):
+    assert ask("plan", "name=later", "hydra.sweeper.looks=[3,5]") == cli.DONE
+    text = capsys.readouterr().out
+    assert planned(text) == {"3 seeds": (18, 0, 72), "5 seeds": (2 * 3 * 2, 0, 48)}
+    assert "Later looks come on top" in text
+    assert "Expected: 50% of what is open at a look goes on" in " ".join(text.split())
+    assert re.search(r"\d s expected, \d+ s at most", " ".join(text.split()))
+
+
+def test_a_plan_counts_what_is_open_after_a_look_that_is_recorded(place, capsys):
+    typed = ["name=known", "hydra.sweeper.looks=[6,8]", "loss=mse,mae,log_cosh"]
+    typed += ["hydra.sweeper.declare.margin.regression=0.03", "steps=40"]
+    assert ask(*typed) == cli.DONE
+    runs = records.load("runs/known").runs
+    later = runs[runs.seed >= 6]
+    assert 0 < later.loss.nunique() < 3  # some went on, not all
+    capsys.readouterr()
+    assert ask("plan", *typed) == cli.DONE
+    text = capsys.readouterr().out
+    assert planned(text)["8 seeds"] == (len(later), len(later), 0)
+    assert "counts what is open after 6 seeds, from the records" in " ".join(text.split())
+
+
+def of_seconds(seconds):
+    return [
+        forecast.Forecast(f"{n} seeds", 1, 0, 1, 1, spent, 0.0, 0.0, 0.0)
+        for n, spent in enumerate(seconds)
+    ]
+
+
+def test_half_of_what_is_open_is_expected_to_go_on_and_all_of_it_at_most():
+    rows = of_seconds([40, 16, 8])
+    assert forecast._expected(rows, 1) == "50 s expected, 64 s at most"  # 40 + 16 / 2 + 8 / 4
+    assert forecast._expected(rows, 2) == "60 s expected, 64 s at most"  # 40 + 16 + 8 / 2
+    assert forecast._expected(rows, 3) == "64 s expected, 64 s at most"
 
 
 def test_packs_disk_and_memory_are_foretold_within_a_factor_of_two(place, capsys):
     ask("plan", "name=sized", "steps=200")
     text = capsys.readouterr().out
-    packs = sum(map(int, re.findall(r"^(?:tune|confirm).* (\d+) +[\d,]+ +\d+ s$", text, re.M)))
-    disk = 1e6 * float(re.search(r"disk ([\d.]+) MB", text)[1])
+    packs = sum(map(int, re.findall(r"^\d+ seeds.* (\d+) +[\d,]+ +\d+ s$", text, re.M)))
+    disk = 1e6 * float(re.search(r"disk\s+([\d.]+)\s+MB", text)[1])
     ask("name=sized", "steps=200")
     folder = place / "runs" / "sized" / "packs"
     assert packs == len([*folder.glob("*/commit.json")])
@@ -206,21 +235,20 @@ def test_rows_drawn_for_batches_count_as_memory():
     assert many.drawn - few.drawn == 10_000 * batch_indices(0, 100, 1, 16).nbytes
 
 
-def test_power_is_that_of_the_paired_t_test_at_the_stated_spread(place, capsys):
-    assert ask("plan", "--spread", "0.02", "seed=range(0,12)") == cli.DONE
+def test_power_is_that_of_the_verdicts_interval_at_the_stated_spread(place, capsys):
+    assert ask("plan", "--spread", "0.02", "name=twelve", "hydra.sweeper.looks=[12]") == cli.DONE
     (row,) = re.findall(r"^diabetes × linear +1 +12 +0.02 +([\d.]+)", capsys.readouterr().out, re.M)
-    n, found = 12, float(row)
-    critical, shift = stats.t.ppf(0.975, n - 1), found / 0.02 * n**0.5
-    power = stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)
-    assert power == pytest.approx(0.8, abs=0.03)  # two digits are printed
+    values = np.random.default_rng(0).normal(float(row), 0.02, size=(20_000, 12))
+    low, high = statistics.mean_interval(values, confidence=0.95)
+    assert ((low > 0) | (high < 0)).mean() == pytest.approx(0.8, abs=0.03)  # two digits are printed
 
 
-def test_power_without_a_spread_or_tuning_runs_says_how_to_state_one(place, capsys):
+def test_power_without_a_spread_or_runs_says_how_to_state_one(place, capsys):
     assert ask("plan", "--power", "name=nowhere") == cli.MISTAKE
     assert "--spread 0.02" in capsys.readouterr().err
 
 
-def test_power_takes_the_spread_of_the_tuning_runs(place, capsys):
+def test_power_takes_the_spread_on_validation(place, capsys):
     if not (place / "runs" / "tiny").exists():
         ask()
     capsys.readouterr()
@@ -228,13 +256,33 @@ def test_power_takes_the_spread_of_the_tuning_runs(place, capsys):
     (row,) = re.findall(r"^diabetes × linear +1 +3 +([\d.e-]+)", capsys.readouterr().out, re.M)
     loaded = records.load("runs/tiny")
     evals = loaded.evals[(loaded.evals.step == 4) & (loaded.evals.metric == "rmse")]
-    tune = evals[(evals.stage == "tune") & (evals.split == "validation")]
+    tune = evals[evals.split == "validation"]
     means = tune.groupby(["loss", "lr"]).value.mean()
     best = {loss: means[loss].idxmin() for loss in ("mse", "mae")}
     values = pd.concat([tune[(tune.loss == loss) & (tune.lr == lr)] for loss, lr in best.items()])
     wide = values.pivot_table(index="seed", columns="loss", values="value").astype(float)
     spread = (wide.mae - wide.mse).std()
     upper = spread * ((len(wide) - 1) / stats.chi2.ppf(0.2, len(wide) - 1)) ** 0.5
+    assert float(row) == pytest.approx(upper, rel=0.06)
+
+
+def test_power_takes_the_spread_of_the_primary_metric_where_another_one_chooses(place, capsys):
+    typed = ["name=chosen", "+hydra.sweeper.declare.select.regression='loss:own'"]
+    typed += ["hydra.sweeper.declare.primary.regression=mae"]
+    assert ask(*typed) == cli.DONE
+    capsys.readouterr()
+    assert ask("plan", "--power", *typed) == cli.DONE
+    (row,) = re.findall(r"^diabetes × linear +1 +3 +([\d.e-]+)", capsys.readouterr().out, re.M)
+    loaded = records.load("runs/chosen")
+    evals = loaded.evals[(loaded.evals.step == 4) & (loaded.evals.split == "validation")]
+    values = {}
+    for loss in ("mse", "mae"):
+        mine = evals[evals.loss == loss].pivot_table(
+            index="seed", columns=["metric", "lr"], values="value"
+        )
+        values[loss] = mine["mae"][mine[records.OWN_LOSS].mean().idxmin()]
+    spread = (values["mae"] - values["mse"]).std()
+    upper = spread * (2 / stats.chi2.ppf(0.2, 2)) ** 0.5
     assert float(row) == pytest.approx(upper, rel=0.06)
 
 

@@ -1,4 +1,4 @@
-"""Tune, then confirm: fair, on validation alone, and never trained twice."""
+"""The protocol: every candidate on every seed, chosen on validation, looks while it is open."""
 
 from __future__ import annotations
 
@@ -7,25 +7,20 @@ import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
-from configs import IN_THIS_PROCESS, TINY
-from planned import planned
+from configs import TINY
+from known_interval import interval
 from selection import one_in
-from sweep_on_disk import build, plan_runs
 
-from lossbench import cli, records, statistics
+from lossbench import cli, records, statistics, store
 from lossbench.engine.losses import TrainingLosses
-from lossbench.losses import LOSSES
 from lossbench.protocol import Candidate, Grid, candidates
 from lossbench.protocol.cells import block_overrides
-from lossbench.protocol.stages import Chosen, Protocol, why_too_short
+from lossbench.statistics.looks import level_at
 
-TUNE, CONFIRM = 2 * 3 * 2, 2 * 3
-SHAS = ("source_sha", "shared_sha")
-THREE = TINY.replace("tiny", "three").replace(
-    "conditions: [own_lr]", "conditions: [own_lr, reference_lr, scale_matched]"
-)
+RUNS = 2 * 3 * 3
 GROWING = TINY.replace("tiny", "growing").replace("extend: 0", "extend: 2")
 GROWING = GROWING.replace("lr: [0.01, 0.1, 1.0]", "lr: [0.0001, 0.001]")
 DECAYED = TINY.replace("tiny", "decayed").replace("loss: [mse, mae]", "loss: [mse, huber]")
@@ -34,11 +29,15 @@ DECAYED = DECAYED.replace(
     "extend: 0\n      others:\n"
     "        optimizer.weight_decay: [0.0, 0.1]\n        loss.params.delta: [0.5, 2.0]",
 )
+LOOKS = TINY.replace("tiny", "looks").replace("looks: [3]", "looks: [6, 9]")
+LOOKS = LOOKS.replace("loss: [mse, mae]", "loss: [mse, mae, log_cosh]")
+LOOKS = LOOKS.replace("steps: 4", "steps: 40").replace("regression: 0.02", "regression: 0.03")
 
-UNION = TINY.replace("tiny", "union").split("    tune:")[0] + "    tune: null\n"
+UNION = TINY.replace("tiny", "union").split("    candidates:")[0] + "    candidates: null\n"
 MIXED = TINY.replace("tiny", "mixed").replace("data: [diabetes]", "data: [diabetes, digits]")
 BLOCKS = TINY.replace("tiny", "blocks").replace(
-    "    tune:", "      - { data: [noisy_linear], model: [linear], loss: [mse, huber] }\n    tune:"
+    "    candidates:",
+    "      - { data: [noisy_linear], model: [linear], loss: [mse, huber] }\n    candidates:",
 )
 
 
@@ -47,7 +46,7 @@ def conf(tmp_path_factory):
     folder = tmp_path_factory.mktemp("conf")
     (folder / "experiment").mkdir()
     texts = {"tiny": TINY, "union": UNION, "mixed": MIXED, "blocks": BLOCKS}
-    texts |= {"three": THREE, "growing": GROWING, "decayed": DECAYED}
+    texts |= {"growing": GROWING, "decayed": DECAYED, "looks": LOOKS}
     for name, text in texts.items():
         (folder / "experiment" / f"{name}.yaml").write_text(text)
     return folder
@@ -67,10 +66,20 @@ def sweep(conf, place):
     return place / "runs" / "tiny"
 
 
+@pytest.fixture(scope="module")
+def grown(conf, place):
+    assert ask(conf, "experiment=growing") == cli.DONE
+    return place / "runs" / "growing"
+
+
+@pytest.fixture(scope="module")
+def decayed(conf, place):
+    assert ask(conf, "experiment=decayed") == cli.DONE
+    return records.load(place / "runs" / "decayed")
+
+
 def ask(conf, *overrides):
-    is_other = any(word.startswith("hydra/launcher=") for word in overrides)  # has no workers
-    workers = [] if is_other else [IN_THIS_PROCESS]
-    return cli.main(["--config-dir", str(conf), "report=none", *workers, *overrides])
+    return cli.main(["--config-dir", str(conf), "report=none", *overrides])
 
 
 def snapshot(folder):
@@ -78,8 +87,14 @@ def snapshot(folder):
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-def plan(conf, *overrides):
-    return planned("--config-dir", str(conf), *overrides)
+def cells(runs):
+    return set(zip(runs.data, runs.loss, strict=True))
+
+
+def end_values(loaded, split, step=4):
+    """rmse of every run on a split after the last update."""
+    rows = loaded.evals[(loaded.evals.split == split) & (loaded.evals.metric == "rmse")]
+    return rows[rows.step == step].set_index("run_id").value
 
 
 # ---- the grid ------------------------------------------------------------------------------------
@@ -106,28 +121,78 @@ OTHERS = {"optimizer.weight_decay": [0.0, 0.1], "loss.params.delta": [0.5, 1.0, 
 
 @pytest.mark.parametrize("applicable", [[*OTHERS], ["optimizer.weight_decay"], []])
 def test_every_loss_tries_the_same_number_of_candidates(applicable):
-    tried = candidates(Grid((0.01, 0.1)), OTHERS, applicable)
-    assert len({*tried}) == len(tried) == 2 * 2 * 3
-    assert {0.01, 0.1} <= {candidate.lr for candidate in tried}
-    assert all(len(candidate.others) == len(applicable) for candidate in tried)
+    found = candidates(Grid((0.01, 0.1)), OTHERS, applicable)
+    assert len({*found}) == len(found) == 2 * 2 * 3
+    assert {0.01, 0.1} <= {candidate.lr for candidate in found}
+    assert all(len(candidate.others) == len(applicable) for candidate in found)
 
 
-def test_a_candidate_sets_what_it_says_and_a_loss_with_nothing_else_to_tune_gets_finer_rates():
+def test_a_loss_with_nothing_else_to_tune_gets_finer_rates():
+    found = candidates(Grid((0.01, 0.1)), {"loss.params.delta": [1.0, 2.0]}, [])
+    assert [candidate.lr for candidate in found] == [0.01, 0.0316228, 0.1, 0.316228]
+
+
+def test_a_candidate_sets_what_it_says():
     assert Candidate(0.1, (("a.b", 2),)).settings == {"optimizer.lr": 0.1, "a.b": 2}
-    finer = candidates(Grid((0.01, 0.1)), {"loss.params.delta": [1.0, 2.0]}, [])
-    assert [candidate.lr for candidate in finer] == [0.01, 0.0316228, 0.1, 0.316228]
 
 
-# ---- end to end ----------------------------------------------------------------------------------
+# ---- the first look ------------------------------------------------------------------------------
 
 
-def test_what_is_asked_is_written_down(sweep):
+def test_every_loss_trains_every_rate_on_every_seed_and_all_splits_are_evaluated(sweep):
+    loaded = records.load(sweep)
+    assert (loaded.runs.status == "done").all()
+    assert len(loaded.runs) == RUNS
+    trained = {
+        loss: set(zip(part.lr, part.seed, strict=True))
+        for loss, part in loaded.runs.groupby("loss")
+    }
+    assert trained["mse"] == trained["mae"]
+    assert {*loaded.runs.seed} == {0, 1, 2}
+    assert {*loaded.evals.split} == {"train", "validation", "test"}
+
+
+def test_a_loss_is_judged_at_the_rate_with_the_best_mean_on_validation(sweep):
+    loaded = records.load(sweep)
+    means = end_values(loaded, "validation").groupby(
+        [loaded.runs.set_index("run_id").loss, loaded.runs.set_index("run_id").lr]
+    )
+    best = means.mean()
+    (own, _) = statistics.all_comparisons(loaded)
+    for loss, runs in own.runs.groupby("loss"):
+        assert {*runs.lr} == {best[loss].idxmin()}
+        assert {*runs.seed} == {0, 1, 2}
+
+
+def test_at_the_references_rate_the_same_runs_are_compared(sweep):
+    loaded = records.load(sweep)
+    own, at_reference = statistics.all_comparisons(loaded)
+    assert (own.condition, at_reference.condition) == ("own_lr", "reference_lr")
+    rate = own.runs.lr[own.runs.loss == "mse"].iloc[0]
+    assert {*at_reference.runs.lr} == {rate}
+    runs = loaded.runs[loaded.runs.lr == rate].set_index("run_id")
+    values = end_values(loaded, "test").reindex(runs.index)
+    wide = pd.DataFrame({"loss": runs.loss, "seed": runs.seed, "value": values})
+    wide = wide.pivot_table(index="seed", columns="loss", values="value")
+    (row,) = at_reference.paired.itertuples()
+    assert row.difference == pytest.approx((wide.mae - wide.mse).mean(), rel=1e-9)
+
+
+def test_what_is_declared_is_written_down_before_the_first_run(sweep):
     (entry,) = json.loads((sweep / "sweep.json").read_text())["declarations"]
     declared = entry["declared"]
+    assert entry["runs_before"] == 0
     assert declared["losses"] == ["mae", "mse"]
-    assert (declared["tune_seeds"], declared["confirm_seeds"]) == ([100, 101], [0, 1, 2])
+    assert (declared["looks"], declared["seeds"]) == ([3], [0, 1, 2])
     assert declared["reference"]["regression"] == "mse"
-    assert len(declared["learning_rates"]) == 3
+    assert (len(declared["learning_rates"]), declared["extend"]) == (3, 0)
+
+
+def test_runs_of_one_seed_had_the_same_start_batches_and_data(sweep):
+    runs = records.load(sweep).runs
+    for name in ("init_sha", "batch_sha", "data_sha"):
+        assert runs.groupby("seed")[name].agg(set).map(len).eq(1).all()
+        assert len(set(runs[name])) == 3
 
 
 def test_the_same_command_twice_trains_nothing_and_leaves_every_file_alone(sweep, conf, caplog):
@@ -135,266 +200,241 @@ def test_the_same_command_twice_trains_nothing_and_leaves_every_file_alone(sweep
     caplog.set_level("INFO")
     assert ask(conf, "experiment=tiny") == cli.DONE
     assert snapshot(sweep) == before
-    announced = [line for line in caplog.messages if "already there" in line]
-    assert len(announced) == 2
-    assert all("0 to train" in line for line in announced)
+    (announced,) = [line for line in caplog.messages if "already there" in line]
+    assert "0 to train" in announced
 
 
-def test_a_loss_that_is_added_trains_its_own_runs_only(sweep, conf, place):
+def test_a_loss_that_is_added_trains_its_own_runs_only_and_is_exploratory(sweep, conf, place):
     sweep = shutil.copytree(sweep, place / "runs" / "added")
     before = {path: facts for path, facts in snapshot(sweep).items() if "packs" in path.parts}
     assert ask(conf, "experiment=tiny", "name=added", "loss=huber_tight") == cli.DONE
     after = snapshot(sweep)
     assert before.items() <= after.items()
-    runs = records.load(sweep).runs
-    assert len(runs) == TUNE + CONFIRM + 3 * 2 + 3
+    loaded = records.load(sweep)
+    assert len(loaded.runs) == RUNS + 3 * 3
     added = [path for path in after if path not in before and path.name == "runs.parquet"]
     tables = [records.decode(path.read_bytes(), path=path).to_pandas() for path in added]
     assert set(pd.concat(tables).loss) == {"huber_tight"}
-    known = json.loads((sweep / "sweep.json").read_text())
-    assert set(known["losses"]) == {"mse", "mae", "huber_tight"}
+    paired = statistics.all_comparisons(loaded)[0].paired.set_index("loss")
+    assert paired.exploratory.to_dict() == {"mae": False, "huber_tight": True}
 
 
-def own(runs, loss, condition):
-    return runs[(runs.loss == loss) & (runs.condition == condition)]
-
-
-ALL_CONDITIONS = {"own_lr", "reference_lr", "scale_matched"}
-
-
-@pytest.mark.parametrize(
-    ("typed", "conditions"),
-    [
-        ("optimizer=sgd", ALL_CONDITIONS),
-        # It takes the same step for a multiple of a loss.
-        ("optimizer=adam", {"own_lr", "reference_lr"}),
-        ("optimizer.weight_decay=0.01", {"own_lr", "reference_lr"}),
-        # Another signal has no scale of the loss to match.
-        ("signal=norm_matched", {"own_lr", "reference_lr"}),
-        ("signal=reweighted", {"own_lr", "reference_lr"}),
-    ],
-)
-def test_a_challenger_is_confirmed_under_every_condition_that_changes_its_rate(
-    typed, conditions, conf
-):
-    confirm = plan(conf, "experiment=three", typed).runs["confirm"]
-    assert {run.condition for run in confirm if run.loss.name == "mse"} == {"own_lr"}
-    assert {run.condition for run in confirm if run.loss.name == "mae"} == conditions
-
-
-def test_the_reference_has_one_rate_under_all_signals(conf, place, monkeypatch):
-    best = Protocol._best
-
-    def near_tie(self, task, cell, loaded):
-        found = best(self, task, cell, loaded)
-        other = self._candidates(task, cell.run_id)[0 if cell.signal == "reweighted" else 1]
-        return dataclasses.replace(found, candidate=other)
-
-    # Rounding decides which of two equal rates is best: no sweep brings a tie about for sure.
-    monkeypatch.setattr(Protocol, "_best", near_tie)
-    typed = ["name=signals", "signal=own,reweighted"]
-    assert ask(conf, "experiment=three", *typed) == cli.DONE
-    runs = records.load(place / "runs" / "signals").runs
-    confirmed = runs[runs.stage == "confirm"]
-    assert {*confirmed[confirmed.loss == "mse"].lr} == {0.1}
-    assert {*confirmed[confirmed.condition == "reference_lr"].lr} == {0.1}
-    other = confirmed[(confirmed.loss == "mae") & (confirmed.condition == "own_lr")]
-    assert {*other.lr} == {0.01, 0.1}
-
-
-def test_a_loss_added_later_is_matched_to_the_reference_of_the_sweep(essay_sweep, place):
-    shutil.copytree(essay_sweep, place / "runs" / "later")
-    conf = essay_sweep.parents[1] / "conf"
-    typed = ["name=later", "data=diabetes", "loss=log_cosh"]
-    assert ask(conf, "experiment=essay", *typed) == cli.DONE
-    runs = records.load(place / "runs" / "later").runs.query("data == 'diabetes'")
-    assert {*own(runs, "log_cosh", "reference_lr").lr} == {*own(runs, "mse", "own_lr").lr}
-    assert len(own(runs, "log_cosh", "scale_matched")) == len(own(runs, "mse", "own_lr"))
+# ---- growth --------------------------------------------------------------------------------------
 
 
 def test_a_grid_grows_for_all_losses_alike_until_its_bound(conf, place, caplog):
     caplog.set_level("INFO")
-    assert ask(conf, "experiment=growing") == cli.DONE
-    runs = records.load(place / "runs" / "growing").runs
-    tried = runs[runs.stage == "tune"].groupby("loss").lr.agg(lambda lr: sorted({*lr}))
+    assert ask(conf, "experiment=growing", "name=grows") == cli.DONE
+    runs = records.load(place / "runs" / "grows").runs
+    tried = runs.groupby("loss").lr.agg(lambda lr: sorted({*lr}))
     assert tried["mse"] == tried["mae"] == [0.0001, 0.001, 0.01, 0.1]
     assert any("it grows to 0.01, for all 2 losses" in line for line in caplog.messages)
     assert any("after 2 more rates" in line for line in caplog.messages)
 
 
-@pytest.mark.parametrize(
-    ("side", "told"),
-    [
-        ("below", "huber: the best learning rate lies; quartic: runs diverge at the lower end"),
-        ("above", "mae: the best learning rate lies at the upper end"),
-    ],
-)
-def test_a_grid_is_too_short_where_a_best_rate_is_its_end_or_its_lowest_one_diverges(side, told):
-    found = {
-        "mse": Chosen(Candidate(0.1), 1.0, diverged=frozenset({1.0})),
-        "huber": Chosen(Candidate(0.01), 1.0),
-        "log_cosh": Chosen(Candidate(0.01), 1.0, rivals=frozenset({0.1})),
-        "quartic": Chosen(Candidate(0.1), 1.0, diverged=frozenset({0.01, 1.0})),
-        "mae": Chosen(Candidate(1.0), 1.0),
-    }
-    end = {"below": 0.01, "above": 1.0}[side]
-    assert why_too_short(found, dict.fromkeys(found, end), side) == told
-
-
-def test_rates_at_which_a_run_of_the_loss_diverged_are_known(conf, place, monkeypatch):
-    seen = []
-    # A best rate above one that diverged is what the grid is judged by, and no training's for sure.
-    monkeypatch.setattr(
-        "lossbench.protocol.stages.why_too_short",
-        lambda chosen, ends, side: seen.append(dict(chosen)) or "",
+def test_a_grid_grows_downwards_where_a_run_diverges_at_its_lowest_rate(conf, place, caplog):
+    caplog.set_level("INFO")
+    typed = ["loss=mse,quartic", "steps=60", "hydra.sweeper.candidates.extend=1"]
+    rates = "hydra.sweeper.candidates.lr=[0.05,0.5,5.0]"
+    assert ask(conf, "experiment=growing", "name=steep", *typed, rates) == cli.DONE
+    assert any("runs diverge at the lower end" in line for line in caplog.messages) or any(
+        "the best learning rate lies at the lower end" in line for line in caplog.messages
     )
-    typed = ["loss=mse,quartic", "steps=60", "hydra.sweeper.tune.extend=1"]
-    rates = "hydra.sweeper.tune.lr=[0.05,0.5,5.0]"
-    assert ask(conf, "experiment=growing", "name=gone", *typed, rates) == cli.DONE
-    assert seen[0]["mse"].diverged == {5.0}
-    assert seen[0]["quartic"].diverged == {0.05, 0.5, 5.0}
+    assert {*records.load(place / "runs" / "steep").runs.lr} == {0.005, 0.05, 0.5, 5.0}
 
 
-def test_an_edge_that_is_no_better_than_the_rate_beside_it_is_no_reason_to_grow(conf, place):
+def test_a_plateau_is_no_reason_to_grow(conf, place):
     # One update at hardly any rate: accuracy is the same at all of them.
     typed = ["data=digits", "loss=cross_entropy,brier", "steps=1", "eval_every=1", "log_every=1"]
-    rates = "hydra.sweeper.tune.lr=[1e-12,1e-11]"
+    rates = "hydra.sweeper.candidates.lr=[1e-12,1e-11,1e-10]"
     assert ask(conf, "experiment=growing", "name=level", *typed, rates) == cli.DONE
-    runs = records.load(place / "runs" / "level").runs
-    assert {*runs[runs.stage == "tune"].lr} == {1e-12, 1e-11}
+    assert {*records.load(place / "runs" / "level").runs.lr} == {1e-12, 1e-11, 1e-10}
 
 
-def test_a_grown_grid_is_not_tuned_again_and_a_later_loss_gets_all_of_it(conf, place, caplog):
-    caplog.set_level("INFO")
-    if not (place / "runs" / "growing").exists():
-        ask(conf, "experiment=growing")
-    before = snapshot(place / "runs" / "growing")
+def test_a_grown_grid_is_not_trained_again_and_a_later_loss_gets_all_of_it(grown, conf):
+    before = snapshot(grown)
     assert ask(conf, "experiment=growing") == cli.DONE
-    assert snapshot(place / "runs" / "growing") == before
+    assert snapshot(grown) == before
     assert ask(conf, "experiment=growing", "loss=huber") == cli.DONE
-    runs = records.load(place / "runs" / "growing").runs
-    tried = runs[runs.stage == "tune"].groupby("loss").lr.agg(lambda lr: sorted({*lr}))
+    tried = records.load(grown).runs.groupby("loss").lr.agg(lambda lr: sorted({*lr}))
     assert tried["huber"] == tried["mse"]
 
 
-def test_without_its_reference_a_sweep_has_no_verdict_and_says_so(conf, place, capsys):
-    assert ask(conf, "experiment=three", "name=alone", "loss=mae,huber") == cli.DONE
+# ---- looks ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def looked(conf, place):
+    assert ask(conf, "experiment=looks") == cli.DONE
+    return records.load(place / "runs" / "looks")
+
+
+def test_only_open_comparisons_and_their_reference_go_on_with_plausible_rates(looked):
+    before = statistics.all_comparisons(looked, seeds=6)[0]
+    words = before.paired.set_index("loss").verdict
+    still_open = {loss for loss in words.index if words[loss] in ("better", "worse", "undecided")}
+    assert still_open
+    assert still_open != {*words.index}  # one was settled at six seeds
+    later = looked.runs[looked.runs.seed >= 6]
+    assert {*later.loss} == still_open | {"mse"}
+    assert {*later.seed} == {6, 7, 8}
+    for loss, runs in later.groupby("loss"):
+        its = statistics.trials(
+            before.trials[before.trials.loss == loss],
+            metric="rmse", select="rmse", seeds=range(6),
+        )  # fmt: skip
+        rates = before.trials.lr[before.trials.loss == loss].drop_duplicates().sort_values()
+        assert [*np.unique(runs.lr)] == [
+            rates.iloc[place] for place in statistics.plausible(its.costs)
+        ]
+
+
+def test_each_comparison_says_its_look_and_pays_for_it(looked):
+    paired = statistics.all_comparisons(looked)[0].paired.set_index("loss")
+    for row in paired.itertuples():
+        assert row.look == {6: 1, 9: 2}[row.seeds]
+        level = level_at(row.look - 1, (6, 9), confidence=0.95, comparisons=2)
+        assert row.level == pytest.approx(level)
+        known = interval(np.array(row.differences), level)
+        assert (row.difference, row.fixed_low, row.fixed_high) == pytest.approx(known)
+
+
+def test_rates_are_averaged_over_the_first_look_and_marked_by_the_choice_of_all_seeds(looked):
+    own = statistics.all_comparisons(looked)[0]
+    assert {*(own.rates.n + own.rates.diverged)} == {6}
+    assert {*own.grid.groupby(["loss", "lr"]).seed.nunique()} == {6}
+    assert own.runs.seed.nunique() == 9
+    marked = own.rates[own.rates.best].set_index("loss").lr
+    assert marked.to_dict() == own.runs.groupby("loss").lr.first().to_dict()
+
+
+def test_a_repeated_command_takes_the_same_looks(looked, conf):
+    before = snapshot(looked.sweep_dir)
+    assert ask(conf, "experiment=looks") == cli.DONE
+    assert snapshot(looked.sweep_dir) == before
+
+
+def test_what_is_declared_cannot_change_after_a_look(looked, conf, capsys):
+    for typed in (
+        "hydra.sweeper.declare.margin.regression=0.5",
+        "hydra.sweeper.looks=[6,9,12]",
+        "hydra.sweeper.candidates.lr=[0.1,1.0]",
+    ):
+        assert ask(conf, "experiment=looks", typed) == cli.MISTAKE
+        assert "fixed beforehand" in capsys.readouterr().err
+
+
+def test_permuting_all_test_values_changes_no_choice(looked, tmp_path):
+    folder = shutil.copytree(looked.sweep_dir, tmp_path / "permuted")
+    draw = np.random.default_rng(0)
+    for path in folder.glob("packs/*/evals.parquet"):
+        table = records.decode(path.read_bytes(), path=path).to_pandas()
+        is_test = table.split == "test"
+        table.loc[is_test, "value"] = draw.permutation(table.value[is_test])
+        state = store.committed(path.parent)
+        files = {name: store.read(path.parent, name) for name in state["files"]}
+        files["evals.parquet"] = records.encode(records.table_from("evals", table))
+        facts = {key: value for key, value in state.items() if key != "files"}
+        (path.parent / store.COMMIT).unlink()
+        store.commit(path.parent, files, facts)
+    for seeds in (*looked.plan["declarations"][0]["declared"]["looks"], 0):
+        (own, *_), (permuted, *_) = (
+            statistics.all_comparisons(one, seeds=seeds) for one in (looked, records.load(folder))
+        )
+        assert {*own.runs.run_id} == {*permuted.runs.run_id}
+        assert own.rates.equals(permuted.rates)
+        assert own.stability.equals(permuted.stability)
+        assert own.paired.difference.tolist() != permuted.paired.difference.tolist()
+
+
+# ---- failures, budgets, what else is tuned -------------------------------------------------------
+
+
+def test_without_its_reference_a_sweep_has_no_verdict_and_says_so(conf, place):
+    assert ask(conf, "experiment=tiny", "name=alone", "loss=mae,huber") == cli.DONE
     loaded = records.load(place / "runs" / "alone")
     tasks = statistics.all_comparisons(loaded)
     assert [task.condition for task in tasks] == ["own_lr"]
     assert tasks[0].paired.empty
-    assert "the declared reference mse has no confirmed run" in tasks[0].refusal
+    assert "the declared reference mse has no run" in tasks[0].refusal
     assert any("reference mse" in text for text in statistics.objections(loaded, tasks))
 
 
-def test_a_loss_whose_tuning_failed_in_part_is_not_confirmed(conf, place, monkeypatch, caplog):
+def test_a_loss_of_which_a_run_failed_has_no_verdict_until_it_is_trained(
+    conf, place, monkeypatch, caplog
+):
     call = TrainingLosses.__call__
 
     def breaks(self, output, target, step, **words):
         loss, gradient = call(self, output, target, step, **words)
         for place_, run in enumerate(self._members.runs[: self._members.recorded_count]):
-            if (run.loss.name, run.lr, run.seed, step) == ("mae", 0.1, 100, 0):
+            if (run.loss.name, run.lr, run.seed, step) == ("mae", 0.1, 1, 0):
                 self._report(place_, "step 0: broken")
                 loss[place_] = float("nan")
         return loss, gradient
 
-    # A loss knows neither its learning rate nor its seed, so none can fail in one run only.
-    monkeypatch.setattr(TrainingLosses, "__call__", breaks)
-    assert ask(conf, "experiment=three", "name=part") == cli.SOME_FAILED
-    runs = records.load(place / "runs" / "part").runs
-    assert {*runs[runs.stage == "confirm"].loss} == {"mse"}
-    assert any("1 of 6 tuning runs of mae failed" in line for line in caplog.messages)
+    monkeypatch.setattr(TrainingLosses, "__call__", breaks)  # nothing else fails one member
+    # In this process, which is the one that is patched.
+    alone = ["experiment=tiny", "name=part", "hydra.launcher.workers=1"]
+    assert ask(conf, *alone) == cli.SOME_FAILED
+    (task, *_) = statistics.all_comparisons(records.load(place / "runs" / "part"))
+    assert task.paired.verdict.tolist() == ["incomplete"]
+    assert any("1 of 9 runs of mae failed" in line for line in caplog.messages)
     monkeypatch.setattr(TrainingLosses, "__call__", call)
-    assert ask(conf, "experiment=three", "name=part") == cli.DONE
-    runs = records.load(place / "runs" / "part").runs
-    assert {*runs[runs.stage == "confirm"].loss} == {"mse", "mae"}
+    assert ask(conf, *alone) == cli.DONE
+    (task, *_) = statistics.all_comparisons(records.load(place / "runs" / "part"))
+    assert task.paired.verdict.tolist() == ["too few pairs"]
 
 
-BROKEN = """
-from lossbench.losses.spec import Loss
-
-def broken(output, target):
-    raise RuntimeError("broken on purpose")
-
-LOSSES = (
-    Loss(fn=broken, inverse_link="identity", family="power", task="regression", formula="?",
-         claims=frozenset(), source="test"),
-)
-"""
+def test_equal_budgets_of_unlike_grids_are_not_objected_to_and_unequal_ones_are(decayed):
+    comparisons = statistics.all_comparisons(decayed)
+    assert "budgets differ" not in " ".join(statistics.objections(decayed, comparisons))
+    uneven = comparisons[0].budgets.assign(candidates=[12, 11])
+    comparisons = [dataclasses.replace(comparisons[0], budgets=uneven)]
+    assert "budgets differ" in " ".join(statistics.objections(decayed, comparisons))
 
 
-def test_a_failed_reference_stops_the_confirming_of_its_task(conf, place, monkeypatch):
-    (place / "broken_loss.py").write_text(BROKEN)
-    (conf / "loss").mkdir()
-    (conf / "loss" / "broken.yaml").write_text("fn: broken\n")
-    monkeypatch.syspath_prepend(place)
-    typed = ["extensions=[broken_loss]", "loss=broken,mae"]
-    declared = "hydra.sweeper.declare.reference.regression=broken"
-    try:
-        line = ["experiment=three", "name=broken", *typed, declared]
-        assert ask(conf, *line) == cli.SOME_FAILED
-    finally:
-        LOSSES.pop("broken", None)
-    assert {*records.load(place / "runs" / "broken").runs.stage} == {"tune"}
-
-
-@pytest.mark.parametrize(
-    ("rates", "is_objected_to"), [((0.01, 0.1, 0.2, 1.0), True), ((0.02, 0.2, 2.0), False)]
-)
-def test_unequal_budgets_are_objected_to_and_equal_ones_of_unlike_grids_are_not(
-    rates, is_objected_to, tmp_path
-):
-    runs = plan_runs({("diabetes", "mlp"): {"mse": "power"}})
-    runs += plan_runs({("diabetes", "mlp"): {"mae": "power"}}, rates=rates)
-    loaded = records.load(build(tmp_path / "grids", runs, curves=False))
-    objections = " ".join(statistics.objections(loaded, statistics.all_comparisons(loaded)))
-    assert ("budgets differ" in objections) == is_objected_to
-
-
-def test_nuisance_parameters_are_tuned_with_equal_numbers_of_candidates(conf, place):
-    assert ask(conf, "experiment=decayed") == cli.DONE
-    loaded = records.load(place / "runs" / "decayed")
-    configs = loaded.runs.config.map(json.loads)
-    facts = loaded.runs.assign(
+def test_nuisance_parameters_are_tuned_with_equal_numbers_of_candidates(decayed):
+    configs = decayed.runs.config.map(json.loads)
+    facts = decayed.runs.assign(
         decay=configs.map(lambda c: c["weight_decay"]),
         delta=configs.map(lambda c: c["loss"]["params"].get("delta")),
     )
-    tune = facts[facts.stage == "tune"]
-    assert tune.groupby("loss").size().to_dict() == {"mse": 24, "huber": 24}
-    assert {*tune[tune.loss == "huber"].delta} == {0.5, 2.0}
-    assert {*tune.decay} == {0.0, 0.1}
-    end = loaded.evals[(loaded.evals.step == 4) & (loaded.evals.metric == "rmse")]
-    end = end[end.split == "validation"].set_index("run_id").value.astype(float)
-    tune = tune.assign(value=tune.run_id.map(end), delta=tune.delta.fillna(0.0))
-    for loss, mine in tune.groupby("loss"):
+    assert facts.groupby("loss").size().to_dict() == {"mse": 36, "huber": 36}
+    assert {*facts[facts.loss == "huber"].delta} == {0.5, 2.0}
+    assert {*facts.decay} == {0.0, 0.1}
+    facts = facts.assign(
+        value=facts.run_id.map(end_values(decayed, "validation")), delta=facts.delta.fillna(0.0)
+    )
+    (task, *_) = statistics.all_comparisons(decayed)
+    for _, mine in facts.groupby("loss"):
         best = mine.groupby(["lr", "decay", "delta"]).value.mean().idxmin()
-        confirm = facts[(facts.stage == "confirm") & (facts.loss == loss)].fillna({"delta": 0.0})
-        assert {*zip(confirm.lr, confirm.decay, confirm.delta, strict=True)} == {best}
-    # What was tuned is no factor: losses are compared across it.
-    (task,) = statistics.all_comparisons(loaded)
+        chosen = mine[mine.run_id.isin(task.runs.run_id)]
+        assert {*zip(chosen.lr, chosen.decay, chosen.delta, strict=True)} == {best}
+
+
+def test_what_was_tuned_is_no_factor_so_losses_are_compared_across_it(decayed):
+    (task, *_) = statistics.all_comparisons(decayed)
     assert {*task.runs.loss} == {"mse", "huber"}
     assert len(task.paired) == 1
 
 
-def cells_of(outline):
-    """Data and loss of every run that would be confirmed."""
-    return {(run.data.name, run.loss.name) for run in outline.runs["confirm"]}
+# ---- blocks and what is typed --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("experiment", "typed", "expected"),
-    [
-        # Pairs of loss and data of two tasks are dropped.
-        ("mixed", "loss=mae,brier", {("diabetes", "mae"), ("digits", "brier")}),
-        # A typed key replaces that key in every block.
-        ("blocks", "loss=quartic", {("diabetes", "quartic"), ("noisy_linear", "quartic")}),
-    ],
-)
-def test_cells_are_those_of_the_blocks_with_what_was_typed(experiment, typed, expected, conf):
-    assert cells_of(plan(conf, f"experiment={experiment}", typed)) == expected
+def test_pairs_of_loss_and_data_of_two_tasks_are_dropped(conf, place):
+    assert ask(conf, "experiment=mixed", "loss=mae,brier") == cli.DONE
+    runs = records.load(place / "runs" / "mixed").runs
+    assert cells(runs) == {("diabetes", "mae"), ("digits", "brier")}
 
 
-def block_lines(blocks, *typed):
+def test_a_typed_key_replaces_that_key_in_every_block(conf, place):
+    assert ask(conf, "experiment=blocks", "loss=quartic") == cli.DONE
+    runs = records.load(place / "runs" / "blocks").runs
+    assert cells(runs) == {("diabetes", "quartic"), ("noisy_linear", "quartic")}
+
+
+def asked(blocks, *typed):
     """What each block of a command asks for, one data set in each."""
     by_key = {line.partition("=")[0]: line for line in typed}
     return [tuple(sorted(lines)) for lines in block_overrides(blocks, by_key)]
@@ -425,34 +465,29 @@ TWO = [
     ],
 )  # fmt: skip
 def test_a_typed_data_set_keeps_to_the_blocks_that_have_it(typed, expected):
-    assert block_lines(TWO, typed) == expected
+    assert asked(TWO, typed) == expected
 
 
 def test_a_typed_group_takes_the_settings_of_that_group_with_it():
     block = {"data": ["diabetes"], "model": ["mlp"], "model.params.activation": ["tanh"]}
-    assert block_lines([block], "model=linear") == [("data=diabetes", "model=linear")]
-    assert block_lines([block]) == [("data=diabetes", "model.params.activation=tanh", "model=mlp")]
+    assert asked([block], "model=linear") == [("data=diabetes", "model=linear")]
+    assert asked([block]) == [("data=diabetes", "model.params.activation=tanh", "model=mlp")]
 
 
-def test_typed_seeds_are_the_seeds_that_confirm(conf):
-    runs = plan(conf, "experiment=tiny", "loss=mse", "seed=range(7,9)").runs
-    seeds = {stage: {run.seed for run in stage_runs} for stage, stage_runs in runs.items()}
-    assert seeds == {"confirm": {7, 8}, "tune": {100, 101}}
-
-
-def test_without_tuning_a_sweep_is_the_union_of_its_blocks(conf):
-    runs = plan(conf, "experiment=union", "seed=0,1", "optimizer.lr=0.1,0.2").runs
-    assert [*runs] == ["exploratory"]
-    assert len({run.run_id for run in runs["exploratory"]}) == 2 * 2 * 2
+def test_without_candidates_a_sweep_is_the_union_of_its_blocks(conf, place):
+    assert ask(conf, "experiment=union", "seed=0,1", "optimizer.lr=0.1,0.2") == cli.DONE
+    loaded = records.load(place / "runs" / "union")
+    assert len(loaded.runs) == 8
+    assert not statistics.all_comparisons(loaded)[0].is_declared
 
 
 def test_instruments_of_a_block_are_one_value_and_typed_ones_replace_them():
     block = {"loss": ["mse", "mae"], "instruments": ["curvature", "sharpness"]}
     both = "instruments=[curvature,sharpness]"
-    assert block_lines([block]) == [(both, "loss=mse,mae")]
+    assert asked([block]) == [(both, "loss=mse,mae")]
     typed = "instruments=[curvature]"
-    assert block_lines([block], typed) == [(typed, "loss=mse,mae")]
-    assert block_lines([{**block, "instruments": []}]) == [("instruments=[]", "loss=mse,mae")]
+    assert asked([block], typed) == [(typed, "loss=mse,mae")]
+    assert asked([{**block, "instruments": []}]) == [("instruments=[]", "loss=mse,mae")]
 
 
 PRIMARY = "hydra.sweeper.declare.primary.classification={}"
@@ -462,23 +497,21 @@ SELECT = "+hydra.sweeper.declare.select={{regression:{}}}"
 MISTAKES = [
     (["instruments=curvature"], "use instruments=[NAME]"),
     (["instruments=[curvatur]"], "did you mean 'curvature'"),
-    (["seed=1,100"], "seeds 100 would tune and confirm"),
-    (["hydra.sweeper.tune.seeds=[2,3]"], "seeds 2 would tune and confirm"),
+    (["seed=1,100"], "an experiment declares its seeds"),
     (["loss=brier"], "no loss fits the task and targets of its data"),
-    (["optimizer.lr=0.1"], "optimizer.lr is chosen by tuning"),
-    (["hydra.sweeper.tune.lr=[]"], "the list of optimizer.lr is empty"),
-    (["hydra.sweeper.confirm.seeds='range(0,6),102'"], "use [0,1,2] or range(0,3)"),
-    (["hydra.sweeper.confirm.seeds=[]"], "the list of seed is empty"),
-    (["hydra.sweeper.tune.lr=[0.1,-1]"], "optimizer.lr is -1.0: use a positive"),
-    (["hydra.sweeper.tune.lr=[0.1,abc]"], "optimizer.lr is 'abc': use a number"),
+    (["optimizer.lr=0.1"], "optimizer.lr is chosen for each loss"),
+    (["hydra.sweeper.candidates.lr=[]"], "the list of optimizer.lr is empty"),
+    (["hydra.sweeper.looks=[]"], "use numbers of seeds in ascending order"),
+    (["hydra.sweeper.looks=[20,10]"], "use numbers of seeds in ascending order"),
+    (["hydra.sweeper.candidates.lr=[0.1,-1]"], "optimizer.lr is -1.0: use a positive"),
+    (["hydra.sweeper.candidates.lr=[0.1,abc]"], "optimizer.lr is 'abc': use a number"),
     (["hydra/launcher=basic"], "use hydra/launcher=packed"),
     (
-        ["+hydra.sweeper.tune.split=test"],
-        "on validation, and test is touched in confirm",
+        ["+hydra.sweeper.candidates.split=test"],
+        "a candidate is chosen on validation, and judged on test",
     ),
-    (["+hydra.sweeper.confirm.sedes=[1]"], "hydra.sweeper.confirm.sedes"),
-    (["hydra.sweeper.confirm.conditions=[reference_lr]"], "lacks own_lr"),
-    (["hydra.sweeper.confirm.conditions=[own_lr,best]"], "condition 'best'"),
+    (["+hydra.sweeper.candidates.sedes=[1]"], "hydra.sweeper.candidates.sedes"),
+    (["+hydra.sweeper.candidates.seeds=[1]"], "declare hydra.sweeper.looks"),
     (["hydra.sweeper.declare.primary.regression=accuracy"], "primary of regression"),
     (["hydra.sweeper.declare.primary.regression=coverage_90"], "primary of regression"),
     ([SELECT.format("rmse_clean")], "select of regression is 'rmse_clean'"),
@@ -499,10 +532,10 @@ MISTAKES = [
     (["+hydra.sweeper.declare.questions=[life]"], "question 'life'"),
     (["hydra.sweeper.declare.margin.regression=small"], "use a number, 0 or more"),
     (["hydra.sweeper.declare.primary=rmse"], "declare.primary is 'rmse'"),
-    (["+hydra.sweeper.tune.others={schedule:[constant,cosine]}"], "tune single values"),
+    (["+hydra.sweeper.candidates.others={schedule:[constant,cosine]}"], "use single values"),
     (
         [
-            "+hydra.sweeper.tune.others={loss.params.delta:[1.0]}",
+            "+hydra.sweeper.candidates.others={loss.params.delta:[1.0]}",
             "+hydra.sweeper.declare.select={regression:'loss:own'}",
         ],
         "its own values have no order",
@@ -522,8 +555,3 @@ def test_a_mistake_in_an_experiment_trains_and_writes_nothing(
     assert ask(conf, "experiment=tiny", "name=mistaken", *overrides) == cli.MISTAKE
     assert message in capsys.readouterr().err
     assert not (place / "runs" / "mistaken").exists()
-
-
-def test_a_condition_cannot_be_typed(place, capsys):
-    assert cli.main(["loss=mse", "data=diabetes", "condition=own_lr"]) == 2
-    assert "condition" in capsys.readouterr().err

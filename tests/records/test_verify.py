@@ -32,7 +32,7 @@ def flip_a_bit(path):
 def test_a_sweep_as_it_was_written_is_whole_and_says_that_packs_change_no_bit(written, capsys):
     assert cli.main(["verify", str(written)]) == cli.DONE
     out = capsys.readouterr().out
-    assert "1 packs, 5 files" in out
+    assert "1 packs, 6 files" in out
     assert "all as written" in out
     assert "2 planned runs: 2 done" in out
     assert records.load(written).runs.environment.str.contains('"packs": "bitwise"').all()
@@ -64,7 +64,7 @@ def test_any_damage_is_found_and_named(file, written, tmp_path, capsys):
 
 
 def test_what_is_missing_or_failed_is_counted(tmp_path, capsys):
-    runs = with_status(plan_runs(), "missing", count=2, stage="confirm", loss="mae")
+    runs = with_status(plan_runs(), "missing", count=2, lr=0.1, loss="mae")
     folder = build(tmp_path / "gaps", with_status(runs, "failed", count=1, loss="mse"))
     assert cli.main(["verify", str(folder)]) == cli.SOME_FAILED
     assert "1 failed, 2 missing" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -30,11 +31,31 @@ def findings(loaded, tasks):
 
 
 def own(loaded, *, config="", **where):
-    """Confirmed runs at their own rate, by exact match of columns and a part of the config."""
-    runs = loaded.runs[loaded.runs.condition == "own_lr"]
+    """Runs at the rate that does best on validation, by match of columns and a part of the config.
+
+    Chosen here a second time: the mean over seeds at the last step, for each loss and place.
+    """
+    last = loaded.evals[(loaded.evals.step == STEPS) & (loaded.evals.split == "validation")]
+    last = last[last.metric == last.data.isin(["diabetes", "clean_linear"]).map(PRIMARY)]
+    cost = last.value.where(last.metric == "rmse", -last.value)
+    places = loaded.runs.config.map(lambda text: repr(_place(json.loads(text))))
+    runs = loaded.runs.assign(
+        place=places, cost=loaded.runs.run_id.map(cost.groupby(last.run_id).first())
+    )
+    means = runs.groupby(["loss", "place", "lr"]).cost.agg(lambda costs: costs.mean(skipna=False))
+    best = means.fillna(np.inf).round(9).groupby(["loss", "place"]).idxmin()
+    runs = runs[[key in {*best} for key in zip(runs.loss, runs.place, runs.lr, strict=True)]]
     for name, value in where.items():
         runs = runs[runs[name] == value]
     return runs[runs.config.str.contains(config, regex=False)]
+
+
+PRIMARY = {True: "rmse", False: "accuracy"}
+
+
+def _place(config):
+    """What two runs of one loss share if they differ in seed and learning rate alone."""
+    return config["data"], config["init"]
 
 
 def values(loaded, runs, metric, *, step=STEPS, split="test"):
@@ -58,7 +79,7 @@ def test_every_statement_has_a_finding_and_the_page_shows_it(loaded, findings):
 def test_only_losses_whose_gradient_is_the_error_are_said_to_follow_it(loaded, findings):
     verdict = findings["finding_1"].verdict
     said = {*re.findall(r"\w+", verdict.partition(" for ")[2].partition(";")[0])} - {"and"}
-    steps = loaded.steps[loaded.steps.condition == "own_lr"]
+    steps = loaded.steps[loaded.steps.run_id.isin(own(loaded).run_id)]
     permuted = own(loaded, config="permuted_labels").run_id
     means = steps[~steps.run_id.isin(permuted)].groupby("loss").cosine.min()
     assert said == {loss for loss, least in means.items() if least > 1 - 1e-5}
@@ -67,7 +88,7 @@ def test_only_losses_whose_gradient_is_the_error_are_said_to_follow_it(loaded, f
 
 def test_what_is_left_without_noise_is_what_the_steps_say(loaded, findings):
     sentence = findings["finding_1"].verdict.partition("error left")[2]
-    steps = loaded.steps[loaded.steps.condition == "own_lr"]
+    steps = loaded.steps[loaded.steps.run_id.isin(own(loaded).run_id)]
     for loss, rows in steps[steps.data == "clean_linear"].groupby("loss"):
         ends = (
             rows.sort_values("step")

@@ -41,9 +41,9 @@ VARIES = {
 """What may."""
 
 GRID = [
-    make_run(loss=loss, seed=seed, optimizer__lr=lr, steps=steps, condition=condition)
-    for loss, seed, lr, steps, condition in itertools.product(
-        ("mse", "mae", "huber"), (0, 1), (0.1, 0.2), (4, 5), ("grid", "own_lr")
+    make_run(loss=loss, seed=seed, optimizer__lr=lr, steps=steps)
+    for loss, seed, lr, steps in itertools.product(
+        ("mse", "mae", "huber"), (0, 1), (0.1, 0.2), (4, 5)
     )
 ]
 
@@ -62,7 +62,7 @@ def test_packs_are_a_partition_of_bounded_size_and_of_one_structure_each(runs, p
     assert sorted(ids(grouped)) == sorted({run.run_id for run in runs})
     for pack in grouped:
         assert 1 <= len(pack.runs) <= pack_size
-        assert len({(run.steps, run.stage) for run in pack.runs}) == 1
+        assert len({run.steps for run in pack.runs}) == 1
         assert len(packs.slices(pack)) == len({run.loss.name for run in pack.runs})
 
 
@@ -94,14 +94,6 @@ def test_what_shapes_the_training_never_differs_within_a_pack_and_what_is_compar
     runs = [make_run(**facts), make_run(**(facts | change))]
     assert len(packs.group([*runs, runs[0]], pack_size=10)) == count
     assert packs.group([], pack_size=10) == []
-
-
-@pytest.mark.parametrize(
-    "conditions", [("grid", "own_lr"), ("grid", "as_given"), ("own_lr", "as_given")], ids="-".join
-)
-def test_stages_never_share_a_pack(conditions):
-    runs = [make_run(condition=condition) for condition in conditions]
-    assert len(packs.group(runs, pack_size=10)) == 2
 
 
 def test_the_same_loss_with_other_parameters_is_another_slice():

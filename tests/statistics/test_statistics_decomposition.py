@@ -12,6 +12,7 @@ from frames import frame
 from scipy import stats
 
 from lossbench import records, statistics
+from lossbench.statistics.decomposition import DECOMPOSED, PARTS
 
 SEEDS = 10
 
@@ -42,9 +43,9 @@ def parts_of(table, loss="mae"):
 def test_each_part_is_the_paired_t_interval_of_what_one_replacement_does():
     full, values = runs()
     table = statistics.decomposition(full, metric="rmse", reference="mse", confidence=0.9)
-    assert list(table.columns) == statistics.DECOMPOSED
+    assert list(table.columns) == DECOMPOSED
     found = parts_of(table)
-    assert [*found.index] == [*statistics.PARTS]
+    assert [*found.index] == [*PARTS]
     assert found.value.round(1).to_dict() == {"total": 7, "scale": 1, "weighting": 2, "rest": 4}
     base, own = values["mse", "own"], values["mae", "own"]
     pairs = {
@@ -91,7 +92,7 @@ def test_a_loss_without_one_of_the_signals_has_no_parts(signal):
     some = full[(full.loss == "mse") | (full.signal != signal)]
     table = statistics.decomposition(some, metric="rmse", reference="mse")
     assert table.empty
-    assert list(table.columns) == statistics.DECOMPOSED
+    assert list(table.columns) == DECOMPOSED
 
 
 def test_runs_that_did_not_start_equal_are_refused_whatever_drove_them():

@@ -1,4 +1,4 @@
-"""What is compared with what: contexts without tuned factors, and the borrowed reference."""
+"""What is compared with what: contexts without what is tuned, and one loss in two of them."""
 
 import json
 from dataclasses import replace
@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from frames import SEEDS, drawn, frame
-from scipy import stats
+from frames import drawn, frame
+from known_interval import interval
 from sweep_on_disk import build, own, with_status
 
 from lossbench import records, statistics
-from lossbench.statistics import contexts, paired, placed, with_reference
+from lossbench.statistics import placed
+from lossbench.statistics.design import contexts
 
 
 def recorded(**leaves):
@@ -54,60 +55,6 @@ def test_a_tuned_parameter_of_a_loss_makes_no_variants():
     assert found["loss.params.absent"].isna().all()
 
 
-def conditions(**values):
-    """Runs by condition from {condition: {loss: values by seed}}."""
-    parts = [frame(losses, condition=name) for name, losses in values.items()]
-    return pd.concat(parts, ignore_index=True)
-
-
-def test_a_condition_without_the_reference_is_compared_with_its_own_lr_runs():
-    own, other = drawn(0.0), drawn(0.1, seed=4)["other"]
-    runs = conditions(own_lr=own, reference_lr={"other": other, "third": other + 1})
-    table = paired(runs, metric="rmse", reference="mse", declared=["mse", "other", "third"])
-    row = table[(table.condition == "reference_lr") & (table.loss == "other")].iloc[0]
-    expected = stats.ttest_rel(other, own["mse"]).confidence_interval(1 - 0.05 / 2)
-    assert (row.low, row.high) == pytest.approx(tuple(expected), rel=1e-9)
-    counts = table.groupby("condition").comparisons.first()
-    assert counts.to_dict() == {"own_lr": 1, "reference_lr": 2}  # each condition is a family
-
-
-def test_the_reference_is_borrowed_within_its_context_only():
-    runs = conditions(own_lr=drawn(0.0), scale_matched={"other": drawn(0.0)["other"]})
-    elsewhere = runs[runs.condition == "scale_matched"].assign(context="d")
-    full = with_reference(pd.concat([runs, elsewhere], ignore_index=True), "mse")
-    found = full.groupby(["context", "condition"]).loss.agg(lambda losses: sorted({*losses}))
-    assert found.to_dict() == {
-        ("c", "own_lr"): ["mse", "other"],
-        ("c", "scale_matched"): ["mse", "other"],
-        ("d", "scale_matched"): ["other"],
-    }
-    assert len(full) == len(runs) + 2 * len(SEEDS)
-
-
-def test_of_several_conditions_with_the_reference_its_own_rate_is_borrowed():
-    base = drawn(0.0)
-    far = {"mse": base["mse"] + 9, "other": base["other"]}
-    runs = conditions(as_given=far, own_lr=base, scale_matched={"other": base["other"]})
-    table = paired(runs, metric="rmse", reference="mse").set_index("condition")
-    assert table.difference["scale_matched"] == table.difference["own_lr"]
-
-
-def test_a_reference_that_was_planned_but_is_missing_is_not_borrowed():
-    runs = conditions(own_lr=drawn(0.0), reference_lr=drawn(0.0))
-    lost = (runs.condition == "reference_lr") & (runs.loss == "mse")
-    runs.loc[lost, ["status", "rmse"]] = ["missing", np.nan]
-    pd.testing.assert_frame_equal(with_reference(runs, "mse"), runs)
-    table = paired(runs, metric="rmse", reference="mse").set_index("condition")
-    assert table.verdict["reference_lr"] == "incomplete"
-
-
-def test_a_borrowed_reference_with_other_fingerprints_is_refused():
-    runs = conditions(own_lr=drawn(0.0), reference_lr={"other": drawn(0.0)["other"]})
-    runs.loc[(runs.condition == "reference_lr") & (runs.seed == 3), "data_sha"] = "else"
-    with pytest.raises(ValueError, match="seed 3 of toy × linear: data_sha differs"):
-        paired(runs, metric="rmse", reference="mse")
-
-
 # ---- one loss in two contexts --------------------------------------------------------------------
 
 
@@ -120,16 +67,15 @@ def contrast(values, *, first="data", second="data", **columns):
     return parts[0].assign(data_sha=first), parts[1].assign(data_sha=second, **columns)
 
 
-def test_a_contrast_is_the_paired_t_of_second_minus_first_shared_among_the_losses():
+def test_a_contrast_is_the_mean_of_second_minus_first_shared_among_the_losses():
     draw = np.random.default_rng(0)
     values = {name: draw.normal(size=(2, 10)) for name in ("a", "b", "c")}
     table = statistics.contrasted(*contrast(values, second="else"), metric="rmse", margin=0.1)
-    assert list(table.columns) == statistics.CONTRASTED
+    assert list(table.columns) == statistics.pairs.CONTRASTED
     for row in table.itertuples():
         first, second = values[row.loss]
-        expected = stats.ttest_rel(second, first).confidence_interval(1 - 0.05 / 3)
-        assert (row.low, row.high) == pytest.approx(tuple(expected), rel=1e-9)
-        assert row.difference == pytest.approx((second - first).mean())
+        expected = interval(second - first, 1 - 0.05 / 3)
+        assert (row.difference, row.low, row.high) == pytest.approx(expected, rel=1e-9)
     assert {*table["first"], *table.second} == {"sampled", "distribution"}
 
 

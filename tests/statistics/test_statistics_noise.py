@@ -11,6 +11,7 @@ from configs import TINY, write_experiment
 from scipy import stats
 
 from lossbench import cli, records, statistics
+from lossbench.statistics import oracle
 
 CLEAN = {  # by loss and learning rate: validation accuracy of each seed on clean labels
     ("a", 0.1): [0.90, 0.92, 0.95],
@@ -24,7 +25,7 @@ NOISY = {  # the same on the labels that selection sees
     ("b", 0.1): [0.5, 0.5, 0.5],
     ("b", 1.0): [0.4, 0.4, 0.4],
 }
-FIXED = {"stage": "tune", "condition": "grid", "data": "digits", "model": "mlp", "family": "power"}
+FIXED = {"condition": "own_lr", "data": "digits", "model": "mlp", "family": "power"}
 
 
 def config(rate=0.2, **others):
@@ -53,7 +54,7 @@ def tuned(clean=CLEAN, noisy=NOISY, *, names=("accuracy", "accuracy_clean"), sta
 
 
 def test_the_cost_of_noisy_selection_is_the_paired_difference_to_the_clean_choice():
-    table = statistics.selection_cost(*tuned(), metric="accuracy").set_index("loss")
+    table = oracle.selection_cost(*tuned(), metric="accuracy").set_index("loss")
     row, difference = table.loc["a"], np.array([0.02, 0.04, 0.05])
     low, high = stats.t.interval(0.95, 2, difference.mean(), stats.sem(difference))
     assert (row.noisy_lr, row.clean_lr, row.is_same, row.n) == (1.0, 0.1, False, 3)
@@ -64,7 +65,7 @@ def test_the_cost_of_noisy_selection_is_the_paired_difference_to_the_clean_choic
 
 
 def test_where_both_choose_the_same_selection_cost_nothing():
-    row = statistics.selection_cost(*tuned(), metric="accuracy").set_index("loss").loc["b"]
+    row = oracle.selection_cost(*tuned(), metric="accuracy").set_index("loss").loc["b"]
     assert (row.noisy_lr, row.clean_lr, row.is_same) == (0.1, 0.1, True)
     assert (row.cost, row.low, row.high) == (0.0, 0.0, 0.0)
 
@@ -75,32 +76,33 @@ def test_of_an_error_the_smaller_is_chosen_and_the_cost_is_positive_too():
         {key: [1 - value for value in values] for key, values in table.items()}
         for table in (CLEAN, NOISY)
     ]
-    row = statistics.selection_cost(*tuned(*flipped, names=names), metric="rmse").iloc[0]
+    row = oracle.selection_cost(*tuned(*flipped, names=names), metric="rmse").iloc[0]
     assert (row.noisy_lr, row.clean_lr) == (1.0, 0.1)
     assert row.cost == pytest.approx(np.mean([0.02, 0.04, 0.05]))
 
 
 def test_a_candidate_with_a_diverged_run_is_chosen_by_neither():
     runs, evals = tuned(status={("a", 1.0, 2): "diverged"})
-    row = statistics.selection_cost(runs, evals, metric="accuracy").set_index("loss").loc["a"]
+    row = oracle.selection_cost(runs, evals, metric="accuracy").set_index("loss").loc["a"]
     assert (row.noisy_lr, row.is_same, row.cost, row.lost) == (0.1, True, 0.0, 0)
     everywhere = {("a", lr, 2): "diverged" for lr in (0.1, 1.0)}
-    row = statistics.selection_cost(*tuned(status=everywhere), metric="accuracy").iloc[0]
+    row = oracle.selection_cost(*tuned(status=everywhere), metric="accuracy").iloc[0]
     assert (row.noisy_lr, row.clean_lr, row.n, row.lost) == (1.0, 0.1, 2, 1)
     assert row.cost == pytest.approx(0.03)
 
 
 def test_only_where_a_seed_diverged_can_the_cost_be_negative():
-    clean = {("a", 0.1): [0.9, 0.5, 0.9], ("a", 1.0): [0.6, 0.6, 0.6]}
-    noisy = {("a", 0.1): [0.1] * 3, ("a", 1.0): [0.2] * 3}
-    cost = statistics.selection_cost(*tuned(clean, noisy), metric="accuracy").cost.item()
+    clean = {("a", 0.1): [0.9, 0.5, 0.9], ("a", 1.0): [0.6, 0.6, 0.6], ("a", 9.0): [1.0, 0.0, 0.0]}
+    noisy = {("a", 0.1): [0.1] * 3, ("a", 1.0): [0.2] * 3, ("a", 9.0): [0.1] * 3}
+    cost = oracle.selection_cost(*tuned(clean, noisy), metric="accuracy").cost.item()
     assert cost == pytest.approx((0.3 - 0.1 + 0.3) / 3)
-    # Each rate lost another seed: seed 1 alone is a pair, and the oracle's choice is worse there.
+    # Two rates lost another seed: seed 1 alone is a pair, and the oracle's choice is worse there.
     status = {("a", 0.1, 0): "diverged", ("a", 1.0, 2): "diverged"}
-    row = statistics.selection_cost(*tuned(clean, noisy, status=status), metric="accuracy").iloc[0]
+    status |= {("a", 9.0, seed): "diverged" for seed in (1, 2)}
+    row = oracle.selection_cost(*tuned(clean, noisy, status=status), metric="accuracy").iloc[0]
     assert (row.noisy_lr, row.clean_lr, row.n, row.lost) == (1.0, 0.1, 1, 2)
     assert row.cost == pytest.approx(-0.1)
-    assert "without divergence the cost cannot be" in statistics.selection_cost.__doc__
+    assert "without divergence the cost cannot be" in oracle.selection_cost.__doc__
 
 
 def test_candidates_of_one_learning_rate_are_told_apart_by_what_else_was_tuned():
@@ -109,7 +111,7 @@ def test_candidates_of_one_learning_rate_are_told_apart_by_what_else_was_tuned()
     runs["config"] = [config(weight_decay=decay) for decay in decays]
     runs["lr"] = 0.3
     key = "optimizer.weight_decay"
-    row = statistics.selection_cost(runs, evals, metric="accuracy", tuned=[key]).iloc[0]
+    row = oracle.selection_cost(runs, evals, metric="accuracy", tuned=[key]).iloc[0]
     assert (row.noisy_lr, row.clean_lr, row.is_same) == (0.3, 0.3, False)
     assert row.cost > 0
 
@@ -117,10 +119,8 @@ def test_candidates_of_one_learning_rate_are_told_apart_by_what_else_was_tuned()
 def test_without_corruption_there_is_nothing_that_selection_could_have_cost():
     runs, evals = tuned()
     evals = evals[evals.metric == "accuracy"]
-    assert list(statistics.selection_cost(runs, evals, metric="accuracy").columns) == (
-        statistics.SELECTED
-    )
-    assert statistics.selection_cost(runs, evals, metric="accuracy").empty
+    assert list(oracle.selection_cost(runs, evals, metric="accuracy").columns) == (oracle.SELECTED)
+    assert oracle.selection_cost(runs, evals, metric="accuracy").empty
 
 
 # ---- over rates ----------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_a_block_sweeps_rates_and_the_sweep_tells_what_selection_on_them_cost(
     is_clean = np.array(rates) == 0.0
     assert (found.runs.corrupted_share[is_clean] == 0.0).all()
     assert found.runs.corrupted_share[~is_clean].between(0.3, 0.5).all()
-    table = statistics.selection_cost(found.runs, found.evals, metric="accuracy")
+    table = oracle.selection_cost(found.runs, found.evals, metric="accuracy")
     noisy = table[table.label.str.contains("0.4")]
     assert {*noisy.loss} == {"cross_entropy", "mae_probs"}
     assert (table.cost >= 0).all()

@@ -1,4 +1,4 @@
-"""The planner: against the noncentral t, simulation and its own inverse."""
+"""The planner: against simulation and its own inverse."""
 
 import numpy as np
 import pandas as pd
@@ -6,30 +6,22 @@ import pytest
 from frames import frame
 from scipy import stats
 
-from lossbench.statistics import pairs_for, resolvable, spreads, t_interval
+from lossbench.statistics import mean_interval, pairs_for, resolvable, spreads
+from lossbench.statistics.choice import candidates
 
-CASES = [(6, 1), (10, 1), (10, 19), (20, 4), (200, 7)]
+CASES = [(6, 1), (10, 1), (10, 19), (20, 4), (40, 7)]
 
 
 @pytest.mark.parametrize(("pairs", "comparisons"), CASES)
-@pytest.mark.parametrize("power", [0.1, 0.5, 0.8, 0.95])
-def test_the_difference_has_its_power_by_the_noncentral_t(pairs, comparisons, power):
-    found = resolvable(0.3, pairs=pairs, comparisons=comparisons, power=power).difference
-    critical = stats.t.ppf(1 - 0.05 / comparisons / 2, pairs - 1)
-    shift = found / 0.3 * np.sqrt(pairs)
-    exact = stats.nct.sf(critical, pairs - 1, shift) + stats.nct.cdf(-critical, pairs - 1, shift)
-    assert exact == pytest.approx(power, abs=1e-4)
-
-
-@pytest.mark.parametrize(("pairs", "comparisons"), CASES[:4])
 def test_the_power_is_met_by_simulated_verdicts(pairs, comparisons):
     found = resolvable(1.0, pairs=pairs, comparisons=comparisons)
     values = np.random.default_rng(0).normal(size=(40_000, pairs))
-    low, high = t_interval(values, confidence=1 - 0.05 / comparisons)
+    low, high = mean_interval(values, confidence=1 - 0.05 / comparisons)
     told = (low + found.difference > 0) | (high + found.difference < 0)
     equal = (low >= -found.margin) & (high <= found.margin) & (low <= 0) & (high >= 0)
+    # The length of an interval is taken at its mean, which matters where pairs are few.
     assert told.mean() == pytest.approx(0.8, abs=0.01)
-    assert equal.mean() == pytest.approx(0.8, abs=0.01)
+    assert equal.mean() == pytest.approx(0.8, abs=0.02 if pairs > 10 else 0.05)
 
 
 def test_what_is_resolved_scales_with_the_spread():
@@ -59,17 +51,18 @@ def test_a_size_far_below_the_spread_needs_infinitely_many_pairs_and_no_spread_t
     assert pairs_for(0.0, size=0.01, comparisons=1) == (6, 6)
 
 
-# ---- spreads from tuning runs --------------------------------------------------------------------
+# ---- spreads from runs ---------------------------------------------------------------------------
 
 
 def tuned(values):
-    """Tuning runs from {loss: {lr: values by seed}}."""
+    """Runs from {loss: {lr: values by seed on validation}}."""
     parts = [
-        frame({loss: numbers}, condition="grid").assign(lr=lr)
+        frame({loss: numbers}).assign(lr=lr)
         for loss, rates in values.items()
         for lr, numbers in rates.items()
     ]
-    return pd.concat(parts, ignore_index=True)
+    runs = pd.concat(parts, ignore_index=True)
+    return runs.assign(selected_by=runs.rmse, candidate=candidates(runs, tuned=[]))
 
 
 def test_the_spread_is_that_of_differences_at_each_losss_own_best_rate():
@@ -89,3 +82,17 @@ def test_a_diverged_pair_gives_no_spread_and_a_missing_reference_no_row():
     assert row.pairs == 1
     assert np.isnan([row.spread, row.spread_upper]).all()
     assert spreads(runs, metric="rmse", reference="absent").empty
+
+
+def test_the_spread_is_of_the_metric_whatever_chooses_and_however_seeds_are_summarised():
+    base = np.arange(5.0)
+    steady, risky = base + np.array([1, 1, 2, 1, 1]), base + np.array([0, 0, 30, 0, 0])
+    runs = tuned({"mse": {0.1: base}, "other": {0.1: steady, 1.0: risky}})
+    for average, values in (("mean", steady), ("median", risky)):
+        row = spreads(runs, metric="rmse", reference="mse", average=average).iloc[0]
+        assert row.spread == pytest.approx(np.std(values - base, ddof=1))
+    other = runs.assign(accuracy=-runs.rmse, selected_by=runs.rmse)  # accuracy: higher is better
+    row = spreads(other.assign(accuracy=5.0), metric="accuracy", reference="mse", select="rmse")
+    assert row.spread.tolist() == [0.0]
+    row = spreads(other, metric="accuracy", reference="mse", select="rmse").iloc[0]
+    assert row.spread == pytest.approx(np.std(steady - base, ddof=1))  # not that of the worst rate

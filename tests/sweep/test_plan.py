@@ -18,50 +18,36 @@ def extended(old, runs, declaration=None):
     return plan.extended(old, runs, name="n", command="c", declaration=declaration)
 
 
-def confirmed(lr, seeds, **kwargs):
-    return [
-        make_run(condition="own_lr", optimizer__lr=lr, seed=seed, loss=kwargs.get("loss", "mse"))
-        for seed in seeds
-    ]
+def at_rate(lr, seeds, **kwargs):
+    return [make_run(optimizer__lr=lr, seed=seed, loss=kwargs.get("loss", "mse")) for seed in seeds]
 
 
 def rates(found):
     return sorted({facts["lr"] for facts in found["planned"].values()})
 
 
-def test_retuning_supersedes_every_confirmed_run_of_the_cell_even_with_fewer_seeds():
-    first = extended(plan.EMPTY, confirmed(0.1, range(20)))
-    second = extended(first, confirmed(0.2, range(10)))
-    assert rates(second) == [0.2]
-    assert len(second["planned"]) == 10
-
-
-def test_confirming_fewer_seeds_at_the_same_rate_keeps_the_others():
-    first = extended(plan.EMPTY, confirmed(0.1, range(20)))
-    assert len(extended(first, confirmed(0.1, range(10)))["planned"]) == 20
+def test_other_rates_and_fewer_seeds_supersede_nothing():
+    first = extended(plan.EMPTY, at_rate(0.1, range(20)))
+    second = extended(first, at_rate(0.2, range(10)))
+    assert rates(second) == [0.1, 0.2]
+    assert len(second["planned"]) == 30
 
 
 def test_another_loss_supersedes_nothing():
-    first = extended(plan.EMPTY, confirmed(0.1, range(3)))
-    second = extended(first, confirmed(0.2, range(3), loss="mae"))
+    first = extended(plan.EMPTY, at_rate(0.1, range(3)))
+    second = extended(first, at_rate(0.2, range(3), loss="mae"))
     assert rates(second) == [0.1, 0.2]
 
 
 def test_edited_code_supersedes_the_old_run_of_the_same_rate_only(monkeypatch):
-    runs = [make_run(condition="grid", optimizer__lr=lr) for lr in (0.1, 0.2)]
+    runs = [make_run(optimizer__lr=lr) for lr in (0.1, 0.2)]
     first = extended(plan.EMPTY, runs)
     edited_code = {"source_sha": "edited", "shared_sha": "edited"}
     # As if the code on disk were edited.
     monkeypatch.setattr("lossbench.runs.source._code_shas", lambda *names: edited_code)
-    (edited,) = [make_run(condition="grid", optimizer__lr=0.1)]
+    (edited,) = [make_run(optimizer__lr=0.1)]
     second = extended(first, [edited])
     assert {*second["planned"]} == {edited.run_id, runs[1].run_id}
-
-
-def test_a_seed_that_tuned_cannot_confirm_in_a_later_command_either():
-    first = extended(plan.EMPTY, [make_run(condition="grid", seed=5)])
-    with pytest.raises(ConfigError, match="seeds 5 would tune and confirm"):
-        extended(first, confirmed(0.1, [5]))
 
 
 @pytest.mark.parametrize(
@@ -71,47 +57,41 @@ def test_a_seed_that_tuned_cannot_confirm_in_a_later_command_either():
         {"primary": {"regression": "mae"}},
         {"select": {"regression": "mae"}},
         {"targets": {"regression": 0.1}},
+        {"looks": [10, 20]},
+        {"learning_rates": [0.1]},
     ],
 )
 def test_what_is_judged_cannot_change_after_the_first_declaration(change):
-    first = extended(plan.EMPTY, confirmed(0.1, [0]), DECLARED)
+    first = extended(plan.EMPTY, at_rate(0.1, [0]), DECLARED)
     with pytest.raises(ConfigError, match="its own folder"):
-        extended(first, confirmed(0.1, [1]), DECLARED | change)
+        extended(first, at_rate(0.1, [1]), DECLARED | change)
 
 
 def declared(found, runs):
     frame = pd.DataFrame([{"run_id": run.run_id, "loss": run.loss.name} for run in runs])
-    return statistics.declared_losses(found, frame)
+    return statistics.comparisons.declared_losses(found, frame)
 
 
 def test_runs_of_the_first_declaration_are_declared():
-    runs = confirmed(0.1, range(3))
+    runs = at_rate(0.1, range(3))
     assert declared(extended(plan.EMPTY, runs, DECLARED), runs) == ["mse"]
 
 
 def test_a_declaration_made_after_the_first_runs_declares_nothing():
-    runs = confirmed(0.1, range(3))
+    runs = at_rate(0.1, range(3))
     found = extended(extended(plan.EMPTY, [make_run(seed=9)]), runs, DECLARED)
     assert declared(found, runs) == []
 
 
 def test_deleting_the_plan_does_not_make_a_later_declaration_the_first():
-    runs = confirmed(0.1, range(3))
+    runs = at_rate(0.1, range(3))
     found = plan.extended(plan.EMPTY, runs, name="n", command="c", declaration=DECLARED, recorded=3)
     assert declared(found, runs) == []
 
 
-def test_seeds_added_after_the_first_look_make_the_loss_exploratory():
-    first = extended(plan.EMPTY, confirmed(0.1, range(3)), DECLARED)
-    more = confirmed(0.1, range(5))
-    found = extended(first, more, DECLARED | {"confirm_seeds": [*range(5)]})
-    assert declared(found, more) == []
-    assert declared(found, more[:3]) == ["mse"]
-
-
 def test_a_loss_added_later_is_exploratory_and_leaves_the_declared_ones_so():
-    runs = confirmed(0.1, range(3))
-    later = confirmed(0.2, range(3), loss="mae")
+    runs = at_rate(0.1, range(3))
+    later = at_rate(0.2, range(3), loss="mae")
     found = extended(extended(plan.EMPTY, runs, DECLARED), later, DECLARED | {"cells": ["b"]})
     assert declared(found, [*runs, *later]) == ["mse"]
 

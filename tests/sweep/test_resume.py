@@ -233,7 +233,7 @@ def test_a_finished_sweep_is_left_alone_and_has_one_file_a_table(tmp_path):
     sweep.run(RUNS)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "lock"}
     for pack in (tmp_path / "packs").iterdir():
-        tables = {f"{name}.parquet" for name in ("runs", "steps", "layers", "evals")}
+        tables = {f"{name}.parquet" for name in records.TABLES}
         assert {path.name for path in pack.iterdir()} == tables | {"commit.json", "lock"}
     assert sweep_in(tmp_path, pack_size=2).run(RUNS) == sweep.run(RUNS)
     now = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "lock"}

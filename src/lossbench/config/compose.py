@@ -174,7 +174,7 @@ def to_draft(config: DictConfig | Mapping[str, Any]) -> Draft:
         **{name: optimizer[name] for name in ("lr", "momentum", "weight_decay")},
         init=Init(start=init["from"], output_scale=init["output_scale"]),
         instruments=tuple(plain["instruments"]),
-        **{name: plain[name] for name in ("condition", "signal", *numbers)},
+        **{name: plain[name] for name in ("signal", *numbers)},
         precision=plain["engine"]["precision"],
     )
 

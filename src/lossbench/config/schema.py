@@ -87,8 +87,8 @@ class SizeNode:
     scale: dict[str, float] = field(default_factory=dict)
     most: dict[str, int] = field(default_factory=dict)
     replace: dict[str, Any] = field(default_factory=dict)
-    tune: dict[str, Any] = field(default_factory=dict)
-    confirm: dict[str, Any] = field(default_factory=dict)
+    candidates: dict[str, Any] = field(default_factory=dict)
+    looks: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -105,7 +105,6 @@ class Config:
     # A plain dictionary: `from` is no name that Python lets a field have.
     init: dict[str, Any] = field(default_factory=lambda: dict(NEUTRAL["init"]))
     name: str = "default"
-    condition: str = Draft.condition
     signal: str = Draft.signal
     instruments: list[str] = field(default_factory=list)
     seed: int = Draft.seed
@@ -139,19 +138,22 @@ class LauncherNode:
 
 @dataclass
 class SweeperNode:
-    """`hydra/sweeper=protocol`: what an experiment sweeps, tunes, confirms and declares.
+    """`hydra/sweeper=protocol`: what an experiment sweeps, tries, declares, and with which seeds.
 
     Attributes:
         blocks: Grids whose union is swept, each a mapping of override key to value or list.
-        tune: `lr` (the grid), `seeds`, `extend` (most rates added at either end), `others`
-            (values by key of what else is tuned); None sweeps the blocks unchanged.
-        confirm: `seeds`, none of which may tune, and `conditions`.
+        candidates: What every loss tries: `lr` (the grid), `extend` (most rates added at either
+            end), `others` (values by key of what else is chosen for it); None sweeps the blocks
+            unchanged.
+        looks: Numbers of seeds at which verdicts are read.
+        first_seed: The seeds count up from it.
         declare: What is fixed beforehand: primary metric, endpoint, reference, margin, family.
     """
 
     blocks: list[Any] = field(default_factory=list)
-    tune: Any = None
-    confirm: Any = None
+    candidates: Any = None
+    looks: list[int] = field(default_factory=list)
+    first_seed: int = 0
     declare: dict[str, Any] = field(default_factory=dict)
 
 
@@ -193,7 +195,7 @@ FREE_KEY = re.compile(
 
 def known_keys() -> set[str]:
     """Dotted names of all that may be typed as KEY=VALUE."""
-    return ({*_dotted(Config)} | {f"init.{name}" for name in NEUTRAL["init"]}) - {"condition"}
+    return {*_dotted(Config)} | {f"init.{name}" for name in NEUTRAL["init"]}
 
 
 def _dotted(node: type, prefix: str = "") -> Iterator[str]:

@@ -9,7 +9,7 @@ from lossbench.data.splits import Extent
 
 COLUMNS = (
     "data set", "task", "examples (train / validation / test)", "inputs", "outputs",
-    "a seed draws", "licence", "source", "note", "what others reach on test",
+    "a seed draws", "unit of the target", "licence", "source", "note", "what others reach on test",
 )  # fmt: skip
 
 INTRO = """# Data sets
@@ -21,7 +21,8 @@ shows the parameters. Inputs are features, or channels x height x width of an im
 draws:
 
 - *generated*: everything, examples and split, anew;
-- *resplit*: which examples are training, validation and test;
+- *resplit*: which examples are training and which validation. The test part, a fifth, was drawn
+  once for all: no seed trains or chooses on what another is judged by;
 - *fixed*: nothing. The test set is the published one, validation was drawn once for all; what a
   report says of such a set is conditional on that test set.
 """
@@ -55,7 +56,8 @@ def document() -> str:
         size = row.extent or Extent.of(row.fn(seed=0))
         counts = " / ".join(f"{count:,}" for count in (size.train, size.validation, size.test))
         shape = "x".join(map(str, size.inputs))
-        remarks = [text or "–" for text in (row.licence, row.source, row.note, row.bar)]
+        unit = row.unit if isinstance(row.unit, str) else " or ".join(row.unit.values())
+        remarks = [text or "–" for text in (unit, row.licence, row.source, row.note, row.bar)]
         lines += [
             (f"`{row.name}`", row.task, counts, shape, str(size.outputs), row.drawn, *remarks)
         ]

@@ -114,9 +114,11 @@ class Data:
         task: "regression" or "classification".
         source: Where it comes from.
         licence: Of its files, as whoever gives them out states it; empty where it is generated.
-        drawn: What a seed draws anew: "generated" (all of it), "resplit" (the split only) or
-            "fixed" (nothing: the test set is the published one; the same tensors are returned for
-            every seed, so that a pack holds them once).
+        drawn: What a seed draws anew: "generated" (all of it, test examples too), "resplit" (which
+            examples are training and which validation; those of test are the same for every seed,
+            in the same order, as `permuted` gives them) or "fixed" (nothing: the test set is the
+            published one; the same tensors are returned for every seed, so that a pack holds them
+            once).
         confusions: Classes that people take for each other, by class: what `asymmetric` corrupts.
         is_symmetric: Whether noise is symmetric, so that mean, median and the like coincide.
         is_test_clean: Whether test targets are free of the noise that those of train and validation
@@ -125,6 +127,8 @@ class Data:
         note: What a reader of its results must know, one sentence.
         bar: What another model was measured to reach on its test split: far off is wrong.
         extent: At default parameters, of a set whose files may be missing; None: it is counted.
+        unit: Of the target, in words, as a number of it is followed by; empty where it has none.
+            By value of the parameter `target` where that chooses it.
     """
 
     fn: Callable[..., Splits]
@@ -139,11 +143,16 @@ class Data:
     licence: str = ""
     bar: str = ""
     extent: Extent | None = None
+    unit: str | Mapping[str, str] = ""
 
     @property
     def name(self) -> str:
         """The function's name."""
         return self.fn.__name__
+
+    def unit_of(self, params: Mapping[str, Any]) -> str:
+        """Unit of the target at the function's parameters."""
+        return self.unit if isinstance(self.unit, str) else self.unit[params["target"]]
 
     def splits(self, seed: int, files: Files, params: Mapping[str, Any] = NO_PARAMS) -> Splits:
         """The data set as one seed sees it; `files` is where its files lie, if it reads any."""
@@ -153,10 +162,16 @@ class Data:
 
 
 def permuted(count: int, seed: int) -> dict[str, Tensor]:
-    """Row indices of each split of `count` rows, 60/20/20, drawn from the seed's split stream."""
-    order = torch.randperm(count, generator=stream(seed, "split"))
+    """Row indices of each split of `count` rows, 60/20/20.
+
+    Test is drawn once for all, so that no seed trains or chooses on what another is judged by, in
+    an order that all seeds share; the seed divides the other rows into training and validation.
+    """
     ends = [round(count * SHARES[0]), round(count * (SHARES[0] + SHARES[1]))]
-    return dict(zip(SPLITS, torch.tensor_split(order, ends), strict=True))
+    order = torch.randperm(count, generator=stream(0, "split"))
+    others, test = order[: ends[1]], order[ends[1] :]
+    others = others[torch.randperm(len(others), generator=stream(seed, "split"))]
+    return dict(zip(SPLITS, (others[: ends[0]], others[ends[0] :], test), strict=True))
 
 
 def by_split(values: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -225,8 +225,9 @@ ROWS = (
         drawn="fixed",
         licence="MIT; terms of diamondse.info, where the prices are from, not known",
         extent=Extent(32_364, 10_788, 10_788, inputs=(26,), outputs=1),
-        bar="log price: ridge R² .907, boosted trees .991; price: .901, .980",
+        bar="log price: ridge R² .962, boosted trees .991; price: .919, .980",
         note="One split for all seeds; some rows are wrong (a size of 0) or stand there twice.",
+        unit={"log_price": "log dollars", "price": "dollars"},
     ),
     Data(
         flights,
@@ -239,6 +240,7 @@ ROWS = (
         "41.3, 23.5; by weeks 47.5, 28.7 and 49.4, 27.0",
         note="Split by date, held_out=months: train January to August, validation September and "
         "October, which were calm, test November and December 2013.",
+        unit="minutes of delay",
     ),
     Data(
         california_housing,
@@ -248,5 +250,6 @@ ROWS = (
         licence="not known",
         extent=Extent(12_384, 4_128, 4_128, inputs=(8,), outputs=1),
         note="One split for all seeds; values are cut off at 500,001 dollars.",
+        unit="hundred thousand dollars",
     ),
 )

@@ -1,4 +1,4 @@
-"""The training loop: a pack of runs in, four tables of records out."""
+"""The training loop: a pack of runs in, five tables of records out."""
 
 from lossbench.engine.batches import batch_indices
 from lossbench.engine.contracts import refuse_unpaired, refuse_unwidened

@@ -15,13 +15,17 @@ from lossbench.engine.members import Members
 from lossbench.engine.state import State
 from lossbench.losses import LOSSES
 from lossbench.measures import metrics
-from lossbench.records import OWN_LOSS
+from lossbench.records import OWN_LOSS, SPLITS
+from lossbench.runs import Run
 
 MOST_TRAINING_ROWS = 10_000
 """Examples of the training split that are evaluated: the first ones of a larger one."""
 
 MOST_RECALIBRATION_ROWS = 2_000
 """Examples of validation that the common recalibration is fitted on: the first ones."""
+
+MOST_EXAMPLES = 2_000
+"""Test examples up to which what each contributes is recorded: more seldom limit an answer."""
 
 CHUNK_OF_VECTORS, CHUNK_OF_IMAGES = 2**21, 2**16
 """Numbers of the inputs that go through the model at once."""
@@ -38,20 +42,20 @@ class Evaluation:
         values: [K] by (split, metric); NaN where a metric is not defined for a member or where the
             member's outputs are not finite.
         is_finite: [K], whether they are, and their squares.
+        examples: [K, N], what each test example contributes to the task's metric; [K, 0] before the
+            last step, and where test has too many of them or is not the same for every seed.
     """
 
     values: dict[tuple[str, str], Tensor]
     is_finite: Tensor
+    examples: Tensor
 
 
 @torch.no_grad()
 def evaluate(
     members: Members, forward: Callable[..., Tensor], state: State, *, is_last: bool
 ) -> Evaluation:
-    """Every metric on every split the stage may see.
-
-    Stage tune sees train and validation, and no losses but each member's own; only later stages
-    touch test.
+    """Every metric on every split.
 
     Args:
         members: The pack.
@@ -82,7 +86,7 @@ def evaluate(
             target = members.rows_of(members.posterior[split], output)
         of_split[OWN_LOSS] = evaluated_losses(members, output, target)
         values |= {(split, name): value for name, value in of_split.items()}
-    if is_last and "test" in outputs:
+    if is_last:
         # Every loss of the task, on the members whose inverse link is its own.
         links = [run.row.link(run.loss.params) for run in members.runs]
         for name, row in LOSSES.items():
@@ -92,20 +96,21 @@ def evaluate(
             if fits.any():
                 mean = evaluated_losses(members, outputs["test"], targets["test"], row)
                 values["test", f"loss:{name}"] = torch.where(fits, mean, torch.nan)
+    output, examples = outputs["test"], outputs["test"].new_empty(len(is_finite), 0)
+    if is_last and recorded_examples(run, output.shape[1]):
+        prediction = members.predict(output)
+        examples = metrics.contributions(prediction, targets["test"], task=run.row.task)
     values = {key: torch.where(is_finite, value, torch.nan) for key, value in values.items()}
-    return Evaluation(values, is_finite)
+    return Evaluation(values, is_finite, examples)
 
 
 def _outputs(
     members: Members, forward: Callable[..., Tensor], state: State
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Outputs [K, N, W] by split, zero for a member where one is not finite, and which are, [K]."""
-    splits = ["train", "validation"]
-    if members.runs[0].stage != "tune":
-        splits.append("test")
     outputs = {}
     members.model.eval()
-    for split in splits:
+    for split in SPLITS:
         rows = members.inputs[split].shape[1]
         if split == "train":
             rows = min(rows, MOST_TRAINING_ROWS)
@@ -120,6 +125,11 @@ def _outputs(
     for split, output in outputs.items():
         outputs[split] = torch.where(is_finite[:, None, None], output, torch.zeros_like(output))
     return outputs, is_finite
+
+
+def recorded_examples(run: Run, count: int) -> int:
+    """Of a run's test examples those of which each one's part is recorded: all or none."""
+    return count if DATA[run.data.fn].drawn != "generated" and count <= MOST_EXAMPLES else 0
 
 
 def chunks(inputs: Tensor, rows: int) -> list[slice]:

@@ -44,7 +44,8 @@ class Members:
         inputs, targets, posterior: By split, [S, N, ...].
         clean: Train and validation targets before they were corrupted, by split, [S, N, C]; empty
             where they were not.
-        corruption: By seed, what it did to the training targets: columns of the table `runs`.
+        facts: By seed, what corruption did to the training targets, and their scale: columns of the
+            table `runs`.
         class_counts: Training targets summed over examples, [S, C].
         batches: Of every step.
         hyper: Learning rate, momentum and weight decay, [K] each.
@@ -52,7 +53,7 @@ class Members:
         is_distribution: [K], whether its prediction is to be the distribution of the label: a
             probability, or what a strictly proper loss makes of any other link.
         bayes: By split, [K, N, C], what the member's loss aims at; of the test split where its
-            posterior is known and the stage may see it. NaN where it is not defined.
+            posterior is known. NaN where it is not defined.
         fingerprints: By seed: init_sha, batch_sha and data_sha.
         model: The module whose forward all members share.
         parameters, buffers: Initial values by name, [K, ...].
@@ -66,7 +67,7 @@ class Members:
     targets: dict[str, Tensor]
     posterior: dict[str, Tensor]
     clean: dict[str, Tensor]
-    corruption: dict[int, dict[str, Any]]
+    facts: dict[int, dict[str, Any]]
     class_counts: Tensor
     batches: Batches
     hyper: Hyperparameters
@@ -172,7 +173,7 @@ def assemble(
     is_proper = ["strictly_proper" in run.row.claims for run in runs]
     aims, is_corrupted = None, first.corruption.fn not in ("none", "few_samples")
     # Corrupted labels come from another distribution than the posterior.
-    if first.stage != "tune" and "test" in data[0].posterior and not is_corrupted:
+    if "test" in data[0].posterior and not is_corrupted:
         posteriors = [splits.posterior["test"] for splits in data]
         counts = [splits.targets["train"].sum(0) for splits in data]
         of_spans = []
@@ -197,7 +198,10 @@ def assemble(
             device,
             dtype,
         ),
-        corruption={seed: realised(splits) for seed, splits in zip(seeds, data, strict=True)},
+        facts={
+            seed: {**realised(splits), "target_scale": splits.target_scale}
+            for seed, splits in zip(seeds, data, strict=True)
+        },
         class_counts=targets["train"].sum(1),
         batches=Batches(
             run=first,

@@ -1,4 +1,4 @@
-"""Collects what is observed of a pack, and lays it out as the four tables."""
+"""Collects what is observed of a pack, and lays it out as the five tables."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ class Recorder:
         self._pack, self._members, self._device = pack, members, device
         self._steps: list[Step] = []
         self._evals: list[Evaluated] = []
+        self._examples = torch.empty(len(members.runs), 0)
         self._saved = (0, 0)
 
     def fail(self, place: int, reason: str) -> None:
@@ -72,6 +73,10 @@ class Recorder:
     def evals(self, step: int, values: Mapping[tuple[str, str], Tensor]) -> None:
         """Write down an evaluation: values [K] by split and metric."""
         self._evals.append((step, dict(values)))
+
+    def examples(self, values: Tensor) -> None:
+        """Write down what each test example contributes after the last update, [K, N]."""
+        self._examples = values
 
     def instruments(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Write down what instruments measured at an update, [K] by metric, as rows of `evals`."""
@@ -95,7 +100,7 @@ class Recorder:
     def tables(
         self, state: State, *, seconds: float, facts: Mapping[str, str]
     ) -> dict[str, pa.Table]:
-        """The four tables of the pack's runs; padding is left out.
+        """The five tables of the pack's runs; padding is left out.
 
         Args:
             state: After training: who lived, and until when.
@@ -121,7 +126,7 @@ class Recorder:
                 "stop_step": outcome.stop_step,
                 "best_step": self._best_step(place, outcome),
                 **self._members.fingerprints[run.seed],
-                **self._members.corruption[run.seed],
+                **self._members.facts[run.seed],
                 "shared_sha": run.shared_sha,
                 "env_sha": environment_sha(device, run.precision),
                 "environment": environment_json(facts),
@@ -138,6 +143,7 @@ class Recorder:
         layers = torch.stack([values for _, _, values in self._steps]).flatten(0, 1)
         evals = [(step, key, value) for step, row in self._evals for key, value in row.items()]
         values = torch.stack([value for _, _, value in evals])[:, None]
+        run, count_of_examples = self._members.runs[0], self._examples.shape[1]
         names = [*layer_names([*self._members.parameters])]
         places = {
             "steps": {"step": [step for step, _, _ in self._steps]},
@@ -150,6 +156,11 @@ class Recorder:
                 "split": [split for _, (split, _), _ in evals],
                 "metric": [metric for _, (_, metric), _ in evals],
             },
+            "examples": {
+                "step": [run.steps] * count_of_examples,
+                "example": range(count_of_examples),
+                "metric": [records.PRIMARY[run.row.task]] * count_of_examples,
+            },
         }
         return {
             "runs": records.table_from(
@@ -158,6 +169,9 @@ class Recorder:
             "steps": self._table("steps", outcomes, places["steps"], STEP_COLUMNS, steps),
             "layers": self._table("layers", outcomes, places["layers"], LAYER_COLUMNS, layers),
             "evals": self._table("evals", outcomes, places["evals"], ("value",), values),
+            "examples": self._table(
+                "examples", outcomes, places["examples"], ("value",), self._examples.T[:, None]
+            ),
         }
 
     def _best_step(self, place: int, outcome: Outcome) -> int:
@@ -223,7 +237,7 @@ def failed(pack: Pack, reason: str) -> dict[str, pa.Table]:
         }
         for run in pack.runs
     ]
-    empty = {table: records.schema(table).empty_table() for table in ("steps", "layers", "evals")}
+    empty = {table: records.schema(table).empty_table() for table in records.TABLES[1:]}
     names = [column.name for column in records.COLUMNS["runs"]]
     runs = {name: [row.get(name) for row in rows] for name in names}
     return {"runs": records.table_from("runs", runs), **empty}
@@ -245,8 +259,6 @@ def _keys(pack: Pack, run: Run) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "pack_id": pack.pack_id,
-        "stage": run.stage,
-        "condition": run.condition,
         "data": run.data.name,
         "model": run.model.name,
         "loss": run.loss.name,

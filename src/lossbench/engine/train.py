@@ -68,8 +68,8 @@ def train(
         shared: What was worked out for packs before this one; None for nothing.
 
     Returns:
-        The tables runs, steps, layers and evals. Members that diverge or fail are frozen, the
-        others are not touched by it, bit for bit.
+        The tables runs, steps, layers, evals and examples. Members that diverge or fail are
+        frozen, the others are not touched by it, bit for bit.
 
     Raises:
         ValueError: The batch is larger than the training split.
@@ -103,6 +103,7 @@ def train(
             evaluation = evaluate(members, strategy.forward, state, is_last=is_last)
             state.freeze(evaluation.is_finite)
             recorder.evals(step, evaluation.values)
+            recorder.examples(evaluation.examples)
 
         def snapshot() -> Saved:
             seconds = time.monotonic() - start

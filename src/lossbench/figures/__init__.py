@@ -20,7 +20,6 @@ from lossbench.figures.outcomes import (
     decomposition,
     families,
     forest,
-    performance_profile,
     side_by_side,
     verdict_map,
 )

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from lossbench import records
-from lossbench.figures.axes import counted, label_rows, metric_name, page_width, solid_first
+from lossbench.figures.axes import counted, label_rows, metric_name, page_width
 from lossbench.figures.layout import frame, label, wrapped
 from lossbench.figures.styles import (
     BAND,
@@ -31,18 +31,21 @@ from lossbench.figures.styles import (
 )
 
 SHADES = {
-    "better": (BLUE, 0.75, "▲"),
-    "worse": (VERMILION, 0.75, "▼"),
+    "better by more": (BLUE, 0.75, "▲"),
+    "better": (BLUE, 0.35, "△"),
+    "worse": (VERMILION, 0.35, "▽"),
+    "worse by more": (VERMILION, 0.75, "▼"),
+    "diverges": (VERMILION, 0.75, "▼"),
+    "reference diverges": (BLUE, 0.75, "▲"),
     "equivalent": (FAINT, 0.7, "="),
-    "different but below the margin": (FAINT, 0.35, "≈"),
-    "not distinguishable": (PAPER, 1.0, "?"),
+    "below the margin": (FAINT, 0.35, "≈"),
+    "undecided": (PAPER, 1.0, "?"),
 }
 """Colour, its opacity and sign of each verdict; all others have a dash."""
 
 DIVERGED = {
     "diverges": "diverges",
     "reference diverges": "ref. div.",
-    "both diverge": "both div.",
 }
 """What stands in the place of a number that only survivors would have."""
 
@@ -100,9 +103,9 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         f"What does another loss than {label(first.reference)} change in {label(first.task)}"
         f"{' on ' + label(' · '.join(shared)) if shared else ''}?",
         f"Loss minus {label(first.reference)}, {counted(estimates.pairs, 'pairs')}, {rates}. "
-        "▲ better, ▼ worse, = equivalent within the margin (±), ≈ different but below it, "
-        f"? undecided, – no verdict; by simultaneous {first.confidence:.0%} paired-t intervals "
-        "within a task. Blank: not compared.",
+        "▲ better, ▼ worse by more than the margin (±), △ ▽ better, worse, = equivalent within it, "
+        f"≈ different but below it, ? undecided, – no verdict; by simultaneous "
+        f"{first.confidence:.0%} intervals within a task. Blank: not compared.",
     )
     return ax
 
@@ -128,7 +131,7 @@ def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
     frame(
         ax.figure,
         f"Does another loss beat {label(first.reference)} on {label(first.label, 60)}?",
-        f"Bar: simultaneous {first.confidence:.0%} paired-t interval over {families(rows)}. "
+        f"Bar: simultaneous {first.confidence:.0%} paired interval over {families(rows)}. "
         f"Diamond: mean. Dots: {counted(rows.pairs, 'pairs')}, each of one seed. "
         f"Grey band: ±{first.margin:g}, too small to matter.",
     )
@@ -172,7 +175,7 @@ def side_by_side(
     frame(
         ax.figure,
         question,
-        f"{note} Bars: simultaneous {first.confidence:.0%} paired-t intervals, "
+        f"{note} Bars: simultaneous {first.confidence:.0%} paired intervals, "
         f"{counted(estimates.pairs, 'pairs')}. Grey band: ±{first.margin:g}, too small to matter. "
         "◂ ▸: beyond the axis. Where runs diverged, the rest is shown and is not the verdict.",
     )
@@ -255,32 +258,6 @@ def decomposition(estimates: pd.DataFrame, ax: Axes) -> Axes:
         f"What makes losses differ from {label(first.reference)} on {label(first.label, 60)}?",
         f"All at learning rate {first.lr:g}. Bars: pointwise {first.confidence:.0%} paired-t "
         f"interval, {counted(estimates.n, 'pairs')}; dots: single seeds.{lost}",
-    )
-    return ax
-
-
-def performance_profile(estimates: pd.DataFrame, ax: Axes) -> Axes:
-    """Share of runs whose normalised score is at least as high, over several tasks.
-
-    `estimates` are from `statistics.performance_profile`, with `family`, `task`, `metric` and
-    `reference`.
-    """
-    styles, first = loss_styles(estimates), estimates.iloc[0]
-    for loss, rows in solid_first(estimates, styles):
-        style = styles[loss]
-        ax.fill_between(rows.tau, rows.low, rows.high, color=style.color, alpha=0.12, lw=0)
-        ax.plot(rows.tau, rows.value, color=style.color, ls=style.dash)
-    ax.axvline(1, color=INK, lw=0.5)
-    ax.set(xlabel=f"score: 0 before training, 1 the mean of {label(first.reference)}")
-    ax.set_ylabel("share of runs at least as good")
-    ax.set_ylim(-0.02, 1.02)
-    frame(
-        ax.figure,
-        f"Which loss does well over all {first.tasks} tasks of {label(first.task)} in "
-        f"{label(first.metric)}?",
-        f"Performance profile, tasks weigh alike, n = {first.n} runs a loss; band: pointwise 95% "
-        "bootstrap within tasks. Higher is better; a diverged run scores as the worst, at best 0.",
-        styles,
     )
     return ax
 

@@ -109,6 +109,32 @@ def classification(
     return values
 
 
+def contributions(prediction: Tensor, target: Tensor, *, task: str) -> Tensor:
+    """What each example contributes to the task's metric, whose value is the mean over examples.
+
+    Of accuracy that is the hit. A root is no mean over examples; (rmse + e²/rmse)/2, with e² the
+    mean over targets, has it as its mean and is rmse plus the influence of the example.
+
+    Args:
+        prediction: [K, N, C].
+        target: Same shape.
+        task: "regression" or "classification".
+
+    Returns:
+        [K, N].
+
+    Source:
+        Hampel 1974, JASA, on the influence of an example.
+    """
+    if task == "classification":
+        hit = prediction.argmax(-1) == target.argmax(-1)
+        return hit.to(prediction.dtype)
+    rmse = regression(prediction, target)["rmse"][:, None]
+    square = (prediction - target).square().mean(-1)
+    # Of exact predictions every example contributes zero.
+    return 0.5 * (rmse + square / torch.where(rmse > 0, rmse, torch.ones_like(rmse)))
+
+
 def projected(prediction: Tensor, is_probability: Tensor) -> Tensor:
     """Predictions [K, N, C] of members whose link gives no probabilities, on the simplex.
 

@@ -1,7 +1,7 @@
-"""Tune, then confirm: every loss gets its own best learning rate, fairly.
+"""What an experiment trains: candidates for every loss alike, and more seeds while it is open.
 
-Every loss is tuned with the same number of candidates on the same seeds, chosen on validation
-alone, and judged on fresh seeds. Tuning seeds never confirm.
+The best candidate is chosen on validation alone, over all seeds; verdicts are read at declared
+numbers of seeds.
 """
 
 from lossbench.protocol.declaration import check_declaration

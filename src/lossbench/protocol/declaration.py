@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lossbench import records
+from lossbench import records, statistics
 from lossbench.config import GROUPS, is_key, known_keys
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import TASKS
 from lossbench.runs import ConfigError, nearest
 
-CONDITIONS = tuple(name for name, row in records.CONDITIONS.items() if row.stage == "confirm")
-TUNE = {"lr": (), "seeds": (), "extend": 4, "others": {}}
-CONFIRM = {"seeds": (), "conditions": CONDITIONS}
-STAGES = {"tune": TUNE, "confirm": CONFIRM}
-"""What an experiment says of either stage, with what holds where it does not."""
+CANDIDATES = {"lr": (), "extend": 4, "others": {}}
+"""What is tried, and how far a grid may grow."""
+
 BY_TASK = ("primary", "reference", "margin")
 """What is declared for each task, or for a data set by its name."""
 DECLARED = (*BY_TASK, "endpoint", "family", "confidence")
-OPTIONAL = ("select", "targets", "questions", "published")
+OPTIONAL = ("select", "targets", "questions", "published", "size", "average", "interactions")
 
 SINS = {
-    "split": "the learning rate is chosen on validation, and test is touched in confirm only",
+    "split": "a candidate is chosen on validation, and judged on test",
     "claim": "a published finding stands under `finding`",
-    "metric": "what is tuned for is what is judged by: hydra.sweeper.declare.primary",
+    "metric": "what chooses is declared as hydra.sweeper.declare.select or primary",
+    "seeds": "seeds count up from hydra.sweeper.first_seed: declare hydra.sweeper.looks",
 }
 """Keys that somebody may try, and why there is no such thing."""
 
 
-def check_keys(stage: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Refuse a key of `tune`, `confirm` or `declare` that does not exist.
+def check_keys(part: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse a key of `candidates` or `declare` that does not exist.
 
     Raises:
         ConfigError: Names the key and the nearest one.
@@ -38,7 +38,7 @@ def check_keys(stage: str, given: Mapping[str, Any], known: Mapping[str, Any]) -
     for key, value in given.items():
         if key not in known:
             why = SINS.get(key, nearest(key, known))
-            raise ConfigError(f"hydra.sweeper.{stage}.{key} is {value!r}: {why}")
+            raise ConfigError(f"hydra.sweeper.{part}.{key} is {value!r}: {why}")
 
 
 def check_declaration(
@@ -75,6 +75,7 @@ def check_declaration(
             raise ConfigError(f"question {name!r}: use one of {', '.join(records.QUESTIONS)}")
     tasks = {task: task for task in TASKS}
     _check_places(declared, {**dict.fromkeys(known, ""), **data, **tasks})
+    _check_where(declared.get("interactions", {}), "interactions")
     for number, finding in enumerate(declared.get("published", ())):
         _check_published(finding, f"published[{number}]", declared, losses)
     for name, task in data.items():
@@ -87,6 +88,36 @@ def check_declaration(
                 "of that metric, belongs to it"
             )
         _check_selects(declared, name, task)
+        _check_error(declared, name, task)
+
+
+def _check_margin(place: str, value: Any) -> None:
+    """A margin is a number in the unit of the metric, or a share of the reference's error."""
+    try:
+        is_allowed = statistics.share_of_error(value) > 0 if isinstance(value, str) else value >= 0
+    except (TypeError, ValueError):
+        is_allowed = False
+    if not is_allowed or isinstance(value, bool):
+        raise ConfigError(
+            f"margin of {place} is {value!r}: use a number, 0 or more, in the unit of the metric, "
+            "or a share like '10% of error'"
+        )
+
+
+def _check_error(declared: Mapping[str, Any], name: str, task: str) -> None:
+    """A margin that is a share of the reference's error needs such an error, on validation."""
+    margin = records.declared(declared["margin"], data=name, task=task)
+    metric = records.declared(declared["primary"], data=name, task=task)
+    facts = records.metric_of(metric)
+    if not isinstance(margin, str):
+        return
+    why = "" if "validation" in facts.splits else "is not measured on validation"
+    why = why or ("has no perfect value to count an error from" * math.isnan(facts.perfect))
+    if why:
+        raise ConfigError(
+            f"margin of {name} is {margin!r}, and {metric} {why}: declare "
+            f"margin: {{ {name}: NUMBER }} in the unit of {metric}"
+        )
 
 
 def _check_selects(declared: Mapping[str, Any], name: str, task: str) -> None:
@@ -121,9 +152,10 @@ def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> Non
     names = {
         "primary": _metrics("test"),
         "select": {**selecting, records.OWN_LOSS: ""},
+        "average": {"mean": "", "median": ""},
         "reference": {name: row.task for name, row in LOSSES.items()},
     }
-    for key in (*BY_TASK, "select", "targets"):
+    for key in (*BY_TASK, "select", "targets", "average"):
         if not isinstance(choices := declared.get(key, {}), Mapping):
             raise ConfigError(
                 f"declare.{key} is {choices!r}: give one for each task, like "
@@ -132,10 +164,9 @@ def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> Non
         for place, value in choices.items():
             if place not in places:
                 raise ConfigError(f"{key} of {place!r}: {nearest(place, places)}")
-            is_number = _is_number(value)
-            if key == "margin" and not (is_number and value >= 0):
-                raise ConfigError(f"margin of {place} is {value!r}: use a number, 0 or more")
-            if key == "targets" and not is_number:
+            if key == "margin":
+                _check_margin(place, value)
+            if key == "targets" and not _is_number(value):
                 raise ConfigError(f"target of {place} is {value!r}: use a number")
             task = places[place]
             rows = names.get(key, {})
@@ -217,37 +248,25 @@ def check_others(others: Mapping[str, Any], declared: Mapping[str, Any]) -> None
     for key in others:
         if key in GROUPS or key == "optimizer.lr":
             raise ConfigError(
-                f"tune.others has {key!r}: tune single values, like optimizer.weight_decay"
+                f"candidates.others has {key!r}: use single values, like optimizer.weight_decay"
             )
         by_own_loss = records.OWN_LOSS in [*declared.get("select", {}).values()]
         if by_own_loss and key.startswith("loss.params."):
             raise ConfigError(
-                f"tune.others has {key!r} and select is {records.OWN_LOSS}: another parameter is "
-                "another scale of the loss, so its own values have no order"
+                f"candidates.others has {key!r} and select is {records.OWN_LOSS}: another "
+                "parameter is another scale of the loss, so its own values have no order"
             )
 
 
-def check_conditions(conditions: Sequence[str]) -> None:
-    """Refuse a condition that does not exist, and a list without the loss's own rate.
+def check_looks(looks: Sequence[int]) -> None:
+    """Refuse numbers of seeds that are none, or do not ascend.
 
     Raises:
-        ConfigError: Names the conditions.
+        ConfigError: Names them.
     """
-    for condition in conditions:
-        if condition not in CONDITIONS:
-            raise ConfigError(f"condition {condition!r}: {nearest(condition, CONDITIONS)}")
-    if "own_lr" not in conditions:
-        raise ConfigError("hydra.sweeper.confirm.conditions lacks own_lr: a loss has a fair trial")
-
-
-def refuse_overlap(tune: Sequence[int], confirm: Sequence[int]) -> None:
-    """Refuse seeds that would tune and confirm.
-
-    Raises:
-        ConfigError: Names them, and how to type others.
-    """
-    if shared := sorted({*tune} & {*confirm}):
+    is_count = [isinstance(look, int) and not isinstance(look, bool) for look in looks]
+    if not looks or not all(is_count) or looks[0] < 1 or [*looks] != sorted({*looks}):
         raise ConfigError(
-            f"seeds {', '.join(map(str, shared))} would tune and confirm: a seed that tuned cannot "
-            "confirm. Type other seeds to confirm, like seed='range(20,30)'"
+            f"hydra.sweeper.looks is {[*looks]}: use numbers of seeds in ascending order, like "
+            "[10,20,40]"
         )

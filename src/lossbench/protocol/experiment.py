@@ -1,4 +1,4 @@
-"""What a command asks for: its cells, and the protocol that tunes and confirms them."""
+"""What a command asks for: its cells, and the protocol that chooses candidates and adds seeds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from omegaconf import DictConfig
 
 from lossbench.config import Composer, typed_lines
 from lossbench.protocol.cells import cells
-from lossbench.protocol.declaration import STAGES
-from lossbench.protocol.size import check_size, sized_blocks, sized_stage
-from lossbench.protocol.stages import Protocol
+from lossbench.protocol.looks import Protocol
+from lossbench.protocol.size import (
+    check_size,
+    sized_blocks,
+    sized_candidates,
+    sized_interactions,
+)
 from lossbench.runs import ConfigError, Run
 from lossbench.sweep import Sweep, preflight
 
@@ -24,11 +28,13 @@ class Outline:
     """What a command would train, before anything is known.
 
     Attributes:
-        runs: By stage; learning rates that only tuning can tell are the first of the grid.
+        runs: By look; of later ones, were every comparison open that is not known to be settled.
         sweep: Where they would go.
-        tuned: Keys that tuning chooses.
+        tuned: Keys that are chosen for each loss.
         extend: Most learning rates that may be added at either end of a grid.
-        declared: What is declared; empty where nothing is tuned.
+        declared: What is declared; empty where nothing is.
+        known: How many looks are known to take just these runs: the first, and one after each that
+            is recorded.
     """
 
     runs: dict[str, list[Run]]
@@ -36,6 +42,12 @@ class Outline:
     tuned: Sequence[str]
     extend: int
     declared: Mapping[str, Any]
+    known: int = 1
+
+    @property
+    def first(self) -> list[Run]:
+        """The runs of the first look."""
+        return next(iter(self.runs.values()))
 
 
 class Experiment:
@@ -55,58 +67,51 @@ class Experiment:
     def __init__(self, config: DictConfig, composer: Composer) -> None:
         sweeper, size, overrides = config.hydra.sweeper, config.size, config.hydra.overrides
         self.composer = composer
-        self.declare = sweeper.declare
+        self.declare = {**sweeper.declare} if sweeper.declare else {}
+        self.size = str(config.hydra.runtime.choices["size"])
         check_size(size, composer)
         typed = {*typed_lines([*overrides.task, *overrides.hydra], composer.loader)}
-        stages = {
-            stage: sized_stage(stage, sweeper[stage], size[stage], typed=typed, composer=composer)
-            for stage in STAGES
-        }
-        self.tune, self.confirm = stages["tune"], stages["confirm"] or {}
         lines = typed_lines(overrides.task, composer.loader)
-        self.seeds = ""
-        if not sweeper.blocks and self.tune is None:
-            chosen = str(config.hydra.runtime.choices["size"])
-            if chosen != USUAL_SIZE:
-                raise ConfigError(
-                    f"size={chosen} changes an experiment, and there is none: add experiment=NAME, "
-                    "or type steps and seeds yourself"
-                )
+        self.candidates, self.first_seed = None, int(sweeper.first_seed)
+        is_typed = "hydra.sweeper.looks" in typed
+        self.looks = [*sweeper.looks] if is_typed else [*(size.looks or sweeper.looks)]
+        if not sweeper.blocks and sweeper.candidates is None:
+            _refuse_size(self.size)
             self.cells = composer.runs(overrides.task)
             return
-        if self.tune is not None:
-            for key in self.tuned:
-                if key in lines:
-                    where = "tune.lr" if key == "optimizer.lr" else "tune.others"
-                    raise ConfigError(
-                        f"{key} is chosen by tuning: change the grid with hydra.sweeper.{where}, "
-                        "or sweep it yourself with 'lossbench -m ...' without an experiment"
-                    )
-            self.seeds = lines.pop("seed", "").partition("=")[2]
+        if sweeper.candidates is not None:
+            self.candidates = sized_candidates(
+                sweeper.candidates, size.candidates, typed=typed, composer=composer
+            )
+            self._refuse_chosen(lines)
+        if self.declare.get("interactions"):
+            self.declare["interactions"] = sized_interactions(
+                self.declare["interactions"], size["scale"], typed=lines
+            )
         blocks = sized_blocks(sweeper.blocks, size, top=config, typed=typed)
         self.cells = cells(blocks, lines, composer)
 
     @property
     def tuned(self) -> list[str]:
-        """Keys that tuning chooses, the learning rate first."""
-        return ["optimizer.lr", *((self.tune or {}).get("others") or {})]
+        """Keys that are chosen for each loss, the learning rate first."""
+        return ["optimizer.lr", *((self.candidates or {}).get("others") or {})]
 
     def protocol(self, sweep: Sweep) -> Protocol | None:
-        """What tunes and confirms the cells; None where they are trained as they are.
+        """What trains the cells look by look; None where they are trained as they are.
 
         Raises:
-            ConfigError: Seeds overlap, or a part of the experiment is refused.
+            ConfigError: A part of the experiment is refused.
         """
-        if self.tune is None:
+        if self.candidates is None:
             return None
         return Protocol(
             sweep,
             self.composer,
             self.cells,
-            tune=self.tune,
-            confirm=self.confirm,
-            declare=self.declare,
-            seeds=self.seeds,
+            candidates=self.candidates,
+            looks=self.looks,
+            first_seed=self.first_seed,
+            declare={**self.declare, "size": self.size},
         )
 
     def outline(self, sweep: Sweep) -> Outline:
@@ -118,5 +123,31 @@ class Experiment:
         protocol = self.protocol(sweep)
         if protocol is None:
             preflight(self.cells, sweep.engine.files)
-            return Outline({"exploratory": self.cells}, sweep, self.tuned, 0, {})
-        return Outline(protocol.outline(), sweep, self.tuned, protocol.extend, self.declare)
+            return Outline({"as given": self.cells}, sweep, self.tuned, 0, {})
+        later, known = protocol.later_looks()
+        runs = {f"{protocol.looks[0]} seeds": protocol.first_look(), **later}
+        declared = {**self.declare, "looks": protocol.looks, "seeds": protocol.seeds}
+        return Outline(runs, sweep, self.tuned, protocol.extend, declared, 1 + known)
+
+    def _refuse_chosen(self, typed: Mapping[str, str]) -> None:
+        for key in self.tuned:
+            if key in typed:
+                where = "candidates.lr" if key == "optimizer.lr" else "candidates.others"
+                raise ConfigError(
+                    f"{key} is chosen for each loss: change what is tried with "
+                    f"hydra.sweeper.{where}, or sweep it yourself with 'lossbench -m ...' without "
+                    "an experiment"
+                )
+        if "seed" in typed:
+            raise ConfigError(
+                f"{typed['seed']}: an experiment declares its seeds, and none is added to settle a "
+                "comparison: type hydra.sweeper.looks=[10,20] with another name=..."
+            )
+
+
+def _refuse_size(size: str) -> None:
+    if size != USUAL_SIZE:
+        raise ConfigError(
+            f"size={size} changes an experiment, and there is none: add experiment=NAME, or type "
+            "steps and seeds yourself"
+        )

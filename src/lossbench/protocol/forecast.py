@@ -40,7 +40,7 @@ TIMED_AS_ONE = ("corruption", "schedule", "steps", "log_every", "eval_every")
 MUCH = 0.25
 """Share of the time from which on evaluation is worth a word."""
 
-BYTES_A_ROW = {"runs": 900.0, "steps": 22.0, "layers": 11.0, "evals": 4.0}
+BYTES_A_ROW = {"runs": 900.0, "steps": 22.0, "layers": 11.0, "evals": 4.0, "examples": 3.0}
 """Of the parquet files of `experiment=essay`, as `lossbench plan` was written."""
 
 COPIES = 6
@@ -53,10 +53,10 @@ OUTPUTS_AT_ONCE = 4
 
 @dataclass(frozen=True)
 class Forecast:
-    """The cost of one stage.
+    """The cost of one look.
 
     Attributes:
-        stage: tune, confirm or exploratory.
+        look: So many seeds, or "as given".
         runs: Asked for.
         present: Of these, already there.
         packs: To be trained.
@@ -67,7 +67,7 @@ class Forecast:
         disk: Bytes of parquet.
     """
 
-    stage: str
+    look: str
     runs: int
     present: int
     packs: int
@@ -78,22 +78,22 @@ class Forecast:
     disk: float
 
 
-def forecast(stages: Mapping[str, Sequence[Run]], sweep: Sweep) -> list[Forecast]:
-    """The cost of every stage of a sweep.
+def forecast(looks: Mapping[str, Sequence[Run]], sweep: Sweep) -> list[Forecast]:
+    """The cost of every look of a sweep.
 
     Args:
-        stages: Runs by stage.
+        looks: Runs by look.
         sweep: Where and how they would train; nothing is written there.
 
     Returns:
-        One row a stage.
+        One row a look.
     """
     members, speeds = sweep.statuses(), _Speeds(sweep)
-    return [_stage(stage, runs, members, speeds, sweep) for stage, runs in stages.items()]
+    return [_look(look, runs, members, speeds, sweep) for look, runs in looks.items()]
 
 
-def _stage(
-    stage: str,
+def _look(
+    look: str,
     runs: Sequence[Run],
     members: Mapping[str, Mapping[str, str]],
     speeds: _Speeds,
@@ -110,7 +110,7 @@ def _stage(
     each = sorted((speeds.seconds(pack) for pack in grouped), reverse=True)
     sizes = sorted((speeds.memory(pack) for pack in grouped), reverse=True)
     return Forecast(
-        stage=stage,
+        look=look,
         runs=len(wanted),
         present=len(wanted) - len(todo),
         packs=len(grouped),
@@ -226,9 +226,11 @@ class _Speeds:
         return width * tensors + seeds * numbers.drawn
 
     def disk(self, pack: Pack) -> float:
-        """Bytes of the rows of a pack's runs in the four tables."""
-        layers = self._numbers(pack).layers
-        return sum(_disk(run, layers=layers) for run in pack.runs)
+        """Bytes of the rows of a pack's runs in the five tables."""
+        numbers = self._numbers(pack)
+        return sum(
+            _disk(run, layers=numbers.layers, examples=numbers.examples) for run in pack.runs
+        )
 
     def _numbers(self, pack: Pack) -> _Numbers:
         kind = packs.structure(pack.runs[0])
@@ -288,6 +290,7 @@ class _Numbers:
         once: What members that run one after the other hold one at a time.
         is_apart: Whether they do.
         layers: Layers with parameters, a row each.
+        examples: Those of test that have a row each.
     """
 
     seed: int
@@ -296,6 +299,7 @@ class _Numbers:
     once: int
     is_apart: bool
     layers: int
+    examples: int
 
 
 def _updates(run: Run) -> float:
@@ -323,11 +327,13 @@ def _numbers(run: Run, device: torch.device, files: Files) -> _Numbers:
     training = run.batch_size * (example.numel() + 2 * stored)  # and their gradients
     parameters = COPIES * sum(parameter.numel() for parameter in model.parameters())
     layers = len(probes.layer_names([name for name, _ in model.named_parameters()]))
+    examples = evaluate.recorded_examples(run, counts["test"])
     two = splits.inputs["train"][:2].to(device)
     if runs_apart(run.model.name, model.train().to(device), two):
-        return _Numbers(data, drawn, judged + parameters, max(evaluating, training), True, layers)
+        once = max(evaluating, training)
+        return _Numbers(data, drawn, judged + parameters, once, True, layers, examples)
     member = max(evaluating + judged, training) + parameters
-    return _Numbers(data, drawn, member, 0, False, layers)
+    return _Numbers(data, drawn, member, 0, False, layers, examples)
 
 
 def _activations(model: nn.Module, example: Tensor) -> tuple[int, int]:
@@ -341,21 +347,20 @@ def _activations(model: nn.Module, example: Tensor) -> tuple[int, int]:
     return max(map(sum, itertools.pairwise([*sizes, 0]))), sum(sizes)
 
 
-def _disk(run: Run, *, layers: int) -> float:
-    """Bytes of a run's rows in the four tables."""
+def _disk(run: Run, *, layers: int, examples: int) -> float:
+    """Bytes of a run's rows in the five tables."""
     logged = -(-run.steps // run.log_every)
     evaluated = run.steps // run.eval_every + 1
-    splits = 2 if run.stage == "tune" else 3
     of_task = [row for row in records.METRICS.values() if row.task == run.row.task]
     final = sum(row.is_final for row in of_task if not row.needs)
     metrics = sum(not row.needs for row in of_task) - final
     losses = sum(row.task == run.row.task for row in LOSSES.values())
-    cross = losses if run.stage != "tune" else 0
     rows = {
         "runs": 1.0,
         "steps": float(logged),
         "layers": float(layers * logged),
-        "evals": float(splits * evaluated * metrics + (splits - 1) * final + cross),
+        "evals": float(3 * evaluated * metrics + 2 * final + losses),
+        "examples": float(examples),
     }
     return sum(count * BYTES_A_ROW[table] for table, count in rows.items())
 
@@ -370,51 +375,70 @@ def lines(outline: Outline) -> Iterable[str]:
         outline: What a command asks for.
     """
     rows = forecast(outline.runs, outline.sweep)
-    total = sum(row.runs for row in rows)
-    yield f"{outline.sweep.name}: {total:,} runs. Nothing was trained or written."
+    first = rows[0]
+    yield f"{outline.sweep.name}: {first.runs:,} runs. Nothing was trained or written."
     yield ""
-    yield f"{'stage':<12}{'runs':>8}{'there':>8}{'packs':>7}{'updates':>12}{'about':>10}"
+    yield f"{'look':<12}{'runs':>8}{'there':>8}{'packs':>7}{'updates':>12}{'about':>10}"
     for row in rows:
         yield (
-            f"{row.stage:<12}{row.runs:>8,}{row.present:>8,}{row.packs:>7,}{row.updates:>12,}"
+            f"{row.look:<12}{row.runs:>8,}{row.present:>8,}{row.packs:>7,}{row.updates:>12,}"
             f"{_duration(row.seconds):>10}"
         )
+    if len(rows) > 1:
+        yield from textwrap.wrap(_later(rows, outline.known), 80)
     memory, disk = max(row.memory for row in rows), sum(row.disk for row in rows)
-    seconds = sum(row.seconds for row in rows)
     yield ""
-    yield (
-        f"Training {_duration(seconds)} on this machine"
-        f"{_by(outline.sweep.crew.packs_at_once)}, tensors {memory / 2**20:,.0f} MiB, "
-        f"disk {disk / 1e6:,.1f} MB."
+    cost = (
+        f"Training {_duration(first.seconds)} on this machine"
+        f"{_by(outline.sweep.crew.packs_at_once)}"
+        + (f", {_expected(rows, outline.known)}" if len(rows) > 1 else "")
+        + f", tensors {memory / 2**20:,.0f} MiB, disk {disk / 1e6:,.1f} MB."
     )
-    share = sum(row.evaluating * row.seconds for row in rows) / max(seconds, 1e-9)
-    if share >= MUCH:
-        yield f"Evaluation is {share:.0%} of it: a larger eval_every takes less."
-    if tuning := outline.runs.get("tune"):
-        yield from _budget(_placed(tuning, outline.tuned), outline.extend)
+    yield from textwrap.wrap(cost, 80)
+    if first.evaluating >= MUCH:
+        yield f"Evaluation is {first.evaluating:.0%} of it: a larger eval_every takes less."
+    if outline.declared:
+        yield from _budget(_placed(outline.first, outline.tuned), outline.extend)
+
+
+STILL_OPEN = 0.5
+"""Share of the comparisons at a look that are expected to go on to the next. A rule of thumb: with
+10 seeds 13 of 32 comparisons of the essay were undecided, by intervals somewhat narrower."""
+
+
+def _later(rows: Sequence[Forecast], known: int) -> str:
+    """What the lines of later looks count."""
+    recorded = f"what is open after {rows[known - 2].look}" if known > 1 else "every loss"
+    if known == len(rows):
+        return f"The last line counts {recorded}, from the records."
+    return (
+        f"Later looks come on top, and only for what is still open: these lines count {recorded}, "
+        "with the candidates that "
+        + ("remain" if known > 1 else "usually remain")
+        + f". Expected: {STILL_OPEN:.0%} of what is open at a look goes on to the next."
+    )
+
+
+def _expected(rows: Sequence[Forecast], known: int) -> str:
+    """Seconds of all looks: expected, and at most."""
+    likely = sum(row.seconds for row in rows[:known])
+    likely += sum(row.seconds * STILL_OPEN**more for more, row in enumerate(rows[known:], start=1))
+    return f"{_duration(likely)} expected, {_duration(sum(row.seconds for row in rows))} at most"
 
 
 def _by(processes: int) -> str:
     return f" by {processes} processes" if processes > 1 else ""
 
 
-def _budget(tuning: pd.DataFrame, extend: int) -> Iterable[str]:
+def _budget(runs: pd.DataFrame, extend: int) -> Iterable[str]:
     """How many candidates each loss of a task tries, and how many more a growing grid may bring."""
-    cells = tuning.groupby(["label", "loss"]).seed.agg(["size", "nunique"])
-    cells["candidates"] = cells["size"] // cells["nunique"]
-    if len(cells[["candidates", "size"]].drop_duplicates()) == 1:
-        first = cells.iloc[0]
-        budget = f"{first.candidates} candidates in {first['size']} tuning runs"
-        yield f"Budget: {budget} for each of {len(cells)} losses"
-        yield "(one counts once for each task)."
-    else:
-        yield "Budget: candidates in tuning runs for each loss"
-        for label, mine in cells.groupby("label"):
-            alike = mine.groupby(["candidates", "size"]).size()
-            told = (f"{count} x {tried} in {runs}" for (tried, runs), count in alike.items())
-            yield from textwrap.wrap(f"  {label}: {', '.join(told)}", 80, subsequent_indent="    ")
+    cells = runs.groupby(["label", "loss"]).seed.agg(["size", "nunique"])
+    counts = sorted({*(cells["size"] // cells["nunique"])})
+    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    yield f"Budget: {many} candidates for each of {len(cells)} losses"
+    yield "(one counts once for each task)."
     if extend:
-        rates = tuning.groupby(["label", "loss"]).lr.nunique()
+        rates = runs.groupby(["label", "loss"]).lr.nunique()
         most = int((2 * extend * cells["size"] / rates).sum())
         yield from textwrap.wrap(
             "Where a best learning rate lies on the edge, its task's grid grows by up to "
@@ -434,7 +458,6 @@ def _placed(runs: Sequence[Run], tuned: Sequence[str]) -> pd.DataFrame:
             "loss": run.loss.name,
             "lr": run.lr,
             "seed": run.seed,
-            "stage": run.stage,
             "config": json.dumps(run.facts, sort_keys=True),
         }
         for run in {run.run_id: run for run in runs}.values()
@@ -452,73 +475,100 @@ def _duration(seconds: float) -> str:
 
 
 def power(outline: Outline, *, spread: float) -> Iterable[str]:
-    """What the confirming seeds can tell apart, in lines of at most 80 columns.
+    """What the last look can tell apart, in lines of at most 80 columns.
 
     Args:
-        outline: What a command asks for: a sweep that tunes and confirms.
+        outline: What a command asks for: an experiment.
         spread: Stated standard deviation of paired differences, in units of the metric; NaN takes
-            the median over losses of the upper 80 % limit that the sweep's tuning runs give.
+            the median over losses of the upper 80 % limit that the sweep's own validation gives.
 
     Raises:
-        ConfigError: Nothing is confirmed, or no spread was stated and there are no tuning runs.
+        ConfigError: Nothing is declared, or no spread was stated and no runs have one.
     """
-    if "confirm" not in outline.runs:
-        raise ConfigError("plan --power: this sweep confirms nothing, give an experiment")
-    said = f"a stated spread of {spread:g}" if spread > 0 else "the spread of the tuning runs"
-    yield "What the confirming seeds can tell apart with a power of 80 %,"
-    yield f"from {said}:"
+    if not outline.declared:
+        raise ConfigError("plan --power: this sweep declares nothing, give an experiment")
+    source = f"a stated spread of {spread:g}" if spread > 0 else "the spread on validation"
+    yield "What the last look can tell apart with a power of 80 %,"
+    yield f"from {source}:"
     heads = f"{'task':<33}{'losses':>7}{'seeds':>6}{'spread':>9}"
     yield f"{heads}{'finds':>8}{'margin':>8}{'needs':>9}"
     known = pd.DataFrame() if spread > 0 else _spreads(outline)
-    for (context, label), runs in _placed(outline.runs["confirm"], outline.tuned).groupby(
+    margins = _margins(outline)
+    for (context, label), runs in _placed(outline.first, outline.tuned).groupby(
         ["context", "label"], sort=False
     ):
         mine = known[known.context == context].spread_upper if len(known) else pd.Series(spread)
-        yield from _resolved(str(label), runs, outline.declared, float(mine.median()))
+        margin = margins.get(str(context), math.nan)
+        yield from _resolved(str(label), runs, outline.declared, float(mine.median()), margin)
     yield from textwrap.wrap(
         "finds: smallest difference that is found; margin: smallest margin within which no "
-        "difference is called equivalent; needs: seeds that the declared margin takes for that.",
+        "difference is called equivalent; needs: seeds that the declared margin takes for that, "
+        "where it is known. The luck of the choice comes on top.",
         80,
     )
 
 
 def _resolved(
-    label: str, runs: pd.DataFrame, declared: Mapping[str, Any], spread: float
+    label: str, runs: pd.DataFrame, declared: Mapping[str, Any], spread: float, margin: float
 ) -> Iterable[str]:
-    losses, pairs = runs.loss.nunique() - 1, runs.seed.nunique()
+    losses, looks = runs.loss.nunique() - 1, declared["looks"]
+    if losses >= 1 and math.isnan(spread):
+        yield from textwrap.wrap(f"{label}: no spread on validation, state one with --spread", 80)
     if losses < 1 or not spread > 0:
         return
-    level = {"comparisons": losses, "confidence": declared["confidence"]}
-    found = statistics.resolvable(spread, pairs=pairs, **level)
+    level = statistics.level_at(
+        len(looks) - 1, looks, confidence=declared["confidence"], comparisons=losses
+    )
+    each = {"comparisons": 1, "confidence": level}
+    smallest = statistics.resolvable(spread, pairs=looks[-1], **each)
     place = {"data": str(runs.data.iloc[0]), "task": str(runs.task.iloc[0])}
-    margin = records.declared(declared["margin"], **place)
-    needed = statistics.pairs_for(spread, size=margin, **level).margin if margin > 0 else math.inf
+    number = records.declared(declared["margin"], **place)
+    margin = margin if isinstance(number, str) else number
+    needed = math.inf if margin == 0 else math.nan
+    if margin > 0:
+        needed = statistics.pairs_for(spread, size=margin, **each).margin
+    count = "–" if math.isnan(needed) else f"{needed:,.0f}"
     if len(label) > 32:
         yield label
     yield (
-        f"{'' if len(label) > 32 else label:<33}{losses:>7}{pairs:>6}{spread:>9.2g}"
-        f"{found.difference:>8.2g}{found.margin:>8.2g}{needed:>9,.0f}"
+        f"{'' if len(label) > 32 else label:<33}{losses:>7}{looks[-1]:>6}{spread:>9.2g}"
+        f"{smallest.difference:>8.2g}{smallest.margin:>8.2g}{count:>9}"
     )
 
 
+def _margins(outline: Outline) -> dict[str, float]:
+    """By context the margins that are shares of an error, as the sweep's records resolve them."""
+    folder = outline.sweep.folder
+    is_share = any(isinstance(margin, str) for margin in outline.declared["margin"].values())
+    if not is_share or not (folder / "sweep.json").exists():
+        return {}
+    mains = statistics.main_comparisons(records.load(folder))
+    return {str(main.runs.context.iloc[0]): main.margin.value for main in mains}
+
+
 def _spreads(outline: Outline) -> pd.DataFrame:
-    """How paired differences scatter in stage tune, by context and loss."""
+    """How paired differences scatter on validation, by context and loss."""
     folder = outline.sweep.folder
     if not (folder / "sweep.json").exists():
         raise ConfigError(
-            f"plan --power: {folder} has no tuning runs to take a spread from: state one, like "
+            f"plan --power: {folder} has no runs to take a spread from: state one, like "
             "--spread 0.02, in units of the metric"
         )
-    loaded, declared, found = records.load(folder), outline.declared, []
-    runs = statistics.placed(loaded.runs, tuned=outline.tuned)
-    for _, mine in runs[runs.stage == "tune"].groupby("context"):
-        place = {"data": str(mine.data.iloc[0]), "task": str(mine.task.dropna().iloc[0])}
-        metric = records.declared(declared["primary"], **place)
-        frame = statistics.endpoint(
-            mine, loaded.evals, split="validation", metric=metric, endpoint=declared["endpoint"]
+    loaded, parts = records.load(folder), []
+    for main in statistics.main_comparisons(loaded):
+        ends = statistics.endpoint(
+            main.trials.drop(columns=main.metric),
+            loaded.evals,
+            split="validation",
+            metric=main.metric,
+            endpoint=outline.declared["endpoint"],
         )
-        if frame[metric].notna().any():
-            frame = statistics.profiled(frame, metric=metric, tuned=outline.tuned)
-            reference = records.declared(declared["reference"], **place)
-            found.append(statistics.spreads(frame, metric=metric, reference=reference))
-    return pd.concat(found, ignore_index=True)
+        if ends[main.metric].notna().any():
+            shared = {"reference": main.reference, "select": main.select, "average": main.average}
+            parts.append(statistics.spreads(ends, metric=main.metric, **shared))
+    if not parts:
+        raise ConfigError(
+            "plan --power: no primary metric is measured on validation: state a spread, like "
+            "--spread 0.02, in units of the metric"
+        )
+    return pd.concat(parts, ignore_index=True)

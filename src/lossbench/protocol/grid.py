@@ -1,4 +1,4 @@
-"""What tuning tries: learning rates that grow at their ends, and other parameters beside them."""
+"""What every loss tries: rates that grow at their ends, and other parameters beside them."""
 
 from __future__ import annotations
 
@@ -119,5 +119,5 @@ def candidates(
         for rate in grid.divided(every // has)
         for chosen in itertools.product(*pairs)
     ]
-    # By text: of candidates that do equally well the first is chosen, and always was.
+    # By text, so that they come in one order whatever their values are.
     return sorted(every_one, key=lambda tried: (tried.lr, [f"{k}={v}" for k, v in tried.others]))

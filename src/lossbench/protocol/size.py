@@ -8,13 +8,12 @@ from typing import Any
 
 from lossbench.config import GROUPS, Composer, checked_overrides
 from lossbench.protocol.cells import listed_values
-from lossbench.protocol.declaration import CONFIRM
 from lossbench.protocol.grid import spread
 from lossbench.runs import ConfigError, nearest
 
-REPLACES = {"tune": ("rates", "finer", "seeds", "extend"), "confirm": tuple(CONFIRM)}
-"""What a size may replace of a stage; `rates` is how many learning rates span the declared grid,
-`finer` how many steps it has for each declared one."""
+CANDIDATES = ("rates", "finer", "extend")
+"""What a size may replace of the candidates; `rates` is how many learning rates span the declared
+grid, `finer` how many steps it has for each declared one."""
 
 
 def check_size(size: Mapping[str, Any], composer: Composer) -> None:
@@ -27,16 +26,16 @@ def check_size(size: Mapping[str, Any], composer: Composer) -> None:
     Raises:
         ConfigError: Names the key and the nearest one, or the value and what to use.
     """
-    for stage, known in REPLACES.items():
-        for key, value in size[stage].items():
-            if key not in known:
-                raise ConfigError(f"size.{stage}.{key} is {value!r}: {nearest(key, known)}")
-    counts = {key: size["tune"][key] for key in ("rates", "finer") if key in size["tune"]}
+    for key, value in size["candidates"].items():
+        if key not in CANDIDATES:
+            known = nearest(key, CANDIDATES)
+            raise ConfigError(f"size.candidates.{key} is {value!r}: {known}")
+    counts = {key: value for key, value in size["candidates"].items() if key != "extend"}
     for key, count in counts.items():
         if type(count) is not int or count < 1:
-            raise ConfigError(f"size.tune.{key} is {count!r}: use a whole number, 1 or more")
+            raise ConfigError(f"size.candidates.{key} is {count!r}: use a whole number, 1 or more")
     if len(counts) > 1:
-        raise ConfigError(f"size.tune has rates {counts['rates']} and finer: use one of them")
+        raise ConfigError(f"size.candidates has rates {counts['rates']} and finer: use one of them")
     for key, factor in size["scale"].items():
         if not (math.isfinite(factor) and factor > 0):
             raise ConfigError(f"size.scale.{key} is {factor}: use a positive number, like 0.1")
@@ -83,33 +82,47 @@ def sized_blocks(
     return sized
 
 
-def sized_stage(
-    stage: str,
-    stated: Mapping[str, Any] | None,
+def sized_candidates(
+    candidates: Mapping[str, Any],
     size: Mapping[str, Any],
     *,
     typed: Iterable[str],
     composer: Composer,
-) -> dict[str, Any] | None:
-    """`tune` or `confirm` at another size; what was typed below `hydra.sweeper` stays.
+) -> dict[str, Any]:
+    """`candidates` at another size; what was typed below `hydra.sweeper` stays.
 
     Args:
-        stage: "tune" or "confirm".
-        stated: As the experiment has it; None stays None.
+        candidates: As the experiment has them.
         size: The size's own.
         typed: Keys that were typed.
         composer: Composes configurations.
     """
-    if stated is None:
-        return None
-    typed, where = {*typed}, f"hydra.sweeper.{stage}"
-    new = {key: value for key, value in size.items() if f"{where}.{key}" not in typed}
+    where, names = "hydra.sweeper.candidates", {*typed}
+    new = {key: value for key, value in size.items() if f"{where}.{key}" not in names}
     spans = {key: new.pop(key) for key in ("rates", "finer") if key in new}
-    if spans and f"{where}.lr" not in typed:
-        declared = listed_values("optimizer.lr", stated.get("lr", ()), composer)
+    if spans and f"{where}.lr" not in names:
+        declared = listed_values("optimizer.lr", candidates.get("lr", ()), composer)
         count = spans.get("rates") or (len(declared) - 1) * spans["finer"] + 1
         new["lr"] = spread(declared, count)
-    return {**stated, **new}
+    return {**candidates, **new}
+
+
+def sized_interactions(
+    declared: Mapping[str, Any], scale: Mapping[str, float], *, typed: Iterable[str]
+) -> dict[str, Any]:
+    """Levels that others are compared with at another size; a factor that was typed varies no more.
+
+    Args:
+        declared: As the experiment has them, by factor.
+        scale: The size's own.
+        typed: Keys that were typed.
+    """
+    lines = [f"{key}." for key in typed]
+    return {
+        key: _scaled(key, base, scale[key]) if key in scale else base
+        for key, base in declared.items()
+        if not any(line.startswith(f"{key}.") for line in lines)
+    }
 
 
 def _scaled(key: str, numbers: Any, factor: float) -> Any:

@@ -20,6 +20,7 @@ from lossbench.records.metrics import (
     OF_CLASS,
     OWN_LOSS,
     PRIMARY,
+    STANDARD,
     Instrument,
     Metric,
     direction,

@@ -1,4 +1,4 @@
-"""The four tables of a sweep: their columns, and tables as bytes of parquet files."""
+"""The five tables of a sweep: their columns, and tables as bytes of parquet files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lossbench import store
-from lossbench.records.vocabulary import CONDITIONS
 
-SCHEMA = 2
+SCHEMA = 3
 """Number of the schema; it rises when a column changes its meaning."""
 
-TABLES = ("runs", "steps", "layers", "evals")
+TABLES = ("runs", "steps", "layers", "evals", "examples")
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,6 @@ def _count(name: str, unit: str, about: str) -> Column:
 KEYS = (
     _text("run_id", "16 hex digits that identify the run's configuration and code"),
     _text("pack_id", "the pack it was trained in"),
-    _text("stage", "tune, confirm or exploratory"),
-    _text(
-        "condition", "; ".join(f"{k}: {row.about} ({row.stage})" for k, row in CONDITIONS.items())
-    ),
     _text("data", "data set, as typed"),
     _text("model", "model, as typed"),
     _text("loss", "loss, as typed"),
@@ -79,6 +74,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ),
         _text("batch_sha", "sha256 of the whole stream of batch indices, and of its augmentation"),
         _text("data_sha", "sha256 of all splits"),
+        _number(
+            "target_scale",
+            "unit of the target",
+            "",
+            "standard deviation of the training target in its own unit; 1 for labels",
+        ),
         _number(
             "corrupted_share",
             "1",
@@ -147,18 +148,32 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "evals": (
         *KEYS,
         _STEP,
-        _text("split", "train, validation or test; stage tune never evaluates test"),
+        _text("split", "train, validation or test"),
         _text(
             "metric",
             "name of the metric; `loss:own` is the mean of the run's own loss against what it is "
             "fed in training (labels or distributions), `loss:NAME`, on test at the last step, "
             "that of another loss of the task; those of instruments are measured on one batch",
         ),
-        _measure(
+        _number(
             "value",
             "see metrics",
             "see metrics",
             "the metric over the whole split, of train over its first 10,000 examples",
+        ),
+    ),
+    "examples": (
+        *KEYS,
+        _count("example", "1", "row of the test split, which is the same for every seed"),
+        _text("metric", "accuracy or rmse, as the task has"),
+        _number(
+            "value",
+            "see metrics",
+            "see metrics",
+            "what the example contributes to the metric on test at the last step, so that the mean "
+            "over examples is the metric: of accuracy 1 or 0; of rmse (rmse + e²/rmse)/2, where e² "
+            "is the example's squared error, the mean over targets: to first order how much the "
+            "example moves it",
         ),
     ),
 }

@@ -39,8 +39,8 @@ class Records:
     """What a sweep left behind, read when asked for.
 
     Attributes:
-        runs, steps, layers, evals: The tables as pandas frames, one row per run_id in `runs`;
-            planned runs without a record have status "missing".
+        runs, steps, layers, evals, examples: The tables as pandas frames, one row per run_id in
+            `runs`; planned runs without a record have status "missing".
         plan: Content of sweep.json.
     """
 
@@ -96,6 +96,11 @@ class Records:
         return self._read_valid("evals")
 
     @cached_property
+    def examples(self) -> pd.DataFrame:
+        """Done run x test example, where all seeds have the same."""
+        return self._read_valid("examples")
+
+    @cached_property
     def curves(self) -> pd.DataFrame:
         """The losses over error or prediction; no rows where they were not written."""
         path = self.sweep_dir / "curves.parquet"
@@ -106,7 +111,7 @@ class Records:
         return pq.read_table(io.BytesIO(content)).to_pandas()
 
     def sql(self, query: str, **frames: pd.DataFrame) -> pd.DataFrame:
-        """Result of a DuckDB query over the views runs, steps, layers and evals.
+        """Result of a DuckDB query over the views runs, steps, layers, evals and examples.
 
         Reads the verified parquet files themselves, so tables may be larger than memory.
 

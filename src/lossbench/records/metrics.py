@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ class Metric:
         needs: What beside its task a loss must predict to have it, in words; empty if nothing.
         splits: Those that have it. What has no validation chooses no learning rate, and what has no
             test is nothing to be judged by.
+        perfect: Value of a perfect prediction, from which an error counts; NaN where it has none.
     """
 
     task: str
@@ -32,22 +34,31 @@ class Metric:
     is_final: bool = False
     needs: str = ""
     splits: tuple[str, ...] = SPLITS
+    perfect: float = 0.0
 
 
 _HELD_OUT = ("validation", "test")
 _FINAL: dict[str, Any] = {"is_final": True, "splits": _HELD_OUT}
-_STANDARD = "standard deviations of the training target"
+STANDARD = "standard deviations of the training target"
+"""Unit of what is in the scale that targets are trained in."""
+
 _DISTRIBUTION = "a distribution"
 _QUANTILE = "a quantile"
 
 METRICS: dict[str, Metric] = {
-    "rmse": Metric("regression", _STANDARD, "lower", "root mean squared error; best at the mean"),
-    "mae": Metric("regression", _STANDARD, "lower", "mean absolute error; best at the median"),
-    "median_ae": Metric("regression", _STANDARD, "lower", "median absolute error"),
-    "r2": Metric("regression", "1", "higher", "1 - squared error / variance of the split's target"),
+    "rmse": Metric("regression", STANDARD, "lower", "root mean squared error; best at the mean"),
+    "mae": Metric("regression", STANDARD, "lower", "mean absolute error; best at the median"),
+    "median_ae": Metric("regression", STANDARD, "lower", "median absolute error"),
+    "r2": Metric(
+        "regression",
+        "1",
+        "higher",
+        "1 - squared error / variance of the split's target",
+        perfect=1.0,
+    ),
     "crps": Metric(
         "regression",
-        _STANDARD,
+        STANDARD,
         "lower",
         "continuous ranked probability score of the predicted distribution, mean over targets",
         needs=_DISTRIBUTION,
@@ -78,13 +89,16 @@ METRICS: dict[str, Metric] = {
         needs=f"{_DISTRIBUTION} or {_QUANTILE}",
         splits=_HELD_OUT,
     ),
-    "accuracy": Metric("classification", "1", "higher", "share of labels that are the largest p"),
+    "accuracy": Metric(
+        "classification", "1", "higher", "share of labels that are the largest p", perfect=1.0
+    ),
     "balanced_accuracy": Metric(
         "classification",
         "1",
         "higher",
         "mean over classes of the share of their examples that have the largest p there; classes "
         "without examples are left out",
+        perfect=1.0,
     ),
     "brier": Metric(
         "classification",
@@ -117,6 +131,7 @@ METRICS: dict[str, Metric] = {
         "area under the ROC curve after the same recalibration, ties counted half: of class 1 "
         "where there are two, else mean of each class against the rest; classes without examples "
         "are left out",
+        perfect=1.0,
         **_FINAL,
     ),
     "aurc": Metric(
@@ -142,6 +157,7 @@ METRICS: dict[str, Metric] = {
         "of the same: squared gap between the share of labels in each bin and in the split, and "
         "what the bins do not tell apart: minus the variance of p inside them, plus twice its "
         "covariance with the label",
+        perfect=math.nan,  # as much as the split's uncertainty
         **_FINAL,
     ),
     "brier_uncertainty": Metric(
@@ -180,7 +196,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         "the same from the loss's own Bayes point: where its expected value is least at its "
         "parameters, over labels from the true posterior, or with data.targets=distribution "
-        "against the posterior itself; only test, never in stage tune, over examples with one of "
+        "against the posterior itself; only test, over examples with one of "
         "the split's first 40 distinct posteriors",
         splits=("test",),
     ),
@@ -191,6 +207,7 @@ METRICS: dict[str, Metric] = {
         "accuracy on validation by the labels before label noise; only under label noise, and "
         "nothing is selected by it",
         splits=("validation",),
+        perfect=1.0,
     ),
     "memorised": Metric(
         "classification",
@@ -207,10 +224,11 @@ METRICS: dict[str, Metric] = {
         "of the training examples with a wrong label the share that is predicted as its true "
         "label; only under label noise",
         splits=("train",),
+        perfect=1.0,
     ),
     "rmse_clean": Metric(
         "regression",
-        _STANDARD,
+        STANDARD,
         "lower",
         "rmse on validation by the targets before outliers; only under outliers, and nothing is "
         "selected by it",

@@ -20,41 +20,26 @@ REFERENCE = {"regression": "mse", "classification": "cross_entropy"}
 
 @dataclass(frozen=True)
 class Condition:
-    """At which learning rate a run trains, and what for.
+    """At which learning rate the losses of a task are compared.
 
     Attributes:
-        stage: tune, confirm or exploratory.
         about: In words; {reference} stands for the reference loss.
         short: For narrow tables.
         is_own: Whether each loss has the rate that suits it, so that the comparison is fair.
     """
 
-    stage: str
     about: str
     short: str
-    is_own: bool = True
+    is_own: bool
 
 
 CONDITIONS: dict[str, Condition] = {
-    "own_lr": Condition("confirm", "each loss at its own best learning rate", "at its own rate"),
+    "own_lr": Condition("each loss at its own best learning rate", "at its own rate", True),
     "reference_lr": Condition(
-        "confirm",
-        "every loss at the learning rate of {reference}",
-        "at the reference's rate",
-        is_own=False,
+        "every loss at the learning rate of {reference}", "at the reference's rate", False
     ),
-    "scale_matched": Condition(
-        "confirm",
-        "every loss at the rate of {reference}, initial output gradients scaled alike",
-        "at matched scale",
-        is_own=False,
-    ),
-    "as_given": Condition(
-        "exploratory", "each loss at the best of the learning rates given", "as given"
-    ),
-    "grid": Condition("tune", "each loss at its best learning rate of the grid", "on the grid"),
 }
-"""Conditions in the order in which a report lists them."""
+"""Conditions in the order in which a report lists them; both are read from the same runs."""
 
 SIGNALS: dict[str, str] = {
     "own": "the output gradient of the loss itself",
@@ -70,22 +55,18 @@ QUESTIONS = ("essay",)
 
 SAYINGS: dict[str, dict[str, str]] = {
     "better": {
-        "better": "confirmed",
-        "different but below the margin": "not confirmed",
-        "equivalent": "not confirmed",
-        "worse": "not confirmed",
-        "diverges": "not confirmed",
+        **dict.fromkeys(("better by more", "better", "reference diverges"), "confirmed"),
+        **dict.fromkeys(("below the margin", "equivalent"), "not confirmed"),
+        **dict.fromkeys(("worse", "worse by more", "diverges"), "not confirmed"),
     },
     "worse": {
-        "worse": "confirmed",
-        "diverges": "confirmed",
-        "different but below the margin": "not confirmed",
-        "equivalent": "not confirmed",
-        "better": "not confirmed",
+        **dict.fromkeys(("worse by more", "worse", "diverges"), "confirmed"),
+        **dict.fromkeys(("below the margin", "equivalent"), "not confirmed"),
+        **dict.fromkeys(("better", "better by more", "reference diverges"), "not confirmed"),
     },
 }
 """What a published finding may say of a loss, and how each verdict judges it; any other verdict
-leaves it not distinguishable."""
+leaves it undecided."""
 
 NOT_WORSE = "not_worse"
 """The third thing it may say; it is judged by the interval of the gain and the margin."""

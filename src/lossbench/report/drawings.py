@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import numpy as np
 import pandas as pd
 
 from lossbench import figures, records, statistics
 from lossbench.report.pictures import Drawing
 from lossbench.statistics import Comparison
 from lossbench.statistics.comparisons import slug
-
-TAUS = [*np.arange(0.0, 1.2001, 0.02).round(2)]
-"""Scores at which a performance profile is evaluated."""
 
 
 def of_sweep(
@@ -47,7 +43,6 @@ def of_sweep(
         "cross": [drawing for task in mains for drawing in _cross(task, loaded)],
         "robustness": [
             *(drawing for group in groups for drawing in _conditions(group)),
-            *_profiles(mains, loaded),
             *_noise(mains, loaded),
         ],
     }
@@ -103,8 +98,7 @@ def _conditions(group: Sequence[Comparison]) -> Iterator[Drawing]:
         rows,
         question=f"Does the verdict hold at other learning rates on {figures.label(label, 60)}?",
         note="Own: the loss's best learning rate; the reference's: the best of "
-        f"{tasks[0].reference} for all; matched scale: that rate, with first output gradients of "
-        "equal size.",
+        f"{tasks[0].reference} for all, with the seeds of the first look.",
     )
     yield Drawing(f"conditions_{tasks[0].name}", draw, size, is_single=True, task=label)
 
@@ -209,18 +203,6 @@ def _cross(task: Comparison, loaded: records.Records) -> Iterator[Drawing]:
     if len({*rows.loss}) > 1:
         size, draw = {"height": 0.24 * rows.loss.nunique() + 0.7}, partial(figures.cross_loss, rows)
         yield Drawing(f"cross_loss_{task.name}", draw, size, is_single=True, task=task.label)
-
-
-def _profiles(mains: Sequence[Comparison], loaded: records.Records) -> Iterator[Drawing]:
-    for kind, metric, scores in statistics.normalised_scores(mains, loaded):
-        rows = statistics.performance_profile(scores, taus=TAUS)
-        family = scores.drop_duplicates("loss").set_index("loss").family
-        reference = scores.reference.iloc[0]
-        rows = rows.assign(family=rows.loss.map(family), task=kind, metric=metric)
-        rows = rows.assign(reference=reference)
-        draw = partial(figures.performance_profile, rows)
-        name = f"performance_profile_{kind}_{metric}_{slug(reference)}"
-        yield Drawing(name, draw, {"height": 1.9}, is_single=True)
 
 
 def _noise(mains: Sequence[Comparison], loaded: records.Records) -> Iterator[Drawing]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,12 +55,12 @@ class Finding:
 
 @functools.lru_cache(maxsize=1)
 def of_sweep(loaded: records.Records) -> list[Finding]:
-    """The findings on which all confirmed runs of a sweep speak."""
+    """The findings on which all declared runs of a sweep speak."""
     return findings(loaded, statistics.all_comparisons(loaded))
 
 
 def findings(loaded: records.Records, together: Sequence[Comparison]) -> list[Finding]:
-    """The findings on which the confirmed runs of some tasks speak.
+    """The findings on which the declared runs of some tasks speak.
 
     Args:
         loaded: The sweep.
@@ -72,14 +72,17 @@ def findings(loaded: records.Records, together: Sequence[Comparison]) -> list[Fi
     """
     if "essay" not in statistics.declaration_of(loaded.plan)["questions"]:
         return []
-    confirmed = [task for task in together if task.stage == "confirm"]
+    declared = [task for task in together if task.is_declared]
     parts = (
-        _error_signal([task for task in confirmed if task.is_main], loaded),
-        _linear_in_target([task for task in confirmed if task.is_main], loaded),
-        _confidently_wrong(confirmed, loaded),
-        _link_by_loss(confirmed),
+        _error_signal([task for task in declared if task.is_main], loaded),
+        _linear_in_target([task for task in declared if task.is_main], loaded),
+        _confidently_wrong(declared, loaded),
+        _link_by_loss(declared),
     )
-    return [part for part in parts if part is not None]
+    there = [part for part in parts if part is not None]
+    if not any(task.is_smoke for task in together):
+        return there
+    return [replace(part, verdict=f"SMOKE: {part.verdict}") for part in there]
 
 
 def as_text(loaded: records.Records) -> str:
@@ -218,9 +221,15 @@ def _costs_of_labels(known: Sequence[Comparison]) -> pd.DataFrame:
     for place, kinds in by_place.items():
         if kinds.keys() != KINDS.keys():
             continue
-        dense, labels = kinds["distribution"].runs, kinds["sampled"].runs
+        dense, labels = kinds["distribution"], kinds["sampled"]
         try:
-            rows = statistics.contrasted(dense, labels, metric="tv_posterior")
+            rows = statistics.contrasted(
+                dense.trials,
+                labels.trials,
+                metric="tv_posterior",
+                select=labels.select,
+                looks=labels.looks,
+            )
         except ValueError:  # no pairs: another machine, or edited code
             continue
         rows = rows.assign(place=place, cost_of_labels=rows.difference)
@@ -232,7 +241,7 @@ def _costs_of_labels(known: Sequence[Comparison]) -> pd.DataFrame:
 def _place(task: Comparison) -> str:
     """All that two contexts share which differ in the kind of their targets alone."""
     text = next(text for text in task.runs.config if isinstance(text, str) and text)
-    varied = ("loss.", "seed", "lr", "condition", "source_sha", "targets")
+    varied = ("loss.", "seed", "lr", "source_sha", "targets")
     factors = {k: v for k, v in statistics.factors(text).items() if not k.startswith(varied)}
     return repr(sorted(factors.items(), key=str))
 
@@ -284,14 +293,14 @@ def _sample_size(task: Comparison) -> int:
 # ---- 3 -------------------------------------------------------------------------------------------
 
 
-def _confidently_wrong(confirmed: Sequence[Comparison], loaded: records.Records) -> Finding | None:
-    wrong = [t for t in confirmed if _factor(t, "init.from", "random") == "permuted_labels"]
+def _confidently_wrong(declared: Sequence[Comparison], loaded: records.Records) -> Finding | None:
+    wrong = [t for t in declared if _factor(t, "init.from", "random") == "permuted_labels"]
     table = pd.DataFrame([row for task in wrong for row in _recovery_rows(task, loaded)])
     if table.empty:
         return None
     sentences = {}
     for (task, condition), rows in table.groupby(["task", "condition"], sort=False):
-        ends = [_time_taken(row) for row in rows.sort_values("median_steps").itertuples()]
+        ends = [time_taken(row) for row in rows.sort_values("median_steps").itertuples()]
         sentences[task, condition] = (
             f"{task}, {records.CONDITIONS[condition].short}: updates until {rows.metric.iloc[0]} "
             f"{rows.target.iloc[0]:g}, median over {rows.n.max()} seeds: {', '.join(ends)}."
@@ -310,15 +319,15 @@ def _confidently_wrong(confirmed: Sequence[Comparison], loaded: records.Records)
         [*sentences.values()],
         "Every loss starts from the same state, fitted to permuted labels with cross entropy, "
         "which leaves the identity link far off; time until the validation metric reaches the "
-        "declared target, misses censored at the last update. Learning rates were tuned for the "
+        "declared target, misses censored at the last update. Learning rates were chosen for the "
         "end, not for speed: at the own rate the time says little, at the reference's it is the "
         "signal alone.",
         table,
     )
 
 
-def _time_taken(row: Any) -> str:
-    """How long a loss took, or how many of its runs got there at all."""
+def time_taken(row: Any) -> str:
+    """How many updates a loss took to a target, or how many of its runs got there at all."""
     if np.isfinite(row.median_steps):
         return f"{row.loss} {row.median_steps:.0f}"
     count = row.reached or "none"
@@ -356,10 +365,10 @@ def _recovery_rows(task: Comparison, loaded: records.Records) -> Iterator[dict[s
 # ---- 4 -------------------------------------------------------------------------------------------
 
 
-def _link_by_loss(confirmed: Sequence[Comparison]) -> Finding | None:
+def _link_by_loss(declared: Sequence[Comparison]) -> Finding | None:
     wanted = {loss for by_link in LINK_BY_LOSS.values() for loss in by_link.values() if loss}
     rows = []
-    for group in statistics.by_context(confirmed):
+    for group in statistics.by_context(declared):
         main = statistics.main_of(group)
         if not wanted <= {*main.runs.loss} or _factor(main, "init.from", "random") != "random":
             continue
@@ -368,18 +377,15 @@ def _link_by_loss(confirmed: Sequence[Comparison]) -> Finding | None:
     if not rows:
         return None
     table = pd.DataFrame(rows)
-    measured, paired = [], _paired_to_reference(confirmed, wanted)
-    is_matched = table.condition == "scale_matched"
-    condition = "scale_matched" if is_matched.any() else "own_lr"
-    for (label, metric), cell in table[table.condition == condition].groupby(
-        ["task", "metric"], sort=False
-    ):
+    measured, paired = [], _paired_to_reference(declared, wanted)
+    own = table[table.condition == "own_lr"]
+    for (label, metric), cell in own.groupby(["task", "metric"], sort=False):
         kinds = [
             f"{r.kind} loss: " + ", ".join(f"{link} {getattr(r, link)}" for link in LINKS)
             for r in cell.itertuples()
         ]
-        short = records.CONDITIONS[condition].short
-        measured.append(f"{label}, {metric} {short}: {'; '.join(kinds)}.{paired.get(label, '')}")
+        within = paired.get((label, metric), "")
+        measured.append(f"{label}, {metric}, each at its own rate: {'; '.join(kinds)}.{within}")
     return Finding(
         "finding_4_link_by_loss",
         "The simple gradient belongs to a loss and its link together, not to the loss alone.",
@@ -393,17 +399,20 @@ def _link_by_loss(confirmed: Sequence[Comparison]) -> Finding | None:
     )
 
 
-def _paired_to_reference(confirmed: Sequence[Comparison], wanted: set[str]) -> dict[str, str]:
-    """The differences within seeds that the means of the table hide, at matched scale."""
+def _paired_to_reference(
+    declared: Sequence[Comparison], wanted: set[str]
+) -> dict[tuple[str, str], str]:
+    """The differences within seeds that the means of the table hide, each at its own rate."""
     sentences = {}
-    for task in confirmed:
+    for task in declared:
         rows = task.paired[task.paired.loss.isin(wanted)]
-        if task.condition == "scale_matched" and len(rows):
+        if task.is_main and len(rows):
             ends = [
                 f"{r.loss} {interval(r.difference, r.low, r.high, sign=True)}"
                 for r in rows.itertuples()
             ]
-            sentences[task.label] = f" Within seeds, minus {task.reference}: {', '.join(ends)}."
+            within = f" Within seeds, minus {task.reference}: {', '.join(ends)}."
+            sentences[task.label, task.metric] = within
     return sentences
 
 
@@ -422,7 +431,7 @@ def _crossed(task: Comparison) -> Iterator[dict[str, Any]]:
 def _cell(task: Comparison, known: pd.DataFrame, loss: str) -> str:
     """Mean ± half its interval; how many runs have none, where some have none."""
     if loss not in known.index:
-        return "not confirmed"
+        return "not run"
     row = known.loc[loss]
     for status in ("diverged", "failed", "missing"):
         if row[status]:

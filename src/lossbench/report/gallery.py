@@ -11,7 +11,9 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +21,52 @@ import pandas as pd
 
 import lossbench
 from lossbench import records, statistics, store
-from lossbench.report import drawings, methods, pictures
+from lossbench.report import drawings, methods, pictures, summary
+from lossbench.report.answers import answers
 from lossbench.statistics import Comparison, published
 
 FOLD = 8
 """More verdicts than this are folded."""
 
-SETTLED = ("better", "worse", "equivalent")
-"""First words of verdicts that settle a question."""
-
-LOST = (("loss", "diverged"), ("reference", "reference_diverged"))
-"""Who diverged, and in how many runs, in a row of verdicts."""
+WORDS = """| verdict | the interval of the gain, margin m |
+|---|---|
+| better by more than m, worse by more than m | lies wholly beyond m |
+| better, worse | leaves zero out |
+| different, by less than m | leaves zero out and lies wholly within m |
+| equivalent within m | includes zero and lies wholly within m |
+| undecided with n seeds, about k would decide it | includes zero and reaches beyond m; with k \
+seeds the chance of a verdict is 80 %, were mean and spread as seen (of medians roughly) |
+| undecided with n seeds, at least k give an interval | a median of so few seeds has none |
+"""
+"""As docs/protocol.md has it."""
 
 INTRO = """# What came out
 
 Written by `python -m lossbench.report.gallery runs`, from the records of the sweeps below `runs`
-that are named like an experiment. Nothing here was written by hand: verdicts are those of the
-declared protocol ([protocol.md](protocol.md)), and a published finding is judged by the verdict
-on its own comparison. **Confirmed** and **not confirmed** speak of the data, model and budget that
-were run here, not of the paper's; **not distinguishable** means that the seeds do not settle it,
-and **exploratory** that the loss was added after the declaration.
+that are named like an experiment. Nothing here was written by hand: sentences and verdicts are
+made from the records, by the protocol that each experiment declared before its first run
+([protocol.md](protocol.md)).
+
+{words}
+An interval holds that other seeds would differ, and that other seeds would have chosen other
+learning rates. Intervals are simultaneous **within a task**, over its losses and its looks at a
+growing number of seeds: of twenty tasks, one may well show a difference that is not there.
+**Still improving**: in most runs of the loss or its reference validation was best at the last
+update, so a longer training may turn the verdict. *Most clearly* better or worse is the
+comparison whose interval stays furthest from zero.
+
+A published finding is judged by its own comparison, on the data, model and budget that were run
+here, not on the paper's. All findings of this page are judged together: q is the p-value of each,
+adjusted for the rate of false discoveries among them all (Benjamini and Hochberg), and a finding
+is confirmed where its interval and q ≤ 0.05 both say so. It is **exploratory** where the loss was
+added after the declaration, or its runs had been seen.
+
+{done} of {count} experiments have a result; training them took {seconds} of computing.
 """
 
 
 def write(runs: Path, docs: Path) -> Path:
-    """Write gallery.md and its pictures.
+    """Write gallery.md and its pictures, and delete those of an earlier one.
 
     Args:
         runs: Folder of the sweeps.
@@ -56,10 +79,38 @@ def write(runs: Path, docs: Path) -> Path:
         store.StoreError: A file of a sweep is unreadable, altered or foreign.
     """
     names = sorted(path.stem for path in (lossbench.CONF / "experiment").glob("*.yaml"))
-    there = [name for name in names if (runs / name / "sweep.json").exists()]
-    parts = [INTRO, *(_section(runs / name, docs / "gallery") for name in there)]
-    store.write(docs / "gallery.md", "\n".join(parts).encode())
+    results, seconds = [], []
+    for name in names:
+        result = Result([f"No result: it was not run. {CURE.format(name)}"])
+        if (runs / name / "sweep.json").exists():
+            loaded = records.load(runs / name)
+            if summary.is_smoke(loaded.plan):
+                text = f"No result: the sweep at hand is of `size=smoke`. {CURE.format(name)}"
+                result = Result([text])
+            else:
+                seconds.append(float(loaded.runs.train_seconds.sum()))
+                result = _result(loaded, docs / "gallery")
+        results.append(result)
+    # All findings of the page are judged together.
+    tables = [pd.DataFrame(columns=published.COLUMNS), *(result.findings for result in results)]
+    findings = published.as_family(pd.concat(tables).reset_index(drop=True))
+    counts = {"done": len(seconds), "count": len(names)}
+    parts = [INTRO.format(words=WORDS, seconds=methods.duration(sum(seconds)), **counts)]
+    start = 0
+    for name, result in zip(names, results, strict=True):
+        mine = findings.iloc[start : start + len(result.findings)]
+        start += len(mine)
+        lines = [*result.lines, *_findings(mine), *_objections(result.objections)]
+        parts.append("\n".join([f"## {name}", "", question(name), "", *lines, ""]))
+    text = "\n".join(parts)
+    store.write(docs / "gallery.md", text.encode())
+    for picture in (docs / "gallery").glob("*.png"):  # of a gallery before
+        if f"gallery/{picture.name})" not in text:
+            picture.unlink()
     return docs / "gallery.md"
+
+
+CURE = "`lossbench experiment={}` gives one."
 
 
 def question(name: str) -> str:
@@ -70,20 +121,40 @@ def question(name: str) -> str:
     return match[1][0].upper() + match[1][1:] if match else ""
 
 
-def _section(folder: Path, pictures_in: Path) -> str:
-    """Question, command, picture, verdicts and published findings of one sweep."""
-    loaded = records.load(folder)
+@dataclass(frozen=True)
+class Result:
+    """What the gallery says of one experiment.
+
+    Attributes:
+        lines: Answer, command, picture and verdicts, or why there are none.
+        findings: Published ones, each judged on its own.
+        objections: Of a strict reader.
+    """
+
+    lines: list[str]
+    findings: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=published.COLUMNS))
+    objections: list[str] = field(default_factory=list)
+
+
+def _result(loaded: records.Records, pictures_in: Path) -> Result:
     mains = statistics.main_comparisons(loaded)
+    lines = [f"{sentence}\n" for sentence in answers(loaded, mains)]
     commands = "\n".join(loaded.plan.get("commands", []))
-    lines = [f"## {folder.name}", "", question(folder.name), "", "```bash", commands, "```", ""]
-    lines += [" ".join(methods.machine(loaded.runs)), *_complete(loaded), ""]
+    lines += ["```bash", commands, "```", ""]
+    lines += [" ".join([*_complete(loaded), *methods.machine(loaded.runs)]), ""]
     lines += [
         f"![{title}](gallery/{file})\n" for file, title in _pictures(loaded, mains, pictures_in)
     ]
-    lines += [*_verdicts(mains), *_findings(published.judged_findings(loaded))]
+    lines += _verdicts(mains)
     objections = statistics.objections(loaded, statistics.all_comparisons(loaded))
-    lines += [f"- Objection: {one}" for one in objections]
-    return "\n".join([*lines, ""])
+    return Result(lines, published.findings_of(loaded), objections)
+
+
+def _objections(objections: Sequence[str]) -> Iterator[str]:
+    """What a strict reader would object, folded."""
+    if objections:
+        yield f"<details><summary>What a strict reader would object ({len(objections)})</summary>"
+        yield from ("", *(f"- {one}" for one in objections), "", "</details>", "")
 
 
 def _complete(loaded: records.Records) -> Iterator[str]:
@@ -107,48 +178,49 @@ def _pictures(
 
 def _verdicts(mains: list[Comparison]) -> Iterator[str]:
     """Tables of verdicts, one for all that are alike but in task and loss."""
-    rows = [row for task in mains for row in task.verdicts.to_dict("records")]
-    for heading, alike in itertools.groupby(sorted(rows, key=_heading), key=_heading):
-        lines = [_verdict(row) for row in alike]
+    rows = [
+        (_heading(row, task), row) for task in mains for row in task.verdicts.to_dict("records")
+    ]
+    for heading, alike in itertools.groupby(sorted(rows, key=itemgetter(0)), key=itemgetter(0)):
+        lines = [_verdict(row) for _, row in alike]
         table = [
             f"{heading}:",
             "",
-            "| task | loss | difference | n | verdict |",
-            "|---|---|---|---|---|",
+            "| task | loss | difference [interval] | n | verdict | still improving | to know |",
+            "|---|---|---|---|---|---|---|",
         ]
         table += [*lines, ""]
         if len(lines) > FOLD:
-            summary = f"<details><summary>All {len(lines)} verdicts</summary>"
-            table = [summary, "", *table, "</details>", ""]
+            summary_line = f"<details><summary>All {len(lines)} verdicts</summary>"
+            table = [summary_line, "", *table, "</details>", ""]
         yield from table
     yield from (f"- {task.label}: no verdict. {task.refusal}" for task in mains if task.refusal)
     yield ""
 
 
-def _heading(row: Mapping[str, Any]) -> str:
+def _heading(row: Mapping[str, Any], task: Comparison) -> str:
     """What a row compares, but for its task and loss."""
     how = records.CONDITIONS[row["condition"]].about.format(reference=row["reference"])
     unit = "" if row["unit"] == "1" else f" in {row['unit']}"
+    over = "its losses"
+    if len(task.looks) > 1:
+        over += f" and its looks at {summary.listed(task.looks)} seeds"
     return (
         f"After {row['steps']:,} updates, {how}: {row['metric']} minus that of {row['reference']}"
-        f"{unit}, {row['direction']} is better, n pairs of seeds, "
-        f"{100 * row['confidence']:g} % simultaneous intervals"
+        f"{unit}, {row['direction']} is better, margin ±{row['margin']:g}, n pairs of seeds, "
+        f"{100 * row['confidence']:g} % intervals, simultaneous within a task over {over}"
     )
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
     """One row of a table of verdicts."""
-    first, *_ = row["verdict"].split(" ")
-    stressed = f"**{first}**" if first in SETTLED else first
-    notes = [stressed + row["verdict"][len(first) :]]
-    if row["still_improving"]:
-        notes.append("validation was still improving")
-    if row["exploratory"]:
-        notes.append("exploratory")
-    notes += [f"{row[name]} diverged in {row[count]}" for name, count in LOST if row[count]]
+    is_settled = row["verdict"].startswith(("better", "worse", "equivalent", "different"))
+    verdict = f"**{row['verdict']}**" if is_settled else row["verdict"]
+    is_improving = "yes" if row["still_improving"] else ""
+    notes = summary.caveats({**row, "still_improving": False}, is_declared=True)
     interval = _interval(row, row["estimate"])
-    cells = [row["task"], row["loss"], interval, str(row["n"]), "; ".join(notes)]
-    return f"| {' | '.join(cells)} |"
+    cells = [row["task"], row["loss"], interval, str(row["n"]), verdict, is_improving]
+    return f"| {' | '.join([*cells, '; '.join(notes)])} |"
 
 
 def _interval(row: Mapping[str, Any], difference: float) -> str:
@@ -164,20 +236,21 @@ def _findings(findings: pd.DataFrame) -> Iterator[str]:
     if findings.empty:
         return
     yield from ("### Published findings", "")
-    yield "| finding | source | here | difference [simultaneous interval] | n | judged |"
-    yield "|---|---|---|---|---|---|"
+    yield "| finding | source | here | difference [simultaneous interval] | n | q | judged |"
+    yield "|---|---|---|---|---|---|---|"
     yield from (_finding(row) for row in findings.to_dict("records"))
     yield ""
 
 
 def _finding(row: Mapping[str, Any]) -> str:
     if row["judged"] == published.NOT_RUN:
-        cells = [row["finding"], row["source"], row["loss"], "", "", f"**{row['judged']}**"]
+        cells = [row["finding"], row["source"], row["loss"], "", "", "", f"**{row['judged']}**"]
         return f"| {' | '.join(cells)} |"
     interval = f"{row['metric']} {_interval(row, row['difference'])}"
     here = f"{row['loss']} minus {row['reference']} on {row['task']}"
     judged = f"**{row['judged']}** ({row['verdict']})"
-    cells = [row["finding"], row["source"], here, interval, str(row["n"]), judged]
+    q = f"{row['q']:.2g}" if math.isfinite(row["q"]) else "–"
+    cells = [row["finding"], row["source"], here, interval, str(row["n"]), q, judged]
     return f"| {' | '.join(cells)} |"
 
 

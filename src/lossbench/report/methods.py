@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lossbench import records, statistics
-from lossbench.report.summary import LONG_UNIT, listed
+from lossbench.report.summary import LONG_UNIT, counted_from_to, listed
 from lossbench.statistics import Comparison
 
 
@@ -23,7 +23,9 @@ def paragraph(loaded: records.Records, mains: Sequence[Comparison]) -> list[str]
     runs = loaded.runs[loaded.runs.status != "missing"]
     if not len(runs) or not mains:
         return ["No run has finished."]
+    smoke = "This sweep was run at size=smoke, and nothing of it is a result."
     return [
+        *([smoke] if mains[0].is_smoke else []),
         *_design(runs, mains),
         *_tuning(mains, statistics.declaration_of(loaded.plan)),
         *_judging(loaded, mains),
@@ -73,25 +75,32 @@ def config_of(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def _tuning(mains: Sequence[Comparison], question: Mapping[str, Any]) -> Iterator[str]:
-    tuned = [task for task in mains if task.stage == "confirm" and len(task.budgets)]
-    if not tuned:
+    chosen = [task for task in mains if task.is_declared]
+    if not chosen:
         yield (
-            "Nothing was tuned and confirmed on fresh seeds; where several learning rates were "
-            "run, each loss is shown at its best on validation, so all of this is exploratory."
+            "Nothing was declared before the runs; where several learning rates were run, each "
+            "loss is shown at its best on validation, and all of this is exploratory."
         )
         return
-    budgets = pd.concat([task.budgets for task in tuned])
-    rates = pd.concat([task.rates for task in tuned])
-    chosen_by = sorted({selected_by(task) for task in tuned})
-    trials, runs = (span(budgets[name]) for name in ("trials", "tuning_runs"))
+    budgets = pd.concat([task.budgets for task in chosen])
+    rates = pd.concat([task.rates for task in chosen])
+    chosen_by = sorted({selected_by(task) for task in chosen})
+    candidates = counted_from_to(budgets.candidates)
     more = [key for key in question["tuned"] if key != "optimizer.lr"]
     what = f"The learning rate{' (with ' + listed(more) + ')' if more else ''}"
+    looks = [f"{look}" for look in question["looks"]]
     yield (
-        f"{what} was tuned for each loss on the validation split by {listed(chosen_by)}: "
-        f"{trials} candidates between {rates.lr.min():.2g} and {rates.lr.max():.2g} in {runs} "
-        "runs a loss, the same for all losses of a task (where a best rate lay on the grid's edge, "
-        "the grid was extended for all of them), and confirmed on fresh seeds."
+        f"{what} of each loss is that with the best {_averages(chosen)} over all seeds on the "
+        f"validation split by {listed(chosen_by)}, of {candidates} candidates between "
+        f"{rates.lr.min():.2g} and {rates.lr.max():.2g}, the same for all losses of a task (where "
+        "a best rate lay on the grid's edge, the grid was extended for all of them)."
     )
+    if len(looks) > 1:
+        yield (
+            f"Verdicts were read with {listed(looks)} seeds; comparisons whose interval lay wholly "
+            "beyond or wholly within the margin ended there, the others went on with the "
+            "candidates that resampled seeds still chose, and those beside them."
+        )
 
 
 def _judging(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
@@ -109,17 +118,52 @@ def _judging(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[s
             "Metrics, references, margins and losses were declared before the first run (sha256 "
             f"{declared[0]['sha256'][:16]}); what was added later is marked as exploratory."
         )
+        seen = pd.concat([task.seen for task in mains])
+        count = sum(len(task.trials) for task in mains)
+        if text := statistics.seen_text(seen, count=count):
+            yield f"But {text}, as far as they rest on these runs."
     if not judged:
         return
-    pairs = span(pd.concat([task.paired.pairs for task in judged]))
-    margins = sorted({f"{task.paired.margin.iloc[0]:g} in {_named(task)}" for task in judged})
+    pairs = counted_from_to(pd.concat([task.paired.pairs for task in judged]))
+    margins = [*_margins(judged)]
     references = sorted({task.reference for task in judged})
     yield (
         f"Each loss was compared with {listed(references)} by simultaneous "
-        f"{question['confidence']:.0%} paired-t intervals over {pairs} seeds (Bonferroni over the "
-        f"losses of a task), with margins of {listed(margins)} below which a difference was "
-        "declared too small to matter."
+        f"{question['confidence']:.0%} intervals of the {_averages(judged)} of paired differences "
+        f"over {pairs} seeds (Bonferroni over the losses of a task, the level spent over the "
+        f"looks), {_lengths(judged)}, and holding that other seeds would have chosen other "
+        f"candidates, with margins of {listed(margins)} below which a "
+        "difference was declared too small to matter."
     )
+
+
+def _averages(tasks: Sequence[Comparison]) -> str:
+    """How seeds are summarised, and on which tasks otherwise: mean (median on a × b)."""
+    medians = list(dict.fromkeys(task.label for task in tasks if task.average == "median"))
+    if all(task.average == "median" for task in tasks):
+        return "median"
+    return f"mean (median on {listed(medians)})" if medians else "mean"
+
+
+LENGTHS = {
+    "mean": "those of a mean longer than Student's t by what skewness may add",
+    "median": "those of a median between order statistics",
+}
+"""How the interval of an average is made."""
+
+
+def _lengths(judged: Sequence[Comparison]) -> str:
+    kinds = {task.average for task in judged}
+    return ", ".join(text for kind, text in LENGTHS.items() if kind in kinds)
+
+
+def _margins(judged: Sequence[Comparison]) -> Iterator[str]:
+    """The margins of a sweep, those of one metric, reference and declared value together."""
+    alike: dict[tuple[Any, ...], list[Comparison]] = {}
+    for task in judged:
+        alike.setdefault((_named(task), task.reference, task.margin.declared), []).append(task)
+    for (name, *_), tasks in alike.items():
+        yield f"{statistics.margin_text([task.margin for task in tasks])} in {name}"
 
 
 def _named(task: Comparison) -> str:
@@ -138,7 +182,7 @@ def _outcome(runs: pd.DataFrame) -> Iterator[str]:
 def machine(runs: pd.DataFrame) -> Iterator[str]:
     """Sentences on time, hardware and software of some runs."""
     spent = runs.train_seconds.sum()
-    yield f"Training took {_duration(float(spent))} of computing on {hardware(runs)}."
+    yield f"Training took {duration(float(spent))} of computing on {hardware(runs)}."
     known = runs.environment.dropna() if "environment" in runs else pd.Series(dtype=str)
     software = {
         f"lossbench {one.get('lossbench', '?')}, Python {one['python']}, PyTorch {one['torch']}"
@@ -171,24 +215,19 @@ def hardware(runs: pd.DataFrame) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as a reader says them."""
     if seconds < 120:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def span(numbers: pd.Series) -> str:
-    """A number, or from the least to the most."""
-    low, high = int(numbers.min()), int(numbers.max())
-    return f"{low}" if low == high else f"{low} to {high}"
-
-
 DRAWN = {
     "generated": "Every seed generates data of its own, the same for all losses.",
-    "resplit": "Every seed splits the same examples anew, alike for all losses. Test sets of two "
-    "seeds overlap, so the intervals speak about new splits of these examples, not about new ones. "
-    "The seeds that tuned split the same examples too: most of what is a test example here helped "
-    "to choose a learning rate there, for all losses alike.",
+    "resplit": "A fifth of the examples is test for every seed, and none trains or chooses on it; "
+    "every seed splits the others anew into training and validation, alike for all losses. So the "
+    "intervals speak about new trainings and new splits of these, judged on one fixed test part; "
+    "whether a verdict carries over to new examples is said beside it.",
     "fixed": "All seeds share one data set and split: conditional on this test set.",
 }
 
@@ -203,6 +242,6 @@ def of_task(task: Comparison, plan: Mapping[str, Any]) -> str:
         kind = plan.get("data", {}).get(task.runs.data.iloc[0], {}).get("drawn", "generated")
         lines.append(DRAWN[kind] if len({*ran.data_sha}) > 1 else DRAWN["fixed"])
     if len(ran):
-        spent = _duration(float(ran.train_seconds.sum()))
+        spent = duration(float(ran.train_seconds.sum()))
         lines.append(f"{ran.seed.nunique()} seeds, {spent} of training on {hardware(ran)}.")
     return " ".join(lines)

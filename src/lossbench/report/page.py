@@ -8,7 +8,7 @@ name as a formula.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ import pandas as pd
 from lossbench import records, statistics, store
 from lossbench.report import drawings, essay, methods, page_tables, pictures, summary
 from lossbench.report.tables import KINDS, stacked, write_tables
-from lossbench.statistics import Comparison
+from lossbench.statistics import Comparison, published
 
 SECTIONS: dict[str, tuple[str, str, str]] = {
     "verdicts": (
         "Verdicts",
         "What does each loss change?",
-        "Every loss against the reference of its task, seed by seed. A verdict needs an interval "
-        "that settles it: what is undecided is not equal.",
+        "Every loss against the reference of its task, seed by seed. What is undecided is not "
+        "equal.",
     ),
     "tasks": (
         "Task by task",
@@ -70,8 +70,8 @@ SECTIONS: dict[str, tuple[str, str, str]] = {
     "robustness": (
         "Robustness",
         "Would the verdicts be others with other choices?",
-        "Other learning rates, other tests, all tasks together. Verdicts come from the paired-t "
-        "intervals alone; what stands here can only make you trust them less.",
+        "Other learning rates, another interval, other shares of wrong labels. Verdicts come from "
+        "one interval alone; what stands here can only make you trust them less.",
     ),
 }
 """Sections with figures in the order of the page: short name, question, how to read it."""
@@ -99,6 +99,7 @@ def write(
     """
     loaded = sweep if isinstance(sweep, records.Records) else records.load(sweep)
     folder, plan = loaded.sweep_dir / "report", loaded.plan
+    mark = "SMOKE: " if summary.is_smoke(plan) else ""
     together, findings = statistics.all_comparisons(loaded), essay.of_sweep(loaded)
     groups = statistics.by_context(together)
     mains = [statistics.main_of(group) for group in groups]
@@ -127,6 +128,7 @@ def write(
     text = environment.get_template("page.html.j2").render(
         plan=plan,
         declaration=statistics.declaration_of(plan),
+        mark=mark,
         rules=rules,
         day=pictures.palette(is_night=False),
         night=pictures.palette(is_night=True),
@@ -148,7 +150,11 @@ def write(
             for section, section_drawings in planned.items()
         },
         tables={
-            "verdicts": page_tables.verdict_tables(groups),
+            "verdicts": [
+                *page_tables.verdict_tables(groups),
+                *page_tables.interaction_tables(every["interactions"], mark=mark),
+                *page_tables.finding_tables(every["published"], mark=mark),
+            ],
             "tuning": [
                 *page_tables.tuning_tables(every["sensitivity"]),
                 *page_tables.selection_tables(every["selection_cost"]),
@@ -156,14 +162,12 @@ def write(
             "convergence": page_tables.convergence_tables(every["convergence"]),
             "robustness": [
                 *page_tables.robustness_tables(mains),
-                *page_tables.spread_tables(every["spread"]),
-                *page_tables.across_tables(every["across_tasks"]),
             ],
         },
         tasks=[
             {
                 "label": task.label,
-                "stage": task.stage,
+                "is_declared": task.is_declared,
                 "headline": summary.headline(task),
                 "metric": task.metric,
                 "split": task.split,
@@ -203,7 +207,7 @@ def _numbers(
 ) -> dict[str, pd.DataFrame]:
     """All tables by file stem."""
     results = [
-        {"task": task.label, "stage": task.stage, "condition": task.condition}
+        {"task": task.label, "condition": task.condition}
         | {"metric": f"{task.split} {task.metric}"}
         | {name: value for name, value in row.items() if name not in ("others", "short")}
         for task in together
@@ -214,7 +218,14 @@ def _numbers(
         "verdicts": stacked(task.verdicts for task in together),
         "results": pd.DataFrame(results),
         "summary": stacked(task.summary for task in together),
-        "paired": stacked(task.paired.drop(columns="differences") for task in together),
+        "paired": stacked(
+            task.paired.drop(columns="differences").assign(
+                verdict=task.paired.verdict.map(task.printed)
+            )
+            for task in together
+        ),
+        "interactions": statistics.interactions(mains, statistics.declaration_of(loaded.plan)),
+        "published": published.judged_findings(loaded),
         "learning_rates": stacked(task.rates for task in mains),
         "sensitivity": stacked(_sensitivity(task) for task in mains if len({*task.rates.lr}) > 1),
         "convergence": stacked(
@@ -228,13 +239,7 @@ def _numbers(
             for task in mains
         ),
         "cross_loss": stacked(statistics.cross_losses(task.runs, loaded.evals) for task in mains),
-        "spread": stacked(
-            statistics.spread_ratio(task.runs, metric=task.metric, reference=task.reference)
-            for task in mains
-            if not task.refusal
-        ),
         "divergence": statistics.divergence_rates(loaded.runs),
-        "across_tasks": stacked(_across(mains, loaded)),
         "selection_cost": stacked(statistics.selection_costs(mains, loaded)),
         "budgets": statistics.budgets(
             loaded.runs, tuned=statistics.declaration_of(loaded.plan)["tuned"]
@@ -246,20 +251,9 @@ def _numbers(
 
 def _sensitivity(task: Comparison) -> pd.DataFrame:
     """What the learning rate matters to each loss, and how settled its choice is."""
-    rows = statistics.sensitivity(task.grid, metric=str(task.rates.metric.iloc[0]))
-    columns = [*statistics.FACTS, "stability", "plausible"]
+    rows = statistics.sensitivity(task.grid, metric=task.select)
+    columns = [*statistics.FACTS, "best_lr", "stability", "plausible"]
     return rows.merge(task.stability[columns], on=statistics.FACTS, how="left")
-
-
-def _across(mains: Sequence[Comparison], loaded: records.Records) -> Iterator[pd.DataFrame]:
-    """Interquartile mean of the normalised scores and mean rank of losses that share tasks."""
-    for kind, metric, scores in statistics.normalised_scores(mains, loaded):
-        try:
-            ranks = dict(statistics.mean_ranks(scores, metric=metric).set_index("loss").value)
-        except ValueError:
-            ranks = {}  # no seed of some task in which every loss ended
-        rows = statistics.iqm(scores).assign(task=kind, metric=metric)
-        yield rows.assign(mean_rank=rows.loss.map(ranks), reference=scores.reference.iloc[0])
 
 
 # ---- words ---------------------------------------------------------------------------------------
@@ -274,24 +268,19 @@ def _scope(mains: Sequence[Comparison]) -> str:
     losses = "1 loss" if count == 1 else f"{count} losses"
     tasks = "1 task" if len(mains) == 1 else f"{len(mains)} tasks"
     design = ""
-    if any(task.stage == "confirm" for task in mains):
+    if any(task.is_declared for task in mains):
         design = (
-            ", each loss with the learning rate that suits it best on validation, then trained "
-            "afresh on seeds that no tuning has seen; at a seed all losses share the start, the "
-            "data and the batches"
+            ", each loss with the learning rate that suits it best on validation; at a seed all "
+            "losses share the start, the data and the batches"
         )
     return f"{question} {losses} on {tasks}{design}."
 
 
 def _seeds(runs: pd.DataFrame) -> str:
-    """Which seeds each stage used."""
-    stages = []
-    for stage, rows in runs.groupby("stage", sort=False):
-        seeds = sorted({int(seed) for seed in rows.seed.dropna()})
-        is_range = seeds == [*range(seeds[0], seeds[-1] + 1)] and len(seeds) > 2
-        text = f"{seeds[0]} to {seeds[-1]}" if is_range else ", ".join(map(str, seeds[:40]))
-        stages.append(f"{stage} {text}")
-    return "; ".join(stages)
+    """Which seeds were used."""
+    seeds = sorted({int(seed) for seed in runs.seed.dropna()})
+    is_range = len(seeds) > 2 and seeds == [*range(seeds[0], seeds[-1] + 1)]
+    return f"{seeds[0]} to {seeds[-1]}" if is_range else ", ".join(map(str, seeds[:40]))
 
 
 def _metrics(mains: Sequence[Comparison]) -> list[tuple[str, records.Metric]]:
@@ -311,9 +300,9 @@ def _summary_row(task: Comparison) -> dict[str, Any]:
         "direction": records.direction(task.metric),
         "reference": task.reference,
         "value": value,
-        "margin": f"{task.paired.margin.iloc[0]:g}" if len(task.paired) else "",
-        "n": methods.span(task.paired.pairs) if len(task.paired) else "",
-        "stage": task.stage,
+        "margin": statistics.margin_text([task.margin]),
+        "n": summary.counted_from_to(task.paired.pairs) if len(task.paired) else "",
+        "is_declared": task.is_declared,
         "refusal": task.refusal,
         **summary.bucketed(task),
     }

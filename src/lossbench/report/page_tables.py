@@ -32,54 +32,110 @@ class Table:
 
 
 def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
-    """Every difference with its interval, and the verdicts at other learning rates beside it."""
+    """Every difference with its interval, verdict and what a reader must know of it."""
     tables = []
     for group in groups:
         task, rows = statistics.main_of(group), []
         if task.paired.empty:
             continue
-        elsewhere = {
-            records.CONDITIONS[one.condition].short: one.paired.set_index("loss")
-            for one in group
-            if not one.is_main
-        }
-        for row in task.paired.itertuples():
-            verdict = str(row.verdict)
-            if row.diverged and "diverge" not in verdict:
-                verdict += f", {row.diverged} diverged"
-            if row.exploratory and task.stage == "confirm":
-                verdict += " (exploratory)"
-            cells = {"loss": row.loss, "difference": _difference(row), "pairs": str(row.pairs)}
-            cells["verdict"] = verdict
-            for name, paired in elsewhere.items():
-                is_there = row.loss in paired.index
-                cells[name] = _verdict_elsewhere(paired.loc[row.loss]) if is_there else ""
-            rows.append(cells)
+        elsewhere = [one for one in group if not one.is_main]
+        for row in task.verdicts.itertuples():
+            cells = {
+                "loss": row.loss,
+                "difference": _difference(row.estimate, row.low, row.high),
+                "pairs": str(row.n),
+                "verdict": row.verdict,
+                "at these rates": summary.interval(
+                    row.estimate, row.fixed_low, row.fixed_high, sign=True
+                ),
+            }
+            for one in elsewhere:
+                words = one.paired.set_index("loss").verdict.map(one.printed)
+                short = records.CONDITIONS[one.condition].short
+                cells[short] = words.get(row.loss, "not trained there")
+            notes = summary.caveats(row._asdict(), is_declared=task.is_declared)
+            rows.append(cells | {"to know": "; ".join(notes)})
         first = task.paired.iloc[0]
         caption = (
             f"{task.label}: loss minus {task.reference} in {summary.headline(task)}; mean over "
-            f"pairs of one seed, simultaneous {first.confidence:.0%} paired-t interval over "
-            f"{figures.families(task.paired)}, margin ±{first.margin:g}."
+            f"pairs of one seed, simultaneous {first.confidence:.0%} interval over "
+            f"{figures.families(task.paired)}{_looks(task)}. It holds that other seeds would "
+            "differ, and would have chosen other rates. Margin "
+            f"±{statistics.margin_text([task.margin])}. At these rates: the interval were the "
+            "chosen rates given; it decides nothing."
         )
         tables.append(Table(caption, rows, "verdicts", task.label))
     return tables
 
 
-def _verdict_elsewhere(row: Any) -> str:
-    if row.verdict in ("better", "worse") and math.isfinite(row.difference):
-        return f"{row.verdict} by {abs(row.difference):.2g}"
-    return str(row.verdict)
+def interaction_tables(frame: pd.DataFrame, *, mark: str) -> Iterator[Table]:
+    """How differences between losses change with a factor; `mark` stands before each verdict."""
+    for (task, factor, base), rows in _groups(frame, ["task", "factor", "base"]):
+        first = rows.iloc[0]
+        caption = (
+            f"{task}: does the difference to {first.reference} in {first.metric} change with "
+            f"{factor}? Change: loss minus {first.reference} there, less the same at {base}, "
+            "seed by seed; the interval is simultaneous over these rows and holds that other seeds "
+            f"would have chosen other rates. Margin ±{first.margin:g}."
+        )
+        cells = [
+            {
+                "loss": row.loss,
+                factor: row.level,
+                f"at {base}": _signed(row.at_base),
+                "there": _signed(row.at_level),
+                "change": summary.interval(row.change, row.low, row.high, sign=True) or "–",
+                "seeds": str(row.seeds),
+                "verdict": f"{mark}{statistics.change_in_words(row._asdict())}",
+            }
+            for row in rows.itertuples(index=False)
+        ]
+        yield Table(caption, cells, "interactions")
 
 
-def _difference(row: Any) -> str:
-    return summary.interval(row.difference, row.low, row.high, sign=True) or "no pair survived"
+def _signed(value: float) -> str:
+    return f"{value:+.3g}" if math.isfinite(value) else "–"
+
+
+def _looks(task: Comparison) -> str:
+    return f" and looks at {summary.listed(task.looks)} seeds" if len(task.looks) > 1 else ""
+
+
+def _difference(value: float, low: float, high: float) -> str:
+    return summary.interval(value, low, high, sign=True) or "no pair survived"
+
+
+def finding_tables(findings: pd.DataFrame, *, mark: str) -> Iterator[Table]:
+    """What the literature says, and what the records say of it, `mark` before each verdict."""
+    if findings.empty:
+        return
+    caption = (
+        "Published findings, declared beforehand and judged together. q: the p-value of each, "
+        "adjusted for the rate of false discoveries among them (Benjamini and Hochberg). Confirmed "
+        "takes the simultaneous interval and q."
+    )
+    rows = [
+        {
+            "finding": row.finding,
+            "source": row.source,
+            "on": row.task if row.n else "–",
+            "difference": f"{row.metric} {_difference(row.difference, row.low, row.high)}"
+            if row.n
+            else "–",
+            "pairs": str(row.n),
+            "q": _number(row.q),
+            "judged": f"{mark}{row.judged}",
+        }
+        for row in findings.itertuples()
+    ]
+    yield Table(caption, rows, "published")
 
 
 def tuning_tables(frame: pd.DataFrame) -> Iterator[Table]:
     """How settled the choice of each learning rate is."""
     caption = (
-        "Stability: share of resampled tuning seeds that choose the same rate again. Plausible: "
-        "rates that at least one resample in twenty chooses. Excess: what a rate drawn blindly "
+        "Stability: share of resampled seeds that choose the same rate again. Plausible: rates "
+        "that at least one resample in fifty chooses. Excess: what a rate drawn blindly "
         "from the grid costs. Diverged: share of the rates at which a run did."
     )
     for label, rows in _groups(frame, "label"):
@@ -103,8 +159,8 @@ def selection_tables(frame: pd.DataFrame) -> Iterator[Table]:
         "What selection on noisy labels cost. Learning rates were selected on validation that is "
         "as corrupted as training. Oracle: the rate that the same runs choose by the targets from "
         "before the corruption. Cost: by how much the rate chosen is worse on those, mean over "
-        "tuning seeds with its paired t interval, not adjusted for the number of losses; on these "
-        "seeds the oracle cannot lose, so the cost is an upper bound. Nothing was selected by the "
+        "the first look's seeds with its paired t interval, not adjusted for their number; on "
+        "these the oracle cannot lose, so the cost is an upper bound. Nothing was selected by the "
         "oracle."
     )
     for label, rows in _groups(frame, "label"):
@@ -151,70 +207,29 @@ def convergence_tables(frame: pd.DataFrame) -> list[Table]:
 
 
 def robustness_tables(mains: Sequence[Comparison]) -> Iterator[Table]:
-    """The same differences by other intervals and tests."""
+    """The same differences by another interval, and how settled the choice was."""
     for task in mains:
         rows = [
             {
                 "loss": row.loss,
-                "verdict": row.verdict,
-                "paired t": _difference(row),
+                "verdict": task.printed(row.verdict),
+                "verdict's interval": _difference(row.difference, row.low, row.high),
                 "bootstrap-t": summary.interval(
                     row.difference, row.boot_low, row.boot_high, sign=True
                 ),
-                "p, Holm": _number(row.p_holm),
-                "p rank, Holm": _number(row.p_wilcoxon_holm),
-                "wins": f"{row.wins} of {row.trials}",
+                "both chosen again": "–"
+                if math.isnan(row.chosen_again)
+                else f"{row.chosen_again:.0%}",
             }
             for row in task.paired.itertuples()
         ]
         caption = (
-            f"{task.label}, {task.metric}: the same differences by other means. p rank: exact "
-            "Wilcoxon signed rank, refused (–) where no outcome could reach the level. Wins: "
-            "seeds in which the loss beats the reference, ties left out."
+            f"{task.label}, {task.metric}: what the verdicts rest on. Bootstrap-t: an interval "
+            "that takes differences for skewed as they are. Both chosen again: resamples of the "
+            "seeds in which loss and reference choose the same learning rates."
         )
         if rows:
             yield Table(caption, rows, "paired", task.label)
-
-
-def spread_tables(frame: pd.DataFrame) -> Iterator[Table]:
-    """Losses whose spread over seeds is not the reference's."""
-    rows = [
-        {
-            "task": row.label,
-            "loss": row.loss,
-            "variance / reference's": summary.interval(row.value, row.low, row.high),
-        }
-        for row in frame.itertuples()
-        if math.isfinite(row.low) and not row.low <= 1 <= row.high
-    ]
-    caption = (
-        "Losses whose results spread more or less over seeds than the reference's: ratio of "
-        "variances with its 95 % Pitman-Morgan interval, where that excludes 1 "
-        f"({len(rows)} of {len(frame)}; one in twenty would by chance)."
-    )
-    if len(frame):
-        yield Table(caption, rows, "spread")
-
-
-def across_tables(frame: pd.DataFrame) -> Iterator[Table]:
-    """Scores and ranks over several tasks."""
-    for (kind, metric), rows in _groups(frame, ["task", "metric"]):
-        caption = (
-            f"Losses that {rows.tasks.iloc[0]} tasks of {kind} have in common, {metric}. Score: 0 "
-            f"before training, 1 the mean of {rows.reference.iloc[0]}; interquartile mean over "
-            "tasks and seeds with its 95 % bootstrap interval within tasks. Mean rank: within "
-            "seeds, then over tasks; 1 is best."
-        )
-        cells = [
-            {
-                "loss": row.loss,
-                "score": summary.interval(row.value, row.low, row.high),
-                "mean rank": f"{row.mean_rank:.2f}" if math.isfinite(row.mean_rank) else "–",
-                "runs": str(row.n),
-            }
-            for row in rows.sort_values("value", ascending=False).itertuples()
-        ]
-        yield Table(caption, cells, "across_tasks")
 
 
 def _groups(frame: pd.DataFrame, by: str | list[str]) -> Iterator[tuple[Any, pd.DataFrame]]:

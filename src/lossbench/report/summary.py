@@ -14,9 +14,6 @@ from lossbench import records, statistics
 from lossbench.statistics import Comparison
 from lossbench.statistics.objections import coarse_grid, unequal_budgets
 
-SETTLED = 0.8
-"""Share of resampled tuning seeds that must choose a rate again for it to count as settled."""
-
 OTHER_FUNCTIONAL = "does not elicit the mean, so rmse is not what it aims at"
 
 
@@ -35,6 +32,15 @@ def table(sweep: Path | records.Records, *, paint: Paint = lambda text, _: text)
     lines = []
     for group in statistics.by_context(statistics.all_comparisons(loaded)):
         lines += [*_lines(group, loaded.plan, paint), ""]
+    declaration = statistics.declaration_of(loaded.plan)
+    mark = "SMOKE: " if is_smoke(loaded.plan) else ""
+    changes = statistics.interactions(statistics.main_comparisons(loaded), declaration)
+    for row in changes[changes.verdict != "undecided"].to_dict("records"):
+        text = f"{mark}{statistics.change_sentence(row)}"
+        lines += textwrap.wrap(text, 80, subsequent_indent="  ")
+    if count := int((changes.verdict == "undecided").sum()):
+        lines.append(f"Of {len(changes)} changes of a difference with a factor {count} undecided.")
+    lines += [""] * bool(len(changes))
     ended = int(loaded.runs.status.isin(records.RESULTS).sum())
     if ended < len(loaded.runs):
         lines += [f"Not complete: {ended} of {len(loaded.runs)} runs are there.", ""]
@@ -43,19 +49,22 @@ def table(sweep: Path | records.Records, *, paint: Paint = lambda text, _: text)
 
 def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -> Iterator[str]:
     task = statistics.main_of(group)
-    exploratory = "" if task.stage == "confirm" else ", exploratory"
+    exploratory = "" if task.is_declared else ", exploratory"
     title = headline(task).replace(LONG_UNIT, "SD of target")
     yield from textwrap.wrap(f"{task.label}: {title}{exploratory}", 80)
     intervals = "no comparison"
     for first in task.paired[:1].itertuples():
         over = f"{first.comparisons} losses" if first.comparisons > 1 else "one loss"
-        intervals = f"{first.confidence:.0%} intervals simultaneous over {over}"
-        intervals += f", margin ±{first.margin:g}"
-    yield f"n = {task.summary.n.max()} seeds, {intervals}"
+        if len(task.looks) > 1:
+            over += f" and looks at {listed(task.looks)} seeds"
+        intervals = f"{first.confidence:.0%} intervals simultaneous over {over}, margin "
+        intervals += f"±{statistics.margin_text([task.margin])}"
+    primary = task.summary[task.summary.metric == task.metric]
+    yield from textwrap.wrap(f"n = {counted_from_to(primary.n)} seeds, {intervals}", 80)
     yield f"{'loss':<15} {'mean ± half':<16} {_cut(f'minus {task.reference}', 26):<26} verdict"
     for row in rows(task, plan):
         cells = _cut(row["loss"], 15), _cut(row["short"], 16), _cut(row["difference"], 26)
-        verdict = paint(_cut(_brief(row["verdict"]), 20), row["verdict"])
+        verdict = paint(_cut(row["verdict"], 20), row["verdict"])
         yield "{:<15} {:<16} {:<26} ".format(*cells) + verdict
     yield from _elsewhere([other for other in group if not other.is_main], paint)
     for note in notes(task, plan):
@@ -67,19 +76,17 @@ def _elsewhere(others: Sequence[Comparison], paint: Paint) -> Iterator[str]:
     if not others:
         return
     verdicts = {
-        other.condition: dict(zip(other.paired.loss, other.paired.verdict, strict=True))
+        other.condition: dict(
+            zip(other.paired.loss, other.paired.verdict.map(other.printed), strict=True)
+        )
         for other in others
     }
     heads = (records.CONDITIONS[condition].short for condition in verdicts)
     yield f"{'':<15} " + " ".join(f"{head:<30}" for head in heads).rstrip()
     for loss in dict.fromkeys(loss for by_loss in verdicts.values() for loss in by_loss):
         words = [by_loss.get(loss, "") for by_loss in verdicts.values()]
-        cells = [paint(_brief(word), word) + " " * (30 - len(_brief(word))) for word in words]
+        cells = [paint(word, word) + " " * (30 - len(word)) for word in words]
         yield f"{_cut(loss, 15):<15} " + " ".join(cells).rstrip()
-
-
-def _brief(verdict: str) -> str:
-    return verdict.replace("different but below the margin", "below the margin")
 
 
 def _cut(text: str, width: int) -> str:
@@ -90,12 +97,17 @@ TERMS = {
     "task": "a data set and a model; what follows a dot is what else was varied",
     "reference": "the loss that all others of a task are compared with, declared beforehand",
     "margin": "the difference, declared beforehand, that is too small to matter",
-    "own best rate": "the learning rate at which the loss was best on validation in tuning",
-    "matched scale": "the reference's best rate, scaled so that first updates are as large as its",
+    "own best rate": "the learning rate with the best mean on validation over all seeds, or "
+    "the best median where that is declared",
+    "look": "a number of seeds, declared beforehand, at which verdicts are read; what is open then "
+    "goes on to the next",
+    "at these rates": "the narrower interval that takes the chosen learning rates for given",
     "diverged": "a run whose loss or outputs were no longer finite; it ranks as the worst",
     "incomplete": "a run of the loss or the reference failed or is missing",
     "still improving": "in most runs validation was best at the last evaluation",
-    "would settle it": "seeds for a verdict with a chance of 80 %, mean and spread as seen here",
+    "would decide it": "seeds for a verdict with a chance of 80 %, mean and spread as seen here; "
+    "of medians roughly, by the length of the interval seen here",
+    "give an interval": "of a median fewer seeds than this have none",
     "gradient norm": "of the mean loss by all parameters",
     "output gradient": "of the loss by the model's outputs, before the inverse link: what the loss "
     "feeds back, its error signal",
@@ -106,13 +118,13 @@ TERMS = {
 }
 """What the page means by a word."""
 
-LONG_UNIT = "standard deviations of the training target"
+LONG_UNIT = records.STANDARD
 
 BUCKETS = {
-    "better": ("better",),
-    "equivalent or below the margin": ("equivalent", "different but below the margin"),
-    "not distinguishable": ("not distinguishable",),
-    "worse": ("worse",),
+    "better": ("better by more", "better", "reference diverges"),
+    "equivalent or below the margin": ("equivalent", "below the margin"),
+    "undecided": ("undecided",),
+    "worse": ("worse by more", "worse", "diverges"),
 }
 """How a summary sorts verdicts; what stands nowhere here has none."""
 
@@ -122,7 +134,7 @@ def bucketed(task: Comparison) -> dict[str, list[str]]:
     losses: dict[str, list[str]] = {name: [] for name in [*BUCKETS, "none"]}
     for row in task.paired.itertuples():
         name = next((name for name, words in BUCKETS.items() if row.verdict in words), "none")
-        late = " (exploratory)" if row.exploratory and task.stage == "confirm" else ""
+        late = " (exploratory)" if row.exploratory and task.is_declared else ""
         verdict = f": {row.verdict}" if name == "none" else ""
         losses[name].append(f"{row.loss}{verdict}{late}")
     return losses
@@ -133,13 +145,19 @@ def counted(mains: Sequence[Comparison]) -> str:
     verdicts = pd.concat([pd.Series(dtype=str), *(task.paired.verdict for task in mains)])
     if verdicts.empty:
         return ""
-    counts = [f"{count} {verdict}" for verdict, count in verdicts.value_counts().items()]
+    words = verdicts.str.replace("by more", "by more than the margin")
+    counts = [f"{count} {verdict}" for verdict, count in words.value_counts().items()]
     return f"Of {len(verdicts)} comparisons with a reference: {', '.join(counts)}."
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names as in a sentence: a, b and c."""
-    *others, last = [*names] or [""]
+def is_smoke(plan: Mapping[str, Any]) -> bool:
+    """Whether a sweep is so small that its verdicts say nothing about losses."""
+    return statistics.declaration_of(plan)["size"] == "smoke"
+
+
+def listed(names: Sequence[object]) -> str:
+    """Names or numbers as in a sentence: a, b and c."""
+    *others, last = [f"{name}" for name in names] or [""]
     return f"{', '.join(others)} and {last}" if others else last
 
 
@@ -162,6 +180,8 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
         other, half = versus.get(row["loss"], {}), (row["high"] - row["low"]) / 2
         mine = task.summary[task.summary.loss == row["loss"]].set_index("metric")
         verdict = "reference" if row["loss"] == task.reference else other.get("verdict", "")
+        if other:
+            verdict = task.printed(verdict)
         cells.append(
             {
                 "loss": row["loss"] + ("†" if _aims_elsewhere(row["loss"], task, plan) else ""),
@@ -175,7 +195,13 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
                     sign=True,
                 ),
                 "pairs": str(other.get("pairs", "")),
-                "p_holm": f"{other['p_holm']:.2g}" if other else "",
+                "fixed": interval(
+                    *(
+                        other.get(name, math.nan)
+                        for name in ("difference", "fixed_low", "fixed_high")
+                    ),
+                    sign=True,
+                ),
                 "verdict": verdict,
                 "exploratory": bool(other.get("exploratory", False)),
                 "others": {name: _other(mine.loc[name], row["n"]) for name in other_metrics(task)},
@@ -236,25 +262,14 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
             yield f"{row.loss}: {', '.join(lost)} of {row.planned} runs; means are over the others."
     ends = task.rates.groupby("loss").lr.agg(["min", "max", "nunique"])
     rates = sorted({*task.rates.lr})
-    if task.stage == "exploratory" and len(rates) > 1:
+    if task.is_main and len(rates) > 1:
         chosen = ", ".join(f"{r.loss} {r.lr:g}" for r in primary.itertuples())
         yield f"Each loss at its best of {len(rates)} learning rates on validation: {chosen}."
-    if task.stage == "confirm" and task.is_main:
+    if task.is_declared and task.is_main:
         for sentence in filter(None, (unequal_budgets(task.budgets), coarse_grid(task.rates))):
             yield f"{sentence[0].upper()}{sentence[1:]}"
     if task.absent:
-        yield f"Declared, and not confirmed here: {', '.join(task.absent)}."
-    loose = task.stability[:0]
-    if task.is_main and len(rates) > 1:
-        loose = task.stability[
-            (task.stability.stability < SETTLED) & (task.stability.plausible > 1)
-        ]
-    if len(loose):
-        losses = (f"{r.loss} {r.best_lr:g} ({r.stability:.0%})" for r in loose.itertuples())
-        yield (
-            "The verdicts hold at these learning rates; tuning on other seeds would choose them "
-            f"again in fewer than {SETTLED:.0%} of cases for {', '.join(losses)}."
-        )
+        yield f"Declared, and not run here: {', '.join(task.absent)}."
     edge = [
         row.loss
         for row in primary[primary.n > 0].join(ends, on="loss").itertuples()
@@ -267,13 +282,41 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
         yield f"Still improving at the last step in most runs: {', '.join(improving)}."
     if primary.n.max() == 1:
         yield "One seed gives no interval: add seed='range(10)'."
-    late = task.paired.loss[task.paired.exploratory.astype(bool)]
-    if len(late) and task.stage == "confirm":
-        yield f"Added after the declaration, so exploratory: {', '.join(late)}."
-    vague = task.paired[task.paired.verdict == "not distinguishable"]
-    for row in vague[vague.pairs_needed > vague.pairs].itertuples():
-        needed = "over 100000" if math.isinf(row.pairs_needed) else f"about {row.pairs_needed:.0f}"
-        yield f"{row.loss}: {needed} seeds would settle it (power 80 %, mean and spread as seen)."
+    if task.late and task.is_declared:
+        yield f"Added after the declaration, so exploratory: {', '.join(task.late)}."
+    if text := statistics.seen_text(task.seen, count=len(task.trials)):
+        yield f"{text}."
+    for row in task.paired.to_dict("records"):
+        if text := statistics.fragility(row):
+            yield f"{row['loss']}: {text}."
+        if row["verdict"] == "undecided":
+            basis = "power 80 %, as" if row["average"] == "mean" else "by the interval"
+            text = f"undecided with {row['pairs']} seeds, {statistics.seeds_text(row)}"
+            yield f"{row['loss']}: {text} ({basis} seen so far)."
+
+
+def caveats(row: Mapping[str, Any], *, is_declared: bool) -> list[str]:
+    """What a reader must know beside a verdict, each in a few words.
+
+    Args:
+        row: Of `statistics.verdicts`.
+        is_declared: Whether anything of its task was declared beforehand.
+    """
+    notes = [statistics.fragility(row), statistics.on_new_examples(row)]
+    if row["still_improving"]:
+        notes.append("still improving")
+    if row["exploratory"] and is_declared:
+        notes.append("exploratory")
+    if "diverge" not in row["verdict"]:
+        who = {"diverged": row["loss"], "reference_diverged": row["reference"]}
+        notes += [f"{loss} diverged in {row[count]}" for count, loss in who.items() if row[count]]
+    return [note for note in notes if note]
+
+
+def counted_from_to(numbers: pd.Series) -> str:
+    """A number, or from the least to the most."""
+    low, high = int(numbers.min()), int(numbers.max())
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _duplicates(losses: Sequence[str], plan: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from lossbench.losses.spec import NAME
 from lossbench.models import MODELS
 from lossbench.models.start import STARTS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
-from lossbench.records import CONDITIONS, INSTRUMENTS, SIGNALS
+from lossbench.records import INSTRUMENTS, SIGNALS
 from lossbench.runs.run import FACTORS, Draft, Init, Part, Run
 from lossbench.runs.settings import PRECISIONS
 from lossbench.runs.source import code_of
@@ -29,7 +29,7 @@ FIELDS = {
     "data.targets": "targets",
     "engine.precision": "precision",
     **{f"optimizer.{name}": name for name in ("lr", "momentum", "weight_decay")},
-    **{name: name for name in ("condition", "signal", "instruments", "seed", "steps")},
+    **{name: name for name in ("signal", "instruments", "seed", "steps")},
     **{name: name for name in ("batch_size", "log_every", "eval_every")},
 }
 """Field of a run by what is typed."""
@@ -202,7 +202,6 @@ def _refuse_out_of_range(draft: Draft) -> None:
     scale = draft.init.output_scale
     if type(scale) not in (int, float) or not math.isfinite(scale):
         raise ConfigError(f"init.output_scale is {scale!r}: use a number")
-    refuse_unknown(draft.condition, CONDITIONS, "condition")
     refuse_unknown(draft.precision, PRECISIONS, "engine.precision")
     refuse_unknown(str(draft.init.start), STARTS, "init.from")
     refuse_unknown(draft.targets, TARGETS, "data.targets")

@@ -81,14 +81,13 @@ def slices(pack: Pack) -> list[tuple[slice, Run]]:
     return spans
 
 
-_VARIES = {"condition", "loss", "seed", "lr", "momentum", "weight_decay", "source_sha", "stage"}
+_VARIES = {"loss", "seed", "lr", "momentum", "weight_decay", "source_sha"}
 
 
 def structure(run: Run) -> str:
     """What runs of one pack have in common, as text."""
-    # Stages stay apart, because stage tune never touches the test split.
     alike = {name: value for name, value in run.facts.items() if name not in _VARIES}
-    shape = {"stage": run.stage, "outputs_per_target": run.row.outputs_per_target}
+    shape = {"outputs_per_target": run.row.outputs_per_target}
     return json.dumps({**alike, **shape}, sort_keys=True)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
-from lossbench.records import CONDITIONS
 
 ENGINE_SCHEMA = 2
 """Rises when a change of the engine, the optimizers or the schedules alters results."""
@@ -76,7 +75,6 @@ class Draft:
     init: Init = Init()
     signal: str = "own"
     instruments: tuple[str, ...] = ()
-    condition: str = "as_given"
     seed: int = 0
     steps: int = 500
     batch_size: int = 64
@@ -104,11 +102,6 @@ class Run(Draft):
 
     source_sha: str
     shared_sha: str
-
-    @property
-    def stage(self) -> str:
-        """What it trains for: tune, confirm or exploratory."""
-        return CONDITIONS[self.condition].stage
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -11,18 +11,16 @@ from typing import Any
 import pandas as pd
 
 from lossbench import records
-from lossbench.statistics.across import normalised
+from lossbench.statistics.choice import at_choice, candidates
 from lossbench.statistics.corruption import noise_curves
-from lossbench.statistics.design import endpoint, placed, with_reference
+from lossbench.statistics.design import endpoint, placed
+from lossbench.statistics.margins import Margin, resolved_margin
 from lossbench.statistics.oracle import selection_cost
 from lossbench.statistics.outcomes import summary
-from lossbench.statistics.pairs import paired
-from lossbench.statistics.sentences import verdicts
+from lossbench.statistics.pairs import PAIRED, paired
+from lossbench.statistics.sentences import SMOKE, verdicts
 from lossbench.statistics.trajectories import time_to
-from lossbench.statistics.tuning import at_best_rate, budgets, learning_rates, profiled, stability
-
-STAGES = {"confirm": "test", "exploratory": "test", "tune": "validation"}
-"""Stages whose runs are compared, best first, and the split they are judged on."""
+from lossbench.statistics.tuning import budgets, learning_rates, stability
 
 DEFAULTS = {
     "primary": records.PRIMARY,
@@ -33,8 +31,13 @@ DEFAULTS = {
     "confidence": 0.95,
     "losses": [],
     "tuned": [],
+    "looks": [],
+    "seeds": [],
     "targets": {},
+    "average": {},
+    "interactions": {},
     "questions": [],
+    "size": "",
 }
 """What a sweep without a declaration is judged by; all of it is exploratory then."""
 
@@ -45,27 +48,33 @@ class Comparison:
 
     Attributes:
         label: What is compared on, in words.
-        stage: Of the runs.
         condition: At which learning rates.
         metric: Primary.
         reference: The loss that the others are compared with.
-        runs: With their metrics at the declared endpoint; borrowed ones of the reference included.
-        summary: `statistics.summary` of them.
-        paired: `statistics.paired` of them.
-        grid: The runs that tuned, at the endpoint on validation.
-        rates: `statistics.learning_rates` of these.
+        trials: All runs of the context, as `paired` takes them.
+        runs: Those of them that stand at the chosen candidates, with their metrics on test.
+        summary: `statistics.summary` of the chosen runs.
+        paired: `statistics.paired` of all.
+        grid: Runs of the first look's seeds, which have every candidate, at the endpoint on
+            validation; of what is tuned beside the rate, each rate's choice.
+        rates: `statistics.learning_rates` of these; `best` is what all seeds chose.
         budgets: `statistics.budgets` of the context.
         declared: Losses all of whose runs here were declared before the sweep had any run.
         expected: Losses that were declared for the context, with or without a run here.
         refusal: Why there are no pairs, else empty.
         stem: Of the context's files, unlike that of any other.
+        average: How seeds are summarised: "mean" or "median".
+        margin: The declared one, resolved at the first look.
+        seen: Those of the runs that were seen before under another declaration, see `seen_before`.
+        looks: Numbers of seeds at which its verdicts are read, as declared.
+        is_smoke: Whether the runs are so short that its verdicts say nothing about losses.
     """
 
     label: str
-    stage: str
     condition: str
     metric: str
     reference: str
+    trials: pd.DataFrame
     runs: pd.DataFrame
     summary: pd.DataFrame
     paired: pd.DataFrame
@@ -76,6 +85,13 @@ class Comparison:
     expected: frozenset[str]
     refusal: str
     stem: str
+    margin: Margin
+    average: str
+    seen: pd.DataFrame
+    looks: tuple[int, ...]
+    is_smoke: bool
+
+    split = "test"
 
     @property
     def task(self) -> str:
@@ -83,9 +99,25 @@ class Comparison:
         return str(self.runs.task.dropna().iloc[0])
 
     @property
-    def split(self) -> str:
-        """The split the runs are judged on."""
-        return STAGES[self.stage]
+    def is_declared(self) -> bool:
+        """Whether anything of it was declared before its runs; else all of it is exploratory."""
+        return bool(self.expected)
+
+    @property
+    def confirming(self) -> tuple[str, ...]:
+        """Losses that were declared before their runs, and not seen before; others explore."""
+        return tuple(sorted({*self.declared} - {*self.seen.loss}))
+
+    @property
+    def late(self) -> tuple[str, ...]:
+        """Losses whose comparison was not declared before the first run of the sweep."""
+        is_early = self.reference in self.declared
+        return tuple(loss for loss in self.paired.loss if not is_early or loss not in self.declared)
+
+    @property
+    def select(self) -> str:
+        """The metric that chose among candidates, on validation."""
+        return str(self.rates.metric.iloc[0])
 
     @property
     def is_main(self) -> bool:
@@ -100,12 +132,17 @@ class Comparison:
     @functools.cached_property
     def verdicts(self) -> pd.DataFrame:
         """One row a comparison, in words, as in verdicts.csv."""
-        return verdicts(self.paired, self.summary, steps=self.steps)
+        rows = verdicts(self.paired, self.summary, steps=self.steps)
+        return rows.assign(verdict=rows.verdict.map(self.printed))
+
+    def printed(self, verdict: str) -> str:
+        """A verdict as it is shown: that of a smoke sweep never without the word."""
+        return f"{SMOKE}{verdict}" if self.is_smoke else verdict
 
     @functools.cached_property
     def stability(self) -> pd.DataFrame:
-        """How often tuning on other seeds would choose the same learning rate."""
-        return stability(self.grid, metric=str(self.rates.metric.iloc[0]))
+        """How often other seeds would choose the same candidate."""
+        return stability(self.trials, select=self.select, average=self.average)
 
     @property
     def steps(self) -> int:
@@ -144,30 +181,53 @@ def declared_losses(plan: Mapping[str, Any], runs: pd.DataFrame) -> list[str]:
     return sorted(every.index[every])
 
 
+def seen_before(plan: Mapping[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
+    """Those runs that another sweep had trained under another declaration, or under none.
+
+    Args:
+        plan: Content of sweep.json, which says so of each run since it was planned.
+        runs: Of the sweep, placed.
+
+    Returns:
+        Columns loss, sweep (its name), declaration (sha256; empty where nothing was declared).
+    """
+    rows = [
+        (loss, facts["seen_in"], facts["seen_under"])
+        for run_id, loss in zip(runs.run_id, runs.loss, strict=True)
+        if "seen_under" in (facts := plan["planned"][run_id])
+    ]
+    return pd.DataFrame(rows, columns=["loss", "sweep", "declaration"])
+
+
 def declared_in_context(plan: Mapping[str, Any], runs: pd.DataFrame) -> frozenset[str]:
-    """Losses that the first declaration tuned in a context; other parameters make another loss.
+    """Losses that the first declaration named in a context; other parameters make another loss.
 
     Args:
         plan: Content of sweep.json.
-        runs: All of the context, placed, those of stage tune among them.
+        runs: All of the context, placed.
     """
-    first = next(iter(plan["declarations"]), {"sha256": None})
-    tuned = runs[runs.stage == "tune"]
-    declared = [plan["planned"][run_id].get("declaration") for run_id in tuned.run_id]
-    return frozenset(tuned.loss[[sha == first["sha256"] for sha in declared]])
+    if not plan["declarations"]:
+        return frozenset()
+    first = plan["declarations"][0]["sha256"]
+    declared = [plan["planned"][run_id].get("declaration") == first for run_id in runs.run_id]
+    return frozenset(runs.loss[declared])
 
 
 # ---- the comparisons of a sweep ------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=1)
-def all_comparisons(sweep: records.Records) -> list[Comparison]:
-    """Every context and condition of a sweep, with the runs that are compared there.
+def all_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparison]:
+    """Every context of a sweep, each loss at its own choice, then at the reference's rate.
 
-    Those of stage confirm where there are any; else the exploratory ones, else those of tune, each
-    loss at its best learning rate on validation.
+    Args:
+        sweep: Its records.
+        seeds: How many of the declared seeds count, the first ones; 0 counts all runs.
     """
-    runs = placed(sweep.runs, tuned=declaration_of(sweep.plan)["tuned"])
+    declaration = declaration_of(sweep.plan)
+    runs = placed(sweep.runs, tuned=declaration["tuned"])
+    if seeds:
+        runs = runs[runs.seed.isin(declaration["seeds"][:seeds])]
     labels = runs.drop_duplicates("context").set_index("context").label
     stems = labels.map(slug)
     is_ambiguous = stems.str.casefold().duplicated(keep=False) | (stems.str.len() > 60)
@@ -211,97 +271,134 @@ def main_of(group: Sequence[Comparison]) -> Comparison:
 
 
 def _of_context(runs: pd.DataFrame, sweep: records.Records, *, stem: str) -> Iterator[Comparison]:
-    """The comparison at each condition, from all runs of one context."""
+    """The comparisons of one context, from all of its runs."""
     declaration = declaration_of(sweep.plan)
+    tuned, confidence = declaration["tuned"], declaration["confidence"]
     place = {"data": str(runs.data.iloc[0]), "task": str(runs.task.dropna().iloc[0])}
     metric = records.declared(declaration["primary"], **place)
     select = records.declared(declaration.get("select", {}), **place) or metric
-    stage = next(stage for stage in STAGES if (runs.stage == stage).any())
+    evals = sweep.evals[sweep.evals.run_id.isin(runs.run_id)]
+    at = {"evals": evals, "endpoint": declaration["endpoint"]}
+    metrics = [metric]
+    for name, facts in records.METRICS.items():
+        # At another endpoint than the last step only some runs have final metrics.
+        is_comparable = declaration["endpoint"] == "last" or not facts.is_final
+        if facts.task == place["task"] and is_comparable and name != metric:
+            metrics.append(name)
 
-    grid = runs[runs.stage == ("tune" if (runs.stage == "tune").any() else stage)]
-    grid = endpoint(
-        grid, sweep.evals, split="validation", metric=select, endpoint=declaration["endpoint"]
+    validation = endpoint(runs, split="validation", metric=select, **at)
+    trials = endpoint(runs, split="test", metric=metrics, **at).assign(
+        selected_by=validation[select], candidate=candidates(runs, tuned=tuned)
     )
-    grid = profiled(grid, metric=select, tuned=declaration["tuned"])
-    rates = learning_rates(grid, metric=select, confidence=declaration["confidence"])
+    average = records.declared(declaration["average"], **place) or "mean"
+    looks = declaration["looks"]
+    first = declaration["seeds"][: looks[0]] if looks else [*{*runs.seed}]
+    # Later looks have more seeds, but not at every rate: averages side by side are the first one's.
+    grid = at_choice(
+        validation[validation.seed.isin(first)].assign(
+            selected_by=validation[select], candidate=trials.candidate
+        ),
+        select=select,
+        average=average,
+        by=["context", "loss", "lr"],
+    )
+    rates = learning_rates(grid, metric=select, confidence=confidence)
+    own = at_choice(trials, select=select, average=average)
+    is_chosen = pd.MultiIndex.from_frame(rates[["loss", "lr"]]).isin(
+        pd.MultiIndex.from_frame(own[["loss", "lr"]])
+    )
+    rates = rates.assign(best=is_chosen & rates.value.notna(), split="validation")
 
-    judged = runs[runs.stage == stage]
-    if stage != "confirm":
-        best = at_best_rate(grid[grid.stage == stage], metric=select)
-        judged = judged[judged.run_id.isin(best.run_id)]
-    judged = with_reference(judged, records.declared(declaration["reference"], **place))
-    fair = judged[[records.CONDITIONS[name].is_own for name in judged.condition]]
-    used = pd.MultiIndex.from_frame(fair[["loss", "lr"]])
-    is_used = pd.MultiIndex.from_frame(rates[["loss", "lr"]]).isin(used)
-    rates = rates.assign(best=is_used & rates.value.notna(), split="validation")
-
-    spent = budgets(runs, tuned=declaration["tuned"])
-    expected = declared_in_context(sweep.plan, runs) if stage == "confirm" else frozenset()
-    for condition in records.CONDITIONS:
-        cell = judged[judged.condition == condition]
-        if cell.empty:
+    expected = declared_in_context(sweep.plan, runs)
+    declared = declared_losses(sweep.plan, runs) if expected else []
+    reference = _reference(declaration, runs, is_declared=bool(expected), **place)
+    seen = seen_before(sweep.plan, runs) if expected else seen_before(sweep.plan, runs.iloc[:0])
+    # The margin is that of the first look.
+    base = endpoint(runs, split="validation", metric=metric, **at).assign(
+        selected_by=validation[select], candidate=trials.candidate
+    )
+    base = base[(base.loss == reference) & base.seed.isin(first)]
+    margin = resolved_margin(
+        records.declared(declaration["margin"], **place),
+        at_choice(base, select=select, average=average),
+        metric=metric,
+        reference=reference,
+        unit=sweep.plan["data"].get(place["data"], {}).get("unit", ""),
+    )
+    shared: dict[str, Any] = {
+        "metric": metric,
+        "reference": reference,
+        "select": select,
+        "margin": margin.value,
+        "confidence": confidence,
+        "average": average,
+        "declared": sorted({*declared} - {*seen.loss}),
+        "declared_challengers": len(expected - {reference}),
+    }
+    is_mine = sweep.examples.metric.eq(metric) & sweep.examples.run_id.isin(trials.run_id)
+    examples = sweep.examples[is_mine] if declaration["endpoint"] == "last" else None
+    # Why a loss differs is asked of the first look alone.
+    whole = trials[trials.seed.isin(first)]
+    views = {
+        "own_lr": (trials, own),
+        "reference_lr": (whole, _at_rate(whole, reference, select, average)),
+    }
+    for condition, (table, chosen) in views.items():
+        if condition != "own_lr" and (chosen.loss.nunique() < 2 or trials.lr.nunique() < 2):
             continue
-        metrics = [metric]
-        for name, facts in records.METRICS.items():
-            # At another endpoint than the last step only some runs have final metrics.
-            is_comparable = declaration["endpoint"] == "last" or not facts.is_final
-            if facts.task == place["task"] and is_comparable and name != metric:
-                metrics.append(name)
-        frame = endpoint(
-            cell,
-            sweep.evals,
-            split=STAGES[stage],
-            metric=metrics,
-            endpoint=declaration["endpoint"],
-        )
-        declared = declared_losses(sweep.plan, cell) if stage == "confirm" else []
-        reference = _reference(declaration, cell, stage=stage, **place)
-        pairs, refusal = paired(frame.iloc[:0], metric=metric, reference=""), ""
+        pairs, refusal = pd.DataFrame(columns=PAIRED), ""
         try:
-            if reference not in {*cell.loss}:
-                raise ValueError(f"the declared reference {reference} has no confirmed run here.")
+            if reference not in {*runs.loss}:
+                raise ValueError(f"the declared reference {reference} has no run here.")
+            is_own = condition == "own_lr"
             pairs = paired(
-                frame,
-                metric=metric,
-                reference=reference,
-                margin=records.declared(declaration["margin"], **place),
-                family=declaration["family"],
-                confidence=declaration["confidence"],
-                declared=declared,
-                declared_challengers=len(expected - {reference}),
+                table,
+                condition=condition,
+                looks=looks if is_own else (),
+                examples=examples if is_own else None,
+                **shared,
             )
         except ValueError as error:
             refusal = str(error)
-        outcomes = summary(frame, metrics=metrics, confidence=declaration["confidence"])
+        chosen = chosen.assign(condition=condition)
+        outcomes = summary(chosen, metrics=metrics, confidence=confidence)
         yield Comparison(
-            label=str(cell.label.iloc[0]),
-            stage=stage,
+            label=str(runs.label.iloc[0]),
             condition=condition,
             metric=metric,
             reference=reference,
-            runs=frame,
-            summary=outcomes.assign(split=STAGES[stage]),
-            paired=pairs.assign(split=STAGES[stage]),
+            trials=table,
+            runs=chosen,
+            summary=outcomes.assign(split="test"),
+            paired=pairs.assign(split="test", margin_share=margin.share),
             grid=grid,
             rates=rates,
-            budgets=spent,
+            budgets=budgets(runs, tuned=tuned),
             declared=tuple(declared),
             expected=expected,
             refusal=refusal,
             stem=stem,
+            margin=margin,
+            average=average,
+            seen=seen,
+            looks=tuple(looks) if condition == "own_lr" else (),
+            is_smoke=declaration["size"] == "smoke",
         )
 
 
+def _at_rate(trials: pd.DataFrame, reference: str, select: str, average: str) -> pd.DataFrame:
+    """The runs at the rate that the reference chooses; of what else is tuned each loss's best."""
+    base = at_choice(trials[trials.loss == reference], select=select, average=average)
+    return at_choice(trials[trials.lr.isin([*base.lr])], select=select, average=average)
+
+
 def _reference(
-    declaration: Mapping[str, Any], runs: pd.DataFrame, *, stage: str, data: str, task: str
+    declaration: Mapping[str, Any], runs: pd.DataFrame, *, is_declared: bool, data: str, task: str
 ) -> str:
-    """The declared reference; where nothing was confirmed and it did not run, one that did."""
-    declared, losses = (
-        records.declared(declaration["reference"], data=data, task=task),
-        {*runs.loss},
-    )
-    if declared in losses or stage == "confirm":
-        return declared
+    """The declared reference; where nothing was declared and it did not run, one that did."""
+    name, losses = records.declared(declaration["reference"], data=data, task=task), {*runs.loss}
+    if name in losses or is_declared:
+        return name
     return next((loss for loss in records.REFERENCE.values() if loss in losses), min(losses))
 
 
@@ -341,40 +438,22 @@ def corruption_curves(
                 yield curve.reset_index(drop=True).assign(split=split)
 
 
-def normalised_scores(
-    comparisons: Iterable[Comparison], sweep: records.Records
-) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Task, metric and `normalised` scores of those losses that several contexts have in common."""
-    groups: dict[tuple[str, str, str], list[pd.DataFrame]] = {}
-    for one in comparisons:
-        if not one.refusal:  # unequal runs have no common scale either
-            groups.setdefault((one.task, one.metric, one.reference), []).append(one.runs)
-    for (task, metric, reference), parts in groups.items():
-        common = set.intersection(*({*runs.loss} for runs in parts))
-        if len(parts) < 2 or not {reference} < common:
-            continue
-        runs = pd.concat(parts, ignore_index=True)
-        runs = runs[runs.loss.isin(common)]
-        first = sweep.evals[(sweep.evals.step == 0) & (sweep.evals.split == "test")]
-        first = first[first.metric == metric].set_index("run_id").value
-        start = runs.run_id.map(first).groupby(runs.context).mean()
-        scores = normalised(runs, metric=metric, reference=reference, start=dict(start))
-        if scores.score.notna().any():
-            yield task, metric, scores.assign(reference=reference)
-
-
 def selection_costs(mains: Iterable[Comparison], sweep: records.Records) -> Iterator[pd.DataFrame]:
-    """What selection on corrupted validation cost in each task; nothing without corruption."""
+    """What selection on corrupted validation cost in each task, on the first look's seeds.
+
+    Nothing without corruption.
+    """
     if not sweep.evals.metric.isin([*records.CLEAN.values()]).any():
         return
     declaration = declaration_of(sweep.plan)
     runs = placed(sweep.runs, tuned=declaration["tuned"])
     for main in mains:
         yield selection_cost(
-            runs[runs.context == main.runs.context.iloc[0]],
+            runs[runs.run_id.isin(main.trials.run_id) & runs.seed.isin(main.grid.seed)],
             sweep.evals,
-            metric=str(main.rates.metric.iloc[0]),
+            metric=main.select,
             at=declaration["endpoint"],
             tuned=declaration["tuned"],
             confidence=declaration["confidence"],
+            average=main.average,
         )

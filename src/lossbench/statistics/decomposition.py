@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench import records
-from lossbench.statistics.design import CURES, FACTS, refuse_unequal, with_reference
+from lossbench.statistics.design import CURES, FACTS, refuse_unequal
 from lossbench.statistics.intervals import estimate
 
 PARTS = ("total", "scale", "weighting", "rest")
@@ -48,7 +48,7 @@ def decomposition(
     """
     if "signal" not in frame:
         raise ValueError("no column signal: place the runs with placed(runs, tuned=['signal'])")
-    full = with_reference(frame[frame.signal.isin([*records.SIGNALS])], reference)
+    full = frame[frame.signal.isin([*records.SIGNALS])]
     rows = []
     for (_, _, lr), cell in full.groupby(["context", "condition", "lr"], sort=False):
         base = cell[(cell.loss == reference) & (cell.signal == "own")]

@@ -24,10 +24,7 @@ CURES = {
 FACTS = ["context", "label", "task", "condition", "loss", "family"]
 """Columns that begin every estimate: what it is an estimate of."""
 
-BORROWED = "own_lr"
-"""Condition whose runs of the reference serve every other condition of their context."""
-
-_NO_FACTORS = {"run_id", "pack_id", "name", "stage", "condition", "loss", "lr", "seed"}
+_NO_FACTORS = {"run_id", "pack_id", "name", "look", "loss", "lr", "seed"}
 _NO_FACTORS |= {"source_sha", "experiment", "extensions"}  # the loss's code is part of source_sha
 
 _QUIET = ("log_every", "eval_every", "batch_size", "schedule.name", "steps", "init.output_scale")
@@ -229,7 +226,13 @@ def placed(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
         leaves = [leaves.get(recorded(key)) for leaves in configs]
         plain = [json.dumps(leaf) if isinstance(leaf, list) else leaf for leaf in leaves]
         columns[key] = pd.Series(plain, index=runs.index)
-    return runs.assign(context=table.context, label=table.label, loss=table.variant, **columns)
+    return runs.assign(
+        context=table.context,
+        label=table.label,
+        loss=table.variant,
+        condition="own_lr",
+        **columns,
+    )
 
 
 def joined(frame: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -237,26 +240,6 @@ def joined(frame: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     facts = placed(runs).set_index("run_id")[[*FACTS, "lr", "seed"]]
     columns = frame.columns.difference(facts.columns, sort=False)
     return frame[columns].join(facts, on="run_id", how="inner")
-
-
-def with_reference(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """The runs, with the reference's own_lr runs in every condition in which it was not trained.
-
-    The reference's own learning rate is the reference's learning rate, and its scale matches its
-    own, so its runs in one condition are its runs in all of them. A condition in which the
-    reference has a run of its own, however it ended, borrows none.
-
-    Args:
-        frame: From `endpoint`, one row a run.
-        reference: The loss the others are compared with.
-    """
-    borrowed = frame[(frame.loss == reference) & (frame.condition == BORROWED)]
-    parts = [frame]
-    for (context, condition), cell in frame.groupby(["context", "condition"], sort=False):
-        if reference not in {*cell.loss}:
-            parts.append(borrowed[borrowed.context == context].assign(condition=condition))
-    parts = [part for part in parts if len(part)]
-    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else frame
 
 
 def refuse_unequal(cell: pd.DataFrame, *, columns: Iterable[str] = tuple(CURES)) -> None:
@@ -270,7 +253,8 @@ def refuse_unequal(cell: pd.DataFrame, *, columns: Iterable[str] = tuple(CURES))
         ValueError: Names the seed, the column, both losses and the cure.
     """
     ran = cell[cell.status.isin(records.RESULTS)].sort_values(["seed", "loss"])
-    for row in ran[ran.duplicated(["loss", "seed"])].itertuples():
+    keys = [name for name in ("loss", "candidate", "seed") if name in ran]
+    for row in ran[ran.duplicated(keys)].itertuples():
         raise ValueError(
             f"seed {row.seed} of {row.label}: {row.loss} has several runs (lr {row.lr:g} and "
             "another), a pair needs one of each loss. Keep one learning rate per loss."

@@ -8,8 +8,17 @@ from collections.abc import Iterable
 import pandas as pd
 
 from lossbench import records
-from lossbench.statistics.comparisons import Comparison
+from lossbench.statistics.comparisons import Comparison, declaration_of
 from lossbench.statistics.intervals import FEWEST_PAIRS
+from lossbench.statistics.sentences import fragility, seen_text
+
+WORDS = {
+    "undefined": "{} has no value in runs of",
+    "incomplete": "runs failed or are missing, so there is no verdict",
+    "too few pairs": f"fewer than {FEWEST_PAIRS} pairs, so there is no verdict",
+    "undecided": "undecided after all the seeds there are",
+}
+"""What is held against a verdict; {} is the metric."""
 
 WIDEST = 10.1
 """Factor from one learning rate to the next that still tells which suits a loss."""
@@ -24,39 +33,49 @@ def objections(sweep: records.Records, comparisons: Iterable[Comparison]) -> lis
 
     Returns:
         Missing and failed runs, pairs that were refused, comparisons that were not declared
-        beforehand, have too few pairs or too coarse a grid of learning rates; none where the
-        sweep is what it claims to be.
+        beforehand or whose runs had been seen, are undecided, have too few pairs, a grid of
+        learning rates that is too coarse or too short, were still improving, or rest on one seed;
+        none where nothing is to be said.
     """
     sentences = []
+    if declaration_of(sweep.plan)["size"] == "smoke":
+        sentences.append("size=smoke shows that every part runs; its verdicts mean nothing.")
     for status, words in {"failed": "failed", "missing": "are missing"}.items():
         if count := int((sweep.runs.status == status).sum()):
             sentences.append(f"{count} of {len(sweep.runs)} runs {words}.")
     for one in comparisons:
-        where = f"{one.label} ({one.condition})"
+        where = one.label
+        if not one.is_main:
+            where += f" {records.CONDITIONS[one.condition].short}"
         if one.refusal:
             sentences.append(f"{where}: no pairs, {one.refusal}")
-        if one.stage != "confirm":
-            sentences.append(f"{where}: nothing was confirmed on fresh seeds.")
+        if not one.is_declared:
+            sentences.append(f"{where}: nothing was declared before its runs.")
             continue
-        late = one.paired.loss[one.paired.exploratory.astype(bool)]
-        if len(late):
-            sentences.append(f"{where}: not declared before the first run: {', '.join(late)}.")
+        if not one.is_main:
+            continue
+        if one.late:
+            sentences.append(f"{where}: not declared before the first run: {', '.join(one.late)}.")
+        if text := seen_text(one.seen, count=len(one.trials)):
+            sentences.append(f"{where}: {text}.")
         if one.absent:
-            sentences.append(f"{where}: declared, and not confirmed: {', '.join(one.absent)}.")
-        if one.is_main and (objection := unequal_budgets(one.budgets)):
-            sentences.append(f"{where}: {objection}")
-        if one.is_main and (objection := coarse_grid(one.rates)):
-            sentences.append(f"{where}: {objection}")
-        undefined = one.paired.loss[one.paired.undefined.astype(bool)]
-        if len(undefined):
+            sentences.append(f"{where}: declared, and not run: {', '.join(one.absent)}.")
+        for text in (unequal_budgets(one.budgets), coarse_grid(one.rates), edge_of_grid(one)):
+            if text:
+                sentences.append(f"{where}: {text}")
+        for word, why in WORDS.items():
+            losses = one.paired.loss[one.paired.verdict == word]
+            if len(losses):
+                sentences.append(f"{where}: {why.format(one.metric)}: {', '.join(losses)}.")
+        improving = one.verdicts.loss[one.verdicts.still_improving.astype(bool)]
+        if len(improving):
             sentences.append(
-                f"{where}: {one.metric} has no value in runs of {', '.join(undefined)}."
+                f"{where}: validation was still improving at the last step for the loss or the "
+                f"reference: {', '.join(improving)}."
             )
-        short = one.paired.loss[one.paired.verdict == "too few pairs"]
-        if len(short):
-            sentences.append(
-                f"{where}: fewer than {FEWEST_PAIRS} pairs, so no verdict: {', '.join(short)}."
-            )
+        for row in one.paired.to_dict("records"):
+            if text := fragility(row):
+                sentences.append(f"{where}: {row['loss']}: {text}.")
     return sentences
 
 
@@ -66,12 +85,26 @@ def unequal_budgets(budgets: pd.DataFrame) -> str:
     Args:
         budgets: From `budgets`, of one context.
     """
-    if len(budgets[["trials", "tuning_runs"]].drop_duplicates()) < 2:
+    if budgets.candidates.nunique() < 2:
         return ""
-    spent = ", ".join(
-        f"{row.loss} {row.trials} in {row.tuning_runs}" for row in budgets.itertuples()
-    )
-    return f"budgets differ, so these losses were not tuned alike; candidates in runs: {spent}."
+    spent = ", ".join(f"{row.loss} {row.candidates}" for row in budgets.itertuples())
+    return f"budgets differ, so these losses were not tuned alike; candidates: {spent}."
+
+
+def edge_of_grid(comparison: Comparison) -> str:
+    """A sentence where a chosen learning rate is the first or last of three or more, else nothing.
+
+    Args:
+        comparison: With its `rates`.
+    """
+    edge = []
+    for loss, rates in comparison.rates.groupby("loss", sort=False):
+        best = rates.lr[rates.best.astype(bool)]
+        if rates.lr.nunique() > 2 and best.isin([rates.lr.min(), rates.lr.max()]).any():
+            edge.append(str(loss))
+    if not edge:
+        return ""
+    return f"best learning rate on the edge of the grid, maybe not the best: {', '.join(edge)}."
 
 
 def coarse_grid(rates: pd.DataFrame) -> str:

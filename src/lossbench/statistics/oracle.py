@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from lossbench import records
+from lossbench.statistics.choice import at_choice, candidates
 from lossbench.statistics.design import FACTS, endpoint, placed
 from lossbench.statistics.intervals import estimate
-from lossbench.statistics.tuning import best
 
 SELECTED = [*FACTS, "selected_by", "metric", "noisy_lr", "clean_lr", "is_same", "noisy_value"]
 SELECTED += ["clean_value", "cost", "low", "high", "n", "lost", "confidence"]
@@ -25,21 +25,25 @@ def selection_cost(
     at: str = "last",
     tuned: Sequence[str] = (),
     confidence: float = 0.95,
+    average: str = "mean",
 ) -> pd.DataFrame:
     """What each loss lost by a choice on corrupted validation, against one on clean validation.
 
-    Both choose among the same candidates, evaluated at the same steps. On the seeds that clean
-    validation chose by, its choice has the best mean: without divergence the cost cannot be
-    negative, and is somewhat more than what an oracle would gain on fresh seeds. Where a seed
-    diverged, means and pairs are of other seeds, and it can.
+    Both choose by `choice.chosen` among the same candidates, evaluated at the same steps. On the
+    seeds that clean validation chose by, its choice has the best mean:
+    without divergence the cost cannot be negative, and is somewhat more than what an oracle would
+    gain on fresh seeds. Where a seed diverged, means and pairs are of other seeds, or the median
+    chooses, it can.
 
     Args:
-        runs: Table `runs`, or from `placed`, of one kind of task; those of stage tune count.
+        runs: Table `runs`, or from `placed`, of one kind of task, with every candidate on
+            every seed.
         evals: Table `evals`.
         metric: What the sweep selected by.
         at: The declared endpoint, "last" or "best".
         tuned: What was tuned beside the learning rate, as given to `placed`.
         confidence: Coverage of each interval, not adjusted for their number.
+        average: Of the seeds, in both choices: "mean" or "median".
 
     Returns:
         Rows by `FACTS` of contexts with corrupted targets: selected_by, metric (that of
@@ -48,25 +52,28 @@ def selection_cost(
         cost (mean over seeds by which the noisy choice is worse, in units of the metric) with its
         paired t interval, n pairs in which both survived, lost pairs in which one did not.
     """
-    mine = placed(runs[runs.stage == "tune"], tuned=tuned)
+    mine = placed(runs, tuned=tuned)
     corrupted = evals.run_id[evals.metric.isin([*records.CLEAN.values()])]
     mine = mine[mine.context.isin(mine.context[mine.run_id.isin(corrupted)])]
     if mine.empty:
         return pd.DataFrame(columns=SELECTED)
     clean, rows = records.CLEAN[str(mine.task.dropna().iloc[0])], []
     frame = endpoint(mine, evals, split="validation", metric=[metric, clean], endpoint=at)
-    settings = ["lr", *(key for key in tuned if key != "optimizer.lr")]
-    frame["candidate"] = frame.groupby(settings, dropna=False).ngroup()
+    frame["candidate"] = candidates(frame, tuned=tuned)
     for facts, cell in frame.groupby(FACTS, sort=False, dropna=False):
         row = dict(zip(FACTS, facts, strict=True)) | {"selected_by": metric, "metric": clean}
-        rows.append(row | _chosen_twice(cell, metric, clean, confidence))
+        rows.append(row | _chosen_twice(cell, metric, clean, confidence, average))
     return pd.DataFrame(rows, columns=SELECTED)
 
 
-def _chosen_twice(cell: pd.DataFrame, metric: str, clean: str, confidence: float) -> dict[str, Any]:
+def _chosen_twice(
+    cell: pd.DataFrame, metric: str, clean: str, confidence: float, average: str
+) -> dict[str, Any]:
     """The candidates of one loss that either metric chooses, seed by seed against each other."""
     noisy, oracle = (
-        cell[cell.candidate == best(cell, metric=name, by="candidate")].set_index("seed")
+        at_choice(cell.assign(selected_by=cell[name]), select=name, average=average).set_index(
+            "seed"
+        )
         for name in (metric, clean)
     )
     cost = -records.sign(clean) * (noisy[clean] - oracle[clean])

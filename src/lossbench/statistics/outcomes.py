@@ -51,38 +51,38 @@ def divergence_rates(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.Data
         confidence: Coverage of each interval.
 
     Returns:
-        Rows by stage and `FACTS`: `diverged`, value (the share), low, high, n.
+        Rows by `FACTS`: `diverged`, value (the share), low, high, n.
     """
     mine, rows = placed(runs), []
     mine = mine[mine.status.isin(records.RESULTS)]
-    for facts, cell in mine.groupby(["stage", *FACTS], sort=False, dropna=False):
+    for facts, cell in mine.groupby(FACTS, sort=False, dropna=False):
         count = int((cell.status == "diverged").sum())
-        shared = dict(zip(["stage", *FACTS], facts, strict=True)) | {"diverged": count}
+        shared = dict(zip(FACTS, facts, strict=True)) | {"diverged": count}
         rows.append(shared | vars(share(count, len(cell), confidence=confidence)))
     return pd.DataFrame(rows)
 
 
 def completeness(runs: pd.DataFrame) -> pd.DataFrame:
-    """How many of the planned runs ended how, per stage and context.
+    """How many of the planned runs ended how, per context.
 
     Args:
         runs: Table `runs`.
 
     Returns:
-        Rows by stage, context and label: `planned`, counts by status, and `unfinished`: what
+        Rows by context and label: `planned`, counts by status, and `unfinished`: what
         failed or is missing, in words.
     """
     rows = []
-    for facts, cell in placed(runs).groupby(["stage", "context", "label"], dropna=False):
+    for facts, cell in placed(runs).groupby(["context", "label"], dropna=False):
         left = cell[cell.status.isin(["failed", "missing"])].sort_values(["loss", "lr", "seed"])
         names = [
             f"{row.loss} lr={row.lr:g} seed={row.seed:g} {row.status}"
             + (f" ({row.reason})" if isinstance(row.reason, str) and row.reason else "")
             for row in left.itertuples()
         ]
-        shared = dict(zip(["stage", "context", "label"], facts, strict=True))
+        shared = dict(zip(["context", "label"], facts, strict=True))
         rows.append(shared | {"planned": len(cell), **counts(cell), "unfinished": "; ".join(names)})
-    columns = ["stage", "context", "label", "planned", *records.STATUSES, "unfinished"]
+    columns = ["context", "label", "planned", *records.STATUSES, "unfinished"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -1,8 +1,9 @@
-"""Every loss against a reference, seed by seed, and the verdict."""
+"""Every loss against a reference, seed by seed, each at the candidate it chose, and the verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,22 +11,27 @@ import pandas as pd
 from scipy import stats
 
 from lossbench import records
-from lossbench.statistics.design import CURES, FACTS, refuse_unequal, with_reference
-from lossbench.statistics.intervals import (
-    FEWEST_PAIRS,
-    Estimate,
-    bootstrap_t,
-    estimate,
-    holm,
-    share,
-    wilcoxon,
+from lossbench.statistics.choice import (
+    Choice,
+    Trials,
+    chosen,
+    difference,
+    least_step,
+    luck,
+    trials,
 )
-from lossbench.statistics.power import pairs_for
+from lossbench.statistics.design import CURES, FACTS, refuse_unequal
+from lossbench.statistics.examples import contributions, variance_of_examples
+from lossbench.statistics.intervals import FEWEST_PAIRS, bootstrap_t
+from lossbench.statistics.looks import level_at, look_of
+from lossbench.statistics.verdict import divergence_p, seeds_needed, verdict
 
-PAIRED = [*FACTS, "metric", "reference", "pairs", "difference", "low", "high", "verdict", "margin"]
-PAIRED += ["confidence", "comparisons", "p", "p_holm", "diverged", "reference_diverged", "wins"]
-PAIRED += ["trials", "win_low", "win_high", "pairs_needed", "exploratory", "differences"]
-PAIRED += ["undefined", "boot_low", "boot_high", "p_wilcoxon", "p_wilcoxon_holm", "smallest_p"]
+PAIRED = [*FACTS, "metric", "reference", "lr", "reference_lr", "seeds", "pairs", "difference"]
+PAIRED += ["low", "high", "verdict", "margin", "confidence", "comparisons", "look", "level"]
+PAIRED += ["fixed_low", "fixed_high", "chosen_again", "diverged", "reference_diverged"]
+PAIRED += ["p_diverged", "unfinished", "undefined", "median", "won", "largest_share", "boot_low"]
+PAIRED += ["boot_high", "seeds_needed", "exploratory", "average", "test_examples", "examples_low"]
+PAIRED += ["examples_high", "examples_verdict", "limited_by", "luck", "resolution", "differences"]
 """Columns of `paired`."""
 
 
@@ -34,243 +40,259 @@ def paired(
     *,
     metric: str,
     reference: str,
+    select: str = "",
+    condition: str = "own_lr",
     margin: float = 0.0,
-    family: str = "task",
     confidence: float = 0.95,
+    looks: Sequence[int] = (),
     declared: Sequence[str] = (),
     declared_challengers: int = 0,
+    average: str = "mean",
+    examples: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Every loss against the reference, seed by seed, with simultaneous intervals and a verdict.
 
-    Each context and condition is a family of its own. Bonferroni over its m comparisons: the
-    declared challengers. A loss outside the declaration is exploratory, and its m counts all
-    challengers. Where the reference was not trained it is borrowed, see `with_reference`.
+    Both stand at the candidate with the best average on validation over the seeds they share; the
+    interval holds that other seeds would have chosen others. Each context is a family of its own:
+    Bonferroni over its m comparisons, the declared challengers, and over the looks. A loss outside
+    the declaration is exploratory, and its m counts all challengers.
 
     Args:
-        frame: From `endpoint`, one row a run.
+        frame: One row a run, see `choice.trials`; without `candidate` each loss has one.
         metric: Column to compare; its direction is `records.direction(metric)`.
         reference: The loss the others are compared with.
+        select: Metric of the column `selected_by`; empty takes `metric`.
+        condition: "own_lr", or "reference_lr": every loss at the rate that the reference chose.
         margin: Largest difference that does not matter, in units of the metric.
-        family: What the intervals hold for simultaneously; "task" is the only one so far.
-        confidence: Simultaneous coverage over the family.
+        confidence: Simultaneous coverage over family and looks.
+        looks: Numbers of seeds at which verdicts may be read; none has one look, at all of them.
         declared: Losses named beforehand; none makes every comparison exploratory.
-        declared_challengers: How many were declared for the context, those that are absent here
-            included: m is never less.
+        declared_challengers: How many were declared for the context, absent ones included.
+        average: How seeds are summarised, in choosing and in judging: "mean" or "median".
+        examples: Table `examples`, where a verdict is asked to carry over to new test examples.
 
     Returns:
-        Per context, condition and challenger: `pairs`, `difference` (loss - reference, mean over
-        pairs in which both survived), `low`, `high`, `verdict`, `comparisons` (m), `p`, `p_holm`,
-        `diverged` and `reference_diverged` runs, `wins` of `trials` with their exact binomial
-        interval (a diverged run loses, a tie is no trial), `pairs_needed` (where nothing is
-        settled: those that would settle it with a power of 80 %, were mean and spread the true
-        ones), `undefined` (pairs of done runs without a value), `exploratory`, and `differences`
-        (all of them, by seed). Beside the verdict, never part of it: the bootstrap-t interval at
-        the same level, `boot_low` and `boot_high`, and `p_wilcoxon` (exact signed rank) with its
-        Holm adjustment. Its `smallest_p` is what the pairs that differ can attain; where that
-        misses the level it is refused (NaN), and counts as 1 for the others' adjustment.
+        Per context and challenger: `lr` and `reference_lr`, `seeds` that both have, `pairs` in
+        which both survived, `difference` (loss - reference, their average), `low` and `high`,
+        `fixed_low` and `fixed_high` (the narrower interval at these rates, as if nobody had chosen
+        them), `chosen_again` (share of resamples that choose both again), `verdict`,
+        `comparisons` (m), `look` (from 1) and `level` (confidence of this one interval);
+        `diverged` and `reference_diverged` seeds with the exact paired test `p_diverged`;
+        `unfinished` runs, `undefined` pairs; `median` difference, seeds `won`, `largest_share` of
+        the variance that one seed makes, and the bootstrap-t interval `boot_low`, `boot_high`;
+        `seeds_needed` (where it is undecided); `differences` by seed, `luck` and `resolution`, of
+        which `choice.two_intervals` makes the interval at another confidence. Where every pair has
+        its `test_examples`: `examples_low`, `examples_high` and `examples_verdict` for new seeds
+        and new examples, and `limited_by`, "seeds" or "test examples": what makes more of its
+        variance.
 
     Raises:
         ValueError: Two runs of a pair differ in a fingerprint, or a run has a twin.
     """
-    if family != "task":
-        raise ValueError(f"family {family!r} is unknown: declare 'task'")
     tables = [pd.DataFrame(columns=PAIRED)]
-    columns = [*dict.fromkeys([*FACTS, "seed", "lr", "status", *CURES, metric])]
-    full = with_reference(frame[[name for name in columns if name in frame]], reference)
-    for _, cell in full.groupby(["context", "condition"], sort=False):
+    for _, cell in _with_candidates(frame, metric).groupby("context", sort=False):
+        if reference in {*cell.loss}:
+            refuse_unequal(cell)
         challengers = sorted({*cell.loss} - {reference})
         early = [loss for loss in challengers if {loss, reference} <= {*declared}]
         base, rows = cell.loc[cell.loss == reference], []
         for loss in challengers if len(base) else []:
             runs = cell.loc[cell.loss == loss]
-            refuse_unequal(pd.concat([base, runs]))
             m = max(len(early if loss in early else challengers), declared_challengers)
-            row = _versus(runs, base, metric=metric, margin=margin, level=1 - (1 - confidence) / m)
-            rows.append(row | {"comparisons": m, "exploratory": loss not in early})
+            row = _versus(
+                runs,
+                base,
+                metric=metric,
+                select=select or metric,
+                condition=condition,
+                margin=margin,
+                confidence=confidence,
+                comparisons=m,
+                looks=looks,
+                average=average,
+                resolution=least_step(cell[metric].to_numpy(dtype=float), metric=metric),
+                examples=examples,
+            )
+            if row:
+                rows.append(row | {"exploratory": loss not in early})
         if rows:
-            tables.append(_with_holm(pd.DataFrame(rows)))
+            tables.append(pd.DataFrame(rows))
     table = pd.concat(tables[1:] or tables, ignore_index=True)
-    shared = {"metric": metric, "reference": reference, "margin": margin, "confidence": confidence}
-    return table.assign(**shared)[PAIRED]
+    return table.assign(metric=metric, reference=reference, condition=condition)[PAIRED]
 
 
-def _with_holm(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one family with adjusted p's; a refused test still counts as one."""
-    rank = table.p_wilcoxon.mask(table.p_wilcoxon.isna() & (table.pairs > 0), 1.0)
-    adjusted = {
-        name: holm(p.mask(table.exploratory)).where(~table.exploratory, holm(p))
-        for name, p in {"p_holm": table.p, "p_wilcoxon_holm": rank}.items()
-    }
-    refused = adjusted["p_wilcoxon_holm"].mask(table.p_wilcoxon.isna())
-    return table.assign(p_holm=adjusted["p_holm"], p_wilcoxon_holm=refused)
+def _with_candidates(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The runs with what chooses among candidates; one candidate a loss needs no choice."""
+    if "candidate" not in frame:
+        frame = frame.assign(candidate=0, selected_by=frame[metric])
+    # Long texts, like a run's whole configuration, would be copied at every step.
+    names = [*FACTS, "run_id", "lr", "seed", "status", "candidate", "selected_by", metric, *CURES]
+    return frame[[name for name in dict.fromkeys(names) if name in frame]]
 
 
 def _versus(
-    runs: pd.DataFrame, base: pd.DataFrame, *, metric: str, margin: float, level: float
+    runs: pd.DataFrame,
+    base: pd.DataFrame,
+    *,
+    metric: str,
+    select: str,
+    condition: str,
+    margin: float,
+    confidence: float,
+    comparisons: int,
+    looks: Sequence[int],
+    average: str,
+    resolution: float,
+    examples: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
-    """One row of `paired`, its level shared out already."""
-    mine, theirs = (
-        rows[rows.status.isin(records.RESULTS)].set_index("seed") for rows in (runs, base)
+    """One row of `paired`; empty where the loss was not trained at the reference's rate."""
+    seeds = sorted({*runs.seed} & {*base.seed})
+    runs, base = (rows[rows.seed.isin(seeds)] for rows in (runs, base))
+    loss, reference = (
+        trials(rows, metric=metric, select=select, seeds=seeds) for rows in (runs, base)
     )
-    seeds = mine.index.intersection(theirs.index).sort_values()
-    mine, theirs = mine.loc[seeds], theirs.loc[seeds]
-    difference = (mine[metric] - theirs[metric]).astype(float)
-    sign = records.sign(metric)
-    lost, gained = mine.status == "diverged", theirs.status == "diverged"
-    wins = int((~lost & (gained | (sign * difference > 0))).sum())
-    trials = len(seeds) - int((difference == 0).sum())
-    is_undefined = ~np.isfinite(difference) & ~lost & ~gained
-    wins -= int((is_undefined & (sign * difference > 0)).sum())
-    trials -= int(is_undefined.sum())
-    survivors = difference[np.isfinite(difference)]
-    mean, won = estimate(survivors, confidence=level), share(wins, trials)
     both = pd.concat([runs, base])
-    row = {name: runs[name].iloc[0] for name in FACTS} | {
+    look = look_of(len(seeds), looks)
+    level = level_at(look, looks, confidence=confidence, comparisons=comparisons)
+    row: dict[str, Any] = {name: runs[name].iloc[0] for name in FACTS} | {
+        "margin": margin,
+        "confidence": confidence,
+        "comparisons": comparisons,
+        "look": look + 1,
+        "level": level,
         "seeds": len(seeds),
+        "average": average,
+        "resolution": resolution,
         "unfinished": int(both.status.isin(["failed", "missing"]).sum()),
-        "undefined": int(is_undefined.sum()),
-        "pairs": mean.n,
-        "difference": mean.value,
-        "low": mean.low,
-        "high": mean.high,
-        "diverged": int((runs.status == "diverged").sum()),
-        "reference_diverged": int((base.status == "diverged").sum()),
-        "wins": wins,
-        "trials": trials,
-        "win_low": won.low,
-        "win_high": won.high,
-        "p": _p_value(survivors),
-        "differences": tuple(difference),
-        **_robust(survivors.to_numpy(), level),
     }
-    low, high = sorted((sign * mean.low, sign * mean.high))
-    verdict = _verdict(row, low, high, margin)
-    is_vague = verdict == "not distinguishable"
-    needed = _pairs_needed(survivors, margin, level) if is_vague else np.nan
-    return row | {"verdict": verdict, "pairs_needed": needed}
-
-
-def _robust(differences: np.ndarray, level: float) -> dict[str, float]:
-    """What does not rest on normal differences: robustness columns, never the verdict."""
-    low, high = bootstrap_t(differences, confidence=level)
-    smallest = min(1.0, 2.0 ** (1 - np.count_nonzero(differences))) if len(differences) else np.nan
-    reached = smallest <= 1 - level
-    return {
+    if not (len(loss.candidates) and len(reference.candidates)):
+        return _without_pairs(row)
+    theirs = Choice.of(reference, average=average)
+    mine: Choice | None = Choice.of(loss, average=average)
+    if condition == "reference_lr":
+        mine, theirs = _at_rate_of(theirs, loss, reference, average)
+    if mine is None:
+        return {}
+    lost, gained = loss.diverged[:, mine.place], reference.diverged[:, theirs.place]
+    if (lost | gained).any():  # two ways to a verdict share what may err
+        row["level"] = level = 1 - (1 - level) / 2
+    values = mine.result - theirs.result
+    survivors = values[np.isfinite(values)]
+    whole, fixed = difference(
+        [mine], [theirs], confidence=level, average=average, resolution=resolution
+    )
+    low, high = bootstrap_t(survivors, confidence=level)
+    sign = records.sign(metric)
+    squares = (survivors - survivors.mean()) ** 2 if len(survivors) else survivors
+    row |= {
+        "lr": loss.rates[mine.place],
+        "reference_lr": reference.rates[theirs.place],
+        "pairs": whole.n,
+        "difference": whole.value,
+        "low": whole.low,
+        "high": whole.high,
+        "luck": luck([mine], [theirs], average=average) if whole.n > 1 else np.nan,
+        "fixed_low": fixed.low,
+        "fixed_high": fixed.high,
+        "chosen_again": float(((mine.again == mine.place) & (theirs.again == theirs.place)).mean()),
+        "diverged": int(lost.sum()),
+        "reference_diverged": int(gained.sum()),
+        "p_diverged": divergence_p(lost, gained),
+        "undefined": int((~np.isfinite(values) & ~lost & ~gained).sum()),
+        "median": float(np.median(survivors)) if len(survivors) else np.nan,
+        "won": int((sign * survivors > 0).sum()),
+        "largest_share": float(squares.max() / squares.sum()) if squares.any() else 0.0,
         "boot_low": float(low),
         "boot_high": float(high),
-        "p_wilcoxon": wilcoxon(differences) if reached else np.nan,
-        "smallest_p": smallest,
+        "differences": tuple(values),
+    }
+    word = _verdict(row, sign)
+    needed = np.nan
+    if word == "undecided":
+        needed = seeds_needed(whole, margin, confidence=level, average=average)
+    carried = dict.fromkeys(CARRIED, np.nan)
+    if examples is not None and average == "mean":
+        survived = np.isfinite(values)
+        run_ids = [
+            by_candidate.run_ids[survived, choice.place].tolist()
+            for by_candidate, choice in ((loss, mine), (reference, theirs))
+        ]
+        carried |= _on_new_examples(examples, run_ids, row, sign)
+    return row | carried | {"verdict": word, "seeds_needed": needed}
+
+
+CARRIED = ("test_examples", "examples_low", "examples_high", "examples_verdict", "limited_by")
+
+
+def _on_new_examples(
+    examples: pd.DataFrame, run_ids: Sequence[Sequence[str]], row: Mapping[str, Any], sign: float
+) -> dict[str, Any]:
+    """The columns `CARRIED` of a row; empty where the runs' examples are not recorded."""
+    mine, theirs = (contributions(examples, its) for its in run_ids)
+    if mine is None or theirs is None or len(mine) < FEWEST_PAIRS:
+        return {}
+    of_examples = variance_of_examples(mine - theirs)
+    half = stats.t.ppf(0.5 + row["level"] / 2, mine.shape[1] - 1) * of_examples**0.5
+    sides = row["difference"] - row["low"], row["high"] - row["difference"]
+    ends = (
+        row["difference"] - np.hypot(sides[0], half),
+        row["difference"] + np.hypot(sides[1], half),
+    )
+    low, high = sorted((sign * ends[0], sign * ends[1]))
+    return {
+        "test_examples": mine.shape[1],
+        "examples_low": ends[0],
+        "examples_high": ends[1],
+        "examples_verdict": verdict(low, high, row["margin"]),
+        "limited_by": "test examples" if half > np.mean(sides) else "seeds",
     }
 
 
-def _verdict(row: Mapping[str, Any], low: float, high: float, margin: float) -> str:
-    """The verdict in words, from the interval of the gain over the reference.
+def _without_pairs(row: dict[str, Any]) -> dict[str, Any]:
+    """A comparison in which no candidate has run on every seed."""
+    numbers = dict.fromkeys(set(PAIRED) - row.keys() - {"metric", "reference", "condition"}, np.nan)
+    counts = dict.fromkeys(("pairs", "diverged", "reference_diverged", "undefined", "won"), 0)
+    word = "incomplete" if row["unfinished"] else "too few pairs"
+    return row | numbers | counts | {"verdict": word, "differences": ()}
 
-    A mean over survivors excuses no divergence: a loss with diverged runs can only be worse, and
-    a reference with diverged runs can only be beaten.
-    """
+
+def _at_rate_of(
+    theirs: Choice, loss: Trials, reference: Trials, average: str
+) -> tuple[Choice | None, Choice]:
+    """The loss at the rate that the reference chose, and of what else was tuned for it the best."""
+    place_of = np.full(len(reference.candidates), -1)
+    for place, rate in enumerate(reference.rates):
+        same = np.flatnonzero(loss.rates == rate)
+        if len(same):
+            place_of[place] = same[chosen(loss.costs[:, same], average=average)[0]]
+    place = int(place_of[theirs.place])
+    if place < 0:
+        return None, theirs
+    # A resampled rate that the loss was not trained at on these seeds tells nothing.
+    is_known = place_of[theirs.again] >= 0
+    mine = Choice(loss.results, place, np.where(is_known, place_of[theirs.again], place))
+    again = np.where(is_known, theirs.again, theirs.place)
+    return mine, replace(theirs, again=again)
+
+
+def _verdict(row: dict[str, Any], sign: float) -> str:
+    """The verdict in words, from counts and the interval of the gain over the reference."""
     if row["unfinished"]:
         return "incomplete"
     if row["undefined"]:
         return "undefined"
-    inside = -margin <= low and high <= margin
-    mine, theirs = row["diverged"] > 0, row["reference_diverged"] > 0
-    if row["seeds"] >= FEWEST_PAIRS and (mine or theirs):
-        if row["pairs"] >= FEWEST_PAIRS and not inside and mine != theirs:
-            if mine and high < 0:
-                return "worse"
-            if theirs and low > 0:
-                return "better"
-        return "both diverge" if mine and theirs else "diverges" if mine else "reference diverges"
+    if row["p_diverged"] <= 1 - row["level"]:
+        is_mine = row["diverged"] > row["reference_diverged"]
+        return "diverges" if is_mine else "reference diverges"
     if row["pairs"] < FEWEST_PAIRS:
         return "too few pairs"
-    if low <= 0 <= high:
-        return "equivalent" if inside else "not distinguishable"
-    return "different but below the margin" if inside else "better" if low > 0 else "worse"
-
-
-def _p_value(differences: pd.Series) -> float:
-    """Two-sided p of the paired t test; differences without spread have p 0 or 1."""
-    n = len(differences)
-    if n < 2:
-        return np.nan
-    if differences.std() == 0:
-        return float(differences.iloc[0] == 0)
-    return float(2 * stats.t.sf(abs(differences.mean()) / differences.std() * np.sqrt(n), n - 1))
-
-
-def _pairs_needed(differences: pd.Series, margin: float, level: float) -> float:
-    """Pairs that settle it with a power of 80 %, were today's mean and spread the true ones.
-
-    Either they find the difference, or they show that what is beyond it fits into the margin.
-    """
-    mean, spread = abs(float(differences.mean())), float(differences.std())
-    needed = pairs_for(spread, size=mean, comparisons=1, confidence=level).difference
-    if margin > mean:
-        room = pairs_for(spread, size=margin - mean, comparisons=1, confidence=level).margin
-        needed = min(needed, room)
-    return needed
-
-
-# ---- which scatters more -------------------------------------------------------------------------
-
-
-def spread_ratio(
-    frame: pd.DataFrame, *, metric: str, reference: str, confidence: float = 0.95
-) -> pd.DataFrame:
-    """Variance over seeds of each loss, divided by the reference's.
-
-    The interval uses that seeds are paired. It is not adjusted for the number of losses, and
-    unlike that of a mean it needs normal values.
-
-    Args:
-        frame: From `endpoint`, one row a run.
-        metric: Column whose variance is compared.
-        reference: The loss the others are compared with.
-        confidence: Coverage of each interval.
-
-    Returns:
-        Rows by `FACTS`: metric, reference, value (the ratio of variances), low, high, n pairs in
-        which both are done; NaN below three or where the reference does not vary.
-
-    Source:
-        Pitman 1939, Biometrika; Morgan 1939, Biometrika.
-    """
-    rows, full = [], with_reference(frame, reference)
-    for _, cell in full.groupby(["context", "condition"], sort=False):
-        values = cell.pivot(index="seed", columns="loss", values=metric)  # noqa: PD010
-        for loss in sorted({*values} - {reference}) if reference in values else []:
-            refuse_unequal(cell[cell.loss.isin([loss, reference])])
-            both = values[[loss, reference]].astype(float)
-            ratio = _pitman_morgan(both[np.isfinite(both).all(axis=1)].to_numpy(), confidence)
-            facts = cell[cell.loss == loss].iloc[0][FACTS].to_dict()
-            rows.append(facts | {"metric": metric, "reference": reference} | vars(ratio))
-    return pd.DataFrame(rows)
-
-
-def _pitman_morgan(values: np.ndarray, confidence: float) -> Estimate:
-    """Ratio of the variances of two columns of pairs, [n, 2]."""
-    n = len(values)
-    mine, theirs = values.var(0, ddof=1) if n > 2 else (np.nan, np.nan)
-    if not theirs > 0:
-        return Estimate(np.nan, np.nan, np.nan, n)
-    ratio = mine / theirs
-    if mine == 0:
-        return Estimate(0.0, np.nan, np.nan, n)
-    # How far the ratio must be stretched until mine + theirs and mine - theirs do not correlate.
-    unlike = max(0.0, 1 - np.corrcoef(values.T)[0, 1] ** 2)
-    k = 1 + 2 * unlike * stats.t.ppf(0.5 + confidence / 2, n - 2) ** 2 / (n - 2)
-    root = np.sqrt(k**2 - 1)
-    return Estimate(float(ratio), float(ratio * (k - root)), float(ratio * (k + root)), n)
+    low, high = sorted((sign * row["low"], sign * row["high"]))
+    return verdict(low, high, row["margin"])
 
 
 # ---- the same loss in two contexts ---------------------------------------------------------------
 
-CONTRASTED = ["first", "second", "task", "condition", "loss", "family", "metric", "pairs"]
-CONTRASTED += ["difference", "low", "high", "verdict", "margin", "confidence", "comparisons", "p"]
-CONTRASTED += ["p_holm", "diverged", "first_diverged", "wins", "trials", "win_low", "win_high"]
-CONTRASTED += ["pairs_needed", "differences", "boot_low", "boot_high", "p_wilcoxon"]
-CONTRASTED += ["p_wilcoxon_holm", "smallest_p"]
+CONTRASTED = ["first", "second", *(name for name in PAIRED if name not in ("context", "label"))]
 """Columns of `contrasted`."""
 
 
@@ -279,24 +301,28 @@ def contrasted(
     second: pd.DataFrame,
     *,
     metric: str,
+    select: str = "",
     margin: float = 0.0,
     confidence: float = 0.95,
+    looks: Sequence[int] = (),
 ) -> pd.DataFrame:
     """Each loss against itself in another context, seed by seed: what one factor changes.
 
-    Bonferroni over the losses of a condition that both contexts have. Start, batches and machine
-    must be equal within a seed; the data may differ, they may be the factor.
+    Bonferroni over the losses that both contexts have. Start, batches and machine must be equal
+    within a seed; the data may differ, they may be the factor.
 
     Args:
-        first: From `endpoint`, the runs of one context.
+        first: The runs of one context, as `paired` takes them.
         second: The same of the other one.
         metric: Column to compare; its direction is `records.direction(metric)`.
+        select: Metric of the column `selected_by`; empty takes `metric`.
         margin: Largest difference that does not matter, in units of the metric.
-        confidence: Simultaneous coverage over the losses of a condition.
+        confidence: Simultaneous coverage over losses and looks.
+        looks: Numbers of seeds at which verdicts may be read; none has one look, at all of them.
 
     Returns:
-        Per condition and loss the columns of `paired`, where `difference` is second - first,
-        "better" means that second is better, and the reference of a code is first.
+        Per loss the columns of `paired`, where `difference` is second - first, "better" means that
+        second is better, and what is said of a reference is said of first.
 
     Raises:
         ValueError: A frame holds several contexts, or the runs of a seed are no pairs.
@@ -305,22 +331,28 @@ def contrasted(
         if (count := frame.context.nunique()) != 1:
             raise ValueError(f"{count} contexts in one frame: contrast one with one other")
     names = [str(frame.label.iloc[0]) for frame in (first, second)]
-    tables = [pd.DataFrame(columns=CONTRASTED)]
-    for condition, cell in second.groupby("condition", sort=False):
-        base = first[first.condition == condition]
-        losses = sorted({*cell.loss} & {*base.loss})
-        level, rows = 1 - (1 - confidence) / max(1, len(losses)), []
-        for loss in losses:
-            pair = cell[cell.loss == loss], base[base.loss == loss]
-            _refuse_unlike(*pair, names)
-            row = _versus(*pair, metric=metric, margin=margin, level=level)
-            rows.append(row | {"comparisons": len(losses), "exploratory": False})
-        if rows:
-            tables.append(_with_holm(pd.DataFrame(rows)))
-    table = pd.concat(tables[1:] or tables, ignore_index=True)
-    table = table.rename(columns={"reference_diverged": "first_diverged"})
-    shared = {"metric": metric, "margin": margin, "confidence": confidence}
-    return table.assign(first=names[0], second=names[1], **shared)[CONTRASTED]
+    first, second = (_with_candidates(frame, metric) for frame in (first, second))
+    losses, rows = sorted({*first.loss} & {*second.loss}), []
+    for loss in losses:
+        pair = second[second.loss == loss], first[first.loss == loss]
+        _refuse_unlike(*pair, names)
+        row = _versus(
+            *pair,
+            metric=metric,
+            select=select or metric,
+            condition="own_lr",
+            margin=margin,
+            confidence=confidence,
+            comparisons=len(losses),
+            looks=looks,
+            average="mean",
+            resolution=least_step(pd.concat(pair)[metric].to_numpy(dtype=float), metric=metric),
+        )
+        rows.append(row | {"reference": loss, "exploratory": False})
+    table = pd.DataFrame(rows, columns=[*PAIRED]).drop(columns=["context", "label"])
+    return table.assign(first=names[0], second=names[1], metric=metric, condition="own_lr")[
+        CONTRASTED
+    ]
 
 
 def _refuse_unlike(second: pd.DataFrame, first: pd.DataFrame, names: Sequence[str]) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy import integrate, optimize, special, stats
 
+from lossbench.statistics.choice import at_choice
 from lossbench.statistics.design import FACTS, refuse_unequal
-from lossbench.statistics.intervals import FEWEST_PAIRS, MOST_PAIRS
-from lossbench.statistics.tuning import at_best_rate
+from lossbench.statistics.intervals import FEWEST_PAIRS, MOST_PAIRS, usual_length
 
 
 class Resolvable(NamedTuple):
@@ -36,7 +36,7 @@ class Pairs(NamedTuple):
 def resolvable(
     spread: float, *, pairs: int, comparisons: int, confidence: float = 0.95, power: float = 0.8
 ) -> Resolvable:
-    """What the verdicts of `paired` can tell apart, exactly, for normal differences.
+    """What the verdicts of `paired` can tell apart, for normal differences.
 
     Args:
         spread: Standard deviation of the differences of pairs, in units of the metric.
@@ -51,7 +51,8 @@ def resolvable(
         which give no verdict; the margin also where the level itself is below the power.
 
     Source:
-        The power of Student's t test (noncentral t); Schuirmann 1987 for equivalence.
+        Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics, for equivalence; the
+        length of the interval is taken at its mean, `usual_length`.
     """
     if pairs < FEWEST_PAIRS:
         return Resolvable(np.inf, np.inf)
@@ -101,14 +102,14 @@ def pairs_for(
 @functools.lru_cache(maxsize=4096)
 def _unit_difference(pairs: int, level: float, power: float) -> float:
     """The smallest difference found with a spread of 1."""
-    critical = stats.t.ppf(0.5 + level / 2, pairs - 1)
+    critical = usual_length(pairs, level)
 
     def excess(shift: float) -> float:  # in standard errors of the mean
         def chance(spread: float) -> float:
             ends = shift - critical * spread, -shift - critical * spread
             return special.ndtr(ends[0]) + special.ndtr(ends[1])
 
-        return _expected(chance, pairs, kinks=(shift / critical,)) - power
+        return expected_over_spread(chance, pairs, kinks=(shift / critical,)) - power
 
     return _root(excess, critical) / math.sqrt(pairs) if power > 1 - level else 0.0
 
@@ -116,7 +117,7 @@ def _unit_difference(pairs: int, level: float, power: float) -> float:
 @functools.lru_cache(maxsize=4096)
 def _unit_margin(pairs: int, level: float, power: float) -> float:
     """The smallest margin with a spread of 1: zero lies in the interval, that in the margin."""
-    critical = stats.t.ppf(0.5 + level / 2, pairs - 1)
+    critical = usual_length(pairs, level)
 
     def excess(margin: float) -> float:  # in standard errors of the mean
         def chance(spread: float) -> float:
@@ -124,12 +125,14 @@ def _unit_margin(pairs: int, level: float, power: float) -> float:
             return 2 * special.ndtr(room) - 1
 
         kinks = margin / critical / 2, margin / critical
-        return _expected(chance, pairs, kinks=kinks) - power
+        return expected_over_spread(chance, pairs, kinks=kinks) - power
 
     return _root(excess, critical) / math.sqrt(pairs) if power < level - 1e-9 else math.inf
 
 
-def _expected(chance: Callable[[float], float], pairs: int, *, kinks: tuple[float, ...]) -> float:
+def expected_over_spread(
+    chance: Callable[[float], float], pairs: int, *, kinks: tuple[float, ...]
+) -> float:
     """Mean of a chance that depends on the spread of a sample of pairs whose true spread is 1."""
     freedom = pairs - 1
     least, most = np.sqrt(stats.chi2.ppf([1e-12, 1 - 1e-12], freedom) / freedom)
@@ -151,18 +154,22 @@ def _root(excess: Callable[[float], float], start: float) -> float:
     return float(optimize.brentq(excess, 0.0, high, xtol=1e-9))
 
 
-def spreads(frame: pd.DataFrame, *, metric: str, reference: str) -> pd.DataFrame:
-    """How much the differences of pairs scatter over seeds, as far as tuning runs tell.
+def spreads(
+    frame: pd.DataFrame, *, metric: str, reference: str, select: str = "", average: str = "mean"
+) -> pd.DataFrame:
+    """How much the differences of pairs scatter over seeds on validation, for a plan of more.
 
-    Each loss stands at its own best learning rate. Tuning seeds are few, so the upper confidence
-    limit, not the estimate, is what a plan should rest on; a rate chosen on the same runs makes
-    both a little too small.
+    Each loss stands at its own choice. Seeds are few, so the upper confidence limit, not the
+    estimate, is what a plan should rest on; a rate chosen on the same runs makes both a little too
+    small. Test has no part in it.
 
     Args:
-        frame: From `endpoint` on validation, runs of stage tune, one setting a rate (see
-            `profiled`).
+        frame: One row a run, with `candidate` and `selected_by`, see `choice.trials`, and the
+            metric on validation.
         metric: Column to compare.
         reference: The loss the others are compared with.
+        select: Metric of the column `selected_by`; empty takes `metric`.
+        average: Of the seeds, in choosing: "mean" or "median".
 
     Returns:
         Rows by `FACTS` (one a challenger): metric, reference, `pairs`, `spread` (standard deviation
@@ -170,7 +177,8 @@ def spreads(frame: pd.DataFrame, *, metric: str, reference: str) -> pd.DataFrame
         confidence limit for normal differences; NaN with fewer than two pairs.
     """
     rows = []
-    for _, cell in at_best_rate(frame, metric=metric).groupby(["context", "condition"], sort=False):
+    chosen = at_choice(frame, select=select or metric, average=average)
+    for _, cell in chosen.groupby(["context", "condition"], sort=False):
         refuse_unequal(cell)
         values = cell.pivot(index="seed", columns="loss", values=metric)  # noqa: PD010
         for loss in sorted({*values} - {reference}) if reference in values else []:

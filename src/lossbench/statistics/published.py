@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
 from lossbench import records
+from lossbench.statistics.choice import two_intervals
 from lossbench.statistics.comparisons import Comparison, declaration_of, main_comparisons
 from lossbench.statistics.design import factors, recorded
-from lossbench.statistics.intervals import FEWEST_PAIRS
+from lossbench.statistics.looks import LARGEST, SMALLEST, over_looks
 from lossbench.statistics.pairs import paired
 
 COLUMNS = ["finding", "source", "says", "task", "loss", "reference", "metric", "difference"]
-COLUMNS += ["low", "high", "n", "verdict", "exploratory", "judged"]
+COLUMNS += ["low", "high", "n", "verdict", "exploratory", "confidence", "p", "q", "judged"]
 """Columns of `judged_findings`."""
 
 CONFIRMED, REFUTED = "confirmed", "not confirmed"
-UNSETTLED, NOT_RUN, EXPLORATORY = "not distinguishable", "not run", "exploratory"
+UNSETTLED, NOT_RUN, EXPLORATORY = "undecided", "not run", "exploratory"
 
 UNFINISHED = ("incomplete", "too few pairs", "undefined")
 """Verdicts that say that the runs do not suffice, whatever the difference is."""
@@ -31,20 +35,37 @@ def judged_findings(sweep: records.Records) -> pd.DataFrame:
         sweep: Its declaration names the findings.
 
     Returns:
-        Columns `COLUMNS`, one row a finding and task. `judged` is as `outcome` says.
-
-    Raises:
-        ValueError: The sweep was declared by a version that had another word for them.
+        Columns `COLUMNS`, one row a finding and task; they are one family, see `as_family`.
     """
+    return as_family(findings_of(sweep))
+
+
+def findings_of(sweep: records.Records) -> pd.DataFrame:
+    """The same, each finding judged by itself as `outcome` says, without q."""
     mains = main_comparisons(sweep)
     findings = declaration_of(sweep.plan).get("published", [])
-    if any("claim" in finding for finding in findings):
-        raise ValueError(
-            f"{sweep.sweep_dir} declares its findings under 'claim', and the word is 'finding' "
-            "now: give the experiment's command again with another name=..."
-        )
     rows = [row for finding in findings for row in judged(finding, mains)]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def as_family(findings: pd.DataFrame) -> pd.DataFrame:
+    """Findings that are judged together: with q, and confirmed only where q says so too.
+
+    Args:
+        findings: From `findings_of`, of one sweep or of several.
+
+    Returns:
+        The same rows. `q` is `p` adjusted for the rate of false discoveries among all that were
+        tested; `confirmed` becomes undecided where q exceeds 1 - confidence.
+
+    Source:
+        Benjamini and Hochberg 1995, JRSS B.
+    """
+    p = findings.p.astype(float)
+    q = pd.Series(np.nan, index=findings.index)
+    q[p.notna()] = stats.false_discovery_control(p[p.notna()])
+    is_lost = findings.judged.eq(CONFIRMED) & ~(q <= 1 - findings.confidence.astype(float))
+    return findings.assign(q=q, judged=findings.judged.mask(is_lost, UNSETTLED))
 
 
 def judged(
@@ -54,14 +75,14 @@ def judged(
 
     Args:
         finding: As declared.
-        comparisons: The fair ones; those without confirmed runs judge nothing.
+        comparisons: The fair ones.
     """
     shared = {key: finding[key] for key in ("finding", "source", "says", "loss")}
     rows = []
     for comparison in comparisons:
         config = comparison.runs.config.dropna()
         facts = factors(str(config.iloc[0])) if len(config) else {}
-        if comparison.stage == "confirm" and speaks_of(finding, facts):
+        if speaks_of(finding, facts):
             rows += _in_task(finding, comparison)
     for row in rows or [{"verdict": "", "judged": NOT_RUN, "n": 0}]:
         yield shared | row
@@ -85,11 +106,13 @@ def _in_task(finding: Mapping[str, Any], comparison: Comparison) -> list[dict[st
     """What a task's records say of a finding; nothing where one of its losses was not run."""
     table = _compared(finding, comparison)
     names = ("reference", "metric", "difference", "low", "high", "verdict", "exploratory")
+    names += ("confidence",)
     return [
         {
             "task": row["label"],
             "n": row["pairs"],
             "judged": outcome(finding["says"], row),
+            "p": p_value(finding["says"], row, looks=comparison.looks),
             **{name: row[name] for name in names},
         }
         for row in table[table.loss == finding["loss"]].to_dict("records")
@@ -97,7 +120,7 @@ def _in_task(finding: Mapping[str, Any], comparison: Comparison) -> list[dict[st
 
 
 def outcome(says: str, row: Mapping[str, Any]) -> str:
-    """How a comparison judges a finding.
+    """How a comparison judges a finding by itself.
 
     `better` and `worse` follow from the verdict by `records.SAYINGS`; `not_worse` is confirmed
     where the whole interval of the gain lies above minus the margin, not confirmed where all of it
@@ -108,7 +131,7 @@ def outcome(says: str, row: Mapping[str, Any]) -> str:
         row: Of `statistics.paired`.
 
     Returns:
-        confirmed, not confirmed or not distinguishable; not run where the runs do not suffice;
+        confirmed, not confirmed or undecided; not run where the runs do not suffice;
         exploratory where loss or reference came after the declaration, whatever came out.
     """
     if row["verdict"] in UNFINISHED:
@@ -120,15 +143,69 @@ def outcome(says: str, row: Mapping[str, Any]) -> str:
     return records.SAYINGS[says].get(row["verdict"], UNSETTLED)
 
 
+def p_value(says: str, row: Mapping[str, Any], *, looks: Sequence[int] = ()) -> float:
+    """How surprising a comparison would be if there were nothing to a finding; one-sided.
+
+    Half the least error at which the interval of the comparison still leaves out, on the side that
+    faces it, what the finding denies: no difference; of not_worse a loss that is worse by just the
+    margin. So it holds what that interval holds: skewness or the order of the values, and that
+    other seeds would have chosen other candidates. Where divergence decides, half of McNemar's
+    exact p. That there were several looks, and where a run diverged two tests, is paid for.
+
+    Args:
+        says: better, worse or not_worse.
+        row: Of `statistics.paired`.
+        looks: Numbers of seeds at which it may have been read.
+
+    Returns:
+        The p-value, at most 0.5; 1 where no error is large enough, as of what came out on the other
+        side. NaN where the finding is not run or exploratory.
+    """
+    if row["verdict"] in UNFINISHED or row["exploratory"]:
+        return math.nan
+    if "diverges" in row["verdict"]:
+        is_worse = row["verdict"] == "diverges"
+        error = row["p_diverged"] if is_worse == (says == "worse") else 1.0
+    else:
+        error = _least_error(says, row)
+    if row["diverged"] or row["reference_diverged"]:  # its two ways to a verdict share the level
+        error = min(1.0, 2 * error)
+    error = over_looks(error, int(row["look"]) - 1, looks)
+    return error / 2 if error < 1 else 1.0
+
+
+def _least_error(says: str, row: Mapping[str, Any]) -> float:
+    """Two-sided error of the shortest interval that confirms a finding; 1 where none does."""
+    sign = records.sign(row["metric"]) * (-1 if says == "worse" else 1)
+    least = -row["margin"] if says == records.NOT_WORSE else 0.0
+    gains = sign * np.array(row["differences"], dtype=float)
+    gains = gains[np.isfinite(gains)]
+    facts = {name: row[name] for name in ("luck", "average", "resolution")}
+
+    def confirms(logarithm: float) -> bool:
+        whole, _ = two_intervals(gains, confidence=1 - math.exp(logarithm), **facts)
+        return whole.low > least
+
+    low, high = math.log(SMALLEST), math.log(LARGEST)
+    if not confirms(high):
+        return 1.0
+    if confirms(low):
+        return SMALLEST
+    while high - low > 5e-4:  # of a logarithm
+        middle = (low + high) / 2
+        low, high = (low, middle) if confirms(middle) else (middle, high)
+    return math.exp(high)
+
+
 def _not_worse(row: Mapping[str, Any]) -> str:
-    """Non-inferiority; a loss with diverged runs is worse, a reference with some no proof of it."""
+    """Non-inferiority: the whole interval of the gain against minus the margin."""
     sign = records.sign(row["metric"])
     low, high = sorted((sign * row["low"], sign * row["high"]))
-    if row["diverged"]:
-        return UNSETTLED if row["reference_diverged"] else REFUTED
-    if row["pairs"] >= FEWEST_PAIRS and low >= -row["margin"]:
+    if row["verdict"] == "diverges":
+        return REFUTED
+    if row["verdict"] == "reference diverges" or low >= -row["margin"]:
         return CONFIRMED
-    return REFUTED if high < -row["margin"] and not row["reference_diverged"] else UNSETTLED
+    return REFUTED if high < -row["margin"] else UNSETTLED
 
 
 def _compared(finding: Mapping[str, Any], comparison: Comparison) -> pd.DataFrame:
@@ -145,11 +222,14 @@ def _compared(finding: Mapping[str, Any], comparison: Comparison) -> pd.DataFram
         return comparison.paired.iloc[:0]
     first = comparison.paired.iloc[0]
     return paired(
-        comparison.runs,
+        comparison.trials,
         metric=metric,
         reference=reference,
+        select=comparison.select,
         margin=float(finding.get("margin", first.margin)),
         confidence=float(first.confidence),
-        declared=comparison.declared,
+        looks=comparison.looks,
+        declared=comparison.confirming,
         declared_challengers=len(comparison.expected - {reference}),
+        average=comparison.average,
     )

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lossbench import records
-from lossbench.statistics.design import BORROWED
 from lossbench.statistics.intervals import FEWEST_PAIRS
+from lossbench.statistics.margins import Margin
 
 VERDICTS = ["task", "loss", "reference", "condition", "metric", "unit", "direction", "estimate"]
-VERDICTS += ["low", "high", "n", "diverged", "margin", "p_holm", "verdict", "steps"]
-VERDICTS += ["still_improving", "exploratory", "boot_low", "boot_high", "p_wilcoxon_holm"]
-VERDICTS += ["wins", "trials", "pairs_needed", "confidence", "reference_diverged"]
+VERDICTS += ["low", "high", "fixed_low", "fixed_high", "n", "look", "diverged", "margin"]
+VERDICTS += ["margin_share", "verdict", "steps", "still_improving", "exploratory", "lr"]
+VERDICTS += ["reference_lr", "chosen_again", "boot_low", "boot_high", "median", "won"]
+VERDICTS += ["largest_share", "seeds_needed", "confidence", "reference_diverged", "p_diverged"]
+VERDICTS += ["average", "test_examples", "examples_low", "examples_high", "examples_verdict"]
+VERDICTS += ["limited_by"]
 """Columns of `verdicts`."""
 
 WORDS = {
+    "better by more": "better by more than {margin:g}",
     "better": "better",
-    "worse": "worse",
+    "below the margin": "different, by less than {margin:g}",
     "equivalent": "equivalent within {margin:g}",
-    "different but below the margin": "different but below {margin:g}",
-    "not distinguishable": "not distinguishable with {pairs} seeds, {needed} needed",
-    "diverges": "diverges in {diverged} of {planned} runs",
-    "reference diverges": "the reference diverges in {reference_diverged} of {others} runs",
-    "both diverge": "both diverge, in {diverged} of {planned} and {reference_diverged} of {others} "
-    "runs",
-    "incomplete": "incomplete: {unfinished} of {all} runs failed or are missing",
-    "undefined": "undefined in {undefined} of {planned} pairs",
+    "undecided": "undecided with {pairs} seeds, {needed}",
+    "worse": "worse",
+    "worse by more": "worse by more than {margin:g}",
+    "diverges": "diverges in {diverged} of {seeds} runs",
+    "reference diverges": "the reference diverges in {reference_diverged} of {seeds} runs",
+    "incomplete": "incomplete: {unfinished} runs failed or are missing",
+    "undefined": "undefined in {undefined} of {seeds} pairs",
     "too few pairs": f"too few pairs: {{pairs}}, a verdict needs {FEWEST_PAIRS}",
 }
 """What each verdict of `paired` reads like."""
+
+SMOKE = "SMOKE "
+"""Before each verdict of a sweep at `size=smoke`, which says nothing about losses."""
+
+DOMINATED = 0.5
+"""Share of the variance that one seed may make before the verdict says so."""
 
 
 def verdicts(
@@ -49,10 +58,10 @@ def verdicts(
         Columns `VERDICTS`. `task` is the context's label, `estimate` is loss - reference in units
         of the metric, n counts pairs. `still_improving`: validation was best at the last step in
         most runs of the loss or the reference, so a longer training may turn the verdict.
+        `margin_share`: the margin as a share of the reference's error, where `paired` has it.
     """
     rows = []
     for row in paired.to_dict("records"):
-        mine, theirs = (_outcome(summary, row, row[name]) for name in ("loss", "reference"))
         rows.append(
             row
             | {
@@ -61,34 +70,131 @@ def verdicts(
                 "n": row["pairs"],
                 "unit": records.metric_of(row["metric"]).unit,
                 "direction": records.direction(row["metric"]),
-                "verdict": _in_words(row, mine, theirs),
+                "verdict": _in_words(row),
                 "steps": steps[row["context"]] if isinstance(steps, Mapping) else steps,
-                "still_improving": any(2 * o["improving"] > o["n"] > 0 for o in (mine, theirs)),
+                "still_improving": _is_improving(summary, row),
             }
         )
     return pd.DataFrame(rows, columns=VERDICTS)
 
 
-def _outcome(summary: pd.DataFrame, row: Mapping[str, Any], loss: str) -> Mapping[str, Any]:
-    """How the runs of a loss ended; those of a borrowed reference stand in another condition."""
-    mine = summary.context.eq(row["context"]) & summary.loss.eq(loss)
-    mine &= summary.metric.eq(row["metric"])
-    for condition in (row["condition"], BORROWED):
-        if (rows := mine & summary.condition.eq(condition)).any():
-            return summary[rows].iloc[0].to_dict()
-    return dict.fromkeys(("planned", "improving", "n", "failed", "missing"), 0)
+def _in_words(row: Mapping[str, Any]) -> str:
+    return WORDS[row["verdict"]].format(**row, needed=seeds_text(row))
 
 
-def _in_words(row: Mapping[str, Any], mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    needed = row["pairs_needed"]
-    return WORDS[row["verdict"]].format(
-        **row,
-        needed=f"about {needed:,.0f}" if np.isfinite(needed) else "more than 100,000",
-        planned=mine["planned"],
-        others=theirs["planned"],
-        unfinished=sum(runs[name] for runs in (mine, theirs) for name in ("failed", "missing")),
-        all=mine["planned"] + theirs["planned"],
+def seeds_text(row: Mapping[str, Any]) -> str:
+    """What an undecided comparison takes: seeds that decide it, or at first an interval at all.
+
+    Args:
+        row: Of `paired`.
+    """
+    needed = row["seeds_needed"]
+    if not np.isfinite(needed):
+        return "over 100,000 would decide it"
+    if not np.isfinite(row["high"] - row["low"]):
+        return f"at least {needed:,.0f} give an interval"
+    return f"about {needed:,.0f} would decide it"
+
+
+def _is_improving(summary: pd.DataFrame, row: Mapping[str, Any]) -> bool:
+    """Whether validation was best at the last step in most runs of the loss or the reference."""
+    mine = summary[summary.context.eq(row["context"]) & summary.metric.eq(row["metric"])]
+    mine = mine[mine.loss.isin([row["loss"], row["reference"]])]
+    return bool(((2 * mine.improving > mine.n) & (mine.n > 0)).any())
+
+
+MANY_ERRORS = 1000
+"""Percent of the reference's error from which on a margin is not told as a share: there is next to
+no error."""
+
+
+def margin_text(margins: Sequence[Margin]) -> str:
+    """A margin in the metric, in the target's own unit, and as a share of the reference's error.
+
+    As in `0.02 = 1.5 points of the progression score (4 % of the error of mse)`.
+
+    Args:
+        margins: One, or those of several tasks with the same metric and reference.
+    """
+    first = margins[0]
+    text = _from_to([margin.value for margin in margins], "{:.3g}")
+    own = [margin.in_target for margin in margins]
+    if np.isfinite(own).all() and len({margin.unit for margin in margins}) == 1:
+        text += f" = {_from_to(own, '{:.3g}')} {first.unit}"
+    shares = [100 * margin.share for margin in margins if np.isfinite(margin.share)]
+    if shares and max(shares) >= MANY_ERRORS:
+        return f"{text} (more than {MANY_ERRORS // 100} times the error of {first.reference})"
+    if shares:
+        digits = "{:.0f}" if min(shares) >= 10 else "{:.2g}"
+        return f"{text} ({_from_to(shares, digits)} % of the error of {first.reference})"
+    if isinstance(first.declared, str):
+        return f"{text} ({first.declared} is declared, and no run of {first.reference} has one)"
+    return text
+
+
+def seen_text(seen: pd.DataFrame, *, count: int) -> str:
+    """That runs had been seen before, under what, and what follows; empty where none had.
+
+    Args:
+        seen: From `seen_before`.
+        count: Of all runs.
+    """
+    if seen.empty:
+        return ""
+    places = [
+        f"{row.declaration[:16] or 'undeclared'}, sweep {row.sweep}"
+        for row in seen.drop_duplicates(["sweep", "declaration"]).itertuples()
+    ]
+    return (
+        f"{len(seen)} of {count} runs had been seen under another declaration "
+        f"({'; '.join(places)}) before this one was made: its verdicts are exploratory"
     )
+
+
+def _from_to(numbers: Sequence[float], digits: str) -> str:
+    texts = [digits.format(number) for number in (min(numbers), max(numbers))]
+    return texts[0] if texts[0] == texts[1] else " to ".join(texts)
+
+
+def fragility(row: Mapping[str, Any] | pd.Series) -> str:
+    """What speaks against an interval that rests on normal differences; empty where nothing does.
+
+    Args:
+        row: Of `paired` or `verdicts`.
+    """
+    low, high, boot_low, boot_high = (
+        row[name] for name in ("low", "high", "boot_low", "boot_high")
+    )
+    n = row["pairs"] if "pairs" in row else row["n"]
+    if n < FEWEST_PAIRS or row["average"] == "median":
+        return ""
+    excludes, boot_excludes = not low <= 0 <= high, not boot_low <= 0 <= boot_high
+    reasons = []
+    if row["largest_share"] > DOMINATED:
+        reasons.append(f"one seed makes {row['largest_share']:.0%} of the variance")
+    if excludes and not boot_excludes:
+        reasons.append("the bootstrap-t interval includes zero")
+    if not reasons:
+        return ""
+    return f"{', '.join(reasons)}: median {row['median']:+.3g}, {row['won']} of {n} seeds won"
+
+
+def on_new_examples(row: Mapping[str, Any] | pd.Series) -> str:
+    """Whether the verdict carries over to new test examples; empty where nobody recorded them.
+
+    Args:
+        row: Of `paired` or `verdicts`.
+    """
+    if not isinstance(row["examples_verdict"], str):
+        return ""
+    word = row["examples_verdict"]
+    if word != "undecided":  # more seeds are not what would decide it
+        word = WORDS[word].format(**row)
+    interval = f"[{row['examples_low']:+.3g}, {row['examples_high']:+.3g}]"
+    limit = f"{row['test_examples']:.0f} test examples"
+    if row["limited_by"] == "seeds":
+        limit = f"seeds more than by its {limit}"
+    return f"on new test examples {word} {interval}, limited by {limit}"
 
 
 def sentence(row: Mapping[str, Any] | pd.Series) -> str:
@@ -99,27 +205,31 @@ def sentence(row: Mapping[str, Any] | pd.Series) -> str:
     """
     how = records.CONDITIONS[row["condition"]].about.format(reference=row["reference"])
     notes = [_difference(row)]
+    if text := fragility(row):
+        notes.append(text)
+    if text := on_new_examples(row):
+        notes.append(text)
     if row["still_improving"]:
         notes.append("validation was still improving")
     if row["exploratory"]:
         notes.append("exploratory, not declared beforehand")
-    verdict = f"After {row['steps']} updates on {row['task']}, {how}, {_clause(row)}"
+    mark = "SMOKE: " if str(row["verdict"]).startswith(SMOKE) else ""
+    verdict = f"{mark}After {row['steps']} updates on {row['task']}, {how}, {_clause(row)}"
     return f"{verdict}: {'; '.join(notes)}."
 
 
 def _clause(row: Mapping[str, Any] | pd.Series) -> str:
     """The verdict as a clause with subject and verb."""
-    loss, reference, words = row["loss"], row["reference"], str(row["verdict"])
+    loss, reference, words = row["loss"], row["reference"], str(row["verdict"]).removeprefix(SMOKE)
     first, _, rest = words.partition(" ")
     clauses = {
-        "better": f"{loss} is better than {reference}",
-        "worse": f"{loss} is worse than {reference}",
+        "better": f"{loss} is better than {reference} {rest}".rstrip(),
+        "worse": f"{loss} is worse than {reference} {rest}".rstrip(),
         "equivalent": f"{loss} is equivalent to {reference} {rest}",
-        "different": f"{loss} is different from {reference} {rest}",
-        "not": f"{loss} is not distinguishable from {reference} {rest.partition(' ')[2]}",
+        "different,": f"{loss} differs from {reference} {rest}",
+        "undecided": f"between {loss} and {reference} it is {words}",
         "diverges": f"{loss} {words}",
         "the": words.replace("the reference", reference),
-        "both": f"{loss} and {reference} {words}",
     }
     return clauses.get(first, f"{loss} has no verdict against {reference} ({words})")
 
@@ -137,6 +247,7 @@ def _difference(row: Mapping[str, Any] | pd.Series) -> str:
     bounds = f" [{row['low']:+.3g}, {row['high']:+.3g}]" if np.isfinite(row["low"]) else ""
     kind = f"{100 * row['confidence']:g} % simultaneous interval" if bounds else "no interval"
     left = " that survived" if row["diverged"] or row["reference_diverged"] else ""
-    difference = f"{row['metric']} differs by {row['estimate']:+.3g}{bounds}{unit}"
+    median = "the median of " if row["average"] == "median" else ""
+    difference = f"{median}{row['metric']} differs by {row['estimate']:+.3g}{bounds}{unit}"
     basis = f"{kind}, n = {row['n']} seeds{left}, {row['direction']} is better"
     return "; ".join([f"{difference} ({basis})", *lost])

@@ -1,24 +1,24 @@
-"""How losses fare at each learning rate, and which is best."""
+"""How losses fare at each learning rate, and what that asks of the tuner."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
 from lossbench import records
+from lossbench.statistics.choice import PLAUSIBLE, chosen, chosen_again, trials
 from lossbench.statistics.design import FACTS, placed
-from lossbench.statistics.intervals import estimate, resamples
+from lossbench.statistics.intervals import estimate
 from lossbench.statistics.outcomes import counts
 
 CELL = ["context", "condition", "loss"]
 
 
 def learning_rates(frame: pd.DataFrame, *, metric: str, confidence: float = 0.95) -> pd.DataFrame:
-    """How each loss fares at each learning rate, and which is best.
+    """How each loss fares at each learning rate.
 
     Args:
         frame: From `endpoint` on validation, one row a run.
@@ -26,7 +26,7 @@ def learning_rates(frame: pd.DataFrame, *, metric: str, confidence: float = 0.95
         confidence: Coverage of each interval.
 
     Returns:
-        Rows by `FACTS` and lr: value, low, high, n, `planned`, counts by status, `best`.
+        Rows by `FACTS` and lr: value, low, high, n, `planned`, counts by status.
     """
     rows = [
         dict(zip([*FACTS, "lr"], facts, strict=True))
@@ -34,70 +34,7 @@ def learning_rates(frame: pd.DataFrame, *, metric: str, confidence: float = 0.95
         | vars(estimate(cell[metric], confidence=confidence))
         for facts, cell in frame.groupby([*FACTS, "lr"], dropna=False)
     ]
-    table = pd.DataFrame(rows)
-    rates = frame.groupby(CELL).apply(lambda runs: best_learning_rate(runs, metric=metric))
-    chosen = rates.reindex(pd.MultiIndex.from_frame(table[CELL])).to_numpy()
-    return table.assign(best=(table.lr == chosen) & table.value.notna())
-
-
-def best_learning_rate(runs: pd.DataFrame, *, metric: str) -> float:
-    """The learning rate with the best mean of a metric over seeds, see `best`.
-
-    Args:
-        runs: Runs of one loss, with columns lr and the metric; NaN where a run has no value.
-        metric: Its direction is `records.direction(metric)`.
-    """
-    return float(best(runs, metric=metric, by="lr"))
-
-
-def best(frame: pd.DataFrame, *, metric: str, by: str | Sequence[str]) -> Any:
-    """The setting with the best mean of a metric over seeds.
-
-    A run without a value has diverged or failed and ranks worst: first come the settings with the
-    fewest of them, then the mean decides; the smallest key wins a tie.
-
-    Args:
-        frame: Runs of one loss, with the metric; NaN where a run has no value.
-        metric: Its direction is `records.direction(metric)`.
-        by: Column or columns that were tuned.
-
-    Returns:
-        The value of the column; of several, a tuple of theirs.
-    """
-    cost = (-records.sign(metric) * frame[metric]).where(np.isfinite(frame[metric].astype(float)))
-    table = frame[[by] if isinstance(by, str) else [*by]].assign(lost=cost.isna(), mean=cost)
-    groups = table.groupby(by if isinstance(by, str) else [*by], dropna=False)
-    ranked = groups.agg({"lost": "sum", "mean": "mean"})
-    first = ranked.sort_values(["lost", "mean"], kind="stable").index[0]
-    return first if isinstance(by, str) or isinstance(first, tuple) else (first,)
-
-
-def profiled(frame: pd.DataFrame, *, metric: str, tuned: Sequence[str]) -> pd.DataFrame:
-    """The runs at the best values of what was tuned beside the learning rate, at each of its rates.
-
-    What `learning_rates`, `at_best_rate` and `sensitivity` need where a loss has several settings
-    at one learning rate.
-
-    Args:
-        frame: From `endpoint` on validation, placed with the same `tuned`.
-        metric: Decides, see `best`.
-        tuned: Keys that tuning chose, as `placed` names their columns.
-    """
-    others = [key for key in tuned if key != "optimizer.lr"]
-    if not others:
-        return frame
-    cell = [*CELL, "lr"]
-    tagged = frame.assign(setting=frame.groupby(others, dropna=False).ngroup())
-    chosen = tagged.groupby(cell).apply(lambda runs: best(runs, metric=metric, by="setting"))
-    return frame[tagged.setting == chosen.reindex(pd.MultiIndex.from_frame(frame[cell])).to_numpy()]
-
-
-def at_best_rate(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
-    """The runs of each loss at its own best learning rate, as `learning_rates` finds it."""
-    table, cell = learning_rates(frame, metric=metric), [*CELL, "lr"]
-    is_chosen = table.best | ~table.groupby(CELL).best.transform("any")
-    chosen = table.loc[is_chosen].drop_duplicates(CELL)[cell]
-    return frame[pd.MultiIndex.from_frame(frame[cell]).isin(pd.MultiIndex.from_frame(chosen))]
+    return pd.DataFrame(rows)
 
 
 # ---- what a loss asks of the tuner ---------------------------------------------------------------
@@ -109,87 +46,61 @@ def sensitivity(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
     The number belongs to the grid; losses are comparable where theirs is one and the same.
 
     Args:
-        frame: From `endpoint` on validation, one row a run, one setting a rate (see `profiled`).
+        frame: From `endpoint` on validation, one row a run, one setting a rate (see `at_choice`).
         metric: Column to average over seeds.
 
     Returns:
         Rows by `FACTS`: metric, `sensitivity` (mean over the rates of how much worse the mean is
         than at the loss's best rate, in units of the metric, never negative), `diverged_share` of
-        the rates, number of `rates`, `best_lr` and `best_value`. A rate at which a run diverged
-        counts as the worst mean of survivors of any loss in the context and condition; NaN where
-        every rate has one.
+        the rates, number of `rates`. A rate at which a run diverged counts as the worst mean of
+        survivors of any loss in the context and condition; NaN where every rate has one.
 
     Source:
         Bergstra and Bengio 2012, JMLR, for judging by what random settings give.
     """
     rows = []
-    for facts, trials in _trials(frame, metric=metric, by=["lr"]).groupby(FACTS, dropna=False):
-        sound = trials[~trials.is_diverged].sort_values(["cost", "lr"])
-        top = sound.iloc[0] if len(sound) else pd.Series({"cost": np.nan, "lr": np.nan})
+    for facts, settings in _trials(frame, metric=metric, by=["lr"]).groupby(FACTS, dropna=False):
+        least = settings.cost[~settings.is_diverged].min()
         rows.append(
             dict(zip(FACTS, facts, strict=True))
             | {
                 "metric": metric,
-                "sensitivity": (trials.cost - top.cost).mean(),
-                "diverged_share": trials.is_diverged.mean(),
-                "rates": len(trials),
-                "best_lr": top.lr,
-                "best_value": top.cost * -records.sign(metric),
+                "sensitivity": (settings.cost - least).mean(),
+                "diverged_share": settings.is_diverged.mean(),
+                "rates": len(settings),
             }
         )
-    columns = ["metric", "sensitivity", "diverged_share", "rates", "best_lr", "best_value"]
+    columns = ["metric", "sensitivity", "diverged_share", "rates"]
     return pd.DataFrame(rows, columns=[*FACTS, *columns])
 
 
-def stability(frame: pd.DataFrame, *, metric: str, draws: int = 999, seed: int = 0) -> pd.DataFrame:
-    """How often tuning on other seeds like these would choose the same learning rate.
-
-    The seeds are resampled, all rates of a loss together, and the best one is chosen again. What
-    the intervals of `paired` say holds at the chosen rates; this says how settled those are.
+def stability(frame: pd.DataFrame, *, select: str, average: str = "mean") -> pd.DataFrame:
+    """How often other seeds like these would choose the same candidate.
 
     Args:
-        frame: From `endpoint` on validation, one row a run, one setting a rate (see `profiled`).
-        metric: Decides, see `best`.
-        draws: Resamples.
-        seed: Of their generator.
+        frame: One row a run, with `candidate` and `selected_by`, see `choice.trials`.
+        select: The metric that `selected_by` is a value of.
+        average: Of the seeds: "mean" or "median".
 
     Returns:
         Rows by `FACTS`: metric, `best_lr`, `stability` (the share of resamples that choose it
-        again), `seeds`, `plausible` (rates that at least one resample in twenty chooses). No rate
-        and NaN where no run of a loss has a value.
+        again), `seeds`, `plausible` (candidates that some resamples choose, see `choice`). No rate
+        and NaN where no candidate has run on every seed.
     """
     rows = []
     for facts, cell in frame.groupby(FACTS, sort=False, dropna=False):
-        cost = cell.assign(cost=-records.sign(metric) * cell[metric].astype(float)).pivot_table(
-            index="seed", columns="lr", values="cost", dropna=False
-        )
-        values, picks = cost.to_numpy(), resamples(len(cost), draws=draws, seed=seed)
-        chosen = _chosen(values, picks)
-        first = int(_chosen(values, np.ones((1, len(cost))))[0])
-        shares = np.bincount(chosen, minlength=values.shape[1]) / draws
-        is_known = bool(np.isfinite(values).any())
-        choice = {
-            "best_lr": float(cost.columns[first]) if is_known else np.nan,
-            "stability": float(shares[first]) if is_known else np.nan,
-            "seeds": len(cost),
-            "plausible": int((shares >= 0.05).sum()) if is_known else 0,
-        }
-        rows.append(dict(zip(FACTS, facts, strict=True)) | {"metric": metric} | choice)
+        its = trials(cell, metric="selected_by", select=select, seeds=[*{*cell.seed}])
+        choice = {"best_lr": np.nan, "stability": np.nan, "seeds": cell.seed.nunique()}
+        choice["plausible"] = 0
+        if np.isfinite(its.costs).any():
+            place = int(chosen(its.costs, average=average)[0])
+            again = chosen_again(its.costs, average=average)
+            shares = np.bincount(again, minlength=its.costs.shape[1]) / len(again)
+            choice |= {"best_lr": its.rates[place], "stability": float(shares[place])}
+            choice["plausible"] = int((shares >= PLAUSIBLE).sum())
+        rows.append(dict(zip(FACTS, facts, strict=True)) | {"metric": select} | choice)
     columns = ["metric", "best_lr", "stability", "seeds", "plausible"]
     return pd.DataFrame(rows, columns=[*FACTS, *columns])
-
-
-def _chosen(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Place of the best rate, [D], as in `best`: the fewest lost first, then the mean.
-
-    Args:
-        values: Costs, [S, R]; those that are not finite are lost.
-        counts: How often each seed counts, [D, S].
-    """
-    is_lost = ~np.isfinite(values)
-    lost, survivors = counts @ is_lost, counts @ ~is_lost
-    mean = counts @ np.where(is_lost, 0.0, values) / np.maximum(survivors, 1)
-    return np.where(lost == lost.min(1, keepdims=True), mean, np.inf).argmin(1)
 
 
 def budget_curve(frame: pd.DataFrame, *, metric: str, by: Sequence[str] = ("lr",)) -> pd.DataFrame:
@@ -211,10 +122,12 @@ def budget_curve(frame: pd.DataFrame, *, metric: str, by: Sequence[str] = ("lr",
         Dodge et al. 2019, EMNLP, there with replacement; order statistics of a finite population.
     """
     rows = []
-    for facts, trials in _trials(frame, metric=metric, by=[*by]).groupby(FACTS, dropna=False):
-        n = len(trials)
+    for facts, settings in _trials(frame, metric=metric, by=[*by]).groupby(FACTS, dropna=False):
+        n = len(settings)
         cost = (
-            np.sort(trials.cost.to_numpy()) if not trials.is_diverged.all() else np.full(n, np.nan)
+            np.sort(settings.cost.to_numpy())
+            if not settings.is_diverged.all()
+            else np.full(n, np.nan)
         )
         for budget in range(1, n + 1):
             # The i-th best is the best of b where the other b - 1 come from the n - i behind it.
@@ -230,7 +143,7 @@ def excess(rates: pd.DataFrame) -> pd.DataFrame:
     """How much worse each loss fares at a learning rate than at the best one of its own.
 
     Args:
-        rates: From `learning_rates`.
+        rates: From `learning_rates`, with `best`: whether it is the loss's choice.
 
     Returns:
         The rows with `ratio`, the learning rate over the loss's `best` one, and `cost`, the mean's
@@ -248,27 +161,28 @@ def budgets(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
     """What tuning each loss was allowed to cost, so that equal budgets can be seen to be equal.
 
     Args:
-        runs: Table `runs`; only those of stage tune count.
+        runs: Table `runs`.
         tuned: What was tuned beside the learning rate, as given to `placed`.
 
     Returns:
-        Rows by context, label and loss: `rates` tried, `trials` (combinations with what was
-        tuned), `tuning_runs`, `updates` done and `train_seconds`, both summed over the runs.
+        Rows by context, label and loss: `rates` tried, `candidates` (combinations with what was
+        tuned), `seeds`, `runs`, `updates` done and `train_seconds`, both summed over the runs.
     """
     rows = []
-    mine = placed(runs[runs.stage == "tune"], tuned=tuned)
+    mine = placed(runs, tuned=tuned)
     for facts, cell in mine.groupby(["context", "label", "loss"], dropna=False):
         rows.append(
             dict(zip(["context", "label", "loss"], facts, strict=True))
             | {
                 "rates": cell.lr.nunique(),
-                "trials": len(cell[["lr", *tuned]].drop_duplicates()),
-                "tuning_runs": len(cell),
+                "candidates": len(cell[["lr", *tuned]].drop_duplicates()),
+                "seeds": cell.seed.nunique(),
+                "runs": len(cell),
                 "updates": int(cell.stop_step.fillna(0).sum()),
                 "train_seconds": float(cell.train_seconds.fillna(0).sum()),
             }
         )
-    columns = ["rates", "trials", "tuning_runs", "updates", "train_seconds"]
+    columns = ["rates", "candidates", "seeds", "runs", "updates", "train_seconds"]
     return pd.DataFrame(rows, columns=["context", "label", "loss", *columns])
 
 

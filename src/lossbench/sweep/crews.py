@@ -160,9 +160,8 @@ class Processes(AbstractContextManager["Processes"]):
     def _train(self, packs: Sequence[OpenPack], stop: Stop) -> int:
         waiting = deque(sorted(packs, key=lambda p: sum(r.steps for r in p.runs), reverse=True))
         ended, trouble = 0, None
-        stage = "/".join(sorted({pack.runs[0].stage for pack in packs}))
         total, is_terminal = sum(len(pack.runs) for pack in packs), sys.stdout.isatty()
-        with tqdm(total=total, desc=stage, unit="run", leave=False, disable=not is_terminal) as bar:
+        with tqdm(total=total, unit="run", leave=False, disable=not is_terminal) as bar:
             while waiting or any(process.pack for process in self.processes):
                 if stop.signal or trouble:
                     waiting.clear()

@@ -17,6 +17,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
 from lossbench.losses.relations import related
 from lossbench.runs import ConfigError, Run
+from lossbench.sweep.siblings import seen_elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +29,14 @@ EMPTY: dict[str, Any] = {
     "commands": [],
 }
 
-FIXED = (
-    *("primary", "select", "reference", "margin", "endpoint", "family", "confidence", "targets"),
-    "tuned",
-)
-"""What a later declaration of the same sweep may not change."""
+GROWS = ("losses", "cells", "sources")
+"""What a later declaration of the same sweep may change: it adds losses."""
 
-NOT_OF_A_CELL = ("seed", "condition", "source_sha")
+WHEN_PLANNED = ("declaration", "seen_under", "seen_in")
+"""What is said of a run when it is planned first, and stays: under which declaration it was, and
+under which other one it had been trained before, in which sweep."""
+
+NOT_OF_A_CELL = ("seed", "source_sha")
 NOT_OF_A_CONTEXT = (*NOT_OF_A_CELL, "loss")
 
 
@@ -54,7 +56,13 @@ def write(
     path, curves_path = folder / "sweep.json", folder / "curves.parquet"
     old = records.read_plan(path) if path.exists() else EMPTY
     new = extended(
-        old, runs, name=name, command=command, declaration=declaration, recorded=recorded
+        old,
+        runs,
+        name=name,
+        command=command,
+        declaration=declaration,
+        recorded=recorded,
+        seen=_seen(folder, old, runs, declaration),
     )
     if len(new["declarations"]) > max(1, len(old["declarations"])):
         log.warning(
@@ -69,6 +77,22 @@ def write(
     curves = _curves(new["losses"])
     store.write(curves_path, curves)
     store.write(path, store.sealed({**new, "curves_sha": store.sha256(curves)}))
+
+
+def _seen(
+    folder: Path, old: Mapping[str, Any], runs: Sequence[Run], declaration: Mapping[str, Any] | None
+) -> dict[str, dict[str, str]]:
+    """What other sweeps had trained of the runs that are new here."""
+    declarations = {entry["sha256"]: entry["declared"] for entry in old["declarations"]}
+    if declaration is not None:
+        # As JSON, because that is what the declarations of other sweeps have become.
+        declarations[_digest(declaration)] = json.loads(store.to_json(declaration))
+    new = [run for run in runs if run.run_id not in old["planned"]]
+    return seen_elsewhere(folder, runs, declarations=declarations) if new else {}
+
+
+def _digest(declaration: Mapping[str, Any]) -> str:
+    return store.sha256(store.to_json(declaration))
 
 
 def _curves(losses: Mapping[str, Mapping[str, Any]]) -> bytes:
@@ -94,11 +118,12 @@ def extended(
     command: str,
     declaration: Mapping[str, Any] | None,
     recorded: int = 0,
+    seen: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
     """A plan with more runs.
 
-    An old run leaves it where a new one stands in its place: the same cell, stage and seeds with
-    other code, or, once tuning chose again, with another learning rate.
+    An old run leaves it where a new one stands in its place: the same cell and
+    candidate with other code.
 
     Args:
         old: The plan so far, or `EMPTY`.
@@ -107,29 +132,33 @@ def extended(
         command: What was typed; a sweep keeps each command once.
         declaration: What was fixed before any of these runs, None where nothing was.
         recorded: Runs the folder already holds, whatever the plan says.
+        seen: From `siblings.seen_elsewhere`, of the new ones; a run keeps what was said of it when
+            it was planned.
 
     Raises:
-        ConfigError: The declaration contradicts the first one, or a seed would tune and confirm.
+        ConfigError: The declaration contradicts the first one.
     """
     declarations, digest = _declared(old, declaration, recorded)
     of_losses = {run.loss.name: run for run in runs}
-    before = {run_id: facts["declaration"] for run_id, facts in old["planned"].items()}
     tuned = next((d["declared"].get("tuned", []) for d in declarations), [])
-    new = {run.run_id: _planned(run, before.get(run.run_id, digest), tuned) for run in runs}
+    new = {run.run_id: _planned(run, tuned) for run in runs}
+    for run_id, facts in new.items():
+        first = old["planned"].get(run_id, {"declaration": digest, **(seen or {}).get(run_id, {})})
+        facts |= {key: first[key] for key in WHEN_PLANNED if key in first}
     versions: dict[tuple[Any, ...], set[str]] = {}
     for facts in new.values():
-        versions.setdefault(_slot(facts), set()).add(_version(facts))
+        versions.setdefault(_slot(facts), set()).add(facts["source_sha"])
     current = {
         run_id: facts
         for run_id, facts in old["planned"].items()
-        if _version(facts) in versions.get(_slot(facts), {_version(facts)})
+        if facts["source_sha"] in versions.get(_slot(facts), {facts["source_sha"]})
     }
     planned = current | new
-    _refuse_tuned_and_confirmed(planned)
     names = ("task", "source", "licence", "drawn", "is_symmetric", "note")
     data = {
         source.name: {"fn": source.fn, "params": dict(source.params)}
         | {name: getattr(DATA[source.fn], name) for name in names}
+        | {"unit": DATA[source.fn].unit_of(source.params)}
         for source in {run.data.name: run.data for run in runs}.values()
     }
     return {
@@ -150,11 +179,12 @@ def _declared(
     known = old["declarations"]
     if declaration is None:
         return known, ""
-    digest = store.sha256(store.to_json(declaration))
+    digest = _digest(declaration)
     if any(entry["sha256"] == digest for entry in known):
         return known, digest
-    for key in FIXED if known else ():
-        first, now = known[0]["declared"].get(key), declaration.get(key)
+    first_keys = known[0]["declared"] if known else declaration
+    for key in sorted({*first_keys, *declaration} - {*GROWS}):
+        first, now = first_keys.get(key), declaration.get(key)
         if first != now:
             raise ConfigError(
                 f"{key} is declared as {now}, this sweep began with {first}: what is judged is "
@@ -165,30 +195,12 @@ def _declared(
     return [*known, entry], digest
 
 
-def _slot(facts: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a run is for. Confirmed runs of a cell share what was tuned; others do not."""
-    tuned = "" if facts["stage"] == "confirm" else json.dumps(facts["tuned"], sort_keys=True)
-    return facts["cell"], facts["condition"], tuned
+def _slot(facts: Mapping[str, Any]) -> tuple[str, str]:
+    """What a run is for: a cell and a candidate, on any seed."""
+    return facts["cell"], json.dumps(facts["tuned"], sort_keys=True)
 
 
-def _version(facts: Mapping[str, Any]) -> str:
-    return json.dumps([facts["tuned"], facts["source_sha"]], sort_keys=True)
-
-
-def _refuse_tuned_and_confirmed(planned: Mapping[str, Any]) -> None:
-    stages: dict[tuple[str, int], set[str]] = {}
-    for facts in planned.values():
-        stages.setdefault((facts["cell"], facts["seed"]), set()).add(facts["stage"])
-    both = sorted({seed for (_, seed), seen in stages.items() if {"tune", "confirm"} <= seen})
-    if both:
-        raise ConfigError(
-            f"seeds {', '.join(map(str, both))} would tune and confirm: a seed that tuned cannot "
-            "confirm. Choose other seeds with hydra.sweeper.tune.seeds='\"range(100,105)\"', or "
-            "give the sweep its own folder with name=..."
-        )
-
-
-def _planned(run: Run, declaration: str, tuned: Sequence[str]) -> dict[str, Any]:
+def _planned(run: Run, tuned: Sequence[str]) -> dict[str, Any]:
     names = {group: getattr(run, group).name for group in ("data", "model", "loss", "optimizer")}
     values, facts = _split(run, tuned)
     return {
@@ -196,10 +208,7 @@ def _planned(run: Run, declaration: str, tuned: Sequence[str]) -> dict[str, Any]
         "context": _hash(facts, but=NOT_OF_A_CONTEXT),
         "tuned": values,
         "params": dict(run.loss.params),
-        "declaration": declaration,
         "source_sha": run.source_sha,
-        "stage": run.stage,
-        "condition": run.condition,
         **names,
         "lr": run.lr,
         "seed": run.seed,
@@ -209,7 +218,7 @@ def _planned(run: Run, declaration: str, tuned: Sequence[str]) -> dict[str, Any]
 
 
 def cell(run: Run, tuned: Sequence[str] = ()) -> str:
-    """Hash of all factors but the seed, and but what tuning chooses or the code decides.
+    """Hash of all factors but the seed, and but what is chosen for each loss or the code decides.
 
     Args:
         run: One of its runs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable
 from functools import partial
@@ -12,6 +13,7 @@ from lossbench.data import DATA, Splits
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS
 from lossbench.data.corruption import DROPPING, corrupted
 from lossbench.data.files import Files
+from lossbench.data.splits import standardised
 from lossbench.data.targets import TARGETS
 from lossbench.engine import batch_indices, refuse_unpaired, refuse_unwidened
 from lossbench.losses.spec import Context
@@ -40,7 +42,8 @@ def splits_of(run: Run, files: Files = FILES) -> Splits:
 def preflight(runs: Iterable[Run], files: Files = FILES) -> None:
     """Build the data, the model and the batches of each kind of run once, before any training.
 
-    Of data that a seed draws, and a corruption drops rows of, every seed's are built.
+    Of data that a seed draws, and a corruption drops rows of, every seed's are built; of data with
+    one test part for all seeds, a second seed's.
 
     Raises:
         ConfigError: One of them refuses its parameters.
@@ -54,6 +57,13 @@ def preflight(runs: Iterable[Run], files: Files = FILES) -> None:
     for run in drawn_and_dropped.values():
         title = f"data {run.data.name}, corruption {run.corruption.name}, seed {run.seed}"
         _data(run, files, title)
+    resplit: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        if DATA[run.data.fn].drawn == "resplit":
+            resplit.setdefault(repr(run.data), {}).setdefault(run.seed, run)
+    for by_seed in resplit.values():
+        for run, other in itertools.pairwise([*by_seed.values()][:2]):
+            _refuse_other_test_examples(run, other, files)
     kinds: dict[str, dict[str, Run]] = {}
     for run in reversed(runs):
         kind = (run.data, run.targets, run.corruption, run.augmentation, run.model)
@@ -75,6 +85,21 @@ def preflight(runs: Iterable[Run], files: Files = FILES) -> None:
             raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
         for run in by_loss.values():
             _refuse_parameters(run, splits)
+
+
+def _refuse_other_test_examples(run: Run, other: Run, files: Files) -> None:
+    """Refuse runs of two seeds whose test targets differ by more than how they are standardised."""
+    name, targets = run.data.name, []
+    for one in (run, other):
+        rows = _data(one, files, f"data {name}").targets["test"].double()
+        targets.append(standardised({"train": rows})[0]["train"])
+    mine, theirs = targets
+    if mine.shape != theirs.shape or not torch.allclose(mine, theirs, atol=1e-3):
+        raise ConfigError(
+            f"data {name}: seeds {run.seed} and {other.seed} have other test examples, and its row "
+            "says drawn='resplit': draw rows with lossbench.data.splits.permuted, or say "
+            "drawn='generated'"
+        )
 
 
 def _data(run: Run, files: Files, title: str) -> Splits:

@@ -75,12 +75,11 @@ class Sweep:
         with stopping() as stop:
             allowed = self._begin(runs, declaration)
             packs = self._open_packs(runs, allowed)
-            stage = "/".join(sorted({run.stage for run in runs}))
             count = len({run.run_id for run in runs})
             missing = sum(len(pack.runs) for pack in packs)
             log.info(
-                "%s: %d runs, %d already there, %d to train in %d packs",
-                *(stage, count, count - missing, missing, len(packs)),
+                "%d runs, %d already there, %d to train in %d packs",
+                *(count, count - missing, missing, len(packs)),
             )
             while packs:
                 with self.timed("train"):

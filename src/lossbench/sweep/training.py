@@ -159,7 +159,7 @@ class Training:
         self.bar = tqdm(
             total=self.first.steps,
             initial=self.record["step"],
-            desc=f"{self.first.stage} {self.first.data.name} {title}",
+            desc=f"{self.first.data.name} {title}",
             unit="step",
             leave=False,
             disable=not (title and sys.stdout.isatty()),

@@ -1,0 +1,213 @@
+"""What a sweep answers to its experiment's question, in sentences made of its records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import pandas as pd
+
+from lossbench import records, statistics
+from lossbench.report import essay, summary
+from lossbench.statistics import Comparison
+
+
+def answers(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
+    """Sentences that answer: what the verdicts say, then what else the experiment asks for.
+
+    Args:
+        loaded: The sweep; its folder is named like its experiment.
+        mains: Its fair comparisons, one a context.
+    """
+    kinds = [(task.metric, task.reference) for task in mains]
+    for kind in dict.fromkeys(kinds):
+        yield of_verdicts([task for task, its in zip(mains, kinds, strict=True) if its == kind])
+    yield from _changes(loaded, mains)
+    for finding in essay.of_sweep(loaded):
+        yield f"{finding.says} {finding.verdict}"
+    if loaded.sweep_dir.name in BEYOND_VERDICTS:
+        yield from BEYOND_VERDICTS[loaded.sweep_dir.name](loaded, mains)
+
+
+def of_verdicts(tasks: Sequence[Comparison]) -> str:
+    """How the losses came out against one reference in one metric, by name, and by how much.
+
+    Args:
+        tasks: Their comparisons, alike in metric and reference.
+    """
+    first = tasks[0]
+    verdicts = [task.verdicts.assign(word=[*task.paired.verdict]) for task in tasks]
+    rows = pd.concat([rows for rows in verdicts if len(rows)] or verdicts, ignore_index=True)
+    against = f"Against {first.reference} in {first.metric}"
+    if rows.empty:
+        return f"{against}: no verdict."
+    is_late = rows.exploratory.astype(bool)
+    if is_late.all():
+        against = f"Exploratory, declared after the runs: {against[0].lower()}{against[1:]}"
+    else:
+        rows = rows[~is_late]
+    parts, sorted_words = [], [word for words in summary.BUCKETS.values() for word in words]
+    for bucket, words in {**summary.BUCKETS, "without a verdict": ()}.items():
+        mine = rows[rows.word.isin(words) if words else ~rows.word.isin(sorted_words)]
+        if len(mine):
+            names = _counted_names(mine.loss, rows.loss, is_single=len(tasks) == 1)
+            parts.append(f"**{bucket}** in {len(mine)} ({names})")
+        elif bucket in ("better", "worse"):
+            parts.append(f"**{bucket}** in none")
+    where = f"on {len(tasks)} tasks" if len(tasks) > 1 else f"on {first.label}"
+    counts = f"{against} {where}, of {len(rows)} comparisons: {', '.join(parts)}."
+    return " ".join([counts, *_strongest(rows)])
+
+
+def _changes(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
+    """Whether differences change with a factor, where the experiment declares that it asks this."""
+    changes = statistics.interactions(mains, statistics.declaration_of(loaded.plan))
+    for factor, rows in changes.groupby("factor", sort=False):
+        moved = rows[rows.verdict.isin(["better", "better by more", "worse", "worse by more"])]
+        same = int(rows.verdict.isin(["equivalent", "below the margin"]).sum())
+        yield (
+            f"Does a difference between losses change with {factor}? Of {len(rows)} changes from "
+            f"{rows.base.iloc[0]}, {len(moved)} leave zero out and reach "
+            f"beyond the margin, {same} lie within it, {len(rows) - len(moved) - same} are open."
+        )
+        for row in moved.to_dict("records"):
+            yield f"- {statistics.change_sentence(row)}"
+
+
+def _counted_names(losses: pd.Series, every: pd.Series, *, is_single: bool) -> str:
+    """Losses by how often they came out so, and in how many tasks they were compared."""
+    of = every.value_counts()
+    return ", ".join(
+        f"{loss}" if is_single else f"{loss} {count} of {of[loss]}"
+        for loss, count in losses.value_counts().items()
+    )
+
+
+def _strongest(rows: pd.DataFrame) -> Iterator[str]:
+    """The comparison, better and worse, whose interval stays furthest from zero."""
+    for kind in ("better", "worse"):
+        mine = rows[rows.word.isin([kind, f"{kind} by more"])]
+        if len(mine):
+            nearest = mine[["low", "high"]].astype(float).abs().min(axis=1)
+            row = mine.loc[nearest.idxmax()]
+            difference = summary.interval(row.estimate, row.low, row.high, sign=True)
+            yield f"Most clearly {kind}: {row.loss} on {row.task}, {difference}, n = {row.n}."
+
+
+# ---- what some experiments ask beside verdicts ---------------------------------------------------
+
+
+def _good_rates(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
+    """Over which learning rates a loss stays within the margin of its best."""
+    for task in mains:
+        if task.select != task.metric:
+            yield (
+                f"{task.label}: learning rates were chosen by {task.select}, and the margin is one "
+                f"in {task.metric}: which rates are good enough is not said."
+            )
+            continue
+        rates = statistics.excess(task.rates)
+        margin = task.margin.value
+        good = rates[(rates.cost <= margin) & (rates.diverged == 0)]
+        ends = good.groupby("loss").lr.agg(["min", "max"])
+        ends = ends.assign(width=ends["max"] / ends["min"]).sort_values("width", ascending=False)
+        texts = [
+            f"{row.Index} {row.min:g} to {row.max:g} ({math.log10(row.width):.1f} decades)"
+            for row in ends.itertuples()
+        ]
+        yield (
+            f"{task.label}: learning rates that cost at most {margin:g} in {task.select} on "
+            f"validation, n = {task.grid.seed.nunique()} seeds: {', '.join(texts)}."
+        )
+
+
+def _agreement(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
+    """How far the parameters' gradients of losses point the same way, and those of examples."""
+    for task in mains:
+        measured = statistics.joined(loaded.evals[loaded.evals.split == "train"], task.runs)
+        metrics = measured.groupby(["metric", "loss"]).value
+        mean, median = metrics.mean(), metrics.median()
+        for metric, values, what in (
+            (
+                f"agreement:{task.reference}",
+                mean,
+                f"cosine of the gradients of all parameters of a loss and {task.reference}, mean "
+                "along training",
+            ),
+            (
+                "gradient_noise_scale",
+                median,
+                "batch size at which noise and gradient are alike, median along training",
+            ),
+        ):
+            if metric in values:
+                ends = values[metric].dropna().sort_values(ascending=False)
+                texts = [f"{loss} {value:.3g}" for loss, value in ends.items()]
+                yield f"{task.label}: {what}: {', '.join(texts)}."
+
+
+def _updates_needed(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
+    """Updates until the declared target."""
+    for task in mains:
+        times = statistics.times_to_target(task, loaded)
+        if len(times):
+            first = times.iloc[0]
+            rows = times.rename(columns={"median": "median_steps"}).sort_values("median_steps")
+            texts = [essay.time_taken(row) for row in rows.itertuples()]
+            yield (
+                f"{task.label}: updates until {first.metric} {first.target:g} on validation, "
+                f"median over seeds, each at its own rate: {', '.join(texts)}."
+            )
+
+
+def _parts(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
+    """What the size of the gradients does to a difference, what their weights, what the rest."""
+    for data in dict.fromkeys(task.runs.data.iloc[0] for task in mains):
+        main = next(task for task in mains if task.runs.data.iloc[0] == data)
+        lr = float(main.runs.lr[main.runs.loss == main.reference].iloc[0])
+        runs = loaded.runs[(loaded.runs.data == data) & (loaded.runs.lr == lr)]
+        ends = statistics.endpoint(
+            statistics.placed(runs, tuned=["signal"]),
+            loaded.evals,
+            split=main.split,
+            metric=main.metric,
+        )
+        parts = statistics.decomposition(ends, metric=main.metric, reference=main.reference)
+        for loss, rows in parts.groupby("loss"):
+            texts = [
+                f"{row.part} {summary.interval(row.value, row.low, row.high, sign=True)}"
+                for row in rows.itertuples()
+            ]
+            yield (
+                f"{loss} minus {main.reference} in {main.metric} on {data} at learning rate "
+                f"{lr:g}, n = {rows.n.max()} seeds: {', '.join(texts)}."
+            )
+
+
+def _arrivals(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
+    """Which losses arrive at their own Bayes point, and who ends furthest from it."""
+    for task in mains:
+        rows = task.summary[(task.summary.metric == "tv_bayes") & (task.summary.n > 0)]
+        margin = task.margin.value
+        there = sorted(rows.loss[rows.high < margin])
+        left = rows[~(rows.high < margin)].sort_values("value", ascending=False)
+        texts = [
+            f"{row.loss} {summary.interval(row.value, row.low, row.high)}"
+            for row in left.itertuples()
+        ]
+        rest = f" The others: {', '.join(texts)}." if texts else ""
+        yield (
+            f"{task.label}: {len(there)} of {len(rows)} losses end less than {margin:g} (total "
+            f"variation, upper end of the interval) from their own Bayes point: "
+            f"{', '.join(there) or 'none'}.{rest}"
+        )
+
+
+BEYOND_VERDICTS: dict[str, Callable[[records.Records, Sequence[Comparison]], Iterator[str]]] = {
+    "bayes_points": _arrivals,
+    "decomposition": _parts,
+    "gradient_agreement": _agreement,
+    "learning_rate": _good_rates,
+    "time_to_target": _updates_needed,
+}
+"""By experiment what answers a question that no verdict answers."""

@@ -1,0 +1,204 @@
+"""Whether the difference between two losses changes with a factor: differences of differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lossbench import records
+from lossbench.statistics.choice import Choice, difference, least_step, trials
+from lossbench.statistics.comparisons import Comparison
+from lossbench.statistics.design import context_factors, recorded
+from lossbench.statistics.intervals import FEWEST_PAIRS
+from lossbench.statistics.looks import level_at, look_of
+from lossbench.statistics.verdict import verdict
+
+INTERACTIONS = ["task", "factor", "base", "level", "loss", "reference", "metric", "at_base"]
+INTERACTIONS += ["at_level", "change", "low", "high", "seeds", "margin", "confidence"]
+INTERACTIONS += ["comparisons", "pairs", "exploratory", "verdict"]
+"""Columns of `interactions`."""
+
+CHANGES = {
+    "better by more": "gains more than {margin:g} on {reference}",
+    "better": "gains on {reference}",
+    "below the margin": "changes against {reference}, by less than {margin:g}",
+    "equivalent": "differs from {reference} as before, within {margin:g}",
+    "worse": "loses against {reference}",
+    "worse by more": "loses more than {margin:g} against {reference}",
+    "undecided": "is undecided",
+    "incomplete": "has no answer, because runs failed or are missing",
+    "too few pairs": f"has too few pairs, an answer needs {FEWEST_PAIRS}",
+}
+"""What each verdict on a change says of the loss."""
+
+
+def interactions(mains: Sequence[Comparison], declaration: Mapping[str, Any]) -> pd.DataFrame:
+    """How the difference between each loss and the reference changes with a factor.
+
+    Each of the four runs of a seed stands at its own choice, and the interval holds that other
+    seeds would have chosen others. Intervals are simultaneous over all losses and levels of a
+    factor in a task, and over the looks.
+
+    Args:
+        mains: The fair comparison of each context, see `main_comparisons`.
+        declaration: See `declaration_of`; `interactions` has by factor, as it is typed, the level
+            that the others are compared with.
+
+    Returns:
+        Columns `INTERACTIONS`; `change` is that of loss - reference from `base` to `level`, in
+        units of the metric, `at_base` and `at_level` are the two differences, `verdict` says what
+        it means for the loss, see `CHANGES`.
+    """
+    by_context = {str(one.runs.context.iloc[0]): one for one in mains}
+    configs = {
+        context: next((text for text in one.runs.config if isinstance(text, str) and text), "{}")
+        for context, one in by_context.items()
+    }
+    rows = []
+    for factor, base in declaration["interactions"].items():
+        for family in families(configs, factor, tuned=declaration["tuned"]):
+            members = {level: by_context[context] for level, context in family.items()}
+            if str(base) not in members:
+                continue
+            first = members.pop(str(base))
+            pairs = [
+                (level, loss, other)
+                for level, other in members.items()
+                for loss in sorted({*first.paired.loss} & {*other.paired.loss})
+            ]
+            # As many as were declared, whether they ran or not.
+            declared = sum(
+                len((first.expected & other.expected) - {first.reference})
+                for other in members.values()
+            )
+            task = f"{first.runs.data.iloc[0]} × {first.runs.model.iloc[0]}"
+            for level, loss, other in pairs:
+                facts = {"task": task, "factor": factor, "base": str(base), "level": level}
+                m = max(len(pairs), declared)
+                change = _change(first, other, loss, m, declaration["confidence"])
+                rows.append(facts | change)
+    return pd.DataFrame(rows, columns=INTERACTIONS)
+
+
+def families(
+    configs: Mapping[str, str], factor: str, *, tuned: Sequence[str]
+) -> list[dict[str, str]]:
+    """Contexts by level of one factor, for each combination of all other factors.
+
+    Args:
+        configs: A run's recorded configuration, as JSON, by context.
+        factor: As it is typed: `optimizer`, `steps`, `init.output_scale`.
+        tuned: Keys that are chosen for each loss.
+
+    Returns:
+        Those with two levels or more; a level is told as shortly as it can.
+    """
+    name = recorded(factor)
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for context, config in configs.items():
+        leaves = context_factors(config, tuned=tuned)
+        mine = {leaf: v for leaf, v in leaves.items() if f"{leaf}.".startswith(f"{name}.")}
+        others = sorted((leaf, repr(v)) for leaf, v in leaves.items() if leaf not in mine)
+        groups.setdefault(repr(others), {})[context] = mine
+    return [
+        {_level(leaves, name, members.values()): context for context, leaves in members.items()}
+        for members in groups.values()
+        if len(members) > 1
+    ]
+
+
+def _level(leaves: Mapping[str, Any], name: str, every: Iterable[Mapping[str, Any]]) -> str:
+    """A level by the name of the part, where that tells it apart, else by all that varies."""
+    names = [its.get(f"{name}.name") for its in every]
+    if None not in names and len({*names}) == len(names):
+        return str(leaves[f"{name}.name"])
+    return " ".join(
+        str(value)
+        for leaf, value in sorted(leaves.items())
+        if not leaf.endswith(".fn") and len({str(its[leaf]) for its in every if leaf in its}) > 1
+    )
+
+
+def change_in_words(row: Mapping[str, Any]) -> str:
+    """The verdict of a row of `interactions`, after the name of its loss."""
+    return CHANGES[row["verdict"]].format(**row)
+
+
+def change_sentence(row: Mapping[str, Any]) -> str:
+    """One row of `interactions` as a sentence."""
+    seeds = "seeds" if row["pairs"] == row["seeds"] else f"of {row['seeds']} seeds, which survived"
+    late = ", exploratory" if row["exploratory"] else ""
+    change = f"{row['change']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
+    return (
+        f"{row['task']}, {row['factor']} {row['level']} after {row['base']}: {row['loss']} "
+        f"{change_in_words(row)} ({row['metric']} minus that of {row['reference']} goes from "
+        f"{row['at_base']:+.3g} to {row['at_level']:+.3g}, by {change}, n = {row['pairs']} {seeds}"
+        f"{late})."
+    )
+
+
+def _change(
+    base: Comparison, level: Comparison, loss: str, comparisons: int, confidence: float
+) -> dict[str, Any]:
+    """The numbers of one row, and its verdict."""
+    frames = [
+        one.trials[one.trials.loss == name]
+        for one in (base, level)
+        for name in (loss, one.reference)
+    ]
+    seeds = sorted(set.intersection(*({*rows.seed} for rows in frames)))
+    frames = [rows[rows.seed.isin(seeds)] for rows in frames]
+    by_candidate = [
+        trials(rows, metric=base.metric, select=one.select, seeds=seeds)
+        for rows, one in zip(frames, (base, base, level, level), strict=True)
+    ]
+    facts = {
+        "loss": loss,
+        "reference": base.reference,
+        "metric": base.metric,
+        "seeds": len(seeds),
+        "pairs": 0,
+        "margin": base.margin.value,
+        "comparisons": comparisons,
+        "exploratory": not {loss, base.reference} <= {*base.declared} & {*level.declared},
+        "verdict": "too few pairs",
+    }
+    if any(rows.status.isin(["failed", "missing"]).any() for rows in frames):
+        return facts | {"verdict": "incomplete"}
+    if not all(len(one.candidates) for one in by_candidate):
+        return facts
+    confidence = level_at(
+        look_of(len(seeds), base.looks),
+        base.looks,
+        confidence=confidence,
+        comparisons=comparisons,
+    )
+    here, reference_here, there, reference_there = (
+        Choice.of(one, average=base.average) for one in by_candidate
+    )
+    results = np.concatenate([one.results.ravel() for one in by_candidate])
+    change, _ = difference(
+        [there, reference_here],
+        [here, reference_there],
+        confidence=confidence,
+        average=base.average,
+        resolution=least_step(results, metric=base.metric),
+    )
+    average = {"mean": np.nanmean, "median": np.nanmedian}[base.average]
+    facts |= {
+        "at_base": float(average(here.result - reference_here.result)),
+        "at_level": float(average(there.result - reference_there.result)),
+        "change": change.value,
+        "low": change.low,
+        "high": change.high,
+        "confidence": confidence,
+        "pairs": change.n,
+    }
+    if change.n >= FEWEST_PAIRS:
+        sign = records.sign(base.metric)
+        low, high = sorted((sign * change.low, sign * change.high))
+        facts["verdict"] = verdict(low, high, base.margin.value)
+    return facts

@@ -1,0 +1,97 @@
+"""How much error each look at a growing number of seeds may spend."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import optimize, stats
+
+
+@functools.cache
+def nominal_levels(looks: tuple[int, ...], error: float) -> tuple[float, ...]:
+    """Two-sided error of the interval at each look, so that all of them together spend `error`.
+
+    Up to each look the error spent grows in proportion to the seeds. Where the first interval is
+    left to err, the later ones do not count: so the levels sum to more than `error`. An interval at
+    each look is valid whatever made somebody stop or go on.
+
+    Args:
+        looks: Numbers of seeds, ascending.
+        error: Chance, at most, that any of the intervals misses what does not exist.
+
+    Returns:
+        Errors by look, each for a t or normal interval; of a single look `error` itself.
+
+    Source:
+        Armitage, McPherson and Rowe 1969, JRSS A, for the recursion; Lan and DeMets 1983,
+        Biometrika, for spending; Jennison and Turnbull 1989, JRSS B, for repeated intervals.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    levels: list[float] = []
+    sums, mass = np.zeros(1), np.ones(1)  # of normal values so far, while no interval has missed
+    for count, more in zip(looks, np.diff((0, *looks)), strict=True):
+        share = error * more / looks[-1]
+        bound = optimize.brentq(_excess, 0.0, 20 * count**0.5, args=(sums, mass, more**0.5, share))
+        levels.append(float(2 * stats.norm.sf(bound / count**0.5)))
+        following = bound * nodes
+        density = stats.norm.pdf(following[:, None], sums, more**0.5) @ mass
+        sums, mass = following, density * weights * bound
+    return tuple(levels)
+
+
+def _excess(
+    bound: float, sums: np.ndarray, mass: np.ndarray, deviation: float, share: float
+) -> float:
+    """Chance that the sum leaves its bounds at this look, beyond the share it may have."""
+    outside = stats.norm.sf((bound - sums) / deviation)
+    outside += stats.norm.cdf((-bound - sums) / deviation)
+    return float(outside @ mass) - share
+
+
+def level_at(look: int, looks: Sequence[int], *, confidence: float, comparisons: int) -> float:
+    """Confidence of one interval at a look, simultaneous over looks and comparisons (Bonferroni).
+
+    Args:
+        look: Place in `looks`, from 0.
+        looks: Numbers of seeds, ascending.
+        confidence: Of all intervals together.
+        comparisons: How many there are at each look.
+    """
+    return 1 - nominal_levels(tuple(looks) or (1,), (1 - confidence) / comparisons)[look]
+
+
+SMALLEST, LARGEST = 1e-12, 0.99
+"""P-values outside these are left as they are, or called 1."""
+
+
+def over_looks(p: float, look: int, looks: Sequence[int]) -> float:
+    """A two-sided p-value that holds for a look at which somebody may have stopped.
+
+    It is the least error, spent over the looks, at which the interval of this look leaves out what
+    is tested: the p-value that belongs to `nominal_levels`.
+
+    Args:
+        p: Of this look alone.
+        look: Its place in `looks`, from 0.
+        looks: Numbers of seeds, ascending.
+
+    Source:
+        Jennison and Turnbull 1989, JRSS B, section 4.
+    """
+    if len(looks) < 2 or not SMALLEST < p < 1:
+        return p
+
+    def excess(logarithm: float) -> float:
+        return float(np.log(nominal_levels(tuple(looks), np.exp(logarithm))[look] / p))
+
+    low, high = np.log(p), np.log(LARGEST)
+    if low >= high or excess(high) <= 0:
+        return 1.0
+    return float(np.exp(optimize.brentq(excess, low, high, xtol=1e-3)))
+
+
+def look_of(seeds: int, looks: Sequence[int]) -> int:
+    """Place of the last look that so many seeds reach; 0 where they reach none."""
+    return max(0, sum(seeds >= look for look in looks) - 1)

@@ -1,0 +1,99 @@
+"""What other sweeps below the same folder had trained before this one planned it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lossbench import records, store
+from lossbench.runs import Run
+from lossbench.sweep.inventory import Inventory
+
+BY_PLACE = ("primary", "select", "reference", "margin", "average")
+"""What is declared for a task or a data set: only what is said of a run's own matters to it."""
+
+FOR_ALL = (
+    "endpoint",
+    "confidence",
+    "looks",
+    "seeds",
+    "learning_rates",
+    "extend",
+    "tuned",
+    "others",
+)
+"""What else decides how a run is judged; which losses and data a declaration names does not."""
+
+_RUN_ID = re.compile(rb'"([^"\\]+)":')
+"""A key of a plan; those of its runs are among them."""
+
+
+def seen_elsewhere(
+    folder: Path, runs: Sequence[Run], *, declarations: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, str]]:
+    """The declaration under which each run has been trained before, in another sweep.
+
+    A sibling counts only where it judged the run by other rules or among losses that are dropped
+    now, and where it does not itself say that it came after one of these declarations. What cannot
+    be read is skipped: it is no business of this one.
+
+    Args:
+        folder: Of the sweep that plans the runs; its siblings are the sweeps beside it.
+        runs: What it plans now.
+        declarations: Its own by sha256; none where it declares nothing.
+
+    Returns:
+        By run_id `seen_under` (sha256; empty where it was trained without a declaration) and
+        `seen_in` (name of that sweep's folder); of several siblings the first by name.
+    """
+    run_ids = {run.run_id for run in runs}
+    losses = _losses((run.data.name, run.model.name, run.loss.name) for run in runs)
+    seen: dict[str, dict[str, str]] = {}
+    for path in sorted(folder.parent.glob("*/sweep.json")):
+        if path.parent == folder or len(seen) == len(run_ids):
+            continue
+        try:
+            # Most sweeps have no run in common: a plan of thousands is read only where it may.
+            if run_ids.isdisjoint(map(bytes.decode, _RUN_ID.findall(path.read_bytes()))):
+                continue
+            plan = records.read_plan(path)
+            known = {run_id: plan["planned"][run_id] for run_id in run_ids & plan["planned"].keys()}
+            if any(facts.get("seen_under") in declarations for facts in plan["planned"].values()):
+                continue
+            statuses = Inventory(path.parent).statuses if known else {}
+            theirs = {entry["sha256"]: entry["declared"] for entry in plan["declarations"]}
+            family = _losses(  # what was added later is in none
+                (facts["data"], facts["model"], facts["loss"])
+                for facts in plan["planned"].values()
+                if facts.get("declaration") in [*theirs][:1]
+            )
+        except (store.StoreError, OSError, ValueError, KeyError, TypeError):
+            continue
+        for run_id, facts in known.items():
+            digest, place = facts.get("declaration", ""), (facts["data"], facts["model"])
+            is_alike = family.get(place, set()) <= losses[place] and _rules(
+                theirs.get(digest), facts
+            ) in [_rules(declared, facts) for declared in declarations.values()]
+            is_result = statuses.get(run_id, {}).get("status") in records.RESULTS
+            if run_id not in seen and is_result and not is_alike:
+                seen[run_id] = {"seen_under": digest, "seen_in": path.parent.name}
+    return seen
+
+
+def _losses(rows: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], set[str]]:
+    """Names of losses by data and model."""
+    losses: dict[tuple[str, str], set[str]] = {}
+    for data, model, loss in rows:
+        losses.setdefault((data, model), set()).add(loss)
+    return losses
+
+
+def _rules(declared: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How a declaration judges one run; None without a declaration."""
+    if declared is None:
+        return None
+    place = {"data": facts["data"], "task": facts["task"]}
+    by_place = {key: records.declared(declared.get(key, {}), **place) for key in BY_PLACE}
+    return by_place | {key: declared.get(key) for key in FOR_ALL}

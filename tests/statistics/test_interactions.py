@@ -1,0 +1,128 @@
+"""Does a difference change with a factor: by scipy's t of differences of differences."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from frames import frame
+from known_interval import interval
+from scipy import stats
+
+from lossbench.statistics import change_sentence, families, interactions
+
+DECLARED = {"interactions": {"optimizer": "sgd"}, "confidence": 0.95, "tuned": ["optimizer.lr"]}
+
+
+def config(**leaves):
+    parts = {"optimizer": {"name": leaves.pop("optimizer", "sgd"), "fn": "x", "params": {}}}
+    return json.dumps(parts | {"steps": 100, "lr": 0.1, **leaves})
+
+
+def comparison(values, *, level, looks=(), margin=0.05):
+    """As much of a comparison as an interaction reads."""
+    runs = frame(values, config=config(optimizer=level), data="toy", model="linear", context=level)
+    return SimpleNamespace(
+        trials=runs.assign(candidate=0, selected_by=0.0),
+        runs=runs,
+        metric="rmse",
+        select="rmse",
+        reference="mse",
+        margin=SimpleNamespace(value=margin),
+        average="mean",
+        looks=looks,
+        paired=runs[runs.loss != "mse"].drop_duplicates("loss"),
+        expected=frozenset({*runs.loss}),
+        declared=tuple({*runs.loss}),
+    )
+
+
+def test_a_change_is_the_mean_of_differences_of_differences_shared_by_losses_and_levels():
+    draw = np.random.default_rng(0)
+    values = {
+        level: {loss: draw.normal(size=10) for loss in ("mse", "mae", "huber")}
+        for level in ("sgd", "adam", "adamw")
+    }
+    table = interactions([comparison(its, level=level) for level, its in values.items()], DECLARED)
+    assert {*table.level} == {"adam", "adamw"}
+    assert {*table.comparisons} == {4}
+    for row in table.itertuples():
+        at, base = values[row.level], values["sgd"]
+        change = (at[row.loss] - at["mse"]) - (base[row.loss] - base["mse"])
+        known = interval(change, 1 - 0.05 / 4)
+        assert (row.change, row.low, row.high) == pytest.approx(known)
+        assert row.at_base == pytest.approx((base[row.loss] - base["mse"]).mean())
+        assert row.at_level == pytest.approx((at[row.loss] - at["mse"]).mean())
+
+
+def test_a_loss_that_gains_on_the_reference_at_a_level_is_better_there_and_said_so():
+    draw = np.random.default_rng(1)
+    base = draw.normal(size=10)
+    levels = {
+        "sgd": {"mse": base, "mae": base + 1, "huber": base + 0.5},
+        "adam": {"mse": base, "mae": base + 0.01 * draw.normal(size=10), "huber": base + 0.5},
+    }
+    ones = [comparison(values, level=level) for level, values in levels.items()]
+    table = interactions(ones, DECLARED).set_index("loss", drop=False)
+    assert table.verdict.to_dict() == {"huber": "equivalent", "mae": "better by more"}
+    text = change_sentence(table.loc["mae"])
+    assert "optimizer adam after sgd: mae gains more than 0.05 on mse (" in text
+
+
+def test_equal_differences_are_said_to_change_in_at_most_one_family_of_twenty():
+    draw, wrong = np.random.default_rng(2), 0
+    for _ in range(100):
+        ones = [
+            comparison({loss: draw.normal(size=10) for loss in ("mse", "mae")}, level=level)
+            for level in ("sgd", "adam", "adamw")
+        ]
+        table = interactions(ones, DECLARED)
+        wrong += bool(((table.low > 0) | (table.high < 0)).any())
+    assert stats.binomtest(wrong, 100).proportion_ci(0.98).low <= 0.05
+
+
+def test_a_declared_loss_that_did_not_run_still_counts_among_the_comparisons():
+    values = {"mse": np.zeros(10), "mae": np.arange(10.0)}
+    ones = [comparison(values, level=level) for level in ("sgd", "adam")]
+    for one in ones:
+        one.expected |= {"huber"}
+    assert {*interactions(ones, DECLARED).comparisons} == {2}
+
+
+def test_a_failed_run_leaves_no_answer_and_a_loss_added_later_explores():
+    values = {"mse": np.zeros(10), "mae": np.arange(10.0)}
+    ones = [comparison(values, level=level) for level in ("sgd", "adam")]
+    ones[0].declared = ("mse",)
+    ones[1].trials.loc[3, "status"] = "failed"
+    (row,) = interactions(ones, DECLARED).to_dict("records")
+    assert (row["verdict"], row["exploratory"]) == ("incomplete", True)
+
+
+def test_without_its_base_a_factor_has_no_interactions():
+    values = {"mse": np.zeros(10), "mae": np.ones(10)}
+    ones = [comparison(values, level=level) for level in ("adam", "adamw")]
+    assert interactions(ones, DECLARED).empty
+
+
+def test_levels_are_told_by_the_name_alone_where_that_tells_them_apart():
+    sets = {
+        "a": config(model={"name": "linear", "fn": "linear", "params": {}}),
+        "b": config(model={"name": "mlp", "fn": "mlp", "params": {"widths": [16]}}),
+        "c": config(model={"name": "mlp", "fn": "mlp", "params": {"widths": [64, 64]}}),
+    }
+    (family,) = families(sets, "model", tuned=[])
+    assert family == {"linear": "a", "mlp [16]": "b", "mlp [64, 64]": "c"}
+    (family,) = families({"a": sets["a"], "b": sets["b"]}, "model", tuned=[])
+    assert family == {"linear": "a", "mlp": "b"}
+
+
+def test_a_family_holds_all_other_factors_equal():
+    sets = {
+        f"{steps}-{size}": config(steps=steps, batch_size=size)
+        for steps in (250, 1000)
+        for size in (32, 128)
+    }
+    assert families(sets, "steps", tuned=[]) == [
+        {"250": "250-32", "1000": "1000-32"},
+        {"250": "250-128", "1000": "1000-128"},
+    ]
