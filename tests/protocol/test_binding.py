@@ -178,15 +178,16 @@ def sibling(folder, planned, statuses, *, declared=RULES, seen_under=None, losse
     return sha
 
 
-def seen(folder, run_ids, *, sha="e" * 64, declared=None):
-    """What was seen of runs of mse that are planned now by these rules."""
+def seen(folder, run_ids, *, sha="e" * 64, declared=None, before=()):
+    """What was seen of runs of mse that are planned now by these rules, after those before."""
     named = {
         key: SimpleNamespace(name=name)
         for key, name in (("data", "toy"), ("model", "linear"), ("loss", "mse"))
     }
     runs = [SimpleNamespace(run_id=run_id, **named) for run_id in run_ids]
     declared = RULES | {"margin": {"regression": 0.1}} if declared is None else declared
-    return seen_elsewhere(folder / "mine", runs, declarations={sha: declared})
+    planned = {loss: {"data": "toy", "model": "linear", "loss": loss} for loss in before}
+    return seen_elsewhere(folder / "mine", runs, planned=planned, declarations={sha: declared})
 
 
 def test_only_runs_with_a_result_were_seen_and_what_cannot_be_read_is_skipped(tmp_path):
@@ -208,6 +209,11 @@ def test_what_was_judged_by_the_same_rules_was_not_seen_under_others(tmp_path):
 def test_dropping_a_loss_after_a_look_is_another_family(tmp_path):
     sibling(tmp_path / "one", "a", {"a": "done"}, losses=("mse", "mae"))
     assert seen(tmp_path, "a", declared=RULES)
+
+
+def test_a_loss_that_is_settled_at_a_later_look_is_not_dropped(tmp_path):
+    sibling(tmp_path / "one", "a", {"a": "done"}, losses=("mse", "mae"))
+    assert seen(tmp_path, "a", declared=RULES, before=("mse", "mae")) == {}
 
 
 def test_a_sibling_that_came_after_this_declaration_is_not_counted(tmp_path):

@@ -22,7 +22,7 @@ def answers(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[st
     kinds = [(task.metric, task.reference) for task in mains]
     for kind in dict.fromkeys(kinds):
         yield of_verdicts([task for task, its in zip(mains, kinds, strict=True) if its == kind])
-    yield from _changes(loaded, mains)
+    yield from _changes(loaded)
     for finding in essay.of_sweep(loaded):
         yield f"{finding.says} {finding.verdict}"
     if loaded.sweep_dir.name in BEYOND_VERDICTS:
@@ -59,9 +59,9 @@ def of_verdicts(tasks: Sequence[Comparison]) -> str:
     return " ".join([counts, *_strongest(rows)])
 
 
-def _changes(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
+def _changes(loaded: records.Records) -> Iterator[str]:
     """Whether differences change with a factor, where the experiment declares that it asks this."""
-    changes = statistics.interactions(mains, statistics.declaration_of(loaded.plan))
+    changes = statistics.changes(loaded)
     for factor, rows in changes.groupby("factor", sort=False):
         moved = rows[rows.verdict.isin(["better", "better by more", "worse", "worse by more"])]
         same = int(rows.verdict.isin(["equivalent", "below the margin"]).sum())

@@ -224,7 +224,7 @@ def _numbers(
             )
             for task in together
         ),
-        "interactions": statistics.interactions(mains, statistics.declaration_of(loaded.plan)),
+        "interactions": statistics.changes(loaded),
         "published": published.judged_findings(loaded),
         "learning_rates": stacked(task.rates for task in mains),
         "sensitivity": stacked(_sensitivity(task) for task in mains if len({*task.rates.lr}) > 1),

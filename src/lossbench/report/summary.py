@@ -32,9 +32,8 @@ def table(sweep: Path | records.Records, *, paint: Paint = lambda text, _: text)
     lines = []
     for group in statistics.by_context(statistics.all_comparisons(loaded)):
         lines += [*_lines(group, loaded.plan, paint), ""]
-    declaration = statistics.declaration_of(loaded.plan)
     mark = "SMOKE: " if is_smoke(loaded.plan) else ""
-    changes = statistics.interactions(statistics.main_comparisons(loaded), declaration)
+    changes = statistics.changes(loaded)
     for row in changes[changes.verdict != "undecided"].to_dict("records"):
         text = f"{mark}{statistics.change_sentence(row)}"
         lines += textwrap.wrap(text, 80, subsequent_indent="  ")

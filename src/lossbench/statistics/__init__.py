@@ -24,6 +24,7 @@ from lossbench.statistics.design import FACTS, endpoint, factors, joined, placed
 from lossbench.statistics.interactions import (
     change_in_words,
     change_sentence,
+    changes,
     families,
     interactions,
 )

@@ -27,7 +27,6 @@ class Trials:
     """Runs of one loss: every candidate that was trained on every seed.
 
     Attributes:
-        seeds: S of them, ascending.
         candidates: R of them, by learning rate.
         rates: The learning rate of each, [R].
         run_ids: [S, R].
@@ -37,7 +36,6 @@ class Trials:
         diverged: [S, R].
     """
 
-    seeds: np.ndarray
     candidates: np.ndarray
     rates: np.ndarray
     run_ids: np.ndarray
@@ -67,7 +65,6 @@ def trials(runs: pd.DataFrame, *, metric: str, select: str, seeds: Sequence[int]
 
     costs = -records.sign(select) * mine.selected_by.astype(float)
     return Trials(
-        seeds=observed,
         candidates=listed,
         rates=mine.groupby("candidate").lr.first().to_numpy(dtype=float),
         run_ids=laid_out(mine.get("run_id", mine.index.to_series()), object),
@@ -217,22 +214,25 @@ def difference(
     """
     signed = [*((1, one) for one in added), *((-1, one) for one in subtracted)]
     values = np.sum([sign * one.result for sign, one in signed], axis=0)
-    values = values[np.isfinite(values)]
-    if (n := len(values)) < 2:
-        none = Estimate(float(values.mean()) if n else np.nan, np.nan, np.nan, n)
-        return none, none
-    its_luck = luck(added, subtracted, average=average)
-    shared = {"confidence": confidence, "average": average, "resolution": resolution}
-    return two_intervals(values, luck=its_luck, **shared)
+    return two_intervals(
+        values[np.isfinite(values)],
+        luck=luck(added, subtracted, average=average),
+        confidence=confidence,
+        average=average,
+        resolution=resolution,
+    )
 
 
 def luck(added: Sequence[Choice], subtracted: Sequence[Choice], *, average: str = "mean") -> float:
     """Standard deviation of an average difference when all candidates are chosen again.
 
     Args:
-        added: As of `difference`, on two seeds or more.
+        added: As of `difference`.
         subtracted: Likewise.
         average: Likewise.
+
+    Returns:
+        NaN where no pair survived.
     """
     signed = [*((1, one) for one in added), *((-1, one) for one in subtracted)]
     again = np.stack([one.again for _, one in signed])
@@ -240,6 +240,8 @@ def luck(added: Sequence[Choice], subtracted: Sequence[Choice], *, average: str 
     parts = zip(signed, places, strict=True)
     differences = np.sum([sign * one.results[:, place] for (sign, one), place in parts], axis=0)
     is_known = np.isfinite(differences).any(0)
+    if not is_known.any():
+        return np.nan
     once = np.ones((1, len(differences)))
     averages = AVERAGES[average](differences[:, is_known], once)[0]
     return float(np.repeat(averages, counts[is_known]).std())
@@ -251,13 +253,15 @@ def two_intervals(
     """The two intervals of `difference`, from what the chosen candidates gave; both grow with it.
 
     Args:
-        values: Differences of the pairs that survived, [n], n > 1.
+        values: Differences of the pairs that survived, [n]; fewer than two have no interval.
         luck: Standard deviation of the average when all candidates are chosen again.
         confidence: Likewise.
         average: Likewise.
         resolution: Likewise.
     """
-    n = len(values)
+    if (n := len(values)) < 2:
+        none = Estimate(float(values.mean()) if n else np.nan, np.nan, np.nan, n)
+        return none, none
     center, low, high = INTERVALS[average](values, confidence)
     unseen = resolution * np.log(2 / (1 - confidence)) / n
     low, high = min(low, center - unseen), max(high, center + unseen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from lossbench import records
 from lossbench.statistics.choice import Choice, difference, least_step, trials
-from lossbench.statistics.comparisons import Comparison
+from lossbench.statistics.comparisons import Comparison, declaration_of, main_comparisons
 from lossbench.statistics.design import context_factors, recorded
 from lossbench.statistics.intervals import FEWEST_PAIRS
 from lossbench.statistics.looks import level_at, look_of
@@ -81,6 +82,12 @@ def interactions(mains: Sequence[Comparison], declaration: Mapping[str, Any]) ->
                 change = _change(first, other, loss, m, declaration["confidence"])
                 rows.append(facts | change)
     return pd.DataFrame(rows, columns=INTERACTIONS)
+
+
+@functools.lru_cache(maxsize=1)
+def changes(sweep: records.Records) -> pd.DataFrame:
+    """The interactions that a sweep declares: terminal, page and gallery ask for the same."""
+    return interactions(main_comparisons(sweep), declaration_of(sweep.plan))
 
 
 def families(

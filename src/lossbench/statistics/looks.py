@@ -9,7 +9,7 @@ import numpy as np
 from scipy import optimize, stats
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4096)
 def nominal_levels(looks: tuple[int, ...], error: float) -> tuple[float, ...]:
     """Two-sided error of the interval at each look, so that all of them together spend `error`.
 

@@ -15,10 +15,10 @@ from lossbench.statistics.choice import (
     Choice,
     Trials,
     chosen,
-    difference,
     least_step,
     luck,
     trials,
+    two_intervals,
 )
 from lossbench.statistics.design import CURES, FACTS, refuse_unequal
 from lossbench.statistics.examples import contributions, variance_of_examples
@@ -178,9 +178,9 @@ def _versus(
         row["level"] = level = 1 - (1 - level) / 2
     values = mine.result - theirs.result
     survivors = values[np.isfinite(values)]
-    whole, fixed = difference(
-        [mine], [theirs], confidence=level, average=average, resolution=resolution
-    )
+    its_luck = luck([mine], [theirs], average=average)
+    shared = {"confidence": level, "average": average, "resolution": resolution}
+    whole, fixed = two_intervals(survivors, luck=its_luck, **shared)
     low, high = bootstrap_t(survivors, confidence=level)
     sign = records.sign(metric)
     squares = (survivors - survivors.mean()) ** 2 if len(survivors) else survivors
@@ -191,7 +191,7 @@ def _versus(
         "difference": whole.value,
         "low": whole.low,
         "high": whole.high,
-        "luck": luck([mine], [theirs], average=average) if whole.n > 1 else np.nan,
+        "luck": its_luck,
         "fixed_low": fixed.low,
         "fixed_high": fixed.high,
         "chosen_again": float(((mine.again == mine.place) & (theirs.again == theirs.place)).mean()),

@@ -88,7 +88,9 @@ def _seen(
         # As JSON, because that is what the declarations of other sweeps have become.
         declarations[_digest(declaration)] = json.loads(store.to_json(declaration))
     new = [run for run in runs if run.run_id not in old["planned"]]
-    return seen_elsewhere(folder, runs, declarations=declarations) if new else {}
+    if not new:
+        return {}
+    return seen_elsewhere(folder, new, planned=old["planned"], declarations=declarations)
 
 
 def _digest(declaration: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,11 @@ _RUN_ID = re.compile(rb'"([^"\\]+)":')
 
 
 def seen_elsewhere(
-    folder: Path, runs: Sequence[Run], *, declarations: Mapping[str, Mapping[str, Any]]
+    folder: Path,
+    runs: Sequence[Run],
+    *,
+    planned: Mapping[str, Mapping[str, Any]],
+    declarations: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, dict[str, str]]:
     """The declaration under which each run has been trained before, in another sweep.
 
@@ -42,6 +47,7 @@ def seen_elsewhere(
     Args:
         folder: Of the sweep that plans the runs; its siblings are the sweeps beside it.
         runs: What it plans now.
+        planned: What it had planned before, by run_id: at a later look not all losses come again.
         declarations: Its own by sha256; none where it declares nothing.
 
     Returns:
@@ -49,7 +55,9 @@ def seen_elsewhere(
         `seen_in` (name of that sweep's folder); of several siblings the first by name.
     """
     run_ids = {run.run_id for run in runs}
-    losses = _losses((run.data.name, run.model.name, run.loss.name) for run in runs)
+    before = ((facts["data"], facts["model"], facts["loss"]) for facts in planned.values())
+    now = ((run.data.name, run.model.name, run.loss.name) for run in runs)
+    losses = _losses(itertools.chain(before, now))
     seen: dict[str, dict[str, str]] = {}
     for path in sorted(folder.parent.glob("*/sweep.json")):
         if path.parent == folder or len(seen) == len(run_ids):
