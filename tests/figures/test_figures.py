@@ -53,6 +53,7 @@ def differences(losses):
         confidence=0.95,
         comparisons=len(losses),
         verdict="undecided",
+        average="mean",
         pairs=10,
         diverged=0,
         reference_diverged=0,
@@ -380,6 +381,13 @@ def test_a_far_off_difference_is_written_out_instead_of_squashing_the_axis():
     (ax,) = axes_of("forest", rows)
     assert ax.get_xlim()[1] < 0.2
     assert "5 [4, 6]" in texts(ax.figure)
+
+
+@pytest.mark.parametrize("average", ["mean", "median"])
+def test_a_forest_says_what_its_diamonds_are(average):
+    (ax,) = axes_of("forest", differences(REGRESSION).assign(average=average))
+    written = " ".join(" ".join(text.get_text().split()) for text in ax.figure.texts)
+    assert f"Diamond: {average}." in written
 
 
 def test_diverged_pairs_are_written_beside_the_verdict():

@@ -132,7 +132,7 @@ def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
         ax.figure,
         f"Does another loss beat {label(first.reference)} on {label(first.label, 60)}?",
         f"Bar: simultaneous {first.confidence:.0%} paired interval over {families(rows)}. "
-        f"Diamond: mean. Dots: {counted(rows.pairs, 'pairs')}, each of one seed. "
+        f"Diamond: {first.average}. Dots: {counted(rows.pairs, 'pairs')}, each of one seed. "
         f"Grey band: ±{first.margin:g}, too small to matter.",
     )
     return ax

@@ -57,9 +57,9 @@ def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
             rows.append(cells | {"to know": "; ".join(notes)})
         first = task.paired.iloc[0]
         caption = (
-            f"{task.label}: loss minus {task.reference} in {summary.headline(task)}; mean over "
-            f"pairs of one seed, simultaneous {first.confidence:.0%} interval over "
-            f"{figures.families(task.paired)}{_looks(task)}. It holds that other seeds would "
+            f"{task.label}: loss minus {task.reference} in {summary.headline(task)}; "
+            f"{task.average} over pairs of one seed, simultaneous {first.confidence:.0%} interval "
+            f"over {figures.families(task.paired)}{_looks(task)}. It holds that other seeds would "
             "differ, and would have chosen other rates. Margin "
             f"±{statistics.margin_text([task.margin])}. At these rates: the interval were the "
             "chosen rates given; it decides nothing."
