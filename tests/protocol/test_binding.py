@@ -61,7 +61,7 @@ def test_a_share_is_resolved_from_validation_of_the_first_look_at_the_references
 
 def test_a_margin_is_the_same_at_every_look(first):
     assert {*first.runs.seed} == {*range(8)}  # a comparison went on
-    margins = {statistics.all_comparisons(first, seeds=n)[0].margin.value for n in (6, 8, 0)}
+    margins = {statistics.main_comparisons(first, seeds=n)[0].margin.value for n in (6, 8, 0)}
     assert len(margins) == 1
 
 

@@ -383,13 +383,13 @@ class Protocol:
         """
         loaded = records.load(self.sweep.folder)
         going_on: set[str] = set()
-        for comparison in statistics.all_comparisons(loaded, seeds=before):
+        for comparison in statistics.main_comparisons(loaded, seeds=before):
             paired = comparison.paired
             is_open = [
                 statistics.is_open(row.verdict, row.margin) and row.seeds == before
                 for row in paired.itertuples()
             ]
-            if comparison.is_main and any(is_open):
+            if any(is_open):
                 losses = {*paired.loss[is_open], comparison.reference}
                 its = comparison.trials
                 going_on |= {*its.run_id[its.loss.isin(losses)]}

@@ -65,7 +65,7 @@ def _training(task: Comparison) -> str:
 
 def selected_by(task: Comparison) -> str:
     """The validation metric that chose the learning rates of a task."""
-    return str(task.rates.metric.iloc[0]).replace(records.OWN_LOSS, "each loss's own value")
+    return task.select.replace(records.OWN_LOSS, "each loss's own value")
 
 
 def config_of(runs: pd.DataFrame) -> dict[str, Any]:

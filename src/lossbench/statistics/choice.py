@@ -44,6 +44,10 @@ class Trials:
     diverged: np.ndarray
 
 
+_TRIAL = ["seed", "status", "candidate", "lr", "selected_by"]
+"""Columns that a trial needs beside what is judged; wide tables are slow to cut."""
+
+
 def trials(runs: pd.DataFrame, *, metric: str, select: str, seeds: Sequence[int]) -> Trials:
     """The runs of one loss on some seeds, laid out by seed and candidate.
 
@@ -54,7 +58,9 @@ def trials(runs: pd.DataFrame, *, metric: str, select: str, seeds: Sequence[int]
         select: The metric that `selected_by` is a value of.
         seeds: A candidate that lacks one of them is left out.
     """
-    mine = runs[runs.seed.isin(seeds) & runs.status.isin(records.RESULTS)]
+    is_mine = runs.seed.isin(seeds) & runs.status.isin(records.RESULTS)
+    names = [*_TRIAL, "run_id", metric]
+    mine = runs.loc[is_mine, [name for name in dict.fromkeys(names) if name in runs]]
     complete = mine.groupby("candidate").seed.nunique() == len({*seeds})
     mine = mine[mine.candidate.isin(complete.index[complete])]
     mine = mine.sort_values(["seed", "candidate"])
@@ -317,13 +323,14 @@ def at_choice(
         average: Of the seeds: "mean" or "median".
         by: Columns within whose values it chooses: with `lr`, what else is tuned at each rate.
     """
-    parts = [frame.iloc[:0]]
-    for _, mine in frame.groupby([*by], sort=False):
+    rows = frame[[*dict.fromkeys([*_TRIAL, *by])]].reset_index(drop=True)
+    places = []
+    for _, mine in rows.groupby([*by], sort=False):
         seeds = [*{*mine.seed}]
         its = trials(mine, metric="selected_by", select=select, seeds=seeds)
         if len(its.candidates):
             candidate = its.candidates[chosen(its.costs, average=average)[0]]
         else:  # none has run on every seed: the one that has on most
             candidate = mine.candidate.value_counts().sort_index().idxmax()
-        parts.append(mine[mine.candidate == candidate])
-    return pd.concat(parts[1:] or parts)
+        places.extend(mine.index[mine.candidate == candidate])
+    return frame.iloc[places]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -44,27 +44,28 @@ DEFAULTS = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """All estimates of one context and condition.
+    """All estimates of one context and condition; what nobody reads is not computed.
 
     Attributes:
         label: What is compared on, in words.
         condition: At which learning rates.
         metric: Primary.
+        metrics: All that the runs have and that are comparable, the primary first.
+        select: The metric that chooses among candidates, on validation.
         reference: The loss that the others are compared with.
         trials: All runs of the context, as `paired` takes them.
         runs: Those of them that stand at the chosen candidates, with their metrics on test.
-        summary: `statistics.summary` of the chosen runs.
         paired: `statistics.paired` of all.
-        grid: Runs of the first look's seeds, which have every candidate, at the endpoint on
-            validation; of what is tuned beside the rate, each rate's choice.
-        rates: `statistics.learning_rates` of these; `best` is what all seeds chose.
-        budgets: `statistics.budgets` of the context.
+        validation: All runs of the context at the endpoint on validation, with their candidates.
+        first_seeds: Those of the first look, which have every candidate.
         declared: Losses all of whose runs here were declared before the sweep had any run.
         expected: Losses that were declared for the context, with or without a run here.
         refusal: Why there are no pairs, else empty.
         stem: Of the context's files, unlike that of any other.
         average: How seeds are summarised: "mean" or "median".
         margin: The declared one, resolved at the first look.
+        confidence: As declared.
+        tuned: Keys that were tuned for each loss, the learning rate among them.
         seen: Those of the runs that were seen before under another declaration, see `seen_before`.
         looks: Numbers of seeds at which its verdicts are read, as declared.
         is_smoke: Whether the runs are so short that its verdicts say nothing about losses.
@@ -73,20 +74,22 @@ class Comparison:
     label: str
     condition: str
     metric: str
+    metrics: tuple[str, ...]
+    select: str
     reference: str
     trials: pd.DataFrame
     runs: pd.DataFrame
-    summary: pd.DataFrame
     paired: pd.DataFrame
-    grid: pd.DataFrame
-    rates: pd.DataFrame
-    budgets: pd.DataFrame
+    validation: pd.DataFrame
+    first_seeds: tuple[int, ...]
     declared: tuple[str, ...]
     expected: frozenset[str]
     refusal: str
     stem: str
-    margin: Margin
     average: str
+    margin: Margin
+    confidence: float
+    tuned: tuple[str, ...]
     seen: pd.DataFrame
     looks: tuple[int, ...]
     is_smoke: bool
@@ -115,11 +118,6 @@ class Comparison:
         return tuple(loss for loss in self.paired.loss if not is_early or loss not in self.declared)
 
     @property
-    def select(self) -> str:
-        """The metric that chose among candidates, on validation."""
-        return str(self.rates.metric.iloc[0])
-
-    @property
     def is_main(self) -> bool:
         """Whether it is the fair comparison, each loss at its own learning rate."""
         return records.CONDITIONS[self.condition].is_own
@@ -128,6 +126,37 @@ class Comparison:
     def absent(self) -> tuple[str, ...]:
         """Losses that were declared for the context and have no run at this condition."""
         return tuple(sorted(self.expected - {*self.runs.loss}))
+
+    @functools.cached_property
+    def summary(self) -> pd.DataFrame:
+        """`statistics.summary` of the chosen runs."""
+        rows = summary(self.runs, metrics=self.metrics, confidence=self.confidence)
+        return rows.assign(split=self.split)
+
+    @functools.cached_property
+    def grid(self) -> pd.DataFrame:
+        """Runs of the first look on validation; of what is tuned beside the rate, its choice.
+
+        Later looks have more seeds, but not at every rate: averages side by side are the first's.
+        """
+        first = self.validation[self.validation.seed.isin(self.first_seeds)]
+        by = ("context", "loss", "lr")
+        return at_choice(first, select=self.select, average=self.average, by=by)
+
+    @functools.cached_property
+    def rates(self) -> pd.DataFrame:
+        """`statistics.learning_rates` of the grid; `best` is what all seeds chose."""
+        rates = learning_rates(self.grid, metric=self.select, confidence=self.confidence)
+        own = at_choice(self.validation, select=self.select, average=self.average)
+        is_chosen = pd.MultiIndex.from_frame(rates[["loss", "lr"]]).isin(
+            pd.MultiIndex.from_frame(own[["loss", "lr"]])
+        )
+        return rates.assign(best=is_chosen & rates.value.notna(), split="validation")
+
+    @functools.cached_property
+    def budgets(self) -> pd.DataFrame:
+        """`statistics.budgets` of the context."""
+        return budgets(self.validation, tuned=self.tuned)
 
     @functools.cached_property
     def verdicts(self) -> pd.DataFrame:
@@ -217,8 +246,8 @@ def declared_in_context(plan: Mapping[str, Any], runs: pd.DataFrame) -> frozense
 
 
 @functools.lru_cache(maxsize=1)
-def all_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparison]:
-    """Every context of a sweep, each loss at its own choice, then at the reference's rate.
+def main_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparison]:
+    """Of each context of a sweep the fair comparison, each loss at its own learning rate.
 
     Args:
         sweep: Its records.
@@ -232,15 +261,26 @@ def all_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Compariso
     stems = labels.map(slug)
     is_ambiguous = stems.str.casefold().duplicated(keep=False) | (stems.str.len() > 60)
     stems = stems.mask(is_ambiguous, stems.str[:50] + "_" + stems.index)
+    contexts = runs.sort_values("label", kind="stable").groupby("context", sort=False)
+    is_off_train = sweep.evals.split != "train"
+    evals = sweep.evals.loc[is_off_train, ["run_id", "step", "split", "metric", "value"]]
+    of_context = dict([*evals.groupby(evals.run_id.map(runs.set_index("run_id").context))])
+    return [
+        _main(its, of_context.get(context, evals.iloc[:0]), sweep, stem=stems[context])
+        for context, its in contexts
+    ]
+
+
+@functools.lru_cache(maxsize=1)
+def all_comparisons(sweep: records.Records) -> list[Comparison]:
+    """Every context of a sweep, each loss at its own choice, then at the reference's rate."""
     comparisons = []
-    for context, its in runs.sort_values("label", kind="stable").groupby("context", sort=False):
-        comparisons += _of_context(its, sweep, stem=stems[context])
+    for main in main_comparisons(sweep):
+        comparisons.append(main)
+        if len({*main.trials.lr}) > 1:
+            at_rate = _at_reference_rate(main)
+            comparisons += [at_rate] if len({*at_rate.runs.loss}) > 1 else []
     return comparisons
-
-
-def main_comparisons(sweep: records.Records) -> list[Comparison]:
-    """Of each context of a sweep the fair comparison, each loss at its own learning rate."""
-    return [main_of(group) for group in by_context(all_comparisons(sweep))]
 
 
 def main_comparison(sweep: records.Records, label: str = "") -> Comparison:
@@ -270,14 +310,16 @@ def main_of(group: Sequence[Comparison]) -> Comparison:
     return next((comparison for comparison in group if comparison.is_main), group[0])
 
 
-def _of_context(runs: pd.DataFrame, sweep: records.Records, *, stem: str) -> Iterator[Comparison]:
-    """The comparisons of one context, from all of its runs."""
+def _main(
+    runs: pd.DataFrame, evals: pd.DataFrame, sweep: records.Records, *, stem: str
+) -> Comparison:
+    """The fair comparison of one context, from all of its runs and what they were evaluated to."""
     declaration = declaration_of(sweep.plan)
-    tuned, confidence = declaration["tuned"], declaration["confidence"]
     place = {"data": str(runs.data.iloc[0]), "task": str(runs.task.dropna().iloc[0])}
     metric = records.declared(declaration["primary"], **place)
     select = records.declared(declaration.get("select", {}), **place) or metric
-    evals = sweep.evals[sweep.evals.run_id.isin(runs.run_id)]
+    average = records.declared(declaration["average"], **place) or "mean"
+    looks, tuned = declaration["looks"], declaration["tuned"]
     at = {"evals": evals, "endpoint": declaration["endpoint"]}
     metrics = [metric]
     for name, facts in records.METRICS.items():
@@ -285,111 +327,84 @@ def _of_context(runs: pd.DataFrame, sweep: records.Records, *, stem: str) -> Ite
         is_comparable = declaration["endpoint"] == "last" or not facts.is_final
         if facts.task == place["task"] and is_comparable and name != metric:
             metrics.append(name)
-
-    validation = endpoint(runs, split="validation", metric=select, **at)
-    trials = endpoint(runs, split="test", metric=metrics, **at).assign(
-        selected_by=validation[select], candidate=candidates(runs, tuned=tuned)
-    )
-    average = records.declared(declaration["average"], **place) or "mean"
-    looks = declaration["looks"]
-    first = declaration["seeds"][: looks[0]] if looks else [*{*runs.seed}]
-    # Later looks have more seeds, but not at every rate: averages side by side are the first one's.
-    grid = at_choice(
-        validation[validation.seed.isin(first)].assign(
-            selected_by=validation[select], candidate=trials.candidate
-        ),
-        select=select,
-        average=average,
-        by=["context", "loss", "lr"],
-    )
-    rates = learning_rates(grid, metric=select, confidence=confidence)
-    own = at_choice(trials, select=select, average=average)
-    is_chosen = pd.MultiIndex.from_frame(rates[["loss", "lr"]]).isin(
-        pd.MultiIndex.from_frame(own[["loss", "lr"]])
-    )
-    rates = rates.assign(best=is_chosen & rates.value.notna(), split="validation")
+    validation = endpoint(runs, split="validation", metric=[*{select: 0, metric: 0}], **at)
+    choosing = {"selected_by": validation[select], "candidate": candidates(runs, tuned=tuned)}
+    validation = validation.assign(**choosing)
+    trials = endpoint(runs, split="test", metric=metrics, **at).assign(**choosing)
 
     expected = declared_in_context(sweep.plan, runs)
-    declared = declared_losses(sweep.plan, runs) if expected else []
     reference = _reference(declaration, runs, is_declared=bool(expected), **place)
-    seen = seen_before(sweep.plan, runs) if expected else seen_before(sweep.plan, runs.iloc[:0])
-    # The margin is that of the first look.
-    base = endpoint(runs, split="validation", metric=metric, **at).assign(
-        selected_by=validation[select], candidate=trials.candidate
-    )
-    base = base[(base.loss == reference) & base.seed.isin(first)]
-    margin = resolved_margin(
-        records.declared(declaration["margin"], **place),
-        at_choice(base, select=select, average=average),
+    first_seeds = declaration["seeds"][: looks[0]] if looks else sorted({*runs.seed})
+    of_reference = (validation.loss == reference) & validation.seed.isin(first_seeds)
+    main = Comparison(
+        label=str(runs.label.iloc[0]),
+        condition="own_lr",
         metric=metric,
+        metrics=tuple(metrics),
+        select=select,
         reference=reference,
-        unit=sweep.plan["data"].get(place["data"], {}).get("unit", ""),
-    )
-    shared: dict[str, Any] = {
-        "metric": metric,
-        "reference": reference,
-        "select": select,
-        "margin": margin.value,
-        "confidence": confidence,
-        "average": average,
-        "declared": sorted({*declared} - {*seen.loss}),
-        "declared_challengers": len(expected - {reference}),
-    }
-    is_mine = sweep.examples.metric.eq(metric) & sweep.examples.run_id.isin(trials.run_id)
-    examples = sweep.examples[is_mine] if declaration["endpoint"] == "last" else None
-    # Why a loss differs is asked of the first look alone.
-    whole = trials[trials.seed.isin(first)]
-    views = {
-        "own_lr": (trials, own),
-        "reference_lr": (whole, _at_rate(whole, reference, select, average)),
-    }
-    for condition, (table, chosen) in views.items():
-        if condition != "own_lr" and (chosen.loss.nunique() < 2 or trials.lr.nunique() < 2):
-            continue
-        pairs, refusal = pd.DataFrame(columns=PAIRED), ""
-        try:
-            if reference not in {*runs.loss}:
-                raise ValueError(f"the declared reference {reference} has no run here.")
-            is_own = condition == "own_lr"
-            pairs = paired(
-                table,
-                condition=condition,
-                looks=looks if is_own else (),
-                examples=examples if is_own else None,
-                **shared,
-            )
-        except ValueError as error:
-            refusal = str(error)
-        chosen = chosen.assign(condition=condition)
-        outcomes = summary(chosen, metrics=metrics, confidence=confidence)
-        yield Comparison(
-            label=str(runs.label.iloc[0]),
-            condition=condition,
+        trials=trials,
+        runs=at_choice(trials, select=select, average=average),
+        paired=pd.DataFrame(columns=PAIRED),
+        validation=validation,
+        first_seeds=tuple(first_seeds),
+        declared=tuple(declared_losses(sweep.plan, runs) if expected else ()),
+        expected=expected,
+        refusal="",
+        stem=stem,
+        average=average,
+        margin=resolved_margin(
+            records.declared(declaration["margin"], **place),
+            at_choice(validation[of_reference], select=select, average=average),
             metric=metric,
             reference=reference,
-            trials=table,
-            runs=chosen,
-            summary=outcomes.assign(split="test"),
-            paired=pairs.assign(split="test", margin_share=margin.share),
-            grid=grid,
-            rates=rates,
-            budgets=budgets(runs, tuned=tuned),
-            declared=tuple(declared),
-            expected=expected,
-            refusal=refusal,
-            stem=stem,
-            margin=margin,
-            average=average,
-            seen=seen,
-            looks=tuple(looks) if condition == "own_lr" else (),
-            is_smoke=declaration["size"] == "smoke",
+            unit=sweep.plan["data"].get(place["data"], {}).get("unit", ""),
+        ),
+        confidence=declaration["confidence"],
+        tuned=tuple(tuned),
+        seen=seen_before(sweep.plan, runs if expected else runs.iloc[:0]),
+        looks=tuple(looks),
+        is_smoke=declaration["size"] == "smoke",
+    )
+    is_mine = sweep.examples.metric.eq(metric) & sweep.examples.run_id.isin(trials.run_id)
+    return _judged(main, sweep.examples[is_mine] if declaration["endpoint"] == "last" else None)
+
+
+def _at_reference_rate(main: Comparison) -> Comparison:
+    """The comparison at the rate that the reference chooses.
+
+    Why a loss differs is asked of the first look alone. Of what else is tuned each loss has its
+    best.
+    """
+    whole = main.trials[main.trials.seed.isin(main.first_seeds)]
+    choosing = {"select": main.select, "average": main.average}
+    base = at_choice(whole[whole.loss == main.reference], **choosing)
+    runs = at_choice(whole[whole.lr.isin([*base.lr])], **choosing).assign(condition="reference_lr")
+    return _judged(replace(main, condition="reference_lr", trials=whole, runs=runs, looks=()), None)
+
+
+def _judged(one: Comparison, examples: pd.DataFrame | None) -> Comparison:
+    """The comparison with its pairs, or with the reason why there are none."""
+    try:
+        if one.reference not in {*one.validation.loss}:
+            raise ValueError(f"the declared reference {one.reference} has no run here.")
+        pairs = paired(
+            one.trials,
+            metric=one.metric,
+            reference=one.reference,
+            select=one.select,
+            condition=one.condition,
+            margin=one.margin.value,
+            confidence=one.confidence,
+            looks=one.looks,
+            declared=one.confirming,
+            declared_challengers=len(one.expected - {one.reference}),
+            average=one.average,
+            examples=examples,
         )
-
-
-def _at_rate(trials: pd.DataFrame, reference: str, select: str, average: str) -> pd.DataFrame:
-    """The runs at the rate that the reference chooses; of what else is tuned each loss's best."""
-    base = at_choice(trials[trials.loss == reference], select=select, average=average)
-    return at_choice(trials[trials.lr.isin([*base.lr])], select=select, average=average)
+    except ValueError as error:
+        return replace(one, refusal=str(error))
+    return replace(one, paired=pairs.assign(split=one.split, margin_share=one.margin.share))
 
 
 def _reference(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -49,9 +49,11 @@ def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
         that vary within the sweep).
     """
     configs = [json.loads(text) if isinstance(text, str) and text else {} for text in runs.config]
-    each = [_factors(config, tuned) for config in configs]
-    factors = {_digest(leaves): leaves for leaves in each}
-    keys = pd.Series([_digest(leaves) for leaves in each], index=runs.index, dtype=str)
+    texts = [json.dumps(_without(config, _NO_FACTORS)) for config in configs]
+    by_text = {text: _factors(json.loads(text), tuned) for text in {*texts}}  # few among many runs
+    digests = {text: _digest(leaves) for text, leaves in by_text.items()}
+    factors = {digests[text]: leaves for text, leaves in by_text.items()}
+    keys = pd.Series([digests[text] for text in texts], index=runs.index, dtype=str)
     kind = runs.data.astype(str) + " × " + runs.model.astype(str)
     unknown, coarse = keys == _digest({}), kind + " × " + runs.optimizer.astype(str)
     fine = runs.get("planned_context", coarse)
@@ -76,6 +78,10 @@ def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _without(config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in names}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -109,7 +115,7 @@ def context_factors(config: str, *, tuned: Sequence[str] = ()) -> dict[str, Any]
 
 
 def _factors(config: Mapping[str, Any], tuned: Sequence[str]) -> dict[str, Any]:
-    leaves = _flat({name: value for name, value in config.items() if name not in _NO_FACTORS})
+    leaves = _flat(_without(config, _NO_FACTORS))
     speed = [name for name in leaves if name.startswith("engine.") and name != "engine.precision"]
     left_out = {*speed, "optimizer.lr", *tuned, *map(recorded, tuned)}
     return {name: leaf for name, leaf in leaves.items() if name not in left_out}
@@ -187,9 +193,11 @@ def endpoint(
     if endpoint not in ("last", "best"):
         raise ValueError(f"endpoint {endpoint!r} is unknown: use 'last' or 'best'")
     metrics = [metric] if isinstance(metric, str) else list(metric)
-    done = runs[runs.status == "done"].set_index("run_id")
-    evals = evals[evals.run_id.isin(done.index)]
-    rows = evals[(evals.split == split) & evals.metric.isin(metrics)]
+    done = runs.run_id[runs.status == "done"]
+    is_wanted = evals.split.isin([split, "validation"]) & evals.metric.isin(metrics)
+    evals = evals.loc[is_wanted, ["run_id", "step", "split", "metric", "value"]]
+    evals = evals[evals.run_id.isin(done)]
+    rows = evals[evals.split == split]
     best = _best_steps(evals, metrics[0])
     ends = rows.groupby("run_id").step.max() if endpoint == "last" else best
     rows = rows[rows.step == rows.run_id.map(ends)]
@@ -217,12 +225,13 @@ def placed(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
     if "context" in runs:
         return runs
     table = contexts(runs, tuned=tuned)
+    others = [key for key in tuned if key != "optimizer.lr"]
     configs = [
-        _flat(json.loads(text)) if tuned and isinstance(text, str) and text else {}
+        _flat(json.loads(text)) if others and isinstance(text, str) and text else {}
         for text in runs.config
     ]
     columns = {}
-    for key in tuned:
+    for key in others:
         leaves = [leaves.get(recorded(key)) for leaves in configs]
         plain = [json.dumps(leaf) if isinstance(leaf, list) else leaf for leaf in leaves]
         columns[key] = pd.Series(plain, index=runs.index)

@@ -151,7 +151,7 @@ def _versus(
     loss, reference = (
         trials(rows, metric=metric, select=select, seeds=seeds) for rows in (runs, base)
     )
-    both = pd.concat([runs, base])
+    unfinished = ["failed", "missing"]
     look = look_of(len(seeds), looks)
     level = level_at(look, looks, confidence=confidence, comparisons=comparisons)
     row: dict[str, Any] = {name: runs[name].iloc[0] for name in FACTS} | {
@@ -163,7 +163,7 @@ def _versus(
         "seeds": len(seeds),
         "average": average,
         "resolution": resolution,
-        "unfinished": int(both.status.isin(["failed", "missing"]).sum()),
+        "unfinished": sum(int(rows.status.isin(unfinished).sum()) for rows in (runs, base)),
     }
     if not (len(loss.candidates) and len(reference.candidates)):
         return _without_pairs(row)

@@ -162,12 +162,13 @@ def budgets(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
 
     Args:
         runs: Table `runs`.
-        tuned: What was tuned beside the learning rate, as given to `placed`.
+        tuned: What was tuned, as given to `placed`.
 
     Returns:
         Rows by context, label and loss: `rates` tried, `candidates` (combinations with what was
         tuned), `seeds`, `runs`, `updates` done and `train_seconds`, both summed over the runs.
     """
+    others = [key for key in tuned if key != "optimizer.lr"]
     rows = []
     mine = placed(runs, tuned=tuned)
     for facts, cell in mine.groupby(["context", "label", "loss"], dropna=False):
@@ -175,7 +176,7 @@ def budgets(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
             dict(zip(["context", "label", "loss"], facts, strict=True))
             | {
                 "rates": cell.lr.nunique(),
-                "candidates": len(cell[["lr", *tuned]].drop_duplicates()),
+                "candidates": len(cell[["lr", *others]].drop_duplicates()),
                 "seeds": cell.seed.nunique(),
                 "runs": len(cell),
                 "updates": int(cell.stop_step.fillna(0).sum()),
