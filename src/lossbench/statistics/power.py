@@ -83,20 +83,23 @@ def pairs_for(
     """
     level = 1 - (1 - confidence) / comparisons
 
-    def fewest(kind: int) -> float:
-        unit = (_unit_difference, _unit_margin)[kind]
-        low, high = FEWEST_PAIRS - 1, FEWEST_PAIRS  # low is too few or not allowed
-        while spread * unit(high, level, power) > size:
-            if high >= MOST_PAIRS:
-                return np.inf
-            low, high = high, min(2 * high, MOST_PAIRS)
-        while high - low > 1:
-            middle = (low + high) // 2
-            enough = spread * unit(middle, level, power) <= size
-            low, high = (low, middle) if enough else (middle, high)
-        return float(high)
+    def fewest(unit: Callable[[int, float, float], float]) -> float:
+        return fewest_pairs(lambda pairs: spread * unit(pairs, level, power) <= size)
 
-    return Pairs(fewest(0), fewest(1))
+    return Pairs(fewest(_unit_difference), fewest(_unit_margin))
+
+
+def fewest_pairs(suffice: Callable[[int], bool], *, least: int = FEWEST_PAIRS) -> float:
+    """Fewest pairs, at least `least`, that suffice where more do too; infinite above 100,000."""
+    low, high = least - 1, least  # low is too few or not allowed
+    while not suffice(high):
+        if high >= MOST_PAIRS:
+            return math.inf
+        low, high = high, min(2 * high, MOST_PAIRS)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if suffice(middle) else (middle, high)
+    return float(high)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from scipy import special, stats
 
-from lossbench.statistics.intervals import FEWEST_PAIRS, MOST_PAIRS, Estimate, usual_length
-from lossbench.statistics.power import expected_over_spread
+from lossbench.statistics.intervals import FEWEST_PAIRS, Estimate, usual_length
+from lossbench.statistics.power import expected_over_spread, fewest_pairs
 
 
 def is_open(word: str, margin: float) -> bool:
@@ -76,15 +76,7 @@ def seeds_needed(
     def suffice(count: int) -> bool:
         return chance_of_decision(mean, spread, margin, pairs=count, confidence=confidence) >= 0.8
 
-    low, high = fewest - 1, fewest
-    while not suffice(high):
-        if high >= MOST_PAIRS:
-            return math.inf
-        low, high = high, min(2 * high, MOST_PAIRS)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if suffice(middle) else (middle, high)
-    return float(high)
+    return fewest_pairs(suffice, least=fewest)
 
 
 def chance_of_decision(
