@@ -109,7 +109,7 @@ def test_runs_that_were_seen_under_another_declaration_are_said_and_explore(firs
     assert {*own.seen.declaration} == {sha}
     assert own.paired.exploratory.all()
     said = f"seen under another declaration ({sha[:16]}, sweep share) before this one was made"
-    assert f"{len(own.seen)} of {len(own.trials)} runs had been {said}" in " ".join(
+    assert f"{len(own.seen)} of {len(own.runs)} runs had been {said}" in " ".join(
         summary.table(renamed).split()
     )
     assert said in " ".join(methods.paragraph(renamed, [own]))

@@ -119,7 +119,7 @@ def _judging(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[s
             f"{declared[0]['sha256'][:16]}); what was added later is marked as exploratory."
         )
         seen = pd.concat([task.seen for task in mains])
-        count = sum(len(task.trials) for task in mains)
+        count = sum(len(task.runs) for task in mains)
         if text := statistics.seen_text(seen, count=count):
             yield f"But {text}, as far as they rest on these runs."
     if not judged:

@@ -283,7 +283,7 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
         yield "One seed gives no interval: add seed='range(10)'."
     if task.late and task.is_declared:
         yield f"Added after the declaration, so exploratory: {', '.join(task.late)}."
-    if text := statistics.seen_text(task.seen, count=len(task.trials)):
+    if text := statistics.seen_text(task.seen, count=len(task.runs)):
         yield f"{text}."
     for row in task.paired.to_dict("records"):
         if text := statistics.fragility(row):

@@ -66,7 +66,8 @@ class Comparison:
         margin: The declared one, resolved at the first look.
         confidence: As declared.
         tuned: Keys that were tuned for each loss, the learning rate among them.
-        seen: Those of the runs that were seen before under another declaration, see `seen_before`.
+        seen: Those of the chosen runs that were seen before under another declaration, see
+            `seen_before`; a candidate that was seen and not chosen settles nothing.
         looks: Numbers of seeds at which its verdicts are read, as declared.
         is_smoke: Whether the runs are so short that its verdicts say nothing about losses.
     """
@@ -335,6 +336,7 @@ def _main(
     expected = declared_in_context(sweep.plan, runs)
     reference = _reference(declaration, runs, is_declared=bool(expected), **place)
     first_seeds = declaration["seeds"][: looks[0]] if looks else sorted({*runs.seed})
+    chosen = at_choice(trials, select=select, average=average)
     of_reference = (validation.loss == reference) & validation.seed.isin(first_seeds)
     main = Comparison(
         label=str(runs.label.iloc[0]),
@@ -344,7 +346,7 @@ def _main(
         select=select,
         reference=reference,
         trials=trials,
-        runs=at_choice(trials, select=select, average=average),
+        runs=chosen,
         paired=pd.DataFrame(columns=PAIRED),
         validation=validation,
         first_seeds=tuple(first_seeds),
@@ -362,7 +364,7 @@ def _main(
         ),
         confidence=declaration["confidence"],
         tuned=tuple(tuned),
-        seen=seen_before(sweep.plan, runs if expected else runs.iloc[:0]),
+        seen=seen_before(sweep.plan, chosen if expected else chosen.iloc[:0]),
         looks=tuple(looks),
         is_smoke=declaration["size"] == "smoke",
     )

@@ -56,7 +56,7 @@ def objections(sweep: records.Records, comparisons: Iterable[Comparison]) -> lis
             continue
         if one.late:
             sentences.append(f"{where}: not declared before the first run: {', '.join(one.late)}.")
-        if text := seen_text(one.seen, count=len(one.trials)):
+        if text := seen_text(one.seen, count=len(one.runs)):
             sentences.append(f"{where}: {text}.")
         if one.absent:
             sentences.append(f"{where}: declared, and not run: {', '.join(one.absent)}.")
