@@ -232,10 +232,12 @@ def build(
         "data": {run.data: {"task": run.task, "source": "invented"} for run in runs},
         "declarations": [{"sha256": digest, "declared": declared, "runs_before": 0}] * declaration,
     }
-    drawn = _curves(losses) if curves else b""
-    store.write(folder / "sweep.json", store.sealed({**plan, "curves_sha": store.sha256(drawn)}))
     if curves:
+        drawn = _curves(losses)
         store.write(folder / "curves.parquet", drawn)
+        plan["curves_sha"] = store.sha256(drawn)
+    store.write(folder / "sweep.json", store.sealed(plan))
+    store.write(folder / "machine-0.json", store.sealed({"device": "cpu"}))
     return folder
 
 

@@ -223,3 +223,41 @@ def test_a_lock_that_somebody_only_looks_at_is_still_got(tmp_path):
         with store.try_lock(path) as is_mine:
             assert is_mine
         timer.join()
+
+
+# ---- what is no file -----------------------------------------------------------------------------
+
+
+def a_link(path):
+    target = path.with_name("precious")
+    target.write_bytes(b"precious")
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize("make", [a_link, os.mkfifo, os.mkdir])
+def test_a_lock_that_is_no_file_is_refused_and_what_it_leads_to_stays(tmp_path, make):
+    path = tmp_path / "lock"
+    make(path)
+    with (
+        pytest.raises(store.WriteError, match="a link, folder, pipe or device stands where"),
+        store.lock(path),
+    ):
+        pass
+    with pytest.raises(store.WriteError, match="a link, folder, pipe or device stands where"):
+        store.is_held(path)
+    if make is a_link:
+        assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+def test_a_write_replaces_a_link_and_not_what_it_leads_to(tmp_path):
+    a_link(tmp_path / "file")
+    store.write(tmp_path / "file", b"new")
+    assert not (tmp_path / "file").is_symlink()
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+def test_a_pack_that_is_a_link_to_another_folder_is_refused(tmp_path):
+    store.commit(tmp_path / "real", {"a": b"a"}, STATE)
+    (tmp_path / "pack").symlink_to(tmp_path / "real")
+    with pytest.raises(store.StoreError, match="is a link, where a folder of the sweep should be"):
+        store.committed(tmp_path / "pack")

@@ -82,6 +82,10 @@ SELECTION = {
 """The losses that the help names, by task; `lossbench losses` lists all of them."""
 
 
+LONGEST = 1000
+"""Letters of a message, at most."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `lossbench` command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -125,7 +129,7 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
 
     Args:
         arguments: As typed.
-        act: Given Hydra and its parsed arguments, returns the exit code.
+        act: Given the composed configuration and Hydra's loader, returns the exit code.
     """
     import yaml
     from hydra._internal.utils import get_args_parser
@@ -152,8 +156,10 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
         return _refuse("a yaml file cannot be read: " + " ".join(str(error).split()))
     except (HydraException, OmegaConfBaseException) as error:
         return _refuse(explained(error))
+    except RecursionError:
+        return _refuse("a yaml file takes in itself, or is nested without end: mend its defaults")
     except WriteError as error:
-        print(f"lossbench: {error}", file=sys.stderr)
+        print(f"lossbench: {_in_a_line(str(error))}", file=sys.stderr)
         return SOME_FAILED
     except OSError as error:
         return _refuse(str(error))
@@ -175,13 +181,14 @@ def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:
             hydra.shell_completion("config", args.overrides)
             return DONE
         checked_overrides(args.overrides, hydra.config_loader)
+        config = _composed(hydra.config_loader, args)
         if args.cfg:
             hydra.show_cfg("config", args.overrides, args.cfg, args.package, args.resolve)
             return DONE
         if args.info:
             hydra.show_info(args.info, "config", args.overrides)
             return DONE
-        return act(hydra, args)
+        return act(config, hydra.config_loader)
     finally:
         GlobalHydra.instance().clear()
 
@@ -192,21 +199,29 @@ def _extensions(words: Iterable[str]) -> list[str]:
     return re.findall(r"""[^\s,\[\]"']+""", " ".join(typed))
 
 
-def _composed(hydra: Any, args: Any) -> Any:
-    """The whole configuration of a command, Hydra's own node included."""
+def _composed(loader: Any, args: Any) -> Any:
+    """The whole configuration of a command, Hydra's own node included.
+
+    Hydra makes an object of nothing in it; what would be one, or reads the environment, is refused.
+    """
     from hydra.types import RunMode
 
-    lines, mode = list(args.overrides), RunMode.MULTIRUN
-    return hydra.compose_config("config", lines, run_mode=mode, with_log_configuration=False)
+    from lossbench.config import refuse_foreign
+
+    def composed(lines: Iterable[str]) -> Any:
+        return loader.load_configuration("config", [*lines], RunMode.MULTIRUN)
+
+    config = composed(args.overrides)
+    refuse_foreign(config, usual=composed([]) if args.config_dir else None)
+    return config
 
 
-def _launch(hydra: Any, args: Any) -> int:
+def _launch(config: Any, loader: Any) -> int:
     from lossbench import launch
 
-    config = _composed(hydra, args)
-    folder = launch.train(config, hydra.config_loader)
+    folder = launch.train(config, loader)
     # An experiment has the report that it asks for, another sweep none.
-    is_experiment = any("experiment=" in line for line in args.overrides)
+    is_experiment = any("experiment=" in line for line in config.hydra.overrides.task)
     return _finish(folder, extent=str(config.report) if is_experiment else "none")
 
 
@@ -218,11 +233,11 @@ def _plan(arguments: list[str]) -> int:
     if not (math.isnan(options.spread) or options.spread > 0):
         raise ConfigError(f"plan --spread {options.spread}: use a positive number, like 0.02")
 
-    def foretell(hydra: Any, args: Any) -> int:
+    def foretell(config: Any, loader: Any) -> int:
         from lossbench import launch
         from lossbench.protocol import forecast
 
-        outline = launch.outline(_composed(hydra, args), hydra.config_loader)
+        outline = launch.outline(config, loader)
         print("\n".join(forecast.lines(outline)))
         if options.power or not math.isnan(options.spread):
             print("\n" + "\n".join(forecast.power(outline, spread=options.spread)))
@@ -253,9 +268,12 @@ def _search_path(config_dir: str | None) -> Any:
 
 
 def _yaml_folder(config_dir: str) -> Path:
+    from lossbench.config import check_folder
+
     folder = Path(config_dir).resolve()
     if not folder.is_dir():
         raise ConfigError(f"--config-dir {config_dir}: no such folder, name one with yaml files")
+    check_folder(folder)
     return folder
 
 
@@ -470,8 +488,14 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 
 def _refuse(message: str) -> int:
-    print(f"lossbench: {message}", file=sys.stderr)
+    print(f"lossbench: {_in_a_line(message)}", file=sys.stderr)
     return MISTAKE
+
+
+def _in_a_line(message: str) -> str:
+    """A message without breaks, the middle of an endless one left out."""
+    line = " ".join(message.split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 200]} ... {line[-200:]}"
 
 
 if __name__ == "__main__":

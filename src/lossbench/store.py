@@ -13,6 +13,8 @@ import fcntl
 import hashlib
 import json
 import os
+import re
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 COMMIT, LOCK = "commit.json", "lock"
 TRIES = 3
 """How often a lock is tried, 10 ms apart, before it counts as held."""
+_PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
 SEAL = "sha256"
 """Key under which a sealed record carries the hash of all its other keys."""
 
@@ -56,15 +59,55 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """
     cure = "Restore it, or delete its folder to have its runs trained again."
     try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read as JSON ({error}). {cure}") from error
+        record = json.loads(read_file(path))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error)[:200]
+        raise StoreError(f"{path}: cannot be read as JSON ({reason}). {cure}") from error
     if not isinstance(record, dict) or SEAL not in record:
         raise StoreError(f"{path}: not a record of this version of lossbench. {cure}")
     seal = record.pop(SEAL)
     if sha256(to_json(record)) != seal:
         raise StoreError(f"{path}: altered, its content differs from its own sha256. {cure}")
     return record
+
+
+def read_file(path: Path) -> bytes:
+    """Content of a regular file; whatever else stands there is never waited for or followed.
+
+    Raises:
+        OSError: It is missing, a link, a folder, a pipe or a device.
+    """
+    descriptor = _opened(path, os.O_RDONLY)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
+
+
+def _opened(path: Path, flags: int) -> int:
+    """Descriptor of a regular file, made where the flags say so."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise OSError(error.errno, NO_FILE, str(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, NO_FILE, str(path))
+    return descriptor
+
+
+NO_FILE = "a link, folder, pipe or device stands where a file should be: delete it"
+
+
+def refuse_link(folder: Path) -> Path:
+    """The folder of a sweep; a link in its place would lead reading and writing elsewhere.
+
+    Raises:
+        StoreError: It is a link.
+    """
+    if folder.is_symlink():
+        raise StoreError(f"{folder} is a link, where a folder of the sweep should be: delete it")
+    return folder
 
 
 # ---- writing -------------------------------------------------------------------------------------
@@ -94,7 +137,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    descriptor = _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         rest = memoryview(content)
         while rest:
@@ -161,12 +204,13 @@ def committed(pack_dir: Path) -> dict[str, Any] | None:
         StoreError: The record is torn, altered or not one of ours.
     """
     try:
-        state = read_sealed(pack_dir / COMMIT)
+        state = read_sealed(refuse_link(pack_dir) / COMMIT)
     except StoreError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
         raise
-    if not {"files", "members", "schema", "is_finished"} <= state.keys():
+    is_ours = {"files", "members", "schema", "is_finished"} <= state.keys()
+    if not is_ours or not all(map(_PLAIN_NAME.fullmatch, state["files"])):
         raise StoreError(
             f"{pack_dir / COMMIT}: not a commit record of lossbench. {_cure(pack_dir)}"
         )
@@ -199,7 +243,7 @@ def read_hashed(path: Path, expected: str, *, cure: str) -> bytes:
         StoreError: The file is missing or altered.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}. {cure}") from error
     if sha256(content) != expected:
@@ -272,7 +316,7 @@ def try_lock(path: Path) -> Iterator[bool]:
     """Hold `path` if nobody does; yields whether it is held now by this process."""
     with _explained(path):
         os.makedirs(path.parent, exist_ok=True)  # noqa: PTH103
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _opened(path, os.O_RDWR | os.O_CREAT)
     try:
         is_mine = _flock_patiently(descriptor, path) and _is_still(descriptor, path)
         if is_mine:
@@ -320,16 +364,19 @@ def _flock(descriptor: int, path: Path, kind: int = fcntl.LOCK_EX) -> bool:
 def holder(path: Path) -> str:
     """Number of the process that holds a lock, as it wrote it down."""
     with contextlib.suppress(OSError):
-        return path.read_text().strip() or "unknown"
+        return read_file(path).decode(errors="replace").strip()[:20] or "unknown"
     return "unknown"
 
 
 def is_held(path: Path) -> bool:
     """Whether some process holds the lock now; looks, and writes nothing."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
+        with _explained(path):
+            descriptor = _opened(path, os.O_RDONLY)
+    except WriteError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return False
+        raise
     try:
         return not _flock(descriptor, path, fcntl.LOCK_SH)
     finally:

@@ -92,7 +92,7 @@ COMMANDS = {
     "interpolation": ["batch_size=${steps}", "steps=31,32"],
     "interpolation into a list": ["model.params.widths=['${seed}',4]", "seed=9"],
     "size": ["size=smoke", "seed=2"],
-    "Hydra's own": ["hydra.output_subdir=.hydra", "seed=2"],
+    "Hydra's own": ["hydra.sweep.dir=elsewhere", "seed=2"],
     "twice": ["seed=1", "seed=2"],
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ from configs import make_run
 from interrupted import sweep_in
 from sweep_on_disk import build, plan_runs, with_status
 
-from lossbench import cli, records
+from lossbench import cli, records, store
 from lossbench.sweep import invariance
 
 
@@ -32,7 +33,7 @@ def flip_a_bit(path):
 def test_a_sweep_as_it_was_written_is_whole_and_says_that_packs_change_no_bit(written, capsys):
     assert cli.main(["verify", str(written)]) == cli.DONE
     out = capsys.readouterr().out
-    assert "1 packs, 6 files" in out
+    assert "1 packs, 7 files" in out
     assert "all as written" in out
     assert "2 planned runs: 2 done" in out
     assert records.load(written).runs.environment.str.contains('"packs": "bitwise"').all()
@@ -61,6 +62,102 @@ def test_any_damage_is_found_and_named(file, written, tmp_path, capsys):
     out = capsys.readouterr().out
     assert message in out
     assert "1 damaged" in out
+
+
+def rows(name, change):
+    """A forgery that changes a pack's table, its sha256 and the record's with it."""
+
+    def forge(pack, state):
+        path = pack / f"{name}.parquet"
+        content = records.encode(change(records.decode(path.read_bytes(), path=path)))
+        path.write_bytes(content)
+        state["files"][path.name] = store.sha256(content)
+
+    return forge
+
+
+def foreign(table):
+    place = table.schema.get_field_index("run_id")
+    return table.set_column(place, table.schema.field(place), pa.array(["f" * 16] * len(table)))
+
+
+def drop_files(pack, state):
+    state["files"] = {}
+
+
+FORGERIES = {
+    "a row twice": (
+        rows("evals", lambda table: pa.concat_tables([table, table.slice(0, 1)])),
+        "evals.parquet: 1 rows are there twice",
+    ),
+    "rows of another pack": (rows("steps", foreign), "steps.parquet: rows of 1 runs that are not"),
+    "a run without a row": (
+        rows("runs", lambda table: table.slice(0, 1)),
+        "runs.parquet: no row of 1 runs of the pack",
+    ),
+    "another schema": (lambda pack, state: state.update(schema=99), "schema 99, this version"),
+    "no files": (drop_files, "finished, and without evals.parquet, examples.parquet"),
+    "a file elsewhere": (
+        lambda pack, state: state["files"].update({"../../x": "0" * 64}),
+        "not a commit record of lossbench",
+    ),
+}
+
+
+@pytest.mark.parametrize(("forge", "message"), FORGERIES.values(), ids=FORGERIES)
+def test_what_was_forged_with_its_hashes_is_named(forge, message, written, tmp_path, capsys):
+    folder = shutil.copytree(written, tmp_path / "mine")
+    (pack,) = (folder / "packs").iterdir()
+    state = store.committed(pack)
+    forge(pack, state)
+    store.write(pack / store.COMMIT, store.sealed(state))
+    assert cli.main(["verify", str(folder)]) == cli.SOME_FAILED
+    assert message in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("pattern", ["curves.parquet", "machine-*.json"])
+def test_a_file_that_is_missing_is_named(pattern, written, tmp_path, capsys):
+    folder = shutil.copytree(written, tmp_path / "mine")
+    (path,) = folder.glob(pattern)
+    path.unlink()
+    assert cli.main(["verify", str(folder)]) == cli.SOME_FAILED
+    assert pattern in capsys.readouterr().out
+
+
+def link(path):
+    path.symlink_to("/etc/passwd")
+
+
+KINDS = {"link": link, "pipe": os.mkfifo, "folder": os.mkdir}
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("file", ["packs/*/commit.json", "packs/*/steps.parquet", "sweep.json"])
+def test_what_is_no_file_is_refused_at_once_and_never_followed(
+    file, make, written, tmp_path, capsys
+):
+    folder = shutil.copytree(written, tmp_path / "mine")
+    (path,) = folder.glob(file)
+    path.unlink()
+    make(path)
+    assert cli.main(["verify", str(folder)]) != cli.DONE
+    text = "".join(capsys.readouterr())
+    assert "a link, folder, pipe or device" in text or "is not a sweep" in text
+
+
+def test_brackets_without_end_are_one_line(written, tmp_path, capsys):
+    folder = shutil.copytree(written, tmp_path / "mine")
+    (folder / "sweep.json").write_bytes(b"[" * 10**6)
+    assert cli.main(["verify", str(folder)]) == cli.MISTAKE
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_damaged_table_stops_a_resume_as_it_stops_a_report(written, tmp_path):
+    folder = shutil.copytree(written, tmp_path / "mine")
+    (path,) = folder.glob("packs/*/layers.parquet")
+    flip_a_bit(path)
+    with pytest.raises(store.StoreError, match=r"layers.parquet: content differs"):
+        sweep_in(folder).run([make_run(loss="huber", steps=4)])
 
 
 def test_what_is_missing_or_failed_is_counted(tmp_path, capsys):

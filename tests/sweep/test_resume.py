@@ -15,7 +15,7 @@ from interrupted import ENGINE, Spoiling, contents, sweep_by, sweep_in
 from torch import nn
 
 from lossbench import models, records, store
-from lossbench.engine import train
+from lossbench.engine import members, train
 from lossbench.engine.state import decoded, encoded
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS, Model
@@ -258,6 +258,41 @@ def test_a_pack_of_other_versions_begins_again_and_says_so(half, monkeypatch, ca
             half.run(RUNS)
     assert "begins again" in caplog.text
     assert contents(half.folder) == whole
+
+
+@pytest.mark.parametrize(
+    ("field", "changed"),
+    [("data_sha", "train"), ("init_sha", "model"), ("batch_sha", "batches")],
+)
+def test_a_pack_whose_data_start_or_batches_changed_begins_again_and_says_so(
+    half, field, changed, monkeypatch, caplog, tmp_path
+):
+    if changed == "train":
+        whole_splits = training.splits_of
+
+        def splits_of(run, files):
+            splits = whole_splits(run, files)
+            inputs = {**splits.inputs, "train": splits.inputs["train"] + 1}
+            return dataclasses.replace(splits, inputs=inputs)
+
+        monkeypatch.setattr(training, "splits_of", splits_of)
+    elif changed == "model":
+        initial = members.initial_model
+        monkeypatch.setattr(
+            members, "initial_model", lambda run, splits, seed: initial(run, splits, seed=seed + 9)
+        )
+    else:
+        drawn = members.batch_indices
+        monkeypatch.setattr(members, "batch_indices", lambda seed, *sizes: drawn(seed + 9, *sizes))
+    half.run(RUNS)
+    assert f"its checkpoint was made with another {field} of seed 0" in caplog.text
+    clean = sweep_in(tmp_path / "clean", pack_size=4)
+    clean.run(RUNS)
+    runs = [records.load(one.folder).runs.set_index("run_id")[field] for one in (half, clean)]
+    begun = runs[0].index[runs[0] == runs[1]]
+    mine, theirs = contents(half.folder), contents(clean.folder)
+    assert {run_id: mine[run_id] for run_id in begun} == {i: theirs[i] for i in begun}
+    assert len(begun) >= 4  # those of the pack that was cut short, at least
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "part"])

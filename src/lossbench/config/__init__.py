@@ -10,3 +10,4 @@ from lossbench.config.overrides import (
     values_of,
 )
 from lossbench.config.schema import GROUPS, Config, is_key, known_keys, register
+from lossbench.config.trust import check_folder, refuse_foreign

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,12 +14,14 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lossbench.config.overrides import (
+    MOST_RUNS,
     checked_overrides,
     in_type_of_field,
     single_overrides,
     values_of,
 )
 from lossbench.config.schema import GROUPS, known_keys
+from lossbench.config.trust import refuse_foreign
 from lossbench.errors import ConfigError, nearest, refuse_unknown
 from lossbench.records import REPORTS
 from lossbench.runs.checks import can_vary, check_positive, checked, with_values
@@ -62,7 +65,13 @@ class Composer:
             for override in plain
             for key in [override.key_or_group]
         ]
-        for choice in itertools.product(*map(single_overrides, others)):
+        choices = [single_overrides(override) for override in others]
+        if (count := math.prod(map(len, (*choices, *swept)))) > MOST_RUNS:
+            raise ConfigError(
+                f"{count:,} runs: use at most {MOST_RUNS:,} in one command, and a folder of its "
+                "own for each part, with name=..."
+            )
+        for choice in itertools.product(*choices):
             draft, is_interpolated = self._compose(choice)
             if is_interpolated:  # one value depends on another, so Hydra composes every run
                 for rest in itertools.product(*map(single_overrides, plain)):
@@ -87,6 +96,7 @@ class Composer:
         """
         if choice not in self._composed:
             config = self.loader.load_sweep_config(self._config, list(choice))
+            refuse_foreign(config)
             choices = {str(group): name for group, name in config.hydra.runtime.choices.items()}
             config = named(config, choices)
             if config.name != self._config.name:
@@ -200,6 +210,7 @@ def to_engine(config: DictConfig | Mapping[str, Any]) -> Engine:
         pack_size=node["pack_size"],
         threads=node["threads"],
         commit_every=node["commit_every"],
+        patience=node["patience"],
         strategies=tuple(node["strategies"]),
         data_root=data["root"],
         download=data["download"],
@@ -207,7 +218,8 @@ def to_engine(config: DictConfig | Mapping[str, Any]) -> Engine:
 
 
 def _check_engine(engine: Mapping[str, Any]) -> None:
-    check_positive({f"engine.{name}": engine[name] for name in ("pack_size", "threads")})
+    numbers = ("pack_size", "threads", "commit_every", "patience")
+    check_positive({f"engine.{name}": engine[name] for name in numbers})
     refuse_unknown(engine["device"], DEVICES, "engine.device")
     refuse_unknown(engine["precision"], PRECISIONS, "engine.precision")
 

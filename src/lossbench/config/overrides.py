@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Sweep, ValueType
+from hydra.core.override_parser.types import Override, RangeSweep, Sweep, ValueType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import (
@@ -20,7 +20,11 @@ from omegaconf.errors import (
 )
 
 from lossbench.config.schema import FREE_KEY, GROUPS, Config, is_key, known_keys
+from lossbench.config.trust import refuse_foreign_word
 from lossbench.errors import ConfigError, nearest, refuse_unknown
+
+MOST_RUNS = 1_000_000
+"""Most runs of a command; what many runs cost, `lossbench plan` says."""
 
 SEED_CURE = "use seed=3, seed=1,2,3 or seed='range(10)'"
 
@@ -54,7 +58,8 @@ def checked_overrides(lines: Iterable[str], loader: ConfigLoader) -> list[Overri
     """
     overrides = parsed(lines, loader)
     for override in overrides:
-        key, line = override.key_or_group, override.input_line
+        key, line = override.key_or_group, str(override.input_line)
+        refuse_foreign_word(key, line)
         if override.is_delete():
             if key in GROUPS:
                 raise ConfigError(f"'~{key}' leaves no {key}: choose one with {key}=NAME")
@@ -81,8 +86,7 @@ def values_of(override: Override) -> list[Any]:
     """
     if not override.is_sweep_override():
         return [override.value()]
-    if not override.is_discrete_sweep():
-        raise ConfigError(f"{override.input_line!r} is an interval: list values, as KEY=A,B")
+    _refuse_endless(override)
     key = override.key_or_group
     elements = [*override.sweep_iterator()]
     if any(isinstance(element, Sweep) for element in elements):
@@ -94,9 +98,21 @@ def single_overrides(override: Override) -> list[str]:
     """An override of a single value for each value that an override sweeps, as typed."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
+    _refuse_endless(override)
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _refuse_endless(override: Override) -> None:
+    """Refuse a sweep over an interval, and one of more values than a command may have runs."""
     if not override.is_discrete_sweep():
         raise ConfigError(f"{override.input_line!r} is an interval: list values, as KEY=A,B")
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    values = override.value()
+    if isinstance(values, RangeSweep) and values.start is not None and values.stop is not None:
+        step = values.step or 1
+        if (count := (values.stop - values.start) / step) > MOST_RUNS:
+            raise ConfigError(
+                f"{override.input_line!r} has {count:,.0f} values: use at most {MOST_RUNS:,}"
+            )
 
 
 def typed_lines(lines: Sequence[str], loader: ConfigLoader) -> dict[str, str]:

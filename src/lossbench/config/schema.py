@@ -76,6 +76,7 @@ class EngineNode:
     pack_size: int = 128
     threads: int = 1
     commit_every: float = 30.0
+    patience: float = 60.0
     strategies: list[str] = field(default_factory=list)
 
 

@@ -161,6 +161,37 @@ class Data:
         return self.fn(seed=seed, **params)
 
 
+def problem_of(splits: Any, *, task: str) -> str:
+    """Why what a data function returned cannot be trained on; empty where it can.
+
+    Args:
+        splits: What it returned.
+        task: As its row says.
+    """
+    if not isinstance(splits, Splits):
+        return (
+            f"its function returned {type(splits).__name__}: return Splits, as "
+            "lossbench.data.splits.classification and regression make them"
+        )
+    if splits.task != task:
+        return f"its splits are {splits.task}, and its row says task={task!r}"
+    for split in SPLITS:
+        for part, rows in {"inputs": splits.inputs, "targets": splits.targets}.items():
+            values = rows.get(split)
+            if not isinstance(values, Tensor) or not values.is_floating_point():
+                kind = getattr(values, "dtype", type(values).__name__)
+                return f"{part} of split {split} are {kind}: give a tensor of float32"
+            if values.ndim < 2 or len(values) < 2:
+                return f"{part} of split {split} have shape {tuple(values.shape)}: give [N, ...]"
+            if not values.isfinite().all():
+                count = int((~values.isfinite()).sum())
+                return f"{part} of split {split}: {count} numbers are not finite"
+        if len(splits.inputs[split]) != len(splits.targets[split]):
+            counts = len(splits.inputs[split]), len(splits.targets[split])
+            return f"split {split} has {counts[0]} inputs and {counts[1]} targets"
+    return ""
+
+
 def permuted(count: int, seed: int) -> dict[str, Tensor]:
     """Row indices of each split of `count` rows, 60/20/20.
 

@@ -1,8 +1,8 @@
 """The training loop: a pack of runs in, five tables of records out."""
 
 from lossbench.engine.batches import batch_indices
-from lossbench.engine.contracts import refuse_unpaired, refuse_unwidened
+from lossbench.engine.contracts import refuse_too_large, refuse_unpaired, refuse_unwidened
 from lossbench.engine.members import runs_apart
 from lossbench.engine.recorder import failed
 from lossbench.engine.state import Saved, Snapshot
-from lossbench.engine.train import Shared, train
+from lossbench.engine.train import OtherStart, Shared, train

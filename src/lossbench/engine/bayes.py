@@ -14,6 +14,7 @@ from lossbench.claims import bayes_prediction
 from lossbench.losses.spec import Context
 from lossbench.pairing import tensors_sha
 from lossbench.runs import Run
+from lossbench.runs.extensions import contained
 
 MOST_POSTERIORS = 40
 """Distinct posteriors of a split that are solved: half a second for a loss on ten seeds."""
@@ -102,7 +103,8 @@ def _solve(run: Run, posterior: Tensor, counts: Tensor) -> Tensor:
     context = Context.outside_training(counts[:, None])
     try:
         loss = run.row.at(**run.loss.params).inside(context)
-        return bayes_prediction(loss, targets=targets, weights=weights)[:-GUARDS]
+        with contained(f"loss {run.loss.name}", run.row.fn):
+            return bayes_prediction(loss, targets=targets, weights=weights)[:-GUARDS]
     except Exception as error:
         log.warning("loss %s has no Bayes point (%s)", run.loss.name, error)
         return torch.full_like(posterior[:-GUARDS], torch.nan)

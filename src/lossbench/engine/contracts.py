@@ -11,6 +11,27 @@ from torch import Tensor, nn
 from lossbench.models import initialised, widened
 from lossbench.pairing import tensors_sha
 
+MOST_PARAMETERS = 10**9
+"""Parameters of one model, at most; counted before any memory is taken."""
+
+
+def refuse_too_large(build: Callable[[], nn.Module]) -> None:
+    """Refuse a model of more parameters than `MOST_PARAMETERS`.
+
+    Args:
+        build: Makes the module.
+
+    Raises:
+        ValueError: Says how many it has.
+    """
+    try:
+        with torch.device("meta"):
+            model = build()
+    except (NotImplementedError, RuntimeError):
+        return  # somebody's own model that needs numbers while it is built
+    if (count := sum(parameter.numel() for parameter in model.parameters())) > MOST_PARAMETERS:
+        raise ValueError(f"it has {count:,} parameters: at most {MOST_PARAMETERS:,} are trained")
+
 
 def refuse_unpaired(build: Callable[[], nn.Module], inputs: Tensor) -> None:
     """Refuse modules whose members could not be proven equal, or would not train as they should.

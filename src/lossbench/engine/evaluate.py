@@ -17,6 +17,7 @@ from lossbench.losses import LOSSES
 from lossbench.measures import metrics
 from lossbench.records import OWN_LOSS, SPLITS
 from lossbench.runs import Run
+from lossbench.runs.extensions import is_own
 
 MOST_TRAINING_ROWS = 10_000
 """Examples of the training split that are evaluated: the first ones of a larger one."""
@@ -87,12 +88,17 @@ def evaluate(
         of_split[OWN_LOSS] = evaluated_losses(members, output, target)
         values |= {(split, name): value for name, value in of_split.items()}
     if is_last:
-        # Every loss of the task, on the members whose inverse link is its own.
+        # Every loss of the task, on the members whose inverse link is its own; one of somebody's
+        # own on those that were trained with it: nobody asked for it in other runs.
         links = [run.row.link(run.loss.params) for run in members.runs]
         for name, row in LOSSES.items():
             if row.task != run.row.task:
                 continue
-            fits = torch.tensor([link == row.link() for link in links], device=is_finite.device)
+            fitting = [
+                link == row.link() and (member.row is row or not is_own(row.fn))
+                for member, link in zip(members.runs, links, strict=True)
+            ]
+            fits = torch.tensor(fitting, device=is_finite.device)
             if fits.any():
                 mean = evaluated_losses(members, outputs["test"], targets["test"], row)
                 values["test", f"loss:{name}"] = torch.where(fits, mean, torch.nan)

@@ -24,6 +24,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.spec import NO_PARAMS, Context, Loss
 from lossbench.measures.instruments.gradients import CORE
 from lossbench.records import REFERENCE
+from lossbench.runs.extensions import contained
 
 Result = TypeVar("Result")
 
@@ -93,7 +94,7 @@ def together(
         current = pending.pop(0)
         try:
             result = compute(current)
-        except (Exception, SystemExit) as error:
+        except Exception as error:
             smaller = current if len(current) > 1 else current[0].singles
             if len(smaller) > 1:
                 pending[:0] = [[group] for group in smaller]
@@ -128,7 +129,8 @@ def _values(
             context = Context.outside_training(counts)
         else:
             context = Context(class_counts=counts, rows=members.batches.rows_at(clock)[seeds])
-    values = group.row.values(output, target, group.params, context)
+    with contained(f"loss {group.name}", group.row.fn):
+        values = group.row.values(output, target, group.params, context)
     if not isinstance(values, Tensor):
         raise TypeError(f"loss {group.name} returned {type(values).__name__}: return a tensor")
     if values.shape != output.shape[:-1]:

@@ -24,6 +24,7 @@ from lossbench.models.start import STARTS
 from lossbench.optimizers import Hyperparameters
 from lossbench.pairing import tensors_sha
 from lossbench.runs import PRECISIONS, Run
+from lossbench.runs.extensions import contained
 from lossbench.runs.packs import Pack, slices
 
 log = logging.getLogger(__name__)
@@ -247,8 +248,10 @@ def initial_model(run: Run, splits: Splits, *, seed: int) -> nn.Module:
         seed: Block of the paired design.
     """
     inputs, targets = splits.inputs["train"], splits.targets["train"]
-    build = partial(MODELS[run.model.fn].fn, *splits.sizes, **run.model.params)
-    model = initialised(build, seed=seed)
+    function = MODELS[run.model.fn].fn
+    build = partial(function, *splits.sizes, **run.model.params)
+    with contained(f"model {run.model.name}", function):
+        model = initialised(build, seed=seed)
     STARTS[run.init.start](model, inputs, targets, seed=seed)
     return rescaled(model, output_scale=run.init.output_scale)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FORMAT = 3
+FORMAT = 4
 """Version of the layout of checkpoints. A pack whose checkpoint has another one begins again."""
 
 

@@ -23,6 +23,10 @@ from lossbench.engine.update import Updates
 from lossbench.runs.packs import Pack
 
 
+class OtherStart(Exception):
+    """A checkpoint belongs to other data, initial parameters or batches than there are now."""
+
+
 @dataclass(frozen=True)
 class Shared:
     """What the packs that a process trains one after the other need to work out only once.
@@ -73,6 +77,7 @@ def train(
 
     Raises:
         ValueError: The batch is larger than the training split.
+        OtherStart: What is saved began with other data, parameters or batches.
     """
     shared = shared or Shared()
     with arithmetic(device, pack.runs[0].precision):
@@ -92,6 +97,7 @@ def train(
         state = updates.start()
         if saved is not None:
             content = decoded(saved.checkpoint, device=device)
+            refuse_other_start(content["fingerprints"], members.fingerprints)
             state.write(content["state"])
             start -= content["seconds"]
             recorder.restore(
@@ -107,7 +113,12 @@ def train(
 
         def snapshot() -> Saved:
             seconds = time.monotonic() - start
-            content = {"state": state.values, "failures": recorder.failures, "seconds": seconds}
+            content = {
+                "state": state.values,
+                "failures": recorder.failures,
+                "seconds": seconds,
+                "fingerprints": members.fingerprints,
+            }
             return Saved(int(state.clock), encoded(content), (encoded(recorder.part()),))
 
         def is_observed(step: int) -> bool:
@@ -143,3 +154,17 @@ def train(
             seconds=time.monotonic() - start,
             facts={**(facts or {}), "strategy": names},
         )
+
+
+def refuse_other_start(
+    saved: Mapping[int, Mapping[str, str]], now: Mapping[int, Mapping[str, str]]
+) -> None:
+    """Refuse to go on from a checkpoint whose fingerprints by seed are not those of now.
+
+    Raises:
+        OtherStart: Names what differs and a seed.
+    """
+    for seed, fingerprints in now.items():
+        for name, sha in fingerprints.items():
+            if saved.get(seed, {}).get(name) != sha:
+                raise OtherStart(f"{name} of seed {seed}")

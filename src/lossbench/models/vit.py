@@ -39,6 +39,8 @@ def vit(
     """
     channels, *sides = image_of(inputs, model="vit")
     check_positive([patch, width, depth, heads], what="patch, width, depth, heads")
+    if depth > 1000:
+        raise ValueError(f"depth {depth}: use at most 1000")
     if any(side % patch for side in sides):
         raise ValueError(f"patch {patch} for images of {sides}: use a divisor of both sides")
     if width % heads:

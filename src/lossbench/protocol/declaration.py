@@ -258,6 +258,10 @@ def check_others(others: Mapping[str, Any], declared: Mapping[str, Any]) -> None
             )
 
 
+MOST_SEEDS = 10_000
+"""Seeds of the last look, at most."""
+
+
 def check_looks(looks: Sequence[int]) -> None:
     """Refuse numbers of seeds that are none, or do not ascend.
 
@@ -265,8 +269,14 @@ def check_looks(looks: Sequence[int]) -> None:
         ConfigError: Names them.
     """
     is_count = [isinstance(look, int) and not isinstance(look, bool) for look in looks]
-    if not looks or not all(is_count) or looks[0] < 1 or [*looks] != sorted({*looks}):
+    if (
+        not looks
+        or looks[-1:] > [MOST_SEEDS]
+        or not all(is_count)
+        or looks[0] < 1
+        or [*looks] != sorted({*looks})
+    ):
         raise ConfigError(
             f"hydra.sweeper.looks is {[*looks]}: use numbers of seeds in ascending order, like "
-            "[10,20,40]"
+            f"[10,20,40], at most {MOST_SEEDS:,}"
         )

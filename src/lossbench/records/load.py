@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def load(sweep_dir: str | Path) -> Records:
         store.StoreError: The folder is no sweep, or a file is unreadable, altered or foreign.
     """
     folder = Path(sweep_dir)
-    if not (folder / "sweep.json").is_file():
+    if not os.path.isfile(folder / "sweep.json"):  # noqa: PTH113  of any length
         raise store.StoreError(
             f"{folder} is not a sweep: it has no sweep.json. Name a folder below runs/, "
             "like 'lossbench report runs/essay'."
@@ -51,7 +51,7 @@ class Records:
     @cached_property
     def pack_dirs(self) -> list[Path]:
         """Folders of the packs that are finished."""
-        folders = sorted((self.sweep_dir / "packs").glob("*"))
+        folders = sorted(store.refuse_link(self.sweep_dir / "packs").glob("*"))
         return [folder for folder in folders if (store.committed(folder) or {}).get("is_finished")]
 
     @cached_property
@@ -102,13 +102,13 @@ class Records:
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """The losses over error or prediction; no rows where they were not written."""
+        """The losses over error or prediction; no rows where the plan knows of none."""
         path = self.sweep_dir / "curves.parquet"
-        if not path.exists():
+        if "curves_sha" not in self.plan:
             return pd.DataFrame()
         cure = "Give the sweep's command again: it is written anew."
         content = store.read_hashed(path, self.plan["curves_sha"], cure=cure)
-        return pq.read_table(io.BytesIO(content)).to_pandas()
+        return pq.read_table(pa.BufferReader(content)).to_pandas()
 
     def sql(self, query: str, **frames: pd.DataFrame) -> pd.DataFrame:
         """Result of a DuckDB query over the views runs, steps, layers, evals and examples.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from lossbench import records, store
 
@@ -44,7 +47,7 @@ def verified(sweep_dir: Path) -> Verified:
         store.StoreError: The folder is no sweep, or its plan is damaged.
     """
     result, loaded = Verified(), records.load(sweep_dir)
-    for folder in sorted((sweep_dir / "packs").glob("*")):
+    for folder in sorted(store.refuse_link(sweep_dir / "packs").glob("*")):
         try:
             state = store.committed(folder)
         except store.StoreError as error:
@@ -54,22 +57,68 @@ def verified(sweep_dir: Path) -> Verified:
             continue
         result.packs += state["is_finished"]
         result.unfinished += not state["is_finished"]
+        result.problems += [f"{folder}: {text}" for text in _of_record(state)]
         for name in state["files"]:
             try:
                 content = store.read(folder, name, state)
                 if name.endswith(".parquet"):
-                    records.decode(content, path=folder / name)
+                    table = records.decode(content, path=folder / name)
+                    problems = _of_rows(name.removesuffix(".parquet"), table, state["members"])
+                    result.problems += [f"{folder / name}: {text}" for text in problems]
             except store.StoreError as error:
                 result.problems.append(str(error))
                 continue
             result.files += 1
             result.bytes += len(content)
+    machines = sorted(sweep_dir.glob("machine-*.json"))
+    if result.packs and not machines:
+        result.problems.append(f"{sweep_dir}: no machine-*.json, which training writes")
+    for path in machines:
+        try:
+            store.read_sealed(path)
+            result.files += 1
+        except store.StoreError as error:
+            result.problems.append(str(error))
     try:
-        result.files += 1
         loaded.curves  # noqa: B018  reads and checks
+        result.files += 1
     except store.StoreError as error:
         result.problems.append(str(error))
     if not result.problems:
         counts: pd.Series = loaded.runs.status.value_counts()
         result.runs = {status: int(counts.get(status, 0)) for status in records.STATUSES}
     return result
+
+
+def _of_record(state: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with a pack's commit record beside its sha256."""
+    if state["schema"] != records.SCHEMA:
+        yield f"schema {state['schema']}, this version reads schema {records.SCHEMA}"
+    absent = {f"{table}.parquet" for table in records.TABLES} - {*state["files"]}
+    if state["is_finished"] and absent:
+        yield f"finished, and without {', '.join(sorted(absent))}"
+
+
+ROW = {
+    "runs": ["run_id"],
+    "steps": ["run_id", "step"],
+    "layers": ["run_id", "step", "layer"],
+    "evals": ["run_id", "step", "split", "metric"],
+    "examples": ["run_id", "example", "metric"],
+}
+"""What each table has one row of at most."""
+
+
+def _of_rows(name: str, table: pa.Table, members: Collection[str]) -> Iterator[str]:
+    """What is wrong with the rows of a pack's table: foreign, missing or double ones."""
+    if name not in ROW:
+        yield "no table of lossbench"
+        return
+    rows = table.select(ROW[name])
+    run_ids = {*rows["run_id"].to_pylist()}
+    if foreign := run_ids - {*members}:
+        yield f"rows of {len(foreign)} runs that are not in the pack, like {min(foreign)}"
+    if name == "runs" and (absent := {*members} - run_ids):
+        yield f"no row of {len(absent)} runs of the pack, like {min(absent)}"
+    if double := len(rows) - rows.group_by(ROW[name]).aggregate([]).num_rows:
+        yield f"{double} rows are there twice"

@@ -98,7 +98,9 @@ def write(
         store.StoreError: The folder is no sweep, or a file is unreadable, altered or foreign.
     """
     loaded = sweep if isinstance(sweep, records.Records) else records.load(sweep)
-    folder, plan = loaded.sweep_dir / "report", loaded.plan
+    folder, plan = store.refuse_link(loaded.sweep_dir / "report"), loaded.plan
+    for part in ("figures", "tables"):
+        store.refuse_link(folder / part)
     mark = "SMOKE: " if summary.is_smoke(plan) else ""
     together, findings = statistics.all_comparisons(loaded), essay.of_sweep(loaded)
     groups = statistics.by_context(together)

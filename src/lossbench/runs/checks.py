@@ -133,11 +133,36 @@ def fits(draft: Draft) -> bool:
     return loss.task == data.task and loss.domain in ("real", data.domain)
 
 
+MOST = {
+    "steps": 10**8,
+    "batch_size": 10**7,
+    "log_every": 10**8,
+    "eval_every": 10**8,
+    "seed": 2**63 - 1,
+    "optimizer.lr": 1e10,
+    "optimizer.weight_decay": 1e10,
+    "init.output_scale": 1e10,
+    "engine.threads": 1024,
+    "engine.pack_size": 10**5,
+    "engine.commit_every": 1e6,
+    "engine.patience": 1e6,
+}
+"""Largest values: beyond them lies a slip of the finger."""
+
+MOST_PARAMETER = 10**7
+"""Largest whole number that a parameter of a part may be."""
+
+MOST_LISTED = 1000
+"""Most entries of a list of parameters."""
+
+
 def check_positive(values: Mapping[str, float]) -> None:
-    """Refuse what is no positive finite number, by key."""
+    """Refuse what is no positive finite number, or larger than `MOST`, by key."""
     for name, value in values.items():
         if not (value > 0 and math.isfinite(value)):
             raise ConfigError(f"{name} is {value}: use a positive number")
+        if value > MOST.get(name, math.inf):
+            raise ConfigError(f"{name} is {value}: use at most {MOST[name]:,}")
 
 
 @functools.cache
@@ -168,6 +193,10 @@ def in_type_of(default: Any, value: Any, key: str) -> Any:
     """
     if isinstance(default, float) and type(value) is int:
         return float(value)
+    if type(value) is int and abs(value) > MOST_PARAMETER:
+        raise ConfigError(f"{key} is {value}: use at most {MOST_PARAMETER:,}")
+    if isinstance(value, list | tuple | str) and len(value) > MOST_LISTED:
+        raise ConfigError(f"{key} has {len(value):,} entries: use at most {MOST_LISTED:,}")
     if isinstance(default, list | tuple) and isinstance(value, list | tuple):
         return [in_type_of(default[0], item, key) for item in value] if default else list(value)
     is_infinite = type(value) is float and not math.isfinite(value)
@@ -195,13 +224,13 @@ def _refuse_out_of_range(draft: Draft) -> None:
     names = ("steps", "batch_size", "log_every", "eval_every")
     check_positive({"optimizer.lr": draft.lr, **{name: getattr(draft, name) for name in names}})
     for key, value in {"seed": draft.seed, "optimizer.weight_decay": draft.weight_decay}.items():
-        if not (value >= 0 and math.isfinite(value)):
-            raise ConfigError(f"{key} is {value}: use 0 or more")
+        if not 0 <= value <= MOST[key]:
+            raise ConfigError(f"{key} is {value}: use 0 or more, at most {MOST[key]:,}")
     if not 0 <= draft.momentum < 1:
         raise ConfigError(f"optimizer.momentum is {draft.momentum}: use 0 up to below 1")
     scale = draft.init.output_scale
-    if type(scale) not in (int, float) or not math.isfinite(scale):
-        raise ConfigError(f"init.output_scale is {scale!r}: use a number")
+    if type(scale) not in (int, float) or not abs(scale) <= MOST["init.output_scale"]:
+        raise ConfigError(f"init.output_scale is {scale!r}: use a number like 4.0")
     refuse_unknown(draft.precision, PRECISIONS, "engine.precision")
     refuse_unknown(str(draft.init.start), STARTS, "init.from")
     refuse_unknown(draft.targets, TARGETS, "data.targets")

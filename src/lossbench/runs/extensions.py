@@ -1,17 +1,28 @@
-"""Modules of users that bring losses, data sets and models of their own."""
+"""Somebody's own losses, data sets and models: their modules, and what they may do to a process."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
+import os
+import random
 import re
 import sys
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 from lossbench.data import DATA
 from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
+
+log = logging.getLogger(__name__)
 
 
 def load_extensions(modules: Iterable[str]) -> None:
@@ -29,7 +40,8 @@ def load_extensions(modules: Iterable[str]) -> None:
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))
         try:
-            module = importlib.import_module(name)
+            with contained(f"extension {name}"):
+                module = importlib.import_module(name)
         except Exception as error:
             raise ConfigError(
                 f"extension {name!r} cannot be imported ({error}): "
@@ -39,3 +51,88 @@ def load_extensions(modules: Iterable[str]) -> None:
             for row in getattr(module, registry, ()):
                 if rows.setdefault(row.name, row) is not row:
                     raise ConfigError(f"extension {name!r}: {row.name!r} exists: rename yours")
+
+
+def is_own(function: Callable[..., Any]) -> bool:
+    """Whether a function is somebody's, and not one that lossbench brings and tests."""
+    return str(getattr(function, "__module__", "")).partition(".")[0] != "lossbench"
+
+
+@contextlib.contextmanager
+def contained(what: str, function: Callable[..., Any] | None = None) -> Iterator[None]:
+    """Put back what somebody's code changes of the process, and say whose it was.
+
+    Generators are put back without a word: who draws from a global one changes it. What would end
+    the command, an exit or an interrupt, becomes an error like any other. A signal is no such
+    interrupt: it raises one of a kind of its own.
+
+    Args:
+        what: Whose, as in "loss wing".
+        function: What is called; one that lossbench brings is called as it is.
+    """
+    if function is not None and not is_own(function):
+        yield
+        return
+    before, generators = _settings(), _generators()
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt) as error:
+        if type(error) not in (SystemExit, KeyboardInterrupt):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+    finally:
+        after = _settings()
+        changed = [name for name, value in before.items() if after[name] != value]
+        for name in changed:
+            _RESTORE[name](before[name])
+        if changed:
+            log.warning(
+                "%s changes %s of the whole process: put back as it was", what, ", ".join(changed)
+            )
+        _restore(generators)
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "grad mode": torch.is_grad_enabled(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "the number of threads": torch.get_num_threads(),
+        "the working folder": _folder(),
+        "the filters of warnings": [*warnings.filters],
+    }
+
+
+def _folder() -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return os.getcwd()  # noqa: PTH109  called at each update
+    return ""
+
+
+def _restore_filters(filters: list[Any]) -> None:
+    warnings.filters[:] = filters  # type: ignore[index]
+    with warnings.catch_warnings():  # whose end forgets what had been decided by the others
+        pass
+
+
+_RESTORE: dict[str, Callable[[Any], Any]] = {
+    "grad mode": torch.set_grad_enabled,
+    "torch's default dtype": torch.set_default_dtype,
+    "the number of threads": torch.set_num_threads,
+    "the working folder": os.chdir,
+    "the filters of warnings": _restore_filters,
+}
+
+
+def _generators() -> tuple[Any, ...]:
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
+def _restore(states: tuple[Any, ...]) -> None:
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    random.setstate(states[2])
+
+
+def draw_from_global_generators() -> None:
+    """Move on all generators that somebody's function may draw from without asking for one."""
+    torch.rand(1), np.random.random(), random.random()  # noqa: NPY002

@@ -24,6 +24,7 @@ class Engine:
         pack_size: Most members of a pack.
         threads: Of each process.
         commit_every: Seconds between two checkpoints.
+        patience: Seconds that the first call of somebody's loss may take.
         strategies: Names of optional strategies to use where they serve.
         data_root: Folder with the files of data sets.
         download: Whether files that are missing there may be downloaded.
@@ -33,6 +34,7 @@ class Engine:
     pack_size: int
     threads: int
     commit_every: float
+    patience: float = 60.0
     strategies: tuple[str, ...] = ()
     data_root: str = ROOT
     download: bool = False

@@ -99,7 +99,7 @@ class Inventory:
         self.statuses: Statuses = {}
         self.failures: Counter[str] = Counter()
         rank = records.STATUSES.index
-        for pack_dir in sorted((folder / "packs").glob("*")):
+        for pack_dir in sorted(store.refuse_link(folder / "packs").glob("*")):
             record = store.committed(pack_dir)
             if record is None:
                 self.unrecorded.append(pack_dir)
@@ -110,6 +110,16 @@ class Inventory:
                 if rank(facts["status"]) < rank(best["status"]):
                     self.statuses[run_id] = facts
                 self.failures[run_id] += facts["status"] == "failed"
+
+    def check(self) -> None:
+        """Read every file of the finished packs, as a report will.
+
+        Raises:
+            store.StoreError: One is damaged: what is trained beside it would have no verdict.
+        """
+        for pack_dir, record in self.records.items():
+            for name in record["files"] if record["is_finished"] else ():
+                store.read(pack_dir, name, record)
 
     def open_packs(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -17,6 +18,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
 from lossbench.losses.relations import related
 from lossbench.runs import ConfigError, Run
+from lossbench.runs.extensions import contained
 from lossbench.sweep.siblings import seen_elsewhere
 
 log = logging.getLogger(__name__)
@@ -71,9 +73,10 @@ def write(
             folder,
         )
     sha = old.get("curves_sha", "")
-    is_known = {**new, "curves_sha": sha} == old and curves_path.exists()
-    if is_known and store.sha256(curves_path.read_bytes()) == sha:
-        return
+    if {**new, "curves_sha": sha} == old:
+        with contextlib.suppress(store.StoreError):
+            store.read_hashed(curves_path, sha, cure="")
+            return
     curves = _curves(new["losses"])
     store.write(curves_path, curves)
     store.write(path, store.sealed({**new, "curves_sha": store.sha256(curves)}))
@@ -102,9 +105,11 @@ def _curves(losses: Mapping[str, Mapping[str, Any]]) -> bytes:
     parts = []
     for name, facts in losses.items():
         try:
-            columns = curve(LOSSES[facts["fn"]], facts["params"])
+            row = LOSSES[facts["fn"]]
+            with contained(f"loss {name}", row.fn):
+                columns = curve(row, facts["params"])
             pa.table(columns)  # refuses what is not as many numbers in each
-        except (Exception, SystemExit):
+        except Exception:
             columns = {name: [] for name in ("argument", "value", "first", "second", "weight")}
         count = len(columns["argument"])
         labels = {"loss": name, "task": facts["task"], "family": facts["family"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -13,13 +13,20 @@ from lossbench.data import DATA, Splits
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS
 from lossbench.data.corruption import DROPPING, corrupted
 from lossbench.data.files import Files
-from lossbench.data.splits import standardised
+from lossbench.data.splits import problem_of, standardised
 from lossbench.data.targets import TARGETS
-from lossbench.engine import batch_indices, refuse_unpaired, refuse_unwidened
+from lossbench.engine import (
+    batch_indices,
+    refuse_too_large,
+    refuse_unpaired,
+    refuse_unwidened,
+)
 from lossbench.losses.spec import Context
 from lossbench.models import MODELS
 from lossbench.pairing import raised
 from lossbench.runs import ConfigError, Run
+from lossbench.runs.extensions import contained, draw_from_global_generators, is_own
+from lossbench.sweep.first_call import first_calls
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +37,12 @@ FILES = Files()
 def splits_of(run: Run, files: Files = FILES) -> Splits:
     """The run's data as its seed sees it, with the targets it asks for, corruption applied."""
     row, corruption = DATA[run.data.fn], run.corruption
+    with contained(f"data {run.data.name}", row.fn):
+        splits = row.splits(run.seed, files, run.data.params)
+    if is_own(row.fn) and (problem := problem_of(splits, task=row.task)):
+        raise ValueError(problem)
     return corrupted(
-        TARGETS[run.targets](row.splits(run.seed, files, run.data.params)),
+        TARGETS[run.targets](splits),
         name=corruption.fn,
         seed=run.seed,
         params=corruption.params,
@@ -39,16 +50,30 @@ def splits_of(run: Run, files: Files = FILES) -> Splits:
     )
 
 
-def preflight(runs: Iterable[Run], files: Files = FILES) -> None:
+def preflight(
+    runs: Iterable[Run],
+    files: Files = FILES,
+    *,
+    extensions: Sequence[str] = (),
+    patience: float = 60.0,
+) -> None:
     """Build the data, the model and the batches of each kind of run once, before any training.
 
-    Of data that a seed draws, and a corruption drops rows of, every seed's are built; of data with
-    one test part for all seeds, a second seed's.
+    Of somebody's own data, and of data that a seed draws and a corruption drops rows of, every
+    seed's are built; of data with one test part for all seeds, a second seed's.
+
+    Args:
+        runs: What is asked for.
+        files: Of data sets.
+        extensions: Modules of somebody's own losses, which are called in a process of their own.
+        patience: Seconds that a call may take there.
 
     Raises:
-        ConfigError: One of them refuses its parameters.
+        ConfigError: One of them refuses its parameters, or is not what it should be.
     """
     runs = list(runs)
+    for by_seed in _by_kind_and_seed(run for run in runs if is_own(DATA[run.data.fn].fn)):
+        _check_own_data(by_seed, files)
     drawn_and_dropped = {
         repr((run.data, run.targets, run.corruption, run.seed)): run
         for run in runs
@@ -57,11 +82,8 @@ def preflight(runs: Iterable[Run], files: Files = FILES) -> None:
     for run in drawn_and_dropped.values():
         title = f"data {run.data.name}, corruption {run.corruption.name}, seed {run.seed}"
         _data(run, files, title)
-    resplit: dict[str, dict[int, Run]] = {}
-    for run in runs:
-        if DATA[run.data.fn].drawn == "resplit":
-            resplit.setdefault(repr(run.data), {}).setdefault(run.seed, run)
-    for by_seed in resplit.values():
+    resplit = (run for run in runs if DATA[run.data.fn].drawn == "resplit")
+    for by_seed in _by_kind_and_seed(resplit):
         for run, other in itertools.pairwise([*by_seed.values()][:2]):
             _refuse_other_test_examples(run, other, files)
     kinds: dict[str, dict[str, Run]] = {}
@@ -79,12 +101,58 @@ def preflight(runs: Iterable[Run], files: Files = FILES) -> None:
                 words = torch.zeros(1, WORDS, dtype=torch.int32)
                 AUGMENTATIONS[run.augmentation.fn](inputs[:1], words, **run.augmentation.params)
             build = partial(MODELS[run.model.fn].fn, *splits.sizes, **run.model.params)
+            refuse_too_large(build)
             refuse_unpaired(build, inputs[: run.batch_size])
             refuse_unwidened(build, inputs[: run.batch_size], times=run.row.outputs_per_target)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
+        raised = {}
+        if extensions:
+            own = {run.loss.name: run for run in by_loss.values() if is_own(run.row.fn)}
+            outputs = splits.targets["train"].shape[-1]
+            raised = first_calls(own, outputs=outputs, extensions=extensions, patience=patience)
         for run in by_loss.values():
-            _refuse_parameters(run, splits)
+            if text := raised.get(run.loss.name):
+                log.warning("loss %s raises %s", run.loss.name, text)
+            else:
+                _refuse_parameters(run, splits)
+
+
+def _by_kind_and_seed(runs: Iterable[Run]) -> Iterable[dict[int, Run]]:
+    """A run of each seed, for each data set with its parameters, targets and corruption."""
+    kinds: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        kind = repr((run.data, run.targets, run.corruption))
+        kinds.setdefault(kind, {}).setdefault(run.seed, run)
+    return kinds.values()
+
+
+def _check_own_data(by_seed: Mapping[int, Run], files: Files) -> None:
+    """Refuse somebody's data that are no splits, differ in shape by seed, or by chance."""
+    first: Splits | None = None
+    for seed, run in by_seed.items():
+        title = f"data {run.data.name}, seed {seed}"
+        splits = _data(run, files, title)
+        if first is None:
+            first = splits
+            with contained(title):
+                draw_from_global_generators()  # another process's stand elsewhere
+                again = _data(run, files, title)
+            if again.sha != splits.sha:
+                raise ConfigError(
+                    f"{title}: two calls give other numbers, so runs of one seed would be no "
+                    "pairs: draw from a generator that the seed makes, as "
+                    "lossbench.pairing.stream(seed, 'data')"
+                )
+        shapes = [
+            {split: tuple(rows.shape) for split, rows in one.inputs.items()}
+            for one in (first, splits)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ConfigError(
+                f"{title}: inputs of shapes {shapes[1]}, those of another seed {shapes[0]}: every "
+                "seed needs as many examples"
+            )
 
 
 def _refuse_other_test_examples(run: Run, other: Run, files: Files) -> None:
@@ -122,9 +190,10 @@ def _refuse_parameters(run: Run, splits: Splits) -> None:
     context = Context.outside_training(splits.targets["train"].sum(0))
     output = torch.zeros(len(targets), run.row.outputs_per_target * targets.shape[-1])
     try:
-        run.row.values(output, targets, run.loss.params, context)
+        with contained(f"loss {run.loss.name}", run.row.fn):
+            run.row.values(output, targets, run.loss.params, context)
     except ValueError as error:
         raise ConfigError(f"loss {run.loss.name}: {error}") from error
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         # It fails its own runs only, and their records say why.
         log.warning("loss %s raises %s: %s", run.loss.name, type(error).__name__, error)

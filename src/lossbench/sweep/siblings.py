@@ -64,7 +64,7 @@ def seen_elsewhere(
             continue
         try:
             # Most sweeps have no run in common: a plan of thousands is read only where it may.
-            if run_ids.isdisjoint(map(bytes.decode, _RUN_ID.findall(path.read_bytes()))):
+            if run_ids.isdisjoint(map(bytes.decode, _RUN_ID.findall(store.read_file(path)))):
                 continue
             plan = records.read_plan(path)
             known = {run_id: plan["planned"][run_id] for run_id in run_ids & plan["planned"].keys()}

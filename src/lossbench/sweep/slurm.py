@@ -204,7 +204,7 @@ class Cluster(AbstractContextManager["Cluster"]):
             return {}  # processes of this machine are known to the command that began them
         jobs = {}
         for path in sorted((sweep_folder / NOTES).glob("*.json")):
-            note = json.loads(path.read_bytes())
+            note = json.loads(store.read_file(path))
             record = store.committed(sweep_folder / "packs" / path.stem)
             if note["executor"] == "slurm" and record is not None and not record["is_finished"]:
                 folder = sweep_folder / JOBS

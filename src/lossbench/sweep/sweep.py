@@ -70,7 +70,12 @@ class Sweep:
         start, ended = time.monotonic(), 0
         abandoned: dict[str, tuple[OpenPack, str]] = {}
         with self.timed("check"):
-            preflight(runs, self.engine.files)
+            preflight(
+                runs,
+                self.engine.files,
+                extensions=self.crew.trainer.extensions,
+                patience=self.engine.patience,
+            )
             self.crew.check()
         with stopping() as stop:
             allowed = self._begin(runs, declaration)
@@ -120,6 +125,7 @@ class Sweep:
         with self.timed("write"), store.lock(self.folder / store.LOCK, patience=PATIENCE):
             store.clean_temporaries(self.folder)
             inventory = Inventory(self.folder)
+            inventory.check()
             plan.write(
                 self.folder,
                 runs,

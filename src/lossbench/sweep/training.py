@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from lossbench import records, store
-from lossbench.engine import Saved, Shared, Snapshot, failed, strategies, train
+from lossbench.engine import OtherStart, Saved, Shared, Snapshot, failed, strategies, train
 from lossbench.engine.state import FORMAT
 from lossbench.pairing import device_name, environment_sha
 from lossbench.runs import ENGINE_SCHEMA, Engine, Run, refuse_other_code
@@ -203,18 +203,28 @@ class Training:
             measured = recorded_invariance(
                 self.pack.sweep_folder, engine.device, self.first.precision, engine.padding
             )
+            trained = functools.partial(
+                train,
+                self.pack.pack,
+                splits,
+                device=torch.device(engine.device),
+                padding=engine.padding,
+                flush=self,
+                facts={"packs": measured.mode},
+                strategies=engine.strategies,
+                shared=self.shared,
+            )
             with self.bar:
-                return train(
-                    self.pack.pack,
-                    splits,
-                    device=torch.device(engine.device),
-                    padding=engine.padding,
-                    flush=self,
-                    saved=self.saved,
-                    facts={"packs": measured.mode},
-                    strategies=engine.strategies,
-                    shared=self.shared,
-                )
+                try:
+                    return trained(saved=self.saved)
+                except OtherStart as difference:
+                    log.warning(
+                        "pack %s begins again: its checkpoint was made with another %s",
+                        self.folder.name, difference,
+                    )  # fmt: skip
+                    self.record = {**self.record, "files": {}}
+                    self._commit(0, {}, starts=self.record["starts"])
+                    return trained(saved=None)
         except store.StoreError:
             raise
         except Exception as error:

@@ -1,0 +1,134 @@
+"""What no configuration may hold, typed or in a yaml: code, the environment, Hydra's own parts."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from lossbench.errors import ConfigError
+
+ALLOWED = ("launcher", "sweeper", "sweep", "run", "verbose")
+"""Keys below `hydra` that may be set: all that lossbench reads."""
+
+_COMPUTED = ("mode", "overrides", "runtime", "job", "output_subdir")
+"""Keys below `hydra` that differ from command to command and that lossbench does not obey."""
+
+_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\b")
+
+
+def refuse_foreign_word(key: str, line: str) -> None:
+    """Refuse an override that would run code, read the environment or set Hydra's own parts.
+
+    Args:
+        key: What it sets, like `hydra.launcher.workers`.
+        line: As typed.
+
+    Raises:
+        ConfigError: It does; says what may be typed instead.
+    """
+    top, _, rest = key.partition(".")
+    name = rest.partition(".")[0]
+    if top == "hydra" and name not in ALLOWED:
+        raise ConfigError(
+            f"{line!r} sets a part of Hydra that lossbench does not use: below hydra you may set "
+            f"{', '.join(ALLOWED)}"
+        )
+    if "_target_" in line:
+        raise ConfigError(f"{line!r}: {_NO_CODE}")
+    if _ENVIRONMENT.search(line):
+        raise ConfigError(f"{line!r}: {_NO_ENVIRONMENT}")
+
+
+_NO_CODE = (
+    "a configuration names things and runs no code, so _target_ is refused: your own functions "
+    "come from a module, with extensions=[MODULE]"
+)
+_NO_ENVIRONMENT = (
+    "a configuration does not read the environment, which may hold secrets: write the value itself"
+)
+
+
+def refuse_foreign(config: DictConfig, *, usual: DictConfig | None = None) -> None:
+    """Refuse a composed configuration in which a yaml does what no override may.
+
+    Args:
+        config: The whole one, with `hydra`; nothing of it has been resolved.
+        usual: The same without anybody's words, where files of one's own took part.
+
+    Raises:
+        ConfigError: Names the key, and says what may be set instead.
+    """
+    for key, value in _leaves(OmegaConf.to_container(config, resolve=False)):
+        if "_target_" in key.split("."):
+            raise ConfigError(f"{key} is {value!r}: {_NO_CODE}")
+        if isinstance(value, str) and _ENVIRONMENT.search(value):
+            raise ConfigError(f"{key} is {value!r}: {_NO_ENVIRONMENT}")
+    if usual is None:
+        return
+    for name in {*config.hydra} - {*ALLOWED, *_COMPUTED}:
+        if config.hydra[name] != usual.hydra[name]:
+            raise ConfigError(
+                f"hydra.{name} is set in a yaml, and lossbench does not use it: below hydra you "
+                f"may set {', '.join(ALLOWED)}"
+            )
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse yaml files of one's own that would take the place of ours, or never end.
+
+    Args:
+        folder: Of `--config-dir`.
+
+    Raises:
+        ConfigError: There is a `config.yaml`, or a file whose references, written out, are endless
+            or more than `MOST_VALUES`; names it.
+    """
+    if (folder / "config.yaml").exists():
+        raise ConfigError(
+            f"{folder / 'config.yaml'} would replace that of lossbench: put what you set into "
+            f"{folder}/experiment/NAME.yaml, and type experiment=NAME"
+        )
+    for path in sorted(folder.rglob("*.yaml")):
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{path} has more than {MOST_BYTES:,} bytes: is it a configuration?")
+        try:
+            content = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
+        except (yaml.YAMLError, OSError):
+            continue  # Hydra says so where it is asked for
+        if _written_out(content, {}) > MOST_VALUES:
+            raise ConfigError(
+                f"{path}: its references (*name) stand for more than {MOST_VALUES:,} values: "
+                "write out what they stand for"
+            )
+
+
+MOST_BYTES, MOST_VALUES = 10**6, 10**5
+
+
+def _written_out(value: Any, known: dict[int, float]) -> float:
+    """How many values a yaml has when each reference is written out; infinite if it never ends."""
+    if not isinstance(value, Mapping | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf  # what refers to itself
+        inner = value.values() if isinstance(value, Mapping) else value
+        known[id(value)] = 1 + sum(_written_out(one, known) for one in inner)
+    return known[id(value)]
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of everything in nested mappings and lists."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{prefix}{name}.")
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            yield from _leaves(inner, f"{prefix}{place}.")
+    else:
+        yield prefix[:-1], value

@@ -1,0 +1,187 @@
+"""Somebody's losses and data may do anything: it harms nobody else, and is said by name."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lossbench import cli, records
+from lossbench.data import DATA
+from lossbench.losses import LOSSES
+from lossbench.models import MODELS
+from lossbench.runs.extensions import contained
+from lossbench.sweep import first_call
+
+HEAD = """
+import os, random, sys, time, warnings
+import numpy as np
+import torch
+from lossbench.data import Data
+from lossbench.data.splits import Splits
+from lossbench.losses.spec import Loss
+
+def row(fn):
+    return Loss(fn=fn, inverse_link="identity", family="own", task="regression", formula="e",
+                claims=frozenset(), source="test")
+
+def square(output, target):
+    return 0.5 * (output - target).square().sum(-1)
+
+def splits(seed, n=40, dtype=torch.float32):
+    draw = torch.Generator().manual_seed(seed)
+    parts = ("train", "validation", "test")
+    rows = {part: torch.randn(n, 3, generator=draw).to(dtype) for part in parts}
+    return Splits(rows, {part: x[:, :1] * 1 for part, x in rows.items()}, "regression", 1.0)
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs a command with an extension of some source; its exit code and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(first_call, "CALLED", {})
+    before = {id(registry): dict(registry) for registry in (LOSSES, DATA, MODELS)}
+
+    def run(source, *words, name="somebodys"):
+        (tmp_path / f"{name}.py").write_text(HEAD + textwrap.dedent(source))
+        code = cli.main([f"extensions=[{name}]", "hydra.launcher.workers=1", "steps=4", *words])
+        return code, capsys.readouterr().err
+
+    yield run
+    sys.modules.pop("somebodys", None)
+    for registry in (LOSSES, DATA, MODELS):
+        registry.clear()
+        registry.update(before[id(registry)])
+
+
+def a_loss(body):
+    return f"def mine(output, target):\n    {body}\n    return square(output, target)\n" + (
+        "LOSSES = (row(mine),)\n"
+    )
+
+
+CHANGES = {
+    "grad mode": "torch.set_grad_enabled(False)",
+    "torch's default dtype": "torch.set_default_dtype(torch.float64)",
+    "the working folder": "os.chdir('/')",
+    "the filters of warnings": "warnings.simplefilter('ignore')",
+    "the number of threads": "torch.set_num_threads(2)",
+}
+
+
+@pytest.mark.parametrize(("changed", "body"), CHANGES.items(), ids=CHANGES)
+def test_what_a_loss_changes_of_the_process_is_put_back_and_its_pack_mates_train_as_alone(
+    changed, body, run, caplog
+):
+    state = lambda: (  # noqa: E731
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        Path.cwd(),
+        [*warnings.filters],
+        torch.get_num_threads(),
+    )
+    before = state()
+    run(a_loss(body), "-m", "data=diabetes", "loss=mse,mine", "name=together")
+    assert state() == before
+    assert any(f"loss mine changes {changed}" in line for line in caplog.messages)
+    assert cli.main(["data=diabetes", "loss=mse", "name=alone", "steps=4"]) == cli.DONE
+    rows = [records.load(f"runs/{name}").steps for name in ("together", "alone")]
+    mine = [one[one.loss == "mse"].loss_value.tolist() for one in rows]
+    assert mine[0] == mine[1]
+
+
+def test_global_generators_are_put_back(capsys):
+    torch.manual_seed(3)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    with contained("loss x"):
+        torch.rand(3)
+        np.random.rand(3)  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
+
+
+@pytest.mark.parametrize("body", ["sys.exit(0)", "raise KeyboardInterrupt"])
+def test_a_loss_that_exits_or_interrupts_fails_its_own_run_alone(body, run):
+    code, _ = run(a_loss(body), "-m", "data=diabetes", "loss=mse,mine")
+    assert code == cli.SOME_FAILED
+    status = records.load("runs/default").runs.set_index("loss").status
+    assert status.to_dict() == {"mse": "done", "mine": "failed"}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("os._exit(7)", "when loss mine is called, its process ends (exit code 7)"),
+        ("os.kill(os.getpid(), 9)", "when loss mine is called, its process ends (signal 9)"),
+        ("time.sleep(600)", "when loss mine is called, nothing comes back within 2 s"),
+    ],
+)
+def test_a_loss_that_ends_or_hangs_its_process_is_refused_by_name_before_anything_trains(
+    body, message, run, tmp_path
+):
+    code, err = run(a_loss(body), "-m", "data=diabetes", "loss=mse,mine", "engine.patience=2")
+    assert code == cli.MISTAKE
+    assert message in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_loss_that_nobody_chose_is_never_called(run, tmp_path):
+    code, _ = run(a_loss("open('called', 'w')"), "-m", "data=diabetes", "loss=mse,mae")
+    assert code == cli.DONE
+    assert not (tmp_path / "called").exists()
+
+
+def test_an_extension_that_exits_while_it_is_imported_is_a_mistake(run):
+    code, err = run("sys.exit(0)", "data=diabetes")
+    assert code == cli.MISTAKE
+    assert "extension 'somebodys' cannot be imported (SystemExit: 0)" in err
+
+
+DATA_SETS = {
+    "None": ("return None", "returned NoneType: return Splits"),
+    "a list": ("return [1, 2]", "returned list: return Splits"),
+    "complex numbers": ("return splits(seed, dtype=torch.complex64)", "are torch.complex64"),
+    "whole numbers": ("return splits(seed, dtype=torch.int64)", "are torch.int64"),
+    "one example": ("return splits(seed, n=1)", "have shape (1, 3)"),
+    "NaN at a later seed": (
+        "made = splits(seed)\n    if seed == 1: made.inputs['test'][3, 1] = float('nan')\n"
+        "    return made",
+        "seed 1: inputs of split test: 1 numbers are not finite",
+    ),
+    "shapes that differ by seed": (
+        "return splits(seed, n=40 + seed)",
+        "every seed needs as many examples",
+    ),
+    "a global generator": (
+        "made = splits(seed)\n    made.inputs['train'] += torch.rand(())\n    return made",
+        "two calls give other numbers",
+    ),
+    "an exit": ("sys.exit(3)", "SystemExit: 3"),
+    "another task": (
+        "import dataclasses\n    return dataclasses.replace(splits(seed), task='classification')",
+        "its row says task='regression'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "message"), DATA_SETS.values(), ids=DATA_SETS)
+def test_data_that_cannot_be_trained_on_are_refused_for_every_planned_seed(
+    body, message, run, tmp_path
+):
+    (tmp_path / "c" / "data").mkdir(parents=True)
+    (tmp_path / "c" / "data" / "mine.yaml").write_text("params: {}\n")
+    source = f"def mine(*, seed):\n    {body}\n"
+    source += "DATA = (Data(mine, 'regression', 'test', drawn='generated'),)\n"
+    words = ["-m", "--config-dir", "c", "data=mine", "loss=mse", "model=linear", "seed=0,1"]
+    code, err = run(source, *words)
+    assert code == cli.MISTAKE
+    assert message in err
+    assert not (tmp_path / "runs").exists()
