@@ -268,14 +268,8 @@ def check_looks(looks: Sequence[int]) -> None:
     Raises:
         ConfigError: Names them.
     """
-    is_count = [isinstance(look, int) and not isinstance(look, bool) for look in looks]
-    if (
-        not looks
-        or looks[-1:] > [MOST_SEEDS]
-        or not all(is_count)
-        or looks[0] < 1
-        or [*looks] != sorted({*looks})
-    ):
+    is_count = [type(look) is int and 1 <= look <= MOST_SEEDS for look in looks]
+    if not looks or not all(is_count) or [*looks] != sorted({*looks}):
         raise ConfigError(
             f"hydra.sweeper.looks is {[*looks]}: use numbers of seeds in ascending order, like "
             f"[10,20,40], at most {MOST_SEEDS:,}"

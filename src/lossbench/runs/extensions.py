@@ -135,4 +135,4 @@ def _restore(states: tuple[Any, ...]) -> None:
 
 def draw_from_global_generators() -> None:
     """Move on all generators that somebody's function may draw from without asking for one."""
-    torch.rand(1), np.random.random(), random.random()  # noqa: NPY002
+    _ = torch.rand(1), np.random.random(), random.random()  # noqa: NPY002
