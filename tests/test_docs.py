@@ -255,7 +255,10 @@ def with_a_misspelt_column(table):
     ("edit", "message"),
     [
         (with_a_gap, r"data cars, seed 0: inputs of split \w+: 1 of \d+ numbers .*, column 1"),
-        (with_a_misspelt_column, r"data cars, seed 0: my_data.py, line \d+, raises KeyError: .*power"),
+        (
+            with_a_misspelt_column,
+            r"data cars, seed 0: my_data.py, line \d+, raises KeyError: .*power",
+        ),
         (None, "cars.csv is not below data.root=elsewhere: put it there"),
     ],
 )

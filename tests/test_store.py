@@ -243,7 +243,7 @@ def test_a_lock_that_is_no_file_is_refused_and_what_it_leads_to_stays(tmp_path, 
         store.lock(path),
     ):
         pass
-    with pytest.raises(store.WriteError, match="a link, folder, pipe or device stands where"):
+    with pytest.raises(store.StoreError, match="a link, folder, pipe or device stands where"):
         store.is_held(path)
     if make is a_link:
         assert (tmp_path / "precious").read_bytes() == b"precious"

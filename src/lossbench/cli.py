@@ -205,12 +205,14 @@ def _composed(loader: Any, args: Any) -> Any:
     Hydra makes an object of nothing in it; what would be one, or reads the environment, is refused.
     """
     from hydra.types import RunMode
+    from omegaconf import OmegaConf
 
     from lossbench.config import refuse_foreign
 
     def composed(lines: Iterable[str]) -> Any:
         return loader.load_configuration("config", [*lines], RunMode.MULTIRUN)
 
+    OmegaConf.clear_resolver("oc.env")  # for what no reading of the text would see
     config = composed(args.overrides)
     refuse_foreign(config, usual=composed([]) if args.config_dir else None)
     return config

@@ -371,12 +371,11 @@ def holder(path: Path) -> str:
 def is_held(path: Path) -> bool:
     """Whether some process holds the lock now; looks, and writes nothing."""
     try:
-        with _explained(path):
-            descriptor = _opened(path, os.O_RDONLY)
-    except WriteError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return False
-        raise
+        descriptor = _opened(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
     try:
         return not _flock(descriptor, path, fcntl.LOCK_SH)
     finally:

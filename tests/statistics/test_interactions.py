@@ -33,7 +33,7 @@ def comparison(values, *, level, looks=(), margin=0.05):
         looks=looks,
         paired=runs[runs.loss != "mse"].drop_duplicates("loss"),
         expected=frozenset({*runs.loss}),
-        declared=tuple({*runs.loss}),
+        confirming=tuple({*runs.loss}),
     )
 
 

@@ -16,8 +16,8 @@ from lossbench.errors import ConfigError
 ALLOWED = ("launcher", "sweeper", "sweep", "run", "verbose")
 """Keys below `hydra` that may be set: all that lossbench reads."""
 
-_COMPUTED = ("mode", "overrides", "runtime", "job", "output_subdir")
-"""Keys below `hydra` that differ from command to command and that lossbench does not obey."""
+_COMPUTED = ("mode", "overrides", "runtime", "job")
+"""Keys below `hydra` whose values differ from command to command."""
 
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\b")
 
@@ -39,7 +39,7 @@ def refuse_foreign_word(key: str, line: str) -> None:
             f"{line!r} sets a part of Hydra that lossbench does not use: below hydra you may set "
             f"{', '.join(ALLOWED)}"
         )
-    if "_target_" in line:
+    if "_target_" in key.split(".") or "_target_:" in line:
         raise ConfigError(f"{line!r}: {_NO_CODE}")
     if _ENVIRONMENT.search(line):
         raise ConfigError(f"{line!r}: {_NO_ENVIRONMENT}")
@@ -71,7 +71,8 @@ def refuse_foreign(config: DictConfig, *, usual: DictConfig | None = None) -> No
             raise ConfigError(f"{key} is {value!r}: {_NO_ENVIRONMENT}")
     if usual is None:
         return
-    for name in {*config.hydra} - {*ALLOWED, *_COMPUTED}:
+    others = [name for name in config.hydra if name not in {*ALLOWED, *_COMPUTED}]
+    for name in sorted(map(str, others)):
         if config.hydra[name] != usual.hydra[name]:
             raise ConfigError(
                 f"hydra.{name} is set in a yaml, and lossbench does not use it: below hydra you "
@@ -101,6 +102,13 @@ def check_folder(folder: Path) -> None:
             content = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
         except (yaml.YAMLError, OSError):
             continue  # Hydra says so where it is asked for
+        hydra = content.get("hydra") if isinstance(content, dict) else None
+        for name in hydra if isinstance(hydra, dict) else ():
+            if name not in ALLOWED:  # before Hydra obeys it, as it does env_copy
+                raise ConfigError(
+                    f"{path} sets hydra.{name}, which lossbench does not use: below hydra you may "
+                    f"set {', '.join(ALLOWED)}"
+                )
         if _written_out(content, {}) > MOST_VALUES:
             raise ConfigError(
                 f"{path}: its references (*name) stand for more than {MOST_VALUES:,} values: "

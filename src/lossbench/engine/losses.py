@@ -94,7 +94,7 @@ def together(
         current = pending.pop(0)
         try:
             result = compute(current)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             smaller = current if len(current) > 1 else current[0].singles
             if len(smaller) > 1:
                 pending[:0] = [[group] for group in smaller]

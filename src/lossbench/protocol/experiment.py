@@ -121,8 +121,13 @@ class Experiment:
             ConfigError: Something cannot be trained.
         """
         protocol = self.protocol(sweep)
+        preflight(
+            self.cells,
+            sweep.engine.files,
+            extensions=sweep.crew.trainer.extensions,
+            patience=sweep.engine.patience,
+        )
         if protocol is None:
-            preflight(self.cells, sweep.engine.files)
             return Outline({"as given": self.cells}, sweep, self.tuned, 0, {})
         later, known = protocol.later_looks()
         runs = {f"{protocol.looks[0]} seeds": protocol.first_look(), **later}

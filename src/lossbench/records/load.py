@@ -27,7 +27,7 @@ def load(sweep_dir: str | Path) -> Records:
         store.StoreError: The folder is no sweep, or a file is unreadable, altered or foreign.
     """
     folder = Path(sweep_dir)
-    if not os.path.isfile(folder / "sweep.json"):  # noqa: PTH113  of any length
+    if not os.path.isfile(folder / "sweep.json"):  # noqa: PTH113  false where a path is too long
         raise store.StoreError(
             f"{folder} is not a sweep: it has no sweep.json. Name a folder below runs/, "
             "like 'lossbench report runs/essay'."

@@ -243,9 +243,7 @@ def _numbers(
         "cross_loss": stacked(statistics.cross_losses(task.runs, loaded.evals) for task in mains),
         "divergence": statistics.divergence_rates(loaded.runs),
         "selection_cost": stacked(statistics.selection_costs(mains, loaded)),
-        "budgets": statistics.budgets(
-            loaded.runs, tuned=statistics.declaration_of(loaded.plan)["tuned"]
-        ),
+        "budgets": stacked(task.budgets for task in mains),
         "completeness": statistics.completeness(loaded.runs),
         **{one.name: one.table for one in findings},
     }

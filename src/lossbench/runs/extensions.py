@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
 import random
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -63,8 +65,8 @@ def contained(what: str, function: Callable[..., Any] | None = None) -> Iterator
     """Put back what somebody's code changes of the process, and say whose it was.
 
     Generators are put back without a word: who draws from a global one changes it. What would end
-    the command, an exit or an interrupt, becomes an error like any other. A signal is no such
-    interrupt: it raises one of a kind of its own.
+    the command, an exit or an interrupt, becomes an error like any other; but where no handler
+    catches signals, an interrupt may be the user's, and ends the command.
 
     Args:
         what: Whose, as in "loss wing".
@@ -76,20 +78,27 @@ def contained(what: str, function: Callable[..., Any] | None = None) -> Iterator
     before, generators = _settings(), _generators()
     try:
         yield
-    except (SystemExit, KeyboardInterrupt) as error:
-        if type(error) not in (SystemExit, KeyboardInterrupt):
+    except SystemExit as error:
+        raise RuntimeError(f"SystemExit: {error}") from error
+    except KeyboardInterrupt as error:
+        is_caught = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        if not is_caught or type(error) is not KeyboardInterrupt:
             raise
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise RuntimeError(f"KeyboardInterrupt: {error}") from error
     finally:
-        after = _settings()
-        changed = [name for name, value in before.items() if after[name] != value]
-        for name in changed:
-            _RESTORE[name](before[name])
-        if changed:
-            log.warning(
-                "%s changes %s of the whole process: put back as it was", what, ", ".join(changed)
-            )
         _restore(generators)
+        after = _settings()
+        for name, value in before.items():
+            if after[name] != value:
+                with contextlib.suppress(OSError):  # the folder may be gone
+                    _RESTORE[name](value)
+                _say(what, name)
+
+
+@functools.cache
+def _say(what: str, changed: str) -> None:
+    """Once: who changes what."""
+    log.warning("%s changes %s of the whole process: put back as it was", what, changed)
 
 
 def _settings() -> dict[str, Any]:

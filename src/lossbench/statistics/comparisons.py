@@ -66,8 +66,8 @@ class Comparison:
         margin: The declared one, resolved at the first look.
         confidence: As declared.
         tuned: Keys that were tuned for each loss, the learning rate among them.
-        seen: Those of the chosen runs that were seen before under another declaration, see
-            `seen_before`; a candidate that was seen and not chosen settles nothing.
+        seen_runs: Those of the context's runs that were seen before under another declaration, see
+            `seen_before`.
         looks: Numbers of seeds at which its verdicts are read, as declared.
         is_smoke: Whether the runs are so short that its verdicts say nothing about losses.
     """
@@ -91,7 +91,7 @@ class Comparison:
     margin: Margin
     confidence: float
     tuned: tuple[str, ...]
-    seen: pd.DataFrame
+    seen_runs: pd.DataFrame
     looks: tuple[int, ...]
     is_smoke: bool
 
@@ -106,6 +106,11 @@ class Comparison:
     def is_declared(self) -> bool:
         """Whether anything of it was declared before its runs; else all of it is exploratory."""
         return bool(self.expected)
+
+    @property
+    def seen(self) -> pd.DataFrame:
+        """Those of the chosen runs that were seen; one that nobody chose settles nothing."""
+        return self.seen_runs[self.seen_runs.run_id.isin(self.runs.run_id)]
 
     @property
     def confirming(self) -> tuple[str, ...]:
@@ -219,14 +224,15 @@ def seen_before(plan: Mapping[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
         runs: Of the sweep, placed.
 
     Returns:
-        Columns loss, sweep (its name), declaration (sha256; empty where nothing was declared).
+        Columns run_id, loss, sweep (its name), declaration (sha256; empty where nothing was
+        declared).
     """
     rows = [
-        (loss, facts["seen_in"], facts["seen_under"])
+        (run_id, loss, facts["seen_in"], facts["seen_under"])
         for run_id, loss in zip(runs.run_id, runs.loss, strict=True)
         if "seen_under" in (facts := plan["planned"][run_id])
     ]
-    return pd.DataFrame(rows, columns=["loss", "sweep", "declaration"])
+    return pd.DataFrame(rows, columns=["run_id", "loss", "sweep", "declaration"])
 
 
 def declared_in_context(plan: Mapping[str, Any], runs: pd.DataFrame) -> frozenset[str]:
@@ -328,7 +334,7 @@ def _main(
         is_comparable = declaration["endpoint"] == "last" or not facts.is_final
         if facts.task == place["task"] and is_comparable and name != metric:
             metrics.append(name)
-    validation = endpoint(runs, split="validation", metric=[*{select: 0, metric: 0}], **at)
+    validation = endpoint(runs, split="validation", metric=select, **at)
     choosing = {"selected_by": validation[select], "candidate": candidates(runs, tuned=tuned)}
     validation = validation.assign(**choosing)
     trials = endpoint(runs, split="test", metric=metrics, **at).assign(**choosing)
@@ -336,8 +342,8 @@ def _main(
     expected = declared_in_context(sweep.plan, runs)
     reference = _reference(declaration, runs, is_declared=bool(expected), **place)
     first_seeds = declaration["seeds"][: looks[0]] if looks else sorted({*runs.seed})
-    chosen = at_choice(trials, select=select, average=average)
-    of_reference = (validation.loss == reference) & validation.seed.isin(first_seeds)
+    base = runs[(runs.loss == reference) & runs.seed.isin(first_seeds)]
+    base = endpoint(base, split="validation", metric=metric, **at).assign(**choosing)
     main = Comparison(
         label=str(runs.label.iloc[0]),
         condition="own_lr",
@@ -346,7 +352,7 @@ def _main(
         select=select,
         reference=reference,
         trials=trials,
-        runs=chosen,
+        runs=at_choice(trials, select=select, average=average),
         paired=pd.DataFrame(columns=PAIRED),
         validation=validation,
         first_seeds=tuple(first_seeds),
@@ -357,14 +363,14 @@ def _main(
         average=average,
         margin=resolved_margin(
             records.declared(declaration["margin"], **place),
-            at_choice(validation[of_reference], select=select, average=average),
+            at_choice(base, select=select, average=average),
             metric=metric,
             reference=reference,
             unit=sweep.plan["data"].get(place["data"], {}).get("unit", ""),
         ),
         confidence=declaration["confidence"],
         tuned=tuple(tuned),
-        seen=seen_before(sweep.plan, chosen if expected else chosen.iloc[:0]),
+        seen_runs=seen_before(sweep.plan, runs if expected else runs.iloc[:0]),
         looks=tuple(looks),
         is_smoke=declaration["size"] == "smoke",
     )
@@ -378,35 +384,45 @@ def _at_reference_rate(main: Comparison) -> Comparison:
     Why a loss differs is asked of the first look alone. Of what else is tuned each loss has its
     best.
     """
-    whole = main.trials[main.trials.seed.isin(main.first_seeds)]
-    choosing = {"select": main.select, "average": main.average}
-    base = at_choice(whole[whole.loss == main.reference], **choosing)
-    runs = at_choice(whole[whole.lr.isin([*base.lr])], **choosing).assign(condition="reference_lr")
-    return _judged(replace(main, condition="reference_lr", trials=whole, runs=runs, looks=()), None)
+    first_look = main.trials[main.trials.seed.isin(main.first_seeds)]
+    rule = {"select": main.select, "average": main.average}
+    base = at_choice(first_look[first_look.loss == main.reference], **rule)
+    runs = at_choice(first_look[first_look.lr.isin([*base.lr])], **rule)
+    at_rate = replace(
+        main,
+        condition="reference_lr",
+        trials=first_look,
+        runs=runs.assign(condition="reference_lr"),
+        looks=(),
+    )
+    return _judged(at_rate, None)
 
 
-def _judged(one: Comparison, examples: pd.DataFrame | None) -> Comparison:
-    """The comparison with its pairs, or with the reason why there are none."""
+def _judged(comparison: Comparison, examples: pd.DataFrame | None) -> Comparison:
+    """The comparison with its pairs, or with the reason why there are ncomparison."""
     try:
-        if one.reference not in {*one.validation.loss}:
-            raise ValueError(f"the declared reference {one.reference} has no run here.")
+        if comparison.reference not in {*comparison.validation.loss}:
+            raise ValueError(f"the declared reference {comparison.reference} has no run here.")
         pairs = paired(
-            one.trials,
-            metric=one.metric,
-            reference=one.reference,
-            select=one.select,
-            condition=one.condition,
-            margin=one.margin.value,
-            confidence=one.confidence,
-            looks=one.looks,
-            declared=one.confirming,
-            declared_challengers=len(one.expected - {one.reference}),
-            average=one.average,
+            comparison.trials,
+            metric=comparison.metric,
+            reference=comparison.reference,
+            select=comparison.select,
+            condition=comparison.condition,
+            margin=comparison.margin.value,
+            confidence=comparison.confidence,
+            looks=comparison.looks,
+            declared=comparison.confirming,
+            declared_challengers=len(comparison.expected - {comparison.reference}),
+            average=comparison.average,
             examples=examples,
         )
     except ValueError as error:
-        return replace(one, refusal=str(error))
-    return replace(one, paired=pairs.assign(split=one.split, margin_share=one.margin.share))
+        return replace(comparison, refusal=str(error))
+    return replace(
+        comparison,
+        paired=pairs.assign(split=comparison.split, margin_share=comparison.margin.share),
+    )
 
 
 def _reference(

@@ -170,7 +170,7 @@ def _change(
         "pairs": 0,
         "margin": base.margin.value,
         "comparisons": comparisons,
-        "exploratory": not {loss, base.reference} <= {*base.declared} & {*level.declared},
+        "exploratory": not {loss, base.reference} <= {*base.confirming} & {*level.confirming},
         "verdict": "too few pairs",
     }
     if any(rows.status.isin(["failed", "missing"]).any() for rows in frames):

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import special
 
 from lossbench import records
-from lossbench.statistics.choice import PLAUSIBLE, chosen, chosen_again, trials
+from lossbench.statistics.choice import PLAUSIBLE, candidates, chosen, chosen_again, trials
 from lossbench.statistics.design import FACTS, placed
 from lossbench.statistics.intervals import estimate
 from lossbench.statistics.outcomes import counts
@@ -168,7 +168,6 @@ def budgets(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
         Rows by context, label and loss: `rates` tried, `candidates` (combinations with what was
         tuned), `seeds`, `runs`, `updates` done and `train_seconds`, both summed over the runs.
     """
-    others = [key for key in tuned if key != "optimizer.lr"]
     rows = []
     mine = placed(runs, tuned=tuned)
     for facts, cell in mine.groupby(["context", "label", "loss"], dropna=False):
@@ -176,7 +175,7 @@ def budgets(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
             dict(zip(["context", "label", "loss"], facts, strict=True))
             | {
                 "rates": cell.lr.nunique(),
-                "candidates": len(cell[["lr", *others]].drop_duplicates()),
+                "candidates": candidates(cell, tuned=tuned).nunique(),
                 "seeds": cell.seed.nunique(),
                 "runs": len(cell),
                 "updates": int(cell.stop_step.fillna(0).sum()),

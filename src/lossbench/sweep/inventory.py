@@ -111,15 +111,20 @@ class Inventory:
                     self.statuses[run_id] = facts
                 self.failures[run_id] += facts["status"] == "failed"
 
-    def check(self) -> None:
+    def check(self, checked: set[Path]) -> None:
         """Read every file of the finished packs, as a report will.
+
+        Args:
+            checked: Folders of packs that need not be read again; those that were are added.
 
         Raises:
             store.StoreError: One is damaged: what is trained beside it would have no verdict.
         """
         for pack_dir, record in self.records.items():
-            for name in record["files"] if record["is_finished"] else ():
-                store.read(pack_dir, name, record)
+            if record["is_finished"] and pack_dir not in checked:
+                for name in record["files"]:
+                    store.read(pack_dir, name, record)
+                checked.add(pack_dir)
 
     def open_packs(
         self,

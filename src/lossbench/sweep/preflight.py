@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from lossbench.data import DATA, Splits
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS
@@ -54,6 +56,7 @@ def preflight(
     runs: Iterable[Run],
     files: Files = FILES,
     *,
+    seeds: Iterable[int] = (),
     extensions: Sequence[str] = (),
     patience: float = 60.0,
 ) -> None:
@@ -65,6 +68,7 @@ def preflight(
     Args:
         runs: What is asked for.
         files: Of data sets.
+        seeds: Further ones that may follow; somebody's own data are built for them too.
         extensions: Modules of somebody's own losses, which are called in a process of their own.
         patience: Seconds that a call may take there.
 
@@ -73,7 +77,9 @@ def preflight(
     """
     runs = list(runs)
     for by_seed in _by_kind_and_seed(run for run in runs if is_own(DATA[run.data.fn].fn)):
-        _check_own_data(by_seed, files)
+        first = next(iter(by_seed.values()))
+        later = {seed: replace(first, seed=seed) for seed in seeds}
+        _check_own_data(later | by_seed, files)
     drawn_and_dropped = {
         repr((run.data, run.targets, run.corruption, run.seed)): run
         for run in runs
@@ -91,31 +97,33 @@ def preflight(
         kind = (run.data, run.targets, run.corruption, run.augmentation, run.model)
         kind += (run.batch_size, run.init, run.row.outputs_per_target)
         kinds.setdefault(repr(kind), {})[repr(run.loss)] = run
+    batches: list[tuple[Run, Tensor, Tensor]] = []
     for by_loss in kinds.values():
         run = next(iter(by_loss.values()))
         splits = _data(run, files, f"data {run.data.name}")
+        function = MODELS[run.model.fn].fn
         try:
             inputs = splits.inputs["train"]
             batch_indices(run.seed, len(inputs), 1, run.batch_size)
             if run.augmentation.fn != "none":
                 words = torch.zeros(1, WORDS, dtype=torch.int32)
                 AUGMENTATIONS[run.augmentation.fn](inputs[:1], words, **run.augmentation.params)
-            build = partial(MODELS[run.model.fn].fn, *splits.sizes, **run.model.params)
-            refuse_too_large(build)
-            refuse_unpaired(build, inputs[: run.batch_size])
-            refuse_unwidened(build, inputs[: run.batch_size], times=run.row.outputs_per_target)
+            build = partial(function, *splits.sizes, **run.model.params)
+            with contained(f"model {run.model.name}", function):
+                refuse_too_large(build)
+                refuse_unpaired(build, inputs[: run.batch_size])
+                times = run.row.outputs_per_target
+                refuse_unwidened(build, inputs[: run.batch_size], times=times)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
-        raised = {}
-        if extensions:
-            own = {run.loss.name: run for run in by_loss.values() if is_own(run.row.fn)}
-            outputs = splits.targets["train"].shape[-1]
-            raised = first_calls(own, outputs=outputs, extensions=extensions, patience=patience)
-        for run in by_loss.values():
-            if text := raised.get(run.loss.name):
-                log.warning("loss %s raises %s", run.loss.name, text)
-            else:
-                _refuse_parameters(run, splits)
+        targets = splits.targets["train"]
+        counts = targets.sum(0)
+        batches += [(run, targets[: run.batch_size].clone(), counts) for run in by_loss.values()]
+    if extensions:
+        own = [(run, len(counts)) for run, _, counts in batches if is_own(run.row.fn)]
+        first_calls(own, extensions=extensions, patience=patience)
+    for run, targets, counts in batches:
+        _refuse_parameters(run, targets, counts)
 
 
 def _by_kind_and_seed(runs: Iterable[Run]) -> Iterable[dict[int, Run]]:
@@ -130,7 +138,7 @@ def _by_kind_and_seed(runs: Iterable[Run]) -> Iterable[dict[int, Run]]:
 def _check_own_data(by_seed: Mapping[int, Run], files: Files) -> None:
     """Refuse somebody's data that are no splits, differ in shape by seed, or by chance."""
     first: Splits | None = None
-    for seed, run in by_seed.items():
+    for seed, run in sorted(by_seed.items()):
         title = f"data {run.data.name}, seed {seed}"
         splits = _data(run, files, title)
         if first is None:
@@ -144,15 +152,16 @@ def _check_own_data(by_seed: Mapping[int, Run], files: Files) -> None:
                     "pairs: draw from a generator that the seed makes, as "
                     "lossbench.pairing.stream(seed, 'data')"
                 )
-        shapes = [
-            {split: tuple(rows.shape) for split, rows in one.inputs.items()}
-            for one in (first, splits)
-        ]
-        if shapes[0] != shapes[1]:
-            raise ConfigError(
-                f"{title}: inputs of shapes {shapes[1]}, those of another seed {shapes[0]}: every "
-                "seed needs as many examples"
+        for part in ("inputs", "targets"):
+            mine, others = (
+                {split: tuple(rows.shape) for split, rows in getattr(one, part).items()}
+                for one in (splits, first)
             )
+            if mine != others:
+                raise ConfigError(
+                    f"{title}: {part} of shapes {mine}, those of another seed {others}: every seed "
+                    "needs as many examples, inputs and outputs"
+                )
 
 
 def _refuse_other_test_examples(run: Run, other: Run, files: Files) -> None:
@@ -181,13 +190,12 @@ def _data(run: Run, files: Files, title: str) -> Splits:
         raise ConfigError(f"{title}: {message}") from error
 
 
-def _refuse_parameters(run: Run, splits: Splits) -> None:
+def _refuse_parameters(run: Run, targets: Tensor, counts: Tensor) -> None:
     """Call the loss once, so that parameters it refuses are refused before training.
 
     Not through `engine.losses`, which computes for the members of a pack: there are none yet.
     """
-    targets = splits.targets["train"][: run.batch_size]
-    context = Context.outside_training(splits.targets["train"].sum(0))
+    context = Context.outside_training(counts)
     output = torch.zeros(len(targets), run.row.outputs_per_target * targets.shape[-1])
     try:
         with contained(f"loss {run.loss.name}", run.row.fn):

@@ -135,6 +135,7 @@ class _Relay(logging.Handler):
 def _work(pipe: connection.Connection, trainer: Trainer) -> None:
     """Train what the parent sends, until nothing more can come."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # so that an interrupt is somebody's code
     tqdm.set_lock(threading.RLock())  # its own one would be left behind by a process that is killed
     packs: queue.SimpleQueue[OpenPack | None] = queue.SimpleQueue()
     stop, relay = Stop(), _Relay(pipe)

@@ -37,6 +37,7 @@ class Sweep:
         crew: What trains packs, and how: this process, several of this machine, or a cluster. Who
             makes a crew ends it: `with sweep.crew:`.
         seconds: Wall time spent so far, by part; see `timed`.
+        checked: Finished packs whose files have been read and were as they were written.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Sweep:
     command: str
     crew: Crew
     seconds: dict[str, float] = field(default_factory=dict)
+    checked: set[Path] = field(default_factory=set)
 
     @property
     def engine(self) -> Engine:
@@ -69,15 +71,18 @@ class Sweep:
         torch.set_num_threads(self.engine.threads)
         start, ended = time.monotonic(), 0
         abandoned: dict[str, tuple[OpenPack, str]] = {}
-        with self.timed("check"):
-            preflight(
-                runs,
-                self.engine.files,
-                extensions=self.crew.trainer.extensions,
-                patience=self.engine.patience,
-            )
-            self.crew.check()
         with stopping() as stop:
+            with self.timed("check"):
+                Inventory(self.folder).check(self.checked)
+                preflight(
+                    runs,
+                    self.engine.files,
+                    seeds=(declaration or {}).get("seeds", ()),
+                    extensions=self.crew.trainer.extensions,
+                    patience=self.engine.patience,
+                )
+                self.crew.check()
+            stop.check()
             allowed = self._begin(runs, declaration)
             packs = self._open_packs(runs, allowed)
             count = len({run.run_id for run in runs})
@@ -125,7 +130,6 @@ class Sweep:
         with self.timed("write"), store.lock(self.folder / store.LOCK, patience=PATIENCE):
             store.clean_temporaries(self.folder)
             inventory = Inventory(self.folder)
-            inventory.check()
             plan.write(
                 self.folder,
                 runs,

@@ -197,12 +197,12 @@ class Training:
         """The tables of the trained pack; where it breaks as a whole, those of failed runs."""
         engine = self.engine
         try:
-            run_by_seed = {run.seed: run for run in self.pack.runs}
-            splits = {seed: splits_of(run, engine.files) for seed, run in run_by_seed.items()}
             # Whether members depend on their pack-mates on this machine, as it was measured.
             measured = recorded_invariance(
                 self.pack.sweep_folder, engine.device, self.first.precision, engine.padding
             )
+            run_by_seed = {run.seed: run for run in self.pack.runs}
+            splits = {seed: splits_of(run, engine.files) for seed, run in run_by_seed.items()}
             trained = functools.partial(
                 train,
                 self.pack.pack,
@@ -224,7 +224,8 @@ class Training:
                     )  # fmt: skip
                     self.record = {**self.record, "files": {}}
                     self._commit(0, {}, starts=self.record["starts"])
-                    return trained(saved=None)
+                # Here, where nothing holds on to the first attempt any more.
+                return trained(saved=None)
         except store.StoreError:
             raise
         except Exception as error:
