@@ -261,3 +261,18 @@ def test_a_pack_that_is_a_link_to_another_folder_is_refused(tmp_path):
     (tmp_path / "pack").symlink_to(tmp_path / "real")
     with pytest.raises(store.StoreError, match="is a link, where a folder of the sweep should be"):
         store.committed(tmp_path / "pack")
+
+
+@pytest.mark.parametrize("content", [b"precious", b""])
+def test_a_file_of_somebody_else_is_no_lock_and_stays(tmp_path, content):
+    (tmp_path / "mine").write_bytes(content)
+    if content:
+        (tmp_path / "lock").write_bytes(content)
+    else:
+        (tmp_path / "lock").hardlink_to(tmp_path / "mine")
+    with (
+        pytest.raises(store.WriteError, match="it is no lock of lossbench"),
+        store.lock(tmp_path / "lock"),
+    ):
+        pass
+    assert (tmp_path / "lock").read_bytes() == content

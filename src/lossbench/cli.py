@@ -89,6 +89,8 @@ LONGEST = 1000
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `lossbench` command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:  # closed by who called
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     if any(word in arguments for word in ("--help", "-h", "help")):
         print(usage(), end="")
         return DONE
@@ -213,7 +215,10 @@ def _composed(loader: Any, args: Any) -> Any:
         return loader.load_configuration("config", [*lines], RunMode.MULTIRUN)
 
     OmegaConf.clear_resolver("oc.env")  # for what no reading of the text would see
-    config = composed(args.overrides)
+    try:
+        config = composed(args.overrides)
+    except KeyError as error:  # of env_copy, where there is no such variable
+        raise ConfigError(f"a yaml asks for {error} of the environment: write the value") from error
     refuse_foreign(config, usual=composed([]) if args.config_dir else None)
     return config
 

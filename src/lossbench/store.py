@@ -246,6 +246,8 @@ def read_hashed(path: Path, expected: str, *, cure: str) -> bytes:
         content = read_file(path)
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}. {cure}") from error
+    except MemoryError as error:
+        raise StoreError(f"{path}: larger than memory. {cure}") from error
     if sha256(content) != expected:
         raise StoreError(f"{path}: content differs from its recorded sha256. {cure}")
     return content
@@ -321,11 +323,19 @@ def try_lock(path: Path) -> Iterator[bool]:
         is_mine = _flock_patiently(descriptor, path) and _is_still(descriptor, path)
         if is_mine:
             with _explained(path):
+                if not _is_lock(descriptor):
+                    raise OSError(errno.EEXIST, "it is no lock of lossbench: move it away")
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, str(os.getpid()).encode())
         yield is_mine
     finally:
         os.close(descriptor)
+
+
+def _is_lock(descriptor: int) -> bool:
+    """Whether a file holds what a lock holds, a process's number, and has no other name."""
+    is_number = os.pread(descriptor, 32, 0).strip().isdigit()
+    return os.fstat(descriptor).st_nlink < 2 and (is_number or not os.fstat(descriptor).st_size)
 
 
 def _is_still(descriptor: int, path: Path) -> bool:

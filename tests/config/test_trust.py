@@ -49,10 +49,10 @@ def test_a_word_that_would_run_code_or_read_the_environment_is_refused(
 
 
 YAMLS = {
-    "callbacks": ("hydra: {callbacks: {x: {_target_: os.system}}}", "runs no code"),
+    "callbacks": ("hydra: {callbacks: {x: {_target_: os.system}}}", "sets hydra.callbacks"),
     "logging": (
         "hydra: {job_logging: {handlers: {x: {class: os.system}}}}",
-        "hydra.job_logging is set in a yaml",
+        "sets hydra.job_logging",
     ),
     "launcher": ("hydra: {launcher: {additional: {_target_: os.system}}}", "runs no code"),
     "environment": ("data: {root: '${oc.env:SECRET}'}", "does not read the environment"),

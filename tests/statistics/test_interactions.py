@@ -92,7 +92,7 @@ def test_a_declared_loss_that_did_not_run_still_counts_among_the_comparisons():
 def test_a_failed_run_leaves_no_answer_and_a_loss_added_later_explores():
     values = {"mse": np.zeros(10), "mae": np.arange(10.0)}
     ones = [comparison(values, level=level) for level in ("sgd", "adam")]
-    ones[0].declared = ("mse",)
+    ones[0].confirming = ("mse",)
     ones[1].trials.loc[3, "status"] = "failed"
     (row,) = interactions(ones, DECLARED).to_dict("records")
     assert (row["verdict"], row["exploratory"]) == ("incomplete", True)

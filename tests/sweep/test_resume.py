@@ -600,3 +600,20 @@ def test_a_folder_that_another_process_makes_into_a_pack_is_left_to_it(tmp_path)
         assert folder.exists()
     Inventory(tmp_path).open_packs([], pack_size=2, allowed={})
     assert not folder.exists()
+
+
+def test_a_folder_of_somebody_else_among_the_packs_stays(tmp_path):
+    (tmp_path / "packs" / "notes").mkdir(parents=True)
+    (tmp_path / "packs" / "notes" / "a.txt").write_text("mine")
+    sweep_in(tmp_path).run([make_run(steps=4)])
+    assert (tmp_path / "packs" / "notes" / "a.txt").read_text() == "mine"
+
+
+def test_tables_without_a_record_are_not_deleted(tmp_path):
+    sweep = sweep_in(tmp_path)
+    sweep.run([make_run(steps=4)])
+    (path,) = tmp_path.glob("packs/*/commit.json")
+    path.unlink()
+    with pytest.raises(store.StoreError, match="is missing, and tables are there"):
+        sweep.run([make_run(steps=4)])
+    assert len([*path.parent.glob("*.parquet")]) == len(records.TABLES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import textwrap
 import warnings
@@ -15,7 +16,7 @@ from lossbench import cli, records
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
-from lossbench.runs.extensions import contained
+from lossbench.runs.extensions import contained, is_own
 from lossbench.sweep import first_call
 
 HEAD = """
@@ -108,6 +109,57 @@ def test_global_generators_are_put_back(capsys):
     assert (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
 
 
+BACKWARD = """
+class Own(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, output):
+        return output * 1
+
+    @staticmethod
+    def backward(ctx, gradient):
+        {body}
+        return gradient
+
+def mine(output, target):
+    return square(Own.apply(output), target)
+
+LOSSES = (row(mine),)
+"""
+
+
+@pytest.mark.parametrize("body", ["os.chdir('/')", "sys.exit(0)", "raise KeyboardInterrupt"])
+def test_what_a_backward_pass_does_harms_nobody_else(body, run, tmp_path):
+    run(BACKWARD.format(body=body), "-m", "data=diabetes", "loss=mse,mine")
+    status = records.load(tmp_path / "runs" / "default").runs.set_index("loss").status
+    assert status["mse"] == "done"
+    assert Path.cwd() == tmp_path
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "class Own(KeyboardInterrupt): pass\n    raise Own",
+        "class Own(BaseException): pass\n    raise Own",
+        "class Own(Exception):\n        def __str__(self): raise ValueError\n    raise Own",
+    ],
+)
+def test_whatever_a_loss_raises_fails_its_own_run_alone(body, run):
+    code, _ = run(a_loss(body), "-m", "data=diabetes", "loss=mse,mine")
+    assert code == cli.SOME_FAILED
+    status = records.load("runs/default").runs.set_index("loss").status
+    assert status.to_dict() == {"mse": "done", "mine": "failed"}
+
+
+def test_a_function_that_wraps_one_of_ours_is_somebodys():
+    @functools.wraps(LOSSES["mse"].fn)
+    def wrapped(output, target):
+        return LOSSES["mse"].fn(output, target)
+
+    assert is_own(wrapped)
+    assert not is_own(LOSSES["mse"].fn)
+    assert not is_own(LOSSES["huber"].at(delta=2.0).fn)
+
+
 @pytest.mark.parametrize("body", ["sys.exit(0)", "raise KeyboardInterrupt"])
 def test_a_loss_that_exits_or_interrupts_fails_its_own_run_alone(body, run):
     code, _ = run(a_loss(body), "-m", "data=diabetes", "loss=mse,mine")
@@ -165,6 +217,19 @@ DATA_SETS = {
         "two calls give other numbers",
     ),
     "an exit": ("sys.exit(3)", "SystemExit: 3"),
+    "its own buffers again": (
+        "global MADE\n    made = splits(seed)\n    MADE = globals().get('MADE') or made\n"
+        "    MADE.inputs['train'].copy_(made.inputs['train'])\n    return MADE",
+        "what a call returned changes with the next call",
+    ),
+    "another width of validation": (
+        "made = splits(seed)\n    made.targets['validation'] = torch.zeros(40, 3)\n    return made",
+        "targets of the splits have shapes",
+    ),
+    "a scale that is no number": (
+        "import dataclasses\n    return dataclasses.replace(splits(seed), target_scale=float('nan'))",
+        "its target_scale is nan",
+    ),
     "another task": (
         "import dataclasses\n    return dataclasses.replace(splits(seed), task='classification')",
         "its row says task='regression'",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,9 @@ def refuse_foreign(config: DictConfig, *, usual: DictConfig | None = None) -> No
             raise ConfigError(f"{key} is {value!r}: {_NO_CODE}")
         if isinstance(value, str) and _ENVIRONMENT.search(value):
             raise ConfigError(f"{key} is {value!r}: {_NO_ENVIRONMENT}")
+    job = config.hydra.job
+    if job.env_copy or job.env_set:
+        raise ConfigError(f"hydra.job.env_copy or env_set is set in a yaml: {_NO_ENVIRONMENT}")
     if usual is None:
         return
     others = [name for name in config.hydra if name not in {*ALLOWED, *_COMPUTED}]
@@ -95,8 +100,11 @@ def check_folder(folder: Path) -> None:
             f"{folder / 'config.yaml'} would replace that of lossbench: put what you set into "
             f"{folder}/experiment/NAME.yaml, and type experiment=NAME"
         )
-    for path in sorted(folder.rglob("*.yaml")):
-        if path.stat().st_size > MOST_BYTES:
+    for path in sorted(_yamls(folder)):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{path} is a pipe, folder or device: put a yaml file there")
+        if status.st_size > MOST_BYTES:
             raise ConfigError(f"{path} has more than {MOST_BYTES:,} bytes: is it a configuration?")
         try:
             content = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
@@ -117,6 +125,17 @@ def check_folder(folder: Path) -> None:
 
 
 MOST_BYTES, MOST_VALUES = 10**6, 10**5
+
+
+def _yamls(folder: Path) -> Iterator[Path]:
+    """All yaml files below a folder, those behind links to folders too: Hydra finds them there."""
+    seen = set()
+    for name, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(name)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(name) / file for file in files if file.endswith((".yaml", ".yml")))
 
 
 def _written_out(value: Any, known: dict[int, float]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -175,20 +176,35 @@ def problem_of(splits: Any, *, task: str) -> str:
         )
     if splits.task != task:
         return f"its splits are {splits.task}, and its row says task={task!r}"
-    for split in SPLITS:
-        for part, rows in {"inputs": splits.inputs, "targets": splits.targets}.items():
+    if not isinstance(splits.target_scale, float) or not 0 < splits.target_scale < math.inf:
+        return f"its target_scale is {splits.target_scale!r}: give a positive number"
+    for part, rows in {"inputs": splits.inputs, "targets": splits.targets}.items():
+        for split in SPLITS:
             values = rows.get(split)
-            if not isinstance(values, Tensor) or not values.is_floating_point():
+            if not isinstance(values, Tensor) or values.dtype != torch.float32:
                 kind = getattr(values, "dtype", type(values).__name__)
                 return f"{part} of split {split} are {kind}: give a tensor of float32"
             if values.ndim < 2 or len(values) < 2:
                 return f"{part} of split {split} have shape {tuple(values.shape)}: give [N, ...]"
-            if not values.isfinite().all():
-                count = int((~values.isfinite()).sum())
+            if values.requires_grad:
+                return f"{part} of split {split} require a gradient: detach them"
+            if count := int((~values.isfinite()).sum()):
                 return f"{part} of split {split}: {count} numbers are not finite"
-        if len(splits.inputs[split]) != len(splits.targets[split]):
-            counts = len(splits.inputs[split]), len(splits.targets[split])
+        if len({tuple(rows[split].shape[1:]) for split in SPLITS}) > 1:
+            shapes = [tuple(rows[split].shape) for split in SPLITS]
+            return f"{part} of the splits have shapes {shapes}: all but N must be equal"
+    for split in SPLITS:
+        counts = len(splits.inputs[split]), len(splits.targets[split])
+        if counts[0] != counts[1]:
             return f"split {split} has {counts[0]} inputs and {counts[1]} targets"
+        target = splits.targets[split]
+        if task == "classification" and not (
+            (target >= 0).all() and torch.allclose(target.sum(-1), torch.ones(len(target)))
+        ):
+            return f"targets of split {split} are no labels: give one-hot rows, each with sum 1"
+        known = splits.posterior.get(split)
+        if known is not None and (known.shape != target.shape or not known.isfinite().all()):
+            return f"posterior of split {split} has shape {tuple(known.shape)}, or is not finite"
     return ""
 
 

@@ -10,6 +10,7 @@ torch trace its formula on numbers of no run.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.spec import NO_PARAMS, Context, Loss
 from lossbench.measures.instruments.gradients import CORE
 from lossbench.records import REFERENCE
-from lossbench.runs.extensions import contained
+from lossbench.runs.extensions import contained, is_own
 
 Result = TypeVar("Result")
 
@@ -94,7 +95,7 @@ def together(
         current = pending.pop(0)
         try:
             result = compute(current)
-        except (Exception, SystemExit) as error:
+        except Exception as error:
             smaller = current if len(current) > 1 else current[0].singles
             if len(smaller) > 1:
                 pending[:0] = [[group] for group in smaller]
@@ -180,7 +181,10 @@ class TrainingLosses:
             ]
             # Not as `grad_outputs`: for them torch imports what takes half a second to import.
             totals = [(values * torch.ones_like(values)).sum() for values in losses]
-            gradients = torch.autograd.grad(torch.stack(totals).sum(), leaves)
+            total = torch.stack(totals).sum()
+            own = [group for group in groups if is_own(group.row.fn)]
+            with contained(f"loss {own[0].name}") if own else contextlib.nullcontext():
+                gradients = torch.autograd.grad(total, leaves)
             return [
                 (values.detach()[: group.count], gradient[: group.count])
                 for group, values, gradient in zip(groups, losses, gradients, strict=True)

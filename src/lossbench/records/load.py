@@ -161,7 +161,7 @@ def read_plan(path: Path) -> dict[str, Any]:
     """
     plan = store.read_sealed(path)
     keys = {"name", "planned", "declarations", "losses", "data", "commands"}
-    if not keys <= plan.keys():
+    if not keys <= plan.keys() or not isinstance(plan["planned"], dict):
         raise store.StoreError(
             f"{path}: not a plan of lossbench. Delete it and give the sweep's command again: "
             "finished runs are kept."

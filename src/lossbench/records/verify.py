@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lossbench import records, store
+from lossbench.records.columns import schema
 
 
 @dataclass
@@ -64,6 +66,7 @@ def verified(sweep_dir: Path) -> Verified:
                 if name.endswith(".parquet"):
                     table = records.decode(content, path=folder / name)
                     problems = _of_rows(name.removesuffix(".parquet"), table, state["members"])
+                    problems = [*problems, *_of_facts(name, table, state["members"], folder.name)]
                     result.problems += [f"{folder / name}: {text}" for text in problems]
             except store.StoreError as error:
                 result.problems.append(str(error))
@@ -122,3 +125,29 @@ def _of_rows(name: str, table: pa.Table, members: Collection[str]) -> Iterator[s
         yield f"no row of {len(absent)} runs of the pack, like {min(absent)}"
     if double := len(rows) - rows.group_by(ROW[name]).aggregate([]).num_rows:
         yield f"{double} rows are there twice"
+
+
+def _of_facts(
+    file: str, table: pa.Table, members: Mapping[str, Mapping[str, str]], pack_id: str
+) -> Iterator[str]:
+    """What contradicts the pack's record: columns, the pack's name, how a run ended."""
+    name = file.removesuffix(".parquet")
+    if name in ROW and table.schema.names != schema(name).names:
+        yield "its columns are not those of the schema"
+        return
+    if name in ROW and {*table["pack_id"].to_pylist()} - {pack_id}:
+        yield "rows of another pack_id"
+    if name == "runs":
+        rows = table.select(["run_id", "status"]).to_pylist()
+        other = [row["run_id"] for row in rows if _status(members, row["run_id"]) != row["status"]]
+        if other:
+            yield f"{len(other)} runs ended otherwise than the record says, like {other[0]}"
+    if name == "evals":
+        on_test = table.filter(pc.field("split") == "test")
+        done = {run_id for run_id, facts in members.items() if facts["status"] == "done"}
+        if absent := done - {*on_test["run_id"].to_pylist()}:
+            yield f"{len(absent)} runs are done and have no value on test, like {min(absent)}"
+
+
+def _status(members: Mapping[str, Mapping[str, str]], run_id: str) -> str:
+    return members.get(run_id, {}).get("status", "")

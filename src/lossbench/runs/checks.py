@@ -149,6 +149,9 @@ MOST = {
 }
 """Largest values: beyond them lies a slip of the finger."""
 
+MOST_ROWS = 10**9
+"""Rows of all batches of a run, whose numbers lie in memory."""
+
 MOST_PARAMETER = 10**7
 """Largest whole number that a parameter of a part may be."""
 
@@ -223,6 +226,11 @@ def _checked_part(part: Part, key: str, registry: Mapping[str, Any]) -> Part:
 def _refuse_out_of_range(draft: Draft) -> None:
     names = ("steps", "batch_size", "log_every", "eval_every")
     check_positive({"optimizer.lr": draft.lr, **{name: getattr(draft, name) for name in names}})
+    if (rows := draft.steps * draft.batch_size) > MOST_ROWS:
+        raise ConfigError(
+            f"steps {draft.steps:,} of batch_size {draft.batch_size:,} are {rows:,} rows: use at "
+            f"most {MOST_ROWS:,}, which take 8 GB"
+        )
     for key, value in {"seed": draft.seed, "optimizer.weight_decay": draft.weight_decay}.items():
         if not 0 <= value <= MOST[key]:
             raise ConfigError(f"{key} is {value}: use 0 or more, at most {MOST[key]:,}")

@@ -19,12 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossbench.data import DATA
+import lossbench
+from lossbench.data import DATA, Data
 from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
-from lossbench.models import MODELS
+from lossbench.losses.spec import Loss
+from lossbench.models import MODELS, Model
 
 log = logging.getLogger(__name__)
+
+OURS = Path(lossbench.__file__).parent
+"""The folder of the code that lossbench brings."""
 
 
 def load_extensions(modules: Iterable[str]) -> None:
@@ -49,15 +54,25 @@ def load_extensions(modules: Iterable[str]) -> None:
                 f"extension {name!r} cannot be imported ({error}): "
                 f"put {name}.py into this folder, or install it"
             ) from error
-        for registry, rows in (("LOSSES", LOSSES), ("DATA", DATA), ("MODELS", MODELS)):
-            for row in getattr(module, registry, ()):
+        registries = {"LOSSES": (LOSSES, Loss), "DATA": (DATA, Data), "MODELS": (MODELS, Model)}
+        for registry, (rows, kind) in registries.items():
+            listed = getattr(module, registry, ())
+            if not isinstance(listed, list | tuple) or not all(isinstance(r, kind) for r in listed):
+                raise ConfigError(
+                    f"extension {name!r}: its {registry} are no tuple of {kind.__name__}(...): "
+                    f"write {registry} = ({kind.__name__}(...),)"
+                )
+            for row in listed:
                 if rows.setdefault(row.name, row) is not row:
                     raise ConfigError(f"extension {name!r}: {row.name!r} exists: rename yours")
 
 
 def is_own(function: Callable[..., Any]) -> bool:
     """Whether a function is somebody's, and not one that lossbench brings and tests."""
-    return str(getattr(function, "__module__", "")).partition(".")[0] != "lossbench"
+    if str(getattr(function, "__module__", "")).partition(".")[0] != "lossbench":
+        return True
+    code = getattr(function, "__code__", None)  # `functools.wraps` copies the name of a module
+    return code is not None and not Path(code.co_filename).is_relative_to(OURS)
 
 
 @contextlib.contextmanager
@@ -78,13 +93,16 @@ def contained(what: str, function: Callable[..., Any] | None = None) -> Iterator
     before, generators = _settings(), _generators()
     try:
         yield
-    except SystemExit as error:
-        raise RuntimeError(f"SystemExit: {error}") from error
-    except KeyboardInterrupt as error:
+    except Exception as error:
+        if _text_of(error) is None:
+            raise RuntimeError(f"{type(error).__name__}, whose text cannot be had") from None
+        raise
+    except BaseException as error:
         is_caught = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-        if not is_caught or type(error) is not KeyboardInterrupt:
+        is_ours = type(error).__module__.partition(".")[0] == "lossbench"
+        if is_ours or (type(error) is KeyboardInterrupt and not is_caught):
             raise
-        raise RuntimeError(f"KeyboardInterrupt: {error}") from error
+        raise RuntimeError(f"{type(error).__name__}: {_text_of(error) or ''}") from error
     finally:
         _restore(generators)
         after = _settings()
@@ -93,6 +111,14 @@ def contained(what: str, function: Callable[..., Any] | None = None) -> Iterator
                 with contextlib.suppress(OSError):  # the folder may be gone
                     _RESTORE[name](value)
                 _say(what, name)
+
+
+def _text_of(error: BaseException) -> str | None:
+    """What an error says; None where saying it raises another one."""
+    try:
+        return str(error)
+    except Exception:
+        return None
 
 
 @functools.cache
@@ -105,6 +131,8 @@ def _settings() -> dict[str, Any]:
     return {
         "grad mode": torch.is_grad_enabled(),
         "torch's default dtype": torch.get_default_dtype(),
+        "torch's default device": str(torch.get_default_device()),
+        "autocast": torch.is_autocast_enabled("cpu"),
         "the number of threads": torch.get_num_threads(),
         "the working folder": _folder(),
         "the filters of warnings": [*warnings.filters],
@@ -126,6 +154,10 @@ def _restore_filters(filters: list[Any]) -> None:
 _RESTORE: dict[str, Callable[[Any], Any]] = {
     "grad mode": torch.set_grad_enabled,
     "torch's default dtype": torch.set_default_dtype,
+    "torch's default device": lambda name: torch.set_default_device(
+        None if name == "cpu" else name
+    ),
+    "autocast": lambda is_on: torch.set_autocast_enabled("cpu", is_on),
     "the number of threads": torch.set_num_threads,
     "the working folder": os.chdir,
     "the filters of warnings": _restore_filters,

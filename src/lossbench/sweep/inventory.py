@@ -7,6 +7,7 @@ finds the same ones. A lease is a process's hold on one of them: who has it may 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ ATTEMPTS = 2
 
 PATIENCE = 60.0
 """Seconds to wait for another process that changes the plan or the packs of a sweep."""
+
+PACK_NAME = re.compile(r"[0-9a-f]{8,64}")
+"""Names of folders that sweeps make; what is called otherwise is somebody else's."""
 
 PLANNED = {"status": "missing", "reason": ""}
 
@@ -100,8 +104,15 @@ class Inventory:
         self.failures: Counter[str] = Counter()
         rank = records.STATUSES.index
         for pack_dir in sorted(store.refuse_link(folder / "packs").glob("*")):
+            if not PACK_NAME.fullmatch(pack_dir.name):
+                continue  # not ours
             record = store.committed(pack_dir)
             if record is None:
+                if any(pack_dir.glob("*.parquet")):
+                    raise store.StoreError(
+                        f"{pack_dir / store.COMMIT} is missing, and tables are there: restore it, "
+                        f"or delete {pack_dir} to have its runs trained again"
+                    )
                 self.unrecorded.append(pack_dir)
                 continue
             self.records[pack_dir] = record

@@ -116,6 +116,9 @@ def preflight(
                 refuse_unwidened(build, inputs[: run.batch_size], times=times)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
+        except Exception as error:
+            message, _ = raised(error, function)
+            raise ConfigError(f"model {run.model.name}: {message}") from error
         targets = splits.targets["train"]
         counts = targets.sum(0)
         batches += [(run, targets[: run.batch_size].clone(), counts) for run in by_loss.values()]
@@ -162,6 +165,11 @@ def _check_own_data(by_seed: Mapping[int, Run], files: Files) -> None:
                     f"{title}: {part} of shapes {mine}, those of another seed {others}: every seed "
                     "needs as many examples, inputs and outputs"
                 )
+    if first is not None and replace(first).sha != first.sha:
+        raise ConfigError(
+            f"data {run.data.name}: what a call returned changes with the next call: return "
+            "tensors of its own each time, as with .clone()"
+        )
 
 
 def _refuse_other_test_examples(run: Run, other: Run, files: Files) -> None:
