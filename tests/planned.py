@@ -10,8 +10,8 @@ def planned(*line: str) -> Outline:
     """What a command would run; a mistake is raised as it is."""
     outlines: list[Outline] = []
 
-    def keep(hydra, args):
-        outlines.append(launch.outline(cli._composed(hydra, args), hydra.config_loader))
+    def keep(config, loader):
+        outlines.append(launch.outline(config, loader))
         return cli.DONE
 
     assert cli._with_hydra([*line], keep) == cli.DONE

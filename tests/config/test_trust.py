@@ -111,6 +111,7 @@ TEXTS += ["model", "data", "loss", "optimizer", "schedule", "size", "experiment"
 TEXTS += ["model.params.widths", "instruments", "init.from", "init.output_scale"]
 FITS = {("optimizer.lr", "0.5"), ("optimizer.momentum", "0.5"), ("optimizer.weight_decay", "0.5")}
 FITS |= {("engine.commit_every", "0.5"), ("engine.patience", "0.5"), ("init.output_scale", "-1")}
+FITS |= {("optimizer.lr", WILD[5]), ("optimizer.weight_decay", WILD[5])}
 FITS |= {("init.output_scale", "0.5"), ("extensions", "[]")}
 FITS |= {("instruments", "[]"), ("model.params.widths", "[]"), ("name", "0.5"), ("name", "inf")}
 FITS |= {("name", "nan"), ("name", "1e400"), ("name", WILD[5])}

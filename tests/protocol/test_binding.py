@@ -174,7 +174,7 @@ def sibling(folder, planned, statuses, *, declared=RULES, seen_under=None, losse
     plan["declarations"] = [{"sha256": sha, "declared": declared, "runs_before": 0}]
     store.write(folder / "sweep.json", store.sealed(plan))
     members = {run_id: {"status": status, "reason": ""} for run_id, status in statuses.items()}
-    store.commit(folder / "packs" / "p", {}, record_of(members, is_finished=True))
+    store.commit(folder / "packs" / "0123456789ab", {}, record_of(members, is_finished=True))
     return sha
 
 

@@ -139,13 +139,13 @@ MOST = {
     "log_every": 10**8,
     "eval_every": 10**8,
     "seed": 2**63 - 1,
-    "optimizer.lr": 1e10,
-    "optimizer.weight_decay": 1e10,
+    "optimizer.lr": 1e30,
+    "optimizer.weight_decay": 1e30,
     "init.output_scale": 1e10,
     "engine.threads": 1024,
     "engine.pack_size": 10**5,
-    "engine.commit_every": 1e6,
-    "engine.patience": 1e6,
+    "engine.commit_every": 1e10,
+    "engine.patience": 1e10,
 }
 """Largest values: beyond them lies a slip of the finger."""
 

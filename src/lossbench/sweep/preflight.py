@@ -78,8 +78,11 @@ def preflight(
     runs = list(runs)
     for by_seed in _by_kind_and_seed(run for run in runs if is_own(DATA[run.data.fn].fn)):
         first = next(iter(by_seed.values()))
-        later = {seed: replace(first, seed=seed) for seed in seeds}
-        _check_own_data(later | by_seed, files)
+        if DATA[first.data.fn].drawn == "fixed":  # every seed has the same
+            _check_own_data({first.seed: first}, files)
+        else:
+            later = {seed: replace(first, seed=seed) for seed in seeds}
+            _check_own_data(later | by_seed, files)
     drawn_and_dropped = {
         repr((run.data, run.targets, run.corruption, run.seed)): run
         for run in runs
