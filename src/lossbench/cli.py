@@ -171,6 +171,8 @@ def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:
     """What Hydra's own main does, with our search path, checks and exit codes."""
     from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+    from omegaconf.resolvers import oc
 
     from lossbench.config import checked_overrides, register
     from lossbench.runs.extensions import load_extensions
@@ -178,6 +180,7 @@ def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:
     load_extensions(_extensions(args.overrides))
     register([_yaml_folder(args.config_dir)] if args.config_dir else [])
     hydra = Hydra.create_main_hydra2("lossbench", _search_path(args.config_dir))
+    OmegaConf.clear_resolver("oc.env")  # for what no reading of the text would see
     try:
         if args.shell_completion:
             hydra.shell_completion("config", args.overrides)
@@ -192,6 +195,7 @@ def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:
             return DONE
         return act(config, hydra.config_loader)
     finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
         GlobalHydra.instance().clear()
 
 
@@ -207,14 +211,12 @@ def _composed(loader: Any, args: Any) -> Any:
     Hydra makes an object of nothing in it; what would be one, or reads the environment, is refused.
     """
     from hydra.types import RunMode
-    from omegaconf import OmegaConf
 
     from lossbench.config import refuse_foreign
 
     def composed(lines: Iterable[str]) -> Any:
         return loader.load_configuration("config", [*lines], RunMode.MULTIRUN)
 
-    OmegaConf.clear_resolver("oc.env")  # for what no reading of the text would see
     try:
         config = composed(args.overrides)
     except KeyError as error:  # of env_copy, where there is no such variable

@@ -169,6 +169,15 @@ def _explained(path: Path) -> Iterator[None]:
 # ---- packs ---------------------------------------------------------------------------------------
 
 
+def packs_of(sweep_dir: Path) -> list[Path]:
+    """Folders of the packs of a sweep, by name.
+
+    Raises:
+        StoreError: `packs` is a link.
+    """
+    return sorted(refuse_link(sweep_dir / "packs").glob("*"))
+
+
 def commit(
     pack_dir: Path,
     files: Mapping[str, bytes],

@@ -158,7 +158,7 @@ def test_rates_that_another_metric_chose_are_not_held_against_the_margin(planned
     task = statistics.main_comparison(loaded)
     (text,) = answers._good_rates(loaded, [task])
     assert f"at most {task.margin.value:g} in accuracy" in text
-    elsewhere = replace(task, rates=task.rates.assign(metric="nll"))
+    elsewhere = replace(task, select="nll")
     (text,) = answers._good_rates(loaded, [elsewhere])
     assert "chosen by nll, and the margin is one in accuracy" in text
     assert "at most" not in text

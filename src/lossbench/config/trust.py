@@ -18,6 +18,8 @@ from lossbench.errors import ConfigError
 ALLOWED = ("launcher", "sweeper", "sweep", "run", "verbose")
 """Keys below `hydra` that may be set: all that lossbench reads."""
 
+_NOT_USED = f"lossbench does not use: below hydra you may set {', '.join(ALLOWED)}"
+
 _COMPUTED = ("mode", "overrides", "runtime", "job")
 """Keys below `hydra` whose values differ from command to command."""
 
@@ -37,10 +39,7 @@ def refuse_foreign_word(key: str, line: str) -> None:
     top, _, rest = key.partition(".")
     name = rest.partition(".")[0]
     if top == "hydra" and name not in ALLOWED:
-        raise ConfigError(
-            f"{line!r} sets a part of Hydra that lossbench does not use: below hydra you may set "
-            f"{', '.join(ALLOWED)}"
-        )
+        raise ConfigError(f"{line!r} sets a part of Hydra that {_NOT_USED}")
     if "_target_" in key.split(".") or "_target_:" in line:
         raise ConfigError(f"{line!r}: {_NO_CODE}")
     if _ENVIRONMENT.search(line):
@@ -79,10 +78,7 @@ def refuse_foreign(config: DictConfig, *, usual: DictConfig | None = None) -> No
     others = [name for name in config.hydra if name not in {*ALLOWED, *_COMPUTED}]
     for name in sorted(map(str, others)):
         if config.hydra[name] != usual.hydra[name]:
-            raise ConfigError(
-                f"hydra.{name} is set in a yaml, and lossbench does not use it: below hydra you "
-                f"may set {', '.join(ALLOWED)}"
-            )
+            raise ConfigError(f"a yaml sets hydra.{name}, which {_NOT_USED}")
 
 
 def check_folder(folder: Path) -> None:
@@ -113,10 +109,7 @@ def check_folder(folder: Path) -> None:
         hydra = content.get("hydra") if isinstance(content, dict) else None
         for name in hydra if isinstance(hydra, dict) else ():
             if name not in ALLOWED:  # before Hydra obeys it, as it does env_copy
-                raise ConfigError(
-                    f"{path} sets hydra.{name}, which lossbench does not use: below hydra you may "
-                    f"set {', '.join(ALLOWED)}"
-                )
+                raise ConfigError(f"{path} sets hydra.{name}, which {_NOT_USED}")
         if _written_out(content, {}) > MOST_VALUES:
             raise ConfigError(
                 f"{path}: its references (*name) stand for more than {MOST_VALUES:,} values: "

@@ -182,8 +182,8 @@ class TrainingLosses:
             # Not as `grad_outputs`: for them torch imports what takes half a second to import.
             totals = [(values * torch.ones_like(values)).sum() for values in losses]
             total = torch.stack(totals).sum()
-            own = [group for group in groups if is_own(group.row.fn)]
-            with contained(f"loss {own[0].name}") if own else contextlib.nullcontext():
+            somebodys = [group for group in groups if is_own(group.row.fn)]
+            with contained(f"loss {somebodys[0].name}") if somebodys else contextlib.nullcontext():
                 gradients = torch.autograd.grad(total, leaves)
             return [
                 (values.detach()[: group.count], gradient[: group.count])

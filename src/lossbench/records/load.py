@@ -51,7 +51,7 @@ class Records:
     @cached_property
     def pack_dirs(self) -> list[Path]:
         """Folders of the packs that are finished."""
-        folders = sorted(store.refuse_link(self.sweep_dir / "packs").glob("*"))
+        folders = store.packs_of(self.sweep_dir)
         return [folder for folder in folders if (store.committed(folder) or {}).get("is_finished")]
 
     @cached_property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def verified(sweep_dir: Path) -> Verified:
         store.StoreError: The folder is no sweep, or its plan is damaged.
     """
     result, loaded = Verified(), records.load(sweep_dir)
-    for folder in sorted(store.refuse_link(sweep_dir / "packs").glob("*")):
+    for folder in store.packs_of(sweep_dir):
         try:
             state = store.committed(folder)
         except store.StoreError as error:
@@ -65,8 +65,7 @@ def verified(sweep_dir: Path) -> Verified:
                 content = store.read(folder, name, state)
                 if name.endswith(".parquet"):
                     table = records.decode(content, path=folder / name)
-                    problems = _of_rows(name.removesuffix(".parquet"), table, state["members"])
-                    problems = [*problems, *_of_facts(name, table, state["members"], folder.name)]
+                    problems = _of_table(name, table, state["members"], folder.name)
                     result.problems += [f"{folder / name}: {text}" for text in problems]
             except store.StoreError as error:
                 result.problems.append(str(error))
@@ -112,42 +111,39 @@ ROW = {
 """What each table has one row of at most."""
 
 
-def _of_rows(name: str, table: pa.Table, members: Collection[str]) -> Iterator[str]:
-    """What is wrong with the rows of a pack's table: foreign, missing or double ones."""
+def _of_table(
+    file: str, table: pa.Table, members: Mapping[str, Mapping[str, str]], pack_id: str
+) -> Iterator[str]:
+    """What contradicts itself in a pack's table, or its commit record.
+
+    Foreign, missing or double rows, other columns, another pack's name, another end of a run.
+    """
+    name = file.removesuffix(".parquet")
     if name not in ROW:
         yield "no table of lossbench"
         return
+    if table.schema.names != schema(name).names:
+        yield "its columns are not those of the schema"
+        return
+    if {*table["pack_id"].to_pylist()} - {pack_id}:
+        yield "rows of another pack_id"
     rows = table.select(ROW[name])
     run_ids = {*rows["run_id"].to_pylist()}
     if foreign := run_ids - {*members}:
         yield f"rows of {len(foreign)} runs that are not in the pack, like {min(foreign)}"
-    if name == "runs" and (absent := {*members} - run_ids):
-        yield f"no row of {len(absent)} runs of the pack, like {min(absent)}"
+    if name == "runs":
+        if absent := {*members} - run_ids:
+            yield f"no row of {len(absent)} runs of the pack, like {min(absent)}"
+        ends = dict(zip(*(table[key].to_pylist() for key in ("run_id", "status")), strict=True))
+        other = [
+            run_id for run_id in run_ids & {*members} if ends[run_id] != members[run_id]["status"]
+        ]
+        if other:
+            yield f"{len(other)} runs ended otherwise than the record says, like {min(other)}"
     if double := len(rows) - rows.group_by(ROW[name]).aggregate([]).num_rows:
         yield f"{double} rows are there twice"
-
-
-def _of_facts(
-    file: str, table: pa.Table, members: Mapping[str, Mapping[str, str]], pack_id: str
-) -> Iterator[str]:
-    """What contradicts the pack's record: columns, the pack's name, how a run ended."""
-    name = file.removesuffix(".parquet")
-    if name in ROW and table.schema.names != schema(name).names:
-        yield "its columns are not those of the schema"
-        return
-    if name in ROW and {*table["pack_id"].to_pylist()} - {pack_id}:
-        yield "rows of another pack_id"
-    if name == "runs":
-        rows = table.select(["run_id", "status"]).to_pylist()
-        other = [row["run_id"] for row in rows if _status(members, row["run_id"]) != row["status"]]
-        if other:
-            yield f"{len(other)} runs ended otherwise than the record says, like {other[0]}"
     if name == "evals":
         on_test = table.filter(pc.field("split") == "test")
         done = {run_id for run_id, facts in members.items() if facts["status"] == "done"}
         if absent := done - {*on_test["run_id"].to_pylist()}:
             yield f"{len(absent)} runs are done and have no value on test, like {min(absent)}"
-
-
-def _status(members: Mapping[str, Mapping[str, str]], run_id: str) -> str:
-    return members.get(run_id, {}).get("status", "")

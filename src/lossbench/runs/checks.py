@@ -136,8 +136,8 @@ def fits(draft: Draft) -> bool:
 MOST = {
     "steps": 10**8,
     "batch_size": 10**7,
-    "log_every": 10**8,
-    "eval_every": 10**8,
+    "log_every": 10**10,
+    "eval_every": 10**10,
     "seed": 2**63 - 1,
     "optimizer.lr": 1e30,
     "optimizer.weight_decay": 1e30,
@@ -152,7 +152,7 @@ MOST = {
 MOST_ROWS = 10**9
 """Rows of all batches of a run, whose numbers lie in memory."""
 
-MOST_PARAMETER = 10**7
+LARGEST_PARAMETER = 10**7
 """Largest whole number that a parameter of a part may be."""
 
 MOST_LISTED = 1000
@@ -196,8 +196,8 @@ def in_type_of(default: Any, value: Any, key: str) -> Any:
     """
     if isinstance(default, float) and type(value) is int:
         return float(value)
-    if type(value) is int and abs(value) > MOST_PARAMETER:
-        raise ConfigError(f"{key} is {value}: use at most {MOST_PARAMETER:,}")
+    if type(value) is int and abs(value) > LARGEST_PARAMETER:
+        raise ConfigError(f"{key} is {value}: use at most {LARGEST_PARAMETER:,}")
     if isinstance(value, list | tuple | str) and len(value) > MOST_LISTED:
         raise ConfigError(f"{key} has {len(value):,} entries: use at most {MOST_LISTED:,}")
     if isinstance(default, list | tuple) and isinstance(value, list | tuple):

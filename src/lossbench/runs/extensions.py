@@ -67,6 +67,7 @@ def load_extensions(modules: Iterable[str]) -> None:
                     raise ConfigError(f"extension {name!r}: {row.name!r} exists: rename yours")
 
 
+@functools.cache  # asked at every update
 def is_own(function: Callable[..., Any]) -> bool:
     """Whether a function is somebody's, and not one that lossbench brings and tests."""
     if str(getattr(function, "__module__", "")).partition(".")[0] != "lossbench":

@@ -399,7 +399,7 @@ def _at_reference_rate(main: Comparison) -> Comparison:
 
 
 def _judged(comparison: Comparison, examples: pd.DataFrame | None) -> Comparison:
-    """The comparison with its pairs, or with the reason why there are ncomparison."""
+    """The comparison with its pairs, or with the reason why there are none."""
     try:
         if comparison.reference not in {*comparison.validation.loss}:
             raise ValueError(f"the declared reference {comparison.reference} has no run here.")

@@ -50,9 +50,10 @@ def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
     """
     configs = [json.loads(text) if isinstance(text, str) and text else {} for text in runs.config]
     texts = [json.dumps(_without(config, _NO_FACTORS)) for config in configs]
-    by_text = {text: _factors(json.loads(text), tuned) for text in {*texts}}  # few among many runs
-    digests = {text: _digest(leaves) for text, leaves in by_text.items()}
-    factors = {digests[text]: leaves for text, leaves in by_text.items()}
+    by_text = dict(zip(texts, configs, strict=True))  # few among many runs
+    leaves_by_text = {text: _factors(config, tuned) for text, config in by_text.items()}
+    digests = {text: _digest(leaves) for text, leaves in leaves_by_text.items()}
+    factors = {digests[text]: leaves for text, leaves in leaves_by_text.items()}
     keys = pd.Series([digests[text] for text in texts], index=runs.index, dtype=str)
     kind = runs.data.astype(str) + " × " + runs.model.astype(str)
     unknown, coarse = keys == _digest({}), kind + " × " + runs.optimizer.astype(str)

@@ -15,7 +15,7 @@ from lossbench.statistics.comparisons import Comparison, declaration_of, main_co
 from lossbench.statistics.design import context_factors, recorded
 from lossbench.statistics.intervals import FEWEST_PAIRS
 from lossbench.statistics.looks import level_at, look_of
-from lossbench.statistics.verdict import verdict
+from lossbench.statistics.verdict import gain, verdict
 
 INTERACTIONS = ["task", "factor", "base", "level", "loss", "reference", "metric", "at_base"]
 INTERACTIONS += ["at_level", "change", "low", "high", "seeds", "margin", "confidence"]
@@ -205,7 +205,6 @@ def _change(
         "pairs": change.n,
     }
     if change.n >= FEWEST_PAIRS:
-        sign = records.sign(base.metric)
-        low, high = sorted((sign * change.low, sign * change.high))
-        facts["verdict"] = verdict(low, high, base.margin.value)
+        ends = gain(change.low, change.high, sign=records.sign(base.metric))
+        facts["verdict"] = verdict(*ends, base.margin.value)
     return facts

@@ -24,7 +24,7 @@ from lossbench.statistics.design import CURES, FACTS, refuse_unequal
 from lossbench.statistics.examples import contributions, variance_of_examples
 from lossbench.statistics.intervals import FEWEST_PAIRS, bootstrap_t
 from lossbench.statistics.looks import level_at, look_of
-from lossbench.statistics.verdict import divergence_p, seeds_needed, verdict
+from lossbench.statistics.verdict import divergence_p, gain, seeds_needed, verdict
 
 PAIRED = [*FACTS, "metric", "reference", "lr", "reference_lr", "seeds", "pairs", "difference"]
 PAIRED += ["low", "high", "verdict", "margin", "confidence", "comparisons", "look", "level"]
@@ -238,12 +238,11 @@ def _on_new_examples(
         row["difference"] - np.hypot(sides[0], half),
         row["difference"] + np.hypot(sides[1], half),
     )
-    low, high = sorted((sign * ends[0], sign * ends[1]))
     return {
         "test_examples": mine.shape[1],
         "examples_low": ends[0],
         "examples_high": ends[1],
-        "examples_verdict": verdict(low, high, row["margin"]),
+        "examples_verdict": verdict(*gain(*ends, sign=sign), row["margin"]),
         "limited_by": "test examples" if half > np.mean(sides) else "seeds",
     }
 
@@ -286,8 +285,7 @@ def _verdict(row: dict[str, Any], sign: float) -> str:
         return "diverges" if is_mine else "reference diverges"
     if row["pairs"] < FEWEST_PAIRS:
         return "too few pairs"
-    low, high = sorted((sign * row["low"], sign * row["high"]))
-    return verdict(low, high, row["margin"])
+    return verdict(*gain(row["low"], row["high"], sign=sign), row["margin"])
 
 
 # ---- the same loss in two contexts ---------------------------------------------------------------

@@ -16,6 +16,7 @@ from lossbench.statistics.comparisons import Comparison, declaration_of, main_co
 from lossbench.statistics.design import factors, recorded
 from lossbench.statistics.looks import LARGEST, SMALLEST, over_looks
 from lossbench.statistics.pairs import paired
+from lossbench.statistics.verdict import gain
 
 COLUMNS = ["finding", "source", "says", "task", "loss", "reference", "metric", "difference"]
 COLUMNS += ["low", "high", "n", "verdict", "exploratory", "confidence", "p", "q", "judged"]
@@ -199,8 +200,7 @@ def _least_error(says: str, row: Mapping[str, Any]) -> float:
 
 def _not_worse(row: Mapping[str, Any]) -> str:
     """Non-inferiority: the whole interval of the gain against minus the margin."""
-    sign = records.sign(row["metric"])
-    low, high = sorted((sign * row["low"], sign * row["high"]))
+    low, high = gain(row["low"], row["high"], sign=records.sign(row["metric"]))
     if row["verdict"] == "diverges":
         return REFUTED
     if row["verdict"] == "reference diverges" or low >= -row["margin"]:

@@ -24,6 +24,17 @@ def is_open(word: str, margin: float) -> bool:
     return word in ("undecided", "too few pairs") or (word in ("better", "worse") and margin > 0)
 
 
+def gain(low: float, high: float, *, sign: float) -> tuple[float, float]:
+    """The interval of a difference, turned so that positive is better.
+
+    Args:
+        low: Of the difference, in units of the metric.
+        high: The upper end.
+        sign: `records.sign` of the metric.
+    """
+    return (low, high) if sign > 0 else (-high, -low)
+
+
 def verdict(low: float, high: float, margin: float) -> str:
     """What an interval of the gain over the reference says; narrower never says less.
 

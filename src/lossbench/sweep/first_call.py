@@ -72,36 +72,33 @@ def first_calls(
         try:
             process.stdin.write(json.dumps(question).encode())
             process.stdin.close()
-            pipe = process.stdout
-            _wait(process, pipe, errors, f"extensions {', '.join(extensions)} are imported", 0)
-            for run, _ in new.values():
-                _wait(process, pipe, errors, f"loss {run.loss.name} is called", patience)
+            steps = [(f"extensions {', '.join(extensions)} are imported", STARTING, "mend it")]
+            cure = "mend it, or allow it more with engine.patience=SECONDS"
+            steps += [
+                (f"loss {run.loss.name} is called", patience, cure) for run, _ in new.values()
+            ]
+            for when, seconds, cure in steps:
+                if not select.select([process.stdout], [], [], seconds)[0]:
+                    raise ConfigError(
+                        f"when {when}, nothing comes back within {seconds:g} s: {cure}"
+                    )
+                if not process.stdout.readline():
+                    raise ConfigError(
+                        f"when {when}, its process ends ({_end(process, errors)}): mend it, or "
+                        "leave it out"
+                    )
         finally:
             process.kill()
     RETURNED.update(new)
 
 
-def _wait(
-    process: subprocess.Popen[bytes],
-    pipe: IO[bytes],
-    errors: IO[bytes],
-    when: str,
-    patience: float,
-) -> None:
-    """Wait for a line of the process; refuses one that ends or stays silent."""
-    if not select.select([pipe], [], [], patience or STARTING)[0]:
-        more = ", or allow it more with engine.patience=SECONDS" if patience else ""
-        raise ConfigError(
-            f"when {when}, nothing comes back within {patience or STARTING:g} s: mend it{more}"
-        )
-    if pipe.readline():
-        return
+def _end(process: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
+    """How the process came to its end, and its last words."""
     code = process.wait()
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
     errors.seek(0)
-    words = errors.read().decode(errors="replace").strip().splitlines()[-1:]
-    said = f", after the words {words[0][:200]!r}" if words else ""
-    raise ConfigError(f"when {when}, its process ends ({how}{said}): mend it, or leave it out")
+    lines = errors.read().decode(errors="replace").strip().splitlines()
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return f"{how}, after the words {lines[-1][:200]!r}" if lines else how
 
 
 def answer(question: Mapping[str, Any]) -> None:

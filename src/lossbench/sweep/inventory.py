@@ -103,7 +103,7 @@ class Inventory:
         self.statuses: Statuses = {}
         self.failures: Counter[str] = Counter()
         rank = records.STATUSES.index
-        for pack_dir in sorted(store.refuse_link(folder / "packs").glob("*")):
+        for pack_dir in store.packs_of(folder):
             if not PACK_NAME.fullmatch(pack_dir.name):
                 continue  # not ours
             record = store.committed(pack_dir)
