@@ -44,10 +44,6 @@ class Trials:
     diverged: np.ndarray
 
 
-_TRIAL = ["seed", "status", "candidate", "lr", "selected_by"]
-"""Columns that a trial needs beside what is judged; wide tables are slow to cut."""
-
-
 def trials(runs: pd.DataFrame, *, metric: str, select: str, seeds: Sequence[int]) -> Trials:
     """The runs of one loss on some seeds, laid out by seed and candidate.
 
@@ -58,25 +54,21 @@ def trials(runs: pd.DataFrame, *, metric: str, select: str, seeds: Sequence[int]
         select: The metric that `selected_by` is a value of.
         seeds: A candidate that lacks one of them is left out.
     """
-    is_mine = runs.seed.isin(seeds) & runs.status.isin(records.RESULTS)
-    names = [*_TRIAL, "run_id", metric]
-    mine = runs.loc[is_mine, [name for name in dict.fromkeys(names) if name in runs]]
-    complete = mine.groupby("candidate").seed.nunique() == len({*seeds})
-    mine = mine[mine.candidate.isin(complete.index[complete])]
-    mine = mine.sort_values(["seed", "candidate"])
-    observed, listed = (np.unique(mine[name].to_numpy()) for name in ("seed", "candidate"))
-
-    def laid_out(values: pd.Series, dtype: type = float) -> np.ndarray:
-        return values.to_numpy(dtype=dtype).reshape(len(observed), len(listed))
-
-    costs = -records.sign(select) * mine.selected_by.astype(float)
+    rows = np.flatnonzero(runs.seed.isin(seeds) & runs.status.isin(records.RESULTS))
+    observed, seed_of = np.unique(runs.seed.to_numpy()[rows], return_inverse=True)
+    listed, candidate_of = np.unique(runs.candidate.to_numpy()[rows], return_inverse=True)
+    place = np.full((len(observed), len(listed)), -1)
+    place[seed_of, candidate_of] = rows
+    is_complete = (place >= 0).all(0) & (len(observed) == len({*seeds}))
+    place = place[:, is_complete]
+    costs = -records.sign(select) * runs.selected_by.to_numpy(dtype=float)[place]
     return Trials(
-        candidates=listed,
-        rates=mine.groupby("candidate").lr.first().to_numpy(dtype=float),
-        run_ids=laid_out(mine.get("run_id", mine.index.to_series()), object),
-        costs=laid_out(costs.where(np.isfinite(costs))),
-        results=laid_out(mine[metric]),
-        diverged=laid_out(mine.status == "diverged") > 0,
+        candidates=listed[is_complete],
+        rates=runs.lr.to_numpy(dtype=float)[place[:1].ravel()],
+        run_ids=runs.get("run_id", runs.index.to_series()).to_numpy(dtype=object)[place],
+        costs=np.where(np.isfinite(costs), costs, np.nan),
+        results=runs[metric].to_numpy(dtype=float)[place],
+        diverged=runs.status.eq("diverged").to_numpy()[place],
     )
 
 
@@ -323,7 +315,8 @@ def at_choice(
         average: Of the seeds: "mean" or "median".
         by: Columns within whose values it chooses: with `lr`, what else is tuned at each rate.
     """
-    rows = frame[[*dict.fromkeys([*_TRIAL, *by])]].reset_index(drop=True)
+    needed = ["seed", "status", "candidate", "lr", "selected_by", *by]
+    rows = frame[[*dict.fromkeys(needed)]].reset_index(drop=True)  # wide tables are slow to cut
     places = []
     for _, mine in rows.groupby([*by], sort=False):
         seeds = [*{*mine.seed}]

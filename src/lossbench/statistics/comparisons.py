@@ -146,6 +146,8 @@ class Comparison:
         Later looks have more seeds, but not at every rate: averages side by side are the first's.
         """
         first = self.validation[self.validation.seed.isin(self.first_seeds)]
+        if len(self.tuned) == 1:  # the rate alone
+            return first
         by = ("context", "loss", "lr")
         return at_choice(first, select=self.select, average=self.average, by=by)
 
