@@ -368,6 +368,7 @@ def _paint() -> Callable[[str, str], str]:
 
 def _verify(arguments: list[str]) -> int:
     from lossbench.records import verify
+    from lossbench.runs import is_named_after
 
     if "--machine" in arguments:
         return _verify_machine([word for word in arguments if word != "--machine"])
@@ -375,7 +376,7 @@ def _verify(arguments: list[str]) -> int:
         raise ConfigError(
             "verify: use 'lossbench verify runs/NAME' or 'lossbench verify --machine'"
         )
-    result = verify.verified(Path(arguments[0]))
+    result = verify.verified(Path(arguments[0]), is_named_after=is_named_after)
     for problem in result.problems:
         print(problem)
     damaged = f"{len(result.problems)} damaged" if result.problems else "all as written"

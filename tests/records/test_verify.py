@@ -13,6 +13,7 @@ from interrupted import sweep_in
 from sweep_on_disk import build, plan_runs, with_status
 
 from lossbench import cli, records, store
+from lossbench.records import verify
 from lossbench.sweep import invariance
 
 
@@ -81,6 +82,12 @@ def foreign(table):
     return table.set_column(place, table.schema.field(place), pa.array(["f" * 16] * len(table)))
 
 
+def with_more_steps(table):
+    place = table.schema.get_field_index("config")
+    longer = [text.replace('"steps": 4', '"steps": 9') for text in table["config"].to_pylist()]
+    return table.set_column(place, table.schema.field(place), pa.array(longer))
+
+
 def drop_files(pack, state):
     state["files"] = {}
 
@@ -94,6 +101,10 @@ FORGERIES = {
     "a run without a row": (
         rows("runs", lambda table: table.slice(0, 1)),
         "runs.parquet: no row of 1 runs of the pack",
+    ),
+    "another config": (
+        rows("runs", with_more_steps),
+        "runs.parquet: 2 runs with a config that is not that of their run_id",
     ),
     "another schema": (lambda pack, state: state.update(schema=99), "schema 99, this version"),
     "no files": (drop_files, "finished, and without evals.parquet, examples.parquet"),
@@ -160,11 +171,12 @@ def test_a_damaged_table_stops_a_resume_as_it_stops_a_report(written, tmp_path):
         sweep_in(folder).run([make_run(loss="huber", steps=4)])
 
 
-def test_what_is_missing_or_failed_is_counted(tmp_path, capsys):
+def test_what_is_missing_or_failed_is_counted(tmp_path):
     runs = with_status(plan_runs(), "missing", count=2, lr=0.1, loss="mae")
     folder = build(tmp_path / "gaps", with_status(runs, "failed", count=1, loss="mse"))
-    assert cli.main(["verify", str(folder)]) == cli.SOME_FAILED
-    assert "1 failed, 2 missing" in capsys.readouterr().out
+    result = verify.verified(folder, is_named_after=lambda run_id, config: True)
+    assert (result.runs["failed"], result.runs["missing"]) == (1, 2)
+    assert not result.is_whole
 
 
 @pytest.mark.parametrize("line", [["verify"], ["verify", "a", "b"], ["verify", "--machine", "x"]])

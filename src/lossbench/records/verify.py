@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,12 @@ class Verified:
         return not self.problems and not lacking and bool(self.runs)
 
 
-def verified(sweep_dir: Path) -> Verified:
+def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> Verified:
     """Compute every sha256 of a sweep again, decode every table, count its runs.
+
+    Args:
+        sweep_dir: The sweep's folder.
+        is_named_after: Whether a run_id is that of a configuration in `runs`.
 
     Raises:
         store.StoreError: The folder is no sweep, or its plan is damaged.
@@ -65,7 +69,9 @@ def verified(sweep_dir: Path) -> Verified:
                 content = store.read(folder, name, state)
                 if name.endswith(".parquet"):
                     table = records.decode(content, path=folder / name)
-                    problems = _of_table(name, table, state["members"], folder.name)
+                    problems = [*_of_table(name, table, state["members"], folder.name)]
+                    if name == "runs.parquet" and not problems:
+                        problems += _of_identities(table, is_named_after)
                     result.problems += [f"{folder / name}: {text}" for text in problems]
             except store.StoreError as error:
                 result.problems.append(str(error))
@@ -99,6 +105,13 @@ def _of_record(state: dict[str, Any]) -> Iterator[str]:
     absent = {f"{table}.parquet" for table in records.TABLES} - {*state["files"]}
     if state["is_finished"] and absent:
         yield f"finished, and without {', '.join(sorted(absent))}"
+
+
+def _of_identities(runs: pa.Table, is_named_after: Callable[[str, str], bool]) -> Iterator[str]:
+    """Runs whose run_id was made from another configuration than stands beside it."""
+    pairs = zip(runs["run_id"].to_pylist(), runs["config"].to_pylist(), strict=True)
+    if other := [run_id for run_id, config in pairs if not is_named_after(run_id, config)]:
+        yield f"{len(other)} runs with a config that is not that of their run_id, like {min(other)}"
 
 
 ROW = {

@@ -2,6 +2,6 @@
 
 from lossbench.errors import ConfigError, nearest
 from lossbench.runs.checks import checked, fits, varied, with_values
-from lossbench.runs.run import ENGINE_SCHEMA, NEUTRAL, Draft, Init, Part, Run, part
+from lossbench.runs.run import ENGINE_SCHEMA, NEUTRAL, Draft, Init, Part, Run, is_named_after, part
 from lossbench.runs.settings import PRECISIONS, TF32, Engine
 from lossbench.runs.source import refuse_other_code

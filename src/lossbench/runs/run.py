@@ -114,9 +114,25 @@ class Run(Draft):
     @cached_property
     def run_id(self) -> str:
         """16 hex digits of sha256 over the canonical facts and the engine's schema number."""
-        facts = {"engine": ENGINE_SCHEMA, **without_neutral(self.facts)}
-        canonical = json.dumps(facts, sort_keys=True, allow_nan=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return _identity(self.facts, schema=ENGINE_SCHEMA)
+
+
+def is_named_after(run_id: str, config: str) -> bool:
+    """Whether a run_id is that of a recorded configuration, by this engine's schema or an older.
+
+    Args:
+        run_id: Of a row of `runs`.
+        config: Its column: the run's facts as JSON.
+    """
+    facts, schemas = json.loads(config), range(1, ENGINE_SCHEMA + 1)
+    return any(_identity(facts, schema=schema) == run_id for schema in schemas)
+
+
+def _identity(facts: Mapping[str, Any], *, schema: int) -> str:
+    canonical = json.dumps(
+        {"engine": schema, **without_neutral(facts)}, sort_keys=True, allow_nan=False
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:
