@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -170,6 +171,38 @@ def test_a_yaml_that_cannot_be_read_is_one_line(place, capsys):
     assert err.count("\n") == 1
     assert "torn.yaml" in err
     assert not (place / "runs").exists()
+
+
+def test_a_yaml_that_is_not_utf_8_is_one_line(place, capsys):
+    (place / "conf" / "loss").mkdir(parents=True)
+    (place / "conf" / "loss" / "latin.yaml").write_bytes(b"# caf\xe9\nfn: mse\n")
+    assert cli.main(["--config-dir", "conf", "loss=latin", "data=diabetes"]) == cli.MISTAKE
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "not UTF-8" in err
+
+
+def test_a_sweep_over_no_value_is_refused(place, capsys):
+    assert cli.main(["-m", "data=diabetes", "loss=mse", "seed=range(0)"]) == cli.MISTAKE
+    assert "'seed=range(0)' has no value" in capsys.readouterr().err
+    assert not (place / "runs").exists()
+
+
+def test_a_folder_of_yaml_files_may_stand_before_the_command(place, capsys):
+    (place / "conf").mkdir()
+    assert cli.main(["--config-dir", "conf", "plan", "data=diabetes", "loss=mse"]) == cli.DONE
+    assert "1 run" in capsys.readouterr().out
+
+
+def test_a_full_disk_behind_the_output_is_one_line():
+    program = "import sys; from lossbench.cli import main; sys.exit(main(['losses']))"
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ended.returncode != cli.DONE
+    assert "Traceback" not in ended.stderr
+    assert "No space left" in ended.stderr
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import lossbench
+from lossbench import pairing
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS, initialised, rescaled
@@ -122,6 +123,66 @@ def test_source_sha_follows_caches_tables_and_methods(tmp_path, monkeypatch):
             patch.delitem(sys.modules, "under_test")
     assert shas[0] == shas[-1]
     assert len(set(shas)) == len(edits)
+
+
+FILES = {
+    "mine.py": """
+import functools, types
+import aux, aux as other
+from pk import part
+from pk.deep import low
+class Config:
+    def __init__(self, p): self.p = p
+CONFIG, shape, SPACE = Config(2.0), functools.partial(pow, 2.0), types.SimpleNamespace(p=2.0)
+def loss():
+    import late
+    return CONFIG.p, shape(1), SPACE.p, aux.f(), other.K, part.g(), low(), late.h()
+""",
+    "aux.py": "K = 1\ndef f():\n    return 2\n",
+    "late.py": "def h():\n    return 3\n",
+    "unused.py": "Z = 9\n",
+    "pk/__init__.py": "",
+    "pk/part.py": "def g():\n    return 4\n",
+    "pk/deep.py": "from . import deeper\ndef low():\n    return deeper.LOW\n",
+    "pk/deeper.py": "LOW = 5\n",
+}
+EDITS = {
+    "an instance": ("mine.py", "Config(2.0)", "Config(1.0)"),
+    "a partial": ("mine.py", "partial(pow, 2.0)", "partial(pow, 1.0)"),
+    "a namespace": ("mine.py", "SimpleNamespace(p=2.0)", "SimpleNamespace(p=1.0)"),
+    "a function of a module": ("aux.py", "return 2", "return 1"),
+    "a constant of a module": ("aux.py", "K = 1", "K = 2"),
+    "an import within the function": ("late.py", "return 3", "return 1"),
+    "a module of a package": ("pk/part.py", "return 4", "return 1"),
+    "what a module of a package imports": ("pk/deeper.py", "LOW = 5", "LOW = 1"),
+}
+
+
+def sha_of_files(folder, files, monkeypatch):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(folder)
+        for name in ("mine", "aux", "late", "pk", "pk.part", "pk.deep", "pk.deeper"):
+            patch.delitem(sys.modules, name, raising=False)
+        pairing._files.cache_clear()
+        sha = source_sha([importlib.import_module("mine").loss])
+        pairing._files.cache_clear()
+    return sha
+
+
+@pytest.mark.parametrize(("file", "old", "new"), EDITS.values(), ids=EDITS)
+def test_source_sha_of_somebodys_function_follows_all_files_of_theirs_that_it_imports(
+    file, old, new, tmp_path, monkeypatch
+):
+    edited = FILES | {file: FILES[file].replace(old, new)}
+    assert edited != FILES
+    shas = [
+        sha_of_files(tmp_path / str(place), files, monkeypatch)
+        for place, files in enumerate((FILES, edited, FILES | {"unused.py": "Z = 8\n"}))
+    ]
+    assert shas[0] == shas[2] != shas[1]
 
 
 @pytest.mark.parametrize(("name", "part"), [("digits", "_loaded"), ("mlp", "ACTIVATIONS")])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import io
 import itertools
 import json
 import logging
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -91,19 +94,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if sys.stdout is None:  # closed by who called
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # which may know no ± and no ×
+            stream.reconfigure(errors="replace")
     if any(word in arguments for word in ("--help", "-h", "help")):
         print(usage(), end="")
         return DONE
     if "--version" in arguments:
         print(f"lossbench {lossbench.__version__}")
         return DONE
+    if arguments[:1] == ["--config-dir"] and {*arguments[2:3]} & COMMANDS.keys():
+        arguments = [arguments[2], *arguments[:2], *arguments[3:]]
     command = next(iter(arguments), "")
     try:
         if command in COMMANDS:
             return COMMANDS[command](arguments[1:])
         if re.fullmatch(r"[A-Za-z][\w-]*", command):
             raise ConfigError(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
-        return _with_hydra(arguments, _launch)
+        typed = shlex.join(["lossbench", *arguments])
+        return _with_hydra(arguments, functools.partial(_launch, command=typed))
     except (ConfigError, StoreError) as error:
         return _refuse(str(error))
     except KeyboardInterrupt as end:
@@ -112,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:
+        return _refuse(str(error))
 
 
 def usage() -> str:
@@ -154,6 +165,8 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
         return max(SOME_FAILED, _finish(failure.folder, extent="none"))
     except BrokenPipeError:
         raise
+    except UnicodeDecodeError as error:
+        return _refuse(f"a yaml file of --config-dir is not UTF-8 ({error}): save it as UTF-8")
     except yaml.YAMLError as error:
         return _refuse("a yaml file cannot be read: " + " ".join(str(error).split()))
     except (HydraException, OmegaConfBaseException) as error:
@@ -225,10 +238,10 @@ def _composed(loader: Any, args: Any) -> Any:
     return config
 
 
-def _launch(config: Any, loader: Any) -> int:
+def _launch(config: Any, loader: Any, *, command: str) -> int:
     from lossbench import launch
 
-    folder = launch.train(config, loader)
+    folder = launch.train(config, loader, command=command)
     # An experiment has the report that it asks for, another sweep none.
     is_experiment = any("experiment=" in line for line in config.hydra.overrides.task)
     return _finish(folder, extent=str(config.report) if is_experiment else "none")
@@ -381,6 +394,8 @@ def _verify(arguments: list[str]) -> int:
         print(problem)
     damaged = f"{len(result.problems)} damaged" if result.problems else "all as written"
     print(f"{result.packs} packs, {result.files} files, {result.bytes / 1e6:.1f} MB: {damaged}")
+    if result.unplanned:
+        print(f"{result.unplanned} recorded runs are in no plan: no table or page has them")
     if result.unfinished:
         print(f"{result.unfinished} packs are not finished: the same command goes on with them")
     if result.runs:

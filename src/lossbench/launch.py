@@ -44,18 +44,19 @@ class RunsFailed(Exception):
         self.folder = folder
 
 
-def train(config: DictConfig, loader: ConfigLoader) -> Path:
+def train(config: DictConfig, loader: ConfigLoader, *, command: str) -> Path:
     """Train what a command asks for and is not there yet; returns the sweep's folder.
 
     Args:
         config: The composed configuration, with `hydra`.
         loader: Hydra's, with its search path.
+        command: As typed, to be recorded.
 
     Raises:
         ConfigError: Something asked for cannot be; nothing was trained.
         RunsFailed: A run failed, of a sweep that tunes nothing.
     """
-    with _opened(config, loader) as (experiment, sweep):
+    with _opened(config, loader, command) as (experiment, sweep):
         if protocol := experiment.protocol(sweep):
             protocol.carry_out()
             return sweep.folder
@@ -76,7 +77,9 @@ def outline(config: DictConfig, loader: ConfigLoader) -> Outline:
 
 
 @contextmanager
-def _opened(config: DictConfig, loader: ConfigLoader) -> Iterator[tuple[Experiment, Sweep]]:
+def _opened(
+    config: DictConfig, loader: ConfigLoader, command: str = ""
+) -> Iterator[tuple[Experiment, Sweep]]:
     """The experiment of a command and its sweep, whose processes end with the block."""
     for kind, (serving, key) in SERVE.items():
         group = f"hydra/{kind}"
@@ -104,7 +107,7 @@ def _opened(config: DictConfig, loader: ConfigLoader) -> Iterator[tuple[Experime
             Sweep(
                 folder=Path(str(hydra.sweep.dir) + ending),
                 name=config.name + ending,
-                command=" ".join(["lossbench", *hydra.overrides.task]),
+                command=command,
                 crew=crew,
                 seconds=seconds,
             ),

@@ -16,7 +16,7 @@ import platform
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,9 @@ def add_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
 def source_sha(functions: Iterable[Callable[..., Any]], *, facts: str = "") -> str:
     """Hex sha256 over the code of functions and of what they use from their own package.
 
-    Comments, docstrings and layout do not count; an edited formula or constant does.
+    Comments, docstrings and layout do not count; an edited formula or constant does. Of somebody's
+    own functions the whole file counts, and with it every file of theirs that it imports: what such
+    code reaches through objects and modules, no reading of names would find.
 
     Args:
         functions: Whose code counts.
@@ -69,6 +71,9 @@ def source_sha(functions: Iterable[Callable[..., Any]], *, facts: str = "") -> s
     codes: dict[str, str] = {}
     for function in functions:
         _collect(function, codes)
+        module = str(inspect.unwrap(function).__module__)
+        if module.partition(".")[0] != "lossbench":
+            codes |= _files(module)
     parts = [codes[name] for name in sorted(codes)]
     if facts:
         parts.append(facts)
@@ -171,6 +176,53 @@ def _are_neighbours(module: str, other: str) -> bool:
     paths = [getattr(sys.modules.get(name), "__file__", None) for name in (module, other)]
     folders = {str(Path(path).resolve().parent) for path in paths if path}
     return None not in paths and len(folders) == 1 and not other.startswith("lossbench.")
+
+
+@functools.cache
+def _files(module: str) -> dict[str, str]:
+    """Code of a module's file and of all files below the same folder that these import, by name."""
+    path = getattr(sys.modules.get(module), "__file__", None)
+    if path is None:  # a notebook's cell
+        return {}
+    file = Path(path).resolve()
+    root = file.parents[module.count(".") + (file.name == "__init__.py")]
+    # Among installed packages only those of the module's own.
+    is_installed = not {"site-packages", "dist-packages"}.isdisjoint(root.parts)
+    tops = [module.partition(".")[0]] if is_installed else None
+    codes: dict[str, str] = {}
+    waiting = [file]
+    while waiting:
+        file = waiting.pop()
+        name = f"file {file.relative_to(root)}"
+        if name not in codes:
+            tree = ast.parse(file.read_bytes())
+            codes[name] = ast.unparse(_bare(tree))
+            for dotted in _imported(tree, file.relative_to(root).parent.parts):
+                place = root.joinpath(*dotted)
+                if tops is None or dotted[0] in tops:
+                    both = (place.with_suffix(".py"), place / "__init__.py")
+                    waiting += [one.resolve() for one in both if one.is_file()]
+    return codes
+
+
+def _imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Every module that a file may import, and the packages above it, each as its names.
+
+    Args:
+        tree: The file's; imports within functions count.
+        package: What it lies in.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            start = (*above, *(node.module or "").split(".")) if node.module else above
+            names = [(*start, alias.name) for alias in node.names]
+        else:
+            continue
+        for parts in names:
+            yield from (parts[:end] for end in range(1, len(parts) + 1))
 
 
 @functools.cache

@@ -94,6 +94,8 @@ COMMANDS = {
     "size": ["size=smoke", "seed=2"],
     "Hydra's own": ["hydra.sweep.dir=elsewhere", "seed=2"],
     "twice": ["seed=1", "seed=2"],
+    "two losses": ["data=noisy_linear", "loss=mse", "loss=huber_tight"],
+    "two losses of the catalog": ["data=noisy_linear", "loss=huber", "loss=mse"],
 }
 
 
@@ -158,7 +160,9 @@ def test_a_part_is_named_by_its_yaml_and_by_nothing_else(group, composer):
     [
         (["seed=range(50)", "optimizer.lr=0.1,0.2"], 1),
         ([*REGRESSION, "loss.params.delta=1,2,3", "steps=1,2"], 1),
-        (["data=diabetes", "loss=mse,mae", "seed=1,2"], 2),
+        (["data=diabetes", "loss=mse,mae", "seed=1,2"], 1),
+        (["data=diabetes", "loss=huber,huber_tight", "seed=1,2"], 2),
+        (["data=diabetes,noisy_linear", "loss=mse,mae"], 2),
     ],
 )
 def test_hydra_composes_once_for_each_choice_of_groups(lines, count, composer, loader, monkeypatch):

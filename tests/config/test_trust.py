@@ -146,7 +146,7 @@ def test_what_no_machine_holds_is_refused_with_its_bound(word, most, place, caps
 
 
 def test_more_runs_than_a_command_may_have_are_refused_before_one_is_made(place, capsys):
-    words = ["plan", "-m", "data=noisy_linear", "loss=mse,mae", "seed=range(600000)"]
+    words = ["plan", "-m", "data=noisy_linear", "seed=range(1200)", "steps=range(1,1001)"]
     assert "1,200,000 runs: use at most 1,000,000" in refused(words, place, capsys)
 
 

@@ -206,6 +206,40 @@ def test_what_was_judged_by_the_same_rules_was_not_seen_under_others(tmp_path):
         assert seen(tmp_path, "a", declared=RULES | {key: value})
 
 
+def test_other_questions_of_runs_judged_by_the_same_rules_came_after_a_look(tmp_path):
+    sibling(tmp_path / "one", "a", {"a": "done"})
+    finding = [{"finding": "mse wins", "loss": "mse"}]
+    for asked in ({"published": finding}, {"interactions": {"steps": "100"}}):
+        assert seen(tmp_path, "a", declared=RULES | asked) == {"a": {"asked_in": "one"}}
+    other = RULES | {"published": finding, "looks": [9]}
+    assert "seen_under" in seen(tmp_path, "a", declared=other)["a"]
+
+
+def test_a_finding_that_is_declared_after_its_runs_were_trained_elsewhere_explores(
+    first, place, tmp_path
+):
+    shutil.copytree(place / "conf", tmp_path / "conf")
+    shutil.copytree(first.sweep_dir, tmp_path / "runs" / "share")
+    says = "{finding: late, source: nobody 2026, says: worse, loss: mae}"
+    with contextlib.chdir(tmp_path):
+        assert ask("name=asked", f"+hydra.sweeper.declare.published=[{says}]") == cli.DONE
+        asked = records.load(tmp_path / "runs" / "asked")
+    assert not statistics.main_comparisons(asked)[0].paired.exploratory.any()
+    assert {*statistics.published.judged_findings(asked).judged} == {"exploratory"}
+
+
+def test_a_loss_whose_code_is_edited_after_a_look_still_counts_among_the_comparisons(first):
+    runs = first.runs.assign(context="c")
+    (sha,) = (entry["sha256"] for entry in first.plan["declarations"])
+    edited = {
+        run_id: {**facts, "declaration": "f" * 64 if facts["loss"] == "mae" else sha}
+        for run_id, facts in first.plan["planned"].items()
+    }
+    plan = {**first.plan, "planned": edited}
+    assert statistics.comparisons.declared_in_context(plan, runs) == {"mse", "mae"}
+    assert statistics.comparisons.declared_losses(plan, runs) == ["mse"]
+
+
 def test_dropping_a_loss_after_a_look_is_another_family(tmp_path):
     sibling(tmp_path / "one", "a", {"a": "done"}, losses=("mse", "mae"))
     assert seen(tmp_path, "a", declared=RULES)

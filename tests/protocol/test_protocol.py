@@ -229,7 +229,7 @@ def test_a_grid_grows_for_all_losses_alike_until_its_bound(conf, place, caplog):
     tried = runs.groupby("loss").lr.agg(lambda lr: sorted({*lr}))
     assert tried["mse"] == tried["mae"] == [0.0001, 0.001, 0.01, 0.1]
     assert any("it grows to 0.01, for all 2 losses" in line for line in caplog.messages)
-    assert any("after 2 more rates" in line for line in caplog.messages)
+    assert any("may not grow further (extend: 2)" in line for line in caplog.messages)
 
 
 def test_a_grid_grows_downwards_where_a_run_diverges_at_its_lowest_rate(conf, place, caplog):
@@ -285,7 +285,7 @@ def test_only_open_comparisons_and_their_reference_go_on_with_plausible_rates(lo
         )  # fmt: skip
         rates = before.trials.lr[before.trials.loss == loss].drop_duplicates().sort_values()
         assert [*np.unique(runs.lr)] == [
-            rates.iloc[place] for place in statistics.plausible(its.costs)
+            rates.iloc[place] for place in statistics.plausible(its.costs, its.rates)
         ]
 
 

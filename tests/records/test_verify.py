@@ -135,6 +135,23 @@ def test_a_file_that_is_missing_is_named(pattern, written, tmp_path, capsys):
     assert pattern in capsys.readouterr().out
 
 
+def test_tables_whose_commit_record_is_gone_are_named(written, tmp_path, capsys):
+    folder = shutil.copytree(written, tmp_path / "mine")
+    (pack,) = (folder / "packs").iterdir()
+    (pack / store.COMMIT).unlink()
+    assert cli.main(["verify", str(folder)]) == cli.SOME_FAILED
+    assert "commit.json is missing, and evals.parquet" in capsys.readouterr().out
+
+
+def test_recorded_runs_that_no_plan_asks_for_are_counted(written, tmp_path, capsys):
+    folder = shutil.copytree(written, tmp_path / "mine")
+    sweep_in(tmp_path / "other").run([make_run(loss="huber", steps=4)])
+    (pack,) = (tmp_path / "other" / "packs").iterdir()
+    shutil.copytree(pack, folder / "packs" / pack.name)
+    assert cli.main(["verify", str(folder)]) == cli.DONE
+    assert "1 recorded runs are in no plan" in capsys.readouterr().out
+
+
 def link(path):
     path.symlink_to("/etc/passwd")
 

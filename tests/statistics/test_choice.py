@@ -58,11 +58,27 @@ def test_a_resample_chooses_as_its_seeds_written_out_would():
 
 def test_plausible_are_those_that_other_seeds_choose_and_their_neighbours():
     costs = np.zeros((20, 7)) + np.array([9.0, 9.0, 9.0, 0.0, 9.0, 9.0, 9.0])
-    assert [*plausible(costs)] == [2, 3, 4]
-    assert [*plausible(costs[:, 3:])] == [0, 1]
-    rng = np.random.default_rng(1)
-    assert {*chosen_again(noisy := rng.normal(size=(10, 7)))} <= {*range(7)}
-    assert len(plausible(noisy)) > 4  # nothing but noise: nearly all are
+    rates = np.arange(7.0)
+    assert [*plausible(costs, rates)] == [2, 3, 4]
+    assert [*plausible(costs[:, 3:], rates[3:])] == [0, 1]
+    noisy = np.random.default_rng(1).normal(size=(10, 7))
+    assert len(plausible(noisy, rates)) > 4  # nothing but noise: nearly all are
+
+
+def test_of_what_else_is_tuned_the_plausible_value_goes_on_at_the_rates_beside_its_own():
+    best = [
+        9,
+        9,
+        9,
+        9,
+        0,
+        9,
+        9,
+        9,
+        9,
+    ]  # the second of three weight decays at the second of three rates
+    costs = np.zeros((20, 9)) + np.array(best, dtype=float)
+    assert [*plausible(costs, np.repeat([0.1, 1.0, 10.0], 3))] == [1, 4, 7]
 
 
 def frame(costs: np.ndarray, values: np.ndarray, **columns: object) -> pd.DataFrame:

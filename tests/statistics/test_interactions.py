@@ -22,8 +22,9 @@ def config(**leaves):
 def comparison(values, *, level, looks=(), margin=0.05):
     """As much of a comparison as an interaction reads."""
     runs = frame(values, config=config(optimizer=level), data="toy", model="linear", context=level)
+    run_ids = [f"{level} {row.loss} {row.seed}" for row in runs.itertuples()]
     return SimpleNamespace(
-        trials=runs.assign(candidate=0, selected_by=0.0),
+        trials=runs.assign(run_id=run_ids, candidate=0, selected_by=0.0),
         runs=runs,
         metric="rmse",
         select="rmse",
@@ -34,6 +35,7 @@ def comparison(values, *, level, looks=(), margin=0.05):
         paired=runs[runs.loss != "mse"].drop_duplicates("loss"),
         expected=frozenset({*runs.loss}),
         confirming=tuple({*runs.loss}),
+        asked_runs=frozenset(),
     )
 
 
@@ -96,6 +98,34 @@ def test_a_failed_run_leaves_no_answer_and_a_loss_added_later_explores():
     ones[1].trials.loc[3, "status"] = "failed"
     (row,) = interactions(ones, DECLARED).to_dict("records")
     assert (row["verdict"], row["exploratory"]) == ("incomplete", True)
+
+
+def test_a_loss_that_diverges_at_a_level_is_not_said_to_gain_there_by_its_survivors():
+    base = np.random.default_rng(3).normal(size=20)
+    for lost, word in ((13, "diverges"), (1, "better by more")):  # one of twenty vetoes nothing
+        gained = np.where(np.arange(20) < lost, np.nan, base - 1)
+        ones = [
+            comparison({"mse": base, "mae": mae}, level=level)
+            for level, mae in (("sgd", base), ("adam", gained))
+        ]
+        (row,) = interactions(ones, DECLARED).to_dict("records")
+        assert row["verdict"] == word
+
+
+def test_a_change_of_too_few_pairs_is_told_without_numbers():
+    values = {"mse": np.zeros(10), "mae": np.arange(10.0)}
+    ones = [comparison(values, level=level) for level in ("sgd", "adam")]
+    ones[1].trials["status"] = "failed"
+    (row,) = interactions(ones, DECLARED).to_dict("records")
+    assert "nan" not in change_sentence(row)
+
+
+def test_runs_of_which_another_sweep_asked_other_questions_explore():
+    values = {"mse": np.zeros(10), "mae": np.arange(10.0)}
+    ones = [comparison(values, level=level) for level in ("sgd", "adam")]
+    ones[1].asked_runs = frozenset(ones[1].trials.run_id[:1])
+    (row,) = interactions(ones, DECLARED).to_dict("records")
+    assert row["exploratory"]
 
 
 def test_without_its_base_a_factor_has_no_interactions():

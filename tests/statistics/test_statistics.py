@@ -108,6 +108,14 @@ def test_losses_that_were_declared_and_are_absent_still_count_in_the_family():
     assert [table.low[0], table.high[0]] == pytest.approx(expected, rel=1e-12)
 
 
+def test_where_every_run_has_the_same_accuracy_nothing_is_settled():
+    runs = frame({loss: np.ones(10) for loss in ("mse", "other")}, metric="accuracy")
+    rule = {"metric": "accuracy", "reference": "mse", "margin": 0.01}
+    assert paired(runs, **rule).verdict.item() == "undecided"
+    runs.loc[runs.loss.eq("other") & runs.seed.eq(0), "accuracy"] = 0.9999  # 10,000 examples
+    assert paired(runs, **rule).verdict.item() == "equivalent"
+
+
 @pytest.mark.parametrize("column", list(statistics.design.CURES))
 def test_runs_with_different_fingerprints_are_refused_with_seed_column_and_cure(column):
     runs = frame(drawn(0.0))

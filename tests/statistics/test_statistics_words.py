@@ -49,6 +49,12 @@ def row_of(runs, *, metrics=("rmse",)):
             "other has no verdict against mse (too few pairs: 5, a verdict needs 6)",
         ),
         (
+            diverge(drawn(-0.1, n=6), "other", 4),
+            "too few pairs: 2, a verdict needs 6; diverges in 4 of 6 runs, the reference in 0",
+            "other has no verdict against mse (too few pairs: 2, a verdict needs 6; "
+            "diverges in 4 of 6 runs, the reference in 0)",
+        ),
+        (
             diverge(drawn(0.0), "other", 8),
             "diverges in 8 of 10 runs",
             "other diverges in 8 of 10 runs",

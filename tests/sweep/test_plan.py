@@ -67,6 +67,14 @@ def test_what_is_judged_cannot_change_after_the_first_declaration(change):
         extended(first, at_rate(0.1, [1]), DECLARED | change)
 
 
+def test_a_declared_sweep_takes_no_seed_by_hand_and_what_it_has_is_no_new_one():
+    runs = at_rate(0.1, range(2))
+    first = extended(plan.EMPTY, runs, DECLARED)
+    assert extended(first, runs)["planned"] == first["planned"]
+    with pytest.raises(ConfigError, match=r"n is a declared sweep, .* name=\.\.\."):
+        extended(first, at_rate(0.1, [2]))
+
+
 def declared(found, runs):
     frame = pd.DataFrame([{"run_id": run.run_id, "loss": run.loss.name} for run in runs])
     return statistics.comparisons.declared_losses(found, frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import sys
 import textwrap
 import warnings
@@ -16,6 +17,7 @@ from lossbench import cli, records
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
+from lossbench.runs import extensions
 from lossbench.runs.extensions import contained, is_own
 from lossbench.sweep import first_call
 
@@ -75,6 +77,10 @@ CHANGES = {
     "the working folder": "os.chdir('/')",
     "the filters of warnings": "warnings.simplefilter('ignore')",
     "the number of threads": "torch.set_num_threads(2)",
+    "autograd's anomaly mode": "torch.autograd.set_detect_anomaly(True)",
+    "the recursion limit": "sys.setrecursionlimit(5000)",
+    "the mask of new files": "os.umask(0)",
+    "the handlers of signals": "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)",
 }
 
 
@@ -88,6 +94,10 @@ def test_what_a_loss_changes_of_the_process_is_put_back_and_its_pack_mates_train
         Path.cwd(),
         [*warnings.filters],
         torch.get_num_threads(),
+        torch.is_anomaly_enabled(),
+        sys.getrecursionlimit(),
+        signal.getsignal(signal.SIGTERM),
+        extensions._umask(),
     )
     before = state()
     run(a_loss(body), "-m", "data=diabetes", "loss=mse,mine", "name=together")
@@ -183,6 +193,48 @@ def test_a_loss_that_ends_or_hangs_its_process_is_refused_by_name_before_anythin
     assert code == cli.MISTAKE
     assert message in err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "torch.nn.functional.relu = torch.zeros_like\n    return square(output, target)",
+            "it replaces functional.relu for every other loss too",
+        ),
+        (
+            "each = square(output, target)\n    return each / each.mean().detach()",
+            "an example's value depends on the other examples of its batch",
+        ),
+    ],
+)
+def test_a_loss_that_reaches_beyond_itself_is_refused_by_name_before_anything_trains(
+    body, message, run, tmp_path
+):
+    source = f"""
+def wide(output, target):
+    {body}
+
+LOSSES = (row(wide),)
+"""
+    code, errors = run(source, "loss=mse,wide", "data=noisy_linear")
+    assert code == cli.MISTAKE
+    assert f"when loss wide is called, {message}" in errors
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_loss_that_keeps_a_dimension_fails_its_own_run_alone(run):
+    source = """
+def kept(output, target):
+    return (output - target).square().sum(-1, keepdim=True)
+
+LOSSES = (row(kept),)
+"""
+    code, errors = run(source, "loss=mse,kept", "data=noisy_linear")
+    assert code == cli.SOME_FAILED
+    assert "Traceback" not in errors
+    statuses = records.load("runs/default").runs.set_index("loss").status
+    assert statuses.to_dict() == {"mse": "done", "kept": "failed"}
 
 
 def test_a_loss_that_nobody_chose_is_never_called(run, tmp_path):

@@ -20,7 +20,7 @@ from lossbench.config.overrides import (
     single_overrides,
     values_of,
 )
-from lossbench.config.schema import GROUPS, known_keys
+from lossbench.config.schema import GROUPS, known_keys, loss_node
 from lossbench.config.trust import refuse_foreign
 from lossbench.errors import ConfigError, nearest, refuse_unknown
 from lossbench.records import REPORTS
@@ -35,7 +35,7 @@ class Composer:
     """Turns overrides into runs.
 
     Hydra composes once for each combination of config groups and of what else is no plain value;
-    seed, learning rate and every other value that a run has is then set on the run itself.
+    loss, seed, learning rate and every other value that a run has is then set on the run itself.
 
     Args:
         loader: Hydra's, with its search path.
@@ -60,12 +60,16 @@ class Composer:
         overrides = checked_overrides(lines, self.loader)
         plain = [override for override in overrides if _is_plain(override, overrides)]
         others = [override for override in overrides if override not in plain]
+        plain.sort(key=lambda override: override.key_or_group != "loss")  # before its parameters
         swept = [
-            [(key, in_type_of_field(key, value)) for value in values_of(override)]
+            [(key, _value(key, value)) for value in values_of(override)]
             for override in plain
             for key in [override.key_or_group]
         ]
         choices = [single_overrides(override) for override in others]
+        for override, values in zip((*others, *plain), (*choices, *swept), strict=True):
+            if not values:
+                raise ConfigError(f"{override.input_line!r} has no value: give it one at least")
         if (count := math.prod(map(len, (*choices, *swept)))) > MOST_RUNS:
             raise ConfigError(
                 f"{count:,} runs: use at most {MOST_RUNS:,} in one command, and a folder of its "
@@ -119,11 +123,29 @@ def _is_plain(override: Override, overrides: Sequence[Override]) -> bool:
     return (
         override.type == OverrideType.CHANGE
         and override.package is None
-        and can_vary(key)
+        and (can_vary(key) or (key == "loss" and _is_plain_loss(override, overrides)))
         and "${" not in str(override.input_line)
         and not any(f"{key}.".startswith(f"{other}.") for other in others if other not in GROUPS)
         and not any(isinstance(value, dict) for value in values_of(override))
     )
+
+
+def _is_plain_loss(choice: Override, overrides: Sequence[Override]) -> bool:
+    """Whether losses are rows of the catalog, whose choice sets nothing but the loss.
+
+    A yaml of that name may set anything, and so may a second choice and what else is typed of it.
+    """
+    others = [other for other in overrides if other is not choice]
+    of_loss = [other for other in others if f"{other.key_or_group}.".startswith("loss.")]
+    is_alone = all(other.key_or_group != "loss" and _is_plain(other, others) for other in of_loss)
+    return is_alone and all(loss_node(str(name)) for name in values_of(choice))
+
+
+def _value(key: str, value: Any) -> Any:
+    """A plain value as a run has it."""
+    if key == "loss":
+        return _part({"name": str(value), **loss_node(str(value))})
+    return in_type_of_field(key, value)
 
 
 def named(config: DictConfig, choices: Mapping[str, Any]) -> DictConfig:

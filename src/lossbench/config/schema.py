@@ -188,6 +188,17 @@ def register(folders: Iterable[Path] = ()) -> None:
             store.store(group="loss", name=name, node={"fn": name, "params": params})
 
 
+def loss_node(name: str) -> dict[str, Any]:
+    """Function and parameters of a loss as `register` made them known; empty where a yaml did.
+
+    Empty too where a parameter has no default: Hydra says that it is missing.
+    """
+    node = ConfigStore.instance().repo.get("loss", {}).get(f"{name}.yaml")
+    if node is None or OmegaConf.missing_keys(node.node):
+        return {}
+    return OmegaConf.to_container(node.node)  # type: ignore[return-value]
+
+
 FREE_KEY = re.compile(
     r"(data|data\.corruption|data\.augmentation|model|loss|optimizer|schedule)\.params\.\w+|hydra\.|hydra$"
 )

@@ -104,7 +104,7 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         f"{' on ' + label(' · '.join(shared)) if shared else ''}?",
         f"Loss minus {label(first.reference)}, {counted(estimates.pairs, 'pairs')}, {rates}. "
         "▲ better, ▼ worse by more than the margin (±), △ ▽ better, worse, = equivalent within it, "
-        f"≈ different but below it, ? undecided, – no verdict; by simultaneous "
+        f"≈ different, by less than it, ? undecided, – no verdict; by simultaneous "
         f"{first.confidence:.0%} intervals within a task. Blank: not compared.",
     )
     return ax

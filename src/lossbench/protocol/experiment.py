@@ -146,7 +146,8 @@ class Experiment:
         if "seed" in typed:
             raise ConfigError(
                 f"{typed['seed']}: an experiment declares its seeds, and none is added to settle a "
-                "comparison: type hydra.sweeper.looks=[10,20] with another name=..."
+                "comparison: declare other looks, with hydra.sweeper.looks=[...] and name=...; of "
+                "runs that this sweep has, verdicts are exploratory there"
             )
 
 

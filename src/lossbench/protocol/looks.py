@@ -292,7 +292,7 @@ class Protocol:
                 )  # fmt: skip
             elif getattr(task.grid, side) >= self.extend:
                 log.warning(
-                    "%s: %s of the grid (%g), after %d more rates",
+                    "%s: %s of the grid, %g, which may not grow further (extend: %d)",
                     task.label, why, task.grid.end(side), self.extend,
                 )  # fmt: skip
             else:
@@ -415,7 +415,9 @@ class Protocol:
                 if run.run_id not in trials:
                     continue
                 listed, its = self.candidates(task, run), trials[run.run_id]
-                for place in statistics.plausible(its.costs, average=self._average(task)):
+                for place in statistics.plausible(
+                    its.costs, its.rates, average=self._average(task)
+                ):
                     candidate = listed[its.candidates[place]]
                     runs += [_at(run, candidate, seed) for seed in self.seeds[before:after]]
         if runs:

@@ -25,6 +25,7 @@ class Verified:
         files: Whose sha256 was computed again.
         bytes: Of them.
         problems: A sentence each.
+        unplanned: Recorded runs that no plan asks for, of edited code or another sweep.
         runs: How many there are of each status.
     """
 
@@ -32,6 +33,7 @@ class Verified:
     unfinished: int = 0
     files: int = 0
     bytes: int = 0
+    unplanned: int = 0
     problems: list[str] = field(default_factory=list)
     runs: dict[str, int] = field(default_factory=dict)
 
@@ -60,7 +62,12 @@ def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> 
             result.problems.append(str(error))
             continue
         if state is None:
+            if tables := sorted(path.name for path in folder.glob("*.parquet")):
+                result.problems.append(
+                    f"{folder / store.COMMIT} is missing, and {', '.join(tables)} are there"
+                )
             continue
+        result.unplanned += len(state["members"].keys() - loaded.plan["planned"].keys())
         result.packs += state["is_finished"]
         result.unfinished += not state["is_finished"]
         result.problems += [f"{folder}: {text}" for text in _of_record(state)]

@@ -228,6 +228,7 @@ def _costs_of_labels(known: Sequence[Comparison]) -> pd.DataFrame:
                 labels.trials,
                 metric="tv_posterior",
                 select=labels.select,
+                confidence=labels.confidence,
                 looks=labels.looks,
             )
         except ValueError:  # no pairs: another machine, or edited code

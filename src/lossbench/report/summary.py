@@ -56,8 +56,8 @@ def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -
         over = f"{first.comparisons} losses" if first.comparisons > 1 else "one loss"
         if len(task.looks) > 1:
             over += f" and looks at {listed(task.looks)} seeds"
-        intervals = f"{first.confidence:.0%} intervals simultaneous over {over}, margin "
-        intervals += f"±{statistics.margin_text([task.margin])}"
+        intervals = f"{first.confidence:.0%} intervals of differences, simultaneous over {over}, "
+        intervals += f"margin ±{statistics.margin_text([task.margin])}"
     primary = task.summary[task.summary.metric == task.metric]
     yield from textwrap.wrap(f"n = {counted_from_to(primary.n)} seeds, {intervals}", 80)
     yield f"{'loss':<15} {'mean ± half':<16} {_cut(f'minus {task.reference}', 26):<26} verdict"
@@ -120,10 +120,11 @@ TERMS = {
 LONG_UNIT = records.STANDARD
 
 BUCKETS = {
-    "better": ("better by more", "better", "reference diverges"),
+    "better": ("better by more", "better"),
     "equivalent or below the margin": ("equivalent", "below the margin"),
     "undecided": ("undecided",),
-    "worse": ("worse by more", "worse", "diverges"),
+    "worse": ("worse by more", "worse"),
+    "told apart by divergence": ("diverges", "reference diverges"),
 }
 """How a summary sorts verdicts; what stands nowhere here has none."""
 
@@ -285,6 +286,7 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
         yield f"Added after the declaration, so exploratory: {', '.join(task.late)}."
     if text := statistics.seen_text(task.seen, count=len(task.runs)):
         yield f"{text}."
+    yield from _earlier_looks(task, primary)
     for row in task.paired.to_dict("records"):
         if text := statistics.fragility(row):
             yield f"{row['loss']}: {text}."
@@ -292,6 +294,19 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
             basis = "power 80 %, as" if row["average"] == "mean" else "by the interval"
             text = f"undecided with {row['pairs']} seeds, {statistics.seeds_text(row)}"
             yield f"{row['loss']}: {text} ({basis} seen so far)."
+
+
+def _earlier_looks(task: Comparison, primary: pd.DataFrame) -> Iterator[str]:
+    """Which differences rest on fewer seeds than the means beside them, and on which rates."""
+    chosen = dict(zip(primary.loss, primary.lr, strict=True))
+    settled = task.paired[task.paired.seeds < task.paired.seeds.max()]
+    for seeds, rows in settled.groupby("seeds"):
+        names = []
+        for row in rows.itertuples():
+            pairs = ((row.loss, row.lr), (row.reference, row.reference_lr))
+            other = [f"{name} at {lr:g}" for name, lr in pairs if lr != chosen.get(name)]
+            names.append(row.loss + (f" ({', '.join(other)})" if other else ""))
+        yield f"Settled with {seeds} seeds, and compared over these: {', '.join(names)}."
 
 
 def caveats(row: Mapping[str, Any], *, is_declared: bool) -> list[str]:

@@ -68,14 +68,17 @@ def with_values(draft: Draft, values: Mapping[str, Any]) -> Draft:
 
     Args:
         draft: Any, or a run.
-        values: By key, as typed: `seed`, `optimizer.lr`, `loss.params.delta`, ...
+        values: By key, as typed: `seed`, `optimizer.lr`, `loss.params.delta`, ...; `loss`, before
+            its parameters, is a part.
 
     Raises:
         ConfigError: A key is no such key, or a parameter that the chosen part lacks.
     """
     new = {factor: getattr(draft, factor) for factor in FACTORS}
     for key, value in values.items():
-        if key in FIELDS:
+        if key == "loss":
+            new["loss"] = value
+        elif key in FIELDS:
             new[FIELDS[key]] = value
         elif key in _CHOSEN_BY_NAME:
             field = _CHOSEN_BY_NAME[key]

@@ -28,6 +28,9 @@ from lossbench.models import MODELS, Model
 
 log = logging.getLogger(__name__)
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Signals that ask a sweep to end, and to keep what it has."""
+
 OURS = Path(lossbench.__file__).parent
 """The folder of the code that lossbench brings."""
 
@@ -109,7 +112,7 @@ def contained(what: str, function: Callable[..., Any] | None = None) -> Iterator
         after = _settings()
         for name, value in before.items():
             if after[name] != value:
-                with contextlib.suppress(OSError):  # the folder may be gone
+                with contextlib.suppress(OSError, ValueError):  # the folder may be gone
                     _RESTORE[name](value)
                 _say(what, name)
 
@@ -137,6 +140,10 @@ def _settings() -> dict[str, Any]:
         "the number of threads": torch.get_num_threads(),
         "the working folder": _folder(),
         "the filters of warnings": [*warnings.filters],
+        "autograd's anomaly mode": torch.is_anomaly_enabled(),
+        "the recursion limit": sys.getrecursionlimit(),
+        "the mask of new files": _umask(),
+        "the handlers of signals": [signal.getsignal(number) for number in SIGNALS],
     }
 
 
@@ -144,6 +151,17 @@ def _folder() -> str:
     with contextlib.suppress(FileNotFoundError):
         return os.getcwd()  # noqa: PTH109  called at each update
     return ""
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # there is no way to read it
+    os.umask(mask)
+    return mask
+
+
+def _restore_handlers(handlers: list[Any]) -> None:
+    for number, handler in zip(SIGNALS, handlers, strict=True):
+        signal.signal(number, handler)
 
 
 def _restore_filters(filters: list[Any]) -> None:
@@ -162,6 +180,10 @@ _RESTORE: dict[str, Callable[[Any], Any]] = {
     "the number of threads": torch.set_num_threads,
     "the working folder": os.chdir,
     "the filters of warnings": _restore_filters,
+    "autograd's anomaly mode": torch.autograd.set_detect_anomaly,
+    "the recursion limit": sys.setrecursionlimit,
+    "the mask of new files": os.umask,
+    "the handlers of signals": _restore_handlers,
 }
 
 

@@ -132,12 +132,23 @@ def chosen_again(costs: np.ndarray, *, average: str = "mean") -> np.ndarray:
     return chosen(costs, resamples(len(costs), draws=RESAMPLES), average=average)
 
 
-def plausible(costs: np.ndarray, *, average: str = "mean") -> np.ndarray:
-    """Places of the candidates that other seeds might choose, and of those beside them."""
+def plausible(costs: np.ndarray, rates: np.ndarray, *, average: str = "mean") -> np.ndarray:
+    """Places of the candidates that other seeds might choose, and of those one rate beside them.
+
+    Args:
+        costs: See `chosen`, [S, R].
+        rates: The learning rate of each candidate, ascending, [R]; of what else is tuned there are
+            as many values at every rate, in the same order.
+        average: See `chosen`.
+
+    Returns:
+        Ascending, at least one.
+    """
     places = chosen_again(costs, average=average)
     shares = np.bincount(places, minlength=costs.shape[1]) / len(places)
     likely = {*np.flatnonzero(shares >= PLAUSIBLE), *chosen(costs, average=average)}
-    beside = {place + step for place in likely for step in (-1, 0, 1)}
+    stride = len(rates) // len(np.unique(rates))
+    beside = {place + step for place in likely for step in (-stride, 0, stride)}
     return np.array(sorted(beside & {*range(costs.shape[1])}))
 
 
@@ -146,14 +157,15 @@ def least_step(values: np.ndarray, *, metric: str) -> float:
 
     Args:
         values: Of runs with any seed, candidate and loss: the least step between shares of N
-            examples. A few of them may show a longer step, and equal ones show none, 0.
+            examples. A few of them may show a longer step; equal ones show none, and count as
+            shares of one example, so that nothing is settled by them.
         metric: Which one.
     """
     if metric.partition(":")[0] not in ("accuracy", "accuracy_clean"):
         return 0.0
     steps = np.diff(np.unique(values[np.isfinite(values)]))
     steps = steps[steps > TIE]  # float32 rounds equal shares apart
-    return float(steps.min()) if len(steps) else 0.0
+    return float(steps.min(initial=1.0))
 
 
 @dataclass(frozen=True)

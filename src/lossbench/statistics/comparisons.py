@@ -68,6 +68,7 @@ class Comparison:
         tuned: Keys that were tuned for each loss, the learning rate among them.
         seen_runs: Those of the context's runs that were seen before under another declaration, see
             `seen_before`.
+        asked_runs: run_id of those of which another sweep had asked other questions.
         looks: Numbers of seeds at which its verdicts are read, as declared.
         is_smoke: Whether the runs are so short that its verdicts say nothing about losses.
     """
@@ -92,6 +93,7 @@ class Comparison:
     confidence: float
     tuned: tuple[str, ...]
     seen_runs: pd.DataFrame
+    asked_runs: frozenset[str]
     looks: tuple[int, ...]
     is_smoke: bool
 
@@ -116,6 +118,16 @@ class Comparison:
     def confirming(self) -> tuple[str, ...]:
         """Losses that were declared before their runs, and not seen before; others explore."""
         return tuple(sorted({*self.declared} - {*self.seen.loss}))
+
+    def resting_on(self, run_ids: Iterable[str], pairs: pd.DataFrame) -> pd.Series:
+        """Which rows of `paired` rest on some of these runs, at the rates they compare."""
+        rows = self.trials[self.trials.run_id.isin([*run_ids])]
+        places = {*zip(rows.loss, rows.lr, strict=True)}
+        is_there = [
+            not places.isdisjoint([(row.loss, row.lr), (row.reference, row.reference_lr)])
+            for row in pairs.itertuples()
+        ]
+        return pd.Series(is_there, pairs.index, dtype=bool)
 
     @property
     def late(self) -> tuple[str, ...]:
@@ -240,14 +252,21 @@ def seen_before(plan: Mapping[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
 def declared_in_context(plan: Mapping[str, Any], runs: pd.DataFrame) -> frozenset[str]:
     """Losses that the first declaration named in a context; other parameters make another loss.
 
+    A loss whose code was edited since stays one of them, though its runs are declared anew.
+
     Args:
         plan: Content of sweep.json.
         runs: All of the context, placed.
     """
     if not plan["declarations"]:
         return frozenset()
-    first = plan["declarations"][0]["sha256"]
-    declared = [plan["planned"][run_id].get("declaration") == first for run_id in runs.run_id]
+    first = plan["declarations"][0]
+    facts = [plan["planned"][run_id] for run_id in runs.run_id]
+    declared = [
+        one.get("declaration") == first["sha256"]
+        or one["cell"] in first["declared"].get("cells", ())
+        for one in facts
+    ]
     return frozenset(runs.loss[declared])
 
 
@@ -373,6 +392,9 @@ def _main(
         confidence=declaration["confidence"],
         tuned=tuple(tuned),
         seen_runs=seen_before(sweep.plan, runs if expected else runs.iloc[:0]),
+        asked_runs=frozenset(
+            run_id for run_id in runs.run_id if "asked_in" in sweep.plan["planned"][run_id]
+        ),
         looks=tuple(looks),
         is_smoke=declaration["size"] == "smoke",
     )
@@ -414,17 +436,20 @@ def _judged(comparison: Comparison, examples: pd.DataFrame | None) -> Comparison
             margin=comparison.margin.value,
             confidence=comparison.confidence,
             looks=comparison.looks,
-            declared=comparison.confirming,
+            declared=comparison.declared,
             declared_challengers=len(comparison.expected - {comparison.reference}),
             average=comparison.average,
             examples=examples,
         )
     except ValueError as error:
         return replace(comparison, refusal=str(error))
-    return replace(
-        comparison,
-        paired=pairs.assign(split=comparison.split, margin_share=comparison.margin.share),
+    is_seen = comparison.resting_on(comparison.seen_runs.run_id, pairs)
+    pairs = pairs.assign(
+        exploratory=pairs.exploratory.astype(bool) | is_seen,
+        split=comparison.split,
+        margin_share=comparison.margin.share,
     )
+    return replace(comparison, paired=pairs)
 
 
 def _reference(

@@ -15,7 +15,7 @@ from lossbench.statistics.comparisons import Comparison, declaration_of, main_co
 from lossbench.statistics.design import context_factors, recorded
 from lossbench.statistics.intervals import FEWEST_PAIRS
 from lossbench.statistics.looks import level_at, look_of
-from lossbench.statistics.verdict import gain, verdict
+from lossbench.statistics.verdict import divergence_p, gain, verdict
 
 INTERACTIONS = ["task", "factor", "base", "level", "loss", "reference", "metric", "at_base"]
 INTERACTIONS += ["at_level", "change", "low", "high", "seeds", "margin", "confidence"]
@@ -31,6 +31,8 @@ CHANGES = {
     "worse by more": "loses more than {margin:g} against {reference}",
     "undecided": "is undecided",
     "incomplete": "has no answer, because runs failed or are missing",
+    "undefined": "has no answer, because {metric} has no value in some runs",
+    "diverges": "has no answer in numbers: one of both diverged more often than the other",
     "too few pairs": f"has too few pairs, an answer needs {FEWEST_PAIRS}",
 }
 """What each verdict on a change says of the loss."""
@@ -138,12 +140,16 @@ def change_sentence(row: Mapping[str, Any]) -> str:
     """One row of `interactions` as a sentence."""
     seeds = "seeds" if row["pairs"] == row["seeds"] else f"of {row['seeds']} seeds, which survived"
     late = ", exploratory" if row["exploratory"] else ""
-    change = f"{row['change']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
+    numbers = f"n = {row['pairs']} {seeds}{late}"
+    if row["pairs"] >= FEWEST_PAIRS:
+        change = f"{row['change']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
+        numbers = (
+            f"{row['metric']} minus that of {row['reference']} goes from {row['at_base']:+.3g} to "
+            f"{row['at_level']:+.3g}, by {change}, {numbers}"
+        )
     return (
         f"{row['task']}, {row['factor']} {row['level']} after {row['base']}: {row['loss']} "
-        f"{change_in_words(row)} ({row['metric']} minus that of {row['reference']} goes from "
-        f"{row['at_base']:+.3g} to {row['at_level']:+.3g}, by {change}, n = {row['pairs']} {seeds}"
-        f"{late})."
+        f"{change_in_words(row)} ({numbers})."
     )
 
 
@@ -170,7 +176,8 @@ def _change(
         "pairs": 0,
         "margin": base.margin.value,
         "comparisons": comparisons,
-        "exploratory": not {loss, base.reference} <= {*base.confirming} & {*level.confirming},
+        "exploratory": not {loss, base.reference} <= {*base.confirming} & {*level.confirming}
+        or any(rows.run_id.isin(base.asked_runs | level.asked_runs).any() for rows in frames),
         "verdict": "too few pairs",
     }
     if any(rows.status.isin(["failed", "missing"]).any() for rows in frames):
@@ -183,9 +190,14 @@ def _change(
         confidence=confidence,
         comparisons=comparisons,
     )
-    here, reference_here, there, reference_there = (
-        Choice.of(one, average=base.average) for one in by_candidate
-    )
+    choices = [Choice.of(one, average=base.average) for one in by_candidate]
+    here, reference_here, there, reference_there = choices
+    lost = [
+        one.diverged[:, choice.place] for one, choice in zip(by_candidate, choices, strict=True)
+    ]
+    if np.any(lost):  # two ways to a verdict share what may err
+        confidence = 1 - (1 - confidence) / 2
+    values = np.stack([choice.result for choice in choices])
     results = np.concatenate([one.results.ravel() for one in by_candidate])
     change, _ = difference(
         [there, reference_here],
@@ -194,17 +206,26 @@ def _change(
         average=base.average,
         resolution=least_step(results, metric=base.metric),
     )
-    average = {"mean": np.nanmean, "median": np.nanmedian}[base.average]
+    differences = values[::2] - values[1::2]  # at the base, at the level
+    survived = differences[:, np.isfinite(differences).all(0)]
+    average = {"mean": np.mean, "median": np.median}[base.average]
+    at_base, at_level = average(survived, axis=1) if change.n else (np.nan, np.nan)
     facts |= {
-        "at_base": float(average(here.result - reference_here.result)),
-        "at_level": float(average(there.result - reference_there.result)),
+        "at_base": float(at_base),
+        "at_level": float(at_level),
         "change": change.value,
         "low": change.low,
         "high": change.high,
         "confidence": confidence,
         "pairs": change.n,
     }
-    if change.n >= FEWEST_PAIRS:
+    # At both levels, so either test has half of what may err.
+    p_diverged = 2 * min(divergence_p(*lost[:2]), divergence_p(*lost[2:]))
+    if (~np.isfinite(values) & ~np.stack(lost)).any():
+        facts["verdict"] = "undefined"
+    elif p_diverged <= 1 - confidence:
+        facts["verdict"] = "diverges"
+    elif change.n >= FEWEST_PAIRS:
         ends = gain(change.low, change.high, sign=records.sign(base.metric))
         facts["verdict"] = verdict(*ends, base.margin.value)
     return facts

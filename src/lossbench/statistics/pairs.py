@@ -346,7 +346,7 @@ def contrasted(
             average="mean",
             resolution=least_step(pd.concat(pair)[metric].to_numpy(dtype=float), metric=metric),
         )
-        rows.append(row | {"reference": loss, "exploratory": False})
+        rows.append(row | {"reference": loss, "exploratory": True})  # no declaration asks it
     table = pd.DataFrame(rows, columns=[*PAIRED]).drop(columns=["context", "label"])
     return table.assign(first=names[0], second=names[1], metric=metric, condition="own_lr")[
         CONTRASTED

@@ -106,6 +106,8 @@ def speaks_of(finding: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
 def _in_task(finding: Mapping[str, Any], comparison: Comparison) -> list[dict[str, Any]]:
     """What a task's records say of a finding; nothing where one of its losses was not run."""
     table = _compared(finding, comparison)
+    is_late = comparison.resting_on(comparison.asked_runs, table)
+    table = table.assign(exploratory=table.exploratory.astype(bool) | is_late)
     names = ("reference", "metric", "difference", "low", "high", "verdict", "exploratory")
     names += ("confidence",)
     return [
@@ -221,7 +223,7 @@ def _compared(finding: Mapping[str, Any], comparison: Comparison) -> pd.DataFram
     if comparison.paired.empty or reference not in {*comparison.runs.loss}:
         return comparison.paired.iloc[:0]
     first = comparison.paired.iloc[0]
-    return paired(
+    pairs = paired(
         comparison.trials,
         metric=metric,
         reference=reference,
@@ -229,7 +231,9 @@ def _compared(finding: Mapping[str, Any], comparison: Comparison) -> pd.DataFram
         margin=float(finding.get("margin", first.margin)),
         confidence=float(first.confidence),
         looks=comparison.looks,
-        declared=comparison.confirming,
+        declared=comparison.declared,
         declared_challengers=len(comparison.expected - {reference}),
         average=comparison.average,
     )
+    is_seen = comparison.resting_on(comparison.seen_runs.run_id, pairs)
+    return pairs.assign(exploratory=pairs.exploratory.astype(bool) | is_seen)

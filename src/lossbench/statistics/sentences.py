@@ -79,7 +79,11 @@ def verdicts(
 
 
 def _in_words(row: Mapping[str, Any]) -> str:
-    return WORDS[row["verdict"]].format(**row, needed=seeds_text(row))
+    text = WORDS[row["verdict"]].format(**row, needed=seeds_text(row))
+    if row["verdict"] == "too few pairs" and (row["diverged"] or row["reference_diverged"]):
+        # So few seeds that the exact test cannot tell them apart either.
+        text += "; diverges in {diverged} of {seeds} runs, the reference in {reference_diverged}"
+    return text.format(**row)
 
 
 def seeds_text(row: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import IO, Any
 
 import torch
@@ -34,6 +35,9 @@ from lossbench.sweep.first_call import answer
 answer(question)
 """
 
+WELL = "well"
+"""What the process says of a call that nothing speaks against."""
+
 RETURNED: set[tuple[str, Callable[..., Tensor], int]] = set()
 """Losses with their parameters and outputs whose calls have returned: later looks ask again."""
 
@@ -49,7 +53,8 @@ def first_calls(
         patience: Seconds that one call may take.
 
     Raises:
-        ConfigError: A call ended the process, or did not return.
+        ConfigError: A call ended the process, did not return, changed torch's functions, or gave an
+            example another value beside other examples.
     """
     keys = {(repr(run.loss), run.row.fn, outputs): (run, outputs) for run, outputs in runs}
     new = {key: run for key, run in keys.items() if key not in RETURNED}
@@ -82,11 +87,14 @@ def first_calls(
                     raise ConfigError(
                         f"when {when}, nothing comes back within {seconds:g} s: {cure}"
                     )
-                if not process.stdout.readline():
+                said = process.stdout.readline().decode().strip()
+                if not said:
                     raise ConfigError(
                         f"when {when}, its process ends ({_end(process, errors)}): mend it, or "
                         "leave it out"
                     )
+                if said != WELL:
+                    raise ConfigError(f"when {when}, {said}")
         finally:
             process.kill()
     RETURNED.update(new)
@@ -106,15 +114,38 @@ def answer(question: Mapping[str, Any]) -> None:
     with os.fdopen(os.dup(1), "w", buffering=1) as lines:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what somebody's code prints
         torch.set_num_threads(1)
+        before = _functions()
         load_extensions(question["extensions"])
-        lines.write("imported\n")
+        lines.write(f"{_changed(before) or WELL}\n")
         for fn, params, outputs in question["losses"]:
-            _call(LOSSES[fn], params, outputs)
-            lines.write(f"{fn}\n")
+            mixes = _call(LOSSES[fn], params, outputs)
+            lines.write(f"{_changed(before) or mixes or WELL}\n")
 
 
-def _call(row: Loss, params: Mapping[str, Any], outputs: int) -> None:
-    """Call a loss; what it raises fails its own runs, and is said where they are."""
+def _functions() -> dict[str, int]:
+    """What stands under the public names of torch, its functions and its tensors."""
+    places = {"torch": torch, "functional": torch.nn.functional, "Tensor": torch.Tensor}
+    return {
+        f"{place}.{name}": id(value)
+        for place, owner in places.items()
+        for name, value in vars(owner).items()
+        if callable(value) and not name.startswith("_")
+    }
+
+
+def _changed(before: Mapping[str, int]) -> str:
+    """Which of torch's functions are others now; empty where none is."""
+    now = _functions()
+    if names := sorted(name for name in before if now.get(name) != before[name]):
+        return f"it replaces {', '.join(names[:3])} for every other loss too: call your own instead"
+    return ""
+
+
+def _call(row: Loss, params: Mapping[str, Any], outputs: int) -> str:
+    """Call a loss, and say whether an example's value depends on the others; empty if not.
+
+    What it raises fails its own runs, and is said where they are.
+    """
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(EXAMPLES, outputs, generator=generator)
     if row.task == "classification":
@@ -124,4 +155,17 @@ def _call(row: Loss, params: Mapping[str, Any], outputs: int) -> None:
     output = torch.randn(EXAMPLES, row.outputs_per_target * outputs, generator=generator)
     context = Context.outside_training(target.sum(0))
     with contextlib.suppress(Exception, SystemExit, KeyboardInterrupt), contained(row.name):
-        row.values(output.requires_grad_(), target, params, context).sum().backward()
+        values = row.values(output.requires_grad_(), target, params, context)
+        values.sum().backward()
+        again, few = (
+            row.values(output[:count].detach(), target[:count], params, context)
+            for count in (EXAMPLES, EXAMPLES // 2)
+        )
+        near = partial(torch.allclose, rtol=1e-3, atol=1e-5, equal_nan=True)
+        # A loss that draws random numbers differs from itself.
+        if near(values.detach(), again) and not near(again[: EXAMPLES // 2], few):
+            return (
+                "an example's value depends on the other examples of its batch, and so on what "
+                "else trains beside it: return one value an example, and let the mean be ours"
+            )
+    return ""

@@ -34,9 +34,10 @@ EMPTY: dict[str, Any] = {
 GROWS = ("losses", "cells", "sources")
 """What a later declaration of the same sweep may change: it adds losses."""
 
-WHEN_PLANNED = ("declaration", "seen_under", "seen_in")
-"""What is said of a run when it is planned first, and stays: under which declaration it was, and
-under which other one it had been trained before, in which sweep."""
+WHEN_PLANNED = ("declaration", "seen_under", "seen_in", "asked_in")
+"""What is said of a run when it is planned first, and stays: under which declaration it was; under
+which other one it had been trained before, in which sweep; and which sweep of the same rules asked
+other questions of it."""
 
 NOT_OF_A_CELL = ("seed", "source_sha")
 NOT_OF_A_CONTEXT = (*NOT_OF_A_CELL, "loss")
@@ -108,12 +109,15 @@ def _curves(losses: Mapping[str, Mapping[str, Any]]) -> bytes:
             row = LOSSES[facts["fn"]]
             with contained(f"loss {name}", row.fn):
                 columns = curve(row, facts["params"])
-            pa.table(columns)  # refuses what is not as many numbers in each
+            # Refuses what is not as many numbers in each.
+            table = pa.table({key: pa.array(its, pa.float64()) for key, its in columns.items()})
         except Exception:
-            columns = {name: [] for name in ("argument", "value", "first", "second", "weight")}
-        count = len(columns["argument"])
+            names = ("argument", "value", "first", "second", "weight")
+            table = pa.table({key: pa.array([], pa.float64()) for key in names})
         labels = {"loss": name, "task": facts["task"], "family": facts["family"]}
-        parts.append(pa.table({key: [value] * count for key, value in labels.items()} | columns))
+        for place, (key, text) in enumerate(labels.items()):
+            table = table.add_column(place, key, pa.array([text] * len(table), pa.string()))
+        parts.append(table)
     return records.encode(pa.concat_tables(parts, promote_options="default"))
 
 
@@ -143,9 +147,18 @@ def extended(
             it was planned.
 
     Raises:
-        ConfigError: The declaration contradicts the first one.
+        ConfigError: The declaration contradicts the first one, or there is none and the sweep has.
     """
     declarations, digest = _declared(old, declaration, recorded)
+    if (
+        declarations
+        and declaration is None
+        and any(run.run_id not in old["planned"] for run in runs)
+    ):
+        raise ConfigError(
+            f"{name} is a declared sweep, whose verdicts other runs would change: give these a "
+            "folder of their own with name=..."
+        )
     of_losses = {run.loss.name: run for run in runs}
     tuned = next((d["declared"].get("tuned", []) for d in declarations), [])
     new = {run.run_id: _planned(run, tuned) for run in runs}

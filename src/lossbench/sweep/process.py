@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from lossbench import store
 from lossbench.runs import ConfigError
+from lossbench.runs.extensions import SIGNALS
 from lossbench.sweep.inventory import OpenPack
-from lossbench.sweep.training import SIGNALS, Interrupted, OutOfMemory, Stop, Trainer
+from lossbench.sweep.training import Interrupted, OutOfMemory, Stop, Trainer
 
 READY = "ready"
 """What a process says when it has imported everything and waits for packs."""

@@ -27,6 +27,9 @@ FOR_ALL = (
 )
 """What else decides how a run is judged; which losses and data a declaration names does not."""
 
+QUESTIONS = ("published", "interactions")
+"""What a declaration asks of runs beside their verdicts."""
+
 _RUN_ID = re.compile(rb'"([^"\\]+)":')
 """A key of a plan; those of its runs are among them."""
 
@@ -52,7 +55,8 @@ def seen_elsewhere(
 
     Returns:
         By run_id `seen_under` (sha256; empty where it was trained without a declaration) and
-        `seen_in` (name of that sweep's folder); of several siblings the first by name.
+        `seen_in` (name of that sweep's folder); or `asked_in` (likewise) where that one judged by
+        the same rules and had other questions. Of several siblings the first by name.
     """
     run_ids = {run.run_id for run in runs}
     before = ((facts["data"], facts["model"], facts["loss"]) for facts in planned.values())
@@ -60,7 +64,7 @@ def seen_elsewhere(
     losses = _losses(itertools.chain(before, now))
     seen: dict[str, dict[str, str]] = {}
     for path in sorted(folder.parent.glob("*/sweep.json")):
-        if path.parent == folder or len(seen) == len(run_ids):
+        if path.parent == folder:
             continue
         try:
             # Most sweeps have no run in common: a plan of thousands is read only where it may.
@@ -81,12 +85,18 @@ def seen_elsewhere(
             continue
         for run_id, facts in known.items():
             digest, place = facts.get("declaration", ""), (facts["data"], facts["model"])
-            is_alike = family.get(place, set()) <= losses[place] and _rules(
-                theirs.get(digest), facts
-            ) in [_rules(declared, facts) for declared in declarations.values()]
-            is_result = statuses.get(run_id, {}).get("status") in records.RESULTS
-            if run_id not in seen and is_result and not is_alike:
+            if statuses.get(run_id, {}).get("status") not in records.RESULTS:
+                continue
+            alike = [
+                declared
+                for declared in declarations.values()
+                if _rules(declared, facts) == _rules(theirs.get(digest), facts)
+                and family.get(place, set()) <= losses[place]
+            ]
+            if not alike and "seen_in" not in seen.get(run_id, {}):
                 seen[run_id] = {"seen_under": digest, "seen_in": path.parent.name}
+            elif alike and _questions(theirs[digest]) not in map(_questions, alike):
+                seen.setdefault(run_id, {"asked_in": path.parent.name})
     return seen
 
 
@@ -96,6 +106,10 @@ def _losses(rows: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], set[s
     for data, model, loss in rows:
         losses.setdefault((data, model), set()).add(loss)
     return losses
+
+
+def _questions(declared: Mapping[str, Any]) -> list[Any]:
+    return [declared.get(key) or None for key in QUESTIONS]
 
 
 def _rules(declared: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -23,15 +23,12 @@ from lossbench.engine import OtherStart, Saved, Shared, Snapshot, failed, strate
 from lossbench.engine.state import FORMAT
 from lossbench.pairing import device_name, environment_sha
 from lossbench.runs import ENGINE_SCHEMA, Engine, Run, refuse_other_code
-from lossbench.runs.extensions import load_extensions
+from lossbench.runs.extensions import SIGNALS, load_extensions
 from lossbench.sweep.invariance import recorded_invariance
 from lossbench.sweep.inventory import OpenPack, Statuses, record_of
 from lossbench.sweep.preflight import splits_of
 
 log = logging.getLogger(__name__)
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Ask for an end in order: what is training is committed first."""
 
 
 class Interrupted(KeyboardInterrupt):
