@@ -281,7 +281,7 @@ def operations(folder, monkeypatch):
 def test_no_operation_on_files_is_a_bad_one_to_fail_at(
     tmp_path, inline, monkeypatch, whole, figure, act, code, first, each
 ):
-    total = operations(tmp_path / "counted", monkeypatch)
+    total = operations(tmp_path / "counted" / "mine", monkeypatch)
     assert total > 60
 
     def disturbed(to, at):
@@ -291,7 +291,7 @@ def test_no_operation_on_files_is_a_bad_one_to_fail_at(
     codes = []
     tried = range(1 if each == 1 else first, total + 1, each)
     for at in tried:
-        folder = tmp_path / str(at)
+        folder = tmp_path / str(at) / "mine"  # alone: a sibling that cannot be read is passed over
         codes.append(ended(forked(lambda to=folder, at=at: disturbed(to, at))))
         assert finished(folder, TINY, pack_size=1) == only(whole, TINY), at
         assert no_garbage(folder)
