@@ -185,6 +185,18 @@ def test_source_sha_of_somebodys_function_follows_all_files_of_theirs_that_it_im
     assert shas[0] == shas[2] != shas[1]
 
 
+def test_source_sha_follows_a_file_that_is_a_link_out_of_the_folder(tmp_path, monkeypatch):
+    shas = []
+    for place, text in enumerate((FILES["aux.py"], "K = 2\n")):
+        (tmp_path / f"away{place}.py").write_text(text)
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        (folder / "aux.py").symlink_to(tmp_path / f"away{place}.py")
+        files = {"mine.py": "import aux\ndef loss():\n    return aux.K\n"}
+        shas.append(sha_of_files(folder, files, monkeypatch))
+    assert shas[0] != shas[1]
+
+
 @pytest.mark.parametrize(("name", "part"), [("digits", "_loaded"), ("mlp", "ACTIVATIONS")])
 def test_source_sha_of_our_own_rows_reaches_their_helpers(name, part):
     found = {}

@@ -163,8 +163,6 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
         return _hydra(args, act)
     except RunsFailed as failure:
         return max(SOME_FAILED, _finish(failure.folder, extent="none"))
-    except BrokenPipeError:
-        raise
     except UnicodeDecodeError as error:
         return _refuse(f"a yaml file of --config-dir is not UTF-8 ({error}): save it as UTF-8")
     except yaml.YAMLError as error:
@@ -176,8 +174,6 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
     except WriteError as error:
         print(f"lossbench: {_in_a_line(str(error))}", file=sys.stderr)
         return SOME_FAILED
-    except OSError as error:
-        return _refuse(str(error))
 
 
 def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:

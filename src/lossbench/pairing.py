@@ -188,7 +188,6 @@ def _files(module: str) -> dict[str, str]:
     root = file.parents[module.count(".") + (file.name == "__init__.py")]
     # Among installed packages only those of the module's own.
     is_installed = not {"site-packages", "dist-packages"}.isdisjoint(root.parts)
-    tops = [module.partition(".")[0]] if is_installed else None
     codes: dict[str, str] = {}
     waiting = [file]
     while waiting:
@@ -198,10 +197,10 @@ def _files(module: str) -> dict[str, str]:
             tree = ast.parse(file.read_bytes())
             codes[name] = ast.unparse(_bare(tree))
             for dotted in _imported(tree, file.relative_to(root).parent.parts):
-                place = root.joinpath(*dotted)
-                if tops is None or dotted[0] in tops:
+                if not is_installed or dotted[0] == module.partition(".")[0]:
+                    place = root.joinpath(*dotted)
                     both = (place.with_suffix(".py"), place / "__init__.py")
-                    waiting += [one.resolve() for one in both if one.is_file()]
+                    waiting += [one for one in both if one.is_file()]
     return codes
 
 

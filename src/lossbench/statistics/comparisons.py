@@ -119,15 +119,16 @@ class Comparison:
         """Losses that were declared before their runs, and not seen before; others explore."""
         return tuple(sorted({*self.declared} - {*self.seen.loss}))
 
-    def resting_on(self, run_ids: Iterable[str], pairs: pd.DataFrame) -> pd.Series:
-        """Which rows of `paired` rest on some of these runs, at the rates they compare."""
+    def exploring(self, pairs: pd.DataFrame, run_ids: Iterable[str]) -> pd.DataFrame:
+        """Rows of `paired`, exploratory also where a rate they compare has one of these runs."""
         rows = self.trials[self.trials.run_id.isin([*run_ids])]
         places = {*zip(rows.loss, rows.lr, strict=True)}
-        is_there = [
-            not places.isdisjoint([(row.loss, row.lr), (row.reference, row.reference_lr)])
+        is_exploratory = [
+            row.exploratory
+            or not places.isdisjoint([(row.loss, row.lr), (row.reference, row.reference_lr)])
             for row in pairs.itertuples()
         ]
-        return pd.Series(is_there, pairs.index, dtype=bool)
+        return pairs.assign(exploratory=pd.Series(is_exploratory, pairs.index, dtype=bool))
 
     @property
     def late(self) -> tuple[str, ...]:
@@ -443,12 +444,8 @@ def _judged(comparison: Comparison, examples: pd.DataFrame | None) -> Comparison
         )
     except ValueError as error:
         return replace(comparison, refusal=str(error))
-    is_seen = comparison.resting_on(comparison.seen_runs.run_id, pairs)
-    pairs = pairs.assign(
-        exploratory=pairs.exploratory.astype(bool) | is_seen,
-        split=comparison.split,
-        margin_share=comparison.margin.share,
-    )
+    pairs = comparison.exploring(pairs, comparison.seen_runs.run_id)
+    pairs = pairs.assign(split=comparison.split, margin_share=comparison.margin.share)
     return replace(comparison, paired=pairs)
 
 

@@ -105,9 +105,7 @@ def speaks_of(finding: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
 
 def _in_task(finding: Mapping[str, Any], comparison: Comparison) -> list[dict[str, Any]]:
     """What a task's records say of a finding; nothing where one of its losses was not run."""
-    table = _compared(finding, comparison)
-    is_late = comparison.resting_on(comparison.asked_runs, table)
-    table = table.assign(exploratory=table.exploratory.astype(bool) | is_late)
+    table = comparison.exploring(_compared(finding, comparison), comparison.asked_runs)
     names = ("reference", "metric", "difference", "low", "high", "verdict", "exploratory")
     names += ("confidence",)
     return [
@@ -235,5 +233,4 @@ def _compared(finding: Mapping[str, Any], comparison: Comparison) -> pd.DataFram
         declared_challengers=len(comparison.expected - {reference}),
         average=comparison.average,
     )
-    is_seen = comparison.resting_on(comparison.seen_runs.run_id, pairs)
-    return pairs.assign(exploratory=pairs.exploratory.astype(bool) | is_seen)
+    return comparison.exploring(pairs, comparison.seen_runs.run_id)

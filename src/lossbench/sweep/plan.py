@@ -109,15 +109,13 @@ def _curves(losses: Mapping[str, Mapping[str, Any]]) -> bytes:
             row = LOSSES[facts["fn"]]
             with contained(f"loss {name}", row.fn):
                 columns = curve(row, facts["params"])
-            # Refuses what is not as many numbers in each.
-            table = pa.table({key: pa.array(its, pa.float64()) for key, its in columns.items()})
+            columns = {key: pa.array(its, pa.float64()) for key, its in columns.items()}
+            pa.table(columns)  # refuses what is not as many numbers in each
         except Exception:
-            names = ("argument", "value", "first", "second", "weight")
-            table = pa.table({key: pa.array([], pa.float64()) for key in names})
+            columns = {name: [] for name in ("argument", "value", "first", "second", "weight")}
+        count = len(columns["argument"])
         labels = {"loss": name, "task": facts["task"], "family": facts["family"]}
-        for place, (key, text) in enumerate(labels.items()):
-            table = table.add_column(place, key, pa.array([text] * len(table), pa.string()))
-        parts.append(table)
+        parts.append(pa.table({key: [value] * count for key, value in labels.items()} | columns))
     return records.encode(pa.concat_tables(parts, promote_options="default"))
 
 
