@@ -197,6 +197,17 @@ def test_source_sha_follows_a_file_that_is_a_link_out_of_the_folder(tmp_path, mo
     assert shas[0] != shas[1]
 
 
+def test_source_sha_follows_a_file_that_cannot_be_parsed(tmp_path, monkeypatch):
+    mine = (
+        "try:\n    import aux\nexcept SyntaxError:\n    aux = None\ndef loss():\n    return aux\n"
+    )
+    shas = [
+        sha_of_files(tmp_path / place, {"mine.py": mine, "aux.py": text}, monkeypatch)
+        for place, text in (("a", "K =\n"), ("b", "K = (\n"))
+    ]
+    assert shas[0] != shas[1]
+
+
 @pytest.mark.parametrize(("name", "part"), [("digits", "_loaded"), ("mlp", "ACTIVATIONS")])
 def test_source_sha_of_our_own_rows_reaches_their_helpers(name, part):
     found = {}

@@ -194,7 +194,11 @@ def _files(module: str) -> dict[str, str]:
         file = waiting.pop()
         name = f"file {file.relative_to(root)}"
         if name not in codes:
-            tree = ast.parse(file.read_bytes())
+            try:
+                tree = ast.parse(file.read_bytes())
+            except (SyntaxError, ValueError):  # an import of it fails, and its importer goes on
+                codes[name] = file.read_bytes().decode("latin-1")
+                continue
             codes[name] = ast.unparse(_bare(tree))
             for dotted in _imported(tree, file.relative_to(root).parent.parts):
                 if not is_installed or dotted[0] == module.partition(".")[0]:

@@ -210,14 +210,19 @@ def committed(pack_dir: Path) -> dict[str, Any] | None:
     """The commit record of a pack, None where it has none yet.
 
     Raises:
-        StoreError: The record is torn, altered or not one of ours.
+        StoreError: The record is torn, altered, not one of ours, or gone from beside its tables.
     """
     try:
         state = read_sealed(refuse_link(pack_dir) / COMMIT)
     except StoreError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return None
-        raise
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        if tables := ", ".join(sorted(path.name for path in pack_dir.glob("*.parquet"))):
+            raise StoreError(
+                f"{pack_dir / COMMIT} is missing, and {tables} are there: restore it, or delete "
+                f"{pack_dir} to have its runs trained again"
+            ) from None
+        return None
     is_ours = {"files", "members", "schema", "is_finished"} <= state.keys()
     if not is_ours or not all(map(_PLAIN_NAME.fullmatch, state["files"])):
         raise StoreError(

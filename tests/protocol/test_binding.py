@@ -83,9 +83,12 @@ def test_terminal_and_methods_tell_a_margin_both_ways(first):
         ("hydra.sweeper.declare.margin.regression=10%", "use a number, 0 or more"),
         ("hydra.sweeper.declare.margin.regression='-5% of error'", "like '10% of error'"),
         ("hydra.sweeper.declare.margin.regression=-0.1", "margin of regression is -0.1"),
+        ("hydra.sweeper.declare.margin.regression=inf", "margin of regression is inf"),
+        ("hydra.sweeper.candidates.extend=-1", "candidates.extend is -1: use a whole number"),
+        ("hydra.sweeper.candidates.extend=1.5", "candidates.extend is 1.5: use a whole number"),
     ],
 )
-def test_a_margin_that_is_neither_a_number_nor_a_share_is_refused(place, capsys, typed, message):
+def test_a_margin_or_a_growth_that_cannot_be_is_refused(place, capsys, typed, message):
     assert ask("name=wrong", typed) == cli.MISTAKE
     assert message in capsys.readouterr().err
     assert not (place / "runs" / "wrong").exists()

@@ -165,8 +165,12 @@ def test_a_sweep_without_any_record_has_only_missing_runs(tmp_path):
     assert loaded.sql("select count(*) as n from evals").n[0] == 0
 
 
-def test_a_pack_without_a_commit_record_is_never_read(sweep):
+def test_tables_without_a_commit_record_are_refused_and_a_pack_without_both_is_missing(sweep):
     (sweep / "packs" / "p1" / store.COMMIT).unlink()
+    with pytest.raises(store.StoreError, match="is missing, and evals"):
+        _ = records.load(sweep).runs
+    for path in (sweep / "packs" / "p1").glob("*.parquet"):
+        path.unlink()
     runs = records.load(sweep).runs.set_index("run_id")
     assert runs.status.to_dict() == {"a": "done", "b": "failed", "c": "missing", "d": "missing"}
 

@@ -614,6 +614,6 @@ def test_tables_without_a_record_are_not_deleted(tmp_path):
     sweep.run([make_run(steps=4)])
     (path,) = tmp_path.glob("packs/*/commit.json")
     path.unlink()
-    with pytest.raises(store.StoreError, match="is missing, and tables are there"):
+    with pytest.raises(store.StoreError, match="is missing, and evals"):
         sweep.run([make_run(steps=4)])
     assert len([*path.parent.glob("*.parquet")]) == len(records.TABLES)

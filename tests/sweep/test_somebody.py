@@ -200,7 +200,7 @@ def test_a_loss_that_ends_or_hangs_its_process_is_refused_by_name_before_anythin
     [
         (
             "torch.nn.functional.relu = torch.zeros_like\n    return square(output, target)",
-            "it replaces functional.relu for every other loss too",
+            "it replaces functional.relu for everything else too",
         ),
         (
             "each = square(output, target)\n    return each / each.mean().detach()",
@@ -221,6 +221,17 @@ LOSSES = (row(wide),)
     assert code == cli.MISTAKE
     assert f"when loss wide is called, {message}" in errors
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_loss_that_hangs_while_it_trains_fails_its_own_run_alone(run):
+    source = a_loss(
+        "mine.calls = getattr(mine, 'calls', 0) + 1\n    if mine.calls > 6: time.sleep(600)"
+    )
+    code, _ = run(source, "-m", "data=diabetes", "loss=mse,mine", "engine.patience=1")
+    assert code == cli.SOME_FAILED
+    runs = records.load("runs/default").runs.set_index("loss")
+    assert runs.status.to_dict() == {"mse": "done", "mine": "failed"}
+    assert "nothing comes back within 1 s (engine.patience)" in runs.reason["mine"]
 
 
 def test_a_loss_that_keeps_a_dimension_fails_its_own_run_alone(run):
@@ -301,4 +312,32 @@ def test_data_that_cannot_be_trained_on_are_refused_for_every_planned_seed(
     code, err = run(source, *words)
     assert code == cli.MISTAKE
     assert message in err
+    assert not (tmp_path / "runs").exists()
+
+
+ENDS = {
+    "os._exit(7)": "its process ends (exit code 7)",
+    "os.kill(os.getpid(), 9)": "its process ends (signal 9)",
+    "time.sleep(600)": "nothing comes back within 2 s",
+}
+
+
+@pytest.mark.parametrize(("body", "message"), ENDS.items(), ids=ENDS)
+@pytest.mark.parametrize("kind", ["data", "model"])
+def test_data_and_models_that_end_or_hang_their_process_are_refused_by_name_before_anything_trains(
+    kind, body, message, run, tmp_path
+):
+    (tmp_path / "c" / kind).mkdir(parents=True)
+    (tmp_path / "c" / kind / "mine.yaml").write_text("params: {}\n")
+    source = {
+        "data": f"def mine(*, seed):\n    {body}\nDATA = (Data(mine, 'regression', 'test'),)\n",
+        "model": f"def mine(inputs, outputs):\n    {body}\n"
+        "from lossbench.models import Model\nMODELS = (Model(mine, 'test'),)\n",
+    }[kind]
+    words = ["--config-dir", "c", f"{kind}=mine", "engine.patience=2"]
+    if kind == "model":
+        words += ["data=noisy_linear"]
+    code, errors = run(source, "loss=mse", *words)
+    assert code == cli.MISTAKE
+    assert f"when {kind} mine is called, {message}" in errors
     assert not (tmp_path / "runs").exists()

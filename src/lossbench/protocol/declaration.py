@@ -94,10 +94,10 @@ def check_declaration(
 def _check_margin(place: str, value: Any) -> None:
     """A margin is a number in the unit of the metric, or a share of the reference's error."""
     try:
-        is_allowed = statistics.share_of_error(value) > 0 if isinstance(value, str) else value >= 0
-    except (TypeError, ValueError):
-        is_allowed = False
-    if not is_allowed or isinstance(value, bool):
+        share = isinstance(value, str) and statistics.share_of_error(value) > 0
+    except ValueError:
+        share = False
+    if not share and not (_is_number(value) and value >= 0):
         raise ConfigError(
             f"margin of {place} is {value!r}: use a number, 0 or more, in the unit of the metric, "
             "or a share like '10% of error'"
@@ -236,7 +236,8 @@ NO_WHERE = ("init", "optimizer.lr", "data.root", "data.download")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 def check_others(others: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
@@ -260,6 +261,12 @@ def check_others(others: Mapping[str, Any], declared: Mapping[str, Any]) -> None
 
 MOST_SEEDS = 10_000
 """Seeds of the last look, at most."""
+
+
+def check_extend(count: Any) -> None:
+    """Refuse a number of learning rates at the ends of a grid that is none."""
+    if type(count) is not int or count < 0:
+        raise ConfigError(f"candidates.extend is {count!r}: use a whole number, 0 or more")
 
 
 def check_looks(looks: Sequence[int]) -> None:

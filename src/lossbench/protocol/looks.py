@@ -20,6 +20,7 @@ from lossbench.protocol.cells import listed_values
 from lossbench.protocol.declaration import (
     CANDIDATES,
     check_declaration,
+    check_extend,
     check_keys,
     check_looks,
     check_others,
@@ -107,7 +108,8 @@ class Protocol:
             for key, listed in others.items()
         }
         self.tuned = ["optimizer.lr", *self.others]
-        self.extend = int(candidates["extend"])
+        check_extend(candidates["extend"])
+        self.extend: int = candidates["extend"]
         rates = sorted(listed_values("optimizer.lr", candidates["lr"], composer))
         self.tasks = self._tasks(cells, Grid(tuple(rates)))
         check_declaration(

@@ -62,10 +62,6 @@ def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> 
             result.problems.append(str(error))
             continue
         if state is None:
-            if tables := sorted(path.name for path in folder.glob("*.parquet")):
-                result.problems.append(
-                    f"{folder / store.COMMIT} is missing, and {', '.join(tables)} are there"
-                )
             continue
         result.unplanned += len(state["members"].keys() - loaded.plan["planned"].keys())
         result.packs += state["is_finished"]

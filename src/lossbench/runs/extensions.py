@@ -11,8 +11,10 @@ import random
 import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Signals that ask a sweep to end, and to keep what it has."""
+
+PATIENCE: ContextVar[float] = ContextVar("PATIENCE", default=0.0)
+"""Seconds that a call of somebody's function may take while packs train; 0 for any."""
 
 OURS = Path(lossbench.__file__).parent
 """The folder of the code that lossbench brings."""
@@ -96,7 +101,8 @@ def contained(what: str, function: Callable[..., Any] | None = None) -> Iterator
         return
     before, generators = _settings(), _generators()
     try:
-        yield
+        with _limited():
+            yield
     except Exception as error:
         if _text_of(error) is None:
             raise RuntimeError(f"{type(error).__name__}, whose text cannot be had") from None
@@ -115,6 +121,26 @@ def contained(what: str, function: Callable[..., Any] | None = None) -> Iterator
                 with contextlib.suppress(OSError, ValueError):  # the folder may be gone
                     _RESTORE[name](value)
                 _say(what, name)
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Raise TimeoutError in what takes longer than `PATIENCE`; only a main thread can be told."""
+    seconds = PATIENCE.get()
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise TimeoutError(f"nothing comes back within {seconds:g} s (engine.patience)")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _text_of(error: BaseException) -> str | None:

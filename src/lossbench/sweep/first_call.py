@@ -1,4 +1,4 @@
-"""The first call of somebody's losses, in a process of its own: one that ends or hangs is seen."""
+"""The first call of somebody's functions, in a process that may end or hang: that is seen."""
 
 from __future__ import annotations
 
@@ -9,95 +9,112 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, Any, Self
 
 import torch
-from torch import Tensor
 
+from lossbench.data import DATA
+from lossbench.data.files import Files
 from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
-from lossbench.losses.spec import Context, Loss
-from lossbench.runs import Run
-from lossbench.runs.extensions import contained, load_extensions
+from lossbench.losses.spec import Context
+from lossbench.models import MODELS
+from lossbench.runs import Part, Run
+from lossbench.runs.extensions import contained, is_own, load_extensions
 
 STARTING = 120.0
-"""Seconds that Python and the modules may take before the first loss is called."""
+"""Seconds that Python and the modules may take before the first function is called."""
 
 EXAMPLES = 8
 
 PROGRAM = """
-import json, sys
-question = json.loads(sys.stdin.read())
-sys.path[:] = question["path"]
+import sys
+sys.path[:] = {path!r}
 from lossbench.sweep.first_call import answer
-answer(question)
+answer({extensions!r})
 """
 
 WELL = "well"
 """What the process says of a call that nothing speaks against."""
 
-RETURNED: set[tuple[str, Callable[..., Tensor], int]] = set()
-"""Losses with their parameters and outputs whose calls have returned: later looks ask again."""
+RETURNED: set[tuple[str, Callable[..., Any], str]] = set()
+"""Parts, their functions and further arguments whose calls returned: later looks ask again."""
 
 
-def first_calls(
-    runs: Iterable[tuple[Run, int]], *, extensions: Sequence[str], patience: float
-) -> None:
-    """Call losses on a few examples, forward and backward, in a process that may come to any end.
+class FirstCalls:
+    """Calls somebody's functions in a process of its own, which begins with the first of them.
 
-    Args:
-        runs: That have them, each with C, the number of targets of an example.
-        extensions: Modules that bring them.
-        patience: Seconds that one call may take.
-
-    Raises:
-        ConfigError: A call ended the process, did not return, changed torch's functions, or gave an
-            example another value beside other examples.
+    Each method raises ConfigError where a call ended the process, did not return in time, changed
+    torch's functions, or, of a loss, gave an example another value beside other examples. What a
+    function raises is no concern of theirs. Lossbench's own functions are not called.
     """
-    keys = {(repr(run.loss), run.row.fn, outputs): (run, outputs) for run, outputs in runs}
-    new = {key: run for key, run in keys.items() if key not in RETURNED}
-    if not new:
-        return
-    losses = [(run.loss.fn, dict(run.loss.params), outputs) for run, outputs in new.values()]
-    question = {"path": sys.path, "extensions": [*extensions], "losses": losses}
-    with (
-        tempfile.TemporaryFile() as errors,
-        subprocess.Popen(
-            [sys.executable, "-P", "-c", PROGRAM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            bufsize=0,
-        ) as process,
-    ):
+
+    def __init__(self, extensions: Sequence[str], *, patience: float) -> None:
+        """Name the modules that bring the functions, and the seconds that a call may take."""
+        self.extensions, self.patience = [*extensions], patience
+        self.stack = contextlib.ExitStack()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.errors: IO[bytes]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None:
+            self.process.kill()
+        self.stack.close()
+
+    def data(self, run: Run, files: Files) -> None:
+        """Call the data function of a run with its seed."""
+        function = DATA[run.data.fn].fn
+        self._call("data", run.data, function, run.seed, str(files.root), files.download)
+
+    def model(self, run: Run, inputs: int | tuple[int, ...], outputs: int) -> None:
+        """Build the model of a run for inputs of a shape, and compute outputs of a few."""
+        self._call("model", run.model, MODELS[run.model.fn].fn, inputs, outputs)
+
+    def loss(self, run: Run, outputs: int) -> None:
+        """Call the loss of a run forward and backward; an example has so many targets."""
+        self._call("loss", run.loss, run.row.fn, outputs)
+
+    def _call(self, kind: str, part: Part, function: Callable[..., Any], *further: Any) -> None:
+        key = (repr((kind, part)), function, repr(further))
+        if not self.extensions or not is_own(function) or key in RETURNED:
+            return
+        process = self.process or self._start()
         assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(json.dumps(question).encode())
-            process.stdin.close()
-            steps = [(f"extensions {', '.join(extensions)} are imported", STARTING, "mend it")]
-            cure = "mend it, or allow it more with engine.patience=SECONDS"
-            steps += [
-                (f"loss {run.loss.name} is called", patience, cure) for run, _ in new.values()
-            ]
-            for when, seconds, cure in steps:
-                if not select.select([process.stdout], [], [], seconds)[0]:
-                    raise ConfigError(
-                        f"when {when}, nothing comes back within {seconds:g} s: {cure}"
-                    )
-                said = process.stdout.readline().decode().strip()
-                if not said:
-                    raise ConfigError(
-                        f"when {when}, its process ends ({_end(process, errors)}): mend it, or "
-                        "leave it out"
-                    )
-                if said != WELL:
-                    raise ConfigError(f"when {when}, {said}")
-        finally:
-            process.kill()
-    RETURNED.update(new)
+        call = json.dumps([kind, part.fn, dict(part.params), *further])
+        process.stdin.write(f"{call}\n".encode())
+        cure = "mend it, or allow it more with engine.patience=SECONDS"
+        self._answer(f"{kind} {part.name} is called", self.patience, cure)
+        RETURNED.add(key)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        errors = self.stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  it is closed there
+        program = PROGRAM.format(path=sys.path, extensions=self.extensions)
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", program], stdin=pipe, stdout=pipe, stderr=errors, bufsize=0
+        )
+        self.errors, self.process = errors, self.stack.enter_context(process)
+        self._answer(f"extensions {', '.join(self.extensions)} are imported", STARTING, "mend it")
+        return process
+
+    def _answer(self, when: str, seconds: float, cure: str) -> None:
+        """Wait for what the process says next, and refuse what is not well."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], seconds)[0]:
+            raise ConfigError(f"when {when}, nothing comes back within {seconds:g} s: {cure}")
+        said = self.process.stdout.readline().decode().strip()
+        if not said:
+            how = _end(self.process, self.errors)
+            raise ConfigError(f"when {when}, its process ends ({how}): mend it, or leave it out")
+        if said != WELL:
+            raise ConfigError(f"when {when}, {said}")
 
 
 def _end(process: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
@@ -109,17 +126,21 @@ def _end(process: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
     return f"{how}, after the words {lines[-1][:200]!r}" if lines else how
 
 
-def answer(question: Mapping[str, Any]) -> None:
+def answer(extensions: Sequence[str]) -> None:
     """In the process: a line when the modules are imported, then one for each call that ends."""
-    with os.fdopen(os.dup(1), "w", buffering=1) as lines:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what somebody's code prints
+    with os.fdopen(os.dup(1), "w", buffering=1) as lines, os.fdopen(os.dup(0)) as questions:
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)  # what somebody's code reads
+        os.dup2(null, 1)  # what it prints
         torch.set_num_threads(1)
         before = _functions()
-        load_extensions(question["extensions"])
+        load_extensions(extensions)
         lines.write(f"{_changed(before) or WELL}\n")
-        for fn, params, outputs in question["losses"]:
-            mixes = _call(LOSSES[fn], params, outputs)
-            lines.write(f"{_changed(before) or mixes or WELL}\n")
+        calls = {"data": _call_data, "model": _call_model, "loss": _call_loss}
+        for question in questions:
+            kind, name, params, *further = json.loads(question)
+            said = calls[kind](name, params, *further)
+            lines.write(f"{_changed(before) or said or WELL}\n")
 
 
 def _functions() -> dict[str, int]:
@@ -137,15 +158,32 @@ def _changed(before: Mapping[str, int]) -> str:
     """Which of torch's functions are others now; empty where none is."""
     now = _functions()
     if names := sorted(name for name in before if now.get(name) != before[name]):
-        return f"it replaces {', '.join(names[:3])} for every other loss too: call your own instead"
+        return f"it replaces {', '.join(names[:3])} for everything else too: call your own instead"
     return ""
 
 
-def _call(row: Loss, params: Mapping[str, Any], outputs: int) -> str:
-    """Call a loss, and say whether an example's value depends on the others; empty if not.
+# What a function raises is said where it is called for its runs; here it is passed over.
+RAISED = (Exception, SystemExit, KeyboardInterrupt)
 
-    What it raises fails its own runs, and is said where they are.
-    """
+
+def _call_data(name: str, params: Mapping[str, Any], seed: int, root: str, download: bool) -> str:
+    row = DATA[name]
+    with contextlib.suppress(*RAISED), contained(name):
+        row.splits(seed, Files(Path(root), download), params)
+    return ""
+
+
+def _call_model(name: str, params: Mapping[str, Any], inputs: Any, outputs: int) -> str:
+    inputs = inputs if isinstance(inputs, int) else tuple(inputs)
+    shape = (inputs,) if isinstance(inputs, int) else inputs
+    with contextlib.suppress(*RAISED), contained(name):
+        MODELS[name].fn(inputs, outputs, **params)(torch.zeros(EXAMPLES, *shape))
+    return ""
+
+
+def _call_loss(name: str, params: Mapping[str, Any], outputs: int) -> str:
+    """Say whether an example's value depends on the others; empty if not."""
+    row = LOSSES[name]
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(EXAMPLES, outputs, generator=generator)
     if row.task == "classification":
@@ -154,7 +192,7 @@ def _call(row: Loss, params: Mapping[str, Any], outputs: int) -> str:
         target = target.abs()
     output = torch.randn(EXAMPLES, row.outputs_per_target * outputs, generator=generator)
     context = Context.outside_training(target.sum(0))
-    with contextlib.suppress(Exception, SystemExit, KeyboardInterrupt), contained(row.name):
+    with contextlib.suppress(*RAISED), contained(row.name):
         values = row.values(output.requires_grad_(), target, params, context)
         values.sum().backward()
         again, few = (

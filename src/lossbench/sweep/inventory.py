@@ -108,11 +108,6 @@ class Inventory:
                 continue  # not ours
             record = store.committed(pack_dir)
             if record is None:
-                if any(pack_dir.glob("*.parquet")):
-                    raise store.StoreError(
-                        f"{pack_dir / store.COMMIT} is missing, and tables are there: restore it, "
-                        f"or delete {pack_dir} to have its runs trained again"
-                    )
                 self.unrecorded.append(pack_dir)
                 continue
             self.records[pack_dir] = record

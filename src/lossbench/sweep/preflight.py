@@ -28,7 +28,7 @@ from lossbench.models import MODELS
 from lossbench.pairing import raised
 from lossbench.runs import ConfigError, Run
 from lossbench.runs.extensions import contained, draw_from_global_generators, is_own
-from lossbench.sweep.first_call import first_calls
+from lossbench.sweep.first_call import FirstCalls
 
 log = logging.getLogger(__name__)
 
@@ -76,12 +76,19 @@ def preflight(
         ConfigError: One of them refuses its parameters, or is not what it should be.
     """
     runs = list(runs)
+    with FirstCalls(extensions, patience=patience) as first:
+        _check_data(runs, files, seeds, first)
+        _check_models_and_losses(runs, files, first)
+
+
+def _check_data(runs: Sequence[Run], files: Files, seeds: Iterable[int], first: FirstCalls) -> None:
     for by_seed in _by_kind_and_seed(run for run in runs if is_own(DATA[run.data.fn].fn)):
-        first = next(iter(by_seed.values()))
-        if DATA[first.data.fn].drawn == "fixed":  # every seed has the same
-            _check_own_data({first.seed: first}, files)
+        run = next(iter(by_seed.values()))
+        first.data(run, files)
+        if DATA[run.data.fn].drawn == "fixed":  # every seed has the same
+            _check_own_data({run.seed: run}, files)
         else:
-            later = {seed: replace(first, seed=seed) for seed in seeds}
+            later = {seed: replace(run, seed=seed) for seed in seeds}
             _check_own_data(later | by_seed, files)
     drawn_and_dropped = {
         repr((run.data, run.targets, run.corruption, run.seed)): run
@@ -95,41 +102,46 @@ def preflight(
     for by_seed in _by_kind_and_seed(resplit):
         for run, other in itertools.pairwise([*by_seed.values()][:2]):
             _refuse_other_test_examples(run, other, files)
+
+
+def _check_models_and_losses(runs: Sequence[Run], files: Files, first: FirstCalls) -> None:
     kinds: dict[str, dict[str, Run]] = {}
     for run in reversed(runs):
         kind = (run.data, run.targets, run.corruption, run.augmentation, run.model)
         kind += (run.batch_size, run.init, run.row.outputs_per_target)
         kinds.setdefault(repr(kind), {})[repr(run.loss)] = run
-    batches: list[tuple[Run, Tensor, Tensor]] = []
     for by_loss in kinds.values():
         run = next(iter(by_loss.values()))
         splits = _data(run, files, f"data {run.data.name}")
-        function = MODELS[run.model.fn].fn
-        try:
-            inputs = splits.inputs["train"]
-            batch_indices(run.seed, len(inputs), 1, run.batch_size)
-            if run.augmentation.fn != "none":
-                words = torch.zeros(1, WORDS, dtype=torch.int32)
-                AUGMENTATIONS[run.augmentation.fn](inputs[:1], words, **run.augmentation.params)
-            build = partial(function, *splits.sizes, **run.model.params)
-            with contained(f"model {run.model.name}", function):
-                refuse_too_large(build)
-                refuse_unpaired(build, inputs[: run.batch_size])
-                times = run.row.outputs_per_target
-                refuse_unwidened(build, inputs[: run.batch_size], times=times)
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
-        except Exception as error:
-            message, _ = raised(error, function)
-            raise ConfigError(f"model {run.model.name}: {message}") from error
+        _check_model(run, splits, first)
         targets = splits.targets["train"]
         counts = targets.sum(0)
-        batches += [(run, targets[: run.batch_size].clone(), counts) for run in by_loss.values()]
-    if extensions:
-        called = [(run, len(counts)) for run, _, counts in batches if is_own(run.row.fn)]
-        first_calls(called, extensions=extensions, patience=patience)
-    for run, targets, counts in batches:
-        _refuse_parameters(run, targets, counts)
+        for one in by_loss.values():
+            first.loss(one, len(counts))
+            _refuse_parameters(one, targets[: one.batch_size].clone(), counts)
+
+
+def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
+    """Build the model, its batches and augmentation once."""
+    function = MODELS[run.model.fn].fn
+    first.model(run, *splits.sizes)
+    try:
+        inputs = splits.inputs["train"]
+        batch_indices(run.seed, len(inputs), 1, run.batch_size)
+        if run.augmentation.fn != "none":
+            words = torch.zeros(1, WORDS, dtype=torch.int32)
+            AUGMENTATIONS[run.augmentation.fn](inputs[:1], words, **run.augmentation.params)
+        build = partial(function, *splits.sizes, **run.model.params)
+        with contained(f"model {run.model.name}", function):
+            refuse_too_large(build)
+            refuse_unpaired(build, inputs[: run.batch_size])
+            times = run.row.outputs_per_target
+            refuse_unwidened(build, inputs[: run.batch_size], times=times)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
+    except Exception as error:
+        message, _ = raised(error, function)
+        raise ConfigError(f"model {run.model.name}: {message}") from error
 
 
 def _by_kind_and_seed(runs: Iterable[Run]) -> Iterable[dict[int, Run]]:

@@ -23,7 +23,7 @@ from lossbench.engine import OtherStart, Saved, Shared, Snapshot, failed, strate
 from lossbench.engine.state import FORMAT
 from lossbench.pairing import device_name, environment_sha
 from lossbench.runs import ENGINE_SCHEMA, Engine, Run, refuse_other_code
-from lossbench.runs.extensions import SIGNALS, load_extensions
+from lossbench.runs.extensions import PATIENCE, SIGNALS, load_extensions
 from lossbench.sweep.invariance import recorded_invariance
 from lossbench.sweep.inventory import OpenPack, Statuses, record_of
 from lossbench.sweep.preflight import splits_of
@@ -129,6 +129,7 @@ class Trainer:
             Interrupted: An end was asked for; its checkpoint is committed.
             store.StoreError: Its files cannot be written or read.
         """
+        PATIENCE.set(self.engine.patience)
         with pack.lease() as record:
             return Training(self, pack, record, stop, title).run() if record else None
 
