@@ -335,7 +335,8 @@ def test_permuting_all_test_values_changes_no_choice(looked, tmp_path):
         files = {name: store.read(path.parent, name) for name in state["files"]}
         files["evals.parquet"] = records.encode(records.table_from("evals", table))
         facts = {key: value for key, value in state.items() if key != "files"}
-        (path.parent / store.COMMIT).unlink()
+        for name in (store.COMMIT, *files):
+            (path.parent / name).unlink()
         store.commit(path.parent, files, facts)
     for seeds in (*looked.plan["declarations"][0]["declared"]["looks"], 0):
         (own, *_), (permuted, *_) = (
