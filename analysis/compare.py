@@ -3,15 +3,19 @@
 python analysis/compare.py runs/A runs/B [out.png] [part of a task's label]
 """
 
+import argparse
 import sys
 
 import pandas as pd
 
 from lossbench import figures, records, statistics
 
-sweeps = sys.argv[1:3]
-out = sys.argv[3] if len(sys.argv) > 3 else "compare.png"
-label = sys.argv[4] if len(sys.argv) > 4 else ""
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("sweeps", nargs=2, help="folders of two sweeps")
+parser.add_argument("out", nargs="?", default="compare.png")
+parser.add_argument("label", nargs="?", default="", help="part of a task's label")
+options = parser.parse_args()
+sweeps, out, label = options.sweeps, options.out, options.label
 
 tables = [pd.DataFrame(columns=["label", "metric", "reference", "loss", "sweep"])]
 for sweep in sweeps:

@@ -3,13 +3,17 @@
 python analysis/cross_loss.py runs/essay [out.png] [part of a task's label]
 """
 
+import argparse
 import sys
 
 from lossbench import figures, records, statistics
 
-sweep = records.load(sys.argv[1])
-out = sys.argv[2] if len(sys.argv) > 2 else "cross_loss.png"
-label = sys.argv[3] if len(sys.argv) > 3 else ""
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("sweep", help="folder of the sweep")
+parser.add_argument("out", nargs="?", default="cross_loss.png", help="file to write")
+parser.add_argument("label", nargs="?", default="", help="part of a task's label")
+options = parser.parse_args()
+sweep, out, label = records.load(options.sweep), options.out, options.label
 
 comparison = statistics.main_comparison(sweep, label)
 matrix = statistics.cross_losses(comparison.runs, sweep.evals)

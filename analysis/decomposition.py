@@ -5,13 +5,17 @@ python analysis/decomposition.py runs/decomposition [out.png] [part of a task's 
 For a sweep over the signals, such as experiment=decomposition, at the rate of the reference.
 """
 
+import argparse
 import sys
 
 from lossbench import figures, records, statistics
 
-sweep = records.load(sys.argv[1])
-out = sys.argv[2] if len(sys.argv) > 2 else "decomposition.png"
-label = sys.argv[3] if len(sys.argv) > 3 else ""
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("sweep", help="folder of the sweep")
+parser.add_argument("out", nargs="?", default="decomposition.png", help="file to write")
+parser.add_argument("label", nargs="?", default="", help="part of a task's label")
+options = parser.parse_args()
+sweep, out, label = records.load(options.sweep), options.out, options.label
 
 comparison = statistics.main_comparison(sweep, label)
 split, metric, reference = comparison.split, comparison.metric, comparison.reference

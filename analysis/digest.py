@@ -3,14 +3,17 @@
 python analysis/digest.py runs/essay [out.md]
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from lossbench import records, statistics
 from lossbench.report import essay, summary
 
-sweep = records.load(sys.argv[1])
-out = Path(sys.argv[2] if len(sys.argv) > 2 else "digest.md")
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("sweep", help="folder of the sweep")
+parser.add_argument("out", nargs="?", default="digest.md", help="file to write")
+options = parser.parse_args()
+sweep, out = records.load(options.sweep), Path(options.out)
 lines = []
 
 for group in statistics.by_context(statistics.all_comparisons(sweep)):

@@ -3,12 +3,16 @@
 python analysis/error_weight.py runs/essay [out.png]
 """
 
+import argparse
 import sys
 
 from lossbench import figures, records
 
-sweep = records.load(sys.argv[1])
-out = sys.argv[2] if len(sys.argv) > 2 else "error_weight.png"
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("sweep", help="folder of the sweep")
+parser.add_argument("out", nargs="?", default="error_weight.png", help="file to write")
+options = parser.parse_args()
+sweep, out = records.load(options.sweep), options.out
 
 shapes = sweep.curves
 shapes = shapes[shapes.task == "classification"]

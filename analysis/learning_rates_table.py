@@ -3,15 +3,18 @@
 python analysis/learning_rates_table.py runs/essay [out.csv]
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import pandas as pd
 
 from lossbench import records, statistics
 
-sweep = records.load(sys.argv[1])
-out = sys.argv[2] if len(sys.argv) > 2 else "learning_rates_table.csv"
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("sweep", help="folder of the sweep")
+parser.add_argument("out", nargs="?", default="learning_rates_table.csv", help="file to write")
+options = parser.parse_args()
+sweep, out = records.load(options.sweep), options.out
 
 rows = []
 for comparison in statistics.main_comparisons(sweep):

@@ -3,13 +3,16 @@
 python analysis/loss_shapes.py runs/essay [out.png] [regression | classification]
 """
 
-import sys
+import argparse
 
 from lossbench import figures, records
 
-sweep = records.load(sys.argv[1])
-out = sys.argv[2] if len(sys.argv) > 2 else "loss_shapes.png"
-task = sys.argv[3] if len(sys.argv) > 3 else "regression"
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("sweep", help="folder of the sweep")
+parser.add_argument("out", nargs="?", default="loss_shapes.png", help="file to write")
+parser.add_argument("task", nargs="?", default="regression", help="regression or classification")
+options = parser.parse_args()
+sweep, out, task = records.load(options.sweep), options.out, options.task
 
 shapes = sweep.curves
 if task not in set(shapes.task):

@@ -3,15 +3,18 @@
 python analysis/results_table.py runs/essay [out.csv]
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import pandas as pd
 
 from lossbench import records, statistics
 
-sweep = records.load(sys.argv[1])
-out = sys.argv[2] if len(sys.argv) > 2 else "results_table.csv"
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("sweep", help="folder of the sweep")
+parser.add_argument("out", nargs="?", default="results_table.csv", help="file to write")
+options = parser.parse_args()
+sweep, out = records.load(options.sweep), options.out
 
 rows = []
 for comparison in statistics.all_comparisons(sweep):

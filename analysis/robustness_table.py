@@ -3,15 +3,18 @@
 python analysis/robustness_table.py runs/essay [out.csv]
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import pandas as pd
 
 from lossbench import records, statistics
 
-sweep = records.load(sys.argv[1])
-out = sys.argv[2] if len(sys.argv) > 2 else "robustness_table.csv"
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("sweep", help="folder of the sweep")
+parser.add_argument("out", nargs="?", default="robustness_table.csv", help="file to write")
+options = parser.parse_args()
+sweep, out = records.load(options.sweep), options.out
 
 rows = [one.paired for one in statistics.all_comparisons(sweep) if len(one.paired)]
 columns = ["label", "condition", "loss", "metric", "difference", "low", "high", "verdict"]

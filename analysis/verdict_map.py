@@ -3,15 +3,21 @@
 python analysis/verdict_map.py runs/essay [out.png] [regression | classification]
 """
 
+import argparse
 import sys
 
 import pandas as pd
 
 from lossbench import figures, records, statistics
 
-sweep = records.load(sys.argv[1])
-out = sys.argv[2] if len(sys.argv) > 2 else "verdict_map.png"
-task = sys.argv[3] if len(sys.argv) > 3 else "classification"
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("sweep", help="folder of the sweep")
+parser.add_argument("out", nargs="?", default="verdict_map.png", help="file to write")
+parser.add_argument(
+    "task", nargs="?", default="classification", help="regression or classification"
+)
+options = parser.parse_args()
+sweep, out, task = records.load(options.sweep), options.out, options.task
 
 mains = statistics.main_comparisons(sweep)
 rows = [main.paired.assign(task=task) for main in mains if main.task == task]

@@ -3,12 +3,15 @@
 python analysis/verdicts.py runs/essay [part of a task's label]
 """
 
-import sys
+import argparse
 
 from lossbench import records, statistics
 
-sweep = records.load(sys.argv[1])
-label = sys.argv[2] if len(sys.argv) > 2 else ""
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("sweep", help="folder of the sweep")
+parser.add_argument("label", nargs="?", default="", help="part of a task's label")
+options = parser.parse_args()
+sweep, label = records.load(options.sweep), options.label
 
 comparisons = statistics.all_comparisons(sweep)
 for comparison in comparisons:

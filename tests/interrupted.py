@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lossbench import records
 from lossbench.runs import Engine
+from lossbench.runs.extensions import own
 from lossbench.sweep import Sweep
 from lossbench.sweep.crews import Crew, Here
 from lossbench.sweep.inventory import OpenPack, Statuses
@@ -23,7 +24,7 @@ def trainer(
     *, pack_size: int = 128, commit_every: float = 30, extensions: Sequence[str] = ()
 ) -> Trainer:
     engine = Engine(device="cpu", pack_size=pack_size, threads=1, commit_every=commit_every)
-    return Trainer(engine, extensions)
+    return Trainer(engine, own(extensions))
 
 
 class Spoiling(Trainer):

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from configs import TINY
 from PIL import Image
 
 import lossbench
@@ -25,9 +24,9 @@ from lossbench.data.splits import SPLITS
 from lossbench.losses import LOSSES
 from lossbench.measures import instruments
 from lossbench.measures.instruments.schedule import LARGEST_SHARE
+from lossbench.models import MODELS
 from lossbench.records import __main__ as tables
-from lossbench.report import page
-from lossbench.runs.extensions import load_extensions
+from lossbench.runs import extensions
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -109,103 +108,27 @@ def test_the_tests_of_the_essays_claims_are_those_that_the_page_names():
 
 # ---- docs/extending.md ---------------------------------------------------------------------------
 
-EXTENDING, _, OWN_DATA = (DOCS / "extending.md").read_text().partition("\n# Data of your own\n")
-PYTHON, YAML, BASH = (
-    re.findall(rf"```{kind}\n(.*?)```", EXTENDING, re.DOTALL) for kind in ("python", "yaml", "bash")
-)
-COMMANDS = [shlex.split(line)[1:] for block in BASH for line in block.splitlines()]
+EXTENDING = (DOCS / "extending.md").read_text()
+FILES = dict(re.findall(r"`(\w+\.py)`[^`]*?:\n\n```python\n(.*?)```", EXTENDING, re.DOTALL))
+"""What it says to write, by name."""
 
-TINY_ESSAY = (
-    TINY.replace("tiny", "essay")
-    .replace("data: [diabetes]", "data: [digits]")
-    .replace("loss: [mse, mae]", "loss: [cross_entropy]")
-)
+SCRIPTS = [
+    text
+    for text in re.findall(r"```python\n(.*?)```", EXTENDING, re.DOTALL)
+    if text not in FILES.values()
+]
+COMMANDS = {
+    command[-1]: command
+    for block in re.findall(r"```bash\n(.*?)```", EXTENDING, re.DOTALL)
+    for command in map(shlex.split, block.splitlines())
+}
+"""What it says to type, by the last word."""
 
 
 @pytest.fixture
 def own_folder(tmp_path, monkeypatch):
-    """A folder with what docs/extending.md says to write, and the catalog as it was afterwards."""
-    (tmp_path / "myconf" / "loss").mkdir(parents=True)
-    modules = dict(zip(("my_losses", "more_losses"), PYTHON, strict=True))
-    for name, text in modules.items():
-        (tmp_path / f"{name}.py").write_text(text)
-    (wide,) = YAML
-    assert "loss/wing_wide.yaml`" in EXTENDING
-    (tmp_path / "myconf" / "loss" / "wing_wide.yaml").write_text(wide)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    before = dict(LOSSES)
-    yield tmp_path
-    LOSSES.clear()
-    LOSSES.update(before)
-    for name in modules:
-        sys.modules.pop(name, None)
-
-
-MEASURE, DRAW, ONE_RUN, TRIAL, MEASURE_MORE = COMMANDS
-
-
-@pytest.mark.parametrize("command", [MEASURE, MEASURE_MORE], ids=" ".join)
-def test_the_own_losses_claim_what_is_measured(command, own_folder, capsys):
-    assert cli.main(command) == cli.DONE, capsys.readouterr().out
-    out = capsys.readouterr().out
-    for name in command[1:3]:
-        assert f"{name}, measured now" in out
-
-
-def test_an_own_loss_gets_its_card(own_folder):
-    assert cli.main(DRAW) == cli.DONE
-    assert "Hui, Belkin and Wright 2023" in (own_folder / "squentropy.html").read_text()
-
-
-def test_own_losses_are_trained_and_so_is_a_variant(own_folder):
-    assert cli.main([*ONE_RUN, "steps=4"]) == cli.DONE
-    wide = ["--config-dir", "myconf", "loss=wing_wide", "loss.params.epsilon=0.5"]
-    assert cli.main([*ONE_RUN, "steps=4", *wide]) == cli.DONE
-    runs = records.load("runs/default").runs.set_index("loss")
-    assert runs.status.to_dict() == {"wing": "done", "wing_wide": "done"}
-    params = {loss: json.loads(runs.config[loss])["loss"]["params"] for loss in runs.index}
-    assert params == {
-        "wing": {"w": 1.0, "epsilon": 0.2},
-        "wing_wide": {"w": 3.0, "epsilon": 0.5},
-    }
-    for name, data in (("inverse_frequency", "digits"), ("laplace_nll", "diabetes")):
-        line = ["extensions=[more_losses]", f"loss={name}", f"data={data}", "steps=4"]
-        assert cli.main([*line, "name=more"]) == cli.DONE  # they ask for more than others
-    assert {*records.load("runs/more").runs.status} == {"done"}
-
-
-def test_an_own_loss_has_its_fair_trial_against_the_catalog(own_folder, capsys):
-    (own_folder / "myconf" / "experiment").mkdir()
-    (own_folder / "myconf" / "experiment" / "essay.yaml").write_text(TINY_ESSAY)
-    line = ["--config-dir", "myconf", "report=none"]
-    assert cli.main([*line, "experiment=essay"]) == cli.DONE
-    capsys.readouterr()
-    assert cli.main([*TRIAL, *line]) == cli.DONE
-    assert "squentropy" in capsys.readouterr().out
-    runs = records.load("runs/essay").runs
-    assert set(runs.status) == {"done"}
-    rates = {loss: {*rows.lr} for loss, rows in runs.groupby("loss")}
-    assert rates["squentropy"] == rates["cross_entropy"]
-    text = page.write(own_folder / "runs" / "essay", drawn_in=[]).read_text()
-    assert "Added after the declaration, so exploratory: squentropy" in text
-
-
-OWN_COMMANDS = [
-    shlex.split(line)[1:] for line in OWN_DATA.splitlines() if line.startswith("lossbench --")
-]
-
-
-@pytest.fixture
-def own_data(tmp_path, monkeypatch):
-    """A folder with what docs/extending.md says of data, and some; forgotten afterwards."""
-    blocks = re.findall(r"```(python|yaml)\n(.*?)```", OWN_DATA, re.DOTALL)
-    names = ("my_data.py", "myconf/data/cars.yaml", "myconf/data/leaves.yaml")
-    names += ("myconf/experiment/mine.yaml",)
-    for group in ("data", "experiment"):
-        (tmp_path / "myconf" / group).mkdir(parents=True)
-    for name, (_, text) in zip(names, blocks, strict=True):
-        assert f"`{name}`" in OWN_DATA
+    """A folder with what docs/extending.md says to write; what it adds is forgotten afterwards."""
+    for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     draw = np.random.default_rng(0)
     for place in range(120):
@@ -215,73 +138,92 @@ def own_data(tmp_path, monkeypatch):
         pixels[..., place % 3] += 100
         Image.fromarray(pixels).save(path)
     weight, power = draw.normal(1200, 200, 120), draw.normal(70, 20, 120)
-    table = pd.DataFrame({"weight": weight, "power": power, "consumption": weight / 200 + power})
-    table.to_csv(tmp_path / "data" / "cars.csv", index=False)
+    table = {
+        "weight": weight,
+        "fuel": ["petrol", "diesel"] * 60,
+        "consumption": weight / 200 + power,
+    }
+    pd.DataFrame(table).to_csv(tmp_path / "cars.csv", index=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    before = dict(DATA)
+    monkeypatch.setattr(extensions, "_ADDED", {})
+    before = {id(registry): dict(registry) for registry in (LOSSES, DATA, MODELS)}
     yield tmp_path
-    DATA.clear()
-    DATA.update(before)
-    sys.modules.pop("my_data", None)
+    for registry in (LOSSES, DATA, MODELS):
+        registry.clear()
+        registry.update(before[id(registry)])
+    for name in FILES:
+        sys.modules.pop(name.removesuffix(".py"), None)
 
 
-def test_data_of_ones_own_are_trained_on(own_data, capsys):
-    command, *_ = OWN_COMMANDS
-    assert cli.main([*command, "steps=4"]) == cli.DONE, capsys.readouterr()
-    (run,) = records.load("runs/default").runs.to_dict("records")
-    assert (run["data"], run["loss"], run["status"]) == ("cars", "huber", "done")
+def follow(*last_words, more=()):
+    """Type commands of the page, at a size for a test."""
+    for word in last_words:
+        assert cli.main([*COMMANDS[word][1:], "hydra.launcher.workers=1", *more]) == cli.DONE, word
+
+
+def test_docs_extending_md_tells_of_four_files_one_script_and_eight_commands():
+    assert sorted(FILES) == ["more_losses.py", "my_data.py", "my_losses.py", "my_models.py"]
+    assert (len(SCRIPTS), len(COMMANDS)) == (1, 8)
+
+
+def test_a_function_of_a_paper_is_tried(own_folder, capsys):
+    follow("wing", more=("size=smoke", "report=none"))
+    out = capsys.readouterr().out
+    assert "wing  (my_losses.py, line 6)" in out
+    assert out.count("SMOKE: After ") == 3
+
+
+def test_functions_of_ones_own_are_words_like_any_other(own_folder):
+    follow(
+        "name=wing", "name=resmlp", "name=cars", "name=leaves", more=("steps=4", "batch_size=16")
+    )
+    runs = records.load("runs/wing").runs
+    assert set(runs.status) == {"done"}
+    params = {json.loads(config)["loss"]["params"].get("w") for config in runs.config}
+    assert params == {0.5, 1.0}
+    assert {*records.load("runs/resmlp").runs.model} == {"resmlp"}
+    assert {*records.load("runs/leaves").runs.data} == {"leaves"}
 
 
 @pytest.mark.exhaustive
-def test_an_experiment_of_ones_own_compares_losses_on_ones_own_data(own_data, capsys):
-    *_, command = OWN_COMMANDS
-    assert cli.main([*command, "size=smoke", "report=none"]) == cli.DONE, capsys.readouterr()
-    out = " ".join(capsys.readouterr().out.split())
-    assert "cars × mlp" in out
-    assert "leaves × mlp" in out
-    assert "The learning rates tried lie up to a factor of 320 apart" in out
+def test_a_table_is_compared_as_the_page_says(own_folder):
+    more = ("hydra.sweeper.looks=[6]", "steps=20", "report=none", "batch_size=16")
+    follow("name=compared", more=more)
+    assert {*records.load("runs/compared").runs.loss} == {"mse", "mae", "huber"}
 
 
-def with_a_gap(table):
-    return table.assign(power=table.power.mask(table.index == 3))
+def test_the_script_of_the_page_runs_as_it_stands(own_folder, capsys):
+    (script,) = SCRIPTS
+    exec(compile(script, "script.py", "exec"), {"__name__": "__main__"})
+    out = capsys.readouterr().out
+    assert "soft" in out
+    assert "mae" in out
+    assert (own_folder / "runs" / "soft" / "sweep.json").exists()
 
 
-def with_a_misspelt_column(table):
-    return table.rename(columns={"power": "powr"})
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (with_a_gap, r"data cars, seed 0: inputs of split \w+: 1 of \d+ numbers .*, column 1"),
-        (
-            with_a_misspelt_column,
-            r"data cars, seed 0: my_data.py, line \d+, raises KeyError: .*power",
-        ),
-        (None, "cars.csv is not below data.root=elsewhere: put it there"),
-    ],
-)
-def test_a_mistake_in_ones_own_data_is_refused_with_its_place(edit, message, own_data, capsys):
-    line = [*OWN_COMMANDS[0], "steps=4"]
-    if edit:
-        edit(pd.read_csv("data/cars.csv")).to_csv("data/cars.csv", index=False)
-    else:
-        line.append("data.root=elsewhere")
-    assert cli.main(line) == cli.MISTAKE
-    error = " ".join(capsys.readouterr().err.split())
-    assert re.search(message, error), error
-
-
-def test_an_experiment_without_its_package_line_says_so(own_data, capsys):
-    path = own_data / "myconf" / "experiment" / "mine.yaml"
-    path.write_text(path.read_text().replace("# @package _global_\n", ""))
-    assert cli.main(OWN_COMMANDS[-1]) == cli.MISTAKE
+def test_an_experiment_and_a_row_of_ones_own_are_found(own_folder, capsys):
+    folder = own_folder / "myconf" / "experiment"
+    folder.mkdir(parents=True)
+    blocks = "    blocks: [{data: [diabetes], model: [linear], loss: [mse, laplace_nll]}] #"
+    text = (lossbench.CONF / "experiment" / "compare.yaml").read_text()
+    text = text.replace("name: compare\n", "name: mine\nextensions: [more_losses]\n")
+    (folder / "mine.yaml").write_text(text.replace("    blocks: [] #", blocks))
+    follow("experiment=mine", more=("size=smoke", "report=none"))
+    assert {*records.load("runs/mine-smoke").runs.loss} == {"mse", "laplace_nll"}
+    assert "laplace_nll" in capsys.readouterr().out
+    (folder / "mine.yaml").write_text(text.replace("# @package _global_\n", ""))
+    assert cli.main([*COMMANDS["experiment=mine"][1:]]) == cli.MISTAKE
     assert "begins with the line '# @package _global_'" in capsys.readouterr().err
 
 
-def test_pictures_of_ones_own_keep_their_class_and_their_colours(own_data):
-    load_extensions(["my_data"])
+def test_the_row_of_the_page_claims_what_is_measured(own_folder, capsys):
+    assert cli.main(COMMANDS["extensions=[more_losses]"][1:]) == cli.DONE
+    assert "laplace_nll, measured now" in capsys.readouterr().out
+
+
+def test_pictures_of_ones_own_keep_their_class_and_their_colours(own_folder):
+    follow("name=leaves", more=("steps=2", "batch_size=16"))
     row = DATA["leaves"]
     splits, other = (row.splits(seed, Files(), {"side": 12}) for seed in (0, 1))
     sizes = {split: tuple(rows.shape) for split, rows in splits.inputs.items()}
@@ -290,9 +232,6 @@ def test_pictures_of_ones_own_keep_their_class_and_their_colours(own_data):
     for split, rows in splits.inputs.items():
         brightest = rows.mean((-1, -2)).argmax(-1)  # each class was given its own colour
         assert brightest.tolist() == splits.targets[split].argmax(-1).tolist()
-    for one in splits.inputs["train"].unbind(1):
-        assert float(one.mean()) == pytest.approx(0, abs=1e-5)
-        assert float(one.std(correction=0)) == pytest.approx(1, abs=1e-5)
 
 
 def test_contributing_points_to_what_tells_how_to_extend():

@@ -17,6 +17,7 @@ ROOMS = (
     "errors",
     "store",
     "records",
+    "live",
     "pairing",
     "losses",
     "claims",
@@ -34,6 +35,8 @@ ROOMS = (
     "figures",
     "report",
     "catalog",
+    "challenge",
+    "api",
     "cli",
 )
 """Rooms from the ground up; a room imports earlier ones only."""
@@ -136,7 +139,10 @@ def test_only_the_rooms_that_meet_hydra_know_omegaconf():
 
 def test_no_code_comes_from_a_pickle():
     pickles = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
-    assert breaches(lambda path: PACKAGES[path] & pickles) == {}
+    # What processes of one command send each other, or is hashed; nothing of a file is unpickled.
+    senders = {"config/own.py", "runs/extensions.py", "runs/guess.py", "live.py"}
+    senders = {f"lossbench/{name}" for name in senders}
+    assert breaches(lambda path: PACKAGES[path] & pickles).keys() == senders
 
 
 def test_what_could_unpickle_is_told_not_to():

@@ -15,3 +15,12 @@ __version__ = "0.1.0"
 _PACKAGED = Path(__file__).parent / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 """The folder of yaml files: inside the installed package, or the checkout's own."""
+
+
+def __getattr__(name: str) -> object:
+    """`compare` and `run`, which import everything, when they are asked for."""
+    if name in ("compare", "run"):
+        from lossbench import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'lossbench' has no attribute {name!r}")

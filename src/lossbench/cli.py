@@ -39,6 +39,9 @@ and says with honest statistics what the loss changed.
   lossbench experiment=NAME [overrides]    a named sweep, until it is settled
   lossbench experiment=essay loss=huber_tight
                                            adds one loss; only its runs are trained
+  lossbench try FILE.py [NAME ...]         a fair trial of functions of your own, (output, target):
+      --task --link  what they are, if what is measured is wrong   --against mse,huber
+      --data --model  where, in the place of three standard tasks   --name  of the folder
   lossbench experiment=NAME size=smoke     the same in seconds, to see that it runs
   lossbench -m loss=mse,mae data=diabetes seed='range(10)' optimizer.lr=0.01,0.1 name=mine
                                            your own sweep
@@ -48,6 +51,7 @@ and says with honest statistics what the loss changed.
   lossbench report runs/NAME [--strict]    figures, tables, HTML page (--strict: exit 1 if a
                                            run is missing or a verdict is undecided or
                                            rests on less than declared, proven pairs)
+      --json                               the verdicts for programs, nothing written
   lossbench verify runs/NAME               every file as it was written? every run there?
   lossbench verify --machine               does a run depend on its pack-mates on this machine?
   lossbench losses                         the catalog: all losses, a line each
@@ -137,6 +141,16 @@ def usage() -> str:
     return HELP.format(loss=indent.join(losses), **choices)
 
 
+FOREIGN_FLAGS = {
+    "hydra-help": "see 'lossbench --help', and 'lossbench --info' for what Hydra sees",
+    "config-name": "name an experiment, with experiment=NAME",
+    "config-path": "add yaml files of your own with --config-dir DIR",
+    "run": "leave it out, one run goes the way of many",
+    "experimental-rerun": "give the same command again, it trains what is missing",
+}
+"""Flags of Hydra's own main that would be taken and not be obeyed, and what serves."""
+
+
 def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
     """Read overrides as Hydra does, act, and turn mistakes into one line and exit code 2.
 
@@ -155,8 +169,17 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("lossbench").setLevel(logging.INFO)
     args, unknown = get_args_parser().parse_known_intermixed_args(arguments)
+    if any(".py:" in word or word.startswith("data=") for word in args.overrides):
+        from lossbench.config import own
+
+        args.overrides = own.with_names(args.overrides)
     if unknown:
         raise ConfigError(f"unknown option {unknown[0]!r}: see 'lossbench --help'")
+    for flag, cure in FOREIGN_FLAGS.items():
+        if getattr(args, flag.replace("-", "_")):
+            raise ConfigError(f"--{flag} is Hydra's, and does nothing here: {cure}")
+    # Hydra would have it that an experiment is added, because it is none by default.
+    args.overrides = [re.sub(r"^\+\+?experiment=", "experiment=", word) for word in args.overrides]
     if not args.overrides and not args.multirun:
         args.overrides = ["experiment=essay"]
     try:
@@ -178,60 +201,38 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
 
 def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:
     """What Hydra's own main does, with our search path, checks and exit codes."""
-    from hydra._internal.hydra import Hydra
-    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
-    from omegaconf.resolvers import oc
 
-    from lossbench.config import checked_overrides, register
+    from lossbench import launch
     from lossbench.runs.extensions import load_extensions
 
     load_extensions(_extensions(args.overrides))
-    register([_yaml_folder(args.config_dir)] if args.config_dir else [])
-    hydra = Hydra.create_main_hydra2("lossbench", _search_path(args.config_dir))
-    OmegaConf.clear_resolver("oc.env")  # for what no reading of the text would see
-    try:
+    folder = _yaml_folder(args.config_dir) if args.config_dir else None
+    with launch.hydra(folder) as hydra:
         if args.shell_completion:
             hydra.shell_completion("config", args.overrides)
             return DONE
-        checked_overrides(args.overrides, hydra.config_loader)
-        config = _composed(hydra.config_loader, args)
+        config = launch.composed(hydra.config_loader, args.overrides, folder)
+        if args.cfg == "job" and not args.package:
+            from lossbench.config import named
+
+            config = named(config, {**config.hydra.runtime.choices})
+            print(OmegaConf.to_yaml(config, resolve=args.resolve), end="")
+            return DONE
         if args.cfg:
             hydra.show_cfg("config", args.overrides, args.cfg, args.package, args.resolve)
             return DONE
         if args.info:
+            logging.getLogger().handlers.clear()  # Hydra brings its own
             hydra.show_info(args.info, "config", args.overrides)
             return DONE
         return act(config, hydra.config_loader)
-    finally:
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
-        GlobalHydra.instance().clear()
 
 
 def _extensions(words: Iterable[str]) -> list[str]:
     """The modules in `extensions=[a,b]` among the words of a command."""
     typed = [word.partition("=")[2] for word in words if word.startswith("extensions=")]
     return re.findall(r"""[^\s,\[\]"']+""", " ".join(typed))
-
-
-def _composed(loader: Any, args: Any) -> Any:
-    """The whole configuration of a command, Hydra's own node included.
-
-    Hydra makes an object of nothing in it; what would be one, or reads the environment, is refused.
-    """
-    from hydra.types import RunMode
-
-    from lossbench.config import refuse_foreign
-
-    def composed(lines: Iterable[str]) -> Any:
-        return loader.load_configuration("config", [*lines], RunMode.MULTIRUN)
-
-    try:
-        config = composed(args.overrides)
-    except KeyError as error:  # of env_copy, where there is no such variable
-        raise ConfigError(f"a yaml asks for {error} of the environment: write the value") from error
-    refuse_foreign(config, usual=composed([]) if args.config_dir else None)
-    return config
 
 
 def _launch(config: Any, loader: Any, *, command: str) -> int:
@@ -274,17 +275,6 @@ def _parser(command: str) -> argparse.ArgumentParser:
     return Parser(prog=f"lossbench {command}", add_help=False, allow_abbrev=False)
 
 
-def _search_path(config_dir: str | None) -> Any:
-    from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
-    from hydra._internal.utils import create_config_search_path
-
-    path = create_config_search_path(str(lossbench.CONF))
-    assert isinstance(path, ConfigSearchPathImpl)
-    if config_dir is not None:
-        path.prepend("command-line", f"file://{_yaml_folder(config_dir)}")
-    return path
-
-
 def _yaml_folder(config_dir: str) -> Path:
     from lossbench.config import check_folder
 
@@ -316,14 +306,18 @@ def _finish(folder: Path, *, extent: str) -> int:
 
 def _report(arguments: list[str]) -> int:
     from lossbench import records, statistics
+    from lossbench.report import plain
 
     folders = [argument for argument in arguments if not argument.startswith("--")]
-    if len(folders) != 1 or set(arguments) - {*folders, "--strict"}:
+    if len(folders) != 1 or set(arguments) - {*folders, "--strict", "--json"}:
         typed = " ".join(["report", *arguments])
-        raise ConfigError(f"{typed}: use 'lossbench report runs/NAME [--strict]'")
+        raise ConfigError(f"{typed}: use 'lossbench report runs/NAME [--strict] [--json]'")
     try:
         loaded = records.load(folders[0])
-        _show(loaded)
+        if "--json" in arguments:
+            print(json.dumps(plain.verdicts(loaded), indent=1, allow_nan=False))
+        else:
+            _show(loaded)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if "--strict" not in arguments:
@@ -500,11 +494,45 @@ def _loss_options(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
+def _try(arguments: list[str]) -> int:
+    parser = _parser("try")
+    parser.add_argument("file", metavar="FILE.py")
+    parser.add_argument("names", nargs="*")
+    for flag in ("--task", "--link", "--against", "--data", "--model", "--name"):
+        parser.add_argument(flag, default="")
+    options = parser.parse_intermixed_args(arguments)
+    overrides = [word for word in options.names if "=" in word]
+    names = [word for word in options.names if "=" not in word]
+
+    from lossbench import challenge
+
+    path = Path(options.file)
+    kind = {"task": options.task, "link": options.link, "against": options.against}
+    tried = challenge.prepared(path, names, **kind)
+    print("\n".join(challenge.cards(tried, width=shutil.get_terminal_size((100, 24)).columns)))
+    print(flush=True)
+    sizes = [word.partition("=")[2] for word in overrides if word.startswith("size=")]
+    name = options.name or "-".join([challenge.default_name(path, names), *sizes])
+    lines = tried.overrides(name, data=options.data, model=options.model)
+
+    def train_and_answer(config: Any, loader: Any) -> int:
+        from lossbench import launch, records
+
+        typed = shlex.join(["lossbench", "try", *arguments])
+        folder = launch.train(config, loader, command=typed, question=tried.question)
+        code = _finish(folder, extent=str(config.report))
+        print("\n" + "\n".join(challenge.sentences(tried, records.load(folder))))
+        return code
+
+    return _with_hydra([*lines, *overrides], train_and_answer)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
     "report": _report,
     "verify": _verify,
     "losses": _losses,
+    "try": _try,
 }
 
 

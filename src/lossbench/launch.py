@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Iterator
@@ -9,17 +10,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.resolvers import oc
 
-from lossbench.config import Composer, to_engine
+import lossbench
+from lossbench import records
+from lossbench.config import Composer, checked_overrides, refuse_foreign, register, to_engine
 from lossbench.config.schema import LauncherNode
 from lossbench.engine import strategies
 from lossbench.protocol import Experiment, Outline
 from lossbench.protocol.experiment import USUAL_SIZE
 from lossbench.records import RESULTS
 from lossbench.runs import TF32, ConfigError
-from lossbench.runs.extensions import load_extensions
+from lossbench.runs.extensions import load_extensions, own
+from lossbench.runs.source import forget
 from lossbench.sweep import Sweep
 from lossbench.sweep.crews import Crew, Here, Processes
 from lossbench.sweep.machine import processes
@@ -44,19 +55,84 @@ class RunsFailed(Exception):
         self.folder = folder
 
 
-def train(config: DictConfig, loader: ConfigLoader, *, command: str) -> Path:
+@contextmanager
+def hydra(folder: Path | None = None) -> Iterator[Hydra]:
+    """Hydra with our search path, which knows every loss, and all rows of somebody's own.
+
+    Args:
+        folder: With yaml files of one's own, which go before ours.
+    """
+    forget()
+    repo, other = ConfigStore.instance().repo, GlobalHydra.instance().hydra  # of who calls us
+    theirs = {group: copy.copy(repo.get(group)) for group in ("loss", "data", "model")}
+    GlobalHydra.instance().clear()
+    register([folder] if folder else [])
+    path = create_config_search_path(str(lossbench.CONF))
+    assert isinstance(path, ConfigSearchPathImpl)
+    if folder:
+        path.prepend("command-line", f"file://{folder}")
+    made = Hydra.create_main_hydra2("lossbench", path)
+    OmegaConf.clear_resolver("oc.env")  # for what no reading of the text would see
+    try:
+        yield made
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+        GlobalHydra.instance().hydra = other
+        for group, nodes in theirs.items():
+            repo.pop(group, None)
+            if nodes is not None:
+                repo[group] = nodes
+
+
+def composed(loader: ConfigLoader, overrides: list[str], folder: Path | None = None) -> DictConfig:
+    """The whole configuration of a command, Hydra's own node included.
+
+    Hydra makes an object of nothing in it; what would be one, or reads the environment, is refused.
+
+    Args:
+        loader: Hydra's.
+        overrides: As typed.
+        folder: With yaml files of one's own.
+
+    Raises:
+        ConfigError: A key, a choice or a value does not exist.
+        HydraException: What Hydra itself would raise.
+    """
+    checked_overrides(overrides, loader)
+
+    def of(lines: list[str]) -> DictConfig:
+        return loader.load_configuration("config", lines, RunMode.MULTIRUN)
+
+    try:
+        config = of(overrides)
+    except KeyError as error:  # of env_copy, where there is no such variable
+        raise ConfigError(f"a yaml asks for {error} of the environment: write the value") from error
+    for kind, (serving, key) in SERVE.items():
+        group = f"hydra/{kind}"
+        if key not in config.hydra[kind]:
+            choice = config.hydra.runtime.choices[group]
+            raise ConfigError(f"{group}={choice} cannot train packs: use {group}={serving}")
+    refuse_foreign(config, usual=of([]) if folder else None)
+    if config.extensions:  # those of a yaml; what was typed is known by now
+        load_extensions(config.extensions)
+        register([folder] if folder else [])
+    return config
+
+
+def train(config: DictConfig, loader: ConfigLoader, *, command: str, question: str = "") -> Path:
     """Train what a command asks for and is not there yet; returns the sweep's folder.
 
     Args:
         config: The composed configuration, with `hydra`.
         loader: Hydra's, with its search path.
         command: As typed, to be recorded.
+        question: What it asks; if empty, what the header of its experiment's yaml does.
 
     Raises:
         ConfigError: Something asked for cannot be; nothing was trained.
         RunsFailed: A run failed, of a sweep that tunes nothing.
     """
-    with _opened(config, loader, command) as (experiment, sweep):
+    with _opened(config, loader, command, question) as (experiment, sweep):
         if protocol := experiment.protocol(sweep):
             protocol.carry_out()
             return sweep.folder
@@ -78,16 +154,10 @@ def outline(config: DictConfig, loader: ConfigLoader) -> Outline:
 
 @contextmanager
 def _opened(
-    config: DictConfig, loader: ConfigLoader, command: str = ""
+    config: DictConfig, loader: ConfigLoader, command: str = "", question: str = ""
 ) -> Iterator[tuple[Experiment, Sweep]]:
     """The experiment of a command and its sweep, whose processes end with the block."""
-    for kind, (serving, key) in SERVE.items():
-        group = f"hydra/{kind}"
-        if key not in config.hydra[kind]:
-            choice = config.hydra.runtime.choices[group]
-            raise ConfigError(f"{group}={choice} cannot train packs: use {group}={serving}")
     start = time.monotonic()
-    load_extensions(config.extensions)  # those of a yaml; Hydra already knows what was typed
     engine = to_engine(config)
     experiment = Experiment(config, Composer(loader, config))
     seconds = {"compose": time.monotonic() - start}
@@ -101,17 +171,28 @@ def _opened(
     lines = [*hydra.overrides.task, *hydra.overrides.hydra]
     is_placed = any(line.lstrip("+").startswith(("name=", "hydra.sweep.dir=")) for line in lines)
     ending = "" if is_placed or size == USUAL_SIZE else f"-{size}"
-    with _crew(hydra.launcher, Trainer(engine, [*config.extensions])) as crew:
+    with _crew(hydra.launcher, Trainer(engine, own(config.extensions))) as crew:
         yield (
             experiment,
             Sweep(
                 folder=Path(str(hydra.sweep.dir) + ending),
                 name=config.name + ending,
                 command=command,
+                question=question or _question(config),
                 crew=crew,
                 seconds=seconds,
             ),
         )
+
+
+def _question(config: DictConfig) -> str:
+    """What the header of the chosen experiment's yaml asks."""
+    name = config.hydra.runtime.choices.get("experiment")
+    for source in config.hydra.runtime.config_sources:
+        path = Path(source.path) / "experiment" / f"{name}.yaml"
+        if name and source.schema == "file" and path.is_file():
+            return records.question_in(path.read_text())
+    return ""
 
 
 def _crew(launcher: DictConfig, trainer: Trainer) -> Crew:

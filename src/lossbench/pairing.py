@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 import lossbench
+from lossbench import live
 
 PURPOSES = ("init", "batches", "data", "split", "corruption", "prefit", "dropout", "augmentation")
 PURPOSES += ("instruments",)
@@ -62,7 +63,8 @@ def source_sha(functions: Iterable[Callable[..., Any]], *, facts: str = "") -> s
 
     Comments, docstrings and layout do not count; an edited formula or constant does. Of somebody's
     own functions the whole file counts, and with it every file of theirs that it imports: what such
-    code reaches through objects and modules, no reading of names would find.
+    code reaches through objects and modules, no reading of names would find. Of a function of a
+    script or a notebook counts what it reaches, see `live`.
 
     Args:
         functions: Whose code counts.
@@ -70,8 +72,11 @@ def source_sha(functions: Iterable[Callable[..., Any]], *, facts: str = "") -> s
     """
     codes: dict[str, str] = {}
     for function in functions:
-        _collect(function, codes)
         module = str(inspect.unwrap(function).__module__)
+        if _file_codes(module) is None:
+            codes[f"{module}.{function.__qualname__}"] = live.content(function, _file_codes)
+            continue
+        _collect(function, codes)
         if module.partition(".")[0] != "lossbench":
             codes |= _files(module)
     parts = [codes[name] for name in sorted(codes)]
@@ -176,6 +181,25 @@ def _are_neighbours(module: str, other: str) -> bool:
     paths = [getattr(sys.modules.get(name), "__file__", None) for name in (module, other)]
     folders = {str(Path(path).resolve().parent) for path in paths if path}
     return None not in paths and len(folders) == 1 and not other.startswith("lossbench.")
+
+
+def _file_codes(module: str) -> str | None:
+    """What the files of a module say; empty where it is installed, None where it has no file."""
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names and top != "__main__":
+        return ""
+    path = getattr(sys.modules.get(module), "__file__", None)
+    if top == "__main__" or path is None:
+        return None
+    if top == "lossbench" or not {"site-packages", "dist-packages"}.isdisjoint(Path(path).parts):
+        return ""
+    return repr(sorted(_files(module).items()))
+
+
+def forget() -> None:
+    """Read code anew: in a notebook it may have been edited since the last command."""
+    _files.cache_clear()
+    _code.cache_clear()
 
 
 @functools.cache

@@ -10,22 +10,16 @@ import sys
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lossbench import cli
-from lossbench.config import Composer, explained, named, register, to_run
+from lossbench import launch
+from lossbench.config import Composer, explained, named, to_run
 from lossbench.config.overrides import single_overrides
 from lossbench.runs import ConfigError, varied
 
 
 @pytest.fixture(scope="module")
 def loader():
-    from hydra._internal.hydra import Hydra
-    from hydra.core.global_hydra import GlobalHydra
-
-    register()
-    GlobalHydra.instance().clear()
-    hydra = Hydra.create_main_hydra2("lossbench", cli._search_path(None))
-    yield hydra.config_loader
-    GlobalHydra.instance().clear()
+    with launch.hydra() as hydra:
+        yield hydra.config_loader
 
 
 @pytest.fixture(scope="module")

@@ -507,7 +507,10 @@ MISTAKES = [
     (["hydra.sweeper.looks=[20,10]"], "use numbers of seeds in ascending order"),
     (["hydra.sweeper.candidates.lr=[0.1,-1]"], "optimizer.lr is -1.0: use a positive"),
     (["hydra.sweeper.candidates.lr=[0.1,abc]"], "optimizer.lr is 'abc': use a number"),
-    (["hydra/launcher=basic"], "hydra.launcher._target_ is"),
+    (
+        ["hydra/launcher=basic"],
+        "hydra/launcher=basic cannot train packs: use hydra/launcher=packed",
+    ),
     (
         ["+hydra.sweeper.candidates.split=test"],
         "a candidate is chosen on validation, and judged on test",

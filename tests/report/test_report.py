@@ -459,7 +459,7 @@ def test_a_report_without_corruption_says_nothing_of_noisy_labels(two_tasks):
 
 def test_scripts_stay_short_enough_to_copy():
     for script in ANALYSIS.glob("*.py"):
-        assert len(script.read_text().splitlines()) <= 45
+        assert len(script.read_text().splitlines()) <= 48
 
 
 @pytest.mark.parametrize("is_one_sided", [False, True])

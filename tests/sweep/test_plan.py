@@ -44,7 +44,7 @@ def test_edited_code_supersedes_the_old_run_of_the_same_rate_only(monkeypatch):
     first = extended(plan.EMPTY, runs)
     edited_code = {"source_sha": "edited", "shared_sha": "edited"}
     # As if the code on disk were edited.
-    monkeypatch.setattr("lossbench.runs.source._code_shas", lambda *names: edited_code)
+    monkeypatch.setattr("lossbench.runs.source._code_shas", lambda *functions, facts: edited_code)
     (edited,) = [make_run(optimizer__lr=0.1)]
     second = extended(first, [edited])
     assert {*second["planned"]} == {edited.run_id, runs[1].run_id}

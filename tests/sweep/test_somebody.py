@@ -17,8 +17,8 @@ from lossbench import cli, records
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
-from lossbench.runs import extensions
-from lossbench.runs.extensions import contained, is_own
+from lossbench.runs import contained as containment
+from lossbench.runs.contained import contained, is_own
 from lossbench.sweep import first_call
 
 HEAD = """
@@ -97,7 +97,7 @@ def test_what_a_loss_changes_of_the_process_is_put_back_and_its_pack_mates_train
         torch.is_anomaly_enabled(),
         sys.getrecursionlimit(),
         signal.getsignal(signal.SIGTERM),
-        extensions._umask(),
+        containment._umask(),
     )
     before = state()
     run(a_loss(body), "-m", "data=diabetes", "loss=mse,mine", "name=together")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lossbench.claims import gradients, invariance, learning, shape
-from lossbench.claims.comparison import duplicates, efficiency
+from lossbench.claims.comparison import duplicates, efficiency, nearest
 from lossbench.claims.minima import bayes_prediction
 from lossbench.claims.verdict import Verdict
 from lossbench.losses.spec import Loss

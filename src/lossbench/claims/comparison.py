@@ -70,6 +70,26 @@ def duplicates(loss: Loss, among: Iterable[Loss]) -> dict[str, float]:
     return {name: factor for name, factor in factors.items() if not math.isnan(factor)}
 
 
+def nearest(loss: Loss, among: Iterable[Loss], *, count: int) -> dict[str, float]:
+    """The losses whose output gradients point most as this one's do, by name, the nearest first.
+
+    Compared as `duplicates` are, which are passed over, with the cosine between all gradients at
+    once: a factor between two losses is a learning rate.
+    """
+    others = [row for row in among if row.task == loss.task and row.name != loss.name]
+    others = [row for row in others if row.outputs_per_target == loss.outputs_per_target]
+    same = duplicates(loss, others)
+    mine = _gradient_on_labels(loss, OUTPUTS[loss.task][1])
+    cosines: dict[str, float] = {}
+    for row in others:
+        gradient = _gradient_on_labels(row, OUTPUTS[loss.task][1])
+        cosine = float((mine * gradient).sum() / (mine.norm() * gradient.norm()))
+        is_double = any(abs(cosine - other) < 1e-12 for other in cosines.values())
+        if row.name not in same and not is_double and not math.isnan(cosine):
+            cosines[row.name] = cosine
+    return dict(sorted(cosines.items(), key=lambda item: -item[1])[:count])
+
+
 def _factor(loss: Loss, other: Loss) -> float:
     """The ratio of the two gradients, where it is one number everywhere; else NaN."""
     if loss.outputs_per_target != other.outputs_per_target:

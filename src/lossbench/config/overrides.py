@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep, Sweep, ValueType
+from hydra.core.override_parser.types import Glob, Override, RangeSweep, Sweep, ValueType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import (
@@ -39,11 +39,22 @@ def parsed(lines: Iterable[str], loader: ConfigLoader) -> list[Override]:
     overrides = []
     for line in lines:
         try:
-            overrides += parser.parse_overrides([line])
+            overrides += [_listed(one, parser, loader) for one in parser.parse_overrides([line])]
         except HydraException as error:
             cure = SEED_CURE if line.startswith("seed=") else "use KEY=VALUE, or KEY=A,B to sweep"
             raise ConfigError(f"{line!r} cannot be read: {cure}") from error
     return overrides
+
+
+def _listed(override: Override, parser: OverridesParser, loader: ConfigLoader) -> Override:
+    """The override, or, of a pattern of choices, one that lists those that fit."""
+    pattern = override.value()
+    if not isinstance(pattern, Glob):
+        return override
+    key = override.key_or_group
+    if not (names := pattern.filter(loader.get_group_options(key))):
+        raise ConfigError(f"{override.input_line!r} fits no {key}")
+    return parser.parse_overrides([f"{key}={','.join(names)}"])[0]
 
 
 def checked_overrides(lines: Iterable[str], loader: ConfigLoader) -> list[Override]:

@@ -13,9 +13,14 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from lossbench import CONF
+from lossbench.data import DATA
 from lossbench.data.files import ROOT
 from lossbench.losses import LOSSES
+from lossbench.models import MODELS
 from lossbench.runs.checks import parameters
+from lossbench.runs.contained import is_own
+from lossbench.runs.extensions import is_added
 from lossbench.runs.run import NEUTRAL, Draft
 
 
@@ -162,13 +167,13 @@ GROUPS = ("data", "model", "loss", "optimizer", "schedule", "engine", "size")
 
 
 def register(folders: Iterable[Path] = ()) -> None:
-    """Make known to Hydra the schema, each loss, the one launcher and the one sweeper there are.
+    """Make known to Hydra the schema, the one launcher and sweeper, each loss, somebody's own rows.
 
-    A loss's parameters and their defaults are those of its signature; a yaml file is for a variant.
+    Their parameters and defaults are those of the signatures; a yaml file is for a variant.
 
     Args:
-        folders: Folders of yaml files of one's own. A loss that has a file `loss/NAME.yaml` there
-            is left to it: Hydra would check the file against the loss's parameters, and warn.
+        folders: Folders of yaml files of one's own. What has a file `GROUP/NAME.yaml` there is left
+            to it: Hydra would check the file against the parameters, and warn.
     """
     store, schema = ConfigStore.instance(), OmegaConf.structured(Config)
     # No config group brings their parameters, so any may be typed; `checked` knows which there are.
@@ -177,15 +182,18 @@ def register(folders: Iterable[Path] = ()) -> None:
     store.store(name="schema", node=schema)
     store.store(group="hydra/launcher", name="packed", node=LauncherNode, provider="lossbench")
     store.store(group="hydra/sweeper", name="protocol", node=SweeperNode, provider="lossbench")
-    store.repo.pop("loss", None)  # those of an earlier call, whose extensions may be gone
-    files = {path.stem for folder in folders for path in (folder / "loss").glob("*.yaml")}
-    for name, row in LOSSES.items():
-        if name not in files:
-            params = {
-                key: MISSING if default is inspect.Parameter.empty else default
-                for key, default in parameters(row.fn).items()
-            }
-            store.store(group="loss", name=name, node={"fn": name, "params": params})
+    for group, rows in {"loss": LOSSES, "data": DATA, "model": MODELS}.items():
+        store.repo.pop(group, None)  # those of an earlier call, whose extensions may be gone
+        files = {
+            path.stem for folder in (*folders, CONF) for path in (folder / group).glob("*.yaml")
+        }
+        for name, row in rows.items():
+            if name not in files and (group == "loss" or is_own(row.fn) or is_added(row)):
+                params = {
+                    key: MISSING if default is inspect.Parameter.empty else default
+                    for key, default in parameters(row.fn).items()
+                }
+                store.store(group=group, name=name, node={"fn": name, "params": params})
 
 
 def loss_node(name: str) -> dict[str, Any]:

@@ -38,6 +38,11 @@ def refuse_foreign_word(key: str, line: str) -> None:
     """
     top, _, rest = key.partition(".")
     name = rest.partition(".")[0]
+    if key == "hydra.run.dir":
+        raise ConfigError(
+            f"{line!r}: a single run lies in the folder of its sweep too: type "
+            "hydra.sweep.dir=DIR, or name=NAME for runs/NAME"
+        )
     if top == "hydra" and name not in ALLOWED:
         raise ConfigError(f"{line!r} sets a part of Hydra that {_NOT_USED}")
     if "_target_" in key.split(".") or "_target_:" in line:

@@ -130,6 +130,7 @@ class Data:
         extent: At default parameters, of a set whose files may be missing; None: it is counted.
         unit: Of the target, in words, as a number of it is followed by; empty where it has none.
             By value of the parameter `target` where that chooses it.
+        content: Hash of examples that stand in no code, those of somebody's own table.
     """
 
     fn: Callable[..., Splits]
@@ -145,6 +146,7 @@ class Data:
     bar: str = ""
     extent: Extent | None = None
     unit: str | Mapping[str, str] = ""
+    content: str = ""
 
     @property
     def name(self) -> str:

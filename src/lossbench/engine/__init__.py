@@ -1,7 +1,12 @@
 """The training loop: a pack of runs in, five tables of records out."""
 
 from lossbench.engine.batches import batch_indices
-from lossbench.engine.contracts import refuse_too_large, refuse_unpaired, refuse_unwidened
+from lossbench.engine.contracts import (
+    refuse_too_large,
+    refuse_unfit,
+    refuse_unpaired,
+    refuse_unwidened,
+)
 from lossbench.engine.members import runs_apart
 from lossbench.engine.recorder import failed
 from lossbench.engine.state import Saved, Snapshot

@@ -14,7 +14,7 @@ from lossbench.claims import bayes_prediction
 from lossbench.losses.spec import Context
 from lossbench.pairing import tensors_sha
 from lossbench.runs import Run
-from lossbench.runs.extensions import contained
+from lossbench.runs.contained import contained
 
 MOST_POSTERIORS = 40
 """Distinct posteriors of a split that are solved: half a second for a loss on ten seeds."""

@@ -29,6 +29,7 @@ def refuse_too_large(build: Callable[[], nn.Module]) -> None:
             model = build()
     except Exception:
         return  # it needs numbers while it is built; what else is wrong shows when it has them
+    refuse_lazy(model)
     if (count := sum(parameter.numel() for parameter in model.parameters())) > MOST_PARAMETERS:
         raise ValueError(f"it has {count:,} parameters: at most {MOST_PARAMETERS:,} are trained")
 
@@ -63,6 +64,66 @@ def refuse_unpaired(build: Callable[[], nn.Module], inputs: Tensor) -> None:
         raise ValueError("its buffers change at random while training: nothing could be paired")
     if not torch.equal(first, third):
         raise ValueError("its output depends on more than its state_dict: register it as a buffer")
+
+
+def refuse_unfit(build: Callable[[], nn.Module], inputs: Tensor, *, outputs: int) -> None:
+    """Refuse modules whose output is no raw output of each example by itself.
+
+    Args:
+        build: Makes the module.
+        inputs: One batch, [B, ...].
+        outputs: C.
+
+    Raises:
+        ValueError: It has layers without a size, returns another shape than [B, C], ends in a
+            softmax or sigmoid, or mixes examples where it is evaluated.
+    """
+    model = initialised(build, seed=0).eval()
+    with torch.no_grad():
+        whole = model(inputs)
+        half = len(inputs) // 2
+        parts = torch.cat([model(inputs[:half]), model(inputs[half:])]) if half else whole
+    if not isinstance(whole, Tensor) or list(whole.shape) != [len(inputs), outputs]:
+        shape = list(getattr(whole, "shape", ())) or type(whole).__name__
+        raise ValueError(
+            f"for inputs {list(inputs.shape)} it returns {shape}: return {[len(inputs), outputs]}, "
+            "one output for each target"
+        )
+    if not bool(whole.isfinite().all()):
+        raise ValueError("its outputs are not finite before any training")
+    with torch.no_grad():
+        end = _end_of(whole, model(1000 * inputs))
+    if end:
+        raise ValueError(
+            f"it ends in a {end}: return the raw output of the last linear layer, a loss brings "
+            "its own inverse link"
+        )
+    if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-4):
+        raise ValueError(
+            "the output of an example depends on the other examples, also in eval(): work along "
+            "all axes but the first"
+        )
+
+
+def _end_of(output: Tensor, of_large: Tensor) -> str:
+    """The function that made an output, [B, C], and that of large inputs: no linear layer did."""
+    if output.shape[-1] > 1:
+        for name, values in {"softmax": output, "log_softmax": output.exp()}.items():
+            is_distribution = torch.allclose(values.sum(-1), torch.ones(len(values)), atol=1e-4)
+            if is_distribution and bool((values >= 0).all()):
+                return name
+    both = torch.stack([output, of_large])
+    return "sigmoid" if bool(((both >= 0) & (both <= 1)).all()) and len(both.unique()) > 1 else ""
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    """Refuse layers that have no size yet: seeds could not draw their parameters."""
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(
+                f"its layer {name.rpartition('.')[0]!r} is lazy: give it its size, the function "
+                "gets the shape of an example as `inputs`"
+            )
 
 
 def refuse_unwidened(build: Callable[[], nn.Module], inputs: Tensor, *, times: int) -> None:

@@ -25,7 +25,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.spec import NO_PARAMS, Context, Loss
 from lossbench.measures.instruments.gradients import CORE
 from lossbench.records import REFERENCE
-from lossbench.runs.extensions import contained, is_own
+from lossbench.runs.contained import contained, is_own
 
 Result = TypeVar("Result")
 

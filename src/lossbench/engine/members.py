@@ -24,7 +24,7 @@ from lossbench.models.start import STARTS
 from lossbench.optimizers import Hyperparameters
 from lossbench.pairing import tensors_sha
 from lossbench.runs import PRECISIONS, Run
-from lossbench.runs.extensions import contained
+from lossbench.runs.contained import contained
 from lossbench.runs.packs import Pack, slices
 
 log = logging.getLogger(__name__)

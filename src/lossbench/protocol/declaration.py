@@ -94,10 +94,10 @@ def check_declaration(
 def _check_margin(place: str, value: Any) -> None:
     """A margin is a number in the unit of the metric, or a share of the reference's error."""
     try:
-        share = isinstance(value, str) and statistics.share_of_error(value) > 0
+        least: Any = statistics.share_of_error(value) if isinstance(value, str) else value
     except ValueError:
-        share = False
-    if not share and not (_is_number(value) and value >= 0):
+        least = -1.0
+    if not _is_number(least) or least < 0:
         raise ConfigError(
             f"margin of {place} is {value!r}: use a number, 0 or more, in the unit of the metric, "
             "or a share like '10% of error'"

@@ -124,7 +124,7 @@ class Experiment:
         preflight(
             self.cells,
             sweep.engine.files,
-            extensions=sweep.crew.trainer.extensions,
+            own=sweep.crew.trainer.own,
             patience=sweep.engine.patience,
         )
         if protocol is None:

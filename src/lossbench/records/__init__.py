@@ -41,4 +41,5 @@ from lossbench.records.vocabulary import (
     STATUSES,
     Condition,
     declared,
+    question_in,
 )

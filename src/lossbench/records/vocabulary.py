@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,13 @@ SPLITS = ("train", "validation", "test")
 
 REFERENCE = {"regression": "mse", "classification": "cross_entropy"}
 """By task the loss whose error signal is the error itself: others are compared with it."""
+
+
+def question_in(text: str) -> str:
+    """What the header of an experiment's yaml asks, from `Question:` to its question mark."""
+    header = " ".join(line[2:] for line in text.splitlines() if line.startswith("# "))
+    match = re.search(r"Question: (.+?\?|.+?\.)", header)
+    return match[1][0].upper() + match[1][1:] if match else ""
 
 
 @dataclass(frozen=True)

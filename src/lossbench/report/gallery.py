@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -115,10 +114,7 @@ CURE = "`lossbench experiment={}` gives one."
 
 def question(name: str) -> str:
     """What an experiment asks: the header of its file, from `Question:` to its question mark."""
-    text = (lossbench.CONF / "experiment" / f"{name}.yaml").read_text()
-    header = " ".join(line[2:] for line in text.splitlines() if line.startswith("# "))
-    match = re.search(r"Question: (.+?\?|.+?\.)", header)
-    return match[1][0].upper() + match[1][1:] if match else ""
+    return records.question_in((lossbench.CONF / "experiment" / f"{name}.yaml").read_text())
 
 
 @dataclass(frozen=True)

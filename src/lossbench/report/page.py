@@ -17,7 +17,16 @@ import numpy as np
 import pandas as pd
 
 from lossbench import records, statistics, store
-from lossbench.report import drawings, essay, methods, page_tables, pictures, summary
+from lossbench.report import (
+    answers,
+    drawings,
+    essay,
+    methods,
+    page_tables,
+    paper,
+    pictures,
+    summary,
+)
 from lossbench.report.tables import KINDS, stacked, write_tables
 from lossbench.statistics import Comparison, published
 
@@ -99,7 +108,7 @@ def write(
     """
     loaded = sweep if isinstance(sweep, records.Records) else records.load(sweep)
     folder, plan = store.refuse_link(loaded.sweep_dir / "report"), loaded.plan
-    for part in ("figures", "tables"):
+    for part in ("figures", "tables", "paper"):
         store.refuse_link(folder / part)
     mark = "SMOKE: " if summary.is_smoke(plan) else ""
     together, findings = statistics.all_comparisons(loaded), essay.of_sweep(loaded)
@@ -138,6 +147,8 @@ def write(
         complete=every["completeness"].to_dict("records"),
         against=statistics.objections(loaded, together),
         scope=_scope(mains),
+        asked=plan.get("question", ""),
+        answers=[answers.of_verdicts(alike).replace("**", "") for alike in paper.alike(mains)],
         summary=[_summary_row(task) for task in mains],
         buckets=[*summary.BUCKETS],
         counted=summary.counted(mains),
@@ -184,6 +195,7 @@ def write(
         methods=methods.paragraph(loaded, mains),
         command="\n".join(plan.get("commands", [])),
         files=[*numbers],
+        paper=paper.write(folder / "paper", loaded, mains),
     )
     store.write(folder / "index.html", text.encode())
     _delete_others(folder / "figures", {file for one in drawn for _, file in one.files})
@@ -261,9 +273,8 @@ def _sensitivity(task: Comparison) -> pd.DataFrame:
 
 def _scope(mains: Sequence[Comparison]) -> str:
     """What was asked, in a sentence or two."""
-    question = "What does the loss change, when nothing else does?"
     if not mains:
-        return question
+        return ""
     count = len({loss for task in mains for loss in task.runs.loss})
     losses = "1 loss" if count == 1 else f"{count} losses"
     tasks = "1 task" if len(mains) == 1 else f"{len(mains)} tasks"
@@ -273,7 +284,7 @@ def _scope(mains: Sequence[Comparison]) -> str:
             ", each loss with the learning rate that suits it best on validation; at a seed all "
             "losses share the start, the data and the batches"
         )
-    return f"{question} {losses} on {tasks}{design}."
+    return f"{losses} on {tasks}{design}."
 
 
 def _seeds(runs: pd.DataFrame) -> str:

@@ -1,43 +1,121 @@
-"""Somebody's own losses, data sets and models: their modules, and what they may do to a process."""
+"""Losses, data sets and models of somebody's own: modules that bring them, and single rows."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
-import logging
-import os
-import random
+import importlib.util
+import pickle
 import re
-import signal
 import sys
-import threading
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import numpy as np
-import torch
+import cloudpickle
 
-import lossbench
 from lossbench.data import DATA, Data
 from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
-from lossbench.losses.spec import Loss
+from lossbench.losses.spec import NAME, Loss
 from lossbench.models import MODELS, Model
+from lossbench.runs.contained import contained
 
-log = logging.getLogger(__name__)
+Row = Loss | Data | Model
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Signals that ask a sweep to end, and to keep what it has."""
+REGISTRIES: dict[type, tuple[str, dict[str, Any]]] = {
+    Loss: ("LOSSES", LOSSES),
+    Data: ("DATA", DATA),
+    Model: ("MODELS", MODELS),
+}
+"""Rows by name, and what a module calls a tuple of them, by their kind."""
 
-PATIENCE: ContextVar[float] = ContextVar("PATIENCE", default=0.0)
-"""Seconds that a call of somebody's function may take while packs train; 0 for any."""
+_ADDED: dict[tuple[type, str], Row] = {}
+_LOADED = [b""]  # the rows that were loaded last
 
-OURS = Path(lossbench.__file__).parent
-"""The folder of the code that lossbench brings."""
+
+@dataclass(frozen=True)
+class Own:
+    """What is somebody's own of a command, as each of its processes gets it.
+
+    Attributes:
+        modules: Importable names.
+        rows: Pickled by value, of functions that a process could not import.
+    """
+
+    modules: tuple[str, ...] = ()
+    rows: bytes = b""
+
+    def load(self) -> None:
+        """Make all of it known to this process.
+
+        Raises:
+            ConfigError: A module cannot be imported, or brings what is no row.
+        """
+        load_extensions(self.modules)
+        if self.rows and self.rows != _LOADED[0]:
+            add(*pickle.loads(self.rows))
+            _LOADED[0] = self.rows
+
+
+def own(modules: Iterable[str] = ()) -> Own:
+    """What this process knows of somebody's own."""
+    rows = cloudpickle.dumps([*_ADDED.values()]) if _ADDED else b""
+    _LOADED[0] = rows
+    return Own(tuple(modules), rows)
+
+
+def add(*rows: Row) -> None:
+    """Make rows known by name; one of the same name that was added before gives way.
+
+    Raises:
+        ConfigError: A row that lossbench or a module brings has the name.
+    """
+    for row in rows:
+        kind = type(row)
+        known = REGISTRIES[kind][1]
+        if row.name in known and (kind, row.name) not in _ADDED:
+            what = kind.__name__.lower()
+            raise ConfigError(f"{what} {row.name!r} exists: rename yours")
+        known[row.name] = _ADDED[kind, row.name] = row
+
+
+def model_row(model: Any) -> Model:
+    """The row of a function or class `(inputs, outputs) -> nn.Module`, named in small letters.
+
+    Raises:
+        ConfigError: It is none, as a module that is built already.
+    """
+    if isinstance(model, Model):
+        return model
+    name = re.sub(r"\W+", "", getattr(model, "__name__", "")).lower().strip("_")
+    if not callable(model) or not name:
+        raise ConfigError(
+            f"model {type(model).__name__}: give a function or class (inputs, outputs) -> module, "
+            "which is called for every seed"
+        )
+    function: Callable[..., Any] = model if model.__name__ == name else renamed(model, name)
+    return Model(function, "your own")
+
+
+def renamed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The same function, or what can be called like one, under another name."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"name {name!r}: use {NAME.pattern}")
+
+    @functools.wraps(function)
+    def wrapper(*arguments: Any, **keywords: Any) -> Any:
+        return function(*arguments, **keywords)
+
+    wrapper.__name__ = name
+    return wrapper
+
+
+def is_added(row: Row) -> bool:
+    """Whether it came by `add`: its code travels with it, and no process could have another."""
+    return (type(row), row.name) in _ADDED
 
 
 def load_extensions(modules: Iterable[str]) -> None:
@@ -62,167 +140,63 @@ def load_extensions(modules: Iterable[str]) -> None:
                 f"extension {name!r} cannot be imported ({error}): "
                 f"put {name}.py into this folder, or install it"
             ) from error
-        registries = {"LOSSES": (LOSSES, Loss), "DATA": (DATA, Data), "MODELS": (MODELS, Model)}
-        for registry, (rows, kind) in registries.items():
-            listed = getattr(module, registry, ())
-            if not isinstance(listed, list | tuple) or not all(isinstance(r, kind) for r in listed):
-                raise ConfigError(
-                    f"extension {name!r}: its {registry} are no tuple of {kind.__name__}(...): "
-                    f"write {registry} = ({kind.__name__}(...),)"
-                )
-            for row in listed:
+        for kind, (registry, rows) in REGISTRIES.items():
+            for row in _listed(module, registry, kind):
                 if rows.setdefault(row.name, row) is not row:
                     raise ConfigError(f"extension {name!r}: {row.name!r} exists: rename yours")
 
 
-@functools.cache  # asked at every update
-def is_own(function: Callable[..., Any]) -> bool:
-    """Whether a function is somebody's, and not one that lossbench brings and tests."""
-    if str(getattr(function, "__module__", "")).partition(".")[0] != "lossbench":
-        return True
-    code = getattr(function, "__code__", None)  # `functools.wraps` copies the name of a module
-    return code is not None and not Path(code.co_filename).is_relative_to(OURS)
+def _listed(module: ModuleType, registry: str, kind: type) -> Iterable[Any]:
+    """The rows that a module lists."""
+    listed = getattr(module, registry, ())
+    if not isinstance(listed, list | tuple):
+        listed = (listed,)
+    # A model needs no more than its function.
+    rows = [model_row(row) if kind is Model and callable(row) else row for row in listed]
+    if wrong := [row for row in rows if not isinstance(row, kind)]:
+        what, name = kind.__name__, getattr(wrong[0], "__name__", "")
+        bare = f"; a bare function is chosen as {what.lower()}=FILE.py:{name}" if name else ""
+        raise ConfigError(
+            f"extension {module.__name__!r}: its {registry} are no tuple of {what}(...): "
+            f"write {registry} = ({what}(...),){bare}"
+        )
+    return rows
 
 
-@contextlib.contextmanager
-def contained(what: str, function: Callable[..., Any] | None = None) -> Iterator[None]:
-    """Put back what somebody's code changes of the process, and say whose it was.
+def module_of(path: Path) -> ModuleType:
+    """The module in a file, whose functions other processes get by value.
 
-    Generators are put back without a word: who draws from a global one changes it. What would end
-    the command, an exit or an interrupt, becomes an error like any other; but where no handler
-    catches signals, an interrupt may be the user's, and ends the command.
-
-    Args:
-        what: Whose, as in "loss wing".
-        function: What is called; one that lossbench brings is called as it is.
+    Raises:
+        ConfigError: There is no such file, its name is no module's, or it cannot be imported.
     """
-    if function is not None and not is_own(function):
-        yield
-        return
-    before, generators = _settings(), _generators()
+    name, place = path.stem, path.resolve()
+    if not place.is_file():
+        raise ConfigError(f"there is no file {path}")
+    if not name.isidentifier():
+        raise ConfigError(f"{path}: rename it to letters, digits and '_', like my_losses.py")
+    if name in sys.modules:
+        other = getattr(sys.modules[name], "__file__", None)
+        if other is not None and Path(other).resolve() == place:
+            return sys.modules[name]
+    else:
+        found = importlib.util.find_spec(name)
+        other = found and found.origin
+    if name in sys.modules or (other is not None and Path(other).resolve() != place):
+        raise ConfigError(f"{path}: another module has the name {name!r}: rename the file")
+    if str(place.parent) not in sys.path:
+        sys.path.append(str(place.parent))  # for files beside it that it imports
+    spec = importlib.util.spec_from_file_location(name, place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        with _limited():
-            yield
+        with contained(str(path)):
+            spec.loader.exec_module(module)
     except Exception as error:
-        if _text_of(error) is None:
-            raise RuntimeError(f"{type(error).__name__}, whose text cannot be had") from None
-        raise
-    except BaseException as error:
-        is_caught = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-        is_ours = type(error).__module__.partition(".")[0] == "lossbench"
-        if is_ours or (type(error) is KeyboardInterrupt and not is_caught):
-            raise
-        raise RuntimeError(f"{type(error).__name__}: {_text_of(error) or ''}") from error
-    finally:
-        _restore(generators)
-        after = _settings()
-        for name, value in before.items():
-            if after[name] != value:
-                with contextlib.suppress(OSError, ValueError):  # the folder may be gone
-                    _RESTORE[name](value)
-                _say(what, name)
-
-
-@contextlib.contextmanager
-def _limited() -> Iterator[None]:
-    """Raise TimeoutError in what takes longer than `PATIENCE`; only a main thread can be told."""
-    seconds = PATIENCE.get()
-    if not seconds or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(*_: object) -> None:
-        raise TimeoutError(f"nothing comes back within {seconds:g} s (engine.patience)")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _text_of(error: BaseException) -> str | None:
-    """What an error says; None where saying it raises another one."""
-    try:
-        return str(error)
-    except Exception:
-        return None
-
-
-@functools.cache
-def _say(what: str, changed: str) -> None:
-    """Once: who changes what."""
-    log.warning("%s changes %s of the whole process: put back as it was", what, changed)
-
-
-def _settings() -> dict[str, Any]:
-    return {
-        "grad mode": torch.is_grad_enabled(),
-        "torch's default dtype": torch.get_default_dtype(),
-        "torch's default device": str(torch.get_default_device()),
-        "autocast": torch.is_autocast_enabled("cpu"),
-        "the number of threads": torch.get_num_threads(),
-        "the working folder": _folder(),
-        "the filters of warnings": [*warnings.filters],
-        "autograd's anomaly mode": torch.is_anomaly_enabled(),
-        "the recursion limit": sys.getrecursionlimit(),
-        "the mask of new files": _umask(),
-        "the handlers of signals": [signal.getsignal(number) for number in SIGNALS],
-    }
-
-
-def _folder() -> str:
-    with contextlib.suppress(FileNotFoundError):
-        return os.getcwd()  # noqa: PTH109  called at each update
-    return ""
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)  # there is no way to read it
-    os.umask(mask)
-    return mask
-
-
-def _restore_handlers(handlers: list[Any]) -> None:
-    for number, handler in zip(SIGNALS, handlers, strict=True):
-        signal.signal(number, handler)
-
-
-def _restore_filters(filters: list[Any]) -> None:
-    warnings.filters[:] = filters  # type: ignore[index]
-    with warnings.catch_warnings():  # whose end forgets what had been decided by the others
-        pass
-
-
-_RESTORE: dict[str, Callable[[Any], Any]] = {
-    "grad mode": torch.set_grad_enabled,
-    "torch's default dtype": torch.set_default_dtype,
-    "torch's default device": lambda name: torch.set_default_device(
-        None if name == "cpu" else name
-    ),
-    "autocast": lambda is_on: torch.set_autocast_enabled("cpu", is_on),
-    "the number of threads": torch.set_num_threads,
-    "the working folder": os.chdir,
-    "the filters of warnings": _restore_filters,
-    "autograd's anomaly mode": torch.autograd.set_detect_anomaly,
-    "the recursion limit": sys.setrecursionlimit,
-    "the mask of new files": os.umask,
-    "the handlers of signals": _restore_handlers,
-}
-
-
-def _generators() -> tuple[Any, ...]:
-    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-
-
-def _restore(states: tuple[Any, ...]) -> None:
-    torch.set_rng_state(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002
-    random.setstate(states[2])
-
-
-def draw_from_global_generators() -> None:
-    """Move on all generators that somebody's function may draw from without asking for one."""
-    _ = torch.rand(1), np.random.random(), random.random()  # noqa: NPY002
+        del sys.modules[name]
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise ConfigError(
+            f"{path}{line} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    cloudpickle.register_pickle_by_value(module)
+    return module

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
+from lossbench import pairing
 from lossbench.data import DATA
 from lossbench.data.augmentation import AUGMENTATIONS
 from lossbench.data.corruption import CORRUPTIONS, takes_confusions
@@ -16,14 +18,22 @@ from lossbench.models import MODELS
 from lossbench.models.start import STARTS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.pairing import source_sha
+from lossbench.runs.extensions import is_added
 from lossbench.runs.run import Draft, Run
 
 
 def code_of(draft: Draft) -> dict[str, str]:
     """`source_sha` of all code that a run uses, and `shared_sha` of all but its loss."""
-    parts = (draft.loss, draft.data, draft.model, draft.corruption, draft.augmentation)
-    functions = [part.fn for part in (*parts, draft.optimizer, draft.schedule)]
-    return _code_shas(*functions, draft.targets, draft.init.start)
+    parts = (draft.corruption, draft.augmentation, draft.optimizer, draft.schedule)
+    row, data = LOSSES[draft.loss.fn], DATA[draft.data.fn]
+    # The confusions stand in the row of the data, which is no function.
+    is_confused = takes_confusions(draft.corruption.fn)
+    return _code_shas(
+        *(row.fn, row.inverse_link, data.fn, MODELS[draft.model.fn].fn),
+        *(part.fn for part in parts),
+        *(draft.targets, draft.init.start),
+        facts=data.content + (repr(sorted(data.confusions.items())) if is_confused else ""),
+    )
 
 
 def refuse_other_code(runs: Iterable[Run]) -> None:
@@ -33,6 +43,9 @@ def refuse_other_code(runs: Iterable[Run]) -> None:
         ConfigError: A loss, data set or model was edited since.
     """
     for run in runs:
+        rows = (LOSSES[run.loss.fn], DATA[run.data.fn], MODELS[run.model.fn])
+        if any(map(is_added, rows)):
+            continue
         if code_of(run) != {"source_sha": run.source_sha, "shared_sha": run.shared_sha}:
             raise ConfigError(
                 f"run {run.run_id}: code of loss {run.loss.name}, data {run.data.name} or model "
@@ -40,20 +53,28 @@ def refuse_other_code(runs: Iterable[Run]) -> None:
             )
 
 
+def forget() -> None:
+    """Read code anew: in a notebook it may have changed since the last command."""
+    _code_shas.cache_clear()
+    pairing.forget()
+
+
 @functools.cache
 def _code_shas(
-    loss: str,
-    data: str,
-    model: str,
+    loss: Callable[..., Any],
+    inverse_link: str,
+    data: Callable[..., Any],
+    model: Callable[..., Any],
     corruption: str,
     augmentation: str,
     optimizer: str,
     schedule: str,
     targets: str,
     start: str,
+    *,
+    facts: str,
 ) -> dict[str, str]:
-    row = LOSSES[loss]
-    shared = [DATA[data].fn, MODELS[model].fn, OPTIMIZERS[optimizer], SCHEDULES[schedule]]
+    shared = [data, model, OPTIMIZERS[optimizer], SCHEDULES[schedule]]
     # The neutral ones do nothing, so their code decides nothing.
     optional = (
         (CORRUPTIONS[corruption], corruption == Draft.corruption.fn),
@@ -62,9 +83,7 @@ def _code_shas(
         (STARTS[start], start == Draft.init.start),
     )
     shared += [function for function, is_neutral in optional if not is_neutral]
-    # The confusions stand in the row of the data, which is no function.
-    facts = repr(sorted(DATA[data].confusions.items())) if takes_confusions(corruption) else ""
     return {
-        "source_sha": source_sha([row.fn, INVERSE_LINKS[row.inverse_link], *shared], facts=facts),
+        "source_sha": source_sha([loss, INVERSE_LINKS[inverse_link], *shared], facts=facts),
         "shared_sha": source_sha(shared, facts=facts),
     }

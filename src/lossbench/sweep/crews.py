@@ -13,7 +13,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Protocol
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from lossbench import store
 from lossbench.engine import failed

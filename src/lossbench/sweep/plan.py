@@ -18,7 +18,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
 from lossbench.losses.relations import related
 from lossbench.runs import ConfigError, Run
-from lossbench.runs.extensions import contained
+from lossbench.runs.contained import contained
 from lossbench.sweep.siblings import seen_elsewhere
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ def write(
     *,
     name: str,
     command: str,
+    question: str = "",
     declaration: Mapping[str, Any] | None = None,
     recorded: int,
 ) -> None:
@@ -63,10 +64,13 @@ def write(
         runs,
         name=name,
         command=command,
+        question=question,
         declaration=declaration,
         recorded=recorded,
         seen=_seen(folder, old, runs, declaration),
     )
+    if gone := len(old["planned"].keys() - new["planned"].keys()):
+        log.warning("code or data were edited: %d runs of before leave %s", gone, folder)
     if len(new["declarations"]) > max(1, len(old["declarations"])):
         log.warning(
             "%s was declared before: what is new here counts as exploratory. "
@@ -125,6 +129,7 @@ def extended(
     *,
     name: str,
     command: str,
+    question: str = "",
     declaration: Mapping[str, Any] | None,
     recorded: int = 0,
     seen: Mapping[str, Mapping[str, str]] | None = None,
@@ -139,6 +144,7 @@ def extended(
         runs: What is asked for now.
         name: Of the sweep.
         command: What was typed; a sweep keeps each command once.
+        question: What it asks, in words.
         declaration: What was fixed before any of these runs, None where nothing was.
         recorded: Runs the folder already holds, whatever the plan says.
         seen: From `siblings.seen_elsewhere`, of the new ones; a run keeps what was said of it when
@@ -182,6 +188,7 @@ def extended(
     return {
         "schema": records.SCHEMA,
         "name": name,
+        "question": question or old.get("question", ""),
         "commands": [*dict.fromkeys([*old["commands"], command])],
         "planned": planned,
         "losses": old["losses"] | {loss: _loss_facts(run) for loss, run in of_losses.items()},

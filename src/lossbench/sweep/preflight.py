@@ -20,6 +20,7 @@ from lossbench.data.targets import TARGETS
 from lossbench.engine import (
     batch_indices,
     refuse_too_large,
+    refuse_unfit,
     refuse_unpaired,
     refuse_unwidened,
 )
@@ -27,11 +28,13 @@ from lossbench.losses.spec import Context
 from lossbench.models import MODELS
 from lossbench.pairing import raised
 from lossbench.runs import ConfigError, Run
-from lossbench.runs.extensions import contained, draw_from_global_generators, is_own
+from lossbench.runs.contained import contained, draw_from_global_generators, is_own
+from lossbench.runs.extensions import Own
 from lossbench.sweep.first_call import FirstCalls
 
 log = logging.getLogger(__name__)
 
+NOTHING = Own()
 FILES = Files()
 """In the folder `data`, and nothing is downloaded."""
 
@@ -57,7 +60,7 @@ def preflight(
     files: Files = FILES,
     *,
     seeds: Iterable[int] = (),
-    extensions: Sequence[str] = (),
+    own: Own = NOTHING,
     patience: float = 60.0,
 ) -> None:
     """Build the data, the model and the batches of each kind of run once, before any training.
@@ -69,14 +72,14 @@ def preflight(
         runs: What is asked for.
         files: Of data sets.
         seeds: Further ones that may follow; somebody's own data are built for them too.
-        extensions: Modules of somebody's own losses, which are called in a process of their own.
+        own: Somebody's own functions, which are called in a process of their own first.
         patience: Seconds that a call may take there.
 
     Raises:
         ConfigError: One of them refuses its parameters, or is not what it should be.
     """
     runs = list(runs)
-    with FirstCalls(extensions, patience=patience) as first:
+    with FirstCalls(own, patience=patience) as first:
         _check_data(runs, files, seeds, first)
         _check_models_and_losses(runs, files, first)
 
@@ -135,6 +138,7 @@ def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
         with contained(f"model {run.model.name}", function):
             refuse_too_large(build)
             refuse_unpaired(build, inputs[: run.batch_size])
+            refuse_unfit(build, inputs[: run.batch_size], outputs=splits.sizes[1])
             times = run.row.outputs_per_target
             refuse_unwidened(build, inputs[: run.batch_size], times=times)
     except (ValueError, TypeError) as error:

@@ -17,11 +17,12 @@ import threading
 from multiprocessing import Pipe, connection, get_context, resource_tracker
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from lossbench import store
 from lossbench.runs import ConfigError
-from lossbench.runs.extensions import SIGNALS
+from lossbench.runs.apart import without_main
+from lossbench.runs.contained import SIGNALS
 from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.training import Interrupted, OutOfMemory, Stop, Trainer
 
@@ -58,7 +59,8 @@ class Process:
         resource_tracker.ensure_running()  # it would let signals through
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a child inherits that
         try:
-            self.process.start()
+            with without_main():
+                self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()

@@ -36,6 +36,7 @@ class Sweep:
         command: What was typed, recorded there too.
         crew: What trains packs, and how: this process, several of this machine, or a cluster. Who
             makes a crew ends it: `with sweep.crew:`.
+        question: What it asks, in words.
         seconds: Wall time spent so far, by part; see `timed`.
         checked: Finished packs whose files have been read and were as they were written.
     """
@@ -44,6 +45,7 @@ class Sweep:
     name: str
     command: str
     crew: Crew
+    question: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     checked: set[Path] = field(default_factory=set)
 
@@ -78,7 +80,7 @@ class Sweep:
                     runs,
                     self.engine.files,
                     seeds=(declaration or {}).get("seeds", ()),
-                    extensions=self.crew.trainer.extensions,
+                    own=self.crew.trainer.own,
                     patience=self.engine.patience,
                 )
                 self.crew.check()
@@ -135,6 +137,7 @@ class Sweep:
                 runs,
                 name=self.name,
                 command=self.command,
+                question=self.question,
                 declaration=declaration,
                 recorded=len(inventory.statuses),
             )

@@ -16,14 +16,15 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from lossbench import records, store
 from lossbench.engine import OtherStart, Saved, Shared, Snapshot, failed, strategies, train
 from lossbench.engine.state import FORMAT
 from lossbench.pairing import device_name, environment_sha
 from lossbench.runs import ENGINE_SCHEMA, Engine, Run, refuse_other_code
-from lossbench.runs.extensions import PATIENCE, SIGNALS, load_extensions
+from lossbench.runs.contained import PATIENCE, SIGNALS
+from lossbench.runs.extensions import Own
 from lossbench.sweep.invariance import recorded_invariance
 from lossbench.sweep.inventory import OpenPack, Statuses, record_of
 from lossbench.sweep.preflight import splits_of
@@ -94,12 +95,12 @@ class Trainer:
 
     Attributes:
         engine: How to train.
-        extensions: Modules that a process has to import to know all losses, data and models.
+        own: Losses, data and models of somebody's own, which each process has to know.
         shared: What was worked out for the packs that this process has trained.
     """
 
     engine: Engine
-    extensions: Sequence[str] = ()
+    own: Own = field(default_factory=Own)
     shared: Shared = field(default_factory=Shared, compare=False, repr=False)
 
     def prepare(self, runs: Sequence[Run]) -> None:
@@ -109,7 +110,7 @@ class Trainer:
             ConfigError: An extension cannot be loaded, or other code than the pack was made from.
         """
         logging.getLogger("lossbench").setLevel(logging.INFO)
-        load_extensions([*self.extensions])
+        self.own.load()
         refuse_other_code(runs)
         torch.set_num_threads(self.engine.threads)
 
@@ -129,9 +130,12 @@ class Trainer:
             Interrupted: An end was asked for; its checkpoint is committed.
             store.StoreError: Its files cannot be written or read.
         """
-        PATIENCE.set(self.engine.patience)
-        with pack.lease() as record:
-            return Training(self, pack, record, stop, title).run() if record else None
+        before = PATIENCE.set(self.engine.patience)
+        try:
+            with pack.lease() as record:
+                return Training(self, pack, record, stop, title).run() if record else None
+        finally:
+            PATIENCE.reset(before)
 
 
 class Training:

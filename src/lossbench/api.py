@@ -1,0 +1,272 @@
+"""The door from Python: `lossbench.compare(...)` and `lossbench.run(...)`, on the shell's path."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from matplotlib.axes import Axes
+
+import lossbench
+from lossbench import catalog, figures, launch, records, statistics
+from lossbench.data import DATA, Data, own
+from lossbench.errors import ConfigError, refuse_unknown
+from lossbench.losses.spec import Loss
+from lossbench.records import Records
+from lossbench.report import page, summary
+from lossbench.runs.extensions import add, model_row, renamed
+from lossbench.runs.guess import examined
+from lossbench.statistics import Comparison
+
+
+class Result:
+    """What a comparison came to.
+
+    Attributes:
+        records: The tables: `.runs`, `.steps`, `.layers`, `.evals`, `.examples` and `.sql(query)`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.records: Records = records.load(folder)
+
+    @functools.cached_property
+    def comparison(self) -> Comparison:
+        """All that the statistics know of it."""
+        return statistics.main_comparison(self.records)
+
+    @property
+    def verdicts(self) -> pd.DataFrame:
+        """A row for each loss but the reference: its verdict, the difference and its interval."""
+        columns = ["loss", "verdict", "difference", "low", "high", "seeds", "p", "exploratory"]
+        paired = self.comparison.paired
+        words = paired.verdict.map(self.comparison.printed)
+        return paired.assign(verdict=words)[[name for name in columns if name in paired]]
+
+    def forest(self, axes: Axes | None = None) -> Axes:
+        """Differences from the reference with their intervals, drawn on axes or on new ones."""
+        paired = self.comparison.paired
+        with figures.style():
+            if axes is not None:
+                return figures.forest(paired, axes)
+            _, made = figures.page(height=0.32 * len(paired) + 0.2, width=figures.TWO_COLUMNS)
+            return figures.forest(paired, made[0])
+
+    def report(self) -> Path:
+        """Write the page with figures and tables; returns its path."""
+        return page.write(self.records)
+
+    def __str__(self) -> str:
+        return summary.table(self.records)
+
+    def _repr_html_(self) -> str:
+        return self.verdicts.to_html(index=False, float_format="{:.3g}".format)
+
+    __repr__ = __str__
+
+
+def compare(
+    losses: Iterable[Any] | Mapping[str, Any],
+    data: Any,
+    model: Any = "mlp",
+    *,
+    name: str,
+    target: str = "",
+    task: str = "",
+    reference: str = "",
+    margin: float | str | None = None,
+    looks: Iterable[int] | None = None,
+    workers: int = 0,
+    **keys: Any,
+) -> Result:
+    """Train identical models under several losses until their comparison is settled.
+
+    The protocol, the records and the page are those of `lossbench experiment=compare`; the same
+    call again trains only what is missing.
+
+    Args:
+        losses: Names of the catalog, functions `(output [..., C], target [..., C]) -> [...]`, or
+            rows; a mapping gives them names. The reference is added where it is not among them.
+        data: A name; or (inputs, targets) as arrays, tensors or frames, inputs [N, F] or
+            [N, channels, height, width], targets [N]; or a frame, or the path of a .csv or .parquet
+            file, with `target` the name of a column; or a row.
+        model: A name, a function `(inputs, outputs) -> nn.Module`, or a row.
+        name: The sweep's; its folder is runs/NAME.
+        target: The column of a frame.
+        task: "regression" or "classification", where the data do not show it.
+        reference: What the others are compared with; mse or cross_entropy, if nobody says.
+        margin: Differences below it are of no practical weight: a number in the unit of rmse (of
+            accuracy), or a share like "5% of error".
+        looks: Numbers of seeds at which verdicts are read.
+        workers: Processes; 0: one on each core where that is faster.
+        keys: Anything else that may be typed, as `steps=500` or `**{"optimizer.momentum": 0.9}`.
+
+    Raises:
+        ConfigError: Something asked for cannot be, and nothing was trained; says the cure.
+    """
+    names, row = _asked(losses, data, target, task)
+    reference = reference or records.REFERENCE[row.task]
+    _refuse_other_task([reference], row.task)
+    if row.source == own.SOURCE:
+        keys = {"batch_size": own.batch_size(row), **keys}
+    declared = {"reference": reference, "margin": margin}
+    sweeper = "hydra.sweeper"
+    lines = [
+        f"{sweeper}.declare.{what}.{row.task}={_typed(value)}"
+        for what, value in declared.items()
+        if value is not None
+    ]
+    if looks is not None:
+        lines.append(f"{sweeper}.looks={_typed([*map(int, looks)])}")
+    every = dict.fromkeys([reference, *names])
+    return Result(
+        _trained(
+            ["experiment=compare", f"loss={','.join(every)}", *lines],
+            {"data": row.name, "model": _model_name(model), "name": name, **keys},
+            workers,
+        )
+    )
+
+
+def run(
+    loss: Any,
+    data: Any,
+    model: Any = "mlp",
+    *,
+    name: str = "default",
+    target: str = "",
+    task: str = "",
+    workers: int = 0,
+    **keys: Any,
+) -> Records:
+    """Train one model with one loss; arguments as of `compare`, `keys` the learning rate too."""
+    (one,), row = _asked([loss], data, target, task)
+    if row.source == own.SOURCE:
+        keys = {"batch_size": own.batch_size(row), **keys}
+    values = {"loss": one, "data": row.name, "model": _model_name(model), "name": name, **keys}
+    return records.load(_trained([], values, workers))
+
+
+def _trained(lines: list[str], values: Mapping[str, Any], workers: int) -> Path:
+    """Train what overrides ask for; returns the sweep's folder."""
+    lines = [*lines, *(f"{key}={_typed(value)}" for key, value in values.items())]
+    lines.append(f"hydra.launcher.workers={workers}")
+    with _logging_to_stderr(), launch.hydra() as hydra:
+        config = launch.composed(hydra.config_loader, lines)
+        return launch.train(config, hydra.config_loader, command="lossbench.compare(...)")
+
+
+def _typed(value: Any) -> str:
+    """A value as Hydra reads it; numpy's numbers as Python's."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, str):
+        return value if re.fullmatch(r"[\w./-]+", value) else json.dumps(value)
+    return json.dumps(value)
+
+
+@contextmanager
+def _logging_to_stderr() -> Iterator[None]:
+    """Says on standard error what is logged, where nobody else listens."""
+    log = logging.getLogger("lossbench")
+    handler = logging.StreamHandler(sys.stderr)
+    is_heard = log.hasHandlers()
+    level = log.level
+    log.setLevel(logging.INFO)
+    if not is_heard:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def _asked(losses: Any, data: Any, target: str, task: str) -> tuple[list[str], Data]:
+    """Names of the losses and the row of the data, all known from now on.
+
+    Raises:
+        ConfigError: One of them is none, or a loss is for another task.
+    """
+    if isinstance(losses, str) or callable(losses):
+        losses = [losses]
+    if isinstance(losses, Mapping):
+        losses = [
+            one if isinstance(one, str) else renamed(one, name) for name, one in losses.items()
+        ]
+    losses, variants = [*losses], catalog.entries()
+    for one in losses:
+        if isinstance(one, str):
+            refuse_unknown(one, variants, "losses:")
+        elif not isinstance(one, Loss) and not hasattr(one, "__name__"):
+            raise ConfigError(
+                f"losses: {type(one).__name__} is no name, function or row; an object that can be "
+                "called gets a name in losses={'mine': object}"
+            )
+    names = [one for one in losses if isinstance(one, str)]
+    tasks = {variants[name].loss.task for name in names}
+    row = _data(data, target, task or (tasks.pop() if len(tasks) == 1 else ""))
+    mine = [one for one in losses if not isinstance(one, str)]
+    own_rows = [one.row for one in examined(mine, task=row.task)] if mine else []
+    add(*own_rows)
+    _refuse_other_task(names, row.task)
+    following = iter(own_rows)
+    return [one if isinstance(one, str) else next(following).name for one in losses], row
+
+
+def _refuse_other_task(names: Iterable[str], task: str) -> None:
+    variants = catalog.entries()
+    for name in names:
+        refuse_unknown(name, variants, "reference:")
+        if (its := variants[name].loss.task) != task:
+            raise ConfigError(f"loss {name} is for {its}, the data are {task}: leave it out")
+
+
+def _data(data: Any, target: str, task: str) -> Data:
+    """A row of data, made known where it is somebody's own."""
+    try:
+        if isinstance(data, str) and Path(data).suffix not in own.TABLES:
+            return _variant(data)
+        if isinstance(data, Data):
+            row = data
+        elif isinstance(data, str | Path):
+            row = own.file_table(Path(data), target, task=task)
+        elif isinstance(data, pd.DataFrame):
+            row = own.table(data, target, name="data", task=task)
+        elif isinstance(data, tuple) and len(data) == 2:
+            row = own.table(*data, name="data", task=task)
+        else:
+            raise ConfigError(
+                "data: give a name, (inputs, targets), or a frame or a file with target=COLUMN"
+            )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    add(row)
+    return row
+
+
+def _variant(name: str) -> Data:
+    """The row of a name, or of a yaml that gives one other parameters, under the yaml's name."""
+    files = {path.stem: path for path in (lossbench.CONF / "data").glob("*.yaml")}
+    refuse_unknown(name, {**files, **DATA}, "data")
+    if name in DATA:
+        return DATA[name]
+    fn = yaml.safe_load(files[name].read_text())["fn"]
+    return replace(DATA[fn], fn=renamed(DATA[fn].fn, name))
+
+
+def _model_name(model: Any) -> str:
+    """The name of a model, made known where it is somebody's own."""
+    if isinstance(model, str):
+        return model
+    row = model_row(model)
+    add(row)
+    return row.name

@@ -1,0 +1,182 @@
+"""A fair trial of functions in a file: what they are, then standard tasks, until it is settled."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lossbench import claims, records, statistics
+from lossbench.errors import ConfigError, nearest, refuse_unknown
+from lossbench.losses import LOSSES
+from lossbench.losses.spec import Loss
+from lossbench.runs.extensions import add, module_of
+from lossbench.runs.guess import Examined, examined, file_and_line
+
+NEAREST = 4
+"""Losses of the catalog that a trial adds, beside the reference."""
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """What is tried.
+
+    Attributes:
+        losses: Those of the file.
+        against: Others, the reference first.
+        task: Of all of them.
+    """
+
+    losses: Sequence[Examined]
+    against: Sequence[str]
+    task: str
+
+    @property
+    def question(self) -> str:
+        """What is asked."""
+        names = " or ".join(one.row.name for one in self.losses)
+        return f"Is {names} better than {self.against[0]}?"
+
+    def overrides(self, name: str, *, data: str = "", model: str = "") -> list[str]:
+        """What `lossbench` is asked for: the standard tasks, or one of one's own choice."""
+        mine = [one.row.name for one in self.losses]
+        lines = [f"loss={','.join(dict.fromkeys([*self.against, *mine]))}", f"name={name}"]
+        if not (data or model):
+            return [f"experiment=try_{self.task}", *lines]
+        usual = {"regression": "diabetes", "classification": "digits"}[self.task]
+        return ["experiment=compare", f"data={data or usual}", f"model={model or 'mlp'}", *lines]
+
+
+def prepared(
+    path: Path, names: Sequence[str] = (), *, task: str = "", link: str = "", against: str = ""
+) -> Challenge:
+    """Examine the functions of a file, measure their claims, and choose their opponents.
+
+    Args:
+        path: The file.
+        names: Of functions in it; all that take an output and a target, if empty.
+        task: Of all of them; empty: measured.
+        link: Likewise, the inverse link.
+        against: Names of losses, by commas; empty: the nearest.
+
+    Raises:
+        ConfigError: The file has no such function, or one of them is no loss; says the line.
+    """
+    module = module_of(path)
+    functions = [*losses_in(module, names)]
+    found = examined(functions, task=task, link=link)
+    tasks = {one.row.task for one in found}
+    if len(tasks) > 1:
+        kinds = ", ".join(f"{one.row.name} {one.row.task}" for one in found)
+        raise ConfigError(f"{path}: {kinds}: try those of one task at a time, by name")
+    (task,) = tasks
+    rows = [one.row for one in found]
+    add(*rows)
+    others = [row for row in LOSSES.values() if row not in rows and row.domain == "real"]
+    if against:
+        chosen = against.split(",")
+        for name in chosen:
+            refuse_unknown(name, LOSSES, "--against")
+            if LOSSES[name].task != task:
+                raise ConfigError(f"--against {name}: it is for {LOSSES[name].task}, not {task}")
+    else:
+        near = [[*claims.nearest(row, others, count=NEAREST)] for row in rows]
+        # Of several functions the nearest of each first.
+        chosen = [*dict.fromkeys(itertools.chain(*zip(*near, strict=False)))][:NEAREST]
+    return Challenge(found, [*dict.fromkeys([records.REFERENCE[task], *chosen])], task)
+
+
+def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callable[..., Any] | Loss]:
+    """The losses of a module: those that are named, else its rows, else functions that look so.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    rows = {row.name: row for row in getattr(module, "LOSSES", ()) if isinstance(row, Loss)}
+    functions = {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
+    }
+    known = functions | rows
+    for name in names:
+        if name not in known:
+            hint = nearest(name, known, otherwise=f"there are {', '.join(known) or 'none'}")
+            raise ConfigError(f"{module.__name__}.py has no function {name!r}: {hint}")
+        yield known[name]
+    if names:
+        return
+    fitting = {name: function for name, function in functions.items() if _takes_two(function)}
+    named = {
+        name: function
+        for name, function in fitting.items()
+        if [*inspect.signature(function).parameters][:2] == ["output", "target"]
+    }
+    chosen = {**(named or fitting), **rows}
+    if not chosen:
+        raise ConfigError(
+            f"{module.__name__}.py has no function of an output and a target: write "
+            "'def mine(output, target):', both [..., C], which returns one number per example"
+        )
+    yield from chosen.values()
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    """Whether two arguments are what it needs, in their order."""
+    kinds = inspect.signature(function).parameters.values()
+    needed = [kind for kind in kinds if kind.default is kind.empty and kind.name != "context"]
+    is_placed = all(kind.kind is kind.POSITIONAL_OR_KEYWORD for kind in needed)
+    return len(needed) == 2 and is_placed
+
+
+def cards(challenge: Challenge, *, width: int) -> Iterator[str]:
+    """What each function was found to be, in short, a line each."""
+    for one in challenge.losses:
+        row, (file, line) = one.row, file_and_line(one.row)
+        held = [name for name, verdict in one.verdicts.items() if verdict.holds]
+        yield f"{row.name}  ({file}, line {line})"
+        kind = f"{row.task} behind the inverse link {row.inverse_link}"
+        if one.why:
+            kind += f": {one.why} (--task and --link say otherwise)"
+        yield from _hanging("it is", kind, width)
+        count = f"{len(held)} of {len(one.verdicts)} claims: {', '.join(held) or 'none'}"
+        yield from _hanging("holds", count, width)
+        same = [
+            name if abs(factor - 1) < 1e-9 else f"{factor:.4g} {name}"
+            for name, factor in claims.duplicates(row, LOSSES.values()).items()
+        ]
+        if same:
+            yield from _hanging("is", f"{', '.join(same)}, up to the learning rate", width)
+        faults = [*one.unsound]
+        if "gradient_is_derivative" not in held:
+            witness = one.verdicts["gradient_is_derivative"].witness
+            faults.append(f"its gradient is not its derivative, something is detached: {witness}")
+        if row.task == "regression" and "minimised_at_target" not in held:
+            faults.append("is not least where the prediction is the target")
+        for fault in faults:
+            yield from _hanging("unsound", fault, width)
+        yield ""
+    yield from _hanging("against", ", ".join(challenge.against), width)
+
+
+def _hanging(head: str, text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=f"  {head:<8} ", subsequent_indent=" " * 11)
+
+
+def sentences(challenge: Challenge, loaded: records.Records) -> Iterator[str]:
+    """What came out for each function of the file, a sentence a task."""
+    mine = {one.row.name for one in challenge.losses}
+    for task in statistics.main_comparisons(loaded):
+        for row in task.verdicts.to_dict("records"):
+            if row["loss"] in mine:
+                yield statistics.sentence(row)
+
+
+def default_name(path: Path, names: Iterable[str]) -> str:
+    """The sweep's, after the file and what was chosen in it."""
+    return "_".join(["try", path.stem, *names])

@@ -1,0 +1,155 @@
+"""What a bare function is, by measurement: its task, its inverse link, what is unsound about it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossbench.claims.draws import seeded
+from lossbench.errors import ConfigError
+from lossbench.losses.spec import Context, Loss
+
+OUTPUTS, EXAMPLES = 3, 64
+STEPS = (0.02, 1.0)
+"""How far outputs are moved from where the prediction is the target: it may be flat there."""
+
+KINDS = (("regression", "identity"), ("classification", "softmax"))
+KINDS += (("classification", "sigmoid"), ("regression", "exp"))
+"""In the order in which they are tried."""
+
+Function = Callable[..., Tensor]
+
+
+def guessed(function: Function, task: str = "") -> tuple[str, str, str]:
+    """Task, inverse link, and why, of a function of which nothing is said.
+
+    It is the first of `KINDS` behind whose link the loss is least where the prediction is the
+    target. A function of which that is true behind none, like a margin loss, is of classification
+    if a larger output of the labelled class alone makes it smaller.
+
+    Args:
+        function: `(output [..., C], target [..., C]) -> [...]`, which may raise what it likes.
+        task: If it is known.
+
+    Raises:
+        ConfigError: Neither is true; says what to give.
+    """
+    for kind, link in KINDS:
+        target = _targets(kind)
+        if task in ("", kind) and _is_least(function, _output_for(link, target), target):
+            return kind, link, f"least where {link} of the output is the target"
+    if task == "regression":
+        return "regression", "identity", "as you say"
+    labels = torch.nn.functional.one_hot(torch.arange(EXAMPLES) % OUTPUTS, OUTPUTS).double()
+    output = torch.zeros_like(labels).requires_grad_()
+    gradient = torch.autograd.grad(_values(function, output, labels).sum(), output)[0]
+    if task or bool(((gradient * labels).sum(-1) < 0).all()):
+        return "classification", "softmax", "less where the labelled class has a larger output"
+    raise ConfigError(
+        "it is least at the target behind no inverse link, and not smaller where the labelled "
+        "class has a larger output: say what it is with --task regression or classification"
+    )
+
+
+def _targets(task: str) -> Tensor:
+    generator = seeded("kind", OUTPUTS)
+    target = torch.rand((EXAMPLES, OUTPUTS), generator=generator, dtype=torch.float64) + 0.1
+    return 2 * target if task == "regression" else target / target.sum(-1, keepdim=True)
+
+
+def _output_for(link: str, target: Tensor) -> Tensor:
+    """The output whose prediction is the target, [M, C]."""
+    if link == "identity":
+        return target
+    if link == "softmax":  # any constant may be added
+        shift = torch.randn((len(target), 1), generator=seeded("shift", OUTPUTS))
+        return target.log() + shift
+    return target.logit() if link == "sigmoid" else target.log()
+
+
+def _is_least(function: Function, output: Tensor, target: Tensor) -> bool:
+    """Whether no small step from the outputs makes the loss smaller, and some make it larger."""
+    generator = seeded("steps", OUTPUTS)
+    steps = torch.randn((32, *output.shape), generator=generator, dtype=torch.float64)
+    here, slack = _values(function, output, target), 1e-9
+    near, far = (
+        _values(function, output + size * steps, target.expand_as(steps)) - here for size in STEPS
+    )
+    return bool((near >= -slack).all()) and bool((far.amax(0) > slack).all())
+
+
+def _values(function: Function, output: Tensor, target: Tensor) -> Tensor:
+    if "context" in inspect.signature(function).parameters:
+        context = Context.long_tailed(target.shape[-1], like=target)
+        return function(output, target, context=context)
+    return function(output, target)
+
+
+def unlike_a_loss(row: Loss) -> str:
+    """Why a function is no loss, whatever its task; empty where it may be one.
+
+    It has to return one number per example, and to leave its arguments alone.
+    """
+    output, target = _example(row)
+    before = output.detach().clone(), target.clone()
+    values: Any = row.values(output, target)
+    expected = list(target.shape[:-1])
+    if not isinstance(values, Tensor):
+        return f"it returns {type(values).__name__}: return a tensor, one number per example"
+    if list(values.shape) != expected:
+        times = "reduces over examples" if values.ndim == 0 else "has another shape than examples"
+        return (
+            f"it {times}: for outputs {list(output.shape)} it returns shape "
+            f"{list(values.shape)}, and not {expected}: sum over the last axis only, with "
+            ".sum(-1), and let the mean be ours"
+        )
+    if not (torch.equal(before[0], output) and torch.equal(before[1], target)):
+        return "it changes its arguments in place: work on new tensors"
+    return ""
+
+
+def refused(row: Loss) -> str:
+    """Why a loss could not be trained; empty where it could. It needs a finite gradient."""
+    if problem := unlike_a_loss(row):
+        return problem
+    output, target = _example(row)
+    values = row.values(output, target)
+    if not values.requires_grad:
+        return "its value has no gradient with respect to the output: detach nothing"
+    gradient = torch.autograd.grad(values.sum(), output)[0]
+    if not bool(values.isfinite().all() and gradient.isfinite().all()):
+        return (
+            "it is not finite at ordinary outputs, which are any real numbers: a logarithm or a "
+            "root of them needs the inverse link first, as output.log_softmax(-1)"
+        )
+    return ""
+
+
+def unsound(row: Loss) -> Iterator[str]:
+    """What is wrong with a loss that can be trained, a clause each."""
+    output, target = _example(row)
+    first, again = (row.values(output, target) for _ in range(2))
+    if not torch.allclose(first, again, rtol=0, atol=0, equal_nan=True):
+        yield "draws random numbers: two calls differ, and runs of one seed are no pairs"
+    for size in (100.0, 10_000.0):
+        far = (size * output.detach().float().sign()).requires_grad_()
+        values = row.values(far, target.float())
+        gradient = torch.autograd.grad(values.sum(), far)[0]
+        if not bool(values.isfinite().all() and gradient.isfinite().all()):
+            yield f"is not finite in float32 at outputs of {size:,.0f}: runs may diverge by that"
+            return
+
+
+def _example(row: Loss) -> tuple[Tensor, Tensor]:
+    """Outputs, [2, M, W], which ask for a gradient, and targets, [2, M, C]."""
+    target = _targets(row.task)
+    if row.task == "classification":
+        target = torch.nn.functional.one_hot(target.argmax(-1), OUTPUTS).double()
+    target = torch.stack([target, target.flip(0)])
+    shape = (*target.shape[:-1], row.outputs_per_target * OUTPUTS)
+    output = torch.randn(shape, generator=seeded("soundness", OUTPUTS), dtype=torch.float64)
+    return output.requires_grad_(), target

@@ -1,0 +1,115 @@
+"""Words that name files of one's own: `loss=FILE.py:NAME`, `data=FILE.csv target=COLUMN`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from lossbench.data import DATA, Data, Splits, own
+from lossbench.data.files import Files
+from lossbench.errors import ConfigError, nearest
+from lossbench.losses.spec import Loss
+from lossbench.models import Model
+from lossbench.pairing import raised
+from lossbench.runs.apart import Apart
+from lossbench.runs.extensions import Own, add, model_row, module_of
+from lossbench.runs.guess import PATIENCE, examined
+
+WORD = re.compile(r"(loss|data|model)=(.+)")
+OF_FILE = re.compile(r"(.+\.py):(\w+)")
+
+
+def with_names(words: Iterable[str]) -> list[str]:
+    """Words in which a name stands where a file was named, whose row is known from now on.
+
+    Raises:
+        ConfigError: A file, or what is named in it, does not exist or cannot be trained.
+    """
+    words = [*words]
+    tables = [word for word in words if _table(word)]
+    if not tables and any(word.startswith("target=") for word in words):
+        raise ConfigError("target=COLUMN goes with a table: data=FILE.csv")
+    of_table = {}
+    if tables:
+        for key in ("target", "task"):
+            typed = [word for word in words if word.startswith(f"{key}=")]
+            words = [word for word in words if word not in typed]
+            of_table[key] = typed[-1].partition("=")[2] if typed else ""
+    named = [_with_names(word, of_table) for word in words]
+    others = [word for word in words if word.startswith(("batch_size=", "experiment="))]
+    if tables and others in ([], ["experiment=compare"]):
+        row = DATA[named[words.index(tables[-1])].partition("=")[2]]
+        named.append(f"batch_size={own.batch_size(row)}")
+    return named
+
+
+def _table(word: str) -> Path | None:
+    """The file of a table that a word names."""
+    match = WORD.fullmatch(word)
+    path = Path(match[2].strip("\"'")) if match and match[1] == "data" else Path()
+    return path if path.suffix in own.TABLES else None
+
+
+def _with_names(word: str, of_table: dict[str, str]) -> str:
+    if (path := _table(word)) is not None:
+        if not of_table["target"]:
+            raise ConfigError(f"{word}: say which column is to be predicted, with target=COLUMN")
+        try:
+            row = own.file_table(path, of_table["target"], task=of_table["task"])
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        add(row)
+        return f"data={row.name}"
+    match = WORD.fullmatch(word)
+    if match is None or ".py:" not in word:
+        return word
+    names = [_name(match[1], part) for part in match[2].split(",")]
+    return f"{match[1]}={','.join(names)}"
+
+
+def _name(kind: str, part: str) -> str:
+    """The name of what one part of a word means, made known where it is in a file."""
+    match = OF_FILE.fullmatch(part.strip())
+    if match is None:
+        return part
+    path, name = Path(match[1]), match[2]
+    module = module_of(path)
+    value: Any = getattr(module, name, None)
+    if not (callable(value) or isinstance(value, Loss | Data | Model)):
+        known = [key for key, one in vars(module).items() if callable(one) and key[0] != "_"]
+        raise ConfigError(f"{path} has no function {name!r}: {nearest(name, known)}")
+    row = value if isinstance(value, Loss | Data | Model) else ROW_OF[kind](value)
+    add(row)
+    return row.name
+
+
+def _data(function: Callable[..., Splits]) -> Data:
+    """The row of a data function, whose splits say what they are for."""
+    when = f"data {function.__name__} is called"
+    with Apart(Own(), patience=PATIENCE) as process:
+        task, drawn = process.call(when, _kind, cloudpickle.dumps(function))
+    return Data(function, task, "your own", drawn=drawn, licence="your own")
+
+
+def _kind(pickled: bytes) -> tuple[str, str]:
+    """In the process: the task, and whether every seed draws test examples of its own."""
+    function = cloudpickle.loads(pickled)
+    row = Data(function, "regression", "your own")
+    try:
+        first, second = (row.splits(seed, Files()) for seed in (0, 1))
+        is_same = first.targets["test"].shape == second.targets["test"].shape
+        return first.task, "resplit" if is_same else "generated"
+    except Exception as error:
+        raise ConfigError(raised(error, function)[0]) from error
+
+
+ROW_OF: dict[str, Callable[[Any], Loss | Data | Model]] = {
+    "loss": lambda function: examined([function])[0].row,
+    "model": model_row,
+    "data": _data,
+}
+"""Of a bare function, by what it was typed as."""

@@ -1,0 +1,181 @@
+"""Data of somebody's own: arrays, tensors, frames and files of a table, as a row like any other."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lossbench.data.files import Files
+from lossbench.data.splits import Data, Splits, by_split, classification, permuted, regression
+from lossbench.pairing import tensors_sha
+
+MOST_LABELS = 20
+"""Whole numbers of more different values than these are measured, not labels, if nobody says."""
+
+MOST_CATEGORIES = 50
+"""Of a column: each becomes an input of its own."""
+
+SOURCE = "your own"
+
+LEAST_EXAMPLES = 20
+LEAST_OF_A_CLASS = 5
+"""Of the classes' examples a fifth is test, and a fifth validation."""
+
+TABLES = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+"""What reads a file, by how its name ends."""
+
+
+def file_table(path: Path, target: str, *, task: str = "") -> Data:
+    """A row of a file's table, named after the file.
+
+    Raises:
+        ValueError: It cannot be read, or served; names the cure.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        frame = TABLES[path.suffix](path)
+    except (ValueError, OSError, UnicodeError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_")
+    if not name or not name[0].isalpha():
+        name = f"table_{name}".rstrip("_")
+    return table(frame, target, name=name[:40], task=task)
+
+
+def table(inputs: Any, targets: Any, *, name: str, task: str = "") -> Data:
+    """A row of what lies in memory, whose content is part of a run's identity.
+
+    Args:
+        inputs: [N, F] or images [N, channels, height, width], as an array, a tensor or a frame.
+            Columns of a frame that are no numbers become one input for each of their values.
+        targets: [N], or [N, 1]: numbers, or labels of any kind; or the name of the frame's column.
+        name: What it is called.
+        task: "regression" or "classification"; empty: labels are words, truths, or whole numbers of
+            few values.
+
+    Raises:
+        ValueError: What cannot be served, with the cure.
+    """
+    if isinstance(targets, str):
+        if not targets:
+            raise ValueError(f"data {name}: say which column is to be predicted, with target=")
+        if not isinstance(inputs, pd.DataFrame) or targets not in inputs.columns:
+            known = ", ".join(map(str, getattr(inputs, "columns", ())))
+            raise ValueError(f"data {name}: there is no column {targets!r}, but {known or 'none'}")
+        inputs, targets = inputs.drop(columns=targets), inputs[targets]
+    features, column = _features(inputs, name), _column(targets, name)
+    if len(features) != len(column):
+        raise ValueError(
+            f"data {name}: {len(features)} rows of inputs and {len(column)} targets: one a row"
+        )
+    if len(column) < LEAST_EXAMPLES:
+        raise ValueError(f"data {name}: {len(column)} examples: {LEAST_EXAMPLES} are the least")
+    if column.isna().any():
+        raise ValueError(
+            f"data {name}: {int(column.isna().sum())} targets are missing: leave their rows out"
+        )
+    if (count := column.nunique()) == 1:
+        raise ValueError(f"data {name}: all targets are {column.iloc[0]}: nothing can be learnt")
+    is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    is_whole = is_number and bool((column % 1 == 0).all())
+    if task not in ("", "regression", "classification"):
+        raise ValueError(f"task is {task!r}: use regression or classification")
+    if not task:
+        is_label = not is_number or (is_whole and count <= MOST_LABELS)
+        task = "classification" if is_label else "regression"
+    if task == "regression":
+        if not is_number:
+            raise ValueError(f"data {name}: the targets are no numbers, and regression needs them")
+        return _row(name, features, torch.tensor(column.to_numpy(float))[:, None])
+    sizes = column.value_counts()
+    if sizes.min() < LEAST_OF_A_CLASS:
+        raise ValueError(
+            f"data {name}: {count} classes, and {sizes.index[-1]} has {sizes.min()} examples: "
+            f"{LEAST_OF_A_CLASS} are the least; leave it out, or say task=regression"
+        )
+    labels = torch.tensor(pd.factorize(column, sort=True)[0])
+    return _row(name, features, labels, classes=count)
+
+
+def batch_size(row: Data) -> int:
+    """The usual one, or, of few examples, the largest power of two that fits."""
+    examples = len(row.splits(0, Files()).targets["train"])
+    return min(64, 2 ** int(math.log2(examples)))
+
+
+def _row(name: str, inputs: Tensor, targets: Tensor, *, classes: int = 0) -> Data:
+    """The row; targets are labels, [N], where there are classes, else numbers, [N, 1]."""
+
+    def own(*, seed: int) -> Splits:
+        rows = permuted(len(inputs), seed)
+        parts = by_split(inputs, rows), by_split(targets, rows)
+        return classification(*parts, classes=classes) if classes else regression(*parts)
+
+    own.__name__ = name
+    task = "classification" if classes else "regression"
+    content = tensors_sha({"inputs": inputs, "targets": targets})
+    return Data(own, task, SOURCE, licence="your own", content=content)
+
+
+def _features(inputs: Any, name: str) -> Tensor:
+    """Inputs in float64, [N, ...]."""
+    if isinstance(inputs, pd.DataFrame):
+        columns = [_inputs_of(inputs[column], name) for column in inputs.columns]
+        if not columns:
+            raise ValueError(f"data {name}: no column is left as an input")
+        return torch.tensor(np.concatenate(columns, 1))
+    values = torch.as_tensor(np.asarray(inputs)) if not isinstance(inputs, Tensor) else inputs
+    values = values.detach().cpu()
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.ndim not in (2, 4):
+        raise ValueError(
+            f"data {name}: inputs have shape {list(values.shape)}: give [N, F], or images as "
+            "[N, channels, height, width]"
+        )
+    if count := int((~values.double().isfinite()).sum()):
+        raise ValueError(f"data {name}: {count} inputs are NaN or infinite: fill them in")
+    return values.double() if values.ndim == 2 else values
+
+
+def _inputs_of(column: pd.Series, name: str) -> np.ndarray[Any, Any]:
+    """A column as inputs, [N, F]: its numbers, or an input of zeros and ones for each value."""
+    what = f"data {name}: column {column.name!r}"
+    if pd.api.types.is_numeric_dtype(column):
+        values = column.to_numpy(float, na_value=np.nan)
+        if count := int((~np.isfinite(values)).sum()):
+            raise ValueError(
+                f"{what}: {count} numbers are missing or infinite: fill them in, as with "
+                ".fillna(frame.median(numeric_only=True)), or leave their rows out"
+            )
+        return values[:, None]
+    if pd.api.types.is_datetime64_any_dtype(column):
+        raise ValueError(f"{what} has dates: make numbers of them, as with .dt.dayofyear")
+    if (count := column.nunique(dropna=False)) > MOST_CATEGORIES:
+        raise ValueError(
+            f"{what} has {count} different values that are no numbers: {MOST_CATEGORIES} are the "
+            "most; leave it out, or join rare ones"
+        )
+    return pd.get_dummies(column.astype("string").fillna("missing")).to_numpy(float)
+
+
+def _column(targets: Any, name: str) -> pd.Series:
+    if isinstance(targets, Tensor):
+        targets = targets.detach().cpu().numpy()
+    values = targets if isinstance(targets, pd.Series) else np.asarray(targets)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise ValueError(
+            f"data {name}: targets have shape {list(values.shape)}: give [N], a number or a label "
+            "for each example"
+        )
+    return pd.Series(np.asarray(values)) if not isinstance(values, pd.Series) else values

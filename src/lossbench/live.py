@@ -1,0 +1,135 @@
+"""What a function of a script or notebook is: its code and all that it reaches, as live objects.
+
+A file of somebody's own counts as a whole. A script or notebook is edited all the time, so of a
+function in it counts what it names: globals, closures, defaults, decorators, classes with their
+members and bases, objects with their content. Where it stands, comments and layout do not count.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import hashlib
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import torch
+
+NOT_OF_A_CLASS = {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__"}
+NOT_OF_A_CLASS |= {"__static_attributes__", "__annotations__", "__annotate_func__"}
+
+
+def content(value: Any, files: Callable[[str], str | None]) -> str:
+    """Hex sha256 of a function, class or any other object.
+
+    Args:
+        value: It.
+        files: What the files of a module say, by its name; None for a script or notebook, whose
+            objects are followed, and empty for installed modules, of which the names count.
+    """
+    return hashed(repr(_Walk(files).parts(value)).encode())
+
+
+def hashed(content: bytes) -> str:
+    """Hex sha256."""
+    return hashlib.sha256(content).hexdigest()
+
+
+class _Walk:
+    """One description; what was met before is named by its place, so that circles end."""
+
+    def __init__(self, files: Callable[[str], str | None]) -> None:
+        self.files = files
+        self.met: dict[int, int] = {}
+        self.alive: list[Any] = []  # or an id would be given twice
+
+    def parts(self, value: Any) -> Any:
+        """A literal that is equal where the objects are."""
+        if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+            return repr(value)
+        if id(value) in self.met:
+            return f"met {self.met[id(value)]}"
+        self.met[id(value)] = len(self.met)
+        self.alive.append(value)
+        kind = type(value).__name__
+        match value:
+            case torch.Tensor():
+                array = value.detach().cpu().contiguous().numpy()
+                return [kind, str(value.dtype), list(value.shape), hashed(array.tobytes())]
+            case np.ndarray() if value.dtype != object:
+                return [kind, str(value.dtype), list(value.shape), hashed(value.tobytes())]
+            case types.FunctionType() | type():
+                return self.code_or_name(value)
+            case types.ModuleType():
+                return [kind, value.__name__, self.files(value.__name__)]
+            case types.MethodType():
+                return [kind, self.parts(value.__func__), self.parts(value.__self__)]
+            case staticmethod() | classmethod():
+                return [kind, self.parts(value.__func__)]
+            case property():
+                return [kind, *map(self.parts, (value.fget, value.fset, value.fdel))]
+            case functools.partial():
+                return [kind, *map(self.parts, (value.func, value.args, value.keywords))]
+            case Mapping():
+                return [kind, [[self.parts(key), self.parts(one)] for key, one in value.items()]]
+            case list() | tuple():
+                return [kind, *map(self.parts, value)]
+            case set() | frozenset():
+                return [kind, *sorted(repr(self.parts(one)) for one in value)]
+        if hasattr(value, "__qualname__"):  # a function of C
+            return [kind, str(getattr(value, "__module__", "")), value.__qualname__]
+        if hasattr(value, "__dict__"):
+            return [kind, self.parts(type(value)), self.parts(vars(value))]
+        return [kind, self.parts(type(value)), hashed(cloudpickle.dumps(value))]
+
+    def code_or_name(self, value: Any) -> list[Any]:
+        """Of a function or class its code, where it is somebody's; its name elsewhere."""
+        files = self.files(value.__module__ or "")
+        name = [str(value.__module__), value.__qualname__]
+        if files is not None:
+            return [*name, files]
+        if isinstance(value, type):
+            members = {
+                key: one
+                for key, one in vars(value).items()
+                if key not in NOT_OF_A_CLASS and not inspect.isgetsetdescriptor(one)
+            }
+            return [*name, self.parts(value.__bases__), self.parts(dict(sorted(members.items())))]
+        named = sorted(_names(value.__code__) & value.__globals__.keys())
+        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
+        return [
+            _steps(value.__code__),
+            self.parts((value.__defaults__, value.__kwdefaults__, cells, vars(value))),
+            self.parts({one: value.__globals__[one] for one in named}),
+        ]
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """Names of globals, and of attributes, in code and in code within it."""
+    inner = [one for one in code.co_consts if isinstance(one, types.CodeType)]
+    return {*code.co_names}.union(*map(_names, inner))
+
+
+def _steps(code: types.CodeType) -> list[Any]:
+    """The operations with what they work on, and those of code within it."""
+    steps: list[Any] = [[*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]]
+    for one in dis.get_instructions(code):
+        if isinstance(one.argval, types.CodeType):
+            steps.append([one.opname, _steps(one.argval)])
+        elif isinstance(one.argval, frozenset):  # whose order is another one in each process
+            steps.append([one.opname, sorted(map(repr, one.argval))])
+        else:
+            steps.append(f"{one.opname} {one.argrepr}")
+    return steps

@@ -1,0 +1,107 @@
+"""What is pasted into a paper: a table of LaTeX for each kind of task, methods, references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+import lossbench
+from lossbench import records, statistics, store
+from lossbench.report import methods, summary
+from lossbench.statistics import Comparison
+
+COLUMNS = ("task", "loss", "mean", "difference", "verdict")
+
+REFERENCES = """\
+@software{lossbench,
+  title = {lossbench: identical models, different losses},
+  author = {{The lossbench developers}},
+  version = {%s},
+}
+@inproceedings{pytorch,
+  title = {{PyTorch}: An Imperative Style, High-Performance Deep Learning Library},
+  author = {Paszke, Adam and others},
+  booktitle = {Advances in Neural Information Processing Systems 32},
+  year = {2019},
+}
+@misc{hydra,
+  title = {Hydra: A framework for elegantly configuring complex applications},
+  author = {Yadan, Omry},
+  howpublished = {https://github.com/facebookresearch/hydra},
+  year = {2019},
+}
+"""
+
+
+def write(folder: Path, loaded: records.Records, mains: Sequence[Comparison]) -> list[str]:
+    """Write all of it into a folder; returns the names of the files.
+
+    Args:
+        folder: Where to.
+        loaded: The sweep.
+        mains: Its fair comparisons, one a context.
+    """
+    told = " ".join(methods.paragraph(loaded, mains))
+    files = {
+        "methods.md": f"{told}\n",
+        "methods.tex": f"{_escaped(told)}\n",
+        "references.bib": REFERENCES % lossbench.__version__,
+    }
+    for tasks in alike(mains):
+        files[f"{tasks[0].metric}_against_{tasks[0].reference}.tex"] = table(tasks, loaded)
+    for old in folder.glob("*_against_*.tex"):
+        if old.name not in files:
+            old.unlink()
+    for name, text in files.items():
+        store.write(folder / name, text.encode())
+    return [*files]
+
+
+def alike(mains: Sequence[Comparison]) -> list[list[Comparison]]:
+    """Comparisons that share metric and reference."""
+    kinds = dict.fromkeys((task.metric, task.reference) for task in mains)
+    return [[task for task in mains if (task.metric, task.reference) == kind] for kind in kinds]
+
+
+def table(tasks: Sequence[Comparison], loaded: records.Records) -> str:
+    """Tasks alike in metric and reference as a floating table for the package booktabs."""
+    first = tasks[0]
+    cells = [
+        dict(zip(COLUMNS, (task.label if at == 0 else "", *_cells(row)), strict=True))
+        for task in tasks
+        for at, row in enumerate(summary.rows(task, loaded.plan))
+    ]
+    heads = ["task", "loss", f"{first.split} {first.metric}", f"minus {first.reference}", "verdict"]
+    frame = pd.DataFrame(cells).set_axis(heads, axis=1).map(_escaped)
+    margins = statistics.margin_text([task.margin for task in tasks])
+    confidence = statistics.declaration_of(loaded.plan)["confidence"]
+    caption = (
+        f"{summary.headline(first)}. Mean over seeds and half its interval; paired differences "
+        f"from {first.reference} with {confidence:.0%} intervals, simultaneous over the losses of "
+        f"a task and the looks; differences below {margins} are of no practical weight."
+    )
+    if any("†" in cell["loss"] for cell in cells):
+        caption += f" †: {summary.OTHER_FUNCTIONAL}."
+    styled = frame.rename(columns=_escaped).style.hide(axis="index")
+    return styled.to_latex(
+        hrules=True,
+        column_format="lllll",
+        caption=_escaped(caption[0].upper() + caption[1:]),
+        label=f"tab:{first.metric}-against-{first.reference}".replace("_", "-"),
+        position="tb",
+        position_float="centering",
+    )
+
+
+def _cells(row: dict[str, object]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in ("loss", "short", "difference", "verdict"))
+
+
+def _escaped(text: str) -> str:
+    """Text as LaTeX prints it."""
+    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    signs |= {"±": r"$\pm$", "×": r"$\times$", "·": r"$\cdot$", "†": r"\dag{}", "–": "--"}
+    return "".join(signs.get(letter, letter) for letter in text)

@@ -1,0 +1,59 @@
+"""Verdicts as plain values, for programs: what `lossbench report runs/NAME --json` prints."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lossbench import records, statistics
+
+SCHEMA = 1
+
+FIELDS = {
+    "task": "data and model",
+    "loss": "what is compared",
+    "reference": "with what",
+    "condition": "at which learning rates; own_lr is the fair one",
+    "metric": "in which test metric",
+    "unit": "of estimate, low, high and margin",
+    "direction": "lower or higher is better",
+    "verdict": "in words; better, worse, equivalent, different, undecided, diverges, ...",
+    "estimate": "loss - reference, mean (or median) over seeds",
+    "low": "of the simultaneous interval, which holds seeds and the choice of learning rates",
+    "high": "likewise",
+    "confidence": "of all intervals of a task together",
+    "margin": "below it a difference is of no practical weight",
+    "n": "pairs of runs, one a seed",
+    "exploratory": "true: not declared before the runs, or of seeds that had been seen",
+    "seeds_needed": "that would decide an undecided comparison, as far as is seen",
+    "lr": "the loss's learning rate",
+    "reference_lr": "the reference's",
+    "sentence": "all of it in a sentence",
+}
+"""Of each verdict, and what it says; numbers that there are none of are null."""
+
+
+def verdicts(loaded: records.Records) -> dict[str, Any]:
+    """A sweep's verdicts, what speaks against them, and whether it is complete."""
+    comparisons = statistics.all_comparisons(loaded)
+    rows = [
+        {**row, "sentence": statistics.sentence(row)}
+        for one in comparisons
+        for row in one.verdicts.to_dict("records")
+    ]
+    counts = loaded.runs.status.value_counts().to_dict()
+    return {
+        "schema": SCHEMA,
+        "name": loaded.plan["name"],
+        "question": loaded.plan.get("question", ""),
+        "runs": {status: int(counts.get(status, 0)) for status in records.STATUSES},
+        "objections": [*statistics.objections(loaded, comparisons)],
+        "verdicts": [{name: _plain(row[name]) for name in FIELDS} for row in rows],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON knows it."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,161 @@
+"""A process that calls somebody's functions, and may come to any end: that is seen, and said."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe, connection, get_context
+from types import ModuleType
+from typing import IO, Any, Self
+
+import torch
+
+from lossbench.errors import ConfigError
+from lossbench.runs.extensions import Own
+
+STARTING = 120.0
+"""Seconds that Python and the modules may take before the first function is called."""
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Lets a process begin without the script that asks for it, which it would run once more."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+class Apart:
+    """The process; it begins with the first call.
+
+    Args:
+        own: What it has to know.
+        patience: Seconds that a call may take.
+    """
+
+    def __init__(self, own: Own, *, patience: float) -> None:
+        self.own, self.patience = own, patience
+        self._stack = contextlib.ExitStack()
+        self._pipe: connection.Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def call(self, when: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function returns there.
+
+        Args:
+            when: What happens, as in "loss wing is called".
+            function: One that can be imported.
+            arguments: What it is given; they are pickled.
+
+        Raises:
+            ConfigError: The process ended, nothing came back in time, torch's functions are others
+                than before, or what the function itself refuses.
+        """
+        pipe = self._pipe or self._start()
+        with contextlib.suppress(OSError):  # its end is seen next
+            pipe.send((function, arguments))
+        cure = "mend it, or allow it more with engine.patience=SECONDS"
+        return self._answer(pipe, when, self.patience, cure)
+
+    def _start(self) -> connection.Connection:
+        pipe, theirs = Pipe()
+        self._errors = self._stack.enter_context(tempfile.NamedTemporaryFile())  # noqa: SIM115
+        self._process = get_context("spawn").Process(
+            target=_serve, args=(theirs, self.own, self._errors.name)
+        )
+        with without_main():
+            self._process.start()
+        theirs.close()
+        self._stack.callback(self._process.join)
+        self._stack.callback(self._process.kill)
+        what = ", ".join(self.own.modules) or "of your own"
+        self._pipe = pipe
+        self._answer(pipe, f"extensions {what} are imported", STARTING, "mend it")
+        return pipe
+
+    def _answer(self, pipe: connection.Connection, when: str, seconds: float, cure: str) -> Any:
+        """Wait for what the process says next."""
+        if not pipe.poll(seconds):
+            raise ConfigError(f"when {when}, nothing comes back within {seconds:g} s: {cure}")
+        try:
+            problem, result = pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            how = _end(self._process.exitcode or 0, self._errors)
+            raise ConfigError(
+                f"when {when}, its process ends ({how}): mend it, or leave it out"
+            ) from None
+        if problem:
+            raise ConfigError(f"when {when}, {problem}")
+        return result
+
+
+def _end(code: int, errors: IO[bytes]) -> str:
+    """How a process came to its end, and its last words."""
+    lines = errors.read().decode(errors="replace").strip().splitlines()
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return f"{how}, after the words {lines[-1][:200]!r}" if lines else how
+
+
+# ---- in the process ------------------------------------------------------------------------------
+
+
+def _serve(pipe: connection.Connection, own: Own, errors: str) -> None:
+    """Answer a first time when all is imported, then for each call."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)  # what somebody's code reads
+    os.dup2(null, 1)  # what it prints
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_APPEND), 2)
+    torch.set_num_threads(1)
+    before = _functions()
+    own.load()
+    pipe.send((_changed(before), None))
+    with contextlib.suppress(EOFError):
+        while True:
+            function, arguments = pipe.recv()
+            problem, result = "", None
+            try:
+                result = function(*arguments)
+            except ConfigError as error:
+                problem = str(error)
+            pipe.send((_changed(before) or problem, result))
+
+
+def _functions() -> dict[str, Any]:
+    """What stands under the public names of torch, its functions and its tensors."""
+    places = {"torch": torch, "functional": torch.nn.functional, "Tensor": torch.Tensor}
+    return {
+        f"{place}.{name}": value
+        for place, owner in places.items()
+        for name, value in vars(owner).items()
+        if callable(value) and not name.startswith("_")
+    }
+
+
+def _changed(before: dict[str, Any]) -> str:
+    """Which of torch's functions are others now; empty where none is."""
+    now = _functions()
+    names = [name for name in before if not _is_torchs(name, before[name], now.get(name))]
+    if names:
+        listed = ", ".join(sorted(names)[:3])
+        return f"it replaces {listed} for everything else too: call your own instead"
+    return ""
+
+
+def _is_torchs(name: str, before: Any, now: Any) -> bool:
+    """Whether what stands under a name is what stood there, or torch's own wrapper of it."""
+    if now is before:
+        return True
+    module = str(getattr(now, "__module__", ""))
+    return module.startswith("torch") and getattr(now, "__name__", "") == name.partition(".")[2]

@@ -1,0 +1,190 @@
+"""Somebody's own functions: which are, and what they may not do to the process that calls them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import lossbench
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Signals that ask a sweep to end, and to keep what it has."""
+
+PATIENCE: ContextVar[float] = ContextVar("PATIENCE", default=0.0)
+"""Seconds that a call of somebody's function may take while packs train; 0 for any."""
+
+OURS = Path(lossbench.__file__).parent
+"""The folder of the code that lossbench brings."""
+
+
+@functools.cache  # asked at every update
+def is_own(function: Callable[..., Any]) -> bool:
+    """Whether a function is somebody's, and not one that lossbench brings and tests."""
+    if str(getattr(function, "__module__", "")).partition(".")[0] != "lossbench":
+        return True
+    code = getattr(function, "__code__", None)  # `functools.wraps` copies the name of a module
+    return code is not None and not Path(code.co_filename).is_relative_to(OURS)
+
+
+@contextlib.contextmanager
+def contained(what: str, function: Callable[..., Any] | None = None) -> Iterator[None]:
+    """Put back what somebody's code changes of the process, and say whose it was.
+
+    Generators are put back without a word: who draws from a global one changes it. What would end
+    the command, an exit or an interrupt, becomes an error like any other; but where no handler
+    catches signals, an interrupt may be the user's, and ends the command.
+
+    Args:
+        what: Whose, as in "loss wing".
+        function: What is called; one that lossbench brings is called as it is.
+    """
+    if function is not None and not is_own(function):
+        yield
+        return
+    before, generators, modules = _settings(), _generators(), len(sys.modules)
+    try:
+        with _limited():
+            yield
+    except Exception as error:
+        if _text_of(error) is None:
+            raise RuntimeError(f"{type(error).__name__}, whose text cannot be had") from None
+        raise
+    except BaseException as error:
+        is_caught = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        is_ours = type(error).__module__.partition(".")[0] == "lossbench"
+        if is_ours or (type(error) is KeyboardInterrupt and not is_caught):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {_text_of(error) or ''}") from error
+    finally:
+        _restore(generators)
+        after = _settings()
+        for name, value in before.items():
+            if after[name] != value:
+                with contextlib.suppress(OSError, ValueError):  # the folder may be gone
+                    _RESTORE[name](value)
+                if name != FILTERS or len(sys.modules) == modules:  # modules add some of theirs
+                    _say(what, name)
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Raise TimeoutError in what takes longer than `PATIENCE`; only a main thread can be told."""
+    seconds = PATIENCE.get()
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise TimeoutError(f"nothing comes back within {seconds:g} s (engine.patience)")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _text_of(error: BaseException) -> str | None:
+    """What an error says; None where saying it raises another one."""
+    try:
+        return str(error)
+    except Exception:
+        return None
+
+
+@functools.cache
+def _say(what: str, changed: str) -> None:
+    """Once: who changes what."""
+    log.warning("%s changes %s of the whole process: put back as it was", what, changed)
+
+
+FILTERS = "the filters of warnings"
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "grad mode": torch.is_grad_enabled(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's default device": str(torch.get_default_device()),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "the number of threads": torch.get_num_threads(),
+        "the working folder": _folder(),
+        FILTERS: [*warnings.filters],
+        "autograd's anomaly mode": torch.is_anomaly_enabled(),
+        "the recursion limit": sys.getrecursionlimit(),
+        "the mask of new files": _umask(),
+        "the handlers of signals": [signal.getsignal(number) for number in SIGNALS],
+    }
+
+
+def _folder() -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return os.getcwd()  # noqa: PTH109  called at each update
+    return ""
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # there is no way to read it
+    os.umask(mask)
+    return mask
+
+
+def _restore_handlers(handlers: list[Any]) -> None:
+    for number, handler in zip(SIGNALS, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+def _restore_filters(filters: list[Any]) -> None:
+    warnings.filters[:] = filters  # type: ignore[index]
+    with warnings.catch_warnings():  # whose end forgets what had been decided by the others
+        pass
+
+
+_RESTORE: dict[str, Callable[[Any], Any]] = {
+    "grad mode": torch.set_grad_enabled,
+    "torch's default dtype": torch.set_default_dtype,
+    "torch's default device": lambda name: torch.set_default_device(
+        None if name == "cpu" else name
+    ),
+    "autocast": lambda is_on: torch.set_autocast_enabled("cpu", is_on),
+    "the number of threads": torch.set_num_threads,
+    "the working folder": os.chdir,
+    FILTERS: _restore_filters,
+    "autograd's anomaly mode": torch.autograd.set_detect_anomaly,
+    "the recursion limit": sys.setrecursionlimit,
+    "the mask of new files": os.umask,
+    "the handlers of signals": _restore_handlers,
+}
+
+
+def _generators() -> tuple[Any, ...]:
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
+def _restore(states: tuple[Any, ...]) -> None:
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    random.setstate(states[2])
+
+
+def draw_from_global_generators() -> None:
+    """Move on all generators that somebody's function may draw from without asking for one."""
+    _ = torch.rand(1), np.random.random(), random.random()  # noqa: NPY002

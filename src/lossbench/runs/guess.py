@@ -1,0 +1,158 @@
+"""From a bare function to a row: what nobody says of it is measured, in a process of its own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from lossbench import claims
+from lossbench.claims import Verdict, kind
+from lossbench.errors import ConfigError
+from lossbench.losses import LOSSES
+from lossbench.losses.links import INVERSE_LINKS
+from lossbench.losses.spec import NAME, TASKS, Loss
+from lossbench.pairing import raised
+from lossbench.runs.apart import Apart
+from lossbench.runs.extensions import Own
+
+PATIENCE = 60.0
+"""Seconds that a function may take to be examined."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A loss of somebody's own, as it was found.
+
+    Attributes:
+        row: It, with its task and inverse link.
+        why: How these were found; empty where they were said.
+        unsound: What is wrong with it though it can be trained, a clause each.
+        verdicts: What was measured of every claim; the row of a bare function claims what holds.
+    """
+
+    row: Loss
+    why: str
+    unsound: tuple[str, ...]
+    verdicts: dict[str, Verdict]
+
+
+def examined(
+    functions: Iterable[Callable[..., Any] | Loss], *, task: str = "", link: str = ""
+) -> list[Examined]:
+    """Rows of functions `(output [..., C], target [..., C], *, params) -> [...]`.
+
+    Args:
+        functions: Them, or rows.
+        task: Of all of them; empty: what they are is measured.
+        link: Likewise, the inverse link.
+
+    Raises:
+        ConfigError: One is no loss that could be trained; says in which line, and the cure.
+    """
+    functions = [*functions]
+    if task not in ("", *TASKS):
+        raise ConfigError(f"task {task!r}: use {' or '.join(TASKS)}")
+    if link not in ("", *INVERSE_LINKS):
+        raise ConfigError(f"link {link!r}: use one of {', '.join(INVERSE_LINKS)}")
+    for function in functions:
+        _refuse_name(_name(function))
+    every = []
+    with Apart(Own(), patience=PATIENCE) as process:
+        for function in functions:
+            when, pickled = f"loss {_name(function)} is called", cloudpickle.dumps(function)
+            given = (pickled, file_and_line(function), task, link)
+            *kinds, why, unsound, verdicts = process.call(when, _examine, *given)
+            row = function if isinstance(function, Loss) else own_loss(function, *kinds)
+            if row is not function:
+                held = frozenset(name for name, verdict in verdicts.items() if verdict.holds)
+                row = replace(row, claims=held)
+            every.append(Examined(row, why, unsound, verdicts))
+    return every
+
+
+def _name(function: Callable[..., Any] | Loss) -> str:
+    return function.name if isinstance(function, Loss) else getattr(function, "__name__", "")
+
+
+def _refuse_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"a loss cannot have the name {name!r}: use up to 40 small letters, digits and '_'; in "
+            "Python, losses={'mine': function} gives one"
+        )
+    if name in LOSSES and (row := LOSSES[name]).fn.__module__.startswith("lossbench."):
+        raise ConfigError(f"loss {name!r} exists, {row.formula}: rename yours")
+
+
+def file_and_line(function: Callable[..., Any] | Loss) -> tuple[str, int]:
+    """Where a function begins."""
+    code = getattr(
+        inspect.unwrap(function.fn if isinstance(function, Loss) else function), "__code__", None
+    )
+    return (Path(code.co_filename).name, code.co_firstlineno) if code else ("an object", 0)
+
+
+def _examine(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tuple[Any, ...]:
+    """In the process: task, link, how they were found, what is unsound, what holds."""
+    given, why = cloudpickle.loads(pickled), ""
+    function = given.fn if isinstance(given, Loss) else given
+    where = "{}, line {}".format(*place)
+    try:
+        if isinstance(given, Loss):
+            row = given
+        else:
+            if problem := kind.unlike_a_loss(own_loss(function, "regression", "identity")):
+                raise ConfigError(f"{where}: {problem}")
+            if link and not task:
+                task = "regression" if link in OF_NUMBERS else "classification"
+            if not (task and link):
+                task, guess, why = _guessed(function, task)
+                link = link or guess
+            row = own_loss(function, task, link)
+        if problem := kind.refused(row):
+            raise ConfigError(f"{where}: {problem}")
+        return row.task, row.inverse_link, why, (*kind.unsound(row),), claims.measure(row)
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith(where) else f"{where}: {text}") from error
+    except Exception as error:
+        message, _ = raised(error, function)
+        if "data-dependent" in message or "vmap" in message:
+            message = "a step depends on values, as an `if` on a tensor does: use torch.where"
+        elif "<dynamic-code>" in message:
+            message = message.replace("<dynamic-code>", place[0])  # its name does not travel
+            raise ConfigError(message) from error
+        else:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            message = f"called with an output and a target, both [..., C], it raises {reason}"
+        raise ConfigError(f"{where}: {message}") from error
+
+
+OF_NUMBERS = ("identity", "exp", "softplus", "mean")
+"""Inverse links of regression; behind the identity there are margin losses too."""
+
+
+def _guessed(function: Callable[..., Any], task: str) -> tuple[str, str, str]:
+    try:
+        return kind.guessed(function, task)
+    except ConfigError as error:
+        problems = [kind.refused(own_loss(function, one, "identity")) for one in TASKS]
+        if all("not finite" in problem for problem in problems):
+            raise ConfigError(problems[0]) from error
+        try:
+            kind.guessed(lambda output, target: function(target, output), task)
+        except Exception:
+            raise error from None
+        raise ConfigError("its arguments are exchanged: write (output, target)") from error
+
+
+def own_loss(function: Callable[..., Any], task: str, link: str) -> Loss:
+    """The row of a function that claims nothing."""
+    domain = "nonnegative" if link in ("exp", "softplus") else "real"
+    row = Loss(function, link, "own", task, "your own", frozenset(), "your own")
+    return replace(row, domain=domain)

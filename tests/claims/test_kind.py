@@ -1,0 +1,92 @@
+"""What a bare function is found to be, and what is refused and said of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lossbench import claims
+from lossbench.claims import kind
+from lossbench.errors import ConfigError
+from lossbench.losses import LOSSES
+from lossbench.losses.spec import Loss
+from lossbench.runs.guess import own_loss
+
+OTHER_LINKS = {"msle", "mse_logits", "rescaled_square"}
+"""Of another task behind the links that are tried: by the formula alone they could be that."""
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in LOSSES.values() if row.outputs_per_target == 1], ids=lambda row: row.name
+)
+def test_the_task_of_a_loss_of_the_catalog_is_found_and_a_usual_link_with_it(row):
+    task, link, _ = kind.guessed(row.fn)
+    if row.name in OTHER_LINKS:
+        assert (task, link) != (row.task, row.inverse_link)
+    else:
+        assert task == row.task
+        if row.inverse_link in ("identity", "sigmoid") and "minimised_at_target" in row.claims:
+            assert link == row.inverse_link
+
+
+def test_a_task_that_is_said_restricts_the_links():
+    assert kind.guessed(LOSSES["mse"].fn)[:2] == ("regression", "identity")
+    assert kind.guessed(LOSSES["mse"].fn, "classification")[0] == "classification"
+
+
+def test_a_function_that_is_least_nowhere_and_prefers_no_label_is_asked_about():
+    with pytest.raises(ConfigError, match="say what it is with --task"):
+        kind.guessed(lambda output, target: output.sum(-1))
+
+
+@pytest.mark.parametrize("row", LOSSES.values(), ids=lambda row: row.name)
+def test_no_loss_of_the_catalog_is_refused(row):
+    assert kind.refused(row) == ""
+
+
+def loss(function, task="regression", link="identity") -> Loss:
+    function.__name__ = "mine"
+    return own_loss(function, task, link)
+
+
+def changing(output, target):
+    target.mul_(2)
+    return (output - target).square().sum(-1)
+
+
+REFUSED = {
+    "a mean": (lambda output, target: (output - target).square().mean(), "reduces over examples"),
+    "no sum": (lambda output, target: (output - target).square(), "another shape than examples"),
+    "NaN": (lambda output, target: -(target * output.log()).sum(-1), "not finite at ordinary"),
+    "a number": (lambda output, target: 3.0, "returns float"),
+    "a detached output": (
+        lambda output, target: (output.detach() - target).square().sum(-1),
+        "has no gradient",
+    ),
+    "a changed argument": (changing, "changes its arguments"),
+}
+
+
+@pytest.mark.parametrize(("function", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_could_not_be_trained_is_refused_with_the_cure(function, message):
+    assert message in kind.refused(loss(function))
+
+
+def test_what_is_unsound_is_said():
+    def noisy(output, target):
+        return (output - target).square().sum(-1) * torch.rand(())
+
+    def overflowing(output, target):
+        return (output - target).exp().sum(-1)
+
+    assert any("draws random numbers" in text for text in kind.unsound(loss(noisy)))
+    assert any("not finite in float32" in text for text in kind.unsound(loss(overflowing)))
+    assert not [*kind.unsound(LOSSES["huber"])]
+
+
+def test_the_nearest_losses_point_most_alike_and_are_no_doubles():
+    among = [row for row in LOSSES.values() if row.domain == "real"]
+    near = claims.nearest(LOSSES["huber"], among, count=3)
+    assert next(iter(near)) == "log_cosh"
+    assert "smooth_l1" not in near  # the same at its default
+    assert [*near.values()] == sorted(near.values(), reverse=True)

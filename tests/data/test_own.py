@@ -1,0 +1,104 @@
+"""Tables of somebody's own: what is served, and what is refused with the cure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lossbench.data import own
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(60, 3)), RNG.normal(size=60)
+
+
+def splits(inputs, targets, **more):
+    row = own.table(inputs, targets, name="mine", **more)
+    return row, row.splits(0, None)
+
+
+@pytest.mark.parametrize("targets", [Y, Y[:, None], torch.tensor(Y), pd.Series(Y), Y.tolist()])
+def test_numbers_of_any_kind_are_a_regression(targets):
+    row, made = splits(torch.tensor(X), targets)
+    assert (row.task, made.sizes) == ("regression", (3, 1))
+    rows = torch.cat([*made.targets.values()])[:, 0] * made.target_scale
+    assert rows.double().std() == pytest.approx(np.std(Y, ddof=1), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.repeat([1, 2, 3], 20), np.repeat(["a", "b", "c"], 20), np.arange(60) % 3]
+)
+def test_words_and_few_whole_numbers_are_labels_from_wherever_they_count(labels):
+    row, made = splits(X, labels)
+    assert (row.task, made.sizes) == ("classification", (3, 3))
+    counts = sum(rows.sum(0) for rows in made.targets.values())
+    assert counts.tolist() == [20, 20, 20]
+
+
+def test_whole_numbers_are_a_regression_where_somebody_says_so():
+    assert splits(X, np.arange(60) % 3, task="regression")[0].task == "regression"
+    assert splits(X, np.arange(60))[0].task == "regression"
+
+
+def test_a_frame_gives_an_input_for_each_number_and_each_category():
+    frame = pd.DataFrame({"a": X[:, 0], "is": X[:, 1] > 0, "kind": ["u", None, "v"] * 20, "y": Y})
+    _, made = splits(frame, "y")
+    assert made.sizes == (1 + 1 + 3, 1)
+
+
+def test_the_same_test_examples_for_every_seed_and_another_content_for_another_number():
+    row = own.table(X, Y, name="mine")
+    raw = []
+    for seed in (0, 1):
+        made = row.splits(seed, None)
+        test = made.targets["test"].double() * made.target_scale
+        raw.append(test - test.mean())  # the mean that was taken off is that of training
+    assert torch.allclose(*raw, atol=1e-5)
+    other = X.copy()
+    other[7, 1] += 1e-9
+    rows = [own.table(inputs, Y, name="mine") for inputs in (X, other)]
+    assert len({row.content for row in rows}) == 2
+
+
+REFUSED = {
+    "lengths": ((X, Y[:-1]), "60 rows of inputs and 59 targets"),
+    "few": ((X[:10], Y[:10]), "10 examples: 20 are the least"),
+    "constant": ((X, np.ones(60)), "nothing can be learnt"),
+    "one class": ((X, np.repeat("a", 60)), "nothing can be learnt"),
+    "rare class": ((X, np.array(["a"] * 58 + ["b"] * 2)), "b has 2 examples"),
+    "missing target": ((X, np.where(np.arange(60) == 3, np.nan, Y)), "1 targets are missing"),
+    "NaN": ((np.where(np.arange(180).reshape(60, 3) == 5, np.nan, X), Y), "1 inputs are NaN"),
+    "matrix": ((X, np.stack([Y, Y], 1)), "targets have shape [60, 2]"),
+    "sequences": ((X[:, None, :], Y), "inputs have shape [60, 1, 3]"),
+    "words": ((X, np.repeat(["a", "b"], 30)), "are no numbers", "regression"),
+    "no column": ((pd.DataFrame({"a": Y}), "b"), "there is no column 'b', but a"),
+    "missing number": (
+        (pd.DataFrame({"a": np.where(np.arange(60) == 3, np.nan, Y), "y": Y}), "y"),
+        "column 'a': 1 numbers are missing",
+    ),
+    "dates": (
+        (pd.DataFrame({"a": pd.date_range("2020-01-01", periods=60), "y": Y}), "y"),
+        "has dates",
+    ),
+    "texts": ((pd.DataFrame({"a": [f"t{i}" for i in range(60)], "y": Y}), "y"), "60 different"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_served_is_refused_in_one_sentence(case):
+    (inputs, targets), message, *task = case
+    with pytest.raises(ValueError, match="data mine: ") as error:
+        own.table(inputs, targets, name="mine", task=task[0] if task else "")
+    assert message in str(error.value)
+
+
+def test_a_file_is_named_after_itself_and_refused_where_it_cannot_be_read(tmp_path):
+    path = tmp_path / "My Cars-2024.csv"
+    pd.DataFrame({"a": Y, "y": Y}).to_csv(path, index=False)
+    assert own.file_table(path, "y").name == "my_cars_2024"
+    (tmp_path / "broken.parquet").write_text("no parquet")
+    with pytest.raises(ValueError, match="cannot be read"):
+        own.file_table(tmp_path / "broken.parquet", "y")
+    with pytest.raises(ValueError, match="there is no file"):
+        own.file_table(tmp_path / "none.csv", "y")
