@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lossbench import records
 from lossbench.runs import Engine
-from lossbench.runs.extensions import own
+from lossbench.runs.extensions import own_rows
 from lossbench.sweep import Sweep
 from lossbench.sweep.crews import Crew, Here
 from lossbench.sweep.inventory import OpenPack, Statuses
@@ -24,7 +24,7 @@ def trainer(
     *, pack_size: int = 128, commit_every: float = 30, extensions: Sequence[str] = ()
 ) -> Trainer:
     engine = Engine(device="cpu", pack_size=pack_size, threads=1, commit_every=commit_every)
-    return Trainer(engine, own(extensions))
+    return Trainer(engine, own_rows(extensions))
 
 
 class Spoiling(Trainer):

@@ -58,8 +58,8 @@ class Result:
         with figures.style():
             if axes is not None:
                 return figures.forest(paired, axes)
-            _, made = figures.page(height=0.32 * len(paired) + 0.2, width=figures.TWO_COLUMNS)
-            return figures.forest(paired, made[0])
+            _, panels = figures.page(height=0.32 * len(paired) + 0.2, width=figures.TWO_COLUMNS)
+            return figures.forest(paired, panels[0])
 
     def report(self) -> Path:
         """Write the page with figures and tables; returns its path."""
@@ -113,11 +113,9 @@ def compare(
     Raises:
         ConfigError: Something asked for cannot be, and nothing was trained; says the cure.
     """
-    names, row = _asked(losses, data, target, task)
+    names, row = _known_parts(losses, data, target, task)
     reference = reference or records.REFERENCE[row.task]
     _refuse_other_task([reference], row.task)
-    if row.source == own.SOURCE:
-        keys = {"batch_size": own.batch_size(row), **keys}
     declared = {"reference": reference, "margin": margin}
     sweeper = "hydra.sweeper"
     lines = [
@@ -128,13 +126,8 @@ def compare(
     if looks is not None:
         lines.append(f"{sweeper}.looks={_typed([*map(int, looks)])}")
     every = dict.fromkeys([reference, *names])
-    return Result(
-        _trained(
-            ["experiment=compare", f"loss={','.join(every)}", *lines],
-            {"data": row.name, "model": _model_name(model), "name": name, **keys},
-            workers,
-        )
-    )
+    lines = ["experiment=compare", f"loss={','.join(every)}", *lines]
+    return Result(_train(lines, row, model, {"name": name, **keys}, workers))
 
 
 def run(
@@ -149,17 +142,17 @@ def run(
     **keys: Any,
 ) -> Records:
     """Train one model with one loss; arguments as of `compare`, `keys` the learning rate too."""
-    (one,), row = _asked([loss], data, target, task)
-    if row.source == own.SOURCE:
-        keys = {"batch_size": own.batch_size(row), **keys}
-    values = {"loss": one, "data": row.name, "model": _model_name(model), "name": name, **keys}
-    return records.load(_trained([], values, workers))
+    (one,), row = _known_parts([loss], data, target, task)
+    return records.load(_train([f"loss={one}"], row, model, {"name": name, **keys}, workers))
 
 
-def _trained(lines: list[str], values: Mapping[str, Any], workers: int) -> Path:
-    """Train what overrides ask for; returns the sweep's folder."""
+def _train(lines: list[str], data: Data, model: Any, keys: Mapping[str, Any], workers: int) -> Path:
+    """Train what overrides and keys ask for; returns the sweep's folder."""
+    values = {"data": data.name, "model": _model_name(model), "hydra.launcher.workers": workers}
+    if data.source == own.SOURCE:
+        values["batch_size"] = own.batch_size(data)
+    values |= keys
     lines = [*lines, *(f"{key}={_typed(value)}" for key, value in values.items())]
-    lines.append(f"hydra.launcher.workers={workers}")
     with _logging_to_stderr(), launch.hydra() as hydra:
         config = launch.composed(hydra.config_loader, lines)
         return launch.train(config, hydra.config_loader, command="lossbench.compare(...)")
@@ -190,7 +183,7 @@ def _logging_to_stderr() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _asked(losses: Any, data: Any, target: str, task: str) -> tuple[list[str], Data]:
+def _known_parts(losses: Any, data: Any, target: str, task: str) -> tuple[list[str], Data]:
     """Names of the losses and the row of the data, all known from now on.
 
     Raises:

@@ -69,13 +69,13 @@ def prepared(
     """
     module = module_of(path)
     functions = [*losses_in(module, names)]
-    found = examined(functions, task=task, link=link)
-    tasks = {one.row.task for one in found}
+    examinations = examined(functions, task=task, link=link)
+    tasks = {one.row.task for one in examinations}
     if len(tasks) > 1:
-        kinds = ", ".join(f"{one.row.name} {one.row.task}" for one in found)
+        kinds = ", ".join(f"{one.row.name} {one.row.task}" for one in examinations)
         raise ConfigError(f"{path}: {kinds}: try those of one task at a time, by name")
     (task,) = tasks
-    rows = [one.row for one in found]
+    rows = [one.row for one in examinations]
     add(*rows)
     others = [row for row in LOSSES.values() if row not in rows and row.domain == "real"]
     if against:
@@ -88,7 +88,7 @@ def prepared(
         near = [[*claims.nearest(row, others, count=NEAREST)] for row in rows]
         # Of several functions the nearest of each first.
         chosen = [*dict.fromkeys(itertools.chain(*zip(*near, strict=False)))][:NEAREST]
-    return Challenge(found, [*dict.fromkeys([records.REFERENCE[task], *chosen])], task)
+    return Challenge(examinations, [*dict.fromkeys([records.REFERENCE[task], *chosen])], task)
 
 
 def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callable[..., Any] | Loss]:
@@ -135,7 +135,7 @@ def _takes_two(function: Callable[..., Any]) -> bool:
 
 
 def cards(challenge: Challenge, *, width: int) -> Iterator[str]:
-    """What each function was found to be, in short, a line each."""
+    """What was measured of each function, in short, a line each."""
     for one in challenge.losses:
         row, (file, line) = one.row, file_and_line(one.row)
         held = [name for name, verdict in one.verdicts.items() if verdict.holds]

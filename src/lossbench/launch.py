@@ -29,7 +29,7 @@ from lossbench.protocol import Experiment, Outline
 from lossbench.protocol.experiment import USUAL_SIZE
 from lossbench.records import RESULTS
 from lossbench.runs import TF32, ConfigError
-from lossbench.runs.extensions import load_extensions, own
+from lossbench.runs.extensions import load_extensions, own_rows
 from lossbench.runs.source import forget
 from lossbench.sweep import Sweep
 from lossbench.sweep.crews import Crew, Here, Processes
@@ -71,10 +71,10 @@ def hydra(folder: Path | None = None) -> Iterator[Hydra]:
     assert isinstance(path, ConfigSearchPathImpl)
     if folder:
         path.prepend("command-line", f"file://{folder}")
-    made = Hydra.create_main_hydra2("lossbench", path)
+    instance = Hydra.create_main_hydra2("lossbench", path)
     OmegaConf.clear_resolver("oc.env")  # for what no reading of the text would see
     try:
-        yield made
+        yield instance
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
         GlobalHydra.instance().hydra = other
@@ -171,7 +171,7 @@ def _opened(
     lines = [*hydra.overrides.task, *hydra.overrides.hydra]
     is_placed = any(line.lstrip("+").startswith(("name=", "hydra.sweep.dir=")) for line in lines)
     ending = "" if is_placed or size == USUAL_SIZE else f"-{size}"
-    with _crew(hydra.launcher, Trainer(engine, own(config.extensions))) as crew:
+    with _crew(hydra.launcher, Trainer(engine, own_rows(config.extensions))) as crew:
         yield (
             experiment,
             Sweep(

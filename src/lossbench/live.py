@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dis
 import functools
-import hashlib
 import inspect
 import types
 from collections.abc import Callable, Mapping
@@ -18,6 +17,8 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import torch
+
+from lossbench.store import sha256
 
 NOT_OF_A_CLASS = {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__"}
 NOT_OF_A_CLASS |= {"__static_attributes__", "__annotations__", "__annotate_func__"}
@@ -31,12 +32,7 @@ def content(value: Any, files: Callable[[str], str | None]) -> str:
         files: What the files of a module say, by its name; None for a script or notebook, whose
             objects are followed, and empty for installed modules, of which the names count.
     """
-    return hashed(repr(_Walk(files).parts(value)).encode())
-
-
-def hashed(content: bytes) -> str:
-    """Hex sha256."""
-    return hashlib.sha256(content).hexdigest()
+    return sha256(repr(_Walk(files).parts(value)).encode())
 
 
 class _Walk:
@@ -59,9 +55,9 @@ class _Walk:
         match value:
             case torch.Tensor():
                 array = value.detach().cpu().contiguous().numpy()
-                return [kind, str(value.dtype), list(value.shape), hashed(array.tobytes())]
+                return [kind, str(value.dtype), list(value.shape), sha256(array.tobytes())]
             case np.ndarray() if value.dtype != object:
-                return [kind, str(value.dtype), list(value.shape), hashed(value.tobytes())]
+                return [kind, str(value.dtype), list(value.shape), sha256(value.tobytes())]
             case types.FunctionType() | type():
                 return self.code_or_name(value)
             case types.ModuleType():
@@ -84,7 +80,7 @@ class _Walk:
             return [kind, str(getattr(value, "__module__", "")), value.__qualname__]
         if hasattr(value, "__dict__"):
             return [kind, self.parts(type(value)), self.parts(vars(value))]
-        return [kind, self.parts(type(value)), hashed(cloudpickle.dumps(value))]
+        return [kind, self.parts(type(value)), sha256(cloudpickle.dumps(value))]
 
     def code_or_name(self, value: Any) -> list[Any]:
         """Of a function or class its code, where it is somebody's; its name elsewhere."""

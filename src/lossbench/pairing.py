@@ -191,9 +191,13 @@ def _file_codes(module: str) -> str | None:
     path = getattr(sys.modules.get(module), "__file__", None)
     if top == "__main__" or path is None:
         return None
-    if top == "lossbench" or not {"site-packages", "dist-packages"}.isdisjoint(Path(path).parts):
+    if top == "lossbench" or _is_installed(Path(path)):
         return ""
     return repr(sorted(_files(module).items()))
+
+
+def _is_installed(path: Path) -> bool:
+    return not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
 
 
 def forget() -> None:
@@ -211,7 +215,7 @@ def _files(module: str) -> dict[str, str]:
     file = Path(path).resolve()
     root = file.parents[module.count(".") + (file.name == "__init__.py")]
     # Among installed packages only those of the module's own.
-    is_installed = not {"site-packages", "dist-packages"}.isdisjoint(root.parts)
+    is_installed = _is_installed(root)
     codes: dict[str, str] = {}
     waiting = [file]
     while waiting:

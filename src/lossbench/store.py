@@ -12,6 +12,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import stat
@@ -44,6 +45,18 @@ def sha256(content: bytes) -> str:
 def to_json(value: Any) -> bytes:
     """Canonical, readable JSON: sorted keys, one trailing newline."""
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON knows it: what is not finite becomes null, numpy's numbers Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def sealed(record: Mapping[str, Any]) -> bytes:

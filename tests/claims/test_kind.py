@@ -10,7 +10,7 @@ from lossbench.claims import kind
 from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
-from lossbench.runs.guess import own_loss
+from lossbench.runs.guess import bare_row
 
 OTHER_LINKS = {"msle", "mse_logits", "rescaled_square"}
 """Of another task behind the links that are tried: by the formula alone they could be that."""
@@ -20,7 +20,7 @@ OTHER_LINKS = {"msle", "mse_logits", "rescaled_square"}
     "row", [row for row in LOSSES.values() if row.outputs_per_target == 1], ids=lambda row: row.name
 )
 def test_the_task_of_a_loss_of_the_catalog_is_found_and_a_usual_link_with_it(row):
-    task, link, _ = kind.guessed(row.fn)
+    task, link, _ = kind.guessed(row)
     if row.name in OTHER_LINKS:
         assert (task, link) != (row.task, row.inverse_link)
     else:
@@ -30,13 +30,13 @@ def test_the_task_of_a_loss_of_the_catalog_is_found_and_a_usual_link_with_it(row
 
 
 def test_a_task_that_is_said_restricts_the_links():
-    assert kind.guessed(LOSSES["mse"].fn)[:2] == ("regression", "identity")
-    assert kind.guessed(LOSSES["mse"].fn, "classification")[0] == "classification"
+    assert kind.guessed(LOSSES["mse"])[:2] == ("regression", "identity")
+    assert kind.guessed(LOSSES["mse"], "classification")[0] == "classification"
 
 
 def test_a_function_that_is_least_nowhere_and_prefers_no_label_is_asked_about():
     with pytest.raises(ConfigError, match="say what it is with --task"):
-        kind.guessed(lambda output, target: output.sum(-1))
+        kind.guessed(loss(lambda output, target: output.sum(-1)))
 
 
 @pytest.mark.parametrize("row", LOSSES.values(), ids=lambda row: row.name)
@@ -46,7 +46,7 @@ def test_no_loss_of_the_catalog_is_refused(row):
 
 def loss(function, task="regression", link="identity") -> Loss:
     function.__name__ = "mine"
-    return own_loss(function, task, link)
+    return bare_row(function, task, link)
 
 
 def changing(output, target):

@@ -19,11 +19,12 @@ from lossbench.catalog.lessons import (
     weight_at,
 )
 from lossbench.catalog.text import letters, marks
-from lossbench.catalog.values import NO_ORACLE, about_family, facts, meaning, plain
+from lossbench.catalog.values import NO_ORACLE, about_family, facts, meaning
 from lossbench.losses import LOSSES
 from lossbench.losses.links import PROBABILITY_LINKS
 from lossbench.losses.relations import RELATIONS
 from lossbench.losses.spec import TASKS
+from lossbench.store import plain
 
 SAME = "the frequencies"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.relations import related
 from lossbench.losses.spec import Loss
 from lossbench.pairing import raised
+from lossbench.store import plain
 
 NO_ORACLE = "no independent implementation known"
 
@@ -126,14 +126,3 @@ def about_family(loss: Loss) -> str:
     """What a loss shares with those of its module: the first line of the module's docstring."""
     module = sys.modules.get(loss.fn.__module__)
     return ((module and module.__doc__) or "").strip().partition("\n")[0]
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON knows it: what is not finite becomes null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lossbench.claims.draws import seeded
+from lossbench.claims.draws import hard_targets, normal, raw_outputs, seeded
 from lossbench.errors import ConfigError
-from lossbench.losses.spec import Context, Loss
+from lossbench.losses.spec import Loss
 
 OUTPUTS, EXAMPLES = 3, 64
 STEPS = (0.02, 1.0)
@@ -21,18 +20,22 @@ KINDS = (("regression", "identity"), ("classification", "softmax"))
 KINDS += (("classification", "sigmoid"), ("regression", "exp"))
 """In the order in which they are tried."""
 
-Function = Callable[..., Tensor]
+NOT_FINITE = (
+    "it is not finite at ordinary outputs, which are any real numbers: a logarithm or a root of "
+    "them needs the inverse link first, as output.log_softmax(-1)"
+)
+"""What is refused of a loss whose link may only be another one."""
 
 
-def guessed(function: Function, task: str = "") -> tuple[str, str, str]:
-    """Task, inverse link, and why, of a function of which nothing is said.
+def guessed(loss: Loss, task: str = "") -> tuple[str, str, str]:
+    """Task, inverse link, and why, of a loss whose row does not say them truly.
 
     It is the first of `KINDS` behind whose link the loss is least where the prediction is the
     target. A function of which that is true behind none, like a margin loss, is of classification
     if a larger output of the labelled class alone makes it smaller.
 
     Args:
-        function: `(output [..., C], target [..., C]) -> [...]`, which may raise what it likes.
+        loss: Its function may raise what it likes.
         task: If it is known.
 
     Raises:
@@ -40,13 +43,13 @@ def guessed(function: Function, task: str = "") -> tuple[str, str, str]:
     """
     for kind, link in KINDS:
         target = _targets(kind)
-        if task in ("", kind) and _is_least(function, _output_for(link, target), target):
+        if task in ("", kind) and _is_least(loss, _output_for(link, target), target):
             return kind, link, f"least where {link} of the output is the target"
     if task == "regression":
         return "regression", "identity", "as you say"
     labels = torch.nn.functional.one_hot(torch.arange(EXAMPLES) % OUTPUTS, OUTPUTS).double()
     output = torch.zeros_like(labels).requires_grad_()
-    gradient = torch.autograd.grad(_values(function, output, labels).sum(), output)[0]
+    gradient = torch.autograd.grad(loss.values(output, labels).sum(), output)[0]
     if task or bool(((gradient * labels).sum(-1) < 0).all()):
         return "classification", "softmax", "less where the labelled class has a larger output"
     raise ConfigError(
@@ -66,27 +69,19 @@ def _output_for(link: str, target: Tensor) -> Tensor:
     if link == "identity":
         return target
     if link == "softmax":  # any constant may be added
-        shift = torch.randn((len(target), 1), generator=seeded("shift", OUTPUTS))
-        return target.log() + shift
+        return target.log() + normal((len(target), 1), seeded("shift", OUTPUTS))
     return target.logit() if link == "sigmoid" else target.log()
 
 
-def _is_least(function: Function, output: Tensor, target: Tensor) -> bool:
+def _is_least(loss: Loss, output: Tensor, target: Tensor) -> bool:
     """Whether no small step from the outputs makes the loss smaller, and some make it larger."""
     generator = seeded("steps", OUTPUTS)
-    steps = torch.randn((32, *output.shape), generator=generator, dtype=torch.float64)
-    here, slack = _values(function, output, target), 1e-9
+    steps = normal((32, *output.shape), generator)
+    here, slack = loss.values(output, target), 1e-9
     near, far = (
-        _values(function, output + size * steps, target.expand_as(steps)) - here for size in STEPS
+        loss.values(output + size * steps, target.expand_as(steps)) - here for size in STEPS
     )
     return bool((near >= -slack).all()) and bool((far.amax(0) > slack).all())
-
-
-def _values(function: Function, output: Tensor, target: Tensor) -> Tensor:
-    if "context" in inspect.signature(function).parameters:
-        context = Context.long_tailed(target.shape[-1], like=target)
-        return function(output, target, context=context)
-    return function(output, target)
 
 
 def unlike_a_loss(row: Loss) -> str:
@@ -122,10 +117,7 @@ def refused(row: Loss) -> str:
         return "its value has no gradient with respect to the output: detach nothing"
     gradient = torch.autograd.grad(values.sum(), output)[0]
     if not bool(values.isfinite().all() and gradient.isfinite().all()):
-        return (
-            "it is not finite at ordinary outputs, which are any real numbers: a logarithm or a "
-            "root of them needs the inverse link first, as output.log_softmax(-1)"
-        )
+        return NOT_FINITE
     return ""
 
 
@@ -146,10 +138,9 @@ def unsound(row: Loss) -> Iterator[str]:
 
 def _example(row: Loss) -> tuple[Tensor, Tensor]:
     """Outputs, [2, M, W], which ask for a gradient, and targets, [2, M, C]."""
-    target = _targets(row.task)
-    if row.task == "classification":
-        target = torch.nn.functional.one_hot(target.argmax(-1), OUTPUTS).double()
-    target = torch.stack([target, target.flip(0)])
-    shape = (*target.shape[:-1], row.outputs_per_target * OUTPUTS)
-    output = torch.randn(shape, generator=seeded("soundness", OUTPUTS), dtype=torch.float64)
+    generator, shape = seeded("soundness", OUTPUTS), (2 * EXAMPLES, OUTPUTS)
+    target = hard_targets(row, shape, generator)
+    output, target = (
+        rows.unflatten(0, (2, EXAMPLES)) for rows in (raw_outputs(row, shape, generator), target)
+    )
     return output.requires_grad_(), target

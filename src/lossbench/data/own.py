@@ -114,15 +114,15 @@ def batch_size(row: Data) -> int:
 def _row(name: str, inputs: Tensor, targets: Tensor, *, classes: int = 0) -> Data:
     """The row; targets are labels, [N], where there are classes, else numbers, [N, 1]."""
 
-    def own(*, seed: int) -> Splits:
+    def table_splits(*, seed: int) -> Splits:
         rows = permuted(len(inputs), seed)
         parts = by_split(inputs, rows), by_split(targets, rows)
         return classification(*parts, classes=classes) if classes else regression(*parts)
 
-    own.__name__ = name
+    table_splits.__name__ = name
     task = "classification" if classes else "regression"
     content = tensors_sha({"inputs": inputs, "targets": targets})
-    return Data(own, task, SOURCE, licence="your own", content=content)
+    return Data(table_splits, task, SOURCE, licence="your own", content=content)
 
 
 def _features(inputs: Any, name: str) -> Tensor:

@@ -43,10 +43,10 @@ def write(folder: Path, loaded: records.Records, mains: Sequence[Comparison]) ->
         loaded: The sweep.
         mains: Its fair comparisons, one a context.
     """
-    told = " ".join(methods.paragraph(loaded, mains))
+    prose = " ".join(methods.paragraph(loaded, mains))
     files = {
-        "methods.md": f"{told}\n",
-        "methods.tex": f"{_escaped(told)}\n",
+        "methods.md": f"{prose}\n",
+        "methods.tex": f"{_escaped(prose)}\n",
         "references.bib": REFERENCES % lossbench.__version__,
     }
     for tasks in alike(mains):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from lossbench import records, statistics
+from lossbench import records, statistics, store
 
 SCHEMA = 1
 
@@ -48,12 +47,5 @@ def verdicts(loaded: records.Records) -> dict[str, Any]:
         "question": loaded.plan.get("question", ""),
         "runs": {status: int(counts.get(status, 0)) for status in records.STATUSES},
         "objections": [*statistics.objections(loaded, comparisons)],
-        "verdicts": [{name: _plain(row[name]) for name in FIELDS} for row in rows],
+        "verdicts": [{name: store.plain(row[name]) for name in FIELDS} for row in rows],
     }
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON knows it."""
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -60,7 +60,7 @@ class Own:
             _LOADED[0] = self.rows
 
 
-def own(modules: Iterable[str] = ()) -> Own:
+def own_rows(modules: Iterable[str] = ()) -> Own:
     """What this process knows of somebody's own."""
     rows = cloudpickle.dumps([*_ADDED.values()]) if _ADDED else b""
     _LOADED[0] = rows
@@ -179,8 +179,8 @@ def module_of(path: Path) -> ModuleType:
         if other is not None and Path(other).resolve() == place:
             return sys.modules[name]
     else:
-        found = importlib.util.find_spec(name)
-        other = found and found.origin
+        spec_elsewhere = importlib.util.find_spec(name)
+        other = spec_elsewhere and spec_elsewhere.origin
     if name in sys.modules or (other is not None and Path(other).resolve() != place):
         raise ConfigError(f"{path}: another module has the name {name!r}: rename the file")
     if str(place.parent) not in sys.path:

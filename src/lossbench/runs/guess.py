@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+from torch import Tensor
 
 from lossbench import claims
 from lossbench.claims import Verdict, kind
@@ -67,7 +68,7 @@ def examined(
             when, pickled = f"loss {_name(function)} is called", cloudpickle.dumps(function)
             given = (pickled, file_and_line(function), task, link)
             *kinds, why, unsound, verdicts = process.call(when, _examine, *given)
-            row = function if isinstance(function, Loss) else own_loss(function, *kinds)
+            row = function if isinstance(function, Loss) else bare_row(function, *kinds)
             if row is not function:
                 held = frozenset(name for name, verdict in verdicts.items() if verdict.holds)
                 row = replace(row, claims=held)
@@ -106,14 +107,14 @@ def _examine(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tu
         if isinstance(given, Loss):
             row = given
         else:
-            if problem := kind.unlike_a_loss(own_loss(function, "regression", "identity")):
+            if problem := kind.unlike_a_loss(bare_row(function)):
                 raise ConfigError(f"{where}: {problem}")
             if link and not task:
                 task = "regression" if link in OF_NUMBERS else "classification"
             if not (task and link):
                 task, guess, why = _guessed(function, task)
                 link = link or guess
-            row = own_loss(function, task, link)
+            row = bare_row(function, task, link)
         if problem := kind.refused(row):
             raise ConfigError(f"{where}: {problem}")
         return row.task, row.inverse_link, why, (*kind.unsound(row),), claims.measure(row)
@@ -139,20 +140,33 @@ OF_NUMBERS = ("identity", "exp", "softplus", "mean")
 
 def _guessed(function: Callable[..., Any], task: str) -> tuple[str, str, str]:
     try:
-        return kind.guessed(function, task)
+        return kind.guessed(bare_row(function), task)
     except ConfigError as error:
-        problems = [kind.refused(own_loss(function, one, "identity")) for one in TASKS]
-        if all("not finite" in problem for problem in problems):
-            raise ConfigError(problems[0]) from error
+        problems = {kind.refused(bare_row(function, one)) for one in TASKS}
+        if problems == {kind.NOT_FINITE}:
+            raise ConfigError(kind.NOT_FINITE) from error
+
+        def exchanged(output: Tensor, target: Tensor) -> Tensor:
+            return function(target, output)
+
         try:
-            kind.guessed(lambda output, target: function(target, output), task)
+            kind.guessed(bare_row(exchanged), task)
         except Exception:
             raise error from None
         raise ConfigError("its arguments are exchanged: write (output, target)") from error
 
 
-def own_loss(function: Callable[..., Any], task: str, link: str) -> Loss:
+def bare_row(
+    function: Callable[..., Any], task: str = "regression", link: str = "identity"
+) -> Loss:
     """The row of a function that claims nothing."""
-    domain = "nonnegative" if link in ("exp", "softplus") else "real"
-    row = Loss(function, link, "own", task, "your own", frozenset(), "your own")
-    return replace(row, domain=domain)
+    return Loss(
+        function,
+        inverse_link=link,
+        family="own",
+        task=task,
+        formula="your own",
+        claims=frozenset(),
+        source="your own",
+        domain="nonnegative" if link in ("exp", "softplus") else "real",
+    )

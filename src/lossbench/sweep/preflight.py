@@ -138,7 +138,8 @@ def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
         with contained(f"model {run.model.name}", function):
             refuse_too_large(build)
             refuse_unpaired(build, inputs[: run.batch_size])
-            refuse_unfit(build, inputs[: run.batch_size], outputs=splits.sizes[1])
+            if is_own(function):  # those of ours are tested
+                refuse_unfit(build, inputs[: run.batch_size], outputs=splits.sizes[1])
             times = run.row.outputs_per_target
             refuse_unwidened(build, inputs[: run.batch_size], times=times)
     except (ValueError, TypeError) as error:
