@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from needs import skip_without
 from selection import one_in
 
 from lossbench import cli, records, store
@@ -481,3 +483,16 @@ def test_a_table_of_results_imports_nothing_that_draws(trained, monkeypatch):
         "; sys.exit(any(name in sys.modules for name in ('matplotlib', 'seaborn', 'torch')))"
     )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize("choice", ["launcher=joblib", "sweeper=optuna"])
+def test_a_plugin_that_is_installed_and_cannot_serve_is_refused_before_anything_trains(
+    choice, tmp_path, capfd
+):
+    kind, _, name = choice.partition("=")
+    if importlib.util.find_spec(f"hydra_plugins.hydra_{name}_{kind}") is None:
+        skip_without("hydra_plugins", f"hydra-{name}-{kind} is not installed")
+    code = cli.main(["-m", "loss=mse,mae", "data=diabetes", f"hydra/{choice}"])
+    error = capfd.readouterr().err
+    assert (code, error.startswith(f"lossbench: hydra/{choice} does not serve here")) == (2, True)
+    assert not (tmp_path / "runs").exists()

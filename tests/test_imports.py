@@ -37,6 +37,7 @@ ROOMS = (
     "catalog",
     "challenge",
     "api",
+    "completion",
     "cli",
 )
 """Rooms from the ground up; a room imports earlier ones only."""

@@ -18,6 +18,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,6 +49,7 @@ and says with honest statistics what the loss changed.
   lossbench loss=huber data=diabetes       one run
   lossbench plan experiment=NAME           what it would cost: runs, packs, time, budget;
       --power    what its seeds can resolve    --spread 0.02  from a stated spread
+      --json     the same for programs
   lossbench report runs/NAME [--strict]    figures, tables, HTML page (--strict: exit 1 if a
                                            run is missing or a verdict is undecided or
                                            rests on less than declared, proven pairs)
@@ -88,6 +90,15 @@ SELECTION = {
 }
 """The losses that the help names, by task; `lossbench losses` lists all of them."""
 
+
+FLAGS = {
+    "plan": ("--power", "--spread", "--json"),
+    "report": ("--strict", "--json"),
+    "verify": ("--machine",),
+    "losses": ("--measure", "--json", "--wide", "--card", "--config-dir"),
+    "try": ("--task", "--link", "--against", "--data", "--model", "--name"),
+}
+"""Flags by command."""
 
 LONGEST = 1000
 """Letters of a message, at most."""
@@ -247,6 +258,7 @@ def _launch(config: Any, loader: Any, *, command: str) -> int:
 def _plan(arguments: list[str]) -> int:
     parser = _parser("plan")
     parser.add_argument("--power", action="store_true")
+    parser.add_argument("--json", action="store_true")
     parser.add_argument("--spread", type=float, default=math.nan)
     options, overrides = parser.parse_known_args(arguments)
     if not (math.isnan(options.spread) or options.spread > 0):
@@ -257,6 +269,10 @@ def _plan(arguments: list[str]) -> int:
         from lossbench.protocol import forecast
 
         outline = launch.outline(config, loader)
+        if options.json:
+            looks = [asdict(look) for look in forecast.forecast(outline.runs, outline.sweep)]
+            print(json.dumps({"schema": 1, "name": outline.sweep.name, "looks": looks}, indent=1))
+            return DONE
         print("\n".join(forecast.lines(outline)))
         if options.power or not math.isnan(options.spread):
             print("\n" + "\n".join(forecast.power(outline, spread=options.spread)))
@@ -475,8 +491,7 @@ def _loss_options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--config-dir", metavar="DIR", action="append", default=[])
     options, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
-        flags = ("--measure", "--json", "--wide", "--card", "--config-dir")
-        raise ConfigError(f"losses {unknown[0]}: {nearest(unknown[0], flags)}")
+        raise ConfigError(f"losses {unknown[0]}: {nearest(unknown[0], FLAGS['losses'])}")
     options.extensions = _extensions(options.names)
     names = [word for word in options.names if not word.startswith("extensions=")]
     options.names = [*dict.fromkeys(names)]
@@ -498,7 +513,7 @@ def _try(arguments: list[str]) -> int:
     parser = _parser("try")
     parser.add_argument("file", metavar="FILE.py")
     parser.add_argument("names", nargs="*")
-    for flag in ("--task", "--link", "--against", "--data", "--model", "--name"):
+    for flag in FLAGS["try"]:
         parser.add_argument(flag, default="")
     options = parser.parse_intermixed_args(arguments)
     overrides = [word for word in options.names if "=" in word]
@@ -527,12 +542,25 @@ def _try(arguments: list[str]) -> int:
     return _with_hydra([*lines, *overrides], train_and_answer)
 
 
+def _complete(arguments: list[str]) -> int:
+    """Called by a shell, see docs/commands.md, with the word as that shell breaks words."""
+    from lossbench import completion
+
+    line = os.environ.get("COMP_LINE", "")[: int(os.environ.get("COMP_POINT", "0"))]
+    word, of_shell = line.split(" ")[-1], (arguments[1:] or [""])[0]
+    keys = dict.fromkeys(re.findall(r"([a-z][\w./]*)=(?=[\w{\[])", HELP))
+    for one in completion.candidates(line, flags=FLAGS, keys=[*keys]):
+        print(one[len(word) - len(of_shell) :])
+    return DONE
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
     "report": _report,
     "verify": _verify,
     "losses": _losses,
     "try": _try,
+    "complete": _complete,
 }
 
 

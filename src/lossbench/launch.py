@@ -111,7 +111,9 @@ def composed(loader: ConfigLoader, overrides: list[str], folder: Path | None = N
         group = f"hydra/{kind}"
         if key not in config.hydra[kind]:
             choice = config.hydra.runtime.choices[group]
-            raise ConfigError(f"{group}={choice} cannot train packs: use {group}={serving}")
+            raise ConfigError(
+                f"{group}={choice} does not serve here, see docs/commands.md: use {group}={serving}"
+            )
     refuse_foreign(config, usual=of([]) if folder else None)
     if config.extensions:  # those of a yaml; what was typed is known by now
         load_extensions(config.extensions)

@@ -351,14 +351,15 @@ def test_permuting_all_test_values_changes_no_choice(looked, tmp_path):
 # ---- failures, budgets, what else is tuned -------------------------------------------------------
 
 
-def test_without_its_reference_a_sweep_has_no_verdict_and_says_so(conf, place):
-    assert ask(conf, "experiment=tiny", "name=alone", "loss=mae,huber") == cli.DONE
-    loaded = records.load(place / "runs" / "alone")
-    tasks = statistics.all_comparisons(loaded)
-    assert [task.condition for task in tasks] == ["own_lr"]
-    assert tasks[0].paired.empty
-    assert "the declared reference mse has no run" in tasks[0].refusal
-    assert any("reference mse" in text for text in statistics.objections(loaded, tasks))
+def test_an_experiment_without_its_reference_is_refused_until_the_sweep_has_it(conf, place, capfd):
+    alone = ["experiment=tiny", "name=alone"]
+    assert ask(conf, *alone, "loss=mae,huber") == cli.MISTAKE
+    assert "its reference mse is neither among the losses nor in" in capfd.readouterr().err
+    assert not (place / "runs" / "alone").exists()
+    assert ask(conf, *alone, "loss=mse,mae") == cli.DONE
+    assert ask(conf, *alone, "loss=huber") == cli.DONE
+    (task, *_) = statistics.all_comparisons(records.load(place / "runs" / "alone"))
+    assert {*task.paired.loss} == {"mae", "huber"}
 
 
 def test_a_loss_of_which_a_run_failed_has_no_verdict_until_it_is_trained(
@@ -509,7 +510,7 @@ MISTAKES = [
     (["hydra.sweeper.candidates.lr=[0.1,abc]"], "optimizer.lr is 'abc': use a number"),
     (
         ["hydra/launcher=basic"],
-        "hydra/launcher=basic cannot train packs: use hydra/launcher=packed",
+        "hydra/launcher=basic does not serve here, see docs/commands.md: use hydra/launcher=packed",
     ),
     (
         ["+hydra.sweeper.candidates.split=test"],

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
+import sklearn.datasets
+
 from lossbench import cli, records, statistics
-from lossbench.report import paper, plain
+from lossbench.data import DATA
+from lossbench.data.files import Files
+from lossbench.protocol.forecast import Forecast
+from lossbench.report import methods, paper, plain
 
 
 def test_a_table_of_a_paper_has_five_columns_a_caption_and_a_label(essay_sweep, tmp_path):
@@ -24,8 +30,11 @@ def test_a_table_of_a_paper_has_five_columns_a_caption_and_a_label(essay_sweep, 
         assert all(part in text for part in (r"\toprule", r"\caption{", r"\label{tab:"))
         losses = {loss for task in mains for loss in task.runs.loss if task.metric in name}
         assert all(loss.replace("_", r"\_") in text for loss in losses)
-    # Nothing of LaTeX's own is left unescaped in the prose.
+    # Every key that is cited is in the list of references, and every one of these is cited.
     told = (tmp_path / "methods.tex").read_text()
+    keys = re.findall(r"^@\w+\{(\w+),", (tmp_path / "references.bib").read_text(), re.M)
+    assert sorted(re.findall(r"\\cite\{(\w+)\}", told)) == sorted(keys)
+    # Nothing of LaTeX's own is left unescaped in the prose.
     assert not re.search(r"(?<!\\)[&%#_]", re.sub(r"\$\\\w+\$", "", told))
 
 
@@ -38,5 +47,34 @@ def test_json_has_the_verdicts_of_the_table_and_the_fields_of_the_page(essay_swe
     assert {*read["verdicts"][0]} == {*plain.FIELDS}
     assert sum(read["runs"].values()) == len(trained.runs)
     page = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
-    assert re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.M) == [*plain.FIELDS.items()]
+    listed = re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.M)
+    assert listed[: len(plain.FIELDS)] == [*plain.FIELDS.items()]
+    assert [name for name, _ in listed[len(plain.FIELDS) :]] == [
+        one.name for one in fields(Forecast)
+    ]
     assert records.load(trained.sweep_dir).plan["name"] == read["name"]
+
+
+def test_json_of_a_plan_counts_the_runs_that_the_lines_count(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["-m", "loss=mse,mae", "data=diabetes", "model=linear", "seed=0,1,2", "steps=20"]
+    assert cli.main(["plan", *words, "--json"]) == cli.DONE
+    (look,) = json.loads(capsys.readouterr().out)["looks"]
+    assert [look[name] for name in ("runs", "present", "updates")] == [6, 0, 6 * 20]
+
+
+def test_json_of_losses_has_the_fields_of_the_page(capsys):
+    assert cli.main(["losses", "huber", "--json", "--measure"]) == cli.DONE
+    (row,) = json.loads(capsys.readouterr().out)
+    page = (Path(__file__).parents[2] / "docs" / "json.md").read_text().partition("## Losses")[2]
+    fields = {*row, *row["measured"], *row["measured"]["claims"]["convex"]}
+    assert {*re.findall(r"`(\w+)`", page)} == fields | {*row["parameters"]["delta"]}
+
+
+def test_methods_say_of_each_task_how_many_examples_and_parameters_there_were(essay_sweep):
+    loaded = records.load(essay_sweep)
+    told = " ".join(methods.paragraph(loaded, statistics.main_comparisons(loaded)))
+    sizes = {split: len(rows) for split, rows in DATA["diabetes"].splits(0, Files()).inputs.items()}
+    assert sum(sizes.values()) == len(sklearn.datasets.load_diabetes().target)
+    expected = "{train} train, {validation} validation and {test} test examples".format(**sizes)
+    assert f"diabetes × linear ({expected}; linear with 11 parameters; SGD" in told

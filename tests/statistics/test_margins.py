@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lossbench.statistics import margin_text, share_of_error
+from lossbench.statistics import in_words, margin_text
 from lossbench.statistics.margins import Margin, resolved_margin
 
 
@@ -27,7 +27,7 @@ def margin(declared, values, *, metric="accuracy", reference="cross_entropy", un
     ],
 )
 def test_a_text_names_a_share(text, share):
-    assert share_of_error(text) == pytest.approx(share)
+    assert in_words(text) == (pytest.approx(share), "error")
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_text_names_a_share(text, share):
 )
 def test_any_other_text_is_refused_with_the_cure(text):
     with pytest.raises(ValueError, match="like '10% of error'"):
-        share_of_error(text)
+        in_words(text)
 
 
 def test_the_error_is_the_distance_from_a_perfect_prediction():
@@ -44,6 +44,14 @@ def test_the_error_is_the_distance_from_a_perfect_prediction():
     assert margin("10% of error", [0.4, 0.6], metric="rmse").value == pytest.approx(0.05)
     assert margin("10% of error", [0.8, 0.9], metric="r2").value == pytest.approx(0.015)
     assert margin(0.01, [0.96, 0.98]).share == pytest.approx(1 / 3)
+
+
+def test_a_margin_in_the_unit_of_the_target_is_one_in_its_standard_deviations():
+    assert in_words("1.5 of target") == (1.5, "target")
+    words = {"metric": "rmse", "reference": "mse"}
+    assert margin("38.5 of target", [0.5, 0.7], target_scale=[76.0, 78.0], **words).value == 0.5
+    told = margin("38.5 of target", [0.5], target_scale=77.0, unit="dollars", **words)
+    assert (told.value, told.in_target) == (0.5, pytest.approx(38.5))
 
 
 def test_diverged_seeds_have_no_error_and_without_any_every_difference_matters():

@@ -248,7 +248,8 @@ def _check_engine(engine: Mapping[str, Any]) -> None:
 
 def _part(node: Mapping[str, Any]) -> Part:
     fn = node.get("fn", "???")
-    return Part(node["name"], node["name"] if fn == "???" else fn, dict(node["params"]))
+    name, title = node["name"], node.get("title", "")
+    return Part(name, name if fn == "???" else fn, dict(node["params"]), title)
 
 
 def _plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:

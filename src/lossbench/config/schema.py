@@ -45,6 +45,7 @@ class ChangeNode:
 class DataNode(PartNode):
     """The `data` group. Where its files lie, and whether they may be downloaded, is no factor."""
 
+    title: str = ""
     root: str = ROOT
     download: bool = False
     targets: str = Draft.targets

@@ -64,12 +64,14 @@ def table(inputs: Any, targets: Any, *, name: str, task: str = "") -> Data:
     Raises:
         ValueError: What cannot be served, with the cure.
     """
+    unit = "units of the target"
     if isinstance(targets, str):
         if not targets:
             raise ValueError(f"data {name}: say which column is to be predicted, with target=")
         if not isinstance(inputs, pd.DataFrame) or targets not in inputs.columns:
             known = ", ".join(map(str, getattr(inputs, "columns", ())))
             raise ValueError(f"data {name}: there is no column {targets!r}, but {known or 'none'}")
+        unit = f"units of {targets}"
         inputs, targets = inputs.drop(columns=targets), inputs[targets]
     features, column = _features(inputs, name), _column(targets, name)
     if len(features) != len(column):
@@ -94,7 +96,8 @@ def table(inputs: Any, targets: Any, *, name: str, task: str = "") -> Data:
     if task == "regression":
         if not is_number:
             raise ValueError(f"data {name}: the targets are no numbers, and regression needs them")
-        return _row(name, features, torch.tensor(column.to_numpy(float))[:, None])
+        numbers = torch.tensor(column.to_numpy(float))[:, None]
+        return _row(name, features, numbers, unit=unit)
     sizes = column.value_counts()
     if sizes.min() < LEAST_OF_A_CLASS:
         raise ValueError(
@@ -111,7 +114,7 @@ def batch_size(row: Data) -> int:
     return min(64, 2 ** int(math.log2(examples)))
 
 
-def _row(name: str, inputs: Tensor, targets: Tensor, *, classes: int = 0) -> Data:
+def _row(name: str, inputs: Tensor, targets: Tensor, *, classes: int = 0, unit: str = "") -> Data:
     """The row; targets are labels, [N], where there are classes, else numbers, [N, 1]."""
 
     def table_splits(*, seed: int) -> Splits:
@@ -122,7 +125,8 @@ def _row(name: str, inputs: Tensor, targets: Tensor, *, classes: int = 0) -> Dat
     table_splits.__name__ = name
     task = "classification" if classes else "regression"
     content = tensors_sha({"inputs": inputs, "targets": targets})
-    return Data(table_splits, task, SOURCE, licence="your own", content=content)
+    facts = {"licence": "your own", "unit": unit, "content": content}
+    return Data(table_splits, task, SOURCE, **facts)
 
 
 def _features(inputs: Any, name: str) -> Tensor:

@@ -200,7 +200,11 @@ def assemble(
             dtype,
         ),
         facts={
-            seed: {**realised(splits), "target_scale": splits.target_scale}
+            seed: {
+                **realised(splits),
+                "target_scale": splits.target_scale,
+                **{f"{split}_examples": len(rows) for split, rows in splits.inputs.items()},
+            }
             for seed, splits in zip(seeds, data, strict=True)
         },
         class_counts=targets["train"].sum(1),

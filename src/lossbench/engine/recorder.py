@@ -117,7 +117,7 @@ class Recorder:
                 outcomes.append(Outcome("diverged", f"not finite after {stop} updates", stop))
             else:
                 outcomes.append(Outcome("done", "", stop))
-        device = device_name(self._device)
+        device, parameters = device_name(self._device), [*self._members.parameters.values()]
         runs = [
             {
                 **_run_facts(self._pack, run),
@@ -127,6 +127,7 @@ class Recorder:
                 "best_step": self._best_step(place, outcome),
                 **self._members.fingerprints[run.seed],
                 **self._members.facts[run.seed],
+                "parameters": sum(of_all[place].numel() for of_all in parameters),
                 "shared_sha": run.shared_sha,
                 "env_sha": environment_sha(device, run.precision),
                 "environment": environment_json(facts),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -12,8 +12,10 @@ import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
 
-# Okabe and Ito's hues, and wine in place of their yellow. A family has one hue; families that share
-# one are of different tasks. Tests hold them apart for every kind of colour blindness.
+from lossbench.records import REFERENCE
+
+# Okabe and Ito's hues, and wine in place of their yellow. Families that share one are of different
+# tasks. Tests hold them apart for every kind of colour blindness.
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 ORANGE, PURPLE, SKY = "#E69F00", "#CC79A7", "#56B4E9"
 WINE, BLACK = "#882255", "#000000"
@@ -71,30 +73,51 @@ def loss_styles(estimates: pd.DataFrame) -> dict[str, LossStyle]:
 
     Within `style` of some losses it is the same in every figure.
     """
-    styles = {}
-    for family, rows in estimates.groupby(estimates.family.fillna("")):
-        losses = sorted({*rows.loss})
-        relatives = sorted({loss for loss, other in _LOSSES.get() if other == family} | {*losses})
-        for loss in losses:
-            i = relatives.index(loss)
-            dash, marker = DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]
-            styles[loss] = LossStyle(COLORS.get(str(family), OTHER), dash, marker)
-    return styles
+    families = dict(zip(estimates.loss, estimates.family.fillna("").astype(str), strict=True))
+    known = [group for group in _LOSSES.get() if families.keys() & group.keys()]
+    styles: dict[str, LossStyle] = {}
+    for group in (families, *known):
+        styles |= _of_task(group)
+    order = sorted(families, key=lambda loss: (families[loss], loss))
+    return {loss: styles[loss] for loss in order}
 
 
-_LOSSES: ContextVar[frozenset[tuple[str, str]]] = ContextVar("_LOSSES", default=frozenset())
-"""Loss and family of all losses that figures may show, so that no style depends on the others."""
+def _of_task(families: Mapping[str, str]) -> dict[str, LossStyle]:
+    """Styles of losses by name, given their families.
+
+    Up to eight have a colour each: that of the family for its first, the reference before others;
+    then those that are left, a loss of one's own too. More than eight share that of their family.
+    """
+    by_family: dict[str, list[str]] = {}
+    for loss in sorted(families, key=lambda loss: (loss not in REFERENCE.values(), loss)):
+        by_family.setdefault(families[loss], []).append(loss)
+    hues = {
+        loss: COLORS.get(family, OTHER) for family, losses in by_family.items() for loss in losses
+    }
+    if len(families) <= len({*COLORS.values()}):
+        hues = {
+            losses[0]: COLORS[family] for family, losses in by_family.items() if family in COLORS
+        }
+        free = [color for color in dict.fromkeys(COLORS.values()) if color not in hues.values()]
+        hues |= zip([loss for loss in sorted(families) if loss not in hues], free, strict=False)
+    return {
+        loss: LossStyle(hues[loss], DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)])
+        for losses in by_family.values()
+        for i, loss in enumerate(sorted(losses))
+    }
+
+
+_LOSSES: ContextVar[Sequence[Mapping[str, str]]] = ContextVar("_LOSSES", default=())
+"""Of each task the losses that figures may show, with their families."""
 
 
 @contextmanager
-def style(
-    salt: str = "lossbench", *, losses: Collection[tuple[str, str]] = frozenset()
-) -> Iterator[None]:
+def style(salt: str = "lossbench", *, losses: Sequence[Mapping[str, str]] = ()) -> Iterator[None]:
     """Settings of every figure, for the time of a `with`; names are never read as formulas.
 
     Args:
         salt: Makes the ids within an SVG differ from those of other figures on one page.
-        losses: Loss and family of all losses that the figures may show; see `loss_styles`.
+        losses: Family by name of the losses that the figures may show, a mapping a task.
     """
     settings: dict[Any, Any] = {
         **sns.axes_style("ticks"),
@@ -134,7 +157,7 @@ def style(
         "figure.facecolor": PAPER,
         "axes.facecolor": PAPER,
     }
-    token = _LOSSES.set(frozenset(losses))
+    token = _LOSSES.set(losses)
     try:
         with mpl.rc_context(settings):
             yield

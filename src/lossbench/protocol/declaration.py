@@ -92,32 +92,42 @@ def check_declaration(
 
 
 def _check_margin(place: str, value: Any) -> None:
-    """A margin is a number in the unit of the metric, or a share of the reference's error."""
+    """A margin is a number in the unit of the metric, or words, see `statistics.in_words`."""
     try:
-        least: Any = statistics.share_of_error(value) if isinstance(value, str) else value
+        least: Any = statistics.in_words(value)[0] if isinstance(value, str) else value
     except ValueError:
         least = -1.0
     if not _is_number(least) or least < 0:
         raise ConfigError(
             f"margin of {place} is {value!r}: use a number, 0 or more, in the unit of the metric, "
-            "or a share like '10% of error'"
+            "or one like '10% of error' or '500 of target'"
         )
 
 
 def _check_error(declared: Mapping[str, Any], name: str, task: str) -> None:
-    """A margin that is a share of the reference's error needs such an error, on validation."""
+    """A margin in words needs an error of the reference on validation, or a target's unit."""
     margin = records.declared(declared["margin"], data=name, task=task)
     metric = records.declared(declared["primary"], data=name, task=task)
     facts = records.metric_of(metric)
     if not isinstance(margin, str):
         return
-    why = "" if "validation" in facts.splits else "is not measured on validation"
-    why = why or ("has no perfect value to count an error from" * math.isnan(facts.perfect))
+    if statistics.in_words(margin)[1] == "target":
+        is_of_target = facts.unit == records.STANDARD
+        why = "" if is_of_target else "is not measured in the target's unit"
+    else:
+        why = _without_error(facts)
     if why:
         raise ConfigError(
             f"margin of {name} is {margin!r}, and {metric} {why}: declare "
             f"margin: {{ {name}: NUMBER }} in the unit of {metric}"
         )
+
+
+def _without_error(facts: records.Metric) -> str:
+    """Why no share of an error can be taken in a metric; empty where it can."""
+    if "validation" not in facts.splits:
+        return "is not measured on validation"
+    return "has no perfect value to count an error from" if math.isnan(facts.perfect) else ""
 
 
 def _check_selects(declared: Mapping[str, Any], name: str, task: str) -> None:

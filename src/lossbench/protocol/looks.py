@@ -170,7 +170,7 @@ class Protocol:
     def carry_out(self) -> None:
         """Train the first look, growing the grids whose ends are best; then what is still open."""
         declaration = self.declaration()
-        self._warn_without_reference()
+        self._refuse_without_reference()
         trained = {run.run_id: run for run in self.first_look()}
         self.sweep.run([*trained.values()], declaration=declaration)
         growing = [*self.tasks]
@@ -222,17 +222,17 @@ class Protocol:
                         f"compared with, one of {', '.join(sorted(levels))}"
                     )
 
-    def _warn_without_reference(self) -> None:
-        """Before anything is trained: which tasks will have nothing to compare with."""
+    def _refuse_without_reference(self) -> None:
+        """Refuse a task that has nothing to compare with, before anything is trained."""
         for task in self.tasks:
             name = self._declared("reference", task)
             known = {facts["loss"] for facts in self._trained_before(task.context)}
             if name not in task.losses | known:
-                log.warning(
-                    "%s: the reference %s is neither among its losses nor in the sweep, so there "
-                    "will be nothing to compare with: add it, or run the experiment as it is first",
-                    task.label, name,
-                )  # fmt: skip
+                raise ConfigError(
+                    f"{task.label}: its reference {name} is neither among the losses nor in "
+                    f"{self.sweep.folder}, so nothing could be compared: give the experiment "
+                    f"without loss= first, or add {name}"
+                )
 
     def _declared(self, key: str, task: Task) -> Any:
         return records.declared(self.declare.get(key, {}), data=task.data, task=task.kind)

@@ -92,6 +92,10 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
             "under label noise the matrix of shares from true class (row) to given class over the "
             "training split, as JSON rounded to 6 digits; else empty",
         ),
+        _count("train_examples", "1", "examples that it trains on"),
+        _count("validation_examples", "1", "examples that candidates are chosen by"),
+        _count("test_examples", "1", "examples that it is judged by"),
+        _count("parameters", "1", "numbers that it learns"),
         _text("source_sha", "sha256 of the code of loss, data, model, optimizer and schedule"),
         _text("shared_sha", "sha256 of the same without the loss: equal for every loss of a seed"),
         _text("env_sha", "sha256 of versions, processor capability, threads and device"),

@@ -48,6 +48,12 @@ def of_sweep(
     }
 
 
+def losses_by_task(loaded: records.Records) -> list[dict[str, str]]:
+    """Family by name of the losses of regression and of classification, for `figures.style`."""
+    by_task = loaded.runs.dropna(subset="family").groupby("task")
+    return [dict(zip(runs.loss, runs.family, strict=True)) for _, runs in by_task]
+
+
 def verdicts(mains: Sequence[Comparison]) -> list[Drawing]:
     """The verdicts as pictures: a map of several tasks, the intervals of a single one."""
     compared = [task for task in mains if len(task.paired)]

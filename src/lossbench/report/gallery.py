@@ -163,7 +163,7 @@ def _pictures(
     loaded: records.Records, mains: list[Comparison], pictures_in: Path
 ) -> Iterator[tuple[str, str]]:
     """Draw the verdicts; name and title of each picture that now lies in `pictures_in`."""
-    losses = {(row.loss, str(row.family)) for row in loaded.runs.itertuples()}
+    losses = drawings.losses_by_task(loaded)
     with tempfile.TemporaryDirectory() as place:
         drawn = pictures.draw_all(Path(place), drawings.verdicts(mains), workers=1, losses=losses)
         for picture in drawn:

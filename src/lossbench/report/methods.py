@@ -36,7 +36,7 @@ def paragraph(loaded: records.Records, mains: Sequence[Comparison]) -> list[str]
 
 def _design(runs: pd.DataFrame, mains: Sequence[Comparison]) -> Iterator[str]:
     losses = sorted({loss for task in mains for loss in task.runs.loss})
-    kinds = [f"{task.label} ({_training(task)})" for task in mains]
+    kinds = [f"{task.label} ({_task(task)})" for task in mains]
     names = listed(losses) if len(losses) <= 12 else f"{len(losses)} losses"
     verb = "compared" if len(losses) > 1 else "trained"
     yield f"We {verb} {names} on {listed(kinds)}."
@@ -48,10 +48,41 @@ def _design(runs: pd.DataFrame, mains: Sequence[Comparison]) -> Iterator[str]:
         )
 
 
+def _task(task: Comparison) -> str:
+    """Examples, model and training of a task, for a parenthesis."""
+    return "; ".join([*_examples(task), *_model(task), _training(task)])
+
+
+def _examples(task: Comparison) -> Iterator[str]:
+    """How many examples each split has, where that was recorded."""
+    counts = {
+        split: task.runs.get(f"{split}_examples", NO_COUNTS).dropna() for split in records.SPLITS
+    }
+    if all(map(len, counts.values())):
+        texts = [f"{counted_from_to(count, ',')} {split}" for split, count in counts.items()]
+        yield f"{listed(texts)} examples"
+
+
+def _model(task: Comparison) -> Iterator[str]:
+    """The model with its parameters, those that are set and how many numbers it learns."""
+    model = config_of(task.runs).get("model")
+    if model is None:
+        return
+    settings = [f"{name.replace('_', ' ')} {value}" for name, value in model["params"].items()]
+    learned = task.runs.get("parameters", NO_COUNTS).dropna()
+    if len(learned):
+        settings.append(f"{counted_from_to(learned, ',')} parameters")
+    yield " with ".join(text for text in (f"{model['name']}", listed(settings)) if text)
+
+
+NO_COUNTS = pd.Series(dtype=float)
+"""Of a column that older records do not have."""
+
+
 def _training(task: Comparison) -> str:
     facts = config_of(task.runs)
     name = str(task.runs.optimizer.iloc[0])
-    parts = [name.upper() if name == "sgd" else name]
+    parts = [{"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}.get(name, name)]
     if facts.get("momentum"):
         parts.append(f"momentum {facts['momentum']:g}")
     if facts.get("weight_decay"):

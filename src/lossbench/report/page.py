@@ -121,7 +121,7 @@ def write(
         section: section_drawings if section in drawn_in else []
         for section, section_drawings in drawings.of_sweep(loaded, groups, mains).items()
     }
-    losses = {(row.loss, str(row.family)) for row in loaded.runs.itertuples()}
+    losses = drawings.losses_by_task(loaded)
     flat = [drawing for section in planned.values() for drawing in section]
     drawn = pictures.draw_all(folder / "figures", flat, workers=workers, losses=losses)
     rules, drawn = pictures.with_classes(drawn)
@@ -180,6 +180,8 @@ def write(
         tasks=[
             {
                 "label": task.label,
+                "title": task.title,
+                "unit": task.margin.unit if math.isfinite(task.margin.scale) else "",
                 "is_declared": task.is_declared,
                 "headline": summary.headline(task),
                 "metric": task.metric,
@@ -307,6 +309,7 @@ def _summary_row(task: Comparison) -> dict[str, Any]:
         value = summary.rounded(row.value, (row.high - row.low) / 2)
     return {
         "label": task.label,
+        "title": task.title,
         "metric": task.metric,
         "direction": records.direction(task.metric),
         "reference": task.reference,

@@ -40,9 +40,14 @@ def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
             continue
         elsewhere = [one for one in group if not one.is_main]
         for row in task.verdicts.itertuples():
+            scale, in_target = row.target_scale, {}
+            if math.isfinite(scale):
+                bounds = (scale * row.estimate, scale * row.low, scale * row.high)
+                in_target = {row.target_unit: summary.interval(*bounds, sign=True)}
             cells = {
                 "loss": row.loss,
                 "difference": _difference(row.estimate, row.low, row.high),
+                **in_target,
                 "pairs": str(row.n),
                 "verdict": row.verdict,
                 "at these rates": summary.interval(

@@ -26,12 +26,6 @@ REFERENCES = """\
   booktitle = {Advances in Neural Information Processing Systems 32},
   year = {2019},
 }
-@misc{hydra,
-  title = {Hydra: A framework for elegantly configuring complex applications},
-  author = {Yadan, Omry},
-  howpublished = {https://github.com/facebookresearch/hydra},
-  year = {2019},
-}
 """
 
 
@@ -46,7 +40,7 @@ def write(folder: Path, loaded: records.Records, mains: Sequence[Comparison]) ->
     prose = " ".join(methods.paragraph(loaded, mains))
     files = {
         "methods.md": f"{prose}\n",
-        "methods.tex": f"{_escaped(prose)}\n",
+        "methods.tex": f"{_cited(_escaped(prose))}\n",
         "references.bib": REFERENCES % lossbench.__version__,
     }
     for tasks in alike(mains):
@@ -68,19 +62,25 @@ def alike(mains: Sequence[Comparison]) -> list[list[Comparison]]:
 def table(tasks: Sequence[Comparison], loaded: records.Records) -> str:
     """Tasks alike in metric and reference as a floating table for the package booktabs."""
     first = tasks[0]
+    titles = [task.title for task in tasks]
+    if len({*titles}) < len(tasks):  # they do not tell tasks apart
+        titles = [task.label for task in tasks]
     cells = [
-        dict(zip(COLUMNS, (task.label if at == 0 else "", *_cells(row)), strict=True))
-        for task in tasks
+        dict(zip(COLUMNS, (title if at == 0 else "", *_cells(row)), strict=True))
+        for title, task in zip(titles, tasks, strict=True)
         for at, row in enumerate(summary.rows(task, loaded.plan))
     ]
     heads = ["task", "loss", f"{first.split} {first.metric}", f"minus {first.reference}", "verdict"]
     frame = pd.DataFrame(cells).set_axis(heads, axis=1).map(_escaped)
     margins = statistics.margin_text([task.margin for task in tasks])
     confidence = statistics.declaration_of(loaded.plan)["confidence"]
+    medians = summary.listed([task.title for task in tasks if task.average == "median"])
     caption = (
         f"{summary.headline(first)}. Mean over seeds and half its interval; paired differences "
-        f"from {first.reference} with {confidence:.0%} intervals, simultaneous over the losses of "
-        f"a task and the looks; differences below {margins} are of no practical weight."
+        f"from {first.reference}{f' (their median on: {medians})' if medians else ''}, over the "
+        f"seeds of the look at which each was settled, with {confidence:.0%} intervals, "
+        f"simultaneous over the losses of a task and the looks; differences below {margins} are of "
+        "no practical weight."
     )
     if any("†" in cell["loss"] for cell in cells):
         caption += f" †: {summary.OTHER_FUNCTIONAL}."
@@ -93,6 +93,13 @@ def table(tasks: Sequence[Comparison], loaded: records.Records) -> str:
         position="tb",
         position_float="centering",
     )
+
+
+def _cited(text: str) -> str:
+    """LaTeX with what `REFERENCES` has cited where it is named first."""
+    for name, key in {"lossbench": "lossbench", "PyTorch": "pytorch"}.items():
+        text = text.replace(name, rf"{name}~\cite{{{key}}}", 1)
+    return text
 
 
 def _cells(row: dict[str, object]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import logging
 import re
 import traceback
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -92,7 +92,7 @@ def draw_all(
     drawings: Sequence[Drawing],
     *,
     workers: int,
-    losses: Collection[tuple[str, str]] = frozenset(),
+    losses: Sequence[Mapping[str, str]] = (),
 ) -> list[Picture]:
     """Draw all, save their files, and return what the page shows of them, in their order.
 
@@ -118,7 +118,7 @@ def draw_all(
 
 
 def _draw_or_explain(
-    folder: Path, losses: Collection[tuple[str, str]], drawing: Drawing
+    folder: Path, losses: Sequence[Mapping[str, str]], drawing: Drawing
 ) -> Picture | str:
     """The picture, or why there is none: one figure that breaks must not cost the page."""
     try:
@@ -129,7 +129,7 @@ def _draw_or_explain(
         return traceback.format_exc()
 
 
-def _draw(folder: Path, losses: Collection[tuple[str, str]], drawing: Drawing) -> Picture:
+def _draw(folder: Path, losses: Sequence[Mapping[str, str]], drawing: Drawing) -> Picture:
     strips, svgs = None, []
     for ending, width in WIDTHS.items():
         name, size = drawing.name + ending, {**drawing.size, "width": width}

@@ -21,6 +21,8 @@ FIELDS = {
     "low": "of the simultaneous interval, which holds seeds and the choice of learning rates",
     "high": "likewise",
     "confidence": "of all intervals of a task together",
+    "target_scale": "one unit of the metric in target_unit; null where that means nothing",
+    "target_unit": "the target's own",
     "margin": "below it a difference is of no practical weight",
     "n": "pairs of runs, one a seed",
     "exploratory": "true: not declared before the runs, or of seeds that had been seen",

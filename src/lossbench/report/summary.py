@@ -50,7 +50,8 @@ def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -
     task = statistics.main_of(group)
     exploratory = "" if task.is_declared else ", exploratory"
     title = headline(task).replace(LONG_UNIT, "SD of target")
-    yield from textwrap.wrap(f"{task.label}: {title}{exploratory}", 80)
+    name = task.label if task.title == task.label else f"{task.title} ({task.label})"
+    yield from textwrap.wrap(f"{name}: {title}{exploratory}", 80)
     intervals = "no comparison"
     for first in task.paired[:1].itertuples():
         over = f"{first.comparisons} losses" if first.comparisons > 1 else "one loss"
@@ -175,7 +176,7 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     sign = -records.sign(task.metric)
     order = primary.assign(first=primary.loss != task.reference, worth=sign * primary.value)
     versus = {row["loss"]: row for row in task.paired.to_dict("records")}
-    cells = []
+    cells, scale = [], task.margin.scale
     for row in order.sort_values(["first", "worth"]).to_dict("records"):
         other, half = versus.get(row["loss"], {}), (row["high"] - row["low"]) / 2
         mine = task.summary[task.summary.loss == row["loss"]].set_index("metric")
@@ -187,6 +188,7 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "loss": row["loss"] + ("†" if _aims_elsewhere(row["loss"], task, plan) else ""),
                 "short": rounded(row["value"], half) + (f" ± {_half(half)}" if half >= 0 else ""),
                 "estimate": interval(row["value"], row["low"], row["high"]),
+                "in_target": interval(*(scale * row[name] for name in ("value", "low", "high"))),
                 "n": f"{row['n']}/{row['planned']}",
                 "diverged": str(row["diverged"]),
                 "lr": f"{row['lr']:.3g}",
@@ -287,9 +289,13 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
     if text := statistics.seen_text(task.seen, count=len(task.runs)):
         yield f"{text}."
     yield from _earlier_looks(task, primary)
+    fragile = [row for row in task.paired.to_dict("records") if statistics.fragility(row)]
+    for row in fragile:
+        yield f"{row['loss']}: {statistics.fragility(row)}."
+    if fragile:
+        typed = f"++hydra.sweeper.declare.average.{task.task}=median name=NEW"
+        yield f"Where one seed makes a mean, ask for medians in a sweep of its own: {typed}"
     for row in task.paired.to_dict("records"):
-        if text := statistics.fragility(row):
-            yield f"{row['loss']}: {text}."
         if row["verdict"] == "undecided":
             basis = "power 80 %, as" if row["average"] == "mean" else "by the interval"
             text = f"undecided with {row['pairs']} seeds, {statistics.seeds_text(row)}"
@@ -327,10 +333,10 @@ def caveats(row: Mapping[str, Any], *, is_declared: bool) -> list[str]:
     return [note for note in notes if note]
 
 
-def counted_from_to(numbers: pd.Series) -> str:
-    """A number, or from the least to the most."""
+def counted_from_to(numbers: pd.Series, form: str = "") -> str:
+    """A number, or from the least to the most, in a form like ","."""
     low, high = int(numbers.min()), int(numbers.max())
-    return f"{low}" if low == high else f"{low} to {high}"
+    return f"{low:{form}}" if low == high else f"{low:{form}} to {high:{form}}"
 
 
 def _duplicates(losses: Sequence[str], plan: Mapping[str, Any]) -> list[str]:

@@ -223,7 +223,7 @@ def _checked_part(part: Part, key: str, registry: Mapping[str, Any]) -> Part:
     for name, value in part.params.items():
         refuse_unknown(name, defaults, f"{key}.params of {part.fn}:")
         params[name] = in_type_of(defaults[name], value, f"{key}.params.{name}")
-    return Part(part.name, part.fn, params)
+    return replace(part, params=params)
 
 
 def _refuse_out_of_range(draft: Draft) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -24,11 +24,13 @@ class Part:
         name: Of the yaml that was chosen.
         fn: Key of the function in its registry; a variant has another name than its function.
         params: Keyword arguments of that function.
+        title: What a reader calls it; changes nothing.
     """
 
     name: str
     fn: str
     params: Mapping[str, Any]
+    title: str = field(default="", compare=False, repr=False)
 
 
 def part(name: str, **params: Any) -> Part:

@@ -39,7 +39,7 @@ from lossbench.statistics.intervals import (
     t_interval,
 )
 from lossbench.statistics.looks import level_at, nominal_levels
-from lossbench.statistics.margins import share_of_error
+from lossbench.statistics.margins import in_words
 from lossbench.statistics.objections import objections
 from lossbench.statistics.outcomes import completeness, cross_losses, divergence_rates, summary
 from lossbench.statistics.pairs import contrasted, paired

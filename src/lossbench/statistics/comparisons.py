@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lossbench import records
@@ -74,6 +75,7 @@ class Comparison:
     """
 
     label: str
+    title: str
     condition: str
     metric: str
     metrics: tuple[str, ...]
@@ -368,6 +370,7 @@ def _main(
     base = endpoint(base, split="validation", metric=metric, **at).assign(**choosing)
     main = Comparison(
         label=str(runs.label.iloc[0]),
+        title=sweep.plan["data"].get(place["data"], {}).get("title") or str(runs.label.iloc[0]),
         condition="own_lr",
         metric=metric,
         metrics=tuple(metrics),
@@ -445,7 +448,13 @@ def _judged(comparison: Comparison, examples: pd.DataFrame | None) -> Comparison
     except ValueError as error:
         return replace(comparison, refusal=str(error))
     pairs = comparison.exploring(pairs, comparison.seen_runs.run_id)
-    pairs = pairs.assign(split=comparison.split, margin_share=comparison.margin.share)
+    margin = comparison.margin
+    pairs = pairs.assign(
+        split=comparison.split,
+        margin_share=margin.share,
+        target_scale=margin.scale,
+        target_unit=margin.unit if np.isfinite(margin.scale) else "",
+    )
     return replace(comparison, paired=pairs)
 
 

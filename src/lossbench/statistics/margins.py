@@ -11,7 +11,7 @@ import pandas as pd
 
 from lossbench import records
 
-_SHARE = re.compile(r"(\d+\.?\d*|\.\d+) ?% of error")
+_WORDS = re.compile(r"(\d+\.?\d*|\.\d+) ?(?:(% of error)|of target)")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Margin:
         value: In the unit of the metric; 0 where a share of an error was declared that no run has.
         share: Of the reference's error on validation; NaN where that is unknown.
         reference: Whose error.
-        in_target: In the target's own unit; NaN where that means nothing or is unknown.
+        scale: One unit of the metric in the target's own unit; NaN where that means nothing or is
+            unknown.
         unit: Of the target.
         declared: As declared.
     """
@@ -30,21 +31,29 @@ class Margin:
     value: float
     share: float
     reference: str
-    in_target: float
+    scale: float
     unit: str
     declared: float | str
 
+    @property
+    def in_target(self) -> float:
+        """In the target's own unit; NaN where that is unknown."""
+        return self.value * self.scale
 
-def share_of_error(text: str) -> float:
-    """The share in a text like `10% of error`.
+
+def in_words(text: str) -> tuple[float, str]:
+    """The number in `10% of error` or `500 of target`, and what it is of: "error" or "target".
 
     Raises:
-        ValueError: It is no such text, or no positive percentage.
+        ValueError: It is no such text, or the number is not positive.
     """
-    match = _SHARE.fullmatch(text.strip())
+    match = _WORDS.fullmatch(text.strip())
     if match is None or not float(match[1]) > 0:
-        raise ValueError(f"{text!r} is no share of an error: use one like '10% of error'")
-    return float(match[1]) / 100
+        raise ValueError(
+            f"{text!r} is no margin: use a number, or one like '10% of error' or '500 of target'"
+        )
+    share = bool(match[2])
+    return float(match[1]) / (100 if share else 1), "error" if share else "target"
 
 
 def resolved_margin(
@@ -56,7 +65,8 @@ def resolved_margin(
     over seeds. No test value enters.
 
     Args:
-        declared: A number in the unit of the metric, or a text like `10% of error`.
+        declared: A number in the unit of the metric, or a text like `10% of error`, or, in the
+            target's own unit, `500 of target`.
         runs: Those of the reference on the seeds of the first look, at the candidate that it chose
             on them, with the metric on validation.
         metric: The primary one.
@@ -66,13 +76,14 @@ def resolved_margin(
     facts = records.metric_of(metric)
     error = float((runs[metric] - facts.perfect).abs().mean())
     is_known = math.isfinite(error) and error > 0
-    if isinstance(declared, str):
-        # What is printed is what decides: three digits.
-        value = float(f"{share_of_error(declared) * error:.3g}") if is_known else 0.0
-    else:
-        value = float(declared)
     scale = np.nan
-    if unit and facts.unit == records.STANDARD and "target_scale" in runs:
+    if facts.unit == records.STANDARD and "target_scale" in runs:
         scale = float(runs.target_scale.astype(float).mean())
+    value = declared
+    if isinstance(value, str):
+        number, of = in_words(value)
+        value = number * error if of == "error" else number / scale
+        # What is printed is what decides: three digits.
+        value = float(f"{value:.3g}") if math.isfinite(value) else 0.0
     share = value / error if is_known else np.nan
-    return Margin(value, share, reference, value * scale, unit, declared)
+    return Margin(float(value), share, reference, scale if unit else np.nan, unit, declared)

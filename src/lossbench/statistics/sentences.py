@@ -18,7 +18,7 @@ VERDICTS += ["margin_share", "verdict", "steps", "still_improving", "exploratory
 VERDICTS += ["reference_lr", "chosen_again", "boot_low", "boot_high", "median", "won"]
 VERDICTS += ["largest_share", "seeds_needed", "confidence", "reference_diverged", "p_diverged"]
 VERDICTS += ["average", "test_examples", "examples_low", "examples_high", "examples_verdict"]
-VERDICTS += ["limited_by"]
+VERDICTS += ["limited_by", "target_scale", "target_unit"]
 """Columns of `verdicts`."""
 
 WORDS = {
@@ -58,7 +58,8 @@ def verdicts(
         Columns `VERDICTS`. `task` is the context's label, `estimate` is loss - reference in units
         of the metric, n counts pairs. `still_improving`: validation was best at the last step in
         most runs of the loss or the reference, so a longer training may turn the verdict.
-        `margin_share`: the margin as a share of the reference's error, where `paired` has it.
+        `margin_share`: the margin as a share of the reference's error, `target_scale`: one unit of
+        the metric in `target_unit`, the target's own; both where `paired` has them.
     """
     rows = []
     for row in paired.to_dict("records"):
@@ -238,6 +239,13 @@ def _clause(row: Mapping[str, Any] | pd.Series) -> str:
     return clauses.get(first, f"{loss} has no verdict against {reference} ({words})")
 
 
+def _bounds(row: Mapping[str, Any] | pd.Series, scale: float) -> str:
+    """The interval, in another unit; empty where there is none."""
+    if not np.isfinite(row["low"]):
+        return ""
+    return f" [{scale * row['low']:+.3g}, {scale * row['high']:+.3g}]"
+
+
 def _difference(row: Mapping[str, Any] | pd.Series) -> str:
     """The difference with unit, interval and n."""
     lost = [
@@ -248,10 +256,12 @@ def _difference(row: Mapping[str, Any] | pd.Series) -> str:
     if not row["n"]:
         return "no pair of seeds is there to compare"
     unit = "" if row["unit"] == "1" else f" {row['unit']}"
-    bounds = f" [{row['low']:+.3g}, {row['high']:+.3g}]" if np.isfinite(row["low"]) else ""
+    bounds = _bounds(row, 1.0)
     kind = f"{100 * row['confidence']:g} % simultaneous interval" if bounds else "no interval"
     left = " that survived" if row["diverged"] or row["reference_diverged"] else ""
     median = "the median of " if row["average"] == "median" else ""
     difference = f"{median}{row['metric']} differs by {row['estimate']:+.3g}{bounds}{unit}"
+    if np.isfinite(scale := row["target_scale"]):
+        difference += f", {scale * row['estimate']:+.3g}{_bounds(row, scale)} {row['target_unit']}"
     basis = f"{kind}, n = {row['n']} seeds{left}, {row['direction']} is better"
     return "; ".join([f"{difference} ({basis})", *lost])

@@ -180,7 +180,7 @@ def extended(
     planned = current | new
     names = ("task", "source", "licence", "drawn", "is_symmetric", "note")
     data = {
-        source.name: {"fn": source.fn, "params": dict(source.params)}
+        source.name: {"fn": source.fn, "params": dict(source.params), "title": source.title}
         | {name: getattr(DATA[source.fn], name) for name in names}
         | {"unit": DATA[source.fn].unit_of(source.params)}
         for source in {run.data.name: run.data for run in runs}.values()

@@ -1,0 +1,72 @@
+"""What a shell offers for the word that is being typed, read from files: torch takes too long."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import lossbench
+
+ROW = re.compile(r"^\s*(?:Loss\(|Data\(|Model\()?\s*fn=(?!partial)(\w+)", re.M)
+LIKE_A_LOSS = re.compile(r"^def ([A-Za-z]\w*)\(\s*output\b", re.M)
+FLAGS = ("--multirun", "--config-dir", "--cfg", "--info")
+FUNCTION = re.compile(r"^(?:def|class) ([A-Za-z]\w*)", re.M)
+
+
+def candidates(line: str, *, flags: Mapping[str, Sequence[str]], keys: Sequence[str]) -> list[str]:
+    """What the last word of a line may become; a blank at its end where the next word follows.
+
+    Args:
+        line: As typed, up to the cursor.
+        flags: Of each command.
+        keys: What may stand before `=`.
+    """
+    *before, word = line.split(" ")
+    command = next((one for one in before[1:2] if one in flags), "")
+    key, equals, values = word.partition("=")
+    if equals:
+        done, comma, last = values.rpartition(",")
+        head = f"{key}={done}{comma}"
+        offered = [head + choice for choice in _choices(key.removeprefix("+"), before, last)]
+    elif word.startswith("-"):
+        offered = flags.get(command, FLAGS)
+    elif not before[1:]:
+        offered = [f"{name} " for name in flags] + [f"{key}=" for key in keys]
+    elif command in ("report", "verify", "export"):
+        offered = [f"{path.parent} " for path in sorted(Path("runs").glob("*/sweep.json"))]
+    elif command == "losses":
+        offered = [f"{name} " for name in _choices("loss", before, "")]
+    elif command == "try":
+        file = next((Path(one) for one in before[2:] if one.endswith(".py")), None)
+        names = _named(file, LIKE_A_LOSS) if file else [f"{path}" for path in Path().glob("*.py")]
+        offered = [f"{name} " for name in names]
+    else:
+        offered = [f"{key}=" for key in keys]
+    return sorted(one for one in offered if one.startswith(word))
+
+
+def _choices(key: str, words: Sequence[str], typed: str) -> list[str]:
+    """The choices of a config group: yaml files, rows of the catalog and of one's own modules."""
+    own = [Path(one) for flag, one in itertools.pairwise(words) if flag == "--config-dir"]
+    names = {path.stem for at in (lossbench.CONF, *own) for path in (at / key).glob("*.yaml")}
+    if key not in ("loss", "data", "model"):
+        return [*names]
+    file, colon, _ = typed.partition(":")
+    if colon:
+        pattern = LIKE_A_LOSS if key == "loss" else FUNCTION
+        return [f"{file}:{name}" for name in _named(Path(file), pattern)]
+    if key == "loss":
+        modules = re.search(r"extensions=\[?([\w.,]+)", " ".join(words))
+        files = [Path(lossbench.__file__).parent.glob("losses/*.py")]
+        files += [[Path(f"{name}.py")] for name in (modules[1] if modules else "").split(",")]
+        names |= {name for path in itertools.chain(*files) for name in _named(path, ROW)}
+    return [*names, *(f"{path}:" for path in Path().glob("*.py"))]
+
+
+def _named(path: Path, pattern: re.Pattern[str]) -> list[str]:
+    try:
+        return pattern.findall(path.read_text())
+    except (OSError, UnicodeDecodeError):
+        return []
