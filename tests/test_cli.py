@@ -143,6 +143,8 @@ MISTAKES = {
     "report nosuchdir": ("nosuchdir", "runs/"),
     "report": ("report", "runs/NAME"),
     "report a b": ("report a b", "runs/NAME"),
+    "export nosuchdir --to csv": ("nosuchdir", "runs/"),
+    "export runs/a --to mlfow": ("'mlfow'", "'mlflow'"),
 }
 
 

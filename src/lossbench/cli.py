@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lossbench
-from lossbench.errors import ConfigError, nearest
+from lossbench.errors import ConfigError, nearest, refuse_unknown
 from lossbench.store import StoreError, WriteError
 
 DONE, SOME_FAILED, MISTAKE, BY_SIGNAL = 0, 1, 2, 128
@@ -54,6 +54,9 @@ and says with honest statistics what the loss changed.
                                            run is missing or a verdict is undecided or
                                            rests on less than declared, proven pairs)
       --json                               the verdicts for programs, nothing written
+  lossbench export runs/NAME --to tensorboard|mlflow|wandb|csv
+                                           its runs behind the verdicts, for a tool you know;
+      --all      every run     --into WHERE   folder, tracking URI or project
   lossbench verify runs/NAME               every file as it was written? every run there?
   lossbench verify --machine               does a run depend on its pack-mates on this machine?
   lossbench losses                         the catalog: all losses, a line each
@@ -94,6 +97,7 @@ SELECTION = {
 FLAGS = {
     "plan": ("--power", "--spread", "--json"),
     "report": ("--strict", "--json"),
+    "export": ("--to", "--into", "--all"),
     "verify": ("--machine",),
     "losses": ("--measure", "--json", "--wide", "--card", "--config-dir"),
     "try": ("--task", "--link", "--against", "--data", "--model", "--name"),
@@ -385,6 +389,26 @@ def _paint() -> Callable[[str, str], str]:
     )
 
 
+def _export(arguments: list[str]) -> int:
+    parser = _parser("export")
+    parser.add_argument("folder", metavar="runs/NAME")
+    parser.add_argument("--to", required=True)
+    parser.add_argument("--into", default="")
+    parser.add_argument("--all", action="store_true")
+    options = parser.parse_intermixed_args(arguments)
+
+    from lossbench import records
+    from lossbench.report import export
+
+    refuse_unknown(options.to, export.TOOLS, "--to")
+    loaded = records.load(options.folder)
+    try:
+        print(export.export(loaded, to=options.to, into=options.into, is_whole=options.all))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return DONE
+
+
 def _verify(arguments: list[str]) -> int:
     from lossbench.records import verify
     from lossbench.runs import is_named_after
@@ -557,6 +581,7 @@ def _complete(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
     "report": _report,
+    "export": _export,
     "verify": _verify,
     "losses": _losses,
     "try": _try,

@@ -30,6 +30,33 @@ schema number {schema}; `commit.json` beside them names each with its sha256.
 seed and has at most 2,000 examples. It has them for every candidate, because which ones are chosen
 is known only after training: 0.5 kB a run of digits (359 examples), 0.7 kB of diabetes (88), which
 is the size of `packs/*/examples.parquet` over its runs, in packs of 18.
+
+## Take it elsewhere
+
+    lossbench export runs/NAME --to tensorboard     pip install 'lossbench[tensorboard]'
+    lossbench export runs/NAME --to mlflow          pip install 'lossbench[mlflow]'
+    lossbench export runs/NAME --to wandb           pip install 'lossbench[wandb]'
+    lossbench export runs/NAME --to csv
+
+It writes the runs behind the verdicts, each loss at its chosen learning rate; `--all` writes every
+run, those of the other rates too. The same command again adds what is missing and doubles nothing.
+
+- `tensorboard`: one run each, HParams, the verdicts as a text. `--into` names a folder, else it is
+  `runs/NAME/export/tensorboard`.
+- `mlflow`: one run each in the experiment NAME, the verdicts as its description. `--into` names a
+  tracking URI, else it is mlflow's own. The extra brings mlflow's client and its store in SQLite;
+  `mlflow ui` needs the whole package.
+- `wandb`: one run each, grouped over seeds, the verdicts as a table. `--into` names
+  [ENTITY/]PROJECT, else it is NAME. `WANDB_MODE=offline` is obeyed.
+- `csv`: the five tables below, and `verdicts.csv` with the fields of [json.md](json.md). `--into`
+  names a folder, else it is `runs/NAME/export/csv`.
+
+A run is called `DATA/MODEL/LOSS/lr=LR/seed=SEED`, has its configuration as parameters and its
+run_id and status as tags. Its curves are `steps/COLUMN` and `SPLIT/METRIC`, and
+`best/SPLIT/METRIC` at its best step; where there is no value (NaN) there is no point, and what is
+of single layers or examples is in csv alone. TensorBoard keeps float32, MLflow no infinity
+(it makes it 1.8e308), the others the values themselves. TensorBoard and MLflow show as a run's end
+when its pack was written.
 """
 
 OF_INSTRUMENTS = """\
