@@ -76,5 +76,5 @@ def test_methods_say_of_each_task_how_many_examples_and_parameters_there_were(es
     told = " ".join(methods.paragraph(loaded, statistics.main_comparisons(loaded)))
     sizes = {split: len(rows) for split, rows in DATA["diabetes"].splits(0, Files()).inputs.items()}
     assert sum(sizes.values()) == len(sklearn.datasets.load_diabetes().target)
-    expected = "{train} train, {validation} validation and {test} test examples".format(**sizes)
+    expected = "{train} training, {validation} validation and {test} test examples".format(**sizes)
     assert f"diabetes × linear ({expected}; linear with 11 parameters; SGD" in told

@@ -125,8 +125,7 @@ def _row(name: str, inputs: Tensor, targets: Tensor, *, classes: int = 0, unit: 
     table_splits.__name__ = name
     task = "classification" if classes else "regression"
     content = tensors_sha({"inputs": inputs, "targets": targets})
-    facts = {"licence": "your own", "unit": unit, "content": content}
-    return Data(table_splits, task, SOURCE, **facts)
+    return Data(table_splits, task, SOURCE, licence="your own", unit=unit, content=content)
 
 
 def _features(inputs: Any, name: str) -> Tensor:

@@ -60,7 +60,7 @@ def _examples(task: Comparison) -> Iterator[str]:
     }
     if all(map(len, counts.values())):
         texts = [f"{counted_from_to(count, ',')} {split}" for split, count in counts.items()]
-        yield f"{listed(texts)} examples"
+        yield f"{listed(texts)} examples".replace(" train,", " training,")
 
 
 def _model(task: Comparison) -> Iterator[str]:

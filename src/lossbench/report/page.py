@@ -126,6 +126,7 @@ def write(
     drawn = pictures.draw_all(folder / "figures", flat, workers=workers, losses=losses)
     rules, drawn = pictures.with_classes(drawn)
     by_name = {picture.name: picture for picture in drawn}
+    rows = [_summary_row(task) for task in mains]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lossbench.report", ""),
         autoescape=True,
@@ -149,9 +150,8 @@ def write(
         scope=_scope(mains),
         asked=plan.get("question", ""),
         answers=[answers.of_verdicts(alike).replace("**", "") for alike in paper.alike(mains)],
-        summary=[_summary_row(task) for task in mains],
-        buckets=[*summary.BUCKETS],
-        counted=summary.counted(mains),
+        summary=rows,
+        buckets=[name for name in summary.BUCKETS if any(row[name] for row in rows)],
         seeds=_seeds(loaded.runs),
         metrics=_metrics(mains),
         findings=[{**vars(one), "rows": _texts(one.table)} for one in findings],

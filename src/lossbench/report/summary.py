@@ -141,16 +141,6 @@ def bucketed(task: Comparison) -> dict[str, list[str]]:
     return losses
 
 
-def counted(mains: Sequence[Comparison]) -> str:
-    """How many comparisons came out which way, in a sentence; empty where there are none."""
-    verdicts = pd.concat([pd.Series(dtype=str), *(task.paired.verdict for task in mains)])
-    if verdicts.empty:
-        return ""
-    words = verdicts.str.replace("by more", "by more than the margin")
-    counts = [f"{count} {verdict}" for verdict, count in words.value_counts().items()]
-    return f"Of {len(verdicts)} comparisons with a reference: {', '.join(counts)}."
-
-
 def is_smoke(plan: Mapping[str, Any]) -> bool:
     """Whether a sweep is so small that its verdicts say nothing about losses."""
     return statistics.declaration_of(plan)["size"] == "smoke"
