@@ -465,9 +465,6 @@ class Ended:
     def __init__(self, code):
         self.exitcode = code
 
-    def start(self):
-        pass
-
     def join(self):
         pass
 
@@ -485,11 +482,7 @@ class Ended:
 def test_how_a_child_died_is_said(tmp_path, monkeypatch, code, how):
     (pack,) = Inventory(tmp_path).open_packs(RUNS[:1], pack_size=2, allowed={})
 
-    class Context:
-        def Process(self, **_):
-            return Ended(code)
-
-    monkeypatch.setattr(process, "get_context", lambda kind: Context())  # no child ends so at will
+    monkeypatch.setattr(process, "begun", lambda *_: Ended(code))  # no child ends so at will
     child = Process(Trainer(ENGINE))
     child.train(pack)
     ended, outcome = child.listen()

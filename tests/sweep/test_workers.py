@@ -20,7 +20,7 @@ from selection import beyond
 
 from lossbench import cli, records, store
 from lossbench.losses import LOSSES
-from lossbench.runs import ConfigError
+from lossbench.runs import ConfigError, apart
 from lossbench.runs.extensions import load_extensions
 from lossbench.runs.packs import LEAST_MEMBERS, shared
 from lossbench.sweep import machine, process
@@ -275,7 +275,8 @@ def test_a_full_disk_under_a_process_ends_the_command_and_says_so(tmp_path):
 
 @pytest.fixture
 def hidden(tmp_path, monkeypatch):
-    """Another package of our name comes first for whoever imports it from now on."""
+    """Another package of our name comes first for a process that imports it from now on."""
+    monkeypatch.setattr(apart, "WAY", "spawn")
     (tmp_path / "lossbench").mkdir()
     (tmp_path / "lossbench" / "__init__.py").touch()
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
@@ -283,16 +284,16 @@ def hidden(tmp_path, monkeypatch):
 
 def test_a_process_that_cannot_import_the_package_ends_the_command(tmp_path, hidden):
     with (
-        processes(1, pack_size=2) as apart,
+        processes(1, pack_size=2) as crew,
         pytest.raises(ConfigError, match=r"before it is ready.*hydra\.launcher\.workers=1"),
     ):
-        sweep_by(apart, tmp_path / "sweep").run(RUNS)
-    assert apart.processes == []
+        sweep_by(crew, tmp_path / "sweep").run(RUNS)
+    assert crew.processes == []
 
 
 def test_nor_does_a_large_pack_wait_for_a_process_that_cannot_begin(tmp_path, hidden):
     many = [make_run(loss="mse", seed=seed, steps=30) for seed in range(300)]
     (pack,) = Inventory(tmp_path / "sweep").open_packs(many, pack_size=300, allowed={})
     assert len(pickle.dumps(pack)) > 2**16  # more than a pipe holds
-    with processes(1) as apart, pytest.raises(ConfigError, match="before it is ready"):
-        apart.train([dataclasses.replace(pack, is_suspect=True)], Stop())
+    with processes(1) as crew, pytest.raises(ConfigError, match="before it is ready"):
+        crew.train([dataclasses.replace(pack, is_suspect=True)], Stop())

@@ -14,15 +14,14 @@ import queue
 import signal
 import sys
 import threading
-from multiprocessing import Pipe, connection, get_context, resource_tracker
+from multiprocessing import Pipe, connection
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from lossbench import store
 from lossbench.runs import ConfigError
-from lossbench.runs.apart import without_main
-from lossbench.runs.contained import SIGNALS
+from lossbench.runs.apart import begun
 from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.training import Interrupted, OutOfMemory, Stop, Trainer
 
@@ -55,15 +54,8 @@ class Process:
         self.pipe, theirs = Pipe()
         # Packs come over the pipe and not as an argument: to write those to a child that ends
         # before it reads them would block for ever.
-        self.process = get_context("spawn").Process(target=_work, args=(theirs, trainer))
-        resource_tracker.ensure_running()  # it would let signals through
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a child inherits that
-        try:
-            with without_main():
-                self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
+        self.process = begun(_work, theirs, trainer)
+        theirs.close()
 
     def train(self, pack: OpenPack) -> None:
         """Have it train a pack."""
