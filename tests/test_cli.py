@@ -379,10 +379,43 @@ def test_a_report_says_where_everything_lies(place, capsys):
     places = dict(re.findall(r"^(Report|Figures|Tables|Records): +(\S+)  ", out, re.MULTILINE))
     assert places["Report"] == "runs/mine/report/index.html"
     assert all((place / path).exists() for path in places.values())
-    figures, tables = re.search(r"\((\d+) as PNG", out), re.search(r"\((\d+) as CSV", out)
-    assert int(figures[1]) == len([*(place / places["Figures"]).iterdir()]) / 6 > 0
-    assert int(tables[1]) == len([*(place / places["Tables"]).iterdir()]) / 3 > 0
+    (tables,) = re.findall(r"\((\d+) as CSV", out)
+    assert int(tables) == len([*(place / places["Tables"]).iterdir()]) / 3 > 0
     assert max(map(len, out.splitlines())) <= 80
+    (command,) = re.findall(r"PNG, SVG and PDF: lossbench (.*)", out)
+    assert cli.main(command.split()) == cli.DONE
+    (place_of_figures, figures) = re.findall(
+        r"^Figures: (\S+)  \((\d+) as", capsys.readouterr().out, re.M
+    )[0]
+    assert int(figures) == len([*(place / place_of_figures).iterdir()]) / 6 > 0
+
+
+UNCHANGED = """
+import sys
+from lossbench import cli
+assert cli.main(["report", "runs/mine"]) == cli.DONE
+assert not {"pandas", "numpy", "matplotlib", "torch"} & sys.modules.keys()
+"""
+
+
+def test_a_report_of_which_nothing_changed_is_left_and_says_the_same_without_computing(
+    trained, place, capsys
+):
+    shutil.copytree(trained / "runs", place / "runs")
+    assert cli.main(["report", "runs/mine"]) == cli.DONE
+    first = capsys.readouterr().out
+    page = place / "runs" / "mine" / "report" / "index.html"
+    written = page.stat().st_mtime_ns
+    again = subprocess.run(
+        [sys.executable, "-c", UNCHANGED], cwd=place, capture_output=True, text=True, check=True
+    ).stdout
+    assert "nothing has changed since it was written" in again
+    assert again.partition("\nReport:")[0] == first.partition("\nWriting")[0]
+    assert page.stat().st_mtime_ns == written
+    assert cli.main(["report", "runs/mine", "--figures"]) == cli.DONE
+    assert page.stat().st_mtime_ns != written
+    assert cli.main(["report", "runs/mine"]) == cli.DONE  # who has more is left in peace
+    assert 'href="figures/' in page.read_text()
 
 
 def test_a_kernel_that_is_asked_for_on_the_cpu_is_said_to_be_of_other_devices(place, caplog):

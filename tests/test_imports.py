@@ -15,6 +15,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 
 ROOMS = (
     "errors",
+    "machine",
     "store",
     "records",
     "live",

@@ -61,9 +61,13 @@ class Result:
             _, panels = figures.page(height=0.32 * len(paired) + 0.2, width=figures.TWO_COLUMNS)
             return figures.forest(paired, panels[0])
 
-    def report(self) -> Path:
-        """Write the page with figures and tables; returns its path."""
-        return page.write(self.records)
+    def report(self, *, has_figures: bool = False) -> Path:
+        """Write the page and its tables; returns the page's path.
+
+        Args:
+            has_figures: Whether each figure is written as PNG, SVG and PDF too.
+        """
+        return page.write(self.records, has_figures=has_figures)
 
     def __str__(self) -> str:
         return summary.table(self.records)

@@ -50,9 +50,10 @@ and says with honest statistics what the loss changed.
   lossbench plan experiment=NAME           what it would cost: runs, packs, time, budget;
       --power    what its seeds can resolve    --spread 0.02  from a stated spread
       --json     the same for programs
-  lossbench report runs/NAME [--strict]    figures, tables, HTML page (--strict: exit 1 if a
+  lossbench report runs/NAME [--strict]    HTML page and tables (--strict: exit 1 if a
                                            run is missing or a verdict is undecided or
                                            rests on less than declared, proven pairs)
+      --figures                            each figure as PNG, SVG and PDF too
       --json                               the verdicts for programs, nothing written
   lossbench export runs/NAME --to tensorboard|mlflow|wandb|csv
                                            its runs behind the verdicts, for a tool you know;
@@ -308,15 +309,15 @@ def _yaml_folder(config_dir: str) -> Path:
 def _finish(folder: Path, *, extent: str) -> int:
     """Print the table of results and the failures, write the report of an experiment."""
     from lossbench import records
-    from lossbench.report import summary
+    from lossbench.report import terminal
 
     loaded = records.load(folder)
     if extent != "none":
-        _show(loaded, extent=extent)
+        _show(folder, lambda: loaded, extent=extent)
     else:
-        print(summary.table(loaded, paint=_paint()), end="")
+        _print_answer(terminal.table(loaded))
         print(f"\nRecords: {folder}  (in Python: lossbench.records.load)")
-        print(f"Next:    lossbench report {folder}  (page, figures, tables)")
+        print(f"Next:    lossbench report {folder}  (page, tables)")
     failed = loaded.runs[loaded.runs.status == "failed"]
     for run in failed.itertuples():
         reason = str(run.reason).strip().splitlines()[-1]
@@ -325,68 +326,83 @@ def _finish(folder: Path, *, extent: str) -> int:
 
 
 def _report(arguments: list[str]) -> int:
-    from lossbench import records, statistics
-    from lossbench.report import plain
-
     folders = [argument for argument in arguments if not argument.startswith("--")]
-    if len(folders) != 1 or set(arguments) - {*folders, "--strict", "--json"}:
+    if len(folders) != 1 or set(arguments) - {*folders, "--strict", "--json", "--figures"}:
         typed = " ".join(["report", *arguments])
-        raise ConfigError(f"{typed}: use 'lossbench report runs/NAME [--strict] [--json]'")
+        usage = "'lossbench report runs/NAME [--strict] [--figures] [--json]'"
+        raise ConfigError(f"{typed}: use {usage}")
+
+    @functools.cache
+    def load() -> Any:
+        from lossbench import records
+
+        return records.load(folders[0])
+
     try:
-        loaded = records.load(folders[0])
         if "--json" in arguments:
-            print(json.dumps(plain.verdicts(loaded), indent=1, allow_nan=False))
+            from lossbench.report import plain
+
+            print(json.dumps(plain.verdicts(load()), indent=1, allow_nan=False))
         else:
-            _show(loaded)
+            _show(Path(folders[0]), load, has_figures="--figures" in arguments)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if "--strict" not in arguments:
         return DONE
-    objections = statistics.objections(loaded, statistics.all_comparisons(loaded))
+    from lossbench import statistics
+
+    objections = statistics.objections(load(), statistics.all_comparisons(load()))
     for objection in objections or ["no objection"]:
         print(f"strict: {objection}")
     return SOME_FAILED if objections else DONE
 
 
-def _show(loaded: Any, *, extent: str = "all") -> None:
-    """Print what came out, write the report or a part, and say where everything lies."""
-    from lossbench.report import essay, page, summary
-    from lossbench.sweep.machine import cores
+def _show(
+    folder: Path, load: Callable[[], Any], *, extent: str = "all", has_figures: bool = False
+) -> None:
+    """Print what came out, write the report if it would be another, and say where all of it lies.
 
-    print(summary.table(loaded, paint=_paint()), end="")
-    print("\n" + essay.as_text(loaded), end="")
-    start = time.monotonic()
-    print("\nWriting the report ...", flush=True)
-    sections = {"drawn_in": ("verdicts",)} if extent == "verdicts" else {}
-    path = page.write(loaded, workers=min(8, cores()), **sections)
-    seconds = time.monotonic() - start
+    Args:
+        folder: Of the sweep.
+        load: Gives its records, which takes a while.
+        extent: Of the report: all or verdicts.
+        has_figures: Whether figures are written as files too.
+    """
+    from lossbench.report import edition
+    from lossbench.report.sections import SECTIONS
+
+    sections = ("verdicts",) if extent == "verdicts" else tuple(SECTIONS)
+    current = edition.current(folder, sections=sections, has_figures=has_figures)
+    path = folder / "report" / "index.html"
+    if current is None:
+        # Statistics and figures take a second to import, so only where they have work to do.
+        from lossbench.machine import cores
+        from lossbench.report import page, terminal
+
+        _print_answer(terminal.answer(load()))
+        start = time.monotonic()
+        print("\nWriting the report ...", flush=True)
+        page.write(load(), workers=min(8, cores()), drawn_in=sections, has_figures=has_figures)
+        print(f"Report:  {path}  ({time.monotonic() - start:.0f} s)")
+    else:
+        _print_answer(current["answer"])
+        print(f"\nReport:  {path}  (nothing has changed since it was written)")
     drawn = len([*(path.parent / "figures").glob("*_one_column.pdf")])
     tables = len([*(path.parent / "tables").glob("*.csv")])
-    print(f"Report:  {path}  ({seconds:.0f} s)")
-    print(f"Figures: {path.parent / 'figures'}  ({drawn} as PNG, SVG and PDF, at two widths)")
+    if drawn:
+        print(f"Figures: {path.parent / 'figures'}  ({drawn} as PNG, SVG and PDF, at two widths)")
+    else:
+        print(f"Figures: in the page; as PNG, SVG and PDF: lossbench report {folder} --figures")
     print(f"Tables:  {path.parent / 'tables'}  ({tables} as CSV, Markdown and LaTeX)")
-    print(f"Records: {loaded.sweep_dir}  (in Python: lossbench.records.load)")
+    print(f"Records: {folder}  (in Python: lossbench.records.load)")
 
 
-_COLORS = {
-    "better by more": "1;32",
-    "better": "32",
-    "worse": "31",
-    "worse by more": "1;31",
-    "diverges": "1;31",
-    "reference": "1",
-    "undecided": "2",
-}
-
-
-def _paint() -> Callable[[str, str], str]:
-    """What colours a verdict's text where a reader looks at a terminal and did not forbid it."""
+def _print_answer(text: str) -> None:
+    """Print it with its colours where a reader looks at a terminal and did not forbid them."""
     is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     if is_plain or not sys.stdout.isatty():
-        return lambda text, verdict: text
-    return lambda text, verdict: (
-        f"\033[{_COLORS[verdict]}m{text}\033[0m" if verdict in _COLORS else text
-    )
+        text = re.sub(r"\033\[[\d;]*m", "", text)
+    print(text, end="")
 
 
 def _export(arguments: list[str]) -> int:

@@ -25,6 +25,7 @@ from lossbench import records
 from lossbench.config import Composer, checked_overrides, refuse_foreign, register, to_engine
 from lossbench.config.schema import LauncherNode
 from lossbench.engine import strategies
+from lossbench.machine import processes
 from lossbench.protocol import Experiment, Outline
 from lossbench.protocol.experiment import USUAL_SIZE
 from lossbench.records import RESULTS
@@ -33,7 +34,6 @@ from lossbench.runs.extensions import load_extensions, own_rows
 from lossbench.runs.source import forget
 from lossbench.sweep import Sweep
 from lossbench.sweep.crews import Crew, Here, Processes
-from lossbench.sweep.machine import processes
 from lossbench.sweep.slurm import Cluster
 from lossbench.sweep.training import Trainer
 

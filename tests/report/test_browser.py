@@ -15,7 +15,6 @@ from sweep_on_disk import CLASSIFICATION, HOSTILE, REGRESSION, build, own, plan_
 
 from lossbench import cli
 from lossbench.report import page as report_page
-from lossbench.report import pictures
 
 pytestmark = pytest.mark.exhaustive
 
@@ -49,19 +48,17 @@ def browser():
 
 @pytest.fixture(scope="module")
 def paths(browser, tmp_path_factory):
-    """The pages on disk, without the files beside them, whose drawing takes most of the time."""
+    """The pages on disk."""
     place = tmp_path_factory.mktemp("pages")
     tasks = {("digits", "mlp"): CLASSIFICATION, ("diabetes", "linear"): REGRESSION}
     hostile = own(dict.fromkeys([*HOSTILE, "cross_entropy"], "proper"), seeds=6, rates=(0.01, 0.1))
     card = place / "card.html"
     assert cli.main(["losses", "focal", "--card", str(card)]) == cli.DONE
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "_encode", lambda _: dict.fromkeys(("png", "pdf"), b""))
-        return {
-            "report": report_page.write(build(place / "sweep", plan_runs(tasks)), workers=1),
-            "hostile": report_page.write(build(place / "hostile", hostile), workers=1),
-            "card": card,
-        }
+    return {
+        "report": report_page.write(build(place / "sweep", plan_runs(tasks))),
+        "hostile": report_page.write(build(place / "hostile", hostile)),
+        "card": card,
+    }
 
 
 @pytest.fixture(params=PAGES)

@@ -51,23 +51,14 @@ def sweep(tmp_path_factory):
     return build(tmp_path_factory.mktemp("sweeps") / "small", runs)
 
 
-@pytest.fixture
-def svg_only(monkeypatch):
-    """Only the picture that stands in the page, a wide one, and its file: a third of the time."""
-    monkeypatch.setattr(pictures, "WIDTHS", {"": pictures.WIDTHS[""]})
-    monkeypatch.setattr(pictures, "_encode", lambda _: {})
-
-
 DRAWN = ("verdicts", "tasks", "losses", "dynamics", "calibration")
 """Sections of the page below: what is drawn of the others is tested by `SWEEPS`."""
 
 
 @pytest.fixture(scope="module")
 def page(sweep):
-    """The page with most drawings; PNG and PDF beside it are empty, which is faster."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "_encode", lambda _: dict.fromkeys(("png", "pdf"), b""))
-        return read(report_page.write(sweep, drawn_in=DRAWN))
+    """The page with most drawings."""
+    return read(report_page.write(sweep, drawn_in=DRAWN))
 
 
 @pytest.fixture(scope="module")
@@ -105,29 +96,45 @@ def test_the_sections_stand_in_the_order_in_which_a_reader_asks(page):
     assert [*dict.fromkeys(links)][: len(shown)] == shown
 
 
-def test_every_figure_is_a_question_described_in_words_with_a_file_of_each_format_and_width(
+def test_every_figure_is_a_question_described_in_words_and_one_command_brings_the_files(
     sweep, page, text
 ):
     shown = re.findall(r"<figure>(.*?)</figure>", text, re.DOTALL)
     assert len(shown) > 10
     for figure in shown:
         (question,) = re.findall(r"<h4>(.*?)</h4>", figure)
-        (caption,) = re.findall(r"<figcaption>(.*?) <span", figure)
+        (caption,) = re.findall(r"<figcaption>(.*?)</figcaption>", figure)
         assert question.endswith("?")
-        assert re.findall(r'aria-label="(.*?)"', figure) == [f"{question} {caption}"] * 2
-        files = re.findall(r'href="figures/(.*?)"', figure)
-        assert [Path(file).suffix[1:] for file in files] == [*FORMATS, *FORMATS]
+        assert re.findall(r'aria-label="(.*?)"', figure) == [f"{question} {caption}"]
         assert "n = " in caption or "Exact" in caption
-    paths = [*(sweep / "report" / "figures").iterdir()]
-    names = {path.stem for path in paths}
-    assert {f"{name}.{kind}" for name in names for kind in FORMATS} == {p.name for p in paths}
-    for kind in ("forest", "error_signal"):
-        for ending in ("", "_one_column"):
-            assert {f"{kind}_{task}_mlp{ending}" for task in ("digits", "diabetes")} <= names
-    assert {"loss_shapes_regression", "loss_shapes_classification", "error_weight"} <= names
-    assert 2 * page.tags.count("figure") == page.tags.count("svg") == len(names)
+    assert page.tags.count("figure") == page.tags.count("svg") == len(shown)
+    assert text.count("lossbench report runs/small --figures") == 1
+    assert not (sweep / "report" / "figures").exists()
+
+
+def test_figures_are_files_of_each_format_and_width_where_they_are_asked_for(tmp_path):
+    folder = build(tmp_path / "own", own(seeds=6), declaration=False)
+    path = report_page.write(folder, drawn_in=["tasks", "dynamics"], has_figures=True)
+    written = {file.name for file in (folder / "report" / "figures").iterdir()}
+    text = path.read_text()
+    shown = re.findall(r"<figure>.*?</figure>", text, re.DOTALL)
+    linked = [re.findall(r'href="figures/(.*?)"', figure) for figure in shown]
+    assert {file for files in linked for file in files} == written
+    for files in linked:
+        assert [Path(file).suffix[1:] for file in files] == [*FORMATS, *FORMATS]
+    begins = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
+    for file in (folder / "report" / "figures").iterdir():
+        assert file.read_bytes().startswith(begins[file.suffix])
+    names = {Path(file).stem for file in written}
+    assert {
+        f"{kind}_digits_mlp{ending}"
+        for kind in ("forest", "error_signal")
+        for ending in ("", "_one_column")
+    } <= names
     scripts = {path.stem for path in ANALYSIS.glob("*.py")}
     assert all(any(name.startswith(script) for script in scripts) for name in names)
+    assert "--figures" not in text
+    assert read(path).is_closed
 
 
 def test_every_table_can_be_downloaded_in_three_formats_and_holds_numbers(sweep, page):
@@ -169,7 +176,7 @@ def test_a_png_has_the_resolution_of_print_whatever_was_written_before_it(tmp_pa
         layout.frame(ax.figure, "Is it sharp?", "n = 1")
 
     drawing = pictures.Drawing("sharp", draw, {"height": 1.0}, is_single=True)
-    pictures.draw_all(tmp_path, [drawing], workers=1)
+    pictures.save(tmp_path, [drawing], workers=1)
     for ending, width in pictures.WIDTHS.items():
         content = (tmp_path / f"sharp{ending}.png").read_bytes()
         pixels = int.from_bytes(content[16:20], "big")
@@ -177,17 +184,14 @@ def test_a_png_has_the_resolution_of_print_whatever_was_written_before_it(tmp_pa
 
 
 @pytest.mark.exhaustive
-def test_writing_twice_gives_the_same_bytes_and_every_figure_in_its_formats(tmp_path):
+def test_writing_twice_gives_the_same_bytes(tmp_path):
     folder = build(tmp_path / "twice", own({"mse": "power", "mae": "power"}, data="diabetes"))
     content = []
     for _ in range(2):
-        report_page.write(folder, drawn_in=("verdicts", "tasks", "dynamics"))
+        report_page.write(folder, drawn_in=("verdicts", "tasks", "dynamics"), has_figures=True)
         content.append({p: p.read_bytes() for p in (folder / "report").rglob("*.*")})
+        (folder / "report" / "pictures.json").unlink()
     assert content[0] == content[1]
-    begins = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
-    figures = {p: it for p, it in content[0].items() if p.parent.name == "figures"}
-    assert {path.suffix for path in figures} == {*begins}
-    assert all(it.startswith(begins[path.suffix]) for path, it in figures.items())
 
 
 def test_the_plain_table_fits_eighty_columns_and_says_the_verdicts(sweep):
@@ -228,7 +232,6 @@ SWEEPS = {
 
 
 @pytest.mark.parametrize("name", beyond(["one_seed", "nothing", "a_loss_failed"], SWEEPS))
-@pytest.mark.usefixtures("svg_only")
 def test_every_kind_of_sweep_gives_a_report_and_a_table(tmp_path, name, caplog):
     folder = build(tmp_path / name, SWEEPS[name], declaration=False, curves=False)
     with caplog.at_level(logging.ERROR):
@@ -239,7 +242,6 @@ def test_every_kind_of_sweep_gives_a_report_and_a_table(tmp_path, name, caplog):
     assert max([0, *(len(line) for line in summary.table(folder).splitlines())]) <= 80
 
 
-@pytest.mark.usefixtures("svg_only")
 def test_tasks_whose_names_differ_in_a_sign_only_have_figures_of_their_own(tmp_path):
     runs = [
         replace(run, data=data)
@@ -248,10 +250,12 @@ def test_tasks_whose_names_differ_in_a_sign_only_have_figures_of_their_own(tmp_p
     ]
     folder = build(tmp_path / "alike", runs)
     assert read(report_page.write(folder, drawn_in=["convergence"])).is_closed
-    assert len([*folder.glob("report/figures/learning_curves_my_data*.svg")]) == 2
+    text = (folder / "report" / "index.html").read_text()
+    svgs = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    curves = {svg for svg in svgs if re.search(r"each loss learn my[-.]data", svg)}
+    assert len(curves) == 2
 
 
-@pytest.mark.usefixtures("svg_only")
 def test_a_figure_that_breaks_costs_itself_only(tmp_path, monkeypatch, caplog):
     def broken(*_, **__):
         raise RuntimeError("broken on purpose")
@@ -265,11 +269,11 @@ def test_a_figure_that_breaks_costs_itself_only(tmp_path, monkeypatch, caplog):
     assert "figure learning_curves_digits_mlp could not be drawn" in caplog.text
 
 
-@pytest.mark.usefixtures("svg_only")
 def test_a_report_leaves_nothing_of_the_one_before(tmp_path):
     folder = build(tmp_path / "anew", own(seeds=2))
     report_page.write(folder, drawn_in=["tasks"])
     old = folder / "report" / "figures" / "forest_of_another_task.png"
+    old.parent.mkdir()
     old.write_bytes(b"old")
     own_notes = folder / "report" / "notes.txt"
     own_notes.write_text("mine")
@@ -312,7 +316,6 @@ def test_tables_of_the_page_leave_metrics_of_the_last_step_to_the_files():
     assert summary.other_metrics(task) == ["brier", "balanced_accuracy"]
 
 
-@pytest.mark.usefixtures("svg_only")
 def test_hostile_names_are_shown_and_never_obeyed(tmp_path):
     folder = build(tmp_path / "hostile", own(dict.fromkeys([*HOSTILE, "cross_entropy"], "proper")))
     page = read(report_page.write(folder, drawn_in=["verdicts", "tasks"]))
@@ -439,7 +442,6 @@ def test_two_sweeps_that_have_nothing_in_common_are_refused_by_name(two_tasks, t
         analyse("compare", other, two_tasks, tmp_path / "out.png", "diabetes")
 
 
-@pytest.mark.usefixtures("svg_only")
 def test_a_report_of_noisy_labels_says_what_selecting_on_them_cost(noisy):
     page = read(report_page.write(noisy, drawn_in=["robustness"]))
     assert page.text.count("What selection on noisy labels cost.") == 1  # a caption is told once
@@ -450,7 +452,6 @@ def test_a_report_of_noisy_labels_says_what_selecting_on_them_cost(noisy):
     assert page.text.count("0, the same choice") == len(rows)
 
 
-@pytest.mark.usefixtures("svg_only")
 def test_a_report_without_corruption_says_nothing_of_noisy_labels(two_tasks):
     page = read(report_page.write(two_tasks, drawn_in=["robustness"]))
     assert "noisy labels" not in page.text

@@ -18,12 +18,12 @@ from configs import make_run
 from interrupted import Spoiling, contents, sweep_by, sweep_in, trainer
 from selection import beyond
 
-from lossbench import cli, records, store
+from lossbench import cli, machine, records, store
 from lossbench.losses import LOSSES
 from lossbench.runs import ConfigError, apart
 from lossbench.runs.extensions import load_extensions
 from lossbench.runs.packs import LEAST_MEMBERS, shared
-from lossbench.sweep import machine, process
+from lossbench.sweep import process
 from lossbench.sweep.crews import Processes
 from lossbench.sweep.inventory import Inventory
 from lossbench.sweep.training import Interrupted, Stop

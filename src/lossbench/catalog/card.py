@@ -198,7 +198,7 @@ def _picture(
     with figures.style(name):
         figure, (ax,) = figures.page(width=figures.ONE_COLUMN, height=HEIGHT)
         draw(data, ax).set(**labels)
-        return Picture(name, "", question, note, (inline(svg_of(figure), alt),))
+        return Picture(name, "", question, note, inline(svg_of(figure), alt))
 
 
 def _in_words(line: Line) -> str:

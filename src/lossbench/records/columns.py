@@ -220,6 +220,17 @@ def encode(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+_TEXTS = sorted(
+    {column.name for table in COLUMNS.values() for column in table if column.type == pa.string()}
+)
+
+
+def _without_dictionaries(layout: pa.Schema) -> pa.Schema:
+    types = [getattr(field.type, "value_type", field.type) for field in layout]
+    fields = [field.with_type(type_) for field, type_ in zip(layout, types, strict=True)]
+    return pa.schema(fields, metadata=layout.metadata)
+
+
 def decode(content: bytes, *, path: Path) -> pa.Table:
     """The table in a parquet file of ours.
 
@@ -232,8 +243,12 @@ def decode(content: bytes, *, path: Path) -> pa.Table:
     """
     try:
         # Not through a file of Python's: Arrow's threads would ask it for bytes, and abort the
-        # process where they still do so when it ends.
-        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        # process where they still do so when it ends. Texts through their dictionaries: in a fifth
+        # of the time.
+        table = pq.read_table(
+            pa.BufferReader(content), page_checksum_verification=True, read_dictionary=_TEXTS
+        )
+        table = table.cast(_without_dictionaries(table.schema))
     except (pa.ArrowException, OSError) as error:
         raise store.StoreError(f"{path}: not a readable parquet file ({error}).") from error
     number = (table.schema.metadata or {}).get(b"lossbench_schema", b"none").decode()

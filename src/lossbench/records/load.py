@@ -42,17 +42,26 @@ class Records:
         runs, steps, layers, evals, examples: The tables as pandas frames, one row per run_id in
             `runs`; planned runs without a record have status "missing".
         plan: Content of sweep.json.
+        sha: `store.sweep_sha` from before anything was read: what is committed later changes it.
     """
 
     def __init__(self, sweep_dir: Path) -> None:
         self.sweep_dir = sweep_dir
+        self.sha = store.sweep_sha(sweep_dir)
         self.plan = read_plan(sweep_dir / "sweep.json")
 
     @cached_property
+    def _commits(self) -> dict[Path, dict[str, Any]]:
+        """Folders of the packs that are finished, and their commit records."""
+        every = {folder: store.committed(folder) for folder in store.packs_of(self.sweep_dir)}
+        return {
+            folder: commit for folder, commit in every.items() if commit and commit["is_finished"]
+        }
+
+    @property
     def pack_dirs(self) -> list[Path]:
         """Folders of the packs that are finished."""
-        folders = store.packs_of(self.sweep_dir)
-        return [folder for folder in folders if (store.committed(folder) or {}).get("is_finished")]
+        return [*self._commits]
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -129,8 +138,8 @@ class Records:
                 if table not in query.lower():
                     continue
                 paths = [folder / f"{table}.parquet" for folder in self.pack_dirs]
-                for path in paths:
-                    store.read(path.parent, path.name)  # verifies its sha256
+                for path, commit in zip(paths, self._commits.values(), strict=True):
+                    store.read(path.parent, path.name, commit)  # verifies its sha256
                 quoted = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
                 connection.register(f"empty_{table}", schema(table).empty_table())
                 source = f"read_parquet([{quoted}], union_by_name = true)"
@@ -142,15 +151,25 @@ class Records:
 
     def _read(self, table: str) -> pd.DataFrame:
         name = f"{table}.parquet"
-        parts = [decode(store.read(folder, name), path=folder / name) for folder in self.pack_dirs]
+        parts = [
+            decode(store.read(folder, name, commit), path=folder / name)
+            for folder, commit in self._commits.items()
+        ]
         if not parts:
             return schema(table).empty_table().to_pandas()
-        return pa.concat_tables(parts, promote_options="permissive").to_pandas()
+        # In one piece, from which pandas takes rows ten times as fast as from one of each pack.
+        whole = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
+        return whole.to_pandas()
 
     def _read_valid(self, table: str) -> pd.DataFrame:
         """A table without the rows of a run's worse records, see `runs`."""
         frame, packs = self._read(table), self.runs.set_index("run_id")["pack_id"]
-        return frame[frame["pack_id"] == frame["run_id"].map(packs)].reset_index(drop=True)
+        # By number: of a million names most are the same.
+        run, run_ids = pd.factorize(frame["run_id"])
+        pack, pack_ids = pd.factorize(frame["pack_id"])
+        best = pd.Index(pack_ids).get_indexer(pd.Index(pd.Series(run_ids).map(packs)))
+        is_valid = best[run] == pack
+        return frame if is_valid.all() else frame[is_valid].reset_index(drop=True)
 
 
 def read_plan(path: Path) -> dict[str, Any]:

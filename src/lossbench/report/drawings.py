@@ -161,9 +161,9 @@ def _dynamics(task: Comparison, steps: pd.DataFrame, layers: pd.DataFrame) -> It
 
 
 def _learning(task: Comparison, loaded: records.Records) -> Iterator[Drawing]:
-    evals = loaded.evals[
-        (loaded.evals.metric == task.metric) & (loaded.evals.split == "validation")
-    ]
+    is_wanted = (loaded.evals.metric == task.metric) & (loaded.evals.split == "validation")
+    evals = loaded.evals.loc[is_wanted]
+    evals = evals[evals.run_id.isin(task.runs.run_id)]
     confidence = float(task.summary.confidence.iloc[0])
     learnt = statistics.curves(
         statistics.joined(evals, task.runs), value="value", confidence=confidence

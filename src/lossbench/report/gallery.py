@@ -165,11 +165,11 @@ def _pictures(
     """Draw the verdicts; name and title of each picture that now lies in `pictures_in`."""
     losses = drawings.losses_by_task(loaded)
     with tempfile.TemporaryDirectory() as place:
-        drawn = pictures.draw_all(Path(place), drawings.verdicts(mains), workers=1, losses=losses)
-        for picture in drawn:
-            name = f"{loaded.sweep_dir.name}_{picture.name}.png"
-            store.write(pictures_in / name, (Path(place) / f"{picture.name}.png").read_bytes())
-            yield name, picture.title
+        titles = pictures.save(Path(place), drawings.verdicts(mains), workers=1, losses=losses)
+        for name, title in titles.items():
+            file = f"{loaded.sweep_dir.name}_{name}.png"
+            store.write(pictures_in / file, (Path(place) / f"{name}.png").read_bytes())
+            yield file, title
 
 
 def _verdicts(mains: list[Comparison]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The folder of a report: one HTML page that opens offline, figures, tables.
+"""The folder of a report: one HTML page that opens offline, tables, and on request figure files.
 
 The page answers, in this order: what was asked, what came out, how sure we are, why it is so, how
 to do it again. Names come from users, so it is rendered with autoescape and figures never read a
@@ -20,85 +20,34 @@ from lossbench import records, statistics, store
 from lossbench.report import (
     answers,
     drawings,
+    edition,
     essay,
     methods,
     page_tables,
     paper,
     pictures,
     summary,
+    terminal,
 )
+from lossbench.report.sections import FOLDED, SECTIONS
 from lossbench.report.tables import KINDS, stacked, write_tables
 from lossbench.statistics import Comparison, published
 
-SECTIONS: dict[str, tuple[str, str, str]] = {
-    "verdicts": (
-        "Verdicts",
-        "What does each loss change?",
-        "Every loss against the reference of its task, seed by seed. What is undecided is not "
-        "equal.",
-    ),
-    "tasks": (
-        "Task by task",
-        "How well does each loss do, and how much do seeds differ?",
-        "Means on their own, then the differences within seeds that the verdicts rest on. What the "
-        "columns are stands under Words.",
-    ),
-    "tuning": (
-        "Learning rates",
-        "Did every loss get the learning rate that suits it?",
-        "One grid for all losses of a task, chosen on validation. A ring on the edge, a flat or a "
-        "noisy curve would be a reason for doubt.",
-    ),
-    "losses": (
-        "The losses",
-        "How do the losses differ by construction?",
-        "Exact curves, no training: this is all that was changed between the runs.",
-    ),
-    "dynamics": (
-        "Gradients",
-        "What does each loss feed back while the model learns?",
-        "The output gradient is the loss's error signal. Where its ratio to the error and its "
-        "cosine with it are both 1, it is prediction - target.",
-    ),
-    "convergence": (
-        "Convergence",
-        "How fast does each loss learn, and had it finished?",
-        "On validation. Losses that still improve at the end might change places with more "
-        "updates.",
-    ),
-    "calibration": (
-        "Calibration",
-        "How good are the probabilities?",
-        "Accuracy looks at the largest probability only; these measures look at all of them.",
-    ),
-    "cross": (
-        "Cross-loss matrix",
-        "Is each loss best at its own game?",
-        "Each trained model judged by every loss of the task. Nobody is ranked by this.",
-    ),
-    "robustness": (
-        "Robustness",
-        "Would the verdicts be others with other choices?",
-        "Other learning rates, another interval, other shares of wrong labels. Verdicts come from "
-        "one interval alone; what stands here can only make you trust them less.",
-    ),
-}
-"""Sections with figures in the order of the page: short name, question, how to read it."""
-
-
-FOLDED = ("tuning", "dynamics", "convergence", "calibration", "cross", "robustness")
-"""Sections that show their first task and fold the others."""
-
 
 def write(
-    sweep: Path | records.Records, *, workers: int = 1, drawn_in: Collection[str] = tuple(SECTIONS)
+    sweep: Path | records.Records,
+    *,
+    workers: int = 1,
+    drawn_in: Collection[str] = tuple(SECTIONS),
+    has_figures: bool = False,
 ) -> Path:
-    """Write `report/` into a sweep's folder.
+    """Write `report/` into a sweep's folder; what the last report drew alike is not drawn again.
 
     Args:
         sweep: Folder of the sweep, or its records.
         workers: Processes that draw; 1 draws in this one.
-        drawn_in: Sections that get their figures, which take most of the time.
+        drawn_in: Sections that get their figures.
+        has_figures: Whether each is written as PNG, SVG and PDF too, at both widths of a paper.
 
     Returns:
         Path of `report/index.html`.
@@ -114,16 +63,21 @@ def write(
     together, findings = statistics.all_comparisons(loaded), essay.of_sweep(loaded)
     groups = statistics.by_context(together)
     mains = [statistics.main_of(group) for group in groups]
-    every = _numbers(together, mains, findings, loaded)
-    numbers = {name: every[name] for name in sorted(every) if len(every[name])}
-    write_tables(folder / "tables", numbers)
     planned = {
         section: section_drawings if section in drawn_in else []
         for section, section_drawings in drawings.of_sweep(loaded, groups, mains).items()
     }
     losses = drawings.losses_by_task(loaded)
     flat = [drawing for section in planned.values() for drawing in section]
-    drawn = pictures.draw_all(folder / "figures", flat, workers=workers, losses=losses)
+    with pictures.of_page(folder, flat, workers=workers, losses=losses) as finish:
+        every = _numbers(together, mains, findings, loaded)
+        numbers = {name: every[name] for name in sorted(every) if len(every[name])}
+        tables = write_tables(folder / "tables", numbers)
+        papers = paper.write(folder / "paper", loaded, mains)
+        drawn = finish()
+    saved = []
+    if has_figures:
+        saved = [*pictures.save(folder / "figures", flat, workers=workers, losses=losses)]
     rules, drawn = pictures.with_classes(drawn)
     by_name = {picture.name: picture for picture in drawn}
     rows = [_summary_row(task) for task in mains]
@@ -157,6 +111,8 @@ def write(
         findings=[{**vars(one), "rows": _texts(one.table)} for one in findings],
         sections=SECTIONS,
         folded=FOLDED,
+        saved=saved,
+        to_save=f"lossbench report runs/{loaded.sweep_dir.name} --figures",
         terms=summary.TERMS.items(),
         pictures={
             section: [by_name[one.name] for one in section_drawings if one.name in by_name]
@@ -197,11 +153,25 @@ def write(
         methods=methods.paragraph(loaded, mains),
         command="\n".join(plan.get("commands", [])),
         files=[*numbers],
-        paper=paper.write(folder / "paper", loaded, mains),
+        paper=papers,
     )
     store.write(folder / "index.html", text.encode())
-    _delete_others(folder / "figures", {file for one in drawn for _, file in one.files})
-    _delete_others(folder / "tables", {f"{name}.{kind}" for name in numbers for kind in KINDS})
+    files = [file for name in saved for _, file in pictures.files(name)]
+    _delete_others(folder / "figures", {*files})
+    _delete_others(folder / "tables", {*tables})
+    edition.write(
+        folder,
+        [
+            "index.html",
+            *(f"figures/{file}" for file in files),
+            *(f"tables/{file}" for file in tables),
+            *(f"paper/{file}" for file in papers),
+        ],
+        sweep_sha=loaded.sha,
+        sections=drawn_in,
+        has_figures=has_figures,
+        answer=terminal.answer(loaded),
+    )
     return folder / "index.html"
 
 

@@ -1,4 +1,4 @@
-"""A figure as files for a paper, and as part of the page: laid out once for each width.
+"""A figure as part of the page, drawn once, and as files for a paper, at two widths.
 
 The files keep title and note inside the picture. In the page these are text of the page, and its
 colours follow the reader's light or dark.
@@ -7,12 +7,14 @@ colours follow the reader's light or dark.
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
@@ -20,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -28,6 +32,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from lossbench import figures, store
+from lossbench.report import edition
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +41,7 @@ WIDTHS = {"": figures.TWO_COLUMNS, "_one_column": figures.ONE_COLUMN}
 """Widths of a paper's figures in inches, by what their files' names end with."""
 
 PNG_DPI = {"": 200, "_one_column": 300}
-MANY = 8
+MANY = 16
 """Fewer figures than this are drawn before other processes have started."""
 
 
@@ -46,7 +51,7 @@ class Drawing:
 
     Attributes:
         name: Stem of its files.
-        draw: Given the axes, or the only one of them.
+        draw: A function of `figures` bound to its estimates; given the axes, or the only one.
         size: Arguments of `figures.page`.
         narrow: What is otherwise in one column of a paper.
         is_single: Whether `draw` takes one axes.
@@ -54,7 +59,7 @@ class Drawing:
     """
 
     name: str
-    draw: Callable[..., Any]
+    draw: partial[Any]
     size: Mapping[str, Any] = field(default_factory=dict)
     narrow: Mapping[str, Any] = field(default_factory=lambda: {"columns": 2})
     is_single: bool = False
@@ -70,31 +75,80 @@ class Picture:
         task: As in `Drawing`.
         title: The question that it answers.
         note: Its caption, with n and the kind of interval.
-        drawn: The drawing as SVG, wide and narrow.
+        drawn: The drawing as SVG.
     """
 
     name: str
     task: str
     title: str
     note: str
-    drawn: tuple[Markup, ...]
+    drawn: Markup
 
     @property
-    def files(self) -> Iterator[tuple[str, str]]:
-        """Kind and name of each file."""
-        for ending in WIDTHS:
-            for kind in FORMATS:
-                yield kind.upper(), f"{self.name}{ending}.{kind}"
+    def files(self) -> list[tuple[str, str]]:
+        """Kind and name of each file that `save` writes of it."""
+        return files(self.name)
 
 
-def draw_all(
+def files(name: str) -> list[tuple[str, str]]:
+    """Kind and name of each file of a figure."""
+    return [(kind.upper(), f"{name}{ending}.{kind}") for ending in WIDTHS for kind in FORMATS]
+
+
+@contextmanager
+def of_page(
     folder: Path,
     drawings: Sequence[Drawing],
     *,
     workers: int,
     losses: Sequence[Mapping[str, str]] = (),
-) -> list[Picture]:
-    """Draw all, save their files, and return what the page shows of them, in their order.
+) -> Iterator[Callable[[], list[Picture]]]:
+    """Begin to draw what the page shows; what was drawn alike before is read.
+
+    The block goes on meanwhile, and is given what ends it: the pictures in their order.
+
+    Args:
+        folder: Of the report, whose `pictures.json` has what was drawn before.
+        drawings: What to draw; one that cannot be drawn is logged and left out.
+        workers: Processes that draw; 1 draws in this one.
+        losses: As `figures.style` takes them.
+    """
+    path = folder / "pictures.json"
+    try:
+        before = store.read_sealed(path)
+    except store.StoreError:  # none yet, or torn: all is drawn
+        before = {}
+    keys = {drawing.name: key_of(drawing, losses) for drawing in drawings}
+    missing = [drawing for drawing in drawings if keys[drawing.name] not in before]
+
+    def finish() -> list[Picture]:
+        drawn = results()
+        now = {
+            keys[name]: before.get(keys[name]) or drawn[name]
+            for name in keys
+            if keys[name] in before or name in drawn
+        }
+        if now != before:
+            store.write(path, store.sealed(now))
+        return [
+            Picture(one.name, one.task, title, note, Markup(svg))
+            for one in drawings
+            if keys[one.name] in now
+            for title, note, svg in [now[keys[one.name]]]
+        ]
+
+    with _each(partial(_draw, losses), missing, workers=workers) as results:
+        yield finish
+
+
+def save(
+    folder: Path,
+    drawings: Sequence[Drawing],
+    *,
+    workers: int,
+    losses: Sequence[Mapping[str, str]] = (),
+) -> dict[str, str]:
+    """Draw all and write their files; the title of each that could be drawn, by its name.
 
     Args:
         folder: Where the files go.
@@ -102,54 +156,132 @@ def draw_all(
         workers: Processes that draw; 1 draws in this one.
         losses: As `figures.style` takes them.
     """
+    with _each(partial(_save, folder, losses), drawings, workers=workers) as results:
+        return results()
+
+
+def key_of(drawing: Drawing, losses: Sequence[Mapping[str, str]]) -> str:
+    """Hex sha256 over all that decides how a figure looks: numbers, colours, size, and our code."""
+    colors = [sorted(families.items()) for families in losses]
+    parts = [drawing.name, drawing.draw, drawing.size, drawing.is_single]
+    return store.sha256(json.dumps([edition.code_sha(), colors, *parts], default=_as_json).encode())
+
+
+def _as_json(value: Any) -> Any:
+    """A part of a key as JSON knows it, numbers of tables as the hash of their bytes.
+
+    Raises:
+        TypeError: It is of a kind that no figure was bound to so far: say here what counts of it.
+    """
+    if isinstance(value, partial):
+        function = f"{value.func.__module__}.{value.func.__qualname__}"
+        return [function, value.args, value.keywords]
+    if isinstance(value, pd.DataFrame):
+        columns = [value.iloc[:, place] for place in range(value.shape[1])]
+        return [[*value.columns], value.index, *(column.array for column in columns)]
+    if isinstance(value, pd.Series):
+        return [value.name, value.index, value.array]
+    if isinstance(value, pd.Index):
+        return [value.name, value.array]
+    if isinstance(value, pd.Categorical):
+        return [[*value.categories], value.ordered, value.codes]
+    if isinstance(value, pd.api.extensions.ExtensionArray):
+        return [str(value.dtype), value.to_numpy()]
+    if isinstance(value, np.ndarray):
+        if value.dtype == object:
+            return [value.shape, value.ravel().tolist()]
+        return [str(value.dtype), value.shape, store.sha256(value.tobytes())]
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a figure bound to a {type(value).__name__} has no key")
+
+
+@contextmanager
+def _each(
+    act: Callable[[Drawing], Any], drawings: Sequence[Drawing], *, workers: int
+) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Begin to act on each drawing.
+
+    The block is given what waits for the results, by name of the drawing; one that breaks is logged
+    and left out.
+    """
     names = Counter(drawing.name.casefold() for drawing in drawings)
     assert not names or max(names.values()) == 1, "two figures would share their files"
     bar = partial(tqdm, total=len(drawings), unit="figure", disable=None, leave=False)
-    draw = partial(_draw_or_explain, folder, losses)
+    attempt = partial(_made_or_reason, act)
+
+    def results() -> dict[str, Any]:
+        made = {}
+        for drawing, (result, reason) in zip(drawings, bar(attempts), strict=True):
+            if reason:
+                message = "figure %s could not be drawn, please report it: %s"
+                log.error(message, drawing.name, reason)
+            else:
+                made[drawing.name] = result
+        return made
+
     if workers == 1 or len(drawings) < MANY:
-        results = list(bar(map(draw, drawings)))
-    else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            results = list(bar(pool.map(draw, drawings, chunksize=1)))
-    for drawing, result in zip(drawings, results, strict=True):
-        if isinstance(result, str):
-            log.error("figure %s could not be drawn, please report it: %s", drawing.name, result)
-    return [result for result in results if isinstance(result, Picture)]
+        attempts = map(attempt, drawings)
+        yield results
+        return
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        attempts = pool.map(attempt, drawings, chunksize=1)
+        try:
+            yield results
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _draw_or_explain(
-    folder: Path, losses: Sequence[Mapping[str, str]], drawing: Drawing
-) -> Picture | str:
-    """The picture, or why there is none: one figure that breaks must not cost the page."""
+def _made_or_reason(act: Callable[[Drawing], Any], drawing: Drawing) -> tuple[Any, str]:
+    """What was made, or why it was not: one figure that breaks must not cost the page."""
     try:
-        return _draw(folder, losses, drawing)
+        return act(drawing), ""
     except store.StoreError:
         raise
     except Exception:
-        return traceback.format_exc()
+        return None, traceback.format_exc()
 
 
-def _draw(folder: Path, losses: Sequence[Mapping[str, str]], drawing: Drawing) -> Picture:
-    strips, svgs = None, []
-    for ending, width in WIDTHS.items():
-        name, size = drawing.name + ending, {**drawing.size, "width": width}
-        size |= drawing.narrow if ending else {}
+def _draw(losses: Sequence[Mapping[str, str]], drawing: Drawing) -> list[str]:
+    """Title, note and SVG of a figure in the page."""
+    with figures.style(drawing.name, losses=losses):
+        figure = _laid_out(drawing, "")
+        strips, svg = figures.strips(figure), svg_of(figure)
+    inside = (72 * strips.top, 72 * strips.bottom)
+    return [
+        strips.title,
+        strips.note,
+        inline(svg, f"{strips.title} {strips.note}", cut=inside),
+    ]
+
+
+def _save(folder: Path, losses: Sequence[Mapping[str, str]], drawing: Drawing) -> str:
+    """Write the files of a figure; returns its title."""
+    title = ""
+    for ending in WIDTHS:
+        name = drawing.name + ending
         with figures.style(name, losses=losses):
-            figure, axes = figures.page(**size)
-            drawing.draw(axes[0] if drawing.is_single else axes)
-            figure.set_dpi(PNG_DPI[ending])
-            _fix_layout(figure)
-            strips, svg = figures.strips(figure), svg_of(figure)
-            for kind, content in {"svg": svg.encode(), **_encode(figure)}.items():
+            figure = _laid_out(drawing, ending)
+            title = figures.strips(figure).title
+            for kind, content in _encode(figure).items():
                 store.write(folder / f"{name}.{kind}", content)
-        inside = (72 * strips.top, 72 * strips.bottom)
-        svgs.append(inline(svg, f"{strips.title} {strips.note}", cut=inside))
-    assert strips is not None
-    return Picture(drawing.name, drawing.task, strips.title, strips.note, tuple(svgs))
+    return title
+
+
+def _laid_out(drawing: Drawing, ending: str) -> Figure:
+    """A figure at one of `WIDTHS`, laid out once where `savefig` would for each format."""
+    narrow = drawing.narrow if ending else {}
+    figure, axes = figures.page(**{**drawing.size, "width": WIDTHS[ending], **narrow})
+    drawing.draw(axes[0] if drawing.is_single else axes)
+    figure.set_dpi(PNG_DPI[ending])
+    _fix_layout(figure)
+    return figure
 
 
 def _fix_layout(figure: Figure) -> None:
-    """Lay out once, where `savefig` would for each format; equal runs give equal bytes."""
+    """Equal numbers give equal bytes."""
     figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     figure.set_layout_engine("none")
     for ax in figure.axes:  # the layout's solver is exact to rounding only
@@ -158,11 +290,11 @@ def _fix_layout(figure: Figure) -> None:
 
 
 def _encode(figure: Figure) -> dict[str, bytes]:
-    """PNG and PDF of a figure."""
+    """A figure in each of `FORMATS`."""
     png, pdf = io.BytesIO(), io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)
     FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
-    return {"png": png.getvalue(), "pdf": pdf.getvalue()}
+    return {"png": png.getvalue(), "svg": svg_of(figure).encode(), "pdf": pdf.getvalue()}
 
 
 def svg_of(figure: Figure) -> str:
@@ -212,7 +344,7 @@ COLORS = {day.lower(): f"var(--c{day[1:].lower()})" for day in figures.NIGHT}
 
 def with_classes(pictures: Sequence[Picture]) -> tuple[Markup, list[Picture]]:
     """Rules of CSS, and the pictures with a class in the place of each style: a third smaller."""
-    text = "".join(svg for picture in pictures for svg in picture.drawn)
+    text = "".join(picture.drawn for picture in pictures)
     styles = Counter(re.findall(r' style="([^"]*)"', text)).most_common()
     names = {style: f"k{rank}" for rank, (style, _) in enumerate(styles)}
     rules = "".join(f".{name}{{{style}}}\n" for style, name in names.items())
@@ -220,9 +352,7 @@ def with_classes(pictures: Sequence[Picture]) -> tuple[Markup, list[Picture]]:
     def classed(svg: Markup) -> Markup:
         return Markup(re.sub(r' style="([^"]*)"', lambda s: f' class="{names[s[1]]}"', svg))
 
-    return Markup(rules), [
-        replace(picture, drawn=tuple(map(classed, picture.drawn))) for picture in pictures
-    ]
+    return Markup(rules), [replace(picture, drawn=classed(picture.drawn)) for picture in pictures]
 
 
 def palette(*, is_night: bool) -> Markup:

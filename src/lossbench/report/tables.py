@@ -14,8 +14,8 @@ from lossbench import store
 KINDS = ("csv", "md", "tex")
 
 
-def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Write each table as .csv, .md and .tex.
+def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Write each table as .csv, .md and .tex; returns the names of the files.
 
     Args:
         folder: Where to.
@@ -26,6 +26,7 @@ def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
         store.write(folder / f"{name}.csv", safe.to_csv(index=False).encode())
         store.write(folder / f"{name}.md", markdown(texts).encode())
         store.write(folder / f"{name}.tex", latex(texts).encode())
+    return [f"{name}.{kind}" for name in tables for kind in KINDS]
 
 
 def stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:

@@ -295,7 +295,9 @@ def main_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparis
     contexts = runs.sort_values("label", kind="stable").groupby("context", sort=False)
     is_off_train = sweep.evals.split != "train"
     evals = sweep.evals.loc[is_off_train, ["run_id", "step", "split", "metric", "value"]]
-    of_context = dict([*evals.groupby(evals.run_id.map(runs.set_index("run_id").context))])
+    run, run_ids = pd.factorize(evals.run_id)
+    context = pd.Series(run_ids, dtype=str).map(runs.set_index("run_id").context)
+    of_context = dict([*evals.groupby(context.to_numpy()[run])])
     return [
         _main(its, of_context.get(context, evals.iloc[:0]), sweep, stem=stems[context])
         for context, its in contexts

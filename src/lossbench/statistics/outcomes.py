@@ -40,7 +40,8 @@ def summary(
 
 def counts(cell: pd.DataFrame) -> dict[str, int]:
     """Number of runs by status."""
-    return {status: int((cell.status == status).sum()) for status in records.STATUSES}
+    there = cell.status.value_counts()
+    return {status: int(there.get(status, 0)) for status in records.STATUSES}
 
 
 def divergence_rates(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
@@ -100,8 +101,9 @@ def cross_losses(runs: pd.DataFrame, evals: pd.DataFrame) -> pd.DataFrame:
     """
     mine, names = runs[runs.status == "done"], [*dict.fromkeys(runs.loss)]
     facts = mine.set_index("run_id")[["label", "loss", "stop_step"]]
-    rows = evals[(evals.split == "test") & evals.metric.isin([f"loss:{name}" for name in names])]
-    rows = rows[["run_id", "step", "metric", "value"]].join(facts, on="run_id", how="inner")
+    is_wanted = (evals.split == "test") & evals.metric.isin([f"loss:{name}" for name in names])
+    rows = evals.loc[is_wanted, ["run_id", "step", "metric", "value"]]
+    rows = rows[rows.run_id.isin(facts.index)].join(facts, on="run_id", how="inner")
     rows = rows[(rows.step == rows.stop_step) & np.isfinite(rows.value)]
     rows = rows.assign(other=rows.metric.str.removeprefix("loss:"))
     table = rows.groupby(["label", "loss", "other"]).value.agg(["mean", "count"]).reset_index()

@@ -137,7 +137,8 @@ def convergence(runs: pd.DataFrame, signals: pd.DataFrame, evals: pd.DataFrame) 
     """
     mine = placed(runs)
     mine = mine[mine.status.isin(records.RESULTS)]
-    losses = evals[(evals.metric == records.OWN_LOSS) & (evals.split == "train")]
+    is_own = (evals.metric == records.OWN_LOSS) & (evals.split == "train")
+    losses = evals.loc[is_own, ["run_id", "step", "value"]]
     losses = losses[losses.run_id.isin(mine.run_id)].sort_values("step")
     steps = {run_id: _step_to_final(rows) for run_id, rows in losses.groupby("run_id")}
     mine = mine[[*FACTS, "run_id", "lr", "seed", "status", "stop_step"]]
@@ -255,7 +256,9 @@ def time_to(
     """
     mine = placed(runs)
     mine = mine[mine.status.isin(records.RESULTS)]
-    rows = evals[(evals.split == split) & (evals.metric == metric)]
+    is_wanted = (evals.split == split) & (evals.metric == metric)
+    rows = evals.loc[is_wanted, ["run_id", "step", "value"]]
+    rows = rows[rows.run_id.isin(mine.run_id)]
     sign = -records.sign(metric)
     there = rows[sign * rows.value <= sign * target].groupby("run_id").step.min()
     first = mine.run_id.map(there).astype(float).mask(mine.status == "diverged")

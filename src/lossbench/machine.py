@@ -7,8 +7,12 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lossbench.runs import ConfigError, Engine
+from lossbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lossbench.runs import Engine
 
 BYTES_A_WORKER = 2**30
 """Of memory for a process that trains, PyTorch itself included."""

@@ -1,0 +1,33 @@
+"""What came out of a sweep, as the terminal says it."""
+
+from __future__ import annotations
+
+import functools
+
+from lossbench import records
+from lossbench.report import essay, summary
+
+_COLORS = {
+    "better by more": "1;32",
+    "better": "32",
+    "worse": "31",
+    "worse by more": "1;31",
+    "diverges": "1;31",
+    "reference": "1",
+    "undecided": "2",
+}
+
+
+@functools.lru_cache(maxsize=1)
+def answer(loaded: records.Records) -> str:
+    """Its results, verdicts coloured, and the essay's findings."""
+    return f"{table(loaded)}\n{essay.as_text(loaded)}"
+
+
+def table(loaded: records.Records) -> str:
+    """Its results, verdicts coloured."""
+    return summary.table(loaded, paint=_painted)
+
+
+def _painted(text: str, verdict: str) -> str:
+    return f"\033[{_COLORS[verdict]}m{text}\033[0m" if verdict in _COLORS else text
