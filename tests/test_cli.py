@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib.metadata
 import io
 import json
 import os
@@ -525,7 +525,8 @@ def test_a_plugin_that_is_installed_and_cannot_serve_is_refused_before_anything_
     choice, tmp_path, capfd
 ):
     kind, _, name = choice.partition("=")
-    if importlib.util.find_spec(f"hydra_plugins.hydra_{name}_{kind}") is None:
+    names = {one.name for one in importlib.metadata.distributions()}
+    if f"hydra-{name}-{kind}" not in {one.replace("_", "-") for one in names}:
         skip_without("hydra_plugins", f"hydra-{name}-{kind} is not installed")
     code = cli.main(["-m", "loss=mse,mae", "data=diabetes", f"hydra/{choice}"])
     error = capfd.readouterr().err

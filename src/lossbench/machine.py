@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from lossbench.errors import ConfigError
 
 if TYPE_CHECKING:
     from lossbench.runs import Engine
+
+WAY = "forkserver" if sys.platform == "linux" else "spawn"
+"""How processes begin: as copies of one that has imported all, where such a copy is safe."""
 
 BYTES_A_WORKER = 2**30
 """Of memory for a process that trains, PyTorch itself included."""

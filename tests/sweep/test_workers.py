@@ -20,7 +20,7 @@ from selection import beyond
 
 from lossbench import cli, machine, records, store
 from lossbench.losses import LOSSES
-from lossbench.runs import ConfigError, apart
+from lossbench.runs import ConfigError
 from lossbench.runs.extensions import load_extensions
 from lossbench.runs.packs import LEAST_MEMBERS, shared
 from lossbench.sweep import process
@@ -276,7 +276,7 @@ def test_a_full_disk_under_a_process_ends_the_command_and_says_so(tmp_path):
 @pytest.fixture
 def hidden(tmp_path, monkeypatch):
     """Another package of our name comes first for a process that imports it from now on."""
-    monkeypatch.setattr(apart, "WAY", "spawn")
+    monkeypatch.setattr(machine, "WAY", "spawn")
     (tmp_path / "lossbench").mkdir()
     (tmp_path / "lossbench" / "__init__.py").touch()
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])

@@ -31,7 +31,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from lossbench import figures, store
+from lossbench import figures, machine, store
 from lossbench.report import edition
 
 log = logging.getLogger(__name__)
@@ -224,7 +224,7 @@ def _each(
         attempts = map(attempt, drawings)
         yield results
         return
-    context = get_context("forkserver")
+    context = get_context(machine.WAY)
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         attempts = pool.map(attempt, drawings, chunksize=1)

@@ -8,12 +8,14 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from multiprocessing import Pipe, connection, context, get_context, resource_tracker
+from multiprocessing import Pipe, connection, get_context, resource_tracker
+from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import IO, Any, Self
 
 import torch
 
+from lossbench import machine
 from lossbench.errors import ConfigError
 from lossbench.runs.contained import SIGNALS
 from lossbench.runs.extensions import Own
@@ -21,11 +23,8 @@ from lossbench.runs.extensions import Own
 STARTING = 120.0
 """Seconds that Python and the modules may take before the first function is called."""
 
-WAY = "forkserver" if sys.platform == "linux" else "spawn"
-"""How processes begin: elsewhere a copy of a process that has imported torch is not safe."""
 
-
-def begun(target: Callable[..., None], *arguments: Any) -> context.Process:
+def begun(target: Callable[..., None], *arguments: Any) -> BaseProcess:
     """A new process, at work; the signals that ask for an end do not reach it.
 
     On Linux it is a copy of one process that has imported everything once: 0.03 s instead of 3 s.
@@ -34,7 +33,7 @@ def begun(target: Callable[..., None], *arguments: Any) -> context.Process:
         target: One that can be imported.
         arguments: What it is given; they are pickled.
     """
-    ways: Any = get_context(WAY)
+    ways: Any = get_context(machine.WAY)
     ways.set_forkserver_preload(["lossbench.sweep.process"])
     process = ways.Process(target=target, args=arguments)
     resource_tracker.ensure_running()  # it would let signals through
