@@ -308,17 +308,26 @@ def _yaml_folder(config_dir: str) -> Path:
 
 def _finish(folder: Path, *, extent: str) -> int:
     """Print the table of results and the failures, write the report of an experiment."""
-    from lossbench import records
-    from lossbench.report import terminal
+    from lossbench.sweep.inventory import Inventory
 
-    loaded = records.load(folder)
+    @functools.cache
+    def load() -> Any:
+        from lossbench import records
+
+        return records.load(folder)
+
     if extent != "none":
-        _show(folder, lambda: loaded, extent=extent)
+        _show(folder, load, extent=extent)
     else:
-        _print_answer(terminal.table(loaded))
+        from lossbench.report import terminal
+
+        _print_answer(terminal.table(load()))
         print(f"\nRecords: {folder}  (in Python: lossbench.records.load)")
         print(f"Next:    lossbench report {folder}  (page, tables)")
-    failed = loaded.runs[loaded.runs.status == "failed"]
+    if all(facts["status"] != "failed" for facts in Inventory(folder).statuses.values()):
+        return DONE
+    runs = load().runs
+    failed = runs[runs.status == "failed"]
     for run in failed.itertuples():
         reason = str(run.reason).strip().splitlines()[-1]
         print(f"failed: {run.run_id} {run.data} {run.loss} lr={run.lr:g} seed={run.seed}: {reason}")

@@ -98,7 +98,7 @@ def composed(loader: ConfigLoader, overrides: list[str], folder: Path | None = N
         ConfigError: A key, a choice or a value does not exist.
         HydraException: What Hydra itself would raise.
     """
-    checked_overrides(overrides, loader)
+    checked_overrides(overrides, loader, options={})
 
     def of(lines: list[str]) -> DictConfig:
         return loader.load_configuration("config", lines, RunMode.MULTIRUN)

@@ -10,16 +10,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import math
 import os
+import platform
 import re
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import lossbench
 
 COMMIT, LOCK = "commit.json", "lock"
 TRIES = 3
@@ -195,6 +200,20 @@ def sweep_sha(sweep_dir: Path) -> str:
     records = [sweep_dir / "sweep.json", *sorted(sweep_dir.glob(f"packs/*/{COMMIT}"))]
     lines = [f"{path.relative_to(sweep_dir)} {sha256(read_file(path))}" for path in records]
     return sha256("\n".join([sweep_dir.name, *lines]).encode())
+
+
+PACKAGES = ("matplotlib", "seaborn", "numpy", "pandas", "pyarrow", "duckdb", "scipy", "jinja2")
+"""What verdicts are computed with, and reports drawn and laid out."""
+
+
+@functools.cache
+def code_sha() -> str:
+    """Hex sha256 over our own source and the versions of what it uses."""
+    house = Path(lossbench.__file__).parent
+    paths = sorted(path for kind in ("*.py", "*.j2") for path in house.rglob(kind))
+    lines = [f"{path.relative_to(house)} {sha256(path.read_bytes())}" for path in paths]
+    versions = [f"{name} {metadata.version(name)}" for name in PACKAGES]
+    return sha256("\n".join([*lines, *versions, platform.python_version()]).encode())
 
 
 def packs_of(sweep_dir: Path) -> list[Path]:

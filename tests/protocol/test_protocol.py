@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from configs import TINY
+from interrupted import contents
 from known_interval import interval
 from selection import one_in
 
@@ -349,6 +350,22 @@ def test_permuting_all_test_values_changes_no_choice(looked, tmp_path):
 
 
 # ---- failures, budgets, what else is tuned -------------------------------------------------------
+
+
+def test_an_experiment_that_is_settled_computes_nothing_again_until_more_is_asked(
+    conf, place, caplog
+):
+    again = ["experiment=tiny", "name=again"]
+    assert ask(conf, *again) == cli.DONE
+    before = contents(place / "runs" / "again")
+    caplog.clear()
+    assert ask(conf, *again) == cli.DONE
+    assert any("nothing to train" in line for line in caplog.messages)
+    shutil.rmtree(next((place / "runs" / "again" / "packs").iterdir()))
+    caplog.clear()
+    assert ask(conf, *again) == cli.DONE
+    assert not any("nothing to train" in line for line in caplog.messages)
+    assert contents(place / "runs" / "again") == before
 
 
 def test_an_experiment_without_its_reference_is_refused_until_the_sweep_has_it(conf, place, capfd):

@@ -93,7 +93,7 @@ def test_whatever_colours_a_loss_changes_the_key():
 
 def test_other_code_or_versions_change_the_key(monkeypatch):
     key = pictures.key_of(drawing(), FAMILIES)
-    monkeypatch.setattr(edition, "code_sha", lambda: "other")
+    monkeypatch.setattr(store, "code_sha", lambda: "other")
     assert pictures.key_of(drawing(), FAMILIES) != key
 
 
@@ -103,16 +103,16 @@ def test_a_figure_bound_to_what_has_no_key_is_an_error():
 
 
 def test_code_is_that_of_every_file_of_the_package_and_the_versions_beside_it(monkeypatch):
-    sha = edition.code_sha()
+    sha = store.code_sha()
     fresh = subprocess.run(
-        [sys.executable, "-c", "from lossbench.report import edition; print(edition.code_sha())"],
+        [sys.executable, "-c", "from lossbench import store; print(store.code_sha())"],
         capture_output=True,
         text=True,
         check=True,
     )
     assert fresh.stdout.strip() == sha
     monkeypatch.setattr(edition.metadata, "version", lambda name: "0")
-    assert edition.code_sha.__wrapped__() != sha
+    assert store.code_sha.__wrapped__() != sha
 
 
 # ---- what is drawn -------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_a_report_is_current_for_who_asks_for_less_and_not_for_who_asks_for_more
 
 def test_other_code_is_another_report(written, monkeypatch):
     assert current(written)
-    monkeypatch.setattr(edition, "code_sha", lambda: "other")
+    monkeypatch.setattr(store, "code_sha", lambda: "other")
     assert current(written) is None
 
 

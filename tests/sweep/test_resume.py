@@ -610,3 +610,27 @@ def test_tables_without_a_record_are_not_deleted(tmp_path):
     with pytest.raises(store.StoreError, match="is missing, and evals"):
         sweep.run([make_run(steps=4)])
     assert len([*path.parent.glob("*.parquet")]) == len(records.TABLES)
+
+
+def test_a_sweep_is_settled_for_what_was_asked_until_a_record_changes(tmp_path):
+    sweep = sweep_in(tmp_path / "sweep")
+    sweep.run(RUNS[:2])
+    asked = {"looks": [6]}
+    assert not sweep.is_settled(asked)
+    sweep.settle(asked)
+    assert sweep.is_settled(asked)
+    assert not sweep.is_settled({"looks": [6, 12]})
+    sweep.run(RUNS[:3])
+    assert not sweep.is_settled(asked)
+    sweep.settle(asked)
+    (commit, *_) = sorted(sweep.folder.glob("packs/*/commit.json"))
+    commit.write_bytes(commit.read_bytes() + b" ")
+    assert not sweep.is_settled(asked)
+
+
+def test_a_sweep_with_a_failed_run_is_not_settled(tmp_path, monkeypatch):
+    sweep = sweep_in(tmp_path / "sweep")
+    sweep.run(RUNS[:1])
+    monkeypatch.setattr(type(sweep), "statuses", lambda self: {"a": {"status": "failed"}})
+    sweep.settle({})
+    assert not sweep.is_settled({})

@@ -45,6 +45,7 @@ class Composer:
     def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
         self.loader = loader
         self._config = config
+        self._options: dict[str, list[str]] = {}
         self._composed: dict[tuple[str, ...], tuple[Draft, bool]] = {}  # blocks share many
 
     def drafts(self, lines: Sequence[str]) -> Iterator[Draft]:
@@ -57,7 +58,7 @@ class Composer:
             HydraException: What Hydra itself would raise for them.
             ConfigError: A key, a choice or a parameter does not exist.
         """
-        overrides = checked_overrides(lines, self.loader)
+        overrides = checked_overrides(lines, self.loader, options=self._options)
         plain = [override for override in overrides if _is_plain(override, overrides)]
         others = [override for override in overrides if override not in plain]
         plain.sort(key=lambda override: override.key_or_group != "loss")  # before its parameters

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lossbench import records, statistics
+from lossbench import records, statistics, store
 from lossbench.config import Composer, in_type_of_field
 from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
@@ -169,6 +169,10 @@ class Protocol:
 
     def carry_out(self) -> None:
         """Train the first look, growing the grids whose ends are best; then what is still open."""
+        asked = self._asked()
+        if self.sweep.is_settled(asked):
+            log.info("nothing to train: all that was asked for is there, and settled")
+            return
         declaration = self.declaration()
         self._refuse_without_reference()
         trained = {run.run_id: run for run in self.first_look()}
@@ -189,8 +193,22 @@ class Protocol:
         for before, after in itertools.pairwise(self.looks):
             runs = self._next_look(before, after)
             if not runs:
-                return
+                break
             self.sweep.run(runs, declaration=declaration)
+        self.sweep.settle(asked)
+
+    def _asked(self) -> dict[str, Any]:
+        """All that decides which runs there have to be, beside the records."""
+        return {
+            "code": store.code_sha(),
+            "declare": _plain(self.declare),
+            "cells": sorted(run.run_id for task in self.tasks for run in task.cells),
+            "rates": sorted({rate for task in self.tasks for rate in task.grid.declared}),
+            "others": self.others,
+            "extend": self.extend,
+            "looks": self.looks,
+            "seeds": self.seeds,
+        }
 
     # ---- tasks -----------------------------------------------------------------------------------
 

@@ -43,7 +43,8 @@ def check_size(size: Mapping[str, Any], composer: Composer) -> None:
         if count < 1:
             raise ConfigError(f"size.most.{key} is {count}: use a whole number, 1 or more")
     keys = [key for part in ("scale", "most", "replace") for key in size[part]]
-    checked_overrides([f"{key}=1" for key in keys if key not in GROUPS], composer.loader)
+    lines = [f"{key}=1" for key in keys if key not in GROUPS]
+    checked_overrides(lines, composer.loader, options={})
 
 
 def sized_blocks(

@@ -5,29 +5,13 @@ It is read before anything else, so nothing is imported here that takes time.
 
 from __future__ import annotations
 
-import functools
-import platform
 from collections.abc import Collection, Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import lossbench
 from lossbench import store
 
 FILE = "edition.json"
-PACKAGES = ("matplotlib", "seaborn", "numpy", "pandas", "pyarrow", "duckdb", "scipy", "jinja2")
-"""What a report is computed, drawn and laid out with."""
-
-
-@functools.cache
-def code_sha() -> str:
-    """Hex sha256 over our own source and the versions of what it uses."""
-    house = Path(lossbench.__file__).parent
-    paths = sorted(path for kind in ("*.py", "*.j2") for path in house.rglob(kind))
-    lines = [f"{path.relative_to(house)} {store.sha256(path.read_bytes())}" for path in paths]
-    versions = [f"{name} {metadata.version(name)}" for name in PACKAGES]
-    return store.sha256("\n".join([*lines, *versions, platform.python_version()]).encode())
 
 
 def current(
@@ -48,7 +32,7 @@ def current(
     try:
         edition = store.read_sealed(store.refuse_link(folder) / FILE)
         is_current = (
-            edition["made_of"] == [store.sweep_sha(sweep_dir), code_sha()]
+            edition["made_of"] == [store.sweep_sha(sweep_dir), store.code_sha()]
             and {*sections} <= {*edition["sections"]}
             and has_figures <= edition["has_figures"]
             and edition["files"] == _shas(folder, edition["files"])
@@ -78,7 +62,7 @@ def write(
         answer: What the terminal says.
     """
     edition = {
-        "made_of": [sweep_sha, code_sha()],
+        "made_of": [sweep_sha, store.code_sha()],
         "sections": [*sections],
         "has_figures": has_figures,
         "answer": answer,

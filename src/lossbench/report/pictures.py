@@ -32,7 +32,6 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from lossbench import figures, machine, store
-from lossbench.report import edition
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +163,7 @@ def key_of(drawing: Drawing, losses: Sequence[Mapping[str, str]]) -> str:
     """Hex sha256 over all that decides how a figure looks: numbers, colours, size, and our code."""
     colors = [sorted(families.items()) for families in losses]
     parts = [drawing.name, drawing.draw, drawing.size, drawing.is_single]
-    return store.sha256(json.dumps([edition.code_sha(), colors, *parts], default=_as_json).encode())
+    return store.sha256(json.dumps([store.code_sha(), colors, *parts], default=_as_json).encode())
 
 
 def _as_json(value: Any) -> Any:

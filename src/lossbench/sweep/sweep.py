@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lossbench import store
+from lossbench import records, store
 from lossbench.runs import Engine, Run
 from lossbench.sweep import plan
 from lossbench.sweep.crews import Crew
@@ -21,6 +21,9 @@ from lossbench.sweep.preflight import preflight
 from lossbench.sweep.training import Stop, stopping
 
 log = logging.getLogger(__name__)
+
+SETTLED = "settled.json"
+"""In a sweep's folder: what had been asked for when nothing was left to train, and the records."""
 
 LOOK = 0.5
 """Seconds between two looks at packs that other processes train."""
@@ -117,6 +120,24 @@ class Sweep:
     def statuses(self) -> Statuses:
         """Status and reason of every recorded run, the best of each."""
         return Inventory(self.folder).statuses
+
+    def settle(self, asked: Mapping[str, Any]) -> None:
+        """Write down that nothing of what was asked for is left to train, if so it is."""
+        if all(facts["status"] in records.RESULTS for facts in self.statuses().values()):
+            store.write(self.folder / SETTLED, store.sealed(self._settled(asked)))
+
+    def is_settled(self, asked: Mapping[str, Any]) -> bool:
+        """Whether `settle` was called for the same, and no record was changed or added since."""
+        try:
+            return store.read_sealed(self.folder / SETTLED) == self._settled(asked)
+        except (OSError, store.StoreError):
+            return False
+
+    def _settled(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        return {
+            "asked": store.sha256(store.to_json(asked)),
+            "records": store.sweep_sha(self.folder),
+        }
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
