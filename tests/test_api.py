@@ -389,3 +389,15 @@ def test_a_file_without_a_loss_is_refused_with_its_line(source, message, place, 
     assert code == cli.MISTAKE
     assert message in said.err
     assert not (place / "runs").exists()
+
+
+def test_a_call_answers_what_it_asked_and_a_name_of_other_tasks_is_refused(place):
+    same = {"data": "diabetes", "model": "linear", "looks": [6], "name": "same"}
+    first = lossbench.compare(["mse", "mae"], **same, steps=3)
+    second = lossbench.compare(["mse", "mae"], **same, steps=9)
+    steps = [{*one.comparison.runs.stop_step} for one in (first, second)]
+    assert steps == [{3}, {9}]
+    assert {*lossbench.compare(["huber"], **same, steps=9).verdicts.loss} >= {"huber"}
+    with pytest.raises(ConfigError, match="is a comparison on diabetes × linear: give this one"):
+        lossbench.compare(["mse", "mae"], **{**same, "model": "mlp"}, steps=3)
+    assert "'diabetes', 'linear'" in first.records.plan["commands"][0]

@@ -15,7 +15,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 
 ROOMS = (
     "errors",
-    "machine",
+    "processes",
     "store",
     "records",
     "live",
@@ -43,7 +43,7 @@ ROOMS = (
 )
 """Rooms from the ground up; a room imports earlier ones only."""
 
-READING = ("errors", "machine", "store", "records", "statistics", "figures", "report")
+READING = ("errors", "processes", "store", "records", "statistics", "figures", "report")
 """What reads a finished sweep: these import one another, and never torch."""
 
 

@@ -3,6 +3,7 @@
 # ruff: noqa: E501  sources
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -10,10 +11,11 @@ import textwrap
 import pytest
 
 from lossbench import live
+from lossbench.errors import ConfigError
 
 HEAD = """
 import functools, types
-import numpy as np, torch
+import numpy as np, pandas as pd, torch
 from torch import nn
 from types import SimpleNamespace
 from lossbench import pairing
@@ -65,29 +67,80 @@ EDITS = {
         "C(1)",
         "C(2)",
     ),
+    "a cached helper": (
+        "@functools.cache\ndef h(o):\n    return o + 1\ndef f(o, t):\n    return h(o)",
+        "o + 1",
+        "o + 2",
+    ),
+    "a frame": (
+        "D = pd.DataFrame({'a': [1, 2]})\ndef f(o, t):\n    return D.a * o",
+        "[1, 2]",
+        "[1, 3]",
+    ),
+    "a slot": (
+        "class S:\n    __slots__ = ('d',)\ns = S()\ns.d = 1\ndef f(o, t):\n    return s.d",
+        "s.d = 1",
+        "s.d = 2",
+    ),
+    "an attribute of a list": (
+        "class L(list):\n    pass\nl = L([1])\nl.d = 1\ndef f(o, t):\n    return l.d",
+        "l.d = 1",
+        "l.d = 2",
+    ),
+    "a tensor in bfloat16": (
+        "T = torch.tensor([1.0, 2.0], dtype=torch.bfloat16)\ndef f(o, t):\n    return T * o",
+        "2.0",
+        "3.0",
+    ),
     "an array": ("A = np.arange(3)\ndef f(o, t):\n    return A * o", "arange(3)", "arange(4)"),
     "a constant set": ("def f(o, t):\n    return o in {'a', 'b'}", "'b'", "'c'"),
     "a partial": ("def g(k, o, t):\n    return k * o\nf = functools.partial(g, 1)", "g, 1", "g, 2"),
 }
 
 
-def shas(*sources):
-    """Fingerprints in processes of their own, whose hashes of words differ."""
-    found = []
-    for source in sources:
-        text = HEAD + source + "\nprint(pairing.live.content(f, pairing._file_codes))\n"
-        command = [sys.executable, "-c", text]
-        found.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return found
+PROGRAM = f"""
+import json, sys
+HEAD = {HEAD!r}
+shas = {{}}
+for name, source in json.load(sys.stdin).items():
+    space = {{"__name__": "__main__"}}
+    exec(HEAD + source, space)
+    shas[name] = space["pairing"].live.content(space["f"], space["pairing"]._file_codes)
+print(json.dumps(shas))
+"""
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize(("source", "old", "new"), EDITS.values(), ids=EDITS)
-def test_every_edit_of_what_a_function_reaches_is_seen_and_nothing_else(source, old, new):
+def shas(sources):
+    """Fingerprints in a process of its own, whose hashes of words are others."""
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(
+        command, input=json.dumps(sources), capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def fingerprints():
+    """Of every source: as it is, moved by a comment, and edited."""
+    moved = {name: "# a comment\n\n" + source for name, (source, _, _) in EDITS.items()}
+    edited = {name: source.replace(old, new) for name, (source, old, new) in EDITS.items()}
+    first = {name: source for name, (source, _, _) in EDITS.items()}
+    return [shas(one) for one in (first, moved, edited)]
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_every_edit_of_what_a_function_reaches_is_seen_and_nothing_else(name, fingerprints):
+    source, old, _ = EDITS[name]
     assert source.count(old) >= 1
-    moved = "# a comment\n\n" + source
-    first, again, other = shas(source, moved, source.replace(old, new))
+    first, again, other = (shas[name] for shas in fingerprints)
     assert first == again != other
+
+
+def test_an_object_that_cannot_be_compared_is_refused_by_name():
+    space = {"__name__": "__main__"}
+    exec("import _thread\nl = _thread.allocate_lock()\ndef f(o, t):\n    return l\n", space)
+    with pytest.raises(ConfigError, match="a lock that a function of your own uses"):
+        live.content(space["f"], lambda module: None if module == "__main__" else "")
 
 
 def test_an_edit_within_one_session_is_seen():

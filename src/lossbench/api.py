@@ -36,13 +36,15 @@ class Result:
         records: The tables: `.runs`, `.steps`, `.layers`, `.evals`, `.examples` and `.sql(query)`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.records: Records = records.load(folder)
+    def __init__(self, trained: launch.Trained) -> None:
+        self.records: Records = records.load(trained.folder)
+        self._contexts = trained.contexts
 
     @functools.cached_property
     def comparison(self) -> Comparison:
-        """All that the statistics know of it."""
-        return statistics.main_comparison(self.records)
+        """All that the statistics know of what was asked; the sweep may have more tasks."""
+        mains = statistics.main_comparisons(self.records)
+        return next(one for one in mains if self._contexts & {*one.runs.planned_context})
 
     @property
     def verdicts(self) -> pd.DataFrame:
@@ -129,9 +131,13 @@ def compare(
     ]
     if looks is not None:
         lines.append(f"{sweeper}.looks={_typed([*map(int, looks)])}")
-    every = dict.fromkeys([reference, *names])
-    lines = ["experiment=compare", f"loss={','.join(every)}", *lines]
-    return Result(_train(lines, row, model, {"name": name, **keys}, workers))
+    losses = [*dict.fromkeys([reference, *names])]
+    lines = ["experiment=compare", f"loss={','.join(losses)}", *lines]
+    model = _model_name(model)
+    _refuse_taken(name, row.name, model)
+    keys = {"name": name, **keys}
+    command = _as_call("compare", losses, row.name, model, keys)
+    return Result(_train(lines, row, model, keys, workers, command=command))
 
 
 def run(
@@ -147,19 +153,50 @@ def run(
 ) -> Records:
     """Train one model with one loss; arguments as of `compare`, `keys` the learning rate too."""
     (one,), row = _known_parts([loss], data, target, task)
-    return records.load(_train([f"loss={one}"], row, model, {"name": name, **keys}, workers))
+    keys, model = {"name": name, **keys}, _model_name(model)
+    command = _as_call("run", one, row.name, model, keys)
+    trained = _train([f"loss={one}"], row, model, keys, workers, command=command)
+    return records.load(trained.folder)
 
 
-def _train(lines: list[str], data: Data, model: Any, keys: Mapping[str, Any], workers: int) -> Path:
-    """Train what overrides and keys ask for; returns the sweep's folder."""
-    values = {"data": data.name, "model": _model_name(model), "hydra.launcher.workers": workers}
+def _as_call(function: str, losses: Any, data: str, model: str, keys: Mapping[str, Any]) -> str:
+    """A call as it is recorded, with the names of what it was given."""
+    words = [f"{losses!r}, {data!r}, {model!r}"]
+    words += [f"{key}={value!r}" for key, value in keys.items() if key.isidentifier()]
+    dotted = {key: value for key, value in keys.items() if not key.isidentifier()}
+    return f"lossbench.{function}({', '.join([*words, *([f'**{dotted}'] if dotted else [])])})"
+
+
+def _refuse_taken(name: str, data: str, model: str) -> None:
+    """Refuse the name of a sweep of other data or of another model."""
+    folder = Path("runs") / name
+    if not (folder / "sweep.json").is_file():
+        return
+    planned = records.load(folder).plan["planned"].values()
+    tasks = {(run["data"], run["model"]) for run in planned}
+    if tasks and (data, model) not in tasks:
+        there = ", ".join(sorted(f"{one} × {other}" for one, other in tasks))
+        raise ConfigError(f"{folder} is a comparison on {there}: give this one another name=")
+
+
+def _train(
+    lines: list[str],
+    data: Data,
+    model: str,
+    keys: Mapping[str, Any],
+    workers: int,
+    *,
+    command: str,
+) -> launch.Trained:
+    """Train what overrides and keys ask for."""
+    values = {"data": data.name, "model": model, "hydra.launcher.workers": workers}
     if data.source == own.SOURCE:
         values["batch_size"] = own.batch_size(data)
     values |= keys
     lines = [*lines, *(f"{key}={_typed(value)}" for key, value in values.items())]
     with _logging_to_stderr(), launch.hydra() as hydra:
         config = launch.composed(hydra.config_loader, lines)
-        return launch.train(config, hydra.config_loader, command="lossbench.compare(...)")
+        return launch.train(config, hydra.config_loader, command=command)
 
 
 def _typed(value: Any) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lossbench
+from lossbench import store
 from lossbench.errors import ConfigError, nearest, refuse_unknown
 from lossbench.store import StoreError, WriteError
 
@@ -97,7 +98,7 @@ SELECTION = {
 
 FLAGS = {
     "plan": ("--power", "--spread", "--json"),
-    "report": ("--strict", "--json"),
+    "report": ("--strict", "--figures", "--json"),
     "export": ("--to", "--into", "--all"),
     "verify": ("--machine",),
     "losses": ("--measure", "--json", "--wide", "--card", "--config-dir"),
@@ -201,7 +202,7 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
     try:
         return _hydra(args, act)
     except RunsFailed as failure:
-        return max(SOME_FAILED, _finish(failure.folder, extent="none"))
+        return max(SOME_FAILED, _finish(failure.folder, _loading(failure.folder), extent="none"))
     except UnicodeDecodeError as error:
         return _refuse(f"a yaml file of --config-dir is not UTF-8 ({error}): save it as UTF-8")
     except yaml.YAMLError as error:
@@ -254,10 +255,11 @@ def _extensions(words: Iterable[str]) -> list[str]:
 def _launch(config: Any, loader: Any, *, command: str) -> int:
     from lossbench import launch
 
-    folder = launch.train(config, loader, command=command)
+    folder = launch.train(config, loader, command=command).folder
     # An experiment has the report that it asks for, another sweep none.
     is_experiment = any("experiment=" in line for line in config.hydra.overrides.task)
-    return _finish(folder, extent=str(config.report) if is_experiment else "none")
+    extent = str(config.report) if is_experiment else "none"
+    return _finish(folder, _loading(folder), extent=extent)
 
 
 def _plan(arguments: list[str]) -> int:
@@ -306,9 +308,8 @@ def _yaml_folder(config_dir: str) -> Path:
     return folder
 
 
-def _finish(folder: Path, *, extent: str) -> int:
-    """Print the table of results and the failures, write the report of an experiment."""
-    from lossbench.sweep.inventory import Inventory
+def _loading(folder: Path) -> Callable[[], Any]:
+    """Gives the records of a sweep, which are read when it is called first."""
 
     @functools.cache
     def load() -> Any:
@@ -316,6 +317,17 @@ def _finish(folder: Path, *, extent: str) -> int:
 
         return records.load(folder)
 
+    return load
+
+
+def _finish(folder: Path, load: Callable[[], Any], *, extent: str) -> int:
+    """Print the table of results and the failures, write the report of an experiment.
+
+    Args:
+        folder: Of the sweep.
+        load: Gives its records.
+        extent: Of the report: all, verdicts or none.
+    """
     if extent != "none":
         _show(folder, load, extent=extent)
     else:
@@ -324,7 +336,8 @@ def _finish(folder: Path, *, extent: str) -> int:
         _print_answer(terminal.table(load()))
         print(f"\nRecords: {folder}  (in Python: lossbench.records.load)")
         print(f"Next:    lossbench report {folder}  (page, tables)")
-    if all(facts["status"] != "failed" for facts in Inventory(folder).statuses.values()):
+    ends = [(store.committed(pack) or {}).get("members", {}) for pack in store.packs_of(folder)]
+    if all(facts["status"] != "failed" for end in ends for facts in end.values()):
         return DONE
     runs = load().runs
     failed = runs[runs.status == "failed"]
@@ -340,13 +353,10 @@ def _report(arguments: list[str]) -> int:
         typed = " ".join(["report", *arguments])
         usage = "'lossbench report runs/NAME [--strict] [--figures] [--json]'"
         raise ConfigError(f"{typed}: use {usage}")
+    if {"--figures", "--json"} <= {*arguments}:
+        raise ConfigError("report --figures --json: --json writes nothing, ask for one at a time")
 
-    @functools.cache
-    def load() -> Any:
-        from lossbench import records
-
-        return records.load(folders[0])
-
+    load = _loading(Path(folders[0]))
     try:
         if "--json" in arguments:
             from lossbench.report import plain
@@ -361,8 +371,9 @@ def _report(arguments: list[str]) -> int:
     from lossbench import statistics
 
     objections = statistics.objections(load(), statistics.all_comparisons(load()))
-    for objection in objections or ["no objection"]:
-        print(f"strict: {objection}")
+    if "--json" not in arguments:  # which has them
+        for objection in objections or ["no objection"]:
+            print(f"strict: {objection}")
     return SOME_FAILED if objections else DONE
 
 
@@ -385,7 +396,7 @@ def _show(
     path = folder / "report" / "index.html"
     if current is None:
         # Statistics and figures take a second to import, so only where they have work to do.
-        from lossbench.machine import cores
+        from lossbench.processes import cores
         from lossbench.report import page, terminal
 
         _print_answer(terminal.answer(load()))
@@ -484,7 +495,7 @@ def _verify_machine(arguments: list[str]) -> int:
 def _losses(arguments: list[str]) -> int:
     from tqdm import tqdm
 
-    from lossbench import catalog, store
+    from lossbench import catalog
     from lossbench.runs.extensions import load_extensions
 
     options = _loss_options(arguments)
@@ -580,12 +591,14 @@ def _try(arguments: list[str]) -> int:
     lines = tried.overrides(name, data=options.data, model=options.model)
 
     def train_and_answer(config: Any, loader: Any) -> int:
-        from lossbench import launch, records
+        from lossbench import launch
 
         typed = shlex.join(["lossbench", "try", *arguments])
-        folder = launch.train(config, loader, command=typed, question=tried.question)
-        code = _finish(folder, extent=str(config.report))
-        print("\n" + "\n".join(challenge.sentences(tried, records.load(folder))))
+        trained = launch.train(config, loader, command=typed, question=tried.question)
+        folder = trained.folder
+        load = _loading(folder)
+        code = _finish(folder, load, extent=str(config.report))
+        print("\n" + "\n".join(challenge.sentences(tried, load())))
         return code
 
     return _with_hydra([*lines, *overrides], train_and_answer)

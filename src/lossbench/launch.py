@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.hydra import Hydra
@@ -25,15 +25,16 @@ from lossbench import records
 from lossbench.config import Composer, checked_overrides, refuse_foreign, register, to_engine
 from lossbench.config.schema import LauncherNode
 from lossbench.engine import strategies
-from lossbench.machine import processes
+from lossbench.processes import BYTES_A_WORKER, cores, free_memory
 from lossbench.protocol import Experiment, Outline
 from lossbench.protocol.experiment import USUAL_SIZE
 from lossbench.records import RESULTS
-from lossbench.runs import TF32, ConfigError
+from lossbench.runs import TF32, ConfigError, Engine
 from lossbench.runs.extensions import load_extensions, own_rows
 from lossbench.runs.source import forget
 from lossbench.sweep import Sweep
 from lossbench.sweep.crews import Crew, Here, Processes
+from lossbench.sweep.plan import context
 from lossbench.sweep.slurm import Cluster
 from lossbench.sweep.training import Trainer
 
@@ -121,8 +122,20 @@ def composed(loader: ConfigLoader, overrides: list[str], folder: Path | None = N
     return config
 
 
-def train(config: DictConfig, loader: ConfigLoader, *, command: str, question: str = "") -> Path:
-    """Train what a command asks for and is not there yet; returns the sweep's folder.
+class Trained(NamedTuple):
+    """What a command has trained, or found there.
+
+    Attributes:
+        folder: Of the sweep.
+        contexts: Of the runs that were asked for, as the plan has them; the sweep may have others.
+    """
+
+    folder: Path
+    contexts: frozenset[str]
+
+
+def train(config: DictConfig, loader: ConfigLoader, *, command: str, question: str = "") -> Trained:
+    """Train what a command asks for and is not there yet.
 
     Args:
         config: The composed configuration, with `hydra`.
@@ -135,13 +148,14 @@ def train(config: DictConfig, loader: ConfigLoader, *, command: str, question: s
         RunsFailed: A run failed, of a sweep that tunes nothing.
     """
     with _opened(config, loader, command, question) as (experiment, sweep):
+        contexts = frozenset(context(run, experiment.tuned) for run in experiment.cells)
         if protocol := experiment.protocol(sweep):
             protocol.carry_out()
-            return sweep.folder
+            return Trained(sweep.folder, contexts)
         statuses = sweep.run(experiment.cells)
         if any(facts["status"] not in RESULTS for facts in statuses.values()):
             raise RunsFailed(sweep.folder)
-        return sweep.folder
+        return Trained(sweep.folder, contexts)
 
 
 def outline(config: DictConfig, loader: ConfigLoader) -> Outline:
@@ -207,5 +221,19 @@ def _crew(launcher: DictConfig, trainer: Trainer) -> Crew:
         raise ConfigError(
             f"hydra.launcher.executor={executor} is unknown: use inline, local or slurm"
         )
-    count = processes(workers, trainer.engine)
+    count = process_count(workers, trainer.engine)
     return Here(trainer) if count < 2 else Processes(trainer, count)
+
+
+def process_count(workers: int, engine: Engine) -> int:
+    """How many processes train: what was asked for, or what this machine has room for.
+
+    Args:
+        workers: As typed; 0 for one on each core.
+        engine: How they train.
+    """
+    if workers < 0:
+        raise ConfigError(f"hydra.launcher.workers={workers}: use 0 for one on each core, or more")
+    if engine.device != "cpu":
+        return 1
+    return workers or min(cores() // engine.threads, int(free_memory() // BYTES_A_WORKER))

@@ -7,6 +7,7 @@ members and bases, objects with their content. Where it stands, comments and lay
 
 from __future__ import annotations
 
+import copyreg
 import dis
 import functools
 import inspect
@@ -16,8 +17,10 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
+import pandas as pd
 import torch
 
+from lossbench.errors import ConfigError
 from lossbench.store import sha256
 
 NOT_OF_A_CLASS = {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__"}
@@ -54,10 +57,14 @@ class _Walk:
         kind = type(value).__name__
         match value:
             case torch.Tensor():
-                array = value.detach().cpu().contiguous().numpy()
-                return [kind, str(value.dtype), list(value.shape), sha256(array.tobytes())]
+                flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+                return [kind, str(value.dtype), list(value.shape), sha256(flat.numpy().tobytes())]
             case np.ndarray() if value.dtype != object:
                 return [kind, str(value.dtype), list(value.shape), sha256(value.tobytes())]
+            case pd.DataFrame() | pd.Series() | pd.Index():
+                names = getattr(value, "columns", getattr(value, "name", None))
+                content = pd.util.hash_pandas_object(value).to_numpy().tobytes()
+                return [kind, repr(names), sha256(content)]
             case types.FunctionType() | type():
                 return self.code_or_name(value)
             case types.ModuleType():
@@ -71,16 +78,32 @@ class _Walk:
             case functools.partial():
                 return [kind, *map(self.parts, (value.func, value.args, value.keywords))]
             case Mapping():
-                return [kind, [[self.parts(key), self.parts(one)] for key, one in value.items()]]
+                pairs = [[self.parts(key), self.parts(one)] for key, one in value.items()]
+                return [kind, pairs, self.state(value)]
             case list() | tuple():
-                return [kind, *map(self.parts, value)]
+                return [kind, *map(self.parts, value), self.state(value)]
             case set() | frozenset():
-                return [kind, *sorted(repr(self.parts(one)) for one in value)]
+                inner = sorted(repr(self.parts(one)) for one in value)
+                return [kind, *inner, self.state(value)]
+        if callable(value) and hasattr(value, "__wrapped__"):  # as of functools.cache
+            return [kind, self.parts(value.__wrapped__)]
         if hasattr(value, "__qualname__"):  # a function of C
             return [kind, str(getattr(value, "__module__", "")), value.__qualname__]
-        if hasattr(value, "__dict__"):
-            return [kind, self.parts(type(value)), self.parts(vars(value))]
-        return [kind, self.parts(type(value)), sha256(cloudpickle.dumps(value))]
+        if state := self.state(value):
+            return [kind, self.parts(type(value)), state]
+        try:
+            return [kind, self.parts(type(value)), sha256(cloudpickle.dumps(value))]
+        except Exception as error:
+            raise ConfigError(
+                f"a {kind} that a function of your own uses cannot be compared ({error}): make it "
+                "within the function, or keep the function in a file"
+            ) from error
+
+    def state(self, value: Any) -> Any:
+        """The attributes of an object, those in slots too; empty where it has none."""
+        slots = [name for name in copyreg._slotnames(type(value)) if hasattr(value, name)]  # type: ignore[attr-defined]
+        state = {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
+        return self.parts(dict(sorted(state.items()))) if state else []
 
     def code_or_name(self, value: Any) -> list[Any]:
         """Of a function or class its code, where it is somebody's; its name elsewhere."""
@@ -113,9 +136,11 @@ def _is_filled(cell: types.CellType) -> bool:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """Names of globals, and of attributes, in code and in code within it."""
+    """Names of globals in code and in code within it."""
     inner = [one for one in code.co_consts if isinstance(one, types.CodeType)]
-    return {*code.co_names}.union(*map(_names, inner))
+    loads = ("LOAD_GLOBAL", "LOAD_NAME")
+    own = {str(one.argval) for one in dis.get_instructions(code) if one.opname in loads}
+    return own.union(*map(_names, inner))
 
 
 def _steps(code: types.CodeType) -> list[Any]:

@@ -111,7 +111,7 @@ def test_code_is_that_of_every_file_of_the_package_and_the_versions_beside_it(mo
         check=True,
     )
     assert fresh.stdout.strip() == sha
-    monkeypatch.setattr(edition.metadata, "version", lambda name: "0")
+    monkeypatch.setattr(store.metadata, "version", lambda name: "0")
     assert store.code_sha.__wrapped__() != sha
 
 

@@ -482,7 +482,7 @@ class Ended:
 def test_how_a_child_died_is_said(tmp_path, monkeypatch, code, how):
     (pack,) = Inventory(tmp_path).open_packs(RUNS[:1], pack_size=2, allowed={})
 
-    monkeypatch.setattr(process, "begun", lambda *_: Ended(code))  # no child ends so at will
+    monkeypatch.setattr(process, "begin", lambda *_, **__: Ended(code))  # no child ends so at will
     child = Process(Trainer(ENGINE))
     child.train(pack)
     ended, outcome = child.listen()

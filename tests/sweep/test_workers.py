@@ -18,7 +18,8 @@ from configs import make_run
 from interrupted import Spoiling, contents, sweep_by, sweep_in, trainer
 from selection import beyond
 
-from lossbench import cli, machine, records, store
+from lossbench import cli, launch, records, store
+from lossbench import processes as processes_of_machine
 from lossbench.losses import LOSSES
 from lossbench.runs import ConfigError
 from lossbench.runs.extensions import load_extensions
@@ -125,21 +126,21 @@ def test_packs_are_divided_until_every_process_has_one(runs, size, packs_at_once
 def test_there_are_no_more_processes_than_this_one_may_use_cores(monkeypatch):
     # What this machine has cannot be chosen; its cores can.
     engine = sweep_in(Path()).engine
-    monkeypatch.setattr(machine, "free_memory", lambda: 2.0**50)
+    monkeypatch.setattr(launch, "free_memory", lambda: 2.0**50)
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
-        assert machine.processes(0, engine) == 1
+        assert launch.process_count(0, engine) == 1
     finally:
         os.sched_setaffinity(0, before)
-    monkeypatch.setattr(machine, "_quota", lambda: 1.5)
-    assert machine.processes(0, engine) == 1
+    monkeypatch.setattr(processes_of_machine, "_quota", lambda: 1.5)
+    assert launch.process_count(0, engine) == 1
     monkeypatch.undo()
-    monkeypatch.setattr(machine, "free_memory", lambda: 1.5 * 2**30)
-    assert machine.processes(0, engine) == 1
-    assert machine.processes(3, engine) == 3
+    monkeypatch.setattr(launch, "free_memory", lambda: 1.5 * 2**30)
+    assert launch.process_count(0, engine) == 1
+    assert launch.process_count(3, engine) == 3
     with pytest.raises(ConfigError, match=r"workers=-1: use 0"):
-        machine.processes(-1, engine)
+        launch.process_count(-1, engine)
 
 
 # ---- signals -------------------------------------------------------------------------------------
@@ -276,7 +277,7 @@ def test_a_full_disk_under_a_process_ends_the_command_and_says_so(tmp_path):
 @pytest.fixture
 def hidden(tmp_path, monkeypatch):
     """Another package of our name comes first for a process that imports it from now on."""
-    monkeypatch.setattr(machine, "WAY", "spawn")
+    monkeypatch.setattr(processes_of_machine, "START_METHOD", "spawn")
     (tmp_path / "lossbench").mkdir()
     (tmp_path / "lossbench" / "__init__.py").touch()
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
@@ -297,3 +298,47 @@ def test_nor_does_a_large_pack_wait_for_a_process_that_cannot_begin(tmp_path, hi
     assert len(pickle.dumps(pack)) > 2**16  # more than a pipe holds
     with processes(1) as crew, pytest.raises(ConfigError, match="before it is ready"):
         crew.train([dataclasses.replace(pack, is_suspect=True)], Stop())
+
+
+def _write_environment(path):
+    Path(path).write_text(os.environ["MINE"])
+
+
+def _wait(path):
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def test_a_process_has_the_environment_and_the_mask_of_who_begins_it(tmp_path, monkeypatch):
+    for value, mask in (("one", 0o022), ("two", 0o027)):
+        monkeypatch.setenv("MINE", value)
+        before = os.umask(mask)
+        try:
+            child = processes_of_machine.begin(
+                _write_environment, tmp_path / value, modules=["lossbench.processes"]
+            )
+            child.join()
+        finally:
+            os.umask(before)
+        assert (tmp_path / value).read_text() == value
+        assert (tmp_path / value).stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_process_of_somebodys_code_ends_with_a_parent_that_is_killed(tmp_path):
+    code = (
+        "import sys, time; sys.path[:0] = {path!r}; from lossbench import processes\n"
+        "import test_workers\n"
+        "processes.begin(test_workers._wait, {file!r}, modules=['lossbench.processes'])\n"
+        "time.sleep(600)\n"
+    ).format(path=[str(Path(__file__).parent), *sys.path], file=str(tmp_path / "pid"))
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    until = time.monotonic() + 120
+    while not (tmp_path / "pid").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(0.2)
+    parent.kill()
+    parent.wait()
+    child = int((tmp_path / "pid").read_text())
+    while Path(f"/proc/{child}").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{child}").exists()

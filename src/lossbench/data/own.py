@@ -87,6 +87,8 @@ def table(inputs: Any, targets: Any, *, name: str, task: str = "") -> Data:
     if (count := column.nunique()) == 1:
         raise ValueError(f"data {name}: all targets are {column.iloc[0]}: nothing can be learnt")
     is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    if is_number and (column.dtype.kind == "c" or not np.isfinite(column.to_numpy(float)).all()):
+        raise ValueError(f"data {name}: targets are infinite or complex: leave their rows out")
     is_whole = is_number and bool((column % 1 == 0).all())
     if task not in ("", "regression", "classification"):
         raise ValueError(f"task is {task!r}: use regression or classification")
@@ -131,11 +133,20 @@ def _row(name: str, inputs: Tensor, targets: Tensor, *, classes: int = 0, unit: 
 def _features(inputs: Any, name: str) -> Tensor:
     """Inputs in float64, [N, ...]."""
     if isinstance(inputs, pd.DataFrame):
+        if not inputs.columns.is_unique:
+            doubles = ", ".join(map(str, inputs.columns[inputs.columns.duplicated()]))
+            raise ValueError(f"data {name}: several columns are called {doubles}: rename them")
         columns = [_inputs_of(inputs[column], name) for column in inputs.columns]
         if not columns:
             raise ValueError(f"data {name}: no column is left as an input")
         return torch.tensor(np.concatenate(columns, 1))
-    values = torch.as_tensor(np.asarray(inputs)) if not isinstance(inputs, Tensor) else inputs
+    values = inputs
+    if not isinstance(inputs, Tensor):
+        array = np.asarray(inputs)
+        try:
+            values = torch.as_tensor(array if array.dtype.kind in "biuf" else array.astype(float))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"data {name}: inputs are no real numbers ({error})") from error
     values = values.detach().cpu()
     if values.ndim == 1:
         values = values[:, None]

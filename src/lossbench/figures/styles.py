@@ -159,7 +159,9 @@ def style(salt: str = "lossbench", *, losses: Sequence[Mapping[str, str]] = ()) 
     }
     token = _LOSSES.set(losses)
     try:
-        with mpl.rc_context(settings):
+        with mpl.rc_context():
+            mpl.rcdefaults()  # whatever somebody's own style is
+            mpl.rcParams.update(settings)
             yield
     finally:
         _LOSSES.reset(token)

@@ -42,6 +42,14 @@ def current(
     return edition if is_current else None
 
 
+def files(folder: Path) -> set[str]:
+    """What belongs to the report that is there, relative to its folder."""
+    try:
+        return {*store.read_sealed(store.refuse_link(folder) / FILE)["files"]}
+    except (OSError, KeyError, store.StoreError):
+        return set()
+
+
 def write(
     folder: Path,
     files: Iterable[str],

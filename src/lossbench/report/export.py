@@ -261,7 +261,8 @@ def _to_tensorboard(export: Export, into: str) -> str:
         value = Summary.Value(tag=tag, metadata=end, tensor=tensor)
         summaries.append((int(run.stop_step), Summary(value=[value])))
         written.add(write(folder / run.title, run.ended, summaries))
-    values = {name: [one[name] for one in parameters if name in one] for name in parameters[0]}
+    names = dict.fromkeys(name for one in parameters for name in one)
+    values = {name: [one[name] for one in parameters if name in one] for name in names}
     hparams = [
         summary_v2.HParam(name, summary_v2.Discrete(sorted({*column})))
         for name, column in values.items()
@@ -325,6 +326,8 @@ def _to_mlflow(export: Export, into: str) -> str:
             for first in range(0, len(metrics), 1000):
                 client.log_batch(new, metrics[first : first + 1000])
             client.set_terminated(new, "FINISHED" if ENDS[run.status] else "FAILED", end)
+        for run_id in there.keys() - {*export.runs.run_id[export.runs.chosen]} - {None}:
+            client.set_tag(there[run_id].run_id, "lossbench.chosen", "False")
     except MlflowException as error:
         raise ValueError(f"mlflow at {uri} refuses: {error}") from error
     return f"experiment {export.name} at {uri}  (mlflow ui --backend-store-uri {uri})"

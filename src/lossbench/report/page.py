@@ -30,7 +30,7 @@ from lossbench.report import (
     terminal,
 )
 from lossbench.report.sections import FOLDED, SECTIONS
-from lossbench.report.tables import KINDS, stacked, write_tables
+from lossbench.report.tables import stacked, write_tables
 from lossbench.statistics import Comparison, published
 
 
@@ -157,29 +157,23 @@ def write(
     )
     store.write(folder / "index.html", text.encode())
     files = [file for name in saved for _, file in pictures.files(name)]
-    _delete_others(folder / "figures", {*files})
-    _delete_others(folder / "tables", {*tables})
+    written = [
+        "index.html",
+        *(f"figures/{file}" for file in files),
+        *(f"tables/{file}" for file in tables),
+        *(f"paper/{file}" for file in papers),
+    ]
+    for name in edition.files(folder) - {*written}:
+        (folder / name).unlink(missing_ok=True)
     edition.write(
         folder,
-        [
-            "index.html",
-            *(f"figures/{file}" for file in files),
-            *(f"tables/{file}" for file in tables),
-            *(f"paper/{file}" for file in papers),
-        ],
+        written,
         sweep_sha=loaded.sha,
         sections=drawn_in,
         has_figures=has_figures,
         answer=terminal.answer(loaded),
     )
     return folder / "index.html"
-
-
-def _delete_others(folder: Path, names: set[str]) -> None:
-    """Delete files of an earlier report that this one does not have."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name not in names and path.suffix[1:] in (*KINDS, *pictures.FORMATS):
-            path.unlink()
 
 
 # ---- numbers -------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,7 +32,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from lossbench import figures, machine, store
+from lossbench import figures, processes, store
 
 log = logging.getLogger(__name__)
 
@@ -223,14 +224,31 @@ def _each(
         attempts = map(attempt, drawings)
         yield results
         return
-    context = get_context(machine.WAY)
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        attempts = pool.map(attempt, drawings, chunksize=1)
+    told = (dict(os.environ), processes.umask(), True)
+    context = get_context(processes.START_METHOD)
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=processes.prepare, initargs=told
+    ) as pool:
+        with processes.beginning([__name__]):
+            attempts = _or_here(pool.map(attempt, drawings, chunksize=1), attempt, drawings)
         try:
             yield results
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _or_here(
+    results: Iterator[Any], attempt: Callable[[Drawing], Any], drawings: Sequence[Drawing]
+) -> Iterator[Any]:
+    """The results of a pool; where one of its processes is killed, the rest is made here."""
+    done = 0
+    try:
+        for result in results:
+            yield result
+            done += 1
+    except BrokenExecutor as error:
+        log.warning("a process that draws ended (%s): this one draws the rest", error)
+        yield from map(attempt, drawings[done:])
 
 
 def _made_or_reason(act: Callable[[Drawing], Any], drawing: Drawing) -> tuple[Any, str]:

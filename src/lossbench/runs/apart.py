@@ -4,57 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from multiprocessing import Pipe, connection, get_context, resource_tracker
-from multiprocessing.process import BaseProcess
-from types import ModuleType
+from collections.abc import Callable
+from multiprocessing import Pipe, connection
 from typing import IO, Any, Self
 
 import torch
 
-from lossbench import machine
 from lossbench.errors import ConfigError
-from lossbench.runs.contained import SIGNALS
+from lossbench.processes import begin
 from lossbench.runs.extensions import Own
+
+TRAINING = ("lossbench.sweep.process", "lossbench.report.pictures")
+"""Modules of the processes of a command that trains, and then draws."""
 
 STARTING = 120.0
 """Seconds that Python and the modules may take before the first function is called."""
-
-
-def begun(target: Callable[..., None], *arguments: Any) -> BaseProcess:
-    """A new process, at work; the signals that ask for an end do not reach it.
-
-    On Linux it is a copy of one process that has imported everything once: 0.03 s instead of 3 s.
-
-    Args:
-        target: One that can be imported.
-        arguments: What it is given; they are pickled.
-    """
-    ways: Any = get_context(machine.WAY)
-    ways.set_forkserver_preload(["lossbench.sweep.process"])
-    process = ways.Process(target=target, args=arguments)
-    resource_tracker.ensure_running()  # it would let signals through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a child inherits that
-    try:
-        with without_main():
-            process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return process
-
-
-@contextlib.contextmanager
-def without_main() -> Iterator[None]:
-    """Lets a process begin without the script that asks for it, which it would run once more."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 class Apart:
@@ -97,7 +62,7 @@ class Apart:
     def _start(self) -> connection.Connection:
         pipe, theirs = Pipe()
         self._errors = self._stack.enter_context(tempfile.NamedTemporaryFile())  # noqa: SIM115
-        self._process = begun(_serve, theirs, self.own, self._errors.name)
+        self._process = begin(_serve, theirs, self.own, self._errors.name, modules=TRAINING)
         theirs.close()
         self._stack.callback(self._process.join)
         self._stack.callback(self._process.kill)

@@ -20,11 +20,9 @@ import numpy as np
 import torch
 
 import lossbench
+from lossbench.processes import END_SIGNALS, umask
 
 log = logging.getLogger(__name__)
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Signals that ask a sweep to end, and to keep what it has."""
 
 PATIENCE: ContextVar[float] = ContextVar("PATIENCE", default=0.0)
 """Seconds that a call of somebody's function may take while packs train; 0 for any."""
@@ -130,8 +128,8 @@ def _settings() -> dict[str, Any]:
         FILTERS: [*warnings.filters],
         "autograd's anomaly mode": torch.is_anomaly_enabled(),
         "the recursion limit": sys.getrecursionlimit(),
-        "the mask of new files": _umask(),
-        "the handlers of signals": [signal.getsignal(number) for number in SIGNALS],
+        "the mask of new files": umask(),
+        "the handlers of signals": [signal.getsignal(number) for number in END_SIGNALS],
     }
 
 
@@ -141,14 +139,8 @@ def _folder() -> str:
     return ""
 
 
-def _umask() -> int:
-    mask = os.umask(0o077)  # there is no way to read it
-    os.umask(mask)
-    return mask
-
-
 def _restore_handlers(handlers: list[Any]) -> None:
-    for number, handler in zip(SIGNALS, handlers, strict=True):
+    for number, handler in zip(END_SIGNALS, handlers, strict=True):
         signal.signal(number, handler)
 
 

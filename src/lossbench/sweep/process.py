@@ -20,8 +20,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from lossbench import store
+from lossbench.processes import begin
 from lossbench.runs import ConfigError
-from lossbench.runs.apart import begun
+from lossbench.runs.apart import TRAINING
 from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.training import Interrupted, OutOfMemory, Stop, Trainer
 
@@ -54,7 +55,8 @@ class Process:
         self.pipe, theirs = Pipe()
         # Packs come over the pipe and not as an argument: to write those to a child that ends
         # before it reads them would block for ever.
-        self.process = begun(_work, theirs, trainer)
+        # It commits what it trains before it ends, also when its parent is gone.
+        self.process = begin(_work, theirs, trainer, modules=TRAINING, ends_with_parent=False)
         theirs.close()
 
     def train(self, pack: OpenPack) -> None:

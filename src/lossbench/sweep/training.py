@@ -22,8 +22,9 @@ from lossbench import records, store
 from lossbench.engine import OtherStart, Saved, Shared, Snapshot, failed, strategies, train
 from lossbench.engine.state import FORMAT
 from lossbench.pairing import device_name, environment_sha
+from lossbench.processes import END_SIGNALS
 from lossbench.runs import ENGINE_SCHEMA, Engine, Run, refuse_other_code
-from lossbench.runs.contained import PATIENCE, SIGNALS
+from lossbench.runs.contained import PATIENCE
 from lossbench.runs.extensions import Own
 from lossbench.sweep.invariance import recorded_invariance
 from lossbench.sweep.inventory import OpenPack, Statuses, record_of
@@ -66,7 +67,7 @@ class Stop:
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Catches `SIGNALS`; a second one ends at once, and loses nothing that is committed."""
+    """Catches `END_SIGNALS`; a second one ends at once, and loses nothing that is committed."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # no other thread may catch signals
@@ -81,7 +82,7 @@ def stopping() -> Iterator[Stop]:
             signal.Signals(number).name,
         )
 
-    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    before = {number: signal.signal(number, ask) for number in END_SIGNALS}
     try:
         yield stop
     finally:

@@ -1,0 +1,127 @@
+"""How processes of this machine begin, and how much of it they may use: cores and memory."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver, get_context, parent_process, resource_tracker
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+"""On Linux a process is a copy of one that has imported everything once: 0.03 s instead of 3 s.
+Elsewhere copies of a process that has imported torch are not safe."""
+
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Signals that ask a sweep to end, and to keep what it has."""
+
+BYTES_A_WORKER = 2**30
+"""Of memory for a process that trains, PyTorch itself included."""
+
+
+def begin(
+    target: Callable[..., None],
+    *arguments: Any,
+    modules: Sequence[str],
+    ends_with_parent: bool = True,
+) -> BaseProcess:
+    """Begin a process, which the signals that ask for an end do not reach.
+
+    Args:
+        target: One that can be imported.
+        arguments: What it is given; they are pickled.
+        modules: What it needs; only the first call's are imported once for all.
+        ends_with_parent: Whether it ends at once when this process does, however that ends.
+    """
+    told = (dict(os.environ), umask(), ends_with_parent)
+    process: Any = get_context(START_METHOD)
+    process = process.Process(target=_child, args=(told, target, arguments))
+    with beginning(modules):
+        process.start()
+    return process
+
+
+@contextlib.contextmanager
+def beginning(modules: Sequence[str]) -> Iterator[None]:
+    """Within it processes may be started: signals do not reach them, and no script runs again.
+
+    Args:
+        modules: As of `begin`.
+    """
+    main = sys.modules["__main__"]
+    resource_tracker.ensure_running()  # it would let signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)  # a child inherits that
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        if START_METHOD == "forkserver":
+            forkserver.set_forkserver_preload([*modules])
+            forkserver.ensure_running()
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def prepare(environment: dict[str, str], mask: int, ends_with_parent: bool) -> None:
+    """Make a process like its parent, which the one that it is a copy of need not be any more."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.umask(mask)
+    if ends_with_parent:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def umask() -> int:
+    """The mask of new files."""
+    mask = os.umask(0o077)  # there is no way to read it
+    os.umask(mask)
+    return mask
+
+
+def _child(
+    told: tuple[dict[str, str], int, bool], target: Callable[..., None], arguments: Sequence[Any]
+) -> None:
+    prepare(*told)
+    target(*arguments)
+
+
+def _end_with_parent() -> None:
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def cores() -> int:
+    """Cores that this process may use, by its affinity and by the quota of its container."""
+    count = float(os.cpu_count() or 1)
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    return max(1, math.floor(min(count, _quota())))
+
+
+def _quota() -> float:
+    """Cores that a container may use at most: of cgroup version 2, or of version 1."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return float(quota) / float(period)
+    with contextlib.suppress(OSError, ValueError):
+        old = Path("/sys/fs/cgroup/cpu")
+        quota, period = ((old / f"cpu.cfs_{part}_us").read_text() for part in ("quota", "period"))
+        return float(quota) / float(period) if float(quota) > 0 else math.inf
+    return math.inf
+
+
+def free_memory() -> float:
+    """Bytes that new processes may take; infinite where the system does not say."""
+    with contextlib.suppress(OSError):
+        line = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+        return 1024.0 * int(line[1]) if line else math.inf
+    return math.inf
