@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.runs.extensions import add, module_of
 from lossbench.runs.guess import Examined, examined, file_and_line
+
+log = logging.getLogger(__name__)
 
 NEAREST = 4
 """Losses of the catalog that a trial adds, beside the reference."""
@@ -118,6 +121,11 @@ def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callabl
         if [*inspect.signature(function).parameters][:2] == ["output", "target"]
     }
     chosen = {**(named or fitting), **rows}
+    if left := [*(fitting.keys() - chosen.keys())]:
+        log.warning(
+            "%s: %s left out, whose arguments are not called output and target: try it by name",
+            module.__name__ + ".py", ", ".join(sorted(left)),
+        )  # fmt: skip
     if not chosen:
         raise ConfigError(
             f"{module.__name__}.py has no function of an output and a target: write "

@@ -131,7 +131,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command in COMMANDS:
             return COMMANDS[command](arguments[1:])
         if re.fullmatch(r"[A-Za-z][\w-]*", command):
-            raise ConfigError(f"unknown command {command!r}: {nearest(command, COMMANDS)}")
+            hint = nearest(command, FLAGS)
+            if command == "compare":
+                hint = "use lossbench experiment=compare data=... loss=..."
+            raise ConfigError(f"unknown command {command!r}: {hint}")
         typed = shlex.join(["lossbench", *arguments])
         return _with_hydra(arguments, functools.partial(_launch, command=typed))
     except (ConfigError, StoreError) as error:
@@ -411,6 +414,8 @@ def _show(
     tables = len([*(path.parent / "tables").glob("*.csv")])
     if drawn:
         print(f"Figures: {path.parent / 'figures'}  ({drawn} as PNG, SVG and PDF, at two widths)")
+    elif extent == "verdicts":
+        print(f"Figures: that of the verdicts, in the page; all: lossbench report {folder}")
     else:
         print(f"Figures: in the page; as PNG, SVG and PDF: lossbench report {folder} --figures")
     print(f"Tables:  {path.parent / 'tables'}  ({tables} as CSV, Markdown and LaTeX)")
@@ -581,6 +586,7 @@ def _try(arguments: list[str]) -> int:
 
     from lossbench import challenge
 
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
     path = Path(options.file)
     kind = {"task": options.task, "link": options.link, "against": options.against}
     tried = challenge.prepared(path, names, **kind)

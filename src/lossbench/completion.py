@@ -62,7 +62,9 @@ def _choices(key: str, words: Sequence[str], typed: str) -> list[str]:
         files = [Path(lossbench.__file__).parent.glob("losses/*.py")]
         files += [[Path(f"{name}.py")] for name in (modules[1] if modules else "").split(",")]
         names |= {name for path in itertools.chain(*files) for name in _named(path, ROW)}
-    return [*names, *(f"{path}:" for path in Path().glob("*.py"))]
+    tables = [str(path) for kind in ("csv", "parquet") for path in Path().glob(f"*.{kind}")]
+    files = [f"{path}:" for path in Path().glob("*.py")]
+    return [*names, *files, *(tables if key == "data" else [])]
 
 
 def _named(path: Path, pattern: re.Pattern[str]) -> list[str]:

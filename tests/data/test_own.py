@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lossbench.data import own
+from lossbench.data.files import Files
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 3)), RNG.normal(size=60)
@@ -102,3 +103,25 @@ def test_a_file_is_named_after_itself_and_refused_where_it_cannot_be_read(tmp_pa
         own.file_table(tmp_path / "broken.parquet", "y")
     with pytest.raises(ValueError, match="there is no file"):
         own.file_table(tmp_path / "none.csv", "y")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "message"),
+    [
+        (np.array([["a"], ["b"]] * 20), range(40), "inputs are no real numbers"),
+        (np.ones((40, 1)) * 1j, range(40), "inputs are no real numbers"),
+        (np.ones((40, 1)), [*range(39), np.inf], "targets are infinite or complex"),
+        (np.ones((40, 1)), np.arange(40) * 1j, "targets are infinite or complex"),
+        (pd.DataFrame(np.ones((40, 2)), columns=["a", "a"]), range(40), "are called a"),
+    ],
+)
+def test_what_is_no_table_of_numbers_is_refused_in_a_sentence(inputs, targets, message):
+    with pytest.raises(ValueError, match=f"data x: .*{message}"):
+        own.table(inputs, np.array(targets), name="x")
+
+
+def test_columns_may_be_divided_by_semicolons(tmp_path):
+    rows = "\n".join(f"{i};{i % 7}.5;{i * 1.5}" for i in range(40))
+    (tmp_path / "t.csv").write_text(f"a;b;price\n{rows}\n")
+    row = own.file_table(tmp_path / "t.csv", "price")
+    assert row.splits(0, Files()).inputs["train"].shape[1] == 2

@@ -71,7 +71,7 @@ def test_what_is_declared_and_hashed_is_the_text(first):
 
 def test_terminal_and_methods_tell_a_margin_both_ways(first):
     told = statistics.margin_text([statistics.all_comparisons(first)[0].margin])
-    assert told.endswith("(3 % of the error of mse)")
+    assert told.endswith("(3 % of the error of mse on validation)")
     assert f"margin ±{told}" in " ".join(summary.table(first).split())
     (own, *_) = statistics.all_comparisons(first)
     assert f"margins of {told} in rmse" in " ".join(methods.paragraph(first, [own]))

@@ -65,14 +65,18 @@ def test_diverged_seeds_have_no_error_and_without_any_every_difference_matters()
 
 def test_a_margin_is_told_both_ways_and_in_the_unit_of_the_target():
     assert (
-        margin_text([margin(0.01, [0.965, 0.966])]) == "0.01 (29 % of the error of cross_entropy)"
+        margin_text([margin(0.01, [0.965, 0.966])])
+        == "0.01 (29 % of the error of cross_entropy on validation)"
     )
     words = {"metric": "rmse", "reference": "mse", "target_scale": 77.0}
     points = margin(0.02, [0.5, 0.52], unit="points of the progression score", **words)
     assert margin_text([points]) == (
-        "0.02 = 1.54 points of the progression score (3.9 % of the error of mse)"
+        "0.02 = 1.54 points of the progression score (3.9 % of the error of mse on validation)"
     )
-    assert margin_text([margin(0.02, [0.5], **words)]) == "0.02 (4 % of the error of mse)"
+    assert (
+        margin_text([margin(0.02, [0.5], **words)])
+        == "0.02 (4 % of the error of mse on validation)"
+    )
 
 
 def test_only_what_is_measured_in_the_scale_of_the_target_has_its_unit():
@@ -83,9 +87,15 @@ def test_only_what_is_measured_in_the_scale_of_the_target_has_its_unit():
 
 def test_margins_of_several_tasks_are_told_together():
     several = [margin(0.01, [accuracy]) for accuracy in (0.8, 0.9)]
-    assert margin_text(several) == "0.01 (5 to 10 % of the error of cross_entropy)"
+    assert margin_text(several) == "0.01 (5 to 10 % of the error of cross_entropy on validation)"
 
 
 def test_a_margin_of_many_errors_is_not_told_as_a_share():
     many = Margin(0.02, 2700.0, "mse", np.nan, "", 0.02)
     assert margin_text([many]) == "0.02 (more than 10 times the error of mse)"
+
+
+def test_a_scale_that_differs_from_seed_to_seed_tells_nothing_in_the_targets_unit():
+    words = {"metric": "rmse", "reference": "mse", "unit": "dollars"}
+    assert margin(0.1, [0.5, 0.5], target_scale=[100.0, 110.0], **words).in_target == 10.5
+    assert np.isnan(margin(0.1, [0.5, 0.5], target_scale=[100.0, 400.0], **words).in_target)

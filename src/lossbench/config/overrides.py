@@ -84,6 +84,10 @@ def checked_overrides(
             if key not in options:
                 options[key] = loader.get_group_options(key)
             for choice in values_of(override):
+                if key.startswith("hydra/") and str(choice) not in options[key]:
+                    raise ConfigError(
+                        f"{key}={choice} is not there: docs/commands.md has what serves"
+                    )
                 refuse_unknown(str(choice), options[key], key)
         elif key == "seed":
             for value in map(str, values_of(override)):

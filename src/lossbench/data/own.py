@@ -28,7 +28,16 @@ LEAST_EXAMPLES = 20
 LEAST_OF_A_CLASS = 5
 """Of the classes' examples a fifth is test, and a fifth validation."""
 
-TABLES = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """A table of a file whose columns are divided by commas, or by semicolons."""
+    frame = pd.read_csv(path)
+    if len(frame.columns) == 1 and ";" in str(frame.columns[0]):
+        return pd.read_csv(path, sep=";")
+    return frame
+
+
+TABLES = {".csv": _read_csv, ".parquet": pd.read_parquet}
 """What reads a file, by how its name ends."""
 
 
@@ -104,7 +113,8 @@ def table(inputs: Any, targets: Any, *, name: str, task: str = "") -> Data:
     if sizes.min() < LEAST_OF_A_CLASS:
         raise ValueError(
             f"data {name}: {count} classes, and {sizes.index[-1]} has {sizes.min()} examples: "
-            f"{LEAST_OF_A_CLASS} are the least; leave it out, or say task=regression"
+            f"{LEAST_OF_A_CLASS} are the least; leave it out"
+            + (", or say task=regression" if is_number else "; numbers must stand without a unit")
         )
     labels = torch.tensor(pd.factorize(column, sort=True)[0])
     return _row(name, features, labels, classes=count)
@@ -142,7 +152,7 @@ def _features(inputs: Any, name: str) -> Tensor:
         return torch.tensor(np.concatenate(columns, 1))
     values = inputs
     if not isinstance(inputs, Tensor):
-        array = np.asarray(inputs)
+        array = np.array(inputs)  # a copy: PyTorch warns of what cannot be written
         try:
             values = torch.as_tensor(array if array.dtype.kind in "biuf" else array.astype(float))
         except (ValueError, TypeError) as error:

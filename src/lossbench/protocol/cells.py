@@ -40,9 +40,15 @@ def cells(
                 unfit[f"{draft.loss.name} on {draft.data.name}"] = None
     if not fitting:
         raise ConfigError(
-            "the sweep is empty: no loss fits the task and targets of its data. Regression "
-            "losses need regression data; 'lossbench losses' lists the task of each"
+            "the sweep is empty: no loss fits the task and targets of its data. For numbers type "
+            "loss=mse,mae,huber or others, for classes loss=cross_entropy,brier or others; "
+            "'lossbench losses' lists the task of each"
         )
+    losses = {text.partition(" on ")[0] for text in unfit}
+    useless = losses - {run.loss.name for run in fitting.values()}
+    if useless and "loss" in typed:
+        names = ",".join(sorted(useless))
+        raise ConfigError(f"loss={names}: made for another task than all of the data, leave it out")
     if unfit and "loss" not in typed:
         log.info("left out, made for another task or other targets: %s", ", ".join(unfit))
     return [*fitting.values()]

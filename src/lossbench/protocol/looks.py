@@ -248,8 +248,8 @@ class Protocol:
             if name not in task.losses | known:
                 raise ConfigError(
                     f"{task.label}: its reference {name} is neither among the losses nor in "
-                    f"{self.sweep.folder}, so nothing could be compared: give the experiment "
-                    f"without loss= first, or add {name}"
+                    f"{self.sweep.folder}, so nothing could be compared: add {name} to loss=, or "
+                    "train an experiment that has losses of its own without loss= first"
                 )
 
     def _declared(self, key: str, task: Task) -> Any:
@@ -442,8 +442,9 @@ class Protocol:
                     runs += [_at(run, candidate, seed) for seed in self.seeds[before:after]]
         if runs:
             log.info(
-                "%d comparisons are open with %d seeds: they go on to %d, with %d runs more",
-                count, before, after, len(runs),
+                "%s open with %d seeds: to %d, with %d runs more",
+                "1 comparison is" if count == 1 else f"{count} comparisons are",
+                before, after, len(runs),
             )  # fmt: skip
         return runs
 

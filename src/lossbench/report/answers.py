@@ -43,7 +43,7 @@ def of_verdicts(tasks: Sequence[Comparison]) -> str:
         return f"{against}: no verdict."
     is_late = rows.exploratory.astype(bool)
     if is_late.all():
-        against = f"Exploratory, declared after the runs: {against[0].lower()}{against[1:]}"
+        against = f"Exploratory: {against[0].lower()}{against[1:]}"
     else:
         rows = rows[~is_late]
     parts, sorted_words = [], [word for words in summary.BUCKETS.values() for word in words]

@@ -93,7 +93,7 @@ def write(
     )
     text = environment.get_template("page.html.j2").render(
         plan=plan,
-        declaration=statistics.declaration_of(plan),
+        declaration=_of_tasks(statistics.declaration_of(plan), mains),
         mark=mark,
         rules=rules,
         day=pictures.palette(is_night=False),
@@ -235,6 +235,16 @@ def _sensitivity(task: Comparison) -> pd.DataFrame:
 
 
 # ---- words ---------------------------------------------------------------------------------------
+
+
+def _of_tasks(declaration: dict[str, Any], mains: Sequence[Comparison]) -> dict[str, Any]:
+    """A declaration without what it says of kinds of tasks and of data that are not there."""
+    present = {task.task for task in mains} | {str(task.runs.data.iloc[0]) for task in mains}
+    chosen = {
+        key: {name: choice for name, choice in declaration[key].items() if name in present}
+        for key in ("primary", "reference", "margin")
+    }
+    return declaration | {key: choices for key, choices in chosen.items() if choices}
 
 
 def _scope(mains: Sequence[Comparison]) -> str:

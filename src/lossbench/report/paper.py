@@ -15,10 +15,11 @@ from lossbench.statistics import Comparison
 COLUMNS = ("task", "loss", "mean", "difference", "verdict")
 
 REFERENCES = """\
-@software{lossbench,
+@misc{lossbench,
   title = {lossbench: identical models, different losses},
   author = {{The lossbench developers}},
-  version = {%s},
+  note = {Version %s},
+  year = {2026},
 }
 @inproceedings{pytorch,
   title = {{PyTorch}: An Imperative Style, High-Performance Deep Learning Library},

@@ -61,7 +61,8 @@ def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -
         intervals += f"margin ±{statistics.margin_text([task.margin])}"
     primary = task.summary[task.summary.metric == task.metric]
     yield from textwrap.wrap(f"n = {counted_from_to(primary.n)} seeds, {intervals}", 80)
-    yield f"{'loss':<15} {'mean ± half':<16} {_cut(f'minus {task.reference}', 26):<26} verdict"
+    minus = f"{'median ' if task.average == 'median' else ''}minus {task.reference}"
+    yield f"{'loss':<15} {'mean ± half':<16} {_cut(minus, 26):<26} verdict"
     for row in rows(task, plan):
         cells = _cut(row["loss"], 15), _cut(row["short"], 16), _cut(row["difference"], 26)
         verdict = paint(_cut(row["verdict"], 20), row["verdict"])

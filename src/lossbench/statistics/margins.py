@@ -14,6 +14,11 @@ from lossbench import records
 _WORDS = re.compile(r"(\d+\.?\d*|\.\d+) ?(?:(% of error)|of target)")
 
 
+STEADY = 1.2
+"""The target's standard deviation may differ so much from seed to seed, as a factor, for results to
+be told in its own unit: else what is the larger in one unit need not be it in the other."""
+
+
 @dataclass(frozen=True)
 class Margin:
     """A margin, resolved.
@@ -22,8 +27,8 @@ class Margin:
         value: In the unit of the metric; 0 where a share of an error was declared that no run has.
         share: Of the reference's error on validation; NaN where that is unknown.
         reference: Whose error.
-        scale: One unit of the metric in the target's own unit; NaN where that means nothing or is
-            unknown.
+        scale: One unit of the metric in the target's own unit; NaN where that means nothing, is
+            unknown, or differs from seed to seed.
         unit: Of the target.
         declared: As declared.
     """
@@ -76,9 +81,10 @@ def resolved_margin(
     facts = records.metric_of(metric)
     error = float((runs[metric] - facts.perfect).abs().mean())
     is_known = math.isfinite(error) and error > 0
-    scale = np.nan
+    scale, is_steady = np.nan, False
     if facts.unit == records.STANDARD and "target_scale" in runs:
-        scale = float(runs.target_scale.astype(float).mean())
+        scales = runs.target_scale.astype(float)
+        scale, is_steady = float(scales.mean()), scales.max() <= STEADY * scales.min()
     value = declared
     if isinstance(value, str):
         number, of = in_words(value)
@@ -86,4 +92,6 @@ def resolved_margin(
         # What is printed is what decides: three digits.
         value = float(f"{value:.3g}") if math.isfinite(value) else 0.0
     share = value / error if is_known else np.nan
-    return Margin(float(value), share, reference, scale if unit else np.nan, unit, declared)
+    return Margin(
+        float(value), share, reference, scale if unit and is_steady else np.nan, unit, declared
+    )

@@ -131,7 +131,8 @@ def margin_text(margins: Sequence[Margin]) -> str:
         return f"{text} (more than {MANY_ERRORS // 100} times the error of {first.reference})"
     if shares:
         digits = "{:.0f}" if min(shares) >= 10 else "{:.2g}"
-        return f"{text} ({_from_to(shares, digits)} % of the error of {first.reference})"
+        share = f"{_from_to(shares, digits)} % of the error of {first.reference} on validation"
+        return f"{text} ({share})"
     if isinstance(first.declared, str):
         return f"{text} ({first.declared} is declared, and no run of {first.reference} has one)"
     return text
