@@ -78,11 +78,11 @@ def write_report(sweep: str, workers: str, what: str) -> dict[str, float]:
         workers: Processes that draw.
         what: "page", or "files" for the figures too.
     """
-    from lossbench import records
+    from lossbench import records, store
     from lossbench.report import page, pictures
 
     shutil.rmtree(Path(sweep) / "report", ignore_errors=True)
-    drawing, counts, save, of_page = 0.0, [], pictures.save, pictures.of_page
+    drawing, save = 0.0, pictures.save
 
     def timed(*args: object, **words: object) -> object:
         nonlocal drawing
@@ -91,15 +91,11 @@ def write_report(sweep: str, workers: str, what: str) -> dict[str, float]:
         drawing = time.perf_counter() - start
         return titles
 
-    def counted(*args: object, **words: object) -> list[object]:
-        drawn = of_page(*args, **words)  # type: ignore[arg-type]
-        counts.append(len(drawn))
-        return drawn  # type: ignore[return-value]
-
-    pictures.save, pictures.of_page = timed, counted  # type: ignore[assignment]
+    pictures.save = timed  # type: ignore[assignment]
     loaded = records.load(sweep)
     page.write(loaded, workers=int(workers), has_figures=what == "files")
-    return {"runs": len(loaded.runs), "figures": counts[0], "drawing": drawing}
+    drawn = store.read_sealed(Path(sweep) / "report" / "pictures.json").keys() - {store.SEAL}
+    return {"runs": len(loaded.runs), "figures": len(drawn), "drawing": drawing}
 
 
 def save_plainly(sweep: str) -> dict[str, float]:

@@ -84,11 +84,9 @@ def checked_overrides(
             if key not in options:
                 options[key] = loader.get_group_options(key)
             for choice in values_of(override):
-                if key.startswith("hydra/") and str(choice) not in options[key]:
-                    raise ConfigError(
-                        f"{key}={choice} is not there: docs/commands.md has what serves"
-                    )
-                refuse_unknown(str(choice), options[key], key)
+                if str(choice) not in options[key]:
+                    serving = [name for name in options[key] if name != "basic"]  # Hydra's own
+                    refuse_unknown(str(choice), serving, key)
         elif key == "seed":
             for value in map(str, values_of(override)):
                 if not value.isdecimal() or int(value) >= 2**63:
