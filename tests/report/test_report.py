@@ -271,15 +271,15 @@ def test_a_figure_that_breaks_costs_itself_only(tmp_path, monkeypatch, caplog):
 
 def test_a_report_leaves_nothing_of_the_one_before(tmp_path):
     folder = build(tmp_path / "anew", own(seeds=2))
+    report_page.write(folder, drawn_in=["tasks"], has_figures=True)
+    figures = folder / "report" / "figures"
+    assert [*figures.iterdir()]
+    mine = [figures / "mine.png", folder / "report" / "notes.txt"]
+    for path in mine:
+        path.write_text("mine")
     report_page.write(folder, drawn_in=["tasks"])
-    old = folder / "report" / "figures" / "forest_of_another_task.png"
-    old.parent.mkdir()
-    old.write_bytes(b"old")
-    own_notes = folder / "report" / "notes.txt"
-    own_notes.write_text("mine")
-    report_page.write(folder, drawn_in=["tasks"])
-    assert not old.exists()
-    assert own_notes.exists()
+    assert [*figures.iterdir()] == [figures / "mine.png"]
+    assert all(path.read_text() == "mine" for path in mine)
 
 
 def test_own_sweeps_are_exploratory_at_each_loss_best_rate(tmp_path):

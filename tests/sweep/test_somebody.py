@@ -97,7 +97,7 @@ def test_what_a_loss_changes_of_the_process_is_put_back_and_its_pack_mates_train
         torch.is_anomaly_enabled(),
         sys.getrecursionlimit(),
         signal.getsignal(signal.SIGTERM),
-        containment._umask(),
+        containment.umask(),
     )
     before = state()
     run(a_loss(body), "-m", "data=diabetes", "loss=mse,mine", "name=together")

@@ -154,6 +154,8 @@ def _features(inputs: Any, name: str) -> Tensor:
     if not isinstance(inputs, Tensor):
         array = np.array(inputs)  # a copy: PyTorch warns of what cannot be written
         try:
+            if array.dtype.kind == "c":
+                raise ValueError("complex ones")
             values = torch.as_tensor(array if array.dtype.kind in "biuf" else array.astype(float))
         except (ValueError, TypeError) as error:
             raise ValueError(f"data {name}: inputs are no real numbers ({error})") from error
