@@ -513,7 +513,7 @@ def test_a_secret_of_the_environment_appears_nowhere(tmp_path, monkeypatch, figu
     line = [sys.executable, "-m", "lossbench.cli", "-m", "data=diabetes", "loss=mse,mae", "steps=2"]
     environment = {**os.environ, "API_TOKEN": secret, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(tmp_path / secret)
-    for command in (line, [*line[:3], "report", "runs/default"]):
+    for command in (line, [*line[:3], "report", "runs/default", "--figures"]):
         subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True)
     files = [path for path in (place / "runs").rglob("*") if path.is_file()]
     assert len(files) > 50
