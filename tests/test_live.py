@@ -92,6 +92,11 @@ EDITS = {
         "2.0",
         "3.0",
     ),
+    "an object without attributes": (
+        "class C:\n    def m(self, o):\n        return o + 1\nc = C()\ndef f(o, t):\n    return c.m(o)",
+        "o + 1",
+        "o + 2",
+    ),
     "an array": ("A = np.arange(3)\ndef f(o, t):\n    return A * o", "arange(3)", "arange(4)"),
     "a constant set": ("def f(o, t):\n    return o in {'a', 'b'}", "'b'", "'c'"),
     "a partial": ("def g(k, o, t):\n    return k * o\nf = functools.partial(g, 1)", "g, 1", "g, 2"),

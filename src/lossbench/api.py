@@ -266,23 +266,21 @@ def _refuse_other_task(names: Iterable[str], task: str) -> None:
 
 def _data(data: Any, target: str, task: str) -> Data:
     """A row of data, made known where it is somebody's own."""
-    try:
-        if isinstance(data, str) and Path(data).suffix not in own.TABLES:
+    match data:
+        case str() if Path(data).suffix not in own.TABLES:
             return _variant(data)
-        if isinstance(data, Data):
+        case Data():
             row = data
-        elif isinstance(data, str | Path):
+        case str() | Path():
             row = own.file_table(Path(data), target, task=task)
-        elif isinstance(data, pd.DataFrame):
+        case pd.DataFrame():
             row = own.table(data, target, name="data", task=task)
-        elif isinstance(data, tuple) and len(data) == 2:
-            row = own.table(*data, name="data", task=task)
-        else:
+        case (inputs, targets) if isinstance(data, tuple):
+            row = own.table(inputs, targets, name="data", task=task)
+        case _:
             raise ConfigError(
                 "data: give a name, (inputs, targets), or a frame or a file with target=COLUMN"
             )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     add(row)
     return row
 

@@ -126,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     if arguments[:1] == ["--config-dir"] and {*arguments[2:3]} & COMMANDS.keys():
         arguments = [arguments[2], *arguments[:2], *arguments[3:]]
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
     command = next(iter(arguments), "")
     try:
         if command in COMMANDS:
@@ -186,7 +187,6 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
     from lossbench.config import explained
     from lossbench.launch import RunsFailed
 
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("lossbench").setLevel(logging.INFO)
     args, unknown = get_args_parser().parse_known_intermixed_args(arguments)
     if any(".py:" in word or word.startswith("data=") for word in args.overrides):
@@ -586,7 +586,6 @@ def _try(arguments: list[str]) -> int:
 
     from lossbench import challenge
 
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
     path = Path(options.file)
     kind = {"task": options.task, "link": options.link, "against": options.against}
     tried = challenge.prepared(path, names, **kind)

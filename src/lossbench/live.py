@@ -89,8 +89,9 @@ class _Walk:
             return [kind, self.parts(value.__wrapped__)]
         if hasattr(value, "__qualname__"):  # a function of C
             return [kind, str(getattr(value, "__module__", "")), value.__qualname__]
-        if state := self.state(value):
-            return [kind, self.parts(type(value)), state]
+        has_state = hasattr(value, "__dict__") or copyreg._slotnames(type(value))  # type: ignore[attr-defined]
+        if has_state:
+            return [kind, self.parts(type(value)), self.state(value)]
         try:
             return [kind, self.parts(type(value)), sha256(cloudpickle.dumps(value))]
         except Exception as error:
@@ -138,9 +139,9 @@ def _is_filled(cell: types.CellType) -> bool:
 def _names(code: types.CodeType) -> set[str]:
     """Names of globals in code and in code within it."""
     inner = [one for one in code.co_consts if isinstance(one, types.CodeType)]
-    loads = ("LOAD_GLOBAL", "LOAD_NAME")
-    own = {str(one.argval) for one in dis.get_instructions(code) if one.opname in loads}
-    return own.union(*map(_names, inner))
+    loads = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+    names = {str(one.argval) for one in dis.get_instructions(code) if one.opname in loads}
+    return names.union(*map(_names, inner))
 
 
 def _steps(code: types.CodeType) -> list[Any]:

@@ -41,9 +41,10 @@ def begin(
         modules: What it needs; only the first call's are imported once for all.
         ends_with_parent: Whether it ends at once when this process does, however that ends.
     """
-    told = (dict(os.environ), umask(), ends_with_parent)
-    process: Any = get_context(START_METHOD)
-    process = process.Process(target=_child, args=(told, target, arguments))
+    context: Any = get_context(START_METHOD)
+    process = context.Process(
+        target=_child, args=(inherited(), ends_with_parent, target, arguments)
+    )
     with beginning(modules):
         process.start()
     return process
@@ -70,13 +71,27 @@ def beginning(modules: Sequence[str]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def prepare(environment: dict[str, str], mask: int, ends_with_parent: bool) -> None:
+def inherited() -> tuple[dict[str, str], int]:
+    """What `inherit` takes: this process's environment, and its mask of new files."""
+    return dict(os.environ), umask()
+
+
+def inherit(environment: dict[str, str], mask: int) -> None:
     """Make a process like its parent, which the one that it is a copy of need not be any more."""
     os.environ.clear()
     os.environ.update(environment)
     os.umask(mask)
-    if ends_with_parent:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """From now on this process ends at once when its parent does, however that ends."""
+
+    def wait() -> None:
+        if parent := parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def umask() -> int:
@@ -87,16 +102,15 @@ def umask() -> int:
 
 
 def _child(
-    told: tuple[dict[str, str], int, bool], target: Callable[..., None], arguments: Sequence[Any]
+    parents: tuple[dict[str, str], int],
+    ends_with_parent: bool,
+    target: Callable[..., None],
+    arguments: Sequence[Any],
 ) -> None:
-    prepare(*told)
+    inherit(*parents)
+    if ends_with_parent:
+        end_with_parent()
     target(*arguments)
-
-
-def _end_with_parent() -> None:
-    if parent := parent_process():
-        parent.join()
-        os._exit(1)
 
 
 def cores() -> int:

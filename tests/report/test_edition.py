@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -237,3 +240,44 @@ def test_processes_draw_what_this_one_does_while_it_goes_on(tmp_path):
 def titled(rows, ax, *, place):
     ax.plot(range(len(rows)))
     layout.frame(ax.figure, f"Is it {place}?", "n = 1")
+
+
+def titled_by_blocked_signals(rows, ax):
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    layout.frame(ax.figure, f"{os.getpid()} {signal.SIGTERM in blocked}", "n = 1")
+    ax.plot(range(len(rows)))
+
+
+def test_a_process_that_draws_can_be_ended_by_its_pool(tmp_path):
+    rows = pd.DataFrame({"metric": ["nll", "ece"]})
+    draw = partial(titled_by_blocked_signals, rows)
+    drawings = [
+        pictures.Drawing(f"f{place}", draw, {"height": 1.0}, {}, True)
+        for place in range(pictures.MANY)
+    ]
+    with pictures.of_page(tmp_path, drawings, workers=2) as finish:
+        processes, blocks = zip(*(one.title.split() for one in finish()), strict=True)
+    assert str(os.getpid()) not in processes
+    assert {*blocks} == {"False"}
+
+
+def titled_unless_killed(rows, ax, *, place, mark, parent):
+    """Draws; the first process but `parent` that comes here is killed."""
+    if os.getpid() != parent and not Path(mark).exists():
+        Path(mark).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    titled(rows, ax, place=place)
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_is_killed_while_it_draws_costs_no_figure(tmp_path, caplog):
+    rows = pd.DataFrame({"metric": ["nll", "ece"]})
+    draw = partial(titled_unless_killed, rows, mark=str(tmp_path / "mark"), parent=os.getpid())
+    drawings = [
+        pictures.Drawing(f"f{place}", partial(draw, place=place), {"height": 1.0}, {}, True)
+        for place in range(pictures.MANY)
+    ]
+    with pictures.of_page(tmp_path, drawings, workers=2) as finish:
+        drawn = finish()
+    assert [one.title for one in drawn] == [f"Is it {place}?" for place in range(pictures.MANY)]
+    assert "this one draws the rest" in caplog.text

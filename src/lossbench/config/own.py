@@ -58,10 +58,7 @@ def _with_names(word: str, of_table: dict[str, str]) -> str:
     if (path := _table(word)) is not None:
         if not of_table["target"]:
             raise ConfigError(f"{word}: say which column is to be predicted, with target=COLUMN")
-        try:
-            row = own.file_table(path, of_table["target"], task=of_table["task"])
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        row = own.file_table(path, of_table["target"], task=of_table["task"])
         add(row)
         return f"data={row.name}"
     match = WORD.fullmatch(word)

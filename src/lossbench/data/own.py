@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lossbench.data.files import Files
 from lossbench.data.splits import Data, Splits, by_split, classification, permuted, regression
+from lossbench.errors import ConfigError
 from lossbench.pairing import tensors_sha
 
 MOST_LABELS = 20
@@ -45,14 +46,14 @@ def file_table(path: Path, target: str, *, task: str = "") -> Data:
     """A row of a file's table, named after the file.
 
     Raises:
-        ValueError: It cannot be read, or served; names the cure.
+        ConfigError: It cannot be read, or served; names the cure.
     """
     if not path.is_file():
-        raise ValueError(f"there is no file {path}")
+        raise ConfigError(f"there is no file {path}")
     try:
         frame = TABLES[path.suffix](path)
     except (ValueError, OSError, UnicodeError) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_")
     if not name or not name[0].isalpha():
         name = f"table_{name}".rstrip("_")
@@ -71,47 +72,47 @@ def table(inputs: Any, targets: Any, *, name: str, task: str = "") -> Data:
             few values.
 
     Raises:
-        ValueError: What cannot be served, with the cure.
+        ConfigError: What cannot be served, with the cure.
     """
     unit = "units of the target"
     if isinstance(targets, str):
         if not targets:
-            raise ValueError(f"data {name}: say which column is to be predicted, with target=")
+            raise ConfigError(f"data {name}: say which column is to be predicted, with target=")
         if not isinstance(inputs, pd.DataFrame) or targets not in inputs.columns:
             known = ", ".join(map(str, getattr(inputs, "columns", ())))
-            raise ValueError(f"data {name}: there is no column {targets!r}, but {known or 'none'}")
+            raise ConfigError(f"data {name}: there is no column {targets!r}, but {known or 'none'}")
         unit = f"units of {targets}"
         inputs, targets = inputs.drop(columns=targets), inputs[targets]
     features, column = _features(inputs, name), _column(targets, name)
     if len(features) != len(column):
-        raise ValueError(
+        raise ConfigError(
             f"data {name}: {len(features)} rows of inputs and {len(column)} targets: one a row"
         )
     if len(column) < LEAST_EXAMPLES:
-        raise ValueError(f"data {name}: {len(column)} examples: {LEAST_EXAMPLES} are the least")
+        raise ConfigError(f"data {name}: {len(column)} examples: {LEAST_EXAMPLES} are the least")
     if column.isna().any():
-        raise ValueError(
+        raise ConfigError(
             f"data {name}: {int(column.isna().sum())} targets are missing: leave their rows out"
         )
     if (count := column.nunique()) == 1:
-        raise ValueError(f"data {name}: all targets are {column.iloc[0]}: nothing can be learnt")
+        raise ConfigError(f"data {name}: all targets are {column.iloc[0]}: nothing can be learnt")
     is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
     if is_number and (column.dtype.kind == "c" or not np.isfinite(column.to_numpy(float)).all()):
-        raise ValueError(f"data {name}: targets are infinite or complex: leave their rows out")
+        raise ConfigError(f"data {name}: targets are infinite or complex: leave their rows out")
     is_whole = is_number and bool((column % 1 == 0).all())
     if task not in ("", "regression", "classification"):
-        raise ValueError(f"task is {task!r}: use regression or classification")
+        raise ConfigError(f"task is {task!r}: use regression or classification")
     if not task:
         is_label = not is_number or (is_whole and count <= MOST_LABELS)
         task = "classification" if is_label else "regression"
     if task == "regression":
         if not is_number:
-            raise ValueError(f"data {name}: the targets are no numbers, and regression needs them")
+            raise ConfigError(f"data {name}: the targets are no numbers, and regression needs them")
         numbers = torch.tensor(column.to_numpy(float))[:, None]
         return _row(name, features, numbers, unit=unit)
     sizes = column.value_counts()
     if sizes.min() < LEAST_OF_A_CLASS:
-        raise ValueError(
+        raise ConfigError(
             f"data {name}: {count} classes, and {sizes.index[-1]} has {sizes.min()} examples: "
             f"{LEAST_OF_A_CLASS} are the least; leave it out"
             + (", or say task=regression" if is_number else "; numbers must stand without a unit")
@@ -145,30 +146,30 @@ def _features(inputs: Any, name: str) -> Tensor:
     if isinstance(inputs, pd.DataFrame):
         if not inputs.columns.is_unique:
             doubles = ", ".join(map(str, inputs.columns[inputs.columns.duplicated()]))
-            raise ValueError(f"data {name}: several columns are called {doubles}: rename them")
+            raise ConfigError(f"data {name}: several columns are called {doubles}: rename them")
         columns = [_inputs_of(inputs[column], name) for column in inputs.columns]
         if not columns:
-            raise ValueError(f"data {name}: no column is left as an input")
+            raise ConfigError(f"data {name}: no column is left as an input")
         return torch.tensor(np.concatenate(columns, 1))
     values = inputs
     if not isinstance(inputs, Tensor):
         array = np.array(inputs)  # a copy: PyTorch warns of what cannot be written
         try:
             if array.dtype.kind == "c":
-                raise ValueError("complex ones")
+                raise TypeError("complex ones")
             values = torch.as_tensor(array if array.dtype.kind in "biuf" else array.astype(float))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"data {name}: inputs are no real numbers ({error})") from error
+            raise ConfigError(f"data {name}: inputs are no real numbers ({error})") from error
     values = values.detach().cpu()
     if values.ndim == 1:
         values = values[:, None]
     if values.ndim not in (2, 4):
-        raise ValueError(
+        raise ConfigError(
             f"data {name}: inputs have shape {list(values.shape)}: give [N, F], or images as "
             "[N, channels, height, width]"
         )
     if count := int((~values.double().isfinite()).sum()):
-        raise ValueError(f"data {name}: {count} inputs are NaN or infinite: fill them in")
+        raise ConfigError(f"data {name}: {count} inputs are NaN or infinite: fill them in")
     return values.double() if values.ndim == 2 else values
 
 
@@ -178,15 +179,15 @@ def _inputs_of(column: pd.Series, name: str) -> np.ndarray[Any, Any]:
     if pd.api.types.is_numeric_dtype(column):
         values = column.to_numpy(float, na_value=np.nan)
         if count := int((~np.isfinite(values)).sum()):
-            raise ValueError(
+            raise ConfigError(
                 f"{what}: {count} numbers are missing or infinite: fill them in, as with "
                 ".fillna(frame.median(numeric_only=True)), or leave their rows out"
             )
         return values[:, None]
     if pd.api.types.is_datetime64_any_dtype(column):
-        raise ValueError(f"{what} has dates: make numbers of them, as with .dt.dayofyear")
+        raise ConfigError(f"{what} has dates: make numbers of them, as with .dt.dayofyear")
     if (count := column.nunique(dropna=False)) > MOST_CATEGORIES:
-        raise ValueError(
+        raise ConfigError(
             f"{what} has {count} different values that are no numbers: {MOST_CATEGORIES} are the "
             "most; leave it out, or join rare ones"
         )
@@ -200,7 +201,7 @@ def _column(targets: Any, name: str) -> pd.Series:
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1:
-        raise ValueError(
+        raise ConfigError(
             f"data {name}: targets have shape {list(values.shape)}: give [N], a number or a label "
             "for each example"
         )

@@ -169,8 +169,8 @@ class Protocol:
 
     def carry_out(self) -> None:
         """Train the first look, growing the grids whose ends are best; then what is still open."""
-        asked = self._asked()
-        if self.sweep.is_settled(asked):
+        request = self._request()
+        if self.sweep.is_settled(request):
             log.info("nothing to train: all that was asked for is there, and settled")
             return
         declaration = self.declaration()
@@ -195,9 +195,9 @@ class Protocol:
             if not runs:
                 break
             self.sweep.run(runs, declaration=declaration)
-        self.sweep.settle(asked)
+        self.sweep.settle(request)
 
-    def _asked(self) -> dict[str, Any]:
+    def _request(self) -> dict[str, Any]:
         """All that decides which runs there have to be, beside the records."""
         return {
             "code": store.code_sha(),

@@ -19,9 +19,8 @@ def answers(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[st
         loaded: The sweep; its folder is named like its experiment.
         mains: Its fair comparisons, one a context.
     """
-    kinds = [(task.metric, task.reference) for task in mains]
-    for kind in dict.fromkeys(kinds):
-        yield of_verdicts([task for task, its in zip(mains, kinds, strict=True) if its == kind])
+    for tasks in statistics.alike(mains):
+        yield of_verdicts(tasks)
     yield from _changes(loaded)
     for finding in essay.of_sweep(loaded):
         yield f"{finding.says} {finding.verdict}"

@@ -44,7 +44,7 @@ def write(folder: Path, loaded: records.Records, mains: Sequence[Comparison]) ->
         "methods.tex": f"{_cited(_escaped(prose))}\n",
         "references.bib": REFERENCES % lossbench.__version__,
     }
-    for tasks in alike(mains):
+    for tasks in statistics.alike(mains):
         files[f"{tasks[0].metric}_against_{tasks[0].reference}.tex"] = table(tasks, loaded)
     for old in folder.glob("*_against_*.tex"):
         if old.name not in files:
@@ -52,12 +52,6 @@ def write(folder: Path, loaded: records.Records, mains: Sequence[Comparison]) ->
     for name, text in files.items():
         store.write(folder / name, text.encode())
     return [*files]
-
-
-def alike(mains: Sequence[Comparison]) -> list[list[Comparison]]:
-    """Comparisons that share metric and reference."""
-    kinds = dict.fromkeys((task.metric, task.reference) for task in mains)
-    return [[task for task in mains if (task.metric, task.reference) == kind] for kind in kinds]
 
 
 def table(tasks: Sequence[Comparison], loaded: records.Records) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import re
+import signal
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -211,23 +211,24 @@ def _each(
     attempt = partial(_made_or_reason, act)
 
     def results() -> dict[str, Any]:
-        made = {}
+        by_name = {}
         for drawing, (result, reason) in zip(drawings, bar(attempts), strict=True):
             if reason:
                 message = "figure %s could not be drawn, please report it: %s"
                 log.error(message, drawing.name, reason)
             else:
-                made[drawing.name] = result
-        return made
+                by_name[drawing.name] = result
+        return by_name
 
     if workers == 1 or len(drawings) < MANY:
         attempts = map(attempt, drawings)
         yield results
         return
-    told = (dict(os.environ), processes.umask(), True)
-    context = get_context(processes.START_METHOD)
     with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=processes.prepare, initargs=told
+        workers,
+        mp_context=get_context(processes.START_METHOD),
+        initializer=_begin_to_draw,
+        initargs=processes.inherited(),
     ) as pool:
         with processes.beginning([__name__]):
             attempts = _or_here(pool.map(attempt, drawings, chunksize=1), attempt, drawings)
@@ -235,6 +236,13 @@ def _each(
             yield results
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin_to_draw(environment: dict[str, str], mask: int) -> None:
+    processes.inherit(environment, mask)
+    processes.end_with_parent()
+    # So the pool ends it when another of its processes was killed.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _or_here(

@@ -8,6 +8,7 @@ robustness. Diverged runs rank worst and are counted beside every mean over surv
 from lossbench.statistics.choice import chosen, plausible, trials
 from lossbench.statistics.comparisons import (
     Comparison,
+    alike,
     all_comparisons,
     by_context,
     corruption_curves,

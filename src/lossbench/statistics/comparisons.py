@@ -338,6 +338,14 @@ def by_context(comparisons: Iterable[Comparison]) -> list[list[Comparison]]:
     return list(groups.values())
 
 
+def alike(comparisons: Iterable[Comparison]) -> list[list[Comparison]]:
+    """Comparisons that share metric and reference, side by side."""
+    groups: dict[tuple[str, str], list[Comparison]] = {}
+    for comparison in comparisons:
+        groups.setdefault((comparison.metric, comparison.reference), []).append(comparison)
+    return list(groups.values())
+
+
 def main_of(group: Sequence[Comparison]) -> Comparison:
     """Of one context's comparisons the fair one, each loss at its own rate; else the first."""
     return next((comparison for comparison in group if comparison.is_main), group[0])

@@ -121,21 +121,21 @@ class Sweep:
         """Status and reason of every recorded run, the best of each."""
         return Inventory(self.folder).statuses
 
-    def settle(self, asked: Mapping[str, Any]) -> None:
+    def settle(self, request: Mapping[str, Any]) -> None:
         """Write down that nothing of what was asked for is left to train, if so it is."""
         if all(facts["status"] in records.RESULTS for facts in self.statuses().values()):
-            store.write(self.folder / SETTLED, store.sealed(self._settled(asked)))
+            store.write(self.folder / SETTLED, store.sealed(self._settled(request)))
 
-    def is_settled(self, asked: Mapping[str, Any]) -> bool:
+    def is_settled(self, request: Mapping[str, Any]) -> bool:
         """Whether `settle` was called for the same, and no record was changed or added since."""
         try:
-            return store.read_sealed(self.folder / SETTLED) == self._settled(asked)
+            return store.read_sealed(self.folder / SETTLED) == self._settled(request)
         except (OSError, store.StoreError):
             return False
 
-    def _settled(self, asked: Mapping[str, Any]) -> dict[str, str]:
+    def _settled(self, request: Mapping[str, Any]) -> dict[str, str]:
         return {
-            "asked": store.sha256(store.to_json(asked)),
+            "request": store.sha256(store.to_json(request)),
             "records": store.sweep_sha(self.folder),
         }
 
