@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lossbench import records
+from lossbench.own import own_rows
 from lossbench.runs import Engine
-from lossbench.runs.extensions import own_rows
 from lossbench.sweep import Sweep
 from lossbench.sweep.crews import Crew, Here
 from lossbench.sweep.inventory import OpenPack, Statuses

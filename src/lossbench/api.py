@@ -9,23 +9,19 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from matplotlib.axes import Axes
 
-import lossbench
 from lossbench import catalog, figures, launch, records, statistics
-from lossbench.data import DATA, Data, own
+from lossbench.data import Data
 from lossbench.errors import ConfigError, refuse_unknown
 from lossbench.losses.spec import Loss
+from lossbench.own import SOURCE, add, batch_size, data_row, examine, model_row, renamed
 from lossbench.records import Records
 from lossbench.report import page, summary
-from lossbench.runs.extensions import add, model_row, renamed
-from lossbench.runs.guess import examined
 from lossbench.statistics import Comparison
 
 
@@ -36,7 +32,7 @@ class Result:
         records: The tables: `.runs`, `.steps`, `.layers`, `.evals`, `.examples` and `.sql(query)`.
     """
 
-    def __init__(self, trained: launch.Trained) -> None:
+    def __init__(self, trained: launch.TrainedSweep) -> None:
         self.records: Records = records.load(trained.folder)
         self._contexts = trained.contexts
 
@@ -187,11 +183,11 @@ def _train(
     workers: int,
     *,
     command: str,
-) -> launch.Trained:
+) -> launch.TrainedSweep:
     """Train what overrides and keys ask for."""
     values = {"data": data.name, "model": model, "hydra.launcher.workers": workers}
-    if data.source == own.SOURCE:
-        values["batch_size"] = own.batch_size(data)
+    if data.source == SOURCE:
+        values["batch_size"] = batch_size(data)
     values |= keys
     lines = [*lines, *(f"{key}={_typed(value)}" for key, value in values.items())]
     with _logging_to_stderr(), launch.hydra() as hydra:
@@ -247,9 +243,9 @@ def _known_parts(losses: Any, data: Any, target: str, task: str) -> tuple[list[s
             )
     names = [one for one in losses if isinstance(one, str)]
     tasks = {variants[name].loss.task for name in names}
-    row = _data(data, target, task or (tasks.pop() if len(tasks) == 1 else ""))
-    mine = [one for one in losses if not isinstance(one, str)]
-    own_rows = [one.row for one in examined(mine, task=row.task)] if mine else []
+    row = data_row(data, target, task or (tasks.pop() if len(tasks) == 1 else ""))
+    functions = [one for one in losses if not isinstance(one, str)]
+    own_rows = [one.row for one in examine(functions, task=row.task)] if functions else []
     add(*own_rows)
     _refuse_other_task(names, row.task)
     following = iter(own_rows)
@@ -262,37 +258,6 @@ def _refuse_other_task(names: Iterable[str], task: str) -> None:
         refuse_unknown(name, variants, "reference:")
         if (its := variants[name].loss.task) != task:
             raise ConfigError(f"loss {name} is for {its}, the data are {task}: leave it out")
-
-
-def _data(data: Any, target: str, task: str) -> Data:
-    """A row of data, made known where it is somebody's own."""
-    match data:
-        case str() if Path(data).suffix not in own.TABLES:
-            return _variant(data)
-        case Data():
-            row = data
-        case str() | Path():
-            row = own.file_table(Path(data), target, task=task)
-        case pd.DataFrame():
-            row = own.table(data, target, name="data", task=task)
-        case (inputs, targets) if isinstance(data, tuple):
-            row = own.table(inputs, targets, name="data", task=task)
-        case _:
-            raise ConfigError(
-                "data: give a name, (inputs, targets), or a frame or a file with target=COLUMN"
-            )
-    add(row)
-    return row
-
-
-def _variant(name: str) -> Data:
-    """The row of a name, or of a yaml that gives one other parameters, under the yaml's name."""
-    files = {path.stem: path for path in (lossbench.CONF / "data").glob("*.yaml")}
-    refuse_unknown(name, {**files, **DATA}, "data")
-    if name in DATA:
-        return DATA[name]
-    fn = yaml.safe_load(files[name].read_text())["fn"]
-    return replace(DATA[fn], fn=renamed(DATA[fn].fn, name))
 
 
 def _model_name(model: Any) -> str:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
-import logging
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from lossbench import claims, records, statistics
-from lossbench.errors import ConfigError, nearest, refuse_unknown
+from lossbench.errors import ConfigError, refuse_unknown
 from lossbench.losses import LOSSES
-from lossbench.losses.spec import Loss
-from lossbench.runs.extensions import add, module_of
-from lossbench.runs.guess import Examined, examined, file_and_line
-
-log = logging.getLogger(__name__)
+from lossbench.own import Examination, add, examine, file_and_line, losses_in, module_of
 
 NEAREST = 4
 """Losses of the catalog that a trial adds, beside the reference."""
@@ -35,7 +27,7 @@ class Challenge:
         task: Of all of them.
     """
 
-    losses: Sequence[Examined]
+    losses: Sequence[Examination]
     against: Sequence[str]
     task: str
 
@@ -47,8 +39,8 @@ class Challenge:
 
     def overrides(self, name: str, *, data: str = "", model: str = "") -> list[str]:
         """What `lossbench` is asked for: the standard tasks, or one of one's own choice."""
-        mine = [one.row.name for one in self.losses]
-        lines = [f"loss={','.join(dict.fromkeys([*self.against, *mine]))}", f"name={name}"]
+        tried = [one.row.name for one in self.losses]
+        lines = [f"loss={','.join(dict.fromkeys([*self.against, *tried]))}", f"name={name}"]
         if not (data or model):
             return [f"experiment=try_{self.task}", *lines]
         usual = {"regression": "diabetes", "classification": "digits"}[self.task]
@@ -72,7 +64,7 @@ def prepared(
     """
     module = module_of(path)
     functions = [*losses_in(module, names)]
-    examinations = examined(functions, task=task, link=link)
+    examinations = examine(functions, task=task, link=link)
     tasks = {one.row.task for one in examinations}
     if len(tasks) > 1:
         kinds = ", ".join(f"{one.row.name} {one.row.task}" for one in examinations)
@@ -92,54 +84,6 @@ def prepared(
         # Of several functions the nearest of each first.
         chosen = [*dict.fromkeys(itertools.chain(*zip(*near, strict=False)))][:NEAREST]
     return Challenge(examinations, [*dict.fromkeys([records.REFERENCE[task], *chosen])], task)
-
-
-def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callable[..., Any] | Loss]:
-    """The losses of a module: those that are named, else its rows, else functions that look so.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    rows = {row.name: row for row in getattr(module, "LOSSES", ()) if isinstance(row, Loss)}
-    functions = {
-        name: value
-        for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
-    }
-    known = functions | rows
-    for name in names:
-        if name not in known:
-            hint = nearest(name, known, otherwise=f"there are {', '.join(known) or 'none'}")
-            raise ConfigError(f"{module.__name__}.py has no function {name!r}: {hint}")
-        yield known[name]
-    if names:
-        return
-    fitting = {name: function for name, function in functions.items() if _takes_two(function)}
-    named = {
-        name: function
-        for name, function in fitting.items()
-        if [*inspect.signature(function).parameters][:2] == ["output", "target"]
-    }
-    chosen = {**(named or fitting), **rows}
-    if left := [*(fitting.keys() - chosen.keys())]:
-        log.warning(
-            "%s: %s left out, whose arguments are not called output and target: try it by name",
-            module.__name__ + ".py", ", ".join(sorted(left)),
-        )  # fmt: skip
-    if not chosen:
-        raise ConfigError(
-            f"{module.__name__}.py has no function of an output and a target: write "
-            "'def mine(output, target):', both [..., C], which returns one number per example"
-        )
-    yield from chosen.values()
-
-
-def _takes_two(function: Callable[..., Any]) -> bool:
-    """Whether two arguments are what it needs, in their order."""
-    kinds = inspect.signature(function).parameters.values()
-    needed = [kind for kind in kinds if kind.default is kind.empty and kind.name != "context"]
-    is_placed = all(kind.kind is kind.POSITIONAL_OR_KEYWORD for kind in needed)
-    return len(needed) == 2 and is_placed
 
 
 def cards(challenge: Challenge, *, width: int) -> Iterator[str]:
@@ -178,10 +122,10 @@ def _hanging(head: str, text: str, width: int) -> list[str]:
 
 def sentences(challenge: Challenge, loaded: records.Records) -> Iterator[str]:
     """What came out for each function of the file, a sentence a task."""
-    mine = {one.row.name for one in challenge.losses}
+    tried = {one.row.name for one in challenge.losses}
     for task in statistics.main_comparisons(loaded):
         for row in task.verdicts.to_dict("records"):
-            if row["loss"] in mine:
+            if row["loss"] in tried:
                 yield statistics.sentence(row)
 
 

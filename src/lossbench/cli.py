@@ -190,9 +190,9 @@ def _with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
     logging.getLogger("lossbench").setLevel(logging.INFO)
     args, unknown = get_args_parser().parse_known_intermixed_args(arguments)
     if any(".py:" in word or word.startswith("data=") for word in args.overrides):
-        from lossbench.config import own
+        from lossbench.own import with_names
 
-        args.overrides = own.with_names(args.overrides)
+        args.overrides = with_names(args.overrides)
     if unknown:
         raise ConfigError(f"unknown option {unknown[0]!r}: see 'lossbench --help'")
     for flag, cure in FOREIGN_FLAGS.items():
@@ -224,7 +224,7 @@ def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:
     from omegaconf import OmegaConf
 
     from lossbench import launch
-    from lossbench.runs.extensions import load_extensions
+    from lossbench.own import load_extensions
 
     load_extensions(_extensions(args.overrides))
     folder = _yaml_folder(args.config_dir) if args.config_dir else None
@@ -501,7 +501,7 @@ def _losses(arguments: list[str]) -> int:
     from tqdm import tqdm
 
     from lossbench import catalog
-    from lossbench.runs.extensions import load_extensions
+    from lossbench.own import load_extensions
 
     options = _loss_options(arguments)
     try:

@@ -25,12 +25,12 @@ from lossbench import records
 from lossbench.config import Composer, checked_overrides, refuse_foreign, register, to_engine
 from lossbench.config.schema import LauncherNode
 from lossbench.engine import strategies
+from lossbench.own import load_extensions, own_rows
 from lossbench.processes import BYTES_A_WORKER, cores, free_memory
 from lossbench.protocol import Experiment, Outline
 from lossbench.protocol.experiment import USUAL_SIZE
 from lossbench.records import RESULTS
 from lossbench.runs import TF32, ConfigError, Engine
-from lossbench.runs.extensions import load_extensions, own_rows
 from lossbench.runs.source import forget
 from lossbench.sweep import Sweep
 from lossbench.sweep.crews import Crew, Here, Processes
@@ -122,8 +122,8 @@ def composed(loader: ConfigLoader, overrides: list[str], folder: Path | None = N
     return config
 
 
-class Trained(NamedTuple):
-    """What a command has trained, or found there.
+class TrainedSweep(NamedTuple):
+    """The sweep that a command has trained, or found there.
 
     Attributes:
         folder: Of the sweep.
@@ -134,7 +134,9 @@ class Trained(NamedTuple):
     contexts: frozenset[str]
 
 
-def train(config: DictConfig, loader: ConfigLoader, *, command: str, question: str = "") -> Trained:
+def train(
+    config: DictConfig, loader: ConfigLoader, *, command: str, question: str = ""
+) -> TrainedSweep:
     """Train what a command asks for and is not there yet.
 
     Args:
@@ -151,11 +153,11 @@ def train(config: DictConfig, loader: ConfigLoader, *, command: str, question: s
         contexts = frozenset(context(run, experiment.tuned) for run in experiment.cells)
         if protocol := experiment.protocol(sweep):
             protocol.carry_out()
-            return Trained(sweep.folder, contexts)
+            return TrainedSweep(sweep.folder, contexts)
         statuses = sweep.run(experiment.cells)
         if any(facts["status"] not in RESULTS for facts in statuses.values()):
             raise RunsFailed(sweep.folder)
-        return Trained(sweep.folder, contexts)
+        return TrainedSweep(sweep.folder, contexts)
 
 
 def outline(config: DictConfig, loader: ConfigLoader) -> Outline:

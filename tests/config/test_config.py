@@ -18,8 +18,8 @@ from lossbench.config.compose import to_draft
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
+from lossbench.own import load_extensions
 from lossbench.runs import PRECISIONS, ConfigError, checks, fits, source
-from lossbench.runs.extensions import load_extensions
 from lossbench.sweep import preflight
 
 

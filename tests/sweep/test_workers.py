@@ -21,8 +21,8 @@ from selection import beyond
 from lossbench import cli, launch, records, store
 from lossbench import processes as processes_of_machine
 from lossbench.losses import LOSSES
+from lossbench.own import load_extensions
 from lossbench.runs import ConfigError
-from lossbench.runs.extensions import load_extensions
 from lossbench.runs.packs import LEAST_MEMBERS, shared
 from lossbench.sweep import process
 from lossbench.sweep.crews import Processes

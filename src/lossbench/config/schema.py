@@ -18,9 +18,8 @@ from lossbench.data import DATA
 from lossbench.data.files import ROOT
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
+from lossbench.own import is_added, is_own
 from lossbench.runs.checks import parameters
-from lossbench.runs.contained import is_own
-from lossbench.runs.extensions import is_added
 from lossbench.runs.run import NEUTRAL, Draft
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lossbench.claims import bayes_prediction
 from lossbench.losses.spec import Context
+from lossbench.own import contained
 from lossbench.pairing import tensors_sha
 from lossbench.runs import Run
-from lossbench.runs.contained import contained
 
 MOST_POSTERIORS = 40
 """Distinct posteriors of a split that are solved: half a second for a loss on ten seeds."""

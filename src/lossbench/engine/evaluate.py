@@ -15,9 +15,9 @@ from lossbench.engine.members import Members
 from lossbench.engine.state import State
 from lossbench.losses import LOSSES
 from lossbench.measures import metrics
+from lossbench.own import is_own
 from lossbench.records import OWN_LOSS, SPLITS
 from lossbench.runs import Run
-from lossbench.runs.contained import is_own
 
 MOST_TRAINING_ROWS = 10_000
 """Examples of the training split that are evaluated: the first ones of a larger one."""

@@ -22,9 +22,9 @@ from lossbench.losses.links import PROBABILITY_LINKS
 from lossbench.models import MODELS, called, initialised, rescaled, stacked, widened
 from lossbench.models.start import STARTS
 from lossbench.optimizers import Hyperparameters
+from lossbench.own import contained
 from lossbench.pairing import tensors_sha
 from lossbench.runs import PRECISIONS, Run
-from lossbench.runs.contained import contained
 from lossbench.runs.packs import Pack, slices
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from lossbench.losses.links import INVERSE_LINKS
 from lossbench.models import MODELS
 from lossbench.models.start import STARTS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
+from lossbench.own import is_added
 from lossbench.pairing import source_sha
-from lossbench.runs.extensions import is_added
 from lossbench.runs.run import Draft, Run
 
 

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from lossbench import store
 from lossbench.engine import failed
 from lossbench.runs import ConfigError, Engine
-from lossbench.sweep.inventory import PATIENCE, OpenPack, halves_of
+from lossbench.sweep.inventory import LOCK_PATIENCE, OpenPack, halves_of
 from lossbench.sweep.process import Process
 from lossbench.sweep.training import OutOfMemory, Stop, Trainer, finish
 
@@ -226,7 +226,7 @@ def divide(pack: OpenPack, error: Exception, engine: Engine) -> tuple[int, list[
             f"({str(error).splitlines()[0]}): use engine.pack_size={engine.pack_size // 2}"
         ) from error
     with (
-        store.lock(pack.sweep_folder / store.LOCK, patience=PATIENCE),
+        store.lock(pack.sweep_folder / store.LOCK, patience=LOCK_PATIENCE),
         pack.lease() as record,
     ):
         if record is None:

@@ -15,10 +15,8 @@ from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Context
 from lossbench.models import MODELS
+from lossbench.own import Own, TrialProcess, contained, is_own
 from lossbench.runs import Part, Run
-from lossbench.runs.apart import Apart
-from lossbench.runs.contained import contained, is_own
-from lossbench.runs.extensions import Own
 
 EXAMPLES = 8
 
@@ -26,7 +24,7 @@ RETURNED: set[tuple[str, Callable[..., Any], str]] = set()
 """Parts, their functions and further arguments whose calls returned: later looks ask again."""
 
 
-class FirstCalls(Apart):
+class FirstCalls(TrialProcess):
     """Calls somebody's functions in a process of its own.
 
     Each method raises ConfigError where a call ended the process, did not return in time, changed

@@ -23,7 +23,7 @@ from lossbench import engine, store
 from lossbench.engine import Shared, train
 from lossbench.pairing import device_name, environment_sha
 from lossbench.runs import ENGINE_SCHEMA, Draft, Run, checked, packs, part
-from lossbench.sweep.inventory import PATIENCE
+from lossbench.sweep.inventory import LOCK_PATIENCE
 from lossbench.sweep.preflight import splits_of
 
 STEPS = 7
@@ -79,7 +79,7 @@ def recorded_invariance(folder: Path, device: str, precision: str, padding: int)
         return Invariance(**store.read_sealed(path))
     except (store.StoreError, TypeError):  # not there, or not whole
         measured = invariance(device, precision, padding)
-    with store.lock(folder / store.LOCK, patience=PATIENCE):
+    with store.lock(folder / store.LOCK, patience=LOCK_PATIENCE):
         store.write(path, store.sealed(asdict(measured)))
     return measured
 

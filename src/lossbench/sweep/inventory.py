@@ -22,7 +22,7 @@ from lossbench.runs.packs import Pack
 ATTEMPTS = 2
 """How often a run that fails is trained, by one command after the other."""
 
-PATIENCE = 60.0
+LOCK_PATIENCE = 60.0
 """Seconds to wait for another process that changes the plan or the packs of a sweep."""
 
 PACK_NAME = re.compile(r"[0-9a-f]{8,64}")

@@ -17,8 +17,8 @@ from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
 from lossbench.losses.relations import related
+from lossbench.own import contained
 from lossbench.runs import ConfigError, Run
-from lossbench.runs.contained import contained
 from lossbench.sweep.siblings import seen_elsewhere
 
 log = logging.getLogger(__name__)

@@ -26,10 +26,9 @@ from lossbench.engine import (
 )
 from lossbench.losses.spec import Context
 from lossbench.models import MODELS
+from lossbench.own import Own, contained, draw_from_global_generators, is_own
 from lossbench.pairing import raised
 from lossbench.runs import ConfigError, Run
-from lossbench.runs.contained import contained, draw_from_global_generators, is_own
-from lossbench.runs.extensions import Own
 from lossbench.sweep.first_call import FirstCalls
 
 log = logging.getLogger(__name__)

@@ -20,9 +20,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from lossbench import store
+from lossbench.own import TRAINING
 from lossbench.processes import begin
 from lossbench.runs import ConfigError
-from lossbench.runs.apart import TRAINING
 from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.training import Interrupted, OutOfMemory, Stop, Trainer
 

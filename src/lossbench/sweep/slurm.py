@@ -54,7 +54,7 @@ FAULTS_OF_NODES = ("UNKNOWN", "NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONF
 TRIES = 2
 """How often a pack whose job dies at one and the same step is tried as a whole."""
 
-PATIENCE = 300.0
+JOBS_LOCK_PATIENCE = 300.0
 """Seconds to wait for another command that submits."""
 
 USUAL_ARRAY = 1001
@@ -163,7 +163,7 @@ class Cluster(AbstractContextManager["Cluster"]):
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
         """See `Crew`: submit the packs that no job trains, wait until all jobs have ended."""
         sweep_folder = packs[0].sweep_folder
-        with store.lock(sweep_folder / JOBS / store.LOCK, patience=PATIENCE):
+        with store.lock(sweep_folder / JOBS / store.LOCK, patience=JOBS_LOCK_PATIENCE):
             jobs = self._attached_jobs(sweep_folder)
             fresh = [
                 pack

@@ -16,7 +16,14 @@ from lossbench import records, store
 from lossbench.runs import Engine, Run
 from lossbench.sweep import plan
 from lossbench.sweep.crews import Crew
-from lossbench.sweep.inventory import ATTEMPTS, PATIENCE, PLANNED, Inventory, OpenPack, Statuses
+from lossbench.sweep.inventory import (
+    ATTEMPTS,
+    LOCK_PATIENCE,
+    PLANNED,
+    Inventory,
+    OpenPack,
+    Statuses,
+)
 from lossbench.sweep.preflight import preflight
 from lossbench.sweep.training import Stop, stopping
 
@@ -150,7 +157,7 @@ class Sweep:
 
     def _begin(self, runs: Sequence[Run], declaration: Mapping[str, Any] | None) -> dict[str, int]:
         """Plan the runs; returns how often each may have failed before and be trained now."""
-        with self.timed("write"), store.lock(self.folder / store.LOCK, patience=PATIENCE):
+        with self.timed("write"), store.lock(self.folder / store.LOCK, patience=LOCK_PATIENCE):
             store.clean_temporaries(self.folder)
             inventory = Inventory(self.folder)
             plan.write(
@@ -176,7 +183,7 @@ class Sweep:
     def _open_packs(self, runs: Sequence[Run], allowed: Mapping[str, int]) -> list[OpenPack]:
         """Packs of what is missing of the runs now."""
         queued = self.crew.queued(self.folder)
-        with self.timed("write"), store.lock(self.folder / store.LOCK, patience=PATIENCE):
+        with self.timed("write"), store.lock(self.folder / store.LOCK, patience=LOCK_PATIENCE):
             return Inventory(self.folder).open_packs(
                 runs,
                 pack_size=self.engine.pack_size,

@@ -21,11 +21,10 @@ from tqdm.auto import tqdm
 from lossbench import records, store
 from lossbench.engine import OtherStart, Saved, Shared, Snapshot, failed, strategies, train
 from lossbench.engine.state import FORMAT
+from lossbench.own import CALL_PATIENCE, Own
 from lossbench.pairing import device_name, environment_sha
 from lossbench.processes import END_SIGNALS
 from lossbench.runs import ENGINE_SCHEMA, Engine, Run, refuse_other_code
-from lossbench.runs.contained import PATIENCE
-from lossbench.runs.extensions import Own
 from lossbench.sweep.invariance import recorded_invariance
 from lossbench.sweep.inventory import OpenPack, Statuses, record_of
 from lossbench.sweep.preflight import splits_of
@@ -131,12 +130,12 @@ class Trainer:
             Interrupted: An end was asked for; its checkpoint is committed.
             store.StoreError: Its files cannot be written or read.
         """
-        before = PATIENCE.set(self.engine.patience)
+        before = CALL_PATIENCE.set(self.engine.patience)
         try:
             with pack.lease() as record:
                 return Training(self, pack, record, stop, title).run() if record else None
         finally:
-            PATIENCE.reset(before)
+            CALL_PATIENCE.reset(before)
 
 
 class Training:

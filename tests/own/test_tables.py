@@ -7,15 +7,15 @@ import pandas as pd
 import pytest
 import torch
 
-from lossbench.data import own
 from lossbench.data.files import Files
+from lossbench.own import tables
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 3)), RNG.normal(size=60)
 
 
 def splits(inputs, targets, **more):
-    row = own.table(inputs, targets, name="mine", **more)
+    row = tables.table(inputs, targets, name="mine", **more)
     return row, row.splits(0, None)
 
 
@@ -49,7 +49,7 @@ def test_a_frame_gives_an_input_for_each_number_and_each_category():
 
 
 def test_the_same_test_examples_for_every_seed_and_another_content_for_another_number():
-    row = own.table(X, Y, name="mine")
+    row = tables.table(X, Y, name="mine")
     raw = []
     for seed in (0, 1):
         made = row.splits(seed, None)
@@ -58,7 +58,7 @@ def test_the_same_test_examples_for_every_seed_and_another_content_for_another_n
     assert torch.allclose(*raw, atol=1e-5)
     other = X.copy()
     other[7, 1] += 1e-9
-    rows = [own.table(inputs, Y, name="mine") for inputs in (X, other)]
+    rows = [tables.table(inputs, Y, name="mine") for inputs in (X, other)]
     assert len({row.content for row in rows}) == 2
 
 
@@ -90,19 +90,19 @@ REFUSED = {
 def test_what_cannot_be_served_is_refused_in_one_sentence(case):
     (inputs, targets), message, *task = case
     with pytest.raises(ValueError, match="data mine: ") as error:
-        own.table(inputs, targets, name="mine", task=task[0] if task else "")
+        tables.table(inputs, targets, name="mine", task=task[0] if task else "")
     assert message in str(error.value)
 
 
 def test_a_file_is_named_after_itself_and_refused_where_it_cannot_be_read(tmp_path):
     path = tmp_path / "My Cars-2024.csv"
     pd.DataFrame({"a": Y, "y": Y}).to_csv(path, index=False)
-    assert own.file_table(path, "y").name == "my_cars_2024"
+    assert tables.file_table(path, "y").name == "my_cars_2024"
     (tmp_path / "broken.parquet").write_text("no parquet")
     with pytest.raises(ValueError, match="cannot be read"):
-        own.file_table(tmp_path / "broken.parquet", "y")
+        tables.file_table(tmp_path / "broken.parquet", "y")
     with pytest.raises(ValueError, match="there is no file"):
-        own.file_table(tmp_path / "none.csv", "y")
+        tables.file_table(tmp_path / "none.csv", "y")
 
 
 @pytest.mark.parametrize(
@@ -117,11 +117,11 @@ def test_a_file_is_named_after_itself_and_refused_where_it_cannot_be_read(tmp_pa
 )
 def test_what_is_no_table_of_numbers_is_refused_in_a_sentence(inputs, targets, message):
     with pytest.raises(ValueError, match=f"data x: .*{message}"):
-        own.table(inputs, np.array(targets), name="x")
+        tables.table(inputs, np.array(targets), name="x")
 
 
 def test_columns_may_be_divided_by_semicolons(tmp_path):
     rows = "\n".join(f"{i};{i % 7}.5;{i * 1.5}" for i in range(40))
     (tmp_path / "t.csv").write_text(f"a;b;price\n{rows}\n")
-    row = own.file_table(tmp_path / "t.csv", "price")
+    row = tables.file_table(tmp_path / "t.csv", "price")
     assert row.splits(0, Files()).inputs["train"].shape[1] == 2

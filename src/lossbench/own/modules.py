@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import inspect
+import logging
 import pickle
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,11 +19,13 @@ from typing import Any
 import cloudpickle
 
 from lossbench.data import DATA, Data
-from lossbench.errors import ConfigError
+from lossbench.errors import ConfigError, nearest
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import NAME, Loss
 from lossbench.models import MODELS, Model
-from lossbench.runs.contained import contained
+from lossbench.own.containment import contained
+
+log = logging.getLogger(__name__)
 
 Row = Loss | Data | Model
 
@@ -200,3 +204,51 @@ def module_of(path: Path) -> ModuleType:
         ) from error
     cloudpickle.register_pickle_by_value(module)
     return module
+
+
+def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callable[..., Any] | Loss]:
+    """The losses of a module: those that are named, else its rows, else functions that look so.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    rows = {row.name: row for row in getattr(module, "LOSSES", ()) if isinstance(row, Loss)}
+    functions = {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
+    }
+    known = functions | rows
+    for name in names:
+        if name not in known:
+            hint = nearest(name, known, otherwise=f"there are {', '.join(known) or 'none'}")
+            raise ConfigError(f"{module.__name__}.py has no function {name!r}: {hint}")
+        yield known[name]
+    if names:
+        return
+    fitting = {name: function for name, function in functions.items() if _takes_two(function)}
+    named = {
+        name: function
+        for name, function in fitting.items()
+        if [*inspect.signature(function).parameters][:2] == ["output", "target"]
+    }
+    chosen = {**(named or fitting), **rows}
+    if left := [*(fitting.keys() - chosen.keys())]:
+        log.warning(
+            "%s: %s left out, whose arguments are not called output and target: try it by name",
+            module.__name__ + ".py", ", ".join(sorted(left)),
+        )  # fmt: skip
+    if not chosen:
+        raise ConfigError(
+            f"{module.__name__}.py has no function of an output and a target: write "
+            "'def mine(output, target):', both [..., C], which returns one number per example"
+        )
+    yield from chosen.values()
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    """Whether two arguments are what it needs, in their order."""
+    kinds = inspect.signature(function).parameters.values()
+    needed = [kind for kind in kinds if kind.default is kind.empty and kind.name != "context"]
+    is_placed = all(kind.kind is kind.POSITIONAL_OR_KEYWORD for kind in needed)
+    return len(needed) == 2 and is_placed

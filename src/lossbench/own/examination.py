@@ -17,17 +17,17 @@ from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
 from lossbench.losses.links import INVERSE_LINKS
 from lossbench.losses.spec import NAME, TASKS, Loss
+from lossbench.own.modules import Own
+from lossbench.own.process import TrialProcess
 from lossbench.pairing import raised
-from lossbench.runs.apart import Apart
-from lossbench.runs.extensions import Own
 
-PATIENCE = 60.0
+EXAMINATION_PATIENCE = 60.0
 """Seconds that a function may take to be examined."""
 
 
 @dataclass(frozen=True)
-class Examined:
-    """A loss of somebody's own, as it was found.
+class Examination:
+    """What was found of a loss of somebody's own.
 
     Attributes:
         row: It, with its task and inverse link.
@@ -42,10 +42,10 @@ class Examined:
     verdicts: dict[str, Verdict]
 
 
-def examined(
+def examine(
     functions: Iterable[Callable[..., Any] | Loss], *, task: str = "", link: str = ""
-) -> list[Examined]:
-    """Rows of functions `(output [..., C], target [..., C], *, params) -> [...]`.
+) -> list[Examination]:
+    """Find the rows of functions `(output [..., C], target [..., C], *, params) -> [...]`.
 
     Args:
         functions: Them, or rows.
@@ -62,18 +62,18 @@ def examined(
         raise ConfigError(f"link {link!r}: use one of {', '.join(INVERSE_LINKS)}")
     for function in functions:
         _refuse_name(_name(function))
-    every = []
-    with Apart(Own(), patience=PATIENCE) as process:
+    examinations = []
+    with TrialProcess(Own(), patience=EXAMINATION_PATIENCE) as process:
         for function in functions:
             when, pickled = f"loss {_name(function)} is called", cloudpickle.dumps(function)
             given = (pickled, file_and_line(function), task, link)
-            *kinds, why, unsound, verdicts = process.call(when, _examine, *given)
+            *kinds, why, unsound, verdicts = process.call(when, _facts, *given)
             row = function if isinstance(function, Loss) else bare_row(function, *kinds)
             if row is not function:
                 held = frozenset(name for name, verdict in verdicts.items() if verdict.holds)
                 row = replace(row, claims=held)
-            every.append(Examined(row, why, unsound, verdicts))
-    return every
+            examinations.append(Examination(row, why, unsound, verdicts))
+    return examinations
 
 
 def _name(function: Callable[..., Any] | Loss) -> str:
@@ -98,7 +98,7 @@ def file_and_line(function: Callable[..., Any] | Loss) -> tuple[str, int]:
     return (Path(code.co_filename).name, code.co_firstlineno) if code else ("an object", 0)
 
 
-def _examine(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tuple[Any, ...]:
+def _facts(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tuple[Any, ...]:
     """In the process: task, link, how they were found, what is unsound, what holds."""
     given, why = cloudpickle.loads(pickled), ""
     function = given.fn if isinstance(given, Loss) else given

@@ -12,8 +12,8 @@ from typing import IO, Any, Self
 import torch
 
 from lossbench.errors import ConfigError
+from lossbench.own.modules import Own
 from lossbench.processes import begin
-from lossbench.runs.extensions import Own
 
 TRAINING = ("lossbench.sweep.process", "lossbench.report.pictures")
 """Modules of the processes of a command that trains, and then draws."""
@@ -22,7 +22,7 @@ STARTING = 120.0
 """Seconds that Python and the modules may take before the first function is called."""
 
 
-class Apart:
+class TrialProcess:
     """The process; it begins with the first call.
 
     Args:

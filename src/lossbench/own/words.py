@@ -9,15 +9,16 @@ from typing import Any
 
 import cloudpickle
 
-from lossbench.data import DATA, Data, Splits, own
+from lossbench.data import DATA, Data, Splits
 from lossbench.data.files import Files
 from lossbench.errors import ConfigError, nearest
 from lossbench.losses.spec import Loss
 from lossbench.models import Model
+from lossbench.own.examination import EXAMINATION_PATIENCE, examine
+from lossbench.own.modules import Own, add, model_row, module_of
+from lossbench.own.process import TrialProcess
+from lossbench.own.tables import TABLES, batch_size, file_table
 from lossbench.pairing import raised
-from lossbench.runs.apart import Apart
-from lossbench.runs.extensions import Own, add, model_row, module_of
-from lossbench.runs.guess import PATIENCE, examined
 
 WORD = re.compile(r"(loss|data|model)=(.+)")
 OF_FILE = re.compile(r"(.+\.py):(\w+)")
@@ -43,7 +44,7 @@ def with_names(words: Iterable[str]) -> list[str]:
     others = [word for word in words if word.startswith(("batch_size=", "experiment="))]
     if tables and others in ([], ["experiment=compare"]):
         row = DATA[named[words.index(tables[-1])].partition("=")[2]]
-        named.append(f"batch_size={own.batch_size(row)}")
+        named.append(f"batch_size={batch_size(row)}")
     return named
 
 
@@ -51,14 +52,14 @@ def _table(word: str) -> Path | None:
     """The file of a table that a word names."""
     match = WORD.fullmatch(word)
     path = Path(match[2].strip("\"'")) if match and match[1] == "data" else Path()
-    return path if path.suffix in own.TABLES else None
+    return path if path.suffix in TABLES else None
 
 
 def _with_names(word: str, of_table: dict[str, str]) -> str:
     if (path := _table(word)) is not None:
         if not of_table["target"]:
             raise ConfigError(f"{word}: say which column is to be predicted, with target=COLUMN")
-        row = own.file_table(path, of_table["target"], task=of_table["task"])
+        row = file_table(path, of_table["target"], task=of_table["task"])
         add(row)
         return f"data={row.name}"
     match = WORD.fullmatch(word)
@@ -87,7 +88,7 @@ def _name(kind: str, part: str) -> str:
 def _data(function: Callable[..., Splits]) -> Data:
     """The row of a data function, whose splits say what they are for."""
     when = f"data {function.__name__} is called"
-    with Apart(Own(), patience=PATIENCE) as process:
+    with TrialProcess(Own(), patience=EXAMINATION_PATIENCE) as process:
         task, drawn = process.call(when, _kind, cloudpickle.dumps(function))
     return Data(function, task, "your own", drawn=drawn, licence="your own")
 
@@ -105,7 +106,7 @@ def _kind(pickled: bytes) -> tuple[str, str]:
 
 
 ROW_OF: dict[str, Callable[[Any], Loss | Data | Model]] = {
-    "loss": lambda function: examined([function])[0].row,
+    "loss": lambda function: examine([function])[0].row,
     "model": model_row,
     "data": _data,
 }

@@ -17,8 +17,7 @@ from lossbench import cli, records
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
-from lossbench.runs import contained as containment
-from lossbench.runs.contained import contained, is_own
+from lossbench.own import contained, containment, is_own
 from lossbench.sweep import first_call
 
 HEAD = """

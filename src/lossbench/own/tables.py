@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from torch import Tensor
 
+import lossbench
+from lossbench.data import DATA
 from lossbench.data.files import Files
 from lossbench.data.splits import Data, Splits, by_split, classification, permuted, regression
-from lossbench.errors import ConfigError
+from lossbench.errors import ConfigError, refuse_unknown
+from lossbench.own.modules import add, renamed
 from lossbench.pairing import tensors_sha
 
 MOST_LABELS = 20
@@ -119,6 +124,46 @@ def table(inputs: Any, targets: Any, *, name: str, task: str = "") -> Data:
         )
     labels = torch.tensor(pd.factorize(column, sort=True)[0])
     return _row(name, features, labels, classes=count)
+
+
+def data_row(data: Any, target: str, task: str) -> Data:
+    """The row of what somebody means by his data, made known where it is his own.
+
+    Args:
+        data: A name, a row, a frame, the path of a table's file, or (inputs, targets).
+        target: The column of a frame or a file.
+        task: As of `table`.
+
+    Raises:
+        ConfigError: It is none of these, or cannot be served.
+    """
+    match data:
+        case str() if Path(data).suffix not in TABLES:
+            return _variant(data)
+        case Data():
+            row = data
+        case str() | Path():
+            row = file_table(Path(data), target, task=task)
+        case pd.DataFrame():
+            row = table(data, target, name="data", task=task)
+        case (inputs, targets) if isinstance(data, tuple):
+            row = table(inputs, targets, name="data", task=task)
+        case _:
+            raise ConfigError(
+                "data: give a name, (inputs, targets), or a frame or a file with target=COLUMN"
+            )
+    add(row)
+    return row
+
+
+def _variant(name: str) -> Data:
+    """The row of a name, or of a yaml that gives one other parameters, under the yaml's name."""
+    files = {path.stem: path for path in (lossbench.CONF / "data").glob("*.yaml")}
+    refuse_unknown(name, {**files, **DATA}, "data")
+    if name in DATA:
+        return DATA[name]
+    fn = yaml.safe_load(files[name].read_text())["fn"]
+    return replace(DATA[fn], fn=renamed(DATA[fn].fn, name))
 
 
 def batch_size(row: Data) -> int:

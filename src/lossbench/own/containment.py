@@ -24,7 +24,7 @@ from lossbench.processes import END_SIGNALS, umask
 
 log = logging.getLogger(__name__)
 
-PATIENCE: ContextVar[float] = ContextVar("PATIENCE", default=0.0)
+CALL_PATIENCE: ContextVar[float] = ContextVar("CALL_PATIENCE", default=0.0)
 """Seconds that a call of somebody's function may take while packs train; 0 for any."""
 
 OURS = Path(lossbench.__file__).parent
@@ -82,8 +82,8 @@ def contained(what: str, function: Callable[..., Any] | None = None) -> Iterator
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
-    """Raise TimeoutError in what takes longer than `PATIENCE`; only a main thread can be told."""
-    seconds = PATIENCE.get()
+    """Raise TimeoutError after `CALL_PATIENCE` seconds; only a main thread can be told."""
+    seconds = CALL_PATIENCE.get()
     if not seconds or threading.current_thread() is not threading.main_thread():
         yield
         return

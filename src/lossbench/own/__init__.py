@@ -1,0 +1,23 @@
+"""What somebody brings of his own: functions, modules and tables, which may do anything."""
+
+from lossbench.own.containment import (
+    CALL_PATIENCE,
+    contained,
+    draw_from_global_generators,
+    is_own,
+)
+from lossbench.own.examination import Examination, bare_row, examine, file_and_line
+from lossbench.own.modules import (
+    Own,
+    add,
+    is_added,
+    load_extensions,
+    losses_in,
+    model_row,
+    module_of,
+    own_rows,
+    renamed,
+)
+from lossbench.own.process import TRAINING, TrialProcess
+from lossbench.own.tables import SOURCE, batch_size, data_row, table
+from lossbench.own.words import with_names
