@@ -19,7 +19,6 @@ from lossbench.data import DATA
 from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
-from lossbench.runs import extensions
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(100, 3))
@@ -30,11 +29,11 @@ Y = X @ [1.0, -2.0, 0.0] + RNG.normal(size=100)
 def place(tmp_path, monkeypatch):
     """A folder of its own; what was made known is forgotten again."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(extensions, "_ADDED", {})
+    monkeypatch.setattr(modules, "_ADDED", {})
     before = {id(registry): dict(registry) for registry in (LOSSES, DATA, MODELS)}
-    modules, path = {*sys.modules}, [*sys.path]
+    imported, path = {*sys.modules}, [*sys.path]
     yield tmp_path
-    for name in {*sys.modules} - modules:
+    for name in {*sys.modules} - imported:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
     sys.path[:] = path

@@ -25,8 +25,8 @@ from lossbench.losses import LOSSES
 from lossbench.measures import instruments
 from lossbench.measures.instruments.schedule import LARGEST_SHARE
 from lossbench.models import MODELS
+from lossbench.own import modules
 from lossbench.records import __main__ as tables
-from lossbench.runs import extensions
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -146,7 +146,7 @@ def own_folder(tmp_path, monkeypatch):
     pd.DataFrame(table).to_csv(tmp_path / "cars.csv", index=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(extensions, "_ADDED", {})
+    monkeypatch.setattr(modules, "_ADDED", {})
     before = {id(registry): dict(registry) for registry in (LOSSES, DATA, MODELS)}
     yield tmp_path
     for registry in (LOSSES, DATA, MODELS):

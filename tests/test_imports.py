@@ -36,6 +36,7 @@ ROOMS = (
     "launch",
     "figures",
     "report",
+    "export",
     "catalog",
     "challenge",
     "api",
@@ -44,7 +45,7 @@ ROOMS = (
 )
 """Rooms from the ground up; a room imports earlier ones only."""
 
-READING = ("errors", "processes", "store", "records", "statistics", "figures", "report")
+READING = ("errors", "processes", "store", "records", "statistics", "figures", "report", "export")
 """What reads a finished sweep: these import one another, and never torch."""
 
 

@@ -362,7 +362,7 @@ def _report(arguments: list[str]) -> int:
     load = _loading(Path(folders[0]))
     try:
         if "--json" in arguments:
-            from lossbench.report import plain
+            from lossbench.export import plain
 
             print(json.dumps(plain.verdicts(load()), indent=1, allow_nan=False))
         else:
@@ -438,10 +438,9 @@ def _export(arguments: list[str]) -> int:
     parser.add_argument("--all", action="store_true")
     options = parser.parse_intermixed_args(arguments)
 
-    from lossbench import records
-    from lossbench.report import export
+    from lossbench import export, records
 
-    refuse_unknown(options.to, export.TOOLS, "--to")
+    refuse_unknown(options.to, export.TARGETS, "--to")
     loaded = records.load(options.folder)
     try:
         print(export.export(loaded, to=options.to, into=options.into, is_whole=options.all))

@@ -12,8 +12,9 @@ import sklearn.datasets
 from lossbench import cli, records, statistics
 from lossbench.data import DATA
 from lossbench.data.files import Files
+from lossbench.export import plain
 from lossbench.protocol.forecast import Forecast
-from lossbench.report import methods, paper, plain
+from lossbench.report import methods, paper
 
 
 def test_a_table_of_a_paper_has_five_columns_a_caption_and_a_label(essay_sweep, tmp_path):

@@ -246,7 +246,7 @@ def page(entry: catalog.Entry, measurement: Mapping[str, Any]) -> str:
         if verdict["witness"] == NOT_OF_LABELS.witness and not verdict["claimed"]
     ]
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lossbench", ""),
+        loader=jinja2.PackageLoader("lossbench.catalog", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

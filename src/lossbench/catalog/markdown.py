@@ -47,7 +47,7 @@ def document() -> str:
             values = [weight_at(loss, p) for p in WEIGHTS_AT]
             weights.append({"name": loss.name, "weight": loss.weight, "at": values})
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lossbench", ""),
+        loader=jinja2.PackageLoader("lossbench.catalog", ""),
         autoescape=False,  # Markdown of our own rows, which holds no stranger's text
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from needs import skip_without
 
-from lossbench import cli, records, statistics
-from lossbench.report import export, plain
+from lossbench import cli, export, records, statistics
+from lossbench.export import contents, plain
 
 SIGNALS = ["loss_value", "gradient_norm", "output_gradient_norm", "error_norm", "cosine"]
 SIGNALS += ["saturated_share", "update_ratio"]
@@ -107,13 +107,15 @@ def test_tensorboard_reads_every_curve_as_the_float32_of_the_records(trained, ch
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import metadata
 
+    from lossbench.export.tensorboard import EVENTS
+
     folder = place / "events"
     export.export(trained, to="tensorboard", into=str(folder))
     first = {path: path.read_bytes() for path in folder.rglob("events*")}
     export.export(trained, to="tensorboard", into=str(folder))
     assert {path: path.read_bytes() for path in folder.rglob("events*")} == first
     seen = set()
-    for path in {*first} - {folder / export.EVENTS}:
+    for path in {*first} - {folder / EVENTS}:
         events = EventAccumulator(str(path.parent), {"scalars": 0, "tensors": 0}).Reload()
         content = events.summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
         start = metadata.parse_session_start_info_plugin_data(content)
@@ -188,11 +190,13 @@ def test_wandb_logs_every_step_of_a_run_under_its_run_id(trained, place, monkeyp
     need("wandb")
     from wandb.proto.wandb_internal_pb2 import Record
 
+    from lossbench.export import wandb
+
     monkeypatch.setenv("WANDB_MODE", "offline")
     two = trained.runs.run_id.isin([*trained.runs.run_id[:2]])
     verdicts = pd.DataFrame(plain.verdicts(trained)["verdicts"])
-    few = export.Export(trained, export._titled(trained)[two].assign(chosen=True), verdicts)
-    export.TOOLS["wandb"][1](few, "")
+    few = contents.Export(trained, contents.titled(trained)[two].assign(chosen=True), verdicts)
+    wandb.write(few, "")
     read = {}
     for path in place.glob("wandb/offline-run-*/run-*.wandb"):
         run_id = path.stem.removeprefix("run-")
@@ -260,7 +264,7 @@ def test_an_export_that_cannot_be_is_refused_in_one_line(
 
 
 def test_a_package_that_is_missing_is_named_with_its_cure(trained, monkeypatch, capsys):
-    monkeypatch.setitem(export.TOOLS, "mlflow", ("no_such_package", lambda *_: ""))
+    monkeypatch.setitem(export.TARGETS, "mlflow", "no_such_package")
     assert cli.main(["export", str(trained.sweep_dir), "--to", "mlflow"]) == cli.MISTAKE
     assert "pip install 'lossbench[mlflow]'" in capsys.readouterr().err
 
@@ -273,7 +277,7 @@ def test_another_sweeps_export_is_not_written_over(trained, place, monkeypatch, 
 
 
 def test_no_tool_is_imported_before_it_is_asked_for():
-    code = "import sys, lossbench.cli, lossbench.report.export\n"
+    code = "import sys, lossbench.cli, lossbench.export\n"
     code += "sys.exit(repr({'tensorboard', 'mlflow', 'wandb'} & {*sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stderr.strip() == "set()"

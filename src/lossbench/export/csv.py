@@ -1,0 +1,32 @@
+"""A file for each table of the records, and one of the verdicts."""
+
+from __future__ import annotations
+
+import io
+
+import pyarrow as pa
+import pyarrow.csv
+from tqdm import tqdm
+
+from lossbench import records, store
+from lossbench.export.contents import Export
+from lossbench.export.folder import marked_folder
+
+
+def write(export: Export, into: str) -> str:
+    """A file a table, with the columns of the records."""
+    folder = marked_folder(export, into, "csv")
+    for table in tqdm(records.TABLES, unit="table", disable=None, leave=False):
+        columns = [column.name for column in records.COLUMNS[table]]
+        frame = export.runs if table == "runs" else export.table(table)
+        arrow = pa.Table.from_pandas(frame[columns], records.schema(table), preserve_index=False)
+        store.write(folder / f"{table}.csv", _csv(arrow))
+    verdicts = pa.Table.from_pandas(export.verdicts, preserve_index=False)
+    store.write(folder / "verdicts.csv", _csv(verdicts))
+    return f"{folder}  (in Python: pandas.read_csv)"
+
+
+def _csv(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pyarrow.csv.write_csv(table, buffer)
+    return buffer.getvalue()
