@@ -19,6 +19,7 @@ from lossbench.data import DATA
 from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
+from lossbench.own import modules
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(100, 3))
