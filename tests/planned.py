@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lossbench import cli, launch
+from lossbench.cli.overrides import with_hydra
 from lossbench.protocol import Outline
 
 
@@ -14,5 +15,5 @@ def planned(*line: str) -> Outline:
         outlines.append(launch.outline(config, loader))
         return cli.DONE
 
-    assert cli._with_hydra([*line], keep) == cli.DONE
+    assert with_hydra([*line], keep) == cli.DONE
     return outlines[0]

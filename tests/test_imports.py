@@ -40,7 +40,6 @@ ROOMS = (
     "catalog",
     "challenge",
     "api",
-    "completion",
     "cli",
 )
 """Rooms from the ground up; a room imports earlier ones only."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,8 +127,3 @@ def sentences(challenge: Challenge, loaded: records.Records) -> Iterator[str]:
         for row in task.verdicts.to_dict("records"):
             if row["loss"] in tried:
                 yield statistics.sentence(row)
-
-
-def default_name(path: Path, names: Iterable[str]) -> str:
-    """The sweep's, after the file and what was chosen in it."""
-    return "_".join(["try", path.stem, *names])

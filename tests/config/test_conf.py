@@ -10,7 +10,7 @@ import yaml
 from selection import one_in
 
 import lossbench
-from lossbench import cli
+from lossbench.cli.help import SELECTION, usage
 from lossbench.config import register, to_run
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
@@ -138,7 +138,7 @@ def test_a_yaml_says_what_it_is_unless_it_is_one_line(path):
 
 def chosen_in_help(group: str) -> str:
     """What the help lists behind `group=`, up to the next key."""
-    section = cli.usage()[cli.usage().index("what to choose") :]
+    section = usage()[usage().index("what to choose") :]
     listed = re.search(rf"^ +{group}=(.*?)^ +\w[\w.]*=", section, re.M | re.S)
     assert listed is not None
     return listed[1]
@@ -149,9 +149,9 @@ def test_help_lists_every_choice_but_losses(path):
     assert re.search(rf"\b{path.stem}\b", chosen_in_help(path.parent.name))
 
 
-@pytest.mark.parametrize("task", cli.SELECTION)
+@pytest.mark.parametrize("task", SELECTION)
 def test_help_names_losses_of_each_task_that_exist(task):
-    named = cli.SELECTION[task]
+    named = SELECTION[task]
     (line,) = [line for line in chosen_in_help("loss").splitlines() if f"({task})" in line]
     assert line.split()[:-1] == list(named)
     for name in named:
@@ -164,7 +164,7 @@ def test_help_says_how_to_see_the_losses_that_it_does_not_name():
 
 
 def test_help_fits_a_hundred_columns():
-    assert max(map(len, cli.usage().splitlines())) <= 100
+    assert max(map(len, usage().splitlines())) <= 100
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=label)

@@ -513,8 +513,8 @@ def test_after_ctrl_c_finished_packs_are_kept_and_the_same_command_does_the_rest
 def test_a_table_of_results_imports_nothing_that_draws(trained, monkeypatch):
     monkeypatch.chdir(trained)
     code = (
-        "import sys; from lossbench import cli; place = cli.Path('runs/mine');"
-        "cli._finish(place, cli._loading(place), extent='none')"
+        "import sys; from pathlib import Path; from lossbench.cli.report import finish, loading;"
+        "place = Path('runs/mine'); finish(place, loading(place), extent='none')"
         "; sys.exit(any(name in sys.modules for name in ('matplotlib', 'seaborn', 'torch')))"
     )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0

@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import lossbench
+from lossbench.cli.exit_codes import DONE
+from lossbench.cli.help import keys
+from lossbench.cli.options import FLAGS
 
 ROW = re.compile(r"^\s*(?:Loss\(|Data\(|Model\()?\s*fn=(?!partial)(\w+)", re.M)
 LIKE_A_LOSS = re.compile(r"^def ([A-Za-z]\w*)\(\s*output\b", re.M)
-FLAGS = ("--multirun", "--config-dir", "--cfg", "--info")
+OF_OVERRIDES = ("--multirun", "--config-dir", "--cfg", "--info")
 FUNCTION = re.compile(r"^(?:def|class) ([A-Za-z]\w*)", re.M)
 
 
-def candidates(line: str, *, flags: Mapping[str, Sequence[str]], keys: Sequence[str]) -> list[str]:
+def main(arguments: list[str]) -> int:
+    """Called by a shell, see docs/commands.md, with the word as that shell breaks words."""
+    line = os.environ.get("COMP_LINE", "")[: int(os.environ.get("COMP_POINT", "0"))]
+    word, of_shell = line.split(" ")[-1], (arguments[1:] or [""])[0]
+    for one in candidates(line):
+        print(one[len(word) - len(of_shell) :])
+    return DONE
+
+
+def candidates(line: str) -> list[str]:
     """What the last word of a line may become; a blank at its end where the next word follows.
 
     Args:
         line: As typed, up to the cursor.
-        flags: Of each command.
-        keys: What may stand before `=`.
     """
     *before, word = line.split(" ")
-    command = next((one for one in before[1:2] if one in flags), "")
+    command = next((one for one in before[1:2] if one in FLAGS), "")
     key, equals, values = word.partition("=")
     if equals:
         done, comma, last = values.rpartition(",")
         head = f"{key}={done}{comma}"
         offered = [head + choice for choice in _choices(key.removeprefix("+"), before, last)]
     elif word.startswith("-"):
-        offered = flags.get(command, FLAGS)
+        offered = FLAGS.get(command, OF_OVERRIDES)
     elif not before[1:]:
-        offered = [f"{name} " for name in flags] + [f"{key}=" for key in keys]
+        offered = [f"{name} " for name in FLAGS] + [f"{key}=" for key in keys()]
     elif command in ("report", "verify", "export"):
         offered = [f"{path.parent} " for path in sorted(Path("runs").glob("*/sweep.json"))]
     elif command == "losses":
@@ -43,7 +54,7 @@ def candidates(line: str, *, flags: Mapping[str, Sequence[str]], keys: Sequence[
         names = _named(file, LIKE_A_LOSS) if file else [f"{path}" for path in Path().glob("*.py")]
         offered = [f"{name} " for name in names]
     else:
-        offered = [f"{key}=" for key in keys]
+        offered = [f"{key}=" for key in keys()]
     return sorted(one for one in offered if one.startswith(word))
 
 

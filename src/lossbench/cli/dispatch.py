@@ -1,0 +1,73 @@
+"""From the words of a command to the file that obeys it, which is imported only then."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+
+import lossbench
+from lossbench.cli.exit_codes import BY_SIGNAL, DONE, refuse
+from lossbench.cli.help import usage
+from lossbench.cli.options import FLAGS
+from lossbench.errors import ConfigError, nearest
+from lossbench.store import StoreError
+
+COMMANDS = {
+    "plan": "plan",
+    "report": "report",
+    "export": "export",
+    "verify": "verify",
+    "losses": "losses",
+    "try": "challenge",
+    "complete": "completion",
+}
+"""By command the file here whose `main` obeys it. They may import torch, which takes seconds."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `lossbench` command; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:  # closed by who called
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # which may know no ± and no ×
+            stream.reconfigure(errors="replace")
+    if any(word in arguments for word in ("--help", "-h", "help")):
+        print(usage(), end="")
+        return DONE
+    if "--version" in arguments:
+        print(f"lossbench {lossbench.__version__}")
+        return DONE
+    if arguments[:1] == ["--config-dir"] and {*arguments[2:3]} & COMMANDS.keys():
+        arguments = [arguments[2], *arguments[:2], *arguments[3:]]
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    command = next(iter(arguments), "")
+    try:
+        if command in COMMANDS:
+            return _obey(COMMANDS[command], arguments[1:])
+        if re.fullmatch(r"[A-Za-z][\w-]*", command):
+            hint = nearest(command, FLAGS)
+            if command == "compare":
+                hint = "use lossbench experiment=compare data=... loss=..."
+            raise ConfigError(f"unknown command {command!r}: {hint}")
+        return _obey("launch", arguments)
+    except (ConfigError, StoreError) as error:
+        return refuse(str(error))
+    except KeyboardInterrupt as end:
+        print("\nInterrupted. What was done is kept; the same command goes on from there.")
+        return BY_SIGNAL + getattr(end, "signal", signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        return refuse(str(error))
+
+
+def _obey(file: str, arguments: list[str]) -> int:
+    return importlib.import_module(f"lossbench.cli.{file}").main(arguments)

@@ -1,0 +1,39 @@
+"""`lossbench plan`: what a command would cost, and what its seeds could resolve."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from lossbench import launch
+from lossbench.cli.exit_codes import DONE
+from lossbench.cli.options import parser
+from lossbench.cli.overrides import with_hydra
+from lossbench.errors import ConfigError
+from lossbench.protocol import forecast
+
+
+def main(arguments: list[str]) -> int:
+    """Foretell what overrides ask for; trains nothing. Returns the exit code."""
+    flags = parser("plan")
+    flags.add_argument("--power", action="store_true")
+    flags.add_argument("--json", action="store_true")
+    flags.add_argument("--spread", type=float, default=math.nan)
+    options, overrides = flags.parse_known_args(arguments)
+    if not (math.isnan(options.spread) or options.spread > 0):
+        raise ConfigError(f"plan --spread {options.spread}: use a positive number, like 0.02")
+
+    def foretell(config: Any, loader: Any) -> int:
+        outline = launch.outline(config, loader)
+        if options.json:
+            looks = [asdict(look) for look in forecast.forecast(outline.runs, outline.sweep)]
+            print(json.dumps({"schema": 1, "name": outline.sweep.name, "looks": looks}, indent=1))
+            return DONE
+        print("\n".join(forecast.lines(outline)))
+        if options.power or not math.isnan(options.spread):
+            print("\n" + "\n".join(forecast.power(outline, spread=options.spread)))
+        return DONE
+
+    return with_hydra(overrides, foretell)

@@ -1,0 +1,136 @@
+"""`lossbench report`, and what every command that trains says at its end."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lossbench import store
+from lossbench.cli.exit_codes import DONE, SOME_FAILED
+from lossbench.errors import ConfigError
+from lossbench.report import edition
+from lossbench.report.sections import SECTIONS
+
+
+def main(arguments: list[str]) -> int:
+    """Write the report of a sweep; returns the exit code."""
+    folders = [argument for argument in arguments if not argument.startswith("--")]
+    if len(folders) != 1 or set(arguments) - {*folders, "--strict", "--json", "--figures"}:
+        typed = " ".join(["report", *arguments])
+        usage = "'lossbench report runs/NAME [--strict] [--figures] [--json]'"
+        raise ConfigError(f"{typed}: use {usage}")
+    if {"--figures", "--json"} <= {*arguments}:
+        raise ConfigError("report --figures --json: --json writes nothing, ask for one at a time")
+
+    load = loading(Path(folders[0]))
+    try:
+        if "--json" in arguments:
+            from lossbench.export import plain
+
+            print(json.dumps(plain.verdicts(load()), indent=1, allow_nan=False))
+        else:
+            _show(Path(folders[0]), load, has_figures="--figures" in arguments)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if "--strict" not in arguments:
+        return DONE
+    from lossbench import statistics
+
+    objections = statistics.objections(load(), statistics.all_comparisons(load()))
+    if "--json" not in arguments:  # which has them
+        for objection in objections or ["no objection"]:
+            print(f"strict: {objection}")
+    return SOME_FAILED if objections else DONE
+
+
+def _show(
+    folder: Path, load: Callable[[], Any], *, extent: str = "all", has_figures: bool = False
+) -> None:
+    """Print what came out, write the report if it would be another, and say where all of it lies.
+
+    Args:
+        folder: Of the sweep.
+        load: Gives its records, which takes a while.
+        extent: Of the report: all or verdicts.
+        has_figures: Whether figures are written as files too.
+    """
+    sections = ("verdicts",) if extent == "verdicts" else tuple(SECTIONS)
+    current = edition.current(folder, sections=sections, has_figures=has_figures)
+    path = folder / "report" / "index.html"
+    if current is None:
+        # Statistics and figures take a second to import, so only where they have work to do.
+        from lossbench.processes import cores
+        from lossbench.report import page, terminal
+
+        _print_answer(terminal.answer(load()))
+        start = time.monotonic()
+        print("\nWriting the report ...", flush=True)
+        page.write(load(), workers=min(8, cores()), drawn_in=sections, has_figures=has_figures)
+        print(f"Report:  {path}  ({time.monotonic() - start:.0f} s)")
+    else:
+        _print_answer(current["answer"])
+        print(f"\nReport:  {path}  (nothing has changed since it was written)")
+    drawn = len([*(path.parent / "figures").glob("*_one_column.pdf")])
+    tables = len([*(path.parent / "tables").glob("*.csv")])
+    if drawn:
+        print(f"Figures: {path.parent / 'figures'}  ({drawn} as PNG, SVG and PDF, at two widths)")
+    elif extent == "verdicts":
+        print(f"Figures: that of the verdicts, in the page; all: lossbench report {folder}")
+    else:
+        print(f"Figures: in the page; as PNG, SVG and PDF: lossbench report {folder} --figures")
+    print(f"Tables:  {path.parent / 'tables'}  ({tables} as CSV, Markdown and LaTeX)")
+    print(f"Records: {folder}  (in Python: lossbench.records.load)")
+
+
+def _print_answer(text: str) -> None:
+    """Print it with its colours where a reader looks at a terminal and did not forbid them."""
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if is_plain or not sys.stdout.isatty():
+        text = re.sub(r"\033\[[\d;]*m", "", text)
+    print(text, end="")
+
+
+def loading(folder: Path) -> Callable[[], Any]:
+    """Gives the records of a sweep, which are read when it is called first."""
+
+    @functools.cache
+    def load() -> Any:
+        from lossbench import records
+
+        return records.load(folder)
+
+    return load
+
+
+def finish(folder: Path, load: Callable[[], Any], *, extent: str) -> int:
+    """Print the table of results and the failures, write the report of an experiment.
+
+    Args:
+        folder: Of the sweep.
+        load: Gives its records.
+        extent: Of the report: all, verdicts or none.
+    """
+    if extent != "none":
+        _show(folder, load, extent=extent)
+    else:
+        from lossbench.report import terminal
+
+        _print_answer(terminal.table(load()))
+        print(f"\nRecords: {folder}  (in Python: lossbench.records.load)")
+        print(f"Next:    lossbench report {folder}  (page, tables)")
+    ends = [(store.committed(pack) or {}).get("members", {}) for pack in store.packs_of(folder)]
+    if all(facts["status"] != "failed" for end in ends for facts in end.values()):
+        return DONE
+    runs = load().runs
+    failed = runs[runs.status == "failed"]
+    for run in failed.itertuples():
+        reason = str(run.reason).strip().splitlines()[-1]
+        print(f"failed: {run.run_id} {run.data} {run.loss} lr={run.lr:g} seed={run.seed}: {reason}")
+    return SOME_FAILED if len(failed) else DONE

@@ -1,0 +1,56 @@
+"""`lossbench verify`: a sweep's files, or whether this machine trains the same in any pack."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from lossbench.cli.exit_codes import DONE, SOME_FAILED
+from lossbench.errors import ConfigError
+from lossbench.records import verify
+from lossbench.runs import is_named_after
+
+
+def main(arguments: list[str]) -> int:
+    """Say what is damaged or missing; returns the exit code."""
+    if "--machine" in arguments:
+        return _verify_machine([word for word in arguments if word != "--machine"])
+    if len(arguments) != 1:
+        raise ConfigError(
+            "verify: use 'lossbench verify runs/NAME' or 'lossbench verify --machine'"
+        )
+    result = verify.verified(Path(arguments[0]), is_named_after=is_named_after)
+    for problem in result.problems:
+        print(problem)
+    damaged = f"{len(result.problems)} damaged" if result.problems else "all as written"
+    print(f"{result.packs} packs, {result.files} files, {result.bytes / 1e6:.1f} MB: {damaged}")
+    if result.unplanned:
+        print(f"{result.unplanned} recorded runs are in no plan: no table or page has them")
+    if result.unfinished:
+        print(f"{result.unfinished} packs are not finished: the same command goes on with them")
+    if result.runs:
+        counts = ", ".join(f"{count:,} {status}" for status, count in result.runs.items() if count)
+        print(f"{sum(result.runs.values()):,} planned runs: {counts}")
+    return DONE if result.is_whole else SOME_FAILED
+
+
+def _verify_machine(arguments: list[str]) -> int:
+    if arguments:
+        raise ConfigError(f"verify --machine {' '.join(arguments)}: it takes nothing else")
+    import torch
+
+    from lossbench.sweep import invariance
+
+    torch.set_num_threads(1)
+    exit_code = DONE
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    cases = itertools.product(devices, ("float32", "float64"), invariance.MODELS)
+    for device, precision, strategy in cases:
+        padding = 2 if device == "cpu" else 8
+        result = invariance.invariance(device, precision, padding, strategy)
+        print(
+            f"{device} {precision} {strategy}: {result.compared:,} values of the same runs in "
+            f"other packs, {result.differing} differ: {result.mode}"
+        )
+        exit_code = SOME_FAILED if result.differing else exit_code
+    return exit_code
