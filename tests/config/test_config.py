@@ -1,11 +1,10 @@
-"""From a configuration to a run: checks with cures, identity, extensions."""
+"""From a configuration to a run: checks with cures, identity."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import sys
 
 import pytest
 import torch
@@ -15,10 +14,7 @@ from torch import Tensor
 from lossbench import config, runs
 from lossbench.config import to_engine, to_run
 from lossbench.config.compose import to_draft
-from lossbench.data import DATA
 from lossbench.losses import LOSSES
-from lossbench.models import MODELS
-from lossbench.own import load_extensions
 from lossbench.runs import PRECISIONS, ConfigError, checks, fits, source
 from lossbench.sweep import preflight
 
@@ -327,72 +323,6 @@ def test_an_edited_loss_is_another_run(monkeypatch):
         assert make_run().run_id != before.run_id
     finally:
         source._code_shas.cache_clear()
-
-
-# ---- extensions ----------------------------------------------------------------------------------
-
-MODULE = """
-from lossbench.losses.spec import Loss
-
-def {name}(output, target, *, power: float = 3.0):
-    return (output - target).abs().pow(power).sum(-1)
-
-LOSSES = (
-    Loss(fn={name}, inverse_link="identity", family="power", task="regression", formula="|e|³",
-         claims=frozenset(), source="test"),
-)
-"""
-
-
-@pytest.fixture
-def extension(tmp_path, monkeypatch):
-    """Writes a module into the current folder; afterwards the catalogs are as before."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = [(rows, dict(rows)) for rows in (LOSSES, DATA, MODELS)]
-    made = []
-
-    def write(module, text):
-        (tmp_path / f"{module}.py").write_text(text)
-        made.append(module)
-        return module
-
-    yield write
-    for module in made:
-        sys.modules.pop(module, None)
-    for rows, known in before:
-        rows.clear()
-        rows.update(known)
-
-
-def test_a_loss_of_an_extension_can_be_run(extension):
-    load_extensions([extension("ext_cubic", MODULE.format(name="cubic"))])
-    run = make_run(loss="cubic", loss__params={"power": 3})
-    assert run.row.fn(torch.tensor([2.0]), torch.tensor([0.0]), **run.loss.params) == 8.0
-    load_extensions(["ext_cubic"])
-
-
-def test_an_extension_cannot_take_a_name_that_exists(extension):
-    original = LOSSES["mse"]
-    with pytest.raises(ConfigError, match="'mse' exists: rename yours"):
-        load_extensions([extension("ext_mse", MODULE.format(name="mse"))])
-    assert LOSSES["mse"] is original
-
-
-@pytest.mark.parametrize("path", ["../x", "x.py/", "/tmp/x", "a b", "", "a;b"])
-def test_an_extension_is_a_modules_name_and_no_path(path):
-    with pytest.raises(ConfigError, match="use a module's name, not a path"):
-        load_extensions([path])
-
-
-def test_an_extension_that_is_not_there_is_refused_with_the_cure():
-    with pytest.raises(ConfigError, match=r"No module named 'nosuch'.*put nosuch\.py into"):
-        load_extensions(["nosuch"])
-
-
-def test_an_extension_that_raises_is_refused_with_its_reason(extension):
-    with pytest.raises(ConfigError, match=r"'ext_broken' cannot be imported.*division by zero"):
-        load_extensions([extension("ext_broken", "1 / 0")])
 
 
 @pytest.mark.parametrize(

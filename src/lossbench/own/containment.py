@@ -75,7 +75,7 @@ def contained(what: str, function: Callable[..., Any] | None = None) -> Iterator
         for name, value in before.items():
             if after[name] != value:
                 with contextlib.suppress(OSError, ValueError):  # the folder may be gone
-                    _RESTORE[name](value)
+                    SETTINGS[name][1](value)
                 if name != FILTERS or len(sys.modules) == modules:  # modules add some of theirs
                     _say(what, name)
 
@@ -114,29 +114,18 @@ def _say(what: str, changed: str) -> None:
     log.warning("%s changes %s of the whole process: put back as it was", what, changed)
 
 
-FILTERS = "the filters of warnings"
-
-
-def _settings() -> dict[str, Any]:
-    return {
-        "grad mode": torch.is_grad_enabled(),
-        "torch's default dtype": torch.get_default_dtype(),
-        "torch's default device": str(torch.get_default_device()),
-        "autocast": torch.is_autocast_enabled("cpu"),
-        "the number of threads": torch.get_num_threads(),
-        "the working folder": _folder(),
-        FILTERS: [*warnings.filters],
-        "autograd's anomaly mode": torch.is_anomaly_enabled(),
-        "the recursion limit": sys.getrecursionlimit(),
-        "the mask of new files": umask(),
-        "the handlers of signals": [signal.getsignal(number) for number in END_SIGNALS],
-    }
-
-
 def _folder() -> str:
     with contextlib.suppress(FileNotFoundError):
         return os.getcwd()  # noqa: PTH109  called at each update
     return ""
+
+
+def _set_device(name: str) -> None:
+    torch.set_default_device(None if name == "cpu" else name)
+
+
+def _handlers() -> list[Any]:
+    return [signal.getsignal(number) for number in END_SIGNALS]
 
 
 def _restore_handlers(handlers: list[Any]) -> None:
@@ -150,21 +139,29 @@ def _restore_filters(filters: list[Any]) -> None:
         pass
 
 
-_RESTORE: dict[str, Callable[[Any], Any]] = {
-    "grad mode": torch.set_grad_enabled,
-    "torch's default dtype": torch.set_default_dtype,
-    "torch's default device": lambda name: torch.set_default_device(
-        None if name == "cpu" else name
+FILTERS = "the filters of warnings"
+
+SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "torch's default device": (lambda: str(torch.get_default_device()), _set_device),
+    "autocast": (
+        lambda: torch.is_autocast_enabled("cpu"),
+        lambda is_on: torch.set_autocast_enabled("cpu", is_on),
     ),
-    "autocast": lambda is_on: torch.set_autocast_enabled("cpu", is_on),
-    "the number of threads": torch.set_num_threads,
-    "the working folder": os.chdir,
-    FILTERS: _restore_filters,
-    "autograd's anomaly mode": torch.autograd.set_detect_anomaly,
-    "the recursion limit": sys.setrecursionlimit,
-    "the mask of new files": os.umask,
-    "the handlers of signals": _restore_handlers,
+    "the number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "the working folder": (_folder, os.chdir),
+    FILTERS: (lambda: [*warnings.filters], _restore_filters),
+    "autograd's anomaly mode": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
+    "the mask of new files": (umask, os.umask),
+    "the handlers of signals": (_handlers, _restore_handlers),
 }
+"""Of the whole process: what reads each, and what puts it back."""
+
+
+def _settings() -> dict[str, Any]:
+    return {name: read() for name, (read, _) in SETTINGS.items()}
 
 
 def _generators() -> tuple[Any, ...]:

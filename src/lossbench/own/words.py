@@ -40,7 +40,7 @@ def with_names(words: Iterable[str]) -> list[str]:
             typed = [word for word in words if word.startswith(f"{key}=")]
             words = [word for word in words if word not in typed]
             of_table[key] = typed[-1].partition("=")[2] if typed else ""
-    named = [_with_names(word, of_table) for word in words]
+    named = [_with_name(word, of_table) for word in words]
     others = [word for word in words if word.startswith(("batch_size=", "experiment="))]
     if tables and others in ([], ["experiment=compare"]):
         row = DATA[named[words.index(tables[-1])].partition("=")[2]]
@@ -55,7 +55,7 @@ def _table(word: str) -> Path | None:
     return path if path.suffix in TABLES else None
 
 
-def _with_names(word: str, of_table: dict[str, str]) -> str:
+def _with_name(word: str, of_table: dict[str, str]) -> str:
     if (path := _table(word)) is not None:
         if not of_table["target"]:
             raise ConfigError(f"{word}: say which column is to be predicted, with target=COLUMN")
