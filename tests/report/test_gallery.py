@@ -142,7 +142,7 @@ def test_methods_say_of_each_task_whether_means_or_medians_decide(planned, tmp_p
     median, other = replace(task, average="median"), replace(task, label="another × one")
     told = " ".join(methods.paragraph(loaded, [task]))
     assert "with the best mean over all seeds" in told
-    assert "intervals of the mean of paired differences" in told
+    assert "by the mean of paired differences" in told
     assert "Student's t" in told
     assert "median" not in told
     told = " ".join(methods.paragraph(loaded, [median]))

@@ -95,12 +95,17 @@ def unlike_a_loss(row: Loss) -> str:
     expected = list(target.shape[:-1])
     if not isinstance(values, Tensor):
         return f"it returns {type(values).__name__}: return a tensor, one number per example"
+    if list(values.shape) == [*output.shape[:1], *output.shape[2:]]:
+        return (
+            "it takes the second axis for the classes, as torch's cross_entropy does, and they are "
+            "the last one here: write -(target * output.log_softmax(-1)).sum(-1)"
+        )
     if list(values.shape) != expected:
         times = "reduces over examples" if values.ndim == 0 else "has another shape than examples"
         return (
             f"it {times}: for outputs {list(output.shape)} it returns shape "
             f"{list(values.shape)}, and not {expected}: sum over the last axis only, with "
-            ".sum(-1), and let the mean be ours"
+            ".sum(-1), and let the mean be ours; a function of torch takes reduction='none'"
         )
     if not (torch.equal(before[0], output) and torch.equal(before[1], target)):
         return "it changes its arguments in place: work on new tensors"

@@ -86,14 +86,30 @@ def checked_overrides(
             for choice in values_of(override):
                 if str(choice) not in options[key]:
                     serving = [name for name in options[key] if name != "basic"]  # Hydra's own
-                    refuse_unknown(str(choice), serving, key)
+                    refuse_unknown(str(choice), serving, key, OWN.get(key, ""))
         elif key == "seed":
             for value in map(str, values_of(override)):
                 if not value.isdecimal() or int(value) >= 2**63:
                     raise ConfigError(f"seed {value!r} is no whole number: {SEED_CURE}")
         elif not is_key(key):
-            raise ConfigError(f"unknown key {key!r}: {nearest(key, known_keys() | {*GROUPS})}")
+            raise ConfigError(f"unknown key {key!r}: {_key_meant(key)}")
     return overrides
+
+
+OWN = {
+    kind: f" (a function of your own: {kind}=FILE.py:NAME)" for kind in ("loss", "data", "model")
+}
+"""Beside the nearest choice: what is typed may be the name of a function that nobody knows."""
+
+
+def _key_meant(key: str) -> str:
+    """A hint: the known key that ends in what was typed, or the most similar one."""
+    declared = [f"hydra.sweeper.declare.{name}" for name in ("primary", "reference", "margin")]
+    names = {*known_keys(), *GROUPS, *declared, "hydra.sweeper.looks"} - {"size.looks"}
+    whole = [name for name in names if name.endswith(f".{key}")]
+    if len(whole) == 1:
+        return f"did you mean {whole[0]!r}?"
+    return f"use {declared[0]}.TASK=NAME" if key == "metric" else nearest(key, names)
 
 
 def values_of(override: Override) -> list[Any]:

@@ -28,11 +28,12 @@ def answers(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[st
         yield from BEYOND_VERDICTS[loaded.sweep_dir.name](loaded, mains)
 
 
-def of_verdicts(tasks: Sequence[Comparison]) -> str:
-    """How the losses came out against one reference in one metric, by name, and by how much.
+def of_verdicts(tasks: Sequence[Comparison], *, has_names: bool = True) -> str:
+    """How the losses came out against one reference in one metric, and by how much.
 
     Args:
         tasks: Their comparisons, alike in metric and reference.
+        has_names: Whether each loss is named; those of a single task always are.
     """
     first = tasks[0]
     verdicts = [task.verdicts.assign(word=[*task.paired.verdict]) for task in tasks]
@@ -49,8 +50,10 @@ def of_verdicts(tasks: Sequence[Comparison]) -> str:
     for bucket, words in {**summary.BUCKETS, "without a verdict": ()}.items():
         mine = rows[rows.word.isin(words) if words else ~rows.word.isin(sorted_words)]
         if len(mine):
-            names = _counted_names(mine.loss, rows.loss, is_single=len(tasks) == 1)
-            parts.append(f"**{bucket}** in {len(mine)} ({names})")
+            names = ""
+            if has_names or len(tasks) == 1:
+                names = f" ({_counted_names(mine.loss, rows.loss, is_single=len(tasks) == 1)})"
+            parts.append(f"**{bucket}** in {len(mine)}{names}")
         elif bucket in ("better", "worse"):
             parts.append(f"**{bucket}** in none")
     where = f"on {len(tasks)} tasks" if len(tasks) > 1 else f"on {first.label}"

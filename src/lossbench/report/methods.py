@@ -123,7 +123,7 @@ def _tuning(mains: Sequence[Comparison], question: Mapping[str, Any]) -> Iterato
     yield (
         f"{what} of each loss is that with the best {_averages(chosen)} over all seeds on the "
         f"validation split by {listed(chosen_by)}, of {candidates} candidates between "
-        f"{rates.lr.min():.2g} and {rates.lr.max():.2g}, the same for all losses of a task (where "
+        f"{rates.lr.min():.3g} and {rates.lr.max():.3g}, the same for all losses of a task (where "
         "a best rate lay on the grid's edge, the grid was extended for all of them)."
     )
     if len(looks) > 1:
@@ -152,19 +152,19 @@ def _judging(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[s
         seen = pd.concat([task.seen for task in mains])
         count = sum(len(task.runs) for task in mains)
         if text := statistics.seen_text(seen, count=count):
-            yield f"But {text}, as far as they rest on these runs."
+            yield f"{text}, as far as they rest on these runs."
     if not judged:
         return
     pairs = counted_from_to(pd.concat([task.paired.pairs for task in judged]))
     margins = [*_margins(judged)]
     references = sorted({task.reference for task in judged})
     yield (
-        f"Each loss was compared with {listed(references)} by simultaneous "
-        f"{question['confidence']:.0%} intervals of the {_averages(judged)} of paired differences "
-        f"over {pairs} seeds (Bonferroni over the losses of a task, the level spent over the "
-        f"looks), {_lengths(judged)}, and holding that other seeds would have chosen other "
-        f"candidates, with margins of {listed(margins)} below which a "
-        "difference was declared too small to matter."
+        f"Each loss was compared with {listed(references)} by the {_averages(judged)} of paired "
+        f"differences over {pairs} seeds. The {question['confidence']:.0%} intervals are "
+        "simultaneous (Bonferroni over the losses of a task, the level spent over the looks). "
+        f"{_lengths(judged)} Each is widened by how much the choice of candidates varies when "
+        "seeds are resampled. "
+        f"Differences below {listed(margins)} were declared too small to matter."
     )
 
 
@@ -177,15 +177,15 @@ def _averages(tasks: Sequence[Comparison]) -> str:
 
 
 LENGTHS = {
-    "mean": "those of a mean longer than Student's t by what skewness may add",
-    "median": "those of a median between order statistics",
+    "mean": "Those of means are Student's t, made longer where the differences are skewed.",
+    "median": "Those of medians lie between order statistics.",
 }
 """How the interval of an average is made."""
 
 
 def _lengths(judged: Sequence[Comparison]) -> str:
     kinds = {task.average for task in judged}
-    return ", ".join(text for kind, text in LENGTHS.items() if kind in kinds)
+    return " ".join(text for kind, text in LENGTHS.items() if kind in kinds)
 
 
 def _margins(judged: Sequence[Comparison]) -> Iterator[str]:

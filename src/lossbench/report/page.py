@@ -103,7 +103,10 @@ def write(
         against=statistics.objections(loaded, together),
         scope=_scope(mains),
         asked=plan.get("question", ""),
-        answers=[answers.of_verdicts(alike).replace("**", "") for alike in statistics.alike(mains)],
+        answers=[
+            answers.of_verdicts(alike, has_names=False).replace("**", "")
+            for alike in statistics.alike(mains)
+        ],
         summary=rows,
         buckets=[name for name in summary.BUCKETS if any(row[name] for row in rows)],
         seeds=_seeds(loaded.runs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,8 +75,8 @@ def table(tasks: Sequence[Comparison], loaded: records.Records) -> str:
         f"{summary.headline(first)}. Mean over seeds and half its interval; paired differences "
         f"from {first.reference}{f' (their median on: {medians})' if medians else ''}, over the "
         f"seeds of the look at which each was settled, with {confidence:.0%} intervals, "
-        f"simultaneous over the losses of a task and the looks; differences below {margins} are of "
-        "no practical weight."
+        "simultaneous over the losses of a task and the looks. Differences below the margin, "
+        f"{margins}, are of no practical weight; better or worse by more: by more than the margin."
     )
     if any("†" in cell["loss"] for cell in cells):
         caption += f" †: {summary.OTHER_FUNCTIONAL}."
@@ -106,4 +107,6 @@ def _escaped(text: str) -> str:
     signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
     signs |= {"±": r"$\pm$", "×": r"$\times$", "·": r"$\cdot$", "†": r"\dag{}", "–": "--"}
-    return "".join(signs.get(letter, letter) for letter in text)
+    escaped = "".join(signs.get(letter, letter) for letter in text)
+    escaped = re.sub(r"(?<![\w.$-])-(?=\d)", "$-$", escaped)
+    return re.sub(r"\b(\d\.?\d*)e\+?(-?)0*(\d+)", r"$\1\\times10^{\2\3}$", escaped)

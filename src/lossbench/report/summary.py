@@ -165,8 +165,12 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row of words per loss: the reference first, then from the best to the worst."""
     primary = task.summary[task.summary.metric == task.metric]
     sign = -records.sign(task.metric)
-    order = primary.assign(first=primary.loss != task.reference, worth=sign * primary.value)
     versus = {row["loss"]: row for row in task.paired.to_dict("records")}
+    worth = primary.value
+    if task.average == "median":  # by what is judged; a mean may be one seed's
+        judged = primary.loss.map({loss: row["difference"] for loss, row in versus.items()})
+        worth = judged.fillna(math.inf * sign)
+    order = primary.assign(first=primary.loss != task.reference, worth=sign * worth)
     cells, scale = [], task.margin.scale
     for row in order.sort_values(["first", "worth"]).to_dict("records"):
         other, half = versus.get(row["loss"], {}), (row["high"] - row["low"]) / 2
@@ -294,16 +298,24 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _earlier_looks(task: Comparison, primary: pd.DataFrame) -> Iterator[str]:
-    """Which differences rest on fewer seeds than the means beside them, and on which rates."""
+    """Which differences rest on fewer seeds than the reference's mean, and what that was there."""
     chosen = dict(zip(primary.loss, primary.lr, strict=True))
-    settled = task.paired[task.paired.seeds < task.paired.seeds.max()]
+    references = [*primary[primary.loss == task.reference].itertuples()]
+    if not references:
+        return
+    reference = references[0]
+    settled = task.paired[task.paired.seeds < reference.planned]
     for seeds, rows in settled.groupby("seeds"):
         names = []
         for row in rows.itertuples():
             pairs = ((row.loss, row.lr), (row.reference, row.reference_lr))
             other = [f"{name} at {lr:g}" for name, lr in pairs if lr != chosen.get(name)]
             names.append(row.loss + (f" ({', '.join(other)})" if other else ""))
-        yield f"Settled with {seeds} seeds, and compared over these: {', '.join(names)}."
+        half = (reference.high - reference.low) / 2
+        theirs = {rounded(value, half): None for value in sorted(rows.reference_value.dropna())}
+        over = " to ".join(dict.fromkeys([*theirs][:1] + [*theirs][-1:]))
+        where = f"over which {reference.loss} has {over or 'no value'}"
+        yield f"Settled with {seeds} seeds, {where}: {', '.join(names)}."
 
 
 def caveats(row: Mapping[str, Any], *, is_declared: bool) -> list[str]:

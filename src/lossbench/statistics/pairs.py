@@ -32,6 +32,7 @@ PAIRED += ["fixed_low", "fixed_high", "chosen_again", "diverged", "reference_div
 PAIRED += ["p_diverged", "unfinished", "undefined", "median", "won", "largest_share", "boot_low"]
 PAIRED += ["boot_high", "seeds_needed", "exploratory", "average", "test_examples", "examples_low"]
 PAIRED += ["examples_high", "examples_verdict", "limited_by", "luck", "resolution", "differences"]
+PAIRED += ["value", "reference_value"]
 """Columns of `paired`."""
 
 
@@ -73,7 +74,8 @@ def paired(
 
     Returns:
         Per context and challenger: `lr` and `reference_lr`, `seeds` that both have, `pairs` in
-        which both survived, `difference` (loss - reference, their average), `low` and `high`,
+        which both survived, `value` and `reference_value` (their averages over these pairs),
+        `difference` (loss - reference, its average), `low` and `high`,
         `fixed_low` and `fixed_high` (the narrower interval at these rates, as if nobody had chosen
         them), `chosen_again` (share of resamples that choose both again), `verdict`,
         `comparisons` (m), `look` (from 1) and `level` (confidence of this one interval);
@@ -177,7 +179,8 @@ def _versus(
     if (lost | gained).any():  # two ways to a verdict share what may err
         row["level"] = level = 1 - (1 - level) / 2
     values = mine.result - theirs.result
-    survivors = values[np.isfinite(values)]
+    survived = np.isfinite(values)
+    survivors = values[survived]
     its_luck = luck([mine], [theirs], average=average)
     shared = {"confidence": level, "average": average, "resolution": resolution}
     whole, fixed = two_intervals(survivors, luck=its_luck, **shared)
@@ -188,6 +191,8 @@ def _versus(
         "lr": loss.rates[mine.place],
         "reference_lr": reference.rates[theirs.place],
         "pairs": whole.n,
+        "value": _average(mine.result[survived], average),
+        "reference_value": _average(theirs.result[survived], average),
         "difference": whole.value,
         "low": whole.low,
         "high": whole.high,
@@ -199,7 +204,7 @@ def _versus(
         "reference_diverged": int(gained.sum()),
         "p_diverged": divergence_p(lost, gained),
         "undefined": int((~np.isfinite(values) & ~lost & ~gained).sum()),
-        "median": float(np.median(survivors)) if len(survivors) else np.nan,
+        "median": _average(survivors, "median"),
         "won": int((sign * survivors > 0).sum()),
         "largest_share": float(squares.max() / squares.sum()) if squares.any() else 0.0,
         "boot_low": float(low),
@@ -212,13 +217,19 @@ def _versus(
         needed = seeds_needed(whole, margin, confidence=level, average=average)
     carried = dict.fromkeys(CARRIED, np.nan)
     if examples is not None and average == "mean":
-        survived = np.isfinite(values)
         run_ids = [
             by_candidate.run_ids[survived, choice.place].tolist()
             for by_candidate, choice in ((loss, mine), (reference, theirs))
         ]
         carried |= _on_new_examples(examples, run_ids, row, sign)
     return row | carried | {"verdict": word, "seeds_needed": needed}
+
+
+def _average(values: np.ndarray[Any, Any], average: str) -> float:
+    """Mean or median; NaN of nothing."""
+    if not len(values):
+        return np.nan
+    return float(np.median(values) if average == "median" else np.mean(values))
 
 
 CARRIED = ("test_examples", "examples_low", "examples_high", "examples_verdict", "limited_by")

@@ -18,7 +18,7 @@ VERDICTS += ["margin_share", "verdict", "steps", "still_improving", "exploratory
 VERDICTS += ["reference_lr", "chosen_again", "boot_low", "boot_high", "median", "won"]
 VERDICTS += ["largest_share", "seeds_needed", "confidence", "reference_diverged", "p_diverged"]
 VERDICTS += ["average", "test_examples", "examples_low", "examples_high", "examples_verdict"]
-VERDICTS += ["limited_by", "target_scale", "target_unit"]
+VERDICTS += ["limited_by", "target_scale", "target_unit", "value", "reference_value"]
 """Columns of `verdicts`."""
 
 WORDS = {
@@ -56,7 +56,8 @@ def verdicts(
 
     Returns:
         Columns `VERDICTS`. `task` is the context's label, `estimate` is loss - reference in units
-        of the metric, n counts pairs. `still_improving`: validation was best at the last step in
+        of the metric, n counts pairs, over which `value` and `reference_value` are the averages of
+        the two. `still_improving`: validation was best at the last step in
         most runs of the loss or the reference, so a longer training may turn the verdict.
         `margin_share`: the margin as a share of the reference's error, `target_scale`: one unit of
         the metric in `target_unit`, the target's own; both where `paired` has them.
