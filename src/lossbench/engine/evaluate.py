@@ -19,7 +19,7 @@ from lossbench.own import is_own
 from lossbench.records import OWN_LOSS, SPLITS
 from lossbench.runs import Run
 
-MOST_TRAINING_ROWS = 10_000
+MOST_TRAINING_ROWS = 2_000
 """Examples of the training split that are evaluated: the first ones of a larger one."""
 
 MOST_RECALIBRATION_ROWS = 2_000
@@ -199,15 +199,21 @@ def _classification(
         is_last: Whether training is over.
     """
     prediction, values = members.predict(output), {}
+    if split == "train":  # how far it is learnt by heart; nothing is judged or chosen by it
+        if members.runs[0].targets == "sampled":
+            values["accuracy"] = metrics.accuracy(prediction, target)
+        if split in members.clean:
+            clean = members.rows_of(members.clean[split], output)
+            values |= metrics.of_wrong_labels(prediction, target, clean)
+        return values
     recalibrated = metrics.recalibrated(output, scale)
-    if split != "train" or members.runs[0].targets == "sampled":
-        values = metrics.classification(
-            prediction,
-            target,
-            recalibrated=recalibrated,
-            is_probability=members.is_probability,
-            is_ranked=is_last and split != "train",
-        )
+    values = metrics.classification(
+        prediction,
+        target,
+        recalibrated=recalibrated,
+        is_probability=members.is_probability,
+        is_ranked=is_last,
+    )
     if split in members.posterior:
         posterior = members.rows_of(members.posterior[split], output)
         values["kl"] = metrics.kl(posterior, recalibrated)
@@ -216,10 +222,7 @@ def _classification(
         values["tv_bayes"] = _distance(members, prediction, members.bayes[split])
     if split in members.clean:
         clean = members.rows_of(members.clean[split], output)
-        if split == "validation":
-            values |= metrics.clean_validation(prediction, clean, task="classification")
-        else:
-            values |= metrics.of_wrong_labels(prediction, target, clean)
+        values |= metrics.clean_validation(prediction, clean, task="classification")
     return values
 
 

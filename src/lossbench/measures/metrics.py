@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lossbench.losses.distributions import Predicted
 from lossbench.losses.links import sparsemax
+from lossbench.losses.softmax import WHOLE_VECTORS, log_softmax
 
 ECE_BINS = 15
 COVERED = 0.9
@@ -25,9 +26,7 @@ MOST_CLASSES = 20
 RECALIBRATION_RIDGE = 1e-3
 RECALIBRATION_STEPS = 50
 RECALIBRATION_TOLERANCE = 1e-7
-RECALIBRATED_AT_ONCE = 8
-WHOLE_VECTORS = 64
-"""Numbers that are whole vectors on every machine: what ends there is computed by one code."""
+RECALIBRATED_AT_ONCE = 16
 
 
 def mean_over_examples(values: Tensor) -> Tensor:
@@ -107,6 +106,17 @@ def classification(
             shares = by_class.unbind(-1)
             values |= {f"accuracy:{place}": share for place, share in enumerate(shares)}
     return values
+
+
+def accuracy(prediction: Tensor, target: Tensor) -> Tensor:
+    """Share of examples whose label is the largest of the prediction, [K].
+
+    Args:
+        prediction: [K, N, C].
+        target: One-hot labels, [K, N, C].
+    """
+    hit = prediction.argmax(-1) == target.argmax(-1)
+    return mean_over_examples(hit.to(prediction.dtype))
 
 
 def contributions(prediction: Tensor, target: Tensor, *, task: str) -> Tensor:
@@ -353,8 +363,7 @@ def clean_validation(prediction: Tensor, clean: Tensor, *, task: str) -> dict[st
     """
     if task == "regression":
         return {"rmse_clean": (prediction - clean).square().flatten(-2).mean(-1).sqrt()}
-    hit = prediction.argmax(-1) == clean.argmax(-1)
-    return {"accuracy_clean": mean_over_examples(hit.to(prediction.dtype))}
+    return {"accuracy_clean": accuracy(prediction, clean)}
 
 
 def of_wrong_labels(prediction: Tensor, given: Tensor, clean: Tensor) -> dict[str, Tensor]:
@@ -417,24 +426,26 @@ def recalibrate(output: Tensor, target: Tensor) -> Tensor:
     Returns:
         [K, 1 + C]: a, then b.
     """
-    # Groups of members that stay in cache: two members at least, ending on whole vectors, so that a
-    # member's bits depend on none of the others.
-    count, numbers, size = len(output), output[0].numel(), RECALIBRATED_AT_ONCE
-    while size * numbers % WHOLE_VECTORS:
+    # Groups of members that stay in cache, each of as many and of whole vectors, so that a member's
+    # bits depend on none of the others; the last group is filled up with its last member.
+    count, size = len(output), RECALIBRATED_AT_ONCE
+    while size * output.shape[1] % WHOLE_VECTORS:
         size *= 2
-    cuts = [*range(0, max(count - 1, 1), size), count]
-    groups = itertools.pairwise(cuts)
-    return torch.cat([_newton(output[start:stop], target[start:stop]) for start, stop in groups])
+    filling = -count % size
+    output, target = (torch.cat([t, t[-1:].expand(filling, -1, -1)]) for t in (output, target))
+    groups = zip(output.split(size), target.split(size), strict=True)
+    return torch.cat([_newton(*group) for group in groups])[:count]
 
 
 def _newton(output: Tensor, target: Tensor) -> Tensor:
     """The parameters of `recalibrate` for a group of members."""
-    features, labels = output.double(), target.double()
+    # Classes first, [C, K, N]: sums over a few classes are slow where they are the last axis.
+    features, labels = (t.double().permute(2, 0, 1).contiguous() for t in (output, target))
     # What all outputs of an example share, the softmax ignores; the ridge must not see it.
-    features = features - features.mean(-1, keepdim=True)
-    spread = features.flatten(1).std(-1).clamp_min(1e-12)[:, None, None]
-    features = features / spread
-    parameters = features.new_zeros(len(features), 1 + features.shape[-1])
+    features = features - features.mean(0)
+    spread = features.transpose(0, 1).flatten(1).std(-1).clamp_min(1e-12)  # [K]
+    features = features / spread[:, None]
+    parameters = features.new_zeros(len(output), 1 + len(features))
     parameters[:, 0] = 1.0
     start = parameters.clone()
     value, gradient, hessian = _likelihood(parameters, start, features, labels)
@@ -453,35 +464,43 @@ def _newton(output: Tensor, target: Tensor) -> Tensor:
         value = torch.where(is_better, trial[0], value)
         gradient = torch.where(is_better[:, None], trial[1], gradient)
         hessian = torch.where(is_better[:, None, None], trial[2], hessian)
-    parameters[:, 0] /= spread[:, 0, 0]
+    parameters[:, 0] /= spread
     return parameters
 
 
 def recalibrated(output: Tensor, parameters: Tensor) -> Tensor:
     """Log-probabilities [K, N, C] of softmax(a output + b), in the output's type."""
     scaled = parameters[:, :1, None] * output.double() + parameters[:, None, 1:]
-    return scaled.log_softmax(-1).to(output.dtype)
+    return log_softmax(scaled).to(output.dtype)
 
 
 def _likelihood(
     parameters: Tensor, start: Tensor, features: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean negative log-likelihood with its ridge [K], its gradient and its Hessian."""
-    scores = parameters[:, :1, None] * features + parameters[:, None, 1:]
-    log_p = scores.log_softmax(-1)
-    p, count = log_p.exp(), features.shape[1]
+    """Mean negative log-likelihood with its ridge [K], its gradient and its Hessian.
+
+    Args:
+        parameters: [K, 1 + C].
+        start: Where the ridge is zero, [K, 1 + C].
+        features: [C, K, N].
+        labels: [C, K, N].
+    """
+    log_p = (parameters[:, :1] * features + parameters.T[1:, :, None]).log_softmax(0)
+    p, count = log_p.exp(), features.shape[-1]
     away = parameters - start
     penalty = 0.5 * RECALIBRATION_RIDGE * away.square().sum(-1)
-    value = -(labels * log_p).sum((-1, -2)) / count + penalty
+    value = -(labels * log_p).sum(0).sum(-1) / count + penalty
     error = p - labels
-    by_bias = error.mean(1)
-    by_scale = (error * features).sum(-1).mean(-1, keepdim=True)
+    by_bias = error.mean(-1).T
+    by_scale = (error * features).sum(0).mean(-1)[:, None]
     gradient = torch.cat([by_scale, by_bias], -1) + RECALIBRATION_RIDGE * away
-    mean = (p * features).sum(-1, keepdim=True)
-    scale_scale = (p * (features - mean).square()).sum((-1, -2)) / count
-    scale_bias = (p * (features - mean)).mean(1)
-    bias_bias = torch.diag_embed(p.mean(1)) - p.transpose(1, 2) @ p / count
-    top = torch.cat([scale_scale[:, None], scale_bias], -1)[:, None]
+    centred = features - (p * features).sum(0)
+    weighted = p * centred
+    scale_scale = (weighted * centred).sum(0).mean(-1)[:, None]
+    scale_bias = weighted.mean(-1).T
+    of_member = p.transpose(0, 1)  # [K, C, N]
+    bias_bias = torch.diag_embed(p.mean(-1).T) - of_member @ of_member.transpose(1, 2) / count
+    top = torch.cat([scale_scale, scale_bias], -1)[:, None]
     bottom = torch.cat([scale_bias[:, :, None], bias_bias], -1)
     ridge = RECALIBRATION_RIDGE * torch.eye(parameters.shape[-1], dtype=p.dtype, device=p.device)
     return value, gradient, torch.cat([top, bottom], 1) + ridge

@@ -163,7 +163,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
             "value",
             "see metrics",
             "see metrics",
-            "the metric over the whole split, of train over its first 10,000 examples",
+            "the metric over the whole split, of train over its first 2,000 examples",
         ),
     ),
     "examples": (

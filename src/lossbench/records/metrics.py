@@ -99,12 +99,14 @@ METRICS: dict[str, Metric] = {
         "mean over classes of the share of their examples that have the largest p there; classes "
         "without examples are left out",
         perfect=1.0,
+        splits=_HELD_OUT,
     ),
     "brier": Metric(
         "classification",
         "1",
         "lower",
         "mean squared error summed over classes; a prediction off the simplex is projected onto it",
+        splits=_HELD_OUT,
     ),
     "nll": Metric(
         "classification",
@@ -113,9 +115,14 @@ METRICS: dict[str, Metric] = {
         "negative log-likelihood of the recalibrated softmax(a output + b), a and b fitted on "
         "the first 2,000 examples of validation in the same way for every loss (so in-sample "
         "there); under label noise those labels are noisy, which pushes every loss towards them",
+        splits=_HELD_OUT,
     ),
     "ece": Metric(
-        "classification", "1", "lower", "expected calibration error after the same recalibration"
+        "classification",
+        "1",
+        "lower",
+        "expected calibration error after the same recalibration",
+        splits=_HELD_OUT,
     ),
     "ece_adaptive": Metric(
         "classification",
@@ -168,19 +175,32 @@ METRICS: dict[str, Metric] = {
         **_FINAL,
     ),
     "nll_raw": Metric(
-        "classification", "nats", "lower", "nll of the prediction itself; only probability links"
+        "classification",
+        "nats",
+        "lower",
+        "nll of the prediction itself; only probability links",
+        splits=_HELD_OUT,
     ),
     "ece_raw": Metric(
-        "classification", "1", "lower", "ece of the prediction itself; only probability links"
+        "classification",
+        "1",
+        "lower",
+        "ece of the prediction itself; only probability links",
+        splits=_HELD_OUT,
     ),
     "zero_share": Metric(
-        "classification", "1", "lower", "share of labels given probability 0 by the projection"
+        "classification",
+        "1",
+        "lower",
+        "share of labels given probability 0 by the projection",
+        splits=_HELD_OUT,
     ),
     "kl": Metric(
         "classification",
         "nats",
         "lower",
         "KL divergence from the true posterior to the recalibrated prediction, where it is known",
+        splits=_HELD_OUT,
     ),
     "tv_posterior": Metric(
         "classification",
@@ -189,6 +209,7 @@ METRICS: dict[str, Metric] = {
         "mean total variation distance, half the sum of absolute differences, from the true "
         "posterior, where it is known, to the prediction itself, not recalibrated; only "
         "probability links and strictly proper losses, 0 to 1 on the simplex",
+        splits=_HELD_OUT,
     ),
     "tv_bayes": Metric(
         "classification",

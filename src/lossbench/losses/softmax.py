@@ -1,0 +1,39 @@
+"""Softmax and its logarithm over the last axis, fast where the classes are few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+FEW_CLASSES = 16
+"""Below so many torch's own kernel takes each example by itself, at a fifth of the speed."""
+
+WHOLE_VECTORS = 64
+"""Numbers that are whole vectors on every machine: what ends there is computed by one code."""
+
+
+def softmax(output: Tensor) -> Tensor:
+    """Exponentials of [..., C] over their sum."""
+    return _over_classes(torch.softmax, output)
+
+
+def log_softmax(output: Tensor) -> Tensor:
+    """Logarithm of the softmax of [..., C]."""
+    return _over_classes(torch.log_softmax, output)
+
+
+def _over_classes(function: Callable[[Tensor, int], Tensor], output: Tensor) -> Tensor:
+    """A function over the last axis; with few classes on the CPU, vectors run over examples.
+
+    An example's bits depend on its own numbers only, as in torch's own kernel.
+    """
+    classes = output.shape[-1]
+    if classes >= FEW_CLASSES or output.device.type != "cpu":
+        return function(output, -1)
+    columns = output.reshape(-1, classes).T  # [C, N]
+    count = columns.shape[1]
+    padded = functional.pad(columns, (0, -count % WHOLE_VECTORS))
+    return function(padded, 0)[:, :count].T.reshape(output.shape).contiguous()
