@@ -70,8 +70,13 @@ def test_arrays_a_module_and_a_function_are_compared_as_the_shell_would(capsys):
     other = lossbench.compare(
         {"mine": soft}, (X, Y), Net, reference="pseudo_huber", name="b", **FEW
     )
-    assert other.verdicts.difference.abs().max() < 1e-6
+    assert other.verdicts.estimate.abs().max() < 1e-6
     assert "mine" in str(other)
+    row = other.verdicts.set_index("loss").loc["mine"]
+    assert row.value - row.reference_value == pytest.approx(row.estimate, abs=1e-6)
+    assert (row.metric, row.average) == ("rmse", "mean")
+    third = lossbench.compare(["mae"], (X, Y), Net, metric="mae", average="median", name="c", **FEW)
+    assert [*third.verdicts[["metric", "average"]].iloc[0]] == ["mae", "median"]
     assert result.forest().get_xlabel()
     assert result.report().name == "index.html"
     assert "<table" in result._repr_html_()
@@ -115,8 +120,8 @@ def test_other_targets_under_one_name_have_verdicts_of_their_own():
     first = lossbench.compare(["mae"], (X, Y), "linear", name="a", **FEW)
     second = lossbench.compare(["mae"], (X, Y[::-1].copy()), "linear", name="a", **FEW)
     alone = lossbench.compare(["mae"], (X, Y[::-1].copy()), "linear", name="b", **FEW)
-    assert second.verdicts.difference.tolist() == alone.verdicts.difference.tolist()
-    assert second.verdicts.difference.tolist() != first.verdicts.difference.tolist()
+    assert second.verdicts.estimate.tolist() == alone.verdicts.estimate.tolist()
+    assert second.verdicts.estimate.tolist() != first.verdicts.estimate.tolist()
     assert second.verdicts.exploratory.all()
 
 
@@ -144,9 +149,9 @@ REFUSED = {
         "reduces over examples",
     ),
     "a lambda": (lambda: lossbench.compare([lambda o, t: o], (X, Y), name="a"), "gives one"),
-    "a taken name": (
-        lambda: lossbench.compare({"huber": soft}, (X, Y), name="a"),
-        "loss 'huber' exists",
+    "a metric": (
+        lambda: lossbench.compare(["mae"], (X, Y), name="a", metric="rms"),
+        "metric: 'rms' is unknown: did you mean 'rmse'",
     ),
     "a loss": (lambda: lossbench.compare(["maee"], (X, Y), name="a"), "did you mean 'mae'"),
     "a key": (
@@ -195,7 +200,7 @@ SCALE = 0.5
 generator = torch.Generator().manual_seed(0)
 X = torch.randn(100, 3, generator=generator)
 result = lossbench.compare([mine], (X, X[:, 0]), "linear", name="s", steps=20, looks=[6], workers=2)
-print(result.verdicts.difference.abs().max() < 1e-6)
+print(result.verdicts.estimate.abs().max() < 1e-6)
 """
 
 
@@ -358,7 +363,56 @@ def test_a_trial_takes_opponents_of_its_task_alone(place, capsys):
     assert (code, "it is for classification" in said.err) == (cli.MISTAKE, True)
 
 
+CLASSES = """
+from torch import nn
+
+class WideMargin(nn.Module):
+    def __init__(self, width=2.0):
+        super().__init__()
+        self.width = width
+
+    def forward(self, output, target):
+        return (output - target).abs().pow(self.width).sum(-1)
+
+class Needs(WideMargin):
+    def __init__(self, width):
+        super().__init__(width)
+
+def huber(output, target):
+    return (output - target).abs().sum(-1)
+"""
+
+
+def test_a_class_of_modules_is_a_loss_and_what_has_a_name_of_the_catalog_gets_another(
+    place, capsys
+):
+    (place / "own_classes.py").write_text(CLASSES)
+    code, said = ask(capsys, "try", "own_classes.py", "size=smoke", "report=none")
+    assert code == cli.DONE, said.err
+    assert "wide_margin  (own_classes.py, line 9)" in said.out
+    assert "is       2 mse, up to the learning rate" in said.out
+    assert "my_huber  (own_classes.py, line 16)" in said.out
+    assert {"wide_margin", "my_huber"} < {*records.load("runs/try_own_classes-smoke").runs.loss}
+    code, said = ask(capsys, "loss=own_classes.py:Needs", "data=diabetes")
+    assert (code, "give width of its __init__ a default" in said.err) == (cli.MISTAKE, True)
+
+
+def test_an_edited_default_of_a_class_trains_anew(place, capsys, caplog):
+    words = ("loss=own_width.py:WideMargin", "data=diabetes", "steps=2")
+    for width in (2.0, 3.0):
+        sys.modules.pop("own_width", None)
+        (place / "own_width.py").write_text(CLASSES.replace("width=2.0", f"width={width}"))
+        assert ask(capsys, *words)[0] == cli.DONE
+        assert any(line.startswith("1 runs, 0 already there") for line in caplog.messages)
+        caplog.clear()
+
+
 BAD_FILES = {
+    "classes first": (
+        "def c(output, target):\n    from torch.nn.functional import cross_entropy as f\n"
+        "    return f(output, target, reduction='none')\n",
+        "it takes the second axis for the classes",
+    ),
     "mean": ("def mean(output, target):\n    return (output - target).mean()\n", "line 1"),
     "raises": ("def r(output, target):\n    return output.nosuch()\n", "f.py, line 2, raises"),
     "ends": ("import os\ndef e(output, target):\n    os._exit(3)\n", "ends (exit code 3)"),

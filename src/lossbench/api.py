@@ -18,11 +18,16 @@ from matplotlib.axes import Axes
 from lossbench import catalog, figures, launch, records, statistics
 from lossbench.data import Data
 from lossbench.errors import ConfigError, refuse_unknown
+from lossbench.export import plain
 from lossbench.losses.spec import Loss
 from lossbench.own import SOURCE, add, batch_size, data_row, examine, model_row, renamed
 from lossbench.records import Records
 from lossbench.report import page, summary
 from lossbench.statistics import Comparison
+
+
+FIRST = ["loss", "verdict", "estimate", "low", "high", "n", "metric", "margin"]
+"""Fields of a verdict that are read first."""
 
 
 class Result:
@@ -44,11 +49,9 @@ class Result:
 
     @property
     def verdicts(self) -> pd.DataFrame:
-        """A row for each loss but the reference: its verdict, the difference and its interval."""
-        columns = ["loss", "verdict", "difference", "low", "high", "seeds", "p", "exploratory"]
-        paired = self.comparison.paired
-        words = paired.verdict.map(self.comparison.printed)
-        return paired.assign(verdict=words)[[name for name in columns if name in paired]]
+        """A row for each loss but the reference, with the fields of docs/json.md."""
+        frame = pd.DataFrame(plain.rows(self.comparison), columns=[*plain.FIELDS])
+        return frame[[*FIRST, *frame.columns.difference(FIRST, sort=False)]]
 
     def forest(self, axes: Axes | None = None) -> Axes:
         """Differences from the reference with their intervals, drawn on axes or on new ones."""
@@ -71,7 +74,7 @@ class Result:
         return summary.table(self.records)
 
     def _repr_html_(self) -> str:
-        return self.verdicts.to_html(index=False, float_format="{:.3g}".format)
+        return self.verdicts[FIRST].to_html(index=False, float_format="{:.3g}".format)
 
     __repr__ = __str__
 
@@ -85,6 +88,8 @@ def compare(
     target: str = "",
     task: str = "",
     reference: str = "",
+    metric: str = "",
+    average: str = "mean",
     margin: float | str | None = None,
     looks: Iterable[int] | None = None,
     workers: int = 0,
@@ -106,8 +111,10 @@ def compare(
         target: The column of a frame.
         task: "regression" or "classification", where the data do not show it.
         reference: What the others are compared with; mse or cross_entropy, if nobody says.
-        margin: Differences below it are of no practical weight: a number in the unit of rmse (of
-            accuracy), or a share like "5% of error".
+        metric: What they are compared by; rmse or accuracy, if nobody says.
+        average: Over seeds: "mean", or "median" where tails are heavy.
+        margin: Differences below it are of no practical weight: a number in the metric's unit, or a
+            share like "5% of error".
         looks: Numbers of seeds at which verdicts are read.
         workers: Processes; 0: one on each core where that is faster.
         keys: Anything else that may be typed, as `steps=500` or `**{"optimizer.momentum": 0.9}`.
@@ -118,7 +125,9 @@ def compare(
     names, row = _known_parts(losses, data, target, task)
     reference = reference or records.REFERENCE[row.task]
     _refuse_other_task([reference], row.task)
-    declared = {"reference": reference, "margin": margin}
+    metric = metric or records.PRIMARY[row.task]
+    refuse_unknown(metric, [*records.METRICS], "metric:")
+    declared = {"reference": reference, "primary": metric, "average": average, "margin": margin}
     sweeper = "hydra.sweeper"
     lines = [
         f"{sweeper}.declare.{what}.{row.task}={_typed(value)}"

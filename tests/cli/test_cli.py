@@ -66,6 +66,14 @@ def test_help_shows_examples(word, capsys):
     assert capsys.readouterr().out.startswith("lossbench 0.")
 
 
+def test_help_of_one_command_is_what_the_help_says_of_it(capsys):
+    assert cli.main(["try", "--help"]) == cli.DONE
+    out = capsys.readouterr().out
+    assert "--against mse,huber" in out
+    assert "lossbench report" not in out
+    assert len(out.splitlines()) < 8
+
+
 def test_help_and_version_import_neither_torch_nor_hydra():
     code = (
         "import sys; from lossbench import cli; cli.main([sys.argv[1]]);"

@@ -196,6 +196,10 @@ def test_the_command_line_starts_without_torch_or_hydra():
         ("init.form", "did you mean 'init.from'"),
         ("init.output_scal", "did you mean 'init.output_scale'"),
         ("data.target", "did you mean 'data.targets'"),
+        ("lr", "did you mean 'optimizer.lr'"),
+        ("looks", "did you mean 'hydra.sweeper.looks'"),
+        ("margin", "did you mean 'hydra.sweeper.declare.margin'"),
+        ("metric", "use hydra.sweeper.declare.primary.TASK=NAME"),
     ],
 )
 def test_a_key_that_only_plus_lets_through_is_refused_with_the_nearest(composer, key, hint):

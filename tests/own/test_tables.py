@@ -62,6 +62,26 @@ def test_the_same_test_examples_for_every_seed_and_another_content_for_another_n
     assert len({row.content for row in rows}) == 2
 
 
+def test_dates_are_days_since_the_first_as_such_and_as_texts():
+    dates = pd.Series(pd.date_range("2020-02-27", periods=60, freq="12h"))
+    for column in (dates, dates.astype(str)):
+        row = tables.table(pd.DataFrame({"a": column, "y": Y}), "y", name="mine")
+        inputs = torch.cat([*row.splits(0, Files()).inputs.values()]).flatten()
+        # Inputs are standardised: what is left of days is their order and their even steps.
+        steps = inputs.sort()[0].diff()
+        assert torch.allclose(steps, steps[:1].expand(59), rtol=1e-4)
+        assert float(steps[0]) > 0
+
+
+def test_columns_that_are_left_out_of_a_file_are_no_inputs(tmp_path):
+    path = tmp_path / "t.csv"
+    pd.DataFrame({"a": X[:, 0], "id": [f"t{i}" for i in range(60)], "y": Y}).to_csv(path)
+    row = tables.file_table(path, "y", without=["id", "Unnamed: 0"])
+    assert row.splits(0, Files()).inputs["train"].shape[1] == 1
+    with pytest.raises(ValueError, match=r"t\.csv: column 'ids' is unknown: did you mean 'id'"):
+        tables.file_table(path, "y", without=["ids"])
+
+
 REFUSED = {
     "lengths": ((X, Y[:-1]), "60 rows of inputs and 59 targets"),
     "few": ((X[:10], Y[:10]), "10 examples: 20 are the least"),
@@ -78,9 +98,12 @@ REFUSED = {
         (pd.DataFrame({"a": np.where(np.arange(60) == 3, np.nan, Y), "y": Y}), "y"),
         "column 'a': 1 numbers are missing",
     ),
-    "dates": (
-        (pd.DataFrame({"a": pd.date_range("2020-01-01", periods=60), "y": Y}), "y"),
-        "has dates",
+    "a missing date": (
+        (
+            pd.DataFrame({"a": [pd.NaT, *pd.date_range("2020-01-01", periods=59)], "y": Y}),
+            "y",
+        ),
+        "column 'a': 1 dates are missing",
     ),
     "texts": ((pd.DataFrame({"a": [f"t{i}" for i in range(60)], "y": Y}), "y"), "60 different"),
 }

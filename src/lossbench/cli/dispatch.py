@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import lossbench
 from lossbench.cli.exit_codes import BY_SIGNAL, DONE, refuse
-from lossbench.cli.help import usage
+from lossbench.cli.help import usage, usage_of
 from lossbench.cli.options import FLAGS
 from lossbench.errors import ConfigError, nearest
 from lossbench.store import StoreError
@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # which may know no ± and no ×
             stream.reconfigure(errors="replace")
     if any(word in arguments for word in ("--help", "-h", "help")):
-        print(usage(), end="")
+        asked = [word for word in arguments[:1] if word in FLAGS]
+        print(usage_of(asked[0]) if asked else usage(), end="")
         return DONE
     if "--version" in arguments:
         print(f"lossbench {lossbench.__version__}")

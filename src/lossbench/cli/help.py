@@ -45,11 +45,13 @@ and says with honest statistics what the loss changed.
     loss=         {loss}
     model=        {model}
                   model.params.widths=[64,64]
-    optimizer=    {optimizer}  optimizer.lr=0.1 optimizer.weight_decay=0.001
+    optimizer=    {optimizer}  optimizer.lr=0.1 optimizer.momentum=0.9
+                  optimizer.weight_decay=0.001
     schedule=     {schedule}
     experiment=   {experiment}
     size=         {size}         of an experiment       report=all (verdicts, none)
     seed=0  steps=500  batch_size=64  log_every=10  eval_every=100  name=default
+    data=FILE.csv target=COLUMN without=COLUMN,COLUMN   a table of your own
     data.targets=sampled (or distribution)  init.from=random (or permuted_labels)
     data.root=data  data.download=false (true brings files of data sets that are missing)
     engine.device=cpu  engine.precision=float32  engine.pack_size=128
@@ -80,6 +82,17 @@ def usage() -> str:
     losses = [f"{' '.join(names)}  ({task})" for task, names in SELECTION.items()]
     losses.append("and more: lossbench losses")
     return HELP.format(loss=indent.join(losses), **choices)
+
+
+def usage_of(command: str) -> str:
+    """What the help says of one command, and where all of it stands."""
+    lines, is_its = [], False
+    for line in HELP.partition("  what to choose")[0].splitlines():
+        if line.startswith("  lossbench"):
+            is_its = line.startswith(f"  lossbench {command} ")
+        if is_its and line.strip():
+            lines.append(line)
+    return "\n".join([*lines, "", "All of it: lossbench --help", ""])
 
 
 def keys() -> list[str]:

@@ -25,6 +25,9 @@ FIELDS = {
     "target_unit": "the target's own",
     "margin": "below it a difference is of no practical weight",
     "n": "pairs of runs, one a seed",
+    "value": "the loss's mean (or median) over these pairs",
+    "reference_value": "the reference's",
+    "average": "mean or median, over seeds",
     "exploratory": "true: not declared before the runs, or of seeds that had been seen",
     "seeds_needed": "that would decide an undecided comparison, as far as is seen",
     "lr": "the loss's learning rate",
@@ -34,14 +37,18 @@ FIELDS = {
 """Of each verdict, and what it says; numbers that there are none of are null."""
 
 
+def rows(comparison: statistics.Comparison) -> list[dict[str, Any]]:
+    """The verdicts of a comparison, with `FIELDS`."""
+    complete = [
+        verdict | {"sentence": statistics.sentence(verdict)}
+        for verdict in comparison.verdicts.to_dict("records")
+    ]
+    return [{name: store.plain(row[name]) for name in FIELDS} for row in complete]
+
+
 def verdicts(loaded: records.Records) -> dict[str, Any]:
     """A sweep's verdicts, what speaks against them, and whether it is complete."""
     comparisons = statistics.all_comparisons(loaded)
-    rows = [
-        {**row, "sentence": statistics.sentence(row)}
-        for one in comparisons
-        for row in one.verdicts.to_dict("records")
-    ]
     counts = loaded.runs.status.value_counts().to_dict()
     return {
         "schema": SCHEMA,
@@ -49,5 +56,5 @@ def verdicts(loaded: records.Records) -> dict[str, Any]:
         "question": loaded.plan.get("question", ""),
         "runs": {status: int(counts.get(status, 0)) for status in records.STATUSES},
         "objections": [*statistics.objections(loaded, comparisons)],
-        "verdicts": [{name: store.plain(row[name]) for name in FIELDS} for row in rows],
+        "verdicts": [row for one in comparisons for row in rows(one)],
     }

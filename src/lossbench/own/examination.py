@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,11 @@ from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
 from lossbench.losses.links import INVERSE_LINKS
 from lossbench.losses.spec import NAME, TASKS, Loss
-from lossbench.own.modules import Own
+from lossbench.own.modules import Own, renamed
 from lossbench.own.process import TrialProcess
 from lossbench.pairing import raised
+
+log = logging.getLogger(__name__)
 
 EXAMINATION_PATIENCE = 60.0
 """Seconds that a function may take to be examined."""
@@ -60,8 +63,7 @@ def examine(
         raise ConfigError(f"task {task!r}: use {' or '.join(TASKS)}")
     if link not in ("", *INVERSE_LINKS):
         raise ConfigError(f"link {link!r}: use one of {', '.join(INVERSE_LINKS)}")
-    for function in functions:
-        _refuse_name(_name(function))
+    functions = [_with_free_name(function) for function in functions]
     examinations = []
     with TrialProcess(Own(), patience=EXAMINATION_PATIENCE) as process:
         for function in functions:
@@ -80,14 +82,20 @@ def _name(function: Callable[..., Any] | Loss) -> str:
     return function.name if isinstance(function, Loss) else getattr(function, "__name__", "")
 
 
-def _refuse_name(name: str) -> None:
+def _with_free_name(function: Callable[..., Any] | Loss) -> Callable[..., Any] | Loss:
+    """A loss under a name that no loss of the catalog has."""
+    name = _name(function)
     if not NAME.fullmatch(name):
         raise ConfigError(
             f"a loss cannot have the name {name!r}: use up to 40 small letters, digits and '_'; in "
             "Python, losses={'mine': function} gives one"
         )
-    if name in LOSSES and (row := LOSSES[name]).fn.__module__.startswith("lossbench."):
-        raise ConfigError(f"loss {name!r} exists, {row.formula}: rename yours")
+    if name not in LOSSES or not LOSSES[name].fn.__module__.startswith("lossbench."):
+        return function
+    if isinstance(function, Loss):
+        raise ConfigError(f"loss {name!r} exists, {LOSSES[name].formula}: rename yours")
+    log.warning("the catalog has a loss %s: yours is called my_%s", name, name)
+    return renamed(function, f"my_{name}")
 
 
 def file_and_line(function: Callable[..., Any] | Loss) -> tuple[str, int]:

@@ -17,6 +17,8 @@ from types import ModuleType
 from typing import Any
 
 import cloudpickle
+from torch import Tensor
+from torch.nn import Module
 
 from lossbench.data import DATA, Data
 from lossbench.errors import ConfigError, nearest
@@ -209,6 +211,8 @@ def module_of(path: Path) -> ModuleType:
 def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callable[..., Any] | Loss]:
     """The losses of a module: those that are named, else its rows, else functions that look so.
 
+    A class of torch modules whose `forward` takes an output and a target counts as a function.
+
     Raises:
         ConfigError: There is none.
     """
@@ -216,23 +220,27 @@ def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callabl
     functions = {
         name: value
         for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
+        if getattr(value, "__module__", "") == module.__name__ and name[0] != "_"
+        if inspect.isfunction(value) or is_loss_class(value)
     }
     known = functions | rows
     for name in names:
         if name not in known:
             hint = nearest(name, known, otherwise=f"there are {', '.join(known) or 'none'}")
             raise ConfigError(f"{module.__name__}.py has no function {name!r}: {hint}")
-        yield known[name]
+        yield loss_of(known[name])
     if names:
         return
-    fitting = {name: function for name, function in functions.items() if _takes_two(function)}
+    fitting = {name: [*_needed(function)] for name, function in functions.items()}
+    fitting = {name: needed for name, needed in fitting.items() if len(needed) == 2}
+    classes = {name: one for name, one in functions.items() if is_loss_class(one)}
+    fitting |= {name: [] for name, one in classes.items() if not _needed(one)}
     named = {
-        name: function
-        for name, function in fitting.items()
-        if [*inspect.signature(function).parameters][:2] == ["output", "target"]
+        name: functions[name]
+        for name, needed in fitting.items()
+        if [kind.name for kind in needed] in (["output", "target"], [])
     }
-    chosen = {**(named or fitting), **rows}
+    chosen = {**(named or {name: functions[name] for name in fitting}), **rows}
     if left := [*(fitting.keys() - chosen.keys())]:
         log.warning(
             "%s: %s left out, whose arguments are not called output and target: try it by name",
@@ -243,12 +251,42 @@ def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callabl
             f"{module.__name__}.py has no function of an output and a target: write "
             "'def mine(output, target):', both [..., C], which returns one number per example"
         )
-    yield from chosen.values()
+    yield from map(loss_of, chosen.values())
 
 
-def _takes_two(function: Callable[..., Any]) -> bool:
-    """Whether two arguments are what it needs, in their order."""
+def is_loss_class(value: Any) -> bool:
+    """Whether it is a class of torch modules that are called with an output and a target."""
+    return inspect.isclass(value) and issubclass(value, Module) and len(_needed(value.forward)) == 3
+
+
+def loss_of(value: Any) -> Any:
+    """A loss itself; of a class of torch modules a function, named in small letters.
+
+    Raises:
+        ConfigError: The class needs arguments.
+    """
+    if not is_loss_class(value):
+        return value
+    if needed := [kind.name for kind in _needed(value)]:
+        raise ConfigError(f"{value.__name__}: give {', '.join(needed)} of its __init__ a default")
+    module, code = value(), value.forward.__code__
+
+    def of_module(output: Tensor, target: Tensor) -> Tensor:
+        return module(output, target)
+
+    place = {"co_filename": code.co_filename, "co_firstlineno": code.co_firstlineno}
+    # It is code of the class's file, for messages and for what makes a run's identity.
+    of_module.__code__, of_module.__module__ = of_module.__code__.replace(**place), value.__module__
+
+    return renamed(of_module, re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", value.__name__).lower())
+
+
+def _needed(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The arguments that it needs in their order; what a context is for is none."""
+    placed = inspect.Parameter.POSITIONAL_OR_KEYWORD
     kinds = inspect.signature(function).parameters.values()
-    needed = [kind for kind in kinds if kind.default is kind.empty and kind.name != "context"]
-    is_placed = all(kind.kind is kind.POSITIONAL_OR_KEYWORD for kind in needed)
-    return len(needed) == 2 and is_placed
+    return [
+        kind
+        for kind in kinds
+        if kind.default is kind.empty and kind.kind is placed and kind.name != "context"
+    ]

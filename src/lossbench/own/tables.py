@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,14 @@ TABLES = {".csv": _read_csv, ".parquet": pd.read_parquet}
 """What reads a file, by how its name ends."""
 
 
-def file_table(path: Path, target: str, *, task: str = "") -> Data:
+def file_table(path: Path, target: str, *, task: str = "", without: Sequence[str] = ()) -> Data:
     """A row of a file's table, named after the file.
+
+    Args:
+        path: The file.
+        target: The column that is to be predicted.
+        task: As of `table`.
+        without: Columns that are no inputs.
 
     Raises:
         ConfigError: It cannot be read, or served; names the cure.
@@ -59,6 +66,9 @@ def file_table(path: Path, target: str, *, task: str = "") -> Data:
         frame = TABLES[path.suffix](path)
     except (ValueError, OSError, UnicodeError) as error:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    for column in without:
+        refuse_unknown(column, [*map(str, frame.columns)], f"{path}: column")
+    frame = frame.drop(columns=[*without])
     name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_")
     if not name or not name[0].isalpha():
         name = f"table_{name}".rstrip("_")
@@ -70,7 +80,8 @@ def table(inputs: Any, targets: Any, *, name: str, task: str = "") -> Data:
 
     Args:
         inputs: [N, F] or images [N, channels, height, width], as an array, a tensor or a frame.
-            Columns of a frame that are no numbers become one input for each of their values.
+            Columns of a frame that are no numbers become one input for each of their values, dates
+            days since the first.
         targets: [N], or [N, 1]: numbers, or labels of any kind; or the name of the frame's column.
         name: What it is called.
         task: "regression" or "classification"; empty: labels are words, truths, or whole numbers of
@@ -229,14 +240,28 @@ def _inputs_of(column: pd.Series, name: str) -> np.ndarray[Any, Any]:
                 ".fillna(frame.median(numeric_only=True)), or leave their rows out"
             )
         return values[:, None]
-    if pd.api.types.is_datetime64_any_dtype(column):
-        raise ConfigError(f"{what} has dates: make numbers of them, as with .dt.dayofyear")
+    if (days := _days(column)) is not None:
+        if count := int(days.isna().sum()):
+            raise ConfigError(f"{what}: {count} dates are missing: fill them in, or leave it out")
+        return days.to_numpy(float)[:, None]
     if (count := column.nunique(dropna=False)) > MOST_CATEGORIES:
         raise ConfigError(
             f"{what} has {count} different values that are no numbers: {MOST_CATEGORIES} are the "
-            "most; leave it out, or join rare ones"
+            f"most; leave it out, as with without={column.name}, or join rare ones"
         )
     return pd.get_dummies(column.astype("string").fillna("missing")).to_numpy(float)
+
+
+def _days(column: pd.Series) -> pd.Series | None:
+    """Dates as days since the first of them; None where they are none."""
+    if not pd.api.types.is_datetime64_any_dtype(column):
+        if column.nunique() <= MOST_CATEGORIES:
+            return None
+        try:
+            column = pd.to_datetime(column, format="ISO8601")
+        except (ValueError, TypeError):
+            return None
+    return (column - column.min()) / pd.Timedelta(days=1)
 
 
 def _column(targets: Any, name: str) -> pd.Series:

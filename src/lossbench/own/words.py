@@ -15,7 +15,7 @@ from lossbench.errors import ConfigError, nearest
 from lossbench.losses.spec import Loss
 from lossbench.models import Model
 from lossbench.own.examination import EXAMINATION_PATIENCE, examine
-from lossbench.own.modules import Own, add, model_row, module_of
+from lossbench.own.modules import Own, add, loss_of, model_row, module_of
 from lossbench.own.process import TrialProcess
 from lossbench.own.tables import TABLES, batch_size, file_table
 from lossbench.pairing import raised
@@ -34,9 +34,11 @@ def with_names(words: Iterable[str]) -> list[str]:
     tables = [word for word in words if _table(word)]
     if not tables and any(word.startswith("target=") for word in words):
         raise ConfigError("target=COLUMN goes with a table: data=FILE.csv")
+    if not tables and any(word.startswith("without=") for word in words):
+        raise ConfigError("without=COLUMN,COLUMN goes with a table: data=FILE.csv")
     of_table = {}
     if tables:
-        for key in ("target", "task"):
+        for key in ("target", "task", "without"):
             typed = [word for word in words if word.startswith(f"{key}=")]
             words = [word for word in words if word not in typed]
             of_table[key] = typed[-1].partition("=")[2] if typed else ""
@@ -59,7 +61,8 @@ def _with_name(word: str, of_table: dict[str, str]) -> str:
     if (path := _table(word)) is not None:
         if not of_table["target"]:
             raise ConfigError(f"{word}: say which column is to be predicted, with target=COLUMN")
-        row = file_table(path, of_table["target"], task=of_table["task"])
+        without = [column for column in of_table["without"].split(",") if column]
+        row = file_table(path, of_table["target"], task=of_table["task"], without=without)
         add(row)
         return f"data={row.name}"
     match = WORD.fullmatch(word)
@@ -106,7 +109,7 @@ def _kind(pickled: bytes) -> tuple[str, str]:
 
 
 ROW_OF: dict[str, Callable[[Any], Loss | Data | Model]] = {
-    "loss": lambda function: examine([function])[0].row,
+    "loss": lambda function: examine([loss_of(function)])[0].row,
     "model": model_row,
     "data": _data,
 }
