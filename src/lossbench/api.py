@@ -25,7 +25,6 @@ from lossbench.records import Records
 from lossbench.report import page, summary
 from lossbench.statistics import Comparison
 
-
 FIRST = ["loss", "verdict", "estimate", "low", "high", "n", "metric", "margin"]
 """Fields of a verdict that are read first."""
 
