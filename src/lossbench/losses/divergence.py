@@ -7,34 +7,36 @@ divergence per example, [...].
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lossbench.losses.links import capped_exp
 from lossbench.losses.robust import rce
+from lossbench.losses.softmax import log_softmax, softmax
 from lossbench.losses.spec import Loss
 
 
 def js(output: Tensor, target: Tensor) -> Tensor:
     """Jensen-Shannon divergence, in nats, between 0 and log 2."""
-    log_p = functional.log_softmax(output, dim=-1)
-    p = log_p.exp()
-    # Where p underflows and the target is 0, the middle is 0 too, and nothing is added.
-    log_middle = (0.5 * (p + target)).clamp(min=torch.finfo(p.dtype).tiny).log()
-    of_target = torch.xlogy(target, target) - target * log_middle
-    return 0.5 * (of_target + p * (log_p - log_middle)).sum(-1)
+    p = softmax(output)
+    # Where p underflows and the target is 0, their sum is 0 too, and nothing is added.
+    log_p, log_sum = (x.clamp(min=torch.finfo(p.dtype).tiny).log() for x in (p, p + target))
+    # Σ y log(y/m) and Σ p log(p/m) less log 2 each: a wrong class has exactly 0 of both.
+    of_target = torch.xlogy(target, target) - target * log_sum
+    return math.log(2.0) + 0.5 * (of_target + p * (log_p - log_sum)).sum(-1)
 
 
 def hellinger(output: Tensor, target: Tensor) -> Tensor:
     """Squared Hellinger distance, 1 - Σ√(py), between 0 and 1."""
-    log_p = functional.log_softmax(output, dim=-1)
+    log_p = log_softmax(output)
     return 1.0 - (target.sqrt() * (0.5 * log_p).exp()).sum(-1)
 
 
 def bhattacharyya(output: Tensor, target: Tensor) -> Tensor:
     """Minus the logarithm of Σ√(py); on hard labels half of cross_entropy."""
-    log_p = functional.log_softmax(output, dim=-1)
+    log_p = log_softmax(output)
     return -(0.5 * (log_p + target.log())).logsumexp(-1)
 
 
@@ -46,8 +48,9 @@ def reverse_kl(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Ten
         target: Distribution, [..., C].
         log_zero: What log 0 is taken for, negative; without it a hard label costs infinity.
     """
-    log_p = functional.log_softmax(output, dim=-1)
-    return (log_p.exp() * log_p).sum(-1) + rce(output, target, log_zero=log_zero)
+    log_p = log_softmax(output)
+    # Σ p is 1: with it off, a certain wrong class has no slope that would be all float32 keeps.
+    return 1.0 + (log_p.exp() * (log_p - 1.0)).sum(-1) + rce(output, target, log_zero=log_zero)
 
 
 def chi2(output: Tensor, target: Tensor) -> Tensor:
@@ -55,7 +58,7 @@ def chi2(output: Tensor, target: Tensor) -> Tensor:
 
     Beyond an exponent of `links.LARGEST_EXPONENT` 1/p goes on along its tangent, to stay finite.
     """
-    log_p = functional.log_softmax(output, dim=-1)
+    log_p = log_softmax(output)
     return 0.5 * ((target.square() * capped_exp(-log_p)).sum(-1) - 1.0)
 
 
@@ -64,7 +67,7 @@ def dice(output: Tensor, target: Tensor) -> Tensor:
 
     The form with squares in the denominator; with plain sums there it is `unhinged`.
     """
-    p = output.softmax(-1)
+    p = softmax(output)
     overlap = 2.0 * (p * target).sum(-1)
     return 1.0 - overlap / (p.square().sum(-1) + target.square().sum(-1))
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lossbench.losses.softmax import softmax
+
 LARGEST_EXPONENT = 70.0
 """exp(70) = 2.5e30 leaves float32 and bfloat16 room for a factor of 1e4 and a sum."""
 
@@ -21,29 +23,24 @@ def identity(output: Tensor) -> Tensor:
     return output
 
 
-def softmax(output: Tensor) -> Tensor:
-    """Exponentials over their sum, on the simplex."""
-    return output.softmax(-1)
-
-
 def doubled_softmax(output: Tensor) -> Tensor:
     """Softmax of twice the output: what exponentials of output differences elicit."""
-    return (2.0 * output).softmax(-1)
+    return softmax(2.0 * output)
 
 
 def scaled_softmax(output: Tensor, *, s: float) -> Tensor:
     """Softmax of s times the output."""
-    return (s * output).softmax(-1)
+    return softmax(s * output)
 
 
 def normalized_softmax(output: Tensor, *, tau: float) -> Tensor:
     """Softmax of the output's direction over the temperature tau."""
-    return (direction(output) / tau).softmax(-1)
+    return softmax(direction(output) / tau)
 
 
 def cosine_softmax(output: Tensor, *, scale: float) -> Tensor:
     """Softmax of `scale` times the cosines between output and classes."""
-    return (scale * direction(output)).softmax(-1)
+    return softmax(scale * direction(output))
 
 
 def sparsemax(output: Tensor) -> Tensor:
@@ -192,6 +189,16 @@ PROBABILITY_LINKS = frozenset(
     | {"sparsemax", "entmax15", "entmax", "tempered_softmax"}
 )
 """Inverse links whose predictions lie on the simplex."""
+
+
+def below_largest(output: Tensor) -> Tensor:
+    """The output less its largest entry, [..., C], at most 0.
+
+    No softmax changes by it, but derivatives: that of the largest entry is minus the sum of the
+    others' and no longer what rounding left of 1 - p. A loss needs it that has a slope where a
+    wrong class has probability 1, like (p - y)².
+    """
+    return output - output.amax(-1, keepdim=True)
 
 
 def direction(output: Tensor) -> Tensor:

@@ -10,8 +10,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lossbench.losses.links import capped_exp, capped_expm1
+from lossbench.losses.softmax import log_softmax
 from lossbench.losses.spec import Loss
 
 
@@ -41,7 +43,7 @@ def exponential(output: Tensor, target: Tensor) -> Tensor:
     Beyond an exponent of `links.LARGEST_EXPONENT` it goes on along its tangent, to stay finite.
     """
     # Σ exp(z_j - z_c) over j ≠ c is 1/p_c - 1.
-    return (target * capped_expm1(-output.log_softmax(-1))).sum(-1)
+    return (target * capped_expm1(-log_softmax(output))).sum(-1)
 
 
 def ova_hinge(output: Tensor, target: Tensor) -> Tensor:
@@ -64,7 +66,10 @@ def ova_exponential(output: Tensor, target: Tensor) -> Tensor:
 
 def savage(output: Tensor, target: Tensor) -> Tensor:
     """A squared sigmoid of the negative margin: bounded, so that outliers do not rule."""
-    return _one_versus_all(output, target, lambda margin: (-2.0 * margin).sigmoid().square())
+    # torch's derivative of the sigmoid is s(1 - s), and 0 where s rounds to 1.
+    return _one_versus_all(
+        output, target, lambda margin: (2.0 * functional.logsigmoid(-2.0 * margin)).exp()
+    )
 
 
 def tangent(output: Tensor, target: Tensor) -> Tensor:

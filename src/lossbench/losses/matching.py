@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lossbench.losses import links
+from lossbench.losses.softmax import log_softmax
 from lossbench.losses.spec import Loss
 
 
@@ -43,7 +44,7 @@ def entmax(output: Tensor, target: Tensor, *, alpha: float = 1.25) -> Tensor:
         alpha: Index of the Tsallis entropy, from 1 to 2.
     """
     if alpha == 1.0:
-        return (torch.xlogy(target, target) - target * output.log_softmax(-1)).sum(-1)
+        return (torch.xlogy(target, target) - target * log_softmax(output)).sum(-1)
     return _fenchel_young(output, target, links.entmax(output, alpha=alpha), alpha=alpha)
 
 

@@ -7,10 +7,10 @@ per example, [...].
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional
 
 from lossbench.losses.links import direction
 from lossbench.losses.proper import cross_entropy
+from lossbench.losses.softmax import log_softmax
 from lossbench.losses.spec import Loss
 
 
@@ -33,7 +33,7 @@ def confidence_penalty(output: Tensor, target: Tensor, *, beta: float = 0.1) -> 
         target: Distribution, [..., C].
         beta: Weight of the entropy, 0 or more; 0 is cross_entropy.
     """
-    log_p = functional.log_softmax(output, dim=-1)
+    log_p = log_softmax(output)
     return cross_entropy(output, target) + beta * (log_p.exp() * log_p).sum(-1)
 
 

@@ -12,19 +12,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lossbench.losses.links import positive_power, tempered_softmax
+from lossbench.losses.links import below_largest, positive_power, tempered_softmax
 from lossbench.losses.proper import cross_entropy
+from lossbench.losses.softmax import log_softmax, softmax
 from lossbench.losses.spec import Loss
 
 
 def mae_probs(output: Tensor, target: Tensor) -> Tensor:
     """Absolute error of softmax probabilities, between 0 and 2; 2(1 - p_c) on a hard label c."""
-    return (output.softmax(-1) - target).abs().sum(-1)
+    # Twice what is missing, as what is too much is the same. A wrong class then has no slope: that
+    # of a probability of 1 would be all that float32 keeps.
+    return 2.0 * (target - softmax(output)).clamp(min=0.0).sum(-1)
 
 
 def unhinged(output: Tensor, target: Tensor) -> Tensor:
     """One minus the softmax probability of the label."""
-    return 1.0 - (target * output.softmax(-1)).sum(-1)
+    return 1.0 - (target * softmax(output)).sum(-1)
 
 
 def gce(output: Tensor, target: Tensor, *, q: float = 0.7) -> Tensor:
@@ -35,8 +38,9 @@ def gce(output: Tensor, target: Tensor, *, q: float = 0.7) -> Tensor:
         target: Distribution, [..., C].
         q: Above 0, up to 1; towards 0 it becomes cross_entropy, 1 is unhinged.
     """
-    log_p = functional.log_softmax(output, dim=-1)
-    return -(target * (q * log_p).expm1()).sum(-1) / q
+    log_p = log_softmax(output)
+    # Not expm1: torch's derivative of that is 1 + expm1, and 0 where that rounds to -1.
+    return (target * (1.0 - (q * log_p).exp())).sum(-1) / q
 
 
 def rce(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Tensor:
@@ -48,7 +52,7 @@ def rce(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Tensor:
         log_zero: What log 0 is taken for, negative. The paper says -4; the authors' code clamps
             the label at 1e-4 and so has -9.21.
     """
-    return -(output.softmax(-1) * _log(target, log_zero)).sum(-1)
+    return -log_zero - (softmax(output) * _above(target, log_zero)).sum(-1)
 
 
 def sce(
@@ -73,8 +77,13 @@ def sce(
 
 def nce(output: Tensor, target: Tensor) -> Tensor:
     """Cross entropy over its sum for all labels, between 0 and 1."""
-    log_p = functional.log_softmax(output, dim=-1)
-    return (target * log_p).sum(-1) / log_p.sum(-1)
+    if output.shape[-1] == 2:
+        # Of two classes float32 needs the logarithm of a probability that rounds to 1.
+        log_p = functional.logsigmoid(output - output.flip(-1))
+    else:
+        log_p = log_softmax(below_largest(output))
+    # 1 less the share of the others, which keeps its digits where the label has all of the sum.
+    return 1.0 - ((1.0 - target) * log_p).sum(-1) / log_p.sum(-1)
 
 
 def nce_mae(output: Tensor, target: Tensor, *, alpha: float = 1.0, beta: float = 1.0) -> Tensor:
@@ -117,7 +126,7 @@ def taylor_ce(output: Tensor, target: Tensor, *, t: int = 2) -> Tensor:
         target: Distribution, [..., C].
         t: Terms, 1 or more; 1 is unhinged, infinitely many are cross_entropy.
     """
-    miss = 1.0 - output.softmax(-1)
+    miss = 1.0 - softmax(output)
     terms = torch.stack([miss.pow(i) / i for i in range(1, t + 1)], -1)
     return (target * terms.sum(-1)).sum(-1)
 
@@ -130,7 +139,7 @@ def phuber_ce(output: Tensor, target: Tensor, *, tau: float = 10.0) -> Tensor:
         target: Distribution, [..., C].
         tau: Largest slope with respect to p, above 1.
     """
-    log_p = functional.log_softmax(output, dim=-1)
+    log_p = log_softmax(output)
     linear = math.log(tau) + 1.0 - tau * log_p.exp()
     return (target * torch.where(log_p > -math.log(tau), -log_p, linear)).sum(-1)
 
@@ -151,7 +160,7 @@ def bi_tempered(output: Tensor, target: Tensor, *, t1: float = 0.8, t2: float = 
         raise ValueError(f"t1 is {t1} and t2 is {t2}: use t1 below 1, or t2 of 1 and more")
     p = tempered_softmax(output, t2=t2)
     if t1 == 1.0:
-        log_p = output.log_softmax(-1) if t2 == 1.0 else p.log()
+        log_p = log_softmax(output) if t2 == 1.0 else p.log()
         return (torch.xlogy(target, target) - target * log_p).sum(-1)
     # y (log_t y - log_t p) - (y^(2-t) - p^(2-t)) / (2 - t), log_t x = (x^(1-t) - 1) / (1 - t).
     reached = target * (positive_power(target, 1.0 - t1) - positive_power(p, 1.0 - t1)) / (1.0 - t1)
@@ -160,9 +169,13 @@ def bi_tempered(output: Tensor, target: Tensor, *, t1: float = 0.8, t2: float = 
     ).sum(-1)
 
 
-def _log(target: Tensor, log_zero: float) -> Tensor:
-    """The target's logarithm, cut off below."""
-    return target.log().clamp(min=log_zero)
+def _above(target: Tensor, log_zero: float) -> Tensor:
+    """The target's logarithm, cut off below at `log_zero`, less that.
+
+    Probabilities sum to 1, so a constant is free to choose: a wrong class has none, and no slope
+    that would be all that float32 keeps of a probability of 1.
+    """
+    return (target.log() - log_zero).clamp(min=0.0)
 
 
 ROBUST = frozenset(

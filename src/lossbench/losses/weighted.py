@@ -11,10 +11,10 @@ import sys
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lossbench.losses.proper import cross_entropy
 from lossbench.losses.robust import unhinged
+from lossbench.losses.softmax import log_softmax
 from lossbench.losses.spec import Context, Loss
 
 
@@ -26,7 +26,7 @@ def focal(output: Tensor, target: Tensor, *, gamma: float = 2.0) -> Tensor:
         target: Distribution, [..., C].
         gamma: Focusing parameter, 0 or more; 0 is cross_entropy.
     """
-    log_p = functional.log_softmax(output, dim=-1)
+    log_p = log_softmax(output)
     return -(target * _miss(log_p).pow(gamma) * log_p).sum(-1)
 
 
@@ -59,7 +59,7 @@ def asl(
         gamma_neg: Focusing on the other classes, whose smoothed share it weighs by p; 0 or more.
         eps: Label smoothing, between 0 and 1.
     """
-    log_p = functional.log_softmax(output, dim=-1)
+    log_p = log_softmax(output)
     share = eps / output.shape[-1]
     of_label = (1.0 - eps + share) * _miss(log_p).pow(gamma_pos) * log_p
     of_other = share * (gamma_neg * log_p).exp() * log_p
@@ -81,7 +81,7 @@ def class_balanced(
     effective = -(_counts(context) * math.log(max(beta, sys.float_info.min))).expm1()
     weight = 1.0 / effective
     weight = output.shape[-1] * weight / weight.sum(-1, keepdim=True)
-    return -(target * weight * functional.log_softmax(output, dim=-1)).sum(-1)
+    return -(target * weight * log_softmax(output)).sum(-1)
 
 
 def ldam(
@@ -100,7 +100,7 @@ def ldam(
     margin = max_m * margin / margin.amax(-1, keepdim=True)
     # Row c has the output of class c lowered: [..., C, C].
     lowered = s * (output.unsqueeze(-2) - torch.diag_embed(margin))
-    log_p = functional.log_softmax(lowered, dim=-1).diagonal(dim1=-2, dim2=-1)
+    log_p = log_softmax(lowered).diagonal(dim1=-2, dim2=-1)
     return -(target * log_p).sum(-1)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 
-ENGINE_SCHEMA = 2
+ENGINE_SCHEMA = 3
 """Rises when a change of the engine, the optimizers or the schedules alters results."""
 
 
