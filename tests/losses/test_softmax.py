@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lossbench.losses.softmax import FEW_CLASSES, log_softmax, softmax
+from lossbench.losses.softmax import (
+    FEW_CLASSES,
+    exact_log_softmax,
+    exact_softmax,
+    log_softmax,
+    softmax,
+)
 
 PAIRS = [(softmax, torch.softmax), (log_softmax, torch.log_softmax)]
 NAMES = ["softmax", "log_softmax"]
@@ -46,3 +52,26 @@ def test_second_derivatives_and_vmap_are_served(ours, torchs):
     jacobians = torch.func.vmap(torch.func.jacrev(ours))(output)
     expected = torch.func.vmap(torch.func.jacrev(lambda values: torchs(values, -1)))(output)
     torch.testing.assert_close(jacobians, expected)
+
+
+EXACT = [(exact_softmax, softmax), (exact_log_softmax, log_softmax)]
+
+
+@pytest.mark.parametrize("classes", [5, 20])
+@pytest.mark.parametrize(("exact", "plain"), EXACT, ids=NAMES)
+def test_where_one_is_exact_values_keep_their_bits_and_a_certain_output_the_digits_of_its_slope(
+    exact, plain, classes
+):
+    draw = torch.Generator().manual_seed(0)
+    output, upstream = (torch.randn(200, classes, generator=draw) for _ in range(2))
+    output[:, 0] += torch.linspace(0.0, 60.0, 200)
+    assert exact(output).equal(plain(output))
+
+    def slope(function):
+        leaf = output.clone().requires_grad_()
+        return torch.autograd.grad((upstream * function(leaf)).sum(), leaf)[0].double()
+
+    ours, torchs = slope(exact), slope(plain)
+    torch.testing.assert_close(ours[:, 0], -ours[:, 1:].sum(-1), rtol=1e-3, atol=0)
+    # Of the others torch's own slopes are right.
+    torch.testing.assert_close(ours[:, 1:], torchs[:, 1:], rtol=1e-5, atol=0)

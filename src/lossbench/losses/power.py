@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lossbench.losses.links import LARGEST_EXPONENT, below_largest
-from lossbench.losses.softmax import softmax
+from lossbench.losses.links import LARGEST_EXPONENT
+from lossbench.losses.softmax import exact_softmax
 from lossbench.losses.spec import Loss
 
 
@@ -56,7 +56,7 @@ def cosh(output: Tensor, target: Tensor) -> Tensor:
 
 def quartic_probs(output: Tensor, target: Tensor) -> Tensor:
     """A quarter of the fourth power of the error of softmax probabilities."""
-    return 0.25 * (softmax(below_largest(output)) - target).square().square().sum(-1)
+    return 0.25 * (exact_softmax(output) - target).square().square().sum(-1)
 
 
 def rescaled_square(output: Tensor, target: Tensor, *, k: float = 15.0, M: float = 30.0) -> Tensor:

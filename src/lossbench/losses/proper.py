@@ -11,8 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from lossbench.losses.links import below_largest
-from lossbench.losses.softmax import log_softmax, softmax
+from lossbench.losses.softmax import exact_log_softmax, exact_softmax, log_softmax, softmax
 from lossbench.losses.spec import Loss
 
 
@@ -23,7 +22,7 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
 
 def brier(output: Tensor, target: Tensor) -> Tensor:
     """Squared error of softmax probabilities, summed over classes, between 0 and 2."""
-    return (softmax(below_largest(output)) - target).square().sum(-1)
+    return (exact_softmax(output) - target).square().sum(-1)
 
 
 def mse_sigmoid(output: Tensor, target: Tensor) -> Tensor:
@@ -50,7 +49,7 @@ def tsallis(output: Tensor, target: Tensor, *, q: float = 1.5) -> Tensor:
         target: Distribution, [..., C].
         q: Index, above 1; towards 1 it becomes cross_entropy.
     """
-    log_p = log_softmax(below_largest(output))
+    log_p = exact_log_softmax(output)
     # Not expm1: torch's derivative of that is 1 + expm1, and 0 where that rounds to -1.
     of_label = -(target * (q * (((q - 1.0) * log_p).exp() - 1.0))).sum(-1) / (q - 1.0)
     return of_label + (q * log_p).exp().sum(-1) - 1.0

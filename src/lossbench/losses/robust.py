@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lossbench.losses.links import below_largest, positive_power, tempered_softmax
+from lossbench.losses.links import positive_power, tempered_softmax
 from lossbench.losses.proper import cross_entropy
-from lossbench.losses.softmax import log_softmax, softmax
+from lossbench.losses.softmax import exact_log_softmax, log_softmax, softmax
 from lossbench.losses.spec import Loss
 
 
@@ -81,7 +81,7 @@ def nce(output: Tensor, target: Tensor) -> Tensor:
         # Of two classes float32 needs the logarithm of a probability that rounds to 1.
         log_p = functional.logsigmoid(output - output.flip(-1))
     else:
-        log_p = log_softmax(below_largest(output))
+        log_p = exact_log_softmax(output)
     # 1 less the share of the others, which keeps its digits where the label has all of the sum.
     return 1.0 - ((1.0 - target) * log_p).sum(-1) / log_p.sum(-1)
 

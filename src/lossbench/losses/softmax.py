@@ -25,6 +25,28 @@ def log_softmax(output: Tensor) -> Tensor:
     return _over_classes(torch.log_softmax, output)
 
 
+def exact_softmax(output: Tensor) -> Tensor:
+    """`softmax` with derivatives that are right also where a probability rounds to 1.
+
+    The derivative of the largest entry is minus the sum of the others', and no longer what rounding
+    left of 1 - p. A loss needs it that has a slope where a wrong class has probability 1, like
+    (p - y)².
+    """
+    return _over_classes(lambda values, axis: torch.softmax(_lowered(values, axis), axis), output)
+
+
+def exact_log_softmax(output: Tensor) -> Tensor:
+    """Logarithm of `exact_softmax`."""
+    return _over_classes(
+        lambda values, axis: torch.log_softmax(_lowered(values, axis), axis), output
+    )
+
+
+def _lowered(output: Tensor, axis: int) -> Tensor:
+    """The output less its largest entry, at most 0."""
+    return output - output.amax(axis, keepdim=True)
+
+
 def _over_classes(function: Callable[[Tensor, int], Tensor], output: Tensor) -> Tensor:
     """A function over the last axis; with few classes on the CPU, vectors run over examples.
 
