@@ -1,4 +1,4 @@
-"""Commands given in processes of their own, and a loss whose training takes time where it should."""
+"""Commands in processes of their own, and a loss whose training takes its time on clusters."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ WAITING_LOSS = """
 import os, time
 from lossbench.losses.spec import Loss
 
-IS_SLOW = {"SLURM_JOB_ID", "LOSSBENCH_WAITS"} & os.environ.keys()
-
 def waiting(output, target):
-    if IS_SLOW and output.requires_grad:
+    if {"SLURM_JOB_ID", "LOSSBENCH_WAITS"} & os.environ.keys() and output.requires_grad:
         time.sleep(0.015)
     return 0.5 * (output - target).square().sum(-1)
 

@@ -30,7 +30,7 @@ def pytest_ignore_collect(collection_path, config):
     """Tests that start clusters are run when they are named: `pytest tests/slurm`."""
     name = collection_path.name
     is_cluster = name in ("slurm", "executors") and collection_path.is_dir()
-    return is_cluster and not any(name in word for word in config.args) or None
+    return (is_cluster and not any(name in word for word in config.args)) or None
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -11,8 +11,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from datetime import datetime, timedelta
@@ -24,7 +22,7 @@ from interrupted import contents
 from needs import skip_without
 from one_node import CPUS, OneNode, missing
 
-from lossbench import cli, records, store
+from lossbench import cli, records
 
 SHORT = [*TASK, "loss=mse", "seed=range(5)", "steps=200"]
 LONG = [*WAITING, "steps=1000", "log_every=20", "eval_every=400", "engine.commit_every=0.5"]

@@ -246,7 +246,6 @@ class Setbacks:
         pack_id, step = pack.pack_id, int(record["step"])
         if not is_of_pack:
             self.others[pack_id] += 1
-            log.warning("pack %s: %s, not by any fault of its runs", pack_id, how)
             is_hopeless = self.others[pack_id] >= TRIES
             return f"{how}, not finished{last_words}" if is_hopeless else ""
         self.deaths[pack_id, step] += 1

@@ -189,6 +189,7 @@ class Workers(AbstractContextManager["Workers"]):
         self.packs_at_once = launcher.workers or 1
         self.setbacks = Setbacks(trainer.engine)
         self.machines: dict[str, str] = {}  # one for each kind of instructions
+        self.refusing: set[str] = set()  # machines of which that was said
         self.stack = contextlib.ExitStack()
         self.executor: Executor | None = None
 
@@ -244,7 +245,12 @@ class Workers(AbstractContextManager["Workers"]):
         while any(pack.is_leased for pack in futures.values()):
             time.sleep(0.1)
         stop.check()
-        return Trained(ended, {} if ended else left)
+        if ended:
+            return Trained(ended)
+        if left:
+            _, reason = next(iter(left.values()))
+            log.warning("%d packs are left for the next command: %s", len(left), reason)
+        return Trained(0, left)
 
     def _ended(self, pack: OpenPack, future: Future[Answer]) -> tuple[int, str]:
         """How many runs of a pack have ended, and why it was tried often enough, if it was."""
@@ -254,11 +260,16 @@ class Workers(AbstractContextManager["Workers"]):
             text = " ".join(str(error).split())[:300]
             how, record = f"its worker was lost: {type(error).__name__}: {text}", pack.record
             is_of_pack = is_out_of_memory(error) or bool(record and record["starts"])
+            if not is_of_pack:
+                log.warning("pack %s: %s", pack.pack_id, how)
         else:
             self._tell(answer)
             if not answer.refusal:
                 return answer.ended, ""
             how, is_of_pack = f"{answer.machine}: {answer.refusal}", False
+            if answer.machine not in self.refusing:
+                self.refusing.add(answer.machine)
+                log.warning("%s; packs that it was given go to other workers", how)
         return 0, self.setbacks.reason(pack, how, is_of_pack=is_of_pack)
 
     def _tell(self, answer: Answer) -> None:

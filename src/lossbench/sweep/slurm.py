@@ -283,6 +283,8 @@ class Cluster(AbstractContextManager["Cluster"]):
         is_of_node = state in (*FAULTS_OF_NODES, "COMPLETED") or (
             state == "FAILED" and not has_begun
         )
+        if is_of_node:
+            log.warning("pack %s: %s, not by any fault of its runs", pack.pack_id, ending)
         return self.setbacks.reason(
             pack, ending, is_of_pack=not is_of_node, last_words=_last_words(job)
         )
