@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import time
 from collections.abc import Iterator
@@ -220,7 +221,10 @@ def _crew(launcher: DictConfig, trainer: Trainer) -> Crew:
         if executor in ("slurm", "local"):
             return Cluster(trainer, LauncherNode(**settings))
         if executor in CLUSTERS:
-            return Workers(trainer, LauncherNode(**settings))
+            cluster = functools.partial(
+                CLUSTERS[executor], LauncherNode(**settings), trainer.engine.threads
+            )
+            return Workers(trainer, cluster, workers=workers)
         raise ConfigError(
             f"hydra.launcher.executor={executor} is unknown: use inline, local, slurm, dask or ray"
         )

@@ -47,6 +47,8 @@ LOOK = 0.5
 ANSWERING = 10
 """Seconds that a scheduler may take to answer."""
 
+Cluster = Callable[[], AbstractContextManager[tuple[Executor, int]]]
+
 COMMANDS = Path("commands")
 """Below a sweep's folder: a lock for each command whose packs are with workers."""
 
@@ -177,16 +179,17 @@ class Workers(AbstractContextManager["Workers"]):
 
     Args:
         trainer: How they train.
-        launcher: Which cluster it is, and where.
+        cluster: Gives the executor, and how many packs its workers train at a time now.
+        workers: How many a sweep is divided for; 0 for as many as there are.
     """
 
-    def __init__(self, trainer: Trainer, launcher: LauncherNode) -> None:
-        if launcher.workers < 0:
+    def __init__(self, trainer: Trainer, cluster: Cluster, *, workers: int = 0) -> None:
+        if workers < 0:
             raise ConfigError(
-                f"hydra.launcher.workers={launcher.workers}: use 0 for as many as the cluster has"
+                f"hydra.launcher.workers={workers}: use 0 for as many as the cluster has"
             )
-        self.trainer, self.launcher = trainer, launcher
-        self.packs_at_once = launcher.workers or 1
+        self.trainer, self.cluster, self.workers = trainer, cluster, workers
+        self.packs_at_once = workers or 1
         self.setbacks = Setbacks(trainer.engine)
         self.machines: dict[str, str] = {}  # one for each kind of instructions
         self.refusing: set[str] = set()  # machines of which that was said
@@ -204,10 +207,9 @@ class Workers(AbstractContextManager["Workers"]):
             ConfigError: Nobody answers at its address, or the package is missing.
         """
         if self.executor is None:
-            opened = CLUSTERS[self.launcher.executor](self.launcher, self.trainer.engine.threads)
-            self.executor, count = self.stack.enter_context(opened)
-            self.packs_at_once = self.launcher.workers or max(1, count)
-            log.info("%s: %d packs at a time", self.launcher.executor, self.packs_at_once)
+            self.executor, count = self.stack.enter_context(self.cluster())
+            self.packs_at_once = self.workers or max(1, count)
+            log.info("workers train %d packs at a time", count)
 
     def queued(self, sweep_folder: Path) -> set[str]:
         """What waited for a worker ends with its command: it has no queue."""
