@@ -71,7 +71,7 @@ class Command:
         return self.out
 
 
-def until(condition: Callable[[], Any], seconds: float = 120, what: str = "") -> Any:
+def until(condition: Callable[[], Any], seconds: float = 300, what: str = "") -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():

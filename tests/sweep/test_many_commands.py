@@ -64,9 +64,9 @@ def test_the_indexed_job_gives_a_command_that_is_understood(capsys):
 
 def test_the_script_for_dask_is_python_and_its_command_is_understood(capsys):
     text = (FILES / "dask_on_pbs.py").read_text()
-    docstring = ast.get_docstring(ast.parse(text))
+    docstring = str(ast.get_docstring(ast.parse(text))).replace("$(cat scheduler)", "node1")
     (words,) = [one for one in commands_in(docstring) if "experiment=essay" in one]
-    assert is_understood([word.replace("$(cat scheduler)", "x") for word in words], capsys)
+    assert is_understood(words, capsys)
 
 
 def test_every_file_is_named_on_the_page():
