@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -93,9 +94,13 @@ class Dask(Cluster):
 
 
 class Ray(Cluster):
-    """A head and a worker, with a processor each."""
+    """A head and a worker, with a processor each, and a token that lets nobody else in."""
 
     launcher = "ray"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
     @property
     def words(self) -> list[str]:
@@ -103,8 +108,9 @@ class Ray(Cluster):
 
     def start(self) -> None:
         both = ["start", "--block", "--num-cpus=1", "--object-store-memory=80000000"]
+        both += ["--node-ip-address=127.0.0.1", "--disable-usage-stats"]
         head = ["--head", f"--port={self.port}", "--include-dashboard=false"]
-        head += [f"--temp-dir={self.folder}/ray", "--disable-usage-stats"]
+        head += [f"--temp-dir={self.folder}/ray"]
         self.begin("ray.scripts.scripts", *both, *head)
         until = time.monotonic() + 60
         while time.monotonic() < until:
