@@ -113,6 +113,15 @@ def test_packs_that_no_worker_can_train_are_left_with_the_reason(tmp_path, caplo
     assert {facts["status"] for facts in Inventory(tmp_path).statuses.values()} == {"done"}
 
 
+def test_a_cluster_that_goes_away_ends_the_command_with_the_reason(tmp_path, caplog):
+    with Workers(trainer(pack_size=2), threads) as crew:
+        crew.check()
+        crew.executor.shutdown()
+        statuses = sweep_by(crew, tmp_path).run(RUNS)
+    assert {facts["status"] for facts in statuses.values()} == {"missing"}
+    assert "the cluster is gone: RuntimeError: cannot schedule new futures" in caplog.text
+
+
 def test_a_pack_whose_workers_are_lost_at_one_step_goes_on_in_halves(tmp_path, caplog):
     pack = one_pack(tmp_path, RUNS)
     with Workers(trainer(), raising) as crew:

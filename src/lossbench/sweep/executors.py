@@ -222,15 +222,21 @@ class Workers(AbstractContextManager["Workers"]):
         """
         assert self.executor is not None
         folder = packs[0].sweep_folder.absolute() / COMMANDS
+        for old in folder.glob("*.lock"):
+            if not store.is_held(old):
+                old.unlink(missing_ok=True)  # of a command that was killed
         lock = folder / f"{uuid.uuid4().hex}.lock"
         expected, futures = versions(), {}
         ended, left = 0, {}
         try:
-            with store.lock(lock), bar_of(packs) as bar:
-                for pack in longest_first(packs):
+            with store.lock(lock, patience=ANSWERING), bar_of(packs) as bar:
+                for pack in longest_first([pack for pack in packs if not pack.is_leased]):
                     there = dataclasses.replace(pack, folder=pack.folder.absolute())
-                    future = self.executor.submit(train_there, self.trainer, there, lock, expected)
-                    futures[future] = pack
+                    words = train_there, self.trainer, there, lock, expected
+                    try:
+                        futures[self.executor.submit(*words)] = pack
+                    except Exception as error:  # each cluster has its own
+                        left[pack.pack_id] = pack, f"the cluster is gone: {_in_a_line(error)}"
                 while futures and not stop.signal:
                     for future in wait(futures, LOOK, FIRST_COMPLETED).done:
                         pack = futures.pop(future)
@@ -259,8 +265,7 @@ class Workers(AbstractContextManager["Workers"]):
         try:
             answer = future.result()
         except Exception as error:
-            text = " ".join(str(error).split())[:300]
-            how, record = f"its worker was lost: {type(error).__name__}: {text}", pack.record
+            how, record = f"its worker was lost: {_in_a_line(error)}", pack.record
             is_of_pack = is_out_of_memory(error) or bool(record and record["starts"])
             if not is_of_pack:
                 log.warning("pack %s: %s", pack.pack_id, how)
@@ -378,8 +383,11 @@ def _package(name: str, extra: str) -> Any:
 
 
 def _unreachable(what: str, address: str | None, error: Exception) -> ConfigError:
-    reason = str(error).strip().splitlines()[0][:200]
     return ConfigError(
-        f"no {what} answers at hydra.launcher.address={address} ({reason}): "
+        f"no {what} answers at hydra.launcher.address={address} ({_in_a_line(error)}): "
         "start it, or mend the address"
     )
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
