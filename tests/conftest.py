@@ -27,10 +27,10 @@ def registered():
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Slurm's tests start daemons and are run when they are named: `pytest tests/slurm`."""
-    if collection_path.name == "slurm" and not any("slurm" in word for word in config.args):
-        return True
-    return None
+    """Tests that start clusters are run when they are named: `pytest tests/slurm`."""
+    name = collection_path.name
+    is_cluster = name in ("slurm", "executors") and collection_path.is_dir()
+    return (is_cluster and not any(name in word for word in config.args)) or None
 
 
 def pytest_terminal_summary(terminalreporter):

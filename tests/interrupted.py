@@ -31,7 +31,7 @@ class Spoiling(Trainer):
     """Puts a folder where a pack's table is to be: as on a full disk, no write succeeds."""
 
     def train(self, pack: OpenPack, stop: Stop, title: str = "") -> Statuses | None:
-        (pack.folder / "steps.parquet" / "x").mkdir(parents=True)
+        (pack.folder / "steps.parquet" / "x").mkdir(parents=True, exist_ok=True)
         return super().train(pack, stop, title)
 
 

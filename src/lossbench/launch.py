@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import time
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ from lossbench.runs import TF32, ConfigError, Engine
 from lossbench.runs.source import forget
 from lossbench.sweep import Sweep
 from lossbench.sweep.crews import Crew, Here, Processes
+from lossbench.sweep.executors import CLUSTERS, Workers
 from lossbench.sweep.plan import context
 from lossbench.sweep.slurm import Cluster
 from lossbench.sweep.training import Trainer
@@ -216,12 +218,17 @@ def _question(config: DictConfig) -> str:
 def _crew(launcher: DictConfig, trainer: Trainer) -> Crew:
     """What trains packs: this process, several of this machine, or a cluster."""
     executor, workers = launcher.executor, launcher.workers
-    if executor in ("slurm", "local"):
-        settings: Any = OmegaConf.to_container(launcher, resolve=True)
-        return Cluster(trainer, LauncherNode(**settings))
     if executor != "inline":
+        settings: Any = OmegaConf.to_container(launcher, resolve=True)
+        if executor in ("slurm", "local"):
+            return Cluster(trainer, LauncherNode(**settings))
+        if executor in CLUSTERS:
+            cluster = functools.partial(
+                CLUSTERS[executor], LauncherNode(**settings), trainer.engine.threads
+            )
+            return Workers(trainer, cluster, workers=workers)
         raise ConfigError(
-            f"hydra.launcher.executor={executor} is unknown: use inline, local or slurm"
+            f"hydra.launcher.executor={executor} is unknown: use inline, local, slurm, dask or ray"
         )
     count = process_count(workers, trainer.engine)
     return Here(trainer) if count < 2 else Processes(trainer, count)

@@ -23,6 +23,9 @@ Elsewhere copies of a process that has imported torch are not safe."""
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Signals that ask a sweep to end, and to keep what it has."""
 
+_ONE_AT_A_TIME = threading.RLock()
+"""Held while processes begin: what is changed for that is the whole process's."""
+
 BYTES_A_WORKER = 2**30
 """Of memory for a process that trains, PyTorch itself included."""
 
@@ -57,18 +60,19 @@ def beginning(modules: Sequence[str]) -> Iterator[None]:
     Args:
         modules: As of `begin`.
     """
-    main = sys.modules["__main__"]
-    resource_tracker.ensure_running()  # it would let signals through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)  # a child inherits that
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        if START_METHOD == "forkserver":
-            forkserver.set_forkserver_preload([*modules])
-            forkserver.ensure_running()
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with _ONE_AT_A_TIME:
+        main = sys.modules["__main__"]
+        resource_tracker.ensure_running()  # it would let signals through
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)  # a child inherits that
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            if START_METHOD == "forkserver":
+                forkserver.set_forkserver_preload([*modules])
+                forkserver.ensure_running()
+            yield
+        finally:
+            sys.modules["__main__"] = main
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def inherited() -> tuple[dict[str, str], int]:

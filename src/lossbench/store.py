@@ -17,6 +17,7 @@ import math
 import os
 import platform
 import re
+import socket
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,6 +31,8 @@ COMMIT, LOCK = "commit.json", "lock"
 TRIES = 3
 """How often a lock is tried, 10 ms apart, before it counts as held."""
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
+_HOLDER = re.compile(rb"\s*(\d{1,20})(?: ([\w.-]{1,255}))?\s*")
+"""What a lock holds: the number of its process, and the machine that it is on."""
 SEAL = "sha256"
 """Key under which a sealed record carries the hash of all its other keys."""
 
@@ -387,16 +390,16 @@ def try_lock(path: Path) -> Iterator[bool]:
                 if not _is_lock(descriptor):
                     raise OSError(errno.EEXIST, "it is no lock of lossbench: move it away")
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, str(os.getpid()).encode())
+                os.write(descriptor, f"{os.getpid()} {socket.gethostname()}".encode())
         yield is_mine
     finally:
         os.close(descriptor)
 
 
 def _is_lock(descriptor: int) -> bool:
-    """Whether a file holds what a lock holds, a process's number, and has no other name."""
-    is_number = os.pread(descriptor, 32, 0).strip().isdigit()
-    return os.fstat(descriptor).st_nlink < 2 and (is_number or not os.fstat(descriptor).st_size)
+    """Whether a file holds what a lock holds, a process and its machine, and has no other name."""
+    is_process = _HOLDER.fullmatch(os.pread(descriptor, 300, 0)) is not None
+    return os.fstat(descriptor).st_nlink < 2 and (is_process or not os.fstat(descriptor).st_size)
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
@@ -433,9 +436,12 @@ def _flock(descriptor: int, path: Path, kind: int = fcntl.LOCK_EX) -> bool:
 
 
 def holder(path: Path) -> str:
-    """Number of the process that holds a lock, as it wrote it down."""
+    """Number of the process that holds a lock, and its machine if that is another, as written."""
     with contextlib.suppress(OSError):
-        return read_file(path).decode(errors="replace").strip()[:20] or "unknown"
+        found = _HOLDER.fullmatch(read_file(path))
+        if found:
+            number, machine = found[1].decode(), (found[2] or b"").decode()
+            return f"{number} on {machine}" if machine not in ("", socket.gethostname()) else number
     return "unknown"
 
 

@@ -11,24 +11,20 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from configs import TINY
+from commands import TASK, WAITING, Command, packs, place_of_commands, until
 from interrupted import contents
 from needs import skip_without
 from one_node import CPUS, OneNode, missing
 
-from lossbench import cli, records, store
+from lossbench import cli, records
 
-TASK = ["-m", "data=diabetes", "model=linear", "batch_size=16", "engine.pack_size=1"]
 SHORT = [*TASK, "loss=mse", "seed=range(5)", "steps=200"]
-WAITING = ["--config-dir", "conf", *TASK, "loss=waiting", "extensions=[waiting_loss]"]
 LONG = [*WAITING, "steps=1000", "log_every=20", "eval_every=400", "engine.commit_every=0.5"]
 MINUTE = [*WAITING, "steps=4000", "log_every=500", "eval_every=4000"]
 ON_SLURM = ["hydra/launcher=packed_slurm", "hydra.launcher.mem_gb=1"]
@@ -51,55 +47,7 @@ def node():
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Where all commands are given: it has a loss that takes its time."""
-    place = tmp_path_factory.mktemp("sweeps")
-    (place / "waiting_loss.py").write_text(WAITING_LOSS)
-    (place / "conf" / "loss").mkdir(parents=True)
-    (place / "conf" / "loss" / "waiting.yaml").write_text("fn: waiting\n")
-    (place / "conf" / "experiment").mkdir()
-    (place / "conf" / "experiment" / "tiny.yaml").write_text(TINY)
-    return place
-
-
-class Command:
-    """A `lossbench` command in a process of its own; what it says so far is `out`."""
-
-    def __init__(self, node, place, *line):
-        self.log = node.folder / "log" / f"command-{time.monotonic_ns()}"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "lossbench.cli", *line],
-                cwd=place,
-                env={**node.environment, "OMP_NUM_THREADS": "1"},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    @property
-    def out(self):
-        return self.log.read_text()
-
-    def ends(self, code):
-        self.process.wait(timeout=500)
-        assert self.process.returncode == code, self.out
-        return self.out
-
-
-WAITING_LOSS = """
-import os, time
-from lossbench.losses.spec import Loss
-
-def waiting(output, target):
-    if "SLURM_JOB_ID" in os.environ and output.requires_grad:
-        time.sleep(0.015)
-    return 0.5 * (output - target).square().sum(-1)
-
-LOSSES = (
-    Loss(fn=waiting, inverse_link="identity", family="power", task="regression", formula="?",
-         claims=frozenset(), source="test"),
-)
-"""
-"""A loss that takes its time on Slurm, and no processor."""
+    return place_of_commands(tmp_path_factory.mktemp("sweeps"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,24 +70,6 @@ def undisturbed(node, place):
         cli.DONE
     )
     return contents(place / "runs" / "inline")
-
-
-def until(condition, seconds=120, what=""):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"it never came: {what}")
-
-
-def packs(place, name):
-    found = {}
-    for folder in (place / "runs" / name / "packs").glob("*"):
-        state = store.committed(folder)
-        if state is not None:
-            found[folder.name] = state
-    return found
 
 
 def jobs(place, name):

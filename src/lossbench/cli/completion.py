@@ -45,7 +45,7 @@ def candidates(line: str) -> list[str]:
         offered = FLAGS.get(command, OF_OVERRIDES)
     elif not before[1:]:
         offered = [f"{name} " for name in FLAGS] + [f"{key}=" for key in keys()]
-    elif command in ("report", "verify", "export"):
+    elif command in ("status", "report", "verify", "export"):
         offered = [f"{path.parent} " for path in sorted(Path("runs").glob("*/sweep.json"))]
     elif command == "losses":
         offered = [f"{name} " for name in _choices("loss", before, "")]

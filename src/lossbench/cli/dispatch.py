@@ -20,6 +20,7 @@ from lossbench.store import StoreError
 
 COMMANDS = {
     "plan": "plan",
+    "status": "status",
     "report": "report",
     "export": "export",
     "verify": "verify",

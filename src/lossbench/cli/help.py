@@ -25,6 +25,7 @@ and says with honest statistics what the loss changed.
   lossbench plan experiment=NAME           what it would cost: runs, packs, time, budget;
       --power    what its seeds can resolve    --spread 0.02  from a stated spread
       --json     the same for programs
+  lossbench status runs/NAME [--json]      what is done, trains, waits and has failed
   lossbench report runs/NAME [--strict]    HTML page and tables (--strict: exit 1 if a
                                            run is missing or a verdict is undecided or
                                            rests on less than declared, proven pairs)

@@ -12,6 +12,7 @@ from lossbench.errors import ConfigError
 
 FLAGS = {
     "plan": ("--power", "--spread", "--json"),
+    "status": ("--json",),
     "report": ("--strict", "--figures", "--json"),
     "export": ("--to", "--into", "--all"),
     "verify": ("--machine",),

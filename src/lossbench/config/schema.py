@@ -124,10 +124,11 @@ class Config:
 
 @dataclass
 class LauncherNode:
-    """`hydra/launcher=packed`; all but `executor` and `workers` is for clusters."""
+    """`hydra/launcher=packed`; `address` is for Dask and Ray, what follows it for Slurm."""
 
     executor: str = "inline"
     workers: int = 0
+    address: str | None = None
     partition: str | None = None
     account: str | None = None
     qos: str | None = None

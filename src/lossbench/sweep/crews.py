@@ -1,11 +1,11 @@
-"""Who trains packs: this process, or several of this machine. A cluster is in `slurm`."""
+"""Who trains packs: this process, or several of this machine. Clusters: `slurm`, `executors`."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,13 +19,16 @@ from lossbench import store
 from lossbench.engine import failed
 from lossbench.runs import ConfigError, Engine
 from lossbench.sweep.inventory import LOCK_PATIENCE, OpenPack, halves_of
-from lossbench.sweep.process import Process
+from lossbench.sweep.process import Died, Process
 from lossbench.sweep.training import OutOfMemory, Stop, Trainer, finish
 
 log = logging.getLogger(__name__)
 
 LOOK = 0.1
 """Seconds between two looks at processes."""
+
+TRIES = 2
+"""How often a pack that a cluster could not train is tried as it is."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,8 @@ class Processes(AbstractContextManager["Processes"]):
         return set()
 
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
-        """See `Crew`; the longest packs first. One pack alone is no reason to begin a process."""
-        if len(packs) == 1 and not self.processes and not packs[0].is_suspect:
+        """See `Crew`; the longest packs first. One pack alone is no reason to begin several."""
+        if len(packs) == 1 and self.packs_at_once > 1 and not self.processes:
             return Here(self.trainer).train(packs, stop)
         try:
             return Trained(self._train(packs, stop))
@@ -158,10 +161,9 @@ class Processes(AbstractContextManager["Processes"]):
             raise
 
     def _train(self, packs: Sequence[OpenPack], stop: Stop) -> int:
-        waiting = deque(sorted(packs, key=lambda p: sum(r.steps for r in p.runs), reverse=True))
+        waiting = deque(longest_first(packs))
         ended, trouble = 0, None
-        total, is_terminal = sum(len(pack.runs) for pack in packs), sys.stdout.isatty()
-        with tqdm(total=total, unit="run", leave=False, disable=not is_terminal) as bar:
+        with bar_of(packs) as bar:
             while waiting or any(process.pack for process in self.processes):
                 if stop.signal or trouble:
                     waiting.clear()
@@ -201,6 +203,56 @@ class Processes(AbstractContextManager["Processes"]):
         if trouble is not None:
             raise trouble
         return ended
+
+
+def longest_first(packs: Sequence[OpenPack]) -> list[OpenPack]:
+    """Packs in the order in which they end soonest as a whole."""
+    return sorted(packs, key=lambda pack: sum(run.steps for run in pack.runs), reverse=True)
+
+
+def bar_of(packs: Sequence[OpenPack]) -> tqdm:
+    """A bar that shows on a terminal how many runs have ended."""
+    total = sum(len(pack.runs) for pack in packs)
+    return tqdm(total=total, unit="run", leave=False, disable=not sys.stdout.isatty())
+
+
+class Setbacks:
+    """Packs that came back from a cluster before they were finished, and what becomes of them.
+
+    Args:
+        engine: How they are trained.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.deaths: Counter[tuple[str, int]] = Counter()  # of packs that began, at a step
+        self.others: Counter[str] = Counter()  # that no run is to blame for, by pack_id
+
+    def reason(self, pack: OpenPack, how: str, *, is_of_pack: bool, last_words: str = "") -> str:
+        """Judge one more: a pack that ends again at the same step goes on in halves.
+
+        Args:
+            pack: The pack.
+            how: What became of it.
+            is_of_pack: Whether its runs may be to blame, not a machine.
+            last_words: What its process wrote, for who looks for the cause.
+
+        Returns:
+            Why it was tried often enough; empty where it is to be tried again.
+        """
+        record = pack.record
+        if record is None or pack.is_leased:
+            return ""  # it is another pack by now, or another process has it
+        pack_id, step = pack.pack_id, int(record["step"])
+        if not is_of_pack:
+            self.others[pack_id] += 1
+            is_hopeless = self.others[pack_id] >= TRIES
+            return f"{how}, not finished{last_words}" if is_hopeless else ""
+        self.deaths[pack_id, step] += 1
+        log.warning("pack %s ended at step %d: %s", pack_id, step, how)
+        if self.deaths[pack_id, step] >= TRIES:
+            divide(pack, Died(how + last_words), self.engine)
+        return ""
 
 
 def divide(pack: OpenPack, error: Exception, engine: Engine) -> tuple[int, list[OpenPack]]:

@@ -152,7 +152,6 @@ def _work(pipe: connection.Connection, trainer: Trainer) -> None:
             packs.put(None)
 
     threading.Thread(target=listen, daemon=True).start()
-    trainer.prepare(())
     relay.send(READY)
     while (pack := packs.get()) is not None:
         outcome: int | Exception = 0

@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -28,9 +27,8 @@ from typing import Any
 from lossbench import store
 from lossbench.config.schema import LauncherNode
 from lossbench.runs import ConfigError
-from lossbench.sweep.crews import Here, Trained, divide
+from lossbench.sweep.crews import Here, Setbacks, Trained
 from lossbench.sweep.inventory import OpenPack
-from lossbench.sweep.process import Died
 from lossbench.sweep.training import Interrupted, Stop, Trainer, stopping
 
 submitit: Any = import_module("submitit") if find_spec("submitit") else None
@@ -50,9 +48,6 @@ CANCELLED = ("CANCELLED", "PREEMPTED", "REVOKED", "DEADLINE", "TIMEOUT", "INTERR
 
 FAULTS_OF_NODES = ("UNKNOWN", "NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL")
 """Of the machine, not of the pack: such a pack is left for the next command, never halved."""
-
-TRIES = 2
-"""How often a pack whose job dies at one and the same step is tried as a whole."""
 
 JOBS_LOCK_PATIENCE = 300.0
 """Seconds to wait for another command that submits."""
@@ -137,8 +132,7 @@ class Cluster(AbstractContextManager["Cluster"]):
             )
         self.trainer, self.launcher = trainer, launcher
         self.is_slurm = launcher.executor == "slurm"
-        self.deaths: Counter[tuple[str, int]] = Counter()  # of jobs, by pack_id and step
-        self.faults: Counter[str] = Counter()  # ends that no run is to blame for, by pack_id
+        self.setbacks = Setbacks(trainer.engine)
         self.queue: set[str] | None = None
 
     def __exit__(self, *_: object) -> None:
@@ -279,24 +273,21 @@ class Cluster(AbstractContextManager["Cluster"]):
         Returns:
             Why this command leaves it; empty where it is to be submitted again.
         """
-        pack_id, state, step = pack.pack_id, self._state(job), int(record["step"])
+        state, has_begun = self._state(job), bool(record["starts"])
         ending = f"job {job.job_id}: {state}"
         if pack.is_leased:
             return ""  # another process has it
         if state in CANCELLED:
-            log.warning("pack %s is not finished, %s", pack_id, ending)
+            log.warning("pack %s is not finished, %s", pack.pack_id, ending)
             return f"{ending}; its checkpoint is kept"
-        has_begun = bool(record["starts"])
-        if state in (*FAULTS_OF_NODES, "COMPLETED") or (state == "FAILED" and not has_begun):
-            self.faults[pack_id] += 1
-            log.warning("pack %s: %s, not by any fault of its runs", pack_id, ending)
-            is_hopeless = self.faults[pack_id] >= TRIES
-            return f"{ending}, but not finished{_last_words(job)}" if is_hopeless else ""
-        self.deaths[pack_id, step] += 1
-        log.warning("pack %s ended at step %d, %s", pack_id, step, ending)
-        if self.deaths[pack_id, step] >= TRIES:
-            divide(pack, Died(ending + _last_words(job)), self.trainer.engine)
-        return ""
+        is_of_node = state in (*FAULTS_OF_NODES, "COMPLETED") or (
+            state == "FAILED" and not has_begun
+        )
+        if is_of_node:
+            log.warning("pack %s: %s, not by any fault of its runs", pack.pack_id, ending)
+        return self.setbacks.reason(
+            pack, ending, is_of_pack=not is_of_node, last_words=_last_words(job)
+        )
 
 
 def _is_surely_alive(state: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -24,7 +26,7 @@ from lossbench.engine.state import FORMAT
 from lossbench.own import CALL_PATIENCE, Own
 from lossbench.pairing import device_name, environment_sha
 from lossbench.processes import END_SIGNALS
-from lossbench.runs import ENGINE_SCHEMA, Engine, Run, refuse_other_code
+from lossbench.runs import ENGINE_SCHEMA, ConfigError, Engine, Run, refuse_other_code
 from lossbench.sweep.invariance import recorded_invariance
 from lossbench.sweep.inventory import OpenPack, Statuses, record_of
 from lossbench.sweep.preflight import splits_of
@@ -96,19 +98,29 @@ class Trainer:
     Attributes:
         engine: How to train.
         own: Losses, data and models of somebody's own, which each process has to know.
+        place: The folder where the command was given, from which its paths and extensions count.
         shared: What was worked out for the packs that this process has trained.
     """
 
     engine: Engine
     own: Own = field(default_factory=Own)
+    place: Path = field(default_factory=Path.cwd)
     shared: Shared = field(default_factory=Shared, compare=False, repr=False)
 
     def prepare(self, runs: Sequence[Run]) -> None:
         """Make a process that was just begun ready to train runs.
 
         Raises:
-            ConfigError: An extension cannot be loaded, or other code than the pack was made from.
+            ConfigError: The folder of the command is not there, an extension cannot be loaded, or
+                other code than the pack was made from.
         """
+        try:
+            os.chdir(self.place)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.place}, where the command was given, is not there ({error.strerror}): "
+                "give it in a folder that all who train can see"
+            ) from error
         logging.getLogger("lossbench").setLevel(logging.INFO)
         self.own.load()
         refuse_other_code(runs)
@@ -282,7 +294,7 @@ class Training:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory was too small, in the words of Python, torch or CUDA."""
     kinds = (MemoryError, torch.OutOfMemoryError)
-    phrases = ("can't allocate memory", "out of memory", "not enough memory")
+    phrases = ("can't allocate memory", "out of memory", "not enough memory", "low on memory")
     return isinstance(error, kinds) or any(phrase in str(error).lower() for phrase in phrases)
 
 

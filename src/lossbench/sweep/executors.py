@@ -1,0 +1,393 @@
+"""Packs on the workers of a Dask or Ray cluster.
+
+A worker trains a pack in a process of its own, with the crew that this machine uses: there a pack
+is watched, halved and tried again. The command hands packs out and holds a lock in the sweep's
+folder. Who trains for the command commits and ends when that lock is free, so that it does not
+matter whether the command is interrupted or killed; the same command begins again with what the
+leases and checkpoints in the folder say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import logging
+import multiprocessing
+import os
+import platform
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lossbench
+from lossbench import store
+from lossbench.config.schema import LauncherNode
+from lossbench.processes import beginning, cores
+from lossbench.runs import ENGINE_SCHEMA, ConfigError
+from lossbench.sweep.crews import Processes, Setbacks, Trained, bar_of, longest_first
+from lossbench.sweep.inventory import OpenPack
+from lossbench.sweep.training import Interrupted, Stop, Trainer, is_out_of_memory
+
+log = logging.getLogger(__name__)
+
+LOOK = 0.5
+"""Seconds between two looks at packs, and of a worker at the lock of its command."""
+
+ANSWERING = 10
+"""Seconds that a scheduler may take to answer."""
+
+Cluster = Callable[[], AbstractContextManager[tuple[Executor, int]]]
+
+COMMANDS = Path("commands")
+"""Below a sweep's folder: a lock for each command whose packs are with workers."""
+
+BYTES_OF_OBJECTS = 80 * 2**20
+"""The least that Ray takes for its store of objects, where none of ours ever lies."""
+
+
+# ---- on the worker -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a worker says of a pack that it was given.
+
+    Attributes:
+        machine: Its name.
+        instructions: What its processor can do, in PyTorch's word; bits depend on it.
+        ended: How many runs came to an end.
+        refusal: Why it trained nothing of the pack; empty where it did.
+        lines: What was logged meanwhile: logger, level, text.
+    """
+
+    machine: str
+    instructions: str
+    ended: int = 0
+    refusal: str = ""
+    lines: tuple[tuple[str, int, str], ...] = ()
+
+
+def versions() -> dict[str, str]:
+    """What a worker must have in common with the command that it trains for."""
+    return {
+        "lossbench": lossbench.__version__,
+        "engine": str(ENGINE_SCHEMA),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def train_there(
+    trainer: Trainer, pack: OpenPack, lock: Path, expected: Mapping[str, str]
+) -> Answer:
+    """Train a pack as long as a command holds a lock.
+
+    Args:
+        trainer: How to train.
+        pack: The pack; its folder is absolute.
+        lock: Of the command, in the sweep's folder.
+        expected: The command's `versions`.
+    """
+    answer = Answer(socket.gethostname(), torch.backends.cpu.get_cpu_capability())
+    lines = _Lines()
+    ended, refusal = 0, _unfitness(pack, lock, expected)
+    if not refusal:
+        # A worker of Dask is a daemon, which Python forbids to begin processes.
+        multiprocessing.current_process().daemon = False
+        logging.getLogger("lossbench").addHandler(lines)
+        try:
+            with _held(lock) as stop, Processes(trainer, 1) as apart:
+                ended = apart.train([pack], stop).ended
+        except Interrupted:
+            pass  # the command is gone, and knows
+        except (ConfigError, store.StoreError) as error:
+            refusal = str(error)
+        finally:
+            logging.getLogger("lossbench").removeHandler(lines)
+    return dataclasses.replace(answer, ended=ended, refusal=refusal, lines=tuple(lines.lines))
+
+
+def _unfitness(pack: OpenPack, lock: Path, expected: Mapping[str, str]) -> str:
+    """Why this worker can train no pack of a command; empty where it can."""
+    mine = versions()
+    if others := [name for name in expected if mine[name] != expected[name]]:
+        told = ", ".join(f"{name} {mine[name]} and not {expected[name]}" for name in others)
+        return f"it has {told}: give it the versions of the command"
+    if not pack.sweep_folder.is_dir():
+        return f"it does not see {pack.sweep_folder}: keep the sweep in a folder that all see"
+    try:
+        if not store.is_held(lock):
+            return (
+                f"it does not see that the command holds {lock}: the command has ended, or the "
+                "file system's locks do not reach this machine"
+            )
+    except store.StoreError as error:
+        return str(error)
+    return ""
+
+
+@contextlib.contextmanager
+def _held(lock: Path) -> Iterator[Stop]:
+    """A stop that asks for an end as soon as nobody holds a lock."""
+    stop, is_over = Stop(), threading.Event()
+
+    def watch() -> None:
+        is_held = True
+        while is_held and not is_over.wait(LOOK):
+            try:
+                is_held = store.is_held(lock)
+            except store.StoreError:
+                is_held = False  # of a folder that is gone: nothing can be committed there either
+        stop.signal = signal.SIGTERM
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield stop
+    finally:
+        is_over.set()
+
+
+class _Lines(logging.Handler):
+    """Keeps what this thread logs: a worker may train a pack in each of several."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.get_ident()
+        self.lines: list[tuple[str, int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self.thread:
+            self.lines.append((record.name, record.levelno, record.getMessage()))
+
+
+# ---- in the command ------------------------------------------------------------------------------
+
+
+class Workers(AbstractContextManager["Workers"]):
+    """The crew that is the workers of a cluster, behind an executor of `concurrent.futures`.
+
+    Args:
+        trainer: How they train.
+        cluster: Gives the executor, and how many packs its workers train at a time now.
+        workers: How many a sweep is divided for; 0 for as many as there are.
+    """
+
+    def __init__(self, trainer: Trainer, cluster: Cluster, *, workers: int = 0) -> None:
+        if workers < 0:
+            raise ConfigError(
+                f"hydra.launcher.workers={workers}: use 0 for as many as the cluster has"
+            )
+        self.trainer, self.cluster, self.workers = trainer, cluster, workers
+        self.packs_at_once = workers or 1
+        self.setbacks = Setbacks(trainer.engine)
+        self.machines: dict[str, str] = {}  # one for each kind of instructions
+        self.refusing: set[str] = set()  # machines of which that was said
+        self.stack = contextlib.ExitStack()
+        self.executor: Executor | None = None
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+        self.executor = None
+
+    def check(self) -> None:
+        """Connect to the cluster, or begin one of this machine's own.
+
+        Raises:
+            ConfigError: Nobody answers at its address, or the package is missing.
+        """
+        if self.executor is None:
+            self.executor, count = self.stack.enter_context(self.cluster())
+            self.packs_at_once = self.workers or max(1, count)
+            log.info("workers train %d packs at a time", count)
+
+    def queued(self, sweep_folder: Path) -> set[str]:
+        """What waited for a worker ends with its command: it has no queue."""
+        return set()
+
+    def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
+        """See `Crew`; a pack that a worker could not train comes again in the next round.
+
+        A round in which no run ended leaves the packs that were tried often enough.
+        """
+        assert self.executor is not None
+        folder = packs[0].sweep_folder.absolute() / COMMANDS
+        for old in folder.glob("*.lock"):
+            if not store.is_held(old):
+                old.unlink(missing_ok=True)  # of a command that was killed
+        lock = folder / f"{uuid.uuid4().hex}.lock"
+        expected, futures = versions(), {}
+        ended, left = 0, {}
+        try:
+            with store.lock(lock, patience=ANSWERING), bar_of(packs) as bar:
+                for pack in longest_first([pack for pack in packs if not pack.is_leased]):
+                    there = dataclasses.replace(pack, folder=pack.folder.absolute())
+                    words = train_there, self.trainer, there, lock, expected
+                    try:
+                        futures[self.executor.submit(*words)] = pack
+                    except Exception as error:  # each cluster has its own
+                        left[pack.pack_id] = pack, f"the cluster is gone: {_in_a_line(error)}"
+                while futures and not stop.signal:
+                    for future in wait(futures, LOOK, FIRST_COMPLETED).done:
+                        pack = futures.pop(future)
+                        count, reason = self._ended(pack, future)
+                        ended += count
+                        if reason:
+                            left[pack.pack_id] = pack, reason
+                    bar.update(ended - bar.n)
+        finally:
+            # The lock is free: who trains commits now, and what waits begins nothing.
+            lock.unlink(missing_ok=True)
+            for future in futures:
+                future.cancel()
+        while any(pack.is_leased for pack in futures.values()):
+            time.sleep(0.1)
+        stop.check()
+        if ended:
+            return Trained(ended)
+        if left:
+            _, reason = next(iter(left.values()))
+            log.warning("%d packs are left for the next command: %s", len(left), reason)
+        return Trained(0, left)
+
+    def _ended(self, pack: OpenPack, future: Future[Answer]) -> tuple[int, str]:
+        """How many runs of a pack have ended, and why it was tried often enough, if it was."""
+        try:
+            answer = future.result()
+        except Exception as error:
+            how, record = f"its worker was lost: {_in_a_line(error)}", pack.record
+            is_of_pack = is_out_of_memory(error) or bool(record and record["starts"])
+            if not is_of_pack:
+                log.warning("pack %s: %s", pack.pack_id, how)
+        else:
+            self._tell(answer)
+            if not answer.refusal:
+                return answer.ended, ""
+            how, is_of_pack = f"{answer.machine}: {answer.refusal}", False
+            if answer.machine not in self.refusing:
+                self.refusing.add(answer.machine)
+                log.warning("%s; packs that it was given go to other workers", how)
+        return 0, self.setbacks.reason(pack, how, is_of_pack=is_of_pack)
+
+    def _tell(self, answer: Answer) -> None:
+        """Log what a worker logged, and that there are processors of several kinds."""
+        for name, level, text in answer.lines:
+            logging.getLogger(name).log(level, "%s: %s", answer.machine, text)
+        if answer.instructions not in self.machines:
+            self.machines[answer.instructions] = answer.machine
+            if len(self.machines) > 1:
+                kinds = ", ".join(f"{kind} on {name}" for kind, name in self.machines.items())
+                log.warning(
+                    "workers have processors of several kinds (%s): losses that trained on "
+                    "different ones are not compared. Use workers of one kind.",
+                    kinds,
+                )
+
+
+# ---- clusters ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def dask(launcher: LauncherNode, threads: int) -> Iterator[tuple[Executor, int]]:
+    """An executor of Dask, and how many packs its workers train at a time now."""
+    distributed = _package("distributed", "dask")
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # we say what matters to a sweep
+    address, words = launcher.address, {}
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            with beginning(()):  # an interrupt reaches workers through the command only
+                cluster = distributed.LocalCluster(
+                    n_workers=launcher.workers or max(1, cores() // threads),
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                )
+            words["address"] = stack.enter_context(cluster)
+        else:
+            words["scheduler_file" if Path(address).is_file() else "address"] = address
+        try:
+            client = stack.enter_context(distributed.Client(**words, timeout=ANSWERING))
+        except (OSError, ValueError) as error:
+            raise _unreachable("Dask scheduler", address, error) from error
+        yield client.get_executor(pure=False), sum(client.nthreads().values())
+
+
+@contextlib.contextmanager
+def ray(launcher: LauncherNode, threads: int) -> Iterator[tuple[Executor, int]]:
+    """An executor of Ray, and how many packs its nodes train at a time now."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+    package = _package("ray", "ray")
+    words: dict[str, Any] = {"address": launcher.address}
+    if launcher.address is None:
+        count = launcher.workers * threads or cores()
+        words = {"num_cpus": count, "object_store_memory": BYTES_OF_OBJECTS}
+        words["include_dashboard"] = False
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with beginning(()):
+            package.init(**words, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unreachable("Ray cluster", launcher.address, error) from error
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():  # Ray has put its own in their place
+            signal.signal(number, handler)
+    try:
+        yield (
+            RayExecutor(package, threads),
+            int(package.cluster_resources().get("CPU", 0)) // threads,
+        )
+    finally:
+        package.shutdown()
+
+
+class RayExecutor(Executor):
+    """What Ray does not bring: its tasks behind Python's interface.
+
+    Args:
+        package: Ray, connected.
+        threads: Processors that a task takes.
+    """
+
+    def __init__(self, package: Any, threads: int) -> None:
+        self.package = package
+        self.options = {"num_cpus": threads, "max_retries": 0}
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """See `Executor`."""
+        task = self.package.remote(fn).options(**self.options)
+        return task.remote(*args, **kwargs).future()
+
+
+CLUSTERS: dict[str, Callable[[LauncherNode, int], Any]] = {"dask": dask, "ray": ray}
+"""What `hydra.launcher.executor` may name."""
+
+
+def _package(name: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"hydra.launcher.executor={extra} needs {name} ({error}): "
+            f"pip install 'lossbench[{extra}]'"
+        ) from error
+
+
+def _unreachable(what: str, address: str | None, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"no {what} answers at hydra.launcher.address={address} ({_in_a_line(error)}): "
+        "start it, or mend the address"
+    )
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,0 +1,109 @@
+"""How far a sweep is, seen from outside while somebody trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+from configs import make_run
+from interrupted import sweep_in
+
+from lossbench import cli, records, store
+from lossbench.records import status
+from lossbench.sweep import plan
+from lossbench.sweep.inventory import Inventory
+
+DONE = [make_run(loss=loss, steps=8) for loss in ("mse", "mae")]
+LEFT = [make_run(loss=loss, seed=1, steps=8) for loss in ("mse", "mae", "huber")]
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """Two runs are done and three are planned, in a pack each; the packs."""
+    sweep_in(tmp_path).run(DONE)
+    plan.write(tmp_path, LEFT, name="begun", command="lossbench", recorded=2)
+    return Inventory(tmp_path).open_packs(LEFT, pack_size=1, allowed={})
+
+
+def test_it_says_who_trains_what_while_it_is_trained(tmp_path, begun):
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with begun[0].lease():
+        before[begun[0].folder / "lock"] = (begun[0].folder / "lock").stat().st_mtime_ns
+        found = status.status(tmp_path)
+    assert found.runs == {"done": 2, "diverged": 0, "failed": 0, "missing": 3}
+    first, *others = found.packs
+    assert (first.pack_id, first.process) == (begun[0].pack_id, str(os.getpid()))
+    assert 0 <= first.seconds < 60
+    assert [pack.process for pack in others] == ["", ""]
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path in before}
+    before[begun[0].folder] = after[begun[0].folder]  # the lease made its lock there
+    assert after == before
+    text = "\n".join(status.lines(found))
+    assert f"training  {begun[0].pack_id}  1 runs  diabetes: " in text
+    assert (
+        f"no checkpoint yet, by process {os.getpid()} for {status.duration(first.seconds)}" in text
+    )
+    assert text.count("waiting ") == 2
+
+
+def test_the_time_that_is_left_is_what_finished_runs_took(tmp_path, begun):
+    each = records.load(tmp_path).runs.query("status == 'done'").train_seconds.astype(float).mean()
+    assert status.status(tmp_path).seconds_left == pytest.approx(3 * each)
+    with begun[0].lease(), begun[1].lease():
+        assert status.status(tmp_path).seconds_left == pytest.approx(1.5 * each)
+        # A quarter is left of one of them.
+        store.commit(begun[0].folder, {}, {**begun[0].record, "step": 6})
+        assert status.status(tmp_path).seconds_left == pytest.approx(2.25 / 2 * each)
+
+
+def test_nothing_is_foretold_of_data_that_no_run_has_finished(tmp_path, begun):
+    other = make_run(data="digits", model="linear", loss="cross_entropy")
+    plan.write(tmp_path, [other], name="begun", command="lossbench", recorded=2)
+    found = status.status(tmp_path)
+    assert found.seconds_left is None
+    assert "is not known before a run of each data set has finished" in status.lines(found)[-2]
+
+
+def test_a_settled_sweep_has_nothing_left_and_a_failed_run_says_why(tmp_path, begun):
+    sweep_in(tmp_path).run(LEFT)
+    assert status.lines(status.status(tmp_path))[-1].startswith("Nothing of what is planned")
+    wrong = dataclasses.replace(
+        status.status(tmp_path),
+        failed=({"run_id": "ab", "data": "d", "loss": "l", "lr": 0.1, "seed": 0, "reason": "so"},),
+    )
+    assert "failed    ab  d l lr=0.1 seed=0: so" in status.lines(wrong)
+
+
+def test_a_pack_that_cannot_be_read_hides_no_other(tmp_path, begun):
+    path = begun[1].folder / "commit.json"
+    path.write_bytes(path.read_bytes()[:-20])
+    # Loading refuses it too, in the same words, so there is nothing else to say.
+    with pytest.raises(store.StoreError, match=str(begun[1].folder)):
+        status.status(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.6, "1 min 0 s"),
+        (3599, "59 min 59 s"),
+        (7260, "2 h 1 min"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_a_time_has_the_two_units_that_matter(seconds, text):
+    assert status.duration(seconds) == text
+
+
+def test_the_command_says_it_to_people_and_to_programs(tmp_path, begun, capsys):
+    assert cli.main(["status", str(tmp_path)]) == cli.DONE
+    assert capsys.readouterr().out.count("waiting ") == 3
+    assert cli.main(["status", str(tmp_path), "--json"]) == cli.DONE
+    found = json.loads(capsys.readouterr().out)
+    assert found["runs"] == {"done": 2, "diverged": 0, "failed": 0, "missing": 3}
+    page = (Path(__file__).parents[2] / "docs" / "json.md").read_text().partition("## How far")[2]
+    assert all(f"`{field}`" in page for field in (*found, *found["packs"][0]))
