@@ -32,8 +32,8 @@ def permuted_labels(model: nn.Module, inputs: Tensor, targets: Tensor, *, seed: 
 
     Args:
         model: Changed in place.
-        inputs: Of the training split, [N, F].
-        targets: Labels or distributions of the training split, [N, C].
+        inputs: Of the training split, [N, ...].
+        targets: Labels or distributions of the training split, [N, C]; of sequences [N T, C].
         seed: Draws the permutation.
     """
     wrong = targets[:, derangement(targets.shape[-1], seed=seed)]
@@ -42,7 +42,7 @@ def permuted_labels(model: nn.Module, inputs: Tensor, targets: Tensor, *, seed: 
     rate = torch.full((1,), RATE, dtype=inputs.dtype)
     hyper = Hyperparameters(lr=rate, momentum=0 * rate, weight_decay=0 * rate)
     for step in range(UPDATES):
-        value = functional.cross_entropy(model(inputs), wrong)
+        value = functional.cross_entropy(model(inputs).flatten(0, -2), wrong)
         gradient = torch.autograd.grad(value, list(parameters.values()))
         with torch.no_grad():
             gradient_of = dict(zip(parameters, gradient, strict=True))

@@ -111,8 +111,9 @@ METRICS: dict[str, Metric] = {
         "nats",
         "lower",
         "negative log-likelihood of the recalibrated softmax(a output + b), a and b fitted on "
-        "the first 2,000 examples of validation in the same way for every loss (so in-sample "
-        "there); under label noise those labels are noisy, which pushes every loss towards them",
+        "the first 2,000 examples (or windows) of validation in the same way for every loss (so "
+        "in-sample there); under label noise those labels are noisy, which pushes every loss "
+        "towards them",
     ),
     "ece": Metric(
         "classification", "1", "lower", "expected calibration error after the same recalibration"
@@ -181,6 +182,14 @@ METRICS: dict[str, Metric] = {
         "nats",
         "lower",
         "KL divergence from the true posterior to the recalibrated prediction, where it is known",
+    ),
+    "entropy_floor": Metric(
+        "classification",
+        "nats",
+        "",
+        "mean entropy of the true posterior, where it is known: no prediction has a smaller "
+        "expected nll; a fact of the split alone",
+        **_FINAL,
     ),
     "tv_posterior": Metric(
         "classification",
