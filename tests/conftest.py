@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from tiny_data import tiny_grey, tiny_images, tiny_vectors
+from tiny_data import tiny_grey, tiny_images, tiny_text, tiny_vectors
 from trained_sweep import trained_once
 
 from lossbench.data import DATA, Data
@@ -58,6 +58,6 @@ def essay_sweep(tmp_path_factory):
 @pytest.fixture
 def tiny(monkeypatch):
     """Data sets of two dozen examples, by name: images, grey ones, vectors."""
-    for fn in (tiny_images, tiny_grey, tiny_vectors):
-        drawn_by = "generated" if fn is tiny_vectors else "fixed"
+    for fn in (tiny_images, tiny_grey, tiny_vectors, tiny_text):
+        drawn_by = "generated" if fn in (tiny_vectors, tiny_text) else "fixed"
         monkeypatch.setitem(DATA, fn.__name__, Data(fn, "classification", "test", drawn=drawn_by))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
+from torch.nn import functional
 
 from lossbench.engine import train
 from lossbench.engine.batches import batch_indices
@@ -57,7 +58,7 @@ def single_run_loop(run, *, stop=None):
     """What a user would write: one module, torch.optim, autograd through the mean of the loss."""
     splits = splits_of(run)
     dtype = getattr(torch, run.precision)
-    inputs, targets = (part["train"].to(dtype) for part in (splits.inputs, splits.targets))
+    inputs, targets = in_type(splits.inputs["train"], dtype), targets_of(splits, "train", dtype)
     model = initialised(
         lambda: MODELS[run.model.fn].fn(*splits.sizes, **run.model.params), seed=run.seed
     )
@@ -84,6 +85,19 @@ def single_run_loop(run, *, stop=None):
     return values, model
 
 
+def in_type(inputs, dtype):
+    """Numbers in a type; tokens as they are."""
+    return inputs.to(dtype) if inputs.is_floating_point() else inputs
+
+
+def targets_of(splits, split, dtype):
+    """Targets [N, C], or [N, T, C] of sequences, as a user would make them: by `one_hot`."""
+    targets = splits.targets[split]
+    if targets.is_floating_point():
+        return targets.to(dtype)
+    return functional.one_hot(targets, splits.vocabulary).to(dtype)
+
+
 def members_of(runs, padding=2):
     pack = packs.Pack("pack", tuple(runs))
     splits = {run.seed: splits_of(run) for run in runs}
@@ -107,5 +121,7 @@ MODEL_CASES = {
     "resnet8 group": ("tiny_images", "resnet8", {"normalisation": "group"}),
     "resnet18": ("tiny_images", "resnet18", {}),
     "vit dropout": ("tiny_images", "vit", {"depth": 2, "dropout": 0.2}),
+    "bigram": ("tiny_text", "bigram", {}),
+    "gpt dropout": ("tiny_text", "gpt", {"width": 8, "heads": 2, "dropout": 0.2}),
     "torchvision": ("tiny_images", "torchvision", {"name": "shufflenet_v2_x0_5"}),
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from needs import CHANGELOG
 from selection import one_in
 
 import lossbench
@@ -77,6 +78,8 @@ def composed(compose, group: str, name: str, fn: str) -> Part:
     if group == "data":
         chosen["loss"] = "mse" if DATA[fn].task == "regression" else "cross_entropy"
     overrides = [f"{key}={value}" for key, value in chosen.items()]
+    if name == "text":  # has no file of its own
+        overrides.append(f"data.params.path={CHANGELOG}")
     config = compose("config", overrides=overrides, return_hydra_config=True)
     HydraConfig.instance().cfg = None
     return getattr(to_run(named(config, dict(config.hydra.runtime.choices))), group)

@@ -10,7 +10,15 @@ import torch
 from configs import make_run
 from selection import beyond
 from tiny_data import SIZES
-from training import MODEL_CASES, assert_same_records, grouped, members_of, records_of
+from training import (
+    MODEL_CASES,
+    assert_same_records,
+    grouped,
+    in_type,
+    members_of,
+    records_of,
+    targets_of,
+)
 
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, draw_words
 from lossbench.engine import evaluate
@@ -31,7 +39,8 @@ def data(tiny):
 def alone(run):
     """Own loss at each step and at last on test: one module, torch.optim."""
     splits = splits_of(run)
-    inputs, targets = (part["train"].double() for part in (splits.inputs, splits.targets))
+    inputs = in_type(splits.inputs["train"], torch.float64)
+    targets = targets_of(splits, "train", torch.float64)
     build = partial(MODELS[run.model.fn].fn, *splits.sizes, **run.model.params)
     model = initialised(build, seed=run.seed).double()
     optimizer = OPTIMIZERS[run.optimizer.fn](run)(model.parameters(), lr=run.lr)
@@ -49,8 +58,8 @@ def alone(run):
         values.append(loss.item())
     model.eval()
     with torch.no_grad():
-        output = model(splits.inputs["test"].double())
-        return values, float(run.row.fn(output, splits.targets["test"].double()).mean())
+        output = model(in_type(splits.inputs["test"], torch.float64))
+        return values, float(run.row.fn(output, targets_of(splits, "test", torch.float64)).mean())
 
 
 OPTIMIZERS = {
@@ -117,11 +126,13 @@ def test_augmented_batches_are_the_same_in_a_pack_and_alone(name):
     assert not {*plain.batch_sha} & {*grouped(runs)["runs"].batch_sha}
 
 
-@pytest.mark.parametrize("case", beyond(["mlp batch dropout"], ["resnet8", "lenet", "vit dropout"]))
+@pytest.mark.parametrize(
+    "case", beyond(["mlp batch dropout", "gpt dropout"], ["resnet8", "lenet", "vit dropout"])
+)
 def test_a_member_depends_on_no_pack_mate(case):
     name, model, params = MODEL_CASES[case]
     facts = {**FACTS, "data": name, "model": model, "model__params": params}
-    is_quick = case in ("mlp batch dropout", "lenet")
+    is_quick = case in ("mlp batch dropout", "gpt dropout", "lenet")
     facts["instruments"] = [*INSTRUMENTS] if is_quick else ["representation"]
     losses = ("cross_entropy", "brier", "mae_probs")
     runs = [make_run(**facts, loss=loss, seed=seed) for loss in losses for seed in (0, 1, 2)]

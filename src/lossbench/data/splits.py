@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,18 +25,33 @@ SHARES = (0.6, 0.2, 0.2)
 NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 
 
+class Tokens(NamedTuple):
+    """What a model of sequences is built for: T positions, each with one of V tokens."""
+
+    positions: int
+    vocabulary: int
+
+
 @dataclass(frozen=True)
 class Splits:
     """A data set as one seed sees it.
 
+    An example of sequences is T positions, each with a token that goes in and a label: the token
+    that comes next. All T count alike: none is padding, and none is ignored.
+
     Attributes:
         inputs: By split, standardised by the training split: [N, F], images as [N, channels,
-            height, width].
+            height, width]. Of sequences the tokens, [N, T], whole numbers from 0 to V - 1.
         targets: By split, [N, C]: one-hot labels, or real values in training standard deviations.
+            Of sequences the labels, [N, T], whole numbers: `dense` makes targets of those of a
+            batch. In their place may stand distributions, [N, T, C].
         task: "regression" or "classification".
         target_scale: Standard deviation of the training target in its own unit; 1 for labels.
-        posterior: By split, [N, C], true class probabilities; empty where nobody knows them.
+        posterior: By split, [N, C] or [N, T, C], true class probabilities; empty where nobody knows
+            them.
         uncorrupted: The splits before their targets were corrupted; None where they were not.
+        vocabulary: Different tokens of sequences, V, which are the C classes of their labels; 0 for
+            all other data.
     """
 
     inputs: dict[str, Tensor]
@@ -45,6 +60,7 @@ class Splits:
     target_scale: float
     posterior: dict[str, Tensor] = field(default_factory=dict)
     uncorrupted: Splits | None = None
+    vocabulary: int = 0
 
     @property
     def clean(self) -> dict[str, Tensor]:
@@ -52,14 +68,43 @@ class Splits:
         return {} if self.uncorrupted is None else self.uncorrupted.targets
 
     @property
-    def sizes(self) -> tuple[int | tuple[int, ...], int]:
-        """What a model is built for: F, or (channels, height, width) of images, and C."""
+    def sizes(self) -> tuple[int | Tokens | tuple[int, ...], int]:
+        """What a model is built for: F, (channels, height, width) of images or `Tokens`, and C."""
         shape = tuple(self.inputs["train"].shape[1:])
-        return shape[0] if len(shape) == 1 else shape, self.targets["train"].shape[-1]
+        if self.vocabulary:
+            return Tokens(shape[0], self.vocabulary), self.outputs
+        return shape[0] if len(shape) == 1 else shape, self.outputs
+
+    @property
+    def outputs(self) -> int:
+        """Numbers of a target, C."""
+        return self.vocabulary or self.targets["train"].shape[-1]
+
+    @property
+    def positions(self) -> int:
+        """Targets of an example, each with an output of its own: T of sequences, else 1."""
+        return self.inputs["train"].shape[1] if self.vocabulary else 1
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Training targets summed over examples and positions, [C]."""
+        targets = self.targets["train"]
+        if targets.is_floating_point():
+            return targets.flatten(0, -2).sum(0)
+        return torch.bincount(targets.flatten(), minlength=self.vocabulary).float()
 
     @functools.cached_property
     def label_probabilities(self) -> dict[str, Tensor]:
-        """Class probabilities [N, C] by split: the true ones, or else those of a teacher."""
+        """Class probabilities [N, C] by split: the true ones, or else those of a teacher.
+
+        Raises:
+            ValueError: Sequences whose posterior nobody knows: the teacher reads numbers.
+        """
+        if self.vocabulary and not self.posterior:
+            raise ValueError(
+                "no teacher knows the probabilities of these tokens: use "
+                "data.corruption.name=symmetric, or data=markov_text"
+            )
         return self.posterior or teacher_probabilities(self.inputs, self.targets["train"])
 
     @functools.cached_property
@@ -87,8 +132,8 @@ class Splits:
 class Extent:
     """How many examples each split has, at default parameters and for every seed.
 
-    `inputs` is the shape of one example, (F,) or (channels, height, width); `outputs` is C, the
-    number of classes or of regression targets.
+    `inputs` is the shape of one example, (F,), (channels, height, width) or (T,) of sequences;
+    `outputs` is C, the number of classes or of regression targets.
     """
 
     train: int
@@ -101,8 +146,8 @@ class Extent:
     def of(cls, splits: Splits) -> Extent:
         """Counted in splits."""
         counts = (len(splits.inputs[split]) for split in SPLITS)
-        inputs, targets = splits.inputs["train"], splits.targets["train"]
-        return cls(*counts, inputs=tuple(inputs.shape[1:]), outputs=targets.shape[-1])
+        inputs = tuple(splits.inputs["train"].shape[1:])
+        return cls(*counts, inputs=inputs, outputs=splits.outputs)
 
 
 @dataclass(frozen=True)
@@ -130,7 +175,8 @@ class Data:
         extent: At default parameters, of a set whose files may be missing; None: it is counted.
         unit: Of the target, in words, as a number of it is followed by; empty where it has none.
             By value of the parameter `target` where that chooses it.
-        content: Hash of examples that stand in no code, those of somebody's own table.
+        content: Hash of examples that stand in no code, those of somebody's own table; or what
+            gives it of the function's parameters.
     """
 
     fn: Callable[..., Splits]
@@ -146,7 +192,7 @@ class Data:
     bar: str = ""
     extent: Extent | None = None
     unit: str | Mapping[str, str] = ""
-    content: str = ""
+    content: str | Callable[..., str] = ""
 
     @property
     def name(self) -> str:
@@ -156,6 +202,10 @@ class Data:
     def unit_of(self, params: Mapping[str, Any]) -> str:
         """Unit of the target at the function's parameters."""
         return self.unit if isinstance(self.unit, str) else self.unit[params["target"]]
+
+    def content_of(self, params: Mapping[str, Any]) -> str:
+        """Hash of examples that stand in no code, at the function's parameters."""
+        return self.content if isinstance(self.content, str) else self.content(**params)
 
     def splits(self, seed: int, files: Files, params: Mapping[str, Any] = NO_PARAMS) -> Splits:
         """The data set as one seed sees it; `files` is where its files lie, if it reads any."""
@@ -183,15 +233,23 @@ def problem_of(splits: Any, *, task: str) -> str:
     for part, rows in {"inputs": splits.inputs, "targets": splits.targets}.items():
         for split in SPLITS:
             values = rows.get(split)
-            if not isinstance(values, Tensor) or values.dtype != torch.float32:
-                kind = getattr(values, "dtype", type(values).__name__)
-                return f"{part} of split {split} are {kind}: give a tensor of float32"
+            wanted = torch.int64 if splits.vocabulary else torch.float32
+            if not isinstance(values, Tensor) or values.dtype != wanted:
+                kind = str(getattr(values, "dtype", type(values).__name__))
+                name = str(wanted).removeprefix("torch.")
+                return f"{part} of split {split} are {kind}: give a tensor of {name}"
             if values.ndim < 2 or len(values) < 2:
                 return f"{part} of split {split} have shape {tuple(values.shape)}: give [N, ...]"
             if values.requires_grad:
                 return f"{part} of split {split} require a gradient: detach them"
             if count := int((~values.isfinite()).sum()):
                 return f"{part} of split {split}: {count} numbers are not finite"
+            if splits.vocabulary and not 0 <= values.min() <= values.max() < splits.vocabulary:
+                ends = f"{int(values.min())} to {int(values.max())}"
+                return (
+                    f"{part} of split {split} are {ends}, and vocabulary is {splits.vocabulary}: "
+                    "give tokens from 0 to one less; no position is padded or ignored"
+                )
         if len({tuple(rows[split].shape[1:]) for split in SPLITS}) > 1:
             shapes = [tuple(rows[split].shape) for split in SPLITS]
             return f"{part} of the splits have shapes {shapes}: all but N must be equal"
@@ -199,15 +257,36 @@ def problem_of(splits: Any, *, task: str) -> str:
         counts = len(splits.inputs[split]), len(splits.targets[split])
         if counts[0] != counts[1]:
             return f"split {split} has {counts[0]} inputs and {counts[1]} targets"
-        target = splits.targets[split]
-        if task == "classification" and not (
-            (target >= 0).all() and torch.allclose(target.sum(-1), torch.ones(len(target)))
-        ):
+        inputs, target = splits.inputs[split], splits.targets[split]
+        if splits.vocabulary and (inputs.shape != target.shape or inputs.ndim != 2):
+            shapes = f"{tuple(inputs.shape)} and {tuple(target.shape)}"
+            return f"inputs and targets of split {split} have shapes {shapes}: give [N, T] for both"
+        is_label = (target >= 0).all() and (
+            splits.vocabulary or torch.allclose(target.sum(-1), torch.ones(len(target)))
+        )
+        if task == "classification" and not is_label:
             return f"targets of split {split} are no labels: give one-hot rows, each with sum 1"
         known = splits.posterior.get(split)
-        if known is not None and (known.shape != target.shape or not known.isfinite().all()):
+        shape = (*target.shape, splits.vocabulary) if splits.vocabulary else target.shape
+        if known is not None and (known.shape != shape or not known.isfinite().all()):
             return f"posterior of split {split} has shape {tuple(known.shape)}, or is not finite"
     return ""
+
+
+def dense(targets: Tensor, *, classes: int, dtype: torch.dtype) -> Tensor:
+    """Targets as losses take them, one row for each output of a model: [K, N, C] or [K, N T, C].
+
+    Args:
+        targets: Of K members as `Splits` holds them: [K, N, C], or of sequences labels [K, N, T] or
+            distributions [K, N, T, C].
+        classes: C.
+        dtype: Of one-hot labels.
+    """
+    if not targets.is_floating_point():
+        # Not `one_hot`, which on CUDA waits to see the largest label.
+        rows = torch.zeros(*targets.shape, classes, dtype=dtype, device=targets.device)
+        targets = rows.scatter_(-1, targets[..., None], 1.0)
+    return targets.flatten(1, -2)
 
 
 def permuted(count: int, seed: int) -> dict[str, Tensor]:

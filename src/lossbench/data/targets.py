@@ -21,8 +21,8 @@ def distribution(splits: Splits) -> Splits:
     if "train" not in splits.posterior:
         raise ValueError(
             "data.targets is 'distribution', and the true distribution of these labels is not "
-            "known: use data.targets=sampled, or data=gaussian_mixture, two_moons or "
-            "finite_support"
+            "known: use data.targets=sampled, or data=gaussian_mixture, two_moons, "
+            "finite_support or markov_text"
         )
     return dataclasses.replace(
         splits, targets={**splits.targets, "train": splits.posterior["train"]}

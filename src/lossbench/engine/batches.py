@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, draw_words
+from lossbench.data.splits import dense
 from lossbench.pairing import stream
-from lossbench.runs import Run
+from lossbench.runs import PRECISIONS, Run
 
 EVERYONE = slice(None)
 
@@ -56,8 +57,10 @@ class Batches:
     """The batches of K members of S seeds, at every step.
 
     Attributes:
-        run: Any of the pack: its augmentation is used.
+        run: Any of the pack: its augmentation and precision are used.
         inputs, targets: Of the training split, [S, N, ...].
+        outputs: C.
+        positions: Targets of an example, T of sequences, else 1.
         rows: Rows of the training split by step, [S, T, B].
         words: Random numbers of the augmentation, [S, T, B, WORDS]; None where there is none.
         seed_index: Which of the S seeds each member has, [K].
@@ -67,6 +70,8 @@ class Batches:
     run: Run
     inputs: Tensor
     targets: Tensor
+    outputs: int
+    positions: int
     rows: Tensor
     words: Tensor | None
     seed_index: Tensor
@@ -85,10 +90,19 @@ class Batches:
         """Rows of the training split that the batches of a step [1] are made of, [S, B]."""
         return self.rows.index_select(1, clock)[:, 0]
 
+    def numbers_at(self, clock: Tensor) -> Tensor:
+        """Which targets of the training split a step's batch [1] has: [S, B], or [S, B T]."""
+        places = torch.arange(self.positions, device=clock.device)
+        return (self.rows_at(clock)[..., None] * self.positions + places).flatten(1)
+
+    def dense(self, targets: Tensor) -> Tensor:
+        """Targets [k, B, ...] of members as losses take them: [k, B, C], or [k, B T, C]."""
+        return dense(targets, classes=self.outputs, dtype=PRECISIONS[self.run.precision])
+
     def at(self, clock: Tensor, members: slice = EVERYONE) -> tuple[Batch, Tensor]:
-        """Inputs and targets [k, B, C] of a step [1], of some members."""
+        """Inputs and targets [k, B, C] of a step [1], of some members; see `dense`."""
         rows, places, order = self.rows_at(clock), self.seed_index[members], self.order[members]
-        target = _rows_of(self.targets, places, rows[places])
+        target = self.dense(_rows_of(self.targets, places, rows[places]))
         # Once for each seed, but a member alone does not wait for the seeds of others.
         seeds = self._seeds
         if len(order) == 1:

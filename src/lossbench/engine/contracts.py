@@ -75,24 +75,27 @@ def refuse_unfit(build: Callable[[], nn.Module], inputs: Tensor, *, outputs: int
         outputs: C.
 
     Raises:
-        ValueError: It has layers without a size, returns another shape than [B, C], ends in a
-            softmax or sigmoid, or mixes examples where it is evaluated.
+        ValueError: It has layers without a size, returns another shape than [B, C], of sequences
+            [B, T, C], ends in a softmax or sigmoid, or mixes examples where it is evaluated.
     """
+    is_sequence = not inputs.is_floating_point()
+    expected = [*inputs.shape, outputs] if is_sequence else [len(inputs), outputs]
     model = initialised(build, seed=0).eval()
     with torch.no_grad():
         whole = model(inputs)
         half = len(inputs) // 2
         parts = torch.cat([model(inputs[:half]), model(inputs[half:])]) if half else whole
-    if not isinstance(whole, Tensor) or list(whole.shape) != [len(inputs), outputs]:
+    if not isinstance(whole, Tensor) or list(whole.shape) != expected:
         shape = list(getattr(whole, "shape", ())) or type(whole).__name__
         raise ValueError(
-            f"for inputs {list(inputs.shape)} it returns {shape}: return {[len(inputs), outputs]}, "
+            f"for inputs {list(inputs.shape)} it returns {shape}: return {expected}, "
             "one output for each target"
         )
     if not bool(whole.isfinite().all()):
         raise ValueError("its outputs are not finite before any training")
     with torch.no_grad():
-        end = _end_of(whole, model(1000 * inputs))
+        # Tokens cannot be large; there are more of them than shares would sum to 1 by chance.
+        end = _end_of(whole, whole if is_sequence else model(1000 * inputs))
     if end:
         raise ValueError(
             f"it ends in a {end}: return the raw output of the last linear layer, a loss brings "
@@ -109,7 +112,8 @@ def _end_of(output: Tensor, of_large: Tensor) -> str:
     """The function that made an output, [B, C], and that of large inputs: no linear layer did."""
     if output.shape[-1] > 1:
         for name, values in {"softmax": output, "log_softmax": output.exp()}.items():
-            is_distribution = torch.allclose(values.sum(-1), torch.ones(len(values)), atol=1e-4)
+            sums = values.sum(-1)
+            is_distribution = torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
             if is_distribution and bool((values >= 0).all()):
                 return name
     both = torch.stack([output, of_large])

@@ -20,7 +20,7 @@ from lossbench.records import OWN_LOSS, SPLITS
 from lossbench.runs import Run
 
 MOST_TRAINING_ROWS = 2_000
-"""Examples of the training split that are evaluated: the first ones of a larger one."""
+"""Outputs on the training split that are evaluated: the first ones of a larger one."""
 
 MOST_RECALIBRATION_ROWS = 2_000
 """Examples of validation that the common recalibration is fitted on: the first ones."""
@@ -28,7 +28,7 @@ MOST_RECALIBRATION_ROWS = 2_000
 MOST_EXAMPLES = 2_000
 """Test examples up to which what each contributes is recorded: more seldom limit an answer."""
 
-CHUNK_OF_VECTORS, CHUNK_OF_IMAGES = 2**21, 2**16
+CHUNK_OF_VECTORS, CHUNK_OF_IMAGES, CHUNK_OF_TOKENS = 2**21, 2**16, 2**12
 """Numbers of the inputs that go through the model at once."""
 
 LEAST_ROWS = 16
@@ -69,7 +69,7 @@ def evaluate(
     outputs, is_finite = _outputs(members, forward, state)
     targets = {name: members.rows_of(members.targets[name], outputs[name]) for name in outputs}
     if run.row.task == "classification":
-        fitted = slice(0, MOST_RECALIBRATION_ROWS)
+        fitted = slice(0, MOST_RECALIBRATION_ROWS * members.batches.positions)
         fitted_outputs = outputs["validation"][:, fitted]
         scale = metrics.recalibrate(fitted_outputs, targets["validation"][:, fitted])
     for split, output in outputs.items():
@@ -103,9 +103,12 @@ def evaluate(
                 mean = evaluated_losses(members, outputs["test"], targets["test"], row)
                 values["test", f"loss:{name}"] = torch.where(fits, mean, torch.nan)
     output, examples = outputs["test"], outputs["test"].new_empty(len(is_finite), 0)
-    if is_last and recorded_examples(run, output.shape[1]):
+    if is_last and (count := recorded_examples(run, members.inputs["test"].shape[1])):
         prediction = members.predict(output)
-        examples = metrics.contributions(prediction, targets["test"], task=run.row.task)
+        parts = metrics.contributions(prediction, targets["test"], task=run.row.task)
+        if members.batches.positions > 1:
+            parts = parts.unflatten(1, (count, -1)).mean(-1)
+        examples = parts
     values = {key: torch.where(is_finite, value, torch.nan) for key, value in values.items()}
     return Evaluation(values, is_finite, examples)
 
@@ -119,7 +122,7 @@ def _outputs(
     for split in SPLITS:
         rows = members.inputs[split].shape[1]
         if split == "train":
-            rows = min(rows, MOST_TRAINING_ROWS)
+            rows = min(rows, most_training_rows(members.batches.positions))
         of_chunks = [
             forward(state.parameters, state.buffers, members.inputs_of(split, chunk))
             for chunk in chunks(members.inputs[split], rows)
@@ -133,6 +136,11 @@ def _outputs(
     return outputs, is_finite
 
 
+def most_training_rows(positions: int) -> int:
+    """Examples of the training split that are evaluated, each with so many outputs."""
+    return -(-MOST_TRAINING_ROWS // positions)
+
+
 def recorded_examples(run: Run, count: int) -> int:
     """Of a run's test examples those of which each one's part is recorded: all or none."""
     return count if DATA[run.data.fn].drawn != "generated" and count <= MOST_EXAMPLES else 0
@@ -144,6 +152,8 @@ def chunks(inputs: Tensor, rows: int) -> list[slice]:
     They depend on the shape of an example only: a member's bits may not depend on K.
     """
     numbers = CHUNK_OF_VECTORS if inputs.dim() == 3 else CHUNK_OF_IMAGES
+    if not inputs.is_floating_point():
+        numbers = CHUNK_OF_TOKENS
     size = max(LEAST_ROWS, numbers // inputs[0, 0].numel())
     return row_chunks(rows, size)
 
@@ -218,6 +228,8 @@ def _classification(
         posterior = members.rows_of(members.posterior[split], output)
         values["kl"] = metrics.kl(posterior, recalibrated)
         values["tv_posterior"] = _distance(members, prediction, posterior)
+        if is_last:
+            values["entropy_floor"] = metrics.entropy(posterior)
     if split in members.bayes:
         values["tv_bayes"] = _distance(members, prediction, members.bayes[split])
     if split in members.clean:

@@ -129,7 +129,7 @@ def _values(
         if clock is None:
             context = Context.outside_training(counts)
         else:
-            context = Context(class_counts=counts, rows=members.batches.rows_at(clock)[seeds])
+            context = Context(class_counts=counts, rows=members.batches.numbers_at(clock)[seeds])
     with contained(f"loss {group.name}", group.row.fn):
         values = group.row.values(output, target, group.params, context)
     if not isinstance(values, Tensor):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lossbench.data.corruption import realised
-from lossbench.data.splits import Splits
+from lossbench.data.splits import Splits, dense
 from lossbench.engine.batches import Batches, augmentation_words, batch_indices
 from lossbench.engine.bayes import BayesPoints
 from lossbench.engine.bits import guarded, guards
@@ -42,8 +42,8 @@ class Members:
         is_apart: Whether each computes on its own, see `runs_apart`.
         recorded_count: How many of them, from the first on, are recorded.
         spans: All places.
-        inputs, targets, posterior: By split, [S, N, ...].
-        clean: Train and validation targets before they were corrupted, by split, [S, N, C]; empty
+        inputs, targets, posterior: By split, [S, N, ...], see `Splits`.
+        clean: Train and validation targets before they were corrupted, by split, [S, N, ...]; empty
             where they were not.
         facts: By seed, what corruption did to the training targets, and their scale: columns of the
             table `runs`.
@@ -98,8 +98,9 @@ class Members:
         return inputs[self.seed_index]
 
     def rows_of(self, values: Tensor, output: Tensor) -> Tensor:
-        """The first rows of values [S, N, C], as many as an output [K, n, W] has: [K, n, C]."""
-        return values[:, : output.shape[1]][self.seed_index]
+        """Targets or the like [S, N, ...] that belong to an output [K, n, W], dense: [K, n, C]."""
+        examples = output.shape[1] // self.batches.positions
+        return self.batches.dense(values[:, :examples][self.seed_index])
 
     def predict(self, output: Tensor) -> Tensor:
         """Predictions [K, N, C] of outputs [K, N, C], each through its own inverse link."""
@@ -149,7 +150,7 @@ def assemble(
         initial_model(first, splits, seed=seed).to(dtype)
         for seed, splits in zip(seeds, data, strict=True)
     ]
-    two_examples = data[0].inputs["train"][:2].to(device, dtype)
+    two_examples = _placed(data[0].inputs["train"][:2], device, dtype)
     is_apart = runs_apart(first.model.name, copy.deepcopy(models[0]).to(device), two_examples)
     least = 1
     if not is_apart:
@@ -166,7 +167,7 @@ def assemble(
     targets = _by_split([splits.targets for splits in data], device, dtype)
     init_shas = [tensors_sha(model.state_dict()) for model in models]
     # Outputs that a loss has beyond the others' start at zero: what they share is what is equal.
-    outputs, times = data[0].targets["train"].shape[-1], first.row.outputs_per_target
+    outputs, times = data[0].outputs, first.row.outputs_per_target
     models = [widened(model, outputs=outputs, times=times) for model in models]
     tensors = {name: value.to(device) for name, value in stacked(models, order).items()}
     trainable = dict(models[0].named_parameters())
@@ -175,8 +176,8 @@ def assemble(
     aims, is_corrupted = None, first.corruption.fn not in ("none", "few_samples")
     # Corrupted labels come from another distribution than the posterior.
     if "test" in data[0].posterior and not is_corrupted:
-        posteriors = [splits.posterior["test"] for splits in data]
-        counts = [splits.targets["train"].sum(0) for splits in data]
+        posteriors = [splits.posterior["test"].flatten(0, -2) for splits in data]
+        counts = [splits.class_counts for splits in data]
         of_spans = []
         for span, run in spans:
             of_span = sorted({*order[span]})  # seeds
@@ -207,11 +208,13 @@ def assemble(
             }
             for seed, splits in zip(seeds, data, strict=True)
         },
-        class_counts=targets["train"].sum(1),
+        class_counts=torch.stack([splits.class_counts for splits in data]).to(device, dtype),
         batches=Batches(
             run=first,
             inputs=inputs["train"],
             targets=targets["train"],
+            outputs=outputs,
+            positions=data[0].positions,
             rows=torch.stack(rows).to(device),
             words=torch.stack([one["words"] for one in words]).to(device) if words[0] else None,
             seed_index=torch.as_tensor(order, device=device),
@@ -252,6 +255,7 @@ def initial_model(run: Run, splits: Splits, *, seed: int) -> nn.Module:
         seed: Block of the paired design.
     """
     inputs, targets = splits.inputs["train"], splits.targets["train"]
+    targets = dense(targets[None], classes=splits.outputs, dtype=torch.float32)[0]
     function = MODELS[run.model.fn].fn
     build = partial(function, *splits.sizes, **run.model.params)
     with contained(f"model {run.model.name}", function):
@@ -292,7 +296,13 @@ def _by_split(
     for split, first in parts[0].items():
         tensors = [part[split] for part in parts]
         if all(tensor is first for tensor in tensors):
-            stacks[split] = first.to(device, dtype).expand(len(tensors), *first.shape)
+            placed = _placed(first, device, dtype)
+            stacks[split] = placed.expand(len(tensors), *first.shape)
         else:
-            stacks[split] = torch.stack(tensors).to(device, dtype)
+            stacks[split] = _placed(torch.stack(tensors), device, dtype)
     return stacks
+
+
+def _placed(values: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Values on a device, in a type; tokens and labels stay whole numbers."""
+    return values.to(device, dtype if values.is_floating_point() else values.dtype)

@@ -103,6 +103,7 @@ class Instruments:
             rows = members.batches.rows_at(clock)
             seeds = torch.arange(len(rows), device=rows.device)[:, None]
             clean = members.clean["train"][seeds, rows][members.seed_index]
+            clean = members.batches.dense(clean)
         inputs = members.batches.at(clock)[0].all
         before, after = all_of(update.parameters), all_of(state.parameters)
         buffers, target, output = all_of(update.buffers), of(update.target), of(update.output)
@@ -116,7 +117,8 @@ class Instruments:
             if self._features is None:
                 return None
             with torch.no_grad():
-                return outputs_at(parameters, self._features).flatten(2)
+                # As many rows as outputs: one for each position of sequences.
+                return outputs_at(parameters, self._features).reshape(*output.shape[:2], -1)
 
         @functools.cache
         def differentiable() -> tuple[dict[str, Tensor], Tensor]:

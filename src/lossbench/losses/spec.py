@@ -35,7 +35,7 @@ class Context:
         class_counts: Training examples of each class, broadcastable to the target [..., C]. For
             regression the sums of the targets, which mean nothing.
         rows: Row of each example in the training split, broadcastable to the examples [...]; -1
-            for examples of other splits.
+            for examples of other splits. Of sequences a position counts as an example does.
     """
 
     class_counts: Tensor

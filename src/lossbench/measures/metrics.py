@@ -353,6 +353,11 @@ def kl(posterior: Tensor, recalibrated: Tensor) -> Tensor:
     return mean_over_examples(terms.sum(-1))
 
 
+def entropy(posterior: Tensor) -> Tensor:
+    """Mean entropy of the true posterior [K, N, C] in nats: no prediction has a smaller risk."""
+    return mean_over_examples(-torch.special.xlogy(posterior, posterior).sum(-1))
+
+
 def clean_validation(prediction: Tensor, clean: Tensor, *, task: str) -> dict[str, Tensor]:
     """What validation would say without its corruption, by name.
 

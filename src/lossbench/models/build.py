@@ -117,10 +117,15 @@ State = Mapping[str, Tensor]
 
 
 def called(model: nn.Module) -> Callable[[State, State, Tensor], Tensor]:
-    """A model's forward pass as a function of parameters and buffers, by name, and inputs."""
+    """A model's forward pass as a function of parameters and buffers, by name, and inputs.
+
+    Its outputs are [N, W]; of sequences, whose every position has one, [N T, W]: from here on a
+    position is what an example is elsewhere.
+    """
 
     def call(parameters: State, buffers: State, inputs: Tensor) -> Tensor:
-        return torch.func.functional_call(model, (dict(parameters), dict(buffers)), (inputs,))
+        state = dict(parameters), dict(buffers)
+        return torch.func.functional_call(model, state, (inputs,)).flatten(0, -2)
 
     return call
 

@@ -18,7 +18,8 @@ NORMALISATIONS: dict[str, Callable[[int], nn.Module] | None] = {
 
 def linear(inputs: Inputs, outputs: int) -> nn.Module:
     """One affine map from F inputs to C outputs."""
-    return nn.Sequential(*_flattening(inputs), nn.Linear(features(inputs), outputs))
+    numbers = features(inputs, model="linear")
+    return nn.Sequential(*_flattening(inputs), nn.Linear(numbers, outputs))
 
 
 def mlp(
@@ -46,7 +47,7 @@ def mlp(
     check_probability(dropout)
     activated(activation)
     normalised = NORMALISATIONS[normalisation]
-    layers, before = _flattening(inputs), features(inputs)
+    layers, before = _flattening(inputs), features(inputs, model="mlp")
     for width in widths:
         layers += [nn.Linear(before, width)]
         layers += [normalised(width)] if normalised else []

@@ -28,21 +28,21 @@ def permuted_labels(model: nn.Module, inputs: Tensor, targets: Tensor, *, seed: 
 
     No class keeps its place. The recipe knows neither loss nor learning rate nor pack: cross
     entropy on the model's outputs, Adam at `RATE`, `UPDATES` updates on the whole split, on the
-    CPU in the type of the inputs.
+    CPU in the type of the parameters.
 
     Args:
         model: Changed in place.
-        inputs: Of the training split, [N, F].
-        targets: Labels or distributions of the training split, [N, C].
+        inputs: Of the training split, [N, ...].
+        targets: Labels or distributions of the training split, [N, C]; of sequences [N T, C].
         seed: Draws the permutation.
     """
     wrong = targets[:, derangement(targets.shape[-1], seed=seed)]
     parameters = dict(model.named_parameters())
     state = fresh_state("adam", parameters)
-    rate = torch.full((1,), RATE, dtype=inputs.dtype)
+    rate = torch.full((1,), RATE, dtype=next(iter(parameters.values())).dtype)
     hyper = Hyperparameters(lr=rate, momentum=0 * rate, weight_decay=0 * rate)
     for step in range(UPDATES):
-        value = functional.cross_entropy(model(inputs), wrong)
+        value = functional.cross_entropy(model(inputs).flatten(0, -2), wrong)
         gradient = torch.autograd.grad(value, list(parameters.values()))
         with torch.no_grad():
             gradient_of = dict(zip(parameters, gradient, strict=True))

@@ -319,10 +319,10 @@ def _numbers(run: Run, device: torch.device, files: Files) -> _Numbers:
     example = splits.inputs["train"][:1]
     passing, stored = _activations(model, example)
     counts = {split: len(part) for split, part in splits.inputs.items()}
-    counts["train"] = min(counts["train"], evaluate.MOST_TRAINING_ROWS)
+    counts["train"] = min(counts["train"], evaluate.most_training_rows(splits.positions))
     chunks = evaluate.chunks(example[None], max(counts.values()))
     rows = max(part.stop - part.start for part in chunks)
-    judged = OUTPUTS_AT_ONCE * sum(counts.values()) * splits.targets["train"][0].numel()
+    judged = OUTPUTS_AT_ONCE * sum(counts.values()) * splits.positions * splits.outputs
     evaluating = rows * (example.numel() + passing)
     training = run.batch_size * (example.numel() + 2 * stored)  # and their gradients
     parameters = COPIES * sum(parameter.numel() for parameter in model.parameters())

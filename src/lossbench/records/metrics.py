@@ -113,8 +113,9 @@ METRICS: dict[str, Metric] = {
         "nats",
         "lower",
         "negative log-likelihood of the recalibrated softmax(a output + b), a and b fitted on "
-        "the first 2,000 examples of validation in the same way for every loss (so in-sample "
-        "there); under label noise those labels are noisy, which pushes every loss towards them",
+        "the first 2,000 examples (or windows) of validation in the same way for every loss (so "
+        "in-sample there); under label noise those labels are noisy, which pushes every loss "
+        "towards them",
         splits=_HELD_OUT,
     ),
     "ece": Metric(
@@ -201,6 +202,14 @@ METRICS: dict[str, Metric] = {
         "lower",
         "KL divergence from the true posterior to the recalibrated prediction, where it is known",
         splits=_HELD_OUT,
+    ),
+    "entropy_floor": Metric(
+        "classification",
+        "nats",
+        "",
+        "mean entropy of the true posterior, where it is known: no prediction has a smaller "
+        "expected nll; a fact of the split alone",
+        **_FINAL,
     ),
     "tv_posterior": Metric(
         "classification",

@@ -32,7 +32,8 @@ def code_of(draft: Draft) -> dict[str, str]:
         *(row.fn, row.inverse_link, data.fn, MODELS[draft.model.fn].fn),
         *(part.fn for part in parts),
         *(draft.targets, draft.init.start),
-        facts=data.content + (repr(sorted(data.confusions.items())) if is_confused else ""),
+        facts=data.content_of(draft.data.params)
+        + (repr(sorted(data.confusions.items())) if is_confused else ""),
     )
 
 

@@ -11,6 +11,7 @@ import torch
 
 from lossbench.data import DATA
 from lossbench.data.files import Files
+from lossbench.data.splits import Tokens
 from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Context
@@ -36,7 +37,7 @@ class FirstCalls(TrialProcess):
         """Call the data function of a run with its seed."""
         self._first("data", run.data, DATA[run.data.fn].fn, _call_data, run.seed, files)
 
-    def model(self, run: Run, inputs: int | tuple[int, ...], outputs: int) -> None:
+    def model(self, run: Run, inputs: int | Tokens | tuple[int, ...], outputs: int) -> None:
         """Build the model of a run for inputs of a shape, and compute outputs of a few."""
         self._first("model", run.model, MODELS[run.model.fn].fn, _call_model, inputs, outputs)
 
@@ -64,8 +65,11 @@ def _call_data(name: str, params: Mapping[str, Any], seed: int, files: Files) ->
 
 def _call_model(name: str, params: Mapping[str, Any], inputs: Any, outputs: int) -> None:
     shape = (inputs,) if isinstance(inputs, int) else inputs
+    examples = torch.zeros(EXAMPLES, *shape)
+    if isinstance(inputs, Tokens):
+        examples = torch.zeros(EXAMPLES, inputs.positions, dtype=torch.int64)
     with contextlib.suppress(*RAISED), contained(name):
-        MODELS[name].fn(inputs, outputs, **params)(torch.zeros(EXAMPLES, *shape))
+        MODELS[name].fn(inputs, outputs, **params)(examples)
 
 
 def _call_loss(name: str, params: Mapping[str, Any], outputs: int) -> None:

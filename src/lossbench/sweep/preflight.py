@@ -15,7 +15,7 @@ from lossbench.data import DATA, Splits
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS
 from lossbench.data.corruption import DROPPING, corrupted
 from lossbench.data.files import Files
-from lossbench.data.splits import problem_of, standardised
+from lossbench.data.splits import dense, problem_of, standardised
 from lossbench.data.targets import TARGETS
 from lossbench.engine import (
     batch_indices,
@@ -116,11 +116,12 @@ def _check_models_and_losses(runs: Sequence[Run], files: Files, first: FirstCall
         run = next(iter(by_loss.values()))
         splits = _data(run, files, f"data {run.data.name}")
         _check_model(run, splits, first)
-        targets = splits.targets["train"]
-        counts = targets.sum(0)
+        counts = splits.class_counts
+        targets = splits.targets["train"][None, : run.batch_size]
+        targets = dense(targets, classes=len(counts), dtype=torch.float32)[0]
         for one in by_loss.values():
             first.loss(one, len(counts))
-            _refuse_parameters(one, targets[: one.batch_size].clone(), counts)
+            _refuse_parameters(one, targets.clone(), counts)
 
 
 def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
@@ -138,7 +139,7 @@ def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
             refuse_too_large(build)
             refuse_unpaired(build, inputs[: run.batch_size])
             if is_own(function):  # those of ours are tested
-                refuse_unfit(build, inputs[: run.batch_size], outputs=splits.sizes[1])
+                refuse_unfit(build, inputs[: run.batch_size], outputs=splits.outputs)
             times = run.row.outputs_per_target
             refuse_unwidened(build, inputs[: run.batch_size], times=times)
     except (ValueError, TypeError) as error:
