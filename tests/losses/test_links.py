@@ -19,6 +19,7 @@ from lossbench.losses.links import (
     INVERSE_LINKS,
     LARGEST_EXPONENT,
     PROBABILITY_LINKS,
+    below_largest,
     capped_exp,
     capped_expm1,
     direction,
@@ -363,3 +364,22 @@ def test_a_positive_power_is_zero_with_derivatives_of_zero_where_the_base_is_not
         assert_close(value[2:], base[2:] ** power)
         assert value[:2].tolist() == slope[:2].tolist() == bend[:2].tolist() == [0.0, 0.0]
         assert_close(slope[2:], power * base[2:] ** (power - 1))
+
+
+@pytest.mark.parametrize("function", [torch.softmax, torch.log_softmax], ids=["plain", "log"])
+def test_below_the_largest_a_softmax_keeps_its_bits_and_a_certain_output_the_digits_of_its_slope(
+    function,
+):
+    output, upstream = normal(200, 5).float(), normal(200, 5, seed=1).float()
+    output[:, 0] += torch.linspace(0.0, 60.0, 200)
+    assert function(below_largest(output), -1).equal(function(output, -1))
+
+    def slope(z: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        z = z.clone().requires_grad_()
+        return torch.autograd.grad((upstream.to(z) * function(z)).sum(), z)[0].double()
+
+    ours = slope(output, lambda z: function(below_largest(z), -1))
+    rest = ours[:, 1:].sum(-1)
+    assert_close(ours[:, 0], -rest, rtol=1e-3, atol=0)
+    # Of the others torch's own slopes are right.
+    assert_close(ours[:, 1:], slope(output, lambda z: function(z, -1))[:, 1:], rtol=1e-5, atol=0)

@@ -19,6 +19,7 @@ from torch.nn import functional
 from lossbench.losses import LOSSES
 from lossbench.losses.links import PROBABILITY_LINKS
 from lossbench.losses.spec import NAME, NO_PARAMS, Context, Loss
+from lossbench.measures import probes
 
 Array = NDArray[np.float64]
 Params = Mapping[str, Any]
@@ -80,12 +81,20 @@ def behind_softmax(value: Callable[..., Array], slope: Callable[..., Array]) -> 
 
     def gradient(z: Array, y: Array, **params: Any) -> Array:
         p = special.softmax(z, -1)
-        free = slope(p, y, **params)
-        return free - p * free.sum(-1, keepdims=True)
+        return through_softmax(p, slope(p, y, **params))
 
     return ClosedForm(
         value=lambda z, y, **params: value(special.softmax(z, -1), y, **params), gradient=gradient
     )
+
+
+def through_softmax(p: Array, of_log_p: Array) -> Array:
+    """The derivative with respect to z of what has that one with respect to log p.
+
+    Pair by pair, as a difference of sums would round where p is almost 1.
+    """
+    of_p = np.where(p > 0, of_log_p / p, 0.0)
+    return p * (p[..., None, :] * (of_p[..., :, None] - of_p[..., None, :])).sum(-1)
 
 
 def of_margin(phi: Callable[[Array], Array], slope: Callable[[Array], Array]) -> ClosedForm:
@@ -219,13 +228,36 @@ def cut_log(y: Array, log_zero: float) -> Array:
     return np.where(y > np.exp(log_zero), np.log(np.maximum(y, np.exp(log_zero))), log_zero)
 
 
-def nce(p: Array, y: Array) -> Array:
-    return summed(y * np.log(p)) / summed(np.log(p))
+def log_softmax(z: Array) -> Array:
+    """Exact also where a probability rounds to 1."""
+    below = z - z.max(-1, keepdims=True)
+    is_largest = np.arange(z.shape[-1]) == z.argmax(-1)[..., None]
+    others = np.where(is_largest, 0.0, np.exp(below)).sum(-1, keepdims=True)
+    return below - np.log1p(others)
 
 
-def nce_slope(p: Array, y: Array) -> Array:
-    whole = np.log(p).sum(-1, keepdims=True)
-    return y / whole - (y * np.log(p)).sum(-1, keepdims=True) / whole**2
+def nce(z: Array, y: Array) -> Array:
+    log_p = log_softmax(z)
+    return summed(y * log_p) / summed(log_p)
+
+
+def nce_gradient(z: Array, y: Array) -> Array:
+    log_p = log_softmax(z)
+    whole, others = (part.sum(-1, keepdims=True) for part in (log_p, (1 - y) * log_p))
+    return through_softmax(np.exp(log_p), (y - 1) / whole + others / whole**2)
+
+
+def nce_and(value: Callable[..., Array], slope: Callable[..., Array]) -> ClosedForm:
+    """An active passive loss: nce, and a function of (p, y) behind the softmax."""
+    passive = behind_softmax(value, slope)
+    return ClosedForm(
+        lambda z, y, alpha, beta, **params: (
+            alpha * nce(z, y) + beta * passive.value(z, y, **params)
+        ),
+        lambda z, y, alpha, beta, **params: (
+            alpha * nce_gradient(z, y) + beta * passive.gradient(z, y, **params)
+        ),
+    )
 
 
 def focal_slope(p: Array, gamma: float) -> Array:
@@ -436,22 +468,15 @@ CLOSED_FORMS: dict[str, ClosedForm] = {
         ),
         lambda p, y, alpha, beta, log_zero: -alpha * y - beta * p * cut_log(y, log_zero),
     ),
-    "nce": behind_softmax(nce, nce_slope),
-    "nce_mae": behind_softmax(
-        lambda p, y, alpha, beta: alpha * nce(p, y) + beta * summed(np.abs(p - y)),
-        lambda p, y, alpha, beta: alpha * nce_slope(p, y) + beta * p * np.sign(p - y),
-    ),
-    "nce_rce": behind_softmax(
-        lambda p, y, alpha, beta, log_zero: (
-            alpha * nce(p, y) - beta * summed(p * cut_log(y, log_zero))
-        ),
-        lambda p, y, alpha, beta, log_zero: (
-            alpha * nce_slope(p, y) - beta * p * cut_log(y, log_zero)
-        ),
+    "nce": ClosedForm(nce, nce_gradient),
+    "nce_mae": nce_and(lambda p, y: summed(np.abs(p - y)), lambda p, y: p * np.sign(p - y)),
+    "nce_rce": nce_and(
+        lambda p, y, log_zero: -summed(p * cut_log(y, log_zero)),
+        lambda p, y, log_zero: -p * cut_log(y, log_zero),
     ),
     "taylor_ce": behind_softmax(
         lambda p, y, t: summed(y * sum((1 - p) ** i / i for i in range(1, t + 1))),
-        lambda p, y, t: -y * (1 - (1 - p) ** t),
+        lambda p, y, t: y * np.expm1(t * np.log1p(-p)),
     ),
     "phuber_ce": behind_softmax(
         lambda p, y, tau: summed(
@@ -787,6 +812,56 @@ def test_single_precision_agrees_with_double_precision(loss, is_hard):
     for ours, truth in zip(value_and_gradient(loss, output, target), double, strict=True):
         near = 1e-6 * float(truth.abs().max())
         torch.testing.assert_close(ours.double(), truth, rtol=1e-4, atol=near)
+
+
+def confidently_wrong(loss: Loss, classes: int) -> Iterator[tuple[Array, Array]]:
+    """Outputs and targets at growing distance, in numbers that float32 has.
+
+    In classification the output of a wrong class leads all others by so much; then it and the
+    negatives of all others are about so large. In regression the output is too large by so much.
+    """
+    distance = np.linspace(0.03, 60.0, 123)[:, None]
+    output, target = (tensor.numpy() for tensor in examples(loss, len(distance), classes))
+    if loss.task == "regression":
+        target = target.astype(np.float32)
+        # From the target itself, and never at it, where some have a corner.
+        output[:, :classes] = target + distance
+        yield output.astype(np.float32).astype(float), target.astype(float)
+        return
+    label = np.broadcast_to(np.eye(classes)[1], target.shape)
+    leads = np.concatenate([output[:, 1:].max(-1, keepdims=True) + distance, output[:, 1:]], -1)
+    apart = np.concatenate([distance, -distance - np.abs(output[:, 1:])], -1)
+    for placed in (leads, apart):
+        yield placed.astype(np.float32).astype(float), label
+
+
+@each_loss
+def test_the_gradient_is_right_where_the_output_is_confidently_wrong(loss):
+    # In float64 as well: there a probability rounds to 1 from a lead of 37 on.
+    for classes in (2, 5, 10):
+        for output, target in confidently_wrong(loss, classes):
+            given = dict(loss.defaults)
+            if loss.needs_context:
+                given["counts"] = np.logspace(3, 1, classes)
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
+                truth = CLOSED_FORMS[loss.name].gradient(output, target, **given)
+                error = loss.predict(torch.tensor(output)) - torch.tensor(target)
+            for dtype in (torch.float32, torch.float64):
+                z, y = torch.tensor(output, dtype=dtype), torch.tensor(target, dtype=dtype)
+                gradient = value_and_gradient(loss, z, y)[1]
+                off = np.abs(gradient.double().numpy() - truth).max(-1)
+                # Below 1e-36 float32 itself has few digits.
+                assert (off <= 1e-3 * np.abs(truth).max(-1) + 1e-36).all(), (dtype, classes)
+                # So the cosine that is recorded is that of the true gradient and the true error.
+                signal = torch.tensor(truth[:, : target.shape[-1]])
+                recorded = probes.cosine(gradient[:, : target.shape[-1]], loss.predict(z) - y)
+                is_known = signal.abs().amax(-1) > 1e-30
+                torch.testing.assert_close(
+                    recorded[is_known].double(),
+                    probes.cosine(signal, error)[is_known],
+                    rtol=0,
+                    atol=1e-3,
+                )
 
 
 @each_loss_and_target

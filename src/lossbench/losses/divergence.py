@@ -7,6 +7,8 @@ divergence per example, [...].
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,12 +20,12 @@ from lossbench.losses.spec import Loss
 
 def js(output: Tensor, target: Tensor) -> Tensor:
     """Jensen-Shannon divergence, in nats, between 0 and log 2."""
-    log_p = functional.log_softmax(output, dim=-1)
-    p = log_p.exp()
-    # Where p underflows and the target is 0, the middle is 0 too, and nothing is added.
-    log_middle = (0.5 * (p + target)).clamp(min=torch.finfo(p.dtype).tiny).log()
-    of_target = torch.xlogy(target, target) - target * log_middle
-    return 0.5 * (of_target + p * (log_p - log_middle)).sum(-1)
+    p = output.softmax(-1)
+    # Where p underflows and the target is 0, their sum is 0 too, and nothing is added.
+    log_p, log_sum = (x.clamp(min=torch.finfo(p.dtype).tiny).log() for x in (p, p + target))
+    # Σ y log(y/m) and Σ p log(p/m) less log 2 each: a wrong class has exactly 0 of both.
+    of_target = torch.xlogy(target, target) - target * log_sum
+    return math.log(2.0) + 0.5 * (of_target + p * (log_p - log_sum)).sum(-1)
 
 
 def hellinger(output: Tensor, target: Tensor) -> Tensor:
@@ -47,7 +49,8 @@ def reverse_kl(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Ten
         log_zero: What log 0 is taken for, negative; without it a hard label costs infinity.
     """
     log_p = functional.log_softmax(output, dim=-1)
-    return (log_p.exp() * log_p).sum(-1) + rce(output, target, log_zero=log_zero)
+    # Σ p is 1: with it off, a certain wrong class has no slope that would be all float32 keeps.
+    return 1.0 + (log_p.exp() * (log_p - 1.0)).sum(-1) + rce(output, target, log_zero=log_zero)
 
 
 def chi2(output: Tensor, target: Tensor) -> Tensor:

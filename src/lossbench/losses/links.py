@@ -194,6 +194,16 @@ PROBABILITY_LINKS = frozenset(
 """Inverse links whose predictions lie on the simplex."""
 
 
+def below_largest(output: Tensor) -> Tensor:
+    """The output less its largest entry, [..., C], at most 0.
+
+    No softmax changes by it, but derivatives: that of the largest entry is minus the sum of the
+    others' and no longer what rounding left of 1 - p. A loss needs it that has a slope where a
+    wrong class has probability 1, like (p - y)².
+    """
+    return output - output.amax(-1, keepdim=True)
+
+
 def direction(output: Tensor) -> Tensor:
     """The output over its Euclidean norm, [..., C]; zero at zero."""
     # Scaled by its largest entry first: squares of 1e-30 or 1e30 leave float32.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lossbench.losses.links import capped_exp, capped_expm1
 from lossbench.losses.spec import Loss
@@ -64,7 +65,10 @@ def ova_exponential(output: Tensor, target: Tensor) -> Tensor:
 
 def savage(output: Tensor, target: Tensor) -> Tensor:
     """A squared sigmoid of the negative margin: bounded, so that outliers do not rule."""
-    return _one_versus_all(output, target, lambda margin: (-2.0 * margin).sigmoid().square())
+    # torch's derivative of the sigmoid is s(1 - s), and 0 where s rounds to 1.
+    return _one_versus_all(
+        output, target, lambda margin: (2.0 * functional.logsigmoid(-2.0 * margin)).exp()
+    )
 
 
 def tangent(output: Tensor, target: Tensor) -> Tensor:

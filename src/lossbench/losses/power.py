@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lossbench.losses.links import LARGEST_EXPONENT
+from lossbench.losses.links import LARGEST_EXPONENT, below_largest
 from lossbench.losses.spec import Loss
 
 
@@ -55,7 +55,7 @@ def cosh(output: Tensor, target: Tensor) -> Tensor:
 
 def quartic_probs(output: Tensor, target: Tensor) -> Tensor:
     """A quarter of the fourth power of the error of softmax probabilities."""
-    return 0.25 * (output.softmax(-1) - target).square().square().sum(-1)
+    return 0.25 * (below_largest(output).softmax(-1) - target).square().square().sum(-1)
 
 
 def rescaled_square(output: Tensor, target: Tensor, *, k: float = 15.0, M: float = 30.0) -> Tensor:

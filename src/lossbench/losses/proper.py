@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from lossbench.losses.links import below_largest
 from lossbench.losses.spec import Loss
 
 
@@ -21,7 +22,7 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
 
 def brier(output: Tensor, target: Tensor) -> Tensor:
     """Squared error of softmax probabilities, summed over classes, between 0 and 2."""
-    return (output.softmax(-1) - target).square().sum(-1)
+    return (below_largest(output).softmax(-1) - target).square().sum(-1)
 
 
 def mse_sigmoid(output: Tensor, target: Tensor) -> Tensor:
@@ -30,7 +31,8 @@ def mse_sigmoid(output: Tensor, target: Tensor) -> Tensor:
     With brier and mse_logits the square loss behind a third link. On labels it is half of savage
     at half the output.
     """
-    return 0.5 * (output.sigmoid() - target).square().sum(-1)
+    # torch's derivative of the sigmoid is s(1 - s), and 0 where s rounds to 1.
+    return 0.5 * (functional.logsigmoid(output).exp() - target).square().sum(-1)
 
 
 def spherical(output: Tensor, target: Tensor) -> Tensor:
@@ -47,8 +49,9 @@ def tsallis(output: Tensor, target: Tensor, *, q: float = 1.5) -> Tensor:
         target: Distribution, [..., C].
         q: Index, above 1; towards 1 it becomes cross_entropy.
     """
-    log_p = functional.log_softmax(output, dim=-1)
-    of_label = -(target * (q * ((q - 1.0) * log_p).expm1())).sum(-1) / (q - 1.0)
+    log_p = below_largest(output).log_softmax(-1)
+    # Not expm1: torch's derivative of that is 1 + expm1, and 0 where that rounds to -1.
+    of_label = -(target * (q * (((q - 1.0) * log_p).exp() - 1.0))).sum(-1) / (q - 1.0)
     return of_label + (q * log_p).exp().sum(-1) - 1.0
 
 

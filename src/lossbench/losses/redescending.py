@@ -43,7 +43,9 @@ def welsch(output: Tensor, target: Tensor, *, c: float = 1.0) -> Tensor:
         target: [..., C].
         c: Error at which the influence is largest, in units of the target; positive.
     """
-    return -torch.expm1(-0.5 * ((output - target) / c).square()).sum(-1)
+    half = 0.5 * ((output - target) / c).square()
+    # Far off not expm1: torch's derivative of that is 1 + expm1, and 0 where that rounds to -1.
+    return torch.where(half < 1.0, -(-half).expm1(), 1.0 - (-half).exp()).sum(-1)
 
 
 def tukey(output: Tensor, target: Tensor, *, c: float = 4.685) -> Tensor:

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lossbench.losses.links import positive_power, tempered_softmax
+from lossbench.losses.links import below_largest, positive_power, tempered_softmax
 from lossbench.losses.proper import cross_entropy
 from lossbench.losses.spec import Loss
 
 
 def mae_probs(output: Tensor, target: Tensor) -> Tensor:
     """Absolute error of softmax probabilities, between 0 and 2; 2(1 - p_c) on a hard label c."""
-    return (output.softmax(-1) - target).abs().sum(-1)
+    # Twice what is missing, as what is too much is the same. A wrong class then has no slope: that
+    # of a probability of 1 would be all that float32 keeps.
+    return 2.0 * (target - output.softmax(-1)).clamp(min=0.0).sum(-1)
 
 
 def unhinged(output: Tensor, target: Tensor) -> Tensor:
@@ -36,7 +38,8 @@ def gce(output: Tensor, target: Tensor, *, q: float = 0.7) -> Tensor:
         q: Above 0, up to 1; towards 0 it becomes cross_entropy, 1 is unhinged.
     """
     log_p = functional.log_softmax(output, dim=-1)
-    return -(target * (q * log_p).expm1()).sum(-1) / q
+    # Not expm1: torch's derivative of that is 1 + expm1, and 0 where that rounds to -1.
+    return (target * (1.0 - (q * log_p).exp())).sum(-1) / q
 
 
 def rce(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Tensor:
@@ -48,7 +51,7 @@ def rce(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Tensor:
         log_zero: What log 0 is taken for, negative. The paper says -4; the authors' code clamps
             the label at 1e-4 and so has -9.21.
     """
-    return -(output.softmax(-1) * _log(target, log_zero)).sum(-1)
+    return -log_zero - (output.softmax(-1) * _above(target, log_zero)).sum(-1)
 
 
 def sce(
@@ -73,8 +76,13 @@ def sce(
 
 def nce(output: Tensor, target: Tensor) -> Tensor:
     """Cross entropy over its sum for all labels, between 0 and 1."""
-    log_p = functional.log_softmax(output, dim=-1)
-    return (target * log_p).sum(-1) / log_p.sum(-1)
+    if output.shape[-1] == 2:
+        # Of two classes float32 needs the logarithm of a probability that rounds to 1.
+        log_p = functional.logsigmoid(output - output.flip(-1))
+    else:
+        log_p = below_largest(output).log_softmax(-1)
+    # 1 less the share of the others, which keeps its digits where the label has all of the sum.
+    return 1.0 - ((1.0 - target) * log_p).sum(-1) / log_p.sum(-1)
 
 
 def nce_mae(output: Tensor, target: Tensor, *, alpha: float = 1.0, beta: float = 1.0) -> Tensor:
@@ -160,9 +168,13 @@ def bi_tempered(output: Tensor, target: Tensor, *, t1: float = 0.8, t2: float = 
     ).sum(-1)
 
 
-def _log(target: Tensor, log_zero: float) -> Tensor:
-    """The target's logarithm, cut off below."""
-    return target.log().clamp(min=log_zero)
+def _above(target: Tensor, log_zero: float) -> Tensor:
+    """The target's logarithm, cut off below at `log_zero`, less that.
+
+    Probabilities sum to 1, so a constant is free to choose: a wrong class has none, and no slope
+    that would be all that float32 keeps of a probability of 1.
+    """
+    return (target.log() - log_zero).clamp(min=0.0)
 
 
 ROBUST = frozenset(
