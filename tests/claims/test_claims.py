@@ -239,7 +239,7 @@ def behind(inverse_link: str, loss: str) -> Loss:
 
 PROPER = (
     *("cross_entropy", "bhattacharyya", "brier", "spherical", "tsallis", "bi_tempered"),
-    "mse_sigmoid",
+    *("mse_sigmoid", "rps", "forward_kl", "unlikelihood", "z_loss", "softcap", "stablemax"),
     *("mse_logits", "bce_ova", "sparsemax", "entmax15", "entmax"),
     *("exponential", "ova_squared_hinge", "ova_exponential", "savage", "tangent"),
 )
@@ -354,7 +354,7 @@ def test_an_exponential_target_teaches_the_root_of_the_expected_influence(name):
 
 MEAN_OF_LOG1P = integrate.quad(lambda y: math.log1p(y) * math.exp(-y), 0, math.inf)[0]
 
-ACTS = {"poisson_nll": 1.0, "gaussian_nll": 1.0, "msle": math.expm1(MEAN_OF_LOG1P)}
+ACTS = {"poisson_nll": 1.0, "gaussian_nll": 1.0, "beta_nll": 1.0, "msle": math.expm1(MEAN_OF_LOG1P)}
 """Of the losses that are no function of the error alone."""
 
 
@@ -407,6 +407,11 @@ DUPLICATES = {
     ("rce", "unhinged"): 4.0,
     ("rce", "mae_probs"): 2.0,
     ("cross_entropy", "bhattacharyya"): 2.0,
+    ("cross_entropy", "forward_kl"): 1.0,
+    ("forward_kl", "bhattacharyya"): 2.0,
+    ("dft", "unhinged"): 1.0,
+    ("mae_probs", "dft"): 2.0,
+    ("rce", "dft"): 4.0,
     ("exponential", "chi2"): 2.0,
 }
 

@@ -12,7 +12,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.own import bare_row
 
-OTHER_LINKS = {"msle", "mse_logits", "rescaled_square"}
+OTHER_LINKS = {"msle", "mse_logits", "rescaled_square", "softcap"}
 """Of another task behind the links that are tried: by the formula alone they could be that."""
 
 

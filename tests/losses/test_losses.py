@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy import special
+from scipy import special, stats
 from torch import Tensor
 from torch.nn import functional
 
@@ -329,6 +329,75 @@ def of_direction(inverse_temperature: Callable[..., float]) -> ClosedForm:
     return ClosedForm(value=value, gradient=gradient)
 
 
+def of_entropy(z: Array, y: Array) -> Array:
+    """The entropy of the softmax over its largest."""
+    log_p = log_softmax(z)
+    return -(np.exp(log_p) * log_p).sum(-1, keepdims=True) / np.log(z.shape[-1])
+
+
+def stable_shares(z: Array) -> Array:
+    share = np.where(z >= 0, 1 + z, 1 / (1 + np.abs(z)))
+    return share / share.sum(-1, keepdims=True)
+
+
+def softened(y: Array, temperature: float) -> Array:
+    return y ** (1 / temperature) / (y ** (1 / temperature)).sum(-1, keepdims=True)
+
+
+def unlikelihood_gradient(z: Array, y: Array, *, alpha: float) -> Array:
+    log_p = log_softmax(z)
+    p = np.exp(log_p)
+    return through_softmax(p, alpha * (1 - y) * p / -np.expm1(log_p) - y)
+
+
+def mixed(p: Array, y: Array, alpha: float) -> Array:
+    return alpha * y + (1 - alpha) * p
+
+
+def skew_slope(p: Array, y: Array, alpha: float) -> Array:
+    return -y * (1 - alpha) * p / mixed(p, y, alpha)
+
+
+def skew_reverse_slope(p: Array, y: Array, alpha: float) -> Array:
+    share = (1 - alpha) * p / mixed(p, y, alpha)
+    return p * (np.log(share) - np.log(1 - alpha) + 1 - share)
+
+
+def rps_slope(p: Array, y: Array) -> Array:
+    error = np.cumsum(p - y, -1)
+    error[..., -1] = 0
+    return 2 * p * np.cumsum(error[..., ::-1], -1)[..., ::-1]
+
+
+def beta_nll(z: Array, y: Array, *, beta: float, eps: float) -> Array:
+    mean, log_v = np.split(z, 2, -1)
+    v = np.maximum(np.exp(log_v), eps)
+    return summed(v**beta * (np.log(v) + (mean - y) ** 2 / v)) / 2
+
+
+def beta_nll_gradient(z: Array, y: Array, *, beta: float, eps: float) -> Array:
+    v = np.maximum(np.exp(np.split(z, 2, -1)[1]), eps)
+    return np.tile(v**beta, 2) * gaussian_nll_gradient(z, y, eps=eps)
+
+
+def gaussian_crps(z: Array, y: Array, *, eps: float) -> Array:
+    mean, log_v = np.split(z, 2, -1)
+    deviation = np.sqrt(np.maximum(np.exp(log_v), eps))
+    w = (mean - y) / deviation
+    score = w * (2 * special.ndtr(w) - 1) + 2 * stats.norm.pdf(w) - np.pi**-0.5
+    return summed(deviation * score)
+
+
+def gaussian_crps_gradient(z: Array, y: Array, *, eps: float) -> Array:
+    mean, log_v = np.split(z, 2, -1)
+    deviation = np.sqrt(np.maximum(np.exp(log_v), eps))
+    w = (mean - y) / deviation
+    of_variance = np.where(
+        np.exp(log_v) > eps, deviation * (stats.norm.pdf(w) - np.pi**-0.5 / 2), 0
+    )
+    return np.concatenate([special.erf(w / 2**0.5), of_variance], -1)
+
+
 CLOSED_FORMS: dict[str, ClosedForm] = {
     # power
     "mse": of_error(lambda e: e**2 / 2, lambda e: e),
@@ -412,7 +481,10 @@ CLOSED_FORMS: dict[str, ClosedForm] = {
             2 * np.log((1 + soft_positive(z)) / (1 + y)) * special.expit(z) / (1 + soft_positive(z))
         ),
     ),
+    "beta_nll": ClosedForm(beta_nll, beta_nll_gradient),
+    "gaussian_crps": ClosedForm(gaussian_crps, gaussian_crps_gradient),
     # proper
+    "rps": behind_softmax(lambda p, y: summed(np.cumsum(p - y, -1)[..., :-1] ** 2), rps_slope),
     "cross_entropy": behind_softmax(lambda p, y: -summed(y * np.log(p)), lambda p, y: -y),
     "brier": behind_softmax(lambda p, y: summed((p - y) ** 2), lambda p, y: 2 * p * (p - y)),
     "mse_sigmoid": of_output(
@@ -452,6 +524,32 @@ CLOSED_FORMS: dict[str, ClosedForm] = {
     ),
     "logit_norm": of_direction(lambda tau: 1 / tau),
     "cosine_softmax": of_direction(lambda scale: scale),
+    "z_loss": ClosedForm(
+        lambda z, y, c: c * special.logsumexp(z, -1) ** 2 - summed(y * special.log_softmax(z, -1)),
+        lambda z, y, c: (
+            (1 + 2 * c * special.logsumexp(z, -1, keepdims=True)) * special.softmax(z, -1) - y
+        ),
+    ),
+    "softcap": ClosedForm(
+        lambda z, y, cap: -summed(y * special.log_softmax(cap * np.tanh(z / cap), -1)),
+        lambda z, y, cap: (special.softmax(cap * np.tanh(z / cap), -1) - y) / np.cosh(z / cap) ** 2,
+    ),
+    "stablemax": ClosedForm(
+        lambda z, y: -summed(y * np.log(stable_shares(z))),
+        lambda z, y: (stable_shares(z) - y) / (1 + np.abs(z)),
+    ),
+    "distillation": ClosedForm(
+        lambda z, y, temperature: (
+            temperature**2
+            * summed(
+                special.xlogy(softened(y, temperature), softened(y, temperature))
+                - softened(y, temperature) * special.log_softmax(z / temperature, -1)
+            )
+        ),
+        lambda z, y, temperature: (
+            temperature * (special.softmax(z / temperature, -1) - softened(y, temperature))
+        ),
+    ),
     # robust
     "mae_probs": behind_softmax(
         lambda p, y: summed(np.abs(p - y)), lambda p, y: p * np.sign(p - y)
@@ -492,6 +590,22 @@ CLOSED_FORMS: dict[str, ClosedForm] = {
         ),
         lambda p, y: p * np.log(2 * p / (p + y)) / 2,
     ),
+    "jsd": behind_softmax(
+        lambda p, y, beta: summed(
+            beta * special.rel_entr(y, mixed(p, y, beta))
+            + (1 - beta) * special.rel_entr(p, mixed(p, y, beta))
+        ),
+        lambda p, y, beta: (
+            beta * skew_slope(p, y, beta) + (1 - beta) * skew_reverse_slope(p, y, beta)
+        ),
+    ),
+    "forward_kl": behind_softmax(lambda p, y: summed(special.rel_entr(y, p)), lambda p, y: -y),
+    "skew_kl": behind_softmax(
+        lambda p, y, alpha: summed(special.rel_entr(y, mixed(p, y, alpha))), skew_slope
+    ),
+    "skew_reverse_kl": behind_softmax(
+        lambda p, y, alpha: summed(special.rel_entr(p, mixed(p, y, alpha))), skew_reverse_slope
+    ),
     "hellinger": behind_softmax(
         lambda p, y: summed((np.sqrt(p) - np.sqrt(y)) ** 2) / 2, lambda p, y: -np.sqrt(p * y) / 2
     ),
@@ -526,6 +640,17 @@ CLOSED_FORMS: dict[str, ClosedForm] = {
         lambda p, y, epsilon: -y * (1 + epsilon * p),
     ),
     "asl": behind_softmax(asl, asl_slope),
+    "dft": behind_softmax(lambda p, y: -summed(y * p * np.log(p)), lambda p, y: -y * p),
+    "eaft": ClosedForm(
+        lambda z, y: -summed(of_entropy(z, y) * y * special.log_softmax(z, -1)),
+        lambda z, y: of_entropy(z, y) * (special.softmax(z, -1) - y),
+    ),
+    "unlikelihood": ClosedForm(
+        lambda z, y, alpha: (
+            -summed(y * log_softmax(z) + alpha * (1 - y) * np.log(-np.expm1(log_softmax(z))))
+        ),
+        unlikelihood_gradient,
+    ),
     "class_balanced": behind_softmax(
         lambda p, y, beta, counts: -summed(effective_weights(counts, beta) * y * np.log(p)),
         lambda p, y, beta, counts: -effective_weights(counts, beta) * y,
@@ -578,6 +703,15 @@ OTHER_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     "expectile": {"tau": (0.1, 0.5)},
     "linex": {"a": (-1.5, 0.2)},
     "gaussian_nll": {"eps": (1e-3, 0.5)},
+    "beta_nll": {"beta": (0.0, 1.0), "eps": (1e-3, 0.5)},
+    "gaussian_crps": {"eps": (1e-3, 0.5)},
+    "z_loss": {"c": (0.0, 0.1)},
+    "softcap": {"cap": (5.0, 100.0)},
+    "distillation": {"temperature": (1.0, 4.0)},
+    "unlikelihood": {"alpha": (0.0, 0.5)},
+    "jsd": {"beta": (0.5, 0.9)},
+    "skew_kl": {"alpha": (0.5, 0.9)},
+    "skew_reverse_kl": {"alpha": (0.5, 0.9)},
     "student_t": {"df": (1.0, 30.0), "scale": (0.3, 3.0)},
     "tsallis": {"q": (1.1, 2.0, 3.0)},
     "entmax": {"alpha": (1.05, 1.5, 1.9, 2.0)},
@@ -774,6 +908,10 @@ def inverted(loss: Loss, target: Tensor) -> Tensor:
         "scaled_softmax": lambda y: y.log() / given["s"],
         "normalized_softmax": lambda y: on_sphere(y.log().clamp(min=-1e4), 1 / given["tau"]),
         "cosine_softmax": lambda y: on_sphere(y.log().clamp(min=-1e4), given["scale"]),
+        "softcapped_softmax": lambda y: (
+            given["cap"] * (y.log().clamp(min=-0.98 * given["cap"]) / given["cap"]).atanh()
+        ),
+        "stablemax": lambda y: torch.where(y > 1e-3, 1e3 * y - 1, 1 - 1e-3 / y),
         "sparsemax": lambda y: y,
         "entmax15": lambda y: 2 * y.sqrt(),
         "entmax": lambda y: y ** (given["alpha"] - 1) / (given["alpha"] - 1),
@@ -1070,7 +1208,10 @@ LEAST_ELSEWHERE_TOO = {"eps_insensitive", "logit_norm", "cosine_softmax"}
 
 
 @each_loss_where(
-    lambda loss: "minimised_at_target" in loss.claims or loss.name in LEAST_ELSEWHERE_TOO
+    lambda loss: (
+        {"minimised_at_target", "gradient_is_derivative"} <= loss.claims
+        or loss.name in LEAST_ELSEWHERE_TOO
+    )
 )
 def test_no_output_costs_less_than_one_whose_prediction_is_the_target(loss):
     _, target = examples(loss, 40, CLASSES)

@@ -127,6 +127,10 @@ def student_t(z: Tensor, y: Tensor, df: float, scale: float) -> Tensor:
     return (noise.log_prob(z) - noise.log_prob(y)).sum(-1)
 
 
+def mixed(p: Any, y: Any, alpha: float) -> Any:
+    return alpha * y + (1 - alpha) * p
+
+
 def class_weights(counts: Any, beta: float) -> Any:
     weight = (1 - beta) / (1 - beta**counts)
     return len(weight) * weight / weight.sum()
@@ -186,6 +190,15 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
     "expectile": ({"tau": 0.1}, {"tau": 0.5}),
     "linex": ({"a": -1.5}, {"a": 0.2}),
     "gaussian_nll": ({"eps": 1e-3},),
+    "beta_nll": ({"beta": 0.0}, {"beta": 1.0, "eps": 1e-3}),
+    "gaussian_crps": ({"eps": 1e-3},),
+    "z_loss": ({"c": 0.1},),
+    "softcap": ({"cap": 5.0},),
+    "distillation": ({"temperature": 1.0}, {"temperature": 4.0}),
+    "unlikelihood": ({"alpha": 0.5},),
+    "jsd": ({"beta": 0.5}, {"beta": 0.9}),
+    "skew_kl": ({"alpha": 0.5}, {"alpha": 0.9}),
+    "skew_reverse_kl": ({"alpha": 0.5}, {"alpha": 0.9}),
     "student_t": ({"df": 1.0}, {"df": 30.0, "scale": 0.3}),
     "tsallis": ({"q": 1.1}, {"q": 2.0}),
     "entmax": ({"alpha": 1.05}, {"alpha": 1.5}, {"alpha": 1.9}),
@@ -218,7 +231,7 @@ ONLY_LABELS = {
     *("class_balanced", "ldam", "crammer_singer", "crammer_singer_squared", "weston_watkins"),
     *("weston_watkins_squared", "exponential", "ova_hinge", "ova_squared_hinge", "savage"),
     *("tangent", "brier", "spherical", "cross_entropy-scikit-learn", "mse_sigmoid-scoringrules"),
-    *("label_smoothing-timm", "focal-torchvision", "focal-kornia"),
+    *("label_smoothing-timm", "focal-torchvision", "focal-kornia", "dft"),
 }
 """Losses, or what one package has of them, that the other implementations take labels for only."""
 
@@ -305,6 +318,15 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "gaussian_nll-scoringrules": lambda z, y, eps: (
         scoringrules.logs_normal(y, gaussian(z)[0], gaussian(z)[1] ** 0.5) - np.log(2 * np.pi) / 2
     ).sum(-1),
+    "beta_nll-torch": lambda z, y, beta, eps: (
+        gaussian(z)[1].detach().clamp(min=eps) ** beta
+        * functional.gaussian_nll_loss(
+            gaussian(z)[0], y, var=gaussian(z)[1], eps=eps, reduction="none"
+        )
+    ).sum(-1),
+    "gaussian_crps-scoringrules": lambda z, y, eps: scoringrules.crps_normal(
+        y, gaussian(z)[0], gaussian(z)[1] ** 0.5
+    ).sum(-1),
     "student_t-torch": student_t,
     "student_t-scipy": lambda z, y, df, scale: (
         stats.t.logpdf(0, df, scale=scale) - stats.t.logpdf(y, df, z, scale)
@@ -334,6 +356,7 @@ ORACLES: dict[str, Callable[..., Any]] = {
         special.softmax(z, -1),
     ),
     "brier-scoringrules": lambda z, y: scoringrules.brier_score(y, special.softmax(z, -1)).sum(-1),
+    "rps-scoringrules": lambda z, y: scoringrules.rps_score(y, special.softmax(z, -1), onehot=True),
     "mse_sigmoid-torch": lambda z, y: summed(functional.mse_loss, z.sigmoid(), y) / 2,
     "mse_sigmoid-scoringrules": lambda z, y: (
         scoringrules.brier_score(y, special.expit(z)).sum(-1) / 2
@@ -367,6 +390,19 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "cosine_softmax-torch": lambda z, y, scale: cross_entropy(
         scale * functional.cosine_similarity(z[:, None, :], torch.eye(z.shape[-1]), -1), y
     ),
+    "z_loss-torch": lambda z, y, c: (
+        cross_entropy(z, y) + c * (z - functional.log_softmax(z, -1)).mean(-1) ** 2
+    ),
+    "softcap-torch": lambda z, y, cap: cross_entropy(cap * (2 * (2 * z / cap).sigmoid() - 1), y),
+    "stablemax-torch": lambda z, y: cross_entropy(torch.where(z < 0, 1 / (1 - z), 1 + z).log(), y),
+    "distillation-torch": lambda z, y, temperature: (
+        temperature**2
+        * summed(
+            functional.kl_div,
+            functional.log_softmax(z / temperature, -1),
+            (y.log() / temperature).softmax(-1),
+        )
+    ),
     # robust
     "mae_probs-torch": lambda z, y: summed(functional.l1_loss, p(z), y),
     "unhinged-torch": lambda z, y: 1 + functional.nll_loss(p(z), c(y), reduction="none"),
@@ -394,6 +430,23 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "js-kornia": lambda z, y: kornia.js_div_loss_2d(
         map_of_one_row(p(z)), map_of_one_row(y), reduction="none"
     ).squeeze(-1),
+    "jsd-scipy": lambda z, y, beta: (
+        beta * special.rel_entr(y, mixed(special.softmax(z, -1), y, beta)).sum(-1)
+        + (1 - beta)
+        * special.rel_entr(special.softmax(z, -1), mixed(special.softmax(z, -1), y, beta)).sum(-1)
+    ),
+    "forward_kl-torch": lambda z, y: summed(functional.kl_div, functional.log_softmax(z, -1), y),
+    "forward_kl-scipy": lambda z, y: special.rel_entr(y, special.softmax(z, -1)).sum(-1),
+    "skew_kl-torch": lambda z, y, alpha: summed(functional.kl_div, mixed(p(z), y, alpha).log(), y),
+    "skew_kl-scipy": lambda z, y, alpha: special.rel_entr(
+        y, mixed(special.softmax(z, -1), y, alpha)
+    ).sum(-1),
+    "skew_reverse_kl-torch": lambda z, y, alpha: summed(
+        functional.kl_div, mixed(p(z), y, alpha).log(), p(z)
+    ),
+    "skew_reverse_kl-scipy": lambda z, y, alpha: special.rel_entr(
+        special.softmax(z, -1), mixed(special.softmax(z, -1), y, alpha)
+    ).sum(-1),
     "hellinger-torch": lambda z, y: functional.cosine_embedding_loss(
         p(z).sqrt(), y.sqrt(), torch.ones(len(z)), reduction="none"
     ),
@@ -418,6 +471,14 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "asl-timm": lambda z, y, gamma_pos, gamma_neg, eps: timm.AsymmetricLossSingleLabel(
         gamma_pos, gamma_neg, eps, reduction="none"
     )(z, c(y)),
+    "dft-torch": lambda z, y: cross_entropy(z, y) * (-cross_entropy(z, y).detach()).exp(),
+    "eaft-torch": lambda z, y: (
+        cross_entropy(z, y) * Categorical(logits=z).entropy().detach() / np.log(z.shape[-1])
+    ),
+    "unlikelihood-torch": lambda z, y, alpha: (
+        cross_entropy(z, y)
+        + alpha * summed(functional.binary_cross_entropy, p(z), torch.zeros_like(z), weight=1 - y)
+    ),
     "class_balanced-torch": lambda z, y, beta, counts: cross_entropy(
         z, c(y), weight=class_weights(counts, beta)
     ),

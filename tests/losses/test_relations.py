@@ -18,10 +18,12 @@ each_relation = pytest.mark.parametrize(
 )
 
 
-def pairs(task: str, outputs: int, *, is_hard: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def pairs(loss: str, outputs: int, *, is_hard: bool) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(outputs)
-    output, draw = torch.randn((2, 200, outputs), generator=generator, dtype=torch.float64)
-    if task == "regression":
+    times = LOSSES[loss].outputs_per_target
+    draws = torch.randn((times + 1, 200, outputs), generator=generator, dtype=torch.float64)
+    output, draw = draws[:times].movedim(0, 1).flatten(1), draws[times]
+    if LOSSES[loss].task == "regression":
         return 3 * output, draw.abs()
     hard = functional.one_hot(draw.argmax(-1), outputs).double()
     return output, hard if is_hard else draw.softmax(-1)
@@ -35,7 +37,7 @@ def gradient(name, params, output, target):
 
 def mismatch(relation: Relation, outputs: int, *, is_hard: bool) -> float:
     """Largest difference of the two output gradients, relative to the largest of the other's."""
-    at = pairs(LOSSES[relation.loss].task, outputs, is_hard=is_hard)
+    at = pairs(relation.loss, outputs, is_hard=is_hard)
     one = gradient(relation.loss, relation.params, *at)
     other = gradient(relation.other, relation.other_params, *at)
     return float((one - relation.factor * other).abs().max() / one.abs().max())

@@ -8,12 +8,17 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lossbench.claims.draws import dense_targets, label_distributions, normal, padded, seeded
+from lossbench.losses.links import PROBABILITY_LINKS
 from lossbench.losses.spec import Loss
 
 START_SCALES = (0.1, 0.5, 2.0, 4.0)
 """Some starts lie near zero: a bounded loss is flat where it is confidently wrong."""
+
+LARGEST_SLOPE = 1e-6
+"""Of an expected loss where it is least; one that is only approached has less after a search."""
 
 NOISE = 0.4
 """Share of replaced labels; below 1/2, so that two classes stay apart."""
@@ -64,7 +69,27 @@ def minima_from(
         return (weights * loss.values(expanded, targets.expand(*expanded.shape[:-1], -1))).sum(-1)
 
     output = minimise(expected_loss, start)
+    if loss.inverse_link in PROBABILITY_LINKS:
+        output = _gone_on(expected_loss, output)
     return expected_loss(output).nan_to_num(nan=math.inf), output
+
+
+def _gone_on(objective: Callable[[Tensor], Tensor], output: Tensor) -> Tensor:
+    """The same, or where some best one has still a slope, what a longer search comes to.
+
+    It may move all outputs at once: where they have a favourite level, as by z_loss, that is a
+    valley across the axes.
+    """
+    place = output.detach().requires_grad_()
+    slope = torch.autograd.grad(objective(place).sum(), place)[0]
+    if not bool((best(objective(output), slope).abs() > LARGEST_SLOPE).any()):
+        return output
+
+    def with_level(extended: Tensor) -> Tensor:
+        return objective(extended[..., :-1] + extended[..., -1:])
+
+    extended = minimise(with_level, functional.pad(output, (0, 1)), steps=360)
+    return extended[..., :-1] + extended[..., -1:]
 
 
 def starts(loss: Loss, mean: Tensor) -> Tensor:

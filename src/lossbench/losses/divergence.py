@@ -28,6 +28,53 @@ def js(output: Tensor, target: Tensor) -> Tensor:
     return math.log(2.0) + 0.5 * (of_target + p * (log_p - log_sum)).sum(-1)
 
 
+def jsd(output: Tensor, target: Tensor, *, beta: float = 0.1) -> Tensor:
+    """The generalised Jensen-Shannon divergence: of both from their mean, weighed alike.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        beta: Weight of the target, between 0 and 1; 1/2 is js. Over `beta` it goes to forward_kl
+            as that goes to 0.
+    """
+    of_target = skew_kl(output, target, alpha=beta)
+    return beta * of_target + (1.0 - beta) * skew_reverse_kl(output, target, alpha=beta)
+
+
+def forward_kl(output: Tensor, target: Tensor) -> Tensor:
+    """Divergence of the softmax from the target: cross entropy less the target's entropy."""
+    log_p = log_softmax(output)
+    return (torch.xlogy(target, target) - target * log_p).sum(-1)
+
+
+def skew_kl(output: Tensor, target: Tensor, *, alpha: float = 0.1) -> Tensor:
+    """`forward_kl` from a mixture of softmax and target, which no zero makes infinite.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        alpha: Share of the target in the mixture, between 0 and 1; towards 0 it is forward_kl.
+    """
+    mixture = alpha * target + (1.0 - alpha) * softmax(output)
+    log_mixture = mixture.clamp(min=torch.finfo(mixture.dtype).tiny).log()
+    return (torch.xlogy(target, target) - target * log_mixture).sum(-1)
+
+
+def skew_reverse_kl(output: Tensor, target: Tensor, *, alpha: float = 0.1) -> Tensor:
+    """Divergence of a mixture of softmax and target from the softmax: finite for every label.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        alpha: Share of the target in the mixture, between 0 and 1.
+    """
+    p = softmax(output)
+    # The mixture over 1 - α, so that a wrong class has exactly no slope: see `js`.
+    mixture = p + alpha / (1.0 - alpha) * target
+    log_p, log_mixture = (x.clamp(min=torch.finfo(p.dtype).tiny).log() for x in (p, mixture))
+    return (p * (log_p - log_mixture)).sum(-1) - math.log1p(-alpha)
+
+
 def hellinger(output: Tensor, target: Tensor) -> Tensor:
     """Squared Hellinger distance, 1 - Σ√(py), between 0 and 1."""
     log_p = log_softmax(output)
@@ -98,6 +145,52 @@ ROWS = (
         "NeurIPS",
         weight="p/2 log((1 + p)/p)",
         oracle="scipy, kornia",
+    ),
+    Loss(
+        fn=jsd,
+        inverse_link="softmax",
+        family="divergence",
+        task="classification",
+        formula="β Σ y log(y/m) + (1 - β) Σ p log(p/m), m = βy + (1 - β)p",
+        claims=LOCAL | {"bounded_gradient", "vanishing_when_wrong"},
+        source="Lin 1991; Agarwal et al. 2024, ICLR (generalized knowledge distillation)",
+        weight="(1 - β) p log(1 + β/((1 - β)p))",
+        oracle="scipy",
+    ),
+    Loss(
+        fn=forward_kl,
+        inverse_link="softmax",
+        family="divergence",
+        task="classification",
+        formula="Σ y log(y/p)",
+        claims=LOCAL
+        | {"gradient_is_error", "linear_in_target", "elicits_mean", "strictly_proper"}
+        | {"convex", "bounded_gradient"},
+        source="Kullback and Leibler 1951, Annals of Mathematical Statistics",
+        weight="1",
+        oracle="torch, scipy",
+    ),
+    Loss(
+        fn=skew_kl,
+        inverse_link="softmax",
+        family="divergence",
+        task="classification",
+        formula="Σ y log(y / (αy + (1 - α)p))",
+        claims=LOCAL | {"bounded_gradient", "vanishing_when_wrong"},
+        source="Lee 1999, ACL; Ko et al. 2024, ICML (DistiLLM)",
+        weight="(1 - α)p / (α + (1 - α)p)",
+        oracle="torch, scipy",
+    ),
+    Loss(
+        fn=skew_reverse_kl,
+        inverse_link="softmax",
+        family="divergence",
+        task="classification",
+        formula="Σ p log(p / (αy + (1 - α)p))",
+        claims=LOCAL | {"bounded_gradient", "vanishing_when_wrong"},
+        source="Ko et al. 2024, ICML (DistiLLM)",
+        weight="p log(1 + r/p) - r p/(r + p), r = α/(1 - α)",
+        oracle="torch, scipy",
     ),
     Loss(
         fn=hellinger,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
-from lossbench.losses.links import capped_exp, softplus
+from lossbench.losses.links import LARGEST_EXPONENT, capped_exp, softplus
 from lossbench.losses.spec import Loss
 
 
@@ -35,6 +36,42 @@ def gaussian_nll(output: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tensor
     mean, log_variance = output.chunk(2, -1)
     log_variance = log_variance.clamp(min=math.log(eps))
     return 0.5 * (log_variance + (mean - target).square() * (-log_variance).exp()).sum(-1)
+
+
+def beta_nll(output: Tensor, target: Tensor, *, beta: float = 0.5, eps: float = 1e-6) -> Tensor:
+    """`gaussian_nll`, weighed by the variance to a power, through which no gradient passes.
+
+    So a large predicted variance excuses less, and the gradient is not the derivative of the value.
+
+    Args:
+        output: Means, then logarithms of the variances, [..., 2C].
+        target: [..., C].
+        beta: The power, from 0, which is gaussian_nll, to 1, where means learn as by mse.
+        eps: Least variance, in squared units of the target; positive.
+    """
+    mean, log_variance = output.chunk(2, -1)
+    log_variance = log_variance.clamp(min=math.log(eps))
+    nll = 0.5 * (log_variance + (mean - target).square() * (-log_variance).exp())
+    weight = (beta * log_variance.detach()).clamp(max=LARGEST_EXPONENT).exp()
+    return (weight * nll).sum(-1)
+
+
+def gaussian_crps(output: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """The continuous ranked probability score of a Gaussian whose mean and variance are predicted.
+
+    In units of the target, like mae, which it becomes as the variance goes to 0.
+
+    Args:
+        output: Means, then logarithms of the variances, [..., 2C].
+        target: [..., C].
+        eps: Least variance, in squared units of the target; positive.
+    """
+    mean, log_variance = output.chunk(2, -1)
+    deviation = capped_exp(0.5 * log_variance.clamp(min=math.log(eps)))
+    error = (mean - target) / deviation
+    density = (-0.5 * error.square()).exp() / math.sqrt(2.0 * math.pi)
+    score = error * torch.erf(error / math.sqrt(2.0)) + 2.0 * density - 1.0 / math.sqrt(math.pi)
+    return (deviation * score).sum(-1)
 
 
 def student_t(output: Tensor, target: Tensor, *, df: float = 4.0, scale: float = 1.0) -> Tensor:
@@ -93,6 +130,31 @@ ROWS = (
         source="Nix and Weigend 1994; its pitfalls in Seitzer et al. 2022, ICLR",
         outputs_per_target=2,
         oracle="torch, scoringrules",
+        distribution="gaussian",
+    ),
+    Loss(
+        fn=beta_nll,
+        inverse_link="mean",
+        family="likelihood",
+        task="regression",
+        formula="[v^β] (log v + e²/v)/2, two outputs, [·] without gradient",
+        claims=(LIKELIHOOD - {"gradient_is_derivative"})
+        | {"elicits_mean", "translation_invariant"},
+        source="Seitzer, Tavakoli, Antic and Martius 2022, ICLR",
+        outputs_per_target=2,
+        oracle="torch",
+        distribution="gaussian",
+    ),
+    Loss(
+        fn=gaussian_crps,
+        inverse_link="mean",
+        family="likelihood",
+        task="regression",
+        formula="σ (w (2Φ(w) - 1) + 2φ(w) - 1/√π), w = e/σ, two outputs",
+        claims=LIKELIHOOD | {"smooth", "translation_invariant", "nonnegative"},
+        source="Gneiting, Raftery, Westveld and Goldman 2005, Monthly Weather Review",
+        outputs_per_target=2,
+        oracle="scoringrules",
         distribution="gaussian",
     ),
     Loss(

@@ -43,6 +43,20 @@ def cosine_softmax(output: Tensor, *, scale: float) -> Tensor:
     return softmax(scale * direction(output))
 
 
+def softcapped_softmax(output: Tensor, *, cap: float) -> Tensor:
+    """Softmax of outputs that a hyperbolic tangent keeps between -cap and cap."""
+    return softmax(softcapped(output, cap=cap))
+
+
+def stablemax(output: Tensor) -> Tensor:
+    """Shares of 1 + z where an output z is positive, of 1/(1 - z) where it is negative.
+
+    Source:
+        Prieto, Barsbey, Mediano and Birdal 2025, ICLR.
+    """
+    return softmax(signed_log1p(output))
+
+
 def sparsemax(output: Tensor) -> Tensor:
     """The nearest point of the simplex.
 
@@ -179,16 +193,27 @@ INVERSE_LINKS: dict[str, Callable[..., Tensor]] = {
     for link in (
         *(identity, exp, softplus, mean),
         *(softmax, doubled_softmax, scaled_softmax, normalized_softmax, cosine_softmax),
-        *(sparsemax, entmax15, entmax, tempered_softmax),
+        *(softcapped_softmax, stablemax, sparsemax, entmax15, entmax, tempered_softmax),
         *(sigmoid, doubled_sigmoid, half_margin, tangent),
     )
 }
 
 PROBABILITY_LINKS = frozenset(
     {"softmax", "doubled_softmax", "scaled_softmax", "normalized_softmax", "cosine_softmax"}
-    | {"sparsemax", "entmax15", "entmax", "tempered_softmax"}
+    | {"softcapped_softmax", "stablemax", "sparsemax", "entmax15", "entmax", "tempered_softmax"}
 )
 """Inverse links whose predictions lie on the simplex."""
+
+
+def softcapped(output: Tensor, *, cap: float) -> Tensor:
+    """Cap tanh(z / cap): the output near zero, and never beyond the cap."""
+    return cap * (output / cap).tanh()
+
+
+def signed_log1p(output: Tensor) -> Tensor:
+    """log(1 + |z|) with the sign of z; its slope at zero is 1."""
+    above, below = output.clamp(min=0.0).log1p(), -(-output).clamp(min=0.0).log1p()
+    return torch.where(output < 0, below, above)
 
 
 def direction(output: Tensor) -> Tensor:

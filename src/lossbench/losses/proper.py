@@ -55,6 +55,15 @@ def tsallis(output: Tensor, target: Tensor, *, q: float = 1.5) -> Tensor:
     return of_label + (q * log_p).exp().sum(-1) - 1.0
 
 
+def rps(output: Tensor, target: Tensor) -> Tensor:
+    """The ranked probability score: squared error of the cumulated softmax, of ordered classes.
+
+    Probability that lies two classes off costs more than what lies one off.
+    """
+    error = exact_softmax(output) - target
+    return error.cumsum(-1)[..., :-1].square().sum(-1)
+
+
 PROPER = frozenset(
     {
         "gradient_is_derivative",
@@ -124,5 +133,15 @@ ROWS = (
         claims=PROPER | {"vanishing_when_wrong"},
         source="Gneiting and Raftery 2007, JASA (power family); Tsallis 1988",
         oracle="pytorch-optimizer",
+    ),
+    Loss(
+        fn=rps,
+        inverse_link="softmax",
+        family="proper",
+        task="classification",
+        formula="Σ_k (Σ_{j≤k} p_j - y_j)²",
+        claims=(PROPER - {"permutation_invariant"}) | {"vanishing_when_wrong"},
+        source="Epstein 1969, Journal of Applied Meteorology",
+        oracle="scoringrules",
     ),
 )

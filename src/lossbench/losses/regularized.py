@@ -6,9 +6,10 @@ per example, [...].
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from lossbench.losses.links import direction
+from lossbench.losses.links import direction, signed_log1p, softcapped
 from lossbench.losses.proper import cross_entropy
 from lossbench.losses.softmax import log_softmax
 from lossbench.losses.spec import Loss
@@ -71,6 +72,50 @@ def cosine_softmax(output: Tensor, target: Tensor, *, scale: float = 20.0) -> Te
         scale: Inverse temperature, positive.
     """
     return cross_entropy(scale * direction(output), target)
+
+
+def z_loss(output: Tensor, target: Tensor, *, c: float = 1e-4) -> Tensor:
+    """Cross entropy plus `c` times the square of the softmax's normaliser, log Σ exp z.
+
+    Least where that normaliser is 0: it takes from cross entropy the freedom to let outputs drift.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        c: Weight of the square, 0 or more; 0 is cross_entropy. The default is that of PaLM.
+    """
+    return cross_entropy(output, target) + c * output.logsumexp(-1).square()
+
+
+def softcap(output: Tensor, target: Tensor, *, cap: float = 30.0) -> Tensor:
+    """Cross entropy of soft-capped outputs, cap tanh(z / cap), which stay between -cap and cap.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        cap: Positive; towards infinity it is cross_entropy. The default is that of Gemma 2.
+    """
+    return cross_entropy(softcapped(output, cap=cap), target)
+
+
+def stablemax(output: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy behind the StableMax, which grows like a line, not an exponential."""
+    return cross_entropy(signed_log1p(output), target)
+
+
+def distillation(output: Tensor, target: Tensor, *, temperature: float = 2.0) -> Tensor:
+    """Divergence of the softmax from the target, both at a temperature, times its square.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C], of a teacher at temperature 1; raised to the power
+            1/temperature and scaled it is that of one whose outputs were divided by it.
+        temperature: Positive; 1 is cross_entropy. The higher, the more the small ones count.
+    """
+    softened = target.pow(1.0 / temperature)
+    softened = softened / softened.sum(-1, keepdim=True)
+    log_p = log_softmax(output / temperature)
+    return temperature**2 * (torch.xlogy(softened, softened) - softened * log_p).sum(-1)
 
 
 REGULARIZED = frozenset(
@@ -137,6 +182,55 @@ ROWS = (
         formula="-Σ y log softmax(scale z / ‖z‖)",
         claims=NORMALIZED,
         source="Kornblith et al. 2021, NeurIPS",
+        oracle="torch",
+    ),
+    Loss(
+        fn=z_loss,
+        inverse_link="softmax",
+        family="regularized",
+        task="classification",
+        formula="-Σ y log p + c (log Σ exp z)²",
+        claims=REGULARIZED
+        | {"minimised_at_target", "elicits_mean", "strictly_proper", "convex", "smooth"}
+        | {"nonnegative"},
+        source="Chowdhery et al. 2023, JMLR (PaLM)",
+        oracle="torch",
+    ),
+    Loss(
+        fn=softcap,
+        inverse_link="softcapped_softmax",
+        family="regularized",
+        task="classification",
+        formula="-Σ y log softmax(cap tanh(z / cap))",
+        claims=REGULARIZED
+        | {"minimised_at_target", "elicits_mean", "strictly_proper", "smooth"}
+        | {"bounded_gradient", "vanishing_when_wrong", "nonnegative"},
+        source="Gemma Team 2024 (Gemma 2); Bello et al. 2017, ICLR workshop",
+        oracle="torch",
+    ),
+    Loss(
+        fn=stablemax,
+        inverse_link="stablemax",
+        family="regularized",
+        task="classification",
+        formula="-Σ y log(s(z) / Σ s), s(z) = 1 + z if z ≥ 0 else 1/(1 - z)",
+        claims=REGULARIZED
+        | {"minimised_at_target", "elicits_mean", "strictly_proper", "smooth"}
+        | {"bounded_gradient", "vanishing_when_wrong", "nonnegative"},
+        source="Prieto, Barsbey, Mediano and Birdal 2025, ICLR",
+        oracle="torch",
+    ),
+    Loss(
+        fn=distillation,
+        inverse_link="softmax",
+        family="regularized",
+        task="classification",
+        formula="T² Σ q log(q / softmax(z/T)), q ∝ y^(1/T)",
+        claims=frozenset(
+            {"gradient_is_derivative", "minimised_at_target", "calibrated", "convex", "smooth"}
+        )
+        | {"bounded_gradient", "translation_invariant", "permutation_invariant", "nonnegative"},
+        source="Hinton, Vinyals and Dean 2015",
         oracle="torch",
     ),
 )

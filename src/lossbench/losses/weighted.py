@@ -66,6 +66,39 @@ def asl(
     return -(target * of_label + (1.0 - target) * of_other).sum(-1)
 
 
+def dft(output: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy, weighed by the label's probability, through which no gradient passes.
+
+    Its gradient is exactly that of `unhinged`, and so not the derivative of its value.
+    """
+    log_p = log_softmax(output)
+    return -(target * log_p.exp().detach() * log_p).sum(-1)
+
+
+def eaft(output: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy, weighed by the entropy of the softmax, through which no gradient passes.
+
+    The entropy is in units of the largest, log C: where the model is sure, its label is doubted.
+    """
+    weight = _entropy(output.detach()) / math.log(output.shape[-1])
+    return weight * cross_entropy(output, target)
+
+
+def unlikelihood(output: Tensor, target: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """Cross entropy, and that every other class is none: -log(1 - p) of each.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        alpha: Weight of the other classes, 0 or more; 0 is cross_entropy.
+    """
+    # 1 - p_k is what all but the k-th sum to: [..., C, C] without the diagonal.
+    is_own = torch.eye(output.shape[-1], dtype=torch.bool, device=output.device)
+    others = torch.where(is_own, -math.inf, output.unsqueeze(-2)).logsumexp(-1)
+    log_miss = others - output.logsumexp(-1, keepdim=True)
+    return cross_entropy(output, target) - alpha * ((1.0 - target) * log_miss).sum(-1)
+
+
 def class_balanced(
     output: Tensor, target: Tensor, *, context: Context, beta: float = 0.9999
 ) -> Tensor:
@@ -128,6 +161,16 @@ def _miss(log_p: Tensor) -> Tensor:
     return (-log_p.expm1()).clamp(min=torch.finfo(log_p.dtype).tiny)
 
 
+def _entropy(output: Tensor) -> Tensor:
+    """Of the softmax, in nats, [...]."""
+    below = output - output.amax(-1, keepdim=True)
+    share, is_largest = below.exp(), below == 0
+    # What the others add to 1, which float32 keeps also where it is 1e-9.
+    ties = is_largest.to(share.dtype).sum(-1) - 1.0
+    rest = torch.where(is_largest, 0.0, share).sum(-1) + ties
+    return rest.log1p() - (share * below).sum(-1) / (1.0 + rest)
+
+
 WEIGHTED = frozenset(
     {
         "gradient_is_derivative",
@@ -175,6 +218,40 @@ ROWS = (
         claims=OF_HARDNESS | {"convex"},
         source="Ridnik et al. 2021, ICCV, in its form for single labels",
         oracle="timm",
+    ),
+    Loss(
+        fn=dft,
+        inverse_link="softmax",
+        family="weighted",
+        task="classification",
+        formula="-Σ y [p] log p, [p] without gradient",
+        claims=(OF_HARDNESS - {"gradient_is_derivative"})
+        | {"points_along_error", "local_weight", "vanishing_when_wrong", "noise_tolerant"},
+        source="Wu et al. 2025 (dynamic fine-tuning)",
+        weight="p",
+        oracle="torch",
+    ),
+    Loss(
+        fn=eaft,
+        inverse_link="softmax",
+        family="weighted",
+        task="classification",
+        formula="-[H(p) / log C] Σ y log p, [·] without gradient",
+        claims=(OF_HARDNESS - {"gradient_is_derivative"})
+        | {"points_along_error", "vanishing_when_wrong"}
+        | {"minimised_at_target", "elicits_mean", "strictly_proper"},
+        source="Entropy-adaptive fine-tuning, 2026; there of the 20 likeliest tokens",
+        oracle="torch",
+    ),
+    Loss(
+        fn=unlikelihood,
+        inverse_link="softmax",
+        family="weighted",
+        task="classification",
+        formula="-Σ y log p + α (1 - y) log(1 - p)",
+        claims=OF_HARDNESS | {"minimised_at_target", "elicits_mean", "strictly_proper"},
+        source="Welleck et al. 2020, ICLR, there of tokens that were said before",
+        oracle="torch",
     ),
     Loss(
         fn=class_balanced,
