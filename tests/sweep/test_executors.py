@@ -139,6 +139,14 @@ def test_the_yaml_of_a_cluster_has_the_keys_that_are_for_it(name):
     assert yaml.safe_load(path.read_text()) == expected
 
 
+def test_processors_of_several_kinds_are_named(caplog):
+    crew = Workers(trainer(), threads)
+    for machine, kind in (("node1", "AVX2"), ("node2", "AVX2"), ("node3", "AVX512")):
+        assert "several kinds" not in caplog.text
+        crew._tell(executors.Answer(machine, kind))
+    assert "several kinds (AVX2 on node1, AVX512 on node3)" in caplog.text
+
+
 def test_less_than_no_worker_is_refused():
     with pytest.raises(ConfigError, match=r"workers=-1: use 0"):
         Workers(trainer(), threads, workers=-1)
