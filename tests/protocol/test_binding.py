@@ -74,7 +74,7 @@ def test_terminal_and_methods_tell_a_margin_both_ways(first):
     assert told.endswith("(3 % of the error of mse on validation)")
     assert f"margin ±{told}" in " ".join(summary.table(first).split())
     (own, *_) = statistics.all_comparisons(first)
-    assert f"margins of {told} in rmse" in " ".join(methods.paragraph(first, [own]))
+    assert f"Differences below {told} in rmse" in " ".join(methods.paragraph(first, [own]))
 
 
 @pytest.mark.parametrize(

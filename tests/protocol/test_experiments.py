@@ -289,7 +289,7 @@ def test_an_experiment_at_size_smoke_has_a_folder_of_its_own_and_a_quick_report(
     drawn = json.loads((report / "pictures.json").read_text())
     assert [
         title for title, *_ in (value for value in drawn.values() if isinstance(value, list))
-    ] == ["What does another loss than mse change in regression?"]
+    ] == ["Does another loss beat mse on diabetes × linear?"]
 
 
 def test_a_loss_that_diverges_at_every_rate_is_judged_as_one(tmp_path, monkeypatch):

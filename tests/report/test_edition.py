@@ -32,7 +32,7 @@ def folder(tmp_path):
 def written(tmp_path_factory):
     """A sweep with its report, for who leaves both as they were."""
     folder = build(tmp_path_factory.mktemp("written") / "small", own(LOSSES, data="diabetes"))
-    page.write(folder, drawn_in=["tasks"])
+    page.write(folder, drawn_in=["verdicts"])
     return folder
 
 
@@ -49,7 +49,7 @@ def drawn(monkeypatch):
     return names
 
 
-def current(folder, *, drawn_in=("tasks",), has_figures=False):
+def current(folder, *, drawn_in=("verdicts",), has_figures=False):
     return edition.current(folder, sections=drawn_in, has_figures=has_figures)
 
 
@@ -154,7 +154,7 @@ def test_a_torn_file_of_pictures_is_drawn_anew(written, drawn, end):
     path = written / "report" / "pictures.json"
     first, whole = (written / "report" / "index.html").read_bytes(), path.read_bytes()
     path.write_bytes(whole[:end])
-    assert page.write(written, drawn_in=["tasks"]).read_bytes() == first
+    assert page.write(written, drawn_in=["verdicts"]).read_bytes() == first
     assert path.read_bytes() == whole
     assert drawn == ["forest_diabetes_mlp"]
 
@@ -164,7 +164,7 @@ def test_a_torn_file_of_pictures_is_drawn_anew(written, drawn, end):
 
 def test_a_report_is_current_until_a_record_changes(folder):
     assert current(folder) is None
-    page.write(folder, drawn_in=["tasks"])
+    page.write(folder, drawn_in=["verdicts"])
     assert "minus mse" in current(folder)["answer"]
     (pack, *_) = records.load(folder).pack_dirs
     commit = store.committed(pack)
@@ -179,9 +179,9 @@ def test_what_is_committed_while_a_report_is_written_is_in_the_next_one(folder):
     commit = store.committed(pack)
     assert commit is not None
     store.write(pack / store.COMMIT, store.sealed({**commit, "more": 1}))
-    page.write(loaded, drawn_in=["tasks"])
+    page.write(loaded, drawn_in=["verdicts"])
     assert current(folder) is None
-    page.write(folder, drawn_in=["tasks"])
+    page.write(folder, drawn_in=["verdicts"])
     assert current(folder)
 
 
@@ -208,11 +208,11 @@ def test_a_torn_edition_is_none(written, end):
 
 
 def test_a_report_is_current_for_who_asks_for_less_and_not_for_who_asks_for_more(folder):
-    page.write(folder, drawn_in=["tasks"])
+    page.write(folder, drawn_in=["verdicts"])
     assert current(folder, drawn_in=[])
     assert current(folder, drawn_in=tuple(sections.SECTIONS)) is None
     assert current(folder, has_figures=True) is None
-    page.write(folder, drawn_in=["tasks"], has_figures=True)
+    page.write(folder, drawn_in=["verdicts"], has_figures=True)
     assert current(folder)
     assert current(folder, has_figures=True)
 

@@ -114,7 +114,7 @@ def test_every_figure_is_a_question_described_in_words_and_one_command_brings_th
 
 def test_figures_are_files_of_each_format_and_width_where_they_are_asked_for(tmp_path):
     folder = build(tmp_path / "own", own(seeds=6), declaration=False)
-    path = report_page.write(folder, drawn_in=["tasks", "dynamics"], has_figures=True)
+    path = report_page.write(folder, drawn_in=["verdicts", "dynamics"], has_figures=True)
     written = {file.name for file in (folder / "report" / "figures").iterdir()}
     text = path.read_text()
     shown = re.findall(r"<figure>.*?</figure>", text, re.DOTALL)
@@ -271,13 +271,13 @@ def test_a_figure_that_breaks_costs_itself_only(tmp_path, monkeypatch, caplog):
 
 def test_a_report_leaves_nothing_of_the_one_before(tmp_path):
     folder = build(tmp_path / "anew", own(seeds=2))
-    report_page.write(folder, drawn_in=["tasks"], has_figures=True)
+    report_page.write(folder, drawn_in=["verdicts"], has_figures=True)
     figures = folder / "report" / "figures"
     assert [*figures.iterdir()]
     mine = [figures / "mine.png", folder / "report" / "notes.txt"]
     for path in mine:
         path.write_text("mine")
-    report_page.write(folder, drawn_in=["tasks"])
+    report_page.write(folder, drawn_in=["verdicts"])
     assert [*figures.iterdir()] == [figures / "mine.png"]
     assert all(path.read_text() == "mine" for path in mine)
 
