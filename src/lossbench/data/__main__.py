@@ -90,8 +90,7 @@ def _size(row: Data) -> tuple[str, str, str]:
     """Examples, inputs and outputs; none for the text that whoever asks has to name."""
     if row.name == "text":
         return "–", "32 tokens", "as many"
-    splits = None if row.extent else row.fn(seed=0)
-    size = row.extent or Extent.of(splits)
+    size = row.extent or Extent.of(row.fn(seed=0))
     counts = " / ".join(f"{count:,}" for count in (size.train, size.validation, size.test))
     is_sequence = row.name in {each.name for each in text.ROWS}
     shape = "x".join(map(str, size.inputs)) + (" tokens" if is_sequence else "")

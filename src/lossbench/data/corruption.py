@@ -38,13 +38,12 @@ def none(splits: Splits, *, draw: torch.Generator) -> Splits:
 def symmetric(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Splits:
     """Give labels another class with probability `rate`, each other one equally likely."""
     _check_labels(splits, "symmetric", rate)
-
     classes = splits.outputs
 
     def flip(label: Tensor) -> Tensor:
-        count = len(label)
-        is_flipped = torch.rand(count, generator=draw) < rate
-        shift = torch.where(is_flipped, torch.randint(1, classes, (count,), generator=draw), 0)
+        is_flipped = torch.rand(len(label), generator=draw) < rate
+        other = torch.randint(1, classes, (len(label),), generator=draw)
+        shift = torch.where(is_flipped, other, 0)
         return (label + shift) % classes
 
     return _with_labels(splits, flip)
@@ -294,7 +293,7 @@ def _class_and_rank(splits: Splits, draw: torch.Generator) -> tuple[Tensor, Tens
     """
     targets = splits.targets["train"]
     has_classes = splits.task == "classification" and not splits.vocabulary
-    label = targets.argmax(-1) if has_classes else targets[:, 0].long() * 0
+    label = targets.argmax(-1) if has_classes else torch.zeros(len(targets), dtype=torch.int64)
     order = torch.randperm(len(label), generator=draw)
     by_class = order[label[order].argsort(stable=True)]
     counts = torch.bincount(label)

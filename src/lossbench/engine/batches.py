@@ -61,8 +61,8 @@ class Batches:
         inputs, targets: Of the training split, [S, N, ...].
         outputs: C.
         positions: Targets of an example, T of sequences, else 1.
-        rows: Rows of the training split by step, [S, T, B].
-        words: Random numbers of the augmentation, [S, T, B, WORDS]; None where there is none.
+        rows: Rows of the training split by step, [S, steps, B].
+        words: Random numbers of the augmentation, [S, steps, B, WORDS]; None where there is none.
         seed_index: Which of the S seeds each member has, [K].
         order: The same as numbers.
     """

@@ -94,7 +94,7 @@ def refuse_unfit(build: Callable[[], nn.Module], inputs: Tensor, *, outputs: int
     if not bool(whole.isfinite().all()):
         raise ValueError("its outputs are not finite before any training")
     with torch.no_grad():
-        # Tokens cannot be large; there are more of them than shares would sum to 1 by chance.
+        # Tokens cannot be made larger: where outputs lie between 0 and 1 now has to do.
         end = _end_of(whole, whole if is_sequence else model(1000 * inputs))
     if end:
         raise ValueError(

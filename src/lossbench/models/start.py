@@ -28,7 +28,7 @@ def permuted_labels(model: nn.Module, inputs: Tensor, targets: Tensor, *, seed: 
 
     No class keeps its place. The recipe knows neither loss nor learning rate nor pack: cross
     entropy on the model's outputs, Adam at `RATE`, `UPDATES` updates on the whole split, on the
-    CPU in the type of the parameters.
+    CPU in the type of the targets.
 
     Args:
         model: Changed in place.
@@ -39,7 +39,7 @@ def permuted_labels(model: nn.Module, inputs: Tensor, targets: Tensor, *, seed: 
     wrong = targets[:, derangement(targets.shape[-1], seed=seed)]
     parameters = dict(model.named_parameters())
     state = fresh_state("adam", parameters)
-    rate = torch.full((1,), RATE, dtype=next(iter(parameters.values())).dtype)
+    rate = torch.full((1,), RATE, dtype=targets.dtype)
     hyper = Hyperparameters(lr=rate, momentum=0 * rate, weight_decay=0 * rate)
     for step in range(UPDATES):
         value = functional.cross_entropy(model(inputs).flatten(0, -2), wrong)
