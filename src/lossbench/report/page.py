@@ -196,7 +196,7 @@ def _numbers(
         for task in together
         for row in summary.rows(task, loaded.plan)
     ]
-    signals = statistics.signals(loaded)
+    signals, placed = statistics.signals(loaded), statistics.placed(loaded.runs)
     return {
         "verdicts": stacked(task.verdicts for task in together),
         "results": pd.DataFrame(results),
@@ -212,7 +212,7 @@ def _numbers(
         "learning_rates": stacked(task.rates for task in mains),
         "sensitivity": stacked(_sensitivity(task) for task in mains if len({*task.rates.lr}) > 1),
         "convergence": stacked(
-            statistics.converged(statistics.convergence(task.runs, signals, loaded.evals))
+            statistics.converged(statistics.convergence(task.runs, signals, task.evals))
             for task in mains
         ),
         "time_to_target": stacked(
@@ -221,11 +221,11 @@ def _numbers(
             )
             for task in mains
         ),
-        "cross_loss": stacked(statistics.cross_losses(task.runs, loaded.evals) for task in mains),
-        "divergence": statistics.divergence_rates(loaded.runs),
+        "cross_loss": stacked(statistics.cross_losses(task.runs, task.evals) for task in mains),
+        "divergence": statistics.divergence_rates(placed),
         "selection_cost": stacked(statistics.selection_costs(mains, loaded)),
         "budgets": stacked(task.budgets for task in mains),
-        "completeness": statistics.completeness(loaded.runs),
+        "completeness": statistics.completeness(placed),
         **{one.name: one.table for one in findings},
     }
 

@@ -56,6 +56,7 @@ class Comparison:
         reference: The loss that the others are compared with.
         trials: All runs of the context, as `paired` takes them.
         runs: Those of them that stand at the chosen candidates, with their metrics on test.
+        evals: What all runs of the context were evaluated to, at every evaluated step.
         paired: `statistics.paired` of all.
         validation: All runs of the context at the endpoint on validation, with their candidates.
         first_seeds: Those of the first look, which have every candidate.
@@ -83,6 +84,7 @@ class Comparison:
     reference: str
     trials: pd.DataFrame
     runs: pd.DataFrame
+    evals: pd.DataFrame
     paired: pd.DataFrame
     validation: pd.DataFrame
     first_seeds: tuple[int, ...]
@@ -293,11 +295,12 @@ def main_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparis
     is_ambiguous = stems.str.casefold().duplicated(keep=False) | (stems.str.len() > 60)
     stems = stems.mask(is_ambiguous, stems.str[:50] + "_" + stems.index)
     contexts = runs.sort_values("label", kind="stable").groupby("context", sort=False)
-    is_off_train = sweep.evals.split != "train"
-    evals = sweep.evals.loc[is_off_train, ["run_id", "step", "split", "metric", "value"]]
+    evals = sweep.evals[["run_id", "step", "split", "metric", "value"]]
+    # As numbers: of a million words most are the same, and every estimate looks for some of them.
+    evals = evals.astype({"split": "category", "metric": "category"})
     run, run_ids = pd.factorize(evals.run_id)
     context = pd.Series(run_ids, dtype=str).map(runs.set_index("run_id").context)
-    of_context = dict([*evals.groupby(context.to_numpy()[run])])
+    of_context = dict([*evals.groupby(context.astype("category").array[run], observed=True)])
     return [
         _main(its, of_context.get(context, evals.iloc[:0]), sweep, stem=stems[context])
         for context, its in contexts
@@ -388,6 +391,7 @@ def _main(
         reference=reference,
         trials=trials,
         runs=at_choice(trials, select=select, average=average),
+        evals=evals,
         paired=pd.DataFrame(columns=PAIRED),
         validation=validation,
         first_seeds=tuple(first_seeds),
@@ -489,7 +493,7 @@ def times_to_target(comparison: Comparison, sweep: records.Records) -> pd.DataFr
         return pd.DataFrame()
     metric = records.PRIMARY[comparison.task]
     rows = time_to(
-        comparison.runs, sweep.evals, metric=metric, target=float(target), split="validation"
+        comparison.runs, comparison.evals, metric=metric, target=float(target), split="validation"
     )
     return rows.assign(label=comparison.label)
 
