@@ -172,7 +172,8 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
         worth = judged.fillna(math.inf * sign)
     order = primary.assign(first=primary.loss != task.reference, worth=sign * worth)
     cells, scale, others = [], task.margin.scale, other_metrics(task)
-    means = {(row.loss, row.metric): row for row in task.summary.itertuples()}
+    named = task.summary[task.summary.metric.isin(others)][["loss", "metric", "value", "high", "n"]]
+    means = {(row.loss, row.metric): row for row in named.itertuples()}
     for row in order.sort_values(["first", "worth"]).to_dict("records"):
         other, half = versus.get(row["loss"], {}), (row["high"] - row["low"]) / 2
         verdict = "reference" if row["loss"] == task.reference else other.get("verdict", "")

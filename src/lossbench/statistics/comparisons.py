@@ -279,6 +279,12 @@ def declared_in_context(plan: Mapping[str, Any], runs: pd.DataFrame) -> frozense
 
 
 @functools.lru_cache(maxsize=1)
+def placed_runs(sweep: records.Records) -> pd.DataFrame:
+    """`placed` of all runs of a sweep, with what its declaration tunes."""
+    return placed(sweep.runs, tuned=declaration_of(sweep.plan)["tuned"])
+
+
+@functools.lru_cache(maxsize=1)
 def main_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparison]:
     """Of each context of a sweep the fair comparison, each loss at its own learning rate.
 
@@ -286,8 +292,7 @@ def main_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparis
         sweep: Its records.
         seeds: How many of the declared seeds count, the first ones; 0 counts all runs.
     """
-    declaration = declaration_of(sweep.plan)
-    runs = placed(sweep.runs, tuned=declaration["tuned"])
+    declaration, runs = declaration_of(sweep.plan), placed_runs(sweep)
     if seeds:
         runs = runs[runs.seed.isin(declaration["seeds"][:seeds])]
     labels = runs.drop_duplicates("context").set_index("context").label
@@ -525,8 +530,7 @@ def selection_costs(mains: Iterable[Comparison], sweep: records.Records) -> Iter
     """
     if not sweep.evals.metric.isin([*records.CLEAN.values()]).any():
         return
-    declaration = declaration_of(sweep.plan)
-    runs = placed(sweep.runs, tuned=declaration["tuned"])
+    declaration, runs = declaration_of(sweep.plan), placed_runs(sweep)
     for main in mains:
         yield selection_cost(
             runs[runs.run_id.isin(main.trials.run_id) & runs.seed.isin(main.grid.seed)],

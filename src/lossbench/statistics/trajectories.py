@@ -267,7 +267,7 @@ def time_to(
     first = mine.run_id.map(there).astype(float).mask(mine.status == "diverged")
     last = mine.run_id.map(rows.groupby("run_id").step.max())
     budget = last.groupby(mine.context).transform("max").fillna(mine.stop_step.astype(float))
-    table = mine.assign(first=first, budget=budget)
+    table = mine[FACTS].assign(first=first, budget=budget)
     return pd.DataFrame(
         dict(zip(FACTS, facts, strict=True))
         | {"metric": metric, "target": target}
