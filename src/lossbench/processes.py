@@ -75,6 +75,16 @@ def beginning(modules: Sequence[str]) -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def prepare(modules: Sequence[str]) -> None:
+    """Have what processes will need imported on another core, while this one goes on.
+
+    Args:
+        modules: As of `begin`.
+    """
+    with beginning(modules):
+        pass
+
+
 def inherited() -> tuple[dict[str, str], int]:
     """What `inherit` takes: this process's environment, and its mask of new files."""
     return dict(os.environ), umask()

@@ -88,10 +88,11 @@ def read_sealed(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or SEAL not in record:
         raise StoreError(f"{path}: not a record of this version of lossbench. {cure}")
     seal = record.pop(SEAL)
-    # What was sealed is the text without the seal's own line: to write it anew takes ten times as
-    # long, and is needed only where that line is the last one, so that the comma before it counts.
-    line = f' "{SEAL}": {json.dumps(seal)},\n'.encode()
-    if sha256(content.replace(line, b"", 1)) != seal and sha256(to_json(record)) != seal:
+    # What was sealed is the text without the seal's own line, and without the comma before it where
+    # that line is the last one: to write it anew takes ten times as long.
+    line = f' "{SEAL}": {json.dumps(seal)}'
+    text = content.replace(f"{line},\n".encode(), b"", 1).replace(f",\n{line}\n".encode(), b"\n", 1)
+    if sha256(text) != seal and sha256(to_json(record)) != seal:
         raise StoreError(f"{path}: altered, its content differs from its own sha256. {cure}")
     return record
 

@@ -66,7 +66,10 @@ def _show(
     path = folder / "report" / "index.html"
     if current is None:
         # Statistics and figures take a second to import, so only where they have work to do.
-        from lossbench.processes import cores
+        from lossbench.processes import cores, prepare
+
+        if extent == "all" and cores() > 1:
+            prepare(["lossbench.report.pictures"])
         from lossbench.report import page, terminal
 
         _print_answer(terminal.answer(load()))

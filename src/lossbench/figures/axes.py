@@ -27,11 +27,12 @@ def loss_panels(
     """One panel per loss, the reference first, with all other losses already drawn in grey."""
     styles = loss_styles(estimates)
     order = sorted(styles, key=lambda loss: (loss != reference, [*styles].index(loss)))
+    curves = {loss: estimates.loc[estimates.loss == loss, [x, "value"]] for loss in order}
     for ax, loss in zip(axes, order, strict=True):
         for other in order:
             if other == loss or not with_others:
                 continue
-            rows, look = estimates[estimates.loss == other], {"color": FAINT, "zorder": 1.8}
+            rows, look = curves[other], {"color": FAINT, "zorder": 1.8}
             if other == reference:
                 look = {"color": OTHER, "zorder": 1.9, "ls": (0, (3, 2))}
             ax.plot(rows[x], rows.value, lw=0.9, **look)
@@ -51,8 +52,9 @@ def solid_first(
 
 def mark_lost_runs(ax: Axes, rows: pd.DataFrame, color: str) -> None:
     """A cross at the first point of a curve that the first run to be lost has no part in."""
-    fewer = rows[(rows.step >= rows.lost_at) & rows.value.notna()]
-    ax.plot(fewer.step[:1], fewer.value[:1], "x", color=color, ms=4, mew=1.2, zorder=5)
+    is_fewer = (rows.step >= rows.lost_at) & rows.value.notna()
+    step, value = rows.step[is_fewer], rows.value[is_fewer]
+    ax.plot(step[:1], value[:1], "x", color=color, ms=4, mew=1.2, zorder=5)
 
 
 def scale_steps(axes: Iterable[Axes], steps: pd.Series) -> None:

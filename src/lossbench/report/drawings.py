@@ -37,11 +37,11 @@ def of_sweep(
         "losses": [*_shapes(loaded)],
         "dynamics": [drawing for task in mains for drawing in _dynamics(task, steps, layers)],
         "convergence": [
-            *(drawing for task in mains for drawing in _learning(task, loaded)),
+            *(drawing for task in mains for drawing in _learning(task)),
             *_targets(mains, loaded),
         ],
         "calibration": [drawing for task in mains for drawing in _calibration(task)],
-        "cross": [drawing for task in mains for drawing in _cross(task, loaded)],
+        "cross": [drawing for task in mains for drawing in _cross(task)],
         "robustness": [
             *(drawing for group in groups for drawing in _conditions(group)),
             *_noise(mains, loaded),
@@ -161,9 +161,9 @@ def _dynamics(task: Comparison, steps: pd.DataFrame, layers: pd.DataFrame) -> It
         yield Drawing(f"layer_gradients_{task.name}", draw, size, task=task.label)
 
 
-def _learning(task: Comparison, loaded: records.Records) -> Iterator[Drawing]:
-    is_wanted = (loaded.evals.metric == task.metric) & (loaded.evals.split == "validation")
-    evals = loaded.evals.loc[is_wanted]
+def _learning(task: Comparison) -> Iterator[Drawing]:
+    is_wanted = (task.evals.metric == task.metric) & (task.evals.split == "validation")
+    evals = task.evals[is_wanted]
     evals = evals[evals.run_id.isin(task.runs.run_id)]
     confidence = float(task.summary.confidence.iloc[0])
     learnt = statistics.curves(
@@ -205,8 +205,8 @@ def _calibration(task: Comparison) -> Iterator[Drawing]:
         )
 
 
-def _cross(task: Comparison, loaded: records.Records) -> Iterator[Drawing]:
-    rows = statistics.cross_losses(task.runs, loaded.evals)
+def _cross(task: Comparison) -> Iterator[Drawing]:
+    rows = statistics.cross_losses(task.runs, task.evals)
     if len({*rows.loss}) > 1:
         size, draw = {"height": 0.24 * rows.loss.nunique() + 0.7}, partial(figures.cross_loss, rows)
         yield Drawing(f"cross_loss_{task.name}", draw, size, is_single=True, task=task.label)

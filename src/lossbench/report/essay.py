@@ -99,7 +99,7 @@ def as_text(loaded: records.Records) -> str:
 def _error_signal(mains: Sequence[Comparison], loaded: records.Records) -> Finding | None:
     usual = [task for task in mains if _factor(task, "init.from", "random") == "random"]
     signals = statistics.signals(loaded)
-    table = pd.DataFrame([row for task in usual for row in _signal_rows(task, loaded, signals)])
+    table = pd.DataFrame([row for task in usual for row in _signal_rows(task, signals)])
     if table.empty:
         return None
     least = table.groupby("loss").cosine.min()
@@ -145,10 +145,8 @@ def _without_noise(tasks: Sequence[Comparison], plan: Mapping[str, Any]) -> list
     return [task.label for task in tasks if data.get(task.runs.data.iloc[0]) == "clean_linear"]
 
 
-def _signal_rows(
-    task: Comparison, loaded: records.Records, signals: pd.DataFrame
-) -> Iterator[dict[str, Any]]:
-    runs = statistics.convergence(task.runs, signals, loaded.evals)
+def _signal_rows(task: Comparison, signals: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    runs = statistics.convergence(task.runs, signals, task.evals)
     for row in statistics.converged(runs).itertuples():
         yield {
             "task": task.label,
@@ -343,7 +341,7 @@ def _recovery_rows(task: Comparison, loaded: records.Records) -> Iterator[dict[s
     if target is None:
         return
     times = statistics.time_to(
-        task.runs, loaded.evals, metric=task.metric, target=float(target), split="validation"
+        task.runs, task.evals, metric=task.metric, target=float(target), split="validation"
     )
     starts = loaded.sql("select run_id, output_gradient_norm from steps where step = 0")
     starts = starts.set_index("run_id").output_gradient_norm

@@ -8,7 +8,7 @@ name as a formula.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def write(
     losses = drawings.losses_by_task(loaded)
     flat = [drawing for section in planned.values() for drawing in section]
     with pictures.of_page(folder, flat, workers=workers, losses=losses) as finish:
-        every = _numbers(together, mains, findings, loaded)
+        cells = {task.name: summary.rows(task, plan) for task in together}
+        every = _numbers(together, mains, findings, cells, loaded)
         numbers = {name: every[name] for name in sorted(every) if len(every[name])}
         tables = write_tables(folder / "tables", numbers)
         papers = paper.write(folder / "paper", loaded, mains)
@@ -145,7 +146,7 @@ def write(
                 "headline": summary.headline(task),
                 "metric": task.metric,
                 "split": task.split,
-                "rows": summary.rows(task, plan),
+                "rows": cells[task.name],
                 "metrics": summary.other_metrics(task),
                 "notes": list(summary.notes(task, plan)),
                 "methods": methods.of_task(task, plan),
@@ -186,6 +187,7 @@ def _numbers(
     together: Sequence[Comparison],
     mains: Sequence[Comparison],
     findings: Sequence[essay.Finding],
+    cells: Mapping[str, list[dict[str, Any]]],
     loaded: records.Records,
 ) -> dict[str, pd.DataFrame]:
     """All tables by file stem."""
@@ -194,9 +196,9 @@ def _numbers(
         | {"metric": f"{task.split} {task.metric}"}
         | {name: value for name, value in row.items() if name not in ("others", "short")}
         for task in together
-        for row in summary.rows(task, loaded.plan)
+        for row in cells[task.name]
     ]
-    signals = statistics.signals(loaded)
+    signals, placed = statistics.signals(loaded), statistics.placed(loaded.runs)
     return {
         "verdicts": stacked(task.verdicts for task in together),
         "results": pd.DataFrame(results),
@@ -212,7 +214,7 @@ def _numbers(
         "learning_rates": stacked(task.rates for task in mains),
         "sensitivity": stacked(_sensitivity(task) for task in mains if len({*task.rates.lr}) > 1),
         "convergence": stacked(
-            statistics.converged(statistics.convergence(task.runs, signals, loaded.evals))
+            statistics.converged(statistics.convergence(task.runs, signals, task.evals))
             for task in mains
         ),
         "time_to_target": stacked(
@@ -221,11 +223,11 @@ def _numbers(
             )
             for task in mains
         ),
-        "cross_loss": stacked(statistics.cross_losses(task.runs, loaded.evals) for task in mains),
-        "divergence": statistics.divergence_rates(loaded.runs),
+        "cross_loss": stacked(statistics.cross_losses(task.runs, task.evals) for task in mains),
+        "divergence": statistics.divergence_rates(placed),
         "selection_cost": stacked(statistics.selection_costs(mains, loaded)),
         "budgets": stacked(task.budgets for task in mains),
-        "completeness": statistics.completeness(loaded.runs),
+        "completeness": statistics.completeness(placed),
         **{one.name: one.table for one in findings},
     }
 

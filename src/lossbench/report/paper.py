@@ -6,14 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 import lossbench
 from lossbench import records, statistics, store
 from lossbench.report import methods, summary
+from lossbench.report.tables import tabular
 from lossbench.statistics import Comparison
-
-COLUMNS = ("task", "loss", "mean", "difference", "verdict")
 
 REFERENCES = """\
 @misc{lossbench,
@@ -61,13 +58,12 @@ def table(tasks: Sequence[Comparison], loaded: records.Records) -> str:
     titles = [task.title for task in tasks]
     if len({*titles}) < len(tasks):  # they do not tell tasks apart
         titles = [task.label for task in tasks]
-    cells = [
-        dict(zip(COLUMNS, (title if at == 0 else "", *_cells(row)), strict=True))
+    heads = ["task", "loss", f"{first.split} {first.metric}", f"minus {first.reference}", "verdict"]
+    rows = [
+        [title if at == 0 else "", row["loss"], row["short"], row["difference"], row["verdict"]]
         for title, task in zip(titles, tasks, strict=True)
         for at, row in enumerate(summary.rows(task, loaded.plan))
     ]
-    heads = ["task", "loss", f"{first.split} {first.metric}", f"minus {first.reference}", "verdict"]
-    frame = pd.DataFrame(cells).set_axis(heads, axis=1).map(_escaped)
     margins = statistics.margin_text([task.margin for task in tasks])
     confidence = statistics.declaration_of(loaded.plan)["confidence"]
     medians = summary.listed([task.title for task in tasks if task.average == "median"])
@@ -78,16 +74,14 @@ def table(tasks: Sequence[Comparison], loaded: records.Records) -> str:
         "simultaneous over the losses of a task and the looks. Differences below the margin, "
         f"{margins}, are of no practical weight; better or worse by more: by more than the margin."
     )
-    if any("†" in cell["loss"] for cell in cells):
+    if any("†" in loss for _, loss, *_ in rows):
         caption += f" †: {summary.OTHER_FUNCTIONAL}."
-    styled = frame.rename(columns=_escaped).style.hide(axis="index")
-    return styled.to_latex(
-        hrules=True,
-        column_format="lllll",
-        caption=_escaped(caption[0].upper() + caption[1:]),
-        label=f"tab:{first.metric}-against-{first.reference}".replace("_", "-"),
-        position="tb",
-        position_float="centering",
+    caption = _escaped(caption[0].upper() + caption[1:])
+    label = f"tab:{first.metric}-against-{first.reference}".replace("_", "-")
+    cells = tabular([[_escaped(cell) for cell in row] for row in [heads, *rows]])
+    return (
+        f"\\begin{{table}}[tb]\n\\centering\n\\caption{{{caption}}}\n\\label{{{label}}}\n"
+        f"{cells}\\end{{table}}\n"
     )
 
 
@@ -96,10 +90,6 @@ def _cited(text: str) -> str:
     for name, key in {"lossbench": "lossbench", "PyTorch": "pytorch"}.items():
         text = text.replace(name, rf"{name}~\cite{{{key}}}", 1)
     return text
-
-
-def _cells(row: dict[str, object]) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in ("loss", "short", "difference", "verdict"))
 
 
 def _escaped(text: str) -> str:

@@ -6,6 +6,7 @@ colours follow the reader's light or dark.
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
@@ -239,6 +240,9 @@ def _each(
 
 
 def _begin_to_draw(environment: dict[str, str], mask: int) -> None:
+    # A figure is a net of objects that Python would search for circles some fifty times.
+    gc.freeze()
+    gc.set_threshold(100_000)
     processes.inherit(environment, mask)
     processes.end_with_parent()
     # So the pool ends it when another of its processes was killed.

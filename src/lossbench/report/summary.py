@@ -171,10 +171,11 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
         judged = primary.loss.map({loss: row["difference"] for loss, row in versus.items()})
         worth = judged.fillna(math.inf * sign)
     order = primary.assign(first=primary.loss != task.reference, worth=sign * worth)
-    cells, scale = [], task.margin.scale
+    cells, scale, others = [], task.margin.scale, other_metrics(task)
+    named = task.summary[task.summary.metric.isin(others)][["loss", "metric", "value", "high", "n"]]
+    means = {(row.loss, row.metric): row for row in named.itertuples()}
     for row in order.sort_values(["first", "worth"]).to_dict("records"):
         other, half = versus.get(row["loss"], {}), (row["high"] - row["low"]) / 2
-        mine = task.summary[task.summary.loss == row["loss"]].set_index("metric")
         verdict = "reference" if row["loss"] == task.reference else other.get("verdict", "")
         if other:
             verdict = task.printed(verdict)
@@ -201,7 +202,7 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
                 ),
                 "verdict": verdict,
                 "exploratory": bool(other.get("exploratory", False)),
-                "others": {name: _other(mine.loc[name], row["n"]) for name in other_metrics(task)},
+                "others": {name: _other(means[row["loss"], name], row["n"]) for name in others},
             }
         )
     return cells

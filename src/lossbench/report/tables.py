@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,25 @@ def markdown(texts: pd.DataFrame) -> str:
 
 def latex(texts: pd.DataFrame) -> str:
     """A table of texts in LaTeX, for the package booktabs; letters of LaTeX's own are escaped."""
-    styled = texts.style.hide(axis="index").format(escape="latex")
-    return styled.format_index(escape="latex", axis="columns").to_latex(
-        hrules=True, column_format="l" * len(texts.columns)
+    cells = [[*texts.columns], *texts.to_numpy().tolist()]
+    return tabular([[_escaped(cell) for cell in row] for row in cells])
+
+
+def tabular(cells: Sequence[Sequence[str]]) -> str:
+    """Rows of LaTeX, the first of them the head, as a table for the package booktabs."""
+    head, *rows = [f"{' & '.join(row)} \\\\\n" for row in cells]
+    return (
+        f"\\begin{{tabular}}{{{'l' * len(cells[0])}}}\n\\toprule\n{head}\\midrule\n"
+        f"{''.join(rows)}\\bottomrule\n\\end{{tabular}}\n"
     )
+
+
+_SIGNS = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    | {"\\": r"\textbackslash ", "~": r"\textasciitilde ", "^": r"\textasciicircum "}
+)
+
+
+def _escaped(text: str) -> str:
+    """Text as LaTeX prints it; a space after a sign's name would only end the name."""
+    return re.sub(r"(\\text\w+ ) ", r"\1\\space ", text.translate(_SIGNS))

@@ -56,6 +56,7 @@ class Comparison:
         reference: The loss that the others are compared with.
         trials: All runs of the context, as `paired` takes them.
         runs: Those of them that stand at the chosen candidates, with their metrics on test.
+        evals: What all runs of the context were evaluated to, at every evaluated step.
         paired: `statistics.paired` of all.
         validation: All runs of the context at the endpoint on validation, with their candidates.
         first_seeds: Those of the first look, which have every candidate.
@@ -83,6 +84,7 @@ class Comparison:
     reference: str
     trials: pd.DataFrame
     runs: pd.DataFrame
+    evals: pd.DataFrame
     paired: pd.DataFrame
     validation: pd.DataFrame
     first_seeds: tuple[int, ...]
@@ -277,6 +279,12 @@ def declared_in_context(plan: Mapping[str, Any], runs: pd.DataFrame) -> frozense
 
 
 @functools.lru_cache(maxsize=1)
+def placed_runs(sweep: records.Records) -> pd.DataFrame:
+    """`placed` of all runs of a sweep, with what its declaration tunes."""
+    return placed(sweep.runs, tuned=declaration_of(sweep.plan)["tuned"])
+
+
+@functools.lru_cache(maxsize=1)
 def main_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparison]:
     """Of each context of a sweep the fair comparison, each loss at its own learning rate.
 
@@ -284,8 +292,7 @@ def main_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparis
         sweep: Its records.
         seeds: How many of the declared seeds count, the first ones; 0 counts all runs.
     """
-    declaration = declaration_of(sweep.plan)
-    runs = placed(sweep.runs, tuned=declaration["tuned"])
+    declaration, runs = declaration_of(sweep.plan), placed_runs(sweep)
     if seeds:
         runs = runs[runs.seed.isin(declaration["seeds"][:seeds])]
     labels = runs.drop_duplicates("context").set_index("context").label
@@ -293,11 +300,12 @@ def main_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparis
     is_ambiguous = stems.str.casefold().duplicated(keep=False) | (stems.str.len() > 60)
     stems = stems.mask(is_ambiguous, stems.str[:50] + "_" + stems.index)
     contexts = runs.sort_values("label", kind="stable").groupby("context", sort=False)
-    is_off_train = sweep.evals.split != "train"
-    evals = sweep.evals.loc[is_off_train, ["run_id", "step", "split", "metric", "value"]]
+    evals = sweep.evals[["run_id", "step", "split", "metric", "value"]]
+    # As numbers: of a million words most are the same, and every estimate looks for some of them.
+    evals = evals.astype({"split": "category", "metric": "category"})
     run, run_ids = pd.factorize(evals.run_id)
     context = pd.Series(run_ids, dtype=str).map(runs.set_index("run_id").context)
-    of_context = dict([*evals.groupby(context.to_numpy()[run])])
+    of_context = dict([*evals.groupby(context.astype("category").array[run], observed=True)])
     return [
         _main(its, of_context.get(context, evals.iloc[:0]), sweep, stem=stems[context])
         for context, its in contexts
@@ -388,6 +396,7 @@ def _main(
         reference=reference,
         trials=trials,
         runs=at_choice(trials, select=select, average=average),
+        evals=evals,
         paired=pd.DataFrame(columns=PAIRED),
         validation=validation,
         first_seeds=tuple(first_seeds),
@@ -489,7 +498,7 @@ def times_to_target(comparison: Comparison, sweep: records.Records) -> pd.DataFr
         return pd.DataFrame()
     metric = records.PRIMARY[comparison.task]
     rows = time_to(
-        comparison.runs, sweep.evals, metric=metric, target=float(target), split="validation"
+        comparison.runs, comparison.evals, metric=metric, target=float(target), split="validation"
     )
     return rows.assign(label=comparison.label)
 
@@ -521,8 +530,7 @@ def selection_costs(mains: Iterable[Comparison], sweep: records.Records) -> Iter
     """
     if not sweep.evals.metric.isin([*records.CLEAN.values()]).any():
         return
-    declaration = declaration_of(sweep.plan)
-    runs = placed(sweep.runs, tuned=declaration["tuned"])
+    declaration, runs = declaration_of(sweep.plan), placed_runs(sweep)
     for main in mains:
         yield selection_cost(
             runs[runs.run_id.isin(main.trials.run_id) & runs.seed.isin(main.grid.seed)],

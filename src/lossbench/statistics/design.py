@@ -49,7 +49,7 @@ def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
         that vary within the sweep).
     """
     configs = [json.loads(text) if isinstance(text, str) and text else {} for text in runs.config]
-    texts = [json.dumps(_without(config, _NO_FACTORS)) for config in configs]
+    texts = [repr(_without(config, _NO_FACTORS)) for config in configs]
     by_text = dict(zip(texts, configs, strict=True))  # few among many runs
     leaves_by_text = {text: _factors(config, tuned) for text, config in by_text.items()}
     digests = {text: _digest(leaves) for text, leaves in leaves_by_text.items()}
@@ -202,7 +202,7 @@ def endpoint(
     best = _best_steps(evals, metrics[0])
     ends = rows.groupby("run_id").step.max() if endpoint == "last" else best
     rows = rows[rows.step == rows.run_id.map(ends)]
-    values = rows.pivot_table(index="run_id", columns="metric", values="value")
+    values = rows.pivot_table(index="run_id", columns="metric", values="value", observed=True)
     values = values.reindex(columns=metrics).astype(float)
     return placed(runs).assign(best_step=runs.run_id.map(best)).join(values, on="run_id")
 

@@ -26,8 +26,8 @@ def summary(
         Long rows: `FACTS`, metric, value, low, high, n; `planned`, `diverged`, `failed`, `missing`
         runs; `improving` (done runs whose best validation step is their last); `lr` (NaN if mixed).
     """
-    rows = []
-    for facts, cell in frame.groupby(FACTS, sort=False, dropna=False):
+    rows, columns = [], [*FACTS, "status", "lr", "best_step", "stop_step", *metrics]
+    for facts, cell in frame[columns].groupby(FACTS, sort=False, dropna=False):
         done, rates = cell[cell.status == "done"], cell.lr.unique()
         shared = dict(zip(FACTS, facts, strict=True)) | {"planned": len(cell), **counts(cell)}
         shared["improving"] = int((done.best_step == done.stop_step).sum())
@@ -40,8 +40,8 @@ def summary(
 
 def counts(cell: pd.DataFrame) -> dict[str, int]:
     """Number of runs by status."""
-    there = cell.status.value_counts()
-    return {status: int(there.get(status, 0)) for status in records.STATUSES}
+    there = cell.status.tolist()
+    return {status: there.count(status) for status in records.STATUSES}
 
 
 def divergence_rates(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
@@ -54,7 +54,7 @@ def divergence_rates(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.Data
     Returns:
         Rows by `FACTS`: `diverged`, value (the share), low, high, n.
     """
-    mine, rows = placed(runs), []
+    mine, rows = placed(runs)[[*FACTS, "status"]], []
     mine = mine[mine.status.isin(records.RESULTS)]
     for facts, cell in mine.groupby(FACTS, sort=False, dropna=False):
         count = int((cell.status == "diverged").sum())
@@ -73,8 +73,8 @@ def completeness(runs: pd.DataFrame) -> pd.DataFrame:
         Rows by context and label: `planned`, counts by status, and `unfinished`: what
         failed or is missing, in words.
     """
-    rows = []
-    for facts, cell in placed(runs).groupby(["context", "label"], dropna=False):
+    rows, columns = [], ["context", "label", "status", "loss", "lr", "seed", "reason"]
+    for facts, cell in placed(runs)[columns].groupby(["context", "label"], dropna=False):
         left = cell[cell.status.isin(["failed", "missing"])].sort_values(["loss", "lr", "seed"])
         names = [
             f"{row.loss} lr={row.lr:g} seed={row.seed:g} {row.status}"

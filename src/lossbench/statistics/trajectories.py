@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -170,6 +172,7 @@ SIGNALS = {
 """When along training, and what; of two names the ratio of their means."""
 
 
+@functools.lru_cache(maxsize=1)
 def signals(sweep: records.Records) -> pd.DataFrame:
     """What the logged steps say of each run, for tables larger than memory.
 
@@ -264,7 +267,7 @@ def time_to(
     first = mine.run_id.map(there).astype(float).mask(mine.status == "diverged")
     last = mine.run_id.map(rows.groupby("run_id").step.max())
     budget = last.groupby(mine.context).transform("max").fillna(mine.stop_step.astype(float))
-    table = mine.assign(first=first, budget=budget)
+    table = mine[FACTS].assign(first=first, budget=budget)
     return pd.DataFrame(
         dict(zip(FACTS, facts, strict=True))
         | {"metric": metric, "target": target}

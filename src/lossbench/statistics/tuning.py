@@ -28,11 +28,12 @@ def learning_rates(frame: pd.DataFrame, *, metric: str, confidence: float = 0.95
     Returns:
         Rows by `FACTS` and lr: value, low, high, n, `planned`, counts by status.
     """
+    columns = frame[[*FACTS, "lr", "status", metric]]  # each cell copies all it is given
     rows = [
         dict(zip([*FACTS, "lr"], facts, strict=True))
         | {"planned": len(cell), "metric": metric, "confidence": confidence, **counts(cell)}
         | vars(estimate(cell[metric], confidence=confidence))
-        for facts, cell in frame.groupby([*FACTS, "lr"], dropna=False)
+        for facts, cell in columns.groupby([*FACTS, "lr"], dropna=False)
     ]
     return pd.DataFrame(rows)
 
@@ -87,8 +88,8 @@ def stability(frame: pd.DataFrame, *, select: str, average: str = "mean") -> pd.
         again), `seeds`, `plausible` (candidates that some resamples choose, see `choice`). No rate
         and NaN where no candidate has run on every seed.
     """
-    rows = []
-    for facts, cell in frame.groupby(FACTS, sort=False, dropna=False):
+    rows, facts_and = [], [*FACTS, "lr", "seed", "status", "candidate", "selected_by"]
+    for facts, cell in frame[facts_and].groupby(FACTS, sort=False, dropna=False):
         its = trials(cell, metric="selected_by", select=select, seeds=[*{*cell.seed}])
         choice = {"best_lr": np.nan, "stability": np.nan, "seeds": cell.seed.nunique()}
         choice["plausible"] = 0
@@ -170,6 +171,8 @@ def budgets(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
     """
     rows = []
     mine = placed(runs, tuned=tuned)
+    keys = ["context", "label", "loss", "lr", "seed", "stop_step", "train_seconds", *tuned]
+    mine = mine[[key for key in keys if key in mine]]
     for facts, cell in mine.groupby(["context", "label", "loss"], dropna=False):
         rows.append(
             dict(zip(["context", "label", "loss"], facts, strict=True))
