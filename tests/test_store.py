@@ -178,6 +178,14 @@ def test_json_is_canonical_and_round_trips(tmp_path):
     assert store.read_sealed(tmp_path / "f") == value == json.loads(store.to_json(value))
 
 
+@pytest.mark.parametrize("key", ["a", "z"])  # the seal's own line is the last one, or is not
+def test_a_sealed_record_of_which_a_digit_was_changed_is_refused(tmp_path, key):
+    content = store.sealed({"b": [], key: 1})
+    store.write(tmp_path / "f", content.replace(b": 1", b": 2"))
+    with pytest.raises(store.StoreError, match="altered"):
+        store.read_sealed(tmp_path / "f")
+
+
 @pytest.fixture
 def holder(tmp_path):
     process = subprocess.Popen(

@@ -337,6 +337,14 @@ def test_latex_and_markdown_escape_what_they_would_obey():
     assert r"| a\_b\|c |" in tables.markdown(pd.DataFrame({"x": ["a_b|c"]}))
 
 
+def test_latex_is_what_pandas_own_styler_writes():
+    texts = ["&%$#_{}", r"\ a", r"\a", "~ b", "~~", "^ c", "^^ ~", r"\\ d", r"\space", "é × ±", ""]
+    frame = pd.DataFrame({"a_b": texts, "~ x": texts[::-1]})
+    styled = frame.style.hide(axis="index").format(escape="latex")
+    styled = styled.format_index(escape="latex", axis="columns")
+    assert tables.latex(frame) == styled.to_latex(hrules=True, column_format="ll")
+
+
 @pytest.mark.parametrize(
     ("value", "half", "shown"),
     [

@@ -7,7 +7,7 @@ import pytest
 from frames import frame
 from scipy import stats
 
-from lossbench import statistics
+from lossbench import records, statistics
 from lossbench.statistics import converged, time_to
 
 
@@ -183,3 +183,15 @@ def test_a_diverged_run_is_a_miss_without_a_record_and_with_one_that_reached_the
     runs["status"] = "diverged"
     row = time_to(runs, evals, metric="rmse", target=1.0, split="validation").iloc[0]
     assert row.reached == 0
+
+
+def test_a_comparison_has_every_evaluation_of_its_own_context_and_no_other(essay_sweep):
+    sweep = records.load(essay_sweep)
+    contexts = statistics.placed(sweep.runs).set_index("run_id").context
+    comparisons = statistics.all_comparisons(sweep)
+    assert len({comparison.label for comparison in comparisons}) > 1
+    for comparison in comparisons:
+        is_mine = sweep.evals.run_id.map(contexts) == comparison.runs.context.iloc[0]
+        expected = sweep.evals.loc[is_mine, ["run_id", "step", "split", "metric", "value"]]
+        found = comparison.evals.astype({"split": str, "metric": str})
+        pd.testing.assert_frame_equal(found, expected)

@@ -72,10 +72,18 @@ def _show(
             prepare(["lossbench.report.pictures"])
         from lossbench.report import page, terminal
 
-        _print_answer(terminal.answer(load()))
+        def say() -> None:
+            _print_answer(terminal.answer(load()))
+            print("\nWriting the report ...", flush=True)
+
         start = time.monotonic()
-        print("\nWriting the report ...", flush=True)
-        page.write(load(), workers=min(8, cores()), drawn_in=sections, has_figures=has_figures)
+        page.write(
+            load(),
+            workers=min(8, cores()),
+            drawn_in=sections,
+            has_figures=has_figures,
+            meanwhile=say,
+        )
         print(f"Report:  {path}  ({time.monotonic() - start:.0f} s)")
     else:
         _print_answer(current["answer"])

@@ -8,7 +8,7 @@ name as a formula.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ def write(
     workers: int = 1,
     drawn_in: Collection[str] = tuple(SECTIONS),
     has_figures: bool = False,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write `report/` into a sweep's folder; what the last report drew alike is not drawn again.
 
@@ -48,6 +49,7 @@ def write(
         workers: Processes that draw; 1 draws in this one.
         drawn_in: Sections that get their figures.
         has_figures: Whether each is written as PNG, SVG and PDF too, at both widths of a paper.
+        meanwhile: Called once other processes have begun to draw.
 
     Returns:
         Path of `report/index.html`.
@@ -60,7 +62,7 @@ def write(
     for part in ("figures", "tables", "paper"):
         store.refuse_link(folder / part)
     mark = "SMOKE: " if summary.is_smoke(plan) else ""
-    together, findings = statistics.all_comparisons(loaded), essay.of_sweep(loaded)
+    together = statistics.all_comparisons(loaded)
     groups = statistics.by_context(together)
     mains = [statistics.main_of(group) for group in groups]
     planned = {
@@ -70,6 +72,8 @@ def write(
     losses = drawings.losses_by_task(loaded)
     flat = [drawing for section in planned.values() for drawing in section]
     with pictures.of_page(folder, flat, workers=workers, losses=losses) as finish:
+        meanwhile()
+        findings = essay.of_sweep(loaded)
         cells = {task.name: summary.rows(task, plan) for task in together}
         every = _numbers(together, mains, findings, cells, loaded)
         numbers = {name: every[name] for name in sorted(every) if len(every[name])}

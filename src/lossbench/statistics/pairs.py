@@ -95,6 +95,7 @@ def paired(
     for _, cell in _with_candidates(frame, metric).groupby("context", sort=False):
         if reference in {*cell.loss}:
             refuse_unequal(cell)
+        cell = cell.drop(columns=[*CURES], errors="ignore")
         challengers = sorted({*cell.loss} - {reference})
         early = [loss for loss in challengers if {loss, reference} <= {*declared}]
         base, rows = cell.loc[cell.loss == reference], []
