@@ -136,6 +136,8 @@ REFUSED = {
     **dict.fromkeys(("sparsemax", "entmax15"), "aten.sort"),
     **dict.fromkeys(("crammer_singer", "crammer_singer_squared"), "aten.topk"),
     **dict.fromkeys(("weston_watkins", "weston_watkins_squared"), "aten.arange"),
+    "unlikelihood": "aten.arange",
+    "rps": "aten.cumsum",
 }
 """Losses that sort or count classes."""
 

@@ -323,7 +323,9 @@ def _trace(function: Callable[..., Tensor], *examples: Tensor) -> fx.Graph:
     for undivided in (aten.slice_scatter.default, aten.select_scatter.default):
         table.pop(undivided, None)
     pure = torch.func.functionalize(both)
-    traced = make_fx(pure, decomposition_table=table, tracing_mode="fake")(*examples)
+    # On no device: what is laid out anew for the CPU, as softmax is, is no part of a formula.
+    nowhere = [example.to("meta") for example in examples]
+    traced = make_fx(pure, decomposition_table=table, tracing_mode="fake")(*nowhere)
     traced.graph.eliminate_dead_code()
     return traced.graph
 
