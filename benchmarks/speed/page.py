@@ -332,10 +332,10 @@ because no card has shown its worth:
 - `compiled`: packs of convolutions go through torch.compile (`vmap compiled`);
 - `graph`: up to 50 updates are recorded once and replayed;
 - `kernel`: up to 1,000 updates of perceptrons in one launch, a program for each member. It trains
-  by SGD with float32, and prints losses from their own formulas: all of the catalog but eleven, which
-  rank outputs or count classes. It takes seconds to compile for each loss and shape, so it is for
-  long sweeps. Its first update is compared with ours, and where they differ by more than rounding
-  it is not used."""
+  by SGD with float32, and prints losses from their own formulas: all of the catalog but eleven,
+  which rank outputs or count classes. It takes seconds to compile for each loss and shape, so it
+  is for long sweeps. Its first update is compared with ours, and where they differ by more than
+  rounding it is not used."""
 
 NO_CARD = """Not measured: no accelerator was to be had. What would run there is tested without one:
 captured updates by a recording that is replayed on the CPU, the Triton kernel by Triton's

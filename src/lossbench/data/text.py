@@ -199,7 +199,7 @@ def _read_text(path: str, changed: int, size: int) -> str:
     if size > MOST_CHARACTERS:
         raise ConfigError(f"data text: {path} has {size:,} bytes: use at most {MOST_CHARACTERS:,}")
     try:
-        content = Path(path).read_bytes().decode()
+        content = Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"data text: {path} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -269,7 +269,7 @@ def _windows(
     count, held = len(tokens) // size, -(-held_out // BLOCK)
     if count < 3 * held:
         raise ValueError(
-            f"{what} has {len(tokens):,} characters, which are {max(count, 0)} blocks of {BLOCK} "
+            f"{what} has {len(tokens):,} characters, which are {count} blocks of {BLOCK} "
             f"windows of {window}, and {3 * held} are the least: use a longer text, or a "
             "smaller window or held_out"
         )

@@ -23,7 +23,9 @@ MOST_TRAINING_ROWS = 2_000
 """Outputs on the training split that are evaluated: the first ones of a larger one."""
 
 MOST_RECALIBRATION_ROWS = 2_000
-"""Examples of validation that the common recalibration is fitted on: the first ones."""
+MOST_RECALIBRATION_POSITIONS = 8_192
+"""Examples of validation that the common recalibration is fitted on, and positions of sequences:
+the first ones."""
 
 MOST_EXAMPLES = 2_000
 """Test examples up to which what each contributes is recorded: more seldom limit an answer."""
@@ -69,7 +71,9 @@ def evaluate(
     outputs, is_finite = _outputs(members, forward, state)
     targets = {name: members.rows_of(members.targets[name], outputs[name]) for name in outputs}
     if run.row.task == "classification":
-        fitted = slice(0, MOST_RECALIBRATION_ROWS * members.batches.positions)
+        positions = members.batches.positions
+        most = MOST_RECALIBRATION_ROWS if positions == 1 else MOST_RECALIBRATION_POSITIONS
+        fitted = slice(0, most)
         fitted_outputs = outputs["validation"][:, fitted]
         scale = metrics.recalibrate(fitted_outputs, targets["validation"][:, fitted])
     for split, output in outputs.items():

@@ -36,7 +36,11 @@ def jsd(output: Tensor, target: Tensor, *, beta: float = 0.1) -> Tensor:
         target: Distribution, [..., C].
         beta: Weight of the target, between 0 and 1; 1/2 is js. Over `beta` it goes to forward_kl
             as that goes to 0.
+
+    Raises:
+        ValueError: `beta` is not between 0 and 1.
     """
+    _refuse_no_mixture("beta", beta)
     of_target = skew_kl(output, target, alpha=beta)
     return beta * of_target + (1.0 - beta) * skew_reverse_kl(output, target, alpha=beta)
 
@@ -54,7 +58,11 @@ def skew_kl(output: Tensor, target: Tensor, *, alpha: float = 0.1) -> Tensor:
         output: [..., C].
         target: Distribution, [..., C].
         alpha: Share of the target in the mixture, between 0 and 1; towards 0 it is forward_kl.
+
+    Raises:
+        ValueError: `alpha` is not between 0 and 1.
     """
+    _refuse_no_mixture("alpha", alpha)
     mixture = alpha * target + (1.0 - alpha) * softmax(output)
     log_mixture = mixture.clamp(min=torch.finfo(mixture.dtype).tiny).log()
     return (torch.xlogy(target, target) - target * log_mixture).sum(-1)
@@ -67,12 +75,21 @@ def skew_reverse_kl(output: Tensor, target: Tensor, *, alpha: float = 0.1) -> Te
         output: [..., C].
         target: Distribution, [..., C].
         alpha: Share of the target in the mixture, between 0 and 1.
+
+    Raises:
+        ValueError: `alpha` is not between 0 and 1.
     """
+    _refuse_no_mixture("alpha", alpha)
     p = softmax(output)
     # The mixture over 1 - α, so that a wrong class has exactly no slope: see `js`.
     mixture = p + alpha / (1.0 - alpha) * target
     log_p, log_mixture = (x.clamp(min=torch.finfo(p.dtype).tiny).log() for x in (p, mixture))
     return (p * (log_p - log_mixture)).sum(-1) - math.log1p(-alpha)
+
+
+def _refuse_no_mixture(name: str, share: float) -> None:
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"{name} is {share}: use a number between 0 and 1, neither of them")
 
 
 def hellinger(output: Tensor, target: Tensor) -> Tensor:

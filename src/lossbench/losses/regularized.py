@@ -110,7 +110,7 @@ def distillation(output: Tensor, target: Tensor, *, temperature: float = 2.0) ->
         output: [..., C].
         target: Distribution, [..., C], of a teacher at temperature 1; raised to the power
             1/temperature and scaled it is that of one whose outputs were divided by it.
-        temperature: Positive; 1 is cross_entropy. The higher, the more the small ones count.
+        temperature: Positive; 1 is forward_kl. The higher, the more the small ones count.
     """
     softened = target.pow(1.0 / temperature)
     softened = softened / softened.sum(-1, keepdim=True)

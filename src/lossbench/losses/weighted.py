@@ -92,10 +92,13 @@ def unlikelihood(output: Tensor, target: Tensor, *, alpha: float = 1.0) -> Tenso
         target: Distribution, [..., C].
         alpha: Weight of the other classes, 0 or more; 0 is cross_entropy.
     """
-    # 1 - p_k is what all but the k-th sum to: [..., C, C] without the diagonal.
-    is_own = torch.eye(output.shape[-1], dtype=torch.bool, device=output.device)
-    others = torch.where(is_own, -math.inf, output.unsqueeze(-2)).logsumexp(-1)
-    log_miss = others - output.logsumexp(-1, keepdim=True)
+    places = torch.arange(output.shape[-1], device=output.device)
+    is_largest = places == output.argmax(-1, keepdim=True)
+    # 1 - p of the largest output is what the others sum to, which float32 keeps also at 1e-9.
+    others = torch.where(is_largest, -math.inf, output).logsumexp(-1, keepdim=True)
+    of_largest = others - output.logsumexp(-1, keepdim=True)
+    share = torch.where(is_largest, 0.0, log_softmax(output).exp())
+    log_miss = torch.where(is_largest, of_largest, (-share).log1p())
     return cross_entropy(output, target) - alpha * ((1.0 - target) * log_miss).sum(-1)
 
 

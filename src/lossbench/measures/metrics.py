@@ -13,6 +13,7 @@ import math
 import torch
 from scipy import special
 from torch import Tensor
+from torch.nn import functional
 
 from lossbench.losses.distributions import Predicted
 from lossbench.losses.links import sparsemax
@@ -431,25 +432,25 @@ def recalibrate(output: Tensor, target: Tensor) -> Tensor:
     Returns:
         [K, 1 + C]: a, then b.
     """
-    # Groups of members that stay in cache, each of as many and of whole vectors, so that a member's
-    # bits depend on none of the others; the last group is filled up with its last member.
-    count, size = len(output), RECALIBRATED_AT_ONCE
-    while size * output.shape[1] % WHOLE_VECTORS:
-        size *= 2
-    filling = -count % size
-    output, target = (torch.cat([t, t[-1:].expand(filling, -1, -1)]) for t in (output, target))
-    groups = zip(output.split(size), target.split(size), strict=True)
-    return torch.cat([_newton(*group) for group in groups])[:count]
+    # Groups of members that stay in cache, two at least: the product of one is another code.
+    count = len(output)
+    if count % RECALIBRATED_AT_ONCE == 1:
+        output, target = (torch.cat([values, values[-1:]]) for values in (output, target))
+    groups = (values.split(RECALIBRATED_AT_ONCE) for values in (output, target))
+    return torch.cat([_newton(*group) for group in zip(*groups, strict=True)])[:count]
 
 
 def _newton(output: Tensor, target: Tensor) -> Tensor:
     """The parameters of `recalibrate` for a group of members."""
     # Classes first, [C, K, N]: sums over a few classes are slow where they are the last axis.
-    features, labels = (t.double().permute(2, 0, 1).contiguous() for t in (output, target))
+    features, labels = (values.double().permute(2, 0, 1) for values in (output, target))
     # What all outputs of an example share, the softmax ignores; the ridge must not see it.
     features = features - features.mean(0)
     spread = features.transpose(0, 1).flatten(1).std(-1).clamp_min(1e-12)  # [K]
-    features = features / spread[:, None]
+    # Up to whole vectors, so that a member's bits depend on none of the others.
+    filling = (0, -output.shape[1] % WHOLE_VECTORS)
+    features = functional.pad(features / spread[:, None], filling)
+    labels = functional.pad(labels, filling)
     parameters = features.new_zeros(len(output), 1 + len(features))
     parameters[:, 0] = 1.0
     start = parameters.clone()
@@ -488,23 +489,25 @@ def _likelihood(
         parameters: [K, 1 + C].
         start: Where the ridge is zero, [K, 1 + C].
         features: [C, K, N].
-        labels: [C, K, N].
+        labels: [C, K, N]; without any an example counts for nothing.
     """
     log_p = (parameters[:, :1] * features + parameters.T[1:, :, None]).log_softmax(0)
-    p, count = log_p.exp(), features.shape[-1]
+    weight = labels.sum(0)
+    p, count = weight * log_p.exp(), weight.sum(-1)[:, None]
     away = parameters - start
     penalty = 0.5 * RECALIBRATION_RIDGE * away.square().sum(-1)
-    value = -(labels * log_p).sum(0).sum(-1) / count + penalty
+    value = -(labels * log_p).sum(0).sum(-1) / count[:, 0] + penalty
     error = p - labels
-    by_bias = error.mean(-1).T
-    by_scale = (error * features).sum(0).mean(-1)[:, None]
+    by_bias = error.sum(-1).T / count
+    by_scale = (error * features).sum(0).sum(-1)[:, None] / count
     gradient = torch.cat([by_scale, by_bias], -1) + RECALIBRATION_RIDGE * away
     centred = features - (p * features).sum(0)
     weighted = p * centred
-    scale_scale = (weighted * centred).sum(0).mean(-1)[:, None]
-    scale_bias = weighted.mean(-1).T
+    scale_scale = (weighted * centred).sum(0).sum(-1)[:, None] / count
+    scale_bias = weighted.sum(-1).T / count
     of_member = p.transpose(0, 1)  # [K, C, N]
-    bias_bias = torch.diag_embed(p.mean(-1).T) - of_member @ of_member.transpose(1, 2) / count
+    products = of_member @ of_member.transpose(1, 2)
+    bias_bias = (torch.diag_embed(p.sum(-1).T) - products) / count[:, :, None]
     top = torch.cat([scale_scale, scale_bias], -1)[:, None]
     bottom = torch.cat([scale_bias[:, :, None], bias_bias], -1)
     ridge = RECALIBRATION_RIDGE * torch.eye(parameters.shape[-1], dtype=p.dtype, device=p.device)

@@ -19,6 +19,8 @@ from typing import Any
 import cloudpickle
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from lossbench.data import DATA, Data
 from lossbench.errors import ConfigError, nearest
@@ -231,7 +233,8 @@ def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callabl
         yield loss_of(known[name])
     if names:
         return
-    fitting = {name: [*_needed(function)] for name, function in functions.items()}
+    plain = {name: one for name, one in functions.items() if inspect.isfunction(one)}
+    fitting = {name: _needed(function) for name, function in plain.items()}
     fitting = {name: needed for name, needed in fitting.items() if len(needed) == 2}
     classes = {name: one for name, one in functions.items() if is_loss_class(one)}
     fitting |= {name: [] for name, one in classes.items() if not _needed(one)}
@@ -241,6 +244,9 @@ def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callabl
         if [kind.name for kind in needed] in (["output", "target"], [])
     }
     chosen = {**(named or {name: functions[name] for name in fitting}), **rows}
+    for name in classes.keys() - chosen.keys():
+        needed = ", ".join(kind.name for kind in _needed(classes[name]))
+        log.warning("%s left out: give %s of its __init__ a default", name, needed)
     if left := [*(fitting.keys() - chosen.keys())]:
         log.warning(
             "%s: %s left out, whose arguments are not called output and target: try it by name",
@@ -251,7 +257,14 @@ def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callabl
             f"{module.__name__}.py has no function of an output and a target: write "
             "'def mine(output, target):', both [..., C], which returns one number per example"
         )
-    yield from map(loss_of, chosen.values())
+    losses = [loss_of(one) for one in chosen.values()]
+    called = [one.name if isinstance(one, Loss) else one.__name__ for one in losses]
+    if doubles := {name for name in called if called.count(name) > 1}:
+        raise ConfigError(
+            f"{module.__name__}.py has several losses {', '.join(sorted(doubles))}: rename one (a "
+            "class is called like itself in small letters)"
+        )
+    yield from losses
 
 
 def is_loss_class(value: Any) -> bool:
@@ -263,13 +276,29 @@ def loss_of(value: Any) -> Any:
     """A loss itself; of a class of torch modules a function, named in small letters.
 
     Raises:
-        ConfigError: The class needs arguments.
+        ConfigError: The class needs arguments, cannot be made, or would change while it trains.
     """
     if not is_loss_class(value):
         return value
+    name, code = value.__name__, value.forward.__code__
     if needed := [kind.name for kind in _needed(value)]:
-        raise ConfigError(f"{value.__name__}: give {', '.join(needed)} of its __init__ a default")
-    module, code = value(), value.forward.__code__
+        raise ConfigError(f"{name}: give {', '.join(needed)} of its __init__ a default")
+    try:
+        with contained(f"class {name}"):
+            module = value()
+    except Exception as error:
+        raise ConfigError(f"{name}: its __init__ raises {type(error).__name__}: {error}") from error
+    if parameters := [name for name, _ in module.named_parameters()]:
+        raise ConfigError(
+            f"{name}: nothing trains its parameters {', '.join(parameters)}: make numbers of them, "
+            "which are arguments of its __init__"
+        )
+    changing = (_DropoutNd, _NormBase)
+    if kinds := {type(part).__name__ for part in module.modules() if isinstance(part, changing)}:
+        raise ConfigError(
+            f"{name}: {', '.join(sorted(kinds))} draws numbers or keeps what it has seen, and a "
+            "loss is the same at every call: leave it out"
+        )
 
     def of_module(output: Tensor, target: Tensor) -> Tensor:
         return module(output, target)

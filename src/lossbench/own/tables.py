@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from lossbench.data.splits import Data, Splits, by_split, classification, permut
 from lossbench.errors import ConfigError, refuse_unknown
 from lossbench.own.modules import add, renamed
 from lossbench.pairing import tensors_sha
+
+log = logging.getLogger(__name__)
 
 MOST_LABELS = 20
 """Whole numbers of more different values than these are measured, not labels, if nobody says."""
@@ -66,6 +69,9 @@ def file_table(path: Path, target: str, *, task: str = "", without: Sequence[str
         frame = TABLES[path.suffix](path)
     except (ValueError, OSError, UnicodeError) as error:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    frame.columns = [*map(str, frame.columns)]
+    if target in without:
+        raise ConfigError(f"{path}: {target} is to be predicted: it cannot be left out")
     for column in without:
         refuse_unknown(column, [*map(str, frame.columns)], f"{path}: column")
     frame = frame.drop(columns=[*without])
@@ -241,6 +247,7 @@ def _inputs_of(column: pd.Series, name: str) -> np.ndarray[Any, Any]:
             )
         return values[:, None]
     if (days := _days(column)) is not None:
+        log.info("%s has dates: days since the first", what)
         if count := int(days.isna().sum()):
             raise ConfigError(f"{what}: {count} dates are missing: fill them in, or leave it out")
         return days.to_numpy(float)[:, None]
@@ -255,7 +262,8 @@ def _inputs_of(column: pd.Series, name: str) -> np.ndarray[Any, Any]:
 def _days(column: pd.Series) -> pd.Series | None:
     """Dates as days since the first of them; None where they are none."""
     if not pd.api.types.is_datetime64_any_dtype(column):
-        if column.nunique() <= MOST_CATEGORIES:
+        texts = column.dropna().astype(str)
+        if not len(texts) or not texts.str.match(r"\d{4}-\d\d-\d\d").all():
             return None
         try:
             column = pd.to_datetime(column, format="ISO8601")

@@ -41,7 +41,9 @@ def with_names(words: Iterable[str]) -> list[str]:
         for key in ("target", "task", "without"):
             typed = [word for word in words if word.startswith(f"{key}=")]
             words = [word for word in words if word not in typed]
-            of_table[key] = typed[-1].partition("=")[2] if typed else ""
+            if len(typed) > 1:
+                raise ConfigError(f"{' '.join(typed)}: give {key}= once")
+            of_table[key] = typed[0].partition("=")[2] if typed else ""
     named = [_with_name(word, of_table) for word in words]
     others = [word for word in words if word.startswith(("batch_size=", "experiment="))]
     if tables and others in ([], ["experiment=compare"]):
@@ -61,7 +63,7 @@ def _with_name(word: str, of_table: dict[str, str]) -> str:
     if (path := _table(word)) is not None:
         if not of_table["target"]:
             raise ConfigError(f"{word}: say which column is to be predicted, with target=COLUMN")
-        without = [column for column in of_table["without"].split(",") if column]
+        without = [column.strip() for column in of_table["without"].split(",") if column]
         row = file_table(path, of_table["target"], task=of_table["task"], without=without)
         add(row)
         return f"data={row.name}"

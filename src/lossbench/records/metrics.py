@@ -113,9 +113,9 @@ METRICS: dict[str, Metric] = {
         "nats",
         "lower",
         "negative log-likelihood of the recalibrated softmax(a output + b), a and b fitted on "
-        "the first 2,000 examples (or windows) of validation in the same way for every loss (so "
-        "in-sample there); under label noise those labels are noisy, which pushes every loss "
-        "towards them",
+        "the first 2,000 examples (8,192 positions of sequences) of validation in the same way for "
+        "every loss (so in-sample there); under label noise those labels are noisy, which pushes "
+        "every loss towards them",
         splits=_HELD_OUT,
     ),
     "ece": Metric(

@@ -23,7 +23,7 @@ ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
-class OpenPack:
+class PackStatus:
     """A pack that is not finished.
 
     Attributes:
@@ -59,16 +59,14 @@ class Status:
         runs: How many of the planned runs have each status.
         packs: Those that are not finished, those in training first.
         failed: Run by run: run_id, data, loss, lr, seed, and the last line of the reason.
-        unreadable: Packs whose record is damaged, a sentence each.
         seconds_left: To the end of what is planned, by as many processes as train now, one at
             least; None where nothing has finished yet.
     """
 
     name: str
     runs: dict[str, int]
-    packs: tuple[OpenPack, ...]
+    packs: tuple[PackStatus, ...]
     failed: tuple[dict[str, Any], ...]
-    unreadable: tuple[str, ...]
     seconds_left: float | None
 
 
@@ -104,13 +102,9 @@ def _status(sweep_dir: Path, sweep: Records) -> Status:
         return total
 
     missing = {*runs.loc[runs["status"] == "missing", "run_id"]}
-    unpacked, packs, unreadable = set(missing), [], []
+    unpacked, packs = set(missing), []
     for folder in store.packs_of(sweep_dir):
-        try:
-            record = store.committed(folder)
-        except store.StoreError as error:
-            unreadable.append(str(error))
-            continue
+        record = store.committed(folder)
         mine = [run_id for run_id in (record or {}).get("members", ()) if run_id in missing]
         if record is None or record["is_finished"] or not mine:
             continue
@@ -118,7 +112,7 @@ def _status(sweep_dir: Path, sweep: Records) -> Status:
         lock = folder / store.LOCK
         is_training, step = store.is_held(lock), int(record["step"])
         packs.append(
-            OpenPack(
+            PackStatus(
                 pack_id=folder.name,
                 runs=len(mine),
                 data=", ".join(sorted({plan[run_id]["data"] for run_id in mine})),
@@ -141,7 +135,6 @@ def _status(sweep_dir: Path, sweep: Records) -> Status:
         runs={one: int(counts.get(one, 0)) for one in STATUSES},
         packs=tuple(packs),
         failed=tuple(_failed(runs)),
-        unreadable=tuple(unreadable),
         # No pack is divided among processes.
         seconds_left=(
             max(sum(known) / processes, *known, 0.0) if len(known) == len(rest) else None
@@ -191,7 +184,6 @@ def lines(found: Status) -> list[str]:
         f"seed={run['seed']}: {run['reason']}"
         for run in found.failed
     ]
-    text += [f"damaged   {sentence}" for sentence in found.unreadable]
     training = sum(bool(pack.process) for pack in found.packs)
     if not found.packs and not found.runs["missing"]:
         text.append("Nothing of what is planned is left to train.")
