@@ -41,6 +41,9 @@ def with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
         act: Given the composed configuration and Hydra's loader, returns the exit code.
     """
     logging.getLogger("lossbench").setLevel(logging.INFO)
+    for word in arguments:
+        if re.match(r"--(experiment|data|loss|model|size|seed|name)\b", word):
+            raise ConfigError(f"{word}: write it without the dashes, as {word[2:]}")
     args, unknown = get_args_parser().parse_known_intermixed_args(arguments)
     if any(".py:" in word or word.startswith("data=") for word in args.overrides):
         args.overrides = with_names(args.overrides)

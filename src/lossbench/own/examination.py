@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,6 +139,8 @@ def _facts(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tupl
             raise ConfigError(message) from error
         else:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if re.search(r"index tensor|LongTensor|expected .*(Long|Int)", reason):
+                reason += "; targets are numbers [..., C], labels are target.argmax(-1)"
             message = f"called with an output and a target, both [..., C], it raises {reason}"
         raise ConfigError(f"{where}: {message}") from error
 

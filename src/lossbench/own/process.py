@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from multiprocessing import Pipe, connection
+from pathlib import Path
 from typing import IO, Any, Self
 
 import torch
@@ -29,6 +30,9 @@ class TrialProcess:
         own: What it has to know.
         patience: Seconds that a call may take.
     """
+
+    cure = "mend it"
+    """What the message about a call that takes too long asks for."""
 
     def __init__(self, own: Own, *, patience: float) -> None:
         self.own, self.patience = own, patience
@@ -56,8 +60,7 @@ class TrialProcess:
         pipe = self._pipe or self._start()
         with contextlib.suppress(OSError):  # its end is seen next
             pipe.send((function, arguments))
-        cure = "mend it, or allow it more with engine.patience=SECONDS"
-        return self._answer(pipe, when, self.patience, cure)
+        return self._answer(pipe, when, self.patience)
 
     def _start(self) -> connection.Connection:
         pipe, theirs = Pipe()
@@ -68,13 +71,15 @@ class TrialProcess:
         self._stack.callback(self._process.kill)
         what = ", ".join(self.own.modules) or "of your own"
         self._pipe = pipe
-        self._answer(pipe, f"extensions {what} are imported", STARTING, "mend it")
+        self._answer(pipe, f"extensions {what} are imported", STARTING)
         return pipe
 
-    def _answer(self, pipe: connection.Connection, when: str, seconds: float, cure: str) -> Any:
+    def _answer(self, pipe: connection.Connection, when: str, seconds: float) -> Any:
         """Wait for what the process says next."""
-        if not pipe.poll(seconds):
-            raise ConfigError(f"when {when}, nothing comes back within {seconds:g} s: {cure}")
+        while not pipe.poll(seconds):
+            if not _is_starved(self._process.pid, seconds):
+                late = f"nothing comes back within {seconds:g} s"
+                raise ConfigError(f"when {when}, {late}: {self.cure}")
         try:
             problem, result = pipe.recv()
         except (EOFError, OSError):
@@ -86,6 +91,16 @@ class TrialProcess:
         if problem:
             raise ConfigError(f"when {when}, {problem}")
         return result
+
+
+def _is_starved(pid: int | None, seconds: float) -> bool:
+    """Whether a process wants to run and has had less of a processor: others keep it from it."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # another system than Linux
+        return False
+    spent = (int(facts[11]) + int(facts[12])) / os.sysconf("SC_CLK_TCK")
+    return facts[0] == "R" and spent < seconds
 
 
 def _end(code: int, errors: IO[bytes]) -> str:

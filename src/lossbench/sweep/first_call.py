@@ -33,6 +33,8 @@ class FirstCalls(TrialProcess):
     function raises is no concern of theirs. Lossbench's own functions are not called.
     """
 
+    cure = "mend it, or allow it more with engine.patience=SECONDS"
+
     def data(self, run: Run, files: Files) -> None:
         """Call the data function of a run with its seed."""
         self._first("data", run.data, DATA[run.data.fn].fn, _call_data, run.seed, files)
