@@ -263,7 +263,8 @@ def _cost_sentences(most: pd.DataFrame) -> Iterator[str]:
     paid = most[(most.targets == "sampled") & most.cost_of_labels.notna()]
     for (data, _), rows in paid.groupby(["data", "place"], sort=False):
         parts = []
-        for is_linear, mine in rows.groupby("linear_in_target", sort=False):
+        linear_first = rows.sort_values("linear_in_target", ascending=False, kind="stable")
+        for is_linear, mine in linear_first.groupby("linear_in_target", sort=False):
             ends = [
                 f"{r.loss} {r.cost_of_labels:+.3f} [{r.low:+.3f}, {r.high:+.3f}]"
                 + _not_arrived(most, r)
@@ -299,7 +300,7 @@ def _confidently_wrong(declared: Sequence[Comparison], loaded: records.Records) 
         return None
     sentences = {}
     for (task, condition), rows in table.groupby(["task", "condition"], sort=False):
-        ends = [time_taken(row) for row in rows.sort_values("median_steps").itertuples()]
+        ends = [time_taken(row) for row in rows.sort_values(["median_steps", "loss"]).itertuples()]
         sentences[task, condition] = (
             f"{task}, {records.CONDITIONS[condition].short}: updates until {rows.metric.iloc[0]} "
             f"{rows.target.iloc[0]:g}, median over {rows.n.max()} seeds: {', '.join(ends)}."
