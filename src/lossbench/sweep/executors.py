@@ -16,6 +16,7 @@ import logging
 import multiprocessing
 import os
 import platform
+import re
 import signal
 import socket
 import threading
@@ -334,6 +335,7 @@ def ray(launcher: LauncherNode, threads: int) -> Iterator[tuple[Executor, int]]:
         words["include_dashboard"] = False
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        _refuse_nobody(launcher.address)  # Ray itself would go on trying for minutes
         with beginning(()):
             package.init(**words, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
@@ -366,6 +368,12 @@ class RayExecutor(Executor):
         """See `Executor`."""
         task = self.package.remote(fn).options(**self.options)
         return task.remote(*args, **kwargs).future()
+
+
+def _refuse_nobody(address: str | None) -> None:
+    """Raise an OSError where nobody listens at HOST:PORT; of other addresses nothing is known."""
+    if match := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address or ""):
+        socket.create_connection((match[1], int(match[2])), timeout=ANSWERING).close()
 
 
 CLUSTERS: dict[str, Callable[[LauncherNode, int], Any]] = {"dask": dask, "ray": ray}
