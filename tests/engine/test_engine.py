@@ -50,6 +50,8 @@ def test_a_pack_equals_single_run_loops_over_50_steps(
 ):
     shared = {"data": data, "optimizer": optimizer, "schedule": schedule, "steps": 51}
     shared |= {"engine__precision": precision, "log_every": 1, "eval_every": 50}
+    if (optimizer, precision) == ("adam", "float32"):
+        tolerance = 1e-3  # it divides what is next to nothing by itself: roundings grow to steps
     members = [(0, 0.01, 0.0), (1, 0.003, 0.01)]
     runs = [
         make_run(**shared, loss=loss, seed=seed, optimizer__lr=lr, optimizer__weight_decay=decay)
