@@ -407,7 +407,23 @@ def test_an_edited_default_of_a_class_trains_anew(place, capsys, caplog):
         caplog.clear()
 
 
+MODULE = """from torch import nn
+class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        {made}
+    def forward(self, output, target):
+        return (output - target).abs().sum(-1)
+"""
+
 BAD_FILES = {
+    "parameters": (MODULE.format(made="self.map = nn.Linear(1, 1)"), "its parameters map.weight"),
+    "dropout": (MODULE.format(made="self.drop = nn.Dropout()"), "Wide: Dropout draws numbers"),
+    "init": (MODULE.format(made="1 / 0"), "Wide: its __init__ raises ZeroDivisionError"),
+    "two of a name": (
+        MODULE.format(made="pass") + "def wide(output, target):\n    return output.sum(-1)\n",
+        "f.py has several losses wide: rename one",
+    ),
     "classes first": (
         "def c(output, target):\n    from torch.nn.functional import cross_entropy as f\n"
         "    return f(output, target, reduction='none')\n",

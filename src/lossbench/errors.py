@@ -10,6 +10,11 @@ class ConfigError(ValueError):
     """What was asked for does not exist or cannot be; the message has the value and the cure."""
 
 
+def in_a_line(text: object) -> str:
+    """A text, or that of an error, in a line."""
+    return " ".join(str(text).split())
+
+
 def nearest(name: str, known: Iterable[str], *, otherwise: str = "see 'lossbench --help'") -> str:
     """A hint that names the most similar known name, or lists all of them where they are few.
 

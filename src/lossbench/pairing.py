@@ -25,6 +25,7 @@ from torch import Tensor
 
 import lossbench
 from lossbench import live
+from lossbench.errors import in_a_line
 
 PURPOSES = ("init", "batches", "data", "split", "corruption", "prefit", "dropout", "augmentation")
 PURPOSES += ("instruments",)
@@ -100,7 +101,7 @@ def raised(error: BaseException, function: Callable[..., Any]) -> tuple[str, boo
     places = traceback.extract_tb(error.__traceback__)
     place = next((one for one in reversed(places) if one.filename == code), places[-1])
     where = f"{Path(place.filename).name}, line {place.lineno}"
-    message = f"{where}, raises {type(error).__name__}: {' '.join(str(error).split())}"
+    message = f"{where}, raises {type(error).__name__}: {in_a_line(error)}"
     return message, place.filename == code
 
 

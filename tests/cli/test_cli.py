@@ -95,6 +95,8 @@ def test_cfg_prints_the_configuration_and_trains_nothing(place, capsys):
 # ---- mistakes ------------------------------------------------------------------------------------
 
 MISTAKES = {
+    "--experiment=compare": ("write it without the dashes", "as experiment=compare"),
+    "--steps=3": ("write it without the dashes", "as steps=3"),
     "los=mse": ("'los'", "'loss'"),
     "+stepz=3": ("'stepz'", "'steps'"),
     "stepz=3": ("'stepz'", "'steps'"),

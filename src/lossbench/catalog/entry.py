@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from lossbench.errors import in_a_line
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 
@@ -89,5 +90,5 @@ def _composed(name: str, files: Mapping[str, Path]) -> tuple[str, dict[str, Any]
                 params |= inherited
         return content.get("fn", fn), params
     except (AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = in_a_line(error)
         raise CatalogError(f"{files[name]} cannot be read: {reason}") from error

@@ -15,10 +15,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lossbench import launch
-from lossbench.cli.exit_codes import DONE, SOME_FAILED, in_a_line, refuse
+from lossbench.cli.exit_codes import DONE, SOME_FAILED, refuse, shortened
 from lossbench.cli.options import extensions_in, yaml_folder
 from lossbench.cli.report import finish, loading
 from lossbench.config import explained, named
+from lossbench.config.schema import GROUPS, is_key
 from lossbench.errors import ConfigError
 from lossbench.own import load_extensions, with_names
 from lossbench.store import WriteError
@@ -41,8 +42,9 @@ def with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
         act: Given the composed configuration and Hydra's loader, returns the exit code.
     """
     logging.getLogger("lossbench").setLevel(logging.INFO)
-    for word in arguments:
-        if re.match(r"--(experiment|data|loss|model|size|seed|name)\b", word):
+    for word in arguments:  # else Hydra takes the beginning of a flag of its own for it
+        key = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and (key in (*GROUPS, "experiment") or is_key(key)):
             raise ConfigError(f"{word}: write it without the dashes, as {word[2:]}")
     args, unknown = get_args_parser().parse_known_intermixed_args(arguments)
     if any(".py:" in word or word.startswith("data=") for word in args.overrides):
@@ -63,13 +65,13 @@ def with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
     except UnicodeDecodeError as error:
         return refuse(f"a yaml file of --config-dir is not UTF-8 ({error}): save it as UTF-8")
     except yaml.YAMLError as error:
-        return refuse("a yaml file cannot be read: " + " ".join(str(error).split()))
+        return refuse(f"a yaml file cannot be read: {error}")
     except (HydraException, OmegaConfBaseException) as error:
         return refuse(explained(error))
     except RecursionError:
         return refuse("a yaml file takes in itself, or is nested without end: mend its defaults")
     except WriteError as error:
-        print(f"lossbench: {in_a_line(str(error))}", file=sys.stderr)
+        print(f"lossbench: {shortened(str(error))}", file=sys.stderr)
         return SOME_FAILED
 
 

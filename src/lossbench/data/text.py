@@ -231,6 +231,7 @@ def _verses(files: Files) -> str:
     return "".join(f"{line.partition(' ')[2]}\n" for line in lines)
 
 
+@functools.lru_cache(maxsize=4)  # every run of a sweep asks for it
 def _hash_of(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 

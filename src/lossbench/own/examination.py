@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lossbench import claims
 from lossbench.claims import Verdict, kind
-from lossbench.errors import ConfigError
+from lossbench.errors import ConfigError, in_a_line
 from lossbench.losses import LOSSES
 from lossbench.losses.links import INVERSE_LINKS
 from lossbench.losses.spec import NAME, TASKS, Loss
@@ -138,7 +138,7 @@ def _facts(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tupl
             message = message.replace("<dynamic-code>", place[0])  # its name does not travel
             raise ConfigError(message) from error
         else:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            reason = f"{type(error).__name__}: {in_a_line(error)}"
             if re.search(r"index tensor|LongTensor|expected .*(Long|Int)", reason):
                 reason += "; targets are numbers [..., C], labels are target.argmax(-1)"
             message = f"called with an output and a target, both [..., C], it raises {reason}"

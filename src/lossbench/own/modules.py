@@ -210,6 +210,10 @@ def module_of(path: Path) -> ModuleType:
     return module
 
 
+USUAL = ["output", "target"]
+"""How the arguments of a loss are called."""
+
+
 def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callable[..., Any] | Loss]:
     """The losses of a module: those that are named, else its rows, else functions that look so.
 
@@ -233,20 +237,17 @@ def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callabl
         yield loss_of(known[name])
     if names:
         return
-    plain = {name: one for name, one in functions.items() if inspect.isfunction(one)}
-    fitting = {name: _needed(function) for name, function in plain.items()}
-    fitting = {name: needed for name, needed in fitting.items() if len(needed) == 2}
-    classes = {name: one for name, one in functions.items() if is_loss_class(one)}
-    fitting |= {name: [] for name, one in classes.items() if not _needed(one)}
-    named = {
-        name: functions[name]
-        for name, needed in fitting.items()
-        if [kind.name for kind in needed] in (["output", "target"], [])
-    }
-    chosen = {**(named or {name: functions[name] for name in fitting}), **rows}
-    for name in classes.keys() - chosen.keys():
-        needed = ", ".join(kind.name for kind in _needed(classes[name]))
-        log.warning("%s left out: give %s of its __init__ a default", name, needed)
+    fitting: dict[str, list[str]] = {}  # what each is called with
+    for name, one in functions.items():
+        needed = [kind.name for kind in _needed(one)]
+        if is_loss_class(one) and needed:
+            log.warning("%s left out: give %s of its __init__ a default", name, ", ".join(needed))
+        elif is_loss_class(one):
+            fitting[name] = USUAL
+        elif len(needed) == 2:
+            fitting[name] = needed
+    usual = [name for name, needed in fitting.items() if needed == USUAL]
+    chosen = {**{name: functions[name] for name in usual or fitting}, **rows}
     if left := [*(fitting.keys() - chosen.keys())]:
         log.warning(
             "%s: %s left out, whose arguments are not called output and target: try it by name",

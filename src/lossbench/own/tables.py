@@ -20,7 +20,7 @@ import lossbench
 from lossbench.data import DATA
 from lossbench.data.files import Files
 from lossbench.data.splits import Data, Splits, by_split, classification, permuted, regression
-from lossbench.errors import ConfigError, refuse_unknown
+from lossbench.errors import ConfigError, in_a_line, refuse_unknown
 from lossbench.own.modules import add, renamed
 from lossbench.pairing import tensors_sha
 
@@ -68,12 +68,12 @@ def file_table(path: Path, target: str, *, task: str = "", without: Sequence[str
     try:
         frame = TABLES[path.suffix](path)
     except (ValueError, OSError, UnicodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} cannot be read: {in_a_line(error)}") from error
     frame.columns = [*map(str, frame.columns)]
     if target in without:
         raise ConfigError(f"{path}: {target} is to be predicted: it cannot be left out")
     for column in without:
-        refuse_unknown(column, [*map(str, frame.columns)], f"{path}: column")
+        refuse_unknown(column, frame.columns, f"{path}: column")
     frame = frame.drop(columns=[*without])
     name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_")
     if not name or not name[0].isalpha():

@@ -29,10 +29,10 @@ def of_sweep(
         statistics.courses(loaded, runs, confidence=confidence, table=table) if len(runs) else runs
         for table in ("steps", "layers")
     )
-    several = len([task for task in mains if len(task.paired)]) > 1
+    forests = [drawing for task in mains for drawing in _forest(task)]
     return {
         "verdicts": verdicts(mains),
-        "tasks": [drawing for task in mains for drawing in _forest(task)] if several else [],
+        "tasks": forests if len(forests) > 1 else [],
         "tuning": [drawing for task in mains for drawing in _tuning(task)],
         "losses": [*_shapes(loaded)],
         "dynamics": [drawing for task in mains for drawing in _dynamics(task, steps, layers)],

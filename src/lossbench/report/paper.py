@@ -9,7 +9,7 @@ from pathlib import Path
 import lossbench
 from lossbench import records, statistics, store
 from lossbench.report import methods, summary
-from lossbench.report.tables import tabular
+from lossbench.report.tables import escaped, tabular
 from lossbench.statistics import Comparison
 
 REFERENCES = """\
@@ -39,7 +39,7 @@ def write(folder: Path, loaded: records.Records, mains: Sequence[Comparison]) ->
     prose = " ".join(methods.paragraph(loaded, mains))
     files = {
         "methods.md": f"{prose}\n",
-        "methods.tex": f"{_cited(_escaped(prose))}\n",
+        "methods.tex": f"{_cited(_typeset(prose))}\n",
         "references.bib": REFERENCES % lossbench.__version__,
     }
     for tasks in statistics.alike(mains):
@@ -76,9 +76,9 @@ def table(tasks: Sequence[Comparison], loaded: records.Records) -> str:
     )
     if any("†" in loss for _, loss, *_ in rows):
         caption += f" †: {summary.OTHER_FUNCTIONAL}."
-    caption = _escaped(caption[0].upper() + caption[1:])
+    caption = _typeset(caption[0].upper() + caption[1:])
     label = f"tab:{first.metric}-against-{first.reference}".replace("_", "-")
-    cells = tabular([[_escaped(cell) for cell in row] for row in [heads, *rows]])
+    cells = tabular([[_typeset(cell) for cell in row] for row in [heads, *rows]])
     return (
         f"\\begin{{table}}[tb]\n\\centering\n\\caption{{{caption}}}\n\\label{{{label}}}\n"
         f"{cells}\\end{{table}}\n"
@@ -92,11 +92,13 @@ def _cited(text: str) -> str:
     return text
 
 
-def _escaped(text: str) -> str:
-    """Text as LaTeX prints it."""
-    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
-    signs |= {"±": r"$\pm$", "×": r"$\times$", "·": r"$\cdot$", "†": r"\dag{}", "–": "--"}
-    escaped = "".join(signs.get(letter, letter) for letter in text)
-    escaped = re.sub(r"(?<![\w.$-])-(?=\d)", "$-$", escaped)
-    return re.sub(r"\b(\d\.?\d*)e\+?(-?)0*(\d+)", r"$\1\\times10^{\2\3}$", escaped)
+_TYPESET = str.maketrans(
+    {"±": r"$\pm$", "×": r"$\times$", "·": r"$\cdot$", "†": r"\dag{}", "–": "--"}
+)
+
+
+def _typeset(text: str) -> str:
+    """Text as LaTeX prints it, its numbers as in a paper."""
+    letters = escaped(text).translate(_TYPESET)
+    letters = re.sub(r"(?<![\w.$-])-(?=\d)", "$-$", letters)
+    return re.sub(r"\b(\d\.?\d*)e\+?(-?)0*(\d+)", r"$\1\\times10^{\2\3}$", letters)

@@ -301,10 +301,10 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
 def _earlier_looks(task: Comparison, primary: pd.DataFrame) -> Iterator[str]:
     """Which differences rest on fewer seeds than the reference's mean, and what that was there."""
     chosen = dict(zip(primary.loss, primary.lr, strict=True))
-    references = [*primary[primary.loss == task.reference].itertuples()]
-    if not references:
+    reference: Any = next(primary[primary.loss == task.reference].itertuples(), None)
+    if reference is None:
         return
-    reference = references[0]
+    half = (reference.high - reference.low) / 2
     settled = task.paired[task.paired.seeds < reference.planned]
     for seeds, rows in settled.groupby("seeds"):
         names = []
@@ -312,10 +312,10 @@ def _earlier_looks(task: Comparison, primary: pd.DataFrame) -> Iterator[str]:
             pairs = ((row.loss, row.lr), (row.reference, row.reference_lr))
             other = [f"{name} at {lr:g}" for name, lr in pairs if lr != chosen.get(name)]
             names.append(row.loss + (f" ({', '.join(other)})" if other else ""))
-        half = (reference.high - reference.low) / 2
-        theirs = {rounded(value, half): None for value in sorted(rows.reference_value.dropna())}
-        over = " to ".join(dict.fromkeys([*theirs][:1] + [*theirs][-1:]))
-        where = f"over which {reference.loss} has {over or 'no value'}"
+        values = rows.reference_value.dropna()
+        ends = [rounded(value, half) for value in (values.min(), values.max())]
+        over = " to ".join(dict.fromkeys(ends)) if len(values) else "no value"
+        where = f"over which {reference.loss} has {over}"
         yield f"Settled with {seeds} seeds, {where}: {', '.join(names)}."
 
 

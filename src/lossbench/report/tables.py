@@ -55,7 +55,7 @@ def markdown(texts: pd.DataFrame) -> str:
 def latex(texts: pd.DataFrame) -> str:
     """A table of texts in LaTeX, for the package booktabs; letters of LaTeX's own are escaped."""
     cells = [[*texts.columns], *texts.to_numpy().tolist()]
-    return tabular([[_escaped(cell) for cell in row] for row in cells])
+    return tabular([[escaped(cell) for cell in row] for row in cells])
 
 
 def tabular(cells: Sequence[Sequence[str]]) -> str:
@@ -73,6 +73,6 @@ _SIGNS = str.maketrans(
 )
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text as LaTeX prints it; a space after a sign's name would only end the name."""
     return re.sub(r"(\\text\w+ ) ", r"\1\\space ", text.translate(_SIGNS))

@@ -34,6 +34,7 @@ import torch
 import lossbench
 from lossbench import store
 from lossbench.config.schema import LauncherNode
+from lossbench.errors import in_a_line
 from lossbench.processes import beginning, cores
 from lossbench.runs import ENGINE_SCHEMA, ConfigError
 from lossbench.sweep.crews import Processes, Setbacks, Trained, bar_of, longest_first
@@ -398,4 +399,4 @@ def _unreachable(what: str, address: str | None, error: Exception) -> ConfigErro
 
 
 def _in_a_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {in_a_line(error)[:300]}"
