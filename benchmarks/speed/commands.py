@@ -158,7 +158,7 @@ def process_per_run(task: Task, *, is_quick: bool) -> Waited | None:
     found = {
         "inputs": data.inputs["train"],
         "targets": data.targets["train"],
-        "widths": [features(inputs), *task.widths, outputs],  # type: ignore[arg-type]
+        "widths": [features(inputs, model=task.model), *task.widths, outputs],  # type: ignore[arg-type]
         "batch_size": task.batch_size,
     }
     with tempfile.TemporaryDirectory() as place:
