@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from trained_sweep import trained_once
 from lossbench.data import DATA, Data
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
+from lossbench.own import modules
 
 torch.set_num_threads(1)
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
@@ -24,6 +26,23 @@ def registered():
     before = {name: dict(registry) for name, registry in registries.items()}
     yield
     assert {name: dict(registry) for name, registry in registries.items()} == before
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """A folder of its own; what was made known is forgotten again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(modules, "_ADDED", {})
+    before = {id(registry): dict(registry) for registry in (LOSSES, DATA, MODELS)}
+    imported, path = {*sys.modules}, [*sys.path]
+    yield tmp_path
+    for name in {*sys.modules} - imported:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+    sys.path[:] = path
+    for registry in (LOSSES, DATA, MODELS):
+        registry.clear()
+        registry.update(before[id(registry)])
 
 
 def pytest_ignore_collect(collection_path, config):

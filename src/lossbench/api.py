@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,8 @@ def compare(
     name: str,
     target: str = "",
     task: str = "",
+    without: Sequence[str] = (),
+    missing: str = "",
     reference: str = "",
     metric: str = "",
     average: str = "mean",
@@ -109,6 +111,9 @@ def compare(
         name: The sweep's; its folder is runs/NAME.
         target: The column of a frame.
         task: "regression" or "classification", where the data do not show it.
+        without: Columns of a frame that are no inputs.
+        missing: What becomes of missing numbers: "median" fills them in, with the median of the
+            training examples; "drop" leaves their rows out; nobody says: refused.
         reference: What the others are compared with; mse or cross_entropy, if nobody says.
         metric: What they are compared by; rmse or accuracy, if nobody says.
         average: Over seeds: "mean", or "median" where tails are heavy.
@@ -121,7 +126,8 @@ def compare(
     Raises:
         ConfigError: Something asked for cannot be, and nothing was trained; says the cure.
     """
-    names, row = _known_parts(losses, data, target, task)
+    of_table = {"target": target, "task": task, "without": without, "missing": missing}
+    names, row = _known_parts(losses, data, of_table)
     reference = reference or records.REFERENCE[row.task]
     _refuse_other_task([reference], row.task)
     metric = metric or records.PRIMARY[row.task]
@@ -152,11 +158,14 @@ def run(
     name: str = "default",
     target: str = "",
     task: str = "",
+    without: Sequence[str] = (),
+    missing: str = "",
     workers: int = 0,
     **keys: Any,
 ) -> Records:
     """Train one model with one loss; arguments as of `compare`, `keys` the learning rate too."""
-    (one,), row = _known_parts([loss], data, target, task)
+    of_table = {"target": target, "task": task, "without": without, "missing": missing}
+    (one,), row = _known_parts([loss], data, of_table)
     keys, model = {"name": name, **keys}, _model_name(model)
     command = _as_call("run", one, row.name, model, keys)
     trained = _train([f"loss={one}"], row, model, keys, workers, command=command)
@@ -228,8 +237,13 @@ def _logging_to_stderr() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _known_parts(losses: Any, data: Any, target: str, task: str) -> tuple[list[str], Data]:
+def _known_parts(losses: Any, data: Any, of_table: Mapping[str, Any]) -> tuple[list[str], Data]:
     """Names of the losses and the row of the data, all known from now on.
+
+    Args:
+        losses: As of `compare`.
+        data: Likewise.
+        of_table: What a table of one's own is read with, as of `own.data_row`.
 
     Raises:
         ConfigError: One of them is none, or a loss is for another task.
@@ -251,7 +265,8 @@ def _known_parts(losses: Any, data: Any, target: str, task: str) -> tuple[list[s
             )
     names = [one for one in losses if isinstance(one, str)]
     tasks = {variants[name].loss.task for name in names}
-    row = data_row(data, target, task or (tasks.pop() if len(tasks) == 1 else ""))
+    task = of_table["task"] or (tasks.pop() if len(tasks) == 1 else "")
+    row = data_row(data, **{**of_table, "task": task})
     functions = [one for one in losses if not isinstance(one, str)]
     own_rows = [one.row for one in examine(functions, task=row.task)] if functions else []
     add(*own_rows)

@@ -60,11 +60,11 @@ def prepared(
         against: Names of losses, by commas; empty: the nearest.
 
     Raises:
-        ConfigError: The file has no such function, or one of them is no loss; says the line.
+        ConfigError: The file has no such function, or none is a loss; says the line.
     """
     module = module_of(path)
     functions = [*losses_in(module, names)]
-    examinations = examine(functions, task=task, link=link)
+    examinations = examine(functions, task=task, link=link, leave_out=not names)
     tasks = {one.row.task for one in examinations}
     if len(tasks) > 1:
         kinds = ", ".join(f"{one.row.name} {one.row.task}" for one in examinations)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lossbench import export
 from lossbench.cli import completion
 from lossbench.losses import LOSSES
 
@@ -28,6 +29,7 @@ def folder(tmp_path, monkeypatch):
         "def wing(output, target):\n    ...\n\n\ndef other():\n    ...\n"
     )
     (tmp_path / "rows.py").write_text("LOSSES = (\n    Loss(\n        fn=laplace,\n    ),\n)\n")
+    (tmp_path / "table.csv").write_text("id,price,size of it\n1,2,3\n")
     (tmp_path / "own" / "data").mkdir(parents=True)
     (tmp_path / "own" / "data" / "cars.yaml").write_text("fn: digits\n")
     return tmp_path
@@ -53,6 +55,13 @@ def test_every_loss_of_the_catalog_is_offered():
         ("try mine.py ", ["wing "]),
         ("losses huber_", ["huber_tight "]),
         ("losses --me", ["--measure"]),
+        ("export runs/old --to ten", ["tensorboard "]),
+        ("data=table.csv target=", ["target=id", "target=price"]),
+        ("data=table.csv without=id,p", ["without=id,price"]),
+        ("data=none.csv target=", []),
+        ("data=gaussian_mixture data.params.cl", ["data.params.classes="]),
+        ("data=nosuch data.params.cl", []),
+        ("missing=m", ["missing=median"]),
         ("--config-dir own data=c", ["data=california_housing", "data=cars", "data=cifar10",
                                      "data=cifar100", "data=clean_linear"]),
         ("'extensions=[rows]' loss=lap", ["loss=laplace"]),
@@ -62,6 +71,10 @@ def test_every_loss_of_the_catalog_is_offered():
 )  # fmt: skip
 def test_a_word_is_completed_by_commands_choices_and_what_is_ones_own(folder, line, expected):
     assert offered(line) == expected
+
+
+def test_what_export_writes_for_is_offered():
+    assert {*completion.EXPORTS} == {*export.TARGETS}
 
 
 def test_nothing_that_takes_long_is_imported_for_a_key(folder):

@@ -78,7 +78,7 @@ def test_columns_that_are_left_out_of_a_file_are_no_inputs(tmp_path):
     pd.DataFrame({"a": X[:, 0], "id": [f"t{i}" for i in range(60)], "y": Y}).to_csv(path)
     row = tables.file_table(path, "y", without=["id", "Unnamed: 0"])
     assert row.splits(0, Files()).inputs["train"].shape[1] == 1
-    with pytest.raises(ValueError, match=r"t\.csv: column 'ids' is unknown: did you mean 'id'"):
+    with pytest.raises(ValueError, match="data t: column 'ids' is unknown: did you mean 'id'"):
         tables.file_table(path, "y", without=["ids"])
 
 
@@ -96,14 +96,31 @@ REFUSED = {
     "no column": ((pd.DataFrame({"a": Y}), "b"), "there is no column 'b', but a"),
     "missing number": (
         (pd.DataFrame({"a": np.where(np.arange(60) == 3, np.nan, Y), "y": Y}), "y"),
-        "column 'a': 1 numbers are missing",
+        "column 'a' misses 1 of 60: fill them in with missing=median",
     ),
     "a missing date": (
         (
             pd.DataFrame({"a": [pd.NaT, *pd.date_range("2020-01-01", periods=59)], "y": Y}),
             "y",
         ),
-        "column 'a': 1 dates are missing",
+        "column 'a' misses 1 of 60",
+    ),
+    "several columns": (
+        (
+            pd.DataFrame(
+                {
+                    "a": [None, *Y[1:]],
+                    "b": [np.inf, *Y[1:]],
+                    "c": np.nan,
+                    "id": [f"t{i}" for i in range(60)],
+                    "y": Y,
+                }
+            ),
+            "y",
+        ),
+        "column 'a' misses 1 of 60: fill them in with missing=median, or leave their rows out with "
+        "missing=drop; column 'b' has 1 infinite numbers: mend them, or without=b; column 'c' is "
+        "empty: leave it out, without=c; column 'id' has 60 different",
     ),
     "texts": ((pd.DataFrame({"a": [f"t{i}" for i in range(60)], "y": Y}), "y"), "60 different"),
 }
@@ -115,6 +132,30 @@ def test_what_cannot_be_served_is_refused_in_one_sentence(case):
     with pytest.raises(ValueError, match="data mine: ") as error:
         tables.table(inputs, targets, name="mine", task=task[0] if task else "")
     assert message in str(error.value)
+
+
+GAPS = pd.DataFrame({"a": Y, "b": np.where(np.arange(60) % 7 == 0, np.nan, X[:, 0]), "y": Y})
+
+
+def test_missing_numbers_get_the_median_of_a_seeds_training_examples():
+    row = tables.table(GAPS, "y", name="mine", missing="median")
+    for seed in (0, 1):
+        inputs = row.splits(seed, Files()).inputs
+        # All numbers are different: what occurs more often is the median, and was filled in.
+        values, counts = torch.cat([*inputs.values()])[:, 1].unique(return_counts=True)
+        (filled,) = values[counts > 1]
+        known = inputs["train"][:, 1][inputs["train"][:, 1] != filled]
+        below, above = (known <= filled).sum(), (known >= filled).sum()
+        assert int(counts.max()) == 9 + 1
+        assert abs(int(below) - int(above)) <= 1
+
+
+def test_rows_that_miss_a_number_or_a_target_are_left_out_on_request():
+    frame = GAPS.assign(y=np.where(np.arange(60) == 3, np.nan, Y))
+    row = tables.table(frame, "y", name="mine", missing="drop")
+    assert sum(len(one) for one in row.splits(0, Files()).targets.values()) == 60 - 9 - 1
+    with pytest.raises(ValueError, match="missing is 'zero': use median"):
+        tables.table(frame, "y", name="mine", missing="zero")
 
 
 def test_a_file_is_named_after_itself_and_refused_where_it_cannot_be_read(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import itertools
 import os
 import re
@@ -16,6 +18,8 @@ from lossbench.cli.options import FLAGS
 ROW = re.compile(r"^\s*(?:Loss\(|Data\(|Model\()?\s*fn=(?!partial)(\w+)", re.M)
 LIKE_A_LOSS = re.compile(r"^def ([A-Za-z]\w*)\(\s*output\b", re.M)
 OF_OVERRIDES = ("--multirun", "--config-dir", "--cfg", "--info")
+PARAMETER = re.compile(r"(loss|data|model)\.params\.\w*$")
+EXPORTS = ("csv", "mlflow", "tensorboard", "wandb")
 FUNCTION = re.compile(r"^(?:def|class) ([A-Za-z]\w*)", re.M)
 
 
@@ -37,7 +41,11 @@ def candidates(line: str) -> list[str]:
     *before, word = line.split(" ")
     command = next((one for one in before[1:2] if one in FLAGS), "")
     key, equals, values = word.partition("=")
-    if equals:
+    if before[-1:] == ["--to"]:
+        offered = [f"{one} " for one in EXPORTS]
+    elif match := PARAMETER.match(word):
+        offered = [f"{match[1]}.params.{name}=" for name in _parameters(match[1], before)]
+    elif equals:
         done, comma, last = values.rpartition(",")
         head = f"{key}={done}{comma}"
         offered = [head + choice for choice in _choices(key.removeprefix("+"), before, last)]
@@ -62,6 +70,10 @@ def _choices(key: str, words: Sequence[str], typed: str) -> list[str]:
     """The choices of a config group: yaml files, rows of the catalog and of one's own modules."""
     own = [Path(one) for flag, one in itertools.pairwise(words) if flag == "--config-dir"]
     names = {path.stem for at in (lossbench.CONF, *own) for path in (at / key).glob("*.yaml")}
+    if key in ("target", "without"):
+        return _columns(words)
+    if key == "missing":
+        return ["drop", "median"]
     if key not in ("loss", "data", "model"):
         return [*names]
     file, colon, _ = typed.partition(":")
@@ -76,6 +88,30 @@ def _choices(key: str, words: Sequence[str], typed: str) -> list[str]:
     tables = [str(path) for kind in ("csv", "parquet") for path in Path().glob(f"*.{kind}")]
     files = [f"{path}:" for path in Path().glob("*.py")]
     return [*names, *files, *(tables if key == "data" else [])]
+
+
+def _parameters(group: str, words: Sequence[str]) -> list[str]:
+    """What the yaml of a part that was named before sets."""
+    named = [word.partition("=")[2] for word in words if word.startswith(f"{group}=")]
+    try:
+        text = (lossbench.CONF / group / f"{named[-1]}.yaml").read_text() if named else ""
+    except OSError:
+        return []
+    return re.findall(r"^  (\w+):", text.partition("params:\n")[2], re.M)
+
+
+def _columns(words: Sequence[str]) -> list[str]:
+    """The columns of a table's file that was named before, those that need no quotes."""
+    files = [Path(word.removeprefix("data=")) for word in words if word.startswith("data=")]
+    for path in files:
+        with contextlib.suppress(OSError, UnicodeDecodeError, StopIteration):
+            if path.suffix == ".csv":
+                with path.open(newline="") as file:
+                    first = next(file)
+                divider = "," if "," in first else ";"
+                names = [name.strip() for name in next(csv.reader([first], delimiter=divider))]
+                return [name for name in names if re.fullmatch(r"[\w.-]+", name)]
+    return []
 
 
 def _named(path: Path, pattern: re.Pattern[str]) -> list[str]:

@@ -53,6 +53,7 @@ and says with honest statistics what the loss changed.
     size=         {size}         of an experiment       report=all (verdicts, none)
     seed=0  steps=500  batch_size=64  log_every=10  eval_every=100  name=default
     data=FILE.csv target=COLUMN without=COLUMN,COLUMN   a table of your own
+                  missing=median (fills missing numbers in; drop leaves their rows out)
     data.targets=sampled (or distribution)  init.from=random (or permuted_labels)
     data.root=data  data.download=false (true brings files of data sets that are missing)
     engine.device=cpu  engine.precision=float32  engine.pack_size=128

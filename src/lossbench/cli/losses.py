@@ -15,7 +15,7 @@ from lossbench import catalog, store
 from lossbench.cli.exit_codes import DONE, SOME_FAILED
 from lossbench.cli.options import FLAGS, extensions_in, parser, yaml_folder
 from lossbench.errors import ConfigError, nearest
-from lossbench.own import load_extensions
+from lossbench.own import load_extensions, with_names
 from lossbench.store import WriteError
 
 
@@ -24,6 +24,8 @@ def main(arguments: list[str]) -> int:
     options = _loss_options(arguments)
     try:
         load_extensions(options.extensions)
+        words = with_names(f"loss={name}" if ".py:" in name else name for name in options.names)
+        options.names = [word.removeprefix("loss=") for word in words]
         entries = catalog.entries([*map(yaml_folder, options.config_dir), lossbench.CONF])
         for name in options.names:
             if name not in entries:

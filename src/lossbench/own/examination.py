@@ -47,7 +47,11 @@ class Examination:
 
 
 def examine(
-    functions: Iterable[Callable[..., Any] | Loss], *, task: str = "", link: str = ""
+    functions: Iterable[Callable[..., Any] | Loss],
+    *,
+    task: str = "",
+    link: str = "",
+    leave_out: bool = False,
 ) -> list[Examination]:
     """Find the rows of functions `(output [..., C], target [..., C], *, params) -> [...]`.
 
@@ -55,28 +59,42 @@ def examine(
         functions: Them, or rows.
         task: Of all of them; empty: what they are is measured.
         link: Likewise, the inverse link.
+        leave_out: Whether one that could not be trained is left out with a warning, as long as
+            another can be.
 
     Raises:
-        ConfigError: One is no loss that could be trained; says in which line, and the cure.
+        ConfigError: Those that could not be trained; says of each in which line, and the cure.
     """
     functions = [*functions]
     if task not in ("", *TASKS):
         raise ConfigError(f"task {task!r}: use {' or '.join(TASKS)}")
     if link not in ("", *INVERSE_LINKS):
         raise ConfigError(f"link {link!r}: use one of {', '.join(INVERSE_LINKS)}")
-    functions = [_with_free_name(function) for function in functions]
-    examinations = []
+    examinations, problems = [], []
     with TrialProcess(Own(), patience=EXAMINATION_PATIENCE) as process:
-        for function in functions:
-            when, pickled = f"loss {_name(function)} is called", cloudpickle.dumps(function)
-            given = (pickled, file_and_line(function), task, link)
-            *kinds, why, unsound, verdicts = process.call(when, _facts, *given)
-            row = function if isinstance(function, Loss) else bare_row(function, *kinds)
-            if row is not function:
-                held = frozenset(name for name, verdict in verdicts.items() if verdict.holds)
-                row = replace(row, claims=held)
-            examinations.append(Examination(row, why, unsound, verdicts))
+        for given in functions:
+            try:
+                examinations.append(_examination(process, _with_free_name(given), task, link))
+            except ConfigError as error:
+                problems.append(str(error))
+    if problems and not (leave_out and examinations):
+        raise ConfigError("; ".join(problems))
+    for problem in problems:
+        log.warning("left out: %s", problem)
     return examinations
+
+
+def _examination(
+    process: TrialProcess, function: Callable[..., Any] | Loss, task: str, link: str
+) -> Examination:
+    when, pickled = f"loss {_name(function)} is called", cloudpickle.dumps(function)
+    place = file_and_line(function)
+    *kinds, why, unsound, verdicts = process.call(when, _facts, pickled, place, task, link)
+    if isinstance(function, Loss):
+        return Examination(function, why, unsound, verdicts)
+    held = frozenset(name for name, verdict in verdicts.items() if verdict.holds)
+    row = replace(bare_row(function, *kinds), claims=held)
+    return Examination(row, why, unsound, verdicts)
 
 
 def _name(function: Callable[..., Any] | Loss) -> str:

@@ -217,7 +217,8 @@ USUAL = ["output", "target"]
 def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callable[..., Any] | Loss]:
     """The losses of a module: those that are named, else its rows, else functions that look so.
 
-    A class of torch modules whose `forward` takes an output and a target counts as a function.
+    A class of torch modules whose `forward` takes an output and a target counts as a function. Of
+    a whole file, what cannot be a loss is left out with a warning.
 
     Raises:
         ConfigError: There is none.
@@ -238,16 +239,22 @@ def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callabl
     if names:
         return
     fitting: dict[str, list[str]] = {}  # what each is called with
+    problems = []
     for name, one in functions.items():
-        needed = [kind.name for kind in _needed(one)]
-        if is_loss_class(one) and needed:
-            log.warning("%s left out: give %s of its __init__ a default", name, ", ".join(needed))
-        elif is_loss_class(one):
-            fitting[name] = USUAL
-        elif len(needed) == 2:
+        try:
+            functions[name] = loss_of(one)
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
+        needed = [kind.name for kind in _needed(functions[name])]
+        if len(needed) == 2:
             fitting[name] = needed
     usual = [name for name, needed in fitting.items() if needed == USUAL]
     chosen = {**{name: functions[name] for name in usual or fitting}, **rows}
+    if problems and not chosen:
+        raise ConfigError("; ".join(problems))
+    for problem in problems:
+        log.warning("left out: %s", problem)
     if left := [*(fitting.keys() - chosen.keys())]:
         log.warning(
             "%s: %s left out, whose arguments are not called output and target: try it by name",
@@ -258,14 +265,13 @@ def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callabl
             f"{module.__name__}.py has no function of an output and a target: write "
             "'def mine(output, target):', both [..., C], which returns one number per example"
         )
-    losses = [loss_of(one) for one in chosen.values()]
-    called = [one.name if isinstance(one, Loss) else one.__name__ for one in losses]
+    called = [one.name if isinstance(one, Loss) else one.__name__ for one in chosen.values()]
     if doubles := {name for name in called if called.count(name) > 1}:
         raise ConfigError(
             f"{module.__name__}.py has several losses {', '.join(sorted(doubles))}: rename one (a "
             "class is called like itself in small letters)"
         )
-    yield from losses
+    yield from chosen.values()
 
 
 def is_loss_class(value: Any) -> bool:

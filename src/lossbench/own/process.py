@@ -24,7 +24,7 @@ STARTING = 120.0
 
 
 class TrialProcess:
-    """The process; it begins with the first call.
+    """The process; it begins with the first call, and anew after one that was refused.
 
     Args:
         own: What it has to know.
@@ -60,7 +60,12 @@ class TrialProcess:
         pipe = self._pipe or self._start()
         with contextlib.suppress(OSError):  # its end is seen next
             pipe.send((function, arguments))
-        return self._answer(pipe, when, self.patience)
+        try:
+            return self._answer(pipe, when, self.patience)
+        except ConfigError:  # what was called may have changed or ended the process
+            self._stack.close()
+            self._pipe = None
+            raise
 
     def _start(self) -> connection.Connection:
         pipe, theirs = Pipe()

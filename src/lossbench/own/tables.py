@@ -34,6 +34,9 @@ MOST_CATEGORIES = 50
 
 SOURCE = "your own"
 
+MISSING = ("", "median", "drop")
+"""What becomes of missing numbers and dates: refused, filled in, or their rows are left out."""
+
 LEAST_EXAMPLES = 20
 LEAST_OF_A_CLASS = 5
 """Of the classes' examples a fifth is test, and a fifth validation."""
@@ -51,7 +54,9 @@ TABLES = {".csv": _read_csv, ".parquet": pd.read_parquet}
 """What reads a file, by how its name ends."""
 
 
-def file_table(path: Path, target: str, *, task: str = "", without: Sequence[str] = ()) -> Data:
+def file_table(
+    path: Path, target: str, *, task: str = "", without: Sequence[str] = (), missing: str = ""
+) -> Data:
     """A row of a file's table, named after the file.
 
     Args:
@@ -59,6 +64,7 @@ def file_table(path: Path, target: str, *, task: str = "", without: Sequence[str
         target: The column that is to be predicted.
         task: As of `table`.
         without: Columns that are no inputs.
+        missing: As of `table`.
 
     Raises:
         ConfigError: It cannot be read, or served; names the cure.
@@ -70,18 +76,21 @@ def file_table(path: Path, target: str, *, task: str = "", without: Sequence[str
     except (ValueError, OSError, UnicodeError) as error:
         raise ConfigError(f"{path} cannot be read: {in_a_line(error)}") from error
     frame.columns = [*map(str, frame.columns)]
-    if target in without:
-        raise ConfigError(f"{path}: {target} is to be predicted: it cannot be left out")
-    for column in without:
-        refuse_unknown(column, frame.columns, f"{path}: column")
-    frame = frame.drop(columns=[*without])
     name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_")
     if not name or not name[0].isalpha():
         name = f"table_{name}".rstrip("_")
-    return table(frame, target, name=name[:40], task=task)
+    return table(frame, target, name=name[:40], task=task, without=without, missing=missing)
 
 
-def table(inputs: Any, targets: Any, *, name: str, task: str = "") -> Data:
+def table(
+    inputs: Any,
+    targets: Any,
+    *,
+    name: str,
+    task: str = "",
+    without: Sequence[str] = (),
+    missing: str = "",
+) -> Data:
     """A row of what lies in memory, whose content is part of a run's identity.
 
     Args:
@@ -92,10 +101,15 @@ def table(inputs: Any, targets: Any, *, name: str, task: str = "") -> Data:
         name: What it is called.
         task: "regression" or "classification"; empty: labels are words, truths, or whole numbers of
             few values.
+        without: Columns of a frame that are no inputs.
+        missing: "median" fills missing numbers and dates in, with the median of a seed's training
+            examples; "drop" leaves their rows out, those of missing targets too; empty: refused.
 
     Raises:
         ConfigError: What cannot be served, with the cure.
     """
+    if missing not in MISSING:
+        raise ConfigError(f"missing is {missing!r}: use median, which fills them in, or drop")
     unit = "units of the target"
     if isinstance(targets, str):
         if not targets:
@@ -103,18 +117,32 @@ def table(inputs: Any, targets: Any, *, name: str, task: str = "") -> Data:
         if not isinstance(inputs, pd.DataFrame) or targets not in inputs.columns:
             known = ", ".join(map(str, getattr(inputs, "columns", ())))
             raise ConfigError(f"data {name}: there is no column {targets!r}, but {known or 'none'}")
+        if targets in without:
+            raise ConfigError(f"data {name}: {targets} is to be predicted: it cannot be left out")
         unit = f"units of {targets}"
         inputs, targets = inputs.drop(columns=targets), inputs[targets]
-    features, column = _features(inputs, name), _column(targets, name)
+    if without:
+        for one in without:
+            refuse_unknown(one, getattr(inputs, "columns", ()), f"data {name}: column")
+        inputs = inputs.drop(columns=[*without])
+    features, column = _features(inputs, name, may_miss=missing != ""), _column(targets, name)
     if len(features) != len(column):
         raise ConfigError(
             f"data {name}: {len(features)} rows of inputs and {len(column)} targets: one a row"
         )
+    if missing == "drop":
+        is_whole = ~features.flatten(1).isnan().any(1).numpy() & column.notna().to_numpy()
+        if count := int((~is_whole).sum()):
+            log.info("data %s: %d of %d rows miss something: left out", name, count, len(column))
+        features, column = features[torch.from_numpy(is_whole)], column[is_whole]
+    elif count := int(features.isnan().sum()):
+        log.info("data %s: %d missing inputs get the median of training examples", name, count)
     if len(column) < LEAST_EXAMPLES:
         raise ConfigError(f"data {name}: {len(column)} examples: {LEAST_EXAMPLES} are the least")
     if column.isna().any():
         raise ConfigError(
-            f"data {name}: {int(column.isna().sum())} targets are missing: leave their rows out"
+            f"data {name}: {int(column.isna().sum())} targets are missing: missing=drop leaves "
+            "their rows out"
         )
     if (count := column.nunique()) == 1:
         raise ConfigError(f"data {name}: all targets are {column.iloc[0]}: nothing can be learnt")
@@ -143,28 +171,33 @@ def table(inputs: Any, targets: Any, *, name: str, task: str = "") -> Data:
     return _row(name, features, labels, classes=count)
 
 
-def data_row(data: Any, target: str, task: str) -> Data:
+def data_row(
+    data: Any, target: str, *, task: str, without: Sequence[str] = (), missing: str = ""
+) -> Data:
     """The row of what somebody means by his data, made known where it is his own.
 
     Args:
         data: A name, a row, a frame, the path of a table's file, or (inputs, targets).
         target: The column of a frame or a file.
         task: As of `table`.
+        without: As of `table`.
+        missing: As of `table`.
 
     Raises:
         ConfigError: It is none of these, or cannot be served.
     """
+    of_table = {"task": task, "without": without, "missing": missing}
     match data:
         case str() if Path(data).suffix not in TABLES:
             return _variant(data)
         case Data():
             row = data
         case str() | Path():
-            row = file_table(Path(data), target, task=task)
+            row = file_table(Path(data), target, **of_table)
         case pd.DataFrame():
-            row = table(data, target, name="data", task=task)
+            row = table(data, target, name="data", **of_table)
         case (inputs, targets) if isinstance(data, tuple):
-            row = table(inputs, targets, name="data", task=task)
+            row = table(inputs, targets, name="data", **of_table)
         case _:
             raise ConfigError(
                 "data: give a name, (inputs, targets), or a frame or a file with target=COLUMN"
@@ -191,10 +224,15 @@ def batch_size(row: Data) -> int:
 
 def _row(name: str, inputs: Tensor, targets: Tensor, *, classes: int = 0, unit: str = "") -> Data:
     """The row; targets are labels, [N], where there are classes, else numbers, [N, 1]."""
+    has_gaps = bool(inputs.isnan().any())
 
     def table_splits(*, seed: int) -> Splits:
         rows = permuted(len(inputs), seed)
-        parts = by_split(inputs, rows), by_split(targets, rows)
+        values = by_split(inputs, rows)
+        if has_gaps:
+            medians = values["train"].nanmedian(dim=0)[0].nan_to_num()
+            values = {split: torch.where(x.isnan(), medians, x) for split, x in values.items()}
+        parts = values, by_split(targets, rows)
         return classification(*parts, classes=classes) if classes else regression(*parts)
 
     table_splits.__name__ = name
@@ -203,13 +241,20 @@ def _row(name: str, inputs: Tensor, targets: Tensor, *, classes: int = 0, unit: 
     return Data(table_splits, task, SOURCE, licence="your own", unit=unit, content=content)
 
 
-def _features(inputs: Any, name: str) -> Tensor:
-    """Inputs in float64, [N, ...]."""
+def _features(inputs: Any, name: str, *, may_miss: bool) -> Tensor:
+    """Inputs in float64, [N, ...]; NaN where one is missing, if it may be."""
     if isinstance(inputs, pd.DataFrame):
         if not inputs.columns.is_unique:
             doubles = ", ".join(map(str, inputs.columns[inputs.columns.duplicated()]))
             raise ConfigError(f"data {name}: several columns are called {doubles}: rename them")
-        columns = [_inputs_of(inputs[column], name) for column in inputs.columns]
+        columns, problems = [], []
+        for column in inputs.columns:
+            try:
+                columns.append(_inputs_of(inputs[column], name, may_miss=may_miss))
+            except ConfigError as error:
+                problems.append(f"column {column!r} {error}")
+        if problems:
+            raise ConfigError(f"data {name}: {'; '.join(problems)}")
         if not columns:
             raise ConfigError(f"data {name}: no column is left as an input")
         return torch.tensor(np.concatenate(columns, 1))
@@ -230,31 +275,38 @@ def _features(inputs: Any, name: str) -> Tensor:
             f"data {name}: inputs have shape {list(values.shape)}: give [N, F], or images as "
             "[N, channels, height, width]"
         )
-    if count := int((~values.double().isfinite()).sum()):
-        raise ConfigError(f"data {name}: {count} inputs are NaN or infinite: fill them in")
+    is_refused = values.double().isinf() if may_miss else ~values.double().isfinite()
+    if count := int(is_refused.sum()):
+        raise ConfigError(
+            f"data {name}: {count} inputs are NaN or infinite: missing=median fills NaN in"
+        )
     return values.double() if values.ndim == 2 else values
 
 
-def _inputs_of(column: pd.Series, name: str) -> np.ndarray[Any, Any]:
+def _inputs_of(column: pd.Series, name: str, *, may_miss: bool) -> np.ndarray[Any, Any]:
     """A column as inputs, [N, F]: its numbers, or an input of zeros and ones for each value."""
-    what = f"data {name}: column {column.name!r}"
+    values = None
     if pd.api.types.is_numeric_dtype(column):
         values = column.to_numpy(float, na_value=np.nan)
-        if count := int((~np.isfinite(values)).sum()):
+    elif (days := _days(column)) is not None:
+        log.info("data %s: column %r has dates: days since the first", name, column.name)
+        values = days.to_numpy(float)
+    if values is not None:
+        if count := int(np.isinf(values).sum()):
+            raise ConfigError(f"has {count} infinite numbers: mend them, or without={column.name}")
+        count = int(np.isnan(values).sum())
+        if count == len(values):
+            raise ConfigError(f"is empty: leave it out, without={column.name}")
+        if count and not may_miss:
             raise ConfigError(
-                f"{what}: {count} numbers are missing or infinite: fill them in, as with "
-                ".fillna(frame.median(numeric_only=True)), or leave their rows out"
+                f"misses {count} of {len(values)}: fill them in with missing=median, or leave "
+                "their rows out with missing=drop"
             )
         return values[:, None]
-    if (days := _days(column)) is not None:
-        log.info("%s has dates: days since the first", what)
-        if count := int(days.isna().sum()):
-            raise ConfigError(f"{what}: {count} dates are missing: fill them in, or leave it out")
-        return days.to_numpy(float)[:, None]
     if (count := column.nunique(dropna=False)) > MOST_CATEGORIES:
         raise ConfigError(
-            f"{what} has {count} different values that are no numbers: {MOST_CATEGORIES} are the "
-            f"most; leave it out, as with without={column.name}, or join rare ones"
+            f"has {count} different values that are no numbers, {MOST_CATEGORIES} are the most: "
+            f"leave it out, without={column.name}, or join rare ones"
         )
     return pd.get_dummies(column.astype("string").fillna("missing")).to_numpy(float)
 

@@ -24,6 +24,15 @@ WORD = re.compile(r"(loss|data|model)=(.+)")
 OF_FILE = re.compile(r"(.+\.py):(\w+)")
 
 
+OF_TABLE = {
+    "target": "COLUMN",
+    "task": "regression|classification",
+    "without": "COLUMN,COLUMN",
+    "missing": "median|drop",
+}
+"""Keys of a table of one's own, with their values."""
+
+
 def with_names(words: Iterable[str]) -> list[str]:
     """Words in which a name stands where a file was named, whose row is known from now on.
 
@@ -32,18 +41,15 @@ def with_names(words: Iterable[str]) -> list[str]:
     """
     words = [*words]
     tables = [word for word in words if _table(word)]
-    if not tables and any(word.startswith("target=") for word in words):
-        raise ConfigError("target=COLUMN goes with a table: data=FILE.csv")
-    if not tables and any(word.startswith("without=") for word in words):
-        raise ConfigError("without=COLUMN,COLUMN goes with a table: data=FILE.csv")
     of_table = {}
-    if tables:
-        for key in ("target", "task", "without"):
-            typed = [word for word in words if word.startswith(f"{key}=")]
-            words = [word for word in words if word not in typed]
-            if len(typed) > 1:
-                raise ConfigError(f"{' '.join(typed)}: give {key}= once")
-            of_table[key] = typed[0].partition("=")[2] if typed else ""
+    for key, value in OF_TABLE.items():
+        typed = [word for word in words if word.startswith(f"{key}=")]
+        if typed and not tables:
+            raise ConfigError(f"{key}={value} goes with a table: data=FILE.csv")
+        words = [word for word in words if word not in typed]
+        if len(typed) > 1:
+            raise ConfigError(f"{' '.join(typed)}: give {key}= once")
+        of_table[key] = typed[0].partition("=")[2] if typed else ""
     named = [_with_name(word, of_table) for word in words]
     others = [word for word in words if word.startswith(("batch_size=", "experiment="))]
     if tables and others in ([], ["experiment=compare"]):
@@ -64,7 +70,7 @@ def _with_name(word: str, of_table: dict[str, str]) -> str:
         if not of_table["target"]:
             raise ConfigError(f"{word}: say which column is to be predicted, with target=COLUMN")
         without = [column.strip() for column in of_table["without"].split(",") if column]
-        row = file_table(path, of_table["target"], task=of_table["task"], without=without)
+        row = file_table(path, **{**of_table, "without": without})
         add(row)
         return f"data={row.name}"
     match = WORD.fullmatch(word)

@@ -57,7 +57,8 @@ def of_verdicts(tasks: Sequence[Comparison], *, has_names: bool = True) -> str:
         elif bucket in ("better", "worse"):
             parts.append(f"**{bucket}** in none")
     where = f"on {len(tasks)} tasks" if len(tasks) > 1 else f"on {first.label}"
-    counts = f"{against} {where}, of {len(rows)} comparisons: {', '.join(parts)}."
+    every = "one comparison" if len(rows) == 1 else f"{len(rows)} comparisons"
+    counts = f"{against} {where}, of {every}: {', '.join(parts)}."
     return " ".join([counts, *_strongest(rows)])
 
 

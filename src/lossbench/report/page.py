@@ -264,7 +264,7 @@ def _scope(mains: Sequence[Comparison]) -> str:
     losses = "1 loss" if count == 1 else f"{count} losses"
     tasks = "1 task" if len(mains) == 1 else f"{len(mains)} tasks"
     design = ""
-    if any(task.is_declared for task in mains):
+    if any(task.is_declared and task.summary.n.any() for task in mains):
         design = (
             ", each loss with the learning rate that suits it best on validation; at a seed all "
             "losses share the start, the data and the batches"

@@ -187,7 +187,7 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "in_target": interval(*(scale * row[name] for name in ("value", "low", "high"))),
                 "n": f"{row['n']}/{row['planned']}",
                 "diverged": str(row["diverged"]),
-                "lr": f"{row['lr']:.3g}",
+                "lr": f"{row['lr']:.3g}" if row["n"] else "",
                 "difference": interval(
                     *(other.get(name, math.nan) for name in ("difference", "low", "high")),
                     sign=True,
@@ -260,8 +260,8 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
             yield f"{row.loss}: {', '.join(lost)} of {row.planned} runs; means are over the others."
     ends = task.rates.groupby("loss").lr.agg(["min", "max", "nunique"])
     rates = sorted({*task.rates.lr})
-    if task.is_main and len(rates) > 1:
-        chosen = ", ".join(f"{r.loss} {r.lr:g}" for r in primary.itertuples())
+    chosen = ", ".join(f"{row.loss} {row.lr:g}" for row in primary.itertuples() if row.n)
+    if task.is_main and len(rates) > 1 and chosen:
         yield f"Each loss at its best of {len(rates)} learning rates on validation: {chosen}."
     if task.is_declared and task.is_main:
         for sentence in filter(None, (unequal_budgets(task.budgets), coarse_grid(task.rates))):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,13 +12,12 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Protocol
 
-from tqdm.auto import tqdm
-
 from lossbench import store
 from lossbench.engine import failed
 from lossbench.runs import ConfigError, Engine
 from lossbench.sweep.inventory import LOCK_PATIENCE, OpenPack, halves_of
 from lossbench.sweep.process import Died, Process
+from lossbench.sweep.progress import progress
 from lossbench.sweep.training import OutOfMemory, Stop, Trainer, finish
 
 log = logging.getLogger(__name__)
@@ -163,7 +161,7 @@ class Processes(AbstractContextManager["Processes"]):
     def _train(self, packs: Sequence[OpenPack], stop: Stop) -> int:
         waiting = deque(longest_first(packs))
         ended, trouble = 0, None
-        with bar_of(packs) as bar:
+        with progress(run_count(packs), unit="run", title="training") as bar:
             while waiting or any(process.pack for process in self.processes):
                 if stop.signal or trouble:
                     waiting.clear()
@@ -210,10 +208,9 @@ def longest_first(packs: Sequence[OpenPack]) -> list[OpenPack]:
     return sorted(packs, key=lambda pack: sum(run.steps for run in pack.runs), reverse=True)
 
 
-def bar_of(packs: Sequence[OpenPack]) -> tqdm:
-    """A bar that shows on a terminal how many runs have ended."""
-    total = sum(len(pack.runs) for pack in packs)
-    return tqdm(total=total, unit="run", leave=False, disable=not sys.stdout.isatty())
+def run_count(packs: Sequence[OpenPack]) -> int:
+    """How many runs there are in them."""
+    return sum(len(pack.runs) for pack in packs)
 
 
 class Setbacks:

@@ -37,8 +37,9 @@ from lossbench.config.schema import LauncherNode
 from lossbench.errors import in_a_line
 from lossbench.processes import beginning, cores
 from lossbench.runs import ENGINE_SCHEMA, ConfigError
-from lossbench.sweep.crews import Processes, Setbacks, Trained, bar_of, longest_first
+from lossbench.sweep.crews import Processes, Setbacks, Trained, longest_first, run_count
 from lossbench.sweep.inventory import OpenPack
+from lossbench.sweep.progress import progress
 from lossbench.sweep.training import Interrupted, Stop, Trainer, is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -231,7 +232,8 @@ class Workers(AbstractContextManager["Workers"]):
         expected, futures = versions(), {}
         ended, left = 0, {}
         try:
-            with store.lock(lock, patience=ANSWERING), bar_of(packs) as bar:
+            bar = progress(run_count(packs), unit="run", title="training")
+            with store.lock(lock, patience=ANSWERING), bar:
                 for pack in longest_first([pack for pack in packs if not pack.is_leased]):
                     there = dataclasses.replace(pack, folder=pack.folder.absolute())
                     words = train_there, self.trainer, there, lock, expected

@@ -114,8 +114,8 @@ class Sweep:
                 packs = self._open_packs(runs, allowed)
                 packs = [pack for pack in packs if pack.pack_id not in abandoned]
         if ended:
-            so_far = ", ".join(f"{part} {spent:.1f} s" for part, spent in self.seconds.items())
-            log.info("%d runs in %.1f s (so far: %s)", ended, time.monotonic() - start, so_far)
+            parts = ", ".join(f"{part} {spent:.1f} s" for part, spent in self.seconds.items())
+            log.info("%d runs in %.1f s; until now: %s", ended, time.monotonic() - start, parts)
         known = {
             run.run_id: {**PLANNED, "reason": why}
             for pack, why in abandoned.values()

@@ -6,7 +6,6 @@ import functools
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -18,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from tqdm.auto import tqdm
 
 from lossbench import records, store
 from lossbench.engine import OtherStart, Saved, Shared, Snapshot, failed, strategies, train
@@ -30,6 +28,7 @@ from lossbench.runs import ENGINE_SCHEMA, ConfigError, Engine, Run, refuse_other
 from lossbench.sweep.invariance import recorded_invariance
 from lossbench.sweep.inventory import OpenPack, Statuses, record_of
 from lossbench.sweep.preflight import splits_of
+from lossbench.sweep.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -170,13 +169,11 @@ class Training:
         self.saved = self._saved(record)
         self.record = record if self.saved else {**record, "files": {}, "step": 0}
         self.last_commit = time.monotonic()
-        self.bar = tqdm(
-            total=self.first.steps,
-            initial=self.record["step"],
-            desc=f"{self.first.data.name} {title}",
+        self.bar = progress(
+            self.first.steps,
             unit="step",
-            leave=False,
-            disable=not (title and sys.stdout.isatty()),
+            title=f"{self.first.data.name} {title}" if title else "",
+            initial=self.record["step"],
         )
 
     def run(self) -> Statuses:

@@ -1,0 +1,43 @@
+"""How far training is: a bar on a terminal and in a notebook, elsewhere a line a minute."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+
+from tqdm import std
+from tqdm.auto import tqdm
+
+log = logging.getLogger(__name__)
+
+PAUSE = 60.0
+"""Seconds between two lines."""
+
+
+def progress(total: int, *, unit: str, title: str, initial: int = 0) -> std.tqdm:
+    """What shows that of `total` units some have ended, by its `update`.
+
+    Args:
+        total: How many there are.
+        unit: What they are, in the singular.
+        title: What it begins with; empty: nothing is shown.
+        initial: How many had ended before.
+    """
+    facts = {"total": total, "unit": unit, "desc": title, "initial": initial}
+    facts |= {"leave": False, "disable": not title}
+    if sys.stdout.isatty():
+        return tqdm(**facts)
+    return _Lines(**facts, mininterval=PAUSE, file=io.StringIO(), bar_format=LINE)
+
+
+LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s, {elapsed} gone, {remaining} left"
+
+
+class _Lines(std.tqdm):
+    """A bar that is logged, a line for each time it would be drawn anew."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        if msg is None and self.n > self.initial:
+            log.info("%s", self)
+        return True
