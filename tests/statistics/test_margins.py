@@ -1,11 +1,15 @@
 """A margin: in the unit of the metric, as a share of the reference's error, and in words."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from lossbench import records, statistics
 from lossbench.statistics import in_words, margin_text
 from lossbench.statistics.margins import Margin, resolved_margin
+from lossbench.statistics.objections import wide_margin
 
 
 def of_reference(values, *, metric="accuracy", **columns):
@@ -44,6 +48,14 @@ def test_the_error_is_the_distance_from_a_perfect_prediction():
     assert margin("10% of error", [0.4, 0.6], metric="rmse").value == pytest.approx(0.05)
     assert margin("10% of error", [0.8, 0.9], metric="r2").value == pytest.approx(0.015)
     assert margin(0.01, [0.96, 0.98]).share == pytest.approx(1 / 3)
+
+
+def test_the_error_is_the_declared_average_over_seeds():
+    runs, words = of_reference([0.2, 0.3, 9.0], metric="rmse"), {"metric": "rmse"}
+    words |= {"reference": "mse"}
+    assert resolved_margin("10% of error", runs, **words).value == pytest.approx(0.317)
+    by_median = resolved_margin("10% of error", runs, average="median", **words)
+    assert by_median.value == pytest.approx(0.03)
 
 
 def test_a_margin_in_the_unit_of_the_target_is_one_in_its_standard_deviations():
@@ -99,3 +111,18 @@ def test_a_scale_that_differs_from_seed_to_seed_tells_nothing_in_the_targets_uni
     words = {"metric": "rmse", "reference": "mse", "unit": "dollars"}
     assert margin(0.1, [0.5, 0.5], target_scale=[100.0, 110.0], **words).in_target == 10.5
     assert np.isnan(margin(0.1, [0.5, 0.5], target_scale=[100.0, 400.0], **words).in_target)
+
+
+def test_a_margin_of_more_than_half_the_error_on_test_is_objected_to(essay_sweep):
+    one = next(
+        one
+        for one in statistics.main_comparisons(records.load(essay_sweep))
+        if one.metric == "rmse"
+    )
+    rows = one.summary[one.summary.metric == "rmse"].set_index("loss").value
+    said = {
+        share: wide_margin(replace(one, margin=replace(one.margin, value=share * rows["mse"])))
+        for share in (0.4, 0.6)
+    }
+    assert said[0.4] == ""
+    assert "is 60% of the error of mse on test" in said[0.6]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from lossbench import records, statistics
 from lossbench.statistics import Comparison
-from lossbench.statistics.objections import coarse_grid, unequal_budgets
+from lossbench.statistics.objections import coarse_grid, unequal_budgets, wide_margin
 
 OTHER_FUNCTIONAL = "does not elicit the mean, so rmse is not what it aims at"
 
@@ -264,7 +264,8 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
     if task.is_main and len(rates) > 1 and chosen:
         yield f"Each loss at its best of {len(rates)} learning rates on validation: {chosen}."
     if task.is_declared and task.is_main:
-        for sentence in filter(None, (unequal_budgets(task.budgets), coarse_grid(task.rates))):
+        doubts = (wide_margin(task), unequal_budgets(task.budgets), coarse_grid(task.rates))
+        for sentence in filter(None, doubts):
             yield f"{sentence[0].upper()}{sentence[1:]}"
     if task.absent:
         yield f"Declared, and not run here: {', '.join(task.absent)}."

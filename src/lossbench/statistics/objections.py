@@ -20,6 +20,9 @@ WORDS = {
 }
 """What is held against a verdict; {} is the metric."""
 
+WIDE = 0.5
+"""Share of the reference's error on test that a margin may be."""
+
 WIDEST = 10.1
 """Factor from one learning rate to the next that still tells which suits a loss."""
 
@@ -33,7 +36,8 @@ def objections(sweep: records.Records, comparisons: Iterable[Comparison]) -> lis
 
     Returns:
         Missing and failed runs, pairs that were refused, comparisons that were not declared
-        beforehand or whose runs had been seen, are undecided, have too few pairs, a grid of
+        beforehand or whose runs had been seen, are undecided, have too few pairs, a margin that
+        is a large part of the reference's error, a grid of
         learning rates that is too coarse or too short, were still improving, or rest on one seed;
         none where nothing is to be said.
     """
@@ -60,7 +64,8 @@ def objections(sweep: records.Records, comparisons: Iterable[Comparison]) -> lis
             sentences.append(f"{where}: {text}.")
         if one.absent:
             sentences.append(f"{where}: declared, and not run: {', '.join(one.absent)}.")
-        for text in (unequal_budgets(one.budgets), coarse_grid(one.rates), edge_of_grid(one)):
+        grid = (unequal_budgets(one.budgets), coarse_grid(one.rates), edge_of_grid(one))
+        for text in (wide_margin(one), *grid):
             if text:
                 sentences.append(f"{where}: {text}")
         for word, why in WORDS.items():
@@ -77,6 +82,26 @@ def objections(sweep: records.Records, comparisons: Iterable[Comparison]) -> lis
             if text := fragility(row):
                 sentences.append(f"{where}: {row['loss']}: {text}.")
     return sentences
+
+
+def wide_margin(comparison: Comparison) -> str:
+    """A sentence where the margin is a large part of the reference's own error, else nothing.
+
+    A share of the error on validation is, where validation carries noise that test does not.
+
+    Args:
+        comparison: With its `summary`.
+    """
+    rows, metric = comparison.summary, comparison.metric
+    value = rows.value[(rows.loss == comparison.reference) & (rows.metric == metric)].mean()
+    error, margin = abs(value - records.metric_of(metric).perfect), comparison.margin.value
+    if not margin > WIDE * error:
+        return ""
+    return (
+        f"the margin, ±{margin:g}, is {margin / error:.0%} of the error of {comparison.reference} "
+        "on test: differences that matter count as none; declare one in the metric's unit, in a "
+        "sweep of its own."
+    )
 
 
 def unequal_budgets(budgets: pd.DataFrame) -> str:
