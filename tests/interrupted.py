@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from lossbench import records
 from lossbench.own import own_rows
@@ -58,3 +63,16 @@ def contents(folder: Path, *, but: str = "") -> dict[str, str]:
             own = digests.get(str(run_id), "") + text
             digests[str(run_id)] = hashlib.sha256(own.encode()).hexdigest()
     return digests
+
+
+@contextlib.contextmanager
+def mounted(place, options):
+    """A file system of its own in the memory, with such options."""
+    place.mkdir()
+    line = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(line, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)

@@ -83,14 +83,25 @@ class Dask(Cluster):
     def words(self) -> list[str]:
         return ["hydra/launcher=packed_dask", f"hydra.launcher.address={self.file}"]
 
+    @property
+    def place(self) -> list[str]:
+        return ["--scheduler-file", str(self.file), "--no-dashboard"]
+
     def start(self) -> None:
-        place = ["--scheduler-file", str(self.file), "--no-dashboard"]
-        self.begin("distributed.cli.dask_scheduler", *place, "--host", "127.0.0.1", "--port", "0")
+        self.start_scheduler()
+        for name in ("one", "two"):
+            self.start_worker(name)
+
+    def start_scheduler(self) -> None:
+        line = ["--host", "127.0.0.1", "--port", "0"]
+        self.begin("distributed.cli.dask_scheduler", *self.place, *line)
         until = time.monotonic() + 60
         while not self.file.exists() and time.monotonic() < until:
             time.sleep(0.1)
-        for name in ("one", "two"):
-            self.begin("distributed.cli.dask_worker", *place, "--nthreads", "1", "--name", name)
+
+    def start_worker(self, name: str, **environment: str) -> None:
+        line = ["--nthreads", "1", "--name", name, "--local-directory", str(self.folder / name)]
+        self.begin("distributed.cli.dask_worker", *self.place, *line, **environment)
 
 
 class Ray(Cluster):

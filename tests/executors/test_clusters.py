@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from clusters import Cluster, Dask, Ray
 from commands import TASK, WAITING, Command, packs, place_of_commands, until
-from interrupted import contents
+from interrupted import contents, mounted
 from needs import skip_without
 
 from lossbench import cli, store
@@ -37,9 +38,14 @@ def started(kind):
     package = {"dask": "distributed", "ray": "ray"}[kind.launcher]
     if find_spec(package) is None:
         skip_without(kind.launcher, f"{package} is not installed")
-    one = kind(Path(tempfile.mkdtemp(prefix=f"{kind.launcher}-")))
+    one = kind(short_folder(kind.launcher))
     one.start()
     return one
+
+
+def short_folder(name):
+    """A new folder, which has a short path, because it becomes a socket's name."""
+    return Path(tempfile.mkdtemp(prefix=f"{name}-"))
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +135,39 @@ def test_neither_an_interrupt_nor_a_kill_nor_a_lost_worker_loses_anything(
     assert doubled(place, name) == 0
     for what in ("Ctrl-C", "command killed, attached again", "worker killed"):
         say(record_property, f"{cluster.launcher}: {what}", "lost 0, doubled 0, bit-identical")
+
+
+AN_HOUR_AHEAD = """
+import time
+
+of_machine = time.time
+time.time = lambda: of_machine() + 3600
+"""
+
+
+def test_a_worker_without_room_on_its_own_disk_and_one_with_another_clock_serve(
+    place, here, tmp_path, record_property
+):
+    if find_spec("distributed") is None:
+        skip_without("dask", "distributed is not installed")
+    (tmp_path / "sitecustomize.py").write_text(AN_HOUR_AHEAD)
+    with mounted(tmp_path / "disk", "size=4k") as disk, Dask(short_folder("dask")) as dask:
+        (disk / "full").write_bytes(b"x" * 4096)
+        with pytest.raises(OSError, match="No space left"):
+            (disk / "more").write_bytes(b"x" * 4096)
+        dask.start_scheduler()
+        dask.start_worker("full", TMPDIR=str(disk))
+        dask.start_worker("ahead", PYTHONPATH=str(tmp_path))
+        command = Command(dask, place, *LONG, *dask.words, "hydra.launcher.workers=2", "name=odd")
+        until(lambda: len(training(place, "odd")) == 2, what="a pack on each worker")
+        status = Command(dask, place, "status", "runs/odd", "--json").ends(cli.DONE)
+        since = [pack["seconds"] for pack in json.loads(status)["packs"] if pack["process"]]
+        assert all(0 <= seconds < 600 for seconds in since)
+        command.ends(cli.DONE)
+    assert contents(place / "runs" / "odd") == here["long"]
+    assert doubled(place, "odd") == 0
+    told = "each trains, lost 0, doubled 0, bit-identical"
+    say(record_property, "a worker whose own disk is full, one whose clock is an hour ahead", told)
 
 
 def test_a_sweep_begun_on_dask_goes_on_in_processes_and_ends_on_ray(

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 from configs import make_run
-from interrupted import contents, sweep_in
+from interrupted import contents, mounted, sweep_in
 from selection import beyond, one_in
 from tqdm import tqdm
 
@@ -301,19 +301,6 @@ def test_no_operation_on_files_is_a_bad_one_to_fail_at(
     told = f"{tried.start}, {tried.start + each}, ... up to {total}"
     what = "a crash" if act is crash else "a full disk"
     figure(f"{what} at the n-th operation on files", f"n = {told}: all end bit-identical")
-
-
-@contextlib.contextmanager
-def mounted(place, options):
-    """A file system of its own in the memory, with such options."""
-    place.mkdir()
-    line = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-    if os.geteuid() or subprocess.run(line, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_full_disk_is_said_and_survived(tmp_path, whole, figure):
