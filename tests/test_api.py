@@ -158,7 +158,7 @@ REFUSED = {
     "data": (lambda: lossbench.compare(["mae"], 3, name="a"), "give a name, (inputs, targets)"),
     "task": (
         lambda: lossbench.compare(["brier"], (X, Y), name="a"),
-        "data data: 100 classes, and",
+        "the targets are numbers that are not whole, and classification needs labels",
     ),
 }
 
@@ -230,3 +230,42 @@ def test_a_call_answers_what_it_asked_and_a_name_of_other_tasks_is_refused(own_f
     with pytest.raises(ConfigError, match="is a comparison on diabetes × linear: give this one"):
         lossbench.compare(["mse", "mae"], **{**same, "model": "mlp"}, steps=3)
     assert "'diabetes', 'linear'" in first.records.plan["commands"][0]
+
+
+MISTAKES = {
+    "no losses": (([], "diabetes"), {}, "losses are none"),
+    "a name for a name": (({"mine": "mae"}, "diabetes"), {}, "mae keeps its name"),
+    "a loss twice": ((["mae"], "diabetes"), {"loss": "mse"}, "loss='mse': it is an argument"),
+    "a sweep": ((["mae"], "diabetes"), {"steps": "5;6"}, "steps"),
+    "a reference that is no name": ((["mae"], "diabetes"), {"reference": len}, "give the name"),
+}
+
+
+@pytest.mark.parametrize(("parts", "keys", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_call_that_cannot_be_meant_is_refused_in_a_line(parts, keys, message, own_folder):
+    with pytest.raises(ConfigError, match=message) as error:
+        lossbench.compare(*parts, "linear", name="m", **keys)
+    assert "\n" not in str(error.value)
+    assert not (own_folder / "runs").exists()
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor=2.0):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, output, target):
+        return self.factor * (output - target).square().sum(-1)
+
+
+def test_a_call_is_recorded_as_it_can_be_given_again_and_a_class_is_a_loss(own_folder):
+    frame = pd.DataFrame({"id": range(100), "a": [None, *X[1:, 0]], "y": Y})
+    frame.to_csv("t.csv", index=False)
+    words = {"target": "y", "without": "id", "missing": "median", "margin": "5% of error"}
+    result = lossbench.compare([Scaled], "t.csv", "linear", name="m", **words, **FEW)
+    assert {*result.verdicts.loss} == {"scaled"}
+    (command,) = result.records.plan["commands"]
+    assert command == (
+        "lossbench.compare(['scaled'], 't.csv', 'linear', name='m', target='y', without='id', "
+        "missing='median', margin='5% of error', looks=[6], workers=1, steps=20)"
+    )

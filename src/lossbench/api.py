@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from lossbench import catalog, figures, launch, records, statistics
@@ -20,7 +23,17 @@ from lossbench.data import Data
 from lossbench.errors import ConfigError, refuse_unknown
 from lossbench.export import plain
 from lossbench.losses.spec import Loss
-from lossbench.own import SOURCE, add, batch_size, data_row, examine, model_row, renamed
+from lossbench.own import (
+    SOURCE,
+    Reading,
+    add,
+    batch_size,
+    data_row,
+    examine,
+    loss_of,
+    model_row,
+    renamed,
+)
 from lossbench.records import Records
 from lossbench.report import page, summary
 from lossbench.statistics import Comparison
@@ -58,8 +71,9 @@ class Result:
         with figures.style():
             if axes is not None:
                 return figures.forest(paired, axes)
-            _, panels = figures.page(height=0.32 * len(paired) + 0.2, width=figures.TWO_COLUMNS)
-            return figures.forest(paired, panels[0])
+            # In a notebook pyplot shows what it knows of.
+            size = (figures.TWO_COLUMNS, 0.32 * len(paired) + 0.9)
+            return figures.forest(paired, pyplot.subplots(figsize=size, layout="constrained")[1])
 
     def report(self, *, has_figures: bool = False) -> Path:
         """Write the page and its tables; returns the page's path.
@@ -112,8 +126,8 @@ def compare(
         target: The column of a frame.
         task: "regression" or "classification", where the data do not show it.
         without: Columns of a frame that are no inputs.
-        missing: What becomes of missing numbers: "median" fills them in, with the median of the
-            training examples; "drop" leaves their rows out; nobody says: refused.
+        missing: "median" fills missing numbers in, with the median of the training examples, and
+            "drop" leaves their rows out; without either they are refused.
         reference: What the others are compared with; mse or cross_entropy, if nobody says.
         metric: What they are compared by; rmse or accuracy, if nobody says.
         average: Over seeds: "mean", or "median" where tails are heavy.
@@ -126,9 +140,12 @@ def compare(
     Raises:
         ConfigError: Something asked for cannot be, and nothing was trained; says the cure.
     """
-    of_table = {"target": target, "task": task, "without": without, "missing": missing}
-    names, row = _known_parts(losses, data, of_table)
+    given = {key: value for key, value in locals().items() if key not in ("keys", *PARTS)}
+    reading = Reading(target, task, without, missing)
+    names, row = _known_parts(losses, data, reading)
     reference = reference or records.REFERENCE[row.task]
+    if not isinstance(reference, str):
+        raise ConfigError("reference: give the name of one of the losses")
     _refuse_other_task([reference], row.task)
     metric = metric or records.PRIMARY[row.task]
     refuse_unknown(metric, [*records.METRICS], "metric:")
@@ -140,13 +157,13 @@ def compare(
         if value is not None
     ]
     if looks is not None:
-        lines.append(f"{sweeper}.looks={_typed([*map(int, looks)])}")
-    losses = [*dict.fromkeys([reference, *names])]
-    lines = ["experiment=compare", f"loss={','.join(losses)}", *lines]
+        seeds = [looks] if isinstance(looks, int) else [*map(int, looks)]
+        lines.append(f"{sweeper}.looks={_typed(seeds)}")
     model = _model_name(model)
     _refuse_taken(name, row.name, model)
-    keys = {"name": name, **keys}
-    command = _as_call("compare", losses, row.name, model, keys)
+    command = _as_call(compare, [names, _data_words(data, row), model], {**given, **keys})
+    losses = ",".join(dict.fromkeys([reference, *names]))
+    lines = ["experiment=compare", f"loss={losses}", f"name={name}", *lines]
     return Result(_train(lines, row, model, keys, workers, command=command))
 
 
@@ -164,20 +181,32 @@ def run(
     **keys: Any,
 ) -> Records:
     """Train one model with one loss; arguments as of `compare`, `keys` the learning rate too."""
-    of_table = {"target": target, "task": task, "without": without, "missing": missing}
-    (one,), row = _known_parts([loss], data, of_table)
-    keys, model = {"name": name, **keys}, _model_name(model)
-    command = _as_call("run", one, row.name, model, keys)
-    trained = _train([f"loss={one}"], row, model, keys, workers, command=command)
-    return records.load(trained.folder)
+    given = {key: value for key, value in locals().items() if key not in ("keys", *PARTS)}
+    (one,), row = _known_parts([loss], data, Reading(target, task, without, missing))
+    model = _model_name(model)
+    command = _as_call(run, [one, _data_words(data, row), model], {**given, **keys})
+    lines = [f"loss={one}", f"name={name}"]
+    return records.load(_train(lines, row, model, keys, workers, command=command).folder)
 
 
-def _as_call(function: str, losses: Any, data: str, model: str, keys: Mapping[str, Any]) -> str:
-    """A call as it is recorded, with the names of what it was given."""
-    words = [f"{losses!r}, {data!r}, {model!r}"]
-    words += [f"{key}={value!r}" for key, value in keys.items() if key.isidentifier()]
-    dotted = {key: value for key, value in keys.items() if not key.isidentifier()}
-    return f"lossbench.{function}({', '.join([*words, *([f'**{dotted}'] if dotted else [])])})"
+PARTS = ("loss", "losses", "data", "model")
+"""What the first arguments of a call are, which have names when it is recorded."""
+
+
+def _data_words(data: Any, row: Data) -> str:
+    """Data as they were named in a call, else the name that they have in it."""
+    return str(data) if isinstance(data, str | Path) else row.name
+
+
+def _as_call(function: Callable[..., Any], parts: list[Any], given: Mapping[str, Any]) -> str:
+    """A call as it is recorded: its parts by name, and what is not as it is if nobody says."""
+    usual = {key: one.default for key, one in inspect.signature(function).parameters.items()}
+    further = {key: value for key, value in given.items() if value != usual.get(key, inspect)}
+    words = [repr(part) for part in parts]
+    words += [f"{key}={value!r}" for key, value in further.items() if key.isidentifier()]
+    dotted = {key: value for key, value in further.items() if not key.isidentifier()}
+    words += [f"**{dotted}"] if dotted else []
+    return f"lossbench.{function.__name__}({', '.join(words)})"
 
 
 def _refuse_taken(name: str, data: str, model: str) -> None:
@@ -201,7 +230,14 @@ def _train(
     *,
     command: str,
 ) -> launch.TrainedSweep:
-    """Train what overrides and keys ask for."""
+    """Train what overrides and keys ask for.
+
+    Raises:
+        ConfigError: Something asked for does not exist or cannot be.
+    """
+    for key in keys:
+        if key in (*PARTS, "experiment"):
+            raise ConfigError(f"{key}={keys[key]!r}: it is an argument of its own, or has no place")
     values = {"data": data.name, "model": model, "hydra.launcher.workers": workers}
     if data.source == SOURCE:
         values["batch_size"] = batch_size(data)
@@ -237,13 +273,13 @@ def _logging_to_stderr() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _known_parts(losses: Any, data: Any, of_table: Mapping[str, Any]) -> tuple[list[str], Data]:
+def _known_parts(losses: Any, data: Any, reading: Reading) -> tuple[list[str], Data]:
     """Names of the losses and the row of the data, all known from now on.
 
     Args:
         losses: As of `compare`.
         data: Likewise.
-        of_table: What a table of one's own is read with, as of `own.data_row`.
+        reading: How a table of one's own is read.
 
     Raises:
         ConfigError: One of them is none, or a loss is for another task.
@@ -251,10 +287,10 @@ def _known_parts(losses: Any, data: Any, of_table: Mapping[str, Any]) -> tuple[l
     if isinstance(losses, str) or callable(losses):
         losses = [losses]
     if isinstance(losses, Mapping):
-        losses = [
-            one if isinstance(one, str) else renamed(one, name) for name, one in losses.items()
-        ]
-    losses, variants = [*losses], catalog.entries()
+        losses = [_named_loss(one, name) for name, one in losses.items()]
+    losses, variants = [*map(loss_of, losses)], catalog.entries()
+    if not losses:
+        raise ConfigError("losses are none: give names, functions or classes")
     for one in losses:
         if isinstance(one, str):
             refuse_unknown(one, variants, "losses:")
@@ -265,14 +301,22 @@ def _known_parts(losses: Any, data: Any, of_table: Mapping[str, Any]) -> tuple[l
             )
     names = [one for one in losses if isinstance(one, str)]
     tasks = {variants[name].loss.task for name in names}
-    task = of_table["task"] or (tasks.pop() if len(tasks) == 1 else "")
-    row = data_row(data, **{**of_table, "task": task})
+    if not reading.task and len(tasks) == 1:
+        reading = replace(reading, task=tasks.pop())
+    row = data_row(data, reading)
     functions = [one for one in losses if not isinstance(one, str)]
     own_rows = [one.row for one in examine(functions, task=row.task)] if functions else []
     add(*own_rows)
     _refuse_other_task(names, row.task)
     following = iter(own_rows)
     return [one if isinstance(one, str) else next(following).name for one in losses], row
+
+
+def _named_loss(loss: Any, name: str) -> Any:
+    """A loss of a mapping under its name there."""
+    if isinstance(loss, str) and loss != name:
+        raise ConfigError(f"losses: {loss} keeps its name: give a function to {name!r}")
+    return loss if isinstance(loss, str) else renamed(loss_of(loss), name)
 
 
 def _refuse_other_task(names: Iterable[str], task: str) -> None:

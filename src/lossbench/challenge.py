@@ -122,8 +122,11 @@ def _hanging(head: str, text: str, width: int) -> list[str]:
 
 def sentences(challenge: Challenge, loaded: records.Records) -> Iterator[str]:
     """What came out for each function of the file, a sentence a task."""
-    tried = {one.row.name for one in challenge.losses}
+    defaults = {one.row.name: one.row.defaults for one in challenge.losses}
     for task in statistics.main_comparisons(loaded):
         for row in task.verdicts.to_dict("records"):
-            if row["loss"] in tried:
+            name, _, params = row["loss"].rstrip(")").partition("(")
+            # Beside a version with other defaults its own stand behind its name.
+            its_own = {f"{key}={value}" for key, value in defaults.get(name, {}).items()}
+            if name in defaults and {*filter(None, params.split(", "))} <= its_own:
                 yield statistics.sentence(row)

@@ -17,13 +17,22 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 import lossbench
 from lossbench import records
-from lossbench.config import Composer, checked_overrides, refuse_foreign, register, to_engine
+from lossbench.config import (
+    Composer,
+    checked_overrides,
+    explained,
+    refuse_foreign,
+    register,
+    to_engine,
+)
 from lossbench.config.schema import LauncherNode
 from lossbench.engine import strategies
 from lossbench.own import load_extensions, own_rows
@@ -64,6 +73,9 @@ def hydra(folder: Path | None = None) -> Iterator[Hydra]:
 
     Args:
         folder: With yaml files of one's own, which go before ours.
+
+    Raises:
+        ConfigError: Hydra or OmegaConf refuses something; in a line, with the cure.
     """
     forget()
     repo, other = ConfigStore.instance().repo, GlobalHydra.instance().hydra  # of who calls us
@@ -78,6 +90,8 @@ def hydra(folder: Path | None = None) -> Iterator[Hydra]:
     OmegaConf.clear_resolver("oc.env")  # for what no reading of the text would see
     try:
         yield instance
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explained(error)) from error
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
         GlobalHydra.instance().hydra = other

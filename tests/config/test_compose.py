@@ -198,7 +198,7 @@ def test_the_command_line_starts_without_torch_or_hydra():
         ("data.target", "did you mean 'data.targets'"),
         ("lr", "did you mean 'optimizer.lr'"),
         ("looks", "did you mean 'hydra.sweeper.looks'"),
-        ("margin", "did you mean 'hydra.sweeper.declare.margin'"),
+        ("margin", "use hydra.sweeper.declare.margin.regression="),
         ("metric", "use hydra.sweeper.declare.primary.TASK=NAME"),
     ],
 )

@@ -9,13 +9,25 @@ import torch
 
 from lossbench.data.files import Files
 from lossbench.own import tables
+from lossbench.own.tables import Reading
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 3)), RNG.normal(size=60)
 
 
-def splits(inputs, targets, **more):
-    row = tables.table(inputs, targets, name="mine", **more)
+def row_of(inputs, targets, **reading):
+    """The row of arrays, or of a frame with the name of its target."""
+    if isinstance(targets, str):
+        return tables.frame_table(inputs, Reading(target=targets, **reading), name="mine")
+    return tables.table(inputs, targets, Reading(**reading), name="mine")
+
+
+def row_of_file(path, target, **reading):
+    return tables.file_table(path, Reading(target=target, **reading))
+
+
+def splits(inputs, targets, **reading):
+    row = row_of(inputs, targets, **reading)
     return row, row.splits(0, None)
 
 
@@ -49,7 +61,7 @@ def test_a_frame_gives_an_input_for_each_number_and_each_category():
 
 
 def test_the_same_test_examples_for_every_seed_and_another_content_for_another_number():
-    row = tables.table(X, Y, name="mine")
+    row = row_of(X, Y)
     raw = []
     for seed in (0, 1):
         made = row.splits(seed, None)
@@ -58,14 +70,14 @@ def test_the_same_test_examples_for_every_seed_and_another_content_for_another_n
     assert torch.allclose(*raw, atol=1e-5)
     other = X.copy()
     other[7, 1] += 1e-9
-    rows = [tables.table(inputs, Y, name="mine") for inputs in (X, other)]
+    rows = [row_of(inputs, Y) for inputs in (X, other)]
     assert len({row.content for row in rows}) == 2
 
 
 def test_dates_are_days_since_the_first_as_such_and_as_texts():
     dates = pd.Series(pd.date_range("2020-02-27", periods=60, freq="12h"))
     for column in (dates, dates.astype(str)):
-        row = tables.table(pd.DataFrame({"a": column, "y": Y}), "y", name="mine")
+        row = row_of(pd.DataFrame({"a": column, "y": Y}), "y")
         inputs = torch.cat([*row.splits(0, Files()).inputs.values()]).flatten()
         # Inputs are standardised: what is left of days is their order and their even steps.
         steps = inputs.sort()[0].diff()
@@ -76,10 +88,10 @@ def test_dates_are_days_since_the_first_as_such_and_as_texts():
 def test_columns_that_are_left_out_of_a_file_are_no_inputs(tmp_path):
     path = tmp_path / "t.csv"
     pd.DataFrame({"a": X[:, 0], "id": [f"t{i}" for i in range(60)], "y": Y}).to_csv(path)
-    row = tables.file_table(path, "y", without=["id", "Unnamed: 0"])
+    row = row_of_file(path, "y", without=["id", "Unnamed: 0"])
     assert row.splits(0, Files()).inputs["train"].shape[1] == 1
     with pytest.raises(ValueError, match="data t: column 'ids' is unknown: did you mean 'id'"):
-        tables.file_table(path, "y", without=["ids"])
+        row_of_file(path, "y", without=["ids"])
 
 
 REFUSED = {
@@ -92,18 +104,29 @@ REFUSED = {
     "NaN": ((np.where(np.arange(180).reshape(60, 3) == 5, np.nan, X), Y), "1 inputs are NaN"),
     "matrix": ((X, np.stack([Y, Y], 1)), "targets have shape [60, 2]"),
     "sequences": ((X[:, None, :], Y), "inputs have shape [60, 1, 3]"),
+    "not whole": ((X, Y), "numbers that are not whole", "classification"),
+    "numbers and a word": (
+        (pd.DataFrame({"a": ["1.5"] * 40 + ["?"] * 20, "y": Y}), "y"),
+        "column 'a' has numbers, and '?', which Python does not read as one: write it like 1234.5",
+    ),
+    "numbers in words": (
+        (pd.DataFrame({"a": [f"1,{100 + i}" for i in range(60)], "y": Y}), "y"),
+        "column 'a' has numbers, and '1,100', '1,101', '1,102', which Python does not read",
+    ),
+    "lists": ((pd.DataFrame({"a": [[1]] * 60, "y": Y}), "y"), "column 'a' has values that are no"),
+    "complex column": ((pd.DataFrame({"a": 1j * Y, "y": Y}), "y"), "column 'a' has complex"),
     "words": ((X, np.repeat(["a", "b"], 30)), "are no numbers", "regression"),
-    "no column": ((pd.DataFrame({"a": Y}), "b"), "there is no column 'b', but a"),
+    "no column": ((pd.DataFrame({"a": Y}), "b"), "there is no column 'b': use one of a"),
     "missing number": (
         (pd.DataFrame({"a": np.where(np.arange(60) == 3, np.nan, Y), "y": Y}), "y"),
-        "column 'a' misses 1 of 60: fill them in with missing=median",
+        "column 'a' has no value in 1 of 60 rows: fill them in with missing=median",
     ),
     "a missing date": (
         (
             pd.DataFrame({"a": [pd.NaT, *pd.date_range("2020-01-01", periods=59)], "y": Y}),
             "y",
         ),
-        "column 'a' misses 1 of 60",
+        "column 'a' has no value in 1 of 60",
     ),
     "several columns": (
         (
@@ -118,9 +141,9 @@ REFUSED = {
             ),
             "y",
         ),
-        "column 'a' misses 1 of 60: fill them in with missing=median, or leave their rows out with "
-        "missing=drop; column 'b' has 1 infinite numbers: mend them, or without=b; column 'c' is "
-        "empty: leave it out, without=c; column 'id' has 60 different",
+        "column 'a' has no value in 1 of 60 rows: fill them in with missing=median, or leave their "
+        "rows out with missing=drop; column 'b' has 1 infinite numbers: mend them, or leave it "
+        "out, without=b; column 'c' is empty: leave it out, without=c; column 'id' has 60 differ",
     ),
     "texts": ((pd.DataFrame({"a": [f"t{i}" for i in range(60)], "y": Y}), "y"), "60 different"),
 }
@@ -130,7 +153,7 @@ REFUSED = {
 def test_what_cannot_be_served_is_refused_in_one_sentence(case):
     (inputs, targets), message, *task = case
     with pytest.raises(ValueError, match="data mine: ") as error:
-        tables.table(inputs, targets, name="mine", task=task[0] if task else "")
+        row_of(inputs, targets, task=task[0] if task else "")
     assert message in str(error.value)
 
 
@@ -138,7 +161,7 @@ GAPS = pd.DataFrame({"a": Y, "b": np.where(np.arange(60) % 7 == 0, np.nan, X[:, 
 
 
 def test_missing_numbers_get_the_median_of_a_seeds_training_examples():
-    row = tables.table(GAPS, "y", name="mine", missing="median")
+    row = row_of(GAPS, "y", missing="median")
     for seed in (0, 1):
         inputs = row.splits(seed, Files()).inputs
         # All numbers are different: what occurs more often is the median, and was filled in.
@@ -152,21 +175,21 @@ def test_missing_numbers_get_the_median_of_a_seeds_training_examples():
 
 def test_rows_that_miss_a_number_or_a_target_are_left_out_on_request():
     frame = GAPS.assign(y=np.where(np.arange(60) == 3, np.nan, Y))
-    row = tables.table(frame, "y", name="mine", missing="drop")
+    row = row_of(frame, "y", missing="drop")
     assert sum(len(one) for one in row.splits(0, Files()).targets.values()) == 60 - 9 - 1
     with pytest.raises(ValueError, match="missing is 'zero': use median"):
-        tables.table(frame, "y", name="mine", missing="zero")
+        row_of(frame, "y", missing="zero")
 
 
 def test_a_file_is_named_after_itself_and_refused_where_it_cannot_be_read(tmp_path):
     path = tmp_path / "My Cars-2024.csv"
     pd.DataFrame({"a": Y, "y": Y}).to_csv(path, index=False)
-    assert tables.file_table(path, "y").name == "my_cars_2024"
+    assert row_of_file(path, "y").name == "my_cars_2024"
     (tmp_path / "broken.parquet").write_text("no parquet")
     with pytest.raises(ValueError, match="cannot be read"):
-        tables.file_table(tmp_path / "broken.parquet", "y")
+        row_of_file(tmp_path / "broken.parquet", "y")
     with pytest.raises(ValueError, match="there is no file"):
-        tables.file_table(tmp_path / "none.csv", "y")
+        row_of_file(tmp_path / "none.csv", "y")
 
 
 @pytest.mark.parametrize(
@@ -180,12 +203,54 @@ def test_a_file_is_named_after_itself_and_refused_where_it_cannot_be_read(tmp_pa
     ],
 )
 def test_what_is_no_table_of_numbers_is_refused_in_a_sentence(inputs, targets, message):
-    with pytest.raises(ValueError, match=f"data x: .*{message}"):
-        tables.table(inputs, np.array(targets), name="x")
+    with pytest.raises(ValueError, match=f"data mine: .*{message}"):
+        row_of(inputs, np.array(targets))
 
 
 def test_columns_may_be_divided_by_semicolons(tmp_path):
     rows = "\n".join(f"{i};{i % 7}.5;{i * 1.5}" for i in range(40))
     (tmp_path / "t.csv").write_text(f"a;b;price\n{rows}\n")
-    row = tables.file_table(tmp_path / "t.csv", "price")
+    row = row_of_file(tmp_path / "t.csv", "price")
     assert row.splits(0, Files()).inputs["train"].shape[1] == 2
+
+
+FILES = {
+    "decimal commas": ("a;y\n" + "".join(f"{i},5;{i * 7 % 11},25\n" for i in range(40)), 1),
+    "tabs": ("a\ty\n" + "".join(f"{i}.5\t{i * 7 % 11}.25\n" for i in range(40)), 1),
+    "blanks in its first line": ("a, y\n" + "".join(f"{i}.5,{i}.25\n" for i in range(40)), 1),
+}
+
+
+@pytest.mark.parametrize(("text", "inputs"), FILES.values(), ids=FILES)
+def test_a_file_is_read_as_whoever_wrote_it_meant_it(text, inputs, tmp_path):
+    (tmp_path / "T.CSV").write_text(text)
+    row = row_of_file(tmp_path / "T.CSV", "y")
+    assert row.task == "regression"
+    assert row.splits(0, Files()).inputs["train"].shape[1] == inputs
+
+
+def test_rows_longer_than_the_first_line_and_other_letters_than_utf_8_are_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,y\n" + "1,2,3\n" * 40)
+    with pytest.raises(ValueError, match="rows are longer than its first line"):
+        row_of_file(path, "y")
+    path.write_bytes("größe,y\n".encode("latin-1") + b"1,2\n" * 40)
+    with pytest.raises(ValueError, match=r"is not UTF-8 .*: save it as UTF-8"):
+        row_of_file(path, "y")
+
+
+def test_a_single_name_leaves_one_column_out_and_a_rows_target_may_miss():
+    frame = pd.DataFrame({"id": X[:, 0], "d": X[:, 1], "i": X[:, 2], "y": [None, *Y[1:]]})
+    row = row_of(frame, "y", without="id", missing="median")
+    made = row.splits(0, Files())
+    assert made.sizes == (2, 1)
+    assert sum(map(len, made.targets.values())) == 59
+
+
+def test_what_is_of_tables_is_refused_elsewhere():
+    with pytest.raises(ValueError, match="data diabetes: target=, without= and missing= are of"):
+        tables.data_row("diabetes", Reading(without=("age",)))
+    with pytest.raises(ValueError, match="data diabetes are for regression, not classification"):
+        tables.data_row("diabetes", Reading(task="classification"))
+    with pytest.raises(ValueError, match="name columns: give one frame"):
+        tables.data_row((X, Y), Reading(target="y"))

@@ -64,4 +64,4 @@ def test_a_table_is_typed_with_its_target_and_trains_anew_when_it_changes(capsys
     frame.assign(price=Y + 1e-3).to_csv("cars.csv", index=False)
     assert ask(capsys, *words)[0] == cli.DONE
     assert caplog.messages[-2].startswith("1 runs, 0 already there, 1 to train")
-    assert ask(capsys, *words[:1])[1].err.count("target=COLUMN") == 1
+    assert ask(capsys, *words[:1])[1].err.count("with target= (a, kind, price)") == 1

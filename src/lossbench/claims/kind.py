@@ -44,14 +44,15 @@ def guessed(loss: Loss, task: str = "") -> tuple[str, str, str]:
     for kind, link in KINDS:
         target = _targets(kind)
         if task in ("", kind) and _is_least(loss, _output_for(link, target), target):
-            return kind, link, f"least where {link} of the output is the target"
+            where = "the output" if link == "identity" else f"{link}(output)"
+            return kind, link, f"least where {where} equals the target"
     if task == "regression":
-        return "regression", "identity", "as you say"
+        return "regression", "identity", "as you said"
     labels = torch.nn.functional.one_hot(torch.arange(EXAMPLES) % OUTPUTS, OUTPUTS).double()
     output = torch.zeros_like(labels).requires_grad_()
     gradient = torch.autograd.grad(loss.values(output, labels).sum(), output)[0]
     if task or bool(((gradient * labels).sum(-1) < 0).all()):
-        return "classification", "softmax", "less where the labelled class has a larger output"
+        return "classification", "softmax", "smaller where the labelled class has a larger output"
     raise ConfigError(
         "it is least at the target behind no inverse link, and not smaller where the labelled "
         "class has a larger output: say what it is with --task regression or classification"
@@ -105,7 +106,15 @@ def unlike_a_loss(row: Loss) -> str:
         return (
             f"it {times}: for outputs {list(output.shape)} it returns shape "
             f"{list(values.shape)}, and not {expected}: sum over the last axis only, with "
-            ".sum(-1), and let the mean be ours; a function of torch takes reduction='none'"
+            ".sum(-1), and take no mean; a function of torch takes reduction='none'"
+        )
+    few = row.values(output[:1, : EXAMPLES // 2], target[:1, : EXAMPLES // 2])
+    is_random = not torch.equal(values, row.values(output, target))
+    if not (is_random or torch.allclose(few, values[:1, : EXAMPLES // 2], equal_nan=True)):
+        return (
+            "an example's value depends on the other examples, as where something is summed or "
+            "averaged over all of them: return one value for each, with .sum(-1); a function of "
+            "torch takes reduction='none'"
         )
     if not (torch.equal(before[0], output) and torch.equal(before[1], target)):
         return "it changes its arguments in place: work on new tensors"

@@ -11,6 +11,7 @@ from lossbench import challenge, launch
 from lossbench.cli.options import FLAGS, parser
 from lossbench.cli.overrides import with_hydra
 from lossbench.cli.report import finish, loading
+from lossbench.own import OF_FILE
 
 
 def main(arguments: list[str]) -> int:
@@ -25,6 +26,8 @@ def main(arguments: list[str]) -> int:
     names = [word for word in options.names if "=" not in word]
 
     path = Path(options.file)
+    if match := OF_FILE.fullmatch(options.file):  # as elsewhere: FILE.py:NAME
+        path, names = Path(match[1]), [match[2], *names]
     kind = {"task": options.task, "link": options.link, "against": options.against}
     tried = challenge.prepared(path, names, **kind)
     print("\n".join(challenge.cards(tried, width=shutil.get_terminal_size((100, 24)).columns)))

@@ -18,7 +18,7 @@ from lossbench.cli.options import FLAGS
 ROW = re.compile(r"^\s*(?:Loss\(|Data\(|Model\()?\s*fn=(?!partial)(\w+)", re.M)
 LIKE_A_LOSS = re.compile(r"^def ([A-Za-z]\w*)\(\s*output\b", re.M)
 OF_OVERRIDES = ("--multirun", "--config-dir", "--cfg", "--info")
-PARAMETER = re.compile(r"(loss|data|model)\.params\.\w*$")
+PARAMETER = re.compile(r"(data|model)\.params\.\w*$")
 EXPORTS = ("csv", "mlflow", "tensorboard", "wandb")
 FUNCTION = re.compile(r"^(?:def|class) ([A-Za-z]\w*)", re.M)
 
@@ -43,6 +43,8 @@ def candidates(line: str) -> list[str]:
     key, equals, values = word.partition("=")
     if before[-1:] == ["--to"]:
         offered = [f"{one} " for one in EXPORTS]
+    elif before[-1:] == ["--against"]:
+        offered = [f"{one} " for one in _choices("loss", before, "")]
     elif match := PARAMETER.match(word):
         offered = [f"{match[1]}.params.{name}=" for name in _parameters(match[1], before)]
     elif equals:
@@ -56,7 +58,7 @@ def candidates(line: str) -> list[str]:
     elif command in ("status", "report", "verify", "export"):
         offered = [f"{path.parent} " for path in sorted(Path("runs").glob("*/sweep.json"))]
     elif command == "losses":
-        offered = [f"{name} " for name in _choices("loss", before, "")]
+        offered = [f"{name} " for name in _choices("loss", before, word)]
     elif command == "try":
         file = next((Path(one) for one in before[2:] if one.endswith(".py")), None)
         names = _named(file, LIKE_A_LOSS) if file else [f"{path}" for path in Path().glob("*.py")]
@@ -105,10 +107,10 @@ def _columns(words: Sequence[str]) -> list[str]:
     files = [Path(word.removeprefix("data=")) for word in words if word.startswith("data=")]
     for path in files:
         with contextlib.suppress(OSError, UnicodeDecodeError, StopIteration):
-            if path.suffix == ".csv":
-                with path.open(newline="") as file:
+            if path.suffix.lower() == ".csv":
+                with path.open(newline="", encoding="utf-8-sig") as file:
                     first = next(file)
-                divider = "," if "," in first else ";"
+                divider = max(",;\t", key=first.count)
                 names = [name.strip() for name in next(csv.reader([first], delimiter=divider))]
                 return [name for name in names if re.fullmatch(r"[\w.-]+", name)]
     return []

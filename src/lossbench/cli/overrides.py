@@ -10,15 +10,13 @@ from typing import Any
 
 import yaml
 from hydra._internal.utils import get_args_parser
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from lossbench import launch
 from lossbench.cli.exit_codes import DONE, SOME_FAILED, refuse, shortened
 from lossbench.cli.options import extensions_in, yaml_folder
 from lossbench.cli.report import finish, loading
-from lossbench.config import explained, named
+from lossbench.config import named
 from lossbench.config.schema import GROUPS, is_key
 from lossbench.errors import ConfigError
 from lossbench.own import load_extensions, with_names
@@ -66,8 +64,6 @@ def with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
         return refuse(f"a yaml file of --config-dir is not UTF-8 ({error}): save it as UTF-8")
     except yaml.YAMLError as error:
         return refuse(f"a yaml file cannot be read: {error}")
-    except (HydraException, OmegaConfBaseException) as error:
-        return refuse(explained(error))
     except RecursionError:
         return refuse("a yaml file takes in itself, or is nested without end: mend its defaults")
     except WriteError as error:

@@ -97,6 +97,7 @@ def _show(
     else:
         print(f"Figures: in the page; as PNG, SVG and PDF: lossbench report {folder} --figures")
     print(f"Tables:  {path.parent / 'tables'}  ({tables} as CSV, Markdown and LaTeX)")
+    print(f"Paper:   {path.parent / 'paper'}  (a table, methods and references for LaTeX)")
     print(f"Records: {folder}  (in Python: lossbench.records.load)")
 
 

@@ -105,6 +105,8 @@ OWN = {
 def _key_meant(key: str) -> str:
     """A hint: the known key that ends in what was typed, or the most similar one."""
     declared = [f"hydra.sweeper.declare.{name}" for name in ("primary", "reference", "margin")]
+    if key in ("margin", "reference", "average"):
+        return f"use hydra.sweeper.declare.{key}.regression= or .classification="
     names = {*known_keys(), *GROUPS, *declared, "hydra.sweeper.looks"} - {"size.looks"}
     whole = [name for name in names if name.endswith(f".{key}")]
     if len(whole) == 1:

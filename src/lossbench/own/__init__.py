@@ -8,10 +8,12 @@ from lossbench.own.containment import (
 )
 from lossbench.own.examination import Examination, bare_row, examine, file_and_line
 from lossbench.own.modules import (
+    SOURCE,
     Own,
     add,
     is_added,
     load_extensions,
+    loss_of,
     losses_in,
     model_row,
     module_of,
@@ -19,5 +21,5 @@ from lossbench.own.modules import (
     renamed,
 )
 from lossbench.own.process import TRAINING, TrialProcess
-from lossbench.own.tables import SOURCE, batch_size, data_row, table
-from lossbench.own.words import with_names
+from lossbench.own.tables import Reading, batch_size, data_row
+from lossbench.own.words import OF_FILE, with_names

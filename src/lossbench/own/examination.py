@@ -19,13 +19,13 @@ from lossbench.errors import ConfigError, in_a_line
 from lossbench.losses import LOSSES
 from lossbench.losses.links import INVERSE_LINKS
 from lossbench.losses.spec import NAME, TASKS, Loss
-from lossbench.own.modules import Own, renamed
+from lossbench.own.modules import SOURCE, Own, renamed
 from lossbench.own.process import TrialProcess
 from lossbench.pairing import raised
 
 log = logging.getLogger(__name__)
 
-EXAMINATION_PATIENCE = 60.0
+EXAMINATION_PATIENCE = 30.0
 """Seconds that a function may take to be examined."""
 
 
@@ -134,6 +134,7 @@ def _facts(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tupl
         if isinstance(given, Loss):
             row = given
         else:
+            refuse_exchanged(function)
             if problem := kind.unlike_a_loss(bare_row(function)):
                 raise ConfigError(f"{where}: {problem}")
             if link and not task:
@@ -161,6 +162,20 @@ def _facts(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tupl
                 reason += "; targets are numbers [..., C], labels are target.argmax(-1)"
             message = f"called with an output and a target, both [..., C], it raises {reason}"
         raise ConfigError(f"{where}: {message}") from error
+
+
+IS_OUTPUT = re.compile(r"out(put)?s?|logits?|(y_?)?pred\w*|y_?hat|inputs?")
+IS_TARGET = re.compile(r"targets?|labels?|y|(y_?)?true|truth|gold")
+
+
+def refuse_exchanged(function: Callable[..., Any]) -> None:
+    """Refuse a function whose first two arguments are called like a target and an output."""
+    first, second = [*inspect.signature(function).parameters, "", ""][:2]
+    if IS_TARGET.fullmatch(first) and IS_OUTPUT.fullmatch(second):
+        raise ConfigError(
+            f"its arguments are exchanged, ({first}, {second}): the output comes first, write "
+            f"({second}, {first})"
+        )
 
 
 OF_NUMBERS = ("identity", "exp", "softplus", "mean")
@@ -194,8 +209,8 @@ def bare_row(
         inverse_link=link,
         family="own",
         task=task,
-        formula="your own",
+        formula=SOURCE,
         claims=frozenset(),
-        source="your own",
+        source=SOURCE,
         domain="nonnegative" if link in ("exp", "softplus") else "real",
     )

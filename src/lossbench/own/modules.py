@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 Row = Loss | Data | Model
 
+SOURCE = "your own"
+
 REGISTRIES: dict[type, tuple[str, dict[str, Any]]] = {
     Loss: ("LOSSES", LOSSES),
     Data: ("DATA", DATA),
@@ -105,13 +107,15 @@ def model_row(model: Any) -> Model:
             "which is called for every seed"
         )
     function: Callable[..., Any] = model if model.__name__ == name else renamed(model, name)
-    return Model(function, "your own")
+    return Model(function, SOURCE)
 
 
 def renamed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """The same function, or what can be called like one, under another name."""
     if not NAME.fullmatch(name):
-        raise ConfigError(f"name {name!r}: use {NAME.pattern}")
+        raise ConfigError(
+            f"name {name!r}: use up to 40 small letters, digits and '_', a letter first"
+        )
 
     @functools.wraps(function)
     def wrapper(*arguments: Any, **keywords: Any) -> Any:
@@ -180,6 +184,8 @@ def module_of(path: Path) -> ModuleType:
     name, place = path.stem, path.resolve()
     if not place.is_file():
         raise ConfigError(f"there is no file {path}")
+    if path.suffix != ".py":
+        raise ConfigError(f"{path} is no file of Python: name one that ends in .py")
     if not name.isidentifier():
         raise ConfigError(f"{path}: rename it to letters, digits and '_', like my_losses.py")
     if name in sys.modules:

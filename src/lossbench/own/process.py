@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from multiprocessing import Pipe, connection
 from pathlib import Path
@@ -16,8 +18,13 @@ from lossbench.errors import ConfigError
 from lossbench.own.modules import Own
 from lossbench.processes import begin
 
+log = logging.getLogger(__name__)
+
 TRAINING = ("lossbench.sweep.process", "lossbench.report.pictures")
 """Modules of the processes of a command that trains, and then draws."""
+
+QUIET = 10.0
+"""Seconds that a call may take before that is said."""
 
 STARTING = 120.0
 """Seconds that Python and the modules may take before the first function is called."""
@@ -80,9 +87,12 @@ class TrialProcess:
         return pipe
 
     def _answer(self, pipe: connection.Connection, when: str, seconds: float) -> Any:
-        """Wait for what the process says next."""
+        """Wait for what the process says next, five times as long where others keep it waiting."""
+        until = time.monotonic() + 5 * seconds
+        if not pipe.poll(min(QUIET, seconds)):
+            log.info("waiting for up to %g s: %s", seconds, when)
         while not pipe.poll(seconds):
-            if not _is_starved(self._process.pid, seconds):
+            if time.monotonic() > until or not _is_starved(self._process.pid, seconds):
                 late = f"nothing comes back within {seconds:g} s"
                 raise ConfigError(f"when {when}, {late}: {self.cure}")
         try:

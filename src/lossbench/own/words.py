@@ -15,9 +15,9 @@ from lossbench.errors import ConfigError, nearest
 from lossbench.losses.spec import Loss
 from lossbench.models import Model
 from lossbench.own.examination import EXAMINATION_PATIENCE, examine
-from lossbench.own.modules import Own, add, loss_of, model_row, module_of
+from lossbench.own.modules import SOURCE, Own, add, loss_of, model_row, module_of
 from lossbench.own.process import TrialProcess
-from lossbench.own.tables import TABLES, batch_size, file_table
+from lossbench.own.tables import Reading, batch_size, file_table, is_table
 from lossbench.pairing import raised
 
 WORD = re.compile(r"(loss|data|model)=(.+)")
@@ -61,16 +61,14 @@ def with_names(words: Iterable[str]) -> list[str]:
 def _table(word: str) -> Path | None:
     """The file of a table that a word names."""
     match = WORD.fullmatch(word)
-    path = Path(match[2].strip("\"'")) if match and match[1] == "data" else Path()
-    return path if path.suffix in TABLES else None
+    path = match[2].strip("\"'") if match and match[1] == "data" else ""
+    return Path(path) if is_table(path) else None
 
 
 def _with_name(word: str, of_table: dict[str, str]) -> str:
     if (path := _table(word)) is not None:
-        if not of_table["target"]:
-            raise ConfigError(f"{word}: say which column is to be predicted, with target=COLUMN")
         without = [column.strip() for column in of_table["without"].split(",") if column]
-        row = file_table(path, **{**of_table, "without": without})
+        row = file_table(path, Reading(**{**of_table, "without": without}))
         add(row)
         return f"data={row.name}"
     match = WORD.fullmatch(word)
@@ -101,13 +99,13 @@ def _data(function: Callable[..., Splits]) -> Data:
     when = f"data {function.__name__} is called"
     with TrialProcess(Own(), patience=EXAMINATION_PATIENCE) as process:
         task, drawn = process.call(when, _kind, cloudpickle.dumps(function))
-    return Data(function, task, "your own", drawn=drawn, licence="your own")
+    return Data(function, task, SOURCE, drawn=drawn, licence=SOURCE)
 
 
 def _kind(pickled: bytes) -> tuple[str, str]:
     """In the process: the task, and whether every seed draws test examples of its own."""
     function = cloudpickle.loads(pickled)
-    row = Data(function, "regression", "your own")
+    row = Data(function, "regression", SOURCE)
     try:
         first, second = (row.splits(seed, Files()) for seed in (0, 1))
         is_same = first.targets["test"].shape == second.targets["test"].shape

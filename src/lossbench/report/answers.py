@@ -19,6 +19,7 @@ def answers(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[st
         loaded: The sweep; its folder is named like its experiment.
         mains: Its fair comparisons, one a context.
     """
+    yield from of_own(loaded, mains)
     for tasks in statistics.alike(mains):
         yield of_verdicts(tasks)
     yield from _changes(loaded)
@@ -26,6 +27,27 @@ def answers(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[st
         yield f"{finding.says} {finding.verdict}"
     if loaded.sweep_dir.name in BEYOND_VERDICTS:
         yield from BEYOND_VERDICTS[loaded.sweep_dir.name](loaded, mains)
+
+
+def of_own(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
+    """A sentence for each loss of somebody's own: how it came out, and where."""
+    known = loaded.plan["losses"]
+    names = [loss for task in mains for loss in task.paired.loss]
+    for loss in dict.fromkeys(names):
+        if known.get(loss.partition("(")[0], {}).get("family") != "own":
+            continue
+        parts = []
+        for word in [*summary.BUCKETS, "none"]:
+            places = [
+                task.label
+                for task in mains
+                if any(loss in text for text in summary.bucketed(task)[word])
+            ]
+            if places:
+                verdict = "without a verdict" if word == "none" else word
+                parts.append(f"**{verdict}** on {summary.listed(places)}")
+        references = summary.listed([*dict.fromkeys(task.reference for task in mains)])
+        yield f"{loss} against {references}: {'; '.join(parts)}."
 
 
 def of_verdicts(tasks: Sequence[Comparison], *, has_names: bool = True) -> str:

@@ -109,8 +109,11 @@ def write(
         scope=_scope(mains),
         asked=plan.get("question", ""),
         answers=[
-            answers.of_verdicts(alike, has_names=False).replace("**", "")
-            for alike in statistics.alike(mains)
+            text.replace("**", "")
+            for text in (
+                *answers.of_own(loaded, mains),
+                *(answers.of_verdicts(alike, has_names=False) for alike in statistics.alike(mains)),
+            )
         ],
         summary=rows,
         buckets=[name for name in summary.BUCKETS if any(row[name] for row in rows)],

@@ -12,7 +12,12 @@ import pandas as pd
 
 from lossbench import records, statistics
 from lossbench.statistics import Comparison
-from lossbench.statistics.objections import coarse_grid, unequal_budgets, wide_margin
+from lossbench.statistics.objections import (
+    coarse_grid,
+    still_improving,
+    unequal_budgets,
+    wide_margin,
+)
 
 OTHER_FUNCTIONAL = "does not elicit the mean, so rmse is not what it aims at"
 
@@ -62,9 +67,9 @@ def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -
     primary = task.summary[task.summary.metric == task.metric]
     yield from textwrap.wrap(f"n = {counted_from_to(primary.n)} seeds, {intervals}", 80)
     minus = f"{'median ' if task.average == 'median' else ''}minus {task.reference}"
-    yield f"{'loss':<15} {'mean ± half':<16} {_cut(minus, 26):<26} verdict"
+    yield f"{'loss':<15} {'mean ± half CI':<16} {_cut(minus, 26):<26} verdict"
     for row in rows(task, plan):
-        cells = _cut(row["loss"], 15), _cut(row["short"], 16), _cut(row["difference"], 26)
+        cells = _cut_name(row["loss"], 15), _cut(row["short"], 16), _cut(row["difference"], 26)
         verdict = paint(_cut(row["verdict"], 20), row["verdict"])
         yield "{:<15} {:<16} {:<26} ".format(*cells) + verdict
     yield from _elsewhere([other for other in group if not other.is_main], paint)
@@ -87,11 +92,19 @@ def _elsewhere(others: Sequence[Comparison], paint: Paint) -> Iterator[str]:
     for loss in dict.fromkeys(loss for by_loss in verdicts.values() for loss in by_loss):
         words = [by_loss.get(loss, "") for by_loss in verdicts.values()]
         cells = [paint(word, word) + " " * (30 - len(word)) for word in words]
-        yield f"{_cut(loss, 15):<15} " + " ".join(cells).rstrip()
+        yield f"{_cut_name(loss, 15):<15} " + " ".join(cells).rstrip()
 
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def _cut_name(loss: str, width: int) -> str:
+    """A loss's name, of which its parameters stay: they tell it from another of the same name."""
+    parameters = loss[loss.find("(") :] if "(" in loss else ""
+    if len(loss) <= width or len(parameters) > width - 2:
+        return _cut(loss, width)
+    return f"{loss[: width - 1 - len(parameters)]}…{parameters}"
 
 
 TERMS = {
@@ -276,8 +289,7 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
     ]
     if edge:
         yield f"Best learning rate on the edge of the grid, maybe not the best: {', '.join(edge)}."
-    improving = [row.loss for row in primary.itertuples() if 2 * row.improving > row.n > 0]
-    if improving:
+    if improving := still_improving(task):
         yield f"Still improving at the last step in most runs: {', '.join(improving)}."
     if primary.n.max() == 1:
         yield "One seed gives no interval: add seed='range(10)'."

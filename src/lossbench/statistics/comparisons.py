@@ -410,7 +410,6 @@ def _main(
             at_choice(base, select=select, average=average),
             metric=metric,
             reference=reference,
-            average=average,
             unit=sweep.plan["data"].get(place["data"], {}).get("unit", ""),
         ),
         confidence=declaration["confidence"],

@@ -67,13 +67,12 @@ def resolved_margin(
     *,
     metric: str,
     reference: str,
-    average: str = "mean",
     unit: str = "",
 ) -> Margin:
     """A declared margin in the unit of the metric, and as a share of the reference's error.
 
     The error is the distance of the metric from that of a perfect prediction, on validation, the
-    declared average over seeds. No test value enters.
+    median over seeds: what matters is said of a usual seed. No test value enters.
 
     Args:
         declared: A number in the unit of the metric, or a text like `10% of error`, or, in the
@@ -82,11 +81,10 @@ def resolved_margin(
             on them, with the metric on validation.
         metric: The primary one.
         reference: Name of the reference.
-        average: Over seeds, "mean" or "median".
         unit: Of the target, in words; empty where it is unknown.
     """
     facts = records.metric_of(metric)
-    error = float((runs[metric] - facts.perfect).abs().agg(average))
+    error = float((runs[metric] - facts.perfect).abs().median())
     is_known = math.isfinite(error) and error > 0
     scale, is_steady = np.nan, False
     if facts.unit == records.STANDARD and "target_scale" in runs:

@@ -72,16 +72,20 @@ def objections(sweep: records.Records, comparisons: Iterable[Comparison]) -> lis
             losses = one.paired.loss[one.paired.verdict == word]
             if len(losses):
                 sentences.append(f"{where}: {why.format(one.metric)}: {', '.join(losses)}.")
-        improving = one.verdicts.loss[one.verdicts.still_improving.astype(bool)]
-        if len(improving):
+        if improving := still_improving(one):
             sentences.append(
-                f"{where}: validation was still improving at the last step for the loss or the "
-                f"reference: {', '.join(improving)}."
+                f"{where}: still improving at the last step in most runs: {', '.join(improving)}."
             )
         for row in one.paired.to_dict("records"):
             if text := fragility(row):
                 sentences.append(f"{where}: {row['loss']}: {text}.")
     return sentences
+
+
+def still_improving(comparison: Comparison) -> list[str]:
+    """Losses of which validation was best at the last step, in most runs."""
+    rows = comparison.summary[comparison.summary.metric == comparison.metric]
+    return [row.loss for row in rows.itertuples() if 2 * row.improving > row.n > 0]
 
 
 def wide_margin(comparison: Comparison) -> str:

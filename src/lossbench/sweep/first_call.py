@@ -78,25 +78,27 @@ def _call_loss(name: str, params: Mapping[str, Any], outputs: int) -> None:
     """Refuse a loss whose value for an example depends on the others."""
     row = LOSSES[name]
     generator = torch.Generator().manual_seed(0)
-    target = torch.randn(EXAMPLES, outputs, generator=generator)
+    members = 2  # in the shape of a pack, as it trains
+    target = torch.randn(members, EXAMPLES, outputs, generator=generator)
     if row.task == "classification":
         target = torch.nn.functional.one_hot(target.argmax(-1), outputs).float()
     elif row.domain == "nonnegative":
         target = target.abs()
-    output = torch.randn(EXAMPLES, row.outputs_per_target * outputs, generator=generator)
-    context, mixes = Context.outside_training(target.sum(0)), False
+    width = row.outputs_per_target * outputs
+    output = torch.randn(members, EXAMPLES, width, generator=generator)
+    context, mixes = Context.outside_training(target.flatten(0, 1).sum(0)), False
     with contextlib.suppress(*RAISED), contained(row.name):
         values = row.values(output.requires_grad_(), target, params, context)
         values.sum().backward()
         again, few = (
-            row.values(output[:count].detach(), target[:count], params, context)
-            for count in (EXAMPLES, EXAMPLES // 2)
+            row.values(output[:first, :count].detach(), target[:first, :count], params, context)
+            for first, count in ((members, EXAMPLES), (1, EXAMPLES // 2))
         )
         near = partial(torch.allclose, rtol=1e-3, atol=1e-5, equal_nan=True)
         # A loss that draws random numbers differs from itself.
-        mixes = near(values.detach(), again) and not near(again[: EXAMPLES // 2], few)
+        mixes = near(values.detach(), again) and not near(again[:1, : EXAMPLES // 2], few)
     if mixes:
         raise ConfigError(
             "an example's value depends on the other examples of its batch, and so on what else "
-            "trains beside it: return one value an example, and let the mean be ours"
+            "trains beside it: return one value an example, and take no mean"
         )

@@ -17,13 +17,12 @@ import threading
 from multiprocessing import Pipe, connection
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from lossbench import store
 from lossbench.own import TRAINING
 from lossbench.processes import begin
 from lossbench.runs import ConfigError
 from lossbench.sweep.inventory import OpenPack
+from lossbench.sweep.progress import tqdm
 from lossbench.sweep.training import Interrupted, OutOfMemory, Stop, Trainer
 
 READY = "ready"

@@ -5,9 +5,13 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import warnings
 
 from tqdm import std
-from tqdm.auto import tqdm
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", std.TqdmWarning)  # in a notebook without ipywidgets
+    from tqdm.auto import tqdm
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +30,13 @@ def progress(total: int, *, unit: str, title: str, initial: int = 0) -> std.tqdm
     """
     facts = {"total": total, "unit": unit, "desc": title, "initial": initial}
     facts |= {"leave": False, "disable": not title}
-    if sys.stdout.isatty():
+    if IS_NOTEBOOK or sys.stderr.isatty():
         return tqdm(**facts)
     return _Lines(**facts, mininterval=PAUSE, file=io.StringIO(), bar_format=LINE)
 
+
+IS_NOTEBOOK = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
+"""Whether tqdm draws its bars with a notebook's widgets."""
 
 LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s, {elapsed} gone, {remaining} left"
 

@@ -1,0 +1,224 @@
+"""Columns of a table as numbers: what each becomes as inputs, and what cannot be read as any."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lossbench.errors import ConfigError, in_a_line
+
+log = logging.getLogger(__name__)
+
+MOST_CATEGORIES = 50
+"""Of a column: each becomes an input of its own."""
+
+ABSENT = "(missing)"
+"""The category of a missing word."""
+
+LIKE_A_NUMBER = re.compile(r"[-+$€£]?\s*\d[\d.,' ]*%?")
+"""Texts that are numbers to whoever wrote them, if not to Python."""
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """A table of a file whose columns are divided by commas, semicolons or tabs."""
+    with path.open(encoding="utf-8-sig") as file:
+        header = file.readline()
+    divider = max(",;\t", key=header.count)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows longer than the header
+        frames = [
+            pd.read_csv(path, sep=divider, decimal=mark, index_col=False)
+            for mark in (".," if divider != "," else ".")
+        ]
+    return max(frames, key=lambda frame: frame.select_dtypes("number").shape[1])
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    frame = pd.read_parquet(path)
+    return frame.reset_index() if any(name is not None for name in frame.index.names) else frame
+
+
+READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+"""What reads a file, by how its name ends, in small letters."""
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The table of a file, its columns named by texts.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}")
+    try:
+        frame = READERS[path.suffix.lower()](path)
+    except pd.errors.ParserWarning as error:
+        raise ConfigError(f"{path}: rows are longer than its first line: mend them") from error
+    except UnicodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read: {in_a_line(error)}") from error
+    return frame.rename(columns=lambda name: str(name).strip())
+
+
+def inputs_of_columns(frame: pd.DataFrame, *, may_miss: bool) -> Tensor:
+    """All columns as inputs, [N, F], in float64; NaN where a number is missing, if it may be.
+
+    Raises:
+        ConfigError: Columns cannot be served; names each, and the cure.
+    """
+    if not frame.columns.is_unique:
+        doubles = ", ".join(frame.columns[frame.columns.duplicated()])
+        raise ConfigError(f"several columns are called {doubles}: rename them")
+    parts, problems = [], []
+    for name in frame.columns:
+        try:
+            parts.append(_inputs_of_column(frame[name], may_miss=may_miss))
+        except ConfigError as error:
+            problems.append(f"column {name!r} {error}")
+    if problems:
+        raise ConfigError("; ".join(problems))
+    if not parts:
+        raise ConfigError("no column is left as an input")
+    return torch.tensor(np.concatenate(parts, 1))
+
+
+def _inputs_of_column(column: pd.Series, *, may_miss: bool) -> np.ndarray[Any, Any]:
+    """A column as inputs, [N, F]: its numbers, or an input of zeros and ones for each word."""
+    leave_out = f"leave it out, without={column.name}"
+    if column.isna().all():
+        raise ConfigError(f"is empty: {leave_out}")
+    if column.dtype.kind == "c":
+        raise ConfigError(f"has complex numbers: {leave_out}")
+    numbers = _numbers(column)
+    if numbers is not None:
+        if count := int(np.isinf(numbers).sum()):
+            raise ConfigError(f"has {count} infinite numbers: mend them, or {leave_out}")
+        count = int(np.isnan(numbers).sum())
+        if count and not may_miss:
+            raise ConfigError(
+                f"has no value in {count} of {len(numbers)} rows: fill them in with "
+                "missing=median, or leave their rows out with missing=drop"
+            )
+        return numbers[:, None]
+    try:
+        words = column.astype("string")
+        count = column.nunique(dropna=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"has values that are no numbers or words: {leave_out}") from error
+    if count > MOST_CATEGORIES:
+        raise ConfigError(
+            f"has {count} different words, {MOST_CATEGORIES} are the most: {leave_out}, or join "
+            "rare ones"
+        )
+    log.info("column %r has words: an input for each of %d", column.name, count)
+    return pd.get_dummies(words.fillna(ABSENT)).to_numpy(float)
+
+
+def _numbers(column: pd.Series) -> np.ndarray[Any, Any] | None:
+    """The numbers of a column, NaN where one is missing; dates as days; None of words.
+
+    Raises:
+        ConfigError: Some are numbers, and others are not.
+    """
+    if pd.api.types.is_numeric_dtype(column):
+        return column.to_numpy(float, na_value=np.nan)
+    if (days := _days(column)) is not None:
+        log.info("column %r has dates: days since the first", column.name)
+        return days.to_numpy(float)
+    known = column.dropna()
+    try:
+        numbers = pd.to_numeric(known, errors="coerce")
+    except TypeError:  # of lists
+        return None
+    others = known[numbers.isna()].astype(str)
+    if len(others) == 0:
+        return numbers.astype(float).reindex(column.index).to_numpy()
+    if 2 * len(others) < len(known) or others.map(LIKE_A_NUMBER.fullmatch).notna().all():
+        examples = ", ".join(map(repr, others.unique()[:3]))
+        raise ConfigError(
+            f"has numbers, and {examples}, which Python does not read as one: write it like "
+            f"1234.5, leave it empty, or without={column.name}"
+        )
+    return None
+
+
+def _days(column: pd.Series) -> pd.Series | None:
+    """Dates as days since the first of them; None where they are none."""
+    if not pd.api.types.is_datetime64_any_dtype(column):
+        texts = column.dropna().astype(str)
+        if not len(texts) or not texts.str.match(r"\d{4}-\d\d-\d\d").all():
+            return None
+        try:
+            column = pd.to_datetime(column, format="ISO8601")
+        except (ValueError, TypeError):
+            return None
+    return (column - column.min()) / pd.Timedelta(days=1)
+
+
+def inputs_of_arrays(inputs: Any, *, may_miss: bool) -> Tensor:
+    """Arrays or tensors as inputs, [N, F] in float64, or images [N, channels, height, width].
+
+    Raises:
+        ConfigError: They are no real numbers, or of another shape.
+    """
+    values = inputs
+    if not isinstance(inputs, Tensor):
+        array = np.array(inputs)  # a copy: PyTorch warns of what cannot be written
+        try:
+            if array.dtype.kind == "c":
+                raise TypeError("complex ones")
+            values = torch.as_tensor(array if array.dtype.kind in "biuf" else array.astype(float))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"inputs are no real numbers ({error})") from error
+    values = values.detach().cpu()
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.ndim not in (2, 4):
+        raise ConfigError(
+            f"inputs have shape {list(values.shape)}: give [N, F], or images as "
+            "[N, channels, height, width]"
+        )
+    is_refused = values.double().isinf() if may_miss else ~values.double().isfinite()
+    if count := int(is_refused.sum()):
+        raise ConfigError(
+            f"{count} inputs are NaN or infinite: missing=median fills NaN in, missing=drop leaves "
+            "their rows out"
+        )
+    return values.double() if values.ndim == 2 else values
+
+
+def targets_of(targets: Any) -> pd.Series:
+    """Targets, [N]: numbers, also where texts say them, or labels of any kind.
+
+    Raises:
+        ConfigError: They have another shape.
+    """
+    if isinstance(targets, Tensor):
+        targets = targets.detach().cpu().numpy()
+    values = targets if isinstance(targets, pd.Series) else np.asarray(targets)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise ConfigError(
+            f"targets have shape {list(values.shape)}: give [N], a number or a label for each "
+            "example"
+        )
+    column = pd.Series(values).reset_index(drop=True)
+    if not pd.api.types.is_numeric_dtype(column):
+        numbers = pd.to_numeric(column, errors="coerce")
+        if numbers.notna().eq(column.notna()).all():
+            return numbers
+    return column
