@@ -99,6 +99,14 @@ BAD_FILES = {
         "    return f(output, target, reduction='none')\n",
         "it takes the second axis for the classes",
     ),
+    "a mean beside": (
+        "def m(output, target):\n    e = (output - target).abs()\n    return e.sum(-1) + e.mean()\n",
+        "line 1: an example's value depends on the other examples",
+    ),
+    "names": (
+        "def n(y_true, y_pred):\n    e = y_true - y_pred\n    return (e.exp() - e).sum(-1)\n",
+        "its arguments are exchanged, (y_true, y_pred): the output comes first",
+    ),
     "mean": ("def mean(output, target):\n    return (output - target).mean()\n", "line 1"),
     "raises": ("def r(output, target):\n    return output.nosuch()\n", "f.py, line 2, raises"),
     "ends": ("import os\ndef e(output, target):\n    os._exit(3)\n", "ends (exit code 3)"),

@@ -205,6 +205,11 @@ def test_a_loss_that_ends_or_hangs_its_process_is_refused_by_name_before_anythin
             "each = square(output, target)\n    return each / each.mean().detach()",
             "an example's value depends on the other examples of its batch",
         ),
+        (  # of a pack alone: its mean is over what is the second axis there
+            "mean = torch.nn.functional.cross_entropy(output, target)\n"
+            "    return square(output, target) + mean",
+            "an example's value depends on the other examples of its batch",
+        ),
     ],
 )
 def test_a_loss_that_reaches_beyond_itself_is_refused_by_name_before_anything_trains(
