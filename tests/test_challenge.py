@@ -100,7 +100,8 @@ BAD_FILES = {
         "it takes the second axis for the classes",
     ),
     "a mean beside": (
-        "def m(output, target):\n    e = (output - target).abs()\n    return e.sum(-1) + e.mean()\n",
+        "def m(output, target):\n    e = (output - target).abs()\n"
+        "    return e.sum(-1) + e.mean()\n",
         "line 1: an example's value depends on the other examples",
     ),
     "names": (

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lossbench import claims, records, statistics
+from lossbench import catalog, claims, records, statistics
 from lossbench.errors import ConfigError, refuse_unknown
 from lossbench.losses import LOSSES
 from lossbench.own import Examination, add, examine, file_and_line, losses_in, module_of
@@ -95,15 +94,17 @@ def cards(challenge: Challenge, *, width: int) -> Iterator[str]:
         kind = f"{row.task} behind the inverse link {row.inverse_link}"
         if one.why:
             kind += f": {one.why} (--task and --link say otherwise)"
-        yield from _hanging("it is", kind, width)
+        yield from catalog.hanging("  it is    ", kind, width)
         count = f"{len(held)} of {len(one.verdicts)} claims: {', '.join(held) or 'none'}"
-        yield from _hanging("holds", count, width)
+        yield from catalog.hanging("  holds    ", count, width)
         same = [
             name if abs(factor - 1) < 1e-9 else f"{factor:.4g} {name}"
             for name, factor in claims.duplicates(row, LOSSES.values()).items()
         ]
         if same:
-            yield from _hanging("is", f"{', '.join(same)}, up to the learning rate", width)
+            yield from catalog.hanging(
+                "  is       ", f"{', '.join(same)}, up to the learning rate", width
+            )
         faults = [*one.unsound]
         if "gradient_is_derivative" not in held:
             witness = one.verdicts["gradient_is_derivative"].witness
@@ -111,13 +112,9 @@ def cards(challenge: Challenge, *, width: int) -> Iterator[str]:
         if row.task == "regression" and "minimised_at_target" not in held:
             faults.append("is not least where the prediction is the target")
         for fault in faults:
-            yield from _hanging("unsound", fault, width)
+            yield from catalog.hanging("  unsound  ", fault, width)
         yield ""
-    yield from _hanging("against", ", ".join(challenge.against), width)
-
-
-def _hanging(head: str, text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, initial_indent=f"  {head:<8} ", subsequent_indent=" " * 11)
+    yield from catalog.hanging("  against  ", ", ".join(challenge.against), width)
 
 
 def sentences(challenge: Challenge, loaded: records.Records) -> Iterator[str]:

@@ -11,5 +11,13 @@ from lossbench.catalog.lessons import (
     weight_at,
 )
 from lossbench.catalog.markdown import document
-from lossbench.catalog.text import NORMAL_WIDTH, description, letters, marks, table, verdicts
+from lossbench.catalog.text import (
+    NORMAL_WIDTH,
+    description,
+    hanging,
+    letters,
+    marks,
+    table,
+    verdicts,
+)
 from lossbench.catalog.values import NO_ORACLE, facts, meaning, measured, requirements, variant

@@ -62,7 +62,7 @@ def table(losses: Sequence[Mapping[str, Any]], *, width: int = NORMAL_WIDTH) -> 
         for family in families:
             of_family = [loss for loss in of_task if loss["family"] == family]
             about = about_family(LOSSES[of_family[0]["name"]])
-            lines += _hanging(f"{family}: ", about, width)
+            lines += hanging(f"{family}: ", about, width)
             for loss in of_family:
                 cells = marks(loss["claims"]), loss["inverse_link"], loss["formula"]
                 lines.append(line(loss["name"], *cells))
@@ -72,7 +72,7 @@ def table(losses: Sequence[Mapping[str, Any]], *, width: int = NORMAL_WIDTH) -> 
         lines += [line(loss["name"], variant(loss), "", "") for loss in variants] + [""]
     lines += ["CLAIMS: a letter where it holds, a dot where it does not", ""]
     for name, letter in letters().items():
-        lines += _hanging(f"  {letter}  {name:<{LONGEST_CLAIM}}  ", meaning(name), width)
+        lines += hanging(f"  {letter}  {name:<{LONGEST_CLAIM}}  ", meaning(name), width)
     lines += ["", "lossbench losses NAME tells all about one; --measure measures its claims again."]
     return "\n".join(lines)
 
@@ -94,20 +94,20 @@ def description(loss: Mapping[str, Any], *, width: int = NORMAL_WIDTH) -> str:
         "source": loss["source"],
         "compared with": ", ".join(loss["oracle"]) or NO_ORACLE,
     }
-    lines = _hanging(f"{loss['name']}: ", loss["summary"], width)
-    lines += _hanging("", loss["about"], width)
+    lines = hanging(f"{loss['name']}: ", loss["summary"], width)
+    lines += hanging("", loss["about"], width)
     if loss["variant_of"]:
         lines.append(f"A variant: {variant(loss)}.")
     lines.append("")
     for name, value in fields.items():
         if value:
-            lines += _hanging(f"  {name:<13}  ", value, width)
+            lines += hanging(f"  {name:<13}  ", value, width)
     if parameters := loss["parameters"]:
         lines += ["", "parameters"]
         heads = [f"{name} = {facts['default']}" for name, facts in parameters.items()]
         longest = max(map(len, heads))
         for head, facts in zip(heads, parameters.values(), strict=True):
-            lines += _hanging(f"  {head:<{longest}}  ", facts["about"], width)
+            lines += hanging(f"  {head:<{longest}}  ", facts["about"], width)
     # What no loss of its task is stands on one line.
     rows = [row for row in LOSSES.values() if row.task == loss["task"]]
     never = [name for name in claims.CLAIMS if not any(name in row.claims for row in rows)]
@@ -116,11 +116,11 @@ def description(loss: Mapping[str, Any], *, width: int = NORMAL_WIDTH) -> str:
     for heading, names in (("what is true of it", held), ("what is not", failed)):
         lines += ["", heading]
         for name in names:
-            lines += _hanging(f"  {name:<{LONGEST_CLAIM}}  ", meaning(name), width)
+            lines += hanging(f"  {name:<{LONGEST_CLAIM}}  ", meaning(name), width)
         if not names:
             lines.append("  nothing that is measured")
     if never:
-        lines += ["", *_hanging(f"what no {loss['task']} loss is: ", ", ".join(never), width)]
+        lines += ["", *hanging(f"what no {loss['task']} loss is: ", ", ".join(never), width)]
     if loss["relations"]:
         lines += ["", "relations", *(f"  {sentence}" for sentence in loss["relations"])]
     if loss["yaml"]:
@@ -146,7 +146,7 @@ def verdicts(
     for name, verdict in by_claim.items():
         flag = "!" if name in disagreeing else " "
         head = f"{flag} {name:<{longest}}  {'holds' if verdict['holds'] else 'fails'}  "
-        lines += _hanging(head, verdict["witness"], width)
+        lines += hanging(head, verdict["witness"], width)
     where = " on labels" if loss["task"] == "classification" else ""
     for other, factor in measurement["duplicates"].items():
         times = "" if factor == 1.0 else f"{factor:.6g} "
@@ -165,15 +165,15 @@ def verdicts(
         kinds = {f"unlike {loss['variant_of']} at its defaults": of_catalog}
     for kind, names in kinds.items():
         if names:
-            lines += _hanging("! ", f"{kind}: {', '.join(names)}", width)
+            lines += hanging("! ", f"{kind}: {', '.join(names)}", width)
     if disagreeing and not loss["variant_of"]:
         lines.append("  what was measured, for the row:")
         names = ", ".join(f'"{name}"' for name in held)
-        lines += _hanging("  ", f"claims=frozenset({{{names}}}),", width)
+        lines += hanging("  ", f"claims=frozenset({{{names}}}),", width)
     return "\n".join(lines)
 
 
-def _hanging(head: str, text: str, width: int) -> list[str]:
+def hanging(head: str, text: str, width: int) -> list[str]:
     """Text behind a head, its further lines below its first one."""
     if not text:
         return [head.rstrip()] if head.strip() else []
