@@ -66,8 +66,8 @@ def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
             f"{task.average} over pairs of one seed, simultaneous {first.confidence:.0%} interval "
             f"over {figures.families(task.paired)}{_looks(task)}. It holds that other seeds would "
             "differ, and would have chosen other rates. Margin "
-            f"±{statistics.margin_text([task.margin])}. At these rates: the interval if these were the "
-            "rates for sure; it decides nothing."
+            f"±{statistics.margin_text([task.margin])}. At these rates: the interval as if "
+            "the rates had been known; it decides nothing."
         )
         tables.append(Table(caption, rows, "verdicts", task.label))
     return tables
