@@ -185,7 +185,8 @@ def parameters(function: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-_OF_THE_CALLER = ("seed", "files", "draw", "step", "hyper", "out", "context", "confusions")
+_OF_THE_CALLER = ("seed", "files", "draw", "step", "hyper", "out", "matrices", "context")
+_OF_THE_CALLER += ("confusions",)
 """Parameters that no configuration sets: whoever calls gives them."""
 
 _FLOAT = (float, "float")

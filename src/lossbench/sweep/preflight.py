@@ -25,7 +25,8 @@ from lossbench.engine import (
     refuse_unwidened,
 )
 from lossbench.losses.spec import Context
-from lossbench.models import MODELS
+from lossbench.models import MODELS, hidden_matrices
+from lossbench.optimizers import BY_MATRIX, OPTIMIZERS, SCHEDULES, Hyperparameters, fresh_state
 from lossbench.own import Own, contained, draw_from_global_generators, is_own
 from lossbench.pairing import raised
 from lossbench.runs import ConfigError, Run
@@ -81,6 +82,8 @@ def preflight(
     with FirstCalls(own, patience=patience) as first:
         _check_data(runs, files, seeds, first)
         _check_models_and_losses(runs, files, first)
+    for run in {repr((run.optimizer, run.schedule)): run for run in runs}.values():
+        _check_update_rule(run)
 
 
 def _check_data(runs: Sequence[Run], files: Files, seeds: Iterable[int], first: FirstCalls) -> None:
@@ -111,6 +114,7 @@ def _check_models_and_losses(runs: Sequence[Run], files: Files, first: FirstCall
     for run in reversed(runs):
         kind = (run.data, run.targets, run.corruption, run.augmentation, run.model)
         kind += (run.batch_size, run.init, run.row.outputs_per_target)
+        kind += (run.optimizer.fn in BY_MATRIX,)
         kinds.setdefault(repr(kind), {})[repr(run.loss)] = run
     for by_loss in kinds.values():
         run = next(iter(by_loss.values()))
@@ -142,11 +146,34 @@ def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
                 refuse_unfit(build, inputs[: run.batch_size], outputs=splits.outputs)
             times = run.row.outputs_per_target
             refuse_unwidened(build, inputs[: run.batch_size], times=times)
+            if run.optimizer.fn in BY_MATRIX and not hidden_matrices(build()):
+                raise ValueError(
+                    f"it has no hidden layer whose matrix {run.optimizer.name} could move: use "
+                    "optimizer=adamw, which is what it would do"
+                )
     except (ValueError, TypeError) as error:
         raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
     except Exception as error:
         message, _ = raised(error, function)
         raise ConfigError(f"model {run.model.name}: {message}") from error
+
+
+def _check_update_rule(run: Run) -> None:
+    """Call schedule and optimizer once, so that parameters they refuse are refused before training.
+
+    On a matrix of two rows.
+    """
+    one = {"w": torch.ones(1, 2, 2)}
+    hyper = Hyperparameters(*(torch.zeros(1),) * 3)
+    given = {"matrices": {"w"}} if run.optimizer.fn in BY_MATRIX else {}
+    state = fresh_state(run.optimizer.fn, one)
+    try:
+        SCHEDULES[run.schedule.fn](0, run.steps, **run.schedule.params)
+        OPTIMIZERS[run.optimizer.fn](
+            one, one, state, step=0, hyper=hyper, **given, **run.optimizer.params
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _by_kind_and_seed(runs: Iterable[Run]) -> Iterable[dict[int, Run]]:
