@@ -229,7 +229,7 @@ NEWTON_SCHULZ_STEPS = 5
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Matrices [K, rows, columns] with singular values near 1, about 0.7 to 1.2; those of 0 stay."""
+    """Matrices [K, rows, columns] whose singular values are brought near 1; those of 0 stay."""
     is_tall = matrices.shape[1] > matrices.shape[2]
     values = (matrices.mT if is_tall else matrices).contiguous()
     length = values.flatten(1).norm(dim=-1).clamp(min=1e-7)

@@ -251,4 +251,4 @@ def test_augmentation_of_vectors_is_refused_before_training():
 )
 def test_what_an_optimizer_or_schedule_cannot_do_is_refused_before_training(facts, message):
     with pytest.raises(ConfigError, match=message):
-        preflight([make_run(**{"data": "tiny_vectors", "loss": "brier", **facts})])
+        preflight([make_run(**{**FACTS, "data": "tiny_vectors", "loss": "brier", **facts})])
