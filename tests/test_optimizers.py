@@ -6,18 +6,73 @@ import pytest
 import torch
 
 from lossbench.optimizers import (
+    BY_MATRIX,
+    NEWTON_SCHULZ,
     OPTIMIZERS,
     SCALE_FREE,
     SCHEDULES,
     STATES,
     Hyperparameters,
     fresh_state,
+    orthogonal,
     scheduled,
     warmup,
     warmup_cosine,
 )
 
 RATES, MOMENTA, DECAYS = [0.1, 0.01, 0.5], [0.0, 0.9, 0.5], [0.0, 0.1, 0.01]
+
+
+class Lion(torch.optim.Optimizer):
+    """Algorithm 2 of Chen et al. 2023, line by line."""
+
+    def __init__(self, parameters, lr, weight_decay):
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for theta in group["params"]:
+                m = self.state[theta].setdefault("m", torch.zeros_like(theta))
+                c = 0.9 * m + (1 - 0.9) * theta.grad
+                theta -= group["lr"] * (c.sign() + group["weight_decay"] * theta)
+                self.state[theta]["m"] = 0.99 * m + (1 - 0.99) * theta.grad
+
+
+class Muon(torch.optim.Optimizer):
+    """torch's Muon of matrices in exact arithmetic, by singular values; torch's AdamW of others.
+
+    A Newton-Schulz step is an odd polynomial: it leaves singular vectors alone.
+    """
+
+    def __init__(self, parameters, lr, weight_decay, momentum):
+        parameters = [*parameters]
+        matrices = [value for value in parameters if value.dim() == 2]
+        super().__init__(parameters, {"lr": lr})
+        self._muon = torch.optim.Muon(matrices, lr, weight_decay, momentum)
+        rest = [value for value in parameters if value.dim() != 2]
+        self._adamw = torch.optim.AdamW(rest, lr=lr, weight_decay=weight_decay)
+
+    @torch.no_grad()
+    def step(self):
+        (adamw,) = self._adamw.param_groups
+        adamw["lr"] = self.param_groups[0]["lr"]
+        self._adamw.step()
+        (group,) = self._muon.param_groups
+        for theta in group["params"]:
+            state = self.state[theta]
+            mean = state.setdefault("mean", torch.zeros_like(theta))
+            mean.lerp_(theta.grad, 1 - group["momentum"])
+            left, values, right = torch.linalg.svd(
+                theta.grad.lerp(mean, group["momentum"]), full_matrices=False
+            )
+            values = values / values.norm()
+            for _ in range(group["ns_steps"]):
+                a, b, c = group["ns_coefficients"]
+                values = a * values + b * values**3 + c * values**5
+            rate = adamw["lr"] * max(1, theta.shape[0] / theta.shape[1]) ** 0.5
+            theta *= 1 - adamw["lr"] * group["weight_decay"]
+            theta -= rate * (left * values) @ right
 
 
 REFERENCES = {
@@ -28,13 +83,21 @@ REFERENCES = {
     ),
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
+    "lion": Lion,
+    "muon": Muon,
 }
 STEPS = 50
 
 
+def optimized(name, *args, **kwargs):
+    """The next parameters; matrices of those tests are called w."""
+    known = {"matrices": {"w"}} if name in BY_MATRIX else {}
+    return OPTIMIZERS[name](*args, **kwargs, **known)
+
+
 def reference(name, place, parameters):
     shared = {"lr": RATES[place], "weight_decay": DECAYS[place]}
-    if "momentum" in STATES[name]:
+    if "momentum" in STATES[name] or name == "muon":
         shared["momentum"] = MOMENTA[place]
     return REFERENCES[name](parameters, **shared)
 
@@ -79,15 +142,17 @@ def test_each_member_follows_torch_optim_for_50_steps(name, schedule):
             for key, value in parameters.items()
         }
         now = scheduled(hyper, SCHEDULES[schedule](step, STEPS))
-        parameters = OPTIMIZERS[name](parameters, gradient, state, step=step, hyper=now)
+        parameters = optimized(name, parameters, gradient, state, step=step, hyper=now)
         for place, own in enumerate(members):
             for key, value in own.items():
                 value.grad = gradient[key][place].clone()
             optimizers[place].step()
             schedules[place].step()
             for key, value in own.items():
+                # Newton-Schulz steps multiply what rounding leaves by up to 485.
+                rtol, atol = (1e-9, 1e-11) if name == "muon" else (1e-12, 1e-14)
                 torch.testing.assert_close(
-                    parameters[key][place], value.detach(), rtol=1e-12, atol=1e-14
+                    parameters[key][place], value.detach(), rtol=rtol, atol=atol
                 )
 
 
@@ -102,8 +167,8 @@ def test_parameters_written_in_place_are_those_of_new_memory(name):
     for step in range(5):
         gradient = {key: torch.randn(v.shape, generator=draw) for key, v in parameters.items()}
         typed = {"step": step, "hyper": hyper}
-        parameters = OPTIMIZERS[name](parameters, gradient, states[0], **typed)
-        found = OPTIMIZERS[name](place, gradient, states[1], **typed, out=place)
+        parameters = optimized(name, parameters, gradient, states[0], **typed)
+        found = optimized(name, place, gradient, states[1], **typed, out=place)
         for key, value in parameters.items():
             assert found[key] is place[key]
             assert place[key].equal(value)
@@ -112,12 +177,12 @@ def test_parameters_written_in_place_are_those_of_new_memory(name):
 def trained(name, *, factor, decay):
     """Parameters after some steps on gradients of a loss that is multiplied by a factor."""
     draw = torch.Generator().manual_seed(1)
-    parameters = {"w": torch.randn(2, 6, generator=draw).double()}
+    parameters = {"w": torch.randn(2, 3, 2, generator=draw).double()}
     hyper = Hyperparameters(*(torch.full((2,), v).double() for v in (0.1, 0.9, decay)))
     state = fresh_state(name, parameters)
     for step in range(10):
-        gradient = {"w": factor * torch.randn(2, 6, generator=draw).double()}
-        parameters = OPTIMIZERS[name](parameters, gradient, state, step=step, hyper=hyper)
+        gradient = {"w": factor * torch.randn(2, 3, 2, generator=draw).double()}
+        parameters = optimized(name, parameters, gradient, state, step=step, hyper=hyper)
     return parameters["w"]
 
 
@@ -125,6 +190,58 @@ def trained(name, *, factor, decay):
 def test_a_multiple_of_a_loss_trains_alike_where_an_optimizer_is_free_of_scale(name):
     found = [trained(name, factor=factor, decay=0.0) for factor in (1, 64)]
     assert torch.allclose(*found, rtol=1e-5) == (name in SCALE_FREE)
+
+
+@pytest.mark.parametrize("adjust", [None, "match_rms_adamw"])
+@pytest.mark.parametrize("shape", [(6, 3), (3, 6), (4, 4)])
+def test_a_matrix_moves_as_torchs_muon_moves_it_up_to_its_half_precision(shape, adjust):
+    draw, given = torch.Generator().manual_seed(3), {"momentum": 0.9, "weight_decay": 0.1}
+    value = torch.randn(1, *shape, generator=draw).double()
+    theirs = value[0].clone().requires_grad_()
+    optimizer = torch.optim.Muon([theirs], lr=0.1, **given, adjust_lr_fn=adjust)
+    hyper = Hyperparameters(*(torch.full((1,), v).double() for v in (0.1, 0.9, 0.1)))
+    state = fresh_state("muon", {"w": value})
+    params = {"adjust": adjust} if adjust else {}
+    for step in range(3):
+        gradient = torch.randn(1, *shape, generator=draw).double()
+        theirs.grad, before = gradient[0].clone(), value
+        mine = optimized(
+            "muon", {"w": value}, {"w": gradient}, state, step=step, hyper=hyper, **params
+        )
+        value = mine["w"]
+        optimizer.step()
+        moved = (value - before).norm()
+        assert (value[0] - theirs.detach()).norm() < 0.05 * moved
+        value = theirs.detach()[None].clone()  # so that what they round does not add up
+
+
+def test_an_orthogonal_matrix_has_singular_values_near_one():
+    draw = torch.Generator().manual_seed(4)
+    values = torch.linalg.svdvals(orthogonal(torch.randn(3, 8, 5, generator=draw).double()))
+    assert 0.6 < values.min() <= values.max() < 1.3
+    assert not orthogonal(torch.zeros(2, 3, 3)).any()
+    assert torch.optim.Muon([torch.zeros(2, 2)]).defaults["ns_coefficients"] == NEWTON_SCHULZ
+
+
+def test_muon_leaves_all_but_the_named_matrices_to_adamw():
+    draw = torch.Generator().manual_seed(5)
+    parameters = {name: torch.randn(2, 4, 3, generator=draw) for name in ("w", "head")}
+    gradient = {name: torch.randn(2, 4, 3, generator=draw) for name in parameters}
+    hyper = Hyperparameters(*(torch.full((2,), v) for v in (0.1, 0.9, 0.1)))
+    given = {"step": 0, "hyper": hyper}
+    after = {
+        name: optimized(name, parameters, gradient, fresh_state(name, parameters), **given)
+        for name in ("muon", "adamw")
+    }
+    assert after["muon"]["head"].equal(after["adamw"]["head"])
+    assert not torch.allclose(after["muon"]["w"], after["adamw"]["w"], atol=1e-3)
+
+
+def test_an_adjustment_that_is_none_is_refused():
+    one = {"w": torch.ones(1, 2, 2)}
+    hyper = Hyperparameters(*(torch.ones(1),) * 3)
+    with pytest.raises(ValueError, match="adjust is 'none': use original or match_rms_adamw"):
+        optimized("muon", one, one, fresh_state("muon", one), step=0, hyper=hyper, adjust="none")
 
 
 @pytest.mark.parametrize(("name", "is_free"), [("adam", False), ("adamw", True)])

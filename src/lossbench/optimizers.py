@@ -7,13 +7,16 @@ names and shapes. It updates its buffers, the `state`, in place. `step` is the n
 done before this one, as a number or a float64 tensor without dimensions; `hyper` has the values of
 each member. `out` is where to write the parameters, perhaps over the old ones; None for new memory.
 
+`muon` looks at a matrix as a whole; all others treat every number alike, and may be given all
+parameters as one row of numbers.
+
 A schedule is a factor on the learning rate after `step` of `steps` updates.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -137,6 +140,107 @@ def adamw(
     return adam(shrunk, gradient, state, step=step, hyper=hyper, out=out, **betas, eps=eps)
 
 
+def lion(
+    parameters: Named,
+    gradient: Named,
+    state: State,
+    *,
+    step: int | Tensor,
+    hyper: Hyperparameters,
+    out: Named | None = None,
+    beta1: float = 0.9,
+    beta2: float = 0.99,
+) -> dict[str, Tensor]:
+    """Steps of one length: the sign of a mean of momentum and gradient; decoupled weight decay.
+
+    `beta1` is the share of the momentum in that mean, `beta2` its decay.
+
+    Source:
+        Chen et al. 2023, NeurIPS (Symbolic Discovery of Optimization Algorithms), algorithm 2.
+    """
+    after, remaining = {}, 1 - hyper.lr * hyper.weight_decay
+    for name, value in parameters.items():
+        momentum, slope = state["first"][name], gradient[name]
+        change = (momentum * beta1).add_(slope, alpha=1 - beta1).sign_()
+        momentum.mul_(beta2).add_(slope, alpha=1 - beta2)
+        shrunk = value * _wide(remaining, value)
+        after[name] = torch.addcmul(shrunk, _wide(-hyper.lr, value), change, out=_memory(out, name))
+    return after
+
+
+def muon(
+    parameters: Named,
+    gradient: Named,
+    state: State,
+    *,
+    step: int | Tensor,
+    hyper: Hyperparameters,
+    matrices: Collection[str],
+    out: Named | None = None,
+    adjust: str = "original",
+) -> dict[str, Tensor]:
+    """Nearly orthogonal steps for matrices of hidden layers, as torch.optim.Muon; adamw else.
+
+    Nesterov's momentum of a matrix goes through five Newton-Schulz steps, which bring its singular
+    values near 1. They are computed in the type of the parameters, where torch takes bfloat16 for
+    the sake of graphics cards. Everything else (biases, gains, embeddings, filters of convolutions
+    and the layer that makes the outputs) takes the step of `adamw` at the same learning rate and
+    weight decay, since torch's serves matrices alone and says to leave the rest to AdamW.
+
+    `matrices` are the names of the parameters [K, rows, columns] that are meant. `adjust` says how
+    the rate of a matrix follows from its shape: "original", sqrt(max(1, rows/columns)) times as
+    large, torch's default; or "match_rms_adamw", 0.2 sqrt(max(rows, columns)) times, so that a
+    number moves about as far as adamw would move it.
+
+    Raises:
+        ValueError: `adjust` is neither.
+
+    Source:
+        Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks; the other
+        adjustment: Liu et al. 2025, arXiv 2502.16982.
+    """
+    others = {name: value for name, value in parameters.items() if name not in matrices}
+    after = adamw(others, gradient, state, step=step, hyper=hyper, out=out)
+    remaining = 1 - hyper.lr * hyper.weight_decay
+    for name in parameters.keys() - others.keys():
+        value, mean = parameters[name], state["first"][name]
+        momentum = _wide(hyper.momentum, value)
+        mean.lerp_(gradient[name], 1 - momentum)
+        change = orthogonal(torch.lerp(gradient[name], mean, momentum))
+        rate = hyper.lr * _adjustment(adjust, *value.shape[1:])
+        shrunk = value * _wide(remaining, value)
+        after[name] = torch.addcmul(shrunk, _wide(-rate, value), change, out=_memory(out, name))
+    return {name: after[name] for name in parameters}
+
+
+def _adjustment(name: str, rows: int, columns: int) -> float:
+    """Factor on the learning rate of a matrix."""
+    if name == "original":
+        return math.sqrt(max(1.0, rows / columns))
+    if name == "match_rms_adamw":
+        return 0.2 * math.sqrt(max(rows, columns))
+    raise ValueError(f"optimizer.params.adjust is {name!r}: use original or match_rms_adamw")
+
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of x, x³ and x⁵, which a step makes of each singular value."""
+
+NEWTON_SCHULZ_STEPS = 5
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Matrices [K, rows, columns] whose singular values are brought near 1; those of 0 stay."""
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    values = (matrices.mT if is_tall else matrices).contiguous()
+    length = values.flatten(1).norm(dim=-1).clamp(min=1e-7)
+    values = values / _wide(length, values)
+    first, third, fifth = NEWTON_SCHULZ
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = values @ values.mT
+        values = first * values + (third * gram + fifth * (gram @ gram)) @ values
+    return values.mT if is_tall else values
+
+
 def decayed(gradient: Tensor, value: Tensor, decay: Tensor) -> Tensor:
     """Gradient [K, ...] with L2 weight decay [K]; that of members without decay is unchanged.
 
@@ -214,7 +318,7 @@ def warmup_cosine(step: int, steps: int, *, share: float = 0.1, final: float = 0
 
 def _warmup_updates(steps: int, share: float) -> int:
     if not 0 <= share <= 1:
-        raise ValueError(f"warm-up over a share of {share}: use 0 to 1, like 0.1")
+        raise ValueError(f"schedule.params.share is {share}: use 0 to 1, like 0.1")
     return round(share * steps)
 
 
@@ -223,20 +327,26 @@ OPTIMIZERS: dict[str, Callable[..., dict[str, Tensor]]] = {
     "nesterov": nesterov,
     "adam": adam,
     "adamw": adamw,
+    "muon": muon,
+    "lion": lion,
 }
 STATES: dict[str, tuple[str, ...]] = {
     "sgd": ("momentum",),
     "nesterov": ("momentum",),
     "adam": ("first", "second"),
     "adamw": ("first", "second"),
+    "muon": ("first", "second"),
+    "lion": ("first",),
 }
 """Names of the buffers each optimizer keeps, all zero at the start."""
-SCALE_FREE = frozenset({"adam", "adamw"})
+SCALE_FREE = frozenset({"adam", "adamw", "muon", "lion"})
 """Optimizers whose step does not grow with the gradient: a multiple of a loss trains alike.
 
-Up to `eps`. adamw also with weight decay, which it takes of the parameters and not through the
-gradient; adam without.
+Up to `eps`. All but adam also with weight decay, which they take of the parameters and not through
+the gradient.
 """
+BY_MATRIX = frozenset({"muon"})
+"""Optimizers that look at a matrix as a whole: they are told which parameters are `matrices`."""
 SCHEDULES: dict[str, Callable[..., float]] = {
     "constant": constant,
     "cosine": cosine,

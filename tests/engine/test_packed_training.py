@@ -25,6 +25,7 @@ from lossbench.engine import evaluate
 from lossbench.engine.batches import batch_indices
 from lossbench.engine.bits import GUARD_ELEMENTS, row_chunks
 from lossbench.models import MODELS, initialised
+from lossbench.optimizers import OPTIMIZERS
 from lossbench.pairing import stream
 from lossbench.records import INSTRUMENTS
 from lossbench.runs import ConfigError
@@ -43,7 +44,7 @@ def alone(run):
     targets = targets_of(splits, "train", torch.float64)
     build = partial(MODELS[run.model.fn].fn, *splits.sizes, **run.model.params)
     model = initialised(build, seed=run.seed).double()
-    optimizer = OPTIMIZERS[run.optimizer.fn](run)(model.parameters(), lr=run.lr)
+    optimizer = TORCHS[run.optimizer.fn](run)(model.parameters(), lr=run.lr)
     count = run.steps * run.batch_size
     words = draw_words(stream(run.seed, "augmentation"), count).view(
         run.steps, run.batch_size, WORDS
@@ -62,7 +63,7 @@ def alone(run):
         return values, float(run.row.fn(output, targets_of(splits, "test", torch.float64)).mean())
 
 
-OPTIMIZERS = {
+TORCHS = {
     "sgd": lambda run: partial(torch.optim.SGD, momentum=run.momentum),
     "nesterov": lambda run: partial(torch.optim.SGD, momentum=run.momentum, nesterov=True),
     "adam": lambda run: torch.optim.Adam,
@@ -113,6 +114,35 @@ def test_a_model_trains_in_a_pack_as_it_does_alone(case):
 def test_an_optimizer_trains_in_a_pack_as_torchs_does_alone(optimizer):
     more = {"optimizer__weight_decay": 0.1} if optimizer == "adamw" else {}
     compared(pack_of(data="tiny_vectors", model="mlp", optimizer=optimizer, **more))
+
+
+@pytest.mark.parametrize("normalisation", ["none", "layer"])  # a stack, and what vmap computes
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_has_the_same_bits_alone_and_in_a_pack_with_every_optimizer(optimizer, normalisation):
+    params = {"widths": [24, 8], "normalisation": normalisation}
+    facts = {**FACTS, "data": "tiny_vectors", "model__params": params, "optimizer": optimizer}
+    facts |= {"optimizer__momentum": 0.9, "optimizer__weight_decay": 0.1}
+    runs = [
+        make_run(**facts, loss=loss, seed=seed)
+        for loss in ("cross_entropy", "brier", "focal")
+        for seed in (0, 1, 2)
+    ]
+    together = grouped(runs)
+    for run in runs[::4]:
+        assert_same_records(records_of(together, run), records_of(grouped([run]), run))
+
+
+def test_muon_moves_the_last_layer_as_adamw_does_and_hidden_ones_otherwise():
+    facts = {**FACTS, "steps": 1, "data": "tiny_vectors", "loss": "cross_entropy"}
+    layers = {
+        name: grouped([make_run(**facts, optimizer=name)])["layers"].set_index("layer")
+        for name in ("muon", "adamw")
+    }
+    *hidden, last = layers["muon"].index
+    ratios = {name: table.update_ratio for name, table in layers.items()}
+    assert len(hidden) == 2
+    assert ratios["muon"][last] == ratios["adamw"][last] > 0
+    assert (ratios["muon"][hidden] != ratios["adamw"][hidden]).all()
 
 
 @pytest.mark.parametrize("name", ["flip", "crop_flip"])
@@ -199,3 +229,26 @@ def test_augmentation_of_vectors_is_refused_before_training():
     run = make_run(**FACTS, data="digits", loss="brier", data__augmentation=augmentation)
     with pytest.raises(ConfigError, match="needs images"):
         preflight([run])
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        (
+            {"optimizer": "muon", "model": "linear"},
+            "linear: it has no hidden layer whose matrix muon could move: use optimizer=adamw",
+        ),
+        (
+            {"optimizer": "muon", "optimizer__params": {"adjust": "more"}},
+            "adjust is 'more': use original or match_rms_adamw",
+        ),
+        (
+            {"schedule": "warmup", "schedule__params": {"share": 1.5}},
+            "share is 1.5: use 0 to 1, like 0.1",
+        ),
+    ],
+    ids=["no hidden layer", "adjust", "share"],
+)
+def test_what_an_optimizer_or_schedule_cannot_do_is_refused_before_training(facts, message):
+    with pytest.raises(ConfigError, match=message):
+        preflight([make_run(**{**FACTS, "data": "tiny_vectors", "loss": "brier", **facts})])

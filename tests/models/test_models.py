@@ -12,7 +12,7 @@ from torch.nn import functional
 from torchvision import models as torchvision
 
 from lossbench.data.splits import Tokens
-from lossbench.models import MODELS, initialised, rescaled, widened
+from lossbench.models import MODELS, hidden_matrices, initialised, rescaled, widened
 from lossbench.models.attention import Block
 from lossbench.models.resnet import ResNet
 from lossbench.models.vit import Patches
@@ -331,3 +331,20 @@ def test_a_model_of_torchvision_starts_as_torchvision_starts_it(name):
     own = followed(build_of("torchvision", (3, 32, 32), 7, name=name))
     expected = followed(partial(getattr(torchvision, name), num_classes=7))
     assert all(torch.equal(value, expected[key]) for key, value in own.items())
+
+
+HIDDEN = {
+    "linear": [],
+    "mlp": ["0.weight", "2.weight"],
+    "bigram": [],
+    "gpt": [
+        f"{block}.{part}.weight"
+        for block in (2, 3)
+        for part in ("attention.1.into", "attention.1.out", "hidden.1", "hidden.3")
+    ],
+}
+
+
+@pytest.mark.parametrize("case", HIDDEN)
+def test_hidden_matrices_are_neither_embeddings_nor_the_layer_that_makes_outputs(case):
+    assert sorted(hidden_matrices(build_case(case)())) == sorted(HIDDEN[case])

@@ -156,3 +156,63 @@ def test_a_family_holds_all_other_factors_equal():
         {"250": "250-32", "1000": "1000-32"},
         {"250": "250-128", "1000": "1000-128"},
     ]
+
+
+def test_what_only_a_taught_run_has_belongs_to_its_targets():
+    before = {"loss": "cross_entropy", "steps": 100}
+    sets = {
+        "a": config(targets="sampled"),
+        "b": config(targets="teacher", pretrained={**before, "temperature": 1.0}),
+        "c": config(targets="teacher", pretrained={**before, "temperature": 4.0}),
+    }
+    assert families({"a": sets["a"], "b": sets["b"]}, "data.targets", tuned=[]) == [
+        {"sampled": "a", "teacher": "b"}
+    ]
+    assert families(sets, "data.targets", tuned=[]) == [
+        {"sampled": "a", "1.0 teacher": "b", "4.0 teacher": "c"}
+    ]
+
+
+LEVELS = {**DECLARED, "interactions": {}, "levels": {"optimizer": "sgd"}}
+
+
+def test_the_change_of_a_loss_by_itself_is_the_mean_of_its_paired_differences():
+    draw = np.random.default_rng(3)
+    values = {
+        level: {loss: 5 + draw.normal(size=10) for loss in ("mse", "mae")}
+        for level in ("sgd", "adam", "adamw")
+    }
+    table = interactions([comparison(its, level=level) for level, its in values.items()], LEVELS)
+    assert {*table.loss} == {"mse", "mae"}
+    assert {*table.reference} == {""}
+    assert {*table.comparisons} == {4}
+    for row in table.itertuples():
+        known = interval(values[row.level][row.loss] - values["sgd"][row.loss], 1 - 0.05 / 4)
+        assert (row.change, row.low, row.high) == pytest.approx(known)
+        assert row.at_base == pytest.approx(values["sgd"][row.loss].mean())
+        assert row.at_level == pytest.approx(values[row.level][row.loss].mean())
+
+
+def test_a_loss_that_is_better_at_a_level_is_said_to_be_so_by_itself():
+    draw = np.random.default_rng(4)
+    base = {"mse": 3 + 0.01 * draw.normal(size=10)}
+    better = {"mse": base["mse"] - 1 + 0.01 * draw.normal(size=10)}  # of rmse
+    ones = [comparison(base, level="sgd"), comparison(better, level="adam")]
+    (row,) = interactions(ones, LEVELS).to_dict("records")
+    assert row["verdict"] == "better by more"
+    assert change_sentence(row).startswith(
+        "toy × linear, optimizer adam after sgd: mse is better there by more than 0.05 (rmse goes "
+        "from 3 to 2, by -0.999 ["
+    )
+
+
+def test_a_loss_that_diverges_at_one_level_only_is_said_to_by_itself():
+    base = {"mse": np.linspace(1, 2, 10)}
+    ones = [
+        comparison(base, level="sgd"),
+        comparison({"mse": np.full(10, np.nan)}, level="adam"),
+    ]
+    ones[1].trials["status"] = "diverged"
+    (row,) = interactions(ones, LEVELS).to_dict("records")
+    assert row["verdict"] == "diverges"
+    assert "it diverged more often at one of both" in change_sentence(row)

@@ -54,7 +54,9 @@ and says with honest statistics what the loss changed.
     seed=0  steps=500  batch_size=64  log_every=10  eval_every=100  name=default
     data=FILE.csv target=COLUMN without=COLUMN,COLUMN   a table of your own
                   missing=median (fills missing numbers in; drop leaves their rows out)
-    data.targets=sampled (or distribution)  init.from=random (or permuted_labels)
+    data.targets=sampled (or distribution, teacher)
+    init.from=random (or permuted_labels, pretrained)
+    pretrained.loss=cross_entropy  pretrained.steps=500   of that teacher or that start
     data.root=data  data.download=false (true brings files of data sets that are missing)
     engine.device=cpu  engine.precision=float32  engine.pack_size=128
     hydra.launcher.workers=0 (a process on each core where that is faster; 1: one in all)

@@ -25,7 +25,7 @@ from lossbench.config.trust import refuse_foreign
 from lossbench.errors import ConfigError, nearest, refuse_unknown
 from lossbench.records import REPORTS
 from lossbench.runs.checks import can_vary, check_positive, checked, with_values
-from lossbench.runs.run import NEUTRAL, Draft, Init, Part, Run
+from lossbench.runs.run import NEUTRAL, Draft, Init, Part, Pretrained, Run
 from lossbench.runs.settings import AUTO, DEVICES, PRECISIONS, TF32, Engine
 
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
@@ -206,6 +206,7 @@ def to_draft(config: DictConfig | Mapping[str, Any]) -> Draft:
         **{name: _part(plain[name]) for name in ("model", "loss", "optimizer", "schedule")},
         **{name: optimizer[name] for name in ("lr", "momentum", "weight_decay")},
         init=Init(start=init["from"], output_scale=init["output_scale"]),
+        pretrained=Pretrained(**plain["pretrained"]),
         instruments=tuple(plain["instruments"]),
         **{name: plain[name] for name in ("signal", *numbers)},
         precision=plain["engine"]["precision"],

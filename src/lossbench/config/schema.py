@@ -72,6 +72,18 @@ class ScheduleNode:
 
 
 @dataclass
+class PretrainedNode:
+    """A model that is trained before the sweep."""
+
+    loss: str = Draft.pretrained.loss
+    model: str = Draft.pretrained.model
+    steps: int = Draft.pretrained.steps
+    lr: float = Draft.pretrained.lr
+    share: float = Draft.pretrained.share
+    temperature: float = Draft.pretrained.temperature
+
+
+@dataclass
 class EngineNode:
     """The `engine` group."""
 
@@ -110,6 +122,7 @@ class Config:
     size: SizeNode = field(default_factory=SizeNode)
     # A plain dictionary: `from` is no name that Python lets a field have.
     init: dict[str, Any] = field(default_factory=lambda: dict(NEUTRAL["init"]))
+    pretrained: PretrainedNode = field(default_factory=PretrainedNode)
     name: str = "default"
     signal: str = Draft.signal
     instruments: list[str] = field(default_factory=list)

@@ -269,7 +269,7 @@ def imbalance(
             f"imbalance wants {int(counts[short])} rows of class {short}, which has "
             f"{int(present[short])}: use a smaller data.corruption.params.largest than {largest}"
         )
-    return _with_training_rows(splits, (rank < counts[label]).nonzero()[:, 0])
+    return splits.with_training_rows((rank < counts[label]).nonzero()[:, 0])
 
 
 def few_samples(splits: Splits, *, draw: torch.Generator, count: int = 100) -> Splits:
@@ -283,7 +283,7 @@ def few_samples(splits: Splits, *, draw: torch.Generator, count: int = 100) -> S
     _, rank = _class_and_rank(splits, draw)
     # All first rows of a class come before all second ones; within a round the lot decides.
     lot = torch.randperm(examples, generator=draw)
-    return _with_training_rows(splits, (rank * examples + lot).argsort()[:count].sort().values)
+    return splits.with_training_rows((rank * examples + lot).argsort()[:count].sort().values)
 
 
 def _class_and_rank(splits: Splits, draw: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -375,13 +375,3 @@ def _with_targets(splits: Splits, change: Callable[[Tensor], Tensor]) -> Splits:
         split: rows if split == "test" else change(rows) for split, rows in splits.targets.items()
     }
     return dataclasses.replace(splits, targets=targets, uncorrupted=splits)
-
-
-def _with_training_rows(splits: Splits, rows: Tensor) -> Splits:
-    """Splits that keep only these rows of train."""
-    parts = {
-        name: part | {"train": part["train"][rows]}
-        for name in ("inputs", "targets", "posterior")
-        if (part := getattr(splits, name))
-    }
-    return dataclasses.replace(splits, **parts)

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -49,9 +49,13 @@ class Splits:
         target_scale: Standard deviation of the training target in its own unit; 1 for labels.
         posterior: By split, [N, C] or [N, T, C], true class probabilities; empty where nobody knows
             them.
+        distributions: By split, of the same shapes, what training is fed in the place of labels:
+            the posterior, or what a teacher says; empty where it is fed labels.
         uncorrupted: The splits before their targets were corrupted; None where they were not.
         vocabulary: Different tokens of sequences, V, which are the C classes of their labels; 0 for
             all other data.
+        aside: What a model is trained on before runs are; None where none is.
+        start: State of that model, where runs start from it and it has been trained.
     """
 
     inputs: dict[str, Tensor]
@@ -61,6 +65,9 @@ class Splits:
     posterior: dict[str, Tensor] = field(default_factory=dict)
     uncorrupted: Splits | None = None
     vocabulary: int = 0
+    distributions: dict[str, Tensor] = field(default_factory=dict)
+    aside: Splits | None = None
+    start: Mapping[str, Tensor] | None = None
 
     @property
     def clean(self) -> dict[str, Tensor]:
@@ -85,6 +92,11 @@ class Splits:
         """Targets of an example, each with an output of its own: T of sequences, else 1."""
         return self.inputs["train"].shape[1] if self.vocabulary else 1
 
+    def label_shape(self, split: str) -> tuple[int, ...]:
+        """Shape of the labels of a split: [N], of sequences [N, T]."""
+        inputs = self.inputs[split].shape
+        return tuple(inputs[:2] if self.vocabulary else inputs[:1])
+
     @property
     def class_counts(self) -> Tensor:
         """Training targets summed over examples and positions, [C]."""
@@ -92,6 +104,15 @@ class Splits:
         if targets.is_floating_point():
             return targets.flatten(0, -2).sum(0)
         return torch.bincount(targets.flatten(), minlength=self.vocabulary).float()
+
+    def with_training_rows(self, rows: Tensor) -> Splits:
+        """The same with only these rows of train."""
+        parts = {
+            name: part | {"train": part["train"][rows]}
+            for name in ("inputs", "targets", "posterior", "distributions")
+            if (part := getattr(self, name))
+        }
+        return replace(self, **parts)
 
     @functools.cached_property
     def label_probabilities(self) -> dict[str, Tensor]:
@@ -287,6 +308,31 @@ def dense(targets: Tensor, *, classes: int, dtype: torch.dtype) -> Tensor:
         rows = torch.zeros(*targets.shape, classes, dtype=dtype, device=targets.device)
         targets = rows.scatter_(-1, targets[..., None], 1.0)
     return targets.flatten(1, -2)
+
+
+def set_aside(splits: Splits, *, share: float) -> Splits:
+    """Splits without a share of their training examples, which stands in `aside`.
+
+    Which examples is drawn once for all: of an order that a seed has drawn, it is that seed's.
+
+    Args:
+        splits: Before any corruption.
+        share: From 0 up to below 1; at 0 `aside` has the examples of training themselves.
+
+    Raises:
+        ValueError: One of both parts would have no two examples.
+    """
+    if share == 0.0:
+        return replace(splits, aside=splits)
+    count = len(splits.inputs["train"])
+    chosen = round(share * count)
+    if min(chosen, count - chosen) < 2:
+        raise ValueError(
+            f"pretrained.share is {share}, of {count} examples: use a share that leaves two or more"
+        )
+    order = torch.randperm(count, generator=stream(0, "prefit"))
+    parts = [splits.with_training_rows(rows) for rows in (order[:chosen], order[chosen:])]
+    return replace(parts[1], aside=parts[0])
 
 
 def permuted(count: int, seed: int) -> dict[str, Tensor]:

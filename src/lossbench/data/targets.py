@@ -1,4 +1,4 @@
-"""What a loss is fed in training: sampled labels, or the distribution they are drawn from.
+"""What a loss is fed in training: sampled labels, their distribution, or what a teacher says.
 
 Validation and test keep their sampled labels, so that both kinds are judged alike.
 """
@@ -6,9 +6,12 @@ Validation and test keep their sampled labels, so that both kinds are judged ali
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from lossbench.data.splits import Splits
+import torch
+from torch import Tensor
+
+from lossbench.data.splits import Splits, dense
 
 
 def sampled(splits: Splits) -> Splits:
@@ -24,9 +27,34 @@ def distribution(splits: Splits) -> Splits:
             "known: use data.targets=sampled, or data=gaussian_mixture, two_moons, "
             "finite_support or markov_text"
         )
-    return dataclasses.replace(
-        splits, targets={**splits.targets, "train": splits.posterior["train"]}
-    )
+    return taught(splits, splits.posterior)
 
 
-TARGETS: dict[str, Callable[[Splits], Splits]] = {"sampled": sampled, "distribution": distribution}
+def teacher(splits: Splits) -> Splits:
+    """Labels as distributions, [N, C] or [N, T, C]: what a teacher says stands there once it can.
+
+    No teacher is trained before it is certain that a run will be.
+    """
+    distributions = {}
+    for split, targets in splits.targets.items():
+        rows = dense(targets[None], classes=splits.outputs, dtype=torch.float32)[0]
+        distributions[split] = rows.view(*splits.label_shape(split), splits.outputs)
+    return taught(splits, distributions)
+
+
+def taught(splits: Splits, distributions: Mapping[str, Tensor]) -> Splits:
+    """Splits whose training targets are distributions.
+
+    Args:
+        splits: Validation and test keep their labels, so that all kinds are judged alike.
+        distributions: By split, [N, C], or [N, T, C] of sequences.
+    """
+    targets = {**splits.targets, "train": distributions["train"]}
+    return dataclasses.replace(splits, targets=targets, distributions={**distributions})
+
+
+TARGETS: dict[str, Callable[[Splits], Splits]] = {
+    "sampled": sampled,
+    "distribution": distribution,
+    "teacher": teacher,
+}

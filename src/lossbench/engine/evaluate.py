@@ -88,7 +88,7 @@ def evaluate(
                 is_finite = is_finite & value.float().isfinite()  # as recorded: float32
         # A member's own loss is evaluated against targets of the kind that it is trained on.
         if run.targets != "sampled":
-            target = members.rows_of(members.posterior[split], output)
+            target = members.rows_of(members.distributions[split], output)
         of_split[OWN_LOSS] = evaluated_losses(members, output, target)
         values |= {(split, name): value for name, value in of_split.items()}
     if is_last:

@@ -42,7 +42,7 @@ class Members:
         is_apart: Whether each computes on its own, see `runs_apart`.
         recorded_count: How many of them, from the first on, are recorded.
         spans: All places.
-        inputs, targets, posterior: By split, [S, N, ...], see `Splits`.
+        inputs, targets, posterior, distributions: By split, [S, N, ...], see `Splits`.
         clean: Train and validation targets before they were corrupted, by split, [S, N, ...]; empty
             where they were not.
         facts: By seed, what corruption did to the training targets, and their scale: columns of the
@@ -67,6 +67,7 @@ class Members:
     inputs: dict[str, Tensor]
     targets: dict[str, Tensor]
     posterior: dict[str, Tensor]
+    distributions: dict[str, Tensor]
     clean: dict[str, Tensor]
     facts: dict[int, dict[str, Any]]
     class_counts: Tensor
@@ -174,8 +175,8 @@ def assemble(
     is_probability = [run.row.inverse_link in PROBABILITY_LINKS for run in runs]
     is_proper = ["strictly_proper" in run.row.claims for run in runs]
     aims, is_corrupted = None, first.corruption.fn not in ("none", "few_samples")
-    # Corrupted labels come from another distribution than the posterior.
-    if "test" in data[0].posterior and not is_corrupted:
+    # Corrupted labels come from another distribution than the posterior, a teacher's are its own.
+    if "test" in data[0].posterior and not is_corrupted and not first.has_teacher:
         posteriors = [splits.posterior["test"].flatten(0, -2) for splits in data]
         counts = [splits.class_counts for splits in data]
         of_spans = []
@@ -186,6 +187,10 @@ def assemble(
             )
             of_spans += [solved[of_span.index(at)] for at in order[span]]
         aims = torch.stack(of_spans)
+    posterior = _by_split([splits.posterior for splits in data], device, dtype)
+    distributions = posterior
+    if first.has_teacher:
+        distributions = _by_split([splits.distributions for splits in data], device, dtype)
     return Members(
         runs=runs,
         is_apart=is_apart,
@@ -193,7 +198,8 @@ def assemble(
         spans=spans,
         inputs=inputs,
         targets=targets,
-        posterior=_by_split([splits.posterior for splits in data], device, dtype),
+        posterior=posterior,
+        distributions=distributions,
         # Without the test split, which no corruption touches.
         clean=_by_split(
             [{k: v for k, v in splits.clean.items() if k != "test"} for splits in data],
@@ -260,7 +266,7 @@ def initial_model(run: Run, splits: Splits, *, seed: int) -> nn.Module:
     build = partial(function, *splits.sizes, **run.model.params)
     with contained(f"model {run.model.name}", function):
         model = initialised(build, seed=seed)
-    STARTS[run.init.start](model, inputs, targets, seed=seed)
+    STARTS[run.init.start](model, inputs, targets, seed=seed, before=splits.start)
     return rescaled(model, output_scale=run.init.output_scale)
 
 

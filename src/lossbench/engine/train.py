@@ -17,7 +17,7 @@ from lossbench.engine.evaluate import evaluate
 from lossbench.engine.members import assemble
 from lossbench.engine.moments import Instruments
 from lossbench.engine.recorder import Recorder
-from lossbench.engine.state import Saved, Snapshot, decoded, encoded
+from lossbench.engine.state import Saved, Snapshot, State, decoded, encoded
 from lossbench.engine.strategies import Services
 from lossbench.engine.update import Updates
 from lossbench.runs.packs import Pack
@@ -55,6 +55,7 @@ def train(
     facts: Mapping[str, str] | None = None,
     strategies: Sequence[str] = (),
     shared: Shared | None = None,
+    finished: Callable[[State], None] = lambda state: None,
 ) -> dict[str, pa.Table]:
     """Train the runs of a pack together.
 
@@ -70,6 +71,7 @@ def train(
         facts: Further ones for the column `environment`.
         strategies: Names of optional strategies to use where they serve, see `strategies.OPTIONS`.
         shared: What was worked out for packs before this one; None for nothing.
+        finished: Called with the state after the last update.
 
     Returns:
         The tables runs, steps, layers, evals and examples. Members that diverge or fail are
@@ -148,6 +150,7 @@ def train(
                 flush(step, snapshot)
         record_evaluation(run.steps)
         assert int(state.clock) == run.steps  # which also waits until the device has done them
+        finished(state)
         names = " ".join(name for name in (strategy.name, advance.name) if name)
         return recorder.tables(
             state,

@@ -17,7 +17,15 @@ from lossbench.engine.rows import joined
 from lossbench.engine.state import State
 from lossbench.engine.strategy import Advance, Logged, Named, Strategy
 from lossbench.measures import probes
-from lossbench.optimizers import OPTIMIZERS, SCHEDULES, Hyperparameters, fresh_state, scheduled
+from lossbench.models import hidden_matrices
+from lossbench.optimizers import (
+    BY_MATRIX,
+    OPTIMIZERS,
+    SCHEDULES,
+    Hyperparameters,
+    fresh_state,
+    scheduled,
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,10 @@ class Updates(Advance):
         self._losses = [TrainingLosses(members, span, report) for span in self.spans]
         self._together = strategy.spans(length, members.batches.size, like)
         self._optimizer = partial(OPTIMIZERS[run.optimizer.fn], **run.optimizer.params)
+        self._is_by_matrix = run.optimizer.fn in BY_MATRIX
+        if self._is_by_matrix:
+            matrices = hidden_matrices(members.model)
+            self._optimizer = partial(self._optimizer, matrices=matrices)
         schedule = partial(SCHEDULES[run.schedule.fn], **run.schedule.params)
         self.factors = like.new_tensor([schedule(step, run.steps) for step in range(run.steps)])
         self._before = strategy.arranged(members.parameters)
@@ -80,7 +92,7 @@ class Updates(Advance):
         members = self._members
         parameters = self._strategy.arranged(members.parameters)
         count, device = len(members.runs), members.device
-        joint = joined(parameters, like=parameters)
+        joint = self._optimized(parameters, like=parameters)
         return State(
             parameters=parameters,
             buffers={name: value.clone() for name, value in members.buffers.items()},
@@ -169,7 +181,8 @@ class Updates(Advance):
             signal, gradient = signals.CHANGED[run.signal](output_gradient, reference, gradient_of)
         alive = state.alive[span] & loss.isfinite().all(-1)
         is_everyone = are_known_alive(alive)
-        values, gradients = joined(parameters, like=parameters), joined(gradient, like=parameters)
+        values = self._optimized(parameters, like=parameters)
+        gradients = self._optimized(gradient, like=parameters)
         optimizer = {name: self._of(each, span) for name, each in state.optimizer.items()}
         step = state.clock[0].double()
         for members in self._together:
@@ -186,6 +199,10 @@ class Updates(Advance):
                 for name, new in after.items():
                     keep_frozen(alive[members], new, before[name], out=before[name])
         return Update(target, output, loss, output_gradient, signal, gradient, {}, {})
+
+    def _optimized(self, tensors: Named, *, like: Named) -> dict[str, Tensor]:
+        """Tensors as the optimizer takes them: `joined`, unless it needs the shapes of matrices."""
+        return dict(tensors) if self._is_by_matrix else joined(tensors, like=like)
 
     def _of(self, tensors: Named, span: slice) -> Named:
         """Rows of `span`; the tensors themselves, as they lie in memory, if it is all members."""

@@ -1,7 +1,15 @@
 """Models by name, their seeded initialisation, and the stacking of several into one pack."""
 
 from lossbench.models import dense, foreign, images, resnet, sequences, vit
-from lossbench.models.build import called, initialised, paired, rescaled, stacked, widened
+from lossbench.models.build import (
+    called,
+    hidden_matrices,
+    initialised,
+    paired,
+    rescaled,
+    stacked,
+    widened,
+)
 from lossbench.models.layers import BatchNorm, Dropout
 from lossbench.models.spec import Inputs, Model
 

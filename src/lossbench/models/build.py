@@ -112,6 +112,12 @@ def widened(model: nn.Module, *, outputs: int, times: int) -> nn.Module:
     return _with_submodule(model, name, wide)
 
 
+def hidden_matrices(model: nn.Module) -> frozenset[str]:
+    """Names of the weights of linear layers but for the last one, which makes the outputs."""
+    linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    return frozenset(f"{name}.weight" for name in linear[:-1])
+
+
 State = Mapping[str, Tensor]
 """Parameters or buffers by name."""
 

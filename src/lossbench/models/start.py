@@ -6,7 +6,7 @@ the configuration and not in the engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,33 @@ from torch.nn import functional
 from lossbench.optimizers import Hyperparameters, adam, fresh_state
 from lossbench.pairing import stream
 
+State = Mapping[str, Tensor]
+"""Parameters and buffers by name."""
+
 UPDATES = 100
 RATE = 0.02
 
 
-def random(model: nn.Module, inputs: Tensor, targets: Tensor, *, seed: int) -> None:
+def random(
+    model: nn.Module, inputs: Tensor, targets: Tensor, *, seed: int, before: State | None
+) -> None:
     """Leave the model as it was initialised."""
 
 
-def permuted_labels(model: nn.Module, inputs: Tensor, targets: Tensor, *, seed: int) -> None:
+def pretrained(
+    model: nn.Module, inputs: Tensor, targets: Tensor, *, seed: int, before: State | None
+) -> None:
+    """Take over the state of a model that was trained before, on other examples.
+
+    Before anything is trained, as where time is forecast, there is none: the model stays as it is.
+    """
+    if before is not None:
+        model.load_state_dict(before)
+
+
+def permuted_labels(
+    model: nn.Module, inputs: Tensor, targets: Tensor, *, seed: int, before: State | None
+) -> None:
     """Fit the model to the training targets with the classes permuted: confidently wrong.
 
     No class keeps its place. The recipe knows neither loss nor learning rate nor pack: cross
@@ -35,6 +53,7 @@ def permuted_labels(model: nn.Module, inputs: Tensor, targets: Tensor, *, seed: 
         inputs: Of the training split, [N, ...].
         targets: Labels or distributions of the training split, [N, C]; of sequences [N T, C].
         seed: Draws the permutation.
+        before: Not used.
     """
     wrong = targets[:, derangement(targets.shape[-1], seed=seed)]
     parameters = dict(model.named_parameters())
@@ -60,4 +79,8 @@ def derangement(count: int, *, seed: int) -> Tensor:
             return order
 
 
-STARTS: dict[str, Callable[..., None]] = {"random": random, "permuted_labels": permuted_labels}
+STARTS: dict[str, Callable[..., None]] = {
+    "random": random,
+    "permuted_labels": permuted_labels,
+    "pretrained": pretrained,
+}

@@ -19,6 +19,7 @@ BY_TASK = ("primary", "reference", "margin")
 """What is declared for each task, or for a data set by its name."""
 DECLARED = (*BY_TASK, "endpoint", "family", "confidence")
 OPTIONAL = ("select", "targets", "questions", "published", "size", "average", "interactions")
+OPTIONAL += ("levels",)
 
 SINS = {
     "split": "a candidate is chosen on validation, and judged on test",
@@ -75,7 +76,8 @@ def check_declaration(
             raise ConfigError(f"question {name!r}: use one of {', '.join(records.QUESTIONS)}")
     tasks = {task: task for task in TASKS}
     _check_places(declared, {**dict.fromkeys(known, ""), **data, **tasks})
-    _check_where(declared.get("interactions", {}), "interactions")
+    for key in ("interactions", "levels"):
+        _check_where(declared.get(key, {}), key)
     for number, finding in enumerate(declared.get("published", ())):
         _check_published(finding, f"published[{number}]", declared, losses)
     for name, task in data.items():
@@ -239,10 +241,10 @@ def _check_where(factors: Mapping[str, Any], where: str) -> None:
             raise ConfigError(f"{where} has {key!r}: {nearest(key, known - {*NO_WHERE})}")
 
 
-WHERE = (*records.FACTORS, "init", "signal", "steps", "batch_size")
+WHERE = (*records.FACTORS, "init", "pretrained", "signal", "steps", "batch_size")
 """How the keys begin that a published finding may be restricted by."""
 
-NO_WHERE = ("init", "optimizer.lr", "data.root", "data.download")
+NO_WHERE = ("init", "pretrained", "optimizer.lr", "data.root", "data.download")
 
 
 def _is_number(value: Any) -> bool:

@@ -84,10 +84,11 @@ class Experiment:
                 sweeper.candidates, size.candidates, typed=typed, composer=composer
             )
             self._refuse_chosen(lines)
-        if self.declare.get("interactions"):
-            self.declare["interactions"] = sized_interactions(
-                self.declare["interactions"], size["scale"], typed=lines
-            )
+        for key in ("interactions", "levels"):
+            if self.declare.get(key):
+                self.declare[key] = sized_interactions(
+                    self.declare[key], size["scale"], typed=lines
+                )
         blocks = sized_blocks(sweeper.blocks, size, top=config, typed=typed)
         self.cells = cells(blocks, lines, composer)
 

@@ -30,6 +30,7 @@ from lossbench.protocol.experiment import Outline
 from lossbench.runs import PRECISIONS, ConfigError, Run, packs
 from lossbench.runs.packs import Pack
 from lossbench.sweep import Sweep, splits_of
+from lossbench.sweep.pretrained import key_of, run_before
 
 TIMED_SECONDS = 0.5
 """Fewer updates of one pack of a kind are timed where they take longer than that."""
@@ -107,7 +108,10 @@ def _look(
     ]
     packs_at_once = sweep.crew.packs_at_once
     grouped = packs.shared(todo, pack_size=sweep.engine.pack_size, packs_at_once=packs_at_once)
-    each = sorted((speeds.seconds(pack) for pack in grouped), reverse=True)
+    # What is trained before a pack is trained by whoever trains the pack.
+    before = {key_of(run): run_before(run) for run in todo if run.is_pretrained}
+    alone = [Pack(key, (run,)) for key, run in before.items()]
+    each = sorted((speeds.seconds(pack) for pack in (*grouped, *alone)), reverse=True)
     sizes = sorted((speeds.memory(pack) for pack in grouped), reverse=True)
     return Forecast(
         look=look,

@@ -226,17 +226,22 @@ class Protocol:
     def _check_interactions(self) -> None:
         """Refuse a base that no task has, before anything is trained."""
         configs = {task.context: json.dumps(task.cells[0].facts) for task in self.tasks}
-        for factor, base in self.declare.get("interactions", {}).items():
+        asked = [
+            (key, factor, base)
+            for key in ("interactions", "levels")
+            for factor, base in self.declare.get(key, {}).items()
+        ]
+        for key, factor, base in asked:
             by_level = statistics.families(configs, factor, tuned=self.tuned)
             if not by_level:
                 raise ConfigError(
-                    f"declare.interactions has {factor}, which does not vary: sweep it in a block, "
+                    f"declare.{key} has {factor}, which does not vary: sweep it in a block, "
                     "or leave it out"
                 )
             for levels in by_level:
                 if str(base) not in levels:
                     raise ConfigError(
-                        f"declare.interactions.{factor} is {base!r}: use the level that others are "
+                        f"declare.{key}.{factor} is {base!r}: use the level that others are "
                         f"compared with, one of {', '.join(sorted(levels))}"
                     )
 

@@ -81,6 +81,13 @@ def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> 
                 continue
             result.files += 1
             result.bytes += len(content)
+    for folder in sorted(sweep_dir.glob("pretrained/*")):
+        try:
+            for name in (store.committed(folder) or {"files": {}})["files"]:
+                result.bytes += len(store.read(folder, name))
+                result.files += 1
+        except store.StoreError as error:
+            result.problems.append(str(error))
     machines = sorted(sweep_dir.glob("machine-*.json"))
     if result.packs and not machines:
         result.problems.append(f"{sweep_dir}: no machine-*.json, which training writes")

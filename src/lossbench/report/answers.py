@@ -87,11 +87,12 @@ def of_verdicts(tasks: Sequence[Comparison], *, has_names: bool = True) -> str:
 def _changes(loaded: records.Records) -> Iterator[str]:
     """Whether differences change with a factor, where the experiment declares that it asks this."""
     changes = statistics.changes(loaded)
-    for factor, rows in changes.groupby("factor", sort=False):
+    for (factor, reference), rows in changes.groupby(["factor", "reference"], sort=False):
         moved = rows[rows.verdict.isin(["better", "better by more", "worse", "worse by more"])]
         same = int(rows.verdict.isin(["equivalent", "below the margin"]).sum())
+        what = "a difference between losses" if reference else "a loss by itself"
         yield (
-            f"Does a difference between losses change with {factor}? Of {len(rows)} changes from "
+            f"Does {what} change with {factor}? Of {len(rows)} changes from "
             f"{rows.base.iloc[0]}, {len(moved)} leave zero out and reach "
             f"beyond the margin, {same} lie within it, {len(rows) - len(moved) - same} are open."
         )

@@ -79,10 +79,15 @@ NO_COUNTS = pd.Series(dtype=float)
 """Of a column that older records do not have."""
 
 
+OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "lion": "Lion"}
+OPTIMIZERS |= {"muon": "Muon (and AdamW for all but matrices of hidden layers)"}
+"""What a paper calls them."""
+
+
 def _training(task: Comparison) -> str:
     facts = config_of(task.runs)
     name = str(task.runs.optimizer.iloc[0])
-    parts = [{"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}.get(name, name)]
+    parts = [OPTIMIZERS.get(name, name)]
     if facts.get("momentum"):
         parts.append(f"momentum {facts['momentum']:g}")
     if facts.get("weight_decay"):

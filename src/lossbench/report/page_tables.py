@@ -74,21 +74,29 @@ def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
 
 
 def interaction_tables(frame: pd.DataFrame, *, mark: str) -> Iterator[Table]:
-    """How differences between losses change with a factor; `mark` stands before each verdict."""
-    for (task, factor, base), rows in _groups(frame, ["task", "factor", "base"]):
+    """How losses, or their differences, change with a factor; `mark` stands before each verdict."""
+    for (task, factor, base, reference), rows in _groups(
+        frame, ["task", "factor", "base", "reference"]
+    ):
         first = rows.iloc[0]
+        question = f"does {first.metric} change with {factor}? Change: {first.metric} there"
+        if reference:
+            question = (
+                f"does the difference to {reference} in {first.metric} change with {factor}? "
+                f"Change: loss minus {reference} there"
+            )
         caption = (
-            f"{task}: does the difference to {first.reference} in {first.metric} change with "
-            f"{factor}? Change: loss minus {first.reference} there, less the same at {base}, "
+            f"{task}: {question}, less the same at {base}, "
             "seed by seed; the interval is simultaneous over these rows and holds that other seeds "
             f"would have chosen other rates. Margin ±{first.margin:g}."
         )
+        shown = _signed if reference else _number
         cells = [
             {
                 "loss": row.loss,
                 factor: row.level,
-                f"at {base}": _signed(row.at_base),
-                "there": _signed(row.at_level),
+                f"at {base}": shown(row.at_base),
+                "there": shown(row.at_level),
                 "change": summary.interval(row.change, row.low, row.high, sign=True) or "–",
                 "seeds": str(row.seeds),
                 "verdict": f"{mark}{statistics.change_in_words(row._asdict())}",

@@ -43,7 +43,7 @@ def table(sweep: Path | records.Records, *, paint: Paint = lambda text, _: text)
         text = f"{mark}{statistics.change_sentence(row)}"
         lines += textwrap.wrap(text, 80, subsequent_indent="  ")
     if count := int((changes.verdict == "undecided").sum()):
-        lines.append(f"Of {len(changes)} changes of a difference with a factor {count} undecided.")
+        lines.append(f"Of {len(changes)} changes with a factor {count} undecided.")
     lines += [""] * bool(len(changes))
     ended = int(loaded.runs.status.isin(records.RESULTS).sum())
     if ended < len(loaded.runs):

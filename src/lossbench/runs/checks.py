@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from lossbench.data import DATA
@@ -21,7 +21,7 @@ from lossbench.models import MODELS
 from lossbench.models.start import STARTS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.records import INSTRUMENTS, SIGNALS
-from lossbench.runs.run import FACTORS, Draft, Init, Part, Run
+from lossbench.runs.run import FACTORS, Draft, Init, Part, Pretrained, Run
 from lossbench.runs.settings import PRECISIONS
 from lossbench.runs.source import code_of
 
@@ -54,13 +54,15 @@ REGISTRIES = {
 _PART_KEY = re.compile(rf"({'|'.join(map(re.escape, PARTS))})\.params\.(\w+)")
 _CHOSEN_BY_NAME = {"data.corruption.name": "corruption", "data.augmentation.name": "augmentation"}
 _INIT = {"init.from": "start", "init.output_scale": "output_scale"}
+_PRETRAINED = {f"pretrained.{part.name}": part.name for part in fields(Pretrained)}
 _FREE = ("corruption", "augmentation")
 """Parts whose parameters no yaml lists."""
 
 
 def can_vary(key: str) -> bool:
     """Whether `varied` can set a key; what else is typed, Hydra composes."""
-    return key in {**FIELDS, **_CHOSEN_BY_NAME, **_INIT} or bool(_PART_KEY.fullmatch(key))
+    known = {**FIELDS, **_CHOSEN_BY_NAME, **_INIT, **_PRETRAINED}
+    return key in known or bool(_PART_KEY.fullmatch(key))
 
 
 def with_values(draft: Draft, values: Mapping[str, Any]) -> Draft:
@@ -85,6 +87,8 @@ def with_values(draft: Draft, values: Mapping[str, Any]) -> Draft:
             new[field] = replace(new[field], name=value, fn=value)
         elif key in _INIT:
             new["init"] = replace(new["init"], **{_INIT[key]: value})
+        elif key in _PRETRAINED:
+            new["pretrained"] = replace(new["pretrained"], **{_PRETRAINED[key]: value})
         elif match := _PART_KEY.fullmatch(key):
             group, name = match.groups()
             part: Part = new[PARTS[group]]
@@ -122,6 +126,7 @@ def checked(draft: Draft) -> Run:
     for field in ("lr", "momentum", "weight_decay"):
         factors[field] = float(factors[field])
     factors["init"] = Init(draft.init.start, float(draft.init.output_scale))
+    factors["pretrained"] = _checked_pretrained(draft)
     # In the order of their table, each once.
     factors["instruments"] = tuple(name for name in INSTRUMENTS if name in draft.instruments)
     _refuse_unfit(draft)
@@ -145,6 +150,9 @@ MOST = {
     "optimizer.lr": 1e30,
     "optimizer.weight_decay": 1e30,
     "init.output_scale": 1e10,
+    "pretrained.steps": 10**8,
+    "pretrained.lr": 1e30,
+    "pretrained.temperature": 1e10,
     "engine.threads": 1024,
     "engine.pack_size": 10**5,
     "engine.commit_every": 1e10,
@@ -185,7 +193,8 @@ def parameters(function: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-_OF_THE_CALLER = ("seed", "files", "draw", "step", "hyper", "out", "context", "confusions")
+_OF_THE_CALLER = ("seed", "files", "draw", "step", "hyper", "out", "matrices", "context")
+_OF_THE_CALLER += ("confusions",)
 """Parameters that no configuration sets: whoever calls gives them."""
 
 _FLOAT = (float, "float")
@@ -250,6 +259,57 @@ def _refuse_out_of_range(draft: Draft) -> None:
         refuse_unknown(str(name), INSTRUMENTS, "instruments:")
 
 
+def _checked_pretrained(draft: Draft) -> Pretrained:
+    """What is trained before a run, its numbers in the types of their defaults."""
+    given, default = draft.pretrained, Pretrained()
+    if not draft.is_pretrained:
+        for name, value in vars(given).items():
+            if value != getattr(default, name):
+                raise ConfigError(
+                    f"pretrained.{name} is {value!r}, and nothing is trained before this run: use "
+                    "init.from=pretrained or data.targets=teacher"
+                )
+        return default
+    for name, value in vars(default).items():
+        in_type_of(value, getattr(given, name), f"pretrained.{name}")
+    if draft.has_teacher and draft.init.start == "pretrained":
+        raise ConfigError(
+            "init.from is 'pretrained' and data.targets 'teacher': a run would start as its own "
+            "teacher, use one of them"
+        )
+    check_positive(
+        {f"pretrained.{name}": getattr(given, name) for name in ("steps", "lr", "temperature")}
+    )
+    least = "0" if draft.has_teacher else "above 0"
+    if not (0 <= given.share < 1) or (given.share == 0 and not draft.has_teacher):
+        raise ConfigError(f"pretrained.share is {given.share}: use {least} up to below 1, like 0.5")
+    for name in ("model", "temperature"):
+        if not draft.has_teacher and getattr(given, name) != getattr(default, name):
+            raise ConfigError(
+                f"pretrained.{name} is {getattr(given, name)!r}, which is for a teacher: use "
+                "data.targets=teacher"
+            )
+    if given.model:
+        refuse_unknown(given.model, MODELS, "pretrained.model")
+    refuse_unknown(given.loss, LOSSES, "pretrained.loss")
+    row, data = LOSSES[given.loss], DATA[draft.data.fn]
+    if row.task != data.task or row.domain not in ("real", data.domain):
+        raise ConfigError(
+            f"pretrained.loss is {given.loss!r}, which is for {row.domain} targets of {row.task}, "
+            f"data {draft.data.name!r} is {data.task}: use pretrained.loss="
+            + {"regression": "mse", "classification": "cross_entropy"}[data.task]
+        )
+    if row.outputs_per_target > 1 or (draft.has_teacher and row.inverse_link != "softmax"):
+        raise ConfigError(
+            f"pretrained.loss is {given.loss!r}, whose outputs are no "
+            + ("outputs of a softmax" if draft.has_teacher else "single ones per target")
+            + ": use another, like "
+            + {"regression": "mse", "classification": "cross_entropy"}[data.task]
+        )
+    numbers = {name: float(getattr(given, name)) for name in ("lr", "share", "temperature")}
+    return replace(given, **numbers)
+
+
 def _refuse_unfit(draft: Draft) -> None:
     """Refuse factors that do not go together."""
     row, task = draft.row, DATA[draft.data.fn].task
@@ -275,10 +335,10 @@ def _refuse_unfit(draft: Draft) -> None:
             f"data.targets is {draft.targets!r} and data.corruption {draft.corruption.name!r}: "
             "there is no label to corrupt, use data.corruption.name=none or data.targets=sampled"
         )
-    if draft.init.start != Draft.init.start and row.task == "regression":
+    if draft.init.start == "permuted_labels" and row.task == "regression":
         raise ConfigError(
             f"init.from is {draft.init.start!r}, {data} is regression, without labels to permute: "
-            "use init.from=random"
+            "use init.from=random or init.from=pretrained"
         )
     if draft.signal != Draft.signal and row.outputs_per_target > 1:
         raise ConfigError(

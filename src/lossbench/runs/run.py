@@ -60,6 +60,28 @@ class Init:
 
 
 @dataclass(frozen=True)
+class Pretrained:
+    """A model that is trained before the sweep, once per seed: the start of runs, or their teacher.
+
+    Attributes:
+        loss: Key of `LOSSES`; its own parameters are at their defaults.
+        model: Of a teacher, key of `MODELS`, at its default parameters; "" for the run's own model.
+        steps: Optimizer updates.
+        lr: Learning rate; the optimizer is Adam.
+        share: Of the training split, what is set aside for it: no run trains on that. At 0 a
+            teacher learns from what its students learn from.
+        temperature: What the outputs of a teacher are divided by.
+    """
+
+    loss: str = "cross_entropy"
+    model: str = ""
+    steps: int = 500
+    lr: float = 0.003
+    share: float = 0.5
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
 class Draft:
     """A value for every factor of a training, none of them checked yet: see `checks.checked`."""
 
@@ -75,6 +97,7 @@ class Draft:
     corruption: Part = NO_CHANGE
     augmentation: Part = NO_CHANGE
     init: Init = Init()
+    pretrained: Pretrained = Pretrained()
     signal: str = "own"
     instruments: tuple[str, ...] = ()
     seed: int = 0
@@ -88,6 +111,16 @@ class Draft:
     def row(self) -> Loss:
         """The row of the catalog that the loss uses."""
         return LOSSES[self.loss.fn]
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether its targets are what a model that was trained before says of them."""
+        return self.targets == "teacher"
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether a model is trained before it: where it starts, or its teacher."""
+        return self.has_teacher or self.init.start == "pretrained"
 
 
 FACTORS = tuple(factor.name for factor in fields(Draft))
@@ -111,7 +144,10 @@ class Run(Draft):
 
         `shared_sha` is part of that.
         """
-        return {name: _plain(getattr(self, name)) for name in (*FACTORS, "source_sha")}
+        names = [*FACTORS, "source_sha"]
+        if not self.is_pretrained:
+            names.remove("pretrained")
+        return {name: _plain(getattr(self, name)) for name in names}
 
     @cached_property
     def run_id(self) -> str:
@@ -143,6 +179,8 @@ def _plain(value: Any) -> Any:
         return {"name": value.name, "fn": value.fn, "params": _plain(value.params)}
     if isinstance(value, Init):
         return value.facts
+    if isinstance(value, Pretrained):
+        return {**vars(value)}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [*map(_plain, value)] if isinstance(value, list | tuple) else value

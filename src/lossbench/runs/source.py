@@ -10,6 +10,7 @@ from lossbench import pairing
 from lossbench.data import DATA
 from lossbench.data.augmentation import AUGMENTATIONS
 from lossbench.data.corruption import CORRUPTIONS, takes_confusions
+from lossbench.data.splits import set_aside
 from lossbench.data.targets import TARGETS
 from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
@@ -32,9 +33,18 @@ def code_of(draft: Draft) -> dict[str, str]:
         *(row.fn, row.inverse_link, data.fn, MODELS[draft.model.fn].fn),
         *(part.fn for part in parts),
         *(draft.targets, draft.init.start),
+        pretrained=_functions_before(draft),
         facts=data.content_of(draft.data.params)
         + (repr(sorted(data.confusions.items())) if is_confused else ""),
     )
+
+
+def _functions_before(draft: Draft) -> tuple[Callable[..., Any], ...]:
+    """Of the model that is trained before a run, if one is: what sets its data aside, its loss."""
+    if not draft.is_pretrained:
+        return ()
+    before = draft.pretrained
+    return set_aside, LOSSES[before.loss].fn, MODELS[before.model or draft.model.fn].fn
 
 
 def refuse_other_code(runs: Iterable[Run]) -> None:
@@ -73,6 +83,7 @@ def _code_shas(
     targets: str,
     start: str,
     *,
+    pretrained: tuple[Callable[..., Any], ...],
     facts: str,
 ) -> dict[str, str]:
     shared = [data, model, OPTIMIZERS[optimizer], SCHEDULES[schedule]]
@@ -84,6 +95,7 @@ def _code_shas(
         (STARTS[start], start == Draft.init.start),
     )
     shared += [function for function, is_neutral in optional if not is_neutral]
+    shared += pretrained
     return {
         "source_sha": source_sha([loss, INVERSE_LINKS[inverse_link], *shared], facts=facts),
         "shared_sha": source_sha(shared, facts=facts),

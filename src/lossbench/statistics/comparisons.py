@@ -37,6 +37,7 @@ DEFAULTS = {
     "targets": {},
     "average": {},
     "interactions": {},
+    "levels": {},
     "questions": [],
     "size": "",
 }

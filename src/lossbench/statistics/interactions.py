@@ -1,4 +1,4 @@
-"""Whether the difference between two losses changes with a factor: differences of differences."""
+"""Whether a loss, or the difference between two, changes with a factor."""
 
 from __future__ import annotations
 
@@ -35,25 +35,41 @@ CHANGES = {
     "diverges": "has no answer in numbers: one of both diverged more often than the other",
     "too few pairs": f"has too few pairs, an answer needs {FEWEST_PAIRS}",
 }
-"""What each verdict on a change says of the loss."""
+"""What each verdict on a change of a difference says of the loss."""
+
+LEVELS = CHANGES | {
+    "better by more": "is better there by more than {margin:g}",
+    "better": "is better there",
+    "below the margin": "is another there, by less than {margin:g}",
+    "equivalent": "is as good there, within {margin:g}",
+    "worse": "is worse there",
+    "worse by more": "is worse there by more than {margin:g}",
+    "diverges": "has no answer in numbers: it diverged more often at one of both",
+}
+"""What each verdict on a change of a loss itself says of it."""
+
+
+BELONGING = {"targets": ("pretrained",), "init.from": ("pretrained",)}
+"""By factor, as it is recorded, what else a run has at some of its levels only."""
 
 
 def interactions(mains: Sequence[Comparison], declaration: Mapping[str, Any]) -> pd.DataFrame:
-    """How the difference between each loss and the reference changes with a factor.
+    """How each loss, or its difference to the reference, changes with a factor.
 
-    Each of the four runs of a seed stands at its own choice, and the interval holds that other
-    seeds would have chosen others. Intervals are simultaneous over all losses and levels of a
+    Each of the two or four runs of a seed stands at its own choice, and the interval holds that
+    other seeds would have chosen others. Intervals are simultaneous over all losses and levels of a
     factor in a task, and over the looks.
 
     Args:
         mains: The fair comparison of each context, see `main_comparisons`.
-        declaration: See `declaration_of`; `interactions` has by factor, as it is typed, the level
-            that the others are compared with.
+        declaration: See `declaration_of`; by factor, as it is typed, `interactions` has the level
+            that differences at others are compared with, and `levels` that which each loss is.
 
     Returns:
         Columns `INTERACTIONS`; `change` is that of loss - reference from `base` to `level`, in
         units of the metric, `at_base` and `at_level` are the two differences, `verdict` says what
-        it means for the loss, see `CHANGES`.
+        it means for the loss, see `CHANGES`. Where `reference` is empty all of it is about the loss
+        alone, see `LEVELS`.
     """
     by_context = {str(one.runs.context.iloc[0]): one for one in mains}
     configs = {
@@ -61,7 +77,12 @@ def interactions(mains: Sequence[Comparison], declaration: Mapping[str, Any]) ->
         for context, one in by_context.items()
     }
     rows = []
-    for factor, base in declaration["interactions"].items():
+    asked = [
+        (factor, base, is_alone)
+        for kind, is_alone in (("interactions", False), ("levels", True))
+        for factor, base in declaration.get(kind, {}).items()
+    ]
+    for factor, base, is_alone in asked:
         for family in families(configs, factor, tuned=declaration["tuned"]):
             members = {level: by_context[context] for level, context in family.items()}
             if str(base) not in members:
@@ -70,20 +91,25 @@ def interactions(mains: Sequence[Comparison], declaration: Mapping[str, Any]) ->
             pairs = [
                 (level, loss, other)
                 for level, other in members.items()
-                for loss in sorted({*first.paired.loss} & {*other.paired.loss})
+                for loss in sorted(_losses(first, is_alone) & _losses(other, is_alone))
             ]
             # As many as were declared, whether they ran or not.
+            reference = "" if is_alone else first.reference
             declared = sum(
-                len((first.expected & other.expected) - {first.reference})
-                for other in members.values()
+                len((first.expected & other.expected) - {reference}) for other in members.values()
             )
             task = f"{first.runs.data.iloc[0]} × {first.runs.model.iloc[0]}"
             for level, loss, other in pairs:
                 facts = {"task": task, "factor": factor, "base": str(base), "level": level}
                 m = max(len(pairs), declared)
-                change = _change(first, other, loss, m, declaration["confidence"])
+                change = _change(first, other, loss, reference, m, declaration["confidence"])
                 rows.append(facts | change)
     return pd.DataFrame(rows, columns=INTERACTIONS)
+
+
+def _losses(one: Comparison, is_alone: bool) -> set[str]:
+    """Losses that may change: all, or those that are compared with the reference."""
+    return {*(one.runs if is_alone else one.paired).loss}
 
 
 @functools.lru_cache(maxsize=1)
@@ -106,10 +132,15 @@ def families(
         Those with two levels or more; a level is told as shortly as it can.
     """
     name = recorded(factor)
+    names = (name, *BELONGING.get(name, ()))
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     for context, config in configs.items():
         leaves = context_factors(config, tuned=tuned)
-        mine = {leaf: v for leaf, v in leaves.items() if f"{leaf}.".startswith(f"{name}.")}
+        mine = {
+            leaf: value
+            for leaf, value in leaves.items()
+            if any(f"{leaf}.".startswith(f"{each}.") for each in names)
+        }
         others = sorted((leaf, repr(v)) for leaf, v in leaves.items() if leaf not in mine)
         groups.setdefault(repr(others), {})[context] = mine
     return [
@@ -133,7 +164,8 @@ def _level(leaves: Mapping[str, Any], name: str, every: Iterable[Mapping[str, An
 
 def change_in_words(row: Mapping[str, Any]) -> str:
     """The verdict of a row of `interactions`, after the name of its loss."""
-    return CHANGES[row["verdict"]].format(**row)
+    words = CHANGES if row["reference"] else LEVELS
+    return words[row["verdict"]].format(**row)
 
 
 def change_sentence(row: Mapping[str, Any]) -> str:
@@ -143,10 +175,11 @@ def change_sentence(row: Mapping[str, Any]) -> str:
     numbers = f"n = {row['pairs']} {seeds}{late}"
     if row["pairs"] >= FEWEST_PAIRS:
         change = f"{row['change']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
-        numbers = (
-            f"{row['metric']} minus that of {row['reference']} goes from {row['at_base']:+.3g} to "
-            f"{row['at_level']:+.3g}, by {change}, {numbers}"
-        )
+        what, ends = row["metric"], f"{row['at_base']:.3g} to {row['at_level']:.3g}"
+        if row["reference"]:
+            what = f"{row['metric']} minus that of {row['reference']}"
+            ends = f"{row['at_base']:+.3g} to {row['at_level']:+.3g}"
+        numbers = f"{what} goes from {ends}, by {change}, {numbers}"
     return (
         f"{row['task']}, {row['factor']} {row['level']} after {row['base']}: {row['loss']} "
         f"{change_in_words(row)} ({numbers})."
@@ -154,29 +187,32 @@ def change_sentence(row: Mapping[str, Any]) -> str:
 
 
 def _change(
-    base: Comparison, level: Comparison, loss: str, comparisons: int, confidence: float
+    base: Comparison,
+    level: Comparison,
+    loss: str,
+    reference: str,
+    comparisons: int,
+    confidence: float,
 ) -> dict[str, Any]:
-    """The numbers of one row, and its verdict."""
-    frames = [
-        one.trials[one.trials.loss == name]
-        for one in (base, level)
-        for name in (loss, one.reference)
-    ]
+    """The numbers of one row, and its verdict; without a reference, of the loss alone."""
+    names = [loss, reference] if reference else [loss]
+    places = [(one, name) for one in (base, level) for name in names]
+    frames = [one.trials[one.trials.loss == name] for one, name in places]
     seeds = sorted(set.intersection(*({*rows.seed} for rows in frames)))
     frames = [rows[rows.seed.isin(seeds)] for rows in frames]
     by_candidate = [
         trials(rows, metric=base.metric, select=one.select, seeds=seeds)
-        for rows, one in zip(frames, (base, base, level, level), strict=True)
+        for rows, (one, _) in zip(frames, places, strict=True)
     ]
     facts = {
         "loss": loss,
-        "reference": base.reference,
+        "reference": reference,
         "metric": base.metric,
         "seeds": len(seeds),
         "pairs": 0,
         "margin": base.margin.value,
         "comparisons": comparisons,
-        "exploratory": not {loss, base.reference} <= {*base.confirming} & {*level.confirming}
+        "exploratory": not {*names} <= {*base.confirming} & {*level.confirming}
         or any(rows.run_id.isin(base.asked_runs | level.asked_runs).any() for rows in frames),
         "verdict": "too few pairs",
     }
@@ -191,7 +227,7 @@ def _change(
         comparisons=comparisons,
     )
     choices = [Choice.of(one, average=base.average) for one in by_candidate]
-    here, reference_here, there, reference_there = choices
+    here, there = choices[: len(names)], choices[len(names) :]
     lost = [
         one.diverged[:, choice.place] for one, choice in zip(by_candidate, choices, strict=True)
     ]
@@ -200,13 +236,15 @@ def _change(
     values = np.stack([choice.result for choice in choices])
     results = np.concatenate([one.results.ravel() for one in by_candidate])
     change, _ = difference(
-        [there, reference_here],
-        [here, reference_there],
+        [there[0], *here[1:]],
+        [here[0], *there[1:]],
         confidence=confidence,
         average=base.average,
         resolution=least_step(results, metric=base.metric),
     )
-    differences = values[::2] - values[1::2]  # at the base, at the level
+    differences = values[:: len(names)]  # at the base, at the level
+    if reference:
+        differences = differences - values[1::2]
     survived = differences[:, np.isfinite(differences).all(0)]
     average = {"mean": np.mean, "median": np.median}[base.average]
     at_base, at_level = average(survived, axis=1) if change.n else (np.nan, np.nan)
@@ -219,8 +257,10 @@ def _change(
         "confidence": confidence,
         "pairs": change.n,
     }
-    # At both levels, so either test has half of what may err.
-    p_diverged = 2 * min(divergence_p(*lost[:2]), divergence_p(*lost[2:]))
+    if reference:  # at both levels, so either test has half of what may err
+        p_diverged = 2 * min(divergence_p(*lost[:2]), divergence_p(*lost[2:]))
+    else:
+        p_diverged = divergence_p(*lost)
     if (~np.isfinite(values) & ~np.stack(lost)).any():
         facts["verdict"] = "undefined"
     elif p_diverged <= 1 - confidence:

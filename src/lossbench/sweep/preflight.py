@@ -15,7 +15,7 @@ from lossbench.data import DATA, Splits
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS
 from lossbench.data.corruption import DROPPING, corrupted
 from lossbench.data.files import Files
-from lossbench.data.splits import dense, problem_of, standardised
+from lossbench.data.splits import dense, problem_of, set_aside, standardised
 from lossbench.data.targets import TARGETS
 from lossbench.engine import (
     batch_indices,
@@ -25,11 +25,13 @@ from lossbench.engine import (
     refuse_unwidened,
 )
 from lossbench.losses.spec import Context
-from lossbench.models import MODELS
+from lossbench.models import MODELS, hidden_matrices
+from lossbench.optimizers import BY_MATRIX, OPTIMIZERS, SCHEDULES, Hyperparameters, fresh_state
 from lossbench.own import Own, contained, draw_from_global_generators, is_own
 from lossbench.pairing import raised
 from lossbench.runs import ConfigError, Run
 from lossbench.sweep.first_call import FirstCalls
+from lossbench.sweep.pretrained import run_before
 
 log = logging.getLogger(__name__)
 
@@ -39,19 +41,27 @@ FILES = Files()
 
 
 def splits_of(run: Run, files: Files = FILES) -> Splits:
-    """The run's data as its seed sees it, with the targets it asks for, corruption applied."""
+    """The run's data as its seed sees it, with the targets it asks for, corruption applied.
+
+    Of a run before which a model is trained, its part is set aside; a teacher's targets are missing
+    until `with_pretrained` puts them there.
+    """
     row, corruption = DATA[run.data.fn], run.corruption
     with contained(f"data {run.data.name}", row.fn):
         splits = row.splits(run.seed, files, run.data.params)
     if is_own(row.fn) and (problem := problem_of(splits, task=row.task)):
         raise ValueError(problem)
     return corrupted(
-        TARGETS[run.targets](splits),
+        TARGETS[run.targets](_set_aside(splits, run)),
         name=corruption.fn,
         seed=run.seed,
         params=corruption.params,
         confusions=row.confusions,
     )
+
+
+def _set_aside(splits: Splits, run: Run) -> Splits:
+    return set_aside(splits, share=run.pretrained.share) if run.is_pretrained else splits
 
 
 def preflight(
@@ -81,6 +91,8 @@ def preflight(
     with FirstCalls(own, patience=patience) as first:
         _check_data(runs, files, seeds, first)
         _check_models_and_losses(runs, files, first)
+    for run in {repr((run.optimizer, run.schedule)): run for run in runs}.values():
+        _check_update_rule(run)
 
 
 def _check_data(runs: Sequence[Run], files: Files, seeds: Iterable[int], first: FirstCalls) -> None:
@@ -93,7 +105,7 @@ def _check_data(runs: Sequence[Run], files: Files, seeds: Iterable[int], first: 
             later = {seed: replace(run, seed=seed) for seed in seeds}
             _check_own_data(later | by_seed, files)
     drawn_and_dropped = {
-        repr((run.data, run.targets, run.corruption, run.seed)): run
+        repr((run.data, run.targets, run.corruption, run.pretrained, run.seed)): run
         for run in runs
         if run.corruption.fn in DROPPING and DATA[run.data.fn].drawn != "fixed"
     }
@@ -111,11 +123,14 @@ def _check_models_and_losses(runs: Sequence[Run], files: Files, first: FirstCall
     for run in reversed(runs):
         kind = (run.data, run.targets, run.corruption, run.augmentation, run.model)
         kind += (run.batch_size, run.init, run.row.outputs_per_target)
+        kind += (run.optimizer.fn in BY_MATRIX, run.pretrained)
         kinds.setdefault(repr(kind), {})[repr(run.loss)] = run
     for by_loss in kinds.values():
         run = next(iter(by_loss.values()))
         splits = _data(run, files, f"data {run.data.name}")
         _check_model(run, splits, first)
+        if splits.aside is not None:
+            _check_model(run_before(run), splits.aside, first)
         counts = splits.class_counts
         targets = splits.targets["train"][None, : run.batch_size]
         targets = dense(targets, classes=len(counts), dtype=torch.float32)[0]
@@ -142,11 +157,34 @@ def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
                 refuse_unfit(build, inputs[: run.batch_size], outputs=splits.outputs)
             times = run.row.outputs_per_target
             refuse_unwidened(build, inputs[: run.batch_size], times=times)
+            if run.optimizer.fn in BY_MATRIX and not hidden_matrices(build()):
+                raise ValueError(
+                    f"it has no hidden layer whose matrix {run.optimizer.name} could move: use "
+                    "optimizer=adamw, which is what it would do"
+                )
     except (ValueError, TypeError) as error:
         raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
     except Exception as error:
         message, _ = raised(error, function)
         raise ConfigError(f"model {run.model.name}: {message}") from error
+
+
+def _check_update_rule(run: Run) -> None:
+    """Call schedule and optimizer once, so that parameters they refuse are refused before training.
+
+    On a matrix of two rows.
+    """
+    one = {"w": torch.ones(1, 2, 2)}
+    hyper = Hyperparameters(*(torch.zeros(1),) * 3)
+    given = {"matrices": {"w"}} if run.optimizer.fn in BY_MATRIX else {}
+    state = fresh_state(run.optimizer.fn, one)
+    try:
+        SCHEDULES[run.schedule.fn](0, run.steps, **run.schedule.params)
+        OPTIMIZERS[run.optimizer.fn](
+            one, one, state, step=0, hyper=hyper, **given, **run.optimizer.params
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _by_kind_and_seed(runs: Iterable[Run]) -> Iterable[dict[int, Run]]:

@@ -27,7 +27,7 @@ FOR_ALL = (
 )
 """What else decides how a run is judged; which losses and data a declaration names does not."""
 
-QUESTIONS = ("published", "interactions")
+QUESTIONS = ("published", "interactions", "levels")
 """What a declaration asks of runs beside their verdicts."""
 
 _RUN_ID = re.compile(rb'"([^"\\]+)":')

@@ -28,6 +28,7 @@ from lossbench.runs import ENGINE_SCHEMA, ConfigError, Engine, Run, refuse_other
 from lossbench.sweep.invariance import recorded_invariance
 from lossbench.sweep.inventory import OpenPack, Statuses, record_of
 from lossbench.sweep.preflight import splits_of
+from lossbench.sweep.pretrained import with_pretrained
 from lossbench.sweep.progress import progress
 
 log = logging.getLogger(__name__)
@@ -213,7 +214,13 @@ class Training:
                 self.pack.sweep_folder, engine.device, self.first.precision, engine.padding
             )
             run_by_seed = {run.seed: run for run in self.pack.runs}
-            splits = {seed: splits_of(run, engine.files) for seed, run in run_by_seed.items()}
+            folder = self.pack.sweep_folder
+            splits = {
+                seed: with_pretrained(
+                    run, splits_of(run, engine.files), sweep_folder=folder, stop=self.stop
+                )
+                for seed, run in run_by_seed.items()
+            }
             trained = functools.partial(
                 train,
                 self.pack.pack,
