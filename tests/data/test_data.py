@@ -190,9 +190,10 @@ def test_a_set_says_whether_its_test_targets_are_free_of_the_noise_of_training(n
         split: float((seen(split)[1] - back(seen(split)[0] @ function)).std())
         for split in ("train", "validation", "test")
     }
-    assert noise["test"] < 1e-5
+    if DATA[name].is_test_clean:
+        assert noise["test"] < 1e-5
     for split in ("train", "validation"):
-        assert (noise[split] > 0.1) == DATA[name].is_test_clean
+        assert (noise[split] > noise["test"] + 0.1) == DATA[name].is_test_clean
 
 
 def test_counts_scatter_around_their_rate_as_poisson_does():

@@ -276,3 +276,34 @@ REFUSED = [
 def test_a_bad_parameter_is_refused_with_its_cure(name, params, message):
     with pytest.raises(ValueError, match=message):
         DATA[name].splits(0, Files(), params)
+
+
+# ---- noise that grows ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("noise", ["gaussian", "exponential"])
+def test_the_noise_of_the_wave_grows_with_the_input_in_every_split(noise, split):
+    count, seed = 20_000, 5
+    splits = DATA["heteroscedastic"].fn(seed=seed, examples=count, noise=noise)
+    x = 10.0 * torch.rand(count, 1, generator=stream(seed, "data"), dtype=torch.float64)
+    x = x[permuted(count, seed)[split]]
+    assert np.corrcoef(x.flatten(), splits.inputs[split].flatten())[0, 1] > 0.999
+    left = splits.targets[split].double() * splits.target_scale - x * x.sin()
+    spread = 0.3 * (1 + x.square()).sqrt()
+    weight = 1 / spread.square()  # what is left is the mean of the targets
+    left = left - (left * weight).sum() / weight.sum()
+    standard = (left / spread).flatten().numpy()
+    for low, high in ((0, 2), (2, 6), (6, 10)):
+        inside = ((x > low) & (x < high)).flatten().numpy()
+        assert standard[inside].std() == pytest.approx(1.0, abs=0.15)
+    assert stats.skew(standard) == pytest.approx(
+        {"gaussian": 0.0, "exponential": 1.9}[noise], abs=0.4
+    )
+    if noise == "gaussian":
+        assert stats.kstest(standard, "norm").pvalue > 0.01
+
+
+def test_a_noise_that_the_wave_does_not_know_is_refused_by_name():
+    with pytest.raises(ValueError, match="noise 'cauchy' is unknown: use one of gaussian, exp"):
+        DATA["heteroscedastic"].fn(seed=0, noise="cauchy")

@@ -596,6 +596,20 @@ def test_losses_that_predict_a_point_have_no_coverage_among_others_that_say_how_
     assert {*found.split} == {"validation", "test"}
 
 
+@pytest.mark.parametrize("name", ["quantiles", "hl_gauss"])
+def test_a_loss_of_many_outputs_starts_with_one_and_learns_a_distribution(name):
+    run = make_run(data="heteroscedastic", loss=name, steps=200, batch_size=64, lr=0.3)
+    tables = trained([run])
+    evals = tables["evals"].query("split == 'test'").set_index(["step", "metric"]).value
+    target = DATA["heteroscedastic"].fn(seed=run.seed).targets["test"].numpy()
+    # A forecast of the training targets' normal distribution knows nothing of the input.
+    ignorant = sr.crps_normal(target, 0.0, 1.0).mean()
+    assert evals[200, "crps"] < 0.9 * ignorant < evals[0, "crps"]
+    assert 0.6 < evals[200, "coverage_90"] <= 1.0
+    has_cosine = tables["steps"].cosine.notna()
+    assert has_cosine.all() if name == "quantiles" else not has_cosine.any()
+
+
 def test_on_a_test_split_without_noise_nobody_is_judged_by_how_sure_he_is():
     run = make_run(data="noisy_linear", loss="gaussian_nll", steps=1)
     assert {*judging_certainty([run]).split} == {"validation"}

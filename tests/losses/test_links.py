@@ -29,7 +29,10 @@ Array = NDArray[np.float64]
 assert_close = torch.testing.assert_close
 
 SETTINGS: tuple[tuple[str, dict[str, float]], ...] = (
-    *((link, {}) for link in ("identity", "exp", "softplus", "mean")),
+    *((link, {}) for link in ("identity", "exp", "softplus")),
+    *((link, {"outputs_per_target": 2}) for link in ("mean", "median")),
+    ("mean_of_bins", {"outputs_per_target": 2, "low": -1.0, "high": 3.0}),
+    ("mean_of_bins", {"outputs_per_target": 2, "low": -20.0, "high": 2.0}),
     *((link, {}) for link in ("softmax", "doubled_softmax", "sparsemax", "entmax15")),
     *((link, {}) for link in ("sigmoid", "doubled_sigmoid", "half_margin", "tangent")),
     ("stablemax", {}),
@@ -274,7 +277,13 @@ def direction_in_numpy(z: Array) -> Array:
     ("name", "params", "truth"),
     [
         ("identity", {}, lambda z: z),
-        ("mean", {}, lambda z: z[:, :2]),
+        ("mean", {"outputs_per_target": 2}, lambda z: z[:, :2]),
+        ("median", {"outputs_per_target": 4}, lambda z: z[:, :1]),
+        (
+            "mean_of_bins",
+            {"outputs_per_target": 2, "low": -1.0, "high": 3.0},
+            lambda z: 2 * special.softmax(z.reshape(-1, 2, 2), 1)[:, 1],
+        ),
         ("exp", {}, lambda z: np.exp(np.minimum(z, 70))),
         ("softplus", {}, lambda z: np.logaddexp(0, z)),
         ("sigmoid", {}, special.expit),

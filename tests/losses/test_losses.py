@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import mutations
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lossbench.losses import LOSSES
-from lossbench.losses.links import PROBABILITY_LINKS
+from lossbench.losses.links import PLACED, PROBABILITY_LINKS
 from lossbench.losses.spec import NAME, NO_PARAMS, Context, Loss
 from lossbench.measures import probes
 
@@ -243,8 +244,10 @@ def nce(z: Array, y: Array) -> Array:
 
 def nce_gradient(z: Array, y: Array) -> Array:
     log_p = log_softmax(z)
-    whole, others = (part.sum(-1, keepdims=True) for part in (log_p, (1 - y) * log_p))
-    return through_softmax(np.exp(log_p), (y - 1) / whole + others / whole**2)
+    # A constant less in y is a constant less in the loss: this one keeps digits of two classes.
+    y = y - np.take_along_axis(y, log_p.argmin(-1, keepdims=True), -1)
+    whole, shared = (part.sum(-1, keepdims=True) for part in (log_p, y * log_p))
+    return through_softmax(np.exp(log_p), y / whole - shared / whole**2)
 
 
 def nce_and(value: Callable[..., Array], slope: Callable[..., Array]) -> ClosedForm:
@@ -329,10 +332,10 @@ def of_direction(inverse_temperature: Callable[..., float]) -> ClosedForm:
     return ClosedForm(value=value, gradient=gradient)
 
 
-def of_entropy(z: Array, y: Array) -> Array:
-    """The entropy of the softmax over its largest."""
-    log_p = log_softmax(z)
-    return -(np.exp(log_p) * log_p).sum(-1, keepdims=True) / np.log(z.shape[-1])
+def of_entropy(z: Array, k: int) -> Array:
+    """The entropy of the softmax of the k largest outputs over its largest."""
+    log_p = log_softmax(np.sort(z, -1)[..., -k:])
+    return -(np.exp(log_p) * log_p).sum(-1, keepdims=True) / np.log(log_p.shape[-1])
 
 
 def stable_shares(z: Array) -> Array:
@@ -359,8 +362,8 @@ def skew_slope(p: Array, y: Array, alpha: float) -> Array:
 
 
 def skew_reverse_slope(p: Array, y: Array, alpha: float) -> Array:
-    share = (1 - alpha) * p / mixed(p, y, alpha)
-    return p * (np.log(share) - np.log(1 - alpha) + 1 - share)
+    share = alpha * p / mixed(p, y, 1 - alpha)
+    return p * (np.log(share) - np.log(alpha) + 1 - share)
 
 
 def rps_slope(p: Array, y: Array) -> Array:
@@ -396,6 +399,24 @@ def gaussian_crps_gradient(z: Array, y: Array, *, eps: float) -> Array:
         np.exp(log_v) > eps, deviation * (stats.norm.pdf(w) - np.pi**-0.5 / 2), 0
     )
     return np.concatenate([special.erf(w / 2**0.5), of_variance], -1)
+
+
+def quantile_errors(z: Array, y: Array) -> Iterator[tuple[float, Array]]:
+    """Each level with the error of its outputs, in the order in which they stand."""
+    levels = [0.5] + [place / 20 for place in range(1, 20) if place != 10]
+    return zip(levels, (one - y for one in np.split(z, 19, -1)), strict=True)
+
+
+def bin_shares(y: Array, *, low: float, high: float, sigma: float) -> Array:
+    """The Gaussian's shares of 51 bins, [..., 51 C]."""
+    edges = np.linspace(low, high, 52)[:, None]
+    law = stats.norm(np.clip(y, low, high)[..., None, :], sigma * (high - low) / 51)
+    shares = np.diff(law.cdf(edges), axis=-2)
+    return (shares / shares.sum(-2, keepdims=True)).reshape(*y.shape[:-1], -1)
+
+
+def log_of_bins(z: Array) -> Array:
+    return special.log_softmax(z.reshape(*z.shape[:-1], 51, -1), -2).reshape(z.shape)
 
 
 CLOSED_FORMS: dict[str, ClosedForm] = {
@@ -463,6 +484,12 @@ CLOSED_FORMS: dict[str, ClosedForm] = {
         lambda e, tau: np.abs(tau - (e >= 0)) * np.abs(e),
         lambda e, tau: np.where(e > 0, 1 - tau, -tau),
     ),
+    "quantiles": ClosedForm(
+        lambda z, y: (
+            sum(summed(np.abs(t - (e > 0)) * np.abs(e)) for t, e in quantile_errors(z, y)) * 2 / 19
+        ),
+        lambda z, y: np.concatenate([(e > 0) - t for t, e in quantile_errors(z, y)], -1) * 2 / 19,
+    ),
     "expectile": of_error(
         lambda e, tau: np.abs(tau - (e >= 0)) * e**2,
         lambda e, tau: 2 * np.abs(tau - (e >= 0)) * e,
@@ -471,6 +498,10 @@ CLOSED_FORMS: dict[str, ClosedForm] = {
     # likelihood
     "poisson_nll": of_output(lambda z, y: exp(z) - y * z, lambda z, y: exp_slope(z) - y),
     "gaussian_nll": ClosedForm(gaussian_nll, gaussian_nll_gradient),
+    "hl_gauss": ClosedForm(
+        lambda z, y, **params: -summed(bin_shares(y, **params) * log_of_bins(z)),
+        lambda z, y, **params: np.exp(log_of_bins(z)) - bin_shares(y, **params),
+    ),
     "student_t": of_error(
         lambda e, df, scale: (df + 1) * np.log(np.hypot(1, e / scale / np.sqrt(df))),
         lambda e, df, scale: (df + 1) * e / (df * scale**2 + e**2),
@@ -596,7 +627,7 @@ CLOSED_FORMS: dict[str, ClosedForm] = {
             + (1 - beta) * special.rel_entr(p, mixed(p, y, beta))
         ),
         lambda p, y, beta: (
-            beta * skew_slope(p, y, beta) + (1 - beta) * skew_reverse_slope(p, y, beta)
+            beta * skew_slope(p, y, beta) + (1 - beta) * skew_reverse_slope(p, y, 1 - beta)
         ),
     ),
     "forward_kl": behind_softmax(lambda p, y: summed(special.rel_entr(y, p)), lambda p, y: -y),
@@ -604,7 +635,7 @@ CLOSED_FORMS: dict[str, ClosedForm] = {
         lambda p, y, alpha: summed(special.rel_entr(y, mixed(p, y, alpha))), skew_slope
     ),
     "skew_reverse_kl": behind_softmax(
-        lambda p, y, alpha: summed(special.rel_entr(p, mixed(p, y, alpha))), skew_reverse_slope
+        lambda p, y, alpha: summed(special.rel_entr(p, mixed(p, y, 1 - alpha))), skew_reverse_slope
     ),
     "hellinger": behind_softmax(
         lambda p, y: summed((np.sqrt(p) - np.sqrt(y)) ** 2) / 2, lambda p, y: -np.sqrt(p * y) / 2
@@ -642,8 +673,8 @@ CLOSED_FORMS: dict[str, ClosedForm] = {
     "asl": behind_softmax(asl, asl_slope),
     "dft": behind_softmax(lambda p, y: -summed(y * p * np.log(p)), lambda p, y: -y * p),
     "eaft": ClosedForm(
-        lambda z, y: -summed(of_entropy(z, y) * y * special.log_softmax(z, -1)),
-        lambda z, y: of_entropy(z, y) * (special.softmax(z, -1) - y),
+        lambda z, y, k: -summed(of_entropy(z, k) * y * special.log_softmax(z, -1)),
+        lambda z, y, k: of_entropy(z, k) * (special.softmax(z, -1) - y),
     ),
     "unlikelihood": ClosedForm(
         lambda z, y, alpha: (
@@ -705,6 +736,7 @@ OTHER_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     "gaussian_nll": {"eps": (1e-3, 0.5)},
     "beta_nll": {"beta": (0.0, 1.0), "eps": (1e-3, 0.5)},
     "gaussian_crps": {"eps": (1e-3, 0.5)},
+    "hl_gauss": {"low": (-1.0, -20.0), "high": (1.0, 20.0), "sigma": (0.3, 2.0)},
     "z_loss": {"c": (0.0, 0.1)},
     "softcap": {"cap": (5.0, 100.0)},
     "distillation": {"temperature": (1.0, 4.0)},
@@ -731,6 +763,7 @@ OTHER_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
     "reverse_kl": {"log_zero": (-1.0, -9.21)},
     "focal": {"gamma": (0.5, 1.0, 5.0)},
     "poly1": {"epsilon": (-1.0, 5.0)},
+    "eaft": {"k": (2, 4)},
     "asl": {"gamma_pos": (1.0, 2.5), "gamma_neg": (0.0, 2.0), "eps": (0.0, 0.3)},
     "class_balanced": {"beta": (0.0, 0.99)},
     "ldam": {"max_m": (0.0, 2.0), "s": (1.0, 5.0)},
@@ -902,7 +935,7 @@ def inverted(loss: Loss, target: Tensor) -> Tensor:
         "identity": lambda y: y,
         "exp": torch.log,
         "softplus": lambda y: y.expm1().log(),
-        "mean": lambda y: torch.cat([y, 0 * y], -1),
+        **dict.fromkeys(PLACED, loss.placed),
         "softmax": torch.log,
         "doubled_softmax": lambda y: y.log() / 2,
         "scaled_softmax": lambda y: y.log() / given["s"],
@@ -956,12 +989,13 @@ def confidently_wrong(loss: Loss, classes: int) -> Iterator[tuple[Array, Array]]
     """Outputs and targets at growing distance, in numbers that float32 has.
 
     In classification the output of a wrong class leads all others by so much; then it and the
-    negatives of all others are about so large. In regression the output is too large by so much.
+    negatives of all others are about so large. The target is a label, one that is smoothed, and any
+    distribution. In regression the output is too large by so much.
     """
     distance = np.linspace(0.03, 60.0, 123)[:, None]
     output, target = (tensor.numpy() for tensor in examples(loss, len(distance), classes))
+    target = target.astype(np.float32)
     if loss.task == "regression":
-        target = target.astype(np.float32)
         # From the target itself, and never at it, where some have a corner.
         output[:, :classes] = target + distance
         yield output.astype(np.float32).astype(float), target.astype(float)
@@ -969,8 +1003,9 @@ def confidently_wrong(loss: Loss, classes: int) -> Iterator[tuple[Array, Array]]
     label = np.broadcast_to(np.eye(classes)[1], target.shape)
     leads = np.concatenate([output[:, 1:].max(-1, keepdims=True) + distance, output[:, 1:]], -1)
     apart = np.concatenate([distance, -distance - np.abs(output[:, 1:])], -1)
-    for placed in (leads, apart):
-        yield placed.astype(np.float32).astype(float), label
+    smoothed = (0.9 * label + 0.1 / classes).astype(np.float32)
+    for placed, aim in product((leads, apart), (label, smoothed, target)):
+        yield placed.astype(np.float32).astype(float), aim.astype(float)
 
 
 @each_loss
@@ -990,6 +1025,8 @@ def test_the_gradient_is_right_where_the_output_is_confidently_wrong(loss):
                 off = np.abs(gradient.double().numpy() - truth).max(-1)
                 # Below 1e-36 float32 itself has few digits.
                 assert (off <= 1e-3 * np.abs(truth).max(-1) + 1e-36).all(), (dtype, classes)
+                if not loss.has_error:
+                    continue
                 # So the cosine that is recorded is that of the true gradient and the true error.
                 signal = torch.tensor(truth[:, : target.shape[-1]])
                 recorded = probes.cosine(gradient[:, : target.shape[-1]], loss.predict(z) - y)
@@ -1209,7 +1246,7 @@ LEAST_ELSEWHERE_TOO = {"eps_insensitive", "logit_norm", "cosine_softmax"}
 
 @each_loss_where(
     lambda loss: (
-        {"minimised_at_target", "gradient_is_derivative"} <= loss.claims
+        ({"minimised_at_target", "gradient_is_derivative"} <= loss.claims and loss.has_error)
         or loss.name in LEAST_ELSEWHERE_TOO
     )
 )
@@ -1233,7 +1270,8 @@ def test_a_constant_added_changes_no_translation_invariant_loss(loss):
             total, size = gradient.sum(-1).abs(), 1 + gradient.abs().sum(-1)
             assert float((total / size).max()) <= 1e-9
         else:
-            shifted = loss.values(output + shift * is_prediction(loss), target + shift)
+            moved = loss.placed(torch.full_like(target, shift))
+            shifted = loss.values(output + moved, target + shift)
         torch.testing.assert_close(shifted, value, rtol=1e-9, atol=1e-9)
 
 

@@ -20,7 +20,7 @@ from sklearn import metrics
 from sklearn._loss import loss as sklearn_loss
 from sklearn.linear_model import _sgd_fast as sgd
 from torch import Tensor
-from torch.distributions import Categorical, StudentT
+from torch.distributions import Categorical, Normal, StudentT
 from torch.nn import functional
 
 from lossbench.losses import LOSSES
@@ -122,6 +122,22 @@ def gaussian_nll(z: Tensor, y: Tensor, eps: float) -> Tensor:
     return summed(functional.gaussian_nll_loss, mean, y, var=variance, eps=eps)
 
 
+def by_level(z: Any) -> list[tuple[float, Any]]:
+    """Levels and the quantiles there, from the outputs: the median first."""
+    levels = sorted((place / 20 for place in range(1, 20)), key=lambda level: level != 0.5)
+    return [*zip(levels, np.split(z, 19, -1), strict=True)]
+
+
+def hl_gauss(z: Tensor, y: Tensor, low: float, high: float, sigma: float) -> Tensor:
+    """As in Farebrother et al. 2024, with the normal distribution and cross entropy of torch."""
+    support = torch.linspace(low, high, 52, dtype=z.dtype)
+    law = Normal(y.clamp(low, high).unsqueeze(-1), sigma * (high - low) / 51)
+    cdf = law.cdf(support)
+    share = cdf.diff() / (cdf[..., -1:] - cdf[..., :1])
+    logits = z.unflatten(-1, (51, -1))  # [B, n, C]
+    return functional.cross_entropy(logits, share.mT, reduction="none").sum(-1)
+
+
 def student_t(z: Tensor, y: Tensor, df: float, scale: float) -> Tensor:
     noise = StudentT(df, z, scale)
     return (noise.log_prob(z) - noise.log_prob(y)).sum(-1)
@@ -192,6 +208,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
     "gaussian_nll": ({"eps": 1e-3},),
     "beta_nll": ({"beta": 0.0}, {"beta": 1.0, "eps": 1e-3}),
     "gaussian_crps": ({"eps": 1e-3},),
+    "hl_gauss": ({"low": -1.0, "high": 1.0}, {"sigma": 2.0}),
     "z_loss": ({"c": 0.1},),
     "softcap": ({"cap": 5.0},),
     "distillation": ({"temperature": 1.0}, {"temperature": 4.0}),
@@ -216,6 +233,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
     "bi_tempered": ({"t1": 0.2}, {"t2": 2.0}, {"t1": 0.5, "t2": 0.5}),
     "reverse_kl": ({"log_zero": -9.21},),
     "focal": ({"gamma": 0.5}, {"gamma": 5.0}),
+    "eaft": ({"k": 3},),
     "poly1": ({"epsilon": -1.0}, {"epsilon": 5.0}),
     "asl": ({"gamma_pos": 2.5}, {"gamma_neg": 2.0}, {"eps": 0.3}, {"eps": 0.0}),
     "class_balanced": ({"beta": 0.99},),
@@ -301,6 +319,18 @@ ORACLES: dict[str, Callable[..., Any]] = {
         sklearn_loss.PinballLoss(quantile=tau).loss, y, z
     ),
     "pinball-scoringrules": lambda z, y, tau: scoringrules.quantile_score(y, z, tau).sum(-1),
+    "quantiles-scikit-learn": lambda z, y: (
+        sum(
+            elementwise(sklearn_loss.PinballLoss(quantile=level).loss, y, quantile)
+            for level, quantile in by_level(z)
+        )
+        * (2 / 19)
+    ),
+    "quantiles-scoringrules": lambda z, y: (
+        2
+        / 19
+        * sum(scoringrules.quantile_score(y, one, level).sum(-1) for level, one in by_level(z))
+    ),
     "expectile-statsmodels": lambda z, y, tau: elementwise(
         lambda missing, _: 2 * norms.MQuantileNorm(tau, norms.LeastSquares()).rho(missing), y - z, y
     ),
@@ -327,6 +357,7 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "gaussian_crps-scoringrules": lambda z, y, eps: scoringrules.crps_normal(
         y, gaussian(z)[0], gaussian(z)[1] ** 0.5
     ).sum(-1),
+    "hl_gauss-torch": hl_gauss,
     "student_t-torch": student_t,
     "student_t-scipy": lambda z, y, df, scale: (
         stats.t.logpdf(0, df, scale=scale) - stats.t.logpdf(y, df, z, scale)
@@ -442,10 +473,10 @@ ORACLES: dict[str, Callable[..., Any]] = {
         y, mixed(special.softmax(z, -1), y, alpha)
     ).sum(-1),
     "skew_reverse_kl-torch": lambda z, y, alpha: summed(
-        functional.kl_div, mixed(p(z), y, alpha).log(), p(z)
+        functional.kl_div, mixed(p(z), y, 1 - alpha).log(), p(z)
     ),
     "skew_reverse_kl-scipy": lambda z, y, alpha: special.rel_entr(
-        special.softmax(z, -1), mixed(special.softmax(z, -1), y, alpha)
+        special.softmax(z, -1), mixed(special.softmax(z, -1), y, 1 - alpha)
     ).sum(-1),
     "hellinger-torch": lambda z, y: functional.cosine_embedding_loss(
         p(z).sqrt(), y.sqrt(), torch.ones(len(z)), reduction="none"
@@ -472,8 +503,10 @@ ORACLES: dict[str, Callable[..., Any]] = {
         gamma_pos, gamma_neg, eps, reduction="none"
     )(z, c(y)),
     "dft-torch": lambda z, y: cross_entropy(z, y) * (-cross_entropy(z, y).detach()).exp(),
-    "eaft-torch": lambda z, y: (
-        cross_entropy(z, y) * Categorical(logits=z).entropy().detach() / np.log(z.shape[-1])
+    "eaft-torch": lambda z, y, k: (
+        cross_entropy(z, y)
+        * Categorical(logits=z.topk(min(k, CLASSES)).values).entropy().detach()
+        / np.log(min(k, CLASSES))
     ),
     "unlikelihood-torch": lambda z, y, alpha: (
         cross_entropy(z, y)

@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 
 from lossbench import records
 from lossbench.losses import LOSSES
-from lossbench.losses.distributions import Predicted
+from lossbench.losses.distributions import Piecewise, StudentT, quantile_levels
 from lossbench.losses.links import sparsemax
 from lossbench.measures import metrics
 
@@ -206,7 +206,7 @@ def test_every_metric_is_declared_with_unit_and_direction(classified):
     final = finals(p, label)
     measured = {"kl", "tv_posterior", "tv_bayes", "entropy_floor", *final}.union(
         metrics.regression(p, target),
-        metrics.distribution(Predicted(p, p, math.inf), target),
+        metrics.distribution(StudentT(p, p, math.inf), target),
         metrics.quantile(p, target, level=0.8),
         metrics.clean_validation(p, target, task="regression"),
         metrics.clean_validation(p, target, task="classification"),
@@ -448,7 +448,7 @@ def foretold():
 @pytest.mark.parametrize("df", [math.inf, 1.5, 4.0, 30.0])
 def test_crps_equals_scoringrules(foretold, df):
     location, scale, target = foretold
-    found = metrics.distribution(Predicted(location, scale, df), target)
+    found = metrics.distribution(StudentT(location, scale, df), target)
     mu, sigma, y = (part.numpy() for part in foretold)
     scores = sr.crps_normal(y, mu, sigma) if math.isinf(df) else sr.crps_t(y, df, mu, sigma)
     np.testing.assert_allclose(found["crps"], scores.mean((1, 2)), rtol=1e-7)
@@ -466,16 +466,16 @@ def test_crps_is_the_integral_that_defines_it(df):
 
 def test_crps_of_a_sure_forecast_is_the_absolute_error_and_that_of_cauchy_noise_is_none(foretold):
     location, scale, target = foretold
-    sure = metrics.distribution(Predicted(location, 1e-9 * scale, math.inf), target)
+    sure = metrics.distribution(StudentT(location, 1e-9 * scale, math.inf), target)
     expected = (location - target).abs().flatten(1).mean(-1)
     torch.testing.assert_close(sure["crps"], expected, rtol=1e-7, atol=0)
-    assert metrics.distribution(Predicted(location, scale, 1.0), target)["crps"].isnan().all()
+    assert metrics.distribution(StudentT(location, scale, 1.0), target)["crps"].isnan().all()
 
 
 @pytest.mark.parametrize("df", [math.inf, 1.0, 4.0])
 def test_coverage_is_the_share_inside_scipys_central_interval(foretold, df):
     location, scale, target = foretold
-    found = metrics.distribution(Predicted(location, scale, df), target)
+    found = metrics.distribution(StudentT(location, scale, df), target)
     law = stats.norm if math.isinf(df) else stats.t(df)
     low, high = (law.ppf(level) for level in (0.05, 0.95))
     z = ((target - location) / scale).numpy()
@@ -485,13 +485,126 @@ def test_coverage_is_the_share_inside_scipys_central_interval(foretold, df):
     assert 0 < share.min() < share.max() < 1
 
 
+@pytest.fixture
+def drawn_piecewise():
+    """Points and levels of distribution functions, [3, 40, 2, 6], some of them alike; targets."""
+    draw = torch.Generator().manual_seed(3)
+    points = torch.randn(3, 40, 2, 6, generator=draw, dtype=torch.float64).sort(-1).values
+    points[:, ::4, :, 2] = points[:, ::4, :, 3]  # a jump in between
+    levels = torch.rand(3, 40, 2, 6, generator=draw, dtype=torch.float64).sort(-1).values
+    return points, levels, 1.5 * torch.randn(3, 40, 2, generator=draw, dtype=torch.float64)
+
+
+def crps_by_hand(points, levels, target):
+    """The integral that defines the crps, of one distribution function."""
+
+    def squared(x):
+        below = np.interp(x, points, levels, left=0.0, right=1.0)
+        return (below - (x >= target)) ** 2
+
+    corners = sorted([*points, target])
+    return sum(integrate.quad(squared, *ends)[0] for ends in itertools.pairwise(corners))
+
+
+def test_crps_of_pieces_is_the_integral_that_defines_it(drawn_piecewise):
+    points, levels, target = (part[0, :10, 0].numpy() for part in drawn_piecewise)
+    found = metrics.piecewise_crps(*drawn_piecewise)[0, :10, 0].numpy()
+    expected = [crps_by_hand(*one) for one in zip(points, levels, target, strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_crps_of_one_piece_with_jumps_at_its_ends_equals_scoringrules(drawn_piecewise):
+    points, levels, target = drawn_piecewise
+    points, levels = points[..., [0, 5]], levels[..., [0, 5]]
+    found = metrics.distribution(Piecewise(points, levels), target)["crps"]
+    jumps = {"lmass": levels[..., 0].numpy(), "umass": 1.0 - levels[..., 1].numpy()}
+    ends = (end.numpy() for end in points.unbind(-1))
+    expected = sr.crps_uniform(target.numpy(), *ends, **jumps).mean((1, 2))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
+
+
+def test_coverage_of_pieces_is_the_share_between_the_points_of_their_levels(drawn_piecewise):
+    points, levels, target = drawn_piecewise
+    found = metrics.distribution(Piecewise(points, levels), target)["coverage_90"]
+    share = np.zeros((3, 40, 2))
+    for at in np.ndindex(share.shape):
+        low, high = np.interp((0.05, 0.95), levels[at].numpy(), points[at].numpy())
+        share[at] = low <= target[at].item() <= high
+    np.testing.assert_allclose(found.numpy(), share.mean((1, 2)))
+    assert 0 < share.mean() < 1
+
+
+LAW = stats.norm(0.3, 0.8)
+
+
+def gaussian_as(name):
+    """Outputs of a loss that say that the target is Gaussian, as nearly as they can: [1, 1, W]."""
+    if name == "gaussian_nll":
+        return torch.tensor([[[0.3, 2 * math.log(0.8)]]], dtype=torch.float64)
+    if name == "quantiles":
+        return torch.tensor(LAW.ppf([0.5, *(i / 20 for i in range(1, 20) if i != 10)]))[None, None]
+    edges = np.linspace(-5, 5, 52)
+    return torch.tensor(
+        LAW.logcdf(edges)[1:] + np.log1p(-LAW.cdf(edges[:-1]) / LAW.cdf(edges[1:]))
+    )[None, None]
+
+
+@pytest.mark.parametrize("name", ["gaussian_nll", "quantiles", "hl_gauss"])
+def test_the_same_forecast_is_judged_alike_whichever_loss_says_it(name):
+    target = torch.tensor(LAW.rvs(20_000, random_state=0))[None, :, None]
+    output = gaussian_as(name).expand(1, 20_000, -1)
+    found = metrics.distribution(LOSSES[name].predicted(output), target)
+    exact = sr.crps_normal(target.numpy(), 0.3, 0.8).mean()
+    assert found["crps"].item() == pytest.approx(exact, rel=0.01)
+    assert found["coverage_90"].item() == pytest.approx(0.9, abs=0.006)
+
+
+def test_quantiles_that_cross_are_put_in_order():
+    row, output = LOSSES["quantiles"], normal(4, 7, 19 * 2)
+    points, levels = row.predicted(output)
+    assert points.shape == (4, 7, 2, 19)
+    assert points.equal(output.unflatten(-1, (19, 2)).mT.sort(-1).values)
+    np.testing.assert_allclose(levels.numpy(), np.arange(1, 20) / 20)
+    sorted_output = points.mT[..., [9, *range(9), *range(10, 19)], :].flatten(-2)
+    assert row.predicted(sorted_output).points.equal(points)
+    assert row.predict(sorted_output).equal(points[..., 9])
+
+
+def test_quantiles_cost_what_their_distribution_does_the_more_so_the_more_they_are():
+    target = torch.tensor(LAW.rvs(4000, random_state=0))[:, None]
+    gaps = []
+    for count in (19, 199, 999):
+        row = replace(LOSSES["quantiles"], outputs_per_target=count)
+        levels = quantile_levels(count, like=target)
+        output = torch.tensor(LAW.ppf(levels.numpy())).expand(len(target), -1)
+        crps = metrics.distribution(row.predicted(output[None]), target[None])["crps"]
+        gaps.append(abs(row.values(output, target).mean().item() / crps.item() - 1.0))
+    assert gaps[0] > 5 * gaps[1] > 5 * gaps[2]
+    assert gaps[2] < 2e-3
+
+
+def test_an_even_number_of_quantiles_has_no_median_and_is_refused():
+    with pytest.raises(ValueError, match="4 quantiles per target: use an odd number"):
+        LOSSES["quantiles"].values(normal(3, 4), normal(3, 1))
+
+
+def test_bins_say_how_likely_each_is_and_their_mean_is_the_prediction():
+    row, output = LOSSES["hl_gauss"].at(low=-1.0, high=2.0), 3.0 * normal(3, 5, 51 * 2)
+    points, levels = row.predicted(output)
+    p = output.unflatten(-1, (51, 2)).mT.softmax(-1)
+    torch.testing.assert_close(levels.diff(), p)
+    middle = -1.0 + (torch.arange(51, dtype=torch.float64) + 0.5) * 3.0 / 51
+    torch.testing.assert_close(row.predict(output), p @ middle)
+    assert (points[..., 0].unique().item(), points[..., -1].unique().item()) == (-1.0, 2.0)
+
+
 def test_targets_of_the_foretold_distribution_are_covered_at_the_stated_share():
     draw = np.random.default_rng(0)
     for df in (math.inf, 4.0):
         noise = draw.standard_normal(40_000) if math.isinf(df) else draw.standard_t(df, 40_000)
         location, scale = torch.full((2, 1, 40_000, 1), 3.0, dtype=torch.float64)
         target = location + scale * torch.as_tensor(noise)[None, :, None]
-        found = metrics.distribution(Predicted(location, scale, df), target)
+        found = metrics.distribution(StudentT(location, scale, df), target)
         assert found["coverage_90"].item() == pytest.approx(0.9, abs=0.006)
 
 
@@ -513,7 +626,7 @@ def test_a_row_says_what_its_loss_predicts_with_the_parameters_of_the_loss():
     assert (scale.unique().item(), df) == (0.5, 7.0)
 
 
-SCORED = {"beta_nll", "gaussian_crps"}
+SCORED = {"beta_nll", "gaussian_crps", "quantiles", "hl_gauss"}
 """Losses of a predicted distribution that are not its likelihood."""
 
 
@@ -561,7 +674,9 @@ def test_metrics_of_a_member_are_the_same_bits_alone_and_among_others(members, c
         p, own = output[at].softmax(-1), torch.nn.functional.one_hot(label[at], classes).float()
         is_probability = torch.tensor([place % 2 == 0 for place in range(50)])[:members][at]
         given = {"recalibrated": p.log(), "is_probability": is_probability}
-        predicted = [Predicted(output[at], scale[at], df) for df in (math.inf, 4.0)]
+        predicted = [StudentT(output[at], scale[at], df) for df in (math.inf, 4.0)]
+        pieces = torch.stack([output[at], output[at] + scale[at]], -1)
+        predicted.append(Piecewise(pieces, torch.tensor([0.1, 0.8])))
         return [
             metrics.classification(output[at], own, **given)["balanced_accuracy"],
             *finals(output[at], label[at], **given).values(),

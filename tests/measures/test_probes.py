@@ -8,6 +8,8 @@ import torch
 
 from lossbench.measures import probes
 
+ALL = torch.ones(3).bool()
+
 
 @pytest.fixture
 def measured():
@@ -34,7 +36,8 @@ def flat(tensors, place):
 
 def test_every_column_of_steps_equals_the_plain_computation(measured):
     batch, state = measured
-    found = probes.steps(**batch, **state, is_probability=torch.tensor([True, True, False]))
+    flags = {"is_probability": torch.tensor([True, True, False]), "has_error": ALL}
+    found = probes.steps(**batch, **state, **flags)
     for k in range(3):
         own = {name: value[k].numpy() for name, value in batch.items()}
         error = own["prediction"] - own["target"]
@@ -57,13 +60,23 @@ def test_every_column_of_steps_equals_the_plain_computation(measured):
 
 def test_the_output_gradient_is_measured_over_the_outputs_that_make_the_prediction(measured):
     batch, state = measured
-    plain = probes.steps(**batch, **state, is_probability=torch.ones(3).bool())
+    flags = {"is_probability": ALL, "has_error": ALL}
+    plain = probes.steps(**batch, **state, **flags)
     wider = torch.cat([batch["output_gradient"], 9.0 * torch.ones(3, 5, 4)], -1)
-    wide = probes.steps(
-        **batch | {"output_gradient": wider}, **state, is_probability=torch.ones(3).bool()
-    )
+    wide = probes.steps(**batch | {"output_gradient": wider}, **state, **flags)
     for column in ("output_gradient_norm", "cosine"):
         assert torch.equal(plain[column], wide[column])
+
+
+def test_where_no_output_has_an_error_all_count_and_there_is_no_cosine(measured):
+    batch, state = measured
+    wider = torch.cat([batch["output_gradient"], torch.ones(3, 5, 4)], -1).double()
+    has_error = torch.tensor([True, False, True])
+    flags = {"is_probability": ALL, "has_error": has_error}
+    found = probes.steps(**batch | {"output_gradient": wider}, **state, **flags)
+    assert found["cosine"].isnan().equal(~has_error)
+    expected = np.sqrt((np.linalg.norm(wider[1].numpy(), axis=-1) ** 2).mean())
+    assert found["output_gradient_norm"][1].item() == pytest.approx(expected)
 
 
 def test_layers_group_the_parameters_of_a_module(measured):
@@ -97,5 +110,6 @@ def test_a_saturated_prediction_is_counted():
         before=weights,
         after=weights,
         is_probability=torch.tensor([True]),
+        has_error=torch.tensor([True]),
     )
     assert found["saturated_share"].item() == 0.5

@@ -25,7 +25,7 @@ from lossbench.claims.verdict import NOT_OF_LABELS
 from lossbench.figures import card as drawings
 from lossbench.figures.card import Act, Lesson, Line
 from lossbench.losses import LOSSES
-from lossbench.losses.curves import curve
+from lossbench.losses.curves import curve, is_of_error
 from lossbench.losses.spec import Loss
 from lossbench.report.pictures import Picture, inline, palette, svg_of
 
@@ -64,12 +64,13 @@ def ray(entry: catalog.Entry) -> list[Line]:
     for name, loss, color in _losses(entry):
         is_regression = loss.task == "regression"
         targets = 1 if is_regression else RAY_CLASSES
-        output = torch.zeros(len(sizes), targets * loss.outputs_per_target, dtype=torch.float64)
+        output = torch.zeros(len(sizes), targets, dtype=torch.float64)
         output[:, 0] = sizes
         target = torch.zeros(len(sizes), targets, dtype=torch.float64)
         if not is_regression:
             target[:, 1] = 1.0
-        norm = output_gradient(loss, output, target)[:, :targets].norm(dim=-1)
+        gradient = output_gradient(loss, loss.placed(output), target)
+        norm = (gradient[:, :targets] if loss.has_error else gradient).norm(dim=-1)
         lines.append(Line(name, color, sizes.numpy(), norm.numpy()))
     return lines
 
@@ -281,8 +282,7 @@ def _prose(text: str) -> Markup:
 def _setting(loss: Loss, *, is_curve: bool) -> str:
     """At which outputs and targets `curves.curve` follows the loss."""
     if loss.task == "regression":
-        is_error = loss.inverse_link in ("identity", "mean")
-        return "" if is_error else "Curves: outputs from -3 to 3 for a target of 1."
+        return "" if is_of_error(loss) else "Curves: outputs from -3 to 3 for a target of 1."
     if loss.inverse_link == "identity":
         return "Curves: two classes with outputs p and 1 - p."
     dots = "" if is_curve else " Its prediction takes few values there, hence the dots."

@@ -110,7 +110,8 @@ def requirements(loss: Mapping[str, Any]) -> list[str]:
     if loss["needs_context"]:
         requests.append("the class counts of the training split (a Context)")
     if (outputs := loss["outputs_per_target"]) > 1:
-        requests.append(f"{outputs} outputs per target, of which the first makes the prediction")
+        link = loss["inverse_link"].replace("_", " ")
+        requests.append(f"{outputs} outputs per target; the prediction is their {link}")
     if loss["domain"] != "real":
         requests.append(f"targets that are {loss['domain']}")
     return requests

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lossbench.claims.draws import normal, padded, scattered_pairs, seeded
+from lossbench.claims.draws import normal, scattered_pairs, seeded
 from lossbench.claims.minima import output_gradient
 from lossbench.claims.verdict import Verdict, claim, claim_about_labels, compare, least_favourable
 from lossbench.losses.spec import Loss
@@ -45,7 +45,7 @@ def translation_invariant(loss: Loss, outputs: int) -> Verdict:
     if loss.task == "regression":
         # Upwards, so that targets stay nonnegative.
         shift = shift.abs().expand_as(target)
-        shifted = loss.values(output + padded(shift, loss), target + shift)
+        shifted = loss.values(output + loss.placed(shift), target + shift)
         return _compare_values(names, shifted, value)
     change = _compare_values(names, loss.values(output + shift, target), value)
     output, target = scattered_pairs(loss, seeded("gradient sum", outputs), outputs)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lossbench.claims.draws import dense_targets, label_distributions, normal, padded, seeded
+from lossbench.claims.draws import dense_targets, label_distributions, normal, seeded
 from lossbench.losses.links import PROBABILITY_LINKS
 from lossbench.losses.spec import Loss
 
@@ -101,7 +101,7 @@ def starts(loss: Loss, mean: Tensor) -> Tensor:
     width = loss.outputs_per_target * mean.shape[-1]
     anywhere = scale * normal((len(scale), 1, width), seeded("starts", width))
     guess = mean if loss.task == "regression" else mean.clamp(min=1e-3).log()
-    return torch.cat([anywhere.expand(-1, len(mean), -1), padded(guess, loss) + anywhere[:1]])
+    return torch.cat([anywhere.expand(-1, len(mean), -1), loss.placed(guess) + anywhere[:1]])
 
 
 def minimise(objective: Callable[[Tensor], Tensor], start: Tensor, *, steps: int = 120) -> Tensor:

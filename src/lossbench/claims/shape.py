@@ -11,7 +11,6 @@ from torch import Tensor
 from lossbench.claims.draws import (
     hard_targets,
     normal,
-    padded,
     raw_outputs,
     scattered_pairs,
     seeded,
@@ -116,7 +115,7 @@ def _line_centres(loss: Loss, outputs: int, generator: torch.Generator) -> tuple
     twice, the second time with a hard label.
     """
     value, output, target = minima_on_targets(loss, outputs)
-    middle = padded(target, loss) if loss.task == "regression" else best(value, output)
+    middle = loss.placed(target) if loss.task == "regression" else best(value, output)
     anywhere = 2.0 * raw_outputs(loss, (8, outputs), generator)
     centre = torch.cat([middle[:4], torch.zeros_like(middle[:4]), anywhere])
     return centre, torch.cat([target, hard_targets(loss, (4, outputs), generator)])
@@ -137,7 +136,7 @@ def bounded_gradient(loss: Loss, outputs: int) -> Verdict:
     axes = torch.eye(width, dtype=torch.float64)
     ray = torch.cat([axes, -axes, normal((32, width), generator).sign()])
     target = hard_targets(loss, (len(ray), outputs), generator)
-    centre = padded(target, loss) if loss.task == "regression" else torch.zeros_like(ray)
+    centre = loss.placed(target) if loss.task == "regression" else torch.zeros_like(ray)
 
     def largest(radii: tuple[float, ...]) -> float:
         gradients = [output_gradient(loss, centre + r * ray, target) for r in radii]
@@ -165,8 +164,8 @@ def vanishing_when_wrong(loss: Loss, outputs: int) -> Verdict:
     target = hard_targets(loss, (64, outputs), generator)
     if loss.task == "regression":
         sign = normal((64, outputs), generator).sign()
-        wrong = padded(target + WRONG_ERROR * sign, loss)
-        near = [padded(target + error * sign, loss) for error in (0.01, 0.1, 1.0)]
+        wrong = loss.placed(target + WRONG_ERROR * sign)
+        near = [loss.placed(target + error * sign) for error in (0.01, 0.1, 1.0)]
     else:
         wrong = WRONG_OUTPUT * (2.0 * target.roll(1, -1) - 1.0)
         near = [raw_outputs(loss, (64, outputs), generator)]

@@ -233,6 +233,35 @@ def clean_linear(*, seed: int, examples: int = 1000, features: int = 8) -> Split
     return _behind_noise(inputs, clean, clean, seed=seed, has_variance=True)
 
 
+def heteroscedastic(*, seed: int, examples: int = 1000, noise: str = "gaussian") -> Splits:
+    """A wave behind noise that grows with the input, y = x sin x + 0.3 e + 0.3 x e', x in [0, 10].
+
+    Targets of all splits carry the noise, so that predicted distributions can be judged.
+
+    Args:
+        seed: Draws the inputs, the noise and the split.
+        examples: Rows in all.
+        noise: Of e and e', of mean 0 and variance 1: "gaussian", or the skewed "exponential", an
+            exponential number less 1.
+
+    Source:
+        Skafte, Jørgensen and Hauberg 2019, NeurIPS; Seitzer et al. 2022, ICLR.
+    """
+    _check_sizes(examples=examples)
+    if noise not in ("gaussian", "exponential"):
+        raise ValueError(f"noise {noise!r} is unknown: use one of gaussian, exponential")
+    draw = stream(seed, "data")
+    x = 10.0 * torch.rand(examples, 1, generator=draw, dtype=torch.float64)
+    if noise == "gaussian":
+        steady, growing = torch.randn(2, examples, 1, generator=draw, dtype=torch.float64)
+    else:
+        level = torch.rand(2, examples, 1, generator=draw, dtype=torch.float64)
+        steady, growing = -torch.log1p(-level) - 1.0
+    rows = permuted(examples, seed)
+    y = x * x.sin() + 0.3 * steady + 0.3 * x * growing
+    return regression(by_split(x, rows), by_split(y, rows))
+
+
 def noisy_counts(
     *, seed: int, examples: int = 1000, features: int = 8, rate: float = 3.0, spread: float = 0.5
 ) -> Splits:
@@ -390,6 +419,13 @@ ROWS = (
         "generated; no noise",
         drawn="generated",
         is_symmetric=True,
+    ),
+    Data(
+        heteroscedastic,
+        "regression",
+        "generated; Skafte, Jørgensen and Hauberg 2019, NeurIPS",
+        drawn="generated",
+        note="Targets of all splits carry the noise, which grows with the input.",
     ),
     Data(
         noisy_counts,

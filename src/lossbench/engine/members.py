@@ -51,6 +51,7 @@ class Members:
         batches: Of every step.
         hyper: Learning rate, momentum and weight decay, [K] each.
         is_probability: [K], whether the member's inverse link gives probabilities.
+        has_error: [K], whether the first C outputs have an error each, see `Loss`.
         is_distribution: [K], whether its prediction is to be the distribution of the label: a
             probability, or what a strictly proper loss makes of any other link.
         bayes: By split, [K, N, C], what the member's loss aims at; of the test split where its
@@ -74,6 +75,7 @@ class Members:
     batches: Batches
     hyper: Hyperparameters
     is_probability: Tensor
+    has_error: Tensor
     is_distribution: Tensor
     bayes: dict[str, Tensor]
     fingerprints: dict[int, dict[str, str]]
@@ -233,6 +235,7 @@ def assemble(
             )
         ),
         is_probability=torch.tensor(is_probability, device=device),
+        has_error=torch.tensor([run.row.has_error for run in runs], device=device),
         is_distribution=torch.tensor(
             [either or proper for either, proper in zip(is_probability, is_proper, strict=True)],
             device=device,

@@ -129,6 +129,7 @@ class Updates(Advance):
             output_gradient=update.signal,
             gradient=update.gradient,
             is_probability=self._members.is_probability,
+            has_error=self._members.has_error,
             **moved,
         )
         layers = probes.layers(gradient=update.gradient, **moved)

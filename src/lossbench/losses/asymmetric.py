@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lossbench.losses.distributions import quantile_levels
 from lossbench.losses.links import capped_expm1
 from lossbench.losses.spec import Loss
 
@@ -23,6 +24,23 @@ def pinball(output: Tensor, target: Tensor, *, tau: float = 0.8) -> Tensor:
     """
     error = output - target
     return torch.maximum((1.0 - tau) * error, -tau * error).sum(-1)
+
+
+def quantiles(output: Tensor, target: Tensor) -> Tensor:
+    """Twice the mean of `pinball` over evenly spaced levels, each of which has an output.
+
+    Of ever more levels it is the continuous ranked probability score of what they predict, in units
+    of the target. Nothing keeps the quantiles from crossing.
+
+    Args:
+        output: Medians, then the quantiles of the other levels i/(n + 1), rising, [..., nC].
+        target: [..., C].
+    """
+    count = output.shape[-1] // target.shape[-1]
+    levels = quantile_levels(count, like=output)[:, None]  # [n, 1]
+    error = output.unflatten(-1, (count, -1)) - target.unsqueeze(-2)
+    scores = torch.maximum((1.0 - levels) * error, -levels * error)
+    return 2.0 / count * scores.flatten(-2).sum(-1)
 
 
 def expectile(output: Tensor, target: Tensor, *, tau: float = 0.8) -> Tensor:
@@ -75,6 +93,19 @@ ROWS = (
         source="Koenker and Bassett 1978, Econometrica",
         oracle="scikit-learn, scoringrules",
         quantile="tau",
+    ),
+    Loss(
+        fn=quantiles,
+        inverse_link="median",
+        family="asymmetric",
+        task="regression",
+        formula="2/n Σ_i max((1 - τ_i)e_i, -τ_i e_i), τ_i = i/(n + 1), n = 19 outputs",
+        claims=ASYMMETRIC | {"bounded_gradient"},
+        source="Koenker and Bassett 1978, Econometrica; many at once in Zou and Yuan 2008, Annals "
+        "of Statistics",
+        outputs_per_target=19,
+        oracle="scikit-learn, scoringrules",
+        distribution="quantiles",
     ),
     Loss(
         fn=expectile,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossbench.losses.links import PLACED
 from lossbench.losses.spec import NO_PARAMS, Loss
 
 POINTS = 241
@@ -26,17 +27,17 @@ def curve(loss: Loss, params: Mapping[str, Any] = NO_PARAMS) -> dict[str, list[f
         Columns argument, value, first and second (derivatives with respect to the output, of the
         true class in classification), weight = |output gradient| / |error| (NaN at zero error).
     """
-    output, target = _points(loss)
-    output = output.requires_grad_()
+    place, target = _points(loss)
+    place = place.requires_grad_()
+    output = loss.placed(place, params)
     value = loss.values(output, target, params)
-    (slope,) = torch.autograd.grad(value.sum(), output, create_graph=True)
+    (slope,) = torch.autograd.grad(value.sum(), place, create_graph=True)
     second = torch.zeros_like(value)
     if slope.requires_grad:
-        (bend,) = torch.autograd.grad(slope[:, 0].sum(), output, allow_unused=True)
+        (bend,) = torch.autograd.grad(slope[:, 0].sum(), place, allow_unused=True)
         second = second if bend is None else second + bend[:, 0]
     prediction = loss.predict(output.detach(), params)
-    error = prediction - target
-    signal = slope.detach()[:, : target.shape[-1]]
+    error, signal = prediction - target, slope.detach()
     weight = signal.norm(dim=-1) / error.norm(dim=-1)
     columns = {
         "argument": (error if loss.task == "regression" else prediction)[:, 0],
@@ -48,12 +49,17 @@ def curve(loss: Loss, params: Mapping[str, Any] = NO_PARAMS) -> dict[str, list[f
     return {name: column.tolist() for name, column in columns.items()}
 
 
+def is_of_error(loss: Loss) -> bool:
+    """Whether a regression loss is drawn along its error, at a target of 0."""
+    return loss.inverse_link in ("identity", *PLACED)
+
+
 def _points(loss: Loss) -> tuple[Tensor, Tensor]:
+    """Outputs, or predictions where several outputs make one, and targets: [POINTS, C] each."""
     if loss.task == "regression":
-        output = torch.zeros(POINTS, loss.outputs_per_target, dtype=torch.float64)
-        output[:, 0] = torch.linspace(-LARGEST_ERROR, LARGEST_ERROR, POINTS, dtype=torch.float64)
-        is_error = loss.inverse_link in ("identity", "mean")
-        return output, torch.full((POINTS, 1), 0.0 if is_error else 1.0, dtype=torch.float64)
+        place = torch.linspace(-LARGEST_ERROR, LARGEST_ERROR, POINTS, dtype=torch.float64)
+        target = 0.0 if is_of_error(loss) else 1.0
+        return place[:, None], torch.full((POINTS, 1), target, dtype=torch.float64)
     p = torch.linspace(0.001, 0.999, POINTS, dtype=torch.float64)
     target = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(POINTS, 2)
     if loss.inverse_link == "identity":

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from lossbench.losses.links import capped_exp
 from lossbench.losses.robust import rce
-from lossbench.losses.softmax import log_softmax, softmax
+from lossbench.losses.softmax import exact_log_softmax, exact_softmax, log_softmax
 from lossbench.losses.spec import Loss
 
 
 def js(output: Tensor, target: Tensor) -> Tensor:
     """Jensen-Shannon divergence, in nats, between 0 and log 2."""
-    p = softmax(output)
+    p = exact_softmax(output)
     # Where p underflows and the target is 0, their sum is 0 too, and nothing is added.
     log_p, log_sum = (x.clamp(min=torch.finfo(p.dtype).tiny).log() for x in (p, p + target))
     # Σ y log(y/m) and Σ p log(p/m) less log 2 each: a wrong class has exactly 0 of both.
@@ -42,7 +42,7 @@ def jsd(output: Tensor, target: Tensor, *, beta: float = 0.1) -> Tensor:
     """
     _refuse_no_mixture("beta", beta)
     of_target = skew_kl(output, target, alpha=beta)
-    return beta * of_target + (1.0 - beta) * skew_reverse_kl(output, target, alpha=beta)
+    return beta * of_target + (1.0 - beta) * skew_reverse_kl(output, target, alpha=1.0 - beta)
 
 
 def forward_kl(output: Tensor, target: Tensor) -> Tensor:
@@ -63,28 +63,29 @@ def skew_kl(output: Tensor, target: Tensor, *, alpha: float = 0.1) -> Tensor:
         ValueError: `alpha` is not between 0 and 1.
     """
     _refuse_no_mixture("alpha", alpha)
-    mixture = alpha * target + (1.0 - alpha) * softmax(output)
+    mixture = alpha * target + (1.0 - alpha) * exact_softmax(output)
     log_mixture = mixture.clamp(min=torch.finfo(mixture.dtype).tiny).log()
     return (torch.xlogy(target, target) - target * log_mixture).sum(-1)
 
 
 def skew_reverse_kl(output: Tensor, target: Tensor, *, alpha: float = 0.1) -> Tensor:
-    """Divergence of a mixture of softmax and target from the softmax: finite for every label.
+    """Divergence of a mixture of target and softmax from the softmax: finite for every label.
 
     Args:
         output: [..., C].
         target: Distribution, [..., C].
-        alpha: Share of the target in the mixture, between 0 and 1.
+        alpha: Share of the softmax in the mixture, between 0 and 1; towards 0 it is reverse_kl with
+            nothing cut off. In `skew_kl` it is that of the target.
 
     Raises:
         ValueError: `alpha` is not between 0 and 1.
     """
     _refuse_no_mixture("alpha", alpha)
-    p = softmax(output)
-    # The mixture over 1 - α, so that a wrong class has exactly no slope: see `js`.
-    mixture = p + alpha / (1.0 - alpha) * target
+    p = exact_softmax(output)
+    # The mixture over α, so that a wrong class has exactly no slope: see `js`.
+    mixture = p + (1.0 - alpha) / alpha * target
     log_p, log_mixture = (x.clamp(min=torch.finfo(p.dtype).tiny).log() for x in (p, mixture))
-    return (p * (log_p - log_mixture)).sum(-1) - math.log1p(-alpha)
+    return (p * (log_p - log_mixture)).sum(-1) - math.log(alpha)
 
 
 def _refuse_no_mixture(name: str, share: float) -> None:
@@ -94,13 +95,13 @@ def _refuse_no_mixture(name: str, share: float) -> None:
 
 def hellinger(output: Tensor, target: Tensor) -> Tensor:
     """Squared Hellinger distance, 1 - Σ√(py), between 0 and 1."""
-    log_p = log_softmax(output)
+    log_p = exact_log_softmax(output)
     return 1.0 - (target.sqrt() * (0.5 * log_p).exp()).sum(-1)
 
 
 def bhattacharyya(output: Tensor, target: Tensor) -> Tensor:
     """Minus the logarithm of Σ√(py); on hard labels half of cross_entropy."""
-    log_p = log_softmax(output)
+    log_p = exact_log_softmax(output)
     return -(0.5 * (log_p + target.log())).logsumexp(-1)
 
 
@@ -112,7 +113,7 @@ def reverse_kl(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Ten
         target: Distribution, [..., C].
         log_zero: What log 0 is taken for, negative; without it a hard label costs infinity.
     """
-    log_p = log_softmax(output)
+    log_p = exact_log_softmax(output)
     # Σ p is 1: with it off, a certain wrong class has no slope that would be all float32 keeps.
     return 1.0 + (log_p.exp() * (log_p - 1.0)).sum(-1) + rce(output, target, log_zero=log_zero)
 
@@ -131,7 +132,7 @@ def dice(output: Tensor, target: Tensor) -> Tensor:
 
     The form with squares in the denominator; with plain sums there it is `unhinged`.
     """
-    p = softmax(output)
+    p = exact_softmax(output)
     overlap = 2.0 * (p * target).sum(-1)
     return 1.0 - overlap / (p.square().sum(-1) + target.square().sum(-1))
 
@@ -203,10 +204,10 @@ ROWS = (
         inverse_link="softmax",
         family="divergence",
         task="classification",
-        formula="Σ p log(p / (αy + (1 - α)p))",
+        formula="Σ p log(p / ((1 - α)y + αp))",
         claims=LOCAL | {"bounded_gradient", "vanishing_when_wrong"},
         source="Ko et al. 2024, ICML (DistiLLM)",
-        weight="p log(1 + r/p) - r p/(r + p), r = α/(1 - α)",
+        weight="p log(1 + r/p) - r p/(r + p), r = (1 - α)/α",
         oracle="torch, scipy",
     ),
     Loss(

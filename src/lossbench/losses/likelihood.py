@@ -11,7 +11,14 @@ import math
 import torch
 from torch import Tensor
 
-from lossbench.losses.links import LARGEST_EXPONENT, capped_exp, softplus
+from lossbench.losses.links import (
+    LARGEST_EXPONENT,
+    bin_edges,
+    capped_exp,
+    of_each_target,
+    softplus,
+)
+from lossbench.losses.softmax import log_softmax
 from lossbench.losses.spec import Loss
 
 
@@ -72,6 +79,35 @@ def gaussian_crps(output: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tenso
     density = (-0.5 * error.square()).exp() / math.sqrt(2.0 * math.pi)
     score = error * torch.erf(error / math.sqrt(2.0)) + 2.0 * density - 1.0 / math.sqrt(math.pi)
     return (deviation * score).sum(-1)
+
+
+def hl_gauss(
+    output: Tensor, target: Tensor, *, low: float = -5.0, high: float = 5.0, sigma: float = 0.75
+) -> Tensor:
+    """Regression as classification: cross entropy of bins against a Gaussian around the target.
+
+    The Gaussian is cut off at the ends of the bins, and its share of each bin is the target there.
+
+    Args:
+        output: Logits of the first bin of each target, then of the second, and so on, [..., nC].
+        target: [..., C]; what lies beyond the bins is taken for their end.
+        low: Lower end of the first bin, in units of the target.
+        high: Upper end of the last one.
+        sigma: Deviation of the Gaussian in widths of a bin, positive. The default is the paper's.
+
+    Raises:
+        ValueError: `low` is not below `high`, or `sigma` not positive.
+    """
+    if not low < high:
+        raise ValueError(f"low is {low} and high {high}: use numbers of which low is the smaller")
+    if not sigma > 0:
+        raise ValueError(f"sigma is {sigma}: use a positive number, of widths of a bin")
+    count = output.shape[-1] // target.shape[-1]
+    edges = bin_edges(count, low=low, high=high, like=output)
+    centre = target.clamp(low, high).unsqueeze(-1)  # [..., C, 1]
+    below = torch.erf((edges - centre) * (count / (sigma * math.sqrt(2.0) * (high - low))))
+    share = (below[..., 1:] - below[..., :-1]) / (below[..., -1:] - below[..., :1])
+    return -(share * log_softmax(of_each_target(output, count))).flatten(-2).sum(-1)
 
 
 def student_t(output: Tensor, target: Tensor, *, df: float = 4.0, scale: float = 1.0) -> Tensor:
@@ -156,6 +192,18 @@ ROWS = (
         outputs_per_target=2,
         oracle="scoringrules",
         distribution="gaussian",
+    ),
+    Loss(
+        fn=hl_gauss,
+        inverse_link="mean_of_bins",
+        family="likelihood",
+        task="regression",
+        formula="-Σ q log p, p = softmax(z), q the Gaussian's shares of n = 51 bins",
+        claims=LIKELIHOOD | {"convex", "smooth", "bounded_gradient", "nonnegative"},
+        source="Imani and White 2018, ICML; Farebrother et al. 2024, ICML",
+        outputs_per_target=51,
+        oracle="torch",
+        distribution="bins",
     ),
     Loss(
         fn=student_t,

@@ -183,15 +183,27 @@ def softplus(output: Tensor) -> Tensor:
     return functional.softplus(output, threshold=50.0)
 
 
-def mean(output: Tensor) -> Tensor:
-    """The first half of the outputs; the second half says how sure it is."""
-    return output[..., : output.shape[-1] // 2]
+def mean(output: Tensor, *, outputs_per_target: int) -> Tensor:
+    """The first of the outputs of each target; the others say how sure it is."""
+    return output[..., : output.shape[-1] // outputs_per_target]
+
+
+def median(output: Tensor, *, outputs_per_target: int) -> Tensor:
+    """The first of the outputs of each target, which are quantiles."""
+    return mean(output, outputs_per_target=outputs_per_target)
+
+
+def mean_of_bins(output: Tensor, *, outputs_per_target: int, low: float, high: float) -> Tensor:
+    """The mean of the centres of equal bins from low to high, weighed by a softmax over them."""
+    p = softmax(of_each_target(output, outputs_per_target))
+    edges = bin_edges(outputs_per_target, low=low, high=high, like=output)
+    return (p * (0.5 * (edges[1:] + edges[:-1]))).sum(-1)
 
 
 INVERSE_LINKS: dict[str, Callable[..., Tensor]] = {
     link.__name__: link
     for link in (
-        *(identity, exp, softplus, mean),
+        *(identity, exp, softplus, mean, median, mean_of_bins),
         *(softmax, doubled_softmax, scaled_softmax, normalized_softmax, cosine_softmax),
         *(softcapped_softmax, stablemax, sparsemax, entmax15, entmax, tempered_softmax),
         *(sigmoid, doubled_sigmoid, half_margin, tangent),
@@ -203,6 +215,43 @@ PROBABILITY_LINKS = frozenset(
     | {"softcapped_softmax", "stablemax", "sparsemax", "entmax15", "entmax", "tempered_softmax"}
 )
 """Inverse links whose predictions lie on the simplex."""
+
+
+def of_each_target(output: Tensor, outputs_per_target: int) -> Tensor:
+    """Outputs [..., W], the first of all C targets before the second ones, as [..., C, n]."""
+    return output.unflatten(-1, (outputs_per_target, -1)).transpose(-1, -2)
+
+
+def bin_edges(count: int, *, low: float, high: float, like: Tensor) -> Tensor:
+    """The edges of so many equal bins, [count + 1]."""
+    return torch.linspace(low, high, count + 1, dtype=like.dtype, device=like.device)
+
+
+def without_spread(target: Tensor, *, outputs_per_target: int) -> Tensor:
+    """Outputs [..., nC] whose `mean` is the target, and all others zero."""
+    return functional.pad(target, (0, (outputs_per_target - 1) * target.shape[-1]))
+
+
+def all_equal(target: Tensor, *, outputs_per_target: int) -> Tensor:
+    """Outputs [..., nC] that all are the target, and so their `median`."""
+    return torch.cat([target] * outputs_per_target, -1)
+
+
+def bins_around(target: Tensor, *, outputs_per_target: int, low: float, high: float) -> Tensor:
+    """Outputs [..., nC] whose `mean_of_bins` is the target, between the outermost bins."""
+    edges = bin_edges(outputs_per_target, low=low, high=high, like=target)
+    away = (target.unsqueeze(-1) - 0.5 * (edges[1:] + edges[:-1])) * (
+        outputs_per_target / (high - low)
+    )
+    return -0.5 * away.square().transpose(-1, -2).flatten(-2)
+
+
+PLACED: dict[str, Callable[..., Tensor]] = {
+    "mean": without_spread,
+    "median": all_equal,
+    "mean_of_bins": bins_around,
+}
+"""Of each inverse link of several outputs per target, outputs for a prediction."""
 
 
 def softcapped(output: Tensor, *, cap: float) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from lossbench.losses.links import positive_power, tempered_softmax
 from lossbench.losses.proper import cross_entropy
-from lossbench.losses.softmax import exact_log_softmax, log_softmax, softmax
+from lossbench.losses.softmax import exact_log_softmax, exact_softmax, log_softmax, softmax
 from lossbench.losses.spec import Loss
 
 
@@ -27,7 +27,7 @@ def mae_probs(output: Tensor, target: Tensor) -> Tensor:
 
 def unhinged(output: Tensor, target: Tensor) -> Tensor:
     """One minus the softmax probability of the label."""
-    return 1.0 - (target * softmax(output)).sum(-1)
+    return 1.0 - (target * exact_softmax(output)).sum(-1)
 
 
 def gce(output: Tensor, target: Tensor, *, q: float = 0.7) -> Tensor:
@@ -38,7 +38,7 @@ def gce(output: Tensor, target: Tensor, *, q: float = 0.7) -> Tensor:
         target: Distribution, [..., C].
         q: Above 0, up to 1; towards 0 it becomes cross_entropy, 1 is unhinged.
     """
-    log_p = log_softmax(output)
+    log_p = exact_log_softmax(output)
     # Not expm1: torch's derivative of that is 1 + expm1, and 0 where that rounds to -1.
     return (target * (1.0 - (q * log_p).exp())).sum(-1) / q
 
@@ -52,7 +52,7 @@ def rce(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Tensor:
         log_zero: What log 0 is taken for, negative. The paper says -4; the authors' code clamps
             the label at 1e-4 and so has -9.21.
     """
-    return -log_zero - (softmax(output) * _above(target, log_zero)).sum(-1)
+    return -log_zero - (exact_softmax(output) * _above(target, log_zero)).sum(-1)
 
 
 def sce(
@@ -82,8 +82,10 @@ def nce(output: Tensor, target: Tensor) -> Tensor:
         log_p = functional.logsigmoid(output - output.flip(-1))
     else:
         log_p = exact_log_softmax(output)
-    # 1 less the share of the others, which keeps its digits where the label has all of the sum.
-    return 1.0 - ((1.0 - target) * log_p).sum(-1) / log_p.sum(-1)
+    # What the least likely class has of the target is a constant: its logarithm, which may be
+    # almost all of the sum, would round the rest away.
+    constant = target.gather(-1, log_p.argmin(-1, keepdim=True))
+    return constant.squeeze(-1) + ((target - constant) * log_p).sum(-1) / log_p.sum(-1)
 
 
 def nce_mae(output: Tensor, target: Tensor, *, alpha: float = 1.0, beta: float = 1.0) -> Tensor:
@@ -126,7 +128,7 @@ def taylor_ce(output: Tensor, target: Tensor, *, t: int = 2) -> Tensor:
         target: Distribution, [..., C].
         t: Terms, 1 or more; 1 is unhinged, infinitely many are cross_entropy.
     """
-    miss = 1.0 - softmax(output)
+    miss = 1.0 - exact_softmax(output)
     terms = torch.stack([miss.pow(i) / i for i in range(1, t + 1)], -1)
     return (target * terms.sum(-1)).sum(-1)
 
@@ -139,7 +141,7 @@ def phuber_ce(output: Tensor, target: Tensor, *, tau: float = 10.0) -> Tensor:
         target: Distribution, [..., C].
         tau: Largest slope with respect to p, above 1.
     """
-    log_p = log_softmax(output)
+    log_p = exact_log_softmax(output)
     linear = math.log(tau) + 1.0 - tau * log_p.exp()
     return (target * torch.where(log_p > -math.log(tau), -log_p, linear)).sum(-1)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lossbench.losses.distributions import DISTRIBUTIONS, Predicted
-from lossbench.losses.links import INVERSE_LINKS
+from lossbench.losses.links import INVERSE_LINKS, PLACED
 
 TASKS = ("regression", "classification")
 DOMAINS = ("real", "nonnegative")
@@ -72,8 +72,9 @@ class Loss:
         source: Where it was defined.
         weight: Of a local loss behind a softmax, the factor w in `output gradient = w (p - y)` on
             hard labels, as a formula in p, the prediction for the true class; empty otherwise.
-        outputs_per_target: Outputs the model has for each target; the first C of them make the
-            prediction, the others start at zero and say how sure it is.
+        outputs_per_target: Outputs n the model has for each target, all W = nC side by side: first
+            that of every target, then their second ones, and so on. The first C start as those of
+            other losses do, the others at zero.
         domain: Targets it is made for: "real" or "nonnegative".
         oracle: Packages whose own implementation, or functions of theirs that make it up, the tests
             compare it with; empty if there is none.
@@ -112,16 +113,23 @@ class Loss:
         ):
             if value not in known:
                 raise ValueError(f"{self.name}: {what} {value!r}: use one of {list(known)}")
-        if (self.outputs_per_target == 2) != (self.inverse_link == "mean"):
+        has_several = self.inverse_link in PLACED
+        if self.outputs_per_target < 1 or (self.outputs_per_target > 1) != has_several:
             raise ValueError(
                 f"{self.name}: {self.outputs_per_target} outputs per target behind the inverse "
-                f"link {self.inverse_link!r}: use 2 with 'mean', and 1 with every other"
+                f"link {self.inverse_link!r}: use 2 or more with one of {[*PLACED]}, "
+                "and 1 with every other"
             )
 
     @property
     def name(self) -> str:
         """The function's name: what the user types and what is recorded."""
         return self.fn.__name__
+
+    @property
+    def has_error(self) -> bool:
+        """Whether the first C outputs have an error each: they are, or make, the prediction."""
+        return self.inverse_link != "mean_of_bins"
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -155,7 +163,7 @@ class Loss:
         """Loss per example, [...].
 
         Args:
-            output: Raw model output, [..., C], or [..., 2C] of a loss with two outputs per target.
+            output: Raw model output, [..., W]: [..., nC] of a loss with n outputs per target.
             target: What the prediction should be, [..., C].
             params: The loss's own parameters; those left out have their defaults.
             context: For a loss that asks for it; `Context.long_tailed` if None.
@@ -167,8 +175,15 @@ class Loss:
         return self.fn(output, target, context=context, **params)
 
     def predict(self, output: Tensor, params: Mapping[str, Any] = NO_PARAMS) -> Tensor:
-        """Prediction [..., C] for an output, through the inverse link at the loss's parameters."""
+        """Prediction [..., C] for an output [..., W], through the loss's inverse link."""
         return INVERSE_LINKS[self.inverse_link](output, **dict(self.link(params)[1:]))
+
+    def placed(self, prediction: Tensor, params: Mapping[str, Any] = NO_PARAMS) -> Tensor:
+        """Outputs [..., W] of the link for a prediction [..., C]; one output per target is it."""
+        if self.inverse_link not in PLACED:
+            return prediction
+        place = PLACED[self.inverse_link]
+        return place(prediction, **dict(self._shared(place, params)))
 
     def predicted(self, output: Tensor, params: Mapping[str, Any] = NO_PARAMS) -> Predicted:
         """What an output [..., W] says each target is drawn from, at the loss's parameters.
@@ -177,17 +192,21 @@ class Loss:
             KeyError: The loss predicts no distribution.
         """
         function = DISTRIBUTIONS[self.distribution]
-        given = {**self.defaults, **params}
-        return function(output, **{name: given[name] for name in _keywords(function)})
+        return function(output, **dict(self._shared(function, params)))
 
     def link(self, params: Mapping[str, Any] = NO_PARAMS) -> tuple[Any, ...]:
         """The inverse link's name, then the (name, value) pairs of the parameters it shares.
 
         Losses whose links are equal can be evaluated on each other's models.
         """
-        given = {**self.defaults, **params}
-        shared = [(name, given[name]) for name in _keywords(INVERSE_LINKS[self.inverse_link])]
-        return (self.inverse_link, *shared)
+        return (self.inverse_link, *self._shared(INVERSE_LINKS[self.inverse_link], params))
+
+    def _shared(
+        self, function: Callable[..., Any], params: Mapping[str, Any]
+    ) -> list[tuple[str, Any]]:
+        """What a link or a distribution takes of the loss: (name, value) of each parameter."""
+        given = {**self.defaults, **params, "outputs_per_target": self.outputs_per_target}
+        return [(name, given[name]) for name in _keywords(function)]
 
 
 def _preset(function: Callable[..., Tensor], **keywords: Any) -> Callable[..., Tensor]:

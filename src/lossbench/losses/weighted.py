@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lossbench.losses.proper import cross_entropy
 from lossbench.losses.robust import unhinged
-from lossbench.losses.softmax import log_softmax
+from lossbench.losses.softmax import exact_log_softmax, log_softmax
 from lossbench.losses.spec import Context, Loss
 
 
@@ -71,16 +71,29 @@ def dft(output: Tensor, target: Tensor) -> Tensor:
 
     Its gradient is exactly that of `unhinged`, and so not the derivative of its value.
     """
-    log_p = log_softmax(output)
+    log_p = exact_log_softmax(output)
     return -(target * log_p.exp().detach() * log_p).sum(-1)
 
 
-def eaft(output: Tensor, target: Tensor) -> Tensor:
+def eaft(output: Tensor, target: Tensor, *, k: int = 20) -> Tensor:
     """Cross entropy, weighed by the entropy of the softmax, through which no gradient passes.
 
-    The entropy is in units of the largest, log C: where the model is sure, its label is doubted.
+    The entropy is in units of the largest it could be: where the model is sure, its label is
+    doubted.
+
+    Args:
+        output: [..., C].
+        target: Distribution, [..., C].
+        k: Classes whose entropy it is, 2 or more: those with the largest outputs, among themselves.
+            With fewer classes it is that of all.
+
+    Raises:
+        ValueError: `k` is below 2.
     """
-    weight = _entropy(output.detach()) / math.log(output.shape[-1])
+    if k < 2:
+        raise ValueError(f"k is {k}: use 2 or more classes, one alone has no entropy")
+    count = min(k, output.shape[-1])
+    weight = _entropy(output.detach().topk(count).values) / math.log(count)
     return weight * cross_entropy(output, target)
 
 
@@ -230,7 +243,7 @@ ROWS = (
         formula="-Σ y [p] log p, [p] without gradient",
         claims=(OF_HARDNESS - {"gradient_is_derivative"})
         | {"points_along_error", "local_weight", "vanishing_when_wrong", "noise_tolerant"},
-        source="Wu et al. 2025 (dynamic fine-tuning)",
+        source="Wu et al. 2025, arXiv 2508.05629 (dynamic fine-tuning)",
         weight="p",
         oracle="torch",
     ),
@@ -239,11 +252,11 @@ ROWS = (
         inverse_link="softmax",
         family="weighted",
         task="classification",
-        formula="-[H(p) / log C] Σ y log p, [·] without gradient",
+        formula="-[H(p) / log k] Σ y log p, H of the k largest, [·] without gradient",
         claims=(OF_HARDNESS - {"gradient_is_derivative"})
         | {"points_along_error", "vanishing_when_wrong"}
         | {"minimised_at_target", "elicits_mean", "strictly_proper"},
-        source="Entropy-adaptive fine-tuning, 2026; there of the 20 likeliest tokens",
+        source="Diao et al. 2026, arXiv 2601.02151 (entropy-adaptive fine-tuning)",
         oracle="torch",
     ),
     Loss(

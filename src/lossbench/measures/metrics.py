@@ -15,7 +15,7 @@ from scipy import special
 from torch import Tensor
 from torch.nn import functional
 
-from lossbench.losses.distributions import Predicted
+from lossbench.losses.distributions import Piecewise, Predicted, StudentT
 from lossbench.losses.links import sparsemax
 from lossbench.losses.softmax import WHOLE_VECTORS, log_softmax
 
@@ -296,19 +296,66 @@ def distribution(predicted: Predicted, target: Tensor) -> dict[str, Tensor]:
     """Metrics of predicted distributions by name.
 
     Args:
-        predicted: Location and scale [K, N, C].
+        predicted: Of each target.
         target: [K, N, C].
     """
-    z = (target.double() - predicted.location) / predicted.scale
-    level, df = 0.5 + 0.5 * COVERED, predicted.df
-    edge = float(special.ndtri(level) if math.isinf(df) else special.stdtrit(df, level))
-    share = (z.abs() <= edge).double().flatten(-2).mean(-1)
-    scores = predicted.scale * standard_crps(z, df)
+    if isinstance(predicted, StudentT):
+        scores, is_covered = _of_student_t(predicted, target.double())
+    else:
+        scores, is_covered = _of_piecewise(predicted, target.double())
+    share = is_covered.double().flatten(-2).mean(-1)
     return {
         "crps": scores.flatten(-2).mean(-1),
         "coverage_90": share,
         "coverage_error": (share - COVERED).abs(),
     }
+
+
+def _of_student_t(predicted: StudentT, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The crps, and whether a target lies inside the central interval: [K, N, C] each."""
+    z = (target - predicted.location) / predicted.scale
+    level, df = 0.5 + 0.5 * COVERED, predicted.df
+    edge = float(special.ndtri(level) if math.isinf(df) else special.stdtrit(df, level))
+    return predicted.scale * standard_crps(z, df), z.abs() <= edge
+
+
+def _of_piecewise(predicted: Piecewise, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of a distribution function that is linear between points."""
+    points, levels = torch.broadcast_tensors(predicted.points.double(), predicted.levels.double())
+    low, high = (_quantile(points, levels, 0.5 + side * 0.5 * COVERED) for side in (-1, 1))
+    return piecewise_crps(points, levels, target), (low <= target) & (target <= high)
+
+
+def _quantile(points: Tensor, levels: Tensor, level: float) -> Tensor:
+    """Where a distribution function reaches a level, [K, N, C]; see `Piecewise`."""
+    place = ((levels <= level).sum(-1, keepdim=True) - 1).clamp(0, points.shape[-1] - 2)
+    start, end = (points.gather(-1, place + step) for step in (0, 1))
+    below, above = (levels.gather(-1, place + step) for step in (0, 1))
+    share = ((level - below) / torch.where(above > below, above - below, 1.0)).clamp(0.0, 1.0)
+    return (start + share * (end - start)).squeeze(-1)
+
+
+def piecewise_crps(points: Tensor, levels: Tensor, target: Tensor) -> Tensor:
+    """Continuous ranked probability score of a `Piecewise`, exact: [K, N, C].
+
+    It is the integral of the squared difference between the distribution function and the step at
+    the target: a parabola on each piece.
+
+    Args:
+        points: [K, N, C, P].
+        levels: Same shape.
+        target: [K, N, C].
+    """
+    start, end, below, above = points[..., :-1], points[..., 1:], levels[..., :-1], levels[..., 1:]
+    length, goal = end - start, target.unsqueeze(-1)
+    left = (goal - start).clamp(min=0.0).minimum(length)  # of the piece, what lies below the target
+    share = left / torch.where(length > 0, length, 1.0)
+    at_goal = below + share * (above - below)
+    rest, rest_below, rest_above = length - left, 1.0 - at_goal, 1.0 - above
+    square = left * (below.square() + below * at_goal + at_goal.square())
+    square = square + rest * (rest_below.square() + rest_below * rest_above + rest_above.square())
+    outside = (points[..., 0] - target).clamp(min=0.0) + (target - points[..., -1]).clamp(min=0.0)
+    return square.sum(-1) / 3.0 + outside
 
 
 def quantile(prediction: Tensor, target: Tensor, *, level: float) -> dict[str, Tensor]:

@@ -34,6 +34,7 @@ def steps(
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
     is_probability: Tensor,
+    has_error: Tensor,
 ) -> dict[str, Tensor]:
     """One row of `steps` per member.
 
@@ -41,12 +42,13 @@ def steps(
         loss: Own loss per example, [K, B].
         prediction: [K, B, C].
         target: [K, B, C].
-        output_gradient: d loss / d output per example, [K, B, C], or [K, B, 2C] of losses with two
-            outputs per target.
+        output_gradient: d loss / d output per example, [K, B, W].
         gradient: d mean loss / d parameter by name, [K, ...].
         before: Parameters of this step, [K, ...].
         after: Parameters of the next step, [K, ...].
         is_probability: [K], whether the inverse link gives probabilities.
+        has_error: [K], whether the first C outputs have an error each, see `Loss`; else all outputs
+            count for the output gradient, and it has no cosine with the error.
 
     Returns:
         Values [K] by column name.
@@ -60,9 +62,9 @@ def steps(
     return {
         "loss_value": loss.mean(-1),
         "gradient_norm": norm(gradient.values()),
-        "output_gradient_norm": rms(signal),
+        "output_gradient_norm": torch.where(has_error, rms(signal), rms(output_gradient)),
         "error_norm": rms(error),
-        "cosine": cosine(signal.flatten(1), error.flatten(1)),
+        "cosine": torch.where(has_error, cosine(signal.flatten(1), error.flatten(1)), torch.nan),
         "saturated_share": torch.where(
             is_probability, saturated, torch.full_like(saturated, torch.nan)
         ),
