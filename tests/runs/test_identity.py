@@ -9,7 +9,7 @@ from configs import make_run
 from planned import planned
 
 from lossbench import store
-from lossbench.runs import packs, varied
+from lossbench.runs import ConfigError, packs, varied
 from lossbench.runs.checks import checked, with_values
 
 
@@ -47,3 +47,9 @@ def test_a_run_at_another_seed_and_rate_is_what_it_would_be_if_all_of_it_were_ty
     assert at_once == typed
     assert at_once.run_id == typed.run_id
     assert repr(at_once) == repr(typed)
+
+
+def test_a_rate_or_seed_that_no_run_may_have_is_refused_as_if_it_were_typed():
+    for values in ({"optimizer.lr": -1.0}, {"optimizer.lr": float("nan")}, {"seed": -1}):
+        with pytest.raises(ConfigError, match=str(next(iter(values.values())))):
+            varied(make_run(), values)

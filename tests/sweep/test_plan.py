@@ -7,6 +7,7 @@ import json
 import pandas as pd
 import pytest
 from configs import make_run
+from plans import write_plan
 
 from lossbench import records, statistics, store
 from lossbench.report import summary
@@ -214,6 +215,18 @@ def test_a_part_that_is_missing_or_altered_is_refused_with_the_cure(tmp_path):
         records.read_plan(tmp_path)
     path.unlink()
     with pytest.raises(store.StoreError, match=r"plan-000001.*No such file"):
+        records.read_plan(tmp_path)
+
+
+def test_what_is_no_part_of_a_plan_is_refused_though_its_sha256_is_right(tmp_path):
+    write_plan(tmp_path, {}, [])
+    facts = records.read_plan(tmp_path).facts
+    (tmp_path / "forged").write_bytes(b"not parquet")
+    facts["parts"] = {"forged": store.sha256(b"not parquet")}
+    store.write(tmp_path / "sweep.json", store.sealed(facts))
+    with pytest.raises(
+        store.StoreError, match=r"forged: no part of a plan .* delete .*sweep\.json"
+    ):
         records.read_plan(tmp_path)
 
 

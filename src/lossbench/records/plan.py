@@ -83,11 +83,17 @@ def _read_runs(folder: Path, facts: dict[str, Any]) -> pd.DataFrame:
         rows = [{"run_id": run_id, **row} for run_id, row in facts.pop("planned").items()]
         return planned(rows)
     cure = f"Restore it, or delete {folder / 'sweep.json'} and give the sweep's command again."
-    tables = [PLANNED.empty_table()]
+    parts = [PLANNED.empty_table()]
     for name, sha in facts["parts"].items():
         content = store.read_hashed(folder / name, sha, cure=cure)
-        tables.append(pq.read_table(pa.BufferReader(content)).select(PLANNED.names))
-    return pa.concat_tables(tables).combine_chunks().to_pandas().set_index("run_id")
+        try:
+            parts.append(pq.read_table(pa.BufferReader(content)))
+        except pa.ArrowException as error:
+            raise store.StoreError(
+                f"{folder / name}: no part of a plan ({error}). {cure}"
+            ) from error
+    every = pa.concat_tables(parts, promote_options="default").select(PLANNED.names)
+    return every.combine_chunks().to_pandas().set_index("run_id")
 
 
 def planned(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -153,7 +153,7 @@ def is_named_after(run_id: str, config: str) -> bool:
         run_id: Of a row of `runs`.
         config: Its column: the run's facts as JSON.
     """
-    facts, schemas = json.loads(config), range(1, ENGINE_SCHEMA + 1)
+    facts, schemas = json.loads(config), range(ENGINE_SCHEMA, 0, -1)
     return any(_identity(facts, schema=schema) == run_id for schema in schemas)
 
 
