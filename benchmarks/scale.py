@@ -1,13 +1,14 @@
-"""Ten thousand runs: what do planning, expanding and recording them take?
+"""A thousand to a hundred thousand runs: what do planning, recording, judging and reporting take?
 
-Question: time, files, bytes and memory of a sweep of 10,000 runs whose training is one update, so
-that everything else shows; and of the same command once more, which finds all of it done.
-Command: python benchmarks/scale.py [RUNS], 10,000 by default: two minutes.
+Question: time, memory, files and bytes of an experiment whose training is stubbed (`untrained.py`),
+so that everything else shows: its first command, the same again, `status` and `verify`.
+Command: python benchmarks/scale.py [RUNS ...], 1000 10000 by default.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -17,32 +18,83 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+LOSSES = "mse,mae,quartic,huber,log_cosh,pseudo_huber,cauchy,welsch,tukey,expectile"
+RATES = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
+DATA = ["diabetes", "noisy_linear", "clean_linear", "noisy_linear_laplace", "noisy_linear_uniform"]
+
 
 def main() -> None:
-    """Run the sweep twice, and look at what lies there."""
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    losses = "loss=mse,mae,huber,log_cosh,quartic"
-    line = [sys.executable, "-m", "lossbench.cli", "-m", losses, f"seed=range({runs // 5})"]
-    line += ["data=noisy_linear", "data.params.examples=200", "model=linear", "steps=1"]
-    line += ["log_every=1", "eval_every=1", "name=many"]
-    with tempfile.TemporaryDirectory() as place:
-        for what in ("first", "again"):
-            start = time.perf_counter()
-            done = subprocess.run(line, cwd=place, capture_output=True, text=True)
-            seconds = time.perf_counter() - start
-            if done.returncode:
-                sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
-            told = [row for row in done.stderr.splitlines() if "so far" in row]
-            print(f"{what}: {seconds:.1f} s  {''.join(told)}")
-        files = [path for path in Path(place).rglob("*") if path.is_file()]
-        plan = Path(place) / "runs" / "many" / "sweep.json"
-        size = sum(path.stat().st_size for path in files)
+    """Measure each size in a folder that is gone afterwards."""
+    for runs in map(int, sys.argv[1:] or ["1000", "10000"]):
+        with tempfile.TemporaryDirectory() as place:
+            measure(runs, Path(place))
+
+
+def measure(runs: int, place: Path) -> None:
+    """Give an experiment of so many runs, a multiple of 1,000, twice; and ask about it."""
+    tasks, seeds = (1, runs // 100) if runs < 10_000 else (10, runs // 1000)
+    data = ",".join(DATA[: max(1, tasks // 2)])
+    line = ["experiment=compare", f"data={data}", f"model={'mlp' if tasks == 1 else 'linear,mlp'}"]
+    line += [f"loss={LOSSES}", f"hydra.sweeper.candidates.lr={RATES}".replace(" ", "")]
+    line += [f"hydra.sweeper.looks=[{seeds}]", "steps=20", "log_every=10", "eval_every=10"]
+    line += ["extensions=[untrained]", "name=many", "report=all"]
+    folder = place / "runs" / "many"
+    print(f"{runs:,} runs: {tasks} tasks of 10 losses, 10 rates and {seeds} seeds")
+    for what, words in {
+        "first": line,
+        "again": line,
+        "status": ["status", str(folder)],
+        "verify": ["verify", str(folder)],
+    }.items():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds, peak, text = command(words, place)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        busy = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+        spent = "".join(re.findall(r"\(so far: (.*)\)", text)[-1:])
         print(
-            f"{len(files)} files, {size / 1e6:.1f} MB, "
-            f"sweep.json {plan.stat().st_size / 1e6:.1f} MB"
+            f"  {what:<7}{seconds:7.1f} s  {busy:7.1f} s of processors  {peak / 2**20:6.0f} MiB"
+            f"  {spent}",
+            flush=True,
         )
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        print(f"peak memory {peak / 1024:.0f} MiB")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    records = [path for path in files if "report" not in path.parts]
+    size = sum(path.stat().st_size for path in records)
+    plan = sum(path.stat().st_size for path in records if path.parent == folder)
+    print(
+        f"  {len(records)} files of records, {size / 1e6:.1f} MB, {size / runs:.0f} bytes a run, "
+        f"{plan / runs:.0f} of them beside the packs"
+    )
+
+
+def command(words: list[str], place: Path) -> tuple[float, int, str]:
+    """Seconds, largest memory of all its processes together in bytes, and words of a command."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    start, peak = time.perf_counter(), 0
+    with (place / "output").open("w+") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lossbench.cli", *words],
+            cwd=place, env=environment, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        while process.poll() is None:
+            peak = max(peak, memory(process.pid))
+            time.sleep(1)
+        seconds = time.perf_counter() - start
+        output.seek(0)
+        text = output.read()
+    if process.returncode:
+        sys.exit(text[-4000:])
+    return seconds, peak, text
+
+
+def memory(pid: int) -> int:
+    """Bytes that a process and those it began have, what they share divided among them."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        begun = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:  # it has ended
+        return 0
+    own = sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return own + sum(map(memory, map(int, begun)))
 
 
 if __name__ == "__main__":

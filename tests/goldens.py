@@ -40,6 +40,7 @@ LEFT_OUT = {
     "run_id": "a hash of factors and code; the key has the factors",
     "pack_id": "a hash of the run_ids that trained together",
     "planned_context": "a hash of factors; the key has them",
+    "planned_slot": "a hash of factors, and the rate; the key has them",
     "source_sha": "identity of the code, which is meant to change",
     "shared_sha": "identity of the code",
     "env_sha": "identity of versions and machine",

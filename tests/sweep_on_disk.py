@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from plans import write_plan
 
 from lossbench import records, store
 from lossbench.losses import LOSSES
@@ -201,15 +202,15 @@ def build(
     declared = _declaration(sorted({run.loss for run in runs}))
     digest = store.sha256(store.to_json(declared))
     facts = ("data", "model", "loss", "lr", "seed", "task", "family")
-    planned = {
-        run.run_id: {name: getattr(run, name) for name in facts}
+    planned = [
+        {name: getattr(run, name) for name in ("run_id", *facts)}
         | {"optimizer": "sgd", "declaration": digest}
         | {
             "context": _sha(f"{run.data}{run.model}{run.steps}{run.rate}")[:16],
             "params": dict(run.params),
         }
         for run in runs
-    }
+    ]
     losses = {
         run.loss: {
             "fn": run.loss,
@@ -225,9 +226,7 @@ def build(
     }
     plan = {
         "schema": 1,
-        "name": folder.name,
         "commands": [f"lossbench experiment={folder.name}"],
-        "planned": planned,
         "losses": losses,
         "data": {run.data: {"task": run.task, "source": "invented"} for run in runs},
         "declarations": [{"sha256": digest, "declared": declared, "runs_before": 0}] * declaration,
@@ -236,7 +235,7 @@ def build(
         drawn = _curves(losses)
         store.write(folder / "curves.parquet", drawn)
         plan["curves_sha"] = store.sha256(drawn)
-    store.write(folder / "sweep.json", store.sealed(plan))
+    write_plan(folder, plan, planned)
     store.write(folder / "machine-0.json", store.sealed({"device": "cpu"}))
     return folder
 

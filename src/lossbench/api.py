@@ -214,8 +214,8 @@ def _refuse_taken(name: str, data: str, model: str) -> None:
     folder = Path("runs") / name
     if not (folder / "sweep.json").is_file():
         return
-    planned = records.load(folder).plan["planned"].values()
-    tasks = {(run["data"], run["model"]) for run in planned}
+    planned = records.load(folder).planned
+    tasks = {*zip(planned["data"], planned["model"], strict=True)}
     if tasks and (data, model) not in tasks:
         there = ", ".join(sorted(f"{one} × {other}" for one, other in tasks))
         raise ConfigError(f"{folder} is a comparison on {there}: give this one another name=")

@@ -6,7 +6,7 @@ import copy
 import functools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ from lossbench.processes import BYTES_A_WORKER, cores, free_memory
 from lossbench.protocol import Experiment, Outline
 from lossbench.protocol.experiment import USUAL_SIZE
 from lossbench.records import RESULTS
-from lossbench.runs import TF32, ConfigError, Engine
+from lossbench.runs import TF32, ConfigError, Engine, Run
 from lossbench.runs.source import forget
 from lossbench.sweep import Sweep
 from lossbench.sweep.crews import Crew, Here, Processes
@@ -143,11 +143,18 @@ class TrainedSweep(NamedTuple):
 
     Attributes:
         folder: Of the sweep.
-        contexts: Of the runs that were asked for, as the plan has them; the sweep may have others.
+        cells: A run of each cell that was asked for; the sweep may have others.
+        tuned: Keys that were chosen for each loss.
     """
 
     folder: Path
-    contexts: frozenset[str]
+    cells: Sequence[Run]
+    tuned: Sequence[str]
+
+    @property
+    def contexts(self) -> frozenset[str]:
+        """Of the cells, as the plan has them."""
+        return frozenset(context(run, self.tuned) for run in self.cells)
 
 
 def train(
@@ -166,14 +173,14 @@ def train(
         RunsFailed: A run failed, of a sweep that tunes nothing.
     """
     with _opened(config, loader, command, question) as (experiment, sweep):
-        contexts = frozenset(context(run, experiment.tuned) for run in experiment.cells)
+        trained = TrainedSweep(sweep.folder, experiment.cells, experiment.tuned)
         if protocol := experiment.protocol(sweep):
             protocol.carry_out()
-            return TrainedSweep(sweep.folder, contexts)
+            return trained
         statuses = sweep.run(experiment.cells)
         if any(facts["status"] not in RESULTS for facts in statuses.values()):
             raise RunsFailed(sweep.folder)
-        return TrainedSweep(sweep.folder, contexts)
+        return trained
 
 
 def outline(config: DictConfig, loader: ConfigLoader) -> Outline:

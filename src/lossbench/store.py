@@ -323,25 +323,26 @@ def clean(pack_dir: Path) -> None:
     live = {COMMIT, LOCK, *(committed(pack_dir) or {"files": {}})["files"]}
     for path in sorted(pack_dir.iterdir()):
         if path.name not in live:
-            _delete(path)
+            delete(path)
 
 
 def clean_temporaries(folder: Path) -> None:
     """Delete what writes that never ended have left in a folder; its lock is held."""
     for path in sorted(folder.glob(".*.tmp")):
-        _delete(path)
+        delete(path)
 
 
 def dissolve(pack_dir: Path) -> None:
     """Forget a pack that is not finished: its record first, so that the rest is garbage."""
-    _delete(pack_dir / COMMIT)
+    delete(pack_dir / COMMIT)
     for path in sorted(pack_dir.iterdir()):
-        _delete(path)
+        delete(path)
     with contextlib.suppress(OSError):
         os.rmdir(pack_dir)  # noqa: PTH106
 
 
-def _delete(path: Path) -> None:
+def delete(path: Path) -> None:
+    """Delete a file, if it is there."""
     with _explained(path), contextlib.suppress(FileNotFoundError):
         os.unlink(path)  # noqa: PTH108
 

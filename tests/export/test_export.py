@@ -26,9 +26,8 @@ def trained(essay_sweep):
     """Three contexts of the sweep with two seeds each, of both kinds of task."""
     loaded = records.load(essay_sweep)
     keep = loaded.runs.data.isin(["diabetes", "finite_support"]) & (loaded.runs.seed < 2)
-    kept = {run_id: loaded.plan["planned"][run_id] for run_id in loaded.runs[keep].run_id}
     few = records.load(essay_sweep)
-    few.plan["planned"] = kept
+    few.planned = loaded.planned.loc[loaded.runs[keep].run_id]
     return few
 
 

@@ -6,9 +6,11 @@ import contextlib
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 from configs import IN_THIS_PROCESS, TINY, write_experiment
+from plans import write_plan
 
 from lossbench import cli, records, statistics, store
 from lossbench.report import methods, page, summary
@@ -138,15 +140,14 @@ def test_the_sweep_that_was_first_is_not_said_to_be_seen_when_it_goes_on(first, 
     shutil.rmtree(place / "runs" / "share" / "packs")  # its runs are trained again
     assert ask("loss=mse,mae,huber") == cli.DONE
     again = records.load(place / "runs" / "share")
-    assert not any("seen_under" in facts for facts in again.plan["planned"].values())
+    assert again.planned.seen_under.isna().all()
 
 
 def test_the_same_declaration_under_another_name_and_other_seeds_are_not_said(first, place):
     assert ask("name=same") == cli.DONE
     assert ask("name=later", OTHER, "hydra.sweeper.first_seed=100") == cli.DONE
     for name in ("same", "later"):
-        planned = records.load(place / "runs" / name).plan["planned"]
-        assert not any("seen_under" in facts for facts in planned.values())
+        assert records.load(place / "runs" / name).planned.seen_under.isna().all()
 
 
 def test_what_was_said_of_a_run_stays(renamed, place):
@@ -168,14 +169,13 @@ def sibling(folder, planned, statuses, *, declared=RULES, seen_under=None, losse
     sha = store.sha256(store.to_json(declared))
     facts = {"declaration": sha, "data": "toy", "model": "linear", "task": "regression"}
     facts |= {"seen_under": seen_under} if seen_under else {}
-    plan = {"name": folder.name, "losses": {}, "data": {}, "commands": []}
-    plan["planned"] = {
-        f"{run_id}{loss if loss != 'mse' else ''}": {**facts, "loss": loss}
+    runs = [
+        {"run_id": f"{run_id}{loss if loss != 'mse' else ''}", **facts, "loss": loss}
         for run_id in planned
         for loss in losses
-    }
-    plan["declarations"] = [{"sha256": sha, "declared": declared, "runs_before": 0}]
-    store.write(folder / "sweep.json", store.sealed(plan))
+    ]
+    declarations = [{"sha256": sha, "declared": declared, "runs_before": 0}]
+    write_plan(folder, {"declarations": declarations}, runs)
     members = {run_id: {"status": status, "reason": ""} for run_id, status in statuses.items()}
     store.commit(folder / "packs" / "0123456789ab", {}, record_of(members, is_finished=True))
     return sha
@@ -189,7 +189,7 @@ def seen(folder, run_ids, *, sha="e" * 64, declared=None, before=()):
     }
     runs = [SimpleNamespace(run_id=run_id, **named) for run_id in run_ids]
     declared = RULES | {"margin": {"regression": 0.1}} if declared is None else declared
-    planned = {loss: {"data": "toy", "model": "linear", "loss": loss} for loss in before}
+    planned = records.planned([{"data": "toy", "model": "linear", "loss": loss} for loss in before])
     return seen_elsewhere(folder / "mine", runs, planned=planned, declarations={sha: declared})
 
 
@@ -234,11 +234,9 @@ def test_a_finding_that_is_declared_after_its_runs_were_trained_elsewhere_explor
 def test_a_loss_whose_code_is_edited_after_a_look_still_counts_among_the_comparisons(first):
     runs = first.runs.assign(context="c")
     (sha,) = (entry["sha256"] for entry in first.plan["declarations"])
-    edited = {
-        run_id: {**facts, "declaration": "f" * 64 if facts["loss"] == "mae" else sha}
-        for run_id, facts in first.plan["planned"].items()
-    }
-    plan = {**first.plan, "planned": edited}
+    planned = first.planned
+    edited = planned.assign(declaration=np.where(planned.loss == "mae", "f" * 64, sha))
+    plan = records.Plan(first.plan, edited)
     assert statistics.comparisons.declared_in_context(plan, runs) == {"mse", "mae"}
     assert statistics.comparisons.declared_losses(plan, runs) == ["mse"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pandas as pd
+import plans
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -52,11 +53,11 @@ def write_pack(folder, pack_id, statuses):
     )
 
 
-def write_plan(folder, run_ids):
-    facts = {"loss": "mse", "data": "diabetes", "lr": 0.1, "seed": 1}
-    plan = {"planned": dict.fromkeys(run_ids, facts), "declarations": [], "name": "n"}
-    plan |= {"losses": {}, "data": {}, "commands": []}
-    store.write(folder / "sweep.json", store.sealed(plan))
+FACTS = {"loss": "mse", "data": "diabetes", "lr": 0.1, "seed": 1}
+
+
+def write_plan(folder, run_ids, **how):
+    plans.write_plan(folder, {}, [{"run_id": run_id, **FACTS} for run_id in run_ids], **how)
 
 
 @pytest.fixture
@@ -181,7 +182,7 @@ def test_sql_sees_the_rows_that_pandas_sees(sweep, table):
     expected = getattr(loaded, table)
     if table == "runs":
         expected = expected[expected.status != "missing"].drop(
-            columns=["planned_context", "planned_params"]
+            columns=["planned_context", "planned_params", "planned_slot"]
         )
     order = [name for name in ("run_id", "step", "example") if name in expected]
     found = loaded.sql(f"select * from {table}")[list(expected.columns)]

@@ -160,7 +160,9 @@ KINDS = {"link": link, "pipe": os.mkfifo, "folder": os.mkdir}
 
 
 @pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
-@pytest.mark.parametrize("file", ["packs/*/commit.json", "packs/*/steps.parquet", "sweep.json"])
+@pytest.mark.parametrize(
+    "file", ["packs/*/commit.json", "packs/*/steps.parquet", "sweep.json", "plan-*"]
+)
 def test_what_is_no_file_is_refused_at_once_and_never_followed(
     file, make, written, tmp_path, capsys
 ):

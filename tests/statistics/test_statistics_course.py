@@ -193,5 +193,5 @@ def test_a_comparison_has_every_evaluation_of_its_own_context_and_no_other(essay
     for comparison in comparisons:
         is_mine = sweep.evals.run_id.map(contexts) == comparison.runs.context.iloc[0]
         expected = sweep.evals.loc[is_mine, ["run_id", "step", "split", "metric", "value"]]
-        found = comparison.evals.astype({"split": str, "metric": str})
+        found = comparison.evals.astype(dict.fromkeys(("run_id", "split", "metric"), str))
         pd.testing.assert_frame_equal(found, expected)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 import pytest
 from configs import make_run
+from plans import write_plan
 
-from lossbench import statistics
+from lossbench import records, statistics, store
 from lossbench.report import summary
 from lossbench.runs import ConfigError
 from lossbench.sweep import plan
@@ -23,14 +26,14 @@ def at_rate(lr, seeds, **kwargs):
 
 
 def rates(found):
-    return sorted({facts["lr"] for facts in found["planned"].values()})
+    return sorted({*found.runs.lr})
 
 
 def test_other_rates_and_fewer_seeds_supersede_nothing():
     first = extended(plan.EMPTY, at_rate(0.1, range(20)))
     second = extended(first, at_rate(0.2, range(10)))
     assert rates(second) == [0.1, 0.2]
-    assert len(second["planned"]) == 30
+    assert len(second.runs) == 30
 
 
 def test_another_loss_supersedes_nothing():
@@ -47,7 +50,7 @@ def test_edited_code_supersedes_the_old_run_of_the_same_rate_only(monkeypatch):
     monkeypatch.setattr("lossbench.runs.source._code_shas", lambda *functions, facts: edited_code)
     (edited,) = [make_run(optimizer__lr=0.1)]
     second = extended(first, [edited])
-    assert {*second["planned"]} == {edited.run_id, runs[1].run_id}
+    assert {*second.runs.index} == {edited.run_id, runs[1].run_id}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,7 @@ def test_what_is_judged_cannot_change_after_the_first_declaration(change):
 def test_a_declared_sweep_takes_no_seed_by_hand_and_what_it_has_is_no_new_one():
     runs = at_rate(0.1, range(2))
     first = extended(plan.EMPTY, runs, DECLARED)
-    assert extended(first, runs)["planned"] == first["planned"]
+    pd.testing.assert_frame_equal(extended(first, runs).runs, first.runs)
     with pytest.raises(ConfigError, match=r"n is a declared sweep, .* name=\.\.\."):
         extended(first, at_rate(0.1, [2]))
 
@@ -107,12 +110,145 @@ def test_a_loss_added_later_is_exploratory_and_leaves_the_declared_ones_so():
 def test_a_table_says_which_of_its_losses_are_the_same():
     runs = [make_run(loss=loss) for loss in ("huber", "smooth_l1", "mse")]
     found = extended(plan.EMPTY, runs)
-    sentences = summary._duplicates(["huber", "mse", "smooth_l1"], found)
+    sentences = summary._duplicates(["huber", "mse", "smooth_l1"], found.facts)
     assert sentences == ["smooth_l1 = huber"]
-    assert summary._duplicates(["huber", "mse"], found) == []
+    assert summary._duplicates(["huber", "mse"], found.facts) == []
 
 
 def test_a_loss_at_other_parameters_is_no_duplicate():
     runs = [make_run(loss="huber", loss__params={"delta": 0.5}), make_run(loss="smooth_l1")]
     found = extended(plan.EMPTY, runs)
-    assert found["losses"]["huber"]["duplicates"] == {}
+    assert found.facts["losses"]["huber"]["duplicates"] == {}
+
+
+# ---- on disk -------------------------------------------------------------------------------------
+
+
+def write(folder, runs, **how):
+    plan.write(folder, runs, name="n", command="c", recorded=0, **how)
+
+
+def parts(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("plan-*.parquet")}
+
+
+def test_a_launch_adds_one_part_and_touches_none_of_before(tmp_path):
+    first, second = at_rate(0.1, range(20)), at_rate(0.2, range(10))
+    write(tmp_path, first)
+    before = parts(tmp_path)
+    write(tmp_path, [*second, *first])
+    after = parts(tmp_path)
+    assert [*before] == ["plan-000001.parquet"]
+    assert sorted(after) == ["plan-000001.parquet", "plan-000002.parquet"]
+    assert after.items() >= before.items()
+    found = records.read_plan(tmp_path)
+    assert found.runs.index.tolist() == [run.run_id for run in (*first, *second)]
+    in_memory = extended(extended(plan.EMPTY, first), second)
+    pd.testing.assert_frame_equal(found.runs, in_memory.runs)
+
+
+def test_a_launch_that_asks_for_what_is_planned_writes_nothing(tmp_path):
+    runs = at_rate(0.1, range(20))
+    write(tmp_path, runs)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    write(tmp_path, runs[3:9])
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_where_code_was_edited_one_part_takes_the_place_of_all(tmp_path, monkeypatch):
+    runs = [make_run(optimizer__lr=lr) for lr in (0.1, 0.2)]
+    for run in runs:
+        write(tmp_path, [run])
+    edited_code = {"source_sha": "edited", "shared_sha": "edited"}
+    # As if the code on disk were edited.
+    monkeypatch.setattr("lossbench.runs.source._code_shas", lambda *functions, facts: edited_code)
+    edited = make_run(optimizer__lr=0.1)
+    write(tmp_path, [edited])
+    assert [*parts(tmp_path)] == ["plan-000003.parquet"]
+    assert records.read_plan(tmp_path).runs.index.tolist() == [runs[1].run_id, edited.run_id]
+
+
+def test_a_part_that_no_plan_names_is_never_read_and_gone_with_the_next_launch(
+    tmp_path, monkeypatch
+):
+    first, second = at_rate(0.1, range(3)), at_rate(0.2, range(3))
+    write(tmp_path, first)
+    with monkeypatch.context() as patch:
+        # A crash between a part and the plan that would name it cannot be timed.
+        patch.setattr(store, "sealed", lambda record: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write(tmp_path, second)
+    assert len(parts(tmp_path)) == 2
+    assert len(records.read_plan(tmp_path).runs) == 3
+    (tmp_path / "plan-000009.parquet").write_bytes(b"torn")
+    write(tmp_path, at_rate(0.3, range(4)))
+    assert sorted(parts(tmp_path)) == ["plan-000001.parquet", "plan-000002.parquet"]
+    assert rates(records.read_plan(tmp_path)) == [0.1, 0.3]
+
+
+def test_who_reads_while_all_parts_are_written_anew_reads_those(tmp_path, monkeypatch):
+    write(tmp_path, at_rate(0.1, range(3)))
+    read, later = store.read_hashed, at_rate(0.2, range(4))
+
+    def read_late(path, *arguments, **keywords):
+        # Between the reading of sweep.json and that of a part, another process does this.
+        monkeypatch.setattr(store, "read_hashed", read)
+        path.rename(path.with_name("plan-000007.parquet"))
+        facts = json.loads((tmp_path / "sweep.json").read_text())
+        del facts[store.SEAL]
+        facts["parts"] = {"plan-000007.parquet": next(iter(facts["parts"].values()))}
+        store.write(tmp_path / "sweep.json", store.sealed(facts))
+        return read(path, *arguments, **keywords)
+
+    monkeypatch.setattr(store, "read_hashed", read_late)
+    assert len(records.read_plan(tmp_path).runs) == 3
+    write(tmp_path, later)
+    assert [*records.read_plan(tmp_path).facts["parts"]][-1] == "plan-000008.parquet"
+
+
+def test_a_part_that_is_missing_or_altered_is_refused_with_the_cure(tmp_path):
+    write(tmp_path, at_rate(0.1, range(3)))
+    (path,) = tmp_path.glob("plan-*.parquet")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"x")
+    with pytest.raises(store.StoreError, match=r"plan-000001.*delete .*sweep\.json and give"):
+        records.read_plan(tmp_path)
+    path.unlink()
+    with pytest.raises(store.StoreError, match=r"plan-000001.*No such file"):
+        records.read_plan(tmp_path)
+
+
+def test_what_is_no_part_of_a_plan_is_refused_though_its_sha256_is_right(tmp_path):
+    write_plan(tmp_path, {}, [])
+    facts = records.read_plan(tmp_path).facts
+    (tmp_path / "forged").write_bytes(b"not parquet")
+    facts["parts"] = {"forged": store.sha256(b"not parquet")}
+    store.write(tmp_path / "sweep.json", store.sealed(facts))
+    with pytest.raises(
+        store.StoreError, match=r"forged: no part of a plan .* delete .*sweep\.json"
+    ):
+        records.read_plan(tmp_path)
+
+
+def test_a_plan_of_before_parts_is_read_and_its_next_launch_divides_it(tmp_path):
+    runs = at_rate(0.1, range(3))
+    write(tmp_path, runs, declaration=DECLARED)
+    new = records.read_plan(tmp_path)
+    facts = {key: value for key, value in new.facts.items() if key != "parts"}
+    rows = new.runs.to_dict("index")
+    facts["planned"] = {
+        run_id: {key: value for key, value in row.items() if pd.notna(value)}
+        | {key: json.loads(row[key]) for key in ("params", "tuned")}
+        for run_id, row in rows.items()
+    }
+    for path in tmp_path.glob("plan-*.parquet"):
+        path.unlink()
+    store.write(tmp_path / "sweep.json", store.sealed(facts))
+    old = records.read_plan(tmp_path)
+    assert "parts" not in old.facts
+    pd.testing.assert_frame_equal(old.runs, new.runs)
+    write(tmp_path, runs, declaration=DECLARED)
+    again = records.read_plan(tmp_path)
+    assert again.facts == new.facts
+    pd.testing.assert_frame_equal(again.runs, new.runs)
+    assert declared(again, runs) == ["mse"]

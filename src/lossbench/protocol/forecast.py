@@ -562,7 +562,7 @@ def _spreads(outline: Outline) -> pd.DataFrame:
     for main in statistics.main_comparisons(loaded):
         ends = statistics.endpoint(
             main.trials.drop(columns=main.metric),
-            loaded.evals,
+            loaded.measured,
             split="validation",
             metric=main.metric,
             endpoint=outline.declared["endpoint"],

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lossbench import records, statistics, store
 from lossbench.config import Composer, in_type_of_field
@@ -33,6 +34,8 @@ from lossbench.sweep import Sweep
 from lossbench.sweep.plan import cell, context
 
 log = logging.getLogger(__name__)
+
+NOTHING = records.planned([])
 
 USUAL = 4
 """Candidates of a loss that go on to a later look, as a plan counts them."""
@@ -110,6 +113,7 @@ class Protocol:
         self.tuned = ["optimizer.lr", *self.others]
         check_extend(candidates["extend"])
         self.extend: int = candidates["extend"]
+        self._runs: dict[tuple[str, float, str, int], Run] = {}
         rates = sorted(listed_values("optimizer.lr", candidates["lr"], composer))
         self.tasks = self._tasks(cells, Grid(tuple(rates)))
         check_declaration(
@@ -122,7 +126,8 @@ class Protocol:
 
     def declaration(self) -> dict[str, Any]:
         """What is asked, before anything is measured."""
-        runs = self.first_look()
+        # Seeds change nothing of it.
+        runs = [run for task in self.tasks for run in self._first_of(task, self.seeds[:1])]
         return {
             **_plain(self.declare),
             "losses": sorted({run.loss.name for run in runs}),
@@ -138,7 +143,8 @@ class Protocol:
 
     def first_look(self) -> list[Run]:
         """Every candidate of every loss on every seed of the first look."""
-        return [run for task in self.tasks for run in self._first_of(task)]
+        seeds = self.seeds[: self.looks[0]]
+        return [run for task in self.tasks for run in self._first_of(task, seeds)]
 
     def later_looks(self) -> tuple[dict[str, list[Run]], int]:
         """The runs of later looks, and of how many of these looks they are known.
@@ -148,7 +154,7 @@ class Protocol:
         """
         looks, known = {}, 0
         usual = [
-            _at(run, candidate, self.seeds[0])
+            self._at(run, candidate, self.seeds[0])
             for task in self.tasks
             for run in task.cells
             for candidate in self.candidates(task, run)[:USUAL]
@@ -184,7 +190,8 @@ class Protocol:
             for task in growing:
                 self._grow(task, loaded)
             growing = [task for task in growing if task.grid != before[task.context]]
-            runs = {run.run_id: run for task in growing for run in self._first_of(task)}
+            seeds = self.seeds[: self.looks[0]]
+            runs = {run.run_id: run for task in growing for run in self._first_of(task, seeds)}
             more = [run for run_id, run in runs.items() if run_id not in trained]
             if not more:
                 break
@@ -249,7 +256,7 @@ class Protocol:
         """Refuse a task that has nothing to compare with, before anything is trained."""
         for task in self.tasks:
             name = self._declared("reference", task)
-            known = {facts["loss"] for facts in self._trained_before(task.context)}
+            known = {*self._trained_before(task.context).loss}
             if name not in task.losses | known:
                 raise ConfigError(
                     f"{task.label}: its reference {name} is neither among the losses nor in "
@@ -264,13 +271,14 @@ class Protocol:
         return self._declared("average", task) or "mean"
 
     @cached_property
-    def _planned(self) -> list[dict[str, Any]]:
-        """What the sweep planned before this command."""
-        path = self.sweep.folder / "sweep.json"
-        return [*records.read_plan(path)["planned"].values()] if path.exists() else []
+    def _planned(self) -> pd.DataFrame:
+        """What the sweep planned before this command: each loss and learning rate of a context."""
+        folder = self.sweep.folder
+        runs = records.read_plan(folder).runs if (folder / "sweep.json").exists() else NOTHING
+        return runs[["context", "loss", "lr"]].drop_duplicates()
 
-    def _trained_before(self, context: str) -> list[dict[str, Any]]:
-        return [facts for facts in self._planned if facts["context"] == context]
+    def _trained_before(self, context: str) -> pd.DataFrame:
+        return self._planned[self._planned.context == context]
 
     # ---- the first look --------------------------------------------------------------------------
 
@@ -284,10 +292,9 @@ class Protocol:
         ]
         return candidates(task.grid, self.others, applicable)
 
-    def _first_of(self, task: Task) -> list[Run]:
-        seeds = self.seeds[: self.looks[0]]
+    def _first_of(self, task: Task, seeds: Sequence[int]) -> list[Run]:
         return [
-            _at(run, candidate, seed)
+            self._at(run, candidate, seed)
             for run in task.cells
             for candidate in self.candidates(task, run)
             for seed in seeds
@@ -295,7 +302,7 @@ class Protocol:
 
     def _as_grown(self, context: str, grid: Grid) -> Grid:
         """The grid as it has grown for the losses that the sweep has trained on it already."""
-        known = {facts["lr"] for facts in self._trained_before(context)}
+        known = {*self._trained_before(context).lr}
         for side in SIDES:
             for _ in range(self.extend):
                 grid = grid.grown(side) if grid.grown(side).end(side) in known else grid
@@ -303,7 +310,7 @@ class Protocol:
 
     def _grow(self, task: Task, loaded: records.Records) -> None:
         """Grow the task's grid on each side where it does not reach far enough."""
-        absent = {facts["loss"] for facts in self._trained_before(task.context)} - task.losses
+        absent = {*self._trained_before(task.context).loss} - task.losses
         trials = self._trials(task, task.cells, self.looks[0], loaded)
         reasons = {side: self._too_short(task, trials, side) for side in SIDES}
         for side, why in reasons.items():
@@ -361,7 +368,7 @@ class Protocol:
         metric = self._declared("select", task) or self._declared("primary", task)
         places = {
             run.run_id: {
-                _at(run, candidate, seed).run_id: place
+                self._at(run, candidate, seed).run_id: place
                 for place, candidate in enumerate(self.candidates(task, run))
                 for seed in self.seeds[:seeds]
             }
@@ -370,7 +377,7 @@ class Protocol:
         every = {run_id for place in places.values() for run_id in place}
         rows = statistics.endpoint(
             loaded.runs[loaded.runs.run_id.isin(every)],
-            loaded.evals,
+            loaded.measured,
             split="validation",
             metric=metric,
             endpoint=self.declare["endpoint"],
@@ -399,6 +406,13 @@ class Protocol:
                 trials[run.run_id] = its
         return trials
 
+    def _at(self, run: Run, candidate: Candidate, seed: int) -> Run:
+        """A cell's run with a candidate and a seed; each is asked for several times."""
+        key = run.run_id, candidate.lr, repr(candidate.others), seed
+        if key not in self._runs:
+            self._runs[key] = varied(run, {**candidate.settings, "seed": seed})
+        return self._runs[key]
+
     # ---- later looks -----------------------------------------------------------------------------
 
     def _next_look(self, before: int, after: int) -> list[Run]:
@@ -423,7 +437,7 @@ class Protocol:
             cells = [
                 run
                 for run in task.cells
-                if _at(run, self.candidates(task, run)[0], self.seeds[0]).run_id in going_on
+                if self._at(run, self.candidates(task, run)[0], self.seeds[0]).run_id in going_on
             ]
             if not cells:
                 continue
@@ -444,7 +458,7 @@ class Protocol:
                     its.costs, its.rates, average=self._average(task)
                 ):
                     candidate = listed[its.candidates[place]]
-                    runs += [_at(run, candidate, seed) for seed in self.seeds[before:after]]
+                    runs += [self._at(run, candidate, seed) for seed in self.seeds[before:after]]
         if runs:
             log.info(
                 "%s open with %d seeds: to %d, with %d runs more",
@@ -452,11 +466,6 @@ class Protocol:
                 before, after, len(runs),
             )  # fmt: skip
         return runs
-
-
-def _at(run: Run, candidate: Candidate, seed: int) -> Run:
-    """A cell's run with a candidate and a seed."""
-    return varied(run, {**candidate.settings, "seed": seed})
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from lossbench.records.columns import (
     schema,
     table_from,
 )
-from lossbench.records.load import Records, load, read_plan
+from lossbench.records.load import Records, load
 from lossbench.records.metrics import (
     AGREEMENT,
     CLEAN,
@@ -27,6 +27,7 @@ from lossbench.records.metrics import (
     metric_of,
     sign,
 )
+from lossbench.records.plan import Plan, encode_runs, planned, read_plan
 from lossbench.records.vocabulary import (
     CONDITIONS,
     FACTORS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,12 +231,13 @@ def _without_dictionaries(layout: pa.Schema) -> pa.Schema:
     return pa.schema(fields, metadata=layout.metadata)
 
 
-def decode(content: bytes, *, path: Path) -> pa.Table:
+def decode(content: bytes, *, path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """The table in a parquet file of ours.
 
     Args:
         content: Bytes of the file.
         path: Where they came from, for the message.
+        columns: Those that are wanted, whose texts come as dictionaries; None for all as they are.
 
     Raises:
         store.StoreError: Not a parquet file, a foreign one, or one of another schema.
@@ -246,9 +247,12 @@ def decode(content: bytes, *, path: Path) -> pa.Table:
         # process where they still do so when it ends. Texts through their dictionaries: in a fifth
         # of the time.
         table = pq.read_table(
-            pa.BufferReader(content), page_checksum_verification=True, read_dictionary=_TEXTS
+            pa.BufferReader(content),
+            columns=columns,
+            page_checksum_verification=True,
+            read_dictionary=_TEXTS,
         )
-        table = table.cast(_without_dictionaries(table.schema))
+        table = table if columns else table.cast(_without_dictionaries(table.schema))
     except (pa.ArrowException, OSError) as error:
         raise store.StoreError(f"{path}: not a readable parquet file ({error}).") from error
     number = (table.schema.metadata or {}).get(b"lossbench_schema", b"none").decode()

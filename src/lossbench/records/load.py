@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lossbench import store
 from lossbench.records.columns import TABLES, decode, schema
+from lossbench.records.plan import read_plan
 from lossbench.records.vocabulary import STATUSES
 
 
@@ -42,13 +44,15 @@ class Records:
         runs, steps, layers, evals, examples: The tables as pandas frames, one row per run_id in
             `runs`; planned runs without a record have status "missing".
         plan: Content of sweep.json.
+        planned: What was asked for, by run_id; see `records.plan.PLANNED`.
         sha: `store.sweep_sha` from before anything was read: what is committed later changes it.
     """
 
     def __init__(self, sweep_dir: Path) -> None:
         self.sweep_dir = sweep_dir
         self.sha = store.sweep_sha(sweep_dir)
-        self.plan = read_plan(sweep_dir / "sweep.json")
+        self.plan, self.planned = read_plan(sweep_dir)
+        self._verified: set[Path] = set()
 
     @cached_property
     def _commits(self) -> dict[Path, dict[str, Any]]:
@@ -67,47 +71,48 @@ class Records:
     def runs(self) -> pd.DataFrame:
         """One row per planned run, of several records the best; runs that left the plan are out.
 
-        Two columns more than the table, because missing runs have no configuration:
+        Three columns more than the table, because missing runs have no configuration:
         `planned_context` is the plan's hash of all factors but loss, seed and what is tuned,
-        `planned_params` the loss's parameters as JSON.
+        `planned_params` the loss's parameters as JSON, and runs with the same `planned_slot` differ
+        in nothing but the seed and the code.
         """
         recorded = self._read("runs")
-        recorded = recorded[recorded["run_id"].isin(list(self.plan["planned"]))]
+        recorded = recorded[recorded["run_id"].isin(self.planned.index)]
         rank = recorded["status"].map({status: rank for rank, status in enumerate(STATUSES)})
         order = recorded.assign(rank=rank).sort_values(["rank", "pack_id"], kind="stable")
         best = order.drop_duplicates("run_id").drop(columns="rank").sort_index()
-        planned = pd.DataFrame.from_dict(self.plan["planned"], orient="index")
-        planned = planned.rename_axis("run_id").reset_index().assign(status="missing")
-        missing = planned[~planned["run_id"].isin(best["run_id"])].to_dict("records")
-        columns = {name: [row.get(name) for row in missing] for name in best.columns}
-        parts = [part for part in (best, pd.DataFrame(columns)) if len(part)]
+        missing = self.planned[~self.planned.index.isin(best["run_id"])]
+        missing = missing.reset_index().assign(status="missing").reindex(columns=best.columns)
+        texts = [name for name in best.columns if best[name].dtype == "str"]
+        missing = missing.astype(dict.fromkeys(texts, "str"))
+        parts = [part for part in (best, missing) if len(part)]
         runs = pd.concat(parts, ignore_index=True) if parts else best
-        rows = self.plan["planned"].items()
-        contexts = {run_id: row.get("context") for run_id, row in rows}
-        params = {run_id: json.dumps(row.get("params", {})) for run_id, row in rows}
+        facts = self.planned.loc[runs["run_id"]]
         return runs.assign(
-            planned_context=runs["run_id"].map(contexts), planned_params=runs["run_id"].map(params)
+            planned_context=facts["context"].array,
+            planned_params=facts["params"].array,
+            planned_slot=(facts["cell"] + facts["tuned"]).array,
         )
 
     @cached_property
     def steps(self) -> pd.DataFrame:
         """Run x logged step."""
-        return self._read_valid("steps")
+        return self._read("steps")
 
     @cached_property
     def layers(self) -> pd.DataFrame:
         """Run x logged step x layer."""
-        return self._read_valid("layers")
+        return self._read("layers")
 
     @cached_property
     def evals(self) -> pd.DataFrame:
         """Run x eval step x split x metric."""
-        return self._read_valid("evals")
+        return self._read("evals")
 
     @cached_property
     def examples(self) -> pd.DataFrame:
         """Done run x test example, where all seeds have the same."""
-        return self._read_valid("examples")
+        return self._read("examples")
 
     @cached_property
     def curves(self) -> pd.DataFrame:
@@ -118,6 +123,23 @@ class Records:
         cure = "Give the sweep's command again: it is written anew."
         content = store.read_hashed(path, self.plan["curves_sha"], cure=cure)
         return pq.read_table(pa.BufferReader(content)).to_pandas()
+
+    @cached_property
+    def measured(self) -> pd.DataFrame:
+        """What statistics need of `evals`, texts as categories: a fifth of its memory."""
+        return self.columns("evals", ["run_id", "step", "split", "metric", "value"])
+
+    def columns(
+        self, table: str, names: Sequence[str], *, packs: Collection[str] | None = None
+    ) -> pd.DataFrame:
+        """Some columns of a table, texts as categories.
+
+        Args:
+            table: Its name.
+            names: Of the columns.
+            packs: Whose rows are wanted, by pack_id; None for those of all.
+        """
+        return self._read(table, names, packs)
 
     def sql(self, query: str, **frames: pd.DataFrame) -> pd.DataFrame:
         """Result of a DuckDB query over the views runs, steps, layers, evals and examples.
@@ -139,7 +161,9 @@ class Records:
                     continue
                 paths = [folder / f"{table}.parquet" for folder in self.pack_dirs]
                 for path, commit in zip(paths, self._commits.values(), strict=True):
-                    store.read(path.parent, path.name, commit)  # verifies its sha256
+                    if path not in self._verified:
+                        store.read(path.parent, path.name, commit)  # verifies its sha256
+                        self._verified.add(path)
                 quoted = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
                 connection.register(f"empty_{table}", schema(table).empty_table())
                 source = f"read_parquet([{quoted}], union_by_name = true)"
@@ -149,46 +173,36 @@ class Records:
                 )
             return connection.execute(query).df()
 
-    def _read(self, table: str) -> pd.DataFrame:
-        name = f"{table}.parquet"
-        parts = [
-            decode(store.read(folder, name, commit), path=folder / name)
-            for folder, commit in self._commits.items()
-        ]
+    def _read(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        packs: Collection[str] | None = None,
+    ) -> pd.DataFrame:
+        """A table, or some columns of it, without the rows of a run's worse records: see `runs`."""
+        name, parts = f"{table}.parquet", []
+        for folder, commit in self._commits.items():
+            if packs is not None and folder.name not in packs:
+                continue
+            content = store.read(folder, name, commit)
+            self._verified.add(folder / name)
+            part = decode(content, path=folder / name, columns=columns)
+            if table != "runs" and (worse := self._worse.get(folder.name)):
+                part = part.filter(~pc.field("run_id").isin(worse))
+            parts.append(part)
         if not parts:
-            return schema(table).empty_table().to_pandas()
+            empty = schema(table).empty_table()
+            return (empty.select(columns) if columns else empty).to_pandas()
         # In one piece, from which pandas takes rows ten times as fast as from one of each pack.
-        whole = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
-        return whole.to_pandas()
+        whole = pa.concat_tables(parts, promote_options="permissive")
+        return whole.unify_dictionaries().combine_chunks().to_pandas()
 
-    def _read_valid(self, table: str) -> pd.DataFrame:
-        """A table without the rows of a run's worse records, see `runs`."""
-        frame, packs = self._read(table), self.runs.set_index("run_id")["pack_id"]
-        # By number: of a million names most are the same.
-        run, run_ids = pd.factorize(frame["run_id"])
-        pack, pack_ids = pd.factorize(frame["pack_id"])
-        best = pd.Index(pack_ids).get_indexer(pd.Index(pd.Series(run_ids).map(packs)))
-        is_valid = best[run] == pack
-        return frame if is_valid.all() else frame[is_valid].reset_index(drop=True)
-
-
-def read_plan(path: Path) -> dict[str, Any]:
-    """Content of a sweep.json.
-
-    Raises:
-        store.StoreError: It is missing, torn or not one of ours.
-    """
-    plan = store.read_sealed(path)
-    keys = {"name", "planned", "declarations", "losses", "data", "commands"}
-    if not keys <= plan.keys() or not isinstance(plan["planned"], dict):
-        raise store.StoreError(
-            f"{path}: not a plan of lossbench. Delete it and give the sweep's command again: "
-            "finished runs are kept."
-        )
-    for entry in plan["declarations"]:
-        if store.sha256(store.to_json(entry["declared"])) != entry["sha256"]:
-            raise store.StoreError(
-                f"{path}: a declaration was edited after the fact. Restore it, or give the new "
-                "question its own folder with name=..."
-            )
-    return plan
+    @cached_property
+    def _worse(self) -> dict[str, list[str]]:
+        """By pack the runs of which another pack has the better record, or that left the plan."""
+        packs = dict(zip(self.runs["run_id"], self.runs["pack_id"], strict=True))
+        return {
+            folder.name: worse
+            for folder, commit in self._commits.items()
+            if (worse := [one for one in commit["members"] if packs.get(one) != folder.name])
+        }

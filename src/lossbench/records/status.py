@@ -85,7 +85,9 @@ def status(sweep_dir: Path) -> Status:
 
 
 def _status(sweep_dir: Path, sweep: Records) -> Status:
-    runs, plan = sweep.runs, sweep.plan["planned"]
+    runs = sweep.runs
+    places = sweep.planned[["data", "model", "loss"]]
+    plan = dict(zip(places.index, places.itertuples(index=False), strict=True))
     finished = runs[runs["status"].isin(RESULTS)].astype({"train_seconds": float})
     by_cell = finished.groupby(["data", "model"])[["train_seconds", "stop_step"]]
     costs = by_cell.agg({"train_seconds": "mean", "stop_step": "max"})
@@ -94,7 +96,7 @@ def _status(sweep_dir: Path, sweep: Records) -> Status:
         """To train runs that have a checkpoint at a step."""
         total = 0.0
         for run_id in run_ids:
-            cell = plan[run_id]["data"], plan[run_id]["model"]
+            cell = plan[run_id].data, plan[run_id].model
             if cell not in costs.index:
                 return None
             cost = costs.loc[cell]
@@ -115,8 +117,8 @@ def _status(sweep_dir: Path, sweep: Records) -> Status:
             PackStatus(
                 pack_id=folder.name,
                 runs=len(mine),
-                data=", ".join(sorted({plan[run_id]["data"] for run_id in mine})),
-                losses=", ".join(sorted({plan[run_id]["loss"] for run_id in mine})),
+                data=", ".join(sorted({plan[run_id].data for run_id in mine})),
+                losses=", ".join(sorted({plan[run_id].loss for run_id in mine})),
                 step=step,
                 process=store.holder(lock) if is_training else "",
                 # The machine that trains may have another clock.

@@ -55,6 +55,7 @@ def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> 
         store.StoreError: The folder is no sweep, or its plan is damaged.
     """
     result, loaded = Verified(), records.load(sweep_dir)
+    planned = {*loaded.planned.index}
     for folder in store.packs_of(sweep_dir):
         try:
             state = store.committed(folder)
@@ -63,7 +64,7 @@ def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> 
             continue
         if state is None:
             continue
-        result.unplanned += len(state["members"].keys() - loaded.plan["planned"].keys())
+        result.unplanned += sum(run_id not in planned for run_id in state["members"])
         result.packs += state["is_finished"]
         result.unfinished += not state["is_finished"]
         result.problems += [f"{folder}: {text}" for text in _of_record(state)]

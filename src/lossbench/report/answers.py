@@ -150,7 +150,7 @@ def _good_rates(loaded: records.Records, mains: Sequence[Comparison]) -> Iterato
 def _agreement(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
     """How far the parameters' gradients of losses point the same way, and those of examples."""
     for task in mains:
-        measured = statistics.joined(loaded.evals[loaded.evals.split == "train"], task.runs)
+        measured = statistics.joined(loaded.measured[loaded.measured.split == "train"], task.runs)
         metrics = measured.groupby(["metric", "loss"]).value
         mean, median = metrics.mean(), metrics.median()
         for metric, values, what in (
@@ -194,7 +194,7 @@ def _parts(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str
         runs = loaded.runs[(loaded.runs.data == data) & (loaded.runs.lr == lr)]
         ends = statistics.endpoint(
             statistics.placed(runs, tuned=["signal"]),
-            loaded.evals,
+            loaded.measured,
             split=main.split,
             metric=main.metric,
         )

@@ -110,7 +110,18 @@ def with_values(draft: Draft, values: Mapping[str, Any]) -> Draft:
 
 def varied(run: Draft, values: Mapping[str, Any]) -> Run:
     """The run with other values, checked as if each had been typed."""
+    if isinstance(run, Run) and values.keys() <= _NUMBERS.keys():
+        # Nothing else of a checked run depends on these.
+        numbers = {
+            field: kind(values[key]) for key, (field, kind) in _NUMBERS.items() if key in values
+        }
+        new = replace(run, **numbers)
+        _refuse_out_of_range(new)
+        return new
     return checked(with_values(run, values))
+
+
+_NUMBERS = {"seed": ("seed", int), "optimizer.lr": ("lr", float)}
 
 
 def checked(draft: Draft) -> Run:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lossbench.runs.run import Run
+from lossbench.runs.run import Run, joined
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,12 @@ def group(runs: Sequence[Run], *, pack_size: int) -> list[Pack]:
     Returns:
         Packs of nearly equal size, in the order their first run came.
     """
+    return _grouped(_alike(runs), pack_size)
+
+
+def _grouped(every: Sequence[Sequence[Run]], pack_size: int) -> list[Pack]:
     grouped = []
-    for alike in _alike(runs):
+    for alike in every:
         count = -(-len(alike) // pack_size)
         size = -(-len(alike) // count)
         members = ordered(alike)
@@ -56,11 +60,12 @@ def shared(runs: Sequence[Run], *, pack_size: int, packs_at_once: int) -> list[P
         pack_size: Most members of a pack.
         packs_at_once: Packs that train at the same time.
     """
-    counts = [len(alike) for alike in _alike(runs)]
+    every = _alike(runs)
+    counts = [len(alike) for alike in every]
     size, least = pack_size, min(pack_size, LEAST_MEMBERS)
     while size > least and sum(-(-count // size) for count in counts) < packs_at_once:
         size -= 1
-    return group(runs, pack_size=size)
+    return _grouped(every, size)
 
 
 def _alike(runs: Sequence[Run]) -> list[list[Run]]:
@@ -86,9 +91,8 @@ _VARIES = {"loss", "seed", "lr", "momentum", "weight_decay", "source_sha"}
 
 def structure(run: Run) -> str:
     """What runs of one pack have in common, as text."""
-    alike = {name: value for name, value in run.facts.items() if name not in _VARIES}
-    shape = {"outputs_per_target": run.row.outputs_per_target}
-    return json.dumps({**alike, **shape}, sort_keys=True)
+    alike = {name: text for name, text in run.texts.items() if name not in _VARIES}
+    return joined({**alike, "outputs_per_target": str(run.row.outputs_per_target)})
 
 
 def _loss(run: Run) -> str:

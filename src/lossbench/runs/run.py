@@ -32,6 +32,11 @@ class Part:
     params: Mapping[str, Any]
     title: str = field(default="", compare=False, repr=False)
 
+    @cached_property
+    def text(self) -> str:
+        """Canonical JSON of what is hashed and recorded of it; the runs of a sweep share parts."""
+        return _text(_plain(self))
+
 
 def part(name: str, **params: Any) -> Part:
     """The choice that is no variant: the function has its name."""
@@ -149,10 +154,32 @@ class Run(Draft):
             names.remove("pretrained")
         return {name: _plain(getattr(self, name)) for name in names}
 
+    @property
+    def texts(self) -> dict[str, str]:
+        """The same as canonical JSON, fact by fact: see `joined`."""
+        texts = {}
+        for name in (*FACTORS, "source_sha"):
+            value = getattr(self, name)
+            if isinstance(value, Part):
+                texts[name] = value.text
+            else:
+                is_plain = isinstance(value, int | float | str)
+                texts[name] = _text(value if is_plain else _plain(value))
+        return texts
+
     @cached_property
     def run_id(self) -> str:
         """16 hex digits of sha256 over the canonical facts and the engine's schema number."""
-        return _identity(self.facts, schema=ENGINE_SCHEMA)
+        texts = {name: text for name, text in self.texts.items() if _NEUTRAL.get(name) != text}
+        return _hashed(joined({**texts, "engine": str(ENGINE_SCHEMA)}))
+
+
+_text = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
+
+
+def joined(texts: Mapping[str, str]) -> str:
+    """Canonical JSON of an object, from that of its values by key."""
+    return "{" + ", ".join(f'"{name}": {texts[name]}' for name in sorted(texts)) + "}"
 
 
 def is_named_after(run_id: str, config: str) -> bool:
@@ -162,14 +189,15 @@ def is_named_after(run_id: str, config: str) -> bool:
         run_id: Of a row of `runs`.
         config: Its column: the run's facts as JSON.
     """
-    facts, schemas = json.loads(config), range(1, ENGINE_SCHEMA + 1)
+    facts, schemas = json.loads(config), range(ENGINE_SCHEMA, 0, -1)
     return any(_identity(facts, schema=schema) == run_id for schema in schemas)
 
 
 def _identity(facts: Mapping[str, Any], *, schema: int) -> str:
-    canonical = json.dumps(
-        {"engine": schema, **without_neutral(facts)}, sort_keys=True, allow_nan=False
-    )
+    return _hashed(_text({"engine": schema, **without_neutral(facts)}))
+
+
+def _hashed(canonical: str) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -191,6 +219,8 @@ NEUTRAL = {
     for name in ("corruption", "augmentation", "targets", "init", "signal", "instruments")
 }
 """Values of factors that change nothing."""
+
+_NEUTRAL = {name: _text(value) for name, value in NEUTRAL.items()}
 
 
 def without_neutral(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def code_of(draft: Draft) -> dict[str, str]:
     parts = (draft.corruption, draft.augmentation, draft.optimizer, draft.schedule)
     row, data = LOSSES[draft.loss.fn], DATA[draft.data.fn]
     # The confusions stand in the row of the data, which is no function.
-    is_confused = takes_confusions(draft.corruption.fn)
+    is_confused = _takes_confusions(draft.corruption.fn)
     return _code_shas(
         *(row.fn, row.inverse_link, data.fn, MODELS[draft.model.fn].fn),
         *(part.fn for part in parts),
@@ -45,6 +45,9 @@ def _functions_before(draft: Draft) -> tuple[Callable[..., Any], ...]:
         return ()
     before = draft.pretrained
     return set_aside, LOSSES[before.loss].fn, MODELS[before.model or draft.model.fn].fn
+
+
+_takes_confusions = functools.cache(takes_confusions)
 
 
 def refuse_other_code(runs: Iterable[Run]) -> None:

@@ -225,55 +225,50 @@ def declaration_of(plan: Mapping[str, Any]) -> dict[str, Any]:
     return {**DEFAULTS, **(declarations[0]["declared"] if declarations else {})}
 
 
-def declared_losses(plan: Mapping[str, Any], runs: pd.DataFrame) -> list[str]:
+def declared_losses(plan: records.Plan, runs: pd.DataFrame) -> list[str]:
     """Losses all of whose given runs were declared before the sweep had any run."""
-    first = next(iter(plan["declarations"]), {"sha256": None, "runs_before": -1})
-    is_declared = [
-        first["runs_before"] == 0 and plan["planned"][run_id].get("declaration") == first["sha256"]
-        for run_id in runs.run_id
-    ]
-    every = pd.Series(is_declared, index=runs.index, dtype=bool).groupby(runs.loss).all()
+    first = next(iter(plan.facts["declarations"]), None)
+    if not len(runs) or first is None or first["runs_before"]:
+        return []
+    is_declared = plan.runs.declaration[runs.run_id].eq(first["sha256"]).groupby(runs.loss.array)
+    every = is_declared.all()
     return sorted(every.index[every])
 
 
-def seen_before(plan: Mapping[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
+def seen_before(plan: records.Plan, runs: pd.DataFrame) -> pd.DataFrame:
     """Those runs that another sweep had trained under another declaration, or under none.
 
     Args:
-        plan: Content of sweep.json, which says so of each run since it was planned.
+        plan: Of the sweep, which says so of each run since it was planned.
         runs: Of the sweep, placed.
 
     Returns:
         Columns run_id, loss, sweep (its name), declaration (sha256; empty where nothing was
         declared).
     """
-    rows = [
-        (run_id, loss, facts["seen_in"], facts["seen_under"])
-        for run_id, loss in zip(runs.run_id, runs.loss, strict=True)
-        if "seen_under" in (facts := plan["planned"][run_id])
+    facts = plan.runs.loc[runs.run_id, ["seen_in", "seen_under"]].assign(loss=runs.loss.array)
+    seen = facts[facts.seen_under.notna()].reset_index()[
+        ["run_id", "loss", "seen_in", "seen_under"]
     ]
-    return pd.DataFrame(rows, columns=["run_id", "loss", "sweep", "declaration"])
+    return seen.set_axis(["run_id", "loss", "sweep", "declaration"], axis="columns")
 
 
-def declared_in_context(plan: Mapping[str, Any], runs: pd.DataFrame) -> frozenset[str]:
+def declared_in_context(plan: records.Plan, runs: pd.DataFrame) -> frozenset[str]:
     """Losses that the first declaration named in a context; other parameters make another loss.
 
     A loss whose code was edited since stays one of them, though its runs are declared anew.
 
     Args:
-        plan: Content of sweep.json.
+        plan: Of the sweep.
         runs: All of the context, placed.
     """
-    if not plan["declarations"]:
+    if not plan.facts["declarations"]:
         return frozenset()
-    first = plan["declarations"][0]
-    facts = [plan["planned"][run_id] for run_id in runs.run_id]
-    declared = [
-        one.get("declaration") == first["sha256"]
-        or one["cell"] in first["declared"].get("cells", ())
-        for one in facts
-    ]
-    return frozenset(runs.loss[declared])
+    first = plan.facts["declarations"][0]
+    facts = plan.runs.loc[runs.run_id]
+    is_first = facts.declaration.eq(first["sha256"])
+    is_declared = is_first | facts.cell.isin(first["declared"].get("cells", ()))
+    return frozenset(runs.loss[is_declared.to_numpy(dtype=bool)])
 
 
 # ---- the comparisons of a sweep ------------------------------------------------------------------
@@ -301,12 +296,10 @@ def main_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparis
     is_ambiguous = stems.str.casefold().duplicated(keep=False) | (stems.str.len() > 60)
     stems = stems.mask(is_ambiguous, stems.str[:50] + "_" + stems.index)
     contexts = runs.sort_values("label", kind="stable").groupby("context", sort=False)
-    evals = sweep.evals[["run_id", "step", "split", "metric", "value"]]
-    # As numbers: of a million words most are the same, and every estimate looks for some of them.
-    evals = evals.astype({"split": "category", "metric": "category"})
-    run, run_ids = pd.factorize(evals.run_id)
-    context = pd.Series(run_ids, dtype=str).map(runs.set_index("run_id").context)
-    of_context = dict([*evals.groupby(context.astype("category").array[run], observed=True)])
+    evals = sweep.measured.astype({"run_id": "category"})
+    of_runs = pd.Series(evals.run_id.cat.categories).map(runs.set_index("run_id").context)
+    context = of_runs.astype("category").array.take(evals.run_id.cat.codes)
+    of_context = dict([*evals.groupby(context, observed=True)])
     return [
         _main(its, of_context.get(context, evals.iloc[:0]), sweep, stem=stems[context])
         for context, its in contexts
@@ -364,7 +357,7 @@ def _main(
     runs: pd.DataFrame, evals: pd.DataFrame, sweep: records.Records, *, stem: str
 ) -> Comparison:
     """The fair comparison of one context, from all of its runs and what they were evaluated to."""
-    declaration = declaration_of(sweep.plan)
+    declaration, plan = declaration_of(sweep.plan), records.Plan(sweep.plan, sweep.planned)
     place = {"data": str(runs.data.iloc[0]), "task": str(runs.task.dropna().iloc[0])}
     metric = records.declared(declaration["primary"], **place)
     select = records.declared(declaration.get("select", {}), **place) or metric
@@ -382,7 +375,7 @@ def _main(
     validation = validation.assign(**choosing)
     trials = endpoint(runs, split="test", metric=metrics, **at).assign(**choosing)
 
-    expected = declared_in_context(sweep.plan, runs)
+    expected = declared_in_context(plan, runs)
     reference = _reference(declaration, runs, is_declared=bool(expected), **place)
     first_seeds = declaration["seeds"][: looks[0]] if looks else sorted({*runs.seed})
     base = runs[(runs.loss == reference) & runs.seed.isin(first_seeds)]
@@ -401,7 +394,7 @@ def _main(
         paired=pd.DataFrame(columns=PAIRED),
         validation=validation,
         first_seeds=tuple(first_seeds),
-        declared=tuple(declared_losses(sweep.plan, runs) if expected else ()),
+        declared=tuple(declared_losses(plan, runs) if expected else ()),
         expected=expected,
         refusal="",
         stem=stem,
@@ -415,15 +408,17 @@ def _main(
         ),
         confidence=declaration["confidence"],
         tuned=tuple(tuned),
-        seen_runs=seen_before(sweep.plan, runs if expected else runs.iloc[:0]),
-        asked_runs=frozenset(
-            run_id for run_id in runs.run_id if "asked_in" in sweep.plan["planned"][run_id]
-        ),
+        seen_runs=seen_before(plan, runs if expected else runs.iloc[:0]),
+        asked_runs=frozenset(runs.run_id[plan.runs.asked_in[runs.run_id].notna().to_numpy()]),
         looks=tuple(looks),
         is_smoke=declaration["size"] == "smoke",
     )
-    is_mine = sweep.examples.metric.eq(metric) & sweep.examples.run_id.isin(trials.run_id)
-    return _judged(main, sweep.examples[is_mine] if declaration["endpoint"] == "last" else None)
+    if declaration["endpoint"] != "last":
+        return _judged(main, None)
+    names = ["run_id", "example", "metric", "value"]
+    examples = sweep.columns("examples", names, packs={*runs.pack_id.dropna()})
+    is_mine = examples.metric.eq(metric) & examples.run_id.isin(trials.run_id)
+    return _judged(main, examples[is_mine])
 
 
 def _at_reference_rate(main: Comparison) -> Comparison:
@@ -529,13 +524,13 @@ def selection_costs(mains: Iterable[Comparison], sweep: records.Records) -> Iter
 
     Nothing without corruption.
     """
-    if not sweep.evals.metric.isin([*records.CLEAN.values()]).any():
+    if not sweep.measured.metric.isin([*records.CLEAN.values()]).any():
         return
     declaration, runs = declaration_of(sweep.plan), placed_runs(sweep)
     for main in mains:
         yield selection_cost(
             runs[runs.run_id.isin(main.trials.run_id) & runs.seed.isin(main.grid.seed)],
-            sweep.evals,
+            sweep.measured,
             metric=main.select,
             at=declaration["endpoint"],
             tuned=declaration["tuned"],

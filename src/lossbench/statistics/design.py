@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lossbench import records
@@ -48,13 +49,12 @@ def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
         whatever else tells contexts apart) and `variant` (the loss, with those of its parameters
         that vary within the sweep).
     """
-    configs = [json.loads(text) if isinstance(text, str) and text else {} for text in runs.config]
-    texts = [repr(_without(config, _NO_FACTORS)) for config in configs]
-    by_text = dict(zip(texts, configs, strict=True))  # few among many runs
-    leaves_by_text = {text: _factors(config, tuned) for text, config in by_text.items()}
-    digests = {text: _digest(leaves) for text, leaves in leaves_by_text.items()}
-    factors = {digests[text]: leaves for text, leaves in leaves_by_text.items()}
-    keys = pd.Series([digests[text] for text in texts], index=runs.index, dtype=str)
+    kinds, few = _alike(runs)
+    configs = [json.loads(text) if isinstance(text, str) and text else {} for text in few.config]
+    leaves = [_factors(config, tuned) for config in configs]
+    digests = [_digest(one) for one in leaves]
+    factors = dict(zip(digests, leaves, strict=True))
+    keys = pd.Series(digests, dtype=str).take(kinds).set_axis(runs.index)
     kind = runs.data.astype(str) + " × " + runs.model.astype(str)
     unknown, coarse = keys == _digest({}), kind + " × " + runs.optimizer.astype(str)
     fine = runs.get("planned_context", coarse)
@@ -68,13 +68,29 @@ def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
     labels: dict[str, str] = {}
     for name, members in keys.groupby(kind):
         labels |= _labels(str(name), {key: factors.get(key, {}) for key in members.unique()})
-    planned = runs.get("planned_params", pd.Series(index=runs.index, dtype=object))
+    planned = few.get("planned_params", pd.Series(index=few.index, dtype=object))
     known = [
         config or {"loss": {"params": json.loads(text) if isinstance(text, str) else {}}}
         for config, text in zip(configs, planned, strict=True)
     ]
-    variants = _variants(runs.loss, known, tuned)
+    params = pd.Series(_parameters(known, tuned), dtype=str).take(kinds).set_axis(runs.index)
+    variants = _variants(runs.loss, params)
     return pd.DataFrame({"context": keys, "label": keys.map(labels), "variant": variants})
+
+
+def _alike(runs: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
+    """Of each run the place among few, whose configuration is its own but for the seed.
+
+    Where the plan knows what a run is for, that decides, and no configuration need be compared.
+    """
+    key = runs.config.astype(object).where(runs.config.notna(), "")
+    if "planned_slot" in runs:
+        is_known = runs.planned_slot.notna() & (key != "")
+        key = key.where(~is_known, runs.planned_slot)
+    if "planned_params" in runs:
+        key = key.where(key != "", runs.planned_params)
+    kinds, _ = pd.factorize(key, use_na_sentinel=False)
+    return kinds, runs[~pd.Series(kinds).duplicated().to_numpy()]
 
 
 def _digest(value: Any) -> str:
@@ -154,14 +170,15 @@ def _in_label(name: str, value: Any) -> str:
     return f"{short}={value}"
 
 
-def _variants(
-    losses: pd.Series, configs: Sequence[Mapping[str, Any]], tuned: Sequence[str]
-) -> pd.Series:
-    """Names of losses, with their parameters where one name was run with several."""
+def _parameters(configs: Sequence[Mapping[str, Any]], tuned: Sequence[str]) -> list[str]:
+    """Parameters of losses that were not tuned, in words."""
     every = [config["loss"].get("params") or {} if "loss" in config else {} for config in configs]
     params = [{k: p[k] for k in sorted(p) if f"loss.params.{k}" not in tuned} for p in every]
-    texts = pd.Series([", ".join(f"{k}={v}" for k, v in p.items()) for p in params])
-    texts.index = losses.index
+    return [", ".join(f"{k}={v}" for k, v in p.items()) for p in params]
+
+
+def _variants(losses: pd.Series, texts: pd.Series) -> pd.Series:
+    """Names of losses, with their parameters where one name was run with several."""
     several = texts[texts != ""].groupby(losses).nunique()
     plain = ~losses.isin(several.index[several > 1]) | (texts == "")
     return losses.where(plain, losses + "(" + texts + ")")
@@ -197,7 +214,7 @@ def endpoint(
     done = runs.run_id[runs.status == "done"]
     is_wanted = evals.split.isin([split, "validation"]) & evals.metric.isin(metrics)
     evals = evals.loc[is_wanted, ["run_id", "step", "split", "metric", "value"]]
-    evals = evals[evals.run_id.isin(done)]
+    evals = evals[evals.run_id.isin(done)].astype({"run_id": "str"})
     rows = evals[evals.split == split]
     best = _best_steps(evals, metrics[0])
     ends = rows.groupby("run_id").step.max() if endpoint == "last" else best
@@ -227,15 +244,16 @@ def placed(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
         return runs
     table = contexts(runs, tuned=tuned)
     others = [key for key in tuned if key != "optimizer.lr"]
+    kinds, few = _alike(runs)
     configs = [
         _flat(json.loads(text)) if others and isinstance(text, str) and text else {}
-        for text in runs.config
+        for text in few.config
     ]
     columns = {}
     for key in others:
         leaves = [leaves.get(recorded(key)) for leaves in configs]
         plain = [json.dumps(leaf) if isinstance(leaf, list) else leaf for leaf in leaves]
-        columns[key] = pd.Series(plain, index=runs.index)
+        columns[key] = pd.Series(plain).take(kinds).set_axis(runs.index)
     return runs.assign(
         context=table.context,
         label=table.label,

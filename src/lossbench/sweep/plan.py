@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 
 from lossbench import records, store
@@ -19,22 +20,20 @@ from lossbench.losses.curves import curve
 from lossbench.losses.relations import related
 from lossbench.own import contained
 from lossbench.runs import ConfigError, Run
+from lossbench.runs.run import joined
 from lossbench.sweep.siblings import seen_elsewhere
 
 log = logging.getLogger(__name__)
 
-EMPTY: dict[str, Any] = {
-    "planned": {},
-    "declarations": [],
-    "losses": {},
-    "data": {},
-    "commands": [],
-}
+EMPTY = records.Plan(
+    {"declarations": [], "losses": {}, "data": {}, "commands": [], "parts": {}},
+    records.planned([]),
+)
 
 GROWS = ("losses", "cells", "sources")
 """What a later declaration of the same sweep may change: it adds losses."""
 
-WHEN_PLANNED = ("declaration", "seen_under", "seen_in", "asked_in")
+WHEN_PLANNED = ["declaration", "seen_under", "seen_in", "asked_in"]
 """What is said of a run when it is planned first, and stays: under which declaration it was; under
 which other one it had been trained before, in which sweep; and which sweep of the same rules asked
 other questions of it."""
@@ -53,12 +52,14 @@ def write(
     declaration: Mapping[str, Any] | None = None,
     recorded: int,
 ) -> None:
-    """Add runs to the sweep.json of a folder, and the curves of their losses beside it.
+    """Add runs to the plan of a folder, and the curves of their losses beside it.
 
-    The sweep's lock is held. The arguments and what is raised are those of `extended`.
+    New runs are a new part. Where others leave the plan, or what is said of them changes, one part
+    takes the place of all. The sweep's lock is held. The arguments and what is raised are those of
+    `extended`.
     """
     path, curves_path = folder / "sweep.json", folder / "curves.parquet"
-    old = records.read_plan(path) if path.exists() else EMPTY
+    old = records.read_plan(folder) if path.exists() else EMPTY
     new = extended(
         old,
         runs,
@@ -69,36 +70,53 @@ def write(
         recorded=recorded,
         seen=_seen(folder, old, runs, declaration),
     )
-    if gone := len(old["planned"].keys() - new["planned"].keys()):
+    if gone := len(old.runs.index.difference(new.runs.index)):
         log.warning("code or data were edited: %d runs of before leave %s", gone, folder)
-    if len(new["declarations"]) > max(1, len(old["declarations"])):
+    if len(new.facts["declarations"]) > max(1, len(old.facts["declarations"])):
         log.warning(
             "%s was declared before: what is new here counts as exploratory. "
             "Give a new question its own folder with name=...",
             folder,
         )
-    sha = old.get("curves_sha", "")
-    if {**new, "curves_sha": sha} == old:
+    parts: dict[str, str] = old.facts.get("parts", {})
+    stays = new.runs.iloc[: len(old.runs)].equals(old.runs)
+    if "parts" in old.facts and stays:
+        added = new.runs.iloc[len(old.runs) :]
+    else:
+        parts, added = {}, new.runs
+    facts = {**new.facts, "parts": parts, "curves_sha": old.facts.get("curves_sha", "")}
+    if not len(added) and facts == old.facts:
         with contextlib.suppress(store.StoreError):
-            store.read_hashed(curves_path, sha, cure="")
+            store.read_hashed(curves_path, facts["curves_sha"], cure="")
             return
-    curves = _curves(new["losses"])
+    if len(added):
+        # A name that was never a part's: who reads now may be at those of before.
+        last = max(old.facts.get("parts", {}), default="plan-000000.parquet")
+        name, content = f"plan-{int(last[5:11]) + 1:06}.parquet", records.encode_runs(added)
+        store.write(folder / name, content)
+        parts = {**parts, name: store.sha256(content)}
+    curves = _curves(facts["losses"])
     store.write(curves_path, curves)
-    store.write(path, store.sealed({**new, "curves_sha": store.sha256(curves)}))
+    facts |= {"parts": parts, "curves_sha": store.sha256(curves)}
+    store.write(path, store.sealed(facts))
+    for other in folder.glob("plan-*.parquet"):
+        if other.name not in parts:
+            store.delete(other)
 
 
 def _seen(
-    folder: Path, old: Mapping[str, Any], runs: Sequence[Run], declaration: Mapping[str, Any] | None
+    folder: Path, old: records.Plan, runs: Sequence[Run], declaration: Mapping[str, Any] | None
 ) -> dict[str, dict[str, str]]:
     """What other sweeps had trained of the runs that are new here."""
-    declarations = {entry["sha256"]: entry["declared"] for entry in old["declarations"]}
+    declarations = {entry["sha256"]: entry["declared"] for entry in old.facts["declarations"]}
     if declaration is not None:
         # As JSON, because that is what the declarations of other sweeps have become.
         declarations[_digest(declaration)] = json.loads(store.to_json(declaration))
-    new = [run for run in runs if run.run_id not in old["planned"]]
+    known = {*old.runs.index}
+    new = [run for run in runs if run.run_id not in known]
     if not new:
         return {}
-    return seen_elsewhere(folder, new, planned=old["planned"], declarations=declarations)
+    return seen_elsewhere(folder, new, planned=old.runs, declarations=declarations)
 
 
 def _digest(declaration: Mapping[str, Any]) -> str:
@@ -124,7 +142,7 @@ def _curves(losses: Mapping[str, Mapping[str, Any]]) -> bytes:
 
 
 def extended(
-    old: Mapping[str, Any],
+    old: records.Plan,
     runs: Sequence[Run],
     *,
     name: str,
@@ -133,8 +151,8 @@ def extended(
     declaration: Mapping[str, Any] | None,
     recorded: int = 0,
     seen: Mapping[str, Mapping[str, str]] | None = None,
-) -> dict[str, Any]:
-    """A plan with more runs.
+) -> records.Plan:
+    """A plan with more runs, those of before first; its facts lack what names files.
 
     An old run leaves it where a new one stands in its place: the same cell and
     candidate with other code.
@@ -154,30 +172,26 @@ def extended(
         ConfigError: The declaration contradicts the first one, or there is none and the sweep has.
     """
     declarations, digest = _declared(old, declaration, recorded)
-    if (
-        declarations
-        and declaration is None
-        and any(run.run_id not in old["planned"] for run in runs)
-    ):
+    tuned = next((d["declared"].get("tuned", []) for d in declarations), [])
+    once = {run.run_id: run for run in runs}.values()
+    new = records.planned([_planned(run, tuned) for run in once])
+    is_new = ~new.index.isin(old.runs.index)
+    if declarations and declaration is None and is_new.any():
         raise ConfigError(
             f"{name} is a declared sweep, whose verdicts other runs would change: give these a "
             "folder of their own with name=..."
         )
+    new[WHEN_PLANNED] = old.runs[WHEN_PLANNED].reindex(new.index)
+    new.loc[is_new, "declaration"] = digest
+    for run_id, facts in (seen or {}).items():
+        new.loc[run_id, [*facts]] = [*facts.values()]
+    slots, new_slots = _slots(old.runs), _slots(new)
+    is_current = (slots + old.runs.source_sha).isin(new_slots + new.source_sha)
+    stay = old.runs.index[is_current | ~slots.isin(new_slots)]
+    every = pd.concat([old.runs, new])
+    every = every[~every.index.duplicated(keep="last")]
+    planned = every.loc[[*stay, *new.index[~new.index.isin(stay)]]]
     of_losses = {run.loss.name: run for run in runs}
-    tuned = next((d["declared"].get("tuned", []) for d in declarations), [])
-    new = {run.run_id: _planned(run, tuned) for run in runs}
-    for run_id, facts in new.items():
-        first = old["planned"].get(run_id, {"declaration": digest, **(seen or {}).get(run_id, {})})
-        facts |= {key: first[key] for key in WHEN_PLANNED if key in first}
-    versions: dict[tuple[Any, ...], set[str]] = {}
-    for facts in new.values():
-        versions.setdefault(_slot(facts), set()).add(facts["source_sha"])
-    current = {
-        run_id: facts
-        for run_id, facts in old["planned"].items()
-        if facts["source_sha"] in versions.get(_slot(facts), {facts["source_sha"]})
-    }
-    planned = current | new
     names = ("task", "source", "licence", "drawn", "is_symmetric", "note")
     data = {
         source.name: {"fn": source.fn, "params": dict(source.params), "title": source.title}
@@ -185,23 +199,24 @@ def extended(
         | {"unit": DATA[source.fn].unit_of(source.params)}
         for source in {run.data.name: run.data for run in runs}.values()
     }
-    return {
+    losses = {loss: _loss_facts(run) for loss, run in of_losses.items()}
+    facts = {
         "schema": records.SCHEMA,
         "name": name,
-        "question": question or old.get("question", ""),
-        "commands": [*dict.fromkeys([*old["commands"], command])],
-        "planned": planned,
-        "losses": old["losses"] | {loss: _loss_facts(run) for loss, run in of_losses.items()},
-        "data": old["data"] | data,
+        "question": question or old.facts.get("question", ""),
+        "commands": [*dict.fromkeys([*old.facts["commands"], command])],
+        "losses": old.facts["losses"] | losses,
+        "data": old.facts["data"] | data,
         "declarations": declarations,
     }
+    return records.Plan(facts, planned)
 
 
 def _declared(
-    old: Mapping[str, Any], declaration: Mapping[str, Any] | None, recorded: int
+    old: records.Plan, declaration: Mapping[str, Any] | None, recorded: int
 ) -> tuple[list[dict[str, Any]], str]:
     """All declarations, and the sha256 of the present one."""
-    known = old["declarations"]
+    known = old.facts["declarations"]
     if declaration is None:
         return known, ""
     digest = _digest(declaration)
@@ -215,20 +230,21 @@ def _declared(
                 f"{key} is declared as {now}, this sweep began with {first}: what is judged is "
                 "fixed beforehand, so give the new question its own folder with name=..."
             )
-    before = max(recorded, len(old["planned"]))
+    before = max(recorded, len(old.runs))
     entry = {"sha256": digest, "declared": dict(declaration), "runs_before": before}
     return [*known, entry], digest
 
 
-def _slot(facts: Mapping[str, Any]) -> tuple[str, str]:
-    """What a run is for: a cell and a candidate, on any seed."""
-    return facts["cell"], json.dumps(facts["tuned"], sort_keys=True)
+def _slots(runs: pd.DataFrame) -> pd.Series:
+    """What each run is for: a cell and a candidate, on any seed."""
+    return runs.cell + runs.tuned
 
 
 def _planned(run: Run, tuned: Sequence[str]) -> dict[str, Any]:
     names = {group: getattr(run, group).name for group in ("data", "model", "loss", "optimizer")}
     values, facts = _split(run, tuned)
     return {
+        "run_id": run.run_id,
         "cell": _hash(facts, but=NOT_OF_A_CELL),
         "context": _hash(facts, but=NOT_OF_A_CONTEXT),
         "tuned": values,
@@ -257,9 +273,8 @@ def context(run: Run, tuned: Sequence[str] = ()) -> str:
     return _hash(_split(run, tuned)[1], but=NOT_OF_A_CONTEXT)
 
 
-def _hash(facts: Mapping[str, Any], *, but: Sequence[str]) -> str:
-    others = {name: value for name, value in facts.items() if name not in but}
-    return _hash_of_text(json.dumps(others, sort_keys=True))
+def _hash(facts: Mapping[str, str], *, but: Sequence[str]) -> str:
+    return _hash_of_text(joined({name: text for name, text in facts.items() if name not in but}))
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -268,18 +283,22 @@ def _hash_of_text(compact: str) -> str:
     return store.sha256(store.to_json(json.loads(compact)))[:16]
 
 
-def _split(run: Run, tuned: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Tuned values by key, those that the run has; and its facts without them."""
-    facts, values = run.facts, {}
-    for key in dict.fromkeys(["optimizer.lr", *tuned]):
-        node, path = facts, key.split(".")
-        if path[0] == "optimizer" and len(path) == 2:  # these stand at the top of a run
-            path = path[1:]
-        for name in path[:-1]:
-            node = node.get(name, {})
-        if path[-1] in node:
-            values[key] = node.pop(path[-1])
-    return values, facts
+def _split(run: Run, tuned: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tuned values by key, those that the run has; and its facts without them, as JSON."""
+    texts, values = run.texts, {"optimizer.lr": run.lr}
+    del texts["lr"]
+    if others := [key for key in tuned if key != "optimizer.lr"]:
+        facts = {name: fact for name, fact in run.facts.items() if name != "lr"}
+        for key in others:
+            node, path = facts, key.split(".")
+            if path[0] == "optimizer" and len(path) == 2:  # these stand at the top of a run
+                path = path[1:]
+            for name in path[:-1]:
+                node = node.get(name, {})
+            if path[-1] in node:
+                values[key] = node.pop(path[-1])
+        texts = {name: json.dumps(fact, sort_keys=True) for name, fact in facts.items()}
+    return values, texts
 
 
 def _loss_facts(run: Run) -> dict[str, Any]:

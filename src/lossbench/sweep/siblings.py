@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from lossbench import records, store
 from lossbench.runs import Run
@@ -30,15 +31,12 @@ FOR_ALL = (
 QUESTIONS = ("published", "interactions", "levels")
 """What a declaration asks of runs beside their verdicts."""
 
-_RUN_ID = re.compile(rb'"([^"\\]+)":')
-"""A key of a plan; those of its runs are among them."""
-
 
 def seen_elsewhere(
     folder: Path,
     runs: Sequence[Run],
     *,
-    planned: Mapping[str, Mapping[str, Any]],
+    planned: pd.DataFrame,
     declarations: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, dict[str, str]]:
     """The declaration under which each run has been trained before, in another sweep.
@@ -50,7 +48,7 @@ def seen_elsewhere(
     Args:
         folder: Of the sweep that plans the runs; its siblings are the sweeps beside it.
         runs: What it plans now.
-        planned: What it had planned before, by run_id: at a later look not all losses come again.
+        planned: What it had planned before: at a later look not all losses come again.
         declarations: Its own by sha256; none where it declares nothing.
 
     Returns:
@@ -58,33 +56,26 @@ def seen_elsewhere(
         `seen_in` (name of that sweep's folder); or `asked_in` (likewise) where that one judged by
         the same rules and had other questions. Of several siblings the first by name.
     """
-    run_ids = {run.run_id for run in runs}
-    before = ((facts["data"], facts["model"], facts["loss"]) for facts in planned.values())
+    run_ids = pd.Index([run.run_id for run in runs])
     now = ((run.data.name, run.model.name, run.loss.name) for run in runs)
-    losses = _losses(itertools.chain(before, now))
+    losses = _losses(itertools.chain(_places(planned), now))
     seen: dict[str, dict[str, str]] = {}
     for path in sorted(folder.parent.glob("*/sweep.json")):
         if path.parent == folder:
             continue
         try:
-            # Most sweeps have no run in common: a plan of thousands is read only where it may.
-            if run_ids.isdisjoint(map(bytes.decode, _RUN_ID.findall(store.read_file(path)))):
+            plan = records.read_plan(path.parent)
+            known = plan.runs[plan.runs.index.isin(run_ids)]
+            if not len(known) or plan.runs.seen_under.isin([*declarations]).any():
                 continue
-            plan = records.read_plan(path)
-            known = {run_id: plan["planned"][run_id] for run_id in run_ids & plan["planned"].keys()}
-            if any(facts.get("seen_under") in declarations for facts in plan["planned"].values()):
-                continue
-            statuses = Inventory(path.parent).statuses if known else {}
-            theirs = {entry["sha256"]: entry["declared"] for entry in plan["declarations"]}
-            family = _losses(  # what was added later is in none
-                (facts["data"], facts["model"], facts["loss"])
-                for facts in plan["planned"].values()
-                if facts.get("declaration") in [*theirs][:1]
-            )
+            statuses = Inventory(path.parent).statuses
+            theirs = {entry["sha256"]: entry["declared"] for entry in plan.facts["declarations"]}
+            # What was added later is in none.
+            family = _losses(_places(plan.runs[plan.runs.declaration.isin([*theirs][:1])]))
         except (store.StoreError, OSError, ValueError, KeyError, TypeError):
             continue
-        for run_id, facts in known.items():
-            digest, place = facts.get("declaration", ""), (facts["data"], facts["model"])
+        for run_id, facts in known.fillna({"declaration": ""}).to_dict("index").items():
+            digest, place = facts["declaration"], (facts["data"], facts["model"])
             if statuses.get(run_id, {}).get("status") not in records.RESULTS:
                 continue
             alike = [
@@ -98,6 +89,11 @@ def seen_elsewhere(
             elif alike and _questions(theirs[digest]) not in map(_questions, alike):
                 seen.setdefault(run_id, {"asked_in": path.parent.name})
     return seen
+
+
+def _places(runs: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
+    """Data, model and loss of each run, once."""
+    return runs[["data", "model", "loss"]].drop_duplicates().itertuples(index=False, name=None)
 
 
 def _losses(rows: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], set[str]]:
