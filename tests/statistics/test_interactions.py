@@ -216,3 +216,13 @@ def test_a_loss_that_diverges_at_one_level_only_is_said_to_by_itself():
     (row,) = interactions(ones, LEVELS).to_dict("records")
     assert row["verdict"] == "diverges"
     assert "it diverged more often at one of both" in change_sentence(row)
+
+
+def test_momentum_and_weight_decay_belong_to_the_optimizer():
+    sets = {
+        "a": config(optimizer="sgd", momentum=0.9, weight_decay=0.0),
+        "b": config(optimizer="adamw", momentum=0.0, weight_decay=0.01),
+        "c": config(optimizer="muon", momentum=0.95, weight_decay=0.1),
+    }
+    (family,) = families(sets, "optimizer", tuned=[])
+    assert family == {"sgd": "a", "adamw": "b", "muon": "c"}

@@ -144,3 +144,15 @@ def test_a_label_leaves_out_how_often_was_looked_where_the_rest_tells_contexts_a
     assert told[1].endswith("· targets distribution")
     assert not any("eval_every" in label or "batch_size" in label for label in told)
     assert labels(eval_every=7)[1].endswith("· eval_every=7")
+
+
+def test_a_label_spells_out_what_differs_between_teachers_and_not_that_others_have_none():
+    before = {"loss": "cross_entropy", "steps": 500}
+    rows = [
+        recorded(),
+        recorded(targets="teacher", pretrained={**before, "temperature": 1.0}),
+        recorded(targets="teacher", pretrained={**before, "temperature": 4.0}),
+    ]
+    told = [*contexts(pd.DataFrame(rows)).label]
+    assert told[2].endswith("· pretrained.temperature=4.0 · targets teacher")
+    assert not any("steps" in label or "cross_entropy" in label for label in told)

@@ -141,7 +141,7 @@ def _factors(config: Mapping[str, Any], tuned: Sequence[str]) -> dict[str, Any]:
 def _labels(kind: str, contexts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Labels of contexts that share data and model: what differs between them is spelt out."""
     names = sorted({name for factors in contexts.values() for name in factors})
-    varied = [n for n in names if len({str(factors.get(n)) for factors in contexts.values()}) > 1]
+    varied = [name for name in names if _varies(name, [*contexts.values()])]
     groups = {name.split(".")[0] for name in varied if name.endswith(".name")}
     words = [n for n in varied if n.endswith(".name") or n.split(".")[0] not in groups]
 
@@ -158,6 +158,13 @@ def _labels(kind: str, contexts: Mapping[str, Mapping[str, Any]]) -> dict[str, s
         key: " · ".join([kind, *(_in_label(n, factors.get(n)) for n in words if n in factors)])
         for key, factors in contexts.items()
     }
+
+
+def _varies(name: str, contexts: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a factor differs; of what is trained before, among contexts that have it."""
+    if name.startswith("pretrained."):
+        contexts = [factors for factors in contexts if name in factors]
+    return len({str(factors.get(name)) for factors in contexts}) > 1
 
 
 def _in_label(name: str, value: Any) -> str:

@@ -49,8 +49,12 @@ LEVELS = CHANGES | {
 """What each verdict on a change of a loss itself says of it."""
 
 
-BELONGING = {"targets": ("pretrained",), "init.from": ("pretrained",)}
-"""By factor, as it is recorded, what else a run has at some of its levels only."""
+BELONGING = {
+    "optimizer": ("momentum", "weight_decay"),
+    "targets": ("pretrained",),
+    "init.from": ("pretrained",),
+}
+"""By factor, as it is recorded, what else belongs to a level: it may differ from one to another."""
 
 
 def interactions(mains: Sequence[Comparison], declaration: Mapping[str, Any]) -> pd.DataFrame:
