@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from lossbench.data import DATA
 from lossbench.data.corruption import realised
 from lossbench.data.splits import Splits, dense
 from lossbench.engine.batches import Batches, augmentation_words, batch_indices
@@ -177,7 +178,7 @@ def assemble(
     is_proper = ["strictly_proper" in run.row.claims for run in runs]
     aims, is_corrupted = None, first.corruption.fn not in ("none", "few_samples")
     # Corrupted labels come from another distribution than the posterior.
-    if "test" in data[0].posterior and not is_corrupted:
+    if "test" in data[0].posterior and not (is_corrupted or DATA[first.data.fn].is_multilabel):
         posteriors = [splits.posterior["test"].flatten(0, -2) for splits in data]
         counts = [splits.class_counts for splits in data]
         of_spans = []
