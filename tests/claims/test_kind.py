@@ -90,3 +90,27 @@ def test_the_nearest_losses_point_most_alike_and_are_no_doubles():
     assert next(iter(near)) == "log_cosh"
     assert "smooth_l1" not in near  # the same at its default
     assert [*near.values()] == sorted(near.values(), reverse=True)
+
+
+ONE_VERSUS_ALL = {"ova_hinge", "ova_squared_hinge", "ova_exponential", "bce_ova"}
+ONE_VERSUS_ALL |= {"savage", "tangent", "mse_sigmoid", "mse_logits", "rescaled_square"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in LOSSES.values() if row.task == "classification"],
+    ids=lambda row: row.name,
+)
+def test_classes_compete_in_all_losses_but_those_of_one_against_all(row):
+    assert kind.is_separable(row) == (row.name in ONE_VERSUS_ALL)
+    with torch.no_grad():
+        kind.is_separable.cache_clear()
+        assert kind.is_separable(row) == (row.name in ONE_VERSUS_ALL)
+
+
+def test_a_loss_that_weighs_a_class_by_the_others_targets_is_not_separable():
+    def weighed(output, target):
+        entries = torch.nn.functional.softplus(output) - target * output
+        return entries.sum(-1) * (1.0 + target.sum(-1))
+
+    assert not kind.is_separable(loss(weighed, "classification", "sigmoid"))

@@ -307,3 +307,30 @@ def test_the_noise_of_the_wave_grows_with_the_input_in_every_split(noise, split)
 def test_a_noise_that_the_wave_does_not_know_is_refused_by_name():
     with pytest.raises(ValueError, match="noise 'cauchy' is unknown: use one of gaussian, exp"):
         DATA["heteroscedastic"].fn(seed=0, noise="cauchy")
+
+
+# ---- any number of labels ------------------------------------------------------------------------
+
+
+def test_labels_hold_as_often_as_their_probability_says_and_independently():
+    splits = DATA["many_labels"].fn(seed=3, examples=40_000)
+    targets, p = splits.targets["train"].double(), splits.posterior["train"].double()
+    for low in np.arange(0.0, 1.0, 0.1):
+        inside = (p >= low) & (p < low + 0.1)
+        assert targets[inside].mean().item() == pytest.approx(p[inside].mean().item(), abs=0.02)
+    left = ((targets - p) / (p * (1 - p)).sqrt()).clamp(-8, 8)
+    others = np.corrcoef(left.T.numpy())[~np.eye(6, dtype=bool)]
+    assert np.abs(others).max() < 0.03
+    assert targets.mean(0)[0].item() == pytest.approx(0.5, abs=0.02)
+    assert targets.mean(0)[-1] < 0.2
+    assert 0.05 < (targets.sum(-1) == 0).double().mean() < 0.5 < targets.sum(-1).max()
+
+
+def test_the_probability_of_a_label_is_a_logistic_function_of_the_inputs_as_steep_as_asked():
+    for slope in (0.5, 2.0):
+        splits = DATA["many_labels"].fn(seed=0, examples=4000, slope=slope)
+        x, logit = splits.inputs["train"].double(), splits.posterior["train"].double().logit()
+        design = torch.cat([x, torch.ones(len(x), 1)], -1)
+        solution = torch.linalg.lstsq(design, logit).solution
+        assert (design @ solution - logit).abs().max() < 1e-2
+        np.testing.assert_allclose(logit.std(0), slope, rtol=0.1)

@@ -610,6 +610,34 @@ def test_a_loss_of_many_outputs_starts_with_one_and_learns_a_distribution(name):
     assert has_cosine.all() if name == "quantiles" else not has_cosine.any()
 
 
+MANY = {"data": "many_labels", "steps": 100, "batch_size": 64, "lr": 0.1, "eval_every": 50}
+
+
+def test_losses_of_one_against_all_learn_any_number_of_labels_and_are_judged_alike():
+    names = ("bce_ova", "mse_sigmoid", "ova_hinge", "mse_logits")
+    evals = grouped([make_run(loss=name, **MANY) for name in names])["evals"]
+    found = evals.query("split == 'test'").set_index(["loss", "step", "metric"]).value
+    for name in names:
+        for metric in ("accuracy", "balanced_accuracy", "average_precision", "kl"):
+            assert metric in found[name, 100].index
+        # One probability a label, whatever the inputs, is what a start that is random knows.
+        assert found[name, 100, "kl"] < 0.7 * found[name, 0, "kl"]
+        assert found[name, 100, "nll"] > found[name, 100, "entropy_floor"]
+        assert {"ece", "tv_posterior", "tv_bayes"}.isdisjoint(found[name, 100].index)
+    assert "loss:cross_entropy" not in found["bce_ova", 100].index
+    assert "loss:crammer_singer" not in found["mse_logits", 100].index
+    assert "loss:rescaled_square" in found["mse_logits", 100].index
+
+
+def test_a_run_on_many_labels_has_the_same_bits_alone_and_in_a_pack():
+    runs = [
+        make_run(loss=name, seed=seed, **MANY) for name in ("bce_ova", "tangent") for seed in (0, 1)
+    ]
+    together = grouped(runs)
+    for run in (runs[0], runs[3]):
+        assert_same_records(records_of(trained([run]), run), records_of(together, run))
+
+
 def test_on_a_test_split_without_noise_nobody_is_judged_by_how_sure_he_is():
     run = make_run(data="noisy_linear", loss="gaussian_nll", steps=1)
     assert {*judging_certainty([run]).split} == {"validation"}

@@ -11,6 +11,7 @@ import pytest
 import scoringrules as sr
 import torch
 from scipy import integrate, optimize, stats
+from sklearn import linear_model
 from sklearn import metrics as sk
 
 from lossbench import records
@@ -432,6 +433,71 @@ def test_brier_terms_are_of_the_projected_prediction_and_ranks_of_the_recalibrat
     found, plain = finals(output, label, **off), finals(sparsemax(output), label)
     assert found["brier_reliability"].equal(plain["brier_reliability"])
     assert found["auroc"].equal(metrics.auroc(output.log_softmax(-1), label))
+
+
+# ---- any number of labels ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labelled():
+    """Outputs with ties, [3, 200, 4], and targets of any number of labels; the last is rare."""
+    draw = torch.Generator().manual_seed(1)
+    output = torch.randn(3, 200, 4, generator=draw, dtype=torch.float64).round(decimals=1)
+    rate = torch.tensor([0.5, 0.4, 0.2, 0.05], dtype=torch.float64)
+    target = (torch.rand(3, 200, 4, generator=draw) < rate).double()
+    return output, target
+
+
+def of_labels(output, target, **given):
+    recalibrated = torch.stack([-output, output], -1).log_softmax(-1)
+    return metrics.multilabel(output.sigmoid(), target, recalibrated=recalibrated, **given)
+
+
+def test_metrics_of_many_labels_equal_scikit_learns(labelled):
+    output, target = labelled
+    found = of_labels(output, target, is_ranked=True)
+    for member in range(3):
+        z, y = output[member].numpy(), target[member].numpy()
+        p = 1 / (1 + np.exp(-2 * z))
+        columns = range(4)
+        expected = {
+            "accuracy": 1 - sk.hamming_loss(y, z > 0),
+            "balanced_accuracy": np.mean(
+                [sk.balanced_accuracy_score(y[:, c], z[:, c] > 0) for c in columns]
+            ),
+            "brier": sum(sk.brier_score_loss(y[:, c], 1 / (1 + np.exp(-z[:, c]))) for c in columns),
+            "nll": sum(sk.log_loss(y[:, c], p[:, c]) for c in columns),
+            "average_precision": sk.average_precision_score(y, z, average="macro"),
+        }
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert found[name][member].item() == pytest.approx(value, rel=1e-12)
+
+
+def test_a_label_that_holds_nowhere_has_no_precision_and_half_a_balanced_accuracy(labelled):
+    output, target = labelled
+    without = target.clone()
+    without[..., 3] = 0.0
+    assert metrics.average_precision(output, without).equal(
+        metrics.average_precision(output[..., :3], target[..., :3])
+    )
+    assert metrics.average_precision(output, 0 * target).isnan().all()
+    hits = (output[..., 3] <= 0).double().mean(-1)  # absences that are recognised
+    first = of_labels(output[..., :3], target[..., :3])["balanced_accuracy"]
+    found = of_labels(output, without)["balanced_accuracy"]
+    torch.testing.assert_close(found, (3 * first + hits) / 4)
+
+
+def test_recalibration_of_labels_is_one_logistic_regression_a_label(labelled):
+    output, target = labelled
+    parts = metrics.label_outputs(output), metrics.label_targets(target)
+    apart = metrics.recalibrated(parts[0], metrics.recalibrate(*parts))
+    found = apart.unflatten(0, (3, 4)).exp()[..., 1]
+    for member, label in itertools.product(range(3), range(4)):
+        z, y = output[member, :, label].numpy(), target[member, :, label].numpy()
+        plain = linear_model.LogisticRegression(C=1e6, tol=1e-8).fit(z[:, None], y)
+        expected = plain.predict_proba(z[:, None])[:, 1]
+        np.testing.assert_allclose(found[member, label].numpy(), expected, atol=5e-3)
 
 
 # ---- regression: distributions and quantiles -----------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lossbench.claims.draws import hard_targets, normal, raw_outputs, seeded
+from lossbench.claims.minima import output_gradient
 from lossbench.errors import ConfigError
 from lossbench.losses.spec import Loss
 
@@ -83,6 +85,24 @@ def _is_least(loss: Loss, output: Tensor, target: Tensor) -> bool:
         loss.values(output + size * steps, target.expand_as(steps)) - here for size in STEPS
     )
     return bool((near >= -slack).all()) and bool((far.amax(0) > slack).all())
+
+
+@functools.lru_cache(maxsize=1024)
+@torch.enable_grad()
+def is_separable(loss: Loss) -> bool:
+    """Whether each class has a loss of its own, whatever the outputs and targets of the others.
+
+    Then a target may name any number of classes.
+    """
+    generator, shape = seeded("separability", OUTPUTS), (EXAMPLES, OUTPUTS)
+    output, other = (raw_outputs(loss, shape, generator) for _ in range(2))
+    target, another = (torch.rand(shape, generator=generator).round().double() for _ in range(2))
+    mixed = torch.cat([output[:, :1], other[:, 1:]], -1)
+    aims = torch.cat([target[:, :1], another[:, 1:]], -1)
+    first, again = (
+        output_gradient(loss, *pair)[:, 0] for pair in ((output, target), (mixed, aims))
+    )
+    return torch.allclose(first, again, rtol=1e-9, atol=1e-12)
 
 
 def unlike_a_loss(row: Loss) -> str:

@@ -198,6 +198,8 @@ class Data:
             By value of the parameter `target` where that chooses it.
         content: Hash of examples that stand in no code, those of somebody's own table; or what
             gives it of the function's parameters.
+        is_multilabel: Whether a target of classification may name any number of classes, each with
+            a 1: no softmax serves then, nor does any loss in which classes compete.
     """
 
     fn: Callable[..., Splits]
@@ -214,6 +216,7 @@ class Data:
     extent: Extent | None = None
     unit: str | Mapping[str, str] = ""
     content: str | Callable[..., str] = ""
+    is_multilabel: bool = False
 
     @property
     def name(self) -> str:
@@ -235,12 +238,13 @@ class Data:
         return self.fn(seed=seed, **params)
 
 
-def problem_of(splits: Any, *, task: str) -> str:
+def problem_of(splits: Any, *, task: str, is_multilabel: bool = False) -> str:
     """Why what a data function returned cannot be trained on; empty where it can.
 
     Args:
         splits: What it returned.
         task: As its row says.
+        is_multilabel: As its row says.
     """
     if not isinstance(splits, Splits):
         return (
@@ -285,7 +289,10 @@ def problem_of(splits: Any, *, task: str) -> str:
         is_label = (target >= 0).all() and (
             splits.vocabulary or torch.allclose(target.sum(-1), torch.ones(len(target)))
         )
-        if task == "classification" and not is_label:
+        if is_multilabel:
+            if not ((target == 0) | (target == 1)).all():
+                return f"targets of split {split} are no labels: give 1 for each that holds, else 0"
+        elif task == "classification" and not is_label:
             return f"targets of split {split} are no labels: give one-hot rows, each with sum 1"
         known = splits.posterior.get(split)
         shape = (*target.shape, splits.vocabulary) if splits.vocabulary else target.shape
@@ -428,6 +435,31 @@ def classification(
     return Splits(
         inputs=_standardised_inputs(inputs),
         targets={name: one_hot(label.long(), classes).float() for name, label in labels.items()},
+        task="classification",
+        target_scale=1.0,
+        posterior={name: rows.float() for name, rows in (posterior or {}).items()},
+    )
+
+
+def multilabel(
+    inputs: dict[str, Tensor],
+    targets: dict[str, Tensor],
+    *,
+    posterior: dict[str, Tensor] | None = None,
+) -> Splits:
+    """Splits of a set whose examples have any number of labels; its row says `is_multilabel`.
+
+    Args:
+        inputs: By split, [N, F] in float64, or images [N, channels, height, width].
+        targets: By split, [N, C], 1 for each label that holds, else 0.
+        posterior: By split, [N, C], the true probability of each label, where it is known.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    return Splits(
+        inputs=_standardised_inputs(inputs),
+        targets={name: rows.float() for name, rows in targets.items()},
         task="classification",
         target_scale=1.0,
         posterior={name: rows.float() for name, rows in (posterior or {}).items()},

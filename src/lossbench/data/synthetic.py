@@ -23,6 +23,7 @@ from lossbench.data.splits import (
     Splits,
     by_split,
     classification,
+    multilabel,
     permuted,
     regression,
     standardised,
@@ -151,6 +152,39 @@ def finite_support(
         task="classification",
         target_scale=1.0,
         posterior={split: distributions[atom[split]].float() for split in SPLITS},
+    )
+
+
+def many_labels(
+    *,
+    seed: int,
+    examples: int = 2000,
+    features: int = 10,
+    labels: int = 6,
+    slope: float = 2.0,
+) -> Splits:
+    """Examples with any number of labels, each from a logistic function of the inputs.
+
+    Given the inputs labels are independent. The first is as often there as not, the last one is
+    rare: the true probability at inputs of zero falls from 1/2 to 1/20 in equal steps of its logit.
+
+    Args:
+        seed: Draws functions, inputs and labels.
+        examples: Rows in all.
+        features: F.
+        labels: C.
+        slope: Standard deviation of each function's logit over the inputs: how much they say.
+    """
+    _check_sizes(examples=examples, features=features, labels=labels, slope=slope)
+    draw = stream(seed, "data")
+    directions = torch.randn(features, labels, generator=draw, dtype=torch.float64)
+    inputs = torch.randn(examples, features, generator=draw, dtype=torch.float64)
+    logit = inputs @ (slope * directions / directions.norm(dim=0))
+    probability = (logit + torch.linspace(0.0, -math.log(19.0), labels).double()).sigmoid()
+    targets = torch.bernoulli(probability, generator=draw)
+    rows = permuted(examples, seed)
+    return multilabel(
+        by_split(inputs, rows), by_split(targets, rows), posterior=by_split(probability, rows)
     )
 
 
@@ -394,6 +428,14 @@ ROWS = (
         "generated; posterior of every input point known",
         drawn="generated",
         note="Every input point of the test split is there in training, with other labels.",
+    ),
+    Data(
+        many_labels,
+        "classification",
+        "generated; probability of every label known",
+        drawn="generated",
+        is_multilabel=True,
+        note="Any number of labels an example: only losses without a softmax serve.",
     ),
     Data(
         noisy_linear,

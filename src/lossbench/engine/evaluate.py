@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lossbench.claims.kind import is_separable
 from lossbench.data import DATA
 from lossbench.engine.bits import guarded, row_chunks
 from lossbench.engine.losses import evaluated_losses
@@ -68,6 +69,7 @@ def evaluate(
             sorts or bins, off train: they describe trained models.
     """
     run, scale, values = members.runs[0], None, {}
+    has_many_labels = DATA[run.data.fn].is_multilabel
     outputs, is_finite = _outputs(members, forward, state)
     targets = {name: members.rows_of(members.targets[name], outputs[name]) for name in outputs}
     if run.row.task == "classification":
@@ -75,11 +77,17 @@ def evaluate(
         most = MOST_RECALIBRATION_ROWS if positions == 1 else MOST_RECALIBRATION_POSITIONS
         fitted = slice(0, most)
         fitted_outputs = outputs["validation"][:, fitted]
-        scale = metrics.recalibrate(fitted_outputs, targets["validation"][:, fitted])
+        fitted_targets = targets["validation"][:, fitted]
+        if has_many_labels:
+            fitted_outputs = metrics.label_outputs(fitted_outputs)
+            fitted_targets = metrics.label_targets(fitted_targets)
+        scale = metrics.recalibrate(fitted_outputs, fitted_targets)
     for split, output in outputs.items():
         target = targets[split]
         if scale is None:
             of_split = _regression(members, split, output, target)
+        elif has_many_labels:
+            of_split = _multilabel(members, split, output, target, scale, is_last=is_last)
         else:
             of_split = _classification(members, split, output, target, scale, is_last=is_last)
         # Outputs may be finite and their squares not: that is divergence too.
@@ -96,7 +104,7 @@ def evaluate(
         # own on those that were trained with it: nobody asked for it in other runs.
         links = [run.row.link(run.loss.params) for run in members.runs]
         for name, row in LOSSES.items():
-            if row.task != run.row.task:
+            if row.task != run.row.task or (has_many_labels and not is_separable(row)):
                 continue
             fitting = [
                 link == row.link() and (member.row is row or not is_own(row.fn))
@@ -109,7 +117,11 @@ def evaluate(
     output, examples = outputs["test"], outputs["test"].new_empty(len(is_finite), 0)
     if is_last and (count := recorded_examples(run, members.inputs["test"].shape[1])):
         prediction = members.predict(output)
-        parts = metrics.contributions(prediction, targets["test"], task=run.row.task)
+        if has_many_labels:
+            holds = _recalibrated_labels(output, scale).argmax(-1)
+            parts = (holds == targets["test"]).to(output.dtype).mean(-1)
+        else:
+            parts = metrics.contributions(prediction, targets["test"], task=run.row.task)
         if members.batches.positions > 1:
             parts = parts.unflatten(1, (count, -1)).mean(-1)
         examples = parts
@@ -240,6 +252,43 @@ def _classification(
         clean = members.rows_of(members.clean[split], output)
         values |= metrics.clean_validation(prediction, clean, task="classification")
     return values
+
+
+def _multilabel(
+    members: Members,
+    split: str,
+    output: Tensor,
+    target: Tensor,
+    scale: Tensor,
+    *,
+    is_last: bool,
+) -> dict[str, Tensor]:
+    """Metrics [K] by name of a split whose targets have any number of labels.
+
+    Args: as for `_classification`; `scale` was fitted label by label.
+    """
+    recalibrated = _recalibrated_labels(output, scale)
+    values = metrics.multilabel(
+        members.predict(output), target, recalibrated=recalibrated, is_ranked=is_last
+    )
+    if split == "train":
+        return {"accuracy": values["accuracy"]} if members.runs[0].targets == "sampled" else {}
+    if split in members.posterior:
+        holds = members.rows_of(members.posterior[split], output)
+        posterior = torch.stack([1.0 - holds, holds], -1)
+        values["kl"] = output.shape[-1] * metrics.kl(
+            posterior.flatten(1, 2), recalibrated.flatten(1, 2)
+        )
+        if is_last:
+            values["entropy_floor"] = output.shape[-1] * metrics.entropy(posterior.flatten(1, 2))
+    return values
+
+
+def _recalibrated_labels(output: Tensor, scale: Tensor | None) -> Tensor:
+    """Log-probabilities [K, N, C, 2] that a label does not hold, and that it does."""
+    assert scale is not None, "fitted on every classification set"
+    apart = metrics.recalibrated(metrics.label_outputs(output), scale)
+    return apart.unflatten(0, (len(output), -1)).transpose(1, 2)
 
 
 def _distance(members: Members, prediction: Tensor, distribution: Tensor) -> Tensor:

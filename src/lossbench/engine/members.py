@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from lossbench.data import DATA
 from lossbench.data.corruption import realised
 from lossbench.data.splits import Splits, dense
 from lossbench.engine.batches import Batches, augmentation_words, batch_indices
@@ -178,7 +179,8 @@ def assemble(
     is_proper = ["strictly_proper" in run.row.claims for run in runs]
     aims, is_corrupted = None, first.corruption.fn not in ("none", "few_samples")
     # Corrupted labels come from another distribution than the posterior, a teacher's are its own.
-    if "test" in data[0].posterior and not is_corrupted and not first.has_teacher:
+    is_other = is_corrupted or first.has_teacher or DATA[first.data.fn].is_multilabel
+    if "test" in data[0].posterior and not is_other:
         posteriors = [splits.posterior["test"].flatten(0, -2) for splits in data]
         counts = [splits.class_counts for splits in data]
         of_spans = []

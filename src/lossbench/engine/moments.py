@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lossbench.data import DATA
 from lossbench.engine.bits import guards
 from lossbench.engine.losses import Group, core_gradients, groups_of, mean_loss, together
 from lossbench.engine.members import Members
@@ -141,7 +142,8 @@ class Instruments:
             inputs=inputs,
             target=target,
             clean=clean,
-            is_classification=members.runs[0].row.task == "classification",
+            is_classification=members.runs[0].row.task == "classification"
+            and not DATA[members.runs[0].data.fn].is_multilabel,
             output=output,
             prediction=members.predict(output),
             loss=of(update.loss),

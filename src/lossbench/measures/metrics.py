@@ -109,6 +109,78 @@ def classification(
     return values
 
 
+def multilabel(
+    prediction: Tensor, target: Tensor, *, recalibrated: Tensor, is_ranked: bool = False
+) -> dict[str, Tensor]:
+    """Metrics of targets with any number of labels, by name.
+
+    What is decided and how likely it is, is read from the recalibrated probabilities: a margin
+    loss has no others, and its own threshold.
+
+    Args:
+        prediction: [K, N, C], what the inverse link gives, one number for each label.
+        target: 1 for each label that holds, else 0: [K, N, C].
+        recalibrated: Log-probabilities that a label does not hold, and that it does, after
+            `recalibrate`: [K, N, C, 2].
+        is_ranked: Whether to add what sorts examples.
+    """
+    missing, holds = recalibrated.unbind(-1)
+    hit = ((holds > missing) == (target > 0.5)).to(prediction.dtype)
+    nll = -(target * holds + (1.0 - target) * missing).sum(-1)
+    by_kind = []
+    for is_kind in (target > 0.5, target <= 0.5):
+        count = is_kind.double().transpose(-1, -2).contiguous().sum(-1)
+        hits = (is_kind * hit).double().transpose(-1, -2).contiguous().sum(-1)
+        by_kind.append(hits / count)
+    values = {
+        "accuracy": mean_over_examples(hit.mean(-1)),
+        # Of each label over what it has of both kinds, as in scikit-learn.
+        "balanced_accuracy": torch.stack(by_kind, -1).nanmean(-1).mean(-1),
+        "brier": mean_over_examples((prediction.clamp(0.0, 1.0) - target).square().sum(-1)),
+        "nll": mean_over_examples(nll),
+    }
+    if is_ranked:
+        values["average_precision"] = average_precision(holds - missing, target)
+    return values
+
+
+def average_precision(score: Tensor, target: Tensor) -> Tensor:
+    """Area under the precision-recall curve in steps, mean over labels, [K]; ties are one step.
+
+    Args:
+        score: [K, N, C], larger where a label is likelier.
+        target: 1 for each label that holds, else 0: [K, N, C].
+
+    Returns:
+        NaN where no label holds anywhere; labels that hold nowhere are left out.
+
+    Source:
+        Manning, Raghavan and Schütze 2008, Introduction to Information Retrieval, without
+        interpolation, as in scikit-learn.
+    """
+    areas = []
+    for of_label, holds in zip(score.unbind(-1), (target > 0.5).unbind(-1), strict=True):
+        ordered, order = (-of_label.contiguous()).sort(-1)
+        found = functional.pad(holds.gather(-1, order).long().cumsum(-1), (1, 0))
+        behind = _tied(ordered, ordered)[1]  # examples that rank as high or higher
+        precision = found.gather(-1, behind).double() / behind
+        share = holds.gather(-1, order).double() * precision
+        areas.append(share.sum(-1) / holds.sum(-1))
+    return torch.stack(areas, -1).nanmean(-1)
+
+
+def label_outputs(output: Tensor) -> Tensor:
+    """Outputs [K, N, C] of one number a label as those of two classes each, [K C, N, 2]."""
+    apart = output.transpose(1, 2).flatten(0, 1)
+    return torch.stack([torch.zeros_like(apart), apart], -1)
+
+
+def label_targets(target: Tensor) -> Tensor:
+    """Targets [K, N, C] of any number of labels as those of two classes each, [K C, N, 2]."""
+    apart = target.transpose(1, 2).flatten(0, 1)
+    return torch.stack([1.0 - apart, apart], -1)
+
+
 def accuracy(prediction: Tensor, target: Tensor) -> Tensor:
     """Share of examples whose label is the largest of the prediction, [K].
 

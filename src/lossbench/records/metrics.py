@@ -90,14 +90,20 @@ METRICS: dict[str, Metric] = {
         splits=_HELD_OUT,
     ),
     "accuracy": Metric(
-        "classification", "1", "higher", "share of labels that are the largest p", perfect=1.0
+        "classification",
+        "1",
+        "higher",
+        "share of labels that are the largest p; where an example may have any number of labels, "
+        "share of all labels that are on the side of 1/2 where p is after recalibration",
+        perfect=1.0,
     ),
     "balanced_accuracy": Metric(
         "classification",
         "1",
         "higher",
         "mean over classes of the share of their examples that have the largest p there; classes "
-        "without examples are left out",
+        "without examples are left out; of any number of labels the mean over labels of the same, "
+        "a label against its absence",
         perfect=1.0,
         splits=_HELD_OUT,
     ),
@@ -139,6 +145,15 @@ METRICS: dict[str, Metric] = {
         "area under the ROC curve after the same recalibration, ties counted half: of class 1 "
         "where there are two, else mean of each class against the rest; classes without examples "
         "are left out",
+        perfect=1.0,
+        **_FINAL,
+    ),
+    "average_precision": Metric(
+        "classification",
+        "1",
+        "higher",
+        "area under the precision-recall curve of each label in steps, mean over labels that hold "
+        "somewhere; only of data with any number of labels an example",
         perfect=1.0,
         **_FINAL,
     ),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from lossbench.claims.kind import is_separable
 from lossbench.data import DATA
 from lossbench.data.augmentation import AUGMENTATIONS
 from lossbench.data.corruption import CORRUPTIONS
@@ -149,6 +150,8 @@ def fits(draft: Draft) -> bool:
     refuse_unknown(draft.loss.fn, LOSSES, "loss")
     refuse_unknown(draft.data.fn, DATA, "data")
     loss, data = LOSSES[draft.loss.fn], DATA[draft.data.fn]
+    if data.is_multilabel and loss.task == data.task and not is_separable(loss):
+        return False
     return loss.task == data.task and loss.domain in ("real", data.domain)
 
 
@@ -321,6 +324,28 @@ def _checked_pretrained(draft: Draft) -> Pretrained:
     return replace(given, **numbers)
 
 
+def _refuse_unfit_for_many_labels(draft: Draft) -> None:
+    """Refuse what takes an example to have one label."""
+    data = f"data {draft.data.name!r} has any number of labels an example"
+    if not fits(draft):
+        fitting = [
+            name
+            for name, row in LOSSES.items()
+            if row.task == "classification" and is_separable(row)
+        ]
+        raise ConfigError(
+            f"loss {draft.loss.name!r} takes classes to compete for one label, {data}: use one of "
+            f"{', '.join(fitting)}"
+        )
+    for key, value, plain in (
+        ("data.corruption.name", draft.corruption.name, "none"),
+        ("init.from", draft.init.start, Draft.init.start),
+        ("signal", draft.signal, Draft.signal),
+    ):
+        if value != plain:
+            raise ConfigError(f"{key} is {value!r}, {data}, not one: use {key}={plain}")
+
+
 def _refuse_unfit(draft: Draft) -> None:
     """Refuse factors that do not go together."""
     row, task = draft.row, DATA[draft.data.fn].task
@@ -331,6 +356,8 @@ def _refuse_unfit(draft: Draft) -> None:
             f"{loss} is for {row.task}, {data} is {task}: use one of {', '.join(fitting[:6])}, "
             f"or what 'lossbench losses' lists under {task}"
         )
+    if DATA[draft.data.fn].is_multilabel:
+        _refuse_unfit_for_many_labels(draft)
     if not fits(draft):
         fitting = [name for name, other in DATA.items() if other.domain == row.domain]
         raise ConfigError(

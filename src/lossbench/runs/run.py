@@ -149,16 +149,21 @@ class Run(Draft):
 
         `shared_sha` is part of that.
         """
+        return {name: _plain(getattr(self, name)) for name in self._named}
+
+    @property
+    def _named(self) -> list[str]:
+        """What counts of a run: a model that is trained before it only where there is one."""
         names = [*FACTORS, "source_sha"]
         if not self.is_pretrained:
             names.remove("pretrained")
-        return {name: _plain(getattr(self, name)) for name in names}
+        return names
 
     @property
     def texts(self) -> dict[str, str]:
         """The same as canonical JSON, fact by fact: see `joined`."""
         texts = {}
-        for name in (*FACTORS, "source_sha"):
+        for name in self._named:
             value = getattr(self, name)
             if isinstance(value, Part):
                 texts[name] = value.text

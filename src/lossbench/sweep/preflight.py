@@ -49,7 +49,9 @@ def splits_of(run: Run, files: Files = FILES) -> Splits:
     row, corruption = DATA[run.data.fn], run.corruption
     with contained(f"data {run.data.name}", row.fn):
         splits = row.splits(run.seed, files, run.data.params)
-    if is_own(row.fn) and (problem := problem_of(splits, task=row.task)):
+    if is_own(row.fn) and (
+        problem := problem_of(splits, task=row.task, is_multilabel=row.is_multilabel)
+    ):
         raise ValueError(problem)
     return corrupted(
         TARGETS[run.targets](_set_aside(splits, run)),
