@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lossbench.runs import varied
 from lossbench.runs.packs import Pack, structure
 from lossbench.runs.run import Run
 from lossbench.sweep import training
+
+LEAST_RATE = 1e-4
 
 really_train = training.train
 trained: dict[tuple[str, str], dict[str, pa.Table]] = {}
@@ -34,7 +37,8 @@ def train(pack: Pack, splits_by_seed: Mapping[int, Any], **how: Any) -> dict[str
     for loss, runs in by_loss.items():
         key = structure(runs[0]), loss
         if key not in trained:
-            one = Pack("template", (runs[0],))
+            # At a rate at which no loss diverges.
+            one = Pack("template", (varied(runs[0], {"optimizer.lr": LEAST_RATE}),))
             trained[key] = really_train(one, splits_by_seed, **how)
         for name, table in trained[key].items():
             parts.setdefault(name, []).append(_spread(name, table, runs, pack))

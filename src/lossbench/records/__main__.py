@@ -26,6 +26,10 @@ twice, done comes before diverged before failed, and one without a record has th
 (`.sql` sees only what was recorded). On disk the tables are parquet files below `runs/NAME/packs/`,
 schema number {schema}; `commit.json` beside them names each with its sha256.
 
+What was asked for is `.plan`, the content of `sweep.json`, and `.planned`, a row for each run, from
+the parts `plan-*.parquet` beside it, which it names with their sha256. `.columns(table, names)`
+reads some columns of a table, texts as categories, where a whole one is too large.
+
 `examples` has a row for each test example of a done run, where the test part is the same for every
 seed and has at most 2,000 examples. It has them for every candidate, because which ones are chosen
 is known only after training: 0.5 kB a run of digits (359 examples), 0.7 kB of diabetes (88), which
