@@ -66,7 +66,7 @@ MISTAKES = {
     ],
     "init__from": [
         ("permuted_label", "init.from 'permuted_label' is unknown: did you mean 'permuted_labels'"),
-        (3, "init.from '3' is unknown: use one of permuted_labels, random"),
+        (3, "init.from '3' is unknown: use one of permuted_labels, pretrained, random"),
         ("permuted_labels", "'diabetes' is regression, .*: use init.from=random"),
     ],
     "data__targets": [

@@ -109,6 +109,7 @@ def _key_meant(key: str) -> str:
         return f"use hydra.sweeper.declare.{key}.regression= or .classification="
     names = {*known_keys(), *GROUPS, *declared, "hydra.sweeper.looks"} - {"size.looks"}
     whole = [name for name in names if name.endswith(f".{key}")]
+    whole = [name for name in whole if not name.startswith("pretrained.")] or whole
     if len(whole) == 1:
         return f"did you mean {whole[0]!r}?"
     return f"use {declared[0]}.TASK=NAME" if key == "metric" else nearest(key, names)
