@@ -57,10 +57,11 @@ def _spread(name: str, table: pa.Table, runs: list[Run], pack: Pack) -> pa.Table
     }
     if name == "runs":
         of_each["config"] = [json.dumps(run.facts, sort_keys=True) for run in runs]
+        # Equal for all losses at a seed, as pairs have to be.
         for sha in ("init_sha", "batch_sha", "data_sha"):
-            first = table[sha][0].as_py()
+            alike = f"{sha} {structure(runs[0])}"
             of_each[sha] = [
-                hashlib.sha256(f"{first} {run.seed}".encode()).hexdigest() for run in runs
+                hashlib.sha256(f"{alike} {run.seed}".encode()).hexdigest() for run in runs
             ]
     columns = {key: pa.array(values).take(member) for key, values in of_each.items()}
     if name in ("evals", "examples"):

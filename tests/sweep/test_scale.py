@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from configs import IN_THIS_PROCESS
 
-from lossbench import cli, records
+from lossbench import cli, records, statistics
 from lossbench.sweep import training
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -62,6 +62,13 @@ def test_a_thousand_runs_are_one_part_of_a_plan_and_seven_files_a_pack(place):
     assert {path.name for path in files(packs[0])} <= {
         "commit.json", "lock", *(f"{table}.parquet" for table in records.TABLES)
     }  # fmt: skip
+
+
+def test_losses_of_a_seed_are_pairs_and_judged(place):
+    (main,) = statistics.main_comparisons(records.load(place / "runs" / "many"))
+    assert main.refusal == ""
+    assert len(main.paired) == 4
+    assert (main.paired.pairs == 20).all()
 
 
 def test_the_same_command_again_trains_nothing_and_writes_nothing(place, monkeypatch):
