@@ -54,14 +54,15 @@ Of `markov_text` the probability of every next token is known: `kl` is the dista
 FILES = """
 ## Any number of labels an example
 
-Targets of `many_labels` name none, one or several of its labels, each with a 1. Losses serve whose classes
-do not compete, like `bce_ova`, `mse_sigmoid` and `ova_hinge`; that is measured, of your own too, and others are refused.
-Accuracy, balanced accuracy and nll are those of one logistic regression a label on the output, fitted on validation, so
-that margins and probabilities are judged alike; `average_precision` needs no threshold. Data of your own are made
-by `lossbench.data.splits.multilabel`, and their row says `is_multilabel=True`.
+Targets of `many_labels` name none, one or several of its labels, each with a 1. Losses serve whose
+classes do not compete, like `bce_ova`, `mse_sigmoid` and `ova_hinge`; that is measured, of your
+own too, and others are refused. Accuracy, balanced accuracy and nll are those of one logistic
+regression a label on the output, fitted on validation, so that margins and probabilities are
+judged alike; `average_precision` needs no threshold. Data of your own are made by
+`lossbench.data.splits.multilabel`, and their row says `is_multilabel=True`.
 
 ```bash
-lossbench -m loss=bce_ova,mse_sigmoid,ova_hinge data=many_labels seed='range(6)' optimizer.lr=0.03,0.1 name=labels
+lossbench -m loss=bce_ova,mse_sigmoid,ova_hinge data=many_labels seed='range(6)' name=labels
 ```
 
 ## Where files come from
