@@ -212,11 +212,13 @@ def test_every_metric_is_declared_with_unit_and_direction(classified):
         metrics.clean_validation(p, target, task="regression"),
         metrics.clean_validation(p, target, task="classification"),
         metrics.of_wrong_labels(p, target, target),
+        of_labels(output, target, is_ranked=True),
     )
     assert measured == set(records.METRICS) | {f"accuracy:{place}" for place in range(4)}
     rows = {name: records.metric_of(name) for name in measured}
     is_final = {name for name, row in rows.items() if row.is_final}
-    assert is_final == (final.keys() - always.keys()) | {"entropy_floor"}
+    others = {"entropy_floor", "average_precision"}
+    assert is_final == (final.keys() - always.keys()) | others
     undirected = {"coverage_90", "quantile_coverage", "brier_uncertainty", "entropy_floor"}
     for name, row in rows.items():
         assert row.direction in (("",) if name in undirected else ("lower", "higher"))

@@ -231,6 +231,7 @@ def test_a_metric_is_recorded_on_the_splits_that_it_declares_and_on_no_other():
     asked = [
         {"data": "finite_support", "loss": "cross_entropy"},
         {"data": "digits", "loss": "cross_entropy", "data__corruption": NOISE},
+        {"data": "many_labels", "loss": "bce_ova"},
         {"loss": "mse", "data__corruption": OUTLIERS},
         {"loss": "gaussian_nll"},
         {"loss": "pinball"},

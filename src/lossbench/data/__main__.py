@@ -51,20 +51,22 @@ Of `markov_text` the probability of every next token is known: `kl` is the dista
 (`data.corruption.name=symmetric`, `pairflip`; `instance` where the probabilities are known).
 """
 
-FILES = """
+MANY_LABELS = """
 ## Any number of labels an example
 
 Targets of `many_labels` name none, one or several of its labels, each with a 1. Losses serve whose
-classes do not compete, like `bce_ova`, `mse_sigmoid` and `ova_hinge`; that is measured, of your
-own too, and others are refused. Accuracy, balanced accuracy and nll are those of one logistic
-regression a label on the output, fitted on validation, so that margins and probabilities are
-judged alike; `average_precision` needs no threshold. Data of your own are made by
+classes do not compete, like `bce_ova`, `mse_sigmoid` and `ova_hinge`; that is measured, of your own
+too, and others are refused. Accuracy, balanced accuracy and nll are those of one logistic
+regression a label on the output, fitted on validation, so that margins and probabilities are judged
+alike; `average_precision` needs no threshold. Data of your own are made by
 `lossbench.data.splits.multilabel`, and their row says `is_multilabel=True`.
 
 ```bash
-lossbench -m loss=bce_ova,mse_sigmoid,ova_hinge data=many_labels seed='range(6)' name=labels
+lossbench -m loss=bce_ova,mse_sigmoid data=many_labels seed=0,1,2 optimizer.lr=0.03,0.1 name=labels
 ```
+"""
 
+FILES = """
 ## Where files come from
 
 Sets that are generated, or come with a package that lossbench needs anyway, are always there. The
@@ -96,7 +98,8 @@ def document() -> str:
         remarks = [text or "–" for text in (unit, row.licence, row.source, row.note, row.bar)]
         lines += [(f"`{row.name}`", row.task, counts, shape, outputs, row.drawn, *remarks)]
     table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join([INTRO, table[0], "|" + "---|" * len(COLUMNS), *table[1:], SEQUENCES, FILES])
+    chapters = [SEQUENCES, MANY_LABELS, FILES]
+    return "\n".join([INTRO, table[0], "|" + "---|" * len(COLUMNS), *table[1:], *chapters])
 
 
 def _size(row: Data) -> tuple[str, str, str]:
