@@ -105,7 +105,7 @@ MISTAKES = {
     "loss=": ("loss ''", "lossbench --help"),
     "loss={name:mse}": ("'name'", "lossbench --help"),
     "experiment=essy": ("'essy'", "'essay'"),
-    "experiment=null": ("experiment 'None'", "essay"),
+    "experiment=null": ("experiment 'None'", "lossbench --help"),
     "data=digitz": ("'digitz'", "'digits'"),
     "loss=mse data=digits": ("'mse'", "cross_entropy"),
     "optimizer.lr=-1": ("optimizer.lr is -1.0", "positive"),

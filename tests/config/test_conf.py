@@ -76,7 +76,7 @@ def composed(compose, group: str, name: str, fn: str) -> Part:
     if group == "loss":
         chosen["data"] = "noisy_counts" if LOSSES[fn].task == "regression" else "digits"
     if group == "data":
-        chosen["loss"] = "mse" if DATA[fn].task == "regression" else "cross_entropy"
+        chosen["loss"] = "mse" if DATA[fn].task == "regression" else "bce_ova"
     overrides = [f"{key}={value}" for key, value in chosen.items()]
     if name == "text":  # has no file of its own
         overrides.append(f"data.params.path={CHANGELOG}")

@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import weakref
+from collections import defaultdict
 from dataclasses import replace
 
 import pandas as pd
@@ -116,10 +117,10 @@ def test_every_loss_can_be_captured(tapes, caplog, data):
     task, is_count = DATA[data].task, data == "noisy_counts"
     rows = [row for row in LOSSES.values() if row.task == task]
     fitting = [row for row in rows if (row.domain == "nonnegative") == is_count]
-    by_outputs = {1: [], 2: []}
+    by_outputs = defaultdict(list)
     for row in fitting:
         by_outputs[row.outputs_per_target].append(make_run(loss=row.name, data=data, **RHYTHM))
-    for runs in filter(None, by_outputs.values()):
+    for runs in by_outputs.values():
         assert_the_same(runs)
     assert "captured" not in caplog.text
 

@@ -137,9 +137,12 @@ REFUSED = {
     **dict.fromkeys(("crammer_singer", "crammer_singer_squared"), "aten.topk"),
     **dict.fromkeys(("weston_watkins", "weston_watkins_squared"), "aten.arange"),
     "unlikelihood": "aten.arange",
+    **dict.fromkeys(("nce", "nce_mae", "nce_rce"), "aten.argmin"),
+    "eaft": "aten.topk",
+    **dict.fromkeys(("quantiles", "hl_gauss"), "aten.arange"),
     "rps": "aten.cumsum",
 }
-"""Losses that sort or count classes."""
+"""Losses that sort or count classes, or have a list of levels or bins."""
 
 FREE = {name: row for name, row in LOSSES.items() if not row.needs_context}
 

@@ -172,7 +172,8 @@ import os, signal
 from lossbench.losses.spec import Loss
 
 def deadly(output, target):
-    if os.environ.get("LOSSBENCH_SWEEP") and output.requires_grad and len(output.shape) == 3:
+    is_training = output.requires_grad and output.dim() == 3 and output.shape[1] > 8
+    if os.environ.get("LOSSBENCH_SWEEP") and is_training:
         os.kill(os.getpid(), signal.SIGSEGV)
     return 0.5 * (output - target).square().sum(-1)
 

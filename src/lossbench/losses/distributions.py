@@ -105,8 +105,10 @@ def quantile_levels(count: int, *, like: Tensor) -> Tensor:
     if count % 2 == 0:
         raise ValueError(f"{count} quantiles per target: use an odd number, one is the median")
     middle = (count + 1) // 2
-    order = [middle, *(place for place in range(1, count + 1) if place != middle)]
-    return torch.tensor(order, dtype=like.dtype, device=like.device) / (count + 1)
+    # Made on the device: what is copied there no graph can hold.
+    place = torch.arange(count, dtype=like.dtype, device=like.device)
+    order = torch.where(place < middle, place, place + 1)
+    return torch.where(place == 0, middle, order) / (count + 1)
 
 
 DISTRIBUTIONS: dict[str, Callable[..., Predicted]] = {

@@ -17,12 +17,13 @@ import threading
 from multiprocessing import Pipe, connection
 from typing import Any
 
+from tqdm import std
+
 from lossbench import store
 from lossbench.own import TRAINING
 from lossbench.processes import begin
 from lossbench.runs import ConfigError
 from lossbench.sweep.inventory import OpenPack
-from lossbench.sweep.progress import tqdm
 from lossbench.sweep.training import Interrupted, OutOfMemory, Stop, Trainer
 
 READY = "ready"
@@ -132,7 +133,8 @@ def _work(pipe: connection.Connection, trainer: Trainer) -> None:
     """Train what the parent sends, until nothing more can come."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # so that an interrupt is somebody's code
-    tqdm.set_lock(threading.RLock())  # its own one would be left behind by a process that is killed
+    # Its own lock would be left behind by a process that is killed.
+    std.tqdm.set_lock(threading.RLock())
     packs: queue.SimpleQueue[OpenPack | None] = queue.SimpleQueue()
     stop, relay = Stop(), _Relay(pipe)
     logging.getLogger().addHandler(relay)
