@@ -50,7 +50,7 @@ def measure(runs: int, place: Path) -> None:
         seconds, peak, text = command(words, place)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         busy = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-        spent = "".join(re.findall(r"\(so far: (.*)\)", text)[-1:])
+        spent = "".join(re.findall(r"until now: (.*)", text)[-1:])
         print(
             f"  {what:<7}{seconds:7.1f} s, {busy:6.1f} s in its own process {peak / 2**20:6.0f} MiB"
             f"  {spent}",
