@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -46,13 +46,10 @@ def measure(runs: int, place: Path) -> None:
         "status": ["status", str(folder)],
         "verify": ["verify", str(folder)],
     }.items():
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds, peak, text = command(words, place)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        busy = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+        seconds, busy, peak, text = command(words, place)
         spent = "".join(re.findall(r"until now: (.*)", text)[-1:])
         print(
-            f"  {what:<7}{seconds:7.1f} s, {busy:6.1f} s in its own process {peak / 2**20:6.0f} MiB"
+            f"  {what:<7}{seconds:7.1f} s, {busy:6.1f} s of processors {peak / 2**20:6.0f} MiB"
             f"  {spent}",
             flush=True,
         )
@@ -66,35 +63,45 @@ def measure(runs: int, place: Path) -> None:
     )
 
 
-def command(words: list[str], place: Path) -> tuple[float, int, str]:
-    """Seconds, largest memory of all its processes together in bytes, and words of a command."""
+def command(words: list[str], place: Path) -> tuple[float, float, int, str]:
+    """What a command takes and says.
+
+    Returns:
+        Seconds on the wall, and of processors; the largest memory of all its processes together in
+        bytes; its output.
+    """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    start, peak = time.perf_counter(), 0
+    start, peak, busy = time.perf_counter(), 0, {}
     with (place / "output").open("w+") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "lossbench.cli", *words],
             cwd=place, env=environment, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
         while process.poll() is None:
-            peak = max(peak, memory(process.pid))
+            now = [*looked_at(process.pid)]
+            peak = max(peak, sum(size for _, size, _ in now))
+            busy |= {pid: seconds for pid, _, seconds in now}
             time.sleep(1)
         seconds = time.perf_counter() - start
         output.seek(0)
         text = output.read()
     if process.returncode:
         sys.exit(text[-4000:])
-    return seconds, peak, text
+    return seconds, sum(busy.values()), peak, text
 
 
-def memory(pid: int) -> int:
-    """Bytes that a process and those it began have, what they share divided among them."""
+def looked_at(pid: int) -> Iterator[tuple[int, int, float]]:
+    """A process and those it began: pid, bytes (what they share divided), seconds computed."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         begun = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     except OSError:  # it has ended
-        return 0
-    own = sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-    return own + sum(map(memory, map(int, begun)))
+        return
+    size = sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    yield pid, size, sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    for child in begun:
+        yield from looked_at(int(child))
 
 
 if __name__ == "__main__":
