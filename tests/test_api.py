@@ -269,3 +269,8 @@ def test_a_call_is_recorded_as_it_can_be_given_again_and_a_class_is_a_loss(own_f
         "lossbench.compare(['scaled'], 't.csv', 'linear', name='m', target='y', without='id', "
         "missing='median', margin='5% of error', looks=[6], workers=1, steps=20)"
     )
+
+
+def test_looks_may_be_an_array(own_folder):
+    few = {"steps": 2, "workers": 1, "looks": np.array([6])}
+    assert len(lossbench.compare(["mae"], "diabetes", "linear", name="m", **few).verdicts) == 1

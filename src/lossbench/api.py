@@ -199,9 +199,11 @@ def _data_words(data: Any, row: Data) -> str:
 
 
 def _as_call(function: Callable[..., Any], parts: list[Any], given: Mapping[str, Any]) -> str:
-    """A call as it is recorded: its parts by name, and what is not as it is if nobody says."""
-    usual = {key: one.default for key, one in inspect.signature(function).parameters.items()}
-    further = {key: value for key, value in given.items() if value != usual.get(key, inspect)}
+    """A call as it is recorded: its parts by name, and what differs from its default."""
+    defaults = {
+        key: repr(one.default) for key, one in inspect.signature(function).parameters.items()
+    }
+    further = {key: value for key, value in given.items() if repr(value) != defaults.get(key)}
     words = [repr(part) for part in parts]
     words += [f"{key}={value!r}" for key, value in further.items() if key.isidentifier()]
     dotted = {key: value for key, value in further.items() if not key.isidentifier()}

@@ -133,8 +133,7 @@ def adamw(
     Source:
         Loshchilov, Hutter 2019, ICLR.
     """
-    remaining = 1 - hyper.lr * hyper.weight_decay
-    shrunk = {name: value * _wide(remaining, value) for name, value in parameters.items()}
+    shrunk = {name: _shrunk(value, hyper) for name, value in parameters.items()}
     hyper = replace(hyper, weight_decay=torch.zeros_like(hyper.weight_decay))
     betas = {"beta1": beta1, "beta2": beta2}
     return adam(shrunk, gradient, state, step=step, hyper=hyper, out=out, **betas, eps=eps)
@@ -158,13 +157,13 @@ def lion(
     Source:
         Chen et al. 2023, NeurIPS (Symbolic Discovery of Optimization Algorithms), algorithm 2.
     """
-    after, remaining = {}, 1 - hyper.lr * hyper.weight_decay
+    after = {}
     for name, value in parameters.items():
         momentum, slope = state["first"][name], gradient[name]
         change = (momentum * beta1).add_(slope, alpha=1 - beta1).sign_()
         momentum.mul_(beta2).add_(slope, alpha=1 - beta2)
-        shrunk = value * _wide(remaining, value)
-        after[name] = torch.addcmul(shrunk, _wide(-hyper.lr, value), change, out=_memory(out, name))
+        rate, shrunk = _wide(-hyper.lr, value), _shrunk(value, hyper)
+        after[name] = torch.addcmul(shrunk, rate, change, out=_memory(out, name))
     return after
 
 
@@ -201,15 +200,14 @@ def muon(
     """
     others = {name: value for name, value in parameters.items() if name not in matrices}
     after = adamw(others, gradient, state, step=step, hyper=hyper, out=out)
-    remaining = 1 - hyper.lr * hyper.weight_decay
     for name in parameters.keys() - others.keys():
         value, mean = parameters[name], state["first"][name]
         momentum = _wide(hyper.momentum, value)
         mean.lerp_(gradient[name], 1 - momentum)
         change = orthogonal(torch.lerp(gradient[name], mean, momentum))
-        rate = hyper.lr * _adjustment(adjust, *value.shape[1:])
-        shrunk = value * _wide(remaining, value)
-        after[name] = torch.addcmul(shrunk, _wide(-rate, value), change, out=_memory(out, name))
+        rate = _wide(-hyper.lr * _adjustment(adjust, *value.shape[1:]), value)
+        shrunk = _shrunk(value, hyper)
+        after[name] = torch.addcmul(shrunk, rate, change, out=_memory(out, name))
     return {name: after[name] for name in parameters}
 
 
@@ -253,6 +251,11 @@ def decayed(gradient: Tensor, value: Tensor, decay: Tensor) -> Tensor:
         return gradient
     decay = _wide(decay, value)
     return torch.where(decay != 0, torch.addcmul(gradient, decay, value), gradient)
+
+
+def _shrunk(value: Tensor, hyper: Hyperparameters) -> Tensor:
+    """A parameter [K, ...] less the share rate x decay of itself: decoupled weight decay."""
+    return value * _wide(1 - hyper.lr * hyper.weight_decay, value)
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from sweep_on_disk import (
 
 from lossbench import records, statistics
 from lossbench.figures import layout
-from lossbench.report import drawings, pictures, summary, tables
+from lossbench.report import answers, drawings, pictures, summary, tables
 from lossbench.report import page as report_page
 
 ANALYSIS = Path(__file__).parents[2] / "analysis"
@@ -483,3 +483,14 @@ def test_behind_outliers_on_one_side_a_median_is_not_ranked_by_rmse(is_one_sided
     }
     assert summary._aims_elsewhere("mae", task, plan) == is_one_sided
     assert not summary._aims_elsewhere("mse", task, plan)
+
+
+def test_what_comes_of_ones_own_loss_is_not_that_of_one_whose_name_begins_alike(essay_sweep):
+    loaded = records.load(essay_sweep)
+    loaded.plan["losses"]["mae"]["family"] = "own"
+    mains = statistics.main_comparisons(loaded)
+    (sentence,) = answers.of_own(loaded, mains)
+    assert {*loaded.runs.loss} >= {"mae", "mae_probs"}
+    assert sentence.startswith("mae against mse: ")
+    assert "diabetes" in sentence
+    assert "finite_support" not in sentence

@@ -118,8 +118,8 @@ def evaluate(
     if is_last and (count := recorded_examples(run, members.inputs["test"].shape[1])):
         prediction = members.predict(output)
         if has_many_labels:
-            holds = _recalibrated_labels(output, scale).argmax(-1)
-            parts = (holds == targets["test"]).to(output.dtype).mean(-1)
+            recalibrated = _recalibrated_labels(output, scale)
+            parts = metrics.label_hits(recalibrated, targets["test"]).mean(-1)
         else:
             parts = metrics.contributions(prediction, targets["test"], task=run.row.task)
         if members.batches.positions > 1:
@@ -267,12 +267,15 @@ def _multilabel(
 
     Args: as for `_classification`; `scale` was fitted label by label.
     """
+    if split == "train" and members.runs[0].targets != "sampled":
+        return {}
     recalibrated = _recalibrated_labels(output, scale)
+    if split == "train":
+        hits = metrics.label_hits(recalibrated, target)
+        return {"accuracy": metrics.mean_over_examples(hits.mean(-1))}
     values = metrics.multilabel(
         members.predict(output), target, recalibrated=recalibrated, is_ranked=is_last
     )
-    if split == "train":
-        return {"accuracy": values["accuracy"]} if members.runs[0].targets == "sampled" else {}
     if split in members.posterior:
         holds = members.rows_of(members.posterior[split], output)
         posterior = torch.stack([1.0 - holds, holds], -1)

@@ -125,7 +125,7 @@ def multilabel(
         is_ranked: Whether to add what sorts examples.
     """
     missing, holds = recalibrated.unbind(-1)
-    hit = ((holds > missing) == (target > 0.5)).to(prediction.dtype)
+    hit = label_hits(recalibrated, target)
     nll = -(target * holds + (1.0 - target) * missing).sum(-1)
     by_kind = []
     for is_kind in (target > 0.5, target <= 0.5):
@@ -142,6 +142,17 @@ def multilabel(
     if is_ranked:
         values["average_precision"] = average_precision(holds - missing, target)
     return values
+
+
+def label_hits(recalibrated: Tensor, target: Tensor) -> Tensor:
+    """1 for each label [K, N, C] of which it is told rightly whether it holds, else 0.
+
+    Args:
+        recalibrated: Log-probabilities that it does not hold, and that it does, [K, N, C, 2].
+        target: 1 for each label that holds, else 0: [K, N, C].
+    """
+    missing, holds = recalibrated.unbind(-1)
+    return ((holds > missing) == (target > 0.5)).to(recalibrated.dtype)
 
 
 def average_precision(score: Tensor, target: Tensor) -> Tensor:

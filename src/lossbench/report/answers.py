@@ -36,17 +36,17 @@ def of_own(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str
     for loss in dict.fromkeys(names):
         if known.get(loss.partition("(")[0], {}).get("family") != "own":
             continue
-        parts = []
-        for word in [*summary.BUCKETS, "none"]:
-            places = [
-                task.label
-                for task in mains
-                if any(loss in text for text in summary.bucketed(task)[word])
-            ]
-            if places:
-                verdict = "without a verdict" if word == "none" else word
-                parts.append(f"**{verdict}** on {summary.listed(places)}")
-        references = summary.listed([*dict.fromkeys(task.reference for task in mains)])
+        places: dict[str, list[str]] = {word: [] for word in (*summary.BUCKETS, "none")}
+        compared = [task for task in mains if loss in {*task.paired.loss}]
+        for task in compared:
+            (verdict,) = task.paired.verdict[task.paired.loss == loss]
+            places[summary.bucket_of(verdict)].append(task.label)
+        parts = [
+            f"**{'without a verdict' if word == 'none' else word}** on {summary.listed(labels)}"
+            for word, labels in places.items()
+            if labels
+        ]
+        references = summary.listed([*dict.fromkeys(task.reference for task in compared)])
         yield f"{loss} against {references}: {'; '.join(parts)}."
 
 

@@ -144,11 +144,16 @@ BUCKETS = {
 """How a summary sorts verdicts; what stands nowhere here has none."""
 
 
+def bucket_of(verdict: str) -> str:
+    """How a summary sorts a verdict: a key of `BUCKETS`, or `none`."""
+    return next((name for name, words in BUCKETS.items() if verdict in words), "none")
+
+
 def bucketed(task: Comparison) -> dict[str, list[str]]:
     """The losses of a comparison by what came out, `none` those without a verdict."""
     losses: dict[str, list[str]] = {name: [] for name in [*BUCKETS, "none"]}
     for row in task.paired.itertuples():
-        name = next((name for name, words in BUCKETS.items() if row.verdict in words), "none")
+        name = bucket_of(row.verdict)
         late = " (exploratory)" if row.exploratory and task.is_declared else ""
         verdict = f": {row.verdict}" if name == "none" else ""
         losses[name].append(f"{row.loss}{verdict}{late}")

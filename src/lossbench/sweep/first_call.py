@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lossbench.claims.kind import depends_on_others
 from lossbench.data import DATA
 from lossbench.data.files import Files
 from lossbench.data.splits import Tokens
@@ -88,15 +89,9 @@ def _call_loss(name: str, params: Mapping[str, Any], outputs: int) -> None:
     output = torch.randn(members, EXAMPLES, width, generator=generator)
     context, mixes = Context.outside_training(target.flatten(0, 1).sum(0)), False
     with contextlib.suppress(*RAISED), contained(row.name):
-        values = row.values(output.requires_grad_(), target, params, context)
-        values.sum().backward()
-        again, few = (
-            row.values(output[:first, :count].detach(), target[:first, :count], params, context)
-            for first, count in ((members, EXAMPLES), (1, EXAMPLES // 2))
-        )
-        near = partial(torch.allclose, rtol=1e-3, atol=1e-5, equal_nan=True)
-        # A loss that draws random numbers differs from itself.
-        mixes = near(values.detach(), again) and not near(again[:1, : EXAMPLES // 2], few)
+        compute = partial(row.values, params=params, context=context)
+        compute(output.requires_grad_(), target).sum().backward()
+        mixes = depends_on_others(compute, output.detach(), target, rtol=1e-3, atol=1e-5)
     if mixes:
         raise ConfigError(
             "an example's value depends on the other examples of its batch, and so on what else "
