@@ -20,10 +20,10 @@ def write_plan(
         rows: Of the runs, with their run_id.
         parts: How many files they are divided among.
     """
-    shas = {}
+    shas = []
     for part in range(parts):
         content = records.encode_runs(records.planned(rows[part::parts]))
-        shas[f"plan-{part + 1:06}.parquet"] = store.sha256(content)
-        store.write(folder / f"plan-{part + 1:06}.parquet", content)
+        shas.append(store.sha256(content))
+        store.write(records.path_of(folder, "plan", shas[-1]), content)
     empty = {"name": folder.name, "declarations": [], "losses": {}, "data": {}, "commands": []}
     store.write(folder / "sweep.json", store.sealed({**empty, **facts, "parts": shas}))

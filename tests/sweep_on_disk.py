@@ -233,8 +233,8 @@ def build(
     }
     if curves:
         drawn = _curves(losses)
-        store.write(folder / "curves.parquet", drawn)
         plan["curves_sha"] = store.sha256(drawn)
+        store.write(records.path_of(folder, "curves", plan["curves_sha"]), drawn)
     write_plan(folder, plan, planned)
     store.write(folder / "machine-0.json", store.sealed({"device": "cpu"}))
     return folder

@@ -2,6 +2,7 @@
 # A sweep as a PBS array (SGE: -t 1-8 and $SGE_TASK_ID): eight jobs give the same command, and share
 # its packs. Which of them a job is does not matter.
 #   qsub pbs.sh
+# When all have ended: lossbench report runs/essay
 #PBS -N essay
 #PBS -J 1-8
 #PBS -l select=1:ncpus=1:mem=2gb

@@ -72,13 +72,18 @@ def sealed(record: Mapping[str, Any]) -> bytes:
     return to_json({**record, SEAL: sha256(to_json(record))})
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
+def read_sealed(
+    path: Path, *, cure: str = "Restore it, or delete its folder to have its runs trained again."
+) -> dict[str, Any]:
     """A record that was written as `sealed`.
+
+    Args:
+        path: Where it lies.
+        cure: What to do if it is damaged.
 
     Raises:
         StoreError: It is missing, torn, altered, or was never sealed.
     """
-    cure = "Restore it, or delete its folder to have its runs trained again."
     try:
         content = read_file(path)
         record = json.loads(content)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from configs import make_run
 from interrupted import sweep_in
+from sweep_on_disk import build, plan_runs, with_status
 
 from lossbench import cli, records, store
 from lossbench.records import status
 from lossbench.sweep import plan
-from lossbench.sweep.inventory import Inventory
+from lossbench.sweep.inventory import PLANNED, Inventory, record_of
 
 DONE = [make_run(loss=loss, steps=8) for loss in ("mse", "mae")]
 LEFT = [make_run(loss=loss, seed=1, steps=8) for loss in ("mse", "mae", "huber")]
@@ -75,6 +76,17 @@ def test_a_settled_sweep_has_nothing_left_and_a_failed_run_says_why(tmp_path, be
         failed=({"run_id": "ab", "data": "d", "loss": "l", "lr": 0.1, "seed": 0, "reason": "so"},),
     )
     assert "failed    ab  d l lr=0.1 seed=0: so" in status.lines(wrong)
+
+
+def test_a_failed_run_that_is_tried_again_is_left_to_train(tmp_path):
+    folder = build(tmp_path / "again", with_status(plan_runs(), "failed", count=1, loss="mse"))
+    text = status.lines(status.status(folder))
+    assert "Nothing of what is planned is left to train." in text
+    (failed,) = records.load(folder).runs.query("status == 'failed'").run_id
+    store.commit(folder / "packs" / "0123456789abcdef", {}, record_of({failed: PLANNED}))
+    found = status.status(folder)
+    assert [pack.runs for pack in found.packs] == [1]
+    assert status.lines(found)[-1].startswith("Nothing trains now")
 
 
 def test_a_pack_that_cannot_be_read_hides_no_other(tmp_path, begun):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
+import signal
 import threading
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -24,7 +25,7 @@ from lossbench.runs import ConfigError
 from lossbench.sweep import executors
 from lossbench.sweep.executors import Workers, train_there, versions
 from lossbench.sweep.inventory import Inventory, record_of
-from lossbench.sweep.training import Stop
+from lossbench.sweep.training import Interrupted, Stop
 
 RUNS = [make_run(loss=loss, seed=s, steps=30) for loss in ("mse", "mae") for s in (0, 1)]
 LONG = make_run(loss="mse", steps=100_000, log_every=10_000, eval_every=100_000)
@@ -99,6 +100,34 @@ def test_a_worker_says_why_it_does_not_train(tmp_path):
         lost = dataclasses.replace(trainer(), place=Path("/nowhere"))
         assert "/nowhere, where the command was given" in train_there(lost, pack, lock, {}).refusal
     assert pack.record == record_of(pack.record["members"]) | {"files": {}}
+
+
+def test_an_interrupt_does_not_wait_for_packs_that_train_for_another_command(tmp_path):
+    pack, stop, ended = one_pack(tmp_path, [LONG]), Stop(), threading.Event()
+
+    class Elsewhere(Executor):
+        """A queue before which another command's worker takes the pack."""
+
+        def submit(self, *arguments):
+            leases.enter_context(pack.lease())
+            return Future()
+
+    def train():
+        with pytest.raises(Interrupted):
+            crew.train([pack], stop)
+        ended.set()
+
+    with (
+        contextlib.ExitStack() as leases,
+        Workers(trainer(), lambda: contextlib.nullcontext((Elsewhere(), 1))) as crew,
+    ):
+        crew.check()
+        threading.Thread(target=train, daemon=True).start()
+        while not pack.is_leased:
+            time.sleep(0.05)
+        stop.signal = signal.SIGINT
+        assert ended.wait(30)
+        assert pack.is_leased
 
 
 def test_packs_that_no_worker_can_train_are_left_with_the_reason(tmp_path, caplog):

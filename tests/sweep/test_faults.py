@@ -379,7 +379,7 @@ def _noticed(path, before):
             return records.read_plan(folder) is None  # what it has is what its sha256 is of
         if path.name == "commit.json":
             return store.committed(folder) == _record(before)
-        if path.name == "curves.parquet":
+        if path.name.startswith("curves-"):
             records.load(folder).curves  # noqa: B018
         else:
             store.read(folder, path.name)

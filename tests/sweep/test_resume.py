@@ -628,6 +628,18 @@ def test_a_sweep_is_settled_for_what_was_asked_until_a_record_changes(tmp_path):
     assert not sweep.is_settled(asked)
 
 
+def test_a_sweep_whose_shapes_of_losses_are_damaged_is_not_settled_and_mends_them(tmp_path):
+    sweep = sweep_in(tmp_path / "sweep")
+    sweep.run(RUNS[:2])
+    sweep.settle({})
+    (path,) = sweep.folder.glob("curves-*.parquet")
+    path.write_bytes(b"")
+    assert not sweep.is_settled({})
+    sweep.run(RUNS[:2])
+    assert sweep.is_settled({})
+    assert len(records.load(sweep.folder).curves)
+
+
 def test_a_sweep_with_a_failed_run_is_not_settled(tmp_path, monkeypatch):
     sweep = sweep_in(tmp_path / "sweep")
     sweep.run(RUNS[:1])

@@ -27,7 +27,16 @@ from lossbench.records.metrics import (
     metric_of,
     sign,
 )
-from lossbench.records.plan import Plan, encode_runs, planned, read_plan
+from lossbench.records.plan import (
+    LISTED,
+    Plan,
+    encode_runs,
+    files_of,
+    path_of,
+    planned,
+    read_listed,
+    read_plan,
+)
 from lossbench.records.vocabulary import (
     CONDITIONS,
     FACTORS,

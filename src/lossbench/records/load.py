@@ -11,11 +11,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lossbench import store
 from lossbench.records.columns import TABLES, decode, schema
-from lossbench.records.plan import read_plan
+from lossbench.records.plan import read_listed, read_plan
 from lossbench.records.vocabulary import STATUSES
 
 
@@ -117,12 +116,9 @@ class Records:
     @cached_property
     def curves(self) -> pd.DataFrame:
         """The losses over error or prediction; no rows where the plan knows of none."""
-        path = self.sweep_dir / "curves.parquet"
-        if "curves_sha" not in self.plan:
-            return pd.DataFrame()
-        cure = "Give the sweep's command again: it is written anew."
-        content = store.read_hashed(path, self.plan["curves_sha"], cure=cure)
-        return pq.read_table(pa.BufferReader(content)).to_pandas()
+        if sha256 := self.plan.get("curves_sha"):
+            return read_listed(self.sweep_dir, "curves", sha256).to_pandas()
+        return pd.DataFrame()
 
     @cached_property
     def measured(self) -> pd.DataFrame:

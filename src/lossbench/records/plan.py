@@ -1,13 +1,14 @@
 """The plan of a sweep on disk: `sweep.json`, which names the parts beside it that have the runs.
 
 A part is a parquet file that is never changed: a launch that asks for more runs adds one, and
-sweep.json, which names each with its sha256, is what makes it count. What it does not name is
-garbage from an interrupted write.
+sweep.json, which lists the sha256 of each, is what makes it count. A file is called by what is in
+it, so that a name never means something else. What sweep.json does not list is garbage.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,8 +33,12 @@ factors but the seed and what is tuned, `context` of these but the loss. The las
 what was known when it was planned first: under which declaration it was (its sha256, empty without
 one), and what `sweep.siblings` found. Where nothing was found there is no value."""
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEYS = {"name", "declarations", "losses", "data", "commands"}
-_CURE = "Delete it and give the sweep's command again: finished runs are kept."
+_CURE = (
+    "Restore it from a copy, or delete {} and give the sweep's command again: finished runs are "
+    "kept, and their verdicts count as exploratory, because what was declared before them is lost."
+)
 
 
 class Plan(NamedTuple):
@@ -48,27 +53,62 @@ class Plan(NamedTuple):
     runs: pd.DataFrame
 
 
+LISTED = ("plan", "curves")
+"""Kinds of files that sweep.json lists: parts, and the losses over error or prediction."""
+
+
+def path_of(folder: Path, kind: str, sha256: str) -> Path:
+    """Where a file of a kind of `LISTED` lies."""
+    return folder / f"{kind}-{sha256[:16]}.parquet"
+
+
+def files_of(folder: Path, facts: Mapping[str, Any]) -> list[Path]:
+    """All files that a plan lists, from the facts of sweep.json."""
+    parts = [path_of(folder, "plan", sha256) for sha256 in facts.get("parts", ())]
+    drawn = facts.get("curves_sha")
+    return [*parts, path_of(folder, "curves", drawn)] if drawn else parts
+
+
 def read_plan(folder: Path) -> Plan:
     """The plan of a sweep; that of a version before parts too, which had the runs in sweep.json.
 
     Raises:
         store.StoreError: It is missing, torn or not one of ours.
     """
-    while True:
-        facts = _read_facts(folder / "sweep.json")
-        try:
-            return Plan(facts, _read_runs(folder, facts))
-        except store.StoreError:
-            # A launch that writes all parts anew deletes those of before.
-            if _read_facts(folder / "sweep.json") == facts:
-                raise
+    facts = _read_facts(folder / "sweep.json")
+    if "planned" in facts:
+        rows = [{"run_id": run_id, **row} for run_id, row in facts.pop("planned").items()]
+        facts.pop("curves_sha", None)  # of a file of another name, which the next launch writes
+        return Plan(facts, planned(rows))
+    parts = [PLANNED.empty_table()]
+    parts += [read_listed(folder, "plan", sha256) for sha256 in facts["parts"]]
+    every = pa.concat_tables(parts, promote_options="default").select(PLANNED.names)
+    return Plan(facts, every.combine_chunks().to_pandas().set_index("run_id"))
+
+
+def read_listed(folder: Path, kind: str, sha256: str) -> pa.Table:
+    """The table of a file that sweep.json lists; see `path_of`.
+
+    Raises:
+        store.StoreError: It is missing, altered or no table.
+    """
+    path = path_of(folder, kind, sha256)
+    cure = _CURE.format(folder / "sweep.json")
+    if kind == "curves":
+        cure = "Give the sweep's command again: it is written anew."
+    try:
+        return pq.read_table(pa.BufferReader(store.read_hashed(path, sha256, cure=cure)))
+    except pa.ArrowException as error:
+        raise store.StoreError(f"{path}: no parquet of lossbench ({error}). {cure}") from error
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
-    facts = store.read_sealed(path)
-    runs = facts.get("parts", facts.get("planned"))
-    if not facts.keys() >= _KEYS or not isinstance(runs, dict):
-        raise store.StoreError(f"{path}: not a plan of lossbench. {_CURE}")
+    cure = _CURE.format(path)
+    facts = store.read_sealed(path, cure=cure)
+    listed = facts.get("parts")
+    is_listed = isinstance(listed, list) and all(map(_SHA256.fullmatch, map(str, listed)))
+    if not facts.keys() >= _KEYS or not (is_listed or isinstance(facts.get("planned"), dict)):
+        raise store.StoreError(f"{path}: not a plan of this version of lossbench. {cure}")
     for entry in facts["declarations"]:
         if store.sha256(store.to_json(entry["declared"])) != entry["sha256"]:
             raise store.StoreError(
@@ -76,24 +116,6 @@ def _read_facts(path: Path) -> dict[str, Any]:
                 "question its own folder with name=..."
             )
     return facts
-
-
-def _read_runs(folder: Path, facts: dict[str, Any]) -> pd.DataFrame:
-    if "parts" not in facts:
-        rows = [{"run_id": run_id, **row} for run_id, row in facts.pop("planned").items()]
-        return planned(rows)
-    cure = f"Restore it, or delete {folder / 'sweep.json'} and give the sweep's command again."
-    parts = [PLANNED.empty_table()]
-    for name, sha in facts["parts"].items():
-        content = store.read_hashed(folder / name, sha, cure=cure)
-        try:
-            parts.append(pq.read_table(pa.BufferReader(content)))
-        except pa.ArrowException as error:
-            raise store.StoreError(
-                f"{folder / name}: no part of a plan ({error}). {cure}"
-            ) from error
-    every = pa.concat_tables(parts, promote_options="default").select(PLANNED.names)
-    return every.combine_chunks().to_pandas().set_index("run_id")
 
 
 def planned(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

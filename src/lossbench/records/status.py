@@ -104,10 +104,11 @@ def _status(sweep_dir: Path, sweep: Records) -> Status:
         return total
 
     missing = {*runs.loc[runs["status"] == "missing", "run_id"]}
+    open_ids = missing | {*runs.loc[runs["status"] == "failed", "run_id"]}  # which are tried again
     unpacked, packs = set(missing), []
     for folder in store.packs_of(sweep_dir):
         record = store.committed(folder)
-        mine = [run_id for run_id in (record or {}).get("members", ()) if run_id in missing]
+        mine = [run_id for run_id in (record or {}).get("members", ()) if run_id in open_ids]
         if record is None or record["is_finished"] or not mine:
             continue
         unpacked -= {*mine}
@@ -194,7 +195,7 @@ def lines(found: Status) -> list[str]:
     else:
         by = f"the {training} that train now" if training > 1 else "one process"
         text.append(f"About {duration(found.seconds_left)} to go, by {by}.")
-    if found.runs["missing"] and not training:
+    if (found.packs or found.runs["missing"]) and not training:
         text.append("Nothing trains now: the sweep's own command goes on with it.")
     return text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,70 +44,113 @@ class Verified:
         lacking = self.runs.get("missing", 0) + self.runs.get("failed", 0)
         return not self.problems and not lacking and bool(self.runs)
 
+    def count(self, size: int) -> None:
+        """Count a file of so many bytes."""
+        self.files += 1
+        self.bytes += size
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Makes a problem of a StoreError."""
+        try:
+            yield
+        except store.StoreError as error:
+            self.problems.append(str(error))
+
 
 def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> Verified:
     """Compute every sha256 of a sweep again, decode every table, count its runs.
 
     Args:
-        sweep_dir: The sweep's folder.
+        sweep_dir: The sweep's folder; others may train in it meanwhile.
         is_named_after: Whether a run_id is that of a configuration in `runs`.
 
     Raises:
-        store.StoreError: The folder is no sweep, or its plan is damaged.
+        store.StoreError: The folder is no sweep.
     """
-    result, loaded = Verified(), records.load(sweep_dir)
-    planned = {*loaded.planned.index}
+    result = Verified()
+    runs = _of_plan(sweep_dir, result)
     for folder in store.packs_of(sweep_dir):
-        try:
-            state = store.committed(folder)
-        except store.StoreError as error:
-            result.problems.append(str(error))
-            continue
-        if state is None:
-            continue
-        result.unplanned += sum(run_id not in planned for run_id in state["members"])
-        result.packs += state["is_finished"]
-        result.unfinished += not state["is_finished"]
-        result.problems += [f"{folder}: {text}" for text in _of_record(state)]
-        for name in state["files"]:
-            try:
-                content = store.read(folder, name, state)
-                if name.endswith(".parquet"):
-                    table = records.decode(content, path=folder / name)
-                    problems = [*_of_table(name, table, state["members"], folder.name)]
-                    if name == "runs.parquet" and not problems:
-                        problems += _of_identities(table, is_named_after)
-                    result.problems += [f"{folder / name}: {text}" for text in problems]
-            except store.StoreError as error:
-                result.problems.append(str(error))
-                continue
-            result.files += 1
-            result.bytes += len(content)
+        state, found = _of_pack(folder, is_named_after)
+        result.files += found.files
+        result.bytes += found.bytes
+        result.problems += found.problems
+        if state is not None:
+            result.packs += state["is_finished"]
+            result.unfinished += not state["is_finished"]
+            if runs is not None:
+                result.unplanned += len({*state["members"]} - {*runs.run_id})
     for folder in sorted(sweep_dir.glob("pretrained/*")):
-        try:
+        with result.noted():
             for name in (store.committed(folder) or {"files": {}})["files"]:
-                result.bytes += len(store.read(folder, name))
-                result.files += 1
-        except store.StoreError as error:
-            result.problems.append(str(error))
+                result.count(len(store.read(folder, name)))
     machines = sorted(sweep_dir.glob("machine-*.json"))
     if result.packs and not machines:
         result.problems.append(f"{sweep_dir}: no machine-*.json, which training writes")
     for path in machines:
-        try:
+        with result.noted():
             store.read_sealed(path)
-            result.files += 1
-        except store.StoreError as error:
-            result.problems.append(str(error))
-    try:
-        loaded.curves  # noqa: B018  reads and checks
-        result.files += 1
-    except store.StoreError as error:
-        result.problems.append(str(error))
-    if not result.problems:
-        counts: pd.Series = loaded.runs.status.value_counts()
+            result.count(path.stat().st_size)
+    if runs is not None and not result.problems:
+        counts: pd.Series = runs.status.value_counts()
         result.runs = {status: int(counts.get(status, 0)) for status in records.STATUSES}
     return result
+
+
+def _of_plan(sweep_dir: Path, result: Verified) -> pd.DataFrame | None:
+    """Read the plan; returns `Records.runs`, None where it or a table is damaged."""
+    try:
+        loaded = records.load(sweep_dir)
+    except store.StoreError as error:
+        if not (sweep_dir / "sweep.json").is_file():
+            raise
+        result.problems.append(str(error))
+        return None
+    with result.noted():
+        loaded.curves  # noqa: B018  reads and checks
+        for path in (sweep_dir / "sweep.json", *records.files_of(sweep_dir, loaded.plan)):
+            result.count(path.stat().st_size)
+    with contextlib.suppress(store.StoreError):  # which the pack's files are asked for, too
+        return loaded.runs
+    return None
+
+
+def _of_pack(
+    folder: Path, is_named_after: Callable[[str, str], bool]
+) -> tuple[dict[str, Any] | None, Verified]:
+    """A pack's commit record, and what is found; None where it has none or it cannot be read.
+
+    A pack that is committed anew while its files are read is read again.
+    """
+    while True:
+        state, found = None, Verified()
+        with found.noted():
+            state = store.committed(folder)
+        if state is not None:
+            found.problems += [f"{folder}: {text}" for text in _of_record(state)]
+            for name in state["files"]:
+                with found.noted():
+                    content = store.read(folder, name, state)
+                    found.problems += _of_file(folder / name, content, state, is_named_after)
+                    found.count(len(content))
+        if not found.problems or state is None or store.committed(folder) == state:
+            return state, found
+
+
+def _of_file(
+    path: Path,
+    content: bytes,
+    state: Mapping[str, Any],
+    is_named_after: Callable[[str, str], bool],
+) -> list[str]:
+    """What is wrong with a pack's file that is as it was written."""
+    if not path.name.endswith(".parquet"):
+        return []
+    table = records.decode(content, path=path)
+    problems = [*_of_table(path.name, table, state["members"], path.parent.name)]
+    if path.name == "runs.parquet" and not problems:
+        problems += _of_identities(table, is_named_after)
+    return [f"{path}: {text}" for text in problems]
 
 
 def _of_record(state: dict[str, Any]) -> Iterator[str]:

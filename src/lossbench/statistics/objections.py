@@ -10,7 +10,7 @@ import pandas as pd
 from lossbench import records
 from lossbench.statistics.comparisons import Comparison, declaration_of
 from lossbench.statistics.intervals import FEWEST_PAIRS
-from lossbench.statistics.sentences import fragility, seen_text
+from lossbench.statistics.sentences import MANY_ERRORS, fragility, seen_text
 
 WORDS = {
     "undefined": "{} has no value in runs of",
@@ -101,9 +101,13 @@ def wide_margin(comparison: Comparison) -> str:
     error, margin = abs(value - records.metric_of(metric).perfect), comparison.margin.value
     if not margin > WIDE * error:
         return ""
+    if 100 * margin >= MANY_ERRORS * error:
+        size = f"more than {MANY_ERRORS // 100} times"
+    else:
+        size = f"{margin / error:.0%} of"
     return (
-        f"the margin, ±{margin:g}, is {margin / error:.0%} of the error of {comparison.reference} "
-        "on test: differences that matter count as none; declare one in the metric's unit, in a "
+        f"the margin, ±{margin:g}, is {size} the error of {comparison.reference} on test: "
+        "differences of that size count as none; where they matter declare a smaller one, in a "
         "sweep of its own."
     )
 

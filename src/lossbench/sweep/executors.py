@@ -53,7 +53,8 @@ ANSWERING = 10
 Cluster = Callable[[], AbstractContextManager[tuple[Executor, int]]]
 
 COMMANDS = Path("commands")
-"""Below a sweep's folder: a lock for each command whose packs are with workers."""
+"""Below a sweep's folder: a lock of each command whose packs are with workers, and of each pack
+that is training for it."""
 
 BYTES_OF_OBJECTS = 80 * 2**20
 """The least that Ray takes for its store of objects, where none of ours ever lies."""
@@ -110,7 +111,7 @@ def train_there(
         multiprocessing.current_process().daemon = False
         logging.getLogger("lossbench").addHandler(lines)
         try:
-            with _held(lock) as stop, Processes(trainer, 1) as apart:
+            with _training(lock, pack), _held(lock) as stop, Processes(trainer, 1) as apart:
                 ended = apart.train([pack], stop).ended
         except Interrupted:
             pass  # the command is gone, and knows
@@ -159,6 +160,17 @@ def _held(lock: Path) -> Iterator[Stop]:
         yield stop
     finally:
         is_over.set()
+
+
+@contextlib.contextmanager
+def _training(lock: Path, pack: OpenPack) -> Iterator[None]:
+    """Holds a lock beside the command's, of the same name, for whose end the command waits."""
+    mine = lock.with_suffix(f".{pack.pack_id}")
+    with store.lock(mine):
+        try:
+            yield
+        finally:
+            mine.unlink(missing_ok=True)
 
 
 class _Lines(logging.Handler):
@@ -225,9 +237,9 @@ class Workers(AbstractContextManager["Workers"]):
         """
         assert self.executor is not None
         folder = packs[0].sweep_folder.absolute() / COMMANDS
-        for old in folder.glob("*.lock"):
+        for old in folder.glob("*"):
             if not store.is_held(old):
-                old.unlink(missing_ok=True)  # of a command that was killed
+                old.unlink(missing_ok=True)  # of a command or a worker that was killed
         lock = folder / f"{uuid.uuid4().hex}.lock"
         expected, futures = versions(), {}
         ended, left = 0, {}
@@ -254,7 +266,7 @@ class Workers(AbstractContextManager["Workers"]):
             lock.unlink(missing_ok=True)
             for future in futures:
                 future.cancel()
-        while any(pack.is_leased for pack in futures.values()):
+        while any(map(store.is_held, folder.glob(f"{lock.stem}.*"))):
             time.sleep(0.1)
         stop.check()
         if ended:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
@@ -26,7 +25,7 @@ from lossbench.sweep.siblings import seen_elsewhere
 log = logging.getLogger(__name__)
 
 EMPTY = records.Plan(
-    {"declarations": [], "losses": {}, "data": {}, "commands": [], "parts": {}},
+    {"declarations": [], "losses": {}, "data": {}, "commands": [], "parts": []},
     records.planned([]),
 )
 
@@ -55,10 +54,10 @@ def write(
     """Add runs to the plan of a folder, and the curves of their losses beside it.
 
     New runs are a new part. Where others leave the plan, or what is said of them changes, one part
-    takes the place of all. The sweep's lock is held. The arguments and what is raised are those of
-    `extended`.
+    takes the place of all; the files of before stay for who reads them now, until the next launch
+    that writes. The sweep's lock is held. The arguments and what is raised are those of `extended`.
     """
-    path, curves_path = folder / "sweep.json", folder / "curves.parquet"
+    path = folder / "sweep.json"
     old = records.read_plan(folder) if path.exists() else EMPTY
     new = extended(
         old,
@@ -78,30 +77,42 @@ def write(
             "Give a new question its own folder with name=...",
             folder,
         )
-    parts: dict[str, str] = old.facts.get("parts", {})
-    stays = new.runs.iloc[: len(old.runs)].equals(old.runs)
-    if "parts" in old.facts and stays:
-        added = new.runs.iloc[len(old.runs) :]
-    else:
-        parts, added = {}, new.runs
-    facts = {**new.facts, "parts": parts, "curves_sha": old.facts.get("curves_sha", "")}
-    if not len(added) and facts == old.facts:
-        with contextlib.suppress(store.StoreError):
-            store.read_hashed(curves_path, facts["curves_sha"], cure="")
-            return
+    parts = old.facts.get("parts", [])
+    grows = "parts" in old.facts and new.runs.iloc[: len(old.runs)].equals(old.runs)
+    added = new.runs.iloc[len(old.runs) :] if grows else new.runs
+    listed = {**new.facts, "parts": parts, "curves_sha": old.facts.get("curves_sha", "")}
+    if not len(added) and listed == old.facts and are_drawn(folder, listed):
+        return
     if len(added):
-        # A name that was never a part's: who reads now may be at those of before.
-        last = max(old.facts.get("parts", {}), default="plan-000000.parquet")
-        name, content = f"plan-{int(last[5:11]) + 1:06}.parquet", records.encode_runs(added)
-        store.write(folder / name, content)
-        parts = {**parts, name: store.sha256(content)}
-    curves = _curves(facts["losses"])
-    store.write(curves_path, curves)
-    facts |= {"parts": parts, "curves_sha": store.sha256(curves)}
+        parts = [*(parts if grows else ()), _listed(folder, "plan", records.encode_runs(added))]
+    facts = {**new.facts, "parts": parts}
+    facts["curves_sha"] = _listed(folder, "curves", _curves(facts["losses"]))
     store.write(path, store.sealed(facts))
-    for other in folder.glob("plan-*.parquet"):
-        if other.name not in parts:
+    live = {file for plan in (old.facts, facts) for file in records.files_of(folder, plan)}
+    for kind in records.LISTED:
+        for other in {*folder.glob(f"{kind}-*.parquet")} - live:
             store.delete(other)
+
+
+def are_drawn(folder: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether the file of the losses' shapes is there and as it was written.
+
+    Args:
+        folder: Of the sweep.
+        facts: Of its plan.
+    """
+    try:
+        records.read_listed(folder, "curves", facts["curves_sha"])
+    except (KeyError, store.StoreError):
+        return False
+    return True
+
+
+def _listed(folder: Path, kind: str, content: bytes) -> str:
+    """Write a file that sweep.json will list; returns its sha256."""
+    sha256 = store.sha256(content)
+    store.write(records.path_of(folder, kind, sha256), content)
+    return sha256
 
 
 def _seen(

@@ -136,7 +136,8 @@ class Sweep:
     def is_settled(self, request: Mapping[str, Any]) -> bool:
         """Whether `settle` was called for the same, and no record was changed or added since."""
         try:
-            return store.read_sealed(self.folder / SETTLED) == self._settled(request)
+            is_same = store.read_sealed(self.folder / SETTLED) == self._settled(request)
+            return is_same and plan.are_drawn(self.folder, records.read_plan(self.folder).facts)
         except (OSError, store.StoreError):
             return False
 
