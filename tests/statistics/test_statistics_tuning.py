@@ -11,6 +11,7 @@ from sweep_on_disk import build, plan_runs, with_status
 from lossbench import records, statistics
 from lossbench.statistics import budget_curve, sensitivity
 from lossbench.statistics.choice import at_choice, candidates
+from lossbench.statistics.tuning import resampled_sensitivity
 
 
 def grid(values, *, metric="rmse", **columns):
@@ -83,6 +84,45 @@ def test_other_contexts_do_not_set_the_price_of_divergence():
     far = grid({"mse": {0.1: [99.0, 99.0]}}).assign(context="d")
     both = sensitivity(pd.concat([grid(HAND), far]), metric="rmse").set_index(["context", "loss"])
     assert both.sensitivity["c", "other"] == pytest.approx(3.0)
+
+
+def test_a_resampled_sensitivity_is_that_of_a_frame_in_which_seeds_are_repeated():
+    draw = np.random.default_rng(0)
+    rates = [0.1, 1.0, 10.0, 100.0]
+    values = {loss: {lr: draw.normal(size=7) for lr in rates} for loss in ("mse", "mae", "huber")}
+    values["mae"][100.0][2] = values["huber"][100.0][3] = np.nan
+    times = draw.multinomial(7, np.full(7, 1 / 7), size=20)
+    pairs = [(loss, lr) for loss in values for lr in rates]
+    costs = np.array([values[loss][lr] for loss, lr in pairs])
+    found = resampled_sensitivity(costs, np.array([loss for loss, _ in pairs]), times)
+    for place, counts in enumerate(times):
+        repeated = {
+            loss: {lr: np.repeat(numbers, counts) for lr, numbers in rates.items()}
+            for loss, rates in values.items()
+        }
+        table = sensitivity(grid(repeated), metric="rmse").set_index("loss").sensitivity
+        mine = {loss: numbers[place] for loss, numbers in found.items()}
+        assert mine == pytest.approx(table.to_dict())
+
+
+def test_how_much_more_sensitive_a_loss_is_has_an_interval_over_seeds():
+    draw = np.random.default_rng(1)
+    noise = draw.normal(scale=0.1, size=(2, 3, 12))
+    rising = {
+        lr: height + noise[0, i] for i, (lr, height) in enumerate({0.1: 0, 1: 1, 10: 2}.items())
+    }
+    flat = {lr: noise[1, i] for i, lr in enumerate(rising)}
+    runs = grid({"mse": rising, "mae": flat})
+    table = sensitivity(runs, metric="rmse", reference="mse").set_index("loss")
+    row = table.loc["mae"]
+    assert row.more == pytest.approx(row.sensitivity - table.sensitivity["mse"])
+    assert row.more_low < row.more < row.more_high < 0  # 0 and not 1, far beyond the noise
+    assert row.more_high - row.more_low < 0.3
+    assert row.seeds == 12
+    assert np.isnan(table.more["mse"])
+    assert sensitivity(runs, metric="rmse").more.isna().all()
+    few = runs[runs.seed < 5]
+    assert sensitivity(few, metric="rmse", reference="mse").more.isna().all()
 
 
 def test_the_budget_curve_is_the_mean_best_over_all_subsets():

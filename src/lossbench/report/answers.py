@@ -147,6 +147,25 @@ def _good_rates(loaded: records.Records, mains: Sequence[Comparison]) -> Iterato
         )
 
 
+def _blind_rates(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
+    """How much more than the reference a loss loses by a rate that is not its best one."""
+    for task in mains:
+        rows = statistics.sensitivity(task.grid, metric=task.select, reference=task.reference)
+        rows = rows[rows.more.notna()].sort_values("more")
+        texts = [
+            f"{row.loss} {summary.interval(row.more, row.more_low, row.more_high, sign=True)}"
+            for row in rows.itertuples()
+        ]
+        if texts:
+            yield (
+                f"{task.label}: sensitivity, what a learning rate drawn blindly from the "
+                f"{int(rows.rates.max())} costs in {task.select} on validation, minus that of "
+                f"{task.reference}, with 95 % of {int(rows.seeds.max())} seeds resampled: "
+                f"{', '.join(texts)}."
+            )
+    yield from _good_rates(loaded, mains)
+
+
 def _agreement(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
     """How far the parameters' gradients of losses point the same way, and those of examples."""
     for task in mains:
@@ -235,5 +254,6 @@ BEYOND_VERDICTS: dict[str, Callable[[records.Records, Sequence[Comparison]], Ite
     "gradient_agreement": _agreement,
     "learning_rate": _good_rates,
     "time_to_target": _updates_needed,
+    "z_loss": _blind_rates,
 }
 """By experiment what answers a question that no verdict answers."""

@@ -2,12 +2,14 @@
 
 `python -m lossbench.report.gallery runs` reads every sweep below `runs` that is named like an
 experiment (so at its own size), and writes `docs/gallery.md` with its pictures in `docs/gallery/`.
+What the page says of experiments without a sweep there stays.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +44,8 @@ seeds the chance of a verdict is 80 %, were mean and spread as seen (of medians 
 INTRO = """# What came out
 
 Written by `python -m lossbench.report.gallery runs`, from the records of the sweeps below `runs`
-that are named like an experiment. Nothing here was written by hand: sentences and verdicts are
+that are named like an experiment; of others the page keeps what an earlier writing said, by the
+software that each names. Nothing here was written by hand: sentences and verdicts are
 made from the records, by the protocol that each experiment declared before its first run
 ([protocol.md](protocol.md)).
 
@@ -55,17 +58,17 @@ update, so a longer training may turn the verdict. *Most clearly* better or wors
 comparison whose interval stays furthest from zero.
 
 A published finding is judged by its own comparison, on the data, model and budget that were run
-here, not on the paper's. All findings of this page are judged together: q is the p-value of each,
+here, not on the paper's. All findings of one writing are judged together: q is the p-value of each,
 adjusted for the rate of false discoveries among them all (Benjamini and Hochberg), and a finding
 is confirmed where its interval and q ≤ 0.05 both say so. It is **exploratory** where the loss was
 added after the declaration, or its runs had been seen.
 
-{done} of {count} experiments have a result; training them took {seconds} of computing.
+{done} of {count} experiments have a result.
 """
 
 
 def write(runs: Path, docs: Path) -> Path:
-    """Write gallery.md and its pictures, and delete those of an earlier one.
+    """Write gallery.md and its pictures, and delete those that it shows no more.
 
     Args:
         runs: Folder of the sweeps.
@@ -78,29 +81,29 @@ def write(runs: Path, docs: Path) -> Path:
         store.StoreError: A file of a sweep is unreadable, altered or foreign.
     """
     names = sorted(path.stem for path in (lossbench.CONF / "experiment").glob("*.yaml"))
-    results, seconds = [], []
+    before, results = _sections(docs / "gallery.md"), {}
     for name in names:
-        result = Result([f"No result: it was not run. {CURE.format(name)}"])
         if (runs / name / "sweep.json").exists():
             loaded = records.load(runs / name)
-            if summary.is_smoke(loaded.plan):
-                text = f"No result: the sweep at hand is of `size=smoke`. {CURE.format(name)}"
-                result = Result([text])
-            else:
-                seconds.append(float(loaded.runs.train_seconds.sum()))
-                result = _result(loaded, docs / "gallery")
-        results.append(result)
+            if not summary.is_smoke(loaded.plan):
+                results[name] = _result(loaded, docs / "gallery")
     # All findings of the page are judged together.
-    tables = [pd.DataFrame(columns=published.COLUMNS), *(result.findings for result in results)]
+    tables = [result.findings for result in results.values()]
+    tables.insert(0, pd.DataFrame(columns=published.COLUMNS))
     findings = published.as_family(pd.concat(tables).reset_index(drop=True))
-    counts = {"done": len(seconds), "count": len(names)}
-    parts = [INTRO.format(words=WORDS, seconds=methods.duration(sum(seconds)), **counts)]
+    done = {*results} | {*before}
+    parts = [INTRO.format(words=WORDS, done=len(done & {*names}), count=len(names))]
     start = 0
-    for name, result in zip(names, results, strict=True):
-        mine = findings.iloc[start : start + len(result.findings)]
-        start += len(mine)
-        lines = [*result.lines, *_findings(mine), *_objections(result.objections)]
-        parts.append("\n".join([f"## {name}", "", question(name), "", *lines, ""]))
+    for name in names:
+        if name in results:
+            result = results[name]
+            mine = findings.iloc[start : start + len(result.findings)]
+            start += len(mine)
+            lines = [*result.lines, *_findings(mine), *_objections(result.objections)]
+            text = "\n".join([question(name), "", *lines, ""])
+        else:
+            text = before.get(name, f"{question(name)}\n\n{MISSING.format(name)}\n")
+        parts.append(f"## {name}\n\n{text}")
     text = "\n".join(parts)
     store.write(docs / "gallery.md", text.encode())
     for picture in (docs / "gallery").glob("*.png"):  # of a gallery before
@@ -109,7 +112,14 @@ def write(runs: Path, docs: Path) -> Path:
     return docs / "gallery.md"
 
 
-CURE = "`lossbench experiment={}` gives one."
+MISSING = "No result: it was not run. `lossbench experiment={}` gives one."
+
+
+def _sections(page: Path) -> dict[str, str]:
+    """What a page says of each experiment that has a result, by its name."""
+    text = page.read_text() if page.exists() else ""
+    found = dict(re.findall(r"^## (\w+)\n\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+    return {name: said for name, said in found.items() if "\nNo result: " not in said}
 
 
 def question(name: str) -> str:
