@@ -103,7 +103,7 @@ def write(runs: Path, docs: Path) -> Path:
             text = "\n".join([question(name), "", *lines, ""])
         else:
             text = before.get(name, f"{question(name)}\n\n{MISSING.format(name)}\n")
-        parts.append(f"## {name}\n\n{text}")
+        parts.append(f"## {name}\n\n{text.strip()}\n")
     text = "\n".join(parts)
     store.write(docs / "gallery.md", text.encode())
     for picture in (docs / "gallery").glob("*.png"):  # of a gallery before
