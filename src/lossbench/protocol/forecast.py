@@ -173,7 +173,8 @@ class _Speeds:
     def _speed(self, pack: Pack) -> _Speed:
         facts = json.loads(packs.structure(pack.runs[0]))
         alike = {name: value for name, value in facts.items() if name not in TIMED_AS_ONE}
-        size = self._members(pack).bit_length()  # many members share the cost of an update
+        size = min(self._members(pack), RHYTHMS[self.device.type].members)
+        size = size.bit_length()  # many members share the cost of an update
         kind = json.dumps([alike, self._numbers(pack).seed, size])
         if kind not in self.known:
             self.known[kind] = self._timed(pack)
@@ -185,10 +186,12 @@ class _Speeds:
         return count if self._numbers(pack).is_apart else max(count, self.padding)
 
     def _timed(self, pack: Pack) -> _Speed:
+        rhythm = RHYTHMS[self.device.type]
         # Members that run one after the other take as long each, however many there are.
-        runs = pack.runs[:1] if self._numbers(pack).is_apart else pack.runs
+        most = 1 if self._numbers(pack).is_apart else rhythm.members
+        runs = pack.runs[:: -(-len(pack.runs) // most)]
         splits = {run.seed: splits_of(run, self.files) for run in runs}
-        members, rhythm = self._members(Pack(pack.pack_id, runs)), RHYTHMS[self.device.type]
+        members = self._members(Pack(pack.pack_id, runs))
         stamps: list[tuple[int, float]] = []
 
         def train_some(steps: int, flush: Callable[[int, object], None]) -> None:
@@ -252,11 +255,13 @@ class _Rhythm:
     """What a training does that is timed and thrown away.
 
     Attributes:
+        members: Of so many at most: from there on each takes as long.
         updates: So many at most.
         logged: Every which of them is logged.
         evaluated: Every which of them comes after an evaluation.
     """
 
+    members: int
     updates: int
     logged: int
     evaluated: int
@@ -279,7 +284,10 @@ class _Rhythm:
         return seconds.tolist()
 
 
-RHYTHMS = {"cpu": _Rhythm(40, 7, 10), "cuda": _Rhythm(400, 10, 50)}
+RHYTHMS = {
+    "cpu": _Rhythm(members=16, updates=40, logged=7, evaluated=10),
+    "cuda": _Rhythm(members=10_000, updates=400, logged=10, evaluated=50),
+}
 """By kind of device; on CUDA nearly that of a sweep, because stretches are replayed as a whole."""
 
 
@@ -386,14 +394,14 @@ def lines(outline: Outline) -> Iterable[str]:
     for row in rows:
         yield (
             f"{row.look:<12}{row.runs:>8,}{row.present:>8,}{row.packs:>7,}{row.updates:>12,}"
-            f"{_duration(row.seconds):>10}"
+            f"{records.duration(row.seconds):>10}"
         )
     if len(rows) > 1:
         yield from textwrap.wrap(_later(rows, outline.known), 80)
     memory, disk = max(row.memory for row in rows), sum(row.disk for row in rows)
     yield ""
     cost = (
-        f"Training {_duration(first.seconds)} on this machine"
+        f"Training {records.duration(first.seconds)} on this machine"
         f"{_by(outline.sweep.crew.packs_at_once)}"
         + (f", {_expected(rows, outline.known)}" if len(rows) > 1 else "")
         + f", tensors {memory / 2**20:,.0f} MiB, disk {disk / 1e6:,.1f} MB."
@@ -427,7 +435,8 @@ def _expected(rows: Sequence[Forecast], known: int) -> str:
     """Seconds of all looks: expected, and at most."""
     likely = sum(row.seconds for row in rows[:known])
     likely += sum(row.seconds * STILL_OPEN**more for more, row in enumerate(rows[known:], start=1))
-    return f"{_duration(likely)} expected, {_duration(sum(row.seconds for row in rows))} at most"
+    most = sum(row.seconds for row in rows)
+    return f"{records.duration(likely)} expected, {records.duration(most)} at most"
 
 
 def _by(processes: int) -> str:
@@ -467,12 +476,6 @@ def _placed(runs: Sequence[Run], tuned: Sequence[str]) -> pd.DataFrame:
         for run in {run.run_id: run for run in runs}.values()
     ]
     return statistics.placed(pd.DataFrame(rows), tuned=tuned)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 # ---- power ---------------------------------------------------------------------------------------

@@ -51,5 +51,6 @@ from lossbench.records.vocabulary import (
     STATUSES,
     Condition,
     declared,
+    duration,
     question_in,
 )

@@ -16,7 +16,7 @@ import pandas as pd
 
 from lossbench import store
 from lossbench.records.load import Records, load
-from lossbench.records.vocabulary import RESULTS, STATUSES
+from lossbench.records.vocabulary import RESULTS, STATUSES, duration
 
 ATTEMPTS = 5
 """How often a folder is read in which packs are divided at that very moment."""
@@ -202,12 +202,3 @@ def lines(found: Status) -> list[str]:
 
 def _cut(text: str, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[: most - 4]} ..."
-
-
-def duration(seconds: float) -> str:
-    """A time in the two units that matter."""
-    whole = round(seconds)
-    for size, large, unit, small in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min")):
-        if whole >= size:
-            return f"{whole // size} {large} {whole % size // unit} {small}"
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"

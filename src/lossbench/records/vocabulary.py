@@ -102,3 +102,12 @@ def declared(choices: Mapping[str, Any], *, data: str, task: str) -> Any:
         The choice; None where there is none.
     """
     return choices.get(data, choices.get(task))
+
+
+def duration(seconds: float) -> str:
+    """A time as a reader says it, in one unit: 34 s, 12 min, 8.1 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86_400 else f"{seconds / 86_400:.1f} d"

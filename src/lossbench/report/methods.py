@@ -218,7 +218,7 @@ def _outcome(runs: pd.DataFrame) -> Iterator[str]:
 def machine(runs: pd.DataFrame) -> Iterator[str]:
     """Sentences on time, hardware and software of some runs."""
     spent = runs.train_seconds.sum()
-    yield f"Training took {duration(float(spent))} of computing on {hardware(runs)}."
+    yield f"Training took {records.duration(float(spent))} of computing on {hardware(runs)}."
     known = runs.environment.dropna() if "environment" in runs else pd.Series(dtype=str)
     software = {
         f"lossbench {one.get('lossbench', '?')}, Python {one['python']}, PyTorch {one['torch']}"
@@ -251,13 +251,6 @@ def hardware(runs: pd.DataFrame) -> str:
     )
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a reader says them."""
-    if seconds < 120:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 DRAWN = {
     "generated": "Every seed generates data of its own, the same for all losses.",
     "resplit": "A fifth of the examples is test for every seed, and none trains or chooses on it; "
@@ -278,6 +271,6 @@ def of_task(task: Comparison, plan: Mapping[str, Any]) -> str:
         kind = plan.get("data", {}).get(task.runs.data.iloc[0], {}).get("drawn", "generated")
         lines.append(DRAWN[kind] if len({*ran.data_sha}) > 1 else DRAWN["fixed"])
     if len(ran):
-        spent = duration(float(ran.train_seconds.sum()))
+        spent = records.duration(float(ran.train_seconds.sum()))
         lines.append(f"{ran.seed.nunique()} seeds, {spent} of training on {hardware(ran)}.")
     return " ".join(lines)
