@@ -275,7 +275,7 @@ def operations(folder, monkeypatch):
     return counted.count
 
 
-@pytest.mark.parametrize("each", beyond([9], [1 if IS_LONG else 3]))
+@pytest.mark.parametrize("each", beyond([27], [1 if IS_LONG else 3]))
 @pytest.mark.parametrize(
     ("act", "code", "first"), [(crash, 9, 1), (full, 1, 2)], ids=["crash", "disk full"]
 )

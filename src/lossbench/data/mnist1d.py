@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import scipy
 import torch
-from scipy.ndimage import gaussian_filter
 
 from lossbench.data.splits import Data, Extent, Splits, by_split, classification
 from lossbench.pairing import stream
@@ -96,7 +96,7 @@ def _transformed(template: np.ndarray, draw: np.random.RandomState) -> np.ndarra
     signal = signal * (1 + SCALE * (draw.rand() - 0.5))
     signal = np.roll(signal, draw.choice(LARGEST_SHIFT))
     # Padding is where the signal is exactly 0: the template's own zeros were lifted above.
-    smooth = gaussian_filter(SMOOTH_NOISE * draw.randn(len(signal)), 2)
+    smooth = scipy.ndimage.gaussian_filter(SMOOTH_NOISE * draw.randn(len(signal)), 2)
     signal = np.where(signal != 0, signal, smooth)
     signal = signal + NOISE * draw.randn(len(signal))
     signal = signal - SHEAR * (draw.rand() - 0.5) * np.linspace(-0.5, 0.5, len(signal))

@@ -93,7 +93,8 @@ def hl_gauss(
         target: [..., C]; what lies beyond the bins is taken for their end.
         low: Lower end of the first bin, in units of the target.
         high: Upper end of the last one.
-        sigma: Deviation of the Gaussian in widths of a bin, positive. The default is the paper's.
+        sigma: Deviation of the Gaussian in widths of a bin, positive; the default is that of
+            Farebrother et al. 2024.
 
     Raises:
         ValueError: `low` is not below `high`, or `sigma` not positive.

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import torch
-from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from lossbench import records, statistics
@@ -280,7 +280,9 @@ class _Rhythm:
         # Medians, because on CUDA the second of a kind is slow as well: it is captured. Divided by
         # themselves, or what an evaluation varies by would be more than all of an update.
         spent = np.array([max(float(np.median(span)), 1e-9) for span in spans.values()])
-        seconds, _ = nnls(np.array([*spans], dtype=float) / spent[:, None], np.ones(len(spent)))
+        seconds, _ = scipy.optimize.nnls(
+            np.array([*spans], dtype=float) / spent[:, None], np.ones(len(spent))
+        )
         return seconds.tolist()
 
 

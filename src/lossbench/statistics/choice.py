@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lossbench import records
 from lossbench.statistics.intervals import Estimate, half_width, mean_interval, resamples
@@ -288,7 +288,7 @@ def _of_mean(values: np.ndarray, confidence: float) -> tuple[float, float, float
 def _of_median(values: np.ndarray, confidence: float) -> tuple[float, float, float]:
     """The median, and order statistics around it; infinite with too few values."""
     median = float(np.median(values))
-    interval = stats.quantile_test(values, q=median, p=0.5).confidence_interval(confidence)
+    interval = scipy.stats.quantile_test(values, q=median, p=0.5).confidence_interval(confidence)
     low, high = (
         end if np.isfinite(end) else without
         for end, without in zip(interval, (-np.inf, np.inf), strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 DRAWS = 9_999
 """Bootstrap resamples; one more is a round number, so usual levels fall on an order statistic."""
@@ -93,7 +93,7 @@ def mean_interval(values: np.ndarray, *, confidence: float) -> tuple[np.ndarray,
     deviation = values.std(-1, ddof=1)
     third = ((values - mean[..., None]) ** 3).sum(-1) * n / max((n - 1) * (n - 2), 1)
     skewness = np.where(deviation > 0, third / np.where(deviation > 0, deviation, 1.0) ** 3, 0.0)
-    critical = stats.t.ppf(0.5 + confidence / 2, n - 1)
+    critical = scipy.stats.t.ppf(0.5 + confidence / 2, n - 1)
     low, high = (
         critical + _of_skewness(n, critical) * np.maximum(LEAST_SKEWNESS, UNSEEN * towards)
         for towards in (-skewness, skewness)
@@ -104,11 +104,11 @@ def mean_interval(values: np.ndarray, *, confidence: float) -> tuple[np.ndarray,
 
 def usual_length(n: int, confidence: float) -> float:
     """Mean length, in standard errors, of either side of `mean_interval` of normal values."""
-    critical = stats.t.ppf(0.5 + confidence / 2, n - 1)
+    critical = scipy.stats.t.ppf(0.5 + confidence / 2, n - 1)
     # The skewness of normal samples is nearly normal, with this standard deviation.
     deviation = UNSEEN * np.sqrt(6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3)))
     least = LEAST_SKEWNESS / deviation
-    allowed = LEAST_SKEWNESS * stats.norm.cdf(least) + deviation * stats.norm.pdf(least)
+    allowed = LEAST_SKEWNESS * scipy.stats.norm.cdf(least) + deviation * scipy.stats.norm.pdf(least)
     return float(critical + _of_skewness(n, critical) * allowed)
 
 
@@ -125,7 +125,7 @@ def geometric_mean(values: pd.Series) -> float:
 
 def half_width(deviation: Any, n: Any, confidence: float) -> Any:
     """Half the width of the t interval of a mean of n > 1 values."""
-    return stats.t.ppf(0.5 + confidence / 2, n - 1) * deviation / np.sqrt(n)
+    return scipy.stats.t.ppf(0.5 + confidence / 2, n - 1) * deviation / np.sqrt(n)
 
 
 # ---- bootstraps ----------------------------------------------------------------------------------
@@ -205,5 +205,5 @@ def share(count: int, trials: int, *, confidence: float = 0.95) -> Estimate:
     """
     if not trials:
         return Estimate(np.nan, np.nan, np.nan, 0)
-    bounds = stats.binomtest(count, trials).proportion_ci(confidence)
+    bounds = scipy.stats.binomtest(count, trials).proportion_ci(confidence)
     return Estimate(count / trials, float(bounds.low), float(bounds.high), trials)

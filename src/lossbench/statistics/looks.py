@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize, stats
+import scipy
 
 
 @functools.lru_cache(maxsize=4096)
@@ -33,10 +33,12 @@ def nominal_levels(looks: tuple[int, ...], error: float) -> tuple[float, ...]:
     sums, mass = np.zeros(1), np.ones(1)  # of normal values so far, while no interval has missed
     for count, more in zip(looks, np.diff((0, *looks)), strict=True):
         share = error * more / looks[-1]
-        bound = optimize.brentq(_excess, 0.0, 20 * count**0.5, args=(sums, mass, more**0.5, share))
-        levels.append(float(2 * stats.norm.sf(bound / count**0.5)))
+        bound = scipy.optimize.brentq(
+            _excess, 0.0, 20 * count**0.5, args=(sums, mass, more**0.5, share)
+        )
+        levels.append(float(2 * scipy.stats.norm.sf(bound / count**0.5)))
         following = bound * nodes
-        density = stats.norm.pdf(following[:, None], sums, more**0.5) @ mass
+        density = scipy.stats.norm.pdf(following[:, None], sums, more**0.5) @ mass
         sums, mass = following, density * weights * bound
     return tuple(levels)
 
@@ -45,8 +47,8 @@ def _excess(
     bound: float, sums: np.ndarray, mass: np.ndarray, deviation: float, share: float
 ) -> float:
     """Chance that the sum leaves its bounds at this look, beyond the share it may have."""
-    outside = stats.norm.sf((bound - sums) / deviation)
-    outside += stats.norm.cdf((-bound - sums) / deviation)
+    outside = scipy.stats.norm.sf((bound - sums) / deviation)
+    outside += scipy.stats.norm.cdf((-bound - sums) / deviation)
     return float(outside @ mass) - share
 
 
@@ -89,7 +91,7 @@ def over_looks(p: float, look: int, looks: Sequence[int]) -> float:
     low, high = np.log(p), np.log(LARGEST)
     if low >= high or excess(high) <= 0:
         return 1.0
-    return float(np.exp(optimize.brentq(excess, low, high, xtol=1e-3)))
+    return float(np.exp(scipy.optimize.brentq(excess, low, high, xtol=1e-3)))
 
 
 def look_of(seeds: int, looks: Sequence[int]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lossbench import records
 from lossbench.statistics.choice import (
@@ -244,7 +244,7 @@ def _on_new_examples(
     if mine is None or theirs is None or len(mine) < FEWEST_PAIRS:
         return {}
     of_examples = variance_of_examples(mine - theirs)
-    half = stats.t.ppf(0.5 + row["level"] / 2, mine.shape[1] - 1) * of_examples**0.5
+    half = scipy.stats.t.ppf(0.5 + row["level"] / 2, mine.shape[1] - 1) * of_examples**0.5
     sides = row["difference"] - row["low"], row["high"] - row["difference"]
     ends = (
         row["difference"] - np.hypot(sides[0], half),

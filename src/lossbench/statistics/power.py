@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import integrate, optimize, special, stats
+import scipy
+from scipy import special
 
 from lossbench.statistics.choice import at_choice
 from lossbench.statistics.design import FACTS, refuse_unequal
@@ -138,7 +139,7 @@ def expected_over_spread(
 ) -> float:
     """Mean of a chance that depends on the spread of a sample of pairs whose true spread is 1."""
     freedom = pairs - 1
-    least, most = np.sqrt(stats.chi2.ppf([1e-12, 1 - 1e-12], freedom) / freedom)
+    least, most = np.sqrt(scipy.stats.chi2.ppf([1e-12, 1 - 1e-12], freedom) / freedom)
     constant = np.log(2) + freedom / 2 * np.log(freedom / 2) - special.gammaln(freedom / 2)
 
     def weighed(spread: float) -> float:  # by the density of chi / sqrt(freedom)
@@ -146,7 +147,7 @@ def expected_over_spread(
         return float(np.exp(log) * chance(spread))
 
     points = [kink for kink in kinks if least < kink < most]
-    return integrate.quad(weighed, least, most, points=points or None, limit=200)[0]
+    return scipy.integrate.quad(weighed, least, most, points=points or None, limit=200)[0]
 
 
 def _root(excess: Callable[[float], float], start: float) -> float:
@@ -154,7 +155,7 @@ def _root(excess: Callable[[float], float], start: float) -> float:
     high = start
     while excess(high) < 0:
         high *= 2
-    return float(optimize.brentq(excess, 0.0, high, xtol=1e-9))
+    return float(scipy.optimize.brentq(excess, 0.0, high, xtol=1e-9))
 
 
 def spreads(
@@ -196,5 +197,5 @@ def spreads(
 def _spread(differences: pd.Series) -> dict[str, float]:
     n = len(differences)
     spread = float(differences.std()) if n > 1 else np.nan
-    upper = spread * np.sqrt((n - 1) / stats.chi2.ppf(0.2, n - 1)) if n > 1 else np.nan
+    upper = spread * np.sqrt((n - 1) / scipy.stats.chi2.ppf(0.2, n - 1)) if n > 1 else np.nan
     return {"pairs": n, "spread": spread, "spread_upper": float(upper)}

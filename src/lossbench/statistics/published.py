@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lossbench import records
 from lossbench.statistics.choice import two_intervals
@@ -64,7 +64,7 @@ def as_family(findings: pd.DataFrame) -> pd.DataFrame:
     """
     p = findings.p.astype(float)
     q = pd.Series(np.nan, index=findings.index)
-    q[p.notna()] = stats.false_discovery_control(p[p.notna()])
+    q[p.notna()] = scipy.stats.false_discovery_control(p[p.notna()])
     is_lost = findings.judged.eq(CONFIRMED) & ~(q <= 1 - findings.confidence.astype(float))
     return findings.assign(q=q, judged=findings.judged.mask(is_lost, UNSETTLED))
 

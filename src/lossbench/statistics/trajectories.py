@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lossbench import records
 from lossbench.statistics.design import FACTS, placed
@@ -278,8 +278,8 @@ def time_to(
 
 def _survival(first: pd.Series, budget: float) -> dict[str, object]:
     """The Kaplan-Meier curve of the first steps at the target, NaN where it was missed."""
-    sample = stats.CensoredData.right_censored(first.fillna(budget), first.isna())
-    survival = stats.ecdf(sample).sf
+    sample = scipy.stats.CensoredData.right_censored(first.fillna(budget), first.isna())
+    survival = scipy.stats.ecdf(sample).sf
     half = survival.quantiles[survival.probabilities <= 0.5]
     return {
         "n": len(first),

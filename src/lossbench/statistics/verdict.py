@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import special, stats
+import scipy
+from scipy import special
 
 from lossbench.statistics.intervals import FEWEST_PAIRS, Estimate, usual_length
 from lossbench.statistics.power import expected_over_spread, fewest_pairs
@@ -133,4 +134,4 @@ def divergence_p(mine: np.ndarray, theirs: np.ndarray) -> float:
     only_mine, only_theirs = int((mine & ~theirs).sum()), int((theirs & ~mine).sum())
     if not only_mine + only_theirs:
         return 1.0
-    return float(stats.binomtest(only_mine, only_mine + only_theirs).pvalue)
+    return float(scipy.stats.binomtest(only_mine, only_mine + only_theirs).pvalue)
