@@ -206,8 +206,11 @@ def sweep_sha(sweep_dir: Path) -> str:
     Raises:
         OSError: There is no plan, or a record cannot be read.
     """
-    records = [sweep_dir / "sweep.json", *sorted(sweep_dir.glob(f"packs/*/{COMMIT}"))]
-    lines = [f"{path.relative_to(sweep_dir)} {sha256(read_file(path))}" for path in records]
+    shas = {sweep_dir / "sweep.json": sha256(read_file(sweep_dir / "sweep.json"))}
+    for path in sorted(sweep_dir.glob(f"packs/*/{COMMIT}")):
+        with contextlib.suppress(FileNotFoundError):  # of a pack that is divided at this moment
+            shas[path] = sha256(read_file(path))
+    lines = [f"{path.relative_to(sweep_dir)} {sha}" for path, sha in shas.items()]
     return sha256("\n".join([sweep_dir.name, *lines]).encode())
 
 

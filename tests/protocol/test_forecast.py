@@ -198,7 +198,7 @@ def test_what_a_training_takes_is_foretold_from_a_short_one(
     each = 1000 * COSTS["update"] + 50 * COSTS["logging"] + 4 * COSTS["evaluation"] + COSTS["once"]
     assert row.seconds == pytest.approx(40 * each)
     assert row.evaluating == pytest.approx(4 * COSTS["evaluation"] / each)
-    timed = {"cpu": 14, "cuda": 40}[kind]  # every third run of 40, or all
+    timed = {"cpu": 16, "cuda": 40}[kind]
     assert [len(pack.runs) for pack in pretended.asked] == [timed, timed]
     made = forecast.RHYTHMS["cpu"].updates if seconds > 1 else forecast.RHYTHMS["cpu"].evaluated + 1
     assert pretended.made == made + 1

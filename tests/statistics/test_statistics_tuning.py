@@ -11,7 +11,7 @@ from sweep_on_disk import build, plan_runs, with_status
 from lossbench import records, statistics
 from lossbench.statistics import budget_curve, sensitivity
 from lossbench.statistics.choice import at_choice, candidates
-from lossbench.statistics.tuning import resampled_sensitivity
+from lossbench.statistics.tuning import sensitivity_differences
 
 
 def grid(values, *, metric="rmse", **columns):
@@ -86,43 +86,79 @@ def test_other_contexts_do_not_set_the_price_of_divergence():
     assert both.sensitivity["c", "other"] == pytest.approx(3.0)
 
 
-def test_a_resampled_sensitivity_is_that_of_a_frame_in_which_seeds_are_repeated():
-    draw = np.random.default_rng(0)
-    rates = [0.1, 1.0, 10.0, 100.0]
-    values = {loss: {lr: draw.normal(size=7) for lr in rates} for loss in ("mse", "mae", "huber")}
-    values["mae"][100.0][2] = values["huber"][100.0][3] = np.nan
-    times = draw.multinomial(7, np.full(7, 1 / 7), size=20)
-    pairs = [(loss, lr) for loss in values for lr in rates]
-    costs = np.array([values[loss][lr] for loss, lr in pairs])
-    found = resampled_sensitivity(costs, np.array([loss for loss, _ in pairs]), times)
-    for place, counts in enumerate(times):
-        repeated = {
-            loss: {lr: np.repeat(numbers, counts) for lr, numbers in rates.items()}
-            for loss, rates in values.items()
-        }
-        table = sensitivity(grid(repeated), metric="rmse").set_index("loss").sensitivity
-        mine = {loss: numbers[place] for loss, numbers in found.items()}
-        assert mine == pytest.approx(table.to_dict())
+def judged(values, validation, *, seeds=None, **how):
+    """`sensitivity_differences` of {loss: {lr: values by seed}} on test and on validation."""
+    chosen_by = grid(validation).rmse
+    runs = grid(values).assign(selected_by=chosen_by)
+    runs = runs.assign(candidate=runs.groupby("loss").lr.rank("dense").astype(int))
+    seeds = [*range(len(next(iter(values["mse"].values()))))] if seeds is None else seeds
+    found = sensitivity_differences(
+        runs,
+        metric="rmse",
+        select="rmse",
+        reference="mse",
+        seeds=seeds,
+        **{"margin": 0.0, "confidence": 0.95, **how},
+    )
+    return found.set_index("loss")
 
 
-def test_how_much_more_sensitive_a_loss_is_has_an_interval_over_seeds():
-    draw = np.random.default_rng(1)
-    noise = draw.normal(scale=0.1, size=(2, 3, 12))
-    rising = {
-        lr: height + noise[0, i] for i, (lr, height) in enumerate({0.1: 0, 1: 1, 10: 2}.items())
+def noisy(draw, heights, *, scale, seeds):
+    """Values by rate on test and on validation, each with its own noise."""
+    return [
+        {10.0**i: height + draw.normal(scale=scale, size=seeds) for i, height in enumerate(heights)}
+        for _ in range(2)
+    ]
+
+
+def test_what_a_blind_rate_costs_more_than_with_the_reference_by_hand():
+    test = {
+        "mse": {0.1: [1.0] * 6, 1.0: [2.0] * 6, 10.0: [6.0] * 6},  # chosen 1, mean 3: excess 2
+        "mae": {0.1: [2.0] * 6, 1.0: [1.0] * 6, 10.0: [np.nan] * 6},  # chosen 1, mean 3 with 6
+        "huber": {0.1: [1.5] * 6, 1.0: [1.0] * 6, 10.0: [2.0] * 6},  # chosen 1, mean 1.5
     }
-    flat = {lr: noise[1, i] for i, lr in enumerate(rising)}
-    runs = grid({"mse": rising, "mae": flat})
-    table = sensitivity(runs, metric="rmse", reference="mse").set_index("loss")
-    row = table.loc["mae"]
-    assert row.more == pytest.approx(row.sensitivity - table.sensitivity["mse"])
-    assert row.more_low < row.more < row.more_high < 0  # 0 and not 1, far beyond the noise
-    assert row.more_high - row.more_low < 0.3
-    assert row.seeds == 12
-    assert np.isnan(table.more["mse"])
-    assert sensitivity(runs, metric="rmse").more.isna().all()
-    few = runs[runs.seed < 5]
-    assert sensitivity(few, metric="rmse", reference="mse").more.isna().all()
+    found = judged(test, test)
+    assert found.more.to_dict() == pytest.approx({"mae": 0.0, "huber": -1.5})
+    assert found.verdict.to_dict() == {"mae": "equivalent", "huber": "better"}
+
+
+@pytest.mark.parametrize(
+    "heights", [[0.0] * 4, [1.0, 0.3, 0.05, 0.0, 0.05, 0.3, 1.0]], ids=["flat", "valley"]
+)
+def test_a_noisier_loss_is_not_called_more_sensitive_than_it_is(heights):
+    draw, wrong = np.random.default_rng(0), 0
+    for _ in range(200):
+        mse, mae = (noisy(draw, heights, scale=scale, seeds=10) for scale in (0.1, 0.3))
+        row = judged({"mse": mse[0], "mae": mae[0]}, {"mse": mse[1], "mae": mae[1]}).loc["mae"]
+        wrong += not row.more_low <= 0 <= row.more_high
+    assert wrong <= 18  # of 200, at 5 %: more than that by chance in one of 60 tries
+
+
+def test_a_loss_that_forgives_its_rate_is_found_and_many_losses_share_what_may_err():
+    draw = np.random.default_rng(1)
+    steep, level = (noisy(draw, it, scale=0.1, seeds=12) for it in ([0.0, 1.0, 2.0], [0.0] * 3))
+    test, validation = ({"mse": one, "mae": two} for one, two in zip(steep, level, strict=True))
+    row = judged(test, validation, margin=0.2).loc["mae"]
+    assert row.more_low <= -1 <= row.more_high < -0.8  # 0 and not 1
+    assert row.verdict == "better by more"
+    more = judged({**test, "huber": steep[0]}, {**validation, "huber": steep[1]})
+    assert more.verdict["huber"] == "equivalent"
+    wide = more.loc["mae"]
+    assert wide.more_high - wide.more_low > row.more_high - row.more_low
+
+
+def test_of_other_rates_few_seeds_or_no_reference_nothing_is_said():
+    draw = np.random.default_rng(2)
+    mse, mae = (noisy(draw, [0.0, 1.0], scale=0.1, seeds=8) for _ in range(2))
+    assert len(judged({"mse": mse[0], "mae": mae[0]}, {"mse": mse[1], "mae": mae[1]})) == 1
+    assert judged({"mse": mse[0]}, {"mse": mse[1]}).empty
+    more = {**mae[0], 1000.0: mae[0][1.0]}
+    assert judged({"mse": mse[0], "mae": more}, {"mse": mse[1], "mae": more}).empty
+    short = {
+        loss: {lr: v[:3] for lr, v in its.items()}
+        for loss, its in (("mse", mse[0]), ("mae", mae[0]))
+    }
+    assert judged(short, short).empty
 
 
 def test_the_budget_curve_is_the_mean_best_over_all_subsets():

@@ -189,7 +189,8 @@ class _Speeds:
         rhythm = RHYTHMS[self.device.type]
         # Members that run one after the other take as long each, however many there are.
         most = 1 if self._numbers(pack).is_apart else rhythm.members
-        runs = pack.runs[:: -(-len(pack.runs) // most)]
+        count = min(most, len(pack.runs))
+        runs = tuple(pack.runs[place * len(pack.runs) // count] for place in range(count))
         splits = {run.seed: splits_of(run, self.files) for run in runs}
         members = self._members(Pack(pack.pack_id, runs))
         stamps: list[tuple[int, float]] = []

@@ -34,6 +34,7 @@ from lossbench.records.plan import (
     files_of,
     path_of,
     planned,
+    read_facts,
     read_listed,
     read_plan,
 )

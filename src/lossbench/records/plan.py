@@ -75,7 +75,7 @@ def read_plan(folder: Path) -> Plan:
     Raises:
         store.StoreError: It is missing, torn or not one of ours.
     """
-    facts = _read_facts(folder / "sweep.json")
+    facts = read_facts(folder)
     if "planned" in facts:
         rows = [{"run_id": run_id, **row} for run_id, row in facts.pop("planned").items()]
         facts.pop("curves_sha", None)  # of a file of another name, which the next launch writes
@@ -102,7 +102,9 @@ def read_listed(folder: Path, kind: str, sha256: str) -> pa.Table:
         raise store.StoreError(f"{path}: no parquet of lossbench ({error}). {cure}") from error
 
 
-def _read_facts(path: Path) -> dict[str, Any]:
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Content of a sweep's sweep.json; raises as `read_plan` does."""
+    path = folder / "sweep.json"
     cure = _CURE.format(path)
     facts = store.read_sealed(path, cure=cure)
     listed = facts.get("parts")

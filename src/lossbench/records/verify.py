@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,9 @@ def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> 
     Raises:
         store.StoreError: The folder is no sweep.
     """
-    result = Verified()
-    runs = _of_plan(sweep_dir, result)
+    if not (sweep_dir / "sweep.json").is_file():
+        records.load(sweep_dir)  # says what it is not
+    result, members = Verified(), []
     for folder in store.packs_of(sweep_dir):
         state, found = _of_pack(folder, is_named_after)
         result.files += found.files
@@ -78,8 +79,7 @@ def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> 
         if state is not None:
             result.packs += state["is_finished"]
             result.unfinished += not state["is_finished"]
-            if runs is not None:
-                result.unplanned += len({*state["members"]} - {*runs.run_id})
+            members += state["members"]
     for folder in sorted(sweep_dir.glob("pretrained/*")):
         with result.noted():
             for name in (store.committed(folder) or {"files": {}})["files"]:
@@ -91,28 +91,23 @@ def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> 
         with result.noted():
             store.read_sealed(path)
             result.count(path.stat().st_size)
-    if runs is not None and not result.problems:
-        counts: pd.Series = runs.status.value_counts()
-        result.runs = {status: int(counts.get(status, 0)) for status in records.STATUSES}
+    # Last, because it grows, and a run is planned before its pack begins.
+    _of_plan(sweep_dir, members, result)
     return result
 
 
-def _of_plan(sweep_dir: Path, result: Verified) -> pd.DataFrame | None:
-    """Read the plan; returns `Records.runs`, None where it or a table is damaged."""
-    try:
-        loaded = records.load(sweep_dir)
-    except store.StoreError as error:
-        if not (sweep_dir / "sweep.json").is_file():
-            raise
-        result.problems.append(str(error))
-        return None
+def _of_plan(sweep_dir: Path, members: Sequence[str], result: Verified) -> None:
+    """Read the plan and what it lists; count its runs, and those that it does not ask for."""
     with result.noted():
-        loaded.curves  # noqa: B018  reads and checks
-        for path in (sweep_dir / "sweep.json", *records.files_of(sweep_dir, loaded.plan)):
+        plan = records.read_plan(sweep_dir)
+        if sha256 := plan.facts.get("curves_sha"):
+            records.read_listed(sweep_dir, "curves", sha256)
+        for path in (sweep_dir / "sweep.json", *records.files_of(sweep_dir, plan.facts)):
             result.count(path.stat().st_size)
-    with contextlib.suppress(store.StoreError):  # which the pack's files are asked for, too
-        return loaded.runs
-    return None
+        result.unplanned = len([run_id for run_id in members if run_id not in plan.runs.index])
+    if not result.problems:
+        counts: pd.Series = records.load(sweep_dir).runs.status.value_counts()
+        result.runs = {status: int(counts.get(status, 0)) for status in records.STATUSES}
 
 
 def _of_pack(
@@ -133,7 +128,10 @@ def _of_pack(
                     content = store.read(folder, name, state)
                     found.problems += _of_file(folder / name, content, state, is_named_after)
                     found.count(len(content))
-        if not found.problems or state is None or store.committed(folder) == state:
+        now = state
+        with found.noted():
+            now = store.committed(folder)
+        if not found.problems or state is None or now == state:
             return state, found
 
 

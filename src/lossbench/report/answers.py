@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 
 from lossbench import records, statistics
@@ -147,21 +148,21 @@ def _good_rates(loaded: records.Records, mains: Sequence[Comparison]) -> Iterato
         )
 
 
-def _blind_rates(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
-    """How much more than the reference a loss loses by a rate that is not its best one."""
+def _sensitivity(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
+    """How much more a loss loses at rates that are not its best one than the reference does."""
     for task in mains:
-        rows = statistics.sensitivity(task.grid, metric=task.select, reference=task.reference)
-        rows = rows[rows.more.notna()].sort_values("more")
+        rows = task.sensitivity[np.isfinite(task.sensitivity.more)].sort_values("more")
         texts = [
-            f"{row.loss} {summary.interval(row.more, row.more_low, row.more_high, sign=True)}"
+            f"{row.loss} {summary.interval(row.more, row.more_low, row.more_high, sign=True)}, "
+            f"{row.verdict}"
             for row in rows.itertuples()
         ]
         if texts:
             yield (
-                f"{task.label}: sensitivity, what a learning rate drawn blindly from the "
-                f"{int(rows.rates.max())} costs in {task.select} on validation, minus that of "
-                f"{task.reference}, with 95 % of {int(rows.seeds.max())} seeds resampled: "
-                f"{', '.join(texts)}."
+                f"{task.label}: how much more a learning rate drawn blindly from the "
+                f"{rows.rates.max():g} costs than with {task.reference}, in {task.metric} on test "
+                f"over {len(task.first_seeds)} seeds; below zero a loss is less sensitive, which "
+                f"is better: {'; '.join(texts)}."
             )
     yield from _good_rates(loaded, mains)
 
@@ -254,6 +255,6 @@ BEYOND_VERDICTS: dict[str, Callable[[records.Records, Sequence[Comparison]], Ite
     "gradient_agreement": _agreement,
     "learning_rate": _good_rates,
     "time_to_target": _updates_needed,
-    "z_loss": _blind_rates,
+    "z_loss": _sensitivity,
 }
 """By experiment what answers a question that no verdict answers."""

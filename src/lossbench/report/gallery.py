@@ -2,7 +2,7 @@
 
 `python -m lossbench.report.gallery runs` reads every sweep below `runs` that is named like an
 experiment (so at its own size), and writes `docs/gallery.md` with its pictures in `docs/gallery/`.
-What the page says of experiments without a sweep there stays.
+What the page says of experiments without a sweep there, or with one that lacks runs, stays.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def write(runs: Path, docs: Path) -> Path:
     for name in names:
         if (runs / name / "sweep.json").exists():
             loaded = records.load(runs / name)
-            if not summary.is_smoke(loaded.plan):
+            is_whole = loaded.runs.status.isin(records.RESULTS).all()
+            if not summary.is_smoke(loaded.plan) and (is_whole or name not in before):
                 results[name] = _result(loaded, docs / "gallery")
     # All findings of the page are judged together.
     tables = [result.findings for result in results.values()]

@@ -241,10 +241,8 @@ def _numbers(
 
 def _sensitivity(task: Comparison) -> pd.DataFrame:
     """What the learning rate matters to each loss, and how settled its choice is."""
-    rows = statistics.sensitivity(task.grid, metric=task.select, reference=task.reference)
-    rows["reference"] = task.reference
     columns = [*statistics.FACTS, "best_lr", "stability", "plausible"]
-    return rows.merge(task.stability[columns], on=statistics.FACTS, how="left")
+    return task.sensitivity.merge(task.stability[columns], on=statistics.FACTS, how="left")
 
 
 # ---- words ---------------------------------------------------------------------------------------

@@ -149,11 +149,12 @@ def tuning_tables(frame: pd.DataFrame) -> Iterator[Table]:
     caption = (
         "Stability: share of resampled seeds that choose the same rate again. Plausible: rates "
         "that at least one resample in fifty chooses. Excess: what a rate drawn blindly "
-        "from the grid costs; its difference has an interval of 95 %, of this loss alone, from "
-        "resampled seeds. Diverged: share of the rates at which a run did."
+        "from the grid costs. More: how much more that is on test than with the reference, by the "
+        "margin of the verdicts; to lose less is better. Diverged: share of the rates at which a "
+        "run did."
     )
     for label, rows in _groups(frame, "label"):
-        minus = f"minus that of {rows.reference.iloc[0]}"
+        more = f"more than {rows.reference.iloc[0]}"
         cells = [
             {
                 "loss": row.loss,
@@ -161,7 +162,7 @@ def tuning_tables(frame: pd.DataFrame) -> Iterator[Table]:
                 "stability": f"{row.stability:.0%}" if math.isfinite(row.stability) else "–",
                 "plausible": f"{row.plausible} of {row.rates}",
                 f"excess {_of_loss(row.metric)}": _number(row.sensitivity),
-                minus: _difference(row.more, row.more_low, row.more_high)
+                more: f"{_difference(row.more, row.more_low, row.more_high)} {row.verdict}"
                 if math.isfinite(row.more)
                 else "–",
                 "diverged": f"{row.diverged_share:.0%}",

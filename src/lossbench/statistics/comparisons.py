@@ -21,7 +21,13 @@ from lossbench.statistics.outcomes import summary
 from lossbench.statistics.pairs import PAIRED, paired
 from lossbench.statistics.sentences import SMOKE, verdicts
 from lossbench.statistics.trajectories import time_to
-from lossbench.statistics.tuning import budgets, learning_rates, stability
+from lossbench.statistics.tuning import (
+    budgets,
+    learning_rates,
+    sensitivity,
+    sensitivity_differences,
+    stability,
+)
 
 DEFAULTS = {
     "primary": records.PRIMARY,
@@ -193,6 +199,22 @@ class Comparison:
     def printed(self, verdict: str) -> str:
         """A verdict as it is shown: that of a smoke sweep never without the word."""
         return f"{SMOKE}{verdict}" if self.is_smoke else verdict
+
+    @functools.cached_property
+    def sensitivity(self) -> pd.DataFrame:
+        """`statistics.sensitivity` of the grid, with the differences from the reference."""
+        rows = sensitivity(self.grid, metric=self.select).assign(reference=self.reference)
+        more = sensitivity_differences(
+            self.trials,
+            metric=self.metric,
+            select=self.select,
+            reference=self.reference,
+            seeds=self.first_seeds,
+            margin=self.margin.value,
+            confidence=self.confidence,
+        )
+        more["verdict"] = more.verdict.map(self.printed)
+        return rows.merge(more, on="loss", how="left")
 
     @functools.cached_property
     def stability(self) -> pd.DataFrame:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
 from lossbench import records
-from lossbench.statistics.choice import PLAUSIBLE, candidates, chosen, chosen_again, trials
+from lossbench.statistics.choice import (
+    PLAUSIBLE,
+    Choice,
+    candidates,
+    chosen,
+    chosen_again,
+    difference,
+    trials,
+)
 from lossbench.statistics.design import FACTS, placed
 from lossbench.statistics.intervals import FEWEST_PAIRS, estimate
 from lossbench.statistics.outcomes import counts
+from lossbench.statistics.verdict import verdict
 
 CELL = ["context", "condition", "loss"]
 
@@ -41,9 +51,7 @@ def learning_rates(frame: pd.DataFrame, *, metric: str, confidence: float = 0.95
 # ---- what a loss asks of the tuner ---------------------------------------------------------------
 
 
-def sensitivity(
-    frame: pd.DataFrame, *, metric: str, reference: str = "", confidence: float = 0.95
-) -> pd.DataFrame:
+def sensitivity(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
     """What a learning rate drawn blindly from the grid costs: the mean excess over the own best.
 
     The number belongs to the grid; losses are comparable where theirs is one and the same.
@@ -51,16 +59,12 @@ def sensitivity(
     Args:
         frame: From `endpoint` on validation, one row a run, one setting a rate (see `at_choice`).
         metric: Column to average over seeds.
-        reference: The loss that others are compared with; none without.
-        confidence: Coverage of each interval.
 
     Returns:
         Rows by `FACTS`: metric, `sensitivity` (mean over the rates of how much worse the mean is
         than at the loss's best rate, in units of the metric, never negative), `diverged_share` of
-        the rates, number of `rates`; and `more`, `more_low`, `more_high`: that minus the
-        reference's, on the `seeds` that all rates have, with the percentiles of `RESAMPLES` of
-        these seeds, NaN without a reference. A rate at which a run diverged counts as the worst
-        mean of survivors of any loss in the context and condition; NaN where every rate has one.
+        the rates, number of `rates`. A rate at which a run diverged counts as the worst mean of
+        survivors of any loss in the context and condition; NaN where every rate has one.
 
     Source:
         Bergstra and Bengio 2012, JMLR, for judging by what random settings give; Wortsman et al.
@@ -79,66 +83,61 @@ def sensitivity(
             }
         )
     columns = ["metric", "sensitivity", "diverged_share", "rates"]
-    more = _more_sensitive(frame, metric=metric, reference=reference, confidence=confidence)
-    return pd.DataFrame(rows, columns=[*FACTS, *columns]).merge(more, on=CELL, how="left")
+    return pd.DataFrame(rows, columns=[*FACTS, *columns])
 
 
-RESAMPLES = 2_000
-"""Of the seeds, for how much more sensitive a loss is than another."""
-
-
-def _more_sensitive(
-    frame: pd.DataFrame, *, metric: str, reference: str, confidence: float
+def sensitivity_differences(
+    runs: pd.DataFrame,
+    *,
+    metric: str,
+    select: str,
+    reference: str,
+    seeds: Sequence[int],
+    margin: float,
+    confidence: float,
 ) -> pd.DataFrame:
-    """Rows by `CELL` with `more`, `more_low`, `more_high` and `seeds`, see `sensitivity`."""
-    rows = []
-    of_grid = frame[frame.status.isin(records.RESULTS)]
-    if not reference or metric.startswith("loss:"):  # whose values have no order between losses
-        of_grid = of_grid[:0]
-    for place, group in of_grid.groupby(["context", "condition"]):
-        cost = -records.sign(metric) * group[metric].astype(float)
-        wide = group.assign(cost=cost.where(group.status != "diverged"), there=True)
-        wide = wide.pivot_table(index=["loss", "lr"], columns="seed", values=["cost", "there"])
-        seeds = wide["there"].columns[wide["there"].notna().all()]
-        costs = wide["cost"].reindex(columns=seeds)
-        losses = costs.index.get_level_values("loss")
-        if reference not in losses or len(seeds) < FEWEST_PAIRS:
-            continue
-        draw = np.random.default_rng(0).multinomial(
-            len(seeds), np.full(len(seeds), 1 / len(seeds)), size=RESAMPLES
-        )
-        times = np.vstack([np.ones(len(seeds), dtype=int), draw])
-        found = resampled_sensitivity(costs.to_numpy(), losses.to_numpy(), times)
-        for loss in {*losses} - {reference}:
-            more = found[loss] - found[reference]
-            tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-            ends = np.quantile(more[1:], tails) if np.isfinite(more).all() else [np.nan, np.nan]
-            values = [*place, loss, more[0], *ends, len(seeds)]
-            rows.append(values)
-    return pd.DataFrame(rows, columns=[*CELL, "more", "more_low", "more_high", "seeds"])
+    """How much more a candidate drawn blindly costs with each loss than with the reference.
 
-
-def resampled_sensitivity(
-    costs: np.ndarray, losses: np.ndarray, times: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The sensitivity [D] of each loss, were each of S seeds there so many times.
+    On test, over the candidate that validation chooses; a diverged run costs the worst of the two
+    losses on its seed. The interval is that of `choice.difference`: other seeds would have chosen
+    other candidates.
 
     Args:
-        costs: [R, S] of each loss at each rate; NaN where the run diverged.
-        losses: [R], whose each row is.
-        times: [D, S].
+        runs: One row a run of one context, as `choice.trials` takes them.
+        metric: What is judged.
+        select: What chooses.
+        reference: The loss that the others are compared with.
+        seeds: Those on which every candidate ran.
+        margin: Largest difference that does not matter.
+        confidence: Coverage of all intervals together.
+
+    Returns:
+        A row a loss: `more`, `more_low`, `more_high` in units of the metric, `verdict`: to lose
+        less is better. None of a loss of other candidates than the reference's.
     """
-    is_lost = np.isnan(costs)
-    survivors = (~is_lost).astype(float) @ times.T
-    with np.errstate(invalid="ignore"):
-        means = np.nan_to_num(costs) @ times.T / survivors
-    has_lost = is_lost.astype(float) @ times.T > 0
-    cost = np.where(has_lost, np.fmax.reduce(means, axis=0), means)
-    least = np.where(has_lost, np.nan, means)
-    return {
-        loss: (cost[losses == loss] - np.fmin.reduce(least[losses == loss], axis=0)).mean(0)
-        for loss in {*losses}
+    laid_out = {
+        loss: trials(its, metric=metric, select=select, seeds=seeds)
+        for loss, its in runs.groupby("loss")
     }
+    base, rows = laid_out.pop(reference, None), []
+    level = 1 - (1 - confidence) / max(1, len(laid_out))
+    for loss, mine in laid_out.items():
+        if base is None or not np.array_equal(mine.candidates, base.candidates):
+            continue
+        if len(seeds) < FEWEST_PAIRS or len(base.candidates) < 2:
+            continue
+        costs = -records.sign(metric) * np.stack([mine.results, base.results])  # [2, S, R]
+        worst = np.where(np.isfinite(costs), costs, -np.inf).max((0, 2))[:, None]
+        costs = np.where(np.isfinite(costs), costs, worst)
+        excess = costs.mean(-1, keepdims=True) - costs
+        first, second = (
+            replace(Choice.of(its, average="mean"), results=results)
+            for its, results in zip((mine, base), excess, strict=True)
+        )
+        more, _ = difference([first], [second], confidence=level)
+        word = verdict(-more.high, -more.low, margin)
+        rows.append([loss, more.value, more.low, more.high, word])
+    return pd.DataFrame(rows, columns=["loss", "more", "more_low", "more_high", "verdict"])
 
 
 def stability(frame: pd.DataFrame, *, select: str, average: str = "mean") -> pd.DataFrame:

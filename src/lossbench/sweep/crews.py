@@ -22,8 +22,8 @@ from lossbench.sweep.training import OutOfMemory, Stop, Trainer, finish
 
 log = logging.getLogger(__name__)
 
-LOOK = 0.1
-"""Seconds between two looks at processes."""
+POLL_SECONDS = 0.1
+"""Between two looks at processes."""
 
 TRIES = 2
 """How often a pack that a cluster could not train is tried as it is."""
@@ -177,7 +177,7 @@ class Processes(AbstractContextManager["Processes"]):
                     if process.pack is None and waiting:
                         process.train(waiting.popleft())
                 pipes = {process.pipe: process for process in self.processes}
-                for pipe in connection.wait([*pipes], LOOK):
+                for pipe in connection.wait([*pipes], POLL_SECONDS):
                     process = pipes[pipe]  # type: ignore[index]
                     message = process.listen()
                     if message is None:

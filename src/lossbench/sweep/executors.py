@@ -44,8 +44,8 @@ from lossbench.sweep.training import Interrupted, Stop, Trainer, is_out_of_memor
 
 log = logging.getLogger(__name__)
 
-LOOK = 0.5
-"""Seconds between two looks at packs, and of a worker at the lock of its command."""
+POLL_SECONDS = 0.5
+"""Between two looks of a command at packs, and of a worker at the lock of its command."""
 
 ANSWERING = 10
 """Seconds that a scheduler may take to answer."""
@@ -105,14 +105,17 @@ def train_there(
     """
     answer = Answer(socket.gethostname(), torch.backends.cpu.get_cpu_capability())
     lines = _Lines()
-    ended, refusal = 0, _unfitness(pack, lock, expected)
+    ended, refusal = 0, _unfitness(pack, expected)
     if not refusal:
         # A worker of Dask is a daemon, which Python forbids to begin processes.
         multiprocessing.current_process().daemon = False
         logging.getLogger("lossbench").addHandler(lines)
         try:
-            with _training(lock, pack), _held(lock) as stop, Processes(trainer, 1) as apart:
-                ended = apart.train([pack], stop).ended
+            # Its own lock first: from then on a command that is interrupted waits for this worker.
+            with _training(lock, pack):
+                _refuse_free(lock)
+                with _held(lock) as stop, Processes(trainer, 1) as apart:
+                    ended = apart.train([pack], stop).ended
         except Interrupted:
             pass  # the command is gone, and knows
         except (ConfigError, store.StoreError) as error:
@@ -122,7 +125,7 @@ def train_there(
     return dataclasses.replace(answer, ended=ended, refusal=refusal, lines=tuple(lines.lines))
 
 
-def _unfitness(pack: OpenPack, lock: Path, expected: Mapping[str, str]) -> str:
+def _unfitness(pack: OpenPack, expected: Mapping[str, str]) -> str:
     """Why this worker can train no pack of a command; empty where it can."""
     mine = versions()
     if others := [name for name in expected if mine[name] != expected[name]]:
@@ -130,15 +133,16 @@ def _unfitness(pack: OpenPack, lock: Path, expected: Mapping[str, str]) -> str:
         return f"it has {told}: give it the versions of the command"
     if not pack.sweep_folder.is_dir():
         return f"it does not see {pack.sweep_folder}: keep the sweep in a folder that all see"
-    try:
-        if not store.is_held(lock):
-            return (
-                f"it does not see that the command holds {lock}: the command has ended, or the "
-                "file system's locks do not reach this machine"
-            )
-    except store.StoreError as error:
-        return str(error)
     return ""
+
+
+def _refuse_free(lock: Path) -> None:
+    """Raise a StoreError where no command holds a lock."""
+    if not store.is_held(lock):
+        raise store.StoreError(
+            f"it does not see that the command holds {lock}: the command has ended, or the file "
+            "system's locks do not reach this machine"
+        )
 
 
 @contextlib.contextmanager
@@ -148,7 +152,7 @@ def _held(lock: Path) -> Iterator[Stop]:
 
     def watch() -> None:
         is_held = True
-        while is_held and not is_over.wait(LOOK):
+        while is_held and not is_over.wait(POLL_SECONDS):
             try:
                 is_held = store.is_held(lock)
             except store.StoreError:
@@ -166,7 +170,7 @@ def _held(lock: Path) -> Iterator[Stop]:
 def _training(lock: Path, pack: OpenPack) -> Iterator[None]:
     """Holds a lock beside the command's, of the same name, for whose end the command waits."""
     mine = lock.with_suffix(f".{pack.pack_id}")
-    with store.lock(mine):
+    with store.lock(mine, patience=ANSWERING):
         try:
             yield
         finally:
@@ -238,8 +242,9 @@ class Workers(AbstractContextManager["Workers"]):
         assert self.executor is not None
         folder = packs[0].sweep_folder.absolute() / COMMANDS
         for old in folder.glob("*"):
-            if not store.is_held(old):
-                old.unlink(missing_ok=True)  # of a command or a worker that was killed
+            with store.try_lock(old) as is_free:
+                if is_free:
+                    old.unlink(missing_ok=True)  # of a command or a worker that was killed
         lock = folder / f"{uuid.uuid4().hex}.lock"
         expected, futures = versions(), {}
         ended, left = 0, {}
@@ -254,7 +259,7 @@ class Workers(AbstractContextManager["Workers"]):
                     except Exception as error:  # each cluster has its own
                         left[pack.pack_id] = pack, f"the cluster is gone: {_in_a_line(error)}"
                 while futures and not stop.signal:
-                    for future in wait(futures, LOOK, FIRST_COMPLETED).done:
+                    for future in wait(futures, POLL_SECONDS, FIRST_COMPLETED).done:
                         pack = futures.pop(future)
                         count, reason = self._ended(pack, future)
                         ended += count
@@ -266,6 +271,8 @@ class Workers(AbstractContextManager["Workers"]):
             lock.unlink(missing_ok=True)
             for future in futures:
                 future.cancel()
+        if any(map(store.is_held, folder.glob(f"{lock.stem}.*"))):
+            log.info("waiting for workers, which commit what they train")
         while any(map(store.is_held, folder.glob(f"{lock.stem}.*"))):
             time.sleep(0.1)
         stop.check()

@@ -108,10 +108,10 @@ def _state(run: Run, aside: Splits, folder: Path, stop: Stop) -> Mapping[str, Te
             with store.try_lock(folder / store.LOCK) as is_mine:
                 if is_mine:
                     store.dissolve(folder)
-            continue
-        with store.try_lock(folder / store.LOCK) as is_mine:
-            if is_mine and store.committed(folder) is None:
-                _train(run, aside, folder, stop)
+        else:
+            with store.try_lock(folder / store.LOCK) as is_mine:
+                if is_mine and store.committed(folder) is None:
+                    _train(run, aside, folder, stop)
         if not is_mine:
             stop.check()
             time.sleep(WAIT)

@@ -59,7 +59,7 @@ LOOKS = 4
 """Looks in a row that have to say that a job is gone: one that queues itself again has failed, and
 is in no queue, for a moment."""
 
-LOOK = 2.0
+POLL_SECONDS = 2.0
 """Seconds between two looks at Slurm and at the packs."""
 
 JOBS, NOTES = Path("jobs"), Path("jobs/packs")
@@ -173,7 +173,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         ended, abandoned, times_gone = 0, {}, dict.fromkeys(waiting, 0)
         most_gone = LOOKS if self.is_slurm else 1
         while waiting:
-            until = time.monotonic() + LOOK
+            until = time.monotonic() + POLL_SECONDS
             while time.monotonic() < until:
                 stop.check()
                 time.sleep(0.1)

@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 SETTLED = "settled.json"
 """In a sweep's folder: what had been asked for when nothing was left to train, and the records."""
 
-LOOK = 0.5
-"""Seconds between two looks at packs that other processes train."""
+POLL_SECONDS = 0.5
+"""Between two looks at packs that other processes train."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Sweep:
         """Whether `settle` was called for the same, and no record was changed or added since."""
         try:
             is_same = store.read_sealed(self.folder / SETTLED) == self._settled(request)
-            return is_same and plan.are_drawn(self.folder, records.read_plan(self.folder).facts)
+            return is_same and plan.are_drawn(self.folder, records.read_facts(self.folder))
         except (OSError, store.StoreError):
             return False
 
@@ -202,4 +202,4 @@ def _wait_for_others(packs: Sequence[OpenPack], stop: Stop) -> None:
         log.info("waiting for process %s, which trains what is left", names)
     while all(pack.is_leased for pack in packs):
         stop.check()
-        time.sleep(LOOK)
+        time.sleep(POLL_SECONDS)
