@@ -128,11 +128,11 @@ def _of_pack(
                     content = store.read(folder, name, state)
                     found.problems += _of_file(folder / name, content, state, is_named_after)
                     found.count(len(content))
-        now = state
-        with found.noted():
-            now = store.committed(folder)
-        if not found.problems or state is None or now == state:
+        if state is None or not found.problems:
             return state, found
+        with found.noted():
+            if store.committed(folder) == state:
+                return state, found
 
 
 def _of_file(
