@@ -75,7 +75,7 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
     shared = [words[0] for words in itertools.takewhile(lambda words: len({*words}) == 1, columns)]
     names = [" · ".join(words[len(shared) :]) for words in parts]
     names = [
-        wrapped(n.replace("=", " "), int(19 * column_width), 4) if is_roomy else label(n, 50)
+        wrapped(n.replace("=", " "), int(19 * column_width), 7) if is_roomy else label(n, 50)
         for n in names
     ]
     heads = [
