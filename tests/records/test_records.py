@@ -127,7 +127,7 @@ def test_a_foreign_file_and_another_schema_are_refused_with_a_cure_in_one_line(m
 
 def test_a_folder_that_is_no_sweep_is_refused_with_an_example(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(store.StoreError, match=r"is not a sweep.*lossbench report runs/essay"):
+        with pytest.raises(store.StoreError, match=r"is not a sweep.*like runs/essay.* ask again"):
             records.load(folder)
 
 

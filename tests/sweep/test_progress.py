@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from lossbench.sweep.progress import progress
 
@@ -19,3 +20,12 @@ def test_off_a_terminal_progress_is_a_line_and_a_bar_without_a_title_none(caplog
     (line,) = caplog.messages
     assert line.startswith("training: 3 of 10 runs, 00:00 gone, ")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_line_comes_also_while_no_run_has_ended(caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("lossbench.sweep.progress.PAUSE", 0.01)
+    with progress(10, unit="run", title="training") as bar:
+        time.sleep(0.02)
+        bar.update(0)
+    assert caplog.messages[0].startswith("training: 0 of 10 runs, 00:00 gone, ")

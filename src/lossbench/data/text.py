@@ -205,7 +205,8 @@ def _read_text(path: str, changed: int, size: int) -> str:
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"data text: {path} is not UTF-8 (byte {error.start:,} is "
-            f"0x{error.object[error.start]:02x}): convert it, as with iconv -f LATIN1 -t UTF-8"
+            f"0x{error.object[error.start]:02x}): convert it, if it is Latin-1 "
+            "with iconv -f LATIN1 -t UTF-8"
         ) from error
     if not content:
         raise ConfigError(f"data text: {path} is empty: give a file with text")
@@ -270,9 +271,9 @@ def _windows(
     count, held = len(tokens) // size, -(-held_out // BLOCK)
     if count < 3 * held:
         raise ValueError(
-            f"{what} has {len(tokens):,} characters, which are {count} blocks of {BLOCK} "
-            f"windows of {window}, and {3 * held} are the least: use a longer text, or a "
-            "smaller window or held_out"
+            f"{what} has {len(tokens):,} characters, and {3 * held * size:,} are the least for "
+            f"windows of {window} and held_out of {held_out}: use a longer text, or a smaller "
+            "window or held_out"
         )
     blocks = tokens[: count * size].view(count, size)
     order = torch.randperm(count, generator=stream(0, "split"))

@@ -30,8 +30,8 @@ def load(sweep_dir: str | Path) -> Records:
     folder = Path(sweep_dir)
     if not os.path.isfile(folder / "sweep.json"):  # noqa: PTH113  false where a path is too long
         raise store.StoreError(
-            f"{folder} is not a sweep: it has no sweep.json. Name a folder below runs/, "
-            "like 'lossbench report runs/essay'."
+            f"{folder} is not a sweep: it has no sweep.json. Name a folder below runs/, like "
+            "runs/essay; of a command that has just begun, ask again in a moment."
         )
     return Records(folder)
 

@@ -275,7 +275,8 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
     for row in primary.itertuples():
         lost = [f"{getattr(row, s)} {s}" for s in records.STATUSES[1:] if getattr(row, s)]
         if lost:
-            yield f"{row.loss}: {', '.join(lost)} of {row.planned} runs; means are over the others."
+            others = "; means are over the others" if row.n else ""
+            yield f"{row.loss}: {', '.join(lost)} of {row.planned} runs{others}."
     ends = task.rates.groupby("loss").lr.agg(["min", "max", "nunique"])
     rates = sorted({*task.rates.lr})
     chosen = ", ".join(f"{row.loss} {row.lr:g}" for row in primary.itertuples() if row.n)

@@ -32,7 +32,7 @@ def progress(total: int, *, unit: str, title: str, initial: int = 0) -> std.tqdm
     facts |= {"leave": False, "disable": not title}
     if IS_NOTEBOOK or sys.stderr.isatty():
         return tqdm(**facts)
-    return _Lines(**facts, mininterval=PAUSE, file=io.StringIO(), bar_format=LINE)
+    return _Lines(**facts, mininterval=PAUSE, miniters=0, file=io.StringIO(), bar_format=LINE)
 
 
 IS_NOTEBOOK = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
@@ -45,6 +45,7 @@ class _Lines(std.tqdm):
     """A bar that is logged, a line for each time it would be drawn anew."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        if msg is None and self.n > self.initial:
+        has_begun = self.n > self.initial or self.format_dict["elapsed"] >= self.mininterval
+        if msg is None and has_begun:
             log.info("%s", self)
         return True

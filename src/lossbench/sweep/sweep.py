@@ -199,7 +199,7 @@ def _wait_for_others(packs: Sequence[OpenPack], stop: Stop) -> None:
     holders = {store.holder(pack.folder / store.LOCK) for pack in packs if pack.is_leased}
     if holders:
         names = ", ".join(sorted(holders))
-        log.info("waiting for process %s, which trains what is left", names)
+        log.info("waiting for what others train: process %s", names)
     while all(pack.is_leased for pack in packs):
         stop.check()
         time.sleep(POLL_SECONDS)
