@@ -107,9 +107,13 @@ def read_facts(folder: Path) -> dict[str, Any]:
     path = folder / "sweep.json"
     cure = _CURE.format(path)
     facts = store.read_sealed(path, cure=cure)
-    listed = facts.get("parts")
-    is_listed = isinstance(listed, list) and all(map(_SHA256.fullmatch, map(str, listed)))
-    if not facts.keys() >= _KEYS or not (is_listed or isinstance(facts.get("planned"), dict)):
+    shas = facts.get("parts")
+    if isinstance(shas, list):
+        shas = [*shas, facts.get("curves_sha", "0" * 64)]
+        has_runs = all(isinstance(sha, str) and _SHA256.fullmatch(sha) for sha in shas)
+    else:
+        has_runs = isinstance(facts.get("planned"), dict)
+    if not (has_runs and facts.keys() >= _KEYS):
         raise store.StoreError(f"{path}: not a plan of this version of lossbench. {cure}")
     for entry in facts["declarations"]:
         if store.sha256(store.to_json(entry["declared"])) != entry["sha256"]:

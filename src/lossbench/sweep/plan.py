@@ -80,13 +80,13 @@ def write(
     parts = old.facts.get("parts", [])
     grows = "parts" in old.facts and new.runs.iloc[: len(old.runs)].equals(old.runs)
     added = new.runs.iloc[len(old.runs) :] if grows else new.runs
-    listed = {**new.facts, "parts": parts, "curves_sha": old.facts.get("curves_sha", "")}
-    if not len(added) and listed == old.facts and are_drawn(folder, listed):
+    facts = {**new.facts, "parts": parts, "curves_sha": old.facts.get("curves_sha", "")}
+    if not len(added) and facts == old.facts and are_drawn(folder, facts):
         return
     if len(added):
-        parts = [*(parts if grows else ()), _listed(folder, "plan", records.encode_runs(added))]
-    facts = {**new.facts, "parts": parts}
-    facts["curves_sha"] = _listed(folder, "curves", _curves(facts["losses"]))
+        part = _write(folder, "plan", records.encode_runs(added))
+        facts["parts"] = [*parts, part] if grows else [part]
+    facts["curves_sha"] = _write(folder, "curves", _curves(facts["losses"]))
     store.write(path, store.sealed(facts))
     live = {file for plan in (old.facts, facts) for file in records.files_of(folder, plan)}
     for kind in records.LISTED:
@@ -108,7 +108,7 @@ def are_drawn(folder: Path, facts: Mapping[str, Any]) -> bool:
     return True
 
 
-def _listed(folder: Path, kind: str, content: bytes) -> str:
+def _write(folder: Path, kind: str, content: bytes) -> str:
     """Write a file that sweep.json will list; returns its sha256."""
     sha256 = store.sha256(content)
     store.write(records.path_of(folder, kind, sha256), content)
