@@ -62,8 +62,6 @@ here, not on the paper's. All findings of one writing are judged together: q is 
 adjusted for the rate of false discoveries among them all (Benjamini and Hochberg), and a finding
 is confirmed where its interval and q ≤ 0.05 both say so. It is **exploratory** where the loss was
 added after the declaration, or its runs had been seen.
-
-{done} of {count} experiments have a result.
 """
 
 
@@ -92,9 +90,7 @@ def write(runs: Path, docs: Path) -> Path:
     tables = [result.findings for result in results.values()]
     tables.insert(0, pd.DataFrame(columns=published.COLUMNS))
     findings = published.as_family(pd.concat(tables).reset_index(drop=True))
-    done = {*results} | {*before}
-    parts = [INTRO.format(words=WORDS, done=len(done & {*names}), count=len(names))]
-    start = 0
+    parts, start = [INTRO.format(words=WORDS)], 0
     for name in names:
         if name in results:
             result = results[name]
@@ -102,8 +98,10 @@ def write(runs: Path, docs: Path) -> Path:
             start += len(mine)
             lines = [*result.lines, *_findings(mine), *_objections(result.objections)]
             text = "\n".join([question(name), "", *lines, ""])
+        elif name in before:
+            text = before[name]
         else:
-            text = before.get(name, f"{question(name)}\n\n{MISSING.format(name)}\n")
+            continue
         parts.append(f"## {name}\n\n{text.strip()}\n")
     text = "\n".join(parts)
     store.write(docs / "gallery.md", text.encode())
@@ -113,14 +111,10 @@ def write(runs: Path, docs: Path) -> Path:
     return docs / "gallery.md"
 
 
-MISSING = "No result: it was not run. `lossbench experiment={}` gives one."
-
-
 def _sections(page: Path) -> dict[str, str]:
-    """What a page says of each experiment that has a result, by its name."""
+    """What a page says of each experiment, by its name."""
     text = page.read_text() if page.exists() else ""
-    found = dict(re.findall(r"^## (\w+)\n\n(.*?)(?=^## |\Z)", text, re.M | re.S))
-    return {name: said for name, said in found.items() if "\nNo result: " not in said}
+    return dict(re.findall(r"^## (\w+)\n\n(.*?)(?=^## |\Z)", text, re.M | re.S))
 
 
 def question(name: str) -> str:
