@@ -1,7 +1,7 @@
 """A sweep on a real Dask and a real Ray: the same bits, whatever happens to workers and commands.
 
-`python -m pytest tests/executors`; needs `pip install distributed ray`. Left out of a plain
-`pytest`: it starts clusters of two workers each, and mostly waits.
+`python -m pytest -n 2 --dist loadgroup tests/executors`; needs `pip install distributed ray`. Left
+out of a plain `pytest`: it starts clusters of two workers each, and mostly waits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ LONG = [*WAITING, "seed=range(4)", "steps=600", "log_every=20", "eval_every=300"
 LONG += ["engine.commit_every=0.5"]
 
 
-@pytest.fixture(scope="module", params=[Dask, Ray], ids=lambda kind: kind.launcher)
+DASK, RAY = pytest.mark.xdist_group("dask"), pytest.mark.xdist_group("ray")
+"""With `-n 2 --dist loadgroup` each cluster is started once, and both at the same time."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(Dask, marks=DASK, id="dask"), pytest.param(Ray, marks=RAY, id="ray")],
+)
 def cluster(request):
     with started(request.param) as one:
         yield one
@@ -147,6 +154,7 @@ time.time = lambda: of_machine() + 3600
 """
 
 
+@DASK
 def test_a_worker_without_room_on_its_own_disk_and_one_with_another_clock_serve(
     place, here, tmp_path, record_property
 ):
@@ -172,6 +180,7 @@ def test_a_worker_without_room_on_its_own_disk_and_one_with_another_clock_serve(
     say(record_property, "a worker whose own disk is full, one whose clock is an hour ahead", told)
 
 
+@RAY
 def test_a_sweep_begun_on_dask_goes_on_in_processes_and_ends_on_ray(
     place, here, tmp_path, record_property
 ):
