@@ -150,6 +150,7 @@ class _Speeds:
     def __init__(self, sweep: Sweep) -> None:
         self.device = torch.device(sweep.engine.device)
         self.padding = sweep.engine.padding
+        self.rhythm = RHYTHMS[self.device.type]
         # What other people do on the machine meanwhile is no property of the sweep.
         is_alone = sweep.engine.device == "cpu" and sweep.engine.threads == 1
         self.clock = time.process_time if is_alone else time.monotonic
@@ -173,8 +174,8 @@ class _Speeds:
     def _speed(self, pack: Pack) -> _Speed:
         facts = json.loads(packs.structure(pack.runs[0]))
         alike = {name: value for name, value in facts.items() if name not in TIMED_AS_ONE}
-        size = min(self._members(pack), RHYTHMS[self.device.type].members)
-        size = size.bit_length()  # many members share the cost of an update
+        # Many members share the cost of an update.
+        size = min(self._members(pack), self.rhythm.members).bit_length()
         kind = json.dumps([alike, self._numbers(pack).seed, size])
         if kind not in self.known:
             self.known[kind] = self._timed(pack)
@@ -186,7 +187,7 @@ class _Speeds:
         return count if self._numbers(pack).is_apart else max(count, self.padding)
 
     def _timed(self, pack: Pack) -> _Speed:
-        rhythm = RHYTHMS[self.device.type]
+        rhythm = self.rhythm
         # Members that run one after the other take as long each, however many there are.
         most = 1 if self._numbers(pack).is_apart else rhythm.members
         count = min(most, len(pack.runs))

@@ -28,12 +28,17 @@ def load(sweep_dir: str | Path) -> Records:
         store.StoreError: The folder is no sweep, or a file is unreadable, altered or foreign.
     """
     folder = Path(sweep_dir)
+    refuse_no_sweep(folder)
+    return Records(folder)
+
+
+def refuse_no_sweep(folder: Path) -> None:
+    """Raise a StoreError where a folder has no sweep.json."""
     if not os.path.isfile(folder / "sweep.json"):  # noqa: PTH113  false where a path is too long
         raise store.StoreError(
             f"{folder} is not a sweep: it has no sweep.json. Name a folder below runs/, like "
             "runs/essay; of a command that has just begun, ask again in a moment."
         )
-    return Records(folder)
 
 
 class Records:

@@ -53,8 +53,9 @@ class Plan(NamedTuple):
     runs: pd.DataFrame
 
 
-LISTED = ("plan", "curves")
-"""Kinds of files that sweep.json lists: parts, and the losses over error or prediction."""
+LISTED = {"plan": _CURE, "curves": "Give the sweep's command again: it is written anew."}
+"""Kinds of files that sweep.json lists, parts and the losses over error or prediction, and what to
+do where one is damaged."""
 
 
 def path_of(folder: Path, kind: str, sha256: str) -> Path:
@@ -93,9 +94,7 @@ def read_listed(folder: Path, kind: str, sha256: str) -> pa.Table:
         store.StoreError: It is missing, altered or no table.
     """
     path = path_of(folder, kind, sha256)
-    cure = _CURE.format(folder / "sweep.json")
-    if kind == "curves":
-        cure = "Give the sweep's command again: it is written anew."
+    cure = LISTED[kind].format(folder / "sweep.json")
     try:
         return pq.read_table(pa.BufferReader(store.read_hashed(path, sha256, cure=cure)))
     except pa.ArrowException as error:

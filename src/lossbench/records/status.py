@@ -104,7 +104,8 @@ def _status(sweep_dir: Path, sweep: Records) -> Status:
         return total
 
     missing = {*runs.loc[runs["status"] == "missing", "run_id"]}
-    open_ids = missing | {*runs.loc[runs["status"] == "failed", "run_id"]}  # which are tried again
+    # What has failed is tried again.
+    open_ids = {*runs.loc[~runs["status"].isin(RESULTS), "run_id"]}
     unpacked, packs = set(missing), []
     for folder in store.packs_of(sweep_dir):
         record = store.committed(folder)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from lossbench import records, store
 from lossbench.records.columns import schema
+from lossbench.records.load import refuse_no_sweep
 
 
 @dataclass
@@ -68,8 +69,7 @@ def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> 
     Raises:
         store.StoreError: The folder is no sweep.
     """
-    if not (sweep_dir / "sweep.json").is_file():
-        records.load(sweep_dir)  # says what it is not
+    refuse_no_sweep(sweep_dir)
     result, members = Verified(), []
     for folder in store.packs_of(sweep_dir):
         state, found = _of_pack(folder, is_named_after)
@@ -99,15 +99,15 @@ def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> 
 def _of_plan(sweep_dir: Path, members: Sequence[str], result: Verified) -> None:
     """Read the plan and what it lists; count its runs, and those that it does not ask for."""
     with result.noted():
-        plan = records.read_plan(sweep_dir)
-        if sha256 := plan.facts.get("curves_sha"):
-            records.read_listed(sweep_dir, "curves", sha256)
-        for path in (sweep_dir / "sweep.json", *records.files_of(sweep_dir, plan.facts)):
+        loaded = records.load(sweep_dir)
+        loaded.curves  # noqa: B018  reads and checks
+        for path in (sweep_dir / "sweep.json", *records.files_of(sweep_dir, loaded.plan)):
             result.count(path.stat().st_size)
-        result.unplanned = len([run_id for run_id in members if run_id not in plan.runs.index])
-    if not result.problems:
-        counts: pd.Series = records.load(sweep_dir).runs.status.value_counts()
-        result.runs = {status: int(counts.get(status, 0)) for status in records.STATUSES}
+        planned = {*loaded.planned.index}
+        result.unplanned = sum(run_id not in planned for run_id in members)
+        if not result.problems:
+            counts: pd.Series = loaded.runs.status.value_counts()
+            result.runs = {status: int(counts.get(status, 0)) for status in records.STATUSES}
 
 
 def _of_pack(

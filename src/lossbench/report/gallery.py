@@ -86,23 +86,18 @@ def write(runs: Path, docs: Path) -> Path:
             is_whole = loaded.runs.status.isin(records.RESULTS).all()
             if not summary.is_smoke(loaded.plan) and (is_whole or name not in before):
                 results[name] = _result(loaded, docs / "gallery")
-    # All findings of the page are judged together.
+    # All findings of this writing are judged together.
     tables = [result.findings for result in results.values()]
-    tables.insert(0, pd.DataFrame(columns=published.COLUMNS))
+    tables = [pd.DataFrame(columns=published.COLUMNS), *tables]
     findings = published.as_family(pd.concat(tables).reset_index(drop=True))
-    parts, start = [INTRO.format(words=WORDS)], 0
-    for name in names:
-        if name in results:
-            result = results[name]
-            mine = findings.iloc[start : start + len(result.findings)]
-            start += len(mine)
-            lines = [*result.lines, *_findings(mine), *_objections(result.objections)]
-            text = "\n".join([question(name), "", *lines, ""])
-        elif name in before:
-            text = before[name]
-        else:
-            continue
-        parts.append(f"## {name}\n\n{text.strip()}\n")
+    sections, start = dict(before), 0
+    for name, result in results.items():
+        mine = findings.iloc[start : start + len(result.findings)]
+        start += len(mine)
+        lines = [*result.lines, *_findings(mine), *_objections(result.objections)]
+        sections[name] = "\n".join([question(name), "", *lines])
+    parts = [INTRO.format(words=WORDS)]
+    parts += [f"## {name}\n\n{sections[name].strip()}\n" for name in names if name in sections]
     text = "\n".join(parts)
     store.write(docs / "gallery.md", text.encode())
     for picture in (docs / "gallery").glob("*.png"):  # of a gallery before

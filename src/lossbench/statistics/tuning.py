@@ -119,25 +119,25 @@ def sensitivity_differences(
         loss: trials(its, metric=metric, select=select, seeds=seeds)
         for loss, its in runs.groupby("loss")
     }
+    columns = ["loss", "more", "more_low", "more_high", "verdict"]
     base, rows = laid_out.pop(reference, None), []
+    if base is None or len(base.candidates) < 2 or len(seeds) < FEWEST_PAIRS:
+        return pd.DataFrame(columns=columns)
     level = 1 - (1 - confidence) / max(1, len(laid_out))
+    of_base = Choice.of(base, average="mean")
     for loss, mine in laid_out.items():
-        if base is None or not np.array_equal(mine.candidates, base.candidates):
-            continue
-        if len(seeds) < FEWEST_PAIRS or len(base.candidates) < 2:
+        if not np.array_equal(mine.candidates, base.candidates):
             continue
         costs = -records.sign(metric) * np.stack([mine.results, base.results])  # [2, S, R]
         worst = np.where(np.isfinite(costs), costs, -np.inf).max((0, 2))[:, None]
         costs = np.where(np.isfinite(costs), costs, worst)
         excess = costs.mean(-1, keepdims=True) - costs
-        first, second = (
-            replace(Choice.of(its, average="mean"), results=results)
-            for its, results in zip((mine, base), excess, strict=True)
-        )
+        first = replace(Choice.of(mine, average="mean"), results=excess[0])
+        second = replace(of_base, results=excess[1])
         more, _ = difference([first], [second], confidence=level)
         word = verdict(-more.high, -more.low, margin)
         rows.append([loss, more.value, more.low, more.high, word])
-    return pd.DataFrame(rows, columns=["loss", "more", "more_low", "more_high", "verdict"])
+    return pd.DataFrame(rows, columns=columns)
 
 
 def stability(frame: pd.DataFrame, *, select: str, average: str = "mean") -> pd.DataFrame:

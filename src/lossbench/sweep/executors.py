@@ -111,11 +111,8 @@ def train_there(
         multiprocessing.current_process().daemon = False
         logging.getLogger("lossbench").addHandler(lines)
         try:
-            # Its own lock first: from then on a command that is interrupted waits for this worker.
-            with _training(lock, pack):
-                _refuse_free(lock)
-                with _held(lock) as stop, Processes(trainer, 1) as apart:
-                    ended = apart.train([pack], stop).ended
+            with _training(lock, pack), _held(lock) as stop, Processes(trainer, 1) as apart:
+                ended = apart.train([pack], stop).ended
         except Interrupted:
             pass  # the command is gone, and knows
         except (ConfigError, store.StoreError) as error:
@@ -134,15 +131,6 @@ def _unfitness(pack: OpenPack, expected: Mapping[str, str]) -> str:
     if not pack.sweep_folder.is_dir():
         return f"it does not see {pack.sweep_folder}: keep the sweep in a folder that all see"
     return ""
-
-
-def _refuse_free(lock: Path) -> None:
-    """Raise a StoreError where no command holds a lock."""
-    if not store.is_held(lock):
-        raise store.StoreError(
-            f"it does not see that the command holds {lock}: the command has ended, or the file "
-            "system's locks do not reach this machine"
-        )
 
 
 @contextlib.contextmanager
@@ -168,10 +156,20 @@ def _held(lock: Path) -> Iterator[Stop]:
 
 @contextlib.contextmanager
 def _training(lock: Path, pack: OpenPack) -> Iterator[None]:
-    """Holds a lock beside the command's, of the same name, for whose end the command waits."""
+    """Holds a lock beside the command's, of the same name, for whose end the command waits.
+
+    Raises:
+        store.StoreError: The command does not hold its own.
+    """
     mine = lock.with_suffix(f".{pack.pack_id}")
     with store.lock(mine, patience=ANSWERING):
         try:
+            # Looked at only now, so that a command that lets go sees this worker.
+            if not store.is_held(lock):
+                raise store.StoreError(
+                    f"it does not see that the command holds {lock}: the command has ended, or "
+                    "the file system's locks do not reach this machine"
+                )
             yield
         finally:
             mine.unlink(missing_ok=True)
@@ -271,9 +269,11 @@ class Workers(AbstractContextManager["Workers"]):
             lock.unlink(missing_ok=True)
             for future in futures:
                 future.cancel()
-        if any(map(store.is_held, folder.glob(f"{lock.stem}.*"))):
-            log.info("waiting for workers, which commit what they train")
+        is_told = False
         while any(map(store.is_held, folder.glob(f"{lock.stem}.*"))):
+            if not is_told:
+                log.info("waiting for workers, which commit what they train")
+            is_told = True
             time.sleep(0.1)
         stop.check()
         if ended:

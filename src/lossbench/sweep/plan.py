@@ -90,7 +90,7 @@ def write(
     store.write(path, store.sealed(facts))
     live = {file for plan in (old.facts, facts) for file in records.files_of(folder, plan)}
     for kind in records.LISTED:
-        for other in {*folder.glob(f"{kind}*.parquet")} - live:
+        for other in {*folder.glob(f"{kind}[-.]*parquet")} - live:
             store.delete(other)
 
 
