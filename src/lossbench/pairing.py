@@ -150,9 +150,7 @@ def _collect(function: Callable[..., Any], codes: dict[str, str]) -> None:
         for used, cell in sorted(inner.items()):
             value = cell.cell_contents
             _collect_value(f"{name}.{used}", value, function.__module__, codes)
-    tree = ast.parse(codes[name])
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    for used in sorted(names & known.keys()):
+    for used in sorted(_names(function) & known.keys()):
         _collect_value(f"{function.__module__}.{used}", known[used], function.__module__, codes)
 
 
@@ -203,8 +201,8 @@ def _is_installed(path: Path) -> bool:
 
 def forget() -> None:
     """Read code anew: in a notebook it may have been edited since the last command."""
-    _files.cache_clear()
-    _code.cache_clear()
+    for cached in (_files, _code, _names):
+        cached.cache_clear()
 
 
 @functools.cache
@@ -260,6 +258,13 @@ def _imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[str,
 @functools.cache
 def _code(function: Callable[..., Any]) -> str:
     return ast.unparse(_bare(ast.parse(textwrap.dedent(inspect.getsource(function)))))
+
+
+@functools.cache
+def _names(function: Callable[..., Any]) -> frozenset[str]:
+    """Names in its code."""
+    nodes = ast.walk(ast.parse(_code(function)))
+    return frozenset(node.id for node in nodes if isinstance(node, ast.Name))
 
 
 def _bare(tree: ast.Module) -> ast.Module:

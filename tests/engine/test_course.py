@@ -43,7 +43,7 @@ def as_elsewhere(monkeypatch):
 
     assert optimizers.decayed.__code__.co_argcount == always.__code__.co_argcount
     monkeypatch.setattr(optimizers, "decayed", always)
-    monkeypatch.setattr(update, "are_known_alive", lambda alive: False)
+    monkeypatch.setattr(update, "known_lives", lambda alive: None)
 
 
 class Tapes(list):

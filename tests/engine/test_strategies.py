@@ -38,7 +38,7 @@ from lossbench.engine.strategies.layers import DERIVED, layers_of
 from lossbench.engine.strategies.stack import Stack
 from lossbench.engine.strategy import Unserved
 from lossbench.losses import LOSSES
-from lossbench.measures import metrics
+from lossbench.measures.recalibration import recalibrate
 from lossbench.models import MODELS as NAMED_MODELS
 from lossbench.models import Model
 from lossbench.models.layers import ACTIVATIONS as NAMED
@@ -347,9 +347,9 @@ def test_a_member_is_recalibrated_to_the_same_bits_with_any_others(examples):
     output = torch.randn(21, examples, 5, generator=draw)
     noisy = output + torch.randn(output.shape, generator=draw)
     target = torch.eye(5)[noisy.argmax(-1)]
-    whole = metrics.recalibrate(output, target)
+    whole = recalibrate(output, target)
     for first, last in ((0, 7), (0, 11), (0, 17), (5, 20), (3, 21)):
-        own = metrics.recalibrate(output[first : last + 2], target[first : last + 2])
+        own = recalibrate(output[first : last + 2], target[first : last + 2])
         # The last one is a guard, as in every pack on the CPU.
         assert torch.equal(own[: last - first], whole[first:last])
 

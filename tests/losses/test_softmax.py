@@ -9,6 +9,7 @@ from lossbench.losses.softmax import (
     FEW_CLASSES,
     exact_log_softmax,
     exact_softmax,
+    largest,
     log_softmax,
     softmax,
 )
@@ -75,3 +76,19 @@ def test_where_one_is_exact_values_keep_their_bits_and_a_certain_output_the_digi
     torch.testing.assert_close(ours[:, 0], -ours[:, 1:].sum(-1), rtol=1e-3, atol=0)
     # Of the others torch's own slopes are right.
     torch.testing.assert_close(ours[:, 1:], torchs[:, 1:], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5, FEW_CLASSES, 40])
+def test_the_largest_entry_and_its_place_are_torchs_the_first_of_equal_ones(classes):
+    draw = torch.Generator().manual_seed(0)
+    values = torch.randn(3, 50, classes, generator=draw).round(decimals=1)  # with ties
+    values[0, 0] = -torch.inf
+    most, place = largest(values)
+    assert torch.equal(most, values.amax(-1))
+    assert torch.equal(place, values.argmax(-1))
+
+
+def test_the_place_of_the_largest_entry_is_one_of_the_classes_where_entries_are_not_numbers():
+    values = torch.full((2, 4, 3), torch.nan)
+    assert largest(values)[1].ge(0).all()
+    assert largest(values)[1].lt(3).all()

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import scoringrules as sr
 import torch
-from scipy import integrate, optimize, stats
-from sklearn import linear_model
+from scipy import integrate, stats
 from sklearn import metrics as sk
 
 from lossbench import records
@@ -142,40 +141,6 @@ def test_ece_is_the_weighted_gap_between_confidence_and_accuracy(classified):
         assert metrics.ece(p, label)[member].item() == pytest.approx(float(expected), rel=1e-9)
 
 
-def test_recalibration_finds_the_likeliest_scale_and_biases(classified):
-    output, _, target = classified
-    found = metrics.recalibrate(output, target)
-    for member in range(3):
-        z, y = output[member], target[member]
-
-        def loss(parameters, z=z, y=y):
-            parameters = torch.as_tensor(parameters)
-            log_p = (parameters[0] * z + parameters[1:]).log_softmax(-1)
-            return -(y * log_p).sum(-1).mean().item()
-
-        best = optimize.minimize(loss, np.r_[1.0, np.zeros(4)], method="BFGS")
-        assert loss(found[member]) == pytest.approx(best.fun, abs=2e-3)
-        # The ridge is there to bound it, not to bend it.
-        assert loss(found[member]) < loss(np.r_[1.0, np.zeros(4)])
-
-
-def test_recalibration_undoes_a_wrong_temperature():
-    draw = torch.Generator().manual_seed(2)
-    logits = torch.randn(1, 20_000, 3, generator=draw, dtype=torch.float64)
-    label = torch.multinomial(logits[0].softmax(-1), 1, generator=draw)[:, 0]
-    target = torch.nn.functional.one_hot(label, 3).double()[None]
-    scale = metrics.recalibrate(10.0 * logits, target)
-    assert scale[0, 0].item() == pytest.approx(0.1, rel=0.05)
-
-
-def test_recalibration_stays_finite_where_classes_are_separated_or_outputs_constant():
-    target = torch.nn.functional.one_hot(torch.arange(30) % 3, 3).double()
-    output = torch.stack([100.0 * target, torch.zeros(30, 3).double()])
-    scale = metrics.recalibrate(output, target.expand(2, 30, 3))
-    assert scale.isfinite().all()
-    assert metrics.recalibrated(output, scale)[0].exp().isfinite().all()
-
-
 def test_kl_is_zero_at_the_posterior_and_the_textbook_sum_elsewhere():
     pi = torch.tensor([[[0.5, 0.5, 0.0]]], dtype=torch.float64)
     q = torch.tensor([[[0.25, 0.5, 0.25]]], dtype=torch.float64)
@@ -233,16 +198,6 @@ def test_a_prediction_off_the_simplex_has_no_raw_nll_but_a_brier_score(classifie
     assert found["ece_raw"].isnan().all()
     assert found["brier"].isfinite().all()
     assert (found["zero_share"] > 0).all()
-
-
-def test_recalibration_ignores_what_the_softmax_ignores(classified):
-    output, _, target = classified
-    draw = torch.Generator().manual_seed(3)
-    shift = 100 * torch.randn(3, 200, 1, generator=draw, dtype=torch.float64)
-    plain, shifted = (
-        metrics.recalibrated(z, metrics.recalibrate(z, target)) for z in (output, output + shift)
-    )
-    torch.testing.assert_close(plain, shifted, rtol=1e-6, atol=1e-6)
 
 
 # ---- classification: classes, ranks, bins --------------------------------------------------------
@@ -488,18 +443,6 @@ def test_a_label_that_holds_nowhere_has_no_precision_and_half_a_balanced_accurac
     first = of_labels(output[..., :3], target[..., :3])["balanced_accuracy"]
     found = of_labels(output, without)["balanced_accuracy"]
     torch.testing.assert_close(found, (3 * first + hits) / 4)
-
-
-def test_recalibration_of_labels_is_one_logistic_regression_a_label(labelled):
-    output, target = labelled
-    parts = metrics.label_outputs(output), metrics.label_targets(target)
-    apart = metrics.recalibrated(parts[0], metrics.recalibrate(*parts))
-    found = apart.unflatten(0, (3, 4)).exp()[..., 1]
-    for member, label in itertools.product(range(3), range(4)):
-        z, y = output[member, :, label].numpy(), target[member, :, label].numpy()
-        plain = linear_model.LogisticRegression(C=1e6, tol=1e-8).fit(z[:, None], y)
-        expected = plain.predict_proba(z[:, None])[:, 1]
-        np.testing.assert_allclose(found[member, label].numpy(), expected, atol=5e-3)
 
 
 # ---- regression: distributions and quantiles -----------------------------------------------------

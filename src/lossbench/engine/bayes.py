@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lossbench.claims import bayes_prediction
 from lossbench.losses.spec import Context
-from lossbench.own import contained
+from lossbench.own import contained, is_own
 from lossbench.pairing import tensors_sha
 from lossbench.runs import Run
 
@@ -92,6 +92,8 @@ def _distinct(posterior: Tensor) -> tuple[Tensor, Tensor]:
 
 def _solve(run: Run, posterior: Tensor, counts: Tensor) -> Tensor:
     """Bayes predictions [M, C] of posteriors [M, C] at class counts [M, C]."""
+    if _is_posterior(run):
+        return posterior
     posterior, counts = (
         torch.cat([rows, rows[-1:].expand(GUARDS, -1)]) for rows in (posterior, counts)
     )
@@ -108,3 +110,10 @@ def _solve(run: Run, posterior: Tensor, counts: Tensor) -> Tensor:
     except Exception as error:
         log.warning("loss %s has no Bayes point (%s)", run.loss.name, error)
         return torch.full_like(posterior[:-GUARDS], torch.nan)
+
+
+def _is_posterior(run: Run) -> bool:
+    """Whether the loss of the catalog claims, as it is used here, to aim at the posterior."""
+    claim = "strictly_proper" if run.targets == "sampled" else "minimised_at_target"
+    is_default = {**run.row.defaults, **run.loss.params} == run.row.defaults
+    return is_default and claim in run.row.claims and not is_own(run.row.fn)

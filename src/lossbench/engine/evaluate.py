@@ -16,6 +16,7 @@ from lossbench.engine.members import Members
 from lossbench.engine.state import State
 from lossbench.losses import LOSSES
 from lossbench.measures import metrics
+from lossbench.measures.recalibration import recalibrate, recalibrated
 from lossbench.own import is_own
 from lossbench.records import OWN_LOSS, SPLITS
 from lossbench.runs import Run
@@ -81,7 +82,7 @@ def evaluate(
         if has_many_labels:
             fitted_outputs = metrics.label_outputs(fitted_outputs)
             fitted_targets = metrics.label_targets(fitted_targets)
-        scale = metrics.recalibrate(fitted_outputs, fitted_targets)
+        scale = recalibrate(fitted_outputs, fitted_targets)
     for split, output in outputs.items():
         target = targets[split]
         if scale is None:
@@ -118,8 +119,8 @@ def evaluate(
     if is_last and (count := recorded_examples(run, members.inputs["test"].shape[1])):
         prediction = members.predict(output)
         if has_many_labels:
-            recalibrated = _recalibrated_labels(output, scale)
-            parts = metrics.label_hits(recalibrated, targets["test"]).mean(-1)
+            log_p = _recalibrated_labels(output, scale)
+            parts = metrics.label_hits(log_p, targets["test"]).mean(-1)
         else:
             parts = metrics.contributions(prediction, targets["test"], task=run.row.task)
         if members.batches.positions > 1:
@@ -145,8 +146,8 @@ def _outputs(
         ]
         outputs[split] = torch.cat(of_chunks, 1)
     members.model.train()
-    finite = torch.stack([output.flatten(1).isfinite().all(-1) for output in outputs.values()], -1)
-    is_finite = finite.all(-1)
+    largest = torch.stack([output.flatten(1).abs().amax(-1) for output in outputs.values()], -1)
+    is_finite = largest.isfinite().all(-1)
     for split, output in outputs.items():
         outputs[split] = torch.where(is_finite[:, None, None], output, torch.zeros_like(output))
     return outputs, is_finite
@@ -232,17 +233,17 @@ def _classification(
             clean = members.rows_of(members.clean[split], output)
             values |= metrics.of_wrong_labels(prediction, target, clean)
         return values
-    recalibrated = metrics.recalibrated(output, scale)
+    log_p = recalibrated(output, scale)
     values = metrics.classification(
         prediction,
         target,
-        recalibrated=recalibrated,
+        recalibrated=log_p,
         is_probability=members.is_probability,
         is_ranked=is_last,
     )
     if split in members.posterior:
         posterior = members.rows_of(members.posterior[split], output)
-        values["kl"] = metrics.kl(posterior, recalibrated)
+        values["kl"] = metrics.kl(posterior, log_p)
         values["tv_posterior"] = _distance(members, prediction, posterior)
         if is_last:
             values["entropy_floor"] = metrics.entropy(posterior)
@@ -269,19 +270,17 @@ def _multilabel(
     """
     if split == "train" and members.runs[0].targets != "sampled":
         return {}
-    recalibrated = _recalibrated_labels(output, scale)
+    log_p = _recalibrated_labels(output, scale)
     if split == "train":
-        hits = metrics.label_hits(recalibrated, target)
+        hits = metrics.label_hits(log_p, target)
         return {"accuracy": metrics.mean_over_examples(hits.mean(-1))}
     values = metrics.multilabel(
-        members.predict(output), target, recalibrated=recalibrated, is_ranked=is_last
+        members.predict(output), target, recalibrated=log_p, is_ranked=is_last
     )
     if split in members.posterior:
         holds = members.rows_of(members.posterior[split], output)
         posterior = torch.stack([1.0 - holds, holds], -1)
-        values["kl"] = output.shape[-1] * metrics.kl(
-            posterior.flatten(1, 2), recalibrated.flatten(1, 2)
-        )
+        values["kl"] = output.shape[-1] * metrics.kl(posterior.flatten(1, 2), log_p.flatten(1, 2))
         if is_last:
             values["entropy_floor"] = output.shape[-1] * metrics.entropy(posterior.flatten(1, 2))
     return values
@@ -290,7 +289,7 @@ def _multilabel(
 def _recalibrated_labels(output: Tensor, scale: Tensor | None) -> Tensor:
     """Log-probabilities [K, N, C, 2] that a label does not hold, and that it does."""
     assert scale is not None, "fitted on every classification set"
-    apart = metrics.recalibrated(metrics.label_outputs(output), scale)
+    apart = recalibrated(metrics.label_outputs(output), scale)
     return apart.unflatten(0, (len(output), -1)).transpose(1, 2)
 
 

@@ -15,6 +15,7 @@ from lossbench.engine.arithmetic import arithmetic
 from lossbench.engine.bayes import BayesPoints
 from lossbench.engine.evaluate import evaluate
 from lossbench.engine.members import assemble
+from lossbench.engine.memory import keep_freed_memory
 from lossbench.engine.moments import Instruments
 from lossbench.engine.recorder import Recorder
 from lossbench.engine.state import Saved, Snapshot, State, decoded, encoded
@@ -82,6 +83,7 @@ def train(
         OtherStart: What is saved began with other data, parameters or batches.
     """
     shared = shared or Shared()
+    keep_freed_memory()
     with arithmetic(device, pack.runs[0].precision):
         start = time.monotonic()
         members = assemble(

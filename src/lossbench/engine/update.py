@@ -181,12 +181,13 @@ class Updates(Advance):
             reference = reference_gradient(self._members, output, target)
             signal, gradient = signals.CHANGED[run.signal](output_gradient, reference, gradient_of)
         alive = state.alive[span] & loss.isfinite().all(-1)
-        is_everyone = are_known_alive(alive)
+        lives = known_lives(alive)
         values = self._optimized(parameters, like=parameters)
         gradients = self._optimized(gradient, like=parameters)
         optimizer = {name: self._of(each, span) for name, each in state.optimizer.items()}
         step = state.clock[0].double()
         for members in self._together:
+            is_everyone = lives is not None and all(lives[members])
             before = _slice(values, members)
             after = self._optimizer(
                 before,
@@ -228,9 +229,9 @@ def _slice(tensors: Named, members: slice) -> dict[str, Tensor]:
     return {name: value[members] for name, value in tensors.items()}
 
 
-def are_known_alive(alive: Tensor) -> bool:
-    """Whether all members are alive [k], if that can be read without waiting: on the CPU only."""
-    return alive.device.type == "cpu" and bool(alive.all())
+def known_lives(alive: Tensor) -> list[bool] | None:
+    """Which members are alive [k], if that can be read without waiting: on the CPU only."""
+    return alive.tolist() if alive.device.type == "cpu" else None
 
 
 def keep_frozen(alive: Tensor, new: Tensor, old: Tensor, *, out: Tensor) -> None:

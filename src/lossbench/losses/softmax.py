@@ -1,4 +1,4 @@
-"""Softmax and its logarithm over the last axis, quick for few classes."""
+"""Softmax, its logarithm and the largest entry over the last axis, quick for few classes."""
 
 from __future__ import annotations
 
@@ -40,6 +40,18 @@ def exact_log_softmax(output: Tensor) -> Tensor:
     return _over_classes(
         lambda values, axis: torch.log_softmax(_lowered(values, axis), axis), output
     )
+
+
+def largest(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest entry of [..., C], and its place: the first of equal ones."""
+    classes = values.shape[-1]
+    if classes >= FEW_CLASSES or values.device.type != "cpu":
+        place = values.argmax(-1)
+        return values.gather(-1, place[..., None]).squeeze(-1), place
+    columns = values.movedim(-1, 0).contiguous()
+    most = columns.amax(0)
+    falling = torch.arange(classes - 1, -1, -1, dtype=torch.uint8).view(-1, *[1] * most.dim())
+    return most, classes - 1 - ((columns == most) * falling).amax(0).long()
 
 
 def _lowered(output: Tensor, axis: int) -> Tensor:

@@ -17,17 +17,13 @@ from torch.nn import functional
 
 from lossbench.losses.distributions import Piecewise, Predicted, StudentT
 from lossbench.losses.links import sparsemax
-from lossbench.losses.softmax import WHOLE_VECTORS, log_softmax
+from lossbench.losses.softmax import largest
 
 ECE_BINS = 15
 COVERED = 0.9
 """Probability of the central interval that `coverage_90` counts in."""
 MOST_CLASSES = 20
 """Classes up to which each has an accuracy of its own."""
-RECALIBRATION_RIDGE = 1e-3
-RECALIBRATION_STEPS = 50
-RECALIBRATION_TOLERANCE = 1e-7
-RECALIBRATED_AT_ONCE = 16
 
 
 def mean_over_examples(values: Tensor) -> Tensor:
@@ -77,11 +73,11 @@ def classification(
         in scikit-learn.
     """
     on_simplex, classes = projected(prediction, is_probability), target.shape[-1]
-    label = target.argmax(-1)
+    label = largest(target)[1]
     right = on_simplex.gather(-1, label[..., None]).squeeze(-1)
     log_right = recalibrated.gather(-1, label[..., None]).squeeze(-1)
     undefined = torch.full_like(right[:, 0], torch.nan)
-    hit = (prediction.argmax(-1) == label).to(prediction.dtype)
+    hit = (largest(prediction)[1] == label).to(prediction.dtype)
     by_class = accuracies(hit, label, classes=classes)
     values = {
         "accuracy": mean_over_examples(hit),
@@ -199,7 +195,7 @@ def accuracy(prediction: Tensor, target: Tensor) -> Tensor:
         prediction: [K, N, C].
         target: One-hot labels, [K, N, C].
     """
-    hit = prediction.argmax(-1) == target.argmax(-1)
+    hit = largest(prediction)[1] == largest(target)[1]
     return mean_over_examples(hit.to(prediction.dtype))
 
 
@@ -221,7 +217,7 @@ def contributions(prediction: Tensor, target: Tensor, *, task: str) -> Tensor:
         Hampel 1974, JASA, on the influence of an example.
     """
     if task == "classification":
-        hit = prediction.argmax(-1) == target.argmax(-1)
+        hit = largest(prediction)[1] == largest(target)[1]
         return hit.to(prediction.dtype)
     rmse = regression(prediction, target)["rmse"][:, None]
     square = (prediction - target).square().mean(-1)
@@ -238,7 +234,9 @@ def projected(prediction: Tensor, is_probability: Tensor) -> Tensor:
     """
     if is_probability.all():
         return prediction
-    return torch.where(is_probability[:, None, None], prediction, sparsemax(prediction))
+    projected = prediction.clone()
+    projected[~is_probability] = sparsemax(prediction[~is_probability])
+    return projected
 
 
 def accuracies(hit: Tensor, label: Tensor, *, classes: int) -> Tensor:
@@ -297,7 +295,7 @@ def aurc(log_probability: Tensor, label: Tensor) -> Tensor:
     Source:
         Geifman and El-Yaniv 2017, NeurIPS; Geifman, Uziel and El-Yaniv 2019, ICLR.
     """
-    confidence, chosen = log_probability.max(-1)
+    confidence, chosen = largest(log_probability)
     errors = _means_of_ties(-confidence, chosen != label)[1].cumsum(-1)
     covered = torch.arange(1, label.shape[-1] + 1, dtype=errors.dtype, device=label.device)
     return (errors / covered).mean(-1)
@@ -315,7 +313,7 @@ def ece_adaptive(probability: Tensor, label: Tensor) -> Tensor:
     Source:
         Nguyen and O'Connor 2015, EMNLP; Nixon et al. 2019, CVPR workshops.
     """
-    confidence, chosen = probability.max(-1)
+    confidence, chosen = largest(probability)
     ordered, right = _means_of_ties(confidence, chosen == label)
     gap, examples = right - ordered.double(), label.shape[-1]
     edges = [examples * place // ECE_BINS for place in range(ECE_BINS + 1)]
@@ -510,7 +508,7 @@ def of_wrong_labels(prediction: Tensor, given: Tensor, clean: Tensor) -> dict[st
         given: One-hot labels that were trained on, [K, N, C].
         clean: One-hot labels before the noise, [K, N, C].
     """
-    chosen, wrong, right = (rows.argmax(-1) for rows in (prediction, given, clean))
+    chosen, wrong, right = (largest(rows)[1] for rows in (prediction, given, clean))
     is_wrong = wrong != right
     count = is_wrong.sum(-1).to(prediction.dtype)
     hits = {"memorised": chosen == wrong, "recovered": chosen == right}
@@ -540,105 +538,10 @@ def ece(probability: Tensor, label: Tensor) -> Tensor:
     Source:
         Guo, Pleiss, Sun and Weinberger 2017, ICML.
     """
-    confidence, chosen = probability.max(-1)
-    hit = (chosen == label).to(probability.dtype)
+    confidence, chosen = largest(probability)
+    gap = (chosen == label).to(probability.dtype) - confidence
     # The bins are (0, 1/15], ..., (14/15, 1].
-    place = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
-    inside = torch.nn.functional.one_hot(place, ECE_BINS).to(probability.dtype)
-    gaps = ((hit - confidence)[..., None] * inside).transpose(-1, -2).contiguous().sum(-1)
+    bins = torch.arange(1, ECE_BINS + 1, device=label.device)[:, None]
+    place = (confidence * ECE_BINS).ceil().clamp(1, ECE_BINS)
+    gaps = torch.where(place[:, None] == bins, gap[:, None], 0.0).sum(-1)
     return (gaps.abs() / confidence.shape[-1]).sum(-1)
-
-
-def recalibrate(output: Tensor, target: Tensor) -> Tensor:
-    """Scale a and biases b that make softmax(a output + b) likeliest, one pair per member.
-
-    A convex problem, solved by damped Newton steps in float64. A small ridge towards a = 1/s and
-    b = 0 (s the output's own spread) keeps it bounded when the classes are separated.
-
-    Args:
-        output: Validation outputs, [K, N, C].
-        target: One-hot validation labels, [K, N, C].
-
-    Returns:
-        [K, 1 + C]: a, then b.
-    """
-    # Groups of members that stay in cache, two at least: the product of one is another code.
-    count = len(output)
-    if count % RECALIBRATED_AT_ONCE == 1:
-        output, target = (torch.cat([values, values[-1:]]) for values in (output, target))
-    groups = (values.split(RECALIBRATED_AT_ONCE) for values in (output, target))
-    return torch.cat([_newton(*group) for group in zip(*groups, strict=True)])[:count]
-
-
-def _newton(output: Tensor, target: Tensor) -> Tensor:
-    """The parameters of `recalibrate` for a group of members."""
-    # Classes first, [C, K, N]: sums over a few classes are slow where they are the last axis.
-    features, labels = (values.double().permute(2, 0, 1) for values in (output, target))
-    # What all outputs of an example share, the softmax ignores; the ridge must not see it.
-    features = features - features.mean(0)
-    spread = features.transpose(0, 1).flatten(1).std(-1).clamp_min(1e-12)  # [K]
-    # Up to whole vectors, so that a member's bits depend on none of the others.
-    filling = (0, -output.shape[1] % WHOLE_VECTORS)
-    features = functional.pad(features / spread[:, None], filling)
-    labels = functional.pad(labels, filling)
-    parameters = features.new_zeros(len(output), 1 + len(features))
-    parameters[:, 0] = 1.0
-    start = parameters.clone()
-    value, gradient, hessian = _likelihood(parameters, start, features, labels)
-    damping = torch.full_like(value, 1e-6)
-    eye = torch.eye(parameters.shape[-1], dtype=torch.float64, device=output.device)
-    for _ in range(RECALIBRATION_STEPS):
-        is_moving = gradient.abs().amax(-1) > RECALIBRATION_TOLERANCE
-        if not is_moving.any():
-            break
-        move = torch.linalg.solve(hessian + damping[:, None, None] * eye, gradient)
-        trial = _likelihood(parameters - move, start, features, labels)
-        # A member that has arrived stays, however long its pack-mates still travel.
-        is_better = is_moving & (trial[0] <= value)
-        damping = torch.where(is_better, damping * 0.1, damping * 10.0).clamp(1e-10, 1e6)
-        parameters = torch.where(is_better[:, None], parameters - move, parameters)
-        value = torch.where(is_better, trial[0], value)
-        gradient = torch.where(is_better[:, None], trial[1], gradient)
-        hessian = torch.where(is_better[:, None, None], trial[2], hessian)
-    parameters[:, 0] /= spread
-    return parameters
-
-
-def recalibrated(output: Tensor, parameters: Tensor) -> Tensor:
-    """Log-probabilities [K, N, C] of softmax(a output + b), in the output's type."""
-    scaled = parameters[:, :1, None] * output.double() + parameters[:, None, 1:]
-    return log_softmax(scaled).to(output.dtype)
-
-
-def _likelihood(
-    parameters: Tensor, start: Tensor, features: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean negative log-likelihood with its ridge [K], its gradient and its Hessian.
-
-    Args:
-        parameters: [K, 1 + C].
-        start: Where the ridge is zero, [K, 1 + C].
-        features: [C, K, N].
-        labels: [C, K, N]; without any an example counts for nothing.
-    """
-    log_p = (parameters[:, :1] * features + parameters.T[1:, :, None]).log_softmax(0)
-    weight = labels.sum(0)
-    p, count = weight * log_p.exp(), weight.sum(-1)[:, None]
-    away = parameters - start
-    penalty = 0.5 * RECALIBRATION_RIDGE * away.square().sum(-1)
-    value = -(labels * log_p).sum(0).sum(-1) / count[:, 0] + penalty
-    error = p - labels
-    by_bias = error.sum(-1).T / count
-    by_scale = (error * features).sum(0).sum(-1)[:, None] / count
-    gradient = torch.cat([by_scale, by_bias], -1) + RECALIBRATION_RIDGE * away
-    centred = features - (p * features).sum(0)
-    weighted = p * centred
-    scale_scale = (weighted * centred).sum(0).sum(-1)[:, None] / count
-    scale_bias = weighted.sum(-1).T / count
-    of_member = p.transpose(0, 1)  # [K, C, N]
-    products = of_member @ of_member.transpose(1, 2)
-    bias_bias = (torch.diag_embed(p.sum(-1).T) - products) / count[:, :, None]
-    top = torch.cat([scale_scale, scale_bias], -1)[:, None]
-    bottom = torch.cat([scale_bias[:, :, None], bias_bias], -1)
-    ridge = RECALIBRATION_RIDGE * torch.eye(parameters.shape[-1], dtype=p.dtype, device=p.device)
-    return value, gradient, torch.cat([top, bottom], 1) + ridge

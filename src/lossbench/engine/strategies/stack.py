@@ -24,7 +24,7 @@ from lossbench.engine.strategy import Named, Strategy
 CACHE_BYTES = 2**21
 """What members computed at once may take: about a core's second cache."""
 
-MOST_AT_ONCE = 16
+MOST_AT_ONCE = 128
 """Members computed at once, however small: from there on calls cost nothing."""
 
 ROWS_AT_ONCE = 512
