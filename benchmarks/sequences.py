@@ -23,6 +23,7 @@ from torch.nn import functional
 from lossbench.engine.batches import batch_indices
 from lossbench.engine.bayes import BayesPoints
 from lossbench.engine.members import Members, assemble
+from lossbench.engine.memory import keep_freed_memory
 from lossbench.engine.strategies.autograd import Looped, Vectorised
 from lossbench.engine.strategy import Strategy
 from lossbench.engine.update import Updates
@@ -34,12 +35,13 @@ from lossbench.sweep import splits_of
 Advance = Callable[[int], None]
 """Makes so many updates."""
 
-MEMBERS, WINDOWS, POSITIONS, WIDTH, UPDATES, TURNS = 8, 16, 32, 32, 10, 5
+MEMBERS, WINDOWS, POSITIONS, WIDTH, UPDATES, TURNS = 16, 16, 32, 32, 6, 5
 
 
 def main() -> None:
     """Print both tables."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as `train` does; the plain loop has it too
     print(
         f"{MEMBERS} members, batches of {WINDOWS} windows of {POSITIONS}: member-updates a second"
     )
@@ -103,7 +105,9 @@ def packed(runs: list[Run]) -> Advance:
 
 def in_turn(runs: list[Run]) -> Advance:
     """One member after the other."""
-    members = replace(assembled(runs), is_apart=True)
+    members = assembled(runs)
+    alone = members.subset(range(members.recorded_count))  # no guards
+    members = replace(alone, is_apart=True)
     return advance_of(members, Looped(members))
 
 

@@ -159,7 +159,7 @@ def assemble(
     least = 1
     if not is_apart:
         sizes = [len(x) for splits in data for x in splits.inputs.values()]
-        fewest = min(first.batch_size, *sizes)
+        fewest = data[0].positions * min(first.batch_size, *sizes)
         least = max(padding, len(pack.runs) + guards(fewest, device))
     runs = pack.runs + (pack.runs[-1],) * (least - len(pack.runs))
     spans = slices(Pack(pack.pack_id, runs))
