@@ -108,8 +108,8 @@ def adam(
         slope = decayed(gradient[name], value, hyper.weight_decay)
         first = state["first"][name].mul_(beta1).add_(slope, alpha=1 - beta1)
         second = state["second"][name].mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
-        scale = second.sqrt().div_(second_correction**0.5).add_(eps)
-        change = (_wide(hyper.lr, value) / first_correction * first).div_(scale)
+        scale = second.sqrt() / second_correction**0.5 + eps
+        change = _wide(hyper.lr, value) / first_correction * first / scale
         after[name] = torch.sub(value, change, out=_memory(out, name))
     return after
 
