@@ -5,7 +5,7 @@ DataLoader, a loop over tensors in one process for each core, torch.compile, a p
 Lightning and JAX where they are installed; four tasks of small models, four losses each. All
 rows are interleaved in one run, one thread per process, medians of their repetitions. Also what
 commands take from start to end, memory per member, and how time grows with members and steps.
-Command: python benchmarks/sweep_speed.py [--quick] [--write] [--only W1,W4]: half an hour; --quick
+Command: python benchmarks/sweep_speed.py [--quick] [--write] [--only W1,W4]: 20 minutes; --quick
 is for the tests, seconds, and its figures mean nothing; --write makes docs/performance.md anew.
 """
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measured(task: Task, *, is_quick: bool, device: str, crew: Crew) -> page.Measured:
     """Everything about one task: repetitions of all ways, profile, memory, growth with steps."""
     data = splits(task.name, is_quick, 0)
-    seconds, times = (0.02, 2) if is_quick else (1.0, 5)
+    seconds, times = (0.02, 2) if is_quick else (0.5, 5)
     setting = Setting(task, is_quick, device, seconds, guess=40.0, is_busy=is_busy())
     setting = replace(setting, guess=_guess(setting))
     every = ways.ways(task, is_quick=is_quick, device=device)

@@ -35,7 +35,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 """The command line, which says when its first update was done."""
 
-OTHERS = (("scale.py", "1000"), ("scale.py", "10000"), ("report_speed.py", "report"))
+OTHERS = (("plan_accuracy.py", ""), ("scale.py", "1000"), ("report_speed.py", "report"))
 """Scripts beside this one whose answers belong on the same page."""
 
 STEPS = (120, 360)
@@ -94,7 +94,7 @@ def others(*, is_quick: bool) -> dict[str, str]:
         return {}
     folder = HERE.parent
     return {
-        f"python benchmarks/{name} {words}": output([str(folder / name), words])
+        f"python benchmarks/{name} {words}".rstrip(): output([str(folder / name), *words.split()])
         for name, words in OTHERS
     }
 

@@ -303,7 +303,7 @@ class Page:
         rows = [
             [one.what, f"{median(one):.2f} s", _spread(one.seconds, ".2f")] for one in self.waited
         ]
-        blocks = [f"`{line}`:\n\n```\n{told.strip()}\n```" for line, told in self.others.items()]
+        blocks = [f"`{line}`:\n\n{_block(told.strip())}" for line, told in self.others.items()]
         head = ["command", "median", "least to most"]
         return "\n\n".join(["## What a user waits for\n\nWall time.", table(head, rows), *blocks])
 
@@ -353,7 +353,10 @@ unless a row says otherwise. A member-step is one update of one run.
   `jit(vmap(scan))`, members and steps in one program that measures nothing on the way; one seed,
   where ours have four.
 - **ours**: `engine.train` on packs of K members, between two evaluations; a pack of 1 is padded
-  to 2."""
+  to 2.
+
+All rows take turns in the same processes, which keep the memory they free from our first row on:
+the loops have that from us too."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -448,6 +451,11 @@ def _share(one: Measured, way: Way, clock: str) -> float:
 
 def _listed(found: Any) -> list[Timing]:
     return [] if isinstance(found, str) else found
+
+
+def _block(told: str) -> str:
+    """What a script printed: a table as it is, other lines as lines."""
+    return told if told.startswith("|") else f"```\n{told}\n```"
 
 
 def _spread(values: Sequence[float], form: str) -> str:

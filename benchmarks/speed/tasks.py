@@ -122,12 +122,12 @@ def tasks(*, is_quick: bool) -> dict[str, Task]:
     found = (
         Task(
             *("W1", "digits, MLP 64-128-128-10", "digits", {}),
-            *("mlp", (128, 128), CLASSES, 128, {"B0": 8, "B1 per core": 2.2}),
+            *("mlp", (128, 128), CLASSES, 128, {"B0": 8, "B1 per core": 2.5}),
             card_goals={"B1": 1_500},
         ),
         Task(
             *("W2", f"{images}, MLP 784-256-256-10", images, {"examples": many}),
-            *("mlp", (256, 256), CLASSES, 128, {"B0": 2.4, "B1 per core": 1.5}),
+            *("mlp", (256, 256), CLASSES, 128, {"B0": 2.4, "B1 per core": 1.3}),
             card_goals={"B1": 220},
         ),
         Task(
@@ -138,7 +138,7 @@ def tasks(*, is_quick: bool) -> dict[str, Task]:
         ),
         Task(
             *("W4", "noisy_linear, MLP 8-64-64-1", "noisy_linear", {"examples": rows}),
-            *("mlp", (64, 64), REALS, 64, {"B0": 25, "B1 per core": 7}),
+            *("mlp", (64, 64), REALS, 64, {"B0": 25, "B1 per core": 10}),
             card_goals={"B1": 5_000},
         ),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import io
 import logging
@@ -33,6 +35,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `lossbench` command; returns its exit code."""
+    atexit.register(gc.freeze)  # or Python ends by searching all of a sweep for circles: seconds
     arguments = list(sys.argv[1:] if argv is None else argv)
     if sys.stdout is None:  # closed by who called
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
