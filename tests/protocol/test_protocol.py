@@ -289,6 +289,20 @@ def test_only_open_comparisons_and_their_reference_go_on_with_plausible_rates(lo
         ]
 
 
+def test_what_a_look_decided_is_said_before_the_next_one_trains(conf, place, caplog):
+    caplog.set_level("INFO")
+    assert ask(conf, "experiment=looks", "name=said") == cli.DONE
+    loaded = records.load(place / "runs" / "said")
+    for seeds in (6, 9):
+        lines = [line for line in caplog.messages if f", {seeds} seeds, against mse: " in line]
+        said = {}
+        for part in lines[0].partition("mse: ")[2].split("; ") if lines else []:
+            word, _, losses = part.partition(": ")
+            said |= dict.fromkeys(losses.split(", "), word)
+        paired = statistics.main_comparisons(loaded, seeds=seeds)[0].paired.set_index("loss")
+        assert said == ({} if seeds == 9 else paired.verdict.to_dict())  # the last is the report's
+
+
 def test_each_comparison_says_its_look_and_pays_for_it(looked):
     paired = statistics.all_comparisons(looked)[0].paired.set_index("loss")
     for row in paired.itertuples():

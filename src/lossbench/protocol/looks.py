@@ -424,6 +424,7 @@ class Protocol:
         going_on: set[str] = set()
         for comparison in statistics.main_comparisons(loaded, seeds=before):
             paired = comparison.paired
+            _log_verdicts(comparison, before)
             is_open = [
                 statistics.is_open(row.verdict, row.margin) and row.seeds == before
                 for row in paired.itertuples()
@@ -466,6 +467,16 @@ class Protocol:
                 before, after, len(runs),
             )  # fmt: skip
         return runs
+
+
+def _log_verdicts(comparison: statistics.Comparison, seeds: int) -> None:
+    """Say what a look at so many seeds decided, while the next one trains."""
+    paired = comparison.paired
+    verdicts = paired[paired.seeds == seeds].groupby("verdict", sort=False).loss
+    words = [f"{comparison.printed(str(word))}: {', '.join(losses)}" for word, losses in verdicts]
+    if words:
+        place = f"{comparison.label}, {seeds} seeds, against {comparison.reference}"
+        log.info("%s: %s", place, "; ".join(words))
 
 
 def _plain(value: Any) -> Any:
