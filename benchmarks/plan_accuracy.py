@@ -14,7 +14,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -25,30 +24,21 @@ ALONE = ["hydra.launcher.workers=1", "report=none"]
 
 CLASSES, REALS = "loss=cross_entropy,brier,mae_probs", "loss=mse,mae,huber,quartic"
 SWEEPS = {
-    "few numbers": ["data=noisy_linear", "model=linear", REALS, "seed=range(20)", "steps=2000"],
-    "few examples": ["data=diabetes", "model=mlp", REALS, "seed=range(20)", "steps=1000"],
-    "a wide perceptron": [
-        *("data=digits", "model=mlp", "model.params.widths=[256,256]"),
-        *(CLASSES, "seed=range(6)", "steps=400"),
-    ],
-    "two classes": ["data=breast_cancer", "model=mlp", CLASSES, "seed=range(20)", "steps=1000"],
-    "a known posterior": ["data=gaussian_mixture", "model=mlp", CLASSES, "seed=range(20)"],
-    "an evaluation every 10 updates": [
-        *("data=gaussian_mixture", "model=linear", "eval_every=10"),
-        *(CLASSES, "seed=range(20)", "steps=300"),
-    ],
-    "every update logged": [
-        *("data=digits", "model=mlp", "log_every=1", CLASSES, "seed=range(10)", "steps=300"),
-    ],
-    "AdamW": ["data=wine", "model=mlp", "optimizer=adamw", CLASSES, "seed=range(20)", "steps=800"],
-    "convolutions": [
-        *("data=fashion_mnist", "data.params.examples=2000", "model=strided_cnn"),
-        *(CLASSES, "seed=range(2)", "steps=40"),
-    ],
-    "a decoder": [
-        *("data=markov_text", "model=gpt", "optimizer=adamw", "optimizer.lr=0.001"),
-        *(CLASSES, "seed=range(4)", "steps=100", "batch_size=16"),
-    ],
+    "few numbers": f"data=noisy_linear model=linear {REALS} seed=range(20) steps=2000",
+    "few examples": f"data=diabetes model=mlp {REALS} seed=range(20) steps=1000",
+    "a wide perceptron": "data=digits model=mlp model.params.widths=[256,256] "
+    f"{CLASSES} seed=range(6) steps=400",
+    "two classes": f"data=breast_cancer model=mlp {CLASSES} seed=range(20) steps=1000",
+    "a known posterior": f"data=gaussian_mixture model=mlp {CLASSES} seed=range(20)",
+    "evaluated every 10 updates": "data=gaussian_mixture model=linear eval_every=10 "
+    f"{CLASSES} seed=range(20) steps=300",
+    "logged at every update": "data=digits model=mlp log_every=1 "
+    f"{CLASSES} seed=range(10) steps=300",
+    "AdamW": f"data=wine model=mlp optimizer=adamw {CLASSES} seed=range(20) steps=800",
+    "convolutions": "data=fashion_mnist data.params.examples=2000 model=strided_cnn "
+    f"{CLASSES} seed=range(2) steps=40",
+    "a decoder": "data=markov_text model=gpt optimizer=adamw optimizer.lr=0.001 batch_size=16 "
+    f"{CLASSES} seed=range(4) steps=100",
 }
 """Ten sweeps by what is unlike in them."""
 
@@ -57,54 +47,41 @@ def main() -> None:
     """Print the table as it is measured."""
     print("| sweep | runs | foretold | trained | ratio | memory foretold | measured | ratio |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
-    for name, words in SWEEPS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            look = foretold(words, folder)
-            text, peak = measured([*words, "name=whole"], folder)
-            least = measured([*words, "seed=0", "steps=1", "loss=" + _first(words)], folder)[1]
+    for name, line in SWEEPS.items():
+        words = line.split()
+        first = re.sub(",.*", "", next(word for word in words if word.startswith("loss=")))
+        with tempfile.TemporaryDirectory() as place:
+            look = plan_of(words, place)
+            text, peak = train(words, place)
+            least = train([*words, first, "seed=0", "steps=1", "name=one"], place)[1]
         seconds = float(re.findall(r"train ([\d.]+) s", text)[-1])
-        tensors = look["memory"] / 2**20
+        tensors, used = look["memory"] / 2**20, max(1.0, peak - least)
         cells = [
             *(name, f"{look['runs']:,}", f"{look['seconds']:.1f} s", f"{seconds:.1f} s"),
-            *(f"{look['seconds'] / seconds:.2f}", f"{tensors:.0f} MiB", f"{peak - least:.0f} MiB"),
-            f"{tensors / (peak - least):.2f}",
+            *(f"{look['seconds'] / seconds:.2f}", f"{tensors:.0f} MiB", f"{used:.0f} MiB"),
+            f"{tensors / used:.2f}",
         ]
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def _first(words: list[str]) -> str:
-    losses = next(word for word in words if word.startswith("loss="))
-    return losses.removeprefix("loss=").partition(",")[0]
-
-
-def foretold(words: list[str], folder: str) -> dict:
+def plan_of(words: list[str], place: str) -> dict:
     """The one look of the sweep, as `plan --json` has it."""
     command = [*LOSSBENCH, "plan", "--json", "-m", *words, *ALONE]
-    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=place, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)["looks"][0]
 
 
-def measured(words: list[str], folder: str) -> tuple[str, float]:
+def train(words: list[str], place: str) -> tuple[str, float]:
     """What the command printed, and its peak memory in MiB."""
-    process = subprocess.Popen(
-        [*LOSSBENCH, "-m", *words, *ALONE],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    peaks, lines = [0.0], []
-    reader = threading.Thread(target=lambda: lines.extend(process.stderr or ()))
-    reader.start()
-    while process.poll() is None:
-        status = Path(f"/proc/{process.pid}/status")
-        if found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text() if status.exists() else ""):
-            peaks.append(float(found[1]) / 1024)
-        reader.join(0.05)
-    reader.join()
-    if process.returncode:
-        raise SystemExit("".join(lines))
-    return "".join(lines), max(peaks)
+    printed = Path(place) / "printed.txt"
+    with printed.open("w") as file:
+        process = subprocess.Popen(
+            [*LOSSBENCH, "-m", *words, *ALONE], cwd=place, stdout=file, stderr=file
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(printed.read_text())
+    return printed.read_text(), usage.ru_maxrss / 1024
 
 
 if __name__ == "__main__":

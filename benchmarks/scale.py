@@ -47,7 +47,7 @@ def measure(runs: int, place: Path) -> None:
         "verify": ["verify", str(folder)],
     }.items():
         seconds, busy, peak, text = command(words, place)
-        spent = "".join(re.findall(r"until now: (.*)", text)[-1:])
+        spent = "".join(re.findall(r"until now: (.*)\)", text)[-1:])
         print(
             f"  {what:<7}{seconds:7.1f} s, {busy:6.1f} s of processors {peak / 2**20:6.0f} MiB"
             f"  {spent}",

@@ -355,8 +355,9 @@ unless a row says otherwise. A member-step is one update of one run.
 - **ours**: `engine.train` on packs of K members, between two evaluations; a pack of 1 is padded
   to 2.
 
-All rows take turns in the same processes, which keep the memory they free from our first row on:
-the loops have that from us too."""
+All rows take turns in the same processes, which keep up to 1 GiB of the memory that they free from
+our first row on (`lossbench.engine.memory`): the loops have that from us too. A ratio is the median
+of the ratios of each turn, not that of the medians."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

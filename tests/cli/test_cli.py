@@ -472,6 +472,18 @@ def test_verdicts_are_coloured_on_a_terminal_only_and_never_against_no_color(tra
         assert "\033" not in shown_on(trained, terminal=True, **refused)
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_and_it_alone_is_told_at_once_that_a_command_has_begun(tmp_path, terminal):
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    command = [sys.executable, "-m", "lossbench.cli", "seed=x"]
+    subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=theirs, check=False)
+    os.close(theirs)
+    text = os.read(ours, 4096).decode()
+    os.close(ours)
+    assert text.startswith("Loading PyTorch") == terminal
+    assert "no whole number" in text
+
+
 BROKEN = """
 from lossbench.losses.spec import Loss
 

@@ -8,6 +8,7 @@ from configs import make_run
 from selection import one_in
 from training import assert_same_records, records_of, trained
 
+from lossbench.claims import bayes_prediction
 from lossbench.engine import bayes
 from lossbench.engine.bayes import MOST_POSTERIORS, BayesPoints
 from lossbench.losses import LOSSES
@@ -55,14 +56,47 @@ def test_the_bayes_point_of_sampled_labels_is_the_closed_form(name):
     expected, params = CLOSED[name]
     pi = posteriors()
     tolerance = 1e-4 if name == "bi_tempered" else 1e-6
-    found = aim(name.partition(" ")[0], pi, **params)
-    torch.testing.assert_close(found, expected(pi), rtol=0, atol=tolerance)
+    loss = name.partition(" ")[0]
+    torch.testing.assert_close(aim(loss, pi, **params), expected(pi), rtol=0, atol=tolerance)
+    torch.testing.assert_close(searched(loss, pi, **params), expected(pi), rtol=0, atol=tolerance)
+
+
+def searched(loss, pi, *, targets="sampled", **params):
+    """What the search comes to, whatever a loss claims."""
+    points, weights = torch.eye(pi.shape[-1], dtype=torch.float64).expand(len(pi), -1, -1), pi
+    if targets == "distribution":
+        points, weights = pi[:, None], torch.ones_like(pi[:, :1])
+    return bayes_prediction(LOSSES[loss].at(**params), targets=points, weights=weights)
+
+
+SOLVED = [
+    *[("cross_entropy", "sampled", {}, False), ("quartic_probs", "distribution", {}, False)],
+    *[("z_loss", "sampled", {"c": 1e-4}, False), ("z_loss", "sampled", {"c": 1e-3}, True)],
+    *[("quartic_probs", "sampled", {}, True), ("logit_adjusted", "sampled", {}, True)],
+    ("cosine_softmax", "sampled", {}, True),  # whose link reaches no corner
+]
+
+
+@pytest.mark.parametrize(("loss", "targets", "params", "expected"), SOLVED)
+def test_what_claims_the_posterior_as_it_is_used_is_not_solved_and_all_else_is(
+    monkeypatch, loss, targets, params, expected
+):
+    solved = []
+
+    def noted(row, **given):
+        solved.append(row)
+        return bayes_prediction(row, **given)
+
+    monkeypatch.setattr(bayes, "bayes_prediction", noted)
+    aim(loss, posteriors(), targets=targets, **params)
+    assert bool(solved) == expected
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "quartic_probs", "hellinger", "mae_probs", "js"])
 def test_the_bayes_point_of_the_distribution_is_the_distribution_itself(name):
     pi = posteriors()
-    found = aim(name, pi, targets="distribution")
+    torch.testing.assert_close(aim(name, pi, targets="distribution"), pi, rtol=0, atol=1e-5)
+    found = searched(name, pi, targets="distribution")
     torch.testing.assert_close(found, pi, rtol=0, atol=1e-5)
     if name != "cross_entropy":
         assert (aim(name, pi) - pi).abs().amax() > 0.05

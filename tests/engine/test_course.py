@@ -43,7 +43,7 @@ def as_elsewhere(monkeypatch):
 
     assert optimizers.decayed.__code__.co_argcount == always.__code__.co_argcount
     monkeypatch.setattr(optimizers, "decayed", always)
-    monkeypatch.setattr(update, "known_lives", lambda alive: None)
+    monkeypatch.setattr(update, "alive_on_cpu", lambda alive: None)
 
 
 class Tapes(list):

@@ -27,7 +27,7 @@ if "graph" in strategies.OPTIONS:  # recorded on the CPU, which then may not loo
     from lossbench.engine import update
     from lossbench.engine.strategies import graph
     optimizers.decayed = lambda gradient, value, decay: gradient + decay[:, None] * value
-    update.known_lives = lambda alive: None
+    update.alive_on_cpu = lambda alive: None
     graph.RECORDING = lambda: tape.recorded
 strategies.OPTIONS |= {name: option._replace(devices=("cpu",))
                        for name, option in strategies.OPTIONS.items()}

@@ -9,6 +9,7 @@ import weakref
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from configs import make_run
@@ -194,8 +195,9 @@ def test_a_stack_reads_the_batch_of_a_seed_without_a_copy_for_each_member(monkey
     assert strides == [0]
 
 
-def test_updates_are_written_in_place_only_while_all_members_live(monkeypatch):
-    """Whether an optimizer was given room to write in, by update."""
+def test_members_are_updated_in_place_only_while_all_computed_at_once_live(monkeypatch):
+    """Whether an optimizer was given room to write in, by update and members computed at once."""
+    monkeypatch.setattr(strategies.stack, "CACHE_BYTES", 0)  # two at once
     found, original = [], OPTIMIZERS["sgd"]
 
     def noted(*args, out, **words):
@@ -204,17 +206,24 @@ def test_updates_are_written_in_place_only_while_all_members_live(monkeypatch):
 
     shared = {"loss": "quartic", "steps": 12, "log_every": 100}
     # Made before: runs remember the code they were made with.
-    runs = [make_run(optimizer__lr=lr, **shared) for lr in (1e-3, 1e3)]
+    runs = [make_run(optimizer__lr=lr, **shared) for lr in (1e-3, 2e-3, 3e-3, 1e3)]
     monkeypatch.setitem(OPTIMIZERS, "sgd", noted)
     ended = grouped(runs)["runs"].set_index("status")
     stop = ended.stop_step["diverged"]
     assert 0 < stop < 12
-    assert found == [True] * stop + [False] * (12 - stop)
+    first, *others = zip(*np.reshape(found, (12, -1)).tolist(), strict=True)
+    assert {*first} == {True}
+    assert others
+    for other in others:
+        assert [*other] == [True] * stop + [False] * (12 - stop)
 
 
 @pytest.mark.parametrize("bytes_", [0, 2**12, 2**30])
 def test_how_many_are_computed_at_once_changes_no_bit(monkeypatch, bytes_):
-    runs = [make_run(seed=seed, steps=6, log_every=1) for seed in range(21)]
+    runs = [
+        make_run(seed=place % 10, optimizer__lr=0.001 * (1 + place), steps=6, log_every=1)
+        for place in range(131)
+    ]
     reference = grouped(runs)
     # As on processors with other caches.
     monkeypatch.setattr(strategies.stack, "CACHE_BYTES", bytes_)

@@ -78,6 +78,17 @@ def test_a_settled_sweep_has_nothing_left_and_a_failed_run_says_why(tmp_path, be
     assert "failed    ab  d l lr=0.1 seed=0: so" in status.lines(wrong)
 
 
+@pytest.mark.parametrize("is_declared", [False, True])
+def test_an_experiment_that_is_not_settled_may_go_on(tmp_path, is_declared):
+    declaration = {"losses": ["mse"]} if is_declared else None
+    sweep_in(tmp_path).run(LEFT, declaration=declaration)
+    found = status.status(tmp_path)
+    assert found.may_go_on == is_declared
+    (tmp_path / status.SETTLED).touch()
+    assert not status.status(tmp_path).may_go_on
+    assert ("whether more seeds or rates" in "".join(status.lines(found))) == is_declared
+
+
 def test_a_failed_run_that_is_tried_again_is_left_to_train(tmp_path):
     folder = build(tmp_path / "again", with_status(plan_runs(), "failed", count=1, loss="mse"))
     text = status.lines(status.status(folder))

@@ -19,7 +19,8 @@ def guards(examples: int, device: torch.device) -> int:
     guards those elements are never a member's.
 
     Args:
-        examples: Fewest elements of a member in any tensor: outputs of its batch or split.
+        examples: Fewest elements of a member in any tensor: outputs of its batch or split. What has
+            fewer, like the class counts of a loss's context, is not covered.
         device: CUDA kernels treat all elements alike and need none.
     """
     return -(-GUARD_ELEMENTS // examples) if device.type == "cpu" else 0

@@ -267,7 +267,7 @@ def core_gradients(members: Members, output: Tensor, target: Tensor) -> dict[str
         row = LOSSES[name]
         is_other = [
             run.row.link(run.loss.params) == row.link()
-            and not (run.row is row and {**row.defaults, **run.loss.params} == row.defaults)
+            and not (run.row is row and row.is_default(run.loss.params))
             for run in members.runs
         ]
         if any(is_other):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
+
+log = logging.getLogger(__name__)
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Numbers of glibc's malloc.h."""
@@ -17,7 +20,7 @@ LARGEST_KEPT = 2**25
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Do it once for this process; without glibc nothing is done.
+    """From now on this process keeps them; without glibc nothing changes.
 
     An update takes and frees the same pieces as the one before. By default glibc hands large ones
     back to the system each time, and their next use costs a page fault for every 4 KiB: a quarter
@@ -27,5 +30,5 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(MMAP_THRESHOLD, LARGEST_KEPT)
-    mallopt(TRIM_THRESHOLD, KEPT_BYTES)
+    if not (mallopt(MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(TRIM_THRESHOLD, KEPT_BYTES)):
+        log.debug("the C library goes on handing freed memory back")

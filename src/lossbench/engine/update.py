@@ -181,7 +181,7 @@ class Updates(Advance):
             reference = reference_gradient(self._members, output, target)
             signal, gradient = signals.CHANGED[run.signal](output_gradient, reference, gradient_of)
         alive = state.alive[span] & loss.isfinite().all(-1)
-        lives = known_lives(alive)
+        lives = alive_on_cpu(alive)
         values = self._optimized(parameters, like=parameters)
         gradients = self._optimized(gradient, like=parameters)
         optimizer = {name: self._of(each, span) for name, each in state.optimizer.items()}
@@ -229,7 +229,7 @@ def _slice(tensors: Named, members: slice) -> dict[str, Tensor]:
     return {name: value[members] for name, value in tensors.items()}
 
 
-def known_lives(alive: Tensor) -> list[bool] | None:
+def alive_on_cpu(alive: Tensor) -> list[bool] | None:
     """Which members are alive [k], if that can be read without waiting: on the CPU only."""
     return alive.tolist() if alive.device.type == "cpu" else None
 

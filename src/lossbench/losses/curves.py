@@ -35,7 +35,8 @@ def curve(loss: Loss, params: Mapping[str, Any] = NO_PARAMS) -> dict[str, list[f
     second = torch.zeros_like(value)
     if slope.requires_grad:
         (bend,) = torch.autograd.grad(slope[:, 0].sum(), place, materialize_grads=True)
-        # Not by arithmetic: for zeros of no memory torch imports its compiler, which takes seconds.
+        # Not by arithmetic: for autograd's symbolic zeros torch imports its compiler, which takes
+        # seconds.
         second.copy_(bend[:, 0])
     prediction = loss.predict(output.detach(), params)
     error, signal = prediction - target, slope.detach()

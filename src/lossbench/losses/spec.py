@@ -136,6 +136,10 @@ class Loss:
         """Parameters a configuration may set, with the values they have when it does not."""
         return {name: value for name, value in _keywords(self.fn).items() if name != "context"}
 
+    def is_default(self, params: Mapping[str, Any]) -> bool:
+        """Whether parameters leave every default as it is."""
+        return {**self.defaults, **params} == self.defaults
+
     @property
     def needs_context(self) -> bool:
         """Whether the function asks for a `Context` that it has not got yet."""

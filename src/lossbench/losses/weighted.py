@@ -145,7 +145,8 @@ def ldam(
         max_m: Margin of the rarest class, 0 or more.
         s: Factor on the outputs, positive.
     """
-    margin = _counts(context).pow(-0.25)
+    # Not pow(-0.25), whose bits depend on where in a tensor a number lies.
+    margin = _counts(context).sqrt().sqrt().reciprocal()
     margin = max_m * margin / margin.amax(-1, keepdim=True)
     # Row c has the output of class c lowered: [..., C, C].
     lowered = s * (output.unsqueeze(-2) - torch.diag_embed(margin))

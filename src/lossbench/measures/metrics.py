@@ -234,9 +234,10 @@ def projected(prediction: Tensor, is_probability: Tensor) -> Tensor:
     """
     if is_probability.all():
         return prediction
-    projected = prediction.clone()
-    projected[~is_probability] = sparsemax(prediction[~is_probability])
-    return projected
+    if prediction.device.type != "cpu":  # shapes that depend on no pack-mate
+        return torch.where(is_probability[:, None, None], prediction, sparsemax(prediction))
+    places = (~is_probability).nonzero()[:, 0]
+    return prediction.index_copy(0, places, sparsemax(prediction[places]))
 
 
 def accuracies(hit: Tensor, label: Tensor, *, classes: int) -> Tensor:
@@ -543,5 +544,6 @@ def ece(probability: Tensor, label: Tensor) -> Tensor:
     # The bins are (0, 1/15], ..., (14/15, 1].
     bins = torch.arange(1, ECE_BINS + 1, device=label.device)[:, None]
     place = (confidence * ECE_BINS).ceil().clamp(1, ECE_BINS)
-    gaps = torch.where(place[:, None] == bins, gap[:, None], 0.0).sum(-1)
+    is_counted = (place[:, None] == bins) | gap.isnan()[:, None]  # what is no number stays none
+    gaps = torch.where(is_counted, gap[:, None], 0.0).sum(-1)
     return (gaps.abs() / confidence.shape[-1]).sum(-1)

@@ -18,6 +18,9 @@ from lossbench import store
 from lossbench.records.load import Records, load
 from lossbench.records.vocabulary import RESULTS, STATUSES, duration
 
+SETTLED = "settled.json"
+"""In a sweep's folder: what had been asked for when nothing was left to train, and the records."""
+
 ATTEMPTS = 5
 """How often a folder is read in which packs are divided at that very moment."""
 
@@ -61,6 +64,8 @@ class Status:
         failed: Run by run: run_id, data, loss, lr, seed, and the last line of the reason.
         seconds_left: To the end of what is planned, by as many processes as train now, one at
             least; None where nothing has finished yet.
+        may_go_on: Whether it is an experiment of which nobody has found out yet whether it needs
+            more seeds or learning rates than are planned.
     """
 
     name: str
@@ -68,6 +73,7 @@ class Status:
     packs: tuple[PackStatus, ...]
     failed: tuple[dict[str, Any], ...]
     seconds_left: float | None
+    may_go_on: bool
 
 
 def status(sweep_dir: Path) -> Status:
@@ -139,6 +145,7 @@ def _status(sweep_dir: Path, sweep: Records) -> Status:
         runs={one: int(counts.get(one, 0)) for one in STATUSES},
         packs=tuple(packs),
         failed=tuple(_failed(runs)),
+        may_go_on=bool(sweep.plan["declarations"]) and not (sweep_dir / SETTLED).exists(),
         # No pack is divided among processes.
         seconds_left=(
             max(sum(known) / processes, *known, 0.0) if len(known) == len(rest) else None
@@ -191,6 +198,8 @@ def lines(found: Status) -> list[str]:
     training = sum(bool(pack.process) for pack in found.packs)
     if not found.packs and not found.runs["missing"]:
         text.append("Nothing of what is planned is left to train.")
+        if found.may_go_on:
+            text.append("The same command finds out whether more seeds or rates are needed.")
     elif found.seconds_left is None:
         text.append("How long it takes is not known before a run of each data set has finished.")
     else:

@@ -45,7 +45,10 @@ def nominal_levels(looks: tuple[int, ...], error: float) -> tuple[float, ...]:
     return tuple(levels)
 
 
-_nodes = functools.cache(functools.partial(np.polynomial.legendre.leggauss, 200))
+@functools.cache
+def _nodes() -> tuple[np.ndarray, np.ndarray]:
+    """Of a quadrature over [-1, 1], with their weights."""
+    return np.polynomial.legendre.leggauss(200)
 
 
 def _excess(

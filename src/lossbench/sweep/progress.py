@@ -1,4 +1,4 @@
-"""How far training is: a bar on a terminal and in a notebook, elsewhere a line a minute."""
+"""How far training is: a bar on a terminal and in a notebook, elsewhere a line now and then."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ with warnings.catch_warnings():
 
 log = logging.getLogger(__name__)
 
-PAUSE = 60.0
+PAUSE = 20.0
 """Seconds between two lines."""
 
 

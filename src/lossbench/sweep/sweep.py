@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lossbench import records, store
+from lossbench.records import status
 from lossbench.runs import Engine, Run
 from lossbench.sweep import plan
 from lossbench.sweep.crews import Crew
@@ -28,9 +29,6 @@ from lossbench.sweep.preflight import preflight
 from lossbench.sweep.training import Stop, stopping
 
 log = logging.getLogger(__name__)
-
-SETTLED = "settled.json"
-"""In a sweep's folder: what had been asked for when nothing was left to train, and the records."""
 
 POLL_SECONDS = 0.5
 """Between two looks at packs that other processes train."""
@@ -115,7 +113,8 @@ class Sweep:
                 packs = [pack for pack in packs if pack.pack_id not in abandoned]
         if ended:
             parts = ", ".join(f"{part} {spent:.1f} s" for part, spent in self.seconds.items())
-            log.info("%d runs in %.1f s; until now: %s", ended, time.monotonic() - start, parts)
+            spent = time.monotonic() - start
+            log.info("%d runs in %.1f s (of this command until now: %s)", ended, spent, parts)
         known = {
             run.run_id: {**PLANNED, "reason": why}
             for pack, why in abandoned.values()
@@ -131,12 +130,12 @@ class Sweep:
     def settle(self, request: Mapping[str, Any]) -> None:
         """Write down that nothing of what was asked for is left to train, if so it is."""
         if all(facts["status"] in records.RESULTS for facts in self.statuses().values()):
-            store.write(self.folder / SETTLED, store.sealed(self._settled(request)))
+            store.write(self.folder / status.SETTLED, store.sealed(self._settled(request)))
 
     def is_settled(self, request: Mapping[str, Any]) -> bool:
         """Whether `settle` was called for the same, and no record was changed or added since."""
         try:
-            is_same = store.read_sealed(self.folder / SETTLED) == self._settled(request)
+            is_same = store.read_sealed(self.folder / status.SETTLED) == self._settled(request)
             return is_same and plan.are_drawn(self.folder, records.read_facts(self.folder))
         except (OSError, store.StoreError):
             return False

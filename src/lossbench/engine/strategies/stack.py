@@ -25,7 +25,7 @@ CACHE_BYTES = 2**21
 """What members computed at once may take: about a core's second cache."""
 
 MOST_AT_ONCE = 128
-"""Members computed at once, however small: from there on calls cost nothing."""
+"""Members computed at once, however small they are."""
 
 ROWS_AT_ONCE = 512
 """Examples computed at once where nothing is kept for a gradient."""
