@@ -128,6 +128,8 @@ class Page:
         """The whole page, Markdown."""
         sections = [
             self._head(),
+            self._commands(),
+            LEGEND,
             self._goals(),
             STRATEGIES,
             *(_rates(one, self.clock) for one in self.found),
@@ -135,7 +137,6 @@ class Page:
             self._growth(),
             self._memory() if any(one.memory for one in self.found) else "",
             self._launcher(),
-            self._commands(),
             self._card(),
         ]
         return "\n\n".join(section for section in sections if section) + "\n"
@@ -155,7 +156,6 @@ class Page:
                 "**--quick: sizes are tiny and figures mean nothing.**" if self.is_quick else "",
                 f"Machine: {machine()}.",
                 self._clock_told(),
-                LEGEND,
             ]
         ).replace("\n\n\n\n", "\n\n")
 
@@ -342,7 +342,9 @@ captured updates by a recording that is replayed on the CPU, the Triton kernel b
 interpreter and compiled for an H100, compiled models by torch.compile without its code generator.
 """
 
-LEGEND = """Float32, SGD with momentum 0.9, the same four losses in every row (`cross_entropy`,
+LEGEND = """## What it is compared with
+
+Float32, SGD with momentum 0.9, the same four losses in every row (`cross_entropy`,
 `brier`, `mae_probs`, `quartic_probs`; `mse`, `mae`, `quartic`, `huber`), one thread per process
 unless a row says otherwise. A member-step is one update of one run.
 
