@@ -193,12 +193,12 @@ def test_what_a_training_takes_is_foretold_from_a_short_one(
     monkeypatch.setattr(forecast, "RHYTHMS", {"cpu": forecast.RHYTHMS[kind]})
     monkeypatch.setattr(forecast, "TIMED_SECONDS", seconds)
     rhythm = {"steps": 1000, "log_every": 20, "eval_every": 250}
-    runs = [make_run(seed=seed, **rhythm) for seed in range(40)]
+    runs = [make_run(seed=seed, **rhythm) for seed in range(80)]
     (row,) = forecast.forecast({"exploratory": runs}, sweep_in(tmp_path))
     each = 1000 * COSTS["update"] + 50 * COSTS["logging"] + 4 * COSTS["evaluation"] + COSTS["once"]
-    assert row.seconds == pytest.approx(40 * each)
+    assert row.seconds == pytest.approx(80 * each)
     assert row.evaluating == pytest.approx(4 * COSTS["evaluation"] / each)
-    timed = {"cpu": 16, "cuda": 40}[kind]
+    timed = {"cpu": 64, "cuda": 80}[kind]
     assert [len(pack.runs) for pack in pretended.asked] == [timed, timed]
     made = forecast.RHYTHMS["cpu"].updates if seconds > 1 else forecast.RHYTHMS["cpu"].evaluated + 1
     assert pretended.made == made + 1

@@ -289,7 +289,7 @@ class _Rhythm:
 
 
 RHYTHMS = {
-    "cpu": _Rhythm(members=16, updates=40, logged=7, evaluated=10),
+    "cpu": _Rhythm(members=64, updates=40, logged=7, evaluated=10),
     "cuda": _Rhythm(members=10_000, updates=400, logged=10, evaluated=50),
 }
 """By kind of device; on CUDA nearly that of a sweep, because stretches are replayed as a whole."""
