@@ -32,6 +32,9 @@ COMMANDS = {
 }
 """By command the file here whose `main` obeys it. They may import torch, which takes seconds."""
 
+BEGINNING = "Loading PyTorch and reading the question ..."
+"""What a terminal shows until the first line of a command that trains, or plans to."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `lossbench` command; returns its exit code."""
@@ -74,11 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return refuse(str(error))
 
 
-WAITS = "Loading PyTorch and reading the question ..."
-"""What a terminal shows until the first line of a command that trains, or plans to."""
-
-
 def _obey(file: str, arguments: list[str]) -> int:
     if file in ("launch", "plan", "challenge") and sys.stderr.isatty():
-        print(WAITS, end="\r", file=sys.stderr, flush=True)
+        print(BEGINNING, end="\r", file=sys.stderr, flush=True)
     return importlib.import_module(f"lossbench.cli.{file}").main(arguments)

@@ -84,12 +84,14 @@ class _Examples:
 
     Attributes:
         features: [C, K, N].
-        weight: Of an example: one over how many there are, 0 for what fills up; [K, N].
+        count: How many there are, [K].
+        weight: Of an example: one over that, 0 for what fills up; [K, N].
         scale_of_labels: Mean feature of the labels, [K].
         bias_of_labels: Share of each class among them, [K, C].
     """
 
     features: Tensor
+    count: Tensor
     weight: Tensor
     scale_of_labels: Tensor
     bias_of_labels: Tensor
@@ -97,11 +99,12 @@ class _Examples:
 
 def _examples(features: Tensor, labels: Tensor) -> _Examples:
     """Features and one-hot labels, [C, K, N] each; without any label an example fills up."""
-    weight = labels.sum(0)
-    weight /= weight.sum(-1, keepdim=True)
+    is_labelled = labels.sum(0)
+    count = is_labelled.sum(-1)
+    weight = is_labelled / count[:, None]
     labels = labels * weight
     by_scale = (labels * features).sum(0).sum(-1)
-    return _Examples(features, weight, by_scale, labels.sum(-1).T)
+    return _Examples(features, count, weight, by_scale, labels.sum(-1).T)
 
 
 def _likelihood(
@@ -114,7 +117,7 @@ def _likelihood(
         start: Where the ridge is zero, [K, 1 + C].
         examples: Of the K members.
     """
-    features, weight = examples.features, examples.weight
+    features, weight, count = examples.features, examples.weight, examples.count
     argument = torch.addcmul(parameters.T[1:, :, None], parameters[:, :1], features)
     most = argument.amax(0)
     p = (argument - most).exp_()  # of each class, [C, K, N]; times the weight of its example
@@ -131,7 +134,6 @@ def _likelihood(
     value = likelihood + 0.5 * RIDGE * away.square().sum(-1)
     gradient = torch.cat(slope, -1) + RIDGE * away
     # Of an example of weight w: E[f f'] - E[f] E[f'], with w p at hand for p.
-    count = 1.0 / weight.amax(-1)
     moved -= p * (mean * count[:, None])
     scale_scale = (moved * features).sum(0).sum(-1)[:, None]
     scale_bias = moved.sum(-1).T
