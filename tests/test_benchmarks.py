@@ -148,8 +148,8 @@ def test_sweep_speed_runs_through_and_gives_whole_tables(tmp_path):
     assert len(tables) == 5
     for lines in tables:
         assert len({line.count("|") for line in lines}) == 1, lines
-    rows = [line.split("|")[1].strip() for line in tables[1]]
-    assert {"B0", "B1", "B1 per core", "ours K=4 per core"} <= {*rows}
+    rows = {line.split("|")[1].strip() for lines in tables for line in lines}
+    assert {"`lossbench --help`", "B0", "B1", "B1 per core", "ours K=4 per core"} <= rows
     for row, module in (("JAX", "jax"), ("B4", "lightning")):
         if f"| {row} | not installed" in done.stdout:
             skip_without(module, "pip install 'lossbench[speed]'")
