@@ -78,27 +78,30 @@ def hydra(folder: Path | None = None) -> Iterator[Hydra]:
         ConfigError: Hydra or OmegaConf refuses something; in a line, with the cure.
     """
     forget()
-    repo, other = ConfigStore.instance().repo, GlobalHydra.instance().hydra  # of who calls us
-    theirs = {group: copy.copy(repo.get(group)) for group in ("loss", "data", "model")}
+    store, other = ConfigStore.instance(), GlobalHydra.instance().hydra  # of who calls us
+    theirs = {group: copy.copy(store.repo.get(group)) for group in ("loss", "data", "model")}
     GlobalHydra.instance().clear()
-    register([folder] if folder else [])
-    path = create_config_search_path(str(lossbench.CONF))
-    assert isinstance(path, ConfigSearchPathImpl)
-    if folder:
-        path.prepend("command-line", f"file://{folder}")
-    instance = Hydra.create_main_hydra2("lossbench", path)
-    OmegaConf.clear_resolver("oc.env")  # for what no reading of the text would see
     try:
+        # Hydra would copy the store for each composition, 0.1 s; what it loads there is copied too.
+        vars(store)["__deepcopy__"] = lambda _: store
+        register([folder] if folder else [])
+        path = create_config_search_path(str(lossbench.CONF))
+        assert isinstance(path, ConfigSearchPathImpl)
+        if folder:
+            path.prepend("command-line", f"file://{folder}")
+        instance = Hydra.create_main_hydra2("lossbench", path)
+        OmegaConf.clear_resolver("oc.env")  # for what no reading of the text would see
         yield instance
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explained(error)) from error
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
         GlobalHydra.instance().hydra = other
+        vars(store).pop("__deepcopy__", None)
         for group, nodes in theirs.items():
-            repo.pop(group, None)
+            store.repo.pop(group, None)
             if nodes is not None:
-                repo[group] = nodes
+                store.repo[group] = nodes
 
 
 def composed(loader: ConfigLoader, overrides: list[str], folder: Path | None = None) -> DictConfig:

@@ -177,9 +177,11 @@ def _collect_value(name: str, value: Any, module: str, codes: dict[str, str]) ->
 
 def _are_neighbours(module: str, other: str) -> bool:
     """Whether two modules are files in one folder of somebody's own."""
+    if other.startswith("lossbench."):
+        return False
     paths = [getattr(sys.modules.get(name), "__file__", None) for name in (module, other)]
     folders = {str(Path(path).resolve().parent) for path in paths if path}
-    return None not in paths and len(folders) == 1 and not other.startswith("lossbench.")
+    return None not in paths and len(folders) == 1
 
 
 def _file_codes(module: str) -> str | None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 import jinja2
-import scipy.stats
+import scipy
 
 from lossbench import claims
 from lossbench.catalog.entry import entries

@@ -14,8 +14,6 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
-
 BROKEN = (OSError, EOFError, KeyError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
 """What reading a damaged file raises."""
 
@@ -147,6 +145,8 @@ class Files:
 
     def _download(self, file: File) -> Path:
         """Where a file lies after it was downloaded, whole or not at all."""
+        import pooch  # a tenth of a second, in which no other command needs it
+
         place = next(place for place in file.places if place.endswith((".gz", ".tgz")))
         path, failures = self.root / place, []
         known_hash = f"md5:{file.md5}" if file.md5 else file.digest

@@ -12,8 +12,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 import torch
-from scipy import special
 from torch import Tensor
 from torch.nn import functional
 
@@ -132,7 +132,8 @@ def finite_support(
     draw = stream(seed, "data")
     # Gamma quantiles of uniform numbers, over their sum: a Dirichlet draw.
     level = torch.rand(atoms, classes, generator=draw, dtype=torch.float64)
-    gamma = torch.from_numpy(special.gammaincinv(concentration, level.numpy())).clamp(min=1e-300)
+    quantiles = scipy.special.gammaincinv(concentration, level.numpy())
+    gamma = torch.from_numpy(quantiles).clamp(min=1e-300)
     drawn = gamma / gamma.sum(-1, keepdim=True)
     distributions = (1.0 - UNIFORM_SHARE) * drawn + UNIFORM_SHARE / classes
     # Training comes last, so that what it is judged by is the same at every sample size.

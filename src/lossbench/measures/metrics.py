@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 
+import scipy
 import torch
-from scipy import special
 from torch import Tensor
 from torch.nn import functional
 
@@ -397,7 +397,7 @@ def _of_student_t(predicted: StudentT, target: Tensor) -> tuple[Tensor, Tensor]:
     """The crps, and whether a target lies inside the central interval: [K, N, C] each."""
     z = (target - predicted.location) / predicted.scale
     level, df = 0.5 + 0.5 * COVERED, predicted.df
-    edge = float(special.ndtri(level) if math.isinf(df) else special.stdtrit(df, level))
+    edge = float(scipy.special.ndtri(level) if math.isinf(df) else scipy.special.stdtrit(df, level))
     return predicted.scale * standard_crps(z, df), z.abs() <= edge
 
 
@@ -470,10 +470,10 @@ def standard_crps(z: Tensor, df: float) -> Tensor:
         return z * torch.erf(z / math.sqrt(2.0)) + 2.0 * density - 1.0 / math.sqrt(math.pi)
     if df <= 1.0:
         return torch.full_like(z, torch.nan)
-    below = torch.as_tensor(special.stdtr(df, z.cpu().numpy()), device=z.device)
-    beta = special.beta(0.5, 0.5 * df)
+    below = torch.as_tensor(scipy.special.stdtr(df, z.cpu().numpy()), device=z.device)
+    beta = scipy.special.beta(0.5, 0.5 * df)
     density = (1.0 + z.square() / df).pow(-0.5 * (df + 1.0)) / (math.sqrt(df) * beta)
-    spread = 2.0 * math.sqrt(df) / (df - 1.0) * special.beta(0.5, df - 0.5) / beta**2
+    spread = 2.0 * math.sqrt(df) / (df - 1.0) * scipy.special.beta(0.5, df - 0.5) / beta**2
     return z * (2.0 * below - 1.0) + 2.0 * density * (df + z.square()) / (df - 1.0) - spread
 
 

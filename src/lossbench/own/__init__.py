@@ -20,6 +20,6 @@ from lossbench.own.modules import (
     own_rows,
     renamed,
 )
-from lossbench.own.process import TRAINING, TrialProcess
+from lossbench.own.process import TrialProcess
 from lossbench.own.tables import Reading, batch_size, data_row
 from lossbench.own.words import OF_FILE, with_names

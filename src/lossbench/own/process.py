@@ -16,12 +16,9 @@ import torch
 
 from lossbench.errors import ConfigError
 from lossbench.own.modules import Own
-from lossbench.processes import begin
+from lossbench.processes import TRAINING, begin
 
 log = logging.getLogger(__name__)
-
-TRAINING = ("lossbench.sweep.process", "lossbench.report.pictures")
-"""Modules of the processes of a command that trains, and then draws."""
 
 QUIET = 10.0
 """Seconds that a call may take before that is said."""

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy
 import torch
 from torch import Tensor, nn
 
@@ -282,9 +281,14 @@ class _Rhythm:
         # Medians, because on CUDA the second of a kind is slow as well: it is captured. Divided by
         # themselves, or what an evaluation varies by would be more than all of an update.
         spent = np.array([max(float(np.median(span)), 1e-9) for span in spans.values()])
-        seconds, _ = scipy.optimize.nnls(
-            np.array([*spans], dtype=float) / spent[:, None], np.ones(len(spent))
-        )
+        shares = np.array([*spans], dtype=float) / spent[:, None]
+        seconds, known = np.zeros(3), [*range(min(3, len(spent)))]
+        while known:  # least squares without negative seconds; scipy's takes 0.4 s to import
+            found = np.linalg.lstsq(shares[:, known], np.ones(len(spent)))[0]
+            if (found >= 0).all():
+                seconds[known] = found
+                break
+            known = [part for part, value in zip(known, found, strict=True) if value > 0]
         return seconds.tolist()
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy
-from scipy import special
 
 
 @functools.lru_cache(maxsize=4096)
@@ -37,7 +36,7 @@ def nominal_levels(looks: tuple[int, ...], error: float) -> tuple[float, ...]:
         bound = scipy.optimize.brentq(
             _excess, 0.0, 20 * count**0.5, args=(sums, mass, more**0.5, share)
         )
-        levels.append(float(2 * special.ndtr(-bound / count**0.5)))
+        levels.append(float(2 * scipy.special.ndtr(-bound / count**0.5)))
         following = bound * nodes
         away = (following[:, None] - sums) / more**0.5
         density = np.exp(-0.5 * away**2) @ mass / (2 * np.pi * more) ** 0.5
@@ -56,8 +55,8 @@ def _excess(
 ) -> float:
     """Chance that the sum leaves its bounds at this look, beyond the share it may have."""
     # Not by scipy.stats, whose checks of arguments take longer than the numbers.
-    outside = special.ndtr((sums - bound) / deviation)
-    outside += special.ndtr((-bound - sums) / deviation)
+    outside = scipy.special.ndtr((sums - bound) / deviation)
+    outside += scipy.special.ndtr((-bound - sums) / deviation)
     return float(outside @ mass) - share
 
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import scipy
-from scipy import special
 
 from lossbench.statistics.choice import at_choice
 from lossbench.statistics.design import FACTS, refuse_unequal
@@ -111,7 +110,7 @@ def _unit_difference(pairs: int, level: float, power: float) -> float:
     def excess(shift: float) -> float:  # in standard errors of the mean
         def chance(spread: float) -> float:
             ends = shift - critical * spread, -shift - critical * spread
-            return special.ndtr(ends[0]) + special.ndtr(ends[1])
+            return scipy.special.ndtr(ends[0]) + scipy.special.ndtr(ends[1])
 
         return expected_over_spread(chance, pairs, kinks=(shift / critical,)) - power
 
@@ -126,7 +125,7 @@ def _unit_margin(pairs: int, level: float, power: float) -> float:
     def excess(margin: float) -> float:  # in standard errors of the mean
         def chance(spread: float) -> float:
             room = max(0.0, min(critical * spread, margin - critical * spread))
-            return 2 * special.ndtr(room) - 1
+            return 2 * scipy.special.ndtr(room) - 1
 
         kinks = margin / critical / 2, margin / critical
         return expected_over_spread(chance, pairs, kinks=kinks) - power
@@ -140,7 +139,7 @@ def expected_over_spread(
     """Mean of a chance that depends on the spread of a sample of pairs whose true spread is 1."""
     freedom = pairs - 1
     least, most = np.sqrt(scipy.stats.chi2.ppf([1e-12, 1 - 1e-12], freedom) / freedom)
-    constant = np.log(2) + freedom / 2 * np.log(freedom / 2) - special.gammaln(freedom / 2)
+    constant = np.log(2) + freedom / 2 * np.log(freedom / 2) - scipy.special.gammaln(freedom / 2)
 
     def weighed(spread: float) -> float:  # by the density of chi / sqrt(freedom)
         log = constant + (freedom - 1) * np.log(spread) - freedom * spread**2 / 2

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from scipy import special
+import scipy
 
 from lossbench import records
 from lossbench.statistics.choice import (
@@ -197,7 +197,8 @@ def budget_curve(frame: pd.DataFrame, *, metric: str, by: Sequence[str] = ("lr",
         )
         for budget in range(1, n + 1):
             # The i-th best is the best of b where the other b - 1 come from the n - i behind it.
-            chance = special.comb(n - np.arange(1, n + 1), budget - 1) / special.comb(n, budget)
+            ways = scipy.special.comb(n - np.arange(1, n + 1), budget - 1)
+            chance = ways / scipy.special.comb(n, budget)
             value = -records.sign(metric) * float(chance @ cost)
             shared = {"metric": metric, "budget": budget, "value": value, "trials": n}
             shared["cost"] = -records.sign(metric) * value - cost[0]

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import scipy
-from scipy import special
 
 from lossbench.statistics.intervals import FEWEST_PAIRS, Estimate, usual_length
 from lossbench.statistics.power import expected_over_spread, fewest_pairs
@@ -109,7 +108,7 @@ def chance_of_decision(
     critical = usual_length(pairs, confidence) * error
 
     def between(low: float, high: float) -> float:
-        return special.ndtr((high - mean) / error) - special.ndtr((low - mean) / error)
+        return scipy.special.ndtr((high - mean) / error) - scipy.special.ndtr((low - mean) / error)
 
     def decided(ratio: float) -> float:  # of the sample's spread to the true one
         half = critical * ratio

@@ -20,8 +20,7 @@ from typing import Any
 from tqdm import std
 
 from lossbench import store
-from lossbench.own import TRAINING
-from lossbench.processes import begin
+from lossbench.processes import TRAINING, begin
 from lossbench.runs import ConfigError
 from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.training import Interrupted, OutOfMemory, Stop, Trainer
