@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import textwrap
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from torch import nn
 
 import lossbench
@@ -85,6 +87,14 @@ def test_an_edited_function_of_the_same_name_trains_anew(caplog):
     assert "108 runs, 54 already there, 54 to train in 1 packs" in caplog.messages
 
 
+def test_what_is_unsound_about_a_loss_is_said(caplog):
+    def noisy(output, target):
+        return (output - target).square().sum(-1) * (1 + 0.1 * torch.rand_like(output[..., 0]))
+
+    lossbench.run(noisy, (X, Y), "linear", steps=2, workers=1)
+    assert any(line.startswith("noisy draws random numbers: two") for line in caplog.messages)
+
+
 def test_what_a_function_names_counts_also_within_one_session(caplog):
     space = {"__name__": "__main__"}
     exec(
@@ -115,6 +125,7 @@ def test_hydra_of_who_calls_is_as_it_was():
         lossbench.run("mse", (X, Y), "linear", steps=2, workers=1)
         assert ConfigStore.instance().load("model/theirs.yaml").node.a == 1
         assert compose("optimizer/sgd").optimizer.momentum == 0.9
+        assert copy.deepcopy(ConfigStore.instance()) is not ConfigStore.instance()
 
 
 def test_one_run_has_records():

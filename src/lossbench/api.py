@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib import pyplot
-from matplotlib.axes import Axes
 
-from lossbench import catalog, figures, launch, records, statistics
+from lossbench import catalog, launch, records, statistics
 from lossbench.data import Data
 from lossbench.errors import ConfigError, refuse_unknown
 from lossbench.export import plain
@@ -35,8 +33,13 @@ from lossbench.own import (
     renamed,
 )
 from lossbench.records import Records
-from lossbench.report import page, summary
+from lossbench.report import summary
 from lossbench.statistics import Comparison
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+log = logging.getLogger(__name__)
 
 FIRST = ["loss", "verdict", "estimate", "low", "high", "n", "metric", "margin"]
 """Fields of a verdict that are read first."""
@@ -67,6 +70,10 @@ class Result:
 
     def forest(self, axes: Axes | None = None) -> Axes:
         """Differences from the reference with their intervals, drawn on axes or on new ones."""
+        from matplotlib import pyplot  # what draws takes seconds to import
+
+        from lossbench import figures
+
         paired = self.comparison.paired
         with figures.style():
             if axes is not None:
@@ -81,6 +88,8 @@ class Result:
         Args:
             has_figures: Whether each figure is written as PNG, SVG and PDF too.
         """
+        from lossbench.report import page
+
         return page.write(self.records, has_figures=has_figures)
 
     def __str__(self) -> str:
@@ -261,18 +270,18 @@ def _typed(value: Any) -> str:
 @contextmanager
 def _logging_to_stderr() -> Iterator[None]:
     """Says on standard error what is logged, where nobody else listens."""
-    log = logging.getLogger("lossbench")
+    ours = logging.getLogger("lossbench")
     handler = logging.StreamHandler(sys.stderr)
-    is_heard = log.hasHandlers()
-    level = log.level
-    log.setLevel(logging.INFO)
+    is_heard = ours.hasHandlers()
+    level = ours.level
+    ours.setLevel(logging.INFO)
     if not is_heard:
-        log.addHandler(handler)
+        ours.addHandler(handler)
     try:
         yield
     finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
+        ours.removeHandler(handler)
+        ours.setLevel(level)
 
 
 def _known_parts(losses: Any, data: Any, reading: Reading) -> tuple[list[str], Data]:
@@ -307,7 +316,11 @@ def _known_parts(losses: Any, data: Any, reading: Reading) -> tuple[list[str], D
         reading = replace(reading, task=tasks.pop())
     row = data_row(data, reading)
     functions = [one for one in losses if not isinstance(one, str)]
-    own_rows = [one.row for one in examine(functions, task=row.task)] if functions else []
+    examinations = examine(functions, task=row.task) if functions else []
+    for one in examinations:
+        for clause in one.unsound:
+            log.warning("%s %s", one.row.name, clause)
+    own_rows = [one.row for one in examinations]
     add(*own_rows)
     _refuse_other_task(names, row.task)
     following = iter(own_rows)

@@ -64,12 +64,38 @@ REFUSED = {
         "has no gradient",
     ),
     "a changed argument": (changing, "changes its arguments"),
+    "an if": (
+        lambda output, target: (output - target).abs().sum(-1) * (2 if output.sum() > 1e9 else 1),
+        "use torch.where",
+    ),
 }
 
 
 @pytest.mark.parametrize(("function", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_could_not_be_trained_is_refused_with_the_cure(function, message):
     assert message in kind.refused(loss(function))
+
+
+class Squared(torch.autograd.Function):
+    """As many packages write a loss: a forward pass, and its derivative by hand."""
+
+    @staticmethod
+    def forward(ctx, error):
+        ctx.save_for_backward(error)
+        return error.square().sum(-1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (error,) = ctx.saved_tensors
+        return 2.0 * error * gradient[..., None]
+
+
+def test_a_loss_with_a_derivative_written_by_hand_and_one_that_draws_can_be_trained_and_measured():
+    mine = loss(lambda output, target: Squared.apply(output - target))
+    assert kind.refused(mine) == ""
+    assert claims.measure(mine)["convex"].holds
+    drawing = loss(lambda output, target: (output - target).square().sum(-1) * torch.rand(()))
+    assert kind.refused(drawing) == ""
 
 
 def test_what_is_unsound_is_said():

@@ -86,6 +86,29 @@ def test_help_and_version_import_neither_torch_nor_hydra():
         assert done.returncode == 0
 
 
+def test_a_command_whose_loss_imports_the_compiler_ends_without_a_word_of_it():
+    code = "import torch._dynamo; from lossbench import cli; cli.main(['--version'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_plan_and_the_claims_of_a_loss_import_no_compiler_and_nothing_that_draws_or_downloads():
+    code = """
+import sys
+from lossbench import claims, cli
+from lossbench.claims import kind
+from lossbench.losses import LOSSES
+cli.main(["plan", "loss=mse", "data=diabetes", "steps=2"])
+kind.refused(LOSSES["mse"])
+claims.measure(LOSSES["mse"])
+slow = {"torch._dynamo", "matplotlib", "seaborn", "scipy.optimize", "scipy.stats", "pooch"}
+sys.exit(str(slow & {*sys.modules} or ""))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+
+
 def test_cfg_prints_the_configuration_and_trains_nothing(place, capsys):
     assert cli.main(["--cfg", "job", "loss=huber", "data=diabetes"]) == cli.DONE
     assert "delta: 1.0" in capsys.readouterr().out

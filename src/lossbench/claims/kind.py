@@ -129,6 +129,11 @@ def unlike_a_loss(row: Loss) -> str:
             f"{list(values.shape)}, and not {expected}: sum over the last axis only, with "
             ".sum(-1), and take no mean; a function of torch takes reduction='none'"
         )
+    try:
+        torch.vmap(row.values, randomness="different")(output.detach(), target)
+    except RuntimeError as error:  # of what else vmap cannot compute nothing follows
+        if "data-dependent" in str(error) or ".item()" in str(error):
+            return "a step depends on values, as an `if` on a tensor does: use torch.where"
     if depends_on_others(row.values, output, target, rtol=1e-5, atol=1e-8):
         return (
             "an example's value depends on the other examples, as where something is summed or "

@@ -38,7 +38,7 @@ BEGINNING = "Loading PyTorch and reading the question ..."
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `lossbench` command; returns its exit code."""
-    atexit.register(gc.freeze)  # or Python ends by searching all of a sweep for circles: seconds
+    atexit.register(_end_at_once)
     arguments = list(sys.argv[1:] if argv is None else argv)
     if sys.stdout is None:  # closed by who called
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
@@ -75,6 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     except OSError as error:
         return refuse(str(error))
+
+
+def _end_at_once() -> None:
+    """Spare Python the search of all of a sweep for circles at its end, which takes seconds."""
+    if "triton" not in sys.modules:  # it would print each of its objects that is left
+        gc.freeze()
 
 
 def _obey(file: str, arguments: list[str]) -> int:

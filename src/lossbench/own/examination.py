@@ -151,16 +151,13 @@ def _facts(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tupl
         raise ConfigError(text if text.startswith(where) else f"{where}: {text}") from error
     except Exception as error:
         message, _ = raised(error, function)
-        if "data-dependent" in message or "vmap" in message:
-            message = "a step depends on values, as an `if` on a tensor does: use torch.where"
-        elif "<dynamic-code>" in message:
+        if "<dynamic-code>" in message:
             message = message.replace("<dynamic-code>", place[0])  # its name does not travel
             raise ConfigError(message) from error
-        else:
-            reason = f"{type(error).__name__}: {in_a_line(error)}"
-            if re.search(r"index tensor|LongTensor|expected .*(Long|Int)", reason):
-                reason += "; targets are numbers [..., C], labels are target.argmax(-1)"
-            message = f"called with an output and a target, both [..., C], it raises {reason}"
+        reason = f"{type(error).__name__}: {in_a_line(error)}"
+        if re.search(r"index tensor|LongTensor|expected .*(Long|Int)", reason):
+            reason += "; targets are numbers [..., C], labels are target.argmax(-1)"
+        message = f"called with an output and a target, both [..., C], it raises {reason}"
         raise ConfigError(f"{where}: {message}") from error
 
 
