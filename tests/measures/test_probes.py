@@ -34,10 +34,14 @@ def flat(tensors, place):
     return np.concatenate([value[place].numpy().ravel() for value in tensors.values()])
 
 
+def squares(state, spans=(slice(None),)):
+    return probes.sums_of_squares(**state, spans=spans)
+
+
 def test_every_column_of_steps_equals_the_plain_computation(measured):
     batch, state = measured
     flags = {"is_probability": torch.tensor([True, True, False]), "has_error": ALL}
-    found = probes.steps(**batch, **state, **flags)
+    found = probes.steps(**batch, sums=squares(state), **flags)
     for k in range(3):
         own = {name: value[k].numpy() for name, value in batch.items()}
         error = own["prediction"] - own["target"]
@@ -61,9 +65,9 @@ def test_every_column_of_steps_equals_the_plain_computation(measured):
 def test_the_output_gradient_is_measured_over_the_outputs_that_make_the_prediction(measured):
     batch, state = measured
     flags = {"is_probability": ALL, "has_error": ALL}
-    plain = probes.steps(**batch, **state, **flags)
+    plain = probes.steps(**batch, sums=squares(state), **flags)
     wider = torch.cat([batch["output_gradient"], 9.0 * torch.ones(3, 5, 4)], -1)
-    wide = probes.steps(**batch | {"output_gradient": wider}, **state, **flags)
+    wide = probes.steps(**batch | {"output_gradient": wider}, sums=squares(state), **flags)
     for column in ("output_gradient_norm", "cosine"):
         assert torch.equal(plain[column], wide[column])
 
@@ -73,15 +77,32 @@ def test_where_no_output_has_an_error_all_count_and_there_is_no_cosine(measured)
     wider = torch.cat([batch["output_gradient"], torch.ones(3, 5, 4)], -1).double()
     has_error = torch.tensor([True, False, True])
     flags = {"is_probability": ALL, "has_error": has_error}
-    found = probes.steps(**batch | {"output_gradient": wider}, **state, **flags)
+    found = probes.steps(**batch | {"output_gradient": wider}, sums=squares(state), **flags)
     assert found["cosine"].isnan().equal(~has_error)
     expected = np.sqrt((np.linalg.norm(wider[1].numpy(), axis=-1) ** 2).mean())
     assert found["output_gradient_norm"][1].item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("threads", [1, 4])
+def test_sums_of_squares_have_the_same_bits_however_many_members_are_squared_at_once(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"wide": (7, 65, 33), "row": (7, 40_001), "one": (7, 1)}
+    state = {
+        part: {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        for part in ("gradient", "before", "after")
+    }
+    whole, apart = squares(state), squares(state, [slice(0, 2), slice(2, 4), slice(4, 7)])
+    torch.set_num_threads(before)
+    assert all(torch.equal(whole[name], apart[name]) for name in shapes)
+    moved = (state["after"]["row"] - state["before"]["row"]).double()
+    assert whole["row"][2].double().numpy() == pytest.approx((moved**2).sum(-1).numpy(), rel=1e-5)
+
+
 def test_layers_group_the_parameters_of_a_module(measured):
     _, state = measured
-    found = probes.layers(**state)
+    found = probes.layers(squares(state))
     assert list(found) == ["0", "2"]
     expected = np.hypot(
         np.linalg.norm(state["before"]["0.weight"][1]), np.linalg.norm(state["before"]["0.bias"][1])
@@ -106,9 +127,7 @@ def test_a_saturated_prediction_is_counted():
         prediction=p,
         target=zero,
         output_gradient=zero,
-        gradient=weights,
-        before=weights,
-        after=weights,
+        sums=squares({"gradient": weights, "before": weights, "after": weights}),
         is_probability=torch.tensor([True]),
         has_error=torch.tensor([True]),
     )

@@ -121,18 +121,23 @@ class Updates(Advance):
 
     def probed(self, update: Update, state: State) -> Logged:
         """What every logged step says of an update, made of the state after it."""
-        moved = {"before": update.parameters, "after": state.parameters}
+        sums = probes.sums_of_squares(
+            gradient=update.gradient,
+            before=update.parameters,
+            after=state.parameters,
+            # Where members compute one by one, a sum over one member alone would have other bits.
+            spans=self._together if len(self.spans) == 1 else [slice(None)],
+        )
         steps = probes.steps(
             loss=update.loss,
             prediction=self._members.predict(update.output),
             target=update.target,
             output_gradient=update.signal,
-            gradient=update.gradient,
+            sums=sums,
             is_probability=self._members.is_probability,
             has_error=self._members.has_error,
-            **moved,
         )
-        layers = probes.layers(gradient=update.gradient, **moved)
+        layers = probes.layers(sums)
         rows = [[row[name] for name in probes.LAYER_COLUMNS] for row in layers.values()]
         return Logged(
             torch.stack([steps[name] for name in probes.STEP_COLUMNS]),

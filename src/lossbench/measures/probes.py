@@ -24,15 +24,41 @@ SATURATED = 0.01
 """A prediction counts as saturated where p(1 - p) of every output is below this."""
 
 
+def sums_of_squares(
+    *,
+    gradient: Mapping[str, Tensor],
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    spans: Sequence[slice],
+) -> dict[str, Tensor]:
+    """What both tables are made of: sums of squares, [3, K], by name of parameter.
+
+    They are those of the gradient, of the parameters, and of what the update moved them by.
+
+    Args:
+        gradient: d mean loss / d parameter by name, [K, ...].
+        before: Parameters of this step, [K, ...].
+        after: Parameters of the next step, [K, ...].
+        spans: Members whose squares are summed at once, each slice with two or more of them; the
+            slices together have all K.
+    """
+    parts: dict[str, list[Tensor]] = {name: [] for name in gradient}
+    for span in spans:
+        for name, sums in parts.items():
+            old, new = before[name][span], after[name][span]
+            sums.append(
+                torch.stack([_square(each) for each in (gradient[name][span], old, new - old)])
+            )
+    return {name: torch.cat(sums, -1) for name, sums in parts.items()}
+
+
 def steps(
     *,
     loss: Tensor,
     prediction: Tensor,
     target: Tensor,
     output_gradient: Tensor,
-    gradient: Mapping[str, Tensor],
-    before: Mapping[str, Tensor],
-    after: Mapping[str, Tensor],
+    sums: Mapping[str, Tensor],
     is_probability: Tensor,
     has_error: Tensor,
 ) -> dict[str, Tensor]:
@@ -43,9 +69,7 @@ def steps(
         prediction: [K, B, C].
         target: [K, B, C].
         output_gradient: d loss / d output per example, [K, B, W].
-        gradient: d mean loss / d parameter by name, [K, ...].
-        before: Parameters of this step, [K, ...].
-        after: Parameters of the next step, [K, ...].
+        sums: See `sums_of_squares`.
         is_probability: [K], whether the inverse link gives probabilities.
         has_error: [K], whether the first C outputs have an error each, see `Loss`; else all outputs
             count for the output gradient, and it has no cosine with the error.
@@ -53,41 +77,40 @@ def steps(
     Returns:
         Values [K] by column name.
     """
+    gradient, before, update = _root(sums.values())
     error = prediction - target
     # Outputs beyond the prediction's, such as a variance's, have no error to compare with.
     signal = output_gradient[..., : target.shape[-1]]
     p_variance = (prediction * (1.0 - prediction)).amax(-1)
     saturated = (p_variance < SATURATED).to(loss.dtype).mean(-1)
-    update = {name: after[name] - before[name] for name in before}
     return {
         "loss_value": loss.mean(-1),
-        "gradient_norm": norm(gradient.values()),
+        "gradient_norm": gradient,
         "output_gradient_norm": torch.where(has_error, rms(signal), rms(output_gradient)),
         "error_norm": rms(error),
         "cosine": torch.where(has_error, cosine(signal.flatten(1), error.flatten(1)), torch.nan),
         "saturated_share": torch.where(
             is_probability, saturated, torch.full_like(saturated, torch.nan)
         ),
-        "update_ratio": norm(update.values()) / norm(before.values()),
+        "update_ratio": update / before,
     }
 
 
-def layers(
-    *,
-    gradient: Mapping[str, Tensor],
-    before: Mapping[str, Tensor],
-    after: Mapping[str, Tensor],
-) -> dict[str, dict[str, Tensor]]:
-    """One row of `layers` per member and layer: values [K] by column name, by layer."""
-    return {
-        layer: {
-            "gradient_norm": norm([gradient[name] for name in names]),
-            "weight_norm": norm([before[name] for name in names]),
-            "update_ratio": norm([after[name] - before[name] for name in names])
-            / norm([before[name] for name in names]),
+def layers(sums: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """One row of `layers` per member and layer: values [K] by column name, by layer.
+
+    Args:
+        sums: See `sums_of_squares`.
+    """
+    rows = {}
+    for layer, names in layer_names([*sums]).items():
+        gradient, before, update = _root([sums[name] for name in names])
+        rows[layer] = {
+            "gradient_norm": gradient,
+            "weight_norm": before,
+            "update_ratio": update / before,
         }
-        for layer, names in layer_names(list(gradient)).items()
-    }
+    return rows
 
 
 def layer_names(parameters: Sequence[str]) -> dict[str, list[str]]:
@@ -100,8 +123,16 @@ def layer_names(parameters: Sequence[str]) -> dict[str, list[str]]:
 
 def norm(tensors: Iterable[Tensor]) -> Tensor:
     """L2 norm [K] over all entries of tensors [K, ...] of each member."""
-    squares = [tensor.flatten(1).square().sum(-1) for tensor in tensors]
-    return torch.stack(squares, -1).sum(-1).sqrt()
+    return _root([_square(tensor) for tensor in tensors])
+
+
+def _square(tensor: Tensor) -> Tensor:
+    return tensor.flatten(1).square().sum(-1)
+
+
+def _root(sums: Iterable[Tensor]) -> Tensor:
+    """L2 norms [..., K] of what has these sums of squares, each [..., K]."""
+    return torch.stack([*sums], -1).sum(-1).sqrt()
 
 
 def rms(vectors: Tensor) -> Tensor:
