@@ -74,7 +74,8 @@ def _show(
 
         def say() -> None:
             _print_answer(terminal.answer(load()))
-            print("\nWriting the report ...", flush=True)
+            files = " and the files of its figures" if has_figures else ""
+            print(f"\nWriting the report{files} ...", flush=True)
 
         start = time.monotonic()
         page.write(

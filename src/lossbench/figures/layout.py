@@ -51,6 +51,8 @@ def page(
     axes = figure.subplots(
         rows, columns, sharex=shared != "none", sharey=shared == "both", squeeze=False
     ).ravel()
+    for spine in (spine for ax in axes for spine in ax.spines.values()):
+        spine.set_in_layout(False)  # it ends where the axes do, and measures all ticks anew
     empty = slice(columns - (rows * columns - panels), columns)
     for ax in axes[empty]:
         ax.set_axis_off()

@@ -126,6 +126,7 @@ def style(salt: str = "lossbench", *, losses: Sequence[Mapping[str, str]] = ()) 
         "font.size": 7,
         "axes.labelsize": 7,
         "axes.titlesize": 7.5,
+        "axes.titley": 1.0,  # without a number matplotlib measures all ticks to find it
         "xtick.labelsize": 6.5,
         "ytick.labelsize": 6.5,
         "axes.spines.top": False,
