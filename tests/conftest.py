@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -16,6 +17,7 @@ from lossbench.models import MODELS
 from lossbench.own import modules
 
 torch.set_num_threads(1)
+gc.set_threshold(50_000, 20, 100)  # so much is imported here that the usual searches take a tenth
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
 
 
