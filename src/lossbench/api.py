@@ -27,8 +27,8 @@ from lossbench.own import (
     add,
     batch_size,
     data_row,
-    examine,
     loss_of,
+    loss_rows,
     model_row,
     renamed,
 )
@@ -38,8 +38,6 @@ from lossbench.statistics import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-log = logging.getLogger(__name__)
 
 FIRST = ["loss", "verdict", "estimate", "low", "high", "n", "metric", "margin"]
 """Fields of a verdict that are read first."""
@@ -270,18 +268,18 @@ def _typed(value: Any) -> str:
 @contextmanager
 def _logging_to_stderr() -> Iterator[None]:
     """Says on standard error what is logged, where nobody else listens."""
-    ours = logging.getLogger("lossbench")
+    log = logging.getLogger("lossbench")
     handler = logging.StreamHandler(sys.stderr)
-    is_heard = ours.hasHandlers()
-    level = ours.level
-    ours.setLevel(logging.INFO)
+    is_heard = log.hasHandlers()
+    level = log.level
+    log.setLevel(logging.INFO)
     if not is_heard:
-        ours.addHandler(handler)
+        log.addHandler(handler)
     try:
         yield
     finally:
-        ours.removeHandler(handler)
-        ours.setLevel(level)
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def _known_parts(losses: Any, data: Any, reading: Reading) -> tuple[list[str], Data]:
@@ -316,11 +314,7 @@ def _known_parts(losses: Any, data: Any, reading: Reading) -> tuple[list[str], D
         reading = replace(reading, task=tasks.pop())
     row = data_row(data, reading)
     functions = [one for one in losses if not isinstance(one, str)]
-    examinations = examine(functions, task=row.task) if functions else []
-    for one in examinations:
-        for clause in one.unsound:
-            log.warning("%s %s", one.row.name, clause)
-    own_rows = [one.row for one in examinations]
+    own_rows = loss_rows(functions, task=row.task)
     add(*own_rows)
     _refuse_other_task(names, row.task)
     following = iter(own_rows)

@@ -131,7 +131,7 @@ def unlike_a_loss(row: Loss) -> str:
         )
     try:
         torch.vmap(row.values, randomness="different")(output.detach(), target)
-    except RuntimeError as error:  # of what else vmap cannot compute nothing follows
+    except RuntimeError as error:  # of other reasons: training needs no vmap
         if "data-dependent" in str(error) or ".item()" in str(error):
             return "a step depends on values, as an `if` on a tensor does: use torch.where"
     if depends_on_others(row.values, output, target, rtol=1e-5, atol=1e-8):

@@ -46,9 +46,8 @@ def sums_of_squares(
     for span in spans:
         for name, sums in parts.items():
             old, new = before[name][span], after[name][span]
-            sums.append(
-                torch.stack([_square(each) for each in (gradient[name][span], old, new - old)])
-            )
+            three = gradient[name][span], old, new - old
+            sums.append(torch.stack([_sum_of_squares(each) for each in three]))
     return {name: torch.cat(sums, -1) for name, sums in parts.items()}
 
 
@@ -123,10 +122,10 @@ def layer_names(parameters: Sequence[str]) -> dict[str, list[str]]:
 
 def norm(tensors: Iterable[Tensor]) -> Tensor:
     """L2 norm [K] over all entries of tensors [K, ...] of each member."""
-    return _root([_square(tensor) for tensor in tensors])
+    return _root([_sum_of_squares(tensor) for tensor in tensors])
 
 
-def _square(tensor: Tensor) -> Tensor:
+def _sum_of_squares(tensor: Tensor) -> Tensor:
     return tensor.flatten(1).square().sum(-1)
 
 

@@ -6,7 +6,13 @@ from lossbench.own.containment import (
     draw_from_global_generators,
     is_own,
 )
-from lossbench.own.examination import Examination, bare_row, examine, file_and_line
+from lossbench.own.examination import (
+    Examination,
+    bare_row,
+    examine,
+    file_and_line,
+    loss_rows,
+)
 from lossbench.own.modules import (
     SOURCE,
     Own,

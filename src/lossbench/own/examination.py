@@ -84,6 +84,15 @@ def examine(
     return examinations
 
 
+def loss_rows(functions: Iterable[Callable[..., Any] | Loss], *, task: str = "") -> list[Loss]:
+    """The rows of functions, see `examine`; what is unsound about one is said."""
+    examinations = examine(functions, task=task)
+    for one in examinations:
+        for clause in one.unsound:
+            log.warning("%s %s", one.row.name, clause)
+    return [one.row for one in examinations]
+
+
 def _examination(
     process: TrialProcess, function: Callable[..., Any] | Loss, task: str, link: str
 ) -> Examination:

@@ -14,7 +14,7 @@ from lossbench.data.files import Files
 from lossbench.errors import ConfigError, nearest
 from lossbench.losses.spec import Loss
 from lossbench.models import Model
-from lossbench.own.examination import EXAMINATION_PATIENCE, examine
+from lossbench.own.examination import EXAMINATION_PATIENCE, loss_rows
 from lossbench.own.modules import SOURCE, Own, add, loss_of, model_row, module_of
 from lossbench.own.process import TrialProcess
 from lossbench.own.tables import Reading, batch_size, file_table, is_table
@@ -115,7 +115,7 @@ def _kind(pickled: bytes) -> tuple[str, str]:
 
 
 ROW_OF: dict[str, Callable[[Any], Loss | Data | Model]] = {
-    "loss": lambda function: examine([loss_of(function)])[0].row,
+    "loss": lambda function: loss_rows([loss_of(function)])[0],
     "model": model_row,
     "data": _data,
 }

@@ -282,13 +282,13 @@ class _Rhythm:
         # themselves, or what an evaluation varies by would be more than all of an update.
         spent = np.array([max(float(np.median(span)), 1e-9) for span in spans.values()])
         shares = np.array([*spans], dtype=float) / spent[:, None]
-        seconds, known = np.zeros(3), [*range(min(3, len(spent)))]
-        while known:  # least squares without negative seconds; scipy's takes 0.4 s to import
-            found = np.linalg.lstsq(shares[:, known], np.ones(len(spent)))[0]
-            if (found >= 0).all():
-                seconds[known] = found
+        seconds, columns = np.zeros(3), [*range(min(3, len(spent)))]
+        while columns:  # least squares without negative seconds; scipy's takes 0.4 s to import
+            fit = np.linalg.lstsq(shares[:, columns], np.ones(len(spent)))[0]
+            if (fit >= 0).all():
+                seconds[columns] = fit
                 break
-            known = [part for part, value in zip(known, found, strict=True) if value > 0]
+            columns = [column for column, value in zip(columns, fit, strict=True) if value > 0]
         return seconds.tolist()
 
 
