@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import lossbench
-from lossbench import records
+from lossbench import records, statistics
 from lossbench.errors import ConfigError
 
 RNG = np.random.default_rng(0)
@@ -87,12 +87,14 @@ def test_an_edited_function_of_the_same_name_trains_anew(caplog):
     assert "108 runs, 54 already there, 54 to train in 1 packs" in caplog.messages
 
 
-def test_what_is_unsound_about_a_loss_is_said(caplog):
+def test_what_is_unsound_about_a_loss_is_said_and_held_against_its_verdicts(caplog):
     def noisy(output, target):
         return (output - target).square().sum(-1) * (1 + 0.1 * torch.rand_like(output[..., 0]))
 
-    lossbench.run(noisy, (X, Y), "linear", steps=2, workers=1)
+    sweep = lossbench.run(noisy, (X, Y), "linear", steps=2, workers=1)
     assert any(line.startswith("noisy draws random numbers: two") for line in caplog.messages)
+    objections = statistics.objections(sweep, statistics.all_comparisons(sweep))
+    assert any(text.startswith("noisy draws random numbers: two") for text in objections)
 
 
 def test_what_a_function_names_counts_also_within_one_session(caplog):

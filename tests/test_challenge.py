@@ -181,3 +181,17 @@ def test_the_catalog_shows_a_function_of_a_file(own_folder, capsys):
     (own_folder / "own_words.py").write_text(FILE)
     assert cli.main(["losses", "own_words.py:wing"]) == cli.DONE
     assert "nonnegative" in capsys.readouterr().out
+
+
+def test_what_a_loss_that_draws_is_for_has_to_be_said(own_folder, capsys):
+    (own_folder / "own_noise.py").write_text(
+        "import torch\n\n"
+        "def noisy(output, target):\n"
+        "    return (output - target).square().sum(-1) * torch.rand_like(output[..., 0])\n"
+    )
+    code, said = ask(capsys, "try", "own_noise.py", "size=smoke", "report=none")
+    assert (code, "own_noise.py, line 3: it draws random numbers" in said.err) == (
+        cli.MISTAKE,
+        True,
+    )
+    assert not (own_folder / "runs").exists()

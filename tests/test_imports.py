@@ -15,6 +15,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 
 ROOMS = (
     "errors",
+    "progress",
     "processes",
     "store",
     "records",
@@ -44,7 +45,17 @@ ROOMS = (
 )
 """Rooms from the ground up; a room imports earlier ones only."""
 
-READING = ("errors", "processes", "store", "records", "statistics", "figures", "report", "export")
+READING = (
+    "errors",
+    "progress",
+    "processes",
+    "store",
+    "records",
+    "statistics",
+    "figures",
+    "report",
+    "export",
+)
 """What reads a finished sweep: these import one another, and never torch."""
 
 

@@ -105,10 +105,13 @@ def cards(challenge: Challenge, *, width: int) -> Iterator[str]:
             yield from catalog.hanging(
                 "  is       ", f"{', '.join(same)}, up to the learning rate", width
             )
-        faults = [*one.unsound]
+        faults = [*row.unsound]
         if "gradient_is_derivative" not in held:
             witness = one.verdicts["gradient_is_derivative"].witness
-            faults.append(f"its gradient is not its derivative, something is detached: {witness}")
+            faults.append(
+                "its gradient is not its derivative, by something detached or a backward of its "
+                f"own: {witness}"
+            )
         if row.task == "regression" and "minimised_at_target" not in held:
             faults.append("is not least where the prediction is the target")
         for fault in faults:

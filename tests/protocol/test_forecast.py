@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -40,8 +42,12 @@ def known_speeds(monkeypatch):
     monkeypatch.setattr(forecast._Speeds, "_timed", lambda *_: forecast._Speed(**COSTS))
 
 
-def ask(*words):
-    return cli.main([*words, "--config-dir", "conf", "experiment=tiny", "report=none"])
+def words(*typed):
+    return [*typed, "--config-dir", "conf", "experiment=tiny", "report=none"]
+
+
+def ask(*typed):
+    return cli.main(words(*typed))
 
 
 def planned(text):
@@ -103,25 +109,50 @@ def test_half_of_what_is_open_is_expected_to_go_on_and_all_of_it_at_most():
     assert forecast._expected(rows, 3) == "64 s expected, 64 s at most"
 
 
-def test_packs_disk_and_memory_are_foretold_within_a_factor_of_two(place, capsys):
-    ask("plan", "name=sized", "steps=200")
+PEAK = """
+import re, sys
+from lossbench import cli
+assert cli.main(sys.argv[1:]) == 0
+print(re.search("VmHWM.*", open("/proc/self/status").read())[0])  # most memory it ever had
+"""
+
+
+def test_packs_are_foretold_disk_within_a_factor_of_two_and_memory_within_a_third(place, capsys):
+    alone = ["name=sized", "steps=200", "hydra.launcher.workers=1"]
+    ask("plan", *alone)
     text = capsys.readouterr().out
     packs = sum(map(int, re.findall(r"^\d+ seeds.* (\d+) +[\d,]+ +\d+ s$", text, re.M)))
     disk = 1e6 * float(re.search(r"disk\s+([\d.]+)\s+MB", text)[1])
-    ask("name=sized", "steps=200")
+    memory = 2**20 * float(re.search(r"memory\s+([\d,]+)\s+MiB", text)[1])
+    command = [sys.executable, "-c", PEAK, *words(*alone)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert 0.75 < memory / (1024 * int(done.stdout.split()[-2])) < 1.33
     folder = place / "runs" / "sized" / "packs"
     assert packs == len([*folder.glob("*/commit.json")])
     written = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
     assert 0.5 < disk / written < 2
 
 
-def test_a_plan_for_two_processes_takes_half_as_long_and_no_more_memory(tmp_path, known_speeds):
+def test_a_plan_for_two_processes_takes_half_as_long_and_the_memory_of_one_process_more(
+    tmp_path, known_speeds
+):
     runs = [make_run(seed=seed, steps=200) for seed in range(40)]
     alone, two = sweep_in(tmp_path), sweep_by(Processes(trainer(), 2), tmp_path)
     one_row, two_row = (forecast.forecast({"exploratory": runs}, s)[0] for s in (alone, two))
     assert (one_row.packs, two_row.packs) == (1, 2)
     assert two_row.seconds == pytest.approx(one_row.seconds / 2)
-    assert 0.9 < two_row.memory / one_row.memory < 1.2
+    more = two_row.memory - one_row.memory
+    assert more == pytest.approx(forecast.BYTES_A_PROCESS, rel=0.02)
+
+
+def test_data_that_all_seeds_have_in_common_count_once(tiny):
+    sizes = {"model": "linear", "loss": "cross_entropy", "steps": 5}
+    shared, own = (
+        forecast._numbers(make_run(data=data, **sizes), torch.device("cpu"), Files())
+        for data in ("tiny_grey", "tiny_vectors")
+    )
+    assert (shared.data > 48 * 28 * 28, shared.seed) == (True, 0)
+    assert (own.data, own.seed > 0) == (0, True)
 
 
 def test_memory_for_evaluation_is_that_of_one_chunk(monkeypatch):

@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["--config-dir"] and {*arguments[2:3]} & COMMANDS.keys():
         arguments = [arguments[2], *arguments[:2], *arguments[3:]]
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("lossbench").setLevel(logging.INFO)
     command = next(iter(arguments), "")
     try:
         if command in COMMANDS:

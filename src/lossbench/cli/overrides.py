@@ -39,7 +39,6 @@ def with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
         arguments: As typed.
         act: Given the composed configuration and Hydra's loader, returns the exit code.
     """
-    logging.getLogger("lossbench").setLevel(logging.INFO)
     for word in arguments:  # else Hydra takes the beginning of a flag of its own for it
         key = word.removeprefix("--").partition("=")[0]
         if word.startswith("--") and (key in (*GROUPS, "experiment") or is_key(key)):

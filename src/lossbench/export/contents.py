@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from lossbench import records, statistics, store
+from lossbench.progress import progress
 
 ENDS = {"done": True, "diverged": True, "failed": False}
 """Whether a tool calls a run with the status finished: to diverge is a result."""
@@ -67,10 +67,12 @@ class Export:
         ]
         points = pd.concat(parts, ignore_index=True).dropna().sort_values(keys, kind="stable")
         by_run = dict([*points.groupby("run_id", sort=False)[["step", "tag", "value"]]])
-        for run in tqdm([*self.runs.itertuples()], unit="run", disable=None, leave=False):
-            if run.status != "missing":
-                its = by_run.get(run.run_id, points.iloc[:0])
-                yield run, [*zip(its.step.tolist(), its.tag, its.value.tolist(), strict=True)]
+        with progress(len(self.runs), unit="run", title="exporting") as bar:
+            for run in self.runs.itertuples():
+                if run.status != "missing":
+                    its = by_run.get(run.run_id, points.iloc[:0])
+                    yield run, [*zip(its.step.tolist(), its.tag, its.value.tolist(), strict=True)]
+                bar.update()
 
 
 _KEYS = frozenset(column.name for column in records.KEYS)

@@ -6,21 +6,24 @@ import io
 
 import pyarrow as pa
 import pyarrow.csv
-from tqdm import tqdm
 
 from lossbench import records, store
 from lossbench.export.contents import Export
 from lossbench.export.folder import marked_folder
+from lossbench.progress import progress
 
 
 def write(export: Export, into: str) -> str:
     """A file a table, with the columns of the records."""
     folder = marked_folder(export, into, "csv")
-    for table in tqdm(records.TABLES, unit="table", disable=None, leave=False):
-        columns = [column.name for column in records.COLUMNS[table]]
-        frame = export.runs if table == "runs" else export.table(table)
-        arrow = pa.Table.from_pandas(frame[columns], records.schema(table), preserve_index=False)
-        store.write(folder / f"{table}.csv", _csv(arrow))
+    with progress(len(records.TABLES), unit="table", title="exporting") as bar:
+        for table in records.TABLES:
+            columns, schema = records.COLUMNS[table], records.schema(table)
+            frame = export.runs if table == "runs" else export.table(table)
+            rows = frame[[column.name for column in columns]]
+            arrow = pa.Table.from_pandas(rows, schema, preserve_index=False)
+            store.write(folder / f"{table}.csv", _csv(arrow))
+            bar.update()
     verdicts = pa.Table.from_pandas(export.verdicts, preserve_index=False)
     store.write(folder / "verdicts.csv", _csv(verdicts))
     return f"{folder}  (in Python: pandas.read_csv)"

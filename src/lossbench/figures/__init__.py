@@ -6,7 +6,7 @@ line style and marker tell the losses of a family apart.
 """
 
 from lossbench.figures.axes import power_of_ten
-from lossbench.figures.layout import ONE_COLUMN, TWO_COLUMNS, label, page, strips
+from lossbench.figures.layout import ONE_COLUMN, TWO_COLUMNS, label, page, stamp, strips
 from lossbench.figures.lines import (
     error_signal,
     layer_gradients,

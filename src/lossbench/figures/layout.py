@@ -109,6 +109,12 @@ def frame(
     )
 
 
+def stamp(figure: Any, word: str) -> None:
+    """Write a word across a figure, which nobody can then take for what it is not."""
+    across = {"ha": "center", "va": "center", "rotation": 20, "fontsize": 44, "alpha": 0.25}
+    figure.text(0.5, 0.5, word, color=NOTE, fontweight="bold", **across)
+
+
 def strips(figure: Any) -> Strips:
     """The strips that `frame` gave a figure."""
     below, above = figure.texts

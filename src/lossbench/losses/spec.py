@@ -82,6 +82,8 @@ class Loss:
             if they say no more than a prediction.
         quantile: Its parameter that is the level of the quantile it elicits; empty if it elicits
             something else.
+        unsound: What is wrong with it though it can be trained, a clause each, where it was
+            measured: of somebody's own.
 
     Raises:
         ValueError: Name, inverse link, task, domain, distribution or quantile is not one of ours.
@@ -100,6 +102,7 @@ class Loss:
     oracle: str = ""
     distribution: str = ""
     quantile: str = ""
+    unsound: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):

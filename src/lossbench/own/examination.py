@@ -34,15 +34,13 @@ class Examination:
     """What was found of a loss of somebody's own.
 
     Attributes:
-        row: It, with its task and inverse link.
+        row: It, with its task, its inverse link, and what is unsound about it.
         why: How these were found; empty where they were said.
-        unsound: What is wrong with it though it can be trained, a clause each.
         verdicts: What was measured of every claim; the row of a bare function claims what holds.
     """
 
     row: Loss
     why: str
-    unsound: tuple[str, ...]
     verdicts: dict[str, Verdict]
 
 
@@ -88,7 +86,7 @@ def loss_rows(functions: Iterable[Callable[..., Any] | Loss], *, task: str = "")
     """The rows of functions, see `examine`; what is unsound about one is said."""
     examinations = examine(functions, task=task)
     for one in examinations:
-        for clause in one.unsound:
+        for clause in one.row.unsound:
             log.warning("%s %s", one.row.name, clause)
     return [one.row for one in examinations]
 
@@ -100,10 +98,10 @@ def _examination(
     place = file_and_line(function)
     *kinds, why, unsound, verdicts = process.call(when, _facts, pickled, place, task, link)
     if isinstance(function, Loss):
-        return Examination(function, why, unsound, verdicts)
+        return Examination(replace(function, unsound=unsound), why, verdicts)
     held = frozenset(name for name, verdict in verdicts.items() if verdict.holds)
-    row = replace(bare_row(function, *kinds), claims=held)
-    return Examination(row, why, unsound, verdicts)
+    row = replace(bare_row(function, *kinds), claims=held, unsound=unsound)
+    return Examination(row, why, verdicts)
 
 
 def _name(function: Callable[..., Any] | Loss) -> str:
@@ -148,6 +146,8 @@ def _facts(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tupl
                 raise ConfigError(f"{where}: {problem}")
             if link and not task:
                 task = "regression" if link in OF_NUMBERS else "classification"
+            if not task and kind.draws(bare_row(function)):
+                raise ConfigError(DRAWS)
             if not (task and link):
                 task, guess, why = _guessed(function, task)
                 link = link or guess
@@ -169,6 +169,11 @@ def _facts(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tupl
         message = f"called with an output and a target, both [..., C], it raises {reason}"
         raise ConfigError(f"{where}: {message}") from error
 
+
+DRAWS = (
+    "it draws random numbers, so what it is for cannot be measured: say it, with --task regression "
+    "or classification"
+)
 
 IS_OUTPUT = re.compile(r"out(put)?s?|logits?|(y_?)?pred\w*|y_?hat|inputs?")
 IS_TARGET = re.compile(r"targets?|labels?|y|(y_?)?true|truth|gold")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lossbench import records, statistics
 from lossbench.data.files import Files
+from lossbench.data.splits import Splits
 from lossbench.engine import Shared, evaluate, runs_apart, train
 from lossbench.losses import LOSSES
 from lossbench.measures import probes
@@ -46,6 +47,9 @@ BYTES_A_ROW = {"runs": 900.0, "steps": 22.0, "layers": 11.0, "evals": 4.0, "exam
 COPIES = 6
 """Of the parameters while a pack trains: themselves, gradient, optimizer, update and what comes."""
 
+BYTES_A_PROCESS = 410 * 2**20
+"""Of one that trains, beside tensors: Python, PyTorch, tables; the peak of three sweeps of digits
+and two_moons less their tensors."""
 
 OUTPUTS_AT_ONCE = 4
 """Of every split while metrics are computed: outputs, targets, predictions and what comes."""
@@ -63,7 +67,7 @@ class Forecast:
         updates: Of all runs to be trained.
         seconds: To train them here, by all processes, from updates timed and thrown away.
         evaluating: Share of them that evaluations take.
-        memory: Most bytes of tensors at once, of all processes.
+        memory: Most bytes at once of all processes that train; on a card, of their tensors there.
         disk: Bytes of parquet.
     """
 
@@ -175,7 +179,8 @@ class _Speeds:
         alike = {name: value for name, value in facts.items() if name not in TIMED_AS_ONE}
         # Many members share the cost of an update.
         size = min(self._members(pack), self.rhythm.members).bit_length()
-        kind = json.dumps([alike, self._numbers(pack).seed, size])
+        numbers = self._numbers(pack)
+        kind = json.dumps([alike, numbers.data + numbers.seed, size])
         if kind not in self.known:
             self.known[kind] = self._timed(pack)
         return self.known[kind]
@@ -230,8 +235,10 @@ class _Speeds:
         numbers = self._numbers(pack)
         width = PRECISIONS[pack.runs[0].precision].itemsize
         seeds = len({run.seed for run in pack.runs})
-        tensors = seeds * numbers.seed + self._members(pack) * numbers.member + numbers.once
-        return width * tensors + seeds * numbers.drawn
+        tensors = numbers.data + seeds * numbers.seed + numbers.once
+        tensors += self._members(pack) * numbers.member
+        process = BYTES_A_PROCESS if self.device.type == "cpu" else 0
+        return process + width * tensors + seeds * numbers.drawn
 
     def disk(self, pack: Pack) -> float:
         """Bytes of the rows of a pack's runs in the five tables."""
@@ -304,7 +311,8 @@ class _Numbers:
     """How many numbers a pack is.
 
     Attributes:
-        seed: Data of a seed.
+        data: That all seeds have in common.
+        seed: Data of a seed alone.
         drawn: Bytes of a seed's rows of batches and words of augmentation.
         member: What each member holds at once at most.
         once: What members that run one after the other hold one at a time.
@@ -313,6 +321,7 @@ class _Numbers:
         examples: Those of test that have a row each.
     """
 
+    data: int
     seed: int
     drawn: int
     member: int
@@ -331,9 +340,11 @@ def _updates(run: Run) -> float:
 
 
 def _numbers(run: Run, device: torch.device, files: Files) -> _Numbers:
-    splits = splits_of(run, files)
-    kinds = (splits.inputs, splits.targets, splits.posterior, splits.clean)
-    data = sum(part.numel() for kind in kinds for part in kind.values())
+    splits, others = (splits_of(replace(run, seed=run.seed + more), files) for more in (0, 1))
+    parts = zip(_tensors(splits), _tensors(others), strict=True)
+    in_common = [(mine.numel(), mine is theirs) for mine, theirs in parts]
+    data = sum(count for count, is_common in in_common if is_common)
+    seed = sum(count for count, _ in in_common) - data
     drawn = run.steps * run.batch_size * (8 + 12 * (run.augmentation.fn != "none"))
     model = MODELS[run.model.fn].fn(*splits.sizes, **run.model.params)
     example = splits.inputs["train"][:1]
@@ -351,9 +362,14 @@ def _numbers(run: Run, device: torch.device, files: Files) -> _Numbers:
     two = splits.inputs["train"][:2].to(device)
     if runs_apart(run.model.name, model.train().to(device), two):
         once = max(evaluating, training)
-        return _Numbers(data, drawn, judged + parameters, once, True, layers, examples)
+        return _Numbers(data, seed, drawn, judged + parameters, once, True, layers, examples)
     member = max(evaluating + judged, training) + parameters
-    return _Numbers(data, drawn, member, 0, False, layers, examples)
+    return _Numbers(data, seed, drawn, member, 0, False, layers, examples)
+
+
+def _tensors(splits: Splits) -> list[Tensor]:
+    kinds = (splits.inputs, splits.targets, splits.posterior, splits.clean)
+    return [part for kind in kinds for part in kind.values()]
 
 
 def _activations(model: nn.Module, example: Tensor) -> tuple[int, int]:
@@ -412,7 +428,8 @@ def lines(outline: Outline) -> Iterable[str]:
         f"Training {records.duration(first.seconds)} on this machine"
         f"{_by(outline.sweep.crew.packs_at_once)}"
         + (f", {_expected(rows, outline.known)}" if len(rows) > 1 else "")
-        + f", tensors {memory / 2**20:,.0f} MiB, disk {disk / 1e6:,.1f} MB."
+        + f", memory {memory / 2**20:,.0f} MiB, disk {disk / 1e6:,.1f} MB."
+        " To start, and the report, come on top."
     )
     yield from textwrap.wrap(cost, 80)
     if first.evaluating >= MUCH:

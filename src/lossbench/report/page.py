@@ -82,7 +82,8 @@ def write(
         drawn = finish()
     saved = []
     if has_figures:
-        saved = [*pictures.save(folder / "figures", flat, workers=workers, losses=losses)]
+        at = {"workers": workers, "losses": losses, "across": mark.removesuffix(": ")}
+        saved = [*pictures.save(folder / "figures", flat, **at)]
     rules, drawn = pictures.with_classes(drawn)
     by_name = {picture.name: picture for picture in drawn}
     rows = [_summary_row(task) for task in mains]

@@ -31,9 +31,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from lossbench import figures, processes, store
+from lossbench.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +148,7 @@ def save(
     *,
     workers: int,
     losses: Sequence[Mapping[str, str]] = (),
+    across: str = "",
 ) -> dict[str, str]:
     """Draw all and write their files; the title of each that could be drawn, by its name.
 
@@ -156,8 +157,9 @@ def save(
         drawings: What to draw; one that cannot be drawn is logged and left out.
         workers: Processes that draw; 1 draws in this one.
         losses: As `figures.style` takes them.
+        across: Written across each, as `figures.stamp` does.
     """
-    with _each(partial(_save, folder, losses), drawings, workers=workers) as results:
+    with _each(partial(_save, folder, losses, across), drawings, workers=workers) as results:
         return results()
 
 
@@ -208,17 +210,18 @@ def _each(
     """
     names = Counter(drawing.name.casefold() for drawing in drawings)
     assert not names or max(names.values()) == 1, "two figures would share their files"
-    bar = partial(tqdm, total=len(drawings), unit="figure", disable=None, leave=False)
     attempt = partial(_made_or_reason, act)
 
     def results() -> dict[str, Any]:
         by_name = {}
-        for drawing, (result, reason) in zip(drawings, bar(attempts), strict=True):
-            if reason:
-                message = "figure %s could not be drawn, please report it: %s"
-                log.error(message, drawing.name, reason)
-            else:
-                by_name[drawing.name] = result
+        with progress(len(drawings), unit="figure", title="drawing") as bar:
+            for drawing, (result, reason) in zip(drawings, attempts, strict=True):
+                if reason:
+                    message = "figure %s could not be drawn, please report it: %s"
+                    log.error(message, drawing.name, reason)
+                else:
+                    by_name[drawing.name] = result
+                bar.update()
         return by_name
 
     if workers == 1 or len(drawings) < MANY:
@@ -286,7 +289,7 @@ def _draw(losses: Sequence[Mapping[str, str]], drawing: Drawing) -> list[str]:
     ]
 
 
-def _save(folder: Path, losses: Sequence[Mapping[str, str]], drawing: Drawing) -> str:
+def _save(folder: Path, losses: Sequence[Mapping[str, str]], across: str, drawing: Drawing) -> str:
     """Write the files of a figure; returns its title."""
     title = ""
     for ending in WIDTHS:
@@ -294,6 +297,8 @@ def _save(folder: Path, losses: Sequence[Mapping[str, str]], drawing: Drawing) -
         with figures.style(name, losses=losses):
             figure = _laid_out(drawing, ending)
             title = figures.strips(figure).title
+            if across:
+                figures.stamp(figure, across)
             for kind, content in _encode(figure).items():
                 store.write(folder / f"{name}.{kind}", content)
     return title

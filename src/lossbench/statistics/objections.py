@@ -35,11 +35,11 @@ def objections(sweep: records.Records, comparisons: Iterable[Comparison]) -> lis
         comparisons: From `all_comparisons`.
 
     Returns:
-        Missing and failed runs, pairs that were refused, comparisons that were not declared
-        beforehand or whose runs had been seen, are undecided, have too few pairs, a margin that
-        is a large part of the reference's error, a grid of
-        learning rates that is too coarse or too short, were still improving, or rest on one seed;
-        none where nothing is to be said.
+        Missing and failed runs, what is unsound about a loss, pairs that were refused, comparisons
+        that were not declared beforehand or whose runs had been seen, are undecided, have too few
+        pairs, a margin that is a large part of the reference's error, a grid of learning rates that
+        is too coarse or too short, were still improving, or rest on one seed; none where nothing
+        is to be said.
     """
     sentences = []
     if declaration_of(sweep.plan)["size"] == "smoke":
@@ -47,6 +47,9 @@ def objections(sweep: records.Records, comparisons: Iterable[Comparison]) -> lis
     for status, words in {"failed": "failed", "missing": "are missing"}.items():
         if count := int((sweep.runs.status == status).sum()):
             sentences.append(f"{count} of {len(sweep.runs)} runs {words}.")
+    for name, facts in sweep.plan["losses"].items():
+        # Sweeps of before have not recorded it.
+        sentences += [f"{name} {clause}." for clause in facts.get("unsound", ())]
     for one in comparisons:
         where = one.label
         if not one.is_main:

@@ -321,6 +321,7 @@ def _loss_facts(run: Run) -> dict[str, Any]:
         **{name: getattr(row, name) for name in ("inverse_link", "family", "task")},
         **{name: getattr(row, name) for name in ("formula", "source")},
         "claims": sorted(row.claims),
+        "unsound": [*row.unsound],
         # Losses that are this one up to a factor, all with default parameters, and how we say it.
         "duplicates": {
             ({relation.loss, relation.other} - {run.loss.fn}).pop(): relation.sentence

@@ -24,12 +24,12 @@ from lossbench.engine.state import FORMAT
 from lossbench.own import CALL_PATIENCE, Own
 from lossbench.pairing import device_name, environment_sha
 from lossbench.processes import END_SIGNALS
+from lossbench.progress import progress
 from lossbench.runs import ENGINE_SCHEMA, ConfigError, Engine, Run, refuse_other_code
 from lossbench.sweep.invariance import recorded_invariance
 from lossbench.sweep.inventory import OpenPack, Statuses, record_of
 from lossbench.sweep.preflight import splits_of
 from lossbench.sweep.pretrained import with_pretrained
-from lossbench.sweep.progress import progress
 
 log = logging.getLogger(__name__)
 

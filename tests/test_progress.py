@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from lossbench.sweep.progress import progress
+from lossbench.progress import progress
 
 
 def test_off_a_terminal_progress_is_a_line_and_a_bar_without_a_title_none(caplog, capfd):
@@ -24,7 +24,7 @@ def test_off_a_terminal_progress_is_a_line_and_a_bar_without_a_title_none(caplog
 
 def test_a_line_comes_also_while_no_run_has_ended(caplog, monkeypatch):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("lossbench.sweep.progress.PAUSE", 0.01)
+    monkeypatch.setattr("lossbench.progress.PAUSE", 0.01)
     with progress(10, unit="run", title="training") as bar:
         time.sleep(0.02)
         bar.update(0)

@@ -1,4 +1,4 @@
-"""How far training is: a bar on a terminal and in a notebook, elsewhere a line now and then."""
+"""How far something is: a bar on a terminal and in a notebook, elsewhere a line now and then."""
 
 from __future__ import annotations
 
