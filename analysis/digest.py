@@ -16,7 +16,7 @@ options = parser.parse_args()
 sweep, out = records.load(options.sweep), Path(options.out)
 lines = []
 
-for group in statistics.by_context(statistics.all_comparisons(sweep)):
+for group in statistics.contexts(sweep):
     main = statistics.main_of(group)
     others = [comparison for comparison in group if comparison is not main]
     value = "absent"

@@ -100,13 +100,11 @@ def write_report(sweep: str, workers: str, what: str) -> dict[str, float]:
 
 def save_plainly(sweep: str) -> dict[str, float]:
     """Seconds that the figures of a report take with `Figure.savefig`, from some of them."""
-    from lossbench import figures, records, statistics
+    from lossbench import figures, records
     from lossbench.report import drawings, pictures
 
     loaded = records.load(sweep)
-    groups = statistics.by_context(statistics.all_comparisons(loaded))
-    sections = drawings.of_sweep(loaded, groups, [statistics.main_of(group) for group in groups])
-    every = [drawing for section in sections.values() for drawing in section]
+    every = [drawing for _, drawing in drawings.of_sweep(loaded)]
     some = every[:: max(1, len(every) // SAMPLE)][:SAMPLE]
     start = time.perf_counter()
     for drawing in some:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from commands import until
 from sweep_on_disk import build, own
 
 from lossbench import figures, records, store
@@ -237,6 +239,41 @@ def test_processes_draw_what_this_one_does_while_it_goes_on(tmp_path):
     assert [one.title for one in pages[0]] == [f"Is it {place}?" for place in range(pictures.MANY)]
 
 
+def titled_with_a_mark(rows, ax, *, place, mark):
+    Path(mark).touch()
+    titled(rows, ax, place=place)
+
+
+def drawn_one_by_one(mark, *, waits_for):
+    """Drawings of which the last comes when `waits_for` is true."""
+    rows = pd.DataFrame({"metric": ["nll", "ece"]})
+    for place in range(pictures.MANY + 1):
+        if place == pictures.MANY:
+            until(waits_for, 60, "the first figure, drawn meanwhile")
+        draw = partial(titled_with_a_mark, rows, place=place, mark=str(mark))
+        yield pictures.Drawing(f"f{place}", draw, {"height": 1.0}, {}, True)
+
+
+def test_the_first_figures_are_drawn_while_the_last_are_not_known_yet(tmp_path):
+    mark = tmp_path / "mark"
+    drawings = drawn_one_by_one(mark, waits_for=mark.exists)
+    with pictures.of_page(tmp_path, drawings, workers=2) as finish:
+        assert len(finish()) == pictures.MANY + 1
+
+
+def test_a_judgement_that_breaks_while_others_draw_ends_the_page(tmp_path):
+    def broken():
+        raise ValueError("no verdict")
+
+    drawings = drawn_one_by_one(tmp_path / "mark", waits_for=broken)
+    with (
+        pytest.raises(ValueError, match="no verdict"),
+        pictures.of_page(tmp_path, drawings, workers=2),
+    ):
+        pass
+    assert not (tmp_path / "pictures.json").exists()
+
+
 def titled(rows, ax, *, place):
     ax.plot(range(len(rows)))
     layout.frame(ax.figure, f"Is it {place}?", "n = 1")
@@ -267,6 +304,26 @@ def titled_unless_killed(rows, ax, *, place, mark, parent):
         Path(mark).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     titled(rows, ax, place=place)
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_is_killed_while_others_are_computed_costs_no_figure(tmp_path, caplog):
+    rows = pd.DataFrame({"metric": ["nll", "ece"]})
+    mark = tmp_path / "mark"
+    draw = partial(titled_unless_killed, rows, mark=str(mark), parent=os.getpid())
+
+    def drawings():
+        for place in range(pictures.MANY + 4):
+            if place == pictures.MANY:
+                until(mark.exists, 60, "a process that is killed")
+                time.sleep(0.5)  # the pool finds it out
+            yield pictures.Drawing(
+                f"f{place}", partial(draw, place=place), {"height": 1.0}, {}, True
+            )
+
+    with pictures.of_page(tmp_path, drawings(), workers=2) as finish:
+        assert len(finish()) == pictures.MANY + 4
+    assert caplog.text.count("this one draws the rest") == 1
 
 
 @pytest.mark.timeout(120)

@@ -451,8 +451,11 @@ def test_a_smoke_sweep_is_no_result_and_its_every_verdict_says_smoke(
             if re.match(r"(brier|mse_logits) ", line) and word in line:
                 assert f"SMOKE {word}" in line
     assert "size=smoke" in statistics.objections(loaded, tasks)[0]
-    html = page.write(folder, drawn_in=[]).read_text()
+    html = page.write(folder, drawn_in=["verdicts"], has_figures=True).read_text()
     assert "<h1>SMOKE: " in html
+    files = [*(folder / "report" / "figures").glob("*.svg")]
+    assert files
+    assert all(">SMOKE<" in file.read_text() for file in files)
     cells = re.findall(r'data-head="(?:verdict|at the reference&#39;s rate)">(.+?)</td>', html)
     assert cells
     assert all("SMOKE" in cell for cell in cells)

@@ -13,40 +13,33 @@ from lossbench.statistics import Comparison
 from lossbench.statistics.comparisons import slug
 
 
-def of_sweep(
-    loaded: records.Records, groups: Sequence[Sequence[Comparison]], mains: Sequence[Comparison]
-) -> dict[str, list[Drawing]]:
-    """Every figure for which there are numbers, by section.
+def of_sweep(loaded: records.Records) -> Iterator[tuple[str, Drawing]]:
+    """Every figure for which there are numbers, after its section.
 
-    Args:
-        loaded: The sweep.
-        groups: Its comparisons by context, from `comparisons.by_context`.
-        mains: The fair one of each.
+    Those of a context come as soon as it is judged, so that they are drawn while the next one is.
     """
-    runs = pd.concat([task.runs for task in mains]) if mains else pd.DataFrame()
-    confidence = statistics.declaration_of(loaded.plan)["confidence"]
-    steps, layers = (
-        statistics.courses(loaded, runs, confidence=confidence, table=table) if len(runs) else runs
-        for table in ("steps", "layers")
-    )
-    forests = [drawing for task in mains for drawing in _forest(task)]
-    return {
+    yield from (("losses", drawing) for drawing in _shapes(loaded))
+    mains: list[Comparison] = []
+    for group in statistics.contexts(loaded):
+        main = statistics.main_of(group)
+        mains.append(main)
+        for section, those in {
+            "tuning": _tuning(main),
+            "convergence": _learning(main),
+            "calibration": _calibration(main),
+            "cross": _cross(main),
+            "robustness": _conditions(group),
+        }.items():
+            yield from ((section, drawing) for drawing in those)
+    forests = [drawing for main in mains for drawing in _forest(main)]
+    for section, those in {
         "verdicts": verdicts(mains),
         "tasks": forests if len(forests) > 1 else [],
-        "tuning": [drawing for task in mains for drawing in _tuning(task)],
-        "losses": [*_shapes(loaded)],
-        "dynamics": [drawing for task in mains for drawing in _dynamics(task, steps, layers)],
-        "convergence": [
-            *(drawing for task in mains for drawing in _learning(task)),
-            *_targets(mains, loaded),
-        ],
-        "calibration": [drawing for task in mains for drawing in _calibration(task)],
-        "cross": [drawing for task in mains for drawing in _cross(task)],
-        "robustness": [
-            *(drawing for group in groups for drawing in _conditions(group)),
-            *_noise(mains, loaded),
-        ],
-    }
+        "dynamics": _dynamics(mains, loaded),
+        "convergence": _targets(mains, loaded),
+        "robustness": _noise(mains, loaded),
+    }.items():
+        yield from ((section, drawing) for drawing in those)
 
 
 def losses_by_task(loaded: records.Records) -> list[dict[str, str]]:
@@ -146,9 +139,21 @@ def _shapes(loaded: records.Records) -> Iterator[Drawing]:
             yield Drawing("error_weight", draw, {"height": 1.9}, is_single=True)
 
 
-def _dynamics(task: Comparison, steps: pd.DataFrame, layers: pd.DataFrame) -> Iterator[Drawing]:
-    context = task.runs.context.iloc[0]
-    mine, by_layer = (rows[rows.context == context] for rows in (steps, layers))
+def _dynamics(mains: Sequence[Comparison], loaded: records.Records) -> Iterator[Drawing]:
+    if not mains:
+        return
+    runs = pd.concat([task.runs for task in mains])
+    confidence = statistics.declaration_of(loaded.plan)["confidence"]
+    steps, layers = (
+        statistics.courses(loaded, runs, confidence=confidence, table=table)
+        for table in ("steps", "layers")
+    )
+    for task in mains:
+        context = task.runs.context.iloc[0]
+        yield from _courses(task, *(rows[rows.context == context] for rows in (steps, layers)))
+
+
+def _courses(task: Comparison, mine: pd.DataFrame, by_layer: pd.DataFrame) -> Iterator[Drawing]:
     if len({*mine.step}) > 1 and mine[mine.measure == "gradient_norm"].value.notna().any():
         size = {"panels": 3, "shared": "x", "height": 1.7}
         draw = partial(figures.error_signal, mine)

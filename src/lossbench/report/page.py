@@ -8,7 +8,7 @@ name as a formula.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +62,19 @@ def write(
     for part in ("figures", "tables", "paper"):
         store.refuse_link(folder / part)
     mark = "SMOKE: " if summary.is_smoke(plan) else ""
-    together = statistics.all_comparisons(loaded)
-    groups = statistics.by_context(together)
-    mains = [statistics.main_of(group) for group in groups]
-    planned = {
-        section: section_drawings if section in drawn_in else []
-        for section, section_drawings in drawings.of_sweep(loaded, groups, mains).items()
-    }
     losses = drawings.losses_by_task(loaded)
-    flat = [drawing for section in planned.values() for drawing in section]
-    with pictures.of_page(folder, flat, workers=workers, losses=losses) as finish:
+    planned: dict[str, list[pictures.Drawing]] = {section: [] for section in SECTIONS}
+
+    def wanted() -> Iterator[pictures.Drawing]:
+        for section, drawing in drawings.of_sweep(loaded):
+            if section in drawn_in:
+                planned[section].append(drawing)
+                yield drawing
+
+    with pictures.of_page(folder, wanted(), workers=workers, losses=losses) as finish:
+        together = statistics.all_comparisons(loaded)
+        groups = [*statistics.contexts(loaded)]
+        mains = [statistics.main_of(group) for group in groups]
         meanwhile()
         findings = essay.of_sweep(loaded)
         cells = {task.name: summary.rows(task, plan) for task in together}
@@ -82,8 +85,9 @@ def write(
         drawn = finish()
     saved = []
     if has_figures:
-        at = {"workers": workers, "losses": losses, "across": mark.removesuffix(": ")}
-        saved = [*pictures.save(folder / "figures", flat, **at)]
+        flat = [drawing for section in planned.values() for drawing in section]
+        how = {"workers": workers, "losses": losses, "across": mark.removesuffix(": ")}
+        saved = [*pictures.save(folder / "figures", flat, **how)]
     rules, drawn = pictures.with_classes(drawn)
     by_name = {picture.name: picture for picture in drawn}
     rows = [_summary_row(task) for task in mains]

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import gc
 import io
+import itertools
 import json
 import logging
 import re
 import signal
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -99,7 +100,7 @@ def files(name: str) -> list[tuple[str, str]]:
 @contextmanager
 def of_page(
     folder: Path,
-    drawings: Sequence[Drawing],
+    drawings: Iterable[Drawing],
     *,
     workers: int,
     losses: Sequence[Mapping[str, str]] = (),
@@ -110,7 +111,8 @@ def of_page(
 
     Args:
         folder: Of the report, whose `pictures.json` has what was drawn before.
-        drawings: What to draw; one that cannot be drawn is logged and left out.
+        drawings: What to draw, the first while later ones are still computed; one that cannot be
+            drawn is logged and left out.
         workers: Processes that draw; 1 draws in this one.
         losses: As `figures.style` takes them.
     """
@@ -119,8 +121,15 @@ def of_page(
         before = store.read_sealed(path)
     except store.StoreError:  # none yet, or torn: all is drawn
         before = {}
-    keys = {drawing.name: key_of(drawing, losses) for drawing in drawings}
-    missing = [drawing for drawing in drawings if keys[drawing.name] not in before]
+    every: list[Drawing] = []
+    keys: dict[str, str] = {}
+
+    def missing() -> Iterator[Drawing]:
+        for drawing in drawings:
+            every.append(drawing)
+            keys[drawing.name] = key_of(drawing, losses)
+            if keys[drawing.name] not in before:
+                yield drawing
 
     def finish() -> list[Picture]:
         drawn = results()
@@ -133,12 +142,12 @@ def of_page(
             store.write(path, store.sealed(now))
         return [
             Picture(one.name, one.task, title, note, Markup(svg))
-            for one in drawings
+            for one in every
             if keys[one.name] in now
             for title, note, svg in [now[keys[one.name]]]
         ]
 
-    with _each(partial(_draw, losses), missing, workers=workers) as results:
+    with _each(partial(_draw, losses), missing(), workers=workers) as results:
         yield finish
 
 
@@ -201,32 +210,19 @@ def _as_json(value: Any) -> Any:
 
 @contextmanager
 def _each(
-    act: Callable[[Drawing], Any], drawings: Sequence[Drawing], *, workers: int
+    act: Callable[[Drawing], Any], drawings: Iterable[Drawing], *, workers: int
 ) -> Iterator[Callable[[], dict[str, Any]]]:
     """Begin to act on each drawing.
 
     The block is given what waits for the results, by name of the drawing; one that breaks is logged
     and left out.
     """
-    names = Counter(drawing.name.casefold() for drawing in drawings)
-    assert not names or max(names.values()) == 1, "two figures would share their files"
     attempt = partial(_made_or_reason, act)
-
-    def results() -> dict[str, Any]:
-        by_name = {}
-        with progress(len(drawings), unit="figure", title="drawing") as bar:
-            for drawing, (result, reason) in zip(drawings, attempts, strict=True):
-                if reason:
-                    message = "figure %s could not be drawn, please report it: %s"
-                    log.error(message, drawing.name, reason)
-                else:
-                    by_name[drawing.name] = result
-                bar.update()
-        return by_name
-
-    if workers == 1 or len(drawings) < MANY:
-        attempts = map(attempt, drawings)
-        yield results
+    drawings = iter(drawings)
+    first = [*itertools.islice(drawings, MANY)]
+    if workers == 1 or len(first) < MANY:
+        every = [*first, *drawings]
+        yield partial(_results, every, map(attempt, every))
         return
     with ProcessPoolExecutor(
         workers,
@@ -234,12 +230,30 @@ def _each(
         initializer=_begin_to_draw,
         initargs=processes.inherited(),
     ) as pool:
-        with processes.beginning([__name__]):
-            attempts = _or_here(pool.map(attempt, drawings, chunksize=1), attempt, drawings)
         try:
-            yield results
+            begun = [
+                (drawing, _submitted(pool, attempt, drawing))
+                for drawing in itertools.chain(first, drawings)
+            ]
+            every = [drawing for drawing, _ in begun]
+            yield partial(_results, every, _or_here(begun, attempt))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _results(drawings: Sequence[Drawing], attempts: Iterable[tuple[Any, str]]) -> dict[str, Any]:
+    names = Counter(drawing.name.casefold() for drawing in drawings)
+    assert not names or max(names.values()) == 1, "two figures would share their files"
+    by_name = {}
+    with progress(len(drawings), unit="figure", title="drawing") as bar:
+        for drawing, (result, reason) in zip(drawings, attempts, strict=True):
+            if reason:
+                message = "figure %s could not be drawn, please report it: %s"
+                log.error(message, drawing.name, reason)
+            else:
+                by_name[drawing.name] = result
+            bar.update()
+    return by_name
 
 
 def _begin_to_draw(environment: dict[str, str], mask: int) -> None:
@@ -252,18 +266,33 @@ def _begin_to_draw(environment: dict[str, str], mask: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
+def _submitted(
+    pool: ProcessPoolExecutor, attempt: Callable[[Drawing], Any], drawing: Drawing
+) -> Future[Any]:
+    """The attempt of a process; one that is lost already where a process was killed."""
+    try:
+        with processes.beginning([__name__]):
+            return pool.submit(attempt, drawing)
+    except BrokenExecutor as error:
+        lost: Future[Any] = Future()
+        lost.set_exception(error)
+        return lost
+
+
 def _or_here(
-    results: Iterator[Any], attempt: Callable[[Drawing], Any], drawings: Sequence[Drawing]
+    begun: Sequence[tuple[Drawing, Future[Any]]], attempt: Callable[[Drawing], Any]
 ) -> Iterator[Any]:
     """The results of a pool; where one of its processes is killed, the rest is made here."""
-    done = 0
-    try:
-        for result in results:
-            yield result
-            done += 1
-    except BrokenExecutor as error:
-        log.warning("a process that draws ended (%s): this one draws the rest", error)
-        yield from map(attempt, drawings[done:])
+    is_broken = False
+    for drawing, future in begun:
+        try:
+            yield future.result()
+        except BrokenExecutor as error:
+            if not is_broken:
+                message = "a process that draws ended (%s): this one draws the rest"
+                log.warning(message, error)
+            is_broken = True
+            yield attempt(drawing)
 
 
 def _made_or_reason(act: Callable[[Drawing], Any], drawing: Drawing) -> tuple[Any, str]:

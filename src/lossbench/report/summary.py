@@ -35,7 +35,7 @@ def table(sweep: Path | records.Records, *, paint: Paint = lambda text, _: text)
     """
     loaded = sweep if isinstance(sweep, records.Records) else records.load(sweep)
     lines = []
-    for group in statistics.by_context(statistics.all_comparisons(loaded)):
+    for group in statistics.contexts(loaded):
         lines += [*_lines(group, loaded.plan, paint), ""]
     mark = "SMOKE: " if is_smoke(loaded.plan) else ""
     changes = statistics.changes(loaded)

@@ -11,6 +11,7 @@ from lossbench.statistics.comparisons import (
     alike,
     all_comparisons,
     by_context,
+    contexts,
     corruption_curves,
     declaration_of,
     main_comparison,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -302,7 +302,6 @@ def placed_runs(sweep: records.Records) -> pd.DataFrame:
     return placed(sweep.runs, tuned=declaration_of(sweep.plan)["tuned"])
 
 
-@functools.lru_cache(maxsize=1)
 def main_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparison]:
     """Of each context of a sweep the fair comparison, each loss at its own learning rate.
 
@@ -310,6 +309,25 @@ def main_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparis
         sweep: Its records.
         seeds: How many of the declared seeds count, the first ones; 0 counts all runs.
     """
+    return [judge() for judge in _mains(sweep, seeds)]
+
+
+def contexts(sweep: records.Records) -> Iterator[list[Comparison]]:
+    """By context each loss at its own choice, then at the reference's rate.
+
+    One context is judged after the other, when it is asked for.
+    """
+    return (judge() for judge in _contexts(sweep))
+
+
+def all_comparisons(sweep: records.Records) -> list[Comparison]:
+    """Every comparison of a sweep, see `contexts`."""
+    return [comparison for group in contexts(sweep) for comparison in group]
+
+
+@functools.lru_cache(maxsize=1)
+def _mains(sweep: records.Records, seeds: int) -> list[Callable[[], Comparison]]:
+    """What judges each context, once."""
     declaration, runs = declaration_of(sweep.plan), placed_runs(sweep)
     if seeds:
         runs = runs[runs.seed.isin(declaration["seeds"][:seeds])]
@@ -317,27 +335,34 @@ def main_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparis
     stems = labels.map(slug)
     is_ambiguous = stems.str.casefold().duplicated(keep=False) | (stems.str.len() > 60)
     stems = stems.mask(is_ambiguous, stems.str[:50] + "_" + stems.index)
-    contexts = runs.sort_values("label", kind="stable").groupby("context", sort=False)
+    groups = runs.sort_values("label", kind="stable").groupby("context", sort=False)
     evals = sweep.measured.astype({"run_id": "category"})
     of_runs = pd.Series(evals.run_id.cat.categories).map(runs.set_index("run_id").context)
     context = of_runs.astype("category").array.take(evals.run_id.cat.codes)
     of_context = dict([*evals.groupby(context, observed=True)])
-    return [
-        _main(its, of_context.get(context, evals.iloc[:0]), sweep, stem=stems[context])
-        for context, its in contexts
-    ]
+    judges = []
+    for context, its in groups:
+        evaluated = of_context.get(context, evals.iloc[:0])
+        judge = functools.partial(_main, its, evaluated, sweep, stem=stems[context])
+        judges.append(functools.cache(judge))
+    return judges
 
 
 @functools.lru_cache(maxsize=1)
-def all_comparisons(sweep: records.Records) -> list[Comparison]:
-    """Every context of a sweep, each loss at its own choice, then at the reference's rate."""
-    comparisons = []
-    for main in main_comparisons(sweep):
-        comparisons.append(main)
-        if len({*main.trials.lr}) > 1:
-            at_rate = _at_reference_rate(main)
-            comparisons += [at_rate] if len({*at_rate.runs.loss}) > 1 else []
-    return comparisons
+def _contexts(sweep: records.Records) -> list[Callable[[], list[Comparison]]]:
+    """What judges each context under both conditions, once."""
+    return [
+        functools.cache(functools.partial(_with_reference_rate, judge))
+        for judge in _mains(sweep, 0)
+    ]
+
+
+def _with_reference_rate(judge: Callable[[], Comparison]) -> list[Comparison]:
+    main = judge()
+    if len({*main.trials.lr}) < 2:
+        return [main]
+    at_rate = _at_reference_rate(main)
+    return [main, at_rate] if len({*at_rate.runs.loss}) > 1 else [main]
 
 
 def main_comparison(sweep: records.Records, label: str = "") -> Comparison:
