@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for task in chosen
         if task.name in (("W4",) if is_quick else ("W1", "W4"))
     }
-    waited = [*commands.waits(is_quick=is_quick), *commands.essay(is_quick=is_quick)]
+    waited = [*commands.waits(is_quick=is_quick), *commands.answers(is_quick=is_quick)]
     others = commands.others(is_quick=is_quick)
     told = page.Page(found, on_card, through, waited, others, is_quick)
     print(told.text())

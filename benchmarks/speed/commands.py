@@ -35,6 +35,9 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 """The command line, which says when its first update was done."""
 
+ESSAY = "runs/essay"
+"""The sweep of a bare `lossbench`."""
+
 OTHERS = (("plan_accuracy.py", ""), ("scale.py", "1000"), ("report_speed.py", "report"))
 """Scripts beside this one whose answers belong on the same page."""
 
@@ -81,11 +84,41 @@ def waits(*, is_quick: bool) -> list[Waited]:
     return found
 
 
-def essay(*, is_quick: bool) -> list[Waited]:
-    """From a bare `lossbench` to its report; nothing in --quick."""
+OWN = """
+def soft(output, target):
+    return ((1 + (output - target).square()).sqrt() - 1).sum(-1)
+"""
+"""A loss of somebody's own."""
+
+COMPARE = """
+import numpy as np, lossbench
+random = np.random.default_rng(0)
+inputs = random.normal(size=(400, 3))
+lossbench.compare([soft], (inputs, inputs @ [1.0, -2.0, 0.0] + random.normal(size=400)), "linear")
+"""
+
+
+def answers(*, is_quick: bool) -> list[Waited]:
+    """From commands that train to what they answer; nothing in --quick."""
     if is_quick:
         return []
-    return [Waited("`lossbench`, from nothing to its report", [seconds([*LOSSBENCH])])]
+    found = []
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "own.py").write_text(OWN)
+        for what, line, repeated in (
+            ("`lossbench`, from nothing to its report", [*LOSSBENCH], 1),
+            ("the same again, nothing to train", [*LOSSBENCH], 3),
+            ("its figures as files, `--figures`", [*LOSSBENCH, "report", ESSAY, "--figures"], 1),
+            (
+                "`lossbench try own.py`, three tasks to their report",
+                [*LOSSBENCH, "try", "own.py"],
+                1,
+            ),
+            ("a script with one `lossbench.compare`", ["-c", OWN + COMPARE], 1),
+        ):
+            times = [seconds(line, place=place) for _ in range(repeated)]
+            found.append(Waited(what, times))
+    return found
 
 
 def others(*, is_quick: bool) -> dict[str, str]:
@@ -171,10 +204,10 @@ def process_per_run(task: Task, *, is_quick: bool) -> Waited | None:
 # ---- measuring -----------------------------------------------------------------------------------
 
 
-def seconds(arguments: Sequence[str]) -> float:
-    """Of a python process in an empty folder."""
+def seconds(arguments: Sequence[str], *, place: str = "") -> float:
+    """Of a python process in a folder, an empty one if none is named."""
     start = time.perf_counter()
-    output(arguments)
+    output(arguments, place=place)
     return time.perf_counter() - start
 
 
@@ -186,15 +219,19 @@ def first_step() -> float:
     return float(stamps[0]) - start
 
 
-def output(arguments: Sequence[str]) -> str:
-    """What a python process in an empty folder prints.
+def output(arguments: Sequence[str], *, place: str = "") -> str:
+    """What a python process in a folder prints, an empty one if none is named.
 
     Raises:
         SystemExit: It failed.
     """
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as empty:
         done = subprocess.run(
-            [sys.executable, *arguments], cwd=place, capture_output=True, text=True, check=False
+            [sys.executable, *arguments],
+            cwd=place or empty,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     if done.returncode:
         sys.exit(f"{' '.join(arguments)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
