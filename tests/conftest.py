@@ -11,6 +11,7 @@ import torch
 from tiny_data import tiny_grey, tiny_images, tiny_text, tiny_vectors
 from trained_sweep import trained_once
 
+from lossbench import processes
 from lossbench.data import DATA, Data
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
@@ -20,6 +21,16 @@ torch.set_num_threads(1)
 # Or Python searches all that is imported for circles, a tenth of the time.
 gc.set_threshold(50_000, 20, 100)
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ready_for_processes():
+    """All processes begin as copies of one that has imported everything, as those of a command.
+
+    Otherwise the first that begins says what is imported once: of a report that is so little that
+    all later ones take seconds to begin.
+    """
+    processes.prepare(processes.TRAINING)
 
 
 @pytest.fixture(autouse=True)

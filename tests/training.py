@@ -40,9 +40,11 @@ def grouped(runs, **kwargs):
     return trained(pack.runs, **kwargs)
 
 
-def records_of(tables, run):
+def records_of(tables, *runs):
+    """What tables say of some runs, but for how they were trained."""
+    ids = [run.run_id for run in runs]
     return {
-        name: frame[frame.run_id == run.run_id]
+        name: frame[frame.run_id.isin(ids)]
         .drop(columns=VOLATILE, errors="ignore")
         .reset_index(drop=True)
         for name, frame in tables.items()

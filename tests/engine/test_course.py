@@ -77,8 +77,7 @@ def assert_the_same(runs):
     replayed, plain = both(runs)
     (name,) = plain.pop("strategies")
     assert replayed.pop("strategies") == {f"{name} graph"}
-    for run in runs:
-        assert_same_records(records_of(replayed, run), records_of(plain, run))
+    assert_same_records(records_of(replayed, *runs), records_of(plain, *runs))
 
 
 def mixed(**facts):
@@ -158,8 +157,7 @@ def test_what_cannot_be_captured_is_made_one_by_one_and_said_and_recorded(
     assert caplog.text.count(told) == 1
     assert replayed.pop("strategies") == plain.pop("strategies") == {"stack"}
     assert {*replayed["runs"].status} == {"done"}
-    for run in runs:
-        assert_same_records(records_of(replayed, run), records_of(plain, run))
+    assert_same_records(records_of(replayed, *runs), records_of(plain, *runs))
 
 
 def test_a_captured_function_is_replayed_without_python_where_it_lies(tapes):
@@ -192,11 +190,10 @@ def test_a_run_that_ends_or_is_resumed_within_a_stretch_has_the_records_of_a_who
     parts = [kept[step].parts[0] for step in kept if step <= 11]
     tables = trained_on(runs, ["graph"], saved=Saved(11, kept[11].checkpoint, tuple(parts)))
     resumed = {name: table.to_pandas() for name, table in tables.items()}
-    for run in runs:
-        mine, other = records_of(resumed, run), records_of(whole, run)
-        told = mine["runs"].pop("environment"), other["runs"].pop("environment")
-        assert all('"stack' in one.item() for one in told)
-        assert_same_records(mine, other)
+    mine, other = records_of(resumed, *runs), records_of(whole, *runs)
+    told = mine["runs"].pop("environment"), other["runs"].pop("environment")
+    assert all(one.str.contains('"stack').all() for one in told)
+    assert_same_records(mine, other)
 
 
 # ---- the kernel ----------------------------------------------------------------------------------
@@ -227,11 +224,10 @@ def test_what_the_kernel_trains_has_the_records_of_what_is_trained_without(
     found, plain = trained(runs, strategies=["kernel", *more]), trained(runs, strategies=more)
     names = ("stack graph kernel", "stack graph") if is_captured else ("stack kernel", "stack")
     assert (strategy_in(found), strategy_in(plain)) == names
-    for run in runs:
-        mine, other = records_of(found, run), records_of(plain, run)
-        for name, frame in mine.items():
-            close = {"check_exact": False, "rtol": 2e-4, "atol": 1e-5}
-            pd.testing.assert_frame_equal(frame, other[name], **close)
+    mine, other = records_of(found, *runs), records_of(plain, *runs)
+    for name, frame in mine.items():
+        close = {"check_exact": False, "rtol": 2e-4, "atol": 1e-5}
+        pd.testing.assert_frame_equal(frame, other[name], **close)
     assert {*found["runs"].status} == {"done", "diverged"}
 
 
@@ -284,8 +280,7 @@ def test_a_kernel_that_is_wrong_or_broken_is_not_used_and_that_is_said_and_recor
     assert strategy_in(found) == strategy_in(plain) == "stack"
     assert "no updates by the kernel: " in caplog.text
     assert told in caplog.text
-    for run in runs:
-        assert_same_records(records_of(found, run), records_of(plain, run))
+    assert_same_records(records_of(found, *runs), records_of(plain, *runs))
 
 
 def test_what_the_kernel_does_not_serve_trains_as_it_did_and_says_why(with_kernel, caplog):

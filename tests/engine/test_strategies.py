@@ -228,8 +228,7 @@ def test_how_many_are_computed_at_once_changes_no_bit(monkeypatch, bytes_):
     # As on processors with other caches.
     monkeypatch.setattr(strategies.stack, "CACHE_BYTES", bytes_)
     found = grouped(runs)
-    for run in runs:
-        assert_same_records(records_of(reference, run), records_of(found, run))
+    assert_same_records(records_of(reference, *runs), records_of(found, *runs))
 
 
 @pytest.mark.parametrize("count", [2, 3, 16, 17, 18, 33, 130])
@@ -383,8 +382,7 @@ def test_a_compiled_pack_has_the_records_of_one_that_is_not(monkeypatch, tiny, c
         "vmap compiled"
     }
     plain["runs"].pop("environment")
-    for run in runs:
-        assert_same_records(records_of(found, run), records_of(plain, run))
+    assert_same_records(records_of(found, *runs), records_of(plain, *runs))
     service = shared.services.of("compiled")
     first = service.forward
     grouped(runs[::2], strategies=["compiled"], shared=shared)  # another number of members

@@ -16,12 +16,10 @@ from lossbench.statistics.tuning import sensitivity_differences
 
 def grid(values, *, metric="rmse", **columns):
     """Tuning runs from {loss: {lr: values by seed}}; NaN means diverged."""
-    parts = [
-        frame({loss: numbers}, metric=metric).assign(lr=lr)
-        for loss, rates in values.items()
-        for lr, numbers in rates.items()
-    ]
-    return pd.concat(parts, ignore_index=True).assign(condition="grid", **columns)
+    by_trial = {(loss, lr): found for loss, rates in values.items() for lr, found in rates.items()}
+    runs = frame(by_trial, metric=metric)
+    loss, lr = zip(*runs.loss, strict=True)
+    return runs.assign(loss=loss, lr=lr, condition="grid", **columns)
 
 
 def test_within_a_rate_each_loss_chooses_what_else_is_tuned():
