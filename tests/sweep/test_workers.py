@@ -305,9 +305,14 @@ def _write_environment(path):
     Path(path).write_text(os.environ["MINE"])
 
 
-def _wait(path):
+WAITING = """
+import os, time
+from pathlib import Path
+
+def wait(path):
     Path(path).write_text(str(os.getpid()))
     time.sleep(600)
+"""
 
 
 def test_a_process_has_the_environment_and_the_mask_of_who_begins_it(tmp_path, monkeypatch):
@@ -326,13 +331,13 @@ def test_a_process_has_the_environment_and_the_mask_of_who_begins_it(tmp_path, m
 
 
 def test_a_process_of_somebodys_code_ends_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "waiting.py").write_text(WAITING)
     code = (
-        "import sys, time; sys.path[:0] = {path!r}; from lossbench import processes\n"
-        "import test_workers\n"
-        "processes.begin(test_workers._wait, {file!r}, modules=['lossbench.processes'])\n"
+        "import time, waiting; from lossbench import processes\n"
+        "processes.begin(waiting.wait, 'pid', modules=['lossbench.processes'])\n"
         "time.sleep(600)\n"
-    ).format(path=[str(Path(__file__).parent), *sys.path], file=str(tmp_path / "pid"))
-    parent = subprocess.Popen([sys.executable, "-c", code])
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
     until = time.monotonic() + 120
     while not (tmp_path / "pid").exists() and time.monotonic() < until:
         time.sleep(0.1)
