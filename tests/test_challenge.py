@@ -190,7 +190,7 @@ def test_what_a_loss_that_draws_is_for_has_to_be_said(own_folder, capsys):
         "    return (output - target).square().sum(-1) * torch.rand_like(output[..., 0])\n"
     )
     code, said = ask(capsys, "try", "own_noise.py", "size=smoke", "report=none")
-    assert (code, "own_noise.py, line 3: it draws random numbers" in said.err) == (
+    assert (code, "own_noise.py, line 3: noisy draws random numbers" in said.err) == (
         cli.MISTAKE,
         True,
     )

@@ -35,6 +35,20 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 """The command line, which says when its first update was done."""
 
+OWN = """
+def soft(output, target):
+    return ((1 + (output - target).square()).sqrt() - 1).sum(-1)
+"""
+"""A loss of somebody's own."""
+
+COMPARE = """
+import numpy as np, lossbench
+random = np.random.default_rng(0)
+inputs = random.normal(size=(400, 3))
+lossbench.compare([soft], (inputs, inputs @ [1.0, -2.0, 0.0] + random.normal(size=400)), "linear")
+"""
+"""A comparison in a script."""
+
 ESSAY = "runs/essay"
 """The sweep of a bare `lossbench`."""
 
@@ -84,22 +98,8 @@ def waits(*, is_quick: bool) -> list[Waited]:
     return found
 
 
-OWN = """
-def soft(output, target):
-    return ((1 + (output - target).square()).sqrt() - 1).sum(-1)
-"""
-"""A loss of somebody's own."""
-
-COMPARE = """
-import numpy as np, lossbench
-random = np.random.default_rng(0)
-inputs = random.normal(size=(400, 3))
-lossbench.compare([soft], (inputs, inputs @ [1.0, -2.0, 0.0] + random.normal(size=400)), "linear")
-"""
-
-
 def answers(*, is_quick: bool) -> list[Waited]:
-    """From commands that train to what they answer; nothing in --quick."""
+    """Seconds of commands that train, up to their answer; nothing in --quick."""
     if is_quick:
         return []
     found = []

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lossbench import catalog, claims, records, statistics
+from lossbench.claims import kind
 from lossbench.errors import ConfigError, refuse_unknown
 from lossbench.losses import LOSSES
 from lossbench.own import Examination, add, examine, file_and_line, losses_in, module_of
@@ -64,6 +65,13 @@ def prepared(
     module = module_of(path)
     functions = [*losses_in(module, names)]
     examinations = examine(functions, task=task, link=link, leave_out=not names)
+    for one in examinations:
+        if kind.DRAWS in one.row.unsound and not task:
+            file, line = file_and_line(one.row)
+            raise ConfigError(
+                f"{file}, line {line}: {one.row.name} draws random numbers, so what it is for "
+                "cannot be measured: say it, with --task regression or classification"
+            )
     tasks = {one.row.task for one in examinations}
     if len(tasks) > 1:
         kinds = ", ".join(f"{one.row.name} {one.row.task}" for one in examinations)
@@ -91,10 +99,10 @@ def cards(challenge: Challenge, *, width: int) -> Iterator[str]:
         row, (file, line) = one.row, file_and_line(one.row)
         held = [name for name, verdict in one.verdicts.items() if verdict.holds]
         yield f"{row.name}  ({file}, line {line})"
-        kind = f"{row.task} behind the inverse link {row.inverse_link}"
+        what = f"{row.task} behind the inverse link {row.inverse_link}"
         if one.why:
-            kind += f": {one.why} (--task and --link say otherwise)"
-        yield from catalog.hanging("  it is    ", kind, width)
+            what += f": {one.why} (--task and --link say otherwise)"
+        yield from catalog.hanging("  it is    ", what, width)
         count = f"{len(held)} of {len(one.verdicts)} claims: {', '.join(held) or 'none'}"
         yield from catalog.hanging("  holds    ", count, width)
         same = [

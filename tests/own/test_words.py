@@ -65,3 +65,28 @@ def test_a_table_is_typed_with_its_target_and_trains_anew_when_it_changes(capsys
     assert ask(capsys, *words)[0] == cli.DONE
     assert caplog.messages[-2].startswith("1 runs, 0 already there, 1 to train")
     assert ask(capsys, *words[:1])[1].err.count("with target= (a, kind, price)") == 1
+
+
+NOISE = """
+import torch
+from lossbench.losses.spec import Loss
+
+def noisy(output, target):
+    return (output - target).square().sum(-1) * torch.rand_like(output[..., 0])
+
+def noisier(output, target):
+    return noisy(output, target)
+
+ROW = Loss(fn=noisier, inverse_link="identity", family="own", task="regression", formula="?",
+           claims=frozenset(), source="mine")
+"""
+
+
+def test_a_loss_that_draws_is_trained_and_named_function_or_row(own_folder, capsys, caplog):
+    (own_folder / "own_noise.py").write_text(NOISE)
+    losses = "loss=own_noise.py:noisy,own_noise.py:ROW"
+    code, said = ask(capsys, "plan", "-m", "data=diabetes", "model=linear", "steps=2", losses)
+    assert code == cli.DONE, said.err
+    assert "2 runs" in said.out
+    for name in ("noisy", "noisier"):
+        assert any(text.startswith(f"{name} draws random numbers") for text in caplog.messages)

@@ -15,7 +15,7 @@ from configs import TINY, make_run, write_experiment
 from interrupted import sweep_by, sweep_in, trainer
 from scipy import stats
 
-from lossbench import cli, records, statistics
+from lossbench import cli, processes, records, statistics
 from lossbench.data.files import Files
 from lossbench.engine import batch_indices, evaluate
 from lossbench.protocol import forecast
@@ -48,6 +48,11 @@ def words(*typed):
 
 def ask(*typed):
     return cli.main(words(*typed))
+
+
+def numbers(run, other=None):
+    """How many numbers a pack of runs is, of two seeds or of one."""
+    return forecast._numbers(run, other or run, torch.device("cpu"), Files())
 
 
 def planned(text):
@@ -117,20 +122,39 @@ print(re.search("VmHWM.*", open("/proc/self/status").read())[0])  # most memory 
 """
 
 
+def peak(*command):
+    """Bytes that a command, in a process of its own, had at most."""
+    line = [sys.executable, "-c", PEAK, *command]
+    done = subprocess.run(line, check=True, capture_output=True, text=True)
+    return 1024 * int(done.stdout.split()[-2])
+
+
+def foretold(text):
+    return 2**20 * float(re.search(r"memory\s+([\d,]+)\s+MiB", text)[1].replace(",", ""))
+
+
 def test_packs_are_foretold_disk_within_a_factor_of_two_and_memory_within_a_third(place, capsys):
     alone = ["name=sized", "steps=200", "hydra.launcher.workers=1"]
     ask("plan", *alone)
     text = capsys.readouterr().out
     packs = sum(map(int, re.findall(r"^\d+ seeds.* (\d+) +[\d,]+ +\d+ s$", text, re.M)))
     disk = 1e6 * float(re.search(r"disk\s+([\d.]+)\s+MB", text)[1])
-    memory = 2**20 * float(re.search(r"memory\s+([\d,]+)\s+MiB", text)[1])
-    command = [sys.executable, "-c", PEAK, *words(*alone)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert 0.75 < memory / (1024 * int(done.stdout.split()[-2])) < 1.33
+    assert 0.75 < foretold(text) / peak(*words(*alone)) < 1.33
     folder = place / "runs" / "sized" / "packs"
     assert packs == len([*folder.glob("*/commit.json")])
     written = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
     assert 0.5 < disk / written < 2
+
+
+@pytest.mark.exhaustive
+def test_memory_of_a_large_model_is_foretold_within_a_third(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    large = ["-m", "data=digits", "model=mlp", "model.params.widths=[1024,1024]", "seed=range(6)"]
+    large += ["loss=cross_entropy,brier", "steps=20", "hydra.launcher.workers=1"]
+    assert cli.main(["plan", *large]) == cli.DONE
+    memory = foretold(capsys.readouterr().out)
+    assert memory > 1.7 * processes.BYTES_A_PROCESS  # so that its tensors matter
+    assert 0.75 < memory / peak(*large) < 1.33
 
 
 def test_a_plan_for_two_processes_takes_half_as_long_and_the_memory_of_one_process_more(
@@ -142,13 +166,13 @@ def test_a_plan_for_two_processes_takes_half_as_long_and_the_memory_of_one_proce
     assert (one_row.packs, two_row.packs) == (1, 2)
     assert two_row.seconds == pytest.approx(one_row.seconds / 2)
     more = two_row.memory - one_row.memory
-    assert more == pytest.approx(forecast.BYTES_A_PROCESS, rel=0.02)
+    assert more == pytest.approx(processes.BYTES_A_PROCESS, rel=0.02)
 
 
 def test_data_that_all_seeds_have_in_common_count_once(tiny):
     sizes = {"model": "linear", "loss": "cross_entropy", "steps": 5}
     shared, own = (
-        forecast._numbers(make_run(data=data, **sizes), torch.device("cpu"), Files())
+        numbers(*(make_run(data=data, seed=seed, **sizes) for seed in (0, 1)))
         for data in ("tiny_grey", "tiny_vectors")
     )
     assert (shared.data > 48 * 28 * 28, shared.seed) == (True, 0)
@@ -161,7 +185,7 @@ def test_memory_for_evaluation_is_that_of_one_chunk(monkeypatch):
         make_run(data="noisy_linear", data__params={"examples": count})
         for count in (1920, 3840)  # whole pieces
     ]
-    few, many = (forecast._numbers(run, torch.device("cpu"), Files()) for run in runs)
+    few, many = map(numbers, runs)
     assert many.seed > 1.5 * few.seed
     counts = [{split: len(part) for split, part in splits_of(run).inputs.items()} for run in runs]
     for count in counts:
@@ -264,7 +288,7 @@ def test_a_plan_says_where_evaluation_takes_much_of_the_time(place, capsys, know
 
 def test_rows_drawn_for_batches_count_as_memory():
     short, long = (make_run(steps=steps, batch_size=16) for steps in (100, 10_100))
-    few, many = (forecast._numbers(run, torch.device("cpu"), Files()) for run in (short, long))
+    few, many = map(numbers, (short, long))
     assert many.drawn - few.drawn == 10_000 * batch_indices(0, 100, 1, 16).nbytes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -262,16 +263,19 @@ def test_the_first_figures_are_drawn_while_the_last_are_not_known_yet(tmp_path):
 
 
 def test_a_judgement_that_breaks_while_others_draw_ends_the_page(tmp_path):
+    mark = tmp_path / "mark"
+
     def broken():
+        until(mark.exists, 60, "the first figure, drawn meanwhile")
         raise ValueError("no verdict")
 
-    drawings = drawn_one_by_one(tmp_path / "mark", waits_for=broken)
+    drawings = drawn_one_by_one(mark, waits_for=broken)
     with (
         pytest.raises(ValueError, match="no verdict"),
         pictures.of_page(tmp_path, drawings, workers=2),
     ):
         pass
-    assert not (tmp_path / "pictures.json").exists()
+    until(lambda: not multiprocessing.active_children(), 60, "the end of those that draw")
 
 
 def titled(rows, ax, *, place):

@@ -185,18 +185,15 @@ def refused(row: Loss) -> str:
     return ""
 
 
-def draws(row: Loss) -> bool:
-    """Whether a loss draws random numbers: whether two calls differ."""
-    output, target = _example(row)
-    first, again = (row.values(output, target) for _ in range(2))
-    return not torch.allclose(first, again, rtol=0, atol=0, equal_nan=True)
+DRAWS = "draws random numbers: two calls differ, and runs of one seed are no pairs"
 
 
 def unsound(row: Loss) -> Iterator[str]:
     """What is wrong with a loss that can be trained, a clause each."""
     output, target = _example(row)
-    if draws(row):
-        yield "draws random numbers: two calls differ, and runs of one seed are no pairs"
+    first, again = (row.values(output, target) for _ in range(2))
+    if not torch.allclose(first, again, rtol=0, atol=0, equal_nan=True):
+        yield DRAWS
     for size in (100.0, 10_000.0):
         far = (size * output.detach().float().sign()).requires_grad_()
         values = row.values(far, target.float())

@@ -116,7 +116,7 @@ def stamp(figure: Any, word: str) -> None:
 
 
 def strips(figure: Any) -> Strips:
-    """The strips that `frame` gave a figure."""
+    """The strips that `frame` gave a figure; to be asked before `stamp`."""
     below, above = figure.texts
     return Strips(
         above.get_label(), below.get_label(), *_heights(above.get_text(), below.get_text())

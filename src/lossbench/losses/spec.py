@@ -82,8 +82,8 @@ class Loss:
             if they say no more than a prediction.
         quantile: Its parameter that is the level of the quantile it elicits; empty if it elicits
             something else.
-        unsound: What is wrong with it though it can be trained, a clause each, where it was
-            measured: of somebody's own.
+        unsound: What is wrong with it though it can be trained, a clause each. Measured of
+            functions and rows that somebody brings, but for those of `extensions`.
 
     Raises:
         ValueError: Name, inverse link, task, domain, distribution or quantile is not one of ours.

@@ -146,8 +146,6 @@ def _facts(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tupl
                 raise ConfigError(f"{where}: {problem}")
             if link and not task:
                 task = "regression" if link in OF_NUMBERS else "classification"
-            if not task and kind.draws(bare_row(function)):
-                raise ConfigError(DRAWS)
             if not (task and link):
                 task, guess, why = _guessed(function, task)
                 link = link or guess
@@ -169,11 +167,6 @@ def _facts(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tupl
         message = f"called with an output and a target, both [..., C], it raises {reason}"
         raise ConfigError(f"{where}: {message}") from error
 
-
-DRAWS = (
-    "it draws random numbers, so what it is for cannot be measured: say it, with --task regression "
-    "or classification"
-)
 
 IS_OUTPUT = re.compile(r"out(put)?s?|logits?|(y_?)?pred\w*|y_?hat|inputs?")
 IS_TARGET = re.compile(r"targets?|labels?|y|(y_?)?true|truth|gold")

@@ -89,7 +89,7 @@ def _name(kind: str, part: str) -> str:
     if not (callable(value) or isinstance(value, Loss | Data | Model)):
         known = [key for key, one in vars(module).items() if callable(one) and key[0] != "_"]
         raise ConfigError(f"{path} has no function {name!r}: {nearest(name, known)}")
-    row = value if isinstance(value, Loss | Data | Model) else ROW_OF[kind](value)
+    row = value if isinstance(value, Data | Model) else ROW_OF[kind](value)
     add(row)
     return row.name
 
@@ -119,4 +119,4 @@ ROW_OF: dict[str, Callable[[Any], Loss | Data | Model]] = {
     "model": model_row,
     "data": _data,
 }
-"""Of a bare function, by what it was typed as."""
+"""Of a function, by what it was typed as; of a loss's row too, which is examined likewise."""

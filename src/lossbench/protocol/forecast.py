@@ -26,6 +26,7 @@ from lossbench.losses import LOSSES
 from lossbench.measures import probes
 from lossbench.measures.instruments import times
 from lossbench.models import MODELS
+from lossbench.processes import BYTES_A_PROCESS
 from lossbench.protocol.experiment import Outline
 from lossbench.runs import PRECISIONS, ConfigError, Run, packs
 from lossbench.runs.packs import Pack
@@ -46,10 +47,6 @@ BYTES_A_ROW = {"runs": 900.0, "steps": 22.0, "layers": 11.0, "evals": 4.0, "exam
 
 COPIES = 6
 """Of the parameters while a pack trains: themselves, gradient, optimizer, update and what comes."""
-
-BYTES_A_PROCESS = 410 * 2**20
-"""Of one that trains, beside tensors: Python, PyTorch, tables; the peak of three sweeps of digits
-and two_moons less their tensors."""
 
 OUTPUTS_AT_ONCE = 4
 """Of every split while metrics are computed: outputs, targets, predictions and what comes."""
@@ -231,7 +228,7 @@ class _Speeds:
         return self.clock()
 
     def memory(self, pack: Pack) -> float:
-        """Bytes of a pack's data, of its parameters, and of one chunk of an evaluation or batch."""
+        """Bytes of a process and of a pack: data, parameters, a chunk evaluated or a batch."""
         numbers = self._numbers(pack)
         width = PRECISIONS[pack.runs[0].precision].itemsize
         seeds = len({run.seed for run in pack.runs})
@@ -248,9 +245,11 @@ class _Speeds:
         )
 
     def _numbers(self, pack: Pack) -> _Numbers:
-        kind = packs.structure(pack.runs[0])
+        first = pack.runs[0]
+        second = next((run for run in pack.runs if run.seed != first.seed), first)
+        kind = json.dumps([packs.structure(first), second.seed == first.seed])
         if kind not in self.sizes:
-            self.sizes[kind] = _numbers(pack.runs[0], self.device, self.files)
+            self.sizes[kind] = _numbers(first, second, self.device, self.files)
         return self.sizes[kind]
 
 
@@ -339,12 +338,13 @@ def _updates(run: Run) -> float:
     )
 
 
-def _numbers(run: Run, device: torch.device, files: Files) -> _Numbers:
-    splits, others = (splits_of(replace(run, seed=run.seed + more), files) for more in (0, 1))
-    parts = zip(_tensors(splits), _tensors(others), strict=True)
-    in_common = [(mine.numel(), mine is theirs) for mine, theirs in parts]
-    data = sum(count for count, is_common in in_common if is_common)
-    seed = sum(count for count, _ in in_common) - data
+def _numbers(run: Run, other: Run, device: torch.device, files: Files) -> _Numbers:
+    """How many numbers packs are of which these two are runs, of two seeds if they have several."""
+    splits = splits_of(run, files)
+    tensors = _tensors(splits)
+    others = {*map(id, _tensors(splits_of(other, files)))} if other is not run else set()
+    data = sum(tensor.numel() for tensor in tensors if id(tensor) in others)
+    seed = sum(tensor.numel() for tensor in tensors) - data
     drawn = run.steps * run.batch_size * (8 + 12 * (run.augmentation.fn != "none"))
     model = MODELS[run.model.fn].fn(*splits.sizes, **run.model.params)
     example = splits.inputs["train"][:1]
@@ -429,7 +429,7 @@ def lines(outline: Outline) -> Iterable[str]:
         f"{_by(outline.sweep.crew.packs_at_once)}"
         + (f", {_expected(rows, outline.known)}" if len(rows) > 1 else "")
         + f", memory {memory / 2**20:,.0f} MiB, disk {disk / 1e6:,.1f} MB."
-        " To start, and the report, come on top."
+        " Starting, and writing the report, take more."
     )
     yield from textwrap.wrap(cost, 80)
     if first.evaluating >= MUCH:

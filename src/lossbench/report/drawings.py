@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
 
 from lossbench import figures, records, statistics
 from lossbench.report.pictures import Drawing
+from lossbench.report.sections import SECTIONS
 from lossbench.statistics import Comparison
 from lossbench.statistics.comparisons import slug
 
 
-def of_sweep(loaded: records.Records) -> Iterator[tuple[str, Drawing]]:
+def of_sweep(
+    loaded: records.Records, sections: Collection[str] = tuple(SECTIONS)
+) -> Iterator[tuple[str, Drawing]]:
     """Every figure for which there are numbers, after its section.
 
     Those of a context come as soon as it is judged, so that they are drawn while the next one is.
+
+    Args:
+        loaded: The sweep.
+        sections: Whose figures are wanted; of others nothing is computed.
     """
-    yield from (("losses", drawing) for drawing in _shapes(loaded))
+
+    def wanted(parts: Mapping[str, Iterable[Drawing]]) -> Iterator[tuple[str, Drawing]]:
+        for section, those in parts.items():
+            if section in sections:
+                yield from ((section, drawing) for drawing in those)
+
+    yield from wanted({"losses": _shapes(loaded)})
     mains: list[Comparison] = []
     for group in statistics.contexts(loaded):
         main = statistics.main_of(group)
         mains.append(main)
-        for section, those in {
-            "tuning": _tuning(main),
-            "convergence": _learning(main),
-            "calibration": _calibration(main),
-            "cross": _cross(main),
-            "robustness": _conditions(group),
-        }.items():
-            yield from ((section, drawing) for drawing in those)
+        yield from wanted(
+            {
+                "tuning": _tuning(main),
+                "convergence": _learning(main),
+                "calibration": _calibration(main),
+                "cross": _cross(main),
+                "robustness": _conditions(group),
+            }
+        )
     forests = [drawing for main in mains for drawing in _forest(main)]
-    for section, those in {
-        "verdicts": verdicts(mains),
-        "tasks": forests if len(forests) > 1 else [],
-        "dynamics": _dynamics(mains, loaded),
-        "convergence": _targets(mains, loaded),
-        "robustness": _noise(mains, loaded),
-    }.items():
-        yield from ((section, drawing) for drawing in those)
+    yield from wanted(
+        {
+            "verdicts": verdicts(mains),
+            "tasks": forests if len(forests) > 1 else [],
+            "dynamics": _dynamics(mains, loaded),
+            "convergence": _targets(mains, loaded),
+            "robustness": _noise(mains, loaded),
+        }
+    )
 
 
 def losses_by_task(loaded: records.Records) -> list[dict[str, str]]:

@@ -66,14 +66,13 @@ def write(
     planned: dict[str, list[pictures.Drawing]] = {section: [] for section in SECTIONS}
 
     def wanted() -> Iterator[pictures.Drawing]:
-        for section, drawing in drawings.of_sweep(loaded):
-            if section in drawn_in:
-                planned[section].append(drawing)
-                yield drawing
+        for section, drawing in drawings.of_sweep(loaded, drawn_in):
+            planned[section].append(drawing)
+            yield drawing
 
     with pictures.of_page(folder, wanted(), workers=workers, losses=losses) as finish:
-        together = statistics.all_comparisons(loaded)
         groups = [*statistics.contexts(loaded)]
+        together = [task for group in groups for task in group]
         mains = [statistics.main_of(group) for group in groups]
         meanwhile()
         findings = essay.of_sweep(loaded)
@@ -86,7 +85,7 @@ def write(
     saved = []
     if has_figures:
         flat = [drawing for section in planned.values() for drawing in section]
-        how = {"workers": workers, "losses": losses, "across": mark.removesuffix(": ")}
+        how = {"workers": workers, "losses": losses, "across": "SMOKE" if mark else ""}
         saved = [*pictures.save(folder / "figures", flat, **how)]
     rules, drawn = pictures.with_classes(drawn)
     by_name = {picture.name: picture for picture in drawn}

@@ -16,7 +16,7 @@ import signal
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -218,7 +218,7 @@ def _each(
     and left out.
     """
     attempt = partial(_made_or_reason, act)
-    drawings = iter(drawings)
+    drawings = _unlike_in_name(drawings)
     first = [*itertools.islice(drawings, MANY)]
     if workers == 1 or len(first) < MANY:
         every = [*first, *drawings]
@@ -231,19 +231,26 @@ def _each(
         initargs=processes.inherited(),
     ) as pool:
         try:
-            begun = [
+            submitted = [
                 (drawing, _submitted(pool, attempt, drawing))
                 for drawing in itertools.chain(first, drawings)
             ]
-            every = [drawing for drawing, _ in begun]
-            yield partial(_results, every, _or_here(begun, attempt))
+            every = [drawing for drawing, _ in submitted]
+            yield partial(_results, every, _or_here(submitted, attempt))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _unlike_in_name(drawings: Iterable[Drawing]) -> Iterator[Drawing]:
+    names = set()
+    for drawing in drawings:
+        name = drawing.name.casefold()
+        assert name not in names, f"two figures would share the files of {drawing.name}"
+        names.add(name)
+        yield drawing
+
+
 def _results(drawings: Sequence[Drawing], attempts: Iterable[tuple[Any, str]]) -> dict[str, Any]:
-    names = Counter(drawing.name.casefold() for drawing in drawings)
-    assert not names or max(names.values()) == 1, "two figures would share their files"
     by_name = {}
     with progress(len(drawings), unit="figure", title="drawing") as bar:
         for drawing, (result, reason) in zip(drawings, attempts, strict=True):
@@ -269,30 +276,37 @@ def _begin_to_draw(environment: dict[str, str], mask: int) -> None:
 def _submitted(
     pool: ProcessPoolExecutor, attempt: Callable[[Drawing], Any], drawing: Drawing
 ) -> Future[Any]:
-    """The attempt of a process; one that is lost already where a process was killed."""
+    """The future of a drawing, which has failed where the pool is broken already."""
     try:
         with processes.beginning([__name__]):
             return pool.submit(attempt, drawing)
     except BrokenExecutor as error:
-        lost: Future[Any] = Future()
-        lost.set_exception(error)
-        return lost
+        failed: Future[Any] = Future()
+        failed.set_exception(error)
+        return failed
 
 
 def _or_here(
-    begun: Sequence[tuple[Drawing, Future[Any]]], attempt: Callable[[Drawing], Any]
+    submitted: Sequence[tuple[Drawing, Future[Any]]], attempt: Callable[[Drawing], Any]
 ) -> Iterator[Any]:
     """The results of a pool; where one of its processes is killed, the rest is made here."""
-    is_broken = False
-    for drawing, future in begun:
-        try:
+
+    def broken() -> BaseException | None:
+        errors = (future.exception() for _, future in submitted if future.done())
+        return next((error for error in errors if isinstance(error, BrokenExecutor)), None)
+
+    is_said = False
+    for drawing, future in submitted:
+        # What is submitted at the moment when a pool breaks may never be answered.
+        while not wait([future], timeout=1.0).done and not broken():
+            pass
+        if future.done() and not isinstance(future.exception(), BrokenExecutor):
             yield future.result()
-        except BrokenExecutor as error:
-            if not is_broken:
-                message = "a process that draws ended (%s): this one draws the rest"
-                log.warning(message, error)
-            is_broken = True
-            yield attempt(drawing)
+            continue
+        if not is_said:
+            log.warning("a process that draws ended (%s): this one draws the rest", broken())
+        is_said = True
+        yield attempt(drawing)
 
 
 def _made_or_reason(act: Callable[[Drawing], Any], drawing: Drawing) -> tuple[Any, str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -191,6 +193,14 @@ class Comparison:
         return budgets(self.validation, tuned=self.tuned)
 
     @functools.cached_property
+    def at_reference_rate(self) -> Comparison | None:
+        """Of the main comparison that at the reference's rate; None where it would be the same."""
+        if len({*self.trials.lr}) < 2:
+            return None
+        at_rate = _at_reference_rate(self)
+        return at_rate if len({*at_rate.runs.loss}) > 1 else None
+
+    @functools.cached_property
     def verdicts(self) -> pd.DataFrame:
         """One row a comparison, in words, as in verdicts.csv."""
         rows = verdicts(self.paired, self.summary, steps=self.steps)
@@ -309,7 +319,7 @@ def main_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparis
         sweep: Its records.
         seeds: How many of the declared seeds count, the first ones; 0 counts all runs.
     """
-    return [judge() for judge in _mains(sweep, seeds)]
+    return [*_mains(sweep, seeds)]
 
 
 def contexts(sweep: records.Records) -> Iterator[list[Comparison]]:
@@ -317,7 +327,8 @@ def contexts(sweep: records.Records) -> Iterator[list[Comparison]]:
 
     One context is judged after the other, when it is asked for.
     """
-    return (judge() for judge in _contexts(sweep))
+    for main in _mains(sweep, 0):
+        yield [main] if main.at_reference_rate is None else [main, main.at_reference_rate]
 
 
 def all_comparisons(sweep: records.Records) -> list[Comparison]:
@@ -325,9 +336,25 @@ def all_comparisons(sweep: records.Records) -> list[Comparison]:
     return [comparison for group in contexts(sweep) for comparison in group]
 
 
+class _Judged:
+    """Comparisons in their order, each judged when it is asked for first."""
+
+    def __init__(self, judges: Iterable[Callable[[], Comparison]]) -> None:
+        self._open = deque(judges)  # which hold what they judge
+        self._done: list[Comparison] = []
+
+    def __iter__(self) -> Iterator[Comparison]:
+        for place in itertools.count():
+            if place == len(self._done):
+                if not self._open:
+                    return
+                self._done.append(self._open[0]())  # raises again when it is asked again
+                self._open.popleft()
+            yield self._done[place]
+
+
 @functools.lru_cache(maxsize=1)
-def _mains(sweep: records.Records, seeds: int) -> list[Callable[[], Comparison]]:
-    """What judges each context, once."""
+def _mains(sweep: records.Records, seeds: int) -> Iterable[Comparison]:
     declaration, runs = declaration_of(sweep.plan), placed_runs(sweep)
     if seeds:
         runs = runs[runs.seed.isin(declaration["seeds"][:seeds])]
@@ -343,26 +370,8 @@ def _mains(sweep: records.Records, seeds: int) -> list[Callable[[], Comparison]]
     judges = []
     for context, its in groups:
         evaluated = of_context.get(context, evals.iloc[:0])
-        judge = functools.partial(_main, its, evaluated, sweep, stem=stems[context])
-        judges.append(functools.cache(judge))
-    return judges
-
-
-@functools.lru_cache(maxsize=1)
-def _contexts(sweep: records.Records) -> list[Callable[[], list[Comparison]]]:
-    """What judges each context under both conditions, once."""
-    return [
-        functools.cache(functools.partial(_with_reference_rate, judge))
-        for judge in _mains(sweep, 0)
-    ]
-
-
-def _with_reference_rate(judge: Callable[[], Comparison]) -> list[Comparison]:
-    main = judge()
-    if len({*main.trials.lr}) < 2:
-        return [main]
-    at_rate = _at_reference_rate(main)
-    return [main, at_rate] if len({*at_rate.runs.loss}) > 1 else [main]
+        judges.append(functools.partial(_main, its, evaluated, sweep, stem=stems[context]))
+    return _Judged(judges)
 
 
 def main_comparison(sweep: records.Records, label: str = "") -> Comparison:
