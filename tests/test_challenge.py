@@ -7,7 +7,7 @@ import sys
 import pytest
 from own_files import FILE, ask
 
-from lossbench import cli, records
+from lossbench import challenge, cli, records
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
@@ -195,3 +195,19 @@ def test_what_a_loss_that_draws_is_for_has_to_be_said(own_folder, capsys):
         True,
     )
     assert not (own_folder / "runs").exists()
+
+
+def test_of_several_functions_one_that_draws_is_left_out(own_folder, caplog):
+    (own_folder / "own_two.py").write_text(
+        "import torch\n\n"
+        "def plain(output, target):\n"
+        "    return (output - target).square().sum(-1)\n\n"
+        "def noisy(output, target):\n"
+        "    return plain(output, target) * torch.rand_like(output[..., 0])\n"
+    )
+    tried = challenge.prepared(own_folder / "own_two.py")
+    assert [one.row.name for one in tried.losses] == ["plain"]
+    assert "left out: own_two.py, line 6: noisy draws random numbers" in caplog.text
+    said = challenge.prepared(own_folder / "own_two.py", task="regression")
+    assert [one.row.name for one in said.losses] == ["plain", "noisy"]
+    assert "backward" not in "\n".join(challenge.cards(said, width=100))

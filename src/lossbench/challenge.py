@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from lossbench.claims import kind
 from lossbench.errors import ConfigError, refuse_unknown
 from lossbench.losses import LOSSES
 from lossbench.own import Examination, add, examine, file_and_line, losses_in, module_of
+
+log = logging.getLogger(__name__)
 
 NEAREST = 4
 """Losses of the catalog that a trial adds, beside the reference."""
@@ -65,13 +68,8 @@ def prepared(
     module = module_of(path)
     functions = [*losses_in(module, names)]
     examinations = examine(functions, task=task, link=link, leave_out=not names)
-    for one in examinations:
-        if kind.DRAWS in one.row.unsound and not task:
-            file, line = file_and_line(one.row)
-            raise ConfigError(
-                f"{file}, line {line}: {one.row.name} draws random numbers, so what it is for "
-                "cannot be measured: say it, with --task regression or classification"
-            )
+    if not task:
+        examinations = _of_measured_task(examinations, leave_out=not names)
     tasks = {one.row.task for one in examinations}
     if len(tasks) > 1:
         kinds = ", ".join(f"{one.row.name} {one.row.task}" for one in examinations)
@@ -91,6 +89,21 @@ def prepared(
         # Of several functions the nearest of each first.
         chosen = [*dict.fromkeys(itertools.chain(*zip(*near, strict=False)))][:NEAREST]
     return Challenge(examinations, [*dict.fromkeys([records.REFERENCE[task], *chosen])], task)
+
+
+def _of_measured_task(examinations: Sequence[Examination], *, leave_out: bool) -> list[Examination]:
+    """Those whose task could be measured; others are refused, or left out with a warning."""
+    drawing = [one for one in examinations if kind.DRAWS in one.row.unsound]
+    for one in drawing:
+        file, line = file_and_line(one.row)
+        problem = (
+            f"{file}, line {line}: {one.row.name} draws random numbers, so what it is for cannot "
+            "be measured: say it, with --task regression or classification"
+        )
+        if not leave_out or len(drawing) == len(examinations):
+            raise ConfigError(problem)
+        log.warning("left out: %s", problem)
+    return [one for one in examinations if one not in drawing]
 
 
 def cards(challenge: Challenge, *, width: int) -> Iterator[str]:
@@ -114,7 +127,7 @@ def cards(challenge: Challenge, *, width: int) -> Iterator[str]:
                 "  is       ", f"{', '.join(same)}, up to the learning rate", width
             )
         faults = [*row.unsound]
-        if "gradient_is_derivative" not in held:
+        if "gradient_is_derivative" not in held and kind.DRAWS not in faults:
             witness = one.verdicts["gradient_is_derivative"].witness
             faults.append(
                 "its gradient is not its derivative, by something detached or a backward of its "

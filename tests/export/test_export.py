@@ -268,6 +268,13 @@ def test_a_package_that_is_missing_is_named_with_its_cure(trained, monkeypatch, 
     assert "pip install 'lossbench[mlflow]'" in capsys.readouterr().err
 
 
+def test_a_verdict_without_a_pair_is_a_row_without_numbers():
+    columns = {"task": "diabetes", "condition": "own_lr", "loss": "mine", "reference": "mse"}
+    numbers = {"estimate": None, "low": None, "high": None, "verdict": "undecided"}
+    text = contents.markdown(pd.DataFrame([columns | numbers]), most=10_000)
+    assert text.splitlines()[-1].endswith("| mine | mse | – [–, –] | undecided |")
+
+
 def test_another_sweeps_export_is_not_written_over(trained, place, monkeypatch, capsys):
     export.export(trained, to="csv", into=str(place / "out"))
     monkeypatch.setitem(trained.plan, "name", "another")

@@ -183,6 +183,26 @@ def test_a_png_has_the_resolution_of_print_whatever_was_written_before_it(tmp_pa
         assert pixels == pytest.approx(width * pictures.PNG_DPI[ending], rel=0.05)
 
 
+def test_a_word_stands_across_every_figure_but_exact_ones(tmp_path):
+    def draw(ax):
+        ax.plot([0, 1])
+        layout.frame(ax.figure, "Is it trained?", "n = 1")
+
+    size = {"height": 1.0}
+    drawings = [
+        pictures.Drawing(name, draw, size, is_single=True, is_exact=name == "exact")
+        for name in ("exact", "trained")
+    ]
+    pictures.save(tmp_path, drawings, workers=1, across="SMOKE")
+    stamped = {path.stem: ">SMOKE<" in path.read_text() for path in tmp_path.glob("*.svg")}
+    assert stamped == {
+        "exact": False,
+        "exact_one_column": False,
+        "trained": True,
+        "trained_one_column": True,
+    }
+
+
 @pytest.mark.exhaustive
 def test_writing_twice_gives_the_same_bytes(tmp_path):
     folder = build(tmp_path / "twice", own({"mse": "power", "mae": "power"}, data="diabetes"))

@@ -124,7 +124,10 @@ def markdown(verdicts: pd.DataFrame, *, most: int) -> str:
     """Verdicts as a table of at most so many letters; says how many were left out."""
     lines = ["| task | loss | reference | difference | verdict |", "|---|---|---|---|---|"]
     for row in verdicts.itertuples():
-        numbers = [f"{value:+.3g}" for value in (row.estimate, row.low, row.high)]
+        numbers = [
+            "–" if pd.isna(value) else f"{value:+.3g}"  # where no pair is left
+            for value in (row.estimate, row.low, row.high)
+        ]
         where = records.CONDITIONS[row.condition].short
         difference = "{} [{}, {}]".format(*numbers)
         cells = [f"{row.task}, {where}", row.loss, row.reference, difference, row.verdict]

@@ -146,12 +146,11 @@ def _shapes(loaded: records.Records) -> Iterator[Drawing]:
     shapes = loaded.curves
     for task, rows in shapes.groupby("task") if len(shapes) else ():
         three = {"panels": 3, "shared": "none", "height": 1.7}
-        yield Drawing(
-            f"loss_shapes_{task}", partial(figures.loss_shapes, rows), three, narrow={"columns": 1}
-        )
+        draw, narrow = partial(figures.loss_shapes, rows), {"columns": 1}
+        yield Drawing(f"loss_shapes_{task}", draw, three, narrow, is_exact=True)
         if task == "classification" and (rows.weight > 0).any():
             draw = partial(figures.error_weight, rows)
-            yield Drawing("error_weight", draw, {"height": 1.9}, is_single=True)
+            yield Drawing("error_weight", draw, {"height": 1.9}, is_single=True, is_exact=True)
 
 
 def _dynamics(mains: Sequence[Comparison], loaded: records.Records) -> Iterator[Drawing]:

@@ -58,6 +58,7 @@ class Drawing:
         narrow: What is otherwise in one column of a paper.
         is_single: Whether `draw` takes one axes.
         task: What it is about, of several tasks; empty where it is about all.
+        is_exact: Whether it shows no run, so that a sweep's size says nothing of it.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Drawing:
     narrow: Mapping[str, Any] = field(default_factory=lambda: {"columns": 2})
     is_single: bool = False
     task: str = ""
+    is_exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def save(
         drawings: What to draw; one that cannot be drawn is logged and left out.
         workers: Processes that draw; 1 draws in this one.
         losses: As `figures.style` takes them.
-        across: Written across each, as `figures.stamp` does.
+        across: Written across each that is not exact, as `figures.stamp` does.
     """
     with _each(partial(_save, folder, losses, across), drawings, workers=workers) as results:
         return results()
@@ -340,7 +342,7 @@ def _save(folder: Path, losses: Sequence[Mapping[str, str]], across: str, drawin
         with figures.style(name, losses=losses):
             figure = _laid_out(drawing, ending)
             title = figures.strips(figure).title
-            if across:
+            if across and not drawing.is_exact:
                 figures.stamp(figure, across)
             for kind, content in _encode(figure).items():
                 store.write(folder / f"{name}.{kind}", content)
