@@ -18,10 +18,9 @@ def write(export: Export, into: str) -> str:
     folder = marked_folder(export, into, "csv")
     with progress(len(records.TABLES), unit="table", title="exporting") as bar:
         for table in records.TABLES:
-            columns, schema = records.COLUMNS[table], records.schema(table)
+            schema = records.schema(table)
             frame = export.runs if table == "runs" else export.table(table)
-            rows = frame[[column.name for column in columns]]
-            arrow = pa.Table.from_pandas(rows, schema, preserve_index=False)
+            arrow = pa.Table.from_pandas(frame[schema.names], schema, preserve_index=False)
             store.write(folder / f"{table}.csv", _csv(arrow))
             bar.update()
     verdicts = pa.Table.from_pandas(export.verdicts, preserve_index=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -344,10 +343,8 @@ class _Judged:
         self._done: list[Comparison] = []
 
     def __iter__(self) -> Iterator[Comparison]:
-        for place in itertools.count():
+        for place in range(len(self._done) + len(self._open)):
             if place == len(self._done):
-                if not self._open:
-                    return
                 self._done.append(self._open[0]())  # raises again when it is asked again
                 self._open.popleft()
             yield self._done[place]
