@@ -25,8 +25,8 @@ from torch import nn
 from lossbench.engine import moments, train
 from lossbench.measures.instruments import times
 from lossbench.models import MODELS, Model
+from lossbench.question import Draft, Run, checked, packs, part
 from lossbench.records import INSTRUMENTS
-from lossbench.runs import Draft, Run, checked, packs, part
 from lossbench.sweep import splits_of
 
 UPDATES = 200

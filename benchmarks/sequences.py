@@ -28,8 +28,8 @@ from lossbench.engine.strategies.autograd import Looped, Vectorised
 from lossbench.engine.strategy import Strategy
 from lossbench.engine.update import Updates
 from lossbench.models import MODELS, initialised
-from lossbench.runs import Run, checked, packs, part
-from lossbench.runs.run import Draft
+from lossbench.question import Run, checked, packs, part
+from lossbench.question.run import Draft
 from lossbench.sweep import splits_of
 
 Advance = Callable[[int], None]

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lossbench.runs import varied
-from lossbench.runs.packs import Pack, structure
-from lossbench.runs.run import Run
+from lossbench.question import varied
+from lossbench.question.packs import Pack, structure
+from lossbench.question.run import Run
 from lossbench.sweep import training
 
 LEAST_RATE = 1e-4

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from lossbench import config
-from lossbench.runs import Run
+from lossbench.question import Run
 
 PLAIN: dict = OmegaConf.to_container(  # type: ignore[assignment]
     OmegaConf.merge(

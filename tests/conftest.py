@@ -15,7 +15,7 @@ from lossbench import processes
 from lossbench.data import DATA, Data
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
-from lossbench.own import modules
+from lossbench.user_code import modules
 
 torch.set_num_threads(1)
 # Or Python searches all that is imported for circles, a tenth of the time.

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from lossbench import records
-from lossbench.own import own_rows
-from lossbench.runs import Engine
+from lossbench.question import Engine
 from lossbench.sweep import Sweep
 from lossbench.sweep.crews import Crew, Here
 from lossbench.sweep.inventory import OpenPack, Statuses
 from lossbench.sweep.training import Stop, Trainer
+from lossbench.user_code import own_rows
 
 ENGINE = Engine(device="cpu", pack_size=128, threads=1, commit_every=30)
 

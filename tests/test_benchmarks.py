@@ -17,7 +17,7 @@ from selection import beyond
 
 from lossbench.data import DATA
 from lossbench.engine import train
-from lossbench.runs.packs import Pack
+from lossbench.question.packs import Pack
 from lossbench.sweep import splits_of
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"

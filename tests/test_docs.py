@@ -25,8 +25,8 @@ from lossbench.losses import LOSSES
 from lossbench.measures import instruments
 from lossbench.measures.instruments.schedule import LARGEST_SHARE
 from lossbench.models import MODELS
-from lossbench.own import modules
 from lossbench.records import __main__ as tables
+from lossbench.user_code import modules
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -293,8 +293,12 @@ def test_docs_reliability_md_tells_of_every_promise_and_of_none_that_has_no_test
     told = {*re.findall(r"`(test_\w+)` \|$", (DOCS / "reliability.md").read_text(), re.M)}
     promised, tests = set(), set()
     files = ("sweep/test_faults.py", "slurm/test_slurm.py", "sweep/test_resume.py", "test_store.py")
-    files += ("own/test_somebody.py", "records/test_verify.py", "config/test_trust.py")
-    files += ("sweep/test_plan.py", "test_pairing.py", "executors/test_clusters.py")
+    files += ("user_code/test_somebody.py", "records/test_verify.py", "config/test_trust.py")
+    files += (
+        "sweep/test_plan.py",
+        "fingerprints/test_fingerprints.py",
+        "executors/test_clusters.py",
+    )
     for name in files:
         tree = ast.parse((Path(__file__).parent / name).read_text())
         for node in tree.body:

@@ -19,16 +19,15 @@ ROOMS = (
     "processes",
     "store",
     "records",
-    "live",
-    "pairing",
+    "fingerprints",
     "losses",
     "claims",
     "data",
     "optimizers",
     "models",
     "measures",
-    "own",
-    "runs",
+    "user_code",
+    "question",
     "config",
     "engine",
     "sweep",
@@ -154,7 +153,12 @@ def test_only_the_rooms_that_meet_hydra_know_omegaconf():
 def test_no_code_comes_from_a_pickle():
     pickles = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
     # What processes of one command send each other, or is hashed; nothing of a file is unpickled.
-    senders = {"own/examination.py", "own/modules.py", "own/words.py", "live.py"}
+    senders = {
+        "user_code/examination.py",
+        "user_code/modules.py",
+        "user_code/words.py",
+        "fingerprints/notebook.py",
+    }
     senders = {f"lossbench/{name}" for name in senders}
     assert breaches(lambda path: PACKAGES[path] & pickles).keys() == senders
 

@@ -12,7 +12,7 @@ from lossbench.engine.bayes import BayesPoints
 from lossbench.engine.members import assemble
 from lossbench.engine.strategies import Services
 from lossbench.models import MODELS, initialised, rescaled
-from lossbench.runs import packs
+from lossbench.question import packs
 from lossbench.sweep import splits_of
 
 CPU = torch.device("cpu")

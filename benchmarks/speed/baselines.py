@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 from lossbench.data import Splits
 from lossbench.engine import batch_indices
 from lossbench.models import MODELS, initialised
-from lossbench.runs import Run
+from lossbench.question import Run
 from speed.clock import Clock
 
 Step = Callable[[Tensor, Tensor], Tensor]

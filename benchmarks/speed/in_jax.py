@@ -21,7 +21,7 @@ from jax import lax
 from lossbench.data import Splits
 from lossbench.engine import batch_indices
 from lossbench.engine.members import initial_model
-from lossbench.runs import Run
+from lossbench.question import Run
 
 jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 on a card, as all rows
 

@@ -13,8 +13,8 @@ from torch import nn
 from lossbench.data import DATA, Data, Splits, files
 from lossbench.data.splits import classification
 from lossbench.models import MODELS
-from lossbench.runs import Draft, Run, checked, part
-from lossbench.runs.packs import Pack
+from lossbench.question import Draft, Run, checked, part
+from lossbench.question.packs import Pack
 from lossbench.sweep import splits_of
 
 CLASSES = ("cross_entropy", "brier", "mae_probs", "quartic_probs")

@@ -18,8 +18,8 @@ from lossbench.data import Splits
 from lossbench.engine import train
 from lossbench.engine.arithmetic import arithmetic
 from lossbench.engine.strategies import OPTIONS
-from lossbench.runs import Run
-from lossbench.runs.packs import Pack
+from lossbench.question import Run
+from lossbench.question.packs import Pack
 from speed import baselines
 from speed.clock import WARM, Clock, Timing, lasting, matmul, timed, total
 from speed.tasks import NEVER, PACK_SIZE, Task, packs, parameters, splits

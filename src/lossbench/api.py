@@ -21,7 +21,10 @@ from lossbench.data import Data
 from lossbench.errors import ConfigError, refuse_unknown
 from lossbench.export import plain
 from lossbench.losses.spec import Loss
-from lossbench.own import (
+from lossbench.records import Records
+from lossbench.report import summary
+from lossbench.statistics import Comparison
+from lossbench.user_code import (
     SOURCE,
     Reading,
     add,
@@ -32,9 +35,6 @@ from lossbench.own import (
     model_row,
     renamed,
 )
-from lossbench.records import Records
-from lossbench.report import summary
-from lossbench.statistics import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

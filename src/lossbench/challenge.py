@@ -12,7 +12,7 @@ from lossbench import catalog, claims, records, statistics
 from lossbench.claims import kind
 from lossbench.errors import ConfigError, refuse_unknown
 from lossbench.losses import LOSSES
-from lossbench.own import Examination, add, examine, file_and_line, losses_in, module_of
+from lossbench.user_code import Examination, add, examine, file_and_line, losses_in, module_of
 
 log = logging.getLogger(__name__)
 

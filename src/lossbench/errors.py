@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import inspect
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -35,3 +39,22 @@ def refuse_unknown(name: str, known: Iterable[str], what: str, hint: str = "") -
     """Raise a `ConfigError` with the nearest name where `name` is not among the known ones."""
     if name not in known:
         raise ConfigError(f"{what} {name!r} is unknown: {nearest(name, known)}{hint}")
+
+
+def describe_error(error: BaseException, function: Callable[..., Any]) -> tuple[str, bool]:
+    """The error that somebody's function raised, and its place.
+
+    Args:
+        error: What was raised, with its traceback.
+        function: Theirs.
+
+    Returns:
+        "FILE, line N, raises TYPE: MESSAGE", and whether it is a line of the function's own file,
+        not of one that it called or that was given what it returned.
+    """
+    code = inspect.getsourcefile(inspect.unwrap(function))
+    places = traceback.extract_tb(error.__traceback__)
+    place = next((one for one in reversed(places) if one.filename == code), places[-1])
+    where = f"{Path(place.filename).name}, line {place.lineno}"
+    message = f"{where}, raises {type(error).__name__}: {in_a_line(error)}"
+    return message, place.filename == code

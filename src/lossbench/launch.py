@@ -35,19 +35,19 @@ from lossbench.config import (
 )
 from lossbench.config.schema import LauncherNode
 from lossbench.engine import strategies
-from lossbench.own import load_extensions, own_rows
 from lossbench.processes import BYTES_A_WORKER, cores, free_memory
 from lossbench.protocol import Experiment, Outline
 from lossbench.protocol.experiment import USUAL_SIZE
+from lossbench.question import TF32, ConfigError, Engine, Run
+from lossbench.question.identity import forget
 from lossbench.records import RESULTS
-from lossbench.runs import TF32, ConfigError, Engine, Run
-from lossbench.runs.source import forget
 from lossbench.sweep import Sweep
 from lossbench.sweep.crews import Crew, Here, Processes
 from lossbench.sweep.executors import CLUSTERS, Workers
 from lossbench.sweep.plan import context
 from lossbench.sweep.slurm import Cluster
 from lossbench.sweep.training import Trainer
+from lossbench.user_code import load_extensions, own_rows
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from lossbench.claims import kind
 from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
-from lossbench.own import bare_row
+from lossbench.user_code import bare_row
 
 OTHER_LINKS = {"msle", "mse_logits", "rescaled_square", "softcap"}
 """Of another task behind the links that are tried: by the formula alone they could be that."""

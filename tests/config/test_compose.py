@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from lossbench import launch
 from lossbench.config import Composer, explained, named, to_run
 from lossbench.config.overrides import single_overrides
-from lossbench.runs import ConfigError, varied
+from lossbench.question import ConfigError, varied
 
 
 @pytest.fixture(scope="module")

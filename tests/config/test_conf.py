@@ -17,8 +17,8 @@ from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
-from lossbench.runs import Part
-from lossbench.runs.checks import parameters
+from lossbench.question import Part
+from lossbench.question.vary import parameters
 
 FUNCTIONS = {
     "data": {name: row.fn for name, row in DATA.items()},

@@ -15,7 +15,7 @@ from lossbench import config, runs
 from lossbench.config import to_engine, to_run
 from lossbench.config.compose import to_draft
 from lossbench.losses import LOSSES
-from lossbench.runs import PRECISIONS, ConfigError, checks, fits, source
+from lossbench.question import PRECISIONS, ConfigError, checks, fits, source
 from lossbench.sweep import preflight
 
 

@@ -8,8 +8,8 @@ from scipy import stats
 from torchvision.transforms import functional
 
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, crop_flip, draw_words, flip, none
-from lossbench.pairing import stream
-from lossbench.runs.checks import parameters
+from lossbench.fingerprints import stream
+from lossbench.question.vary import parameters
 
 SHAPE = (2, 30, 3, 8, 6)
 

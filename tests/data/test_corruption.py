@@ -17,8 +17,8 @@ from lossbench.data import DATA, teacher
 from lossbench.data.corruption import CORRUPTIONS, corrupted, realised, symmetric
 from lossbench.data.splits import Splits
 from lossbench.data.teacher import teacher_probabilities
-from lossbench.pairing import stream
-from lossbench.runs import ConfigError, source
+from lossbench.fingerprints import stream
+from lossbench.question import ConfigError, source
 from lossbench.sweep.preflight import preflight, splits_of
 
 LABEL_NOISE = ("symmetric", "pairflip", "asymmetric", "instance")

@@ -13,12 +13,13 @@ from needs import splits_of_set
 from scipy import stats
 from sklearn import datasets
 
-from lossbench import pairing
+from lossbench import fingerprints
 from lossbench.data import DATA, real, text
 from lossbench.data.corruption import corrupted
 from lossbench.data.splits import Extent, permuted
 from lossbench.data.synthetic import NOISES
 from lossbench.data.targets import distribution
+from lossbench.fingerprints.code import _collect
 
 DRAWN = [name for name, row in DATA.items() if row.drawn != "fixed"]
 FIXED = [name for name, row in DATA.items() if row.drawn == "fixed"]
@@ -64,7 +65,7 @@ def test_the_first_training_rows_of_a_fixed_set_are_like_the_rest(name):
 @pytest.mark.parametrize("name", DATA)
 def test_the_identity_of_a_set_does_not_contain_how_files_are_found(name):
     code = {}
-    pairing._collect(DATA[name].fn, code)
+    _collect(DATA[name].fn, code)
     assert any(place.startswith("lossbench.data.splits.") for place in code)
     assert not [place for place in code if place.startswith("lossbench.data.files")]
     assert not {"files", "Files", "Missing", "_downloaded"} & {p.split(".")[-1] for p in code}
@@ -317,13 +318,13 @@ def test_the_fingerprint_is_that_of_all_tensors_by_name():
         tensors = {
             f"{part}/{split}": rows for part, by in parts.items() for split, rows in by.items()
         }
-        assert splits.sha == dataclasses.replace(splits).sha == pairing.tensors_sha(tensors)
+        assert splits.sha == dataclasses.replace(splits).sha == fingerprints.tensors_sha(tensors)
 
 
 def test_inputs_that_seeds_share_are_hashed_once(monkeypatch):
     clean = dataclasses.replace(DATA["mnist1d"].fn(seed=0, examples=500))
     hashed = []
-    add = pairing.add_tensors
+    add = fingerprints.add_tensors
 
     def add_tensors(digest, tensors):
         hashed.extend(tensors)

@@ -13,7 +13,7 @@ from lossbench.data import DATA, synthetic
 from lossbench.data.files import Files
 from lossbench.data.splits import permuted
 from lossbench.data.synthetic import NOISES, _log_density_of_arc, _noise
-from lossbench.pairing import stream
+from lossbench.fingerprints import stream
 
 SPLITS = ("train", "validation", "test")
 

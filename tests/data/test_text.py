@@ -17,7 +17,7 @@ from scipy import stats
 from lossbench.data import DATA, text
 from lossbench.data.files import Files, Program
 from lossbench.data.splits import SPLITS, dense, problem_of
-from lossbench.runs import ConfigError
+from lossbench.question import ConfigError
 from lossbench.sweep import preflight
 
 TEXTS = ("text", "python_source", "bible")

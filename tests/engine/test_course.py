@@ -27,8 +27,8 @@ from lossbench.engine.strategies import Option, graph, kernel
 from lossbench.engine.strategies.graph import Replayed
 from lossbench.losses import LOSSES
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
+from lossbench.question.packs import Pack
 from lossbench.records import SIGNALS
-from lossbench.runs.packs import Pack
 from lossbench.sweep import splits_of
 
 RHYTHM = {"steps": 19, "log_every": 4, "eval_every": 10, "batch_size": 16}

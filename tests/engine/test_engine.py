@@ -35,7 +35,7 @@ from lossbench.engine.state import decoded
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 from lossbench.models import MODELS, Model, initialised, widened
-from lossbench.runs import ConfigError, packs
+from lossbench.question import ConfigError, packs
 from lossbench.sweep import preflight, splits_of
 
 

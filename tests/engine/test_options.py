@@ -13,7 +13,7 @@ import pytest
 
 import lossbench
 from lossbench.engine.strategies import OPTIONS, check
-from lossbench.runs import ConfigError
+from lossbench.question import ConfigError
 
 TRAIN = """
 import json

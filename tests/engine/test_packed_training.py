@@ -24,11 +24,11 @@ from lossbench.data.augmentation import AUGMENTATIONS, WORDS, draw_words
 from lossbench.engine import evaluate
 from lossbench.engine.batches import batch_indices
 from lossbench.engine.bits import GUARD_ELEMENTS, row_chunks
+from lossbench.fingerprints import stream
 from lossbench.models import MODELS, initialised
 from lossbench.optimizers import OPTIMIZERS
-from lossbench.pairing import stream
+from lossbench.question import ConfigError
 from lossbench.records import INSTRUMENTS
-from lossbench.runs import ConfigError
 from lossbench.sweep import preflight, splits_of
 
 

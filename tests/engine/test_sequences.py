@@ -19,7 +19,7 @@ from lossbench.engine.members import initial_model
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS, Model
 from lossbench.models.start import derangement
-from lossbench.runs import ConfigError
+from lossbench.question import ConfigError
 from lossbench.sweep import preflight, splits_of
 
 SMALL = {"examples": 60, "held_out": 24, "window": 5, "vocabulary": 6, "branches": 3}

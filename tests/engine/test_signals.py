@@ -13,8 +13,8 @@ from training import records_of, trained
 from lossbench.engine import batch_indices
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS, initialised
+from lossbench.question import ConfigError
 from lossbench.records import REFERENCE, SIGNALS
-from lossbench.runs import ConfigError
 from lossbench.sweep import splits_of
 
 DIGITS = {"data": "digits", "steps": 12, "log_every": 1, "eval_every": 12}

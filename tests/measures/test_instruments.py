@@ -36,8 +36,8 @@ from lossbench.measures.instruments.features import class_scatter
 from lossbench.measures.instruments.gradients import CORE
 from lossbench.measures.instruments.moment import flat
 from lossbench.models import MODELS, Model
+from lossbench.question import packs
 from lossbench.records import INSTRUMENTS
-from lossbench.runs import packs
 from lossbench.sweep import splits_of
 
 TINY = {

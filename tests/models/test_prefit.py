@@ -10,10 +10,10 @@ from configs import make_run
 from training import assert_same_records, records_of, trained
 
 from lossbench.engine.members import initial_model
+from lossbench.fingerprints import tensors_sha
 from lossbench.models import start as model_start
 from lossbench.models.start import derangement
-from lossbench.pairing import tensors_sha
-from lossbench.runs import source
+from lossbench.question import source
 from lossbench.sweep import splits_of
 
 LINEAR = {"name": "linear", "fn": "linear", "params": {}}

@@ -20,8 +20,8 @@ from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.protocol.grid import spread
 from lossbench.protocol.size import sized_blocks, sized_candidates, sized_interactions
+from lossbench.question import ConfigError
 from lossbench.report import summary
-from lossbench.runs import ConfigError
 from lossbench.statistics.published import speaks_of
 from lossbench.sweep import preflight
 

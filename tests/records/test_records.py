@@ -14,7 +14,7 @@ from configs import make_run
 
 from lossbench import records, store
 from lossbench.engine import train
-from lossbench.runs import packs
+from lossbench.question import packs
 from lossbench.sweep import splits_of
 
 CPU = torch.device("cpu")

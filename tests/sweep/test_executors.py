@@ -21,7 +21,7 @@ from interrupted import Spoiling, contents, sweep_by, sweep_in, trainer
 
 import lossbench
 from lossbench import store
-from lossbench.runs import ConfigError
+from lossbench.question import ConfigError
 from lossbench.sweep import executors
 from lossbench.sweep.executors import Workers, train_there, versions
 from lossbench.sweep.inventory import Inventory, record_of

@@ -10,8 +10,8 @@ from configs import make_run
 from plans import write_plan
 
 from lossbench import records, statistics, store
+from lossbench.question import ConfigError
 from lossbench.report import summary
-from lossbench.runs import ConfigError
 from lossbench.sweep import plan
 
 DECLARED = {"primary": {"regression": "rmse"}, "margin": {"regression": 0.02}, "cells": ["a"]}
@@ -47,7 +47,9 @@ def test_edited_code_supersedes_the_old_run_of_the_same_rate_only(monkeypatch):
     first = extended(plan.EMPTY, runs)
     edited_code = {"source_sha": "edited", "shared_sha": "edited"}
     # As if the code on disk were edited.
-    monkeypatch.setattr("lossbench.runs.source._code_shas", lambda *functions, **facts: edited_code)
+    monkeypatch.setattr(
+        "lossbench.question.identity._code_shas", lambda *functions, **facts: edited_code
+    )
     (edited,) = [make_run(optimizer__lr=0.1)]
     second = extended(first, [edited])
     assert {*second.runs.index} == {edited.run_id, runs[1].run_id}
@@ -160,7 +162,9 @@ def test_where_code_was_edited_one_part_takes_the_place_of_all(tmp_path, monkeyp
         write(tmp_path, [run])
     edited_code = {"source_sha": "edited", "shared_sha": "edited"}
     # As if the code on disk were edited.
-    monkeypatch.setattr("lossbench.runs.source._code_shas", lambda *functions, **facts: edited_code)
+    monkeypatch.setattr(
+        "lossbench.question.identity._code_shas", lambda *functions, **facts: edited_code
+    )
     edited = make_run(optimizer__lr=0.1)
     before = parts(tmp_path)
     write(tmp_path, [edited])

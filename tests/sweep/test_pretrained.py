@@ -20,11 +20,11 @@ from lossbench.data.splits import set_aside
 from lossbench.data.targets import TARGETS
 from lossbench.engine import batch_indices
 from lossbench.engine.state import decoded
+from lossbench.fingerprints import tensors_sha
 from lossbench.models import MODELS, initialised
-from lossbench.pairing import tensors_sha
 from lossbench.protocol.forecast import forecast
+from lossbench.question import ConfigError, is_named_after
 from lossbench.records.verify import verified
-from lossbench.runs import ConfigError, is_named_after
 from lossbench.sweep import splits_of
 from lossbench.sweep.pretrained import STATE, key_of, with_pretrained
 from lossbench.sweep.training import Interrupted, Stop

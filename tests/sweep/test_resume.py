@@ -19,7 +19,7 @@ from lossbench.engine import members, train
 from lossbench.engine.state import decoded, encoded
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS, Model
-from lossbench.runs import ConfigError, packs
+from lossbench.question import ConfigError, packs
 from lossbench.sweep import crews, process, splits_of, training
 from lossbench.sweep.crews import Here, Processes, divide
 from lossbench.sweep.inventory import Inventory, OpenPack, new_pack

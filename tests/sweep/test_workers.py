@@ -21,13 +21,13 @@ from selection import beyond
 from lossbench import cli, launch, records, store
 from lossbench import processes as processes_of_machine
 from lossbench.losses import LOSSES
-from lossbench.own import load_extensions
-from lossbench.runs import ConfigError
-from lossbench.runs.packs import LEAST_MEMBERS, shared
+from lossbench.question import ConfigError
+from lossbench.question.packs import LEAST_MEMBERS, shared
 from lossbench.sweep import process
 from lossbench.sweep.crews import Processes
 from lossbench.sweep.inventory import Inventory
 from lossbench.sweep.training import Interrupted, Stop
+from lossbench.user_code import load_extensions
 
 RUNS = [make_run(loss=loss, seed=s, steps=30) for loss in ("mse", "mae", "huber") for s in (0, 1)]
 LONG = [make_run(loss=loss, steps=40_000, log_every=10_000) for loss in ("mse", "mae", "huber")]

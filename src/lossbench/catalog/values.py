@@ -10,10 +10,10 @@ from typing import Any
 
 from lossbench import claims
 from lossbench.catalog.entry import CatalogError, Entry
+from lossbench.errors import describe_error
 from lossbench.losses import LOSSES
 from lossbench.losses.relations import related
 from lossbench.losses.spec import Loss
-from lossbench.pairing import raised
 from lossbench.store import plain
 
 NO_ORACLE = "no independent implementation known"
@@ -72,7 +72,7 @@ def measured(entry: Entry) -> dict[str, Any]:
     try:
         verdicts = claims.measure(loss)
     except Exception as error:
-        what, is_its_own = raised(error, LOSSES[loss.name].fn)
+        what, is_its_own = describe_error(error, LOSSES[loss.name].fn)
         hint = "" if is_its_own else " Does it return one number per example?"
         raise CatalogError(
             f"{entry.name} cannot be measured: {what}.{hint} See docs/extending.md"

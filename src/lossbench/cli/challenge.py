@@ -11,7 +11,7 @@ from lossbench import challenge, launch
 from lossbench.cli.options import FLAGS, parser
 from lossbench.cli.overrides import with_hydra
 from lossbench.cli.report import finish, loading
-from lossbench.own import OF_FILE
+from lossbench.user_code import OF_FILE
 
 
 def main(arguments: list[str]) -> int:

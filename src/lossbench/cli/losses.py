@@ -15,8 +15,8 @@ from lossbench import catalog, store
 from lossbench.cli.exit_codes import DONE, SOME_FAILED
 from lossbench.cli.options import FLAGS, extensions_in, parser, yaml_folder
 from lossbench.errors import ConfigError, nearest
-from lossbench.own import load_extensions, with_names
 from lossbench.store import WriteError
+from lossbench.user_code import load_extensions, with_names
 
 
 def main(arguments: list[str]) -> int:

@@ -19,8 +19,8 @@ from lossbench.cli.report import finish, loading
 from lossbench.config import named
 from lossbench.config.schema import GROUPS, is_key
 from lossbench.errors import ConfigError
-from lossbench.own import load_extensions, with_names
 from lossbench.store import WriteError
+from lossbench.user_code import load_extensions, with_names
 
 FOREIGN_FLAGS = {
     "hydra-help": "see 'lossbench --help', and 'lossbench --info' for what Hydra sees",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lossbench.cli.exit_codes import DONE, SOME_FAILED
 from lossbench.errors import ConfigError
+from lossbench.question import is_named_after
 from lossbench.records import verify
-from lossbench.runs import is_named_after
 
 
 def main(arguments: list[str]) -> int:

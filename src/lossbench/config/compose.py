@@ -23,10 +23,10 @@ from lossbench.config.overrides import (
 from lossbench.config.schema import GROUPS, known_keys, loss_node
 from lossbench.config.trust import refuse_foreign
 from lossbench.errors import ConfigError, nearest, refuse_unknown
+from lossbench.question.run import NEUTRAL, Draft, Init, Part, Pretrained, Run
+from lossbench.question.settings import AUTO, DEVICES, PRECISIONS, TF32, Engine
+from lossbench.question.vary import can_vary, check_positive, checked, with_values
 from lossbench.records import REPORTS
-from lossbench.runs.checks import can_vary, check_positive, checked, with_values
-from lossbench.runs.run import NEUTRAL, Draft, Init, Part, Pretrained, Run
-from lossbench.runs.settings import AUTO, DEVICES, PRECISIONS, TF32, Engine
 
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 

@@ -18,9 +18,9 @@ from lossbench.data import DATA
 from lossbench.data.files import ROOT
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
-from lossbench.own import is_added, is_own
-from lossbench.runs.checks import parameters
-from lossbench.runs.run import NEUTRAL, Draft
+from lossbench.question.run import NEUTRAL, Draft
+from lossbench.question.vary import parameters
+from lossbench.user_code import is_added, is_own
 
 
 @dataclass

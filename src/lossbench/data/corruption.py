@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lossbench.data.splits import Splits
-from lossbench.pairing import stream
+from lossbench.fingerprints import stream
 
 IMBALANCES = ("exponential", "step")
 

@@ -9,7 +9,7 @@ import scipy
 import torch
 
 from lossbench.data.splits import Data, Extent, Splits, by_split, classification
-from lossbench.pairing import stream
+from lossbench.fingerprints import stream
 
 SEED = 42
 """Of the published set."""

@@ -17,7 +17,7 @@ from torch.nn.functional import one_hot
 
 from lossbench.data.files import Files
 from lossbench.data.teacher import teacher_probabilities
-from lossbench.pairing import add_tensors, stream
+from lossbench.fingerprints import add_tensors, stream
 from lossbench.records import SPLITS
 
 SHARES = (0.6, 0.2, 0.2)

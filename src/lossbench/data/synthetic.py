@@ -28,7 +28,7 @@ from lossbench.data.splits import (
     regression,
     standardised,
 )
-from lossbench.pairing import stream
+from lossbench.fingerprints import stream
 
 NOISES = ("gaussian", "student_t", "laplace", "uniform", "cauchy")
 

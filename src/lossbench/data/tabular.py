@@ -18,7 +18,7 @@ import torch
 
 from lossbench.data.files import File
 from lossbench.data.splits import SPLITS, Data, Extent, Splits, by_split, permuted, regression
-from lossbench.pairing import stream
+from lossbench.fingerprints import stream
 
 if TYPE_CHECKING:  # where a file lies is no part of the code that makes a run what it is
     from lossbench.data.files import Files

@@ -20,7 +20,7 @@ from torch import Tensor
 from lossbench.data.files import Program
 from lossbench.data.splits import SPLITS, Data, Extent, Splits
 from lossbench.errors import ConfigError
-from lossbench.pairing import stream
+from lossbench.fingerprints import stream
 
 if TYPE_CHECKING:  # how files are found is no part of what a set is
     from lossbench.data.files import Files

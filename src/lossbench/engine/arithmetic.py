@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lossbench.runs import TF32
+from lossbench.question import TF32
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
 
     Args:
         device: Where the pack trains; on the CPU there is nothing to choose.
-        precision: One of `lossbench.runs.PRECISIONS`.
+        precision: One of `lossbench.question.PRECISIONS`.
     """
     if device.type != "cuda":
         yield

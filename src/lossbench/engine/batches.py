@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, draw_words
 from lossbench.data.splits import dense
-from lossbench.pairing import stream
-from lossbench.runs import PRECISIONS, Run
+from lossbench.fingerprints import stream
+from lossbench.question import PRECISIONS, Run
 
 EVERYONE = slice(None)
 

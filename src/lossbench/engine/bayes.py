@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from lossbench.claims import bayes_prediction
+from lossbench.fingerprints import tensors_sha
 from lossbench.losses.spec import Context
-from lossbench.own import contained, is_own
-from lossbench.pairing import tensors_sha
-from lossbench.runs import Run
+from lossbench.question import Run
+from lossbench.user_code import contained, is_own
 
 MOST_POSTERIORS = 40
 """Distinct posteriors of a split that are solved: half a second for a loss on ten seeds."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lossbench.fingerprints import tensors_sha
 from lossbench.models import initialised, widened
-from lossbench.pairing import tensors_sha
 
 MOST_PARAMETERS = 10**9
 """Parameters of one model, at most; counted before any memory is taken."""

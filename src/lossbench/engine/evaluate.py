@@ -17,9 +17,9 @@ from lossbench.engine.state import State
 from lossbench.losses import LOSSES
 from lossbench.measures import metrics
 from lossbench.measures.recalibration import recalibrate, recalibrated
-from lossbench.own import is_own
+from lossbench.question import Run
 from lossbench.records import OWN_LOSS, SPLITS
-from lossbench.runs import Run
+from lossbench.user_code import is_own
 
 MOST_TRAINING_ROWS = 2_000
 """Outputs on the training split that are evaluated: the first ones of a larger one."""

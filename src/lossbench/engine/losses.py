@@ -24,8 +24,8 @@ from lossbench.engine.members import Members
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import NO_PARAMS, Context, Loss
 from lossbench.measures.instruments.gradients import CORE
-from lossbench.own import contained, is_own
 from lossbench.records import REFERENCE
+from lossbench.user_code import contained, is_own
 
 Result = TypeVar("Result")
 

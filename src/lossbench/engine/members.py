@@ -19,14 +19,14 @@ from lossbench.data.splits import Splits, dense
 from lossbench.engine.batches import Batches, augmentation_words, batch_indices
 from lossbench.engine.bayes import BayesPoints
 from lossbench.engine.bits import guarded, guards
+from lossbench.fingerprints import tensors_sha
 from lossbench.losses.links import PROBABILITY_LINKS
 from lossbench.models import MODELS, called, initialised, rescaled, stacked, widened
 from lossbench.models.start import STARTS
 from lossbench.optimizers import Hyperparameters
-from lossbench.own import contained
-from lossbench.pairing import tensors_sha
-from lossbench.runs import PRECISIONS, Run
-from lossbench.runs.packs import Pack, slices
+from lossbench.question import PRECISIONS, Run
+from lossbench.question.packs import Pack, slices
+from lossbench.user_code import contained
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from lossbench import records
 from lossbench.engine.members import Members
 from lossbench.engine.state import State
 from lossbench.engine.strategy import Logged
+from lossbench.fingerprints import device_name, environment_json, environment_sha
 from lossbench.measures.probes import LAYER_COLUMNS, STEP_COLUMNS, layer_names
-from lossbench.pairing import device_name, environment_json, environment_sha
-from lossbench.runs import Run
-from lossbench.runs.packs import Pack
+from lossbench.question import Run
+from lossbench.question.packs import Pack
 
 Step = tuple[int, Tensor, Tensor]
 """A logged step: its number, and both tensors of `Logged`."""

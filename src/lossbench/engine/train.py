@@ -21,7 +21,7 @@ from lossbench.engine.recorder import Recorder
 from lossbench.engine.state import Saved, Snapshot, State, decoded, encoded
 from lossbench.engine.strategies import Services
 from lossbench.engine.update import Updates
-from lossbench.runs.packs import Pack
+from lossbench.question.packs import Pack
 
 
 class OtherStart(Exception):

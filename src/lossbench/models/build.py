@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from lossbench.fingerprints import stream
 from lossbench.models.layers import Dropout
-from lossbench.pairing import stream
 
 DROPPED_UNITS = {
     "Dropout": "element",

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lossbench.fingerprints import stream
 from lossbench.optimizers import Hyperparameters, adam, fresh_state
-from lossbench.pairing import stream
 
 State = Mapping[str, Tensor]
 """Parameters and buffers by name."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lossbench.config import Composer, in_type_of_field, parsed, values_of
-from lossbench.runs import ConfigError, Run, checked, fits
+from lossbench.question import ConfigError, Run, checked, fits
 
 log = logging.getLogger(__name__)
 

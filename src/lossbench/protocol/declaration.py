@@ -10,7 +10,7 @@ from lossbench import records, statistics
 from lossbench.config import GROUPS, is_key, known_keys
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import TASKS
-from lossbench.runs import ConfigError, nearest
+from lossbench.question import ConfigError, nearest
 
 CANDIDATES = {"lr": (), "extend": 4, "others": {}}
 """What is tried, and how far a grid may grow."""

@@ -17,7 +17,7 @@ from lossbench.protocol.size import (
     sized_candidates,
     sized_interactions,
 )
-from lossbench.runs import ConfigError, Run
+from lossbench.question import ConfigError, Run
 from lossbench.sweep import Sweep, preflight
 
 USUAL_SIZE = "laptop"

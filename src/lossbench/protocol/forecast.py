@@ -28,8 +28,8 @@ from lossbench.measures.instruments import times
 from lossbench.models import MODELS
 from lossbench.processes import BYTES_A_PROCESS
 from lossbench.protocol.experiment import Outline
-from lossbench.runs import PRECISIONS, ConfigError, Run, packs
-from lossbench.runs.packs import Pack
+from lossbench.question import PRECISIONS, ConfigError, Run, packs
+from lossbench.question.packs import Pack
 from lossbench.sweep import Sweep, splits_of
 from lossbench.sweep.pretrained import key_of, run_before
 

@@ -27,8 +27,8 @@ from lossbench.protocol.declaration import (
     check_others,
 )
 from lossbench.protocol.grid import SIDES, Candidate, Grid, candidates
-from lossbench.runs import Run, varied
-from lossbench.runs.checks import parameters
+from lossbench.question import Run, varied
+from lossbench.question.vary import parameters
 from lossbench.statistics.choice import Trials
 from lossbench.sweep import Sweep
 from lossbench.sweep.plan import cell, context

@@ -9,7 +9,7 @@ from typing import Any
 from lossbench.config import GROUPS, Composer, checked_overrides
 from lossbench.protocol.cells import listed_values
 from lossbench.protocol.grid import spread
-from lossbench.runs import ConfigError, nearest
+from lossbench.question import ConfigError, nearest
 
 CANDIDATES = ("rates", "finer", "extend")
 """What a size may replace of the candidates; `rates` is how many learning rates span the declared

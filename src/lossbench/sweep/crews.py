@@ -15,7 +15,7 @@ from typing import Protocol
 from lossbench import store
 from lossbench.engine import failed
 from lossbench.progress import progress
-from lossbench.runs import ConfigError, Engine
+from lossbench.question import ConfigError, Engine
 from lossbench.sweep.inventory import LOCK_PATIENCE, OpenPack, halves_of
 from lossbench.sweep.process import Died, Process
 from lossbench.sweep.training import OutOfMemory, Stop, Trainer, finish

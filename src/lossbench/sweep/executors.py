@@ -37,7 +37,7 @@ from lossbench.config.schema import LauncherNode
 from lossbench.errors import in_a_line
 from lossbench.processes import beginning, cores
 from lossbench.progress import progress
-from lossbench.runs import ENGINE_SCHEMA, ConfigError
+from lossbench.question import ENGINE_SCHEMA, ConfigError
 from lossbench.sweep.crews import Processes, Setbacks, Trained, longest_first, run_count
 from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.training import Interrupted, Stop, Trainer, is_out_of_memory

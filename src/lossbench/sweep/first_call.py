@@ -17,8 +17,8 @@ from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Context
 from lossbench.models import MODELS
-from lossbench.own import Own, TrialProcess, contained, is_own
-from lossbench.runs import Part, Run
+from lossbench.question import Part, Run
+from lossbench.user_code import Own, TrialProcess, contained, is_own
 
 EXAMPLES = 8
 

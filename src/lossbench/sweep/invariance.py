@@ -21,8 +21,8 @@ import torch
 import lossbench
 from lossbench import engine, store
 from lossbench.engine import Shared, train
-from lossbench.pairing import device_name, environment_sha
-from lossbench.runs import ENGINE_SCHEMA, Draft, Run, checked, packs, part
+from lossbench.fingerprints import device_name, environment_sha
+from lossbench.question import ENGINE_SCHEMA, Draft, Run, checked, packs, part
 from lossbench.sweep.inventory import LOCK_PATIENCE
 from lossbench.sweep.preflight import splits_of
 

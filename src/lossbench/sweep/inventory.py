@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lossbench import records, store
-from lossbench.runs import Run, packs
-from lossbench.runs.packs import Pack
+from lossbench.question import Run, packs
+from lossbench.question.packs import Pack
 
 ATTEMPTS = 2
 """How often a run that fails is trained, by one command after the other."""

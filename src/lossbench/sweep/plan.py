@@ -17,10 +17,10 @@ from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.losses.curves import curve
 from lossbench.losses.relations import related
-from lossbench.own import contained
-from lossbench.runs import ConfigError, Run
-from lossbench.runs.run import joined
+from lossbench.question import ConfigError, Run
+from lossbench.question.run import joined
 from lossbench.sweep.siblings import seen_elsewhere
+from lossbench.user_code import contained
 
 log = logging.getLogger(__name__)
 

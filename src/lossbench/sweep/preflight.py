@@ -24,14 +24,14 @@ from lossbench.engine import (
     refuse_unpaired,
     refuse_unwidened,
 )
+from lossbench.errors import describe_error
 from lossbench.losses.spec import Context
 from lossbench.models import MODELS, hidden_matrices
 from lossbench.optimizers import BY_MATRIX, OPTIMIZERS, SCHEDULES, Hyperparameters, fresh_state
-from lossbench.own import Own, contained, draw_from_global_generators, is_own
-from lossbench.pairing import raised
-from lossbench.runs import ConfigError, Run
+from lossbench.question import ConfigError, Run
 from lossbench.sweep.first_call import FirstCalls
 from lossbench.sweep.pretrained import run_before
+from lossbench.user_code import Own, contained, draw_from_global_generators, is_own
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
     except (ValueError, TypeError) as error:
         raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
     except Exception as error:
-        message, _ = raised(error, function)
+        message, _ = describe_error(error, function)
         raise ConfigError(f"model {run.model.name}: {message}") from error
 
 
@@ -223,7 +223,7 @@ def _check_own_data(by_seed: Mapping[int, Run], files: Files) -> None:
                 raise ConfigError(
                     f"{title}: two calls give other numbers, so runs of one seed would be no "
                     "pairs: draw from a generator that the seed makes, as "
-                    "lossbench.pairing.stream(seed, 'data')"
+                    "lossbench.fingerprints.stream(seed, 'data')"
                 )
         for part in ("inputs", "targets"):
             mine, others = (
@@ -265,7 +265,7 @@ def _data(run: Run, files: Files, title: str) -> Splits:
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{title}: {error}") from error
     except Exception as error:
-        message, _ = raised(error, DATA[run.data.fn].fn)
+        message, _ = describe_error(error, DATA[run.data.fn].fn)
         raise ConfigError(f"{title}: {message}") from error
 
 

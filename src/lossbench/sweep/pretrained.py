@@ -24,9 +24,9 @@ from lossbench import records, store
 from lossbench.data.splits import Splits
 from lossbench.data.targets import taught
 from lossbench.engine import decoded, encoded, evaluate, initial_model, train
-from lossbench.pairing import device_name, environment_sha, tensors_sha
-from lossbench.runs import Draft, Run, checked, part
-from lossbench.runs.packs import Pack
+from lossbench.fingerprints import device_name, environment_sha, tensors_sha
+from lossbench.question import Draft, Run, checked, part
+from lossbench.question.packs import Pack
 from lossbench.sweep.inventory import record_of
 
 if TYPE_CHECKING:

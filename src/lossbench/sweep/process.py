@@ -21,7 +21,7 @@ from tqdm import std
 
 from lossbench import store
 from lossbench.processes import TRAINING, begin
-from lossbench.runs import ConfigError
+from lossbench.question import ConfigError
 from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.training import Interrupted, OutOfMemory, Stop, Trainer
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from lossbench import records, store
-from lossbench.runs import Run
+from lossbench.question import Run
 from lossbench.sweep.inventory import Inventory
 
 BY_PLACE = ("primary", "select", "reference", "margin", "average")

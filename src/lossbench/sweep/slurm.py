@@ -26,7 +26,7 @@ from typing import Any
 
 from lossbench import store
 from lossbench.config.schema import LauncherNode
-from lossbench.runs import ConfigError
+from lossbench.question import ConfigError
 from lossbench.sweep.crews import Here, Setbacks, Trained
 from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.training import Interrupted, Stop, Trainer, stopping

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from lossbench import records, store
+from lossbench.question import Engine, Run
 from lossbench.records import status
-from lossbench.runs import Engine, Run
 from lossbench.sweep import plan
 from lossbench.sweep.crews import Crew
 from lossbench.sweep.inventory import (

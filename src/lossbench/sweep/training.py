@@ -21,15 +21,15 @@ import torch
 from lossbench import records, store
 from lossbench.engine import OtherStart, Saved, Shared, Snapshot, failed, strategies, train
 from lossbench.engine.state import FORMAT
-from lossbench.own import CALL_PATIENCE, Own
-from lossbench.pairing import device_name, environment_sha
+from lossbench.fingerprints import device_name, environment_sha
 from lossbench.processes import END_SIGNALS
 from lossbench.progress import progress
-from lossbench.runs import ENGINE_SCHEMA, ConfigError, Engine, Run, refuse_other_code
+from lossbench.question import ENGINE_SCHEMA, ConfigError, Engine, Run, refuse_other_code
 from lossbench.sweep.invariance import recorded_invariance
 from lossbench.sweep.inventory import OpenPack, Statuses, record_of
 from lossbench.sweep.preflight import splits_of
 from lossbench.sweep.pretrained import with_pretrained
+from lossbench.user_code import CALL_PATIENCE, Own
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lossbench.fingerprints import stream
 from lossbench.measures.instruments.moment import Moment, Parameters, flat, inner
-from lossbench.pairing import stream
 
 LANCZOS = 16
 """Hessian-vector products spent on the largest eigenvalue."""

@@ -34,7 +34,7 @@ from lossbench.engine.strategies.kernel.program import block_size, layout, train
 from lossbench.engine.strategies.layers import Layer, layers_of
 from lossbench.engine.strategy import Advance, Logged, Unserved
 from lossbench.engine.update import Updates
-from lossbench.runs import TF32, Run
+from lossbench.question import TF32, Run
 
 log = logging.getLogger(__name__)
 

@@ -6,21 +6,21 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lossbench import pairing
+from lossbench import fingerprints
 from lossbench.data import DATA
 from lossbench.data.augmentation import AUGMENTATIONS
 from lossbench.data.corruption import CORRUPTIONS, takes_confusions
 from lossbench.data.splits import set_aside
 from lossbench.data.targets import TARGETS
 from lossbench.errors import ConfigError
+from lossbench.fingerprints import source_sha
 from lossbench.losses import LOSSES
 from lossbench.losses.links import INVERSE_LINKS
 from lossbench.models import MODELS
 from lossbench.models.start import STARTS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
-from lossbench.own import is_added
-from lossbench.pairing import source_sha
-from lossbench.runs.run import Draft, Run
+from lossbench.question.run import Draft, Run
+from lossbench.user_code import is_added
 
 
 def code_of(draft: Draft) -> dict[str, str]:
@@ -70,7 +70,7 @@ def refuse_other_code(runs: Iterable[Run]) -> None:
 def forget() -> None:
     """Read code anew: in a notebook it may have changed since the last command."""
     _code_shas.cache_clear()
-    pairing.forget()
+    fingerprints.forget()
 
 
 @functools.cache

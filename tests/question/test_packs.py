@@ -9,7 +9,7 @@ from configs import make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossbench.runs import packs
+from lossbench.question import packs
 
 STRUCTURE = {
     "data": "noisy_linear",

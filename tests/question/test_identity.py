@@ -9,8 +9,8 @@ from configs import make_run
 from planned import planned
 
 from lossbench import store
-from lossbench.runs import ConfigError, packs, varied
-from lossbench.runs.checks import checked, with_values
+from lossbench.question import ConfigError, packs, varied
+from lossbench.question.vary import checked, with_values
 
 
 @pytest.fixture(scope="module")

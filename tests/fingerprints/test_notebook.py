@@ -10,15 +10,15 @@ import textwrap
 
 import pytest
 
-from lossbench import live
 from lossbench.errors import ConfigError
+from lossbench.fingerprints import notebook
 
 HEAD = """
 import functools, types
 import numpy as np, pandas as pd, torch
 from torch import nn
 from types import SimpleNamespace
-from lossbench import pairing
+from lossbench.fingerprints import code
 
 def dec(k):
     def wrap(f):
@@ -110,7 +110,7 @@ shas = {{}}
 for name, source in json.load(sys.stdin).items():
     space = {{"__name__": "__main__"}}
     exec(HEAD + source, space)
-    shas[name] = space["pairing"].live.content(space["f"], space["pairing"]._file_codes)
+    shas[name] = space["code"].notebook.content(space["f"], space["code"]._file_codes)
 print(json.dumps(shas))
 """
 
@@ -145,7 +145,7 @@ def test_an_object_that_cannot_be_compared_is_refused_by_name():
     space = {"__name__": "__main__"}
     exec("import _thread\nl = _thread.allocate_lock()\ndef f(o, t):\n    return l\n", space)
     with pytest.raises(ConfigError, match="a lock that a function of your own uses"):
-        live.content(space["f"], lambda module: None if module == "__main__" else "")
+        notebook.content(space["f"], lambda module: None if module == "__main__" else "")
 
 
 def test_an_edit_within_one_session_is_seen():
@@ -163,7 +163,9 @@ def test_an_edit_within_one_session_is_seen():
         """),
             space,
         )
-        seen.add(live.content(space["Net"], lambda module: None if module == "__main__" else ""))
+        seen.add(
+            notebook.content(space["Net"], lambda module: None if module == "__main__" else "")
+        )
     assert len(seen) == 2
 
 
@@ -171,4 +173,4 @@ def test_a_circle_of_objects_has_an_end():
     space = {"__name__": "__main__"}
     exec("def a():\n    return b()\ndef b():\n    return a()\n", space)
     files = lambda module: None if module == "__main__" else ""  # noqa: E731
-    assert live.content(space["a"], files) != live.content(space["b"], files)
+    assert notebook.content(space["a"], files) != notebook.content(space["b"], files)

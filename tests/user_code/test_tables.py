@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lossbench.data.files import Files
-from lossbench.own import tables
-from lossbench.own.tables import Reading
+from lossbench.user_code import tables
+from lossbench.user_code.tables import Reading
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 3)), RNG.normal(size=60)

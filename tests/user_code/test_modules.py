@@ -11,8 +11,8 @@ from configs import make_run
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
-from lossbench.own import load_extensions
-from lossbench.runs import ConfigError
+from lossbench.question import ConfigError
+from lossbench.user_code import load_extensions
 
 MODULE = """
 from lossbench.losses.spec import Loss

@@ -17,8 +17,8 @@ from lossbench import cli, records
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
-from lossbench.own import contained, containment, is_own
 from lossbench.sweep import first_call
+from lossbench.user_code import contained, containment, is_own
 
 HEAD = """
 import os, random, sys, time, warnings

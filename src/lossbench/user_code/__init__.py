@@ -1,19 +1,19 @@
 """What somebody brings of his own: functions, modules and tables, which may do anything."""
 
-from lossbench.own.containment import (
+from lossbench.user_code.containment import (
     CALL_PATIENCE,
     contained,
     draw_from_global_generators,
     is_own,
 )
-from lossbench.own.examination import (
+from lossbench.user_code.examination import (
     Examination,
     bare_row,
     examine,
     file_and_line,
     loss_rows,
 )
-from lossbench.own.modules import (
+from lossbench.user_code.modules import (
     SOURCE,
     Own,
     add,
@@ -26,6 +26,6 @@ from lossbench.own.modules import (
     own_rows,
     renamed,
 )
-from lossbench.own.process import TrialProcess
-from lossbench.own.tables import Reading, batch_size, data_row
-from lossbench.own.words import OF_FILE, with_names
+from lossbench.user_code.process import TrialProcess
+from lossbench.user_code.tables import Reading, batch_size, data_row
+from lossbench.user_code.words import OF_FILE, with_names

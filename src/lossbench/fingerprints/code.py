@@ -1,8 +1,4 @@
-"""What makes runs of one seed identical, and the fingerprints that prove it.
-
-Every random choice draws from the stream of its own purpose. No stream depends on the loss, the
-learning rate or the place in a pack.
-"""
+"""Hashes of the code of functions and of all that it uses."""
 
 from __future__ import annotations
 
@@ -10,12 +6,8 @@ import ast
 import functools
 import hashlib
 import inspect
-import json
-import os
-import platform
 import sys
 import textwrap
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,40 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import lossbench
-from lossbench import live
-from lossbench.errors import in_a_line
-
-PURPOSES = ("init", "batches", "data", "split", "corruption", "prefit", "dropout", "augmentation")
-PURPOSES += ("instruments",)
-"""What random numbers are drawn for. `stream` does not name them, so that one more does not change
-the code, and with it the identity, of all runs."""
-
-
-def stream(seed: int, purpose: str) -> torch.Generator:
-    """Generator of one purpose of one seed, on the CPU.
-
-    Args:
-        seed: Block of the paired design.
-        purpose: One of `PURPOSES`.
-    """
-    digest = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def tensors_sha(tensors: Mapping[str, Tensor]) -> str:
-    """Hex sha256 over the names, types, shapes and bytes of tensors, sorted by name."""
-    digest = hashlib.sha256()
-    add_tensors(digest, tensors)
-    return digest.hexdigest()
-
-
-def add_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
-    """Let a hash go on with names, types, shapes and bytes of tensors, sorted by name."""
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.numpy().tobytes())
+from lossbench.fingerprints import notebook
+from lossbench.fingerprints.tensors import tensors_sha
 
 
 def source_sha(functions: Iterable[Callable[..., Any]], *, facts: str = "") -> str:
@@ -65,7 +25,7 @@ def source_sha(functions: Iterable[Callable[..., Any]], *, facts: str = "") -> s
     Comments, docstrings and layout do not count; an edited formula or constant does. Of somebody's
     own functions the whole file counts, and with it every file of theirs that it imports: what such
     code reaches through objects and modules, no reading of names would find. Of a function of a
-    script or a notebook counts what it reaches, see `live`.
+    script or a notebook counts what it reaches, see `notebook`.
 
     Args:
         functions: Whose code counts.
@@ -75,65 +35,31 @@ def source_sha(functions: Iterable[Callable[..., Any]], *, facts: str = "") -> s
     for function in functions:
         module = str(inspect.unwrap(function).__module__)
         if _file_codes(module) is None:
-            codes[f"{module}.{function.__qualname__}"] = live.content(function, _file_codes)
+            codes[f"{module}.{function.__qualname__}"] = notebook.content(function, _file_codes)
             continue
         _collect(function, codes)
         if module.partition(".")[0] != "lossbench":
             codes |= _files(module)
-    parts = [codes[name] for name in sorted(codes)]
+    parts = [codes[name] for name in sorted(codes, key=_former_name)]
     if facts:
         parts.append(facts)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def raised(error: BaseException, function: Callable[..., Any]) -> tuple[str, bool]:
-    """What went wrong in somebody's function, and where.
-
-    Args:
-        error: What was raised, with its traceback.
-        function: Theirs.
-
-    Returns:
-        "FILE, line N, raises TYPE: MESSAGE", and whether it is a line of the function's own file,
-        not of one that it called or that was given what it returned.
-    """
-    code = inspect.getsourcefile(inspect.unwrap(function))
-    places = traceback.extract_tb(error.__traceback__)
-    place = next((one for one in reversed(places) if one.filename == code), places[-1])
-    where = f"{Path(place.filename).name}, line {place.lineno}"
-    message = f"{where}, raises {type(error).__name__}: {in_a_line(error)}"
-    return message, place.filename == code
+FORMER = {
+    "lossbench.fingerprints.streams.": "lossbench.pairing.",
+    "lossbench.fingerprints.tensors.": "lossbench.pairing.",
+    "lossbench.data.tables.": "lossbench.own.tables.",
+    "lossbench.data.columns.": "lossbench.own.columns.",
+}
+"""Former places of moved modules: code is hashed in the order of these, so that runs recorded
+before a move keep their identity."""
 
 
-def environment() -> dict[str, str | int]:
-    """Versions and processor facts that results may depend on; no host or user names."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "processor": platform.machine(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "mkl": os.environ.get("MKL_CBWR", ""),
-    }
-
-
-def environment_sha(device: str, precision: str) -> str:
-    """Hex sha256 over `environment`, the device and the precision."""
-    facts = sorted({**environment(), "device": device, "precision": precision}.items())
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
-
-
-def environment_json(facts: Mapping[str, str]) -> str:
-    """`environment`, our own version and further facts as canonical JSON, for the records."""
-    every = {**environment(), "lossbench": lossbench.__version__, **facts}
-    return json.dumps(every, sort_keys=True)
-
-
-def device_name(device: torch.device) -> str:
-    """The device in words, as it stands in the records."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()})"
+def _former_name(name: str) -> str:
+    """The dotted name of a function before its module was moved."""
+    module = next((module for module in FORMER if name.startswith(module)), "")
+    return FORMER.get(module, "") + name.removeprefix(module)
 
 
 def _collect(function: Callable[..., Any], codes: dict[str, str]) -> None:

@@ -15,13 +15,12 @@ from torch import Tensor
 
 from lossbench import claims
 from lossbench.claims import Verdict, kind
-from lossbench.errors import ConfigError, in_a_line
+from lossbench.errors import ConfigError, describe_error, in_a_line
 from lossbench.losses import LOSSES
 from lossbench.losses.links import INVERSE_LINKS
 from lossbench.losses.spec import NAME, TASKS, Loss
-from lossbench.own.modules import SOURCE, Own, renamed
-from lossbench.own.process import TrialProcess
-from lossbench.pairing import raised
+from lossbench.user_code.modules import SOURCE, Own, renamed
+from lossbench.user_code.process import TrialProcess
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +156,7 @@ def _facts(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tupl
         text = str(error)
         raise ConfigError(text if text.startswith(where) else f"{where}: {text}") from error
     except Exception as error:
-        message, _ = raised(error, function)
+        message, _ = describe_error(error, function)
         if "<dynamic-code>" in message:
             message = message.replace("<dynamic-code>", place[0])  # its name does not travel
             raise ConfigError(message) from error

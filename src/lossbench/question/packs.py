@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lossbench.runs.run import Run, joined
+from lossbench.question.run import Run, joined
 
 
 @dataclass(frozen=True)

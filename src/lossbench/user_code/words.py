@@ -11,14 +11,13 @@ import cloudpickle
 
 from lossbench.data import DATA, Data, Splits
 from lossbench.data.files import Files
-from lossbench.errors import ConfigError, nearest
+from lossbench.errors import ConfigError, describe_error, nearest
 from lossbench.losses.spec import Loss
 from lossbench.models import Model
-from lossbench.own.examination import EXAMINATION_PATIENCE, loss_rows
-from lossbench.own.modules import SOURCE, Own, add, loss_of, model_row, module_of
-from lossbench.own.process import TrialProcess
-from lossbench.own.tables import Reading, batch_size, file_table, is_table
-from lossbench.pairing import raised
+from lossbench.user_code.examination import EXAMINATION_PATIENCE, loss_rows
+from lossbench.user_code.modules import SOURCE, Own, add, loss_of, model_row, module_of
+from lossbench.user_code.process import TrialProcess
+from lossbench.user_code.tables import Reading, batch_size, file_table, is_table
 
 WORD = re.compile(r"(loss|data|model)=(.+)")
 OF_FILE = re.compile(r"(.+\.py):(\w+)")
@@ -111,7 +110,7 @@ def _kind(pickled: bytes) -> tuple[str, str]:
         is_same = first.targets["test"].shape == second.targets["test"].shape
         return first.task, "resplit" if is_same else "generated"
     except Exception as error:
-        raise ConfigError(raised(error, function)[0]) from error
+        raise ConfigError(describe_error(error, function)[0]) from error
 
 
 ROW_OF: dict[str, Callable[[Any], Loss | Data | Model]] = {

@@ -27,7 +27,7 @@ from lossbench.errors import ConfigError, nearest
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import NAME, Loss
 from lossbench.models import MODELS, Model
-from lossbench.own.containment import contained
+from lossbench.user_code.containment import contained
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,15 @@ from lossbench.data import DATA
 from lossbench.data.files import Files
 from lossbench.data.splits import Data, Splits, by_split, classification, permuted, regression
 from lossbench.errors import ConfigError, nearest, refuse_unknown
-from lossbench.own.columns import READERS, inputs_of_arrays, inputs_of_columns, read, targets_of
-from lossbench.own.modules import SOURCE, add, renamed
-from lossbench.pairing import tensors_sha
+from lossbench.fingerprints import tensors_sha
+from lossbench.user_code.columns import (
+    READERS,
+    inputs_of_arrays,
+    inputs_of_columns,
+    read,
+    targets_of,
+)
+from lossbench.user_code.modules import SOURCE, add, renamed
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from typing import IO, Any, Self
 import torch
 
 from lossbench.errors import ConfigError
-from lossbench.own.modules import Own
 from lossbench.processes import TRAINING, begin
+from lossbench.user_code.modules import Own
 
 log = logging.getLogger(__name__)
 

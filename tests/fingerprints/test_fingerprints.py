@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import lossbench
-from lossbench import pairing
 from lossbench.data import DATA
+from lossbench.fingerprints import PURPOSES, code, source_sha, stream, tensors_sha
+from lossbench.fingerprints.code import _collect
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS, initialised, rescaled
-from lossbench.pairing import PURPOSES, _collect, source_sha, stream, tensors_sha
 
 
 def test_streams_of_different_purposes_and_seeds_differ():
@@ -167,9 +167,9 @@ def sha_of_files(folder, files, monkeypatch):
         patch.syspath_prepend(folder)
         for name in ("mine", "aux", "late", "pk", "pk.part", "pk.deep", "pk.deeper"):
             patch.delitem(sys.modules, name, raising=False)
-        pairing._files.cache_clear()
+        code._files.cache_clear()
         sha = source_sha([importlib.import_module("mine").loss])
-        pairing._files.cache_clear()
+        code._files.cache_clear()
     return sha
 
 

@@ -21,10 +21,10 @@ from lossbench.losses.spec import NAME
 from lossbench.models import MODELS
 from lossbench.models.start import STARTS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
+from lossbench.question.identity import code_of
+from lossbench.question.run import FACTORS, Draft, Init, Part, Pretrained, Run
+from lossbench.question.settings import PRECISIONS
 from lossbench.records import INSTRUMENTS, SIGNALS
-from lossbench.runs.run import FACTORS, Draft, Init, Part, Pretrained, Run
-from lossbench.runs.settings import PRECISIONS
-from lossbench.runs.source import code_of
 
 FIELDS = {
     "data.targets": "targets",
