@@ -13,28 +13,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from generators import generator
 from PIL import Image
 
 import lossbench
 from lossbench import catalog, cli, figures, records
 from lossbench.data import DATA
-from lossbench.data import __main__ as data_sets
 from lossbench.data.files import Files
 from lossbench.data.splits import SPLITS
 from lossbench.losses import LOSSES
 from lossbench.measures import instruments
 from lossbench.measures.instruments.schedule import LARGEST_SHARE
 from lossbench.models import MODELS
-from lossbench.records import __main__ as tables
 from lossbench.user_code import modules
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_docs_records_md_is_fresh_and_has_every_column_and_every_metric():
-    text = tables.document()
+    text = generator("records").document()
     assert (DOCS / "records.md").read_text() == text, (
-        "python -m lossbench.records > docs/records.md"
+        "python docs/generate/records.py > docs/records.md"
     )
     names = [column.name for columns in records.COLUMNS.values() for column in columns]
     measured = [name for one in records.INSTRUMENTS.values() for name in one.metrics]
@@ -47,8 +46,8 @@ def test_docs_records_md_is_fresh_and_has_every_column_and_every_metric():
 
 
 def test_docs_data_md_is_fresh_whatever_files_are_here_and_has_a_line_for_every_set():
-    text = data_sets.document()
-    assert (DOCS / "data.md").read_text() == text, "python -m lossbench.data > docs/data.md"
+    text = generator("data").document()
+    assert (DOCS / "data.md").read_text() == text, "python docs/generate/data.py > docs/data.md"
     lines = [line for line in text.splitlines() if line.startswith("| `")]
     assert [line.split("`")[1] for line in lines] == list(DATA)
     assert all(line.count(" | ") == 10 for line in lines)
@@ -61,8 +60,8 @@ NUMBER = re.compile(r"-?\d+\.\d+")
 
 @pytest.mark.exhaustive
 def test_docs_losses_md_is_fresh():
-    written, fresh = (DOCS / "losses.md").read_text(), catalog.document()
-    cure = "python -m lossbench.catalog > docs/losses.md"
+    written, fresh = (DOCS / "losses.md").read_text(), generator("losses").document()
+    cure = "python docs/generate/losses.py > docs/losses.md"
     assert NUMBER.sub("#", written) == NUMBER.sub("#", fresh), cure
     # On another processor a last digit may round to the other side.
     numbers = ([float(number) for number in NUMBER.findall(text)] for text in (written, fresh))

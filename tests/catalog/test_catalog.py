@@ -14,16 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from generators import generator
 from torch import nn
 
 import lossbench
 from lossbench import catalog, claims
-from lossbench.catalog.markdown import reading_of
+from lossbench.catalog.card import exponential_act
 from lossbench.losses import LOSSES
 
 KNOWN = catalog.entries([lossbench.CONF])
 TOLD = {name: catalog.facts(entry) for name, entry in KNOWN.items()}
-PI = np.array(catalog.FREQUENCIES)
+page = generator("losses")
+PI = np.array(page.FREQUENCIES)
 each_entry = pytest.mark.parametrize("name", KNOWN)
 
 
@@ -263,13 +265,13 @@ def powered(power):
 
 
 def test_labels_teach_a_loss_its_closed_form():
-    learnt = catalog.learnt_from_labels(LOSSES["gce"])
+    learnt = page.learnt_from_labels(LOSSES["gce"])
     np.testing.assert_allclose(learnt, powered(1 / 0.3), atol=2e-4)
 
 
 def test_a_loss_whose_least_value_is_only_approached_learns_nothing_that_could_be_told():
     # Whatever else it predicts, nce falls to the least frequency as that label's output falls.
-    assert all(math.isnan(p) for p in catalog.learnt_from_labels(LOSSES["nce"]))
+    assert all(math.isnan(p) for p in page.learnt_from_labels(LOSSES["nce"]))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +286,7 @@ def test_a_loss_whose_least_value_is_only_approached_learns_nothing_that_could_b
     ],
 )
 def test_a_lesson_is_read_in_words(learnt, reading):
-    assert reading_of(list(learnt)) == reading
+    assert page.reading_of(list(learnt)) == reading
 
 
 @pytest.mark.parametrize(
@@ -296,14 +298,14 @@ def test_a_lesson_is_read_in_words(learnt, reading):
     ],
 )
 def test_an_exponential_target_teaches_a_loss_its_closed_form(name, act):
-    learnt = catalog.exponential_act(LOSSES[name])
+    learnt = exponential_act(LOSSES[name])
     assert learnt == pytest.approx(act, abs=1e-3, nan_ok=True)
 
 
 @pytest.mark.parametrize("p", [0.01, 0.3, 0.9])
 def test_a_weight_is_measured_as_theory_has_it(p):
     for name, weight in {"mae_probs": 2 * p, "gce": p**0.7, "chi2": 1 / (2 * p)}.items():
-        assert catalog.weight_at(LOSSES[name], p) == pytest.approx(weight, rel=1e-9)
+        assert page.weight_at(LOSSES[name], p) == pytest.approx(weight, rel=1e-9)
 
 
 # ---- the conventions that docs/losses.md states --------------------------------------------------

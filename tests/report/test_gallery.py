@@ -13,6 +13,7 @@ import pytest
 import sweep_on_disk
 from configs import TINY, make_run, write_experiment
 from frames import frame
+from generators import generator
 from scipy import stats
 from selection import one_in
 from sweep_on_disk import CLASSIFICATION, build, plan_runs, with_status
@@ -20,11 +21,12 @@ from sweep_on_disk import CLASSIFICATION, build, plan_runs, with_status
 import lossbench
 from lossbench import cli, records, statistics
 from lossbench.protocol import declaration
-from lossbench.report import answers, gallery, methods, page, summary
+from lossbench.report import answers, methods, page, summary
 from lossbench.statistics import published
 from lossbench.statistics.choice import candidates
 from lossbench.statistics.verdict import divergence_p
 
+gallery = generator("gallery")
 DOCS = Path(__file__).parents[2] / "docs"
 NAMES = {path.stem for path in (lossbench.CONF / "experiment").glob("*.yaml")}
 

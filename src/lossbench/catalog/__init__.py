@@ -1,16 +1,9 @@
-"""The catalog as table, text, plain values, docs and card, from rows, docstrings and claims.
+"""The catalog as table, text, plain values and card, from rows, docstrings and claims.
 
 Nothing is written twice, and nothing is printed: the command line does that.
 """
 
 from lossbench.catalog.entry import CatalogError, Entry, entries
-from lossbench.catalog.lessons import (
-    FREQUENCIES,
-    exponential_act,
-    learnt_from_labels,
-    weight_at,
-)
-from lossbench.catalog.markdown import document
 from lossbench.catalog.text import (
     NORMAL_WIDTH,
     description,

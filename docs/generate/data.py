@@ -1,4 +1,4 @@
-"""`python -m lossbench.data > docs/data.md`: the table of all data sets, from their rows."""
+"""`python docs/generate/data.py > docs/data.md`: the table of all data sets, from their rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLUMNS = (
 
 INTRO = """# Data sets
 
-Written by `python -m lossbench.data > docs/data.md`; a test keeps it fresh.
+Written by `python docs/generate/data.py > docs/data.md`; a test keeps it fresh.
 
 `data=NAME` chooses one. Sizes are those at default parameters; `lossbench data=NAME --cfg job`
 shows the parameters. Inputs are features, channels x height x width of an image, or the tokens of a

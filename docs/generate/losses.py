@@ -1,35 +1,41 @@
-"""docs/losses.md: every row, what it learns, what it equals, and the essay."""
+"""docs/losses.md: every loss with its row, its lessons, its relations, and the essay.
+
+python docs/generate/losses.py > docs/losses.md
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import jinja2
 import scipy
+import torch
+from torch import Tensor
 
-from lossbench import claims
-from lossbench.catalog.entry import entries
-from lossbench.catalog.lessons import (
-    FREQUENCIES,
-    HALF_A_DIGIT,
-    exponential_act,
-    learnt_from_labels,
-    weight_at,
-)
-from lossbench.catalog.text import letters, marks
-from lossbench.catalog.values import NO_ORACLE, about_family, facts, meaning
+from lossbench import catalog, claims
+from lossbench.catalog.card import exponential_act
+from lossbench.catalog.values import about_family
+from lossbench.claims.minima import best, minima, minimise, output_gradient
 from lossbench.losses import LOSSES
 from lossbench.losses.links import PROBABILITY_LINKS
 from lossbench.losses.relations import RELATIONS
-from lossbench.losses.spec import TASKS
+from lossbench.losses.spec import TASKS, Loss
 from lossbench.store import plain
+
+FREQUENCIES = (0.40, 0.35, 0.15, 0.10)
+"""Frequencies of four labels from which each loss learns."""
+
+HALF_A_DIGIT = 5e-4
+"""Half of the third decimal, the last one that the page shows."""
 
 SAME = "the frequencies"
 
 WEIGHTS_AT = (0.01, 0.1, 0.5, 0.9)
-"""Predictions for the true one of two classes at which it shows the weights."""
+"""Predictions for the true one of two classes at which the page shows the weights."""
 
 
 def document() -> str:
@@ -47,22 +53,22 @@ def document() -> str:
             values = [weight_at(loss, p) for p in WEIGHTS_AT]
             weights.append({"name": loss.name, "weight": loss.weight, "at": values})
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lossbench.catalog", ""),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # Markdown of our own rows, which holds no stranger's text
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": lambda text: text.replace("|", "\\|"), "marks": marks}
+    environment.filters |= {"cell": lambda text: text.replace("|", "\\|"), "marks": catalog.marks}
     return environment.get_template("losses.md.j2").render(
-        losses=[facts(entry) for entry in entries().values()],
+        losses=[catalog.facts(entry) for entry in catalog.entries().values()],
         tasks=TASKS,
-        letters=letters(),
-        meaning={name: meaning(name) for name in claims.CLAIMS},
+        letters=catalog.letters(),
+        meaning={name: catalog.meaning(name) for name in claims.CLAIMS},
         # The last loss of a family speaks for it where a family has several modules.
         about={loss.family: about_family(loss) for loss in LOSSES.values()},
-        no_oracle=NO_ORACLE,
+        no_oracle=catalog.NO_ORACLE,
         frequencies=FREQUENCIES,
         lessons=lessons,
         agreeing=[
@@ -83,8 +89,35 @@ def document() -> str:
     )
 
 
+def learnt_from_labels(loss: Loss, frequencies: Sequence[float] = FREQUENCIES) -> list[float]:
+    """The prediction with the least expected loss where labels have these frequencies.
+
+    NaN where the least value is only approached, and the prediction still moves when the search
+    goes on.
+    """
+    labels = torch.eye(len(frequencies), dtype=torch.float64)
+    weights = torch.tensor([frequencies], dtype=torch.float64)
+
+    def expected_loss(output: Tensor) -> Tensor:
+        return (weights * loss.values(output.expand_as(labels), labels)).sum(-1)
+
+    output = best(*minima(loss, labels[None], weights))
+    further = minimise(expected_loss, output)
+    learnt, later = loss.predict(output)[0], loss.predict(further)[0]
+    is_there = bool((learnt - later).abs().max() < HALF_A_DIGIT)
+    return learnt.tolist() if is_there else [math.nan] * len(frequencies)
+
+
+def weight_at(loss: Loss, p: float) -> float:
+    """Output gradient over error of a softmax loss that gives the true one of two classes p."""
+    output = torch.tensor([math.log(p / (1.0 - p)), 0.0], dtype=torch.float64)
+    target = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    gradient = output_gradient(loss, output, target)
+    return float(gradient.norm() / (loss.predict(output) - target).norm())
+
+
 def reading_of(learnt: Sequence[float]) -> str:
-    """What a loss makes of `FREQUENCIES`, in words, from what it learns of them."""
+    """The lesson of `FREQUENCIES` in words, from the prediction that a loss learnt."""
     if math.isnan(learnt[0]):
         return "nothing: it never arrives"
     if all(abs(p - pi) < HALF_A_DIGIT for p, pi in zip(learnt, FREQUENCIES, strict=True)):
@@ -95,3 +128,7 @@ def reading_of(learnt: Sequence[float]) -> str:
         return "another order"
     is_sharper = scipy.stats.entropy(learnt) < scipy.stats.entropy(FREQUENCIES)
     return "sharper" if is_sharper else "flatter"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())

@@ -1,8 +1,8 @@
-"""docs/gallery.md: what came out of each experiment, written from its records alone.
+"""docs/gallery.md: the result of each experiment, written from its records alone.
 
-`python -m lossbench.report.gallery runs` reads every sweep below `runs` that is named like an
+`python docs/generate/gallery.py runs` reads every sweep below `runs` that is named like an
 experiment (so at its own size), and writes `docs/gallery.md` with its pictures in `docs/gallery/`.
-What the page says of experiments without a sweep there, or with one that lacks runs, stays.
+The section of an experiment without a sweep there, or with one that lacks runs, stays.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ seeds the chance of a verdict is 80 %, were mean and spread as seen (of medians 
 
 INTRO = """# What came out
 
-Written by `python -m lossbench.report.gallery runs`, from the records of the sweeps below `runs`
+Written by `python docs/generate/gallery.py runs`, from the records of the sweeps below `runs`
 that are named like an experiment; of others the page keeps what an earlier writing said, by the
 software that each names. Nothing here was written by hand: sentences and verdicts are
 made from the records, by the protocol that each experiment declared before its first run
@@ -250,13 +250,6 @@ def _finding(row: Mapping[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def main() -> int:
-    """Entry point of `python -m lossbench.report.gallery`; returns its exit code."""
-    places = [Path(word) for word in sys.argv[1:3]]
-    runs, docs = (*places, *(Path("runs"), Path("docs"))[len(places) :])
-    sys.stdout.write(f"{write(runs, docs)}\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    runs = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs")
+    sys.stdout.write(f"{write(runs, Path(__file__).parents[1])}\n")

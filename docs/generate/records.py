@@ -1,4 +1,4 @@
-"""`python -m lossbench.records > docs/records.md`: every column and metric, from their rows."""
+"""`python docs/generate/records.py > docs/records.md`: every column and metric, from their rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lossbench.records.metrics import (
 INTRO = """\
 # Records
 
-Written by `python -m lossbench.records > docs/records.md`; a test keeps it fresh.
+Written by `python docs/generate/records.py > docs/records.md`; a test keeps it fresh.
 
 `lossbench.records.load("runs/NAME")` gives the five tables of a sweep as pandas frames, `.runs`,
 `.steps`, `.layers`, `.evals` and `.examples`, each read when it is asked for, and `.sql(query)`
