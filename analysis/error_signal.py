@@ -15,10 +15,10 @@ options = parser.parse_args()
 sweep, out, label = records.load(options.sweep), options.out, options.label
 
 comparison = statistics.main_comparison(sweep, label)
-courses = statistics.courses(sweep, comparison.runs, confidence=0.95)
+trajectories = statistics.trajectories(sweep, comparison.runs, confidence=0.95)
 
 with figures.style():
     figure, axes = figures.page(3, shared="x", height=1.7, width=figures.TWO_COLUMNS)
-    figures.error_signal(courses, axes)
+    figures.error_signal(trajectories, axes)
     figure.savefig(out)
 print(f"{comparison.label}: {out}")

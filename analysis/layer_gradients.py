@@ -15,7 +15,7 @@ options = parser.parse_args()
 sweep, out, label = records.load(options.sweep), options.out, options.label
 
 comparison = statistics.main_comparison(sweep, label)
-layers = statistics.courses(sweep, comparison.runs, table="layers", confidence=0.95)
+layers = statistics.trajectories(sweep, comparison.runs, table="layers", confidence=0.95)
 
 with figures.style():
     figure, axes = figures.page(layers.layer.nunique(), width=figures.TWO_COLUMNS)

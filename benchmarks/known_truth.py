@@ -28,7 +28,7 @@ import pandas as pd
 from scipy import stats
 
 from lossbench import cli, records, statistics
-from lossbench.statistics.choice import Choice, chosen, chosen_again, difference
+from lossbench.statistics.choice import Choice, chosen, difference, reselected
 from lossbench.statistics.comparisons import Comparison
 from lossbench.statistics.verdict import verdict
 
@@ -154,22 +154,21 @@ def repetition(number: int) -> pd.DataFrame:
 def chosen_elsewhere(own: Comparison, other: Comparison) -> dict[str, object]:
     """Mse against itself: its rate chosen on its own seeds, and on those of another sweep."""
     mine, theirs = (
-        statistics.trials(
-            one.trials[one.trials.loss == "mse"],
-            metric="rmse",
-            select="rmse",
-            seeds=sorted({*one.trials.seed})[: LOOKS[0]],
+        statistics.tuning_table(
+            one.every_run[one.every_run.loss == "mse"],
+            statistics.Rule(metric="rmse"),
+            seeds=sorted({*one.every_run.seed})[: LOOKS[0]],
         )
         for one in (own, other)
     )
     rates = [
-        one.trials.lr[one.trials.loss == "mse"].drop_duplicates().sort_values()
+        one.every_run.lr[one.every_run.loss == "mse"].drop_duplicates().sort_values()
         for one in (own, other)
     ]
     shared = np.isin(rates[0].to_numpy(), rates[1].to_numpy())  # a grid may have grown in one
     values = mine.results[:, shared]
     choices = [
-        Choice(values, int(chosen(costs)[0]), chosen_again(costs))
+        Choice(values, int(chosen(costs)[0]), reselected(costs))
         for costs in (mine.costs[:, shared], theirs.costs)
     ]
     whole, _ = difference(choices[:1], choices[1:], confidence=0.95)

@@ -3,8 +3,8 @@
 Question 1: the report of a thousand real runs, page and tables, with a process per core and in one;
 the same command again; its figures as files, and these saved the plain way, `savefig` once for each
 format and width, on one core.
-Question 2: twenty million generated rows of steps, by `statistics.courses`, which asks DuckDB, and
-by pandas, which reads them all; each in a process of its own, with one thread.
+Question 2: twenty million generated rows of steps, by `statistics.trajectories`, which asks DuckDB,
+and by pandas, which reads them all; each in a process of its own, with one thread.
 Command: python benchmarks/report_speed.py [report | steps], both by default: five minutes.
 """
 
@@ -130,7 +130,7 @@ def twenty_million_steps() -> None:
     size = sum(path.stat().st_size for path in sweep.rglob("steps.parquet"))
     ours, pandas = measured("by_duckdb", sweep), measured("by_pandas", sweep)
     print(f"{rows:,} rows of steps, {size / 1e6:.0f} MB on disk, to {ours['rows']:,.0f} estimates")
-    for name, one in {"statistics.courses": ours, "pandas": pandas}.items():
+    for name, one in {"statistics.trajectories": ours, "pandas": pandas}.items():
         print(f"  {name:<19} {one['seconds']:6.1f} s  {one['mebibytes']:7.0f} MiB")
     worst = max(abs(ours[key] - pandas[key]) / abs(pandas[key]) for key in ("mean", "norm"))
     print(f"  mean of the means: they differ by {worst:.1e}")
@@ -166,7 +166,7 @@ def by_duckdb(sweep: str) -> dict[str, float]:
     from lossbench import records, statistics
 
     found = records.load(sweep)
-    rows = statistics.courses(found, statistics.placed(found.runs))
+    rows = statistics.trajectories(found, statistics.placed(found.runs))
     return summed(len(rows), rows, rows.measure == "cosine", rows.measure == "gradient_norm")
 
 

@@ -279,11 +279,9 @@ def test_only_open_comparisons_and_their_reference_go_on_with_plausible_rates(lo
     assert {*later.loss} == still_open | {"mse"}
     assert {*later.seed} == {6, 7, 8}
     for loss, runs in later.groupby("loss"):
-        its = statistics.trials(
-            before.trials[before.trials.loss == loss],
-            metric="rmse", select="rmse", seeds=range(6),
-        )  # fmt: skip
-        rates = before.trials.lr[before.trials.loss == loss].drop_duplicates().sort_values()
+        tried = before.every_run[before.every_run.loss == loss]
+        its = statistics.tuning_table(tried, before.rule, seeds=range(6))
+        rates = before.every_run.lr[before.every_run.loss == loss].drop_duplicates().sort_values()
         assert [*np.unique(runs.lr)] == [
             rates.iloc[place] for place in statistics.plausible(its.costs, its.rates)
         ]

@@ -132,16 +132,17 @@ def test_a_finding_of_its_own_margin_has_the_interval_of_the_main_verdict(planne
 def test_a_finding_of_its_own_margin_is_judged_by_the_declared_average(planned, tmp_path):
     mean, task = of_brier(planned, tmp_path / "all")
     finding = {"finding": "c", "source": "A 1999", "loss": "brier", "says": "better", "margin": 0.5}
-    (row,) = published.judged(finding, [replace(task, average="median")])
-    shared = {"metric": "accuracy", "reference": "cross_entropy", "average": "median"}
-    own = statistics.paired(task.trials, **shared).set_index("loss").loc["brier"]
+    median = replace(task.rule, average="median")
+    (row,) = published.judged(finding, [replace(task, rule=median)])
+    own = statistics.paired(task.every_run, median).set_index("loss").loc["brier"]
     assert row["difference"] == own.difference != mean["difference"]
 
 
 def test_methods_say_of_each_task_whether_means_or_medians_decide(planned, tmp_path):
     loaded = records.load(build(tmp_path / "one", planned, curves=False))
     task = statistics.main_comparison(loaded)
-    median, other = replace(task, average="median"), replace(task, label="another × one")
+    median = replace(task, rule=replace(task.rule, average="median"))
+    other = replace(task, label="another × one")
     told = " ".join(methods.paragraph(loaded, [task]))
     assert "with the best mean over all seeds" in told
     assert "by the mean of paired differences" in told
@@ -160,7 +161,7 @@ def test_rates_that_another_metric_chose_are_not_held_against_the_margin(planned
     task = statistics.main_comparison(loaded)
     (text,) = answers._good_rates(loaded, [task])
     assert f"at most {task.margin.value:g} in accuracy" in text
-    elsewhere = replace(task, select="nll")
+    elsewhere = replace(task, rule=replace(task.rule, select="nll"))
     (text,) = answers._good_rates(loaded, [elsewhere])
     assert "chosen by nll, and the margin is one in accuracy" in text
     assert "at most" not in text
@@ -222,11 +223,11 @@ def runs_of(shift, *, n=12, seed=0):
 )
 def test_the_p_of_a_finding_is_the_least_error_whose_interval_says_it(says, shift, average):
     runs, margin = runs_of(shift), 0.3
-    shared = {"metric": "rmse", "reference": "mse", "margin": margin, "average": average}
-    shared |= {"declared": ["mse", "other"]}
+    rule = statistics.Rule(metric="rmse", reference="mse", margin=margin, average=average)
 
     def row(confidence):
-        return statistics.paired(runs, confidence=confidence, **shared).iloc[0].to_dict()
+        at = replace(rule, confidence=confidence)
+        return statistics.paired(runs, at, declared=["mse", "other"]).iloc[0].to_dict()
 
     ends = {  # of the difference of an error, where a gain is a decrease
         "better": lambda row: row["high"] < 0,
@@ -245,10 +246,10 @@ def test_a_divergence_that_decides_nothing_doubles_the_p_of_the_interval():
     runs = runs_of(-0.7)
     runs["status"] = np.where((runs.loss == "other") & (runs.seed == 0), "diverged", runs.status)
     runs.loc[runs.status == "diverged", ["rmse", "selected_by"]] = np.nan
-    shared = {"metric": "rmse", "reference": "mse", "declared": ["mse", "other"]}
 
     def row(confidence):
-        return statistics.paired(runs, confidence=confidence, **shared).iloc[0].to_dict()
+        rule = statistics.Rule(metric="rmse", reference="mse", confidence=confidence)
+        return statistics.paired(runs, rule, declared=["mse", "other"]).iloc[0].to_dict()
 
     p = published.p_value("better", row(0.95))
     assert (row(0.95)["diverged"], row(0.95)["pairs"]) == (1, 11)

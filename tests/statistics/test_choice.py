@@ -13,11 +13,12 @@ from lossbench.statistics.choice import (
     at_choice,
     candidates,
     chosen,
-    chosen_again,
     difference,
     plausible,
-    trials,
+    reselected,
+    tuning_table,
 )
+from lossbench.statistics.rule import Rule
 
 
 def test_the_best_candidate_has_the_least_mean():
@@ -94,10 +95,10 @@ def test_a_candidate_that_lacks_a_seed_is_left_out():
     costs = np.arange(6.0).reshape(2, 3)
     runs = frame(costs, costs)
     runs = runs[~((runs.seed == 1) & (runs.candidate == 0))]
-    its = trials(runs, metric="rmse", select="rmse", seeds=[0, 1])
+    its = tuning_table(runs, Rule(metric="rmse"), seeds=[0, 1])
     assert [*its.candidates] == [1, 2]
     np.testing.assert_array_equal(its.results, costs[:, 1:])
-    assert [*trials(runs, metric="rmse", select="rmse", seeds=[0]).candidates] == [0, 1, 2]
+    assert [*tuning_table(runs, Rule(metric="rmse"), seeds=[0]).candidates] == [0, 1, 2]
 
 
 def test_permuting_all_test_values_changes_no_choice():
@@ -105,7 +106,9 @@ def test_permuting_all_test_values_changes_no_choice():
     costs, values = rng.normal(size=(2, 10, 5))
     runs = frame(costs, values)
     permuted = runs.assign(rmse=rng.permutation(runs.rmse))
-    assert [*at_choice(runs, select="rmse").index] == [*at_choice(permuted, select="rmse").index]
+    assert [*at_choice(runs, Rule(metric="rmse")).index] == [
+        *at_choice(permuted, Rule(metric="rmse")).index
+    ]
 
 
 def test_candidates_are_numbered_by_rate_then_by_what_else_was_tuned():
@@ -196,7 +199,7 @@ def test_twins_whose_rates_were_chosen_on_other_seeds_are_told_apart_at_most_as_
         mean = 0.004 * (rates - rng.uniform(3, 4)) ** 2
         test = mean + 0.004 * rng.normal(size=(10, 8)) + 0.1 * rng.normal(size=(10, 1))
         mine, theirs = (
-            Choice(test, int(chosen(costs)[0]), chosen_again(costs))
+            Choice(test, int(chosen(costs)[0]), reselected(costs))
             for costs in mean + 0.08 * rng.normal(size=(2, 10, 8))
         )
         whole, fixed = difference([mine], [theirs], confidence=0.95)
@@ -211,4 +214,4 @@ def test_a_median_chooses_by_what_a_candidate_costs_beyond_the_best_of_its_seed(
     seeds = rng.standard_cauchy((21, 1)) ** 2  # far apart, the same for every candidate
     costs = seeds + np.array([0.3, 0.0, 0.2]) + 0.05 * rng.normal(size=(21, 3))
     assert [*chosen(costs, average="median")] == [1]
-    assert len({*chosen_again(costs, average="median")}) == 1
+    assert len({*reselected(costs, average="median")}) == 1

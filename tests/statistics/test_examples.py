@@ -6,7 +6,7 @@ import pytest
 from frames import frame
 from scipy import stats
 
-from lossbench.statistics import paired
+from lossbench.statistics import Rule, paired
 from lossbench.statistics.examples import contributions, variance_of_examples
 
 
@@ -55,14 +55,13 @@ def recorded(values):
     return pd.DataFrame(rows)
 
 
-def pair(values, **declared):
+def pair(values, *, declared=(), **rule):
     """The one comparison of two losses whose results are means over test examples."""
     means = {loss: its.mean(1) for loss, its in values.items()}
     runs = frame(means)
     runs = runs.assign(run_id=runs.loss + runs.seed.astype(str))
-    return paired(runs, metric="rmse", reference="mse", examples=recorded(values), **declared).iloc[
-        0
-    ]
+    rule = Rule(metric="rmse", reference="mse", **rule)
+    return paired(runs, rule, declared=declared, examples=recorded(values)).iloc[0]
 
 
 @pytest.mark.parametrize("spread", [(1, 1, 1), (0.1, 1, 3), (0, 2, 1)])

@@ -9,7 +9,7 @@ from frames import frame
 from known_interval import interval
 from scipy import stats
 
-from lossbench.statistics import change_sentence, families, interactions
+from lossbench.statistics import Rule, change_sentence, families, interactions
 
 DECLARED = {"interactions": {"optimizer": "sgd"}, "confidence": 0.95, "tuned": ["optimizer.lr"]}
 
@@ -24,18 +24,13 @@ def comparison(values, *, level, looks=(), margin=0.05):
     runs = frame(values, config=config(optimizer=level), data="toy", model="linear", context=level)
     run_ids = [f"{level} {row.loss} {row.seed}" for row in runs.itertuples()]
     return SimpleNamespace(
-        trials=runs.assign(run_id=run_ids, candidate=0, selected_by=0.0),
+        context=level,
+        every_run=runs.assign(run_id=run_ids, candidate=0, selected_by=0.0),
         runs=runs,
-        metric="rmse",
-        select="rmse",
-        reference="mse",
-        margin=SimpleNamespace(value=margin),
-        average="mean",
-        looks=looks,
+        rule=Rule(metric="rmse", reference="mse", margin=margin, looks=looks),
         paired=runs[runs.loss != "mse"].drop_duplicates("loss"),
-        expected=frozenset({*runs.loss}),
+        declared=SimpleNamespace(expected=frozenset({*runs.loss}), asked_runs=frozenset()),
         confirming=tuple({*runs.loss}),
-        asked_runs=frozenset(),
     )
 
 
@@ -87,7 +82,7 @@ def test_a_declared_loss_that_did_not_run_still_counts_among_the_comparisons():
     values = {"mse": np.zeros(10), "mae": np.arange(10.0)}
     ones = [comparison(values, level=level) for level in ("sgd", "adam")]
     for one in ones:
-        one.expected |= {"huber"}
+        one.declared.expected |= {"huber"}
     assert {*interactions(ones, DECLARED).comparisons} == {2}
 
 
@@ -95,7 +90,7 @@ def test_a_failed_run_leaves_no_answer_and_a_loss_added_later_explores():
     values = {"mse": np.zeros(10), "mae": np.arange(10.0)}
     ones = [comparison(values, level=level) for level in ("sgd", "adam")]
     ones[0].confirming = ("mse",)
-    ones[1].trials.loc[3, "status"] = "failed"
+    ones[1].every_run.loc[3, "status"] = "failed"
     (row,) = interactions(ones, DECLARED).to_dict("records")
     assert (row["verdict"], row["exploratory"]) == ("incomplete", True)
 
@@ -115,7 +110,7 @@ def test_a_loss_that_diverges_at_a_level_is_not_said_to_gain_there_by_its_surviv
 def test_a_change_of_too_few_pairs_is_told_without_numbers():
     values = {"mse": np.zeros(10), "mae": np.arange(10.0)}
     ones = [comparison(values, level=level) for level in ("sgd", "adam")]
-    ones[1].trials["status"] = "failed"
+    ones[1].every_run["status"] = "failed"
     (row,) = interactions(ones, DECLARED).to_dict("records")
     assert "nan" not in change_sentence(row)
 
@@ -123,7 +118,7 @@ def test_a_change_of_too_few_pairs_is_told_without_numbers():
 def test_runs_of_which_another_sweep_asked_other_questions_explore():
     values = {"mse": np.zeros(10), "mae": np.arange(10.0)}
     ones = [comparison(values, level=level) for level in ("sgd", "adam")]
-    ones[1].asked_runs = frozenset(ones[1].trials.run_id[:1])
+    ones[1].declared.asked_runs = frozenset(ones[1].every_run.run_id[:1])
     (row,) = interactions(ones, DECLARED).to_dict("records")
     assert row["exploratory"]
 
@@ -212,7 +207,7 @@ def test_a_loss_that_diverges_at_one_level_only_is_said_to_by_itself():
         comparison(base, level="sgd"),
         comparison({"mse": np.full(10, np.nan)}, level="adam"),
     ]
-    ones[1].trials["status"] = "diverged"
+    ones[1].every_run["status"] = "diverged"
     (row,) = interactions(ones, LEVELS).to_dict("records")
     assert row["verdict"] == "diverges"
     assert "it diverged more often at one of both" in change_sentence(row)

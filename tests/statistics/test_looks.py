@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lossbench.statistics.looks import level_at, look_of, nominal_levels, over_looks
+from lossbench.statistics.looks import adjust_for_looks, level_at, look_of, nominal_levels
 
 
 def test_a_single_look_spends_everything():
@@ -50,12 +50,18 @@ def test_a_p_value_that_holds_over_looks_is_the_error_of_the_interval_that_just_
 ):
     looks = (10, 20, 40)
     bound = nominal_levels(looks, error)[look]
-    assert over_looks(bound, look, looks) == pytest.approx(error, rel=3e-3)
-    assert over_looks(0.9 * bound, look, looks) < error < over_looks(1.1 * bound, look, looks)
+    assert adjust_for_looks(bound, look, looks) == pytest.approx(error, rel=3e-3)
+    assert (
+        adjust_for_looks(0.9 * bound, look, looks)
+        < error
+        < adjust_for_looks(1.1 * bound, look, looks)
+    )
 
 
 def test_who_looks_once_pays_nothing_and_who_may_look_again_pays():
-    assert over_looks(0.03, 0, (10,)) == over_looks(0.03, 0, ()) == 0.03
-    assert over_looks(0.03, 0, (10, 40)) == pytest.approx(0.12, rel=1e-2)  # a quarter was spent
-    assert over_looks(0.0, 1, (10, 40)) == 0.0
-    assert over_looks(0.9, 0, (10, 40)) == 1.0
+    assert adjust_for_looks(0.03, 0, (10,)) == adjust_for_looks(0.03, 0, ()) == 0.03
+    assert adjust_for_looks(0.03, 0, (10, 40)) == pytest.approx(
+        0.12, rel=1e-2
+    )  # a quarter was spent
+    assert adjust_for_looks(0.0, 1, (10, 40)) == 0.0
+    assert adjust_for_looks(0.9, 0, (10, 40)) == 1.0

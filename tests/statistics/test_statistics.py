@@ -7,16 +7,14 @@ from scipy import stats
 from sweep_on_disk import SMALL, build, plan_runs, with_status
 
 from lossbench import records, statistics
-from lossbench.statistics import FACTS, paired
+from lossbench.statistics import FACTS, Rule, paired
 from lossbench.statistics.design import contexts
 
 
 def verdict(values, *, margin=0.02, declared=("mse", "other"), metric="rmse", reference="mse"):
     table = paired(
         frame(values, metric=metric),
-        metric=metric,
-        reference=reference,
-        margin=margin,
+        Rule(metric=metric, reference=reference, margin=margin),
         declared=declared,
     )
     return table.set_index("loss").verdict["other"]
@@ -38,7 +36,7 @@ def test_comparisons_have_the_interval_of_a_mean_at_the_level_of_bonferroni(chal
     draw = np.random.default_rng(1)
     values = {name: draw.normal(size=10) for name in ["mse", *"abcd"[:challengers]]}
     runs = frame(values).sample(frac=1, random_state=0)  # the order of rows is nothing
-    table = paired(runs, metric="rmse", reference="mse", declared=list(values))
+    table = paired(runs, Rule(metric="rmse", reference="mse"), declared=list(values))
     for row in table.itertuples():
         expected = interval(values[row.loss] - values["mse"], 1 - 0.05 / challengers)
         assert (row.difference, row.low, row.high) == pytest.approx(expected, rel=1e-12)
@@ -64,24 +62,23 @@ def test_a_divergence_vetoes_nothing_and_confirms_nothing(diverging, count, shif
 
 def test_many_divergences_are_judged_by_the_exact_paired_test():
     values = diverge(drawn(-0.1, n=20), "other", 7)
-    row = paired(frame(values), metric="rmse", reference="mse", declared=list(values)).iloc[0]
+    row = paired(frame(values), Rule(metric="rmse", reference="mse"), declared=list(values)).iloc[0]
     assert (row.verdict, row.diverged, row.reference_diverged) == ("diverges", 7, 0)
     assert row.p_diverged == stats.binomtest(7, 7).pvalue < 0.05
-    both = paired(frame(diverge(values, "mse", 7)), metric="rmse", reference="mse").iloc[0]
+    both = paired(frame(diverge(values, "mse", 7)), Rule(metric="rmse", reference="mse")).iloc[0]
     assert (both.verdict, both.p_diverged, both.pairs) == ("better", 1.0, 13)
 
 
 def test_a_loss_outside_the_declaration_is_exploratory_and_counts_everyone():
     draw = np.random.default_rng(3)
     values = {name: draw.normal(size=10) for name in ("mse", "a", "b", "late")}
-    table = paired(frame(values), metric="rmse", reference="mse", declared=["mse", "a", "b"])
+    table = paired(frame(values), Rule(metric="rmse", reference="mse"), declared=["mse", "a", "b"])
     found = table.set_index("loss")
     assert found.comparisons.to_dict() == {"a": 2, "b": 2, "late": 3}
     assert found.exploratory.to_dict() == {"a": False, "b": False, "late": True}
     without = paired(
         frame({name: values[name] for name in ("mse", "a", "b")}),
-        metric="rmse",
-        reference="mse",
+        Rule(metric="rmse", reference="mse"),
         declared=["mse", "a", "b"],
     ).set_index("loss")
     for name in ("low", "high"):  # what was declared does not move when a loss is added
@@ -91,7 +88,7 @@ def test_a_loss_outside_the_declaration_is_exploratory_and_counts_everyone():
 def test_a_metric_without_a_value_in_some_runs_gives_no_verdict():
     runs = frame(drawn(-0.1))
     runs.loc[(runs.loss == "other") & (runs.seed < 4), "rmse"] = np.nan
-    row = paired(runs, metric="rmse", reference="mse").iloc[0]
+    row = paired(runs, Rule(metric="rmse", reference="mse")).iloc[0]
     assert (row.verdict, row.undefined, row.pairs) == ("undefined", 4, 6)
 
 
@@ -99,8 +96,7 @@ def test_losses_that_were_declared_and_are_absent_still_count_in_the_family():
     values = drawn(0.05)
     table = paired(
         frame(values),
-        metric="rmse",
-        reference="mse",
+        Rule(metric="rmse", reference="mse"),
         declared=["mse", "other"],
         declared_challengers=4,
     )
@@ -110,10 +106,10 @@ def test_losses_that_were_declared_and_are_absent_still_count_in_the_family():
 
 def test_where_every_run_has_the_same_accuracy_nothing_is_settled():
     runs = frame({loss: np.ones(10) for loss in ("mse", "other")}, metric="accuracy")
-    rule = {"metric": "accuracy", "reference": "mse", "margin": 0.01}
-    assert paired(runs, **rule).verdict.item() == "undecided"
+    rule = Rule(metric="accuracy", reference="mse", margin=0.01)
+    assert paired(runs, rule).verdict.item() == "undecided"
     runs.loc[runs.loss.eq("other") & runs.seed.eq(0), "accuracy"] = 0.9999  # 10,000 examples
-    assert paired(runs, **rule).verdict.item() == "equivalent"
+    assert paired(runs, rule).verdict.item() == "equivalent"
 
 
 @pytest.mark.parametrize("column", list(statistics.design.CURES))
@@ -121,7 +117,7 @@ def test_runs_with_different_fingerprints_are_refused_with_seed_column_and_cure(
     runs = frame(drawn(0.0))
     runs.loc[(runs.loss == "other") & (runs.seed == 4), column] = "else"
     with pytest.raises(ValueError, match=rf"seed 4 of toy × linear: {column} differs") as caught:
-        paired(runs, metric="rmse", reference="mse")
+        paired(runs, Rule(metric="rmse", reference="mse"))
     assert "mse" in str(caught.value)
     assert statistics.design.CURES[column] in str(caught.value)
 
@@ -130,7 +126,7 @@ def test_two_learning_rates_of_one_loss_are_refused():
     runs = frame(drawn(0.0))
     twice = pd.concat([runs, runs[runs.loss == "other"].assign(lr=0.5)])
     with pytest.raises(ValueError, match="seed 0 of toy × linear: other has several runs"):
-        paired(twice, metric="rmse", reference="mse")
+        paired(twice, Rule(metric="rmse", reference="mse"))
 
 
 def test_an_unknown_endpoint_is_refused():
@@ -225,7 +221,7 @@ def test_courses_asked_in_sql_are_the_curves_of_the_frames(sweep, measure):
     rows = statistics.joined(steps, sweep.runs[sweep.runs.lr == 0.1])
     keys = [*FACTS, "step"]
     expected = statistics.curves(rows, value=measure, geometric=measure != "cosine")
-    got = statistics.courses(sweep, runs)
+    got = statistics.trajectories(sweep, runs)
     got = got[got.measure == measure].sort_values(keys)[[*keys, "value", "low", "high", "n"]]
     expected = expected.sort_values(keys)[[*keys, "value", "low", "high", "n"]]
     pd.testing.assert_frame_equal(
@@ -246,7 +242,7 @@ def test_courses_leave_out_what_is_no_number_or_no_norm(sweep):
             )
             return sweep.sql(query, broken=steps, **frames)
 
-    got = statistics.courses(Altered(), runs)
+    got = statistics.trajectories(Altered(), runs)
     huber = got[(got.loss == "huber") & (got.step == 100)].set_index("measure")
     assert huber.n.to_dict() == {"cosine": 7, "gradient_norm": 7, "signal_per_error": 7}
     assert np.isfinite(huber.value).all()
@@ -273,5 +269,5 @@ def test_completeness_names_what_is_not_there(sweep):
 def test_a_run_that_failed_or_is_missing_gives_no_verdict(status):
     runs = frame(drawn(0.5))
     runs.loc[(runs.loss == "other") & (runs.seed == 4), ["status", "rmse"]] = [status, np.nan]
-    row = paired(runs, metric="rmse", reference="mse", margin=0.02).iloc[0]
+    row = paired(runs, Rule(metric="rmse", reference="mse", margin=0.02)).iloc[0]
     assert row.verdict == "incomplete"

@@ -70,7 +70,9 @@ def contrast(values, *, first="data", second="data", **columns):
 def test_a_contrast_is_the_mean_of_second_minus_first_shared_among_the_losses():
     draw = np.random.default_rng(0)
     values = {name: draw.normal(size=(2, 10)) for name in ("a", "b", "c")}
-    table = statistics.contrasted(*contrast(values, second="else"), metric="rmse", margin=0.1)
+    table = statistics.contrasted(
+        *contrast(values, second="else"), statistics.Rule(metric="rmse", margin=0.1)
+    )
     assert list(table.columns) == statistics.pairs.CONTRASTED
     for row in table.itertuples():
         first, second = values[row.loss]
@@ -84,7 +86,9 @@ def test_a_contrast_is_better_where_the_second_context_is():
         "a": (np.zeros(10), drawn(0.0)["mse"] + 5),
         "b": (drawn(9.0)["mse"] + 9, np.zeros(10)),
     }
-    table = statistics.contrasted(*contrast(values), metric="rmse").set_index("loss")
+    table = statistics.contrasted(*contrast(values), statistics.Rule(metric="rmse")).set_index(
+        "loss"
+    )
     assert table.verdict.to_dict() == {"a": "worse", "b": "better"}
 
 
@@ -93,21 +97,21 @@ def test_a_contrast_of_runs_that_started_or_ran_differently_is_refused(column):
     first, second = contrast({"a": (np.zeros(10), np.ones(10))})
     second.loc[second.seed == 4, column] = "else"
     with pytest.raises(ValueError, match=rf"seed 4 of .*: {column} differs between a \(first: s"):
-        statistics.contrasted(first, second, metric="rmse")
+        statistics.contrasted(first, second, statistics.Rule(metric="rmse"))
 
 
 def test_only_two_single_contexts_are_contrasted():
     first, second = contrast({"a": (np.zeros(10), np.ones(10))})
     with pytest.raises(ValueError, match="2 contexts in one frame"):
-        statistics.contrasted(pd.concat([first, second]), second, metric="rmse")
+        statistics.contrasted(pd.concat([first, second]), second, statistics.Rule(metric="rmse"))
 
 
 def test_losses_without_a_counterpart_are_not_contrasted():
     first, second = contrast({"a": (np.zeros(10), np.ones(10)), "b": (np.zeros(10), np.ones(10))})
-    table = statistics.contrasted(first[first.loss == "b"], second, metric="rmse")
+    table = statistics.contrasted(first[first.loss == "b"], second, statistics.Rule(metric="rmse"))
     assert table[["loss", "comparisons"]].to_numpy().tolist() == [["b", 1]]
     assert statistics.contrasted(
-        first[first.loss == "b"], second[second.loss == "a"], metric="rmse"
+        first[first.loss == "b"], second[second.loss == "a"], statistics.Rule(metric="rmse")
     ).empty
 
 

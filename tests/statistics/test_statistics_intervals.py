@@ -9,7 +9,7 @@ from frames import drawn, frame
 from scipy import stats
 
 from lossbench import statistics
-from lossbench.statistics import bootstrap_t, paired, resamples, share
+from lossbench.statistics import Rule, bootstrap_t, paired, resamples, share
 
 
 def the_slow_way(values, *, confidence, draws):
@@ -57,9 +57,8 @@ def test_a_share_has_clopper_and_pearsons_bounds(count, trials):
 
 
 def versus(values, **keys):
-    return paired(
-        frame(values), metric="rmse", reference="mse", declared=list(values), **keys
-    ).set_index("loss")
+    rule = Rule(metric="rmse", reference="mse", **keys)
+    return paired(frame(values), rule, declared=list(values)).set_index("loss")
 
 
 def test_the_robust_columns_stand_at_the_level_of_the_verdict():
@@ -85,7 +84,7 @@ def hits(counts, examples):
 
 def judged_on(counts, examples):
     runs = frame(hits(counts, examples)).rename(columns={"rmse": "accuracy"})
-    table = paired(runs, metric="accuracy", reference="mse", margin=0.01)
+    table = paired(runs, Rule(metric="accuracy", reference="mse", margin=0.01))
     return table.set_index("loss").loc["other"]
 
 

@@ -54,7 +54,7 @@ def tuned(clean=CLEAN, noisy=NOISY, *, names=("accuracy", "accuracy_clean"), sta
 
 
 def test_the_cost_of_noisy_selection_is_the_paired_difference_to_the_clean_choice():
-    table = oracle.selection_cost(*tuned(), metric="accuracy").set_index("loss")
+    table = oracle.selection_cost(*tuned(), statistics.Rule(metric="accuracy")).set_index("loss")
     row, difference = table.loc["a"], np.array([0.02, 0.04, 0.05])
     low, high = stats.t.interval(0.95, 2, difference.mean(), stats.sem(difference))
     assert (row.noisy_lr, row.clean_lr, row.is_same, row.n) == (1.0, 0.1, False, 3)
@@ -65,7 +65,11 @@ def test_the_cost_of_noisy_selection_is_the_paired_difference_to_the_clean_choic
 
 
 def test_where_both_choose_the_same_selection_cost_nothing():
-    row = oracle.selection_cost(*tuned(), metric="accuracy").set_index("loss").loc["b"]
+    row = (
+        oracle.selection_cost(*tuned(), statistics.Rule(metric="accuracy"))
+        .set_index("loss")
+        .loc["b"]
+    )
     assert (row.noisy_lr, row.clean_lr, row.is_same) == (0.1, 0.1, True)
     assert (row.cost, row.low, row.high) == (0.0, 0.0, 0.0)
 
@@ -76,17 +80,25 @@ def test_of_an_error_the_smaller_is_chosen_and_the_cost_is_positive_too():
         {key: [1 - value for value in values] for key, values in table.items()}
         for table in (CLEAN, NOISY)
     ]
-    row = oracle.selection_cost(*tuned(*flipped, names=names), metric="rmse").iloc[0]
+    row = oracle.selection_cost(*tuned(*flipped, names=names), statistics.Rule(metric="rmse")).iloc[
+        0
+    ]
     assert (row.noisy_lr, row.clean_lr) == (1.0, 0.1)
     assert row.cost == pytest.approx(np.mean([0.02, 0.04, 0.05]))
 
 
 def test_a_candidate_with_a_diverged_run_is_chosen_by_neither():
     runs, evals = tuned(status={("a", 1.0, 2): "diverged"})
-    row = oracle.selection_cost(runs, evals, metric="accuracy").set_index("loss").loc["a"]
+    row = (
+        oracle.selection_cost(runs, evals, statistics.Rule(metric="accuracy"))
+        .set_index("loss")
+        .loc["a"]
+    )
     assert (row.noisy_lr, row.is_same, row.cost, row.lost) == (0.1, True, 0.0, 0)
     everywhere = {("a", lr, 2): "diverged" for lr in (0.1, 1.0)}
-    row = oracle.selection_cost(*tuned(status=everywhere), metric="accuracy").iloc[0]
+    row = oracle.selection_cost(*tuned(status=everywhere), statistics.Rule(metric="accuracy")).iloc[
+        0
+    ]
     assert (row.noisy_lr, row.clean_lr, row.n, row.lost) == (1.0, 0.1, 2, 1)
     assert row.cost == pytest.approx(0.03)
 
@@ -94,12 +106,16 @@ def test_a_candidate_with_a_diverged_run_is_chosen_by_neither():
 def test_only_where_a_seed_diverged_can_the_cost_be_negative():
     clean = {("a", 0.1): [0.9, 0.5, 0.9], ("a", 1.0): [0.6, 0.6, 0.6], ("a", 9.0): [1.0, 0.0, 0.0]}
     noisy = {("a", 0.1): [0.1] * 3, ("a", 1.0): [0.2] * 3, ("a", 9.0): [0.1] * 3}
-    cost = oracle.selection_cost(*tuned(clean, noisy), metric="accuracy").cost.item()
+    cost = oracle.selection_cost(
+        *tuned(clean, noisy), statistics.Rule(metric="accuracy")
+    ).cost.item()
     assert cost == pytest.approx((0.3 - 0.1 + 0.3) / 3)
     # Two rates lost another seed: seed 1 alone is a pair, and the oracle's choice is worse there.
     status = {("a", 0.1, 0): "diverged", ("a", 1.0, 2): "diverged"}
     status |= {("a", 9.0, seed): "diverged" for seed in (1, 2)}
-    row = oracle.selection_cost(*tuned(clean, noisy, status=status), metric="accuracy").iloc[0]
+    row = oracle.selection_cost(
+        *tuned(clean, noisy, status=status), statistics.Rule(metric="accuracy")
+    ).iloc[0]
     assert (row.noisy_lr, row.clean_lr, row.n, row.lost) == (1.0, 0.1, 1, 2)
     assert row.cost == pytest.approx(-0.1)
     assert "without divergence the cost cannot be" in oracle.selection_cost.__doc__
@@ -111,7 +127,9 @@ def test_candidates_of_one_learning_rate_are_told_apart_by_what_else_was_tuned()
     runs["config"] = [config(weight_decay=decay) for decay in decays]
     runs["lr"] = 0.3
     key = "optimizer.weight_decay"
-    row = oracle.selection_cost(runs, evals, metric="accuracy", tuned=[key]).iloc[0]
+    row = oracle.selection_cost(runs, evals, statistics.Rule(metric="accuracy"), tuned=[key]).iloc[
+        0
+    ]
     assert (row.noisy_lr, row.clean_lr, row.is_same) == (0.3, 0.3, False)
     assert row.cost > 0
 
@@ -119,8 +137,10 @@ def test_candidates_of_one_learning_rate_are_told_apart_by_what_else_was_tuned()
 def test_without_corruption_there_is_nothing_that_selection_could_have_cost():
     runs, evals = tuned()
     evals = evals[evals.metric == "accuracy"]
-    assert list(oracle.selection_cost(runs, evals, metric="accuracy").columns) == (oracle.SELECTED)
-    assert oracle.selection_cost(runs, evals, metric="accuracy").empty
+    assert list(oracle.selection_cost(runs, evals, statistics.Rule(metric="accuracy")).columns) == (
+        oracle.SELECTED
+    )
+    assert oracle.selection_cost(runs, evals, statistics.Rule(metric="accuracy")).empty
 
 
 # ---- over rates ----------------------------------------------------------------------------------
@@ -194,7 +214,7 @@ def test_a_block_sweeps_rates_and_the_sweep_tells_what_selection_on_them_cost(
     is_clean = np.array(rates) == 0.0
     assert (found.runs.corrupted_share[is_clean] == 0.0).all()
     assert found.runs.corrupted_share[~is_clean].between(0.3, 0.5).all()
-    table = oracle.selection_cost(found.runs, found.evals, metric="accuracy")
+    table = oracle.selection_cost(found.runs, found.evals, statistics.Rule(metric="accuracy"))
     noisy = table[table.label.str.contains("0.4")]
     assert {*noisy.loss} == {"cross_entropy", "mae_probs"}
     assert (table.cost >= 0).all()

@@ -9,7 +9,7 @@ from frames import frame
 from sweep_on_disk import build, plan_runs, with_status
 
 from lossbench import records, statistics
-from lossbench.statistics import budget_curve, sensitivity
+from lossbench.statistics import Rule, budget_curve, sensitivity
 from lossbench.statistics.choice import at_choice, candidates
 from lossbench.statistics.tuning import sensitivity_differences
 
@@ -32,7 +32,7 @@ def test_within_a_rate_each_loss_chooses_what_else_is_tuned():
     better = (runs.wd == 0.1) & (runs.loss == "other") & (runs.lr == 0.2)
     runs.loc[better, "rmse"] = 0.5
     runs = runs.assign(selected_by=runs.rmse, candidate=candidates(runs, tuned=["wd", "params"]))
-    kept = at_choice(runs, select="rmse", by=["context", "loss", "lr"])
+    kept = at_choice(runs, Rule(metric="rmse"), by=["context", "loss", "lr"])
     found = kept.groupby(["loss", "lr"]).wd.agg(lambda wd: [*wd])
     assert found["other", 0.2] == [0.1, 0.1]
     assert [found[key] for key in (("mse", 0.1), ("mse", 0.2), ("other", 0.1))] == [[0.0, 0.0]] * 3
@@ -90,14 +90,7 @@ def judged(values, validation, *, seeds=None, **how):
     runs = grid(values).assign(selected_by=chosen_by)
     runs = runs.assign(candidate=runs.groupby("loss").lr.rank("dense").astype(int))
     seeds = [*range(len(next(iter(values["mse"].values()))))] if seeds is None else seeds
-    found = sensitivity_differences(
-        runs,
-        metric="rmse",
-        select="rmse",
-        reference="mse",
-        seeds=seeds,
-        **{"margin": 0.0, "confidence": 0.95, **how},
-    )
+    found = sensitivity_differences(runs, Rule(metric="rmse", reference="mse", **how), seeds=seeds)
     return found.set_index("loss")
 
 
@@ -221,7 +214,7 @@ def test_candidates_count_combinations_of_what_was_tuned(tmp_path):
 def settled(rates):
     runs = grid({"mse": rates})
     runs = runs.assign(selected_by=runs.rmse, candidate=candidates(runs, tuned=[]))
-    return statistics.tuning.stability(runs, select="rmse").iloc[0]
+    return statistics.tuning.stability(runs, statistics.Rule(metric="rmse")).iloc[0]
 
 
 def test_a_rate_that_is_best_at_every_seed_is_settled():

@@ -6,16 +6,14 @@ import pytest
 from frames import diverge, drawn, frame
 
 from lossbench import statistics
-from lossbench.statistics import paired, sentence, verdicts
+from lossbench.statistics import Rule, paired, sentence, verdicts
 
 
 def judged(values, *, metric="rmse", reference="mse", steps=500, declared=True, **columns):
     runs = frame(values, metric=metric, **columns)
     table = paired(
         runs,
-        metric=metric,
-        reference=reference,
-        margin=0.02,
+        Rule(metric=metric, reference=reference, margin=0.02),
         declared=list(values) if declared else (),
     )
     return verdicts(table, statistics.summary(runs, metrics=[metric]), steps=steps)
@@ -23,7 +21,7 @@ def judged(values, *, metric="rmse", reference="mse", steps=500, declared=True, 
 
 def row_of(runs, *, metrics=("rmse",)):
     """The one verdict on runs of two losses."""
-    table = paired(runs, metric="rmse", reference="mse", margin=0.02)
+    table = paired(runs, Rule(metric="rmse", reference="mse", margin=0.02))
     return verdicts(table, statistics.summary(runs, metrics=metrics), steps=500).iloc[0]
 
 
@@ -90,24 +88,24 @@ def test_an_undecided_verdict_says_how_many_seeds_would_decide_it():
 
 def test_a_median_that_has_no_interval_yet_promises_no_decision():
     runs = frame(drawn(0.1, n=8))  # all seeds on one side: what they say with 10 nobody knows
-    shared = {"metric": "rmse", "reference": "mse", "average": "median"}
-    table = paired(runs, confidence=0.998, **shared)
+    rule = Rule(metric="rmse", reference="mse", average="median", confidence=0.998)
+    table = paired(runs, rule)
     (row,) = verdicts(table, statistics.summary(runs, metrics=["rmse"]), steps=5).to_dict("records")
     assert row["verdict"] == "undecided with 8 seeds, at least 10 give an interval"
     assert 2 * 0.5**10 < 0.002 < 2 * 0.5**9  # two-sided sign tests of 10 and of 9 seeds
-    ten = paired(frame(drawn(0.1, n=10)), confidence=0.998, **shared).iloc[0]
+    ten = paired(frame(drawn(0.1, n=10)), rule).iloc[0]
     assert ten.verdict == "worse"
 
 
 def test_a_verdict_that_one_seed_makes_says_so_with_the_median_and_the_seeds_won():
     values = {"mse": np.zeros(10), "other": np.r_[np.linspace(-0.11, -0.09, 9), -3.0]}
-    row = paired(frame(values), metric="rmse", reference="mse").iloc[0]
+    row = paired(frame(values), Rule(metric="rmse", reference="mse")).iloc[0]
     assert row.largest_share > 0.89
     assert statistics.fragility(row) == (
         f"one seed makes {row.largest_share:.0%} of the variance: median -0.101, 10 of 10 seeds won"
     )
     assert statistics.fragility(row) in sentence(judged(values).iloc[0])
-    sound = paired(frame(drawn(-0.1)), metric="rmse", reference="mse").iloc[0]
+    sound = paired(frame(drawn(-0.1)), Rule(metric="rmse", reference="mse")).iloc[0]
     assert statistics.fragility(sound) == ""
 
 
@@ -203,6 +201,6 @@ def test_a_metric_without_unit_and_the_value_of_a_loss_are_told_apart():
 def test_each_context_has_its_own_update_budget():
     parts = [frame(drawn(0.1), context=name, label=name) for name in ("c", "d")]
     runs = pd.concat(parts, ignore_index=True)
-    table = paired(runs, metric="rmse", reference="mse")
+    table = paired(runs, Rule(metric="rmse", reference="mse"))
     rows = verdicts(table, statistics.summary(runs, metrics=["rmse"]), steps={"c": 100, "d": 900})
     assert rows.set_index("task").steps.to_dict() == {"c": 100, "d": 900}

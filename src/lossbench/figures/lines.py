@@ -63,7 +63,7 @@ def learning_curves(
 def error_signal(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
     """Gradient norm, size of the signal per error, and its alignment with the error, over steps.
 
-    `estimates` are from `statistics.courses` for one context, by `measure`: gradient_norm,
+    `estimates` are from `statistics.trajectories` for one context, by `measure`: gradient_norm,
     signal_per_error and cosine, one for each of three axes.
     """
     styles, first = loss_styles(estimates), estimates.iloc[0]
@@ -97,7 +97,8 @@ def error_signal(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes
 def layer_gradients(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
     """Gradient norm of each layer over steps.
 
-    `estimates` are from `statistics.courses` for one context, by `layer`; each layer has its axes.
+    `estimates` are from `statistics.trajectories` for one context, by `layer`; each layer has its
+    axes.
     """
     styles, first = loss_styles(estimates), estimates.iloc[0]
     for ax, (layer, rows) in zip(axes, estimates.groupby("layer", sort=False), strict=True):

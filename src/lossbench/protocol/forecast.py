@@ -552,7 +552,7 @@ def _resolved(
         len(looks) - 1, looks, confidence=declared["confidence"], comparisons=losses
     )
     each = {"comparisons": 1, "confidence": level}
-    smallest = statistics.resolvable(spread, pairs=looks[-1], **each)
+    smallest = statistics.minimum_detectable_effect(spread, pairs=looks[-1], **each)
     place = {"data": str(runs.data.iloc[0]), "task": str(runs.task.iloc[0])}
     number = records.declared(declared["margin"], **place)
     margin = margin if isinstance(number, str) else number
@@ -589,15 +589,14 @@ def _spreads(outline: Outline) -> pd.DataFrame:
     loaded, parts = records.load(folder), []
     for main in statistics.main_comparisons(loaded):
         ends = statistics.endpoint(
-            main.trials.drop(columns=main.metric),
+            main.every_run.drop(columns=main.metric),
             loaded.measured,
             split="validation",
             metric=main.metric,
             endpoint=outline.declared["endpoint"],
         )
         if ends[main.metric].notna().any():
-            shared = {"reference": main.reference, "select": main.select, "average": main.average}
-            parts.append(statistics.spreads(ends, metric=main.metric, **shared))
+            parts.append(statistics.spreads(ends, main.rule))
     if not parts:
         raise ConfigError(
             "plan --power: no primary metric is measured on validation: state a spread, like "

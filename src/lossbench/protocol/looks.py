@@ -29,7 +29,7 @@ from lossbench.protocol.declaration import (
 from lossbench.protocol.grid import SIDES, Candidate, Grid, candidates
 from lossbench.question import Run, varied
 from lossbench.question.vary import parameters
-from lossbench.statistics.choice import Trials
+from lossbench.statistics.choice import TuningTable
 from lossbench.sweep import Sweep
 from lossbench.sweep.plan import cell, context
 
@@ -334,7 +334,7 @@ class Protocol:
                     task.label, why, task.grid.end(side), len(task.losses),
                 )  # fmt: skip
 
-    def _too_short(self, task: Task, trials: Mapping[str, Trials], side: str) -> str:
+    def _too_short(self, task: Task, trials: Mapping[str, TuningTable], side: str) -> str:
         """Which losses' best rate lies on an end of the grid, or diverge at its lower one.
 
         The best of rates that are all too high for a loss lies anywhere.
@@ -360,7 +360,7 @@ class Protocol:
 
     def _trials(
         self, task: Task, cells: Sequence[Run], seeds: int, loaded: records.Records
-    ) -> dict[str, Trials]:
+    ) -> dict[str, TuningTable]:
         """What each cell's candidates cost on validation, by its run_id; test has no part in it.
 
         A cell of which a run failed is left out: what it chose would rest on less than the others'.
@@ -388,9 +388,8 @@ class Protocol:
             place = places[run.run_id]
             mine = rows[rows.run_id.isin([*place])]
             mine = mine.assign(candidate=mine.run_id.map(place))
-            its = statistics.trials(
-                mine, metric="selected_by", select=metric, seeds=self.seeds[:seeds]
-            )
+            rule = statistics.Rule(metric=metric)
+            its = statistics.costs_alone(mine, rule, seeds=self.seeds[:seeds])
             if lost := int((~mine.status.isin(records.RESULTS)).sum()):
                 log.error(
                     "%s: %d of %d runs of %s failed: it has no verdict, because its learning rate "
@@ -431,7 +430,7 @@ class Protocol:
             ]
             if any(is_open):
                 losses = {*paired.loss[is_open], comparison.reference}
-                its = comparison.trials
+                its = comparison.every_run
                 going_on |= {*its.run_id[its.loss.isin(losses)]}
         runs, count = [], 0
         for task in self.tasks:

@@ -127,10 +127,10 @@ def _strongest(rows: pd.DataFrame) -> Iterator[str]:
 def _good_rates(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
     """Over which learning rates a loss stays within the margin of its best."""
     for task in mains:
-        if task.select != task.metric:
+        if task.rule.select != task.metric:
             yield (
-                f"{task.label}: learning rates were chosen by {task.select}, and the margin is one "
-                f"in {task.metric}: which rates are good enough is not said."
+                f"{task.label}: learning rates were chosen by {task.rule.select}, and the margin "
+                f"is one in {task.metric}: which rates are good enough is not said."
             )
             continue
         rates = statistics.excess(task.rates)
@@ -143,7 +143,7 @@ def _good_rates(loaded: records.Records, mains: Sequence[Comparison]) -> Iterato
             for row in ends.itertuples()
         ]
         yield (
-            f"{task.label}: learning rates that cost at most {margin:g} in {task.select} on "
+            f"{task.label}: learning rates that cost at most {margin:g} in {task.rule.select} on "
             f"validation, n = {task.grid.seed.nunique()} seeds: {', '.join(texts)}."
         )
 
@@ -161,8 +161,8 @@ def _sensitivity(loaded: records.Records, mains: Sequence[Comparison]) -> Iterat
             yield (
                 f"{task.label}: how much more a learning rate drawn blindly from the "
                 f"{rows.rates.max():g} costs than with {task.reference}, in {task.metric} on test "
-                f"over {len(task.first_seeds)} seeds; below zero a loss is less sensitive, which "
-                f"is better: {'; '.join(texts)}."
+                f"over {len(task.declared.first_seeds)} seeds; below zero a loss is less "
+                f"sensitive, which is better: {'; '.join(texts)}."
             )
     yield from _good_rates(loaded, mains)
 

@@ -159,7 +159,7 @@ def _dynamics(mains: Sequence[Comparison], loaded: records.Records) -> Iterator[
     runs = pd.concat([task.runs for task in mains])
     confidence = statistics.declaration_of(loaded.plan)["confidence"]
     steps, layers = (
-        statistics.courses(loaded, runs, confidence=confidence, table=table)
+        statistics.trajectories(loaded, runs, confidence=confidence, table=table)
         for table in ("steps", "layers")
     )
     for task in mains:

@@ -80,7 +80,7 @@ def findings(loaded: records.Records, together: Sequence[Comparison]) -> list[Fi
         _link_by_loss(declared),
     )
     there = [part for part in parts if part is not None]
-    if not any(task.is_smoke for task in together):
+    if not any(task.declared.is_smoke for task in together):
         return there
     return [replace(part, verdict=f"SMOKE: {part.verdict}") for part in there]
 
@@ -222,12 +222,9 @@ def _costs_of_labels(known: Sequence[Comparison]) -> pd.DataFrame:
         dense, labels = kinds["distribution"], kinds["sampled"]
         try:
             rows = statistics.contrasted(
-                dense.trials,
-                labels.trials,
-                metric="tv_posterior",
-                select=labels.select,
-                confidence=labels.confidence,
-                looks=labels.looks,
+                dense.every_run,
+                labels.every_run,
+                replace(labels.rule, metric="tv_posterior", average="mean", margin=0.0),
             )
         except ValueError:  # no pairs: another machine, or edited code
             continue

@@ -25,7 +25,7 @@ def paragraph(loaded: records.Records, mains: Sequence[Comparison]) -> list[str]
         return ["No run has finished."]
     smoke = "This sweep was run at size=smoke, and nothing of it is a result."
     return [
-        *([smoke] if mains[0].is_smoke else []),
+        *([smoke] if mains[0].declared.is_smoke else []),
         *_design(runs, mains),
         *_tuning(mains, statistics.declaration_of(loaded.plan)),
         *_judging(loaded, mains),
@@ -101,7 +101,7 @@ def _training(task: Comparison) -> str:
 
 def selected_by(task: Comparison) -> str:
     """The validation metric that chose the learning rates of a task."""
-    return task.select.replace(records.OWN_LOSS, "each loss's own value")
+    return task.rule.select.replace(records.OWN_LOSS, "each loss's own value")
 
 
 def config_of(runs: pd.DataFrame) -> dict[str, Any]:
@@ -175,8 +175,8 @@ def _judging(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[s
 
 def _averages(tasks: Sequence[Comparison]) -> str:
     """How seeds are summarised, and on which tasks otherwise: mean (median on a × b)."""
-    medians = list(dict.fromkeys(task.label for task in tasks if task.average == "median"))
-    if all(task.average == "median" for task in tasks):
+    medians = list(dict.fromkeys(task.label for task in tasks if task.rule.average == "median"))
+    if all(task.rule.average == "median" for task in tasks):
         return "median"
     return f"mean (median on {listed(medians)})" if medians else "mean"
 
@@ -189,7 +189,7 @@ LENGTHS = {
 
 
 def _lengths(judged: Sequence[Comparison]) -> str:
-    kinds = {task.average for task in judged}
+    kinds = {task.rule.average for task in judged}
     return " ".join(text for kind, text in LENGTHS.items() if kind in kinds)
 
 

@@ -63,9 +63,9 @@ def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
         first = task.paired.iloc[0]
         caption = (
             f"{task.label}: loss minus {task.reference} in {summary.headline(task)}; "
-            f"{task.average} over pairs of one seed, simultaneous {first.confidence:.0%} interval "
-            f"over {figures.families(task.paired)}{_looks(task)}. It holds that other seeds would "
-            "differ, and would have chosen other rates. Margin "
+            f"{task.rule.average} over pairs of one seed, simultaneous {first.confidence:.0%} "
+            f"interval over {figures.families(task.paired)}{_looks(task)}. It holds that other "
+            "seeds would differ, and would have chosen other rates. Margin "
             f"±{statistics.margin_text([task.margin])}. At these rates: the interval as if "
             "the rates had been known; it decides nothing."
         )
@@ -111,7 +111,9 @@ def _signed(value: float) -> str:
 
 
 def _looks(task: Comparison) -> str:
-    return f" and looks at {summary.listed(task.looks)} seeds" if len(task.looks) > 1 else ""
+    return (
+        f" and looks at {summary.listed(task.rule.looks)} seeds" if len(task.rule.looks) > 1 else ""
+    )
 
 
 def _difference(value: float, low: float, high: float) -> str:

@@ -60,13 +60,13 @@ def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -
     intervals = "no comparison"
     for first in task.paired[:1].itertuples():
         over = f"{first.comparisons} losses" if first.comparisons > 1 else "one loss"
-        if len(task.looks) > 1:
-            over += f" and looks at {listed(task.looks)} seeds"
+        if len(task.rule.looks) > 1:
+            over += f" and looks at {listed(task.rule.looks)} seeds"
         intervals = f"{first.confidence:.0%} intervals of differences, simultaneous over {over}, "
         intervals += f"margin ±{statistics.margin_text([task.margin])}"
     primary = task.summary[task.summary.metric == task.metric]
     yield from textwrap.wrap(f"n = {counted_from_to(primary.n)} seeds, {intervals}", 80)
-    minus = f"{'median ' if task.average == 'median' else ''}minus {task.reference}"
+    minus = f"{'median ' if task.rule.average == 'median' else ''}minus {task.reference}"
     yield f"{'loss':<15} {'mean ± half CI':<16} {_cut(minus, 26):<26} verdict"
     for row in rows(task, plan):
         cells = _cut_name(row["loss"], 15), _cut(row["short"], 16), _cut(row["difference"], 26)
@@ -185,7 +185,7 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     sign = -records.sign(task.metric)
     versus = {row["loss"]: row for row in task.paired.to_dict("records")}
     worth = primary.value
-    if task.average == "median":  # by what is judged; a mean may be one seed's
+    if task.rule.average == "median":  # by what is judged; a mean may be one seed's
         judged = primary.loss.map({loss: row["difference"] for loss, row in versus.items()})
         worth = judged.fillna(math.inf * sign)
     order = primary.assign(first=primary.loss != task.reference, worth=sign * worth)

@@ -5,7 +5,7 @@ simultaneous paired intervals over the declared family; whatever else stands bes
 robustness. Diverged runs rank worst and are counted beside every mean over survivors.
 """
 
-from lossbench.statistics.choice import chosen, plausible, trials
+from lossbench.statistics.choice import chosen, costs_alone, plausible, tuning_table
 from lossbench.statistics.comparisons import (
     Comparison,
     alike,
@@ -45,7 +45,8 @@ from lossbench.statistics.margins import in_words
 from lossbench.statistics.objections import objections
 from lossbench.statistics.outcomes import completeness, cross_losses, divergence_rates, summary
 from lossbench.statistics.pairs import contrasted, paired
-from lossbench.statistics.power import pairs_for, resolvable, spreads
+from lossbench.statistics.power import minimum_detectable_effect, pairs_for, spreads
+from lossbench.statistics.rule import Rule
 from lossbench.statistics.sentences import (
     fragility,
     margin_text,
@@ -58,10 +59,10 @@ from lossbench.statistics.sentences import (
 from lossbench.statistics.trajectories import (
     converged,
     convergence,
-    courses,
     curves,
     signals,
     time_to,
+    trajectories,
     with_losses_of_runs,
 )
 from lossbench.statistics.tuning import budget_curve, budgets, excess, learning_rates, sensitivity

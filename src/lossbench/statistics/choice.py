@@ -1,9 +1,9 @@
-"""Which candidate a loss is judged at, and how far a difference rests on that choice's luck."""
+"""The choice of a candidate for each loss, and the uncertainty it adds to a difference."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import scipy
 
 from lossbench import records
 from lossbench.statistics.intervals import Estimate, half_width, mean_interval, resamples
+from lossbench.statistics.rule import Rule
 
 TIE = 1e-6
 """Share of a cost within which averages are equal: what float32 cannot tell apart."""
@@ -23,17 +24,16 @@ PLAUSIBLE = 0.02
 
 
 @dataclass(frozen=True)
-class Trials:
+class TuningTable:
     """Runs of one loss: every candidate that was trained on every seed.
 
     Attributes:
-        candidates: R of them, by learning rate.
-        rates: The learning rate of each, [R].
-        run_ids: [S, R].
-        costs: What chooses among candidates, on validation, lower is better, [S, R]; NaN where a
-            run diverged.
-        results: What is judged, on test, [S, R]; likewise.
-        diverged: [S, R].
+        candidates: Numbers of the R candidates, by learning rate.
+        rates: Learning rate of each candidate, [R].
+        run_ids: Identities of the runs, [S, R].
+        costs: Values on validation that choose, lower is better, [S, R]; NaN where a run diverged.
+        results: Values on test to judge, in units of the metric, [S, R]; NaN where a run diverged.
+        diverged: Whether a run diverged, [S, R].
     """
 
     candidates: np.ndarray
@@ -44,53 +44,57 @@ class Trials:
     diverged: np.ndarray
 
 
-def trials(runs: pd.DataFrame, *, metric: str, select: str, seeds: Sequence[int]) -> Trials:
-    """The runs of one loss on some seeds, laid out by seed and candidate.
+def tuning_table(runs: pd.DataFrame, rule: Rule, *, seeds: Sequence[int]) -> TuningTable:
+    """The runs of one loss, laid out by seed and candidate.
 
     Args:
         runs: One row a run, with `candidate` (a number, ascending with the learning rate), the
             metric on test, and `selected_by`, the value on validation that chooses.
-        metric: What is judged.
-        select: The metric that `selected_by` is a value of.
-        seeds: A candidate that lacks one of them is left out.
+        rule: Names the metric that is judged and the one that chooses.
+        seeds: Seeds to take; a candidate that lacks one of them is left out.
     """
     rows = np.flatnonzero(runs.seed.isin(seeds) & runs.status.isin(records.RESULTS))
     observed, seed_of = np.unique(runs.seed.to_numpy()[rows], return_inverse=True)
     listed, candidate_of = np.unique(runs.candidate.to_numpy()[rows], return_inverse=True)
-    place = np.full((len(observed), len(listed)), -1)
-    place[seed_of, candidate_of] = rows
-    is_complete = (place >= 0).all(0) & (len(observed) == len({*seeds}))
-    place = place[:, is_complete]
-    costs = -records.sign(select) * runs.selected_by.to_numpy(dtype=float)[place]
-    return Trials(
+    index = np.full((len(observed), len(listed)), -1)
+    index[seed_of, candidate_of] = rows
+    is_complete = (index >= 0).all(0) & (len(observed) == len({*seeds}))
+    index = index[:, is_complete]
+    costs = -records.sign(rule.select) * runs.selected_by.to_numpy(dtype=float)[index]
+    return TuningTable(
         candidates=listed[is_complete],
-        rates=runs.lr.to_numpy(dtype=float)[place[:1].ravel()],
-        run_ids=runs.get("run_id", runs.index.to_series()).to_numpy(dtype=object)[place],
+        rates=runs.lr.to_numpy(dtype=float)[index[:1].ravel()],
+        run_ids=runs.get("run_id", runs.index.to_series()).to_numpy(dtype=object)[index],
         costs=np.where(np.isfinite(costs), costs, np.nan),
-        results=runs[metric].to_numpy(dtype=float)[place],
-        diverged=runs.status.eq("diverged").to_numpy()[place],
+        results=runs[rule.metric].to_numpy(dtype=float)[index],
+        diverged=runs.status.eq("diverged").to_numpy()[index],
     )
+
+
+def costs_alone(runs: pd.DataFrame, rule: Rule, *, seeds: Sequence[int]) -> TuningTable:
+    """A `tuning_table` of runs without values on test: its results are those on validation."""
+    return tuning_table(runs, replace(rule, metric="selected_by"), seeds=seeds)
 
 
 def chosen(
     costs: np.ndarray, weights: np.ndarray | None = None, *, average: str = "mean"
 ) -> np.ndarray:
-    """Place of the best candidate: the fewest diverged runs, then the least average over seeds.
+    """Index of the best candidate: the fewest diverged runs, then the least average over seeds.
 
-    What is averaged is how far a candidate lies behind the best one of its seed. Where no run
-    diverged the mean chooses alike without that; candidates that diverged on different seeds would
-    be compared by how hard the seeds are that each survived, and the median would choose by
-    whichever seed happens to lie in the middle.
+    The average is of a candidate's distance from the best one of its seed. Where no run diverged
+    the mean chooses alike without that; candidates that diverged on different seeds would be
+    compared by the difficulty of the seeds that each survived, and the median would choose by the
+    seed that happens to lie in the middle.
     Of candidates that do equally well the middle one is chosen: the edge of a plateau is where a
     small change matters most.
 
     Args:
-        costs: [S, R] on validation; NaN where a run diverged.
-        weights: How often each seed counts, [D, S]; None counts each once.
+        costs: Values on validation, [S, R]; NaN where a run diverged.
+        weights: Number of times that each seed counts, [D, S]; None counts each once.
         average: "mean" or "median", of the seeds that survived.
 
     Returns:
-        Places, [D], or [1].
+        Indices, [D], or [1].
     """
     weights = np.ones((1, len(costs))) if weights is None else weights
     is_lost = ~np.isfinite(costs)
@@ -112,54 +116,54 @@ def _means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _medians(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Median over seeds, each counted as often as its weight says; likewise."""
+    """Weighted median over seeds of the finite values, [D, R]; 0 where there are none."""
     order = np.argsort(values, axis=0)  # NaN last
     ordered = np.take_along_axis(np.where(np.isfinite(values), values, 0.0), order, 0)
     is_there = np.take_along_axis(np.isfinite(values), order, 0)
     below = np.cumsum(weights[:, order] * is_there, axis=1)  # [D, S, R]
     half = below[:, -1:] / 2
-    places = (below < half).sum(1), (below <= half).sum(1)
-    ends = [np.minimum(place, len(values) - 1) for place in places]
+    middles = (below < half).sum(1), (below <= half).sum(1)
+    ends = [np.minimum(index, len(values) - 1) for index in middles]
     return (np.take_along_axis(ordered, ends[0], 0) + np.take_along_axis(ordered, ends[1], 0)) / 2
 
 
 AVERAGES = {"mean": _means, "median": _medians}
-"""How seeds are summarised, in the choice and in what is judged."""
+"""Summaries of the seeds, in the choice and in the verdict."""
 
 
-def chosen_again(costs: np.ndarray, *, average: str = "mean") -> np.ndarray:
-    """Places that other seeds like these would choose, one for each resample of them, [D]."""
+def reselected(costs: np.ndarray, *, average: str = "mean") -> np.ndarray:
+    """Indices that other seeds like these would choose, one for each resample of them, [D]."""
     return chosen(costs, resamples(len(costs), draws=RESAMPLES), average=average)
 
 
 def plausible(costs: np.ndarray, rates: np.ndarray, *, average: str = "mean") -> np.ndarray:
-    """Places of the candidates that other seeds might choose, and of those one rate beside them.
+    """Indices of the candidates that other seeds might choose, and of those one rate beside them.
 
     Args:
-        costs: See `chosen`, [S, R].
-        rates: The learning rate of each candidate, ascending, [R]; of what else is tuned there are
-            as many values at every rate, in the same order.
-        average: See `chosen`.
+        costs: Values on validation, [S, R]; NaN where a run diverged.
+        rates: Learning rate of each candidate, ascending, [R]; with other tuned settings, each rate
+            stands as often as they have values, in the same order.
+        average: "mean" or "median", of the seeds that survived.
 
     Returns:
         Ascending, at least one.
     """
-    places = chosen_again(costs, average=average)
-    shares = np.bincount(places, minlength=costs.shape[1]) / len(places)
+    indices = reselected(costs, average=average)
+    shares = np.bincount(indices, minlength=costs.shape[1]) / len(indices)
     likely = {*np.flatnonzero(shares >= PLAUSIBLE), *chosen(costs, average=average)}
     stride = len(rates) // len(np.unique(rates))
-    beside = {place + step for place in likely for step in (-stride, 0, stride)}
+    beside = {index + step for index in likely for step in (-stride, 0, stride)}
     return np.array(sorted(beside & {*range(costs.shape[1])}))
 
 
 def least_step(values: np.ndarray, *, metric: str) -> float:
-    """What one test example is worth, 1/N, of a metric that counts them; 0 of others.
+    """Worth of one test example, 1/N, in a metric that counts examples; 0 in others.
 
     Args:
-        values: Of runs with any seed, candidate and loss: the least step between shares of N
-            examples. A few of them may show a longer step; equal ones show none, and count as
-            shares of one example, so that nothing is settled by them.
-        metric: Which one.
+        values: Shares of N examples, of runs with any seed, candidate and loss; N is read from the
+            least step between them. A few values may show a longer step; equal ones show none, and
+            count as shares of one example, so that nothing is settled by them.
+        metric: Name of the metric.
     """
     if metric.partition(":")[0] not in ("accuracy", "accuracy_clean"):
         return 0.0
@@ -170,28 +174,28 @@ def least_step(values: np.ndarray, *, metric: str) -> float:
 
 @dataclass(frozen=True)
 class Choice:
-    """The runs of one loss on some seeds, and the candidate that they, or others, choose.
+    """The runs of one loss, with the candidate that their seeds, or resampled seeds, choose.
 
     Attributes:
-        results: What is judged, on test, [S, R]; NaN where a run diverged.
-        place: The chosen candidate's.
-        again: Places that resamples of the seeds choose, [D].
+        results: Values on test to judge, [S, R]; NaN where a run diverged.
+        index: Index of the chosen candidate.
+        again: Indices that resamples of the seeds choose, [D].
     """
 
     results: np.ndarray
-    place: int
+    index: int
     again: np.ndarray
 
     @classmethod
-    def of(cls, its: Trials, *, average: str) -> Choice:
+    def of(cls, table: TuningTable, *, average: str) -> Choice:
         """The choice that a loss makes on its own validation."""
-        again = chosen_again(its.costs, average=average)
-        return cls(its.results, int(chosen(its.costs, average=average)[0]), again)
+        again = reselected(table.costs, average=average)
+        return cls(table.results, int(chosen(table.costs, average=average)[0]), again)
 
     @property
     def result(self) -> np.ndarray:
-        """On test at the chosen candidate, [S]."""
-        return self.results[:, self.place]
+        """Values on test at the chosen candidate, [S]."""
+        return self.results[:, self.index]
 
 
 def difference(
@@ -210,45 +214,47 @@ def difference(
     average difference when all candidates are chosen again on resampled seeds.
 
     Args:
-        added: One loss; or two, for a difference of differences.
-        subtracted: The reference on the same seeds, with the same resamples; or two.
+        added: Choice of one loss; or of two, for a difference of differences.
+        subtracted: Choice of the reference on the same seeds, with the same resamples; or of two.
         confidence: Coverage of each interval.
         average: "mean", with `mean_interval`, or "median", with its exact interval.
         resolution: Least step of the metric, 1/N for a share of N examples; 0 if it has none.
             Where n seeds agree, all of n N predictions did, and no interval is shorter than the
-            exact limit of what they never showed: log(2 / (1 - confidence)) / (n N).
+            exact limit of a disagreement never seen: log(2 / (1 - confidence)) / (n N).
 
     Source:
         Thompson 1936, Annals of Mathematical Statistics, for the median; Clopper and Pearson 1934,
-        Biometrika, for what was never seen; what both cover: benchmarks/coverage.py.
+        Biometrika, for the limit; the coverage of both is measured in benchmarks/coverage.py.
     """
     signed = [*((1, one) for one in added), *((-1, one) for one in subtracted)]
     values = np.sum([sign * one.result for sign, one in signed], axis=0)
-    return two_intervals(
+    return procedure_and_fixed_intervals(
         values[np.isfinite(values)],
-        luck=luck(added, subtracted, average=average),
+        selection_sd=selection_sd(added, subtracted, average=average),
         confidence=confidence,
         average=average,
         resolution=resolution,
     )
 
 
-def luck(added: Sequence[Choice], subtracted: Sequence[Choice], *, average: str = "mean") -> float:
+def selection_sd(
+    added: Sequence[Choice], subtracted: Sequence[Choice], *, average: str = "mean"
+) -> float:
     """Standard deviation of an average difference when all candidates are chosen again.
 
     Args:
-        added: As of `difference`.
-        subtracted: Likewise.
-        average: Likewise.
+        added: Choices whose results count positively, see `difference`.
+        subtracted: Choices whose results count negatively.
+        average: Summary of the seeds: "mean" or "median".
 
     Returns:
-        NaN where no pair survived.
+        In units of the metric; NaN where no pair survived.
     """
     signed = [*((1, one) for one in added), *((-1, one) for one in subtracted)]
     again = np.stack([one.again for _, one in signed])
-    places, counts = np.unique(again, axis=1, return_counts=True)
-    parts = zip(signed, places, strict=True)
-    differences = np.sum([sign * one.results[:, place] for (sign, one), place in parts], axis=0)
+    indices, counts = np.unique(again, axis=1, return_counts=True)
+    parts = zip(signed, indices, strict=True)
+    differences = np.sum([sign * one.results[:, index] for (sign, one), index in parts], axis=0)
     is_known = np.isfinite(differences).any(0)
     if not is_known.any():
         return np.nan
@@ -257,17 +263,20 @@ def luck(added: Sequence[Choice], subtracted: Sequence[Choice], *, average: str 
     return float(np.repeat(averages, counts[is_known]).std())
 
 
-def two_intervals(
-    values: np.ndarray, *, luck: float, confidence: float, average: str, resolution: float
+def procedure_and_fixed_intervals(
+    values: np.ndarray, *, selection_sd: float, confidence: float, average: str, resolution: float
 ) -> tuple[Estimate, Estimate]:
-    """The two intervals of `difference`, from what the chosen candidates gave; both grow with it.
+    """The two intervals of `difference`: of the whole procedure, and at fixed candidates.
+
+    Both grow with the confidence.
 
     Args:
-        values: Differences of the pairs that survived, [n]; fewer than two have no interval.
-        luck: Standard deviation of the average when all candidates are chosen again.
-        confidence: Likewise.
-        average: Likewise.
-        resolution: Likewise.
+        values: Differences of the pairs that survived at the chosen candidates, [n]; fewer than
+            two have no interval.
+        selection_sd: Standard deviation of the average when all candidates are chosen again.
+        confidence: Coverage of each interval.
+        average: Summary of the seeds: "mean" or "median".
+        resolution: Least step of the metric, see `difference`.
     """
     if (n := len(values)) < 2:
         none = Estimate(float(values.mean()) if n else np.nan, np.nan, np.nan, n)
@@ -275,8 +284,8 @@ def two_intervals(
     center, low, high = INTERVALS[average](values, confidence)
     unseen = resolution * np.log(2 / (1 - confidence)) / n
     low, high = min(low, center - unseen), max(high, center + unseen)
-    chosen_again = half_width(luck * np.sqrt(n), n, confidence)
-    below, above = (float(np.hypot(side, chosen_again)) for side in (center - low, high - center))
+    of_choice = half_width(selection_sd * np.sqrt(n), n, confidence)
+    below, above = (float(np.hypot(side, of_choice)) for side in (center - low, high - center))
     return Estimate(center, center - below, center + above, n), Estimate(center, low, high, n)
 
 
@@ -301,7 +310,7 @@ INTERVALS = {"mean": _of_mean, "median": _of_median}
 
 
 def candidates(frame: pd.DataFrame, *, tuned: Sequence[str]) -> pd.Series:
-    """A number for each candidate, ascending with the learning rate, then with what else is tuned.
+    """A number for each candidate, ascending with the learning rate, then with other tuned keys.
 
     Args:
         frame: Runs, placed with the same `tuned`.
@@ -313,29 +322,23 @@ def candidates(frame: pd.DataFrame, *, tuned: Sequence[str]) -> pd.Series:
 
 
 def at_choice(
-    frame: pd.DataFrame,
-    *,
-    select: str,
-    average: str = "mean",
-    by: Sequence[str] = ("context", "loss"),
+    frame: pd.DataFrame, rule: Rule, *, by: Sequence[str] = ("context", "loss")
 ) -> pd.DataFrame:
     """The runs of each loss at the candidate that it chooses on all of its seeds.
 
     Args:
-        frame: One row a run, with `candidate` and `selected_by`, see `trials`.
-        select: The metric that `selected_by` is a value of.
-        average: Of the seeds: "mean" or "median".
-        by: Columns within whose values it chooses: with `lr`, what else is tuned at each rate.
+        frame: One row a run, with `candidate` and `selected_by`, see `tuning_table`.
+        rule: Its `select` chooses, by the average of the seeds.
+        by: Columns within whose values a candidate is chosen: with `lr`, one at each rate.
     """
     needed = ["seed", "status", "candidate", "lr", "selected_by", *by]
     rows = frame[[*dict.fromkeys(needed)]].reset_index(drop=True)  # wide tables are slow to cut
     places = []
-    for _, mine in rows.groupby([*by], sort=False):
-        seeds = [*{*mine.seed}]
-        its = trials(mine, metric="selected_by", select=select, seeds=seeds)
-        if len(its.candidates):
-            candidate = its.candidates[chosen(its.costs, average=average)[0]]
+    for _, cell in rows.groupby([*by], sort=False):
+        table = costs_alone(cell, rule, seeds=[*{*cell.seed}])
+        if len(table.candidates):
+            candidate = table.candidates[chosen(table.costs, average=rule.average)[0]]
         else:  # none has run on every seed: the one that has on most
-            candidate = mine.candidate.value_counts().sort_index().idxmax()
-        places.extend(mine.index[mine.candidate == candidate])
+            candidate = cell.candidate.value_counts().sort_index().idxmax()
+        places.extend(cell.index[cell.candidate == candidate])
     return frame.iloc[places]

@@ -20,6 +20,7 @@ from lossbench.statistics.margins import Margin, resolved_margin
 from lossbench.statistics.oracle import selection_cost
 from lossbench.statistics.outcomes import summary
 from lossbench.statistics.pairs import PAIRED, paired
+from lossbench.statistics.rule import Rule
 from lossbench.statistics.sentences import SMOKE, verdicts
 from lossbench.statistics.trajectories import time_to
 from lossbench.statistics.tuning import (
@@ -52,64 +53,78 @@ DEFAULTS = {
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """All estimates of one context and condition; what nobody reads is not computed.
+class Declared:
+    """The declaration of one context, and those of its runs that somebody had seen before.
 
     Attributes:
-        label: What is compared on, in words.
-        condition: At which learning rates.
-        metric: Primary.
-        metrics: All that the runs have and that are comparable, the primary first.
-        select: The metric that chooses among candidates, on validation.
-        reference: The loss that the others are compared with.
-        trials: All runs of the context, as `paired` takes them.
-        runs: Those of them that stand at the chosen candidates, with their metrics on test.
-        evals: What all runs of the context were evaluated to, at every evaluated step.
-        paired: `statistics.paired` of all.
-        validation: All runs of the context at the endpoint on validation, with their candidates.
-        first_seeds: Those of the first look, which have every candidate.
-        declared: Losses all of whose runs here were declared before the sweep had any run.
+        losses: Losses all of whose runs here were declared before the sweep had any run.
         expected: Losses that were declared for the context, with or without a run here.
-        refusal: Why there are no pairs, else empty.
-        stem: Of the context's files, unlike that of any other.
-        average: How seeds are summarised: "mean" or "median".
-        margin: The declared one, resolved at the first look.
-        confidence: As declared.
+        first_seeds: Seeds of the first look, which have every candidate.
         tuned: Keys that were tuned for each loss, the learning rate among them.
-        seen_runs: Those of the context's runs that were seen before under another declaration, see
-            `seen_before`.
-        asked_runs: run_id of those of which another sweep had asked other questions.
-        looks: Numbers of seeds at which its verdicts are read, as declared.
-        is_smoke: Whether the runs are so short that its verdicts say nothing about losses.
+        seen_runs: Runs seen before under another declaration, see `seen_before`.
+        asked_runs: run_id of runs of which another sweep had asked other questions.
+        is_smoke: Whether the runs are so short that their verdicts say nothing about losses.
+    """
+
+    losses: tuple[str, ...]
+    expected: frozenset[str]
+    first_seeds: tuple[int, ...]
+    tuned: tuple[str, ...]
+    seen_runs: pd.DataFrame
+    asked_runs: frozenset[str]
+    is_smoke: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All estimates of one context and condition; each table is computed when it is first read.
+
+    Attributes:
+        label: Data and model of the context, and all that tells it from others.
+        title: Title of the data set, or the label.
+        stem: Beginning of the names of the context's files, unlike that of any other.
+        condition: The learning rates that are compared, a key of `records.CONDITIONS`.
+        rule: The rule of the verdicts; its margin is `margin.value`.
+        margin: The declared margin, resolved at the first look.
+        declared: The declaration.
+        every_run: All runs of the context with their values on test, as `paired` takes them.
+        runs: Those runs that stand at the chosen candidates.
+        validation: All runs of the context at the endpoint on validation, with their candidates.
+        evals: Evaluations of all runs of the context, at every evaluated step.
+        paired: `statistics.paired` of all runs.
+        refusal: Reason why there are no pairs, else empty.
     """
 
     label: str
     title: str
+    stem: str
     condition: str
-    metric: str
-    metrics: tuple[str, ...]
-    select: str
-    reference: str
-    trials: pd.DataFrame
+    rule: Rule
+    margin: Margin
+    declared: Declared
+    every_run: pd.DataFrame
     runs: pd.DataFrame
+    validation: pd.DataFrame
     evals: pd.DataFrame
     paired: pd.DataFrame
-    validation: pd.DataFrame
-    first_seeds: tuple[int, ...]
-    declared: tuple[str, ...]
-    expected: frozenset[str]
-    refusal: str
-    stem: str
-    average: str
-    margin: Margin
-    confidence: float
-    tuned: tuple[str, ...]
-    seen_runs: pd.DataFrame
-    asked_runs: frozenset[str]
-    looks: tuple[int, ...]
-    is_smoke: bool
+    refusal: str = ""
 
     split = "test"
+
+    @property
+    def metric(self) -> str:
+        """The primary metric."""
+        return self.rule.metric
+
+    @property
+    def reference(self) -> str:
+        """The loss that the others are compared with."""
+        return self.rule.reference
+
+    @property
+    def name(self) -> str:
+        """Part of file names."""
+        return self.stem if self.is_main else f"{self.stem}_{self.condition}"
 
     @property
     def task(self) -> str:
@@ -117,23 +132,51 @@ class Comparison:
         return str(self.runs.task.dropna().iloc[0])
 
     @property
+    def context(self) -> str:
+        """Digest of the factors that all runs share."""
+        return str(self.runs.context.iloc[0])
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the fair comparison, each loss at its own learning rate."""
+        return records.CONDITIONS[self.condition].is_own
+
+    @property
     def is_declared(self) -> bool:
         """Whether anything of it was declared before its runs; else all of it is exploratory."""
-        return bool(self.expected)
+        return bool(self.declared.expected)
 
     @property
     def seen(self) -> pd.DataFrame:
-        """Those of the chosen runs that were seen; one that nobody chose settles nothing."""
-        return self.seen_runs[self.seen_runs.run_id.isin(self.runs.run_id)]
+        """Chosen runs that were seen before; a run that nobody chose settles nothing."""
+        seen = self.declared.seen_runs
+        return seen[seen.run_id.isin(self.runs.run_id)]
 
     @property
     def confirming(self) -> tuple[str, ...]:
         """Losses that were declared before their runs, and not seen before; others explore."""
-        return tuple(sorted({*self.declared} - {*self.seen.loss}))
+        return tuple(sorted({*self.declared.losses} - {*self.seen.loss}))
+
+    @property
+    def late(self) -> tuple[str, ...]:
+        """Losses whose comparison was not declared before the first run of the sweep."""
+        early = self.declared.losses if self.reference in self.declared.losses else ()
+        return tuple(loss for loss in self.paired.loss if loss not in early)
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Losses that were declared for the context and have no run at this condition."""
+        return tuple(sorted(self.declared.expected - {*self.runs.loss}))
+
+    @property
+    def steps(self) -> int:
+        """Updates of a run; the largest number where they differ."""
+        done = self.runs.stop_step[self.runs.status == "done"]
+        return int(done.max()) if len(done) else 0
 
     def exploring(self, pairs: pd.DataFrame, run_ids: Iterable[str]) -> pd.DataFrame:
         """Rows of `paired`, exploratory also where a rate they compare has one of these runs."""
-        rows = self.trials[self.trials.run_id.isin([*run_ids])]
+        rows = self.every_run[self.every_run.run_id.isin([*run_ids])]
         places = {*zip(rows.loss, rows.lr, strict=True)}
         is_exploratory = [
             row.exploratory
@@ -142,45 +185,42 @@ class Comparison:
         ]
         return pairs.assign(exploratory=pd.Series(is_exploratory, pairs.index, dtype=bool))
 
-    @property
-    def late(self) -> tuple[str, ...]:
-        """Losses whose comparison was not declared before the first run of the sweep."""
-        is_early = self.reference in self.declared
-        return tuple(loss for loss in self.paired.loss if not is_early or loss not in self.declared)
+    def printed(self, verdict: str) -> str:
+        """A verdict for a reader: that of a smoke sweep never without the word."""
+        return f"{SMOKE}{verdict}" if self.declared.is_smoke else verdict
 
-    @property
-    def is_main(self) -> bool:
-        """Whether it is the fair comparison, each loss at its own learning rate."""
-        return records.CONDITIONS[self.condition].is_own
-
-    @property
-    def absent(self) -> tuple[str, ...]:
-        """Losses that were declared for the context and have no run at this condition."""
-        return tuple(sorted(self.expected - {*self.runs.loss}))
+    # ---- tables ----------------------------------------------------------------------------------
 
     @functools.cached_property
     def summary(self) -> pd.DataFrame:
-        """`statistics.summary` of the chosen runs."""
-        rows = summary(self.runs, metrics=self.metrics, confidence=self.confidence)
+        """`statistics.summary` of the chosen runs, the primary metric first."""
+        others = [name for name in records.METRICS if name in self.runs and name != self.metric]
+        rows = summary(self.runs, metrics=[self.metric, *others], confidence=self.rule.confidence)
         return rows.assign(split=self.split)
 
     @functools.cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """One row a comparison, in words, as in verdicts.csv."""
+        rows = verdicts(self.paired, self.summary, steps=self.steps)
+        return rows.assign(verdict=rows.verdict.map(self.printed))
+
+    @functools.cached_property
     def grid(self) -> pd.DataFrame:
-        """Runs of the first look on validation; of what is tuned beside the rate, its choice.
+        """Runs of the first look on validation: at each learning rate the best candidate.
 
         Later looks have more seeds, but not at every rate: averages side by side are the first's.
         """
-        first = self.validation[self.validation.seed.isin(self.first_seeds)]
-        if len(self.tuned) == 1:  # the rate alone
+        first = self.validation[self.validation.seed.isin(self.declared.first_seeds)]
+        if len(self.declared.tuned) == 1:  # the rate alone
             return first
-        by = ("context", "loss", "lr")
-        return at_choice(first, select=self.select, average=self.average, by=by)
+        return at_choice(first, self.rule, by=("context", "loss", "lr"))
 
     @functools.cached_property
     def rates(self) -> pd.DataFrame:
-        """`statistics.learning_rates` of the grid; `best` is what all seeds chose."""
-        rates = learning_rates(self.grid, metric=self.select, confidence=self.confidence)
-        own = at_choice(self.validation, select=self.select, average=self.average)
+        """`statistics.learning_rates` of the grid; `best` is the choice of all seeds."""
+        select, confidence = self.rule.select, self.rule.confidence
+        rates = learning_rates(self.grid, metric=select, confidence=confidence)
+        own = at_choice(self.validation, self.rule)
         is_chosen = pd.MultiIndex.from_frame(rates[["loss", "lr"]]).isin(
             pd.MultiIndex.from_frame(own[["loss", "lr"]])
         )
@@ -189,57 +229,28 @@ class Comparison:
     @functools.cached_property
     def budgets(self) -> pd.DataFrame:
         """`statistics.budgets` of the context."""
-        return budgets(self.validation, tuned=self.tuned)
-
-    @functools.cached_property
-    def at_reference_rate(self) -> Comparison | None:
-        """Of the main comparison that at the reference's rate; None where it would be the same."""
-        if len({*self.trials.lr}) < 2:
-            return None
-        at_rate = _at_reference_rate(self)
-        return at_rate if len({*at_rate.runs.loss}) > 1 else None
-
-    @functools.cached_property
-    def verdicts(self) -> pd.DataFrame:
-        """One row a comparison, in words, as in verdicts.csv."""
-        rows = verdicts(self.paired, self.summary, steps=self.steps)
-        return rows.assign(verdict=rows.verdict.map(self.printed))
-
-    def printed(self, verdict: str) -> str:
-        """A verdict as it is shown: that of a smoke sweep never without the word."""
-        return f"{SMOKE}{verdict}" if self.is_smoke else verdict
+        return budgets(self.validation, tuned=self.declared.tuned)
 
     @functools.cached_property
     def sensitivity(self) -> pd.DataFrame:
         """`statistics.sensitivity` of the grid, with the differences from the reference."""
-        rows = sensitivity(self.grid, metric=self.select).assign(reference=self.reference)
-        more = sensitivity_differences(
-            self.trials,
-            metric=self.metric,
-            select=self.select,
-            reference=self.reference,
-            seeds=self.first_seeds,
-            margin=self.margin.value,
-            confidence=self.confidence,
-        )
+        rows = sensitivity(self.grid, metric=self.rule.select).assign(reference=self.reference)
+        more = sensitivity_differences(self.every_run, self.rule, seeds=self.declared.first_seeds)
         more["verdict"] = more.verdict.map(self.printed)
         return rows.merge(more, on="loss", how="left")
 
     @functools.cached_property
     def stability(self) -> pd.DataFrame:
         """How often other seeds would choose the same candidate."""
-        return stability(self.trials, select=self.select, average=self.average)
+        return stability(self.every_run, self.rule)
 
-    @property
-    def steps(self) -> int:
-        """Updates of a run; the largest number where they differ."""
-        done = self.runs.stop_step[self.runs.status == "done"]
-        return int(done.max()) if len(done) else 0
-
-    @property
-    def name(self) -> str:
-        """Part of file names."""
-        return self.stem if self.condition == "own_lr" else f"{self.stem}_{self.condition}"
+    @functools.cached_property
+    def at_reference_rate(self) -> Comparison | None:
+        """Of a main comparison the one at the reference's rate; None where both are the same."""
+        if len({*self.every_run.lr}) < 2:
+            return None
+        at_rate = _at_reference_rate(self)
+        return at_rate if len({*at_rate.runs.loss}) > 1 else None
 
 
 def slug(text: str) -> str:
@@ -389,7 +400,7 @@ def by_context(comparisons: Iterable[Comparison]) -> list[list[Comparison]]:
     """Comparisons that differ in their condition only, side by side."""
     groups: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
-        groups.setdefault(str(comparison.runs.context.iloc[0]), []).append(comparison)
+        groups.setdefault(comparison.context, []).append(comparison)
     return list(groups.values())
 
 
@@ -409,113 +420,108 @@ def main_of(group: Sequence[Comparison]) -> Comparison:
 def _main(
     runs: pd.DataFrame, evals: pd.DataFrame, sweep: records.Records, *, stem: str
 ) -> Comparison:
-    """The fair comparison of one context, from all of its runs and what they were evaluated to."""
+    """The fair comparison of one context, from all of its runs and their evaluations."""
     declaration, plan = declaration_of(sweep.plan), records.Plan(sweep.plan, sweep.planned)
-    place = {"data": str(runs.data.iloc[0]), "task": str(runs.task.dropna().iloc[0])}
-    metric = records.declared(declaration["primary"], **place)
-    select = records.declared(declaration.get("select", {}), **place) or metric
-    average = records.declared(declaration["average"], **place) or "mean"
-    looks, tuned = declaration["looks"], declaration["tuned"]
-    at = {"evals": evals, "endpoint": declaration["endpoint"]}
-    metrics = [metric]
-    for name, facts in records.METRICS.items():
-        # At another endpoint than the last step only some runs have final metrics.
-        is_comparable = declaration["endpoint"] == "last" or not facts.is_final
-        if facts.task == place["task"] and is_comparable and name != metric:
-            metrics.append(name)
-    validation = endpoint(runs, split="validation", metric=select, **at)
-    choosing = {"selected_by": validation[select], "candidate": candidates(runs, tuned=tuned)}
-    validation = validation.assign(**choosing)
-    trials = endpoint(runs, split="test", metric=metrics, **at).assign(**choosing)
-
+    where = {"data": str(runs.data.iloc[0]), "task": str(runs.task.dropna().iloc[0])}
     expected = declared_in_context(plan, runs)
-    reference = _reference(declaration, runs, is_declared=bool(expected), **place)
+    rule = Rule(
+        metric=records.declared(declaration["primary"], **where),
+        reference=_reference(declaration, runs, is_declared=bool(expected), **where),
+        select=records.declared(declaration.get("select", {}), **where) or "",
+        average=records.declared(declaration["average"], **where) or "mean",
+        confidence=declaration["confidence"],
+        looks=tuple(declaration["looks"]),
+    )
+    at = {"evals": evals, "endpoint": declaration["endpoint"]}
+    metrics = [rule.metric]
+    for name, metric in records.METRICS.items():
+        # At another endpoint than the last step only some runs have final metrics.
+        is_comparable = declaration["endpoint"] == "last" or not metric.is_final
+        if metric.task == where["task"] and is_comparable and name != rule.metric:
+            metrics.append(name)
+    validation = endpoint(runs, split="validation", metric=rule.select, **at)
+    choosing = {
+        "selected_by": validation[rule.select],
+        "candidate": candidates(runs, tuned=declaration["tuned"]),
+    }
+    every_run = endpoint(runs, split="test", metric=metrics, **at).assign(**choosing)
+    looks = rule.looks
     first_seeds = declaration["seeds"][: looks[0]] if looks else sorted({*runs.seed})
-    base = runs[(runs.loss == reference) & runs.seed.isin(first_seeds)]
-    base = endpoint(base, split="validation", metric=metric, **at).assign(**choosing)
+    base = runs[(runs.loss == rule.reference) & runs.seed.isin(first_seeds)]
+    base = endpoint(base, split="validation", metric=rule.metric, **at).assign(**choosing)
+    data = sweep.plan["data"].get(where["data"], {})
+    margin = resolved_margin(
+        records.declared(declaration["margin"], **where),
+        at_choice(base, rule),
+        metric=rule.metric,
+        reference=rule.reference,
+        unit=data.get("unit", ""),
+    )
     main = Comparison(
         label=str(runs.label.iloc[0]),
-        title=sweep.plan["data"].get(place["data"], {}).get("title") or str(runs.label.iloc[0]),
+        title=data.get("title") or str(runs.label.iloc[0]),
+        stem=stem,
         condition="own_lr",
-        metric=metric,
-        metrics=tuple(metrics),
-        select=select,
-        reference=reference,
-        trials=trials,
-        runs=at_choice(trials, select=select, average=average),
+        rule=replace(rule, margin=margin.value),
+        margin=margin,
+        declared=Declared(
+            losses=tuple(declared_losses(plan, runs) if expected else ()),
+            expected=expected,
+            first_seeds=tuple(first_seeds),
+            tuned=tuple(declaration["tuned"]),
+            seen_runs=seen_before(plan, runs if expected else runs.iloc[:0]),
+            asked_runs=frozenset(runs.run_id[plan.runs.asked_in[runs.run_id].notna().to_numpy()]),
+            is_smoke=declaration["size"] == "smoke",
+        ),
+        every_run=every_run,
+        runs=at_choice(every_run, rule),
+        validation=validation.assign(**choosing),
         evals=evals,
         paired=pd.DataFrame(columns=PAIRED),
-        validation=validation,
-        first_seeds=tuple(first_seeds),
-        declared=tuple(declared_losses(plan, runs) if expected else ()),
-        expected=expected,
-        refusal="",
-        stem=stem,
-        average=average,
-        margin=resolved_margin(
-            records.declared(declaration["margin"], **place),
-            at_choice(base, select=select, average=average),
-            metric=metric,
-            reference=reference,
-            unit=sweep.plan["data"].get(place["data"], {}).get("unit", ""),
-        ),
-        confidence=declaration["confidence"],
-        tuned=tuple(tuned),
-        seen_runs=seen_before(plan, runs if expected else runs.iloc[:0]),
-        asked_runs=frozenset(runs.run_id[plan.runs.asked_in[runs.run_id].notna().to_numpy()]),
-        looks=tuple(looks),
-        is_smoke=declaration["size"] == "smoke",
     )
     if declaration["endpoint"] != "last":
         return _judged(main, None)
     names = ["run_id", "example", "metric", "value"]
     examples = sweep.columns("examples", names, packs={*runs.pack_id.dropna()})
-    is_mine = examples.metric.eq(metric) & examples.run_id.isin(trials.run_id)
-    return _judged(main, examples[is_mine])
+    is_own = examples.metric.eq(rule.metric) & examples.run_id.isin(every_run.run_id)
+    return _judged(main, examples[is_own])
 
 
 def _at_reference_rate(main: Comparison) -> Comparison:
-    """The comparison at the rate that the reference chooses.
+    """The comparison at the rate that the reference chooses, each loss at its best of that rate.
 
-    Why a loss differs is asked of the first look alone. Of what else is tuned each loss has its
-    best.
+    Why a loss differs is asked of the first look alone.
     """
-    first_look = main.trials[main.trials.seed.isin(main.first_seeds)]
-    rule = {"select": main.select, "average": main.average}
-    base = at_choice(first_look[first_look.loss == main.reference], **rule)
-    runs = at_choice(first_look[first_look.lr.isin([*base.lr])], **rule)
+    every_run = main.every_run[main.every_run.seed.isin(main.declared.first_seeds)]
+    base = at_choice(every_run[every_run.loss == main.reference], main.rule)
+    runs = at_choice(every_run[every_run.lr.isin([*base.lr])], main.rule)
     at_rate = replace(
         main,
         condition="reference_lr",
-        trials=first_look,
+        rule=replace(main.rule, looks=()),
+        every_run=every_run,
         runs=runs.assign(condition="reference_lr"),
-        looks=(),
     )
     return _judged(at_rate, None)
 
 
 def _judged(comparison: Comparison, examples: pd.DataFrame | None) -> Comparison:
     """The comparison with its pairs, or with the reason why there are none."""
+    declared, reference = comparison.declared, comparison.reference
     try:
-        if comparison.reference not in {*comparison.validation.loss}:
-            raise ValueError(f"the declared reference {comparison.reference} has no run here.")
+        if reference not in {*comparison.validation.loss}:
+            raise ValueError(f"the declared reference {reference} has no run here.")
         pairs = paired(
-            comparison.trials,
-            metric=comparison.metric,
-            reference=comparison.reference,
-            select=comparison.select,
+            comparison.every_run,
+            comparison.rule,
             condition=comparison.condition,
-            margin=comparison.margin.value,
-            confidence=comparison.confidence,
-            looks=comparison.looks,
-            declared=comparison.declared,
-            declared_challengers=len(comparison.expected - {comparison.reference}),
-            average=comparison.average,
+            declared=declared.losses,
+            declared_challengers=len(declared.expected - {reference}),
             examples=examples,
         )
     except ValueError as error:
         return replace(comparison, refusal=str(error))
-    pairs = comparison.exploring(pairs, comparison.seen_runs.run_id)
+    pairs = comparison.exploring(pairs, declared.seen_runs.run_id)
     margin = comparison.margin
     pairs = pairs.assign(
         split=comparison.split,
@@ -582,11 +588,9 @@ def selection_costs(mains: Iterable[Comparison], sweep: records.Records) -> Iter
     declaration, runs = declaration_of(sweep.plan), placed_runs(sweep)
     for main in mains:
         yield selection_cost(
-            runs[runs.run_id.isin(main.trials.run_id) & runs.seed.isin(main.grid.seed)],
+            runs[runs.run_id.isin(main.every_run.run_id) & runs.seed.isin(main.grid.seed)],
             sweep.measured,
-            metric=main.select,
+            main.rule,
             at=declaration["endpoint"],
             tuned=declaration["tuned"],
-            confidence=declaration["confidence"],
-            average=main.average,
         )

@@ -22,6 +22,9 @@ CURES = {
 }
 """Fingerprints that must be equal within a seed and context, and what to do where they are not."""
 
+Row = dict[str, Any]
+"""One row of a table: numbers, words and tuples by column."""
+
 FACTS = ["context", "label", "task", "condition", "loss", "family"]
 """Columns that begin every estimate: what it is an estimate of."""
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lossbench import records
-from lossbench.statistics.choice import Choice, difference, least_step, trials
+from lossbench.statistics.choice import Choice, TuningTable, difference, least_step, tuning_table
 from lossbench.statistics.comparisons import Comparison, declaration_of, main_comparisons
-from lossbench.statistics.design import context_factors, recorded
+from lossbench.statistics.design import Row, context_factors, recorded
 from lossbench.statistics.intervals import FEWEST_PAIRS
-from lossbench.statistics.looks import level_at, look_of
+from lossbench.statistics.rule import Rule
 from lossbench.statistics.verdict import divergence_p, gain, verdict
 
 INTERACTIONS = ["task", "factor", "base", "level", "loss", "reference", "metric", "at_base"]
@@ -75,40 +76,42 @@ def interactions(mains: Sequence[Comparison], declaration: Mapping[str, Any]) ->
         it means for the loss, see `CHANGES`. Where `reference` is empty all of it is about the loss
         alone, see `LEVELS`.
     """
-    by_context = {str(one.runs.context.iloc[0]): one for one in mains}
+    by_context = {one.context: one for one in mains}
     configs = {
         context: next((text for text in one.runs.config if isinstance(text, str) and text), "{}")
         for context, one in by_context.items()
     }
-    rows = []
-    asked = [
-        (factor, base, is_alone)
-        for kind, is_alone in (("interactions", False), ("levels", True))
-        for factor, base in declaration.get(kind, {}).items()
-    ]
-    for factor, base, is_alone in asked:
-        for family in families(configs, factor, tuned=declaration["tuned"]):
-            members = {level: by_context[context] for level, context in family.items()}
-            if str(base) not in members:
-                continue
-            first = members.pop(str(base))
-            pairs = [
-                (level, loss, other)
-                for level, other in members.items()
-                for loss in sorted(_losses(first, is_alone) & _losses(other, is_alone))
-            ]
-            # As many as were declared, whether they ran or not.
-            reference = "" if is_alone else first.reference
-            declared = sum(
-                len((first.expected & other.expected) - {reference}) for other in members.values()
-            )
-            task = f"{first.runs.data.iloc[0]} × {first.runs.model.iloc[0]}"
-            for level, loss, other in pairs:
-                facts = {"task": task, "factor": factor, "base": str(base), "level": level}
-                m = max(len(pairs), declared)
-                change = _change(first, other, loss, reference, m, declaration["confidence"])
-                rows.append(facts | change)
+    rows: list[Row] = []
+    for key, is_alone in (("interactions", False), ("levels", True)):
+        for factor, base in declaration.get(key, {}).items():
+            for family in families(configs, factor, tuned=declaration["tuned"]):
+                members = {level: by_context[context] for level, context in family.items()}
+                if str(base) in members:
+                    facts = {"factor": factor, "base": str(base)}
+                    rows += [facts | row for row in _from_base(members, str(base), is_alone)]
     return pd.DataFrame(rows, columns=INTERACTIONS)
+
+
+def _from_base(members: dict[str, Comparison], base: str, is_alone: bool) -> list[Row]:
+    """Rows of one factor in one family of contexts: every other level against the base."""
+    first = members.pop(base)
+    pairs = [
+        (level, loss, other)
+        for level, other in members.items()
+        for loss in sorted(_losses(first, is_alone) & _losses(other, is_alone))
+    ]
+    reference = "" if is_alone else first.rule.reference
+    # As many as were declared, whether they ran or not.
+    declared = sum(
+        len((first.declared.expected & other.declared.expected) - {reference})
+        for other in members.values()
+    )
+    task = f"{first.runs.data.iloc[0]} × {first.runs.model.iloc[0]}"
+    comparisons = max(len(pairs), declared)
+    return [
+        {"task": task, "level": level} | _change(first, other, loss, reference, comparisons)
+        for level, loss, other in pairs
+    ]
 
 
 def _losses(one: Comparison, is_alone: bool) -> set[str]:
@@ -191,68 +194,83 @@ def change_sentence(row: Mapping[str, Any]) -> str:
 
 
 def _change(
-    base: Comparison,
-    level: Comparison,
-    loss: str,
-    reference: str,
-    comparisons: int,
-    confidence: float,
-) -> dict[str, Any]:
+    base: Comparison, level: Comparison, loss: str, reference: str, comparisons: int
+) -> Row:
     """The numbers of one row, and its verdict; without a reference, of the loss alone."""
     names = [loss, reference] if reference else [loss]
-    places = [(one, name) for one in (base, level) for name in names]
-    frames = [one.trials[one.trials.loss == name] for one, name in places]
+    sides = [(one, name) for one in (base, level) for name in names]
+    frames = [one.every_run[one.every_run.loss == name] for one, name in sides]
     seeds = sorted(set.intersection(*({*rows.seed} for rows in frames)))
     frames = [rows[rows.seed.isin(seeds)] for rows in frames]
-    by_candidate = [
-        trials(rows, metric=base.metric, select=one.select, seeds=seeds)
-        for rows, (one, _) in zip(frames, places, strict=True)
+    tables = [
+        tuning_table(rows, replace(base.rule, select=one.rule.select), seeds=seeds)
+        for rows, (one, _) in zip(frames, sides, strict=True)
     ]
-    facts = {
+    asked_runs = base.declared.asked_runs | level.declared.asked_runs
+    row = {
         "loss": loss,
         "reference": reference,
-        "metric": base.metric,
+        "metric": base.rule.metric,
         "seeds": len(seeds),
         "pairs": 0,
-        "margin": base.margin.value,
+        "margin": base.rule.margin,
         "comparisons": comparisons,
         "exploratory": not {*names} <= {*base.confirming} & {*level.confirming}
-        or any(rows.run_id.isin(base.asked_runs | level.asked_runs).any() for rows in frames),
+        or any(rows.run_id.isin(asked_runs).any() for rows in frames),
         "verdict": "too few pairs",
     }
     if any(rows.status.isin(["failed", "missing"]).any() for rows in frames):
-        return facts | {"verdict": "incomplete"}
-    if not all(len(one.candidates) for one in by_candidate):
-        return facts
-    confidence = level_at(
-        look_of(len(seeds), base.looks),
-        base.looks,
-        confidence=confidence,
-        comparisons=comparisons,
-    )
-    choices = [Choice.of(one, average=base.average) for one in by_candidate]
-    here, there = choices[: len(names)], choices[len(names) :]
-    lost = [
-        one.diverged[:, choice.place] for one, choice in zip(by_candidate, choices, strict=True)
-    ]
-    if np.any(lost):  # two ways to a verdict share what may err
+        return row | {"verdict": "incomplete"}
+    if not all(len(table.candidates) for table in tables):
+        return row
+    level_of_one = base.rule.level(len(seeds), comparisons)
+    return row | _judged_change(tables, base.rule, confidence=level_of_one)
+
+
+def _judged_change(tables: Sequence[TuningTable], rule: Rule, *, confidence: float) -> Row:
+    """Estimate, interval and verdict of a change.
+
+    Args:
+        tables: Runs of the loss, and of the reference if there is one, at the base; then those at
+            the other level.
+        rule: Metric, average and margin.
+        confidence: Confidence of this one interval.
+    """
+    choices = [Choice.of(table, average=rule.average) for table in tables]
+    lost = [table.diverged[:, one.index] for table, one in zip(tables, choices, strict=True)]
+    if np.any(lost):  # two ways to a verdict share the chance of an error
         confidence = 1 - (1 - confidence) / 2
-    values = np.stack([choice.result for choice in choices])
-    results = np.concatenate([one.results.ravel() for one in by_candidate])
+    size = len(tables) // 2
+    here, there = choices[:size], choices[size:]
     change, _ = difference(
         [there[0], *here[1:]],
         [here[0], *there[1:]],
         confidence=confidence,
-        average=base.average,
-        resolution=least_step(results, metric=base.metric),
+        average=rule.average,
+        resolution=least_step(
+            np.concatenate([table.results.ravel() for table in tables]), metric=rule.metric
+        ),
     )
-    differences = values[:: len(names)]  # at the base, at the level
-    if reference:
+    values = np.stack([choice.result for choice in choices])
+    differences = values[::size]  # at the base, at the level
+    if size == 2:
         differences = differences - values[1::2]
     survived = differences[:, np.isfinite(differences).all(0)]
-    average = {"mean": np.mean, "median": np.median}[base.average]
+    average = {"mean": np.mean, "median": np.median}[rule.average]
     at_base, at_level = average(survived, axis=1) if change.n else (np.nan, np.nan)
-    facts |= {
+    word = "too few pairs"
+    if size == 2:  # at both levels, so either test has half of the chance of an error
+        p_diverged = 2 * min(divergence_p(*lost[:2]), divergence_p(*lost[2:]))
+    else:
+        p_diverged = divergence_p(*lost)
+    if (~np.isfinite(values) & ~np.stack(lost)).any():
+        word = "undefined"
+    elif p_diverged <= 1 - confidence:
+        word = "diverges"
+    elif change.n >= FEWEST_PAIRS:
+        ends = gain(change.low, change.high, sign=records.sign(rule.metric))
+        word = verdict(*ends, rule.margin)
+    return {
         "at_base": float(at_base),
         "at_level": float(at_level),
         "change": change.value,
@@ -260,16 +278,5 @@ def _change(
         "high": change.high,
         "confidence": confidence,
         "pairs": change.n,
+        "verdict": word,
     }
-    if reference:  # at both levels, so either test has half of what may err
-        p_diverged = 2 * min(divergence_p(*lost[:2]), divergence_p(*lost[2:]))
-    else:
-        p_diverged = divergence_p(*lost)
-    if (~np.isfinite(values) & ~np.stack(lost)).any():
-        facts["verdict"] = "undefined"
-    elif p_diverged <= 1 - confidence:
-        facts["verdict"] = "diverges"
-    elif change.n >= FEWEST_PAIRS:
-        ends = gain(change.low, change.high, sign=records.sign(base.metric))
-        facts["verdict"] = verdict(*ends, base.margin.value)
-    return facts

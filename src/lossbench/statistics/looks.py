@@ -76,7 +76,7 @@ SMALLEST, LARGEST = 1e-12, 0.99
 """P-values outside these are left as they are, or called 1."""
 
 
-def over_looks(p: float, look: int, looks: Sequence[int]) -> float:
+def adjust_for_looks(p: float, look: int, looks: Sequence[int]) -> float:
     """A two-sided p-value that holds for a look at which somebody may have stopped.
 
     It is the least error, spent over the looks, at which the interval of this look leaves out what

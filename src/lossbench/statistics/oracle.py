@@ -1,16 +1,17 @@
-"""What it cost that a learning rate was selected on corrupted validation."""
+"""The cost of a learning rate that was selected on corrupted validation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import pandas as pd
 
 from lossbench import records
 from lossbench.statistics.choice import at_choice, candidates
-from lossbench.statistics.design import FACTS, endpoint, placed
+from lossbench.statistics.design import FACTS, Row, endpoint, placed
 from lossbench.statistics.intervals import estimate
+from lossbench.statistics.rule import Rule
 
 SELECTED = [*FACTS, "selected_by", "metric", "noisy_lr", "clean_lr", "is_same", "noisy_value"]
 SELECTED += ["clean_value", "cost", "low", "high", "n", "lost", "confidence"]
@@ -20,14 +21,12 @@ SELECTED += ["clean_value", "cost", "low", "high", "n", "lost", "confidence"]
 def selection_cost(
     runs: pd.DataFrame,
     evals: pd.DataFrame,
+    rule: Rule,
     *,
-    metric: str,
     at: str = "last",
     tuned: Sequence[str] = (),
-    confidence: float = 0.95,
-    average: str = "mean",
 ) -> pd.DataFrame:
-    """What each loss lost by a choice on corrupted validation, against one on clean validation.
+    """The cost to each loss of a choice on corrupted validation, against one on clean validation.
 
     Both choose by `choice.chosen` among the same candidates, evaluated at the same steps. On the
     seeds that clean validation chose by, its choice has the best mean:
@@ -39,11 +38,10 @@ def selection_cost(
         runs: Table `runs`, or from `placed`, of one kind of task, with every candidate on
             every seed.
         evals: Table `evals`.
-        metric: What the sweep selected by.
+        rule: Its `select` is the metric that the sweep chose by, its confidence the coverage of
+            each interval, not adjusted for their number.
         at: The declared endpoint, "last" or "best".
-        tuned: What was tuned beside the learning rate, as given to `placed`.
-        confidence: Coverage of each interval, not adjusted for their number.
-        average: Of the seeds, in both choices: "mean" or "median".
+        tuned: Keys tuned beside the learning rate, as given to `placed`.
 
     Returns:
         Rows by `FACTS` of contexts with corrupted targets: selected_by, metric (that of
@@ -58,26 +56,22 @@ def selection_cost(
     if mine.empty:
         return pd.DataFrame(columns=SELECTED)
     clean, rows = records.CLEAN[str(mine.task.dropna().iloc[0])], []
-    frame = endpoint(mine, evals, split="validation", metric=[metric, clean], endpoint=at)
+    frame = endpoint(mine, evals, split="validation", metric=[rule.select, clean], endpoint=at)
     frame["candidate"] = candidates(frame, tuned=tuned)
     for facts, cell in frame.groupby(FACTS, sort=False, dropna=False):
-        row = dict(zip(FACTS, facts, strict=True)) | {"selected_by": metric, "metric": clean}
-        rows.append(row | _chosen_twice(cell, metric, clean, confidence, average))
+        row = dict(zip(FACTS, facts, strict=True)) | {"selected_by": rule.select, "metric": clean}
+        rows.append(row | _chosen_twice(cell, rule, clean))
     return pd.DataFrame(rows, columns=SELECTED)
 
 
-def _chosen_twice(
-    cell: pd.DataFrame, metric: str, clean: str, confidence: float, average: str
-) -> dict[str, Any]:
+def _chosen_twice(cell: pd.DataFrame, rule: Rule, clean: str) -> Row:
     """The candidates of one loss that either metric chooses, seed by seed against each other."""
     noisy, oracle = (
-        at_choice(cell.assign(selected_by=cell[name]), select=name, average=average).set_index(
-            "seed"
-        )
-        for name in (metric, clean)
+        at_choice(cell.assign(selected_by=cell[name]), replace(rule, select=name)).set_index("seed")
+        for name in (rule.select, clean)
     )
     cost = -records.sign(clean) * (noisy[clean] - oracle[clean])
-    mean = estimate(cost, confidence=confidence)
+    mean = estimate(cost, confidence=rule.confidence)
     return {
         "noisy_lr": noisy.lr.iloc[0],
         "clean_lr": oracle.lr.iloc[0],
@@ -89,5 +83,5 @@ def _chosen_twice(
         "high": mean.high,
         "n": mean.n,
         "lost": int(cost.isna().sum()),
-        "confidence": confidence,
+        "confidence": rule.confidence,
     }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -13,42 +12,80 @@ import scipy
 from lossbench import records
 from lossbench.statistics.choice import (
     Choice,
-    Trials,
+    TuningTable,
     chosen,
     least_step,
-    luck,
-    trials,
-    two_intervals,
+    procedure_and_fixed_intervals,
+    selection_sd,
+    tuning_table,
 )
-from lossbench.statistics.design import CURES, FACTS, refuse_unequal
+from lossbench.statistics.design import CURES, FACTS, Row, refuse_unequal
 from lossbench.statistics.examples import contributions, variance_of_examples
-from lossbench.statistics.intervals import FEWEST_PAIRS, bootstrap_t
-from lossbench.statistics.looks import level_at, look_of
+from lossbench.statistics.intervals import FEWEST_PAIRS, Estimate, bootstrap_t
+from lossbench.statistics.rule import Rule
 from lossbench.statistics.verdict import divergence_p, gain, seeds_needed, verdict
 
-PAIRED = [*FACTS, "metric", "reference", "lr", "reference_lr", "seeds", "pairs", "difference"]
-PAIRED += ["low", "high", "verdict", "margin", "confidence", "comparisons", "look", "level"]
-PAIRED += ["fixed_low", "fixed_high", "chosen_again", "diverged", "reference_diverged"]
-PAIRED += ["p_diverged", "unfinished", "undefined", "median", "won", "largest_share", "boot_low"]
-PAIRED += ["boot_high", "seeds_needed", "exploratory", "average", "test_examples", "examples_low"]
-PAIRED += ["examples_high", "examples_verdict", "limited_by", "luck", "resolution", "differences"]
-PAIRED += ["value", "reference_value"]
-"""Columns of `paired`."""
+COLUMNS = {
+    "metric": "the metric compared, on test",
+    "reference": "the loss that it is compared with",
+    "lr": "learning rate of the loss",
+    "reference_lr": "learning rate of the reference",
+    "seeds": "seeds that both have",
+    "pairs": "seeds in which both survived",
+    "difference": "loss - reference, its average over the pairs, in units of the metric",
+    "low": "lower end of its interval, which holds seeds and the choice of candidates",
+    "high": "upper end",
+    "verdict": "a word of `verdict`, or incomplete, undefined, diverges, reference diverges, "
+    "too few pairs",
+    "margin": "largest difference that does not matter, in units of the metric",
+    "confidence": "simultaneous coverage over the comparisons and the looks",
+    "comparisons": "comparisons of the context among which it is shared (m of Bonferroni)",
+    "look": "look at which it is read, from 1",
+    "level": "confidence of this one interval",
+    "fixed_low": "lower end of the narrower interval at these candidates, as if none was chosen",
+    "fixed_high": "upper end",
+    "chosen_again": "share of resamples of the seeds that choose both candidates again",
+    "diverged": "seeds in which the loss diverged",
+    "reference_diverged": "seeds in which the reference diverged",
+    "p_diverged": "p of the exact paired test of divergence",
+    "unfinished": "runs that failed or are missing",
+    "undefined": "pairs in which the metric has no value, though neither diverged",
+    "median": "median difference",
+    "won": "pairs in which the loss was better",
+    "largest_share": "largest share of the variance that one seed makes",
+    "boot_low": "lower end of the bootstrap-t interval",
+    "boot_high": "upper end",
+    "seeds_needed": "seeds that would decide an undecided comparison",
+    "exploratory": "whether loss or reference was not declared beforehand",
+    "average": "summary of the seeds: mean or median",
+    "test_examples": "test examples, where every pair has their contributions recorded",
+    "examples_low": "lower end of the interval for new seeds and new examples",
+    "examples_high": "upper end",
+    "examples_verdict": "verdict for new seeds and new examples",
+    "limited_by": "seeds or test examples: which makes more of its variance",
+    "luck": "standard deviation of the average when all candidates are chosen again",
+    "resolution": "least step of the metric, see `difference`",
+    "differences": "differences by seed",
+    "value": "average of the loss over the pairs",
+    "reference_value": "average of the reference over the pairs",
+}
+"""Columns of `paired` after `FACTS`, with their meaning.
+
+`choice.procedure_and_fixed_intervals` makes the interval at another confidence from `differences`,
+`luck` and `resolution`.
+"""
+
+PAIRED = [*FACTS, *COLUMNS]
+"""All columns of `paired`."""
 
 
 def paired(
     frame: pd.DataFrame,
+    rule: Rule,
     *,
-    metric: str,
-    reference: str,
-    select: str = "",
     condition: str = "own_lr",
-    margin: float = 0.0,
-    confidence: float = 0.95,
-    looks: Sequence[int] = (),
     declared: Sequence[str] = (),
     declared_challengers: int = 0,
-    average: str = "mean",
     examples: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Every loss against the reference, seed by seed, with simultaneous intervals and a verdict.
@@ -59,61 +96,36 @@ def paired(
     the declaration is exploratory, and its m counts all challengers.
 
     Args:
-        frame: One row a run, see `choice.trials`; without `candidate` each loss has one.
-        metric: Column to compare; its direction is `records.direction(metric)`.
-        reference: The loss the others are compared with.
-        select: Metric of the column `selected_by`; empty takes `metric`.
+        frame: One row a run, see `choice.tuning_table`; without `candidate` each loss has one.
+        rule: The metric, the reference, and all else that the verdicts go by.
         condition: "own_lr", or "reference_lr": every loss at the rate that the reference chose.
-        margin: Largest difference that does not matter, in units of the metric.
-        confidence: Simultaneous coverage over family and looks.
-        looks: Numbers of seeds at which verdicts may be read; none has one look, at all of them.
         declared: Losses named beforehand; none makes every comparison exploratory.
-        declared_challengers: How many were declared for the context, absent ones included.
-        average: How seeds are summarised, in choosing and in judging: "mean" or "median".
-        examples: Table `examples`, where a verdict is asked to carry over to new test examples.
+        declared_challengers: Number of losses declared for the context, absent ones included.
+        examples: Table `examples`, for a verdict on new test examples.
 
     Returns:
-        Per context and challenger: `lr` and `reference_lr`, `seeds` that both have, `pairs` in
-        which both survived, `value` and `reference_value` (their averages over these pairs),
-        `difference` (loss - reference, its average), `low` and `high`,
-        `fixed_low` and `fixed_high` (the narrower interval at these rates, as if nobody had chosen
-        them), `chosen_again` (share of resamples that choose both again), `verdict`,
-        `comparisons` (m), `look` (from 1) and `level` (confidence of this one interval);
-        `diverged` and `reference_diverged` seeds with the exact paired test `p_diverged`;
-        `unfinished` runs, `undefined` pairs; `median` difference, seeds `won`, `largest_share` of
-        the variance that one seed makes, and the bootstrap-t interval `boot_low`, `boot_high`;
-        `seeds_needed` (where it is undecided); `differences` by seed, `luck` and `resolution`, of
-        which `choice.two_intervals` makes the interval at another confidence. Where every pair has
-        its `test_examples`: `examples_low`, `examples_high` and `examples_verdict` for new seeds
-        and new examples, and `limited_by`, "seeds" or "test examples": what makes more of its
-        variance.
+        Per context and challenger the columns `PAIRED`, see `COLUMNS` for their meaning.
 
     Raises:
         ValueError: Two runs of a pair differ in a fingerprint, or a run has a twin.
     """
     tables = [pd.DataFrame(columns=PAIRED)]
-    for _, cell in _with_candidates(frame, metric).groupby("context", sort=False):
-        if reference in {*cell.loss}:
+    for _, cell in _with_candidates(frame, rule.metric).groupby("context", sort=False):
+        if rule.reference in {*cell.loss}:
             refuse_unequal(cell)
         cell = cell.drop(columns=[*CURES], errors="ignore")
-        challengers = sorted({*cell.loss} - {reference})
-        early = [loss for loss in challengers if {loss, reference} <= {*declared}]
-        base, rows = cell.loc[cell.loss == reference], []
+        resolution = least_step(cell[rule.metric].to_numpy(dtype=float), metric=rule.metric)
+        challengers = sorted({*cell.loss} - {rule.reference})
+        early = [loss for loss in challengers if {loss, rule.reference} <= {*declared}]
+        base, rows = cell.loc[cell.loss == rule.reference], []
         for loss in challengers if len(base) else []:
-            runs = cell.loc[cell.loss == loss]
-            m = max(len(early if loss in early else challengers), declared_challengers)
-            row = _versus(
-                runs,
+            row = _compared(
+                cell.loc[cell.loss == loss],
                 base,
-                metric=metric,
-                select=select or metric,
+                rule,
                 condition=condition,
-                margin=margin,
-                confidence=confidence,
-                comparisons=m,
-                looks=looks,
-                average=average,
-                resolution=least_step(cell[metric].to_numpy(dtype=float), metric=metric),
+                comparisons=max(len(early if loss in early else challengers), declared_challengers),
+                resolution=resolution,
                 examples=examples,
             )
             if row:
@@ -121,11 +133,11 @@ def paired(
         if rows:
             tables.append(pd.DataFrame(rows))
     table = pd.concat(tables[1:] or tables, ignore_index=True)
-    return table.assign(metric=metric, reference=reference, condition=condition)[PAIRED]
+    return table.assign(metric=rule.metric, reference=rule.reference, condition=condition)[PAIRED]
 
 
 def _with_candidates(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The runs with what chooses among candidates; one candidate a loss needs no choice."""
+    """The runs with the columns that choose among candidates; without any each loss has one."""
     if "candidate" not in frame:
         frame = frame.assign(candidate=0, selected_by=frame[metric])
     # Long texts, like a run's whole configuration, would be copied at every step.
@@ -133,100 +145,124 @@ def _with_candidates(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     return frame[[name for name in dict.fromkeys(names) if name in frame]]
 
 
-def _versus(
+@dataclass(frozen=True)
+class _Side:
+    """One loss of a comparison: its runs and the candidate that it is compared at."""
+
+    table: TuningTable
+    choice: Choice
+
+    @property
+    def diverged(self) -> np.ndarray:
+        """Whether the run of each seed diverged, [S]."""
+        return self.table.diverged[:, self.choice.index]
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the candidate."""
+        return self.table.rates[self.choice.index]
+
+
+def _compared(
     runs: pd.DataFrame,
     base: pd.DataFrame,
+    rule: Rule,
     *,
-    metric: str,
-    select: str,
     condition: str,
-    margin: float,
-    confidence: float,
     comparisons: int,
-    looks: Sequence[int],
-    average: str,
     resolution: float,
     examples: pd.DataFrame | None = None,
-) -> dict[str, Any]:
+) -> Row:
     """One row of `paired`; empty where the loss was not trained at the reference's rate."""
     seeds = sorted({*runs.seed} & {*base.seed})
     runs, base = (rows[rows.seed.isin(seeds)] for rows in (runs, base))
-    loss, reference = (
-        trials(rows, metric=metric, select=select, seeds=seeds) for rows in (runs, base)
-    )
     unfinished = ["failed", "missing"]
-    look = look_of(len(seeds), looks)
-    level = level_at(look, looks, confidence=confidence, comparisons=comparisons)
-    row: dict[str, Any] = {name: runs[name].iloc[0] for name in FACTS} | {
-        "margin": margin,
-        "confidence": confidence,
+    level = rule.level(len(seeds), comparisons)
+    row: Row = {name: runs[name].iloc[0] for name in FACTS} | {
+        "margin": rule.margin,
+        "confidence": rule.confidence,
         "comparisons": comparisons,
-        "look": look + 1,
+        "look": rule.look(len(seeds)) + 1,
         "level": level,
         "seeds": len(seeds),
-        "average": average,
+        "average": rule.average,
         "resolution": resolution,
         "unfinished": sum(int(rows.status.isin(unfinished).sum()) for rows in (runs, base)),
     }
-    if not (len(loss.candidates) and len(reference.candidates)):
+    tables = [tuning_table(rows, rule, seeds=seeds) for rows in (runs, base)]
+    if not all(len(table.candidates) for table in tables):
         return _without_pairs(row)
-    theirs = Choice.of(reference, average=average)
-    mine: Choice | None = Choice.of(loss, average=average)
+    choices = [Choice.of(table, average=rule.average) for table in tables]
     if condition == "reference_lr":
-        mine, theirs = _at_rate_of(theirs, loss, reference, average)
-    if mine is None:
-        return {}
-    lost, gained = loss.diverged[:, mine.place], reference.diverged[:, theirs.place]
-    if (lost | gained).any():  # two ways to a verdict share what may err
-        row["level"] = level = 1 - (1 - level) / 2
-    values = mine.result - theirs.result
+        choices = _at_rate_of_reference(choices[1], tables[0], tables[1], rule.average)
+        if not choices:
+            return {}
+    sides = [_Side(table, choice) for table, choice in zip(tables, choices, strict=True)]
+    lost, gained = (side.diverged for side in sides)
+    if (lost | gained).any():  # two ways to a verdict share the chance of an error
+        row["level"] = 1 - (1 - level) / 2
+    values = choices[0].result - choices[1].result
     survived = np.isfinite(values)
-    survivors = values[survived]
-    its_luck = luck([mine], [theirs], average=average)
-    shared = {"confidence": level, "average": average, "resolution": resolution}
-    whole, fixed = two_intervals(survivors, luck=its_luck, **shared)
-    low, high = bootstrap_t(survivors, confidence=level)
-    sign = records.sign(metric)
-    squares = (survivors - survivors.mean()) ** 2 if len(survivors) else survivors
     row |= {
-        "lr": loss.rates[mine.place],
-        "reference_lr": reference.rates[theirs.place],
-        "pairs": whole.n,
-        "value": _average(mine.result[survived], average),
-        "reference_value": _average(theirs.result[survived], average),
-        "difference": whole.value,
-        "low": whole.low,
-        "high": whole.high,
-        "luck": its_luck,
-        "fixed_low": fixed.low,
-        "fixed_high": fixed.high,
-        "chosen_again": float(((mine.again == mine.place) & (theirs.again == theirs.place)).mean()),
+        "lr": sides[0].lr,
+        "reference_lr": sides[1].lr,
         "diverged": int(lost.sum()),
         "reference_diverged": int(gained.sum()),
         "p_diverged": divergence_p(lost, gained),
-        "undefined": int((~np.isfinite(values) & ~lost & ~gained).sum()),
-        "median": _average(survivors, "median"),
-        "won": int((sign * survivors > 0).sum()),
+        "undefined": int((~survived & ~lost & ~gained).sum()),
+        "differences": tuple(values),
+    }
+    row |= _difference(choices, survived, row, rule)
+    sign = records.sign(rule.metric)
+    row["verdict"] = _verdict(row, sign)
+    row["seeds_needed"] = np.nan
+    if row["verdict"] == "undecided":
+        whole = Estimate(row["difference"], row["low"], row["high"], row["pairs"])
+        row["seeds_needed"] = seeds_needed(
+            whole, rule.margin, confidence=row["level"], average=rule.average
+        )
+    row |= dict.fromkeys(CARRIED, np.nan)
+    if examples is not None and rule.average == "mean":
+        run_ids = [side.table.run_ids[survived, side.choice.index].tolist() for side in sides]
+        row |= _on_new_examples(examples, run_ids, row, sign)
+    return row
+
+
+def _difference(choices: Sequence[Choice], survived: np.ndarray, row: Row, rule: Rule) -> Row:
+    """The columns on the difference of the pairs that survived, its intervals and its spread."""
+    first, second = choices
+    values = (first.result - second.result)[survived]
+    deviation = selection_sd([first], [second], average=rule.average)
+    whole, fixed = procedure_and_fixed_intervals(
+        values,
+        selection_sd=deviation,
+        confidence=row["level"],
+        average=rule.average,
+        resolution=row["resolution"],
+    )
+    low, high = bootstrap_t(values, confidence=row["level"])
+    squares = (values - values.mean()) ** 2 if len(values) else values
+    is_chosen_again = (first.again == first.index) & (second.again == second.index)
+    return {
+        "pairs": whole.n,
+        "value": _average(first.result[survived], rule.average),
+        "reference_value": _average(second.result[survived], rule.average),
+        "difference": whole.value,
+        "low": whole.low,
+        "high": whole.high,
+        "luck": deviation,
+        "fixed_low": fixed.low,
+        "fixed_high": fixed.high,
+        "chosen_again": float(is_chosen_again.mean()),
+        "median": _average(values, "median"),
+        "won": int((records.sign(rule.metric) * values > 0).sum()),
         "largest_share": float(squares.max() / squares.sum()) if squares.any() else 0.0,
         "boot_low": float(low),
         "boot_high": float(high),
-        "differences": tuple(values),
     }
-    word = _verdict(row, sign)
-    needed = np.nan
-    if word == "undecided":
-        needed = seeds_needed(whole, margin, confidence=level, average=average)
-    carried = dict.fromkeys(CARRIED, np.nan)
-    if examples is not None and average == "mean":
-        run_ids = [
-            by_candidate.run_ids[survived, choice.place].tolist()
-            for by_candidate, choice in ((loss, mine), (reference, theirs))
-        ]
-        carried |= _on_new_examples(examples, run_ids, row, sign)
-    return row | carried | {"verdict": word, "seeds_needed": needed}
 
 
-def _average(values: np.ndarray[Any, Any], average: str) -> float:
+def _average(values: np.ndarray, average: str) -> float:
     """Mean or median; NaN of nothing."""
     if not len(values):
         return np.nan
@@ -234,24 +270,25 @@ def _average(values: np.ndarray[Any, Any], average: str) -> float:
 
 
 CARRIED = ("test_examples", "examples_low", "examples_high", "examples_verdict", "limited_by")
+"""Columns on new test examples; NaN where the examples of some pair are not recorded."""
 
 
 def _on_new_examples(
-    examples: pd.DataFrame, run_ids: Sequence[Sequence[str]], row: Mapping[str, Any], sign: float
-) -> dict[str, Any]:
+    examples: pd.DataFrame, run_ids: Sequence[Sequence[str]], row: Row, sign: float
+) -> Row:
     """The columns `CARRIED` of a row; empty where the runs' examples are not recorded."""
-    mine, theirs = (contributions(examples, its) for its in run_ids)
-    if mine is None or theirs is None or len(mine) < FEWEST_PAIRS:
+    of_loss, of_reference = (contributions(examples, listed) for listed in run_ids)
+    if of_loss is None or of_reference is None or len(of_loss) < FEWEST_PAIRS:
         return {}
-    of_examples = variance_of_examples(mine - theirs)
-    half = scipy.stats.t.ppf(0.5 + row["level"] / 2, mine.shape[1] - 1) * of_examples**0.5
+    of_examples = variance_of_examples(of_loss - of_reference)
+    half = scipy.stats.t.ppf(0.5 + row["level"] / 2, of_loss.shape[1] - 1) * of_examples**0.5
     sides = row["difference"] - row["low"], row["high"] - row["difference"]
     ends = (
         row["difference"] - np.hypot(sides[0], half),
         row["difference"] + np.hypot(sides[1], half),
     )
     return {
-        "test_examples": mine.shape[1],
+        "test_examples": of_loss.shape[1],
         "examples_low": ends[0],
         "examples_high": ends[1],
         "examples_verdict": verdict(*gain(*ends, sign=sign), row["margin"]),
@@ -259,7 +296,7 @@ def _on_new_examples(
     }
 
 
-def _without_pairs(row: dict[str, Any]) -> dict[str, Any]:
+def _without_pairs(row: Row) -> Row:
     """A comparison in which no candidate has run on every seed."""
     numbers = dict.fromkeys(set(PAIRED) - row.keys() - {"metric", "reference", "condition"}, np.nan)
     counts = dict.fromkeys(("pairs", "diverged", "reference_diverged", "undefined", "won"), 0)
@@ -267,34 +304,36 @@ def _without_pairs(row: dict[str, Any]) -> dict[str, Any]:
     return row | numbers | counts | {"verdict": word, "differences": ()}
 
 
-def _at_rate_of(
-    theirs: Choice, loss: Trials, reference: Trials, average: str
-) -> tuple[Choice | None, Choice]:
-    """The loss at the rate that the reference chose, and of what else was tuned for it the best."""
-    place_of = np.full(len(reference.candidates), -1)
-    for place, rate in enumerate(reference.rates):
+def _at_rate_of_reference(
+    choice: Choice, loss: TuningTable, reference: TuningTable, average: str
+) -> list[Choice]:
+    """Choices of loss and reference at the rate that the reference chose.
+
+    Of candidates with that rate the loss has its best. Empty where it was not trained at the rate.
+    """
+    index_of = np.full(len(reference.candidates), -1)
+    for index, rate in enumerate(reference.rates):
         same = np.flatnonzero(loss.rates == rate)
         if len(same):
-            place_of[place] = same[chosen(loss.costs[:, same], average=average)[0]]
-    place = int(place_of[theirs.place])
-    if place < 0:
-        return None, theirs
+            index_of[index] = same[chosen(loss.costs[:, same], average=average)[0]]
+    index = int(index_of[choice.index])
+    if index < 0:
+        return []
     # A resampled rate that the loss was not trained at on these seeds tells nothing.
-    is_known = place_of[theirs.again] >= 0
-    mine = Choice(loss.results, place, np.where(is_known, place_of[theirs.again], place))
-    again = np.where(is_known, theirs.again, theirs.place)
-    return mine, replace(theirs, again=again)
+    is_known = index_of[choice.again] >= 0
+    of_loss = Choice(loss.results, index, np.where(is_known, index_of[choice.again], index))
+    return [of_loss, replace(choice, again=np.where(is_known, choice.again, choice.index))]
 
 
-def _verdict(row: dict[str, Any], sign: float) -> str:
-    """The verdict in words, from counts and the interval of the gain over the reference."""
+def _verdict(row: Row, sign: float) -> str:
+    """The verdict as a word, from counts and the interval of the gain over the reference."""
     if row["unfinished"]:
         return "incomplete"
     if row["undefined"]:
         return "undefined"
     if row["p_diverged"] <= 1 - row["level"]:
-        is_mine = row["diverged"] > row["reference_diverged"]
-        return "diverges" if is_mine else "reference diverges"
+        is_loss = row["diverged"] > row["reference_diverged"]
+        return "diverges" if is_loss else "reference diverges"
     if row["pairs"] < FEWEST_PAIRS:
         return "too few pairs"
     return verdict(*gain(row["low"], row["high"], sign=sign), row["margin"])
@@ -306,33 +345,20 @@ CONTRASTED = ["first", "second", *(name for name in PAIRED if name not in ("cont
 """Columns of `contrasted`."""
 
 
-def contrasted(
-    first: pd.DataFrame,
-    second: pd.DataFrame,
-    *,
-    metric: str,
-    select: str = "",
-    margin: float = 0.0,
-    confidence: float = 0.95,
-    looks: Sequence[int] = (),
-) -> pd.DataFrame:
-    """Each loss against itself in another context, seed by seed: what one factor changes.
+def contrasted(first: pd.DataFrame, second: pd.DataFrame, rule: Rule) -> pd.DataFrame:
+    """Each loss against itself in another context, seed by seed: the effect of one factor.
 
     Bonferroni over the losses that both contexts have. Start, batches and machine must be equal
     within a seed; the data may differ, they may be the factor.
 
     Args:
-        first: The runs of one context, as `paired` takes them.
-        second: The same of the other one.
-        metric: Column to compare; its direction is `records.direction(metric)`.
-        select: Metric of the column `selected_by`; empty takes `metric`.
-        margin: Largest difference that does not matter, in units of the metric.
-        confidence: Simultaneous coverage over losses and looks.
-        looks: Numbers of seeds at which verdicts may be read; none has one look, at all of them.
+        first: Runs of one context, as `paired` takes them.
+        second: Runs of the other one.
+        rule: Needs no reference.
 
     Returns:
         Per loss the columns of `paired`, where `difference` is second - first, "better" means that
-        second is better, and what is said of a reference is said of first.
+        second is better, and columns on a reference are about first.
 
     Raises:
         ValueError: A frame holds several contexts, or the runs of a seed are no pairs.
@@ -341,26 +367,22 @@ def contrasted(
         if (count := frame.context.nunique()) != 1:
             raise ValueError(f"{count} contexts in one frame: contrast one with one other")
     names = [str(frame.label.iloc[0]) for frame in (first, second)]
-    first, second = (_with_candidates(frame, metric) for frame in (first, second))
+    first, second = (_with_candidates(frame, rule.metric) for frame in (first, second))
     losses, rows = sorted({*first.loss} & {*second.loss}), []
     for loss in losses:
         pair = second[second.loss == loss], first[first.loss == loss]
         _refuse_unlike(*pair, names)
-        row = _versus(
+        values = pd.concat(pair)[rule.metric].to_numpy(dtype=float)
+        row = _compared(
             *pair,
-            metric=metric,
-            select=select or metric,
+            rule,
             condition="own_lr",
-            margin=margin,
-            confidence=confidence,
             comparisons=len(losses),
-            looks=looks,
-            average="mean",
-            resolution=least_step(pd.concat(pair)[metric].to_numpy(dtype=float), metric=metric),
+            resolution=least_step(values, metric=rule.metric),
         )
         rows.append(row | {"reference": loss, "exploratory": True})  # no declaration asks it
     table = pd.DataFrame(rows, columns=[*PAIRED]).drop(columns=["context", "label"])
-    return table.assign(first=names[0], second=names[1], metric=metric, condition="own_lr")[
+    return table.assign(first=names[0], second=names[1], metric=rule.metric, condition="own_lr")[
         CONTRASTED
     ]
 

@@ -14,9 +14,10 @@ import scipy
 from lossbench.statistics.choice import at_choice
 from lossbench.statistics.design import FACTS, refuse_unequal
 from lossbench.statistics.intervals import FEWEST_PAIRS, MOST_PAIRS, usual_length
+from lossbench.statistics.rule import Rule
 
 
-class Resolvable(NamedTuple):
+class Detectable(NamedTuple):
     """Smallest true difference that is found, smallest margin in which none is called equivalent.
 
     Both in units of the metric, both with the power that was asked for.
@@ -33,9 +34,9 @@ class Pairs(NamedTuple):
     margin: float
 
 
-def resolvable(
+def minimum_detectable_effect(
     spread: float, *, pairs: int, comparisons: int, confidence: float = 0.95, power: float = 0.8
-) -> Resolvable:
+) -> Detectable:
     """What the verdicts of `paired` can tell apart, for normal differences.
 
     Args:
@@ -55,10 +56,10 @@ def resolvable(
         length of the interval is taken at its mean, `usual_length`.
     """
     if pairs < FEWEST_PAIRS:
-        return Resolvable(np.inf, np.inf)
+        return Detectable(np.inf, np.inf)
     unit = _unit_difference, _unit_margin
     level = 1 - (1 - confidence) / comparisons
-    return Resolvable(*(spread * each(pairs, level, power) for each in unit))
+    return Detectable(*(spread * each(pairs, level, power) for each in unit))
 
 
 def pairs_for(
@@ -69,7 +70,7 @@ def pairs_for(
     confidence: float = 0.95,
     power: float = 0.8,
 ) -> Pairs:
-    """How many pairs resolve a size: the inverse of `resolvable`.
+    """How many pairs resolve a size: the inverse of `minimum_detectable_effect`.
 
     Args:
         spread: Standard deviation of the differences of pairs, in units of the metric.
@@ -157,22 +158,17 @@ def _root(excess: Callable[[float], float], start: float) -> float:
     return float(scipy.optimize.brentq(excess, 0.0, high, xtol=1e-9))
 
 
-def spreads(
-    frame: pd.DataFrame, *, metric: str, reference: str, select: str = "", average: str = "mean"
-) -> pd.DataFrame:
-    """How much the differences of pairs scatter over seeds on validation, for a plan of more.
+def spreads(frame: pd.DataFrame, rule: Rule) -> pd.DataFrame:
+    """Scatter over seeds of the differences of pairs on validation, for a plan of more seeds.
 
-    Each loss stands at its own choice. Seeds are few, so the upper confidence limit, not the
-    estimate, is what a plan should rest on; a rate chosen on the same runs makes both a little too
-    small. Test has no part in it.
+    Each loss stands at its own choice. Seeds are few, so a plan should rest on the upper confidence
+    limit, not on the estimate; a rate chosen on the same runs makes both a little too small. Test
+    has no part in it.
 
     Args:
-        frame: One row a run, with `candidate` and `selected_by`, see `choice.trials`, and the
+        frame: One row a run, with `candidate` and `selected_by`, see `choice.tuning_table`, and the
             metric on validation.
-        metric: Column to compare.
-        reference: The loss the others are compared with.
-        select: Metric of the column `selected_by`; empty takes `metric`.
-        average: Of the seeds, in choosing: "mean" or "median".
+        rule: Metric and reference to compare, and the metric and the average that choose.
 
     Returns:
         Rows by `FACTS` (one a challenger): metric, reference, `pairs`, `spread` (standard deviation
@@ -180,14 +176,14 @@ def spreads(
         confidence limit for normal differences; NaN with fewer than two pairs.
     """
     rows = []
-    chosen = at_choice(frame, select=select or metric, average=average)
+    chosen = at_choice(frame, rule)
     for _, cell in chosen.groupby(["context", "condition"], sort=False):
         refuse_unequal(cell)
-        values = cell.pivot(index="seed", columns="loss", values=metric)  # noqa: PD010
-        for loss in sorted({*values} - {reference}) if reference in values else []:
-            differences = (values[loss] - values[reference]).astype(float)
+        values = cell.pivot(index="seed", columns="loss", values=rule.metric)  # noqa: PD010
+        for loss in sorted({*values} - {rule.reference}) if rule.reference in values else []:
+            differences = (values[loss] - values[rule.reference]).astype(float)
             facts = cell[cell.loss == loss].iloc[0][FACTS].to_dict()
-            shared = {"metric": metric, "reference": reference}
+            shared = {"metric": rule.metric, "reference": rule.reference}
             rows.append(facts | shared | _spread(differences[np.isfinite(differences)]))
     columns = [*FACTS, "metric", "reference", "pairs", "spread", "spread_upper"]
     return pd.DataFrame(rows, columns=columns)

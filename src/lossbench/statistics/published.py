@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ import pandas as pd
 import scipy
 
 from lossbench import records
-from lossbench.statistics.choice import two_intervals
+from lossbench.statistics.choice import procedure_and_fixed_intervals
 from lossbench.statistics.comparisons import Comparison, declaration_of, main_comparisons
 from lossbench.statistics.design import factors, recorded
-from lossbench.statistics.looks import LARGEST, SMALLEST, over_looks
+from lossbench.statistics.looks import LARGEST, SMALLEST, adjust_for_looks
 from lossbench.statistics.pairs import paired
 from lossbench.statistics.verdict import gain
 
@@ -105,7 +106,7 @@ def speaks_of(finding: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
 
 def _in_task(finding: Mapping[str, Any], comparison: Comparison) -> list[dict[str, Any]]:
     """What a task's records say of a finding; nothing where one of its losses was not run."""
-    table = comparison.exploring(_compared(finding, comparison), comparison.asked_runs)
+    table = comparison.exploring(_compared(finding, comparison), comparison.declared.asked_runs)
     names = ("reference", "metric", "difference", "low", "high", "verdict", "exploratory")
     names += ("confidence",)
     return [
@@ -113,7 +114,7 @@ def _in_task(finding: Mapping[str, Any], comparison: Comparison) -> list[dict[st
             "task": row["label"],
             "n": row["pairs"],
             "judged": outcome(finding["says"], row),
-            "p": p_value(finding["says"], row, looks=comparison.looks),
+            "p": p_value(finding["says"], row, looks=comparison.rule.looks),
             **{name: row[name] for name in names},
         }
         for row in table[table.loss == finding["loss"]].to_dict("records")
@@ -171,7 +172,7 @@ def p_value(says: str, row: Mapping[str, Any], *, looks: Sequence[int] = ()) -> 
         error = _least_error(says, row)
     if row["diverged"] or row["reference_diverged"]:  # its two ways to a verdict share the level
         error = min(1.0, 2 * error)
-    error = over_looks(error, int(row["look"]) - 1, looks)
+    error = adjust_for_looks(error, int(row["look"]) - 1, looks)
     return error / 2 if error < 1 else 1.0
 
 
@@ -181,10 +182,15 @@ def _least_error(says: str, row: Mapping[str, Any]) -> float:
     least = -row["margin"] if says == records.NOT_WORSE else 0.0
     gains = sign * np.array(row["differences"], dtype=float)
     gains = gains[np.isfinite(gains)]
-    facts = {name: row[name] for name in ("luck", "average", "resolution")}
 
     def confirms(logarithm: float) -> bool:
-        whole, _ = two_intervals(gains, confidence=1 - math.exp(logarithm), **facts)
+        whole, _ = procedure_and_fixed_intervals(
+            gains,
+            selection_sd=row["luck"],
+            confidence=1 - math.exp(logarithm),
+            average=row["average"],
+            resolution=row["resolution"],
+        )
         return whole.low > least
 
     low, high = math.log(SMALLEST), math.log(LARGEST)
@@ -220,17 +226,16 @@ def _compared(finding: Mapping[str, Any], comparison: Comparison) -> pd.DataFram
         return comparison.paired
     if comparison.paired.empty or reference not in {*comparison.runs.loss}:
         return comparison.paired.iloc[:0]
-    first = comparison.paired.iloc[0]
-    pairs = paired(
-        comparison.trials,
+    rule = replace(
+        comparison.rule,
         metric=metric,
         reference=reference,
-        select=comparison.select,
-        margin=float(finding.get("margin", first.margin)),
-        confidence=float(first.confidence),
-        looks=comparison.looks,
-        declared=comparison.declared,
-        declared_challengers=len(comparison.expected - {reference}),
-        average=comparison.average,
+        margin=float(finding.get("margin", comparison.rule.margin)),
     )
-    return comparison.exploring(pairs, comparison.seen_runs.run_id)
+    pairs = paired(
+        comparison.every_run,
+        rule,
+        declared=comparison.declared.losses,
+        declared_challengers=len(comparison.declared.expected - {reference}),
+    )
+    return comparison.exploring(pairs, comparison.declared.seen_runs.run_id)

@@ -53,10 +53,10 @@ MEASURES = {
     "signal_per_error": "output_gradient_norm / nullif(error_norm, 0)",
     "cosine": "cosine",
 }
-"""What `courses` follows, computed from columns of a table; all but the cosine are norms."""
+"""What `trajectories` follows, computed from columns of a table; all but the cosine are norms."""
 
 
-def courses(
+def trajectories(
     sweep: records.Records, runs: pd.DataFrame, *, confidence: float = 0.95, table: str = "steps"
 ) -> pd.DataFrame:
     """What runs fed back at every step, as `curves` averages it, for tables larger than memory.

@@ -15,13 +15,15 @@ from lossbench.statistics.choice import (
     Choice,
     candidates,
     chosen,
-    chosen_again,
+    costs_alone,
     difference,
-    trials,
+    reselected,
+    tuning_table,
 )
 from lossbench.statistics.design import FACTS, placed
 from lossbench.statistics.intervals import FEWEST_PAIRS, estimate
 from lossbench.statistics.outcomes import counts
+from lossbench.statistics.rule import Rule
 from lossbench.statistics.verdict import verdict
 
 CELL = ["context", "condition", "loss"]
@@ -87,66 +89,51 @@ def sensitivity(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
 
 
 def sensitivity_differences(
-    runs: pd.DataFrame,
-    *,
-    metric: str,
-    select: str,
-    reference: str,
-    seeds: Sequence[int],
-    margin: float,
-    confidence: float,
+    runs: pd.DataFrame, rule: Rule, *, seeds: Sequence[int]
 ) -> pd.DataFrame:
     """How much more a candidate drawn blindly costs with each loss than with the reference.
 
-    On test, over the candidate that validation chooses; a diverged run costs the worst of the two
-    losses on its seed. The interval is that of `choice.difference`: other seeds would have chosen
-    other candidates.
+    On test, over the candidate that validation chooses, by means over seeds; a diverged run costs
+    the worst of the two losses on its seed. The interval is that of `choice.difference`: other
+    seeds would have chosen other candidates.
 
     Args:
-        runs: One row a run of one context, as `choice.trials` takes them.
-        metric: What is judged.
-        select: What chooses.
-        reference: The loss that the others are compared with.
-        seeds: Those on which every candidate ran.
-        margin: Largest difference that does not matter.
-        confidence: Coverage of all intervals together.
+        runs: One row a run of one context, as `choice.tuning_table` takes them.
+        rule: Its confidence is the coverage of all intervals together.
+        seeds: Seeds on which every candidate ran.
 
     Returns:
         A row a loss: `more`, `more_low`, `more_high` in units of the metric, `verdict`: to lose
         less is better. None of a loss of other candidates than the reference's.
     """
-    laid_out = {
-        loss: trials(its, metric=metric, select=select, seeds=seeds)
-        for loss, its in runs.groupby("loss")
-    }
+    tables = {loss: tuning_table(rows, rule, seeds=seeds) for loss, rows in runs.groupby("loss")}
     columns = ["loss", "more", "more_low", "more_high", "verdict"]
-    base, rows = laid_out.pop(reference, None), []
+    base, rows = tables.pop(rule.reference, None), []
     if base is None or len(base.candidates) < 2 or len(seeds) < FEWEST_PAIRS:
         return pd.DataFrame(columns=columns)
-    level = 1 - (1 - confidence) / max(1, len(laid_out))
+    level = 1 - (1 - rule.confidence) / max(1, len(tables))
     of_base = Choice.of(base, average="mean")
-    for loss, mine in laid_out.items():
-        if not np.array_equal(mine.candidates, base.candidates):
+    for loss, table in tables.items():
+        if not np.array_equal(table.candidates, base.candidates):
             continue
-        costs = -records.sign(metric) * np.stack([mine.results, base.results])  # [2, S, R]
+        costs = -records.sign(rule.metric) * np.stack([table.results, base.results])  # [2, S, R]
         worst = np.where(np.isfinite(costs), costs, -np.inf).max((0, 2))[:, None]
         costs = np.where(np.isfinite(costs), costs, worst)
         excess = costs.mean(-1, keepdims=True) - costs
-        first = replace(Choice.of(mine, average="mean"), results=excess[0])
+        first = replace(Choice.of(table, average="mean"), results=excess[0])
         second = replace(of_base, results=excess[1])
         more, _ = difference([first], [second], confidence=level)
-        word = verdict(-more.high, -more.low, margin)
+        word = verdict(-more.high, -more.low, rule.margin)
         rows.append([loss, more.value, more.low, more.high, word])
     return pd.DataFrame(rows, columns=columns)
 
 
-def stability(frame: pd.DataFrame, *, select: str, average: str = "mean") -> pd.DataFrame:
+def stability(frame: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     """How often other seeds like these would choose the same candidate.
 
     Args:
-        frame: One row a run, with `candidate` and `selected_by`, see `choice.trials`.
-        select: The metric that `selected_by` is a value of.
-        average: Of the seeds: "mean" or "median".
+        frame: One row a run, with `candidate` and `selected_by`, see `choice.tuning_table`.
+        rule: Its `select` chooses, by the average of the seeds.
 
     Returns:
         Rows by `FACTS`: metric, `best_lr`, `stability` (the share of resamples that choose it
@@ -155,16 +142,16 @@ def stability(frame: pd.DataFrame, *, select: str, average: str = "mean") -> pd.
     """
     rows, facts_and = [], [*FACTS, "lr", "seed", "status", "candidate", "selected_by"]
     for facts, cell in frame[facts_and].groupby(FACTS, sort=False, dropna=False):
-        its = trials(cell, metric="selected_by", select=select, seeds=[*{*cell.seed}])
+        table = costs_alone(cell, rule, seeds=[*{*cell.seed}])
         choice = {"best_lr": np.nan, "stability": np.nan, "seeds": cell.seed.nunique()}
         choice["plausible"] = 0
-        if np.isfinite(its.costs).any():
-            place = int(chosen(its.costs, average=average)[0])
-            again = chosen_again(its.costs, average=average)
-            shares = np.bincount(again, minlength=its.costs.shape[1]) / len(again)
-            choice |= {"best_lr": its.rates[place], "stability": float(shares[place])}
+        if np.isfinite(table.costs).any():
+            index = int(chosen(table.costs, average=rule.average)[0])
+            again = reselected(table.costs, average=rule.average)
+            shares = np.bincount(again, minlength=table.costs.shape[1]) / len(again)
+            choice |= {"best_lr": table.rates[index], "stability": float(shares[index])}
             choice["plausible"] = int((shares >= PLAUSIBLE).sum())
-        rows.append(dict(zip(FACTS, facts, strict=True)) | {"metric": select} | choice)
+        rows.append(dict(zip(FACTS, facts, strict=True)) | {"metric": rule.select} | choice)
     columns = ["metric", "best_lr", "stability", "seeds", "plausible"]
     return pd.DataFrame(rows, columns=[*FACTS, *columns])
 
