@@ -199,8 +199,8 @@ def _heading(row: Mapping[str, Any], task: Comparison) -> str:
     how = records.CONDITIONS[row["condition"]].about.format(reference=row["reference"])
     unit = "" if row["unit"] == "1" else f" in {row['unit']}"
     over = "its losses"
-    if len(task.looks) > 1:
-        over += f" and its looks at {summary.listed(task.looks)} seeds"
+    if len(task.rule.looks) > 1:
+        over += f" and its looks at {summary.listed(task.rule.looks)} seeds"
     return (
         f"After {row['steps']:,} updates, {how}: {row['metric']} minus that of {row['reference']}"
         f"{unit}, {row['direction']} is better, margin ±{row['margin']:g}, n pairs of seeds, "
