@@ -6,6 +6,8 @@ loss per example, [...], summed over outputs.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -18,8 +20,6 @@ def pinball(output: Tensor, target: Tensor, *, tau: float = 0.8) -> Tensor:
     """The quantile loss: `tau` for each unit too little, 1 - `tau` for each unit too much.
 
     Args:
-        output: [..., C].
-        target: [..., C].
         tau: Level of the quantile it elicits, between 0 and 1; 1/2 is half of mae.
     """
     error = output - target
@@ -34,7 +34,6 @@ def quantiles(output: Tensor, target: Tensor) -> Tensor:
 
     Args:
         output: Medians, then the quantiles of the other levels i/(n + 1), rising, [..., nC].
-        target: [..., C].
     """
     count = output.shape[-1] // target.shape[-1]
     levels = quantile_levels(count, like=output)[:, None]  # [n, 1]
@@ -47,8 +46,6 @@ def expectile(output: Tensor, target: Tensor, *, tau: float = 0.8) -> Tensor:
     """Squared error, weighed `tau` where the prediction is too small, else 1 - `tau`.
 
     Args:
-        output: [..., C].
-        target: [..., C].
         tau: Level of the expectile it elicits, between 0 and 1; 1/2 is mse.
     """
     error = output - target
@@ -62,8 +59,6 @@ def linex(output: Tensor, target: Tensor, *, a: float = 1.0) -> Tensor:
     Beyond an exponent of `links.LARGEST_EXPONENT` it goes on along its tangent, to stay finite.
 
     Args:
-        output: [..., C].
-        target: [..., C].
         a: How steep, per unit of the target; a negative one turns the sides round.
     """
     error = output - target
@@ -82,23 +77,20 @@ ASYMMETRIC = frozenset(
 )
 """Claims of every convex function of the error that is least at zero alone."""
 
+row = partial(Loss, family="asymmetric", task="regression", inverse_link="identity")
+
 ROWS = (
-    Loss(
+    row(
         fn=pinball,
-        inverse_link="identity",
-        family="asymmetric",
-        task="regression",
         formula="max((1 - τ)e, -τe)",
         claims=ASYMMETRIC | {"bounded_gradient"},
         source="Koenker and Bassett 1978, Econometrica",
         oracle="scikit-learn, scoringrules",
         quantile="tau",
     ),
-    Loss(
+    row(
         fn=quantiles,
         inverse_link="median",
-        family="asymmetric",
-        task="regression",
         formula="2/n Σ_i max((1 - τ_i)e_i, -τ_i e_i), τ_i = i/(n + 1), n = 19 outputs",
         claims=ASYMMETRIC | {"bounded_gradient"},
         source="Koenker and Bassett 1978, Econometrica; many at once in Zou and Yuan 2008, Annals "
@@ -107,21 +99,15 @@ ROWS = (
         oracle="scikit-learn, scoringrules",
         distribution="quantiles",
     ),
-    Loss(
+    row(
         fn=expectile,
-        inverse_link="identity",
-        family="asymmetric",
-        task="regression",
         formula="|τ - [e ≥ 0]| e²",
         claims=ASYMMETRIC | {"smooth"},
         source="Newey and Powell 1987, Econometrica",
         oracle="statsmodels",
     ),
-    Loss(
+    row(
         fn=linex,
-        inverse_link="identity",
-        family="asymmetric",
-        task="regression",
         formula="exp(ae) - ae - 1",
         claims=ASYMMETRIC | {"smooth"},
         source="Varian 1975; Zellner 1986, Journal of the American Statistical Association",

@@ -8,6 +8,7 @@ divergence per example, [...].
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,8 +33,6 @@ def jsd(output: Tensor, target: Tensor, *, beta: float = 0.1) -> Tensor:
     """The generalised Jensen-Shannon divergence: of both from their mean, weighed alike.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         beta: Weight of the target, between 0 and 1; 1/2 is js. Over `beta` it goes to forward_kl
             as that goes to 0.
 
@@ -55,8 +54,6 @@ def skew_kl(output: Tensor, target: Tensor, *, alpha: float = 0.1) -> Tensor:
     """`forward_kl` from a mixture of softmax and target, which no zero makes infinite.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         alpha: Share of the target in the mixture, between 0 and 1; towards 0 it is forward_kl.
 
     Raises:
@@ -72,8 +69,6 @@ def skew_reverse_kl(output: Tensor, target: Tensor, *, alpha: float = 0.1) -> Te
     """Divergence of a mixture of target and softmax from the softmax: finite for every label.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         alpha: Share of the softmax in the mixture, between 0 and 1; towards 0 it is reverse_kl with
             nothing cut off. In `skew_kl` it is that of the target.
 
@@ -109,8 +104,6 @@ def reverse_kl(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Ten
     """Divergence of the target from the softmax, Σ p log(p/y), in nats.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         log_zero: What log 0 is taken for, negative; without it a hard label costs infinity.
     """
     log_p = exact_log_softmax(output)
@@ -151,12 +144,11 @@ DIVERGENCE = frozenset(
 LOCAL = DIVERGENCE | {"points_along_error", "local_weight", "minimised_at_target", "nonnegative"}
 """Claims of those that are, on a hard label, functions of its probability alone."""
 
+row = partial(Loss, family="divergence", task="classification", inverse_link="softmax")
+
 ROWS = (
-    Loss(
+    row(
         fn=js,
-        inverse_link="softmax",
-        family="divergence",
-        task="classification",
         formula="Σ y log(y/m)/2 + p log(p/m)/2, m = (p + y)/2",
         claims=LOCAL | {"bounded_gradient", "vanishing_when_wrong"},
         source="Lin 1991, IEEE Transactions on Information Theory; Englesson and Azizpour 2021, "
@@ -164,22 +156,16 @@ ROWS = (
         weight="p/2 log((1 + p)/p)",
         oracle="scipy, kornia",
     ),
-    Loss(
+    row(
         fn=jsd,
-        inverse_link="softmax",
-        family="divergence",
-        task="classification",
         formula="β Σ y log(y/m) + (1 - β) Σ p log(p/m), m = βy + (1 - β)p",
         claims=LOCAL | {"bounded_gradient", "vanishing_when_wrong"},
         source="Lin 1991; Agarwal et al. 2024, ICLR (generalized knowledge distillation)",
         weight="(1 - β) p log(1 + β/((1 - β)p))",
         oracle="scipy",
     ),
-    Loss(
+    row(
         fn=forward_kl,
-        inverse_link="softmax",
-        family="divergence",
-        task="classification",
         formula="Σ y log(y/p)",
         claims=LOCAL
         | {"gradient_is_error", "linear_in_target", "elicits_mean", "strictly_proper"}
@@ -188,76 +174,55 @@ ROWS = (
         weight="1",
         oracle="torch, scipy",
     ),
-    Loss(
+    row(
         fn=skew_kl,
-        inverse_link="softmax",
-        family="divergence",
-        task="classification",
         formula="Σ y log(y / (αy + (1 - α)p))",
         claims=LOCAL | {"bounded_gradient", "vanishing_when_wrong"},
         source="Lee 1999, ACL; Ko et al. 2024, ICML (DistiLLM)",
         weight="(1 - α)p / (α + (1 - α)p)",
         oracle="torch, scipy",
     ),
-    Loss(
+    row(
         fn=skew_reverse_kl,
-        inverse_link="softmax",
-        family="divergence",
-        task="classification",
         formula="Σ p log(p / ((1 - α)y + αp))",
         claims=LOCAL | {"bounded_gradient", "vanishing_when_wrong"},
         source="Ko et al. 2024, ICML (DistiLLM)",
         weight="p log(1 + r/p) - r p/(r + p), r = (1 - α)/α",
         oracle="torch, scipy",
     ),
-    Loss(
+    row(
         fn=hellinger,
-        inverse_link="softmax",
-        family="divergence",
-        task="classification",
         formula="1 - Σ √(p y)",
         claims=LOCAL | {"bounded_gradient", "vanishing_when_wrong"},
         source="Hellinger 1909; as a score in Shuford, Albert and Massengill 1966",
         weight="√p / 2",
         oracle="torch, scipy",
     ),
-    Loss(
+    row(
         fn=bhattacharyya,
-        inverse_link="softmax",
-        family="divergence",
-        task="classification",
         formula="-log Σ √(p y)",
         claims=LOCAL | {"elicits_mean", "strictly_proper", "bounded_gradient"},
         source="Bhattacharyya 1943, Bulletin of the Calcutta Mathematical Society",
         weight="1/2",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=reverse_kl,
-        inverse_link="softmax",
-        family="divergence",
-        task="classification",
         formula="Σ p (log p - max(log y, A))",
         claims=DIVERGENCE | {"bounded_gradient", "vanishing_when_wrong"},
         source="Kullback and Leibler 1951, the other way round",
         oracle="torch, scipy",
     ),
-    Loss(
+    row(
         fn=chi2,
-        inverse_link="softmax",
-        family="divergence",
-        task="classification",
         formula="(Σ y²/p - 1)/2",
         claims=LOCAL | {"convex"},
         source="Pearson 1900; Amari 2016 on its family",
         weight="1 / (2p)",
         oracle="scipy",
     ),
-    Loss(
+    row(
         fn=dice,
-        inverse_link="softmax",
-        family="divergence",
-        task="classification",
         formula="1 - 2 Σ p y / (Σ p² + Σ y²)",
         claims=DIVERGENCE
         | {"minimised_at_target", "bounded_gradient", "vanishing_when_wrong", "nonnegative"},

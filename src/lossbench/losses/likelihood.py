@@ -7,6 +7,7 @@ summed over targets, without the terms that depend on the target alone.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -37,7 +38,6 @@ def gaussian_nll(output: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tensor
 
     Args:
         output: Means, then logarithms of the variances, [..., 2C].
-        target: [..., C].
         eps: Least variance, in squared units of the target; positive.
     """
     mean, log_variance = output.chunk(2, -1)
@@ -52,7 +52,6 @@ def beta_nll(output: Tensor, target: Tensor, *, beta: float = 0.5, eps: float = 
 
     Args:
         output: Means, then logarithms of the variances, [..., 2C].
-        target: [..., C].
         beta: The power, from 0, which is gaussian_nll, to 1, where means learn as by mse.
         eps: Least variance, in squared units of the target; positive.
     """
@@ -70,7 +69,6 @@ def gaussian_crps(output: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tenso
 
     Args:
         output: Means, then logarithms of the variances, [..., 2C].
-        target: [..., C].
         eps: Least variance, in squared units of the target; positive.
     """
     mean, log_variance = output.chunk(2, -1)
@@ -115,8 +113,6 @@ def student_t(output: Tensor, target: Tensor, *, df: float = 4.0, scale: float =
     """Student's t noise of fixed scale: its influence redescends, the slower the larger `df`.
 
     Args:
-        output: [..., C].
-        target: [..., C].
         df: Degrees of freedom, positive; 1 is Cauchy noise, infinity Gaussian.
         scale: Of the noise, in units of the target; positive.
     """
@@ -137,12 +133,12 @@ def msle(output: Tensor, target: Tensor) -> Tensor:
 LIKELIHOOD = frozenset({"gradient_is_derivative", "minimised_at_target", "permutation_invariant"})
 """Claims of every likelihood of independent numbers."""
 
+row = partial(Loss, family="likelihood", task="regression")
+
 ROWS = (
-    Loss(
+    row(
         fn=poisson_nll,
         inverse_link="exp",
-        family="likelihood",
-        task="regression",
         formula="exp(z) - yz",
         claims=LIKELIHOOD
         | {
@@ -157,11 +153,9 @@ ROWS = (
         domain="nonnegative",
         oracle="torch, scikit-learn",
     ),
-    Loss(
+    row(
         fn=gaussian_nll,
         inverse_link="mean",
-        family="likelihood",
-        task="regression",
         formula="(log v + e²/v)/2, two outputs",
         claims=LIKELIHOOD | {"elicits_mean", "translation_invariant"},
         source="Nix and Weigend 1994; its pitfalls in Seitzer et al. 2022, ICLR",
@@ -169,11 +163,9 @@ ROWS = (
         oracle="torch, scoringrules",
         distribution="gaussian",
     ),
-    Loss(
+    row(
         fn=beta_nll,
         inverse_link="mean",
-        family="likelihood",
-        task="regression",
         formula="[v^β] (log v + e²/v)/2, two outputs, [·] without gradient",
         claims=(LIKELIHOOD - {"gradient_is_derivative"})
         | {"elicits_mean", "translation_invariant"},
@@ -182,11 +174,9 @@ ROWS = (
         oracle="torch",
         distribution="gaussian",
     ),
-    Loss(
+    row(
         fn=gaussian_crps,
         inverse_link="mean",
-        family="likelihood",
-        task="regression",
         formula="σ (w (2Φ(w) - 1) + 2φ(w) - 1/√π), w = e/σ, two outputs",
         claims=LIKELIHOOD | {"smooth", "translation_invariant", "nonnegative"},
         source="Gneiting, Raftery, Westveld and Goldman 2005, Monthly Weather Review",
@@ -194,11 +184,9 @@ ROWS = (
         oracle="scoringrules",
         distribution="gaussian",
     ),
-    Loss(
+    row(
         fn=hl_gauss,
         inverse_link="mean_of_bins",
-        family="likelihood",
-        task="regression",
         formula="-Σ q log p, p = softmax(z), q the Gaussian's shares of n = 51 bins",
         claims=LIKELIHOOD | {"convex", "smooth", "bounded_gradient", "nonnegative"},
         source="Imani and White 2018, ICML; Farebrother et al. 2024, ICML",
@@ -206,11 +194,9 @@ ROWS = (
         oracle="torch",
         distribution="bins",
     ),
-    Loss(
+    row(
         fn=student_t,
         inverse_link="identity",
-        family="likelihood",
-        task="regression",
         formula="(df + 1)/2 log(1 + (e/scale)²/df)",
         claims=LIKELIHOOD
         | {
@@ -224,11 +210,9 @@ ROWS = (
         oracle="torch, scipy, statsmodels, scoringrules",
         distribution="student_t",
     ),
-    Loss(
+    row(
         fn=msle,
         inverse_link="softplus",
-        family="likelihood",
-        task="regression",
         formula="(log(1 + f) - log(1 + y))²",
         claims=LIKELIHOOD | {"smooth", "bounded_gradient", "vanishing_when_wrong", "nonnegative"},
         source="The metric of several Kaggle competitions, there as its root (RMSLE)",

@@ -7,6 +7,7 @@ per example, [...]. They are defined on labels; for a distribution they give the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -107,102 +108,84 @@ MARGIN = frozenset(
 PROPER = MARGIN | {"minimised_at_target", "elicits_mean", "strictly_proper", "calibrated", "smooth"}
 """Claims of those that are proper scores through their own inverse link."""
 
+row = partial(Loss, family="margin", task="classification")
+
 ROWS = (
-    Loss(
+    row(
         fn=crammer_singer,
         inverse_link="identity",
-        family="margin",
-        task="classification",
         formula="[1 + max z_j - z_c]₊, j ≠ c",
         claims=MARGIN | {"convex", "bounded_gradient", "translation_invariant"},
         source="Crammer and Singer 2001, JMLR",
         oracle="scikit-learn",
     ),
-    Loss(
+    row(
         fn=crammer_singer_squared,
         inverse_link="identity",
-        family="margin",
-        task="classification",
         formula="[1 + max z_j - z_c]₊², j ≠ c",
         claims=MARGIN | {"convex", "translation_invariant"},
         source="Crammer and Singer 2001, JMLR; squared as in L2 support vector machines",
         oracle="scikit-learn",
     ),
-    Loss(
+    row(
         fn=weston_watkins,
         inverse_link="identity",
-        family="margin",
-        task="classification",
         formula="Σ [1 + z_j - z_c]₊, j ≠ c",
         claims=MARGIN | {"convex", "bounded_gradient", "translation_invariant"},
         source="Weston and Watkins 1999, ESANN",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=weston_watkins_squared,
         inverse_link="identity",
-        family="margin",
-        task="classification",
         formula="Σ [1 + z_j - z_c]₊², j ≠ c",
         claims=MARGIN | {"calibrated", "convex", "smooth", "translation_invariant"},
         source="Weston and Watkins 1999, ESANN; squared as in L2 support vector machines",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=exponential,
         inverse_link="doubled_softmax",
-        family="margin",
-        task="classification",
         formula="Σ exp(z_j - z_c), j ≠ c",
         claims=PROPER | {"convex", "translation_invariant"},
         source="Freund and Schapire 1997 (AdaBoost.M2); Schapire and Freund 2012, Boosting",
         oracle="scikit-learn",
     ),
-    Loss(
+    row(
         fn=ova_hinge,
         inverse_link="identity",
-        family="margin",
-        task="classification",
         formula="Σ [1 - v]₊, v = ±z",
         claims=MARGIN | {"convex", "bounded_gradient"},
         source="Rifkin and Klautau 2004, JMLR",
         oracle="torch, scikit-learn, keras",
     ),
-    Loss(
+    row(
         fn=ova_squared_hinge,
         inverse_link="half_margin",
-        family="margin",
-        task="classification",
         formula="Σ [1 - v]₊², v = ±z",
         claims=PROPER | {"convex"},
         source="Janocha and Czarnecki 2017",
         oracle="scikit-learn, keras",
     ),
-    Loss(
+    row(
         fn=ova_exponential,
         inverse_link="doubled_sigmoid",
-        family="margin",
-        task="classification",
         formula="Σ exp(-v), v = ±z",
         claims=PROPER | {"convex"},
         source="Freund and Schapire 1997, Journal of Computer and System Sciences",
         oracle="scikit-learn",
     ),
-    Loss(
+    row(
         fn=savage,
         inverse_link="doubled_sigmoid",
-        family="margin",
-        task="classification",
         formula="Σ 1/(1 + exp 2v)², v = ±z",
         claims=PROPER | {"bounded_gradient", "vanishing_when_wrong"},
         source="Masnadi-Shirazi and Vasconcelos 2008, NeurIPS",
         oracle="torch, scoringrules",
     ),
-    Loss(
+    row(
         fn=tangent,
         inverse_link="tangent",
-        family="margin",
-        task="classification",
         formula="Σ (2 atan v - 1)², v = ±z",
         claims=PROPER | {"bounded_gradient", "vanishing_when_wrong"},
         source="Masnadi-Shirazi, Mahadevan and Vasconcelos 2010, CVPR",

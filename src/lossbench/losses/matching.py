@@ -6,6 +6,8 @@ per example, [...].
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -39,8 +41,6 @@ def entmax(output: Tensor, target: Tensor, *, alpha: float = 1.25) -> Tensor:
     """The matching loss of the alpha-entmax: 1 is cross_entropy, 1.5 entmax15, 2 sparsemax.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         alpha: Index of the Tsallis entropy, from 1 to 2.
     """
     if alpha == 1.0:
@@ -75,52 +75,44 @@ MATCHING = frozenset(
 )
 """Claims of every matching loss whose inverse link is continuous."""
 
+row = partial(Loss, family="matching", task="classification")
+
 ROWS = (
-    Loss(
+    row(
         fn=mse_logits,
         inverse_link="identity",
-        family="matching",
-        task="classification",
         formula="Σ(z - y)²/2",
         claims=MATCHING,
         source="Hui and Belkin 2021, ICLR (there without the half and with rescaling)",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=bce_ova,
         inverse_link="sigmoid",
-        family="matching",
-        task="classification",
         formula="Σ log(1 + exp z) - yz",
         claims=MATCHING | {"bounded_gradient"},
         source="Rifkin and Klautau 2004, JMLR; Wightman, Touvron and Jégou 2021",
         oracle="torch, timm",
     ),
-    Loss(
+    row(
         fn=sparsemax,
         inverse_link="sparsemax",
-        family="matching",
-        task="classification",
         formula="(‖y - z‖² - ‖p - z‖²)/2",
         claims=MATCHING | {"bounded_gradient", "translation_invariant"},
         source="Martins and Astudillo 2016, ICML",
         oracle="entmax",
     ),
-    Loss(
+    row(
         fn=entmax15,
         inverse_link="entmax15",
-        family="matching",
-        task="classification",
         formula="Ω(y) - Ω(p) + Σ z(p - y), Ω(p) = 4/3 (Σ p^1.5 - 1)",
         claims=MATCHING | {"bounded_gradient", "translation_invariant"},
         source="Peters, Niculae and Martins 2019, ACL",
         oracle="entmax",
     ),
-    Loss(
+    row(
         fn=entmax,
         inverse_link="entmax",
-        family="matching",
-        task="classification",
         formula="Ω(y) - Ω(p) + Σ z(p - y), Ω(p) = (Σ p^α - 1)/(α(α - 1))",
         claims=MATCHING | {"bounded_gradient", "translation_invariant"},
         source="Blondel, Martins and Niculae 2020, JMLR",

@@ -7,6 +7,7 @@ loss per example, [...], summed over outputs.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,8 +20,6 @@ def huber(output: Tensor, target: Tensor, *, delta: float = 1.0) -> Tensor:
     """Squared error near the target, absolute error beyond `delta`.
 
     Args:
-        output: [..., C].
-        target: [..., C].
         delta: Error at which the two branches meet, in units of the target; positive. A run's
             targets are in standard deviations of the training target.
     """
@@ -34,8 +33,6 @@ def smooth_l1(output: Tensor, target: Tensor, *, beta: float = 1.0) -> Tensor:
     """Huber's loss over its corner, so that the slope far from the target is 1.
 
     Args:
-        output: [..., C].
-        target: [..., C].
         beta: Error at which the two branches meet, in units of the target; positive.
     """
     return huber(output, target, delta=beta) / beta
@@ -47,8 +44,6 @@ def pseudo_huber(output: Tensor, target: Tensor, *, delta: float = 1.0) -> Tenso
     Charbonnier's √(e² + ε²) is this loss at `delta` = ε, divided by ε, plus ε.
 
     Args:
-        output: [..., C].
-        target: [..., C].
         delta: Error at which the slope is 1/√2 of its limit, in units of the target; positive.
     """
     squared = ((output - target) / delta).square()
@@ -67,8 +62,6 @@ def eps_insensitive(output: Tensor, target: Tensor, *, epsilon: float = 0.1) -> 
     """Absolute error beyond a tube around the target; within it any prediction is as good.
 
     Args:
-        output: [..., C].
-        target: [..., C].
         epsilon: Half the width of the tube, in units of the target; 0 is mae.
     """
     return ((output - target).abs() - epsilon).clamp(min=0.0).sum(-1)
@@ -80,8 +73,6 @@ def barron(output: Tensor, target: Tensor, *, alpha: float = 1.0, c: float = 1.0
     That at c = 1; alpha 0 is cauchy with c = √2. Below alpha 1 the influence redescends.
 
     Args:
-        output: [..., C].
-        target: [..., C].
         alpha: Shape, any number up to 2; the smaller, the less an outlier counts. The default is
             where the adaptive form of the paper starts.
         c: Scale of the error, in units of the target; positive.
@@ -111,62 +102,46 @@ MONOTONE = frozenset(
 ROUNDED = MONOTONE | {"minimised_at_target", "smooth"}
 """Claims of those that are round where they are least."""
 
+row = partial(Loss, family="monotone", task="regression", inverse_link="identity")
+
 ROWS = (
-    Loss(
+    row(
         fn=huber,
-        inverse_link="identity",
-        family="monotone",
-        task="regression",
         formula="e²/2 if |e| ≤ δ else δ(|e| - δ/2)",
         claims=ROUNDED,
         source="Huber 1964, Annals of Mathematical Statistics",
         oracle="torch, scipy, statsmodels",
     ),
-    Loss(
+    row(
         fn=smooth_l1,
-        inverse_link="identity",
-        family="monotone",
-        task="regression",
         formula="e²/(2β) if |e| ≤ β else |e| - β/2",
         claims=ROUNDED,
         source="Girshick 2015, ICCV (Fast R-CNN)",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=pseudo_huber,
-        inverse_link="identity",
-        family="monotone",
-        task="regression",
         formula="δ²(√(1 + (e/δ)²) - 1)",
         claims=ROUNDED,
         source="Charbonnier et al. 1994, ICIP; Barron 2019, CVPR",
         oracle="scipy, kornia",
     ),
-    Loss(
+    row(
         fn=log_cosh,
-        inverse_link="identity",
-        family="monotone",
-        task="regression",
         formula="log cosh e",
         claims=ROUNDED,
         source="Green 1990, IEEE Transactions on Medical Imaging",
         oracle="keras",
     ),
-    Loss(
+    row(
         fn=eps_insensitive,
-        inverse_link="identity",
-        family="monotone",
-        task="regression",
         formula="max(|e| - ε, 0)",
         claims=MONOTONE,
         source="Vapnik 1995, The Nature of Statistical Learning Theory",
         oracle="torch, scikit-learn",
     ),
-    Loss(
+    row(
         fn=barron,
-        inverse_link="identity",
-        family="monotone",
-        task="regression",
         formula="|α - 2|/α (((e/c)²/|α - 2| + 1)^(α/2) - 1)",
         claims=ROUNDED,
         source="Barron 2019, CVPR",

@@ -7,6 +7,8 @@ summed over outputs: a regression target in its own unit u gives u² for mse, u�
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from lossbench.losses.links import LARGEST_EXPONENT
@@ -36,8 +38,6 @@ def lp(output: Tensor, target: Tensor, *, p: float = 1.5) -> Tensor:
     """A power of the absolute error, over that power.
 
     Args:
-        output: [..., C].
-        target: [..., C].
         p: Power, 1 or more; 1 is mae, 2 is mse, 4 is quartic.
     """
     return (output - target).abs().pow(p).sum(-1) / p
@@ -63,7 +63,6 @@ def rescaled_square(output: Tensor, target: Tensor, *, k: float = 15.0, M: float
     """Squared error of raw outputs whose label is to reach M, and weighs k times as much.
 
     Args:
-        output: [..., C].
         target: Distribution, [..., C]; for one that is no label the expected loss.
         k: Factor on the label's term, positive.
         M: What the label's output is to be. With k = M = 1 the loss is twice mse_logits.
@@ -84,63 +83,49 @@ OF_ERROR = frozenset(
 )
 """Claims of every convex function of the error that is least at zero alone."""
 
+row = partial(Loss, family="power", task="regression", inverse_link="identity")
+
 ROWS = (
-    Loss(
+    row(
         fn=mse,
-        inverse_link="identity",
-        family="power",
-        task="regression",
         formula="e²/2",
         claims=OF_ERROR
         | {"gradient_is_error", "points_along_error", "linear_in_target", "elicits_mean", "smooth"},
         source="Gauss 1809; Savage 1971, Journal of the American Statistical Association",
         oracle="torch, scikit-learn",
     ),
-    Loss(
+    row(
         fn=mae,
-        inverse_link="identity",
-        family="power",
-        task="regression",
         formula="|e|",
         claims=OF_ERROR | {"bounded_gradient"},
         source="Laplace 1774; Koenker and Bassett 1978, Econometrica",
         oracle="torch, scikit-learn",
     ),
-    Loss(
+    row(
         fn=quartic,
-        inverse_link="identity",
-        family="power",
-        task="regression",
         formula="e⁴/4",
         claims=OF_ERROR | {"smooth"},
         source="The essay's alternative; the L4 norm",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=lp,
-        inverse_link="identity",
-        family="power",
-        task="regression",
         formula="|e|^p / p",
         claims=OF_ERROR | {"smooth"},
         source="Gneiting 2011, Journal of the American Statistical Association",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=cosh,
-        inverse_link="identity",
-        family="power",
-        task="regression",
         formula="cosh e - 1",
         claims=OF_ERROR | {"smooth"},
         source="Varian 1975 and Zellner 1986 for the one-sided form (`linex`); both sides added "
         "here",
         oracle="scikit-learn",
     ),
-    Loss(
+    row(
         fn=quartic_probs,
         inverse_link="softmax",
-        family="power",
         task="classification",
         formula="Σ(p - y)⁴/4",
         claims=frozenset(
@@ -160,10 +145,8 @@ ROWS = (
         "powers",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=rescaled_square,
-        inverse_link="identity",
-        family="power",
         task="classification",
         formula="k(z_c - M)² + Σ z_j², j ≠ c",
         claims=frozenset(

@@ -8,6 +8,8 @@ per example, [...].
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -45,8 +47,6 @@ def tsallis(output: Tensor, target: Tensor, *, q: float = 1.5) -> Tensor:
     """The power score, proper for the Tsallis entropy of index `q`; 2 is brier.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         q: Index, above 1; towards 1 it becomes cross_entropy.
     """
     log_p = exact_log_softmax(output)
@@ -81,64 +81,49 @@ PROPER = frozenset(
 )
 """Claims of every strictly proper score behind a softmax, if it is smooth."""
 
+row = partial(Loss, family="proper", task="classification", inverse_link="softmax")
+
 ROWS = (
-    Loss(
+    row(
         fn=cross_entropy,
-        inverse_link="softmax",
-        family="proper",
-        task="classification",
         formula="-Σ y log p",
         claims=PROPER | {"gradient_is_error", "points_along_error", "local_weight", "convex"},
         source="Good 1952, Journal of the Royal Statistical Society; Bridle 1990",
         weight="1",
         oracle="torch, scikit-learn, timm",
     ),
-    Loss(
+    row(
         fn=brier,
-        inverse_link="softmax",
-        family="proper",
-        task="classification",
         formula="Σ(p - y)²",
         claims=PROPER | {"vanishing_when_wrong"},
         source="Brier 1950, Monthly Weather Review",
         oracle="scikit-learn, scoringrules",
     ),
-    Loss(
+    row(
         fn=mse_sigmoid,
         inverse_link="sigmoid",
-        family="proper",
-        task="classification",
         formula="Σ(p - y)²/2",
         claims=(PROPER - {"translation_invariant"}) | {"vanishing_when_wrong"},
         source="Rumelhart, Hinton and Williams 1986, Nature (the error of the original back- "
         "propagation)",
         oracle="torch, scoringrules",
     ),
-    Loss(
+    row(
         fn=spherical,
-        inverse_link="softmax",
-        family="proper",
-        task="classification",
         formula="1 - Σ y p / ‖p‖",
         claims=PROPER | {"vanishing_when_wrong"},
         source="Roby 1965; Good 1971; Gneiting and Raftery 2007, JASA",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=tsallis,
-        inverse_link="softmax",
-        family="proper",
-        task="classification",
         formula="Σ p^q - 1 - q/(q - 1) Σ y (p^(q-1) - 1)",
         claims=PROPER | {"vanishing_when_wrong"},
         source="Gneiting and Raftery 2007, JASA (power family); Tsallis 1988",
         oracle="pytorch-optimizer",
     ),
-    Loss(
+    row(
         fn=rps,
-        inverse_link="softmax",
-        family="proper",
-        task="classification",
         formula="Σ_k (Σ_{j≤k} p_j - y_j)²",
         claims=(PROPER - {"permutation_invariant"}) | {"vanishing_when_wrong"},
         source="Epstein 1969, Journal of Applied Meteorology",

@@ -6,6 +6,8 @@ loss per example, [...], summed over outputs.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -16,8 +18,6 @@ def cauchy(output: Tensor, target: Tensor, *, c: float = 1.0) -> Tensor:
     """Logarithm of a squared error, the likelihood of Cauchy noise. Also called Lorentzian.
 
     Args:
-        output: [..., C].
-        target: [..., C].
         c: Error at which the influence is largest, in units of the target; positive.
     """
     return 0.5 * c**2 * ((output - target) / c).square().log1p().sum(-1)
@@ -27,8 +27,6 @@ def geman_mcclure(output: Tensor, target: Tensor, *, c: float = 1.0) -> Tensor:
     """A squared error that saturates at 2 per output.
 
     Args:
-        output: [..., C].
-        target: [..., C].
         c: Scale of the error, in units of the target; positive.
     """
     squared = ((output - target) / c).square()
@@ -39,8 +37,6 @@ def welsch(output: Tensor, target: Tensor, *, c: float = 1.0) -> Tensor:
     """One minus a Gaussian of the error. Its mean is also known as the negated correntropy.
 
     Args:
-        output: [..., C].
-        target: [..., C].
         c: Error at which the influence is largest, in units of the target; positive.
     """
     half = 0.5 * ((output - target) / c).square()
@@ -52,8 +48,6 @@ def tukey(output: Tensor, target: Tensor, *, c: float = 4.685) -> Tensor:
     """Tukey's biweight: beyond `c` a target has no influence at all.
 
     Args:
-        output: [..., C].
-        target: [..., C].
         c: Error from which on the loss is constant, in units of the target; positive. The default
             makes it 95 % as efficient as the mean under Gaussian noise of unit variance.
     """
@@ -76,43 +70,33 @@ REDESCENDING = frozenset(
 )
 """Claims of every loss of a smooth influence that falls to zero."""
 
+row = partial(Loss, family="redescending", task="regression", inverse_link="identity")
+
 ROWS = (
-    Loss(
+    row(
         fn=cauchy,
-        inverse_link="identity",
-        family="redescending",
-        task="regression",
         formula="c²/2 log(1 + (e/c)²)",
         claims=REDESCENDING,
         source="Black and Anandan 1996, Computer Vision and Image Understanding",
         oracle="scipy, kornia",
     ),
-    Loss(
+    row(
         fn=geman_mcclure,
-        inverse_link="identity",
-        family="redescending",
-        task="regression",
         formula="2(e/c)² / ((e/c)² + 4)",
         claims=REDESCENDING,
         source="Geman and McClure 1985; scaled as in Barron 2019, CVPR",
         oracle="kornia",
     ),
-    Loss(
+    row(
         fn=welsch,
-        inverse_link="identity",
-        family="redescending",
-        task="regression",
         formula="1 - exp(-(e/c)²/2)",
         claims=REDESCENDING,
         source="Dennis and Welsch 1978; Liu, Pokharel and Principe 2007, IEEE Trans. Signal "
         "Processing",
         oracle="kornia",
     ),
-    Loss(
+    row(
         fn=tukey,
-        inverse_link="identity",
-        family="redescending",
-        task="regression",
         formula="c²/6 (1 - (1 - (e/c)²)³) if |e| ≤ c else c²/6",
         claims=REDESCENDING,
         source="Beaton and Tukey 1974, Technometrics",

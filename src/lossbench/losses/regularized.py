@@ -6,6 +6,8 @@ per example, [...].
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -19,8 +21,6 @@ def label_smoothing(output: Tensor, target: Tensor, *, epsilon: float = 0.1) -> 
     """Cross entropy against a target of which a share is spread over all classes.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         epsilon: Share that is spread, between 0 and 1; 0 is cross_entropy.
     """
     return cross_entropy(output, (1.0 - epsilon) * target + epsilon / output.shape[-1])
@@ -30,8 +30,6 @@ def confidence_penalty(output: Tensor, target: Tensor, *, beta: float = 0.1) -> 
     """Cross entropy less `beta` times the entropy of the prediction.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         beta: Weight of the entropy, 0 or more; 0 is cross_entropy.
     """
     log_p = log_softmax(output)
@@ -42,8 +40,6 @@ def logit_penalty(output: Tensor, target: Tensor, *, beta: float = 0.01) -> Tens
     """Cross entropy plus half of `beta` times the squared norm of the output.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         beta: Weight of the norm, 0 or more; 0 is cross_entropy. The paper tunes it, this is ours.
     """
     return cross_entropy(output, target) + 0.5 * beta * output.square().sum(-1)
@@ -53,8 +49,6 @@ def logit_norm(output: Tensor, target: Tensor, *, tau: float = 0.04) -> Tensor:
     """Cross entropy of the output's direction: its length neither counts nor gets a gradient.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         tau: Temperature the direction is divided by, positive.
     """
     return cross_entropy(direction(output) / tau, target)
@@ -67,8 +61,6 @@ def cosine_softmax(output: Tensor, target: Tensor, *, scale: float = 20.0) -> Te
     logit_norm has at tau = 1/`scale`.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         scale: Inverse temperature, positive.
     """
     return cross_entropy(scale * direction(output), target)
@@ -80,8 +72,6 @@ def z_loss(output: Tensor, target: Tensor, *, c: float = 1e-4) -> Tensor:
     Least where that normaliser is 0: it takes from cross entropy the freedom to let outputs drift.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         c: Weight of the square, 0 or more; 0 is cross_entropy. The default is that of PaLM.
     """
     return cross_entropy(output, target) + c * output.logsumexp(-1).square()
@@ -91,8 +81,6 @@ def softcap(output: Tensor, target: Tensor, *, cap: float = 30.0) -> Tensor:
     """Cross entropy of soft-capped outputs, cap tanh(z / cap), which stay between -cap and cap.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         cap: Positive; towards infinity it is cross_entropy. The default is that of Gemma 2.
     """
     return cross_entropy(softcapped(output, cap=cap), target)
@@ -107,7 +95,6 @@ def distillation(output: Tensor, target: Tensor, *, temperature: float = 2.0) ->
     """Divergence of the softmax from the target, both at a temperature, times its square.
 
     Args:
-        output: [..., C].
         target: Distribution, [..., C], of a teacher at temperature 1; raised to the power
             1/temperature and scaled it is that of one whose outputs were divided by it.
         temperature: Positive; 1 is forward_kl. The higher, the more the small ones count.
@@ -132,63 +119,49 @@ NORMALIZED = REGULARIZED | {
 }
 """Claims of cross entropy of the output's direction."""
 
+row = partial(Loss, family="regularized", task="classification", inverse_link="softmax")
+
 ROWS = (
-    Loss(
+    row(
         fn=label_smoothing,
-        inverse_link="softmax",
-        family="regularized",
-        task="classification",
         formula="-Σ ((1 - ε)y + ε/C) log p",
         claims=REGULARIZED
         | {"convex", "smooth", "bounded_gradient", "translation_invariant", "nonnegative"},
         source="Szegedy et al. 2016, CVPR; Müller, Kornblith and Hinton 2019, NeurIPS",
         oracle="torch, timm",
     ),
-    Loss(
+    row(
         fn=confidence_penalty,
-        inverse_link="softmax",
-        family="regularized",
-        task="classification",
         formula="-Σ y log p + β Σ p log p",
         claims=REGULARIZED | {"smooth", "bounded_gradient", "translation_invariant"},
         source="Pereyra et al. 2017, ICLR workshop",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=logit_penalty,
-        inverse_link="softmax",
-        family="regularized",
-        task="classification",
         formula="-Σ y log p + β/2 ‖z‖²",
         claims=REGULARIZED | {"convex", "smooth", "nonnegative"},
         source="Kornblith et al. 2021, NeurIPS",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=logit_norm,
         inverse_link="normalized_softmax",
-        family="regularized",
-        task="classification",
         formula="-Σ y log softmax(z / (τ‖z‖))",
         claims=NORMALIZED,
         source="Wei et al. 2022, ICML",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=cosine_softmax,
         inverse_link="cosine_softmax",
-        family="regularized",
-        task="classification",
         formula="-Σ y log softmax(scale z / ‖z‖)",
         claims=NORMALIZED,
         source="Kornblith et al. 2021, NeurIPS",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=z_loss,
-        inverse_link="softmax",
-        family="regularized",
-        task="classification",
         formula="-Σ y log p + c (log Σ exp z)²",
         claims=REGULARIZED
         | {"minimised_at_target", "elicits_mean", "strictly_proper", "convex", "smooth"}
@@ -196,11 +169,9 @@ ROWS = (
         source="Chowdhery et al. 2023, JMLR (PaLM)",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=softcap,
         inverse_link="softcapped_softmax",
-        family="regularized",
-        task="classification",
         formula="-Σ y log softmax(cap tanh(z / cap))",
         claims=REGULARIZED
         | {"minimised_at_target", "elicits_mean", "strictly_proper", "smooth"}
@@ -208,11 +179,9 @@ ROWS = (
         source="Gemma Team 2024 (Gemma 2); Bello et al. 2017, ICLR workshop",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=stablemax,
         inverse_link="stablemax",
-        family="regularized",
-        task="classification",
         formula="-Σ y log(s(z) / Σ s), s(z) = 1 + z if z ≥ 0 else 1/(1 - z)",
         claims=REGULARIZED
         | {"minimised_at_target", "elicits_mean", "strictly_proper", "smooth"}
@@ -220,11 +189,8 @@ ROWS = (
         source="Prieto, Barsbey, Mediano and Birdal 2025, ICLR",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=distillation,
-        inverse_link="softmax",
-        family="regularized",
-        task="classification",
         formula="T² Σ q log(q / softmax(z/T)), q ∝ y^(1/T)",
         claims=frozenset(
             {"gradient_is_derivative", "minimised_at_target", "calibrated", "convex", "smooth"}

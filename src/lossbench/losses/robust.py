@@ -7,6 +7,7 @@ per example, [...].
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,8 +35,6 @@ def gce(output: Tensor, target: Tensor, *, q: float = 0.7) -> Tensor:
     """Generalised cross entropy, also Lq loss or alpha-loss: between cross_entropy and unhinged.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         q: Above 0, up to 1; towards 0 it becomes cross_entropy, 1 is unhinged.
     """
     log_p = exact_log_softmax(output)
@@ -47,8 +46,6 @@ def rce(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Tensor:
     """Reverse cross entropy, -Σ p log y: the target's logarithm is cut off at `log_zero`.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         log_zero: What log 0 is taken for, negative. The paper says -4; the authors' code clamps
             the label at 1e-4 and so has -9.21.
     """
@@ -66,8 +63,6 @@ def sce(
     """Symmetric cross entropy: cross entropy and its reverse.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         alpha: Factor of cross_entropy; 0.1 is the paper's for CIFAR-10, 6 for CIFAR-100.
         beta: Factor of rce; 1 there for CIFAR-10, 0.1 for CIFAR-100.
         log_zero: What log 0 is taken for, negative; see `rce`.
@@ -92,8 +87,6 @@ def nce_mae(output: Tensor, target: Tensor, *, alpha: float = 1.0, beta: float =
     """An active passive loss: nce and mae_probs.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         alpha: Factor of nce.
         beta: Factor of mae_probs, 2(1 - p_c) as in the paper; the authors' code has 1 - p_c.
     """
@@ -111,8 +104,6 @@ def nce_rce(
     """An active passive loss: nce and rce.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         alpha: Factor of nce.
         beta: Factor of rce.
         log_zero: What log 0 is taken for, negative; see `rce`.
@@ -124,8 +115,6 @@ def taylor_ce(output: Tensor, target: Tensor, *, t: int = 2) -> Tensor:
     """The first `t` terms of the Taylor series of cross entropy around p = 1.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         t: Terms, 1 or more; 1 is unhinged, infinitely many are cross_entropy.
     """
     miss = 1.0 - exact_softmax(output)
@@ -137,8 +126,6 @@ def phuber_ce(output: Tensor, target: Tensor, *, tau: float = 10.0) -> Tensor:
     """Cross entropy continued along its tangent below p = 1/`tau`: a clipped gradient as a loss.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         tau: Largest slope with respect to p, above 1.
     """
     log_p = exact_log_softmax(output)
@@ -150,8 +137,6 @@ def bi_tempered(output: Tensor, target: Tensor, *, t1: float = 0.8, t2: float = 
     """A bounded, tempered logarithm behind a heavy-tailed softmax; at (1, 1) cross_entropy.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         t1: Temperature of the logarithm, below 2; under 1 the loss is bounded.
         t2: Temperature of the softmax; above 1 its tail is heavy, below 1 it is cut off.
 
@@ -198,23 +183,19 @@ LOCAL = ROBUST | {"points_along_error", "local_weight"}
 SYMMETRIC = ROBUST | {"vanishing_when_wrong", "symmetric", "noise_tolerant"}
 """Claims of those whose sum over all labels is the same everywhere."""
 
+row = partial(Loss, family="robust", task="classification", inverse_link="softmax")
+
 ROWS = (
-    Loss(
+    row(
         fn=mae_probs,
-        inverse_link="softmax",
-        family="robust",
-        task="classification",
         formula="Σ|p - y|",
         claims=LOCAL | SYMMETRIC | {"minimised_at_target"},
         source="Ghosh, Kumar and Sastry 2017, AAAI",
         weight="2p",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=unhinged,
-        inverse_link="softmax",
-        family="robust",
-        task="classification",
         formula="1 - Σ y p",
         claims=LOCAL | SYMMETRIC | {"linear_in_target", "smooth"},
         source="Van Rooyen, Menon and Williamson 2015, NeurIPS, on scores; behind a softmax as "
@@ -222,95 +203,69 @@ ROWS = (
         weight="p",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=gce,
-        inverse_link="softmax",
-        family="robust",
-        task="classification",
         formula="Σ y (1 - p^q)/q",
         claims=LOCAL | {"linear_in_target", "smooth", "vanishing_when_wrong"},
         source="Zhang and Sabuncu 2018, NeurIPS",
         weight="p^q",
         oracle="keras",
     ),
-    Loss(
+    row(
         fn=rce,
-        inverse_link="softmax",
-        family="robust",
-        task="classification",
         formula="-Σ p max(log y, A), A = log_zero",
         claims=LOCAL | SYMMETRIC | {"smooth"},
         source="Wang et al. 2019, ICCV",
         weight="|A| p",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=sce,
-        inverse_link="softmax",
-        family="robust",
-        task="classification",
         formula="-α Σ y log p - β Σ p max(log y, A)",
         claims=LOCAL | {"smooth"},
         source="Wang et al. 2019, ICCV",
         weight="α + β|A| p",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=nce,
-        inverse_link="softmax",
-        family="robust",
-        task="classification",
         formula="Σ y log p / Σ log p",
         claims=SYMMETRIC | {"linear_in_target", "smooth"},
         source="Ma et al. 2020, ICML",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=nce_mae,
-        inverse_link="softmax",
-        family="robust",
-        task="classification",
         formula="α Σ y log p / Σ log p + β Σ|p - y|",
         claims=SYMMETRIC,
         source="Ma et al. 2020, ICML",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=nce_rce,
-        inverse_link="softmax",
-        family="robust",
-        task="classification",
         formula="α Σ y log p / Σ log p - β Σ p max(log y, A)",
         claims=SYMMETRIC | {"smooth"},
         source="Ma et al. 2020, ICML",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=taylor_ce,
-        inverse_link="softmax",
-        family="robust",
-        task="classification",
         formula="Σ y Σᵢ (1 - p)ⁱ/i, i = 1 ... t",
         claims=LOCAL | {"linear_in_target", "smooth", "vanishing_when_wrong"},
         source="Feng et al. 2020, IJCAI",
         weight="1 - (1 - p)^t",
         oracle="scipy",
     ),
-    Loss(
+    row(
         fn=phuber_ce,
-        inverse_link="softmax",
-        family="robust",
-        task="classification",
         formula="-Σ y log p if p > 1/τ else log τ + 1 - τp",
         claims=LOCAL | {"linear_in_target", "smooth", "vanishing_when_wrong"},
         source="Menon et al. 2020, ICLR",
         weight="min(1, τp)",
     ),
-    Loss(
+    row(
         fn=bi_tempered,
         inverse_link="tempered_softmax",
-        family="robust",
-        task="classification",
         formula="Σ y (log_t₁ y - log_t₁ p) - (y^(2-t₁) - p^(2-t₁))/(2 - t₁)",
         claims=ROBUST
         | {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,8 +23,6 @@ def focal(output: Tensor, target: Tensor, *, gamma: float = 2.0) -> Tensor:
     """Cross entropy, weighed down where the label is already likely.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         gamma: Focusing parameter, 0 or more; 0 is cross_entropy.
     """
     log_p = log_softmax(output)
@@ -34,8 +33,6 @@ def poly1(output: Tensor, target: Tensor, *, epsilon: float = 2.0) -> Tensor:
     """Cross entropy with another first coefficient of its expansion in powers of 1 - p.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         epsilon: What is added to the first coefficient, -1 or more; 0 is cross_entropy. The
             default is the paper's for ImageNet.
     """
@@ -53,8 +50,6 @@ def asl(
     """The asymmetric loss for single labels: smoothed cross entropy, focused apart on each side.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         gamma_pos: Focusing on the label, as in `focal`; 0 or more.
         gamma_neg: Focusing on the other classes, whose smoothed share it weighs by p; 0 or more.
         eps: Label smoothing, between 0 and 1.
@@ -82,8 +77,6 @@ def eaft(output: Tensor, target: Tensor, *, k: int = 20) -> Tensor:
     doubted.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         k: Classes whose entropy it is, 2 or more: those with the largest outputs, among themselves.
             With fewer classes it is that of all.
 
@@ -101,8 +94,6 @@ def unlikelihood(output: Tensor, target: Tensor, *, alpha: float = 1.0) -> Tenso
     """Cross entropy, and that every other class is none: -log(1 - p) of each.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         alpha: Weight of the other classes, 0 or more; 0 is cross_entropy.
     """
     places = torch.arange(output.shape[-1], device=output.device)
@@ -121,8 +112,6 @@ def class_balanced(
     """Cross entropy, each class weighed by the inverse of its effective number of examples.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         context: Its class counts n make the weights (1 - beta)/(1 - beta^n), scaled to sum to C.
         beta: From 0 to below 1; 0 is cross_entropy, towards 1 the weights go with 1/n.
     """
@@ -139,8 +128,6 @@ def ldam(
     """Cross entropy with a margin that the label's output must lead by, larger for rare classes.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         context: Its class counts n make the margins, proportional to n^(-1/4).
         max_m: Margin of the rarest class, 0 or more.
         s: Factor on the outputs, positive.
@@ -158,8 +145,6 @@ def logit_adjusted(output: Tensor, target: Tensor, *, context: Context, tau: flo
     """Cross entropy of outputs to which the classes' frequencies were added in training.
 
     Args:
-        output: [..., C].
-        target: Distribution, [..., C].
         context: Its class counts over their sum are the frequencies.
         tau: Factor on their logarithm, 0 or more; 0 is cross_entropy.
     """
@@ -203,44 +188,34 @@ WEIGHTED = frozenset(
 OF_HARDNESS = WEIGHTED | {"calibrated", "permutation_invariant"}
 """Claims of those that weigh examples and treat all classes alike."""
 
+row = partial(Loss, family="weighted", task="classification", inverse_link="softmax")
+
 ROWS = (
-    Loss(
+    row(
         fn=focal,
-        inverse_link="softmax",
-        family="weighted",
-        task="classification",
         formula="-Σ y (1 - p)^γ log p",
         claims=OF_HARDNESS | {"points_along_error", "local_weight"},
         source="Lin et al. 2017, ICCV; behind a softmax in Mukhoti et al. 2020, NeurIPS",
         weight="(1 - p)^γ - γ p (1 - p)^(γ-1) log p",
         oracle="torchvision, kornia, keras",
     ),
-    Loss(
+    row(
         fn=poly1,
-        inverse_link="softmax",
-        family="weighted",
-        task="classification",
         formula="-Σ y log p + ε(1 - Σ y p)",
         claims=OF_HARDNESS | {"points_along_error", "local_weight"},
         source="Leng et al. 2022, ICLR",
         weight="1 + εp",
         oracle="timm",
     ),
-    Loss(
+    row(
         fn=asl,
-        inverse_link="softmax",
-        family="weighted",
-        task="classification",
         formula="-Σ (1 - ε + ε/C) y (1 - p)^γ₊ log p + ε/C (1 - y) p^γ₋ log p",
         claims=OF_HARDNESS | {"convex"},
         source="Ridnik et al. 2021, ICCV, in its form for single labels",
         oracle="timm",
     ),
-    Loss(
+    row(
         fn=dft,
-        inverse_link="softmax",
-        family="weighted",
-        task="classification",
         formula="-Σ y [p] log p, [p] without gradient",
         claims=(OF_HARDNESS - {"gradient_is_derivative"})
         | {"points_along_error", "local_weight", "vanishing_when_wrong", "noise_tolerant"},
@@ -248,11 +223,8 @@ ROWS = (
         weight="p",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=eaft,
-        inverse_link="softmax",
-        family="weighted",
-        task="classification",
         formula="-[H(p) / log k] Σ y log p, H of the k largest, [·] without gradient",
         claims=(OF_HARDNESS - {"gradient_is_derivative"})
         | {"points_along_error", "vanishing_when_wrong"}
@@ -260,41 +232,30 @@ ROWS = (
         source="Diao et al. 2026, arXiv 2601.02151 (entropy-adaptive fine-tuning)",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=unlikelihood,
-        inverse_link="softmax",
-        family="weighted",
-        task="classification",
         formula="-Σ y log p + α (1 - y) log(1 - p)",
         claims=OF_HARDNESS | {"minimised_at_target", "elicits_mean", "strictly_proper"},
         source="Welleck et al. 2020, ICLR, there of tokens that were said before",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=class_balanced,
-        inverse_link="softmax",
-        family="weighted",
-        task="classification",
         formula="-Σ w y log p, w ∝ (1 - β)/(1 - β^n)",
         claims=WEIGHTED | {"points_along_error", "convex"},
         source="Cui et al. 2019, CVPR",
         oracle="torch",
     ),
-    Loss(
+    row(
         fn=ldam,
         inverse_link="scaled_softmax",
-        family="weighted",
-        task="classification",
         formula="-log softmax(s(z - m_c e_c))_c, m ∝ n^(-1/4)",
         claims=WEIGHTED | {"points_along_error", "convex"},
         source="Cao et al. 2019, NeurIPS",
         oracle="pytorch-optimizer",
     ),
-    Loss(
+    row(
         fn=logit_adjusted,
-        inverse_link="softmax",
-        family="weighted",
-        task="classification",
         formula="-Σ y log softmax(z + τ log(n/Σn))",
         claims=WEIGHTED | {"convex"},
         source="Menon et al. 2021, ICLR",
