@@ -66,7 +66,7 @@ WEAKENINGS = (
               "    for name, content in files.items():\n        write(pack_dir / name, content)\n",
               "", STORE),
     Weakening("sha256 of a plan's parts is not checked", "records/plan.py",
-              "store.read_hashed(folder / name, sha, cure=cure)", "store.read_file(folder / name)",
+              "store.read_hashed(path, sha256, cure=cure)", "store.read_file(path)",
               ("sweep/test_plan.py",)),
     Weakening("locks hold nobody off", "store.py",
               "    except BlockingIOError:\n        return False",

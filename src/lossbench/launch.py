@@ -39,12 +39,12 @@ from lossbench.processes import BYTES_A_WORKER, cores, free_memory
 from lossbench.protocol import Experiment, Outline
 from lossbench.protocol.experiment import USUAL_SIZE
 from lossbench.question import TF32, ConfigError, Engine, Run
+from lossbench.question.cells import context
 from lossbench.question.identity import forget
 from lossbench.records import RESULTS
 from lossbench.sweep import Sweep
 from lossbench.sweep.crews import Crew, Here, Processes
 from lossbench.sweep.executors import CLUSTERS, Workers
-from lossbench.sweep.plan import context
 from lossbench.sweep.slurm import Cluster
 from lossbench.sweep.training import Trainer
 from lossbench.user_code import load_extensions, own_rows

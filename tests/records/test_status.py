@@ -14,7 +14,7 @@ from sweep_on_disk import build, plan_runs, with_status
 
 from lossbench import cli, records, store
 from lossbench.records import status
-from lossbench.sweep import plan
+from lossbench.sweep import planning
 from lossbench.sweep.inventory import PLANNED, Inventory, record_of
 
 DONE = [make_run(loss=loss, steps=8) for loss in ("mse", "mae")]
@@ -25,7 +25,7 @@ LEFT = [make_run(loss=loss, seed=1, steps=8) for loss in ("mse", "mae", "huber")
 def begun(tmp_path):
     """Two runs are done and three are planned, in a pack each; the packs."""
     sweep_in(tmp_path).run(DONE)
-    plan.write(tmp_path, LEFT, name="begun", command="lossbench", recorded=2)
+    planning.plan_runs(tmp_path, LEFT, name="begun", command="lossbench", recorded=2)
     return Inventory(tmp_path).open_packs(LEFT, pack_size=1, allowed={})
 
 
@@ -62,7 +62,7 @@ def test_the_time_that_is_left_is_what_finished_runs_took(tmp_path, begun):
 
 def test_nothing_is_foretold_of_data_that_no_run_has_finished(tmp_path, begun):
     other = make_run(data="digits", model="linear", loss="cross_entropy")
-    plan.write(tmp_path, [other], name="begun", command="lossbench", recorded=2)
+    planning.plan_runs(tmp_path, [other], name="begun", command="lossbench", recorded=2)
     found = status.status(tmp_path)
     assert found.seconds_left is None
     assert "is not known before a run of each data set has finished" in status.lines(found)[-2]

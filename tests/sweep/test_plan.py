@@ -11,14 +11,16 @@ from plans import write_plan
 
 from lossbench import records, statistics, store
 from lossbench.question import ConfigError
+from lossbench.records import EMPTY_PLAN
 from lossbench.report import summary
-from lossbench.sweep import plan
+from lossbench.sweep import planning
 
+FACTS = {"name": "n", "command": "c", "question": ""}
 DECLARED = {"primary": {"regression": "rmse"}, "margin": {"regression": 0.02}, "cells": ["a"]}
 
 
 def extended(old, runs, declaration=None):
-    return plan.extended(old, runs, name="n", command="c", declaration=declaration)
+    return planning.extended(old, runs, FACTS, declaration=declaration)
 
 
 def at_rate(lr, seeds, **kwargs):
@@ -30,21 +32,21 @@ def rates(found):
 
 
 def test_other_rates_and_fewer_seeds_supersede_nothing():
-    first = extended(plan.EMPTY, at_rate(0.1, range(20)))
+    first = extended(EMPTY_PLAN, at_rate(0.1, range(20)))
     second = extended(first, at_rate(0.2, range(10)))
     assert rates(second) == [0.1, 0.2]
     assert len(second.runs) == 30
 
 
 def test_another_loss_supersedes_nothing():
-    first = extended(plan.EMPTY, at_rate(0.1, range(3)))
+    first = extended(EMPTY_PLAN, at_rate(0.1, range(3)))
     second = extended(first, at_rate(0.2, range(3), loss="mae"))
     assert rates(second) == [0.1, 0.2]
 
 
 def test_edited_code_supersedes_the_old_run_of_the_same_rate_only(monkeypatch):
     runs = [make_run(optimizer__lr=lr) for lr in (0.1, 0.2)]
-    first = extended(plan.EMPTY, runs)
+    first = extended(EMPTY_PLAN, runs)
     edited_code = {"source_sha": "edited", "shared_sha": "edited"}
     # As if the code on disk were edited.
     monkeypatch.setattr(
@@ -67,14 +69,14 @@ def test_edited_code_supersedes_the_old_run_of_the_same_rate_only(monkeypatch):
     ],
 )
 def test_what_is_judged_cannot_change_after_the_first_declaration(change):
-    first = extended(plan.EMPTY, at_rate(0.1, [0]), DECLARED)
+    first = extended(EMPTY_PLAN, at_rate(0.1, [0]), DECLARED)
     with pytest.raises(ConfigError, match="its own folder"):
         extended(first, at_rate(0.1, [1]), DECLARED | change)
 
 
 def test_a_declared_sweep_takes_no_seed_by_hand_and_what_it_has_is_no_new_one():
     runs = at_rate(0.1, range(2))
-    first = extended(plan.EMPTY, runs, DECLARED)
+    first = extended(EMPTY_PLAN, runs, DECLARED)
     pd.testing.assert_frame_equal(extended(first, runs).runs, first.runs)
     with pytest.raises(ConfigError, match=r"n is a declared sweep, .* name=\.\.\."):
         extended(first, at_rate(0.1, [2]))
@@ -87,31 +89,31 @@ def declared(found, runs):
 
 def test_runs_of_the_first_declaration_are_declared():
     runs = at_rate(0.1, range(3))
-    assert declared(extended(plan.EMPTY, runs, DECLARED), runs) == ["mse"]
+    assert declared(extended(EMPTY_PLAN, runs, DECLARED), runs) == ["mse"]
 
 
 def test_a_declaration_made_after_the_first_runs_declares_nothing():
     runs = at_rate(0.1, range(3))
-    found = extended(extended(plan.EMPTY, [make_run(seed=9)]), runs, DECLARED)
+    found = extended(extended(EMPTY_PLAN, [make_run(seed=9)]), runs, DECLARED)
     assert declared(found, runs) == []
 
 
 def test_deleting_the_plan_does_not_make_a_later_declaration_the_first():
     runs = at_rate(0.1, range(3))
-    found = plan.extended(plan.EMPTY, runs, name="n", command="c", declaration=DECLARED, recorded=3)
+    found = planning.extended(EMPTY_PLAN, runs, FACTS, declaration=DECLARED, recorded=3)
     assert declared(found, runs) == []
 
 
 def test_a_loss_added_later_is_exploratory_and_leaves_the_declared_ones_so():
     runs = at_rate(0.1, range(3))
     later = at_rate(0.2, range(3), loss="mae")
-    found = extended(extended(plan.EMPTY, runs, DECLARED), later, DECLARED | {"cells": ["b"]})
+    found = extended(extended(EMPTY_PLAN, runs, DECLARED), later, DECLARED | {"cells": ["b"]})
     assert declared(found, [*runs, *later]) == ["mse"]
 
 
 def test_a_table_says_which_of_its_losses_are_the_same():
     runs = [make_run(loss=loss) for loss in ("huber", "smooth_l1", "mse")]
-    found = extended(plan.EMPTY, runs)
+    found = extended(EMPTY_PLAN, runs)
     sentences = summary._duplicates(["huber", "mse", "smooth_l1"], found.facts)
     assert sentences == ["smooth_l1 = huber"]
     assert summary._duplicates(["huber", "mse"], found.facts) == []
@@ -119,7 +121,7 @@ def test_a_table_says_which_of_its_losses_are_the_same():
 
 def test_a_loss_at_other_parameters_is_no_duplicate():
     runs = [make_run(loss="huber", loss__params={"delta": 0.5}), make_run(loss="smooth_l1")]
-    found = extended(plan.EMPTY, runs)
+    found = extended(EMPTY_PLAN, runs)
     assert found.facts["losses"]["huber"]["duplicates"] == {}
 
 
@@ -127,7 +129,7 @@ def test_a_loss_at_other_parameters_is_no_duplicate():
 
 
 def write(folder, runs, **how):
-    plan.write(folder, runs, name="n", command="c", recorded=0, **how)
+    planning.plan_runs(folder, runs, name="n", command="c", recorded=0, **how)
 
 
 def parts(folder):
@@ -144,7 +146,7 @@ def test_a_launch_adds_one_part_and_touches_none_of_before(tmp_path):
     assert after.items() >= before.items()
     found = records.read_plan(tmp_path)
     assert found.runs.index.tolist() == [run.run_id for run in (*first, *second)]
-    in_memory = extended(extended(plan.EMPTY, first), second)
+    in_memory = extended(extended(EMPTY_PLAN, first), second)
     pd.testing.assert_frame_equal(found.runs, in_memory.runs)
 
 

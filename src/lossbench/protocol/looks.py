@@ -28,10 +28,10 @@ from lossbench.protocol.declaration import (
 )
 from lossbench.protocol.grid import SIDES, Candidate, Grid, candidates
 from lossbench.question import Run, varied
+from lossbench.question.cells import cell, context
 from lossbench.question.vary import parameters
 from lossbench.statistics.choice import TuningTable
 from lossbench.sweep import Sweep
-from lossbench.sweep.plan import cell, context
 
 log = logging.getLogger(__name__)
 

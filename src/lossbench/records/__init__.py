@@ -28,15 +28,19 @@ from lossbench.records.metrics import (
     sign,
 )
 from lossbench.records.plan import (
-    LISTED,
+    EMPTY_PLAN,
     Plan,
     encode_runs,
+    extend_plan,
     files_of,
+    has_curves,
+    is_written,
     path_of,
     planned,
     read_facts,
-    read_listed,
     read_plan,
+    tuned_keys,
+    write_plan,
 )
 from lossbench.records.vocabulary import (
     CONDITIONS,

@@ -15,7 +15,6 @@ import torch
 from lossbench import records, store
 from lossbench.question import Engine, Run
 from lossbench.records import status
-from lossbench.sweep import plan
 from lossbench.sweep.crews import Crew
 from lossbench.sweep.inventory import (
     ATTEMPTS,
@@ -25,6 +24,7 @@ from lossbench.sweep.inventory import (
     OpenPack,
     Statuses,
 )
+from lossbench.sweep.planning import plan_runs
 from lossbench.sweep.preflight import preflight
 from lossbench.sweep.training import Stop, stopping
 
@@ -136,7 +136,7 @@ class Sweep:
         """Whether `settle` was called for the same, and no record was changed or added since."""
         try:
             is_same = store.read_sealed(self.folder / status.SETTLED) == self._settled(request)
-            return is_same and plan.are_drawn(self.folder, records.read_facts(self.folder))
+            return is_same and records.has_curves(self.folder, records.read_facts(self.folder))
         except (OSError, store.StoreError):
             return False
 
@@ -160,7 +160,7 @@ class Sweep:
         with self.timed("write"), store.lock(self.folder / store.LOCK, patience=LOCK_PATIENCE):
             store.clean_temporaries(self.folder)
             inventory = Inventory(self.folder)
-            plan.write(
+            plan_runs(
                 self.folder,
                 runs,
                 name=self.name,

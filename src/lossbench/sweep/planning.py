@@ -1,0 +1,136 @@
+"""Adds runs to the plan of a sweep: as rows, with descriptions of their losses and data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from lossbench import records, store
+from lossbench.data import DATA
+from lossbench.losses import LOSSES
+from lossbench.losses.curves import curve
+from lossbench.losses.relations import related
+from lossbench.question import Run
+from lossbench.question.cells import planned_row
+from lossbench.sweep.siblings import seen_elsewhere
+from lossbench.user_code import contained
+
+
+def plan_runs(
+    folder: Path,
+    runs: Sequence[Run],
+    *,
+    name: str,
+    command: str,
+    question: str = "",
+    declaration: Mapping[str, object] | None = None,
+    recorded: int,
+) -> None:
+    """Add runs to the plan of a folder, with the curves of their losses; its lock is held.
+
+    Args:
+        folder: Folder of the sweep.
+        runs: Runs of this launch.
+        name: Name of the sweep.
+        command: Command line of this launch.
+        question: Question of the sweep, in words.
+        declaration: Declaration that was fixed before any of these runs, if there is one.
+        recorded: Number of runs that the folder already holds, planned or not.
+
+    Raises:
+        ConfigError: The declaration contradicts the first one, or there is none and the sweep has.
+    """
+    old = records.read_plan(folder) if (folder / "sweep.json").exists() else records.EMPTY_PLAN
+    seen: dict[str, dict[str, str]] = {}
+    new_runs = [run for run in runs if run.run_id not in old.runs.index]
+    if new_runs:
+        declarations = {entry["sha256"]: entry["declared"] for entry in old.facts["declarations"]}
+        if declaration is not None:
+            # As JSON, like the declarations of other sweeps, which are compared with it.
+            content = store.to_json(declaration)
+            declarations[store.sha256(content)] = json.loads(content)
+        seen = seen_elsewhere(folder, new_runs, planned=old.runs, declarations=declarations)
+    facts = {"name": name, "command": command, "question": question}
+    new = extended(old, runs, facts, declaration=declaration, recorded=recorded, seen=seen)
+    if not records.is_written(folder, old, new):
+        records.write_plan(folder, old, new, curves=_curves(new.facts["losses"]))
+
+
+def extended(
+    old: records.Plan,
+    runs: Sequence[Run],
+    facts: Mapping[str, str],
+    *,
+    declaration: Mapping[str, object] | None = None,
+    recorded: int = 0,
+    seen: Mapping[str, Mapping[str, str]] | None = None,
+) -> records.Plan:
+    """A plan with more runs; see `records.extend_plan`, which has the other arguments.
+
+    Args:
+        old: The plan so far.
+        runs: Runs of this launch.
+        facts: Name of the sweep, command line and question.
+        declaration: As of `plan_runs`.
+        recorded: As of `plan_runs`.
+        seen: Result of `siblings.seen_elsewhere` for the runs that are new.
+    """
+    tuned = records.tuned_keys(old, declaration)
+    rows = [planned_row(run, tuned) for run in {run.run_id: run for run in runs}.values()]
+    names = ("task", "source", "licence", "drawn", "is_symmetric", "note")
+    data = {
+        part.name: {"fn": part.fn, "params": dict(part.params), "title": part.title}
+        | {name: getattr(DATA[part.fn], name) for name in names}
+        | {"unit": DATA[part.fn].unit_of(part.params)}
+        for part in {run.data.name: run.data for run in runs}.values()
+    }
+    losses = {loss: _description(run) for loss, run in {run.loss.name: run for run in runs}.items()}
+    return records.extend_plan(
+        old,
+        records.planned(rows),
+        facts={**facts, "losses": losses, "data": data},
+        declaration=declaration,
+        recorded=recorded,
+        seen=seen or {},
+    )
+
+
+def _description(run: Run) -> dict[str, object]:
+    """Description of a run's loss for sweep.json."""
+    row = run.row
+    is_default = all(row.defaults[name] == value for name, value in run.loss.params.items())
+    return {
+        "fn": run.loss.fn,
+        "params": dict(run.loss.params),
+        **{name: getattr(row, name) for name in ("inverse_link", "family", "task")},
+        **{name: getattr(row, name) for name in ("formula", "source")},
+        "claims": sorted(row.claims),
+        "unsound": [*row.unsound],
+        # Losses that equal this one up to a factor, all with default parameters, and a sentence.
+        "duplicates": {
+            ({relation.loss, relation.other} - {run.loss.fn}).pop(): relation.sentence
+            for relation in related(run.loss.fn)
+            if relation.is_duplicate and is_default
+        },
+    }
+
+
+def _curves(losses: Mapping[str, Mapping[str, object]]) -> bytes:
+    """Curves of losses as parquet; empty where one raises or its extension is not loaded now."""
+    parts = []
+    for name, facts in losses.items():
+        try:
+            row = LOSSES[str(facts["fn"])]
+            with contained(f"loss {name}", row.fn):
+                values = curve(row, facts["params"])  # type: ignore[arg-type]
+            columns = {key: pa.array(column, pa.float64()) for key, column in values.items()}
+            pa.table(columns)  # refuses columns of unequal length
+        except Exception:
+            columns = {name: [] for name in ("argument", "value", "first", "second", "weight")}
+        count = len(columns["argument"])
+        labels = {"loss": name, "task": facts["task"], "family": facts["family"]}
+        parts.append(pa.table({key: [value] * count for key, value in labels.items()} | columns))
+    return records.encode(pa.concat_tables(parts, promote_options="default"))
