@@ -58,8 +58,9 @@ def _hash_of_text(compact: str) -> str:
 
 def _split(run: Run, tuned: Sequence[str]) -> tuple[dict[str, object], dict[str, str]]:
     """Values of the tuned keys that the run has, and all other factors as JSON."""
-    texts, values = run.texts, {"optimizer.lr": run.lr}
+    texts = run.texts
     del texts["lr"]
+    values: dict[str, object] = {"optimizer.lr": run.lr}
     if others := [key for key in tuned if key != "optimizer.lr"]:
         facts = {name: fact for name, fact in run.facts.items() if name != "lr"}
         for key in others:
