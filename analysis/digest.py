@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from lossbench import records, statistics
-from lossbench.report import essay, summary
+from lossbench.report import essay, summary, words
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("sweep", help="folder of the sweep")
@@ -28,11 +28,11 @@ for group in statistics.contexts(sweep):
     heads = ["loss", f"{main.metric} minus {main.reference}", "verdict"]
     heads += [comparison.condition for comparison in others]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for row in main.verdicts.itertuples():
+    for row in words.verdicts_of(main).itertuples():
         interval = f"{row.estimate:+.3g} [{row.low:+.3g}, {row.high:+.3g}]"
         cells = [row.loss, interval, row.verdict]
         for comparison in others:
-            cells.append(comparison.verdicts.set_index("loss").verdict.get(row.loss, ""))
+            cells.append(words.verdicts_of(comparison).set_index("loss").verdict.get(row.loss, ""))
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
 

@@ -6,6 +6,7 @@ python analysis/verdicts.py runs/essay [part of a task's label]
 import argparse
 
 from lossbench import records, statistics
+from lossbench.report import objections, words
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("sweep", help="folder of the sweep")
@@ -16,7 +17,7 @@ sweep, label = records.load(options.sweep), options.label
 comparisons = statistics.all_comparisons(sweep)
 for comparison in comparisons:
     if label in comparison.label:
-        for _, row in comparison.verdicts.iterrows():
-            print(statistics.sentence(row))
-for objection in statistics.objections(sweep, comparisons):
+        for _, row in words.verdicts_of(comparison).iterrows():
+            print(words.sentence(row))
+for objection in objections.of_sweep(sweep, comparisons):
     print(f"Objection: {objection}")

@@ -17,6 +17,7 @@ from torch import nn
 import lossbench
 from lossbench import records, statistics
 from lossbench.errors import ConfigError
+from lossbench.report import objections
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(100, 3))
@@ -93,8 +94,8 @@ def test_what_is_unsound_about_a_loss_is_said_and_held_against_its_verdicts(capl
 
     sweep = lossbench.run(noisy, (X, Y), "linear", steps=2, workers=1)
     assert any(line.startswith("noisy draws random numbers: two") for line in caplog.messages)
-    objections = statistics.objections(sweep, statistics.all_comparisons(sweep))
-    assert any(text.startswith("noisy draws random numbers: two") for text in objections)
+    against = objections.of_sweep(sweep, statistics.all_comparisons(sweep))
+    assert any(text.startswith("noisy draws random numbers: two") for text in against)
 
 
 def test_what_a_function_names_counts_also_within_one_session(caplog):

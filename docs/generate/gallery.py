@@ -22,7 +22,7 @@ import pandas as pd
 
 import lossbench
 from lossbench import records, statistics, store
-from lossbench.report import drawings, methods, pictures, summary
+from lossbench.report import drawings, methods, objections, pictures, summary, words
 from lossbench.report.answers import answers
 from lossbench.statistics import Comparison, published
 
@@ -142,8 +142,8 @@ def _result(loaded: records.Records, pictures_in: Path) -> Result:
         f"![{title}](gallery/{file})\n" for file, title in _pictures(loaded, mains, pictures_in)
     ]
     lines += _verdicts(mains)
-    objections = statistics.objections(loaded, statistics.all_comparisons(loaded))
-    return Result(lines, published.findings_of(loaded), objections)
+    against = objections.of_sweep(loaded, statistics.all_comparisons(loaded))
+    return Result(lines, published.findings_of(loaded), against)
 
 
 def _objections(objections: Sequence[str]) -> Iterator[str]:
@@ -175,7 +175,9 @@ def _pictures(
 def _verdicts(mains: list[Comparison]) -> Iterator[str]:
     """Tables of verdicts, one for all that are alike but in task and loss."""
     rows = [
-        (_heading(row, task), row) for task in mains for row in task.verdicts.to_dict("records")
+        (_heading(row, task), row)
+        for task in mains
+        for row in words.verdicts_of(task).to_dict("records")
     ]
     for heading, alike in itertools.groupby(sorted(rows, key=itemgetter(0)), key=itemgetter(0)):
         lines = [_verdict(row) for _, row in alike]

@@ -12,6 +12,7 @@ from lossbench import catalog, claims, records, statistics
 from lossbench.claims import kind
 from lossbench.errors import ConfigError, refuse_unknown
 from lossbench.losses import LOSSES
+from lossbench.report import words
 from lossbench.user_code import Examination, add, examine, file_and_line, losses_in, module_of
 
 log = logging.getLogger(__name__)
@@ -145,9 +146,9 @@ def sentences(challenge: Challenge, loaded: records.Records) -> Iterator[str]:
     """What came out for each function of the file, a sentence a task."""
     defaults = {one.row.name: one.row.defaults for one in challenge.losses}
     for task in statistics.main_comparisons(loaded):
-        for row in task.verdicts.to_dict("records"):
+        for row in words.verdicts_of(task).to_dict("records"):
             name, _, params = row["loss"].rstrip(")").partition("(")
             # Beside a version with other defaults its own stand behind its name.
             its_own = {f"{key}={value}" for key, value in defaults.get(name, {}).items()}
             if name in defaults and {*filter(None, params.split(", "))} <= its_own:
-                yield statistics.sentence(row)
+                yield words.sentence(row)

@@ -13,7 +13,7 @@ from configs import IN_THIS_PROCESS, TINY, write_experiment
 from plans import write_plan
 
 from lossbench import cli, records, statistics, store
-from lossbench.report import methods, page, summary
+from lossbench.report import methods, objections, page, summary, words
 from lossbench.sweep.inventory import record_of
 from lossbench.sweep.siblings import seen_elsewhere
 
@@ -59,7 +59,7 @@ def test_a_share_is_resolved_from_validation_of_the_first_look_at_the_references
     (own, *_) = statistics.all_comparisons(first)
     assert own.margin.value == pytest.approx(0.03 * error, rel=5e-3)  # three digits
     assert {*own.paired.margin} == {own.margin.value}
-    assert own.verdicts.margin_share.tolist() == pytest.approx([own.margin.value / error])
+    assert words.verdicts_of(own).margin_share.tolist() == pytest.approx([own.margin.value / error])
 
 
 def test_a_margin_is_the_same_at_every_look(first):
@@ -73,7 +73,7 @@ def test_what_is_declared_and_hashed_is_the_text(first):
 
 
 def test_terminal_and_methods_tell_a_margin_both_ways(first):
-    told = statistics.margin_text([statistics.all_comparisons(first)[0].margin])
+    told = words.margin_text([statistics.all_comparisons(first)[0].margin])
     assert told.endswith("(3 % of the error of mse on validation)")
     assert f"margin ±{told}" in " ".join(summary.table(first).split())
     (own, *_) = statistics.all_comparisons(first)
@@ -120,21 +120,21 @@ def test_runs_that_were_seen_under_another_declaration_are_said_and_explore(firs
     )
     assert said in " ".join(methods.paragraph(renamed, [own]))
     assert "Added after the declaration" not in summary.table(renamed)
-    objections = statistics.objections(renamed, [own])
-    assert any(said in one for one in objections)
-    assert not any("not declared before the first run" in one for one in objections)
+    against = objections.of_sweep(renamed, [own])
+    assert any(said in one for one in against)
+    assert not any("not declared before the first run" in one for one in against)
 
 
 def test_a_report_of_a_sweep_whose_runs_were_seen_is_no_strict_one(renamed, monkeypatch, capsys):
     monkeypatch.setattr(page, "write", lambda *_, **__: renamed.sweep_dir)
-    monkeypatch.setattr(statistics, "objections", strict_on_seen(statistics.objections))
+    monkeypatch.setattr(objections, "of_sweep", strict_on_seen(objections.of_sweep))
     assert cli.main(["report", str(renamed.sweep_dir), "--strict"]) == cli.SOME_FAILED
     assert "had been seen" in capsys.readouterr().out
 
 
-def strict_on_seen(objections):
+def strict_on_seen(of_sweep):
     """Only what is said of runs that were seen: so small a sweep has other faults too."""
-    return lambda *given: [one for one in objections(*given) if "had been seen" in one]
+    return lambda *given: [one for one in of_sweep(*given) if "had been seen" in one]
 
 
 def test_the_sweep_that_was_first_is_not_said_to_be_seen_when_it_goes_on(first, renamed, place):
@@ -260,4 +260,4 @@ def test_a_sibling_that_came_after_this_declaration_is_not_counted(tmp_path):
 
 def test_runs_trained_without_a_declaration_are_said_to_be_undeclared():
     seen = pd.DataFrame([("mse", "own", "")], columns=["loss", "sweep", "declaration"])
-    assert "(undeclared, sweep own)" in statistics.seen_text(seen, count=2)
+    assert "(undeclared, sweep own)" in words.seen_text(seen, count=2)

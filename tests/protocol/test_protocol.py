@@ -19,6 +19,7 @@ from lossbench import cli, records, statistics, store
 from lossbench.engine.losses import TrainingLosses
 from lossbench.protocol import Candidate, Grid, candidates
 from lossbench.protocol.cells import block_overrides
+from lossbench.report import objections
 from lossbench.statistics.looks import level_at
 
 RUNS = 2 * 3 * 3
@@ -418,11 +419,11 @@ def test_a_loss_of_which_a_run_failed_has_no_verdict_until_it_is_trained(
 
 def test_equal_budgets_of_unlike_grids_are_not_objected_to_and_unequal_ones_are(decayed):
     comparisons = statistics.all_comparisons(decayed)
-    assert "budgets differ" not in " ".join(statistics.objections(decayed, comparisons))
+    assert "budgets differ" not in " ".join(objections.of_sweep(decayed, comparisons))
     every = comparisons[0].validation
     uneven = every[(every.loss != "huber") | (every.candidate > every.candidate.min())]
     comparisons = [dataclasses.replace(comparisons[0], validation=uneven)]
-    assert "budgets differ" in " ".join(statistics.objections(decayed, comparisons))
+    assert "budgets differ" in " ".join(objections.of_sweep(decayed, comparisons))
 
 
 def test_nuisance_parameters_are_tuned_with_equal_numbers_of_candidates(decayed):

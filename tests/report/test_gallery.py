@@ -21,7 +21,7 @@ from sweep_on_disk import CLASSIFICATION, build, plan_runs, with_status
 import lossbench
 from lossbench import cli, records, statistics
 from lossbench.protocol import declaration
-from lossbench.report import answers, methods, page, summary
+from lossbench.report import answers, methods, objections, page, summary, words
 from lossbench.statistics import published
 from lossbench.statistics.choice import candidates
 from lossbench.statistics.verdict import divergence_p
@@ -374,7 +374,7 @@ def test_the_gallery_has_the_sweep_with_its_pictures_its_verdicts_and_its_findin
     done = (loaded.runs.status == "done").sum()
     assert f"{len(loaded.runs)} runs: {done} done" in mine
     task = statistics.main_comparison(loaded, "diabetes × linear")
-    verdict = task.verdicts.set_index("loss").loc["mae"]
+    verdict = words.verdicts_of(task).set_index("loss").loc["mae"]
     assert f"| diabetes × linear | mae | {verdict.estimate:+.3g} [{verdict.low:+.3g}, " in mine
     assert "rmse minus that of mse in standard deviations of the training target, lower" in mine
     assert "intervals, simultaneous within a task over its losses" in mine
@@ -443,9 +443,9 @@ def test_a_smoke_sweep_is_no_result_and_its_every_verdict_says_smoke(
     loaded = records.load(folder)
     tasks = statistics.all_comparisons(loaded)
     for task in tasks:
-        assert task.verdicts.verdict.str.startswith("SMOKE ").all()
-        for row in task.verdicts.to_dict("records"):
-            said = statistics.sentence(row)
+        assert words.verdicts_of(task).verdict.str.startswith("SMOKE ").all()
+        for row in words.verdicts_of(task).to_dict("records"):
+            said = words.sentence(row)
             assert said.startswith("SMOKE: After")
             assert "has no verdict" not in said
     terminal = summary.table(loaded)
@@ -453,7 +453,7 @@ def test_a_smoke_sweep_is_no_result_and_its_every_verdict_says_smoke(
         for line in terminal.splitlines():
             if re.match(r"(brier|mse_logits) ", line) and word in line:
                 assert f"SMOKE {word}" in line
-    assert "size=smoke" in statistics.objections(loaded, tasks)[0]
+    assert "size=smoke" in objections.of_sweep(loaded, tasks)[0]
     html = page.write(folder, drawn_in=["verdicts"], has_figures=True).read_text()
     assert "<h1>SMOKE: " in html
     files = [*(folder / "report" / "figures").glob("*.svg")]

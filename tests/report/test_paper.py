@@ -14,7 +14,7 @@ from lossbench.data import DATA
 from lossbench.data.files import Files
 from lossbench.export import plain
 from lossbench.protocol.forecast import Forecast
-from lossbench.report import methods, paper
+from lossbench.report import methods, paper, words
 
 
 def test_a_table_of_a_paper_has_five_columns_a_caption_and_a_label(essay_sweep, tmp_path):
@@ -43,7 +43,9 @@ def test_json_has_the_verdicts_of_the_table_and_the_fields_of_the_page(essay_swe
     trained = records.load(essay_sweep)
     assert cli.main(["report", str(trained.sweep_dir), "--json"]) == cli.DONE
     read = json.loads(capsys.readouterr().out)
-    expected = [row for one in statistics.all_comparisons(trained) for row in one.verdicts.verdict]
+    expected = [
+        row for one in statistics.all_comparisons(trained) for row in words.verdicts_of(one).verdict
+    ]
     assert [row["verdict"] for row in read["verdicts"]] == expected
     assert {*read["verdicts"][0]} == {*plain.FIELDS}
     assert sum(read["runs"].values()) == len(trained.runs)
@@ -58,8 +60,8 @@ def test_json_has_the_verdicts_of_the_table_and_the_fields_of_the_page(essay_swe
 
 def test_json_of_a_plan_counts_the_runs_that_the_lines_count(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["-m", "loss=mse,mae", "data=diabetes", "model=linear", "seed=0,1,2", "steps=20"]
-    assert cli.main(["plan", *words, "--json"]) == cli.DONE
+    typed = ["-m", "loss=mse,mae", "data=diabetes", "model=linear", "seed=0,1,2", "steps=20"]
+    assert cli.main(["plan", *typed, "--json"]) == cli.DONE
     (look,) = json.loads(capsys.readouterr().out)["looks"]
     assert [look[name] for name in ("runs", "present", "updates")] == [6, 0, 6 * 20]
 

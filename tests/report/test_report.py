@@ -27,7 +27,7 @@ from sweep_on_disk import (
 
 from lossbench import records, statistics
 from lossbench.figures import layout
-from lossbench.report import answers, drawings, pictures, summary, tables
+from lossbench.report import answers, drawings, objections, pictures, summary, tables
 from lossbench.report import page as report_page
 
 ANALYSIS = Path(__file__).parents[2] / "analysis"
@@ -166,8 +166,8 @@ def test_a_declared_loss_that_was_lost_counts_in_the_family_and_is_objected_to(t
     tasks = statistics.all_comparisons(loaded)
     (diabetes,) = [t for t in tasks if t.runs.data.iloc[0] == "diabetes" and t.is_main]
     assert {*diabetes.paired.comparisons} == {3}
-    objections = " ".join(statistics.objections(loaded, tasks))
-    assert "runs failed or are missing, so there is no verdict: quartic" in objections
+    against = " ".join(objections.of_sweep(loaded, tasks))
+    assert "runs failed or are missing, so there is no verdict: quartic" in against
 
 
 def test_a_png_has_the_resolution_of_print_whatever_was_written_before_it(tmp_path):

@@ -9,7 +9,8 @@ from frames import frame
 from known_interval import interval
 from scipy import stats
 
-from lossbench.statistics import Rule, change_sentence, families, interactions
+from lossbench.report.words import change_sentence
+from lossbench.statistics import Rule, families, interactions
 
 DECLARED = {"interactions": {"optimizer": "sgd"}, "confidence": 0.95, "tuned": ["optimizer.lr"]}
 

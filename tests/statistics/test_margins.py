@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from lossbench import records, statistics
-from lossbench.statistics import in_words, margin_text
+from lossbench.report.objections import wide_margin
+from lossbench.report.words import margin_text
+from lossbench.statistics import in_words
 from lossbench.statistics.margins import Margin, resolved_margin
-from lossbench.statistics.objections import wide_margin
 
 
 def of_reference(values, *, metric="accuracy", **columns):

@@ -42,12 +42,13 @@ def main(arguments: list[str]) -> int:
     if "--strict" not in arguments:
         return DONE
     from lossbench import statistics
+    from lossbench.report import objections
 
-    objections = statistics.objections(load(), statistics.all_comparisons(load()))
+    against = objections.of_sweep(load(), statistics.all_comparisons(load()))
     if "--json" not in arguments:  # which has them
-        for objection in objections or ["no objection"]:
+        for objection in against or ["no objection"]:
             print(f"strict: {objection}")
-    return SOME_FAILED if objections else DONE
+    return SOME_FAILED if against else DONE
 
 
 def _show(

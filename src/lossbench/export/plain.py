@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lossbench import records, statistics, store
+from lossbench.report import objections, words
 
 SCHEMA = 1
 
@@ -40,8 +41,8 @@ FIELDS = {
 def rows(comparison: statistics.Comparison) -> list[dict[str, Any]]:
     """The verdicts of a comparison, with `FIELDS`."""
     complete = [
-        verdict | {"sentence": statistics.sentence(verdict)}
-        for verdict in comparison.verdicts.to_dict("records")
+        verdict | {"sentence": words.sentence(verdict)}
+        for verdict in words.verdicts_of(comparison).to_dict("records")
     ]
     return [{name: store.plain(row[name]) for name in FIELDS} for row in complete]
 
@@ -55,6 +56,6 @@ def verdicts(loaded: records.Records) -> dict[str, Any]:
         "name": loaded.plan["name"],
         "question": loaded.plan.get("question", ""),
         "runs": {status: int(counts.get(status, 0)) for status in records.STATUSES},
-        "objections": [*statistics.objections(loaded, comparisons)],
+        "objections": [*objections.of_sweep(loaded, comparisons)],
         "verdicts": [row for one in comparisons for row in rows(one)],
     }

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench import records, statistics
-from lossbench.report import essay, summary
+from lossbench.report import essay, summary, words
 from lossbench.statistics import Comparison
 
 
@@ -59,7 +59,7 @@ def of_verdicts(tasks: Sequence[Comparison], *, has_names: bool = True) -> str:
         has_names: Whether each loss is named; those of a single task always are.
     """
     first = tasks[0]
-    verdicts = [task.verdicts.assign(word=[*task.paired.verdict]) for task in tasks]
+    verdicts = [words.verdicts_of(task).assign(word=[*task.paired.verdict]) for task in tasks]
     rows = pd.concat([rows for rows in verdicts if len(rows)] or verdicts, ignore_index=True)
     against = f"Against {first.reference} in {first.metric}"
     if rows.empty:
@@ -69,9 +69,9 @@ def of_verdicts(tasks: Sequence[Comparison], *, has_names: bool = True) -> str:
         against = f"Exploratory: {against[0].lower()}{against[1:]}"
     else:
         rows = rows[~is_late]
-    parts, sorted_words = [], [word for words in summary.BUCKETS.values() for word in words]
-    for bucket, words in {**summary.BUCKETS, "without a verdict": ()}.items():
-        mine = rows[rows.word.isin(words) if words else ~rows.word.isin(sorted_words)]
+    parts, sorted_words = [], [word for kinds in summary.BUCKETS.values() for word in kinds]
+    for bucket, kinds in {**summary.BUCKETS, "without a verdict": ()}.items():
+        mine = rows[rows.word.isin(kinds) if kinds else ~rows.word.isin(sorted_words)]
         if len(mine):
             names = ""
             if has_names or len(tasks) == 1:
@@ -98,7 +98,7 @@ def _changes(loaded: records.Records) -> Iterator[str]:
             f"beyond the margin, {same} lie within it, {len(rows) - len(moved) - same} are open."
         )
         for row in moved.to_dict("records"):
-            yield f"- {statistics.change_sentence(row)}"
+            yield f"- {words.change_sentence(row)}"
 
 
 def _counted_names(losses: pd.Series, every: pd.Series, *, is_single: bool) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lossbench import records, statistics
+from lossbench.report import words
 from lossbench.report.summary import LONG_UNIT, counted_from_to, listed
 from lossbench.statistics import Comparison
 
@@ -156,7 +157,7 @@ def _judging(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[s
         )
         seen = pd.concat([task.seen for task in mains])
         count = sum(len(task.runs) for task in mains)
-        if text := statistics.seen_text(seen, count=count):
+        if text := words.seen_text(seen, count=count):
             yield f"{text}, as far as they rest on these runs."
     if not judged:
         return
@@ -199,7 +200,7 @@ def _margins(judged: Sequence[Comparison]) -> Iterator[str]:
     for task in judged:
         alike.setdefault((_named(task), task.reference, task.margin.declared), []).append(task)
     for (name, *_), tasks in alike.items():
-        yield f"{statistics.margin_text([task.margin for task in tasks])} in {name}"
+        yield f"{words.margin_text([task.margin for task in tasks])} in {name}"
 
 
 def _named(task: Comparison) -> str:

@@ -23,11 +23,13 @@ from lossbench.report import (
     edition,
     essay,
     methods,
+    objections,
     page_tables,
     paper,
     pictures,
     summary,
     terminal,
+    words,
 )
 from lossbench.report.sections import FOLDED, SECTIONS
 from lossbench.report.tables import stacked, write_tables
@@ -109,7 +111,7 @@ def write(
         night=pictures.palette(is_night=True),
         counts=every["completeness"][["planned", *records.STATUSES]].sum().to_dict(),
         complete=every["completeness"].to_dict("records"),
-        against=statistics.objections(loaded, together),
+        against=objections.of_sweep(loaded, together),
         scope=_scope(mains),
         asked=plan.get("question", ""),
         answers=[
@@ -211,7 +213,7 @@ def _numbers(
     ]
     signals, placed = statistics.signals(loaded), statistics.placed(loaded.runs)
     return {
-        "verdicts": stacked(task.verdicts for task in together),
+        "verdicts": stacked(words.verdicts_of(task) for task in together),
         "results": pd.DataFrame(results),
         "summary": stacked(task.summary for task in together),
         "paired": stacked(
@@ -303,7 +305,7 @@ def _summary_row(task: Comparison) -> dict[str, Any]:
         "direction": records.direction(task.metric),
         "reference": task.reference,
         "value": value,
-        "margin": statistics.margin_text([task.margin]),
+        "margin": words.margin_text([task.margin]),
         "n": summary.counted_from_to(task.paired.pairs) if len(task.paired) else "",
         "is_declared": task.is_declared,
         "refusal": task.refusal,

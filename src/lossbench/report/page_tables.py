@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from lossbench import figures, records, statistics
-from lossbench.report import summary
+from lossbench.report import summary, words
 from lossbench.statistics import Comparison
 
 
@@ -39,7 +39,7 @@ def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
         if task.paired.empty:
             continue
         elsewhere = [one for one in group if not one.is_main]
-        for row in task.verdicts.itertuples():
+        for row in words.verdicts_of(task).itertuples():
             scale, in_target = row.target_scale, {}
             if math.isfinite(scale):
                 bounds = (scale * row.estimate, scale * row.low, scale * row.high)
@@ -55,9 +55,9 @@ def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
                 ),
             }
             for one in elsewhere:
-                words = one.paired.set_index("loss").verdict.map(one.printed)
+                verdicts = one.paired.set_index("loss").verdict.map(one.printed)
                 short = records.CONDITIONS[one.condition].short
-                cells[short] = words.get(row.loss, "not trained there")
+                cells[short] = verdicts.get(row.loss, "not trained there")
             notes = summary.caveats(row._asdict(), is_declared=task.is_declared)
             rows.append(cells | {"to know": "; ".join(notes)})
         first = task.paired.iloc[0]
@@ -66,7 +66,7 @@ def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
             f"{task.rule.average} over pairs of one seed, simultaneous {first.confidence:.0%} "
             f"interval over {figures.families(task.paired)}{_looks(task)}. It holds that other "
             "seeds would differ, and would have chosen other rates. Margin "
-            f"±{statistics.margin_text([task.margin])}. At these rates: the interval as if "
+            f"±{words.margin_text([task.margin])}. At these rates: the interval as if "
             "the rates had been known; it decides nothing."
         )
         tables.append(Table(caption, rows, "verdicts", task.label))
@@ -99,7 +99,7 @@ def interaction_tables(frame: pd.DataFrame, *, mark: str) -> Iterator[Table]:
                 "there": shown(row.at_level),
                 "change": summary.interval(row.change, row.low, row.high, sign=True) or "–",
                 "seeds": str(row.seeds),
-                "verdict": f"{mark}{statistics.change_in_words(row._asdict())}",
+                "verdict": f"{mark}{words.change_in_words(row._asdict())}",
             }
             for row in rows.itertuples(index=False)
         ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lossbench
 from lossbench import records, statistics, store
-from lossbench.report import methods, summary
+from lossbench.report import methods, summary, words
 from lossbench.report.tables import escaped, tabular
 from lossbench.statistics import Comparison
 
@@ -64,7 +64,7 @@ def table(tasks: Sequence[Comparison], loaded: records.Records) -> str:
         for title, task in zip(titles, tasks, strict=True)
         for at, row in enumerate(summary.rows(task, loaded.plan))
     ]
-    margins = statistics.margin_text([task.margin for task in tasks])
+    margins = words.margin_text([task.margin for task in tasks])
     confidence = statistics.declaration_of(loaded.plan)["confidence"]
     medians = summary.listed([task.title for task in tasks if task.rule.average == "median"])
     caption = (

@@ -11,13 +11,14 @@ from typing import Any
 import pandas as pd
 
 from lossbench import records, statistics
-from lossbench.statistics import Comparison
-from lossbench.statistics.objections import (
+from lossbench.report import words
+from lossbench.report.objections import (
     coarse_grid,
     still_improving,
     unequal_budgets,
     wide_margin,
 )
+from lossbench.statistics import Comparison
 
 OTHER_FUNCTIONAL = "does not elicit the mean, so rmse is not what it aims at"
 
@@ -40,7 +41,7 @@ def table(sweep: Path | records.Records, *, paint: Paint = lambda text, _: text)
     mark = "SMOKE: " if is_smoke(loaded.plan) else ""
     changes = statistics.changes(loaded)
     for row in changes[changes.verdict != "undecided"].to_dict("records"):
-        text = f"{mark}{statistics.change_sentence(row)}"
+        text = f"{mark}{words.change_sentence(row)}"
         lines += textwrap.wrap(text, 80, subsequent_indent="  ")
     if count := int((changes.verdict == "undecided").sum()):
         lines.append(f"Of {len(changes)} changes with a factor {count} undecided.")
@@ -63,7 +64,7 @@ def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -
         if len(task.rule.looks) > 1:
             over += f" and looks at {listed(task.rule.looks)} seeds"
         intervals = f"{first.confidence:.0%} intervals of differences, simultaneous over {over}, "
-        intervals += f"margin ±{statistics.margin_text([task.margin])}"
+        intervals += f"margin ±{words.margin_text([task.margin])}"
     primary = task.summary[task.summary.metric == task.metric]
     yield from textwrap.wrap(f"n = {counted_from_to(primary.n)} seeds, {intervals}", 80)
     minus = f"{'median ' if task.rule.average == 'median' else ''}minus {task.reference}"
@@ -90,8 +91,8 @@ def _elsewhere(others: Sequence[Comparison], paint: Paint) -> Iterator[str]:
     heads = (records.CONDITIONS[condition].short for condition in verdicts)
     yield f"{'':<15} " + " ".join(f"{head:<30}" for head in heads).rstrip()
     for loss in dict.fromkeys(loss for by_loss in verdicts.values() for loss in by_loss):
-        words = [by_loss.get(loss, "") for by_loss in verdicts.values()]
-        cells = [paint(word, word) + " " * (30 - len(word)) for word in words]
+        verdicts_of_loss = [by_loss.get(loss, "") for by_loss in verdicts.values()]
+        cells = [paint(word, word) + " " * (30 - len(word)) for word in verdicts_of_loss]
         yield f"{_cut_name(loss, 15):<15} " + " ".join(cells).rstrip()
 
 
@@ -146,7 +147,7 @@ BUCKETS = {
 
 def bucket_of(verdict: str) -> str:
     """How a summary sorts a verdict: a key of `BUCKETS`, or `none`."""
-    return next((name for name, words in BUCKETS.items() if verdict in words), "none")
+    return next((name for name, kinds in BUCKETS.items() if verdict in kinds), "none")
 
 
 def bucketed(task: Comparison) -> dict[str, list[str]]:
@@ -301,19 +302,19 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
         yield "One seed gives no interval: add seed='range(10)'."
     if task.late and task.is_declared:
         yield f"Added after the declaration, so exploratory: {', '.join(task.late)}."
-    if text := statistics.seen_text(task.seen, count=len(task.runs)):
+    if text := words.seen_text(task.seen, count=len(task.runs)):
         yield f"{text}."
     yield from _earlier_looks(task, primary)
-    fragile = [row for row in task.paired.to_dict("records") if statistics.fragility(row)]
+    fragile = [row for row in task.paired.to_dict("records") if words.fragility(row)]
     for row in fragile:
-        yield f"{row['loss']}: {statistics.fragility(row)}."
+        yield f"{row['loss']}: {words.fragility(row)}."
     if fragile:
         typed = f"++hydra.sweeper.declare.average.{task.task}=median name=NEW"
         yield f"Where one seed makes a mean, ask for medians in a sweep of its own: {typed}"
     for row in task.paired.to_dict("records"):
         if row["verdict"] == "undecided":
             basis = "power 80 %, as" if row["average"] == "mean" else "by the interval"
-            text = f"undecided with {row['pairs']} seeds, {statistics.seeds_text(row)}"
+            text = f"undecided with {row['pairs']} seeds, {words.seeds_text(row)}"
             yield f"{row['loss']}: {text} ({basis} seen so far)."
 
 
@@ -342,10 +343,10 @@ def caveats(row: Mapping[str, Any], *, is_declared: bool) -> list[str]:
     """What a reader must know beside a verdict, each in a few words.
 
     Args:
-        row: Of `statistics.verdicts`.
+        row: Of `words.verdicts`.
         is_declared: Whether anything of its task was declared beforehand.
     """
-    notes = [statistics.fragility(row), statistics.on_new_examples(row)]
+    notes = [words.fragility(row), words.on_new_examples(row)]
     if row["still_improving"]:
         notes.append("still improving")
     if row["exploratory"] and is_declared:

@@ -24,8 +24,6 @@ from lossbench.statistics.corruption import noise_curves
 from lossbench.statistics.decomposition import decomposition
 from lossbench.statistics.design import FACTS, endpoint, factors, joined, placed
 from lossbench.statistics.interactions import (
-    change_in_words,
-    change_sentence,
     changes,
     families,
     interactions,
@@ -42,20 +40,10 @@ from lossbench.statistics.intervals import (
 )
 from lossbench.statistics.looks import level_at, nominal_levels
 from lossbench.statistics.margins import in_words
-from lossbench.statistics.objections import objections
 from lossbench.statistics.outcomes import completeness, cross_losses, divergence_rates, summary
 from lossbench.statistics.pairs import contrasted, paired
 from lossbench.statistics.power import minimum_detectable_effect, pairs_for, spreads
 from lossbench.statistics.rule import Rule
-from lossbench.statistics.sentences import (
-    fragility,
-    margin_text,
-    on_new_examples,
-    seeds_text,
-    seen_text,
-    sentence,
-    verdicts,
-)
 from lossbench.statistics.trajectories import (
     converged,
     convergence,

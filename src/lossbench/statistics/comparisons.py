@@ -21,7 +21,6 @@ from lossbench.statistics.oracle import selection_cost
 from lossbench.statistics.outcomes import summary
 from lossbench.statistics.pairs import PAIRED, paired
 from lossbench.statistics.rule import Rule
-from lossbench.statistics.sentences import SMOKE, verdicts
 from lossbench.statistics.trajectories import time_to
 from lossbench.statistics.tuning import (
     budgets,
@@ -50,6 +49,10 @@ DEFAULTS = {
     "size": "",
 }
 """What a sweep without a declaration is judged by; all of it is exploratory then."""
+
+
+SMOKE = "SMOKE "
+"""Beginning of each verdict of a sweep at `size=smoke`, which says nothing about losses."""
 
 
 @dataclass(frozen=True)
@@ -197,12 +200,6 @@ class Comparison:
         others = [name for name in records.METRICS if name in self.runs and name != self.metric]
         rows = summary(self.runs, metrics=[self.metric, *others], confidence=self.rule.confidence)
         return rows.assign(split=self.split)
-
-    @functools.cached_property
-    def verdicts(self) -> pd.DataFrame:
-        """One row a comparison, in words, as in verdicts.csv."""
-        rows = verdicts(self.paired, self.summary, steps=self.steps)
-        return rows.assign(verdict=rows.verdict.map(self.printed))
 
     @functools.cached_property
     def grid(self) -> pd.DataFrame:

@@ -23,33 +23,6 @@ INTERACTIONS += ["at_level", "change", "low", "high", "seeds", "margin", "confid
 INTERACTIONS += ["comparisons", "pairs", "exploratory", "verdict"]
 """Columns of `interactions`."""
 
-CHANGES = {
-    "better by more": "gains more than {margin:g} on {reference}",
-    "better": "gains on {reference}",
-    "below the margin": "changes against {reference}, by less than {margin:g}",
-    "equivalent": "differs from {reference} as before, within {margin:g}",
-    "worse": "loses against {reference}",
-    "worse by more": "loses more than {margin:g} against {reference}",
-    "undecided": "is undecided",
-    "incomplete": "has no answer, because runs failed or are missing",
-    "undefined": "has no answer, because {metric} has no value in some runs",
-    "diverges": "has no answer in numbers: one of both diverged more often than the other",
-    "too few pairs": f"has too few pairs, an answer needs {FEWEST_PAIRS}",
-}
-"""What each verdict on a change of a difference says of the loss."""
-
-LEVELS = CHANGES | {
-    "better by more": "is better there by more than {margin:g}",
-    "better": "is better there",
-    "below the margin": "is another there, by less than {margin:g}",
-    "equivalent": "is as good there, within {margin:g}",
-    "worse": "is worse there",
-    "worse by more": "is worse there by more than {margin:g}",
-    "diverges": "has no answer in numbers: it diverged more often at one of both",
-}
-"""What each verdict on a change of a loss itself says of it."""
-
-
 BELONGING = {
     "optimizer": ("momentum", "weight_decay"),
     "targets": ("pretrained",),
@@ -72,9 +45,8 @@ def interactions(mains: Sequence[Comparison], declaration: Mapping[str, Any]) ->
 
     Returns:
         Columns `INTERACTIONS`; `change` is that of loss - reference from `base` to `level`, in
-        units of the metric, `at_base` and `at_level` are the two differences, `verdict` says what
-        it means for the loss, see `CHANGES`. Where `reference` is empty all of it is about the loss
-        alone, see `LEVELS`.
+        units of the metric, `at_base` and `at_level` are the two differences, `verdict` a word
+        on the change of the difference; where `reference` is empty, on the loss alone.
     """
     by_context = {one.context: one for one in mains}
     configs = {
@@ -166,30 +138,6 @@ def _level(leaves: Mapping[str, Any], name: str, every: Iterable[Mapping[str, An
         str(value)
         for leaf, value in sorted(leaves.items())
         if not leaf.endswith(".fn") and len({str(its[leaf]) for its in every if leaf in its}) > 1
-    )
-
-
-def change_in_words(row: Mapping[str, Any]) -> str:
-    """The verdict of a row of `interactions`, after the name of its loss."""
-    words = CHANGES if row["reference"] else LEVELS
-    return words[row["verdict"]].format(**row)
-
-
-def change_sentence(row: Mapping[str, Any]) -> str:
-    """One row of `interactions` as a sentence."""
-    seeds = "seeds" if row["pairs"] == row["seeds"] else f"of {row['seeds']} seeds, which survived"
-    late = ", exploratory" if row["exploratory"] else ""
-    numbers = f"n = {row['pairs']} {seeds}{late}"
-    if row["pairs"] >= FEWEST_PAIRS:
-        change = f"{row['change']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
-        what, ends = row["metric"], f"{row['at_base']:.3g} to {row['at_level']:.3g}"
-        if row["reference"]:
-            what = f"{row['metric']} minus that of {row['reference']}"
-            ends = f"{row['at_base']:+.3g} to {row['at_level']:+.3g}"
-        numbers = f"{what} goes from {ends}, by {change}, {numbers}"
-    return (
-        f"{row['task']}, {row['factor']} {row['level']} after {row['base']}: {row['loss']} "
-        f"{change_in_words(row)} ({numbers})."
     )
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import pandas as pd
 
 from lossbench import records
+from lossbench.report.words import MANY_ERRORS, fragility, seen_text
 from lossbench.statistics.comparisons import Comparison, declaration_of
 from lossbench.statistics.intervals import FEWEST_PAIRS
-from lossbench.statistics.sentences import MANY_ERRORS, fragility, seen_text
 
 WORDS = {
     "undefined": "{} has no value in runs of",
@@ -27,7 +27,7 @@ WIDEST = 10.1
 """Factor from one learning rate to the next that still tells which suits a loss."""
 
 
-def objections(sweep: records.Records, comparisons: Iterable[Comparison]) -> list[str]:
+def of_sweep(sweep: records.Records, comparisons: Iterable[Comparison]) -> list[str]:
     """What a strict reader would hold against the verdicts of a sweep, a sentence each.
 
     Args:

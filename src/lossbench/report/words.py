@@ -1,4 +1,4 @@
-"""Verdicts in words: the table a paper quotes, and one sentence for each of its rows."""
+"""Verdicts in words: the table a paper quotes, and a sentence for each row of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench import records
+from lossbench.statistics.comparisons import SMOKE, Comparison
 from lossbench.statistics.intervals import FEWEST_PAIRS
 from lossbench.statistics.margins import Margin
 
@@ -37,11 +38,14 @@ WORDS = {
 }
 """What each verdict of `paired` reads like."""
 
-SMOKE = "SMOKE "
-"""Before each verdict of a sweep at `size=smoke`, which says nothing about losses."""
-
 DOMINATED = 0.5
 """Share of the variance that one seed may make before the verdict says so."""
+
+
+def verdicts_of(comparison: Comparison) -> pd.DataFrame:
+    """Rows of verdicts.csv: one for each loss that is compared, in words."""
+    rows = verdicts(comparison.paired, comparison.summary, steps=comparison.steps)
+    return rows.assign(verdict=rows.verdict.map(comparison.printed))
 
 
 def verdicts(
@@ -267,3 +271,56 @@ def _difference(row: Mapping[str, Any] | pd.Series) -> str:
         difference += f", {scale * row['estimate']:+.3g}{_bounds(row, scale)} {row['target_unit']}"
     basis = f"{kind}, n = {row['n']} seeds{left}, {row['direction']} is better"
     return "; ".join([f"{difference} ({basis})", *lost])
+
+
+# ---- changes with a factor -----------------------------------------------------------------------
+
+CHANGES = {
+    "better by more": "gains more than {margin:g} on {reference}",
+    "better": "gains on {reference}",
+    "below the margin": "changes against {reference}, by less than {margin:g}",
+    "equivalent": "differs from {reference} as before, within {margin:g}",
+    "worse": "loses against {reference}",
+    "worse by more": "loses more than {margin:g} against {reference}",
+    "undecided": "is undecided",
+    "incomplete": "has no answer, because runs failed or are missing",
+    "undefined": "has no answer, because {metric} has no value in some runs",
+    "diverges": "has no answer in numbers: one of both diverged more often than the other",
+    "too few pairs": f"has too few pairs, an answer needs {FEWEST_PAIRS}",
+}
+"""What each verdict on a change of a difference says of the loss."""
+
+LEVELS = CHANGES | {
+    "better by more": "is better there by more than {margin:g}",
+    "better": "is better there",
+    "below the margin": "is another there, by less than {margin:g}",
+    "equivalent": "is as good there, within {margin:g}",
+    "worse": "is worse there",
+    "worse by more": "is worse there by more than {margin:g}",
+    "diverges": "has no answer in numbers: it diverged more often at one of both",
+}
+"""What each verdict on a change of a loss itself says of it."""
+
+
+def change_in_words(row: Mapping[str, Any]) -> str:
+    """The verdict of a row of `interactions`, after the name of its loss."""
+    words = CHANGES if row["reference"] else LEVELS
+    return words[row["verdict"]].format(**row)
+
+
+def change_sentence(row: Mapping[str, Any]) -> str:
+    """One row of `interactions` as a sentence."""
+    seeds = "seeds" if row["pairs"] == row["seeds"] else f"of {row['seeds']} seeds, which survived"
+    late = ", exploratory" if row["exploratory"] else ""
+    numbers = f"n = {row['pairs']} {seeds}{late}"
+    if row["pairs"] >= FEWEST_PAIRS:
+        change = f"{row['change']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
+        what, ends = row["metric"], f"{row['at_base']:.3g} to {row['at_level']:.3g}"
+        if row["reference"]:
+            what = f"{row['metric']} minus that of {row['reference']}"
+            ends = f"{row['at_base']:+.3g} to {row['at_level']:+.3g}"
+        numbers = f"{what} goes from {ends}, by {change}, {numbers}"
+    return (
+        f"{row['task']}, {row['factor']} {row['level']} after {row['base']}: {row['loss']} "
+        f"{change_in_words(row)} ({numbers})."
+    )

@@ -6,7 +6,8 @@ import pytest
 from frames import diverge, drawn, frame
 
 from lossbench import statistics
-from lossbench.statistics import Rule, paired, sentence, verdicts
+from lossbench.report.words import fragility, on_new_examples, sentence, verdicts
+from lossbench.statistics import Rule, paired
 
 
 def judged(values, *, metric="rmse", reference="mse", steps=500, declared=True, **columns):
@@ -101,12 +102,12 @@ def test_a_verdict_that_one_seed_makes_says_so_with_the_median_and_the_seeds_won
     values = {"mse": np.zeros(10), "other": np.r_[np.linspace(-0.11, -0.09, 9), -3.0]}
     row = paired(frame(values), Rule(metric="rmse", reference="mse")).iloc[0]
     assert row.largest_share > 0.89
-    assert statistics.fragility(row) == (
+    assert fragility(row) == (
         f"one seed makes {row.largest_share:.0%} of the variance: median -0.101, 10 of 10 seeds won"
     )
-    assert statistics.fragility(row) in sentence(judged(values).iloc[0])
+    assert fragility(row) in sentence(judged(values).iloc[0])
     sound = paired(frame(drawn(-0.1)), Rule(metric="rmse", reference="mse")).iloc[0]
-    assert statistics.fragility(sound) == ""
+    assert fragility(sound) == ""
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_a_verdict_that_one_seed_makes_says_so_with_the_median_and_the_seeds_won
 def test_what_carries_over_to_new_examples_is_told_with_its_margin(verdict, words):
     row = {"examples_verdict": verdict, "examples_low": -0.004, "examples_high": 0.005}
     row |= {"margin": 0.01, "test_examples": 360.0, "limited_by": "examples"}
-    assert statistics.on_new_examples(row) == (
+    assert on_new_examples(row) == (
         f"on new test examples {words} [-0.004, +0.005], limited by 360 test examples"
     )
 
