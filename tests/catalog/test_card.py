@@ -86,10 +86,10 @@ def test_the_page_says_what_the_row_says(name):
 def test_what_says_nothing_of_a_regression_loss_is_said_once():
     entry = KNOWN["mse"]
     found = as_said(entry)
-    found["claims"]["calibrated"]["witness"] = claims.verdict.NOT_OF_LABELS.witness
+    found["claims"]["calibrated"]["witness"] = claims.measurement.NOT_OF_LABELS.witness
     page = Page(card.page(entry, found))
     assert "no regression loss makes: calibrated" in page.text
-    assert claims.verdict.NOT_OF_LABELS.witness not in page.text
+    assert claims.measurement.NOT_OF_LABELS.witness not in page.text
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -18,13 +18,13 @@ from torch.nn import functional
 
 from lossbench.claims import (
     CLAIMS,
-    Verdict,
+    Measurement,
     bayes_prediction,
     duplicates,
     efficiency,
     measure,
 )
-from lossbench.claims.verdict import NOT_OF_LABELS
+from lossbench.claims.measurement import NOT_OF_LABELS
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Context, Loss
 
@@ -34,7 +34,7 @@ each_loss = pytest.mark.parametrize(
 
 
 @cache
-def verdict(claim: str, loss: Loss) -> Verdict:
+def verdict(claim: str, loss: Loss) -> Measurement:
     return CLAIMS[claim](loss)
 
 

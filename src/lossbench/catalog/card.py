@@ -20,8 +20,8 @@ from matplotlib.axes import Axes
 import lossbench
 from lossbench import catalog, figures, records
 from lossbench.claims import bayes_prediction
+from lossbench.claims.measurement import NOT_OF_LABELS
 from lossbench.claims.minima import output_gradient
-from lossbench.claims.verdict import NOT_OF_LABELS
 from lossbench.figures import card as drawings
 from lossbench.figures.card import Act, Lesson, Line
 from lossbench.losses import LOSSES

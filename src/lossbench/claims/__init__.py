@@ -1,7 +1,7 @@
-"""The measurable statements about a loss, each a function `Loss -> Verdict` listed in `CLAIMS`.
+"""The measurable statements about a loss, each a function `Loss -> Measurement` listed in `CLAIMS`.
 
-Every measurement works in float64 on draws of its own seeded generator, so a verdict depends on
-the loss alone. A test holds them to the rows both ways: what a row does not claim must fail.
+Every measurement works in float64 on draws of its own seeded generator, so it depends on the loss
+alone. A test holds the rows to them both ways: a claim that a row does not make must fail.
 
 Shapes: C targets and W outputs of them (2C of a loss with two outputs per target, else C), M
 cases measured at once, K lines, N points of a target's distribution, S starts.
@@ -11,21 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lossbench.claims import gradients, invariance, learning, shape
-from lossbench.claims.comparison import duplicates, efficiency, nearest
+from lossbench.claims import learning, output_gradients, shape, symmetry
+from lossbench.claims.measurement import Measurement
 from lossbench.claims.minima import bayes_prediction
-from lossbench.claims.verdict import Verdict
+from lossbench.claims.similarity import duplicates, efficiency, nearest
 from lossbench.losses.spec import Loss
 
-CLAIMS: dict[str, Callable[[Loss], Verdict]] = {
+CLAIMS: dict[str, Callable[[Loss], Measurement]] = {
     claim.__name__: claim
     for claim in (
-        gradients.gradient_is_derivative,
-        gradients.gradient_is_error,
-        gradients.points_along_error,
-        gradients.local_weight,
+        output_gradients.gradient_is_derivative,
+        output_gradients.gradient_is_error,
+        output_gradients.points_along_error,
+        output_gradients.local_weight,
         learning.minimised_at_target,
-        gradients.linear_in_target,
+        output_gradients.linear_in_target,
         learning.elicits_mean,
         learning.strictly_proper,
         learning.calibrated,
@@ -33,15 +33,15 @@ CLAIMS: dict[str, Callable[[Loss], Verdict]] = {
         shape.smooth,
         shape.bounded_gradient,
         shape.vanishing_when_wrong,
-        invariance.symmetric,
+        symmetry.symmetric,
         learning.noise_tolerant,
-        invariance.translation_invariant,
-        invariance.permutation_invariant,
+        symmetry.translation_invariant,
+        symmetry.permutation_invariant,
         shape.nonnegative,
     )
 }
 
 
-def measure(loss: Loss) -> dict[str, Verdict]:
-    """Verdicts on every claim, by name, of a loss at the default parameters of its function."""
+def measure(loss: Loss) -> dict[str, Measurement]:
+    """Measurement of every claim, by name, of a loss at the default parameters of its function."""
     return {name: claim(loss) for name, claim in CLAIMS.items()}

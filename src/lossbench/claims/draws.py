@@ -21,11 +21,11 @@ UNDECIDED = {
 """Distributions of a label, by the number of classes, that tell calibrated losses from others."""
 
 DRAWN = 6
-"""How many of the `label_distributions` are drawn at random; they come first."""
+"""Number of `label_distributions` that are drawn at random; they come first."""
 
 
 def seeded(purpose: str, outputs: int) -> torch.Generator:
-    """A generator whose seed is what it is for."""
+    """Generator seeded by its purpose."""
     return torch.Generator().manual_seed(crc32(f"{purpose}, {outputs} outputs".encode()))
 
 
@@ -43,7 +43,7 @@ def dense_targets(loss: Loss, shape: tuple[int, int], generator: torch.Generator
 
 
 def hard_targets(loss: Loss, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Draw hard labels; for regression what `dense_targets` draws."""
+    """Draw hard labels; for regression the targets of `dense_targets`."""
     target = dense_targets(loss, shape, generator)
     if loss.task == "regression":
         return target

@@ -1,4 +1,4 @@
-"""What a bare function is, by measurement: its task, its inverse link, what is unsound about it."""
+"""Measurement of a bare function: its task, its inverse link and its defects."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from lossbench.losses.spec import Loss
 
 OUTPUTS, EXAMPLES = 3, 64
 STEPS = (0.02, 1.0)
-"""How far outputs are moved from where the prediction is the target: it may be flat there."""
+"""Distances by which outputs leave the point of prediction = target, where the loss may be flat."""
 
 KINDS = (("regression", "identity"), ("classification", "softmax"))
 KINDS += (("classification", "sigmoid"), ("regression", "exp"))
-"""In the order in which they are tried."""
+"""Tasks and inverse links, in the order of trial."""
 
 NOT_FINITE = (
     "it is not finite at ordinary outputs, which are any real numbers: a logarithm or a root of "
     "them needs the inverse link first, as output.log_softmax(-1)"
 )
-"""What is refused of a loss whose link may only be another one."""
+"""Objection to a loss that may only need another link."""
 
 
 def guessed(loss: Loss, task: str = "") -> tuple[str, str, str]:
-    """Task, inverse link, and why, of a loss whose row does not say them truly.
+    """Task, inverse link and the reason for them, of a loss whose row leaves them open.
 
-    It is the first of `KINDS` behind whose link the loss is least where the prediction is the
-    target. A function of which that is true behind none, like a margin loss, is of classification
-    if a larger output of the labelled class alone makes it smaller.
+    The first of `KINDS` counts behind whose link the loss is least where the prediction is the
+    target. A function with no such link, like a margin loss, is of classification if a larger
+    output of the labelled class alone makes it smaller.
 
     Args:
-        loss: Its function may raise what it likes.
-        task: If it is known.
+        loss: Loss to measure; errors of its function pass through.
+        task: Its task where that is known, else empty.
 
     Raises:
-        ConfigError: Neither is true; says what to give.
+        ConfigError: Neither is true; names the option to give.
     """
     for kind, link in KINDS:
         target = _targets(kind)
@@ -69,7 +69,7 @@ def _targets(task: str) -> Tensor:
 
 
 def _output_for(link: str, target: Tensor) -> Tensor:
-    """The output whose prediction is the target, [M, C]."""
+    """Output, [M, C], whose prediction is the target."""
     if link == "identity":
         return target
     if link == "softmax":  # any constant may be added
@@ -78,7 +78,7 @@ def _output_for(link: str, target: Tensor) -> Tensor:
 
 
 def _is_least(loss: Loss, output: Tensor, target: Tensor) -> bool:
-    """Whether no small step from the outputs makes the loss smaller, and some make it larger."""
+    """Whether no small step from the outputs makes the loss smaller, and larger steps raise it."""
     generator = seeded("steps", OUTPUTS)
     steps = normal((32, *output.shape), generator)
     here, slack = loss.values(output, target), 1e-9
@@ -107,9 +107,9 @@ def is_separable(loss: Loss) -> bool:
 
 
 def unlike_a_loss(row: Loss) -> str:
-    """Why a function is no loss, whatever its task; empty where it may be one.
+    """Reason why a function is no loss of any task; empty where it may be one.
 
-    It has to return one number per example, and to leave its arguments alone.
+    A loss returns one number per example and leaves its arguments alone.
     """
     output, target = _example(row)
     before = output.detach().clone(), target.clone()
@@ -153,16 +153,16 @@ def depends_on_others(
     rtol: float,
     atol: float,
 ) -> bool:
-    """Whether an example's value is another one without the other members and half the examples.
+    """Whether an example's value changes without the other members and half the examples.
 
-    A loss that draws random numbers differs from itself: nothing is said of it.
+    False of a loss that draws random numbers, whose values differ anyway.
 
     Args:
-        compute: Values [K, B] of outputs [K, B, W] and targets [K, B, C].
-        output: As a pack has it, of two members or more.
-        target: Likewise.
-        rtol: Share of a value by which two may differ.
-        atol: What is allowed beside it.
+        compute: Function from outputs [K, B, W] and targets [K, B, C] to values [K, B].
+        output: Outputs of a pack, [K, B, W], of two members or more.
+        target: Targets of the pack, [K, B, C].
+        rtol: Relative tolerance of a value.
+        atol: Absolute tolerance of a value.
     """
     near = partial(torch.allclose, rtol=rtol, atol=atol, equal_nan=True)
     half = slice(output.shape[1] // 2)
@@ -172,7 +172,7 @@ def depends_on_others(
 
 
 def refused(row: Loss) -> str:
-    """Why a loss could not be trained; empty where it could. It needs a finite gradient."""
+    """Reason why a loss cannot be trained, like a gradient that is not finite; else empty."""
     if problem := unlike_a_loss(row):
         return problem
     output, target = _example(row)
@@ -189,7 +189,7 @@ DRAWS = "draws random numbers: two calls differ, and runs of one seed are no pai
 
 
 def unsound(row: Loss) -> Iterator[str]:
-    """What is wrong with a loss that can be trained, a clause each."""
+    """Defects of a loss that can be trained, a clause each."""
     output, target = _example(row)
     first, again = (row.values(output, target) for _ in range(2))
     if not torch.allclose(first, again, rtol=0, atol=0, equal_nan=True):

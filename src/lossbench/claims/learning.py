@@ -1,4 +1,4 @@
-"""Claims about what a loss is least at: one target, a random target, noisy labels."""
+"""Claims about the minimum of a loss: at one target, a random target, noisy labels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lossbench.claims.draws import DRAWN, seeded, skewed_points
+from lossbench.claims.measurement import Measurement, claim, claim_about_labels, compare
 from lossbench.claims.minima import (
     best,
     is_global,
@@ -15,7 +16,6 @@ from lossbench.claims.minima import (
     minima_on_labels,
     minima_on_targets,
 )
-from lossbench.claims.verdict import Verdict, claim, claim_about_labels, compare
 from lossbench.losses.spec import Loss
 
 SMALLEST_LEAD = 1e-6
@@ -23,7 +23,7 @@ SMALLEST_LEAD = 1e-6
 
 
 @claim
-def minimised_at_target(loss: Loss, outputs: int) -> Verdict:
+def minimised_at_target(loss: Loss, outputs: int) -> Measurement:
     """Fed the target itself, dense, the loss is least where prediction == target, and only there.
 
     Judged by the largest distance of a minimiser's prediction from its target.
@@ -35,7 +35,7 @@ def minimised_at_target(loss: Loss, outputs: int) -> Verdict:
 
 
 @claim
-def elicits_mean(loss: Loss, outputs: int) -> Verdict:
+def elicits_mean(loss: Loss, outputs: int) -> Measurement:
     """Over a random target, the expected loss is least at the target's mean, and only there.
 
     A regression target follows a skewed distribution (quantiles of an exponential), whose mean,
@@ -54,11 +54,11 @@ def elicits_mean(loss: Loss, outputs: int) -> Verdict:
 
 
 @claim_about_labels
-def strictly_proper(loss: Loss, outputs: int) -> Verdict:
+def strictly_proper(loss: Loss, outputs: int) -> Measurement:
     """Fed hard labels drawn from a distribution, the loss is least at that distribution alone.
 
     The mean of a hard label is its distribution, so in classification this is `elicits_mean` by
-    the name it has for scoring rules. It is false by definition for a regression loss: there the
+    the name used for scoring rules. A regression loss fails by definition, since its
     prediction is a number and no distribution. Judged by the largest distance of a minimiser's
     prediction from the label frequencies.
 
@@ -69,13 +69,13 @@ def strictly_proper(loss: Loss, outputs: int) -> Verdict:
 
 
 @claim_about_labels
-def calibrated(loss: Loss, outputs: int) -> Verdict:
+def calibrated(loss: Loss, outputs: int) -> Measurement:
     """Fed hard labels, the loss is least only at outputs that are largest for the likeliest label.
 
-    So it learns to decide as well as can be, even where no label has a majority. A loss that asks
+    Such a loss learns the best decision, even where no label has a majority. A loss that asks
     for class counts is measured at `Context.long_tailed`, against plain accuracy. Judged by the
     smallest lead of the likeliest label's output over the next one, relative to the largest output;
-    where the least loss is only approached, on the way. It is to be a millionth or more: square
+    where the least loss is only approached, on the way. The least lead is a millionth: square
     loss on raw outputs leads by 0.002 in the closest case, a multiclass hinge by nothing.
 
     Source:
@@ -92,15 +92,15 @@ def calibrated(loss: Loss, outputs: int) -> Verdict:
         f"the likeliest label's output leads by {smallest:.2g} of the largest"
         f" (tolerance {SMALLEST_LEAD:g} or more)"
     )
-    return Verdict(smallest >= SMALLEST_LEAD, witness, margin)
+    return Measurement(smallest >= SMALLEST_LEAD, witness, margin)
 
 
 @claim_about_labels
-def noise_tolerant(loss: Loss, outputs: int) -> Verdict:
-    """Labels of which 40 % are replaced by another one teach the loss what clean ones do.
+def noise_tolerant(loss: Loss, outputs: int) -> Measurement:
+    """Labels of which 40 % are replaced by another one teach the loss the same as clean ones.
 
-    Every symmetric loss is: the noise changes its expectation by a factor and a constant. Judged by
-    the largest difference that the noise makes to the prediction learnt.
+    Every symmetric loss is tolerant: the noise changes its expectation by a factor and a constant.
+    Judged by the largest difference that the noise makes to the prediction learnt.
 
     Source:
         Manwani and Sastry 2013; Ghosh, Kumar and Sastry 2017, AAAI.
@@ -111,7 +111,7 @@ def noise_tolerant(loss: Loss, outputs: int) -> Verdict:
     return compare(noisy, clean, names=names, tolerance=1e-3)
 
 
-def _minimum_on_labels(loss: Loss, outputs: int) -> Verdict:
+def _minimum_on_labels(loss: Loss, outputs: int) -> Measurement:
     (value, _), (output, _), frequencies = minima_on_labels(loss, outputs)
     # The last distribution is a certain label, which only an infinite output may predict.
     value, output, frequencies = value[:, :-1], output[:, :-1], frequencies[:-1]
@@ -121,7 +121,7 @@ def _minimum_on_labels(loss: Loss, outputs: int) -> Verdict:
 
 def _compare_minimisers(
     names: tuple[str, str], loss: Loss, value: Tensor, output: Tensor, mean: Tensor
-) -> Verdict:
+) -> Measurement:
     """Compare every global minimiser with the mean: a second minimum elsewhere is a failure."""
     is_least, prediction = is_global(value), loss.predict(output)
     expected = mean.expand_as(prediction)[is_least]

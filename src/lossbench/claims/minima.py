@@ -31,7 +31,7 @@ def output_gradient(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
 
 
 def bayes_prediction(loss: Loss, *, targets: Tensor, weights: Tensor) -> Tensor:
-    """What a loss learns from samples: the prediction with the least expected loss.
+    """Prediction with the least expected loss: the one that a loss learns from samples.
 
     Args:
         loss: Row to measure, at the default parameters of its function.
@@ -75,13 +75,13 @@ def minima_from(
 
 
 def _gone_on(objective: Callable[[Tensor], Tensor], output: Tensor) -> Tensor:
-    """The same, or where some best one has still a slope, what a longer search comes to.
+    """Outputs after a longer search where a best one still has a slope, else unchanged.
 
-    It may move all outputs at once: where they have a favourite level, as by z_loss, that is a
-    valley across the axes.
+    The search may move all outputs at once: where they have a favourite level, as by z_loss, the
+    minimum lies in a valley across the axes.
     """
-    place = output.detach().requires_grad_()
-    slope = torch.autograd.grad(objective(place).sum(), place)[0]
+    start = output.detach().requires_grad_()
+    slope = torch.autograd.grad(objective(start).sum(), start)[0]
     if not bool((best(objective(output), slope).abs() > LARGEST_SLOPE).any()):
         return output
 
@@ -107,9 +107,9 @@ def starts(loss: Loss, mean: Tensor) -> Tensor:
 def minimise(objective: Callable[[Tensor], Tensor], start: Tensor, *, steps: int = 120) -> Tensor:
     """Rprop (Riedmiller and Braun 1993): every element of the batch has a step of its own.
 
-    It obeys the gradient's sign and not its size, so that a kink, a flat optimum and a saturated
-    softmax, which stop Newton's method or gradient descent, cost it nothing. What can stop it is
-    a ridge across the axes, as where the largest of many outputs changes: then it ends on it.
+    The method obeys the gradient's sign and not its size, so that a kink, a flat optimum and a
+    saturated softmax, which stop Newton's method or gradient descent, cost nothing. Only a ridge
+    across the axes, as where the largest of many outputs changes, can stop the search.
     """
     output, step, last = start, torch.full_like(start, 0.1), torch.zeros_like(start)
     for _ in range(steps):
@@ -124,12 +124,12 @@ def minimise(objective: Callable[[Tensor], Tensor], start: Tensor, *, steps: int
 
 
 def best(value: Tensor, output: Tensor) -> Tensor:
-    """Of the starts' outputs [S, M, W] the ones of least value [S, M], [M, W]."""
+    """Outputs, [M, W], of least value [S, M] among those of the starts, [S, M, W]."""
     return output[value.argmin(0), torch.arange(value.shape[-1])]
 
 
 def is_global(value: Tensor) -> Tensor:
-    """Which starts arrived at a least value, [S, M]: several minimisers may share it."""
+    """Mask, [S, M], of the starts that arrived at a least value, which several may share."""
     least = value.amin(0)
     return value <= least + 1e-12 * (1 + least.abs())
 

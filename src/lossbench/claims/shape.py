@@ -15,12 +15,12 @@ from lossbench.claims.draws import (
     scattered_pairs,
     seeded,
 )
+from lossbench.claims.measurement import Measurement, at_most, claim, compare, least_favourable
 from lossbench.claims.minima import best, minima_on_labels, minima_on_targets, output_gradient
-from lossbench.claims.verdict import Verdict, at_most, claim, compare, least_favourable
 from lossbench.losses.spec import Loss
 
 HALVINGS = 28
-"""They leave 4e-9 of an interval: of a root's gradient 6e-5, of a kink's all."""
+"""So many leave 4e-9 of an interval: 6e-5 of the gradient of a root, all of a kink's."""
 
 RADII = (1e-3, 0.1, 1.0, 3.0, 10.0, 30.0)
 EXTREME_RADII = (1e-6, 1e5)
@@ -28,11 +28,11 @@ EXTREME_RADII = (1e-6, 1e5)
 
 WRONG_OUTPUT = 1e4
 WRONG_ERROR = 1e6
-"""How far confidently wrong outputs lie from zero, and predictions of a number from the target."""
+"""Distances of confidently wrong outputs from zero, and of predicted numbers from the target."""
 
 
 @claim
-def convex(loss: Loss, outputs: int) -> Verdict:
+def convex(loss: Loss, outputs: int) -> Measurement:
     """The loss is convex in the output, for every target.
 
     Judged by the most negative eigenvalue of the Hessian, relative to its largest entry, or by the
@@ -44,7 +44,7 @@ def convex(loss: Loss, outputs: int) -> Verdict:
     return least_favourable(_curvature(loss, outputs), _rise_above_chord(loss, outputs))
 
 
-def _curvature(loss: Loss, outputs: int) -> Verdict:
+def _curvature(loss: Loss, outputs: int) -> Measurement:
     output, target = scattered_pairs(loss, seeded("curvature", outputs), outputs)
     # All examples at once, which are independent of each other. Not by torch.func, whose transforms
     # import torch's compiler: 2.5 s.
@@ -65,7 +65,7 @@ def _curvature(loss: Loss, outputs: int) -> Verdict:
     return compare(negative, zero, names=names, tolerance=1e-9, scale=scale.clamp(min=1.0))
 
 
-def _rise_above_chord(loss: Loss, outputs: int) -> Verdict:
+def _rise_above_chord(loss: Loss, outputs: int) -> Measurement:
     generator = seeded("chord", outputs)
     output, target = scattered_pairs(loss, generator, outputs)
     other, _ = scattered_pairs(loss, generator, outputs)
@@ -79,7 +79,7 @@ def _rise_above_chord(loss: Loss, outputs: int) -> Verdict:
 
 
 @claim
-def smooth(loss: Loss, outputs: int) -> Verdict:
+def smooth(loss: Loss, outputs: int) -> Measurement:
     """The output gradient has no jump, for every target.
 
     Along lines, some through the origin, some through a minimiser, every interval between grid
@@ -130,11 +130,11 @@ def _line_centres(loss: Loss, outputs: int, generator: torch.Generator) -> tuple
 
 
 @claim
-def bounded_gradient(loss: Loss, outputs: int) -> Verdict:
+def bounded_gradient(loss: Loss, outputs: int) -> Measurement:
     """The output gradient stays below a bound, however far or near the output is.
 
-    Judged by how much the largest gradient along fixed rays, from the target in regression, else
-    from zero, grows beyond radius 30 or next to their origin: by less than a third.
+    Judged by the growth of the largest gradient along fixed rays, from the target in regression,
+    else from zero, beyond radius 30 or next to their origin: less than a third.
 
     Source:
         Huber 1964 (bounded influence).
@@ -157,7 +157,7 @@ def bounded_gradient(loss: Loss, outputs: int) -> Verdict:
 
 
 @claim
-def vanishing_when_wrong(loss: Loss, outputs: int) -> Verdict:
+def vanishing_when_wrong(loss: Loss, outputs: int) -> Measurement:
     """Where the output is confidently wrong, the gradient is next to nothing.
 
     The output of a wrong class is 10 000, all others -10 000; a regression error is a million
@@ -184,7 +184,7 @@ def vanishing_when_wrong(loss: Loss, outputs: int) -> Verdict:
 
 
 @claim
-def nonnegative(loss: Loss, outputs: int) -> Verdict:
+def nonnegative(loss: Loss, outputs: int) -> Measurement:
     """The loss is never below zero, beyond rounding.
 
     Judged by the most negative value, at drawn outputs and at minimisers.

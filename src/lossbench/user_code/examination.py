@@ -14,7 +14,7 @@ import cloudpickle
 from torch import Tensor
 
 from lossbench import claims
-from lossbench.claims import Verdict, kind
+from lossbench.claims import Measurement, kind
 from lossbench.errors import ConfigError, describe_error, in_a_line
 from lossbench.losses import LOSSES
 from lossbench.losses.links import INVERSE_LINKS
@@ -40,7 +40,7 @@ class Examination:
 
     row: Loss
     why: str
-    verdicts: dict[str, Verdict]
+    verdicts: dict[str, Measurement]
 
 
 def examine(

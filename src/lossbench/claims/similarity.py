@@ -1,4 +1,4 @@
-"""Numbers beside the claims: how efficient a loss is, and which others are the same in disguise."""
+"""Efficiency of a loss, and the losses whose output gradients resemble its own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lossbench.claims.draws import hard_targets, scattered_pairs, seeded
+from lossbench.claims.measurement import OUTPUTS
 from lossbench.claims.minima import output_gradient
-from lossbench.claims.verdict import OUTPUTS
 from lossbench.losses.spec import Loss
 
 LARGEST_ERROR = 12.0
@@ -20,10 +20,10 @@ LARGEST_ERROR = 12.0
 
 
 def efficiency(loss: Loss) -> float:
-    """How much of a Gaussian sample of unit variance a regression loss uses, at most 1.
+    """Share of a Gaussian sample of unit variance that a regression loss uses, at most 1.
 
-    The variance that the best estimate of what the loss elicits, the mean, would have, over the
-    variance that the loss's has: (E ψ')² / E ψ², ψ the output gradient as a function of the error.
+    The variance of the best estimate, the mean, over that of the loss's estimate: (E ψ')² / E ψ²,
+    with ψ the output gradient as a function of the error.
 
     The loss is measured at the default parameters of its function. This asymptotic relative
     efficiency is NaN for a loss of labels or with an inverse link.
@@ -56,14 +56,17 @@ def efficiency(loss: Loss) -> float:
 
 
 def duplicates(loss: Loss, among: Iterable[Loss]) -> dict[str, float]:
-    """The losses that train alike: their output gradient is this one's, up to a factor.
+    """Losses whose output gradient is this loss's up to a factor, so that they train alike.
 
     Compared on hard labels in classification, on any target in regression, at default parameters
-    and all numbers of outputs. Of the rows `among` which they are sought, the loss itself and those
-    of the other task are passed over.
+    and all numbers of outputs.
+
+    Args:
+        loss: Loss whose duplicates are sought.
+        among: Rows to search; the loss itself and rows of the other task are passed over.
 
     Returns:
-        By the name of each double the factor: this gradient = factor times the double's.
+        Factor by the name of each duplicate: gradient of `loss` = factor * gradient of duplicate.
     """
     candidates = [other for other in among if other.task == loss.task and other != loss]
     factors = {other.name: _factor(loss, other) for other in candidates}
@@ -71,27 +74,30 @@ def duplicates(loss: Loss, among: Iterable[Loss]) -> dict[str, float]:
 
 
 def nearest(loss: Loss, among: Iterable[Loss], *, count: int) -> dict[str, float]:
-    """The losses whose output gradients point most as this one's do, by name, the nearest first.
+    """Losses whose output gradients point most nearly as this loss's do, the nearest first.
 
-    Compared as `duplicates` are, which are passed over, with the cosine between all gradients at
-    once: a factor between two losses is a learning rate.
+    Compared like `duplicates`, which are passed over, by the cosine between all gradients at once:
+    a factor between two losses is a learning rate.
+
+    Returns:
+        Cosine by name.
     """
     others = [row for row in among if row.task == loss.task and row.name != loss.name]
     others = [row for row in others if row.outputs_per_target == loss.outputs_per_target]
     same = duplicates(loss, others)
-    mine = _gradient_on_labels(loss, OUTPUTS[loss.task][1])
+    gradient = _gradient_on_labels(loss, OUTPUTS[loss.task][1])
     cosines: dict[str, float] = {}
     for row in others:
-        gradient = _gradient_on_labels(row, OUTPUTS[loss.task][1])
-        cosine = float((mine * gradient).sum() / (mine.norm() * gradient.norm()))
-        is_double = any(abs(cosine - other) < 1e-12 for other in cosines.values())
+        other = _gradient_on_labels(row, OUTPUTS[loss.task][1])
+        cosine = float((gradient * other).sum() / (gradient.norm() * other.norm()))
+        is_double = any(abs(cosine - seen) < 1e-12 for seen in cosines.values())
         if row.name not in same and not is_double and not math.isnan(cosine):
             cosines[row.name] = cosine
     return dict(sorted(cosines.items(), key=lambda item: -item[1])[:count])
 
 
 def _factor(loss: Loss, other: Loss) -> float:
-    """The ratio of the two gradients, where it is one number everywhere; else NaN."""
+    """Ratio of the two gradients, where it is one number everywhere; else NaN."""
     if loss.outputs_per_target != other.outputs_per_target:
         return math.nan
     factor = math.nan

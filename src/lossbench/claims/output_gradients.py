@@ -1,4 +1,4 @@
-"""Claims about the output gradient at a point: is it right, and what is it to the error?"""
+"""Claims about the output gradient at a point: its correctness and its relation to the error."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lossbench.claims.draws import (
     scattered_pairs,
     seeded,
 )
+from lossbench.claims.measurement import Measurement, at_most, claim, claim_about_labels, compare
 from lossbench.claims.minima import output_gradient
-from lossbench.claims.verdict import Verdict, at_most, claim, claim_about_labels, compare
 from lossbench.losses.links import direction
 from lossbench.losses.spec import Loss
 
@@ -24,12 +24,12 @@ SMALLEST_ERROR = 1e-6
 
 
 @claim
-def gradient_is_derivative(loss: Loss, outputs: int) -> Verdict:
-    """What autograd returns is the derivative of the loss, finite also at outputs of 40 and more.
+def gradient_is_derivative(loss: Loss, outputs: int) -> Measurement:
+    """Autograd returns the derivative of the loss, finite also at outputs of 40 and more.
 
-    It fails where a factor was detached, as in a common implementation of focal loss. Judged by the
-    largest difference from central differences, relative to the gradient where that is larger
-    than 1.
+    The claim fails where a factor was detached, as in a common implementation of focal loss. Judged
+    by the largest difference from central differences, relative to the gradient where that is
+    larger than 1.
 
     Source:
         Griewank and Walther 2008, Evaluating Derivatives.
@@ -55,7 +55,7 @@ def _central_differences(loss: Loss, output: Tensor, target: Tensor, step: float
 
 
 @claim
-def gradient_is_error(loss: Loss, outputs: int) -> Verdict:
+def gradient_is_error(loss: Loss, outputs: int) -> Measurement:
     """The output gradient is exactly the error, prediction - target, with factor one.
 
     Judged by the largest difference between the two, relative to the typical error. An output that
@@ -75,7 +75,7 @@ def gradient_is_error(loss: Loss, outputs: int) -> Verdict:
 
 
 @claim
-def points_along_error(loss: Loss, outputs: int) -> Verdict:
+def points_along_error(loss: Loss, outputs: int) -> Measurement:
     """The output gradient points along the error, prediction - target, whatever its length.
 
     Measured on hard labels in classification, on any target in regression. Judged by the largest
@@ -101,10 +101,10 @@ def points_along_error(loss: Loss, outputs: int) -> Verdict:
 
 
 @claim_about_labels
-def local_weight(loss: Loss, outputs: int) -> Verdict:
+def local_weight(loss: Loss, outputs: int) -> Measurement:
     """On a hard label c the output gradient is w (p - y), with w a function of p_c alone.
 
-    So it is for every function of p_c behind a softmax, with w = 1 for cross entropy. Behind
+    Every function of p_c behind a softmax has one, w = 1 for cross entropy. Behind
     another inverse link p_c is the prediction for the label. Two classes leave the others no
     freedom; with four and ten, two outputs of equal p_c differ in the rest, and in the label.
     Judged by the largest difference between the gradient at one output and the error there times
@@ -145,10 +145,10 @@ def _gradient_and_error(loss: Loss, output: Tensor, label: Tensor) -> tuple[Tens
 
 
 @claim
-def linear_in_target(loss: Loss, outputs: int) -> Verdict:
+def linear_in_target(loss: Loss, outputs: int) -> Measurement:
     """The loss is affine in the target, up to a term of the target alone.
 
-    The output gradient does not see that term, so it is the gradient that must be affine: then,
+    The output gradient does not see that term, so the gradient must be affine: then,
     and only then, sampled labels train like the distribution they are drawn from. Judged by the
     largest difference between the gradient at a mixture of two targets and the mixture of their
     gradients, relative to the typical gradient.

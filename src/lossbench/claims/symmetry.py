@@ -1,4 +1,4 @@
-"""Claims about what may be done to outputs and targets without changing the loss."""
+"""Claims about changes of outputs and targets that leave the loss unchanged."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import torch
 from torch import Tensor
 
 from lossbench.claims.draws import normal, scattered_pairs, seeded
+from lossbench.claims.measurement import (
+    Measurement,
+    claim,
+    claim_about_labels,
+    compare,
+    least_favourable,
+)
 from lossbench.claims.minima import output_gradient
-from lossbench.claims.verdict import Verdict, claim, claim_about_labels, compare, least_favourable
 from lossbench.losses.spec import Loss
 
 
 @claim_about_labels
-def symmetric(loss: Loss, outputs: int) -> Verdict:
+def symmetric(loss: Loss, outputs: int) -> Measurement:
     """Summed over all labels, the loss is the same at every output.
 
     Judged by the largest difference of that sum from its mean, relative to it.
@@ -28,12 +34,12 @@ def symmetric(loss: Loss, outputs: int) -> Verdict:
 
 
 @claim
-def translation_invariant(loss: Loss, outputs: int) -> Verdict:
+def translation_invariant(loss: Loss, outputs: int) -> Measurement:
     """A constant added to all outputs changes nothing; in regression, to all targets as well.
 
-    So a softmax loss has a gradient that sums to zero, and a regression loss sees the error alone.
-    Judged by the largest change of the loss, relative to it, or in classification the largest sum
-    of a gradient, relative to its norm; whichever is worse.
+    A softmax loss then has a gradient that sums to zero, and a regression loss sees the error
+    alone. Judged by the largest change of the loss, relative to it, or in classification the
+    largest sum of a gradient, relative to its norm; whichever is worse.
 
     Source:
         Berger 1985, Statistical Decision Theory (location invariance).
@@ -56,7 +62,7 @@ def translation_invariant(loss: Loss, outputs: int) -> Verdict:
 
 
 @claim
-def permutation_invariant(loss: Loss, outputs: int) -> Verdict:
+def permutation_invariant(loss: Loss, outputs: int) -> Measurement:
     """Outputs and targets reordered together leave the loss as it is: all classes are alike.
 
     Judged by the largest change of the loss, relative to it.
@@ -72,7 +78,7 @@ def permutation_invariant(loss: Loss, outputs: int) -> Verdict:
     return _compare_values(("reordered loss", "loss"), reordered, loss.values(output, target))
 
 
-def _compare_values(names: tuple[str, str], measured: Tensor, expected: Tensor) -> Verdict:
-    """Compare losses [M], relative to the expected ones where those are larger than 1."""
+def _compare_values(names: tuple[str, str], measured: Tensor, expected: Tensor) -> Measurement:
+    """Compare losses, [M], relative to the expected ones where these are larger than 1."""
     scale = expected.abs().clamp(min=1.0)
     return compare(measured[:, None], expected[:, None], names=names, tolerance=1e-9, scale=scale)
