@@ -7,9 +7,8 @@ import torch
 from scipy import stats
 from torchvision.transforms import functional
 
-from lossbench.data.augmentation import AUGMENTATIONS, WORDS, crop_flip, draw_words, flip, none
+from lossbench.data.augmentation import AUGMENTATIONS, WORDS, crop_flip, draw_words, flip
 from lossbench.fingerprints import stream
-from lossbench.question.vary import parameters
 
 SHAPE = (2, 30, 3, 8, 6)
 
@@ -18,13 +17,6 @@ def example():
     draw = torch.Generator().manual_seed(0)
     images = torch.randn(SHAPE, generator=draw)
     return images, draw_words(stream(0, "augmentation"), 60).view(2, 30, WORDS)
-
-
-def test_none_is_its_argument():
-    images, words = example()
-    assert none(images, words) is images
-    vectors = torch.ones(2, 3)
-    assert none(vectors, words) is vectors
 
 
 def test_flipped_images_are_torchvisions_mirror_images_and_some_are_not_flipped():
@@ -96,8 +88,3 @@ def test_vectors_are_refused_with_the_cure(name):
 def test_a_negative_padding_is_refused():
     with pytest.raises(ValueError, match="use 0 or more"):
         crop_flip(*example(), pad=-1)
-
-
-def test_the_configuration_knows_the_parameters_of_augmentations():
-    found = {name: parameters(fn) for name, fn in AUGMENTATIONS.items()}
-    assert found == {"none": {}, "flip": {}, "crop_flip": {"pad": 4}}

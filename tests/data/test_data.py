@@ -89,11 +89,6 @@ def test_splits_are_60_20_20_and_standardised_by_training_statistics(name):
     assert not torch.allclose(splits.inputs["test"].mean(0), torch.zeros(1), atol=1e-6)
 
 
-def test_no_row_lies_in_two_splits():
-    rows = permuted(1000, seed=3)
-    assert sorted(torch.cat(list(rows.values())).tolist()) == list(range(1000))
-
-
 @pytest.mark.parametrize("count", [36, 442, 1797])
 def test_no_seed_trains_or_chooses_on_a_row_that_any_seed_is_tested_by(count):
     rows = [permuted(count, seed=seed) for seed in range(20)]
@@ -164,13 +159,6 @@ def test_a_set_of_scikit_learn_is_its_rows_standardised_by_those_of_training(nam
     mean, scale = inputs[rows["train"]].mean(0), inputs[rows["train"]].std(0)
     expected = (inputs[rows["test"]] - mean) / np.where(scale > 0, scale, 1)
     np.testing.assert_allclose(splits.inputs["test"], expected, atol=1e-4)
-
-
-def test_target_scale_undoes_the_standardisation_of_diabetes():
-    _, progression = datasets.load_diabetes(return_X_y=True)
-    rows, splits = permuted(len(progression), seed=4), DATA["diabetes"].fn(seed=4)
-    found = np.diff(splits.targets["test"][:, 0]) * splits.target_scale
-    np.testing.assert_allclose(found, np.diff(progression[rows["test"]]), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ import torch
 from configs import make_run
 from interrupted import ENGINE
 from needs import splits_of_set
-from sklearn.linear_model import LogisticRegression
 
 from lossbench import cli
 from lossbench.data import DATA, images
@@ -432,14 +431,3 @@ def test_fashion_mnist_has_as_many_of_each_class_and_the_published_brightness():
     white = float(splits.inputs["train"].max())
     assert -black / (white - black) == pytest.approx(0.2860, abs=2e-3)  # of all 60,000 images
     assert 1 / (white - black) == pytest.approx(0.3530, abs=2e-3)
-
-
-@pytest.mark.exhaustive
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_a_logistic_regression_does_on_fashion_mnist_what_it_does_elsewhere():
-    splits = splits_of_set("fashion_mnist", examples=10_000)
-    labels = {split: targets.argmax(-1).numpy() for split, targets in splits.targets.items()}
-    inputs = {split: rows.flatten(1).numpy() for split, rows in splits.inputs.items()}
-    model = LogisticRegression(max_iter=40, tol=1e-3, C=0.01)
-    model.fit(inputs["train"], labels["train"])
-    assert model.score(inputs["test"], labels["test"]) >= 0.80

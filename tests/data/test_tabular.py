@@ -16,7 +16,7 @@ import torch
 from needs import splits_of_set
 from sklearn import datasets
 from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import Ridge
 
 from lossbench.data import DATA, files, tabular
 from lossbench.data.files import File, Files, Missing
@@ -356,19 +356,6 @@ def test_houses_are_downloaded_and_known_by_their_digest_alone(
 # ---- scikit-learn's own --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "measured"), [("breast_cancer", 0.986), ("wine", 0.992)])
-def test_a_linear_model_is_nearly_always_right_on_small_sets(name, measured):
-    found = []
-    for seed in range(20):
-        splits = DATA[name].fn(seed=seed)
-        train, test = (
-            (splits.inputs[split].numpy(), splits.targets[split].argmax(-1).numpy())
-            for split in ("train", "test")
-        )
-        found.append(LogisticRegression(max_iter=500).fit(*train).score(*test))
-    assert np.mean(found) == pytest.approx(measured, abs=0.01)
-
-
 # ---- on the real files, where they are there -----------------------------------------------------
 
 
@@ -391,11 +378,6 @@ def test_all_seeds_share_the_tensors_of_a_large_table(name):
     )
     spread = train.std(0, correction=0)
     torch.testing.assert_close(spread, torch.ones_like(spread), atol=1e-5, rtol=0)
-
-
-def test_diamonds_have_53940_rows_split_60_20_20():
-    splits = splits_of_set("diamonds")
-    assert [len(splits.inputs[split]) for split in SPLITS] == [32_364, 10_788, 10_788]
 
 
 @pytest.mark.exhaustive

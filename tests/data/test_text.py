@@ -201,14 +201,6 @@ def test_a_text_that_is_not_there_or_not_named_is_refused_with_the_cure(tmp_path
             make_run(data="text", data__params={"path": path}, loss="brier", model="bigram")
 
 
-@pytest.mark.parametrize(
-    "params", [{"vocabulary": 1}, {"branches": 17}, {"zipf": -1.0}, {"vocabulary": 300}]
-)
-def test_a_language_that_cannot_be_is_refused(params):
-    with pytest.raises(ValueError, match="use "):
-        DATA["markov_text"].fn(seed=0, **params)
-
-
 # ---- what a run is -------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -12,18 +12,17 @@ import mutations
 import numpy as np
 import pytest
 import torch
+from loss_cases import OTHER_VALUES, Params, context_of, examples, variants
 from numpy.typing import NDArray
 from scipy import special, stats
 from torch import Tensor
-from torch.nn import functional
 
 from lossbench.losses import LOSSES
-from lossbench.losses.links import PLACED, PROBABILITY_LINKS
+from lossbench.losses.links import PLACED
 from lossbench.losses.spec import NAME, NO_PARAMS, Context, Loss
 from lossbench.measures import probes
 
 Array = NDArray[np.float64]
-Params = Mapping[str, Any]
 
 CLASSES = 5
 
@@ -718,70 +717,8 @@ CLOSED_FORMS: dict[str, ClosedForm] = {
     ),
 }
 
-OTHER_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "lp": {"p": (1.0, 1.2, 4.0)},
-    "rescaled_square": {"k": (1.0, 5.0), "M": (1.0, 10.0)},
-    "huber": {"delta": (0.1, 3.7)},
-    "smooth_l1": {"beta": (0.1, 3.7)},
-    "pseudo_huber": {"delta": (0.1, 3.7)},
-    "eps_insensitive": {"epsilon": (0.0, 0.8)},
-    "barron": {"alpha": (2.0, 1.5, 0.0, 1e-9, -2.0), "c": (0.3, 3.0)},
-    "cauchy": {"c": (0.3, 3.0)},
-    "geman_mcclure": {"c": (0.3, 3.0)},
-    "welsch": {"c": (0.3, 3.0)},
-    "tukey": {"c": (0.7, 2.0)},
-    "pinball": {"tau": (0.1, 0.5)},
-    "expectile": {"tau": (0.1, 0.5)},
-    "linex": {"a": (-1.5, 0.2)},
-    "gaussian_nll": {"eps": (1e-3, 0.5)},
-    "beta_nll": {"beta": (0.0, 1.0), "eps": (1e-3, 0.5)},
-    "gaussian_crps": {"eps": (1e-3, 0.5)},
-    "hl_gauss": {"low": (-1.0, -20.0), "high": (1.0, 20.0), "sigma": (0.3, 2.0)},
-    "z_loss": {"c": (0.0, 0.1)},
-    "softcap": {"cap": (5.0, 100.0)},
-    "distillation": {"temperature": (1.0, 4.0)},
-    "unlikelihood": {"alpha": (0.0, 0.5)},
-    "jsd": {"beta": (0.5, 0.9)},
-    "skew_kl": {"alpha": (0.5, 0.9)},
-    "skew_reverse_kl": {"alpha": (0.5, 0.9)},
-    "student_t": {"df": (1.0, 30.0), "scale": (0.3, 3.0)},
-    "tsallis": {"q": (1.1, 2.0, 3.0)},
-    "entmax": {"alpha": (1.05, 1.5, 1.9, 2.0)},
-    "label_smoothing": {"epsilon": (0.0, 0.4)},
-    "confidence_penalty": {"beta": (0.0, 0.7)},
-    "logit_penalty": {"beta": (0.0, 0.5)},
-    "logit_norm": {"tau": (0.5, 1.0)},
-    "cosine_softmax": {"scale": (1.0, 5.0)},
-    "gce": {"q": (0.1, 1.0)},
-    "rce": {"log_zero": (-1.0, -9.21)},
-    "sce": {"alpha": (0.0, 6.0), "beta": (0.1, 2.0), "log_zero": (-1.0, -9.21)},
-    "nce_mae": {"alpha": (0.0, 10.0), "beta": (0.1, 10.0)},
-    "nce_rce": {"alpha": (0.0, 10.0), "beta": (0.1, 10.0), "log_zero": (-1.0, -9.21)},
-    "taylor_ce": {"t": (1, 6)},
-    "phuber_ce": {"tau": (1.5, 100.0)},
-    "bi_tempered": {"t1": (0.2, 1.0, 1.3), "t2": (0.5, 1.0, 2.0)},
-    "reverse_kl": {"log_zero": (-1.0, -9.21)},
-    "focal": {"gamma": (0.5, 1.0, 5.0)},
-    "poly1": {"epsilon": (-1.0, 5.0)},
-    "eaft": {"k": (2, 4)},
-    "asl": {"gamma_pos": (1.0, 2.5), "gamma_neg": (0.0, 2.0), "eps": (0.0, 0.3)},
-    "class_balanced": {"beta": (0.0, 0.99)},
-    "ldam": {"max_m": (0.0, 2.0), "s": (1.0, 5.0)},
-    "logit_adjusted": {"tau": (0.0, 2.0)},
-}
-
 
 # What the tests run over and start from.
-
-
-def variants(loss: Loss) -> Iterator[Params]:
-    """The loss's defaults, with one parameter at another value, then with all at once."""
-    others = OTHER_VALUES.get(loss.name, {})
-    yield {}
-    for name, values in others.items():
-        yield from ({name: value} for value in values)
-    if len(others) > 1:
-        yield {name: values[0] for name, values in others.items()}
 
 
 def spelled(params: Params) -> str:
@@ -794,24 +731,6 @@ LOSS_AND_TARGET = [
     for kind in (("dense", "hard") if loss.task == "classification" else ("dense",))
 ]
 each_loss_and_target = pytest.mark.parametrize(("loss", "is_hard"), LOSS_AND_TARGET)
-
-
-def examples(
-    loss: Loss, *shape: int, scale: float = 2.0, is_hard: bool = False, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Random output [..., C times its outputs per target] and target [..., C] for a shape."""
-    generator = torch.Generator().manual_seed(seed)
-    width = shape[-1] * loss.outputs_per_target
-    output = scale * torch.randn((*shape[:-1], width), generator=generator, dtype=torch.float64)
-    target = torch.randn(shape, generator=generator, dtype=torch.float64)
-    if loss.task == "regression":
-        return output, target.abs() if loss.domain == "nonnegative" else target
-    hard = functional.one_hot(target.argmax(-1), shape[-1]).double()
-    return output, hard if is_hard else target.softmax(-1)
-
-
-def context_of(counts: list[float], *, like: Tensor) -> Context:
-    return Context(torch.tensor(counts, dtype=like.dtype), rows=torch.tensor(-1))
 
 
 def value_and_gradient(
@@ -848,10 +767,6 @@ def assert_equals_the_closed_form(
 
 
 # The truth from elsewhere: closed forms and finite differences.
-
-
-def test_every_loss_has_a_closed_form():
-    assert set(CLOSED_FORMS) == set(LOSSES)
 
 
 def test_every_parameter_is_compared_at_two_values_that_are_not_its_default():
@@ -1167,33 +1082,11 @@ def test_a_link_names_the_parameters_it_shares_with_its_loss_and_no_others(name,
     assert LOSSES[name].link(params) == link
 
 
-@each_loss_with_context
-def test_a_loss_without_a_context_is_given_the_long_tailed_one(loss):
-    output, target = examples(loss, 6, CLASSES, is_hard=True)
-    context = Context.long_tailed(CLASSES, like=target)
-    assert loss.values(output, target).equal(loss.fn(output, target, context=context))
-
-
-def test_the_long_tailed_context_falls_from_a_thousand_to_ten_in_equal_ratios():
-    context = Context.long_tailed(CLASSES, like=torch.zeros(1, dtype=torch.float64))
-    expected = [1000.0, 10**2.5, 100.0, 10**1.5, 10.0]
-    np.testing.assert_allclose(context.class_counts.numpy(), expected, rtol=1e-14)
-    assert context.class_counts.dtype == torch.float64
-    assert int(context.rows) == -1
-
-
 def test_a_loss_that_asks_for_no_context_does_not_see_the_one_it_is_given():
     output, target = examples(LOSSES["focal"], 6, CLASSES)
     context = context_of([1.0] * CLASSES, like=target)
     given = LOSSES["focal"].values(output, target, context=context)
     assert given.equal(LOSSES["focal"].values(output, target))
-
-
-@each_loss_where(lambda loss: loss.inverse_link in PROBABILITY_LINKS)
-def test_a_probability_link_predicts_on_the_simplex(loss):
-    prediction = loss.predict(examples(loss, 20, CLASSES, scale=30.0)[0])
-    assert (prediction >= 0).all()
-    torch.testing.assert_close(prediction.sum(-1), torch.ones(20).double())
 
 
 @pytest.mark.parametrize(
@@ -1213,86 +1106,6 @@ def test_a_row_with_a_word_that_is_not_ours_is_refused_by_value(field, value):
     wrong = {field: renamed if field == "fn" else value}
     with pytest.raises(ValueError, match=f"'{value}': use"):
         replace(LOSSES["mse"], **wrong)
-
-
-# Claims that hold for any output and target, tried where losses are hard to compute.
-
-
-def hard_pairs(loss: Loss) -> tuple[Tensor, Tensor]:
-    """Outputs up to 50 that are near, far, tied and zero, [120, ...], and all kinds of target."""
-    draw = torch.Generator().manual_seed(0)
-    width, scale = CLASSES * loss.outputs_per_target, torch.tensor([0.1, 1.0, 10.0, 50.0])
-    output = scale.double().repeat(30)[:, None] * torch.randn(120, width, generator=draw).double()
-    output = torch.cat([output[:80].clamp(-50, 50), output[80:].round().clamp(-2, 2)])
-    output[:2], output[2:4] = 0.0, torch.eye(CLASSES).double()[:2].repeat(1, width // CLASSES)
-    shares = 50 * torch.rand(120, CLASSES, generator=draw).double() ** 4
-    shares[::3] = shares[::3].round()
-    shares[0], output[4:8, :CLASSES] = 0.0, shares[4:8]  # among them exact hits
-    if loss.task == "regression":
-        return output, shares
-    dense = (shares + 1e-300) / (shares + 1e-300).sum(-1, keepdim=True)
-    dense[::2] = torch.eye(CLASSES).double().repeat(12, 1)
-    return output, dense
-
-
-def is_prediction(loss: Loss) -> Tensor:
-    """1 for each output that makes the prediction, 0 for those that say how sure it is."""
-    return (torch.arange(CLASSES * loss.outputs_per_target) < CLASSES).double()
-
-
-LEAST_ELSEWHERE_TOO = {"eps_insensitive", "logit_norm", "cosine_softmax"}
-"""Least at the target as well, but not there alone or not at every one: no claim says so."""
-
-
-@each_loss_where(
-    lambda loss: (
-        ({"minimised_at_target", "gradient_is_derivative"} <= loss.claims and loss.has_error)
-        or loss.name in LEAST_ELSEWHERE_TOO
-    )
-)
-def test_no_output_costs_less_than_one_whose_prediction_is_the_target(loss):
-    _, target = examples(loss, 40, CLASSES)
-    output = inverted(loss, target)
-    best = loss.values(output, target)
-    for size in (0.01, 0.3):
-        step = size * examples(loss, 40, CLASSES, scale=1.0, seed=1)[0]
-        other = output + step * is_prediction(loss)
-        assert float((best - loss.values(other, target)).max()) < 1e-12
-
-
-@each_loss_where(lambda loss: "translation_invariant" in loss.claims)
-def test_a_constant_added_changes_no_translation_invariant_loss(loss):
-    output, target = hard_pairs(loss)
-    value, gradient = value_and_gradient(loss, output, target)
-    for shift in (0.3, 30.0):
-        if loss.task == "classification":
-            shifted = loss.values(output + shift, target)
-            total, size = gradient.sum(-1).abs(), 1 + gradient.abs().sum(-1)
-            assert float((total / size).max()) <= 1e-9
-        else:
-            moved = loss.placed(torch.full_like(target, shift))
-            shifted = loss.values(output + moved, target + shift)
-        torch.testing.assert_close(shifted, value, rtol=1e-9, atol=1e-9)
-
-
-@each_loss_where(lambda loss: "permutation_invariant" in loss.claims)
-def test_reordered_outputs_and_targets_reorder_the_gradient_of_a_permutation_invariant_loss(loss):
-    output, target = hard_pairs(loss)
-    value, gradient = value_and_gradient(loss, output, target)
-    # Among equal outputs a hinge must choose which one to push: there it may follow the order.
-    is_apart = torch.tensor([len(row.unique()) == len(row) for row in output])
-    near = 1e-9 * (1 + gradient.abs().amax(-1, keepdim=True))[is_apart]
-    for order in ([4, 3, 2, 1, 0], [2, 0, 3, 4, 1]):
-        whole = [i + CLASSES * half for half in range(loss.outputs_per_target) for i in order]
-        reordered = value_and_gradient(loss, output[:, whole], target[:, order])
-        torch.testing.assert_close(reordered[0], value, rtol=1e-9, atol=1e-9)
-        gap = (reordered[1] - gradient[:, whole]).abs()[is_apart]
-        assert bool((gap <= near).all())
-
-
-@each_loss_where(lambda loss: "nonnegative" in loss.claims)
-def test_no_output_makes_a_nonnegative_loss_negative(loss):
-    assert float(loss.values(*hard_pairs(loss)).min()) >= -1e-9
 
 
 # The developer's tool beside these tests.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loss_cases import Params, context_of, examples, variants
 from scipy import optimize, special, stats
 from scipy.spatial import distance
 from sklearn import metrics
@@ -190,59 +191,19 @@ def map_of_one_row(column: Tensor) -> Tensor:
     return column[:, None, None, :]
 
 
-SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
-    "lp": ({"p": 1.2}, {"p": 3.0}),
-    "rescaled_square": ({"k": 1.0, "M": 1.0}, {"k": 5.0}),
-    "huber": ({"delta": 0.1}, {"delta": 3.7}),
-    "smooth_l1": ({"beta": 0.1}, {"beta": 3.7}),
-    "pseudo_huber": ({"delta": 0.1}, {"delta": 3.7}),
-    "eps_insensitive": ({"epsilon": 0.0}, {"epsilon": 0.8}),
-    "barron": ({"alpha": 1.5}, {"alpha": 0.0}, {"alpha": -2.0}, {"alpha": -2.0, "c": 0.3}),
-    "cauchy": ({"c": 0.3}, {"c": 3.0}),
-    "geman_mcclure": ({"c": 0.3}, {"c": 3.0}),
-    "welsch": ({"c": 0.3}, {"c": 3.0}),
-    "tukey": ({"c": 0.7}, {"c": 2.0}),
-    "pinball": ({"tau": 0.1}, {"tau": 0.5}),
-    "expectile": ({"tau": 0.1}, {"tau": 0.5}),
-    "linex": ({"a": -1.5}, {"a": 0.2}),
-    "gaussian_nll": ({"eps": 1e-3},),
-    "beta_nll": ({"beta": 0.0}, {"beta": 1.0, "eps": 1e-3}),
-    "gaussian_crps": ({"eps": 1e-3},),
-    "hl_gauss": ({"low": -1.0, "high": 1.0}, {"sigma": 2.0}),
-    "z_loss": ({"c": 0.1},),
-    "softcap": ({"cap": 5.0},),
-    "distillation": ({"temperature": 1.0}, {"temperature": 4.0}),
-    "unlikelihood": ({"alpha": 0.5},),
-    "jsd": ({"beta": 0.5}, {"beta": 0.9}),
-    "skew_kl": ({"alpha": 0.5}, {"alpha": 0.9}),
-    "skew_reverse_kl": ({"alpha": 0.5}, {"alpha": 0.9}),
-    "student_t": ({"df": 1.0}, {"df": 30.0, "scale": 0.3}),
-    "tsallis": ({"q": 1.1}, {"q": 2.0}),
-    "entmax": ({"alpha": 1.05}, {"alpha": 1.5}, {"alpha": 1.9}),
-    "label_smoothing": ({"epsilon": 0.0}, {"epsilon": 0.4}),
-    "confidence_penalty": ({"beta": 0.7},),
-    "logit_penalty": ({"beta": 0.5},),
-    "logit_norm": ({"tau": 1.0},),
-    "cosine_softmax": ({"scale": 5.0},),
-    "gce": ({"q": 0.1}, {"q": 0.95}),
-    "rce": ({"log_zero": -9.21},),
-    "sce": ({"alpha": 6.0, "beta": 0.1}, {"log_zero": -9.21}),
-    "nce_mae": ({"alpha": 10.0, "beta": 0.1},),
-    "nce_rce": ({"alpha": 10.0, "beta": 0.1}, {"log_zero": -9.21}),
-    "taylor_ce": ({"t": 1}, {"t": 6}),
-    "bi_tempered": ({"t1": 0.2}, {"t2": 2.0}, {"t1": 0.5, "t2": 0.5}),
-    "reverse_kl": ({"log_zero": -9.21},),
-    "focal": ({"gamma": 0.5}, {"gamma": 5.0}),
-    "eaft": ({"k": 3},),
-    "poly1": ({"epsilon": -1.0}, {"epsilon": 5.0}),
-    "asl": ({"gamma_pos": 2.5}, {"gamma_neg": 2.0}, {"eps": 0.3}, {"eps": 0.0}),
-    "class_balanced": ({"beta": 0.99},),
-    "ldam": ({"max_m": 2.0}, {"s": 5.0}),
-    "logit_adjusted": ({"tau": 2.0},),
+NOT_AT = {
+    "barron-scipy": [{"alpha": 2.0}, {"alpha": 1e-9}, {"alpha": 2.0, "c": 0.3}],  # 0 / 0
+    "barron-kornia": [  # it has three members of the family
+        *({"alpha": alpha} for alpha in (2.0, 1.5, 1e-9)),
+        {"alpha": 2.0, "c": 0.3},
+    ],
+    # They leave a variance below its floor, or the gradient there, as it is.
+    "gaussian_nll-torch": [{"eps": 0.5}],
+    "gaussian_nll-scoringrules": [{"eps": 0.5}],
+    "beta_nll-torch": [{"eps": 0.5}],
+    "gaussian_crps-scoringrules": [{"eps": 0.5}],
 }
-"""Parameters beside the defaults; every package is tried at all of them."""
-
-NOT_AT = {"barron-kornia": {"alpha": 1.5}}  # it has three members of the family
+"""Parameters at which a package has not the same loss."""
 
 ONLY_LABELS = {
     *("rescaled_square", "tsallis", "sparsemax", "entmax15", "entmax", "unhinged", "gce", "asl"),
@@ -548,30 +509,17 @@ ORACLES: dict[str, Callable[..., Any]] = {
 }
 
 
-def examples(loss: Loss, classes: int, *, is_hard: bool) -> tuple[Tensor, Tensor]:
-    """Twenty outputs and targets."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (20, classes * loss.outputs_per_target)
-    output = torch.randn(shape, generator=generator, dtype=torch.float64)
-    target = torch.randn((20, classes), generator=generator, dtype=torch.float64)
-    if loss.task == "regression":
-        return output, target.abs() if loss.domain == "nonnegative" else target
-    hard = functional.one_hot(target.argmax(-1), classes).double()
-    return output, hard if is_hard else target.softmax(-1)
-
-
-def settings_of(oracle: str) -> list[dict[str, Any]]:
+def settings_of(oracle: str) -> list[Params]:
     """Parameters at which an oracle is compared: the loss's defaults, and others."""
-    others = SETTINGS.get(oracle.partition("-")[0], ())
-    return [{}, *(other for other in others if other != NOT_AT.get(oracle))]
+    left_out = NOT_AT.get(oracle, [])
+    return [
+        params for params in variants(LOSSES[oracle.partition("-")[0]]) if params not in left_out
+    ]
 
 
 def contexts(loss: Loss, target: Tensor) -> list[Context | None]:
     """Two contexts for a loss that asks for one, else none."""
-    if not loss.needs_context:
-        return [None]
-    counts = (torch.tensor(counts, dtype=target.dtype) for counts in COUNTS)
-    return [Context(class_counts=n, rows=torch.tensor(-1)) for n in counts]
+    return [context_of(counts, like=target) for counts in COUNTS] if loss.needs_context else [None]
 
 
 @pytest.mark.parametrize("oracle", ORACLES)
@@ -581,7 +529,7 @@ def test_value_and_gradient_are_those_of_the_other_implementation(oracle):
     near = dict.fromkeys(("rtol", "atol"), TOLERANCES.get(oracle, (1e-10, ""))[0])
     has_dense = loss.task == "classification" and not {name, oracle} & ONLY_LABELS
     for is_hard in (True, False) if has_dense else (True,):
-        output, target = examples(loss, classes, is_hard=is_hard)
+        output, target = examples(loss, 20, classes, scale=1.0, is_hard=is_hard)
         for setting, context in product(settings_of(oracle), contexts(loss, target)):
             params = loss.defaults | setting
             params |= {"counts": context.class_counts} if context else {}
@@ -605,11 +553,7 @@ def test_a_row_names_the_packages_it_is_compared_with_and_no_others(loss):
     assert named == {oracle for oracle in ORACLES if oracle.partition("-")[0] == loss.name}
 
 
-def test_every_exception_in_the_tables_is_of_an_oracle_and_all_parameters_are_tried():
+def test_every_exception_in_the_tables_is_of_an_oracle():
     compared = {oracle.partition("-")[0] for oracle in ORACLES}
-    assert compared <= LOSSES.keys()
     assert NOT_AT.keys() | TOLERANCES.keys() | TWO_CLASSES <= ORACLES.keys()
     assert ORACLES.keys() | compared >= ONLY_LABELS
-    assert SETTINGS.keys() == {name for name in compared if LOSSES[name].defaults}
-    for oracle in ORACLES:
-        assert len(settings_of(oracle)) > 1 or not LOSSES[oracle.partition("-")[0]].defaults

@@ -208,18 +208,6 @@ def test_the_noise_scale_is_that_of_gradients_example_by_example(batch, groups):
         assert scale == pytest.approx(expected, rel=1e-6, nan_ok=True)
 
 
-def test_the_noise_of_the_groups_is_unbiased_for_that_of_examples():
-    runs, moment = caught([{**TINY, "loss": "mse", "batch_size": 256, "steps": 1}], step=0)
-    each = gradients(runs[0], moment, 0, runs[0].row, {})
-    draw, found = np.random.default_rng(0), []
-    for _ in range(400):
-        some = each[draw.choice(256, 24, replace=False)]
-        means = some.reshape(8, 3, -1).mean(1)
-        found.append(3 * np.cov(means.T).trace())
-    exact = np.cov(each.T).trace()
-    assert np.mean(found) == pytest.approx(exact, abs=4 * np.std(found) / 20)
-
-
 @pytest.mark.parametrize("task", CORE)
 def test_agreement_is_the_cosine_of_whole_gradients(task):
     runs, moment = caught(

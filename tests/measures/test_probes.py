@@ -27,6 +27,7 @@ def measured():
         "target": torch.eye(4, dtype=torch.float64)[torch.arange(15) % 4].view(3, 5, 4),
         "output_gradient": normal(3, 5, 4),
     }
+    batch["prediction"][:, 0] = torch.tensor([0.999, 0.001, 0.0, 0.0])  # one is saturated
     return batch, dict(zip(("gradient", "before", "after"), tensors, strict=True))
 
 
@@ -116,19 +117,3 @@ def test_the_cosine_is_nan_at_zero_error_and_survives_cubes_of_large_numbers():
     found = probes.cosine(first, second)
     assert found[0].isnan()
     torch.testing.assert_close(found[1:], torch.tensor([1.0, -7 / 25]))
-
-
-def test_a_saturated_prediction_is_counted():
-    p = torch.tensor([[[0.999, 0.001], [0.5, 0.5]]])
-    zero = torch.zeros(1, 2, 2)
-    weights = {"w": torch.ones(1, 1)}
-    found = probes.steps(
-        loss=torch.zeros(1, 2),
-        prediction=p,
-        target=zero,
-        output_gradient=zero,
-        sums=squares({"gradient": weights, "before": weights, "after": weights}),
-        is_probability=torch.tensor([True]),
-        has_error=torch.tensor([True]),
-    )
-    assert found["saturated_share"].item() == 0.5
