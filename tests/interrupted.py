@@ -14,7 +14,7 @@ import pytest
 from lossbench import records
 from lossbench.question import Engine
 from lossbench.sweep import Sweep
-from lossbench.sweep.crews import Crew, Here
+from lossbench.sweep.backend import Backend, InProcess
 from lossbench.sweep.inventory import OpenPack, Statuses
 from lossbench.sweep.training import Stop, Trainer
 from lossbench.user_code import own_rows
@@ -40,12 +40,12 @@ class Spoiling(Trainer):
         return super().train(pack, stop, title)
 
 
-def sweep_by(crew: Crew, folder: Path) -> Sweep:
-    return Sweep(folder, name=folder.name, command="lossbench", crew=crew)
+def sweep_by(backend: Backend, folder: Path) -> Sweep:
+    return Sweep(folder, name=folder.name, command="lossbench", backend=backend)
 
 
 def sweep_in(folder: Path, *, pack_size: int = 128, commit_every: float = 30) -> Sweep:
-    return sweep_by(Here(trainer(pack_size=pack_size, commit_every=commit_every)), folder)
+    return sweep_by(InProcess(trainer(pack_size=pack_size, commit_every=commit_every)), folder)
 
 
 def contents(folder: Path, *, but: str = "") -> dict[str, str]:

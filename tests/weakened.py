@@ -103,7 +103,7 @@ WEAKENINGS = (
               "if distance <= self._most_distance:", "if True:", COURSE),
     Weakening("failed runs are retried for ever", "sweep/inventory.py",
               "and self.failures[run.run_id] <= allowed.get(run.run_id, 0)", "", RESUME),
-    Weakening("a broken pack fails as a whole", "sweep/crews.py",
+    Weakening("a broken pack fails as a whole", "sweep/backend.py",
               "        if count == 1:", "        if True:", RESUME),
     Weakening("a signal ends without a checkpoint", "sweep/training.py",
               "if is_due or is_last:", "if is_due:", RESUME),

@@ -43,9 +43,9 @@ from lossbench.question.cells import context
 from lossbench.question.identity import forget
 from lossbench.records import RESULTS
 from lossbench.sweep import Sweep
-from lossbench.sweep.crews import Crew, Here, Processes
-from lossbench.sweep.executors import CLUSTERS, Workers
-from lossbench.sweep.slurm import Cluster
+from lossbench.sweep.backend import Backend, InProcess, Processes
+from lossbench.sweep.executors import CLUSTERS, ExecutorBackend
+from lossbench.sweep.slurm import SlurmBackend
 from lossbench.sweep.training import Trainer
 from lossbench.user_code import load_extensions, own_rows
 
@@ -215,7 +215,7 @@ def _opened(
     lines = [*hydra.overrides.task, *hydra.overrides.hydra]
     is_placed = any(line.lstrip("+").startswith(("name=", "hydra.sweep.dir=")) for line in lines)
     ending = "" if is_placed or size == USUAL_SIZE else f"-{size}"
-    with _crew(hydra.launcher, Trainer(engine, own_rows(config.extensions))) as crew:
+    with _backend(hydra.launcher, Trainer(engine, own_rows(config.extensions))) as backend:
         yield (
             experiment,
             Sweep(
@@ -223,7 +223,7 @@ def _opened(
                 name=config.name + ending,
                 command=command,
                 question=question or _question(config),
-                crew=crew,
+                backend=backend,
                 seconds=seconds,
             ),
         )
@@ -239,23 +239,23 @@ def _question(config: DictConfig) -> str:
     return ""
 
 
-def _crew(launcher: DictConfig, trainer: Trainer) -> Crew:
+def _backend(launcher: DictConfig, trainer: Trainer) -> Backend:
     """What trains packs: this process, several of this machine, or a cluster."""
     executor, workers = launcher.executor, launcher.workers
     if executor != "inline":
         settings: Any = OmegaConf.to_container(launcher, resolve=True)
         if executor in ("slurm", "local"):
-            return Cluster(trainer, LauncherNode(**settings))
+            return SlurmBackend(trainer, LauncherNode(**settings))
         if executor in CLUSTERS:
             cluster = functools.partial(
                 CLUSTERS[executor], LauncherNode(**settings), trainer.engine.threads
             )
-            return Workers(trainer, cluster, workers=workers)
+            return ExecutorBackend(trainer, cluster, workers=workers)
         raise ConfigError(
             f"hydra.launcher.executor={executor} is unknown: use inline, local, slurm, dask or ray"
         )
     count = process_count(workers, trainer.engine)
-    return Here(trainer) if count < 2 else Processes(trainer, count)
+    return InProcess(trainer) if count < 2 else Processes(trainer, count)
 
 
 def process_count(workers: int, engine: Engine) -> int:

@@ -23,7 +23,7 @@ Elsewhere copies of a process that has imported torch are not safe."""
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Signals that ask a sweep to end, and to keep what it has."""
 
-TRAINING = ("lossbench.sweep.process", "lossbench.report.pictures")
+TRAINING = ("lossbench.sweep.worker", "lossbench.report.pictures")
 """Modules of the processes of a command that trains, and then draws."""
 
 _ONE_AT_A_TIME = threading.RLock()

@@ -25,7 +25,7 @@ from lossbench.data.files import File, Files, Missing
 from lossbench.data.splits import classification, held_out, standardised_images
 from lossbench.protocol.forecast import forecast
 from lossbench.sweep import Sweep, preflight
-from lossbench.sweep.crews import Here
+from lossbench.sweep.backend import InProcess
 from lossbench.sweep.training import Trainer
 
 CURE = "lossbench data=mine data.download=true brings it"
@@ -326,8 +326,8 @@ def test_every_command_looks_where_it_is_told_and_says_what_is_missing(
 
 @pytest.mark.parametrize("begin", ["train", "foretell"])
 def test_a_sweep_that_no_command_prepared_looks_where_its_engine_says(begin, tmp_path):
-    crew = Here(Trainer(replace(ENGINE, data_root="there")))
-    sweep = Sweep(tmp_path, name="one", command="", crew=crew)
+    backend = InProcess(Trainer(replace(ENGINE, data_root="there")))
+    sweep = Sweep(tmp_path, name="one", command="", backend=backend)
     runs = [make_run(data="mnist", loss="cross_entropy")]
     with pytest.raises(ValueError, match=r"is not below data\.root=there"):
         sweep.run(runs) if begin == "train" else forecast({"exploratory": runs}, sweep)

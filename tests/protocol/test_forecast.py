@@ -20,7 +20,7 @@ from lossbench.data.files import Files
 from lossbench.engine import batch_indices, evaluate
 from lossbench.protocol import forecast
 from lossbench.sweep import splits_of
-from lossbench.sweep.crews import Processes
+from lossbench.sweep.backend import Processes
 
 COSTS = {"update": 0.002, "logging": 0.001, "evaluation": 0.05, "once": 0.4}
 

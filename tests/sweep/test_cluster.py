@@ -113,7 +113,7 @@ def cluster(monkeypatch):
     watcher.clear()
     # submitit has one for the whole process.
     monkeypatch.setattr(watcher, "_registered", set())
-    return slurm.Cluster(trainer(), SLURM)
+    return slurm.SlurmBackend(trainer(), SLURM)
 
 
 def jobs_of(folder, *numbers):

@@ -1,4 +1,4 @@
-"""The crew over an executor: what a worker refuses, when it ends, and what comes again.
+"""The backend over an executor: what a worker refuses, when it ends, and what comes again.
 
 The executor is Python's own, of threads; a real Dask and a real Ray are in tests/executors.
 """
@@ -23,7 +23,7 @@ import lossbench
 from lossbench import store
 from lossbench.question import ConfigError
 from lossbench.sweep import executors
-from lossbench.sweep.executors import Workers, train_there, versions
+from lossbench.sweep.executors import ExecutorBackend, train_there, versions
 from lossbench.sweep.inventory import Inventory, record_of
 from lossbench.sweep.training import Interrupted, Stop
 
@@ -59,9 +59,9 @@ def one_pack(folder, runs):
 
 def test_workers_give_the_bits_of_one_process_and_leave_no_lock(tmp_path):
     sweep_in(tmp_path / "here").run(RUNS)
-    with Workers(trainer(pack_size=1), threads) as crew:
-        sweep_by(crew, tmp_path / "there").run(RUNS)
-        assert crew.packs_at_once == 2
+    with ExecutorBackend(trainer(pack_size=1), threads) as backend:
+        sweep_by(backend, tmp_path / "there").run(RUNS)
+        assert backend.packs_at_once == 2
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
     assert not [*(tmp_path / "there" / "commands").iterdir()]
 
@@ -114,14 +114,14 @@ def test_an_interrupt_does_not_wait_for_packs_that_train_for_another_command(tmp
 
     def train():
         with pytest.raises(Interrupted):
-            crew.train([pack], stop)
+            backend.train([pack], stop)
         ended.set()
 
     with (
         contextlib.ExitStack() as leases,
-        Workers(trainer(), lambda: contextlib.nullcontext((Elsewhere(), 1))) as crew,
+        ExecutorBackend(trainer(), lambda: contextlib.nullcontext((Elsewhere(), 1))) as backend,
     ):
-        crew.check()
+        backend.check()
         threading.Thread(target=train, daemon=True).start()
         while not pack.is_leased:
             time.sleep(0.05)
@@ -131,8 +131,8 @@ def test_an_interrupt_does_not_wait_for_packs_that_train_for_another_command(tmp
 
 
 def test_packs_that_no_worker_can_train_are_left_with_the_reason(tmp_path, caplog):
-    with Workers(Spoiling(trainer(pack_size=2).engine), threads) as crew:
-        statuses = sweep_by(crew, tmp_path).run(RUNS)
+    with ExecutorBackend(Spoiling(trainer(pack_size=2).engine), threads) as backend:
+        statuses = sweep_by(backend, tmp_path).run(RUNS)
     assert {facts["status"] for facts in statuses.values()} == {"missing"}
     assert all("steps.parquet" in facts["reason"] for facts in statuses.values())
     assert "2 packs are left for the next command" in caplog.text
@@ -143,20 +143,20 @@ def test_packs_that_no_worker_can_train_are_left_with_the_reason(tmp_path, caplo
 
 
 def test_a_cluster_that_goes_away_ends_the_command_with_the_reason(tmp_path, caplog):
-    with Workers(trainer(pack_size=2), threads) as crew:
-        crew.check()
-        crew.executor.shutdown()
-        statuses = sweep_by(crew, tmp_path).run(RUNS)
+    with ExecutorBackend(trainer(pack_size=2), threads) as backend:
+        backend.check()
+        backend.executor.shutdown()
+        statuses = sweep_by(backend, tmp_path).run(RUNS)
     assert {facts["status"] for facts in statuses.values()} == {"missing"}
     assert "the cluster is gone: RuntimeError: cannot schedule new futures" in caplog.text
 
 
 def test_a_pack_whose_workers_are_lost_at_one_step_goes_on_in_halves(tmp_path, caplog):
     pack = one_pack(tmp_path, RUNS)
-    with Workers(trainer(), raising) as crew:
-        crew.check()
+    with ExecutorBackend(trainer(), raising) as backend:
+        backend.check()
         for count in (1, 2):
-            crew.train([pack], Stop())
+            backend.train([pack], Stop())
             assert len([*(tmp_path / "packs").iterdir()]) == count
     assert "the node is gone" in caplog.text
 
@@ -169,13 +169,13 @@ def test_the_yaml_of_a_cluster_has_the_keys_that_are_for_it(name):
 
 
 def test_processors_of_several_kinds_are_named(caplog):
-    crew = Workers(trainer(), threads)
+    backend = ExecutorBackend(trainer(), threads)
     for machine, kind in (("node1", "AVX2"), ("node2", "AVX2"), ("node3", "AVX512")):
         assert "several kinds" not in caplog.text
-        crew._tell(executors.Answer(machine, kind))
+        backend._tell(executors.Answer(machine, kind))
     assert "several kinds (AVX2 on node1, AVX512 on node3)" in caplog.text
 
 
 def test_less_than_no_worker_is_refused():
     with pytest.raises(ConfigError, match=r"workers=-1: use 0"):
-        Workers(trainer(), threads, workers=-1)
+        ExecutorBackend(trainer(), threads, workers=-1)

@@ -31,7 +31,7 @@ from tqdm import tqdm
 import lossbench
 from lossbench import cli, records, store
 from lossbench.losses import LOSSES
-from lossbench.sweep import crews, training
+from lossbench.sweep import backend, training
 from lossbench.sweep.training import Interrupted
 
 pytestmark = [
@@ -66,7 +66,7 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def inline(monkeypatch):
     """Suspect packs train in this process: these tests kill it from outside, time and again."""
-    monkeypatch.setattr(crews, "Processes", Inline)  # no setting asks for it
+    monkeypatch.setattr(backend, "Processes", Inline)  # no setting asks for it
 
 
 def forked(act):
@@ -95,7 +95,7 @@ def ended(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-class Inline(crews.Here):
+class Inline(backend.InProcess):
     """Trains suspect packs in this process, because these tests kill it from outside."""
 
     def __init__(self, trainer, count):

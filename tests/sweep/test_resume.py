@@ -20,11 +20,11 @@ from lossbench.engine.state import decoded, encoded
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS, Model
 from lossbench.question import ConfigError, packs
-from lossbench.sweep import crews, process, splits_of, training
-from lossbench.sweep.crews import Here, Processes, divide
+from lossbench.sweep import backend, splits_of, training, worker
+from lossbench.sweep.backend import InProcess, Processes, split_pack
 from lossbench.sweep.inventory import Inventory, OpenPack, new_pack
-from lossbench.sweep.process import Died, Process
 from lossbench.sweep.training import Interrupted, OutOfMemory, Stop, Trainer, Training
+from lossbench.sweep.worker import Died, Worker
 
 CPU = torch.device("cpu")
 
@@ -145,7 +145,7 @@ def test_a_pack_of_many_parts_reads_its_record_once(tmp_path, monkeypatch):
     (pack,) = packs.group(runs, pack_size=8)
     pack = OpenPack(folder, pack.runs)
     monkeypatch.setattr(store, "read_sealed", lambda path: (read.append(path), sealed(path))[1])
-    training = Training(doing.crew.trainer, pack, pack.record, Stop(), "")
+    training = Training(doing.backend.trainer, pack, pack.record, Stop(), "")
     assert len(training.saved.parts) == 15
     assert len(read) == 1
 
@@ -396,7 +396,7 @@ def test_a_pack_that_does_not_fit_on_a_card_is_said_with_the_cure(tmp_path):
     (pack,) = Inventory(tmp_path).open_packs(RUNS[:2], pack_size=2, allowed={})
     engine = dataclasses.replace(ENGINE, device="cuda", pack_size=64)
     with pytest.raises(ConfigError, match=r"use engine\.pack_size=32"):
-        Here(SmallCard(engine)).train([pack], Stop())
+        InProcess(SmallCard(engine)).train([pack], Stop())
     assert store.committed(pack.folder)["is_finished"] is False
 
 
@@ -437,11 +437,11 @@ def test_a_pack_that_another_process_has_or_has_finished_is_not_broken_by_this_o
     (pack,) = Inventory(tmp_path).open_packs(RUNS[:2], pack_size=2, allowed={})
     with store.try_lock(pack.folder / store.LOCK) as is_mine:
         assert is_mine
-        assert divide(pack, OutOfMemory("late"), ENGINE) == (0, [])
+        assert split_pack(pack, OutOfMemory("late"), ENGINE) == (0, [])
     assert store.committed(pack.folder)["is_finished"] is False
     sweep.run(RUNS[:2])
     before = contents(tmp_path)
-    assert divide(pack, OutOfMemory("late"), ENGINE) == (0, [])
+    assert split_pack(pack, OutOfMemory("late"), ENGINE) == (0, [])
     assert contents(tmp_path) == before
 
 
@@ -482,8 +482,8 @@ class Ended:
 def test_how_a_child_died_is_said(tmp_path, monkeypatch, code, how):
     (pack,) = Inventory(tmp_path).open_packs(RUNS[:1], pack_size=2, allowed={})
 
-    monkeypatch.setattr(process, "begin", lambda *_, **__: Ended(code))  # no child ends so at will
-    child = Process(Trainer(ENGINE))
+    monkeypatch.setattr(worker, "begin", lambda *_, **__: Ended(code))  # no child ends so at will
+    child = Worker(Trainer(ENGINE))
     child.train(pack)
     ended, outcome = child.listen()
     assert (ended, child.pack, child.is_dead) == (pack, None, True)
@@ -527,10 +527,10 @@ def suspect(tmp_path, monkeypatch):
     def trained_apart(outcome):
         stop = Stop()
         # What a process says cannot be asked of a real one.
-        monkeypatch.setattr(crews, "Process", lambda trainer: Answering(outcome, trainer, stop))
+        monkeypatch.setattr(backend, "Worker", lambda trainer: Answering(outcome, trainer, stop))
         (pack,) = Inventory(tmp_path).open_packs(RUNS, pack_size=8, allowed={})
-        with Processes(Trainer(ENGINE), 1) as crew:
-            return crew.train([dataclasses.replace(pack, is_suspect=True)], stop).ended
+        with Processes(Trainer(ENGINE), 1) as child:
+            return child.train([dataclasses.replace(pack, is_suspect=True)], stop).ended
 
     return trained_apart
 
@@ -551,7 +551,7 @@ def test_what_no_other_pack_could_do_better_ends_the_command(tmp_path, suspect, 
 
 def test_a_full_disk_is_not_recorded_as_a_failed_run(tmp_path):
     with pytest.raises(store.WriteError):
-        sweep_by(Here(Spoiling(ENGINE)), tmp_path).run(RUNS[:2])
+        sweep_by(InProcess(Spoiling(ENGINE)), tmp_path).run(RUNS[:2])
     assert {facts["status"] for facts in Inventory(tmp_path).statuses.values()} == {"missing"}
 
 

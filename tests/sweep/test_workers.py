@@ -23,8 +23,8 @@ from lossbench import processes as processes_of_machine
 from lossbench.losses import LOSSES
 from lossbench.question import ConfigError
 from lossbench.question.packs import LEAST_MEMBERS, shared
-from lossbench.sweep import process
-from lossbench.sweep.crews import Processes
+from lossbench.sweep import worker
+from lossbench.sweep.backend import Processes
 from lossbench.sweep.inventory import Inventory
 from lossbench.sweep.training import Interrupted, Stop
 from lossbench.user_code import load_extensions
@@ -53,7 +53,7 @@ LOSSES = (Loss(fn=raising, inverse_link="identity", family="power", task="regres
 
 
 @pytest.fixture(scope="module")
-def crew(tmp_path_factory):
+def backend(tmp_path_factory):
     """Two processes, which take seconds to begin, for all tests that leave them alive."""
     place = tmp_path_factory.mktemp("extension")
     (place / "raising_loss.py").write_text(RAISING)
@@ -74,13 +74,13 @@ def holders(folder):
 # ---- the same, faster ----------------------------------------------------------------------------
 
 
-def test_several_processes_give_the_bits_of_one_and_live_on(tmp_path, crew, whole):
-    assert sweep_by(crew, tmp_path / "a").run(RUNS).keys() == {run.run_id for run in RUNS}
+def test_several_processes_give_the_bits_of_one_and_live_on(tmp_path, backend, whole):
+    assert sweep_by(backend, tmp_path / "a").run(RUNS).keys() == {run.run_id for run in RUNS}
     assert contents(tmp_path / "a") == whole
-    ids = {str(worker.process.pid) for worker in crew.processes}
+    ids = {str(worker.process.pid) for worker in backend.processes}
     assert len(ids) == 2
     assert holders(tmp_path / "a") == ids
-    sweep_by(crew, tmp_path / "b").run(RUNS)
+    sweep_by(backend, tmp_path / "b").run(RUNS)
     assert contents(tmp_path / "b") == whole
     assert holders(tmp_path / "b") == ids
 
@@ -92,13 +92,13 @@ def test_one_pack_begins_no_process(tmp_path, whole):
     assert contents(tmp_path) == whole
 
 
-def test_what_a_process_logs_is_logged_by_the_command(tmp_path, crew, caplog):
+def test_what_a_process_logs_is_logged_by_the_command(tmp_path, backend, caplog):
     before = dict(LOSSES)
     load_extensions(["raising_loss"])
     try:
         runs = [make_run(loss="raising"), make_run(loss="mse", steps=9)]
         with caplog.at_level(logging.INFO):
-            statuses = sweep_by(crew, tmp_path / "sweep").run(runs)
+            statuses = sweep_by(backend, tmp_path / "sweep").run(runs)
     finally:
         LOSSES.clear()
         LOSSES.update(before)
@@ -182,7 +182,7 @@ def test_a_signal_reaches_every_process_and_commits_what_it_trains(tmp_path, num
 def test_a_second_signal_ends_every_process_at_once(tmp_path, monkeypatch):
     apart = processes(1, pack_size=1, commit_every=1e9)
     # A process that does not listen, as one that hangs.
-    monkeypatch.setattr(process.Process, "stop", lambda self, number: None)
+    monkeypatch.setattr(worker.Worker, "stop", lambda self, number: None)
     signalled(tmp_path, signal.SIGTERM, times=2, packs=1)
     with pytest.raises(Interrupted):
         sweep_by(apart, tmp_path).run(LONG)
@@ -286,19 +286,19 @@ def hidden(tmp_path, monkeypatch):
 
 def test_a_process_that_cannot_import_the_package_ends_the_command(tmp_path, hidden):
     with (
-        processes(1, pack_size=2) as crew,
+        processes(1, pack_size=2) as backend,
         pytest.raises(ConfigError, match=r"before it is ready.*hydra\.launcher\.workers=1"),
     ):
-        sweep_by(crew, tmp_path / "sweep").run(RUNS)
-    assert crew.processes == []
+        sweep_by(backend, tmp_path / "sweep").run(RUNS)
+    assert backend.processes == []
 
 
 def test_nor_does_a_large_pack_wait_for_a_process_that_cannot_begin(tmp_path, hidden):
     many = [make_run(loss="mse", seed=seed, steps=30) for seed in range(300)]
     (pack,) = Inventory(tmp_path / "sweep").open_packs(many, pack_size=300, allowed={})
     assert len(pickle.dumps(pack)) > 2**16  # more than a pipe holds
-    with processes(1) as crew, pytest.raises(ConfigError, match="before it is ready"):
-        crew.train([dataclasses.replace(pack, is_suspect=True)], Stop())
+    with processes(1) as backend, pytest.raises(ConfigError, match="before it is ready"):
+        backend.train([dataclasses.replace(pack, is_suspect=True)], Stop())
 
 
 def _write_environment(path):

@@ -125,7 +125,7 @@ class Experiment:
         preflight(
             self.cells,
             sweep.engine.files,
-            own=sweep.crew.trainer.own,
+            own=sweep.backend.trainer.own,
             patience=sweep.engine.patience,
         )
         if protocol is None:

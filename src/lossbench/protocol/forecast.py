@@ -106,7 +106,7 @@ def _look(
         for run_id, run in wanted.items()
         if members.get(run_id, {}).get("status") not in records.RESULTS
     ]
-    packs_at_once = sweep.crew.packs_at_once
+    packs_at_once = sweep.backend.packs_at_once
     grouped = packs.shared(todo, pack_size=sweep.engine.pack_size, packs_at_once=packs_at_once)
     # What is trained before a pack is trained by whoever trains the pack.
     before = {key_of(run): run_before(run) for run in todo if run.is_pretrained}
@@ -426,7 +426,7 @@ def lines(outline: Outline) -> Iterable[str]:
     yield ""
     cost = (
         f"Training {records.duration(first.seconds)} on this machine"
-        f"{_by(outline.sweep.crew.packs_at_once)}"
+        f"{_by(outline.sweep.backend.packs_at_once)}"
         + (f", {_expected(rows, outline.known)}" if len(rows) > 1 else "")
         + f", memory {memory / 2**20:,.0f} MiB, disk {disk / 1e6:,.1f} MB."
         " Starting, and writing the report, take more."

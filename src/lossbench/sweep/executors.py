@@ -1,10 +1,9 @@
 """Packs on the workers of a Dask or Ray cluster.
 
-A worker trains a pack in a process of its own, with the crew that this machine uses: there a pack
-is watched, halved and tried again. The command hands packs out and holds a lock in the sweep's
-folder. Who trains for the command commits and ends when that lock is free, so that it does not
-matter whether the command is interrupted or killed; the same command begins again with what the
-leases and checkpoints in the folder say.
+A worker trains a pack in a child process, by `backend.Processes`: that watches the pack, halves it
+and tries it again. The command hands packs out and holds a lock in the sweep's folder. Workers
+commit and end when that lock is free, so that it does not matter whether the command is interrupted
+or killed; the next command reads the leases and checkpoints in the folder.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from lossbench.errors import in_a_line
 from lossbench.processes import beginning, cores
 from lossbench.progress import progress
 from lossbench.question import ENGINE_SCHEMA, ConfigError
-from lossbench.sweep.crews import Processes, Setbacks, Trained, longest_first, run_count
+from lossbench.sweep.backend import Processes, RetryPolicy, Trained, longest_first, run_count
 from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.training import Interrupted, Stop, Trainer, is_out_of_memory
 
@@ -191,8 +190,8 @@ class _Lines(logging.Handler):
 # ---- in the command ------------------------------------------------------------------------------
 
 
-class Workers(AbstractContextManager["Workers"]):
-    """The crew that is the workers of a cluster, behind an executor of `concurrent.futures`.
+class ExecutorBackend(AbstractContextManager["ExecutorBackend"]):
+    """The backend that is the workers of a cluster, behind an executor of `concurrent.futures`.
 
     Args:
         trainer: How they train.
@@ -207,7 +206,7 @@ class Workers(AbstractContextManager["Workers"]):
             )
         self.trainer, self.cluster, self.workers = trainer, cluster, workers
         self.packs_at_once = workers or 1
-        self.setbacks = Setbacks(trainer.engine)
+        self.retries = RetryPolicy(trainer.engine)
         self.machines: dict[str, str] = {}  # one for each kind of instructions
         self.refusing: set[str] = set()  # machines of which that was said
         self.stack = contextlib.ExitStack()
@@ -233,7 +232,7 @@ class Workers(AbstractContextManager["Workers"]):
         return set()
 
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
-        """See `Crew`; a pack that a worker could not train comes again in the next round.
+        """See `Backend`; a pack that a worker could not train comes again in the next round.
 
         A round in which no run ended leaves the packs that were tried often enough.
         """
@@ -300,7 +299,7 @@ class Workers(AbstractContextManager["Workers"]):
             if answer.machine not in self.refusing:
                 self.refusing.add(answer.machine)
                 log.warning("%s; packs that it was given go to other workers", how)
-        return 0, self.setbacks.reason(pack, how, is_of_pack=is_of_pack)
+        return 0, self.retries.reason(pack, how, is_of_pack=is_of_pack)
 
     def _tell(self, answer: Answer) -> None:
         """Log what a worker logged, and that there are processors of several kinds."""

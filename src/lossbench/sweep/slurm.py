@@ -27,12 +27,12 @@ from typing import Any
 from lossbench import store
 from lossbench.config.schema import LauncherNode
 from lossbench.question import ConfigError
-from lossbench.sweep.crews import Here, Setbacks, Trained
+from lossbench.sweep.backend import InProcess, RetryPolicy, Trained
 from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.training import Interrupted, Stop, Trainer, stopping
 
 submitit: Any = import_module("submitit") if find_spec("submitit") else None
-"""An extra; `Cluster` says how to get it."""
+"""An extra; `SlurmBackend` says how to get it."""
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Element:
         try:
             self.trainer.prepare(self.pack.runs)
             with stopping() as stop:
-                return Here(self.trainer).train([self.pack], stop).ended
+                return InProcess(self.trainer).train([self.pack], stop).ended
         except (ConfigError, store.StoreError) as error:
             log.error("%s", error)  # the pack stays as it is; who waits for it leaves it
             return 0
@@ -113,8 +113,8 @@ class Element:
         return submitit.helpers.DelayedSubmission(self)
 
 
-class Cluster(AbstractContextManager["Cluster"]):
-    """The crew that is a cluster. Any number of commands may wait for the same jobs.
+class SlurmBackend(AbstractContextManager["SlurmBackend"]):
+    """The backend that is a cluster. Any number of commands may wait for the same jobs.
 
     Args:
         trainer: How jobs train.
@@ -132,7 +132,7 @@ class Cluster(AbstractContextManager["Cluster"]):
             )
         self.trainer, self.launcher = trainer, launcher
         self.is_slurm = launcher.executor == "slurm"
-        self.setbacks = Setbacks(trainer.engine)
+        self.retries = RetryPolicy(trainer.engine)
         self.queue: set[str] | None = None
 
     def __exit__(self, *_: object) -> None:
@@ -155,7 +155,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         return {*self._attached_jobs(sweep_folder)}
 
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
-        """See `Crew`: submit the packs that no job trains, wait until all jobs have ended."""
+        """See `Backend`: submit the packs that no job trains, wait until all jobs have ended."""
         sweep_folder = packs[0].sweep_folder
         with store.lock(sweep_folder / JOBS / store.LOCK, patience=JOBS_LOCK_PATIENCE):
             jobs = self._attached_jobs(sweep_folder)
@@ -285,7 +285,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         )
         if is_of_node:
             log.warning("pack %s: %s, not by any fault of its runs", pack.pack_id, ending)
-        return self.setbacks.reason(
+        return self.retries.reason(
             pack, ending, is_of_pack=not is_of_node, last_words=_last_words(job)
         )
 

@@ -15,7 +15,7 @@ import torch
 from lossbench import records, store
 from lossbench.question import Engine, Run
 from lossbench.records import status
-from lossbench.sweep.crews import Crew
+from lossbench.sweep.backend import Backend
 from lossbench.sweep.inventory import (
     ATTEMPTS,
     LOCK_PATIENCE,
@@ -39,20 +39,20 @@ class Sweep:
     """One folder of runs and what it takes to fill it. Any number of processes may share it.
 
     Attributes:
-        folder: Where everything of the sweep is written.
-        name: Of the sweep, as sweep.json records it.
-        command: What was typed, recorded there too.
-        crew: What trains packs, and how: this process, several of this machine, or a cluster. Who
-            makes a crew ends it: `with sweep.crew:`.
-        question: What it asks, in words.
+        folder: Folder of all files of the sweep.
+        name: Name of the sweep, as sweep.json records it.
+        command: Command line, recorded there too.
+        backend: Trainer of packs: this process, several of this machine, or a cluster. The caller
+            that makes a backend ends it: `with sweep.backend:`.
+        question: Question of the sweep, in words.
         seconds: Wall time spent so far, by part; see `timed`.
-        checked: Finished packs whose files have been read and were as they were written.
+        checked: Finished packs whose files have been read and found undamaged.
     """
 
     folder: Path
     name: str
     command: str
-    crew: Crew
+    backend: Backend
     question: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     checked: set[Path] = field(default_factory=set)
@@ -60,7 +60,7 @@ class Sweep:
     @property
     def engine(self) -> Engine:
         """How packs are trained."""
-        return self.crew.trainer.engine
+        return self.backend.trainer.engine
 
     def run(self, runs: Sequence[Run], *, declaration: Mapping[str, Any] | None = None) -> Statuses:
         """Train what is missing of `runs`, or wait for other processes that do.
@@ -88,10 +88,10 @@ class Sweep:
                     runs,
                     self.engine.files,
                     seeds=(declaration or {}).get("seeds", ()),
-                    own=self.crew.trainer.own,
+                    own=self.backend.trainer.own,
                     patience=self.engine.patience,
                 )
-                self.crew.check()
+                self.backend.check()
             stop.check()
             allowed = self._begin(runs, declaration)
             packs = self._open_packs(runs, allowed)
@@ -103,7 +103,7 @@ class Sweep:
             )
             while packs:
                 with self.timed("train"):
-                    trained = self.crew.train(packs, stop)
+                    trained = self.backend.train(packs, stop)
                 ended += trained.ended
                 abandoned |= trained.abandoned
                 if not trained.ended:
@@ -182,13 +182,13 @@ class Sweep:
 
     def _open_packs(self, runs: Sequence[Run], allowed: Mapping[str, int]) -> list[OpenPack]:
         """Packs of what is missing of the runs now."""
-        queued = self.crew.queued(self.folder)
+        queued = self.backend.queued(self.folder)
         with self.timed("write"), store.lock(self.folder / store.LOCK, patience=LOCK_PATIENCE):
             return Inventory(self.folder).open_packs(
                 runs,
                 pack_size=self.engine.pack_size,
                 allowed=allowed,
-                packs_at_once=self.crew.packs_at_once,
+                packs_at_once=self.backend.packs_at_once,
                 queued=queued,
             )
 

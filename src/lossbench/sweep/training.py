@@ -242,7 +242,7 @@ class Training:
                     )  # fmt: skip
                     self.record = {**self.record, "files": {}}
                     self._commit(0, {}, starts=self.record["starts"])
-                # Here, where nothing holds on to the first attempt any more.
+                # InProcess, where nothing holds on to the first attempt any more.
                 return trained(saved=None)
         except store.StoreError:
             raise

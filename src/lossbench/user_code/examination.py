@@ -20,7 +20,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.links import INVERSE_LINKS
 from lossbench.losses.spec import NAME, TASKS, Loss
 from lossbench.user_code.modules import SOURCE, Own, renamed
-from lossbench.user_code.process import TrialProcess
+from lossbench.user_code.trial import TrialProcess
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from lossbench.engine import failed
 from lossbench.progress import progress
 from lossbench.question import ConfigError, Engine
 from lossbench.sweep.inventory import LOCK_PATIENCE, OpenPack, halves_of
-from lossbench.sweep.process import Died, Process
 from lossbench.sweep.training import OutOfMemory, Stop, Trainer, finish
+from lossbench.sweep.worker import Died, Worker
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ TRIES = 2
 
 @dataclass(frozen=True)
 class Trained:
-    """What a crew has done with the packs that it was given.
+    """What a backend has done with the packs that it was given.
 
     Attributes:
         ended: How many runs came to an end.
@@ -42,8 +42,8 @@ class Trained:
     abandoned: Mapping[str, tuple[OpenPack, str]] = field(default_factory=dict)
 
 
-class Crew(AbstractContextManager["Crew"], Protocol):
-    """Trains packs. Who makes a crew ends it: leaving the context ends all that it began."""
+class Backend(AbstractContextManager["Backend"], Protocol):
+    """Trains packs. Who makes a backend ends it: leaving the context ends all that it began."""
 
     trainer: Trainer
 
@@ -61,7 +61,7 @@ class Crew(AbstractContextManager["Crew"], Protocol):
         ...
 
     def queued(self, sweep_folder: Path) -> set[str]:
-        """Packs of a sweep, by pack_id, that wait in the crew's own queue: nobody divides them."""
+        """Packs, by pack_id, that wait in the backend's own queue and stay whole there."""
         ...
 
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
@@ -77,8 +77,8 @@ class Crew(AbstractContextManager["Crew"], Protocol):
         ...
 
 
-class Here(AbstractContextManager["Here"]):
-    """The crew that is this process: one pack after the other."""
+class InProcess(AbstractContextManager["InProcess"]):
+    """The backend that is this process: one pack after the other."""
 
     packs_at_once = 1
 
@@ -96,7 +96,7 @@ class Here(AbstractContextManager["Here"]):
         return set()
 
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
-        """See `Crew`; a pack whose last process was killed trains in a process of its own."""
+        """See `Backend`; a pack whose last process was killed trains in a process of its own."""
         return Trained(
             sum(
                 self._train(pack, f"pack {place}/{len(packs)}", stop)
@@ -114,12 +114,12 @@ class Here(AbstractContextManager["Here"]):
         try:
             return len(self.trainer.train(pack, stop, title) or ())
         except OutOfMemory as error:
-            ended, halves = divide(pack, error, self.trainer.engine)
+            ended, halves = split_pack(pack, error, self.trainer.engine)
         return ended + sum(self._train(half, title, stop) for half in halves)
 
 
 class Processes(AbstractContextManager["Processes"]):
-    """The crew that is several processes of this machine, which live as long as it does.
+    """The backend that is several processes of this machine, which live as long as it does.
 
     Each trains with the threads that `engine.threads` says, so that results are the bits of a
     single process.
@@ -132,7 +132,7 @@ class Processes(AbstractContextManager["Processes"]):
     def __init__(self, trainer: Trainer, count: int) -> None:
         self.trainer = trainer
         self.packs_at_once = count
-        self.processes: list[Process] = []
+        self.processes: list[Worker] = []
 
     def __exit__(self, *_: object) -> None:
         for process in self.processes:
@@ -149,9 +149,9 @@ class Processes(AbstractContextManager["Processes"]):
         return set()
 
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
-        """See `Crew`; the longest packs first. One pack alone is no reason to begin several."""
+        """See `Backend`; the longest packs first. One pack alone is no reason to begin several."""
         if len(packs) == 1 and self.packs_at_once > 1 and not self.processes:
-            return Here(self.trainer).train(packs, stop)
+            return InProcess(self.trainer).train(packs, stop)
         try:
             return Trained(self._train(packs, stop))
         except BaseException:
@@ -172,7 +172,7 @@ class Processes(AbstractContextManager["Processes"]):
                 busy = sum(process.pack is not None for process in self.processes)
                 wanted = min(self.packs_at_once, busy + len(waiting))
                 while len(self.processes) < wanted:
-                    self.processes.append(Process(self.trainer))
+                    self.processes.append(Worker(self.trainer))
                 for process in self.processes:
                     if process.pack is None and waiting:
                         process.train(waiting.popleft())
@@ -193,7 +193,7 @@ class Processes(AbstractContextManager["Processes"]):
                     elif isinstance(outcome, store.StoreError | ConfigError):
                         trouble = outcome
                     elif pack is not None:
-                        hopeless, halves = divide(pack, outcome, self.trainer.engine)
+                        hopeless, halves = split_pack(pack, outcome, self.trainer.engine)
                         ended += hopeless
                         waiting.extend(halves)
                     bar.update(ended - bar.n)
@@ -213,7 +213,7 @@ def run_count(packs: Sequence[OpenPack]) -> int:
     return sum(len(pack.runs) for pack in packs)
 
 
-class Setbacks:
+class RetryPolicy:
     """Packs that came back from a cluster before they were finished, and what becomes of them.
 
     Args:
@@ -248,11 +248,11 @@ class Setbacks:
         self.deaths[pack_id, step] += 1
         log.warning("pack %s ended at step %d: %s", pack_id, step, how)
         if self.deaths[pack_id, step] >= TRIES:
-            divide(pack, Died(how + last_words), self.engine)
+            split_pack(pack, Died(how + last_words), self.engine)
         return ""
 
 
-def divide(pack: OpenPack, error: Exception, engine: Engine) -> tuple[int, list[OpenPack]]:
+def split_pack(pack: OpenPack, error: Exception, engine: Engine) -> tuple[int, list[OpenPack]]:
     """Put two halves in the place of a pack that could not be trained; a run alone fails.
 
     Args:

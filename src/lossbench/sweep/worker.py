@@ -33,7 +33,7 @@ class Died(Exception):
     """The process of a pack ended before the pack did; the message says how."""
 
 
-class Process:
+class Worker:
     """The process as its parent sees it.
 
     It takes some seconds to be ready, and may be given its first pack before.
