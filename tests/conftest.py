@@ -20,7 +20,6 @@ from lossbench.user_code import modules
 torch.set_num_threads(1)
 # Or Python searches all that is imported for circles, a tenth of the time.
 gc.set_threshold(50_000, 20, 100)
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
 
 
 @pytest.fixture(autouse=True, scope="session")

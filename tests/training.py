@@ -6,11 +6,11 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
+from lossbench.engine import strategies as engine_strategies
 from lossbench.engine import train
 from lossbench.engine.batches import batch_indices
 from lossbench.engine.bayes import BayesPoints
 from lossbench.engine.members import assemble
-from lossbench.engine.strategies import Services
 from lossbench.models import MODELS, initialised, rescaled
 from lossbench.question import packs
 from lossbench.sweep import splits_of
@@ -27,10 +27,10 @@ CLASSIFICATION = ["cross_entropy", "brier", "mse_logits", "mae_probs", "quartic_
 VOLATILE = ["pack_id", "pack_size", "train_seconds"]
 
 
-def trained(runs, *, padding=2, strategies=(), shared=None, flush=lambda step, snapshot: None):
+def trained(runs, *, padding=2, strategies=(), cache=None, flush=lambda step, snapshot: None):
     pack = packs.Pack("pack", tuple(runs))
     splits = {run.seed: splits_of(run) for run in runs}
-    given = {"device": CPU, "padding": padding, "strategies": strategies, "shared": shared}
+    given = {"device": CPU, "padding": padding, "strategies": strategies, "cache": cache}
     tables = train(pack, splits, flush=flush, **given)
     return {name: table.to_pandas() for name, table in tables.items()}
 
@@ -109,7 +109,7 @@ def members_of(runs, padding=2):
 
 def strategy_of(members):
     """What computes a pack where nothing optional is named."""
-    return Services().strategy_of(members)
+    return engine_strategies.strategy_of(members)
 
 
 MODEL_CASES = {

@@ -18,7 +18,7 @@ from lossbench.engine.losses import TrainingLosses
 from lossbench.engine.members import assemble
 from lossbench.engine.recorder import Recorder
 from lossbench.engine.state import State
-from lossbench.engine.strategies import Services
+from lossbench.engine.strategies import strategy_of
 from lossbench.engine.strategies.autograd import Autograd
 from lossbench.engine.strategies.stack import Stack
 from lossbench.engine.train import train
@@ -36,7 +36,7 @@ PARTS: dict[str, tuple[Callable[..., Any], ...]] = {
     "freezing of members": (keep_frozen, State.freeze),
     "probes": (Updates.probed,),
     "evaluation": (evaluate,),
-    "set-up": (assemble, Services.strategy_of, Updates.__init__, Updates.start),
+    "set-up": (assemble, strategy_of, Updates.__init__, Updates.start),
     "records": (Recorder.steps, Recorder.evals, Recorder.tables),
 }
 """Parts of the loop, by the functions they are; what is in none is `other`."""

@@ -326,20 +326,11 @@ What trained a pack stands in its records, column `environment`, as `strategy`:
 - `vmap`: any other module, all members in one call;
 - `loop`: one member after the other: convolutions on the CPU, and what vmap refuses.
 
-On CUDA `engine.strategies=[graph,compiled,kernel]` adds any of these. None is used otherwise,
-because no card has shown its worth:
-
-- `compiled`: packs of convolutions go through torch.compile (`vmap compiled`);
-- `graph`: up to 50 updates are recorded once and replayed;
-- `kernel`: up to 1,000 updates of perceptrons in one launch, a program for each member. It trains
-  by SGD with float32, and prints losses from their own formulas: all of the catalog but eleven,
-  which rank outputs or count classes. It takes seconds to compile for each loss and shape, so it
-  is for long sweeps. Its first update is compared with ours, and where they differ by more than
-  rounding it is not used."""
+On CUDA `engine.strategies=[graph]` records up to 50 updates once as a CUDA graph and replays them.
+It is off by default, because no card has shown its worth."""
 
 NO_CARD = """Not measured: no accelerator was to be had. What would run there is tested without one:
-captured updates by a recording that is replayed on the CPU, the Triton kernel by Triton's
-interpreter and compiled for an H100, compiled models by torch.compile without its code generator.
+captured updates by a recording that is replayed on the CPU.
 """
 
 LEGEND = """## What it is compared with

@@ -458,10 +458,10 @@ def test_a_report_of_which_nothing_changed_is_left_and_says_the_same_without_com
     assert 'href="figures/' in page.read_text()
 
 
-def test_a_kernel_that_is_asked_for_on_the_cpu_is_said_to_be_of_other_devices(place, caplog):
-    words = [*SMALL, "loss=mse", "engine=auto", "engine.strategies=[kernel]", "name=asked"]
+def test_a_strategy_that_the_cpu_cannot_use_is_said_to_be_of_other_devices(place, caplog):
+    words = [*SMALL, "loss=mse", "engine=auto", "engine.strategies=[graph]", "name=asked"]
     assert cli.main(words) == cli.DONE
-    assert "names kernel, which is for cuda: on cpu packs train without it" in caplog.text
+    assert "names graph, which is for cuda: on cpu packs train without it" in caplog.text
     environment = records.load(place / "runs" / "asked").runs.environment[0]
     assert json.loads(environment)["strategy"] == "stack"
 

@@ -6,15 +6,12 @@ import gc
 import importlib
 import json
 import logging
-import sys
 import weakref
 from collections import defaultdict
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 import torch
-import triton
 from configs import make_run
 from selection import beyond
 from tape import recorded
@@ -22,11 +19,12 @@ from training import MODEL_CASES, assert_same_records, records_of, trained
 
 from lossbench import optimizers
 from lossbench.data import DATA
-from lossbench.engine import Saved, members, strategies, train, update
-from lossbench.engine.strategies import Option, graph, kernel
-from lossbench.engine.strategies.graph import Replayed
+from lossbench.engine import Saved, WorkerCache, members, strategies, train, update
+from lossbench.engine.strategies import graph
+from lossbench.engine.strategies.graph import Captures, Replayed
 from lossbench.losses import LOSSES
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
+from lossbench.question import ConfigError
 from lossbench.question.packs import Pack
 from lossbench.records import SIGNALS
 from lossbench.sweep import splits_of
@@ -59,7 +57,7 @@ class Tapes(list):
 def tapes(monkeypatch):
     """Recordings on the CPU, which makes none of its own."""
     made = Tapes()
-    monkeypatch.setitem(strategies.OPTIONS, "graph", Option("advance", ("cpu",)))
+    monkeypatch.setitem(strategies.OPTIONS, "graph", ("cpu",))
     monkeypatch.setattr(graph, "RECORDING", lambda: made.record)
     return made
 
@@ -168,7 +166,7 @@ def test_a_captured_function_is_replayed_without_python_where_it_lies(tapes):
         value.add_(1)
         return value * 10
 
-    replayed = Replayed(work, tapes.record, graph.Service())
+    replayed = Replayed(work, tapes.record, Captures())
     results = [replayed().clone() for _ in range(5)]
     assert [result[0].item() for result in results] == [10, 20, 30, 40, 50]
     assert len(calls) == 2  # once as it is, once to record it
@@ -196,116 +194,7 @@ def test_a_run_that_ends_or_is_resumed_within_a_stretch_has_the_records_of_a_who
     assert_same_records(mine, other)
 
 
-# ---- the kernel ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def with_kernel(monkeypatch):
-    """The kernel is asked for on the CPU too, where Triton interprets it."""
-    monkeypatch.setitem(strategies.OPTIONS, "kernel", Option("advance", ("cpu",)))
-
-
-def launched(**facts):
-    """Members for the kernel; one of three diverges on the way."""
-    small = {"model__params": {"widths": [8], "activation": "relu"}, "steps": 13, "batch_size": 9}
-    return mixed(**small, **facts)
-
-
-def strategy_in(tables):
-    (name,) = {json.loads(told)["strategy"] for told in tables["runs"].pop("environment")}
-    return name
-
-
-@pytest.mark.parametrize("is_captured", [True, False])
-def test_what_the_kernel_trains_has_the_records_of_what_is_trained_without(
-    tapes, with_kernel, is_captured
-):
-    runs, more = launched(), ["graph"] if is_captured else []
-    found, plain = trained(runs, strategies=["kernel", *more]), trained(runs, strategies=more)
-    names = ("stack graph kernel", "stack graph") if is_captured else ("stack kernel", "stack")
-    assert (strategy_in(found), strategy_in(plain)) == names
-    mine, other = records_of(found, *runs), records_of(plain, *runs)
-    for name, frame in mine.items():
-        close = {"check_exact": False, "rtol": 2e-4, "atol": 1e-5}
-        pd.testing.assert_frame_equal(frame, other[name], **close)
-    assert {*found["runs"].status} == {"done", "diverged"}
-
-
-def test_a_resumed_pack_has_the_bits_of_a_whole_one_where_the_kernel_trains(with_kernel):
-    runs, kept = launched(), {}
-    whole = trained_on(
-        runs, ["kernel"], flush=lambda step, snapshot: kept.update({step: snapshot()})
-    )
-    assert [*kept] == [1, 4, 5, 8, 9, 10, 12]
-    for stop in (4, 9):
-        parts = [kept[step].parts[0] for step in kept if step <= stop]
-        saved = Saved(stop, kept[stop].checkpoint, tuple(parts))
-        again = trained_on(runs, ["kernel"], saved=saved)
-        for name in ("steps", "layers", "evals"):
-            assert again[name].equals(whole[name]), (name, stop)
-
-
-def wrong(advance):
-    """A kernel whose updates are a hundredth off."""
-
-    def off(self, state, count):
-        row = state.parameters.row
-        before = row.clone()
-        advance(self, state, count)
-        row.add_(0.01 * (row - before))
-
-    return off
-
-
-def broken(advance):
-    """A kernel that no card launches."""
-
-    def raising(self, state, count):
-        raise RuntimeError("out of resource: shared memory")
-
-    return raising
-
-
-@pytest.mark.parametrize(
-    ("made", "told"),
-    [(wrong, "0.01 of an update away"), (broken, "out of resource: shared memory")],
-)
-def test_a_kernel_that_is_wrong_or_broken_is_not_used_and_that_is_said_and_recorded(
-    monkeypatch, with_kernel, caplog, made, told
-):
-    # A card on which it is wrong is not here.
-    monkeypatch.setattr(kernel.Kernel, "advance", made(kernel.Kernel.advance))
-    runs = launched()
-    found, plain = trained(runs, strategies=["kernel"]), trained(runs)
-    assert strategy_in(found) == strategy_in(plain) == "stack"
-    assert "no updates by the kernel: " in caplog.text
-    assert told in caplog.text
-    assert_same_records(records_of(found, *runs), records_of(plain, *runs))
-
-
-def test_what_the_kernel_does_not_serve_trains_as_it_did_and_says_why(with_kernel, caplog):
-    caplog.set_level(logging.INFO)
-    found = trained(launched(optimizer="adam"), strategies=["kernel"])
-    assert strategy_in(found) == "stack"
-    assert "trains without the kernel: optimizer adam, which is not sgd" in caplog.text
-
-
-def test_a_checkpoint_says_which_strategies_trained_and_what_compiled_them(monkeypatch):
-    versions = strategies.versions
-    assert versions(["kernel", "graph"]) == f"graph, kernel triton {triton.__version__}"
-    assert versions([]) == ""
-    monkeypatch.setitem(sys.modules, "lossbench.engine.strategies.kernel", None)
-    assert versions(["kernel", "graph"]) == "graph"
-
-
-@pytest.mark.parametrize("lr", [1e-6, 1e30])
-def test_rounding_at_a_small_rate_and_divergence_say_nothing_against_the_kernel(with_kernel, lr):
-    runs = [replace(run, lr=lr) for run in launched() if run.lr != 1e30]
-    assert strategy_in(trained(runs, strategies=["kernel"])) == "stack kernel"
-
-
-@pytest.mark.parametrize("names", [["graph"], ["graph", "kernel"]])
-def test_nothing_of_a_pack_outlives_its_training(tapes, with_kernel, monkeypatch, names):
+def test_nothing_of_a_pack_outlives_its_training(tapes, monkeypatch):
     seen = []
     module = importlib.import_module("lossbench.engine.train")
     original = module.assemble  # where what may not outlive training begins
@@ -316,18 +205,28 @@ def test_nothing_of_a_pack_outlives_its_training(tapes, with_kernel, monkeypatch
         return found
 
     monkeypatch.setattr(module, "assemble", gathering)
+    small = {"model__params": {"widths": [8], "activation": "relu"}, "steps": 13, "batch_size": 9}
     gc.collect()
     gc.disable()
     try:
-        trained(launched(), strategies=names)
+        trained(mixed(**small), strategies=["graph"])
         tapes.clear()
         assert seen.pop()() is None
     finally:
         gc.enable()
 
 
-def test_without_triton_packs_train_without_the_kernel(monkeypatch, with_kernel, caplog):
+def test_where_a_recording_failed_later_packs_train_without_graphs_and_say_so(tapes, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setitem(sys.modules, "lossbench.engine.strategies.kernel", None)
-    assert strategy_in(trained(launched(), strategies=["kernel"])) == "stack"
-    assert "trains without the kernel: " in caplog.text
+    cache = WorkerCache()
+    cache.captures.has_failed = True
+    tables = trained(mixed(), strategies=["graph"], cache=cache)
+    assert {json.loads(told)["strategy"] for told in tables["runs"].environment} == {"stack"}
+    assert "trains without graph: a recording failed in this process" in caplog.text
+    assert not tapes
+
+
+def test_a_name_of_no_strategy_is_refused_with_the_nearest_one():
+    strategies.check(["graph"], "cuda")
+    with pytest.raises(ConfigError, match=r"'grph' is unknown: .*graph"):
+        strategies.check(["grph"], "cuda")

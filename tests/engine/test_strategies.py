@@ -6,7 +6,6 @@ import itertools
 import json
 import logging
 import weakref
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,10 +14,8 @@ import torch
 from configs import make_run
 from selection import beyond, one_of_each_family
 from torch import nn
-from torch._dynamo.backends.common import aot_autograd
 from training import (
     CPU,
-    MODEL_CASES,
     assert_same_records,
     grouped,
     members_of,
@@ -28,16 +25,13 @@ from training import (
     trained,
 )
 
-from lossbench.engine import Shared, strategies
-from lossbench.engine import members as engine_members
+from lossbench.engine import strategies
 from lossbench.engine.arithmetic import arithmetic
 from lossbench.engine.batches import Batch
 from lossbench.engine.rows import Rows
-from lossbench.engine.strategies import Option, compiled
 from lossbench.engine.strategies.autograd import Looped, Vectorised
 from lossbench.engine.strategies.layers import DERIVED, layers_of
 from lossbench.engine.strategies.stack import Stack
-from lossbench.engine.strategy import Unserved
 from lossbench.losses import LOSSES
 from lossbench.measures.recalibration import recalibrate
 from lossbench.models import MODELS as NAMED_MODELS
@@ -360,71 +354,6 @@ def test_a_member_is_recalibrated_to_the_same_bits_with_any_others(examples):
         own = recalibrate(output[first : last + 2], target[first : last + 2])
         # The last one is a guard, as in every pack on the CPU.
         assert torch.equal(own[: last - first], whole[first:last])
-
-
-@pytest.mark.parametrize("case", beyond(["lenet"], ["resnet8", "vit dropout"]))
-def test_a_compiled_pack_has_the_records_of_one_that_is_not(monkeypatch, tiny, case):
-    """As on CUDA, where packs of convolutions are not computed one by one."""
-    monkeypatch.setattr(engine_members, "runs_apart", lambda *_: False)
-    data, model, params = MODEL_CASES[case]
-    facts = {"data": data, "model": model, "model__params": params, "steps": 4, "batch_size": 8}
-    runs = [
-        make_run(**facts, log_every=1, eval_every=4, loss=loss, seed=seed)
-        for loss in ("cross_entropy", "brier")
-        for seed in (0, 1)
-    ]
-    plain, shared = grouped(runs), Shared()
-    monkeypatch.setitem(strategies.OPTIONS, "compiled", Option("compute", ("cpu",)))
-    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
-    monkeypatch.setattr(compiled, "_ConvNd", torch.nn.Module)  # so that vit is compiled too
-    found = grouped(runs, strategies=["compiled"], shared=shared)
-    assert {json.loads(told)["strategy"] for told in found["runs"].pop("environment")} == {
-        "vmap compiled"
-    }
-    plain["runs"].pop("environment")
-    assert_same_records(records_of(found, *runs), records_of(plain, *runs))
-    service = shared.services.of("compiled")
-    first = service.forward
-    grouped(runs[::2], strategies=["compiled"], shared=shared)  # another number of members
-    second = service.forward
-    grouped(runs[1::2], strategies=["compiled"], shared=shared)
-    assert service.forward is second is not first
-
-
-def refusing(graph, inputs):
-    raise RuntimeError("no compiler here")
-
-
-BROKEN = {
-    "forward": refusing,
-    "backward": aot_autograd(fw_compiler=lambda graph, _: graph, bw_compiler=refusing),
-}
-
-
-@pytest.mark.parametrize("which", BROKEN)
-def test_what_cannot_be_compiled_trains_as_it_is_and_says_so(monkeypatch, tiny, caplog, which):
-    monkeypatch.setattr(engine_members, "runs_apart", lambda *_: False)
-    monkeypatch.setitem(strategies.OPTIONS, "compiled", Option("compute", ("cpu",)))
-    monkeypatch.setattr(compiled, "BACKEND", BROKEN[which])
-    run = make_run(data="tiny_images", model="strided_cnn", loss="brier", steps=2, batch_size=8)
-    found = grouped([run], strategies=["compiled"])["runs"]
-    assert found.status[0] == "done"
-    assert json.loads(found.environment[0])["strategy"] == "vmap"
-    assert "the model is not compiled" in caplog.text
-
-
-def test_compiling_is_for_convolutions_with_the_losses_own_signal():
-    conv, linear = nn.Conv2d(1, 1, 1), nn.Linear(1, 1)
-    cases = [(conv, "own", ""), (linear, "own", "no conv"), (conv, "norm_matched", "signal norm")]
-    for module, signal, why in cases:
-        run = make_run(data="digits", model="mlp", loss="brier", signal=signal)
-        members = replace(members_of([run]), model=nn.Sequential(module))
-        service, inner = compiled.Service(), Vectorised(members)
-        if why:
-            with pytest.raises(Unserved, match=why):
-                service.compute(members, inner)
-        else:
-            assert service.compute(members, inner).name == "vmap compiled"
 
 
 def multiplied():

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _end_at_once() -> None:
     """Spare Python the search of all of a sweep for circles at its end, which takes seconds."""
-    if "triton" not in sys.modules:  # it would print each of its objects that is left
+    if "triton" not in sys.modules:  # a loss may have imported it; it prints each object left
         gc.freeze()
 
 

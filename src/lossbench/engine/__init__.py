@@ -10,4 +10,4 @@ from lossbench.engine.contracts import (
 from lossbench.engine.members import initial_model, runs_apart
 from lossbench.engine.recorder import failed
 from lossbench.engine.state import Saved, Snapshot, decoded, encoded
-from lossbench.engine.train import OtherStart, Shared, train
+from lossbench.engine.train import OtherStart, WorkerCache, train

@@ -16,10 +16,6 @@ Named = Mapping[str, Tensor]
 """Parameters, buffers or gradients by name, [K, ...]."""
 
 
-class Unserved(Exception):
-    """Why a strategy cannot serve a pack."""
-
-
 class Strategy(ABC):
     """A way to compute outputs and gradients of neighbours in a pack.
 
@@ -91,11 +87,11 @@ class Advance(ABC):
 
     Attributes:
         name: What is recorded of it; empty where every update was made on its own.
-        most: Updates that are best made in one call.
+        max_updates: Updates that are best made in one call.
     """
 
     name: str
-    most: int
+    max_updates: int
 
     @abstractmethod
     def advance(self, state: State, count: int) -> None:

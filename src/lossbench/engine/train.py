@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import torch
@@ -19,7 +18,8 @@ from lossbench.engine.memory import keep_freed_memory
 from lossbench.engine.moments import Instruments
 from lossbench.engine.recorder import Recorder
 from lossbench.engine.state import Saved, Snapshot, State, decoded, encoded
-from lossbench.engine.strategies import Services
+from lossbench.engine.strategies import advance_of, strategy_of
+from lossbench.engine.strategies.graph import Captures
 from lossbench.engine.update import Updates
 from lossbench.question.packs import Pack
 
@@ -29,20 +29,20 @@ class OtherStart(Exception):
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What the packs that a process trains one after the other need to work out only once.
+class WorkerCache:
+    """Results that the packs of one process share, so that each is worked out once.
 
     Attributes:
-        services: What was compiled, and what failed to be.
-        bayes_points: What losses aim at.
+        bayes_points: Solutions of `BayesPoints`, by loss and posterior.
+        captures: State of graph capture.
     """
 
-    services: Services = field(default_factory=Services)
     bayes_points: BayesPoints = field(default_factory=BayesPoints)
+    captures: Captures = field(default_factory=Captures)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """In another process as new: it works out everything itself."""
-        return Shared, ()
+    def __reduce__(self) -> tuple[type[WorkerCache], tuple[()]]:
+        """A pickle that is empty: another process works out everything itself."""
+        return WorkerCache, ()
 
 
 def train(
@@ -55,7 +55,7 @@ def train(
     saved: Saved | None = None,
     facts: Mapping[str, str] | None = None,
     strategies: Sequence[str] = (),
-    shared: Shared | None = None,
+    cache: WorkerCache | None = None,
     finished: Callable[[State], None] = lambda state: None,
 ) -> dict[str, pa.Table]:
     """Train the runs of a pack together.
@@ -71,7 +71,7 @@ def train(
         saved: Where to go on, instead of from the start; same pack, data, versions and threads.
         facts: Further ones for the column `environment`.
         strategies: Names of optional strategies to use where they serve, see `strategies.OPTIONS`.
-        shared: What was worked out for packs before this one; None for nothing.
+        cache: Results shared with the packs that this process trained before; None for none.
         finished: Called with the state after the last update.
 
     Returns:
@@ -82,7 +82,7 @@ def train(
         ValueError: The batch is larger than the training split.
         OtherStart: What is saved began with other data, parameters or batches.
     """
-    shared = shared or Shared()
+    cache = cache or WorkerCache()
     keep_freed_memory()
     with arithmetic(device, pack.runs[0].precision):
         start = time.monotonic()
@@ -91,12 +91,12 @@ def train(
             splits_by_seed,
             device=device,
             padding=padding,
-            bayes_points=shared.bayes_points,
+            bayes_points=cache.bayes_points,
         )
         run, recorder = members.runs[0], Recorder(pack, members, device=device)
-        strategy = shared.services.strategy_of(members, strategies)
+        strategy = strategy_of(members)
         updates = Updates(members, strategy, recorder.fail)
-        advance = shared.services.advance_of(members, updates, strategies)
+        advance = advance_of(updates, strategies, device.type, cache.captures)
         instruments = Instruments(members, strategy.forward)
         state = updates.start()
         if saved is not None:
@@ -143,7 +143,7 @@ def train(
             elif step % run.log_every == 0:
                 recorder.steps(step, advance.logged(state))
             else:
-                most = min(advance.most, run.steps - step)
+                most = min(advance.max_updates, run.steps - step)
                 while count < most and not is_observed(step + count):
                     count += 1
                 advance.advance(state, count)

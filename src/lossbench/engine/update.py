@@ -66,7 +66,7 @@ class Updates(Advance):
             each where they compute one by one.
     """
 
-    name, most = "", 1
+    name, max_updates = "", 1
 
     def __init__(
         self, members: Members, strategy: Strategy, report: Callable[[int, str], None]

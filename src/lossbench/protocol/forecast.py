@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lossbench import records, statistics
 from lossbench.data.files import Files
 from lossbench.data.splits import Splits
-from lossbench.engine import Shared, evaluate, runs_apart, train
+from lossbench.engine import WorkerCache, evaluate, runs_apart, train
 from lossbench.losses import LOSSES
 from lossbench.measures import probes
 from lossbench.measures.instruments import times
@@ -156,7 +156,7 @@ class _Speeds:
         self.clock = time.process_time if is_alone else time.monotonic
         self.known: dict[str, _Speed] = {}
         self.sizes: dict[str, _Numbers] = {}
-        self.shared = Shared()
+        self.cache = WorkerCache()
         torch.set_num_threads(sweep.engine.threads)
         self.files = sweep.engine.files
 
@@ -206,7 +206,7 @@ class _Speeds:
                 device=self.device,
                 padding=self.padding,
                 flush=flush,
-                shared=self.shared,
+                cache=self.cache,
             )
 
         def stamp(step: int, _: object) -> None:

@@ -20,7 +20,7 @@ import torch
 
 import lossbench
 from lossbench import engine, store
-from lossbench.engine import Shared, train
+from lossbench.engine import WorkerCache, train
 from lossbench.fingerprints import device_name, environment_sha
 from lossbench.question import ENGINE_SCHEMA, Draft, Run, checked, packs, part
 from lossbench.sweep.inventory import LOCK_PATIENCE
@@ -111,7 +111,7 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
         padding: Least number of members, see `engine.train`.
         strategy: One of `MODELS`.
     """
-    compared, differing, worst, shared = 0, 0, 0.0, Shared()
+    compared, differing, worst, cache = 0, 0, 0.0, WorkerCache()
     for task in LOSSES:
         drafts = [
             Draft(
@@ -131,14 +131,14 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
             for seed in (0, 1)
         ]
         runs = [checked(draft) for draft in drafts]
-        whole = _records([runs], device, padding, shared)
+        whole = _records([runs], device, padding, cache)
         # Alone, in a pair, and in larger packs of unequal size and other order.
         for division in (
             [runs[:1], runs[1:]],
             [[runs[-1], runs[0]], runs[-2:0:-1]],
             [runs[0::2], runs[1::2]],
         ):
-            divided = _records(division, device, padding, shared)
+            divided = _records(division, device, padding, cache)
             for key, theirs in whole.items():
                 mine = divided[key]
                 same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
@@ -150,7 +150,7 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
 
 
 def _records(
-    division: Sequence[Sequence[Run]], device: str, padding: int, shared: Shared
+    division: Sequence[Sequence[Run]], device: str, padding: int, cache: WorkerCache
 ) -> dict[tuple[str, str, str], np.ndarray]:
     """By run, table and column all values, in the order of their steps."""
     values = {}
@@ -163,7 +163,7 @@ def _records(
             device=torch.device(device),
             padding=padding,
             flush=lambda step, snapshot: None,
-            shared=shared,
+            cache=cache,
         )
         for name, columns in MEASURED.items():
             frame = tables[name].to_pandas()

@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 
 from lossbench import records, store
-from lossbench.engine import OtherStart, Saved, Shared, Snapshot, failed, strategies, train
+from lossbench.engine import OtherStart, Saved, Snapshot, WorkerCache, failed, train
 from lossbench.engine.state import FORMAT
 from lossbench.fingerprints import device_name, environment_sha
 from lossbench.processes import END_SIGNALS
@@ -105,7 +105,7 @@ class Trainer:
     engine: Engine
     own: Own = field(default_factory=Own)
     place: Path = field(default_factory=Path.cwd)
-    shared: Shared = field(default_factory=Shared, compare=False, repr=False)
+    cache: WorkerCache = field(default_factory=WorkerCache, compare=False, repr=False)
 
     def prepare(self, runs: Sequence[Run]) -> None:
         """Make a process that was just begun ready to train runs.
@@ -164,7 +164,7 @@ class Training:
     def __init__(
         self, trainer: Trainer, pack: OpenPack, record: dict[str, Any], stop: Stop, title: str
     ) -> None:
-        self.engine, self.shared = trainer.engine, trainer.shared
+        self.engine, self.cache = trainer.engine, trainer.cache
         self.pack, self.stop = pack, stop
         self.folder, self.first = pack.folder, pack.runs[0]
         self.saved = self._saved(record)
@@ -230,7 +230,7 @@ class Training:
                 flush=self,
                 facts={"packs": measured.mode},
                 strategies=engine.strategies,
-                shared=self.shared,
+                cache=self.cache,
             )
             with self.bar:
                 try:
@@ -276,8 +276,8 @@ class Training:
         """Everything that bits depend on beside the runs themselves."""
         device = device_name(torch.device(self.engine.device))
         sha = environment_sha(device, self.first.precision)
-        versions = strategies.versions(self.engine.strategies)
-        return f"{ENGINE_SCHEMA}:{FORMAT}:{self.engine.padding}:{sha}:{versions}"
+        strategies = ", ".join(sorted(self.engine.strategies))
+        return f"{ENGINE_SCHEMA}:{FORMAT}:{self.engine.padding}:{sha}:{strategies}"
 
     def _commit_snapshot(self, saved: Saved, *, is_last: bool) -> None:
         """Commit a checkpoint, and what was measured since the one before."""
