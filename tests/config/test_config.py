@@ -11,18 +11,18 @@ import torch
 from configs import make_run, plain_config, set_key
 from torch import Tensor
 
-from lossbench import config, runs
+from lossbench import config, question
 from lossbench.config import to_engine, to_run
 from lossbench.config.compose import to_draft
 from lossbench.losses import LOSSES
-from lossbench.question import PRECISIONS, ConfigError, checks, fits, source
+from lossbench.question import PRECISIONS, ConfigError, fits, identity, vary
 from lossbench.sweep import preflight
 
 
 def test_a_plain_configuration_becomes_its_run():
     run = make_run(seed=3, loss="huber", loss__params={"delta": 0.5}, optimizer__lr=0.2)
     assert (run.seed, run.lr, run.steps, run.momentum) == (3, 0.2, 20, 0.9)
-    assert run.loss == runs.Part(name="huber", fn="huber", params={"delta": 0.5})
+    assert run.loss == question.Part(name="huber", fn="huber", params={"delta": 0.5})
     assert run.row is LOSSES["huber"]
     assert json.loads(json.dumps(run.facts)) == run.facts
 
@@ -183,7 +183,7 @@ def test_tf32_is_refused_where_there_is_none_and_is_a_run_of_its_own(monkeypatch
 def test_engine_settings_are_checked_too():
     with pytest.raises(ConfigError, match=r"engine\.threads is 0"):
         to_engine(plain_config(engine__threads=0))
-    assert to_engine(plain_config()) == runs.Engine(
+    assert to_engine(plain_config()) == question.Engine(
         device="cpu", pack_size=128, threads=1, commit_every=30
     )
 
@@ -255,9 +255,9 @@ def test_factors_that_came_later_leave_the_ids_of_older_runs_as_they_were():
     assert facts["init"] == {"from": "random", "output_scale": 0.5}
     later = ("targets", "corruption", "augmentation", "signal", "instruments")
     older = {name: value for name, value in facts.items() if name not in later}
-    text = json.dumps({"engine": runs.run.ENGINE_SCHEMA, **older}, sort_keys=True)
+    text = json.dumps({"engine": question.run.ENGINE_SCHEMA, **older}, sort_keys=True)
     assert half.run_id == hashlib.sha256(text.encode()).hexdigest()[:16]
-    assert "init" not in runs.run.without_neutral(make_run().facts)
+    assert "init" not in question.run.without_neutral(make_run().facts)
 
 
 @pytest.mark.parametrize("key", ["data__targets", "init__from"])
@@ -275,7 +275,7 @@ def test_a_run_id_does_not_depend_on_where_and_how_fast_it_runs(key):
 def test_every_fact_of_a_run_is_a_factor_of_its_id():
     one = make_run()
     for name in one.facts:
-        value = runs.run.Init("another") if name == "init" else "another"
+        value = question.run.Init("another") if name == "init" else "another"
         assert dataclasses.replace(one, **{name: value}).run_id != one.run_id
 
 
@@ -293,10 +293,10 @@ def test_a_float_whose_signature_says_one_takes_whole_and_broken_numbers(value):
     def fn(*, power: float = 1, count: int = 1):
         return power, count
 
-    assert checks.parameters(fn) == {"power": 1.0, "count": 1}
-    assert type(checks.in_type_of(checks.parameters(fn)["power"], value, "power")) is float
+    assert vary.parameters(fn) == {"power": 1.0, "count": 1}
+    assert type(vary.in_type_of(vary.parameters(fn)["power"], value, "power")) is float
     with pytest.raises(ConfigError, match=r"count is 1\.5"):
-        checks.in_type_of(checks.parameters(fn)["count"], 1.5, "count")
+        vary.in_type_of(vary.parameters(fn)["count"], 1.5, "count")
 
 
 def test_a_run_id_does_not_depend_on_the_order_of_keys():
@@ -308,7 +308,7 @@ def test_a_run_id_does_not_depend_on_the_order_of_keys():
 def test_a_run_id_depends_on_the_engines_schema_number(monkeypatch):
     before = make_run().run_id
     # As if the number in the code were raised.
-    monkeypatch.setattr(runs.run, "ENGINE_SCHEMA", runs.run.ENGINE_SCHEMA + 1)
+    monkeypatch.setattr(question.run, "ENGINE_SCHEMA", question.run.ENGINE_SCHEMA + 1)
     assert make_run().run_id != before
 
 
@@ -319,11 +319,11 @@ def mse(output: Tensor, target: Tensor) -> Tensor:
 def test_an_edited_loss_is_another_run(monkeypatch):
     before = make_run()
     monkeypatch.setitem(LOSSES, "mse", dataclasses.replace(LOSSES["mse"], fn=mse))
-    source._code_shas.cache_clear()
+    identity._code_shas.cache_clear()
     try:
         assert make_run().run_id != before.run_id
     finally:
-        source._code_shas.cache_clear()
+        identity._code_shas.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_a_loss_for_counts_says_which_data_it_fits():
 
 def test_runs_of_code_that_was_edited_since_are_refused_by_name():
     run = to_run(plain_config(loss="huber"))
-    source.refuse_other_code([run])
+    identity.refuse_other_code([run])
     other = dataclasses.replace(run, source_sha="0" * 64)
     with pytest.raises(ConfigError, match=r"code of loss huber.*give the command again"):
-        source.refuse_other_code([run, other])
+        identity.refuse_other_code([run, other])
