@@ -15,7 +15,7 @@ parser.add_argument("label", nargs="?", default="digits", help="part of a task's
 options = parser.parse_args()
 sweep, out, label = records.load(options.sweep), options.out, options.label
 
-comparison = statistics.main_comparison(sweep, label)
+comparison = statistics.Verdicts(sweep).main(label)
 rows = comparison.summary[comparison.summary.metric.isin(["nll", "nll_raw", "ece", "ece_raw"])]
 if rows.empty:
     sys.exit(f"{comparison.label} has no probabilities")

@@ -19,7 +19,7 @@ sweeps, out, label = options.sweeps, options.out, options.label
 
 tables = [pd.DataFrame(columns=["label", "metric", "reference", "loss", "sweep"])]
 for sweep in sweeps:
-    mains = statistics.main_comparisons(records.load(sweep))
+    mains = statistics.Verdicts(records.load(sweep))
     tables += [main.paired.assign(sweep=sweep) for main in mains if len(main.paired)]
 pairs = pd.concat(tables[1:] or tables, ignore_index=True)
 

@@ -17,10 +17,11 @@ parser.add_argument("label", nargs="?", default="", help="part of a task's label
 options = parser.parse_args()
 sweep, out, label = records.load(options.sweep), options.out, options.label
 
-comparison = statistics.main_comparison(sweep, label)
+verdicts = statistics.Verdicts(sweep)
+comparison = verdicts.main(label)
 tables = [
     one.paired.assign(setting=records.CONDITIONS[one.condition].short)
-    for one in statistics.all_comparisons(sweep)
+    for one in verdicts.comparisons
     if one.label == comparison.label and len(one.paired)
 ]
 if not tables:

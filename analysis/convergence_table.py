@@ -18,7 +18,7 @@ sweep, out = records.load(options.sweep), options.out
 
 signals = statistics.signals(sweep)
 rows = []
-for comparison in statistics.all_comparisons(sweep):
+for comparison in statistics.Verdicts(sweep).comparisons:
     runs = statistics.convergence(comparison.runs, signals, sweep.evals)
     rows.append(statistics.converged(runs))
 

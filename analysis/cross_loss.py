@@ -15,7 +15,7 @@ parser.add_argument("label", nargs="?", default="", help="part of a task's label
 options = parser.parse_args()
 sweep, out, label = records.load(options.sweep), options.out, options.label
 
-comparison = statistics.main_comparison(sweep, label)
+comparison = statistics.Verdicts(sweep).main(label)
 matrix = statistics.cross_losses(comparison.runs, sweep.evals)
 if matrix.empty:
     sys.exit(f"{comparison.label} has no runs that were judged by other losses")

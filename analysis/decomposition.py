@@ -17,7 +17,7 @@ parser.add_argument("label", nargs="?", default="", help="part of a task's label
 options = parser.parse_args()
 sweep, out, label = records.load(options.sweep), options.out, options.label
 
-comparison = statistics.main_comparison(sweep, label)
+comparison = statistics.Verdicts(sweep).main(label)
 split, metric, reference = comparison.split, comparison.metric, comparison.reference
 lr = float(comparison.runs.lr[comparison.runs.loss == reference].iloc[0])
 runs = sweep.runs[(sweep.runs.data == comparison.runs.data.iloc[0]) & (sweep.runs.lr == lr)]

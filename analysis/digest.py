@@ -16,9 +16,8 @@ options = parser.parse_args()
 sweep, out = records.load(options.sweep), Path(options.out)
 lines = []
 
-for group in statistics.contexts(sweep):
-    main = statistics.main_of(group)
-    others = [comparison for comparison in group if comparison is not main]
+verdicts = statistics.Verdicts(sweep)
+for main, *others in verdicts.contexts():
     value = "absent"
     for row in summary.rows(main, sweep.plan):
         if row["verdict"] == "reference":
@@ -36,7 +35,7 @@ for group in statistics.contexts(sweep):
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
 
-for finding in essay.of_sweep(sweep):
+for finding in essay.of_sweep(verdicts):
     lines += [f"### {finding.says}", "", finding.verdict, "", *finding.measured, ""]
 
 out.write_text("\n".join(lines))

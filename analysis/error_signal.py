@@ -14,7 +14,7 @@ parser.add_argument("label", nargs="?", default="", help="part of a task's label
 options = parser.parse_args()
 sweep, out, label = records.load(options.sweep), options.out, options.label
 
-comparison = statistics.main_comparison(sweep, label)
+comparison = statistics.Verdicts(sweep).main(label)
 trajectories = statistics.trajectories(sweep, comparison.runs, confidence=0.95)
 
 with figures.style():

@@ -15,7 +15,7 @@ parser.add_argument("label", nargs="?", default="", help="part of a task's label
 options = parser.parse_args()
 sweep, out, label = records.load(options.sweep), options.out, options.label
 
-comparison = statistics.main_comparison(sweep, label)
+comparison = statistics.Verdicts(sweep).main(label)
 paired = comparison.paired  # what `statistics.paired` makes of comparison.runs, as it was declared
 if paired.empty:
     lacking = f"{comparison.label} has no other loss to compare with {comparison.reference}"

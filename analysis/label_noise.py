@@ -15,10 +15,10 @@ parser.add_argument("label", nargs="?", default="", help="part of a task's label
 options = parser.parse_args()
 sweep, out, label = records.load(options.sweep), options.out, options.label
 
-comparisons = statistics.main_comparisons(sweep)
+comparisons = statistics.Verdicts(sweep).mains
 curves = [
     curve
-    for curve in statistics.corruption_curves(comparisons, sweep)
+    for curve in statistics.corruption_curves(comparisons)
     if label in f"{curve.label[0]} {curve.corruption[0]}"
 ]
 if not curves:
@@ -27,8 +27,9 @@ estimates = curves[0]
 print(estimates.pivot_table("value", "loss", "rate").round(3).to_string())
 
 columns = ["label", "loss", "noisy_lr", "clean_lr", "cost", "low", "high", "n"]
-for costs in statistics.selection_costs(comparisons, sweep):
-    print(costs[columns].round(4).to_string(index=False))
+for comparison in comparisons:
+    if len(costs := comparison.selection_cost):
+        print(costs[columns].round(4).to_string(index=False))
 
 with figures.style():
     figure, axes = figures.page(height=2.2, width=figures.TWO_COLUMNS)

@@ -15,7 +15,7 @@ options = parser.parse_args()
 sweep, out, label = records.load(options.sweep), options.out, options.label
 split = "validation"
 
-comparison = statistics.main_comparison(sweep, label)
+comparison = statistics.Verdicts(sweep).main(label)
 
 evals = sweep.evals[(sweep.evals.metric == comparison.metric) & (sweep.evals.split == split)]
 evals = statistics.joined(evals, comparison.runs)

@@ -15,7 +15,7 @@ parser.add_argument("label", nargs="?", default="", help="part of a task's label
 options = parser.parse_args()
 sweep, out, label = records.load(options.sweep), options.out, options.label
 
-comparison = statistics.main_comparison(sweep, label)
+comparison = statistics.Verdicts(sweep).main(label)
 if comparison.paired.empty:
     lacking = f"{comparison.label} has no other loss to compare with {comparison.reference}"
     sys.exit(f"{lacking}. {comparison.refusal}")

@@ -17,7 +17,7 @@ options = parser.parse_args()
 sweep, out = records.load(options.sweep), options.out
 
 rows = []
-for comparison in statistics.main_comparisons(sweep):
+for comparison in statistics.Verdicts(sweep):
     metric = comparison.rates.metric.iloc[0]
     sensitivity = statistics.sensitivity(comparison.grid, metric=metric)
     stability = comparison.stability[[*statistics.FACTS, "best_lr", "stability", "plausible"]]

@@ -17,7 +17,7 @@ options = parser.parse_args()
 sweep, out = records.load(options.sweep), options.out
 
 rows = []
-for comparison in statistics.all_comparisons(sweep):
+for comparison in statistics.Verdicts(sweep).comparisons:
     metrics = [name for name in records.METRICS if name in comparison.runs]
     rows.append(statistics.summary(comparison.runs, metrics=metrics, confidence=0.95))
 

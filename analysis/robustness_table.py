@@ -16,7 +16,7 @@ parser.add_argument("out", nargs="?", default="robustness_table.csv", help="file
 options = parser.parse_args()
 sweep, out = records.load(options.sweep), options.out
 
-rows = [one.paired for one in statistics.all_comparisons(sweep) if len(one.paired)]
+rows = [one.paired for one in statistics.Verdicts(sweep).comparisons if len(one.paired)]
 columns = ["label", "condition", "loss", "metric", "difference", "low", "high", "verdict"]
 columns += ["fixed_low", "fixed_high", "boot_low", "boot_high", "median", "won", "pairs"]
 table = pd.concat(rows)[columns] if rows else pd.DataFrame(columns=columns)

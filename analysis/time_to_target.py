@@ -15,8 +15,8 @@ parser.add_argument("label", nargs="?", default="", help="part of a task's label
 options = parser.parse_args()
 sweep, out, label = records.load(options.sweep), options.out, options.label
 
-comparison = statistics.main_comparison(sweep, label)
-times = statistics.times_to_target(comparison, sweep)
+comparison = statistics.Verdicts(sweep).main(label)
+times = comparison.times_to_target
 if times.empty:
     sys.exit(f"{comparison.label} has no declared target")
 print(times[["loss", "metric", "target", "median", "reached", "n"]].to_string(index=False))

@@ -19,7 +19,7 @@ parser.add_argument(
 options = parser.parse_args()
 sweep, out, task = records.load(options.sweep), options.out, options.task
 
-mains = statistics.main_comparisons(sweep)
+mains = statistics.Verdicts(sweep)
 rows = [main.paired.assign(task=task) for main in mains if main.task == task]
 paired = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 if paired.empty:

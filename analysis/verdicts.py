@@ -14,7 +14,7 @@ parser.add_argument("label", nargs="?", default="", help="part of a task's label
 options = parser.parse_args()
 sweep, label = records.load(options.sweep), options.label
 
-comparisons = statistics.all_comparisons(sweep)
+comparisons = statistics.Verdicts(sweep).comparisons
 for comparison in comparisons:
     if label in comparison.label:
         for _, row in words.verdicts_of(comparison).iterrows():

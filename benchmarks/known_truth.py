@@ -130,7 +130,7 @@ def launch(name: str, *, first_seed: int, typed: tuple[str, ...] = ()) -> Compar
         code = cli.main(overrides)
     if code != cli.DONE:
         raise RuntimeError(errors.getvalue())
-    return statistics.main_comparison(records.load(Path("runs") / name))
+    return statistics.Verdicts(records.load(Path("runs") / name)).main()
 
 
 def repetition(number: int) -> pd.DataFrame:

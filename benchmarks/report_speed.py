@@ -100,11 +100,11 @@ def write_report(sweep: str, workers: str, what: str) -> dict[str, float]:
 
 def save_plainly(sweep: str) -> dict[str, float]:
     """Seconds that the figures of a report take with `Figure.savefig`, from some of them."""
-    from lossbench import figures, records
+    from lossbench import figures, records, statistics
     from lossbench.report import drawings, pictures
 
     loaded = records.load(sweep)
-    every = [drawing for _, drawing in drawings.of_sweep(loaded)]
+    every = [drawing for _, drawing in drawings.of_sweep(statistics.Verdicts(loaded))]
     some = every[:: max(1, len(every) // SAMPLE)][:SAMPLE]
     start = time.perf_counter()
     for drawing in some:

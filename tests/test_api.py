@@ -94,7 +94,7 @@ def test_what_is_unsound_about_a_loss_is_said_and_held_against_its_verdicts(capl
 
     sweep = lossbench.run(noisy, (X, Y), "linear", steps=2, workers=1)
     assert any(line.startswith("noisy draws random numbers: two") for line in caplog.messages)
-    against = objections.of_sweep(sweep, statistics.all_comparisons(sweep))
+    against = objections.of_sweep(sweep, statistics.Verdicts(sweep).comparisons)
     assert any(text.startswith("noisy draws random numbers: two") for text in against)
 
 

@@ -133,8 +133,9 @@ class Result:
 
 
 def _result(loaded: records.Records, pictures_in: Path) -> Result:
-    mains = statistics.main_comparisons(loaded)
-    lines = [f"{sentence}\n" for sentence in answers(loaded, mains)]
+    judged = statistics.Verdicts(loaded)
+    mains = judged.mains
+    lines = [f"{sentence}\n" for sentence in answers(judged)]
     commands = "\n".join(loaded.plan.get("commands", []))
     lines += ["```bash", commands, "```", ""]
     lines += [" ".join([*_complete(loaded), *methods.machine(loaded.runs)]), ""]
@@ -142,8 +143,8 @@ def _result(loaded: records.Records, pictures_in: Path) -> Result:
         f"![{title}](gallery/{file})\n" for file, title in _pictures(loaded, mains, pictures_in)
     ]
     lines += _verdicts(mains)
-    against = objections.of_sweep(loaded, statistics.all_comparisons(loaded))
-    return Result(lines, published.findings_of(loaded), against)
+    against = objections.of_sweep(loaded, judged.comparisons)
+    return Result(lines, published.findings_of(judged), against)
 
 
 def _objections(objections: Sequence[str]) -> Iterator[str]:

@@ -53,12 +53,12 @@ class Result:
     def __init__(self, trained: launch.TrainedSweep) -> None:
         self.records: Records = records.load(trained.folder)
         self._contexts = trained.contexts
+        self._verdicts = statistics.Verdicts(self.records)
 
     @functools.cached_property
     def comparison(self) -> Comparison:
         """All that the statistics know of what was asked; the sweep may have more tasks."""
-        mains = statistics.main_comparisons(self.records)
-        return next(one for one in mains if self._contexts & {*one.runs.planned_context})
+        return next(one for one in self._verdicts if self._contexts & {*one.runs.planned_context})
 
     @property
     def verdicts(self) -> pd.DataFrame:
@@ -88,10 +88,10 @@ class Result:
         """
         from lossbench.report import page
 
-        return page.write(self.records, has_figures=has_figures)
+        return page.write(self._verdicts, has_figures=has_figures)
 
     def __str__(self) -> str:
-        return summary.table(self.records)
+        return summary.table(self._verdicts)
 
     def _repr_html_(self) -> str:
         return self.verdicts[FIRST].to_html(index=False, float_format="{:.3g}".format)

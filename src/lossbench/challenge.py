@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,10 +142,10 @@ def cards(challenge: Challenge, *, width: int) -> Iterator[str]:
     yield from catalog.hanging("  against  ", ", ".join(challenge.against), width)
 
 
-def sentences(challenge: Challenge, loaded: records.Records) -> Iterator[str]:
+def sentences(challenge: Challenge, verdicts: Iterable[statistics.Comparison]) -> Iterator[str]:
     """What came out for each function of the file, a sentence a task."""
     defaults = {one.row.name: one.row.defaults for one in challenge.losses}
-    for task in statistics.main_comparisons(loaded):
+    for task in verdicts:
         for row in words.verdicts_of(task).to_dict("records"):
             name, _, params = row["loss"].rstrip(")").partition("(")
             # Beside a version with other defaults its own stand behind its name.

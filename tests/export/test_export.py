@@ -34,7 +34,7 @@ def trained(essay_sweep):
 @pytest.fixture(scope="module")
 def chosen(trained):
     """run_id of the runs behind the verdicts."""
-    return {i for one in statistics.main_comparisons(trained) for i in one.runs.run_id}
+    return {i for one in statistics.Verdicts(trained).mains for i in one.runs.run_id}
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_every_cell_of_the_csv_files_is_that_of_the_records(trained, chosen, pla
             for name, texts in read.items():
                 assert_equal(texts, frame[name])
     read = cells(place / "out" / "verdicts.csv")
-    verdicts = pd.DataFrame(plain.verdicts(trained)["verdicts"])
+    verdicts = pd.DataFrame(plain.verdicts(statistics.Verdicts(trained))["verdicts"])
     assert [*read] == [*plain.FIELDS]
     for name, texts in read.items():
         assert_equal(texts, verdicts[name])
@@ -135,7 +135,7 @@ def test_tensorboard_reads_every_curve_as_the_float32_of_the_records(trained, ch
     assert seen == chosen
     head = EventAccumulator(str(folder), {"tensors": 0}).Reload()
     (text,) = head.Tensors("verdicts")[0].tensor_proto.string_val
-    for row in plain.verdicts(trained)["verdicts"]:
+    for row in plain.verdicts(statistics.Verdicts(trained))["verdicts"]:
         assert f"| {row['loss']} | {row['reference']} |" in text.decode()
     # What an earlier export with --all wrote does not stay among the runs behind the verdicts.
     export.export(trained, to="tensorboard", into=str(folder), is_whole=True)
@@ -193,7 +193,7 @@ def test_wandb_logs_every_step_of_a_run_under_its_run_id(trained, place, monkeyp
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     two = trained.runs.run_id.isin([*trained.runs.run_id[:2]])
-    verdicts = pd.DataFrame(plain.verdicts(trained)["verdicts"])
+    verdicts = pd.DataFrame(plain.verdicts(statistics.Verdicts(trained))["verdicts"])
     few = contents.Export(trained, contents.titled(trained)[two].assign(chosen=True), verdicts)
     wandb.write(few, "")
     read = {}

@@ -56,7 +56,7 @@ def test_a_share_is_resolved_from_validation_of_the_first_look_at_the_references
     mine = evals[(evals.split == "validation") & (evals.loss == "mse") & (evals.seed < 6)]
     of_chosen = min((rows for _, rows in mine.groupby("lr").value), key=lambda rows: rows.mean())
     error = of_chosen.median()
-    (own, *_) = statistics.all_comparisons(first)
+    (own, *_) = statistics.Verdicts(first).comparisons
     assert own.margin.value == pytest.approx(0.03 * error, rel=5e-3)  # three digits
     assert {*own.paired.margin} == {own.margin.value}
     assert words.verdicts_of(own).margin_share.tolist() == pytest.approx([own.margin.value / error])
@@ -64,7 +64,7 @@ def test_a_share_is_resolved_from_validation_of_the_first_look_at_the_references
 
 def test_a_margin_is_the_same_at_every_look(first):
     assert {*first.runs.seed} == {*range(8)}  # a comparison went on
-    margins = {statistics.main_comparisons(first, seeds=n)[0].margin.value for n in (6, 8, 0)}
+    margins = {statistics.Verdicts(first, seeds=n).mains[0].margin.value for n in (6, 8, 0)}
     assert len(margins) == 1
 
 
@@ -73,10 +73,10 @@ def test_what_is_declared_and_hashed_is_the_text(first):
 
 
 def test_terminal_and_methods_tell_a_margin_both_ways(first):
-    told = words.margin_text([statistics.all_comparisons(first)[0].margin])
+    told = words.margin_text([statistics.Verdicts(first).comparisons[0].margin])
     assert told.endswith("(3 % of the error of mse on validation)")
     assert f"margin ±{told}" in " ".join(summary.table(first).split())
-    (own, *_) = statistics.all_comparisons(first)
+    (own, *_) = statistics.Verdicts(first).comparisons
     assert f"Differences below {told} in rmse" in " ".join(methods.paragraph(first, [own]))
 
 
@@ -110,7 +110,7 @@ def test_a_share_of_an_error_that_validation_does_not_have_is_refused(place, cap
 
 
 def test_runs_that_were_seen_under_another_declaration_are_said_and_explore(first, renamed):
-    (own, *_) = statistics.all_comparisons(renamed)
+    (own, *_) = statistics.Verdicts(renamed).comparisons
     sha = first.plan["declarations"][0]["sha256"]
     assert {*own.seen.declaration} == {sha}
     assert own.paired.exploratory.all()
@@ -228,8 +228,10 @@ def test_a_finding_that_is_declared_after_its_runs_were_trained_elsewhere_explor
     with contextlib.chdir(tmp_path):
         assert ask("name=asked", f"+hydra.sweeper.declare.published=[{says}]") == cli.DONE
         asked = records.load(tmp_path / "runs" / "asked")
-    assert not statistics.main_comparisons(asked)[0].paired.exploratory.any()
-    assert {*statistics.published.judged_findings(asked).judged} == {"exploratory"}
+    assert not statistics.Verdicts(asked).mains[0].paired.exploratory.any()
+    assert {*statistics.published.judged_findings(statistics.Verdicts(asked)).judged} == {
+        "exploratory"
+    }
 
 
 def test_a_loss_whose_code_is_edited_after_a_look_still_counts_among_the_comparisons(first):

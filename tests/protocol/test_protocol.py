@@ -160,7 +160,7 @@ def test_a_loss_is_judged_at_the_rate_with_the_best_mean_on_validation(sweep):
         [loaded.runs.set_index("run_id").loss, loaded.runs.set_index("run_id").lr]
     )
     best = means.mean()
-    (own, _) = statistics.all_comparisons(loaded)
+    (own, _) = statistics.Verdicts(loaded).comparisons
     for loss, runs in own.runs.groupby("loss"):
         assert {*runs.lr} == {best[loss].idxmin()}
         assert {*runs.seed} == {0, 1, 2}
@@ -168,7 +168,7 @@ def test_a_loss_is_judged_at_the_rate_with_the_best_mean_on_validation(sweep):
 
 def test_at_the_references_rate_the_same_runs_are_compared(sweep):
     loaded = records.load(sweep)
-    own, at_reference = statistics.all_comparisons(loaded)
+    own, at_reference = statistics.Verdicts(loaded).comparisons
     assert (own.condition, at_reference.condition) == ("own_lr", "reference_lr")
     rate = own.runs.lr[own.runs.loss == "mse"].iloc[0]
     assert {*at_reference.runs.lr} == {rate}
@@ -216,7 +216,7 @@ def test_a_loss_that_is_added_trains_its_own_runs_only_and_is_exploratory(sweep,
     added = [path for path in after if path not in before and path.name == "runs.parquet"]
     tables = [records.decode(path.read_bytes(), path=path).to_pandas() for path in added]
     assert set(pd.concat(tables).loss) == {"huber_tight"}
-    paired = statistics.all_comparisons(loaded)[0].paired.set_index("loss")
+    paired = statistics.Verdicts(loaded).comparisons[0].paired.set_index("loss")
     assert paired.exploratory.to_dict() == {"mae": False, "huber_tight": True}
 
 
@@ -271,7 +271,7 @@ def looked(conf, place):
 
 
 def test_only_open_comparisons_and_their_reference_go_on_with_plausible_rates(looked):
-    before = statistics.main_comparisons(looked, seeds=6)[0]
+    before = statistics.Verdicts(looked, seeds=6).mains[0]
     words = before.paired.set_index("loss").verdict
     still_open = {loss for loss in words.index if words[loss] in ("better", "worse", "undecided")}
     assert still_open
@@ -298,12 +298,12 @@ def test_what_a_look_decided_is_said_before_the_next_one_trains(conf, place, cap
         for part in lines[0].partition("mse: ")[2].split("; ") if lines else []:
             word, _, losses = part.partition(": ")
             said |= dict.fromkeys(losses.split(", "), word)
-        paired = statistics.main_comparisons(loaded, seeds=seeds)[0].paired.set_index("loss")
+        paired = statistics.Verdicts(loaded, seeds=seeds).mains[0].paired.set_index("loss")
         assert said == ({} if seeds == 9 else paired.verdict.to_dict())  # the last is the report's
 
 
 def test_each_comparison_says_its_look_and_pays_for_it(looked):
-    paired = statistics.all_comparisons(looked)[0].paired.set_index("loss")
+    paired = statistics.Verdicts(looked).comparisons[0].paired.set_index("loss")
     for row in paired.itertuples():
         assert row.look == {6: 1, 9: 2}[row.seeds]
         level = level_at(row.look - 1, (6, 9), confidence=0.95, comparisons=2)
@@ -313,7 +313,7 @@ def test_each_comparison_says_its_look_and_pays_for_it(looked):
 
 
 def test_rates_are_averaged_over_the_first_look_and_marked_by_the_choice_of_all_seeds(looked):
-    own = statistics.all_comparisons(looked)[0]
+    own = statistics.Verdicts(looked).comparisons[0]
     assert {*(own.rates.n + own.rates.diverged)} == {6}
     assert {*own.grid.groupby(["loss", "lr"]).seed.nunique()} == {6}
     assert own.runs.seed.nunique() == 9
@@ -353,7 +353,7 @@ def test_permuting_all_test_values_changes_no_choice(looked, tmp_path):
         store.commit(path.parent, files, facts)
     for seeds in (*looked.plan["declarations"][0]["declared"]["looks"], 0):
         (own, *_), (permuted, *_) = (
-            statistics.main_comparisons(one, seeds=seeds) for one in (looked, records.load(folder))
+            statistics.Verdicts(one, seeds=seeds).mains for one in (looked, records.load(folder))
         )
         assert {*own.runs.run_id} == {*permuted.runs.run_id}
         assert own.rates.equals(permuted.rates)
@@ -387,7 +387,7 @@ def test_an_experiment_without_its_reference_is_refused_until_the_sweep_has_it(c
     assert not (place / "runs" / "alone").exists()
     assert ask(conf, *alone, "loss=mse,mae") == cli.DONE
     assert ask(conf, *alone, "loss=huber") == cli.DONE
-    (task, *_) = statistics.all_comparisons(records.load(place / "runs" / "alone"))
+    (task, *_) = statistics.Verdicts(records.load(place / "runs" / "alone")).comparisons
     assert {*task.paired.loss} == {"mae", "huber"}
 
 
@@ -408,17 +408,17 @@ def test_a_loss_of_which_a_run_failed_has_no_verdict_until_it_is_trained(
     # In this process, which is the one that is patched.
     alone = ["experiment=tiny", "name=part", "hydra.launcher.workers=1"]
     assert ask(conf, *alone) == cli.SOME_FAILED
-    (task, *_) = statistics.all_comparisons(records.load(place / "runs" / "part"))
+    (task, *_) = statistics.Verdicts(records.load(place / "runs" / "part")).comparisons
     assert task.paired.verdict.tolist() == ["incomplete"]
     assert any("1 of 9 runs of mae failed" in line for line in caplog.messages)
     monkeypatch.setattr(TrainingLosses, "__call__", call)
     assert ask(conf, *alone) == cli.DONE
-    (task, *_) = statistics.all_comparisons(records.load(place / "runs" / "part"))
+    (task, *_) = statistics.Verdicts(records.load(place / "runs" / "part")).comparisons
     assert task.paired.verdict.tolist() == ["too few pairs"]
 
 
 def test_equal_budgets_of_unlike_grids_are_not_objected_to_and_unequal_ones_are(decayed):
-    comparisons = statistics.all_comparisons(decayed)
+    comparisons = statistics.Verdicts(decayed).comparisons
     assert "budgets differ" not in " ".join(objections.of_sweep(decayed, comparisons))
     every = comparisons[0].validation
     uneven = every[(every.loss != "huber") | (every.candidate > every.candidate.min())]
@@ -438,7 +438,7 @@ def test_nuisance_parameters_are_tuned_with_equal_numbers_of_candidates(decayed)
     facts = facts.assign(
         value=facts.run_id.map(end_values(decayed, "validation")), delta=facts.delta.fillna(0.0)
     )
-    (task, *_) = statistics.all_comparisons(decayed)
+    (task, *_) = statistics.Verdicts(decayed).comparisons
     for _, mine in facts.groupby("loss"):
         best = mine.groupby(["lr", "decay", "delta"]).value.mean().idxmin()
         chosen = mine[mine.run_id.isin(task.runs.run_id)]
@@ -446,7 +446,7 @@ def test_nuisance_parameters_are_tuned_with_equal_numbers_of_candidates(decayed)
 
 
 def test_what_was_tuned_is_no_factor_so_losses_are_compared_across_it(decayed):
-    (task, *_) = statistics.all_comparisons(decayed)
+    (task, *_) = statistics.Verdicts(decayed).comparisons
     assert {*task.runs.loss} == {"mse", "huber"}
     assert len(task.paired) == 1
 
@@ -512,7 +512,7 @@ def test_without_candidates_a_sweep_is_the_union_of_its_blocks(conf, place):
     assert ask(conf, "experiment=union", "seed=0,1", "optimizer.lr=0.1,0.2") == cli.DONE
     loaded = records.load(place / "runs" / "union")
     assert len(loaded.runs) == 8
-    assert not statistics.all_comparisons(loaded)[0].is_declared
+    assert not statistics.Verdicts(loaded).comparisons[0].is_declared
 
 
 def test_instruments_of_a_block_are_one_value_and_typed_ones_replace_them():

@@ -21,7 +21,7 @@ def loaded(essay_sweep):
 
 @pytest.fixture(scope="module")
 def tasks(loaded):
-    return statistics.all_comparisons(loaded)
+    return statistics.Verdicts(loaded).comparisons
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_every_statement_has_a_finding_and_the_page_shows_it(loaded, findings):
         assert finding.verdict
         assert f'id="{finding.name}"' in text
         assert (folder / f"{finding.name}.csv").is_file()
-    assert "The essay's findings, measured" in essay.as_text(loaded)
+    assert "The essay's findings, measured" in essay.as_text(statistics.Verdicts(loaded))
 
 
 def test_only_losses_whose_gradient_is_the_error_are_said_to_follow_it(loaded, findings):
@@ -180,7 +180,7 @@ def test_a_sweep_that_was_not_asked_says_nothing_of_the_essay(loaded, tasks):
     silent = records.Records(loaded.sweep_dir)
     silent.plan = {**loaded.plan, "declarations": []}
     assert essay.findings(silent, tasks) == []
-    assert essay.as_text(silent) == ""
+    assert essay.as_text(statistics.Verdicts(silent)) == ""
 
 
 def test_a_claim_without_its_runs_is_left_out(loaded, tasks):

@@ -33,7 +33,9 @@ NAMES = {path.stem for path in (lossbench.CONF / "experiment").glob("*.yaml")}
 
 @pytest.fixture(scope="module")
 def findings(essay_sweep):
-    return published.judged_findings(records.load(essay_sweep)).set_index("finding")
+    return published.judged_findings(statistics.Verdicts(records.load(essay_sweep))).set_index(
+        "finding"
+    )
 
 
 def test_a_finding_is_judged_by_the_verdict_of_its_own_comparison(findings):
@@ -117,7 +119,7 @@ def of_brier(runs, folder, *, declaration=True, **finding):
         "margin": 0.5,
     }
     loaded = records.load(build(folder, runs, declaration=declaration, curves=False))
-    (task, *_) = statistics.all_comparisons(loaded)
+    (task, *_) = statistics.Verdicts(loaded).comparisons
     (row,) = published.judged(facts | {"margin": 0.5} | finding, [task])
     return row, task
 
@@ -140,7 +142,7 @@ def test_a_finding_of_its_own_margin_is_judged_by_the_declared_average(planned, 
 
 def test_methods_say_of_each_task_whether_means_or_medians_decide(planned, tmp_path):
     loaded = records.load(build(tmp_path / "one", planned, curves=False))
-    task = statistics.main_comparison(loaded)
+    task = statistics.Verdicts(loaded).main()
     median = replace(task, rule=replace(task.rule, average="median"))
     other = replace(task, label="another × one")
     told = " ".join(methods.paragraph(loaded, [task]))
@@ -158,7 +160,7 @@ def test_methods_say_of_each_task_whether_means_or_medians_decide(planned, tmp_p
 
 def test_rates_that_another_metric_chose_are_not_held_against_the_margin(planned, tmp_path):
     loaded = records.load(build(tmp_path / "rates", planned, curves=False))
-    task = statistics.main_comparison(loaded)
+    task = statistics.Verdicts(loaded).main()
     (text,) = answers._good_rates(loaded, [task])
     assert f"at most {task.margin.value:g} in accuracy" in text
     elsewhere = replace(task, rule=replace(task.rule, select="nll"))
@@ -373,7 +375,7 @@ def test_the_gallery_has_the_sweep_with_its_pictures_its_verdicts_and_its_findin
     loaded = records.load(essay_sweep)
     done = (loaded.runs.status == "done").sum()
     assert f"{len(loaded.runs)} runs: {done} done" in mine
-    task = statistics.main_comparison(loaded, "diabetes × linear")
+    task = statistics.Verdicts(loaded).main("diabetes × linear")
     verdict = words.verdicts_of(task).set_index("loss").loc["mae"]
     assert f"| diabetes × linear | mae | {verdict.estimate:+.3g} [{verdict.low:+.3g}, " in mine
     assert "rmse minus that of mse in standard deviations of the training target, lower" in mine
@@ -396,7 +398,7 @@ def test_a_later_writing_keeps_what_the_page_says_of_experiments_that_are_not_at
 
 
 def test_the_answer_counts_each_declared_comparison_once(essay_sweep, written):
-    mains = statistics.main_comparisons(records.load(essay_sweep))
+    mains = statistics.Verdicts(records.load(essay_sweep)).mains
     mine = section(written[0], "essay")
     counted = re.findall(r"of (\d+) comparisons: (.+?)\.(?: |\n)", mine)
     assert sum(int(total) for total, _ in counted) == sum(len(task.paired) for task in mains)
@@ -441,7 +443,7 @@ def test_a_smoke_sweep_is_no_result_and_its_every_verdict_says_smoke(
     text = gallery.write(tmp_path / "runs", tmp_path / "docs").read_text()
     assert not re.findall(r"^## (.+)$", text, re.M)
     loaded = records.load(folder)
-    tasks = statistics.all_comparisons(loaded)
+    tasks = statistics.Verdicts(loaded).comparisons
     for task in tasks:
         assert words.verdicts_of(task).verdict.str.startswith("SMOKE ").all()
         for row in words.verdicts_of(task).to_dict("records"):

@@ -19,7 +19,7 @@ from lossbench.report import methods, paper, words
 
 def test_a_table_of_a_paper_has_five_columns_a_caption_and_a_label(essay_sweep, tmp_path):
     trained = records.load(essay_sweep)
-    mains = statistics.main_comparisons(trained)
+    mains = statistics.Verdicts(trained).mains
     names = paper.write(tmp_path, trained, mains)
     assert {"methods.md", "methods.tex", "references.bib"} < {*names}
     for name in names:
@@ -44,7 +44,9 @@ def test_json_has_the_verdicts_of_the_table_and_the_fields_of_the_page(essay_swe
     assert cli.main(["report", str(trained.sweep_dir), "--json"]) == cli.DONE
     read = json.loads(capsys.readouterr().out)
     expected = [
-        row for one in statistics.all_comparisons(trained) for row in words.verdicts_of(one).verdict
+        row
+        for one in statistics.Verdicts(trained).comparisons
+        for row in words.verdicts_of(one).verdict
     ]
     assert [row["verdict"] for row in read["verdicts"]] == expected
     assert {*read["verdicts"][0]} == {*plain.FIELDS}
@@ -76,7 +78,7 @@ def test_json_of_losses_has_the_fields_of_the_page(capsys):
 
 def test_methods_say_of_each_task_how_many_examples_and_parameters_there_were(essay_sweep):
     loaded = records.load(essay_sweep)
-    told = " ".join(methods.paragraph(loaded, statistics.main_comparisons(loaded)))
+    told = " ".join(methods.paragraph(loaded, statistics.Verdicts(loaded).mains))
     sizes = {split: len(rows) for split, rows in DATA["diabetes"].splits(0, Files()).inputs.items()}
     assert sum(sizes.values()) == len(sklearn.datasets.load_diabetes().target)
     expected = "{train} training, {validation} validation and {test} test examples".format(**sizes)

@@ -163,7 +163,7 @@ def test_verdicts_intervals_and_n_stand_in_the_page(page):
 def test_a_declared_loss_that_was_lost_counts_in_the_family_and_is_objected_to(tmp_path):
     runs = with_status(plan_runs(), "missing", count=99, loss="quartic")
     loaded = records.load(build(tmp_path / "absent", runs))
-    tasks = statistics.all_comparisons(loaded)
+    tasks = statistics.Verdicts(loaded).comparisons
     (diabetes,) = [t for t in tasks if t.runs.data.iloc[0] == "diabetes" and t.is_main]
     assert {*diabetes.paired.comparisons} == {3}
     against = " ".join(objections.of_sweep(loaded, tasks))
@@ -455,7 +455,7 @@ def test_two_sweeps_are_compared_where_they_asked_the_same(
     (block,) = re.findall(r"diabetes × mlp, mae minus mse in rmse:\n((?:  .*\n)+)", text)
     differences = [float(line.split()[0]) for line in block.splitlines()]
     tasks = [
-        statistics.main_comparison(records.load(folder), "diabetes × mlp")
+        statistics.Verdicts(records.load(folder)).main("diabetes × mlp")
         for folder in (sweep, two_tasks)
     ]
     expected = [float(task.paired.set_index("loss").difference["mae"]) for task in tasks]
@@ -508,7 +508,7 @@ def test_behind_outliers_on_one_side_a_median_is_not_ranked_by_rmse(is_one_sided
 def test_what_comes_of_ones_own_loss_is_not_that_of_one_whose_name_begins_alike(essay_sweep):
     loaded = records.load(essay_sweep)
     loaded.plan["losses"]["mae"]["family"] = "own"
-    mains = statistics.main_comparisons(loaded)
+    mains = statistics.Verdicts(loaded).mains
     (sentence,) = answers.of_own(loaded, mains)
     assert {*loaded.runs.loss} >= {"mae", "mae_probs"}
     assert sentence.startswith("mae against mse: ")

@@ -112,9 +112,7 @@ def test_a_scale_that_differs_from_seed_to_seed_tells_nothing_in_the_targets_uni
 
 def test_a_margin_of_more_than_half_the_error_on_test_is_objected_to(essay_sweep):
     one = next(
-        one
-        for one in statistics.main_comparisons(records.load(essay_sweep))
-        if one.metric == "rmse"
+        one for one in statistics.Verdicts(records.load(essay_sweep)).mains if one.metric == "rmse"
     )
     rows = one.summary[one.summary.metric == "rmse"].set_index("loss").value
     said = {

@@ -188,7 +188,7 @@ def test_a_diverged_run_is_a_miss_without_a_record_and_with_one_that_reached_the
 def test_a_comparison_has_every_evaluation_of_its_own_context_and_no_other(essay_sweep):
     sweep = records.load(essay_sweep)
     contexts = statistics.placed(sweep.runs).set_index("run_id").context
-    comparisons = statistics.all_comparisons(sweep)
+    comparisons = statistics.Verdicts(sweep).comparisons
     assert len({comparison.label for comparison in comparisons}) > 1
     for comparison in comparisons:
         is_mine = sweep.evals.run_id.map(contexts) == comparison.runs.context.iloc[0]

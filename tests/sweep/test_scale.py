@@ -65,7 +65,7 @@ def test_a_thousand_runs_are_one_part_of_a_plan_and_seven_files_a_pack(place):
 
 
 def test_losses_of_a_seed_are_pairs_and_judged(place):
-    (main,) = statistics.main_comparisons(records.load(place / "runs" / "many"))
+    (main,) = statistics.Verdicts(records.load(place / "runs" / "many")).mains
     assert main.refusal == ""
     assert len(main.paired) == 4
     assert (main.paired.pairs == 20).all()

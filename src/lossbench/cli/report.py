@@ -41,10 +41,9 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(str(error)) from error
     if "--strict" not in arguments:
         return DONE
-    from lossbench import statistics
     from lossbench.report import objections
 
-    against = objections.of_sweep(load(), statistics.all_comparisons(load()))
+    against = objections.of_sweep(load().sweep, load().comparisons)
     if "--json" not in arguments:  # which has them
         for objection in against or ["no objection"]:
             print(f"strict: {objection}")
@@ -58,7 +57,7 @@ def _show(
 
     Args:
         folder: Of the sweep.
-        load: Gives its records, which takes a while.
+        load: Gives its verdicts; reading the records takes a while.
         extent: Of the report: all or verdicts.
         has_figures: Whether figures are written as files too.
     """
@@ -112,13 +111,13 @@ def _print_answer(text: str) -> None:
 
 
 def loading(folder: Path) -> Callable[[], Any]:
-    """Gives the records of a sweep, which are read when it is called first."""
+    """A function that gives the verdicts of a sweep, whose records it reads when first called."""
 
     @functools.cache
     def load() -> Any:
-        from lossbench import records
+        from lossbench import records, statistics
 
-        return records.load(folder)
+        return statistics.Verdicts(records.load(folder))
 
     return load
 
@@ -128,7 +127,7 @@ def finish(folder: Path, load: Callable[[], Any], *, extent: str) -> int:
 
     Args:
         folder: Of the sweep.
-        load: Gives its records.
+        load: Gives its verdicts.
         extent: Of the report: all, verdicts or none.
     """
     if extent != "none":
@@ -142,7 +141,7 @@ def finish(folder: Path, load: Callable[[], Any], *, extent: str) -> int:
     ends = [(store.committed(pack) or {}).get("members", {}) for pack in store.packs_of(folder)]
     if all(facts["status"] != "failed" for end in ends for facts in end.values()):
         return DONE
-    runs = load().runs
+    runs = load().sweep.runs
     failed = runs[runs.status == "failed"]
     for run in failed.itertuples():
         reason = str(run.reason).strip().splitlines()[-1]

@@ -47,9 +47,9 @@ def rows(comparison: statistics.Comparison) -> list[dict[str, Any]]:
     return [{name: store.plain(row[name]) for name in FIELDS} for row in complete]
 
 
-def verdicts(loaded: records.Records) -> dict[str, Any]:
+def verdicts(judged: statistics.Verdicts) -> dict[str, Any]:
     """A sweep's verdicts, what speaks against them, and whether it is complete."""
-    comparisons = statistics.all_comparisons(loaded)
+    comparisons, loaded = judged.comparisons, judged.sweep
     counts = loaded.runs.status.value_counts().to_dict()
     return {
         "schema": SCHEMA,

@@ -46,12 +46,12 @@ def export(sweep: records.Records, *, to: str, into: str = "", is_whole: bool = 
     if importlib.util.find_spec(package) is None:
         raise ValueError(f"--to {to} needs the package {package}: pip install 'lossbench[{to}]'")
     target = importlib.import_module(f"lossbench.export.{to}")
-    comparisons = statistics.main_comparisons(sweep)
-    chosen = {run_id for one in comparisons for run_id in one.runs.run_id}
+    judged = statistics.Verdicts(sweep)
+    chosen = {run_id for one in judged for run_id in one.runs.run_id}
     runs = titled(sweep).assign(chosen=lambda frame: frame.run_id.isin(chosen))
     runs = runs if is_whole else runs[runs.chosen]
     if not runs.status.isin(ENDS).any():
         raise ValueError(f"{sweep.sweep_dir} has no finished run to export: train it first")
-    verdicts = pd.DataFrame(plain.verdicts(sweep)["verdicts"], columns=[*plain.FIELDS])
+    verdicts = pd.DataFrame(plain.verdicts(judged)["verdicts"], columns=[*plain.FIELDS])
     count = int(runs.status.isin(ENDS).sum())
     return f"{count:,} runs to {to}: {target.write(Export(sweep, runs, verdicts), into)}"

@@ -574,7 +574,7 @@ def _margins(outline: Outline) -> dict[str, float]:
     is_share = any(isinstance(margin, str) for margin in outline.declared["margin"].values())
     if not is_share or not (folder / "sweep.json").exists():
         return {}
-    mains = statistics.main_comparisons(records.load(folder))
+    mains = statistics.Verdicts(records.load(folder))
     return {str(main.runs.context.iloc[0]): main.margin.value for main in mains}
 
 
@@ -587,7 +587,7 @@ def _spreads(outline: Outline) -> pd.DataFrame:
             "--spread 0.02, in units of the metric"
         )
     loaded, parts = records.load(folder), []
-    for main in statistics.main_comparisons(loaded):
+    for main in statistics.Verdicts(loaded):
         ends = statistics.endpoint(
             main.every_run.drop(columns=main.metric),
             loaded.measured,

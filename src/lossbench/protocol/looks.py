@@ -421,7 +421,7 @@ class Protocol:
         """
         loaded = records.load(self.sweep.folder)
         going_on: set[str] = set()
-        for comparison in statistics.main_comparisons(loaded, seeds=before):
+        for comparison in statistics.Verdicts(loaded, seeds=before):
             paired = comparison.paired
             _log_verdicts(comparison, before)
             is_open = [

@@ -13,18 +13,18 @@ from lossbench.report import essay, summary, words
 from lossbench.statistics import Comparison
 
 
-def answers(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
+def answers(verdicts: statistics.Verdicts) -> Iterator[str]:
     """Sentences that answer: what the verdicts say, then what else the experiment asks for.
 
     Args:
-        loaded: The sweep; its folder is named like its experiment.
-        mains: Its fair comparisons, one a context.
+        verdicts: The comparisons of a sweep; its folder is named like its experiment.
     """
+    loaded, mains = verdicts.sweep, verdicts.mains
     yield from of_own(loaded, mains)
-    for tasks in statistics.alike(mains):
+    for tasks in statistics.grouped(mains, "metric", "reference"):
         yield of_verdicts(tasks)
-    yield from _changes(loaded)
-    for finding in essay.of_sweep(loaded):
+    yield from _changes(verdicts.changes)
+    for finding in essay.of_sweep(verdicts):
         yield f"{finding.says} {finding.verdict}"
     if loaded.sweep_dir.name in BEYOND_VERDICTS:
         yield from BEYOND_VERDICTS[loaded.sweep_dir.name](loaded, mains)
@@ -85,9 +85,8 @@ def of_verdicts(tasks: Sequence[Comparison], *, has_names: bool = True) -> str:
     return " ".join([counts, *_strongest(rows)])
 
 
-def _changes(loaded: records.Records) -> Iterator[str]:
+def _changes(changes: pd.DataFrame) -> Iterator[str]:
     """Whether differences change with a factor, where the experiment declares that it asks this."""
-    changes = statistics.changes(loaded)
     for (factor, reference), rows in changes.groupby(["factor", "reference"], sort=False):
         moved = rows[rows.verdict.isin(["better", "better by more", "worse", "worse by more"])]
         same = int(rows.verdict.isin(["equivalent", "below the margin"]).sum())
@@ -195,7 +194,7 @@ def _agreement(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator
 def _updates_needed(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
     """Updates until the declared target."""
     for task in mains:
-        times = statistics.times_to_target(task, loaded)
+        times = task.times_to_target
         if len(times):
             first = times.iloc[0]
             rows = times.rename(columns={"median": "median_steps"}).sort_values("median_steps")

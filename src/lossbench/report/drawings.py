@@ -15,14 +15,14 @@ from lossbench.statistics.comparisons import slug
 
 
 def of_sweep(
-    loaded: records.Records, sections: Collection[str] = tuple(SECTIONS)
+    verdicts_of_sweep: statistics.Verdicts, sections: Collection[str] = tuple(SECTIONS)
 ) -> Iterator[tuple[str, Drawing]]:
     """Every figure for which there are numbers, after its section.
 
     Those of a context come as soon as it is judged, so that they are drawn while the next one is.
 
     Args:
-        loaded: The sweep.
+        verdicts_of_sweep: The sweep's comparisons.
         sections: Whose figures are wanted; of others nothing is computed.
     """
 
@@ -31,10 +31,11 @@ def of_sweep(
             if section in sections:
                 yield from ((section, drawing) for drawing in those)
 
+    loaded = verdicts_of_sweep.sweep
     yield from wanted({"losses": _shapes(loaded)})
     mains: list[Comparison] = []
-    for group in statistics.contexts(loaded):
-        main = statistics.main_of(group)
+    for group in verdicts_of_sweep.contexts():
+        main = group[0]
         mains.append(main)
         yield from wanted(
             {
@@ -51,8 +52,8 @@ def of_sweep(
             "verdicts": verdicts(mains),
             "tasks": forests if len(forests) > 1 else [],
             "dynamics": _dynamics(mains, loaded),
-            "convergence": _targets(mains, loaded),
-            "robustness": _noise(mains, loaded),
+            "convergence": _targets(mains),
+            "robustness": _noise(mains),
         }
     )
 
@@ -195,9 +196,9 @@ def _learning(task: Comparison) -> Iterator[Drawing]:
         yield Drawing(f"learning_curves_{task.name}", draw, size, task=task.label)
 
 
-def _targets(mains: Sequence[Comparison], loaded: records.Records) -> Iterator[Drawing]:
+def _targets(mains: Sequence[Comparison]) -> Iterator[Drawing]:
     for kind, tasks in _by_kind(mains):
-        times = [statistics.times_to_target(task, loaded) for task in tasks]
+        times = [task.times_to_target for task in tasks]
         rows = [each.assign(task=kind) for each in times if len(each) and _is_telling(each)]
         if rows:
             yield Drawing(
@@ -231,8 +232,8 @@ def _cross(task: Comparison) -> Iterator[Drawing]:
         yield Drawing(f"cross_loss_{task.name}", draw, size, is_single=True, task=task.label)
 
 
-def _noise(mains: Sequence[Comparison], loaded: records.Records) -> Iterator[Drawing]:
-    for curve in statistics.corruption_curves(mains, loaded):
+def _noise(mains: Sequence[Comparison]) -> Iterator[Drawing]:
+    for curve in statistics.corruption_curves(mains):
         first = curve.iloc[0]
         name = f"label_noise_{slug(first.label)[:50]}_{first.corruption}_{first.curve}"
         draw = partial(figures.noise_curve, curve)

@@ -54,9 +54,9 @@ class Finding:
 
 
 @functools.lru_cache(maxsize=1)
-def of_sweep(loaded: records.Records) -> list[Finding]:
+def of_sweep(verdicts: statistics.Verdicts) -> list[Finding]:
     """The findings on which all declared runs of a sweep speak."""
-    return findings(loaded, statistics.all_comparisons(loaded))
+    return findings(verdicts.sweep, verdicts.comparisons)
 
 
 def findings(loaded: records.Records, together: Sequence[Comparison]) -> list[Finding]:
@@ -64,7 +64,7 @@ def findings(loaded: records.Records, together: Sequence[Comparison]) -> list[Fi
 
     Args:
         loaded: The sweep.
-        together: Some of its tasks, from `statistics.all_comparisons`.
+        together: Some of its comparisons, from `Verdicts.comparisons`.
 
     Returns:
         In the essay's order; one that the sweep has no runs for is left out, and all are where
@@ -85,10 +85,10 @@ def findings(loaded: records.Records, together: Sequence[Comparison]) -> list[Fi
     return [replace(part, verdict=f"SMOKE: {part.verdict}") for part in there]
 
 
-def as_text(loaded: records.Records) -> str:
+def as_text(verdicts: statistics.Verdicts) -> str:
     """The findings as plain text, at most 80 columns wide; empty where there are none."""
     lines = []
-    for one in of_sweep(loaded):
+    for one in of_sweep(verdicts):
         lines += textwrap.wrap(f"{one.says} {one.verdict}", 80, subsequent_indent="  ")
     return "\n".join(["The essay's findings, measured", *lines, ""]) if lines else ""
 
@@ -365,8 +365,8 @@ def _recovery_rows(task: Comparison, loaded: records.Records) -> Iterator[dict[s
 def _link_by_loss(declared: Sequence[Comparison]) -> Finding | None:
     wanted = {loss for by_link in LINK_BY_LOSS.values() for loss in by_link.values() if loss}
     rows = []
-    for group in statistics.by_context(declared):
-        main = statistics.main_of(group)
+    for group in statistics.grouped(declared, "context"):
+        main = group[0]
         if not wanted <= {*main.runs.loss} or _factor(main, "init.from", "random") != "random":
             continue
         for task in group:

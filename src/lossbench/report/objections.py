@@ -9,7 +9,8 @@ import pandas as pd
 
 from lossbench import records
 from lossbench.report.words import MANY_ERRORS, fragility, seen_text
-from lossbench.statistics.comparisons import Comparison, declaration_of
+from lossbench.statistics.comparisons import Comparison
+from lossbench.statistics.declared import declaration_of
 from lossbench.statistics.intervals import FEWEST_PAIRS
 
 WORDS = {
@@ -32,7 +33,7 @@ def of_sweep(sweep: records.Records, comparisons: Iterable[Comparison]) -> list[
 
     Args:
         sweep: Whose verdicts.
-        comparisons: From `all_comparisons`.
+        comparisons: From `Verdicts.comparisons`.
 
     Returns:
         Missing and failed runs, what is unsound about a loss, pairs that were refused, comparisons

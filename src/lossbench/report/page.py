@@ -37,7 +37,7 @@ from lossbench.statistics import Comparison, published
 
 
 def write(
-    sweep: Path | records.Records,
+    sweep: Path | records.Records | statistics.Verdicts,
     *,
     workers: int = 1,
     drawn_in: Collection[str] = tuple(SECTIONS),
@@ -47,7 +47,7 @@ def write(
     """Write `report/` into a sweep's folder; what the last report drew alike is not drawn again.
 
     Args:
-        sweep: Folder of the sweep, or its records.
+        sweep: Folder of the sweep, its records, or its verdicts.
         workers: Processes that draw; 1 draws in this one.
         drawn_in: Sections that get their figures.
         has_figures: Whether each is written as PNG, SVG and PDF too, at both widths of a paper.
@@ -59,7 +59,8 @@ def write(
     Raises:
         store.StoreError: The folder is no sweep, or a file is unreadable, altered or foreign.
     """
-    loaded = sweep if isinstance(sweep, records.Records) else records.load(sweep)
+    verdicts = statistics.Verdicts.of(sweep)
+    loaded = verdicts.sweep
     folder, plan = store.refuse_link(loaded.sweep_dir / "report"), loaded.plan
     for part in ("figures", "tables", "paper"):
         store.refuse_link(folder / part)
@@ -68,18 +69,18 @@ def write(
     planned: dict[str, list[pictures.Drawing]] = {section: [] for section in SECTIONS}
 
     def wanted() -> Iterator[pictures.Drawing]:
-        for section, drawing in drawings.of_sweep(loaded, drawn_in):
+        for section, drawing in drawings.of_sweep(verdicts, drawn_in):
             planned[section].append(drawing)
             yield drawing
 
     with pictures.of_page(folder, wanted(), workers=workers, losses=losses) as finish:
-        groups = [*statistics.contexts(loaded)]
+        groups = [*verdicts.contexts()]
         together = [task for group in groups for task in group]
-        mains = [statistics.main_of(group) for group in groups]
+        mains = verdicts.mains
         meanwhile()
-        findings = essay.of_sweep(loaded)
+        findings = essay.of_sweep(verdicts)
         cells = {task.name: summary.rows(task, plan) for task in together}
-        every = _numbers(together, mains, findings, cells, loaded)
+        every = _numbers(verdicts, findings, cells)
         numbers = {name: every[name] for name in sorted(every) if len(every[name])}
         tables = write_tables(folder / "tables", numbers)
         papers = paper.write(folder / "paper", loaded, mains)
@@ -104,7 +105,7 @@ def write(
     )
     text = environment.get_template("page.html.j2").render(
         plan=plan,
-        declaration=_of_tasks(statistics.declaration_of(plan), mains),
+        declaration=_of_tasks(verdicts.declaration, mains),
         mark=mark,
         rules=rules,
         day=pictures.palette(is_night=False),
@@ -118,7 +119,10 @@ def write(
             text.replace("**", "")
             for text in (
                 *answers.of_own(loaded, mains),
-                *(answers.of_verdicts(alike, has_names=False) for alike in statistics.alike(mains)),
+                *(
+                    answers.of_verdicts(alike, has_names=False)
+                    for alike in statistics.grouped(mains, "metric", "reference")
+                ),
             )
         ],
         summary=rows,
@@ -188,7 +192,7 @@ def write(
         sweep_sha=loaded.sha,
         sections=drawn_in,
         has_figures=has_figures,
-        answer=terminal.answer(loaded),
+        answer=terminal.answer(verdicts),
     )
     return folder / "index.html"
 
@@ -197,13 +201,12 @@ def write(
 
 
 def _numbers(
-    together: Sequence[Comparison],
-    mains: Sequence[Comparison],
+    verdicts: statistics.Verdicts,
     findings: Sequence[essay.Finding],
     cells: Mapping[str, list[dict[str, Any]]],
-    loaded: records.Records,
 ) -> dict[str, pd.DataFrame]:
     """All tables by file stem."""
+    mains, together = verdicts.mains, verdicts.comparisons
     results = [
         {"task": task.label, "condition": task.condition}
         | {"metric": f"{task.split} {task.metric}"}
@@ -211,7 +214,7 @@ def _numbers(
         for task in together
         for row in cells[task.name]
     ]
-    signals, placed = statistics.signals(loaded), statistics.placed(loaded.runs)
+    signals, placed = verdicts.signals, statistics.placed(verdicts.sweep.runs)
     return {
         "verdicts": stacked(words.verdicts_of(task) for task in together),
         "results": pd.DataFrame(results),
@@ -222,8 +225,8 @@ def _numbers(
             )
             for task in together
         ),
-        "interactions": statistics.changes(loaded),
-        "published": published.judged_findings(loaded),
+        "interactions": verdicts.changes,
+        "published": published.judged_findings(verdicts),
         "learning_rates": stacked(task.rates for task in mains),
         "sensitivity": stacked(_sensitivity(task) for task in mains if len({*task.rates.lr}) > 1),
         "convergence": stacked(
@@ -231,14 +234,12 @@ def _numbers(
             for task in mains
         ),
         "time_to_target": stacked(
-            statistics.times_to_target(task, loaded).drop(
-                columns=["steps", "survival"], errors="ignore"
-            )
+            task.times_to_target.drop(columns=["steps", "survival"], errors="ignore")
             for task in mains
         ),
         "cross_loss": stacked(statistics.cross_losses(task.runs, task.evals) for task in mains),
         "divergence": statistics.divergence_rates(placed),
-        "selection_cost": stacked(statistics.selection_costs(mains, loaded)),
+        "selection_cost": stacked(task.selection_cost for task in mains),
         "budgets": stacked(task.budgets for task in mains),
         "completeness": statistics.completeness(placed),
         **{one.name: one.table for one in findings},

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from lossbench import figures, records, statistics
+from lossbench import figures, records
 from lossbench.report import summary, words
 from lossbench.statistics import Comparison
 
@@ -35,7 +35,7 @@ def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
     """Every difference with its interval, verdict and what a reader must know of it."""
     tables = []
     for group in groups:
-        task, rows = statistics.main_of(group), []
+        task, rows = group[0], []
         if task.paired.empty:
             continue
         elsewhere = [one for one in group if not one.is_main]

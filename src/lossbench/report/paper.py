@@ -42,7 +42,7 @@ def write(folder: Path, loaded: records.Records, mains: Sequence[Comparison]) ->
         "methods.tex": f"{_cited(_typeset(prose))}\n",
         "references.bib": REFERENCES % lossbench.__version__,
     }
-    for tasks in statistics.alike(mains):
+    for tasks in statistics.grouped(mains, "metric", "reference"):
         files[f"{tasks[0].metric}_against_{tasks[0].reference}.tex"] = table(tasks, loaded)
     for old in folder.glob("*_against_*.tex"):
         if old.name not in files:

@@ -27,19 +27,21 @@ Paint = Callable[[str, str], str]
 """What a terminal makes of a text that says a verdict, given both."""
 
 
-def table(sweep: Path | records.Records, *, paint: Paint = lambda text, _: text) -> str:
+def table(
+    sweep: Path | records.Records | statistics.Verdicts, *, paint: Paint = lambda text, _: text
+) -> str:
     """The result of a sweep as aligned plain text, at most 80 columns wide.
 
     Args:
-        sweep: Folder of the sweep, or its records.
+        sweep: Folder of the sweep, its records, or its verdicts.
         paint: Colours the verdicts; adds nothing that is as wide as a letter.
     """
-    loaded = sweep if isinstance(sweep, records.Records) else records.load(sweep)
-    lines = []
-    for group in statistics.contexts(loaded):
+    verdicts = statistics.Verdicts.of(sweep)
+    loaded, lines = verdicts.sweep, []
+    for group in verdicts.contexts():
         lines += [*_lines(group, loaded.plan, paint), ""]
     mark = "SMOKE: " if is_smoke(loaded.plan) else ""
-    changes = statistics.changes(loaded)
+    changes = verdicts.changes
     for row in changes[changes.verdict != "undecided"].to_dict("records"):
         text = f"{mark}{words.change_sentence(row)}"
         lines += textwrap.wrap(text, 80, subsequent_indent="  ")
@@ -53,7 +55,7 @@ def table(sweep: Path | records.Records, *, paint: Paint = lambda text, _: text)
 
 
 def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -> Iterator[str]:
-    task = statistics.main_of(group)
+    task = group[0]
     exploratory = "" if task.is_declared else ", exploratory"
     title = headline(task).replace(LONG_UNIT, "SD of target")
     name = task.label if task.title == task.label else f"{task.title} ({task.label})"
@@ -73,7 +75,7 @@ def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -
         cells = _cut_name(row["loss"], 15), _cut(row["short"], 16), _cut(row["difference"], 26)
         verdict = paint(_cut(row["verdict"], 20), row["verdict"])
         yield "{:<15} {:<16} {:<26} ".format(*cells) + verdict
-    yield from _elsewhere([other for other in group if not other.is_main], paint)
+    yield from _elsewhere(group[1:], paint)
     for note in notes(task, plan):
         yield from textwrap.wrap(note, 80, subsequent_indent="  ")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from lossbench import records
+from lossbench import statistics
 from lossbench.report import essay, summary
 
 _COLORS = {
@@ -19,14 +19,14 @@ _COLORS = {
 
 
 @functools.lru_cache(maxsize=1)
-def answer(loaded: records.Records) -> str:
+def answer(verdicts: statistics.Verdicts) -> str:
     """Its results, verdicts coloured, and the essay's findings."""
-    return f"{table(loaded)}\n{essay.as_text(loaded)}"
+    return f"{table(verdicts)}\n{essay.as_text(verdicts)}"
 
 
-def table(loaded: records.Records) -> str:
+def table(verdicts: statistics.Verdicts) -> str:
     """Its results, verdicts coloured."""
-    return summary.table(loaded, paint=_painted)
+    return summary.table(verdicts, paint=_painted)
 
 
 def _painted(text: str, verdict: str) -> str:

@@ -6,28 +6,12 @@ robustness. Diverged runs rank worst and are counted beside every mean over surv
 """
 
 from lossbench.statistics.choice import chosen, costs_alone, plausible, tuning_table
-from lossbench.statistics.comparisons import (
-    Comparison,
-    alike,
-    all_comparisons,
-    by_context,
-    contexts,
-    corruption_curves,
-    declaration_of,
-    main_comparison,
-    main_comparisons,
-    main_of,
-    selection_costs,
-    times_to_target,
-)
+from lossbench.statistics.comparisons import Comparison
 from lossbench.statistics.corruption import noise_curves
+from lossbench.statistics.declared import declaration_of
 from lossbench.statistics.decomposition import decomposition
 from lossbench.statistics.design import FACTS, endpoint, factors, joined, placed
-from lossbench.statistics.interactions import (
-    changes,
-    families,
-    interactions,
-)
+from lossbench.statistics.interactions import families, interactions
 from lossbench.statistics.intervals import (
     Estimate,
     bootstrap_t,
@@ -55,3 +39,4 @@ from lossbench.statistics.trajectories import (
 )
 from lossbench.statistics.tuning import budget_curve, budgets, excess, learning_rates, sensitivity
 from lossbench.statistics.verdict import is_open, seeds_needed, verdict
+from lossbench.statistics.verdicts import Verdicts, corruption_curves, grouped

@@ -1,11 +1,10 @@
-"""What a sweep compares: by its declaration, and among runs of one context and condition."""
+"""The comparison of the losses of one context, by the declaration of the sweep."""
 
 from __future__ import annotations
 
 import functools
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +13,14 @@ import pandas as pd
 
 from lossbench import records
 from lossbench.statistics.choice import at_choice, candidates
-from lossbench.statistics.corruption import noise_curves
-from lossbench.statistics.design import endpoint, placed
+from lossbench.statistics.declared import (
+    Declared,
+    declaration_of,
+    declared_in_context,
+    declared_losses,
+    seen_before,
+)
+from lossbench.statistics.design import endpoint
 from lossbench.statistics.margins import Margin, resolved_margin
 from lossbench.statistics.oracle import selection_cost
 from lossbench.statistics.outcomes import summary
@@ -30,52 +35,8 @@ from lossbench.statistics.tuning import (
     stability,
 )
 
-DEFAULTS = {
-    "primary": records.PRIMARY,
-    "reference": records.REFERENCE,
-    "margin": {"regression": 0.02, "classification": 0.01},
-    "endpoint": "last",
-    "family": "task",
-    "confidence": 0.95,
-    "losses": [],
-    "tuned": [],
-    "looks": [],
-    "seeds": [],
-    "targets": {},
-    "average": {},
-    "interactions": {},
-    "levels": {},
-    "questions": [],
-    "size": "",
-}
-"""What a sweep without a declaration is judged by; all of it is exploratory then."""
-
-
 SMOKE = "SMOKE "
 """Beginning of each verdict of a sweep at `size=smoke`, which says nothing about losses."""
-
-
-@dataclass(frozen=True)
-class Declared:
-    """The declaration of one context, and those of its runs that somebody had seen before.
-
-    Attributes:
-        losses: Losses all of whose runs here were declared before the sweep had any run.
-        expected: Losses that were declared for the context, with or without a run here.
-        first_seeds: Seeds of the first look, which have every candidate.
-        tuned: Keys that were tuned for each loss, the learning rate among them.
-        seen_runs: Runs seen before under another declaration, see `seen_before`.
-        asked_runs: run_id of runs of which another sweep had asked other questions.
-        is_smoke: Whether the runs are so short that their verdicts say nothing about losses.
-    """
-
-    losses: tuple[str, ...]
-    expected: frozenset[str]
-    first_seeds: tuple[int, ...]
-    tuned: tuple[str, ...]
-    seen_runs: pd.DataFrame
-    asked_runs: frozenset[str]
-    is_smoke: bool
 
 
 @dataclass(frozen=True)
@@ -242,6 +203,28 @@ class Comparison:
         return stability(self.every_run, self.rule)
 
     @functools.cached_property
+    def times_to_target(self) -> pd.DataFrame:
+        """`statistics.time_to` the declared target on validation; no rows without one."""
+        if self.declared.target is None:
+            return pd.DataFrame()
+        metric = records.PRIMARY[self.task]
+        how = {"metric": metric, "target": self.declared.target, "split": "validation"}
+        return time_to(self.runs, self.evals, **how).assign(label=self.label)
+
+    @functools.cached_property
+    def selection_cost(self) -> pd.DataFrame:
+        """`statistics.selection_cost` on the first look's seeds; no rows without corruption."""
+        return selection_cost(
+            self.validation[self.validation.seed.isin(self.grid.seed)].drop(
+                columns=self.rule.select
+            ),
+            self.evals,
+            self.rule,
+            at=self.declared.endpoint,
+            tuned=self.declared.tuned,
+        )
+
+    @functools.cached_property
     def at_reference_rate(self) -> Comparison | None:
         """Of a main comparison the one at the reference's rate; None where both are the same."""
         if len({*self.every_run.lr}) < 2:
@@ -255,169 +238,20 @@ def slug(text: str) -> str:
     return re.sub(r"\W+", "_", text).strip("_")
 
 
-# ---- what was declared ---------------------------------------------------------------------------
+# ---- judging -------------------------------------------------------------------------------------
 
 
-def declaration_of(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The first declaration of a sweep, or the defaults of a sweep that declared nothing."""
-    declarations = plan.get("declarations") or []
-    return {**DEFAULTS, **(declarations[0]["declared"] if declarations else {})}
-
-
-def declared_losses(plan: records.Plan, runs: pd.DataFrame) -> list[str]:
-    """Losses all of whose given runs were declared before the sweep had any run."""
-    first = next(iter(plan.facts["declarations"]), None)
-    if not len(runs) or first is None or first["runs_before"]:
-        return []
-    is_declared = plan.runs.declaration[runs.run_id].eq(first["sha256"]).groupby(runs.loss.array)
-    every = is_declared.all()
-    return sorted(every.index[every])
-
-
-def seen_before(plan: records.Plan, runs: pd.DataFrame) -> pd.DataFrame:
-    """Those runs that another sweep had trained under another declaration, or under none.
-
-    Args:
-        plan: Of the sweep, which says so of each run since it was planned.
-        runs: Of the sweep, placed.
-
-    Returns:
-        Columns run_id, loss, sweep (its name), declaration (sha256; empty where nothing was
-        declared).
-    """
-    facts = plan.runs.loc[runs.run_id, ["seen_in", "seen_under"]].assign(loss=runs.loss.array)
-    seen = facts[facts.seen_under.notna()].reset_index()[
-        ["run_id", "loss", "seen_in", "seen_under"]
-    ]
-    return seen.set_axis(["run_id", "loss", "sweep", "declaration"], axis="columns")
-
-
-def declared_in_context(plan: records.Plan, runs: pd.DataFrame) -> frozenset[str]:
-    """Losses that the first declaration named in a context; other parameters make another loss.
-
-    A loss whose code was edited since stays one of them, though its runs are declared anew.
-
-    Args:
-        plan: Of the sweep.
-        runs: All of the context, placed.
-    """
-    if not plan.facts["declarations"]:
-        return frozenset()
-    first = plan.facts["declarations"][0]
-    facts = plan.runs.loc[runs.run_id]
-    is_first = facts.declaration.eq(first["sha256"])
-    is_declared = is_first | facts.cell.isin(first["declared"].get("cells", ()))
-    return frozenset(runs.loss[is_declared.to_numpy(dtype=bool)])
-
-
-# ---- the comparisons of a sweep ------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=1)
-def placed_runs(sweep: records.Records) -> pd.DataFrame:
-    """`placed` of all runs of a sweep, with what its declaration tunes."""
-    return placed(sweep.runs, tuned=declaration_of(sweep.plan)["tuned"])
-
-
-def main_comparisons(sweep: records.Records, *, seeds: int = 0) -> list[Comparison]:
-    """Of each context of a sweep the fair comparison, each loss at its own learning rate.
-
-    Args:
-        sweep: Its records.
-        seeds: How many of the declared seeds count, the first ones; 0 counts all runs.
-    """
-    return [*_mains(sweep, seeds)]
-
-
-def contexts(sweep: records.Records) -> Iterator[list[Comparison]]:
-    """By context each loss at its own choice, then at the reference's rate.
-
-    One context is judged after the other, when it is asked for.
-    """
-    for main in _mains(sweep, 0):
-        yield [main] if main.at_reference_rate is None else [main, main.at_reference_rate]
-
-
-def all_comparisons(sweep: records.Records) -> list[Comparison]:
-    """Every comparison of a sweep, see `contexts`."""
-    return [comparison for group in contexts(sweep) for comparison in group]
-
-
-class _Judged:
-    """Comparisons in their order, each judged when it is asked for first."""
-
-    def __init__(self, judges: Iterable[Callable[[], Comparison]]) -> None:
-        self._open = deque(judges)  # which hold what they judge
-        self._done: list[Comparison] = []
-
-    def __iter__(self) -> Iterator[Comparison]:
-        for place in range(len(self._done) + len(self._open)):
-            if place == len(self._done):
-                self._done.append(self._open[0]())  # raises again when it is asked again
-                self._open.popleft()
-            yield self._done[place]
-
-
-@functools.lru_cache(maxsize=1)
-def _mains(sweep: records.Records, seeds: int) -> Iterable[Comparison]:
-    declaration, runs = declaration_of(sweep.plan), placed_runs(sweep)
-    if seeds:
-        runs = runs[runs.seed.isin(declaration["seeds"][:seeds])]
-    labels = runs.drop_duplicates("context").set_index("context").label
-    stems = labels.map(slug)
-    is_ambiguous = stems.str.casefold().duplicated(keep=False) | (stems.str.len() > 60)
-    stems = stems.mask(is_ambiguous, stems.str[:50] + "_" + stems.index)
-    groups = runs.sort_values("label", kind="stable").groupby("context", sort=False)
-    evals = sweep.measured.astype({"run_id": "category"})
-    of_runs = pd.Series(evals.run_id.cat.categories).map(runs.set_index("run_id").context)
-    context = of_runs.astype("category").array.take(evals.run_id.cat.codes)
-    of_context = dict([*evals.groupby(context, observed=True)])
-    judges = []
-    for context, its in groups:
-        evaluated = of_context.get(context, evals.iloc[:0])
-        judges.append(functools.partial(_main, its, evaluated, sweep, stem=stems[context]))
-    return _Judged(judges)
-
-
-def main_comparison(sweep: records.Records, label: str = "") -> Comparison:
-    """The fair comparison of the first context whose label contains the given text.
-
-    Raises:
-        ValueError: There is none; names the labels there are.
-    """
-    mains = main_comparisons(sweep)
-    for comparison in mains:
-        if label in comparison.label:
-            return comparison
-    labels = ", ".join(repr(comparison.label) for comparison in mains) or "none at all"
-    raise ValueError(f"no task's label contains {label!r}: the sweep has {labels}")
-
-
-def by_context(comparisons: Iterable[Comparison]) -> list[list[Comparison]]:
-    """Comparisons that differ in their condition only, side by side."""
-    groups: dict[str, list[Comparison]] = {}
-    for comparison in comparisons:
-        groups.setdefault(comparison.context, []).append(comparison)
-    return list(groups.values())
-
-
-def alike(comparisons: Iterable[Comparison]) -> list[list[Comparison]]:
-    """Comparisons that share metric and reference, side by side."""
-    groups: dict[tuple[str, str], list[Comparison]] = {}
-    for comparison in comparisons:
-        groups.setdefault((comparison.metric, comparison.reference), []).append(comparison)
-    return list(groups.values())
-
-
-def main_of(group: Sequence[Comparison]) -> Comparison:
-    """Of one context's comparisons the fair one, each loss at its own rate; else the first."""
-    return next((comparison for comparison in group if comparison.is_main), group[0])
-
-
-def _main(
+def main_of_context(
     runs: pd.DataFrame, evals: pd.DataFrame, sweep: records.Records, *, stem: str
 ) -> Comparison:
-    """The fair comparison of one context, from all of its runs and their evaluations."""
+    """The fair comparison of one context, each loss at its own learning rate.
+
+    Args:
+        runs: All runs of the context, placed.
+        evals: Evaluations of these runs.
+        sweep: Records of the sweep.
+        stem: Beginning of the names of the context's files.
+    """
     declaration, plan = declaration_of(sweep.plan), records.Plan(sweep.plan, sweep.planned)
     where = {"data": str(runs.data.iloc[0]), "task": str(runs.task.dropna().iloc[0])}
     expected = declared_in_context(plan, runs)
@@ -447,6 +281,7 @@ def _main(
     base = runs[(runs.loss == rule.reference) & runs.seed.isin(first_seeds)]
     base = endpoint(base, split="validation", metric=rule.metric, **at).assign(**choosing)
     data = sweep.plan["data"].get(where["data"], {})
+    target = records.declared(declaration["targets"], **where)
     margin = resolved_margin(
         records.declared(declaration["margin"], **where),
         at_choice(base, rule),
@@ -466,6 +301,8 @@ def _main(
             expected=expected,
             first_seeds=tuple(first_seeds),
             tuned=tuple(declaration["tuned"]),
+            endpoint=declaration["endpoint"],
+            target=None if target is None else float(target),
             seen_runs=seen_before(plan, runs if expected else runs.iloc[:0]),
             asked_runs=frozenset(runs.run_id[plan.runs.asked_in[runs.run_id].notna().to_numpy()]),
             is_smoke=declaration["size"] == "smoke",
@@ -537,57 +374,3 @@ def _reference(
     if name in losses or is_declared:
         return name
     return next((loss for loss in records.REFERENCE.values() if loss in losses), min(losses))
-
-
-# ---- what several comparisons say ----------------------------------------------------------------
-
-
-def times_to_target(comparison: Comparison, sweep: records.Records) -> pd.DataFrame:
-    """When the runs of a comparison reached its declared target on validation; else no rows."""
-    targets, data = declaration_of(sweep.plan)["targets"], str(comparison.runs.data.iloc[0])
-    target = records.declared(targets, data=data, task=comparison.task)
-    if target is None:
-        return pd.DataFrame()
-    metric = records.PRIMARY[comparison.task]
-    rows = time_to(
-        comparison.runs, comparison.evals, metric=metric, target=float(target), split="validation"
-    )
-    return rows.assign(label=comparison.label)
-
-
-def corruption_curves(
-    comparisons: Iterable[Comparison], sweep: records.Records
-) -> Iterator[pd.DataFrame]:
-    """Estimates over the rates of a corruption, a frame for each curve that the contexts make."""
-    declaration = declaration_of(sweep.plan)
-    groups: dict[tuple[str, str, str], list[pd.DataFrame]] = {}
-    for one in comparisons:
-        groups.setdefault((one.metric, one.split, one.condition), []).append(one.runs)
-    for (metric, split, _), runs in groups.items():
-        rows = noise_curves(
-            pd.concat(runs, ignore_index=True),
-            metric=metric,
-            tuned=declaration["tuned"],
-            confidence=declaration["confidence"],
-        )
-        for _, curve in rows.groupby("curve"):
-            if curve.value.notna().any():
-                yield curve.reset_index(drop=True).assign(split=split)
-
-
-def selection_costs(mains: Iterable[Comparison], sweep: records.Records) -> Iterator[pd.DataFrame]:
-    """What selection on corrupted validation cost in each task, on the first look's seeds.
-
-    Nothing without corruption.
-    """
-    if not sweep.measured.metric.isin([*records.CLEAN.values()]).any():
-        return
-    declaration, runs = declaration_of(sweep.plan), placed_runs(sweep)
-    for main in mains:
-        yield selection_cost(
-            runs[runs.run_id.isin(main.every_run.run_id) & runs.seed.isin(main.grid.seed)],
-            sweep.measured,
-            main.rule,
-            at=declaration["endpoint"],
-            tuned=declaration["tuned"],
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ import pandas as pd
 
 from lossbench import records
 from lossbench.statistics.choice import Choice, TuningTable, difference, least_step, tuning_table
-from lossbench.statistics.comparisons import Comparison, declaration_of, main_comparisons
+from lossbench.statistics.comparisons import Comparison
 from lossbench.statistics.design import Row, context_factors, recorded
 from lossbench.statistics.intervals import FEWEST_PAIRS
 from lossbench.statistics.rule import Rule
@@ -39,7 +38,7 @@ def interactions(mains: Sequence[Comparison], declaration: Mapping[str, Any]) ->
     factor in a task, and over the looks.
 
     Args:
-        mains: The fair comparison of each context, see `main_comparisons`.
+        mains: The fair comparison of each context, one a context.
         declaration: See `declaration_of`; by factor, as it is typed, `interactions` has the level
             that differences at others are compared with, and `levels` that which each loss is.
 
@@ -89,12 +88,6 @@ def _from_base(members: dict[str, Comparison], base: str, is_alone: bool) -> lis
 def _losses(one: Comparison, is_alone: bool) -> set[str]:
     """Losses that may change: all, or those that are compared with the reference."""
     return {*(one.runs if is_alone else one.paired).loss}
-
-
-@functools.lru_cache(maxsize=1)
-def changes(sweep: records.Records) -> pd.DataFrame:
-    """The interactions that a sweep declares: terminal, page and gallery ask for the same."""
-    return interactions(main_comparisons(sweep), declaration_of(sweep.plan))
 
 
 def families(

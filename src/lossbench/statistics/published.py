@@ -1,4 +1,4 @@
-"""What the literature says, judged by the records: one verdict for each declared finding."""
+"""Findings of the literature, judged by the records: one verdict for each declared finding."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import scipy
 
 from lossbench import records
 from lossbench.statistics.choice import procedure_and_fixed_intervals
-from lossbench.statistics.comparisons import Comparison, declaration_of, main_comparisons
+from lossbench.statistics.comparisons import Comparison
 from lossbench.statistics.design import factors, recorded
 from lossbench.statistics.looks import LARGEST, SMALLEST, adjust_for_looks
 from lossbench.statistics.pairs import paired
 from lossbench.statistics.verdict import gain
+from lossbench.statistics.verdicts import Verdicts
 
 COLUMNS = ["finding", "source", "says", "task", "loss", "reference", "metric", "difference"]
 COLUMNS += ["low", "high", "n", "verdict", "exploratory", "confidence", "p", "q", "judged"]
@@ -30,23 +31,22 @@ UNFINISHED = ("incomplete", "too few pairs", "undefined")
 """Verdicts that say that the runs do not suffice, whatever the difference is."""
 
 
-def judged_findings(sweep: records.Records) -> pd.DataFrame:
-    """Every published finding that the sweep declared first, in every task that it speaks of.
+def judged_findings(verdicts: Verdicts) -> pd.DataFrame:
+    """Every published finding that a sweep declared first, in every context that it speaks of.
 
     Args:
-        sweep: Its declaration names the findings.
+        verdicts: Verdicts of the sweep, whose declaration names the findings.
 
     Returns:
         Columns `COLUMNS`, one row a finding and task; they are one family, see `as_family`.
     """
-    return as_family(findings_of(sweep))
+    return as_family(findings_of(verdicts))
 
 
-def findings_of(sweep: records.Records) -> pd.DataFrame:
-    """The same, each finding judged by itself as `outcome` says, without q."""
-    mains = main_comparisons(sweep)
-    findings = declaration_of(sweep.plan).get("published", [])
-    rows = [row for finding in findings for row in judged(finding, mains)]
+def findings_of(verdicts: Verdicts) -> pd.DataFrame:
+    """Rows of `judged_findings`, each finding judged by itself as `outcome` says, without q."""
+    findings = verdicts.declaration.get("published", [])
+    rows = [row for finding in findings for row in judged(finding, verdicts.mains)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

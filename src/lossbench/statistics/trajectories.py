@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pandas as pd
 import scipy
@@ -172,7 +170,6 @@ SIGNALS = {
 """When along training, and what; of two names the ratio of their means."""
 
 
-@functools.lru_cache(maxsize=1)
 def signals(sweep: records.Records) -> pd.DataFrame:
     """What the logged steps say of each run, for tables larger than memory.
 

@@ -1,0 +1,110 @@
+"""The declaration of a sweep, fixed before its runs, and the runs that were seen before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lossbench import records
+
+DEFAULTS = {
+    "primary": records.PRIMARY,
+    "reference": records.REFERENCE,
+    "margin": {"regression": 0.02, "classification": 0.01},
+    "endpoint": "last",
+    "family": "task",
+    "confidence": 0.95,
+    "losses": [],
+    "tuned": [],
+    "looks": [],
+    "seeds": [],
+    "targets": {},
+    "average": {},
+    "interactions": {},
+    "levels": {},
+    "questions": [],
+    "size": "",
+}
+"""Declaration of a sweep that declared nothing; all of it is exploratory then."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The declaration of one context, and those of its runs that somebody had seen before.
+
+    Attributes:
+        losses: Losses all of whose runs here were declared before the sweep had any run.
+        expected: Losses that were declared for the context, with or without a run here.
+        first_seeds: Seeds of the first look, which have every candidate.
+        tuned: Keys that were tuned for each loss, the learning rate among them.
+        endpoint: The evaluated step that counts: "last" or "best".
+        target: Value of the task's usual metric on validation to reach; None where none was named.
+        seen_runs: Runs seen before under another declaration, see `seen_before`.
+        asked_runs: run_id of runs of which another sweep had asked other questions.
+        is_smoke: Whether the runs are so short that their verdicts say nothing about losses.
+    """
+
+    losses: tuple[str, ...]
+    expected: frozenset[str]
+    first_seeds: tuple[int, ...]
+    tuned: tuple[str, ...]
+    endpoint: str
+    target: float | None
+    seen_runs: pd.DataFrame
+    asked_runs: frozenset[str]
+    is_smoke: bool
+
+
+def declaration_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The first declaration of a sweep, or the defaults of a sweep that declared nothing."""
+    declarations = plan.get("declarations") or []
+    return {**DEFAULTS, **(declarations[0]["declared"] if declarations else {})}
+
+
+def declared_losses(plan: records.Plan, runs: pd.DataFrame) -> list[str]:
+    """Losses all of whose given runs were declared before the sweep had any run."""
+    first = next(iter(plan.facts["declarations"]), None)
+    if not len(runs) or first is None or first["runs_before"]:
+        return []
+    is_declared = plan.runs.declaration[runs.run_id].eq(first["sha256"]).groupby(runs.loss.array)
+    every = is_declared.all()
+    return sorted(every.index[every])
+
+
+def seen_before(plan: records.Plan, runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs that another sweep had trained under another declaration, or under none.
+
+    Args:
+        plan: Plan of the sweep, which has recorded it of each run.
+        runs: Runs of the sweep, placed.
+
+    Returns:
+        Columns run_id, loss, sweep (its name), declaration (sha256; empty where nothing was
+        declared).
+    """
+    facts = plan.runs.loc[runs.run_id, ["seen_in", "seen_under"]].assign(loss=runs.loss.array)
+    seen = facts[facts.seen_under.notna()].reset_index()[
+        ["run_id", "loss", "seen_in", "seen_under"]
+    ]
+    return seen.set_axis(["run_id", "loss", "sweep", "declaration"], axis="columns")
+
+
+def declared_in_context(plan: records.Plan, runs: pd.DataFrame) -> frozenset[str]:
+    """Losses that the first declaration named in a context; other parameters make another loss.
+
+    A loss whose code was edited since stays one of them, though its runs are declared anew.
+
+    Args:
+        plan: Plan of the sweep.
+        runs: All runs of the context, placed.
+    """
+    if not plan.facts["declarations"]:
+        return frozenset()
+    first = plan.facts["declarations"][0]
+    facts = plan.runs.loc[runs.run_id]
+    is_first = facts.declaration.eq(first["sha256"])
+    is_declared = is_first | facts.cell.isin(first["declared"].get("cells", ()))
+    return frozenset(runs.loss[is_declared.to_numpy(dtype=bool)])
