@@ -7,11 +7,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from lossbench.data import DATA
 from lossbench.data.corruption import realised
@@ -31,7 +29,12 @@ from lossbench.user_code import contained
 log = logging.getLogger(__name__)
 
 Span = tuple[slice, Run]
-"""Contiguous places whose members share one loss, and a run that has it."""
+"""Neighbours that share one loss, and a run that has it."""
+
+CONVOLUTIONS = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class Members:
         inputs, targets, posterior, distributions: By split, [S, N, ...], see `Splits`.
         clean: Train and validation targets before they were corrupted, by split, [S, N, ...]; empty
             where they were not.
-        facts: By seed, what corruption did to the training targets, and their scale: columns of the
-            table `runs`.
+        data_columns: By seed, columns of the table `runs` that describe its data: the effect of
+            corruption on the training targets, and their scale.
         class_counts: Training targets summed over examples, [S, C].
         batches: Of every step.
         hyper: Learning rate, momentum and weight decay, [K] each.
@@ -71,7 +74,7 @@ class Members:
     posterior: dict[str, Tensor]
     distributions: dict[str, Tensor]
     clean: dict[str, Tensor]
-    facts: dict[int, dict[str, Any]]
+    data_columns: dict[int, dict[str, object]]
     class_counts: Tensor
     batches: Batches
     hyper: Hyperparameters
@@ -156,105 +159,140 @@ def assemble(
     ]
     two_examples = _placed(data[0].inputs["train"][:2], device, dtype)
     is_apart = runs_apart(first.model.name, copy.deepcopy(models[0]).to(device), two_examples)
-    least = 1
-    if not is_apart:
-        sizes = [len(x) for splits in data for x in splits.inputs.values()]
-        fewest = data[0].positions * min(first.batch_size, *sizes)
-        least = max(padding, len(pack.runs) + guards(fewest, device))
-    runs = pack.runs + (pack.runs[-1],) * (least - len(pack.runs))
+    runs = pack.runs if is_apart else _padded(pack.runs, data, device, padding)
     spans = slices(Pack(pack.pack_id, runs))
     order = [seeds.index(run.seed) for run in runs]
-    examples = len(data[0].inputs["train"])
-    rows = [batch_indices(seed, examples, first.steps, first.batch_size) for seed in seeds]
+    rows = [
+        batch_indices(seed, len(data[0].inputs["train"]), first.steps, first.batch_size)
+        for seed in seeds
+    ]
     words = [augmentation_words(first, seed) for seed in seeds]
-    inputs = _by_split([splits.inputs for splits in data], device, dtype)
-    targets = _by_split([splits.targets for splits in data], device, dtype)
-    init_shas = [tensors_sha(model.state_dict()) for model in models]
-    # Outputs that a loss has beyond the others' start at zero: what they share is what is equal.
+    fingerprints = {
+        seed: {
+            "init_sha": tensors_sha(model.state_dict()),
+            "batch_sha": tensors_sha({"batches": rows_of_seed, **words_of_seed}),
+            "data_sha": splits.sha,
+        }
+        for seed, model, splits, rows_of_seed, words_of_seed in zip(
+            seeds, models, data, rows, words, strict=True
+        )
+    }
+    # Outputs that a loss has beyond the others' start at zero, so that init_sha is that of all.
     outputs, times = data[0].outputs, first.row.outputs_per_target
     models = [widened(model, outputs=outputs, times=times) for model in models]
     tensors = {name: value.to(device) for name, value in stacked(models, order).items()}
     trainable = dict(models[0].named_parameters())
-    is_probability = [run.row.inverse_link in PROBABILITY_LINKS for run in runs]
+    by_split = _members_data(data, first, device, dtype)
+    batches = Batches(
+        run=first,
+        inputs=by_split["inputs"]["train"],
+        targets=by_split["targets"]["train"],
+        outputs=outputs,
+        positions=data[0].positions,
+        rows=torch.stack(rows).to(device),
+        words=torch.stack([one["words"] for one in words]).to(device) if words[0] else None,
+        seed_index=torch.as_tensor(order, device=device),
+        order=order,
+    )
+    links = [run.row.inverse_link in PROBABILITY_LINKS for run in runs]
+    is_probability = torch.tensor(links, device=device)
     is_proper = ["strictly_proper" in run.row.claims for run in runs]
-    aims, is_corrupted = None, first.corruption.fn not in ("none", "few_samples")
-    # Corrupted labels come from another distribution than the posterior, a teacher's are its own.
-    is_other = is_corrupted or first.has_teacher or DATA[first.data.fn].is_multilabel
-    if "test" in data[0].posterior and not is_other:
-        posteriors = [splits.posterior["test"].flatten(0, -2) for splits in data]
-        counts = [splits.class_counts for splits in data]
-        of_spans = []
-        for span, run in spans:
-            of_span = sorted({*order[span]})  # seeds
-            solved = bayes_points.of(
-                run, [posteriors[at] for at in of_span], [counts[at] for at in of_span]
-            )
-            of_spans += [solved[of_span.index(at)] for at in order[span]]
-        aims = torch.stack(of_spans)
-    posterior = _by_split([splits.posterior for splits in data], device, dtype)
-    distributions = posterior
-    if first.has_teacher:
-        distributions = _by_split([splits.distributions for splits in data], device, dtype)
     return Members(
         runs=runs,
         is_apart=is_apart,
         recorded_count=len(pack.runs),
         spans=spans,
-        inputs=inputs,
-        targets=targets,
-        posterior=posterior,
-        distributions=distributions,
-        # Without the test split, which no corruption touches.
-        clean=_by_split(
-            [{k: v for k, v in splits.clean.items() if k != "test"} for splits in data],
-            device,
-            dtype,
-        ),
-        facts={
-            seed: {
-                **realised(splits),
-                "target_scale": splits.target_scale,
-                **{f"{split}_examples": len(rows) for split, rows in splits.inputs.items()},
-            }
-            for seed, splits in zip(seeds, data, strict=True)
+        **by_split,
+        bayes=_bayes_targets(spans, data, order, bayes_points, device, dtype),
+        data_columns={
+            seed: _data_columns(splits) for seed, splits in zip(seeds, data, strict=True)
         },
         class_counts=torch.stack([splits.class_counts for splits in data]).to(device, dtype),
-        batches=Batches(
-            run=first,
-            inputs=inputs["train"],
-            targets=targets["train"],
-            outputs=outputs,
-            positions=data[0].positions,
-            rows=torch.stack(rows).to(device),
-            words=torch.stack([one["words"] for one in words]).to(device) if words[0] else None,
-            seed_index=torch.as_tensor(order, device=device),
-            order=order,
-        ),
+        batches=batches,
         hyper=Hyperparameters(
             *(
                 torch.tensor([getattr(run, name) for run in runs], dtype=dtype, device=device)
                 for name in ("lr", "momentum", "weight_decay")
             )
         ),
-        is_probability=torch.tensor(is_probability, device=device),
+        is_probability=is_probability,
         has_error=torch.tensor([run.row.has_error for run in runs], device=device),
-        is_distribution=torch.tensor(
-            [either or proper for either, proper in zip(is_probability, is_proper, strict=True)],
-            device=device,
-        ),
-        bayes={} if aims is None else {"test": aims.to(device, dtype)},
-        fingerprints={
-            seed: {
-                "init_sha": init_shas[place],
-                "batch_sha": tensors_sha({"batches": rows[place], **words[place]}),
-                "data_sha": data[place].sha,
-            }
-            for place, seed in enumerate(seeds)
-        },
+        is_distribution=is_probability | torch.tensor(is_proper, device=device),
+        fingerprints=fingerprints,
         model=models[0].to(device),
         parameters={name: value for name, value in tensors.items() if name in trainable},
         buffers={name: value for name, value in tensors.items() if name not in trainable},
     )
+
+
+def _padded(
+    runs: tuple[Run, ...], data: Sequence[Splits], device: torch.device, padding: int
+) -> tuple[Run, ...]:
+    """Runs with repetitions of the last behind them: as guards, and up to `padding` members."""
+    sizes = [len(inputs) for splits in data for inputs in splits.inputs.values()]
+    fewest = data[0].positions * min(runs[0].batch_size, *sizes)
+    count = max(padding, len(runs) + guards(fewest, device))
+    return runs + (runs[-1],) * (count - len(runs))
+
+
+def _members_data(
+    data: Sequence[Splits], run: Run, device: torch.device, dtype: torch.dtype
+) -> dict[str, dict[str, Tensor]]:
+    """The attributes of `Members` that hold data by split, on the device."""
+    posterior = _by_split([splits.posterior for splits in data], device, dtype)
+    distributions = posterior
+    if run.has_teacher:
+        distributions = _by_split([splits.distributions for splits in data], device, dtype)
+    # Without the test split, which no corruption touches.
+    clean = [
+        {split: values for split, values in splits.clean.items() if split != "test"}
+        for splits in data
+    ]
+    return {
+        "inputs": _by_split([splits.inputs for splits in data], device, dtype),
+        "targets": _by_split([splits.targets for splits in data], device, dtype),
+        "posterior": posterior,
+        "distributions": distributions,
+        "clean": _by_split(clean, device, dtype),
+    }
+
+
+def _bayes_targets(
+    spans: Sequence[Span],
+    data: Sequence[Splits],
+    order: Sequence[int],
+    bayes_points: BayesPoints,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """The attribute `Members.bayes`; empty where the posterior of test is not that of the labels.
+
+    Corrupted labels come from another distribution than the posterior, a teacher's are its own.
+    """
+    run = spans[0][1]
+    is_corrupted = run.corruption.fn not in ("none", "few_samples")
+    is_other = is_corrupted or run.has_teacher or DATA[run.data.fn].is_multilabel
+    if "test" not in data[0].posterior or is_other:
+        return {}
+    posteriors = [splits.posterior["test"].flatten(0, -2) for splits in data]
+    counts = [splits.class_counts for splits in data]
+    predictions = []
+    for span, run_of_span in spans:
+        seeds = sorted({*order[span]})
+        solved = bayes_points.of(
+            run_of_span, [posteriors[at] for at in seeds], [counts[at] for at in seeds]
+        )
+        predictions += [solved[seeds.index(at)] for at in order[span]]
+    return {"test": torch.stack(predictions).to(device, dtype)}
+
+
+def _data_columns(splits: Splits) -> dict[str, object]:
+    """Columns of the table `runs` that describe the data of a seed."""
+    return {
+        **realised(splits),
+        "target_scale": splits.target_scale,
+        **{f"{split}_examples": len(rows) for split, rows in splits.inputs.items()},
+    }
 
 
 def initial_model(run: Run, splits: Splits, *, seed: int) -> nn.Module:
@@ -286,7 +324,9 @@ def runs_apart(name: str, model: nn.Module, inputs: Tensor) -> bool:
         model: On the device; its buffers may change.
         inputs: Two examples, on the device.
     """
-    if inputs.device.type == "cpu" and any(isinstance(part, _ConvNd) for part in model.modules()):
+    if inputs.device.type == "cpu" and any(
+        isinstance(part, CONVOLUTIONS) for part in model.modules()
+    ):
         return True
     state = {key: value.detach()[None] for key, value in model.state_dict().items()}
     try:

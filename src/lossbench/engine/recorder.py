@@ -98,14 +98,14 @@ class Recorder:
         self._saved = (len(self._steps), len(self._evals))
 
     def tables(
-        self, state: State, *, seconds: float, facts: Mapping[str, str]
+        self, state: State, *, seconds: float, environment: Mapping[str, str]
     ) -> dict[str, pa.Table]:
         """The five tables of the pack's runs; padding is left out.
 
         Args:
             state: After training: who lived, and until when.
             seconds: The whole training took.
-            facts: Further ones for the column `environment`.
+            environment: Further fields for the column `environment`.
         """
         count = self._members.recorded_count
         outcomes = []
@@ -126,11 +126,11 @@ class Recorder:
                 "stop_step": outcome.stop_step,
                 "best_step": self._best_step(place, outcome),
                 **self._members.fingerprints[run.seed],
-                **self._members.facts[run.seed],
+                **self._members.data_columns[run.seed],
                 "parameters": sum(of_all[place].numel() for of_all in parameters),
                 "shared_sha": run.shared_sha,
                 "env_sha": environment_sha(device, run.precision),
-                "environment": environment_json(facts),
+                "environment": environment_json(environment),
                 "device": device,
                 "precision": run.precision,
                 "threads": torch.get_num_threads(),

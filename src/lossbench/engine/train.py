@@ -53,7 +53,7 @@ def train(
     padding: int,
     flush: Callable[[int, Snapshot], None],
     saved: Saved | None = None,
-    facts: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
     strategies: Sequence[str] = (),
     cache: WorkerCache | None = None,
     finished: Callable[[State], None] = lambda state: None,
@@ -69,7 +69,7 @@ def train(
             done and what takes a snapshot of the state; that is of now, so take it at once. What it
             raises ends the training.
         saved: Where to go on, instead of from the start; same pack, data, versions and threads.
-        facts: Further ones for the column `environment`.
+        environment: Further fields for the column `environment`.
         strategies: Names of optional strategies to use where they serve, see `strategies.OPTIONS`.
         cache: Results shared with the packs that this process trained before; None for none.
         finished: Called with the state after the last update.
@@ -82,83 +82,120 @@ def train(
         ValueError: The batch is larger than the training split.
         OtherStart: What is saved began with other data, parameters or batches.
     """
-    cache = cache or WorkerCache()
     keep_freed_memory()
     with arithmetic(device, pack.runs[0].precision):
-        start = time.monotonic()
-        members = assemble(
-            pack,
-            splits_by_seed,
-            device=device,
-            padding=padding,
-            bayes_points=cache.bayes_points,
+        training = _Training(
+            pack, splits_by_seed, device, padding, strategies, cache or WorkerCache()
         )
-        run, recorder = members.runs[0], Recorder(pack, members, device=device)
-        strategy = strategy_of(members)
-        updates = Updates(members, strategy, recorder.fail)
-        advance = advance_of(updates, strategies, device.type, cache.captures)
-        instruments = Instruments(members, strategy.forward)
-        state = updates.start()
         if saved is not None:
-            content = decoded(saved.checkpoint, device=device)
-            refuse_other_start(content["fingerprints"], members.fingerprints)
-            state.write(content["state"])
-            start -= content["seconds"]
-            recorder.restore(
-                content["failures"], [decoded(part, device=device) for part in saved.parts]
-            )
+            training.restore(saved)
+        training.run(flush)
+        finished(training.state)
+        return training.tables(environment or {})
 
-        def record_evaluation(step: int) -> None:
-            is_last = step == run.steps
-            evaluation = evaluate(members, strategy.forward, state, is_last=is_last)
-            state.freeze(evaluation.is_finite)
-            recorder.evals(step, evaluation.values)
-            recorder.examples(evaluation.examples)
 
-        def snapshot() -> Saved:
-            seconds = time.monotonic() - start
-            content = {
-                "state": state.values,
-                "failures": recorder.failures,
-                "seconds": seconds,
-                "fingerprints": members.fingerprints,
-            }
-            return Saved(int(state.clock), encoded(content), (encoded(recorder.part()),))
+class _Training:
+    """One pack in training: its members, their state, and its records.
 
-        def is_observed(step: int) -> bool:
-            """Whether anything is logged, measured or evaluated at a step."""
-            is_regular = step % run.log_every == 0 or step % run.eval_every == 0
-            return is_regular or bool(instruments.due(step))
+    Args: as for `train`.
+    """
 
+    def __init__(
+        self,
+        pack: Pack,
+        splits_by_seed: Mapping[int, Splits],
+        device: torch.device,
+        padding: int,
+        strategies: Sequence[str],
+        cache: WorkerCache,
+    ) -> None:
+        self._start, self._device = time.monotonic(), device
+        self._members = assemble(
+            pack, splits_by_seed, device=device, padding=padding, bayes_points=cache.bayes_points
+        )
+        self._recorder = Recorder(pack, self._members, device=device)
+        self._strategy = strategy_of(self._members)
+        self._updates = Updates(self._members, self._strategy, self._recorder.fail)
+        self._advance = advance_of(self._updates, strategies, device.type, cache.captures)
+        self._instruments = Instruments(self._members, self._strategy.forward)
+        self.state = self._updates.start()
+
+    def run(self, flush: Callable[[int, Snapshot], None]) -> None:
+        """Make all updates that are left; log, measure and evaluate at the steps due for it."""
+        run, state, recorder = self._members.runs[0], self.state, self._recorder
         step = int(state.clock)
         while step < run.steps:
             if step % run.eval_every == 0:
-                record_evaluation(step)
-            names, count = instruments.due(step), 1
-            if names:
-                update = updates.with_tensors(state)
+                self._evaluate(step)
+            instruments, count = self._instruments.due(step), 1
+            if instruments:
+                update = self._updates.with_tensors(state)
                 if step % run.log_every == 0:
-                    recorder.steps(step, updates.probed(update, state))
-                recorder.instruments(step, instruments.measured(names, step, update, state))
+                    recorder.steps(step, self._updates.probed(update, state))
+                values = self._instruments.measured(instruments, step, update, state)
+                recorder.instruments(step, values)
             elif step % run.log_every == 0:
-                recorder.steps(step, advance.logged(state))
+                recorder.steps(step, self._advance.logged(state))
             else:
-                most = min(advance.max_updates, run.steps - step)
-                while count < most and not is_observed(step + count):
+                most = min(self._advance.max_updates, run.steps - step)
+                while count < most and not self._is_observed(step + count):
                     count += 1
-                advance.advance(state, count)
+                self._advance.advance(state, count)
             step += count
             if step < run.steps:
-                flush(step, snapshot)
-        record_evaluation(run.steps)
+                flush(step, self.snapshot)
+        self._evaluate(run.steps)
         assert int(state.clock) == run.steps  # which also waits until the device has done them
-        finished(state)
-        names = " ".join(name for name in (strategy.name, advance.name) if name)
-        return recorder.tables(
-            state,
-            seconds=time.monotonic() - start,
-            facts={**(facts or {}), "strategy": names},
-        )
+
+    def _is_observed(self, step: int) -> bool:
+        """Whether anything is logged, measured or evaluated at a step."""
+        run = self._members.runs[0]
+        is_regular = step % run.log_every == 0 or step % run.eval_every == 0
+        return is_regular or bool(self._instruments.due(step))
+
+    def _evaluate(self, step: int) -> None:
+        """Record all metrics, and freeze members whose outputs are not finite."""
+        is_last = step == self._members.runs[0].steps
+        forward = self._strategy.forward
+        evaluation = evaluate(self._members, forward, self.state, is_last=is_last)
+        self.state.freeze(evaluation.is_finite)
+        self._recorder.evals(step, evaluation.values)
+        self._recorder.examples(evaluation.examples)
+
+    def snapshot(self) -> Saved:
+        """The present state, and the records since the snapshot before."""
+        content = {
+            "state": self.state.values,
+            "failures": self._recorder.failures,
+            "seconds": time.monotonic() - self._start,
+            "fingerprints": self._members.fingerprints,
+        }
+        part = encoded(self._recorder.part())
+        return Saved(int(self.state.clock), encoded(content), (part,))
+
+    def restore(self, saved: Saved) -> None:
+        """Go on from a snapshot.
+
+        Raises:
+            OtherStart: The snapshot began with other data, parameters or batches.
+        """
+        content = decoded(saved.checkpoint, device=self._device)
+        refuse_other_start(content["fingerprints"], self._members.fingerprints)
+        self.state.write(content["state"])
+        self._start -= content["seconds"]
+        parts = [decoded(part, device=self._device) for part in saved.parts]
+        self._recorder.restore(content["failures"], parts)
+
+    def tables(self, environment: Mapping[str, str]) -> dict[str, pa.Table]:
+        """The five tables of the pack.
+
+        Args:
+            environment: Further fields for the column `environment`.
+        """
+        names = " ".join(name for name in (self._strategy.name, self._advance.name) if name)
+        seconds = time.monotonic() - self._start
+        environment = {**environment, "strategy": names}
+        return self._recorder.tables(self.state, seconds=seconds, environment=environment)
 
 
 def refuse_other_start(

@@ -228,7 +228,7 @@ class Training:
                 device=torch.device(engine.device),
                 padding=engine.padding,
                 flush=self,
-                facts={"packs": measured.mode},
+                environment={"packs": measured.mode},
                 strategies=engine.strategies,
                 cache=self.cache,
             )
