@@ -1,4 +1,4 @@
-"""How processes of this machine begin, and how much of it they may use: cores and memory."""
+"""Starts processes of this machine, and says which cores and memory they may use."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TRAINING = ("lossbench.sweep.worker", "lossbench.report.pictures")
 """Modules of the processes of a command that trains, and then draws."""
 
 _ONE_AT_A_TIME = threading.RLock()
-"""Held while processes begin: what is changed for that is the whole process's."""
+"""Held while processes begin, because that changes settings of the whole process."""
 
 BYTES_A_WORKER = 2**30
 """Of memory that has to be free for a process that trains, its tensors included."""
@@ -46,10 +46,10 @@ def begin(
     """Begin a process, which the signals that ask for an end do not reach.
 
     Args:
-        target: One that can be imported.
-        arguments: What it is given; they are pickled.
-        modules: What it needs; only the first call's are imported once for all.
-        ends_with_parent: Whether it ends at once when this process does, however that ends.
+        target: A function that can be imported.
+        arguments: Arguments of the function; they are pickled.
+        modules: Modules that the process needs; only the first call's are imported once for all.
+        ends_with_parent: Whether the process ends at once when this one does, in whatever way.
     """
     context: Any = get_context(START_METHOD)
     process = context.Process(
@@ -83,7 +83,7 @@ def beginning(modules: Sequence[str]) -> Iterator[None]:
 
 
 def prepare(modules: Sequence[str]) -> None:
-    """Have what processes will need imported on another core, while this one goes on.
+    """Import modules for later processes on another core, while this process goes on.
 
     Args:
         modules: As of `begin`.
@@ -93,12 +93,12 @@ def prepare(modules: Sequence[str]) -> None:
 
 
 def inherited() -> tuple[dict[str, str], int]:
-    """What `inherit` takes: this process's environment, and its mask of new files."""
+    """This process's environment, and its mask of new files: the arguments of `inherit`."""
     return dict(os.environ), umask()
 
 
 def inherit(environment: dict[str, str], mask: int) -> None:
-    """Make a process like its parent, which the one that it is a copy of need not be any more."""
+    """Give this process its parent's environment; the fork server keeps that of its own start."""
     os.environ.clear()
     os.environ.update(environment)
     os.umask(mask)

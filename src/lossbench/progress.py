@@ -1,4 +1,4 @@
-"""How far something is: a bar on a terminal and in a notebook, elsewhere a line now and then."""
+"""Progress of some work: a bar on a terminal and in a notebook, elsewhere a line now and then."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ PAUSE = 20.0
 
 
 def progress(total: int, *, unit: str, title: str, initial: int = 0) -> std.tqdm:
-    """What shows that of `total` units some have ended, by its `update`.
+    """A bar, or a logger of lines, whose `update` is called with the number of units that ended.
 
     Args:
-        total: How many there are.
-        unit: What they are, in the singular.
-        title: What it begins with; empty: nothing is shown.
-        initial: How many had ended before.
+        total: Number of units.
+        unit: Name of a unit, in the singular.
+        title: First words of the bar; empty: nothing is shown.
+        initial: Number of units that had ended before.
     """
-    facts = {"total": total, "unit": unit, "desc": title, "initial": initial}
-    facts |= {"leave": False, "disable": not title}
+    fields = {"total": total, "unit": unit, "desc": title, "initial": initial}
+    fields |= {"leave": False, "disable": not title}
     if IS_NOTEBOOK or sys.stderr.isatty():
-        return tqdm(**facts)
-    return _Lines(**facts, mininterval=PAUSE, miniters=0, file=io.StringIO(), bar_format=LINE)
+        return tqdm(**fields)
+    return _Lines(**fields, mininterval=PAUSE, miniters=0, file=io.StringIO(), bar_format=LINE)
 
 
 IS_NOTEBOOK = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)

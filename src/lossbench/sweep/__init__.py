@@ -1,4 +1,4 @@
-"""One folder of runs: who trains which pack, how far it is, what becomes of those that break."""
+"""One folder of runs: planned, trained pack by pack, watched, halved where a pack breaks."""
 
 from lossbench.sweep.preflight import preflight, splits_of
 from lossbench.sweep.sweep import Sweep

@@ -1,16 +1,16 @@
-"""Who trains packs: this process, or several of this machine. Clusters: `slurm`, `executors`."""
+"""Trainers of packs: this process, or several of this machine. Clusters: `slurm`, `executors`."""
 
 from __future__ import annotations
 
+import abc
 import logging
 import signal
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from pathlib import Path
-from typing import Protocol
+from typing import Self
 
 from lossbench import store
 from lossbench.engine import failed
@@ -23,18 +23,18 @@ from lossbench.sweep.worker import Died, Worker
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
-"""Between two looks at processes."""
+"""Pause between two looks at processes."""
 
 TRIES = 2
-"""How often a pack that a cluster could not train is tried as it is."""
+"""Times that a pack which a cluster could not train is tried undivided."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a backend has done with the packs that it was given.
+    """Result of a backend's work on packs.
 
     Attributes:
-        ended: How many runs came to an end.
+        ended: Number of runs that came to an end.
         abandoned: Packs that the command does not wait for any longer, by pack_id, with the reason.
     """
 
@@ -42,28 +42,38 @@ class Trained:
     abandoned: Mapping[str, tuple[OpenPack, str]] = field(default_factory=dict)
 
 
-class Backend(AbstractContextManager["Backend"], Protocol):
-    """Trains packs. Who makes a backend ends it: leaving the context ends all that it began."""
+class Backend(abc.ABC):
+    """Trainer of packs, a context manager: leaving the context ends all processes of the backend.
+
+    Attributes:
+        trainer: Settings of a training.
+        packs_at_once: Packs that train at the same time; a sweep is not divided into fewer.
+    """
 
     trainer: Trainer
+    packs_at_once: int = 1
 
-    @property
-    def packs_at_once(self) -> int:
-        """Packs that it trains at the same time; a sweep is not divided into fewer."""
-        ...
+    def __enter__(self) -> Self:
+        return self
 
-    def check(self) -> None:
-        """Refuse what cannot be, before anything is written.
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:  # noqa: B027  a backend without processes has nothing to end
+        """End all processes and connections of the backend."""
+
+    def check(self) -> None:  # noqa: B027  most backends need nothing
+        """Refuse a machine on which the backend cannot train, before anything is written.
 
         Raises:
-            ConfigError: It cannot train anything on this machine.
+            ConfigError: The machine lacks a program, a package or a connection.
         """
-        ...
 
     def queued(self, sweep_folder: Path) -> set[str]:
         """Packs, by pack_id, that wait in the backend's own queue and stay whole there."""
-        ...
+        return set()
 
+    @abc.abstractmethod
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
         """Train packs, in halves where they break, until all have ended or an end is asked for.
 
@@ -74,33 +84,20 @@ class Backend(AbstractContextManager["Backend"], Protocol):
             ConfigError: No process can be begun, or the card's memory is too small.
             store.StoreError: A file of the sweep is damaged or cannot be written.
         """
-        ...
 
 
-class InProcess(AbstractContextManager["InProcess"]):
-    """The backend that is this process: one pack after the other."""
-
-    packs_at_once = 1
+class InProcess(Backend):
+    """Trains in this process, one pack after the other."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-
-    def __exit__(self, *_: object) -> None:
-        """It has begun nothing."""
-
-    def check(self) -> None:
-        """Any machine will do."""
-
-    def queued(self, sweep_folder: Path) -> set[str]:
-        """It has no queue."""
-        return set()
 
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
         """See `Backend`; a pack whose last process was killed trains in a process of its own."""
         return Trained(
             sum(
-                self._train(pack, f"pack {place}/{len(packs)}", stop)
-                for place, pack in enumerate(packs, 1)
+                self._train(pack, f"pack {number}/{len(packs)}", stop)
+                for number, pack in enumerate(packs, 1)
             )
         )
 
@@ -118,15 +115,15 @@ class InProcess(AbstractContextManager["InProcess"]):
         return ended + sum(self._train(half, title, stop) for half in halves)
 
 
-class Processes(AbstractContextManager["Processes"]):
-    """The backend that is several processes of this machine, which live as long as it does.
+class Processes(Backend):
+    """Trains in several processes of this machine, which live as long as the backend does.
 
-    Each trains with the threads that `engine.threads` says, so that results are the bits of a
-    single process.
+    Each process trains with `engine.threads` threads, so that results are the bits of a single
+    process.
 
     Args:
-        trainer: How they train.
-        count: Of processes.
+        trainer: Settings of a training.
+        count: Number of processes.
     """
 
     def __init__(self, trainer: Trainer, count: int) -> None:
@@ -134,19 +131,13 @@ class Processes(AbstractContextManager["Processes"]):
         self.packs_at_once = count
         self.processes: list[Worker] = []
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the processes; their packs go on from their checkpoints."""
         for process in self.processes:
             process.release()
         for process in self.processes:
             process.join()
         self.processes = []
-
-    def check(self) -> None:
-        """Any machine will do."""
-
-    def queued(self, sweep_folder: Path) -> set[str]:
-        """It has no queue."""
-        return set()
 
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
         """See `Backend`; the longest packs first. One pack alone is no reason to begin several."""
@@ -155,7 +146,7 @@ class Processes(AbstractContextManager["Processes"]):
         try:
             return Trained(self._train(packs, stop))
         except BaseException:
-            self.__exit__()
+            self.close()
             raise
 
     def _train(self, packs: Sequence[OpenPack], stop: Stop) -> int:
@@ -204,20 +195,20 @@ class Processes(AbstractContextManager["Processes"]):
 
 
 def longest_first(packs: Sequence[OpenPack]) -> list[OpenPack]:
-    """Packs in the order in which they end soonest as a whole."""
+    """Packs, the longest first: in that order all of them end soonest."""
     return sorted(packs, key=lambda pack: sum(run.steps for run in pack.runs), reverse=True)
 
 
 def run_count(packs: Sequence[OpenPack]) -> int:
-    """How many runs there are in them."""
+    """Number of runs in packs."""
     return sum(len(pack.runs) for pack in packs)
 
 
 class RetryPolicy:
-    """Packs that came back from a cluster before they were finished, and what becomes of them.
+    """Counts the unfinished packs that came back from a cluster: retried, halved or abandoned.
 
     Args:
-        engine: How they are trained.
+        engine: Settings of the engine.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -226,16 +217,15 @@ class RetryPolicy:
         self.others: Counter[str] = Counter()  # that no run is to blame for, by pack_id
 
     def reason(self, pack: OpenPack, how: str, *, is_of_pack: bool, last_words: str = "") -> str:
-        """Judge one more: a pack that ends again at the same step goes on in halves.
+        """Reason to abandon a pack; empty where it is to be tried again.
+
+        A pack that ends again at the same step is halved.
 
         Args:
-            pack: The pack.
-            how: What became of it.
+            pack: The pack, which has ended unfinished.
+            how: Description of its end.
             is_of_pack: Whether its runs may be to blame, not a machine.
-            last_words: What its process wrote, for who looks for the cause.
-
-        Returns:
-            Why it was tried often enough; empty where it is to be tried again.
+            last_words: End of its process's output, to look for the cause.
         """
         record = pack.record
         if record is None or pack.is_leased:
@@ -257,12 +247,12 @@ def split_pack(pack: OpenPack, error: Exception, engine: Engine) -> tuple[int, l
 
     Args:
         pack: The pack.
-        error: Why it could not be trained.
-        engine: How it was trained.
+        error: Cause.
+        engine: Settings of the engine.
 
     Returns:
-        How many runs have failed with it, and the halves. Neither where the pack is another one by
-        now, or another process has it.
+        Number of runs that have failed with the pack, and the halves. Neither where the pack is
+        another one by now, or another process has it.
 
     Raises:
         ConfigError: The card's memory is too small; every pack there is padded to one size, so a

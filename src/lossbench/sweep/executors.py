@@ -37,14 +37,21 @@ from lossbench.errors import in_a_line
 from lossbench.processes import beginning, cores
 from lossbench.progress import progress
 from lossbench.question import ENGINE_SCHEMA, ConfigError
-from lossbench.sweep.backend import Processes, RetryPolicy, Trained, longest_first, run_count
+from lossbench.sweep.backend import (
+    Backend,
+    Processes,
+    RetryPolicy,
+    Trained,
+    longest_first,
+    run_count,
+)
 from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.training import Interrupted, Stop, Trainer, is_out_of_memory
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-"""Between two looks of a command at packs, and of a worker at the lock of its command."""
+"""Pause between two looks of a command at packs, and of a worker at the command's lock."""
 
 ANSWERING = 10
 """Seconds that a scheduler may take to answer."""
@@ -56,7 +63,7 @@ COMMANDS = Path("commands")
 that is training for it."""
 
 BYTES_OF_OBJECTS = 80 * 2**20
-"""The least that Ray takes for its store of objects, where none of ours ever lies."""
+"""Least size of Ray's store of objects, which stays empty here."""
 
 
 # ---- on the worker -------------------------------------------------------------------------------
@@ -64,14 +71,14 @@ BYTES_OF_OBJECTS = 80 * 2**20
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker says of a pack that it was given.
+    """A worker's answer to one pack.
 
     Attributes:
-        machine: Its name.
-        instructions: What its processor can do, in PyTorch's word; bits depend on it.
-        ended: How many runs came to an end.
-        refusal: Why it trained nothing of the pack; empty where it did.
-        lines: What was logged meanwhile: logger, level, text.
+        machine: Name of the worker's machine.
+        instructions: PyTorch's word for the processor's instructions; bits depend on them.
+        ended: Number of runs that came to an end.
+        refusal: Reason for which the worker trained nothing; empty where it trained.
+        lines: Lines that were logged meanwhile: logger, level, text.
     """
 
     machine: str
@@ -82,7 +89,7 @@ class Answer:
 
 
 def versions() -> dict[str, str]:
-    """What a worker must have in common with the command that it trains for."""
+    """Versions that a worker must have in common with its command."""
     return {
         "lossbench": lossbench.__version__,
         "engine": str(ENGINE_SCHEMA),
@@ -97,9 +104,9 @@ def train_there(
     """Train a pack as long as a command holds a lock.
 
     Args:
-        trainer: How to train.
+        trainer: Settings of a training.
         pack: The pack; its folder is absolute.
-        lock: Of the command, in the sweep's folder.
+        lock: The command's lock, in the sweep's folder.
         expected: The command's `versions`.
     """
     answer = Answer(socket.gethostname(), torch.backends.cpu.get_cpu_capability())
@@ -122,11 +129,11 @@ def train_there(
 
 
 def _unfitness(pack: OpenPack, expected: Mapping[str, str]) -> str:
-    """Why this worker can train no pack of a command; empty where it can."""
-    mine = versions()
-    if others := [name for name in expected if mine[name] != expected[name]]:
-        told = ", ".join(f"{name} {mine[name]} and not {expected[name]}" for name in others)
-        return f"it has {told}: give it the versions of the command"
+    """Reason for which this worker can train no pack of a command; empty without one."""
+    present = versions()
+    if others := [name for name in expected if present[name] != expected[name]]:
+        different = ", ".join(f"{name} {present[name]} and not {expected[name]}" for name in others)
+        return f"it has {different}: give it the versions of the command"
     if not pack.sweep_folder.is_dir():
         return f"it does not see {pack.sweep_folder}: keep the sweep in a folder that all see"
     return ""
@@ -134,7 +141,7 @@ def _unfitness(pack: OpenPack, expected: Mapping[str, str]) -> str:
 
 @contextlib.contextmanager
 def _held(lock: Path) -> Iterator[Stop]:
-    """A stop that asks for an end as soon as nobody holds a lock."""
+    """Yields a stop that asks for an end as soon as nobody holds a lock."""
     stop, is_over = Stop(), threading.Event()
 
     def watch() -> None:
@@ -160,8 +167,8 @@ def _training(lock: Path, pack: OpenPack) -> Iterator[None]:
     Raises:
         store.StoreError: The command does not hold its own.
     """
-    mine = lock.with_suffix(f".{pack.pack_id}")
-    with store.lock(mine, patience=ANSWERING):
+    own_lock = lock.with_suffix(f".{pack.pack_id}")
+    with store.lock(own_lock, patience=ANSWERING):
         try:
             # Looked at only now, so that a command that lets go sees this worker.
             if not store.is_held(lock):
@@ -171,11 +178,11 @@ def _training(lock: Path, pack: OpenPack) -> Iterator[None]:
                 )
             yield
         finally:
-            mine.unlink(missing_ok=True)
+            own_lock.unlink(missing_ok=True)
 
 
 class _Lines(logging.Handler):
-    """Keeps what this thread logs: a worker may train a pack in each of several."""
+    """Keeps the lines that this thread logs: a worker may train a pack in each of several."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,13 +197,13 @@ class _Lines(logging.Handler):
 # ---- in the command ------------------------------------------------------------------------------
 
 
-class ExecutorBackend(AbstractContextManager["ExecutorBackend"]):
-    """The backend that is the workers of a cluster, behind an executor of `concurrent.futures`.
+class ExecutorBackend(Backend):
+    """Trains on the workers of a cluster, behind an executor of `concurrent.futures`.
 
     Args:
-        trainer: How they train.
-        cluster: Gives the executor, and how many packs its workers train at a time now.
-        workers: How many a sweep is divided for; 0 for as many as there are.
+        trainer: Settings of a training.
+        cluster: Gives the executor, and the number of packs that its workers train at a time now.
+        workers: Number of workers for which a sweep is divided; 0 for all workers there are.
     """
 
     def __init__(self, trainer: Trainer, cluster: Cluster, *, workers: int = 0) -> None:
@@ -212,7 +219,8 @@ class ExecutorBackend(AbstractContextManager["ExecutorBackend"]):
         self.stack = contextlib.ExitStack()
         self.executor: Executor | None = None
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Disconnect from the cluster; one of this machine's own ends."""
         self.stack.close()
         self.executor = None
 
@@ -228,7 +236,7 @@ class ExecutorBackend(AbstractContextManager["ExecutorBackend"]):
             log.info("workers train %d packs at a time", count)
 
     def queued(self, sweep_folder: Path) -> set[str]:
-        """What waited for a worker ends with its command: it has no queue."""
+        """Always empty: pending packs are cancelled with the command."""
         return set()
 
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
@@ -268,11 +276,9 @@ class ExecutorBackend(AbstractContextManager["ExecutorBackend"]):
             lock.unlink(missing_ok=True)
             for future in futures:
                 future.cancel()
-        is_told = False
+        if any(map(store.is_held, folder.glob(f"{lock.stem}.*"))):
+            log.info("waiting for workers, which commit what they train")
         while any(map(store.is_held, folder.glob(f"{lock.stem}.*"))):
-            if not is_told:
-                log.info("waiting for workers, which commit what they train")
-            is_told = True
             time.sleep(0.1)
         stop.check()
         if ended:
@@ -283,7 +289,7 @@ class ExecutorBackend(AbstractContextManager["ExecutorBackend"]):
         return Trained(0, left)
 
     def _ended(self, pack: OpenPack, future: Future[Answer]) -> tuple[int, str]:
-        """How many runs of a pack have ended, and why it was tried often enough, if it was."""
+        """Number of a pack's runs that have ended, and the reason to abandon it, or ""."""
         try:
             answer = future.result()
         except Exception as error:
@@ -302,7 +308,7 @@ class ExecutorBackend(AbstractContextManager["ExecutorBackend"]):
         return 0, self.retries.reason(pack, how, is_of_pack=is_of_pack)
 
     def _tell(self, answer: Answer) -> None:
-        """Log what a worker logged, and that there are processors of several kinds."""
+        """Log the lines of a worker, and warn of processors of several kinds."""
         for name, level, text in answer.lines:
             logging.getLogger(name).log(level, "%s: %s", answer.machine, text)
         if answer.instructions not in self.machines:
@@ -321,7 +327,7 @@ class ExecutorBackend(AbstractContextManager["ExecutorBackend"]):
 
 @contextlib.contextmanager
 def dask(launcher: LauncherNode, threads: int) -> Iterator[tuple[Executor, int]]:
-    """An executor of Dask, and how many packs its workers train at a time now."""
+    """An executor of Dask, and the number of packs that its workers train at a time now."""
     distributed = _package("distributed", "dask")
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # we say what matters to a sweep
     address, words = launcher.address, {}
@@ -346,7 +352,7 @@ def dask(launcher: LauncherNode, threads: int) -> Iterator[tuple[Executor, int]]
 
 @contextlib.contextmanager
 def ray(launcher: LauncherNode, threads: int) -> Iterator[tuple[Executor, int]]:
-    """An executor of Ray, and how many packs its nodes train at a time now."""
+    """An executor of Ray, and the number of packs that its nodes train at a time now."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     package = _package("ray", "ray")
     words: dict[str, Any] = {"address": launcher.address}
@@ -374,11 +380,11 @@ def ray(launcher: LauncherNode, threads: int) -> Iterator[tuple[Executor, int]]:
 
 
 class RayExecutor(Executor):
-    """What Ray does not bring: its tasks behind Python's interface.
+    """Tasks of Ray behind Python's interface, which Ray itself does not bring.
 
     Args:
-        package: Ray, connected.
-        threads: Processors that a task takes.
+        package: The package `ray`, connected.
+        threads: Number of processors that a task takes.
     """
 
     def __init__(self, package: Any, threads: int) -> None:
@@ -398,7 +404,7 @@ def _refuse_nobody(address: str | None) -> None:
 
 
 CLUSTERS: dict[str, Callable[[LauncherNode, int], Any]] = {"dask": dask, "ray": ray}
-"""What `hydra.launcher.executor` may name."""
+"""Clusters that `hydra.launcher.executor` may name."""
 
 
 def _package(name: str, extra: str) -> Any:

@@ -1,4 +1,4 @@
-"""The first call of somebody's functions, in a process that may end or hang: that is seen."""
+"""First calls of the user's functions, in a trial process that may end or hang."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ RETURNED: set[tuple[str, Callable[..., Any], str]] = set()
 
 
 class FirstCalls(TrialProcess):
-    """Calls somebody's functions in a process of its own.
+    """Calls the user's functions in a trial process; lossbench's own functions are not called.
 
     Each method raises ConfigError where a call ended the process, did not return in time, changed
-    torch's functions, or, of a loss, gave an example another value beside other examples. What a
-    function raises is no concern of theirs. Lossbench's own functions are not called.
+    torch's functions, or, of a loss, gave an example another value beside other examples. An error
+    that a function raises is ignored: its runs report it.
     """
 
     cure = "mend it, or allow it more with engine.patience=SECONDS"
@@ -57,7 +57,7 @@ class FirstCalls(TrialProcess):
             RETURNED.add(key)
 
 
-# What a function raises is said where it is called for its runs; here it is passed over.
+# An error that a function raises is reported where its runs call it; here it is ignored.
 RAISED = (Exception, SystemExit, KeyboardInterrupt)
 
 

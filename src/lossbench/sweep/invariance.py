@@ -35,7 +35,7 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "stack": {},
     "vmap": {"normalisation": "layer"},
 }
-"""By strategy, what makes a perceptron compute by it; a loop's members meet nowhere."""
+"""Parameters by strategy that make a perceptron compute by it; a loop's members meet nowhere."""
 
 MEASURED = {
     "steps": ("loss_value", "gradient_norm", "output_gradient_norm", "error_norm", "update_ratio"),
@@ -46,12 +46,12 @@ MEASURED = {
 
 @dataclass(frozen=True)
 class Invariance:
-    """How far the records of members differ with their pack-mates.
+    """Differences of the records of members with their pack-mates.
 
     Attributes:
         device: "cpu" or "cuda".
-        compared: How many values of the records were compared.
-        differing: How many of them were not the same bits.
+        compared: Number of values of the records that were compared.
+        differing: Number of these values whose bits differ.
         worst: Largest difference relative to the value.
     """
 
@@ -62,7 +62,7 @@ class Invariance:
 
     @property
     def mode(self) -> str:
-        """What the records say of it."""
+        """Word of the records for the invariance."""
         return "bitwise" if not self.differing else f"within {self.worst:.0e}"
 
 
@@ -139,10 +139,10 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
             [runs[0::2], runs[1::2]],
         ):
             divided = _records(division, device, padding, cache)
-            for key, theirs in whole.items():
-                mine = divided[key]
-                same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
-                off = np.abs(mine - theirs)[~same] / np.maximum(np.abs(theirs[~same]), 1e-30)
+            for key, expected in whole.items():
+                values = divided[key]
+                same = (values == expected) | (np.isnan(values) & np.isnan(expected))
+                off = np.abs(values - expected)[~same] / np.maximum(np.abs(expected[~same]), 1e-30)
                 compared += len(same)
                 differing += int((~same).sum())
                 worst = max([worst, *off.tolist()])

@@ -1,7 +1,7 @@
-"""Which pack holds which runs, and how far they are.
+"""Packs of a sweep: the runs of each, and their progress.
 
 Packs are written down before they train, so that every process of a sweep, now or after a crash,
-finds the same ones. A lease is a process's hold on one of them: who has it may train the pack.
+finds the same packs. A lease is a process's hold on a pack: its holder may train the pack.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from lossbench.question import Run, packs
 from lossbench.question.packs import Pack
 
 ATTEMPTS = 2
-"""How often a run that fails is trained, by one command after the other."""
+"""Times that a run which fails is trained, by one command after the other."""
 
 LOCK_PATIENCE = 60.0
 """Seconds to wait for another process that changes the plan or the packs of a sweep."""
 
 PACK_NAME = re.compile(r"[0-9a-f]{8,64}")
-"""Names of folders that sweeps make; what is called otherwise is somebody else's."""
+"""Names of folders that sweeps make; other folders are not ours."""
 
 PLANNED = {"status": "missing", "reason": ""}
 
@@ -39,9 +39,9 @@ class OpenPack:
     """A pack that is not finished, in its folder.
 
     Attributes:
-        folder: Of the pack; its name is the pack_id.
-        runs: Its runs.
-        is_suspect: The process that trained it last ended without a word.
+        folder: Folder of the pack; its name is the pack_id.
+        runs: Runs of the pack.
+        is_suspect: Whether the process that trained the pack last ended without a word.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class OpenPack:
 
     @property
     def pack(self) -> Pack:
-        """What the engine trains."""
+        """The pack as the engine takes it."""
         return Pack(self.pack_id, self.runs)
 
     @property
@@ -89,11 +89,11 @@ class Inventory:
     """The packs of a sweep's folder as they are now; to be used under the sweep's lock.
 
     Args:
-        folder: Of the sweep.
+        folder: Folder of the sweep.
 
     Attributes:
         statuses: Status and reason by run_id, the best that any pack records.
-        failures: How often each run has failed.
+        failures: Number of failures by run_id.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -118,13 +118,13 @@ class Inventory:
                 self.failures[run_id] += facts["status"] == "failed"
 
     def check(self, checked: set[Path]) -> None:
-        """Read every file of the finished packs, as a report will.
+        """Read every file of the finished packs, like a report.
 
         Args:
             checked: Folders of packs that need not be read again; those that were are added.
 
         Raises:
-            store.StoreError: One is damaged: what is trained beside it would have no verdict.
+            store.StoreError: One is damaged: runs trained beside it would have no verdict.
         """
         for pack_dir, record in self.records.items():
             if record["is_finished"] and pack_dir not in checked:
@@ -144,9 +144,9 @@ class Inventory:
         """The unfinished packs of runs; runs that have none get one.
 
         Args:
-            runs: What has to be trained.
+            runs: Runs to be trained.
             pack_size: Most members of a new pack.
-            allowed: How often each run may have failed before; see `ATTEMPTS`.
+            allowed: Number of failures that each run may have; see `ATTEMPTS`.
             packs_at_once: Packs that train at the same time.
             queued: Packs, by pack_id, that a job will train as they are.
         """
@@ -165,16 +165,16 @@ class Inventory:
             if all(self.statuses[run_id]["status"] in records.RESULTS for run_id in members):
                 _dissolve(pack_dir)  # its halves are done; a crash came before this
                 continue
-            mine = [todo[run_id] for run_id in members if run_id in todo]
-            if not mine:
+            wanted = [todo[run_id] for run_id in members if run_id in todo]
+            if not wanted:
                 continue
             is_suspect = bool(record["starts"]) and not store.is_held(pack_dir / store.LOCK)
-            is_divisible = pack_dir.name not in queued and len(mine) < len(members)
+            is_divisible = pack_dir.name not in queued and len(wanted) < len(members)
             if is_divisible and _dissolve(pack_dir):
                 continue  # no command asks for all of it any more
-            for run in mine:
+            for run in wanted:
                 del todo[run.run_id]
-            open_packs.append(OpenPack(pack_dir, packs.ordered(mine), is_suspect))
+            open_packs.append(OpenPack(pack_dir, packs.ordered(wanted), is_suspect))
         for pack_dir in self.unrecorded:
             _dissolve(pack_dir)  # a crash came before its first record
         grouped = packs.shared([*todo.values()], pack_size=pack_size, packs_at_once=packs_at_once)
@@ -221,13 +221,13 @@ def halves_of(pack: OpenPack) -> list[OpenPack]:
 def record_of(
     members: Mapping[str, Mapping[str, str]], *, is_finished: bool = False, **more: Any
 ) -> dict[str, Any]:
-    """What a pack's commit record says beside its files.
+    """Commit record of a pack, without its files.
 
     Args:
         members: Status and reason by run_id.
-        is_finished: Whether its tables are there.
-        more: Of a pack that is training: how often it was started since it last ended in order,
-            the step of its checkpoint, and under which versions that was made.
+        is_finished: Whether the tables of the pack are there.
+        more: Of a pack that trains: starts since it last ended in order, step of its checkpoint,
+            and the versions that made that.
     """
     facts = {"starts": 0, "step": 0, "made_by": ""} | more
     return {"schema": records.SCHEMA, "is_finished": is_finished, "members": members, **facts}

@@ -1,4 +1,4 @@
-"""What can be refused before anything is trained, and the data that a run trains on."""
+"""Refusals before anything is trained, and the data of a run."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ def preflight(
     seed's are built; of data with one test part for all seeds, a second seed's.
 
     Args:
-        runs: What is asked for.
-        files: Of data sets.
-        seeds: Further ones that may follow; somebody's own data are built for them too.
-        own: Somebody's own functions, which are called in a process of their own first.
+        runs: Runs of the command.
+        files: Files of data sets.
+        seeds: Further seeds that may follow; the user's own data are built for them too.
+        own: The user's own functions, which are called in a trial process first.
         patience: Seconds that a call may take there.
 
     Raises:
-        ConfigError: One of them refuses its parameters, or is not what it should be.
+        ConfigError: A part refuses its parameters, or does not keep its contract.
     """
     runs = list(runs)
     with FirstCalls(own, patience=patience) as first:
@@ -226,14 +226,14 @@ def _check_own_data(by_seed: Mapping[int, Run], files: Files) -> None:
                     "lossbench.fingerprints.stream(seed, 'data')"
                 )
         for part in ("inputs", "targets"):
-            mine, others = (
+            shapes, first_shapes = (
                 {split: tuple(rows.shape) for split, rows in getattr(one, part).items()}
                 for one in (splits, first)
             )
-            if mine != others:
+            if shapes != first_shapes:
                 raise ConfigError(
-                    f"{title}: {part} of shapes {mine}, those of another seed {others}: every seed "
-                    "needs as many examples, inputs and outputs"
+                    f"{title}: {part} of shapes {shapes}, those of another seed {first_shapes}: "
+                    "every seed needs as many examples, inputs and outputs"
                 )
     if first is not None and replace(first).sha != first.sha:
         raise ConfigError(
@@ -249,8 +249,8 @@ def _refuse_other_test_examples(run: Run, other: Run, files: Files) -> None:
     for one in (run, other):
         rows = _data(one, files, f"data {name}").targets["test"].double()
         targets.append(standardised({"train": rows})[0]["train"])
-    mine, theirs = targets
-    if mine.shape != theirs.shape or not torch.allclose(mine, theirs, atol=1e-3):
+    ours, others = targets
+    if ours.shape != others.shape or not torch.allclose(ours, others, atol=1e-3):
         raise ConfigError(
             f"data {name}: seeds {run.seed} and {other.seed} have other test examples, and its row "
             "says drawn='resplit': draw rows with lossbench.data.splits.permuted, or say "

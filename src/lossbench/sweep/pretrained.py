@@ -1,4 +1,4 @@
-"""A model that is trained before the sweep, once per seed: where runs start, or their teacher.
+"""A model that is trained before the sweep, once per seed: the start of runs, or their teacher.
 
 The engine trains it with a declared loss on what `set_aside` left for it, on the CPU with one
 thread, so that it has the same bits whoever makes it on a machine. It lies in the sweep's folder,
@@ -69,7 +69,7 @@ def key_of(run: Run) -> str:
 
 
 def with_pretrained(run: Run, splits: Splits, *, sweep_folder: Path, stop: Stop) -> Splits:
-    """A seed's splits with what the model before its runs gives them: a start, or targets.
+    """A seed's splits with the start or the targets that the model before its runs gives them.
 
     Args:
         run: Any with that data, model and seed; without such a model the splits stay as they are.
@@ -125,7 +125,7 @@ def _train(run: Run, aside: Splits, folder: Path, stop: Stop) -> None:
         states: list[Any] = []
         tables = train(
             Pack(folder.name, (before,)),
-            # What predictions should be is asked of runs, and takes time.
+            # The posterior is compared with runs only, and takes time.
             {run.seed: replace(aside, posterior={})},
             device=CPU,
             padding=2,
@@ -161,7 +161,7 @@ def _train(run: Run, aside: Splits, folder: Path, stop: Stop) -> None:
 
 @torch.no_grad()
 def _probabilities(model: nn.Module, inputs: Tensor, temperature: float) -> Tensor:
-    """What a model says of inputs [N, ...] at a temperature: [N, C], of sequences [N, T, C]."""
+    """Probabilities of a model at a temperature, from inputs [N, ...]: [N, C] or [N, T, C]."""
     model.eval()
     chunks = evaluate.chunks(inputs[None], len(inputs))
     return torch.cat([(model(inputs[chunk]) / temperature).softmax(-1) for chunk in chunks])

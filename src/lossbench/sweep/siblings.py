@@ -1,4 +1,4 @@
-"""What other sweeps below the same folder had trained before this one planned it."""
+"""Runs that other sweeps below the same folder had trained before this one planned them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lossbench.question import Run
 from lossbench.sweep.inventory import Inventory
 
 BY_PLACE = ("primary", "select", "reference", "margin", "average")
-"""What is declared for a task or a data set: only what is said of a run's own matters to it."""
+"""Keys declared for a task or a data set: a run is judged by the values for its own."""
 
 FOR_ALL = (
     "endpoint",
@@ -26,10 +26,10 @@ FOR_ALL = (
     "tuned",
     "others",
 )
-"""What else decides how a run is judged; which losses and data a declaration names does not."""
+"""Keys that decide how any run is judged; the declared losses and data decide nothing."""
 
 QUESTIONS = ("published", "interactions", "levels")
-"""What a declaration asks of runs beside their verdicts."""
+"""Keys of questions that a declaration asks beside the verdicts."""
 
 
 def seen_elsewhere(
@@ -42,19 +42,20 @@ def seen_elsewhere(
     """The declaration under which each run has been trained before, in another sweep.
 
     A sibling counts only where it judged the run by other rules or among losses that are dropped
-    now, and where it does not itself say that it came after one of these declarations. What cannot
-    be read is skipped: it is no business of this one.
+    now, and where its plan does not say that it came after one of these declarations. Siblings
+    that cannot be read are skipped.
 
     Args:
-        folder: Of the sweep that plans the runs; its siblings are the sweeps beside it.
-        runs: What it plans now.
-        planned: What it had planned before: at a later look not all losses come again.
-        declarations: Its own by sha256; none where it declares nothing.
+        folder: Folder of the sweep that plans the runs; its siblings are the sweeps beside it.
+        runs: Runs that the sweep plans now.
+        planned: Runs that it had planned before: at a later look not all losses come again.
+        declarations: Declarations of the sweep by sha256; none where it declares nothing.
 
     Returns:
-        By run_id `seen_under` (sha256; empty where it was trained without a declaration) and
-        `seen_in` (name of that sweep's folder); or `asked_in` (likewise) where that one judged by
-        the same rules and had other questions. Of several siblings the first by name.
+        By run_id `seen_under` (sha256; empty where the run was trained without a declaration) and
+        `seen_in` (name of the sibling's folder); or `asked_in` (name of the folder) where the
+        sibling judged by the same rules and had other questions. Of several siblings the first by
+        name.
     """
     run_ids = pd.Index([run.run_id for run in runs])
     now = ((run.data.name, run.model.name, run.loss.name) for run in runs)
@@ -69,9 +70,9 @@ def seen_elsewhere(
             if not len(known) or plan.runs.seen_under.isin([*declarations]).any():
                 continue
             statuses = Inventory(path.parent).statuses
-            theirs = {entry["sha256"]: entry["declared"] for entry in plan.facts["declarations"]}
-            # What was added later is in none.
-            family = _losses(_places(plan.runs[plan.runs.declaration.isin([*theirs][:1])]))
+            others = {entry["sha256"]: entry["declared"] for entry in plan.facts["declarations"]}
+            # Losses that were added later belong to no family.
+            family = _losses(_places(plan.runs[plan.runs.declaration.isin([*others][:1])]))
         except (store.StoreError, OSError, ValueError, KeyError, TypeError):
             continue
         for run_id, facts in known.fillna({"declaration": ""}).to_dict("index").items():
@@ -81,12 +82,12 @@ def seen_elsewhere(
             alike = [
                 declared
                 for declared in declarations.values()
-                if _rules(declared, facts) == _rules(theirs.get(digest), facts)
+                if _rules(declared, facts) == _rules(others.get(digest), facts)
                 and family.get(place, set()) <= losses[place]
             ]
             if not alike and "seen_in" not in seen.get(run_id, {}):
                 seen[run_id] = {"seen_under": digest, "seen_in": path.parent.name}
-            elif alike and _questions(theirs[digest]) not in map(_questions, alike):
+            elif alike and _questions(others[digest]) not in map(_questions, alike):
                 seen.setdefault(run_id, {"asked_in": path.parent.name})
     return seen
 
@@ -109,7 +110,7 @@ def _questions(declared: Mapping[str, Any]) -> list[Any]:
 
 
 def _rules(declared: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How a declaration judges one run; None without a declaration."""
+    """Rules by which a declaration judges one run; None without a declaration."""
     if declared is None:
         return None
     place = {"data": facts["data"], "task": facts["task"]}

@@ -1,8 +1,8 @@
 """Packs as elements of Slurm job arrays: submitted once, waited for, found again by any command.
 
-The state is always looked up on disk and in Slurm: this process may end at any time, and the same
-command goes on waiting for the jobs that run. An element that is told to end commits its pack and
-is queued again.
+The state is always looked up on disk and in Slurm: this process may end at any time, and the next
+command goes on waiting for the jobs that run. An element that gets the signal to end commits its
+pack and is queued again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -27,7 +26,7 @@ from typing import Any
 from lossbench import store
 from lossbench.config.schema import LauncherNode
 from lossbench.question import ConfigError
-from lossbench.sweep.backend import InProcess, RetryPolicy, Trained
+from lossbench.sweep.backend import Backend, InProcess, RetryPolicy, Trained
 from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.training import Interrupted, Stop, Trainer, stopping
 
@@ -44,10 +43,10 @@ UNCERTAIN = ("PREEMPTED", "UNKNOWN")
 """States that accounting gives both to jobs that are queued again and to those that are gone."""
 
 CANCELLED = ("CANCELLED", "PREEMPTED", "REVOKED", "DEADLINE", "TIMEOUT", "INTERRUPTED")
-"""Somebody, or a limit, wanted the end: not tried again by the same command."""
+"""States of jobs that somebody, or a limit, ended: this command does not try them again."""
 
 FAULTS_OF_NODES = ("UNKNOWN", "NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL")
-"""Of the machine, not of the pack: such a pack is left for the next command, never halved."""
+"""States by a fault of the machine: the pack is left for the next command, never halved."""
 
 JOBS_LOCK_PATIENCE = 300.0
 """Seconds to wait for another command that submits."""
@@ -56,18 +55,18 @@ USUAL_ARRAY = 1001
 """Elements of one array where the cluster does not say (`MaxArraySize`)."""
 
 LOOKS = 4
-"""Looks in a row that have to say that a job is gone: one that queues itself again has failed, and
-is in no queue, for a moment."""
+"""Looks in a row that have to miss a job before it counts as gone: a job that queues itself again
+has failed, and is in no queue, for a moment."""
 
 POLL_SECONDS = 2.0
 """Seconds between two looks at Slurm and at the packs."""
 
 JOBS, NOTES = Path("jobs"), Path("jobs/packs")
-"""Below a sweep's folder: what submitit writes, and a file for each pack that names its job."""
+"""Folders below a sweep's: files of submitit, and a file for each pack that names its job."""
 
 
 def parameters(launcher: LauncherNode) -> dict[str, Any]:
-    """What a job asks for, by the names that submitit has for it."""
+    """Resources of a job, by submitit's names for them."""
     job: dict[str, Any] = {"name": "lossbench"}
     job |= {name: getattr(launcher, name) for name in ("timeout_min", "cpus_per_task", "mem_gb")}
     if launcher.gpus_per_node:
@@ -113,7 +112,7 @@ class Element:
         return submitit.helpers.DelayedSubmission(self)
 
 
-class SlurmBackend(AbstractContextManager["SlurmBackend"]):
+class SlurmBackend(Backend):
     """The backend that is a cluster. Any number of commands may wait for the same jobs.
 
     Args:
@@ -135,9 +134,6 @@ class SlurmBackend(AbstractContextManager["SlurmBackend"]):
         self.retries = RetryPolicy(trainer.engine)
         self.queue: set[str] | None = None
 
-    def __exit__(self, *_: object) -> None:
-        """Its jobs are left to Slurm."""
-
     def check(self) -> None:
         """Refuse a machine from which nothing can be submitted.
 
@@ -151,7 +147,7 @@ class SlurmBackend(AbstractContextManager["SlurmBackend"]):
             )
 
     def queued(self, sweep_folder: Path) -> set[str]:
-        """Packs whose jobs wait or run, by pack_id."""
+        """Packs, by pack_id, whose jobs wait or run."""
         return {*self._attached_jobs(sweep_folder)}
 
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
@@ -261,7 +257,7 @@ class SlurmBackend(AbstractContextManager["SlurmBackend"]):
         return self.queue is None or job.job_id in self.queue
 
     def _state(self, job: Any) -> str:
-        """In Slurm's words, without what it adds to them, as of the last look."""
+        """State of a job in Slurm's bare word, as of the last look."""
         state = job.state
         if self.is_slurm:
             state = job.watcher.get_state(job.job_id, mode="cache")
@@ -301,14 +297,14 @@ def _queue() -> set[str] | None:
 
 
 def _largest_array() -> int:
-    """How many elements Slurm takes in one array."""
+    """Largest number of elements of one array."""
     output = _output_of("scontrol", "show", "config") or ""
     setting = re.search(r"MaxArraySize\s*=\s*(\d+)", output)
     return max(1, int(setting[1])) if setting else USUAL_ARRAY
 
 
 def _output_of(*line: str) -> str | None:
-    """What one of Slurm's commands says; None where it fails."""
+    """Output of one of Slurm's commands; None where it fails."""
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -317,7 +313,7 @@ def _output_of(*line: str) -> str | None:
 
 
 def _last_words(job: Any) -> str:
-    """The end of what a job wrote, if it is there already."""
+    """End of a job's output, if it is there already."""
     try:
         return "\n" + str(job.stderr())[-2000:]
     except Exception:

@@ -1,4 +1,4 @@
-"""Runs a list of runs: plans them in sweep.json, skips what is done, sees every pack to its end."""
+"""Runs a list of runs: plans them in sweep.json, skips finished ones, sees each pack to its end."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from lossbench.sweep.training import Stop, stopping
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-"""Between two looks at packs that other processes train."""
+"""Pause between two looks at packs that other processes train."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One folder of runs and what it takes to fill it. Any number of processes may share it.
+    """One folder of runs and the means to fill it. Any number of processes may share the folder.
 
     Attributes:
         folder: Folder of all files of the sweep.
@@ -59,23 +59,23 @@ class Sweep:
 
     @property
     def engine(self) -> Engine:
-        """How packs are trained."""
+        """Settings of the engine."""
         return self.backend.trainer.engine
 
     def run(self, runs: Sequence[Run], *, declaration: Mapping[str, Any] | None = None) -> Statuses:
-        """Train what is missing of `runs`, or wait for other processes that do.
+        """Train the missing runs, or wait for other processes that do.
 
         Args:
-            runs: What is asked for; runs that are done or diverged are skipped, and so are those
+            runs: Runs of the command; runs that are done or diverged are skipped, and so are runs
                 that have failed `ATTEMPTS` times.
-            declaration: What was fixed before any of them; None where nothing was.
+            declaration: Declaration that was fixed before any of the runs, if there is one.
 
         Returns:
             Status and reason by run_id.
 
         Raises:
             ConfigError: Data, model and batch size do not fit; nothing was trained.
-            Interrupted: A signal asked for an end; what was done is committed.
+            Interrupted: A signal asked for an end; all work is committed.
             store.StoreError: A file of the sweep is damaged or cannot be written.
         """
         torch.set_num_threads(self.engine.threads)
@@ -128,7 +128,7 @@ class Sweep:
         return Inventory(self.folder).statuses
 
     def settle(self, request: Mapping[str, Any]) -> None:
-        """Write down that nothing of what was asked for is left to train, if so it is."""
+        """Record that no run of a request is left to train, if that is so."""
         if all(facts["status"] in records.RESULTS for facts in self.statuses().values()):
             store.write(self.folder / status.SETTLED, store.sealed(self._settled(request)))
 
@@ -148,7 +148,7 @@ class Sweep:
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Adds what it encloses to the seconds of one part of the work."""
+        """Adds the time of the enclosed code to the seconds of one part of the work."""
         start = time.monotonic()
         try:
             yield
@@ -181,7 +181,7 @@ class Sweep:
         return {run_id: min(count, ATTEMPTS - 1) for run_id, count in failures.items()}
 
     def _open_packs(self, runs: Sequence[Run], allowed: Mapping[str, int]) -> list[OpenPack]:
-        """Packs of what is missing of the runs now."""
+        """Packs of the runs that are missing now."""
         queued = self.backend.queued(self.folder)
         with self.timed("write"), store.lock(self.folder / store.LOCK, patience=LOCK_PATIENCE):
             return Inventory(self.folder).open_packs(

@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked for an end; all that was done is committed.
+    """A signal asked for an end; all work is committed.
 
     Attributes:
-        signal: Its number.
+        signal: Number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -52,10 +52,10 @@ class OutOfMemory(Exception):
 
 @dataclass
 class Stop:
-    """Whether to commit what is training, and end.
+    """Request to commit the packs that train, and to end.
 
     Attributes:
-        signal: Number of the signal that asks for it, 0 before.
+        signal: Number of the signal that asked for the end, 0 before.
     """
 
     signal: int = 0
@@ -96,10 +96,10 @@ class Trainer:
     """Trains packs of a sweep, in this process or another.
 
     Attributes:
-        engine: How to train.
-        own: Losses, data and models of somebody's own, which each process has to know.
-        place: The folder where the command was given, from which its paths and extensions count.
-        shared: What was worked out for the packs that this process has trained.
+        engine: Settings of the engine.
+        own: Losses, data and models of the user, which each process has to know.
+        place: Folder where the command was given, from which its paths and extensions count.
+        shared: Results that packs of this process have in common.
     """
 
     engine: Engine
@@ -132,14 +132,14 @@ class Trainer:
         Args:
             pack: The pack.
             stop: Asks for an end.
-            title: Of its progress bar; empty for none.
+            title: Title of the progress bar; empty for none.
 
         Returns:
-            Status and reason of its runs; None where there was nothing to do.
+            Status and reason of the pack's runs; None where there was nothing to do.
 
         Raises:
-            OutOfMemory: It does not fit.
-            Interrupted: An end was asked for; its checkpoint is committed.
+            OutOfMemory: The pack does not fit into memory.
+            Interrupted: An end was asked for; the pack's checkpoint is committed.
             store.StoreError: Its files cannot be written or read.
         """
         before = CALL_PATIENCE.set(self.engine.patience)
@@ -151,14 +151,14 @@ class Trainer:
 
 
 class Training:
-    """A pack that trains here, its lease held. Called after every update, it commits now and then.
+    """A pack that trains here, its lease held; called after every update, commits now and then.
 
     Args:
-        trainer: How to train.
+        trainer: Settings of a training.
         pack: The pack.
-        record: Its commit record.
+        record: Commit record of the pack.
         stop: Asks for an end.
-        title: Of its progress bar; empty for none.
+        title: Title of the progress bar; empty for none.
     """
 
     def __init__(
@@ -252,7 +252,7 @@ class Training:
             return failed(self.pack.pack, traceback.format_exc())
 
     def _saved(self, record: dict[str, Any]) -> Saved | None:
-        """Where the pack stopped; None where it has to begin again, which is said."""
+        """State in which the pack stopped; None where it has to begin again, which is logged."""
         if not record["files"]:
             return None
         if record["made_by"] != self.made_by:
@@ -273,14 +273,14 @@ class Training:
 
     @functools.cached_property
     def made_by(self) -> str:
-        """Everything that bits depend on beside the runs themselves."""
+        """Everything that bits depend on, except the runs."""
         device = device_name(torch.device(self.engine.device))
         sha = environment_sha(device, self.first.precision)
         strategies = ", ".join(sorted(self.engine.strategies))
         return f"{ENGINE_SCHEMA}:{FORMAT}:{self.engine.padding}:{sha}:{strategies}"
 
     def _commit_snapshot(self, saved: Saved, *, is_last: bool) -> None:
-        """Commit a checkpoint, and what was measured since the one before."""
+        """Commit a checkpoint, and the measurements since the one before."""
         files = {
             f"part-{saved.step:09d}.pt": saved.parts[0],
             f"checkpoint-{saved.step:09d}.pt": saved.checkpoint,

@@ -1,8 +1,11 @@
 """A child process that trains packs, one after the other.
 
-It is a process of its own session, and the signals that ask for an end are blocked in it: they
-reach it through its parent only, over the pipe that also brings it packs. When the parent is gone
-the pipe ends, and so does the process, after it has committed what it trains.
+The process has a session of its own, and blocks the signals that ask for an end: they reach it
+through its parent only, over the pipe that also brings it packs. When the parent is gone the pipe
+ends, and so does the process, after it has committed its pack.
+
+No library's pool keeps these promises: `concurrent.futures` and loky give up all packs where one
+process is killed, and pebble (5.2) waits for ever for a process that exits with code 0.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.training import Interrupted, OutOfMemory, Stop, Trainer
 
 READY = "ready"
-"""What a process says when it has imported everything and waits for packs."""
+"""Message of a process that has imported everything and waits for packs."""
 
 
 class Died(Exception):
@@ -34,38 +37,36 @@ class Died(Exception):
 
 
 class Worker:
-    """The process as its parent sees it.
-
-    It takes some seconds to be ready, and may be given its first pack before.
+    """Parent's side of the process, which may be given its first pack before it is ready.
 
     Args:
-        trainer: How it trains.
+        trainer: Settings of a training.
 
     Attributes:
-        pack: What it trains; None where it waits.
-        is_ready: Whether it has imported everything.
-        is_dead: Whether it has ended.
-        pipe: To be waited for, before `listen`.
+        pack: Pack that the process trains; None where it waits.
+        is_ready: Whether the process has imported everything.
+        is_dead: Whether the process has ended.
+        pipe: Connection to wait for before `listen`.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self.pack: OpenPack | None = None
         self.is_ready = self.is_dead = self.is_stopping = False
-        self.pipe, theirs = Pipe()
+        self.pipe, childs_end = Pipe()
         # Packs come over the pipe and not as an argument: to write those to a child that ends
         # before it reads them would block for ever.
         # It commits what it trains before it ends, also when its parent is gone.
-        self.process = begin(_work, theirs, trainer, modules=TRAINING, ends_with_parent=False)
-        theirs.close()
+        self.process = begin(_work, childs_end, trainer, modules=TRAINING, ends_with_parent=False)
+        childs_end.close()
 
     def train(self, pack: OpenPack) -> None:
-        """Have it train a pack."""
+        """Send the process a pack to train."""
         self.pack = pack
         with contextlib.suppress(OSError):  # dead: the next look says so
             self.pipe.send(pack)
 
     def stop(self, number: int) -> None:
-        """Have it commit what it trains and end, once."""
+        """Have the process commit its pack and end, once."""
         if not self.is_stopping:
             self.is_stopping = True
             with contextlib.suppress(OSError):
@@ -75,8 +76,8 @@ class Worker:
         """Read one message, and log it if it is for the log.
 
         Returns:
-            The pack that has ended, None where it had none, with how many of its runs came to an
-            end, or why they did not; None where the process goes on.
+            The pack that has ended (None where there was none), with the number of its runs that
+            came to an end or the error that prevented it; None where the process goes on.
         """
         try:
             message = self.pipe.recv()
@@ -98,13 +99,13 @@ class Worker:
         return None
 
     def release(self) -> None:
-        """Let it end, if it is not training; else kill it: its pack goes on from its checkpoint."""
+        """Let the process end; if it is training, kill it: the pack goes on from its checkpoint."""
         self.pipe.close()
         if self.pack is not None:
             self.process.kill()
 
     def join(self) -> None:
-        """Wait a moment for its end, no longer."""
+        """Wait a moment for the end of the process, then kill it."""
         self.process.join(1.0)
         self.process.kill()
         self.process.join()
@@ -114,7 +115,7 @@ class Worker:
 
 
 class _Relay(logging.Handler):
-    """Sends the parent what is logged, and how packs end."""
+    """Sends the parent the lines of the log, and the outcome of packs."""
 
     def __init__(self, pipe: connection.Connection) -> None:
         super().__init__()
@@ -129,7 +130,7 @@ class _Relay(logging.Handler):
 
 
 def _work(pipe: connection.Connection, trainer: Trainer) -> None:
-    """Train what the parent sends, until nothing more can come."""
+    """Train the packs that the parent sends, until nothing more can come."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # so that an interrupt is somebody's code
     # Its own lock would be left behind by a process that is killed.

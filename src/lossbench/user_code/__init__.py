@@ -1,4 +1,4 @@
-"""What somebody brings of his own: functions, modules and tables, which may do anything."""
+"""Functions, modules and tables of the user, whose code may do anything."""
 
 from lossbench.user_code.containment import (
     CALL_PATIENCE,

@@ -1,4 +1,4 @@
-"""Somebody's own functions: which are, and what they may not do to the process that calls them."""
+"""Functions of the user: their recognition, and the protection of the process that calls them."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def is_own(function: Callable[..., Any]) -> bool:
 
 
 @contextlib.contextmanager
-def contained(what: str, function: Callable[..., Any] | None = None) -> Iterator[None]:
-    """Put back what somebody's code changes of the process, and say whose it was.
+def contained(owner: str, function: Callable[..., Any] | None = None) -> Iterator[None]:
+    """Restores the state of the process that the user's code changes, and warns of the change.
 
-    Generators are put back without a word: who draws from a global one changes it. What would end
-    the command, an exit or an interrupt, becomes an error like any other; but where no handler
-    catches signals, an interrupt may be the user's, and ends the command.
+    Generators are restored without a warning: any draw from a global one changes it. An exit or an
+    interrupt, which would end the command, becomes an error like any other; but where no handler
+    catches signals, an interrupt may come from the keyboard, and ends the command.
 
     Args:
-        what: Whose, as in "loss wing".
-        function: What is called; one that lossbench brings is called as it is.
+        owner: Name of the code for the warning, as in "loss wing".
+        function: Function that is called; one that lossbench brings needs no protection.
     """
     if function is not None and not is_own(function):
         yield
@@ -77,7 +77,7 @@ def contained(what: str, function: Callable[..., Any] | None = None) -> Iterator
                 with contextlib.suppress(OSError, ValueError):  # the folder may be gone
                     SETTINGS[name][1](value)
                 if name != FILTERS or len(sys.modules) == modules:  # modules add some of theirs
-                    _say(what, name)
+                    _warn_once(owner, name)
 
 
 @contextlib.contextmanager
@@ -101,7 +101,7 @@ def _limited() -> Iterator[None]:
 
 
 def _text_of(error: BaseException) -> str | None:
-    """What an error says; None where saying it raises another one."""
+    """Text of an error; None where reading it raises another one."""
     try:
         return str(error)
     except Exception:
@@ -109,9 +109,9 @@ def _text_of(error: BaseException) -> str | None:
 
 
 @functools.cache
-def _say(what: str, changed: str) -> None:
-    """Once: who changes what."""
-    log.warning("%s changes %s of the whole process: put back as it was", what, changed)
+def _warn_once(owner: str, setting: str) -> None:
+    """Warn that some code changes a setting of the process."""
+    log.warning("%s changes %s of the whole process: put back as it was", owner, setting)
 
 
 def _folder() -> str:
@@ -157,7 +157,7 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "the mask of new files": (umask, os.umask),
     "the handlers of signals": (_handlers, _restore_handlers),
 }
-"""Of the whole process: what reads each, and what puts it back."""
+"""Settings of the whole process, with the functions that read and restore each."""
 
 
 def _settings() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From a bare function to a row: what nobody says of it is measured, in a process of its own."""
+"""From a bare function to a row: missing declarations are measured, in a trial process."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ EXAMINATION_PATIENCE = 30.0
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found of a loss of somebody's own.
+    """Measurements of a loss of the user.
 
     Attributes:
-        row: It, with its task, its inverse link, and what is unsound about it.
-        why: How these were found; empty where they were said.
-        verdicts: What was measured of every claim; the row of a bare function claims what holds.
+        row: Row of the loss, with its task, its inverse link and its defects.
+        why: Reason for the task and the link; empty where they were given.
+        verdicts: Measurement of every claim; the row of a bare function claims those that hold.
     """
 
     row: Loss
@@ -50,17 +50,17 @@ def examine(
     link: str = "",
     leave_out: bool = False,
 ) -> list[Examination]:
-    """Find the rows of functions `(output [..., C], target [..., C], *, params) -> [...]`.
+    """Rows of functions `(output [..., C], target [..., C], *, params) -> [...]`.
 
     Args:
-        functions: Them, or rows.
-        task: Of all of them; empty: what they are is measured.
-        link: Likewise, the inverse link.
-        leave_out: Whether one that could not be trained is left out with a warning, as long as
-            another can be.
+        functions: The functions, or rows of functions.
+        task: Task of all functions; empty: it is measured.
+        link: Inverse link of all functions; empty: it is measured.
+        leave_out: Whether a function that could not be trained is left out with a warning, as long
+            as another can be trained.
 
     Raises:
-        ConfigError: Those that could not be trained; says of each in which line, and the cure.
+        ConfigError: Functions cannot be trained; the message has the line and the cure of each.
     """
     functions = [*functions]
     if task not in ("", *TASKS):
@@ -82,7 +82,7 @@ def examine(
 
 
 def loss_rows(functions: Iterable[Callable[..., Any] | Loss], *, task: str = "") -> list[Loss]:
-    """The rows of functions, see `examine`; what is unsound about one is said."""
+    """Rows of functions, see `examine`; warns of their defects."""
     examinations = examine(functions, task=task)
     for one in examinations:
         for clause in one.row.unsound:
@@ -94,8 +94,8 @@ def _examination(
     process: TrialProcess, function: Callable[..., Any] | Loss, task: str, link: str
 ) -> Examination:
     when, pickled = f"loss {_name(function)} is called", cloudpickle.dumps(function)
-    place = file_and_line(function)
-    *kinds, why, unsound, verdicts = process.call(when, _facts, pickled, place, task, link)
+    origin = file_and_line(function)
+    *kinds, why, unsound, verdicts = process.call(when, _measure, pickled, origin, task, link)
     if isinstance(function, Loss):
         return Examination(replace(function, unsound=unsound), why, verdicts)
     held = frozenset(name for name, verdict in verdicts.items() if verdict.holds)
@@ -124,18 +124,18 @@ def _with_free_name(function: Callable[..., Any] | Loss) -> Callable[..., Any] |
 
 
 def file_and_line(function: Callable[..., Any] | Loss) -> tuple[str, int]:
-    """Where a function begins."""
+    """File and line where a function begins."""
     code = getattr(
         inspect.unwrap(function.fn if isinstance(function, Loss) else function), "__code__", None
     )
     return (Path(code.co_filename).name, code.co_firstlineno) if code else ("an object", 0)
 
 
-def _facts(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tuple[Any, ...]:
-    """In the process: task, link, how they were found, what is unsound, what holds."""
+def _measure(pickled: bytes, origin: tuple[str, int], task: str, link: str) -> tuple[Any, ...]:
+    """In the process: task, link, the reason for both, defects, and measurements of claims."""
     given, why = cloudpickle.loads(pickled), ""
     function = given.fn if isinstance(given, Loss) else given
-    where = "{}, line {}".format(*place)
+    where = "{}, line {}".format(*origin)
     try:
         if isinstance(given, Loss):
             row = given
@@ -158,7 +158,7 @@ def _facts(pickled: bytes, place: tuple[str, int], task: str, link: str) -> tupl
     except Exception as error:
         message, _ = describe_error(error, function)
         if "<dynamic-code>" in message:
-            message = message.replace("<dynamic-code>", place[0])  # its name does not travel
+            message = message.replace("<dynamic-code>", origin[0])  # its name does not travel
             raise ConfigError(message) from error
         reason = f"{type(error).__name__}: {in_a_line(error)}"
         if re.search(r"index tensor|LongTensor|expected .*(Long|Int)", reason):

@@ -1,4 +1,4 @@
-"""A process that calls somebody's functions, and may come to any end: that is seen, and said."""
+"""A process that calls the user's functions and may come to any end, which its parent reports."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ STARTING = 120.0
 
 
 class TrialProcess:
-    """The process; it begins with the first call, and anew after one that was refused.
+    """The process, which begins with the first call, and anew after a call that was refused.
 
     Args:
-        own: What it has to know.
+        own: Functions of the user that the process has to know.
         patience: Seconds that a call may take.
     """
 
     cure = "mend it"
-    """What the message about a call that takes too long asks for."""
+    """Cure in the message about a call that takes too long."""
 
     def __init__(self, own: Own, *, patience: float) -> None:
         self.own, self.patience = own, patience
@@ -50,16 +50,16 @@ class TrialProcess:
         self._stack.close()
 
     def call(self, when: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function returns there.
+        """Result of a function in the process.
 
         Args:
-            when: What happens, as in "loss wing is called".
-            function: One that can be imported.
-            arguments: What it is given; they are pickled.
+            when: Clause for messages, as in "loss wing is called".
+            function: A function that can be imported.
+            arguments: Arguments of the function; they are pickled.
 
         Raises:
-            ConfigError: The process ended, nothing came back in time, torch's functions are others
-                than before, or what the function itself refuses.
+            ConfigError: The process ended, nothing came back in time, functions of torch were
+                replaced, or the function itself refuses its arguments.
         """
         pipe = self._pipe or self._start()
         with contextlib.suppress(OSError):  # its end is seen next
@@ -72,19 +72,19 @@ class TrialProcess:
             raise
 
     def _start(self) -> connection.Connection:
-        pipe, theirs = Pipe()
+        pipe, childs_end = Pipe()
         self._errors = self._stack.enter_context(tempfile.NamedTemporaryFile())  # noqa: SIM115
-        self._process = begin(_serve, theirs, self.own, self._errors.name, modules=TRAINING)
-        theirs.close()
+        self._process = begin(_serve, childs_end, self.own, self._errors.name, modules=TRAINING)
+        childs_end.close()
         self._stack.callback(self._process.join)
         self._stack.callback(self._process.kill)
-        what = ", ".join(self.own.modules) or "of your own"
+        names = ", ".join(self.own.modules) or "of your own"
         self._pipe = pipe
-        self._answer(pipe, f"extensions {what} are imported", STARTING)
+        self._answer(pipe, f"extensions {names} are imported", STARTING)
         return pipe
 
     def _answer(self, pipe: connection.Connection, when: str, seconds: float) -> Any:
-        """Wait for what the process says next, five times as long where others keep it waiting."""
+        """Next answer of the process; waits five times as long where others slow it down."""
         until = time.monotonic() + 5 * seconds
         if not pipe.poll(min(QUIET, seconds)):
             log.info("waiting for up to %g s: %s", seconds, when)
@@ -116,7 +116,7 @@ def _is_starved(pid: int | None, seconds: float) -> bool:
 
 
 def _end(code: int, errors: IO[bytes]) -> str:
-    """How a process came to its end, and its last words."""
+    """End of a process in words, with its last line of output."""
     lines = errors.read().decode(errors="replace").strip().splitlines()
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     return f"{how}, after the words {lines[-1][:200]!r}" if lines else how
@@ -128,8 +128,8 @@ def _end(code: int, errors: IO[bytes]) -> str:
 def _serve(pipe: connection.Connection, own: Own, errors: str) -> None:
     """Answer a first time when all is imported, then for each call."""
     null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)  # what somebody's code reads
-    os.dup2(null, 1)  # what it prints
+    os.dup2(null, 0)  # the user's code reads nothing
+    os.dup2(null, 1)  # and prints nothing
     os.dup2(os.open(errors, os.O_WRONLY | os.O_APPEND), 2)
     torch.set_num_threads(1)
     before = _functions()
@@ -147,7 +147,7 @@ def _serve(pipe: connection.Connection, own: Own, errors: str) -> None:
 
 
 def _functions() -> dict[str, Any]:
-    """What stands under the public names of torch, its functions and its tensors."""
+    """Values of the public names of torch, its functions and its tensors."""
     places = {"torch": torch, "functional": torch.nn.functional, "Tensor": torch.Tensor}
     return {
         f"{place}.{name}": value
@@ -158,7 +158,7 @@ def _functions() -> dict[str, Any]:
 
 
 def _changed(before: dict[str, Any]) -> str:
-    """Which of torch's functions are others now; empty where none is."""
+    """Refusal that names functions of torch which were replaced; empty where none was."""
     now = _functions()
     names = [name for name in before if not _is_torchs(name, before[name], now.get(name))]
     if names:
@@ -168,7 +168,7 @@ def _changed(before: dict[str, Any]) -> str:
 
 
 def _is_torchs(name: str, before: Any, now: Any) -> bool:
-    """Whether what stands under a name is what stood there, or torch's own wrapper of it."""
+    """Whether the value of a name is the one of before, or torch's own wrapper of it."""
     if now is before:
         return True
     module = str(getattr(now, "__module__", ""))
