@@ -1,4 +1,4 @@
-"""How a device multiplies while a pack trains: as asked for, and the same way every time."""
+"""Arithmetic of a device while a pack trains: precision of products, deterministic kernels."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lossbench.question import TF32
 
 @contextmanager
 def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
-    """Products as the precision says, kernels that repeat their bits; what was set comes back.
+    """Set the precision of products and deterministic kernels; restore the settings afterwards.
 
     torch lets convolutions round to TF32 unless it is told not to: that is 10 bits of mantissa, and
-    it changes what the fourth power of an error learns.
+    it changes the results of steep losses such as the fourth power.
 
     Args:
         device: Where the pack trains; on the CPU there is nothing to choose.

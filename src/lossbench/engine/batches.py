@@ -91,7 +91,7 @@ class Batches:
         return self.rows.index_select(1, clock)[:, 0]
 
     def numbers_at(self, clock: Tensor) -> Tensor:
-        """Which targets of the training split a step's batch [1] has: [S, B], or [S, B T]."""
+        """Numbers of the training targets in the batch of a step [1]: [S, B], or [S, B T]."""
         places = torch.arange(self.positions, device=clock.device)
         return (self.rows_at(clock)[..., None] * self.positions + places).flatten(1)
 
@@ -132,7 +132,7 @@ def batch_indices(seed: int, examples: int, steps: int, batch_size: int) -> Tens
         seed: Block of the paired design.
         examples: Rows of the training split.
         steps: T.
-        batch_size: B; what is left of a permutation is dropped.
+        batch_size: B; the rest of a permutation is dropped.
 
     Raises:
         ValueError: B is larger than the training split.

@@ -1,4 +1,4 @@
-"""What a loss aims at: the prediction of least expected loss, example by example (p*)."""
+"""Bayes points: the prediction of least expected loss, example by example (p*)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class BayesPoints:
-    """What losses aim at; nothing is solved twice by those who share one of these."""
+    """Bayes points of losses; each is solved once for all packs that share the object."""
 
     def __init__(self) -> None:
         self._solutions: dict[tuple[Any, ...], Tensor] = {}
@@ -40,7 +40,7 @@ class BayesPoints:
     def of(
         self, run: Run, posteriors: Sequence[Tensor], class_counts: Sequence[Tensor]
     ) -> list[Tensor]:
-        """What the run's loss, with its parameters and its targets, has least expected value at.
+        """Predictions of least expected value of the run's loss, with its parameters and targets.
 
         Fed sampled labels it is the expectation over labels drawn from the posterior; fed the
         distribution it is the loss against the posterior itself.

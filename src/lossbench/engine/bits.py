@@ -1,4 +1,4 @@
-"""Why a member's bits do not depend on its place: guards behind the last, and whole chunks."""
+"""Guards behind the last member, and whole chunks: bits do not depend on a member's position."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def guards(examples: int, device: torch.device) -> int:
     guards those elements are never a member's.
 
     Args:
-        examples: Fewest elements of a member in any tensor: outputs of its batch or split. What has
-            fewer, like the class counts of a loss's context, is not covered.
+        examples: Fewest elements of a member in any tensor: outputs of its batch or split. Tensors
+            with fewer, like the class counts of a loss's context, are not covered.
         device: CUDA kernels treat all elements alike and need none.
     """
     return -(-GUARD_ELEMENTS // examples) if device.type == "cpu" else 0
@@ -36,8 +36,8 @@ def guarded(values: Tensor, span: slice) -> Tensor:
 def row_chunks(rows: int, at_once: int) -> list[slice]:
     """Slices of so many rows that go through a model at once.
 
-    A rest of less than `GUARD_ELEMENTS` rows goes with the chunk before it: what guards hold off
-    must not reach the last row of a member in a smaller tensor than they were counted for.
+    A rest of less than `GUARD_ELEMENTS` rows goes with the chunk before it: the code for last
+    elements must not reach the last row of a member in a smaller tensor than they were counted for.
 
     Args:
         rows: All of them.

@@ -1,4 +1,4 @@
-"""What modules have to keep to, and the errors of those that do not."""
+"""Checks of modules, with an error that says the cure for each breach."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def refuse_too_large(build: Callable[[], nn.Module]) -> None:
         with torch.device("meta"):
             model = build()
     except Exception:
-        return  # it needs numbers while it is built; what else is wrong shows when it has them
+        return  # it needs numbers while it is built; other faults show when it has them
     refuse_lazy(model)
     if (count := sum(parameter.numel() for parameter in model.parameters())) > MOST_PARAMETERS:
         raise ValueError(f"it has {count:,} parameters: at most {MOST_PARAMETERS:,} are trained")

@@ -30,7 +30,7 @@ MOST_RECALIBRATION_POSITIONS = 8_192
 the first ones."""
 
 MOST_EXAMPLES = 2_000
-"""Test examples up to which what each contributes is recorded: more seldom limit an answer."""
+"""Largest test part whose examples' contributions are recorded: more seldom limit an answer."""
 
 CHUNK_OF_VECTORS, CHUNK_OF_IMAGES, CHUNK_OF_TOKENS = 2**21, 2**16, 2**12
 """Numbers of the inputs that go through the model at once."""
@@ -41,13 +41,13 @@ LEAST_ROWS = 16
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was evaluated of K members.
+    """Evaluation of K members.
 
     Attributes:
         values: [K] by (split, metric); NaN where a metric is not defined for a member or where the
             member's outputs are not finite.
         is_finite: [K], whether they are, and their squares.
-        examples: [K, N], what each test example contributes to the task's metric; [K, 0] before the
+        examples: [K, N], contribution of each test example to the task's metric; [K, 0] before the
             last step, and where test has too many of them or is not the same for every seed.
     """
 
@@ -66,8 +66,8 @@ def evaluate(
         members: The pack.
         forward: All members' forward pass.
         state: Its parameters and buffers are evaluated.
-        is_last: Whether training is over. Only then are other losses evaluated, on test, and what
-            sorts or bins, off train: they describe trained models.
+        is_last: Whether training is over. Only then are other losses evaluated, on test, and
+            metrics that sort or bin, off train: they describe trained models.
     """
     run, scale, values = members.runs[0], None, {}
     has_many_labels = DATA[run.data.fn].is_multilabel
@@ -222,7 +222,7 @@ def _classification(
         split: Its name.
         output: [K, N, W].
         target: [K, N, C].
-        scale: What `recalibrate` fitted on validation.
+        scale: Parameters of `recalibrate`, fitted on validation.
         is_last: Whether training is over.
     """
     prediction, values = members.predict(output), {}

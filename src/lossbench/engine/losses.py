@@ -3,9 +3,8 @@
 Losses of neighbours are called together, with guards behind them. Where one raises, its members are
 called in smaller groups, at last each on its own, so that it concerns nobody else.
 
-Two others read a loss before the first update, and no update depends on the values they see:
-`bayes`, which has `claims` look for what a loss aims at, and an optional strategy, which may have
-torch trace its formula on numbers of no run.
+Before the first update `bayes` has `claims` look for the prediction of least expected loss; no
+update depends on the values of the loss there.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ class Group:
     """Neighbours in a pack with one loss.
 
     Attributes:
-        start, stop: Their places.
+        start, stop: Slice of the pack that holds the group.
         row: Their loss.
         params: Its parameters.
-        name: What messages call it.
+        name: Name in messages.
     """
 
     start: int
@@ -49,12 +48,12 @@ class Group:
 
     @property
     def span(self) -> slice:
-        """Their places."""
+        """Slice of the pack that holds the group."""
         return slice(self.start, self.stop)
 
     @property
     def count(self) -> int:
-        """How many they are."""
+        """Number of members."""
         return self.stop - self.start
 
     @property
@@ -80,12 +79,12 @@ def together(
     compute: Callable[[list[Group]], Result],
     fail: Callable[[Group, BaseException], Result],
 ) -> Iterator[tuple[list[Group], Result]]:
-    """What a function returns for as many groups together as it does not raise for.
+    """Results of a function, called for as many groups together as it does not raise for.
 
     Args:
         groups: In order of their places.
         compute: The function.
-        fail: What it raised for a member on its own -> what stands in its place.
+        fail: From a member and the exception raised for it alone to a result in its place.
 
     Yields:
         Groups and the result for them, in order.
@@ -179,7 +178,7 @@ class TrainingLosses:
                 _values(self._members, group, leaf, guarded(target, self._here(group)), clock)
                 for group, leaf in zip(groups, leaves, strict=True)
             ]
-            # Not as `grad_outputs`: for them torch imports what takes half a second to import.
+            # Not as `grad_outputs`: for them torch imports modules for half a second.
             totals = [(values * torch.ones_like(values)).sum() for values in losses]
             total = torch.stack(totals).sum()
             somebodys = [group for group in groups if is_own(group.row.fn)]

@@ -1,4 +1,4 @@
-"""What the members of a pack are: runs, data of their seeds, models as stacked tensors."""
+"""Members of a pack: runs, data of their seeds, models as stacked tensors."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Members:
         is_probability: [K], whether the member's inverse link gives probabilities.
         has_error: [K], whether the first C outputs have an error each, see `Loss`.
         is_distribution: [K], whether its prediction is to be the distribution of the label: a
-            probability, or what a strictly proper loss makes of any other link.
-        bayes: By split, [K, N, C], what the member's loss aims at; of the test split where its
+            probability, or any other link's prediction under a strictly proper loss.
+        bayes: By split, [K, N, C], prediction of least expected loss; of the test split where its
             posterior is known. NaN where it is not defined.
         fingerprints: By seed: init_sha, batch_sha and data_sha.
         model: The module whose forward all members share.
@@ -94,7 +94,7 @@ class Members:
 
     @property
     def device(self) -> torch.device:
-        """Where they train."""
+        """Device on which the members train."""
         return self.seed_index.device
 
     def inputs_of(self, split: str, rows: slice) -> Tensor:
@@ -138,7 +138,7 @@ def assemble(
     padding: int,
     bayes_points: BayesPoints,
 ) -> Members:
-    """Everything a pack needs, on the device.
+    """Members of a pack with their data, batches and initial values, on the device.
 
     Args:
         pack: The runs.
@@ -316,8 +316,8 @@ def initial_model(run: Run, splits: Splits, *, seed: int) -> nn.Module:
 def runs_apart(name: str, model: nn.Module, inputs: Tensor) -> bool:
     """Whether members compute one after the other, each on its own: no kernel is chosen by K then.
 
-    On the CPU a pack of convolutions is slower than its members; what `vmap` refuses runs nowhere
-    else.
+    On the CPU a pack of convolutions is slower than its members; modules that `vmap` refuses can
+    run in no other way.
 
     Args:
         name: Of the model, for the log.
@@ -342,7 +342,7 @@ def runs_apart(name: str, model: nn.Module, inputs: Tensor) -> bool:
 def _by_split(
     parts: Sequence[Mapping[str, Tensor]], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """By split the seeds' tensors [S, N, ...]; what all seeds have in common is held once."""
+    """Tensors of all seeds [S, N, ...] by split; a tensor that all seeds share is held once."""
     stacks = {}
     for split, first in parts[0].items():
         tensors = [part[split] for part in parts]

@@ -20,7 +20,7 @@ LARGEST_KEPT = 2**25
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """From now on this process keeps them; without glibc nothing changes.
+    """Keep freed memory in this process from now on; without glibc nothing changes.
 
     An update takes and frees the same pieces as the one before. By default glibc hands large ones
     back to the system each time, and their next use costs a page fault for every 4 KiB: a quarter

@@ -1,4 +1,4 @@
-"""What the instruments of a pack are given at an update, and what they measure."""
+"""Instruments of a pack: their inputs at an update, and their measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collects what is observed of a pack, and lays it out as the five tables."""
+"""Collects the observations of a pack, and lays them out as the five tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Evaluated = tuple[int, dict[tuple[str, str], Tensor]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a member ended.
+    """Outcome of a member's training.
 
     Attributes:
         status: "done", "diverged" or "failed".
@@ -43,15 +43,15 @@ class Outcome:
     stop_step: int
 
     def includes(self, step: Any) -> Any:
-        """Whether what was observed at a step, or steps, is recorded: not from its stop on."""
+        """Whether observations of a step, or steps, are recorded: not from the member's stop on."""
         return self.status == "done" or step < self.stop_step
 
 
 class Recorder:
-    """What is observed of one pack while it trains. Training needs nothing of it.
+    """Observations of one pack while it trains. Training needs nothing of them.
 
     Attributes:
-        failures: By place, what a member failed of.
+        failures: Reason of a member's failure, by its index.
     """
 
     def __init__(self, pack: Pack, members: Members, *, device: torch.device) -> None:
@@ -67,7 +67,7 @@ class Recorder:
         self.failures.setdefault(place, reason)
 
     def steps(self, step: int, logged: Logged) -> None:
-        """Write down what was logged of a step."""
+        """Write down the logged values of a step."""
         self._steps.append((step, logged.steps, logged.layers))
 
     def evals(self, step: int, values: Mapping[tuple[str, str], Tensor]) -> None:
@@ -75,16 +75,16 @@ class Recorder:
         self._evals.append((step, dict(values)))
 
     def examples(self, values: Tensor) -> None:
-        """Write down what each test example contributes after the last update, [K, N]."""
+        """Write down the contribution of each test example after the last update, [K, N]."""
         self._examples = values
 
     def instruments(self, step: int, values: Mapping[str, Tensor]) -> None:
-        """Write down what instruments measured at an update, [K] by metric, as rows of `evals`."""
+        """Write down the instruments' values at an update, [K] by metric, as rows of `evals`."""
         if values:
             self._evals.append((step, {("train", name): value for name, value in values.items()}))
 
     def part(self) -> tuple[list[Step], list[Evaluated]]:
-        """What was written down since this was called the last time."""
+        """Observations since the last call of this method."""
         steps, evals = self._saved
         self._saved = (len(self._steps), len(self._evals))
         return self._steps[steps:], self._evals[evals:]
@@ -199,12 +199,12 @@ class Recorder:
         names: Sequence[str],
         values: Tensor,
     ) -> pa.Table:
-        """Run-major rows of what came before a member stopped; in `evals` without those of NaN.
+        """Run-major rows from before a member stopped; in `evals` without those of NaN.
 
         Args:
             table: Its name.
             outcomes: Of the members that are recorded.
-            places: Step of each row, and what else says where it was observed, by column.
+            places: Step, and layer, split, metric or example of each row, by column.
             names: Of the columns with values.
             values: [rows, columns, K].
         """

@@ -17,10 +17,10 @@ class Rows(dict[str, Tensor]):
     gradient is quicker so. Between the tensors are zeros.
 
     Args:
-        like: By name, what to copy.
+        like: Tensors to copy, by name.
 
     Attributes:
-        row: All numbers of each member, [K, P and what is between].
+        row: All numbers of each member, [K, P and zeros between tensors].
     """
 
     row: Tensor
@@ -46,7 +46,7 @@ class Rows(dict[str, Tensor]):
             self[name] = tensor.mT if is_wide else tensor
 
     def of(self, span: slice) -> Rows:
-        """Those of neighbours: the same numbers in memory, in a view that is made once."""
+        """Rows of neighbours: a view of the same memory, made once."""
         ends = span.start, span.stop
         if ends not in self._views:
             view = Rows.__new__(Rows)
@@ -56,7 +56,7 @@ class Rows(dict[str, Tensor]):
 
 
 def joined(tensors: Mapping[str, Tensor], *, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by name for what treats all numbers alike: one row per member where `like` has one.
+    """Tensors by name for elementwise work: one row per member where `like` has one.
 
     Args:
         tensors: [K, ...] by name.

@@ -1,4 +1,4 @@
-"""What drives an update in place of a loss's own signal: its scale removed, or its weighting alone.
+"""Signals that drive an update in place of a loss's own: scale removed, or the weighting alone.
 
 Everything is computed at a member's own weights and batch, so nothing crosses members.
 """
@@ -14,8 +14,8 @@ from lossbench import records
 from lossbench.measures.probes import norm
 
 GradientOf = Callable[[Tensor], dict[str, Tensor]]
-"""From an output gradient [K, B, W] to the gradient of the mean loss in all parameters, [K, ...] by
-name; it may lie where the one before lay."""
+"""Gradient of the mean loss in all parameters, [K, ...] by name, from an output gradient [K, B, W];
+it may overwrite the gradient of the call before."""
 
 Changed = Callable[[Tensor, Tensor, GradientOf], tuple[Tensor, Mapping[str, Tensor]]]
 

@@ -1,4 +1,4 @@
-"""The state of a pack between two updates: what an update reads and writes, and a checkpoint."""
+"""State of a pack between two updates: input and output of an update, and a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT = 4
 
 @dataclass(frozen=True)
 class State:
-    """All that the next update of K members depends on; its tensors stay where they are in memory.
+    """Tensors that the next update of K members depends on; they stay where they are in memory.
 
     Attributes:
         parameters: By name, [K, ...], in the strategy's memory layout.
@@ -36,7 +36,7 @@ class State:
 
     @property
     def values(self) -> dict[str, Any]:
-        """Its attributes by name, as tensors and plain dictionaries of them."""
+        """Attributes of the state by name, as tensors and plain dictionaries of tensors."""
         return {**vars(self), "parameters": dict(self.parameters)}
 
     def freeze(self, is_finite: Tensor) -> None:
@@ -61,12 +61,12 @@ def _write(values: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a pack needs to go on as if nothing had happened.
+    """Snapshot of a pack, from which training goes on with the same bits.
 
     Attributes:
         step: Updates done.
-        checkpoint: Its state, the seconds spent and who failed of what.
-        parts: What was measured, each since the one before.
+        checkpoint: State of the pack, the seconds spent, and failures of members.
+        parts: Measurements, each part since the one before.
     """
 
     step: int
@@ -75,7 +75,7 @@ class Saved:
 
 
 Snapshot = Callable[[], Saved]
-"""Takes the present state; its one part is what was measured since the last time."""
+"""Takes a snapshot of the present state; its one part holds the measurements since the last one."""
 
 
 def encoded(values: Any) -> bytes:
@@ -86,5 +86,5 @@ def encoded(values: Any) -> bytes:
 
 
 def decoded(content: bytes, *, device: torch.device) -> Any:
-    """What `encoded` was given; nothing but tensors and plain types is ever read."""
+    """Values from the bytes of `encoded`; nothing but tensors and plain types is ever read."""
     return torch.load(io.BytesIO(content), weights_only=True, map_location=device)

@@ -1,4 +1,4 @@
-"""What a strategy is: a way to compute outputs and gradients, or a way to make many updates."""
+"""Interfaces: a way to compute outputs and gradients, and a way to make many updates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Strategy(ABC):
     """A way to compute outputs and gradients of neighbours in a pack.
 
     Attributes:
-        name: What is recorded of it.
+        name: Name in the records.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def spans(self, count: int, rows: int, like: Tensor) -> list[slice]:
-        """Which of so many neighbours are best updated together.
+        """Neighbours that are best updated together.
 
         Args:
             count: How many neighbours there are.
@@ -57,7 +57,7 @@ class Strategy(ABC):
     def trained(
         self, parameters: Named, buffers: Named, batch: Batch, memory: Any
     ) -> tuple[Tensor, GradientOf]:
-        """Outputs [K, B, W] of a batch, and what turns output gradients into gradients.
+        """Outputs [K, B, W] of a batch, and a function from output gradients to gradients.
 
         The mean over the batch is taken by the latter, nowhere else.
 
@@ -71,7 +71,7 @@ class Strategy(ABC):
 
 
 class Logged(NamedTuple):
-    """What one update says in the tables `steps` and `layers`.
+    """Values of one update for the tables `steps` and `layers`.
 
     Attributes:
         steps: By column, see `probes.STEP_COLUMNS`, and member, [columns, K].
@@ -86,7 +86,7 @@ class Advance(ABC):
     """A way to make the updates of a pack, perhaps many of them without the host between two.
 
     Attributes:
-        name: What is recorded of it; empty where every update was made on its own.
+        name: Name in the records; empty where every update was made on its own.
         max_updates: Updates that are best made in one call.
     """
 
@@ -99,4 +99,4 @@ class Advance(ABC):
 
     @abstractmethod
     def logged(self, state: State) -> Logged:
-        """Make one update of a state, in place, and return what every logged step says of it."""
+        """Make one update of a state, in place, and return its logged values."""

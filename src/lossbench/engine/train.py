@@ -66,8 +66,8 @@ def train(
         device: Where to train.
         padding: Least number of members; 2 on the CPU, one fixed number per sweep on CUDA.
         flush: Called after updates, on the CPU after each but the last, with the number of updates
-            done and what takes a snapshot of the state; that is of now, so take it at once. What it
-            raises ends the training.
+            done and a function that takes a snapshot of the present state. An exception from it
+            ends the training.
         saved: Where to go on, instead of from the start; same pack, data, versions and threads.
         environment: Further fields for the column `environment`.
         strategies: Names of optional strategies to use where they serve, see `strategies.OPTIONS`.
@@ -80,7 +80,7 @@ def train(
 
     Raises:
         ValueError: The batch is larger than the training split.
-        OtherStart: What is saved began with other data, parameters or batches.
+        OtherStart: The snapshot began with other data, parameters or batches.
     """
     keep_freed_memory()
     with arithmetic(device, pack.runs[0].precision):
@@ -204,7 +204,7 @@ def refuse_other_start(
     """Refuse to go on from a checkpoint whose fingerprints by seed are not those of now.
 
     Raises:
-        OtherStart: Names what differs and a seed.
+        OtherStart: Names the fingerprint that differs and a seed.
     """
     for seed, fingerprints in now.items():
         for name, sha in fingerprints.items():

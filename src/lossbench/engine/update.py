@@ -37,7 +37,7 @@ class Update:
         output: [K, B, W].
         loss: [K, B]; NaN for members that failed.
         output_gradient: Of each member's loss, [K, B, W]; 0 for members that failed.
-        signal: What went back through the model in its place, [K, B, W].
+        signal: Output gradient that went back through the model in its place, [K, B, W].
         gradient: Of the mean of the signal, by name, [K, ...]; empty where nobody looks.
         parameters, buffers: Before the update, by name, [K, ...]; the same.
     """
@@ -61,7 +61,7 @@ class Updates(Advance):
         report: Called with the place of a member whose loss raised, and why.
 
     Attributes:
-        factors: What the schedule makes of the learning rate, [T].
+        factors: Factors of the schedule on the learning rate, [T].
         spans: Members whose update is whole before that of the next ones begins: all of them, or
             each where they compute one by one.
     """
@@ -108,7 +108,7 @@ class Updates(Advance):
             self._update(state, self._memory)
 
     def logged(self, state: State) -> Logged:
-        """Make one update of a state in place, and return what every logged step says of it."""
+        """Make one update of a state in place, and return its logged values."""
         before = joined(self._before, like=self._before)
         for name, value in joined(state.parameters, like=state.parameters).items():
             before[name].copy_(value)
@@ -120,7 +120,7 @@ class Updates(Advance):
         return self._update(state, self._new_memory(), before)
 
     def probed(self, update: Update, state: State) -> Logged:
-        """What every logged step says of an update, made of the state after it."""
+        """Logged values of an update, from the state after it."""
         sums = probes.sums_of_squares(
             gradient=update.gradient,
             before=update.parameters,
@@ -235,7 +235,7 @@ def _slice(tensors: Named, members: slice) -> dict[str, Tensor]:
 
 
 def alive_on_cpu(alive: Tensor) -> list[bool] | None:
-    """Which members are alive [k], if that can be read without waiting: on the CPU only."""
+    """Flags of the members that are alive [k]; None where reading them would wait: off the CPU."""
     return alive.tolist() if alive.device.type == "cpu" else None
 
 

@@ -1,1 +1,1 @@
-"""What is measured of K members: probes at logged steps, metrics of whole splits, instruments."""
+"""Measurements of K members: probes at logged steps, metrics of whole splits, instruments."""

@@ -1,4 +1,4 @@
-"""What a trained model is judged by, for K members at once.
+"""Metrics of trained models, for K members at once.
 
 Units and directions stand in `records.METRICS`. Every function takes [K, N, C] and gives [K].
 Reductions go over the last, contiguous dimension, so that a member's value does not depend on K;
@@ -61,12 +61,12 @@ def classification(
     """Classification metrics by name; NaN where a metric is not defined for a member.
 
     Args:
-        prediction: [K, N, C], what the inverse link gives.
+        prediction: [K, N, C], values of the inverse link.
         target: One-hot labels, [K, N, C].
-        recalibrated: Log-probabilities after `recalibrate`, [K, N, C]. What ranks examples ranks
-            them by these: logarithms tell apart what rounds to the probability 1 or 0.
+        recalibrated: Log-probabilities after `recalibrate`, [K, N, C]. Metrics that
+            rank examples use these: logarithms tell apart probabilities that round to 1 or 0.
         is_probability: [K], whether the member's inverse link gives probabilities.
-        is_ranked: Whether to add what sorts or bins examples: it describes trained models.
+        is_ranked: Whether to add metrics that sort or bin examples: they describe trained models.
 
     Source:
         Of the balanced accuracy: Brodersen, Ong, Stephan and Buhmann 2010, ICPR; absent classes as
@@ -110,15 +110,15 @@ def multilabel(
 ) -> dict[str, Tensor]:
     """Metrics of targets with any number of labels, by name.
 
-    What is decided and how likely it is, is read from the recalibrated probabilities: a margin
-    loss has no others, and its own threshold.
+    Decisions and their likelihood are read from the recalibrated probabilities: a margin loss has
+    no others, and a threshold of its own.
 
     Args:
-        prediction: [K, N, C], what the inverse link gives, one number for each label.
+        prediction: [K, N, C], values of the inverse link, one for each label.
         target: 1 for each label that holds, else 0: [K, N, C].
         recalibrated: Log-probabilities that a label does not hold, and that it does, after
             `recalibrate`: [K, N, C, 2].
-        is_ranked: Whether to add what sorts examples.
+        is_ranked: Whether to add metrics that sort examples.
     """
     missing, holds = recalibrated.unbind(-1)
     hit = label_hits(recalibrated, target)
@@ -130,7 +130,7 @@ def multilabel(
         by_kind.append(hits / count)
     values = {
         "accuracy": mean_over_examples(hit.mean(-1)),
-        # Of each label over what it has of both kinds, as in scikit-learn.
+        # Of each label over the kinds that it has, as in scikit-learn.
         "balanced_accuracy": torch.stack(by_kind, -1).nanmean(-1).mean(-1),
         "brier": mean_over_examples((prediction.clamp(0.0, 1.0) - target).square().sum(-1)),
         "nll": mean_over_examples(nll),
@@ -200,7 +200,7 @@ def accuracy(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def contributions(prediction: Tensor, target: Tensor, *, task: str) -> Tensor:
-    """What each example contributes to the task's metric, whose value is the mean over examples.
+    """Contribution of each example to the task's metric, which is the mean over examples.
 
     Of accuracy that is the hit. A root is no mean over examples; (rmse + e²/rmse)/2, with e² the
     mean over targets, has it as its mean and is rmse plus the influence of the example.
@@ -323,7 +323,7 @@ def ece_adaptive(probability: Tensor, label: Tensor) -> Tensor:
 
 
 def _means_of_ties(value: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Values [K, N] in order, and of what is counted [K, N] the mean over each one's ties."""
+    """Values [K, N] in order, and for each the mean of `counted` [K, N] over its ties."""
     ordered, order = value.sort(-1)
     first, behind = _tied(ordered, ordered)
     so_far = torch.nn.functional.pad(counted.gather(-1, order).long().cumsum(-1), (1, 0))
@@ -402,14 +402,14 @@ def _of_student_t(predicted: StudentT, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_piecewise(predicted: Piecewise, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of a distribution function that is linear between points."""
+    """Scores and coverage, as `_of_student_t`, of a distribution function linear between points."""
     points, levels = torch.broadcast_tensors(predicted.points.double(), predicted.levels.double())
     low, high = (_quantile(points, levels, 0.5 + side * 0.5 * COVERED) for side in (-1, 1))
     return piecewise_crps(points, levels, target), (low <= target) & (target <= high)
 
 
 def _quantile(points: Tensor, levels: Tensor, level: float) -> Tensor:
-    """Where a distribution function reaches a level, [K, N, C]; see `Piecewise`."""
+    """Points at which distribution functions reach a level, [K, N, C]; see `Piecewise`."""
     place = ((levels <= level).sum(-1, keepdim=True) - 1).clamp(0, points.shape[-1] - 2)
     start, end = (points.gather(-1, place + step) for step in (0, 1))
     below, above = (levels.gather(-1, place + step) for step in (0, 1))
@@ -430,7 +430,7 @@ def piecewise_crps(points: Tensor, levels: Tensor, target: Tensor) -> Tensor:
     """
     start, end, below, above = points[..., :-1], points[..., 1:], levels[..., :-1], levels[..., 1:]
     length, goal = end - start, target.unsqueeze(-1)
-    left = (goal - start).clamp(min=0.0).minimum(length)  # of the piece, what lies below the target
+    left = (goal - start).clamp(min=0.0).minimum(length)  # the part of the piece below the target
     share = left / torch.where(length > 0, length, 1.0)
     at_goal = below + share * (above - below)
     rest, rest_below, rest_above = length - left, 1.0 - at_goal, 1.0 - above
@@ -489,7 +489,7 @@ def entropy(posterior: Tensor) -> Tensor:
 
 
 def clean_validation(prediction: Tensor, clean: Tensor, *, task: str) -> dict[str, Tensor]:
-    """What validation would say without its corruption, by name.
+    """Validation metrics against targets before their corruption, by name.
 
     Args:
         prediction: [K, N, C].
@@ -502,7 +502,7 @@ def clean_validation(prediction: Tensor, clean: Tensor, *, task: str) -> dict[st
 
 
 def of_wrong_labels(prediction: Tensor, given: Tensor, clean: Tensor) -> dict[str, Tensor]:
-    """What became of training examples with a wrong label, by name; NaN where there are none.
+    """Shares of wrongly labelled training examples memorised and recovered; NaN without any.
 
     Args:
         prediction: [K, N, C].
@@ -544,6 +544,6 @@ def ece(probability: Tensor, label: Tensor) -> Tensor:
     # The bins are (0, 1/15], ..., (14/15, 1].
     bins = torch.arange(1, ECE_BINS + 1, device=label.device)[:, None]
     place = (confidence * ECE_BINS).ceil().clamp(1, ECE_BINS)
-    is_counted = (place[:, None] == bins) | gap.isnan()[:, None]  # what is no number stays none
+    is_counted = (place[:, None] == bins) | gap.isnan()[:, None]  # NaN stays NaN
     gaps = torch.where(is_counted, gap[:, None], 0.0).sum(-1)
     return (gaps.abs() / confidence.shape[-1]).sum(-1)

@@ -1,4 +1,4 @@
-"""What is measured at a logged step, for K members at once.
+"""Measurements of a logged step, for K members at once.
 
 Every reduction goes over the last, contiguous dimension: a reduction over the first one changes
 its bits with K, and a member's records may depend on nothing but the member.
@@ -31,9 +31,9 @@ def sums_of_squares(
     after: Mapping[str, Tensor],
     spans: Sequence[slice],
 ) -> dict[str, Tensor]:
-    """What both tables are made of: sums of squares, [3, K], by name of parameter.
+    """Sums of squares [3, K] by name of parameter, from which both tables are computed.
 
-    They are those of the gradient, of the parameters, and of what the update moved them by.
+    The three are of the gradient, of the parameters, and of the parameters' change.
 
     Args:
         gradient: d mean loss / d parameter by name, [K, ...].
@@ -130,7 +130,7 @@ def _sum_of_squares(tensor: Tensor) -> Tensor:
 
 
 def _root(sums: Iterable[Tensor]) -> Tensor:
-    """L2 norms [..., K] of what has these sums of squares, each [..., K]."""
+    """L2 norms [..., K] over parts with these sums of squares, each [..., K]."""
     return torch.stack([*sums], -1).sum(-1).sqrt()
 
 

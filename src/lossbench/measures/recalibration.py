@@ -48,7 +48,7 @@ def _newton(output: Tensor, target: Tensor) -> Tensor:
     """The parameters of `recalibrate` for a group of members."""
     # Classes first, [C, K, N]: sums over a few classes are slow where they are the last axis.
     features, labels = (values.double().permute(2, 0, 1) for values in (output, target))
-    # What all outputs of an example share, the softmax ignores; the ridge must not see it.
+    # The softmax ignores a number added to all outputs; the ridge must not see it.
     features = features - features.mean(0)
     spread = features.transpose(0, 1).flatten(1).std(-1).clamp_min(1e-12)  # [K]
     # Up to whole vectors, so that a member's bits depend on none of the others.
@@ -80,12 +80,12 @@ def _newton(output: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Examples:
-    """What a recalibration is fitted on.
+    """Examples that a recalibration is fitted on.
 
     Attributes:
         features: [C, K, N].
         count: How many there are, [K].
-        weight: Of an example: one over that, 0 for what fills up; [K, N].
+        weight: Of an example: 1 / count, 0 for padding; [K, N].
         scale_of_labels: Mean feature of the labels, [K].
         bias_of_labels: Share of each class among them, [K, C].
     """

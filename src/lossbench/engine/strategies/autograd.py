@@ -14,7 +14,7 @@ from lossbench.engine.strategy import Named, Strategy
 from lossbench.models import called
 
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor]
-"""From parameters and buffers by name, and inputs, to outputs; it may change buffers in place."""
+"""Outputs from parameters and buffers by name, and inputs; buffers may change in place."""
 
 
 class Autograd(Strategy):
@@ -39,7 +39,7 @@ class Autograd(Strategy):
         return [slice(0, count)]
 
     def memory(self, parameters: Named, rows: int) -> None:
-        """None: autograd brings its own."""
+        """No memory: autograd allocates its own."""
 
     def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
         """Outputs, see `Strategy.forward`."""
@@ -73,7 +73,7 @@ class Vectorised(Autograd):
 
 
 class Looped(Autograd):
-    """One member after the other: what is held for a gradient is one member's at a time."""
+    """One member after the other: tensors kept for a gradient are one member's at a time."""
 
     name = "loop"
 
@@ -83,7 +83,7 @@ class Looped(Autograd):
 
 
 def one_by_one(of_member: Forward) -> Forward:
-    """A forward pass of K members, from that of one: what is stacked, each makes on its own."""
+    """A forward pass of K members that calls that of one member K times and stacks the outputs."""
 
     def forward(
         parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor

@@ -139,7 +139,7 @@ class CudaGraphs:
             with torch.cuda.graph(graph, pool=self._pool):
                 result = function()
         except BaseException:
-            torch.cuda.set_stream(here)  # torch stays on the stream of what it could not end
+            torch.cuda.set_stream(here)  # torch stays on the stream of a capture that failed
             raise
         return graph.replay, result
 

@@ -14,7 +14,7 @@ _aten: Any = torch.ops.aten
 
 @dataclass(frozen=True)
 class Activation:
-    """What is done to each number, and to its gradient.
+    """An elementwise function and its derivative.
 
     Attributes:
         result: `(module, argument, out)` writes the activation of the argument into `out`.
@@ -64,7 +64,7 @@ DERIVED: dict[type[nn.Module], Activation] = {
 
 @dataclass(frozen=True)
 class Layer:
-    """An affine map and what follows it.
+    """An affine map and the activation behind it.
 
     Attributes:
         weight: Name of its parameter [K, out, in].
@@ -107,7 +107,7 @@ def layers_of(model: nn.Module) -> list[Layer] | None:
 
 
 def _modules(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """What a sequence calls, in order, with the beginning of its parameters' names."""
+    """Modules that a sequence calls, in order, with the prefix of their parameters' names."""
     if type(module) is not nn.Sequential or _is_hooked(module):
         yield path, module
         return

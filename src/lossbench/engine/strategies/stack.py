@@ -22,7 +22,7 @@ from lossbench.engine.strategies.layers import DERIVED, Layer
 from lossbench.engine.strategy import Named, Strategy
 
 CACHE_BYTES = 2**21
-"""What members computed at once may take: about a core's second cache."""
+"""Memory of members computed at once: about a core's second cache."""
 
 MOST_AT_ONCE = 128
 """Members computed at once, however small they are."""
@@ -33,11 +33,11 @@ ROWS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class _Activations:
-    """A layer of members computed at once: what its forward pass leaves for its backward pass.
+    """A layer of members computed at once: tensors that its backward pass needs.
 
     Attributes:
-        argument: What comes out of the affine map, [k, B, out].
-        result: What comes out of the activation; `argument` itself where that is no longer needed.
+        argument: Result of the affine map, [k, B, out].
+        result: Result of the activation; `argument` itself where that is no longer needed.
         argument_gradient: Memory for the gradient of the loss in the argument.
     """
 
@@ -48,7 +48,7 @@ class _Activations:
 
 @dataclass(frozen=True)
 class _Memory:
-    """Everything between the inputs of a batch and its gradient.
+    """Memory for all tensors between the inputs of a batch and its gradient.
 
     Attributes:
         spans: Places of members computed at once, with their activations by layer.
@@ -62,7 +62,7 @@ class _Memory:
 
 
 class Stack(Strategy):
-    """See the module.
+    """Multilayer perceptrons as batched products.
 
     Args:
         layers: Of the model that all members share.

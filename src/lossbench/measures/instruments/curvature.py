@@ -1,4 +1,4 @@
-"""How the mean own loss bends: Hessian-vector products by differentiating twice."""
+"""Curvature of the mean own loss: Hessian-vector products by differentiating twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def curvature(moment: Moment) -> dict[str, Tensor]:
     """Largest eigenvalue and trace of the Hessian of the mean own loss over the batch.
 
     It is the Hessian that automatic differentiation has: where a loss has corners, like mae, its
-    own second derivative counts as zero, and what is left comes from the network. The eigenvalue
+    own second derivative counts as zero, and the rest comes from the network. The eigenvalue
     is a lower bound that `LANCZOS` products bring near. The trace is a mean over `HUTCHINSON`
     vectors of signs, unbiased, with variance 2 (|H|_F² - sum of H_ii²) / `HUTCHINSON`. The vectors
     are those of the seed, the same at every step and for every loss.
@@ -107,7 +107,7 @@ def largest_eigenvalue(product: Product, start: Tensor, *, steps: int) -> Tensor
     vector = start / inner(start, start).sqrt()[:, None]
     basis, diagonal, off = [], [], []
     is_going = torch.ones_like(start[:, 0], dtype=torch.bool)
-    # What is left of a vector, relative to its length, when all of it was subtracted.
+    # The rest of a vector, relative to its length, when all of it was subtracted.
     rounding = 10.0 * torch.finfo(start.dtype).eps * start.shape[-1] ** 0.5
     for _ in range(steps):
         basis.append(vector)

@@ -1,4 +1,4 @@
-"""Which examples drive the update, and how the loss is spread over them."""
+"""Examples that drive the update, and the spread of the loss over examples."""
 
 from __future__ import annotations
 

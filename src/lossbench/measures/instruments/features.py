@@ -1,4 +1,4 @@
-"""What the last hidden layer makes of the classes."""
+"""Separation of the classes in the last hidden layer."""
 
 from __future__ import annotations
 

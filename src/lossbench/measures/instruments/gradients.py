@@ -1,4 +1,4 @@
-"""How the gradient differs from batch to batch, and from those of other losses."""
+"""Differences of the gradient between batches, and from the gradients of other losses."""
 
 from __future__ import annotations
 

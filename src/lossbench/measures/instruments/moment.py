@@ -1,4 +1,4 @@
-"""What an instrument is given: one update of K members, as tensors and as functions."""
+"""Input of an instrument: one update of K members, as tensors and as functions."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Moment:
 
     Attributes:
         step: Updates done before this one.
-        seeds: [K], block of the paired design of each member: what it may draw is drawn from it.
+        seeds: [K], block of the paired design of each member, and source of random draws.
         parameters: Before the update, by name, [K, ...].
         buffers: By name, [K, ...].
         inputs: [K, B, ...].
-        target: What the loss is fed, [K, B, C].
+        target: Targets of the loss, [K, B, C].
         clean: Targets before they were corrupted, [K, B, C]; None where they were not.
         is_classification: Whether the largest entry of a target is a label.
         output: [K, B, W].
@@ -74,5 +74,5 @@ def inner(first: Tensor, second: Tensor) -> Tensor:
 
 
 def nothing(moment: Moment) -> Tensor:
-    """What is not defined for any member, [K]."""
+    """NaN for every member, [K]: a metric that is defined for none."""
     return torch.full_like(moment.loss[:, 0], torch.nan)

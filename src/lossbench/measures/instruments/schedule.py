@@ -1,4 +1,4 @@
-"""When an instrument is due: a matter of the step alone, never of the clock."""
+"""Steps at which instruments are due; they never depend on the clock."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def due(name: str, step: int, *, steps: int, eval_every: int) -> bool:
 
 
 def times(name: str, *, steps: int, eval_every: int) -> int:
-    """How often an instrument measures in a run of `steps` updates."""
+    """Number of measurements of an instrument in a run of `steps` updates."""
     return sum(due(name, step, steps=steps, eval_every=eval_every) for step in range(steps))
