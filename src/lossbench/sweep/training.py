@@ -99,7 +99,7 @@ class Trainer:
         engine: Settings of the engine.
         own: Losses, data and models of the user, which each process has to know.
         place: Folder where the command was given, from which its paths and extensions count.
-        shared: Results that packs of this process have in common.
+        cache: Results that packs of this process have in common.
     """
 
     engine: Engine
