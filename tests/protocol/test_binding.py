@@ -240,7 +240,7 @@ def test_a_loss_whose_code_is_edited_after_a_look_still_counts_among_the_compari
     planned = first.planned
     edited = planned.assign(declaration=np.where(planned.loss == "mae", "f" * 64, sha))
     plan = records.Plan(first.plan, edited)
-    assert statistics.comparisons.declared_in_context(plan, runs) == {"mse", "mae"}
+    assert statistics.declared.declared_in_context(plan, runs) == {"mse", "mae"}
     assert statistics.comparisons.declared_losses(plan, runs) == ["mse"]
 
 

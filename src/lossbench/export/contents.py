@@ -1,4 +1,4 @@
-"""What is written of a sweep, whatever the tool.
+"""The contents of an export, for any tool.
 
 The names are those of the records: `steps/COLUMN` of the table steps, `SPLIT/METRIC` of evals, and
 `best/SPLIT/METRIC` at a run's best step.
@@ -23,7 +23,7 @@ ENDS = {"done": True, "diverged": True, "failed": False}
 
 @dataclass(frozen=True)
 class Export:
-    """What is written of a sweep.
+    """The contents of an export.
 
     Attributes:
         sweep: The sweep.
@@ -111,7 +111,7 @@ def parameters(run: Any) -> dict[str, bool | int | float | str]:
 
 
 def facts(run: Any) -> dict[str, str]:
-    """What a run is known by and came to, as text."""
+    """Identity and end of a run, as text."""
     names = ("run_id", "pack_id", "task", "family", "status", "reason", "device", "chosen")
     facts = {name: getattr(run, name) for name in names}
     steps = {name: getattr(run, name) for name in ("stop_step", "best_step")}
@@ -141,5 +141,5 @@ def markdown(verdicts: pd.DataFrame, *, most: int) -> str:
 
 
 def seconds(run: Any) -> float:
-    """How long a run trained."""
+    """Training time of a run."""
     return 0.0 if pd.isna(run.train_seconds) else float(run.train_seconds)

@@ -1,4 +1,4 @@
-"""Verdicts as plain values, for programs: what `lossbench report runs/NAME --json` prints."""
+"""Verdicts as plain values, for programs: the output of `lossbench report runs/NAME --json`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def rows(comparison: statistics.Comparison) -> list[dict[str, Any]]:
 
 
 def verdicts(judged: statistics.Verdicts) -> dict[str, Any]:
-    """A sweep's verdicts, what speaks against them, and whether it is complete."""
+    """A sweep's verdicts, the objections to them, and the number of runs by status."""
     comparisons, loaded = judged.comparisons, judged.sweep
     counts = loaded.runs.status.value_counts().to_dict()
     return {

@@ -25,18 +25,18 @@ look at it; it is imported, and with it the package, when it is asked for.
 
 
 def export(sweep: records.Records, *, to: str, into: str = "", is_whole: bool = False) -> str:
-    """Write a sweep for another tool; the same again adds what is missing and doubles nothing.
+    """Write a sweep for another tool; a second export adds missing runs and doubles none.
 
     Args:
         sweep: Its records.
         to: A name in `TARGETS`.
         into: For tensorboard and csv a folder (empty: export/TOOL in the sweep's), for mlflow its
-            tracking URI (empty: what mlflow itself takes), for wandb [ENTITY/]PROJECT (empty: the
+            tracking URI (empty: the one that mlflow takes), for wandb [ENTITY/]PROJECT (empty: the
             name of the sweep).
         is_whole: All runs; else those behind the verdicts, each loss at its chosen learning rate.
 
     Returns:
-        What was written, and how to look at it.
+        The place that was written to, and the command that shows it.
 
     Raises:
         ValueError: The tool is not installed or refuses, the folder is not ours, or the

@@ -1,4 +1,4 @@
-"""A folder of events a run, and what HParams shows."""
+"""A folder of events a run, and a table for HParams."""
 
 # pyright: reportMissingImports=false
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVENTS = "events.out.tfevents.lossbench"
 
 
 def write(export: Export, into: str) -> str:
-    """One folder of events a run, beside one file with the verdicts and what HParams shows."""
+    """One folder of events a run, beside one file with the verdicts and the table of HParams."""
     folder = marked_folder(export, into, "tensorboard")
 
     def write_events(place: Path, time: float, summaries: list[tuple[int, Any]]) -> Path:

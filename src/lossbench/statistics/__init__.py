@@ -1,7 +1,7 @@
-"""From records to estimates: which runs are pairs, what differs between losses, and how surely.
+"""From records to estimates: pairs of runs, differences between losses, and their certainty.
 
-Pure functions on plain frames; what takes a sweep reads its declaration. Verdicts come only from
-simultaneous paired intervals over the declared family; whatever else stands beside them is for
+Pure functions on plain frames; `Verdicts` reads the declaration of a sweep. Verdicts come only from
+simultaneous paired intervals over the declared family; all other numbers are for
 robustness. Diverged runs rank worst and are counted beside every mean over survivors.
 """
 

@@ -16,9 +16,7 @@ from lossbench.statistics.choice import at_choice, candidates
 from lossbench.statistics.declared import (
     Declared,
     declaration_of,
-    declared_in_context,
-    declared_losses,
-    seen_before,
+    declared_of,
 )
 from lossbench.statistics.design import endpoint
 from lossbench.statistics.margins import Margin, resolved_margin
@@ -199,7 +197,7 @@ class Comparison:
 
     @functools.cached_property
     def stability(self) -> pd.DataFrame:
-        """How often other seeds would choose the same candidate."""
+        """`statistics.tuning.stability` of the choice."""
         return stability(self.every_run, self.rule)
 
     @functools.cached_property
@@ -254,15 +252,8 @@ def main_of_context(
     """
     declaration, plan = declaration_of(sweep.plan), records.Plan(sweep.plan, sweep.planned)
     where = {"data": str(runs.data.iloc[0]), "task": str(runs.task.dropna().iloc[0])}
-    expected = declared_in_context(plan, runs)
-    rule = Rule(
-        metric=records.declared(declaration["primary"], **where),
-        reference=_reference(declaration, runs, is_declared=bool(expected), **where),
-        select=records.declared(declaration.get("select", {}), **where) or "",
-        average=records.declared(declaration["average"], **where) or "mean",
-        confidence=declaration["confidence"],
-        looks=tuple(declaration["looks"]),
-    )
+    declared = declared_of(declaration, plan, runs, where=where)
+    rule = _rule(declaration, runs, is_declared=bool(declared.expected), where=where)
     at = {"evals": evals, "endpoint": declaration["endpoint"]}
     metrics = [rule.metric]
     for name, metric in records.METRICS.items():
@@ -276,12 +267,9 @@ def main_of_context(
         "candidate": candidates(runs, tuned=declaration["tuned"]),
     }
     every_run = endpoint(runs, split="test", metric=metrics, **at).assign(**choosing)
-    looks = rule.looks
-    first_seeds = declaration["seeds"][: looks[0]] if looks else sorted({*runs.seed})
-    base = runs[(runs.loss == rule.reference) & runs.seed.isin(first_seeds)]
+    base = runs[(runs.loss == rule.reference) & runs.seed.isin(declared.first_seeds)]
     base = endpoint(base, split="validation", metric=rule.metric, **at).assign(**choosing)
     data = sweep.plan["data"].get(where["data"], {})
-    target = records.declared(declaration["targets"], **where)
     margin = resolved_margin(
         records.declared(declaration["margin"], **where),
         at_choice(base, rule),
@@ -296,17 +284,7 @@ def main_of_context(
         condition="own_lr",
         rule=replace(rule, margin=margin.value),
         margin=margin,
-        declared=Declared(
-            losses=tuple(declared_losses(plan, runs) if expected else ()),
-            expected=expected,
-            first_seeds=tuple(first_seeds),
-            tuned=tuple(declaration["tuned"]),
-            endpoint=declaration["endpoint"],
-            target=None if target is None else float(target),
-            seen_runs=seen_before(plan, runs if expected else runs.iloc[:0]),
-            asked_runs=frozenset(runs.run_id[plan.runs.asked_in[runs.run_id].notna().to_numpy()]),
-            is_smoke=declaration["size"] == "smoke",
-        ),
+        declared=declared,
         every_run=every_run,
         runs=at_choice(every_run, rule),
         validation=validation.assign(**choosing),
@@ -319,6 +297,20 @@ def main_of_context(
     examples = sweep.columns("examples", names, packs={*runs.pack_id.dropna()})
     is_own = examples.metric.eq(rule.metric) & examples.run_id.isin(every_run.run_id)
     return _judged(main, examples[is_own])
+
+
+def _rule(
+    declaration: Mapping[str, Any], runs: pd.DataFrame, *, is_declared: bool, where: dict[str, str]
+) -> Rule:
+    """The declared rule for a context, its margin not resolved yet."""
+    return Rule(
+        metric=records.declared(declaration["primary"], **where),
+        reference=_reference(declaration, runs, is_declared=is_declared, **where),
+        select=records.declared(declaration.get("select", {}), **where) or "",
+        average=records.declared(declaration["average"], **where) or "mean",
+        confidence=declaration["confidence"],
+        looks=tuple(declaration["looks"]),
+    )
 
 
 def _at_reference_rate(main: Comparison) -> Comparison:

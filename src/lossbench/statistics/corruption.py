@@ -1,4 +1,4 @@
-"""How each loss fares as more and more of its training data is corrupted."""
+"""A metric of each loss over the share of its training data that is corrupted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def noise_curves(
     Args:
         frame: From `endpoint`, one row a run; a loss has one learning rate in each context.
         metric: Column to average over the seeds that survived.
-        tuned: What was tuned beside the learning rate, as given to `placed`.
+        tuned: Keys tuned beside the learning rate, as given to `placed`.
         confidence: Coverage of each interval, pointwise.
 
     Returns:

@@ -108,3 +108,34 @@ def declared_in_context(plan: records.Plan, runs: pd.DataFrame) -> frozenset[str
     is_first = facts.declaration.eq(first["sha256"])
     is_declared = is_first | facts.cell.isin(first["declared"].get("cells", ()))
     return frozenset(runs.loss[is_declared.to_numpy(dtype=bool)])
+
+
+def declared_of(
+    declaration: Mapping[str, Any],
+    plan: records.Plan,
+    runs: pd.DataFrame,
+    *,
+    where: Mapping[str, str],
+) -> Declared:
+    """The declaration of one context.
+
+    Args:
+        declaration: Declaration of the sweep.
+        plan: Plan of the sweep.
+        runs: All runs of the context, placed.
+        where: Its data set and its task, as `data` and `task`.
+    """
+    expected = declared_in_context(plan, runs)
+    looks = declaration["looks"]
+    target = records.declared(declaration["targets"], **where)
+    return Declared(
+        losses=tuple(declared_losses(plan, runs) if expected else ()),
+        expected=expected,
+        first_seeds=tuple(declaration["seeds"][: looks[0]] if looks else sorted({*runs.seed})),
+        tuned=tuple(declaration["tuned"]),
+        endpoint=declaration["endpoint"],
+        target=None if target is None else float(target),
+        seen_runs=seen_before(plan, runs if expected else runs.iloc[:0]),
+        asked_runs=frozenset(runs.run_id[plan.runs.asked_in[runs.run_id].notna().to_numpy()]),
+        is_smoke=declaration["size"] == "smoke",
+    )

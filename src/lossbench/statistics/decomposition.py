@@ -12,7 +12,7 @@ from lossbench.statistics.design import CURES, FACTS, refuse_unequal
 from lossbench.statistics.intervals import estimate
 
 PARTS = ("total", "scale", "weighting", "rest")
-"""What a difference is and what it is made of; the last three sum to the first."""
+"""A difference and its parts; the last three sum to the first."""
 
 DECOMPOSED = [*FACTS, "lr", "part", "metric", "reference", "value", "low", "high", "n"]
 DECOMPOSED += ["left_out", "confidence", "differences"]
@@ -22,13 +22,13 @@ DECOMPOSED += ["left_out", "confidence", "differences"]
 def decomposition(
     frame: pd.DataFrame, *, metric: str, reference: str, confidence: float = 0.95
 ) -> pd.DataFrame:
-    """Difference of every loss to the reference, split by what drives the updates.
+    """Difference of every loss to the reference, split by causes of the updates.
 
     With m(loss, signal) a run's metric, its signal one of `records.SIGNALS`, within a seed and at
     one learning rate: total = m(loss, own) - m(reference, own), scale = m(loss, own) -
     m(loss, norm_matched), weighting = m(loss, reweighted) - m(reference, own), and rest = total -
-    scale - weighting. Each is what one replacement does, with all else as it is; another order of
-    replacements would share the difference out otherwise.
+    scale - weighting. Each is the effect of one replacement, with all else unchanged; another order
+    of replacements would share the difference out otherwise.
 
     Args:
         frame: From `endpoint`, one row a run, of runs from `placed` with `tuned=["signal"]`: the

@@ -1,4 +1,4 @@
-"""Which runs are compared: contexts, endpoints, and what proves that runs are pairs."""
+"""The design of a comparison: contexts, endpoints, and the proof that runs are pairs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ CURES = {
     "shared_sha": "the code of data, model or optimizer was edited in between: use name=NEW",
     "env_sha": "versions, device or threads differed: run the sweep on one machine, with name=NEW",
 }
-"""Fingerprints that must be equal within a seed and context, and what to do where they are not."""
+"""Fingerprints that must be equal within a seed and context, and the cure where they are not."""
 
 Row = dict[str, Any]
 """One row of a table: numbers, words and tuples by column."""
 
 FACTS = ["context", "label", "task", "condition", "loss", "family"]
-"""Columns that begin every estimate: what it is an estimate of."""
+"""Columns that begin every estimate: the runs it is an estimate of."""
 
 _NO_FACTORS = {"run_id", "pack_id", "name", "look", "loss", "lr", "seed"}
 _NO_FACTORS |= {"source_sha", "experiment", "extensions"}  # the loss's code is part of source_sha
@@ -38,7 +38,7 @@ _QUIET = ("log_every", "eval_every", "batch_size", "schedule.name", "steps", "in
 def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
     """The pairing key of every run: all its factors but the loss, the learning rate and the seed.
 
-    What was tuned for each loss by itself is no factor either: it belongs to the loss. A run
+    A key that was tuned for each loss is no factor either: it belongs to the loss. A run
     without a configuration (it is missing) joins the runs of its `planned_context`, or those of
     its data, model and optimizer, where these have one context.
 
@@ -49,7 +49,7 @@ def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
 
     Returns:
         One row a run, indexed like `runs`: `context` (8 hex digits), `label` (data × model, and
-        whatever else tells contexts apart) and `variant` (the loss, with those of its parameters
+        the factors that tell contexts apart) and `variant` (the loss, with those of its parameters
         that vary within the sweep).
     """
     kinds, few = _alike(runs)
@@ -82,9 +82,9 @@ def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def _alike(runs: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
-    """Of each run the place among few, whose configuration is its own but for the seed.
+    """Index of each run among runs with distinct configurations but for the seed, and those runs.
 
-    Where the plan knows what a run is for, that decides, and no configuration need be compared.
+    Where the plan knows the purpose of a run, no configuration need be compared.
     """
     key = runs.config.astype(object).where(runs.config.notna(), "")
     if "planned_slot" in runs:
@@ -125,7 +125,7 @@ def factors(config: str) -> dict[str, Any]:
 
 
 def context_factors(config: str, *, tuned: Sequence[str] = ()) -> dict[str, Any]:
-    """Of a run's recorded configuration what makes its context, by dotted name.
+    """Factors of a run's recorded configuration that make its context, by dotted name.
 
     Args:
         config: As JSON.
@@ -142,7 +142,7 @@ def _factors(config: Mapping[str, Any], tuned: Sequence[str]) -> dict[str, Any]:
 
 
 def _labels(kind: str, contexts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Labels of contexts that share data and model: what differs between them is spelt out."""
+    """Labels of contexts that share data and model, with the factors that differ."""
     names = sorted({name for factors in contexts.values() for name in factors})
     varied = [name for name in names if _varies(name, [*contexts.values()])]
     groups = {name.split(".")[0] for name in varied if name.endswith(".name")}
@@ -164,14 +164,14 @@ def _labels(kind: str, contexts: Mapping[str, Mapping[str, Any]]) -> dict[str, s
 
 
 def _varies(name: str, contexts: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a factor differs; of what is trained before, among contexts that have it."""
+    """Whether a factor differs; a factor of pretraining only among contexts that have it."""
     if name.startswith("pretrained."):
         contexts = [factors for factors in contexts if name in factors]
     return len({str(factors.get(name)) for factors in contexts}) > 1
 
 
 def _in_label(name: str, value: Any) -> str:
-    """A factor in a label: short, and of how training starts and what it is fed the word alone."""
+    """A factor in a label, without its prefix; of start and targets the value alone."""
     if name in ("init.from", "targets"):
         return f"{name.partition('.')[0]} {value}"
     short = re.sub(r"^(data|corruption|model|optimizer|schedule)\.params\.", "", name).removesuffix(

@@ -1,4 +1,4 @@
-"""Whether a difference carries over to new test examples: what they add to its variance."""
+"""The share of test examples in the variance of a difference."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pandas as pd
 
 
 def variance_of_examples(values: np.ndarray) -> float:
-    """Variance of the mean difference that the test examples make, however many seeds there are.
+    """Variance of the mean difference that the test examples make, with any number of seeds.
 
     Seeds and examples are crossed; the variance is its unbiased estimate in a two-way layout with
     random effects, and 0 where that is negative.
 
     Args:
-        values: What each example adds to the difference with each seed, [n, m], both above 1.
+        values: Contribution of each example to the difference with each seed, [n, m], both above 1.
 
     Source:
         Gallas 2006, Academic Radiology, for several readers and cases.
@@ -29,7 +29,7 @@ def variance_of_examples(values: np.ndarray) -> float:
 
 
 def contributions(examples: pd.DataFrame, run_ids: Sequence[str]) -> np.ndarray | None:
-    """What each test example adds to the metric in each of some runs, [runs, m]; None without.
+    """Contributions of test examples to the metric of runs, [runs, m]; None if any is missing.
 
     Args:
         examples: Table `examples`, of one metric.

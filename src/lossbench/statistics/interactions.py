@@ -31,7 +31,7 @@ BELONGING = {
 
 
 def interactions(mains: Sequence[Comparison], declaration: Mapping[str, Any]) -> pd.DataFrame:
-    """How each loss, or its difference to the reference, changes with a factor.
+    """Changes of each loss, or of its difference to the reference, with a factor.
 
     Each of the two or four runs of a seed stands at its own choice, and the interval holds that
     other seeds would have chosen others. Intervals are simultaneous over all losses and levels of a

@@ -73,9 +73,9 @@ UNSEEN = 2.0
 
 
 def mean_interval(values: np.ndarray, *, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of a mean whose differences may be skewed: what the verdicts rest on.
+    """Interval of a mean whose differences may be skewed: the basis of the verdicts.
 
-    Student's t, and on either side what skewness towards it may add to the quantile of t, to
+    Student's t, and on either side the increase of its quantile by skewness towards it, to
     second order: G (2t² + 1) / (6 √n), with G twice the sample's skewness or `LEAST_SKEWNESS`,
     whichever is more. Values closer to the same mean give a narrower interval.
 
@@ -113,7 +113,7 @@ def usual_length(n: int, confidence: float) -> float:
 
 
 def _of_skewness(n: int, critical: float) -> float:
-    """What one unit of skewness adds to the quantile of t."""
+    """Increase of the quantile of t by one unit of skewness."""
     return (2 * critical**2 + 1) / (6 * np.sqrt(n))
 
 
@@ -133,7 +133,7 @@ def half_width(deviation: Any, n: Any, confidence: float) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def resamples(n: int, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """How often each of n values is drawn in each resample, [draws, n]; rows sum to n.
+    """Counts of each of n values in each resample, [draws, n]; rows sum to n.
 
     Nobody may write to it: all losses of a task are judged by the same resamples.
     """
@@ -198,7 +198,7 @@ def share(count: int, trials: int, *, confidence: float = 0.95) -> Estimate:
     Args:
         count: Successes.
         trials: Successes and failures.
-        confidence: Coverage, at least; half of what is missing lies on either side.
+        confidence: Coverage, at least; half of the rest lies on either side.
 
     Source:
         Clopper and Pearson 1934, Biometrika.

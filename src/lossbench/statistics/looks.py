@@ -1,4 +1,4 @@
-"""How much error each look at a growing number of seeds may spend."""
+"""The error that each look at a growing number of seeds may spend."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def nominal_levels(looks: tuple[int, ...], error: float) -> tuple[float, ...]:
 
     Up to each look the error spent grows in proportion to the seeds. Where the first interval is
     left to err, the later ones do not count: so the levels sum to more than `error`. An interval at
-    each look is valid whatever made somebody stop or go on.
+    each look is valid for any reason to stop or go on.
 
     Args:
         looks: Numbers of seeds, ascending.
-        error: Chance, at most, that any of the intervals misses what does not exist.
+        error: Chance, at most, that any of the intervals misses a true value.
 
     Returns:
         Errors by look, each for a t or normal interval; of a single look `error` itself.
@@ -79,8 +79,8 @@ SMALLEST, LARGEST = 1e-12, 0.99
 def adjust_for_looks(p: float, look: int, looks: Sequence[int]) -> float:
     """A two-sided p-value that holds for a look at which somebody may have stopped.
 
-    It is the least error, spent over the looks, at which the interval of this look leaves out what
-    is tested: the p-value that belongs to `nominal_levels`.
+    It is the least error, spent over the looks, at which the interval of this look leaves out the
+    tested value: the p-value that belongs to `nominal_levels`.
 
     Args:
         p: Of this look alone.

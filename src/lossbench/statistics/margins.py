@@ -47,7 +47,7 @@ class Margin:
 
 
 def in_words(text: str) -> tuple[float, str]:
-    """The number in `10% of error` or `500 of target`, and what it is of: "error" or "target".
+    """The number in `10% of error` or `500 of target`, and its base: "error" or "target".
 
     Raises:
         ValueError: It is no such text, or the number is not positive.
@@ -72,7 +72,7 @@ def resolved_margin(
     """A declared margin in the unit of the metric, and as a share of the reference's error.
 
     The error is the distance of the metric from that of a perfect prediction, on validation, the
-    median over seeds: what matters is said of a usual seed. No test value enters.
+    median over seeds: a margin is a statement on a usual seed. No test value enters.
 
     Args:
         declared: A number in the unit of the metric, or a text like `10% of error`, or, in the

@@ -30,7 +30,7 @@ def selection_cost(
 
     Both choose by `choice.chosen` among the same candidates, evaluated at the same steps. On the
     seeds that clean validation chose by, its choice has the best mean:
-    without divergence the cost cannot be negative, and is somewhat more than what an oracle would
+    without divergence the cost cannot be negative, and is somewhat more than an oracle would
     gain on fresh seeds. Where a seed diverged, means and pairs are of other seeds, or the median
     chooses, it can.
 

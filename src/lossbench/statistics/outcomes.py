@@ -1,4 +1,4 @@
-"""How the runs of each loss ended, and with which values."""
+"""Ends of the runs of each loss, and their values."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def divergence_rates(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.Data
 
 
 def completeness(runs: pd.DataFrame) -> pd.DataFrame:
-    """How many of the planned runs ended how, per context.
+    """Number of planned runs by their end, per context.
 
     Args:
         runs: Table `runs`.
 
     Returns:
-        Rows by context and label: `planned`, counts by status, and `unfinished`: what
-        failed or is missing, in words.
+        Rows by context and label: `planned`, counts by status, and `unfinished`: runs
+        that failed or are missing, in words.
     """
     rows, columns = [], ["context", "label", "status", "loss", "lr", "seed", "reason"]
     for facts, cell in placed(runs)[columns].groupby(["context", "label"], dropna=False):

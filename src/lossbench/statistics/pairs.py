@@ -217,10 +217,7 @@ def _compared(
     row["verdict"] = _verdict(row, sign)
     row["seeds_needed"] = np.nan
     if row["verdict"] == "undecided":
-        whole = Estimate(row["difference"], row["low"], row["high"], row["pairs"])
-        row["seeds_needed"] = seeds_needed(
-            whole, rule.margin, confidence=row["level"], average=rule.average
-        )
+        row["seeds_needed"] = _seeds_needed(row)
     row |= dict.fromkeys(CARRIED, np.nan)
     if examples is not None and rule.average == "mean":
         run_ids = [side.table.run_ids[survived, side.choice.index].tolist() for side in sides]
@@ -260,6 +257,13 @@ def _difference(choices: Sequence[Choice], survived: np.ndarray, row: Row, rule:
         "boot_low": float(low),
         "boot_high": float(high),
     }
+
+
+def _seeds_needed(row: Row) -> float:
+    """Seeds that would decide an undecided row."""
+    whole = Estimate(row["difference"], row["low"], row["high"], row["pairs"])
+    how = {"confidence": row["level"], "average": row["average"]}
+    return seeds_needed(whole, row["margin"], **how)
 
 
 def _average(values: np.ndarray, average: str) -> float:

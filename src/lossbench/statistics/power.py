@@ -1,4 +1,4 @@
-"""What a number of seeds can resolve, before they are spent."""
+"""The differences that a number of seeds can resolve, before they are spent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Pairs(NamedTuple):
 def minimum_detectable_effect(
     spread: float, *, pairs: int, comparisons: int, confidence: float = 0.95, power: float = 0.8
 ) -> Detectable:
-    """What the verdicts of `paired` can tell apart, for normal differences.
+    """The least difference that verdicts of `paired` can tell from zero, for normal differences.
 
     Args:
         spread: Standard deviation of the differences of pairs, in units of the metric.
@@ -70,7 +70,7 @@ def pairs_for(
     confidence: float = 0.95,
     power: float = 0.8,
 ) -> Pairs:
-    """How many pairs resolve a size: the inverse of `minimum_detectable_effect`.
+    """Number of pairs that resolve a size: the inverse of `minimum_detectable_effect`.
 
     Args:
         spread: Standard deviation of the differences of pairs, in units of the metric.

@@ -105,7 +105,7 @@ def speaks_of(finding: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
 
 
 def _in_task(finding: Mapping[str, Any], comparison: Comparison) -> list[dict[str, Any]]:
-    """What a task's records say of a finding; nothing where one of its losses was not run."""
+    """Rows of a finding in one context; none where one of its losses was not run."""
     table = comparison.exploring(_compared(finding, comparison), comparison.declared.asked_runs)
     names = ("reference", "metric", "difference", "low", "high", "verdict", "exploratory")
     names += ("confidence",)
@@ -122,7 +122,7 @@ def _in_task(finding: Mapping[str, Any], comparison: Comparison) -> list[dict[st
 
 
 def outcome(says: str, row: Mapping[str, Any]) -> str:
-    """How a comparison judges a finding by itself.
+    """The judgement of a comparison on a finding by itself.
 
     `better` and `worse` follow from the verdict by `records.SAYINGS`; `not_worse` is confirmed
     where the whole interval of the gain lies above minus the margin, not confirmed where all of it
@@ -134,7 +134,7 @@ def outcome(says: str, row: Mapping[str, Any]) -> str:
 
     Returns:
         confirmed, not confirmed or undecided; not run where the runs do not suffice;
-        exploratory where loss or reference came after the declaration, whatever came out.
+        exploratory where loss or reference came after the declaration.
     """
     if row["verdict"] in UNFINISHED:
         return NOT_RUN
@@ -146,12 +146,12 @@ def outcome(says: str, row: Mapping[str, Any]) -> str:
 
 
 def p_value(says: str, row: Mapping[str, Any], *, looks: Sequence[int] = ()) -> float:
-    """How surprising a comparison would be if there were nothing to a finding; one-sided.
+    """One-sided p-value of a comparison if a finding were false.
 
     Half the least error at which the interval of the comparison still leaves out, on the side that
-    faces it, what the finding denies: no difference; of not_worse a loss that is worse by just the
-    margin. So it holds what that interval holds: skewness or the order of the values, and that
-    other seeds would have chosen other candidates. Where divergence decides, half of McNemar's
+    faces it, the value that the finding denies: no difference; of not_worse a loss that is worse by
+    just the margin. So it accounts for skewness or the order of the values, and for the choice of
+    other candidates by other seeds. Where divergence decides, half of McNemar's
     exact p. That there were several looks, and where a run diverged two tests, is paid for.
 
     Args:
@@ -160,7 +160,7 @@ def p_value(says: str, row: Mapping[str, Any], *, looks: Sequence[int] = ()) -> 
         looks: Numbers of seeds at which it may have been read.
 
     Returns:
-        The p-value, at most 0.5; 1 where no error is large enough, as of what came out on the other
+        The p-value, at most 0.5; 1 where no error is large enough, as of a difference on the other
         side. NaN where the finding is not run or exploratory.
     """
     if row["verdict"] in UNFINISHED or row["exploratory"]:
@@ -217,7 +217,7 @@ def _not_worse(row: Mapping[str, Any]) -> str:
 def _compared(finding: Mapping[str, Any], comparison: Comparison) -> pd.DataFrame:
     """The comparison's own pairs, or those with the finding's reference, metric or margin.
 
-    The guards are those of the main verdict: what was declared counts, absent or failed.
+    The guards are those of the main verdict: declared losses count, absent or failed.
     """
     metric = finding.get("metric", comparison.metric)
     reference = finding.get("reference", comparison.reference)

@@ -1,4 +1,4 @@
-"""What happens along training: curves, how far a run converged, and when it reached a target."""
+"""Training over time: curves, convergence, and the time to reach a target."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ MEASURES = {
     "signal_per_error": "output_gradient_norm / nullif(error_norm, 0)",
     "cosine": "cosine",
 }
-"""What `trajectories` follows, computed from columns of a table; all but the cosine are norms."""
+"""Measures that `trajectories` follows, from columns of a table; all but the cosine are norms."""
 
 
 def trajectories(
     sweep: records.Records, runs: pd.DataFrame, *, confidence: float = 0.95, table: str = "steps"
 ) -> pd.DataFrame:
-    """What runs fed back at every step, as `curves` averages it, for tables larger than memory.
+    """Means of norms and cosines of gradients at every step, for tables larger than memory.
 
     Args:
         sweep: Its records.
@@ -122,7 +122,7 @@ def _in_order(column: pd.Series) -> pd.Series:
 
 
 def convergence(runs: pd.DataFrame, signals: pd.DataFrame, evals: pd.DataFrame) -> pd.DataFrame:
-    """How far each run came by its own loss, and what its gradients did meanwhile.
+    """Convergence of each run in its own loss, with the signals of its gradients.
 
     Args:
         runs: Table `runs`, or from `placed`; those that are done or diverged count.
@@ -167,11 +167,11 @@ SIGNALS = {
     "mean_cosine": ("mean", "cosine"),
     "final_cosine": ("late", "cosine"),
 }
-"""When along training, and what; of two names the ratio of their means."""
+"""Time and columns of each signal; of two columns the ratio of their means."""
 
 
 def signals(sweep: records.Records) -> pd.DataFrame:
-    """What the logged steps say of each run, for tables larger than memory.
+    """Summaries of the logged steps of each run, for tables larger than memory.
 
     Args:
         sweep: Its records.
@@ -200,7 +200,7 @@ def signals(sweep: records.Records) -> pd.DataFrame:
 
 
 def converged(frame: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
-    """How many runs of each loss converged, and the median run's signals.
+    """Number of runs of each loss that converged, and the median run's signals.
 
     Args:
         frame: From `convergence`.

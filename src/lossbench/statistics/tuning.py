@@ -1,4 +1,4 @@
-"""How losses fare at each learning rate, and what that asks of the tuner."""
+"""Losses at each learning rate, and the demands on the tuner."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CELL = ["context", "condition", "loss"]
 
 
 def learning_rates(frame: pd.DataFrame, *, metric: str, confidence: float = 0.95) -> pd.DataFrame:
-    """How each loss fares at each learning rate.
+    """Mean and interval of each loss at each learning rate.
 
     Args:
         frame: From `endpoint` on validation, one row a run.
@@ -54,7 +54,7 @@ def learning_rates(frame: pd.DataFrame, *, metric: str, confidence: float = 0.95
 
 
 def sensitivity(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
-    """What a learning rate drawn blindly from the grid costs: the mean excess over the own best.
+    """The cost of a learning rate drawn blindly from the grid: the mean excess over the best one.
 
     The number belongs to the grid; losses are comparable where theirs is one and the same.
 
@@ -69,7 +69,7 @@ def sensitivity(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
         survivors of any loss in the context and condition; NaN where every rate has one.
 
     Source:
-        Bergstra and Bengio 2012, JMLR, for judging by what random settings give; Wortsman et al.
+        Bergstra and Bengio 2012, JMLR, for judging by random settings; Wortsman et al.
         2023, arXiv 2309.14322, who call it learning rate sensitivity.
     """
     rows = []
@@ -91,7 +91,7 @@ def sensitivity(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
 def sensitivity_differences(
     runs: pd.DataFrame, rule: Rule, *, seeds: Sequence[int]
 ) -> pd.DataFrame:
-    """How much more a candidate drawn blindly costs with each loss than with the reference.
+    """The additional cost of a candidate drawn blindly, of each loss against the reference.
 
     On test, over the candidate that validation chooses, by means over seeds; a diverged run costs
     the worst of the two losses on its seed. The interval is that of `choice.difference`: other
@@ -129,7 +129,7 @@ def sensitivity_differences(
 
 
 def stability(frame: pd.DataFrame, rule: Rule) -> pd.DataFrame:
-    """How often other seeds like these would choose the same candidate.
+    """Frequency with which other seeds like these would choose the same candidate.
 
     Args:
         frame: One row a run, with `candidate` and `selected_by`, see `choice.tuning_table`.
@@ -194,7 +194,7 @@ def budget_curve(frame: pd.DataFrame, *, metric: str, by: Sequence[str] = ("lr",
 
 
 def excess(rates: pd.DataFrame) -> pd.DataFrame:
-    """How much worse each loss fares at a learning rate than at the best one of its own.
+    """Excess of each loss at a learning rate over its best learning rate.
 
     Args:
         rates: From `learning_rates`, with `best`: whether it is the loss's choice.
@@ -212,15 +212,15 @@ def excess(rates: pd.DataFrame) -> pd.DataFrame:
 
 
 def budgets(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
-    """What tuning each loss was allowed to cost, so that equal budgets can be seen to be equal.
+    """The cost of tuning each loss, so that a reader can see whether budgets are equal.
 
     Args:
         runs: Table `runs`.
-        tuned: What was tuned, as given to `placed`.
+        tuned: Keys that were tuned, as given to `placed`.
 
     Returns:
-        Rows by context, label and loss: `rates` tried, `candidates` (combinations with what was
-        tuned), `seeds`, `runs`, `updates` done and `train_seconds`, both summed over the runs.
+        Rows by context, label and loss: `rates` tried, `candidates` (combinations of tuned
+        values), `seeds`, `runs`, `updates` done and `train_seconds`, both summed over the runs.
     """
     rows = []
     mine = placed(runs, tuned=tuned)

@@ -36,7 +36,7 @@ def gain(low: float, high: float, *, sign: float) -> tuple[float, float]:
 
 
 def verdict(low: float, high: float, margin: float) -> str:
-    """What an interval of the gain over the reference says; narrower never says less.
+    """The verdict of an interval of the gain over the reference; a narrower one never says less.
 
     Args:
         low: Of the gain, in units of the metric: positive is better.
@@ -62,9 +62,9 @@ def seeds_needed(
     """Seeds with which an undecided comparison is decided with a chance of 80 %.
 
     That is: the interval leaves zero out, or lies within the margin, were the mean and the spread
-    over seeds, the luck of the choice included, as seen. Of a median roughly: as if its interval
+    over seeds, the choice of candidates included, as seen. Of a median roughly: as if its interval
     were that of a mean of this length. Where a median has no interval yet, the seeds that give it
-    one; what it then says nobody knows.
+    one; their verdict is open.
 
     Args:
         estimate: The difference, its interval at this confidence, and the pairs it comes from.
