@@ -241,7 +241,7 @@ def test_a_loss_whose_code_is_edited_after_a_look_still_counts_among_the_compari
     edited = planned.assign(declaration=np.where(planned.loss == "mae", "f" * 64, sha))
     plan = records.Plan(first.plan, edited)
     assert statistics.declared.declared_in_context(plan, runs) == {"mse", "mae"}
-    assert statistics.comparisons.declared_losses(plan, runs) == ["mse"]
+    assert statistics.declared.declared_losses(plan, runs) == ["mse"]
 
 
 def test_dropping_a_loss_after_a_look_is_another_family(tmp_path):

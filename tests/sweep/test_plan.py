@@ -84,7 +84,7 @@ def test_a_declared_sweep_takes_no_seed_by_hand_and_what_it_has_is_no_new_one():
 
 def declared(found, runs):
     frame = pd.DataFrame([{"run_id": run.run_id, "loss": run.loss.name} for run in runs])
-    return statistics.comparisons.declared_losses(found, frame)
+    return statistics.declared.declared_losses(found, frame)
 
 
 def test_runs_of_the_first_declaration_are_declared():
