@@ -100,34 +100,49 @@ def evaluate(
             target = members.rows_of(members.distributions[split], output)
         of_split[OWN_LOSS] = evaluated_losses(members, output, target)
         values |= {(split, name): value for name, value in of_split.items()}
+    examples = outputs["test"].new_empty(len(is_finite), 0)
     if is_last:
-        # Every loss of the task, on the members whose inverse link is its own; one of somebody's
-        # own on those that were trained with it: nobody asked for it in other runs.
-        links = [run.row.link(run.loss.params) for run in members.runs]
-        for name, row in LOSSES.items():
-            if row.task != run.row.task or (has_many_labels and not is_separable(row)):
-                continue
-            fitting = [
-                link == row.link() and (member.row is row or not is_own(row.fn))
-                for member, link in zip(members.runs, links, strict=True)
-            ]
-            fits = torch.tensor(fitting, device=is_finite.device)
-            if fits.any():
-                mean = evaluated_losses(members, outputs["test"], targets["test"], row)
-                values["test", f"loss:{name}"] = torch.where(fits, mean, torch.nan)
-    output, examples = outputs["test"], outputs["test"].new_empty(len(is_finite), 0)
-    if is_last and (count := recorded_examples(run, members.inputs["test"].shape[1])):
-        prediction = members.predict(output)
-        if has_many_labels:
-            log_p = _recalibrated_labels(output, scale)
-            parts = metrics.label_hits(log_p, targets["test"]).mean(-1)
-        else:
-            parts = metrics.contributions(prediction, targets["test"], task=run.row.task)
-        if members.batches.positions > 1:
-            parts = parts.unflatten(1, (count, -1)).mean(-1)
-        examples = parts
+        values |= _losses_of_the_task(members, outputs["test"], targets["test"])
+        if count := recorded_examples(run, members.inputs["test"].shape[1]):
+            parts = _contributions(members, outputs["test"], targets["test"], scale)
+            is_sequence = members.batches.positions > 1
+            examples = parts.unflatten(1, (count, -1)).mean(-1) if is_sequence else parts
     values = {key: torch.where(is_finite, value, torch.nan) for key, value in values.items()}
     return Evaluation(values, is_finite, examples)
+
+
+def _losses_of_the_task(
+    members: Members, output: Tensor, target: Tensor
+) -> dict[tuple[str, str], Tensor]:
+    """Every loss of the task on test, [K], for members whose inverse link is the loss's own.
+
+    A loss of somebody's own is evaluated on the members trained with it alone.
+    """
+    task, values = members.runs[0].row.task, {}
+    has_many_labels = DATA[members.runs[0].data.fn].is_multilabel
+    links = [run.row.link(run.loss.params) for run in members.runs]
+    for name, row in LOSSES.items():
+        if row.task != task or (has_many_labels and not is_separable(row)):
+            continue
+        fitting = [
+            link == row.link() and (run.row is row or not is_own(row.fn))
+            for run, link in zip(members.runs, links, strict=True)
+        ]
+        fits = torch.tensor(fitting, device=output.device)
+        if fits.any():
+            mean = evaluated_losses(members, output, target, row)
+            values["test", f"loss:{name}"] = torch.where(fits, mean, torch.nan)
+    return values
+
+
+def _contributions(
+    members: Members, output: Tensor, target: Tensor, scale: Tensor | None
+) -> Tensor:
+    """Contribution [K, N] of each test output to the task's metric."""
+    run = members.runs[0]
+    if DATA[run.data.fn].is_multilabel:
+        return metrics.label_hits(_recalibrated_labels(output, scale), target).mean(-1)
+    return metrics.contributions(members.predict(output), target, task=run.row.task)
 
 
 def _outputs(

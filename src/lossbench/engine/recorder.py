@@ -56,7 +56,7 @@ class Recorder:
 
     def __init__(self, pack: Pack, members: Members, *, device: torch.device) -> None:
         self.failures: dict[int, str] = {}
-        self._pack, self._members, self._device = pack, members, device
+        self._pack, self._members, self._device = pack, members, device_name(device)
         self._steps: list[Step] = []
         self._evals: list[Evaluated] = []
         self._examples = torch.empty(len(members.runs), 0)
@@ -107,37 +107,10 @@ class Recorder:
             seconds: The whole training took.
             environment: Further fields for the column `environment`.
         """
-        count = self._members.recorded_count
-        outcomes = []
-        for place in range(count):
-            stop = int(state.stop_step[place])
-            if place in self.failures:
-                outcomes.append(Outcome("failed", self.failures[place], stop))
-            elif not state.alive[place]:
-                outcomes.append(Outcome("diverged", f"not finite after {stop} updates", stop))
-            else:
-                outcomes.append(Outcome("done", "", stop))
-        device, parameters = device_name(self._device), [*self._members.parameters.values()]
+        outcomes = [self._outcome(index, state) for index in range(self._members.recorded_count)]
         runs = [
-            {
-                **_run_facts(self._pack, run),
-                "status": outcome.status,
-                "reason": outcome.reason,
-                "stop_step": outcome.stop_step,
-                "best_step": self._best_step(place, outcome),
-                **self._members.fingerprints[run.seed],
-                **self._members.data_columns[run.seed],
-                "parameters": sum(of_all[place].numel() for of_all in parameters),
-                "shared_sha": run.shared_sha,
-                "env_sha": environment_sha(device, run.precision),
-                "environment": environment_json(environment),
-                "device": device,
-                "precision": run.precision,
-                "threads": torch.get_num_threads(),
-                "pack_size": count,
-                "train_seconds": seconds / count,
-            }
-            for place, (run, outcome) in enumerate(zip(self._pack.runs, outcomes, strict=True))
+            self._runs_row(index, outcome, seconds, environment)
+            for index, outcome in enumerate(outcomes)
         ]
         # Values of a table as [rows, columns, K].
         steps = torch.stack([values for _, values, _ in self._steps])
@@ -173,6 +146,40 @@ class Recorder:
             "examples": self._table(
                 "examples", outcomes, places["examples"], ("value",), self._examples.T[:, None]
             ),
+        }
+
+    def _outcome(self, index: int, state: State) -> Outcome:
+        """Outcome of a member, from the state after training."""
+        stop = int(state.stop_step[index])
+        if index in self.failures:
+            return Outcome("failed", self.failures[index], stop)
+        if not state.alive[index]:
+            return Outcome("diverged", f"not finite after {stop} updates", stop)
+        return Outcome("done", "", stop)
+
+    def _runs_row(
+        self, index: int, outcome: Outcome, seconds: float, environment: Mapping[str, str]
+    ) -> dict[str, object]:
+        """Row of a member in the table `runs`."""
+        run, count = self._pack.runs[index], self._members.recorded_count
+        parameters = self._members.parameters.values()
+        return {
+            **_run_facts(self._pack, run),
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "stop_step": outcome.stop_step,
+            "best_step": self._best_step(index, outcome),
+            **self._members.fingerprints[run.seed],
+            **self._members.data_columns[run.seed],
+            "parameters": sum(of_all[index].numel() for of_all in parameters),
+            "shared_sha": run.shared_sha,
+            "env_sha": environment_sha(self._device, run.precision),
+            "environment": environment_json(environment),
+            "device": self._device,
+            "precision": run.precision,
+            "threads": torch.get_num_threads(),
+            "pack_size": count,
+            "train_seconds": seconds / count,
         }
 
     def _best_step(self, place: int, outcome: Outcome) -> int:
