@@ -25,7 +25,7 @@ from torch import nn
 from lossbench.engine import moments, train
 from lossbench.measures.instruments import times
 from lossbench.models import MODELS, Model
-from lossbench.question import Draft, Run, checked, packs, part
+from lossbench.question import Run, checked, packs, part
 from lossbench.records import INSTRUMENTS
 from lossbench.sweep import splits_of
 
@@ -107,7 +107,7 @@ def run_of(
 ) -> Run:
     """One run on digits."""
     return checked(
-        Draft(
+        Run(
             data=part("digits"),
             model=part(model, **params),
             loss=part(loss),

@@ -29,7 +29,6 @@ from lossbench.engine.strategy import Strategy
 from lossbench.engine.update import Updates
 from lossbench.models import MODELS, initialised
 from lossbench.question import Run, checked, packs, part
-from lossbench.question.run import Draft
 from lossbench.sweep import splits_of
 
 Advance = Callable[[int], None]
@@ -85,7 +84,7 @@ def members_of(
     *, count: int = MEMBERS, windows: int = WINDOWS, positions: int = POSITIONS, width: int = WIDTH
 ) -> list[Run]:
     """Runs of one pack, at learning rates of their own."""
-    draft = Draft(
+    unchecked = Run(
         data=part("markov_text", window=positions, held_out=64),
         model=part("gpt", width=width),
         loss=part("cross_entropy"),
@@ -94,7 +93,7 @@ def members_of(
         steps=1000,
         batch_size=windows,
     )
-    return [checked(replace(draft, lr=0.001 * (1 + 0.01 * place))) for place in range(count)]
+    return [checked(replace(unchecked, lr=0.001 * (1 + 0.01 * place))) for place in range(count)]
 
 
 def packed(runs: list[Run]) -> Advance:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from lossbench import config
+from lossbench.ask import to_run
 from lossbench.question import Run
+from lossbench.question.schema import Config
 
 PLAIN: dict = OmegaConf.to_container(  # type: ignore[assignment]
     OmegaConf.merge(
-        OmegaConf.structured(config.Config),
+        OmegaConf.structured(Config),
         {
             "data": {"name": "diabetes", "fn": "diabetes"},
             "model": {
@@ -97,4 +98,4 @@ def plain_config(**overrides: object) -> dict:
 
 
 def make_run(**overrides: object) -> Run:
-    return config.to_run(plain_config(**overrides))
+    return to_run(plain_config(**overrides))

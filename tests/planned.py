@@ -1,19 +1,19 @@
-"""What a command would train, without training it."""
+"""The runs that a command would train, without training them."""
 
 from __future__ import annotations
 
-from lossbench import cli, launch
-from lossbench.cli.overrides import with_hydra
+from lossbench import cli, protocol
+from lossbench.cli.overrides import with_question
 from lossbench.protocol import Outline
 
 
 def planned(*line: str) -> Outline:
-    """What a command would run; a mistake is raised as it is."""
+    """The outline of a command; a mistake is raised as it is."""
     outlines: list[Outline] = []
 
-    def keep(config, loader):
-        outlines.append(launch.outline(config, loader))
+    def keep(question):
+        outlines.append(protocol.outline(question))
         return cli.DONE
 
-    assert with_hydra([*line], keep) == cli.DONE
+    assert with_question([*line], keep) == cli.DONE
     return outlines[0]

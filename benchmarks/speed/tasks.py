@@ -13,7 +13,7 @@ from torch import nn
 from lossbench.data import DATA, Data, Splits, files
 from lossbench.data.splits import classification
 from lossbench.models import MODELS
-from lossbench.question import Draft, Run, checked, part
+from lossbench.question import Run, checked, part
 from lossbench.question.packs import Pack
 from lossbench.sweep import splits_of
 
@@ -88,10 +88,10 @@ class Task:
     card_members: int = 1024
 
     def run(self, loss: str, **typed: Any) -> Run:
-        """One run; `typed` are other factors of a `Draft`."""
+        """One run; `typed` are other factors of a `Run`."""
         unlogged = {"steps": 1, "lr": LR, "log_every": NEVER, "eval_every": NEVER}
         return checked(
-            Draft(
+            Run(
                 data=part(self.data, **self.examples),
                 model=part(self.model, widths=[*self.widths]),
                 loss=part(loss),

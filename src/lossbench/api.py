@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lossbench import catalog, launch, records, statistics
+from lossbench import catalog, protocol, records, statistics
+from lossbench.ask import open_hydra, question
 from lossbench.data import Data
 from lossbench.errors import ConfigError, refuse_unknown
 from lossbench.export import plain
 from lossbench.losses.spec import Loss
+from lossbench.question import Question
 from lossbench.records import Records
 from lossbench.report import summary
 from lossbench.statistics import Comparison
@@ -50,9 +52,9 @@ class Result:
         records: The tables: `.runs`, `.steps`, `.layers`, `.evals`, `.examples` and `.sql(query)`.
     """
 
-    def __init__(self, trained: launch.TrainedSweep) -> None:
-        self.records: Records = records.load(trained.folder)
-        self._contexts = trained.contexts
+    def __init__(self, question: Question) -> None:
+        self.records: Records = records.load(question.folder)
+        self._contexts = question.contexts
         self._verdicts = statistics.Verdicts(self.records)
 
     @functools.cached_property
@@ -238,7 +240,7 @@ def _train(
     workers: int,
     *,
     command: str,
-) -> launch.TrainedSweep:
+) -> Question:
     """Train what overrides and keys ask for.
 
     Raises:
@@ -252,9 +254,11 @@ def _train(
         values["batch_size"] = batch_size(data)
     values |= keys
     lines = [*lines, *(f"{key}={_typed(value)}" for key, value in values.items())]
-    with _logging_to_stderr(), launch.hydra() as hydra:
-        config = launch.composed(hydra.config_loader, lines)
-        return launch.train(config, hydra.config_loader, command=command)
+    with _logging_to_stderr():
+        with open_hydra() as loader:
+            asked = question(lines, loader, command=command)
+        protocol.answer(asked)
+    return asked
 
 
 def _typed(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -16,11 +17,11 @@ from selection import beyond
 
 import lossbench
 from lossbench import cli, records, statistics
+from lossbench.ask.sizes import sized_blocks, sized_candidates, sized_interactions
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
-from lossbench.protocol.grid import spread
-from lossbench.protocol.size import sized_blocks, sized_candidates, sized_interactions
 from lossbench.question import ConfigError
+from lossbench.question.grid import spread
 from lossbench.report import summary
 from lossbench.statistics.published import speaks_of
 from lossbench.sweep import preflight
@@ -64,7 +65,7 @@ def test_an_experiment_can_be_planned_at_a_size(name, size, tmp_path, monkeypatc
     assert plan.first
     if size == "smoke":
         preflight(plan.first)
-    assert plan.sweep.folder.name == plan.sweep.name == f"{name}-{size}"
+    assert plan.question.folder.name == plan.question.name == f"{name}-{size}"
     assert not [*tmp_path.iterdir()]
 
 
@@ -106,7 +107,7 @@ def test_a_published_claim_speaks_of_a_loss_and_a_reference_that_are_planned_sid
     monkeypatch.chdir(tmp_path)
     declared = sweeper_of(name)["declare"]
     plan = planned(f"experiment={name}", *ONE_OF_EACH)
-    assert plan.sweep.folder.name == plan.sweep.name == name
+    assert plan.question.folder.name == plan.question.name == name
     runs = pd.DataFrame(
         {"run_id": run.run_id, "task": run.row.task, "config": json.dumps(run.facts)}
         | {key: getattr(run, key).name for key in ("data", "model", "loss", "optimizer")}
@@ -202,7 +203,7 @@ def test_full_is_nowhere_coarser_than_what_was_declared():
     finer = {"finer": full["candidates"]["finer"]}
     for name in EXPERIMENTS:
         declared = [float(rate) for rate in sweeper_of(name)["candidates"]["lr"]]
-        rates = sized_candidates({"lr": declared}, finer, typed=(), composer=One)["lr"]
+        rates = sized_candidates({"lr": declared}, finer, typed=(), loader=PLAIN_NUMBERS)["lr"]
         assert len(rates) == 2 * len(declared) - 1
         assert (rates[0], rates[-1]) == (declared[0], declared[-1])
         coarse, fine = (max_ratio(values) for values in (declared, rates))
@@ -213,10 +214,8 @@ def max_ratio(rates):
     return max((after / rate for rate, after in itertools.pairwise(rates)), default=1.0)
 
 
-class One:
-    """A composer that reads values and knows no file."""
-
-    loader = None
+PLAIN_NUMBERS = SimpleNamespace(choices=None)
+"""A loader that knows no file: plain numbers need none."""
 
 
 def test_rates_span_what_was_declared_in_equal_ratios():

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,10 @@ from known_interval import interval
 from selection import one_in
 
 from lossbench import cli, records, statistics, store
+from lossbench.ask.blocks import block_axes
+from lossbench.ask.words import axis_in_yaml
 from lossbench.engine.losses import TrainingLosses
-from lossbench.protocol import Candidate, Grid, candidates
-from lossbench.protocol.cells import block_overrides
+from lossbench.question import Candidate, Grid, candidates
 from lossbench.report import objections
 from lossbench.statistics.looks import level_at
 
@@ -468,10 +470,17 @@ def test_a_typed_key_replaces_that_key_in_every_block(conf, place):
     }
 
 
+LOADER = SimpleNamespace(choices=None)
+"""Plain names need no choices."""
+
+
 def asked(blocks, *typed):
-    """What each block of a command asks for, one data set in each."""
-    by_key = {line.partition("=")[0]: line for line in typed}
-    return [tuple(sorted(lines)) for lines in block_overrides(blocks, by_key)]
+    """The overrides of each block of a command, one data set in each."""
+    words = [line.split("=") for line in typed]
+    by_key = {key: axis_in_yaml(key, values.split(","), None) for key, values in words}
+    return [
+        tuple(sorted(axis.line for axis in axes)) for axes in block_axes(blocks, by_key, LOADER)
+    ]
 
 
 TWO = [

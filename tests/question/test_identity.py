@@ -10,7 +10,7 @@ from planned import planned
 
 from lossbench import store
 from lossbench.question import ConfigError, packs, varied
-from lossbench.question.vary import checked, with_values
+from lossbench.question.vary import checked, vary
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ members of all packs one after the other."""
 )
 def test_a_run_at_another_seed_and_rate_is_what_it_would_be_if_all_of_it_were_typed(values):
     run = make_run(loss="huber", loss__params={"delta": 0.5}, seed=3)
-    at_once, typed = varied(run, values), checked(with_values(run, values))
+    at_once, typed = varied(run, values), checked(vary(run, values))
     assert at_once == typed
     assert at_once.run_id == typed.run_id
     assert repr(at_once) == repr(typed)

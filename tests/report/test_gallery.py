@@ -20,7 +20,7 @@ from sweep_on_disk import CLASSIFICATION, build, plan_runs, with_status
 
 import lossbench
 from lossbench import cli, records, statistics
-from lossbench.protocol import declaration
+from lossbench.question import declaration
 from lossbench.report import answers, methods, objections, page, summary, words
 from lossbench.statistics import published
 from lossbench.statistics.choice import candidates

@@ -18,12 +18,12 @@ from configs import make_run
 from interrupted import Spoiling, contents, sweep_by, sweep_in, trainer
 from selection import beyond
 
-from lossbench import cli, launch, records, store
+from lossbench import cli, records, store
 from lossbench import processes as processes_of_machine
 from lossbench.losses import LOSSES
 from lossbench.question import ConfigError
 from lossbench.question.packs import LEAST_MEMBERS, shared
-from lossbench.sweep import worker
+from lossbench.sweep import launchers, worker
 from lossbench.sweep.backend import Processes
 from lossbench.sweep.inventory import Inventory
 from lossbench.sweep.training import Interrupted, Stop
@@ -126,21 +126,21 @@ def test_packs_are_divided_until_every_process_has_one(runs, size, packs_at_once
 def test_there_are_no_more_processes_than_this_one_may_use_cores(monkeypatch):
     # What this machine has cannot be chosen; its cores can.
     engine = sweep_in(Path()).engine
-    monkeypatch.setattr(launch, "free_memory", lambda: 2.0**50)
+    monkeypatch.setattr(launchers, "free_memory", lambda: 2.0**50)
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
-        assert launch.process_count(0, engine) == 1
+        assert launchers.process_count(0, engine) == 1
     finally:
         os.sched_setaffinity(0, before)
     monkeypatch.setattr(processes_of_machine, "_quota", lambda: 1.5)
-    assert launch.process_count(0, engine) == 1
+    assert launchers.process_count(0, engine) == 1
     monkeypatch.undo()
-    monkeypatch.setattr(launch, "free_memory", lambda: 1.5 * 2**30)
-    assert launch.process_count(0, engine) == 1
-    assert launch.process_count(3, engine) == 3
+    monkeypatch.setattr(launchers, "free_memory", lambda: 1.5 * 2**30)
+    assert launchers.process_count(0, engine) == 1
+    assert launchers.process_count(3, engine) == 3
     with pytest.raises(ConfigError, match=r"workers=-1: use 0"):
-        launch.process_count(-1, engine)
+        launchers.process_count(-1, engine)
 
 
 # ---- signals -------------------------------------------------------------------------------------

@@ -55,6 +55,18 @@ def test_a_loss_of_an_extension_can_be_run(extension):
     load_extensions(["ext_cubic"])
 
 
+def test_an_extension_may_list_a_bare_function_as_its_model_and_be_loaded_twice(extension):
+    body = (
+        "import torch\n\ndef TwoLayers(inputs, outputs):\n"
+        "    return torch.nn.Linear(inputs, outputs)\n\nMODELS = (TwoLayers,)\n"
+    )
+    name = extension("ext_bare", body)
+    load_extensions([name])
+    row = MODELS["twolayers"]
+    load_extensions([name])
+    assert MODELS["twolayers"] is row
+
+
 def test_an_extension_cannot_take_a_name_that_exists(extension):
     original = LOSSES["mse"]
     with pytest.raises(ConfigError, match="'mse' exists: rename yours"):

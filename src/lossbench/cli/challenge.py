@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 import shutil
 from pathlib import Path
-from typing import Any
 
-from lossbench import challenge, launch
+from lossbench import protocol
+from lossbench.ask import OF_FILE, from_file
+from lossbench.catalog.trial import cards, sentences
 from lossbench.cli.options import FLAGS, parser
-from lossbench.cli.overrides import with_hydra
+from lossbench.cli.overrides import with_question
 from lossbench.cli.report import finish, loading
-from lossbench.user_code import OF_FILE
+from lossbench.question import Question
 
 
 def main(arguments: list[str]) -> int:
@@ -29,20 +30,19 @@ def main(arguments: list[str]) -> int:
     if match := OF_FILE.fullmatch(options.file):  # as elsewhere: FILE.py:NAME
         path, names = Path(match[1]), [match[2], *names]
     kind = {"task": options.task, "link": options.link, "against": options.against}
-    tried = challenge.prepared(path, names, **kind)
-    print("\n".join(challenge.cards(tried, width=shutil.get_terminal_size((100, 24)).columns)))
+    trial = from_file.prepared(path, names, **kind)
+    print("\n".join(cards(trial, width=shutil.get_terminal_size((100, 24)).columns)))
     print(flush=True)
     sizes = [word.partition("=")[2] for word in overrides if word.startswith("size=")]
     name = options.name or "-".join(["_".join(["try", path.stem, *names]), *sizes])
-    lines = tried.overrides(name, data=options.data, model=options.model)
+    lines = trial.overrides(name, data=options.data, model=options.model)
 
-    def train_and_answer(config: Any, loader: Any) -> int:
-        typed = shlex.join(["lossbench", "try", *arguments])
-        trained = launch.train(config, loader, command=typed, question=tried.question)
-        folder = trained.folder
-        load = loading(folder)
-        code = finish(folder, load, extent=str(config.report))
-        print("\n" + "\n".join(challenge.sentences(tried, load())))
+    def answer(question: Question) -> int:
+        protocol.answer(question)
+        load = loading(question.folder)
+        code = finish(question.folder, load, extent=question.report)
+        print("\n" + "\n".join(sentences(trial, load())))
         return code
 
-    return with_hydra([*lines, *overrides], train_and_answer)
+    command = shlex.join(["lossbench", "try", *arguments])
+    return with_question([*lines, *overrides], answer, command=command, text=trial.question)

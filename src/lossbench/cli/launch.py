@@ -1,25 +1,20 @@
-"""Overrides alone: what they ask for is trained, and what came out is said."""
+"""Overrides alone: the question is answered, and the verdicts are printed."""
 
 from __future__ import annotations
 
-import functools
 import shlex
-from typing import Any
 
-from lossbench import launch
-from lossbench.cli.overrides import with_hydra
+from lossbench import protocol
+from lossbench.cli.overrides import with_question
 from lossbench.cli.report import finish, loading
+from lossbench.question import Question
 
 
 def main(arguments: list[str]) -> int:
     """Train what the overrides ask for; returns the exit code."""
-    typed = shlex.join(["lossbench", *arguments])
-    return with_hydra(arguments, functools.partial(_launch, command=typed))
+    return with_question(arguments, _answer, command=shlex.join(["lossbench", *arguments]))
 
 
-def _launch(config: Any, loader: Any, *, command: str) -> int:
-    folder = launch.train(config, loader, command=command).folder
-    # An experiment has the report that it asks for, another sweep none.
-    is_experiment = any("experiment=" in line for line in config.hydra.overrides.task)
-    extent = str(config.report) if is_experiment else "none"
-    return finish(folder, loading(folder), extent=extent)
+def _answer(question: Question) -> int:
+    protocol.answer(question)
+    return finish(question.folder, loading(question.folder), extent=question.report)

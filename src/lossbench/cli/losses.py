@@ -12,11 +12,12 @@ from tqdm import tqdm
 
 import lossbench
 from lossbench import catalog, store
+from lossbench.ask import with_names
 from lossbench.cli.exit_codes import DONE, SOME_FAILED
 from lossbench.cli.options import FLAGS, extensions_in, parser, yaml_folder
 from lossbench.errors import ConfigError, nearest
 from lossbench.store import WriteError
-from lossbench.user_code import load_extensions, with_names
+from lossbench.user_code import load_extensions
 
 
 def main(arguments: list[str]) -> int:

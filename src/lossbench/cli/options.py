@@ -40,7 +40,7 @@ def extensions_in(words: Iterable[str]) -> list[str]:
 
 def yaml_folder(config_dir: str) -> Path:
     """The folder of `--config-dir`, refused where a yaml in it would do more than choose."""
-    from lossbench.config import check_folder
+    from lossbench.ask import check_folder
 
     folder = Path(config_dir).resolve()
     if not folder.is_dir():

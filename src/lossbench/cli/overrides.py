@@ -1,63 +1,86 @@
-"""Commands made of overrides: read as Hydra reads them, with our checks and exit codes."""
+"""Commands made of overrides: flags as Hydra's own, then the words become a Question."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import NoReturn
 
 import yaml
-from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from lossbench import launch
+from lossbench import protocol
+from lossbench.ask import SEARCH_PATH, Loader, composed, named, open_hydra, question, with_names
 from lossbench.cli.exit_codes import DONE, SOME_FAILED, refuse, shortened
 from lossbench.cli.options import extensions_in, yaml_folder
 from lossbench.cli.report import finish, loading
-from lossbench.config import named
-from lossbench.config.schema import GROUPS, is_key
 from lossbench.errors import ConfigError
+from lossbench.question import Question
+from lossbench.question.schema import GROUPS, is_key
 from lossbench.store import WriteError
-from lossbench.user_code import load_extensions, with_names
+from lossbench.user_code import load_extensions
 
 FOREIGN_FLAGS = {
-    "hydra-help": "see 'lossbench --help', and 'lossbench --info' for what Hydra sees",
-    "config-name": "name an experiment, with experiment=NAME",
-    "config-path": "add yaml files of your own with --config-dir DIR",
-    "run": "leave it out, one run goes the way of many",
-    "experimental-rerun": "give the same command again, it trains what is missing",
+    "--hydra-help": "see 'lossbench --help', and 'lossbench --info' for what Hydra sees",
+    "--config-name": "name an experiment, with experiment=NAME",
+    "--config-path": "add yaml files of your own with --config-dir DIR",
+    "--run": "leave it out, one run goes the way of many",
+    "--experimental-rerun": "give the same command again, it trains what is missing",
+    "--shell-completion": "see docs/commands.md for 'lossbench complete'",
 }
-"""Flags of Hydra's own main that would be taken and not be obeyed, and what serves."""
+"""Flags of Hydra's own main that would do nothing here, and the words that serve."""
 
 
-def with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
-    """Read overrides as Hydra does, act, and turn mistakes into one line and exit code 2.
+class Flags(argparse.ArgumentParser):
+    """The flags that stand beside overrides."""
+
+    def __init__(self) -> None:
+        super().__init__(prog="lossbench", add_help=False, allow_abbrev=False)
+        self.add_argument("overrides", nargs="*")
+        self.add_argument("--multirun", "-m", action="store_true")
+        self.add_argument("--config-dir", "-cd")
+        self.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+        self.add_argument("--package", "-p")
+        self.add_argument("--resolve", action="store_true")
+        self.add_argument("--info", "-i", nargs="?", const="all")
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse in our words, with our exit code."""
+        raise ConfigError(f"{message}: see 'lossbench --help'")
+
+
+def with_question(
+    arguments: list[str], act: Callable[[Question], int], *, command: str = "", text: str = ""
+) -> int:
+    """Make a question of overrides and act; mistakes become one line and exit code 2.
 
     Args:
         arguments: As typed.
-        act: Given the composed configuration and Hydra's loader, returns the exit code.
+        act: Given the question, returns the exit code.
+        command: The whole command, to be recorded.
+        text: The question in words, where no experiment's yaml has it.
     """
-    for word in arguments:  # else Hydra takes the beginning of a flag of its own for it
-        key = word.removeprefix("--").partition("=")[0]
-        if word.startswith("--") and (key in (*GROUPS, "experiment") or is_key(key)):
-            raise ConfigError(f"{word}: write it without the dashes, as {word[2:]}")
-    args, unknown = get_args_parser().parse_known_intermixed_args(arguments)
-    if any(".py:" in word or word.startswith("data=") for word in args.overrides):
-        args.overrides = with_names(args.overrides)
-    if unknown:
-        raise ConfigError(f"unknown option {unknown[0]!r}: see 'lossbench --help'")
-    for flag, cure in FOREIGN_FLAGS.items():
-        if getattr(args, flag.replace("-", "_")):
-            raise ConfigError(f"--{flag} is Hydra's, and does nothing here: {cure}")
+    flags = _parsed(arguments)
+    words = flags.overrides
+    if any(".py:" in word or word.startswith("data=") for word in words):
+        words = with_names(words)
     # Hydra would have it that an experiment is added, because it is none by default.
-    args.overrides = [re.sub(r"^\+\+?experiment=", "experiment=", word) for word in args.overrides]
-    if not args.overrides and not args.multirun:
-        args.overrides = ["experiment=essay"]
+    words = [re.sub(r"^\+\+?experiment=", "experiment=", word) for word in words]
+    if not words and not flags.multirun:
+        words = ["experiment=essay"]
+    load_extensions(extensions_in(words))
+    folder = yaml_folder(flags.config_dir) if flags.config_dir else None
     try:
-        return _hydra(args, act)
-    except launch.RunsFailed as failure:
+        with open_hydra(folder) as loader:
+            if flags.cfg or flags.info:
+                return _show(flags, words, loader)
+            asked = question(words, loader, command=command, text=text)
+        return act(asked)
+    except protocol.RunsFailed as failure:
         return max(SOME_FAILED, finish(failure.folder, loading(failure.folder), extent="none"))
     except UnicodeDecodeError as error:
         return refuse(f"a yaml file of --config-dir is not UTF-8 ({error}): save it as UTF-8")
@@ -70,24 +93,39 @@ def with_hydra(arguments: list[str], act: Callable[[Any, Any], int]) -> int:
         return SOME_FAILED
 
 
-def _hydra(args: Any, act: Callable[[Any, Any], int]) -> int:
-    """What Hydra's own main does, with our search path, checks and exit codes."""
-    load_extensions(extensions_in(args.overrides))
-    folder = yaml_folder(args.config_dir) if args.config_dir else None
-    with launch.hydra(folder) as hydra:
-        if args.shell_completion:
-            hydra.shell_completion("config", args.overrides)
-            return DONE
-        config = launch.composed(hydra.config_loader, args.overrides, folder)
-        if args.cfg == "job" and not args.package:
-            config = named(config, {**config.hydra.runtime.choices})
-            print(OmegaConf.to_yaml(config, resolve=args.resolve), end="")
-            return DONE
-        if args.cfg:
-            hydra.show_cfg("config", args.overrides, args.cfg, args.package, args.resolve)
-            return DONE
-        if args.info:
-            logging.getLogger().handlers.clear()  # Hydra brings its own
-            hydra.show_info(args.info, "config", args.overrides)
-            return DONE
-        return act(config, hydra.config_loader)
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    """Flags and overrides, with Hydra's other flags and misplaced dashes refused."""
+    for word in arguments:
+        flag = word.partition("=")[0]
+        key = flag.removeprefix("--")
+        if word.startswith("--") and (key in (*GROUPS, "experiment") or is_key(key)):
+            raise ConfigError(f"{word}: write it without the dashes, as {word[2:]}")
+        if flag in FOREIGN_FLAGS:
+            raise ConfigError(f"{flag} is Hydra's, and does nothing here: {FOREIGN_FLAGS[flag]}")
+    flags, unknown = Flags().parse_known_intermixed_args(arguments)
+    if unknown:
+        raise ConfigError(f"unknown option {unknown[0]!r}: see 'lossbench --help'")
+    return flags
+
+
+def _show(flags: argparse.Namespace, words: list[str], loader: Loader) -> int:
+    """Print the configuration of the words, or Hydra's own view of them."""
+    if flags.info:
+        logging.getLogger().handlers.clear()  # Hydra brings its own
+        lines = [SEARCH_PATH, *words]
+        GlobalHydra.instance().hydra.show_info(flags.info, "config", lines)  # type: ignore[union-attr]
+        return DONE
+    config, _ = composed(words, loader)
+    hydra = config.hydra
+    if flags.cfg != "hydra":
+        config = named(config, {**hydra.runtime.choices})
+    if flags.cfg == "all":
+        config = OmegaConf.merge({"hydra": hydra}, config)
+    shown = OmegaConf.create({"hydra": hydra}) if flags.cfg == "hydra" else config
+    if flags.package:
+        shown = OmegaConf.select(shown, flags.package)
+        if shown is None:
+            raise ConfigError(f"--package {flags.package}: there is no such part")
+    text = OmegaConf.to_yaml(shown, resolve=flags.resolve) if OmegaConf.is_config(shown) else shown
+    print(text, end="" if str(text).endswith("\n") else "\n")
+    return DONE

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,8 +26,8 @@ from lossbench.measures import probes
 from lossbench.measures.instruments import times
 from lossbench.models import MODELS
 from lossbench.processes import BYTES_A_PROCESS
-from lossbench.protocol.experiment import Outline
-from lossbench.question import PRECISIONS, ConfigError, Run, packs
+from lossbench.protocol.answer import Outline
+from lossbench.question import PRECISIONS, ConfigError, Question, Run, packs
 from lossbench.question.packs import Pack
 from lossbench.sweep import Sweep, splits_of
 from lossbench.sweep.pretrained import key_of, run_before
@@ -412,7 +411,7 @@ def lines(outline: Outline) -> Iterable[str]:
     """
     rows = forecast(outline.runs, outline.sweep)
     first = rows[0]
-    yield f"{outline.sweep.name}: {first.runs:,} runs. Nothing was trained or written."
+    yield f"{outline.question.name}: {first.runs:,} runs. Nothing was trained or written."
     yield ""
     yield f"{'look':<12}{'runs':>8}{'there':>8}{'packs':>7}{'updates':>12}{'about':>10}"
     for row in rows:
@@ -434,8 +433,10 @@ def lines(outline: Outline) -> Iterable[str]:
     yield from textwrap.wrap(cost, 80)
     if first.evaluating >= MUCH:
         yield f"Evaluation is {first.evaluating:.0%} of it: a larger eval_every takes less."
-    if outline.declared:
-        yield from _budget(_placed(outline.first, outline.tuned), outline.extend)
+    if outline.question.candidates:
+        yield from _budget(
+            _placed(outline.first, outline.question.tuned), outline.question.candidates.extend
+        )
 
 
 STILL_OPEN = 0.5
@@ -517,7 +518,7 @@ def power(outline: Outline, *, spread: float) -> Iterable[str]:
     Raises:
         ConfigError: Nothing is declared, or no spread was stated and no runs have one.
     """
-    if not outline.declared:
+    if not outline.question.candidates:
         raise ConfigError("plan --power: this sweep declares nothing, give an experiment")
     source = f"a stated spread of {spread:g}" if spread > 0 else "the spread on validation"
     yield "What the last look can tell apart with a power of 80 %,"
@@ -526,12 +527,12 @@ def power(outline: Outline, *, spread: float) -> Iterable[str]:
     yield f"{heads}{'finds':>8}{'margin':>8}{'needs':>9}"
     known = pd.DataFrame() if spread > 0 else _spreads(outline)
     margins = _margins(outline)
-    for (context, label), runs in _placed(outline.first, outline.tuned).groupby(
+    for (context, label), runs in _placed(outline.first, outline.question.tuned).groupby(
         ["context", "label"], sort=False
     ):
         mine = known[known.context == context].spread_upper if len(known) else pd.Series(spread)
         margin = margins.get(str(context), math.nan)
-        yield from _resolved(str(label), runs, outline.declared, float(mine.median()), margin)
+        yield from _resolved(str(label), runs, outline.question, float(mine.median()), margin)
     yield from textwrap.wrap(
         "finds: smallest difference that is found; margin: smallest margin within which no "
         "difference is called equivalent; needs: seeds that the declared margin takes for that, "
@@ -541,9 +542,9 @@ def power(outline: Outline, *, spread: float) -> Iterable[str]:
 
 
 def _resolved(
-    label: str, runs: pd.DataFrame, declared: Mapping[str, Any], spread: float, margin: float
+    label: str, runs: pd.DataFrame, question: Question, spread: float, margin: float
 ) -> Iterable[str]:
-    losses, looks = runs.loss.nunique() - 1, declared["looks"]
+    losses, looks, declared = runs.loss.nunique() - 1, question.looks, question.declared
     if losses >= 1 and math.isnan(spread):
         yield from textwrap.wrap(f"{label}: no spread on validation, state one with --spread", 80)
     if losses < 1 or not spread > 0:
@@ -570,8 +571,10 @@ def _resolved(
 
 def _margins(outline: Outline) -> dict[str, float]:
     """By context the margins that are shares of an error, as the sweep's records resolve them."""
-    folder = outline.sweep.folder
-    is_share = any(isinstance(margin, str) for margin in outline.declared["margin"].values())
+    folder = outline.question.folder
+    is_share = any(
+        isinstance(margin, str) for margin in outline.question.declared["margin"].values()
+    )
     if not is_share or not (folder / "sweep.json").exists():
         return {}
     mains = statistics.Verdicts(records.load(folder))
@@ -580,7 +583,7 @@ def _margins(outline: Outline) -> dict[str, float]:
 
 def _spreads(outline: Outline) -> pd.DataFrame:
     """How paired differences scatter on validation, by context and loss."""
-    folder = outline.sweep.folder
+    folder = outline.question.folder
     if not (folder / "sweep.json").exists():
         raise ConfigError(
             f"plan --power: {folder} has no runs to take a spread from: state one, like "
@@ -593,7 +596,7 @@ def _spreads(outline: Outline) -> pd.DataFrame:
             loaded.measured,
             split="validation",
             metric=main.metric,
-            endpoint=outline.declared["endpoint"],
+            endpoint=outline.question.declared["endpoint"],
         )
         if ends[main.metric].notna().any():
             parts.append(statistics.spreads(ends, main.rule))

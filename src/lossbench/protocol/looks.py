@@ -13,22 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lossbench import records, statistics, store
-from lossbench.config import Composer, in_type_of_field
+from lossbench import records, statistics
 from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
-from lossbench.protocol.cells import listed_values
-from lossbench.protocol.declaration import (
-    CANDIDATES,
-    check_declaration,
-    check_extend,
-    check_keys,
-    check_looks,
-    check_others,
-)
-from lossbench.protocol.grid import SIDES, Candidate, Grid, candidates
-from lossbench.question import Run, varied
-from lossbench.question.cells import cell, context
+from lossbench.question import Candidate, Grid, Question, Run, candidates, varied
+from lossbench.question.cells import cell as cell_sha
+from lossbench.question.cells import context as context_sha
+from lossbench.question.grid import SIDES
 from lossbench.question.vary import parameters
 from lossbench.statistics.choice import TuningTable
 from lossbench.sweep import Sweep
@@ -47,117 +38,85 @@ _END = {"below": "at the lower end", "above": "at the upper end"}
 
 
 @dataclass
-class Task:
-    """The cells that are compared with each other: all factors are equal but the loss.
+class Context:
+    """Cells that are compared with each other: all their factors are equal but the loss.
 
     Attributes:
-        context: Hash of those factors, as in the plan.
-        data: Name of its data set.
+        sha: Hash of those factors, as in the plan.
+        data: Name of the data set.
         label: Data and model.
-        kind: "regression" or "classification".
+        task: "regression" or "classification".
         grid: Learning rates that its losses are trained at.
         cells: A run of each cell.
     """
 
-    context: str
+    sha: str
     data: str
     label: str
-    kind: str
+    task: str
     grid: Grid
     cells: list[Run] = field(default_factory=list)
 
     @property
     def losses(self) -> set[str]:
-        """Names of its losses."""
+        """Names of the losses."""
         return {run.loss.name for run in self.cells}
 
 
 class Protocol:
-    """What an experiment trains, look by look.
+    """The runs that answer a question, look by look.
 
     Args:
-        sweep: Where its runs go.
-        composer: Reads lists of values.
-        cells: A run of each.
-        candidates: As in the experiment.
-        looks: Numbers of seeds, ascending.
-        first_seed: The seeds count up from it.
-        declare: As in the experiment.
+        question: An experiment's, with candidates.
+        sweep: Trains runs and keeps their records.
 
     Raises:
-        ConfigError: A part of the experiment is missing, unknown or out of range.
+        ConfigError: The declaration asks for a comparison that no context has.
     """
 
-    def __init__(
-        self,
-        sweep: Sweep,
-        composer: Composer,
-        cells: Sequence[Run],
-        *,
-        candidates: Mapping[str, Any],
-        looks: Sequence[int],
-        first_seed: int,
-        declare: Mapping[str, Any],
-    ) -> None:
-        check_keys("candidates", candidates, CANDIDATES)
-        candidates = {**CANDIDATES, **candidates}
-        check_looks(looks)
-        self.sweep, self.declare, self.looks = sweep, declare, [*looks]
-        self.seeds = [*range(first_seed, first_seed + looks[-1])]
-        others = candidates["others"] or {}
-        check_others(others, declare)
-        self.others = {
-            key: [in_type_of_field(key, value) for value in listed]
-            for key, listed in others.items()
-        }
-        self.tuned = ["optimizer.lr", *self.others]
-        check_extend(candidates["extend"])
-        self.extend: int = candidates["extend"]
+    def __init__(self, question: Question, sweep: Sweep) -> None:
+        assert question.candidates is not None, "without candidates the cells are trained alone"
+        self.question, self.sweep = question, sweep
+        self.declare, self.looks, self.seeds = question.declared, question.looks, question.seeds
+        self.tuned, self.others = question.tuned, question.candidates.others
+        self.extend = question.candidates.extend
         self._runs: dict[tuple[str, float, str, int], Run] = {}
-        rates = sorted(listed_values("optimizer.lr", candidates["lr"], composer))
-        self.tasks = self._tasks(cells, Grid(tuple(rates)))
-        check_declaration(
-            declare,
-            {task.data: task.kind for task in self.tasks},
-            known=composer.loader.get_group_options("data"),
-            losses=composer.loader.get_group_options("loss"),
-        )
+        self.contexts = self._contexts(question.cells, Grid(question.candidates.rates))
         self._check_interactions()
 
     def declaration(self) -> dict[str, Any]:
-        """What is asked, before anything is measured."""
-        # Seeds change nothing of it.
-        runs = [run for task in self.tasks for run in self._first_of(task, self.seeds[:1])]
+        """Everything that is fixed before anything is measured, as it is recorded."""
+        runs = [run for context in self.contexts for run in self._first_of(context, self.seeds[:1])]
         return {
-            **_plain(self.declare),
+            **self.declare,
             "losses": sorted({run.loss.name for run in runs}),
-            "cells": sorted({cell(run, self.tuned) for run in runs}),
+            "cells": sorted({cell_sha(run, self.tuned) for run in runs}),
             "sources": sorted({run.source_sha for run in runs}),
-            "learning_rates": [*self.tasks[0].grid.declared],
+            "learning_rates": [*self.contexts[0].grid.declared],
             "extend": self.extend,
             "tuned": self.tuned,
             "others": self.others,
-            "looks": self.looks,
+            "looks": [*self.looks],
             "seeds": self.seeds,
         }
 
     def first_look(self) -> list[Run]:
         """Every candidate of every loss on every seed of the first look."""
         seeds = self.seeds[: self.looks[0]]
-        return [run for task in self.tasks for run in self._first_of(task, seeds)]
+        return [run for context in self.contexts for run in self._first_of(context, seeds)]
 
     def later_looks(self) -> tuple[dict[str, list[Run]], int]:
-        """The runs of later looks, and of how many of these looks they are known.
+        """The runs of later looks, and the number of these looks whose runs are known.
 
-        What goes on after a look that is recorded is known. After that at most all of it goes on
-        again; where no look is recorded, every loss with `USUAL` candidates.
+        After a recorded look the open comparisons are known. After that at most all of them go on
+        again; where no look is recorded, every loss does with `USUAL` candidates.
         """
         looks, known = {}, 0
         usual = [
             self._at(run, candidate, self.seeds[0])
-            for task in self.tasks
-            for run in task.cells
-            for candidate in self.candidates(task, run)[:USUAL]
+            for context in self.contexts
+            for run in context.cells
+            for candidate in self.candidates(context, run)[:USUAL]
         ]
         reached, statuses = self.first_look(), self.sweep.statuses()
         for before, after in itertools.pairwise(self.looks):
@@ -175,23 +134,24 @@ class Protocol:
 
     def carry_out(self) -> None:
         """Train the first look, growing the grids whose ends are best; then what is still open."""
-        request = self._request()
-        if self.sweep.is_settled(request):
+        if self.sweep.is_settled(self.question):
             log.info("nothing to train: all that was asked for is there, and settled")
             return
         declaration = self.declaration()
         self._refuse_without_reference()
         trained = {run.run_id: run for run in self.first_look()}
         self.sweep.run([*trained.values()], declaration=declaration)
-        growing = [*self.tasks]
+        growing = [*self.contexts]
         while True:
-            before = {task.context: task.grid for task in growing}
+            before = {context.sha: context.grid for context in growing}
             loaded = records.load(self.sweep.folder)
-            for task in growing:
-                self._grow(task, loaded)
-            growing = [task for task in growing if task.grid != before[task.context]]
+            for context in growing:
+                self._grow(context, loaded)
+            growing = [context for context in growing if context.grid != before[context.sha]]
             seeds = self.seeds[: self.looks[0]]
-            runs = {run.run_id: run for task in growing for run in self._first_of(task, seeds)}
+            runs = {
+                run.run_id: run for context in growing for run in self._first_of(context, seeds)
+            }
             more = [run for run_id, run in runs.items() if run_id not in trained]
             if not more:
                 break
@@ -202,37 +162,24 @@ class Protocol:
             if not runs:
                 break
             self.sweep.run(runs, declaration=declaration)
-        self.sweep.settle(request)
+        self.sweep.settle(self.question)
 
-    def _request(self) -> dict[str, Any]:
-        """All that decides which runs there have to be, beside the records."""
-        return {
-            "code": store.code_sha(),
-            "declare": _plain(self.declare),
-            "cells": sorted(run.run_id for task in self.tasks for run in task.cells),
-            "rates": sorted({rate for task in self.tasks for rate in task.grid.declared}),
-            "others": self.others,
-            "extend": self.extend,
-            "looks": self.looks,
-            "seeds": self.seeds,
-        }
+    # ---- contexts --------------------------------------------------------------------------------
 
-    # ---- tasks -----------------------------------------------------------------------------------
-
-    def _tasks(self, cells: Sequence[Run], declared: Grid) -> list[Task]:
-        tasks: dict[str, Task] = {}
+    def _contexts(self, cells: Sequence[Run], declared: Grid) -> list[Context]:
+        contexts: dict[str, Context] = {}
         for run in cells:
-            key = context(run, self.tuned)
-            if key not in tasks:
+            sha = context_sha(run, self.tuned)
+            if sha not in contexts:
                 label = f"{run.data.name} × {run.model.name}"
-                grid = self._as_grown(key, declared)
-                tasks[key] = Task(key, run.data.name, label, run.row.task, grid)
-            tasks[key].cells.append(run)
-        return [*tasks.values()]
+                grid = self._as_grown(sha, declared)
+                contexts[sha] = Context(sha, run.data.name, label, run.row.task, grid)
+            contexts[sha].cells.append(run)
+        return [*contexts.values()]
 
     def _check_interactions(self) -> None:
-        """Refuse a base that no task has, before anything is trained."""
-        configs = {task.context: json.dumps(task.cells[0].facts) for task in self.tasks}
+        """Refuse a base that no context has, before anything is trained."""
+        configs = {context.sha: json.dumps(context.cells[0].facts) for context in self.contexts}
         asked = [
             (key, factor, base)
             for key in ("interactions", "levels")
@@ -253,89 +200,89 @@ class Protocol:
                     )
 
     def _refuse_without_reference(self) -> None:
-        """Refuse a task that has nothing to compare with, before anything is trained."""
-        for task in self.tasks:
-            name = self._declared("reference", task)
-            known = {*self._trained_before(task.context).loss}
-            if name not in task.losses | known:
+        """Refuse a context without its reference, before anything is trained."""
+        for context in self.contexts:
+            name = self._declared("reference", context)
+            known = {*self._trained_before(context.sha).loss}
+            if name not in context.losses | known:
                 raise ConfigError(
-                    f"{task.label}: its reference {name} is neither among the losses nor in "
+                    f"{context.label}: its reference {name} is neither among the losses nor in "
                     f"{self.sweep.folder}, so nothing could be compared: add {name} to loss=, or "
                     "train an experiment that has losses of its own without loss= first"
                 )
 
-    def _declared(self, key: str, task: Task) -> Any:
-        return records.declared(self.declare.get(key, {}), data=task.data, task=task.kind)
+    def _declared(self, key: str, context: Context) -> Any:
+        return records.declared(self.declare.get(key, {}), data=context.data, task=context.task)
 
-    def _average(self, task: Task) -> str:
-        return self._declared("average", task) or "mean"
+    def _average(self, context: Context) -> str:
+        return self._declared("average", context) or "mean"
 
     @cached_property
     def _planned(self) -> pd.DataFrame:
-        """What the sweep planned before this command: each loss and learning rate of a context."""
+        """Loss and learning rate of each context that the sweep planned before this command."""
         folder = self.sweep.folder
         runs = records.read_plan(folder).runs if (folder / "sweep.json").exists() else NOTHING
         return runs[["context", "loss", "lr"]].drop_duplicates()
 
-    def _trained_before(self, context: str) -> pd.DataFrame:
-        return self._planned[self._planned.context == context]
+    def _trained_before(self, sha: str) -> pd.DataFrame:
+        return self._planned[self._planned.context == sha]
 
     # ---- the first look --------------------------------------------------------------------------
 
-    def candidates(self, task: Task, run: Run) -> list[Candidate]:
-        """What a cell tries: as many candidates as every other loss of its task."""
+    def candidates(self, context: Context, run: Run) -> list[Candidate]:
+        """The candidates of a cell: as many as every other loss of the context has."""
         of_loss = parameters(LOSSES[run.loss.fn].fn)
         applicable = [
             key
             for key in self.others
             if not key.startswith(_OF_LOSS) or key.removeprefix(_OF_LOSS) in of_loss
         ]
-        return candidates(task.grid, self.others, applicable)
+        return candidates(context.grid, self.others, applicable)
 
-    def _first_of(self, task: Task, seeds: Sequence[int]) -> list[Run]:
+    def _first_of(self, context: Context, seeds: Sequence[int]) -> list[Run]:
         return [
             self._at(run, candidate, seed)
-            for run in task.cells
-            for candidate in self.candidates(task, run)
+            for run in context.cells
+            for candidate in self.candidates(context, run)
             for seed in seeds
         ]
 
-    def _as_grown(self, context: str, grid: Grid) -> Grid:
+    def _as_grown(self, sha: str, grid: Grid) -> Grid:
         """The grid as it has grown for the losses that the sweep has trained on it already."""
-        known = {*self._trained_before(context).lr}
+        known = {*self._trained_before(sha).lr}
         for side in SIDES:
             for _ in range(self.extend):
                 grid = grid.grown(side) if grid.grown(side).end(side) in known else grid
         return grid
 
-    def _grow(self, task: Task, loaded: records.Records) -> None:
-        """Grow the task's grid on each side where it does not reach far enough."""
-        absent = {*self._trained_before(task.context).loss} - task.losses
-        trials = self._trials(task, task.cells, self.looks[0], loaded)
-        reasons = {side: self._too_short(task, trials, side) for side in SIDES}
+    def _grow(self, context: Context, loaded: records.Records) -> None:
+        """Grow the grid of a context on each side where it does not reach far enough."""
+        absent = {*self._trained_before(context.sha).loss} - context.losses
+        trials = self._trials(context, context.cells, self.looks[0], loaded)
+        reasons = {side: self._too_short(context, trials, side) for side in SIDES}
         for side, why in reasons.items():
             if not why:
                 continue
             if absent:
                 log.warning(
                     "%s: %s of the grid, which does not grow without %s, trained on it too: give "
-                    "all losses of the task to grow it for all alike",
-                    task.label, why, ", ".join(sorted(absent)),
+                    "all of these losses to grow it for all alike",
+                    context.label, why, ", ".join(sorted(absent)),
                 )  # fmt: skip
-            elif getattr(task.grid, side) >= self.extend:
+            elif getattr(context.grid, side) >= self.extend:
                 log.warning(
                     "%s: %s of the grid, %g, which may not grow further (extend: %d)",
-                    task.label, why, task.grid.end(side), self.extend,
+                    context.label, why, context.grid.end(side), self.extend,
                 )  # fmt: skip
             else:
-                task.grid = task.grid.grown(side)
+                context.grid = context.grid.grown(side)
                 log.info(
-                    "%s: %s of the grid: it grows to %g, for all %d losses of the task",
-                    task.label, why, task.grid.end(side), len(task.losses),
+                    "%s: %s of the grid: it grows to %g, for all %d losses alike",
+                    context.label, why, context.grid.end(side), len(context.losses),
                 )  # fmt: skip
 
-    def _too_short(self, task: Task, trials: Mapping[str, TuningTable], side: str) -> str:
-        """Which losses' best rate lies on an end of the grid, or diverge at its lower one.
+    def _too_short(self, context: Context, trials: Mapping[str, TuningTable], side: str) -> str:
+        """The reason to grow a grid: a best rate lies at its end, or a lowest rate diverges.
 
         The best of rates that are all too high for a loss lies anywhere.
 
@@ -343,33 +290,33 @@ class Protocol:
             A sentence's beginning; empty where the grid reaches far enough.
         """
         best, diverging = set(), set()
-        for run in task.cells:
+        for run in context.cells:
             if run.run_id not in trials:
                 continue
-            its, listed = trials[run.run_id], self.candidates(task, run)
+            table, listed = trials[run.run_id], self.candidates(context, run)
             end = listed[0 if side == "below" else -1].lr
-            places = np.array([place for place, one in enumerate(listed) if one.lr == end])
-            average = self._average(task)
-            if statistics.chosen(its.costs, average=average)[0] in places:
+            outermost = np.array([index for index, one in enumerate(listed) if one.lr == end])
+            average = self._average(context)
+            if statistics.chosen(table.costs, average=average)[0] in outermost:
                 best.add(run.loss.name)
-            elif side == "below" and its.diverged[:, places].any():
+            elif side == "below" and table.diverged[:, outermost].any():
                 diverging.add(run.loss.name)
         reasons = [f"{', '.join(sorted(best))}: the best learning rate lies"] if best else []
         reasons += [f"{', '.join(sorted(diverging))}: runs diverge"] if diverging else []
         return f"{'; '.join(reasons)} {_END[side]}" if reasons else ""
 
     def _trials(
-        self, task: Task, cells: Sequence[Run], seeds: int, loaded: records.Records
+        self, context: Context, cells: Sequence[Run], seeds: int, loaded: records.Records
     ) -> dict[str, TuningTable]:
-        """What each cell's candidates cost on validation, by its run_id; test has no part in it.
+        """The cost of each cell's candidates on validation, by run_id; test has no part in it.
 
-        A cell of which a run failed is left out: what it chose would rest on less than the others'.
+        A cell of which a run failed is left out: its choice would rest on less than the others'.
         """
-        metric = self._declared("select", task) or self._declared("primary", task)
+        metric = self._declared("select", context) or self._declared("primary", context)
         places = {
             run.run_id: {
                 self._at(run, candidate, seed).run_id: place
-                for place, candidate in enumerate(self.candidates(task, run))
+                for place, candidate in enumerate(self.candidates(context, run))
                 for seed in self.seeds[:seeds]
             }
             for run in cells
@@ -394,11 +341,11 @@ class Protocol:
                 log.error(
                     "%s: %d of %d runs of %s failed: it has no verdict, because its learning rate "
                     "would rest on less than the others'. The same command tries them again",
-                    task.label, lost, len(mine), run.loss.name,
+                    context.label, lost, len(mine), run.loss.name,
                 )  # fmt: skip
             elif np.isnan(its.costs).all() and (mine.status == "done").any():
                 raise ConfigError(
-                    f"{metric} is not defined for loss {run.loss.name} on {task.label}: "
+                    f"{metric} is not defined for loss {run.loss.name} on {context.label}: "
                     "declare another primary metric, in a folder of its own with name=..."
                 )
             else:
@@ -406,7 +353,7 @@ class Protocol:
         return trials
 
     def _at(self, run: Run, candidate: Candidate, seed: int) -> Run:
-        """A cell's run with a candidate and a seed; each is asked for several times."""
+        """The run of a cell with a candidate and a seed; each is needed several times."""
         key = run.run_id, candidate.lr, repr(candidate.others), seed
         if key not in self._runs:
             self._runs[key] = varied(run, {**candidate.settings, "seed": seed})
@@ -433,29 +380,29 @@ class Protocol:
                 its = comparison.every_run
                 going_on |= {*its.run_id[its.loss.isin(losses)]}
         runs, count = [], 0
-        for task in self.tasks:
+        for context in self.contexts:
             cells = [
                 run
-                for run in task.cells
-                if self._at(run, self.candidates(task, run)[0], self.seeds[0]).run_id in going_on
+                for run in context.cells
+                if self._at(run, self.candidates(context, run)[0], self.seeds[0]).run_id in going_on
             ]
             if not cells:
                 continue
-            if self._declared("reference", task) not in {run.loss.name for run in cells}:
+            if self._declared("reference", context) not in {run.loss.name for run in cells}:
                 log.warning(
                     "%s: %s stay open, because the reference is not asked for and cannot go on "
                     "with them: add it to the losses",
-                    task.label, ", ".join(run.loss.name for run in cells),
+                    context.label, ", ".join(run.loss.name for run in cells),
                 )  # fmt: skip
                 continue
             count += len(cells) - 1
-            trials = self._trials(task, cells, before, loaded)
+            trials = self._trials(context, cells, before, loaded)
             for run in cells:
                 if run.run_id not in trials:
                     continue
-                listed, its = self.candidates(task, run), trials[run.run_id]
+                listed, its = self.candidates(context, run), trials[run.run_id]
                 for place in statistics.plausible(
-                    its.costs, its.rates, average=self._average(task)
+                    its.costs, its.rates, average=self._average(context)
                 ):
                     candidate = listed[its.candidates[place]]
                     runs += [self._at(run, candidate, seed) for seed in self.seeds[before:after]]
@@ -476,11 +423,3 @@ def _log_verdicts(comparison: statistics.Comparison, seeds: int) -> None:
     if words:
         place = f"{comparison.label}, {seeds} seeds, against {comparison.reference}"
         log.info("%s: %s", place, "; ".join(words))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, str | int | float | bool):
-        return value
-    return [_plain(item) for item in value]

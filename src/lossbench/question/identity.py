@@ -19,32 +19,32 @@ from lossbench.losses.links import INVERSE_LINKS
 from lossbench.models import MODELS
 from lossbench.models.start import STARTS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
-from lossbench.question.run import Draft, Run
+from lossbench.question.run import Run
 from lossbench.user_code import is_added
 
 
-def code_of(draft: Draft) -> dict[str, str]:
+def code_of(run: Run) -> dict[str, str]:
     """`source_sha` of all code that a run uses, and `shared_sha` of all but its loss."""
-    parts = (draft.corruption, draft.augmentation, draft.optimizer, draft.schedule)
-    row, data = LOSSES[draft.loss.fn], DATA[draft.data.fn]
+    parts = (run.corruption, run.augmentation, run.optimizer, run.schedule)
+    row, data = LOSSES[run.loss.fn], DATA[run.data.fn]
     # The confusions stand in the row of the data, which is no function.
-    is_confused = _takes_confusions(draft.corruption.fn)
+    is_confused = _takes_confusions(run.corruption.fn)
     return _code_shas(
-        *(row.fn, row.inverse_link, data.fn, MODELS[draft.model.fn].fn),
+        *(row.fn, row.inverse_link, data.fn, MODELS[run.model.fn].fn),
         *(part.fn for part in parts),
-        *(draft.targets, draft.init.start),
-        pretrained=_functions_before(draft),
-        facts=data.content_of(draft.data.params)
+        *(run.targets, run.init.start),
+        pretrained=_functions_before(run),
+        facts=data.content_of(run.data.params)
         + (repr(sorted(data.confusions.items())) if is_confused else ""),
     )
 
 
-def _functions_before(draft: Draft) -> tuple[Callable[..., Any], ...]:
+def _functions_before(run: Run) -> tuple[Callable[..., Any], ...]:
     """Of the model that is trained before a run, if one is: what sets its data aside, its loss."""
-    if not draft.is_pretrained:
+    if not run.is_pretrained:
         return ()
-    before = draft.pretrained
-    return set_aside, LOSSES[before.loss].fn, MODELS[before.model or draft.model.fn].fn
+    before = run.pretrained
+    return set_aside, LOSSES[before.loss].fn, MODELS[before.model or run.model.fn].fn
 
 
 _takes_confusions = functools.cache(takes_confusions)
@@ -92,10 +92,10 @@ def _code_shas(
     shared = [data, model, OPTIMIZERS[optimizer], SCHEDULES[schedule]]
     # The neutral ones do nothing, so their code decides nothing.
     optional = (
-        (CORRUPTIONS[corruption], corruption == Draft.corruption.fn),
-        (AUGMENTATIONS[augmentation], augmentation == Draft.augmentation.fn),
-        (TARGETS[targets], targets == Draft.targets),
-        (STARTS[start], start == Draft.init.start),
+        (CORRUPTIONS[corruption], corruption == Run.corruption.fn),
+        (AUGMENTATIONS[augmentation], augmentation == Run.augmentation.fn),
+        (TARGETS[targets], targets == Run.targets),
+        (STARTS[start], start == Run.init.start),
     )
     shared += [function for function, is_neutral in optional if not is_neutral]
     shared += pretrained

@@ -34,12 +34,12 @@ class Part:
 
     @cached_property
     def text(self) -> str:
-        """Canonical JSON of what is hashed and recorded of it; the runs of a sweep share parts."""
+        """Canonical JSON as it is hashed and recorded; the runs of a sweep share parts."""
         return _text(_plain(self))
 
 
 def part(name: str, **params: Any) -> Part:
-    """The choice that is no variant: the function has its name."""
+    """Choose a function itself, not a variant of it with a name of its own."""
     return Part(name, name, params)
 
 
@@ -60,7 +60,7 @@ class Init:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The two as they are typed and recorded."""
+        """Both values by the names under which they are typed and recorded."""
         return {"from": self.start, "output_scale": self.output_scale}
 
 
@@ -87,8 +87,13 @@ class Pretrained:
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A value for every factor of a training, none of them checked yet: see `checks.checked`."""
+class Run:
+    """One training: a value for every factor, and hashes of the code that it uses.
+
+    Attributes:
+        source_sha: Of all code that it uses; empty until `vary.checked` has seen the run.
+        shared_sha: Of all of it but the loss.
+    """
 
     data: Part
     model: Part
@@ -111,49 +116,32 @@ class Draft:
     log_every: int = 10
     eval_every: int = 100
     precision: str = "float32"
+    source_sha: str = ""
+    shared_sha: str = ""
 
     @property
     def row(self) -> Loss:
-        """The row of the catalog that the loss uses."""
+        """The catalog's row of the loss."""
         return LOSSES[self.loss.fn]
 
     @property
     def has_teacher(self) -> bool:
-        """Whether its targets are what a model that was trained before says of them."""
+        """Whether the targets are the predictions of a model that was trained before."""
         return self.targets == "teacher"
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether a model is trained before it: where it starts, or its teacher."""
+        """Whether a model is trained before the run: its start, or its teacher."""
         return self.has_teacher or self.init.start == "pretrained"
-
-
-FACTORS = tuple(factor.name for factor in fields(Draft))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run(Draft):
-    """One training: a value for every factor, and the code that it was asked for with.
-
-    Attributes:
-        source_sha: Of all code that it uses.
-        shared_sha: Of all but its loss.
-    """
-
-    source_sha: str
-    shared_sha: str
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Plain values of every factor, in copies, and `source_sha`: what is hashed and recorded.
-
-        `shared_sha` is part of that.
-        """
+        """Plain values of every factor, in copies, and `source_sha`: the run as it is recorded."""
         return {name: _plain(getattr(self, name)) for name in self._named}
 
     @property
     def _named(self) -> list[str]:
-        """What counts of a run: a model that is trained before it only where there is one."""
+        """Factors that count: `pretrained` only where a model is trained before."""
         names = [*FACTORS, "source_sha"]
         if not self.is_pretrained:
             names.remove("pretrained")
@@ -161,7 +149,7 @@ class Run(Draft):
 
     @property
     def texts(self) -> dict[str, str]:
-        """The same as canonical JSON, fact by fact: see `joined`."""
+        """Canonical JSON of every fact by name: see `joined`."""
         texts = {}
         for name in self._named:
             value = getattr(self, name)
@@ -220,17 +208,19 @@ def _plain(value: Any) -> Any:
 
 
 NEUTRAL = {
-    name: _plain(getattr(Draft, name))
+    name: _plain(getattr(Run, name))
     for name in ("corruption", "augmentation", "targets", "init", "signal", "instruments")
 }
 """Values of factors that change nothing."""
 
 _NEUTRAL = {name: _text(value) for name, value in NEUTRAL.items()}
 
+FACTORS = tuple(factor.name for factor in fields(Run) if not factor.name.endswith("_sha"))
+
 
 def without_neutral(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts without those that change nothing: what the identity of a run is made of.
+    """Facts without those that change nothing, of which the identity of a run is made.
 
-    So a factor may be added without orphaning older sweeps.
+    A new factor with a neutral value so orphans no older sweep.
     """
     return {name: value for name, value in facts.items() if NEUTRAL.get(name) != value}

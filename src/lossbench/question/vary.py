@@ -1,12 +1,11 @@
-"""Whether a run can be trained, and its variation: the same checks however a run came to be."""
+"""Variation of a run by typed keys, and the checks that every run passes however it came to be."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -22,24 +21,17 @@ from lossbench.models import MODELS
 from lossbench.models.start import STARTS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.question.identity import code_of
-from lossbench.question.run import FACTORS, Draft, Init, Part, Pretrained, Run
+from lossbench.question.run import FACTORS, Init, Part, Pretrained, Run
 from lossbench.question.settings import PRECISIONS
 from lossbench.records import INSTRUMENTS, SIGNALS
 
-FIELDS = {
-    "data.targets": "targets",
-    "engine.precision": "precision",
+PATHS = {
     **{f"optimizer.{name}": name for name in ("lr", "momentum", "weight_decay")},
-    **{name: name for name in ("signal", "instruments", "seed", "steps")},
-    **{name: name for name in ("batch_size", "log_every", "eval_every")},
+    **{f"data.{name}": name for name in ("targets", "corruption", "augmentation")},
+    "engine.precision": "precision",
+    "init.from": "init.start",
 }
-"""Field of a run by what is typed."""
-
-PARTS = {
-    **{name: name for name in ("data", "model", "loss", "optimizer", "schedule")},
-    **{f"data.{name}": name for name in ("corruption", "augmentation")},
-}
-"""Field of a run by how the keys begin that set the parameters of that part."""
+"""Typed keys whose value stands elsewhere in a run; every other key is the path in the run."""
 
 REGISTRIES = {
     "data": DATA,
@@ -50,68 +42,78 @@ REGISTRIES = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
 }
-"""By field of a run: rows with a function, or functions, by name."""
+"""Rows or functions by name, for every part of a run."""
 
-_PART_KEY = re.compile(rf"({'|'.join(map(re.escape, PARTS))})\.params\.(\w+)")
-_CHOSEN_BY_NAME = {"data.corruption.name": "corruption", "data.augmentation.name": "augmentation"}
-_INIT = {"init.from": "start", "init.output_scale": "output_scale"}
-_PRETRAINED = {f"pretrained.{part.name}": part.name for part in fields(Pretrained)}
-_FREE = ("corruption", "augmentation")
+FREE = ("corruption", "augmentation")
 """Parts whose parameters no yaml lists."""
 
 
+def path_in_run(key: str) -> list[str]:
+    """Names of attributes and parameters that lead from a run to the value of a typed key."""
+    typed = next((typed for typed in PATHS if f"{key}.".startswith(f"{typed}.")), "")
+    return f"{PATHS.get(typed, '')}{key.removeprefix(typed)}".split(".")
+
+
 def can_vary(key: str) -> bool:
-    """Whether `varied` can set a key; what else is typed, Hydra composes."""
-    known = {**FIELDS, **_CHOSEN_BY_NAME, **_INIT, **_PRETRAINED}
-    return key in known or bool(_PART_KEY.fullmatch(key))
+    """Whether `vary` can set a key; any other key needs a configuration of its own."""
+    name, *rest = path_in_run(key)
+    if key.partition(".")[0] in FREE:  # typed below data
+        return False
+    if name in REGISTRIES:
+        is_chosen_by_name = name in FREE and rest == ["name"]
+        return is_chosen_by_name or (len(rest) == 2 and rest[0] == "params")
+    if name in ("init", "pretrained"):
+        names = {field.name for field in fields(Init if name == "init" else Pretrained)}
+        return len(rest) == 1 and rest[0] in names and key != "init.start"
+    return name in FACTORS and not rest and key not in PATHS.values()
 
 
-def with_values(draft: Draft, values: Mapping[str, Any]) -> Draft:
-    """The draft of a run with other values, not checked.
+def vary(run: Run, values: Mapping[str, Any]) -> Run:
+    """The run with other values, not checked.
 
     Args:
-        draft: Any, or a run.
+        run: Any run, checked or not.
         values: By key, as typed: `seed`, `optimizer.lr`, `loss.params.delta`, ...; `loss`, before
             its parameters, is a part.
 
     Raises:
-        ConfigError: A key is no such key, or a parameter that the chosen part lacks.
+        ConfigError: A key sets nothing of a run, or a parameter that the chosen part lacks.
     """
-    new = {factor: getattr(draft, factor) for factor in FACTORS}
     for key, value in values.items():
-        if key == "loss":
-            new["loss"] = value
-        elif key in FIELDS:
-            new[FIELDS[key]] = value
-        elif key in _CHOSEN_BY_NAME:
-            field = _CHOSEN_BY_NAME[key]
-            new[field] = replace(new[field], name=value, fn=value)
-        elif key in _INIT:
-            new["init"] = replace(new["init"], **{_INIT[key]: value})
-        elif key in _PRETRAINED:
-            new["pretrained"] = replace(new["pretrained"], **{_PRETRAINED[key]: value})
-        elif match := _PART_KEY.fullmatch(key):
-            group, name = match.groups()
-            part: Part = new[PARTS[group]]
-            is_listed = PARTS[group] not in _FREE
-            if is_listed and not part.params:
-                raise ConfigError(
-                    f"{key}: a chosen {group} has no such parameter, sweep those that have it apart"
-                )
-            if is_listed and name not in part.params:
-                below = f"{group}.params"
-                raise ConfigError(
-                    f"unknown key {key!r}: below {below!r} {nearest(name, part.params)}"
-                )
-            new[PARTS[group]] = replace(part, params={**part.params, name: value})
-        else:
+        if not (can_vary(key) or key == "loss"):
             raise ConfigError(f"{key} varies no single run: give it for the whole sweep")
-    return Draft(**new)
+        run = _with_value(run, path_in_run(key), value, key=key)
+    return run
 
 
-def varied(run: Draft, values: Mapping[str, Any]) -> Run:
+def _with_value(owner: Any, path: Sequence[str], value: Any, *, key: str) -> Any:
+    """A copy of a run, or of a part of one, with another value at the end of a path."""
+    name, *rest = path
+    if rest:
+        value = _with_value(getattr(owner, name), rest, value, key=key)
+    if not isinstance(owner, Part):
+        return (
+            {**owner, name: value}
+            if isinstance(owner, Mapping)
+            else replace(owner, **{name: value})
+        )
+    if name == "name":
+        return replace(owner, name=value, fn=value)
+    parameter, group = key.rpartition(".")[2], key.partition(".params")[0]
+    if PATHS.get(group) not in FREE:
+        if not owner.params:
+            raise ConfigError(
+                f"{key}: a chosen {group} has no such parameter, sweep those that have it apart"
+            )
+        if parameter not in owner.params:
+            cure = nearest(parameter, owner.params)
+            raise ConfigError(f"unknown key {key!r}: below {f'{group}.params'!r} {cure}")
+    return replace(owner, params=value)
+
+
+def varied(run: Run, values: Mapping[str, Any]) -> Run:
     """The run with other values, checked as if each had been typed."""
-    if isinstance(run, Run) and values.keys() <= _NUMBERS.keys():
+    if run.source_sha and values.keys() <= _NUMBERS.keys():
         # Nothing else of a checked run depends on these.
         numbers = {
             field: kind(values[key]) for key, (field, kind) in _NUMBERS.items() if key in values
@@ -119,37 +121,42 @@ def varied(run: Draft, values: Mapping[str, Any]) -> Run:
         new = replace(run, **numbers)
         _refuse_out_of_range(new)
         return new
-    return checked(with_values(run, values))
+    return checked(vary(run, values))
 
 
 _NUMBERS = {"seed": ("seed", int), "optimizer.lr": ("lr", float)}
 
 
-def checked(draft: Draft) -> Run:
-    """The run of a draft, its parameters in the types of their defaults.
+def checked(run: Run) -> Run:
+    """The run with parameters in the types of their defaults and hashes of its code.
 
     Raises:
         ConfigError: A name is unknown, a value is out of range, or two do not go together.
     """
-    _refuse_out_of_range(draft)
-    factors: dict[str, Any] = {factor: getattr(draft, factor) for factor in FACTORS}
-    for key, field in PARTS.items():
-        factors[field] = _checked_part(getattr(draft, field), key, REGISTRIES[field])
-    for field in ("lr", "momentum", "weight_decay"):
-        factors[field] = float(factors[field])
-    factors["init"] = Init(draft.init.start, float(draft.init.output_scale))
-    factors["pretrained"] = _checked_pretrained(draft)
-    # In the order of their table, each once.
-    factors["instruments"] = tuple(name for name in INSTRUMENTS if name in draft.instruments)
-    _refuse_unfit(draft)
-    return Run(**{**factors, **code_of(draft)})
+    _refuse_out_of_range(run)
+    parts = {
+        name: _checked_part(getattr(run, name), f"data.{name}" if name in FREE else name)
+        for name in REGISTRIES
+    }
+    numbers = {name: float(getattr(run, name)) for name in ("lr", "momentum", "weight_decay")}
+    new = replace(
+        run,
+        **parts,
+        **numbers,
+        init=Init(run.init.start, float(run.init.output_scale)),
+        pretrained=_checked_pretrained(run),
+        # In the order of their table, each once.
+        instruments=tuple(name for name in INSTRUMENTS if name in run.instruments),
+    )
+    _refuse_unfit(new)
+    return replace(new, **code_of(new))
 
 
-def fits(draft: Draft) -> bool:
+def fits(run: Run) -> bool:
     """Whether the loss is made for the task of the data and for such targets."""
-    refuse_unknown(draft.loss.fn, LOSSES, "loss")
-    refuse_unknown(draft.data.fn, DATA, "data")
-    loss, data = LOSSES[draft.loss.fn], DATA[draft.data.fn]
+    refuse_unknown(run.loss.fn, LOSSES, "loss")
+    refuse_unknown(run.data.fn, DATA, "data")
+    loss, data = LOSSES[run.loss.fn], DATA[run.data.fn]
     if data.is_multilabel and loss.task == data.task and not is_separable(loss):
         return False
     return loss.task == data.task and loss.domain in ("real", data.domain)
@@ -235,7 +242,8 @@ def in_type_of(default: Any, value: Any, key: str) -> Any:
     return value
 
 
-def _checked_part(part: Part, key: str, registry: Mapping[str, Any]) -> Part:
+def _checked_part(part: Part, key: str) -> Part:
+    registry = REGISTRIES[key.removeprefix("data.")]
     if not NAME.fullmatch(part.name):
         raise ConfigError(f"{key} name {part.name!r}: use {NAME.pattern}")
     what = f"{key}.fn" if part.fn != part.name else key
@@ -249,34 +257,34 @@ def _checked_part(part: Part, key: str, registry: Mapping[str, Any]) -> Part:
     return replace(part, params=params)
 
 
-def _refuse_out_of_range(draft: Draft) -> None:
+def _refuse_out_of_range(run: Run) -> None:
     names = ("steps", "batch_size", "log_every", "eval_every")
-    check_positive({"optimizer.lr": draft.lr, **{name: getattr(draft, name) for name in names}})
-    if (rows := draft.steps * draft.batch_size) > MOST_ROWS:
+    check_positive({"optimizer.lr": run.lr, **{name: getattr(run, name) for name in names}})
+    if (rows := run.steps * run.batch_size) > MOST_ROWS:
         raise ConfigError(
-            f"steps {draft.steps:,} of batch_size {draft.batch_size:,} are {rows:,} rows: use at "
+            f"steps {run.steps:,} of batch_size {run.batch_size:,} are {rows:,} rows: use at "
             f"most {MOST_ROWS:,}, which take 8 GB"
         )
-    for key, value in {"seed": draft.seed, "optimizer.weight_decay": draft.weight_decay}.items():
+    for key, value in {"seed": run.seed, "optimizer.weight_decay": run.weight_decay}.items():
         if not 0 <= value <= MOST[key]:
             raise ConfigError(f"{key} is {value}: use 0 or more, at most {MOST[key]:,}")
-    if not 0 <= draft.momentum < 1:
-        raise ConfigError(f"optimizer.momentum is {draft.momentum}: use 0 up to below 1")
-    scale = draft.init.output_scale
+    if not 0 <= run.momentum < 1:
+        raise ConfigError(f"optimizer.momentum is {run.momentum}: use 0 up to below 1")
+    scale = run.init.output_scale
     if type(scale) not in (int, float) or not abs(scale) <= MOST["init.output_scale"]:
         raise ConfigError(f"init.output_scale is {scale!r}: use a number like 4.0")
-    refuse_unknown(draft.precision, PRECISIONS, "engine.precision")
-    refuse_unknown(str(draft.init.start), STARTS, "init.from")
-    refuse_unknown(draft.targets, TARGETS, "data.targets")
-    refuse_unknown(draft.signal, SIGNALS, "signal")
-    for name in draft.instruments:
+    refuse_unknown(run.precision, PRECISIONS, "engine.precision")
+    refuse_unknown(str(run.init.start), STARTS, "init.from")
+    refuse_unknown(run.targets, TARGETS, "data.targets")
+    refuse_unknown(run.signal, SIGNALS, "signal")
+    for name in run.instruments:
         refuse_unknown(str(name), INSTRUMENTS, "instruments:")
 
 
-def _checked_pretrained(draft: Draft) -> Pretrained:
+def _checked_pretrained(run: Run) -> Pretrained:
     """What is trained before a run, its numbers in the types of their defaults."""
-    given, default = draft.pretrained, Pretrained()
-    if not draft.is_pretrained:
+    given, default = run.pretrained, Pretrained()
+    if not run.is_pretrained:
         for name, value in vars(given).items():
             if value != getattr(default, name):
                 raise ConfigError(
@@ -286,7 +294,7 @@ def _checked_pretrained(draft: Draft) -> Pretrained:
         return default
     for name, value in vars(default).items():
         in_type_of(value, getattr(given, name), f"pretrained.{name}")
-    if draft.has_teacher and draft.init.start == "pretrained":
+    if run.has_teacher and run.init.start == "pretrained":
         raise ConfigError(
             "init.from is 'pretrained' and data.targets 'teacher': a run would start as its own "
             "teacher, use one of them"
@@ -294,11 +302,11 @@ def _checked_pretrained(draft: Draft) -> Pretrained:
     check_positive(
         {f"pretrained.{name}": getattr(given, name) for name in ("steps", "lr", "temperature")}
     )
-    least = "0" if draft.has_teacher else "above 0"
-    if not (0 <= given.share < 1) or (given.share == 0 and not draft.has_teacher):
+    least = "0" if run.has_teacher else "above 0"
+    if not (0 <= given.share < 1) or (given.share == 0 and not run.has_teacher):
         raise ConfigError(f"pretrained.share is {given.share}: use {least} up to below 1, like 0.5")
     for name in ("model", "temperature"):
-        if not draft.has_teacher and getattr(given, name) != getattr(default, name):
+        if not run.has_teacher and getattr(given, name) != getattr(default, name):
             raise ConfigError(
                 f"pretrained.{name} is {getattr(given, name)!r}, which is for a teacher: use "
                 "data.targets=teacher"
@@ -306,17 +314,17 @@ def _checked_pretrained(draft: Draft) -> Pretrained:
     if given.model:
         refuse_unknown(given.model, MODELS, "pretrained.model")
     refuse_unknown(given.loss, LOSSES, "pretrained.loss")
-    row, data = LOSSES[given.loss], DATA[draft.data.fn]
+    row, data = LOSSES[given.loss], DATA[run.data.fn]
     if row.task != data.task or row.domain not in ("real", data.domain):
         raise ConfigError(
             f"pretrained.loss is {given.loss!r}, which is for {row.domain} targets of {row.task}, "
-            f"data {draft.data.name!r} is {data.task}: use pretrained.loss="
+            f"data {run.data.name!r} is {data.task}: use pretrained.loss="
             + {"regression": "mse", "classification": "cross_entropy"}[data.task]
         )
-    if row.outputs_per_target > 1 or (draft.has_teacher and row.inverse_link != "softmax"):
+    if row.outputs_per_target > 1 or (run.has_teacher and row.inverse_link != "softmax"):
         raise ConfigError(
             f"pretrained.loss is {given.loss!r}, whose outputs are no "
-            + ("outputs of a softmax" if draft.has_teacher else "single ones per target")
+            + ("outputs of a softmax" if run.has_teacher else "single ones per target")
             + ": use another, like "
             + {"regression": "mse", "classification": "cross_entropy"}[data.task]
         )
@@ -324,62 +332,62 @@ def _checked_pretrained(draft: Draft) -> Pretrained:
     return replace(given, **numbers)
 
 
-def _refuse_unfit_for_many_labels(draft: Draft) -> None:
+def _refuse_unfit_for_many_labels(run: Run) -> None:
     """Refuse what takes an example to have one label."""
-    data = f"data {draft.data.name!r} has any number of labels an example"
-    if not fits(draft):
+    data = f"data {run.data.name!r} has any number of labels an example"
+    if not fits(run):
         fitting = [
             name
             for name, row in LOSSES.items()
             if row.task == "classification" and is_separable(row)
         ]
         raise ConfigError(
-            f"loss {draft.loss.name!r} takes classes to compete for one label, {data}: use one of "
+            f"loss {run.loss.name!r} takes classes to compete for one label, {data}: use one of "
             f"{', '.join(fitting)}"
         )
     for key, value, plain in (
-        ("data.corruption.name", draft.corruption.name, "none"),
-        ("init.from", draft.init.start, Draft.init.start),
-        ("signal", draft.signal, Draft.signal),
+        ("data.corruption.name", run.corruption.name, "none"),
+        ("init.from", run.init.start, Run.init.start),
+        ("signal", run.signal, Run.signal),
     ):
         if value != plain:
             raise ConfigError(f"{key} is {value!r}, {data}, not one: use {key}={plain}")
 
 
-def _refuse_unfit(draft: Draft) -> None:
+def _refuse_unfit(run: Run) -> None:
     """Refuse factors that do not go together."""
-    row, task = draft.row, DATA[draft.data.fn].task
-    loss, data = f"loss {draft.loss.name!r}", f"data {draft.data.name!r}"
+    row, task = run.row, DATA[run.data.fn].task
+    loss, data = f"loss {run.loss.name!r}", f"data {run.data.name!r}"
     if row.task != task:
         fitting = [name for name, other in LOSSES.items() if other.task == task]
         raise ConfigError(
             f"{loss} is for {row.task}, {data} is {task}: use one of {', '.join(fitting[:6])}, "
             f"or what 'lossbench losses' lists under {task}"
         )
-    if DATA[draft.data.fn].is_multilabel:
-        _refuse_unfit_for_many_labels(draft)
-    if not fits(draft):
+    if DATA[run.data.fn].is_multilabel:
+        _refuse_unfit_for_many_labels(run)
+    if not fits(run):
         fitting = [name for name, other in DATA.items() if other.domain == row.domain]
         raise ConfigError(
             f"{loss} is for {row.domain} targets, {data} has others: use data={', '.join(fitting)}"
         )
-    if draft.targets != Draft.targets and row.task == "regression":
+    if run.targets != Run.targets and row.task == "regression":
         raise ConfigError(
-            f"data.targets is {draft.targets!r}, {data} is regression, whose targets are numbers: "
+            f"data.targets is {run.targets!r}, {data} is regression, whose targets are numbers: "
             "use data.targets=sampled"
         )
-    if draft.targets != Draft.targets and draft.corruption.fn != "none":
+    if run.targets != Run.targets and run.corruption.fn != "none":
         raise ConfigError(
-            f"data.targets is {draft.targets!r} and data.corruption {draft.corruption.name!r}: "
+            f"data.targets is {run.targets!r} and data.corruption {run.corruption.name!r}: "
             "there is no label to corrupt, use data.corruption.name=none or data.targets=sampled"
         )
-    if draft.init.start == "permuted_labels" and row.task == "regression":
+    if run.init.start == "permuted_labels" and row.task == "regression":
         raise ConfigError(
-            f"init.from is {draft.init.start!r}, {data} is regression, without labels to permute: "
+            f"init.from is {run.init.start!r}, {data} is regression, without labels to permute: "
             "use init.from=random or init.from=pretrained"
         )
-    if draft.signal != Draft.signal and row.outputs_per_target > 1:
+    if run.signal != Run.signal and row.outputs_per_target > 1:
         raise ConfigError(
-            f"signal is {draft.signal!r}, {loss} has more outputs than the reference that it "
+            f"signal is {run.signal!r}, {loss} has more outputs than the reference that it "
             "would be compared with: use signal=own"
         )

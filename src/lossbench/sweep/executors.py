@@ -32,11 +32,11 @@ import torch
 
 import lossbench
 from lossbench import store
-from lossbench.config.schema import LauncherNode
 from lossbench.errors import in_a_line
 from lossbench.processes import beginning, cores
 from lossbench.progress import progress
 from lossbench.question import ENGINE_SCHEMA, ConfigError
+from lossbench.question.schema import LauncherNode
 from lossbench.sweep.backend import (
     Backend,
     Processes,

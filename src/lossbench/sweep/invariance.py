@@ -22,7 +22,7 @@ import lossbench
 from lossbench import engine, store
 from lossbench.engine import WorkerCache, train
 from lossbench.fingerprints import device_name, environment_sha
-from lossbench.question import ENGINE_SCHEMA, Draft, Run, checked, packs, part
+from lossbench.question import ENGINE_SCHEMA, Run, checked, packs, part
 from lossbench.sweep.inventory import LOCK_PATIENCE
 from lossbench.sweep.preflight import splits_of
 
@@ -113,8 +113,8 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
     """
     compared, differing, worst, cache = 0, 0, 0.0, WorkerCache()
     for task in LOSSES:
-        drafts = [
-            Draft(
+        unchecked = [
+            Run(
                 data=part(DATA[task], examples=200),
                 model=part("mlp", widths=[16, 16], activation="relu", **MODELS[strategy]),
                 loss=part(loss),
@@ -130,7 +130,7 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
             for loss in LOSSES[task]
             for seed in (0, 1)
         ]
-        runs = [checked(draft) for draft in drafts]
+        runs = [checked(run) for run in unchecked]
         whole = _records([runs], device, padding, cache)
         # Alone, in a pair, and in larger packs of unequal size and other order.
         for division in (

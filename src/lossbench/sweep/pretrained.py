@@ -25,7 +25,7 @@ from lossbench.data.splits import Splits
 from lossbench.data.targets import taught
 from lossbench.engine import decoded, encoded, evaluate, initial_model, train
 from lossbench.fingerprints import device_name, environment_sha, tensors_sha
-from lossbench.question import Draft, Run, checked, part
+from lossbench.question import Run, checked, part
 from lossbench.question.packs import Pack
 from lossbench.sweep.inventory import record_of
 
@@ -47,7 +47,7 @@ def run_before(run: Run) -> Run:
     """The training of the model that comes before a run, as a run: by Adam, on labels."""
     before = run.pretrained
     return checked(
-        Draft(
+        Run(
             data=run.data,
             model=part(before.model) if before.model else run.model,
             loss=part(before.loss),

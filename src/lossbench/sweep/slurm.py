@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from lossbench import store
-from lossbench.config.schema import LauncherNode
 from lossbench.question import ConfigError
+from lossbench.question.schema import LauncherNode
 from lossbench.sweep.backend import Backend, InProcess, RetryPolicy, Trained
 from lossbench.sweep.inventory import OpenPack
 from lossbench.sweep.training import Interrupted, Stop, Trainer, stopping

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lossbench import records, store
-from lossbench.question import Engine, Run
+from lossbench.question import Engine, Question, Run
 from lossbench.records import status
 from lossbench.sweep.backend import Backend
 from lossbench.sweep.inventory import (
@@ -127,22 +127,22 @@ class Sweep:
         """Status and reason of every recorded run, the best of each."""
         return Inventory(self.folder).statuses
 
-    def settle(self, request: Mapping[str, Any]) -> None:
-        """Record that no run of a request is left to train, if that is so."""
+    def settle(self, question: Question) -> None:
+        """Record that no run of a question is left to train, if that is so."""
         if all(facts["status"] in records.RESULTS for facts in self.statuses().values()):
-            store.write(self.folder / status.SETTLED, store.sealed(self._settled(request)))
+            store.write(self.folder / status.SETTLED, store.sealed(self._settled(question)))
 
-    def is_settled(self, request: Mapping[str, Any]) -> bool:
+    def is_settled(self, question: Question) -> bool:
         """Whether `settle` was called for the same, and no record was changed or added since."""
         try:
-            is_same = store.read_sealed(self.folder / status.SETTLED) == self._settled(request)
+            is_same = store.read_sealed(self.folder / status.SETTLED) == self._settled(question)
             return is_same and records.has_curves(self.folder, records.read_facts(self.folder))
         except (OSError, store.StoreError):
             return False
 
-    def _settled(self, request: Mapping[str, Any]) -> dict[str, str]:
+    def _settled(self, question: Question) -> dict[str, str]:
         return {
-            "request": store.sha256(store.to_json(request)),
+            "question": question.sha256,
             "records": store.sweep_sha(self.folder),
         }
 

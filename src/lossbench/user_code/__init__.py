@@ -28,4 +28,3 @@ from lossbench.user_code.modules import (
 )
 from lossbench.user_code.tables import Reading, batch_size, data_row
 from lossbench.user_code.trial import TrialProcess
-from lossbench.user_code.words import OF_FILE, with_names

@@ -110,6 +110,10 @@ def model_row(model: Any) -> Model:
     return Model(function, SOURCE)
 
 
+_model_row = functools.cache(model_row)
+"""The row of a function, the same at every load of its extension."""
+
+
 def renamed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """The same function, or what can be called like one, under another name."""
     if not NAME.fullmatch(name):
@@ -164,7 +168,7 @@ def _listed(module: ModuleType, registry: str, kind: type) -> Iterable[Any]:
     if not isinstance(listed, list | tuple):
         listed = (listed,)
     # A model needs no more than its function.
-    rows = [model_row(row) if kind is Model and callable(row) else row for row in listed]
+    rows = [_model_row(row) if kind is Model and callable(row) else row for row in listed]
     if wrong := [row for row in rows if not isinstance(row, kind)]:
         what, name = kind.__name__, getattr(wrong[0], "__name__", "")
         bare = f"; a bare function is chosen as {what.lower()}=FILE.py:{name}" if name else ""

@@ -11,8 +11,8 @@ from needs import CHANGELOG
 from selection import one_in
 
 import lossbench
+from lossbench.ask import named, open_hydra, to_run
 from lossbench.cli.help import SELECTION, usage
-from lossbench.config import register, to_run
 from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
@@ -59,19 +59,12 @@ def own_parameters(path: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def compose():
-    from hydra import compose, initialize_config_dir
-
-    register()
-    with initialize_config_dir(str(lossbench.CONF), version_base=None, job_name="test"):
-        yield compose
+    with open_hydra() as loader:
+        yield lambda overrides: loader.single(loader.whole([]), overrides)
 
 
 def composed(compose, group: str, name: str, fn: str) -> Part:
     """A part of the run that a choice composes to, beside data or a loss of its task."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from lossbench.config import named
-
     chosen = {group: name}
     if group == "loss":
         chosen["data"] = "noisy_counts" if LOSSES[fn].task == "regression" else "digits"
@@ -80,8 +73,7 @@ def composed(compose, group: str, name: str, fn: str) -> Part:
     overrides = [f"{key}={value}" for key, value in chosen.items()]
     if name == "text":  # has no file of its own
         overrides.append(f"data.params.path={CHANGELOG}")
-    config = compose("config", overrides=overrides, return_hydra_config=True)
-    HydraConfig.instance().cfg = None
+    config = compose(overrides)
     return getattr(to_run(named(config, dict(config.hydra.runtime.choices))), group)
 
 

@@ -8,38 +8,42 @@ import subprocess
 import sys
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lossbench import launch
-from lossbench.config import Composer, explained, named, to_run
-from lossbench.config.overrides import single_overrides
+from lossbench.ask import named, open_hydra, to_run
+from lossbench.ask.compose import Composer
+from lossbench.ask.words import axis_of, check, explained, read
 from lossbench.question import ConfigError, varied
 
 
 @pytest.fixture(scope="module")
 def loader():
-    with launch.hydra() as hydra:
-        yield hydra.config_loader
+    with open_hydra() as loader:
+        yield loader
 
 
 @pytest.fixture(scope="module")
 def whole(loader):
     """The configuration of a command that types nothing."""
-    from hydra.types import RunMode
-
-    return loader.load_configuration("config", [], RunMode.MULTIRUN)
+    return loader.whole([])
 
 
 @pytest.fixture
-def composer(loader, whole):
-    return Composer(loader, whole)
+def runs_of(loader, whole):
+    """The runs of some overrides, as a command makes them."""
+    composer = Composer(loader, whole)
+
+    def runs_of(lines):
+        overrides = read(lines, loader.choices)
+        check(overrides, loader.choices)
+        return composer.runs([*map(axis_of, overrides)])
+
+    return runs_of
 
 
 def composed_by_hydra(loader, whole, lines):
     """Every job of some overrides, each composed by Hydra alone."""
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(lines)
-    for job in itertools.product(*map(single_overrides, parsed)):
-        config = copy.deepcopy(loader.load_sweep_config(whole, list(job)))
+    for job in itertools.product(*(axis_of(one).lines for one in read(lines, loader.choices))):
+        config = copy.deepcopy(loader.single(whole, list(job)))
         choices = {str(group): choice for group, choice in config.hydra.runtime.choices.items()}
         yield to_run(named(config, choices))
 
@@ -94,9 +98,9 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("lines", COMMANDS.values(), ids=COMMANDS)
-def test_a_run_is_the_one_that_hydra_composes(lines, composer, loader, whole):
+def test_a_run_is_the_one_that_hydra_composes(lines, runs_of, loader, whole):
     expected = {run.run_id: run for run in composed_by_hydra(loader, whole, lines)}
-    runs = {run.run_id: run for run in composer.runs(lines)}
+    runs = {run.run_id: run for run in runs_of(lines)}
     assert runs == expected
     assert {i: repr(run) for i, run in runs.items()} == {  # 1 is no 1.0
         i: repr(run) for i, run in expected.items()
@@ -123,30 +127,28 @@ def test_a_run_is_the_one_that_hydra_composes(lines, composer, loader, whole):
     ],
     ids=str,
 )
-def test_what_hydra_or_a_check_refuses_is_refused_in_the_same_words(lines, composer, loader, whole):
+def test_what_hydra_or_a_check_refuses_is_refused_in_the_same_words(lines, runs_of, loader, whole):
     def words(composed):
         with pytest.raises(Exception) as refused:  # noqa: PT011  whatever it is
             list(composed)
         return str(refused.value) if refused.type is ConfigError else explained(refused.value)
 
-    assert words(composer.runs(lines) for _ in "1") == words(
-        composed_by_hydra(loader, whole, lines)
-    )
+    assert words(runs_of(lines) for _ in "1") == words(composed_by_hydra(loader, whole, lines))
 
 
-def test_values_that_vary_on_a_run_are_those_that_are_typed(composer):
-    (run,) = composer.runs(REGRESSION)
+def test_values_that_vary_on_a_run_are_those_that_are_typed(runs_of):
+    (run,) = runs_of(REGRESSION)
     values = {"seed": 3, "optimizer.lr": 1, "loss.params.delta": 2, "instruments": ("curvature",)}
     typed = ["seed=3", "optimizer.lr=1", "loss.params.delta=2", "instruments=[curvature]"]
-    assert [varied(run, values)] == composer.runs([*REGRESSION, *typed])
+    assert [varied(run, values)] == runs_of([*REGRESSION, *typed])
     with pytest.raises(ConfigError, match=r"engine\.threads varies no single run"):
         varied(run, {"engine.threads": 2})
 
 
 @pytest.mark.parametrize("group", ["data", "loss", "model", "optimizer", "schedule", "engine"])
-def test_a_part_is_named_by_its_yaml_and_by_nothing_else(group, composer):
+def test_a_part_is_named_by_its_yaml_and_by_nothing_else(group, runs_of):
     with pytest.raises(ConfigError, match=f"{group}.name is 'other': choose with {group}=other"):
-        composer.runs([f"{group}.name=other"])
+        runs_of([f"{group}.name=other"])
 
 
 @pytest.mark.parametrize(
@@ -159,25 +161,27 @@ def test_a_part_is_named_by_its_yaml_and_by_nothing_else(group, composer):
         (["data=diabetes,noisy_linear", "loss=mse,mae"], 2),
     ],
 )
-def test_hydra_composes_once_for_each_choice_of_groups(lines, count, composer, loader, monkeypatch):
-    jobs, load = [], loader.load_sweep_config
-    monkeypatch.setattr(  # counts what Hydra is asked for
-        loader, "load_sweep_config", lambda whole, job: (jobs.append(job), load(whole, job))[1]
+def test_hydra_composes_once_for_each_choice_of_groups(lines, count, runs_of, loader, monkeypatch):
+    jobs, load = [], loader.hydra.load_sweep_config
+    monkeypatch.setattr(  # counts the compositions
+        loader.hydra,
+        "load_sweep_config",
+        lambda whole, job: (jobs.append(job), load(whole, job))[1],
     )
-    composer.runs(lines)
+    runs_of(lines)
     assert len(jobs) == count
 
 
-def test_a_sweep_has_one_name_and_one_place_of_its_data(composer):
+def test_a_sweep_has_one_name_and_one_place_of_its_data(runs_of):
     with pytest.raises(ConfigError, match="a sweep has one name"):
-        composer.runs(["name=a,b"])
+        runs_of(["name=a,b"])
     with pytest.raises(ConfigError, match=r"data\.root is 'x' for some runs"):
-        composer.runs(["data.root=x,y"])
+        runs_of(["data.root=x,y"])
 
 
-def test_an_interval_is_no_list_of_values(composer):
+def test_an_interval_is_no_list_of_values(runs_of):
     with pytest.raises(ConfigError, match=r"is an interval: list values"):
-        composer.runs(["optimizer.lr=interval(0.1,1)"])
+        runs_of(["optimizer.lr=interval(0.1,1)"])
 
 
 def test_the_command_line_starts_without_torch_or_hydra():
@@ -202,6 +206,6 @@ def test_the_command_line_starts_without_torch_or_hydra():
         ("metric", "use hydra.sweeper.declare.primary.TASK=NAME"),
     ],
 )
-def test_a_key_that_only_plus_lets_through_is_refused_with_the_nearest(composer, key, hint):
+def test_a_key_that_only_plus_lets_through_is_refused_with_the_nearest(runs_of, key, hint):
     with pytest.raises(ConfigError, match=f"unknown key '{key}': {hint}"):
-        composer.runs([f"+{key}=3"])
+        runs_of([f"+{key}=3"])

@@ -1,18 +1,17 @@
-"""A fair trial of functions in a file: what they are, then standard tasks, until it is settled."""
+"""The door of `lossbench try`: functions of a file become a trial, and a trial overrides."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lossbench import catalog, claims, records, statistics
+from lossbench import claims, records
 from lossbench.claims import kind
 from lossbench.errors import ConfigError, refuse_unknown
 from lossbench.losses import LOSSES
-from lossbench.report import words
 from lossbench.user_code import Examination, add, examine, file_and_line, losses_in, module_of
 
 log = logging.getLogger(__name__)
@@ -22,13 +21,13 @@ NEAREST = 4
 
 
 @dataclass(frozen=True)
-class Challenge:
-    """What is tried.
+class Trial:
+    """Losses of a file and their opponents.
 
     Attributes:
-        losses: Those of the file.
-        against: Others, the reference first.
-        task: Of all of them.
+        losses: Examined losses of the file.
+        against: Names of their opponents, the reference first.
+        task: "regression" or "classification", the same for all.
     """
 
     losses: Sequence[Examination]
@@ -37,12 +36,12 @@ class Challenge:
 
     @property
     def question(self) -> str:
-        """What is asked."""
+        """The question in words."""
         names = " or ".join(one.row.name for one in self.losses)
         return f"Is {names} better than {self.against[0]}?"
 
     def overrides(self, name: str, *, data: str = "", model: str = "") -> list[str]:
-        """What `lossbench` is asked for: the standard tasks, or one of one's own choice."""
+        """Overrides that ask for the standard data sets, or for the user's data and model."""
         tried = [one.row.name for one in self.losses]
         lines = [f"loss={','.join(dict.fromkeys([*self.against, *tried]))}", f"name={name}"]
         if not (data or model):
@@ -53,14 +52,14 @@ class Challenge:
 
 def prepared(
     path: Path, names: Sequence[str] = (), *, task: str = "", link: str = "", against: str = ""
-) -> Challenge:
+) -> Trial:
     """Examine the functions of a file, measure their claims, and choose their opponents.
 
     Args:
         path: The file.
         names: Of functions in it; all that take an output and a target, if empty.
         task: Of all of them; empty: measured.
-        link: Likewise, the inverse link.
+        link: Inverse link of all of them; empty: measured.
         against: Names of losses, by commas; empty: the nearest.
 
     Raises:
@@ -89,7 +88,7 @@ def prepared(
         near = [[*claims.nearest(row, others, count=NEAREST)] for row in rows]
         # Of several functions the nearest of each first.
         chosen = [*dict.fromkeys(itertools.chain(*zip(*near, strict=False)))][:NEAREST]
-    return Challenge(examinations, [*dict.fromkeys([records.REFERENCE[task], *chosen])], task)
+    return Trial(examinations, [*dict.fromkeys([records.REFERENCE[task], *chosen])], task)
 
 
 def _of_measured_task(examinations: Sequence[Examination], *, leave_out: bool) -> list[Examination]:
@@ -105,50 +104,3 @@ def _of_measured_task(examinations: Sequence[Examination], *, leave_out: bool) -
             raise ConfigError(problem)
         log.warning("left out: %s", problem)
     return [one for one in examinations if one not in drawing]
-
-
-def cards(challenge: Challenge, *, width: int) -> Iterator[str]:
-    """What was measured of each function, in short, a line each."""
-    for one in challenge.losses:
-        row, (file, line) = one.row, file_and_line(one.row)
-        held = [name for name, verdict in one.verdicts.items() if verdict.holds]
-        yield f"{row.name}  ({file}, line {line})"
-        what = f"{row.task} behind the inverse link {row.inverse_link}"
-        if one.why:
-            what += f": {one.why} (--task and --link say otherwise)"
-        yield from catalog.hanging("  it is    ", what, width)
-        count = f"{len(held)} of {len(one.verdicts)} claims: {', '.join(held) or 'none'}"
-        yield from catalog.hanging("  holds    ", count, width)
-        same = [
-            name if abs(factor - 1) < 1e-9 else f"{factor:.4g} {name}"
-            for name, factor in claims.duplicates(row, LOSSES.values()).items()
-        ]
-        if same:
-            yield from catalog.hanging(
-                "  is       ", f"{', '.join(same)}, up to the learning rate", width
-            )
-        faults = [*row.unsound]
-        if "gradient_is_derivative" not in held and kind.DRAWS not in faults:
-            witness = one.verdicts["gradient_is_derivative"].witness
-            faults.append(
-                "its gradient is not its derivative, by something detached or a backward of its "
-                f"own: {witness}"
-            )
-        if row.task == "regression" and "minimised_at_target" not in held:
-            faults.append("is not least where the prediction is the target")
-        for fault in faults:
-            yield from catalog.hanging("  unsound  ", fault, width)
-        yield ""
-    yield from catalog.hanging("  against  ", ", ".join(challenge.against), width)
-
-
-def sentences(challenge: Challenge, verdicts: Iterable[statistics.Comparison]) -> Iterator[str]:
-    """What came out for each function of the file, a sentence a task."""
-    defaults = {one.row.name: one.row.defaults for one in challenge.losses}
-    for task in verdicts:
-        for row in words.verdicts_of(task).to_dict("records"):
-            name, _, params = row["loss"].rstrip(")").partition("(")
-            # Beside a version with other defaults its own stand behind its name.
-            its_own = {f"{key}={value}" for key, value in defaults.get(name, {}).items()}
-            if name in defaults and {*filter(None, params.split(", "))} <= its_own:
-                yield words.sentence(row)

@@ -1,15 +1,22 @@
-"""What was typed: overrides read, expanded and refused, and Hydra's errors in one line."""
+"""Words of a command: overrides read once, refused early, and Hydra's errors in one line."""
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, RangeSweep, Sweep, ValueType
+from hydra.core.override_parser.types import (
+    Glob,
+    Override,
+    OverrideType,
+    RangeSweep,
+    Sweep,
+    ValueType,
+)
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import (
@@ -19,9 +26,9 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from lossbench.config.schema import FREE_KEY, GROUPS, Config, is_key, known_keys
-from lossbench.config.trust import refuse_foreign_word
+from lossbench.ask.trust import refuse_foreign_word
 from lossbench.errors import ConfigError, nearest, refuse_unknown
+from lossbench.question.schema import FREE_KEY, GROUPS, Config, is_key, known_keys
 
 MOST_RUNS = 1_000_000
 """Most runs of a command; what many runs cost, `lossbench plan` says."""
@@ -29,49 +36,112 @@ MOST_RUNS = 1_000_000
 SEED_CURE = "use seed=3, seed=1,2,3 or seed='range(10)'"
 
 
-def parsed(lines: Iterable[str], loader: ConfigLoader) -> list[Override]:
-    """Overrides as Hydra reads them.
+@dataclass(frozen=True)
+class Axis:
+    """The values that a word of the command, or a line of a block, gives to one key.
+
+    Attributes:
+        key: As typed, without `+`, `~` and a package.
+        values: Plain values, at least one.
+        lines: An override for each value, as Hydra reads it.
+        line: The whole override.
+        is_change: Whether it changes a key that is there: it neither adds nor deletes one.
+    """
+
+    key: str
+    values: Sequence[Any]
+    lines: Sequence[str]
+    line: str
+    is_change: bool = True
+
+
+def read(words: Iterable[str], choices: Callable[[str], list[str]]) -> list[Override]:
+    """Overrides as Hydra reads them; this is the one place that reads words of a command.
+
+    Args:
+        words: As typed, sweeps included.
+        choices: Gives the names in a config group, for patterns like `glob(mse*)`.
 
     Raises:
-        ConfigError: One cannot be read.
+        ConfigError: A word cannot be read.
     """
-    parser = OverridesParser.create(config_loader=loader)
+    parser = OverridesParser.create()
     overrides = []
-    for line in lines:
+    for line in words:
         try:
-            overrides += [_listed(one, parser, loader) for one in parser.parse_overrides([line])]
+            overrides += [_listed(one, parser, choices) for one in parser.parse_overrides([line])]
         except HydraException as error:
             cure = SEED_CURE if line.startswith("seed=") else "use KEY=VALUE, or KEY=A,B to sweep"
             raise ConfigError(f"{line!r} cannot be read: {cure}") from error
     return overrides
 
 
-def _listed(override: Override, parser: OverridesParser, loader: ConfigLoader) -> Override:
-    """The override, or, of a pattern of choices, one that lists those that fit."""
+def axis_of(override: Override) -> Axis:
+    """The axis of a typed override.
+
+    Raises:
+        ConfigError: It sweeps an interval, has no value, or more than a command may have runs.
+    """
+    line = str(override.input_line)
+    values, lines = values_of(override), [line]
+    if not values:
+        raise ConfigError(f"{line!r} has no value: give it one at least")
+    if override.is_sweep_override():
+        head = override.get_key_element()
+        lines = [f"{head}={value}" for value in override.sweep_string_iterator()]
+    is_change = override.type == OverrideType.CHANGE and override.package is None
+    return Axis(override.key_or_group, values, lines, line, is_change)
+
+
+def axis_in_yaml(key: str, value: object, choices: Callable[[str], list[str]]) -> Axis:
+    """The axis of a line of a block: a value, a list of values, or text as it could be typed.
+
+    Raises:
+        ConfigError: The list is empty, or a text cannot be read.
+    """
+    items = [value] if isinstance(value, str | int | float) else [*value]  # type: ignore[call-overload]
+    if not items and key not in LISTS:
+        raise ConfigError(f"the list of {key} is empty: give it at least one value")
+    text = f"{key}={','.join(map(str, items))}"
+    if key in LISTS and not isinstance(value, str):
+        line = f"{key}=[{','.join(map(str, items))}]"
+        return Axis(key, [items], [line], line)
+    if all(isinstance(item, int | float | list) or SIMPLE.fullmatch(str(item)) for item in items):
+        return Axis(key, items, [f"{key}={item}" for item in items], text)
+    (override,) = read([text], choices)
+    return axis_of(override)
+
+
+SIMPLE = re.compile(r"(?!(?:null|true|false|inf|nan)$)[A-Za-z_]\w*", re.IGNORECASE)
+"""Text that Hydra reads as itself."""
+
+LISTS = ("instruments",)
+"""Keys whose value is a list itself: a list of a block is one value of them."""
+
+
+def _listed(
+    override: Override, parser: OverridesParser, choices: Callable[[str], list[str]]
+) -> Override:
+    """The override, or, of a pattern of choices, an override that lists those that fit."""
     pattern = override.value()
     if not isinstance(pattern, Glob):
         return override
     key = override.key_or_group
-    if not (names := pattern.filter(loader.get_group_options(key))):
+    if not (names := pattern.filter(choices(key))):
         raise ConfigError(f"{override.input_line!r} fits no {key}")
     return parser.parse_overrides([f"{key}={','.join(names)}"])[0]
 
 
-def checked_overrides(
-    lines: Iterable[str], loader: ConfigLoader, *, options: MutableMapping[str, list[str]]
-) -> list[Override]:
-    """Overrides as Hydra reads them, refused before it composes anything.
+def check(overrides: Iterable[Override], choices: Callable[[str], list[str]]) -> None:
+    """Refuse keys, choices and seeds that do not exist, before Hydra composes anything.
 
     Args:
-        lines: As typed, sweeps included.
-        loader: Knows the options of each group.
-        options: Those that are known already, by group; what is asked for is added. Hydra takes 0.1
-            seconds for a group.
+        overrides: Of the whole command.
+        choices: Gives the names in a config group.
 
     Raises:
-        ConfigError: A key, choice or seed does not exist; names the nearest key or choice.
+        ConfigError: Names the nearest key or choice.
     """
-    overrides = parsed(lines, loader)
     for override in overrides:
         key, line = override.key_or_group, str(override.input_line)
         refuse_foreign_word(key, line)
@@ -81,19 +151,23 @@ def checked_overrides(
         elif key in ("experiment", "size") and override.is_sweep_override():
             raise ConfigError(f"{line!r}: one {key} a command, give them one after the other")
         elif key in (*GROUPS, "experiment") or key.startswith("hydra/"):
-            if key not in options:
-                options[key] = loader.get_group_options(key)
+            names = choices(key)
             for choice in values_of(override):
-                if str(choice) not in options[key]:
-                    serving = [name for name in options[key] if name != "basic"]  # Hydra's own
+                if str(choice) not in names:
+                    serving = [name for name in names if name != "basic"]  # Hydra's own
                     refuse_unknown(str(choice), serving, key, OWN.get(key, ""))
         elif key == "seed":
             for value in map(str, values_of(override)):
                 if not value.isdecimal() or int(value) >= 2**63:
                     raise ConfigError(f"seed {value!r} is no whole number: {SEED_CURE}")
-        elif not is_key(key):
-            raise ConfigError(f"unknown key {key!r}: {_key_meant(key)}")
-    return overrides
+        else:
+            check_key(key)
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that may not be typed as KEY=VALUE."""
+    if not is_key(key):
+        raise ConfigError(f"unknown key {key!r}: {_key_meant(key)}")
 
 
 OWN = {
@@ -131,14 +205,6 @@ def values_of(override: Override) -> list[Any]:
     return [Override(override.type, key, ValueType.ELEMENT, item).value() for item in elements]
 
 
-def single_overrides(override: Override) -> list[str]:
-    """An override of a single value for each value that an override sweeps, as typed."""
-    if not override.is_sweep_override():
-        return [str(override.input_line)]
-    _refuse_endless(override)
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-
-
 def _refuse_endless(override: Override) -> None:
     """Refuse a sweep over an interval, and one of more values than a command may have runs."""
     if not override.is_discrete_sweep():
@@ -150,12 +216,6 @@ def _refuse_endless(override: Override) -> None:
             raise ConfigError(
                 f"{override.input_line!r} has {count:,.0f} values: use at most {MOST_RUNS:,}"
             )
-
-
-def typed_lines(lines: Sequence[str], loader: ConfigLoader) -> dict[str, str]:
-    """Typed overrides by key."""
-    overrides = parsed(lines, loader)
-    return {override.get_key_element(): str(override.input_line) for override in overrides}
 
 
 def in_type_of_field(key: str, value: Any) -> Any:

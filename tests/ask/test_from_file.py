@@ -7,7 +7,9 @@ import sys
 import pytest
 from own_files import FILE, ask
 
-from lossbench import challenge, cli, records
+from lossbench import cli, records
+from lossbench.ask import from_file
+from lossbench.catalog.trial import cards
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
@@ -205,9 +207,9 @@ def test_of_several_functions_one_that_draws_is_left_out(own_folder, caplog):
         "def noisy(output, target):\n"
         "    return plain(output, target) * torch.rand_like(output[..., 0])\n"
     )
-    tried = challenge.prepared(own_folder / "own_two.py")
+    tried = from_file.prepared(own_folder / "own_two.py")
     assert [one.row.name for one in tried.losses] == ["plain"]
     assert "left out: own_two.py, line 6: noisy draws random numbers" in caplog.text
-    said = challenge.prepared(own_folder / "own_two.py", task="regression")
+    said = from_file.prepared(own_folder / "own_two.py", task="regression")
     assert [one.row.name for one in said.losses] == ["plain", "noisy"]
-    assert "backward" not in "\n".join(challenge.cards(said, width=100))
+    assert "backward" not in "\n".join(cards(said, width=100))

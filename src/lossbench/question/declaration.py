@@ -1,4 +1,4 @@
-"""What is fixed before anything is measured, and the refusal of what could not be judged."""
+"""The declaration, fixed before anything is measured, and refused where it cannot be judged."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lossbench import records, statistics
-from lossbench.config import GROUPS, is_key, known_keys
+from lossbench.errors import ConfigError, nearest
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import TASKS
-from lossbench.question import ConfigError, nearest
+from lossbench.question.schema import GROUPS, is_key, known_keys
 
 CANDIDATES = {"lr": (), "extend": 4, "others": {}}
-"""What is tried, and how far a grid may grow."""
+"""Keys of `hydra.sweeper.candidates` with their defaults."""
 
 BY_TASK = ("primary", "reference", "margin")
 """What is declared for each task, or for a data set by its name."""

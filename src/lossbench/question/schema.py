@@ -1,26 +1,18 @@
-"""What may be typed: the nodes of Hydra's configuration, as dataclasses."""
+"""Everything that may be typed, as dataclasses: nodes of the configuration with their defaults."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
-
-from lossbench import CONF
-from lossbench.data import DATA
 from lossbench.data.files import ROOT
-from lossbench.losses import LOSSES
-from lossbench.models import MODELS
-from lossbench.question.run import NEUTRAL, Draft
-from lossbench.question.vary import parameters
-from lossbench.user_code import is_added, is_own
+from lossbench.question.run import NEUTRAL, Run
+
+MISSING: Any = "???"
+"""Value of a key that a yaml has to give, as OmegaConf writes it."""
 
 
 @dataclass
@@ -47,7 +39,7 @@ class DataNode(PartNode):
     title: str = ""
     root: str = ROOT
     download: bool = False
-    targets: str = Draft.targets
+    targets: str = Run.targets
     corruption: ChangeNode = field(default_factory=ChangeNode)
     augmentation: ChangeNode = field(default_factory=ChangeNode)
 
@@ -58,8 +50,8 @@ class OptimizerNode:
 
     name: str = MISSING
     lr: float = MISSING
-    momentum: float = Draft.momentum
-    weight_decay: float = Draft.weight_decay
+    momentum: float = Run.momentum
+    weight_decay: float = Run.weight_decay
     params: dict[str, Any] = field(default_factory=dict)
 
 
@@ -75,12 +67,12 @@ class ScheduleNode:
 class PretrainedNode:
     """A model that is trained before the sweep."""
 
-    loss: str = Draft.pretrained.loss
-    model: str = Draft.pretrained.model
-    steps: int = Draft.pretrained.steps
-    lr: float = Draft.pretrained.lr
-    share: float = Draft.pretrained.share
-    temperature: float = Draft.pretrained.temperature
+    loss: str = Run.pretrained.loss
+    model: str = Run.pretrained.model
+    steps: int = Run.pretrained.steps
+    lr: float = Run.pretrained.lr
+    share: float = Run.pretrained.share
+    temperature: float = Run.pretrained.temperature
 
 
 @dataclass
@@ -89,7 +81,7 @@ class EngineNode:
 
     name: str = MISSING
     device: str = "cpu"
-    precision: str = Draft.precision
+    precision: str = Run.precision
     pack_size: int = 128
     threads: int = 1
     commit_every: float = 30.0
@@ -124,13 +116,13 @@ class Config:
     init: dict[str, Any] = field(default_factory=lambda: dict(NEUTRAL["init"]))
     pretrained: PretrainedNode = field(default_factory=PretrainedNode)
     name: str = "default"
-    signal: str = Draft.signal
+    signal: str = Run.signal
     instruments: list[str] = field(default_factory=list)
-    seed: int = Draft.seed
-    steps: int = Draft.steps
-    batch_size: int = Draft.batch_size
-    log_every: int = Draft.log_every
-    eval_every: int = Draft.eval_every
+    seed: int = Run.seed
+    steps: int = Run.steps
+    batch_size: int = Run.batch_size
+    log_every: int = Run.log_every
+    eval_every: int = Run.eval_every
     report: str = "all"
     extensions: list[str] = field(default_factory=list)
 
@@ -178,48 +170,6 @@ class SweeperNode:
 
 
 GROUPS = ("data", "model", "loss", "optimizer", "schedule", "engine", "size")
-
-
-def register(folders: Iterable[Path] = ()) -> None:
-    """Make known to Hydra the schema, the one launcher and sweeper, each loss, somebody's own rows.
-
-    Their parameters and defaults are those of the signatures; a yaml file is for a variant.
-
-    Args:
-        folders: Folders of yaml files of one's own. What has a file `GROUP/NAME.yaml` there is left
-            to it: Hydra would check the file against the parameters, and warn.
-    """
-    store, schema = ConfigStore.instance(), OmegaConf.structured(Config)
-    # No config group brings their parameters, so any may be typed; `checked` knows which there are.
-    for part in (schema.data.corruption, schema.data.augmentation):
-        OmegaConf.set_struct(part.params, False)
-    store.store(name="schema", node=schema)
-    store.store(group="hydra/launcher", name="packed", node=LauncherNode, provider="lossbench")
-    store.store(group="hydra/sweeper", name="protocol", node=SweeperNode, provider="lossbench")
-    for group, rows in {"loss": LOSSES, "data": DATA, "model": MODELS}.items():
-        store.repo.pop(group, None)  # those of an earlier call, whose extensions may be gone
-        files = {
-            path.stem for folder in (*folders, CONF) for path in (folder / group).glob("*.yaml")
-        }
-        for name, row in rows.items():
-            if name not in files and (group == "loss" or is_own(row.fn) or is_added(row)):
-                params = {
-                    key: MISSING if default is inspect.Parameter.empty else default
-                    for key, default in parameters(row.fn).items()
-                }
-                store.store(group=group, name=name, node={"fn": name, "params": params})
-
-
-def loss_node(name: str) -> dict[str, Any]:
-    """Function and parameters of a loss as `register` made them known; empty where a yaml did.
-
-    Empty too where a parameter has no default: Hydra says that it is missing.
-    """
-    node = ConfigStore.instance().repo.get("loss", {}).get(f"{name}.yaml")
-    if node is None or OmegaConf.missing_keys(node.node):
-        return {}
-    return OmegaConf.to_container(node.node)  # type: ignore[return-value]
-
 
 FREE_KEY = re.compile(
     r"(data|data\.corruption|data\.augmentation|model|loss|optimizer|schedule)\.params\.\w+|hydra\.|hydra$"

@@ -11,11 +11,12 @@ import torch
 from configs import make_run, plain_config, set_key
 from torch import Tensor
 
-from lossbench import config, question
-from lossbench.config import to_engine, to_run
-from lossbench.config.compose import to_draft
+from lossbench import question
+from lossbench.ask import named, to_engine, to_run
+from lossbench.ask.compose import run_of
 from lossbench.losses import LOSSES
 from lossbench.question import PRECISIONS, ConfigError, fits, identity, vary
+from lossbench.question.schema import GROUPS
 from lossbench.sweep import preflight
 
 
@@ -153,9 +154,9 @@ def test_distribution_targets_of_data_without_a_posterior_are_refused_before_tra
 def test_a_part_named_otherwise_than_its_yaml_is_refused():
     from omegaconf import OmegaConf
 
-    node = OmegaConf.create({group: {"name": "other"} for group in config.GROUPS})
+    node = OmegaConf.create({group: {"name": "other"} for group in GROUPS})
     with pytest.raises(ConfigError, match=r"data.name is 'other': choose with data=other"):
-        config.named(node, dict.fromkeys(config.GROUPS, "chosen"))
+        named(node, dict.fromkeys(GROUPS, "chosen"))
 
 
 def test_a_device_this_machine_lacks_is_refused_with_the_cure(monkeypatch):
@@ -339,7 +340,7 @@ def test_an_edited_loss_is_another_run(monkeypatch):
     ],
 )
 def test_a_loss_fits_data_of_its_task_and_domain(loss, data, does_fit):
-    assert fits(to_draft(plain_config(loss=loss, data=data))) == does_fit
+    assert fits(run_of(plain_config(loss=loss, data=data))) == does_fit
 
 
 def test_a_loss_for_counts_says_which_data_it_fits():

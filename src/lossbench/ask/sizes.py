@@ -6,22 +6,23 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lossbench.config import GROUPS, Composer, checked_overrides
-from lossbench.protocol.cells import listed_values
-from lossbench.protocol.grid import spread
-from lossbench.question import ConfigError, nearest
+from lossbench.ask.blocks import listed_values
+from lossbench.ask.loader import Loader
+from lossbench.ask.words import check_key
+from lossbench.errors import ConfigError, nearest
+from lossbench.question.grid import spread
+from lossbench.question.schema import GROUPS
 
 CANDIDATES = ("rates", "finer", "extend")
 """What a size may replace of the candidates; `rates` is how many learning rates span the declared
 grid, `finer` how many steps it has for each declared one."""
 
 
-def check_size(size: Mapping[str, Any], composer: Composer) -> None:
-    """Refuse a size that names what does not exist, before anything is trained.
+def check_size(size: Mapping[str, Any]) -> None:
+    """Refuse a size with an unknown key or a count below one, before anything is trained.
 
     Args:
         size: The `size` node of the configuration.
-        composer: Composes configurations.
 
     Raises:
         ConfigError: Names the key and the nearest one, or the value and what to use.
@@ -42,9 +43,10 @@ def check_size(size: Mapping[str, Any], composer: Composer) -> None:
     for key, count in size["most"].items():
         if count < 1:
             raise ConfigError(f"size.most.{key} is {count}: use a whole number, 1 or more")
-    keys = [key for part in ("scale", "most", "replace") for key in size[part]]
-    lines = [f"{key}=1" for key in keys if key not in GROUPS]
-    checked_overrides(lines, composer.loader, options={})
+    for part in ("scale", "most", "replace"):
+        for key in size[part]:
+            if key not in GROUPS:
+                check_key(key)
 
 
 def sized_blocks(
@@ -88,7 +90,7 @@ def sized_candidates(
     size: Mapping[str, Any],
     *,
     typed: Iterable[str],
-    composer: Composer,
+    loader: Loader,
 ) -> dict[str, Any]:
     """`candidates` at another size; what was typed below `hydra.sweeper` stays.
 
@@ -96,13 +98,13 @@ def sized_candidates(
         candidates: As the experiment has them.
         size: The size's own.
         typed: Keys that were typed.
-        composer: Composes configurations.
+        loader: Reads lists of values.
     """
     where, names = "hydra.sweeper.candidates", {*typed}
     new = {key: value for key, value in size.items() if f"{where}.{key}" not in names}
     spans = {key: new.pop(key) for key in ("rates", "finer") if key in new}
     if spans and f"{where}.lr" not in names:
-        declared = listed_values("optimizer.lr", candidates.get("lr", ()), composer)
+        declared = listed_values("optimizer.lr", candidates.get("lr", ()), loader)
         count = spans.get("rates") or (len(declared) - 1) * spans["finer"] + 1
         new["lr"] = spread(declared, count)
     return {**candidates, **new}

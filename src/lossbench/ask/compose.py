@@ -1,4 +1,4 @@
-"""From Hydra's configuration to runs: Hydra composes each cell once, plain values then vary."""
+"""Runs of axes of values: Hydra composes each choice of groups once, plain values then vary."""
 
 from __future__ import annotations
 
@@ -9,98 +9,78 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lossbench.config.overrides import (
-    MOST_RUNS,
-    checked_overrides,
-    in_type_of_field,
-    single_overrides,
-    values_of,
-)
-from lossbench.config.schema import GROUPS, known_keys, loss_node
-from lossbench.config.trust import refuse_foreign
+from lossbench.ask.loader import Loader
+from lossbench.ask.rows import default_parameters
+from lossbench.ask.trust import refuse_foreign
+from lossbench.ask.words import MOST_RUNS, Axis, in_type_of_field
 from lossbench.errors import ConfigError, nearest, refuse_unknown
-from lossbench.question.run import NEUTRAL, Draft, Init, Part, Pretrained, Run
+from lossbench.losses import LOSSES
+from lossbench.question.run import NEUTRAL, Init, Part, Pretrained, Run
+from lossbench.question.schema import GROUPS, MISSING, known_keys
 from lossbench.question.settings import AUTO, DEVICES, PRECISIONS, TF32, Engine
-from lossbench.question.vary import can_vary, check_positive, checked, with_values
+from lossbench.question.vary import can_vary, check_positive, checked, vary
 from lossbench.records import REPORTS
 
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 
 
 class Composer:
-    """Turns overrides into runs.
+    """Turns axes of values into runs.
 
-    Hydra composes once for each combination of config groups and of what else is no plain value;
-    loss, seed, learning rate and every other value that a run has is then set on the run itself.
+    Hydra composes once for each combination of config groups and of other keys that are no plain
+    value; loss, seed, learning rate and every other value of a run is then set on the run itself.
 
     Args:
-        loader: Hydra's, with its search path.
+        loader: Loads its configurations.
         config: The whole command's configuration, with `hydra`.
     """
 
-    def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
+    def __init__(self, loader: Loader, config: DictConfig) -> None:
         self.loader = loader
         self._config = config
-        self._options: dict[str, list[str]] = {}
-        self._composed: dict[tuple[str, ...], tuple[Draft, bool]] = {}  # blocks share many
+        self._variants = loader.variants("loss")  # yaml files, which may set anything
+        self._composed: dict[tuple[str, ...], tuple[Run, bool]] = {}  # blocks share many
 
-    def drafts(self, lines: Sequence[str]) -> Iterator[Draft]:
-        """The drafts of the runs of every combination of the values in overrides.
-
-        Args:
-            lines: Overrides, sweeps included.
+    def unchecked(self, axes: Sequence[Axis]) -> Iterator[Run]:
+        """The runs of every combination of values, in their order, not checked yet.
 
         Raises:
-            HydraException: What Hydra itself would raise for them.
+            HydraException: Hydra refuses a combination.
             ConfigError: A key, a choice or a parameter does not exist.
         """
-        overrides = checked_overrides(lines, self.loader, options=self._options)
-        plain = [override for override in overrides if _is_plain(override, overrides)]
-        others = [override for override in overrides if override not in plain]
-        plain.sort(key=lambda override: override.key_or_group != "loss")  # before its parameters
-        swept = [
-            [(key, _value(key, value)) for value in values_of(override)]
-            for override in plain
-            for key in [override.key_or_group]
-        ]
-        choices = [single_overrides(override) for override in others]
-        for override, values in zip((*others, *plain), (*choices, *swept), strict=True):
-            if not values:
-                raise ConfigError(f"{override.input_line!r} has no value: give it one at least")
-        if (count := math.prod(map(len, (*choices, *swept)))) > MOST_RUNS:
+        if (count := math.prod(len(axis.values) for axis in axes)) > MOST_RUNS:
             raise ConfigError(
                 f"{count:,} runs: use at most {MOST_RUNS:,} in one command, and a folder of its "
                 "own for each part, with name=..."
             )
-        for choice in itertools.product(*choices):
-            draft, is_interpolated = self._compose(choice)
+        plain = [axis for axis in axes if self._is_plain(axis, axes)]
+        others = [axis for axis in axes if axis not in plain]
+        plain.sort(key=lambda axis: axis.key != "loss")  # before its parameters
+        swept = [[(axis.key, _value(axis.key, value)) for value in axis.values] for axis in plain]
+        for choice in itertools.product(*(axis.lines for axis in others)):
+            run, is_interpolated = self._compose(choice)
             if is_interpolated:  # one value depends on another, so Hydra composes every run
-                for rest in itertools.product(*map(single_overrides, plain)):
+                for rest in itertools.product(*(axis.lines for axis in plain)):
                     yield self._compose((*choice, *rest))[0]
             else:
                 for values in itertools.product(*swept):
-                    yield with_values(draft, dict(values))
+                    yield vary(run, dict(values))
 
-    def runs(self, lines: Sequence[str]) -> list[Run]:
-        """The runs of every combination of the values in overrides, checked.
+    def runs(self, axes: Sequence[Axis]) -> list[Run]:
+        """The runs of every combination of values, checked.
 
         Raises:
-            HydraException: What Hydra itself would raise for them.
+            HydraException: Hydra refuses a combination.
             ConfigError: A run cannot be trained.
         """
-        return [checked(draft) for draft in self.drafts(lines)]
+        return [checked(run) for run in self.unchecked(axes)]
 
-    def _compose(self, choice: tuple[str, ...]) -> tuple[Draft, bool]:
-        """What Hydra composes for overrides of single values, and whether it is interpolated.
-
-        It is where one of its values depends on another.
-        """
+    def _compose(self, choice: tuple[str, ...]) -> tuple[Run, bool]:
+        """The run of single overrides, and whether one of its values depends on another."""
         if choice not in self._composed:
-            config = self.loader.load_sweep_config(self._config, list(choice))
+            config = self.loader.single(self._config, list(choice))
             refuse_foreign(config)
             choices = {str(group): name for group, name in config.hydra.runtime.choices.items()}
             config = named(config, choices)
@@ -113,39 +93,46 @@ class Composer:
                         "them, on the command line or at the top of the experiment"
                     )
             unresolved = str(OmegaConf.to_container(config, resolve=False))
-            self._composed[choice] = to_draft(config), "${" in unresolved
+            self._composed[choice] = run_of(config), "${" in unresolved
         return self._composed[choice]
 
+    def _is_plain(self, axis: Axis, axes: Sequence[Axis]) -> bool:
+        """Whether an axis sets values of a run, and no other axis has a say in them."""
+        key = axis.key
+        others = [other.key for other in axes if other is not axis]
+        return (
+            axis.is_change
+            and (can_vary(key) or (key == "loss" and self._is_plain_loss(axis, axes)))
+            and "${" not in axis.line
+            and not any(
+                f"{key}.".startswith(f"{other}.") for other in others if other not in GROUPS
+            )
+            and not any(isinstance(value, dict) for value in axis.values)
+        )
 
-def _is_plain(override: Override, overrides: Sequence[Override]) -> bool:
-    """Whether an override sets values that a run has, and no other override has a say in it."""
-    key = override.key_or_group
-    others = (other.key_or_group for other in overrides if other is not override)
-    return (
-        override.type == OverrideType.CHANGE
-        and override.package is None
-        and (can_vary(key) or (key == "loss" and _is_plain_loss(override, overrides)))
-        and "${" not in str(override.input_line)
-        and not any(f"{key}.".startswith(f"{other}.") for other in others if other not in GROUPS)
-        and not any(isinstance(value, dict) for value in values_of(override))
-    )
+    def _is_plain_loss(self, choice: Axis, axes: Sequence[Axis]) -> bool:
+        """Whether losses are rows of the catalog, whose choice sets nothing but the loss.
 
+        A yaml of that name may set anything, and so may a second choice and other keys of a loss.
+        """
+        others = [axis for axis in axes if axis is not choice]
+        of_loss = [axis for axis in others if f"{axis.key}.".startswith("loss.")]
+        is_alone = all(axis.key != "loss" and self._is_plain(axis, others) for axis in of_loss)
+        return is_alone and all(self._is_bare_row(str(name)) for name in choice.values)
 
-def _is_plain_loss(choice: Override, overrides: Sequence[Override]) -> bool:
-    """Whether losses are rows of the catalog, whose choice sets nothing but the loss.
-
-    A yaml of that name may set anything, and so may a second choice and what else is typed of it.
-    """
-    others = [other for other in overrides if other is not choice]
-    of_loss = [other for other in others if f"{other.key_or_group}.".startswith("loss.")]
-    is_alone = all(other.key_or_group != "loss" and _is_plain(other, others) for other in of_loss)
-    return is_alone and all(loss_node(str(name)) for name in values_of(choice))
+    def _is_bare_row(self, name: str) -> bool:
+        """Whether a loss has no yaml file, and a default for each of its parameters."""
+        row = LOSSES.get(name)
+        if row is None or name in self._variants:
+            return False
+        return MISSING not in default_parameters(row).values()
 
 
 def _value(key: str, value: Any) -> Any:
     """A plain value as a run has it."""
     if key == "loss":
-        return _part({"name": str(value), **loss_node(str(value))})
+        name = str(value)
+        return Part(name, name, default_parameters(LOSSES[name]))
     return in_type_of_field(key, value)
 
 
@@ -170,7 +157,7 @@ def named(config: DictConfig, choices: Mapping[str, Any]) -> DictConfig:
 
 
 def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
-    """The run that a composed configuration asks for.
+    """The run of a composed configuration, checked.
 
     Args:
         config: Composed configuration with every part's `name` filled in, without `hydra`.
@@ -178,14 +165,14 @@ def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
     Raises:
         ConfigError: Unknown key, name or parameter, or a value out of range; says the cure.
     """
-    return checked(to_draft(config))
+    return checked(run_of(config))
 
 
-def to_draft(config: DictConfig | Mapping[str, Any]) -> Draft:
-    """The run that a composed configuration asks for, its own values not yet checked.
+def run_of(config: DictConfig | Mapping[str, Any]) -> Run:
+    """The run of a composed configuration, its own values not yet checked.
 
     Raises:
-        ConfigError: A key is unknown, or what is no part of the run is wrong.
+        ConfigError: A key is unknown, or a value beside the run is wrong.
     """
     plain = _plain(config)
     _check_engine(plain["engine"])
@@ -198,7 +185,7 @@ def to_draft(config: DictConfig | Mapping[str, Any]) -> Draft:
             raise ConfigError(f"unknown key 'init.{name}': {hint}")
     data, optimizer, init = plain["data"], plain["optimizer"], {**NEUTRAL["init"], **plain["init"]}
     numbers = ("seed", "steps", "batch_size", "log_every", "eval_every")
-    return Draft(
+    return Run(
         data=_part(data),
         targets=data["targets"],
         corruption=_part(data["corruption"]),

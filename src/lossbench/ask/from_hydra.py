@@ -1,0 +1,201 @@
+"""The door from the command line: words, composed by Hydra, become a Question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lossbench import records
+from lossbench.ask.blocks import cells, listed_values
+from lossbench.ask.compose import Composer, to_engine
+from lossbench.ask.loader import Loader
+from lossbench.ask.sizes import check_size, sized_blocks, sized_candidates, sized_interactions
+from lossbench.ask.trust import refuse_foreign
+from lossbench.ask.words import Axis, axis_of, check, in_type_of_field, read
+from lossbench.errors import ConfigError
+from lossbench.question import Candidates, Question
+from lossbench.question.declaration import (
+    CANDIDATES,
+    check_declaration,
+    check_extend,
+    check_keys,
+    check_looks,
+    check_others,
+)
+from lossbench.question.schema import LauncherNode
+from lossbench.user_code import load_extensions
+
+SERVE = {"launcher": ("packed", "executor"), "sweeper": ("protocol", "blocks")}
+"""The choice of `hydra/...` that serves, and a key that it and all built on it have."""
+
+USUAL_SIZE = "laptop"
+
+
+def composed(words: list[str], loader: Loader) -> tuple[DictConfig, list[Axis]]:
+    """The configuration of a whole command, with `hydra`, and the axes of its words.
+
+    Args:
+        words: Overrides, sweeps included.
+        loader: Of `open_hydra`.
+
+    Raises:
+        ConfigError: A key, a choice or a value does not exist.
+        HydraException: Hydra refuses a word.
+    """
+    overrides = read(words, loader.choices)
+    check(overrides, loader.choices)
+    try:
+        config = loader.whole(words)
+    except KeyError as error:  # of env_copy, where there is no such variable
+        raise ConfigError(f"a yaml asks for {error} of the environment: write the value") from error
+    for kind, (serving, key) in SERVE.items():
+        group = f"hydra/{kind}"
+        if key not in config.hydra[kind]:
+            choice = config.hydra.runtime.choices[group]
+            raise ConfigError(
+                f"{group}={choice} does not serve here, see docs/commands.md: use {group}={serving}"
+            )
+    refuse_foreign(config, usual=loader.whole([]) if loader.folder else None)
+    load_extensions(config.extensions)  # those of a yaml; what was typed is known by now
+    return config, [*map(axis_of, overrides)]
+
+
+def question(words: list[str], loader: Loader, *, command: str = "", text: str = "") -> Question:
+    """The Question of a command at the chosen size; typed words go before experiment and size.
+
+    Args:
+        words: Overrides, sweeps included.
+        loader: Of `open_hydra`.
+        command: The command as typed, to be recorded.
+        text: The question in words; if empty, the header of the experiment's yaml has it.
+
+    Raises:
+        ConfigError: No cell is left, or a value is refused.
+    """
+    config, axes = composed(words, loader)
+    typed = {axis.line.partition("=")[0]: axis for axis in axes}
+    of_runs = {key: axis for key, axis in typed.items() if not axis.key.startswith("hydra")}
+    sweeper, size = config.hydra.sweeper, config.size
+    check_size(size)
+    composer = Composer(loader, config)
+    engine = to_engine(config)
+    looks = [*sweeper.looks]
+    if "hydra.sweeper.looks" not in typed and size.looks:
+        looks = [*size.looks]
+    declared = {**sweeper.declare} if sweeper.declare else {}
+    choice = str(config.hydra.runtime.choices["size"])
+    chosen = None
+    if not sweeper.blocks and sweeper.candidates is None:
+        _refuse_size(choice)
+        runs = composer.runs([axis for axis in axes if not axis.key.startswith("hydra")])
+    else:
+        if sweeper.candidates is not None:
+            sized = sized_candidates(
+                sweeper.candidates, size.candidates, typed=typed, loader=loader
+            )
+            chosen = _candidates(sized, declared, loader)
+            _refuse_chosen(of_runs, chosen)
+            check_looks(looks)
+        for key in ("interactions", "levels"):
+            if declared.get(key):
+                declared[key] = sized_interactions(declared[key], size["scale"], typed=of_runs)
+        blocks = sized_blocks(sweeper.blocks, size, top=config, typed=typed)
+        runs = cells(blocks, of_runs, composer)
+    if chosen is not None:
+        declared = {**_plain(declared), "size": choice}
+        check_declaration(
+            declared,
+            {run.data.name: run.row.task for run in runs},
+            known=loader.choices("data"),
+            losses=loader.choices("loss"),
+        )
+    # An experiment's name says its size, unless its place was typed. With a hyphen: `essay` at size
+    # full is not the experiment `essay_full`.
+    is_placed = any(axis.key in ("name", "hydra.sweep.dir") for axis in axes)
+    ending = "" if is_placed or choice == USUAL_SIZE else f"-{choice}"
+    is_experiment = any(axis.key == "experiment" for axis in axes)
+    launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+    return Question(
+        name=config.name + ending,
+        folder=Path(str(config.hydra.sweep.dir) + ending),
+        cells=tuple(runs),
+        candidates=chosen,
+        looks=tuple(looks),
+        first_seed=int(sweeper.first_seed),
+        declared=declared,
+        engine=engine,
+        launcher=LauncherNode(**launcher),
+        extensions=tuple(config.extensions),
+        # An experiment has the report that it asks for, another sweep none.
+        report=str(config.report) if is_experiment else "none",
+        command=command,
+        text=text or _header(config),
+    )
+
+
+def _candidates(
+    sized: Mapping[str, Any], declared: Mapping[str, Any], loader: Loader
+) -> Candidates:
+    """The candidates of an experiment, checked."""
+    check_keys("candidates", sized, CANDIDATES)
+    sized = {**CANDIDATES, **sized}
+    check_extend(sized["extend"])
+    others = sized["others"] or {}
+    check_others(others, declared)
+    return Candidates(
+        rates=tuple(sorted(listed_values("optimizer.lr", sized["lr"], loader))),
+        extend=sized["extend"],
+        others={
+            key: [in_type_of_field(key, value) for value in values]
+            for key, values in others.items()
+        },
+    )
+
+
+def _refuse_chosen(typed: Mapping[str, Axis], candidates: Candidates) -> None:
+    """Refuse typed values of a key that is chosen for each loss, and typed seeds."""
+    for key in ("optimizer.lr", *candidates.others):
+        if key in typed:
+            where = "candidates.lr" if key == "optimizer.lr" else "candidates.others"
+            raise ConfigError(
+                f"{key} is chosen for each loss: change the values that are tried with "
+                f"hydra.sweeper.{where}, or sweep it yourself with 'lossbench -m ...' without "
+                "an experiment"
+            )
+    if "seed" in typed:
+        raise ConfigError(
+            f"{typed['seed'].line}: an experiment declares its seeds, and none is added to settle "
+            "a comparison: declare other looks, with hydra.sweeper.looks=[...] and name=...; of "
+            "runs that this sweep has, verdicts are exploratory there"
+        )
+
+
+def _refuse_size(size: str) -> None:
+    """Refuse a size without an experiment, which alone it changes."""
+    if size != USUAL_SIZE:
+        raise ConfigError(
+            f"size={size} changes an experiment, and there is none: add experiment=NAME, or type "
+            "steps and seeds yourself"
+        )
+
+
+def _header(config: DictConfig) -> str:
+    """The question in the header of the chosen experiment's yaml; empty without one."""
+    name = config.hydra.runtime.choices.get("experiment")
+    for source in config.hydra.runtime.config_sources:
+        path = Path(source.path) / "experiment" / f"{name}.yaml"
+        if name and source.schema == "file" and path.is_file():
+            return records.question_in(path.read_text())
+    return ""
+
+
+def _plain(value: Any) -> Any:
+    """Mappings and lists of Hydra's configuration as Python's."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, str | int | float | bool):
+        return value
+    return [_plain(item) for item in value]

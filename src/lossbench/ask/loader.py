@@ -1,0 +1,88 @@
+"""Hydra's loader of configurations, with our search path and without the environment."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+
+import lossbench
+from lossbench.ask.rows import ADDRESS, RowsSource
+from lossbench.ask.words import explained
+from lossbench.errors import ConfigError
+from lossbench.question.identity import forget
+
+SEARCH_PATH = f"hydra.searchpath=[{ADDRESS}]"
+"""Override that lets Hydra look for rows where no yaml file is found."""
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Loads configurations from the user's folder, from ours, and from the rows of registries.
+
+    Attributes:
+        hydra: Hydra's own loader.
+        folder: Yaml files of the user, which go before ours.
+    """
+
+    hydra: ConfigLoader
+    folder: Path | None = None
+
+    @functools.cache  # noqa: B019 - a loader lives as long as a command
+    def choices(self, group: str) -> list[str]:
+        """Names that may be chosen in a config group."""
+        return self.hydra.get_group_options(group, config_name="config", overrides=[SEARCH_PATH])
+
+    def whole(self, words: list[str]) -> DictConfig:
+        """The configuration of a whole command, with `hydra`; what is swept is left out."""
+        return self.hydra.load_configuration("config", [SEARCH_PATH, *words], RunMode.MULTIRUN)
+
+    def single(self, whole: DictConfig, lines: list[str]) -> DictConfig:
+        """The configuration of single values, given that of the whole command."""
+        return self.hydra.load_sweep_config(whole, lines)
+
+    def variants(self, group: str) -> frozenset[str]:
+        """Names in a config group that have a yaml file."""
+        folders = (self.folder, lossbench.CONF)
+        paths = [path for folder in folders if folder for path in (folder / group).glob("*.yaml")]
+        return frozenset(path.stem for path in paths)
+
+
+@contextmanager
+def open_hydra(folder: Path | None = None) -> Iterator[Loader]:
+    """A loader while the block lasts; code of the user is read anew.
+
+    Args:
+        folder: Yaml files of the user, which go before ours.
+
+    Raises:
+        ConfigError: Hydra or OmegaConf refuses something; in a line, with the cure.
+    """
+    forget()
+    Plugins.instance().register(RowsSource)
+    of_caller = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(lossbench.CONF), version_base="1.3"):
+            OmegaConf.clear_resolver("oc.env")  # no reading of the text would see every use
+            loader = GlobalHydra.instance().config_loader()
+            if folder:
+                loader.get_search_path().prepend("command-line", f"file://{folder}")
+            yield Loader(loader, folder)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explained(error)) from error
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+        GlobalHydra.instance().hydra = of_caller

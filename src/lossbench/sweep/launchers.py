@@ -1,0 +1,48 @@
+"""The choice of a launcher: this process, several of this machine, or a cluster."""
+
+from __future__ import annotations
+
+import functools
+
+from lossbench.errors import ConfigError
+from lossbench.processes import BYTES_A_WORKER, cores, free_memory
+from lossbench.question.schema import LauncherNode
+from lossbench.question.settings import Engine
+from lossbench.sweep.backend import Backend, InProcess, Processes
+from lossbench.sweep.executors import CLUSTERS, ExecutorBackend
+from lossbench.sweep.slurm import SlurmBackend
+from lossbench.sweep.training import Trainer
+
+
+def backend_of(launcher: LauncherNode, trainer: Trainer) -> Backend:
+    """The backend that a launcher names.
+
+    Raises:
+        ConfigError: There is no such executor, or it needs a package or an address.
+    """
+    executor, workers = launcher.executor, launcher.workers
+    if executor in ("slurm", "local"):
+        return SlurmBackend(trainer, launcher)
+    if executor in CLUSTERS:
+        cluster = functools.partial(CLUSTERS[executor], launcher, trainer.engine.threads)
+        return ExecutorBackend(trainer, cluster, workers=workers)
+    if executor != "inline":
+        raise ConfigError(
+            f"hydra.launcher.executor={executor} is unknown: use inline, local, slurm, dask or ray"
+        )
+    count = process_count(workers, trainer.engine)
+    return InProcess(trainer) if count < 2 else Processes(trainer, count)
+
+
+def process_count(workers: int, engine: Engine) -> int:
+    """The number of processes that train: as typed, or as many as this machine has room for.
+
+    Args:
+        workers: As typed; 0 for one on each core.
+        engine: How they train.
+    """
+    if workers < 0:
+        raise ConfigError(f"hydra.launcher.workers={workers}: use 0 for one on each core, or more")
+    if engine.device != "cpu":
+        return 1
+    return workers or min(cores() // engine.threads, int(free_memory() // BYTES_A_WORKER))
