@@ -18,7 +18,7 @@ from selection import one_in
 
 from lossbench import cli, records, statistics, store
 from lossbench.ask.blocks import block_axes
-from lossbench.ask.words import axis_in_yaml
+from lossbench.ask.words import axis_of, read
 from lossbench.engine.losses import TrainingLosses
 from lossbench.question import Candidate, Grid, candidates
 from lossbench.report import objections
@@ -476,8 +476,7 @@ LOADER = SimpleNamespace(choices=None)
 
 def asked(blocks, *typed):
     """The overrides of each block of a command, one data set in each."""
-    words = [line.split("=") for line in typed]
-    by_key = {key: axis_in_yaml(key, values.split(","), None) for key, values in words}
+    by_key = {axis.key: axis for axis in map(axis_of, read(typed, LOADER.choices))}
     return [
         tuple(sorted(axis.line for axis in axes)) for axes in block_axes(blocks, by_key, LOADER)
     ]
