@@ -240,6 +240,14 @@ def test_contributing_points_to_what_tells_how_to_extend():
         assert (DOCS.parent / link).is_file()
 
 
+def test_every_file_that_a_page_names_is_there():
+    root = DOCS.parent
+    for page in (root / "CONTRIBUTING.md", root / "README.md", *DOCS.glob("*.md")):
+        names = re.findall(r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.(?:py|yaml))`", page.read_text())
+        for name in names:
+            assert (root / name).exists() or (root / "src/lossbench" / name).exists(), (page, name)
+
+
 def test_the_experiment_in_docs_protocol_md_can_be_planned_as_it_stands(
     tmp_path, monkeypatch, capsys
 ):
