@@ -9,6 +9,7 @@ from torchvision.transforms import functional
 
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, crop_flip, draw_words, flip
 from lossbench.fingerprints import stream
+from lossbench.question.vary import parameters
 
 SHAPE = (2, 30, 3, 8, 6)
 
@@ -88,3 +89,8 @@ def test_vectors_are_refused_with_the_cure(name):
 def test_a_negative_padding_is_refused():
     with pytest.raises(ValueError, match="use 0 or more"):
         crop_flip(*example(), pad=-1)
+
+
+def test_the_configuration_knows_the_parameters_of_augmentations():
+    found = {name: parameters(fn) for name, fn in AUGMENTATIONS.items()}
+    assert found == {"none": {}, "flip": {}, "crop_flip": {"pad": 4}}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from configs import make_run
 from scipy import stats
+from selection import beyond
 from torch.nn import functional
 from training import assert_same_records, grouped, records_of, targets_of, trained
 
@@ -178,7 +179,7 @@ ONE_OF_EACH_FAMILY = {
 }
 
 
-@pytest.mark.parametrize("model", ["bigram", "gpt"])
+@pytest.mark.parametrize("model", beyond(["bigram"], ["gpt"]))
 def test_losses_train_on_sequences_and_a_member_depends_on_no_pack_mate(model):
     names = ONE_OF_EACH_FAMILY.values()
     runs = runs_of(model, names, engine__precision="float32", optimizer__lr=0.01, steps=3)

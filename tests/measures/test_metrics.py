@@ -259,6 +259,19 @@ def test_auroc_equals_scikit_learns_also_with_ties(classified, tied, are_tied, c
         assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("places", [1, 3, 30])
+def test_auroc_and_aurc_see_the_order_of_scores_only(places, classes):
+    # Few places, many ties; powers of two, so that no map makes or breaks one.
+    draw = torch.Generator().manual_seed(places)
+    score = torch.randint(places, (20, 40, classes), generator=draw).double()
+    label = torch.randint(classes, (20, 40), generator=draw)
+    for ranked in (metrics.auroc, metrics.aurc):
+        plain = ranked(score, label)
+        for moved in (8.0 * score - 3.0, score**3, 2.0**score):
+            torch.testing.assert_close(ranked(moved, label), plain, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("examples", [1, 2, 15, 40])
 @pytest.mark.parametrize("places", [1, 3, 12])
 def test_no_final_metric_depends_on_the_order_of_the_examples(places, examples):

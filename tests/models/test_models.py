@@ -14,6 +14,7 @@ from torchvision import models as torchvision
 from lossbench.data.splits import Tokens
 from lossbench.models import MODELS, hidden_matrices, initialised, rescaled, widened
 from lossbench.models.attention import Block
+from lossbench.models.resnet import ResNet
 from lossbench.models.vit import Patches
 
 IMAGES = ("lenet", "strided_cnn", "resnet8", "resnet18", "vit", "torchvision")
@@ -199,12 +200,22 @@ def test_a_model_has_the_parameters_of_its_paper_or_its_parts(case):
     assert (parts_of_resnet8(), parts_of_vit()) == (75_290, 207_946)
 
 
+def test_strided_cnn_pools_nothing():
+    model = build_of("strided_cnn", (3, 28, 28))()
+    assert not any("Pool" in type(layer).__name__ for layer in model.modules())
+
+
 def test_lenet_pads_small_images_with_zeros_to_32_pixels():
     small = normal(2, 1, 28, 27)
     model, large = (
         initialised(build_of("lenet", inputs), seed=0) for inputs in ((1, 28, 27), (1, 32, 32))
     )
     torch.testing.assert_close(model(small), large(functional.pad(small, (2, 3, 2, 2))))
+
+
+def test_the_same_network_with_three_blocks_is_the_papers_resnet20_of_0_27_million():
+    model = ResNet(3, 10, (16, 32, 64), 3, "batch", is_projected=False)
+    assert count_of(model) == 269_722
 
 
 def test_a_shortcut_without_parameters_takes_every_other_pixel_and_adds_empty_channels():
