@@ -164,7 +164,7 @@ class Launched:
 
 def has_workers() -> bool:
     """Whether the launcher of this tree can train in more than one process."""
-    from lossbench.config.schema import LauncherNode
+    from lossbench.question.schema import LauncherNode
 
     fields = dataclasses.fields(LauncherNode)
     return "workers" in {field.name for field in fields}

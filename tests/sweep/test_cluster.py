@@ -11,10 +11,10 @@ import sys
 import pytest
 import yaml
 from interrupted import contents, trainer
-from lossbench.config.schema import LauncherNode
 
 import lossbench
 from lossbench import cli
+from lossbench.question.schema import LauncherNode
 from lossbench.sweep import slurm
 
 SLURM = LauncherNode(executor="slurm")

@@ -22,8 +22,8 @@ from interrupted import Spoiling, contents, sweep_by, sweep_in, trainer
 import lossbench
 from lossbench import store
 from lossbench.question import ConfigError
-from lossbench.sweep import executors
-from lossbench.sweep.executors import ExecutorBackend, train_there, versions
+from lossbench.sweep import launchers
+from lossbench.sweep.executors import Answer, ExecutorBackend, train_there, versions
 from lossbench.sweep.inventory import Inventory, record_of
 from lossbench.sweep.training import Interrupted, Stop
 
@@ -161,7 +161,7 @@ def test_a_pack_whose_workers_are_lost_at_one_step_goes_on_in_halves(tmp_path, c
     assert "the node is gone" in caplog.text
 
 
-@pytest.mark.parametrize("name", executors.CLUSTERS)
+@pytest.mark.parametrize("name", launchers.CLUSTERS)
 def test_the_yaml_of_a_cluster_has_the_keys_that_are_for_it(name):
     path = lossbench.CONF / "hydra" / "launcher" / f"packed_{name}.yaml"
     expected = {"defaults": ["packed"], "executor": name, "address": None, "workers": 0}
@@ -172,7 +172,7 @@ def test_processors_of_several_kinds_are_named(caplog):
     backend = ExecutorBackend(trainer(), threads)
     for machine, kind in (("node1", "AVX2"), ("node2", "AVX2"), ("node3", "AVX512")):
         assert "several kinds" not in caplog.text
-        backend._tell(executors.Answer(machine, kind))
+        backend._log(Answer(machine, kind))
     assert "several kinds (AVX2 on node1, AVX512 on node3)" in caplog.text
 
 

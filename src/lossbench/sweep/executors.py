@@ -1,4 +1,4 @@
-"""Packs on the workers of a Dask or Ray cluster.
+"""Packs on the workers of a cluster, behind an executor of `concurrent.futures`.
 
 A worker trains a pack in a child process, by `backend.Processes`: that watches the pack, halves it
 and tries it again. The command hands packs out and holds a lock in the sweep's folder. Workers
@@ -13,9 +13,7 @@ import dataclasses
 import importlib
 import logging
 import multiprocessing
-import os
 import platform
-import re
 import signal
 import socket
 import threading
@@ -26,17 +24,15 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import torch
 
 import lossbench
 from lossbench import store
 from lossbench.errors import in_a_line
-from lossbench.processes import beginning, cores
 from lossbench.progress import progress
 from lossbench.question import ENGINE_SCHEMA, ConfigError
-from lossbench.question.schema import LauncherNode
 from lossbench.sweep.backend import (
     Backend,
     Processes,
@@ -57,13 +53,12 @@ ANSWERING = 10
 """Seconds that a scheduler may take to answer."""
 
 Cluster = Callable[[], AbstractContextManager[tuple[Executor, int]]]
+"""Connects to a cluster: yields its executor, and the number of packs that its workers train at a
+time now."""
 
 COMMANDS = Path("commands")
 """Below a sweep's folder: a lock of each command whose packs are with workers, and of each pack
 that is training for it."""
-
-BYTES_OF_OBJECTS = 80 * 2**20
-"""Least size of Ray's store of objects, which stays empty here."""
 
 
 # ---- on the worker -------------------------------------------------------------------------------
@@ -117,7 +112,7 @@ def train_there(
         multiprocessing.current_process().daemon = False
         logging.getLogger("lossbench").addHandler(lines)
         try:
-            with _training(lock, pack), _held(lock) as stop, Processes(trainer, 1) as apart:
+            with _while_held(lock, pack) as stop, Processes(trainer, 1) as apart:
                 ended = apart.train([pack], stop).ended
         except Interrupted:
             pass  # the command is gone, and knows
@@ -140,8 +135,14 @@ def _unfitness(pack: OpenPack, expected: Mapping[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def _held(lock: Path) -> Iterator[Stop]:
-    """Yields a stop that asks for an end as soon as nobody holds a lock."""
+def _while_held(lock: Path, pack: OpenPack) -> Iterator[Stop]:
+    """Yields a stop that asks for an end as soon as the command does not hold its lock.
+
+    Holds a lock of the same name for the pack, for whose end the command waits.
+
+    Raises:
+        store.StoreError: The command does not hold its lock.
+    """
     stop, is_over = Stop(), threading.Event()
 
     def watch() -> None:
@@ -153,22 +154,8 @@ def _held(lock: Path) -> Iterator[Stop]:
                 is_held = False  # of a folder that is gone: nothing can be committed there either
         stop.signal = signal.SIGTERM
 
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield stop
-    finally:
-        is_over.set()
-
-
-@contextlib.contextmanager
-def _training(lock: Path, pack: OpenPack) -> Iterator[None]:
-    """Holds a lock beside the command's, of the same name, for whose end the command waits.
-
-    Raises:
-        store.StoreError: The command does not hold its own.
-    """
-    own_lock = lock.with_suffix(f".{pack.pack_id}")
-    with store.lock(own_lock, patience=ANSWERING):
+    lock_of_pack = lock.with_suffix(f".{pack.pack_id}")
+    with store.lock(lock_of_pack, patience=ANSWERING):
         try:
             # Looked at only now, so that a command that lets go sees this worker.
             if not store.is_held(lock):
@@ -176,13 +163,15 @@ def _training(lock: Path, pack: OpenPack) -> Iterator[None]:
                     f"it does not see that the command holds {lock}: the command has ended, or "
                     "the file system's locks do not reach this machine"
                 )
-            yield
+            threading.Thread(target=watch, daemon=True).start()
+            yield stop
         finally:
-            own_lock.unlink(missing_ok=True)
+            is_over.set()
+            lock_of_pack.unlink(missing_ok=True)
 
 
 class _Lines(logging.Handler):
-    """Keeps the lines that this thread logs: a worker may train a pack in each of several."""
+    """Keeps the lines of one thread; a worker may train a pack in each of several threads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,11 +187,11 @@ class _Lines(logging.Handler):
 
 
 class ExecutorBackend(Backend):
-    """Trains on the workers of a cluster, behind an executor of `concurrent.futures`.
+    """Trains on the workers of a cluster; `dask` and `ray` are such clusters.
 
     Args:
         trainer: Settings of a training.
-        cluster: Gives the executor, and the number of packs that its workers train at a time now.
+        cluster: Connection to the cluster.
         workers: Number of workers for which a sweep is divided; 0 for all workers there are.
     """
 
@@ -214,8 +203,8 @@ class ExecutorBackend(Backend):
         self.trainer, self.cluster, self.workers = trainer, cluster, workers
         self.packs_at_once = workers or 1
         self.retries = RetryPolicy(trainer.engine)
-        self.machines: dict[str, str] = {}  # one for each kind of instructions
-        self.refusing: set[str] = set()  # machines of which that was said
+        self.machines: dict[str, str] = {}  # by kind of instructions
+        self.refusing: set[str] = set()  # machines that were named in a warning
         self.stack = contextlib.ExitStack()
         self.executor: Executor | None = None
 
@@ -235,10 +224,6 @@ class ExecutorBackend(Backend):
             self.packs_at_once = self.workers or max(1, count)
             log.info("workers train %d packs at a time", count)
 
-    def queued(self, sweep_folder: Path) -> set[str]:
-        """Always empty: pending packs are cancelled with the command."""
-        return set()
-
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
         """See `Backend`; a pack that a worker could not train comes again in the next round.
 
@@ -257,12 +242,12 @@ class ExecutorBackend(Backend):
             bar = progress(run_count(packs), unit="run", title="training")
             with store.lock(lock, patience=ANSWERING), bar:
                 for pack in longest_first([pack for pack in packs if not pack.is_leased]):
-                    there = dataclasses.replace(pack, folder=pack.folder.absolute())
-                    words = train_there, self.trainer, there, lock, expected
+                    absolute = dataclasses.replace(pack, folder=pack.folder.absolute())
+                    arguments = self.trainer, absolute, lock, expected
                     try:
-                        futures[self.executor.submit(*words)] = pack
+                        futures[self.executor.submit(train_there, *arguments)] = pack
                     except Exception as error:  # each cluster has its own
-                        left[pack.pack_id] = pack, f"the cluster is gone: {_in_a_line(error)}"
+                        left[pack.pack_id] = pack, f"the cluster is gone: {one_line(error)}"
                 while futures and not stop.signal:
                     for future in wait(futures, POLL_SECONDS, FIRST_COMPLETED).done:
                         pack = futures.pop(future)
@@ -293,12 +278,12 @@ class ExecutorBackend(Backend):
         try:
             answer = future.result()
         except Exception as error:
-            how, record = f"its worker was lost: {_in_a_line(error)}", pack.record
+            how, record = f"its worker was lost: {one_line(error)}", pack.record
             is_of_pack = is_out_of_memory(error) or bool(record and record["starts"])
             if not is_of_pack:
                 log.warning("pack %s: %s", pack.pack_id, how)
         else:
-            self._tell(answer)
+            self._log(answer)
             if not answer.refusal:
                 return answer.ended, ""
             how, is_of_pack = f"{answer.machine}: {answer.refusal}", False
@@ -307,8 +292,8 @@ class ExecutorBackend(Backend):
                 log.warning("%s; packs that it was given go to other workers", how)
         return 0, self.retries.reason(pack, how, is_of_pack=is_of_pack)
 
-    def _tell(self, answer: Answer) -> None:
-        """Log the lines of a worker, and warn of processors of several kinds."""
+    def _log(self, answer: Answer) -> None:
+        """Log the lines of a worker, and a warning of processors of several kinds."""
         for name, level, text in answer.lines:
             logging.getLogger(name).log(level, "%s: %s", answer.machine, text)
         if answer.instructions not in self.machines:
@@ -322,92 +307,15 @@ class ExecutorBackend(Backend):
                 )
 
 
-# ---- clusters ------------------------------------------------------------------------------------
+# ---- for clusters --------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def dask(launcher: LauncherNode, threads: int) -> Iterator[tuple[Executor, int]]:
-    """An executor of Dask, and the number of packs that its workers train at a time now."""
-    distributed = _package("distributed", "dask")
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # we say what matters to a sweep
-    address, words = launcher.address, {}
-    with contextlib.ExitStack() as stack:
-        if address is None:
-            with beginning(()):  # an interrupt reaches workers through the command only
-                cluster = distributed.LocalCluster(
-                    n_workers=launcher.workers or max(1, cores() // threads),
-                    threads_per_worker=1,
-                    dashboard_address=None,
-                    silence_logs=logging.CRITICAL,
-                )
-            words["address"] = stack.enter_context(cluster)
-        else:
-            words["scheduler_file" if Path(address).is_file() else "address"] = address
-        try:
-            client = stack.enter_context(distributed.Client(**words, timeout=ANSWERING))
-        except (OSError, ValueError) as error:
-            raise _unreachable("Dask scheduler", address, error) from error
-        yield client.get_executor(pure=False), sum(client.nthreads().values())
+def import_package(name: str, extra: str) -> ModuleType:
+    """The package of a cluster, which is in an extra of lossbench.
 
-
-@contextlib.contextmanager
-def ray(launcher: LauncherNode, threads: int) -> Iterator[tuple[Executor, int]]:
-    """An executor of Ray, and the number of packs that its nodes train at a time now."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
-    package = _package("ray", "ray")
-    words: dict[str, Any] = {"address": launcher.address}
-    if launcher.address is None:
-        count = launcher.workers * threads or cores()
-        words = {"num_cpus": count, "object_store_memory": BYTES_OF_OBJECTS}
-        words["include_dashboard"] = False
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        _refuse_nobody(launcher.address)  # Ray itself would go on trying for minutes
-        with beginning(()):
-            package.init(**words, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _unreachable("Ray cluster", launcher.address, error) from error
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in handlers.items():  # Ray has put its own in their place
-            signal.signal(number, handler)
-    try:
-        yield (
-            RayExecutor(package, threads),
-            int(package.cluster_resources().get("CPU", 0)) // threads,
-        )
-    finally:
-        package.shutdown()
-
-
-class RayExecutor(Executor):
-    """Tasks of Ray behind Python's interface, which Ray itself does not bring.
-
-    Args:
-        package: The package `ray`, connected.
-        threads: Number of processors that a task takes.
+    Raises:
+        ConfigError: The package is not installed.
     """
-
-    def __init__(self, package: Any, threads: int) -> None:
-        self.package = package
-        self.options = {"num_cpus": threads, "max_retries": 0}
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """See `Executor`."""
-        task = self.package.remote(fn).options(**self.options)
-        return task.remote(*args, **kwargs).future()
-
-
-def _refuse_nobody(address: str | None) -> None:
-    """Raise an OSError where nobody listens at HOST:PORT; of other addresses nothing is known."""
-    if match := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address or ""):
-        socket.create_connection((match[1], int(match[2])), timeout=ANSWERING).close()
-
-
-CLUSTERS: dict[str, Callable[[LauncherNode, int], Any]] = {"dask": dask, "ray": ray}
-"""Clusters that `hydra.launcher.executor` may name."""
-
-
-def _package(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -417,12 +325,14 @@ def _package(name: str, extra: str) -> Any:
         ) from error
 
 
-def _unreachable(what: str, address: str | None, error: Exception) -> ConfigError:
+def unreachable(cluster: str, address: str | None, error: Exception) -> ConfigError:
+    """The refusal of an address at which no cluster answers."""
     return ConfigError(
-        f"no {what} answers at hydra.launcher.address={address} ({_in_a_line(error)}): "
+        f"no {cluster} answers at hydra.launcher.address={address} ({one_line(error)}): "
         "start it, or mend the address"
     )
 
 
-def _in_a_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Type and text of an error in one line."""
     return f"{type(error).__name__}: {in_a_line(error)[:300]}"

@@ -8,10 +8,14 @@ from lossbench.errors import ConfigError
 from lossbench.processes import BYTES_A_WORKER, cores, free_memory
 from lossbench.question.schema import LauncherNode
 from lossbench.question.settings import Engine
+from lossbench.sweep import dask, ray
 from lossbench.sweep.backend import Backend, InProcess, Processes
-from lossbench.sweep.executors import CLUSTERS, ExecutorBackend
+from lossbench.sweep.executors import ExecutorBackend
 from lossbench.sweep.slurm import SlurmBackend
 from lossbench.sweep.training import Trainer
+
+CLUSTERS = {"dask": dask.connect, "ray": ray.connect}
+"""Connections to clusters behind an executor, by their name in `hydra.launcher.executor`."""
 
 
 def backend_of(launcher: LauncherNode, trainer: Trainer) -> Backend:
@@ -39,7 +43,7 @@ def process_count(workers: int, engine: Engine) -> int:
 
     Args:
         workers: As typed; 0 for one on each core.
-        engine: How they train.
+        engine: Settings of the engine.
     """
     if workers < 0:
         raise ConfigError(f"hydra.launcher.workers={workers}: use 0 for one on each core, or more")

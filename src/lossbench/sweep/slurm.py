@@ -65,9 +65,9 @@ JOBS, NOTES = Path("jobs"), Path("jobs/packs")
 """Folders below a sweep's: files of submitit, and a file for each pack that names its job."""
 
 
-def parameters(launcher: LauncherNode) -> dict[str, Any]:
+def parameters(launcher: LauncherNode) -> dict[str, object]:
     """Resources of a job, by submitit's names for them."""
-    job: dict[str, Any] = {"name": "lossbench"}
+    job: dict[str, object] = {"name": "lossbench"}
     job |= {name: getattr(launcher, name) for name in ("timeout_min", "cpus_per_task", "mem_gb")}
     if launcher.gpus_per_node:
         job["gpus_per_node"] = launcher.gpus_per_node
@@ -108,20 +108,19 @@ class Element:
             sys.exit(128 + end.signal)
 
     def checkpoint(self) -> Any:
-        """What submitit queues again: the same, because the state is on disk."""
+        """The element itself, which submitit queues again: its state is on disk."""
         return submitit.helpers.DelayedSubmission(self)
 
 
 class SlurmBackend(Backend):
-    """The backend that is a cluster. Any number of commands may wait for the same jobs.
+    """Trains in jobs of Slurm. Any number of commands may wait for the same jobs.
 
     Args:
-        trainer: How jobs train.
-        launcher: What they ask for.
+        trainer: Settings of a training.
+        launcher: Resources of the jobs.
     """
 
-    packs_at_once = 1
-    """A job takes as many runs as its memory holds: more jobs would mostly wait in the queue."""
+    # One pack at once: a job takes as many runs as its memory holds; more would wait in the queue.
 
     def __init__(self, trainer: Trainer, launcher: LauncherNode) -> None:
         if submitit is None:
@@ -135,11 +134,7 @@ class SlurmBackend(Backend):
         self.queue: set[str] | None = None
 
     def check(self) -> None:
-        """Refuse a machine from which nothing can be submitted.
-
-        Raises:
-            ConfigError: Slurm's commands are not here.
-        """
+        """Refuse a machine without Slurm's commands."""
         if self.is_slurm and not shutil.which("srun"):
             raise ConfigError(
                 "hydra/launcher=packed_slurm needs Slurm's commands, and srun is not on PATH: give "
@@ -211,8 +206,8 @@ class SlurmBackend(Backend):
         for job in jobs:
             watcher.register_job(job.job_id)
         watcher.update()
-        is_unsure = not all(_is_surely_alive(self._state(job)) for job in jobs)
-        self.queue = _queue() if is_unsure else set()
+        states = {self._state(job) for job in jobs}
+        self.queue = set() if states <= {*ALIVE} - {*UNCERTAIN} else _queue()
 
     def _submit(self, packs: Sequence[OpenPack], sweep_folder: Path) -> dict[str, Any]:
         """Submit packs as arrays, and note which job trains which; returns jobs by pack_id."""
@@ -250,8 +245,9 @@ class SlurmBackend(Backend):
         return jobs
 
     def _is_alive(self, job: Any) -> bool:
+        """Whether a job may still train, as of the last look."""
         state = self._state(job)
-        if not self.is_slurm or _is_surely_alive(state):
+        if not self.is_slurm or (state in ALIVE and state not in UNCERTAIN):
             return state in ALIVE
         # Of a job that queues itself again accounting says for a moment that it has failed.
         return self.queue is None or job.job_id in self.queue
@@ -264,10 +260,10 @@ class SlurmBackend(Backend):
         return (state.split() or ["UNKNOWN"])[0].rstrip("+")
 
     def _why_abandoned(self, pack: OpenPack, job: Any, record: Mapping[str, Any]) -> str:
-        """Judge a pack whose job has ended before it was finished, and divide it if it is to blame.
+        """Judge a pack whose job has ended before the pack; halves a pack that is to blame.
 
         Returns:
-            Why this command leaves it; empty where it is to be submitted again.
+            Reason for which this command leaves the pack; empty where it is to be submitted again.
         """
         state, has_begun = self._state(job), bool(record["starts"])
         ending = f"job {job.job_id}: {state}"
@@ -281,13 +277,11 @@ class SlurmBackend(Backend):
         )
         if is_of_node:
             log.warning("pack %s: %s, not by any fault of its runs", pack.pack_id, ending)
-        return self.retries.reason(
-            pack, ending, is_of_pack=not is_of_node, last_words=_last_words(job)
-        )
-
-
-def _is_surely_alive(state: str) -> bool:
-    return state in ALIVE and state not in UNCERTAIN
+        try:
+            last_words = "\n" + str(job.stderr())[-2000:]
+        except Exception:
+            last_words = ""  # its output is not there yet
+        return self.retries.reason(pack, ending, is_of_pack=not is_of_node, last_words=last_words)
 
 
 def _queue() -> set[str] | None:
@@ -306,15 +300,7 @@ def _largest_array() -> int:
 def _output_of(*line: str) -> str | None:
     """Output of one of Slurm's commands; None where it fails."""
     try:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
         return None
-    return None if done.returncode else done.stdout
-
-
-def _last_words(job: Any) -> str:
-    """End of a job's output, if it is there already."""
-    try:
-        return "\n" + str(job.stderr())[-2000:]
-    except Exception:
-        return ""
+    return done.stdout
