@@ -18,7 +18,7 @@ from lossbench.data import DATA
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS
 from lossbench.sweep import first_call
-from lossbench.user_code import contained, containment, is_own
+from lossbench.user_code import containment, is_own, restoring_process_state
 
 HEAD = """
 import os, random, sys, time, warnings
@@ -111,7 +111,7 @@ def test_what_a_loss_changes_of_the_process_is_put_back_and_its_pack_mates_train
 def test_global_generators_are_put_back(capsys):
     torch.manual_seed(3)
     states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    with contained("loss x"):
+    with restoring_process_state("loss x"):
         torch.rand(3)
         np.random.rand(3)  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), states[0])

@@ -14,7 +14,7 @@ from lossbench.claims import bayes_prediction
 from lossbench.fingerprints import tensors_sha
 from lossbench.losses.spec import Context
 from lossbench.question import Run
-from lossbench.user_code import contained, is_own
+from lossbench.user_code import is_own, restoring_process_state
 
 MOST_POSTERIORS = 40
 """Distinct posteriors of a split that are solved: half a second for a loss on ten seeds."""
@@ -108,7 +108,7 @@ def _solve(run: Run, posterior: Tensor, counts: Tensor) -> Tensor:
     context = Context.outside_training(counts[:, None])
     try:
         loss = run.row.at(**run.loss.params).inside(context)
-        with contained(f"loss {run.loss.name}", run.row.fn):
+        with restoring_process_state(f"loss {run.loss.name}", run.row.fn):
             return bayes_prediction(loss, targets=targets, weights=weights)[:-GUARDS]
     except Exception as error:
         log.warning("loss %s has no Bayes point (%s)", run.loss.name, error)

@@ -24,7 +24,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.spec import NO_PARAMS, Context, Loss
 from lossbench.measures.instruments.gradients import CORE
 from lossbench.records import REFERENCE
-from lossbench.user_code import contained, is_own
+from lossbench.user_code import is_own, restoring_process_state
 
 Result = TypeVar("Result")
 
@@ -129,7 +129,7 @@ def _values(
             context = Context.outside_training(counts)
         else:
             context = Context(class_counts=counts, rows=members.batches.numbers_at(clock)[seeds])
-    with contained(f"loss {group.name}", group.row.fn):
+    with restoring_process_state(f"loss {group.name}", group.row.fn):
         values = group.row.values(output, target, group.params, context)
     if not isinstance(values, Tensor):
         raise TypeError(f"loss {group.name} returned {type(values).__name__}: return a tensor")
@@ -182,7 +182,11 @@ class TrainingLosses:
             totals = [(values * torch.ones_like(values)).sum() for values in losses]
             total = torch.stack(totals).sum()
             somebodys = [group for group in groups if is_own(group.row.fn)]
-            with contained(f"loss {somebodys[0].name}") if somebodys else contextlib.nullcontext():
+            with (
+                restoring_process_state(f"loss {somebodys[0].name}")
+                if somebodys
+                else contextlib.nullcontext()
+            ):
                 gradients = torch.autograd.grad(total, leaves)
             return [
                 (values.detach()[: group.count], gradient[: group.count])

@@ -24,7 +24,7 @@ from lossbench.models.start import STARTS
 from lossbench.optimizers import Hyperparameters
 from lossbench.question import PRECISIONS, Run
 from lossbench.question.packs import Pack, slices
-from lossbench.user_code import contained
+from lossbench.user_code import restoring_process_state
 
 log = logging.getLogger(__name__)
 
@@ -307,7 +307,7 @@ def initial_model(run: Run, splits: Splits, *, seed: int) -> nn.Module:
     targets = dense(targets[None], classes=splits.outputs, dtype=torch.float32)[0]
     function = MODELS[run.model.fn].fn
     build = partial(function, *splits.sizes, **run.model.params)
-    with contained(f"model {run.model.name}", function):
+    with restoring_process_state(f"model {run.model.name}", function):
         model = initialised(build, seed=seed)
     STARTS[run.init.start](model, inputs, targets, seed=seed, before=splits.start)
     return rescaled(model, output_scale=run.init.output_scale)

@@ -18,7 +18,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.spec import Context
 from lossbench.models import MODELS
 from lossbench.question import Part, Run
-from lossbench.user_code import Own, TrialProcess, contained, is_own
+from lossbench.user_code import Own, TrialProcess, is_own, restoring_process_state
 
 EXAMPLES = 8
 
@@ -62,7 +62,7 @@ RAISED = (Exception, SystemExit, KeyboardInterrupt)
 
 
 def _call_data(name: str, params: Mapping[str, Any], seed: int, files: Files) -> None:
-    with contextlib.suppress(*RAISED), contained(name):
+    with contextlib.suppress(*RAISED), restoring_process_state(name):
         DATA[name].splits(seed, files, params)
 
 
@@ -71,7 +71,7 @@ def _call_model(name: str, params: Mapping[str, Any], inputs: Any, outputs: int)
     examples = torch.zeros(EXAMPLES, *shape)
     if isinstance(inputs, Tokens):
         examples = torch.zeros(EXAMPLES, inputs.positions, dtype=torch.int64)
-    with contextlib.suppress(*RAISED), contained(name):
+    with contextlib.suppress(*RAISED), restoring_process_state(name):
         MODELS[name].fn(inputs, outputs, **params)(examples)
 
 
@@ -88,7 +88,7 @@ def _call_loss(name: str, params: Mapping[str, Any], outputs: int) -> None:
     width = row.outputs_per_target * outputs
     output = torch.randn(members, EXAMPLES, width, generator=generator)
     context, mixes = Context.outside_training(target.flatten(0, 1).sum(0)), False
-    with contextlib.suppress(*RAISED), contained(row.name):
+    with contextlib.suppress(*RAISED), restoring_process_state(row.name):
         compute = partial(row.values, params=params, context=context)
         compute(output.requires_grad_(), target).sum().backward()
         mixes = depends_on_others(compute, output.detach(), target, rtol=1e-3, atol=1e-5)

@@ -16,7 +16,7 @@ from lossbench.losses.relations import related
 from lossbench.question import Run
 from lossbench.question.cells import planned_row
 from lossbench.sweep.siblings import seen_elsewhere
-from lossbench.user_code import contained
+from lossbench.user_code import restoring_process_state
 
 
 def plan_runs(
@@ -124,7 +124,7 @@ def _curves(losses: Mapping[str, Mapping[str, object]]) -> bytes:
     for name, facts in losses.items():
         try:
             row = LOSSES[str(facts["fn"])]
-            with contained(f"loss {name}", row.fn):
+            with restoring_process_state(f"loss {name}", row.fn):
                 values = curve(row, facts["params"])  # type: ignore[arg-type]
             columns = {key: pa.array(column, pa.float64()) for key, column in values.items()}
             pa.table(columns)  # refuses columns of unequal length

@@ -31,7 +31,7 @@ from lossbench.optimizers import BY_MATRIX, OPTIMIZERS, SCHEDULES, Hyperparamete
 from lossbench.question import ConfigError, Run
 from lossbench.sweep.first_call import FirstCalls
 from lossbench.sweep.pretrained import run_before
-from lossbench.user_code import Own, contained, draw_from_global_generators, is_own
+from lossbench.user_code import Own, draw_from_global_generators, is_own, restoring_process_state
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def splits_of(run: Run, files: Files = FILES) -> Splits:
     until `with_pretrained` puts them there.
     """
     row, corruption = DATA[run.data.fn], run.corruption
-    with contained(f"data {run.data.name}", row.fn):
+    with restoring_process_state(f"data {run.data.name}", row.fn):
         splits = row.splits(run.seed, files, run.data.params)
     if is_own(row.fn) and (
         problem := problem_of(splits, task=row.task, is_multilabel=row.is_multilabel)
@@ -152,7 +152,7 @@ def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
             words = torch.zeros(1, WORDS, dtype=torch.int32)
             AUGMENTATIONS[run.augmentation.fn](inputs[:1], words, **run.augmentation.params)
         build = partial(function, *splits.sizes, **run.model.params)
-        with contained(f"model {run.model.name}", function):
+        with restoring_process_state(f"model {run.model.name}", function):
             refuse_too_large(build)
             refuse_unpaired(build, inputs[: run.batch_size])
             if is_own(function):  # those of ours are tested
@@ -216,7 +216,7 @@ def _check_own_data(by_seed: Mapping[int, Run], files: Files) -> None:
         splits = _data(run, files, title)
         if first is None:
             first = splits
-            with contained(title):
+            with restoring_process_state(title):
                 draw_from_global_generators()  # another process's stand elsewhere
                 again = _data(run, files, title)
             if again.sha != splits.sha:
@@ -277,7 +277,7 @@ def _refuse_parameters(run: Run, targets: Tensor, counts: Tensor) -> None:
     context = Context.outside_training(counts)
     output = torch.zeros(len(targets), run.row.outputs_per_target * targets.shape[-1])
     try:
-        with contained(f"loss {run.loss.name}", run.row.fn):
+        with restoring_process_state(f"loss {run.loss.name}", run.row.fn):
             run.row.values(output, targets, run.loss.params, context)
     except ValueError as error:
         raise ConfigError(f"loss {run.loss.name}: {error}") from error

@@ -2,9 +2,9 @@
 
 from lossbench.user_code.containment import (
     CALL_PATIENCE,
-    contained,
     draw_from_global_generators,
     is_own,
+    restoring_process_state,
 )
 from lossbench.user_code.examination import (
     Examination,

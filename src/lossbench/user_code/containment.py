@@ -41,8 +41,10 @@ def is_own(function: Callable[..., Any]) -> bool:
 
 
 @contextlib.contextmanager
-def contained(owner: str, function: Callable[..., Any] | None = None) -> Iterator[None]:
-    """Restores the state of the process that the user's code changes, and warns of the change.
+def restoring_process_state(
+    owner: str, function: Callable[..., Any] | None = None
+) -> Iterator[None]:
+    """Restores state of the process that the user's code changes, and warns of the change.
 
     Generators are restored without a warning: any draw from a global one changes it. An exit or an
     interrupt, which would end the command, becomes an error like any other; but where no handler

@@ -27,7 +27,7 @@ from lossbench.errors import ConfigError, nearest
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import NAME, Loss
 from lossbench.models import MODELS, Model
-from lossbench.user_code.containment import contained
+from lossbench.user_code.containment import restoring_process_state
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def load_extensions(modules: Iterable[str]) -> None:
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))
         try:
-            with contained(f"extension {name}"):
+            with restoring_process_state(f"extension {name}"):
                 module = importlib.import_module(name)
         except Exception as error:
             raise ConfigError(
@@ -208,7 +208,7 @@ def module_of(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        with contained(str(path)):
+        with restoring_process_state(str(path)):
             spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
@@ -301,7 +301,7 @@ def loss_of(value: Any) -> Any:
     if needed := [kind.name for kind in _needed(value)]:
         raise ConfigError(f"{name}: give {', '.join(needed)} of its __init__ a default")
     try:
-        with contained(f"class {name}"):
+        with restoring_process_state(f"class {name}"):
             module = value()
     except Exception as error:
         raise ConfigError(f"{name}: its __init__ raises {type(error).__name__}: {error}") from error
