@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import hydra
+import omegaconf
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
@@ -26,6 +28,15 @@ from lossbench.question.identity import forget
 
 SEARCH_PATH = f"hydra.searchpath=[{ADDRESS}]"
 """Override that lets Hydra look for rows where no yaml file is found."""
+
+
+VERSION_BASE = {"version_base": None} if hydra.__version__.startswith("1.3.") else {}
+"""Hydra 1.3 warns where it is missing, and 1.4 where it is given."""
+
+REGISTER = (
+    "register_new_resolver" if omegaconf.__version__.startswith("2.3.") else "register_resolver"
+)
+"""Name of the function in OmegaConf 2.3, where the other one means something else, and in 2.4."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ def open_hydra(folder: Path | None = None) -> Iterator[Loader]:
     of_caller = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(lossbench.CONF), version_base="1.3"):
+        with initialize_config_dir(str(lossbench.CONF), **VERSION_BASE):
             OmegaConf.clear_resolver("oc.env")  # no reading of the text would see every use
             loader = GlobalHydra.instance().config_loader()
             if folder:
@@ -84,5 +95,5 @@ def open_hydra(folder: Path | None = None) -> Iterator[Loader]:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explained(error)) from error
     finally:
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+        getattr(OmegaConf, REGISTER)("oc.env", oc.env, replace=True)
         GlobalHydra.instance().hydra = of_caller
