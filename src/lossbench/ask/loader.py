@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hydra
 import omegaconf
@@ -30,7 +31,9 @@ SEARCH_PATH = f"hydra.searchpath=[{ADDRESS}]"
 """Override that lets Hydra look for rows where no yaml file is found."""
 
 
-VERSION_BASE = {"version_base": None} if hydra.__version__.startswith("1.3.") else {}
+VERSION_BASE: dict[str, Any] = (
+    {"version_base": None} if hydra.__version__.startswith("1.3.") else {}
+)
 """Hydra 1.3 warns where it is missing, and 1.4 where it is given."""
 
 REGISTER = (
