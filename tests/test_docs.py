@@ -243,9 +243,10 @@ def test_contributing_points_to_what_tells_how_to_extend():
 def test_every_file_that_a_page_names_is_there():
     root = DOCS.parent
     for page in (root / "CONTRIBUTING.md", root / "README.md", *DOCS.glob("*.md")):
-        names = re.findall(r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.(?:py|yaml))`", page.read_text())
-        for name in names:
-            assert (root / name).exists() or (root / "src/lossbench" / name).exists(), (page, name)
+        for name in re.findall(r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.(?:py|yaml))`", page.read_text()):
+            paths = (root / name, root / "src" / "lossbench" / name)
+            is_readers_own = name.startswith("myconf/")
+            assert is_readers_own or any(path.exists() for path in paths), (page.name, name)
 
 
 def test_the_experiment_in_docs_protocol_md_can_be_planned_as_it_stands(
