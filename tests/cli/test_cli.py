@@ -182,7 +182,11 @@ MISTAKES = {
     "losses extensions=[nosuch]": ("'nosuch'", "put nosuch.py into"),
     "report nosuchdir": ("nosuchdir", "runs/"),
     "report": ("report", "runs/NAME"),
-    "report a b": ("report a b", "runs/NAME"),
+    "report a b": ("report: unrecognized arguments: b", "--help"),
+    "report a --strikt": ("report", "--strikt", "--help"),
+    "report a --figures --json": ("--figures --json", "one at a time"),
+    "verify": ("verify", "runs/NAME", "--machine"),
+    "verify a --machine": ("verify", "runs/NAME", "--machine"),
     "export nosuchdir --to csv": ("nosuchdir", "runs/"),
     "export runs/a --to mlfow": ("'mlfow'", "'mlflow'"),
 }

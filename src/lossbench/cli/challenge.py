@@ -9,7 +9,7 @@ from pathlib import Path
 from lossbench import protocol
 from lossbench.ask import OF_FILE, from_file
 from lossbench.catalog.trial import cards, sentences
-from lossbench.cli.options import FLAGS, parser
+from lossbench.cli.options import parser
 from lossbench.cli.overrides import with_question
 from lossbench.cli.report import finish, loading
 from lossbench.question import Question
@@ -17,12 +17,7 @@ from lossbench.question import Question
 
 def main(arguments: list[str]) -> int:
     """Measure functions of a file, and try them until it is settled; returns the exit code."""
-    flags = parser("try")
-    flags.add_argument("file", metavar="FILE.py")
-    flags.add_argument("names", nargs="*")
-    for flag in FLAGS["try"]:
-        flags.add_argument(flag, default="")
-    options = flags.parse_intermixed_args(arguments)
+    options = parser("try").parse_intermixed_args(arguments)
     overrides = [word for word in options.names if "=" in word]
     names = [word for word in options.names if "=" not in word]
 

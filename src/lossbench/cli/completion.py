@@ -1,9 +1,7 @@
-"""What a shell offers for the word that is being typed, read from files: torch takes too long."""
+"""Completions of the word that is being typed, read from files: torch takes too long."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import itertools
 import os
 import re
@@ -13,38 +11,37 @@ from pathlib import Path
 import lossbench
 from lossbench.cli.exit_codes import DONE
 from lossbench.cli.help import keys
-from lossbench.cli.options import FLAGS
+from lossbench.cli.options import COMMANDS, flags_of
 
 ROW = re.compile(r"^\s*(?:Loss\(|Data\(|Model\()?\s*fn=(?!partial)(\w+)", re.M)
 LIKE_A_LOSS = re.compile(r"^def ([A-Za-z]\w*)\(\s*output\b", re.M)
-OF_OVERRIDES = ("--multirun", "--config-dir", "--cfg", "--info")
 PARAMETER = re.compile(r"(data|model)\.params\.\w*$")
 EXPORTS = ("csv", "mlflow", "tensorboard", "wandb")
 FUNCTION = re.compile(r"^(?:def|class) ([A-Za-z]\w*)", re.M)
 
 
 def main(arguments: list[str]) -> int:
-    """Called by a shell, see docs/commands.md, with the word as that shell breaks words."""
+    """Print completions; the shell (docs/commands.md) passes the word as it breaks words."""
     line = os.environ.get("COMP_LINE", "")[: int(os.environ.get("COMP_POINT", "0"))]
     word, of_shell = line.split(" ")[-1], (arguments[1:] or [""])[0]
-    for one in candidates(line):
-        print(one[len(word) - len(of_shell) :])
+    for candidate in candidates(line):
+        print(candidate[len(word) - len(of_shell) :])
     return DONE
 
 
 def candidates(line: str) -> list[str]:
-    """What the last word of a line may become; a blank at its end where the next word follows.
+    """Completions of the last word of a line; a blank at the end where the next word follows.
 
     Args:
         line: As typed, up to the cursor.
     """
     *before, word = line.split(" ")
-    command = next((one for one in before[1:2] if one in FLAGS), "")
+    command = next((word for word in before[1:2] if word in COMMANDS), "")
     key, equals, values = word.partition("=")
     if before[-1:] == ["--to"]:
-        offered = [f"{one} " for one in EXPORTS]
+        offered = [f"{tool} " for tool in EXPORTS]
     elif before[-1:] == ["--against"]:
-        offered = [f"{one} " for one in _choices("loss", before, "")]
+        offered = [f"{name} " for name in _choices("loss", before, "")]
     elif match := PARAMETER.match(word):
         offered = [f"{match[1]}.params.{name}=" for name in _parameters(match[1], before)]
     elif equals:
@@ -52,9 +49,9 @@ def candidates(line: str) -> list[str]:
         head = f"{key}={done}{comma}"
         offered = [head + choice for choice in _choices(key.removeprefix("+"), before, last)]
     elif word.startswith("-"):
-        offered = FLAGS.get(command, OF_OVERRIDES)
+        offered = flags_of(command)
     elif not before[1:]:
-        offered = [f"{name} " for name in FLAGS] + [f"{key}=" for key in keys()]
+        offered = [f"{name} " for name in COMMANDS] + [f"{key}=" for key in keys()]
     elif command in ("status", "report", "verify", "export"):
         offered = [f"{path.parent} " for path in sorted(Path("runs").glob("*/sweep.json"))]
     elif command == "losses":
@@ -65,15 +62,14 @@ def candidates(line: str) -> list[str]:
         offered = [f"{name} " for name in names]
     else:
         offered = [f"{key}=" for key in keys()]
-    return sorted(one for one in offered if one.startswith(word))
+    return sorted(candidate for candidate in offered if candidate.startswith(word))
 
 
 def _choices(key: str, words: Sequence[str], typed: str) -> list[str]:
     """The choices of a config group: yaml files, rows of the catalog and of one's own modules."""
-    own = [Path(one) for flag, one in itertools.pairwise(words) if flag == "--config-dir"]
-    names = {path.stem for at in (lossbench.CONF, *own) for path in (at / key).glob("*.yaml")}
-    if key in ("target", "without"):
-        return _columns(words)
+    folders = [lossbench.CONF]
+    folders += [Path(value) for flag, value in itertools.pairwise(words) if flag == "--config-dir"]
+    names = {path.stem for folder in folders for path in (folder / key).glob("*.yaml")}
     if key == "missing":
         return ["drop", "median"]
     if key not in ("loss", "data", "model"):
@@ -93,7 +89,7 @@ def _choices(key: str, words: Sequence[str], typed: str) -> list[str]:
 
 
 def _parameters(group: str, words: Sequence[str]) -> list[str]:
-    """What the yaml of a part that was named before sets."""
+    """Parameters in the yaml of the part that an earlier word names."""
     named = [word.partition("=")[2] for word in words if word.startswith(f"{group}=")]
     try:
         text = (lossbench.CONF / group / f"{named[-1]}.yaml").read_text() if named else ""
@@ -102,21 +98,8 @@ def _parameters(group: str, words: Sequence[str]) -> list[str]:
     return re.findall(r"^  (\w+):", text.partition("params:\n")[2], re.M)
 
 
-def _columns(words: Sequence[str]) -> list[str]:
-    """The columns of a table's file that was named before, those that need no quotes."""
-    files = [Path(word.removeprefix("data=")) for word in words if word.startswith("data=")]
-    for path in files:
-        with contextlib.suppress(OSError, UnicodeDecodeError, StopIteration):
-            if path.suffix.lower() == ".csv":
-                with path.open(newline="", encoding="utf-8-sig") as file:
-                    first = next(file)
-                divider = max(",;\t", key=first.count)
-                names = [name.strip() for name in next(csv.reader([first], delimiter=divider))]
-                return [name for name in names if re.fullmatch(r"[\w.-]+", name)]
-    return []
-
-
 def _named(path: Path, pattern: re.Pattern[str]) -> list[str]:
+    """Names in a file that match a pattern; none where the file cannot be read."""
     try:
         return pattern.findall(path.read_text())
     except (OSError, UnicodeDecodeError):

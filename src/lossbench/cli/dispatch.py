@@ -14,19 +14,14 @@ import sys
 from collections.abc import Sequence
 
 import lossbench
+from lossbench.cli import options
 from lossbench.cli.exit_codes import BY_SIGNAL, DONE, refuse
 from lossbench.cli.help import usage, usage_of
-from lossbench.cli.options import FLAGS
 from lossbench.errors import ConfigError, nearest
 from lossbench.store import StoreError
 
-COMMANDS = {
-    "plan": "plan",
-    "status": "status",
-    "report": "report",
-    "export": "export",
-    "verify": "verify",
-    "losses": "losses",
+FILES = {name: name for name in options.COMMANDS} | {
+    "plan": "cost",
     "try": "challenge",
     "complete": "completion",
 }
@@ -46,22 +41,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # which may know no ± and no ×
             stream.reconfigure(errors="replace")
     if any(word in arguments for word in ("--help", "-h", "help")):
-        asked = [word for word in arguments[:1] if word in FLAGS]
-        print(usage_of(asked[0]) if asked else usage(), end="")
+        is_of_command = arguments[0] in options.COMMANDS
+        print(usage_of(arguments[0]) if is_of_command else usage(), end="")
         return DONE
     if "--version" in arguments:
         print(f"lossbench {lossbench.__version__}")
         return DONE
-    if arguments[:1] == ["--config-dir"] and {*arguments[2:3]} & COMMANDS.keys():
+    if arguments[:1] == ["--config-dir"] and {*arguments[2:3]} & FILES.keys():
         arguments = [arguments[2], *arguments[:2], *arguments[3:]]
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("lossbench").setLevel(logging.INFO)
     command = next(iter(arguments), "")
     try:
-        if command in COMMANDS:
-            return _obey(COMMANDS[command], arguments[1:])
+        if command in FILES:
+            return _obey(FILES[command], arguments[1:])
         if re.fullmatch(r"[A-Za-z][\w-]*", command):
-            hint = nearest(command, FLAGS)
+            hint = nearest(command, options.COMMANDS)
             if command == "compare":
                 hint = "use lossbench experiment=compare data=... loss=..."
             raise ConfigError(f"unknown command {command!r}: {hint}")
@@ -85,6 +80,6 @@ def _end_at_once() -> None:
 
 
 def _obey(file: str, arguments: list[str]) -> int:
-    if file in ("launch", "plan", "challenge") and sys.stderr.isatty():
+    if file in ("launch", "cost", "challenge") and sys.stderr.isatty():
         print(BEGINNING, end="\r", file=sys.stderr, flush=True)
     return importlib.import_module(f"lossbench.cli.{file}").main(arguments)

@@ -10,14 +10,9 @@ from lossbench.errors import ConfigError, refuse_unknown
 
 def main(arguments: list[str]) -> int:
     """Write a sweep for the tool that is named; returns the exit code."""
-    flags = parser("export")
-    flags.add_argument("folder", metavar="runs/NAME")
-    flags.add_argument("--to", required=True)
-    flags.add_argument("--into", default="")
-    flags.add_argument("--all", action="store_true")
-    options = flags.parse_intermixed_args(arguments)
+    options = parser("export").parse_intermixed_args(arguments)
     refuse_unknown(options.to, export.TARGETS, "--to")
-    loaded = records.load(options.folder)
+    loaded = records.load(options.sweep)
     try:
         print(export.export(loaded, to=options.to, into=options.into, is_whole=options.all))
     except ValueError as error:

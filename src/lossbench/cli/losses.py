@@ -14,7 +14,7 @@ import lossbench
 from lossbench import catalog, store
 from lossbench.ask import with_names
 from lossbench.cli.exit_codes import DONE, SOME_FAILED
-from lossbench.cli.options import FLAGS, extensions_in, parser, yaml_folder
+from lossbench.cli.options import extensions_in, flags_of, parser, yaml_folder
 from lossbench.errors import ConfigError, nearest
 from lossbench.store import WriteError
 from lossbench.user_code import load_extensions
@@ -68,16 +68,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _loss_options(arguments: list[str]) -> argparse.Namespace:
-    """What was typed after `losses`; refuses before anything is measured what cannot be written."""
-    flags = parser("losses")
-    flags.add_argument("names", nargs="*")
-    for flag in ("--measure", "--json", "--wide"):
-        flags.add_argument(flag, action="store_true")
-    flags.add_argument("--card", metavar="FILE.html", default="")
-    flags.add_argument("--config-dir", metavar="DIR", action="append", default=[])
-    options, unknown = flags.parse_known_intermixed_args(arguments)
+    """Options of `losses`; a card that cannot be written is refused before anything is measured."""
+    options, unknown = parser("losses").parse_known_intermixed_args(arguments)
     if unknown:
-        raise ConfigError(f"losses {unknown[0]}: {nearest(unknown[0], FLAGS['losses'])}")
+        raise ConfigError(f"losses {unknown[0]}: {nearest(unknown[0], flags_of('losses'))}")
     options.extensions = extensions_in(options.names)
     names = [word for word in options.names if not word.startswith("extensions=")]
     options.names = [*dict.fromkeys(names)]

@@ -1,8 +1,9 @@
-"""The flags of the commands, and how what stands behind a command is read."""
+"""Flags of all commands, declared once, and the reading of words that several commands take."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,26 +11,67 @@ from typing import NoReturn
 
 from lossbench.errors import ConfigError
 
-FLAGS = {
-    "plan": ("--power", "--spread", "--json"),
-    "status": ("--json",),
-    "report": ("--strict", "--figures", "--json"),
-    "export": ("--to", "--into", "--all"),
-    "verify": ("--machine",),
-    "losses": ("--measure", "--json", "--wide", "--card", "--config-dir"),
-    "try": ("--task", "--link", "--against", "--data", "--model", "--name"),
-}
-"""Flags by command."""
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are refused in our words, with our exit code."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__(prog=f"lossbench {command}".strip(), add_help=False, allow_abbrev=False)
+        self.start = f"{command}: " if command else ""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the words of a command."""
+        raise ConfigError(f"{self.start}{message}: see 'lossbench --help'")
 
 
-def parser(command: str) -> argparse.ArgumentParser:
-    """A parser of a command's own flags whose mistakes are ours."""
+COMMANDS = ("plan", "status", "report", "export", "verify", "losses", "try")
+"""Commands that have a parser; words without one of these are overrides."""
 
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise ConfigError(f"{command}: {message}: see 'lossbench --help'")
 
-    return Parser(prog=f"lossbench {command}", add_help=False, allow_abbrev=False)
+def parser(command: str) -> Parser:
+    """The parser of a command; its flags are also those that a shell completes.
+
+    Args:
+        command: One of `COMMANDS`.
+    """
+    parser = Parser(command)
+    if command == "plan":
+        parser.add_argument("--power", action="store_true")
+        parser.add_argument("--spread", type=float, default=math.nan)
+    elif command == "report":
+        parser.add_argument("--strict", action="store_true")
+        parser.add_argument("--figures", action="store_true")
+    elif command == "export":
+        parser.add_argument("--to", required=True)
+        parser.add_argument("--into", default="")
+        parser.add_argument("--all", action="store_true")
+    elif command == "verify":
+        parser.add_argument("--machine", action="store_true")
+    elif command == "losses":
+        parser.add_argument("--measure", action="store_true")
+        parser.add_argument("--wide", action="store_true")
+        parser.add_argument("--card", metavar="FILE.html", default="")
+        parser.add_argument("--config-dir", metavar="DIR", action="append", default=[])
+        parser.add_argument("names", nargs="*")
+    elif command == "try":
+        for flag in ("--task", "--link", "--against", "--data", "--model", "--name"):
+            parser.add_argument(flag, default="")
+        parser.add_argument("file", metavar="FILE.py")
+        parser.add_argument("names", nargs="*")
+    if command in ("plan", "status", "report", "losses"):
+        parser.add_argument("--json", action="store_true")
+    if command in ("status", "report", "export"):
+        parser.add_argument("sweep", metavar="runs/NAME", type=Path)
+    if command == "verify":
+        parser.add_argument("sweep", metavar="runs/NAME", type=Path, nargs="?")
+    return parser
+
+
+def flags_of(command: str) -> list[str]:
+    """The long flags of a command; of overrides where it is none."""
+    if command not in COMMANDS:
+        return ["--multirun", "--config-dir", "--cfg", "--info"]
+    return re.findall(r"--[a-z-]+", parser(command).format_usage())
 
 
 def extensions_in(words: Iterable[str]) -> list[str]:

@@ -7,7 +7,6 @@ import logging
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
 
 import yaml
 from hydra.core.global_hydra import GlobalHydra
@@ -16,7 +15,7 @@ from omegaconf import OmegaConf
 from lossbench import protocol
 from lossbench.ask import SEARCH_PATH, Loader, composed, named, open_hydra, question, with_names
 from lossbench.cli.exit_codes import DONE, SOME_FAILED, refuse, shortened
-from lossbench.cli.options import extensions_in, yaml_folder
+from lossbench.cli.options import Parser, extensions_in, yaml_folder
 from lossbench.cli.report import finish, loading
 from lossbench.errors import ConfigError
 from lossbench.question import Question
@@ -33,24 +32,6 @@ FOREIGN_FLAGS = {
     "--shell-completion": "see docs/commands.md for 'lossbench complete'",
 }
 """Flags of Hydra's own main that would do nothing here, and the words that serve."""
-
-
-class Flags(argparse.ArgumentParser):
-    """The flags that stand beside overrides."""
-
-    def __init__(self) -> None:
-        super().__init__(prog="lossbench", add_help=False, allow_abbrev=False)
-        self.add_argument("overrides", nargs="*")
-        self.add_argument("--multirun", "-m", action="store_true")
-        self.add_argument("--config-dir", "-cd")
-        self.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
-        self.add_argument("--package", "-p")
-        self.add_argument("--resolve", action="store_true")
-        self.add_argument("--info", "-i", nargs="?", const="all")
-
-    def error(self, message: str) -> NoReturn:
-        """Refuse in our words, with our exit code."""
-        raise ConfigError(f"{message}: see 'lossbench --help'")
 
 
 def with_question(
@@ -102,7 +83,15 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
             raise ConfigError(f"{word}: write it without the dashes, as {word[2:]}")
         if flag in FOREIGN_FLAGS:
             raise ConfigError(f"{flag} is Hydra's, and does nothing here: {FOREIGN_FLAGS[flag]}")
-    flags, unknown = Flags().parse_known_intermixed_args(arguments)
+    parser = Parser("")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+    parser.add_argument("--package", "-p")
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--info", "-i", nargs="?", const="all")
+    flags, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         raise ConfigError(f"unknown option {unknown[0]!r}: see 'lossbench --help'")
     return flags

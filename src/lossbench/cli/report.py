@@ -14,6 +14,7 @@ from typing import Any
 
 from lossbench import store
 from lossbench.cli.exit_codes import DONE, SOME_FAILED
+from lossbench.cli.options import parser
 from lossbench.errors import ConfigError
 from lossbench.report import edition
 from lossbench.report.sections import SECTIONS
@@ -21,30 +22,26 @@ from lossbench.report.sections import SECTIONS
 
 def main(arguments: list[str]) -> int:
     """Write the report of a sweep; returns the exit code."""
-    folders = [argument for argument in arguments if not argument.startswith("--")]
-    if len(folders) != 1 or set(arguments) - {*folders, "--strict", "--json", "--figures"}:
-        typed = " ".join(["report", *arguments])
-        usage = "'lossbench report runs/NAME [--strict] [--figures] [--json]'"
-        raise ConfigError(f"{typed}: use {usage}")
-    if {"--figures", "--json"} <= {*arguments}:
+    options = parser("report").parse_intermixed_args(arguments)
+    if options.figures and options.json:
         raise ConfigError("report --figures --json: --json writes nothing, ask for one at a time")
 
-    load = loading(Path(folders[0]))
+    load = loading(options.sweep)
     try:
-        if "--json" in arguments:
+        if options.json:
             from lossbench.export import plain
 
             print(json.dumps(plain.verdicts(load()), indent=1, allow_nan=False))
         else:
-            _show(Path(folders[0]), load, has_figures="--figures" in arguments)
+            _show(options.sweep, load, has_figures=options.figures)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if "--strict" not in arguments:
+    if not options.strict:
         return DONE
     from lossbench.report import objections
 
     against = objections.of_sweep(load().sweep, load().comparisons)
-    if "--json" not in arguments:  # which has them
+    if not options.json:  # which has them
         for objection in against or ["no objection"]:
             print(f"strict: {objection}")
     return SOME_FAILED if against else DONE

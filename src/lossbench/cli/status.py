@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from lossbench.cli.exit_codes import DONE, SOME_FAILED
 from lossbench.cli.options import parser
@@ -12,14 +11,10 @@ from lossbench.records import status
 
 def main(arguments: list[str]) -> int:
     """Say what is done, trains, waits and has failed; returns the exit code."""
-    flags = parser("status")
-    flags.add_argument("sweep", metavar="runs/NAME")
-    flags.add_argument("--json", action="store_true")
-    options = flags.parse_args(arguments)
-    found = status.status(Path(options.sweep))
-    print(
-        json.dumps(status.plain(found), indent=1)
-        if options.json
-        else "\n".join(status.lines(found))
-    )
-    return SOME_FAILED if found.failed else DONE
+    options = parser("status").parse_args(arguments)
+    state = status.status(options.sweep)
+    if options.json:
+        print(json.dumps(status.plain(state), indent=1))
+    else:
+        print("\n".join(status.lines(state)))
+    return SOME_FAILED if state.failed else DONE

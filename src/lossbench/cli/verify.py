@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 from lossbench.cli.exit_codes import DONE, SOME_FAILED
+from lossbench.cli.options import parser
 from lossbench.errors import ConfigError
 from lossbench.question import is_named_after
 from lossbench.records import verify
@@ -13,13 +13,14 @@ from lossbench.records import verify
 
 def main(arguments: list[str]) -> int:
     """Say what is damaged or missing; returns the exit code."""
-    if "--machine" in arguments:
-        return _verify_machine([word for word in arguments if word != "--machine"])
-    if len(arguments) != 1:
+    options = parser("verify").parse_intermixed_args(arguments)
+    if options.machine == (options.sweep is not None):
         raise ConfigError(
             "verify: use 'lossbench verify runs/NAME' or 'lossbench verify --machine'"
         )
-    result = verify.verified(Path(arguments[0]), is_named_after=is_named_after)
+    if options.machine:
+        return _verify_machine()
+    result = verify.verified(options.sweep, is_named_after=is_named_after)
     for problem in result.problems:
         print(problem)
     damaged = f"{len(result.problems)} damaged" if result.problems else "all as written"
@@ -34,9 +35,8 @@ def main(arguments: list[str]) -> int:
     return DONE if result.is_whole else SOME_FAILED
 
 
-def _verify_machine(arguments: list[str]) -> int:
-    if arguments:
-        raise ConfigError(f"verify --machine {' '.join(arguments)}: it takes nothing else")
+def _verify_machine() -> int:
+    """Train the same runs in other packs on each device, and compare their bits."""
     import torch
 
     from lossbench.sweep import invariance

@@ -17,11 +17,7 @@ from lossbench.question import Question
 
 def main(arguments: list[str]) -> int:
     """Foretell what overrides ask for; trains nothing. Returns the exit code."""
-    flags = parser("plan")
-    flags.add_argument("--power", action="store_true")
-    flags.add_argument("--json", action="store_true")
-    flags.add_argument("--spread", type=float, default=math.nan)
-    options, overrides = flags.parse_known_args(arguments)
+    options, overrides = parser("plan").parse_known_args(arguments)
     if not (math.isnan(options.spread) or options.spread > 0):
         raise ConfigError(f"plan --spread {options.spread}: use a positive number, like 0.02")
 
