@@ -33,7 +33,7 @@ def place(tmp_path_factory):
         yield folder
 
 
-# What follows stands in for the clock and for what takes its time: the machine of a test is busy.
+# Stand-ins for the clock and for the training: the machine of a test is busy.
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_plan_counts_what_is_open_after_a_look_that_is_recorded(place, capsys)
 
 def of_seconds(seconds):
     return [
-        forecast.Forecast(f"{n} seeds", 1, 0, 1, 1, spent, 0.0, 0.0, 0.0)
+        forecast.Forecast(f"{n} seeds", 1, 0, 1, 1, spent, 0.0, 0.0)
         for n, spent in enumerate(seconds)
     ]
 
@@ -133,17 +133,14 @@ def foretold(text):
     return 2**20 * float(re.search(r"memory\s+([\d,]+)\s+MiB", text)[1].replace(",", ""))
 
 
-def test_packs_are_foretold_disk_within_a_factor_of_two_and_memory_within_a_third(place, capsys):
+def test_packs_are_foretold_and_memory_within_a_third(place, capsys):
     alone = ["name=sized", "steps=200", "hydra.launcher.workers=1"]
     ask("plan", *alone)
     text = capsys.readouterr().out
     packs = sum(map(int, re.findall(r"^\d+ seeds.* (\d+) +[\d,]+ +\d+ s$", text, re.M)))
-    disk = 1e6 * float(re.search(r"disk\s+([\d.]+)\s+MB", text)[1])
     assert 0.75 < foretold(text) / peak(*words(*alone)) < 1.33
     folder = place / "runs" / "sized" / "packs"
     assert packs == len([*folder.glob("*/commit.json")])
-    written = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
-    assert 0.5 < disk / written < 2
 
 
 @pytest.mark.exhaustive

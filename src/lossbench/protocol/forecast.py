@@ -1,4 +1,4 @@
-"""What a sweep would cost before it is launched: runs, packs, time, memory, disk, power."""
+"""Forecast of a sweep before it is launched: runs, packs, time, memory and power."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ from lossbench import records, statistics
 from lossbench.data.files import Files
 from lossbench.data.splits import Splits
 from lossbench.engine import WorkerCache, evaluate, runs_apart, train
-from lossbench.losses import LOSSES
-from lossbench.measures import probes
 from lossbench.measures.instruments import times
 from lossbench.models import MODELS
 from lossbench.processes import BYTES_A_PROCESS
@@ -33,22 +31,19 @@ from lossbench.sweep import Sweep, splits_of
 from lossbench.sweep.pretrained import key_of, run_before
 
 TIMED_SECONDS = 0.5
-"""Fewer updates of one pack of a kind are timed where they take longer than that."""
+"""Seconds after which the timing of one kind of pack ends early."""
 
-TIMED_AS_ONE = ("corruption", "schedule", "steps", "log_every", "eval_every")
-"""Facts of a run that what is timed does not depend on, the numbers of its data apart."""
+NOT_TIMED = ("corruption", "schedule", "steps", "log_every", "eval_every")
+"""Fields of a run that do not change the time of an update, the numbers of its data apart."""
 
 MUCH = 0.25
 """Share of the time from which on evaluation is worth a word."""
 
-BYTES_A_ROW = {"runs": 900.0, "steps": 22.0, "layers": 11.0, "evals": 4.0, "examples": 3.0}
-"""Of the parquet files of `experiment=essay`, as `lossbench plan` was written."""
-
 COPIES = 6
-"""Of the parameters while a pack trains: themselves, gradient, optimizer, update and what comes."""
+"""Copies of the parameters while a pack trains: they, gradient, optimizer, update, temporaries."""
 
 OUTPUTS_AT_ONCE = 4
-"""Of every split while metrics are computed: outputs, targets, predictions and what comes."""
+"""Copies of the outputs of all splits while metrics are computed, targets and predictions too."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +51,14 @@ class Forecast:
     """The cost of one look.
 
     Attributes:
-        look: So many seeds, or "as given".
-        runs: Asked for.
-        present: Of these, already there.
-        packs: To be trained.
-        updates: Of all runs to be trained.
-        seconds: To train them here, by all processes, from updates timed and thrown away.
-        evaluating: Share of them that evaluations take.
+        look: Number of seeds, or "as given".
+        runs: Runs of the look.
+        present: Runs that are there already.
+        packs: Packs to be trained.
+        updates: Updates of all runs to be trained.
+        seconds: Time of training here, by all processes, from updates timed and thrown away.
+        evaluating: Share of that time that evaluations take.
         memory: Most bytes at once of all processes that train; on a card, of their tensors there.
-        disk: Bytes of parquet.
     """
 
     look: str
@@ -75,7 +69,6 @@ class Forecast:
     seconds: float
     evaluating: float
     memory: float
-    disk: float
 
 
 def forecast(looks: Mapping[str, Sequence[Run]], sweep: Sweep) -> list[Forecast]:
@@ -88,54 +81,43 @@ def forecast(looks: Mapping[str, Sequence[Run]], sweep: Sweep) -> list[Forecast]
     Returns:
         One row a look.
     """
-    members, speeds = sweep.statuses(), _Speeds(sweep)
-    return [_look(look, runs, members, speeds, sweep) for look, runs in looks.items()]
-
-
-def _look(
-    look: str,
-    runs: Sequence[Run],
-    members: Mapping[str, Mapping[str, str]],
-    speeds: _Speeds,
-    sweep: Sweep,
-) -> Forecast:
-    wanted = {run.run_id: run for run in runs}
-    todo = [
-        run
-        for run_id, run in wanted.items()
-        if members.get(run_id, {}).get("status") not in records.RESULTS
-    ]
+    statuses, speeds, rows = sweep.statuses(), _Speeds(sweep), []
+    done = {run_id for run_id, run in statuses.items() if run["status"] in records.RESULTS}
     packs_at_once = sweep.backend.packs_at_once
-    grouped = packs.shared(todo, pack_size=sweep.engine.pack_size, packs_at_once=packs_at_once)
-    # What is trained before a pack is trained by whoever trains the pack.
-    before = {key_of(run): run_before(run) for run in todo if run.is_pretrained}
-    alone = [Pack(key, (run,)) for key, run in before.items()]
-    each = sorted((speeds.seconds(pack) for pack in (*grouped, *alone)), reverse=True)
-    sizes = sorted((speeds.memory(pack) for pack in grouped), reverse=True)
-    return Forecast(
-        look=look,
-        runs=len(wanted),
-        present=len(wanted) - len(todo),
-        packs=len(grouped),
-        updates=sum(run.steps for run in todo),
-        seconds=_until_all_are_done(each, packs_at_once),
-        evaluating=sum(map(speeds.evaluating, grouped)) / sum(each) if each else 0.0,
-        memory=sum(sizes[:packs_at_once]),
-        disk=sum(speeds.disk(pack) for pack in grouped),
-    )
+    for look, runs in looks.items():
+        wanted = {run.run_id: run for run in runs}
+        todo = [run for run_id, run in wanted.items() if run_id not in done]
+        size = sweep.engine.pack_size
+        grouped = packs.shared(todo, pack_size=size, packs_at_once=packs_at_once)
+        # A start or a teacher is trained first, alone, by the process that trains the pack.
+        before = {key_of(run): run_before(run) for run in todo if run.is_pretrained}
+        alone = [Pack(key, (run,)) for key, run in before.items()]
+        seconds = sorted(map(speeds.seconds, [*grouped, *alone]), reverse=True)
+        memory = sorted(map(speeds.memory, grouped), reverse=True)
+        busy = [0.0] * packs_at_once  # the longest pack first, by the process that is free first
+        for duration in seconds:
+            heapq.heapreplace(busy, busy[0] + duration)
+        evaluating = sum(map(speeds.evaluating, grouped))
+        row = Forecast(
+            look=look,
+            runs=len(wanted),
+            present=len(wanted) - len(todo),
+            packs=len(grouped),
+            updates=sum(run.steps for run in todo),
+            seconds=max(busy),
+            evaluating=evaluating / sum(seconds) if seconds else 0.0,
+            memory=sum(memory[:packs_at_once]),
+        )
+        rows.append(row)
+    return rows
 
 
-def _until_all_are_done(seconds: Sequence[float], processes: int) -> float:
-    """Seconds that packs take, the longest first, each by the process that is free first."""
-    busy = [0.0] * processes
-    for duration in seconds:
-        heapq.heapreplace(busy, busy[0] + duration)
-    return max(busy)
+# ---- time and memory -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Speed:
-    """Seconds a member takes: an update, to log it, an evaluation, and all that comes once."""
+    """Seconds of a member: an update, its logging, an evaluation, and the start, once."""
 
     update: float
     logging: float
@@ -150,7 +132,7 @@ class _Speeds:
         self.device = torch.device(sweep.engine.device)
         self.padding = sweep.engine.padding
         self.rhythm = RHYTHMS[self.device.type]
-        # What other people do on the machine meanwhile is no property of the sweep.
+        # Time that other processes take from this one is no property of the sweep.
         is_alone = sweep.engine.device == "cpu" and sweep.engine.threads == 1
         self.clock = time.process_time if is_alone else time.monotonic
         self.known: dict[str, _Speed] = {}
@@ -160,19 +142,19 @@ class _Speeds:
         self.files = sweep.engine.files
 
     def seconds(self, pack: Pack) -> float:
-        """Of training a whole pack."""
+        """Seconds of training a whole pack."""
         run, speed = pack.runs[0], self._speed(pack)
         update = speed.update + speed.logging / run.log_every
         return self.evaluating(pack) + self._members(pack) * (_updates(run) * update + speed.once)
 
     def evaluating(self, pack: Pack) -> float:
-        """Seconds of that for evaluations, but for the last one."""
+        """Seconds of all evaluations of a pack but the last."""
         run, speed = pack.runs[0], self._speed(pack)
         return self._members(pack) * -(-run.steps // run.eval_every) * speed.evaluation
 
     def _speed(self, pack: Pack) -> _Speed:
-        facts = json.loads(packs.structure(pack.runs[0]))
-        alike = {name: value for name, value in facts.items() if name not in TIMED_AS_ONE}
+        fields = json.loads(packs.structure(pack.runs[0]))
+        alike = {name: value for name, value in fields.items() if name not in NOT_TIMED}
         # Many members share the cost of an update.
         size = min(self._members(pack), self.rhythm.members).bit_length()
         numbers = self._numbers(pack)
@@ -182,23 +164,23 @@ class _Speeds:
         return self.known[kind]
 
     def _members(self, pack: Pack) -> int:
-        """How many train: the runs, and what pads them."""
+        """Number of members that train: the runs, and padding."""
         count = len(pack.runs)
         return count if self._numbers(pack).is_apart else max(count, self.padding)
 
     def _timed(self, pack: Pack) -> _Speed:
         rhythm = self.rhythm
-        # Members that run one after the other take as long each, however many there are.
+        # The time of members that run one after the other is proportional to their number.
         most = 1 if self._numbers(pack).is_apart else rhythm.members
         count = min(most, len(pack.runs))
-        runs = tuple(pack.runs[place * len(pack.runs) // count] for place in range(count))
+        runs = tuple(pack.runs[index * len(pack.runs) // count] for index in range(count))
         splits = {run.seed: splits_of(run, self.files) for run in runs}
         members = self._members(Pack(pack.pack_id, runs))
         stamps: list[tuple[int, float]] = []
 
-        def train_some(steps: int, flush: Callable[[int, object], None]) -> None:
-            typed = {"steps": steps, "log_every": rhythm.logged, "eval_every": rhythm.evaluated}
-            short = tuple(replace(run, **typed, instruments=()) for run in runs)
+        def train_briefly(steps: int, flush: Callable[[int, object], None]) -> None:
+            schedule = {"steps": steps, "log_every": rhythm.logged, "eval_every": rhythm.evaluated}
+            short = tuple(replace(run, **schedule, instruments=()) for run in runs)
             train(
                 Pack(pack.pack_id, short),
                 splits,
@@ -214,10 +196,10 @@ class _Speeds:
                 raise _Enough
 
         with suppress(_Enough):
-            train_some(rhythm.updates, stamp)
+            train_briefly(rhythm.updates, stamp)
         parts = [seconds / members for seconds in rhythm.parts(stamps)]
         start = self._now()
-        train_some(1, lambda *_: None)
+        train_briefly(1, lambda *_: None)
         first = (self._now() - start) / members
         return _Speed(*parts, once=max(first - sum(parts), 0.0))
 
@@ -236,13 +218,6 @@ class _Speeds:
         process = BYTES_A_PROCESS if self.device.type == "cpu" else 0
         return process + width * tensors + seeds * numbers.drawn
 
-    def disk(self, pack: Pack) -> float:
-        """Bytes of the rows of a pack's runs in the five tables."""
-        numbers = self._numbers(pack)
-        return sum(
-            _disk(run, layers=numbers.layers, examples=numbers.examples) for run in pack.runs
-        )
-
     def _numbers(self, pack: Pack) -> _Numbers:
         first = pack.runs[0]
         second = next((run for run in pack.runs if run.seed != first.seed), first)
@@ -253,18 +228,18 @@ class _Speeds:
 
 
 class _Enough(Exception):
-    """Enough was timed."""
+    """End of a timed training."""
 
 
 @dataclass(frozen=True)
 class _Rhythm:
-    """What a training does that is timed and thrown away.
+    """The schedule of a training that is timed and thrown away.
 
     Attributes:
-        members: Of so many at most: from there on each takes as long.
-        updates: So many at most.
-        logged: Every which of them is logged.
-        evaluated: Every which of them comes after an evaluation.
+        members: Most members; with more of them the time of each stays the same.
+        updates: Most updates.
+        logged: Updates from one that is logged to the next.
+        evaluated: Updates from one evaluation to the next.
     """
 
     members: int
@@ -273,18 +248,18 @@ class _Rhythm:
     evaluated: int
 
     def parts(self, stamps: Sequence[tuple[int, float]]) -> list[float]:
-        """Seconds of an update, and what one takes longer that is logged, or is evaluated before.
+        """Seconds of an update, of its logging and of an evaluation.
 
         Args:
-            stamps: Updates done, and when. What came before the first is not counted: the first of
-                everything is slow.
+            stamps: Updates done, and when. The time before the first stamp is not counted, because
+                the first update is slow.
         """
         spans: dict[tuple[int, bool, bool], list[float]] = {}
         for (before, start), (after, end) in itertools.pairwise(stamps):
             kind = after - before, before % self.logged == 0, before % self.evaluated == 0
             spans.setdefault(kind, []).append(end - start)
         # Medians, because on CUDA the second of a kind is slow as well: it is captured. Divided by
-        # themselves, or what an evaluation varies by would be more than all of an update.
+        # themselves, or the noise of an evaluation would be larger than the time of an update.
         spent = np.array([max(float(np.median(span)), 1e-9) for span in spans.values()])
         shares = np.array([*spans], dtype=float) / spent[:, None]
         seconds, columns = np.zeros(3), [*range(min(3, len(spent)))]
@@ -301,22 +276,20 @@ RHYTHMS = {
     "cpu": _Rhythm(members=64, updates=40, logged=7, evaluated=10),
     "cuda": _Rhythm(members=10_000, updates=400, logged=10, evaluated=50),
 }
-"""By kind of device; on CUDA nearly that of a sweep, because stretches are replayed as a whole."""
+"""Schedules by kind of device; on CUDA much like a sweep's, as stretches are replayed whole."""
 
 
 @dataclass(frozen=True)
 class _Numbers:
-    """How many numbers a pack is.
+    """Counts of the numbers that a pack holds in memory.
 
     Attributes:
-        data: That all seeds have in common.
-        seed: Data of a seed alone.
+        data: Data that all seeds have in common.
+        seed: Data of one seed alone.
         drawn: Bytes of a seed's rows of batches and words of augmentation.
-        member: What each member holds at once at most.
-        once: What members that run one after the other hold one at a time.
-        is_apart: Whether they do.
-        layers: Layers with parameters, a row each.
-        examples: Those of test that have a row each.
+        member: Most numbers of a member at once.
+        once: Numbers of the member at work, where members run one after the other.
+        is_apart: Whether members run one after the other.
     """
 
     data: int
@@ -325,12 +298,10 @@ class _Numbers:
     member: int
     once: int
     is_apart: bool
-    layers: int
-    examples: int
 
 
 def _updates(run: Run) -> float:
-    """Updates of a run, and as many more as its instruments cost."""
+    """Updates of a run, with the cost of its instruments in updates."""
     schedule = {"steps": run.steps, "eval_every": run.eval_every}
     return run.steps + sum(
         records.INSTRUMENTS[name].cost * times(name, **schedule) for name in run.instruments
@@ -338,7 +309,7 @@ def _updates(run: Run) -> float:
 
 
 def _numbers(run: Run, other: Run, device: torch.device, files: Files) -> _Numbers:
-    """How many numbers packs are of which these two are runs, of two seeds if they have several."""
+    """Counts of a pack with these two runs, which differ in the seed where the pack has several."""
     splits = splits_of(run, files)
     tensors = _tensors(splits)
     others = {*map(id, _tensors(splits_of(other, files)))} if other is not run else set()
@@ -356,14 +327,12 @@ def _numbers(run: Run, other: Run, device: torch.device, files: Files) -> _Numbe
     evaluating = rows * (example.numel() + passing)
     training = run.batch_size * (example.numel() + 2 * stored)  # and their gradients
     parameters = COPIES * sum(parameter.numel() for parameter in model.parameters())
-    layers = len(probes.layer_names([name for name, _ in model.named_parameters()]))
-    examples = evaluate.recorded_examples(run, counts["test"])
     two = splits.inputs["train"][:2].to(device)
     if runs_apart(run.model.name, model.train().to(device), two):
         once = max(evaluating, training)
-        return _Numbers(data, seed, drawn, judged + parameters, once, True, layers, examples)
+        return _Numbers(data, seed, drawn, judged + parameters, once, is_apart=True)
     member = max(evaluating + judged, training) + parameters
-    return _Numbers(data, seed, drawn, member, 0, False, layers, examples)
+    return _Numbers(data, seed, drawn, member, 0, is_apart=False)
 
 
 def _tensors(splits: Splits) -> list[Tensor]:
@@ -372,7 +341,7 @@ def _tensors(splits: Splits) -> list[Tensor]:
 
 
 def _activations(model: nn.Module, example: Tensor) -> tuple[int, int]:
-    """Numbers of one example that are there at once without gradients, and all that are kept."""
+    """Activations of one example: most at once without gradients, and all of them."""
     sizes = [example.numel()]
     for module in model.modules():
         if not [*module.children()]:
@@ -382,24 +351,6 @@ def _activations(model: nn.Module, example: Tensor) -> tuple[int, int]:
     return max(map(sum, itertools.pairwise([*sizes, 0]))), sum(sizes)
 
 
-def _disk(run: Run, *, layers: int, examples: int) -> float:
-    """Bytes of a run's rows in the five tables."""
-    logged = -(-run.steps // run.log_every)
-    evaluated = run.steps // run.eval_every + 1
-    of_task = [row for row in records.METRICS.values() if row.task == run.row.task]
-    final = sum(row.is_final for row in of_task if not row.needs)
-    metrics = sum(not row.needs for row in of_task) - final
-    losses = sum(row.task == run.row.task for row in LOSSES.values())
-    rows = {
-        "runs": 1.0,
-        "steps": float(logged),
-        "layers": float(layers * logged),
-        "evals": float(3 * evaluated * metrics + 2 * final + losses),
-        "examples": float(examples),
-    }
-    return sum(count * BYTES_A_ROW[table] for table, count in rows.items())
-
-
 # ---- in words ------------------------------------------------------------------------------------
 
 
@@ -407,7 +358,7 @@ def lines(outline: Outline) -> Iterable[str]:
     """A forecast in lines of at most 80 columns.
 
     Args:
-        outline: What a command asks for.
+        outline: Outline of the command's question.
     """
     rows = forecast(outline.runs, outline.sweep)
     first = rows[0]
@@ -421,13 +372,13 @@ def lines(outline: Outline) -> Iterable[str]:
         )
     if len(rows) > 1:
         yield from textwrap.wrap(_later(rows, outline.known), 80)
-    memory, disk = max(row.memory for row in rows), sum(row.disk for row in rows)
+    memory, processes = max(row.memory for row in rows), outline.sweep.backend.packs_at_once
     yield ""
     cost = (
         f"Training {records.duration(first.seconds)} on this machine"
-        f"{_by(outline.sweep.backend.packs_at_once)}"
+        + (f" by {processes} processes" if processes > 1 else "")
         + (f", {_expected(rows, outline.known)}" if len(rows) > 1 else "")
-        + f", memory {memory / 2**20:,.0f} MiB, disk {disk / 1e6:,.1f} MB."
+        + f", memory {memory / 2**20:,.0f} MiB."
         " Starting, and writing the report, take more."
     )
     yield from textwrap.wrap(cost, 80)
@@ -445,7 +396,7 @@ STILL_OPEN = 0.5
 
 
 def _later(rows: Sequence[Forecast], known: int) -> str:
-    """What the lines of later looks count."""
+    """A sentence on the lines of later looks."""
     recorded = f"what is open after {rows[known - 2].look}" if known > 1 else "every loss"
     if known == len(rows):
         return f"The last line counts {recorded}, from the records."
@@ -465,12 +416,8 @@ def _expected(rows: Sequence[Forecast], known: int) -> str:
     return f"{records.duration(likely)} expected, {records.duration(most)} at most"
 
 
-def _by(processes: int) -> str:
-    return f" by {processes} processes" if processes > 1 else ""
-
-
 def _budget(runs: pd.DataFrame, extend: int) -> Iterable[str]:
-    """How many candidates each loss of a task tries, and how many more a growing grid may bring."""
+    """Candidates of each loss of a task, and the runs that a growing grid may add."""
     cells = runs.groupby(["label", "loss"]).seed.agg(["size", "nunique"])
     counts = sorted({*(cells["size"] // cells["nunique"])})
     many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -486,7 +433,7 @@ def _budget(runs: pd.DataFrame, extend: int) -> Iterable[str]:
 
 
 def _placed(runs: Sequence[Run], tuned: Sequence[str]) -> pd.DataFrame:
-    """The runs as the statistics will see them: with context and label."""
+    """Runs as the statistics see them: with context and label."""
     rows = [
         {
             "run_id": run.run_id,
@@ -508,10 +455,10 @@ def _placed(runs: Sequence[Run], tuned: Sequence[str]) -> pd.DataFrame:
 
 
 def power(outline: Outline, *, spread: float) -> Iterable[str]:
-    """What the last look can tell apart, in lines of at most 80 columns.
+    """Differences that the last look can resolve, in lines of at most 80 columns.
 
     Args:
-        outline: What a command asks for: an experiment.
+        outline: Outline of an experiment.
         spread: Stated standard deviation of paired differences, in units of the metric; NaN takes
             the median over losses of the upper 80 % limit that the sweep's own validation gives.
 
@@ -530,9 +477,10 @@ def power(outline: Outline, *, spread: float) -> Iterable[str]:
     for (context, label), runs in _placed(outline.first, outline.question.tuned).groupby(
         ["context", "label"], sort=False
     ):
-        mine = known[known.context == context].spread_upper if len(known) else pd.Series(spread)
+        if len(known):
+            spread = float(known[known.context == context].spread_upper.median())
         margin = margins.get(str(context), math.nan)
-        yield from _resolved(str(label), runs, outline.question, float(mine.median()), margin)
+        yield from _resolved(str(label), runs, outline.question, spread, margin)
     yield from textwrap.wrap(
         "finds: smallest difference that is found; margin: smallest margin within which no "
         "difference is called equivalent; needs: seeds that the declared margin takes for that, "
@@ -544,6 +492,7 @@ def power(outline: Outline, *, spread: float) -> Iterable[str]:
 def _resolved(
     label: str, runs: pd.DataFrame, question: Question, spread: float, margin: float
 ) -> Iterable[str]:
+    """The line of one context, or the cure where it has no spread."""
     losses, looks, declared = runs.loss.nunique() - 1, question.looks, question.declared
     if losses >= 1 and math.isnan(spread):
         yield from textwrap.wrap(f"{label}: no spread on validation, state one with --spread", 80)
@@ -554,8 +503,8 @@ def _resolved(
     )
     each = {"comparisons": 1, "confidence": level}
     smallest = statistics.minimum_detectable_effect(spread, pairs=looks[-1], **each)
-    place = {"data": str(runs.data.iloc[0]), "task": str(runs.task.iloc[0])}
-    number = records.declared(declared["margin"], **place)
+    data, task = str(runs.data.iloc[0]), str(runs.task.iloc[0])
+    number = records.declared(declared["margin"], data=data, task=task)
     margin = margin if isinstance(number, str) else number
     needed = math.inf if margin == 0 else math.nan
     if margin > 0:
@@ -570,7 +519,7 @@ def _resolved(
 
 
 def _margins(outline: Outline) -> dict[str, float]:
-    """By context the margins that are shares of an error, as the sweep's records resolve them."""
+    """Margins by context that are shares of an error, as the sweep's records resolve them."""
     folder = outline.question.folder
     is_share = any(
         isinstance(margin, str) for margin in outline.question.declared["margin"].values()
@@ -582,7 +531,7 @@ def _margins(outline: Outline) -> dict[str, float]:
 
 
 def _spreads(outline: Outline) -> pd.DataFrame:
-    """How paired differences scatter on validation, by context and loss."""
+    """Spread of paired differences on validation, by context and loss."""
     folder = outline.question.folder
     if not (folder / "sweep.json").exists():
         raise ConfigError(
