@@ -46,7 +46,7 @@ FIRST = ["loss", "verdict", "estimate", "low", "high", "n", "metric", "margin"]
 
 
 class Result:
-    """What a comparison came to.
+    """Records, verdicts and pictures of an answered question.
 
     Attributes:
         records: The tables: `.runs`, `.steps`, `.layers`, `.evals`, `.examples` and `.sql(query)`.
@@ -59,7 +59,7 @@ class Result:
 
     @functools.cached_property
     def comparison(self) -> Comparison:
-        """All that the statistics know of what was asked; the sweep may have more tasks."""
+        """The comparison of this question; the sweep may have more contexts."""
         return next(one for one in self._verdicts if self._contexts & {*one.runs.planned_context})
 
     @property
@@ -137,8 +137,8 @@ def compare(
         without: Columns of a frame that are no inputs.
         missing: "median" fills missing numbers in, with the median of the training examples, and
             "drop" leaves their rows out; without either they are refused.
-        reference: What the others are compared with; mse or cross_entropy, if nobody says.
-        metric: What they are compared by; rmse or accuracy, if nobody says.
+        reference: Loss that the others are compared with; mse or cross_entropy, if empty.
+        metric: Metric that they are compared by; rmse or accuracy, if empty.
         average: Over seeds: "mean", or "median" where tails are heavy.
         margin: Differences below it are of no practical weight: a number in the metric's unit, or a
             share like "5% of error".
@@ -147,7 +147,7 @@ def compare(
         keys: Anything else that may be typed, as `steps=500` or `**{"optimizer.momentum": 0.9}`.
 
     Raises:
-        ConfigError: Something asked for cannot be, and nothing was trained; says the cure.
+        ConfigError: A value is wrong, and nothing was trained; says the cure.
     """
     given = {key: value for key, value in locals().items() if key not in ("keys", *PARTS)}
     reading = Reading(target, task, without, missing)
@@ -208,7 +208,7 @@ def _data_words(data: Any, row: Data) -> str:
 
 
 def _as_call(function: Callable[..., Any], parts: list[Any], given: Mapping[str, Any]) -> str:
-    """A call as it is recorded: its parts by name, and what differs from its default."""
+    """A call as it is recorded: its parts by name, and arguments unlike their defaults."""
     defaults = {
         key: repr(one.default) for key, one in inspect.signature(function).parameters.items()
     }
@@ -241,10 +241,10 @@ def _train(
     *,
     command: str,
 ) -> Question:
-    """Train what overrides and keys ask for.
+    """Answer the question of overrides and keys.
 
     Raises:
-        ConfigError: Something asked for does not exist or cannot be.
+        ConfigError: A value is unknown or wrong.
     """
     for key in keys:
         if key in (*PARTS, "experiment"):
@@ -271,7 +271,7 @@ def _typed(value: Any) -> str:
 
 @contextmanager
 def _logging_to_stderr() -> Iterator[None]:
-    """Says on standard error what is logged, where nobody else listens."""
+    """Print log messages on standard error, where nobody else listens."""
     log = logging.getLogger("lossbench")
     handler = logging.StreamHandler(sys.stderr)
     is_heard = log.hasHandlers()

@@ -1,4 +1,4 @@
-"""Mistakes in what was asked for, each with the value and the cure."""
+"""Mistakes of a command or call, each with the value and the cure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """What was asked for does not exist or cannot be; the message has the value and the cure."""
+    """A mistake of a command or call; the message has the value and the cure."""
 
 
 def in_a_line(text: object) -> str:
@@ -23,7 +23,7 @@ def nearest(name: str, known: Iterable[str], *, otherwise: str = "see 'lossbench
     """A hint that names the most similar known name, or lists all of them where they are few.
 
     Args:
-        name: What was typed.
+        name: The typed name.
         known: Names that there are.
         otherwise: The hint where nothing is similar and they are too many to list.
     """
@@ -45,12 +45,12 @@ def describe_error(error: BaseException, function: Callable[..., Any]) -> tuple[
     """The error that somebody's function raised, and its place.
 
     Args:
-        error: What was raised, with its traceback.
+        error: The error, with its traceback.
         function: Theirs.
 
     Returns:
         "FILE, line N, raises TYPE: MESSAGE", and whether it is a line of the function's own file,
-        not of one that it called or that was given what it returned.
+        not of a function that it called or that got its result.
     """
     code = inspect.getsourcefile(inspect.unwrap(function))
     places = traceback.extract_tb(error.__traceback__)

@@ -527,6 +527,6 @@ def test_whatever_a_finding_may_name_is_found_in_a_recorded_configuration():
     facts = statistics.factors(json.dumps(run.facts))
     for key in FACTORS:
         declaration._check_where({key: 1}, "where")
-        name = f"{key}.name" if key in records.FACTORS else statistics.design.recorded(key)
+        name = f"{key}.name" if key in records.FACTORS else records.recorded(key)
         assert published.speaks_of({"where": {key: facts[name]}}, facts)
         assert not published.speaks_of({"where": {key: "another"}}, facts)

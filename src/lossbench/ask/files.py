@@ -36,7 +36,7 @@ def with_names(words: Iterable[str]) -> list[str]:
     """Words in which a name stands where a file was named, whose row is known from now on.
 
     Raises:
-        ConfigError: A file, or what is named in it, does not exist or cannot be trained.
+        ConfigError: A file, or a name in it, does not exist or cannot be trained.
     """
     words = [*words]
     tables = [word for word in words if _table(word)]
@@ -78,7 +78,7 @@ def _with_name(word: str, of_table: dict[str, str]) -> str:
 
 
 def _name(kind: str, part: str) -> str:
-    """The name of what one part of a word means, made known where it is in a file."""
+    """Name of one choice of a word; the row of a file's function is registered under it."""
     match = OF_FILE.fullmatch(part.strip())
     if match is None:
         return part
@@ -94,7 +94,7 @@ def _name(kind: str, part: str) -> str:
 
 
 def _data(function: Callable[..., Splits]) -> Data:
-    """The row of a data function, whose splits say what they are for."""
+    """Row of a data function; its splits tell the task."""
     when = f"data {function.__name__} is called"
     with TrialProcess(Own(), patience=EXAMINATION_PATIENCE) as process:
         task, drawn = process.call(when, _kind, cloudpickle.dumps(function))

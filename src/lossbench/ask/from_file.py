@@ -92,7 +92,7 @@ def prepared(
 
 
 def _of_measured_task(examinations: Sequence[Examination], *, leave_out: bool) -> list[Examination]:
-    """Those whose task could be measured; others are refused, or left out with a warning."""
+    """Losses whose task could be measured; others are refused, or left out with a warning."""
     drawing = [one for one in examinations if kind.DRAWS in one.row.unsound]
     for one in drawing:
         file, line = file_and_line(one.row)

@@ -60,7 +60,7 @@ class Loader:
         return self.hydra.get_group_options(group, config_name="config", overrides=[SEARCH_PATH])
 
     def whole(self, words: list[str]) -> DictConfig:
-        """The configuration of a whole command, with `hydra`; what is swept is left out."""
+        """The configuration of a whole command, with `hydra` and without swept words."""
         return self.hydra.load_configuration("config", [SEARCH_PATH, *words], RunMode.MULTIRUN)
 
     def single(self, whole: DictConfig, lines: list[str]) -> DictConfig:

@@ -28,7 +28,7 @@ ROWS: dict[str, dict[str, Any]] = {"loss": LOSSES, "data": DATA, "model": MODELS
 
 
 class RowsSource(ConfigSource):
-    """The last place of Hydra's search path: what has a yaml file is found before.
+    """The last place of Hydra's search path: yaml files are found before rows.
 
     The parameters of a row and their defaults are those of its function's signature; a yaml file
     is for a variant. Data sets and models of the package have yaml files, so their rows are listed

@@ -25,7 +25,7 @@ def check_size(size: Mapping[str, Any]) -> None:
         size: The `size` node of the configuration.
 
     Raises:
-        ConfigError: Names the key and the nearest one, or the value and what to use.
+        ConfigError: Names the key and the nearest one, or the value and the cure.
     """
     for key, value in size["candidates"].items():
         if key not in CANDIDATES:
@@ -56,7 +56,7 @@ def sized_blocks(
     top: Mapping[str, Any],
     typed: Iterable[str],
 ) -> list[dict[str, Any]]:
-    """Blocks with their numbers scaled and some keys replaced; what was typed stays.
+    """Blocks with their numbers scaled and some keys replaced; typed keys stay.
 
     Args:
         blocks: As the experiment has them.
@@ -92,7 +92,7 @@ def sized_candidates(
     typed: Iterable[str],
     loader: Loader,
 ) -> dict[str, Any]:
-    """`candidates` at another size; what was typed below `hydra.sweeper` stays.
+    """Candidates at another size; typed keys below `hydra.sweeper` stay.
 
     Args:
         candidates: As the experiment has them.

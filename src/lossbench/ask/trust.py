@@ -1,4 +1,4 @@
-"""What no configuration may hold, typed or in a yaml: code, the environment, Hydra's own parts."""
+"""Refusal of code, the environment and Hydra's own parts, typed or in a yaml."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def refuse_foreign_word(key: str, line: str) -> None:
     """Refuse an override that would run code, read the environment or set Hydra's own parts.
 
     Args:
-        key: What it sets, like `hydra.launcher.workers`.
+        key: The key that it sets, like `hydra.launcher.workers`.
         line: As typed.
 
     Raises:
-        ConfigError: It does; says what may be typed instead.
+        ConfigError: Names the words that may be typed instead.
     """
     top, _, rest = key.partition(".")
     name = rest.partition(".")[0]
@@ -61,14 +61,14 @@ _NO_ENVIRONMENT = (
 
 
 def refuse_foreign(config: DictConfig, *, usual: DictConfig | None = None) -> None:
-    """Refuse a composed configuration in which a yaml does what no override may.
+    """Refuse a composed configuration whose yaml sets a key that no override may set.
 
     Args:
         config: The whole one, with `hydra`; nothing of it has been resolved.
         usual: The same without anybody's words, where files of one's own took part.
 
     Raises:
-        ConfigError: Names the key, and says what may be set instead.
+        ConfigError: Names the key, and the keys that may be set instead.
     """
     for key, value in _leaves(OmegaConf.to_container(config, resolve=False)):
         if "_target_" in key.split("."):
@@ -137,7 +137,7 @@ def _yamls(folder: Path) -> Iterator[Path]:
 
 
 def _written_out(value: Any, known: dict[int, float]) -> float:
-    """How many values a yaml has when each reference is written out; infinite if it never ends."""
+    """Number of values of a yaml when each reference is written out; infinite if it never ends."""
     if not isinstance(value, Mapping | list):
         return 1
     if id(value) not in known:

@@ -177,7 +177,7 @@ OWN = {
 
 
 def _key_meant(key: str) -> str:
-    """A hint: the known key that ends in what was typed, or the most similar one."""
+    """A hint: the known key that ends in the typed one, or the most similar key."""
     declared = [f"hydra.sweeper.declare.{name}" for name in ("primary", "reference", "margin")]
     if key in ("margin", "reference", "average"):
         return f"use hydra.sweeper.declare.{key}.regression= or .classification="
@@ -245,7 +245,7 @@ def explained(error: BaseException) -> str:
     """One line for a composition that failed: the key, the value got, the cure.
 
     Args:
-        error: What Hydra raised; OmegaConf's own error, which knows the key, is its cause.
+        error: Hydra's error; its cause is OmegaConf's, which knows the key.
     """
     while error.__cause__ is not None:
         error = error.__cause__

@@ -1,4 +1,4 @@
-"""The way from a Question to its records: what is missing is trained, until it is settled."""
+"""The way from a Question to its records: missing runs are trained, until it is settled."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ class Protocol:
         return looks, known
 
     def carry_out(self) -> None:
-        """Train the first look, growing the grids whose ends are best; then what is still open."""
+        """Train the first look, growing grids whose ends are best; then open comparisons."""
         if self.sweep.is_settled(self.question):
             log.info("nothing to train: all that was asked for is there, and settled")
             return
@@ -416,7 +416,7 @@ class Protocol:
 
 
 def _log_verdicts(comparison: statistics.Comparison, seeds: int) -> None:
-    """Say what a look at so many seeds decided, while the next one trains."""
+    """Log the verdicts of a look at so many seeds, while the next look trains."""
     paired = comparison.paired
     verdicts = paired[paired.seeds == seeds].groupby("verdict", sort=False).loss
     words = [f"{comparison.printed(str(word))}: {', '.join(losses)}" for word, losses in verdicts]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from lossbench import store
 from lossbench.question.run import Run, joined
+from lossbench.records import recorded
 
 NOT_OF_A_CELL = ("seed", "source_sha")
 NOT_OF_A_CONTEXT = (*NOT_OF_A_CELL, "loss")
@@ -64,9 +65,7 @@ def _split(run: Run, tuned: Sequence[str]) -> tuple[dict[str, object], dict[str,
     if others := [key for key in tuned if key != "optimizer.lr"]:
         facts = {name: fact for name, fact in run.facts.items() if name != "lr"}
         for key in others:
-            node, path = facts, key.split(".")
-            if path[0] == "optimizer" and len(path) == 2:  # these stand at the top of a run
-                path = path[1:]
+            node, path = facts, recorded(key).split(".")
             for name in path[:-1]:
                 node = node.get(name, {})
             if path[-1] in node:

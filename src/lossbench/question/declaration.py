@@ -133,7 +133,7 @@ def _without_error(facts: records.Metric) -> str:
 
 
 def _check_selects(declared: Mapping[str, Any], name: str, task: str) -> None:
-    """Validation has what chooses the learning rate and, where the best step is judged, that."""
+    """Refuse a metric that chooses rates or steps and is not measured on validation."""
     primary = records.declared(declared["primary"], data=name, task=task)
     chosen = records.declared(declared.get("select", {}), data=name, task=task)
     selecting = [chosen or primary, *([primary] if declared["endpoint"] == "best" else [])]
@@ -233,7 +233,7 @@ def _check_published(
 
 
 def _check_where(factors: Mapping[str, Any], where: str) -> None:
-    """What a finding is restricted to is a factor of a task: no loss, and nothing that is tuned."""
+    """Refuse a restriction of a finding by a loss, or by a key that is tuned."""
     for key in factors:
         is_factor = key.partition(".")[0] in WHERE and (key in records.FACTORS or is_key(key))
         if not is_factor or key in NO_WHERE:
@@ -253,7 +253,7 @@ def _is_number(value: Any) -> bool:
 
 
 def check_others(others: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
-    """Refuse what cannot be tuned beside the learning rate.
+    """Refuse keys that cannot be tuned beside the learning rate.
 
     Raises:
         ConfigError: A config group, or a loss's parameter that would be chosen by its own value.

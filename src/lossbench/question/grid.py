@@ -1,4 +1,4 @@
-"""What every loss tries: rates that grow at their ends, and other parameters beside them."""
+"""Candidates of every loss: rates that grow at their ends, and other parameters beside them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Grid:
     def divided(self, parts: int) -> tuple[float, ...]:
         """Every rate in `parts`: itself, and geometric steps from it towards the next one.
 
-        What a loss has fewer other parameters to tune, it gets in learning rates: so every loss
+        A loss with fewer other parameters to tune gets more learning rates: so every loss
         tries the same number of candidates.
         """
         down, up = self._ratios
@@ -101,7 +101,7 @@ class Candidate:
 def candidates(
     grid: Grid, others: Mapping[str, Sequence[object]], applicable: Sequence[str]
 ) -> list[Candidate]:
-    """What a loss tries: as many candidates as every other loss of its task.
+    """The candidates of a loss: as many as every other loss of its context has.
 
     Args:
         grid: Learning rates of the task.

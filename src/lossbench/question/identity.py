@@ -40,7 +40,7 @@ def code_of(run: Run) -> dict[str, str]:
 
 
 def _functions_before(run: Run) -> tuple[Callable[..., Any], ...]:
-    """Of the model that is trained before a run, if one is: what sets its data aside, its loss."""
+    """Functions of the model that is trained before a run: its split, its loss, itself."""
     if not run.is_pretrained:
         return ()
     before = run.pretrained

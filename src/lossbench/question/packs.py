@@ -90,7 +90,7 @@ _VARIES = {"loss", "seed", "lr", "momentum", "weight_decay", "source_sha"}
 
 
 def structure(run: Run) -> str:
-    """What runs of one pack have in common, as text."""
+    """Factors that the runs of one pack have in common, as text."""
     alike = {name: text for name, text in run.texts.items() if name not in _VARIES}
     return joined({**alike, "outputs_per_target": str(run.row.outputs_per_target)})
 

@@ -24,7 +24,7 @@ class Part:
         name: Of the yaml that was chosen.
         fn: Key of the function in its registry; a variant has another name than its function.
         params: Keyword arguments of that function.
-        title: What a reader calls it; changes nothing.
+        title: Name in words for a reader; changes nothing.
     """
 
     name: str
@@ -48,7 +48,7 @@ NO_CHANGE = Part("none", "none", {})
 
 @dataclass(frozen=True)
 class Init:
-    """How parameters start.
+    """The start of parameters.
 
     Attributes:
         start: Key of `models.start.STARTS`; typed and recorded as `init.from`.
@@ -73,9 +73,9 @@ class Pretrained:
         model: Of a teacher, key of `MODELS`, at its default parameters; "" for the run's own model.
         steps: Optimizer updates.
         lr: Learning rate; the optimizer is Adam.
-        share: Of the training split, what is set aside for it: no run trains on that. At 0 a
-            teacher learns from what its students learn from.
-        temperature: What the outputs of a teacher are divided by.
+        share: Part of the training split that is set aside for it: no run trains on that. At 0 a
+            teacher and its students learn from the same examples.
+        temperature: Divisor of a teacher's outputs.
     """
 
     loss: str = "cross_entropy"

@@ -26,7 +26,7 @@ class PartNode:
 
 @dataclass
 class ChangeNode:
-    """What is done to targets or inputs of the data, by name."""
+    """A change of the data's targets or inputs, by name."""
 
     name: str = "none"
     params: dict[str, Any] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class EngineNode:
 
 @dataclass
 class SizeNode:
-    """The `size` group: what it changes of an experiment's blocks, grid and seeds."""
+    """The `size` group: changes of an experiment's blocks, grid and seeds."""
 
     name: str = MISSING
     scale: dict[str, float] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class Config:
 
 @dataclass
 class LauncherNode:
-    """`hydra/launcher=packed`; `address` is for Dask and Ray, what follows it for Slurm."""
+    """`hydra/launcher=packed`; `address` is for Dask and Ray, all keys after it for Slurm."""
 
     executor: str = "inline"
     workers: int = 0
@@ -150,16 +150,15 @@ class LauncherNode:
 
 @dataclass
 class SweeperNode:
-    """`hydra/sweeper=protocol`: what an experiment sweeps, tries, declares, and with which seeds.
+    """`hydra/sweeper=protocol`: blocks, candidates, seeds and declaration of an experiment.
 
     Attributes:
         blocks: Grids whose union is swept, each a mapping of override key to value or list.
-        candidates: What every loss tries: `lr` (the grid), `extend` (most rates added at either
-            end), `others` (values by key of what else is chosen for it); None sweeps the blocks
-            unchanged.
+        candidates: Values that every loss tries: `lr` (the grid), `extend` (most rates added at
+            either end), `others` (values by key of other choices); None sweeps the blocks unchanged.
         looks: Numbers of seeds at which verdicts are read.
         first_seed: The seeds count up from it.
-        declare: What is fixed beforehand: primary metric, endpoint, reference, margin, family.
+        declare: Choices fixed beforehand: primary metric, endpoint, reference, margin, family.
     """
 
     blocks: list[Any] = field(default_factory=list)

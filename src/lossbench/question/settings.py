@@ -1,4 +1,4 @@
-"""How a sweep is computed."""
+"""Settings of the engine: device, threads, precision, pack size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PRECISIONS = {"float32": torch.float32, "float64": torch.float64, TF32: torch.fl
 
 @dataclass(frozen=True)
 class Engine:
-    """How a sweep is computed: changes speed, never results beyond float tolerance.
+    """Settings of the engine; they change speed, never results beyond float tolerance.
 
     Attributes:
         device: "cpu" or "cuda"; "auto" has become one of them.

@@ -23,15 +23,7 @@ from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.question.identity import code_of
 from lossbench.question.run import FACTORS, Init, Part, Pretrained, Run
 from lossbench.question.settings import PRECISIONS
-from lossbench.records import INSTRUMENTS, SIGNALS
-
-PATHS = {
-    **{f"optimizer.{name}": name for name in ("lr", "momentum", "weight_decay")},
-    **{f"data.{name}": name for name in ("targets", "corruption", "augmentation")},
-    "engine.precision": "precision",
-    "init.from": "init.start",
-}
-"""Typed keys whose value stands elsewhere in a run; every other key is the path in the run."""
+from lossbench.records import INSTRUMENTS, RECORDED_AS, SIGNALS, recorded
 
 REGISTRIES = {
     "data": DATA,
@@ -50,8 +42,7 @@ FREE = ("corruption", "augmentation")
 
 def path_in_run(key: str) -> list[str]:
     """Names of attributes and parameters that lead from a run to the value of a typed key."""
-    typed = next((typed for typed in PATHS if f"{key}.".startswith(f"{typed}.")), "")
-    return f"{PATHS.get(typed, '')}{key.removeprefix(typed)}".split(".")
+    return ["init", "start"] if key == "init.from" else recorded(key).split(".")
 
 
 def can_vary(key: str) -> bool:
@@ -65,7 +56,7 @@ def can_vary(key: str) -> bool:
     if name in ("init", "pretrained"):
         names = {field.name for field in fields(Init if name == "init" else Pretrained)}
         return len(rest) == 1 and rest[0] in names and key != "init.start"
-    return name in FACTORS and not rest and key not in PATHS.values()
+    return name in FACTORS and not rest and key not in RECORDED_AS.values()
 
 
 def vary(run: Run, values: Mapping[str, Any]) -> Run:
@@ -100,7 +91,7 @@ def _with_value(owner: Any, path: Sequence[str], value: Any, *, key: str) -> Any
     if name == "name":
         return replace(owner, name=value, fn=value)
     parameter, group = key.rpartition(".")[2], key.partition(".params")[0]
-    if PATHS.get(group) not in FREE:
+    if recorded(group) not in FREE:
         if not owner.params:
             raise ConfigError(
                 f"{key}: a chosen {group} has no such parameter, sweep those that have it apart"
@@ -192,7 +183,7 @@ MOST_LISTED = 1000
 
 
 def check_positive(values: Mapping[str, float]) -> None:
-    """Refuse what is no positive finite number, or larger than `MOST`, by key."""
+    """Refuse numbers that are not positive and finite, or larger than `MOST`, by key."""
     for name, value in values.items():
         if not (value > 0 and math.isfinite(value)):
             raise ConfigError(f"{name} is {value}: use a positive number")
@@ -282,7 +273,7 @@ def _refuse_out_of_range(run: Run) -> None:
 
 
 def _checked_pretrained(run: Run) -> Pretrained:
-    """What is trained before a run, its numbers in the types of their defaults."""
+    """The training before a run, its numbers in the types of their defaults."""
     given, default = run.pretrained, Pretrained()
     if not run.is_pretrained:
         for name, value in vars(given).items():
@@ -333,7 +324,7 @@ def _checked_pretrained(run: Run) -> Pretrained:
 
 
 def _refuse_unfit_for_many_labels(run: Run) -> None:
-    """Refuse what takes an example to have one label."""
+    """Refuse factors that need one label for each example."""
     data = f"data {run.data.name!r} has any number of labels an example"
     if not fits(run):
         fitting = [

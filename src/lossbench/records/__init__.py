@@ -47,6 +47,7 @@ from lossbench.records.vocabulary import (
     FACTORS,
     NOT_WORSE,
     QUESTIONS,
+    RECORDED_AS,
     REFERENCE,
     REPORTS,
     RESULTS,
@@ -58,4 +59,5 @@ from lossbench.records.vocabulary import (
     declared,
     duration,
     question_in,
+    recorded,
 )

@@ -82,6 +82,20 @@ NOT_WORSE = "not_worse"
 FACTORS = ("data", "model", "optimizer", "schedule")
 """Groups whose choice a published finding may name by the word alone: `where: { data: digits }`."""
 
+RECORDED_AS = {
+    **{f"optimizer.{name}": name for name in ("lr", "momentum", "weight_decay")},
+    **{f"data.{name}": name for name in ("targets", "corruption", "augmentation")},
+    "engine.precision": "precision",
+}
+"""Typed keys that stand at the top of a run and of its recorded configuration."""
+
+
+def recorded(key: str) -> str:
+    """The dotted name in a run's recorded configuration of a key as it is typed."""
+    typed = next((typed for typed in RECORDED_AS if f"{key}.".startswith(f"{typed}.")), "")
+    return f"{RECORDED_AS.get(typed, '')}{key.removeprefix(typed)}"
+
+
 REPORTS = {
     "all": "tables, page and every figure",
     "verdicts": "tables and page, drawn in it the verdicts alone",

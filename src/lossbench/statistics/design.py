@@ -112,13 +112,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {name: leaf for part in parts for name, leaf in part.items()}
 
 
-def recorded(key: str) -> str:
-    """The name under which a typed configuration key stands in a run's recorded `config`."""
-    at_top = ("data.corruption", "data.augmentation", "data.targets")
-    short = {f"optimizer.{name}": name for name in ("lr", "momentum", "weight_decay")}
-    return short.get(key, key.removeprefix("data.") if key.startswith(at_top) else key)
-
-
 def factors(config: str) -> dict[str, Any]:
     """Values of a run's recorded configuration by dotted name."""
     return _flat(json.loads(config))
@@ -137,7 +130,7 @@ def context_factors(config: str, *, tuned: Sequence[str] = ()) -> dict[str, Any]
 def _factors(config: Mapping[str, Any], tuned: Sequence[str]) -> dict[str, Any]:
     leaves = _flat(_without(config, _NO_FACTORS))
     speed = [name for name in leaves if name.startswith("engine.") and name != "engine.precision"]
-    left_out = {*speed, "optimizer.lr", *tuned, *map(recorded, tuned)}
+    left_out = {*speed, "optimizer.lr", *tuned, *map(records.recorded, tuned)}
     return {name: leaf for name, leaf in leaves.items() if name not in left_out}
 
 
@@ -261,7 +254,7 @@ def placed(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
     ]
     columns = {}
     for key in others:
-        leaves = [leaves.get(recorded(key)) for leaves in configs]
+        leaves = [leaves.get(records.recorded(key)) for leaves in configs]
         plain = [json.dumps(leaf) if isinstance(leaf, list) else leaf for leaf in leaves]
         columns[key] = pd.Series(plain).take(kinds).set_axis(runs.index)
     return runs.assign(

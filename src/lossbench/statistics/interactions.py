@@ -12,7 +12,7 @@ import pandas as pd
 from lossbench import records
 from lossbench.statistics.choice import Choice, TuningTable, difference, least_step, tuning_table
 from lossbench.statistics.comparisons import Comparison
-from lossbench.statistics.design import Row, context_factors, recorded
+from lossbench.statistics.design import Row, context_factors
 from lossbench.statistics.intervals import FEWEST_PAIRS
 from lossbench.statistics.rule import Rule
 from lossbench.statistics.verdict import divergence_p, gain, verdict
@@ -103,7 +103,7 @@ def families(
     Returns:
         Those with two levels or more; a level is told as shortly as it can.
     """
-    name = recorded(factor)
+    name = records.recorded(factor)
     names = (name, *BELONGING.get(name, ()))
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     for context, config in configs.items():

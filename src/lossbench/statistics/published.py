@@ -14,7 +14,7 @@ import scipy
 from lossbench import records
 from lossbench.statistics.choice import procedure_and_fixed_intervals
 from lossbench.statistics.comparisons import Comparison
-from lossbench.statistics.design import factors, recorded
+from lossbench.statistics.design import factors
 from lossbench.statistics.looks import LARGEST, SMALLEST, adjust_for_looks
 from lossbench.statistics.pairs import paired
 from lossbench.statistics.verdict import gain
@@ -98,7 +98,7 @@ def speaks_of(finding: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
         facts: Of the run's configuration, from `statistics.factors`.
     """
     wanted = {
-        f"{key}.name" if key in records.FACTORS else recorded(key): value
+        f"{key}.name" if key in records.FACTORS else records.recorded(key): value
         for key, value in finding.get("where", {}).items()
     }
     return all(facts.get(key) == value for key, value in wanted.items())
