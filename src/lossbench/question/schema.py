@@ -155,7 +155,7 @@ class SweeperNode:
     Attributes:
         blocks: Grids whose union is swept, each a mapping of override key to value or list.
         candidates: Values that every loss tries: `lr` (the grid), `extend` (most rates added at
-            either end), `others` (values by key of other choices); None sweeps the blocks unchanged.
+            either end), `others` (values of other keys); None sweeps the blocks as they are.
         looks: Numbers of seeds at which verdicts are read.
         first_seed: The seeds count up from it.
         declare: Choices fixed beforehand: primary metric, endpoint, reference, margin, family.

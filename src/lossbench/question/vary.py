@@ -82,12 +82,10 @@ def _with_value(owner: Any, path: Sequence[str], value: Any, *, key: str) -> Any
     name, *rest = path
     if rest:
         value = _with_value(getattr(owner, name), rest, value, key=key)
+    if isinstance(owner, Mapping):
+        return {**owner, name: value}
     if not isinstance(owner, Part):
-        return (
-            {**owner, name: value}
-            if isinstance(owner, Mapping)
-            else replace(owner, **{name: value})
-        )
+        return replace(owner, **{name: value})
     if name == "name":
         return replace(owner, name=value, fn=value)
     parameter, group = key.rpartition(".")[2], key.partition(".params")[0]
