@@ -49,7 +49,7 @@ def run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(first_call, "RETURNED", set())
+    monkeypatch.setattr(first_call, "PASSED", set())
     before = {id(registry): dict(registry) for registry in (LOSSES, DATA, MODELS)}
 
     def run(source, *words, name="somebodys"):

@@ -17,44 +17,42 @@ from lossbench.errors import ConfigError
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import Context
 from lossbench.models import MODELS
-from lossbench.question import Part, Run
+from lossbench.question import Part
 from lossbench.user_code import Own, TrialProcess, is_own, restoring_process_state
 
 EXAMPLES = 8
 
-RETURNED: set[tuple[str, Callable[..., Any], str]] = set()
-"""Parts, their functions and further arguments whose calls returned: later looks ask again."""
+PASSED: set[tuple[object, ...]] = set()
+"""Kind, part, function and arguments of checks that have passed: later looks ask again."""
 
 
 class FirstCalls(TrialProcess):
     """Calls the user's functions in a trial process; lossbench's own functions are not called.
 
-    Each method raises ConfigError where a call ended the process, did not return in time, changed
-    torch's functions, or, of a loss, gave an example another value beside other examples. An error
-    that a function raises is ignored: its runs report it.
+    An error that a function raises is ignored: its runs report it.
     """
 
     cure = "mend it, or allow it more with engine.patience=SECONDS"
 
-    def data(self, run: Run, files: Files) -> None:
-        """Call the data function of a run with its seed."""
-        self._first("data", run.data, DATA[run.data.fn].fn, _call_data, run.seed, files)
+    def call_once(self, kind: str, part: Part, *arguments: object) -> None:
+        """Call the function of a part for the first time.
 
-    def model(self, run: Run, inputs: int | Tokens | tuple[int, ...], outputs: int) -> None:
-        """Build the model of a run for inputs of a shape, and compute outputs of a few."""
-        self._first("model", run.model, MODELS[run.model.fn].fn, _call_model, inputs, outputs)
+        Args:
+            kind: "data", "model" or "loss".
+            part: The part of a run.
+            arguments: Seed and files for data; shape of inputs and number of outputs for a model;
+                number of targets of an example for a loss.
 
-    def loss(self, run: Run, outputs: int) -> None:
-        """Call the loss of a run forward and backward; an example has so many targets."""
-        self._first("loss", run.loss, run.row.fn, _call_loss, outputs)
-
-    def _first(
-        self, kind: str, part: Part, own: Callable[..., Any], call: Any, *further: Any
-    ) -> None:
-        key = (repr((kind, part)), own, repr(further))
-        if self.own != Own() and is_own(own) and key not in RETURNED:
-            self.call(f"{kind} {part.name} is called", call, part.fn, dict(part.params), *further)
-            RETURNED.add(key)
+        Raises:
+            ConfigError: The call ended the process, did not return in time, changed torch's
+                functions, or, of a loss, gave an example another value beside other examples.
+        """
+        rows, call = CALLS[kind]
+        function = rows[part.fn].fn
+        key = (kind, repr(part), function, repr(arguments))
+        if self.own != Own() and is_own(function) and key not in PASSED:
+            self.call(f"{kind} {part.name} is called", call, part.fn, dict(part.params), *arguments)
+            PASSED.add(key)
 
 
 # An error that a function raises is reported where its runs call it; here it is ignored.
@@ -66,7 +64,9 @@ def _call_data(name: str, params: Mapping[str, Any], seed: int, files: Files) ->
         DATA[name].splits(seed, files, params)
 
 
-def _call_model(name: str, params: Mapping[str, Any], inputs: Any, outputs: int) -> None:
+def _call_model(
+    name: str, params: Mapping[str, Any], inputs: int | Tokens | tuple[int, ...], outputs: int
+) -> None:
     shape = (inputs,) if isinstance(inputs, int) else inputs
     examples = torch.zeros(EXAMPLES, *shape)
     if isinstance(inputs, Tokens):
@@ -97,3 +97,11 @@ def _call_loss(name: str, params: Mapping[str, Any], outputs: int) -> None:
             "an example's value depends on the other examples of its batch, and so on what else "
             "trains beside it: return one value an example, and take no mean"
         )
+
+
+CALLS: dict[str, tuple[Mapping[str, Any], Callable[..., None]]] = {
+    "data": (DATA, _call_data),
+    "model": (MODELS, _call_model),
+    "loss": (LOSSES, _call_loss),
+}
+"""Registry of each kind of part, and its first call in the process."""

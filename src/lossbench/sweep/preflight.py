@@ -29,7 +29,7 @@ from lossbench.losses.spec import Context
 from lossbench.models import MODELS, hidden_matrices
 from lossbench.optimizers import BY_MATRIX, OPTIMIZERS, SCHEDULES, Hyperparameters, fresh_state
 from lossbench.question import ConfigError, Run
-from lossbench.sweep.first_call import FirstCalls
+from lossbench.sweep.first_call import PASSED, FirstCalls
 from lossbench.sweep.pretrained import run_before
 from lossbench.user_code import Own, draw_from_global_generators, is_own, restoring_process_state
 
@@ -41,10 +41,10 @@ FILES = Files()
 
 
 def splits_of(run: Run, files: Files = FILES) -> Splits:
-    """The run's data as its seed sees it, with the targets it asks for, corruption applied.
+    """Data of a run for its seed, with the run's kind of targets, corruption applied.
 
-    Of a run before which a model is trained, its part is set aside; a teacher's targets are missing
-    until `with_pretrained` puts them there.
+    The part for a model that is trained before the run is set aside; a teacher's targets are
+    missing until `with_pretrained` puts them there.
     """
     row, corruption = DATA[run.data.fn], run.corruption
     with restoring_process_state(f"data {run.data.name}", row.fn):
@@ -53,17 +53,15 @@ def splits_of(run: Run, files: Files = FILES) -> Splits:
         problem := problem_of(splits, task=row.task, is_multilabel=row.is_multilabel)
     ):
         raise ValueError(problem)
+    if run.is_pretrained:
+        splits = set_aside(splits, share=run.pretrained.share)
     return corrupted(
-        TARGETS[run.targets](_set_aside(splits, run)),
+        TARGETS[run.targets](splits),
         name=corruption.fn,
         seed=run.seed,
         params=corruption.params,
         confusions=row.confusions,
     )
-
-
-def _set_aside(splits: Splits, run: Run) -> Splits:
-    return set_aside(splits, share=run.pretrained.share) if run.is_pretrained else splits
 
 
 def preflight(
@@ -76,8 +74,8 @@ def preflight(
 ) -> None:
     """Build the data, the model and the batches of each kind of run once, before any training.
 
-    Of somebody's own data, and of data that a seed draws and a corruption drops rows of, every
-    seed's are built; of data with one test part for all seeds, a second seed's.
+    The data of every seed are built where they are the user's own, and where a seed draws them and
+    a corruption drops rows; those of a second seed where all seeds share one test part.
 
     Args:
         runs: Runs of the command.
@@ -100,7 +98,7 @@ def preflight(
 def _check_data(runs: Sequence[Run], files: Files, seeds: Iterable[int], first: FirstCalls) -> None:
     for by_seed in _by_kind_and_seed(run for run in runs if is_own(DATA[run.data.fn].fn)):
         run = next(iter(by_seed.values()))
-        first.data(run, files)
+        first.call_once("data", run.data, run.seed, files)
         if DATA[run.data.fn].drawn == "fixed":  # every seed has the same
             _check_own_data({run.seed: run}, files)
         else:
@@ -137,14 +135,14 @@ def _check_models_and_losses(runs: Sequence[Run], files: Files, first: FirstCall
         targets = splits.targets["train"][None, : run.batch_size]
         targets = dense(targets, classes=len(counts), dtype=torch.float32)[0]
         for one in by_loss.values():
-            first.loss(one, len(counts))
+            first.call_once("loss", one.loss, len(counts))
             _refuse_parameters(one, targets.clone(), counts)
 
 
 def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
     """Build the model, its batches and augmentation once."""
     function = MODELS[run.model.fn].fn
-    first.model(run, *splits.sizes)
+    first.call_once("model", run.model, *splits.sizes)
     try:
         inputs = splits.inputs["train"]
         batch_indices(run.seed, len(inputs), 1, run.batch_size)
@@ -190,7 +188,7 @@ def _check_update_rule(run: Run) -> None:
 
 
 def _by_kind_and_seed(runs: Iterable[Run]) -> Iterable[dict[int, Run]]:
-    """A run of each seed, for each data set with its parameters, targets and corruption."""
+    """Runs by seed, one of each, for each data set with its parameters, targets and corruption."""
     kinds: dict[str, dict[int, Run]] = {}
     for run in runs:
         kind = repr((run.data, run.targets, run.corruption))
@@ -198,17 +196,13 @@ def _by_kind_and_seed(runs: Iterable[Run]) -> Iterable[dict[int, Run]]:
     return kinds.values()
 
 
-_SOUND: set[tuple[str, Callable[..., Splits], int]] = set()
-"""Data, their function and seeds that have passed: looks of a sweep ask again."""
-
-
 def _check_own_data(by_seed: Mapping[int, Run], files: Files) -> None:
-    """Refuse somebody's data that are no splits, differ in shape by seed, or by chance."""
+    """Refuse the user's data that are no splits, or differ in shape by seed, or by chance."""
     keys = {
-        (repr((run.data, run.targets, run.corruption)), DATA[run.data.fn].fn, seed)
+        ("splits", repr((run.data, run.targets, run.corruption)), DATA[run.data.fn].fn, seed)
         for seed, run in by_seed.items()
     }
-    if keys <= _SOUND:
+    if keys <= PASSED:
         return
     first: Splits | None = None
     for seed, run in sorted(by_seed.items()):
@@ -240,17 +234,17 @@ def _check_own_data(by_seed: Mapping[int, Run], files: Files) -> None:
             f"data {run.data.name}: what a call returned changes with the next call: return "
             "tensors of its own each time, as with .clone()"
         )
-    _SOUND.update(keys)
+    PASSED.update(keys)
 
 
 def _refuse_other_test_examples(run: Run, other: Run, files: Files) -> None:
-    """Refuse runs of two seeds whose test targets differ by more than how they are standardised."""
+    """Refuse runs of two seeds whose test targets differ by more than their standardisation."""
     name, targets = run.data.name, []
     for one in (run, other):
         rows = _data(one, files, f"data {name}").targets["test"].double()
         targets.append(standardised({"train": rows})[0]["train"])
-    ours, others = targets
-    if ours.shape != others.shape or not torch.allclose(ours, others, atol=1e-3):
+    first, second = targets
+    if first.shape != second.shape or not torch.allclose(first, second, atol=1e-3):
         raise ConfigError(
             f"data {name}: seeds {run.seed} and {other.seed} have other test examples, and its row "
             "says drawn='resplit': draw rows with lossbench.data.splits.permuted, or say "
@@ -259,7 +253,7 @@ def _refuse_other_test_examples(run: Run, other: Run, files: Files) -> None:
 
 
 def _data(run: Run, files: Files, title: str) -> Splits:
-    """The data of a run; a refusal begins with the title, and names a line that raises."""
+    """Data of a run; a refusal begins with the title, and names a line that raises."""
     try:
         return splits_of(run, files)
     except (ValueError, TypeError) as error:
