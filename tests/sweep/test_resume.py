@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from multiprocessing import Pipe
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ from lossbench.engine import members, train
 from lossbench.engine.state import decoded, encoded
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS, Model
-from lossbench.question import ConfigError, packs
+from lossbench.question import ConfigError, Question, packs
+from lossbench.question.schema import LauncherNode
 from lossbench.sweep import backend, splits_of, training, worker
 from lossbench.sweep.backend import InProcess, Processes, split_pack
 from lossbench.sweep.inventory import Inventory, OpenPack, new_pack
@@ -612,14 +614,19 @@ def test_tables_without_a_record_are_not_deleted(tmp_path):
     assert len([*path.parent.glob("*.parquet")]) == len(records.TABLES)
 
 
+def question_of(runs, looks=()):
+    """A question whose sweep has no name and no folder."""
+    return Question("", Path(), tuple(runs), ENGINE, LauncherNode(), looks=looks)
+
+
 def test_a_sweep_is_settled_for_what_was_asked_until_a_record_changes(tmp_path):
     sweep = sweep_in(tmp_path / "sweep")
     sweep.run(RUNS[:2])
-    asked = {"looks": [6]}
+    asked = question_of(RUNS[:2], (6,))
     assert not sweep.is_settled(asked)
     sweep.settle(asked)
     assert sweep.is_settled(asked)
-    assert not sweep.is_settled({"looks": [6, 12]})
+    assert not sweep.is_settled(question_of(RUNS[:2], (6, 12)))
     sweep.run(RUNS[:3])
     assert not sweep.is_settled(asked)
     sweep.settle(asked)
@@ -631,12 +638,13 @@ def test_a_sweep_is_settled_for_what_was_asked_until_a_record_changes(tmp_path):
 def test_a_sweep_whose_shapes_of_losses_are_damaged_is_not_settled_and_mends_them(tmp_path):
     sweep = sweep_in(tmp_path / "sweep")
     sweep.run(RUNS[:2])
-    sweep.settle({})
+    asked = question_of(RUNS[:2])
+    sweep.settle(asked)
     (path,) = sweep.folder.glob("curves-*.parquet")
     path.write_bytes(b"")
-    assert not sweep.is_settled({})
+    assert not sweep.is_settled(asked)
     sweep.run(RUNS[:2])
-    assert sweep.is_settled({})
+    assert sweep.is_settled(asked)
     assert len(records.load(sweep.folder).curves)
 
 
@@ -644,5 +652,5 @@ def test_a_sweep_with_a_failed_run_is_not_settled(tmp_path, monkeypatch):
     sweep = sweep_in(tmp_path / "sweep")
     sweep.run(RUNS[:1])
     monkeypatch.setattr(type(sweep), "statuses", lambda self: {"a": {"status": "failed"}})
-    sweep.settle({})
-    assert not sweep.is_settled({})
+    sweep.settle(question_of(RUNS[:1]))
+    assert not sweep.is_settled(question_of(RUNS[:1]))

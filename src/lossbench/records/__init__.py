@@ -39,7 +39,6 @@ from lossbench.records.plan import (
     planned,
     read_facts,
     read_plan,
-    tuned_keys,
     write_plan,
 )
 from lossbench.records.vocabulary import (

@@ -159,13 +159,6 @@ EMPTY_PLAN = Plan(
 )
 
 
-def tuned_keys(plan: Plan, declaration: Mapping[str, Any] | None) -> list[str]:
-    """Keys that tuning chooses, by the first declaration of a plan; none without a declaration."""
-    declared = [entry["declared"] for entry in plan.facts["declarations"]]
-    first = [*declared, declaration or {}][0]
-    return [*first.get("tuned", [])]
-
-
 def extend_plan(
     old: Plan,
     new: pd.DataFrame,

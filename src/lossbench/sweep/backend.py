@@ -16,7 +16,8 @@ from lossbench import store
 from lossbench.engine import failed
 from lossbench.progress import progress
 from lossbench.question import ConfigError, Engine
-from lossbench.sweep.inventory import LOCK_PATIENCE, OpenPack, halves_of
+from lossbench.question.packs import name_of
+from lossbench.sweep.inventory import LOCK_PATIENCE, OpenPack, new_pack
 from lossbench.sweep.training import OutOfMemory, Stop, Trainer, finish
 from lossbench.sweep.worker import Died, Worker
 
@@ -80,7 +81,7 @@ class Backend(abc.ABC):
         Packs that another process trains are skipped.
 
         Raises:
-            Interrupted: An end was asked for; what was done is committed.
+            Interrupted: An end was asked for; all work is committed.
             ConfigError: No process can be begun, or the card's memory is too small.
             store.StoreError: A file of the sweep is damaged or cannot be written.
         """
@@ -102,7 +103,7 @@ class InProcess(Backend):
         )
 
     def _train(self, pack: OpenPack, title: str, stop: Stop) -> int:
-        """Train a pack or, where it does not fit, its halves; returns how many runs have ended."""
+        """Train a pack or, where it does not fit, its halves; returns the number of ended runs."""
         stop.check()
         if pack.is_suspect:
             log.warning("%s: its last process was killed, so it trains apart now", title)
@@ -275,4 +276,10 @@ def split_pack(pack: OpenPack, error: Exception, engine: Engine) -> tuple[int, l
             finish(pack, failed(pack.pack, f"{type(error).__name__}: {error}"))
             return 1, []
         log.warning("%s, %d runs: %s; in halves now", title, count, error)
-        return 0, halves_of(pack)
+        middle = count // 2
+        halves = [
+            new_pack(pack.folder.with_name(name_of(half)), half)
+            for half in (pack.runs[:middle], pack.runs[middle:])
+        ]
+        store.dissolve(pack.folder)
+        return 0, halves

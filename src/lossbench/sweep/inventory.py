@@ -50,43 +50,43 @@ class OpenPack:
 
     @property
     def pack_id(self) -> str:
-        """The pack's name."""
+        """Name of the pack."""
         return self.folder.name
 
     @property
     def pack(self) -> Pack:
-        """The pack as the engine takes it."""
+        """Pack in the form of the engine."""
         return Pack(self.pack_id, self.runs)
 
     @property
     def sweep_folder(self) -> Path:
-        """The folder of the sweep that the pack belongs to."""
+        """Folder of the pack's sweep."""
         return self.folder.parent.parent
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """The pack's commit record; None where it is finished or another pack by now."""
+        """Commit record of the pack; None where the pack is finished or another one by now."""
         state, ids = store.committed(self.folder), {run.run_id for run in self.runs}
         is_open = state is not None and not state["is_finished"] and {*state["members"]} == ids
         return state if is_open else None
 
     @property
     def is_leased(self) -> bool:
-        """Whether some process has the lease now."""
+        """Whether a process has the lease now."""
         return store.is_held(self.folder / store.LOCK)
 
     @contextmanager
     def lease(self) -> Iterator[dict[str, Any] | None]:
         """Hold the pack for this process; yields its commit record.
 
-        None where another process holds it, or where it is finished or another pack by now.
+        None where another process holds the pack, or where it is finished or another one by now.
         """
         with store.try_lock(self.folder / store.LOCK) as is_mine:
             yield self.record if is_mine else None
 
 
 class Inventory:
-    """The packs of a sweep's folder as they are now; to be used under the sweep's lock.
+    """Packs of a sweep's folder at the moment; to be used under the sweep's lock.
 
     Args:
         folder: Folder of the sweep.
@@ -111,20 +111,20 @@ class Inventory:
                 self.unrecorded.append(pack_dir)
                 continue
             self.records[pack_dir] = record
-            for run_id, facts in record["members"].items():
-                best = self.statuses.setdefault(run_id, facts)
-                if rank(facts["status"]) < rank(best["status"]):
-                    self.statuses[run_id] = facts
-                self.failures[run_id] += facts["status"] == "failed"
+            for run_id, status in record["members"].items():
+                best = self.statuses.setdefault(run_id, status)
+                if rank(status["status"]) < rank(best["status"]):
+                    self.statuses[run_id] = status
+                self.failures[run_id] += status["status"] == "failed"
 
     def check(self, checked: set[Path]) -> None:
         """Read every file of the finished packs, like a report.
 
         Args:
-            checked: Folders of packs that need not be read again; those that were are added.
+            checked: Folders of packs that need not be read again; folders that were read are added.
 
         Raises:
-            store.StoreError: One is damaged: runs trained beside it would have no verdict.
+            store.StoreError: A file is damaged: runs trained beside it would have no verdict.
         """
         for pack_dir, record in self.records.items():
             if record["is_finished"] and pack_dir not in checked:
@@ -141,7 +141,7 @@ class Inventory:
         packs_at_once: int = 1,
         queued: Collection[str] = (),
     ) -> list[OpenPack]:
-        """The unfinished packs of runs; runs that have none get one.
+        """Unfinished packs of runs; runs without a pack get a new one.
 
         Args:
             runs: Runs to be trained.
@@ -183,7 +183,7 @@ class Inventory:
 
 
 def _dissolve(pack_dir: Path) -> bool:
-    """Dissolve a pack unless a process has it; whether that was done."""
+    """Dissolve a pack unless a process has it; returns whether the pack was dissolved."""
     with store.try_lock(pack_dir / store.LOCK) as is_mine:
         if is_mine:
             store.dissolve(pack_dir)
@@ -191,31 +191,12 @@ def _dissolve(pack_dir: Path) -> bool:
 
 
 def new_pack(folder: Path, runs: Sequence[Run]) -> OpenPack:
-    """Write a new pack down; under another name where its runs have failed together before."""
+    """Write a new pack; under another name where its runs have failed together before."""
     while folder.exists():
         pack_id = hashlib.sha256(f"{folder.name} again".encode()).hexdigest()[:16]
         folder = folder.with_name(pack_id)
     store.commit(folder, {}, record_of(dict.fromkeys((run.run_id for run in runs), PLANNED)))
     return OpenPack(folder, tuple(runs))
-
-
-def halves_of(pack: OpenPack) -> list[OpenPack]:
-    """Two packs in the place of one that could not be trained as a whole.
-
-    Its lease and the sweep's lock are held.
-
-    Raises:
-        ValueError: It has one run only.
-    """
-    if len(pack.runs) < 2:
-        raise ValueError("a pack of one run has no halves")
-    middle = len(pack.runs) // 2
-    halves = [
-        new_pack(pack.folder.with_name(packs.name_of(half)), half)
-        for half in (pack.runs[:middle], pack.runs[middle:])
-    ]
-    store.dissolve(pack.folder)
-    return halves
 
 
 def record_of(
@@ -226,8 +207,8 @@ def record_of(
     Args:
         members: Status and reason by run_id.
         is_finished: Whether the tables of the pack are there.
-        more: Of a pack that trains: starts since it last ended in order, step of its checkpoint,
-            and the versions that made that.
+        more: Fields of a pack that trains: starts since it last ended in order, step of its
+            checkpoint, and the versions that made the checkpoint.
     """
-    facts = {"starts": 0, "step": 0, "made_by": ""} | more
-    return {"schema": records.SCHEMA, "is_finished": is_finished, "members": members, **facts}
+    fields = {"starts": 0, "step": 0, "made_by": ""} | more
+    return {"schema": records.SCHEMA, "is_finished": is_finished, "members": members, **fields}

@@ -78,7 +78,8 @@ def extended(
         recorded: As of `plan_runs`.
         seen: Result of `siblings.seen_elsewhere` for the runs that are new.
     """
-    tuned = records.tuned_keys(old, declaration)
+    declared = [entry["declared"] for entry in old.facts["declarations"]]
+    tuned = [*declared, declaration or {}][0].get("tuned", [])
     rows = [planned_row(run, tuned) for run in {run.run_id: run for run in runs}.values()]
     names = ("task", "source", "licence", "drawn", "is_symmetric", "note")
     data = {

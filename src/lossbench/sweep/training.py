@@ -151,7 +151,7 @@ class Trainer:
 
 
 class Training:
-    """A pack that trains here, its lease held; called after every update, commits now and then.
+    """A pack that trains in this process, its lease held; commits at times between updates.
 
     Args:
         trainer: Settings of a training.
@@ -178,14 +178,14 @@ class Training:
         )
 
     def run(self) -> Statuses:
-        """Train it from its start or its checkpoint; returns status and reason of its runs."""
+        """Train the pack from its start or checkpoint; returns status and reason of its runs."""
         store.clean(self.folder)
         # Another start, for the case that this process ends without a word.
         self._commit(self.record["step"], {}, starts=self.record["starts"] + 1)
         statuses = finish(self.pack, self._tables())
-        for run_id, facts in statuses.items():
-            if facts["status"] == "failed":
-                log.error("run %s failed: %s", run_id, facts["reason"].splitlines()[-1])
+        for run_id, status in statuses.items():
+            if status["status"] == "failed":
+                log.error("run %s failed: %s", run_id, status["reason"].splitlines()[-1])
         return statuses
 
     def __call__(self, step: int, snapshot: Snapshot) -> None:
@@ -206,7 +206,7 @@ class Training:
             self.stop.check()
 
     def _tables(self) -> dict[str, pa.Table]:
-        """The tables of the trained pack; where it breaks as a whole, those of failed runs."""
+        """Tables of the trained pack; where it breaks as a whole, tables of failed runs."""
         engine = self.engine
         try:
             # Whether members depend on their pack-mates on this machine, as it was measured.
@@ -242,7 +242,7 @@ class Training:
                     )  # fmt: skip
                     self.record = {**self.record, "files": {}}
                     self._commit(0, {}, starts=self.record["starts"])
-                # InProcess, where nothing holds on to the first attempt any more.
+                # Outside the handler, where nothing holds on to the first attempt any more.
                 return trained(saved=None)
         except store.StoreError:
             raise
@@ -273,7 +273,7 @@ class Training:
 
     @functools.cached_property
     def made_by(self) -> str:
-        """Everything that bits depend on, except the runs."""
+        """Versions and settings that bits depend on, without the runs."""
         device = device_name(torch.device(self.engine.device))
         sha = environment_sha(device, self.first.precision)
         strategies = ", ".join(sorted(self.engine.strategies))
@@ -288,22 +288,22 @@ class Training:
         self._commit(saved.step, files, starts=0 if is_last else self.record["starts"])
 
     def _commit(self, step: int, files: dict[str, bytes], *, starts: int) -> None:
-        """Commit new files beside the parts that are there; without any, all that is there."""
+        """Commit new files beside the parts of before; without new files, beside all of before."""
         keep = [name for name in self.record["files"] if not files or name.startswith("part-")]
-        facts = record_of(self.record["members"], step=step, starts=starts, made_by=self.made_by)
-        store.commit(self.folder, files, facts, keep=keep)
-        self.record = store.committed(self.folder) or facts
+        record = record_of(self.record["members"], step=step, starts=starts, made_by=self.made_by)
+        store.commit(self.folder, files, record, keep=keep)
+        self.record = store.committed(self.folder) or record
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory was too small, in the words of Python, torch or CUDA."""
+    """Whether an error of Python, torch or CUDA says that memory was too small."""
     kinds = (MemoryError, torch.OutOfMemoryError)
     phrases = ("can't allocate memory", "out of memory", "not enough memory", "low on memory")
     return isinstance(error, kinds) or any(phrase in str(error).lower() for phrase in phrases)
 
 
 def finish(pack: OpenPack, tables: Mapping[str, pa.Table]) -> Statuses:
-    """Commit the tables of a pack as its last word; its lease is held."""
+    """Commit the tables of a pack, which finishes it; its lease is held."""
     rows = tables["runs"].select(["run_id", "status", "reason"]).to_pylist()
     statuses = {row["run_id"]: {"status": row["status"], "reason": row["reason"]} for row in rows}
     files = {f"{name}.parquet": records.encode(table) for name, table in tables.items()}

@@ -25,15 +25,15 @@ from lossbench.processes import END_SIGNALS, umask
 log = logging.getLogger(__name__)
 
 CALL_PATIENCE: ContextVar[float] = ContextVar("CALL_PATIENCE", default=0.0)
-"""Seconds that a call of somebody's function may take while packs train; 0 for any."""
+"""Seconds that a call of the user's function may take while packs train; 0 for any number."""
 
 OURS = Path(lossbench.__file__).parent
-"""The folder of the code that lossbench brings."""
+"""Folder of lossbench's own code."""
 
 
 @functools.cache  # asked at every update
 def is_own(function: Callable[..., Any]) -> bool:
-    """Whether a function is somebody's, and not one that lossbench brings and tests."""
+    """Whether a function is the user's, and not one that lossbench brings and tests."""
     if str(getattr(function, "__module__", "")).partition(".")[0] != "lossbench":
         return True
     code = getattr(function, "__code__", None)  # `functools.wraps` copies the name of a module
@@ -57,7 +57,8 @@ def restoring_process_state(
     if function is not None and not is_own(function):
         yield
         return
-    before, generators, modules = _settings(), _generators(), len(sys.modules)
+    before, modules = _settings(), len(sys.modules)
+    generators = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
         with _limited():
             yield
@@ -72,7 +73,9 @@ def restoring_process_state(
             raise
         raise RuntimeError(f"{type(error).__name__}: {_text_of(error) or ''}") from error
     finally:
-        _restore(generators)
+        torch.set_rng_state(generators[0])
+        np.random.set_state(generators[1])  # noqa: NPY002
+        random.setstate(generators[2])
         after = _settings()
         for name, value in before.items():
             if after[name] != value:
@@ -84,7 +87,7 @@ def restoring_process_state(
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
-    """Raise TimeoutError after `CALL_PATIENCE` seconds; only a main thread can be told."""
+    """Raise TimeoutError after `CALL_PATIENCE` seconds; only a main thread can be interrupted."""
     seconds = CALL_PATIENCE.get()
     if not seconds or threading.current_thread() is not threading.main_thread():
         yield
@@ -117,17 +120,10 @@ def _warn_once(owner: str, setting: str) -> None:
 
 
 def _folder() -> str:
+    """The working folder; empty where it was deleted."""
     with contextlib.suppress(FileNotFoundError):
         return os.getcwd()  # noqa: PTH109  called at each update
     return ""
-
-
-def _set_device(name: str) -> None:
-    torch.set_default_device(None if name == "cpu" else name)
-
-
-def _handlers() -> list[Any]:
-    return [signal.getsignal(number) for number in END_SIGNALS]
 
 
 def _restore_handlers(handlers: list[Any]) -> None:
@@ -146,7 +142,10 @@ FILTERS = "the filters of warnings"
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
     "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "torch's default device": (lambda: str(torch.get_default_device()), _set_device),
+    "torch's default device": (
+        lambda: str(torch.get_default_device()),
+        lambda name: torch.set_default_device(None if name == "cpu" else name),
+    ),
     "autocast": (
         lambda: torch.is_autocast_enabled("cpu"),
         lambda is_on: torch.set_autocast_enabled("cpu", is_on),
@@ -157,25 +156,18 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "autograd's anomaly mode": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
     "the mask of new files": (umask, os.umask),
-    "the handlers of signals": (_handlers, _restore_handlers),
+    "the handlers of signals": (
+        lambda: [signal.getsignal(number) for number in END_SIGNALS],
+        _restore_handlers,
+    ),
 }
 """Settings of the whole process, with the functions that read and restore each."""
 
 
-def _settings() -> dict[str, Any]:
+def _settings() -> dict[str, object]:
     return {name: read() for name, (read, _) in SETTINGS.items()}
 
 
-def _generators() -> tuple[Any, ...]:
-    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-
-
-def _restore(states: tuple[Any, ...]) -> None:
-    torch.set_rng_state(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002
-    random.setstate(states[2])
-
-
 def draw_from_global_generators() -> None:
-    """Move on all generators that somebody's function may draw from without asking for one."""
+    """Move on the global generators, which the user's function may draw from."""
     _ = torch.rand(1), np.random.random(), random.random()  # noqa: NPY002
