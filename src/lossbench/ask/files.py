@@ -11,12 +11,12 @@ import cloudpickle
 
 from lossbench.data import DATA, Data, Splits
 from lossbench.data.files import Files
+from lossbench.data.tables import SOURCE, Reading, batch_size, file_table, is_table
 from lossbench.errors import ConfigError, describe_error, nearest
 from lossbench.losses.spec import Loss
 from lossbench.models import Model
 from lossbench.user_code.examination import EXAMINATION_PATIENCE, loss_rows
-from lossbench.user_code.modules import SOURCE, Own, add, loss_of, model_row, module_of
-from lossbench.user_code.tables import Reading, batch_size, file_table, is_table
+from lossbench.user_code.modules import Own, add, loss_of, model_row, module_of
 from lossbench.user_code.trial import TrialProcess
 
 WORD = re.compile(r"(loss|data|model)=(.+)")

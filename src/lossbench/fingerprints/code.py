@@ -49,8 +49,8 @@ def source_sha(functions: Iterable[Callable[..., Any]], *, facts: str = "") -> s
 FORMER = {
     "lossbench.fingerprints.streams.": "lossbench.pairing.",
     "lossbench.fingerprints.tensors.": "lossbench.pairing.",
-    "lossbench.user_code.tables.": "lossbench.own.tables.",
-    "lossbench.user_code.columns.": "lossbench.own.columns.",
+    "lossbench.data.tables.": "lossbench.own.tables.",
+    "lossbench.data.columns.": "lossbench.own.columns.",
 }
 """Former places of moved modules: code is hashed in the order of these, so that runs recorded
 before a move keep their identity."""

@@ -1,11 +1,13 @@
 """Functions, modules and tables of the user, whose code may do anything."""
 
+from lossbench.data.tables import SOURCE, Reading, batch_size
 from lossbench.user_code.containment import (
     CALL_PATIENCE,
     draw_from_global_generators,
     is_own,
     restoring_process_state,
 )
+from lossbench.user_code.datasets import data_row
 from lossbench.user_code.examination import (
     Examination,
     bare_row,
@@ -14,7 +16,6 @@ from lossbench.user_code.examination import (
     loss_rows,
 )
 from lossbench.user_code.modules import (
-    SOURCE,
     Own,
     add,
     is_added,
@@ -26,5 +27,4 @@ from lossbench.user_code.modules import (
     own_rows,
     renamed,
 )
-from lossbench.user_code.tables import Reading, batch_size, data_row
 from lossbench.user_code.trial import TrialProcess

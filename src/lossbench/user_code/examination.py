@@ -15,11 +15,12 @@ from torch import Tensor
 
 from lossbench import claims
 from lossbench.claims import Measurement, kind
+from lossbench.data.tables import SOURCE
 from lossbench.errors import ConfigError, describe_error, in_a_line
 from lossbench.losses import LOSSES
 from lossbench.losses.links import INVERSE_LINKS
 from lossbench.losses.spec import NAME, TASKS, Loss
-from lossbench.user_code.modules import SOURCE, Own, renamed
+from lossbench.user_code.modules import Own, renamed
 from lossbench.user_code.trial import TrialProcess
 
 log = logging.getLogger(__name__)

@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from lossbench.data import DATA, Data
+from lossbench.data.tables import SOURCE
 from lossbench.errors import ConfigError, nearest
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import NAME, Loss
@@ -32,8 +33,6 @@ from lossbench.user_code.containment import restoring_process_state
 log = logging.getLogger(__name__)
 
 Row = Loss | Data | Model
-
-SOURCE = "your own"
 
 REGISTRIES: dict[type, tuple[str, dict[str, Any]]] = {
     Loss: ("LOSSES", LOSSES),

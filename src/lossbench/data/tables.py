@@ -6,32 +6,31 @@ import logging
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from torch import Tensor
 
-import lossbench
-from lossbench.data import DATA
-from lossbench.data.files import Files
-from lossbench.data.splits import Data, Splits, by_split, classification, permuted, regression
-from lossbench.errors import ConfigError, nearest, refuse_unknown
-from lossbench.fingerprints import tensors_sha
-from lossbench.user_code.columns import (
+from lossbench.data.columns import (
     READERS,
     inputs_of_arrays,
     inputs_of_columns,
     read,
     targets_of,
 )
-from lossbench.user_code.modules import SOURCE, add, renamed
+from lossbench.data.files import Files
+from lossbench.data.splits import Data, Splits, by_split, classification, permuted, regression
+from lossbench.errors import ConfigError, nearest, refuse_unknown
+from lossbench.fingerprints import tensors_sha
 
 log = logging.getLogger(__name__)
+
+SOURCE = "your own"
+"""Source of a row that somebody brings, and licence of his data."""
 
 MOST_LABELS = 20
 """Whole numbers of more different values than these are measured, not labels, if nobody says."""
@@ -192,57 +191,6 @@ def _task(targets: pd.Series, task: str) -> str:
             + (", or say task=regression" if is_number else "; numbers are written without a unit")
         )
     return task
-
-
-def data_row(data: Any, reading: Reading) -> Data:
-    """The row of what somebody means by his data, made known where it is his own.
-
-    Args:
-        data: A name, a row, a frame, the path of a table's file, or (inputs, targets).
-        reading: How a table is read.
-
-    Raises:
-        ConfigError: It is none of these, or cannot be served.
-    """
-    of_columns = reading.target or reading.without
-    is_new = not isinstance(data, str) or is_table(data)
-    match data:
-        case str() if not is_table(data):
-            row = _variant(data)
-        case Data():
-            row = data
-        case str() | Path():
-            row = file_table(Path(data), reading)
-        case pd.DataFrame():
-            row = frame_table(data, reading, name="data")
-        case (inputs, targets) if isinstance(data, tuple):
-            if of_columns:
-                raise ConfigError("target= and without= name columns: give one frame, or neither")
-            row = table(inputs, targets, reading, name="data")
-        case _:
-            raise ConfigError(
-                "data: give a name, (inputs, targets), or a frame or a file with target=COLUMN"
-            )
-    is_read = is_new and not isinstance(data, Data)
-    if not is_read and (of_columns or reading.missing):
-        raise ConfigError(
-            f"data {row.name}: target=, without= and missing= are of tables: leave them out"
-        )
-    if reading.task not in ("", row.task):
-        raise ConfigError(f"data {row.name} are for {row.task}, not {reading.task}")
-    if is_new:
-        add(row)
-    return row
-
-
-def _variant(name: str) -> Data:
-    """The row of a name, or of a yaml that gives one other parameters, under the yaml's name."""
-    files = {path.stem: path for path in (lossbench.CONF / "data").glob("*.yaml")}
-    refuse_unknown(name, {**files, **DATA}, "data")
-    if name in DATA:
-        return DATA[name]
-    fn = yaml.safe_load(files[name].read_text())["fn"]
-    return replace(DATA[fn], fn=renamed(DATA[fn].fn, name))
 
 
 def batch_size(row: Data) -> int:

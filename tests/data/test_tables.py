@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
+from lossbench.data import tables
 from lossbench.data.files import Files
-from lossbench.user_code import tables
-from lossbench.user_code.tables import Reading
+from lossbench.data.tables import Reading
+from lossbench.user_code import data_row
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 3)), RNG.normal(size=60)
@@ -249,8 +250,8 @@ def test_a_single_name_leaves_one_column_out_and_a_rows_target_may_miss():
 
 def test_what_is_of_tables_is_refused_elsewhere():
     with pytest.raises(ValueError, match="data diabetes: target=, without= and missing= are of"):
-        tables.data_row("diabetes", Reading(without=("age",)))
+        data_row("diabetes", Reading(without=("age",)))
     with pytest.raises(ValueError, match="data diabetes are for regression, not classification"):
-        tables.data_row("diabetes", Reading(task="classification"))
+        data_row("diabetes", Reading(task="classification"))
     with pytest.raises(ValueError, match="name columns: give one frame"):
-        tables.data_row((X, Y), Reading(target="y"))
+        data_row((X, Y), Reading(target="y"))

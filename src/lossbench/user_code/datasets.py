@@ -1,0 +1,66 @@
+"""Rows of data named in Python: by a name, a row, a frame, a path of a table or two arrays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+import lossbench
+from lossbench.data import DATA, Data
+from lossbench.data.tables import Reading, file_table, frame_table, is_table, table
+from lossbench.errors import ConfigError, refuse_unknown
+from lossbench.user_code.modules import add, renamed
+
+
+def data_row(data: object, reading: Reading) -> Data:
+    """The row of what somebody means by his data, made known where it is his own.
+
+    Args:
+        data: A name, a row, a frame, the path of a table's file, or (inputs, targets).
+        reading: How a table is read.
+
+    Raises:
+        ConfigError: It is none of these, or cannot be served.
+    """
+    of_columns = reading.target or reading.without
+    is_new = not isinstance(data, str) or is_table(data)
+    match data:
+        case str() if not is_table(data):
+            row = _variant(data)
+        case Data():
+            row = data
+        case str() | Path():
+            row = file_table(Path(data), reading)
+        case pd.DataFrame():
+            row = frame_table(data, reading, name="data")
+        case (inputs, targets) if isinstance(data, tuple):
+            if of_columns:
+                raise ConfigError("target= and without= name columns: give one frame, or neither")
+            row = table(inputs, targets, reading, name="data")
+        case _:
+            raise ConfigError(
+                "data: give a name, (inputs, targets), or a frame or a file with target=COLUMN"
+            )
+    is_read = is_new and not isinstance(data, Data)
+    if not is_read and (of_columns or reading.missing):
+        raise ConfigError(
+            f"data {row.name}: target=, without= and missing= are of tables: leave them out"
+        )
+    if reading.task not in ("", row.task):
+        raise ConfigError(f"data {row.name} are for {row.task}, not {reading.task}")
+    if is_new:
+        add(row)
+    return row
+
+
+def _variant(name: str) -> Data:
+    """The row of a name, or of a yaml that gives one other parameters, under the yaml's name."""
+    files = {path.stem: path for path in (lossbench.CONF / "data").glob("*.yaml")}
+    refuse_unknown(name, {**files, **DATA}, "data")
+    if name in DATA:
+        return DATA[name]
+    fn = yaml.safe_load(files[name].read_text())["fn"]
+    return replace(DATA[fn], fn=renamed(DATA[fn].fn, name))
