@@ -7,7 +7,6 @@ import inspect
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 
 class ConfigError(ValueError):
@@ -35,13 +34,13 @@ def nearest(name: str, known: Iterable[str], *, otherwise: str = "see 'lossbench
     return f"use one of {', '.join(names)}" if len(names) <= 30 else otherwise
 
 
-def refuse_unknown(name: str, known: Iterable[str], what: str, hint: str = "") -> None:
+def refuse_unknown(name: str, known: Iterable[str], kind: str, hint: str = "") -> None:
     """Raise a `ConfigError` with the nearest name where `name` is not among the known ones."""
     if name not in known:
-        raise ConfigError(f"{what} {name!r} is unknown: {nearest(name, known)}{hint}")
+        raise ConfigError(f"{kind} {name!r} is unknown: {nearest(name, known)}{hint}")
 
 
-def describe_error(error: BaseException, function: Callable[..., Any]) -> tuple[str, bool]:
+def describe_error(error: BaseException, function: Callable[..., object]) -> tuple[str, bool]:
     """The error that somebody's function raised, and its place.
 
     Args:
@@ -53,8 +52,8 @@ def describe_error(error: BaseException, function: Callable[..., Any]) -> tuple[
         not of a function that it called or that got its result.
     """
     code = inspect.getsourcefile(inspect.unwrap(function))
-    places = traceback.extract_tb(error.__traceback__)
-    place = next((one for one in reversed(places) if one.filename == code), places[-1])
-    where = f"{Path(place.filename).name}, line {place.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((frame for frame in reversed(frames) if frame.filename == code), frames[-1])
+    where = f"{Path(frame.filename).name}, line {frame.lineno}"
     message = f"{where}, raises {type(error).__name__}: {in_a_line(error)}"
-    return message, place.filename == code
+    return message, frame.filename == code

@@ -29,20 +29,20 @@ import lossbench
 
 COMMIT, LOCK = "commit.json", "lock"
 TRIES = 3
-"""How often a lock is tried, 10 ms apart, before it counts as held."""
+"""Attempts at a lock, 10 ms apart, before it counts as held."""
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
 _HOLDER = re.compile(rb"\s*(\d{1,20})(?: ([\w.-]{1,255}))?\s*")
-"""What a lock holds: the number of its process, and the machine that it is on."""
+"""Content of a lock: the number of the process that holds it, and the process's machine."""
 SEAL = "sha256"
 """Key under which a sealed record carries the hash of all its other keys."""
 
 
 class StoreError(Exception):
-    """A file is not what it should be; the message says which, why, and the cure."""
+    """A damaged, foreign or missing file; the message has the path, the reason and the cure."""
 
 
 class WriteError(StoreError):
-    """The disk is full, read-only or gone; what was committed before is untouched."""
+    """A disk that is full, read-only or gone; earlier commits are untouched."""
 
 
 def sha256(content: bytes) -> str:
@@ -50,13 +50,13 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def to_json(value: Any) -> bytes:
+def to_json(value: object) -> bytes:
     """Canonical, readable JSON: sorted keys, one trailing newline."""
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON knows it: what is not finite becomes null, numpy's numbers Python's."""
+    """A value of JSON's types: numbers that are not finite become null, numpy's become Python's."""
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -67,8 +67,8 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def sealed(record: Mapping[str, Any]) -> bytes:
-    """A record as JSON that carries the sha256 of itself, so that no changed bit goes unseen."""
+def sealed(record: Mapping[str, object]) -> bytes:
+    """A record as JSON with the sha256 of the record in it, so that a changed bit is noticed."""
     return to_json({**record, SEAL: sha256(to_json(record))})
 
 
@@ -78,11 +78,11 @@ def read_sealed(
     """A record that was written as `sealed`.
 
     Args:
-        path: Where it lies.
-        cure: What to do if it is damaged.
+        path: File of the record.
+        cure: Advice in the message where the record is damaged.
 
     Raises:
-        StoreError: It is missing, torn, altered, or was never sealed.
+        StoreError: The record is missing, torn, altered, or was never sealed.
     """
     try:
         content = read_file(path)
@@ -103,10 +103,10 @@ def read_sealed(
 
 
 def read_file(path: Path) -> bytes:
-    """Content of a regular file; whatever else stands there is never waited for or followed.
+    """Content of a regular file; a pipe is not waited for, a link not followed.
 
     Raises:
-        OSError: It is missing, a link, a folder, a pipe or a device.
+        OSError: The file is missing, a link, a folder, a pipe or a device.
     """
     descriptor = _opened(path, os.O_RDONLY)
     with os.fdopen(descriptor, "rb") as file:
@@ -134,7 +134,7 @@ def refuse_link(folder: Path) -> Path:
     """The folder of a sweep; a link in its place would lead reading and writing elsewhere.
 
     Raises:
-        StoreError: It is a link.
+        StoreError: The folder is a link.
     """
     if folder.is_symlink():
         raise StoreError(f"{folder} is a link, where a folder of the sweep should be: delete it")
@@ -215,12 +215,12 @@ def sweep_sha(sweep_dir: Path) -> str:
 
 
 PACKAGES = ("matplotlib", "seaborn", "numpy", "pandas", "pyarrow", "duckdb", "scipy", "jinja2")
-"""What verdicts are computed with, and reports drawn and laid out."""
+"""Packages that compute verdicts and draw and lay out reports."""
 
 
 @functools.cache
 def code_sha() -> str:
-    """Hex sha256 over our own source and the versions of what it uses."""
+    """Hex sha256 over our own source and the versions of `PACKAGES`."""
     house = Path(lossbench.__file__).parent
     paths = sorted(path for kind in ("*.py", "*.j2") for path in house.rglob(kind))
     lines = [f"{path.relative_to(house)} {sha256(path.read_bytes())}" for path in paths]
@@ -240,7 +240,7 @@ def packs_of(sweep_dir: Path) -> list[Path]:
 def commit(
     pack_dir: Path,
     files: Mapping[str, bytes],
-    state: Mapping[str, Any],
+    state: Mapping[str, object],
     *,
     keep: Iterable[str] = (),
 ) -> None:
@@ -249,7 +249,7 @@ def commit(
     Args:
         pack_dir: The pack's folder.
         files: Content by file name; none of them is live already.
-        state: Plain JSON facts kept beside the hashes: the schema number, members by run_id.
+        state: Plain JSON values beside the hashes: the schema number, members by run_id.
         keep: Live files that stay live; all others become garbage, and are deleted.
 
     Raises:
@@ -295,8 +295,8 @@ def read(pack_dir: Path, name: str, record: Mapping[str, Any] | None = None) -> 
 
     Args:
         pack_dir: The pack's folder.
-        name: The file's.
-        record: The pack's commit record, from who has read it already and asks for many files.
+        name: Name of the file.
+        record: Commit record of the pack, from a caller that reads many files of it.
 
     Raises:
         StoreError: The file is not committed, missing or altered.
@@ -327,7 +327,7 @@ def read_hashed(path: Path, expected: str, *, cure: str) -> bytes:
 
 
 def clean(pack_dir: Path) -> None:
-    """Delete what the pack's record does not name."""
+    """Delete the files that a pack's record does not name."""
     live = {COMMIT, LOCK, *(committed(pack_dir) or {"files": {}})["files"]}
     for path in sorted(pack_dir.iterdir()):
         if path.name not in live:
@@ -335,7 +335,7 @@ def clean(pack_dir: Path) -> None:
 
 
 def clean_temporaries(folder: Path) -> None:
-    """Delete what writes that never ended have left in a folder; its lock is held."""
+    """Delete temporary files of interrupted writes in a folder whose lock is held."""
     for path in sorted(folder.glob(".*.tmp")):
         delete(path)
 
@@ -407,7 +407,7 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 
 def _is_lock(descriptor: int) -> bool:
-    """Whether a file holds what a lock holds, a process and its machine, and has no other name."""
+    """Whether a file is empty or names a process and its machine, and has no second name."""
     is_process = _HOLDER.fullmatch(os.pread(descriptor, 300, 0)) is not None
     return os.fstat(descriptor).st_nlink < 2 and (is_process or not os.fstat(descriptor).st_size)
 
@@ -422,7 +422,7 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 
 def _flock_patiently(descriptor: int, path: Path) -> bool:
-    """Lock it although others may be looking at it just now, as `is_held` does."""
+    """Lock a file although `is_held` of another process may look at it just now."""
     for _ in range(TRIES):
         if _flock(descriptor, path):
             return True
@@ -448,9 +448,8 @@ def _flock(descriptor: int, path: Path, kind: int = fcntl.LOCK_EX) -> bool:
 def holder(path: Path) -> str:
     """Number of the process that holds a lock, and its machine if that is another, as written."""
     with contextlib.suppress(OSError):
-        found = _HOLDER.fullmatch(read_file(path))
-        if found:
-            number, machine = found[1].decode(), (found[2] or b"").decode()
+        if match := _HOLDER.fullmatch(read_file(path)):
+            number, machine = match[1].decode(), (match[2] or b"").decode()
             return f"{number} on {machine}" if machine not in ("", socket.gethostname()) else number
     return "unknown"
 

@@ -16,7 +16,7 @@ from lossbench.question import Question
 
 
 def main(arguments: list[str]) -> int:
-    """Measure functions of a file, and try them until it is settled; returns the exit code."""
+    """Measure functions of a file, and train until they are judged; returns the exit code."""
     options = parser("try").parse_intermixed_args(arguments)
     overrides = [word for word in options.names if "=" in word]
     names = [word for word in options.names if "=" not in word]

@@ -28,7 +28,7 @@ FILES = {name: name for name in options.COMMANDS} | {
 """By command the file here whose `main` obeys it. They may import torch, which takes seconds."""
 
 BEGINNING = "Loading PyTorch and reading the question ..."
-"""What a terminal shows until the first line of a command that trains, or plans to."""
+"""Line on a terminal until the first output of a command that trains, or plans to."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What `lossbench --help` says, with the choices of the yaml files."""
+"""Text of `lossbench --help`, with the choices of the yaml files."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ SELECTION = {
 
 
 def usage() -> str:
-    """The help: what can be typed, the choices read from the names of the yaml files."""
+    """The whole help, with choices read from the names of the yaml files."""
     indent = "\n" + " " * 18
     choices = {}
     for group in ("data", "model", "optimizer", "schedule", "experiment", "size"):
@@ -89,16 +89,16 @@ def usage() -> str:
 
 
 def usage_of(command: str) -> str:
-    """What the help says of one command, and where all of it stands."""
-    lines, is_its = [], False
+    """The lines of the help on one command, and a pointer to the rest."""
+    lines, is_of_command = [], False
     for line in HELP.partition("  what to choose")[0].splitlines():
         if line.startswith("  lossbench"):
-            is_its = line.startswith(f"  lossbench {command} ")
-        if is_its and line.strip():
+            is_of_command = line.startswith(f"  lossbench {command} ")
+        if is_of_command and line.strip():
             lines.append(line)
     return "\n".join([*lines, "", "All of it: lossbench --help", ""])
 
 
 def keys() -> list[str]:
-    """What the help says may stand before `=`, once each."""
+    """Keys before `=` in the help, once each."""
     return [*dict.fromkeys(re.findall(r"([a-z][\w./]*)=(?=[\w{\[])", HELP))]

@@ -11,7 +11,7 @@ from lossbench.question import Question
 
 
 def main(arguments: list[str]) -> int:
-    """Train what the overrides ask for; returns the exit code."""
+    """Train the runs of overrides, and print their verdicts; returns the exit code."""
     return with_question(arguments, _answer, command=shlex.join(["lossbench", *arguments]))
 
 

@@ -1,4 +1,4 @@
-"""`lossbench losses`: the catalog, or all that is known of some losses."""
+"""`lossbench losses`: the catalog, or the whole entry of each named loss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lossbench.user_code import load_extensions
 
 
 def main(arguments: list[str]) -> int:
-    """Print what is known of losses, measured anew on request; returns the exit code."""
+    """Print entries of the catalog, measured anew on request; returns the exit code."""
     options = _loss_options(arguments)
     try:
         load_extensions(options.extensions)
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
             measured = {entry.name: catalog.measured(entry) for entry in bar}
     except catalog.CatalogError as error:
         raise ConfigError(str(error)) from error
-    facts = [catalog.facts(entry) for entry in chosen]
+    descriptions = [catalog.facts(entry) for entry in chosen]
     if options.card:
         from lossbench.catalog import card
 
@@ -50,16 +50,16 @@ def main(arguments: list[str]) -> int:
             raise ConfigError(f"--card {error}, or name another file") from error
         print(f"Card: {options.card}")
     elif options.json:
-        rows = [{**row, "measured": measured.get(row["name"])} for row in facts]
+        rows = [{**row, "measured": measured.get(row["name"])} for row in descriptions]
         print(json.dumps(rows, indent=1, allow_nan=False))
     else:
         columns = shutil.get_terminal_size((catalog.NORMAL_WIDTH, 24)).columns
         width = 0 if options.wide else columns
         if options.names:
-            print("\n\n\n".join(catalog.description(row, width=width) for row in facts))
+            print("\n\n\n".join(catalog.description(row, width=width) for row in descriptions))
         elif not measured:
-            print(catalog.table(facts, width=width))
-        for row in facts if measured else ():
+            print(catalog.table(descriptions, width=width))
+        for row in descriptions if measured else ():
             print("\n" + catalog.verdicts(row, measured[row["name"]], width=width))
     # A variant has no claims of its own.
     names = [entry.name for entry in chosen if not entry.is_variant]

@@ -59,8 +59,8 @@ def with_question(
         with open_hydra(folder) as loader:
             if flags.cfg or flags.info:
                 return _show(flags, words, loader)
-            asked = question(words, loader, command=command, text=text)
-        return act(asked)
+            typed_question = question(words, loader, command=command, text=text)
+        return act(typed_question)
     except protocol.RunsFailed as failure:
         return max(SOME_FAILED, finish(failure.folder, loading(failure.folder), extent="none"))
     except UnicodeDecodeError as error:

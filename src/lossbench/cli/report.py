@@ -1,4 +1,4 @@
-"""`lossbench report`, and what every command that trains says at its end."""
+"""`lossbench report`, and the last lines of every command that trains."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lossbench import store
 from lossbench.cli.exit_codes import DONE, SOME_FAILED
@@ -18,6 +18,9 @@ from lossbench.cli.options import parser
 from lossbench.errors import ConfigError
 from lossbench.report import edition
 from lossbench.report.sections import SECTIONS
+
+if TYPE_CHECKING:
+    from lossbench.statistics import Verdicts
 
 
 def main(arguments: list[str]) -> int:
@@ -48,14 +51,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _show(
-    folder: Path, load: Callable[[], Any], *, extent: str = "all", has_figures: bool = False
+    folder: Path, load: Callable[[], Verdicts], *, extent: str = "all", has_figures: bool = False
 ) -> None:
-    """Print what came out, write the report if it would be another, and say where all of it lies.
+    """Print the answer, write the report unless it is current, and name the folders of both.
 
     Args:
-        folder: Of the sweep.
-        load: Gives its verdicts; reading the records takes a while.
-        extent: Of the report: all or verdicts.
+        folder: Folder of the sweep.
+        load: Loader of its verdicts; reading the records takes a while.
+        extent: Extent of the report: all or verdicts.
         has_figures: Whether figures are written as files too.
     """
     sections = ("verdicts",) if extent == "verdicts" else tuple(SECTIONS)
@@ -100,18 +103,18 @@ def _show(
 
 
 def _print_answer(text: str) -> None:
-    """Print it with its colours where a reader looks at a terminal and did not forbid them."""
+    """Print an answer with colours where a reader looks at a terminal and did not forbid them."""
     is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     if is_plain or not sys.stdout.isatty():
         text = re.sub(r"\033\[[\d;]*m", "", text)
     print(text, end="")
 
 
-def loading(folder: Path) -> Callable[[], Any]:
-    """A function that gives the verdicts of a sweep, whose records it reads when first called."""
+def loading(folder: Path) -> Callable[[], Verdicts]:
+    """Loader of a sweep's verdicts, which reads the records when it is first called."""
 
     @functools.cache
-    def load() -> Any:
+    def load() -> Verdicts:
         from lossbench import records, statistics
 
         return statistics.Verdicts(records.load(folder))
@@ -119,13 +122,13 @@ def loading(folder: Path) -> Callable[[], Any]:
     return load
 
 
-def finish(folder: Path, load: Callable[[], Any], *, extent: str) -> int:
+def finish(folder: Path, load: Callable[[], Verdicts], *, extent: str) -> int:
     """Print the table of results and the failures, write the report of an experiment.
 
     Args:
-        folder: Of the sweep.
-        load: Gives its verdicts.
-        extent: Of the report: all, verdicts or none.
+        folder: Folder of the sweep.
+        load: Loader of its verdicts.
+        extent: Extent of the report: all, verdicts or none.
     """
     if extent != "none":
         _show(folder, load, extent=extent)
@@ -136,7 +139,7 @@ def finish(folder: Path, load: Callable[[], Any], *, extent: str) -> int:
         print(f"\nRecords: {folder}  (in Python: lossbench.records.load)")
         print(f"Next:    lossbench report {folder}  (page, tables)")
     ends = [(store.committed(pack) or {}).get("members", {}) for pack in store.packs_of(folder)]
-    if all(facts["status"] != "failed" for end in ends for facts in end.values()):
+    if all(run["status"] != "failed" for end in ends for run in end.values()):
         return DONE
     runs = load().sweep.runs
     failed = runs[runs.status == "failed"]

@@ -10,7 +10,7 @@ from lossbench.records import status
 
 
 def main(arguments: list[str]) -> int:
-    """Say what is done, trains, waits and has failed; returns the exit code."""
+    """Print the state of a sweep; returns the exit code."""
     options = parser("status").parse_args(arguments)
     state = status.status(options.sweep)
     if options.json:

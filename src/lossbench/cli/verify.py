@@ -12,7 +12,7 @@ from lossbench.records import verify
 
 
 def main(arguments: list[str]) -> int:
-    """Say what is damaged or missing; returns the exit code."""
+    """Print damaged files and missing runs; returns the exit code."""
     options = parser("verify").parse_intermixed_args(arguments)
     if options.machine == (options.sweep is not None):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: columns, metrics, words, and how to load them. No torch here."""
+"""Records of a sweep: columns, metrics, words, plan, and loading. No torch here."""
 
 from lossbench.records.columns import (
     COLUMNS,

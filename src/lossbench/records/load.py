@@ -42,14 +42,14 @@ def refuse_no_sweep(folder: Path) -> None:
 
 
 class Records:
-    """What a sweep left behind, read when asked for.
+    """Records of a sweep; each table is read at the first access.
 
     Attributes:
         runs, steps, layers, evals, examples: The tables as pandas frames, one row per run_id in
             `runs`; planned runs without a record have status "missing".
         plan: Content of sweep.json.
-        planned: What was asked for, by run_id; see `records.plan.PLANNED`.
-        sha: `store.sweep_sha` from before anything was read: what is committed later changes it.
+        planned: Runs of the plan, by run_id; see `records.plan.PLANNED`.
+        sha: `store.sweep_sha` from before anything was read; later commits change it.
     """
 
     def __init__(self, sweep_dir: Path) -> None:
@@ -61,9 +61,9 @@ class Records:
     @cached_property
     def _commits(self) -> dict[Path, dict[str, Any]]:
         """Folders of the packs that are finished, and their commit records."""
-        every = {folder: store.committed(folder) for folder in store.packs_of(self.sweep_dir)}
+        commits = {folder: store.committed(folder) for folder in store.packs_of(self.sweep_dir)}
         return {
-            folder: commit for folder, commit in every.items() if commit and commit["is_finished"]
+            folder: commit for folder, commit in commits.items() if commit and commit["is_finished"]
         }
 
     @property
@@ -73,10 +73,10 @@ class Records:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """One row per planned run, of several records the best; runs that left the plan are out.
+        """Runs of the plan, one row each with the best of several records.
 
         Three columns more than the table, because missing runs have no configuration:
-        `planned_context` is the plan's hash of all factors but loss, seed and what is tuned,
+        `planned_context` is the plan's hash of all factors but loss, seed and tuned values,
         `planned_params` the loss's parameters as JSON, and runs with the same `planned_slot` differ
         in nothing but the seed and the code.
         """
@@ -91,11 +91,11 @@ class Records:
         missing = missing.astype(dict.fromkeys(texts, "str"))
         parts = [part for part in (best, missing) if len(part)]
         runs = pd.concat(parts, ignore_index=True) if parts else best
-        facts = self.planned.loc[runs["run_id"]]
+        plan = self.planned.loc[runs["run_id"]]
         return runs.assign(
-            planned_context=facts["context"].array,
-            planned_params=facts["params"].array,
-            planned_slot=(facts["cell"] + facts["tuned"]).array,
+            planned_context=plan["context"].array,
+            planned_params=plan["params"].array,
+            planned_slot=(plan["cell"] + plan["tuned"]).array,
         )
 
     @cached_property
@@ -127,18 +127,18 @@ class Records:
 
     @cached_property
     def measured(self) -> pd.DataFrame:
-        """What statistics need of `evals`, texts as categories: a fifth of its memory."""
+        """Columns of `evals` for the statistics, texts as categories: a fifth of the memory."""
         return self.columns("evals", ["run_id", "step", "split", "metric", "value"])
 
     def columns(
         self, table: str, names: Sequence[str], *, packs: Collection[str] | None = None
     ) -> pd.DataFrame:
-        """Some columns of a table, texts as categories.
+        """Columns of a table, texts as categories.
 
         Args:
-            table: Its name.
-            names: Of the columns.
-            packs: Whose rows are wanted, by pack_id; None for those of all.
+            table: Name of the table.
+            names: Names of the columns.
+            packs: Names of the packs whose rows are read; None for all packs.
         """
         return self._read(table, names, packs)
 
@@ -148,8 +148,8 @@ class Records:
         Reads the verified parquet files themselves, so tables may be larger than memory.
 
         Args:
-            query: In SQL.
-            frames: More tables, by the name that the query gives them.
+            query: SQL.
+            frames: More tables, by their name in the query.
         """
         import duckdb  # 0.25 s, which training would pay for nothing
 
@@ -180,7 +180,7 @@ class Records:
         columns: Sequence[str] | None = None,
         packs: Collection[str] | None = None,
     ) -> pd.DataFrame:
-        """A table, or some columns of it, without the rows of a run's worse records: see `runs`."""
+        """A table or columns of it, without the rows of a run's worse records: see `runs`."""
         name, parts = f"{table}.parquet", []
         for folder, commit in self._commits.items():
             if packs is not None and folder.name not in packs:
@@ -200,10 +200,11 @@ class Records:
 
     @cached_property
     def _worse(self) -> dict[str, list[str]]:
-        """By pack the runs of which another pack has the better record, or that left the plan."""
+        """Runs by pack that have a better record in another pack, or that left the plan."""
         packs = dict(zip(self.runs["run_id"], self.runs["pack_id"], strict=True))
         return {
-            folder.name: worse
+            folder.name: [
+                run_id for run_id in commit["members"] if packs.get(run_id) != folder.name
+            ]
             for folder, commit in self._commits.items()
-            if (worse := [one for one in commit["members"] if packs.get(one) != folder.name])
         }

@@ -1,4 +1,4 @@
-"""Facts of metrics: task, unit, better direction, and what a loss must predict to have them."""
+"""Metrics: task, unit, better direction, and the predictions that they need."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from lossbench.records.vocabulary import SPLITS
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric is.
+    """Description of a metric.
 
     Attributes:
         task: "regression" or "classification"; empty where it serves both.
-        unit: Of its values.
+        unit: Unit of the values.
         direction: The better one, "lower" or "higher"; empty where neither is, so that nothing is
             ranked by it.
-        about: In words.
+        about: Description in words.
         is_final: Whether it is measured at the last step only, on validation and test.
-        needs: What beside its task a loss must predict to have it, in words; empty if nothing.
-        splits: Those that have it. What has no validation chooses no learning rate, and what has no
-            test is nothing to be judged by.
+        needs: Prediction of a loss that the metric needs beside the task, in words; empty if none.
+        splits: Splits with the metric. Without validation it chooses no learning rate, without
+            test it judges nothing.
         perfect: Value of a perfect prediction, from which an error counts; NaN where it has none.
     """
 
@@ -40,7 +40,7 @@ class Metric:
 _HELD_OUT = ("validation", "test")
 _FINAL: dict[str, Any] = {"is_final": True, "splits": _HELD_OUT}
 STANDARD = "standard deviations of the training target"
-"""Unit of what is in the scale that targets are trained in."""
+"""Unit of values in the scale of the training targets."""
 
 _DISTRIBUTION = "a distribution"
 _QUANTILE = "a quantile"
@@ -282,24 +282,24 @@ METRICS: dict[str, Metric] = {
 }
 
 PRIMARY = {"regression": "rmse", "classification": "accuracy"}
-"""By task the metric that a run's best step and, unless declared otherwise, its verdict rest on."""
+"""Metrics, by task, of a run's best step and, unless declared otherwise, of verdicts."""
 
 CLEAN = {"regression": "rmse_clean", "classification": "accuracy_clean"}
-"""What validation without corruption would have selected by."""
+"""Metrics that validation without corruption would select by, by task."""
 
 
 @dataclass(frozen=True)
 class Instrument:
-    """What is measured beside the metrics, when asked for with `instruments=[...]`.
+    """A measurement beside the metrics, on request by `instruments=[...]`.
 
     Attributes:
-        about: In words.
-        cost: Updates that one measurement takes as long as, measured with
-            `benchmarks/instruments.py` and rounded up; it is taken so seldom that it costs 5 % of
-            training or less between the two ends, which are measured too.
-        metrics: What it writes into `evals`, split train: values of one training batch at the
-            parameters before an update. None of them judges a model.
-        source: Where it comes from.
+        about: Description in words.
+        cost: Time of one measurement in updates, by `benchmarks/instruments.py` and rounded up.
+            Measurements are so rare that they cost 5 % of training or less between the two ends,
+            which are measured too.
+        metrics: Metrics in `evals`, split train: values of one training batch at the parameters
+            before an update. None of them judges a model.
+        source: Publications.
     """
 
     about: str

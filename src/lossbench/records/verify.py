@@ -1,4 +1,4 @@
-"""Is a sweep on disk what it was when it was written, and is it complete? Reads, never writes."""
+"""Verification of a sweep on disk: damaged files and missing runs. Reads, never writes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Verified:
     """The state of a sweep's folder.
 
     Attributes:
-        packs: Finished ones.
-        unfinished: Those that have begun or wait.
-        files: Whose sha256 was computed again.
-        bytes: Of them.
-        problems: A sentence each.
-        unplanned: Recorded runs that no plan asks for, of edited code or another sweep.
-        runs: How many there are of each status.
+        packs: Number of finished packs.
+        unfinished: Number of packs that have begun or wait.
+        files: Number of files whose sha256 was computed again.
+        bytes: Size of these files.
+        problems: Sentences, one a problem.
+        unplanned: Number of recorded runs outside the plan, of edited code or another sweep.
+        runs: Number of runs by status.
     """
 
     packs: int = 0
@@ -52,7 +52,7 @@ class Verified:
 
     @contextlib.contextmanager
     def noted(self) -> Iterator[None]:
-        """Makes a problem of a StoreError."""
+        """Turns a StoreError into a problem."""
         try:
             yield
         except store.StoreError as error:
@@ -72,10 +72,10 @@ def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> 
     refuse_no_sweep(sweep_dir)
     result, members = Verified(), []
     for folder in store.packs_of(sweep_dir):
-        state, found = _of_pack(folder, is_named_after)
-        result.files += found.files
-        result.bytes += found.bytes
-        result.problems += found.problems
+        state, part = _verified_pack(folder, is_named_after)
+        result.files += part.files
+        result.bytes += part.bytes
+        result.problems += part.problems
         if state is not None:
             result.packs += state["is_finished"]
             result.unfinished += not state["is_finished"]
@@ -92,12 +92,12 @@ def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> 
             store.read_sealed(path)
             result.count(path.stat().st_size)
     # Last, because it grows, and a run is planned before its pack begins.
-    _of_plan(sweep_dir, members, result)
+    _verify_plan(sweep_dir, members, result)
     return result
 
 
-def _of_plan(sweep_dir: Path, members: Sequence[str], result: Verified) -> None:
-    """Read the plan and what it lists; count its runs, and those that it does not ask for."""
+def _verify_plan(sweep_dir: Path, members: Sequence[str], result: Verified) -> None:
+    """Read the plan and its files; count planned runs by status, and recorded runs outside it."""
     with result.noted():
         loaded = records.load(sweep_dir)
         loaded.curves  # noqa: B018  reads and checks
@@ -110,61 +110,59 @@ def _of_plan(sweep_dir: Path, members: Sequence[str], result: Verified) -> None:
             result.runs = {status: int(counts.get(status, 0)) for status in records.STATUSES}
 
 
-def _of_pack(
+def _verified_pack(
     folder: Path, is_named_after: Callable[[str, str], bool]
 ) -> tuple[dict[str, Any] | None, Verified]:
-    """A pack's commit record, and what is found; None where it has none or it cannot be read.
+    """The commit record and the state of a pack; None for a record that cannot be read.
 
     A pack that is committed anew while its files are read is read again.
     """
     while True:
-        state, found = None, Verified()
-        with found.noted():
+        state, result = None, Verified()
+        with result.noted():
             state = store.committed(folder)
         if state is not None:
-            found.problems += [f"{folder}: {text}" for text in _of_record(state)]
+            result.problems += [f"{folder}: {text}" for text in _record_problems(state)]
             for name in state["files"]:
-                with found.noted():
+                with result.noted():
                     content = store.read(folder, name, state)
-                    found.problems += _of_file(folder / name, content, state, is_named_after)
-                    found.count(len(content))
-        if state is None or not found.problems:
-            return state, found
-        with found.noted():
+                    result.problems += _file_problems(folder / name, content, state, is_named_after)
+                    result.count(len(content))
+        if state is None or not result.problems:
+            return state, result
+        with result.noted():
             if store.committed(folder) == state:
-                return state, found
+                return state, result
 
 
-def _of_file(
+def _file_problems(
     path: Path,
     content: bytes,
     state: Mapping[str, Any],
     is_named_after: Callable[[str, str], bool],
 ) -> list[str]:
-    """What is wrong with a pack's file that is as it was written."""
+    """Contradictions in a pack's file whose sha256 is right."""
     if not path.name.endswith(".parquet"):
         return []
     table = records.decode(content, path=path)
-    problems = [*_of_table(path.name, table, state["members"], path.parent.name)]
+    problems = [*_table_problems(path.name, table, state["members"], path.parent.name)]
     if path.name == "runs.parquet" and not problems:
-        problems += _of_identities(table, is_named_after)
+        pairs = zip(table["run_id"].to_pylist(), table["config"].to_pylist(), strict=True)
+        if other := [run_id for run_id, config in pairs if not is_named_after(run_id, config)]:
+            problems.append(
+                f"{len(other)} runs with a config that is not that of their run_id, like "
+                f"{min(other)}"
+            )
     return [f"{path}: {text}" for text in problems]
 
 
-def _of_record(state: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with a pack's commit record beside its sha256."""
+def _record_problems(state: Mapping[str, Any]) -> Iterator[str]:
+    """Problems of a pack's commit record beside its sha256."""
     if state["schema"] != records.SCHEMA:
         yield f"schema {state['schema']}, this version reads schema {records.SCHEMA}"
     absent = {f"{table}.parquet" for table in records.TABLES} - {*state["files"]}
     if state["is_finished"] and absent:
         yield f"finished, and without {', '.join(sorted(absent))}"
-
-
-def _of_identities(runs: pa.Table, is_named_after: Callable[[str, str], bool]) -> Iterator[str]:
-    """Runs whose run_id was made from another configuration than stands beside it."""
-    pairs = zip(runs["run_id"].to_pylist(), runs["config"].to_pylist(), strict=True)
-    if other := [run_id for run_id, config in pairs if not is_named_after(run_id, config)]:
-        yield f"{len(other)} runs with a config that is not that of their run_id, like {min(other)}"
 
 
 ROW = {
@@ -174,13 +172,13 @@ ROW = {
     "evals": ["run_id", "step", "split", "metric"],
     "examples": ["run_id", "example", "metric"],
 }
-"""What each table has one row of at most."""
+"""Columns that identify a row, by table."""
 
 
-def _of_table(
+def _table_problems(
     file: str, table: pa.Table, members: Mapping[str, Mapping[str, str]], pack_id: str
 ) -> Iterator[str]:
-    """What contradicts itself in a pack's table, or its commit record.
+    """Contradictions of a pack's table with itself or with the commit record.
 
     Foreign, missing or double rows, other columns, another pack's name, another end of a run.
     """
@@ -210,6 +208,6 @@ def _of_table(
         yield f"{double} rows are there twice"
     if name == "evals":
         on_test = table.filter(pc.field("split") == "test")
-        done = {run_id for run_id, facts in members.items() if facts["status"] == "done"}
+        done = {run_id for run_id, run in members.items() if run["status"] == "done"}
         if absent := done - {*on_test["run_id"].to_pylist()}:
             yield f"{len(absent)} runs are done and have no value on test, like {min(absent)}"

@@ -1,4 +1,4 @@
-"""The words of a sweep: statuses, conditions, signals, splits, and what may be declared."""
+"""The words of a sweep: statuses, conditions, signals, splits and declarations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REFERENCE = {"regression": "mse", "classification": "cross_entropy"}
 
 
 def question_in(text: str) -> str:
-    """What the header of an experiment's yaml asks, from `Question:` to its question mark."""
+    """The question in the header of an experiment's yaml, from `Question:` to the question mark."""
     header = " ".join(line[2:] for line in text.splitlines() if line.startswith("# "))
     match = re.search(r"Question: (.+?\?|.+?\.)", header)
     return match[1][0].upper() + match[1][1:] if match else ""
@@ -28,11 +28,11 @@ def question_in(text: str) -> str:
 
 @dataclass(frozen=True)
 class Condition:
-    """At which learning rate the losses of a task are compared.
+    """Learning rates at which the losses of a task are compared.
 
     Attributes:
-        about: In words; {reference} stands for the reference loss.
-        short: For narrow tables.
+        about: Description in words; {reference} stands for the reference loss.
+        short: Description for narrow tables.
         is_own: Whether each loss has the rate that suits it, so that the comparison is fair.
     """
 
@@ -56,7 +56,7 @@ SIGNALS: dict[str, str] = {
     "reweighted": "the reference's output gradient, each example times the loss's weight: the norm "
     "of the loss's output gradient over that of the reference's, divided by its mean in the batch",
 }
-"""What drives an update, so that a difference splits into scale, weighting and the rest."""
+"""Signals that drive an update, so that a difference splits into scale, weighting and rest."""
 
 QUESTIONS = ("essay",)
 """Sections that an experiment may ask its report for."""
@@ -73,11 +73,11 @@ SAYINGS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("better", "better by more", "reference diverges"), "not confirmed"),
     },
 }
-"""What a published finding may say of a loss, and how each verdict judges it; any other verdict
-leaves it undecided."""
+"""Judgement of each verdict on a published finding, by the finding's word; with any other verdict
+the finding stays undecided."""
 
 NOT_WORSE = "not_worse"
-"""The third thing it may say; it is judged by the interval of the gain and the margin."""
+"""A third word of findings, which the interval of the gain and the margin judge."""
 
 FACTORS = ("data", "model", "optimizer", "schedule")
 """Groups whose choice a published finding may name by the word alone: `where: { data: digits }`."""
@@ -101,11 +101,11 @@ REPORTS = {
     "verdicts": "tables and page, drawn in it the verdicts alone",
     "none": "nothing; `lossbench report` writes it whenever it is wanted",
 }
-"""What an experiment writes when it is done, typed as `report=`."""
+"""Extents of the report at the end of an experiment, typed as `report=`."""
 
 
 def declared(choices: Mapping[str, Any], *, data: str, task: str) -> Any:
-    """What a declaration chose for a data set: under its own name, else under its task's.
+    """The declared choice for a data set: under the name of the data set, else under the task's.
 
     Args:
         choices: Like `primary` or `margin`, by name of a data set or by task.
