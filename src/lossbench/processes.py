@@ -62,10 +62,10 @@ def begin(
 
 @contextlib.contextmanager
 def beginning(modules: Sequence[str]) -> Iterator[None]:
-    """Within it processes may be started: signals do not reach them, and no script runs again.
+    """Lets processes be started that signals do not reach, and in which no script runs again.
 
     Args:
-        modules: As of `begin`.
+        modules: Modules, see `begin`.
     """
     with _ONE_AT_A_TIME:
         main = sys.modules["__main__"]
@@ -86,26 +86,26 @@ def prepare(modules: Sequence[str]) -> None:
     """Import modules for later processes on another core, while this process goes on.
 
     Args:
-        modules: As of `begin`.
+        modules: Modules, see `begin`.
     """
     with beginning(modules):
         pass
 
 
 def inherited() -> tuple[dict[str, str], int]:
-    """This process's environment, and its mask of new files: the arguments of `inherit`."""
+    """Environment and mask of new files of this process: the arguments of `inherit`."""
     return dict(os.environ), umask()
 
 
 def inherit(environment: dict[str, str], mask: int) -> None:
-    """Give this process its parent's environment; the fork server keeps that of its own start."""
+    """Give this process the environment of its parent; a fork server keeps that of its start."""
     os.environ.clear()
     os.environ.update(environment)
     os.umask(mask)
 
 
 def end_with_parent() -> None:
-    """From now on this process ends at once when its parent does, however that ends."""
+    """Have this process end at once when its parent ends, in any way."""
 
     def wait() -> None:
         if parent := parent_process():
@@ -116,7 +116,7 @@ def end_with_parent() -> None:
 
 
 def umask() -> int:
-    """The mask of new files."""
+    """Mask of new files."""
     mask = os.umask(0o077)  # there is no way to read it
     os.umask(mask)
     return mask
@@ -128,6 +128,7 @@ def _child(
     target: Callable[..., None],
     arguments: Sequence[Any],
 ) -> None:
+    """Call a function in a new process, which first takes over its parent's settings."""
     inherit(*parents)
     if ends_with_parent:
         end_with_parent()

@@ -52,7 +52,7 @@ _CURE = (
 
 
 class Plan(NamedTuple):
-    """The request of a sweep.
+    """Request of a sweep.
 
     Attributes:
         facts: Content of sweep.json.
@@ -74,17 +74,17 @@ def path_of(folder: Path, kind: str, sha256: str) -> Path:
 
 
 def files_of(folder: Path, facts: Mapping[str, Any]) -> list[Path]:
-    """All files that a plan lists, from the facts of sweep.json."""
+    """Files that a plan lists, from the facts of sweep.json."""
     parts = [path_of(folder, "plan", sha256) for sha256 in facts.get("parts", ())]
     drawn = facts.get("curves_sha")
     return [*parts, path_of(folder, "curves", drawn)] if drawn else parts
 
 
 def read_plan(folder: Path) -> Plan:
-    """The plan of a sweep, also of a version before parts, which had the runs in sweep.json.
+    """Plan of a sweep, also of a version before parts, which had the runs in sweep.json.
 
     Raises:
-        store.StoreError: It is missing, torn or not one of ours.
+        store.StoreError: The plan is missing, torn or not one of ours.
     """
     facts = read_facts(folder)
     if "planned" in facts:
@@ -98,10 +98,10 @@ def read_plan(folder: Path) -> Plan:
 
 
 def read_listed(folder: Path, kind: str, sha256: str) -> pa.Table:
-    """The table of a file that sweep.json lists; see `path_of`.
+    """Table of a file that sweep.json lists; see `path_of`.
 
     Raises:
-        store.StoreError: It is missing, altered or no table.
+        store.StoreError: The file is missing, altered or no table.
     """
     path = path_of(folder, kind, sha256)
     cure = LISTED[kind].format(folder / "sweep.json")
@@ -134,7 +134,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def planned(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows of a plan as its frame; `params` and `tuned` as mappings or as JSON."""
+    """Frame of a plan from its rows; `params` and `tuned` are mappings or JSON."""
     texts = [
         {
             **row,
@@ -168,7 +168,7 @@ def extend_plan(
     recorded: int,
     seen: Mapping[str, Mapping[str, str]],
 ) -> Plan:
-    """A plan with more runs, those of before first; its facts lack the names of files.
+    """Plan with more runs, those of before first; its facts lack the names of files.
 
     An old run leaves the plan where a new one takes its place: equal cell and candidate, other
     code.
@@ -217,7 +217,7 @@ def extend_plan(
 def _declarations(
     old: Plan, declaration: Mapping[str, Any] | None, recorded: int
 ) -> tuple[list[dict[str, Any]], str]:
-    """All declarations, and the sha256 of the present one."""
+    """Declarations of a plan with the present one, and the sha256 of the present one."""
     known = old.facts["declarations"]
     if declaration is None:
         return known, ""

@@ -171,7 +171,7 @@ def _while_held(lock: Path, pack: OpenPack) -> Iterator[Stop]:
 
 
 class _Lines(logging.Handler):
-    """Keeps the lines of one thread; a worker may train a pack in each of several threads."""
+    """Collects the lines of one thread; a worker may train a pack in each of several threads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -311,7 +311,7 @@ class ExecutorBackend(Backend):
 
 
 def import_package(name: str, extra: str) -> ModuleType:
-    """The package of a cluster, which is in an extra of lossbench.
+    """Package of a cluster, which an extra of lossbench installs.
 
     Raises:
         ConfigError: The package is not installed.
@@ -326,7 +326,7 @@ def import_package(name: str, extra: str) -> ModuleType:
 
 
 def unreachable(cluster: str, address: str | None, error: Exception) -> ConfigError:
-    """The refusal of an address at which no cluster answers."""
+    """Refusal of an address at which no cluster answers."""
     return ConfigError(
         f"no {cluster} answers at hydra.launcher.address={address} ({one_line(error)}): "
         "start it, or mend the address"

@@ -1,8 +1,8 @@
-"""Does a member of a pack depend on its pack-mates on this machine? Measured, not assumed.
+"""Measurement whether a member of a pack depends on its pack-mates on this machine.
 
 PyTorch promises no equal bits between a batched product and its slices. On the machines that were
-measured there is no difference for two members or more; this measures the one at hand, once for
-each sweep, machine and version.
+measured there is no difference for two members or more; this module measures the machine at hand,
+once for each sweep, machine and version.
 """
 
 from __future__ import annotations
@@ -67,11 +67,15 @@ class Invariance:
 
 
 def recorded_invariance(folder: Path, device: str, precision: str, padding: int) -> Invariance:
-    """The invariance of this machine, measured unless the folder of the sweep has it.
+    """Invariance of this machine, measured unless the folder of the sweep records it.
 
-    The other arguments are those of `invariance`.
+    Args:
+        folder: Folder of the sweep.
+        device: "cpu" or "cuda".
+        precision: "float32" or "float64".
+        padding: Least number of members, see `engine.train`.
     """
-    # Everything that the invariance depends on.
+    # All facts that the invariance depends on.
     environment = environment_sha(device_name(torch.device(device)), precision)
     facts = (environment, padding, ENGINE_SCHEMA, lossbench.__version__, _processor(), _code())
     path = folder / f"machine-{store.sha256(repr(facts).encode())[:16]}.json"
@@ -86,7 +90,7 @@ def recorded_invariance(folder: Path, device: str, precision: str, padding: int)
 
 @functools.cache
 def _processor() -> str:
-    """The processor's name: libraries choose their kernels by it, not by its instructions alone."""
+    """Name of the processor, by which libraries choose kernels, not by its instructions alone."""
     try:
         line = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     except OSError:
@@ -152,7 +156,7 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
 def _records(
     division: Sequence[Sequence[Run]], device: str, padding: int, cache: WorkerCache
 ) -> dict[tuple[str, str, str], np.ndarray]:
-    """By run, table and column all values, in the order of their steps."""
+    """Values by run, table and column, in the order of their steps."""
     values = {}
     for runs in division:
         (pack,) = packs.group(runs, pack_size=len(runs))

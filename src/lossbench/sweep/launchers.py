@@ -19,7 +19,7 @@ CLUSTERS = {"dask": dask.connect, "ray": ray.connect}
 
 
 def backend_of(launcher: LauncherNode, trainer: Trainer) -> Backend:
-    """The backend that a launcher names.
+    """Backend that a launcher names.
 
     Raises:
         ConfigError: There is no such executor, or it needs a package or an address.
@@ -39,10 +39,10 @@ def backend_of(launcher: LauncherNode, trainer: Trainer) -> Backend:
 
 
 def process_count(workers: int, engine: Engine) -> int:
-    """The number of processes that train: as typed, or as many as this machine has room for.
+    """Number of processes that train: as typed, or as many as this machine has room for.
 
     Args:
-        workers: As typed; 0 for one on each core.
+        workers: Number as typed; 0 for one on each core.
         engine: Settings of the engine.
     """
     if workers < 0:

@@ -1,10 +1,10 @@
 """A model that is trained before the sweep, once per seed: the start of runs, or their teacher.
 
-The engine trains it with a declared loss on what `set_aside` left for it, on the CPU with one
-thread, so that it has the same bits whoever makes it on a machine. It lies in the sweep's folder,
-`pretrained/KEY`, committed as a pack is: a crash leaves it whole or not there, and who comes later,
-from whatever machine, has the same one. That every loss had the same is proven as always, by
-`init_sha` of a start and by `data_sha` of a teacher's targets.
+The engine trains the model with a declared loss on the part from `set_aside`, on the CPU with one
+thread, so that every process of a machine makes the same bits. The model is committed like a pack,
+in `pretrained/KEY` of the sweep's folder: a crash leaves it whole or absent, and later processes of
+any machine read the same one. `init_sha` of a start and `data_sha` of a teacher's targets prove
+that every loss had the same model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from lossbench import records, store
 from lossbench.data.splits import Splits
 from lossbench.data.targets import taught
 from lossbench.engine import decoded, encoded, evaluate, initial_model, train
+from lossbench.engine.state import State
 from lossbench.fingerprints import device_name, environment_sha, tensors_sha
 from lossbench.question import Run, checked, part
 from lossbench.question.packs import Pack
@@ -44,7 +45,7 @@ WAIT = 0.2
 
 
 def run_before(run: Run) -> Run:
-    """The training of the model that comes before a run, as a run: by Adam, on labels."""
+    """Training of the model that comes before a run, as a run: by Adam, on labels."""
     before = run.pretrained
     return checked(
         Run(
@@ -64,17 +65,17 @@ def run_before(run: Run) -> Run:
 
 def key_of(run: Run) -> str:
     """Name of the folder of the model that comes before a run."""
-    facts = {"run": run_before(run).run_id, "share": run.pretrained.share}
-    return store.sha256(store.to_json(facts))[:16]
+    fields = {"run": run_before(run).run_id, "share": run.pretrained.share}
+    return store.sha256(store.to_json(fields))[:16]
 
 
 def with_pretrained(run: Run, splits: Splits, *, sweep_folder: Path, stop: Stop) -> Splits:
-    """A seed's splits with the start or the targets that the model before its runs gives them.
+    """Splits of a seed, with the start or the targets from the model that is trained before.
 
     Args:
-        run: Any with that data, model and seed; without such a model the splits stay as they are.
-        splits: Its own, see `splits_of`.
-        sweep_folder: Where the model lies, or is put once it is trained.
+        run: Any run with the data, model and seed; without such a model the splits stay unchanged.
+        splits: Splits of the run, see `splits_of`.
+        sweep_folder: Folder of the sweep, which holds the model once it is trained.
         stop: Asks for an end.
 
     Raises:
@@ -90,15 +91,15 @@ def with_pretrained(run: Run, splits: Splits, *, sweep_folder: Path, stop: Stop)
     model = initial_model(before, aside, seed=run.seed)
     model.load_state_dict(state)
     with one_thread():
-        said = {
+        probabilities = {
             split: _probabilities(model, inputs, run.pretrained.temperature)
             for split, inputs in splits.inputs.items()
         }
-    return taught(splits, said)
+    return taught(splits, probabilities)
 
 
 def _state(run: Run, aside: Splits, folder: Path, stop: Stop) -> Mapping[str, Tensor]:
-    """Parameters and buffers of the model, which is trained unless it lies in its folder."""
+    """Parameters and buffers of the model, which is trained unless the folder has it."""
     while True:
         try:
             if record := store.committed(folder):
@@ -118,11 +119,11 @@ def _state(run: Run, aside: Splits, folder: Path, stop: Stop) -> Mapping[str, Te
 
 
 def _train(run: Run, aside: Splits, folder: Path, stop: Stop) -> None:
-    """Train the model that comes before a run, and commit it; its folder's lock is held."""
+    """Train the model that comes before a run, and commit it; the folder's lock is held."""
     before = run_before(run)
     log.info("seed %d: training what comes before, %d updates", run.seed, before.steps)
     with one_thread():
-        states: list[Any] = []
+        states: list[State] = []
         tables = train(
             Pack(folder.name, (before,)),
             # The posterior is compared with runs only, and takes time.
@@ -142,21 +143,21 @@ def _train(run: Run, aside: Splits, folder: Path, stop: Stop) -> None:
         )
     (state,) = states
     values = {**state.parameters, **state.buffers}
-    first = {name: value[0].contiguous().clone() for name, value in values.items()}
+    member = {name: value[0].contiguous().clone() for name, value in values.items()}
     measured = {
         f"{each['split']}/{each['metric']}": each["value"]
         for each in tables["evals"].to_pylist()
         if each["step"] == before.steps and not each["metric"].startswith("loss:")
     }
-    facts = {
+    fields = {
         "run": before.facts,
         "share": run.pretrained.share,
-        "state_sha": tensors_sha(first),
+        "state_sha": tensors_sha(member),
         "evals": store.plain(measured),
     }
     done = {before.run_id: {"status": records.RESULTS[0], "reason": ""}}
-    record = record_of(done, is_finished=True, made_by=environment, **facts)
-    store.commit(folder, {STATE: encoded(first)}, record)
+    record = record_of(done, is_finished=True, made_by=environment, **fields)
+    store.commit(folder, {STATE: encoded(member)}, record)
 
 
 @torch.no_grad()
@@ -169,7 +170,7 @@ def _probabilities(model: nn.Module, inputs: Tensor, temperature: float) -> Tens
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Computes with one thread: bits may depend on how many there are."""
+    """Computes with one thread: bits may depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -39,7 +39,7 @@ def seen_elsewhere(
     planned: pd.DataFrame,
     declarations: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, dict[str, str]]:
-    """The declaration under which each run has been trained before, in another sweep.
+    """Declarations under which runs have been trained before, in other sweeps.
 
     A sibling counts only where it judged the run by other rules or among losses that are dropped
     now, and where its plan does not say that it came after one of these declarations. Siblings
@@ -48,7 +48,7 @@ def seen_elsewhere(
     Args:
         folder: Folder of the sweep that plans the runs; its siblings are the sweeps beside it.
         runs: Runs that the sweep plans now.
-        planned: Runs that it had planned before: at a later look not all losses come again.
+        planned: Runs that the sweep had planned before: a later look has not all losses.
         declarations: Declarations of the sweep by sha256; none where it declares nothing.
 
     Returns:
@@ -75,15 +75,15 @@ def seen_elsewhere(
             family = _losses(_places(plan.runs[plan.runs.declaration.isin([*others][:1])]))
         except (store.StoreError, OSError, ValueError, KeyError, TypeError):
             continue
-        for run_id, facts in known.fillna({"declaration": ""}).to_dict("index").items():
-            digest, place = facts["declaration"], (facts["data"], facts["model"])
+        for run_id, row in known.fillna({"declaration": ""}).to_dict("index").items():
+            digest, context = row["declaration"], (row["data"], row["model"])
             if statuses.get(run_id, {}).get("status") not in records.RESULTS:
                 continue
             alike = [
                 declared
                 for declared in declarations.values()
-                if _rules(declared, facts) == _rules(others.get(digest), facts)
-                and family.get(place, set()) <= losses[place]
+                if _rules(declared, row) == _rules(others.get(digest), row)
+                and family.get(context, set()) <= losses[context]
             ]
             if not alike and "seen_in" not in seen.get(run_id, {}):
                 seen[run_id] = {"seen_under": digest, "seen_in": path.parent.name}
@@ -106,13 +106,14 @@ def _losses(rows: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], set[s
 
 
 def _questions(declared: Mapping[str, Any]) -> list[Any]:
+    """Questions of a declaration beside the verdicts."""
     return [declared.get(key) or None for key in QUESTIONS]
 
 
-def _rules(declared: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+def _rules(declared: Mapping[str, Any] | None, row: Mapping[str, Any]) -> dict[str, Any] | None:
     """Rules by which a declaration judges one run; None without a declaration."""
     if declared is None:
         return None
-    place = {"data": facts["data"], "task": facts["task"]}
-    by_place = {key: records.declared(declared.get(key, {}), **place) for key in BY_PLACE}
+    context = {"data": row["data"], "task": row["task"]}
+    by_place = {key: records.declared(declared.get(key, {}), **context) for key in BY_PLACE}
     return by_place | {key: declared.get(key) for key in FOR_ALL}

@@ -108,7 +108,7 @@ class Element:
             sys.exit(128 + end.signal)
 
     def checkpoint(self) -> Any:
-        """The element itself, which submitit queues again: its state is on disk."""
+        """Element itself, which submitit queues again: all state is on disk."""
         return submitit.helpers.DelayedSubmission(self)
 
 

@@ -33,7 +33,7 @@ READY = "ready"
 
 
 class Died(Exception):
-    """The process of a pack ended before the pack did; the message says how."""
+    """End of a pack's process before the pack was finished; the message describes it."""
 
 
 class Worker:

@@ -70,9 +70,9 @@ def examine(
         raise ConfigError(f"link {link!r}: use one of {', '.join(INVERSE_LINKS)}")
     examinations, problems = [], []
     with TrialProcess(Own(), patience=EXAMINATION_PATIENCE) as process:
-        for given in functions:
+        for function in functions:
             try:
-                examinations.append(_examination(process, _with_free_name(given), task, link))
+                examinations.append(_examination(process, _with_free_name(function), task, link))
             except ConfigError as error:
                 problems.append(str(error))
     if problems and not (leave_out and examinations):
@@ -105,6 +105,7 @@ def _examination(
 
 
 def _name(function: Callable[..., Any] | Loss) -> str:
+    """Name of a loss."""
     return function.name if isinstance(function, Loss) else getattr(function, "__name__", "")
 
 
@@ -134,14 +135,14 @@ def file_and_line(function: Callable[..., Any] | Loss) -> tuple[str, int]:
 
 def _measure(pickled: bytes, origin: tuple[str, int], task: str, link: str) -> tuple[Any, ...]:
     """In the process: task, link, the reason for both, defects, and measurements of claims."""
-    given, why = cloudpickle.loads(pickled), ""
-    function = given.fn if isinstance(given, Loss) else given
+    loss, why = cloudpickle.loads(pickled), ""
+    function = loss.fn if isinstance(loss, Loss) else loss
     where = "{}, line {}".format(*origin)
     try:
-        if isinstance(given, Loss):
-            row = given
+        if isinstance(loss, Loss):
+            row = loss
         else:
-            refuse_exchanged(function)
+            _refuse_exchanged(function)
             if problem := kind.unlike_a_loss(bare_row(function)):
                 raise ConfigError(f"{where}: {problem}")
             if link and not task:
@@ -172,7 +173,7 @@ IS_OUTPUT = re.compile(r"out(put)?s?|logits?|(y_?)?pred\w*|y_?hat|inputs?")
 IS_TARGET = re.compile(r"targets?|labels?|y|(y_?)?true|truth|gold")
 
 
-def refuse_exchanged(function: Callable[..., Any]) -> None:
+def _refuse_exchanged(function: Callable[..., Any]) -> None:
     """Refuse a function whose first two arguments are called like a target and an output."""
     first, second = [*inspect.signature(function).parameters, "", ""][:2]
     if IS_TARGET.fullmatch(first) and IS_OUTPUT.fullmatch(second):
@@ -187,6 +188,7 @@ OF_NUMBERS = ("identity", "exp", "softplus", "mean")
 
 
 def _guessed(function: Callable[..., Any], task: str) -> tuple[str, str, str]:
+    """Task, inverse link and the reason for both, by `kind.guessed`, with a better refusal."""
     try:
         return kind.guessed(bare_row(function), task)
     except ConfigError as error:
@@ -207,7 +209,7 @@ def _guessed(function: Callable[..., Any], task: str) -> tuple[str, str, str]:
 def bare_row(
     function: Callable[..., Any], task: str = "regression", link: str = "identity"
 ) -> Loss:
-    """The row of a function that claims nothing."""
+    """Row of a function that claims nothing."""
     return Loss(
         function,
         inverse_link=link,

@@ -1,4 +1,4 @@
-"""Losses, data sets and models of somebody's own: modules that bring them, and single rows."""
+"""Losses, data sets and models of the user: modules that bring them, and single rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REGISTRIES: dict[type, tuple[str, dict[str, Any]]] = {
     Data: ("DATA", DATA),
     Model: ("MODELS", MODELS),
 }
-"""Rows by name, and what a module calls a tuple of them, by their kind."""
+"""Name of a module's tuple of rows, and the registry of rows by name, by kind of row."""
 
 _ADDED: dict[tuple[type, str], Row] = {}
 _LOADED = [b""]  # the rows that were loaded last
@@ -47,7 +47,7 @@ _LOADED = [b""]  # the rows that were loaded last
 
 @dataclass(frozen=True)
 class Own:
-    """What is somebody's own of a command, as each of its processes gets it.
+    """Losses, data sets and models of the user in a form for other processes.
 
     Attributes:
         modules: Importable names.
@@ -58,10 +58,10 @@ class Own:
     rows: bytes = b""
 
     def load(self) -> None:
-        """Make all of it known to this process.
+        """Make them known to this process.
 
         Raises:
-            ConfigError: A module cannot be imported, or brings what is no row.
+            ConfigError: A module cannot be imported, or lists a value that is no row.
         """
         load_extensions(self.modules)
         if self.rows and self.rows != _LOADED[0]:
@@ -70,14 +70,14 @@ class Own:
 
 
 def own_rows(modules: Iterable[str] = ()) -> Own:
-    """What this process knows of somebody's own."""
+    """Modules and rows of the user that this process knows."""
     rows = cloudpickle.dumps([*_ADDED.values()]) if _ADDED else b""
     _LOADED[0] = rows
     return Own(tuple(modules), rows)
 
 
 def add(*rows: Row) -> None:
-    """Make rows known by name; one of the same name that was added before gives way.
+    """Make rows known by name; they replace added rows of the same name.
 
     Raises:
         ConfigError: A row that lossbench or a module brings has the name.
@@ -86,16 +86,15 @@ def add(*rows: Row) -> None:
         kind = type(row)
         known = REGISTRIES[kind][1]
         if row.name in known and (kind, row.name) not in _ADDED:
-            what = kind.__name__.lower()
-            raise ConfigError(f"{what} {row.name!r} exists: rename yours")
+            raise ConfigError(f"{kind.__name__.lower()} {row.name!r} exists: rename yours")
         known[row.name] = _ADDED[kind, row.name] = row
 
 
 def model_row(model: Any) -> Model:
-    """The row of a function or class `(inputs, outputs) -> nn.Module`, named in small letters.
+    """Row of a function or class `(inputs, outputs) -> nn.Module`, named in small letters.
 
     Raises:
-        ConfigError: It is none, as a module that is built already.
+        ConfigError: The model is neither, as a module that is built already.
     """
     if isinstance(model, Model):
         return model
@@ -110,11 +109,11 @@ def model_row(model: Any) -> Model:
 
 
 _model_row = functools.cache(model_row)
-"""The row of a function, the same at every load of its extension."""
+"""Row of a function, the same object at every load of its extension."""
 
 
 def renamed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The same function, or what can be called like one, under another name."""
+    """Function under another name."""
     if not NAME.fullmatch(name):
         raise ConfigError(
             f"name {name!r}: use up to 40 small letters, digits and '_', a letter first"
@@ -129,7 +128,7 @@ def renamed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def is_added(row: Row) -> bool:
-    """Whether it came by `add`: its code travels with it, and no process could have another."""
+    """Whether a row came by `add`: it carries its code, so no process can have other code."""
     return (type(row), row.name) in _ADDED
 
 
@@ -162,27 +161,27 @@ def load_extensions(modules: Iterable[str]) -> None:
 
 
 def _listed(module: ModuleType, registry: str, kind: type) -> Iterable[Any]:
-    """The rows that a module lists."""
+    """Rows in a module's tuple."""
     listed = getattr(module, registry, ())
     if not isinstance(listed, list | tuple):
         listed = (listed,)
     # A model needs no more than its function.
     rows = [_model_row(row) if kind is Model and callable(row) else row for row in listed]
     if wrong := [row for row in rows if not isinstance(row, kind)]:
-        what, name = kind.__name__, getattr(wrong[0], "__name__", "")
-        bare = f"; a bare function is chosen as {what.lower()}=FILE.py:{name}" if name else ""
+        row_type, name = kind.__name__, getattr(wrong[0], "__name__", "")
+        bare = f"; a bare function is chosen as {row_type.lower()}=FILE.py:{name}" if name else ""
         raise ConfigError(
-            f"extension {module.__name__!r}: its {registry} are no tuple of {what}(...): "
-            f"write {registry} = ({what}(...),){bare}"
+            f"extension {module.__name__!r}: its {registry} are no tuple of {row_type}(...): "
+            f"write {registry} = ({row_type}(...),){bare}"
         )
     return rows
 
 
 def module_of(path: Path) -> ModuleType:
-    """The module in a file, whose functions other processes get by value.
+    """Module in a file, whose functions other processes get by value.
 
     Raises:
-        ConfigError: There is no such file, its name is no module's, or it cannot be imported.
+        ConfigError: There is no such file, its name is not one for a module, or the import fails.
     """
     name, place = path.stem, path.resolve()
     if not place.is_file():
@@ -220,14 +219,14 @@ def module_of(path: Path) -> ModuleType:
 
 
 USUAL = ["output", "target"]
-"""How the arguments of a loss are called."""
+"""Usual names of the arguments of a loss."""
 
 
 def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callable[..., Any] | Loss]:
-    """The losses of a module: those that are named, else its rows, else functions that look so.
+    """Losses of a module: those that are named, else its rows, else functions that look so.
 
-    A class of torch modules whose `forward` takes an output and a target counts as a function. Of
-    a whole file, what cannot be a loss is left out with a warning.
+    A class of torch modules whose `forward` takes an output and a target counts as a function.
+    Other functions of a whole file are left out with a warning.
 
     Raises:
         ConfigError: There is none.
@@ -247,7 +246,7 @@ def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callabl
         yield loss_of(known[name])
     if names:
         return
-    fitting: dict[str, list[str]] = {}  # what each is called with
+    fitting: dict[str, list[str]] = {}  # names of their arguments
     problems = []
     for name, one in functions.items():
         try:
@@ -284,12 +283,12 @@ def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callabl
 
 
 def is_loss_class(value: Any) -> bool:
-    """Whether it is a class of torch modules that are called with an output and a target."""
+    """Whether a value is a class of torch modules that take an output and a target."""
     return inspect.isclass(value) and issubclass(value, Module) and len(_needed(value.forward)) == 3
 
 
 def loss_of(value: Any) -> Any:
-    """A loss itself; of a class of torch modules a function, named in small letters.
+    """Loss itself; of a class of torch modules a function, named in small letters.
 
     Raises:
         ConfigError: The class needs arguments, cannot be made, or would change while it trains.
@@ -319,15 +318,16 @@ def loss_of(value: Any) -> Any:
     def of_module(output: Tensor, target: Tensor) -> Tensor:
         return module(output, target)
 
-    place = {"co_filename": code.co_filename, "co_firstlineno": code.co_firstlineno}
-    # It is code of the class's file, for messages and for what makes a run's identity.
-    of_module.__code__, of_module.__module__ = of_module.__code__.replace(**place), value.__module__
+    origin = {"co_filename": code.co_filename, "co_firstlineno": code.co_firstlineno}
+    # The code counts as code of the class's file, for messages and for a run's identity.
+    of_module.__code__ = of_module.__code__.replace(**origin)
+    of_module.__module__ = value.__module__
 
     return renamed(of_module, re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", value.__name__).lower())
 
 
 def _needed(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The arguments that it needs in their order; what a context is for is none."""
+    """Arguments that a function needs, in their order, without `context`."""
     placed = inspect.Parameter.POSITIONAL_OR_KEYWORD
     kinds = inspect.signature(function).parameters.values()
     return [

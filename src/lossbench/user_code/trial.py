@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from multiprocessing import Pipe, connection
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import torch
 
@@ -28,7 +28,7 @@ STARTING = 120.0
 
 
 class TrialProcess:
-    """The process, which begins with the first call, and anew after a call that was refused.
+    """A process that begins with the first call, and again after a call that was refused.
 
     Args:
         own: Functions of the user that the process has to know.
@@ -96,7 +96,10 @@ class TrialProcess:
             problem, result = pipe.recv()
         except (EOFError, OSError):
             self._process.join()
-            how = _end(self._process.exitcode or 0, self._errors)
+            code = self._process.exitcode or 0
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            if lines := self._errors.read().decode(errors="replace").strip().splitlines():
+                how += f", after the words {lines[-1][:200]!r}"
             raise ConfigError(
                 f"when {when}, its process ends ({how}): mend it, or leave it out"
             ) from None
@@ -106,20 +109,13 @@ class TrialProcess:
 
 
 def _is_starved(pid: int | None, seconds: float) -> bool:
-    """Whether a process wants to run and has had less of a processor: others keep it from it."""
+    """Whether a process wants to run, and other processes have left it less than some seconds."""
     try:
-        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:  # another system than Linux
         return False
-    spent = (int(facts[11]) + int(facts[12])) / os.sysconf("SC_CLK_TCK")
-    return facts[0] == "R" and spent < seconds
-
-
-def _end(code: int, errors: IO[bytes]) -> str:
-    """End of a process in words, with its last line of output."""
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return f"{how}, after the words {lines[-1][:200]!r}" if lines else how
+    spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return fields[0] == "R" and spent < seconds
 
 
 # ---- in the process ------------------------------------------------------------------------------
@@ -146,30 +142,27 @@ def _serve(pipe: connection.Connection, own: Own, errors: str) -> None:
             pipe.send((_changed(before) or problem, result))
 
 
-def _functions() -> dict[str, Any]:
+def _functions() -> dict[str, object]:
     """Values of the public names of torch, its functions and its tensors."""
-    places = {"torch": torch, "functional": torch.nn.functional, "Tensor": torch.Tensor}
+    owners = {"torch": torch, "functional": torch.nn.functional, "Tensor": torch.Tensor}
     return {
-        f"{place}.{name}": value
-        for place, owner in places.items()
+        f"{owner_name}.{name}": value
+        for owner_name, owner in owners.items()
         for name, value in vars(owner).items()
         if callable(value) and not name.startswith("_")
     }
 
 
-def _changed(before: dict[str, Any]) -> str:
+def _changed(before: dict[str, object]) -> str:
     """Refusal that names functions of torch which were replaced; empty where none was."""
-    now = _functions()
-    names = [name for name in before if not _is_torchs(name, before[name], now.get(name))]
+    now, names = _functions(), []
+    for name, function in before.items():
+        value = now.get(name)
+        is_of_torch = str(getattr(value, "__module__", "")).startswith("torch")
+        has_the_name = getattr(value, "__name__", "") == name.partition(".")[2]
+        if value is not function and not (is_of_torch and has_the_name):  # a wrapper of torch's own
+            names.append(name)
     if names:
         listed = ", ".join(sorted(names)[:3])
         return f"it replaces {listed} for everything else too: call your own instead"
     return ""
-
-
-def _is_torchs(name: str, before: Any, now: Any) -> bool:
-    """Whether the value of a name is the one of before, or torch's own wrapper of it."""
-    if now is before:
-        return True
-    module = str(getattr(now, "__module__", ""))
-    return module.startswith("torch") and getattr(now, "__name__", "") == name.partition(".")[2]
