@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -135,7 +136,7 @@ class Result:
 def _result(loaded: records.Records, pictures_in: Path) -> Result:
     judged = statistics.Verdicts(loaded)
     mains = judged.mains
-    lines = [f"{sentence}\n" for sentence in answers(judged)]
+    lines = [f"{sentence}\n" for sentence in (*answers(judged), *_analyses(loaded.sweep_dir))]
     commands = "\n".join(loaded.plan.get("commands", []))
     lines += ["```bash", commands, "```", ""]
     lines += [" ".join([*_complete(loaded), *methods.machine(loaded.runs)]), ""]
@@ -145,6 +146,16 @@ def _result(loaded: records.Records, pictures_in: Path) -> Result:
     lines += _verdicts(mains)
     against = objections.of_sweep(loaded, judged.comparisons)
     return Result(lines, published.findings_of(judged), against)
+
+
+def _analyses(sweep: Path) -> Iterator[str]:
+    """Lines printed by the scripts in `analysis/` that an experiment's yaml names."""
+    header = (lossbench.CONF / "experiment" / f"{sweep.name}.yaml").read_text()
+    for script in re.findall(r"^# Analysis: python (analysis/\w+\.py) ", header, re.M):
+        command = [sys.executable, Path(__file__).parents[2] / script, sweep]
+        yield from subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout.splitlines()
 
 
 def _objections(objections: Sequence[str]) -> Iterator[str]:
@@ -203,7 +214,7 @@ def _heading(row: Mapping[str, Any], task: Comparison) -> str:
     unit = "" if row["unit"] == "1" else f" in {row['unit']}"
     over = "its losses"
     if len(task.rule.looks) > 1:
-        over += f" and its looks at {summary.listed(task.rule.looks)} seeds"
+        over += f" and its looks at {words.listed(task.rule.looks)} seeds"
     return (
         f"After {row['steps']:,} updates, {how}: {row['metric']} minus that of {row['reference']}"
         f"{unit}, {row['direction']} is better, margin ±{row['margin']:g}, n pairs of seeds, "

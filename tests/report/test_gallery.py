@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,15 +160,48 @@ def test_methods_say_of_each_task_whether_means_or_medians_decide(planned, tmp_p
     assert told.count(f"mean (median on {task.label})") == 2
 
 
-def test_rates_that_another_metric_chose_are_not_held_against_the_margin(planned, tmp_path):
-    loaded = records.load(build(tmp_path / "rates", planned, curves=False))
-    task = statistics.Verdicts(loaded).main()
-    (text,) = answers._good_rates(loaded, [task])
+@pytest.fixture
+def printed(capfd, monkeypatch):
+    """The lines that a script of `analysis/` prints of a sweep."""
+
+    def lines(name, sweep):
+        monkeypatch.setattr(sys, "argv", [name, str(sweep)])
+        runpy.run_path(str(DOCS.parent / "analysis" / f"{name}.py"), run_name="__main__")
+        return capfd.readouterr().out.splitlines()
+
+    return lines
+
+
+def test_rates_that_another_metric_chose_are_not_held_against_the_margin(
+    planned, tmp_path, printed, monkeypatch
+):
+    folder = build(tmp_path / "rates", planned, curves=False)
+    task = statistics.Verdicts(records.load(folder)).main()
+    (text,) = printed("good_learning_rates", folder)
     assert f"at most {task.margin.value:g} in accuracy" in text
     elsewhere = replace(task, rule=replace(task.rule, select="nll"))
-    (text,) = answers._good_rates(loaded, [elsewhere])
+    monkeypatch.setattr(statistics.Verdicts, "mains", [elsewhere])
+    (text,) = printed("good_learning_rates", folder)
     assert "chosen by nll, and the margin is one in accuracy" in text
     assert "at most" not in text
+
+
+ANALYSED = sorted(
+    name
+    for name in NAMES
+    if "# Analysis: " in (lossbench.CONF / "experiment" / f"{name}.yaml").read_text()
+)
+
+
+@pytest.mark.parametrize("name", one_in(3, ANALYSED))
+def test_the_gallery_prints_the_analyses_that_an_experiment_names(name, planned, tmp_path, printed):
+    folder = build(tmp_path / name, planned, curves=False)
+    header = (lossbench.CONF / "experiment" / f"{name}.yaml").read_text()
+    scripts = re.findall(rf"^# Analysis: python analysis/(\w+)\.py runs/{name}$", header, re.M)
+    assert len(scripts) == header.count("# Analysis: ")
+    assert [*gallery._analyses(folder)] == [
+        line for script in scripts for line in printed(script, folder)
+    ]
 
 
 def test_a_declared_loss_that_was_lost_narrows_no_interval_of_a_claim(planned, tmp_path):

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench import records, statistics
-from lossbench.report.summary import interval, listed, rounded
+from lossbench.report.words import interval, listed, rounded, updates_taken
 from lossbench.statistics import Comparison
 
 ALONG = 1 - 1e-5
@@ -297,7 +297,10 @@ def _confidently_wrong(declared: Sequence[Comparison], loaded: records.Records) 
         return None
     sentences = {}
     for (task, condition), rows in table.groupby(["task", "condition"], sort=False):
-        ends = [time_taken(row) for row in rows.sort_values(["median_steps", "loss"]).itertuples()]
+        times = rows.sort_values(["median_steps", "loss"]).rename(
+            columns={"median_steps": "median"}
+        )
+        ends = [updates_taken(row) for row in times.to_dict("records")]
         sentences[task, condition] = (
             f"{task}, {records.CONDITIONS[condition].short}: updates until {rows.metric.iloc[0]} "
             f"{rows.target.iloc[0]:g}, median over {rows.n.max()} seeds: {', '.join(ends)}."
@@ -321,14 +324,6 @@ def _confidently_wrong(declared: Sequence[Comparison], loaded: records.Records) 
         "signal alone.",
         table,
     )
-
-
-def time_taken(row: Any) -> str:
-    """How many updates a loss took to a target, or how many of its runs got there at all."""
-    if np.isfinite(row.median_steps):
-        return f"{row.loss} {row.median_steps:.0f}"
-    count = row.reached or "none"
-    return f"{row.loss} in {count} of {row.n} runs within {row.budget:.0f}"
 
 
 def _recovery_rows(task: Comparison, loaded: records.Records) -> Iterator[dict[str, Any]]:

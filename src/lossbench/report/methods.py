@@ -10,7 +10,8 @@ import pandas as pd
 
 from lossbench import records, statistics
 from lossbench.report import words
-from lossbench.report.summary import LONG_UNIT, counted_from_to, listed
+from lossbench.report.summary import LONG_UNIT, counted_from_to
+from lossbench.report.words import listed
 from lossbench.statistics import Comparison
 
 

@@ -298,7 +298,7 @@ def _summary_row(task: Comparison) -> dict[str, Any]:
     """One line of the summary."""
     rows, value = task.summary, "none"
     for row in rows[(rows.loss == task.reference) & (rows.metric == task.metric)].itertuples():
-        value = summary.rounded(row.value, (row.high - row.low) / 2)
+        value = words.rounded(row.value, (row.high - row.low) / 2)
     return {
         "label": task.label,
         "title": task.title,

@@ -43,14 +43,14 @@ def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
             scale, in_target = row.target_scale, {}
             if math.isfinite(scale):
                 bounds = (scale * row.estimate, scale * row.low, scale * row.high)
-                in_target = {row.target_unit: summary.interval(*bounds, sign=True)}
+                in_target = {row.target_unit: words.interval(*bounds, sign=True)}
             cells = {
                 "loss": row.loss,
                 "difference": _difference(row.estimate, row.low, row.high),
                 **in_target,
                 "pairs": str(row.n),
                 "verdict": row.verdict,
-                "at these rates": summary.interval(
+                "at these rates": words.interval(
                     row.estimate, row.fixed_low, row.fixed_high, sign=True
                 ),
             }
@@ -97,7 +97,7 @@ def interaction_tables(frame: pd.DataFrame, *, mark: str) -> Iterator[Table]:
                 factor: row.level,
                 f"at {base}": shown(row.at_base),
                 "there": shown(row.at_level),
-                "change": summary.interval(row.change, row.low, row.high, sign=True) or "–",
+                "change": words.interval(row.change, row.low, row.high, sign=True) or "–",
                 "seeds": str(row.seeds),
                 "verdict": f"{mark}{words.change_in_words(row._asdict())}",
             }
@@ -112,12 +112,12 @@ def _signed(value: float) -> str:
 
 def _looks(task: Comparison) -> str:
     return (
-        f" and looks at {summary.listed(task.rule.looks)} seeds" if len(task.rule.looks) > 1 else ""
+        f" and looks at {words.listed(task.rule.looks)} seeds" if len(task.rule.looks) > 1 else ""
     )
 
 
 def _difference(value: float, low: float, high: float) -> str:
-    return summary.interval(value, low, high, sign=True) or "no pair survived"
+    return words.interval(value, low, high, sign=True) or "no pair survived"
 
 
 def finding_tables(findings: pd.DataFrame, *, mark: str) -> Iterator[Table]:
@@ -194,7 +194,7 @@ def selection_tables(frame: pd.DataFrame) -> Iterator[Table]:
                 "of the oracle": _number(row.clean_value),
                 "cost": "0, the same choice"
                 if row.is_same
-                else summary.interval(row.cost, row.low, row.high) or "–",
+                else words.interval(row.cost, row.low, row.high) or "–",
                 "seeds": f"{row.n} ({row.lost} lost)" if row.lost else str(row.n),
             }
             for row in rows.itertuples()
@@ -235,7 +235,7 @@ def robustness_tables(mains: Sequence[Comparison]) -> Iterator[Table]:
                 "loss": row.loss,
                 "verdict": task.printed(row.verdict),
                 "verdict's interval": _difference(row.difference, row.low, row.high),
-                "bootstrap-t": summary.interval(
+                "bootstrap-t": words.interval(
                     row.difference, row.boot_low, row.boot_high, sign=True
                 ),
                 "both chosen again": "–"

@@ -66,7 +66,7 @@ def table(tasks: Sequence[Comparison], loaded: records.Records) -> str:
     ]
     margins = words.margin_text([task.margin for task in tasks])
     confidence = statistics.declaration_of(loaded.plan)["confidence"]
-    medians = summary.listed([task.title for task in tasks if task.rule.average == "median"])
+    medians = words.listed([task.title for task in tasks if task.rule.average == "median"])
     caption = (
         f"{summary.headline(first)}. Mean over seeds and half its interval; paired differences "
         f"from {first.reference}{f' (their median on: {medians})' if medians else ''}, over the "

@@ -64,7 +64,7 @@ def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -
     for first in task.paired[:1].itertuples():
         over = f"{first.comparisons} losses" if first.comparisons > 1 else "one loss"
         if len(task.rule.looks) > 1:
-            over += f" and looks at {listed(task.rule.looks)} seeds"
+            over += f" and looks at {words.listed(task.rule.looks)} seeds"
         intervals = f"{first.confidence:.0%} intervals of differences, simultaneous over {over}, "
         intervals += f"margin ±{words.margin_text([task.margin])}"
     primary = task.summary[task.summary.metric == task.metric]
@@ -168,12 +168,6 @@ def is_smoke(plan: Mapping[str, Any]) -> bool:
     return statistics.declaration_of(plan)["size"] == "smoke"
 
 
-def listed(names: Sequence[object]) -> str:
-    """Names or numbers as in a sentence: a, b and c."""
-    *others, last = [f"{name}" for name in names] or [""]
-    return f"{', '.join(others)} and {last}" if others else last
-
-
 def headline(task: Comparison) -> str:
     """Split, metric, unit and direction."""
     facts = records.METRICS.get(task.metric)
@@ -203,18 +197,21 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
         cells.append(
             {
                 "loss": row["loss"] + ("†" if _aims_elsewhere(row["loss"], task, plan) else ""),
-                "short": rounded(row["value"], half) + (f" ± {_half(half)}" if half >= 0 else ""),
-                "estimate": interval(row["value"], row["low"], row["high"]),
-                "in_target": interval(*(scale * row[name] for name in ("value", "low", "high"))),
+                "short": words.rounded(row["value"], half)
+                + (f" ± {_half(half)}" if half >= 0 else ""),
+                "estimate": words.interval(row["value"], row["low"], row["high"]),
+                "in_target": words.interval(
+                    *(scale * row[name] for name in ("value", "low", "high"))
+                ),
                 "n": f"{row['n']}/{row['planned']}",
                 "diverged": str(row["diverged"]),
                 "lr": f"{row['lr']:.3g}" if row["n"] else "",
-                "difference": interval(
+                "difference": words.interval(
                     *(other.get(name, math.nan) for name in ("difference", "low", "high")),
                     sign=True,
                 ),
                 "pairs": str(other.get("pairs", "")),
-                "fixed": interval(
+                "fixed": words.interval(
                     *(
                         other.get(name, math.nan)
                         for name in ("difference", "fixed_low", "fixed_high")
@@ -231,13 +228,13 @@ def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _half(half: float) -> str:
     """Half an interval; never a row of zeros for what is not zero."""
-    text = rounded(half, half)
+    text = words.rounded(half, half)
     return text if text == "none" or float(text) or not half else f"{half:.0e}"
 
 
 def _other(row: Any, n: int) -> str:
     """Mean of another metric, with its n where some runs have no finite value."""
-    text = rounded(row.value, row.high - row.value)
+    text = words.rounded(row.value, row.high - row.value)
     return text if row.n in (0, n) else f"{text} (n = {row.n})"
 
 
@@ -335,7 +332,7 @@ def _earlier_looks(task: Comparison, primary: pd.DataFrame) -> Iterator[str]:
             other = [f"{name} at {lr:g}" for name, lr in pairs if lr != chosen.get(name)]
             names.append(row.loss + (f" ({', '.join(other)})" if other else ""))
         values = rows.reference_value.dropna()
-        ends = [rounded(value, half) for value in (values.min(), values.max())]
+        ends = [words.rounded(value, half) for value in (values.min(), values.max())]
         over = " to ".join(dict.fromkeys(ends)) if len(values) else "no value"
         where = f"over which {reference.loss} has {over}"
         yield f"Settled with {seeds} seeds, {where}: {', '.join(names)}."
@@ -372,25 +369,3 @@ def _duplicates(losses: Sequence[str], plan: Mapping[str, Any]) -> list[str]:
         duplicates = plan.get("losses", {}).get(loss, {}).get("duplicates", {})
         sentences |= {duplicates[other]: None for other in duplicates if other in losses}
     return [*sentences]
-
-
-def rounded(value: float, half: float) -> str:
-    """A number with two digits of its uncertainty but at most four decimals."""
-    if not math.isfinite(value):
-        return "none"
-    if not (math.isfinite(half) and half > 0) or abs(value) >= 1e4:
-        return f"{value:.4g}"
-    decimals = min(4, max(0, 1 - math.floor(math.log10(half))))
-    if half < abs(value) < 0.5 * 10.0**-decimals:  # known well, and less than four decimals show
-        return f"{value:.1e}"
-    return f"{round(value, decimals) + 0.0:.{decimals}f}"
-
-
-def interval(value: float, low: float, high: float, *, sign: bool = False) -> str:
-    """A value with its interval, as in +0.0064 [-0.0012, +0.0141]."""
-    if not math.isfinite(value):
-        return ""
-    texts = [rounded(number, (high - low) / 2) for number in (value, low, high)]
-    if sign:
-        texts = [text if text.startswith("-") else f"+{text}" for text in texts]
-    return f"{texts[0]} [{texts[1]}, {texts[2]}]" if math.isfinite(low) else texts[0]

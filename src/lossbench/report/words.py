@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -324,3 +325,46 @@ def change_sentence(row: Mapping[str, Any]) -> str:
         f"{row['task']}, {row['factor']} {row['level']} after {row['base']}: {row['loss']} "
         f"{change_in_words(row)} ({numbers})."
     )
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+
+def rounded(value: float, half: float) -> str:
+    """A number with two digits of its uncertainty but at most four decimals."""
+    if not math.isfinite(value):
+        return "none"
+    if not (math.isfinite(half) and half > 0) or abs(value) >= 1e4:
+        return f"{value:.4g}"
+    decimals = min(4, max(0, 1 - math.floor(math.log10(half))))
+    if half < abs(value) < 0.5 * 10.0**-decimals:  # known well, and less than four decimals show
+        return f"{value:.1e}"
+    return f"{round(value, decimals) + 0.0:.{decimals}f}"
+
+
+def interval(value: float, low: float, high: float, *, sign: bool = False) -> str:
+    """A value with its interval, as in +0.0064 [-0.0012, +0.0141]."""
+    if not math.isfinite(value):
+        return ""
+    texts = [rounded(number, (high - low) / 2) for number in (value, low, high)]
+    if sign:
+        texts = [text if text.startswith("-") else f"+{text}" for text in texts]
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]" if math.isfinite(low) else texts[0]
+
+
+def listed(names: Sequence[object]) -> str:
+    """Names or numbers as in a sentence: a, b and c."""
+    *others, last = [f"{name}" for name in names] or [""]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def updates_taken(row: Mapping[str, Any]) -> str:
+    """The median number of updates to a target, or the count of runs that reached it.
+
+    Args:
+        row: Of `statistics.time_to`.
+    """
+    if math.isfinite(row["median"]):
+        return f"{row['loss']} {row['median']:.0f}"
+    count = row["reached"] or "none"
+    return f"{row['loss']} in {count} of {row['n']} runs within {row['budget']:.0f}"
