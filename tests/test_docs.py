@@ -301,7 +301,7 @@ def test_docs_reliability_md_tells_of_every_promise_and_of_none_that_has_no_test
     told = {*re.findall(r"`(test_\w+)` \|$", (DOCS / "reliability.md").read_text(), re.M)}
     promised, tests = set(), set()
     files = ("sweep/test_faults.py", "slurm/test_slurm.py", "sweep/test_resume.py", "test_store.py")
-    files += ("user_code/test_somebody.py", "records/test_verify.py", "ask/test_trust.py")
+    files += ("user_code/test_somebody.py", "records/test_integrity.py", "ask/test_trust.py")
     files += (
         "sweep/test_plan.py",
         "fingerprints/test_fingerprints.py",

@@ -24,7 +24,7 @@ from lossbench.fingerprints import tensors_sha
 from lossbench.models import MODELS, initialised
 from lossbench.protocol.forecast import forecast
 from lossbench.question import ConfigError, is_named_after
-from lossbench.records.verify import verified
+from lossbench.records.integrity import verified
 from lossbench.sweep import splits_of
 from lossbench.sweep.pretrained import STATE, key_of, with_pretrained
 from lossbench.sweep.training import Interrupted, Stop

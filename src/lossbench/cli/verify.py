@@ -8,7 +8,7 @@ from lossbench.cli.exit_codes import DONE, SOME_FAILED
 from lossbench.cli.options import parser
 from lossbench.errors import ConfigError
 from lossbench.question import is_named_after
-from lossbench.records import verify
+from lossbench.records import integrity
 
 
 def main(arguments: list[str]) -> int:
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
         )
     if options.machine:
         return _verify_machine()
-    result = verify.verified(options.sweep, is_named_after=is_named_after)
+    result = integrity.verified(options.sweep, is_named_after=is_named_after)
     for problem in result.problems:
         print(problem)
     damaged = f"{len(result.problems)} damaged" if result.problems else "all as written"

@@ -13,7 +13,7 @@ from interrupted import sweep_in
 from sweep_on_disk import build, plan_runs, with_status
 
 from lossbench import cli, records, store
-from lossbench.records import verify
+from lossbench.records import integrity
 from lossbench.sweep import invariance
 
 
@@ -155,7 +155,7 @@ def test_a_pack_that_is_committed_anew_while_it_is_read_is_read_again(
     monkeypatch.setattr(store, "read", read_late)
     files = state["files"] | {"worn.bin": "0" * 64}
     store.write(pack / store.COMMIT, store.sealed({**state, "files": files}))
-    result = verify.verified(folder, is_named_after=lambda run_id, config: True)
+    result = integrity.verified(folder, is_named_after=lambda run_id, config: True)
     assert result.is_whole
     assert result.problems == []
 
@@ -218,7 +218,7 @@ def test_a_damaged_table_stops_a_resume_as_it_stops_a_report(written, tmp_path):
 def test_what_is_missing_or_failed_is_counted(tmp_path):
     runs = with_status(plan_runs(), "missing", count=2, lr=0.1, loss="mae")
     folder = build(tmp_path / "gaps", with_status(runs, "failed", count=1, loss="mse"))
-    result = verify.verified(folder, is_named_after=lambda run_id, config: True)
+    result = integrity.verified(folder, is_named_after=lambda run_id, config: True)
     assert (result.runs["failed"], result.runs["missing"]) == (1, 2)
     assert not result.is_whole
 
