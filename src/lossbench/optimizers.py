@@ -35,7 +35,7 @@ class Hyperparameters:
     weight_decay: Tensor
 
     def subset(self, members: slice) -> Hyperparameters:
-        """Those of these members."""
+        """Values of these members."""
         return Hyperparameters(self.lr[members], self.momentum[members], self.weight_decay[members])
 
 

@@ -19,7 +19,7 @@ from lossbench.claims.minima import (
 from lossbench.losses.spec import Loss
 
 SMALLEST_LEAD = 1e-6
-"""Of the likeliest label's output, relative to the largest output."""
+"""Least lead of the likeliest label's output, relative to the largest output."""
 
 
 @claim

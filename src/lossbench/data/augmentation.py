@@ -1,4 +1,4 @@
-"""What is done to training images, batch by batch: drawn by the seed, the same for every loss.
+"""Augmentations of training images, batch by batch: drawn by the seed, the same for every loss.
 
 An augmentation is a pure function `fn(images, words, **params) -> images`. Everything random in it
 comes out of `words`, `WORDS` uniform numbers for each image, and it has no loop over images. The

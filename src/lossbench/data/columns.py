@@ -1,4 +1,4 @@
-"""Columns of a table as numbers: what each becomes as inputs, and what cannot be read as any."""
+"""Columns of a table as numeric inputs, and refusals of columns that have none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lossbench.errors import ConfigError, in_a_line
 log = logging.getLogger(__name__)
 
 MOST_CATEGORIES = 50
-"""Of a column: each becomes an input of its own."""
+"""Most different words of a column: each becomes an input of its own."""
 
 ABSENT = "(missing)"
 """The category of a missing word."""
@@ -51,14 +51,14 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
-"""What reads a file, by how its name ends, in small letters."""
+"""Readers of a file by its suffix, in small letters."""
 
 
 def read(path: Path) -> pd.DataFrame:
     """The table of a file, its columns named by texts.
 
     Raises:
-        ConfigError: It cannot be read.
+        ConfigError: The file cannot be read.
     """
     if not path.is_file():
         raise ConfigError(f"there is no file {path}")

@@ -1,10 +1,10 @@
-"""What is done to training and validation data before any loss sees them; test stays clean.
+"""Corruptions of training and validation data before any loss sees them; test stays clean.
 
 Label noise and outliers change targets of train and validation, and keep those before as
 `Splits.uncorrupted`. Imbalance and scarcity drop rows of train alone. All draw from `draw`, the
-seed's corruption stream, in a way that does not depend on how much is corrupted: what changes at a
-small rate changes at a large one too, into the same. All raise ValueError where a parameter is out
-of its range, or the set's task is none they serve.
+seed's corruption stream, independently of the amount of corruption: a target that changes at a
+small rate changes at a large one too, into the same value. All raise ValueError
+where a parameter is out of its range, or the set's task is none they serve.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def asymmetric(
 
 
 def instance(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Splits:
-    """Flip what is hard to tell, into what it looks like.
+    """Flip labels that are hard to tell, into the classes they look like.
 
     With q the class probabilities of an example and y its label, the flip has probability
     min(1, s (1 - q[y])), and goes to class c != y with probability q[c] / (1 - q[y]). The scale s
@@ -323,7 +323,7 @@ def corrupted(
         splits: Clean.
         name: Key of `CORRUPTIONS`.
         seed: Block of the paired design.
-        params: Of the corruption.
+        params: Parameters of the corruption.
         confusions: From the row of the data set; for the corruption that takes them.
     """
     if takes_confusions(name):
@@ -332,16 +332,16 @@ def corrupted(
 
 
 def takes_confusions(name: str) -> bool:
-    """Whether the confusions of a data set decide what a corruption does."""
+    """Whether a corruption depends on the confusions of a data set."""
     return "confusions" in inspect.signature(CORRUPTIONS[name]).parameters
 
 
 def realised(splits: Splits) -> dict[str, Any]:
-    """What was done to the training targets: columns of the table `runs`.
+    """Corruption of the training targets, as columns of the table `runs`.
 
-    `corrupted_share` is the share of training targets that are not what they were; `transition`
-    is, of labels, the matrix from what they were (row) to what they are, as JSON of shares rounded
-    to 6 digits, and empty without label noise.
+    `corrupted_share` is the share of training targets that changed; `transition` is, for labels,
+    the matrix from the clean label (row) to the corrupted one, as JSON of shares rounded to 6
+    digits, and empty without label noise.
     """
     if "train" not in splits.clean:
         return {"corrupted_share": 0.0, "transition": ""}

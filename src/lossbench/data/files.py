@@ -1,4 +1,4 @@
-"""Where files of data sets lie, and whether they are what was published. Unpickles nothing."""
+"""Files of data sets: places, downloads and verified contents. Unpickles nothing."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BROKEN = (OSError, EOFError, KeyError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
-"""What reading a damaged file raises."""
+"""Errors of reading a damaged file."""
 
 ROOT = "data"
 """The folder of data sets unless another is named: below the current folder."""
 
 
 class Missing(ValueError):
-    """A file of a data set is not there; the message says what brings it."""
+    """A file of a data set is not there; the message says how to get it."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class File:
     """A file of a data set, as its authors published it.
 
     Attributes:
-        name: For people.
-        digest: Of its unpacked content, as "sha256:HEX" or "sha1:HEX".
-        places: Where it may lie, the first that exists is taken: below the data root, or absolute.
-            What ends in `.gz` or `.zip` is unpacked, not a `.tgz`; of what ends in `.tar.gz` it is
-            one member.
-        cure: What brings the file, for people.
-        urls: Where its first place that ends in `.gz` or `.tgz` can be downloaded from, one after
-            the other; none where it has to be brought.
-        md5: Of that download, hex; empty where the digest alone says what it has to be.
-        member: Its name within a `.tar.gz`.
+        name: Name of the file in messages.
+        digest: Hash of the unpacked content, as "sha256:HEX" or "sha1:HEX".
+        places: Possible paths, of which the first that exists is taken: below the data root, or
+            absolute. A `.gz` or `.zip` is unpacked, a `.tgz` is not; in a `.tar.gz` the file is one
+            member.
+        cure: Advice on how to get the file.
+        urls: Addresses, tried in order, of the first place that ends in `.gz` or `.tgz`; none where
+            the file cannot be downloaded.
+        md5: Hash of that download, hex; empty where the digest alone decides.
+        member: Name of the file within a `.tar.gz`.
         package: Python package that may have it in its folder `data`, searched after the data
             root; it is not imported.
     """
@@ -59,10 +59,11 @@ class Program:
     """A program that prints a text, as a distribution packages it.
 
     Attributes:
-        name: Of the program.
-        arguments: With which it prints the text; `{lib}` stands for the folder of its data.
-        digest: Of what it prints, hex sha256.
-        cure: What brings the program, for people.
+        name: Name of the program.
+        arguments: Arguments that print the text; `{lib}` stands for the folder of the program's
+            data.
+        digest: Hash of the printed text, hex sha256.
+        cure: Advice on how to get the program.
     """
 
     name: str
@@ -77,14 +78,14 @@ class Files:
 
     Attributes:
         root: Folder of data sets; a relative one counts from the current folder.
-        download: Whether what is missing may be downloaded into it.
+        download: Whether missing files may be downloaded into the root.
     """
 
     root: Path = Path(ROOT)
     download: bool = False
 
     def path(self, name: str) -> Path:
-        """Where a file or folder of one's own lies below the data root, or `Missing`."""
+        """Path of a user's file or folder below the data root, or `Missing`."""
         path = self.root / name
         if not path.exists():
             raise Missing(f"{name} is not below data.root={self.root}: put it there, or set it")
@@ -94,8 +95,8 @@ class Files:
         """The unpacked content of a file, verified.
 
         Raises:
-            Missing: It is nowhere, and may not be downloaded; says what brings it.
-            ValueError: It is damaged, or another file, or the download failed.
+            Missing: The file is nowhere, and may not be downloaded; gives the cure.
+            ValueError: The file is damaged or another one, or the download failed.
         """
         folders = [self.root, *_package_folders(file.package)]
         places = [folder / place for folder in folders for place in file.places]
@@ -121,11 +122,11 @@ class Files:
         return content
 
     def printed(self, program: Program) -> bytes:
-        """What an installed program prints, verified.
+        """Text that an installed program prints, verified.
 
         Raises:
-            Missing: It is not installed; says what brings it.
-            ValueError: It failed, or printed another text.
+            Missing: The program is not installed; gives the cure.
+            ValueError: The program failed, or printed another text.
         """
         place = shutil.which(program.name)
         if place is None:
@@ -144,7 +145,7 @@ class Files:
         return done.stdout
 
     def _download(self, file: File) -> Path:
-        """Where a file lies after it was downloaded, whole or not at all."""
+        """Path of a file after its download, which is whole or not there at all."""
         import pooch  # a tenth of a second, in which no other command needs it
 
         place = next(place for place in file.places if place.endswith((".gz", ".tgz")))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # where a file lies is no part of the code that makes a run w
     from lossbench.data.files import Files
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
-"""Where Debian's package dataset-fashion-mnist puts its files."""
+"""Folder of Debian's package dataset-fashion-mnist."""
 
 FASHION_CLASSES = (
     "T-shirt", "trouser", "pullover", "dress", "coat",
@@ -251,7 +251,7 @@ FILES = {
 
 
 def _confusions(classes: tuple[str, ...], confused: Mapping[str, str]) -> dict[int, int]:
-    """What each class is taken for, by number, from names."""
+    """Confused classes by number, from their names."""
     return {classes.index(name): classes.index(other) for name, other in confused.items()}
 
 

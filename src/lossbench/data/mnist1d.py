@@ -12,11 +12,11 @@ from lossbench.data.splits import Data, Extent, Splits, by_split, classification
 from lossbench.fingerprints import stream
 
 SEED = 42
-"""Of the published set."""
+"""Seed of the published set."""
 
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.2
-"""Of what is not test."""
+"""Share of validation among the examples that are not test."""
 
 LENGTH = 40
 PADDING = (36, 60)

@@ -70,7 +70,7 @@ def _loaded(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _folder() -> Path:
-    """Where scikit-learn keeps its data."""
+    """Folder in which scikit-learn keeps its data."""
     spec = importlib.util.find_spec("sklearn")
     assert spec is not None
     assert spec.submodule_search_locations is not None

@@ -26,7 +26,7 @@ NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Tokens(NamedTuple):
-    """What a model of sequences is built for: T positions, each with one of V tokens."""
+    """Shape of one sequence for a model: T positions, each with one of V tokens."""
 
     positions: int
     vocabulary: int
@@ -49,13 +49,13 @@ class Splits:
         target_scale: Standard deviation of the training target in its own unit; 1 for labels.
         posterior: By split, [N, C] or [N, T, C], true class probabilities; empty where nobody knows
             them.
-        distributions: By split, of the same shapes, what training is fed in the place of labels:
-            the posterior, or what a teacher says; empty where it is fed labels.
+        distributions: By split, of the same shapes, training targets in the place of labels: the
+            posterior, or a teacher's probabilities; empty where training is fed labels.
         uncorrupted: The splits before their targets were corrupted; None where they were not.
         vocabulary: Different tokens of sequences, V, which are the C classes of their labels; 0 for
             all other data.
-        aside: What a model is trained on before runs are; None where none is.
-        start: State of that model, where runs start from it and it has been trained.
+        aside: Training data of a model that precedes the runs; None where none does.
+        start: State of that trained model, where runs start from it.
     """
 
     inputs: dict[str, Tensor]
@@ -76,7 +76,7 @@ class Splits:
 
     @property
     def sizes(self) -> tuple[int | Tokens | tuple[int, ...], int]:
-        """What a model is built for: F, (channels, height, width) of images or `Tokens`, and C."""
+        """Shapes for a model: F, (channels, height, width) of images or `Tokens`, and C."""
         shape = tuple(self.inputs["train"].shape[1:])
         if self.vocabulary:
             return Tokens(shape[0], self.vocabulary), self.outputs
@@ -106,7 +106,7 @@ class Splits:
         return torch.bincount(targets.flatten(), minlength=self.vocabulary).float()
 
     def with_training_rows(self, rows: Tensor) -> Splits:
-        """The same with only these rows of train."""
+        """Splits with only these rows of train."""
         parts = {
             name: part | {"train": part["train"][rows]}
             for name in ("inputs", "targets", "posterior", "distributions")
@@ -151,7 +151,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Extent:
-    """How many examples each split has, at default parameters and for every seed.
+    """Number of examples in each split, at default parameters and for every seed.
 
     `inputs` is the shape of one example, (F,), (channels, height, width) or (T,) of sequences;
     `outputs` is C, the number of classes or of regression targets.
@@ -179,25 +179,25 @@ class Data:
         fn: `fn(*, seed, **params) -> Splits`. One that reads files asks for them with a parameter
             `files: Files` without default.
         task: "regression" or "classification".
-        source: Where it comes from.
-        licence: Of its files, as whoever gives them out states it; empty where it is generated.
-        drawn: What a seed draws anew: "generated" (all of it, test examples too), "resplit" (which
-            examples are training and which validation; those of test are the same for every seed,
-            in the same order, as `permuted` gives them) or "fixed" (nothing: the test set is the
-            published one; the same tensors are returned for every seed, so that a pack holds them
-            once).
-        confusions: Classes that people take for each other, by class: what `asymmetric` corrupts.
+        source: Origin of the data.
+        licence: Licence of the files, as their distributor states it; empty for generated data.
+        drawn: Part that each seed draws anew: "generated" (all of it, test examples too),
+            "resplit" (the division into training and validation; test examples are the same for
+            every seed, in the same order, as `permuted` gives them) or "fixed" (nothing: the test
+            set is the published one; the same tensors are returned for every seed, so that a pack
+            holds them once).
+        confusions: Classes that people take for each other, by class, for `asymmetric`.
         is_symmetric: Whether noise is symmetric, so that mean, median and the like coincide.
         is_test_clean: Whether test targets are free of the noise that those of train and validation
             carry, so that errors on test are distances to the truth.
         domain: "nonnegative" where targets are counts or the like, not centred; else "real".
         note: What a reader of its results must know, one sentence.
-        bar: What another model was measured to reach on its test split: far off is wrong.
-        extent: At default parameters, of a set whose files may be missing; None: it is counted.
-        unit: Of the target, in words, as a number of it is followed by; empty where it has none.
-            By value of the parameter `target` where that chooses it.
-        content: Hash of examples that stand in no code, those of somebody's own table; or what
-            gives it of the function's parameters.
+        bar: Measured result of another model on the test split: a run far off is wrong.
+        extent: Sizes at default parameters of a set whose files may be missing; None: counted.
+        unit: Unit of the target, in the words that follow a number; empty where there is none. A
+            mapping by value of the parameter `target` where that chooses the unit.
+        content: Hash of examples that stand in no code, as those of a user's table; or a function
+            from the data function's parameters to the hash.
         is_multilabel: Whether a target of classification may name any number of classes, each with
             a 1: no softmax serves then, nor does any loss in which classes compete.
     """
@@ -239,12 +239,12 @@ class Data:
 
 
 def problem_of(splits: Any, *, task: str, is_multilabel: bool = False) -> str:
-    """Why what a data function returned cannot be trained on; empty where it can.
+    """Reason why the splits of a data function cannot be trained on; empty where they can.
 
     Args:
-        splits: What it returned.
-        task: As its row says.
-        is_multilabel: As its row says.
+        splits: Result of the data function.
+        task: Task of the data's row.
+        is_multilabel: Field of the data's row.
     """
     if not isinstance(splits, Splits):
         return (
@@ -345,8 +345,8 @@ def set_aside(splits: Splits, *, share: float) -> Splits:
 def permuted(count: int, seed: int) -> dict[str, Tensor]:
     """Row indices of each split of `count` rows, 60/20/20.
 
-    Test is drawn once for all, so that no seed trains or chooses on what another is judged by, in
-    an order that all seeds share; the seed divides the other rows into training and validation.
+    Test is drawn once for all, so that no seed trains or chooses on test rows of another, in an
+    order that all seeds share; the seed divides the other rows into training and validation.
     """
     ends = [round(count * SHARES[0]), round(count * (SHARES[0] + SHARES[1]))]
     order = torch.randperm(count, generator=stream(0, "split"))

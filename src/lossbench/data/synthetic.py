@@ -33,7 +33,7 @@ from lossbench.fingerprints import stream
 NOISES = ("gaussian", "student_t", "laplace", "uniform", "cauchy")
 
 UNIFORM_SHARE = 0.05
-"""Of the uniform distribution in those of `finite_support`, so that no class is impossible."""
+"""Share of the uniform distribution in those of `finite_support`: no class is impossible."""
 
 QUARTILES_OF_NORMAL = 1.349
 """Interquartile range of the standard normal distribution."""
@@ -242,7 +242,7 @@ def noisy_linear_outliers(
         features: F; the function has variance 1 over them.
         noise_scale: Standard deviation of the Gaussian noise, in units of the function's.
         share: Probability that a target is an outlier, 0 to 1.
-        size: What is added to an outlier, in standard deviations of the Gaussian noise; may be
+        size: Number added to an outlier, in standard deviations of the Gaussian noise; may be
             negative.
 
     Source:
@@ -259,7 +259,7 @@ def noisy_linear_outliers(
 
 
 def clean_linear(*, seed: int, examples: int = 1000, features: int = 8) -> Splits:
-    """The linear function of `noisy_linear` without any noise: what happens near the optimum.
+    """The linear function of `noisy_linear` without any noise, to study training near the optimum.
 
     A seed draws the same slopes, inputs and split as for `noisy_linear`.
     """
@@ -335,7 +335,7 @@ def _with_posterior(inputs: Tensor, labels: Tensor, posterior: Tensor, seed: int
 
 
 def _linear(examples: int, features: int, seed: int) -> tuple[Tensor, Tensor, torch.Generator]:
-    """Inputs [N, F], a linear function of them with variance 1, [N], and what draws the rest."""
+    """Inputs [N, F], a linear function of them of variance 1, [N], and the rest's generator."""
     draw = stream(seed, "data")
     slopes = torch.randn(features, generator=draw, dtype=torch.float64)
     inputs = torch.randn(examples, features, generator=draw, dtype=torch.float64)

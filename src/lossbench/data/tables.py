@@ -37,7 +37,7 @@ MOST_LABELS = 20
 
 LEAST_EXAMPLES = 20
 LEAST_OF_A_CLASS = 5
-"""Of the classes' examples a fifth is test, and a fifth validation."""
+"""Fewest examples of a class, of which a fifth is test and a fifth validation."""
 
 MISSING = ("", "median", "drop")
 TASKS = ("", "regression", "classification")
@@ -45,7 +45,7 @@ TASKS = ("", "regression", "classification")
 
 @dataclass(frozen=True)
 class Reading:
-    """How a table is read.
+    """Settings that say how a table is read.
 
     Attributes:
         target: The column of a frame or a file that is to be predicted.
@@ -80,7 +80,7 @@ def file_table(path: Path, reading: Reading) -> Data:
     """A row of a file's table, named after the file.
 
     Raises:
-        ConfigError: It cannot be read, or served; names the cure.
+        ConfigError: The file cannot be read or served; names the cure.
     """
     name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_")
     if not name or not name[0].isalpha():
@@ -94,7 +94,7 @@ def frame_table(frame: pd.DataFrame, reading: Reading, *, name: str) -> Data:
     Columns that are no numbers become an input for each of their words, dates days since the first.
 
     Raises:
-        ConfigError: What cannot be served, with the cure.
+        ConfigError: A column or the target cannot be served; names the cure.
     """
     what = f"data {name}"
     frame = frame.rename(columns=str)
@@ -116,17 +116,17 @@ def frame_table(frame: pd.DataFrame, reading: Reading, *, name: str) -> Data:
 def table(
     inputs: Any, targets: Any, reading: Reading, *, name: str, unit: str = "units of the target"
 ) -> Data:
-    """A row of what lies in memory, whose content is part of a run's identity.
+    """A row of arrays or a frame, whose content is part of a run's identity.
 
     Args:
         inputs: [N, F] or images [N, channels, height, width], as an array, a tensor or a frame.
         targets: [N], or [N, 1]: numbers, or labels of any kind.
-        reading: Its task, and what becomes of what is missing.
-        name: What it is called.
-        unit: Of targets that are numbers.
+        reading: Task, and the treatment of missing values.
+        name: Name of the row.
+        unit: Unit of targets that are numbers.
 
     Raises:
-        ConfigError: What cannot be served, with the cure.
+        ConfigError: A column or the target cannot be served; names the cure.
     """
     try:
         as_inputs = inputs_of_columns if isinstance(inputs, pd.DataFrame) else inputs_of_arrays

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # where a file lies is no part of the code that makes a run w
     from lossbench.data.files import Files
 
 SPLIT_SEED = 0
-"""Of the one split of diamonds and houses, and of the order of training flights."""
+"""Seed of the one split of diamonds and houses, and of the order of training flights."""
 
 FILES = {
     "diamonds": File(
@@ -76,7 +76,7 @@ FLIGHTS_FLOWN = 327_346
 
 
 def diamonds(*, seed: int, files: Files, target: str = "log_price") -> Splits:
-    """53,940 diamonds: size, proportions and grades, and what they cost.
+    """53,940 diamonds: size, proportions, grades and price.
 
     Inputs are 6 numbers and 20 one-hot grades, as they stand: 20 rows have a width, length or depth
     of 0, which no diamond has, and 146 rows stand there twice.
@@ -90,7 +90,7 @@ def diamonds(*, seed: int, files: Files, target: str = "log_price") -> Splits:
 
 
 def flights(*, seed: int, files: Files, examples: int = 40_000, held_out: str = "months") -> Splits:
-    """Flights out of New York in 2013: minutes of delay at arrival, from what is known days before.
+    """Flights out of New York in 2013: minutes of delay at arrival, from facts known days before.
 
     Inputs are weekday, scheduled hour, carrier and airport, one-hot, scheduled times of departure
     and of the whole way, and the distance; the month is none of them, since no model knows a month
@@ -98,8 +98,8 @@ def flights(*, seed: int, files: Files, examples: int = 40_000, held_out: str = 
     together, and a random split would let a model learn the day.
 
     Delays have heavy, skewed tails, so that mean and median are far apart, and little of them is
-    known beforehand: what a loss elicits decides more than how well it trains. Measured in minutes
-    with scikit-learn's HistGradientBoostingRegressor on the default examples, test split:
+    known beforehand: the statistic a loss elicits decides more than its training. Measured in
+    minutes with scikit-learn's HistGradientBoostingRegressor on the default examples, test split:
 
     | held out | squared error | absolute error | training mean | training median |
     |---|---|---|---|---|
@@ -107,12 +107,12 @@ def flights(*, seed: int, files: Files, examples: int = 40_000, held_out: str = 
     | weeks | RMSE 47.5, MAE 28.7 | RMSE 49.4, MAE 27.0 | RMSE 48.8 | MAE 27.8 |
 
     September and October are calmer than the rest of the year: on the validation split of `months`
-    absolute error wins both measures (RMSE 33.2 against 36.1), and what is selected there by RMSE
-    is what predicts small delays. That of `weeks` is of the same kind as its test split.
+    absolute error wins both measures (RMSE 33.2 against 36.1), and selection there by RMSE
+    favours small delays. The validation split of `weeks` is of the same kind as its test split.
 
     Args:
         seed: Draws nothing; the split is by date.
-        files: Where its file lies.
+        files: Files of the data set.
         examples: Rows in all, evenly spaced over the year; 327,346 flights arrived.
         held_out: "months": training is January to August, validation September and October, test
             November and December. "weeks": of every five weeks three, one and one.

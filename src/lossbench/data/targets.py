@@ -1,4 +1,4 @@
-"""What a loss is fed in training: sampled labels, their distribution, or what a teacher says.
+"""Training targets: sampled labels, their distribution, or the probabilities of a teacher.
 
 Validation and test keep their sampled labels, so that both kinds are judged alike.
 """
@@ -31,9 +31,10 @@ def distribution(splits: Splits) -> Splits:
 
 
 def teacher(splits: Splits) -> Splits:
-    """Labels as distributions, [N, C] or [N, T, C]: what a teacher says stands there once it can.
+    """Placeholder targets; `taught` replaces them with the teacher's probabilities.
 
-    No teacher is trained before it is certain that a run will be.
+    Until then labels stand there as distributions, [N, C] or [N, T, C]; a teacher is trained only
+    when a run needs it.
     """
     distributions = {}
     for split, targets in splits.targets.items():

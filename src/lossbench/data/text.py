@@ -3,7 +3,7 @@
 An example is a window of T tokens; the label of each is the token behind it, so that one more token
 is read than a window has positions. A text is cut into blocks of `BLOCK` windows, one after the
 other, and each block belongs to one split: no window of test or validation overlaps one of
-training. What is left at the end of the text is dropped.
+training. The rest at the end of the text is dropped.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PROGRAMS = {
         "sudo apt-get install bible-kjv brings Debian's, or use data=python_source",
     )
 }
-"""What prints the texts of others."""
+"""Programs that print the texts of others."""
 
 
 def markov_text(
@@ -62,12 +62,12 @@ def markov_text(
     branches: int = 4,
     zipf: float = 1.0,
 ) -> Splits:
-    """A language of order 2: what comes next depends on two tokens, by known probabilities.
+    """A language of order 2: the next token depends on two tokens, by known probabilities.
 
     After each pair of tokens `branches` others may follow. Which ones is drawn with weights
     1/rank^zipf of the tokens, so that some are frequent everywhere; the probabilities of those that
     were drawn fall by the same law. A window is a sentence: it begins as if token 0 stood twice
-    before it, so that what is known of its first position is all there is to know.
+    before it, so that the first position lacks no context.
 
     Args:
         seed: Draws the language, all sentences, and nothing else.
@@ -257,7 +257,7 @@ def _windows(
     window: int,
     most_tokens: int,
 ) -> Splits:
-    """The windows of a text; `what` is what messages call it."""
+    """The windows of a text; `what` is its name in messages."""
     _check_windows(examples=examples, held_out=held_out, window=window)
     tokens, vocabulary = _tokens(content)
     if vocabulary > most_tokens:
@@ -288,7 +288,7 @@ def _windows(
     chosen = {split: blocks[rows[split]] for split in SPLITS}
 
     def cut(places: Tensor, split: str) -> Tensor:
-        """Windows [N, T] of what each block begins or ends with."""
+        """Windows [N, T] at the beginning or the end of each block."""
         return places.reshape(-1, window)[: most[split]].contiguous()
 
     return Splits(

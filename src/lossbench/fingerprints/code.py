@@ -23,13 +23,13 @@ def source_sha(functions: Iterable[Callable[..., Any]], *, facts: str = "") -> s
     """Hex sha256 over the code of functions and of what they use from their own package.
 
     Comments, docstrings and layout do not count; an edited formula or constant does. Of somebody's
-    own functions the whole file counts, and with it every file of theirs that it imports: what such
-    code reaches through objects and modules, no reading of names would find. Of a function of a
-    script or a notebook counts what it reaches, see `notebook`.
+    own functions the whole file counts, and with it every file of theirs that it imports: no
+    reading of names would find the code that they reach through objects and modules. For a
+    function of a script or a notebook see `notebook`.
 
     Args:
-        functions: Whose code counts.
-        facts: What else decides and stands in no code of theirs.
+        functions: Functions whose code counts.
+        facts: Text that counts too and stands in no code.
     """
     codes: dict[str, str] = {}
     for function in functions:
@@ -111,7 +111,7 @@ def _are_neighbours(module: str, other: str) -> bool:
 
 
 def _file_codes(module: str) -> str | None:
-    """What the files of a module say; empty where it is installed, None where it has no file."""
+    """Code of a module's files; empty where it is installed, None where it has no file."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names and top != "__main__":
         return ""
@@ -167,8 +167,8 @@ def _imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[str,
     """Every module that a file may import, and the packages above it, each as its names.
 
     Args:
-        tree: The file's; imports within functions count.
-        package: What it lies in.
+        tree: Syntax tree of the file; imports within functions count.
+        package: Names of the package that holds the file.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

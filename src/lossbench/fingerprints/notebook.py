@@ -1,7 +1,7 @@
-"""What a function of a script or notebook is: its code and all that it reaches, as live objects.
+"""Hash of a function of a script or notebook: its code and all live objects that it reaches.
 
 A file of somebody's own counts as a whole. A script or notebook is edited all the time, so of a
-function in it counts what it names: globals, closures, defaults, decorators, classes with their
+function in it counts all that it names: globals, closures, defaults, decorators, classes with their
 members and bases, objects with their content. Where it stands, comments and layout do not count.
 """
 
@@ -31,15 +31,15 @@ def content(value: Any, files: Callable[[str], str | None]) -> str:
     """Hex sha256 of a function, class or any other object.
 
     Args:
-        value: It.
-        files: What the files of a module say, by its name; None for a script or notebook, whose
+        value: The object.
+        files: Code of a module's files, by the module's name; None for a script or notebook, whose
             objects are followed, and empty for installed modules, of which the names count.
     """
     return sha256(repr(_Walk(files).parts(value)).encode())
 
 
 class _Walk:
-    """One description; what was met before is named by its place, so that circles end."""
+    """One description; an object met before is named by its index, so that circles end."""
 
     def __init__(self, files: Callable[[str], str | None]) -> None:
         self.files = files
@@ -107,7 +107,7 @@ class _Walk:
         return self.parts(dict(sorted(state.items()))) if state else []
 
     def code_or_name(self, value: Any) -> list[Any]:
-        """Of a function or class its code, where it is somebody's; its name elsewhere."""
+        """Code of a user's function or class; the name of any other."""
         files = self.files(value.__module__ or "")
         name = [str(value.__module__), value.__qualname__]
         if files is not None:
@@ -145,7 +145,7 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def _steps(code: types.CodeType) -> list[Any]:
-    """The operations with what they work on, and those of code within it."""
+    """The operations with their operands, and those of code within the code."""
     steps: list[Any] = [[*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]]
     for one in dis.get_instructions(code):
         if isinstance(one.argval, types.CodeType):

@@ -11,7 +11,7 @@ import torch
 
 PURPOSES = ("init", "batches", "data", "split", "corruption", "prefit", "dropout", "augmentation")
 PURPOSES += ("instruments",)
-"""What random numbers are drawn for. `stream` does not name them, so that one more does not change
+"""Purposes of random numbers. `stream` does not name them, so that one more does not change
 the code, and with it the identity, of all runs."""
 
 

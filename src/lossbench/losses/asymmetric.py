@@ -29,8 +29,8 @@ def pinball(output: Tensor, target: Tensor, *, tau: float = 0.8) -> Tensor:
 def quantiles(output: Tensor, target: Tensor) -> Tensor:
     """Twice the mean of `pinball` over evenly spaced levels, each of which has an output.
 
-    Of ever more levels it is the continuous ranked probability score of what they predict, in units
-    of the target. Nothing keeps the quantiles from crossing.
+    With ever more levels it becomes the continuous ranked probability score of the prediction, in
+    units of the target. Nothing keeps the quantiles from crossing.
 
     Args:
         output: Medians, then the quantiles of the other levels i/(n + 1), rising, [..., nC].

@@ -104,7 +104,7 @@ def reverse_kl(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Ten
     """Divergence of the target from the softmax, Σ p log(p/y), in nats.
 
     Args:
-        log_zero: What log 0 is taken for, negative; without it a hard label costs infinity.
+        log_zero: Value of log 0, negative; without it a hard label costs infinity.
     """
     log_p = exact_log_softmax(output)
     # Σ p is 1: with it off, a certain wrong class has no slope that would be all float32 keeps.

@@ -88,7 +88,7 @@ def hl_gauss(
 
     Args:
         output: Logits of the first bin of each target, then of the second, and so on, [..., nC].
-        target: [..., C]; what lies beyond the bins is taken for their end.
+        target: [..., C]; values beyond the bins are taken for their end.
         low: Lower end of the first bin, in units of the target.
         high: Upper end of the last one.
         sigma: Deviation of the Gaussian in widths of a bin, positive; the default is that of
@@ -114,7 +114,7 @@ def student_t(output: Tensor, target: Tensor, *, df: float = 4.0, scale: float =
 
     Args:
         df: Degrees of freedom, positive; 1 is Cauchy noise, infinity Gaussian.
-        scale: Of the noise, in units of the target; positive.
+        scale: Scale of the noise, in units of the target; positive.
     """
     squared = ((output - target) / scale).square()
     return 0.5 * (df + 1.0) * (squared / df).log1p().sum(-1)

@@ -24,7 +24,7 @@ def identity(output: Tensor) -> Tensor:
 
 
 def doubled_softmax(output: Tensor) -> Tensor:
-    """Softmax of twice the output: what exponentials of output differences elicit."""
+    """Softmax of twice the output, which exponentials of output differences elicit."""
     return softmax(2.0 * output)
 
 
@@ -154,12 +154,12 @@ def sigmoid(output: Tensor) -> Tensor:
 
 
 def doubled_sigmoid(output: Tensor) -> Tensor:
-    """Sigmoid of twice the output: what exponentials of margins elicit."""
+    """Sigmoid of twice the output, which exponentials of margins elicit."""
     return (2.0 * output).sigmoid()
 
 
 def half_margin(output: Tensor) -> Tensor:
-    """(z + 1) / 2 within [0, 1]: what squared hinges elicit."""
+    """(z + 1) / 2 within [0, 1], which squared hinges elicit."""
     return (0.5 * (output + 1.0)).clamp(0.0, 1.0)
 
 
@@ -303,7 +303,7 @@ def _root(
     power: float,
     start: Tensor,
 ) -> Tensor:
-    """Where a falling sum of positive parts to a power is 1, one number per example.
+    """Root at which a falling sum of positive parts to a power is 1, one number per example.
 
     Seen through its root of that power, a norm of a linear map, the sum is so nearly linear that
     Newton's method arrives from the left within few steps; they pass no gradient. Steps on the
@@ -311,9 +311,9 @@ def _root(
 
     Args:
         total: The sum, [..., 1] -> [..., 1].
-        slope: Its derivative.
-        power: Of the parts.
-        start: Left of the root, where the sum is 1 or more.
+        slope: Derivative of `total`.
+        power: Exponent of the parts.
+        start: Point left of the root, where the sum is 1 or more.
     """
     root = start.detach()
     with torch.no_grad():

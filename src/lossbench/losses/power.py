@@ -65,7 +65,7 @@ def rescaled_square(output: Tensor, target: Tensor, *, k: float = 15.0, M: float
     Args:
         target: Distribution, [..., C]; for one that is no label the expected loss.
         k: Factor on the label's term, positive.
-        M: What the label's output is to be. With k = M = 1 the loss is twice mse_logits.
+        M: Goal of the label's output. With k = M = 1 the loss is twice mse_logits.
     """
     of_label = target * k * (output - M).square()
     return (of_label + (1.0 - target) * output.square()).sum(-1)

@@ -58,7 +58,7 @@ def tsallis(output: Tensor, target: Tensor, *, q: float = 1.5) -> Tensor:
 def rps(output: Tensor, target: Tensor) -> Tensor:
     """The ranked probability score: squared error of the cumulated softmax, of ordered classes.
 
-    Probability that lies two classes off costs more than what lies one off.
+    Probability two classes off costs more than probability one class off.
     """
     error = exact_softmax(output) - target
     return error.cumsum(-1)[..., :-1].square().sum(-1)

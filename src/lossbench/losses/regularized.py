@@ -57,8 +57,8 @@ def logit_norm(output: Tensor, target: Tensor, *, tau: float = 0.04) -> Tensor:
 def cosine_softmax(output: Tensor, target: Tensor, *, scale: float = 20.0) -> Tensor:
     """Cross entropy of `scale` times the cosine between the output and each class's axis.
 
-    As a head it normalises features and class weights; of the output alone there is left what
-    logit_norm has at tau = 1/`scale`.
+    As a head it normalises features and class weights; of the output alone the rest is
+    logit_norm at tau = 1/`scale`.
 
     Args:
         scale: Inverse temperature, positive.

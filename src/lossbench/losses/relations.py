@@ -1,4 +1,4 @@
-"""Which losses are the same thing: duplicates, special cases and limits, each of them tested.
+"""Relations between losses: duplicates, special cases and limits, each of them tested.
 
 A loss equals another when their output gradients do, up to a factor: then they differ at most by
 a term of the target alone and train alike at learning rates in the inverse ratio.
@@ -17,12 +17,12 @@ class Relation:
 
     Args:
         loss: Name of the one.
-        params: Its parameters where they are not the defaults.
+        params: Parameters of `loss` where they are not the defaults.
         other: Name of the other.
-        other_params: Its parameters where they are not the defaults.
+        other_params: Parameters of `other` where they are not the defaults.
         factor: Ratio of the output gradients.
         on: "every target", or "labels" where it holds on hard labels only.
-        limit: What goes where, like "q → 0"; then `params` lie near it. Empty for an identity.
+        limit: Limit of a parameter, like "q → 0"; then `params` lie near it. Empty for an identity.
     """
 
     loss: str

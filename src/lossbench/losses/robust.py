@@ -46,7 +46,7 @@ def rce(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Tensor:
     """Reverse cross entropy, -Σ p log y: the target's logarithm is cut off at `log_zero`.
 
     Args:
-        log_zero: What log 0 is taken for, negative. The paper says -4; the authors' code clamps
+        log_zero: Value of log 0, negative. The paper says -4; the authors' code clamps
             the label at 1e-4 and so has -9.21.
     """
     return -log_zero - (exact_softmax(output) * _above(target, log_zero)).sum(-1)
@@ -65,7 +65,7 @@ def sce(
     Args:
         alpha: Factor of cross_entropy; 0.1 is the paper's for CIFAR-10, 6 for CIFAR-100.
         beta: Factor of rce; 1 there for CIFAR-10, 0.1 for CIFAR-100.
-        log_zero: What log 0 is taken for, negative; see `rce`.
+        log_zero: Value of log 0, negative; see `rce`.
     """
     return alpha * cross_entropy(output, target) + beta * rce(output, target, log_zero=log_zero)
 
@@ -106,7 +106,7 @@ def nce_rce(
     Args:
         alpha: Factor of nce.
         beta: Factor of rce.
-        log_zero: What log 0 is taken for, negative; see `rce`.
+        log_zero: Value of log 0, negative; see `rce`.
     """
     return alpha * nce(output, target) + beta * rce(output, target, log_zero=log_zero)
 

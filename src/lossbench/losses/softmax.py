@@ -12,7 +12,7 @@ FEW_CLASSES = 16
 """Below so many torch's own kernel takes each example by itself, at a fifth of the speed."""
 
 WHOLE_VECTORS = 64
-"""Numbers that are whole vectors on every machine: what ends there is computed by one code."""
+"""Numbers that are whole vectors on every machine: one code computes any row that ends there."""
 
 
 def softmax(output: Tensor) -> Tensor:
@@ -28,8 +28,8 @@ def log_softmax(output: Tensor) -> Tensor:
 def exact_softmax(output: Tensor) -> Tensor:
     """`softmax` with derivatives that are right also where a probability rounds to 1.
 
-    The derivative of the largest entry is minus the sum of the others', and no longer what rounding
-    left of 1 - p. A loss needs it that has a slope where a wrong class has probability 1, like
+    The derivative of the largest entry is minus the sum of the others', and no longer the rounded
+    rest of 1 - p. A loss needs it that has a slope where a wrong class has probability 1, like
     (p - y)².
     """
     return _over_classes(lambda values, axis: torch.softmax(_lowered(values, axis), axis), output)

@@ -1,4 +1,4 @@
-"""The row a loss declares about itself, and what a loss may know beside output and target."""
+"""The row a loss declares about itself, and the context it may ask for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Context:
-    """What a loss may know beside output and target.
+    """Knowledge of a loss beside output and target.
 
     A loss asks for it with a keyword-only parameter `context: Context` without default; it is
     given one wherever it is called, and no configuration can set it.
@@ -59,7 +59,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Loss:
-    """What a loss is and what is said of it. Its name is its function's name.
+    """A loss's function and the statements about it. Its name is its function's name.
 
     Args:
         fn: `(output [..., C], target [..., C], *, params) -> loss per example [...]`. Pure, no
@@ -69,7 +69,7 @@ class Loss:
         task: "regression" or "classification".
         formula: Loss in terms of the error e, the prediction p or f, the output z, the target y.
         claims: Names of the functions in `claims.py` that hold for it; every other one must not.
-        source: Where it was defined.
+        source: Publication that defines the loss.
         weight: Of a local loss behind a softmax, the factor w in `output gradient = w (p - y)` on
             hard labels, as a formula in p, the prediction for the true class; empty otherwise.
         outputs_per_target: Outputs n the model has for each target, all W = nC side by side: first
@@ -78,11 +78,11 @@ class Loss:
         domain: Targets it is made for: "real" or "nonnegative".
         oracle: Packages whose own implementation, or functions of theirs that make it up, the tests
             compare it with; empty if there is none.
-        distribution: Key of `DISTRIBUTIONS`, what its outputs say the target is drawn from; empty
-            if they say no more than a prediction.
-        quantile: Its parameter that is the level of the quantile it elicits; empty if it elicits
+        distribution: Key of `DISTRIBUTIONS`, the target's distribution given the outputs; empty if
+            they say no more than a prediction.
+        quantile: Parameter that is the level of the elicited quantile; empty if the loss elicits
             something else.
-        unsound: What is wrong with it though it can be trained, a clause each. Measured of
+        unsound: Defects of a loss that can be trained all the same, a clause each. Measured of
             functions and rows that somebody brings, but for those of `extensions`.
 
     Raises:
@@ -126,7 +126,7 @@ class Loss:
 
     @property
     def name(self) -> str:
-        """The function's name: what the user types and what is recorded."""
+        """The function's name, as typed and as recorded."""
         return self.fn.__name__
 
     @property
@@ -149,7 +149,7 @@ class Loss:
         return _keywords(self.fn).get("context") is inspect.Parameter.empty
 
     def at(self, **params: Any) -> Loss:
-        """The same row with other defaults: a variant, to be measured like any loss."""
+        """A variant of the row with other defaults, to be measured like any loss."""
         if unknown := params.keys() - self.defaults.keys():
             raise ValueError(
                 f"{self.name} has no parameter {unknown.pop()!r}: use one of {[*self.defaults]}"
@@ -157,7 +157,7 @@ class Loss:
         return replace(self, fn=_preset(self.fn, **params))
 
     def inside(self, context: Context) -> Loss:
-        """The same row, told what it may know: wherever it is called, that is its context."""
+        """A copy of the row whose function always has this context."""
         return replace(self, fn=_preset(self.fn, context=context)) if self.needs_context else self
 
     def values(
@@ -171,7 +171,7 @@ class Loss:
 
         Args:
             output: Raw model output, [..., W]: [..., nC] of a loss with n outputs per target.
-            target: What the prediction should be, [..., C].
+            target: Goal of the prediction, [..., C].
             params: The loss's own parameters; those left out have their defaults.
             context: For a loss that asks for it; `Context.long_tailed` if None.
         """
@@ -193,7 +193,7 @@ class Loss:
         return place(prediction, **dict(self._shared(place, params)))
 
     def predicted(self, output: Tensor, params: Mapping[str, Any] = NO_PARAMS) -> Predicted:
-        """What an output [..., W] says each target is drawn from, at the loss's parameters.
+        """Distribution of each target given an output [..., W], at the loss's parameters.
 
         Raises:
             KeyError: The loss predicts no distribution.
@@ -211,7 +211,7 @@ class Loss:
     def _shared(
         self, function: Callable[..., Any], params: Mapping[str, Any]
     ) -> list[tuple[str, Any]]:
-        """What a link or a distribution takes of the loss: (name, value) of each parameter."""
+        """Parameters of the loss that a link or a distribution takes: (name, value) of each."""
         given = {**self.defaults, **params, "outputs_per_target": self.outputs_per_target}
         return [(name, given[name]) for name in _keywords(function)]
 

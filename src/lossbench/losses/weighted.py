@@ -33,7 +33,7 @@ def poly1(output: Tensor, target: Tensor, *, epsilon: float = 2.0) -> Tensor:
     """Cross entropy with another first coefficient of its expansion in powers of 1 - p.
 
     Args:
-        epsilon: What is added to the first coefficient, -1 or more; 0 is cross_entropy. The
+        epsilon: Number added to the first coefficient, -1 or more; 0 is cross_entropy. The
             default is the paper's for ImageNet.
     """
     return cross_entropy(output, target) + epsilon * unhinged(output, target)
@@ -112,7 +112,7 @@ def class_balanced(
     """Cross entropy, each class weighed by the inverse of its effective number of examples.
 
     Args:
-        context: Its class counts n make the weights (1 - beta)/(1 - beta^n), scaled to sum to C.
+        context: Class counts n make the weights (1 - beta)/(1 - beta^n), scaled to sum to C.
         beta: From 0 to below 1; 0 is cross_entropy, towards 1 the weights go with 1/n.
     """
     # 1 - beta^n without the cancellation near beta = 1; the log of 0 would be infinite.
@@ -128,7 +128,7 @@ def ldam(
     """Cross entropy with a margin that the label's output must lead by, larger for rare classes.
 
     Args:
-        context: Its class counts n make the margins, proportional to n^(-1/4).
+        context: Class counts n make the margins, proportional to n^(-1/4).
         max_m: Margin of the rarest class, 0 or more.
         s: Factor on the outputs, positive.
     """
@@ -145,7 +145,7 @@ def logit_adjusted(output: Tensor, target: Tensor, *, context: Context, tau: flo
     """Cross entropy of outputs to which the classes' frequencies were added in training.
 
     Args:
-        context: Its class counts over their sum are the frequencies.
+        context: Class counts over their sum are the frequencies.
         tau: Factor on their logarithm, 0 or more; 0 is cross_entropy.
     """
     counts = _counts(context)
@@ -164,7 +164,7 @@ def _miss(log_p: Tensor) -> Tensor:
 
 
 def _entropy(output: Tensor) -> Tensor:
-    """Of the softmax, in nats, [...]."""
+    """Entropy of the softmax, in nats, [...]."""
     below = output - output.amax(-1, keepdim=True)
     share, is_largest = below.exp(), below == 0
     # What the others add to 1, which float32 keeps also where it is 1e-9.

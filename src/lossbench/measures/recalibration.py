@@ -115,7 +115,7 @@ def _likelihood(
     Args:
         parameters: [K, 1 + C].
         start: Where the ridge is zero, [K, 1 + C].
-        examples: Of the K members.
+        examples: Examples of the K members.
     """
     features, weight, count = examples.features, examples.weight, examples.count
     argument = torch.addcmul(parameters.T[1:, :, None], parameters[:, :1], features)

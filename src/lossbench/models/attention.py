@@ -1,4 +1,4 @@
-"""What transformers are made of, their attention written out so that it packs."""
+"""Parts of transformers, with attention written out so that it packs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a hidden layer for each token; both are added to what goes in."""
+    """Attention, then a hidden layer for each token; both are added to their input."""
 
     def __init__(self, width: int, heads: int, dropout: float, *, lookback: int = 0) -> None:
         super().__init__()

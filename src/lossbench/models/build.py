@@ -17,7 +17,7 @@ DROPPED_UNITS = {
     "Dropout3d": "channel",
     "StochasticDepth": "example",
 }
-"""Layers of torch and torchvision that ask the global generator, and what they drop as a whole."""
+"""Layers of torch and torchvision that ask the global generator, and the unit that they drop."""
 
 
 def initialised(build: Callable[[], nn.Module], *, seed: int) -> nn.Module:
@@ -89,7 +89,7 @@ def widened(model: nn.Module, *, outputs: int, times: int) -> nn.Module:
 
     Args:
         model: Changed in place, unless `times` is 1.
-        outputs: C, what its last linear layer has now.
+        outputs: C, the present outputs of the last linear layer.
         times: Outputs per target.
 
     Raises:
@@ -125,8 +125,8 @@ State = Mapping[str, Tensor]
 def called(model: nn.Module) -> Callable[[State, State, Tensor], Tensor]:
     """A model's forward pass as a function of parameters and buffers, by name, and inputs.
 
-    Its outputs are [N, W]; of sequences, whose every position has one, [N T, W]: from here on a
-    position is what an example is elsewhere.
+    The outputs are [N, W]; of sequences, whose every position has one, [N T, W]: from here on a
+    position counts as an example.
     """
 
     def call(parameters: State, buffers: State, inputs: Tensor) -> Tensor:

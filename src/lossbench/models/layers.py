@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 UNITS = {"element": 0, "channel": 2, "example": 1}
-"""What is dropped as a whole, and how many leading dimensions number it; 0 stands for all."""
+"""Units of dropout, and the number of leading dimensions that number them; 0 stands for all."""
 
 # Odd constants of splitmix64 as signed numbers: torch multiplies int64 modulo 2**64.
 _GAMMA, _FIRST, _SECOND = (
@@ -76,7 +76,7 @@ class Dropout(nn.Module):
 
     Args:
         p: Probability of a zero, 0 up to below 1.
-        unit: One of `UNITS`: what is zeroed as a whole.
+        unit: One of `UNITS`, zeroed as a whole.
 
     Attributes:
         key: int64, drawn from the seed's dropout stream for each layer.
@@ -114,7 +114,7 @@ class Dropout(nn.Module):
         return torch.where(is_kept, inputs / (1 - self.p), 0.0)
 
     def extra_repr(self) -> str:
-        """Its probability and unit."""
+        """Probability and unit."""
         return f"p={self.p}, unit={self.unit}"
 
 

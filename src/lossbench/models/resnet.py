@@ -60,7 +60,7 @@ class ResNet(nn.Module):
     """Stages of residual blocks; each stage but the first halves the image.
 
     Args:
-        channels: Of the image.
+        channels: Channels of the image.
         outputs: C.
         widths: Channels of each stage.
         blocks: Blocks of each stage.

@@ -1,4 +1,4 @@
-"""Models of sequences: outputs [B, T, C] of tokens [B, T], each of what stands up to its place."""
+"""Models of sequences: outputs [B, T, C] of tokens [B, T], each from the tokens up to it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gpt(
     lookback: int = 1024,
     dropout: float = 0.0,
 ) -> nn.Module:
-    """A decoder: attention to what came before, normalised before each part and at the end.
+    """A decoder: attention to earlier tokens, normalised before each part and at the end.
 
     Positions are learned; hidden layers are four times as wide as a token. Tokens and positions
     start normal with a standard deviation of 0.02, as those of GPT-2; the map to the outputs has
@@ -41,7 +41,7 @@ def gpt(
         outputs: C.
         width: Numbers of a token; a multiple of `heads`.
         depth: Blocks of attention and hidden layer.
-        heads: Of each attention.
+        heads: Heads of each attention.
         lookback: Tokens that each position looks at, itself and those before; as many as there are
             where there are fewer.
         dropout: Probability of a zero behind attention, hidden layer and its map back, while

@@ -1,4 +1,4 @@
-"""A model's row, and what a model is told of its inputs."""
+"""A model's row, and the shapes of its inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done to a model's parameters before training: `init.from`, the same for every loss.
+"""Starts: changes of a model's parameters before training, `init.from`, the same for every loss.
 
 The code counts for the identity of the runs that use it, and of those only, so it stands below
 the configuration and not in the engine.
@@ -50,7 +50,7 @@ def permuted_labels(
 
     Args:
         model: Changed in place.
-        inputs: Of the training split, [N, ...].
+        inputs: Inputs of the training split, [N, ...].
         targets: Labels or distributions of the training split, [N, C]; of sequences [N T, C].
         seed: Draws the permutation.
         before: Not used.

@@ -30,7 +30,7 @@ def vit(
         patch: Side of a patch in pixels; divides height and width.
         width: Numbers of a token; a multiple of `heads`.
         depth: Blocks of attention and hidden layer.
-        heads: Of each attention.
+        heads: Heads of each attention.
         dropout: Probability of a zero behind attention, hidden layer and its map back, while
             training.
 

@@ -16,14 +16,14 @@ from lossbench.user_code.modules import add, renamed
 
 
 def data_row(data: object, reading: Reading) -> Data:
-    """The row of what somebody means by his data, made known where it is his own.
+    """The row of the user's data, registered where it is new.
 
     Args:
         data: A name, a row, a frame, the path of a table's file, or (inputs, targets).
-        reading: How a table is read.
+        reading: Settings of a table.
 
     Raises:
-        ConfigError: It is none of these, or cannot be served.
+        ConfigError: The data are none of these, or cannot be served.
     """
     of_columns = reading.target or reading.without
     is_new = not isinstance(data, str) or is_table(data)

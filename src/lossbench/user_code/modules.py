@@ -17,10 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import cloudpickle
-from torch import Tensor
-from torch.nn import Module
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
+from torch import Tensor, nn
 
 from lossbench.data import DATA, Data
 from lossbench.data.tables import SOURCE
@@ -41,6 +38,16 @@ REGISTRIES: dict[type, tuple[str, dict[str, Any]]] = {
 }
 """Name of a module's tuple of rows, and the registry of rows by name, by kind of row."""
 
+CHANGING = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AlphaDropout, nn.FeatureAlphaDropout, nn.SyncBatchNorm),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    *(nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.LazyInstanceNorm1d, nn.LazyInstanceNorm2d, nn.LazyInstanceNorm3d),
+)
+"""Layers of torch that draw random numbers or keep statistics of earlier calls."""
+
 _ADDED: dict[tuple[type, str], Row] = {}
 _LOADED = [b""]  # the rows that were loaded last
 
@@ -51,7 +58,7 @@ class Own:
 
     Attributes:
         modules: Importable names.
-        rows: Pickled by value, of functions that a process could not import.
+        rows: Rows pickled by value, of functions that a process could not import.
     """
 
     modules: tuple[str, ...] = ()
@@ -284,7 +291,9 @@ def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callabl
 
 def is_loss_class(value: Any) -> bool:
     """Whether a value is a class of torch modules that take an output and a target."""
-    return inspect.isclass(value) and issubclass(value, Module) and len(_needed(value.forward)) == 3
+    if not (inspect.isclass(value) and issubclass(value, nn.Module)):
+        return False
+    return len(_needed(value.forward)) == 3
 
 
 def loss_of(value: Any) -> Any:
@@ -308,8 +317,7 @@ def loss_of(value: Any) -> Any:
             f"{name}: nothing trains its parameters {', '.join(parameters)}: make numbers of them, "
             "which are arguments of its __init__"
         )
-    changing = (_DropoutNd, _NormBase)
-    if kinds := {type(part).__name__ for part in module.modules() if isinstance(part, changing)}:
+    if kinds := {type(part).__name__ for part in module.modules() if isinstance(part, CHANGING)}:
         raise ConfigError(
             f"{name}: {', '.join(sorted(kinds))} draws numbers or keeps what it has seen, and a "
             "loss is the same at every call: leave it out"

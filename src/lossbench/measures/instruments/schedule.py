@@ -14,7 +14,7 @@ def interval(name: str, *, eval_every: int) -> int:
     """Updates from one measurement to the next: a multiple of `eval_every`.
 
     Args:
-        name: Of the instrument.
+        name: Name of the instrument.
         eval_every: Updates between evaluations.
     """
     fewest = math.ceil(INSTRUMENTS[name].cost / LARGEST_SHARE)
@@ -28,7 +28,7 @@ def due(name: str, step: int, *, steps: int, eval_every: int) -> bool:
     are all, and cost more than the share `LARGEST_SHARE` of it.
 
     Args:
-        name: Of the instrument.
+        name: Name of the instrument.
         step: Updates done before this one.
         steps: Updates of the run.
         eval_every: Updates between evaluations.
