@@ -23,7 +23,7 @@ from torch.nn import functional
 from lossbench.engine.batches import batch_indices
 from lossbench.engine.bayes import BayesPoints
 from lossbench.engine.members import Members, assemble
-from lossbench.engine.memory import keep_freed_memory
+from lossbench.engine.runtime import keep_freed_memory
 from lossbench.engine.strategies.autograd import Looped, Vectorised
 from lossbench.engine.strategy import Strategy
 from lossbench.engine.update import Updates

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from lossbench.engine.batches import Batches
-from lossbench.engine.evaluate import evaluate
-from lossbench.engine.losses import TrainingLosses
+from lossbench.engine.evaluate import evaluate, evaluate_trained
 from lossbench.engine.members import assemble
 from lossbench.engine.recorder import Recorder
 from lossbench.engine.state import State
@@ -22,6 +21,7 @@ from lossbench.engine.strategies import strategy_of
 from lossbench.engine.strategies.autograd import Autograd
 from lossbench.engine.strategies.stack import Stack
 from lossbench.engine.train import train
+from lossbench.engine.training_losses import TrainingLosses
 from lossbench.engine.update import Updates, keep_frozen
 from lossbench.optimizers import OPTIMIZERS, scheduled
 from speed.clock import Clock, Enough, lasting
@@ -35,7 +35,7 @@ PARTS: dict[str, tuple[Callable[..., Any], ...]] = {
     "optimizer": (OPTIMIZERS["sgd"], scheduled),
     "freezing of members": (keep_frozen, State.freeze),
     "probes": (Updates.probed,),
-    "evaluation": (evaluate,),
+    "evaluation": (evaluate, evaluate_trained),
     "set-up": (assemble, strategy_of, Updates.__init__, Updates.start),
     "records": (Recorder.steps, Recorder.evals, Recorder.tables),
 }

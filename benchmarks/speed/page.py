@@ -349,8 +349,8 @@ unless a row says otherwise. A member-step is one update of one run.
   to 2.
 
 All rows take turns in the same processes, which keep up to 1 GiB of the memory that they free from
-our first row on (`lossbench.engine.memory`): the loops have that from us too. A ratio is the median
-of the ratios of each turn, not that of the medians."""
+our first row on (`lossbench.engine.runtime`): the loops have that from us too. A ratio is the
+median of the ratios of each turn, not that of the medians."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

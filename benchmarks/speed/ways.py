@@ -16,7 +16,7 @@ import torch
 
 from lossbench.data import Splits
 from lossbench.engine import train
-from lossbench.engine.arithmetic import arithmetic
+from lossbench.engine.runtime import arithmetic
 from lossbench.engine.strategies import OPTIONS
 from lossbench.question import Run
 from lossbench.question.packs import Pack

@@ -26,11 +26,11 @@ from training import (
 )
 
 from lossbench.engine import strategies
-from lossbench.engine.arithmetic import arithmetic
 from lossbench.engine.batches import Batch
-from lossbench.engine.rows import Rows
+from lossbench.engine.layout import Rows
+from lossbench.engine.runtime import arithmetic
 from lossbench.engine.strategies.autograd import Looped, Vectorised
-from lossbench.engine.strategies.layers import DERIVED, layers_of
+from lossbench.engine.strategies.perceptron import DERIVED, layers_of
 from lossbench.engine.strategies.stack import Stack
 from lossbench.losses import LOSSES
 from lossbench.measures.recalibration import recalibrate

@@ -168,7 +168,8 @@ def test_every_metric_is_declared_with_unit_and_direction(classified):
         metrics.clean_validation(p, target, task="regression"),
         metrics.clean_validation(p, target, task="classification"),
         metrics.of_wrong_labels(p, target, target),
-        of_labels(output, target, is_ranked=True),
+        of_labels(output, target),
+        {"average_precision"},
     )
     assert measured == set(records.METRICS) | {f"accuracy:{place}" for place in range(4)}
     rows = {name: records.metric_of(name) for name in measured}
@@ -207,7 +208,8 @@ def finals(p, label, **changes):
     """What is measured at the last step, of probabilities [K, N, C]."""
     given = {"prediction": p, "target": one_hot(label, p.shape[-1]).to(p.dtype)}
     given |= {"recalibrated": p.log(), "is_probability": torch.ones(len(p)).bool()}
-    return metrics.classification(**(given | changes), is_ranked=True)
+    given |= changes
+    return metrics.classification(**given) | metrics.ranked_classification(**given)
 
 
 def test_class_accuracies_are_recalls_and_their_mean_the_balanced_accuracy(classified):
@@ -389,7 +391,8 @@ def of_labels(output, target, **given):
 
 def test_metrics_of_many_labels_equal_scikit_learns(labelled):
     output, target = labelled
-    found = of_labels(output, target, is_ranked=True)
+    found = of_labels(output, target)
+    found["average_precision"] = metrics.average_precision(2 * output, target)
     for member in range(3):
         z, y = output[member].numpy(), target[member].numpy()
         p = 1 / (1 + np.exp(-2 * z))

@@ -19,7 +19,7 @@ from selection import one_in
 from lossbench import cli, records, statistics, store
 from lossbench.ask.blocks import block_axes
 from lossbench.ask.words import axis_of, read
-from lossbench.engine.losses import TrainingLosses
+from lossbench.engine.training_losses import TrainingLosses
 from lossbench.question import Candidate, Grid, candidates
 from lossbench.report import objections
 from lossbench.statistics.looks import level_at

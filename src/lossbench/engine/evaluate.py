@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lossbench.claims.kind import is_separable
 from lossbench.data import DATA
-from lossbench.engine.bits import guarded, row_chunks
-from lossbench.engine.losses import evaluated_losses
+from lossbench.engine.layout import guarded, row_chunks
 from lossbench.engine.members import Members
 from lossbench.engine.state import State
+from lossbench.engine.training_losses import evaluated_losses
 from lossbench.losses import LOSSES
 from lossbench.measures import metrics
 from lossbench.measures.recalibration import recalibrate, recalibrated
@@ -56,41 +56,94 @@ class Evaluation:
     examples: Tensor
 
 
+@dataclass(frozen=True)
+class _Predictions:
+    """Outputs of K members on all splits.
+
+    Attributes:
+        outputs: By split, [K, N, W]; zero for a member where one is not finite.
+        targets: By split, [K, N, C].
+        scale: Parameters of `recalibrate`, fitted on validation; None in regression.
+        is_finite: [K], whether all outputs are.
+    """
+
+    outputs: dict[str, Tensor]
+    targets: dict[str, Tensor]
+    scale: Tensor | None
+    is_finite: Tensor
+
+
 @torch.no_grad()
-def evaluate(
-    members: Members, forward: Callable[..., Tensor], state: State, *, is_last: bool
-) -> Evaluation:
-    """Every metric on every split.
+def evaluate(members: Members, forward: Callable[..., Tensor], state: State) -> Evaluation:
+    """Metrics on every split while a pack trains.
 
     Args:
         members: The pack.
         forward: All members' forward pass.
         state: Its parameters and buffers are evaluated.
-        is_last: Whether training is over. Only then are other losses evaluated, on test, and
-            metrics that sort or bin, off train: they describe trained models.
     """
-    run, scale, values = members.runs[0], None, {}
-    has_many_labels = DATA[run.data.fn].is_multilabel
+    return _evaluation(members, _predictions(members, forward, state))
+
+
+@torch.no_grad()
+def evaluate_trained(members: Members, forward: Callable[..., Tensor], state: State) -> Evaluation:
+    """Evaluation after the last update: also metrics that describe trained models.
+
+    They are those that sort or bin, off train, the other losses of the task, and the contribution
+    of each example, both on test.
+
+    Args: as for `evaluate`.
+    """
+    predictions = _predictions(members, forward, state)
+    evaluation = _evaluation(members, predictions)
+    output, target = predictions.outputs["test"], predictions.targets["test"]
+    further = {
+        (split, name): value
+        for split in ("validation", "test")
+        for name, value in _ranked(members, split, predictions).items()
+    }
+    further |= _losses_of_the_task(members, output, target)
+    for key, value in further.items():
+        evaluation.values[key] = torch.where(evaluation.is_finite, value, torch.nan)
+    count = recorded_examples(members.runs[0], members.inputs["test"].shape[1])
+    if not count:
+        return evaluation
+    parts = _contributions(members, output, target, predictions.scale)
+    is_sequence = members.batches.positions > 1
+    examples = parts.unflatten(1, (count, -1)).mean(-1) if is_sequence else parts
+    return replace(evaluation, examples=examples)
+
+
+def _predictions(members: Members, forward: Callable[..., Tensor], state: State) -> _Predictions:
+    """Outputs of all members, their targets, and the common recalibration."""
     outputs, is_finite = _outputs(members, forward, state)
     targets = {name: members.rows_of(members.targets[name], outputs[name]) for name in outputs}
+    run, scale = members.runs[0], None
     if run.row.task == "classification":
         positions = members.batches.positions
         most = MOST_RECALIBRATION_ROWS if positions == 1 else MOST_RECALIBRATION_POSITIONS
         fitted = slice(0, most)
         fitted_outputs = outputs["validation"][:, fitted]
         fitted_targets = targets["validation"][:, fitted]
-        if has_many_labels:
+        if DATA[run.data.fn].is_multilabel:
             fitted_outputs = metrics.label_outputs(fitted_outputs)
             fitted_targets = metrics.label_targets(fitted_targets)
         scale = recalibrate(fitted_outputs, fitted_targets)
-    for split, output in outputs.items():
-        target = targets[split]
+    return _Predictions(outputs, targets, scale, is_finite)
+
+
+def _evaluation(members: Members, predictions: _Predictions) -> Evaluation:
+    """Metrics of predictions on every split, and each member's own loss."""
+    run, scale, is_finite = members.runs[0], predictions.scale, predictions.is_finite
+    values = {}
+    for split, output in predictions.outputs.items():
+        target = predictions.targets[split]
         if scale is None:
             of_split = _regression(members, split, output, target)
-        elif has_many_labels:
-            of_split = _multilabel(members, split, output, target, scale, is_last=is_last)
+        elif DATA[run.data.fn].is_multilabel:
+            of_split = _multilabel(members, split, output, target, scale)
         else:
-            of_split = _classification(members, split, output, target, scale, is_last=is_last)
+            of_split = _classification(members, split, output, target, scale)
         # Outputs may be finite and their squares not: that is divergence too.
         for name, value in of_split.items():
             if name in ("rmse", "nll", "brier"):
@@ -100,13 +153,7 @@ def evaluate(
             target = members.rows_of(members.distributions[split], output)
         of_split[OWN_LOSS] = evaluated_losses(members, output, target)
         values |= {(split, name): value for name, value in of_split.items()}
-    examples = outputs["test"].new_empty(len(is_finite), 0)
-    if is_last:
-        values |= _losses_of_the_task(members, outputs["test"], targets["test"])
-        if count := recorded_examples(run, members.inputs["test"].shape[1]):
-            parts = _contributions(members, outputs["test"], targets["test"], scale)
-            is_sequence = members.batches.positions > 1
-            examples = parts.unflatten(1, (count, -1)).mean(-1) if is_sequence else parts
+    examples = predictions.outputs["test"].new_empty(len(is_finite), 0)
     values = {key: torch.where(is_finite, value, torch.nan) for key, value in values.items()}
     return Evaluation(values, is_finite, examples)
 
@@ -222,13 +269,7 @@ def _regression(members: Members, split: str, output: Tensor, target: Tensor) ->
 
 
 def _classification(
-    members: Members,
-    split: str,
-    output: Tensor,
-    target: Tensor,
-    scale: Tensor,
-    *,
-    is_last: bool,
+    members: Members, split: str, output: Tensor, target: Tensor, scale: Tensor
 ) -> dict[str, Tensor]:
     """Metrics [K] by name of a split; NaN where one is not defined for a member's prediction.
 
@@ -238,7 +279,6 @@ def _classification(
         output: [K, N, W].
         target: [K, N, C].
         scale: Parameters of `recalibrate`, fitted on validation.
-        is_last: Whether training is over.
     """
     prediction, values = members.predict(output), {}
     if split == "train":  # how far it is learnt by heart; nothing is judged or chosen by it
@@ -254,14 +294,11 @@ def _classification(
         target,
         recalibrated=log_p,
         is_probability=members.is_probability,
-        is_ranked=is_last,
     )
     if split in members.posterior:
         posterior = members.rows_of(members.posterior[split], output)
         values["kl"] = metrics.kl(posterior, log_p)
         values["tv_posterior"] = _distance(members, prediction, posterior)
-        if is_last:
-            values["entropy_floor"] = metrics.entropy(posterior)
     if split in members.bayes:
         values["tv_bayes"] = _distance(members, prediction, members.bayes[split])
     if split in members.clean:
@@ -271,13 +308,7 @@ def _classification(
 
 
 def _multilabel(
-    members: Members,
-    split: str,
-    output: Tensor,
-    target: Tensor,
-    scale: Tensor,
-    *,
-    is_last: bool,
+    members: Members, split: str, output: Tensor, target: Tensor, scale: Tensor
 ) -> dict[str, Tensor]:
     """Metrics [K] by name of a split whose targets have any number of labels.
 
@@ -289,15 +320,40 @@ def _multilabel(
     if split == "train":
         hits = metrics.label_hits(log_p, target)
         return {"accuracy": metrics.mean_over_examples(hits.mean(-1))}
-    values = metrics.multilabel(
-        members.predict(output), target, recalibrated=log_p, is_ranked=is_last
+    values = metrics.multilabel(members.predict(output), target, recalibrated=log_p)
+    if split in members.posterior:
+        posterior = _label_posterior(members, split, output)
+        values["kl"] = output.shape[-1] * metrics.kl(posterior, log_p.flatten(1, 2))
+    return values
+
+
+def _label_posterior(members: Members, split: str, output: Tensor) -> Tensor:
+    """Probabilities [K, N C, 2] that a label does not hold, and that it does."""
+    holds = members.rows_of(members.posterior[split], output)
+    return torch.stack([1.0 - holds, holds], -1).flatten(1, 2)
+
+
+def _ranked(members: Members, split: str, predictions: _Predictions) -> dict[str, Tensor]:
+    """Metrics [K] by name that sort or bin examples, and the entropy of a known posterior."""
+    output, target = predictions.outputs[split], predictions.targets[split]
+    scale = predictions.scale
+    if scale is None:
+        return {}
+    if DATA[members.runs[0].data.fn].is_multilabel:
+        missing, holds = _recalibrated_labels(output, scale).unbind(-1)
+        values = {"average_precision": metrics.average_precision(holds - missing, target)}
+        if split in members.posterior:
+            entropy = metrics.entropy(_label_posterior(members, split, output))
+            values["entropy_floor"] = output.shape[-1] * entropy
+        return values
+    values = metrics.ranked_classification(
+        members.predict(output),
+        target,
+        recalibrated=recalibrated(output, scale),
+        is_probability=members.is_probability,
     )
     if split in members.posterior:
-        holds = members.rows_of(members.posterior[split], output)
-        posterior = torch.stack([1.0 - holds, holds], -1)
-        values["kl"] = output.shape[-1] * metrics.kl(posterior.flatten(1, 2), log_p.flatten(1, 2))
-        if is_last:
-            values["entropy_floor"] = output.shape[-1] * metrics.entropy(posterior.flatten(1, 2))
+        values["entropy_floor"] = metrics.entropy(members.rows_of(members.posterior[split], output))
     return values
 
 

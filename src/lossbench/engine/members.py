@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from lossbench.data.corruption import realised
 from lossbench.data.splits import Splits, dense
 from lossbench.engine.batches import Batches, augmentation_words, batch_indices
 from lossbench.engine.bayes import BayesPoints
-from lossbench.engine.bits import guarded, guards
+from lossbench.engine.layout import guarded, guards
 from lossbench.fingerprints import tensors_sha
 from lossbench.losses.links import PROBABILITY_LINKS
 from lossbench.models import MODELS, called, initialised, rescaled, stacked, widened
@@ -45,7 +45,7 @@ class Members:
         runs: The K runs.
         is_apart: Whether each computes on its own, see `runs_apart`.
         recorded_count: How many of them, from the first on, are recorded.
-        spans: All places.
+        spans: Neighbours with one loss, over the whole pack.
         inputs, targets, posterior, distributions: By split, [S, N, ...], see `Splits`.
         clean: Train and validation targets before they were corrupted, by split, [S, N, ...]; empty
             where they were not.
@@ -53,11 +53,6 @@ class Members:
             corruption on the training targets, and their scale.
         class_counts: Training targets summed over examples, [S, C].
         batches: Of every step.
-        hyper: Learning rate, momentum and weight decay, [K] each.
-        is_probability: [K], whether the member's inverse link gives probabilities.
-        has_error: [K], whether the first C outputs have an error each, see `Loss`.
-        is_distribution: [K], whether its prediction is to be the distribution of the label: a
-            probability, or any other link's prediction under a strictly proper loss.
         bayes: By split, [K, N, C], prediction of least expected loss; of the test split where its
             posterior is known. NaN where it is not defined.
         fingerprints: By seed: init_sha, batch_sha and data_sha.
@@ -77,10 +72,6 @@ class Members:
     data_columns: dict[int, dict[str, object]]
     class_counts: Tensor
     batches: Batches
-    hyper: Hyperparameters
-    is_probability: Tensor
-    has_error: Tensor
-    is_distribution: Tensor
     bayes: dict[str, Tensor]
     fingerprints: dict[int, dict[str, str]]
     model: nn.Module
@@ -96,6 +87,36 @@ class Members:
     def device(self) -> torch.device:
         """Device on which the members train."""
         return self.seed_index.device
+
+    @cached_property
+    def hyper(self) -> Hyperparameters:
+        """Learning rate, momentum and weight decay, [K] each."""
+        dtype = PRECISIONS[self.runs[0].precision]
+        rows = [(run.lr, run.momentum, run.weight_decay) for run in self.runs]
+        columns = (torch.tensor(column, dtype=dtype) for column in zip(*rows, strict=True))
+        return Hyperparameters(*(column.to(self.device) for column in columns))
+
+    @cached_property
+    def is_probability(self) -> Tensor:
+        """[K], whether the member's inverse link gives probabilities."""
+        return self._flags(run.row.inverse_link in PROBABILITY_LINKS for run in self.runs)
+
+    @cached_property
+    def has_error(self) -> Tensor:
+        """[K], whether the first C outputs have an error each, see `Loss`."""
+        return self._flags(run.row.has_error for run in self.runs)
+
+    @cached_property
+    def is_distribution(self) -> Tensor:
+        """[K], whether the member's prediction is to be the distribution of the label.
+
+        A probability is, and any other link's prediction under a strictly proper loss.
+        """
+        is_proper = self._flags("strictly_proper" in run.row.claims for run in self.runs)
+        return self.is_probability | is_proper
+
+    def _flags(self, flags: Iterable[bool]) -> Tensor:
+        return torch.tensor([*flags], device=self.device)
 
     def inputs_of(self, split: str, rows: slice) -> Tensor:
         """Inputs [K, n, ...] of some rows of a split."""
@@ -118,15 +139,14 @@ class Members:
             ]
         )
 
-    def subset(self, places: Sequence[int]) -> Members:
-        """Members at these places as a pack of their own, equal losses side by side.
+    def subset(self, indices: Sequence[int]) -> Members:
+        """Members of these indices as a pack of their own, equal losses side by side.
 
-        Initial values and hyperparameters stay those of all.
+        Initial values stay those of all.
         """
-        runs = tuple(self.runs[place] for place in places)
-        order = [self.batches.order[place] for place in places]
-        index = self.seed_index[[*places]]
-        batches = replace(self.batches, seed_index=index, order=order)
+        runs = tuple(self.runs[index] for index in indices)
+        order = [self.batches.order[index] for index in indices]
+        batches = replace(self.batches, seed_index=self.seed_index[[*indices]], order=order)
         return replace(self, runs=runs, spans=slices(Pack("", runs)), batches=batches)
 
 
@@ -159,29 +179,36 @@ def assemble(
     ]
     two_examples = _placed(data[0].inputs["train"][:2], device, dtype)
     is_apart = runs_apart(first.model.name, copy.deepcopy(models[0]).to(device), two_examples)
-    runs = pack.runs if is_apart else _padded(pack.runs, data, device, padding)
+    runs = pack.runs
+    if not is_apart:  # repetitions of the last run: as guards, and up to `padding` members
+        sizes = [len(inputs) for splits in data for inputs in splits.inputs.values()]
+        fewest = data[0].positions * min(first.batch_size, *sizes)
+        count = max(padding, len(runs) + guards(fewest, device))
+        runs += (runs[-1],) * (count - len(runs))
     spans = slices(Pack(pack.pack_id, runs))
     order = [seeds.index(run.seed) for run in runs]
-    rows = [
-        batch_indices(seed, len(data[0].inputs["train"]), first.steps, first.batch_size)
+    examples = len(data[0].inputs["train"])
+    draws = [
+        {
+            "batches": batch_indices(seed, examples, first.steps, first.batch_size),
+            **augmentation_words(first, seed),
+        }
         for seed in seeds
     ]
-    words = [augmentation_words(first, seed) for seed in seeds]
-    fingerprints = {
-        seed: {
+    shas = [
+        {
             "init_sha": tensors_sha(model.state_dict()),
-            "batch_sha": tensors_sha({"batches": rows_of_seed, **words_of_seed}),
+            "batch_sha": tensors_sha(drawn),
             "data_sha": splits.sha,
         }
-        for seed, model, splits, rows_of_seed, words_of_seed in zip(
-            seeds, models, data, rows, words, strict=True
-        )
-    }
+        for model, drawn, splits in zip(models, draws, data, strict=True)
+    ]
     # Outputs that a loss has beyond the others' start at zero, so that init_sha is that of all.
     outputs, times = data[0].outputs, first.row.outputs_per_target
     models = [widened(model, outputs=outputs, times=times) for model in models]
     tensors = {name: value.to(device) for name, value in stacked(models, order).items()}
     trainable = dict(models[0].named_parameters())
+    stacks = {name: torch.stack([drawn[name] for drawn in draws]).to(device) for name in draws[0]}
     by_split = _members_data(data, first, device, dtype)
     batches = Batches(
         run=first,
@@ -189,14 +216,11 @@ def assemble(
         targets=by_split["targets"]["train"],
         outputs=outputs,
         positions=data[0].positions,
-        rows=torch.stack(rows).to(device),
-        words=torch.stack([one["words"] for one in words]).to(device) if words[0] else None,
+        rows=stacks["batches"],
+        words=stacks.get("words"),
         seed_index=torch.as_tensor(order, device=device),
         order=order,
     )
-    links = [run.row.inverse_link in PROBABILITY_LINKS for run in runs]
-    is_probability = torch.tensor(links, device=device)
-    is_proper = ["strictly_proper" in run.row.claims for run in runs]
     return Members(
         runs=runs,
         is_apart=is_apart,
@@ -204,35 +228,14 @@ def assemble(
         spans=spans,
         **by_split,
         bayes=_bayes_targets(spans, data, order, bayes_points, device, dtype),
-        data_columns={
-            seed: _data_columns(splits) for seed, splits in zip(seeds, data, strict=True)
-        },
+        data_columns=dict(zip(seeds, map(_data_columns, data), strict=True)),
         class_counts=torch.stack([splits.class_counts for splits in data]).to(device, dtype),
         batches=batches,
-        hyper=Hyperparameters(
-            *(
-                torch.tensor([getattr(run, name) for run in runs], dtype=dtype, device=device)
-                for name in ("lr", "momentum", "weight_decay")
-            )
-        ),
-        is_probability=is_probability,
-        has_error=torch.tensor([run.row.has_error for run in runs], device=device),
-        is_distribution=is_probability | torch.tensor(is_proper, device=device),
-        fingerprints=fingerprints,
+        fingerprints=dict(zip(seeds, shas, strict=True)),
         model=models[0].to(device),
         parameters={name: value for name, value in tensors.items() if name in trainable},
         buffers={name: value for name, value in tensors.items() if name not in trainable},
     )
-
-
-def _padded(
-    runs: tuple[Run, ...], data: Sequence[Splits], device: torch.device, padding: int
-) -> tuple[Run, ...]:
-    """Runs with repetitions of the last behind them: as guards, and up to `padding` members."""
-    sizes = [len(inputs) for splits in data for inputs in splits.inputs.values()]
-    fewest = data[0].positions * min(runs[0].batch_size, *sizes)
-    count = max(padding, len(runs) + guards(fewest, device))
-    return runs + (runs[-1],) * (count - len(runs))
 
 
 def _members_data(
@@ -280,9 +283,9 @@ def _bayes_targets(
     for span, run_of_span in spans:
         seeds = sorted({*order[span]})
         solved = bayes_points.of(
-            run_of_span, [posteriors[at] for at in seeds], [counts[at] for at in seeds]
+            run_of_span, [posteriors[index] for index in seeds], [counts[index] for index in seeds]
         )
-        predictions += [solved[seeds.index(at)] for at in order[span]]
+        predictions += [solved[seeds.index(index)] for index in order[span]]
     return {"test": torch.stack(predictions).to(device, dtype)}
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lossbench.data import DATA
-from lossbench.engine.bits import guards
-from lossbench.engine.losses import Group, core_gradients, groups_of, mean_loss, together
+from lossbench.engine.layout import guards
 from lossbench.engine.members import Members
 from lossbench.engine.state import State
 from lossbench.engine.strategies.autograd import Forward, one_by_one
-from lossbench.engine.strategy import Named
+from lossbench.engine.strategy import GradientOf, Named
+from lossbench.engine.training_losses import Group, core_gradients, groups_of, mean_loss, together
 from lossbench.engine.update import Update
 from lossbench.measures.instruments import MEASURES, Moment, due
 
@@ -79,18 +78,18 @@ class Instruments:
                     column[groups[0].start : groups[-1].stop] = value
         return columns
 
-    def moment(self, step: int, update: Update, state: State, places: range) -> Moment:
+    def moment(self, step: int, update: Update, state: State, indices: range) -> Moment:
         """An update as neighbours see it, with repetitions of the last behind them if not all.
 
         Args:
             step: Updates done before this one.
             update: Of all K members.
             state: After it.
-            places: Of neighbours.
+            indices: Of neighbours.
         """
-        is_everyone = len(places) == len(self._members.runs)
+        is_everyone = len(indices) == len(self._members.runs)
         behind = max(1, guards(update.loss.shape[-1], update.loss.device))
-        chosen = [*places] if is_everyone else [*places] + [places[-1]] * behind
+        chosen = [*indices] if is_everyone else [*indices] + [indices[-1]] * behind
         members = self._members if is_everyone else self._members.subset(chosen)
 
         def of(values: Tensor) -> Tensor:
@@ -99,12 +98,7 @@ class Instruments:
         def all_of(tensors: Named) -> dict[str, Tensor]:
             return {name: of(value) for name, value in tensors.items()}
 
-        clock, clean = torch.tensor([step], device=members.device), None
-        if "train" in members.clean:
-            rows = members.batches.rows_at(clock)
-            seeds = torch.arange(len(rows), device=rows.device)[:, None]
-            clean = members.clean["train"][seeds, rows][members.seed_index]
-            clean = members.batches.dense(clean)
+        clock = torch.tensor([step], device=members.device)
         inputs = members.batches.at(clock)[0].all
         before, after = all_of(update.parameters), all_of(state.parameters)
         buffers, target, output = all_of(update.buffers), of(update.target), of(update.output)
@@ -121,19 +115,6 @@ class Instruments:
                 # As many rows as outputs: one for each position of sequences.
                 return outputs_at(parameters, self._features).reshape(*output.shape[:2], -1)
 
-        @functools.cache
-        def differentiable() -> tuple[dict[str, Tensor], Tensor]:
-            """Parameters before the update and their outputs: one pass for all gradients."""
-            leaves = {name: value.detach().requires_grad_() for name, value in before.items()}
-            return leaves, outputs_at(leaves)
-
-        def gradient_of(output_gradient: Tensor) -> dict[str, Tensor]:
-            leaves, outputs = differentiable()
-            gradients = torch.autograd.grad(
-                outputs, [*leaves.values()], output_gradient, retain_graph=True
-            )
-            return dict(zip(leaves, gradients, strict=True))
-
         return Moment(
             step=step,
             seeds=tuple(run.seed for run in members.runs),
@@ -141,7 +122,7 @@ class Instruments:
             buffers=buffers,
             inputs=inputs,
             target=target,
-            clean=clean,
+            clean=_clean_targets(members, clock),
             is_classification=members.runs[0].row.task == "classification"
             and not DATA[members.runs[0].data.fn].is_multilabel,
             output=output,
@@ -152,9 +133,36 @@ class Instruments:
             update={name: after[name] - value for name, value in before.items()},
             mean_loss=lambda parameters: mean_loss(members, outputs_at(parameters), target, clock),
             features=features,
-            pull_back=gradient_of,
+            pull_back=_pull_back(before, outputs_at),
             core_output_gradients=lambda: core_gradients(members, output, target),
         )
+
+
+def _clean_targets(members: Members, clock: Tensor) -> Tensor | None:
+    """Targets [K, B, C] of a step's batch before their corruption; None where there was none."""
+    if "train" not in members.clean:
+        return None
+    rows = members.batches.rows_at(clock)
+    seeds = torch.arange(len(rows), device=rows.device)[:, None]
+    return members.batches.dense(members.clean["train"][seeds, rows][members.seed_index])
+
+
+def _pull_back(parameters: Named, outputs_at: Callable[[Named], Tensor]) -> GradientOf:
+    """Function from output gradients to gradients at these parameters: one pass for all calls."""
+
+    @functools.cache
+    def differentiable() -> tuple[dict[str, Tensor], Tensor]:
+        leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        return leaves, outputs_at(leaves)
+
+    def gradient_of(output_gradient: Tensor) -> dict[str, Tensor]:
+        leaves, outputs = differentiable()
+        gradients = torch.autograd.grad(
+            outputs, [*leaves.values()], output_gradient, retain_graph=True
+        )
+        return dict(zip(leaves, gradients, strict=True))
+
+    return gradient_of
 
 
 def features_of(members: Members) -> Forward | None:
@@ -163,7 +171,9 @@ def features_of(members: Members) -> Forward | None:
     if not layers:
         return None
 
-    def of_member(parameters: Any, buffers: Any, inputs: Tensor) -> Tensor:
+    def of_member(
+        parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor
+    ) -> Tensor:
         seen: list[Tensor] = []
         hook = layers[-1].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         try:

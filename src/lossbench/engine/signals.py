@@ -11,11 +11,8 @@ import torch
 from torch import Tensor
 
 from lossbench import records
+from lossbench.engine.strategy import GradientOf
 from lossbench.measures.probes import norm
-
-GradientOf = Callable[[Tensor], dict[str, Tensor]]
-"""Gradient of the mean loss in all parameters, [K, ...] by name, from an output gradient [K, B, W];
-it may overwrite the gradient of the call before."""
 
 Changed = Callable[[Tensor, Tensor, GradientOf], tuple[Tensor, Mapping[str, Tensor]]]
 

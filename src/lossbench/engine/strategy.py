@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from lossbench.engine.batches import Batch
-from lossbench.engine.signals import GradientOf
 from lossbench.engine.state import State
 
 Named = Mapping[str, Tensor]
 """Parameters, buffers or gradients by name, [K, ...]."""
+
+GradientOf = Callable[[Tensor], dict[str, Tensor]]
+"""Gradient of the mean loss in all parameters, [K, ...] by name, from an output gradient [K, B, W];
+it may overwrite the gradient of the call before."""
 
 
 class Strategy(ABC):

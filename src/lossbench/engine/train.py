@@ -10,13 +10,12 @@ import pyarrow as pa
 import torch
 
 from lossbench.data.splits import Splits
-from lossbench.engine.arithmetic import arithmetic
 from lossbench.engine.bayes import BayesPoints
-from lossbench.engine.evaluate import evaluate
+from lossbench.engine.evaluate import Evaluation, evaluate, evaluate_trained
 from lossbench.engine.members import assemble
-from lossbench.engine.memory import keep_freed_memory
 from lossbench.engine.moments import Instruments
 from lossbench.engine.recorder import Recorder
+from lossbench.engine.runtime import arithmetic, keep_freed_memory
 from lossbench.engine.state import Saved, Snapshot, State, decoded, encoded
 from lossbench.engine.strategies import advance_of, strategy_of
 from lossbench.engine.strategies.graph import Captures
@@ -123,10 +122,10 @@ class _Training:
     def run(self, flush: Callable[[int, Snapshot], None]) -> None:
         """Make all updates that are left; log, measure and evaluate at the steps due for it."""
         run, state, recorder = self._members.runs[0], self.state, self._recorder
-        step = int(state.clock)
+        step, forward = int(state.clock), self._strategy.forward
         while step < run.steps:
             if step % run.eval_every == 0:
-                self._evaluate(step)
+                self._record(step, evaluate(self._members, forward, state))
             instruments, count = self._instruments.due(step), 1
             if instruments:
                 update = self._updates.with_tensors(state)
@@ -144,7 +143,7 @@ class _Training:
             step += count
             if step < run.steps:
                 flush(step, self.snapshot)
-        self._evaluate(run.steps)
+        self._record(run.steps, evaluate_trained(self._members, forward, state))
         assert int(state.clock) == run.steps  # which also waits until the device has done them
 
     def _is_observed(self, step: int) -> bool:
@@ -153,11 +152,8 @@ class _Training:
         is_regular = step % run.log_every == 0 or step % run.eval_every == 0
         return is_regular or bool(self._instruments.due(step))
 
-    def _evaluate(self, step: int) -> None:
+    def _record(self, step: int, evaluation: Evaluation) -> None:
         """Record all metrics, and freeze members whose outputs are not finite."""
-        is_last = step == self._members.runs[0].steps
-        forward = self._strategy.forward
-        evaluation = evaluate(self._members, forward, self.state, is_last=is_last)
         self.state.freeze(evaluation.is_finite)
         self._recorder.evals(step, evaluation.values)
         self._recorder.examples(evaluation.examples)

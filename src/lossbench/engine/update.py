@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from lossbench.engine import signals
-from lossbench.engine.losses import TrainingLosses, reference_gradient
+from lossbench.engine.layout import joined
 from lossbench.engine.members import Members
-from lossbench.engine.rows import joined
 from lossbench.engine.state import State
 from lossbench.engine.strategy import Advance, Logged, Named, Strategy
+from lossbench.engine.training_losses import TrainingLosses, reference_gradient
 from lossbench.measures import probes
 from lossbench.models import hidden_matrices
 from lossbench.optimizers import (

@@ -56,17 +56,14 @@ def classification(
     *,
     recalibrated: Tensor,
     is_probability: Tensor,
-    is_ranked: bool = False,
 ) -> dict[str, Tensor]:
     """Classification metrics by name; NaN where a metric is not defined for a member.
 
     Args:
         prediction: [K, N, C], values of the inverse link.
         target: One-hot labels, [K, N, C].
-        recalibrated: Log-probabilities after `recalibrate`, [K, N, C]. Metrics that
-            rank examples use these: logarithms tell apart probabilities that round to 1 or 0.
+        recalibrated: Log-probabilities after `recalibrate`, [K, N, C].
         is_probability: [K], whether the member's inverse link gives probabilities.
-        is_ranked: Whether to add metrics that sort or bin examples: they describe trained models.
 
     Source:
         Of the balanced accuracy: Brodersen, Ong, Stephan and Buhmann 2010, ICPR; absent classes as
@@ -79,7 +76,7 @@ def classification(
     undefined = torch.full_like(right[:, 0], torch.nan)
     hit = (largest(prediction)[1] == label).to(prediction.dtype)
     by_class = accuracies(hit, label, classes=classes)
-    values = {
+    return {
         "accuracy": mean_over_examples(hit),
         "balanced_accuracy": by_class.nanmean(-1),  # over the classes that have examples
         "brier": mean_over_examples((on_simplex - target).square().sum(-1)),
@@ -89,25 +86,38 @@ def classification(
         "ece_raw": torch.where(is_probability, ece(on_simplex, label), undefined),
         "zero_share": mean_over_examples((right <= 0).to(prediction.dtype)),
     }
-    if is_ranked:
-        reliability, resolution, uncertainty = brier_terms(on_simplex, label)
-        values |= {
-            "ece_adaptive": ece_adaptive(recalibrated.exp(), label),
-            "auroc": auroc(recalibrated, label),
-            "aurc": aurc(recalibrated, label),
-            "brier_reliability": reliability,
-            "brier_resolution": resolution,
-            "brier_uncertainty": uncertainty,
-        }
-        if classes <= MOST_CLASSES:
-            shares = by_class.unbind(-1)
-            values |= {f"accuracy:{place}": share for place, share in enumerate(shares)}
+
+
+def ranked_classification(
+    prediction: Tensor, target: Tensor, *, recalibrated: Tensor, is_probability: Tensor
+) -> dict[str, Tensor]:
+    """Classification metrics by name that sort or bin examples: they describe trained models.
+
+    Args:
+        prediction: [K, N, C], values of the inverse link.
+        target: One-hot labels, [K, N, C].
+        recalibrated: Log-probabilities after `recalibrate`, [K, N, C], which rank examples:
+            logarithms tell apart probabilities that round to 1 or 0.
+        is_probability: [K], whether the member's inverse link gives probabilities.
+    """
+    on_simplex, label = projected(prediction, is_probability), largest(target)[1]
+    reliability, resolution, uncertainty = brier_terms(on_simplex, label)
+    values = {
+        "ece_adaptive": ece_adaptive(recalibrated.exp(), label),
+        "auroc": auroc(recalibrated, label),
+        "aurc": aurc(recalibrated, label),
+        "brier_reliability": reliability,
+        "brier_resolution": resolution,
+        "brier_uncertainty": uncertainty,
+    }
+    if (classes := target.shape[-1]) <= MOST_CLASSES:
+        hit = (largest(prediction)[1] == label).to(prediction.dtype)
+        shares = accuracies(hit, label, classes=classes).unbind(-1)
+        values |= {f"accuracy:{index}": share for index, share in enumerate(shares)}
     return values
 
 
-def multilabel(
-    prediction: Tensor, target: Tensor, *, recalibrated: Tensor, is_ranked: bool = False
-) -> dict[str, Tensor]:
+def multilabel(prediction: Tensor, target: Tensor, *, recalibrated: Tensor) -> dict[str, Tensor]:
     """Metrics of targets with any number of labels, by name.
 
     Decisions and their likelihood are read from the recalibrated probabilities: a margin loss has
@@ -118,7 +128,6 @@ def multilabel(
         target: 1 for each label that holds, else 0: [K, N, C].
         recalibrated: Log-probabilities that a label does not hold, and that it does, after
             `recalibrate`: [K, N, C, 2].
-        is_ranked: Whether to add metrics that sort examples.
     """
     missing, holds = recalibrated.unbind(-1)
     hit = label_hits(recalibrated, target)
@@ -128,16 +137,13 @@ def multilabel(
         count = is_kind.double().transpose(-1, -2).contiguous().sum(-1)
         hits = (is_kind * hit).double().transpose(-1, -2).contiguous().sum(-1)
         by_kind.append(hits / count)
-    values = {
+    return {
         "accuracy": mean_over_examples(hit.mean(-1)),
         # Of each label over the kinds that it has, as in scikit-learn.
         "balanced_accuracy": torch.stack(by_kind, -1).nanmean(-1).mean(-1),
         "brier": mean_over_examples((prediction.clamp(0.0, 1.0) - target).square().sum(-1)),
         "nll": mean_over_examples(nll),
     }
-    if is_ranked:
-        values["average_precision"] = average_precision(holds - missing, target)
-    return values
 
 
 def label_hits(recalibrated: Tensor, target: Tensor) -> Tensor:

@@ -266,7 +266,7 @@ def _data(run: Run, files: Files, title: str) -> Splits:
 def _refuse_parameters(run: Run, targets: Tensor, counts: Tensor) -> None:
     """Call the loss once, so that parameters it refuses are refused before training.
 
-    Not through `engine.losses`, which computes for the members of a pack: there are none yet.
+    Not through `engine.training_losses`: there are no members of a pack yet.
     """
     context = Context.outside_training(counts)
     output = torch.zeros(len(targets), run.row.outputs_per_target * targets.shape[-1])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lossbench.engine.members import Members
 from lossbench.engine.strategies.autograd import Looped, Vectorised
 from lossbench.engine.strategies.graph import Captures, Graphs
-from lossbench.engine.strategies.layers import layers_of
+from lossbench.engine.strategies.perceptron import layers_of
 from lossbench.engine.strategies.stack import Stack
 from lossbench.engine.strategy import Advance, Strategy
 from lossbench.engine.update import Updates

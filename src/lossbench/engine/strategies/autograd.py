@@ -9,8 +9,7 @@ from torch import Tensor
 
 from lossbench.engine.batches import Batch
 from lossbench.engine.members import Members
-from lossbench.engine.signals import GradientOf
-from lossbench.engine.strategy import Named, Strategy
+from lossbench.engine.strategy import GradientOf, Named, Strategy
 from lossbench.models import called
 
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor]

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 
 from lossbench.engine.batches import Batch
-from lossbench.engine.bits import GUARD_ELEMENTS, row_chunks
-from lossbench.engine.rows import Rows
-from lossbench.engine.signals import GradientOf
-from lossbench.engine.strategies.layers import DERIVED, Layer
-from lossbench.engine.strategy import Named, Strategy
+from lossbench.engine.layout import GUARD_ELEMENTS, Rows, row_chunks
+from lossbench.engine.strategies.perceptron import DERIVED, Layer
+from lossbench.engine.strategy import GradientOf, Named, Strategy
 
 CACHE_BYTES = 2**21
 """Memory of members computed at once: about a core's second cache."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lossbench.engine.batches import EVERYONE
-from lossbench.engine.bits import guarded, guards
+from lossbench.engine.layout import guarded, guards
 from lossbench.engine.members import Members
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import NO_PARAMS, Context, Loss
