@@ -1,6 +1,6 @@
 """Two sweeps side by side: where do they agree on what a loss changes?
 
-python analysis/compare.py runs/A runs/B [out.png] [part of a task's label]
+python analysis/compare.py runs/A runs/B [out.png] [part of a context's label]
 """
 
 import argparse
@@ -13,7 +13,7 @@ from lossbench import figures, records, statistics
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("sweeps", nargs=2, help="folders of two sweeps")
 parser.add_argument("out", nargs="?", default="compare.png")
-parser.add_argument("label", nargs="?", default="", help="part of a task's label")
+parser.add_argument("label", nargs="?", default="", help="part of a context's label")
 options = parser.parse_args()
 sweeps, out, label = options.sweeps, options.out, options.label
 
@@ -28,11 +28,11 @@ both = pairs[pairs.groupby(same).sweep.transform("nunique") == 2]
 both = both[[label in text for text in both.label]]
 if both.empty:
     labels = pairs.groupby("sweep").label.unique()
-    tasks = "; ".join(f"{sweep}: {', '.join(names)}" for sweep, names in labels.items())
-    sys.exit(f"no loss was compared on the same task with the same reference in both. {tasks}")
+    there = "; ".join(f"{sweep}: {', '.join(names)}" for sweep, names in labels.items())
+    sys.exit(f"no loss was compared on the same context with the same reference in both. {there}")
 
-for (task, metric, reference, loss), rows in both.groupby(same, sort=False):
-    print(f"{task}, {loss} minus {reference} in {metric}:")
+for (context, metric, reference, loss), rows in both.groupby(same, sort=False):
+    print(f"{context}, {loss} minus {reference} in {metric}:")
     for row in rows.itertuples():
         print(f"  {row.difference:+.3g} [{row.low:+.3g}, {row.high:+.3g}] {row.verdict}")
 

@@ -22,7 +22,7 @@ curves = [
     if label in f"{curve.label[0]} {curve.corruption[0]}"
 ]
 if not curves:
-    sys.exit(f"{sweep.sweep_dir} has no tasks that differ in data.corruption.params.rate only")
+    sys.exit(f"{sweep.sweep_dir} has no contexts that differ in data.corruption.params.rate only")
 estimates = curves[0]
 print(estimates.pivot_table("value", "loss", "rate").round(3).to_string())
 

@@ -30,4 +30,4 @@ with figures.style():
     figure, axes = figures.page(height=height, width=figures.TWO_COLUMNS)
     figures.verdict_map(paired, axes[0])
     figure.savefig(out)
-print(f"{paired.context.nunique()} tasks of {task}: {out}")
+print(f"{paired.context.nunique()} contexts of {task}: {out}")

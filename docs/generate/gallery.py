@@ -52,8 +52,8 @@ made from the records, by the protocol that each experiment declared before its 
 
 {words}
 An interval holds that other seeds would differ, and that other seeds would have chosen other
-learning rates. Intervals are simultaneous **within a task**, over its losses and its looks at a
-growing number of seeds: of twenty tasks, one may well show a difference that is not there.
+learning rates. Intervals are simultaneous **within a context**, over its losses and its looks at a
+growing number of seeds: of twenty contexts, one may well show a difference that is not there.
 **Still improving**: in most runs of the loss or its reference validation was best at the last
 update, so a longer training may turn the verdict. *Most clearly* better or worse is the
 comparison whose interval stays furthest from zero.
@@ -185,18 +185,18 @@ def _pictures(
 
 
 def _verdicts(mains: list[Comparison]) -> Iterator[str]:
-    """Tables of verdicts, one for all that are alike but in task and loss."""
+    """Tables of verdicts, one for all that are alike but in context and loss."""
     rows = [
-        (_heading(row, task), row)
-        for task in mains
-        for row in words.verdicts_of(task).to_dict("records")
+        (_heading(row, comparison), row)
+        for comparison in mains
+        for row in words.verdicts_of(comparison).to_dict("records")
     ]
     for heading, alike in itertools.groupby(sorted(rows, key=itemgetter(0)), key=itemgetter(0)):
         lines = [_verdict(row) for _, row in alike]
         table = [
             f"{heading}:",
             "",
-            "| task | loss | difference [interval] | n | verdict | still improving | to know |",
+            "| context | loss | difference [interval] | n | verdict | still improving | to know |",
             "|---|---|---|---|---|---|---|",
         ]
         table += [*lines, ""]
@@ -204,21 +204,25 @@ def _verdicts(mains: list[Comparison]) -> Iterator[str]:
             summary_line = f"<details><summary>All {len(lines)} verdicts</summary>"
             table = [summary_line, "", *table, "</details>", ""]
         yield from table
-    yield from (f"- {task.label}: no verdict. {task.refusal}" for task in mains if task.refusal)
+    yield from (
+        f"- {comparison.label}: no verdict. {comparison.refusal}"
+        for comparison in mains
+        if comparison.refusal
+    )
     yield ""
 
 
-def _heading(row: Mapping[str, Any], task: Comparison) -> str:
-    """What a row compares, but for its task and loss."""
+def _heading(row: Mapping[str, Any], comparison: Comparison) -> str:
+    """What a row compares, but for its context and loss."""
     how = records.CONDITIONS[row["condition"]].about.format(reference=row["reference"])
     unit = "" if row["unit"] == "1" else f" in {row['unit']}"
     over = "its losses"
-    if len(task.rule.looks) > 1:
-        over += f" and its looks at {words.listed(task.rule.looks)} seeds"
+    if len(comparison.rule.looks) > 1:
+        over += f" and its looks at {words.listed(comparison.rule.looks)} seeds"
     return (
         f"After {row['steps']:,} updates, {how}: {row['metric']} minus that of {row['reference']}"
         f"{unit}, {row['direction']} is better, margin ±{row['margin']:g}, n pairs of seeds, "
-        f"{100 * row['confidence']:g} % intervals, simultaneous within a task over {over}"
+        f"{100 * row['confidence']:g} % intervals, simultaneous within a context over {over}"
     )
 
 
@@ -229,7 +233,7 @@ def _verdict(row: Mapping[str, Any]) -> str:
     is_improving = "yes" if row["still_improving"] else ""
     notes = summary.caveats({**row, "still_improving": False}, is_declared=True)
     interval = _interval(row, row["estimate"])
-    cells = [row["task"], row["loss"], interval, str(row["n"]), verdict, is_improving]
+    cells = [row["context"], row["loss"], interval, str(row["n"]), verdict, is_improving]
     return f"| {' | '.join([*cells, '; '.join(notes)])} |"
 
 
@@ -257,7 +261,7 @@ def _finding(row: Mapping[str, Any]) -> str:
         cells = [row["finding"], row["source"], row["loss"], "", "", "", f"**{row['judged']}**"]
         return f"| {' | '.join(cells)} |"
     interval = f"{row['metric']} {_interval(row, row['difference'])}"
-    here = f"{row['loss']} minus {row['reference']} on {row['task']}"
+    here = f"{row['loss']} minus {row['reference']} on {row['context']}"
     judged = f"**{row['judged']}** ({row['verdict']})"
     q = f"{row['q']:.2g}" if math.isfinite(row["q"]) else "–"
     cells = [row["finding"], row["source"], here, interval, str(row["n"]), q, judged]

@@ -226,9 +226,9 @@ def _refuse_taken(name: str, data: str, model: str) -> None:
     if not (folder / "sweep.json").is_file():
         return
     planned = records.load(folder).planned
-    tasks = {*zip(planned["data"], planned["model"], strict=True)}
-    if tasks and (data, model) not in tasks:
-        there = ", ".join(sorted(f"{one} × {other}" for one, other in tasks))
+    contexts = {*zip(planned["data"], planned["model"], strict=True)}
+    if contexts and (data, model) not in contexts:
+        there = ", ".join(sorted(f"{one} × {other}" for one, other in contexts))
         raise ConfigError(f"{folder} is a comparison on {there}: give this one another name=")
 
 

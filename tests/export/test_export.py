@@ -269,7 +269,7 @@ def test_a_package_that_is_missing_is_named_with_its_cure(trained, monkeypatch, 
 
 
 def test_a_verdict_without_a_pair_is_a_row_without_numbers():
-    columns = {"task": "diabetes", "condition": "own_lr", "loss": "mine", "reference": "mse"}
+    columns = {"context": "diabetes", "condition": "own_lr", "loss": "mine", "reference": "mse"}
     numbers = {"estimate": None, "low": None, "high": None, "verdict": "undecided"}
     text = contents.markdown(pd.DataFrame([columns | numbers]), most=10_000)
     assert text.splitlines()[-1].endswith("| mine | mse | – [–, –] | undecided |")

@@ -30,7 +30,7 @@ def tables(essay_sweep):
 @pytest.fixture(scope="module")
 def published(essay_sweep):
     with (essay_sweep / "report" / "tables" / "verdicts.csv").open() as file:
-        return [row for row in csv.DictReader(file) if row["task"] == "diabetes × linear"]
+        return [row for row in csv.DictReader(file) if row["context"] == "diabetes × linear"]
 
 
 def ends(tables, split):

@@ -23,7 +23,7 @@ from lossbench.figures import layout
 from lossbench.report import edition, page, pictures, sections
 
 LOSSES = {"mse": "power", "mae": "power"}
-DRAWN = ("tasks", "dynamics")
+DRAWN = ("contexts", "dynamics")
 
 
 @pytest.fixture
@@ -142,14 +142,14 @@ def test_of_other_records_only_the_figures_that_differ_are_drawn(tmp_path, drawn
     first, second = (
         build(tmp_path / name / "small", runs) for name, runs in (("a", whole), ("b", fewer))
     )
-    page.write(first, drawn_in=["tasks"])
+    page.write(first, drawn_in=["contexts"])
     assert sorted(drawn) == ["forest_diabetes_mlp", "forest_digits_mlp"]
     store.write(second / "report/pictures.json", (first / "report/pictures.json").read_bytes())
     drawn.clear()
-    text = page.write(second, drawn_in=["tasks"]).read_text()
+    text = page.write(second, drawn_in=["contexts"]).read_text()
     assert drawn == ["forest_diabetes_mlp"]
     (second / "report" / "pictures.json").unlink()
-    assert page.write(second, drawn_in=["tasks"]).read_text() == text
+    assert page.write(second, drawn_in=["contexts"]).read_text() == text
 
 
 @pytest.mark.parametrize("end", [0, -2])

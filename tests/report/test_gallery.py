@@ -414,7 +414,7 @@ def test_the_gallery_has_the_sweep_with_its_pictures_its_verdicts_and_its_findin
     verdict = words.verdicts_of(task).set_index("loss").loc["mae"]
     assert f"| diabetes × linear | mae | {verdict.estimate:+.3g} [{verdict.low:+.3g}, " in mine
     assert "rmse minus that of mse in standard deviations of the training target, lower" in mine
-    assert "intervals, simultaneous within a task over its losses" in mine
+    assert "intervals, simultaneous within a context over its losses" in mine
     assert "**not run**" in mine
     assert "| of this set | D 2002 | mae minus mse on diabetes × linear |" in mine
 
@@ -435,30 +435,67 @@ def test_a_later_writing_keeps_what_the_page_says_of_experiments_that_are_not_at
 def test_the_answer_counts_each_declared_comparison_once(essay_sweep, written):
     mains = statistics.Verdicts(records.load(essay_sweep)).mains
     mine = section(written[0], "essay")
-    counted = re.findall(r"of (\d+) comparisons: (.+?)\.(?: |\n)", mine)
+    counted = re.findall(r" Of (\d+) comparisons: (.+?)\.(?: |\n)", mine)
     assert sum(int(total) for total, _ in counted) == sum(len(task.paired) for task in mains)
     for total, buckets in counted:
-        assert sum(map(int, re.findall(r"\*\* in (\d+)", buckets))) == int(total)
+        assert sum(map(int, re.findall(r"\d+", buckets))) == int(total)
     for task in mains:
         for row in task.paired.itertuples():
             if row.verdict in ("better by more", "worse by more"):
-                assert re.search(rf"\*\*{row.verdict.split()[0]}\*\* in [^*]*{row.loss}", mine)
+                kind = row.verdict.split()[0].capitalize()
+                assert re.search(rf"{kind} than {task.reference}: [^:]*{row.loss}", mine)
 
 
-def test_most_clearly_worse_is_what_stays_furthest_from_zero():
-    rows = pd.DataFrame(
-        {
-            "word": ["worse", "worse by more", "undecided", "worse"],
-            "loss": ["wide", "clear", "open", "small"],
-            "task": "t",
-            "estimate": [9.0, 2.0, 30.0, 0.2],
-            "low": [0.1, 1.0, -1.0, 0.15],
-            "high": [17.9, 3.0, 61.0, 0.25],
-            "n": 10,
-        }
+def verdict_rows(*rows):
+    columns = ["context", "loss", "word", "estimate", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_the_first_sentences_say_where_nothing_beats_the_reference_and_by_how_much_elsewhere():
+    rows = verdict_rows(
+        ("diabetes", "huber", "equivalent", 0.001, -0.002, 0.004),
+        ("diabetes", "log_cosh", "undecided", 0.01, -0.1, 0.12),
+        ("student_t", "huber", "better", -0.010, -0.015, -0.005),
+        ("student_t", "log_cosh", "better by more", -0.018, -0.029, -0.009),
     )
-    (text,) = answers._strongest(rows)
-    assert text == "Most clearly worse: clear on t, +2.0 [+1.0, +3.0], n = 10."
+    assert answers.sentences(rows, "rmse", "mse") == (
+        "In rmse, none of 2 losses beats mse on diabetes. Better than mse: huber and log_cosh on "
+        "student_t, log_cosh by 0.018 [0.009, 0.029]. Of 4 comparisons: 2 better, 1 within the "
+        "margin and 1 undecided."
+    )
+
+
+def test_the_named_difference_is_the_one_whose_interval_stays_furthest_from_zero():
+    rows = verdict_rows(
+        ("t", "wide", "worse", 9.0, 0.1, 17.9),
+        ("t", "clear", "worse by more", 2.0, 1.0, 3.0),
+        ("t", "open", "undecided", 30.0, -1.0, 61.0),
+        ("t", "small", "worse", 0.2, 0.15, 0.25),
+    )
+    text = answers.sentences(rows, "rmse", "mse")
+    assert "Worse than mse: wide, clear and small on t, clear by 2.0 [1.0, 3.0]." in text
+
+
+def test_losses_of_many_contexts_are_counted_instead_of_listed():
+    rows = verdict_rows(
+        ("a", "x", "better", -1.0, -1.5, -0.5),
+        ("b", "y", "better", -1.0, -1.5, -0.6),
+        ("c", "z", "better", -1.0, -1.5, -0.7),
+        ("d", "x", "better", -1.0, -1.5, -0.8),
+        ("d", "y", "better", -1.0, -1.2, -0.9),
+    )
+    text = answers.sentences(rows, "rmse", "mse")
+    assert text == (
+        "In rmse, better than mse: x on 2, y on 2 and z on 1 of 4 contexts, most clearly y by 1.00 "
+        "[0.90, 1.20] on d. Of 5 comparisons: 5 better."
+    )
+
+
+def test_a_single_verdict_is_one_sentence():
+    rows = verdict_rows(("t", "mae", "worse", 2.0, 1.0, 3.0))
+    assert answers.sentences(rows, "rmse", "mse") == (
+        "In rmse, mae does not beat mse on t. Worse than mse: mae on t, by 2.0 [1.0, 3.0]."
+    )
 
 
 def test_the_gallery_explains_verdicts_in_the_words_of_the_protocol():

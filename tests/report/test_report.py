@@ -51,7 +51,7 @@ def sweep(tmp_path_factory):
     return build(tmp_path_factory.mktemp("sweeps") / "small", runs)
 
 
-DRAWN = ("verdicts", "tasks", "losses", "dynamics", "calibration")
+DRAWN = ("verdicts", "contexts", "losses", "dynamics", "calibration")
 """Sections of the page below: what is drawn of the others is tested by `SWEEPS`."""
 
 
@@ -208,7 +208,7 @@ def test_writing_twice_gives_the_same_bytes(tmp_path):
     folder = build(tmp_path / "twice", own({"mse": "power", "mae": "power"}, data="diabetes"))
     content = []
     for _ in range(2):
-        report_page.write(folder, drawn_in=("verdicts", "tasks", "dynamics"), has_figures=True)
+        report_page.write(folder, drawn_in=("verdicts", "contexts", "dynamics"), has_figures=True)
         content.append({p: p.read_bytes() for p in (folder / "report").rglob("*.*")})
         (folder / "report" / "pictures.json").unlink()
     assert content[0] == content[1]
@@ -338,7 +338,7 @@ def test_tables_of_the_page_leave_metrics_of_the_last_step_to_the_files():
 
 def test_hostile_names_are_shown_and_never_obeyed(tmp_path):
     folder = build(tmp_path / "hostile", own(dict.fromkeys([*HOSTILE, "cross_entropy"], "proper")))
-    page = read(report_page.write(folder, drawn_in=["verdicts", "tasks"]))
+    page = read(report_page.write(folder, drawn_in=["verdicts", "contexts"]))
     assert page.is_inert
     assert "<script>alert(1)</script>" in page.text
     cells = (folder / "report" / "tables" / "results.csv").read_text()
@@ -468,7 +468,7 @@ def test_two_sweeps_are_compared_where_they_asked_the_same(
 
 def test_two_sweeps_that_have_nothing_in_common_are_refused_by_name(two_tasks, tmp_path, analyse):
     other = build(tmp_path / "other", own(seeds=8), declaration=False)
-    with pytest.raises(SystemExit, match="no loss was compared on the same task"):
+    with pytest.raises(SystemExit, match="no loss was compared on the same context"):
         analyse("compare", other, two_tasks, tmp_path / "out.png", "diabetes")
 
 

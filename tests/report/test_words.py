@@ -132,7 +132,7 @@ def test_the_table_begins_with_the_published_columns():
     row = judged(values).iloc[0]
     estimate = pytest.approx((values["other"] - values["mse"]).mean())
     assert row[:8].to_dict() == {
-        "task": "toy × linear",
+        "context": "toy × linear",
         "loss": "other",
         "reference": "mse",
         "condition": "own_lr",
@@ -204,4 +204,4 @@ def test_each_context_has_its_own_update_budget():
     runs = pd.concat(parts, ignore_index=True)
     table = paired(runs, Rule(metric="rmse", reference="mse"))
     rows = verdicts(table, statistics.summary(runs, metrics=["rmse"]), steps={"c": 100, "d": 900})
-    assert rows.set_index("task").steps.to_dict() == {"c": 100, "d": 900}
+    assert rows.set_index("context").steps.to_dict() == {"c": 100, "d": 900}

@@ -17,7 +17,7 @@ and says with honest statistics what the loss changed.
                                            adds one loss; only its runs are trained
   lossbench try FILE.py [NAME ...]         a fair trial of functions of your own, (output, target):
       --task --link  what they are, if what is measured is wrong   --against mse,huber
-      --data --model  where, in the place of three standard tasks   --name  of the folder
+      --data --model  where, in the place of three standard data sets   --name  of the folder
   lossbench experiment=NAME size=smoke     as small as it goes, to see that it runs
   lossbench -m loss=mse,mae data=diabetes seed='range(10)' optimizer.lr=0.01,0.1 name=mine
                                            your own sweep

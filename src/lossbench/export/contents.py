@@ -122,7 +122,7 @@ def facts(run: Any) -> dict[str, str]:
 
 def markdown(verdicts: pd.DataFrame, *, most: int) -> str:
     """Verdicts as a table of at most so many letters; says how many were left out."""
-    lines = ["| task | loss | reference | difference | verdict |", "|---|---|---|---|---|"]
+    lines = ["| context | loss | reference | difference | verdict |", "|---|---|---|---|---|"]
     for row in verdicts.itertuples():
         numbers = [
             "–" if pd.isna(value) else f"{value:+.3g}"  # where no pair is left
@@ -130,7 +130,7 @@ def markdown(verdicts: pd.DataFrame, *, most: int) -> str:
         ]
         where = records.CONDITIONS[row.condition].short
         difference = "{} [{}, {}]".format(*numbers)
-        cells = [f"{row.task}, {where}", row.loss, row.reference, difference, row.verdict]
+        cells = [f"{row.context}, {where}", row.loss, row.reference, difference, row.verdict]
         lines.append("| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |")
     text, left = "\n".join(lines), 0
     while len(text) > most - 60:

@@ -10,7 +10,7 @@ from lossbench.report import objections, words
 SCHEMA = 1
 
 FIELDS = {
-    "task": "data and model",
+    "context": "data and model",
     "loss": "what is compared",
     "reference": "with what",
     "condition": "at which learning rates; own_lr is the fair one",
@@ -21,7 +21,7 @@ FIELDS = {
     "estimate": "loss - reference, mean (or median) over seeds",
     "low": "of the simultaneous interval, which holds seeds and the choice of learning rates",
     "high": "likewise",
-    "confidence": "of all intervals of a task together",
+    "confidence": "of all intervals of a context together",
     "target_scale": "one unit of the metric in target_unit; null where that means nothing",
     "target_unit": "the target's own",
     "margin": "below it a difference is of no practical weight",

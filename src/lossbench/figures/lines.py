@@ -128,11 +128,11 @@ def time_to_target(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Ax
             style, steps = styles[row.loss], [0, *row.steps, row.budget]
             reached = [0.0, *(1 - share for share in row.survival)]
             ax.step(steps, [*reached, reached[-1]], where="post", color=style.color, ls=style.dash)
-        task = rows.iloc[0]
-        better = "at most" if records.direction(task.metric) == "lower" else "at least"
-        target = f"{task.metric} {better} {task.target:g}"
+        row = rows.iloc[0]
+        better = "at most" if records.direction(row.metric) == "lower" else "at least"
+        target = f"{row.metric} {better} {row.target:g}"
         letters = int(12 * page_width(ax) / panels_per_row(ax))
-        ax.set_title("\n".join([wrapped(task.label, letters), target]), loc="left")
+        ax.set_title("\n".join([wrapped(row.label, letters), target]), loc="left")
         ax.set(xlim=(0, rows.budget.max()), ylim=(-0.03, 1.03))
     label_outer_axes(axes, "step (updates)", "share of runs at target")
     frame(

@@ -51,7 +51,7 @@ DIVERGED = {
 
 
 def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
-    """Every loss on every task at a glance: difference to the reference, and the verdict.
+    """Every loss on every context at a glance: difference to the reference, and the verdict.
 
     `estimates` are from `statistics.paired` for many contexts of one kind of task, with `task`.
     """
@@ -97,7 +97,7 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         side.set_visible(False)
     rates = records.CONDITIONS[first.condition].about.format(reference=label(first.reference))
     if (estimates.condition != first.condition).any():
-        rates = "learning rates as each task has them"
+        rates = "learning rates as each context has them"
     frame(
         ax.figure,
         f"What does another loss than {label(first.reference)} change in {label(first.task)}"
@@ -105,7 +105,7 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         f"Loss minus {label(first.reference)}, {counted(estimates.pairs, 'pairs')}, {rates}. "
         "▲ better, ▼ worse by more than the margin (±), △ ▽ better, worse, = equivalent within it, "
         f"≈ different, by less than it, ? undecided, – no verdict; by simultaneous "
-        f"{first.confidence:.0%} intervals within a task. Blank: not compared.",
+        f"{first.confidence:.0%} intervals within a context. Blank: not compared.",
     )
     return ax
 

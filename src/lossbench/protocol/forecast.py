@@ -417,17 +417,17 @@ def _expected(rows: Sequence[Forecast], known: int) -> str:
 
 
 def _budget(runs: pd.DataFrame, extend: int) -> Iterable[str]:
-    """Candidates of each loss of a task, and the runs that a growing grid may add."""
+    """Candidates of each loss of a context, and the runs that a growing grid may add."""
     cells = runs.groupby(["label", "loss"]).seed.agg(["size", "nunique"])
     counts = sorted({*(cells["size"] // cells["nunique"])})
     many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     yield f"Budget: {many} candidates for each of {len(cells)} losses"
-    yield "(one counts once for each task)."
+    yield "(one counts once for each context)."
     if extend:
         rates = runs.groupby(["label", "loss"]).lr.nunique()
         most = int((2 * extend * cells["size"] / rates).sum())
         yield from textwrap.wrap(
-            "Where a best learning rate lies on the edge, its task's grid grows by up to "
+            "Where a best learning rate lies on the edge, the grid of its context grows by up to "
             f"{extend} rates a side, for all losses alike: at most {most:,} runs more."
         )
 
@@ -470,7 +470,7 @@ def power(outline: Outline, *, spread: float) -> Iterable[str]:
     source = f"a stated spread of {spread:g}" if spread > 0 else "the spread on validation"
     yield "What the last look can tell apart with a power of 80 %,"
     yield f"from {source}:"
-    heads = f"{'task':<33}{'losses':>7}{'seeds':>6}{'spread':>9}"
+    heads = f"{'context':<33}{'losses':>7}{'seeds':>6}{'spread':>9}"
     yield f"{heads}{'finds':>8}{'margin':>8}{'needs':>9}"
     known = pd.DataFrame() if spread > 0 else _spreads(outline)
     margins = _margins(outline)

@@ -157,7 +157,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
             "metric",
             "name of the metric; `loss:own` is the mean of the run's own loss against what it is "
             "fed in training (labels or distributions), `loss:NAME`, on test at the last step, "
-            "that of another loss of the task; those of instruments are measured on one batch",
+            "that of another loss of the context; those of instruments are measured on one batch",
         ),
         _number(
             "value",

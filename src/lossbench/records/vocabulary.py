@@ -28,7 +28,7 @@ def question_in(text: str) -> str:
 
 @dataclass(frozen=True)
 class Condition:
-    """Learning rates at which the losses of a task are compared.
+    """Learning rates at which the losses of a context are compared.
 
     Attributes:
         about: Description in words; {reference} stands for the reference loss.

@@ -19,8 +19,8 @@ def answers(verdicts: statistics.Verdicts) -> Iterator[str]:
     """
     loaded, mains = verdicts.sweep, verdicts.mains
     yield from of_own(loaded, mains)
-    for tasks in statistics.grouped(mains, "metric", "reference"):
-        yield of_verdicts(tasks)
+    for alike in statistics.grouped(mains, "metric", "reference"):
+        yield of_verdicts(alike)
     yield from _changes(verdicts.changes)
     for finding in essay.of_sweep(verdicts):
         yield f"{finding.says} {finding.verdict}"
@@ -29,56 +29,118 @@ def answers(verdicts: statistics.Verdicts) -> Iterator[str]:
 def of_own(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
     """A sentence for each loss of somebody's own: how it came out, and where."""
     known = loaded.plan["losses"]
-    names = [loss for task in mains for loss in task.paired.loss]
+    names = [loss for comparison in mains for loss in comparison.paired.loss]
     for loss in dict.fromkeys(names):
         if known.get(loss.partition("(")[0], {}).get("family") != "own":
             continue
         places: dict[str, list[str]] = {word: [] for word in (*summary.BUCKETS, "none")}
-        compared = [task for task in mains if loss in {*task.paired.loss}]
-        for task in compared:
-            (verdict,) = task.paired.verdict[task.paired.loss == loss]
-            places[summary.bucket_of(verdict)].append(task.label)
+        compared = [comparison for comparison in mains if loss in {*comparison.paired.loss}]
+        for comparison in compared:
+            (verdict,) = comparison.paired.verdict[comparison.paired.loss == loss]
+            places[summary.bucket_of(verdict)].append(comparison.label)
         parts = [
             f"**{'without a verdict' if word == 'none' else word}** on {words.listed(labels)}"
             for word, labels in places.items()
             if labels
         ]
-        references = words.listed([*dict.fromkeys(task.reference for task in compared)])
+        references = words.listed([*dict.fromkeys(comparison.reference for comparison in compared)])
         yield f"{loss} against {references}: {'; '.join(parts)}."
 
 
-def of_verdicts(tasks: Sequence[Comparison], *, has_names: bool = True) -> str:
-    """How the losses came out against one reference in one metric, and by how much.
+def of_verdicts(alike: Sequence[Comparison]) -> str:
+    """Sentences on the verdicts against one reference in one metric; exploratory ones stay out.
 
     Args:
-        tasks: Their comparisons, alike in metric and reference.
-        has_names: Whether each loss is named; those of a single task always are.
+        alike: Comparisons with the same reference and metric.
     """
-    first = tasks[0]
-    verdicts = [words.verdicts_of(task).assign(word=[*task.paired.verdict]) for task in tasks]
-    rows = pd.concat([rows for rows in verdicts if len(rows)] or verdicts, ignore_index=True)
-    against = f"Against {first.reference} in {first.metric}"
+    tables = [words.verdicts_of(one).assign(word=[*one.paired.verdict]) for one in alike]
+    rows = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    metric, reference = alike[0].metric, alike[0].reference
     if rows.empty:
-        return f"{against}: no verdict."
+        return f"In {metric}, nothing was compared with {reference}."
     is_late = rows.exploratory.astype(bool)
     if is_late.all():
-        against = f"Exploratory: {against[0].lower()}{against[1:]}"
-    else:
-        rows = rows[~is_late]
-    parts, sorted_words = [], [word for kinds in summary.BUCKETS.values() for word in kinds]
-    for bucket, kinds in {**summary.BUCKETS, "without a verdict": ()}.items():
-        mine = rows[rows.word.isin(kinds) if kinds else ~rows.word.isin(sorted_words)]
-        if len(mine):
-            names = ""
-            if has_names or len(tasks) == 1:
-                names = f" ({_counted_names(mine.loss, rows.loss, is_single=len(tasks) == 1)})"
-            parts.append(f"**{bucket}** in {len(mine)}{names}")
-        elif bucket in ("better", "worse"):
-            parts.append(f"**{bucket}** in none")
-    where = f"on {len(tasks)} tasks" if len(tasks) > 1 else f"on {first.label}"
-    every = "one comparison" if len(rows) == 1 else f"{len(rows)} comparisons"
-    counts = f"{against} {where}, of {every}: {', '.join(parts)}."
-    return " ".join([counts, *_strongest(rows)])
+        return f"Exploratory: {sentences(rows, metric, reference)}"
+    return sentences(rows[~is_late], metric, reference)
+
+
+def sentences(rows: pd.DataFrame, metric: str, reference: str) -> str:
+    """Where nothing beats the reference, which losses are better or worse than it, and how many.
+
+    Args:
+        rows: Of `words.verdicts`, with the recorded word of each verdict in `word`.
+        metric: Metric of all rows.
+        reference: Reference of all rows.
+    """
+    rows = rows.assign(bucket=rows.word.map(summary.bucket_of))
+    better, worse = rows[rows.bucket == "better"], rows[rows.bucket == "worse"]
+    beaten = rows.context[rows.word == "reference diverges"]
+    unbeaten, parts = rows[~rows.context.isin({*better.context, *beaten})], []
+    if len(unbeaten):
+        losses = [*dict.fromkeys(unbeaten.loss)]
+        who = (
+            f"{losses[0]} does not beat"
+            if len(losses) == 1
+            else f"none of {len(losses)} losses beats"
+        )
+        parts.append(f"{who} {reference} on {_places(unbeaten)}.")
+    for kind, found in (("better", better), ("worse", worse)):
+        if len(found):
+            parts.append(f"{kind} than {reference}: {_who(found)}.")
+    if len(rows) > 1 or not len(better) + len(worse):
+        counts = rows.bucket.value_counts()
+        said = [f"{counts[name]} {said}" for name, said in COUNTED.items() if name in counts]
+        of = "one comparison" if len(rows) == 1 else f"{len(rows)} comparisons"
+        parts.append(f"of {of}: {words.listed(said)}.")
+    first, *others = parts
+    return " ".join([f"In {metric}, {first}", *(text[0].upper() + text[1:] for text in others)])
+
+
+COUNTED = {
+    "better": "better",
+    "worse": "worse",
+    "equivalent or below the margin": "within the margin",
+    "undecided": "undecided",
+    "told apart by divergence": "told apart by divergence",
+    "none": "without a verdict",
+}
+"""How a sentence calls the verdicts that it counts, by `summary.bucket_of`."""
+
+
+def _who(rows: pd.DataFrame) -> str:
+    """Losses of one kind of verdict by where it fell, with the clearest interval of each place."""
+    losses_of = {
+        context: tuple(found.loss) for context, found in rows.groupby("context", sort=False)
+    }
+    together = [*dict.fromkeys(losses_of.values())]
+    if len(together) > 3:
+        counts = [f"{loss} on {count}" for loss, count in rows.loss.value_counts().items()]
+        contexts = f"{rows.context.nunique()} contexts"
+        return f"{words.listed(counts)} of {contexts}, most clearly {_gap(rows)}"
+    parts = []
+    for losses in together:
+        found = rows[rows.context.map(losses_of) == losses]
+        parts.append(f"{words.listed(losses)} on {_places(found)}, {_gap(found)}")
+    return "; ".join(parts)
+
+
+def _places(rows: pd.DataFrame) -> str:
+    """Labels of the contexts of rows, or how many they are."""
+    labels = [*dict.fromkeys(rows.context)]
+    return words.listed(labels) if len(labels) <= 4 else f"{len(labels)} contexts"
+
+
+def _gap(rows: pd.DataFrame) -> str:
+    """Size of the difference whose interval stays furthest from zero, with its loss and place."""
+    nearest = rows[["low", "high"]].astype(float).abs().min(axis=1)
+    row = rows.loc[nearest.idxmax()]
+    size = (row.estimate, row.low, row.high)
+    if row.estimate < 0:
+        size = (-row.estimate, -row.high, -row.low)
+    by = f"by {words.interval(*size)}"
+    if len({*rows.loss}) > 1:
+        by = f"{row.loss} {by}"
+    return f"{by} on {row.context}" if len({*rows.context}) > 1 else by
 
 
 def _changes(changes: pd.DataFrame) -> Iterator[str]:
@@ -94,23 +156,3 @@ def _changes(changes: pd.DataFrame) -> Iterator[str]:
         )
         for row in moved.to_dict("records"):
             yield f"- {words.change_sentence(row)}"
-
-
-def _counted_names(losses: pd.Series, every: pd.Series, *, is_single: bool) -> str:
-    """Losses by how often they came out so, and in how many tasks they were compared."""
-    of = every.value_counts()
-    return ", ".join(
-        f"{loss}" if is_single else f"{loss} {count} of {of[loss]}"
-        for loss, count in losses.value_counts().items()
-    )
-
-
-def _strongest(rows: pd.DataFrame) -> Iterator[str]:
-    """The comparison, better and worse, whose interval stays furthest from zero."""
-    for kind in ("better", "worse"):
-        mine = rows[rows.word.isin([kind, f"{kind} by more"])]
-        if len(mine):
-            nearest = mine[["low", "high"]].astype(float).abs().min(axis=1)
-            row = mine.loc[nearest.idxmax()]
-            difference = words.interval(row.estimate, row.low, row.high, sign=True)
-            yield f"Most clearly {kind}: {row.loss} on {row.task}, {difference}, n = {row.n}."

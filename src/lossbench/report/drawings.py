@@ -50,7 +50,7 @@ def of_sweep(
     yield from wanted(
         {
             "verdicts": verdicts(mains),
-            "tasks": forests if len(forests) > 1 else [],
+            "contexts": forests if len(forests) > 1 else [],
             "dynamics": _dynamics(mains, loaded),
             "convergence": _targets(mains),
             "robustness": _noise(mains),
@@ -65,20 +65,23 @@ def losses_by_task(loaded: records.Records) -> list[dict[str, str]]:
 
 
 def verdicts(mains: Sequence[Comparison]) -> list[Drawing]:
-    """The verdicts as pictures: a map of several tasks, the intervals of a single one."""
-    compared = [task for task in mains if len(task.paired)]
+    """The verdicts as pictures: a map of several contexts, the intervals of a single one."""
+    compared = [comparison for comparison in mains if len(comparison.paired)]
     if len(compared) > 1:
         return list(_maps(compared))
-    return [drawing for task in compared for drawing in _forest(task)]
+    return [drawing for comparison in compared for drawing in _forest(comparison)]
 
 
 def _maps(mains: Sequence[Comparison]) -> Iterator[Drawing]:
-    for kind, alike in _by_kind([task for task in mains if len(task.paired)]):
-        for reference in dict.fromkeys(task.reference for task in alike):
-            tasks = [task for task in alike if task.reference == reference]
-            rows = pd.concat([task.paired.assign(task=kind) for task in tasks], ignore_index=True)
+    for kind, alike in _by_kind([comparison for comparison in mains if len(comparison.paired)]):
+        for reference in dict.fromkeys(comparison.reference for comparison in alike):
+            comparisons = [comparison for comparison in alike if comparison.reference == reference]
+            rows = pd.concat(
+                [comparison.paired.assign(task=kind) for comparison in comparisons],
+                ignore_index=True,
+            )
             height = 0.24 * rows.loss.nunique() + 0.75
-            ending = "" if len(tasks) == len(alike) else f"_{slug(reference)}"
+            ending = "" if len(comparisons) == len(alike) else f"_{slug(reference)}"
             yield Drawing(
                 f"verdict_map_{kind}{ending}",
                 partial(figures.verdict_map, rows),
@@ -88,58 +91,68 @@ def _maps(mains: Sequence[Comparison]) -> Iterator[Drawing]:
             )
 
 
-def _by_kind(tasks: Sequence[Comparison]) -> Iterator[tuple[str, list[Comparison]]]:
-    kinds = [str(task.runs.task.dropna().iloc[0]) for task in tasks]
+def _by_kind(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, list[Comparison]]]:
+    kinds = [str(comparison.runs.task.dropna().iloc[0]) for comparison in comparisons]
     for kind in dict.fromkeys(kinds):
-        yield kind, [task for task, its in zip(tasks, kinds, strict=True) if its == kind]
+        yield (
+            kind,
+            [comparison for comparison, its in zip(comparisons, kinds, strict=True) if its == kind],
+        )
 
 
-def _forest(task: Comparison) -> Iterator[Drawing]:
-    if len(task.paired):
-        size, draw = {"height": 0.32 * len(task.paired) + 0.2}, partial(figures.forest, task.paired)
-        yield Drawing(f"forest_{task.name}", draw, size, is_single=True, task=task.label)
+def _forest(comparison: Comparison) -> Iterator[Drawing]:
+    if len(comparison.paired):
+        size, draw = (
+            {"height": 0.32 * len(comparison.paired) + 0.2},
+            partial(figures.forest, comparison.paired),
+        )
+        yield Drawing(
+            f"forest_{comparison.name}", draw, size, is_single=True, context=comparison.label
+        )
 
 
 def _conditions(group: Sequence[Comparison]) -> Iterator[Drawing]:
     """The same comparison at each condition, where there are several."""
-    tasks = [task for task in group if len(task.paired)]
-    if len(tasks) < 2:
+    comparisons = [comparison for comparison in group if len(comparison.paired)]
+    if len(comparisons) < 2:
         return
-    settings = [records.CONDITIONS[task.condition].short for task in tasks]
-    parts = zip(tasks, settings, strict=True)
-    rows = pd.concat([task.paired.assign(setting=each) for task, each in parts], ignore_index=True)
-    label, size = tasks[0].label, {"height": 0.4 * rows.loss.nunique() + 0.45}
+    settings = [records.CONDITIONS[comparison.condition].short for comparison in comparisons]
+    parts = zip(comparisons, settings, strict=True)
+    rows = pd.concat(
+        [comparison.paired.assign(setting=each) for comparison, each in parts], ignore_index=True
+    )
+    label, size = comparisons[0].label, {"height": 0.4 * rows.loss.nunique() + 0.45}
     draw = partial(
         figures.side_by_side,
         rows,
         question=f"Does the verdict hold at other learning rates on {figures.label(label, 60)}?",
         note="Own: the loss's best learning rate; the reference's: the best of "
-        f"{tasks[0].reference} for all, with the seeds of the first look.",
+        f"{comparisons[0].reference} for all, with the seeds of the first look.",
     )
-    yield Drawing(f"conditions_{tasks[0].name}", draw, size, is_single=True, task=label)
+    yield Drawing(f"conditions_{comparisons[0].name}", draw, size, is_single=True, context=label)
 
 
-def _tuning(task: Comparison) -> Iterator[Drawing]:
-    rates = task.rates
+def _tuning(comparison: Comparison) -> Iterator[Drawing]:
+    rates = comparison.rates
     if len({*rates.lr}) < 2 or not rates.value.notna().any():
         return
     metric, rows = str(rates.metric.iloc[0]), statistics.excess(rates)
     yield Drawing(
-        f"learning_rate_sensitivity_{task.name}",
-        partial(figures.learning_rate_sensitivity, rates, reference=task.reference),
+        f"learning_rate_sensitivity_{comparison.name}",
+        partial(figures.learning_rate_sensitivity, rates, reference=comparison.reference),
         {"panels": rates.loss.nunique(), "shared": "x" if metric == records.OWN_LOSS else "both"},
-        task=task.label,
+        context=comparison.label,
     )
-    if metric == records.OWN_LOSS or not len(task.paired) or not rows.ratio.notna().any():
+    if metric == records.OWN_LOSS or not len(comparison.paired) or not rows.ratio.notna().any():
         return  # losses have no common unit, or there is no margin to draw
-    budgets = statistics.budget_curve(task.grid, metric=metric)
-    margin = float(task.paired.margin.iloc[0])
+    budgets = statistics.budget_curve(comparison.grid, metric=metric)
+    margin = float(comparison.paired.margin.iloc[0])
     yield Drawing(
-        f"learning_rate_cost_{task.name}",
+        f"learning_rate_cost_{comparison.name}",
         partial(figures.learning_rate_cost, rows, budgets=budgets, margin=margin),
         {"panels": 2, "shared": "none", "height": 1.8},
         narrow={"columns": 1},
-        task=task.label,
+        context=comparison.label,
     )
 
 
@@ -157,48 +170,58 @@ def _shapes(loaded: records.Records) -> Iterator[Drawing]:
 def _dynamics(mains: Sequence[Comparison], loaded: records.Records) -> Iterator[Drawing]:
     if not mains:
         return
-    runs = pd.concat([task.runs for task in mains])
+    runs = pd.concat([comparison.runs for comparison in mains])
     confidence = statistics.declaration_of(loaded.plan)["confidence"]
     steps, layers = (
         statistics.trajectories(loaded, runs, confidence=confidence, table=table)
         for table in ("steps", "layers")
     )
-    for task in mains:
-        context = task.runs.context.iloc[0]
-        yield from _courses(task, *(rows[rows.context == context] for rows in (steps, layers)))
+    for comparison in mains:
+        context = comparison.runs.context.iloc[0]
+        yield from _courses(
+            comparison, *(rows[rows.context == context] for rows in (steps, layers))
+        )
 
 
-def _courses(task: Comparison, mine: pd.DataFrame, by_layer: pd.DataFrame) -> Iterator[Drawing]:
+def _courses(
+    comparison: Comparison, mine: pd.DataFrame, by_layer: pd.DataFrame
+) -> Iterator[Drawing]:
     if len({*mine.step}) > 1 and mine[mine.measure == "gradient_norm"].value.notna().any():
         size = {"panels": 3, "shared": "x", "height": 1.7}
         draw = partial(figures.error_signal, mine)
         yield Drawing(
-            f"error_signal_{task.name}", draw, size, narrow={"columns": 1}, task=task.label
+            f"error_signal_{comparison.name}",
+            draw,
+            size,
+            narrow={"columns": 1},
+            context=comparison.label,
         )
     if len({*by_layer.layer}) > 1 and len({*by_layer.step}) > 1:
         size = {"panels": by_layer.layer.nunique(), "height": 1.5}
         draw = partial(figures.layer_gradients, by_layer)
-        yield Drawing(f"layer_gradients_{task.name}", draw, size, task=task.label)
+        yield Drawing(f"layer_gradients_{comparison.name}", draw, size, context=comparison.label)
 
 
-def _learning(task: Comparison) -> Iterator[Drawing]:
-    is_wanted = (task.evals.metric == task.metric) & (task.evals.split == "validation")
-    evals = task.evals[is_wanted]
-    evals = evals[evals.run_id.isin(task.runs.run_id)]
-    confidence = float(task.summary.confidence.iloc[0])
+def _learning(comparison: Comparison) -> Iterator[Drawing]:
+    is_wanted = (comparison.evals.metric == comparison.metric) & (
+        comparison.evals.split == "validation"
+    )
+    evals = comparison.evals[is_wanted]
+    evals = evals[evals.run_id.isin(comparison.runs.run_id)]
+    confidence = float(comparison.summary.confidence.iloc[0])
     learnt = statistics.curves(
-        statistics.joined(evals, task.runs), value="value", confidence=confidence
-    ).assign(metric=task.metric, split="validation")
-    learnt = statistics.with_losses_of_runs(learnt, task.runs)
+        statistics.joined(evals, comparison.runs), value="value", confidence=confidence
+    ).assign(metric=comparison.metric, split="validation")
+    learnt = statistics.with_losses_of_runs(learnt, comparison.runs)
     if learnt.value.notna().any() and len({*learnt.step}) > 1:
-        draw = partial(figures.learning_curves, learnt, reference=task.reference)
+        draw = partial(figures.learning_curves, learnt, reference=comparison.reference)
         size = {"panels": learnt.loss.nunique()}
-        yield Drawing(f"learning_curves_{task.name}", draw, size, task=task.label)
+        yield Drawing(f"learning_curves_{comparison.name}", draw, size, context=comparison.label)
 
 
 def _targets(mains: Sequence[Comparison]) -> Iterator[Drawing]:
-    for kind, tasks in _by_kind(mains):
-        times = [task.times_to_target for task in tasks]
+    for kind, comparisons in _by_kind(mains):
+        times = [comparison.times_to_target for comparison in comparisons]
         rows = [each.assign(task=kind) for each in times if len(each) and _is_telling(each)]
         if rows:
             yield Drawing(
@@ -213,23 +236,25 @@ def _is_telling(times: pd.DataFrame) -> bool:
     return times.reached.any() and len({*map(tuple, times[["steps", "survival"]].to_numpy())}) > 1
 
 
-def _calibration(task: Comparison) -> Iterator[Drawing]:
-    rows = task.summary[task.summary.metric.isin(["nll", "nll_raw", "ece", "ece_raw"])]
+def _calibration(comparison: Comparison) -> Iterator[Drawing]:
+    rows = comparison.summary[comparison.summary.metric.isin(["nll", "nll_raw", "ece", "ece_raw"])]
     if len(rows) and rows.value[rows.metric == "nll"].notna().any():
         yield Drawing(
-            f"calibration_{task.name}",
+            f"calibration_{comparison.name}",
             partial(figures.calibration, rows),
             {"panels": 2, "shared": "none", "height": 0.25 * rows.loss.nunique() + 0.4},
             narrow={"columns": 1},
-            task=task.label,
+            context=comparison.label,
         )
 
 
-def _cross(task: Comparison) -> Iterator[Drawing]:
-    rows = statistics.cross_losses(task.runs, task.evals)
+def _cross(comparison: Comparison) -> Iterator[Drawing]:
+    rows = statistics.cross_losses(comparison.runs, comparison.evals)
     if len({*rows.loss}) > 1:
         size, draw = {"height": 0.24 * rows.loss.nunique() + 0.7}, partial(figures.cross_loss, rows)
-        yield Drawing(f"cross_loss_{task.name}", draw, size, is_single=True, task=task.label)
+        yield Drawing(
+            f"cross_loss_{comparison.name}", draw, size, is_single=True, context=comparison.label
+        )
 
 
 def _noise(mains: Sequence[Comparison]) -> Iterator[Drawing]:

@@ -60,7 +60,7 @@ def of_sweep(verdicts: statistics.Verdicts) -> list[Finding]:
 
 
 def findings(loaded: records.Records, together: Sequence[Comparison]) -> list[Finding]:
-    """The findings on which the declared runs of some tasks speak.
+    """The findings on which the declared runs of some contexts speak.
 
     Args:
         loaded: The sweep.
@@ -72,15 +72,15 @@ def findings(loaded: records.Records, together: Sequence[Comparison]) -> list[Fi
     """
     if "essay" not in statistics.declaration_of(loaded.plan)["questions"]:
         return []
-    declared = [task for task in together if task.is_declared]
+    declared = [comparison for comparison in together if comparison.is_declared]
     parts = (
-        _error_signal([task for task in declared if task.is_main], loaded),
-        _linear_in_target([task for task in declared if task.is_main], loaded),
+        _error_signal([comparison for comparison in declared if comparison.is_main], loaded),
+        _linear_in_target([comparison for comparison in declared if comparison.is_main], loaded),
         _confidently_wrong(declared, loaded),
         _link_by_loss(declared),
     )
     there = [part for part in parts if part is not None]
-    if not any(task.declared.is_smoke for task in together):
+    if not any(comparison.declared.is_smoke for comparison in together):
         return there
     return [replace(part, verdict=f"SMOKE: {part.verdict}") for part in there]
 
@@ -97,30 +97,34 @@ def as_text(verdicts: statistics.Verdicts) -> str:
 
 
 def _error_signal(mains: Sequence[Comparison], loaded: records.Records) -> Finding | None:
-    usual = [task for task in mains if _factor(task, "init.from", "random") == "random"]
+    usual = [
+        comparison for comparison in mains if _factor(comparison, "init.from", "random") == "random"
+    ]
     signals = statistics.signals(loaded)
-    table = pd.DataFrame([row for task in usual for row in _signal_rows(task, signals)])
+    table = pd.DataFrame([row for comparison in usual for row in _signal_rows(comparison, signals)])
     if table.empty:
         return None
     least = table.groupby("loss").cosine.min()
     along, astray = least.index[least >= ALONG], least[least < ALONG].sort_values()
     verdict = (
-        "The cosine between output gradient and error is 1 all along training, on every task it "
+        "The cosine between output gradient and error is 1 all along training, on every context it "
         f"ran on, for {listed(along) or 'no loss'}; for no other of the {len(least)} losses."
     )
     measured = []
     if len(astray):
         measured.append(
-            f"Furthest astray on a task is {astray.index[0]}: {astray.iloc[0]:.2f} on average."
+            f"Furthest astray on a context is {astray.index[0]}: {astray.iloc[0]:.2f} on average."
         )
-    for label, rows in table[table.task.isin(_without_noise(usual, loaded.plan))].groupby("task"):
+    for label, rows in table[table.context.isin(_without_noise(usual, loaded.plan))].groupby(
+        "context"
+    ):
         ends = [
             f"{r.loss} {r.final_error_norm:.1g} (norm of the parameters' gradient "
             f"{r.final_gradient_norm:.1g})"
             for r in rows.sort_values("final_error_norm").itertuples()
         ]
         verdict += f" {label}, without noise: error left after the last update {', '.join(ends)}."
-    slow = [f"{r.loss} on {r.task}" for r in table.itertuples() if 2 * r.converged < r.n]
+    slow = [f"{r.loss} on {r.context}" for r in table.itertuples() if 2 * r.converged < r.n]
     if slow:
         measured.append(f"Most runs do not settle in the first 80 % of updates: {listed(slow)}.")
     return Finding(
@@ -139,17 +143,21 @@ def _error_signal(mains: Sequence[Comparison], loaded: records.Records) -> Findi
     )
 
 
-def _without_noise(tasks: Sequence[Comparison], plan: Mapping[str, Any]) -> list[str]:
-    """Labels of the tasks whose targets can be met, so that behaviour at the optimum shows."""
+def _without_noise(comparisons: Sequence[Comparison], plan: Mapping[str, Any]) -> list[str]:
+    """Labels of the contexts whose targets can be met, so that behaviour at the optimum shows."""
     data = {name: facts.get("fn") for name, facts in plan["data"].items()}
-    return [task.label for task in tasks if data.get(task.runs.data.iloc[0]) == "clean_linear"]
+    return [
+        comparison.label
+        for comparison in comparisons
+        if data.get(comparison.runs.data.iloc[0]) == "clean_linear"
+    ]
 
 
-def _signal_rows(task: Comparison, signals: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    runs = statistics.convergence(task.runs, signals, task.evals)
+def _signal_rows(comparison: Comparison, signals: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    runs = statistics.convergence(comparison.runs, signals, comparison.evals)
     for row in statistics.converged(runs).itertuples():
         yield {
-            "task": task.label,
+            "context": comparison.label,
             "loss": row.loss,
             "n": row.n,
             "cosine": row.mean_cosine,
@@ -169,9 +177,17 @@ KINDS = {"sampled": "labels drawn from it", "distribution": "the distribution it
 
 
 def _linear_in_target(mains: Sequence[Comparison], loaded: records.Records) -> Finding | None:
-    known = [task for task in mains if task.runs.get("tv_bayes", pd.Series()).notna().any()]
-    known = [task for task in known if _factor(task, "init.from", "random") == "random"]
-    table = pd.DataFrame([row for task in known for row in _distance_rows(task, loaded.plan)])
+    known = [
+        comparison
+        for comparison in mains
+        if comparison.runs.get("tv_bayes", pd.Series()).notna().any()
+    ]
+    known = [
+        comparison for comparison in known if _factor(comparison, "init.from", "random") == "random"
+    ]
+    table = pd.DataFrame(
+        [row for comparison in known for row in _distance_rows(comparison, loaded.plan)]
+    )
     if table.empty:
         return None
     table = table.merge(_costs_of_labels(known), on=["place", "loss"], how="left")
@@ -193,15 +209,15 @@ def _linear_in_target(mains: Sequence[Comparison], loaded: records.Records) -> F
     )
 
 
-def _distance_rows(task: Comparison, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for loss, mine in task.runs.groupby("loss", sort=False):
+def _distance_rows(comparison: Comparison, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for loss, mine in comparison.runs.groupby("loss", sort=False):
         claims = plan["losses"].get(str(loss).partition("(")[0], {}).get("claims", [])
         row = {
-            "place": _place(task),
-            "data": task.runs.data.iloc[0],
+            "place": _place(comparison),
+            "data": comparison.runs.data.iloc[0],
             "loss": loss,
-            "targets": _factor(task, "targets", "sampled"),
-            "sample_size": _sample_size(task),
+            "targets": _factor(comparison, "targets", "sampled"),
+            "sample_size": _sample_size(comparison),
             "linear_in_target": "linear_in_target" in claims,
         }
         for metric in ("tv_posterior", "tv_bayes"):
@@ -213,8 +229,10 @@ def _distance_rows(task: Comparison, plan: Mapping[str, Any]) -> Iterator[dict[s
 def _costs_of_labels(known: Sequence[Comparison]) -> pd.DataFrame:
     """Sampled against distribution targets, for contexts that differ in nothing else."""
     by_place: dict[str, dict[str, Comparison]] = {}
-    for task in known:
-        by_place.setdefault(_place(task), {})[_factor(task, "targets", "sampled")] = task
+    for comparison in known:
+        by_place.setdefault(_place(comparison), {})[_factor(comparison, "targets", "sampled")] = (
+            comparison
+        )
     costs = []
     for place, kinds in by_place.items():
         if kinds.keys() != KINDS.keys():
@@ -234,9 +252,9 @@ def _costs_of_labels(known: Sequence[Comparison]) -> pd.DataFrame:
     return pd.concat(costs) if costs else empty
 
 
-def _place(task: Comparison) -> str:
+def _place(comparison: Comparison) -> str:
     """All that two contexts share which differ in the kind of their targets alone."""
-    text = next(text for text in task.runs.config if isinstance(text, str) and text)
+    text = next(text for text in comparison.runs.config if isinstance(text, str) and text)
     varied = ("loss.", "seed", "lr", "source_sha", "targets")
     factors = {k: v for k, v in statistics.factors(text).items() if not k.startswith(varied)}
     return repr(sorted(factors.items(), key=str))
@@ -282,9 +300,9 @@ def _not_arrived(most: pd.DataFrame, row: Any) -> str:
     return f" (taught by the distribution it still ends {left:.2f} off)" if left > 0.02 else ""
 
 
-def _sample_size(task: Comparison) -> int:
+def _sample_size(comparison: Comparison) -> int:
     """What the data set's parameter `examples` says; 0 where it has none."""
-    return int(_factor(task, "data.params.examples", 0))
+    return int(_factor(comparison, "data.params.examples", 0))
 
 
 # ---- 3 -------------------------------------------------------------------------------------------
@@ -292,18 +310,21 @@ def _sample_size(task: Comparison) -> int:
 
 def _confidently_wrong(declared: Sequence[Comparison], loaded: records.Records) -> Finding | None:
     wrong = [t for t in declared if _factor(t, "init.from", "random") == "permuted_labels"]
-    table = pd.DataFrame([row for task in wrong for row in _recovery_rows(task, loaded)])
+    table = pd.DataFrame(
+        [row for comparison in wrong for row in _recovery_rows(comparison, loaded)]
+    )
     if table.empty:
         return None
     sentences = {}
-    for (task, condition), rows in table.groupby(["task", "condition"], sort=False):
+    for (context, condition), rows in table.groupby(["context", "condition"], sort=False):
         times = rows.sort_values(["median_steps", "loss"]).rename(
             columns={"median_steps": "median"}
         )
         ends = [updates_taken(row) for row in times.to_dict("records")]
-        sentences[task, condition] = (
-            f"{task}, {records.CONDITIONS[condition].short}: updates until {rows.metric.iloc[0]} "
-            f"{rows.target.iloc[0]:g}, median over {rows.n.max()} seeds: {', '.join(ends)}."
+        sentences[context, condition] = (
+            f"{context}, {records.CONDITIONS[condition].short}: updates until "
+            f"{rows.metric.iloc[0]} {rows.target.iloc[0]:g}, median over {rows.n.max()} seeds: "
+            f"{', '.join(ends)}."
         )
     # The reference's rate for all is the plainest comparison: nothing makes up for a small signal.
     first = next((key for key in sentences if key[1] == "reference_lr"), next(iter(sentences)))
@@ -326,27 +347,31 @@ def _confidently_wrong(declared: Sequence[Comparison], loaded: records.Records) 
     )
 
 
-def _recovery_rows(task: Comparison, loaded: records.Records) -> Iterator[dict[str, Any]]:
-    kind, data = str(task.runs.task.iloc[0]), str(task.runs.data.iloc[0])
+def _recovery_rows(comparison: Comparison, loaded: records.Records) -> Iterator[dict[str, Any]]:
+    kind, data = str(comparison.runs.task.iloc[0]), str(comparison.runs.data.iloc[0])
     target = records.declared(
         statistics.declaration_of(loaded.plan)["targets"], data=data, task=kind
     )
     if target is None:
         return
     times = statistics.time_to(
-        task.runs, task.evals, metric=task.metric, target=float(target), split="validation"
+        comparison.runs,
+        comparison.evals,
+        metric=comparison.metric,
+        target=float(target),
+        split="validation",
     )
     starts = loaded.sql("select run_id, output_gradient_norm from steps where step = 0")
     starts = starts.set_index("run_id").output_gradient_norm
     for row in times.itertuples():
-        mine = task.runs[task.runs.loss == row.loss]
+        mine = comparison.runs[comparison.runs.loss == row.loss]
         yield {
-            "task": task.label,
-            "condition": task.condition,
+            "context": comparison.label,
+            "condition": comparison.condition,
             "loss": row.loss,
             "n": row.n,
             "reached": row.reached,
-            "metric": task.metric,
+            "metric": comparison.metric,
             "target": float(target),
             "budget": row.budget,
             "median_steps": row.median,
@@ -364,14 +389,14 @@ def _link_by_loss(declared: Sequence[Comparison]) -> Finding | None:
         main = group[0]
         if not wanted <= {*main.runs.loss} or _factor(main, "init.from", "random") != "random":
             continue
-        for task in group:
-            rows += list(_crossed(task))
+        for comparison in group:
+            rows += list(_crossed(comparison))
     if not rows:
         return None
     table = pd.DataFrame(rows)
     measured, paired = [], _paired_to_reference(declared, wanted)
     own = table[table.condition == "own_lr"]
-    for (label, metric), cell in own.groupby(["task", "metric"], sort=False):
+    for (label, metric), cell in own.groupby(["context", "metric"], sort=False):
         kinds = [
             f"{r.kind} loss: " + ", ".join(f"{link} {getattr(r, link)}" for link in LINKS)
             for r in cell.itertuples()
@@ -396,31 +421,35 @@ def _paired_to_reference(
 ) -> dict[tuple[str, str], str]:
     """The differences within seeds that the means of the table hide, each at its own rate."""
     sentences = {}
-    for task in declared:
-        rows = task.paired[task.paired.loss.isin(wanted)]
-        if task.is_main and len(rows):
+    for comparison in declared:
+        rows = comparison.paired[comparison.paired.loss.isin(wanted)]
+        if comparison.is_main and len(rows):
             ends = [
                 f"{r.loss} {interval(r.difference, r.low, r.high, sign=True)}"
                 for r in rows.itertuples()
             ]
-            within = f" Within seeds, minus {task.reference}: {', '.join(ends)}."
-            sentences[task.label, task.metric] = within
+            within = f" Within seeds, minus {comparison.reference}: {', '.join(ends)}."
+            sentences[comparison.label, comparison.metric] = within
     return sentences
 
 
-def _crossed(task: Comparison) -> Iterator[dict[str, Any]]:
-    for metric in dict.fromkeys((task.metric, "nll")):
-        known = task.summary[task.summary.metric == metric].set_index("loss")
+def _crossed(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    for metric in dict.fromkeys((comparison.metric, "nll")):
+        known = comparison.summary[comparison.summary.metric == metric].set_index("loss")
         for kind, by_link in LINK_BY_LOSS.items():
             cells = {
-                link: _cell(task, known, loss) if loss else "the square"
+                link: _cell(comparison, known, loss) if loss else "the square"
                 for link, loss in by_link.items()
             }
-            first = {"task": task.label, "condition": task.condition, "metric": metric}
+            first = {
+                "context": comparison.label,
+                "condition": comparison.condition,
+                "metric": metric,
+            }
             yield first | {"kind": kind} | cells
 
 
-def _cell(task: Comparison, known: pd.DataFrame, loss: str) -> str:
+def _cell(comparison: Comparison, known: pd.DataFrame, loss: str) -> str:
     """Mean ± half its interval; how many runs have none, where some have none."""
     if loss not in known.index:
         return "not run"
@@ -437,7 +466,7 @@ def _cell(task: Comparison, known: pd.DataFrame, loss: str) -> str:
 # ---- words and numbers ---------------------------------------------------------------------------
 
 
-def _factor(task: Comparison, name: str, default: Any) -> Any:
-    """A factor of the task's runs, by its dotted name in the recorded configuration."""
-    configs = [text for text in task.runs.config if isinstance(text, str) and text]
+def _factor(comparison: Comparison, name: str, default: Any) -> Any:
+    """A factor of the context's runs, by its dotted name in the recorded configuration."""
+    configs = [text for text in comparison.runs.config if isinstance(text, str) and text]
     return statistics.factors(configs[0]).get(name, default) if configs else default

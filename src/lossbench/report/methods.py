@@ -37,8 +37,8 @@ def paragraph(loaded: records.Records, mains: Sequence[Comparison]) -> list[str]
 
 
 def _design(runs: pd.DataFrame, mains: Sequence[Comparison]) -> Iterator[str]:
-    losses = sorted({loss for task in mains for loss in task.runs.loss})
-    kinds = [f"{task.label} ({_task(task)})" for task in mains]
+    losses = sorted({loss for comparison in mains for loss in comparison.runs.loss})
+    kinds = [f"{comparison.label} ({_task(comparison)})" for comparison in mains]
     names = listed(losses) if len(losses) <= 12 else f"{len(losses)} losses"
     verb = "compared" if len(losses) > 1 else "trained"
     yield f"We {verb} {names} on {listed(kinds)}."
@@ -50,28 +50,29 @@ def _design(runs: pd.DataFrame, mains: Sequence[Comparison]) -> Iterator[str]:
         )
 
 
-def _task(task: Comparison) -> str:
-    """Examples, model and training of a task, for a parenthesis."""
-    return "; ".join([*_examples(task), *_model(task), _training(task)])
+def _task(comparison: Comparison) -> str:
+    """Examples, model and training of a context, for a parenthesis."""
+    return "; ".join([*_examples(comparison), *_model(comparison), _training(comparison)])
 
 
-def _examples(task: Comparison) -> Iterator[str]:
+def _examples(comparison: Comparison) -> Iterator[str]:
     """How many examples each split has, where that was recorded."""
     counts = {
-        split: task.runs.get(f"{split}_examples", NO_COUNTS).dropna() for split in records.SPLITS
+        split: comparison.runs.get(f"{split}_examples", NO_COUNTS).dropna()
+        for split in records.SPLITS
     }
     if all(map(len, counts.values())):
         texts = [f"{counted_from_to(count, ',')} {split}" for split, count in counts.items()]
         yield f"{listed(texts)} examples".replace(" train,", " training,")
 
 
-def _model(task: Comparison) -> Iterator[str]:
+def _model(comparison: Comparison) -> Iterator[str]:
     """The model with its parameters, those that are set and how many numbers it learns."""
-    model = config_of(task.runs).get("model")
+    model = config_of(comparison.runs).get("model")
     if model is None:
         return
     settings = [f"{name.replace('_', ' ')} {value}" for name, value in model["params"].items()]
-    learned = task.runs.get("parameters", NO_COUNTS).dropna()
+    learned = comparison.runs.get("parameters", NO_COUNTS).dropna()
     if len(learned):
         settings.append(f"{counted_from_to(learned, ',')} parameters")
     yield " with ".join(text for text in (f"{model['name']}", listed(settings)) if text)
@@ -86,9 +87,9 @@ OPTIMIZERS |= {"muon": "Muon (and AdamW for all but matrices of hidden layers)"}
 """What a paper calls them."""
 
 
-def _training(task: Comparison) -> str:
-    facts = config_of(task.runs)
-    name = str(task.runs.optimizer.iloc[0])
+def _training(comparison: Comparison) -> str:
+    facts = config_of(comparison.runs)
+    name = str(comparison.runs.optimizer.iloc[0])
     parts = [OPTIMIZERS.get(name, name)]
     if facts.get("momentum"):
         parts.append(f"momentum {facts['momentum']:g}")
@@ -101,9 +102,9 @@ def _training(task: Comparison) -> str:
     return ", ".join(parts)
 
 
-def selected_by(task: Comparison) -> str:
-    """The validation metric that chose the learning rates of a task."""
-    return task.rule.select.replace(records.OWN_LOSS, "each loss's own value")
+def selected_by(comparison: Comparison) -> str:
+    """The validation metric that chose the learning rates of a context."""
+    return comparison.rule.select.replace(records.OWN_LOSS, "each loss's own value")
 
 
 def config_of(runs: pd.DataFrame) -> dict[str, Any]:
@@ -113,16 +114,16 @@ def config_of(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def _tuning(mains: Sequence[Comparison], question: Mapping[str, Any]) -> Iterator[str]:
-    chosen = [task for task in mains if task.is_declared]
+    chosen = [comparison for comparison in mains if comparison.is_declared]
     if not chosen:
         yield (
             "Nothing was declared before the runs; where several learning rates were run, each "
             "loss is shown at its best on validation, and all of this is exploratory."
         )
         return
-    budgets = pd.concat([task.budgets for task in chosen])
-    rates = pd.concat([task.rates for task in chosen])
-    chosen_by = sorted({selected_by(task) for task in chosen})
+    budgets = pd.concat([comparison.budgets for comparison in chosen])
+    rates = pd.concat([comparison.rates for comparison in chosen])
+    chosen_by = sorted({selected_by(comparison) for comparison in chosen})
     candidates = counted_from_to(budgets.candidates)
     more = [key for key in question["tuned"] if key != "optimizer.lr"]
     what = f"The learning rate{' (with ' + listed(more) + ')' if more else ''}"
@@ -130,8 +131,8 @@ def _tuning(mains: Sequence[Comparison], question: Mapping[str, Any]) -> Iterato
     yield (
         f"{what} of each loss is that with the best {_averages(chosen)} over all seeds on the "
         f"validation split by {listed(chosen_by)}, of {candidates} candidates between "
-        f"{rates.lr.min():.3g} and {rates.lr.max():.3g}, the same for all losses of a task (where "
-        "a best rate lay on the grid's edge, the grid was extended for all of them)."
+        f"{rates.lr.min():.3g} and {rates.lr.max():.3g}, the same for all losses of a context "
+        "(where a best rate lay on the grid's edge, the grid was extended for all of them)."
     )
     if len(looks) > 1:
         yield (
@@ -146,8 +147,8 @@ def _judging(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[s
         statistics.declaration_of(loaded.plan),
         loaded.plan.get("declarations") or [],
     )
-    judged = [task for task in mains if len(task.paired)]
-    metrics = {f"{task.metric} on {task.split}" for task in mains}
+    judged = [comparison for comparison in mains if len(comparison.paired)]
+    metrics = {f"{comparison.metric} on {comparison.split}" for comparison in mains}
     is_last = question["endpoint"] == "last"
     when = "after the last update" if is_last else "at the validation-best step"
     yield f"Models were judged by {listed(sorted(metrics))} {when}."
@@ -156,29 +157,33 @@ def _judging(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[s
             "Metrics, references, margins and losses were declared before the first run (sha256 "
             f"{declared[0]['sha256'][:16]}); what was added later is marked as exploratory."
         )
-        seen = pd.concat([task.seen for task in mains])
-        count = sum(len(task.runs) for task in mains)
+        seen = pd.concat([comparison.seen for comparison in mains])
+        count = sum(len(comparison.runs) for comparison in mains)
         if text := words.seen_text(seen, count=count):
             yield f"{text}, as far as they rest on these runs."
     if not judged:
         return
-    pairs = counted_from_to(pd.concat([task.paired.pairs for task in judged]))
+    pairs = counted_from_to(pd.concat([comparison.paired.pairs for comparison in judged]))
     margins = [*_margins(judged)]
-    references = sorted({task.reference for task in judged})
+    references = sorted({comparison.reference for comparison in judged})
     yield (
         f"Each loss was compared with {listed(references)} by the {_averages(judged)} of paired "
         f"differences over {pairs} seeds. The {question['confidence']:.0%} intervals are "
-        "simultaneous (Bonferroni over the losses of a task, the level spent over the looks). "
+        "simultaneous (Bonferroni over the losses of a context, the level spent over the looks). "
         f"{_lengths(judged)} Each is widened by how much the choice of candidates varies when "
         "seeds are resampled. "
         f"Differences below {listed(margins)} were declared too small to matter."
     )
 
 
-def _averages(tasks: Sequence[Comparison]) -> str:
-    """How seeds are summarised, and on which tasks otherwise: mean (median on a × b)."""
-    medians = list(dict.fromkeys(task.label for task in tasks if task.rule.average == "median"))
-    if all(task.rule.average == "median" for task in tasks):
+def _averages(comparisons: Sequence[Comparison]) -> str:
+    """How seeds are summarised, and on which contexts otherwise: mean (median on a × b)."""
+    medians = list(
+        dict.fromkeys(
+            comparison.label for comparison in comparisons if comparison.rule.average == "median"
+        )
+    )
+    if all(comparison.rule.average == "median" for comparison in comparisons):
         return "median"
     return f"mean (median on {listed(medians)})" if medians else "mean"
 
@@ -191,22 +196,24 @@ LENGTHS = {
 
 
 def _lengths(judged: Sequence[Comparison]) -> str:
-    kinds = {task.rule.average for task in judged}
+    kinds = {comparison.rule.average for comparison in judged}
     return " ".join(text for kind, text in LENGTHS.items() if kind in kinds)
 
 
 def _margins(judged: Sequence[Comparison]) -> Iterator[str]:
     """The margins of a sweep, those of one metric, reference and declared value together."""
     alike: dict[tuple[Any, ...], list[Comparison]] = {}
-    for task in judged:
-        alike.setdefault((_named(task), task.reference, task.margin.declared), []).append(task)
-    for (name, *_), tasks in alike.items():
-        yield f"{words.margin_text([task.margin for task in tasks])} in {name}"
+    for comparison in judged:
+        alike.setdefault(
+            (_named(comparison), comparison.reference, comparison.margin.declared), []
+        ).append(comparison)
+    for (name, *_), comparisons in alike.items():
+        yield f"{words.margin_text([comparison.margin for comparison in comparisons])} in {name}"
 
 
-def _named(task: Comparison) -> str:
-    unit = records.metric_of(task.metric).unit.replace(LONG_UNIT, "SD of the target")
-    return task.metric + (f" ({unit})" if unit not in ("", "1") else "")
+def _named(comparison: Comparison) -> str:
+    unit = records.metric_of(comparison.metric).unit.replace(LONG_UNIT, "SD of the target")
+    return comparison.metric + (f" ({unit})" if unit not in ("", "1") else "")
 
 
 def _outcome(runs: pd.DataFrame) -> Iterator[str]:
@@ -230,10 +237,10 @@ def machine(runs: pd.DataFrame) -> Iterator[str]:
         yield f"Software: {'; '.join(sorted(software))}."
 
 
-def _parts(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
+def _parts(comparison: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
     """Data and model, with what the configuration sets of them."""
-    facts = config_of(task.runs)
-    source = plan.get("data", {}).get(task.runs.data.iloc[0], {}).get("source", "")
+    facts = config_of(comparison.runs)
+    source = plan.get("data", {}).get(comparison.runs.data.iloc[0], {}).get("source", "")
     for kind, about in (("data", source), ("model", "")):
         part = facts.get(kind, {})
         params = ", ".join(f"{name} {value}" for name, value in part.get("params", {}).items())
@@ -263,14 +270,14 @@ DRAWN = {
 }
 
 
-def of_task(task: Comparison, plan: Mapping[str, Any]) -> str:
-    """How the runs of a task came about, as far as the records tell."""
-    ran = task.runs[task.runs.status.isin(records.RESULTS)]
-    lines = [*_parts(task, plan), f"Training: {_training(task)}."]
-    if len({*task.rates.lr}) > 1:
-        lines.append(f"Learning rates were chosen by {selected_by(task)} on validation.")
+def of_task(comparison: Comparison, plan: Mapping[str, Any]) -> str:
+    """How the runs of a context came about, as far as the records tell."""
+    ran = comparison.runs[comparison.runs.status.isin(records.RESULTS)]
+    lines = [*_parts(comparison, plan), f"Training: {_training(comparison)}."]
+    if len({*comparison.rates.lr}) > 1:
+        lines.append(f"Learning rates were chosen by {selected_by(comparison)} on validation.")
     if len(ran) and len({*ran.seed}) > 1:
-        kind = plan.get("data", {}).get(task.runs.data.iloc[0], {}).get("drawn", "generated")
+        kind = plan.get("data", {}).get(comparison.runs.data.iloc[0], {}).get("drawn", "generated")
         lines.append(DRAWN[kind] if len({*ran.data_sha}) > 1 else DRAWN["fixed"])
     if len(ran):
         spent = records.duration(float(ran.train_seconds.sum()))

@@ -75,11 +75,10 @@ def write(
 
     with pictures.of_page(folder, wanted(), workers=workers, losses=losses) as finish:
         groups = [*verdicts.contexts()]
-        together = [task for group in groups for task in group]
         mains = verdicts.mains
         meanwhile()
         findings = essay.of_sweep(verdicts)
-        cells = {task.name: summary.rows(task, plan) for task in together}
+        cells = {one.name: summary.rows(one, plan) for group in groups for one in group}
         every = _numbers(verdicts, findings, cells)
         numbers = {name: every[name] for name in sorted(every) if len(every[name])}
         tables = write_tables(folder / "tables", numbers)
@@ -92,87 +91,25 @@ def write(
         saved = [*pictures.save(folder / "figures", flat, **how)]
     rules, drawn = pictures.with_classes(drawn)
     by_name = {picture.name: picture for picture in drawn}
-    rows = [_summary_row(task) for task in mains]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lossbench.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["listed_by_kind"] = lambda choices: ", ".join(
-        f"{choice} for {kind}" for kind, choice in choices.items()
-    )
-    text = environment.get_template("page.html.j2").render(
-        plan=plan,
-        declaration=_of_tasks(verdicts.declaration, mains),
+    text = _template().render(
+        **_question(verdicts),
+        **_answer(verdicts, cells),
         mark=mark,
         rules=rules,
         day=pictures.palette(is_night=False),
         night=pictures.palette(is_night=True),
         counts=every["completeness"][["planned", *records.STATUSES]].sum().to_dict(),
         complete=every["completeness"].to_dict("records"),
-        against=objections.of_sweep(loaded, together),
-        scope=_scope(mains),
-        asked=plan.get("question", ""),
-        answers=[
-            text.replace("**", "")
-            for text in (
-                *answers.of_own(loaded, mains),
-                *(
-                    answers.of_verdicts(alike, has_names=False)
-                    for alike in statistics.grouped(mains, "metric", "reference")
-                ),
-            )
-        ],
-        summary=rows,
-        buckets=[name for name in summary.BUCKETS if any(row[name] for row in rows)],
-        seeds=_seeds(loaded.runs),
-        metrics=_metrics(mains),
         findings=[{**vars(one), "rows": _texts(one.table)} for one in findings],
         sections=SECTIONS,
         folded=FOLDED,
         saved=saved,
-        to_save=f"lossbench report runs/{loaded.sweep_dir.name} --figures",
         terms=summary.TERMS.items(),
         pictures={
             section: [by_name[one.name] for one in section_drawings if one.name in by_name]
             for section, section_drawings in planned.items()
         },
-        tables={
-            "verdicts": [
-                *page_tables.verdict_tables(groups),
-                *page_tables.interaction_tables(every["interactions"], mark=mark),
-                *page_tables.finding_tables(every["published"], mark=mark),
-            ],
-            "tuning": [
-                *page_tables.tuning_tables(every["sensitivity"]),
-                *page_tables.selection_tables(every["selection_cost"]),
-            ],
-            "convergence": page_tables.convergence_tables(every["convergence"]),
-            "robustness": [
-                *page_tables.robustness_tables(mains),
-            ],
-        },
-        tasks=[
-            {
-                "label": task.label,
-                "title": task.title,
-                "unit": task.margin.unit if math.isfinite(task.margin.scale) else "",
-                "is_declared": task.is_declared,
-                "headline": summary.headline(task),
-                "metric": task.metric,
-                "split": task.split,
-                "rows": cells[task.name],
-                "metrics": summary.other_metrics(task),
-                "notes": list(summary.notes(task, plan)),
-                "methods": methods.of_task(task, plan),
-            }
-            for task in mains
-        ],
-        catalog=sorted(plan["losses"].items()),
-        methods=methods.paragraph(loaded, mains),
-        command="\n".join(plan.get("commands", [])),
+        tables=_tables(groups, every, mark),
         files=[*numbers],
         paper=papers,
     )
@@ -197,6 +134,94 @@ def write(
     return folder / "index.html"
 
 
+def _template() -> jinja2.Template:
+    """The page's template; names come from users, so all that it prints is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lossbench.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["listed_by_kind"] = lambda choices: ", ".join(
+        f"{choice} for {kind}" for kind, choice in choices.items()
+    )
+    return environment.get_template("page.html.j2")
+
+
+# ---- variables of the template -------------------------------------------------------------------
+
+
+def _question(verdicts: statistics.Verdicts) -> dict[str, Any]:
+    """The question, its declaration and its command, as the page shows them."""
+    loaded, mains, plan = verdicts.sweep, verdicts.mains, verdicts.sweep.plan
+    return {
+        "plan": plan,
+        "asked": plan.get("question", ""),
+        "declaration": _present(verdicts.declaration, mains),
+        "scope": _scope(mains),
+        "seeds": _seeds(loaded.runs),
+        "metrics": _metrics(mains),
+        "catalog": sorted(plan["losses"].items()),
+        "methods": methods.paragraph(loaded, mains),
+        "command": "\n".join(plan.get("commands", [])),
+        "to_save": f"lossbench report runs/{loaded.sweep_dir.name} --figures",
+    }
+
+
+def _answer(
+    verdicts: statistics.Verdicts, cells: Mapping[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """First sentences, summary and objections of the page, and what it says of each context."""
+    loaded, mains, plan = verdicts.sweep, verdicts.mains, verdicts.sweep.plan
+    own = [text.replace("**", "") for text in answers.of_own(loaded, mains)]
+    rows = [_summary_row(one) for one in mains]
+    return {
+        "answers": [
+            *own,
+            *map(answers.of_verdicts, statistics.grouped(mains, "metric", "reference")),
+        ],
+        "summary": rows,
+        "buckets": [name for name in summary.BUCKETS if any(row[name] for row in rows)],
+        "against": objections.of_sweep(loaded, verdicts.comparisons),
+        "contexts": [
+            {
+                "label": one.label,
+                "title": one.title,
+                "unit": one.margin.unit if math.isfinite(one.margin.scale) else "",
+                "is_declared": one.is_declared,
+                "headline": summary.headline(one),
+                "metric": one.metric,
+                "split": one.split,
+                "rows": cells[one.name],
+                "metrics": summary.other_metrics(one),
+                "notes": list(summary.notes(one, plan)),
+                "methods": methods.of_task(one, plan),
+            }
+            for one in mains
+        ],
+    }
+
+
+def _tables(
+    groups: Sequence[Sequence[Comparison]], numbers: Mapping[str, pd.DataFrame], mark: str
+) -> dict[str, list[page_tables.Table]]:
+    """Tables of the page by section."""
+    return {
+        "verdicts": [
+            *page_tables.verdict_tables(groups),
+            *page_tables.interaction_tables(numbers["interactions"], mark=mark),
+            *page_tables.finding_tables(numbers["published"], mark=mark),
+        ],
+        "tuning": [
+            *page_tables.tuning_tables(numbers["sensitivity"]),
+            *page_tables.selection_tables(numbers["selection_cost"]),
+        ],
+        "convergence": [*page_tables.convergence_tables(numbers["convergence"])],
+        "robustness": [*page_tables.robustness_tables([group[0] for group in groups])],
+    }
+
+
 # ---- numbers -------------------------------------------------------------------------------------
 
 
@@ -208,56 +233,64 @@ def _numbers(
     """All tables by file stem."""
     mains, together = verdicts.mains, verdicts.comparisons
     results = [
-        {"task": task.label, "condition": task.condition}
-        | {"metric": f"{task.split} {task.metric}"}
+        {"context": comparison.label, "condition": comparison.condition}
+        | {"metric": f"{comparison.split} {comparison.metric}"}
         | {name: value for name, value in row.items() if name not in ("others", "short")}
-        for task in together
-        for row in cells[task.name]
+        for comparison in together
+        for row in cells[comparison.name]
     ]
     signals, placed = verdicts.signals, statistics.placed(verdicts.sweep.runs)
     return {
-        "verdicts": stacked(words.verdicts_of(task) for task in together),
+        "verdicts": stacked(words.verdicts_of(comparison) for comparison in together),
         "results": pd.DataFrame(results),
-        "summary": stacked(task.summary for task in together),
+        "summary": stacked(comparison.summary for comparison in together),
         "paired": stacked(
-            task.paired.drop(columns="differences").assign(
-                verdict=task.paired.verdict.map(task.printed)
+            comparison.paired.drop(columns="differences").assign(
+                verdict=comparison.paired.verdict.map(comparison.printed)
             )
-            for task in together
+            for comparison in together
         ),
         "interactions": verdicts.changes,
         "published": published.judged_findings(verdicts),
-        "learning_rates": stacked(task.rates for task in mains),
-        "sensitivity": stacked(_sensitivity(task) for task in mains if len({*task.rates.lr}) > 1),
+        "learning_rates": stacked(comparison.rates for comparison in mains),
+        "sensitivity": stacked(
+            _sensitivity(comparison) for comparison in mains if len({*comparison.rates.lr}) > 1
+        ),
         "convergence": stacked(
-            statistics.converged(statistics.convergence(task.runs, signals, task.evals))
-            for task in mains
+            statistics.converged(statistics.convergence(comparison.runs, signals, comparison.evals))
+            for comparison in mains
         ),
         "time_to_target": stacked(
-            task.times_to_target.drop(columns=["steps", "survival"], errors="ignore")
-            for task in mains
+            comparison.times_to_target.drop(columns=["steps", "survival"], errors="ignore")
+            for comparison in mains
         ),
-        "cross_loss": stacked(statistics.cross_losses(task.runs, task.evals) for task in mains),
+        "cross_loss": stacked(
+            statistics.cross_losses(comparison.runs, comparison.evals) for comparison in mains
+        ),
         "divergence": statistics.divergence_rates(placed),
-        "selection_cost": stacked(task.selection_cost for task in mains),
-        "budgets": stacked(task.budgets for task in mains),
+        "selection_cost": stacked(comparison.selection_cost for comparison in mains),
+        "budgets": stacked(comparison.budgets for comparison in mains),
         "completeness": statistics.completeness(placed),
         **{one.name: one.table for one in findings},
     }
 
 
-def _sensitivity(task: Comparison) -> pd.DataFrame:
+def _sensitivity(comparison: Comparison) -> pd.DataFrame:
     """What the learning rate matters to each loss, and how settled its choice is."""
     columns = [*statistics.FACTS, "best_lr", "stability", "plausible"]
-    return task.sensitivity.merge(task.stability[columns], on=statistics.FACTS, how="left")
+    return comparison.sensitivity.merge(
+        comparison.stability[columns], on=statistics.FACTS, how="left"
+    )
 
 
 # ---- words ---------------------------------------------------------------------------------------
 
 
-def _of_tasks(declaration: dict[str, Any], mains: Sequence[Comparison]) -> dict[str, Any]:
+def _present(declaration: dict[str, Any], mains: Sequence[Comparison]) -> dict[str, Any]:
     """A declaration without what it says of kinds of tasks and of data that are not there."""
-    present = {task.task for task in mains} | {str(task.runs.data.iloc[0]) for task in mains}
+    present = {comparison.task for comparison in mains} | {
+        str(comparison.runs.data.iloc[0]) for comparison in mains
+    }
     chosen = {
         key: {name: choice for name, choice in declaration[key].items() if name in present}
         for key in ("primary", "reference", "margin")
@@ -269,16 +302,16 @@ def _scope(mains: Sequence[Comparison]) -> str:
     """What was asked, in a sentence or two."""
     if not mains:
         return ""
-    count = len({loss for task in mains for loss in task.runs.loss})
+    count = len({loss for comparison in mains for loss in comparison.runs.loss})
     losses = "1 loss" if count == 1 else f"{count} losses"
-    tasks = "1 task" if len(mains) == 1 else f"{len(mains)} tasks"
+    contexts = "1 context" if len(mains) == 1 else f"{len(mains)} contexts"
     design = ""
-    if any(task.is_declared and task.summary.n.any() for task in mains):
+    if any(comparison.is_declared and comparison.summary.n.any() for comparison in mains):
         design = (
             ", each loss with the learning rate that suits it best on validation; at a seed all "
             "losses share the start, the data and the batches"
         )
-    return f"{losses} on {tasks}{design}."
+    return f"{losses} on {contexts}{design}."
 
 
 def _seeds(runs: pd.DataFrame) -> str:
@@ -290,27 +323,33 @@ def _seeds(runs: pd.DataFrame) -> str:
 
 def _metrics(mains: Sequence[Comparison]) -> list[tuple[str, records.Metric]]:
     """The metrics that the page shows, with what they are."""
-    names = {name for task in mains for name in (task.metric, *summary.other_metrics(task))}
+    names = {
+        name
+        for comparison in mains
+        for name in (comparison.metric, *summary.other_metrics(comparison))
+    }
     return [(name, metric) for name, metric in records.METRICS.items() if name in names]
 
 
-def _summary_row(task: Comparison) -> dict[str, Any]:
+def _summary_row(comparison: Comparison) -> dict[str, Any]:
     """One line of the summary."""
-    rows, value = task.summary, "none"
-    for row in rows[(rows.loss == task.reference) & (rows.metric == task.metric)].itertuples():
+    rows, value = comparison.summary, "none"
+    for row in rows[
+        (rows.loss == comparison.reference) & (rows.metric == comparison.metric)
+    ].itertuples():
         value = words.rounded(row.value, (row.high - row.low) / 2)
     return {
-        "label": task.label,
-        "title": task.title,
-        "metric": task.metric,
-        "direction": records.direction(task.metric),
-        "reference": task.reference,
+        "label": comparison.label,
+        "title": comparison.title,
+        "metric": comparison.metric,
+        "direction": records.direction(comparison.metric),
+        "reference": comparison.reference,
         "value": value,
-        "margin": words.margin_text([task.margin]),
-        "n": summary.counted_from_to(task.paired.pairs) if len(task.paired) else "",
-        "is_declared": task.is_declared,
-        "refusal": task.refusal,
-        **summary.bucketed(task),
+        "margin": words.margin_text([comparison.margin]),
+        "n": summary.counted_from_to(comparison.paired.pairs) if len(comparison.paired) else "",
+        "is_declared": comparison.is_declared,
+        "refusal": comparison.refusal,
+        **summary.bucketed(comparison),
     }
 
 

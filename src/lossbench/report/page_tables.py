@@ -22,24 +22,24 @@ class Table:
         caption: What it shows, with n and the kind of interval.
         rows: Of words, by column.
         file: Stem of the files that hold its numbers.
-        task: As in `pictures.Drawing`.
+        context: As in `pictures.Drawing`.
     """
 
     caption: str
     rows: Sequence[Mapping[str, str]]
     file: str
-    task: str = ""
+    context: str = ""
 
 
 def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
     """Every difference with its interval, verdict and what a reader must know of it."""
     tables = []
     for group in groups:
-        task, rows = group[0], []
-        if task.paired.empty:
+        comparison, rows = group[0], []
+        if comparison.paired.empty:
             continue
         elsewhere = [one for one in group if not one.is_main]
-        for row in words.verdicts_of(task).itertuples():
+        for row in words.verdicts_of(comparison).itertuples():
             scale, in_target = row.target_scale, {}
             if math.isfinite(scale):
                 bounds = (scale * row.estimate, scale * row.low, scale * row.high)
@@ -58,25 +58,26 @@ def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
                 verdicts = one.paired.set_index("loss").verdict.map(one.printed)
                 short = records.CONDITIONS[one.condition].short
                 cells[short] = verdicts.get(row.loss, "not trained there")
-            notes = summary.caveats(row._asdict(), is_declared=task.is_declared)
+            notes = summary.caveats(row._asdict(), is_declared=comparison.is_declared)
             rows.append(cells | {"to know": "; ".join(notes)})
-        first = task.paired.iloc[0]
+        first = comparison.paired.iloc[0]
         caption = (
-            f"{task.label}: loss minus {task.reference} in {summary.headline(task)}; "
-            f"{task.rule.average} over pairs of one seed, simultaneous {first.confidence:.0%} "
-            f"interval over {figures.families(task.paired)}{_looks(task)}. It holds that other "
-            "seeds would differ, and would have chosen other rates. Margin "
-            f"±{words.margin_text([task.margin])}. At these rates: the interval as if "
+            f"{comparison.label}: loss minus {comparison.reference} in "
+            f"{summary.headline(comparison)}; {comparison.rule.average} over pairs of one seed, "
+            f"simultaneous {first.confidence:.0%} interval over "
+            f"{figures.families(comparison.paired)}{_looks(comparison)}. It holds that "
+            "other seeds would differ, and would have chosen other rates. Margin "
+            f"±{words.margin_text([comparison.margin])}. At these rates: the interval as if "
             "the rates had been known; it decides nothing."
         )
-        tables.append(Table(caption, rows, "verdicts", task.label))
+        tables.append(Table(caption, rows, "verdicts", comparison.label))
     return tables
 
 
 def interaction_tables(frame: pd.DataFrame, *, mark: str) -> Iterator[Table]:
     """How losses, or their differences, change with a factor; `mark` stands before each verdict."""
-    for (task, factor, base, reference), rows in _groups(
-        frame, ["task", "factor", "base", "reference"]
+    for (context, factor, base, reference), rows in _groups(
+        frame, ["context", "factor", "base", "reference"]
     ):
         first = rows.iloc[0]
         question = f"does {first.metric} change with {factor}? Change: {first.metric} there"
@@ -86,7 +87,7 @@ def interaction_tables(frame: pd.DataFrame, *, mark: str) -> Iterator[Table]:
                 f"Change: loss minus {reference} there"
             )
         caption = (
-            f"{task}: {question}, less the same at {base}, "
+            f"{context}: {question}, less the same at {base}, "
             "seed by seed; the interval is simultaneous over these rows and holds that other seeds "
             f"would have chosen other rates. Margin ±{first.margin:g}."
         )
@@ -110,9 +111,11 @@ def _signed(value: float) -> str:
     return f"{value:+.3g}" if math.isfinite(value) else "–"
 
 
-def _looks(task: Comparison) -> str:
+def _looks(comparison: Comparison) -> str:
     return (
-        f" and looks at {words.listed(task.rule.looks)} seeds" if len(task.rule.looks) > 1 else ""
+        f" and looks at {words.listed(comparison.rule.looks)} seeds"
+        if len(comparison.rule.looks) > 1
+        else ""
     )
 
 
@@ -133,7 +136,7 @@ def finding_tables(findings: pd.DataFrame, *, mark: str) -> Iterator[Table]:
         {
             "finding": row.finding,
             "source": row.source,
-            "on": row.task if row.n else "–",
+            "on": row.context if row.n else "–",
             "difference": f"{row.metric} {_difference(row.difference, row.low, row.high)}"
             if row.n
             else "–",
@@ -229,11 +232,11 @@ def convergence_tables(frame: pd.DataFrame) -> list[Table]:
 
 def robustness_tables(mains: Sequence[Comparison]) -> Iterator[Table]:
     """The same differences by another interval, and how settled the choice was."""
-    for task in mains:
+    for comparison in mains:
         rows = [
             {
                 "loss": row.loss,
-                "verdict": task.printed(row.verdict),
+                "verdict": comparison.printed(row.verdict),
                 "verdict's interval": _difference(row.difference, row.low, row.high),
                 "bootstrap-t": words.interval(
                     row.difference, row.boot_low, row.boot_high, sign=True
@@ -242,15 +245,15 @@ def robustness_tables(mains: Sequence[Comparison]) -> Iterator[Table]:
                 if math.isnan(row.chosen_again)
                 else f"{row.chosen_again:.0%}",
             }
-            for row in task.paired.itertuples()
+            for row in comparison.paired.itertuples()
         ]
         caption = (
-            f"{task.label}, {task.metric}: what the verdicts rest on. Bootstrap-t: an interval "
-            "that takes differences for skewed as they are. Both chosen again: resamples of the "
-            "seeds in which loss and reference choose the same learning rates."
+            f"{comparison.label}, {comparison.metric}: what the verdicts rest on. Bootstrap-t: "
+            "an interval that takes differences for skewed as they are. Both chosen again: "
+            "resamples of the seeds in which loss and reference choose the same learning rates."
         )
         if rows:
-            yield Table(caption, rows, "paired", task.label)
+            yield Table(caption, rows, "paired", comparison.label)
 
 
 def _groups(frame: pd.DataFrame, by: str | list[str]) -> Iterator[tuple[Any, pd.DataFrame]]:

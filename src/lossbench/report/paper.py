@@ -42,8 +42,10 @@ def write(folder: Path, loaded: records.Records, mains: Sequence[Comparison]) ->
         "methods.tex": f"{_cited(_typeset(prose))}\n",
         "references.bib": REFERENCES % lossbench.__version__,
     }
-    for tasks in statistics.grouped(mains, "metric", "reference"):
-        files[f"{tasks[0].metric}_against_{tasks[0].reference}.tex"] = table(tasks, loaded)
+    for comparisons in statistics.grouped(mains, "metric", "reference"):
+        files[f"{comparisons[0].metric}_against_{comparisons[0].reference}.tex"] = table(
+            comparisons, loaded
+        )
     for old in folder.glob("*_against_*.tex"):
         if old.name not in files:
             old.unlink()
@@ -52,26 +54,34 @@ def write(folder: Path, loaded: records.Records, mains: Sequence[Comparison]) ->
     return [*files]
 
 
-def table(tasks: Sequence[Comparison], loaded: records.Records) -> str:
-    """Tasks alike in metric and reference as a floating table for the package booktabs."""
-    first = tasks[0]
-    titles = [task.title for task in tasks]
-    if len({*titles}) < len(tasks):  # they do not tell tasks apart
-        titles = [task.label for task in tasks]
-    heads = ["task", "loss", f"{first.split} {first.metric}", f"minus {first.reference}", "verdict"]
+def table(comparisons: Sequence[Comparison], loaded: records.Records) -> str:
+    """Contexts alike in metric and reference as a floating table for the package booktabs."""
+    first = comparisons[0]
+    titles = [comparison.title for comparison in comparisons]
+    if len({*titles}) < len(comparisons):  # they do not tell contexts apart
+        titles = [comparison.label for comparison in comparisons]
+    heads = [
+        "context",
+        "loss",
+        f"{first.split} {first.metric}",
+        f"minus {first.reference}",
+        "verdict",
+    ]
     rows = [
         [title if at == 0 else "", row["loss"], row["short"], row["difference"], row["verdict"]]
-        for title, task in zip(titles, tasks, strict=True)
-        for at, row in enumerate(summary.rows(task, loaded.plan))
+        for title, comparison in zip(titles, comparisons, strict=True)
+        for at, row in enumerate(summary.rows(comparison, loaded.plan))
     ]
-    margins = words.margin_text([task.margin for task in tasks])
+    margins = words.margin_text([comparison.margin for comparison in comparisons])
     confidence = statistics.declaration_of(loaded.plan)["confidence"]
-    medians = words.listed([task.title for task in tasks if task.rule.average == "median"])
+    medians = words.listed(
+        [comparison.title for comparison in comparisons if comparison.rule.average == "median"]
+    )
     caption = (
         f"{summary.headline(first)}. Mean over seeds and half its interval; paired differences "
         f"from {first.reference}{f' (their median on: {medians})' if medians else ''}, over the "
         f"seeds of the look at which each was settled, with {confidence:.0%} intervals, "
-        "simultaneous over the losses of a task and the looks. Differences below the margin, "
+        "simultaneous over the losses of a context and the looks. Differences below the margin, "
         f"{margins}, are of no practical weight; better or worse by more: by more than the margin."
     )
     if any("†" in loss for _, loss, *_ in rows):

@@ -57,7 +57,7 @@ class Drawing:
         size: Arguments of `figures.page`.
         narrow: What is otherwise in one column of a paper.
         is_single: Whether `draw` takes one axes.
-        task: What it is about, of several tasks; empty where it is about all.
+        context: What it is about, of several contexts; empty where it is about all.
         is_exact: Whether it shows no run, so that a sweep's size says nothing of it.
     """
 
@@ -66,7 +66,7 @@ class Drawing:
     size: Mapping[str, Any] = field(default_factory=dict)
     narrow: Mapping[str, Any] = field(default_factory=lambda: {"columns": 2})
     is_single: bool = False
-    task: str = ""
+    context: str = ""
     is_exact: bool = False
 
 
@@ -76,14 +76,14 @@ class Picture:
 
     Attributes:
         name: Stem of its files.
-        task: As in `Drawing`.
+        context: As in `Drawing`.
         title: The question that it answers.
         note: Its caption, with n and the kind of interval.
         drawn: The drawing as SVG.
     """
 
     name: str
-    task: str
+    context: str
     title: str
     note: str
     drawn: Markup
@@ -143,7 +143,7 @@ def of_page(
         if now != before:
             store.write(path, store.sealed(now))
         return [
-            Picture(one.name, one.task, title, note, Markup(svg))
+            Picture(one.name, one.context, title, note, Markup(svg))
             for one in every
             if keys[one.name] in now
             for title, note, svg in [now[keys[one.name]]]

@@ -6,11 +6,11 @@ SECTIONS: dict[str, tuple[str, str, str]] = {
     "verdicts": (
         "Verdicts",
         "What does each loss change?",
-        "Every loss against the reference of its task, seed by seed. What is undecided is not "
+        "Every loss against the reference of its context, seed by seed. What is undecided is not "
         "equal.",
     ),
-    "tasks": (
-        "Task by task",
+    "contexts": (
+        "Context by context",
         "How well does each loss do, and how much do seeds differ?",
         "Means on their own, then the differences within seeds that the verdicts rest on. What the "
         "columns are stands under Words.",
@@ -18,8 +18,8 @@ SECTIONS: dict[str, tuple[str, str, str]] = {
     "tuning": (
         "Learning rates",
         "Did every loss get the learning rate that suits it?",
-        "One grid for all losses of a task, chosen on validation. A ring on the edge, a flat or a "
-        "noisy curve would be a reason for doubt.",
+        "One grid for all losses of a context, chosen on validation. A ring on the edge, a flat "
+        "or a noisy curve would be a reason for doubt.",
     ),
     "losses": (
         "The losses",
@@ -46,7 +46,7 @@ SECTIONS: dict[str, tuple[str, str, str]] = {
     "cross": (
         "Cross-loss matrix",
         "Is each loss best at its own game?",
-        "Each trained model judged by every loss of the task. Nobody is ranked by this.",
+        "Each trained model judged by every loss of the context. Nobody is ranked by this.",
     ),
     "robustness": (
         "Robustness",
@@ -58,4 +58,4 @@ SECTIONS: dict[str, tuple[str, str, str]] = {
 """Sections with figures in the order of the page: short name, question, how to read it."""
 
 FOLDED = ("tuning", "dynamics", "convergence", "calibration", "cross", "robustness")
-"""Sections that show their first task and fold the others."""
+"""Sections that show their first context and fold the others."""

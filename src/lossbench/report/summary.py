@@ -55,28 +55,34 @@ def table(
 
 
 def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -> Iterator[str]:
-    task = group[0]
-    exploratory = "" if task.is_declared else ", exploratory"
-    title = headline(task).replace(LONG_UNIT, "SD of target")
-    name = task.label if task.title == task.label else f"{task.title} ({task.label})"
+    comparison = group[0]
+    exploratory = "" if comparison.is_declared else ", exploratory"
+    title = headline(comparison).replace(LONG_UNIT, "SD of target")
+    name = (
+        comparison.label
+        if comparison.title == comparison.label
+        else f"{comparison.title} ({comparison.label})"
+    )
     yield from textwrap.wrap(f"{name}: {title}{exploratory}", 80)
     intervals = "no comparison"
-    for first in task.paired[:1].itertuples():
+    for first in comparison.paired[:1].itertuples():
         over = f"{first.comparisons} losses" if first.comparisons > 1 else "one loss"
-        if len(task.rule.looks) > 1:
-            over += f" and looks at {words.listed(task.rule.looks)} seeds"
+        if len(comparison.rule.looks) > 1:
+            over += f" and looks at {words.listed(comparison.rule.looks)} seeds"
         intervals = f"{first.confidence:.0%} intervals of differences, simultaneous over {over}, "
-        intervals += f"margin ±{words.margin_text([task.margin])}"
-    primary = task.summary[task.summary.metric == task.metric]
+        intervals += f"margin ±{words.margin_text([comparison.margin])}"
+    primary = comparison.summary[comparison.summary.metric == comparison.metric]
     yield from textwrap.wrap(f"n = {counted_from_to(primary.n)} seeds, {intervals}", 80)
-    minus = f"{'median ' if task.rule.average == 'median' else ''}minus {task.reference}"
+    minus = (
+        f"{'median ' if comparison.rule.average == 'median' else ''}minus {comparison.reference}"
+    )
     yield f"{'loss':<15} {'mean ± half CI':<16} {_cut(minus, 26):<26} verdict"
-    for row in rows(task, plan):
+    for row in rows(comparison, plan):
         cells = _cut_name(row["loss"], 15), _cut(row["short"], 16), _cut(row["difference"], 26)
         verdict = paint(_cut(row["verdict"], 20), row["verdict"])
         yield "{:<15} {:<16} {:<26} ".format(*cells) + verdict
     yield from _elsewhere(group[1:], paint)
-    for note in notes(task, plan):
+    for note in notes(comparison, plan):
         yield from textwrap.wrap(note, 80, subsequent_indent="  ")
 
 
@@ -111,8 +117,8 @@ def _cut_name(loss: str, width: int) -> str:
 
 
 TERMS = {
-    "task": "a data set and a model; what follows a dot is what else was varied",
-    "reference": "the loss that all others of a task are compared with, declared beforehand",
+    "context": "a data set and a model; what follows a dot is what else was varied",
+    "reference": "the loss that all others of a context are compared with, declared beforehand",
     "margin": "the difference, declared beforehand, that is too small to matter",
     "own best rate": "the learning rate with the best mean on validation over all seeds, or "
     "the best median where that is declared",
@@ -152,12 +158,12 @@ def bucket_of(verdict: str) -> str:
     return next((name for name, kinds in BUCKETS.items() if verdict in kinds), "none")
 
 
-def bucketed(task: Comparison) -> dict[str, list[str]]:
+def bucketed(comparison: Comparison) -> dict[str, list[str]]:
     """The losses of a comparison by what came out, `none` those without a verdict."""
     losses: dict[str, list[str]] = {name: [] for name in [*BUCKETS, "none"]}
-    for row in task.paired.itertuples():
+    for row in comparison.paired.itertuples():
         name = bucket_of(row.verdict)
-        late = " (exploratory)" if row.exploratory and task.is_declared else ""
+        late = " (exploratory)" if row.exploratory and comparison.is_declared else ""
         verdict = f": {row.verdict}" if name == "none" else ""
         losses[name].append(f"{row.loss}{verdict}{late}")
     return losses
@@ -168,35 +174,38 @@ def is_smoke(plan: Mapping[str, Any]) -> bool:
     return statistics.declaration_of(plan)["size"] == "smoke"
 
 
-def headline(task: Comparison) -> str:
+def headline(comparison: Comparison) -> str:
     """Split, metric, unit and direction."""
-    facts = records.METRICS.get(task.metric)
+    facts = records.METRICS.get(comparison.metric)
     unit = f" ({facts.unit})" if facts and facts.unit != "1" else ""
-    better = records.direction(task.metric)
-    return f"{task.split} {task.metric}{unit}, {better} is better"
+    better = records.direction(comparison.metric)
+    return f"{comparison.split} {comparison.metric}{unit}, {better} is better"
 
 
-def rows(task: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows(comparison: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row of words per loss: the reference first, then from the best to the worst."""
-    primary = task.summary[task.summary.metric == task.metric]
-    sign = -records.sign(task.metric)
-    versus = {row["loss"]: row for row in task.paired.to_dict("records")}
+    primary = comparison.summary[comparison.summary.metric == comparison.metric]
+    sign = -records.sign(comparison.metric)
+    versus = {row["loss"]: row for row in comparison.paired.to_dict("records")}
     worth = primary.value
-    if task.rule.average == "median":  # by what is judged; a mean may be one seed's
+    if comparison.rule.average == "median":  # by what is judged; a mean may be one seed's
         judged = primary.loss.map({loss: row["difference"] for loss, row in versus.items()})
         worth = judged.fillna(math.inf * sign)
-    order = primary.assign(first=primary.loss != task.reference, worth=sign * worth)
-    cells, scale, others = [], task.margin.scale, other_metrics(task)
-    named = task.summary[task.summary.metric.isin(others)][["loss", "metric", "value", "high", "n"]]
+    order = primary.assign(first=primary.loss != comparison.reference, worth=sign * worth)
+    cells, scale, others = [], comparison.margin.scale, other_metrics(comparison)
+    named = comparison.summary[comparison.summary.metric.isin(others)][
+        ["loss", "metric", "value", "high", "n"]
+    ]
     means = {(row.loss, row.metric): row for row in named.itertuples()}
     for row in order.sort_values(["first", "worth"]).to_dict("records"):
         other, half = versus.get(row["loss"], {}), (row["high"] - row["low"]) / 2
-        verdict = "reference" if row["loss"] == task.reference else other.get("verdict", "")
+        verdict = "reference" if row["loss"] == comparison.reference else other.get("verdict", "")
         if other:
-            verdict = task.printed(verdict)
+            verdict = comparison.printed(verdict)
         cells.append(
             {
-                "loss": row["loss"] + ("†" if _aims_elsewhere(row["loss"], task, plan) else ""),
+                "loss": row["loss"]
+                + ("†" if _aims_elsewhere(row["loss"], comparison, plan) else ""),
                 "short": words.rounded(row["value"], half)
                 + (f" ± {_half(half)}" if half >= 0 else ""),
                 "estimate": words.interval(row["value"], row["low"], row["high"]),
@@ -238,37 +247,39 @@ def _other(row: Any, n: int) -> str:
     return text if row.n in (0, n) else f"{text} (n = {row.n})"
 
 
-def other_metrics(task: Comparison) -> list[str]:
+def other_metrics(comparison: Comparison) -> list[str]:
     """Metrics beside the primary one that have values; the file has those of the last step too."""
-    present = task.summary[(task.summary.n > 0) & (task.summary.metric != task.metric)]
+    present = comparison.summary[
+        (comparison.summary.n > 0) & (comparison.summary.metric != comparison.metric)
+    ]
     return [name for name in dict.fromkeys(present.metric) if not records.metric_of(name).is_final]
 
 
-def _aims_elsewhere(loss: str, task: Comparison, plan: Mapping[str, Any]) -> bool:
+def _aims_elsewhere(loss: str, comparison: Comparison, plan: Mapping[str, Any]) -> bool:
     facts = plan.get("losses", {}).get(loss.partition("(")[0])
-    data = plan.get("data", {}).get(task.runs.data.iloc[0], {})
-    if facts is None or task.metric != "rmse":
+    data = plan.get("data", {}).get(comparison.runs.data.iloc[0], {})
+    if facts is None or comparison.metric != "rmse":
         return False
-    is_symmetric = data.get("is_symmetric", False) and not _is_skewed(task)
+    is_symmetric = data.get("is_symmetric", False) and not _is_skewed(comparison)
     return not is_symmetric and "elicits_mean" not in facts["claims"]
 
 
-def _is_skewed(task: Comparison) -> bool:
+def _is_skewed(comparison: Comparison) -> bool:
     """Whether outliers lie on one side, so that mean and median of the targets differ."""
-    configs = task.runs.config.dropna()
+    configs = comparison.runs.config.dropna()
     facts = statistics.factors(str(configs.iloc[0])) if len(configs) else {}
     is_one_sided = bool(facts.get("corruption.params.is_one_sided", False))
     return facts.get("corruption.fn") == "outliers" and is_one_sided
 
 
-def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
+def notes(comparison: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
     """What a reader of the table must know beside it."""
-    primary = task.summary[task.summary.metric == task.metric]
-    if task.refusal:
-        yield f"No pairs: {task.refusal}"
-    if note := plan.get("data", {}).get(task.runs.data.iloc[0], {}).get("note"):
+    primary = comparison.summary[comparison.summary.metric == comparison.metric]
+    if comparison.refusal:
+        yield f"No pairs: {comparison.refusal}"
+    if note := plan.get("data", {}).get(comparison.runs.data.iloc[0], {}).get("note"):
         yield note
-    if any(_aims_elsewhere(loss, task, plan) for loss in primary.loss):
+    if any(_aims_elsewhere(loss, comparison, plan) for loss in primary.loss):
         yield f"† {OTHER_FUNCTIONAL}."
     for sentence in _duplicates([*primary.loss], plan):
         yield f"{sentence}: one loss under two names, up to its learning rate."
@@ -277,54 +288,58 @@ def notes(task: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
         if lost:
             others = "; means are over the others" if row.n else ""
             yield f"{row.loss}: {', '.join(lost)} of {row.planned} runs{others}."
-    ends = task.rates.groupby("loss").lr.agg(["min", "max", "nunique"])
-    rates = sorted({*task.rates.lr})
+    ends = comparison.rates.groupby("loss").lr.agg(["min", "max", "nunique"])
+    rates = sorted({*comparison.rates.lr})
     chosen = ", ".join(f"{row.loss} {row.lr:g}" for row in primary.itertuples() if row.n)
-    if task.is_main and len(rates) > 1 and chosen:
+    if comparison.is_main and len(rates) > 1 and chosen:
         yield f"Each loss at its best of {len(rates)} learning rates on validation: {chosen}."
-    if task.is_declared and task.is_main:
-        doubts = (wide_margin(task), unequal_budgets(task.budgets), coarse_grid(task.rates))
+    if comparison.is_declared and comparison.is_main:
+        doubts = (
+            wide_margin(comparison),
+            unequal_budgets(comparison.budgets),
+            coarse_grid(comparison.rates),
+        )
         for sentence in filter(None, doubts):
             yield f"{sentence[0].upper()}{sentence[1:]}"
-    if task.absent:
-        yield f"Declared, and not run here: {', '.join(task.absent)}."
+    if comparison.absent:
+        yield f"Declared, and not run here: {', '.join(comparison.absent)}."
     edge = [
         row.loss
         for row in primary[primary.n > 0].join(ends, on="loss").itertuples()
-        if task.is_main and row.nunique > 2 and row.lr in (row.min, row.max)
+        if comparison.is_main and row.nunique > 2 and row.lr in (row.min, row.max)
     ]
     if edge:
         yield f"Best learning rate on the edge of the grid, maybe not the best: {', '.join(edge)}."
-    if improving := still_improving(task):
+    if improving := still_improving(comparison):
         yield f"Still improving at the last step in most runs: {', '.join(improving)}."
     if primary.n.max() == 1:
         yield "One seed gives no interval: add seed='range(10)'."
-    if task.late and task.is_declared:
-        yield f"Added after the declaration, so exploratory: {', '.join(task.late)}."
-    if text := words.seen_text(task.seen, count=len(task.runs)):
+    if comparison.late and comparison.is_declared:
+        yield f"Added after the declaration, so exploratory: {', '.join(comparison.late)}."
+    if text := words.seen_text(comparison.seen, count=len(comparison.runs)):
         yield f"{text}."
-    yield from _earlier_looks(task, primary)
-    fragile = [row for row in task.paired.to_dict("records") if words.fragility(row)]
+    yield from _earlier_looks(comparison, primary)
+    fragile = [row for row in comparison.paired.to_dict("records") if words.fragility(row)]
     for row in fragile:
         yield f"{row['loss']}: {words.fragility(row)}."
     if fragile:
-        typed = f"++hydra.sweeper.declare.average.{task.task}=median name=NEW"
+        typed = f"++hydra.sweeper.declare.average.{comparison.task}=median name=NEW"
         yield f"Where one seed makes a mean, ask for medians in a sweep of its own: {typed}"
-    for row in task.paired.to_dict("records"):
+    for row in comparison.paired.to_dict("records"):
         if row["verdict"] == "undecided":
             basis = "power 80 %, as" if row["average"] == "mean" else "by the interval"
             text = f"undecided with {row['pairs']} seeds, {words.seeds_text(row)}"
             yield f"{row['loss']}: {text} ({basis} seen so far)."
 
 
-def _earlier_looks(task: Comparison, primary: pd.DataFrame) -> Iterator[str]:
+def _earlier_looks(comparison: Comparison, primary: pd.DataFrame) -> Iterator[str]:
     """Which differences rest on fewer seeds than the reference's mean, and what that was there."""
     chosen = dict(zip(primary.loss, primary.lr, strict=True))
-    reference: Any = next(primary[primary.loss == task.reference].itertuples(), None)
+    reference: Any = next(primary[primary.loss == comparison.reference].itertuples(), None)
     if reference is None:
         return
     half = (reference.high - reference.low) / 2
-    settled = task.paired[task.paired.seeds < reference.planned]
+    settled = comparison.paired[comparison.paired.seeds < reference.planned]
     for seeds, rows in settled.groupby("seeds"):
         names = []
         for row in rows.itertuples():
@@ -343,7 +358,7 @@ def caveats(row: Mapping[str, Any], *, is_declared: bool) -> list[str]:
 
     Args:
         row: Of `words.verdicts`.
-        is_declared: Whether anything of its task was declared beforehand.
+        is_declared: Whether anything of its context was declared beforehand.
     """
     notes = [words.fragility(row), words.on_new_examples(row)]
     if row["still_improving"]:

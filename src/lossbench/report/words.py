@@ -14,7 +14,7 @@ from lossbench.statistics.comparisons import SMOKE, Comparison
 from lossbench.statistics.intervals import FEWEST_PAIRS
 from lossbench.statistics.margins import Margin
 
-VERDICTS = ["task", "loss", "reference", "condition", "metric", "unit", "direction", "estimate"]
+VERDICTS = ["context", "loss", "reference", "condition", "metric", "unit", "direction", "estimate"]
 VERDICTS += ["low", "high", "fixed_low", "fixed_high", "n", "look", "diverged", "margin"]
 VERDICTS += ["margin_share", "verdict", "steps", "still_improving", "exploratory", "lr"]
 VERDICTS += ["reference_lr", "chosen_again", "boot_low", "boot_high", "median", "won"]
@@ -60,8 +60,8 @@ def verdicts(
         steps: Update budget of a run, or that of each context.
 
     Returns:
-        Columns `VERDICTS`. `task` is the context's label, `estimate` is loss - reference in units
-        of the metric, n counts pairs, over which `value` and `reference_value` are the averages of
+        Columns `VERDICTS`. `context` is its label, `estimate` is loss - reference in units of the
+        metric, n counts pairs, over which `value` and `reference_value` are the averages of
         the two. `still_improving`: validation was best at the last step in
         most runs of the loss or the reference, so a longer training may turn the verdict.
         `margin_share`: the margin as a share of the reference's error, `target_scale`: one unit of
@@ -72,7 +72,7 @@ def verdicts(
         rows.append(
             row
             | {
-                "task": row["label"],
+                "context": row["label"],
                 "estimate": row["difference"],
                 "n": row["pairs"],
                 "unit": records.metric_of(row["metric"]).unit,
@@ -125,7 +125,7 @@ def margin_text(margins: Sequence[Margin]) -> str:
     As in `0.02 = 1.5 points of the progression score (4 % of the error of mse)`.
 
     Args:
-        margins: One, or those of several tasks with the same metric and reference.
+        margins: One, or those of several contexts with the same metric and reference.
     """
     first = margins[0]
     text = _from_to([margin.value for margin in margins], "{:.3g}")
@@ -226,7 +226,7 @@ def sentence(row: Mapping[str, Any] | pd.Series) -> str:
     if row["exploratory"]:
         notes.append("exploratory, not declared beforehand")
     mark = "SMOKE: " if str(row["verdict"]).startswith(SMOKE) else ""
-    verdict = f"{mark}After {row['steps']} updates on {row['task']}, {how}, {_clause(row)}"
+    verdict = f"{mark}After {row['steps']} updates on {row['context']}, {how}, {_clause(row)}"
     return f"{verdict}: {'; '.join(notes)}."
 
 
@@ -322,7 +322,7 @@ def change_sentence(row: Mapping[str, Any]) -> str:
             ends = f"{row['at_base']:+.3g} to {row['at_level']:+.3g}"
         numbers = f"{what} goes from {ends}, by {change}, {numbers}"
     return (
-        f"{row['task']}, {row['factor']} {row['level']} after {row['base']}: {row['loss']} "
+        f"{row['context']}, {row['factor']} {row['level']} after {row['base']}: {row['loss']} "
         f"{change_in_words(row)} ({numbers})."
     )
 

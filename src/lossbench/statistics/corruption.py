@@ -13,7 +13,7 @@ from lossbench.statistics.intervals import estimate
 from lossbench.statistics.outcomes import counts
 
 RATE = "corruption.params.rate"
-"""Factor that the tasks of a curve differ in, as a recorded configuration names it."""
+"""Factor that the contexts of a curve differ in, as a recorded configuration names it."""
 
 _BY = ["task", "condition", "loss", "family"]
 
@@ -21,9 +21,9 @@ _BY = ["task", "condition", "loss", "family"]
 def noise_curves(
     frame: pd.DataFrame, *, metric: str, tuned: Sequence[str] = (), confidence: float = 0.95
 ) -> pd.DataFrame:
-    """A metric over the rates of a corruption, of tasks that differ in nothing else.
+    """A metric over the rates of a corruption, of contexts that differ in nothing else.
 
-    A task without corruption that is otherwise the same is their rate 0, where none of them is.
+    A context without corruption that is otherwise the same is their rate 0, where none of them is.
 
     Args:
         frame: From `endpoint`, one row a run; a loss has one learning rate in each context.

@@ -17,7 +17,7 @@ from lossbench.statistics.intervals import FEWEST_PAIRS
 from lossbench.statistics.rule import Rule
 from lossbench.statistics.verdict import divergence_p, gain, verdict
 
-INTERACTIONS = ["task", "factor", "base", "level", "loss", "reference", "metric", "at_base"]
+INTERACTIONS = ["context", "factor", "base", "level", "loss", "reference", "metric", "at_base"]
 INTERACTIONS += ["at_level", "change", "low", "high", "seeds", "margin", "confidence"]
 INTERACTIONS += ["comparisons", "pairs", "exploratory", "verdict"]
 """Columns of `interactions`."""
@@ -35,7 +35,7 @@ def interactions(mains: Sequence[Comparison], declaration: Mapping[str, Any]) ->
 
     Each of the two or four runs of a seed stands at its own choice, and the interval holds that
     other seeds would have chosen others. Intervals are simultaneous over all losses and levels of a
-    factor in a task, and over the looks.
+    factor in a context, and over the looks.
 
     Args:
         mains: The fair comparison of each context, one a context.
@@ -77,10 +77,10 @@ def _from_base(members: dict[str, Comparison], base: str, is_alone: bool) -> lis
         len((first.declared.expected & other.declared.expected) - {reference})
         for other in members.values()
     )
-    task = f"{first.runs.data.iloc[0]} × {first.runs.model.iloc[0]}"
+    context = f"{first.runs.data.iloc[0]} × {first.runs.model.iloc[0]}"
     comparisons = max(len(pairs), declared)
     return [
-        {"task": task, "level": level} | _change(first, other, loss, reference, comparisons)
+        {"context": context, "level": level} | _change(first, other, loss, reference, comparisons)
         for level, loss, other in pairs
     ]
 

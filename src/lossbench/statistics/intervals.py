@@ -135,7 +135,7 @@ def half_width(deviation: Any, n: Any, confidence: float) -> Any:
 def resamples(n: int, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     """Counts of each of n values in each resample, [draws, n]; rows sum to n.
 
-    Nobody may write to it: all losses of a task are judged by the same resamples.
+    Nobody may write to it: all losses of a context are judged by the same resamples.
     """
     shares = np.full(n, 1 / n)
     counts = np.random.default_rng(seed).multinomial(n, shares, size=draws).astype(float)

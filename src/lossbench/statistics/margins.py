@@ -1,4 +1,4 @@
-"""The margin of a task: how large a difference must be to matter, in the metric and as a share."""
+"""The margin of a context: the difference that matters, in the metric and as a share."""
 
 from __future__ import annotations
 

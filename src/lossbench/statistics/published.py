@@ -20,7 +20,7 @@ from lossbench.statistics.pairs import paired
 from lossbench.statistics.verdict import gain
 from lossbench.statistics.verdicts import Verdicts
 
-COLUMNS = ["finding", "source", "says", "task", "loss", "reference", "metric", "difference"]
+COLUMNS = ["finding", "source", "says", "context", "loss", "reference", "metric", "difference"]
 COLUMNS += ["low", "high", "n", "verdict", "exploratory", "confidence", "p", "q", "judged"]
 """Columns of `judged_findings`."""
 
@@ -38,7 +38,7 @@ def judged_findings(verdicts: Verdicts) -> pd.DataFrame:
         verdicts: Verdicts of the sweep, whose declaration names the findings.
 
     Returns:
-        Columns `COLUMNS`, one row a finding and task; they are one family, see `as_family`.
+        Columns `COLUMNS`, one row a finding and context; they are one family, see `as_family`.
     """
     return as_family(findings_of(verdicts))
 
@@ -111,7 +111,7 @@ def _in_task(finding: Mapping[str, Any], comparison: Comparison) -> list[dict[st
     names += ("confidence",)
     return [
         {
-            "task": row["label"],
+            "context": row["label"],
             "n": row["pairs"],
             "judged": outcome(finding["says"], row),
             "p": p_value(finding["says"], row, looks=comparison.rule.looks),

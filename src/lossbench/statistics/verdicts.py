@@ -100,7 +100,7 @@ class Verdicts:
             if label in comparison.label:
                 return comparison
         labels = ", ".join(repr(comparison.label) for comparison in self) or "none at all"
-        raise ValueError(f"no task's label contains {label!r}: the sweep has {labels}")
+        raise ValueError(f"no label of a context contains {label!r}: the sweep has {labels}")
 
     @functools.cached_property
     def changes(self) -> pd.DataFrame:
