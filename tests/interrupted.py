@@ -16,7 +16,8 @@ from lossbench.question import Engine
 from lossbench.sweep import Sweep
 from lossbench.sweep.backend import Backend, InProcess
 from lossbench.sweep.inventory import OpenPack, Statuses
-from lossbench.sweep.training import Stop, Trainer
+from lossbench.sweep.stop import Stop
+from lossbench.sweep.training import Trainer
 from lossbench.user_code import own_rows
 
 ENGINE = Engine(device="cpu", pack_size=128, threads=1, commit_every=30)

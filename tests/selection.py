@@ -11,9 +11,12 @@ from lossbench.losses.spec import Loss
 
 
 def beyond(quick: Collection[Any], cases: Iterable[Any]) -> list[Any]:
-    """The quick cases, then those that are exhaustive: all others."""
-    rest = [case for case in cases if case not in quick]
-    return [*quick, *(pytest.param(*as_tuple(one), marks=pytest.mark.exhaustive) for one in rest)]
+    """The cases in their order, of which all but the quick ones are exhaustive."""
+    cases = [*cases]
+    return [one for one in quick if one not in cases] + [
+        one if one in quick else pytest.param(*as_tuple(one), marks=pytest.mark.exhaustive)
+        for one in cases
+    ]
 
 
 def as_tuple(case: Any) -> tuple[Any, ...]:

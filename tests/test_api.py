@@ -98,6 +98,7 @@ def test_what_is_unsound_about_a_loss_is_said_and_held_against_its_verdicts(capl
     assert any(text.startswith("noisy draws random numbers: two") for text in against)
 
 
+@pytest.mark.exhaustive
 def test_what_a_function_names_counts_also_within_one_session(caplog):
     space = {"__name__": "__main__"}
     exec(
@@ -110,6 +111,7 @@ def test_what_a_function_names_counts_also_within_one_session(caplog):
     assert [line.split(", ")[2].split()[0] for line in counted] == ["108", "54"]
 
 
+@pytest.mark.exhaustive
 def test_other_targets_under_one_name_have_verdicts_of_their_own():
     first = lossbench.compare(["mae"], (X, Y), "linear", name="a", **FEW)
     second = lossbench.compare(["mae"], (X, Y[::-1].copy()), "linear", name="a", **FEW)
@@ -214,6 +216,7 @@ def test_a_script_needs_no_guard_and_no_file(how, own_folder):
     assert "in 2 packs" in done.stderr
 
 
+@pytest.mark.exhaustive
 def test_a_notebook_has_functions_modules_and_a_table_of_its_own(own_folder):
     nbformat = pytest.importorskip("nbformat")
     client = pytest.importorskip("nbclient")

@@ -173,6 +173,7 @@ def test_a_function_of_a_paper_is_tried(own_folder, capsys):
     assert out.count("SMOKE: After ") == 3
 
 
+@pytest.mark.exhaustive
 def test_functions_of_ones_own_are_words_like_any_other(own_folder):
     follow(
         "name=wing", "name=resmlp", "name=cars", "name=leaves", more=("steps=4", "batch_size=16")

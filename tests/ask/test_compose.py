@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from selection import one_in
 
 from lossbench.ask import named, open_hydra, to_run
 from lossbench.ask.compose import Composer
@@ -97,7 +98,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("lines", COMMANDS.values(), ids=COMMANDS)
+@pytest.mark.parametrize("lines", one_in(5, COMMANDS.values()), ids=COMMANDS)
 def test_a_run_is_the_one_that_hydra_composes(lines, runs_of, loader, whole):
     expected = {run.run_id: run for run in composed_by_hydra(loader, whole, lines)}
     runs = {run.run_id: run for run in runs_of(lines)}

@@ -55,6 +55,7 @@ def huber(output, target):
 """
 
 
+@pytest.mark.exhaustive
 def test_a_class_of_modules_is_a_loss_and_what_has_a_name_of_the_catalog_gets_another(
     own_folder, capsys
 ):
@@ -163,6 +164,7 @@ class Trained(nn.Linear):
 """
 
 
+@pytest.mark.exhaustive
 def test_of_a_file_what_is_no_loss_is_left_out_and_named_it_is_refused(own_folder, capsys, caplog):
     (own_folder / "several.py").write_text(SEVERAL)
     code, said = ask(capsys, "try", "several.py", "reduces", "ends", "size=smoke")

@@ -282,6 +282,7 @@ def test_a_local_loss_weighs_the_error_of_a_label_by_a_function_of_its_probabili
         assert np.ptp(weights) < 1e-10
 
 
+@pytest.mark.exhaustive
 def test_of_the_local_losses_only_multiples_of_cross_entropy_learn_every_distribution():
     # Among these frequencies is one below 1/tau of phuber_ce, which is proper above it alone.
     frequencies = [PI, np.array([0.9, 0.07, 0.03]), np.array([0.5, 0.3, 0.2])]

@@ -86,6 +86,7 @@ def test_help_and_version_import_neither_torch_nor_hydra():
         assert done.returncode == 0
 
 
+@pytest.mark.exhaustive
 def test_a_command_whose_loss_imports_the_compiler_ends_without_a_word_of_it():
     code = "import torch._dynamo; from lossbench import cli; cli.main(['--version'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -204,6 +205,7 @@ def test_a_mistake_gets_one_line_with_its_value_and_the_cure(line, place, capsys
     assert list(place.iterdir()) == []
 
 
+@pytest.mark.exhaustive
 def test_in_a_process_of_its_own_a_mistake_is_one_line_too(place):
     process = lossbench("stepz=3")
     out, err = process.communicate(timeout=300)
@@ -242,6 +244,7 @@ def test_a_folder_of_yaml_files_may_stand_before_the_command(place, capsys):
     assert "1 run" in capsys.readouterr().out
 
 
+@pytest.mark.exhaustive
 def test_a_full_disk_behind_the_output_is_one_line():
     program = "import sys; from lossbench.cli import main; sys.exit(main(['losses']))"
     with Path("/dev/full").open("w") as full:
@@ -442,6 +445,7 @@ assert not {"pandas", "numpy", "matplotlib", "torch"} & sys.modules.keys()
 """
 
 
+@pytest.mark.exhaustive
 def test_a_report_of_which_nothing_changed_is_left_and_says_the_same_without_computing(
     trained, place, capsys
 ):

@@ -194,6 +194,7 @@ def last(run):
         [("cross_entropy", 1.0, True), ("mse_logits", 1.0, True)],
     ),
 )
+@pytest.mark.exhaustive
 def test_labels_draw_a_tabular_model_to_the_bayes_point_of_its_loss(loss, lr, is_drawn_to_pi):
     steps = 2000
     params = {"examples": 64 * steps, "atoms": 4, "classes": 3}
@@ -204,6 +205,7 @@ def test_labels_draw_a_tabular_model_to_the_bayes_point_of_its_loss(loss, lr, is
     assert (found["tv_posterior"] < 0.02) == is_drawn_to_pi
 
 
+@pytest.mark.exhaustive
 def test_the_distribution_draws_a_loss_that_is_not_linear_to_the_distribution():
     shared = ATOMS | {"steps": 2000, "log_every": 2000, "eval_every": 2000, "seed": 1}
     run = make_run(**shared, loss="hellinger", optimizer__lr=5.0, data__targets="distribution")

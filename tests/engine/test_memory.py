@@ -27,6 +27,7 @@ print(faults())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told")
+@pytest.mark.exhaustive
 def test_memory_that_was_freed_is_taken_again_without_a_fault_for_each_page():
     done = subprocess.run(
         [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from configs import make_run
-from selection import beyond
+from selection import beyond, one_in
 from tiny_data import SIZES
 from training import (
     MODEL_CASES,
@@ -117,7 +117,7 @@ def test_an_optimizer_trains_in_a_pack_as_torchs_does_alone(optimizer):
 
 
 @pytest.mark.parametrize("normalisation", ["none", "layer"])  # a stack, and what vmap computes
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", one_in(3, OPTIMIZERS))
 def test_a_run_has_the_same_bits_alone_and_in_a_pack_with_every_optimizer(optimizer, normalisation):
     params = {"widths": [24, 8], "normalisation": normalisation}
     facts = {**FACTS, "data": "tiny_vectors", "model__params": params, "optimizer": optimizer}

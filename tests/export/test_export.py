@@ -185,6 +185,7 @@ def test_mlflow_has_each_run_once_with_every_value_of_the_records(
     assert "| mae | mse |" in note
 
 
+@pytest.mark.exhaustive
 def test_wandb_logs_every_step_of_a_run_under_its_run_id(trained, place, monkeypatch):
     need("wandb")
     from wandb.proto.wandb_internal_pb2 import Record

@@ -291,6 +291,7 @@ def test_an_experiment_at_size_smoke_has_a_folder_of_its_own_and_a_quick_report(
     ] == ["Does another loss beat mse on diabetes × linear?"]
 
 
+@pytest.mark.exhaustive
 def test_a_loss_that_diverges_at_every_rate_is_judged_as_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = TINY.replace("steps: 4", "steps: 40").replace("[mse, mae]", "[mse, quartic]")

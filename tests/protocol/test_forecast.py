@@ -86,6 +86,7 @@ def test_a_plan_counts_later_looks_as_if_everything_stayed_open(place, capsys):
     assert re.search(r"\d s expected, \d+ s at most", " ".join(text.split()))
 
 
+@pytest.mark.exhaustive
 def test_a_plan_counts_what_is_open_after_a_look_that_is_recorded(place, capsys):
     typed = ["name=known", "hydra.sweeper.looks=[6,8]", "loss=mse,mae,log_cosh"]
     typed += ["hydra.sweeper.declare.margin.regression=0.03", "steps=40"]
@@ -133,6 +134,7 @@ def foretold(text):
     return 2**20 * float(re.search(r"memory\s+([\d,]+)\s+MiB", text)[1].replace(",", ""))
 
 
+@pytest.mark.exhaustive
 def test_packs_are_foretold_and_memory_within_a_third(place, capsys):
     alone = ["name=sized", "steps=200", "hydra.launcher.workers=1"]
     ask("plan", *alone)
@@ -320,6 +322,7 @@ def test_power_takes_the_spread_on_validation(place, capsys):
     assert float(row) == pytest.approx(upper, rel=0.06)
 
 
+@pytest.mark.exhaustive
 def test_power_takes_the_spread_of_the_primary_metric_where_another_one_chooses(place, capsys):
     typed = ["name=chosen", "+hydra.sweeper.declare.select.regression='loss:own'"]
     typed += ["hydra.sweeper.declare.primary.regression=mae"]

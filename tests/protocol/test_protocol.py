@@ -246,6 +246,7 @@ def test_a_grid_grows_downwards_where_a_run_diverges_at_its_lowest_rate(conf, pl
     assert {*records.load(place / "runs" / "steep").runs.lr} == {0.005, 0.05, 0.5, 5.0}
 
 
+@pytest.mark.exhaustive
 def test_a_plateau_is_no_reason_to_grow(conf, place):
     # One update at hardly any rate: accuracy is the same at all of them.
     typed = ["data=digits", "loss=cross_entropy,brier", "steps=1", "eval_every=1", "log_every=1"]
@@ -254,6 +255,7 @@ def test_a_plateau_is_no_reason_to_grow(conf, place):
     assert {*records.load(place / "runs" / "level").runs.lr} == {1e-12, 1e-11, 1e-10}
 
 
+@pytest.mark.exhaustive
 def test_a_grown_grid_is_not_trained_again_and_a_later_loss_gets_all_of_it(grown, conf):
     before = snapshot(grown)
     assert ask(conf, "experiment=growing") == cli.DONE
@@ -382,6 +384,7 @@ def test_an_experiment_that_is_settled_computes_nothing_again_until_more_is_aske
     assert contents(place / "runs" / "again") == before
 
 
+@pytest.mark.exhaustive
 def test_an_experiment_without_its_reference_is_refused_until_the_sweep_has_it(conf, place, capfd):
     alone = ["experiment=tiny", "name=alone"]
     assert ask(conf, *alone, "loss=mae,huber") == cli.MISTAKE
@@ -393,6 +396,7 @@ def test_an_experiment_without_its_reference_is_refused_until_the_sweep_has_it(c
     assert {*task.paired.loss} == {"mae", "huber"}
 
 
+@pytest.mark.exhaustive
 def test_a_loss_of_which_a_run_failed_has_no_verdict_until_it_is_trained(
     conf, place, monkeypatch, caplog
 ):
@@ -419,6 +423,7 @@ def test_a_loss_of_which_a_run_failed_has_no_verdict_until_it_is_trained(
     assert task.paired.verdict.tolist() == ["too few pairs"]
 
 
+@pytest.mark.exhaustive
 def test_equal_budgets_of_unlike_grids_are_not_objected_to_and_unequal_ones_are(decayed):
     comparisons = statistics.Verdicts(decayed).comparisons
     assert "budgets differ" not in " ".join(objections.of_sweep(decayed, comparisons))
@@ -456,12 +461,14 @@ def test_what_was_tuned_is_no_factor_so_losses_are_compared_across_it(decayed):
 # ---- blocks and what is typed --------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 def test_pairs_of_loss_and_data_of_two_tasks_are_dropped(conf, place):
     assert ask(conf, "experiment=mixed", "loss=mse,mae,cross_entropy") == cli.DONE
     runs = records.load(place / "runs" / "mixed").runs
     assert cells(runs) == {("diabetes", "mse"), ("diabetes", "mae"), ("digits", "cross_entropy")}
 
 
+@pytest.mark.exhaustive
 def test_a_typed_key_replaces_that_key_in_every_block(conf, place):
     assert ask(conf, "experiment=blocks", "loss=mse,quartic") == cli.DONE
     runs = records.load(place / "runs" / "blocks").runs

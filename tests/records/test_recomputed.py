@@ -59,6 +59,7 @@ def with_luck(differences, luck, confidence):
     return [mean, mean - np.hypot(mean - low, half), mean + np.hypot(high - mean, half)]
 
 
+@pytest.mark.exhaustive
 def test_the_published_verdicts_are_recomputed_choice_and_resampling_included(tables, published):
     rows = [row for row in published if row["condition"] == "own_lr"]
     assert len(rows) == 3

@@ -135,6 +135,7 @@ def test_figures_are_drawn_once_and_the_page_is_the_one_that_is_drawn_anew(folde
     assert drawn[count:] == drawn[:count]
 
 
+@pytest.mark.exhaustive
 def test_of_other_records_only_the_figures_that_differ_are_drawn(tmp_path, drawn):
     digits = own(dict.fromkeys(("brier", "cross_entropy"), "proper"))
     whole = [*own(LOSSES, data="diabetes"), *digits]
@@ -210,6 +211,7 @@ def test_a_torn_edition_is_none(written, end):
     assert current(written)
 
 
+@pytest.mark.exhaustive
 def test_a_report_is_current_for_who_asks_for_less_and_not_for_who_asks_for_more(folder):
     page.write(folder, drawn_in=["verdicts"])
     assert current(folder, drawn_in=[])
@@ -226,6 +228,7 @@ def test_other_code_is_another_report(written, monkeypatch):
     assert current(written) is None
 
 
+@pytest.mark.exhaustive
 def test_processes_draw_what_this_one_does_while_it_goes_on(tmp_path):
     rows = pd.DataFrame({"metric": ["nll", "ece"]})
     drawings = [
@@ -311,6 +314,7 @@ def titled_unless_killed(rows, ax, *, place, mark, parent):
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.exhaustive
 def test_a_process_that_is_killed_while_others_are_computed_costs_no_figure(tmp_path, caplog):
     rows = pd.DataFrame({"metric": ["nll", "ece"]})
     mark = tmp_path / "mark"

@@ -116,6 +116,7 @@ def test_what_a_blind_rate_costs_more_than_with_the_reference_by_hand():
 @pytest.mark.parametrize(
     "heights", [[0.0] * 4, [1.0, 0.3, 0.05, 0.0, 0.05, 0.3, 1.0]], ids=["flat", "valley"]
 )
+@pytest.mark.exhaustive
 def test_a_noisier_loss_is_not_called_more_sensitive_than_it_is(heights):
     draw, wrong = np.random.default_rng(0), 0
     for _ in range(200):

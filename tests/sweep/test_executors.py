@@ -25,7 +25,7 @@ from lossbench.question import ConfigError
 from lossbench.sweep import launchers
 from lossbench.sweep.executors import Answer, ExecutorBackend, train_there, versions
 from lossbench.sweep.inventory import Inventory, record_of
-from lossbench.sweep.training import Interrupted, Stop
+from lossbench.sweep.stop import Interrupted, Stop
 
 RUNS = [make_run(loss=loss, seed=s, steps=30) for loss in ("mse", "mae") for s in (0, 1)]
 LONG = make_run(loss="mse", steps=100_000, log_every=10_000, eval_every=100_000)

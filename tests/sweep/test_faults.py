@@ -32,7 +32,7 @@ import lossbench
 from lossbench import cli, records, store
 from lossbench.losses import LOSSES
 from lossbench.sweep import backend, training
-from lossbench.sweep.training import Interrupted
+from lossbench.sweep.stop import Interrupted
 
 pytestmark = [
     pytest.mark.faults,

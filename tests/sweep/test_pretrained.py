@@ -27,7 +27,7 @@ from lossbench.question import ConfigError, is_named_after
 from lossbench.records.integrity import verified
 from lossbench.sweep import splits_of
 from lossbench.sweep.pretrained import STATE, key_of, with_pretrained
-from lossbench.sweep.training import Interrupted, Stop
+from lossbench.sweep.stop import Interrupted, Stop
 
 CPU = torch.device("cpu")
 FACTS = {"data": "digits", "model__params": {"widths": [12], "activation": "relu"}}

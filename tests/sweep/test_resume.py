@@ -25,7 +25,8 @@ from lossbench.question.schema import LauncherNode
 from lossbench.sweep import backend, splits_of, training, worker
 from lossbench.sweep.backend import InProcess, Processes, split_pack
 from lossbench.sweep.inventory import Inventory, OpenPack, new_pack
-from lossbench.sweep.training import Interrupted, OutOfMemory, Stop, Trainer, Training
+from lossbench.sweep.stop import Interrupted, Stop, stopping
+from lossbench.sweep.training import OutOfMemory, Trainer, Training
 from lossbench.sweep.worker import Died, Worker
 
 CPU = torch.device("cpu")
@@ -413,7 +414,7 @@ def test_a_run_that_does_not_fit_alone_fails_alone(tmp_path, memory, whole):
 
 
 def test_a_second_signal_ends_at_once():
-    with training.stopping() as stop:
+    with stopping() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal == signal.SIGTERM
         with pytest.raises(Interrupted):

@@ -26,7 +26,7 @@ from lossbench.question.packs import LEAST_MEMBERS, shared
 from lossbench.sweep import launchers, worker
 from lossbench.sweep.backend import Processes
 from lossbench.sweep.inventory import Inventory
-from lossbench.sweep.training import Interrupted, Stop
+from lossbench.sweep.stop import Interrupted, Stop
 from lossbench.user_code import load_extensions
 
 RUNS = [make_run(loss=loss, seed=s, steps=30) for loss in ("mse", "mae", "huber") for s in (0, 1)]
@@ -330,6 +330,7 @@ def test_a_process_has_the_environment_and_the_mask_of_who_begins_it(tmp_path, m
         assert (tmp_path / value).stat().st_mode & 0o777 == 0o666 & ~mask
 
 
+@pytest.mark.exhaustive
 def test_a_process_of_somebodys_code_ends_with_a_parent_that_is_killed(tmp_path):
     (tmp_path / "waiting.py").write_text(WAITING)
     code = (

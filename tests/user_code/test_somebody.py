@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from selection import one_in
 
 from lossbench import cli, records
 from lossbench.data import DATA
@@ -83,7 +84,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(("changed", "body"), CHANGES.items(), ids=CHANGES)
+@pytest.mark.parametrize(("changed", "body"), one_in(4, CHANGES.items()), ids=CHANGES)
 def test_what_a_loss_changes_of_the_process_is_put_back_and_its_pack_mates_train_as_alone(
     changed, body, run, caplog
 ):
@@ -227,6 +228,7 @@ LOSSES = (row(wide),)
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_loss_that_hangs_while_it_trains_fails_its_own_run_alone(run):
     source = a_loss(
         "mine.calls = getattr(mine, 'calls', 0) + 1\n    if mine.calls > 6: time.sleep(600)"
@@ -304,7 +306,7 @@ DATA_SETS = {
 }
 
 
-@pytest.mark.parametrize(("body", "message"), DATA_SETS.values(), ids=DATA_SETS)
+@pytest.mark.parametrize(("body", "message"), one_in(4, DATA_SETS.values()), ids=DATA_SETS)
 def test_data_that_cannot_be_trained_on_are_refused_for_every_planned_seed(
     body, message, run, tmp_path
 ):
@@ -327,7 +329,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize(("body", "message"), ENDS.items(), ids=ENDS)
-@pytest.mark.parametrize("kind", ["data", "model"])
+@pytest.mark.parametrize("kind", one_in(2, ["data", "model"]))
 def test_data_and_models_that_end_or_hang_their_process_are_refused_by_name_before_anything_trains(
     kind, body, message, run, tmp_path
 ):

@@ -25,18 +25,24 @@ from lossbench.user_code import is_added
 
 def code_of(run: Run) -> dict[str, str]:
     """`source_sha` of all code that a run uses, and `shared_sha` of all but its loss."""
-    parts = (run.corruption, run.augmentation, run.optimizer, run.schedule)
     row, data = LOSSES[run.loss.fn], DATA[run.data.fn]
-    # The confusions stand in the row of the data, which is no function.
-    is_confused = _takes_confusions(run.corruption.fn)
-    return _code_shas(
-        *(row.fn, row.inverse_link, data.fn, MODELS[run.model.fn].fn),
-        *(part.fn for part in parts),
-        *(run.targets, run.init.start),
-        pretrained=_functions_before(run),
-        facts=data.content_of(run.data.params)
-        + (repr(sorted(data.confusions.items())) if is_confused else ""),
+    # The neutral ones do nothing, so their code decides nothing.
+    optional = (
+        (CORRUPTIONS[run.corruption.fn], run.corruption.fn == Run.corruption.fn),
+        (AUGMENTATIONS[run.augmentation.fn], run.augmentation.fn == Run.augmentation.fn),
+        (TARGETS[run.targets], run.targets == Run.targets),
+        (STARTS[run.init.start], run.init.start == Run.init.start),
     )
+    shared = (
+        *(data.fn, MODELS[run.model.fn].fn),
+        *(OPTIMIZERS[run.optimizer.fn], SCHEDULES[run.schedule.fn]),
+        *(function for function, is_neutral in optional if not is_neutral),
+        *_functions_before(run),
+    )
+    facts = data.content_of(run.data.params)
+    if _takes_confusions(run.corruption.fn):  # they stand in the row of the data
+        facts += repr(sorted(data.confusions.items()))
+    return _code_shas((row.fn, INVERSE_LINKS[row.inverse_link]), shared, facts)
 
 
 def _functions_before(run: Run) -> tuple[Callable[..., Any], ...]:
@@ -75,31 +81,9 @@ def forget() -> None:
 
 @functools.cache
 def _code_shas(
-    loss: Callable[..., Any],
-    inverse_link: str,
-    data: Callable[..., Any],
-    model: Callable[..., Any],
-    corruption: str,
-    augmentation: str,
-    optimizer: str,
-    schedule: str,
-    targets: str,
-    start: str,
-    *,
-    pretrained: tuple[Callable[..., Any], ...],
-    facts: str,
+    loss: tuple[Callable[..., Any], ...], shared: tuple[Callable[..., Any], ...], facts: str
 ) -> dict[str, str]:
-    shared = [data, model, OPTIMIZERS[optimizer], SCHEDULES[schedule]]
-    # The neutral ones do nothing, so their code decides nothing.
-    optional = (
-        (CORRUPTIONS[corruption], corruption == Run.corruption.fn),
-        (AUGMENTATIONS[augmentation], augmentation == Run.augmentation.fn),
-        (TARGETS[targets], targets == Run.targets),
-        (STARTS[start], start == Run.init.start),
-    )
-    shared += [function for function, is_neutral in optional if not is_neutral]
-    shared += pretrained
     return {
-        "source_sha": source_sha([loss, INVERSE_LINKS[inverse_link], *shared], facts=facts),
+        "source_sha": source_sha([*loss, *shared], facts=facts),
         "shared_sha": source_sha(shared, facts=facts),
     }

@@ -18,7 +18,8 @@ from lossbench.progress import progress
 from lossbench.question import ConfigError, Engine
 from lossbench.question.packs import name_of
 from lossbench.sweep.inventory import LOCK_PATIENCE, OpenPack, new_pack
-from lossbench.sweep.training import OutOfMemory, Stop, Trainer, finish
+from lossbench.sweep.stop import Stop
+from lossbench.sweep.training import OutOfMemory, Trainer, finish
 from lossbench.sweep.worker import Died, Worker
 
 log = logging.getLogger(__name__)

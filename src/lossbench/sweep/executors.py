@@ -42,7 +42,8 @@ from lossbench.sweep.backend import (
     run_count,
 )
 from lossbench.sweep.inventory import OpenPack
-from lossbench.sweep.training import Interrupted, Stop, Trainer, is_out_of_memory
+from lossbench.sweep.stop import Interrupted, Stop
+from lossbench.sweep.training import Trainer, is_out_of_memory
 
 log = logging.getLogger(__name__)
 

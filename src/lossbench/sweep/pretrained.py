@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +28,7 @@ from lossbench.fingerprints import device_name, environment_sha, tensors_sha
 from lossbench.question import Run, checked, part
 from lossbench.question.packs import Pack
 from lossbench.sweep.inventory import record_of
-
-if TYPE_CHECKING:
-    from lossbench.sweep.training import Stop
+from lossbench.sweep.stop import Stop
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,8 @@ from lossbench.question import ConfigError
 from lossbench.question.schema import LauncherNode
 from lossbench.sweep.backend import Backend, InProcess, RetryPolicy, Trained
 from lossbench.sweep.inventory import OpenPack
-from lossbench.sweep.training import Interrupted, Stop, Trainer, stopping
+from lossbench.sweep.stop import Interrupted, Stop, stopping
+from lossbench.sweep.training import Trainer
 
 submitit: Any = import_module("submitit") if find_spec("submitit") else None
 """An extra; `SlurmBackend` says how to get it."""

@@ -26,7 +26,7 @@ from lossbench.sweep.inventory import (
 )
 from lossbench.sweep.planning import plan_runs
 from lossbench.sweep.preflight import preflight
-from lossbench.sweep.training import Stop, stopping
+from lossbench.sweep.stop import Stop, stopping
 
 log = logging.getLogger(__name__)
 

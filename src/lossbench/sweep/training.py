@@ -5,12 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,73 +19,20 @@ from lossbench import records, store
 from lossbench.engine import OtherStart, Saved, Snapshot, WorkerCache, failed, train
 from lossbench.engine.state import FORMAT
 from lossbench.fingerprints import device_name, environment_sha
-from lossbench.processes import END_SIGNALS
 from lossbench.progress import progress
 from lossbench.question import ENGINE_SCHEMA, ConfigError, Engine, Run, refuse_other_code
 from lossbench.sweep.invariance import recorded_invariance
 from lossbench.sweep.inventory import OpenPack, Statuses, record_of
 from lossbench.sweep.preflight import splits_of
 from lossbench.sweep.pretrained import with_pretrained
+from lossbench.sweep.stop import Stop
 from lossbench.user_code import CALL_PATIENCE, Own
 
 log = logging.getLogger(__name__)
 
 
-class Interrupted(KeyboardInterrupt):
-    """A signal asked for an end; all work is committed.
-
-    Attributes:
-        signal: Number of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.signal = number
-
-
 class OutOfMemory(Exception):
     """A pack does not fit into the memory there is."""
-
-
-@dataclass
-class Stop:
-    """Request to commit the packs that train, and to end.
-
-    Attributes:
-        signal: Number of the signal that asked for the end, 0 before.
-    """
-
-    signal: int = 0
-
-    def check(self) -> None:
-        """Raise `Interrupted` if an end was asked for."""
-        if self.signal:
-            raise Interrupted(self.signal)
-
-
-@contextmanager
-def stopping() -> Iterator[Stop]:
-    """Catches `END_SIGNALS`; a second one ends at once, and loses nothing that is committed."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # no other thread may catch signals
-        return
-
-    def ask(number: int, _: Any) -> None:
-        if stop.signal:
-            raise Interrupted(number)
-        stop.signal = number
-        log.info(
-            "%s: committing what is training; once more to end at once",
-            signal.Signals(number).name,
-        )
-
-    before = {number: signal.signal(number, ask) for number in END_SIGNALS}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

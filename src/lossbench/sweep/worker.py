@@ -26,7 +26,8 @@ from lossbench import store
 from lossbench.processes import TRAINING, begin
 from lossbench.question import ConfigError
 from lossbench.sweep.inventory import OpenPack
-from lossbench.sweep.training import Interrupted, OutOfMemory, Stop, Trainer
+from lossbench.sweep.stop import Interrupted, Stop
+from lossbench.sweep.training import OutOfMemory, Trainer
 
 READY = "ready"
 """Message of a process that has imported everything and waits for packs."""
