@@ -155,7 +155,7 @@ def test_no_code_comes_from_a_pickle():
     senders = {
         "user_code/examination.py",
         "user_code/modules.py",
-        "ask/files.py",
+        "ask/own_files.py",
         "fingerprints/notebook.py",
     }
     senders = {f"lossbench/{name}" for name in senders}

@@ -12,7 +12,7 @@ from selection import one_in
 
 from lossbench.ask import named, open_hydra, to_run
 from lossbench.ask.compose import Composer
-from lossbench.ask.words import axis_of, check, explained, read
+from lossbench.ask.grammar import axis_of, check, explained, read
 from lossbench.question import ConfigError, varied
 
 

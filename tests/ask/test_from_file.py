@@ -9,7 +9,7 @@ from own_files import FILE, ask
 
 from lossbench import cli, records
 from lossbench.ask import from_file
-from lossbench.catalog.trial import cards
+from lossbench.catalog.trial_lines import cards
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 

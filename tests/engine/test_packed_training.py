@@ -23,7 +23,7 @@ from training import (
 from lossbench.data.augmentation import AUGMENTATIONS, WORDS, draw_words
 from lossbench.engine import evaluate
 from lossbench.engine.batches import batch_indices
-from lossbench.engine.layout import GUARD_ELEMENTS, row_chunks
+from lossbench.engine.memory_layout import GUARD_ELEMENTS, row_chunks
 from lossbench.fingerprints import stream
 from lossbench.models import MODELS, initialised
 from lossbench.optimizers import OPTIMIZERS

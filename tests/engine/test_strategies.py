@@ -27,7 +27,7 @@ from training import (
 
 from lossbench.engine import strategies
 from lossbench.engine.batches import Batch
-from lossbench.engine.layout import Rows
+from lossbench.engine.memory_layout import Rows
 from lossbench.engine.runtime import arithmetic
 from lossbench.engine.strategies.autograd import Looped, Vectorised
 from lossbench.engine.strategies.perceptron import DERIVED, layers_of

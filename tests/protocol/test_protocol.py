@@ -18,11 +18,11 @@ from selection import one_in
 
 from lossbench import cli, records, statistics, store
 from lossbench.ask.blocks import block_axes
-from lossbench.ask.words import axis_of, read
+from lossbench.ask.grammar import axis_of, read
 from lossbench.engine.training_losses import TrainingLosses
 from lossbench.question import Candidate, Grid, candidates
 from lossbench.report import objections
-from lossbench.statistics.looks import level_at
+from lossbench.statistics.levels import level_at
 
 RUNS = 2 * 3 * 3
 GROWING = TINY.replace("tiny", "growing").replace("extend: 0", "extend: 2")

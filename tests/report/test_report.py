@@ -27,7 +27,7 @@ from sweep_on_disk import (
 
 from lossbench import records, statistics
 from lossbench.figures import layout
-from lossbench.report import answers, drawings, objections, pictures, summary, tables, words
+from lossbench.report import answers, drawings, objections, pictures, summary, table_files, words
 from lossbench.report import page as report_page
 
 ANALYSIS = Path(__file__).parents[2] / "analysis"
@@ -350,11 +350,11 @@ def test_hostile_names_are_shown_and_never_obeyed(tmp_path):
 
 def test_latex_and_markdown_escape_what_they_would_obey():
     frame = pd.DataFrame({"x_y": ["a_b&c", r"5 % of \input{~^}$#"]})
-    text = tables.latex(frame)
+    text = table_files.latex(frame)
     assert r"x\_y \\" in text
     assert r"a\_b\&c \\" in text
     assert r"5 \% of \textbackslash input\{\textasciitilde \textasciicircum \}\$\# \\" in text
-    assert r"| a\_b\|c |" in tables.markdown(pd.DataFrame({"x": ["a_b|c"]}))
+    assert r"| a\_b\|c |" in table_files.markdown(pd.DataFrame({"x": ["a_b|c"]}))
 
 
 def test_latex_is_what_pandas_own_styler_writes():
@@ -362,7 +362,7 @@ def test_latex_is_what_pandas_own_styler_writes():
     frame = pd.DataFrame({"a_b": texts, "~ x": texts[::-1]})
     styled = frame.style.hide(axis="index").format(escape="latex")
     styled = styled.format_index(escape="latex", axis="columns")
-    assert tables.latex(frame) == styled.to_latex(hrules=True, column_format="ll")
+    assert table_files.latex(frame) == styled.to_latex(hrules=True, column_format="ll")
 
 
 @pytest.mark.parametrize(

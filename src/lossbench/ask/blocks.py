@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lossbench.ask.compose import Composer
+from lossbench.ask.grammar import Axis, axis_in_yaml, in_type_of_field
 from lossbench.ask.loader import Loader
-from lossbench.ask.words import Axis, axis_in_yaml, in_type_of_field
 from lossbench.errors import ConfigError
 from lossbench.question.run import Run
 from lossbench.question.vary import checked, fits

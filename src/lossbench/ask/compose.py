@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lossbench.ask.grammar import MOST_RUNS, Axis, in_type_of_field
 from lossbench.ask.loader import Loader
 from lossbench.ask.rows import default_parameters
 from lossbench.ask.trust import refuse_foreign
-from lossbench.ask.words import MOST_RUNS, Axis, in_type_of_field
 from lossbench.errors import ConfigError, nearest, refuse_unknown
 from lossbench.losses import LOSSES
 from lossbench.question.run import NEUTRAL, Init, Part, Pretrained, Run

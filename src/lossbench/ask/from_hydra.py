@@ -11,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from lossbench import records
 from lossbench.ask.blocks import cells, listed_values
 from lossbench.ask.compose import Composer, to_engine
+from lossbench.ask.grammar import Axis, axis_of, check, in_type_of_field, read
 from lossbench.ask.loader import Loader
 from lossbench.ask.sizes import check_size, sized_blocks, sized_candidates, sized_interactions
 from lossbench.ask.trust import refuse_foreign
-from lossbench.ask.words import Axis, axis_of, check, in_type_of_field, read
 from lossbench.errors import ConfigError
 from lossbench.question import Candidates, Question
 from lossbench.question.declaration import (

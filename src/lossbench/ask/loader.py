@@ -22,8 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 import lossbench
+from lossbench.ask.grammar import explained
 from lossbench.ask.rows import ADDRESS, RowsSource
-from lossbench.ask.words import explained
 from lossbench.errors import ConfigError
 from lossbench.question.identity import forget
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lossbench.ask.blocks import listed_values
+from lossbench.ask.grammar import check_key
 from lossbench.ask.loader import Loader
-from lossbench.ask.words import check_key
 from lossbench.errors import ConfigError, nearest
 from lossbench.question.grid import spread
 from lossbench.question.schema import GROUPS

@@ -4,7 +4,7 @@ Nothing is written twice, and nothing is printed: the command line does that.
 """
 
 from lossbench.catalog.entry import CatalogError, Entry, entries
-from lossbench.catalog.text import (
+from lossbench.catalog.listing import (
     NORMAL_WIDTH,
     description,
     hanging,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lossbench import protocol
 from lossbench.ask import OF_FILE, from_file
-from lossbench.catalog.trial import cards, sentences
+from lossbench.catalog.trial_lines import cards, sentences
 from lossbench.cli.options import parser
 from lossbench.cli.overrides import with_question
 from lossbench.cli.report import finish, loading

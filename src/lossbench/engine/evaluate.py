@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lossbench.claims.kind import is_separable
 from lossbench.data import DATA
-from lossbench.engine.layout import guarded, row_chunks
 from lossbench.engine.members import Members
+from lossbench.engine.memory_layout import guarded, row_chunks
 from lossbench.engine.state import State
 from lossbench.engine.training_losses import evaluated_losses
 from lossbench.losses import LOSSES

@@ -16,7 +16,7 @@ from lossbench.data.corruption import realised
 from lossbench.data.splits import Splits, dense
 from lossbench.engine.batches import Batches, augmentation_words, batch_indices
 from lossbench.engine.bayes import BayesPoints
-from lossbench.engine.layout import guarded, guards
+from lossbench.engine.memory_layout import guarded, guards
 from lossbench.fingerprints import tensors_sha
 from lossbench.losses.links import PROBABILITY_LINKS
 from lossbench.models import MODELS, called, initialised, rescaled, stacked, widened

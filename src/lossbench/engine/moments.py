@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lossbench.data import DATA
-from lossbench.engine.layout import guards
 from lossbench.engine.members import Members
+from lossbench.engine.memory_layout import guards
 from lossbench.engine.state import State
 from lossbench.engine.strategies.autograd import Forward, one_by_one
 from lossbench.engine.strategy import GradientOf, Named

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from lossbench.engine.batches import EVERYONE
-from lossbench.engine.layout import guarded, guards
 from lossbench.engine.members import Members
+from lossbench.engine.memory_layout import guarded, guards
 from lossbench.losses import LOSSES
 from lossbench.losses.spec import NO_PARAMS, Context, Loss
 from lossbench.measures.instruments.gradients import CORE

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lossbench.engine import signals
-from lossbench.engine.layout import joined
 from lossbench.engine.members import Members
+from lossbench.engine.memory_layout import joined
 from lossbench.engine.state import State
 from lossbench.engine.strategy import Advance, Logged, Named, Strategy
 from lossbench.engine.training_losses import TrainingLosses, reference_gradient

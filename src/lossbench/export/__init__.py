@@ -1,3 +1,3 @@
 """A sweep for a tool that a researcher has open, and its verdicts for programs."""
 
-from lossbench.export.targets import TARGETS, export
+from lossbench.export.tools import TARGETS, export

@@ -32,7 +32,7 @@ from lossbench.report import (
     words,
 )
 from lossbench.report.sections import FOLDED, SECTIONS
-from lossbench.report.tables import stacked, write_tables
+from lossbench.report.table_files import stacked, write_tables
 from lossbench.statistics import Comparison, published
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import lossbench
 from lossbench import records, statistics, store
 from lossbench.report import methods, summary, words
-from lossbench.report.tables import escaped, tabular
+from lossbench.report.table_files import escaped, tabular
 from lossbench.statistics import Comparison
 
 REFERENCES = """\

@@ -5,9 +5,9 @@ simultaneous paired intervals over the declared family; all other numbers are fo
 robustness. Diverged runs rank worst and are counted beside every mean over survivors.
 """
 
+from lossbench.statistics.averages import completeness, cross_losses, divergence_rates, summary
 from lossbench.statistics.choice import chosen, costs_alone, plausible, tuning_table
 from lossbench.statistics.comparisons import Comparison
-from lossbench.statistics.corruption import noise_curves
 from lossbench.statistics.declared import declaration_of
 from lossbench.statistics.decomposition import decomposition
 from lossbench.statistics.design import FACTS, endpoint, factors, joined, placed
@@ -22,12 +22,12 @@ from lossbench.statistics.intervals import (
     share,
     t_interval,
 )
-from lossbench.statistics.looks import level_at, nominal_levels
+from lossbench.statistics.levels import level_at, nominal_levels
 from lossbench.statistics.margins import in_words
-from lossbench.statistics.outcomes import completeness, cross_losses, divergence_rates, summary
+from lossbench.statistics.noise_curves import noise_curves
 from lossbench.statistics.pairs import contrasted, paired
-from lossbench.statistics.power import minimum_detectable_effect, pairs_for, spreads
 from lossbench.statistics.rule import Rule
+from lossbench.statistics.sample_size import minimum_detectable_effect, pairs_for, spreads
 from lossbench.statistics.trajectories import (
     converged,
     convergence,

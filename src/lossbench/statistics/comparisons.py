@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench import records
+from lossbench.statistics.averages import summary
 from lossbench.statistics.choice import at_choice, candidates
 from lossbench.statistics.declared import (
     Declared,
@@ -21,7 +22,6 @@ from lossbench.statistics.declared import (
 from lossbench.statistics.design import endpoint
 from lossbench.statistics.margins import Margin, resolved_margin
 from lossbench.statistics.oracle import selection_cost
-from lossbench.statistics.outcomes import summary
 from lossbench.statistics.pairs import PAIRED, paired
 from lossbench.statistics.rule import Rule
 from lossbench.statistics.trajectories import time_to

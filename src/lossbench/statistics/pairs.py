@@ -20,8 +20,8 @@ from lossbench.statistics.choice import (
     tuning_table,
 )
 from lossbench.statistics.design import CURES, FACTS, Row, refuse_unequal
-from lossbench.statistics.examples import contributions, variance_of_examples
 from lossbench.statistics.intervals import FEWEST_PAIRS, Estimate, bootstrap_t
+from lossbench.statistics.new_examples import contributions, variance_of_examples
 from lossbench.statistics.rule import Rule
 from lossbench.statistics.verdict import divergence_p, gain, seeds_needed, verdict
 

@@ -15,7 +15,7 @@ from lossbench import records
 from lossbench.statistics.choice import procedure_and_fixed_intervals
 from lossbench.statistics.comparisons import Comparison
 from lossbench.statistics.design import factors
-from lossbench.statistics.looks import LARGEST, SMALLEST, adjust_for_looks
+from lossbench.statistics.levels import LARGEST, SMALLEST, adjust_for_looks
 from lossbench.statistics.pairs import paired
 from lossbench.statistics.verdict import gain
 from lossbench.statistics.verdicts import Verdicts

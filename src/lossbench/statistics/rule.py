@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lossbench.statistics.looks import level_at, look_of
+from lossbench.statistics.levels import level_at, look_of
 
 
 @dataclass(frozen=True, kw_only=True)

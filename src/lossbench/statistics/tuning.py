@@ -10,6 +10,7 @@ import pandas as pd
 import scipy
 
 from lossbench import records
+from lossbench.statistics.averages import counts
 from lossbench.statistics.choice import (
     PLAUSIBLE,
     Choice,
@@ -22,7 +23,6 @@ from lossbench.statistics.choice import (
 )
 from lossbench.statistics.design import FACTS, placed
 from lossbench.statistics.intervals import FEWEST_PAIRS, estimate
-from lossbench.statistics.outcomes import counts
 from lossbench.statistics.rule import Rule
 from lossbench.statistics.verdict import verdict
 

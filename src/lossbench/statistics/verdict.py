@@ -8,7 +8,7 @@ import numpy as np
 import scipy
 
 from lossbench.statistics.intervals import FEWEST_PAIRS, Estimate, usual_length
-from lossbench.statistics.power import expected_over_spread, fewest_pairs
+from lossbench.statistics.sample_size import expected_over_spread, fewest_pairs
 
 
 def is_open(word: str, margin: float) -> bool:

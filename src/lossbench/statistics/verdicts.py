@@ -11,10 +11,10 @@ import pandas as pd
 
 from lossbench import records
 from lossbench.statistics.comparisons import Comparison, main_of_context, slug
-from lossbench.statistics.corruption import noise_curves
 from lossbench.statistics.declared import declaration_of
 from lossbench.statistics.design import placed
 from lossbench.statistics.interactions import interactions
+from lossbench.statistics.noise_curves import noise_curves
 from lossbench.statistics.trajectories import signals
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lossbench.engine.batches import Batch
-from lossbench.engine.layout import GUARD_ELEMENTS, Rows, row_chunks
+from lossbench.engine.memory_layout import GUARD_ELEMENTS, Rows, row_chunks
 from lossbench.engine.strategies.perceptron import DERIVED, Layer
 from lossbench.engine.strategy import GradientOf, Named, Strategy
 

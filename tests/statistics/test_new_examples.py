@@ -7,7 +7,7 @@ from frames import frame
 from scipy import stats
 
 from lossbench.statistics import Rule, paired
-from lossbench.statistics.examples import contributions, variance_of_examples
+from lossbench.statistics.new_examples import contributions, variance_of_examples
 
 
 def crossed(draw, seeds=10, examples=40, *, spread=(1.0, 1.0, 1.0), mean=0.0):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lossbench.statistics.looks import adjust_for_looks, level_at, look_of, nominal_levels
+from lossbench.statistics.levels import adjust_for_looks, level_at, look_of, nominal_levels
 
 
 def test_a_single_look_spends_everything():

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from lossbench import claims, statistics
 from lossbench.ask.from_file import Trial
-from lossbench.catalog.text import hanging
+from lossbench.catalog.listing import hanging
 from lossbench.claims import kind
 from lossbench.losses import LOSSES
 from lossbench.report import words

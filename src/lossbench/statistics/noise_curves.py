@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from lossbench import records
+from lossbench.statistics.averages import counts
 from lossbench.statistics.design import context_factors
 from lossbench.statistics.intervals import estimate
-from lossbench.statistics.outcomes import counts
 
 RATE = "corruption.params.rate"
 """Factor that the contexts of a curve differ in, as a recorded configuration names it."""
