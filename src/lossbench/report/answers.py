@@ -84,14 +84,14 @@ def sentences(rows: pd.DataFrame, metric: str, reference: str) -> str:
             else f"none of {len(losses)} losses beats"
         )
         parts.append(f"{who} {reference} on {_places(unbeaten)}.")
-    for kind, found in (("better", better), ("worse", worse)):
-        if len(found):
-            parts.append(f"{kind} than {reference}: {_who(found)}.")
+    for kind, subset in (("better", better), ("worse", worse)):
+        if len(subset):
+            parts.append(f"{kind} than {reference}: {_who(subset)}.")
     if len(rows) > 1 or not len(better) + len(worse):
         counts = rows.bucket.value_counts()
-        said = [f"{counts[name]} {said}" for name, said in COUNTED.items() if name in counts]
+        phrases = [f"{counts[name]} {phrase}" for name, phrase in COUNTED.items() if name in counts]
         of = "one comparison" if len(rows) == 1 else f"{len(rows)} comparisons"
-        parts.append(f"of {of}: {words.listed(said)}.")
+        parts.append(f"of {of}: {words.listed(phrases)}.")
     first, *others = parts
     return " ".join([f"In {metric}, {first}", *(text[0].upper() + text[1:] for text in others)])
 
@@ -110,7 +110,7 @@ COUNTED = {
 def _who(rows: pd.DataFrame) -> str:
     """Losses of one kind of verdict by where it fell, with the clearest interval of each place."""
     losses_of = {
-        context: tuple(found.loss) for context, found in rows.groupby("context", sort=False)
+        context: tuple(subset.loss) for context, subset in rows.groupby("context", sort=False)
     }
     together = [*dict.fromkeys(losses_of.values())]
     if len(together) > 3:
@@ -119,8 +119,8 @@ def _who(rows: pd.DataFrame) -> str:
         return f"{words.listed(counts)} of {contexts}, most clearly {_gap(rows)}"
     parts = []
     for losses in together:
-        found = rows[rows.context.map(losses_of) == losses]
-        parts.append(f"{words.listed(losses)} on {_places(found)}, {_gap(found)}")
+        subset = rows[rows.context.map(losses_of) == losses]
+        parts.append(f"{words.listed(losses)} on {_places(subset)}, {_gap(subset)}")
     return "; ".join(parts)
 
 
