@@ -10,7 +10,7 @@ import pytest
 from lossbench.data import DATA, Splits
 from lossbench.data.files import Files, Missing
 
-CHANGELOG = Path(__file__).parent.parent / "CHANGELOG.md"
+PROSE = Path(__file__).parent.parent / "docs" / "protocol.md"
 
 
 def skip_without(what: str, reason: str) -> None:
@@ -26,10 +26,10 @@ def skip_without(what: str, reason: str) -> None:
 def splits_of_set(name: str, *, seed: int = 0, **params: object) -> Splits:
     """Splits of a data set; skips the test by the set's name where its files are missing.
 
-    What `text` reads is our own changelog.
+    What `text` reads is a page of our own docs.
     """
     if name == "text":
-        params = {"path": str(CHANGELOG), **params}
+        params = {"path": str(PROSE), **params}
     try:
         return DATA[name].splits(seed, Files(), params)
     except Missing as missing:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from needs import CHANGELOG
+from needs import PROSE
 from selection import one_in
 
 import lossbench
@@ -72,7 +72,7 @@ def composed(compose, group: str, name: str, fn: str) -> Part:
         chosen["loss"] = "mse" if DATA[fn].task == "regression" else "bce_ova"
     overrides = [f"{key}={value}" for key, value in chosen.items()]
     if name == "text":  # has no file of its own
-        overrides.append(f"data.params.path={CHANGELOG}")
+        overrides.append(f"data.params.path={PROSE}")
     config = compose(overrides)
     return getattr(to_run(named(config, dict(config.hydra.runtime.choices))), group)
 

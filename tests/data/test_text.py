@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from configs import make_run
-from needs import CHANGELOG, splits_of_set
+from needs import PROSE, splits_of_set
 from scipy import stats
 
 from lossbench.data import DATA, text
@@ -68,7 +68,7 @@ def test_tokens_are_the_characters_of_the_text(name):
     splits = splits_of_set(name)
     assert problem_of(splits, task="classification") == ""
     if name == "text":
-        content = CHANGELOG.read_text()
+        content = PROSE.read_text()
         known = sorted({*content})
         assert splits.vocabulary == len(known)
         for window in splits.inputs["test"][:20].tolist():
