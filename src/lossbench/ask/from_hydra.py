@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +112,7 @@ def question(words: list[str], loader: Loader, *, command: str = "", text: str =
             known=loader.choices("data"),
             losses=loader.choices("loss"),
         )
-    # An experiment's name says its size, unless its place was typed. With a hyphen: `essay` at size
-    # full is not the experiment `essay_full`.
-    is_placed = any(axis.key in ("name", "hydra.sweep.dir") for axis in axes)
-    ending = "" if is_placed or choice == USUAL_SIZE else f"-{choice}"
+    ending = _ending(axes, choice)
     is_experiment = any(axis.key == "experiment" for axis in axes)
     launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     return Question(
@@ -134,6 +131,15 @@ def question(words: list[str], loader: Loader, *, command: str = "", text: str =
         command=command,
         text=text or _header(config),
     )
+
+
+def _ending(axes: Sequence[Axis], size: str) -> str:
+    """The size at the end of a sweep's name, unless it is the usual one or a place was typed.
+
+    With a hyphen: `essay` at size full is not the experiment `essay_full`.
+    """
+    is_placed = any(axis.key in ("name", "hydra.sweep.dir") for axis in axes)
+    return "" if is_placed or size == USUAL_SIZE else f"-{size}"
 
 
 def _candidates(

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from lossbench import store
 from lossbench.records.load import Records, load
@@ -139,24 +141,24 @@ def _status(sweep_dir: Path, sweep: Records) -> Status:
     known = [seconds for seconds in rest if seconds is not None]
     processes = max(1, sum(bool(pack.process) for pack in packs))
     counts = runs["status"].value_counts()
-    failed = [
-        {
-            **{name: store.plain(row[name]) for name in ("run_id", "data", "loss", "lr", "seed")},
-            "reason": (str(row["reason"]).strip().splitlines() or [""])[-1],
-        }
-        for row in runs[runs["status"] == "failed"].to_dict("records")
-    ]
     return Status(
         name=sweep.plan["name"],
         runs={status: int(counts.get(status, 0)) for status in STATUSES},
         packs=tuple(packs),
-        failed=tuple(failed),
+        failed=tuple(_failures(runs)),
         may_go_on=bool(sweep.plan["declarations"]) and not (sweep_dir / SETTLED).exists(),
         # No pack is divided among processes.
         seconds_left=(
             max(sum(known) / processes, *known, 0.0) if len(known) == len(rest) else None
         ),
     )
+
+
+def _failures(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Place and last line of the reason of each run that failed."""
+    for row in runs[runs["status"] == "failed"].to_dict("records"):
+        place = {name: store.plain(row[name]) for name in ("run_id", "data", "loss", "lr", "seed")}
+        yield {**place, "reason": (str(row["reason"]).strip().splitlines() or [""])[-1]}
 
 
 def _job(sweep_dir: Path, pack_id: str) -> str:
