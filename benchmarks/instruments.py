@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import nn
 
-from lossbench.engine import moments, train
+from lossbench.engine import Machine, moments, train
 from lossbench.measures.instruments import times
 from lossbench.models import MODELS, Model
 from lossbench.question import Run, checked, packs, part
@@ -126,7 +126,7 @@ def trained(runs: list[Run]) -> None:
     """Train them as one pack."""
     (pack,) = packs.group(runs, pack_size=len(runs))
     splits = {one.seed: splits_of(one) for one in runs}
-    train(pack, splits, device=torch.device("cpu"), padding=2, flush=lambda step, snapshot: None)
+    train(pack, splits, Machine(torch.device("cpu")))
 
 
 def timed(what: Callable[[], object]) -> float:

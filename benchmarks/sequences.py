@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional
 
 from lossbench.engine.batches import batch_indices
-from lossbench.engine.bayes import BayesPoints
+from lossbench.engine.machine import Machine
 from lossbench.engine.members import Members, assemble
 from lossbench.engine.runtime import keep_freed_memory
 from lossbench.engine.strategies.autograd import Looped, Vectorised
@@ -113,8 +113,8 @@ def in_turn(runs: list[Run]) -> Advance:
 def assembled(runs: list[Run]) -> Members:
     """The members of a pack."""
     splits = {run.seed: splits_of(run) for run in runs}
-    pack, points = packs.Pack("pack", tuple(runs)), BayesPoints()
-    return assemble(pack, splits, device=torch.device("cpu"), padding=2, bayes_points=points)
+    pack = packs.Pack("pack", tuple(runs))
+    return assemble(pack, splits, Machine(torch.device("cpu")))
 
 
 def advance_of(members: Members, strategy: Strategy) -> Advance:

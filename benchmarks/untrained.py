@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lossbench.engine import Machine
 from lossbench.question import varied
 from lossbench.question.packs import Pack, structure
 from lossbench.question.run import Run
@@ -28,7 +29,9 @@ really_train = training.train
 trained: dict[tuple[str, str], dict[str, pa.Table]] = {}
 
 
-def train(pack: Pack, splits_by_seed: Mapping[int, Any], **how: Any) -> dict[str, pa.Table]:
+def train(
+    pack: Pack, splits_by_seed: Mapping[int, Any], machine: Machine, **how: Any
+) -> dict[str, pa.Table]:
     """The tables of a pack, as `engine.train` would return them."""
     by_loss: dict[str, list[Run]] = {}
     for run in pack.runs:
@@ -39,7 +42,7 @@ def train(pack: Pack, splits_by_seed: Mapping[int, Any], **how: Any) -> dict[str
         if key not in trained:
             # At a rate at which no loss diverges.
             one = Pack("template", (varied(runs[0], {"optimizer.lr": LEAST_RATE}),))
-            trained[key] = really_train(one, splits_by_seed, **how)
+            trained[key] = really_train(one, splits_by_seed, machine, **how)
         for name, table in trained[key].items():
             parts.setdefault(name, []).append(_spread(name, table, runs, pack))
     return {name: pa.concat_tables(tables) for name, tables in parts.items()}

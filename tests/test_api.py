@@ -92,7 +92,7 @@ def test_what_is_unsound_about_a_loss_is_said_and_held_against_its_verdicts(capl
     def noisy(output, target):
         return (output - target).square().sum(-1) * (1 + 0.1 * torch.rand_like(output[..., 0]))
 
-    sweep = lossbench.run(noisy, (X, Y), "linear", steps=2, workers=1)
+    sweep = lossbench.run(noisy, (X, Y), "linear", steps=2)
     assert any(line.startswith("noisy draws random numbers: two") for line in caplog.messages)
     against = objections.of_sweep(sweep, statistics.Verdicts(sweep).comparisons)
     assert any(text.startswith("noisy draws random numbers: two") for text in against)
@@ -127,14 +127,14 @@ def test_hydra_of_who_calls_is_as_it_was():
 
     ConfigStore.instance().store(group="model", name="theirs", node={"a": 1})
     with initialize_config_dir(str(lossbench.CONF), version_base=None):
-        lossbench.run("mse", (X, Y), "linear", steps=2, workers=1)
+        lossbench.run("mse", (X, Y), "linear", steps=2)
         assert ConfigStore.instance().load("model/theirs.yaml").node.a == 1
         assert compose("optimizer/sgd").optimizer.momentum == 0.9
         assert copy.deepcopy(ConfigStore.instance()) is not ConfigStore.instance()
 
 
 def test_one_run_has_records():
-    loaded = lossbench.run("mse", (X, Y), Net, steps=10, workers=1, **{"optimizer.lr": 0.01})
+    loaded = lossbench.run("mse", (X, Y), Net, steps=10, **{"optimizer.lr": 0.01})
     assert loaded.runs.status.tolist() == ["done"]
     assert loaded.runs.lr.tolist() == [0.01]
 

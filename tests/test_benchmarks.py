@@ -16,7 +16,7 @@ from needs import skip_without
 from selection import beyond
 
 from lossbench.data import DATA
-from lossbench.engine import train
+from lossbench.engine import Machine, train
 from lossbench.question.packs import Pack
 from lossbench.sweep import splits_of
 
@@ -49,7 +49,7 @@ def ours(runs, splits):
     """Loss of each step by loss, of one pack."""
     pack = Pack("pack", tuple(runs))
     data = {runs[0].seed: splits}
-    tables = train(pack, data, device=CPU, padding=2, flush=lambda step, snapshot: None)
+    tables = train(pack, data, Machine(CPU))
     steps = tables["steps"].to_pandas()
     return {loss: part.loss_value.tolist() for loss, part in steps.groupby("loss", observed=True)}
 

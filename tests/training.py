@@ -6,10 +6,9 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
+from lossbench.engine import Machine, train
 from lossbench.engine import strategies as engine_strategies
-from lossbench.engine import train
 from lossbench.engine.batches import batch_indices
-from lossbench.engine.bayes import BayesPoints
 from lossbench.engine.members import assemble
 from lossbench.models import MODELS, initialised, rescaled
 from lossbench.question import packs
@@ -27,11 +26,11 @@ CLASSIFICATION = ["cross_entropy", "brier", "mse_logits", "mae_probs", "quartic_
 VOLATILE = ["pack_id", "pack_size", "train_seconds"]
 
 
-def trained(runs, *, padding=2, strategies=(), cache=None, flush=lambda step, snapshot: None):
+def trained(runs, *, padding=2, strategies=(), machine=None, flush=lambda step, snapshot: None):
     pack = packs.Pack("pack", tuple(runs))
     splits = {run.seed: splits_of(run) for run in runs}
-    given = {"device": CPU, "padding": padding, "strategies": strategies, "cache": cache}
-    tables = train(pack, splits, flush=flush, **given)
+    machine = machine or Machine(CPU, padding, tuple(strategies))
+    tables = train(pack, splits, machine, flush=flush)
     return {name: table.to_pandas() for name, table in tables.items()}
 
 
@@ -103,8 +102,7 @@ def targets_of(splits, split, dtype):
 def members_of(runs, padding=2):
     pack = packs.Pack("pack", tuple(runs))
     splits = {run.seed: splits_of(run) for run in runs}
-    points = BayesPoints()
-    return assemble(pack, splits, device=CPU, padding=padding, bayes_points=points)
+    return assemble(pack, splits, Machine(CPU, padding))
 
 
 def strategy_of(members):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from lossbench.data import Splits
-from lossbench.engine import train
+from lossbench.engine import Machine, train
 from lossbench.engine.runtime import arithmetic
 from lossbench.engine.strategies import OPTIONS
 from lossbench.question import Run
@@ -196,7 +196,7 @@ def trained(pack: Pack, setting: Setting, clock: Callable[..., None]) -> Any:
     padding = 2 if setting.device == "cpu" else len(pack.runs)
     device = torch.device(setting.device)
     names = [*OPTIONS] if setting.device == "cuda" else []
-    return train(pack, data, device=device, padding=padding, flush=clock, strategies=names)
+    return train(pack, data, Machine(device, padding, tuple(names)), flush=clock)
 
 
 def _jax(way: Way, setting: Setting) -> Timing:

@@ -186,7 +186,6 @@ def run(
     task: str = "",
     without: Sequence[str] = (),
     missing: str = "",
-    workers: int = 0,
     **keys: Any,
 ) -> Records:
     """Train one model with one loss; arguments as of `compare`, `keys` the learning rate too."""
@@ -195,7 +194,7 @@ def run(
     model = _model_name(model)
     command = _as_call(run, [one, _data_words(data, row), model], {**given, **keys})
     lines = [f"loss={one}", f"name={name}"]
-    return records.load(_train(lines, row, model, keys, workers, command=command).folder)
+    return records.load(_train(lines, row, model, keys, 1, command=command).folder)
 
 
 PARTS = ("loss", "losses", "data", "model")

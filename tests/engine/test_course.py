@@ -19,9 +19,10 @@ from training import MODEL_CASES, assert_same_records, records_of, trained
 
 from lossbench import optimizers
 from lossbench.data import DATA
-from lossbench.engine import Saved, WorkerCache, members, strategies, train, update
+from lossbench.engine import Machine, Saved, members, strategies, train, update
+from lossbench.engine.machine import Captures
 from lossbench.engine.strategies import graph
-from lossbench.engine.strategies.graph import Captures, Replayed
+from lossbench.engine.strategies.graph import Replayed
 from lossbench.losses import LOSSES
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
 from lossbench.question import ConfigError
@@ -176,8 +177,8 @@ def test_a_captured_function_is_replayed_without_python_where_it_lies(tapes):
 def trained_on(runs, names, *, flush=lambda *_: None, saved=None):
     """Tables of a pack that begins anew or goes on from what was saved."""
     pack, splits = Pack("pack", tuple(runs)), {run.seed: splits_of(run) for run in runs}
-    given = {"device": torch.device("cpu"), "padding": 2, "strategies": names}
-    return train(pack, splits, flush=flush, saved=saved, **given)
+    machine = Machine(torch.device("cpu"), strategies=tuple(names))
+    return train(pack, splits, machine, flush=flush, saved=saved)
 
 
 def test_a_run_that_ends_or_is_resumed_within_a_stretch_has_the_records_of_a_whole_one(tapes):
@@ -218,9 +219,9 @@ def test_nothing_of_a_pack_outlives_its_training(tapes, monkeypatch):
 
 def test_where_a_recording_failed_later_packs_train_without_graphs_and_say_so(tapes, caplog):
     caplog.set_level(logging.INFO)
-    cache = WorkerCache()
-    cache.captures.has_failed = True
-    tables = trained(mixed(), strategies=["graph"], cache=cache)
+    machine = Machine(torch.device("cpu"), strategies=("graph",))
+    machine.captures.has_failed = True
+    tables = trained(mixed(), machine=machine)
     assert {json.loads(told)["strategy"] for told in tables["runs"].environment} == {"stack"}
     assert "trains without graph: a recording failed in this process" in caplog.text
     assert not tapes

@@ -101,6 +101,7 @@ def assert_equal(texts, column):
         assert [*texts] == ["" if pd.isna(value) else str(value) for value in column]
 
 
+@pytest.mark.exhaustive
 def test_tensorboard_reads_every_curve_as_the_float32_of_the_records(trained, chosen, place):
     need("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -144,6 +145,7 @@ def test_tensorboard_reads_every_curve_as_the_float32_of_the_records(trained, ch
     assert {path: path.read_bytes() for path in folder.rglob("events*")} == first
 
 
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 def test_mlflow_has_each_run_once_with_every_value_of_the_records(
     trained, chosen, place, monkeypatch

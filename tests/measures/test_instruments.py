@@ -25,7 +25,7 @@ from training import (
 )
 
 from lossbench import records
-from lossbench.engine import moments, train
+from lossbench.engine import Machine, moments, train
 from lossbench.engine.members import initial_model
 from lossbench.engine.state import decoded
 from lossbench.losses import LOSSES
@@ -509,9 +509,9 @@ def test_a_loss_that_raises_in_an_instrument_is_nan_there_and_nowhere_else(monke
 def test_a_pack_that_goes_on_from_a_checkpoint_measures_the_same():
     run = make_run(steps=9, eval_every=2, instruments=EVERY)
     splits, kept = {run.seed: splits_of(run)}, []
-    go = partial(train, packs.Pack("pack", (run,)), splits, device=CPU, padding=2)
+    go = partial(train, packs.Pack("pack", (run,)), splits, Machine(CPU))
     whole = go(flush=lambda step, snapshot: kept.append(snapshot()) if step == 5 else None)
-    rest = go(flush=lambda step, snapshot: None, saved=kept[0])
+    rest = go(saved=kept[0])
     for name in ("steps", "evals"):
         pd.testing.assert_frame_equal(whole[name].to_pandas(), rest[name].to_pandas())
     assert len(of_instruments(whole["evals"].to_pandas()))

@@ -216,8 +216,8 @@ class Pretended:
     def __init__(self, *, most=1, capture=0.0):
         self.now, self.most, self.capture, self.asked, self.made = 7.0, most, capture, [], 0
 
-    def train(self, pack, splits, *, device, padding, flush, cache):
-        run, members, step, seen = pack.runs[0], max(len(pack.runs), padding), 0, {}
+    def train(self, pack, splits, machine, *, flush):
+        run, members, step, seen = pack.runs[0], max(len(pack.runs), machine.padding), 0, {}
         self.asked.append(pack)
         self.now += 3.0 * (len(self.asked) == 1)  # the first of everything is slow
         while step < run.steps:

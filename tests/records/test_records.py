@@ -13,7 +13,7 @@ import torch
 from configs import make_run
 
 from lossbench import records, store
-from lossbench.engine import train
+from lossbench.engine import Machine, train
 from lossbench.question import packs
 from lossbench.sweep import splits_of
 
@@ -240,7 +240,7 @@ def test_a_metric_is_recorded_on_the_splits_that_it_declares_and_on_no_other():
     for one in asked:
         run = make_run(**SHORT, **one)
         pack, splits = packs.Pack("pack", (run,)), {run.seed: splits_of(run)}
-        found = train(pack, splits, device=CPU, padding=2, flush=lambda step, snapshot: None)
+        found = train(pack, splits, Machine(CPU))
         rows = found["evals"].to_pandas().dropna(subset="value")
         for metric, split in zip(rows.metric, rows.split, strict=True):
             seen.setdefault(metric, set()).add(split)

@@ -16,7 +16,7 @@ from interrupted import ENGINE, Spoiling, contents, sweep_by, sweep_in
 from torch import nn
 
 from lossbench import models, records, store
-from lossbench.engine import members, train
+from lossbench.engine import Machine, members, train
 from lossbench.engine.state import decoded, encoded
 from lossbench.losses import LOSSES
 from lossbench.models import MODELS, Model
@@ -39,7 +39,7 @@ class Stopped(Exception):
 def tables_of(runs, *, flush=lambda step, snapshot: None, saved=None):
     (pack,) = packs.group(runs, pack_size=64)
     splits = {run.seed: splits_of(run) for run in runs}
-    return train(pack, splits, device=CPU, padding=2, flush=flush, saved=saved)
+    return train(pack, splits, Machine(CPU), flush=flush, saved=saved)
 
 
 def equal(one, other):

@@ -7,7 +7,8 @@ from lossbench.engine.contracts import (
     refuse_unpaired,
     refuse_unwidened,
 )
+from lossbench.engine.machine import Machine
 from lossbench.engine.members import initial_model, runs_apart
 from lossbench.engine.recorder import failed
 from lossbench.engine.state import Saved, Snapshot, decoded, encoded
-from lossbench.engine.train import OtherStart, WorkerCache, train
+from lossbench.engine.train import OtherStart, train

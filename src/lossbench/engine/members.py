@@ -16,6 +16,7 @@ from lossbench.data.corruption import realised
 from lossbench.data.splits import Splits, dense
 from lossbench.engine.batches import Batches, augmentation_words, batch_indices
 from lossbench.engine.bayes import BayesPoints
+from lossbench.engine.machine import Machine
 from lossbench.engine.memory_layout import guarded, guards
 from lossbench.fingerprints import tensors_sha
 from lossbench.losses.links import PROBABILITY_LINKS
@@ -153,25 +154,20 @@ class Members:
 def assemble(
     pack: Pack,
     splits_by_seed: Mapping[int, Splits],
-    *,
-    device: torch.device,
-    padding: int,
-    bayes_points: BayesPoints,
+    machine: Machine,
 ) -> Members:
-    """Members of a pack with their data, batches and initial values, on the device.
+    """Members of a pack with their data, batches and initial values, on the machine's device.
 
     Args:
         pack: The runs.
         splits_by_seed: Their data.
-        device: Where to train.
-        padding: Least number of members; kernels, and with them bits, are chosen by K.
-        bayes_points: Of packs before this one.
+        machine: The process that trains them.
 
     Raises:
         ValueError: The batch is larger than the training split.
     """
     seeds, first = sorted({run.seed for run in pack.runs}), pack.runs[0]
-    dtype = PRECISIONS[first.precision]
+    device, dtype = machine.device, PRECISIONS[first.precision]
     data = [splits_by_seed[seed] for seed in seeds]
     models = [
         initial_model(first, splits, seed=seed).to(dtype)
@@ -183,7 +179,7 @@ def assemble(
     if not is_apart:  # repetitions of the last run: as guards, and up to `padding` members
         sizes = [len(inputs) for splits in data for inputs in splits.inputs.values()]
         fewest = data[0].positions * min(first.batch_size, *sizes)
-        count = max(padding, len(runs) + guards(fewest, device))
+        count = max(machine.padding, len(runs) + guards(fewest, device))
         runs += (runs[-1],) * (count - len(runs))
     spans = slices(Pack(pack.pack_id, runs))
     order = [seeds.index(run.seed) for run in runs]
@@ -227,7 +223,7 @@ def assemble(
         recorded_count=len(pack.runs),
         spans=spans,
         **by_split,
-        bayes=_bayes_targets(spans, data, order, bayes_points, device, dtype),
+        bayes=_bayes_targets(spans, data, order, machine.bayes_points, device, dtype),
         data_columns=dict(zip(seeds, map(_data_columns, data), strict=True)),
         class_counts=torch.stack([splits.class_counts for splits in data]).to(device, dtype),
         batches=batches,

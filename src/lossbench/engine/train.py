@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
-import torch
 
 from lossbench.data.splits import Splits
-from lossbench.engine.bayes import BayesPoints
 from lossbench.engine.evaluate import Evaluation, evaluate, evaluate_trained
+from lossbench.engine.machine import Machine
 from lossbench.engine.members import assemble
 from lossbench.engine.moments import Instruments
 from lossbench.engine.recorder import Recorder
 from lossbench.engine.runtime import arithmetic, keep_freed_memory
 from lossbench.engine.state import Saved, Snapshot, State, decoded, encoded
 from lossbench.engine.strategies import advance_of, strategy_of
-from lossbench.engine.strategies.graph import Captures
 from lossbench.engine.update import Updates
 from lossbench.question.packs import Pack
 
@@ -27,34 +24,14 @@ class OtherStart(Exception):
     """A checkpoint belongs to other data, initial parameters or batches than there are now."""
 
 
-@dataclass(frozen=True)
-class WorkerCache:
-    """Results that the packs of one process share, so that each is worked out once.
-
-    Attributes:
-        bayes_points: Solutions of `BayesPoints`, by loss and posterior.
-        captures: State of graph capture.
-    """
-
-    bayes_points: BayesPoints = field(default_factory=BayesPoints)
-    captures: Captures = field(default_factory=Captures)
-
-    def __reduce__(self) -> tuple[type[WorkerCache], tuple[()]]:
-        """A pickle that is empty: another process works out everything itself."""
-        return WorkerCache, ()
-
-
 def train(
     pack: Pack,
     splits_by_seed: Mapping[int, Splits],
+    machine: Machine,
     *,
-    device: torch.device,
-    padding: int,
-    flush: Callable[[int, Snapshot], None],
+    flush: Callable[[int, Snapshot], None] = lambda step, snapshot: None,
     saved: Saved | None = None,
     environment: Mapping[str, str] | None = None,
-    strategies: Sequence[str] = (),
-    cache: WorkerCache | None = None,
     finished: Callable[[State], None] = lambda state: None,
 ) -> dict[str, pa.Table]:
     """Train the runs of a pack together.
@@ -62,15 +39,12 @@ def train(
     Args:
         pack: Runs of one structure, equal losses side by side.
         splits_by_seed: Data by seed, corruption applied.
-        device: Where to train.
-        padding: Least number of members; 2 on the CPU, one fixed number per sweep on CUDA.
+        machine: The process that trains them.
         flush: Called after updates, on the CPU after each but the last, with the number of updates
             done and a function that takes a snapshot of the present state. An exception from it
             ends the training.
         saved: Where to go on, instead of from the start; same pack, data, versions and threads.
         environment: Further fields for the column `environment`.
-        strategies: Names of optional strategies to use where they serve, see `strategies.OPTIONS`.
-        cache: Results shared with the packs that this process trained before; None for none.
         finished: Called with the state after the last update.
 
     Returns:
@@ -82,10 +56,8 @@ def train(
         OtherStart: The snapshot began with other data, parameters or batches.
     """
     keep_freed_memory()
-    with arithmetic(device, pack.runs[0].precision):
-        training = _Training(
-            pack, splits_by_seed, device, padding, strategies, cache or WorkerCache()
-        )
+    with arithmetic(machine.device, pack.runs[0].precision):
+        training = _Training(pack, splits_by_seed, machine)
         if saved is not None:
             training.restore(saved)
         training.run(flush)
@@ -99,23 +71,13 @@ class _Training:
     Args: as for `train`.
     """
 
-    def __init__(
-        self,
-        pack: Pack,
-        splits_by_seed: Mapping[int, Splits],
-        device: torch.device,
-        padding: int,
-        strategies: Sequence[str],
-        cache: WorkerCache,
-    ) -> None:
-        self._start, self._device = time.monotonic(), device
-        self._members = assemble(
-            pack, splits_by_seed, device=device, padding=padding, bayes_points=cache.bayes_points
-        )
-        self._recorder = Recorder(pack, self._members, device=device)
+    def __init__(self, pack: Pack, splits_by_seed: Mapping[int, Splits], machine: Machine) -> None:
+        self._start, self._device = time.monotonic(), machine.device
+        self._members = assemble(pack, splits_by_seed, machine)
+        self._recorder = Recorder(pack, self._members, device=machine.device)
         self._strategy = strategy_of(self._members)
         self._updates = Updates(self._members, self._strategy, self._recorder.fail)
-        self._advance = advance_of(self._updates, strategies, device.type, cache.captures)
+        self._advance = advance_of(self._updates, machine)
         self._instruments = Instruments(self._members, self._strategy.forward)
         self.state = self._updates.start()
 

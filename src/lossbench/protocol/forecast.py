@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lossbench import records, statistics
 from lossbench.data.files import Files
 from lossbench.data.splits import Splits
-from lossbench.engine import WorkerCache, evaluate, runs_apart, train
+from lossbench.engine import Machine, evaluate, runs_apart, train
 from lossbench.measures.instruments import times
 from lossbench.models import MODELS
 from lossbench.processes import BYTES_A_PROCESS
@@ -129,15 +129,13 @@ class _Speeds:
     """Speeds by kind of pack, timed once each."""
 
     def __init__(self, sweep: Sweep) -> None:
-        self.device = torch.device(sweep.engine.device)
-        self.padding = sweep.engine.padding
-        self.rhythm = RHYTHMS[self.device.type]
+        self.machine = Machine(torch.device(sweep.engine.device), sweep.engine.padding)
+        self.rhythm = RHYTHMS[self.machine.device.type]
         # Time that other processes take from this one is no property of the sweep.
         is_alone = sweep.engine.device == "cpu" and sweep.engine.threads == 1
         self.clock = time.process_time if is_alone else time.monotonic
         self.known: dict[str, _Speed] = {}
         self.sizes: dict[str, _Numbers] = {}
-        self.cache = WorkerCache()
         torch.set_num_threads(sweep.engine.threads)
         self.files = sweep.engine.files
 
@@ -166,7 +164,7 @@ class _Speeds:
     def _members(self, pack: Pack) -> int:
         """Number of members that train: the runs, and padding."""
         count = len(pack.runs)
-        return count if self._numbers(pack).is_apart else max(count, self.padding)
+        return count if self._numbers(pack).is_apart else max(count, self.machine.padding)
 
     def _timed(self, pack: Pack) -> _Speed:
         rhythm = self.rhythm
@@ -181,14 +179,7 @@ class _Speeds:
         def train_briefly(steps: int, flush: Callable[[int, object], None]) -> None:
             schedule = {"steps": steps, "log_every": rhythm.logged, "eval_every": rhythm.evaluated}
             short = tuple(replace(run, **schedule, instruments=()) for run in runs)
-            train(
-                Pack(pack.pack_id, short),
-                splits,
-                device=self.device,
-                padding=self.padding,
-                flush=flush,
-                cache=self.cache,
-            )
+            train(Pack(pack.pack_id, short), splits, self.machine, flush=flush)
 
         def stamp(step: int, _: object) -> None:
             stamps.append((step, self._now()))
@@ -204,8 +195,8 @@ class _Speeds:
         return _Speed(*parts, once=max(first - sum(parts), 0.0))
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.machine.device.type == "cuda":
+            torch.cuda.synchronize(self.machine.device)
         return self.clock()
 
     def memory(self, pack: Pack) -> float:
@@ -215,7 +206,7 @@ class _Speeds:
         seeds = len({run.seed for run in pack.runs})
         tensors = numbers.data + seeds * numbers.seed + numbers.once
         tensors += self._members(pack) * numbers.member
-        process = BYTES_A_PROCESS if self.device.type == "cpu" else 0
+        process = BYTES_A_PROCESS if self.machine.device.type == "cpu" else 0
         return process + width * tensors + seeds * numbers.drawn
 
     def _numbers(self, pack: Pack) -> _Numbers:
@@ -223,7 +214,7 @@ class _Speeds:
         second = next((run for run in pack.runs if run.seed != first.seed), first)
         kind = json.dumps([packs.structure(first), second.seed == first.seed])
         if kind not in self.sizes:
-            self.sizes[kind] = _numbers(first, second, self.device, self.files)
+            self.sizes[kind] = _numbers(first, second, self.machine.device, self.files)
         return self.sizes[kind]
 
 

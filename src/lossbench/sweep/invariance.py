@@ -20,7 +20,7 @@ import torch
 
 import lossbench
 from lossbench import engine, store
-from lossbench.engine import WorkerCache, train
+from lossbench.engine import Machine, train
 from lossbench.fingerprints import device_name, environment_sha
 from lossbench.question import ENGINE_SCHEMA, Run, checked, packs, part
 from lossbench.sweep.inventory import LOCK_PATIENCE
@@ -73,7 +73,7 @@ def recorded_invariance(folder: Path, device: str, precision: str, padding: int)
         folder: Folder of the sweep.
         device: "cpu" or "cuda".
         precision: "float32" or "float64".
-        padding: Least number of members, see `engine.train`.
+        padding: Least number of members, see `engine.Machine`.
     """
     # All facts that the invariance depends on.
     environment = environment_sha(device_name(torch.device(device)), precision)
@@ -112,10 +112,11 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
     Args:
         device: "cpu" or "cuda".
         precision: "float32" or "float64".
-        padding: Least number of members, see `engine.train`.
+        padding: Least number of members, see `engine.Machine`.
         strategy: One of `MODELS`.
     """
-    compared, differing, worst, cache = 0, 0, 0.0, WorkerCache()
+    compared, differing, worst = 0, 0, 0.0
+    machine = Machine(torch.device(device), padding)
     for task in LOSSES:
         unchecked = [
             Run(
@@ -135,14 +136,14 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
             for seed in (0, 1)
         ]
         runs = [checked(run) for run in unchecked]
-        whole = _records([runs], device, padding, cache)
+        whole = _records([runs], machine)
         # Alone, in a pair, and in larger packs of unequal size and other order.
         for division in (
             [runs[:1], runs[1:]],
             [[runs[-1], runs[0]], runs[-2:0:-1]],
             [runs[0::2], runs[1::2]],
         ):
-            divided = _records(division, device, padding, cache)
+            divided = _records(division, machine)
             for key, expected in whole.items():
                 values = divided[key]
                 same = (values == expected) | (np.isnan(values) & np.isnan(expected))
@@ -154,21 +155,14 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
 
 
 def _records(
-    division: Sequence[Sequence[Run]], device: str, padding: int, cache: WorkerCache
+    division: Sequence[Sequence[Run]], machine: Machine
 ) -> dict[tuple[str, str, str], np.ndarray]:
     """Values by run, table and column, in the order of their steps."""
     values = {}
     for runs in division:
         (pack,) = packs.group(runs, pack_size=len(runs))
         splits = {run.seed: splits_of(run) for run in runs}
-        tables = train(
-            pack,
-            splits,
-            device=torch.device(device),
-            padding=padding,
-            flush=lambda step, snapshot: None,
-            cache=cache,
-        )
+        tables = train(pack, splits, machine)
         for name, columns in MEASURED.items():
             frame = tables[name].to_pandas()
             for run_id, rows in frame.groupby("run_id"):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lossbench import records, store
 from lossbench.data.splits import Splits
 from lossbench.data.targets import taught
-from lossbench.engine import decoded, encoded, evaluate, initial_model, train
+from lossbench.engine import Machine, decoded, encoded, evaluate, initial_model, train
 from lossbench.engine.state import State
 from lossbench.fingerprints import device_name, environment_sha, tensors_sha
 from lossbench.question import Run, checked, part
@@ -125,8 +125,7 @@ def _train(run: Run, aside: Splits, folder: Path, stop: Stop) -> None:
             Pack(folder.name, (before,)),
             # The posterior is compared with runs only, and takes time.
             {run.seed: replace(aside, posterior={})},
-            device=CPU,
-            padding=2,
+            Machine(CPU),
             flush=lambda step, snapshot: stop.check(),
             finished=states.append,
         )

@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 
 from lossbench import records, store
-from lossbench.engine import OtherStart, Saved, Snapshot, WorkerCache, failed, train
+from lossbench.engine import Machine, OtherStart, Saved, Snapshot, failed, train
 from lossbench.engine.state import FORMAT
 from lossbench.fingerprints import device_name, environment_sha
 from lossbench.progress import progress
@@ -43,13 +43,17 @@ class Trainer:
         engine: Settings of the engine.
         own: Losses, data and models of the user, which each process has to know.
         place: Folder where the command was given, from which its paths and extensions count.
-        cache: Results that packs of this process have in common.
     """
 
     engine: Engine
     own: Own = field(default_factory=Own)
     place: Path = field(default_factory=Path.cwd)
-    cache: WorkerCache = field(default_factory=WorkerCache, compare=False, repr=False)
+
+    @functools.cached_property
+    def machine(self) -> Machine:
+        """This process, with results that its packs share."""
+        device = torch.device(self.engine.device)
+        return Machine(device, self.engine.padding, self.engine.strategies)
 
     def prepare(self, runs: Sequence[Run]) -> None:
         """Make a process that was just begun ready to train runs.
@@ -108,7 +112,7 @@ class Training:
     def __init__(
         self, trainer: Trainer, pack: OpenPack, record: dict[str, Any], stop: Stop, title: str
     ) -> None:
-        self.engine, self.cache = trainer.engine, trainer.cache
+        self.engine, self.machine = trainer.engine, trainer.machine
         self.pack, self.stop = pack, stop
         self.folder, self.first = pack.folder, pack.runs[0]
         self.saved = self._saved(record)
@@ -169,12 +173,9 @@ class Training:
                 train,
                 self.pack.pack,
                 splits,
-                device=torch.device(engine.device),
-                padding=engine.padding,
+                self.machine,
                 flush=self,
                 environment={"packs": measured.mode},
-                strategies=engine.strategies,
-                cache=self.cache,
             )
             with self.bar:
                 try:
@@ -218,7 +219,7 @@ class Training:
     @functools.cached_property
     def made_by(self) -> str:
         """Versions and settings that bits depend on, without the runs."""
-        device = device_name(torch.device(self.engine.device))
+        device = device_name(self.machine.device)
         sha = environment_sha(device, self.first.precision)
         strategies = ", ".join(sorted(self.engine.strategies))
         return f"{ENGINE_SCHEMA}:{FORMAT}:{self.engine.padding}:{sha}:{strategies}"

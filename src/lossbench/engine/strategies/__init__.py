@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from lossbench.engine.machine import Machine
 from lossbench.engine.members import Members
 from lossbench.engine.strategies.autograd import Looped, Vectorised
-from lossbench.engine.strategies.graph import Captures, Graphs
+from lossbench.engine.strategies.graph import Graphs
 from lossbench.engine.strategies.perceptron import layers_of
 from lossbench.engine.strategies.stack import Stack
 from lossbench.engine.strategy import Advance, Strategy
@@ -47,19 +48,18 @@ def strategy_of(members: Members) -> Strategy:
     return strategy
 
 
-def advance_of(updates: Updates, names: Sequence[str], device: str, captures: Captures) -> Advance:
+def advance_of(updates: Updates, machine: Machine) -> Advance:
     """The way to make updates: one by one, or as graphs where those are named and possible.
 
     Args:
         updates: The updates of a pack.
-        names: Optional strategies to use where they serve.
-        device: Type of the device.
-        captures: State of graph capture in this process.
+        machine: The process that makes them.
     """
-    if "graph" not in names:
+    if "graph" not in machine.strategies:
         return updates
-    if device in OPTIONS["graph"] and not captures.has_failed:
-        return Graphs(updates, captures)
-    reason = "a recording failed in this process" if captures.has_failed else f"not for {device}"
+    device, has_failed = machine.device.type, machine.captures.has_failed
+    if device in OPTIONS["graph"] and not has_failed:
+        return Graphs(updates, machine.captures)
+    reason = "a recording failed in this process" if has_failed else f"not for {device}"
     log.info("this pack trains without graph: %s", reason)
     return updates

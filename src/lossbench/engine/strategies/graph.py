@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
 
+from lossbench.engine.machine import Captures
 from lossbench.engine.state import State
 from lossbench.engine.strategy import Advance, Logged
 from lossbench.engine.update import Updates
@@ -23,17 +23,6 @@ Result = TypeVar("Result")
 
 Recording = Callable[[Callable[[], Result]], tuple[Callable[[], None], Result]]
 """Records the work of a function without doing it: a replay, and the result that it fills."""
-
-
-@dataclass
-class Captures:
-    """Graph capture in one process, over all its packs.
-
-    Attributes:
-        has_failed: Whether a recording failed; torch's allocator may not recover from that.
-    """
-
-    has_failed: bool = False
 
 
 class Replayed(Generic[Result]):
