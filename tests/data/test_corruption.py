@@ -18,7 +18,7 @@ from lossbench.data.corruption import CORRUPTIONS, corrupted, realised, symmetri
 from lossbench.data.splits import Splits
 from lossbench.data.teacher import teacher_probabilities
 from lossbench.fingerprints import stream
-from lossbench.question import ConfigError, identity
+from lossbench.question import ConfigError, code
 from lossbench.sweep.preflight import preflight, splits_of
 
 LABEL_NOISE = ("symmetric", "pairflip", "asymmetric", "instance")
@@ -137,7 +137,7 @@ def test_asymmetric_noise_follows_the_confusions_and_spares_other_classes():
 
 def test_an_edited_map_of_confusions_makes_other_runs_of_asymmetric_alone(monkeypatch):
     def ids():
-        identity._code_shas.cache_clear()
+        code._code_shas.cache_clear()
         noises = [{"name": name, "params": {}} for name in ("asymmetric", "pairflip")]
         return [
             make_run(data="digits", loss="brier", data__corruption=noise).run_id for noise in noises
@@ -148,7 +148,7 @@ def test_an_edited_map_of_confusions_makes_other_runs_of_asymmetric_alone(monkey
     monkeypatch.setitem(DATA, "digits", edited)
     after = ids()
     monkeypatch.undo()
-    identity._code_shas.cache_clear()
+    code._code_shas.cache_clear()
     assert after[0] != before[0]
     assert after[1] == before[1]
 

@@ -10,7 +10,7 @@ import torch
 from scipy import optimize
 from sklearn import linear_model
 
-from lossbench.measures import metrics, recalibration
+from lossbench.measures import metric_values, recalibration
 from lossbench.measures.recalibration import recalibrate, recalibrated
 
 
@@ -82,7 +82,7 @@ def test_recalibration_of_labels_is_one_logistic_regression_a_label():
     draw = torch.Generator().manual_seed(4)
     output = torch.randn(3, 120, 4, generator=draw, dtype=torch.float64)
     target = torch.bernoulli((1.5 * output).sigmoid(), generator=draw)
-    parts = metrics.label_outputs(output), metrics.label_targets(target)
+    parts = metric_values.label_outputs(output), metric_values.label_targets(target)
     apart = recalibrated(parts[0], recalibrate(*parts))
     found = apart.unflatten(0, (3, 4)).exp()[..., 1]
     for member, label in itertools.product(range(3), range(4)):

@@ -13,7 +13,7 @@ from lossbench.engine.members import initial_model
 from lossbench.fingerprints import tensors_sha
 from lossbench.models import start as model_start
 from lossbench.models.start import derangement
-from lossbench.question import identity
+from lossbench.question import code
 from lossbench.sweep import splits_of
 
 LINEAR = {"name": "linear", "fn": "linear", "params": {}}
@@ -102,7 +102,7 @@ def test_all_nine_derangements_of_four_are_equally_likely():
 
 def test_the_recipe_counts_for_the_identity_of_those_runs_alone_that_use_it(monkeypatch):
     def both():
-        identity._code_shas.cache_clear()
+        code._code_shas.cache_clear()
         plain = make_run(data="digits", loss="brier")
         return plain, start()[2]
 
@@ -113,7 +113,7 @@ def test_the_recipe_counts_for_the_identity_of_those_runs_alone_that_use_it(monk
         after = both()
     finally:
         monkeypatch.undo()
-        identity._code_shas.cache_clear()
+        code._code_shas.cache_clear()
     assert after[0] == before[0]
     for fact in ("run_id", "source_sha", "shared_sha"):
         assert getattr(after[1], fact) != getattr(before[1], fact)

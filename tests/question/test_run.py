@@ -15,7 +15,7 @@ from lossbench import question
 from lossbench.ask import named, to_engine, to_run
 from lossbench.ask.compose import run_of
 from lossbench.losses import LOSSES
-from lossbench.question import PRECISIONS, ConfigError, fits, identity, vary
+from lossbench.question import PRECISIONS, ConfigError, code, fits, vary
 from lossbench.question.schema import GROUPS
 from lossbench.sweep import preflight
 
@@ -320,11 +320,11 @@ def mse(output: Tensor, target: Tensor) -> Tensor:
 def test_an_edited_loss_is_another_run(monkeypatch):
     before = make_run()
     monkeypatch.setitem(LOSSES, "mse", dataclasses.replace(LOSSES["mse"], fn=mse))
-    identity._code_shas.cache_clear()
+    code._code_shas.cache_clear()
     try:
         assert make_run().run_id != before.run_id
     finally:
-        identity._code_shas.cache_clear()
+        code._code_shas.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_a_loss_for_counts_says_which_data_it_fits():
 
 def test_runs_of_code_that_was_edited_since_are_refused_by_name():
     run = to_run(plain_config(loss="huber"))
-    identity.refuse_other_code([run])
+    code.refuse_other_code([run])
     other = dataclasses.replace(run, source_sha="0" * 64)
     with pytest.raises(ConfigError, match=r"code of loss huber.*give the command again"):
-        identity.refuse_other_code([run, other])
+        code.refuse_other_code([run, other])

@@ -50,7 +50,7 @@ def test_edited_code_supersedes_the_old_run_of_the_same_rate_only(monkeypatch):
     edited_code = {"source_sha": "edited", "shared_sha": "edited"}
     # As if the code on disk were edited.
     monkeypatch.setattr(
-        "lossbench.question.identity._code_shas", lambda *functions, **facts: edited_code
+        "lossbench.question.code._code_shas", lambda *functions, **facts: edited_code
     )
     (edited,) = [make_run(optimizer__lr=0.1)]
     second = extended(first, [edited])
@@ -165,7 +165,7 @@ def test_where_code_was_edited_one_part_takes_the_place_of_all(tmp_path, monkeyp
     edited_code = {"source_sha": "edited", "shared_sha": "edited"}
     # As if the code on disk were edited.
     monkeypatch.setattr(
-        "lossbench.question.identity._code_shas", lambda *functions, **facts: edited_code
+        "lossbench.question.code._code_shas", lambda *functions, **facts: edited_code
     )
     edited = make_run(optimizer__lr=0.1)
     before = parts(tmp_path)

@@ -25,7 +25,7 @@ import lossbench
 from lossbench.ask.grammar import explained
 from lossbench.ask.rows import ADDRESS, RowsSource
 from lossbench.errors import ConfigError
-from lossbench.question.identity import forget
+from lossbench.question.code import forget
 
 SEARCH_PATH = f"hydra.searchpath=[{ADDRESS}]"
 """Override that lets Hydra look for rows where no yaml file is found."""

@@ -15,7 +15,7 @@ from lossbench.engine.memory_layout import guarded, row_chunks
 from lossbench.engine.state import State
 from lossbench.engine.training_losses import evaluated_losses
 from lossbench.losses import LOSSES
-from lossbench.measures import metrics
+from lossbench.measures import metric_values
 from lossbench.measures.recalibration import recalibrate, recalibrated
 from lossbench.question import Run
 from lossbench.records import OWN_LOSS, SPLITS
@@ -126,8 +126,8 @@ def _predictions(members: Members, forward: Callable[..., Tensor], state: State)
         fitted_outputs = outputs["validation"][:, fitted]
         fitted_targets = targets["validation"][:, fitted]
         if DATA[run.data.fn].is_multilabel:
-            fitted_outputs = metrics.label_outputs(fitted_outputs)
-            fitted_targets = metrics.label_targets(fitted_targets)
+            fitted_outputs = metric_values.label_outputs(fitted_outputs)
+            fitted_targets = metric_values.label_targets(fitted_targets)
         scale = recalibrate(fitted_outputs, fitted_targets)
     return _Predictions(outputs, targets, scale, is_finite)
 
@@ -188,8 +188,8 @@ def _contributions(
     """Contribution [K, N] of each test output to the task's metric."""
     run = members.runs[0]
     if DATA[run.data.fn].is_multilabel:
-        return metrics.label_hits(_recalibrated_labels(output, scale), target).mean(-1)
-    return metrics.contributions(members.predict(output), target, task=run.row.task)
+        return metric_values.label_hits(_recalibrated_labels(output, scale), target).mean(-1)
+    return metric_values.contributions(members.predict(output), target, task=run.row.task)
 
 
 def _outputs(
@@ -247,10 +247,10 @@ def _regression(members: Members, split: str, output: Tensor, target: Tensor) ->
         target: [K, N, C].
     """
     prediction = members.predict(output)
-    values = metrics.regression(prediction, target)
+    values = metric_values.regression(prediction, target)
     if split in members.clean and split == "validation":
         clean = members.rows_of(members.clean[split], output)
-        values |= metrics.clean_validation(prediction, clean, task="regression")
+        values |= metric_values.clean_validation(prediction, clean, task="regression")
     # Without noise in its targets a split says nothing of predicted distributions and quantiles.
     is_noisy = not DATA[members.runs[0].data.fn].is_test_clean
     if split == "validation" or (split == "test" and is_noisy):
@@ -258,10 +258,10 @@ def _regression(members: Members, split: str, output: Tensor, target: Tensor) ->
             row, params, of_loss = run.row, run.loss.params, {}
             outputs, aims = guarded(output, span), guarded(target, span)
             if row.distribution:
-                of_loss |= metrics.distribution(row.predicted(outputs, params), aims)
+                of_loss |= metric_values.distribution(row.predicted(outputs, params), aims)
             if row.quantile:
                 level = {**row.defaults, **params}[row.quantile]
-                of_loss |= metrics.quantile(row.predict(outputs, params), aims, level=level)
+                of_loss |= metric_values.quantile(row.predict(outputs, params), aims, level=level)
             for name, value in of_loss.items():
                 empty = value.new_full((len(members.runs),), torch.nan)
                 values.setdefault(name, empty)[span] = value[: span.stop - span.start]
@@ -283,13 +283,13 @@ def _classification(
     prediction, values = members.predict(output), {}
     if split == "train":  # how far it is learnt by heart; nothing is judged or chosen by it
         if members.runs[0].targets == "sampled":
-            values["accuracy"] = metrics.accuracy(prediction, target)
+            values["accuracy"] = metric_values.accuracy(prediction, target)
         if split in members.clean:
             clean = members.rows_of(members.clean[split], output)
-            values |= metrics.of_wrong_labels(prediction, target, clean)
+            values |= metric_values.of_wrong_labels(prediction, target, clean)
         return values
     log_p = recalibrated(output, scale)
-    values = metrics.classification(
+    values = metric_values.classification(
         prediction,
         target,
         recalibrated=log_p,
@@ -297,13 +297,13 @@ def _classification(
     )
     if split in members.posterior:
         posterior = members.rows_of(members.posterior[split], output)
-        values["kl"] = metrics.kl(posterior, log_p)
+        values["kl"] = metric_values.kl(posterior, log_p)
         values["tv_posterior"] = _distance(members, prediction, posterior)
     if split in members.bayes:
         values["tv_bayes"] = _distance(members, prediction, members.bayes[split])
     if split in members.clean:
         clean = members.rows_of(members.clean[split], output)
-        values |= metrics.clean_validation(prediction, clean, task="classification")
+        values |= metric_values.clean_validation(prediction, clean, task="classification")
     return values
 
 
@@ -318,12 +318,12 @@ def _multilabel(
         return {}
     log_p = _recalibrated_labels(output, scale)
     if split == "train":
-        hits = metrics.label_hits(log_p, target)
-        return {"accuracy": metrics.mean_over_examples(hits.mean(-1))}
-    values = metrics.multilabel(members.predict(output), target, recalibrated=log_p)
+        hits = metric_values.label_hits(log_p, target)
+        return {"accuracy": metric_values.mean_over_examples(hits.mean(-1))}
+    values = metric_values.multilabel(members.predict(output), target, recalibrated=log_p)
     if split in members.posterior:
         posterior = _label_posterior(members, split, output)
-        values["kl"] = output.shape[-1] * metrics.kl(posterior, log_p.flatten(1, 2))
+        values["kl"] = output.shape[-1] * metric_values.kl(posterior, log_p.flatten(1, 2))
     return values
 
 
@@ -341,30 +341,32 @@ def _ranked(members: Members, split: str, predictions: _Predictions) -> dict[str
         return {}
     if DATA[members.runs[0].data.fn].is_multilabel:
         missing, holds = _recalibrated_labels(output, scale).unbind(-1)
-        values = {"average_precision": metrics.average_precision(holds - missing, target)}
+        values = {"average_precision": metric_values.average_precision(holds - missing, target)}
         if split in members.posterior:
-            entropy = metrics.entropy(_label_posterior(members, split, output))
+            entropy = metric_values.entropy(_label_posterior(members, split, output))
             values["entropy_floor"] = output.shape[-1] * entropy
         return values
-    values = metrics.ranked_classification(
+    values = metric_values.ranked_classification(
         members.predict(output),
         target,
         recalibrated=recalibrated(output, scale),
         is_probability=members.is_probability,
     )
     if split in members.posterior:
-        values["entropy_floor"] = metrics.entropy(members.rows_of(members.posterior[split], output))
+        values["entropy_floor"] = metric_values.entropy(
+            members.rows_of(members.posterior[split], output)
+        )
     return values
 
 
 def _recalibrated_labels(output: Tensor, scale: Tensor | None) -> Tensor:
     """Log-probabilities [K, N, C, 2] that a label does not hold, and that it does."""
     assert scale is not None, "fitted on every classification set"
-    apart = recalibrated(metrics.label_outputs(output), scale)
+    apart = recalibrated(metric_values.label_outputs(output), scale)
     return apart.unflatten(0, (len(output), -1)).transpose(1, 2)
 
 
 def _distance(members: Members, prediction: Tensor, distribution: Tensor) -> Tensor:
     """Total variation [K] between predictions and distributions; NaN where a prediction is none."""
-    distance = metrics.total_variation(prediction, distribution)
+    distance = metric_values.total_variation(prediction, distribution)
     return torch.where(members.is_distribution, distance, torch.nan)

@@ -1,8 +1,8 @@
 """The question of a command as plain values: runs, cells, packs, candidates and the declaration."""
 
 from lossbench.errors import ConfigError, nearest
+from lossbench.question.code import refuse_other_code
 from lossbench.question.grid import Candidate, Grid, candidates
-from lossbench.question.identity import refuse_other_code
 from lossbench.question.question import Candidates, Question
 from lossbench.question.run import ENGINE_SCHEMA, NEUTRAL, Init, Part, Run, is_named_after, part
 from lossbench.question.settings import PRECISIONS, TF32, Engine

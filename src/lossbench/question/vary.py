@@ -20,7 +20,7 @@ from lossbench.losses.spec import NAME
 from lossbench.models import MODELS
 from lossbench.models.start import STARTS
 from lossbench.optimizers import OPTIMIZERS, SCHEDULES
-from lossbench.question.identity import code_of
+from lossbench.question.code import code_of
 from lossbench.question.run import FACTORS, Init, Part, Pretrained, Run
 from lossbench.question.settings import PRECISIONS
 from lossbench.records import INSTRUMENTS, RECORDED_AS, SIGNALS, recorded

@@ -17,7 +17,7 @@ from lossbench import records
 from lossbench.losses import LOSSES
 from lossbench.losses.distributions import Piecewise, StudentT
 from lossbench.losses.links import sparsemax
-from lossbench.measures import metrics
+from lossbench.measures import metric_values
 
 
 def normal(*shape, seed=0):
@@ -42,7 +42,7 @@ def classified():
 def test_regression_metrics_equal_scikit_learns():
     draw = torch.Generator().manual_seed(0)
     prediction, target = torch.randn(2, 3, 50, 1, generator=draw, dtype=torch.float64)
-    found = metrics.regression(prediction, target)
+    found = metric_values.regression(prediction, target)
     for member in range(3):
         p, t = prediction[member, :, 0].numpy(), target[member, :, 0].numpy()
         expected = {
@@ -57,7 +57,7 @@ def test_regression_metrics_equal_scikit_learns():
 
 def test_contributions_to_accuracy_are_hits_and_their_mean_is_scikit_learns(classified):
     output, label, target = classified
-    found = metrics.contributions(output.softmax(-1), target, task="classification")
+    found = metric_values.contributions(output.softmax(-1), target, task="classification")
     assert found.dtype == output.dtype
     assert set(found.unique().tolist()) == {0.0, 1.0}
     for member in range(3):
@@ -68,7 +68,7 @@ def test_contributions_to_accuracy_are_hits_and_their_mean_is_scikit_learns(clas
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_contributions_to_rmse_are_its_derivatives_by_the_weights_of_the_examples(outputs):
     prediction, target = normal(2, 40, outputs), normal(2, 40, outputs, seed=1)
-    found = metrics.contributions(prediction, target, task="regression")
+    found = metric_values.contributions(prediction, target, task="regression")
     for member in range(2):
         p, t = prediction[member].numpy(), target[member].numpy()
 
@@ -87,24 +87,24 @@ def test_contributions_to_rmse_are_its_derivatives_by_the_weights_of_the_example
 
 def test_exact_predictions_contribute_nothing_to_rmse():
     target = normal(2, 5, 1)
-    assert (metrics.contributions(target, target, task="regression") == 0).all()
+    assert (metric_values.contributions(target, target, task="regression") == 0).all()
 
 
 def test_wrong_labels_are_counted_as_memorised_as_recovered_or_as_neither():
     eye = torch.eye(4, dtype=torch.float64)
     clean, given = eye[[0, 0, 0, 0, 1, 2]], eye[[1, 1, 1, 1, 1, 2]]  # four wrong, two right
     chosen = torch.stack([eye[[1, 0, 0, 3, 1, 0]], eye[[1, 1, 1, 1, 0, 0]]])
-    found = metrics.of_wrong_labels(chosen, given.expand(2, -1, -1), clean.expand(2, -1, -1))
+    found = metric_values.of_wrong_labels(chosen, given.expand(2, -1, -1), clean.expand(2, -1, -1))
     assert found["memorised"].tolist() == [0.25, 1.0]
     assert found["recovered"].tolist() == [0.5, 0.0]
-    unharmed = metrics.of_wrong_labels(chosen, clean, clean)
+    unharmed = metric_values.of_wrong_labels(chosen, clean, clean)
     assert all(value.isnan().all() for value in unharmed.values())
 
 
 def test_classification_metrics_equal_scikit_learns(classified):
     output, label, target = classified
     p = output.softmax(-1)
-    found = metrics.classification(p, target, recalibrated=p.log(), is_probability=PROBABLE)
+    found = metric_values.classification(p, target, recalibrated=p.log(), is_probability=PROBABLE)
     for member in range(3):
         y, q = label[member].numpy(), p[member].numpy()
         expected = {
@@ -129,14 +129,16 @@ def test_ece_is_the_weighted_gap_between_confidence_and_accuracy(classified):
             if inside.any():
                 hit = (chosen == label[member])[inside].double().mean()
                 expected += inside.double().mean() * abs(hit - confidence[inside].mean())
-        assert metrics.ece(p, label)[member].item() == pytest.approx(float(expected), rel=1e-9)
+        assert metric_values.ece(p, label)[member].item() == pytest.approx(
+            float(expected), rel=1e-9
+        )
 
 
 def test_kl_is_zero_at_the_posterior_and_the_textbook_sum_elsewhere():
     pi = torch.tensor([[[0.5, 0.5, 0.0]]], dtype=torch.float64)
     q = torch.tensor([[[0.25, 0.5, 0.25]]], dtype=torch.float64)
-    assert metrics.kl(pi, pi.clamp_min(1e-300).log()).item() == pytest.approx(0.0, abs=1e-12)
-    assert metrics.kl(pi, q.log()).item() == pytest.approx(0.5 * np.log(2), rel=1e-12)
+    assert metric_values.kl(pi, pi.clamp_min(1e-300).log()).item() == pytest.approx(0.0, abs=1e-12)
+    assert metric_values.kl(pi, q.log()).item() == pytest.approx(0.5 * np.log(2), rel=1e-12)
 
 
 def test_total_variation_is_the_largest_difference_that_any_event_can_have():
@@ -144,30 +146,30 @@ def test_total_variation_is_the_largest_difference_that_any_event_can_have():
     p, q = torch.rand(2, 3, 7, 4, generator=draw, dtype=torch.float64).softmax(-1)
     events = [list(event) for n in range(5) for event in itertools.combinations(range(4), n)]
     gaps = torch.stack([(p[..., event].sum(-1) - q[..., event].sum(-1)).abs() for event in events])
-    torch.testing.assert_close(metrics.total_variation(p, q), gaps.amax(0).mean(-1))
+    torch.testing.assert_close(metric_values.total_variation(p, q), gaps.amax(0).mean(-1))
     certain = torch.eye(2, dtype=torch.float64)[None]
-    assert metrics.total_variation(certain, certain.flip(-1)).item() == 1.0
+    assert metric_values.total_variation(certain, certain.flip(-1)).item() == 1.0
 
 
 def test_total_variation_leaves_out_examples_whose_distribution_is_nan():
     p = torch.tensor([[[0.5, 0.5], [0.2, 0.8]]])
     q = torch.tensor([[[0.4, 0.6], [torch.nan, torch.nan]]])
-    assert metrics.total_variation(p, q).item() == pytest.approx(0.1)
-    assert metrics.total_variation(p, torch.full_like(p, torch.nan)).isnan().all()
+    assert metric_values.total_variation(p, q).item() == pytest.approx(0.1)
+    assert metric_values.total_variation(p, torch.full_like(p, torch.nan)).isnan().all()
 
 
 def test_every_metric_is_declared_with_unit_and_direction(classified):
     output, label, target = classified
     p = output.softmax(-1)
-    always = metrics.classification(p, target, recalibrated=p.log(), is_probability=PROBABLE)
+    always = metric_values.classification(p, target, recalibrated=p.log(), is_probability=PROBABLE)
     final = finals(p, label)
     measured = {"kl", "tv_posterior", "tv_bayes", "entropy_floor", *final}.union(
-        metrics.regression(p, target),
-        metrics.distribution(StudentT(p, p, math.inf), target),
-        metrics.quantile(p, target, level=0.8),
-        metrics.clean_validation(p, target, task="regression"),
-        metrics.clean_validation(p, target, task="classification"),
-        metrics.of_wrong_labels(p, target, target),
+        metric_values.regression(p, target),
+        metric_values.distribution(StudentT(p, p, math.inf), target),
+        metric_values.quantile(p, target, level=0.8),
+        metric_values.clean_validation(p, target, task="regression"),
+        metric_values.clean_validation(p, target, task="classification"),
+        metric_values.of_wrong_labels(p, target, target),
         of_labels(output, target),
         {"average_precision"},
     )
@@ -183,7 +185,7 @@ def test_every_metric_is_declared_with_unit_and_direction(classified):
 
 def test_a_prediction_off_the_simplex_has_no_raw_nll_but_a_brier_score(classified):
     output, _, target = classified
-    found = metrics.classification(
+    found = metric_values.classification(
         output, target, recalibrated=output.log_softmax(-1), is_probability=torch.zeros(3).bool()
     )
     assert found["nll_raw"].isnan().all()
@@ -209,7 +211,7 @@ def finals(p, label, **changes):
     given = {"prediction": p, "target": one_hot(label, p.shape[-1]).to(p.dtype)}
     given |= {"recalibrated": p.log(), "is_probability": torch.ones(len(p)).bool()}
     given |= changes
-    return metrics.classification(**given) | metrics.ranked_classification(**given)
+    return metric_values.classification(**given) | metric_values.ranked_classification(**given)
 
 
 def test_class_accuracies_are_recalls_and_their_mean_the_balanced_accuracy(classified):
@@ -217,7 +219,7 @@ def test_class_accuracies_are_recalls_and_their_mean_the_balanced_accuracy(class
     p, label = output.softmax(-1), label.where(label % 2 == 0, 0)  # unequal classes, one is empty
     label[:, :20] = 3
     given = {"recalibrated": p.log(), "is_probability": PROBABLE}
-    found, final = metrics.classification(p, one_hot(label, 4), **given), finals(p, label)
+    found, final = metric_values.classification(p, one_hot(label, 4), **given), finals(p, label)
     assert final["accuracy:1"].isnan().all()
     for member in range(3):
         y, q = label[member].numpy(), p[member].numpy()
@@ -254,7 +256,7 @@ def test_auroc_equals_scikit_learns_also_with_ties(classified, tied, are_tied, c
     p = tied[0][..., :classes] if are_tied else output[..., :classes].exp()
     p, label = p / p.sum(-1, keepdim=True), label % classes
     assert (len(p[0, :, 0].unique()) < 150) == are_tied
-    for member, found in enumerate(metrics.auroc(p, label)):
+    for member, found in enumerate(metric_values.auroc(p, label)):
         y, q = label[member].numpy(), p[member].numpy()
         q = q[:, 1] if classes == 2 else q
         expected = sk.roc_auc_score(y, q, multi_class="ovr", average="macro")
@@ -268,7 +270,7 @@ def test_auroc_and_aurc_see_the_order_of_scores_only(places, classes):
     draw = torch.Generator().manual_seed(places)
     score = torch.randint(places, (20, 40, classes), generator=draw).double()
     label = torch.randint(classes, (20, 40), generator=draw)
-    for ranked in (metrics.auroc, metrics.aurc):
+    for ranked in (metric_values.auroc, metric_values.aurc):
         plain = ranked(score, label)
         for moved in (8.0 * score - 3.0, score**3, 2.0**score):
             torch.testing.assert_close(ranked(moved, label), plain, rtol=0, atol=0, equal_nan=True)
@@ -290,9 +292,9 @@ def test_no_final_metric_depends_on_the_order_of_the_examples(places, examples):
 def test_equal_scores_have_an_area_of_a_half_and_the_risk_of_the_whole(classified):
     _, label, _ = classified
     flat = torch.zeros(3, 200, 4, dtype=torch.float64)
-    assert (metrics.auroc(flat, label) == 0.5).all()
+    assert (metric_values.auroc(flat, label) == 0.5).all()
     risk = (label != 0).double().mean(-1)
-    torch.testing.assert_close(metrics.aurc(flat, label), risk, rtol=1e-12, atol=0)
+    torch.testing.assert_close(metric_values.aurc(flat, label), risk, rtol=1e-12, atol=0)
 
 
 def test_a_perfect_ranking_of_e_errors_has_the_aurc_of_its_closed_form():
@@ -302,9 +304,9 @@ def test_a_perfect_ranking_of_e_errors_has_the_aurc_of_its_closed_form():
     sure = torch.linspace(-0.01, -0.4, examples, dtype=torch.float64)[None]
     score = torch.stack([sure, sure - 1.0], -1)
     tail = sum((k - examples + wrong) / k for k in range(examples - wrong + 1, examples + 1))
-    assert metrics.aurc(score, label).item() == pytest.approx(tail / examples, rel=1e-12)
-    assert metrics.aurc(score, torch.zeros_like(label)).item() == 0.0
-    assert metrics.aurc(score, torch.ones_like(label)).item() == 1.0
+    assert metric_values.aurc(score, label).item() == pytest.approx(tail / examples, rel=1e-12)
+    assert metric_values.aurc(score, torch.zeros_like(label)).item() == 0.0
+    assert metric_values.aurc(score, torch.ones_like(label)).item() == 1.0
 
 
 def test_aurc_is_the_mean_over_random_orders_of_equally_sure_examples():
@@ -315,7 +317,7 @@ def test_aurc_is_the_mean_over_random_orders_of_equally_sure_examples():
     for middle in itertools.permutations([1, 0, 1]):
         errors = np.cumsum([0, *middle, 0])
         risks.append(np.mean(errors / np.arange(1, 6)))
-    assert metrics.aurc(score, label).item() == pytest.approx(np.mean(risks), rel=1e-12)
+    assert metric_values.aurc(score, label).item() == pytest.approx(np.mean(risks), rel=1e-12)
 
 
 def test_adaptive_ece_is_the_gap_between_confidence_and_accuracy_in_equal_bins(classified):
@@ -333,7 +335,9 @@ def test_adaptive_ece_is_the_gap_between_confidence_and_accuracy_in_equal_bins(c
             gaps.append((hit[low:high].sum() - sure[low:high].sum()) / 200)
         assert min(gaps) < 0 < max(gaps)
         expected = np.abs(gaps).sum()
-        assert metrics.ece_adaptive(p, label)[member].item() == pytest.approx(expected, rel=1e-12)
+        assert metric_values.ece_adaptive(p, label)[member].item() == pytest.approx(
+            expected, rel=1e-12
+        )
 
 
 def test_brier_terms_are_murphys_in_bins_of_one_value_each_and_stephensons_elsewhere(tied):
@@ -368,7 +372,7 @@ def test_brier_terms_are_of_the_projected_prediction_and_ranks_of_the_recalibrat
     off = {"recalibrated": output.log_softmax(-1), "is_probability": torch.zeros(3).bool()}
     found, plain = finals(output, label, **off), finals(sparsemax(output), label)
     assert found["brier_reliability"].equal(plain["brier_reliability"])
-    assert found["auroc"].equal(metrics.auroc(output.log_softmax(-1), label))
+    assert found["auroc"].equal(metric_values.auroc(output.log_softmax(-1), label))
 
 
 # ---- any number of labels ------------------------------------------------------------------------
@@ -386,13 +390,13 @@ def labelled():
 
 def of_labels(output, target, **given):
     recalibrated = torch.stack([-output, output], -1).log_softmax(-1)
-    return metrics.multilabel(output.sigmoid(), target, recalibrated=recalibrated, **given)
+    return metric_values.multilabel(output.sigmoid(), target, recalibrated=recalibrated, **given)
 
 
 def test_metrics_of_many_labels_equal_scikit_learns(labelled):
     output, target = labelled
     found = of_labels(output, target)
-    found["average_precision"] = metrics.average_precision(2 * output, target)
+    found["average_precision"] = metric_values.average_precision(2 * output, target)
     for member in range(3):
         z, y = output[member].numpy(), target[member].numpy()
         p = 1 / (1 + np.exp(-2 * z))
@@ -415,10 +419,10 @@ def test_a_label_that_holds_nowhere_has_no_precision_and_half_a_balanced_accurac
     output, target = labelled
     without = target.clone()
     without[..., 3] = 0.0
-    assert metrics.average_precision(output, without).equal(
-        metrics.average_precision(output[..., :3], target[..., :3])
+    assert metric_values.average_precision(output, without).equal(
+        metric_values.average_precision(output[..., :3], target[..., :3])
     )
-    assert metrics.average_precision(output, 0 * target).isnan().all()
+    assert metric_values.average_precision(output, 0 * target).isnan().all()
     hits = (output[..., 3] <= 0).double().mean(-1)  # absences that are recognised
     first = of_labels(output[..., :3], target[..., :3])["balanced_accuracy"]
     found = of_labels(output, without)["balanced_accuracy"]
@@ -439,7 +443,7 @@ def foretold():
 @pytest.mark.parametrize("df", [math.inf, 1.5, 4.0, 30.0])
 def test_crps_equals_scoringrules(foretold, df):
     location, scale, target = foretold
-    found = metrics.distribution(StudentT(location, scale, df), target)
+    found = metric_values.distribution(StudentT(location, scale, df), target)
     mu, sigma, y = (part.numpy() for part in foretold)
     scores = sr.crps_normal(y, mu, sigma) if math.isinf(df) else sr.crps_t(y, df, mu, sigma)
     np.testing.assert_allclose(found["crps"], scores.mean((1, 2)), rtol=1e-7)
@@ -447,16 +451,16 @@ def test_crps_equals_scoringrules(foretold, df):
 
 def test_crps_of_a_sure_forecast_is_the_absolute_error_and_that_of_cauchy_noise_is_none(foretold):
     location, scale, target = foretold
-    sure = metrics.distribution(StudentT(location, 1e-9 * scale, math.inf), target)
+    sure = metric_values.distribution(StudentT(location, 1e-9 * scale, math.inf), target)
     expected = (location - target).abs().flatten(1).mean(-1)
     torch.testing.assert_close(sure["crps"], expected, rtol=1e-7, atol=0)
-    assert metrics.distribution(StudentT(location, scale, 1.0), target)["crps"].isnan().all()
+    assert metric_values.distribution(StudentT(location, scale, 1.0), target)["crps"].isnan().all()
 
 
 @pytest.mark.parametrize("df", [math.inf, 1.0, 4.0])
 def test_coverage_is_the_share_inside_scipys_central_interval(foretold, df):
     location, scale, target = foretold
-    found = metrics.distribution(StudentT(location, scale, df), target)
+    found = metric_values.distribution(StudentT(location, scale, df), target)
     law = stats.norm if math.isinf(df) else stats.t(df)
     low, high = (law.ppf(level) for level in (0.05, 0.95))
     z = ((target - location) / scale).numpy()
@@ -489,7 +493,7 @@ def crps_by_hand(points, levels, target):
 
 def test_crps_of_pieces_is_the_integral_that_defines_it(drawn_piecewise):
     points, levels, target = (part[0, :10, 0].numpy() for part in drawn_piecewise)
-    found = metrics.piecewise_crps(*drawn_piecewise)[0, :10, 0].numpy()
+    found = metric_values.piecewise_crps(*drawn_piecewise)[0, :10, 0].numpy()
     expected = [crps_by_hand(*one) for one in zip(points, levels, target, strict=True)]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
@@ -497,7 +501,7 @@ def test_crps_of_pieces_is_the_integral_that_defines_it(drawn_piecewise):
 def test_crps_of_one_piece_with_jumps_at_its_ends_equals_scoringrules(drawn_piecewise):
     points, levels, target = drawn_piecewise
     points, levels = points[..., [0, 5]], levels[..., [0, 5]]
-    found = metrics.distribution(Piecewise(points, levels), target)["crps"]
+    found = metric_values.distribution(Piecewise(points, levels), target)["crps"]
     jumps = {"lmass": levels[..., 0].numpy(), "umass": 1.0 - levels[..., 1].numpy()}
     ends = (end.numpy() for end in points.unbind(-1))
     expected = sr.crps_uniform(target.numpy(), *ends, **jumps).mean((1, 2))
@@ -506,7 +510,7 @@ def test_crps_of_one_piece_with_jumps_at_its_ends_equals_scoringrules(drawn_piec
 
 def test_coverage_of_pieces_is_the_share_between_the_points_of_their_levels(drawn_piecewise):
     points, levels, target = drawn_piecewise
-    found = metrics.distribution(Piecewise(points, levels), target)["coverage_90"]
+    found = metric_values.distribution(Piecewise(points, levels), target)["coverage_90"]
     share = np.zeros((3, 40, 2))
     for at in np.ndindex(share.shape):
         low, high = np.interp((0.05, 0.95), levels[at].numpy(), points[at].numpy())
@@ -534,7 +538,7 @@ def gaussian_as(name):
 def test_the_same_forecast_is_judged_alike_whichever_loss_says_it(name):
     target = torch.tensor(LAW.rvs(20_000, random_state=0))[None, :, None]
     output = gaussian_as(name).expand(1, 20_000, -1)
-    found = metrics.distribution(LOSSES[name].predicted(output), target)
+    found = metric_values.distribution(LOSSES[name].predicted(output), target)
     exact = sr.crps_normal(target.numpy(), 0.3, 0.8).mean()
     assert found["crps"].item() == pytest.approx(exact, rel=0.01)
     assert found["coverage_90"].item() == pytest.approx(0.9, abs=0.006)
@@ -568,7 +572,7 @@ def test_bins_say_how_likely_each_is_and_their_mean_is_the_prediction():
 
 def test_quantile_coverage_counts_targets_at_or_below_the_prediction():
     target = torch.arange(10.0).view(1, 10, 1)
-    found = metrics.quantile(torch.full_like(target, 3.0), target, level=0.3)
+    found = metric_values.quantile(torch.full_like(target, 3.0), target, level=0.3)
     assert found["quantile_coverage"].item() == pytest.approx(0.4)
     assert found["coverage_error"].item() == pytest.approx(0.1)
 
@@ -636,10 +640,10 @@ def test_metrics_of_a_member_are_the_same_bits_alone_and_among_others(members, c
         pieces = torch.stack([output[at], output[at] + scale[at]], -1)
         predicted.append(Piecewise(pieces, torch.tensor([0.1, 0.8])))
         return [
-            metrics.classification(output[at], own, **given)["balanced_accuracy"],
+            metric_values.classification(output[at], own, **given)["balanced_accuracy"],
             *finals(output[at], label[at], **given).values(),
-            *(v for one in predicted for v in metrics.distribution(one, target).values()),
-            *metrics.quantile(output[at], target, level=0.8).values(),
+            *(v for one in predicted for v in metric_values.distribution(one, target).values()),
+            *metric_values.quantile(output[at], target, level=0.8).values(),
         ]
 
     together = measured(slice(None))
