@@ -1,24 +1,24 @@
 """Trains identical models under many losses and says with honest statistics what the loss changed.
 
-Importing the package imports no room of it, so that the command line starts at once.
+Importing the package imports none of its subpackages, so that the command line starts at once.
 """
 
 import os
 from pathlib import Path
 
-# MKL's products depend on where a matrix lies in memory unless this is set before its first call:
-# a member of a pack would then change bits with its place. The speed is the same.
+# Unless this is set before MKL's first call, products depend on where a matrix lies in memory, and
+# the bits of a member would depend on the member's place in the pack. The speed is the same.
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
 __version__ = "0.1.0"
 
 _PACKAGED = Path(__file__).parent / "conf"
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
-"""The folder of yaml files: inside the installed package, or the checkout's own."""
+"""Folder of the yaml files: in the installed package, or in the root of the checkout."""
 
 
 def __getattr__(name: str) -> object:
-    """`compare` and `run`, which import everything, when they are asked for."""
+    """Import `compare` or `run` on first use, because both import most of the package."""
     if name in ("compare", "run"):
         from lossbench import api
 

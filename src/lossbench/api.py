@@ -1,4 +1,4 @@
-"""The door from Python: `lossbench.compare(...)` and `lossbench.run(...)`, on the shell's path."""
+"""Python interface: `lossbench.compare(...)` and `lossbench.run(...)`, as on the command line."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FIRST = ["loss", "verdict", "estimate", "low", "high", "n", "metric", "margin"]
-"""Fields of a verdict that are read first."""
+"""Columns that come first in a table of verdicts."""
 
 
 class Result:
@@ -59,18 +59,18 @@ class Result:
 
     @functools.cached_property
     def comparison(self) -> Comparison:
-        """The comparison of this question; the sweep may have more contexts."""
+        """Comparison of this question's losses; the sweep may also have others, on other data."""
         return next(one for one in self._verdicts if self._contexts & {*one.runs.planned_context})
 
     @property
     def verdicts(self) -> pd.DataFrame:
-        """A row for each loss but the reference, with the fields of docs/json.md."""
+        """Table with a row for each loss except the reference; docs/json.md names the columns."""
         frame = pd.DataFrame(plain.rows(self.comparison), columns=[*plain.FIELDS])
         return frame[[*FIRST, *frame.columns.difference(FIRST, sort=False)]]
 
     def forest(self, axes: Axes | None = None) -> Axes:
-        """Differences from the reference with their intervals, drawn on axes or on new ones."""
-        from matplotlib import pyplot  # what draws takes seconds to import
+        """Draw the differences from the reference with their intervals; returns the axes."""
+        from matplotlib import pyplot  # packages that draw take seconds to import
 
         from lossbench import figures
 
@@ -78,15 +78,15 @@ class Result:
         with figures.style():
             if axes is not None:
                 return figures.forest(paired, axes)
-            # In a notebook pyplot shows what it knows of.
+            # A notebook shows only figures that pyplot has made.
             size = (figures.TWO_COLUMNS, 0.32 * len(paired) + 0.9)
             return figures.forest(paired, pyplot.subplots(figsize=size, layout="constrained")[1])
 
     def report(self, *, has_figures: bool = False) -> Path:
-        """Write the page and its tables; returns the page's path.
+        """Write the report page and its tables; returns the path of the page.
 
         Args:
-            has_figures: Whether each figure is written as PNG, SVG and PDF too.
+            has_figures: Whether to write each figure as PNG, SVG and PDF files too.
         """
         from lossbench.report import page
 
@@ -121,33 +121,33 @@ def compare(
 ) -> Result:
     """Train identical models under several losses until their comparison is settled.
 
-    The protocol, the records and the page are those of `lossbench experiment=compare`; the same
-    call again trains only what is missing.
+    The protocol, the records and the page are those of `lossbench experiment=compare`; a repeated
+    call trains only the missing runs.
 
     Args:
-        losses: Names of the catalog, functions `(output [..., C], target [..., C]) -> [...]`, or
-            rows; a mapping gives them names. The reference is added where it is not among them.
-        data: A name; or (inputs, targets) as arrays, tensors or frames, inputs [N, F] or
-            [N, channels, height, width], targets [N]; or a frame, or the path of a .csv or .parquet
-            file, with `target` the name of a column; or a row.
-        model: A name, a function `(inputs, outputs) -> nn.Module`, or a row.
-        name: The sweep's; its folder is runs/NAME.
-        target: The column of a frame.
-        task: "regression" or "classification", where the data do not show it.
-        without: Columns of a frame that are no inputs.
-        missing: "median" fills missing numbers in, with the median of the training examples, and
-            "drop" leaves their rows out; without either they are refused.
-        reference: Loss that the others are compared with; mse or cross_entropy, if empty.
-        metric: Metric that they are compared by; rmse or accuracy, if empty.
-        average: Over seeds: "mean", or "median" where tails are heavy.
-        margin: Differences below it are of no practical weight: a number in the metric's unit, or a
-            share like "5% of error".
+        losses: Catalog names, functions `(output [..., C], target [..., C]) -> [...]`, or `Loss`
+            rows; a mapping gives its keys as names. The reference is added if it is missing.
+        data: Name of a data set; or (inputs, targets) as arrays, tensors or frames, inputs [N, F]
+            or [N, channels, height, width], targets [N]; or a frame, or the path of a .csv or
+            .parquet file, whose column `target` has the targets; or a `Data` row.
+        model: Name of a model, a function `(inputs, outputs) -> nn.Module`, or a `Model` row.
+        name: Name of the sweep, whose folder is runs/NAME.
+        target: Name of the column with the targets, in a frame or file.
+        task: "regression" or "classification", if the data do not show the task.
+        without: Columns of a frame or file that are not inputs.
+        missing: "median" replaces missing numbers by the median of the training examples, "drop"
+            leaves out rows with missing numbers; if empty, missing numbers are refused.
+        reference: Loss that the other losses are compared with; mse or cross_entropy, if empty.
+        metric: Metric by which the losses are compared; rmse or accuracy, if empty.
+        average: Average over seeds: "mean", or "median" for heavy tails.
+        margin: Differences below the margin do not matter in practice: a number in the metric's
+            unit, or a share like "5% of error".
         looks: Numbers of seeds at which verdicts are read.
-        workers: Processes; 0: one on each core where that is faster.
-        keys: Anything else that may be typed, as `steps=500` or `**{"optimizer.momentum": 0.9}`.
+        workers: Number of processes; 0 for as many as the cores and the memory allow.
+        keys: Other settings of the command line: `steps=500`, `**{"optimizer.momentum": 0.9}`.
 
     Raises:
-        ConfigError: A value is wrong, and nothing was trained; says the cure.
+        ConfigError: A value is wrong; the message says the cure.
     """
     given = {key: value for key, value in locals().items() if key not in ("keys", *PARTS)}
     reading = Reading(target, task, without, missing)
@@ -188,7 +188,7 @@ def run(
     missing: str = "",
     **keys: Any,
 ) -> Records:
-    """Train one model with one loss; arguments as of `compare`, `keys` the learning rate too."""
+    """Train one model with one loss; see `compare` for arguments. `keys` may set `optimizer.lr`."""
     given = {key: value for key, value in locals().items() if key not in ("keys", *PARTS)}
     (one,), row = _known_parts([loss], data, Reading(target, task, without, missing))
     model = _model_name(model)
@@ -198,16 +198,16 @@ def run(
 
 
 PARTS = ("loss", "losses", "data", "model")
-"""What the first arguments of a call are, which have names when it is recorded."""
+"""Parameters whose values a recorded call gives by name; `keys` may not contain these words."""
 
 
 def _data_words(data: Any, row: Data) -> str:
-    """Data as they were named in a call, else the name that they have in it."""
+    """Name or path of the data as the caller gave it; for other data the name of the row."""
     return str(data) if isinstance(data, str | Path) else row.name
 
 
 def _as_call(function: Callable[..., Any], parts: list[Any], given: Mapping[str, Any]) -> str:
-    """A call as it is recorded: its parts by name, and arguments unlike their defaults."""
+    """Text of a call for the records: names of the parts, and arguments other than the defaults."""
     defaults = {
         key: repr(one.default) for key, one in inspect.signature(function).parameters.items()
     }
@@ -220,7 +220,7 @@ def _as_call(function: Callable[..., Any], parts: list[Any], given: Mapping[str,
 
 
 def _refuse_taken(name: str, data: str, model: str) -> None:
-    """Refuse the name of a sweep of other data or of another model."""
+    """Refuse a name whose folder holds a sweep on other data or of another model."""
     folder = Path("runs") / name
     if not (folder / "sweep.json").is_file():
         return
@@ -240,7 +240,7 @@ def _train(
     *,
     command: str,
 ) -> Question:
-    """Answer the question of overrides and keys.
+    """Train the runs of the question that overrides and keys describe; returns the question.
 
     Raises:
         ConfigError: A value is unknown or wrong.
@@ -261,7 +261,7 @@ def _train(
 
 
 def _typed(value: Any) -> str:
-    """A value as Hydra reads it; numpy's numbers as Python's."""
+    """Text of a value that Hydra can parse; numpy values become Python values first."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str):
         return value if re.fullmatch(r"[\w./-]+", value) else json.dumps(value)
@@ -270,7 +270,7 @@ def _typed(value: Any) -> str:
 
 @contextmanager
 def _logging_to_stderr() -> Iterator[None]:
-    """Print log messages on standard error, where nobody else listens."""
+    """Print log messages on standard error, unless the program has a log handler already."""
     log = logging.getLogger("lossbench")
     handler = logging.StreamHandler(sys.stderr)
     is_heard = log.hasHandlers()
@@ -286,15 +286,15 @@ def _logging_to_stderr() -> Iterator[None]:
 
 
 def _known_parts(losses: Any, data: Any, reading: Reading) -> tuple[list[str], Data]:
-    """Names of the losses and the row of the data, all known from now on.
+    """Register the user's losses and data; returns the names of all losses and the row of the data.
 
     Args:
-        losses: As of `compare`.
-        data: Likewise.
-        reading: How a table of one's own is read.
+        losses: See `compare`.
+        data: See `compare`.
+        reading: Settings for reading a table of the user.
 
     Raises:
-        ConfigError: One of them is none, or a loss is for another task.
+        ConfigError: The losses or the data are invalid or unknown, or a loss is for another task.
     """
     if isinstance(losses, str) or callable(losses):
         losses = [losses]
@@ -325,7 +325,7 @@ def _known_parts(losses: Any, data: Any, reading: Reading) -> tuple[list[str], D
 
 
 def _named_loss(loss: Any, name: str) -> Any:
-    """A loss of a mapping under its name there."""
+    """Loss of a mapping, renamed to its key; a loss of the catalog cannot be renamed."""
     if isinstance(loss, str) and loss != name:
         raise ConfigError(f"losses: {loss} keeps its name: give a function to {name!r}")
     return loss if isinstance(loss, str) else renamed(loss_of(loss), name)
@@ -340,7 +340,7 @@ def _refuse_other_task(names: Iterable[str], task: str) -> None:
 
 
 def _model_name(model: Any) -> str:
-    """The name of a model, made known where it is somebody's own."""
+    """Name of a model; registers a model of the user."""
     if isinstance(model, str):
         return model
     row = model_row(model)

@@ -1,4 +1,4 @@
-"""Mistakes of a command or call, each with the value and the cure."""
+"""Error for mistakes of the user, and helpers for messages with the wrong value and the cure."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 
 
 class ConfigError(ValueError):
-    """A mistake of a command or call; the message has the value and the cure."""
+    """Mistake in a command or call; the message has the wrong value and the cure."""
 
 
 def in_a_line(text: object) -> str:
-    """A text, or that of an error, in a line."""
+    """Text of an object or error in one line: white space becomes single blanks."""
     return " ".join(str(text).split())
 
 
 def nearest(name: str, known: Iterable[str], *, otherwise: str = "see 'lossbench --help'") -> str:
-    """A hint that names the most similar known name, or lists all of them where they are few.
+    """Hint with the most similar known name or, if no name is similar, a list of all known names.
 
     Args:
         name: The typed name.
-        known: Names that there are.
-        otherwise: The hint where nothing is similar and they are too many to list.
+        known: All valid names.
+        otherwise: Hint if no name is similar and the names are too many to list.
     """
     names = sorted(known)
     if not names:
@@ -35,21 +35,21 @@ def nearest(name: str, known: Iterable[str], *, otherwise: str = "see 'lossbench
 
 
 def refuse_unknown(name: str, known: Iterable[str], kind: str, hint: str = "") -> None:
-    """Raise a `ConfigError` with the nearest name where `name` is not among the known ones."""
+    """Raise a `ConfigError` with the most similar known name if `name` is not known."""
     if name not in known:
         raise ConfigError(f"{kind} {name!r} is unknown: {nearest(name, known)}{hint}")
 
 
 def describe_error(error: BaseException, function: Callable[..., object]) -> tuple[str, bool]:
-    """The error that somebody's function raised, and its place.
+    """Describe an error that a function of the user raised, with file and line.
 
     Args:
         error: The error, with its traceback.
-        function: Theirs.
+        function: The function of the user.
 
     Returns:
-        "FILE, line N, raises TYPE: MESSAGE", and whether it is a line of the function's own file,
-        not of a function that it called or that got its result.
+        "FILE, line N, raises TYPE: MESSAGE", and whether FILE is the file of the function. If no
+        line of that file is in the traceback, FILE is the file in which the error was raised.
     """
     code = inspect.getsourcefile(inspect.unwrap(function))
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,16 +1,17 @@
-"""Optimizers and schedules over stacked parameters, one learning rate per member.
+"""Optimizers and schedules over stacked parameters, with one learning rate per member.
 
-They equal torch.optim step by step; torch.optim itself has one learning rate for all.
+The steps equal those of torch.optim, which has only one learning rate for all members.
 
-An optimizer returns the next `parameters`, [K, ...] by name, from their `gradient` of the same
-names and shapes. It updates its buffers, the `state`, in place. `step` is the number of updates
-done before this one, as a number or a float64 tensor without dimensions; `hyper` has the values of
-each member. `out` is where to write the parameters, perhaps over the old ones; None for new memory.
+An optimizer returns the next `parameters`, [K, ...] by name, from their `gradient`, which has the
+same names and shapes. The optimizer updates its buffers, the `state`, in place. `step` is the
+number of earlier updates, as a number or a float64 tensor without dimensions. `hyper` has the
+values of each member. `out` has the tensors to write the new parameters to, which may be the old
+parameters; None allocates new memory.
 
-`muon` looks at a matrix as a whole; all others treat every number alike, and may be given all
-parameters as one row of numbers.
+`muon` treats each matrix as a whole. All other optimizers treat every number by itself, so all
+parameters may be passed as one row of numbers.
 
-A schedule is a factor on the learning rate after `step` of `steps` updates.
+A schedule returns the factor on the learning rate after `step` of `steps` updates.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ State = dict[str, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Values [K], one per member."""
+    """Learning rate, momentum and weight decay of each member, [K] each."""
 
     lr: Tensor
     momentum: Tensor
     weight_decay: Tensor
 
     def subset(self, members: slice) -> Hyperparameters:
-        """Values of these members."""
+        """Hyperparameters of the members in a slice."""
         return Hyperparameters(self.lr[members], self.momentum[members], self.weight_decay[members])
 
 
@@ -52,7 +53,7 @@ def sgd(
     after = {}
     for name, value in parameters.items():
         slope = decayed(gradient[name], value, hyper.weight_decay)
-        # torch's first buffer is the gradient itself: a buffer that starts at zero gives the same.
+        # torch starts the buffer with the first gradient; a buffer of zeros gives the same result.
         buffer = state["momentum"][name]
         torch.addcmul(slope, _wide(hyper.momentum, value), buffer, out=buffer)
         rate = _wide(-hyper.lr, value)
@@ -97,10 +98,10 @@ def adam(
     beta2: float = 0.999,
     eps: float = 1e-8,
 ) -> dict[str, Tensor]:
-    """Adam with L2 weight decay, as torch.optim.Adam; it has no momentum.
+    """Adam with L2 weight decay, as torch.optim.Adam; `hyper.momentum` is not used.
 
-    `beta1` and `beta2` are the decay of the first and the second moment; `eps` is added to the root
-    of the second.
+    `beta1` and `beta2` are the decay rates of the first and the second moment. `eps` is added to
+    the square root of the second moment.
     """
     first_correction, second_correction = 1 - beta1 ** (step + 1), 1 - beta2 ** (step + 1)
     after = {}
@@ -128,7 +129,7 @@ def adamw(
 ) -> dict[str, Tensor]:
     """Adam with decoupled weight decay, as torch.optim.AdamW.
 
-    A parameter loses the share rate x decay of itself per update, whatever the gradient.
+    Each update multiplies a parameter by 1 - learning rate x weight decay, whatever the gradient.
 
     Source:
         Loshchilov, Hutter 2019, ICLR.
@@ -150,9 +151,9 @@ def lion(
     beta1: float = 0.9,
     beta2: float = 0.99,
 ) -> dict[str, Tensor]:
-    """Steps of one length: the sign of a mean of momentum and gradient; decoupled weight decay.
+    """Lion: steps along the sign of a mean of momentum and gradient; decoupled weight decay.
 
-    `beta1` is the share of the momentum in that mean, `beta2` its decay.
+    `beta1` is the share of the momentum in that mean. `beta2` is the decay rate of the momentum.
 
     Source:
         Chen et al. 2023, NeurIPS (Symbolic Discovery of Optimization Algorithms), algorithm 2.
@@ -178,21 +179,22 @@ def muon(
     out: Named | None = None,
     adjust: str = "original",
 ) -> dict[str, Tensor]:
-    """Nearly orthogonal steps for matrices of hidden layers, as torch.optim.Muon; adamw else.
+    """Muon: nearly orthogonal steps for hidden matrices, as torch.optim.Muon; adamw for the rest.
 
-    Nesterov's momentum of a matrix goes through five Newton-Schulz steps, which bring its singular
-    values near 1. They are computed in the type of the parameters, where torch takes bfloat16 for
-    the sake of graphics cards. Everything else (biases, gains, embeddings, filters of convolutions
-    and the layer that makes the outputs) takes the step of `adamw` at the same learning rate and
-    weight decay, since torch's serves matrices alone and says to leave the rest to AdamW.
+    The Nesterov momentum of a matrix goes through five Newton-Schulz steps, which bring its
+    singular values near 1. The steps are computed in the type of the parameters; torch computes
+    the steps in bfloat16, for speed on graphics cards. All other parameters (biases, gains,
+    embeddings, filters of convolutions and the layer that makes the outputs) take the step of
+    `adamw` at the same learning rate and weight decay, because torch's Muon accepts matrices only
+    and its documentation recommends AdamW for the rest.
 
-    `matrices` are the names of the parameters [K, rows, columns] that are meant. `adjust` says how
-    the rate of a matrix follows from its shape: "original", sqrt(max(1, rows/columns)) times as
-    large, torch's default; or "match_rms_adamw", 0.2 sqrt(max(rows, columns)) times, so that a
-    number moves about as far as adamw would move it.
+    `matrices` are the names of the parameters [K, rows, columns] that take a Muon step. `adjust`
+    names the factor on the learning rate of a matrix: "original" is sqrt(max(1, rows/columns)),
+    torch's default; "match_rms_adamw" is 0.2 sqrt(max(rows, columns)), so that an entry moves
+    about as far as with adamw.
 
     Raises:
-        ValueError: `adjust` is neither.
+        ValueError: `adjust` is not one of these two names.
 
     Source:
         Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks; the other
@@ -212,7 +214,7 @@ def muon(
 
 
 def _adjustment(name: str, rows: int, columns: int) -> float:
-    """Factor on the learning rate of a matrix."""
+    """Factor on the learning rate of a matrix of this shape, by the name of the adjustment."""
     if name == "original":
         return math.sqrt(max(1.0, rows / columns))
     if name == "match_rms_adamw":
@@ -221,13 +223,13 @@ def _adjustment(name: str, rows: int, columns: int) -> float:
 
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of x, x³ and x⁵, which a step makes of each singular value."""
+"""Coefficients of x, x³ and x⁵ in the polynomial that a step applies to each singular value x."""
 
 NEWTON_SCHULZ_STEPS = 5
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Matrices [K, rows, columns] whose singular values are brought near 1; those of 0 stay."""
+    """Matrices [K, rows, columns] with singular values brought near 1; a value of 0 stays 0."""
     is_tall = matrices.shape[1] > matrices.shape[2]
     values = (matrices.mT if is_tall else matrices).contiguous()
     length = values.flatten(1).norm(dim=-1).clamp(min=1e-7)
@@ -240,10 +242,10 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def decayed(gradient: Tensor, value: Tensor, decay: Tensor) -> Tensor:
-    """Gradient [K, ...] with L2 weight decay [K]; that of members without decay is unchanged.
+    """Gradient [K, ...] with L2 weight decay [K]; unchanged for members whose decay is 0.
 
-    To the bit on the CPU, which alone can look without waiting; elsewhere zero times the value is
-    added to it.
+    On the CPU the gradient of such members keeps every bit. On other devices, zero times the value
+    is added to the gradient, because a look at the decay would wait for the device.
     """
     if decay.device.type != "cpu":
         return torch.addcmul(gradient, _wide(decay, value), value)
@@ -254,7 +256,7 @@ def decayed(gradient: Tensor, value: Tensor, decay: Tensor) -> Tensor:
 
 
 def _shrunk(value: Tensor, hyper: Hyperparameters) -> Tensor:
-    """A parameter [K, ...] less the share rate x decay of itself: decoupled weight decay."""
+    """Parameter [K, ...] times 1 - learning rate x weight decay: decoupled weight decay."""
     return value * _wide(1 - hyper.lr * hyper.weight_decay, value)
 
 
@@ -283,23 +285,23 @@ def scheduled(hyper: Hyperparameters, factor: float | Tensor) -> Hyperparameters
 
 
 def constant(step: int, steps: int) -> float:
-    """Always 1."""
+    """Factor 1 at every step."""
     return 1.0
 
 
 def cosine(step: int, steps: int, *, final: float = 0.0) -> float:
-    """Falls from 1 to `final` along half a cosine, as CosineAnnealingLR."""
+    """Factor that falls from 1 to `final` along half a cosine, as CosineAnnealingLR."""
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def warmup(step: int, steps: int, *, share: float = 0.1) -> float:
-    """Rises along a line to 1 and stays, as LinearLR.
+    """Factor that rises linearly to 1 and then stays at 1, as LinearLR.
 
-    Over the W = share x steps first updates the factors are 1/(W + 1), 2/(W + 1), ..., and 1 from
-    then on: the first update is not lost to a rate of 0.
+    The factors of the first W = share x steps updates are 1/(W + 1), 2/(W + 1), ...; all later
+    factors are 1. The first factor is not 0, so the first update is not lost.
 
     Raises:
-        ValueError: The share is not within 0 to 1.
+        ValueError: The share is not between 0 and 1.
 
     Source:
         Goyal et al. 2017, arXiv 1706.02677, section 2.2.
@@ -308,10 +310,10 @@ def warmup(step: int, steps: int, *, share: float = 0.1) -> float:
 
 
 def warmup_cosine(step: int, steps: int, *, share: float = 0.1, final: float = 0.0) -> float:
-    """`warmup` for its share of the updates, then `cosine` over the others.
+    """Factor of `warmup` over the first share of the updates, then of `cosine` over the rest.
 
     Raises:
-        ValueError: The share is not within 0 to 1.
+        ValueError: The share is not between 0 and 1.
     """
     first = _warmup_updates(steps, share)
     if step < first:
@@ -341,15 +343,15 @@ STATES: dict[str, tuple[str, ...]] = {
     "muon": ("first", "second"),
     "lion": ("first",),
 }
-"""Names of the buffers each optimizer keeps, all zero at the start."""
+"""Names of the buffers that each optimizer keeps; all buffers are zero at the start."""
 SCALE_FREE = frozenset({"adam", "adamw", "muon", "lion"})
-"""Optimizers whose step does not grow with the gradient: a multiple of a loss trains alike.
+"""Optimizers whose step does not change if the loss is multiplied by a constant, up to `eps`.
 
-Up to `eps`. All but adam also with weight decay, which they take of the parameters and not through
-the gradient.
+With weight decay this is not true of adam. The other optimizers apply the decay to the parameters
+and not through the gradient, so for them it is true with weight decay as well.
 """
 BY_MATRIX = frozenset({"muon"})
-"""Optimizers that look at a matrix as a whole: they are told which parameters are `matrices`."""
+"""Optimizers that treat each matrix as a whole and take the names of the `matrices`."""
 SCHEDULES: dict[str, Callable[..., float]] = {
     "constant": constant,
     "cosine": cosine,

@@ -1,4 +1,4 @@
-"""Starts processes of this machine, and says which cores and memory they may use."""
+"""Starts processes on this machine, and finds the cores and the memory that they may use."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from types import ModuleType
 from typing import Any
 
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
-"""On Linux a process is a copy of one that has imported everything once: 0.03 s instead of 3 s.
-Elsewhere copies of a process that has imported torch are not safe."""
+"""On Linux a process is forked from a server that has imported all modules: 0.03 s instead of 3 s.
+On other systems it is not safe to fork a process that has imported torch."""
 
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Signals that ask a sweep to end, and to keep what it has."""
+"""Signals that ask a sweep to commit its work and to end."""
 
 TRAINING = ("lossbench.sweep.worker", "lossbench.report.pictures")
-"""Modules of the processes of a command that trains, and then draws."""
+"""Modules that the processes of a training command need: to train, and to draw the figures."""
 
 _ONE_AT_A_TIME = threading.RLock()
-"""Held while processes begin, because that changes settings of the whole process."""
+"""Lock that is held while a process starts, because a start changes settings of this process."""
 
 BYTES_A_WORKER = 2**30
-"""Of memory that has to be free for a process that trains, its tensors included."""
+"""Bytes of memory that must be free for one training process, including its tensors."""
 
 BYTES_A_PROCESS = 410 * 2**20
-"""Of memory that one which trains takes beside its tensors: Python, PyTorch, tables. Measured: the
-peak of three sweeps of digits and two_moons less their tensors."""
+"""Bytes that a training process takes without its tensors: Python, PyTorch, tables. Measured as the
+peak memory of three sweeps of digits and two_moons minus their tensors."""
 
 
 def begin(
@@ -43,13 +43,13 @@ def begin(
     modules: Sequence[str],
     ends_with_parent: bool = True,
 ) -> BaseProcess:
-    """Begin a process, which the signals that ask for an end do not reach.
+    """Start a process in which `END_SIGNALS` are blocked.
 
     Args:
         target: A function that can be imported.
         arguments: Arguments of the function; they are pickled.
-        modules: Modules that the process needs; only the first call's are imported once for all.
-        ends_with_parent: Whether the process ends at once when this one does, in whatever way.
+        modules: Modules that the process needs; a fork server imports those of the first call only.
+        ends_with_parent: Whether the process ends at once when this process ends, in any way.
     """
     context: Any = get_context(START_METHOD)
     process = context.Process(
@@ -62,14 +62,14 @@ def begin(
 
 @contextlib.contextmanager
 def beginning(modules: Sequence[str]) -> Iterator[None]:
-    """Lets processes be started that signals do not reach, and in which no script runs again.
+    """Context in which a started process blocks `END_SIGNALS` and does not import the main script.
 
     Args:
         modules: Modules, see `begin`.
     """
     with _ONE_AT_A_TIME:
         main = sys.modules["__main__"]
-        resource_tracker.ensure_running()  # it would let signals through
+        resource_tracker.ensure_running()  # a later start would unblock signals
         before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)  # a child inherits that
         sys.modules["__main__"] = ModuleType("__main__")
         try:
@@ -83,7 +83,7 @@ def beginning(modules: Sequence[str]) -> Iterator[None]:
 
 
 def prepare(modules: Sequence[str]) -> None:
-    """Import modules for later processes on another core, while this process goes on.
+    """Start the fork server, which imports modules for later processes in the background.
 
     Args:
         modules: Modules, see `begin`.
@@ -93,19 +93,19 @@ def prepare(modules: Sequence[str]) -> None:
 
 
 def inherited() -> tuple[dict[str, str], int]:
-    """Environment and mask of new files of this process: the arguments of `inherit`."""
+    """Environment variables and umask of this process, as arguments of `inherit`."""
     return dict(os.environ), umask()
 
 
 def inherit(environment: dict[str, str], mask: int) -> None:
-    """Give this process the environment of its parent; a fork server keeps that of its start."""
+    """Set the parent's environment variables and umask, which a fork server does not pass on."""
     os.environ.clear()
     os.environ.update(environment)
     os.umask(mask)
 
 
 def end_with_parent() -> None:
-    """Have this process end at once when its parent ends, in any way."""
+    """Make this process end at once when its parent ends, in any way."""
 
     def wait() -> None:
         if parent := parent_process():
@@ -116,8 +116,8 @@ def end_with_parent() -> None:
 
 
 def umask() -> int:
-    """Mask of new files."""
-    mask = os.umask(0o077)  # there is no way to read it
+    """Umask of this process: the permission bits that new files do not get."""
+    mask = os.umask(0o077)  # only a change returns the mask
     os.umask(mask)
     return mask
 
@@ -128,7 +128,7 @@ def _child(
     target: Callable[..., None],
     arguments: Sequence[Any],
 ) -> None:
-    """Call a function in a new process, which first takes over its parent's settings."""
+    """Take over the parent's settings in a new process, then call the function."""
     inherit(*parents)
     if ends_with_parent:
         end_with_parent()
@@ -136,7 +136,7 @@ def _child(
 
 
 def cores() -> int:
-    """Cores that this process may use, by its affinity and by the quota of its container."""
+    """Number of cores that this process may use, by its affinity and its container's quota."""
     count = float(os.cpu_count() or 1)
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
@@ -144,7 +144,7 @@ def cores() -> int:
 
 
 def _quota() -> float:
-    """Cores that a container may use at most: of cgroup version 2, or of version 1."""
+    """Number of cores that the cgroup (version 2 or 1) allows; infinite without a limit."""
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return float(quota) / float(period)
@@ -156,7 +156,7 @@ def _quota() -> float:
 
 
 def free_memory() -> float:
-    """Bytes that new processes may take; infinite where the system does not say."""
+    """Bytes of memory that new processes may take; infinite if the system does not report them."""
     with contextlib.suppress(OSError):
         line = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
         return 1024.0 * int(line[1]) if line else math.inf

@@ -1,4 +1,4 @@
-"""Progress of some work: a bar on a terminal and in a notebook, elsewhere a line now and then."""
+"""Progress of a task: a bar on a terminal or in a notebook, log lines everywhere else."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ with warnings.catch_warnings():
 log = logging.getLogger(__name__)
 
 PAUSE = 20.0
-"""Seconds between two lines."""
+"""Least number of seconds between two log lines."""
 
 
 def progress(total: int, *, unit: str, title: str, initial: int = 0) -> std.tqdm:
-    """A bar, or a logger of lines, whose `update` is called with the number of units that ended.
+    """Progress bar or logger of lines; its `update` takes the number of units that have ended.
 
     Args:
         total: Number of units.
         unit: Name of a unit, in the singular.
-        title: First words of the bar; empty: nothing is shown.
-        initial: Number of units that had ended before.
+        title: First words of the bar; if empty, nothing is shown.
+        initial: Number of units that have ended before the start.
     """
     fields = {"total": total, "unit": unit, "desc": title, "initial": initial}
     fields |= {"leave": False, "disable": not title}
@@ -42,7 +42,7 @@ LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s, {elapsed} gone, {remaining} left
 
 
 class _Lines(std.tqdm):
-    """A bar that is logged, a line for each time it would be drawn anew."""
+    """Progress bar that logs one line each time a terminal would redraw the bar."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         has_begun = self.n > self.initial or self.format_dict["elapsed"] >= self.mininterval

@@ -1,8 +1,8 @@
-"""Every byte that is written: atomic writes, verified reads, sealed records, locks.
+"""Reads and writes the files of sweeps: atomic writes, verified reads, sealed records, locks.
 
-`commit.json` is the only truth about a pack: it names each live file with its sha256, and carries
-its own. Whatever it does not name is garbage from an interrupted write: never read, and deleted
-when the pack goes on. No torch here.
+`commit.json` of a pack decides which files of the pack are valid: the record names each valid file
+with its sha256, and has a sha256 of itself. Other files are left from an interrupted write: they
+are never read, and are deleted when the pack trains again. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ import lossbench
 
 COMMIT, LOCK = "commit.json", "lock"
 TRIES = 3
-"""Attempts at a lock, 10 ms apart, before it counts as held."""
+"""Attempts at a lock, 10 ms apart, before the lock counts as held by another process."""
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
 _HOLDER = re.compile(rb"\s*(\d{1,20})(?: ([\w.-]{1,255}))?\s*")
-"""Content of a lock: the number of the process that holds it, and the process's machine."""
+"""Content of a lock file: the number of the process that holds the lock, and its machine."""
 SEAL = "sha256"
 """Key under which a sealed record carries the hash of all its other keys."""
 
 
 class StoreError(Exception):
-    """A damaged, foreign or missing file; the message has the path, the reason and the cure."""
+    """File that is damaged, missing or not lossbench's; the message has path, reason and cure."""
 
 
 class WriteError(StoreError):
-    """A disk that is full, read-only or gone; earlier commits are untouched."""
+    """File that cannot be written, like on a full disk; earlier commits are untouched."""
 
 
 def sha256(content: bytes) -> str:
@@ -56,7 +56,7 @@ def to_json(value: object) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """A value of JSON's types: numbers that are not finite become null, numpy's become Python's."""
+    """Convert a value to JSON types: NaN and infinity become None, numpy values Python values."""
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -68,18 +68,18 @@ def plain(value: Any) -> Any:
 
 
 def sealed(record: Mapping[str, object]) -> bytes:
-    """A record as JSON with the sha256 of the record in it, so that a changed bit is noticed."""
+    """JSON of a record and of the record's own sha256, so that a changed bit is noticed."""
     return to_json({**record, SEAL: sha256(to_json(record))})
 
 
 def read_sealed(
     path: Path, *, cure: str = "Restore it, or delete its folder to have its runs trained again."
 ) -> dict[str, Any]:
-    """A record that was written as `sealed`.
+    """Read a record that `sealed` made, verify its sha256, and return the record without it.
 
     Args:
         path: File of the record.
-        cure: Advice in the message where the record is damaged.
+        cure: Advice at the end of the error message.
 
     Raises:
         StoreError: The record is missing, torn, altered, or was never sealed.
@@ -93,8 +93,8 @@ def read_sealed(
     if not isinstance(record, dict) or SEAL not in record:
         raise StoreError(f"{path}: not a record of this version of lossbench. {cure}")
     seal = record.pop(SEAL)
-    # What was sealed is the text without the seal's own line, and without the comma before it where
-    # that line is the last one: to write it anew takes ten times as long.
+    # The sha256 is of the text without the line of the seal, and without the comma before that line
+    # if it is the last one. To serialise the record again would take ten times as long.
     line = f' "{SEAL}": {json.dumps(seal)}'
     text = content.replace(f"{line},\n".encode(), b"", 1).replace(f",\n{line}\n".encode(), b"\n", 1)
     if sha256(text) != seal and sha256(to_json(record)) != seal:
@@ -103,7 +103,7 @@ def read_sealed(
 
 
 def read_file(path: Path) -> bytes:
-    """Content of a regular file; a pipe is not waited for, a link not followed.
+    """Content of a regular file; does not wait for a pipe, and does not follow a link.
 
     Raises:
         OSError: The file is missing, a link, a folder, a pipe or a device.
@@ -114,7 +114,7 @@ def read_file(path: Path) -> bytes:
 
 
 def _opened(path: Path, flags: int) -> int:
-    """Descriptor of a regular file, made where the flags say so."""
+    """Open a regular file and return its descriptor; makes the file if the flags have O_CREAT."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
@@ -131,7 +131,7 @@ NO_FILE = "a link, folder, pipe or device stands where a file should be: delete 
 
 
 def refuse_link(folder: Path) -> Path:
-    """The folder of a sweep; a link in its place would lead reading and writing elsewhere.
+    """Return the folder unless it is a link, which would redirect reads and writes elsewhere.
 
     Raises:
         StoreError: The folder is a link.
@@ -145,10 +145,10 @@ def refuse_link(folder: Path) -> Path:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` so that a crash leaves the old file or the new one, never half.
+    """Write a file atomically: a crash leaves the whole old file or the whole new file.
 
     Args:
-        path: File to write; its folder is made when missing.
+        path: File to write; its folder is made if missing.
         content: The whole new content.
 
     Raises:
@@ -201,7 +201,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def sweep_sha(sweep_dir: Path) -> str:
-    """Hex sha256 over a sweep's plan and commit records, which name by hash all that they rest on.
+    """Hex sha256 of a sweep's plan and commit records, which contain hashes of all other files.
 
     Raises:
         OSError: There is no plan, or a record cannot be read.
@@ -215,12 +215,12 @@ def sweep_sha(sweep_dir: Path) -> str:
 
 
 PACKAGES = ("matplotlib", "seaborn", "numpy", "pandas", "pyarrow", "duckdb", "scipy", "jinja2")
-"""Packages that compute verdicts and draw and lay out reports."""
+"""Packages on whose versions verdicts, figures and reports depend."""
 
 
 @functools.cache
 def code_sha() -> str:
-    """Hex sha256 over our own source and the versions of `PACKAGES`."""
+    """Hex sha256 of lossbench's source and of the versions of `PACKAGES` and Python."""
     house = Path(lossbench.__file__).parent
     paths = sorted(path for kind in ("*.py", "*.j2") for path in house.rglob(kind))
     lines = [f"{path.relative_to(house)} {sha256(path.read_bytes())}" for path in paths]
@@ -229,7 +229,7 @@ def code_sha() -> str:
 
 
 def packs_of(sweep_dir: Path) -> list[Path]:
-    """Folders of the packs of a sweep, by name.
+    """Folders of the packs of a sweep, sorted by name.
 
     Raises:
         StoreError: `packs` is a link.
@@ -244,16 +244,17 @@ def commit(
     *,
     keep: Iterable[str] = (),
 ) -> None:
-    """Write the new files of a pack, then the one record that makes them valid.
+    """Write new files of a pack, then the commit record that makes these files valid.
 
     Args:
         pack_dir: The pack's folder.
-        files: Content by file name; none of them is live already.
-        state: Plain JSON values beside the hashes: the schema number, members by run_id.
-        keep: Live files that stay live; all others become garbage, and are deleted.
+        files: Content by file name; the names must not be in the old record.
+        state: Other JSON values of the record: the schema number, members by run_id.
+        keep: Names of committed files that stay valid; all other files are deleted.
 
     Raises:
-        WriteError: The old record stands, and all that it names.
+        WriteError: A file cannot be written, and the old record stays valid; or the new record is
+            valid, and an old file cannot be deleted.
     """
     old = (committed(pack_dir) or {"files": {}})["files"]
     assert not {*files} & {*old}, "a live file is never replaced under a record that names it"
@@ -266,10 +267,10 @@ def commit(
 
 
 def committed(pack_dir: Path) -> dict[str, Any] | None:
-    """The commit record of a pack, None where it has none yet.
+    """Commit record of a pack; None if the pack does not have a record yet.
 
     Raises:
-        StoreError: The record is torn, altered, not one of ours, or gone from beside its tables.
+        StoreError: The record is damaged, not lossbench's, or missing although there are tables.
     """
     try:
         state = read_sealed(refuse_link(pack_dir) / COMMIT)
@@ -296,7 +297,7 @@ def read(pack_dir: Path, name: str, record: Mapping[str, Any] | None = None) -> 
     Args:
         pack_dir: The pack's folder.
         name: Name of the file.
-        record: Commit record of the pack, from a caller that reads many files of it.
+        record: Commit record of the pack; if None, the record is read from the folder.
 
     Raises:
         StoreError: The file is not committed, missing or altered.
@@ -310,7 +311,7 @@ def read(pack_dir: Path, name: str, record: Mapping[str, Any] | None = None) -> 
 
 
 def read_hashed(path: Path, expected: str, *, cure: str) -> bytes:
-    """Content of a file whose sha256 is known.
+    """Content of a file, checked against a known sha256.
 
     Raises:
         StoreError: The file is missing or altered.
@@ -327,7 +328,7 @@ def read_hashed(path: Path, expected: str, *, cure: str) -> bytes:
 
 
 def clean(pack_dir: Path) -> None:
-    """Delete the files that a pack's record does not name."""
+    """Delete the files of a pack that its commit record does not name, except the lock."""
     live = {COMMIT, LOCK, *(committed(pack_dir) or {"files": {}})["files"]}
     for path in sorted(pack_dir.iterdir()):
         if path.name not in live:
@@ -335,13 +336,13 @@ def clean(pack_dir: Path) -> None:
 
 
 def clean_temporaries(folder: Path) -> None:
-    """Delete temporary files of interrupted writes in a folder whose lock is held."""
+    """Delete temporary files that interrupted writes left; the caller holds the folder's lock."""
     for path in sorted(folder.glob(".*.tmp")):
         delete(path)
 
 
 def dissolve(pack_dir: Path) -> None:
-    """Forget a pack that is not finished: its record first, so that the rest is garbage."""
+    """Delete an unfinished pack: first its commit record, which makes all other files invalid."""
     delete(pack_dir / COMMIT)
     for path in sorted(pack_dir.iterdir()):
         delete(path)
@@ -364,14 +365,14 @@ def _cure(pack_dir: Path) -> str:
 
 @contextlib.contextmanager
 def lock(path: Path, *, patience: float = 0.0) -> Iterator[None]:
-    """Hold `path` for this process alone; the kernel frees it when the process dies.
+    """Lock a file for this process alone; the kernel frees the lock when the process dies.
 
     Args:
-        path: File that is locked; made when missing.
-        patience: Seconds to wait for another holder.
+        path: File to lock; made if missing.
+        patience: Seconds to wait while another process holds the lock.
 
     Raises:
-        StoreError: Another process holds it still.
+        StoreError: Another process still holds the lock after these seconds.
     """
     until = time.monotonic() + patience
     while True:
@@ -389,7 +390,7 @@ def lock(path: Path, *, patience: float = 0.0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Hold `path` if nobody does; yields whether it is held now by this process."""
+    """Lock a file unless another process holds it; yields whether this process has the lock."""
     with _explained(path):
         os.makedirs(path.parent, exist_ok=True)  # noqa: PTH103
         descriptor = _opened(path, os.O_RDWR | os.O_CREAT)
@@ -407,13 +408,13 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 
 def _is_lock(descriptor: int) -> bool:
-    """Whether a file is empty or names a process and its machine, and has no second name."""
+    """Whether a file can be a lock: empty or naming a process, and without a second hard link."""
     is_process = _HOLDER.fullmatch(os.pread(descriptor, 300, 0)) is not None
     return os.fstat(descriptor).st_nlink < 2 and (is_process or not os.fstat(descriptor).st_size)
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
-    """Whether the file that was locked is the one that others would lock now."""
+    """Whether `path` still leads to the locked file, and not to a new file in its place."""
     try:
         there = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
@@ -422,7 +423,7 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 
 def _flock_patiently(descriptor: int, path: Path) -> bool:
-    """Lock a file although `is_held` of another process may look at it just now."""
+    """Lock a file in several attempts, because `is_held` of another process locks it briefly."""
     for _ in range(TRIES):
         if _flock(descriptor, path):
             return True
@@ -446,7 +447,7 @@ def _flock(descriptor: int, path: Path, kind: int = fcntl.LOCK_EX) -> bool:
 
 
 def holder(path: Path) -> str:
-    """Number of the process that holds a lock, and its machine if that is another, as written."""
+    """Process number in a lock file, with the machine's name if it is not this machine."""
     with contextlib.suppress(OSError):
         if match := _HOLDER.fullmatch(read_file(path)):
             number, machine = match[1].decode(), (match[2] or b"").decode()
@@ -455,7 +456,7 @@ def holder(path: Path) -> str:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock now; looks, and writes nothing."""
+    """Whether some process holds the lock now; does not change the file."""
     try:
         descriptor = _opened(path, os.O_RDONLY)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Doors that make a Question: words of a command, read by Hydra, and a file of losses."""
+"""Two ways to ask a Question: words of a command, which Hydra reads, and a file of losses."""
 
 from lossbench.ask.compose import named, to_engine, to_run
 from lossbench.ask.from_hydra import composed, question

@@ -1,4 +1,4 @@
-"""The cells of an experiment: its blocks, with the typed words in the place of their keys."""
+"""Cells of an experiment: typed words replace the values of their keys in its blocks."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 def cells(
     blocks: Sequence[Mapping[str, Any]], typed: Mapping[str, Axis], composer: Composer
 ) -> list[Run]:
-    """A run of every cell of every block whose loss fits its data, each once.
+    """Runs of all blocks: one run for each cell whose loss fits its data, without repetitions.
 
     Args:
         blocks: Grids whose union is swept, each a mapping of override key to value or list.
-        typed: Typed axes by key; each replaces that key, and all of that group, in every block. A
-            data set that some blocks have keeps to these.
-        composer: Composes them.
+        typed: Typed axes by key. An axis replaces its key, or all keys of its config group, in
+            every block. If a block has a typed data set, only such blocks are swept.
+        composer: Composer of the runs.
 
     Raises:
-        ConfigError: No cell is left.
+        ConfigError: No loss fits its data.
     """
     fitting: dict[str, Run] = {}
     unfit: dict[str, None] = {}
@@ -58,8 +58,8 @@ def cells(
 def block_axes(
     blocks: Sequence[Mapping[str, Any]], typed: Mapping[str, Axis], loader: Loader
 ) -> Iterator[list[Axis]]:
-    """The axes of each block, with the typed axes in the place of their keys."""
-    # `_with_data` has settled which data, and which of its settings stay.
+    """Axes of each block; a typed axis replaces the axes of the block for its key."""
+    # `_with_data` has already chosen the data sets, and the keys below `data` that stay.
     replaced = typed.keys() - {"data"}
     for block in _with_data(blocks, typed.get("data")):
         remaining = {
@@ -71,10 +71,10 @@ def block_axes(
 
 
 def listed_values(key: str, value: Any, loader: Loader) -> list[Any]:
-    """Single values of a key whose values are typed or listed in some way Hydra knows.
+    """Values of a key, given as a single value, a list, or text in Hydra's syntax.
 
     Raises:
-        ConfigError: There is none, or they cannot be read.
+        ConfigError: The list is empty, or a value cannot be read or converted.
     """
     try:
         values = axis_in_yaml(key, value, loader.choices).values
@@ -86,10 +86,10 @@ def listed_values(key: str, value: Any, loader: Loader) -> list[Any]:
 
 
 def _with_data(blocks: Sequence[Mapping[str, Any]], typed: Axis | None) -> list[dict[str, Any]]:
-    """The blocks, each with those of the typed data sets that it has; all of them if none has any.
+    """Blocks that have a typed data set, without other data; if there are none, all blocks.
 
-    A block that is given data of another kind loses its settings of the old one; how they are
-    corrupted and augmented is no such setting.
+    In the second case each block gets all typed data sets, and loses its other keys below `data`
+    except those of corruption and augmentation.
     """
     wanted = [str(name) for name in typed.values] if typed else []
     if not wanted:

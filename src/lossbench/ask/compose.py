@@ -1,4 +1,4 @@
-"""Runs of axes of values: Hydra composes each choice of groups once, plain values then vary."""
+"""Runs from axes of values: Hydra composes config groups, plain values are set on the runs."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 
 
 class Composer:
-    """Turns axes of values into runs.
+    """Composer of runs from axes of values.
 
-    Hydra composes once for each combination of config groups and of other keys that are no plain
-    value; loss, seed, learning rate and every other value of a run is then set on the run itself.
+    Hydra composes once for each combination of config groups and of other keys that `vary` cannot
+    set. The loss, the seed, the learning rate and other plain values are then set on the run.
 
     Args:
-        loader: Loads its configurations.
-        config: The whole command's configuration, with `hydra`.
+        loader: Loader of the configurations.
+        config: Configuration of the whole command, including its node `hydra`.
     """
 
     def __init__(self, loader: Loader, config: DictConfig) -> None:
         self.loader = loader
         self._config = config
         self._variants = loader.variants("loss")  # yaml files, which may set anything
-        self._composed: dict[tuple[str, ...], tuple[Run, bool]] = {}  # blocks share many
+        self._composed: dict[tuple[str, ...], tuple[Run, bool]] = {}  # shared by many blocks
 
     def unchecked(self, axes: Sequence[Axis]) -> Iterator[Run]:
-        """The runs of every combination of values, in their order, not checked yet.
+        """Runs of every combination of values of the axes, not checked yet.
 
         Raises:
             HydraException: Hydra refuses a combination.
@@ -57,7 +57,7 @@ class Composer:
             )
         plain = [axis for axis in axes if self._is_plain(axis, axes)]
         others = [axis for axis in axes if axis not in plain]
-        plain.sort(key=lambda axis: axis.key != "loss")  # before its parameters
+        plain.sort(key=lambda axis: axis.key != "loss")  # the loss before its parameters
         swept = [[(axis.key, _value(axis.key, value)) for value in axis.values] for axis in plain]
         for choice in itertools.product(*(axis.lines for axis in others)):
             run, is_interpolated = self._compose(choice)
@@ -69,7 +69,7 @@ class Composer:
                     yield vary(run, dict(values))
 
     def runs(self, axes: Sequence[Axis]) -> list[Run]:
-        """The runs of every combination of values, checked.
+        """Checked runs of every combination of values of the axes.
 
         Raises:
             HydraException: Hydra refuses a combination.
@@ -78,7 +78,7 @@ class Composer:
         return [checked(run) for run in self.unchecked(axes)]
 
     def _compose(self, choice: tuple[str, ...]) -> tuple[Run, bool]:
-        """The run of single overrides, and whether one of its values depends on another."""
+        """Run of overrides with one value each, and whether its values have interpolations."""
         if choice not in self._composed:
             config = self.loader.single(self._config, list(choice))
             refuse_foreign(config)
@@ -97,7 +97,7 @@ class Composer:
         return self._composed[choice]
 
     def _is_plain(self, axis: Axis, axes: Sequence[Axis]) -> bool:
-        """Whether an axis sets values of a run, and no other axis has a say in them."""
+        """Whether `vary` can set the values of an axis, independently of all other axes."""
         key = axis.key
         others = [other.key for other in axes if other is not axis]
         return (
@@ -111,9 +111,10 @@ class Composer:
         )
 
     def _is_plain_loss(self, choice: Axis, axes: Sequence[Axis]) -> bool:
-        """Whether losses are rows of the catalog, whose choice sets nothing but the loss.
+        """Whether the choice of each loss on an axis sets nothing but the loss.
 
-        A yaml of that name may set anything, and so may a second choice and other keys of a loss.
+        A yaml file of a loss may set anything. So may a second axis of losses, and a key below
+        `loss` that is not plain.
         """
         others = [axis for axis in axes if axis is not choice]
         of_loss = [axis for axis in others if f"{axis.key}.".startswith("loss.")]
@@ -121,7 +122,7 @@ class Composer:
         return is_alone and all(self._is_bare_row(str(name)) for name in choice.values)
 
     def _is_bare_row(self, name: str) -> bool:
-        """Whether a loss has no yaml file, and a default for each of its parameters."""
+        """Whether a loss of the catalog has no yaml file, and defaults for all parameters."""
         row = LOSSES.get(name)
         if row is None or name in self._variants:
             return False
@@ -129,7 +130,7 @@ class Composer:
 
 
 def _value(key: str, value: Any) -> Any:
-    """A plain value as a run has it."""
+    """Plain value in the form in which a run stores the value of this key."""
     if key == "loss":
         name = str(value)
         return Part(name, name, default_parameters(LOSSES[name]))
@@ -137,14 +138,14 @@ def _value(key: str, value: Any) -> Any:
 
 
 def named(config: DictConfig, choices: Mapping[str, Any]) -> DictConfig:
-    """The task's configuration with each part named after the yaml that was chosen for it.
+    """Configuration without `hydra`, each config group named after the yaml chosen for it.
 
     Args:
-        config: Composed configuration; `hydra` is dropped from it.
+        config: Composed configuration, changed in place.
         choices: Chosen yaml by config group, as Hydra reports it.
 
     Raises:
-        ConfigError: A part was given another name than its yaml's.
+        ConfigError: The name of a config group was set to a name other than that of the yaml.
     """
     with open_dict(config):
         config.pop("hydra", None)
@@ -157,22 +158,22 @@ def named(config: DictConfig, choices: Mapping[str, Any]) -> DictConfig:
 
 
 def to_run(config: DictConfig | Mapping[str, Any]) -> Run:
-    """The run of a composed configuration, checked.
+    """Checked run of a composed configuration.
 
     Args:
         config: Composed configuration with every part's `name` filled in, without `hydra`.
 
     Raises:
-        ConfigError: Unknown key, name or parameter, or a value out of range; says the cure.
+        ConfigError: A key, name or parameter is unknown, or a value is out of range.
     """
     return checked(run_of(config))
 
 
 def run_of(config: DictConfig | Mapping[str, Any]) -> Run:
-    """The run of a composed configuration, its own values not yet checked.
+    """Run of a composed configuration; the values of the run are not checked yet.
 
     Raises:
-        ConfigError: A key is unknown, or a value beside the run is wrong.
+        ConfigError: A key of `init`, the name, the report or a setting of the engine is refused.
     """
     plain = _plain(config)
     _check_engine(plain["engine"])
@@ -204,7 +205,7 @@ def to_engine(config: DictConfig | Mapping[str, Any]) -> Engine:
     """The engine settings of a composed configuration.
 
     Raises:
-        ConfigError: A value is out of range, or this machine lacks the device.
+        ConfigError: A value is out of range, or this machine lacks the device or the precision.
     """
     plain = _plain(config)
     node, data, device = plain["engine"], plain["data"], plain["engine"]["device"]

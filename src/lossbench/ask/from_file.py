@@ -1,4 +1,4 @@
-"""The door of `lossbench try`: functions of a file become a trial, and a trial overrides."""
+"""Input of `lossbench try`: a Trial of the functions in a file, and the overrides of a Trial."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from lossbench.user_code import Examination, add, examine, file_and_line, losses
 log = logging.getLogger(__name__)
 
 NEAREST = 4
-"""Losses of the catalog that a trial adds, beside the reference."""
+"""Number of losses of the catalog that a trial compares with, in addition to the reference."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Losses of a file and their opponents.
+    """Losses of a file and the losses to compare them with.
 
     Attributes:
         losses: Examined losses of the file.
-        against: Names of their opponents, the reference first.
-        task: "regression" or "classification", the same for all.
+        against: Names of the losses to compare with, the reference first.
+        task: "regression" or "classification", the task of all losses.
     """
 
     losses: Sequence[Examination]
@@ -36,12 +36,12 @@ class Trial:
 
     @property
     def question(self) -> str:
-        """The question in words."""
+        """Question of the trial in words."""
         names = " or ".join(one.row.name for one in self.losses)
         return f"Is {names} better than {self.against[0]}?"
 
     def overrides(self, name: str, *, data: str = "", model: str = "") -> list[str]:
-        """Overrides that ask for the standard data sets, or for the user's data and model."""
+        """Overrides for a sweep on the standard data sets, or on the given data and model."""
         tried = [one.row.name for one in self.losses]
         lines = [f"loss={','.join(dict.fromkeys([*self.against, *tried]))}", f"name={name}"]
         if not (data or model):
@@ -53,17 +53,17 @@ class Trial:
 def prepared(
     path: Path, names: Sequence[str] = (), *, task: str = "", link: str = "", against: str = ""
 ) -> Trial:
-    """Examine the functions of a file, measure their claims, and choose their opponents.
+    """Examine the functions of a file, and choose the losses to compare them with.
 
     Args:
         path: The file.
-        names: Of functions in it; all that take an output and a target, if empty.
-        task: Of all of them; empty: measured.
-        link: Inverse link of all of them; empty: measured.
-        against: Names of losses, by commas; empty: the nearest.
+        names: Names of functions in the file; if empty, all losses of the file.
+        task: Task of all functions; if empty, the task is measured.
+        link: Inverse link of all functions; if empty, the link is measured.
+        against: Names of losses to compare with, separated by commas; if empty, the nearest.
 
     Raises:
-        ConfigError: The file has no such function, or none is a loss; says the line.
+        ConfigError: A function is missing or not a loss, or the tasks of losses differ.
     """
     module = module_of(path)
     functions = [*losses_in(module, names)]
@@ -86,13 +86,13 @@ def prepared(
                 raise ConfigError(f"--against {name}: it is for {LOSSES[name].task}, not {task}")
     else:
         near = [[*claims.nearest(row, others, count=NEAREST)] for row in rows]
-        # Of several functions the nearest of each first.
+        # The nearest loss of each function comes before the second nearest of any function.
         chosen = [*dict.fromkeys(itertools.chain(*zip(*near, strict=False)))][:NEAREST]
     return Trial(examinations, [*dict.fromkeys([records.REFERENCE[task], *chosen])], task)
 
 
 def _of_measured_task(examinations: Sequence[Examination], *, leave_out: bool) -> list[Examination]:
-    """Losses whose task could be measured; others are refused, or left out with a warning."""
+    """Losses with a measured task; losses that draw random numbers are refused or left out."""
     drawing = [one for one in examinations if kind.DRAWS in one.row.unsound]
     for one in drawing:
         file, line = file_and_line(one.row)

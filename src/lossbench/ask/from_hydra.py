@@ -1,4 +1,4 @@
-"""The door from the command line: words, composed by Hydra, become a Question."""
+"""Input from the command line: Hydra composes the words, and a Question is made of the result."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from lossbench.question.schema import LauncherNode
 from lossbench.user_code import load_extensions
 
 SERVE = {"launcher": ("packed", "executor"), "sweeper": ("protocol", "blocks")}
-"""The choice of `hydra/...` that serves, and a key that it and all built on it have."""
+"""Supported choice of each `hydra/...` group, and a key that every supported choice has."""
 
 USUAL_SIZE = "laptop"
 
 
 def composed(words: list[str], loader: Loader) -> tuple[DictConfig, list[Axis]]:
-    """The configuration of a whole command, with `hydra`, and the axes of its words.
+    """Configuration of a whole command, including `hydra`, and the axes of the words.
 
     Args:
         words: Overrides, sweeps included.
-        loader: Of `open_hydra`.
+        loader: Loader from `open_hydra`.
 
     Raises:
         ConfigError: A key, a choice or a value does not exist.
@@ -49,7 +49,7 @@ def composed(words: list[str], loader: Loader) -> tuple[DictConfig, list[Axis]]:
     check(overrides, loader.choices)
     try:
         config = loader.whole(words)
-    except KeyError as error:  # of env_copy, where there is no such variable
+    except KeyError as error:  # `env_copy` names a variable that does not exist
         raise ConfigError(f"a yaml asks for {error} of the environment: write the value") from error
     for kind, (serving, key) in SERVE.items():
         group = f"hydra/{kind}"
@@ -59,18 +59,18 @@ def composed(words: list[str], loader: Loader) -> tuple[DictConfig, list[Axis]]:
                 f"{group}={choice} does not serve here, see docs/commands.md: use {group}={serving}"
             )
     refuse_foreign(config, usual=loader.whole([]) if loader.folder else None)
-    load_extensions(config.extensions)  # those of a yaml; what was typed is known by now
+    load_extensions(config.extensions)  # those of a yaml; typed extensions are loaded already
     return config, [*map(axis_of, overrides)]
 
 
 def question(words: list[str], loader: Loader, *, command: str = "", text: str = "") -> Question:
-    """The Question of a command at the chosen size; typed words go before experiment and size.
+    """Question of a command; typed words take precedence over the experiment and the size.
 
     Args:
         words: Overrides, sweeps included.
-        loader: Of `open_hydra`.
+        loader: Loader from `open_hydra`.
         command: The command as typed, to be recorded.
-        text: The question in words; if empty, the header of the experiment's yaml has it.
+        text: The question in words; if empty, the header of the experiment's yaml is used.
 
     Raises:
         ConfigError: No cell is left, or a value is refused.
@@ -126,7 +126,7 @@ def question(words: list[str], loader: Loader, *, command: str = "", text: str =
         engine=engine,
         launcher=LauncherNode(**launcher),
         extensions=tuple(config.extensions),
-        # An experiment has the report that it asks for, another sweep none.
+        # Only an experiment has a report.
         report=str(config.report) if is_experiment else "none",
         command=command,
         text=text or _header(config),
@@ -134,9 +134,9 @@ def question(words: list[str], loader: Loader, *, command: str = "", text: str =
 
 
 def _ending(axes: Sequence[Axis], size: str) -> str:
-    """The size at the end of a sweep's name, unless it is the usual one or a place was typed.
+    """Suffix of a sweep's name with its size; empty if the size is usual or a name was typed.
 
-    With a hyphen: `essay` at size full is not the experiment `essay_full`.
+    The suffix begins with a hyphen, because `essay_full` is the name of an experiment.
     """
     is_placed = any(axis.key in ("name", "hydra.sweep.dir") for axis in axes)
     return "" if is_placed or size == USUAL_SIZE else f"-{size}"
@@ -145,7 +145,7 @@ def _ending(axes: Sequence[Axis], size: str) -> str:
 def _candidates(
     sized: Mapping[str, Any], declared: Mapping[str, Any], loader: Loader
 ) -> Candidates:
-    """The candidates of an experiment, checked."""
+    """Checked candidates of an experiment."""
     check_keys("candidates", sized, CANDIDATES)
     sized = {**CANDIDATES, **sized}
     check_extend(sized["extend"])
@@ -162,7 +162,7 @@ def _candidates(
 
 
 def _refuse_chosen(typed: Mapping[str, Axis], candidates: Candidates) -> None:
-    """Refuse typed values of a key that is chosen for each loss, and typed seeds."""
+    """Refuse typed seeds, and typed values of a key that is tuned for each loss."""
     for key in ("optimizer.lr", *candidates.others):
         if key in typed:
             where = "candidates.lr" if key == "optimizer.lr" else "candidates.others"
@@ -180,7 +180,7 @@ def _refuse_chosen(typed: Mapping[str, Axis], candidates: Candidates) -> None:
 
 
 def _refuse_size(size: str) -> None:
-    """Refuse a size without an experiment, which alone it changes."""
+    """Refuse an unusual size without an experiment: a size changes experiments only."""
     if size != USUAL_SIZE:
         raise ConfigError(
             f"size={size} changes an experiment, and there is none: add experiment=NAME, or type "
@@ -189,7 +189,7 @@ def _refuse_size(size: str) -> None:
 
 
 def _header(config: DictConfig) -> str:
-    """The question in the header of the chosen experiment's yaml; empty without one."""
+    """Question in the header of the experiment's yaml; empty if no experiment is chosen."""
     name = config.hydra.runtime.choices.get("experiment")
     for source in config.hydra.runtime.config_sources:
         path = Path(source.path) / "experiment" / f"{name}.yaml"
@@ -199,7 +199,7 @@ def _header(config: DictConfig) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Mappings and lists of Hydra's configuration as Python's."""
+    """Mappings and lists of Hydra's configuration as Python dictionaries and lists."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, str | int | float | bool):

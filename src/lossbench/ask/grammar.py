@@ -1,4 +1,4 @@
-"""Words of a command: overrides read once, refused early, and Hydra's errors in one line."""
+"""Words of a command: parse overrides, refuse wrong ones early, and explain errors of Hydra."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from lossbench.errors import ConfigError, nearest, refuse_unknown
 from lossbench.question.schema import FREE_KEY, GROUPS, Config, is_key, known_keys
 
 MOST_RUNS = 1_000_000
-"""Most runs of a command; what many runs cost, `lossbench plan` says."""
+"""Largest number of runs of one command; `lossbench plan` forecasts the cost of runs."""
 
 SEED_CURE = "use seed=3, seed=1,2,3 or seed='range(10)'"
 
 
 @dataclass(frozen=True)
 class Axis:
-    """The values that a word of the command, or a line of a block, gives to one key.
+    """Values that a word of the command, or a line of a block, gives to one key.
 
     Attributes:
-        key: As typed, without `+`, `~` and a package.
+        key: Key as typed, without `+`, `~` and a package.
         values: Plain values, at least one.
-        lines: An override for each value, as Hydra reads it.
+        lines: One override for each value, in Hydra's syntax.
         line: The whole override.
-        is_change: Whether it changes a key that is there: it neither adds nor deletes one.
+        is_change: Whether the override changes an existing key; False if it adds or deletes a key.
     """
 
     key: str
@@ -56,11 +56,11 @@ class Axis:
 
 
 def read(words: Iterable[str], choices: Callable[[str], list[str]]) -> list[Override]:
-    """Overrides as Hydra reads them; this is the one place that reads words of a command.
+    """Overrides that Hydra's parser reads from words; lists of names replace patterns of names.
 
     Args:
-        words: As typed, sweeps included.
-        choices: Gives the names in a config group, for patterns like `glob(mse*)`.
+        words: Words as typed, sweeps included.
+        choices: Function that gives the names in a config group, for patterns like `glob(mse*)`.
 
     Raises:
         ConfigError: A word cannot be read.
@@ -77,10 +77,10 @@ def read(words: Iterable[str], choices: Callable[[str], list[str]]) -> list[Over
 
 
 def axis_of(override: Override) -> Axis:
-    """The axis of a typed override.
+    """Axis of a typed override.
 
     Raises:
-        ConfigError: It sweeps an interval, has no value, or more than a command may have runs.
+        ConfigError: The override sweeps an interval, or has no value or too many values.
     """
     line = str(override.input_line)
     values, lines = values_of(override), [line]
@@ -94,10 +94,10 @@ def axis_of(override: Override) -> Axis:
 
 
 def axis_in_yaml(key: str, value: object, choices: Callable[[str], list[str]]) -> Axis:
-    """The axis of a line of a block: a value, a list of values, or text as it could be typed.
+    """Axis of a line of a block, from a value, a list of values, or text in Hydra's syntax.
 
     Raises:
-        ConfigError: The list is empty, or a text cannot be read.
+        ConfigError: The list is empty, or the text cannot be read.
     """
     items = [value] if isinstance(value, str | int | float) else [*value]  # type: ignore[call-overload]
     if not items and key not in LISTS:
@@ -113,16 +113,16 @@ def axis_in_yaml(key: str, value: object, choices: Callable[[str], list[str]]) -
 
 
 SIMPLE = re.compile(r"(?!(?:null|true|false|inf|nan)$)[A-Za-z_]\w*", re.IGNORECASE)
-"""Text that Hydra reads as itself."""
+"""Text that Hydra's parser reads as a plain string."""
 
 LISTS = ("instruments",)
-"""Keys whose value is a list itself: a list of a block is one value of them."""
+"""Keys whose value is a list: a list in a block is one value of such a key, not a sweep."""
 
 
 def _listed(
     override: Override, parser: OverridesParser, choices: Callable[[str], list[str]]
 ) -> Override:
-    """The override, or, of a pattern of choices, an override that lists those that fit."""
+    """The override; if its value is a pattern, an override that lists all matching choices."""
     pattern = override.value()
     if not isinstance(pattern, Glob):
         return override
@@ -136,11 +136,11 @@ def check(overrides: Iterable[Override], choices: Callable[[str], list[str]]) ->
     """Refuse keys, choices and seeds that do not exist, before Hydra composes anything.
 
     Args:
-        overrides: Of the whole command.
-        choices: Gives the names in a config group.
+        overrides: Overrides of the whole command.
+        choices: Function that gives the names in a config group.
 
     Raises:
-        ConfigError: Names the nearest key or choice.
+        ConfigError: An override is refused; the message names the nearest key or choice.
     """
     for override in overrides:
         key, line = override.key_or_group, str(override.input_line)
@@ -154,7 +154,7 @@ def check(overrides: Iterable[Override], choices: Callable[[str], list[str]]) ->
             names = choices(key)
             for choice in values_of(override):
                 if str(choice) not in names:
-                    serving = [name for name in names if name != "basic"]  # Hydra's own
+                    serving = [name for name in names if name != "basic"]  # Hydra's own choice
                     refuse_unknown(str(choice), serving, key, OWN.get(key, ""))
         elif key == "seed":
             for value in map(str, values_of(override)):
@@ -173,11 +173,11 @@ def check_key(key: str) -> None:
 OWN = {
     kind: f" (a function of your own: {kind}=FILE.py:NAME)" for kind in ("loss", "data", "model")
 }
-"""Beside the nearest choice: what is typed may be the name of a function that nobody knows."""
+"""Hint by config group, in case the unknown name means a function of the user."""
 
 
 def _key_meant(key: str) -> str:
-    """A hint: the known key that ends in the typed one, or the most similar key."""
+    """Hint for an unknown key: the known key that ends in `key`, or the most similar key."""
     declared = [f"hydra.sweeper.declare.{name}" for name in ("primary", "reference", "margin")]
     if key in ("margin", "reference", "average"):
         return f"use hydra.sweeper.declare.{key}.regression= or .classification="
@@ -190,10 +190,10 @@ def _key_meant(key: str) -> str:
 
 
 def values_of(override: Override) -> list[Any]:
-    """The values that an override sweeps, or its only one.
+    """Values that an override sweeps, or its single value.
 
     Raises:
-        ConfigError: It sweeps an interval, or a list that has a sweep in it.
+        ConfigError: The override sweeps an interval, or a list that contains a sweep.
     """
     if not override.is_sweep_override():
         return [override.value()]
@@ -206,7 +206,7 @@ def values_of(override: Override) -> list[Any]:
 
 
 def _refuse_endless(override: Override) -> None:
-    """Refuse a sweep over an interval, and one of more values than a command may have runs."""
+    """Refuse a sweep over an interval, and a range of more than `MOST_RUNS` values."""
     if not override.is_discrete_sweep():
         raise ConfigError(f"{override.input_line!r} is an interval: list values, as KEY=A,B")
     values = override.value()
@@ -219,14 +219,14 @@ def _refuse_endless(override: Override) -> None:
 
 
 def in_type_of_field(key: str, value: Any) -> Any:
-    """A value in the type that the schema gives its key; parameters stay as they are.
+    """Value converted to the type of its key in the schema; parameters are not converted.
 
     Raises:
-        ConfigError: It cannot be converted.
+        ConfigError: The value cannot be converted.
     """
     if FREE_KEY.match(key):
         return value
-    node = _schema()  # what is set in it is read at once
+    node = _schema()  # shared by all calls, so the value is read at once
     try:
         OmegaConf.update(node, key, value, merge=True)
     except OmegaConfBaseException as error:
@@ -237,15 +237,15 @@ def in_type_of_field(key: str, value: Any) -> Any:
 
 @functools.cache
 def _schema() -> Any:
-    """One configuration that converts values; to make one takes longer than to use it."""
+    """Configuration that converts values, cached because it takes long to make."""
     return OmegaConf.structured(Config)
 
 
 def explained(error: BaseException) -> str:
-    """One line for a composition that failed: the key, the value got, the cure.
+    """Message in one line about a failed composition: the key, its value and the cure.
 
     Args:
-        error: Hydra's error; its cause is OmegaConf's, which knows the key.
+        error: Error of Hydra; its first cause is the error of OmegaConf, which knows the key.
     """
     while error.__cause__ is not None:
         error = error.__cause__

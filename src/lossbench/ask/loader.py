@@ -1,4 +1,4 @@
-"""Hydra's loader of configurations, with our search path and without the environment."""
+"""Hydra's loader of configurations, with lossbench's search path, without the environment."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from lossbench.errors import ConfigError
 from lossbench.question.code import forget
 
 SEARCH_PATH = f"hydra.searchpath=[{ADDRESS}]"
-"""Override that lets Hydra look for rows where no yaml file is found."""
+"""Override that lets Hydra look for rows of registries if no yaml file is found."""
 
 
 VERSION_BASE: dict[str, Any] = (
     {"version_base": None} if hydra.__version__.startswith("1.3.") else {}
 )
-"""Hydra 1.3 warns where it is missing, and 1.4 where it is given."""
+"""Argument `version_base`: Hydra 1.3 warns if it is missing, Hydra 1.4 if it is given."""
 
 REGISTER = (
     "register_new_resolver" if omegaconf.__version__.startswith("2.3.") else "register_resolver"
 )
-"""Name of the function in OmegaConf 2.3, where the other one means something else, and in 2.4."""
+"""Function that registers a resolver; in OmegaConf 2.3 `register_resolver` does something else."""
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Loads configurations from the user's folder, from ours, and from the rows of registries.
+    """Loader of configurations from the user's yaml files, lossbench's, and rows of registries.
 
     Attributes:
         hydra: Hydra's own loader.
-        folder: Yaml files of the user, which go before ours.
+        folder: Folder of the user's yaml files, which take precedence over lossbench's.
     """
 
     hydra: ConfigLoader
@@ -60,15 +60,15 @@ class Loader:
         return self.hydra.get_group_options(group, config_name="config", overrides=[SEARCH_PATH])
 
     def whole(self, words: list[str]) -> DictConfig:
-        """The configuration of a whole command, with `hydra` and without swept words."""
+        """Configuration of a whole command, including `hydra`; words that sweep are left out."""
         return self.hydra.load_configuration("config", [SEARCH_PATH, *words], RunMode.MULTIRUN)
 
     def single(self, whole: DictConfig, lines: list[str]) -> DictConfig:
-        """The configuration of single values, given that of the whole command."""
+        """Configuration of overrides with one value each, given that of the whole command."""
         return self.hydra.load_sweep_config(whole, lines)
 
     def variants(self, group: str) -> frozenset[str]:
-        """Names in a config group that have a yaml file."""
+        """Names in a config group for which a yaml file exists."""
         folders = (self.folder, lossbench.CONF)
         paths = [path for folder in folders if folder for path in (folder / group).glob("*.yaml")]
         return frozenset(path.stem for path in paths)
@@ -76,13 +76,13 @@ class Loader:
 
 @contextmanager
 def open_hydra(folder: Path | None = None) -> Iterator[Loader]:
-    """A loader while the block lasts; code of the user is read anew.
+    """Context with a loader; fingerprints of code are computed anew.
 
     Args:
-        folder: Yaml files of the user, which go before ours.
+        folder: Folder of the user's yaml files, which take precedence over lossbench's.
 
     Raises:
-        ConfigError: Hydra or OmegaConf refuses something; in a line, with the cure.
+        ConfigError: Hydra or OmegaConf raised an error; the message is one line with the cure.
     """
     forget()
     Plugins.instance().register(RowsSource)
@@ -90,7 +90,7 @@ def open_hydra(folder: Path | None = None) -> Iterator[Loader]:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(lossbench.CONF), **VERSION_BASE):
-            OmegaConf.clear_resolver("oc.env")  # no reading of the text would see every use
+            OmegaConf.clear_resolver("oc.env")  # a check of the text would miss some uses
             loader = GlobalHydra.instance().config_loader()
             if folder:
                 loader.get_search_path().prepend("command-line", f"file://{folder}")

@@ -1,4 +1,4 @@
-"""Words that name files of one's own: `loss=FILE.py:NAME`, `data=FILE.csv target=COLUMN`."""
+"""Words that name files of the user: `loss=FILE.py:NAME`, `data=FILE.csv target=COLUMN`."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ OF_TABLE = {
     "without": "COLUMN,COLUMN",
     "missing": "median|drop",
 }
-"""Keys of a table of one's own, with their values."""
+"""Keys that describe a table of the user, with the form of their values."""
 
 
 def with_names(words: Iterable[str]) -> list[str]:
-    """Words in which a name stands where a file was named, whose row is known from now on.
+    """Words in which names replace files, after a row is registered for each file.
 
     Raises:
-        ConfigError: A file, or a name in it, does not exist or cannot be trained.
+        ConfigError: A file, or a function in a file, does not exist or cannot be trained.
     """
     words = [*words]
     tables = [word for word in words if _table(word)]
@@ -58,7 +58,7 @@ def with_names(words: Iterable[str]) -> list[str]:
 
 
 def _table(word: str) -> Path | None:
-    """The file of a table that a word names."""
+    """Path of the table that a word names; None if the word names no table."""
     match = WORD.fullmatch(word)
     path = match[2].strip("\"'") if match and match[1] == "data" else ""
     return Path(path) if is_table(path) else None
@@ -78,7 +78,7 @@ def _with_name(word: str, of_table: dict[str, str]) -> str:
 
 
 def _name(kind: str, part: str) -> str:
-    """Name of one choice of a word; the row of a file's function is registered under it."""
+    """Name of one choice of a word; a function in a file is registered as a row of that name."""
     match = OF_FILE.fullmatch(part.strip())
     if match is None:
         return part
@@ -94,7 +94,7 @@ def _name(kind: str, part: str) -> str:
 
 
 def _data(function: Callable[..., Splits]) -> Data:
-    """Row of a data function; its splits tell the task."""
+    """Row of a data function; the task is that of the splits that the function returns."""
     when = f"data {function.__name__} is called"
     with TrialProcess(Own(), patience=EXAMINATION_PATIENCE) as process:
         task, drawn = process.call(when, _kind, cloudpickle.dumps(function))
@@ -102,7 +102,7 @@ def _data(function: Callable[..., Splits]) -> Data:
 
 
 def _kind(pickled: bytes) -> tuple[str, str]:
-    """In the process: the task, and whether every seed draws test examples of its own."""
+    """Task of a data function, and "resplit" if its test size is the same for two seeds."""
     function = cloudpickle.loads(pickled)
     row = Data(function, "regression", SOURCE)
     try:
@@ -118,4 +118,4 @@ ROW_OF: dict[str, Callable[[Any], Loss | Data | Model]] = {
     "model": model_row,
     "data": _data,
 }
-"""Of a function, by what it was typed as; of a loss's row too, which is examined likewise."""
+"""Makers of rows from functions by key of the word; rows of losses are examined as well."""

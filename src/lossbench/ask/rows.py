@@ -1,4 +1,4 @@
-"""The schema and all rows of the registries as configurations that Hydra can compose."""
+"""Source of configurations for Hydra: the schema and all rows of the registries."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ ROWS: dict[str, dict[str, Any]] = {"loss": LOSSES, "data": DATA, "model": MODELS
 
 
 class RowsSource(ConfigSource):
-    """The last place of Hydra's search path: yaml files are found before rows.
+    """Last entry of Hydra's search path: Hydra uses a row if no yaml file has its name.
 
-    The parameters of a row and their defaults are those of its function's signature; a yaml file
-    is for a variant. Data sets and models of the package have yaml files, so their rows are listed
-    only where they are the user's own.
+    The parameters and defaults of a row are those of the signature of its function; a variant has
+    a yaml file. Data sets and models of lossbench have yaml files, so the rows of data sets and
+    models are listed only if they are the user's own.
     """
 
     @staticmethod
     def scheme() -> str:
-        """Beginning of `ADDRESS`."""
+        """Scheme of the URL `ADDRESS`."""
         return SCHEME
 
     def available(self) -> bool:
-        """Whether it can be read: always."""
+        """Whether this source can be read: always True."""
         return True
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """The configuration at a path like `loss/huber`."""
+        """Configuration at a path like `loss/huber`."""
         path = config_path.removesuffix(".yaml")
         if not self.is_config(path):
             raise ConfigLoadError(f"{path} is no row of lossbench")
@@ -55,7 +55,7 @@ class RowsSource(ConfigSource):
         else:
             node = OmegaConf.create({"fn": name, "params": default_parameters(ROWS[group][name])})
         if path == "schema":
-            # No config group brings these parameters, so any may be typed; `checked` knows them.
+            # No config group lists these parameters: any may be typed, `checked` refuses others.
             for part in (node.data.corruption, node.data.augmentation):
                 OmegaConf.set_struct(part.params, False)
         header: dict[str, str | None] = {"package": None}
@@ -73,7 +73,7 @@ class RowsSource(ConfigSource):
         return path in NODES or (group in ROWS and _is_listed(ROWS[group].get(name)))
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """Names below a path, sorted."""
+        """Sorted names of the configurations in a group."""
         group = config_path.strip("/")
         names = {name for name, row in ROWS.get(group, {}).items() if _is_listed(row)}
         places = [path.rpartition("/") for path in NODES]
@@ -86,7 +86,7 @@ def _is_listed(row: Any) -> bool:
 
 
 def default_parameters(row: Any) -> dict[str, Any]:
-    """Parameters of a row's function with their defaults; `???` where there is none."""
+    """Parameters of a row's function with their defaults, `???` for a required parameter."""
     return {
         name: MISSING if default is inspect.Parameter.empty else default
         for name, default in parameters(row.fn).items()

@@ -1,4 +1,4 @@
-"""An experiment's size: blocks, grid and seeds made smaller or larger, its question left alone."""
+"""Size of an experiment: smaller or larger numbers in its blocks and grid, the same question."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lossbench.question.grid import spread
 from lossbench.question.schema import GROUPS
 
 CANDIDATES = ("rates", "finer", "extend")
-"""What a size may replace of the candidates; `rates` is how many learning rates span the declared
-grid, `finer` how many steps it has for each declared one."""
+"""Keys of `size.candidates`: `rates` is the number of learning rates that span the declared grid,
+`finer` the number of steps between two declared rates, `extend` replaces the declared value."""
 
 
 def check_size(size: Mapping[str, Any]) -> None:
@@ -25,7 +25,7 @@ def check_size(size: Mapping[str, Any]) -> None:
         size: The `size` node of the configuration.
 
     Raises:
-        ConfigError: Names the key and the nearest one, or the value and the cure.
+        ConfigError: A key or value is refused; the message names the nearest key or the cure.
     """
     for key, value in size["candidates"].items():
         if key not in CANDIDATES:
@@ -56,18 +56,18 @@ def sized_blocks(
     top: Mapping[str, Any],
     typed: Iterable[str],
 ) -> list[dict[str, Any]]:
-    """Blocks with their numbers scaled and some keys replaced; typed keys stay.
+    """Blocks with some numbers scaled and some keys replaced, except keys that were typed.
 
     Args:
-        blocks: As the experiment has them.
-        size: Its `scale` multiplies whole numbers wherever the experiment sets them: in a block, or
-            at its top (`steps`, `eval_every`, ...). Its `most` keeps the first values of a key that
-            a block lists, and its `replace` sets a key in every block.
+        blocks: Blocks of the experiment.
+        size: The `size` node of the configuration: `scale` multiplies whole numbers that are set in
+            a block or at the top of the experiment (`steps`, `eval_every`, ...), `most` keeps the
+            first values of a key that a block lists, and `replace` sets a key in every block.
         top: The composed configuration.
         typed: Keys that were typed.
 
     Raises:
-        ConfigError: A number to be scaled is none.
+        ConfigError: A value to be scaled is not a whole number.
     """
     typed = {*typed}
     sized = []
@@ -92,13 +92,13 @@ def sized_candidates(
     typed: Iterable[str],
     loader: Loader,
 ) -> dict[str, Any]:
-    """Candidates at another size; typed keys below `hydra.sweeper` stay.
+    """Candidates at the chosen size; typed keys below `hydra.sweeper` are not changed.
 
     Args:
-        candidates: As the experiment has them.
-        size: The size's own.
+        candidates: Candidates of the experiment.
+        size: The `size.candidates` node of the configuration.
         typed: Keys that were typed.
-        loader: Reads lists of values.
+        loader: Loader, for reading lists of values.
     """
     where, names = "hydra.sweeper.candidates", {*typed}
     new = {key: value for key, value in size.items() if f"{where}.{key}" not in names}
@@ -113,11 +113,11 @@ def sized_candidates(
 def sized_interactions(
     declared: Mapping[str, Any], scale: Mapping[str, float], *, typed: Iterable[str]
 ) -> dict[str, Any]:
-    """Levels that others are compared with at another size; a factor that was typed varies no more.
+    """Base levels of factors at the chosen size, without the factors that were typed.
 
     Args:
-        declared: As the experiment has them, by factor.
-        scale: The size's own.
+        declared: Base levels of the experiment by factor; other levels are compared with these.
+        scale: The `size.scale` node of the configuration.
         typed: Keys that were typed.
     """
     lines = [f"{key}." for key in typed]
@@ -129,7 +129,7 @@ def sized_interactions(
 
 
 def _scaled(key: str, numbers: Any, factor: float) -> Any:
-    """A whole number, or each of a list, times a factor, and at least 1."""
+    """A whole number, or each number of a list, times a factor, rounded, at least 1."""
     listed: list[Any] = [numbers] if isinstance(numbers, int | float | str) else [*numbers]
     if not all(type(number) is int for number in listed):
         raise ConfigError(f"size.scale has {key!r}, which is {numbers!r}: it scales whole numbers")

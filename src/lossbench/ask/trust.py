@@ -1,4 +1,4 @@
-"""Refusal of code, the environment and Hydra's own parts, typed or in a yaml."""
+"""Refusal of overrides and yaml files that run code, read the environment or change Hydra."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from lossbench.errors import ConfigError
 
 ALLOWED = ("launcher", "sweeper", "sweep", "run", "verbose")
-"""Keys below `hydra` that may be set: all that lossbench reads."""
+"""Keys below `hydra` that may be set: the keys that lossbench reads."""
 
 _NOT_USED = f"lossbench does not use: below hydra you may set {', '.join(ALLOWED)}"
 
@@ -30,11 +30,11 @@ def refuse_foreign_word(key: str, line: str) -> None:
     """Refuse an override that would run code, read the environment or set Hydra's own parts.
 
     Args:
-        key: The key that it sets, like `hydra.launcher.workers`.
-        line: As typed.
+        key: Key that the override sets, like `hydra.launcher.workers`.
+        line: The override as typed.
 
     Raises:
-        ConfigError: Names the words that may be typed instead.
+        ConfigError: The override is refused; the message names the words to type instead.
     """
     top, _, rest = key.partition(".")
     name = rest.partition(".")[0]
@@ -64,11 +64,11 @@ def refuse_foreign(config: DictConfig, *, usual: DictConfig | None = None) -> No
     """Refuse a composed configuration whose yaml sets a key that no override may set.
 
     Args:
-        config: The whole one, with `hydra`; nothing of it has been resolved.
-        usual: The same without anybody's words, where files of one's own took part.
+        config: Whole configuration, including `hydra`, whose interpolations are not resolved.
+        usual: Configuration without typed words, if yaml files of the user took part, else None.
 
     Raises:
-        ConfigError: Names the key, and the keys that may be set instead.
+        ConfigError: A key is refused; the message names the key and the cure.
     """
     for key, value in _leaves(OmegaConf.to_container(config, resolve=False)):
         if "_target_" in key.split("."):
@@ -87,14 +87,14 @@ def refuse_foreign(config: DictConfig, *, usual: DictConfig | None = None) -> No
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse yaml files of one's own that would take the place of ours, or never end.
+    """Refuse yaml files of the user that replace lossbench's, set parts of Hydra, or are too large.
 
     Args:
-        folder: Of `--config-dir`.
+        folder: Folder given by `--config-dir`.
 
     Raises:
-        ConfigError: There is a `config.yaml`, or a file whose references, written out, are endless
-            or more than `MOST_VALUES`; names it.
+        ConfigError: A file is refused, for instance because its references, written out, stand for
+            more than `MOST_VALUES` values; the message names the file.
     """
     if (folder / "config.yaml").exists():
         raise ConfigError(
@@ -110,10 +110,10 @@ def check_folder(folder: Path) -> None:
         try:
             content = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
         except (yaml.YAMLError, OSError):
-            continue  # Hydra says so where it is asked for
+            continue  # Hydra reports the error if the file is used
         hydra = content.get("hydra") if isinstance(content, dict) else None
         for name in hydra if isinstance(hydra, dict) else ():
-            if name not in ALLOWED:  # before Hydra obeys it, as it does env_copy
+            if name not in ALLOWED:  # refused before Hydra applies the key, as it would `env_copy`
                 raise ConfigError(f"{path} sets hydra.{name}, which {_NOT_USED}")
         if _written_out(content, {}) > MOST_VALUES:
             raise ConfigError(
@@ -126,7 +126,7 @@ MOST_BYTES, MOST_VALUES = 10**6, 10**5
 
 
 def _yamls(folder: Path) -> Iterator[Path]:
-    """All yaml files below a folder, those behind links to folders too: Hydra finds them there."""
+    """All yaml files below a folder, including those in linked folders, where Hydra finds them."""
     seen = set()
     for name, folders, files in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(name)) in seen:
@@ -137,18 +137,18 @@ def _yamls(folder: Path) -> Iterator[Path]:
 
 
 def _written_out(value: Any, known: dict[int, float]) -> float:
-    """Number of values of a yaml when each reference is written out; infinite if it never ends."""
+    """Number of values of a yaml with all references written out; infinite for a circular one."""
     if not isinstance(value, Mapping | list):
         return 1
     if id(value) not in known:
-        known[id(value)] = math.inf  # what refers to itself
+        known[id(value)] = math.inf  # stays infinite if the value refers to itself
         inner = value.values() if isinstance(value, Mapping) else value
         known[id(value)] = 1 + sum(_written_out(one, known) for one in inner)
     return known[id(value)]
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of everything in nested mappings and lists."""
+    """Dotted keys and values of all leaves of nested mappings and lists."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _leaves(inner, f"{prefix}{name}.")

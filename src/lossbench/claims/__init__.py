@@ -1,10 +1,11 @@
-"""The measurable statements about a loss, each a function `Loss -> Measurement` listed in `CLAIMS`.
+"""Claims: measurable statements about a loss, each a function `Loss -> Measurement` in `CLAIMS`.
 
-Every measurement works in float64 on draws of its own seeded generator, so it depends on the loss
-alone. A test holds the rows to them both ways: a claim that a row does not make must fail.
+Every measurement works in float64 on draws of its own seeded generator, so the result depends on
+the loss alone. Tests measure all claims of every row: a claim that a row makes must hold, and a
+claim that a row does not make must fail.
 
-Shapes: C targets and W outputs of them (2C of a loss with two outputs per target, else C), M
-cases measured at once, K lines, N points of a target's distribution, S starts.
+Shapes: C targets, W outputs (nC for a loss with n outputs per target), M cases measured at once, K
+lines, N points of a target's distribution, S starts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The outputs and targets at which losses are measured, float64.
+"""Outputs and targets, in float64, at which losses are measured.
 
-The generator's seed is its purpose, so no measurement shifts another's draws.
+Every purpose has a generator of its own, so no measurement changes the draws of another.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ UNDECIDED = {
     4: ((0.40, 0.35, 0.15, 0.10), (0.26, 0.25, 0.25, 0.24)),
     10: ((0.19, 0.18, 0.16, 0.13, 0.10, 0.08, 0.06, 0.05, 0.03, 0.02), (0.109, *9 * (0.099,))),
 }
-"""Distributions of a label, by the number of classes, that tell calibrated losses from others."""
+"""Label distributions, by number of classes, that tell calibrated losses from other losses."""
 
 DRAWN = 6
 """Number of `label_distributions` that are drawn at random; they come first."""
 
 
 def seeded(purpose: str, outputs: int) -> torch.Generator:
-    """Generator seeded by its purpose."""
+    """Generator whose seed depends only on the purpose and the number of outputs."""
     return torch.Generator().manual_seed(crc32(f"{purpose}, {outputs} outputs".encode()))
 
 
@@ -35,7 +35,7 @@ def normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def dense_targets(loss: Loss, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Draw targets uniform on the simplex; for regression in (0, 4), to suit losses for counts."""
+    """Draw targets uniformly on the simplex; for regression from 0 to 4, valid also as counts."""
     if loss.task == "regression":
         return 4.0 * torch.rand(shape, generator=generator, dtype=torch.float64)
     draws = torch.empty(shape, dtype=torch.float64).exponential_(generator=generator)
@@ -51,14 +51,14 @@ def hard_targets(loss: Loss, shape: tuple[int, int], generator: torch.Generator)
 
 
 def raw_outputs(loss: Loss, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Draw normal outputs for targets of that shape, [M, W]."""
+    """Draw standard normal outputs, [M, W], for targets of that shape, [M, C]."""
     return normal((shape[0], loss.outputs_per_target * shape[1]), generator)
 
 
 def scattered_pairs(
     loss: Loss, generator: torch.Generator, outputs: int, *, count: int = 400
 ) -> tuple[Tensor, Tensor]:
-    """Draw outputs near and far; in classification every other target is a hard label.
+    """Draw outputs on two scales, and targets; in classification half the targets are hard labels.
 
     Returns outputs, [M, W], and targets, [M, C], for M = `count`, a multiple of four.
     """
@@ -71,7 +71,7 @@ def scattered_pairs(
 
 
 def padded(target: Tensor, loss: Loss) -> Tensor:
-    """Per-target numbers as outputs, [..., W]: zero for outputs that are no prediction."""
+    """Numbers per target, [..., C], extended to all outputs, [..., W], with zeros."""
     return functional.pad(target, (0, (loss.outputs_per_target - 1) * target.shape[-1]))
 
 
@@ -84,12 +84,12 @@ def skewed_points(outputs: int, generator: torch.Generator) -> Tensor:
 
 
 def label_distributions(outputs: int) -> Tensor:
-    """Distributions of a label, [M, C]: `DRAWN`, without a majority, with one, a certain one."""
+    """Label distributions, [M, C]: `DRAWN` random ones, `UNDECIDED`, a majority, one certain."""
     generator = seeded("label distributions", outputs)
     drawn = torch.empty((DRAWN, outputs), dtype=torch.float64).exponential_(generator=generator)
     undecided = torch.tensor(UNDECIDED[outputs], dtype=torch.float64)
     certain = functional.one_hot(torch.tensor([0]), outputs).double()
     majority = 0.7 * certain + 0.3 * (1.0 - certain) / (outputs - 1)
     drawn = drawn / drawn.sum(-1, keepdim=True)
-    # Without a majority once falling and once rising, to tell a loss that favours some class.
+    # `UNDECIDED` in falling and in rising order, to detect a loss that favours some class.
     return torch.cat([drawn, undecided, undecided.flip(-1), majority, certain])

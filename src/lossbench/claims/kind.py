@@ -1,4 +1,4 @@
-"""Measurement of a bare function: its task, its inverse link and its defects."""
+"""Measurement of a loss function that has no row: its task, inverse link and defects."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from lossbench.losses.spec import Loss
 
 OUTPUTS, EXAMPLES = 3, 64
 STEPS = (0.02, 1.0)
-"""Distances by which outputs leave the point of prediction = target, where the loss may be flat."""
+"""Small and large steps away from prediction = target, near which the loss may be flat."""
 
 KINDS = (("regression", "identity"), ("classification", "softmax"))
 KINDS += (("classification", "sigmoid"), ("regression", "exp"))
-"""Tasks and inverse links, in the order of trial."""
+"""Tasks and inverse links, in the order in which they are tried."""
 
 NOT_FINITE = (
     "it is not finite at ordinary outputs, which are any real numbers: a logarithm or a root of "
     "them needs the inverse link first, as output.log_softmax(-1)"
 )
-"""Objection to a loss that may only need another link."""
+"""Objection to a loss that is not finite but may only need another inverse link."""
 
 
 def guessed(loss: Loss, task: str = "") -> tuple[str, str, str]:
-    """Task, inverse link and the reason for them, of a loss whose row leaves them open.
+    """Task, inverse link and the reason for both, for a loss whose row does not state them.
 
-    The first of `KINDS` counts behind whose link the loss is least where the prediction is the
-    target. A function with no such link, like a margin loss, is of classification if a larger
-    output of the labelled class alone makes it smaller.
+    The answer is the first of `KINDS` with which the loss is least if the prediction equals the
+    target. If there is none, as for a margin loss, the task is classification if a larger output
+    of the labelled class makes the loss smaller.
 
     Args:
         loss: Loss to measure; errors of its function pass through.
-        task: Its task where that is known, else empty.
+        task: Task of the loss if it is known, else empty.
 
     Raises:
-        ConfigError: Neither is true; names the option to give.
+        ConfigError: Neither rule applies; the message names the option to give.
     """
     for kind, link in KINDS:
         target = _targets(kind)
@@ -69,7 +69,7 @@ def _targets(task: str) -> Tensor:
 
 
 def _output_for(link: str, target: Tensor) -> Tensor:
-    """Output, [M, C], whose prediction is the target."""
+    """Output, [M, C], whose prediction behind the inverse link is the target."""
     if link == "identity":
         return target
     if link == "softmax":  # any constant may be added
@@ -78,7 +78,7 @@ def _output_for(link: str, target: Tensor) -> Tensor:
 
 
 def _is_least(loss: Loss, output: Tensor, target: Tensor) -> bool:
-    """Whether no small step from the outputs makes the loss smaller, and larger steps raise it."""
+    """Whether small steps from the outputs never lower the loss and some large step raises it."""
     generator = seeded("steps", OUTPUTS)
     steps = normal((32, *output.shape), generator)
     here, slack = loss.values(output, target), 1e-9
@@ -91,9 +91,9 @@ def _is_least(loss: Loss, output: Tensor, target: Tensor) -> bool:
 @functools.lru_cache(maxsize=1024)
 @torch.enable_grad()
 def is_separable(loss: Loss) -> bool:
-    """Whether each class has a loss of its own, whatever the outputs and targets of the others.
+    """Whether the gradient of a class does not depend on outputs and targets of other classes.
 
-    Then a target may name any number of classes.
+    With such a loss, a target may mark any number of classes as true.
     """
     generator, shape = seeded("separability", OUTPUTS), (EXAMPLES, OUTPUTS)
     output, other = (raw_outputs(loss, shape, generator) for _ in range(2))
@@ -107,9 +107,9 @@ def is_separable(loss: Loss) -> bool:
 
 
 def unlike_a_loss(row: Loss) -> str:
-    """Reason why a function is no loss of any task; empty where it may be one.
+    """Reason why a function cannot be a loss of any task; empty if it can be a loss.
 
-    A loss returns one number per example and leaves its arguments alone.
+    A loss returns one number per example and does not change its arguments.
     """
     output, target = _example(row)
     before = output.detach().clone(), target.clone()
@@ -131,7 +131,7 @@ def unlike_a_loss(row: Loss) -> str:
         )
     try:
         torch.vmap(row.values, randomness="different")(output.detach(), target)
-    except RuntimeError as error:  # of other reasons: training needs no vmap
+    except RuntimeError as error:  # other errors are ignored: training does not need vmap
         if "data-dependent" in str(error) or ".item()" in str(error):
             return "a step depends on values, as an `if` on a tensor does: use torch.where"
     if depends_on_others(row.values, output, target, rtol=1e-5, atol=1e-8):
@@ -153,9 +153,9 @@ def depends_on_others(
     rtol: float,
     atol: float,
 ) -> bool:
-    """Whether an example's value changes without the other members and half the examples.
+    """Whether an example's value changes if other members and half of the examples are left out.
 
-    False of a loss that draws random numbers, whose values differ anyway.
+    False for a loss that draws random numbers, because its values differ between any two calls.
 
     Args:
         compute: Function from outputs [K, B, W] and targets [K, B, C] to values [K, B].
@@ -172,7 +172,7 @@ def depends_on_others(
 
 
 def refused(row: Loss) -> str:
-    """Reason why a loss cannot be trained, like a gradient that is not finite; else empty."""
+    """Reason why a loss cannot be trained, like a gradient that is not finite; empty if it can."""
     if problem := unlike_a_loss(row):
         return problem
     output, target = _example(row)
@@ -189,7 +189,7 @@ DRAWS = "draws random numbers: two calls differ, and runs of one seed are no pai
 
 
 def unsound(row: Loss) -> Iterator[str]:
-    """Defects of a loss that can be trained, a clause each."""
+    """Defects of a loss that can still be trained, each as a clause."""
     output, target = _example(row)
     first, again = (row.values(output, target) for _ in range(2))
     if not torch.allclose(first, again, rtol=0, atol=0, equal_nan=True):
@@ -204,7 +204,7 @@ def unsound(row: Loss) -> Iterator[str]:
 
 
 def _example(row: Loss) -> tuple[Tensor, Tensor]:
-    """Outputs, [2, M, W], which ask for a gradient, and targets, [2, M, C]."""
+    """Outputs, [2, M, W], that require a gradient, and targets, [2, M, C]."""
     generator, shape = seeded("soundness", OUTPUTS), (2 * EXAMPLES, OUTPUTS)
     target = hard_targets(row, shape, generator)
     output, target = (

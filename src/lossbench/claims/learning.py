@@ -1,4 +1,4 @@
-"""Claims about the minimum of a loss: at one target, a random target, noisy labels."""
+"""Claims about the minimum of a loss: for one target, a random target and noisy labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALLEST_LEAD = 1e-6
 
 @claim
 def minimised_at_target(loss: Loss, outputs: int) -> Measurement:
-    """Fed the target itself, dense, the loss is least where prediction == target, and only there.
+    """For a fixed dense target, the loss is least at prediction == target, and only there.
 
     Judged by the largest distance of a minimiser's prediction from its target.
 
@@ -36,7 +36,7 @@ def minimised_at_target(loss: Loss, outputs: int) -> Measurement:
 
 @claim
 def elicits_mean(loss: Loss, outputs: int) -> Measurement:
-    """Over a random target, the expected loss is least at the target's mean, and only there.
+    """For a random target, the expected loss is least at the target's mean, and only there.
 
     A regression target follows a skewed distribution (quantiles of an exponential), whose mean,
     median and centre differ; a classification target is a hard label, whose mean is its frequency.
@@ -55,11 +55,11 @@ def elicits_mean(loss: Loss, outputs: int) -> Measurement:
 
 @claim_about_labels
 def strictly_proper(loss: Loss, outputs: int) -> Measurement:
-    """Fed hard labels drawn from a distribution, the loss is least at that distribution alone.
+    """On hard labels from a distribution, the loss is least at that distribution only.
 
-    The mean of a hard label is its distribution, so in classification this is `elicits_mean` by
-    the name used for scoring rules. A regression loss fails by definition, since its
-    prediction is a number and no distribution. Judged by the largest distance of a minimiser's
+    The mean of a hard label is its distribution, so in classification this claim is `elicits_mean`
+    under the name used for scoring rules. A regression loss fails by definition, because the
+    prediction is a number and not a distribution. Judged by the largest distance of a minimiser's
     prediction from the label frequencies.
 
     Source:
@@ -70,13 +70,14 @@ def strictly_proper(loss: Loss, outputs: int) -> Measurement:
 
 @claim_about_labels
 def calibrated(loss: Loss, outputs: int) -> Measurement:
-    """Fed hard labels, the loss is least only at outputs that are largest for the likeliest label.
+    """On hard labels, the loss is least only at outputs that are largest for the likeliest label.
 
-    Such a loss learns the best decision, even where no label has a majority. A loss that asks
-    for class counts is measured at `Context.long_tailed`, against plain accuracy. Judged by the
-    smallest lead of the likeliest label's output over the next one, relative to the largest output;
-    where the least loss is only approached, on the way. The least lead is a millionth: square
-    loss on raw outputs leads by 0.002 in the closest case, a multiclass hinge by nothing.
+    Such a loss learns the best decision, even if no label has a majority. A loss that asks for
+    class counts is measured at `Context.long_tailed`, against plain accuracy. Judged by the
+    smallest lead of the likeliest label's output over the next one, relative to the largest output.
+    If the least loss is only approached, the last outputs of the search count. The tolerance is a
+    millionth: square loss on raw outputs leads by 0.002 in the closest case, a multiclass hinge by
+    0.
 
     Source:
         Zhang 2004, JMLR; Tewari and Bartlett 2007, JMLR.
@@ -97,7 +98,7 @@ def calibrated(loss: Loss, outputs: int) -> Measurement:
 
 @claim_about_labels
 def noise_tolerant(loss: Loss, outputs: int) -> Measurement:
-    """Labels of which 40 % are replaced by another one teach the loss the same as clean ones.
+    """The loss learns the same from labels of which 40 % are replaced as from clean labels.
 
     Every symmetric loss is tolerant: the noise changes its expectation by a factor and a constant.
     Judged by the largest difference that the noise makes to the prediction learnt.
@@ -122,7 +123,7 @@ def _minimum_on_labels(loss: Loss, outputs: int) -> Measurement:
 def _compare_minimisers(
     names: tuple[str, str], loss: Loss, value: Tensor, output: Tensor, mean: Tensor
 ) -> Measurement:
-    """Compare every global minimiser with the mean: a second minimum elsewhere is a failure."""
+    """Compare every global minimiser with the mean; a second minimum elsewhere is a failure."""
     is_least, prediction = is_global(value), loss.predict(output)
     expected = mean.expand_as(prediction)[is_least]
     return compare(prediction[is_least], expected, names=names, tolerance=3e-5)

@@ -18,13 +18,13 @@ OUTPUTS = {"regression": (1, 3), "classification": (2, 4, 10)}
 
 @dataclass(frozen=True)
 class Measurement:
-    """Result of measuring one claim about a loss; true in a boolean context where the claim holds.
+    """Result of measuring one claim about a loss; true in a boolean context if the claim holds.
 
     Args:
         holds: Whether the worst case lies within the tolerance.
         witness: One sentence: the worst case, the number measured there and the tolerance.
-        margin: Decades from the measured number up to the tolerance; negative when the claim
-            fails, near zero when the result hangs on the tolerance.
+        margin: Decades from the measured number up to the tolerance; negative if the claim fails,
+            near zero if the result depends on the choice of tolerance.
     """
 
     holds: bool
@@ -38,15 +38,15 @@ class Measurement:
 NOT_OF_LABELS = Measurement(
     False, "a regression loss scores a number, not a distribution of labels", -math.inf
 )
-"""Measurement of a regression loss where a claim speaks of labels."""
+"""Measurement of every regression loss for a claim about labels."""
 
 
 def claim(measure: Callable[[Loss, int], Measurement]) -> Callable[[Loss], Measurement]:
-    """Decorator of a claim: the least favourable measurement over the numbers C of the loss's task.
+    """Decorator that measures a claim at every number C of targets and returns the worst result.
 
     Args:
-        measure: Measures a loss, at the default parameters of its function, with C targets. The
-            docstring states the claim and how it is judged.
+        measure: Function that measures a loss, at the loss's default parameters, with C targets.
+            The docstring states the claim and the rule by which the claim is judged.
     """
 
     @functools.wraps(measure)
@@ -65,7 +65,7 @@ def claim(measure: Callable[[Loss, int], Measurement]) -> Callable[[Loss], Measu
 def claim_about_labels(
     measure: Callable[[Loss, int], Measurement],
 ) -> Callable[[Loss], Measurement]:
-    """Decorator of a `claim` that no regression loss makes."""
+    """Decorator like `claim` for a claim about labels, which every regression loss fails."""
     measure_all = claim(measure)
 
     @functools.wraps(measure)
@@ -81,12 +81,12 @@ def least_favourable(*measurements: Measurement) -> Measurement:
 
 
 def at_most(measured: float, tolerance: float, witness: str) -> Measurement:
-    """Judge a number of 0 or more that is to be small; NaN is infinitely bad.
+    """Measurement from a nonnegative number that should be small; NaN counts as infinity.
 
     Args:
-        measured: The number.
+        measured: Number to judge.
         tolerance: Largest number at which the claim holds.
-        witness: The number and its place, as a clause; the tolerance is added.
+        witness: Clause with the number and its place, to which the tolerance is added.
     """
     if math.isnan(measured):
         measured = math.inf
@@ -102,18 +102,18 @@ def compare(
     tolerance: float,
     scale: Tensor | float = 1.0,
 ) -> Measurement:
-    """Measurement of M cases, judged by the worst.
+    """Measurement from M cases, judged by the largest difference from the expected numbers.
 
     Args:
         measured: Measured numbers, [M, W].
         expected: Numbers that the claim predicts, [M, W].
-        names: Names of the two in the witness.
+        names: Names of the measured and the expected numbers in the witness.
         tolerance: Largest difference at which the claim holds, relative to `scale`.
-        scale: Size of a typical entry, [M] or one for all.
+        scale: Size of a typical entry, [M] or one number for all cases.
     """
     difference = (measured - expected).abs()
     off = difference.amax(-1)
-    # No difference is none at any scale, even at zero.
+    # A difference of 0 counts as 0 at any scale, even at a scale of 0.
     off = torch.where(off == 0, 0.0, off / scale).nan_to_num(nan=math.inf, posinf=math.inf)
     case = int(off.argmax())
     index, worst = int(difference[case].argmax()), float(off[case])

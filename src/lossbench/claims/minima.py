@@ -15,13 +15,13 @@ from lossbench.losses.links import PROBABILITY_LINKS
 from lossbench.losses.spec import Loss
 
 START_SCALES = (0.1, 0.5, 2.0, 4.0)
-"""Some starts lie near zero: a bounded loss is flat where it is confidently wrong."""
+"""Scales of the starts; some are small because a bounded loss is flat at very wrong outputs."""
 
 LARGEST_SLOPE = 1e-6
-"""Of an expected loss where it is least; one that is only approached has less after a search."""
+"""Largest slope at which an output counts as a minimum; larger slopes start a longer search."""
 
 NOISE = 0.4
-"""Share of replaced labels; below 1/2, so that two classes stay apart."""
+"""Share of replaced labels; below 1/2, so that two classes stay distinguishable."""
 
 
 def output_gradient(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
@@ -31,17 +31,17 @@ def output_gradient(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
 
 
 def bayes_prediction(loss: Loss, *, targets: Tensor, weights: Tensor) -> Tensor:
-    """Prediction with the least expected loss: the one that a loss learns from samples.
+    """Prediction with the least expected loss, which is the prediction learnt from samples.
 
     Args:
         loss: Row to measure, at the default parameters of its function.
-        targets: Points of the target's distribution, float64, [N, C], or [M, N, C] where each
-            distribution has its own.
-        weights: Probabilities of the points, [M, N]: M distributions, minimised at once.
+        targets: Points of the target's distribution, float64, [N, C], or [M, N, C] if each
+            distribution has its own points.
+        weights: Probabilities of the points, [M, N], for M distributions.
 
     Returns:
-        Prediction, [M, C]. Where the least value is only approached, as for a bounded loss that
-        wants a corner of the simplex, a prediction close to it.
+        Prediction, [M, C]. If the least value is only approached, as for a bounded loss whose
+        optimum is a corner of the simplex, a prediction close to the optimum.
 
     Source:
         Gneiting 2011 (the Bayes act).
@@ -62,7 +62,7 @@ def minima(loss: Loss, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor
 def minima_from(
     start: Tensor, loss: Loss, targets: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`minima` from given starts, [S, M, W]."""
+    """Minimise expected losses like `minima`, but from given starts, [S, M, W]."""
 
     def expected_loss(output: Tensor) -> Tensor:
         expanded = output.unsqueeze(-2).expand(*output.shape[:-1], targets.shape[-2], -1)
@@ -75,10 +75,10 @@ def minima_from(
 
 
 def _gone_on(objective: Callable[[Tensor], Tensor], output: Tensor) -> Tensor:
-    """Outputs after a longer search where a best one still has a slope, else unchanged.
+    """Outputs after a longer search if one of the best outputs still has a slope, else unchanged.
 
-    The search may move all outputs at once: where they have a favourite level, as by z_loss, the
-    minimum lies in a valley across the axes.
+    The search can also move all outputs by the same amount. A loss that prefers a common level of
+    the outputs, like z_loss, has its minimum in a valley that is diagonal to the axes.
     """
     start = output.detach().requires_grad_()
     slope = torch.autograd.grad(objective(start).sum(), start)[0]
@@ -93,9 +93,9 @@ def _gone_on(objective: Callable[[Tensor], Tensor], output: Tensor) -> Tensor:
 
 
 def starts(loss: Loss, mean: Tensor) -> Tensor:
-    """Outputs to start from where the targets have that mean, [M, C] -> [S, M, W].
+    """Outputs from which a search starts, [S, M, W], for targets with that mean, [M, C].
 
-    The last lies where an ordinary loss is least, for the sake of those with local minima.
+    The last start is close to the minimum of an ordinary loss, to help losses with local minima.
     """
     scale = torch.tensor(START_SCALES, dtype=torch.float64)[:, None, None]
     width = loss.outputs_per_target * mean.shape[-1]
@@ -105,11 +105,11 @@ def starts(loss: Loss, mean: Tensor) -> Tensor:
 
 
 def minimise(objective: Callable[[Tensor], Tensor], start: Tensor, *, steps: int = 120) -> Tensor:
-    """Rprop (Riedmiller and Braun 1993): every element of the batch has a step of its own.
+    """Minimise by Rprop (Riedmiller and Braun 1993): every element has its own step size.
 
-    The method obeys the gradient's sign and not its size, so that a kink, a flat optimum and a
-    saturated softmax, which stop Newton's method or gradient descent, cost nothing. Only a ridge
-    across the axes, as where the largest of many outputs changes, can stop the search.
+    The method uses the sign and not the size of the gradient. So a kink, a flat optimum and a
+    saturated softmax, which stop Newton's method or gradient descent, do no harm. Only a ridge that
+    is diagonal to the axes, as in the largest of many outputs, can stop the search.
     """
     output, step, last = start, torch.full_like(start, 0.1), torch.zeros_like(start)
     for _ in range(steps):
@@ -124,19 +124,19 @@ def minimise(objective: Callable[[Tensor], Tensor], start: Tensor, *, steps: int
 
 
 def best(value: Tensor, output: Tensor) -> Tensor:
-    """Outputs, [M, W], of least value [S, M] among those of the starts, [S, M, W]."""
+    """Outputs, [M, W], with the least value [S, M] among the outputs of all starts, [S, M, W]."""
     return output[value.argmin(0), torch.arange(value.shape[-1])]
 
 
 def is_global(value: Tensor) -> Tensor:
-    """Mask, [S, M], of the starts that arrived at a least value, which several may share."""
+    """Mask, [S, M], of the starts that reached the least value; several starts may reach it."""
     least = value.amin(0)
     return value <= least + 1e-12 * (1 + least.abs())
 
 
 @cache
 def minima_on_targets(loss: Loss, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
-    """`minima` of the loss fed one dense target, for M targets; and these, [M, C]."""
+    """Values and outputs of `minima` for M fixed dense targets, and these targets, [M, C]."""
     target = dense_targets(loss, (12, outputs), seeded("minimum against target", outputs))
     certain = torch.ones((len(target), 1), dtype=torch.float64)
     return *minima(loss, target.unsqueeze(-2), certain), target
@@ -144,17 +144,18 @@ def minima_on_targets(loss: Loss, outputs: int) -> tuple[Tensor, Tensor, Tensor]
 
 @cache
 def minima_on_labels(loss: Loss, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
-    """`minima` of the loss fed hard labels of `label_distributions`, then with noise; and these.
+    """Values and outputs of `minima` on clean and noisy hard labels, and the clean distributions.
 
-    Returns values, [2, S, M], and outputs, [2, S, M, W], of clean labels and of those of which a
-    share of `NOISE` is replaced by another one, all others equally likely; distributions, [M, C].
+    Returns values, [2, S, M], and outputs, [2, S, M, W], first for labels of `label_distributions`,
+    then for labels of which a share of `NOISE` is replaced by other labels, all equally likely; and
+    the clean distributions, [M, C].
     """
     clean = label_distributions(outputs)
     noisy = (1.0 - NOISE) * clean + NOISE * (1.0 - clean) / (outputs - 1)
     frequencies = torch.cat([clean, noisy])
     labels = torch.eye(outputs, dtype=torch.float64).expand(len(frequencies), -1, -1)
-    # The same starts for both: where the least loss is only approached, a loss that the noise
-    # leaves as it is comes as close by the same way.
+    # The same starts for both: if the least loss is only approached, a loss that the noise does
+    # not change comes equally close, because it takes the same path.
     start = starts(loss, torch.cat([clean, clean]))
     value, output = minima_from(start, loss, labels, frequencies)
     return torch.stack(value.chunk(2, 1)), torch.stack(output.chunk(2, 1)), clean

@@ -20,15 +20,15 @@ from lossbench.losses.links import direction
 from lossbench.losses.spec import Loss
 
 SMALLEST_ERROR = 1e-6
-"""Below it an error has no direction that rounding would leave alone."""
+"""Smallest error with a direction; below this size, rounding changes the direction."""
 
 
 @claim
 def gradient_is_derivative(loss: Loss, outputs: int) -> Measurement:
-    """Autograd returns the derivative of the loss, finite also at outputs of 40 and more.
+    """Autograd returns the derivative of the loss, which is finite even at outputs of 40 and more.
 
-    The claim fails where a factor was detached, as in a common implementation of focal loss. Judged
-    by the largest difference from central differences, relative to the gradient where that is
+    The claim fails if a factor was detached, as in a common implementation of focal loss. Judged by
+    the largest difference from central differences, relative to the gradient if the gradient is
     larger than 1.
 
     Source:
@@ -39,7 +39,7 @@ def gradient_is_derivative(loss: Loss, outputs: int) -> Measurement:
     output = torch.cat([output, output + 40.0 * output.sign()])
     target = torch.cat([target, target])
     gradient = output_gradient(loss, output, target)
-    # A kink within one step spoils that difference, so the nearer of two steps counts.
+    # A kink within a step spoils the difference, so the better of two step sizes counts.
     wide, narrow = (_central_differences(loss, output, target, step) for step in (1e-5, 1e-6))
     is_narrow = (gradient - narrow).abs().amax(-1) < (gradient - wide).abs().amax(-1)
     difference = narrow.where(is_narrow[:, None], wide)
@@ -59,7 +59,7 @@ def gradient_is_error(loss: Loss, outputs: int) -> Measurement:
     """The output gradient is exactly the error, prediction - target, with factor one.
 
     Judged by the largest difference between the two, relative to the typical error. An output that
-    is no prediction should get no gradient.
+    is not a prediction should get a gradient of zero.
 
     Source:
         McCullagh and Nelder 1989 (canonical links); Blondel, Martins and Niculae 2020.
@@ -76,7 +76,7 @@ def gradient_is_error(loss: Loss, outputs: int) -> Measurement:
 
 @claim
 def points_along_error(loss: Loss, outputs: int) -> Measurement:
-    """The output gradient points along the error, prediction - target, whatever its length.
+    """The output gradient has the direction of the error, prediction - target, at any length.
 
     Measured on hard labels in classification, on any target in regression. Judged by the largest
     difference between the two unit vectors; the witness gives the mean and the least cosine.
@@ -104,11 +104,11 @@ def points_along_error(loss: Loss, outputs: int) -> Measurement:
 def local_weight(loss: Loss, outputs: int) -> Measurement:
     """On a hard label c the output gradient is w (p - y), with w a function of p_c alone.
 
-    Every function of p_c behind a softmax has one, w = 1 for cross entropy. Behind
-    another inverse link p_c is the prediction for the label. Two classes leave the others no
-    freedom; with four and ten, two outputs of equal p_c differ in the rest, and in the label.
-    Judged by the largest difference between the gradient at one output and the error there times
-    the weight at the other, relative to the gradient.
+    Every loss that is a function of p_c behind a softmax has such a weight, cross entropy w = 1.
+    Behind another inverse link p_c is the prediction for the label. The measurement compares two
+    outputs of equal p_c with different labels; with more than two classes, the predictions for the
+    other classes differ as well. Judged by the largest difference between the gradient at one
+    output and the error at that output times the weight at the other, relative to the gradient.
 
     Source:
         Local scores in Bernardo 1979; the weight in Zhang and Sabuncu 2018, NeurIPS.
@@ -148,8 +148,8 @@ def _gradient_and_error(loss: Loss, output: Tensor, label: Tensor) -> tuple[Tens
 def linear_in_target(loss: Loss, outputs: int) -> Measurement:
     """The loss is affine in the target, up to a term of the target alone.
 
-    The output gradient does not see that term, so the gradient must be affine: then,
-    and only then, sampled labels train like the distribution they are drawn from. Judged by the
+    The output gradient does not depend on that term, so the gradient must be affine: then, and only
+    then, sampled labels have the same mean gradient as their distribution. Judged by the
     largest difference between the gradient at a mixture of two targets and the mixture of their
     gradients, relative to the typical gradient.
 

@@ -1,4 +1,4 @@
-"""Claims about the loss as a surface over the output: bends, jumps, far and wrong ends."""
+"""Claims about the shape of the loss over the output: convexity, jumps, bounds and limits."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from lossbench.claims.minima import best, minima_on_labels, minima_on_targets, o
 from lossbench.losses.spec import Loss
 
 HALVINGS = 28
-"""So many leave 4e-9 of an interval: 6e-5 of the gradient of a root, all of a kink's."""
+"""Halvings that leave 4e-9 of an interval: a jump stays, the change of a root falls to 6e-5."""
 
 RADII = (1e-3, 0.1, 1.0, 3.0, 10.0, 30.0)
 EXTREME_RADII = (1e-6, 1e5)
-"""Largest output entry along a ray: usual ones, below links.LARGEST_EXPONENT, and extreme ones."""
+"""Radii along a ray, in its largest entry: below links.LARGEST_EXPONENT, and extreme ones."""
 
 WRONG_OUTPUT = 1e4
 WRONG_ERROR = 1e6
-"""Distances of confidently wrong outputs from zero, and of predicted numbers from the target."""
+"""Size of confidently wrong outputs in classification, and of wrong errors in regression."""
 
 
 @claim
@@ -50,14 +50,14 @@ def _curvature(loss: Loss, outputs: int) -> Measurement:
     # import torch's compiler: 2.5 s.
     output.requires_grad_()
     (gradient,) = torch.autograd.grad(loss.values(output, target).sum(), output, create_graph=True)
-    gradient = gradient + 0.0 * output  # depends on the output also where it is constant
+    gradient = gradient + 0.0 * output  # makes a constant gradient depend on the output
     rows = [
         torch.autograd.grad(entry.sum(), output, retain_graph=True)[0]
         for entry in gradient.unbind(-1)
     ]
     hessian = torch.stack(rows, -2)
     is_finite = hessian.isfinite().all(-1).all(-1)
-    # eigvalsh refuses what is not finite, so such a case goes round it and is bad afterwards.
+    # eigvalsh refuses numbers that are not finite: such a case is 0 here and NaN afterwards.
     eigenvalues = torch.linalg.eigvalsh(hessian.where(is_finite[:, None, None], 0.0))
     negative = eigenvalues[:, :1].clamp(max=0.0).where(is_finite[:, None], math.nan)
     names, scale = ("smallest Hessian eigenvalue", "bound"), hessian.abs().amax((-1, -2))
@@ -83,9 +83,9 @@ def smooth(loss: Loss, outputs: int) -> Measurement:
     """The output gradient has no jump, for every target.
 
     Along lines, some through the origin, some through a minimiser, every interval between grid
-    points is halved, again and again, and the half with the larger change of the gradient kept.
-    A kink keeps its jump; the change of a continuous gradient goes to zero. Judged by the largest
-    change that is left, relative to the gradient near it.
+    points is halved repeatedly, and the half with the larger change of the gradient is kept. At a
+    kink the jump remains; the change of a continuous gradient goes to zero. Judged by the largest
+    change that remains, relative to the gradient in the first interval.
 
     Source:
         Huber 1964, Annals of Mathematical Statistics, on why corners matter.
@@ -98,7 +98,7 @@ def smooth(loss: Loss, outputs: int) -> Measurement:
         output = centre.unsqueeze(-2) + place.unsqueeze(-1) * direction.unsqueeze(-2)
         return output_gradient(loss, output, targets.expand(*place.shape, -1))
 
-    # Shifted, so that no halving meets the centre itself.
+    # Shifted, so that no halving hits the centre exactly.
     grid = torch.linspace(-2.5, 2.5, 32, dtype=torch.float64) ** 3 + 1e-3 * 2**0.5
     left, right = grid[:-1].expand(len(centre), -1), grid[1:].expand(len(centre), -1)
     at_left, at_right = gradient(left), gradient(right)
@@ -119,8 +119,8 @@ def smooth(loss: Loss, outputs: int) -> Measurement:
 def _line_centres(loss: Loss, outputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw points that lines go through, [K, W], and targets, [K, C].
 
-    Four lines each through: the target of a regression, else a minimiser; the origin; anywhere,
-    twice, the second time with a hard label.
+    Four lines each go through the target (regression) or a minimiser (classification), through the
+    origin, through a random point, and through a random point with a hard label.
     """
     value, output, target = minima_on_targets(loss, outputs)
     middle = loss.placed(target) if loss.task == "regression" else best(value, output)
@@ -131,10 +131,10 @@ def _line_centres(loss: Loss, outputs: int, generator: torch.Generator) -> tuple
 
 @claim
 def bounded_gradient(loss: Loss, outputs: int) -> Measurement:
-    """The output gradient stays below a bound, however far or near the output is.
+    """The output gradient stays below one bound at all outputs.
 
-    Judged by the growth of the largest gradient along fixed rays, from the target in regression,
-    else from zero, beyond radius 30 or next to their origin: less than a third.
+    Judged by the growth of the largest gradient along fixed rays beyond radius 30 or next to the
+    origin of the rays: at most a third. The origin is the target in regression, else zero.
 
     Source:
         Huber 1964 (bounded influence).
@@ -158,12 +158,12 @@ def bounded_gradient(loss: Loss, outputs: int) -> Measurement:
 
 @claim
 def vanishing_when_wrong(loss: Loss, outputs: int) -> Measurement:
-    """Where the output is confidently wrong, the gradient is next to nothing.
+    """At confidently wrong outputs, the gradient is almost zero.
 
-    The output of a wrong class is 10 000, all others -10 000; a regression error is a million
-    either way, where influences that fall are called redescending. Judged by the largest norm of
-    the gradient there, relative to a typical one: outputs of unit size in classification, in
-    regression the largest at errors of up to 1.
+    In classification, the output of a wrong class is 10 000 and all others are -10 000. In
+    regression, the error is plus or minus a million; a loss with this property is called
+    redescending. Judged by the largest norm of the gradient there, relative to a typical norm: at
+    outputs of unit size in classification, the largest at errors of up to 1 in regression.
 
     Source:
         Golik, Doetsch and Ney 2013, Interspeech; Beaton and Tukey 1974 for regression.
@@ -185,7 +185,7 @@ def vanishing_when_wrong(loss: Loss, outputs: int) -> Measurement:
 
 @claim
 def nonnegative(loss: Loss, outputs: int) -> Measurement:
-    """The loss is never below zero, beyond rounding.
+    """The loss is never below zero, up to rounding.
 
     Judged by the most negative value, at drawn outputs and at minimisers.
 

@@ -1,4 +1,4 @@
-"""Efficiency of a loss, and the losses whose output gradients resemble its own."""
+"""Efficiency of a loss, and other losses with equal or similar output gradients."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lossbench.claims.minima import output_gradient
 from lossbench.losses.spec import Loss
 
 LARGEST_ERROR = 12.0
-"""In standard deviations; the square of sinh times the density is 1e-22 there."""
+"""Limit of the integrals, in standard deviations; sinh² times the density is 1e-22 there."""
 
 
 def efficiency(loss: Loss) -> float:
-    """Share of a Gaussian sample of unit variance that a regression loss uses, at most 1.
+    """Asymptotic efficiency of a regression loss under Gaussian noise of unit variance, at most 1.
 
     The variance of the best estimate, the mean, over that of the loss's estimate: (E ψ')² / E ψ²,
     with ψ the output gradient as a function of the error.
 
-    The loss is measured at the default parameters of its function. This asymptotic relative
-    efficiency is NaN for a loss of labels or with an inverse link.
+    The loss is measured at its default parameters. The efficiency is NaN for a classification loss
+    and for a loss with an inverse link other than the identity.
 
     Source:
         Huber 1964, Annals of Mathematical Statistics.
@@ -44,26 +44,26 @@ def efficiency(loss: Loss) -> float:
         density = torch.exp(-0.5 * (error - shift).square()) / math.sqrt(2 * math.pi)
         return float((weight * density * values).sum())
 
-    # An asymmetric loss estimates another number than the mean: where ψ is zero on average.
+    # An asymmetric loss does not estimate the mean, but the point at which E ψ is zero.
     low, high = -5.0, 5.0
     for _ in range(60):
         middle = 0.5 * (low + high)
         low, high = (low, middle) if expected(influence, middle) > 0 else (middle, high)
-    # Stein's lemma: E ψ' without a derivative, which a corner of the loss has not.
+    # Stein's lemma gives E ψ' without a derivative, which does not exist at a corner.
     slope = expected(influence * (error - middle), middle)
     variance = expected(influence.square(), middle)
     return slope**2 / variance if variance else math.nan
 
 
 def duplicates(loss: Loss, among: Iterable[Loss]) -> dict[str, float]:
-    """Losses whose output gradient is this loss's up to a factor, so that they train alike.
+    """Losses whose output gradient equals that of `loss` up to a factor, so that both train alike.
 
-    Compared on hard labels in classification, on any target in regression, at default parameters
-    and all numbers of outputs.
+    The gradients are compared on hard labels in classification, on any target in regression, at
+    default parameters, for several numbers of outputs.
 
     Args:
         loss: Loss whose duplicates are sought.
-        among: Rows to search; the loss itself and rows of the other task are passed over.
+        among: Rows to search; the loss itself and rows of the other task are skipped.
 
     Returns:
         Factor by the name of each duplicate: gradient of `loss` = factor * gradient of duplicate.
@@ -74,13 +74,13 @@ def duplicates(loss: Loss, among: Iterable[Loss]) -> dict[str, float]:
 
 
 def nearest(loss: Loss, among: Iterable[Loss], *, count: int) -> dict[str, float]:
-    """Losses whose output gradients point most nearly as this loss's do, the nearest first.
+    """Losses whose output gradients have the most similar directions to those of `loss`, in order.
 
-    Compared like `duplicates`, which are passed over, by the cosine between all gradients at once:
-    a factor between two losses is a learning rate.
+    The cosine between all gradients of two losses is compared, at one number of outputs. A factor
+    between two losses does not count, since a learning rate can undo it. `duplicates` are skipped.
 
     Returns:
-        Cosine by name.
+        Cosine by name of the loss, the largest cosine first.
     """
     others = [row for row in among if row.task == loss.task and row.name != loss.name]
     others = [row for row in others if row.outputs_per_target == loss.outputs_per_target]
@@ -97,7 +97,7 @@ def nearest(loss: Loss, among: Iterable[Loss], *, count: int) -> dict[str, float
 
 
 def _factor(loss: Loss, other: Loss) -> float:
-    """Ratio of the two gradients, where it is one number everywhere; else NaN."""
+    """Ratio of the two gradients if it is the same number everywhere, else NaN."""
     if loss.outputs_per_target != other.outputs_per_target:
         return math.nan
     factor = math.nan

@@ -21,7 +21,7 @@ from lossbench.losses.spec import Loss
 def symmetric(loss: Loss, outputs: int) -> Measurement:
     """Summed over all labels, the loss is the same at every output.
 
-    Judged by the largest difference of that sum from its mean, relative to it.
+    Judged by the largest difference of that sum from its mean, relative to the mean.
 
     Source:
         Manwani and Sastry 2013; Ghosh, Kumar and Sastry 2017, AAAI.
@@ -35,11 +35,11 @@ def symmetric(loss: Loss, outputs: int) -> Measurement:
 
 @claim
 def translation_invariant(loss: Loss, outputs: int) -> Measurement:
-    """A constant added to all outputs changes nothing; in regression, to all targets as well.
+    """A constant added to all outputs (in regression, to all targets too) does not change the loss.
 
-    A softmax loss then has a gradient that sums to zero, and a regression loss sees the error
-    alone. Judged by the largest change of the loss, relative to it, or in classification the
-    largest sum of a gradient, relative to its norm; whichever is worse.
+    The gradient of such a softmax loss sums to zero; such a regression loss depends on the error
+    alone. Judged by the largest change of the loss, relative to the loss, or in classification by
+    the largest sum of a gradient, relative to its norm; whichever is worse.
 
     Source:
         Berger 1985, Statistical Decision Theory (location invariance).
@@ -63,9 +63,9 @@ def translation_invariant(loss: Loss, outputs: int) -> Measurement:
 
 @claim
 def permutation_invariant(loss: Loss, outputs: int) -> Measurement:
-    """Outputs and targets reordered together leave the loss as it is: all classes are alike.
+    """The loss does not change if outputs and targets are reordered together: classes are alike.
 
-    Judged by the largest change of the loss, relative to it.
+    Judged by the largest change of the loss, relative to the loss.
 
     Source:
         Tewari and Bartlett 2007, JMLR (symmetric loss functions).
@@ -79,6 +79,6 @@ def permutation_invariant(loss: Loss, outputs: int) -> Measurement:
 
 
 def _compare_values(names: tuple[str, str], measured: Tensor, expected: Tensor) -> Measurement:
-    """Compare losses, [M], relative to the expected ones where these are larger than 1."""
+    """Compare losses, [M], relative to the expected losses if these are larger than 1."""
     scale = expected.abs().clamp(min=1.0)
     return compare(measured[:, None], expected[:, None], names=names, tolerance=1e-9, scale=scale)

@@ -1,4 +1,4 @@
-"""The command line: a bare word is a command, anything else is a Hydra override."""
+"""Command line: the first word is a command, or all words are overrides of Hydra."""
 
 from lossbench.cli.dispatch import main
 from lossbench.cli.exit_codes import BY_SIGNAL, DONE, INTERRUPTED, MISTAKE, SOME_FAILED

@@ -1,4 +1,4 @@
-"""`python -m lossbench.cli` is `lossbench`."""
+"""Runs the command `lossbench` for `python -m lossbench.cli`."""
 
 import sys
 

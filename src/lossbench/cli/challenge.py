@@ -1,4 +1,4 @@
-"""`lossbench try`: a fair trial of functions in a file."""
+"""`lossbench try`: compares loss functions in a file of the user with known losses."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lossbench.question import Question
 
 
 def main(arguments: list[str]) -> int:
-    """Measure functions of a file, and train until they are judged; returns the exit code."""
+    """Measure a file's functions, and train until verdicts are settled; returns the exit code."""
     options = parser("try").parse_intermixed_args(arguments)
     overrides = [word for word in options.names if "=" in word]
     names = [word for word in options.names if "=" not in word]
 
     path = Path(options.file)
-    if match := OF_FILE.fullmatch(options.file):  # as elsewhere: FILE.py:NAME
+    if match := OF_FILE.fullmatch(options.file):  # FILE.py:NAME, as in loss=FILE.py:NAME
         path, names = Path(match[1]), [match[2], *names]
     kind = {"task": options.task, "link": options.link, "against": options.against}
     trial = from_file.prepared(path, names, **kind)

@@ -1,4 +1,4 @@
-"""Completions of the word that is being typed, read from files: torch takes too long."""
+"""Shell completions, read from text files because importing torch would take too long."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FUNCTION = re.compile(r"^(?:def|class) ([A-Za-z]\w*)", re.M)
 
 
 def main(arguments: list[str]) -> int:
-    """Print completions; the shell (docs/commands.md) passes the word as it breaks words."""
+    """Print completions, cut to begin where the shell's own word begins; see docs/commands.md."""
     line = os.environ.get("COMP_LINE", "")[: int(os.environ.get("COMP_POINT", "0"))]
     word, of_shell = line.split(" ")[-1], (arguments[1:] or [""])[0]
     for candidate in candidates(line):
@@ -30,10 +30,10 @@ def main(arguments: list[str]) -> int:
 
 
 def candidates(line: str) -> list[str]:
-    """Completions of the last word of a line; a blank at the end where the next word follows.
+    """Completions of the last word of a line; a completion ends with a blank if it is a whole word.
 
     Args:
-        line: As typed, up to the cursor.
+        line: Typed text up to the cursor.
     """
     *before, word = line.split(" ")
     command = next((word for word in before[1:2] if word in COMMANDS), "")
@@ -66,7 +66,7 @@ def candidates(line: str) -> list[str]:
 
 
 def _choices(key: str, words: Sequence[str], typed: str) -> list[str]:
-    """The choices of a config group: yaml files, rows of the catalog and of one's own modules."""
+    """Choices of a config group: yaml files, losses of the catalog, and the user's own files."""
     folders = [lossbench.CONF]
     folders += [Path(value) for flag, value in itertools.pairwise(words) if flag == "--config-dir"]
     names = {path.stem for folder in folders for path in (folder / key).glob("*.yaml")}
@@ -89,7 +89,7 @@ def _choices(key: str, words: Sequence[str], typed: str) -> list[str]:
 
 
 def _parameters(group: str, words: Sequence[str]) -> list[str]:
-    """Parameters in the yaml of the part that an earlier word names."""
+    """Names of parameters in the yaml file of the data set or model that an earlier word names."""
     named = [word.partition("=")[2] for word in words if word.startswith(f"{group}=")]
     try:
         text = (lossbench.CONF / group / f"{named[-1]}.yaml").read_text() if named else ""
@@ -99,7 +99,7 @@ def _parameters(group: str, words: Sequence[str]) -> list[str]:
 
 
 def _named(path: Path, pattern: re.Pattern[str]) -> list[str]:
-    """Names in a file that match a pattern; none where the file cannot be read."""
+    """Names in a file that match a pattern; empty if the file cannot be read."""
     try:
         return pattern.findall(path.read_text())
     except (OSError, UnicodeDecodeError):

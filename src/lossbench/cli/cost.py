@@ -1,4 +1,4 @@
-"""`lossbench plan`: the cost of a command, and the differences that its seeds can resolve."""
+"""`lossbench plan`: the cost of a command, and the differences that its seeds can detect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lossbench.question import Question
 
 
 def main(arguments: list[str]) -> int:
-    """Foretell the cost of overrides; trains nothing. Returns the exit code."""
+    """Print the expected cost of a command without training; returns the exit code."""
     options, overrides = parser("plan").parse_known_args(arguments)
     if not (math.isnan(options.spread) or options.spread > 0):
         raise ConfigError(f"plan --spread {options.spread}: use a positive number, like 0.02")

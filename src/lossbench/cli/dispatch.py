@@ -1,4 +1,4 @@
-"""From the words of a command to the file that obeys it, which is imported only then."""
+"""Finds the module that carries out a command; only that module is imported."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ FILES = {name: name for name in options.COMMANDS} | {
     "try": "challenge",
     "complete": "completion",
 }
-"""By command the file here whose `main` obeys it. They may import torch, which takes seconds."""
+"""Module in this folder that carries out a command, by command; imports may take seconds."""
 
 BEGINNING = "Loading PyTorch and reading the question ..."
-"""Line on a terminal until the first output of a command that trains, or plans to."""
+"""Line that a terminal shows before the first output of a command that trains or plans."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `lossbench` command; returns its exit code."""
     atexit.register(_end_at_once)
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if sys.stdout is None:  # closed by who called
+    if sys.stdout is None:  # the caller has closed it
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # which may know no ± and no ×
+        if isinstance(stream, io.TextIOWrapper):  # its encoding may lack ± and ×
             stream.reconfigure(errors="replace")
     if any(word in arguments for word in ("--help", "-h", "help")):
         is_of_command = arguments[0] in options.COMMANDS
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _end_at_once() -> None:
-    """Spare Python the search of all of a sweep for circles at its end, which takes seconds."""
+    """Keep Python from searching all objects for reference cycles at exit, which takes seconds."""
     if "triton" not in sys.modules:  # a loss may have imported it; it prints each object left
         gc.freeze()
 

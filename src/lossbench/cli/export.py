@@ -1,4 +1,4 @@
-"""`lossbench export`: a sweep for another tool."""
+"""`lossbench export`: writes a sweep for another tool."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lossbench.errors import ConfigError, refuse_unknown
 
 
 def main(arguments: list[str]) -> int:
-    """Write a sweep for the tool that is named; returns the exit code."""
+    """Write a sweep for the tool that `--to` names; returns the exit code."""
     options = parser("export").parse_intermixed_args(arguments)
     refuse_unknown(options.to, export.TARGETS, "--to")
     loaded = records.load(options.sweep)

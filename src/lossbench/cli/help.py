@@ -73,7 +73,7 @@ SELECTION = {
     "regression": ("mse", "mae", "quartic", "huber", "huber_tight", "log_cosh", "pinball", "tukey"),
     "classification": ("cross_entropy", "brier", "mse_logits", "mae_probs", "focal", "gce"),
 }
-"""The losses that the help names, by task; `lossbench losses` lists all of them."""
+"""Losses that the help names, by task; `lossbench losses` lists all losses."""
 
 
 def usage() -> str:
@@ -89,7 +89,7 @@ def usage() -> str:
 
 
 def usage_of(command: str) -> str:
-    """The lines of the help on one command, and a pointer to the rest."""
+    """Lines of the help for one command, and a line that says how to see the whole help."""
     lines, is_of_command = [], False
     for line in HELP.partition("  what to choose")[0].splitlines():
         if line.startswith("  lossbench"):
@@ -100,5 +100,5 @@ def usage_of(command: str) -> str:
 
 
 def keys() -> list[str]:
-    """Keys before `=` in the help, once each."""
+    """Keys of overrides that the help mentions, without repetition."""
     return [*dict.fromkeys(re.findall(r"([a-z][\w./]*)=(?=[\w{\[])", HELP))]

@@ -1,4 +1,4 @@
-"""Overrides alone: the question is answered, and the verdicts are printed."""
+"""Command without a name, only overrides: trains their runs and prints the verdicts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lossbench.question import Question
 
 
 def main(arguments: list[str]) -> int:
-    """Train the runs of overrides, and print their verdicts; returns the exit code."""
+    """Train the runs that overrides describe, and print the verdicts; returns the exit code."""
     return with_question(arguments, _answer, command=shlex.join(["lossbench", *arguments]))
 
 

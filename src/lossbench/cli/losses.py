@@ -1,4 +1,4 @@
-"""`lossbench losses`: the catalog, or the whole entry of each named loss."""
+"""`lossbench losses`: prints the catalog, or the whole entry of each named loss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lossbench.user_code import load_extensions
 
 
 def main(arguments: list[str]) -> int:
-    """Print entries of the catalog, measured anew on request; returns the exit code."""
+    """Print entries of the catalog, with new measurements on request; returns the exit code."""
     options = _loss_options(arguments)
     try:
         load_extensions(options.extensions)
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _loss_options(arguments: list[str]) -> argparse.Namespace:
-    """Options of `losses`; a card that cannot be written is refused before anything is measured."""
+    """Parse the options of `losses`; refuses a wrong `--card` before any measurement."""
     options, unknown = parser("losses").parse_known_intermixed_args(arguments)
     if unknown:
         raise ConfigError(f"losses {unknown[0]}: {nearest(unknown[0], flags_of('losses'))}")

@@ -1,4 +1,4 @@
-"""Flags of all commands, declared once, and the reading of words that several commands take."""
+"""Parsers of all commands, and readers of words that several commands take."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from lossbench.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose mistakes are refused in our words, with our exit code."""
+    """Argument parser that raises a `ConfigError` for a wrong argument."""
 
     def __init__(self, command: str) -> None:
         super().__init__(prog=f"lossbench {command}".strip(), add_help=False, allow_abbrev=False)
         self.start = f"{command}: " if command else ""
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the words of a command."""
+        """Raise a `ConfigError` with a message of argparse."""
         raise ConfigError(f"{self.start}{message}: see 'lossbench --help'")
 
 
 COMMANDS = ("plan", "status", "report", "export", "verify", "losses", "try")
-"""Commands that have a parser; words without one of these are overrides."""
+"""Commands whose flags `parser` declares."""
 
 
 def parser(command: str) -> Parser:
-    """The parser of a command; its flags are also those that a shell completes.
+    """Parser of a command; shell completion offers the flags of this parser.
 
     Args:
         command: One of `COMMANDS`.
@@ -68,20 +68,20 @@ def parser(command: str) -> Parser:
 
 
 def flags_of(command: str) -> list[str]:
-    """The long flags of a command; of overrides where it is none."""
+    """Long flags of a command; for any other word, the flags that overrides may have."""
     if command not in COMMANDS:
         return ["--multirun", "--config-dir", "--cfg", "--info"]
     return re.findall(r"--[a-z-]+", parser(command).format_usage())
 
 
 def extensions_in(words: Iterable[str]) -> list[str]:
-    """The modules in `extensions=[a,b]` among the words of a command."""
+    """Names of the modules in the words `extensions=[a,b]` of a command."""
     typed = [word.partition("=")[2] for word in words if word.startswith("extensions=")]
     return re.findall(r"""[^\s,\[\]"']+""", " ".join(typed))
 
 
 def yaml_folder(config_dir: str) -> Path:
-    """The folder of `--config-dir`, refused where a yaml in it would do more than choose."""
+    """Folder of `--config-dir`; refuses a folder that is missing or has forbidden yaml files."""
     from lossbench.ask import check_folder
 
     folder = Path(config_dir).resolve()

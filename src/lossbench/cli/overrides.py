@@ -1,4 +1,4 @@
-"""Commands made of overrides: flags as Hydra's own, then the words become a Question."""
+"""Reads commands that consist of overrides: parses the flags, and makes a `Question`."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ FOREIGN_FLAGS = {
     "--experimental-rerun": "give the same command again, it trains what is missing",
     "--shell-completion": "see docs/commands.md for 'lossbench complete'",
 }
-"""Flags of Hydra's own main that would do nothing here, and the words that serve."""
+"""Flags of Hydra that have no effect here, with advice for the error message."""
 
 
 def with_question(
     arguments: list[str], act: Callable[[Question], int], *, command: str = "", text: str = ""
 ) -> int:
-    """Make a question of overrides and act; mistakes become one line and exit code 2.
+    """Make a question from overrides, and call `act` with the question; returns the exit code.
 
     Args:
-        arguments: As typed.
-        act: Given the question, returns the exit code.
-        command: The whole command, to be recorded.
-        text: The question in words, where no experiment's yaml has it.
+        arguments: Arguments of the command line.
+        act: Function that gets the question and returns the exit code.
+        command: The whole command line, for the records.
+        text: The question in words, if no experiment's yaml file has a text.
     """
     flags = _parsed(arguments)
     words = flags.overrides
     if any(".py:" in word or word.startswith("data=") for word in words):
         words = with_names(words)
-    # Hydra would have it that an experiment is added, because it is none by default.
+    # Hydra requires a + before experiment=, because no experiment is chosen by default.
     words = [re.sub(r"^\+\+?experiment=", "experiment=", word) for word in words]
     if not words and not flags.multirun:
         words = ["experiment=essay"]
@@ -75,7 +75,7 @@ def with_question(
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
-    """Flags and overrides, with Hydra's other flags and misplaced dashes refused."""
+    """Parse flags and overrides; refuses unknown flags, and overrides that begin with dashes."""
     for word in arguments:
         flag = word.partition("=")[0]
         key = flag.removeprefix("--")
@@ -98,7 +98,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
 
 
 def _show(flags: argparse.Namespace, words: list[str], loader: Loader) -> int:
-    """Print the configuration of the words, or Hydra's own view of them."""
+    """Print the configuration that overrides give or, for `--info`, Hydra's information on it."""
     if flags.info:
         logging.getLogger().handlers.clear()  # Hydra brings its own
         lines = [SEARCH_PATH, *words]

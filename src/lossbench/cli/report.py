@@ -1,4 +1,4 @@
-"""`lossbench report`, and the last lines of every command that trains."""
+"""`lossbench report`, and the results that every training command prints at its end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     from lossbench.report import objections
 
     against = objections.of_sweep(load().sweep, load().comparisons)
-    if not options.json:  # which has them
+    if not options.json:  # the JSON has the objections
         for objection in against or ["no objection"]:
             print(f"strict: {objection}")
     return SOME_FAILED if against else DONE
@@ -53,19 +53,19 @@ def main(arguments: list[str]) -> int:
 def _show(
     folder: Path, load: Callable[[], Verdicts], *, extent: str = "all", has_figures: bool = False
 ) -> None:
-    """Print the answer, write the report unless it is current, and name the folders of both.
+    """Print the answer, write the report unless it is current, and print the paths of all files.
 
     Args:
         folder: Folder of the sweep.
-        load: Loader of its verdicts; reading the records takes a while.
-        extent: Extent of the report: all or verdicts.
-        has_figures: Whether figures are written as files too.
+        load: Function that loads the sweep's verdicts, which takes a while.
+        extent: Extent of the report: "all" or "verdicts".
+        has_figures: Whether to write the figures as files too.
     """
     sections = ("verdicts",) if extent == "verdicts" else tuple(SECTIONS)
     current = edition.current(folder, sections=sections, has_figures=has_figures)
     path = folder / "report" / "index.html"
     if current is None:
-        # Statistics and figures take a second to import, so only where they have work to do.
+        # Statistics and figures take a second to import, so they are imported only if needed.
         from lossbench.processes import cores, prepare
 
         if extent == "all" and cores() > 1:
@@ -103,7 +103,7 @@ def _show(
 
 
 def _print_answer(text: str) -> None:
-    """Print an answer with colours where a reader looks at a terminal and did not forbid them."""
+    """Print an answer, without colours if NO_COLOR is set or the output is not a terminal."""
     is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     if is_plain or not sys.stdout.isatty():
         text = re.sub(r"\033\[[\d;]*m", "", text)
@@ -111,7 +111,7 @@ def _print_answer(text: str) -> None:
 
 
 def loading(folder: Path) -> Callable[[], Verdicts]:
-    """Loader of a sweep's verdicts, which reads the records when it is first called."""
+    """Function that loads a sweep's verdicts at its first call, and then keeps them."""
 
     @functools.cache
     def load() -> Verdicts:
@@ -123,12 +123,12 @@ def loading(folder: Path) -> Callable[[], Verdicts]:
 
 
 def finish(folder: Path, load: Callable[[], Verdicts], *, extent: str) -> int:
-    """Print the table of results and the failures, write the report of an experiment.
+    """Print results and failed runs, and write the report; returns the exit code.
 
     Args:
         folder: Folder of the sweep.
-        load: Loader of its verdicts.
-        extent: Extent of the report: all, verdicts or none.
+        load: Function that loads the sweep's verdicts.
+        extent: Extent of the report: "all", "verdicts" or "none".
     """
     if extent != "none":
         _show(folder, load, extent=extent)

@@ -1,4 +1,4 @@
-"""`lossbench status`: how far a sweep is, also while others train it."""
+"""`lossbench status`: progress of a sweep, even while other processes train it."""
 
 from __future__ import annotations
 

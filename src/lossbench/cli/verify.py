@@ -1,4 +1,4 @@
-"""`lossbench verify`: a sweep's files, or whether this machine trains the same in any pack."""
+"""`lossbench verify`: checks a sweep's files, or that packs do not change results here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lossbench.records import integrity
 
 
 def main(arguments: list[str]) -> int:
-    """Print damaged files and missing runs; returns the exit code."""
+    """Print a sweep's damaged files and counts of its runs, or verify this machine."""
     options = parser("verify").parse_intermixed_args(arguments)
     if options.machine == (options.sweep is not None):
         raise ConfigError(
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _verify_machine() -> int:
-    """Train the same runs in other packs on each device, and compare their bits."""
+    """Train the same runs in different packs on each device, and compare the recorded bits."""
     import torch
 
     from lossbench.sweep import invariance

@@ -1,4 +1,4 @@
-"""The training loop: a pack of runs in, five tables of records out."""
+"""Training loop that turns a pack of runs into five tables of records."""
 
 from lossbench.engine.batches import batch_indices
 from lossbench.engine.contracts import (

@@ -1,4 +1,4 @@
-"""The batches of a pack, drawn before training begins: rows, augmentation, and who reads which."""
+"""Batches of a pack, drawn before training: rows, augmentation, and the seed of each member."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ EVERYONE = slice(None)
 
 @dataclass(frozen=True)
 class Batch:
-    """The inputs of a batch, held once for each seed.
+    """Inputs of the batches of one step, stored once for each seed.
 
     Attributes:
-        inputs: [S, B, ...].
-        seed_index: Which of the S each member has, [k].
-        order: The same as numbers.
+        inputs: Inputs by seed, [S, B, ...].
+        seed_index: Index of each member's seed among the S seeds, [k].
+        order: The values of `seed_index` as integers.
     """
 
     inputs: Tensor
@@ -33,14 +33,14 @@ class Batch:
 
     @property
     def all(self) -> Tensor:
-        """Of every member, [k, B, ...]."""
+        """Inputs of every member, [k, B, ...]."""
         is_each_once = self.order == [*range(len(self.inputs))]
         return self.inputs if is_each_once else self.inputs.index_select(0, self.seed_index)
 
     def of(self, members: slice) -> Tensor:
-        """Of neighbours, [n, B, ...]; on the CPU no copy where they are of one seed or of a row.
+        """Inputs of adjacent members, [n, B, ...]; on the CPU a view if possible, else a copy.
 
-        Elsewhere always one: kernels are chosen by how tensors lie, and bits with them.
+        On other devices always a copy, because kernels and bits depend on the memory layout.
         """
         order = self.order[members]
         first, count = order[0], len(order)
@@ -54,17 +54,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of K members of S seeds, at every step.
+    """Batches of K members with S seeds, at every step.
 
     Attributes:
-        run: Any of the pack: its augmentation and precision are used.
-        inputs, targets: Of the training split, [S, N, ...].
-        outputs: C.
-        positions: Targets of an example, T of sequences, else 1.
+        run: Any run of the pack, whose augmentation and precision are used.
+        inputs, targets: Training split by seed, [S, N, ...].
+        outputs: Number of outputs of dense targets, C.
+        positions: Targets of an example: T for sequences, else 1.
         rows: Rows of the training split by step, [S, steps, B].
-        words: Random numbers of the augmentation, [S, steps, B, WORDS]; None where there is none.
-        seed_index: Which of the S seeds each member has, [K].
-        order: The same as numbers.
+        words: Random numbers of the augmentation, [S, steps, B, WORDS]; None without augmentation.
+        seed_index: Index of each member's seed among the S seeds, [K].
+        order: The values of `seed_index` as integers.
     """
 
     run: Run
@@ -79,7 +79,7 @@ class Batches:
 
     @property
     def size(self) -> int:
-        """Examples of a batch, B."""
+        """Number of examples of a batch, B."""
         return self.rows.shape[-1]
 
     @cached_property
@@ -87,23 +87,23 @@ class Batches:
         return torch.arange(len(self.rows), device=self.rows.device)
 
     def rows_at(self, clock: Tensor) -> Tensor:
-        """Rows of the training split that the batches of a step [1] are made of, [S, B]."""
+        """Rows of the training split in the batches of a step [1]: [S, B]."""
         return self.rows.index_select(1, clock)[:, 0]
 
     def numbers_at(self, clock: Tensor) -> Tensor:
-        """Numbers of the training targets in the batch of a step [1]: [S, B], or [S, B T]."""
+        """Indices of the training targets in the batches of a step [1]: [S, B], or [S, B T]."""
         places = torch.arange(self.positions, device=clock.device)
         return (self.rows_at(clock)[..., None] * self.positions + places).flatten(1)
 
     def dense(self, targets: Tensor) -> Tensor:
-        """Targets [k, B, ...] of members as losses take them: [k, B, C], or [k, B T, C]."""
+        """Targets [k, B, ...] in the dense form for losses: [k, B, C], or [k, B T, C]."""
         return dense(targets, classes=self.outputs, dtype=PRECISIONS[self.run.precision])
 
     def at(self, clock: Tensor, members: slice = EVERYONE) -> tuple[Batch, Tensor]:
-        """Inputs and targets [k, B, C] of a step [1], of some members; see `dense`."""
+        """Inputs and dense targets [k, B, C] of some members at a step [1]."""
         rows, places, order = self.rows_at(clock), self.seed_index[members], self.order[members]
         target = self.dense(_rows_of(self.targets, places, rows[places]))
-        # Once for each seed, but a member alone does not wait for the seeds of others.
+        # Inputs are made once for each seed; for a single member, only for its own seed.
         seeds = self._seeds
         if len(order) == 1:
             rows, seeds, places, order = rows[places], places, torch.zeros_like(places), [0]
@@ -116,7 +116,7 @@ class Batches:
 
 
 def _rows_of(values: Tensor, seeds: Tensor, rows: Tensor) -> Tensor:
-    """Rows [K, B] of values [S, N, ...], each of the seed at its place [K]: [K, B, ...]."""
+    """Values [K, B, ...] at rows [K, B] of values [S, N, ...]; `seeds` [K] are indices below S."""
     if values.stride(0) == 0 or len(values) == 1:
         chosen = values[0].index_select(0, rows.flatten())
     else:
@@ -129,10 +129,10 @@ def batch_indices(seed: int, examples: int, steps: int, batch_size: int) -> Tens
     """Rows of each step's batch, [T, B]: permutations of all rows cut into batches.
 
     Args:
-        seed: Block of the paired design.
+        seed: Seed of the runs, which is a block of the paired design.
         examples: Rows of the training split.
-        steps: T.
-        batch_size: B; the rest of a permutation is dropped.
+        steps: Number of steps, T.
+        batch_size: Rows of a batch, B; the remainder of a permutation is dropped.
 
     Raises:
         ValueError: B is larger than the training split.
@@ -152,7 +152,7 @@ def batch_indices(seed: int, examples: int, steps: int, batch_size: int) -> Tens
 
 
 def augmentation_words(run: Run, seed: int) -> Mapping[str, Tensor]:
-    """Random numbers of the augmentation as `words`, [T, B, WORDS]; empty where there is none."""
+    """Random numbers of the augmentation as `words`, [T, B, WORDS]; empty without augmentation."""
     if run.augmentation.fn == "none":
         return {}
     words = draw_words(stream(seed, "augmentation"), run.steps * run.batch_size)

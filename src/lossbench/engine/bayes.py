@@ -1,4 +1,4 @@
-"""Bayes points: the prediction of least expected loss, example by example (p*)."""
+"""Bayes points: for each example, the prediction of least expected loss (p*)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from lossbench.question import Run
 from lossbench.user_code import is_own, restoring_process_state
 
 MOST_POSTERIORS = 40
-"""Distinct posteriors of a split that are solved: half a second for a loss on ten seeds."""
+"""Most distinct posteriors of a split that are solved: half a second for a loss on ten seeds."""
 
 REACHING = ("softmax", "sigmoid", "identity")
-"""Inverse links that reach every distribution, however many classes there are."""
+"""Inverse links that can predict every distribution over any number of classes."""
 
 GUARDS = 64
-"""Rows behind the last one, so that a row's bits do not depend on those solved with it."""
+"""Rows added behind the last row, so that the bits of a row do not depend on other rows."""
 
 MOST_SOLUTIONS = 256
-"""Solutions that packs of a sweep share: for each loss and seed one, the oldest go first."""
+"""Most solutions that are kept, one for each loss and seed; the oldest are dropped first."""
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +42,17 @@ class BayesPoints:
     ) -> list[Tensor]:
         """Predictions of least expected value of the run's loss, with its parameters and targets.
 
-        Fed sampled labels it is the expectation over labels drawn from the posterior; fed the
-        distribution it is the loss against the posterior itself.
+        If targets are sampled labels, the expectation is over labels drawn from the posterior; if
+        targets are distributions, the value is the loss against the posterior itself.
 
         Args:
-            run: Whose loss; its seed does not matter.
-            posteriors: For each of S seeds the true posterior of the split, [N, C].
-            class_counts: For each of S seeds the training targets summed over examples, [C].
+            run: Run with the loss; the seed does not matter.
+            posteriors: True posterior of the split for each of S seeds, [N, C].
+            class_counts: Training targets summed over examples for each of S seeds, [C].
 
         Returns:
-            For each seed the prediction, [N, C], float64. NaN for examples whose posterior is not
-            among the first `MOST_POSTERIORS` distinct ones, and where the loss raises.
+            Prediction for each seed, [N, C], float64. NaN for examples whose posterior is not among
+            the first `MOST_POSTERIORS` distinct ones, and for all examples if the loss raises.
         """
         params = json.dumps(dict(run.loss.params), sort_keys=True)
         keys, places = [], []
@@ -67,7 +67,7 @@ class BayesPoints:
             if keys[-1] not in self._solutions:
                 new[keys[-1]] = distinct, counts.double().expand(len(distinct), -1)
         solutions = {key: self._solutions[key] for key in keys if key in self._solutions}
-        if new:  # in one call
+        if new:  # all new ones in one call
             rows, counts = (torch.cat(tensors) for tensors in zip(*new.values(), strict=True))
             lengths = [len(distinct) for distinct, _ in new.values()]
             solutions |= zip(new, _solve(run, rows, counts).split(lengths), strict=True)
@@ -83,7 +83,7 @@ class BayesPoints:
 
 
 def _distinct(posterior: Tensor) -> tuple[Tensor, Tensor]:
-    """The first distinct rows [M, C], float64, and for each row [N] its place among all of them."""
+    """First distinct rows [M, C], float64, and index [N] of each row among all distinct rows."""
     rows, place = posterior.unique(dim=0, return_inverse=True)
     first = torch.full((len(rows),), len(posterior)).scatter_reduce(
         0, place, torch.arange(len(posterior)), "amin"
@@ -116,7 +116,7 @@ def _solve(run: Run, posterior: Tensor, counts: Tensor) -> Tensor:
 
 
 def _is_posterior(run: Run) -> bool:
-    """Whether the loss of the catalog claims, as it is used here, to aim at the posterior."""
+    """Whether the catalog claims that the Bayes prediction of a run's loss is the posterior."""
     claim = "strictly_proper" if run.targets == "sampled" else "minimised_at_target"
     is_measured = run.row.is_default(run.loss.params) and not is_own(run.row.fn)
     return is_measured and claim in run.row.claims and run.row.inverse_link in REACHING

@@ -1,4 +1,4 @@
-"""Checks of modules, with an error that says the cure for each breach."""
+"""Checks of modules; each error message says how to repair the module."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from lossbench.fingerprints import tensors_sha
 from lossbench.models import initialised, widened
 
 MOST_PARAMETERS = 10**9
-"""Parameters of one model, at most; counted before any memory is taken."""
+"""Largest number of parameters of a model, counted before memory is allocated."""
 
 
 def refuse_too_large(build: Callable[[], nn.Module]) -> None:
     """Refuse a model of more parameters than `MOST_PARAMETERS`.
 
     Args:
-        build: Makes the module.
+        build: Function that makes the module.
 
     Raises:
-        ValueError: Says how many it has.
+        ValueError: The model is too large; the message has the number of its parameters.
     """
     try:
         with torch.device("meta"):
             model = build()
     except Exception:
-        return  # it needs numbers while it is built; other faults show when it has them
+        return  # the model needs values while it is built; later checks find other faults
     refuse_lazy(model)
     if (count := sum(parameter.numel() for parameter in model.parameters())) > MOST_PARAMETERS:
         raise ValueError(f"it has {count:,} parameters: at most {MOST_PARAMETERS:,} are trained")
 
 
 def refuse_unpaired(build: Callable[[], nn.Module], inputs: Tensor) -> None:
-    """Refuse modules whose members could not be proven equal, or would not train as they should.
+    """Refuse modules whose members cannot be paired by seed, or would not train correctly.
 
     Args:
-        build: Makes the module.
+        build: Function that makes the module.
         inputs: One batch, [B, ...].
 
     Raises:
-        ValueError: Its forward pass draws random numbers, or depends on more than its parameters
-            and buffers; or it ties or freezes parameters.
+        ValueError: The module draws random numbers, has an output that depends on more than its
+            parameters and buffers, or ties or freezes parameters.
     """
     model, other = (initialised(build, seed=seed) for seed in (0, 1))
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -67,16 +67,16 @@ def refuse_unpaired(build: Callable[[], nn.Module], inputs: Tensor) -> None:
 
 
 def refuse_unfit(build: Callable[[], nn.Module], inputs: Tensor, *, outputs: int) -> None:
-    """Refuse modules whose output is no raw output of each example by itself.
+    """Refuse modules that do not return one raw output per target, from each example alone.
 
     Args:
-        build: Makes the module.
+        build: Function that makes the module.
         inputs: One batch, [B, ...].
-        outputs: C.
+        outputs: Number of outputs, C.
 
     Raises:
-        ValueError: It has layers without a size, returns another shape than [B, C], of sequences
-            [B, T, C], ends in a softmax or sigmoid, or mixes examples where it is evaluated.
+        ValueError: The module has layers without a size, does not return [B, C] ([B, T, C] for
+            sequences), ends in a softmax or sigmoid, or mixes examples in evaluation mode.
     """
     is_sequence = not inputs.is_floating_point()
     expected = [*inputs.shape, outputs] if is_sequence else [len(inputs), outputs]
@@ -94,7 +94,7 @@ def refuse_unfit(build: Callable[[], nn.Module], inputs: Tensor, *, outputs: int
     if not bool(whole.isfinite().all()):
         raise ValueError("its outputs are not finite before any training")
     with torch.no_grad():
-        # Tokens cannot be made larger: where outputs lie between 0 and 1 now has to do.
+        # Tokens cannot be made larger, so that only outputs for the given tokens are checked.
         end = _end_of(whole, whole if is_sequence else model(1000 * inputs))
     if end:
         raise ValueError(
@@ -109,7 +109,7 @@ def refuse_unfit(build: Callable[[], nn.Module], inputs: Tensor, *, outputs: int
 
 
 def _end_of(output: Tensor, of_large: Tensor) -> str:
-    """The function that made an output, [B, C], and that of large inputs: no linear layer did."""
+    """Final nonlinearity of a model, judged by outputs [B, C]; empty for a linear layer."""
     if output.shape[-1] > 1:
         for name, values in {"softmax": output, "log_softmax": output.exp()}.items():
             sums = values.sum(-1)
@@ -121,7 +121,7 @@ def _end_of(output: Tensor, of_large: Tensor) -> str:
 
 
 def refuse_lazy(model: nn.Module) -> None:
-    """Refuse layers that have no size yet: seeds could not draw their parameters."""
+    """Refuse layers without a size, because a seed cannot draw parameters of unknown size."""
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(
@@ -131,15 +131,15 @@ def refuse_lazy(model: nn.Module) -> None:
 
 
 def refuse_unwidened(build: Callable[[], nn.Module], inputs: Tensor, *, times: int) -> None:
-    """Refuse a module whose further outputs would not stand, as zeros, behind those it has.
+    """Refuse a module that cannot be widened by further outputs, which have to start at zero.
 
     Args:
-        build: Makes the module.
+        build: Function that makes the module.
         inputs: One batch, [B, F].
         times: Outputs per target.
 
     Raises:
-        ValueError: Its last linear layer does not make its output.
+        ValueError: The output is not that of the last linear layer of the module.
     """
     if times == 1:
         return

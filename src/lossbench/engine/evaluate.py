@@ -22,21 +22,21 @@ from lossbench.records import OWN_LOSS, SPLITS
 from lossbench.user_code import is_own
 
 MOST_TRAINING_ROWS = 2_000
-"""Outputs on the training split that are evaluated: the first ones of a larger one."""
+"""Most outputs on the training split that are evaluated: the first outputs of the split."""
 
 MOST_RECALIBRATION_ROWS = 2_000
 MOST_RECALIBRATION_POSITIONS = 8_192
-"""Examples of validation that the common recalibration is fitted on, and positions of sequences:
-the first ones."""
+"""Most validation examples, and most positions of sequences, on which the common recalibration is
+fitted: the first of the split."""
 
 MOST_EXAMPLES = 2_000
-"""Largest test part whose examples' contributions are recorded: more seldom limit an answer."""
+"""Most test examples whose contributions are recorded: larger splits rarely limit an answer."""
 
 CHUNK_OF_VECTORS, CHUNK_OF_IMAGES, CHUNK_OF_TOKENS = 2**21, 2**16, 2**12
-"""Numbers of the inputs that go through the model at once."""
+"""Most values of the inputs that go through the model at once, by kind of input."""
 
 LEAST_ROWS = 16
-"""Examples that go through at once at least, however large they are."""
+"""Least number of examples that go through the model at once, however large an example is."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Evaluation:
     """Evaluation of K members.
 
     Attributes:
-        values: [K] by (split, metric); NaN where a metric is not defined for a member or where the
-            member's outputs are not finite.
-        is_finite: [K], whether they are, and their squares.
+        values: [K] by (split, metric); NaN if a metric is not defined for a member, or if outputs
+            of the member are not finite.
+        is_finite: [K], whether all outputs of a member, and their squares, are finite.
         examples: [K, N], contribution of each test example to the task's metric; [K, 0] before the
-            last step, and where test has too many of them or is not the same for every seed.
+            last step, and if the test split is too large or generated anew for every seed.
     """
 
     values: dict[tuple[str, str], Tensor]
@@ -61,10 +61,10 @@ class _Predictions:
     """Outputs of K members on all splits.
 
     Attributes:
-        outputs: By split, [K, N, W]; zero for a member where one is not finite.
+        outputs: By split, [K, N, W]; zero for a member with an output that is not finite.
         targets: By split, [K, N, C].
         scale: Parameters of `recalibrate`, fitted on validation; None in regression.
-        is_finite: [K], whether all outputs are.
+        is_finite: [K], whether all outputs of a member are finite.
     """
 
     outputs: dict[str, Tensor]
@@ -79,18 +79,18 @@ def evaluate(members: Members, forward: Callable[..., Tensor], state: State) -> 
 
     Args:
         members: The pack.
-        forward: All members' forward pass.
-        state: Its parameters and buffers are evaluated.
+        forward: Forward pass of all members.
+        state: State with the parameters and buffers to evaluate.
     """
     return _evaluation(members, _predictions(members, forward, state))
 
 
 @torch.no_grad()
 def evaluate_trained(members: Members, forward: Callable[..., Tensor], state: State) -> Evaluation:
-    """Evaluation after the last update: also metrics that describe trained models.
+    """Evaluation after the last update, with further metrics that describe trained models.
 
-    They are those that sort or bin, off train, the other losses of the task, and the contribution
-    of each example, both on test.
+    Further metrics are: on validation and test, metrics that sort or bin examples; on test, the
+    other losses of the task and the contribution of each example.
 
     Args: as for `evaluate`.
     """
@@ -161,9 +161,9 @@ def _evaluation(members: Members, predictions: _Predictions) -> Evaluation:
 def _losses_of_the_task(
     members: Members, output: Tensor, target: Tensor
 ) -> dict[tuple[str, str], Tensor]:
-    """Every loss of the task on test, [K], for members whose inverse link is the loss's own.
+    """Values [K] of every loss of the task on test; NaN for members with another inverse link.
 
-    A loss of somebody's own is evaluated on the members trained with it alone.
+    A loss of the user is evaluated only on the members that are trained with that loss.
     """
     task, values = members.runs[0].row.task, {}
     has_many_labels = DATA[members.runs[0].data.fn].is_multilabel
@@ -195,7 +195,7 @@ def _contributions(
 def _outputs(
     members: Members, forward: Callable[..., Tensor], state: State
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Outputs [K, N, W] by split, zero for a member where one is not finite, and which are, [K]."""
+    """Outputs [K, N, W] by split, zero for members that are not finite, and `is_finite`, [K]."""
     outputs = {}
     members.model.eval()
     for split in SPLITS:
@@ -216,19 +216,19 @@ def _outputs(
 
 
 def most_training_rows(positions: int) -> int:
-    """Examples of the training split that are evaluated, each with so many outputs."""
+    """Most training examples that are evaluated, given the number of positions of an example."""
     return -(-MOST_TRAINING_ROWS // positions)
 
 
 def recorded_examples(run: Run, count: int) -> int:
-    """Of a run's test examples those of which each one's part is recorded: all or none."""
+    """Number of test examples whose contributions are recorded: `count` or 0."""
     return count if DATA[run.data.fn].drawn != "generated" and count <= MOST_EXAMPLES else 0
 
 
 def chunks(inputs: Tensor, rows: int) -> list[slice]:
     """Slices of rows of inputs [S, N, ...] whose activations fit into memory.
 
-    They depend on the shape of an example only: a member's bits may not depend on K.
+    Slices depend only on rows and the shape of an example: a member's bits must not depend on K.
     """
     numbers = CHUNK_OF_VECTORS if inputs.dim() == 3 else CHUNK_OF_IMAGES
     if not inputs.is_floating_point():
@@ -238,20 +238,20 @@ def chunks(inputs: Tensor, rows: int) -> list[slice]:
 
 
 def _regression(members: Members, split: str, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Metrics [K] by name of a split; NaN where one is not defined for a member's loss.
+    """Metrics [K] of a split by name; NaN if a metric is not defined for a member's loss.
 
     Args:
         members: The pack.
-        split: Its name.
-        output: [K, N, W].
-        target: [K, N, C].
+        split: Name of the split.
+        output: Outputs, [K, N, W].
+        target: Targets, [K, N, C].
     """
     prediction = members.predict(output)
     values = metric_values.regression(prediction, target)
     if split in members.clean and split == "validation":
         clean = members.rows_of(members.clean[split], output)
         values |= metric_values.clean_validation(prediction, clean, task="regression")
-    # Without noise in its targets a split says nothing of predicted distributions and quantiles.
+    # Targets without noise cannot test predicted distributions and quantiles.
     is_noisy = not DATA[members.runs[0].data.fn].is_test_clean
     if split == "validation" or (split == "test" and is_noisy):
         for span, run in members.spans:
@@ -271,17 +271,17 @@ def _regression(members: Members, split: str, output: Tensor, target: Tensor) ->
 def _classification(
     members: Members, split: str, output: Tensor, target: Tensor, scale: Tensor
 ) -> dict[str, Tensor]:
-    """Metrics [K] by name of a split; NaN where one is not defined for a member's prediction.
+    """Metrics [K] of a split by name; NaN if a metric is not defined for a member's prediction.
 
     Args:
         members: The pack.
-        split: Its name.
-        output: [K, N, W].
-        target: [K, N, C].
+        split: Name of the split.
+        output: Outputs, [K, N, W].
+        target: Targets, [K, N, C].
         scale: Parameters of `recalibrate`, fitted on validation.
     """
     prediction, values = members.predict(output), {}
-    if split == "train":  # how far it is learnt by heart; nothing is judged or chosen by it
+    if split == "train":  # measures memorisation only; not used for verdicts or selection
         if members.runs[0].targets == "sampled":
             values["accuracy"] = metric_values.accuracy(prediction, target)
         if split in members.clean:
@@ -310,7 +310,7 @@ def _classification(
 def _multilabel(
     members: Members, split: str, output: Tensor, target: Tensor, scale: Tensor
 ) -> dict[str, Tensor]:
-    """Metrics [K] by name of a split whose targets have any number of labels.
+    """Metrics [K] by name of a split whose examples have any number of labels.
 
     Args: as for `_classification`; `scale` was fitted label by label.
     """
@@ -328,7 +328,7 @@ def _multilabel(
 
 
 def _label_posterior(members: Members, split: str, output: Tensor) -> Tensor:
-    """Probabilities [K, N C, 2] that a label does not hold, and that it does."""
+    """Probabilities [K, N C, 2] that a label is absent, and that the label is present."""
     holds = members.rows_of(members.posterior[split], output)
     return torch.stack([1.0 - holds, holds], -1).flatten(1, 2)
 
@@ -360,13 +360,13 @@ def _ranked(members: Members, split: str, predictions: _Predictions) -> dict[str
 
 
 def _recalibrated_labels(output: Tensor, scale: Tensor | None) -> Tensor:
-    """Log-probabilities [K, N, C, 2] that a label does not hold, and that it does."""
+    """Log-probabilities [K, N, C, 2] that a label is absent, and that the label is present."""
     assert scale is not None, "fitted on every classification set"
     apart = recalibrated(metric_values.label_outputs(output), scale)
     return apart.unflatten(0, (len(output), -1)).transpose(1, 2)
 
 
 def _distance(members: Members, prediction: Tensor, distribution: Tensor) -> Tensor:
-    """Total variation [K] between predictions and distributions; NaN where a prediction is none."""
+    """Total variation [K] from distributions; NaN if a member does not predict distributions."""
     distance = metric_values.total_variation(prediction, distribution)
     return torch.where(members.is_distribution, distance, torch.nan)

@@ -11,10 +11,10 @@ from lossbench.engine.bayes import BayesPoints
 
 @dataclass
 class Captures:
-    """Graph capture in one process, over all its packs.
+    """State of graph capture in one process, for all packs of the process.
 
     Attributes:
-        has_failed: Whether a recording failed; torch's allocator may not recover from that.
+        has_failed: Whether a recording failed; torch's allocator may not recover from a failure.
     """
 
     has_failed: bool = False
@@ -25,11 +25,11 @@ class Machine:
     """A process that trains packs one after the other.
 
     Attributes:
-        device: Where it trains.
-        padding: Least number of members; kernels, and with them bits, are chosen by it: 2 on the
-            CPU, one fixed number per sweep on CUDA.
-        strategies: Names of optional strategies to use where they serve, see `strategies.OPTIONS`.
-        bayes_points: Solutions that its packs share, by loss and posterior.
+        device: Device on which the process trains.
+        padding: Least number of members of a pack, which decides kernels and so the bits of
+            results: 2 on the CPU, one fixed number per sweep on CUDA.
+        strategies: Names of optional strategies to use if possible, see `strategies.OPTIONS`.
+        bayes_points: Solutions that all packs of the process share, by loss and posterior.
         captures: State of graph capture.
     """
 
@@ -40,5 +40,5 @@ class Machine:
     captures: Captures = field(default_factory=Captures, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[type[Machine], tuple[torch.device, int, tuple[str, ...]]]:
-        """A pickle without shared results: another process works them out itself."""
+        """Pickle without the shared results, which another process computes itself."""
         return Machine, (self.device, self.padding, self.strategies)

@@ -30,7 +30,7 @@ from lossbench.user_code import restoring_process_state
 log = logging.getLogger(__name__)
 
 Span = tuple[slice, Run]
-"""Neighbours that share one loss, and a run that has it."""
+"""Slice of adjacent members with the same loss, and a run with that loss."""
 
 CONVOLUTIONS = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
@@ -40,24 +40,24 @@ CONVOLUTIONS = (
 
 @dataclass(frozen=True)
 class Members:
-    """K members: the runs of a pack, and repetitions of the last one behind them.
+    """K members: the runs of a pack, followed by repetitions of the last run.
 
     Attributes:
         runs: The K runs.
-        is_apart: Whether each computes on its own, see `runs_apart`.
-        recorded_count: How many of them, from the first on, are recorded.
-        spans: Neighbours with one loss, over the whole pack.
+        is_apart: Whether each member computes alone, see `runs_apart`.
+        recorded_count: Number of members that are recorded: the first members.
+        spans: Slices of adjacent members with the same loss, over the whole pack.
         inputs, targets, posterior, distributions: By split, [S, N, ...], see `Splits`.
-        clean: Train and validation targets before they were corrupted, by split, [S, N, ...]; empty
-            where they were not.
-        data_columns: By seed, columns of the table `runs` that describe its data: the effect of
-            corruption on the training targets, and their scale.
+        clean: Train and validation targets before corruption, by split, [S, N, ...]; empty without
+            corruption.
+        data_columns: Columns of the table `runs` that describe the data of a seed, by seed: effect
+            of corruption on the training targets, and scale of the targets.
         class_counts: Training targets summed over examples, [S, C].
-        batches: Of every step.
-        bayes: By split, [K, N, C], prediction of least expected loss; of the test split where its
-            posterior is known. NaN where it is not defined.
+        batches: Batches of every step.
+        bayes: Prediction of least expected loss by split, [K, N, C]; only for a test split with a
+            known posterior. NaN where the prediction is not defined.
         fingerprints: By seed: init_sha, batch_sha and data_sha.
-        model: The module whose forward all members share.
+        model: Module whose forward pass all members share.
         parameters, buffers: Initial values by name, [K, ...].
     """
 
@@ -81,7 +81,7 @@ class Members:
 
     @property
     def seed_index(self) -> Tensor:
-        """[K], which of the S seeds each member has."""
+        """Index [K] of each member's seed among the S seeds."""
         return self.batches.seed_index
 
     @property
@@ -99,19 +99,19 @@ class Members:
 
     @cached_property
     def is_probability(self) -> Tensor:
-        """[K], whether the member's inverse link gives probabilities."""
+        """Flags [K]: whether the inverse link of a member gives probabilities."""
         return self._flags(run.row.inverse_link in PROBABILITY_LINKS for run in self.runs)
 
     @cached_property
     def has_error(self) -> Tensor:
-        """[K], whether the first C outputs have an error each, see `Loss`."""
+        """Flags [K]: whether each of the first C outputs of a member has an error, see `Loss`."""
         return self._flags(run.row.has_error for run in self.runs)
 
     @cached_property
     def is_distribution(self) -> Tensor:
-        """[K], whether the member's prediction is to be the distribution of the label.
+        """Flags [K]: whether the prediction of a member estimates the distribution of the label.
 
-        A probability is, and any other link's prediction under a strictly proper loss.
+        A probability does, and so does any prediction that is trained with a strictly proper loss.
         """
         is_proper = self._flags("strictly_proper" in run.row.claims for run in self.runs)
         return self.is_probability | is_proper
@@ -120,19 +120,19 @@ class Members:
         return torch.tensor([*flags], device=self.device)
 
     def inputs_of(self, split: str, rows: slice) -> Tensor:
-        """Inputs [K, n, ...] of some rows of a split."""
+        """Inputs [K, n, ...] of all members at some rows of a split."""
         inputs = self.inputs[split][:, rows]
         if inputs.stride(0) == 0 or len(inputs) == 1:
             return inputs[0].expand(len(self.runs), *inputs.shape[1:])
         return inputs[self.seed_index]
 
     def rows_of(self, values: Tensor, output: Tensor) -> Tensor:
-        """Targets or the like [S, N, ...] that belong to an output [K, n, W], dense: [K, n, C]."""
+        """Dense rows [K, n, C] of values by seed [S, N, ...] (targets) for outputs [K, n, W]."""
         examples = output.shape[1] // self.batches.positions
         return self.batches.dense(values[:, :examples][self.seed_index])
 
     def predict(self, output: Tensor) -> Tensor:
-        """Predictions [K, N, C] of outputs [K, N, C], each through its own inverse link."""
+        """Predictions [K, N, C] of outputs [K, N, W], through the inverse link of each member."""
         return torch.cat(
             [
                 run.row.predict(guarded(output, span), run.loss.params)[: span.stop - span.start]
@@ -141,9 +141,9 @@ class Members:
         )
 
     def subset(self, indices: Sequence[int]) -> Members:
-        """Members of these indices as a pack of their own, equal losses side by side.
+        """Members at some indices as a separate pack, with its own runs, spans and batches.
 
-        Initial values stay those of all.
+        Initial values are still the values of all members.
         """
         runs = tuple(self.runs[index] for index in indices)
         order = [self.batches.order[index] for index in indices]
@@ -160,8 +160,8 @@ def assemble(
 
     Args:
         pack: The runs.
-        splits_by_seed: Their data.
-        machine: The process that trains them.
+        splits_by_seed: Data of the runs, by seed.
+        machine: The process that trains the pack.
 
     Raises:
         ValueError: The batch is larger than the training split.
@@ -199,7 +199,7 @@ def assemble(
         }
         for model, drawn, splits in zip(models, draws, data, strict=True)
     ]
-    # Outputs that a loss has beyond the others' start at zero, so that init_sha is that of all.
+    # Additional outputs of a loss start at zero, so that init_sha is the same for all losses.
     outputs, times = data[0].outputs, first.row.outputs_per_target
     models = [widened(model, outputs=outputs, times=times) for model in models]
     tensors = {name: value.to(device) for name, value in stacked(models, order).items()}
@@ -264,9 +264,9 @@ def _bayes_targets(
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
-    """The attribute `Members.bayes`; empty where the posterior of test is not that of the labels.
+    """Attribute `Members.bayes`; empty if training labels do not follow the posterior of test.
 
-    Corrupted labels come from another distribution than the posterior, a teacher's are its own.
+    Corrupted labels and the predictions of a teacher have distributions other than the posterior.
     """
     run = spans[0][1]
     is_corrupted = run.corruption.fn not in ("none", "few_samples")
@@ -295,12 +295,12 @@ def _data_columns(splits: Splits) -> dict[str, object]:
 
 
 def initial_model(run: Run, splits: Splits, *, seed: int) -> nn.Module:
-    """A run's model as its training finds it, one output per target.
+    """Model of a run at the start of training, with one output per target.
 
     Args:
-        run: Its model and its `init` are used.
+        run: Run with the model and its `init`.
         splits: Data of the seed.
-        seed: Block of the paired design.
+        seed: Seed of the run, which is a block of the paired design.
     """
     inputs, targets = splits.inputs["train"], splits.targets["train"]
     targets = dense(targets[None], classes=splits.outputs, dtype=torch.float32)[0]
@@ -313,14 +313,14 @@ def initial_model(run: Run, splits: Splits, *, seed: int) -> nn.Module:
 
 
 def runs_apart(name: str, model: nn.Module, inputs: Tensor) -> bool:
-    """Whether members compute one after the other, each on its own: no kernel is chosen by K then.
+    """Whether members compute one after the other, so that kernels do not depend on K.
 
-    On the CPU a pack of convolutions is slower than its members; modules that `vmap` refuses can
-    run in no other way.
+    On the CPU, convolutions are faster for one member after the other than for a whole pack.
+    Modules that `vmap` refuses can only run one after the other.
 
     Args:
-        name: Of the model, for the log.
-        model: On the device; its buffers may change.
+        name: Name of the model, for the log.
+        model: Model on the device; the buffers of the model may change.
         inputs: Two examples, on the device.
     """
     if inputs.device.type == "cpu" and any(
@@ -354,5 +354,5 @@ def _by_split(
 
 
 def _placed(values: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Values on a device, in a type; tokens and labels stay whole numbers."""
+    """Values on a device; floats get the type `dtype`, tokens and labels remain integers."""
     return values.to(device, dtype if values.is_floating_point() else values.dtype)

@@ -1,4 +1,4 @@
-"""Layout of a pack in memory: parameters as rows of numbers, guards behind members, row chunks."""
+"""Layout of a pack in memory: rows of parameters, guards behind members, chunks of examples."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ import torch
 from torch import Tensor
 
 GUARD_ELEMENTS = 64
-"""At least two vectors of the widest instruction set."""
+"""Least number of elements in guards: two vectors of the widest instruction set or more."""
 
 
 def guards(examples: int, device: torch.device) -> int:
-    """Members to put behind the last one, so that its bits do not depend on its position.
+    """Number of guards: copies behind the last member, so that bits do not depend on position.
 
-    On the CPU torch computes the last elements of a whole tensor (fewer than two vectors) by
-    other code than the rest, one unit in the last place apart for exp, log and tanh. Behind
-    guards those elements are never a member's.
+    On the CPU torch computes the last elements of a whole tensor (fewer than two vectors) with
+    other code than the rest; results of exp, log and tanh differ in the last place. With guards
+    behind the members, the last elements belong to guards only.
 
     Args:
         examples: Fewest elements of a member in any tensor: outputs of its batch or split. Tensors
             with fewer, like the class counts of a loss's context, are not covered.
-        device: CUDA kernels treat all elements alike and need none.
+        device: Device of the members; CUDA kernels treat all elements alike and need 0 guards.
     """
     return -(-GUARD_ELEMENTS // examples) if device.type == "cpu" else 0
 
 
 def guarded(values: Tensor, span: slice) -> Tensor:
-    """A copy of the members [k, N, C] of a span with guards behind them."""
+    """Copy of the members [k, N, C] of a span, followed by guards."""
     members = values[span]
     count = guards(values.shape[1], values.device)
     return torch.cat([members, members[-1:].expand(count, *members.shape[1:])])
 
 
 def row_chunks(rows: int, at_once: int) -> list[slice]:
-    """Slices of so many rows that go through a model at once.
+    """Slices of rows; the rows of one slice go through a model at once.
 
-    A rest of less than `GUARD_ELEMENTS` rows goes with the chunk before it: the code for last
-    elements must not reach the last row of a member in a smaller tensor than they were counted for.
+    A remainder of fewer than `GUARD_ELEMENTS` rows is added to the chunk before the remainder,
+    because the number of guards is counted for tensors with at least that many rows.
 
     Args:
-        rows: All of them.
-        at_once: Rows of a chunk.
+        rows: Number of all rows.
+        at_once: Number of rows of a chunk.
     """
     count = max(1, rows // at_once)
     if rows - count * at_once >= min(GUARD_ELEMENTS, at_once):
@@ -52,14 +52,14 @@ def row_chunks(rows: int, at_once: int) -> list[slice]:
 
 
 ALIGNED = 16
-"""Each tensor begins at a multiple of so many numbers: a cache line of float32."""
+"""Alignment of tensors in a row, as a count of numbers: one cache line of float32."""
 
 
 class Rows(dict[str, Tensor]):
-    """Tensors [K, ...] by name; their numbers lie in `row`, so that one call updates them all.
+    """Tensors [K, ...] by name, stored in one tensor `row`, so that one call updates all tensors.
 
-    A weight [K, out, in] that widens, out > in, lies there as [K, in, out]: the product that is its
-    gradient is quicker so. Between the tensors are zeros.
+    A weight [K, out, in] with out > in is stored as [K, in, out], because the product for the
+    gradient of the weight is faster in that layout. Zeros fill the gaps between tensors.
 
     Args:
         like: Tensors to copy, by name.
@@ -91,7 +91,7 @@ class Rows(dict[str, Tensor]):
             self[name] = tensor.mT if is_wide else tensor
 
     def of(self, span: slice) -> Rows:
-        """Rows of neighbours: a view of the same memory, made once."""
+        """Rows of adjacent members: a view of the same memory, made once and kept."""
         ends = span.start, span.stop
         if ends not in self._views:
             view = Rows.__new__(Rows)
@@ -101,11 +101,11 @@ class Rows(dict[str, Tensor]):
 
 
 def joined(tensors: Mapping[str, Tensor], *, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by name for elementwise work: one row per member where `like` has one.
+    """Tensors by name for elementwise work, joined to one row per member if `like` is a `Rows`.
 
     Args:
-        tensors: [K, ...] by name.
-        like: Same names and shapes.
+        tensors: Tensors by name, [K, ...].
+        like: Tensors of the same names and shapes, whose layout is used.
     """
     if not isinstance(like, Rows):
         return dict(tensors)

@@ -27,7 +27,7 @@ class Instruments:
 
     Args:
         members: The pack.
-        forward: All members' forward pass.
+        forward: Forward pass of all members.
     """
 
     def __init__(self, members: Members, forward: Forward) -> None:
@@ -35,7 +35,7 @@ class Instruments:
         self._features = features_of(members)
 
     def due(self, step: int) -> list[str]:
-        """Names of those that measure the update of this step."""
+        """Names of the instruments that measure the update of a step."""
         run = self._members.runs[0]
         return [
             name
@@ -46,13 +46,13 @@ class Instruments:
     def measured(
         self, names: Sequence[str], step: int, update: Update, state: State
     ) -> dict[str, Tensor]:
-        """Values [K] by metric; NaN where one is not defined, or the member's loss raises in it.
+        """Values [K] by metric; NaN if a metric is not defined for a member, or its loss raises.
 
         Args:
-            names: Of the instruments.
-            step: Updates done before this one.
+            names: Names of the instruments.
+            step: Number of updates done before this update.
             update: The update.
-            state: After it.
+            state: State after the update.
         """
         columns: dict[str, Tensor] = {}
         for name in names:
@@ -60,7 +60,7 @@ class Instruments:
             def measure(groups: list[Group], name: str = name) -> dict[str, Tensor]:
                 start, stop = groups[0].start, groups[-1].stop
                 moment = self.moment(step, update, state, range(start, stop))
-                # A mean of losses that is not finite has no derivatives to speak of.
+                # Derivatives are not defined for a mean of losses that is not finite.
                 is_defined = moment.loss.isfinite().all(-1)
                 return {
                     metric: torch.where(is_defined, value, torch.nan)[: stop - start]
@@ -79,13 +79,13 @@ class Instruments:
         return columns
 
     def moment(self, step: int, update: Update, state: State, indices: range) -> Moment:
-        """An update as neighbours see it, with repetitions of the last behind them if not all.
+        """Input of instruments for adjacent members, followed by guards unless all are chosen.
 
         Args:
-            step: Updates done before this one.
-            update: Of all K members.
-            state: After it.
-            indices: Of neighbours.
+            step: Number of updates done before this update.
+            update: Update of all K members.
+            state: State after the update.
+            indices: Indices of the adjacent members.
         """
         is_everyone = len(indices) == len(self._members.runs)
         behind = max(1, guards(update.loss.shape[-1], update.loss.device))
@@ -104,7 +104,7 @@ class Instruments:
         buffers, target, output = all_of(update.buffers), of(update.target), of(update.output)
 
         def outputs_at(parameters: Named, forward: Forward = self._forward) -> Tensor:
-            # A module may write into its buffers: these are no update.
+            # A module may write into its buffers, and this call must not update the buffers.
             copies = {name: value.clone() for name, value in buffers.items()}
             return forward(dict(parameters), copies, inputs)
 
@@ -112,7 +112,7 @@ class Instruments:
             if self._features is None:
                 return None
             with torch.no_grad():
-                # As many rows as outputs: one for each position of sequences.
+                # Features have as many rows as outputs: one for each position of a sequence.
                 return outputs_at(parameters, self._features).reshape(*output.shape[:2], -1)
 
         return Moment(
@@ -139,7 +139,7 @@ class Instruments:
 
 
 def _clean_targets(members: Members, clock: Tensor) -> Tensor | None:
-    """Targets [K, B, C] of a step's batch before their corruption; None where there was none."""
+    """Targets [K, B, C] of a step's batch before corruption; None without corruption."""
     if "train" not in members.clean:
         return None
     rows = members.batches.rows_at(clock)
@@ -148,7 +148,7 @@ def _clean_targets(members: Members, clock: Tensor) -> Tensor | None:
 
 
 def _pull_back(parameters: Named, outputs_at: Callable[[Named], Tensor]) -> GradientOf:
-    """Function from output gradients to gradients at these parameters: one pass for all calls."""
+    """Function from output gradients to parameter gradients; all calls share one forward pass."""
 
     @functools.cache
     def differentiable() -> tuple[dict[str, Tensor], Tensor]:
@@ -166,7 +166,7 @@ def _pull_back(parameters: Named, outputs_at: Callable[[Named], Tensor]) -> Grad
 
 
 def features_of(members: Members) -> Forward | None:
-    """All members' inputs of the last linear layer, [K, B, ...]; None for a model without one."""
+    """Function for the inputs [K, B, ...] of the last linear layer; None without such a layer."""
     layers = [module for module in members.model.modules() if isinstance(module, nn.Linear)]
     if not layers:
         return None

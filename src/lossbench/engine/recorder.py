@@ -1,4 +1,4 @@
-"""Collects the observations of a pack, and lays them out as the five tables."""
+"""Recorder that collects the observations of a pack and makes the five tables of records."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Outcome:
 
     Attributes:
         status: "done", "diverged" or "failed".
-        reason: Why it is not done; empty if it is.
-        stop_step: Updates it has done.
+        reason: Reason why the status is not "done"; empty for "done".
+        stop_step: Number of updates that the member has done.
     """
 
     status: str
@@ -43,15 +43,15 @@ class Outcome:
     stop_step: int
 
     def includes(self, step: Any) -> Any:
-        """Whether observations of a step, or steps, are recorded: not from the member's stop on."""
+        """Whether a step, or each of several steps, is recorded: False once the member stopped."""
         return self.status == "done" or step < self.stop_step
 
 
 class Recorder:
-    """Observations of one pack while it trains. Training needs nothing of them.
+    """Observations of one pack in training; training does not depend on any observation.
 
     Attributes:
-        failures: Reason of a member's failure, by its index.
+        failures: Reasons of failures, by index of the member.
     """
 
     def __init__(self, pack: Pack, members: Members, *, device: torch.device) -> None:
@@ -63,7 +63,7 @@ class Recorder:
         self._saved = (0, 0)
 
     def fail(self, place: int, reason: str) -> None:
-        """Write down why a member failed; its first reason stays."""
+        """Write down why a member failed; only the first reason of a member is kept."""
         self.failures.setdefault(place, reason)
 
     def steps(self, step: int, logged: Logged) -> None:
@@ -90,7 +90,7 @@ class Recorder:
         return self._steps[steps:], self._evals[evals:]
 
     def restore(self, failures: Mapping[int, str], parts: Iterable[Any]) -> None:
-        """Go on from failures, and all that was written down before."""
+        """Restore failures, and the observations that were written down before an interruption."""
         self.failures = dict(failures)
         for steps, evals in parts:
             self._steps += steps
@@ -100,11 +100,11 @@ class Recorder:
     def tables(
         self, state: State, *, seconds: float, environment: Mapping[str, str]
     ) -> dict[str, pa.Table]:
-        """The five tables of the pack's runs; padding is left out.
+        """Five tables of the pack's runs, without members that are padding.
 
         Args:
-            state: After training: who lived, and until when.
-            seconds: The whole training took.
+            state: State after training, with the last step of each member.
+            seconds: Duration of the whole training.
             environment: Further fields for the column `environment`.
         """
         outcomes = [self._outcome(index, state) for index in range(self._members.recorded_count)]
@@ -183,10 +183,10 @@ class Recorder:
         }
 
     def _best_step(self, place: int, outcome: Outcome) -> int:
-        """The evaluation with the best primary metric on validation; 0 where none is finite.
+        """Step of the evaluation with the best primary metric on validation; 0 if none is finite.
 
-        The metric is that of the task in `records.PRIMARY`, not the one that a sweep declares: that
-        one's best step is found in `evals`, by `statistics`.
+        The metric is that of the task in `records.PRIMARY`. For the metric that a sweep declares,
+        `statistics` finds the best step in the table `evals`.
         """
         metric = records.PRIMARY[self._members.runs[place].row.task]
         sign = -records.sign(metric)
@@ -206,14 +206,14 @@ class Recorder:
         names: Sequence[str],
         values: Tensor,
     ) -> pa.Table:
-        """Run-major rows from before a member stopped; in `evals` without those of NaN.
+        """Table of all recorded rows, run by run; rows of `evals` with NaN are left out.
 
         Args:
-            table: Its name.
-            outcomes: Of the members that are recorded.
+            table: Name of the table.
+            outcomes: Outcomes of the recorded members; rows after a member's stop are left out.
             places: Step, and layer, split, metric or example of each row, by column.
-            names: Of the columns with values.
-            values: [rows, columns, K].
+            names: Names of the columns with values.
+            values: Values, [rows, columns, K].
         """
         count, steps = len(outcomes), np.asarray(places["step"])
         cells = dict(zip(names, values[..., :count].permute(1, 2, 0).cpu().numpy(), strict=True))
@@ -234,7 +234,7 @@ class Recorder:
 
 
 def failed(pack: Pack, reason: str) -> dict[str, pa.Table]:
-    """The tables of a pack that broke as a whole: every run failed, nothing measured."""
+    """Tables of a pack that failed as a whole: every run has failed, without measurements."""
     rows = [
         {
             **_run_facts(pack, run),
@@ -263,7 +263,7 @@ def _run_facts(pack: Pack, run: Run) -> dict[str, Any]:
 
 
 def _keys(pack: Pack, run: Run) -> dict[str, Any]:
-    """The columns that every table begins with."""
+    """Columns of a run with which every table begins."""
     return {
         "run_id": run.run_id,
         "pack_id": pack.pack_id,

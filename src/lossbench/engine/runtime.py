@@ -18,30 +18,31 @@ from lossbench.question import TF32
 log = logging.getLogger(__name__)
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-"""Numbers of glibc's malloc.h."""
+"""Numbers of two options in malloc.h of glibc."""
 
 KEPT_BYTES = 2**30
-"""Free memory that stays with the process."""
+"""Bytes of free memory that the process keeps."""
 
 LARGEST_KEPT = 2**25
-"""Bytes of the largest piece that is taken from it: glibc allows no more."""
+"""Bytes of the largest block that is kept when freed, which is the most that glibc allows."""
 
 
 @contextmanager
 def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
     """Set the precision of products and deterministic kernels; restore the settings afterwards.
 
-    torch lets convolutions round to TF32 unless it is told not to: that is 10 bits of mantissa, and
-    it changes the results of steep losses such as the fourth power.
+    By default torch lets convolutions round to TF32, which has 10 bits of mantissa. This rounding
+    changes the results of steep losses such as the fourth power.
 
     Args:
-        device: Where the pack trains; on the CPU there is nothing to choose.
+        device: Device on which the pack trains; on the CPU no setting is changed.
         precision: One of `lossbench.question.PRECISIONS`.
     """
     if device.type != "cuda":
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read with the first product
+    # torch reads this variable at the first product
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     backends: Any = torch.backends
     filling: Any = torch.utils.deterministic
     matmul, conv, cudnn = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn
@@ -55,7 +56,7 @@ def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
     filling.fill_uninitialized_memory = False
     try:
         with warnings.catch_warnings():
-            # A kernel that repeats itself does not exist for everything that a loss may call.
+            # Some functions that a loss may call do not have a deterministic kernel.
             warnings.filterwarnings("ignore", message=".*deterministic.*")
             yield
     finally:
@@ -68,9 +69,9 @@ def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
 def keep_freed_memory() -> None:
     """Keep freed memory in this process from now on; without glibc nothing changes.
 
-    An update takes and frees the same pieces as the one before. By default glibc hands large ones
-    back to the system each time, and their next use costs a page fault for every 4 KiB: a quarter
-    of the time of small models.
+    Each update allocates and frees blocks of the same sizes. By default glibc returns large blocks
+    to the system each time, and the next use of a block costs a page fault for every 4 KiB: a
+    quarter of the time of small models.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,6 +1,6 @@
-"""Signals that drive an update in place of a loss's own: scale removed, or the weighting alone.
+"""Signals that replace a loss's own gradient: without the loss's scale, or with its weights only.
 
-Everything is computed at a member's own weights and batch, so nothing crosses members.
+All values are computed at the weights and the batch of one member, so members do not interact.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Changed = Callable[[Tensor, Tensor, GradientOf], tuple[Tensor, Mapping[str, Tens
 def norm_matched(
     output_gradient: Tensor, reference: Tensor, gradient_of: GradientOf
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """The loss's direction with the length of the reference's gradient: scale removed.
+    """Gradient of the loss, rescaled to the norm of the gradient of the reference loss.
 
     Args:
-        output_gradient: Of the loss, [K, B, C].
+        output_gradient: Output gradient of the loss, [K, B, C].
         reference: Output gradient of the task's reference loss at the same outputs, [K, B, C].
-        gradient_of: From an output gradient to that in the parameters.
+        gradient_of: Function from an output gradient to the gradient in the parameters.
 
     Returns:
-        The output gradient that drives the update, and the gradient. Where the loss has no gradient
-        there is nothing to scale.
+        The output gradient that drives the update, and the gradient in the parameters. A gradient
+        of zero is not scaled.
     """
     reference_length = norm(gradient_of(reference).values())
     gradient = gradient_of(output_gradient)
@@ -44,10 +44,10 @@ def norm_matched(
 def reweighted(
     output_gradient: Tensor, reference: Tensor, gradient_of: GradientOf
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """The reference's signal with the loss's weights of examples: weighting alone.
+    """Output gradient of the reference loss, with examples weighted as in the loss.
 
-    An example weighs the length of the loss's output gradient over that of the reference's, over
-    the mean of that in the batch.
+    The weight of an example is the norm of the loss's output gradient over the norm of the
+    reference's output gradient, divided by the mean of this ratio in the batch.
 
     Args, Returns: as for `norm_matched`.
     """
@@ -61,5 +61,5 @@ def reweighted(
 
 
 CHANGED: dict[str, Changed] = {"norm_matched": norm_matched, "reweighted": reweighted}
-"""By their names in `records.SIGNALS`; the other one there is the loss's own."""
+"""Functions by name in `records.SIGNALS`; the name "own" means the loss's own gradient."""
 assert {"own", *CHANGED} == records.SIGNALS.keys()

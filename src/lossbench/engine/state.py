@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 FORMAT = 4
-"""Version of the layout of checkpoints. A pack whose checkpoint has another one begins again."""
+"""Version of the layout of checkpoints; a pack starts again if its checkpoint has another one."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Tensors that the next update of K members depends on; they stay where they are in memory.
+    """Tensors on which the next update of K members depends, at fixed addresses in memory.
 
     Attributes:
         parameters: By name, [K, ...], in the strategy's memory layout.
         buffers: By name, [K, ...].
-        optimizer: Buffers of the optimizer by its name for them, then by parameter, [K, ...].
-        alive: [K], false from when a member diverged or failed: it stays as it is then.
-        stop_step: [K], updates a member has done.
-        clock: [1], updates done.
+        optimizer: Buffers of the optimizer, by name of the buffer, then by parameter, [K, ...].
+        alive: [K], false once a member has diverged or failed; the member is then frozen.
+        stop_step: [K], number of updates that a member has done.
+        clock: [1], number of updates done.
     """
 
     parameters: dict[str, Tensor]
@@ -40,11 +40,11 @@ class State:
         return {**vars(self), "parameters": dict(self.parameters)}
 
     def freeze(self, is_finite: Tensor) -> None:
-        """Let members go on only where [K] says so."""
+        """Freeze the members whose flag in `is_finite` [K] is false."""
         self.alive.logical_and_(is_finite)
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Take over the values of another state, given as `values`."""
+        """Copy into this state the values of another state, given as its `values`."""
         _write(values["parameters"], self.parameters)
         _write(values["buffers"], self.buffers)
         for name, buffers in self.optimizer.items():
@@ -66,7 +66,7 @@ class Saved:
     Attributes:
         step: Updates done.
         checkpoint: State of the pack, the seconds spent, and failures of members.
-        parts: Measurements, each part since the one before.
+        parts: Measurements; each part has the measurements since the part before.
     """
 
     step: int
@@ -75,16 +75,17 @@ class Saved:
 
 
 Snapshot = Callable[[], Saved]
-"""Takes a snapshot of the present state; its one part holds the measurements since the last one."""
+"""Function that takes a snapshot, whose one part has the measurements since the last snapshot."""
 
 
 def encoded(values: Any) -> bytes:
     """Tensors and plain types as bytes."""
     content = io.BytesIO()
-    torch.save(values, content)  # to memory first: on a full disk it would leave half a file
+    # to memory first, because a full disk would be left with half a file
+    torch.save(values, content)
     return content.getvalue()
 
 
 def decoded(content: bytes, *, device: torch.device) -> Any:
-    """Values from the bytes of `encoded`; nothing but tensors and plain types is ever read."""
+    """Values from the bytes of `encoded`; only tensors and plain types are read."""
     return torch.load(io.BytesIO(content), weights_only=True, map_location=device)

@@ -1,4 +1,4 @@
-"""Interfaces: a way to compute outputs and gradients, and a way to make many updates."""
+"""Interfaces of strategies: `Strategy` computes outputs and gradients, `Advance` makes updates."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Named = Mapping[str, Tensor]
 """Parameters, buffers or gradients by name, [K, ...]."""
 
 GradientOf = Callable[[Tensor], dict[str, Tensor]]
-"""Gradient of the mean loss in all parameters, [K, ...] by name, from an output gradient [K, B, W];
-it may overwrite the gradient of the call before."""
+"""Function from an output gradient [K, B, W] to the gradient of the mean loss in all parameters,
+[K, ...] by name; a call may overwrite the gradient of the call before."""
 
 
 class Strategy(ABC):
-    """A way to compute outputs and gradients of neighbours in a pack.
+    """Strategy to compute outputs and gradients of adjacent members of a pack.
 
     Attributes:
         name: Name in the records.
@@ -30,30 +30,30 @@ class Strategy(ABC):
 
     @abstractmethod
     def arranged(self, parameters: Named) -> dict[str, Tensor]:
-        """A copy of parameters, in the memory layout that the strategy is quickest with."""
+        """Copy of parameters in the memory layout that is fastest for the strategy."""
 
     @abstractmethod
     def spans(self, count: int, rows: int, like: Tensor) -> list[slice]:
-        """Neighbours that are best updated together.
+        """Slices of adjacent members that are best updated together.
 
         Args:
-            count: How many neighbours there are.
+            count: Number of members.
             rows: Examples of a batch, B.
-            like: A tensor of their device and type.
+            like: A tensor with the device and type of the members.
         """
 
     @abstractmethod
     def memory(self, parameters: Named, rows: int) -> Any:
-        """Memory for `trained` to write into, for these parameters and so many rows."""
+        """Memory into which `trained` writes, for these parameters and this number of rows."""
 
     @abstractmethod
     def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
-        """Outputs [K, N, W]. Twice differentiable by autograd, where it is enabled.
+        """Outputs [K, N, W], twice differentiable by autograd if gradients are enabled.
 
         Args:
-            parameters: By name, [K, ...].
-            buffers: By name, [K, ...]; those that training moves are changed in place.
-            inputs: Of the same members, [K, N, ...].
+            parameters: Parameters by name, [K, ...].
+            buffers: Buffers by name, [K, ...]; in training mode they may change in place.
+            inputs: Inputs of the same members, [K, N, ...].
         """
 
     @abstractmethod
@@ -62,14 +62,14 @@ class Strategy(ABC):
     ) -> tuple[Tensor, GradientOf]:
         """Outputs [K, B, W] of a batch, and a function from output gradients to gradients.
 
-        The mean over the batch is taken by the latter, nowhere else.
+        Only this function takes the mean over the batch.
 
         Args:
-            parameters: By name, [K, ...], as `arranged`.
-            buffers: By name, [K, ...]; those that training moves are changed in place.
-            batch: Of the same members.
-            memory: Where outputs and gradients may lie: each gradient takes the place of the one
-                before. Who goes on using them gives other memory to the next call.
+            parameters: Parameters by name, [K, ...], in the layout of `arranged`.
+            buffers: Buffers by name, [K, ...]; in training mode they may change in place.
+            batch: Batch of the same members.
+            memory: Memory for outputs and gradients. Each gradient overwrites the gradient before;
+                to keep the values, give other memory to the next call.
         """
 
 
@@ -77,8 +77,8 @@ class Logged(NamedTuple):
     """Values of one update for the tables `steps` and `layers`.
 
     Attributes:
-        steps: By column, see `probes.STEP_COLUMNS`, and member, [columns, K].
-        layers: By layer, column, see `probes.LAYER_COLUMNS`, and member, [L, columns, K].
+        steps: Values by column (see `probes.STEP_COLUMNS`) and member, [columns, K].
+        layers: Values by layer, column (see `probes.LAYER_COLUMNS`) and member, [L, columns, K].
     """
 
     steps: Tensor
@@ -86,11 +86,11 @@ class Logged(NamedTuple):
 
 
 class Advance(ABC):
-    """A way to make the updates of a pack, perhaps many of them without the host between two.
+    """Strategy to make the updates of a pack, possibly many updates without the host in between.
 
     Attributes:
-        name: Name in the records; empty where every update was made on its own.
-        max_updates: Updates that are best made in one call.
+        name: Name in the records; empty if every update was launched separately.
+        max_updates: Largest number of updates to make in one call.
     """
 
     name: str
@@ -98,8 +98,8 @@ class Advance(ABC):
 
     @abstractmethod
     def advance(self, state: State, count: int) -> None:
-        """Make so many updates of a state, in place, of which nothing is logged."""
+        """Make `count` updates of a state in place, without logging."""
 
     @abstractmethod
     def logged(self, state: State) -> Logged:
-        """Make one update of a state, in place, and return its logged values."""
+        """Make one update of a state in place, and return the logged values of the update."""

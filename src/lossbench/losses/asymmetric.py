@@ -1,4 +1,4 @@
-"""Losses that charge too much and too little differently: they elicit quantiles and the like.
+"""Losses that weigh errors above and below the target differently, such as quantile losses.
 
 Every function takes output and target, [..., C] each, in units of the target, and returns the
 loss per example, [...], summed over outputs.
@@ -17,23 +17,23 @@ from lossbench.losses.spec import Loss
 
 
 def pinball(output: Tensor, target: Tensor, *, tau: float = 0.8) -> Tensor:
-    """The quantile loss: `tau` for each unit too little, 1 - `tau` for each unit too much.
+    """The quantile loss: `tau` per unit below the target, 1 - `tau` per unit above the target.
 
     Args:
-        tau: Level of the quantile it elicits, between 0 and 1; 1/2 is half of mae.
+        tau: Level of the quantile that the loss elicits, between 0 and 1; 1/2 gives half of mae.
     """
     error = output - target
     return torch.maximum((1.0 - tau) * error, -tau * error).sum(-1)
 
 
 def quantiles(output: Tensor, target: Tensor) -> Tensor:
-    """Twice the mean of `pinball` over evenly spaced levels, each of which has an output.
+    """Twice the mean of `pinball` over evenly spaced levels, with one output for each level.
 
-    With ever more levels it becomes the continuous ranked probability score of the prediction, in
-    units of the target. Nothing keeps the quantiles from crossing.
+    As the number of levels grows, the loss approaches the continuous ranked probability score of
+    the prediction, in units of the target. The predicted quantiles may cross.
 
     Args:
-        output: Medians, then the quantiles of the other levels i/(n + 1), rising, [..., nC].
+        output: Medians, then quantiles of the other levels i/(n + 1), levels rising, [..., nC].
     """
     count = output.shape[-1] // target.shape[-1]
     levels = quantile_levels(count, like=output)[:, None]  # [n, 1]
@@ -43,10 +43,10 @@ def quantiles(output: Tensor, target: Tensor) -> Tensor:
 
 
 def expectile(output: Tensor, target: Tensor, *, tau: float = 0.8) -> Tensor:
-    """Squared error, weighed `tau` where the prediction is too small, else 1 - `tau`.
+    """Squared error times `tau` if the prediction is too small, else times 1 - `tau`.
 
     Args:
-        tau: Level of the expectile it elicits, between 0 and 1; 1/2 is mse.
+        tau: Level of the expectile that the loss elicits, between 0 and 1; 1/2 gives mse.
     """
     error = output - target
     squared = error.square()
@@ -54,12 +54,13 @@ def expectile(output: Tensor, target: Tensor, *, tau: float = 0.8) -> Tensor:
 
 
 def linex(output: Tensor, target: Tensor, *, a: float = 1.0) -> Tensor:
-    """Exponential where the prediction is too large, linear where it is too small.
+    """Loss that grows exponentially if the prediction is too large, linearly if it is too small.
 
-    Beyond an exponent of `links.LARGEST_EXPONENT` it goes on along its tangent, to stay finite.
+    Beyond an exponent of `links.LARGEST_EXPONENT` the loss continues along its tangent and stays
+    finite.
 
     Args:
-        a: How steep, per unit of the target; a negative one turns the sides round.
+        a: Steepness, per unit of the target; a negative number swaps the two sides.
     """
     error = output - target
     return (capped_expm1(a * error) - a * error).sum(-1)
@@ -75,7 +76,7 @@ ASYMMETRIC = frozenset(
         "nonnegative",
     }
 )
-"""Claims of every convex function of the error that is least at zero alone."""
+"""Claims of every convex function of the error that has its only minimum at zero."""
 
 row = partial(Loss, family="asymmetric", task="regression", inverse_link="identity")
 

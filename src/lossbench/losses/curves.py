@@ -1,4 +1,4 @@
-"""Each loss as a curve, for the figures: value, derivatives and weight, computed by autograd."""
+"""Curves of a loss for the figures: value, derivatives and weight, computed by autograd."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LARGEST_ERROR = 3.0
 
 
 def curve(loss: Loss, params: Mapping[str, Any] = NO_PARAMS) -> dict[str, list[float]]:
-    """One loss along its argument.
+    """Value, derivatives and weight of a loss at points along its argument.
 
-    For regression the argument is the error: from -3 to 3 at target 0 where the output is the
-    prediction, else that of outputs from -3 to 3 at target 1. For classification it is the
-    prediction p for the true one of two classes: outputs are (log p/(1 - p), 0) behind a softmax
-    or a relative, (p, 1 - p) where the output is the prediction.
+    For regression the argument is the error. If `is_of_error`, predictions go from -3 to 3 at
+    target 0; otherwise outputs go from -3 to 3 at target 1. For classification the argument is the
+    prediction for the true one of two classes. With q from 0.001 to 0.999, the outputs are
+    (q, 1 - q) if the output is the prediction, otherwise (log q/(1 - q), 0).
 
     Returns:
         Columns argument, value, first and second (derivatives with respect to the output, of the
@@ -52,12 +52,12 @@ def curve(loss: Loss, params: Mapping[str, Any] = NO_PARAMS) -> dict[str, list[f
 
 
 def is_of_error(loss: Loss) -> bool:
-    """Whether a regression loss is drawn along its error, at a target of 0."""
+    """Whether the curve of a regression loss is drawn along the error at a target of 0."""
     return loss.inverse_link in ("identity", *PLACED)
 
 
 def _points(loss: Loss) -> tuple[Tensor, Tensor]:
-    """Outputs, or predictions where several outputs make one, and targets: [POINTS, C] each."""
+    """Outputs and targets, [POINTS, C] each; predictions if each target has several outputs."""
     if loss.task == "regression":
         place = torch.linspace(-LARGEST_ERROR, LARGEST_ERROR, POINTS, dtype=torch.float64)
         target = 0.0 if is_of_error(loss) else 1.0

@@ -1,6 +1,6 @@
-"""The distributions of a target that losses predict.
+"""Distributions of a target that losses predict, as functions of the output.
 
-Their parameters are their losses', like those of the inverse links.
+Keywords of such a function are parameters of the loss, as for the inverse links.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from lossbench.losses.softmax import softmax
 
 
 class StudentT(NamedTuple):
-    """Student's t around `location`; with infinitely many degrees of freedom it is Gaussian.
+    """Student's t distribution around `location`; Gaussian if `df` is infinite.
 
     Attributes:
-        location: Where each target is expected, [..., C], in units of the target.
-        scale: Same shape and unit; of a Gaussian its standard deviation.
-        df: Degrees of freedom, one number for all.
+        location: Centre of the distribution of each target, [..., C], in units of the target.
+        scale: Scale, with the same shape and unit; the standard deviation if `df` is infinite.
+        df: Degrees of freedom, one number for all targets.
     """
 
     location: Tensor
@@ -32,13 +32,14 @@ class StudentT(NamedTuple):
 
 
 class Piecewise(NamedTuple):
-    """A distribution function that is linear between points.
+    """Distribution whose cumulative distribution function is linear between points.
 
-    It is 0 below the first point and 1 from the last one on, and may jump at these two.
+    The function is 0 below the first point and 1 from the last point on. At these two points the
+    function may jump.
 
     Attributes:
-        points: Rising, [..., C, P], in units of the target.
-        levels: The distribution function there, rising, [..., C, P] or [P].
+        points: Points in rising order, [..., C, P], in units of the target.
+        levels: Values of the function at the points, rising, [..., C, P] or [P].
     """
 
     points: Tensor
@@ -49,46 +50,48 @@ Predicted = StudentT | Piecewise
 
 
 def gaussian(output: Tensor, *, eps: float) -> StudentT:
-    """A Gaussian whose mean and log variance are predicted.
+    """Gaussian distribution whose mean and log variance are predicted.
 
     Args:
         output: Means, then logarithms of the variances, [..., 2C].
-        eps: Least variance, in squared units of the target.
+        eps: Smallest variance, in squared units of the target.
     """
     mean, log_variance = output.chunk(2, -1)
     return StudentT(mean, (0.5 * log_variance.clamp(min=math.log(eps))).exp(), math.inf)
 
 
 def student_t(output: Tensor, *, df: float, scale: float) -> StudentT:
-    """Student's t around the output.
+    """Student's t distribution around the output.
 
     Args:
-        output: [..., C].
+        output: Locations, [..., C].
         df: Degrees of freedom.
-        scale: In units of the target.
+        scale: Scale, in units of the target.
     """
     return StudentT(output, torch.full_like(output, scale), df)
 
 
 def quantiles(output: Tensor, *, outputs_per_target: int) -> Piecewise:
-    """Quantiles, in their order where they cross; as much as lies beyond them lies at the ends.
+    """Distribution with the predicted quantiles, which are sorted if they cross.
+
+    The probability beyond the outermost quantiles is placed at these two quantiles.
 
     Args:
-        output: [..., nC], at the `quantile_levels`.
-        outputs_per_target: n, odd.
+        output: Quantiles at the `quantile_levels`, [..., nC].
+        outputs_per_target: Number n of quantiles, odd.
     """
     points = of_each_target(output, outputs_per_target).sort(-1).values
     return Piecewise(points, quantile_levels(outputs_per_target, like=output).sort().values)
 
 
 def bins(output: Tensor, *, outputs_per_target: int, low: float, high: float) -> Piecewise:
-    """Probabilities of equal bins, spread evenly inside each.
+    """Distribution over bins of equal width, with uniform density inside each bin.
 
     Args:
-        output: Logits, [..., nC].
-        outputs_per_target: n, of bins.
+        output: Logits of the bins, [..., nC].
+        outputs_per_target: Number n of bins.
         low: Lower end of the first bin, in units of the target.
-        high: Upper end of the last one.
+        high: Upper end of the last bin, in units of the target.
     """
     p = softmax(of_each_target(output, outputs_per_target))
     edges = bin_edges(outputs_per_target, low=low, high=high, like=output)
@@ -97,15 +100,15 @@ def bins(output: Tensor, *, outputs_per_target: int, low: float, high: float) ->
 
 
 def quantile_levels(count: int, *, like: Tensor) -> Tensor:
-    """Evenly spaced levels, [count]: that of the median, then all others, rising.
+    """Evenly spaced quantile levels, [count]: first 1/2, then all other levels, rising.
 
     Raises:
-        ValueError: `count` is even: none of the levels is that of the median.
+        ValueError: `count` is even, so 1/2 is not one of the levels.
     """
     if count % 2 == 0:
         raise ValueError(f"{count} quantiles per target: use an odd number, one is the median")
     middle = (count + 1) // 2
-    # Made on the device: what is copied there no graph can hold.
+    # Made on the device, because a graph cannot contain a copy to the device.
     place = torch.arange(count, dtype=like.dtype, device=like.device)
     order = torch.where(place < middle, place, place + 1)
     return torch.where(place == 0, middle, order) / (count + 1)

@@ -1,8 +1,8 @@
-"""Divergences between the target distribution and the softmax, other than cross entropy's.
+"""Divergences between the target distribution and the softmax.
 
-None is linear in the target, so hard labels may teach them something else than the distribution
-does. Every function takes the output and a target distribution, [..., C] each, and returns the
-divergence per example, [...].
+All but forward_kl are not linear in the target, so training on hard labels may give another result
+than training on their distribution. Every function takes the output and a target distribution,
+[..., C] each, and returns the divergence per example, [...].
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from lossbench.losses.spec import Loss
 def js(output: Tensor, target: Tensor) -> Tensor:
     """Jensen-Shannon divergence, in nats, between 0 and log 2."""
     p = exact_softmax(output)
-    # Where p underflows and the target is 0, their sum is 0 too, and nothing is added.
+    # If p underflows and the target is 0, both terms of that class are 0 in spite of the clamp.
     log_p, log_sum = (x.clamp(min=torch.finfo(p.dtype).tiny).log() for x in (p, p + target))
-    # Σ y log(y/m) and Σ p log(p/m) less log 2 each: a wrong class has exactly 0 of both.
+    # Σ y log(y/m) and Σ p log(p/m), each less log 2: both terms of a wrong class are exactly 0.
     of_target = torch.xlogy(target, target) - target * log_sum
     return math.log(2.0) + 0.5 * (of_target + p * (log_p - log_sum)).sum(-1)
 
 
 def jsd(output: Tensor, target: Tensor, *, beta: float = 0.1) -> Tensor:
-    """The generalised Jensen-Shannon divergence: of both from their mean, weighed alike.
+    """Generalised Jensen-Shannon divergence: β KL(target ‖ m) + (1 - β) KL(p ‖ m), m their mean.
 
     Args:
-        beta: Weight of the target, between 0 and 1; 1/2 is js. Over `beta` it goes to forward_kl
-            as that goes to 0.
+        beta: Weight β of the target in both means, between 0 and 1; 1/2 gives js. As `beta` goes to
+            0, the loss divided by `beta` goes to forward_kl.
 
     Raises:
         ValueError: `beta` is not between 0 and 1.
@@ -45,16 +45,17 @@ def jsd(output: Tensor, target: Tensor, *, beta: float = 0.1) -> Tensor:
 
 
 def forward_kl(output: Tensor, target: Tensor) -> Tensor:
-    """Divergence of the softmax from the target: cross entropy less the target's entropy."""
+    """Kullback-Leibler divergence KL(target ‖ softmax): cross entropy less the target's entropy."""
     log_p = log_softmax(output)
     return (torch.xlogy(target, target) - target * log_p).sum(-1)
 
 
 def skew_kl(output: Tensor, target: Tensor, *, alpha: float = 0.1) -> Tensor:
-    """`forward_kl` from a mixture of softmax and target, which no zero makes infinite.
+    """Divergence KL(target ‖ mixture of softmax and target), finite for every output.
 
     Args:
-        alpha: Share of the target in the mixture, between 0 and 1; towards 0 it is forward_kl.
+        alpha: Share of the target in the mixture, between 0 and 1; towards 0 the loss becomes
+            forward_kl.
 
     Raises:
         ValueError: `alpha` is not between 0 and 1.
@@ -66,18 +67,18 @@ def skew_kl(output: Tensor, target: Tensor, *, alpha: float = 0.1) -> Tensor:
 
 
 def skew_reverse_kl(output: Tensor, target: Tensor, *, alpha: float = 0.1) -> Tensor:
-    """Divergence of a mixture of target and softmax from the softmax: finite for every label.
+    """Divergence KL(softmax ‖ mixture of target and softmax), finite for every label.
 
     Args:
-        alpha: Share of the softmax in the mixture, between 0 and 1; towards 0 it is reverse_kl with
-            nothing cut off. In `skew_kl` it is that of the target.
+        alpha: Share of the softmax in the mixture, between 0 and 1; towards 0 the loss becomes
+            reverse_kl without its cut-off. In `skew_kl`, `alpha` is the share of the target.
 
     Raises:
         ValueError: `alpha` is not between 0 and 1.
     """
     _refuse_no_mixture("alpha", alpha)
     p = exact_softmax(output)
-    # The mixture over α, so that a wrong class has exactly no slope: see `js`.
+    # The mixture divided by α, so that the term of a wrong class is exactly 0, as in `js`.
     mixture = p + (1.0 - alpha) / alpha * target
     log_p, log_mixture = (x.clamp(min=torch.finfo(p.dtype).tiny).log() for x in (p, mixture))
     return (p * (log_p - log_mixture)).sum(-1) - math.log(alpha)
@@ -101,29 +102,30 @@ def bhattacharyya(output: Tensor, target: Tensor) -> Tensor:
 
 
 def reverse_kl(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Tensor:
-    """Divergence of the target from the softmax, Σ p log(p/y), in nats.
+    """Kullback-Leibler divergence KL(softmax ‖ target), Σ p log(p/y), in nats.
 
     Args:
-        log_zero: Value of log 0, negative; without it a hard label costs infinity.
+        log_zero: Value used for log 0, negative; the true value would make a hard label cost
+            infinity.
     """
     log_p = exact_log_softmax(output)
-    # Σ p is 1: with it off, a certain wrong class has no slope that would be all float32 keeps.
+    # Less Σ p = 1, so that a wrong class at p = 1 has slope 0, not 1: float32 would keep only that.
     return 1.0 + (log_p.exp() * (log_p - 1.0)).sum(-1) + rce(output, target, log_zero=log_zero)
 
 
 def chi2(output: Tensor, target: Tensor) -> Tensor:
     """Half of Pearson's chi-squared divergence, (Σ y²/p - 1)/2; on hard labels (1/p_c - 1)/2.
 
-    Beyond an exponent of `links.LARGEST_EXPONENT` 1/p goes on along its tangent, to stay finite.
+    Beyond an exponent of `links.LARGEST_EXPONENT` 1/p continues along its tangent and stays finite.
     """
     log_p = log_softmax(output)
     return 0.5 * ((target.square() * capped_exp(-log_p)).sum(-1) - 1.0)
 
 
 def dice(output: Tensor, target: Tensor) -> Tensor:
-    """One minus the Dice coefficient of softmax and target, example by example, between 0 and 1.
+    """One minus the Dice coefficient of softmax and target, per example, between 0 and 1.
 
-    The form with squares in the denominator; with plain sums there it is `unhinged`.
+    The denominator has squares; with plain sums in the denominator the loss would be `unhinged`.
     """
     p = exact_softmax(output)
     overlap = 2.0 * (p * target).sum(-1)
@@ -142,7 +144,7 @@ DIVERGENCE = frozenset(
 """Claims of every divergence of this family."""
 
 LOCAL = DIVERGENCE | {"points_along_error", "local_weight", "minimised_at_target", "nonnegative"}
-"""Claims of those that are, on a hard label, functions of its probability alone."""
+"""Claims of the divergences that on a hard label depend only on the label's probability."""
 
 row = partial(Loss, family="divergence", task="classification", inverse_link="softmax")
 

@@ -24,21 +24,21 @@ from lossbench.losses.spec import Loss
 
 
 def poisson_nll(output: Tensor, target: Tensor) -> Tensor:
-    """Poisson counts behind the exponential: its output gradient is again prediction - target.
+    """Poisson likelihood with rate exp(output); the output gradient is prediction - target.
 
     Args:
         output: Logarithm of the predicted rate, [..., C].
-        target: Counts, or any numbers of 0 and more, [..., C].
+        target: Counts, or any nonnegative numbers, [..., C].
     """
     return (capped_exp(output) - target * output).sum(-1)
 
 
 def gaussian_nll(output: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """A Gaussian whose mean and variance are both predicted.
+    """Gaussian likelihood whose mean and variance are both predicted.
 
     Args:
         output: Means, then logarithms of the variances, [..., 2C].
-        eps: Least variance, in squared units of the target; positive.
+        eps: Smallest variance, in squared units of the target; positive.
     """
     mean, log_variance = output.chunk(2, -1)
     log_variance = log_variance.clamp(min=math.log(eps))
@@ -46,14 +46,15 @@ def gaussian_nll(output: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tensor
 
 
 def beta_nll(output: Tensor, target: Tensor, *, beta: float = 0.5, eps: float = 1e-6) -> Tensor:
-    """`gaussian_nll`, weighed by the variance to a power, through which no gradient passes.
+    """`gaussian_nll` times a power of the variance; this factor passes no gradient.
 
-    So a large predicted variance excuses less, and the gradient is not the derivative of the value.
+    With the factor, a large predicted variance reduces the gradient of the mean less. The gradient
+    is not the derivative of the value.
 
     Args:
         output: Means, then logarithms of the variances, [..., 2C].
-        beta: The power, from 0, which is gaussian_nll, to 1, where means learn as by mse.
-        eps: Least variance, in squared units of the target; positive.
+        beta: Power, from 0 (gaussian_nll) to 1 (means have the gradient of mse).
+        eps: Smallest variance, in squared units of the target; positive.
     """
     mean, log_variance = output.chunk(2, -1)
     log_variance = log_variance.clamp(min=math.log(eps))
@@ -65,11 +66,11 @@ def beta_nll(output: Tensor, target: Tensor, *, beta: float = 0.5, eps: float = 
 def gaussian_crps(output: Tensor, target: Tensor, *, eps: float = 1e-6) -> Tensor:
     """The continuous ranked probability score of a Gaussian whose mean and variance are predicted.
 
-    In units of the target, like mae, which it becomes as the variance goes to 0.
+    The score is in units of the target and becomes mae as the variance goes to 0.
 
     Args:
         output: Means, then logarithms of the variances, [..., 2C].
-        eps: Least variance, in squared units of the target; positive.
+        eps: Smallest variance, in squared units of the target; positive.
     """
     mean, log_variance = output.chunk(2, -1)
     deviation = capped_exp(0.5 * log_variance.clamp(min=math.log(eps)))
@@ -84,18 +85,18 @@ def hl_gauss(
 ) -> Tensor:
     """Regression as classification: cross entropy of bins against a Gaussian around the target.
 
-    The Gaussian is cut off at the ends of the bins, and its share of each bin is the target there.
+    The Gaussian is cut off at the ends of the bins, and its share of a bin is the bin's target.
 
     Args:
         output: Logits of the first bin of each target, then of the second, and so on, [..., nC].
-        target: [..., C]; values beyond the bins are taken for their end.
+        target: [..., C]; values beyond the bins are moved to the nearest end.
         low: Lower end of the first bin, in units of the target.
-        high: Upper end of the last one.
-        sigma: Deviation of the Gaussian in widths of a bin, positive; the default is that of
-            Farebrother et al. 2024.
+        high: Upper end of the last bin, in units of the target.
+        sigma: Standard deviation of the Gaussian in widths of a bin, positive; the default is that
+            of Farebrother et al. 2024.
 
     Raises:
-        ValueError: `low` is not below `high`, or `sigma` not positive.
+        ValueError: `low` is not below `high`, or `sigma` is not positive.
     """
     if not low < high:
         raise ValueError(f"low is {low} and high {high}: use numbers of which low is the smaller")
@@ -110,10 +111,10 @@ def hl_gauss(
 
 
 def student_t(output: Tensor, target: Tensor, *, df: float = 4.0, scale: float = 1.0) -> Tensor:
-    """Student's t noise of fixed scale: its influence redescends, the slower the larger `df`.
+    """Student's t likelihood of fixed scale; the influence redescends, slower for a larger `df`.
 
     Args:
-        df: Degrees of freedom, positive; 1 is Cauchy noise, infinity Gaussian.
+        df: Degrees of freedom, positive; 1 is Cauchy noise, towards infinity Gaussian noise.
         scale: Scale of the noise, in units of the target; positive.
     """
     squared = ((output - target) / scale).square()
@@ -121,17 +122,17 @@ def student_t(output: Tensor, target: Tensor, *, df: float = 4.0, scale: float =
 
 
 def msle(output: Tensor, target: Tensor) -> Tensor:
-    """Squared error of log(1 + ·), of a prediction kept positive by a softplus.
+    """Squared error of log(1 + prediction); a softplus keeps the prediction positive.
 
     Args:
         output: [..., C]; the prediction is its softplus.
-        target: Numbers of 0 and more, [..., C].
+        target: Nonnegative numbers, [..., C].
     """
     return (softplus(output).log1p() - target.log1p()).square().sum(-1)
 
 
 LIKELIHOOD = frozenset({"gradient_is_derivative", "minimised_at_target", "permutation_invariant"})
-"""Claims of every likelihood of independent numbers."""
+"""Claims of every negative log-likelihood of independent targets."""
 
 row = partial(Loss, family="likelihood", task="regression")
 

@@ -1,7 +1,8 @@
-"""Margin losses: they ask that the label's output lead the others, not for a probability.
+"""Margin losses: they ask that the label's output lead the other outputs, not for a probability.
 
 Every function takes the output and a target distribution, [..., C] each, and returns the loss
-per example, [...]. They are defined on labels; for a distribution they give the expected loss.
+per example, [...]. A margin loss is defined on labels; for a distribution, the function returns the
+expected loss.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lossbench.losses.spec import Loss
 
 
 def crammer_singer(output: Tensor, target: Tensor) -> Tensor:
-    """The multiclass hinge: how much the label's output fails to lead the best other one by 1."""
+    """The multiclass hinge: the amount by which the label's lead over the best other is below 1."""
     return (target * _lead_missing(output)).sum(-1)
 
 
@@ -29,19 +30,20 @@ def crammer_singer_squared(output: Tensor, target: Tensor) -> Tensor:
 
 
 def weston_watkins(output: Tensor, target: Tensor) -> Tensor:
-    """The hinge of the label's output against each of the others, summed."""
+    """Sum of the hinges of the label's output against each other output."""
     return (target * _each_lead_missing(output).sum(-1)).sum(-1)
 
 
 def weston_watkins_squared(output: Tensor, target: Tensor) -> Tensor:
-    """The squared hinge of the label's output against each of the others, summed."""
+    """Sum of the squared hinges of the label's output against each other output."""
     return (target * _each_lead_missing(output).square().sum(-1)).sum(-1)
 
 
 def exponential(output: Tensor, target: Tensor) -> Tensor:
-    """The exponential of every other output's lead over the label's, summed.
+    """Sum of the exponentials of each other output's lead over the label's output.
 
-    Beyond an exponent of `links.LARGEST_EXPONENT` it goes on along its tangent, to stay finite.
+    Beyond an exponent of `links.LARGEST_EXPONENT` the loss continues along its tangent and stays
+    finite.
     """
     # Σ exp(z_j - z_c) over j ≠ c is 1/p_c - 1.
     return (target * capped_expm1(-log_softmax(output))).sum(-1)
@@ -58,35 +60,36 @@ def ova_squared_hinge(output: Tensor, target: Tensor) -> Tensor:
 
 
 def ova_exponential(output: Tensor, target: Tensor) -> Tensor:
-    """The exponential of every class's negative margin against the rest, summed over classes.
+    """Exponential of the negative margin of a class against the rest, summed over classes.
 
-    Beyond an exponent of `links.LARGEST_EXPONENT` it goes on along its tangent, to stay finite.
+    Beyond an exponent of `links.LARGEST_EXPONENT` the loss continues along its tangent and stays
+    finite.
     """
     return _one_versus_all(output, target, lambda margin: capped_exp(-margin))
 
 
 def savage(output: Tensor, target: Tensor) -> Tensor:
-    """A squared sigmoid of the negative margin: bounded, so that outliers do not rule."""
-    # torch's derivative of the sigmoid is s(1 - s), and 0 where s rounds to 1.
+    """Squared sigmoid of minus twice the margin; bounded, so that outliers do not dominate."""
+    # Not sigmoid: torch computes the derivative as s(1 - s), which is 0 if s rounds to 1.
     return _one_versus_all(
         output, target, lambda margin: (2.0 * functional.logsigmoid(-2.0 * margin)).exp()
     )
 
 
 def tangent(output: Tensor, target: Tensor) -> Tensor:
-    """(2 atan v - 1)² of the margin v: bounded, and it also charges a margin that is too large."""
+    """Tangent loss (2 atan v - 1)² of the margin v; bounded, and a too large margin costs too."""
     return _one_versus_all(output, target, lambda margin: (2.0 * margin.atan() - 1.0).square())
 
 
 def _one_versus_all(
     output: Tensor, target: Tensor, of_margin: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Σ of a binary loss of the margin: the output for a class's label, its negative for others."""
+    """Sum over classes of a loss of the margin: z for the label's class, -z for other classes."""
     return (target * of_margin(output) + (1.0 - target) * of_margin(-output)).sum(-1)
 
 
 def _lead_missing(output: Tensor) -> Tensor:
-    """[1 + largest other output - own output]₊ for each class as the label, [..., C]."""
+    """Hinge [1 + largest other output - own output]₊ with each class as the label, [..., C]."""
     best = output.topk(2, dim=-1)
     others = best.values[..., :1].expand_as(output)
     others = others.scatter(-1, best.indices[..., :1], best.values[..., 1:])
@@ -94,7 +97,7 @@ def _lead_missing(output: Tensor) -> Tensor:
 
 
 def _each_lead_missing(output: Tensor) -> Tensor:
-    """[1 + other output - own output]₊ for each class as the label and each other, [..., C, C]."""
+    """Hinge [1 + other output - own output]₊ of each class and each other class, [..., C, C]."""
     lead = 1.0 + output.unsqueeze(-2) - output.unsqueeze(-1)
     other = ~torch.eye(output.shape[-1], dtype=torch.bool, device=output.device)
     return torch.where(other, lead, 0.0).clamp(min=0.0)
@@ -106,7 +109,7 @@ MARGIN = frozenset(
 """Claims of every margin loss."""
 
 PROPER = MARGIN | {"minimised_at_target", "elicits_mean", "strictly_proper", "calibrated", "smooth"}
-"""Claims of those that are proper scores through their own inverse link."""
+"""Claims of the margin losses that are proper scores behind their inverse link."""
 
 row = partial(Loss, family="margin", task="classification")
 

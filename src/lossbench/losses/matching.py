@@ -23,22 +23,22 @@ def mse_logits(output: Tensor, target: Tensor) -> Tensor:
 
 def bce_ova(output: Tensor, target: Tensor) -> Tensor:
     """Binary cross entropy of every class against the rest, summed over classes."""
-    # log(1 + e^z) - yz = y log(1 + e^-z) + (1 - y) log(1 + e^z): each term small where it is right.
+    # log(1 + e^z) - yz = y log(1 + e^-z) + (1 - y) log(1 + e^z): each is small near its minimum.
     return (target * links.softplus(-output) + (1.0 - target) * links.softplus(output)).sum(-1)
 
 
 def sparsemax(output: Tensor, target: Tensor) -> Tensor:
-    """The matching loss of the sparsemax: half the squared distance, through a projection."""
+    """The matching loss of the sparsemax, the projection of the output onto the simplex."""
     return _fenchel_young(output, target, links.sparsemax(output), alpha=2.0)
 
 
 def entmax15(output: Tensor, target: Tensor) -> Tensor:
-    """The matching loss of the 1.5-entmax: sparse probabilities, but a smooth way to zero."""
+    """The matching loss of the 1.5-entmax, whose probabilities are sparse and reach 0 smoothly."""
     return _fenchel_young(output, target, links.entmax15(output), alpha=1.5)
 
 
 def entmax(output: Tensor, target: Tensor, *, alpha: float = 1.25) -> Tensor:
-    """The matching loss of the alpha-entmax: 1 is cross_entropy, 1.5 entmax15, 2 sparsemax.
+    """The matching loss of the alpha-entmax: cross_entropy at 1, entmax15 at 1.5, sparsemax at 2.
 
     Args:
         alpha: Index of the Tsallis entropy, from 1 to 2.
@@ -49,8 +49,8 @@ def entmax(output: Tensor, target: Tensor, *, alpha: float = 1.25) -> Tensor:
 
 
 def _fenchel_young(output: Tensor, target: Tensor, p: Tensor, *, alpha: float) -> Tensor:
-    """Ω*(z) + Ω(y) - <z, y> at p = ∇Ω*(z), Ω the negative Tsallis entropy of index alpha."""
-    # The output less its largest entry: p - y sums to zero, and 1e4 times a rounding does not.
+    """Loss Ω*(z) + Ω(y) - <z, y> at p = ∇Ω*(z); Ω is minus the Tsallis entropy of index alpha."""
+    # The output less its largest entry: p - y sums to zero, but 1e4 times its rounding does not.
     below = output - output.amax(-1, keepdim=True)
     entropy = target.pow(alpha).sum(-1) - links.positive_power(p, alpha).sum(-1)
     return entropy / (alpha * (alpha - 1.0)) + ((p - target) * below).sum(-1)

@@ -1,4 +1,4 @@
-"""M-estimator losses with a monotone, bounded influence: absolute error far from the target.
+"""M-estimator losses with a monotone, bounded influence, like absolute error far off.
 
 Every function takes output and target, [..., C] each, in units of the target, and returns the
 loss per example, [...], summed over outputs.
@@ -20,17 +20,17 @@ def huber(output: Tensor, target: Tensor, *, delta: float = 1.0) -> Tensor:
     """Squared error near the target, absolute error beyond `delta`.
 
     Args:
-        delta: Error at which the two branches meet, in units of the target; positive. A run's
-            targets are in standard deviations of the training target.
+        delta: Error at which the two branches meet, in units of the target; positive. In a
+            run, the unit is the standard deviation of the training target.
     """
     error = output - target
-    # The clipped error keeps the branch that torch.where drops finite: its square cannot overflow.
+    # The clipped error in place of torch.where, so that no branch has a square that overflows.
     clipped = error.clamp(-delta, delta)
     return (clipped * (error - 0.5 * clipped)).sum(-1)
 
 
 def smooth_l1(output: Tensor, target: Tensor, *, beta: float = 1.0) -> Tensor:
-    """Huber's loss over its corner, so that the slope far from the target is 1.
+    """Huber's loss divided by `beta`, so that the slope far from the target is 1.
 
     Args:
         beta: Error at which the two branches meet, in units of the target; positive.
@@ -39,7 +39,7 @@ def smooth_l1(output: Tensor, target: Tensor, *, beta: float = 1.0) -> Tensor:
 
 
 def pseudo_huber(output: Tensor, target: Tensor, *, delta: float = 1.0) -> Tensor:
-    """A hyperbola: Huber's loss without a corner.
+    """Pseudo-Huber loss, a hyperbola: a smooth form of Huber's loss.
 
     Charbonnier's √(e² + ε²) is this loss at `delta` = ε, divided by ε, plus ε.
 
@@ -52,29 +52,30 @@ def pseudo_huber(output: Tensor, target: Tensor, *, delta: float = 1.0) -> Tenso
 
 
 def log_cosh(output: Tensor, target: Tensor) -> Tensor:
-    """Logarithm of the hyperbolic cosine of the error; its output gradient is tanh of the error."""
+    """Logarithm of the hyperbolic cosine of the error; the output gradient is tanh of the error."""
     error = output - target
     # cosh overflows at 89 in float32: log cosh e = e + log(1 + exp(-2e)) - log 2, smooth at zero.
     return (error + softplus(-2.0 * error) - math.log(2.0)).sum(-1)
 
 
 def eps_insensitive(output: Tensor, target: Tensor, *, epsilon: float = 0.1) -> Tensor:
-    """Absolute error beyond a tube around the target; within it any prediction is as good.
+    """Absolute error beyond a tube around the target; zero for predictions inside the tube.
 
     Args:
-        epsilon: Half the width of the tube, in units of the target; 0 is mae.
+        epsilon: Half the width of the tube, in units of the target; 0 gives mae.
     """
     return ((output - target).abs() - epsilon).clamp(min=0.0).sum(-1)
 
 
 def barron(output: Tensor, target: Tensor, *, alpha: float = 1.0, c: float = 1.0) -> Tensor:
-    """One formula for many: alpha 2 is mse, 1 pseudo_huber, -2 geman_mcclure.
+    """Barron's general robust loss: with `c` = 1, `alpha` 2 gives mse, 1 pseudo_huber.
 
-    That at c = 1; alpha 0 is cauchy with c = √2. Below alpha 1 the influence redescends.
+    With `c` = 1, `alpha` 0 gives cauchy with c = √2, and -2 gives geman_mcclure. Below `alpha` 1
+    the influence redescends.
 
     Args:
-        alpha: Shape, any number up to 2; the smaller, the less an outlier counts. The default is
-            where the adaptive form of the paper starts.
+        alpha: Shape, any number up to 2; a smaller `alpha` gives outliers less influence. The
+            default is the start value of the paper's adaptive form.
         c: Scale of the error, in units of the target; positive.
     """
     squared = ((output - target) / c).square()
@@ -97,10 +98,10 @@ MONOTONE = frozenset(
         "nonnegative",
     }
 )
-"""Claims of every loss of a monotone, bounded influence."""
+"""Claims of every loss that has a monotone, bounded influence."""
 
 ROUNDED = MONOTONE | {"minimised_at_target", "smooth"}
-"""Claims of those that are round where they are least."""
+"""Claims of the monotone losses that are smooth at the minimum."""
 
 row = partial(Loss, family="monotone", task="regression", inverse_link="identity")
 

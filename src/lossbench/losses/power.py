@@ -1,8 +1,9 @@
-"""Powers of the error, of the prediction or the output, and its hyperbolic cosine.
+"""Powers and the hyperbolic cosine of the error, which is that of the prediction or the output.
 
-A power p carries 1/p, so that the gradient with respect to the prediction is e, e³ and sign e.
-Every function takes output and target, [..., C] each, and returns the loss per example, [...],
-summed over outputs: a regression target in its own unit u gives u² for mse, u⁴ for quartic.
+A power p has the factor 1/p, so that the gradient with respect to the prediction is sign e for mae,
+e for mse and e³ for quartic. Every function takes output and target, [..., C] each, and returns the
+loss per example, [...], summed over outputs. If u is the unit of a regression target, the unit of
+mse is u² and the unit of quartic is u⁴.
 """
 
 from __future__ import annotations
@@ -17,28 +18,28 @@ from lossbench.losses.spec import Loss
 
 
 def mse(output: Tensor, target: Tensor) -> Tensor:
-    """Half the squared error, so that its output gradient is exactly `output - target`.
+    """Half the squared error, so that the output gradient is exactly `output - target`.
 
-    `torch.nn.MSELoss` is 2/C of it.
+    `torch.nn.MSELoss` is 2/C times this loss.
     """
     return 0.5 * (output - target).square().sum(-1)
 
 
 def mae(output: Tensor, target: Tensor) -> Tensor:
-    """Absolute error. Its output gradient is the sign of the error, whatever its size."""
+    """Absolute error. The output gradient is the sign of the error."""
     return (output - target).abs().sum(-1)
 
 
 def quartic(output: Tensor, target: Tensor) -> Tensor:
-    """A quarter of the fourth power of the error. Its output gradient is the cubed error."""
+    """A quarter of the fourth power of the error. The output gradient is the cubed error."""
     return 0.25 * (output - target).square().square().sum(-1)
 
 
 def lp(output: Tensor, target: Tensor, *, p: float = 1.5) -> Tensor:
-    """A power of the absolute error, over that power.
+    """The `p`-th power of the absolute error, divided by `p`.
 
     Args:
-        p: Power, 1 or more; 1 is mae, 2 is mse, 4 is quartic.
+        p: Exponent, 1 or more; 1 gives mae, 2 gives mse, 4 gives quartic.
     """
     return (output - target).abs().pow(p).sum(-1) / p
 
@@ -46,7 +47,8 @@ def lp(output: Tensor, target: Tensor, *, p: float = 1.5) -> Tensor:
 def cosh(output: Tensor, target: Tensor) -> Tensor:
     """Hyperbolic cosine of the error, less 1: squared near the target, exponential far from it.
 
-    Beyond an error of `links.LARGEST_EXPONENT` it goes on along its tangent, to stay finite.
+    Beyond an error of `links.LARGEST_EXPONENT` the loss continues along its tangent and stays
+    finite.
     """
     error = output - target
     inside = error.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
@@ -60,12 +62,12 @@ def quartic_probs(output: Tensor, target: Tensor) -> Tensor:
 
 
 def rescaled_square(output: Tensor, target: Tensor, *, k: float = 15.0, M: float = 30.0) -> Tensor:
-    """Squared error of raw outputs whose label is to reach M, and weighs k times as much.
+    """Squared error of raw outputs: the label's output is to reach `M` and has the weight `k`.
 
     Args:
-        target: Distribution, [..., C]; for one that is no label the expected loss.
+        target: Distribution, [..., C]; if not a hard label, the loss is the expected loss.
         k: Factor on the label's term, positive.
-        M: Goal of the label's output. With k = M = 1 the loss is twice mse_logits.
+        M: Value that the label's output is to reach. With k = M = 1 the loss is twice mse_logits.
     """
     of_label = target * k * (output - M).square()
     return (of_label + (1.0 - target) * output.square()).sum(-1)
@@ -81,7 +83,7 @@ OF_ERROR = frozenset(
         "nonnegative",
     }
 )
-"""Claims of every convex function of the error that is least at zero alone."""
+"""Claims of every convex function of the error that has its only minimum at zero."""
 
 row = partial(Loss, family="power", task="regression", inverse_link="identity")
 

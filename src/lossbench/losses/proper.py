@@ -1,6 +1,6 @@
-"""Strictly proper scoring rules, behind the softmax: sampled labels teach the true probabilities.
+"""Strictly proper scoring rules: losses that learn the true probabilities from sampled labels.
 
-One stands behind a sigmoid for each class.
+The prediction is a softmax; mse_sigmoid alone has one sigmoid for each class.
 
 Every function takes the output and a target distribution, [..., C] each, and returns the loss
 per example, [...].
@@ -18,7 +18,7 @@ from lossbench.losses.spec import Loss
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """Negative log-likelihood of the softmax, in nats; its output gradient is softmax - target."""
+    """Negative log-likelihood of the softmax, in nats; the output gradient is softmax - target."""
     return -(target * log_softmax(output)).sum(-1)
 
 
@@ -30,10 +30,10 @@ def brier(output: Tensor, target: Tensor) -> Tensor:
 def mse_sigmoid(output: Tensor, target: Tensor) -> Tensor:
     """Half the squared error of one sigmoid for each class, summed over classes.
 
-    With brier and mse_logits the square loss behind a third link. On labels it is half of savage
-    at half the output.
+    This is the squared error behind a sigmoid, as brier is behind a softmax and mse_logits behind
+    the identity. On labels, the loss is half of savage at half the output.
     """
-    # torch's derivative of the sigmoid is s(1 - s), and 0 where s rounds to 1.
+    # Not sigmoid: torch computes the derivative as s(1 - s), which is 0 if s rounds to 1.
     return 0.5 * (functional.logsigmoid(output).exp() - target).square().sum(-1)
 
 
@@ -44,21 +44,21 @@ def spherical(output: Tensor, target: Tensor) -> Tensor:
 
 
 def tsallis(output: Tensor, target: Tensor, *, q: float = 1.5) -> Tensor:
-    """The power score, proper for the Tsallis entropy of index `q`; 2 is brier.
+    """The power score, which is the proper score of the Tsallis entropy; `q` = 2 gives brier.
 
     Args:
-        q: Index, above 1; towards 1 it becomes cross_entropy.
+        q: Index of the entropy, above 1; towards 1 the loss becomes cross_entropy.
     """
     log_p = exact_log_softmax(output)
-    # Not expm1: torch's derivative of that is 1 + expm1, and 0 where that rounds to -1.
+    # Not expm1: torch computes the derivative as 1 + expm1, which is 0 if expm1 rounds to -1.
     of_label = -(target * (q * (((q - 1.0) * log_p).exp() - 1.0))).sum(-1) / (q - 1.0)
     return of_label + (q * log_p).exp().sum(-1) - 1.0
 
 
 def rps(output: Tensor, target: Tensor) -> Tensor:
-    """The ranked probability score: squared error of the cumulated softmax, of ordered classes.
+    """The ranked probability score for ordered classes: squared error of the cumulative softmax.
 
-    Probability two classes off costs more than probability one class off.
+    Probability costs more on a class two places from the label than on a class one place away.
     """
     error = exact_softmax(output) - target
     return error.cumsum(-1)[..., :-1].square().sum(-1)
@@ -79,7 +79,7 @@ PROPER = frozenset(
         "nonnegative",
     }
 )
-"""Claims of every strictly proper score behind a softmax, if it is smooth."""
+"""Claims of every smooth, strictly proper score behind a softmax."""
 
 row = partial(Loss, family="proper", task="classification", inverse_link="softmax")
 

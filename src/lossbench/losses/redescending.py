@@ -1,4 +1,4 @@
-"""M-estimator losses whose influence falls again: a far target is taken for an outlier.
+"""M-estimator losses whose influence falls at large errors: far targets are taken for outliers.
 
 Every function takes output and target, [..., C] each, in units of the target, and returns the
 loss per example, [...], summed over outputs.
@@ -15,7 +15,7 @@ from lossbench.losses.spec import Loss
 
 
 def cauchy(output: Tensor, target: Tensor, *, c: float = 1.0) -> Tensor:
-    """Logarithm of a squared error, the likelihood of Cauchy noise. Also called Lorentzian.
+    """Logarithm of 1 plus the squared error, as for Cauchy noise. Also called Lorentzian.
 
     Args:
         c: Error at which the influence is largest, in units of the target; positive.
@@ -24,7 +24,7 @@ def cauchy(output: Tensor, target: Tensor, *, c: float = 1.0) -> Tensor:
 
 
 def geman_mcclure(output: Tensor, target: Tensor, *, c: float = 1.0) -> Tensor:
-    """A squared error that saturates at 2 per output.
+    """Squared error that saturates at 2 per output.
 
     Args:
         c: Scale of the error, in units of the target; positive.
@@ -34,22 +34,22 @@ def geman_mcclure(output: Tensor, target: Tensor, *, c: float = 1.0) -> Tensor:
 
 
 def welsch(output: Tensor, target: Tensor, *, c: float = 1.0) -> Tensor:
-    """One minus a Gaussian of the error. Its mean is also known as the negated correntropy.
+    """One minus a Gaussian of the error; the mean of the Gaussian is known as the correntropy.
 
     Args:
         c: Error at which the influence is largest, in units of the target; positive.
     """
     half = 0.5 * ((output - target) / c).square()
-    # Far off not expm1: torch's derivative of that is 1 + expm1, and 0 where that rounds to -1.
+    # At large errors not expm1: torch's derivative, 1 + expm1, is 0 if expm1 rounds to -1.
     return torch.where(half < 1.0, -(-half).expm1(), 1.0 - (-half).exp()).sum(-1)
 
 
 def tukey(output: Tensor, target: Tensor, *, c: float = 4.685) -> Tensor:
-    """Tukey's biweight: beyond `c` a target has no influence at all.
+    """Tukey's biweight: a target with an error beyond `c` has no influence.
 
     Args:
-        c: Error from which on the loss is constant, in units of the target; positive. The default
-            makes it 95 % as efficient as the mean under Gaussian noise of unit variance.
+        c: Error beyond which the loss is constant, in units of the target; positive. The default
+            makes the loss 95 % as efficient as the mean under Gaussian noise of unit variance.
     """
     squared = ((output - target) / c).square().clamp(max=1.0)
     # 1 - (1 - x)³ multiplied out: no cancellation near zero.
@@ -68,7 +68,7 @@ REDESCENDING = frozenset(
         "nonnegative",
     }
 )
-"""Claims of every loss of a smooth influence that falls to zero."""
+"""Claims of every loss that has a smooth influence falling to zero."""
 
 row = partial(Loss, family="redescending", task="regression", inverse_link="identity")
 

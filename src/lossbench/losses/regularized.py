@@ -1,4 +1,4 @@
-"""Cross entropy with its target, its output or its confidence held back.
+"""Cross entropy with a regularised target, output or confidence.
 
 Every function takes the output and a target distribution, [..., C] each, and returns the loss
 per example, [...].
@@ -18,7 +18,7 @@ from lossbench.losses.spec import Loss
 
 
 def label_smoothing(output: Tensor, target: Tensor, *, epsilon: float = 0.1) -> Tensor:
-    """Cross entropy against a target of which a share is spread over all classes.
+    """Cross entropy against a smoothed target, of which a share is spread over all classes.
 
     Args:
         epsilon: Share that is spread, between 0 and 1; 0 is cross_entropy.
@@ -40,16 +40,17 @@ def logit_penalty(output: Tensor, target: Tensor, *, beta: float = 0.01) -> Tens
     """Cross entropy plus half of `beta` times the squared norm of the output.
 
     Args:
-        beta: Weight of the norm, 0 or more; 0 is cross_entropy. The paper tunes it, this is ours.
+        beta: Weight of the norm, 0 or more; 0 is cross_entropy. The paper tunes
+            `beta`; this default is ours.
     """
     return cross_entropy(output, target) + 0.5 * beta * output.square().sum(-1)
 
 
 def logit_norm(output: Tensor, target: Tensor, *, tau: float = 0.04) -> Tensor:
-    """Cross entropy of the output's direction: its length neither counts nor gets a gradient.
+    """Cross entropy of the output's direction over `tau`; the output's length has no effect.
 
     Args:
-        tau: Temperature the direction is divided by, positive.
+        tau: Temperature that divides the direction, positive.
     """
     return cross_entropy(direction(output) / tau, target)
 
@@ -57,8 +58,8 @@ def logit_norm(output: Tensor, target: Tensor, *, tau: float = 0.04) -> Tensor:
 def cosine_softmax(output: Tensor, target: Tensor, *, scale: float = 20.0) -> Tensor:
     """Cross entropy of `scale` times the cosine between the output and each class's axis.
 
-    As a head it normalises features and class weights; of the output alone the rest is
-    logit_norm at tau = 1/`scale`.
+    The paper's output layer also normalises features and class weights. As a function of the
+    output alone, the loss is logit_norm at tau = 1/`scale`.
 
     Args:
         scale: Inverse temperature, positive.
@@ -67,9 +68,10 @@ def cosine_softmax(output: Tensor, target: Tensor, *, scale: float = 20.0) -> Te
 
 
 def z_loss(output: Tensor, target: Tensor, *, c: float = 1e-4) -> Tensor:
-    """Cross entropy plus `c` times the square of the softmax's normaliser, log Σ exp z.
+    """Cross entropy plus `c` times the square of the softmax's log normaliser, log Σ exp z.
 
-    Least where that normaliser is 0: it takes from cross entropy the freedom to let outputs drift.
+    The added term is least if log Σ exp z is 0, so it prevents a common drift of all outputs, to
+    which cross entropy is blind.
 
     Args:
         c: Weight of the square, 0 or more; 0 is cross_entropy. The default is that of PaLM.
@@ -81,23 +83,25 @@ def softcap(output: Tensor, target: Tensor, *, cap: float = 30.0) -> Tensor:
     """Cross entropy of soft-capped outputs, cap tanh(z / cap), which stay between -cap and cap.
 
     Args:
-        cap: Positive; towards infinity it is cross_entropy. The default is that of Gemma 2.
+        cap: Bound of the outputs, positive; towards infinity the loss becomes cross_entropy. The
+            default is that of Gemma 2.
     """
     return cross_entropy(softcapped(output, cap=cap), target)
 
 
 def stablemax(output: Tensor, target: Tensor) -> Tensor:
-    """Cross entropy behind the StableMax, which grows like a line, not an exponential."""
+    """Cross entropy behind the StableMax, a softmax with linear in place of exponential growth."""
     return cross_entropy(signed_log1p(output), target)
 
 
 def distillation(output: Tensor, target: Tensor, *, temperature: float = 2.0) -> Tensor:
-    """Divergence of the softmax from the target, both at a temperature, times its square.
+    """Divergence KL(target ‖ softmax), both at a temperature, times the squared temperature.
 
     Args:
-        target: Distribution, [..., C], of a teacher at temperature 1; raised to the power
-            1/temperature and scaled it is that of one whose outputs were divided by it.
-        temperature: Positive; 1 is forward_kl. The higher, the more the small ones count.
+        target: Distribution, [..., C], of a teacher at temperature 1. The loss raises the target
+            to the power 1/temperature and normalises the result.
+        temperature: Temperature, positive; 1 gives forward_kl. A higher temperature gives small
+            probabilities more weight.
     """
     softened = target.pow(1.0 / temperature)
     softened = softened / softened.sum(-1, keepdim=True)
@@ -108,7 +112,7 @@ def distillation(output: Tensor, target: Tensor, *, temperature: float = 2.0) ->
 REGULARIZED = frozenset(
     {"gradient_is_derivative", "linear_in_target", "calibrated", "permutation_invariant"}
 )
-"""Claims that cross entropy makes and every one of these keeps."""
+"""Claims of cross entropy that every loss of this family but distillation keeps."""
 
 NORMALIZED = REGULARIZED | {
     "minimised_at_target",

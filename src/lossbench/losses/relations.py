@@ -1,7 +1,8 @@
 """Relations between losses: duplicates, special cases and limits, each of them tested.
 
-A loss equals another when their output gradients do, up to a factor: then they differ at most by
-a term of the target alone and train alike at learning rates in the inverse ratio.
+Two losses count as equal if their output gradients are equal up to a factor. Up to that factor,
+such losses differ at most by a term of the target alone; with learning rates in the inverse ratio,
+such losses train alike.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ class Relation:
     """`loss` at `params` is `factor` times `other` at `other_params`.
 
     Args:
-        loss: Name of the one.
-        params: Parameters of `loss` where they are not the defaults.
-        other: Name of the other.
-        other_params: Parameters of `other` where they are not the defaults.
-        factor: Ratio of the output gradients.
-        on: "every target", or "labels" where it holds on hard labels only.
-        limit: Limit of a parameter, like "q → 0"; then `params` lie near it. Empty for an identity.
+        loss: Name of the first loss.
+        params: Parameters of `loss` that are not the defaults.
+        other: Name of the second loss.
+        other_params: Parameters of `other` that are not the defaults.
+        factor: Output gradient of `loss` divided by that of `other`.
+        on: "every target", or "labels" if the relation holds on hard labels only.
+        limit: Limit of a parameter, like "q → 0"; `params` lie near the limit. Empty for an
+            identity.
     """
 
     loss: str
@@ -35,12 +37,12 @@ class Relation:
 
     @property
     def is_duplicate(self) -> bool:
-        """Whether the two are the same as they stand, with their default parameters."""
+        """Whether the relation is an identity of the two losses at their default parameters."""
         return not (self.params or self.other_params or self.limit)
 
     @property
     def sentence(self) -> str:
-        """Like "mae_probs = 2 unhinged on labels" or "gce → cross_entropy as q → 0"."""
+        """Text like "mae_probs = 2 unhinged on labels" or "gce → cross_entropy as q → 0"."""
         where = "" if self.on == "every target" else f" on {self.on}"
         other = _named(self.other, self.other_params)
         if self.limit:
@@ -50,7 +52,7 @@ class Relation:
 
 
 def related(loss: str) -> list[Relation]:
-    """The relations in which a loss takes part."""
+    """Relations that contain the loss of that name."""
     return [relation for relation in RELATIONS if loss in (relation.loss, relation.other)]
 
 
@@ -82,7 +84,7 @@ RELATIONS = (
     Relation("pinball", "mae", {"tau": 0.5}, factor=0.5),
     Relation("expectile", "mse", {"tau": 0.5}),
     Relation("beta_nll", "gaussian_nll", {"beta": 0.0}),
-    # classification: what is cross entropy
+    # classification: equal to cross entropy
     Relation("bhattacharyya", "cross_entropy", factor=0.5, on="labels"),
     Relation("gce", "cross_entropy", {"q": 1e-8}, limit="q → 0"),
     Relation("tsallis", "cross_entropy", {"q": 1.0 + 1e-8}, limit="q → 1"),
@@ -104,7 +106,7 @@ RELATIONS = (
     Relation("distillation", "cross_entropy", {"temperature": 1.0}),
     Relation("unlikelihood", "cross_entropy", {"alpha": 0.0}),
     Relation("skew_kl", "cross_entropy", {"alpha": 1e-9}, limit="alpha → 0"),
-    # classification: what is linear in p
+    # classification: linear in p
     Relation("dft", "unhinged"),
     Relation("mae_probs", "unhinged", factor=2.0, on="labels"),
     Relation("rce", "unhinged", factor=4.0, on="labels"),

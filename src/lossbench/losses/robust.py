@@ -1,4 +1,4 @@
-"""Losses made for noisy labels: where the prediction is far off, the label is doubted.
+"""Losses for noisy labels: a label that the prediction contradicts has less influence.
 
 Every function takes the output and a target distribution, [..., C] each, and returns the loss
 per example, [...].
@@ -21,8 +21,8 @@ from lossbench.losses.spec import Loss
 
 def mae_probs(output: Tensor, target: Tensor) -> Tensor:
     """Absolute error of softmax probabilities, between 0 and 2; 2(1 - p_c) on a hard label c."""
-    # Twice what is missing, as what is too much is the same. A wrong class then has no slope: that
-    # of a probability of 1 would be all that float32 keeps.
+    # Twice the sum over classes with p < y, which equals the sum over classes with p > y. A wrong
+    # class then has no slope; at a probability of 1, float32 would keep that slope only.
     return 2.0 * (target - softmax(output)).clamp(min=0.0).sum(-1)
 
 
@@ -32,13 +32,13 @@ def unhinged(output: Tensor, target: Tensor) -> Tensor:
 
 
 def gce(output: Tensor, target: Tensor, *, q: float = 0.7) -> Tensor:
-    """Generalised cross entropy, also Lq loss or alpha-loss: between cross_entropy and unhinged.
+    """Generalised cross entropy (Lq loss, alpha-loss), between cross_entropy and unhinged.
 
     Args:
-        q: Above 0, up to 1; towards 0 it becomes cross_entropy, 1 is unhinged.
+        q: Exponent, above 0, up to 1; towards 0 the loss becomes cross_entropy, 1 gives unhinged.
     """
     log_p = exact_log_softmax(output)
-    # Not expm1: torch's derivative of that is 1 + expm1, and 0 where that rounds to -1.
+    # Not expm1: torch computes the derivative as 1 + expm1, which is 0 if expm1 rounds to -1.
     return (target * (1.0 - (q * log_p).exp())).sum(-1) / q
 
 
@@ -46,7 +46,7 @@ def rce(output: Tensor, target: Tensor, *, log_zero: float = -4.0) -> Tensor:
     """Reverse cross entropy, -Σ p log y: the target's logarithm is cut off at `log_zero`.
 
     Args:
-        log_zero: Value of log 0, negative. The paper says -4; the authors' code clamps
+        log_zero: Value used for log 0, negative. The paper says -4; the authors' code clamps
             the label at 1e-4 and so has -9.21.
     """
     return -log_zero - (exact_softmax(output) * _above(target, log_zero)).sum(-1)
@@ -60,31 +60,31 @@ def sce(
     beta: float = 1.0,
     log_zero: float = -4.0,
 ) -> Tensor:
-    """Symmetric cross entropy: cross entropy and its reverse.
+    """Symmetric cross entropy: a weighted sum of cross_entropy and rce.
 
     Args:
-        alpha: Factor of cross_entropy; 0.1 is the paper's for CIFAR-10, 6 for CIFAR-100.
-        beta: Factor of rce; 1 there for CIFAR-10, 0.1 for CIFAR-100.
-        log_zero: Value of log 0, negative; see `rce`.
+        alpha: Factor of cross_entropy; the paper uses 0.1 for CIFAR-10 and 6 for CIFAR-100.
+        beta: Factor of rce; the paper uses 1 for CIFAR-10 and 0.1 for CIFAR-100.
+        log_zero: Value used for log 0, negative; see `rce`.
     """
     return alpha * cross_entropy(output, target) + beta * rce(output, target, log_zero=log_zero)
 
 
 def nce(output: Tensor, target: Tensor) -> Tensor:
-    """Cross entropy over its sum for all labels, between 0 and 1."""
+    """Normalised cross entropy: cross entropy divided by its sum over all labels; from 0 to 1."""
     if output.shape[-1] == 2:
-        # Of two classes float32 needs the logarithm of a probability that rounds to 1.
+        # With two classes, float32 needs an exact logarithm of a probability that rounds to 1.
         log_p = functional.logsigmoid(output - output.flip(-1))
     else:
         log_p = exact_log_softmax(output)
-    # What the least likely class has of the target is a constant: its logarithm, which may be
-    # almost all of the sum, would round the rest away.
+    # The target of the least likely class goes into a constant: the logarithm of that class may be
+    # almost all of the sum and would round the other terms away.
     constant = target.gather(-1, log_p.argmin(-1, keepdim=True))
     return constant.squeeze(-1) + ((target - constant) * log_p).sum(-1) / log_p.sum(-1)
 
 
 def nce_mae(output: Tensor, target: Tensor, *, alpha: float = 1.0, beta: float = 1.0) -> Tensor:
-    """An active passive loss: nce and mae_probs.
+    """An active passive loss: a weighted sum of nce and mae_probs.
 
     Args:
         alpha: Factor of nce.
@@ -101,12 +101,12 @@ def nce_rce(
     beta: float = 1.0,
     log_zero: float = -4.0,
 ) -> Tensor:
-    """An active passive loss: nce and rce.
+    """An active passive loss: a weighted sum of nce and rce.
 
     Args:
         alpha: Factor of nce.
         beta: Factor of rce.
-        log_zero: Value of log 0, negative; see `rce`.
+        log_zero: Value used for log 0, negative; see `rce`.
     """
     return alpha * nce(output, target) + beta * rce(output, target, log_zero=log_zero)
 
@@ -115,7 +115,7 @@ def taylor_ce(output: Tensor, target: Tensor, *, t: int = 2) -> Tensor:
     """The first `t` terms of the Taylor series of cross entropy around p = 1.
 
     Args:
-        t: Terms, 1 or more; 1 is unhinged, infinitely many are cross_entropy.
+        t: Number of terms, 1 or more; 1 gives unhinged, infinitely many give cross_entropy.
     """
     miss = 1.0 - exact_softmax(output)
     terms = torch.stack([miss.pow(i) / i for i in range(1, t + 1)], -1)
@@ -123,7 +123,7 @@ def taylor_ce(output: Tensor, target: Tensor, *, t: int = 2) -> Tensor:
 
 
 def phuber_ce(output: Tensor, target: Tensor, *, tau: float = 10.0) -> Tensor:
-    """Cross entropy continued along its tangent below p = 1/`tau`: a clipped gradient as a loss.
+    """Cross entropy that continues along its tangent below p = 1/`tau`, to bound the gradient.
 
     Args:
         tau: Largest slope with respect to p, above 1.
@@ -134,14 +134,14 @@ def phuber_ce(output: Tensor, target: Tensor, *, tau: float = 10.0) -> Tensor:
 
 
 def bi_tempered(output: Tensor, target: Tensor, *, t1: float = 0.8, t2: float = 1.4) -> Tensor:
-    """A bounded, tempered logarithm behind a heavy-tailed softmax; at (1, 1) cross_entropy.
+    """Bi-tempered loss: tempered logarithm and softmax; cross_entropy at `t1` = `t2` = 1.
 
     Args:
         t1: Temperature of the logarithm, below 2; under 1 the loss is bounded.
-        t2: Temperature of the softmax; above 1 its tail is heavy, below 1 it is cut off.
+        t2: Temperature of the softmax; above 1 its tail is heavy, below 1 its tail is cut off.
 
     Raises:
-        ValueError: `t2` is below 1 and `t1` is not: a probability of 0 would cost infinity.
+        ValueError: `t2` is below 1 and `t1` is not, so that a probability of 0 would cost infinity.
     """
     if t2 < 1.0 <= t1:
         raise ValueError(f"t1 is {t1} and t2 is {t2}: use t1 below 1, or t2 of 1 and more")
@@ -157,10 +157,10 @@ def bi_tempered(output: Tensor, target: Tensor, *, t1: float = 0.8, t2: float = 
 
 
 def _above(target: Tensor, log_zero: float) -> Tensor:
-    """The target's logarithm, cut off below at `log_zero`, less that.
+    """Logarithm of the target, cut off below at `log_zero`, minus `log_zero`.
 
-    Probabilities sum to 1, so a constant is free to choose: a wrong class has none, and no slope
-    that would be all that float32 keeps of a probability of 1.
+    Probabilities sum to 1, so the same number may be subtracted for all classes. Here a wrong class
+    gets 0 and therefore no slope; at a probability of 1, float32 would keep that slope only.
     """
     return (target.log() - log_zero).clamp(min=0.0)
 
@@ -178,10 +178,10 @@ ROBUST = frozenset(
 """Claims of every loss of this family."""
 
 LOCAL = ROBUST | {"points_along_error", "local_weight"}
-"""Claims of those that are, on a hard label, functions of its probability alone."""
+"""Claims of the losses that on a hard label depend only on the label's probability."""
 
 SYMMETRIC = ROBUST | {"vanishing_when_wrong", "symmetric", "noise_tolerant"}
-"""Claims of those whose sum over all labels is the same everywhere."""
+"""Claims of the losses whose sum over all labels is the same at every output."""
 
 row = partial(Loss, family="robust", task="classification", inverse_link="softmax")
 

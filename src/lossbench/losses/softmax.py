@@ -1,4 +1,4 @@
-"""Softmax, its logarithm and the largest entry over the last axis, quick for few classes."""
+"""Softmax, its logarithm and the largest entry over the last axis, fast for few classes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 FEW_CLASSES = 16
-"""Below so many torch's own kernel takes each example by itself, at a fifth of the speed."""
+"""Below this number of classes, torch's kernel takes one example at a time, a fifth as fast."""
 
 WHOLE_VECTORS = 64
-"""Numbers that are whole vectors on every machine: one code computes any row that ends there."""
+"""Multiple of every machine's vector length: rows padded to it run through one code path."""
 
 
 def softmax(output: Tensor) -> Tensor:
-    """Exponentials of [..., C] over their sum."""
+    """Softmax over the last axis of [..., C]."""
     return _over_classes(torch.softmax, output)
 
 
@@ -26,11 +26,11 @@ def log_softmax(output: Tensor) -> Tensor:
 
 
 def exact_softmax(output: Tensor) -> Tensor:
-    """`softmax` with derivatives that are right also where a probability rounds to 1.
+    """`softmax` whose derivatives are accurate even if a probability rounds to 1.
 
-    The derivative of the largest entry is minus the sum of the others', and no longer the rounded
-    rest of 1 - p. A loss needs it that has a slope where a wrong class has probability 1, like
-    (p - y)².
+    The derivative of the largest entry is minus the sum of the other derivatives, and does not use
+    the rounded difference 1 - p. This softmax is for losses that have a slope if a wrong class has
+    probability 1, like (p - y)².
     """
     return _over_classes(lambda values, axis: torch.softmax(_lowered(values, axis), axis), output)
 
@@ -43,7 +43,7 @@ def exact_log_softmax(output: Tensor) -> Tensor:
 
 
 def largest(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest entry of [..., C], and its place: the first of equal ones."""
+    """Largest entry of [..., C] and its index, which is the first index in a tie."""
     classes = values.shape[-1]
     if classes >= FEW_CLASSES or values.device.type != "cpu":
         place = values.argmax(-1)
@@ -55,14 +55,14 @@ def largest(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _lowered(output: Tensor, axis: int) -> Tensor:
-    """The output less its largest entry, at most 0."""
+    """Output less its largest entry, so that all entries are at most 0."""
     return output - output.amax(axis, keepdim=True)
 
 
 def _over_classes(function: Callable[[Tensor, int], Tensor], output: Tensor) -> Tensor:
-    """A function over the last axis; with few classes on the CPU, vectors run over examples.
+    """Function applied over the last axis; for few classes on the CPU, vectorised over examples.
 
-    An example's bits depend on its own numbers only, as in torch's own kernel.
+    The bits of an example depend only on the numbers of that example, as in torch's own kernel.
     """
     classes = output.shape[-1]
     if classes >= FEW_CLASSES or output.device.type != "cpu":

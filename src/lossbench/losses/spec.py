@@ -1,4 +1,4 @@
-"""The row a loss declares about itself, and the context it may ask for."""
+"""Table row that describes a loss, and the context that a loss may ask for."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ NO_PARAMS: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Context:
-    """Knowledge of a loss beside output and target.
+    """Information that a loss may use beside output and target.
 
-    A loss asks for it with a keyword-only parameter `context: Context` without default; it is
-    given one wherever it is called, and no configuration can set it.
+    A loss asks for a context with a keyword-only parameter `context: Context` without default.
+    Every call then passes a context; a configuration cannot set the parameter.
 
     Attributes:
-        class_counts: Training examples of each class, broadcastable to the target [..., C]. For
-            regression the sums of the targets, which mean nothing.
+        class_counts: Number of training examples of each class, broadcastable to the target
+            [..., C]. For regression, meaningless sums of the targets.
         rows: Row of each example in the training split, broadcastable to the examples [...]; -1
-            for examples of other splits. Of sequences a position counts as an example does.
+            for examples of other splits. In sequences, every position counts as an example.
     """
 
     class_counts: Tensor
@@ -43,14 +43,14 @@ class Context:
 
     @staticmethod
     def outside_training(class_counts: Tensor) -> Context:
-        """The context of examples that are of no batch."""
+        """Context of examples that are not in the training split."""
         return Context(class_counts, rows=torch.tensor(-1, device=class_counts.device))
 
     @staticmethod
     def long_tailed(classes: int, *, like: Tensor) -> Context:
-        """The context in which losses are measured and drawn outside training.
+        """Context with long-tailed class counts, for measurements and figures outside training.
 
-        From 1000 examples of the first class down to 10 of the last one in equal ratios: the
+        The counts fall from 1000 for the first class to 10 for the last class in equal ratios: the
         imbalance of 100 that the literature on long tails uses (Cui et al. 2019, CVPR).
         """
         counts = torch.logspace(3, 1, classes, dtype=like.dtype, device=like.device)
@@ -59,34 +59,34 @@ class Context:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss's function and the statements about it. Its name is its function's name.
+    """Table row of a loss: the function, whose name is the loss's name, and facts about the loss.
 
     Args:
         fn: `(output [..., C], target [..., C], *, params) -> loss per example [...]`. Pure, no
-            reduction over examples, safe under any leading dimensions. May ask for a `Context`.
-        inverse_link: Key of `INVERSE_LINKS`, turns the output into the prediction.
-        family: The family it is drawn and grouped with.
+            reduction over examples, valid for any leading dimensions. May ask for a `Context`.
+        inverse_link: Key of `INVERSE_LINKS`: the function from the output to the prediction.
+        family: Family in which the loss is drawn and grouped.
         task: "regression" or "classification".
         formula: Loss in terms of the error e, the prediction p or f, the output z, the target y.
-        claims: Names of the functions in `claims.py` that hold for it; every other one must not.
+        claims: Names of the claims in `claims.CLAIMS` that hold; every other claim must fail.
         source: Publication that defines the loss.
-        weight: Of a local loss behind a softmax, the factor w in `output gradient = w (p - y)` on
+        weight: For a local loss behind a softmax, the factor w in `output gradient = w (p - y)` on
             hard labels, as a formula in p, the prediction for the true class; empty otherwise.
-        outputs_per_target: Outputs n the model has for each target, all W = nC side by side: first
-            that of every target, then their second ones, and so on. The first C start as those of
-            other losses do, the others at zero.
-        domain: Targets it is made for: "real" or "nonnegative".
-        oracle: Packages whose own implementation, or functions of theirs that make it up, the tests
-            compare it with; empty if there is none.
-        distribution: Key of `DISTRIBUTIONS`, the target's distribution given the outputs; empty if
-            they say no more than a prediction.
-        quantile: Parameter that is the level of the elicited quantile; empty if the loss elicits
-            something else.
-        unsound: Defects of a loss that can be trained all the same, a clause each. Measured of
-            functions and rows that somebody brings, but for those of `extensions`.
+        outputs_per_target: Number n of outputs of the model for each target. All W = nC outputs are
+            side by side: the first output of every target, then the second output of every target,
+            and so on. The first C outputs start as for other losses, the rest at zero.
+        domain: Targets that the loss is made for: "real" or "nonnegative".
+        oracle: Packages that implement the loss or its parts, with which the tests compare the
+            loss; empty if there is none.
+        distribution: Key of `DISTRIBUTIONS`: the predicted distribution of the target; empty if the
+            loss predicts only a number or probabilities.
+        quantile: Name of the parameter that is the level of the elicited quantile; empty if the
+            loss elicits something else.
+        unsound: Defects of a loss that can still be trained, a clause each. Measured for functions
+            and rows that a user passes, but not for rows of `extensions`.
 
     Raises:
-        ValueError: Name, inverse link, task, domain, distribution or quantile is not one of ours.
+        ValueError: One of the names or the number of outputs per target is not allowed.
     """
 
     fn: Callable[..., Tensor]
@@ -126,30 +126,30 @@ class Loss:
 
     @property
     def name(self) -> str:
-        """The function's name, as typed and as recorded."""
+        """Name of the loss in commands and records, which is the name of its function."""
         return self.fn.__name__
 
     @property
     def has_error(self) -> bool:
-        """Whether the first C outputs have an error each: they are, or make, the prediction."""
+        """Whether each of the first C outputs belongs to a prediction and so has an error."""
         return self.inverse_link != "mean_of_bins"
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Parameters a configuration may set, with the values they have when it does not."""
+        """Parameters that a configuration may set, with their default values."""
         return {name: value for name, value in _keywords(self.fn).items() if name != "context"}
 
     def is_default(self, params: Mapping[str, Any]) -> bool:
-        """Whether parameters leave every default as it is."""
+        """Whether all given parameters are equal to the defaults."""
         return {**self.defaults, **params} == self.defaults
 
     @property
     def needs_context(self) -> bool:
-        """Whether the function asks for a `Context` that it has not got yet."""
+        """Whether the function asks for a `Context` that is not yet set."""
         return _keywords(self.fn).get("context") is inspect.Parameter.empty
 
     def at(self, **params: Any) -> Loss:
-        """A variant of the row with other defaults, to be measured like any loss."""
+        """Variant of the row with other defaults, which can be measured like any loss."""
         if unknown := params.keys() - self.defaults.keys():
             raise ValueError(
                 f"{self.name} has no parameter {unknown.pop()!r}: use one of {[*self.defaults]}"
@@ -157,7 +157,7 @@ class Loss:
         return replace(self, fn=_preset(self.fn, **params))
 
     def inside(self, context: Context) -> Loss:
-        """A copy of the row whose function always has this context."""
+        """Copy of the row whose function always gets this context."""
         return replace(self, fn=_preset(self.fn, context=context)) if self.needs_context else self
 
     def values(
@@ -170,10 +170,10 @@ class Loss:
         """Loss per example, [...].
 
         Args:
-            output: Raw model output, [..., W]: [..., nC] of a loss with n outputs per target.
-            target: Goal of the prediction, [..., C].
-            params: The loss's own parameters; those left out have their defaults.
-            context: For a loss that asks for it; `Context.long_tailed` if None.
+            output: Raw model output, [..., W], with W = nC for a loss with n outputs per target.
+            target: Target of the prediction, [..., C].
+            params: Parameters of the loss; parameters that are left out have their defaults.
+            context: Context for a loss that asks for one; `Context.long_tailed` if None.
         """
         if not self.needs_context:
             return self.fn(output, target, **params)
@@ -186,23 +186,23 @@ class Loss:
         return INVERSE_LINKS[self.inverse_link](output, **dict(self.link(params)[1:]))
 
     def placed(self, prediction: Tensor, params: Mapping[str, Any] = NO_PARAMS) -> Tensor:
-        """Outputs [..., W] of the link for a prediction [..., C]; one output per target is it."""
+        """Outputs [..., W] for a prediction [..., C]; the prediction itself if W = C."""
         if self.inverse_link not in PLACED:
             return prediction
         place = PLACED[self.inverse_link]
         return place(prediction, **dict(self._shared(place, params)))
 
     def predicted(self, output: Tensor, params: Mapping[str, Any] = NO_PARAMS) -> Predicted:
-        """Distribution of each target given an output [..., W], at the loss's parameters.
+        """Distribution of each target for an output [..., W], at the loss's parameters.
 
         Raises:
-            KeyError: The loss predicts no distribution.
+            KeyError: The loss does not predict a distribution.
         """
         function = DISTRIBUTIONS[self.distribution]
         return function(output, **dict(self._shared(function, params)))
 
     def link(self, params: Mapping[str, Any] = NO_PARAMS) -> tuple[Any, ...]:
-        """The inverse link's name, then the (name, value) pairs of the parameters it shares.
+        """Name of the inverse link, then (name, value) pairs of the parameters that the link takes.
 
         Losses whose links are equal can be evaluated on each other's models.
         """
@@ -211,14 +211,14 @@ class Loss:
     def _shared(
         self, function: Callable[..., Any], params: Mapping[str, Any]
     ) -> list[tuple[str, Any]]:
-        """Parameters of the loss that a link or a distribution takes: (name, value) of each."""
+        """Parameters of the loss that `function` takes, as (name, value) pairs."""
         given = {**self.defaults, **params, "outputs_per_target": self.outputs_per_target}
         return [(name, given[name]) for name in _keywords(function)]
 
 
 def _preset(function: Callable[..., Tensor], **keywords: Any) -> Callable[..., Tensor]:
     variant = functools.partial(function, **keywords)
-    # Not __wrapped__: the signature is to show the new defaults.
+    # Not __wrapped__, because the signature must show the new defaults.
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
         setattr(variant, name, getattr(function, name))
     return variant

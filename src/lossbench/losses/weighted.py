@@ -1,7 +1,8 @@
-"""Losses that weigh examples or classes: the hard ones, the rare ones.
+"""Losses that weight hard examples or rare classes differently.
 
 Every function takes the output and a target distribution, [..., C] each, and returns the loss
-per example, [...]. Those for long-tailed classes ask for a `Context`, which counts them.
+per example, [...]. Losses for long-tailed classes ask for a `Context`, which has the class
+counts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from lossbench.losses.spec import Context, Loss
 
 
 def focal(output: Tensor, target: Tensor, *, gamma: float = 2.0) -> Tensor:
-    """Cross entropy, weighed down where the label is already likely.
+    """Cross entropy with less weight on examples whose label is already likely.
 
     Args:
         gamma: Focusing parameter, 0 or more; 0 is cross_entropy.
@@ -30,7 +31,7 @@ def focal(output: Tensor, target: Tensor, *, gamma: float = 2.0) -> Tensor:
 
 
 def poly1(output: Tensor, target: Tensor, *, epsilon: float = 2.0) -> Tensor:
-    """Cross entropy with another first coefficient of its expansion in powers of 1 - p.
+    """Cross entropy with a changed first coefficient in its expansion in powers of 1 - p.
 
     Args:
         epsilon: Number added to the first coefficient, -1 or more; 0 is cross_entropy. The
@@ -47,11 +48,12 @@ def asl(
     gamma_neg: float = 4.0,
     eps: float = 0.1,
 ) -> Tensor:
-    """The asymmetric loss for single labels: smoothed cross entropy, focused apart on each side.
+    """The asymmetric loss for single labels: smoothed cross entropy with two focusing parameters.
 
     Args:
         gamma_pos: Focusing on the label, as in `focal`; 0 or more.
-        gamma_neg: Focusing on the other classes, whose smoothed share it weighs by p; 0 or more.
+        gamma_neg: Focusing on the other classes, whose smoothed share is weighted by p^gamma_neg; 0
+            or more.
         eps: Label smoothing, between 0 and 1.
     """
     log_p = log_softmax(output)
@@ -62,23 +64,23 @@ def asl(
 
 
 def dft(output: Tensor, target: Tensor) -> Tensor:
-    """Cross entropy, weighed by the label's probability, through which no gradient passes.
+    """Cross entropy weighted by the label's probability; the weight passes no gradient.
 
-    Its gradient is exactly that of `unhinged`, and so not the derivative of its value.
+    The gradient is exactly that of `unhinged`, so it is not the derivative of the loss's value.
     """
     log_p = exact_log_softmax(output)
     return -(target * log_p.exp().detach() * log_p).sum(-1)
 
 
 def eaft(output: Tensor, target: Tensor, *, k: int = 20) -> Tensor:
-    """Cross entropy, weighed by the entropy of the softmax, through which no gradient passes.
+    """Cross entropy weighted by the entropy of the softmax; the weight passes no gradient.
 
-    The entropy is in units of the largest it could be: where the model is sure, its label is
-    doubted.
+    The entropy is divided by its largest possible value. If the model is certain, the label has
+    little influence.
 
     Args:
-        k: Classes whose entropy it is, 2 or more: those with the largest outputs, among themselves.
-            With fewer classes it is that of all.
+        k: Number of classes, 2 or more: the entropy is that of a softmax over the `k` largest
+            outputs, or over all outputs if there are fewer.
 
     Raises:
         ValueError: `k` is below 2.
@@ -91,14 +93,14 @@ def eaft(output: Tensor, target: Tensor, *, k: int = 20) -> Tensor:
 
 
 def unlikelihood(output: Tensor, target: Tensor, *, alpha: float = 1.0) -> Tensor:
-    """Cross entropy, and that every other class is none: -log(1 - p) of each.
+    """Cross entropy plus `alpha` times the sum of -log(1 - p) over the other classes.
 
     Args:
         alpha: Weight of the other classes, 0 or more; 0 is cross_entropy.
     """
     places = torch.arange(output.shape[-1], device=output.device)
     is_largest = places == output.argmax(-1, keepdim=True)
-    # 1 - p of the largest output is what the others sum to, which float32 keeps also at 1e-9.
+    # 1 - p of the largest output is the sum of the other p, accurate in float32 even at 1e-9.
     others = torch.where(is_largest, -math.inf, output).logsumexp(-1, keepdim=True)
     of_largest = others - output.logsumexp(-1, keepdim=True)
     share = torch.where(is_largest, 0.0, log_softmax(output).exp())
@@ -109,11 +111,11 @@ def unlikelihood(output: Tensor, target: Tensor, *, alpha: float = 1.0) -> Tenso
 def class_balanced(
     output: Tensor, target: Tensor, *, context: Context, beta: float = 0.9999
 ) -> Tensor:
-    """Cross entropy, each class weighed by the inverse of its effective number of examples.
+    """Cross entropy with each class weighted by the inverse of its effective number of examples.
 
     Args:
         context: Class counts n make the weights (1 - beta)/(1 - beta^n), scaled to sum to C.
-        beta: From 0 to below 1; 0 is cross_entropy, towards 1 the weights go with 1/n.
+        beta: Number from 0 to below 1; 0 is cross_entropy, towards 1 the weights go as 1/n.
     """
     # 1 - beta^n without the cancellation near beta = 1; the log of 0 would be infinite.
     effective = -(_counts(context) * math.log(max(beta, sys.float_info.min))).expm1()
@@ -125,7 +127,7 @@ def class_balanced(
 def ldam(
     output: Tensor, target: Tensor, *, context: Context, max_m: float = 0.5, s: float = 30.0
 ) -> Tensor:
-    """Cross entropy with a margin that the label's output must lead by, larger for rare classes.
+    """Cross entropy with a margin on the label's output that is larger for rarer classes.
 
     Args:
         context: Class counts n make the margins, proportional to n^(-1/4).
@@ -142,11 +144,11 @@ def ldam(
 
 
 def logit_adjusted(output: Tensor, target: Tensor, *, context: Context, tau: float = 1.0) -> Tensor:
-    """Cross entropy of outputs to which the classes' frequencies were added in training.
+    """Cross entropy of the outputs plus `tau` times the logarithms of the class frequencies.
 
     Args:
-        context: Class counts over their sum are the frequencies.
-        tau: Factor on their logarithm, 0 or more; 0 is cross_entropy.
+        context: Class counts, which divided by their sum give the frequencies.
+        tau: Factor on the logarithms, 0 or more; 0 is cross_entropy.
     """
     counts = _counts(context)
     prior = counts / counts.sum(-1, keepdim=True)
@@ -154,12 +156,12 @@ def logit_adjusted(output: Tensor, target: Tensor, *, context: Context, tau: flo
 
 
 def _counts(context: Context) -> Tensor:
-    """Class counts; a class without examples counts as one."""
+    """Class counts, at least 1: a class without examples gets the count 1."""
     return context.class_counts.clamp(min=1.0)
 
 
 def _miss(log_p: Tensor) -> Tensor:
-    """1 - p, never 0: there a power below 1 has an infinite slope."""
+    """Value of 1 - p, but never 0, at which a power below 1 has an infinite slope."""
     return (-log_p.expm1()).clamp(min=torch.finfo(log_p.dtype).tiny)
 
 
@@ -167,7 +169,7 @@ def _entropy(output: Tensor) -> Tensor:
     """Entropy of the softmax, in nats, [...]."""
     below = output - output.amax(-1, keepdim=True)
     share, is_largest = below.exp(), below == 0
-    # What the others add to 1, which float32 keeps also where it is 1e-9.
+    # The sum of all exponentials less the 1 of the largest, accurate in float32 even at 1e-9.
     ties = is_largest.to(share.dtype).sum(-1) - 1.0
     rest = torch.where(is_largest, 0.0, share).sum(-1) + ties
     return rest.log1p() - (share * below).sum(-1) / (1.0 + rest)
@@ -186,7 +188,7 @@ WEIGHTED = frozenset(
 """Claims of every loss of this family."""
 
 OF_HARDNESS = WEIGHTED | {"calibrated", "permutation_invariant"}
-"""Claims of those that weigh examples and treat all classes alike."""
+"""Claims of the losses that weight examples and treat all classes alike."""
 
 row = partial(Loss, family="weighted", task="classification", inverse_link="softmax")
 

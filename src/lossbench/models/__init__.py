@@ -1,4 +1,4 @@
-"""Models by name, their seeded initialisation, and the stacking of several into one pack."""
+"""Models by name, their seeded initialisation, and the stacking of several models into one pack."""
 
 from lossbench.models import dense, foreign, images, resnet, sequences, vit
 from lossbench.models.build import (

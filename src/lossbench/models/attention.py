@@ -1,4 +1,4 @@
-"""Parts of transformers, with attention written out so that it packs."""
+"""Parts of transformers, with attention written out so that models can be stacked in a pack."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lossbench.models.layers import Dropout
 
 
 class Positions(nn.Module):
-    """Adds a learned vector to each token."""
+    """Layer that adds a learned vector for each position to the token there."""
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
@@ -17,7 +17,7 @@ class Positions(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, tokens, width] with their positions."""
+        """Tokens [B, tokens, width] plus the vectors of their positions."""
         return tokens + self.weight
 
 
@@ -25,9 +25,10 @@ class Attention(nn.Module):
     """Self-attention of several heads, softmax(q kᵀ / √d) v with d = width / heads.
 
     Args:
-        width: Numbers of a token.
-        heads: Divides the width.
-        lookback: Tokens that each looks at: itself and those before it. 0: all, behind it too.
+        width: Length of a token's vector.
+        heads: Number of heads; divides the width.
+        lookback: Number of tokens that a token attends to: itself and the tokens before it. If 0,
+            every token attends to all tokens.
 
     Source:
         Vaswani et al. 2017, NeurIPS, section 3.2.
@@ -40,7 +41,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, tokens, width] of tokens."""
+        """Tokens after attention, [B, tokens, width], from tokens of the same shape."""
         parts = self.into(tokens).unflatten(-1, (3, self.heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, tokens, d]
         scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
@@ -50,7 +51,7 @@ class Attention(nn.Module):
         return self.out((weights @ value).transpose(1, 2).flatten(2))
 
     def _mask(self, scores: Tensor) -> Tensor:
-        """[tokens, tokens]: 0 where a token (row) looks at another, else minus infinity."""
+        """Mask [tokens, tokens]: 0 if the row's token attends to the column's, else -infinity."""
         place = torch.arange(scores.shape[-1], device=scores.device)
         distance = place[:, None] - place
         is_seen = (distance >= 0) & (distance < self.lookback)
@@ -58,7 +59,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a hidden layer for each token; both are added to their input."""
+    """Transformer block: attention, then a hidden layer, each with a residual connection."""
 
     def __init__(self, width: int, heads: int, dropout: float, *, lookback: int = 0) -> None:
         super().__init__()
@@ -78,6 +79,6 @@ class Block(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, tokens, width] of tokens."""
+        """Tokens after the block, [B, tokens, width], from tokens of the same shape."""
         tokens = tokens + self.attention(tokens)
         return tokens + self.hidden(tokens)

@@ -1,4 +1,4 @@
-"""From a function that makes a module to the stacked parameters and buffers of a pack."""
+"""Initialisation and changes of models, and the stacking of models into a pack."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ DROPPED_UNITS = {
     "Dropout3d": "channel",
     "StochasticDepth": "example",
 }
-"""Layers of torch and torchvision that ask the global generator, and the unit that they drop."""
+"""Dropout layers of torch and torchvision, which use the global generator, and their units."""
 
 
 def initialised(build: Callable[[], nn.Module], *, seed: int) -> nn.Module:
-    """A freshly built model whose parameters depend on the seed's init stream only.
+    """New model whose parameters depend only on the seed's init stream.
 
-    Its dropout masks depend on the seed's dropout stream, so that a model starts from the same
+    The dropout masks depend on the seed's dropout stream, so that a model starts from the same
     parameters with and without dropout.
     """
-    # Modules draw from torch's global generator while they are built and take no other: it is
-    # lent the init stream's state for that moment and gets its own back.
+    # Modules can draw only from torch's global generator while they are built. So that generator
+    # gets the state of the init stream for the build, and its own state back afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(stream(seed, "init").get_state())
         model = build()
@@ -35,11 +35,11 @@ def initialised(build: Callable[[], nn.Module], *, seed: int) -> nn.Module:
 
 
 def paired(model: nn.Module, *, seed: int) -> nn.Module:
-    """The model with dropout layers that ask no generator, and their keys.
+    """Model whose dropout layers are all `Dropout`, each with a key drawn from the seed.
 
     Args:
-        model: Changed in place, unless it is a dropout layer itself.
-        seed: Block of the paired design; draws one key for each dropout layer, in order.
+        model: Model to change in place; replaced if it is a dropout layer itself.
+        seed: Block of the paired design; gives one key for each dropout layer, in order.
 
     Raises:
         ValueError: A layer of torchvision drops whole batches.
@@ -60,7 +60,7 @@ def paired(model: nn.Module, *, seed: int) -> nn.Module:
 
 
 def _with_submodule(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """The model, changed in place, with a layer in the place of that name; "" is the model."""
+    """Model, changed in place, whose submodule of that name is `layer`; `layer` if name is ""."""
     if name == "":
         return layer
     model.set_submodule(name, layer)
@@ -68,10 +68,10 @@ def _with_submodule(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
 
 
 def rescaled(model: nn.Module, *, output_scale: float) -> nn.Module:
-    """The model, changed in place, with the parameters of its last linear layer multiplied.
+    """Model, changed in place, with its last linear layer's parameters times `output_scale`.
 
     Raises:
-        ValueError: The model has no linear layer, and the factor is not 1.
+        ValueError: The model has no linear layer, and `output_scale` is not 1.
     """
     if output_scale == 1.0:
         return model
@@ -85,15 +85,15 @@ def rescaled(model: nn.Module, *, output_scale: float) -> nn.Module:
 
 
 def widened(model: nn.Module, *, outputs: int, times: int) -> nn.Module:
-    """A model whose last linear layer has `times` as many outputs; the new ones start at zero.
+    """Model whose last linear layer has `times` as many outputs; new outputs start at zero.
 
     Args:
-        model: Changed in place, unless `times` is 1.
-        outputs: C, the present outputs of the last linear layer.
-        times: Outputs per target.
+        model: Model to change in place; returned unchanged if `times` is 1.
+        outputs: C, the present number of outputs of the last linear layer.
+        times: Number of outputs per target.
 
     Raises:
-        ValueError: The last linear layer does not make the output.
+        ValueError: The model has no linear layer, or the last one does not have C outputs.
     """
     if times == 1:
         return model
@@ -113,7 +113,7 @@ def widened(model: nn.Module, *, outputs: int, times: int) -> nn.Module:
 
 
 def hidden_matrices(model: nn.Module) -> frozenset[str]:
-    """Names of the weights of linear layers but for the last one, which makes the outputs."""
+    """Names of the weights of all linear layers except the last, which makes the outputs."""
     linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     return frozenset(f"{name}.weight" for name in linear[:-1])
 
@@ -123,10 +123,10 @@ State = Mapping[str, Tensor]
 
 
 def called(model: nn.Module) -> Callable[[State, State, Tensor], Tensor]:
-    """A model's forward pass as a function of parameters and buffers, by name, and inputs.
+    """Forward pass of a model as a function of parameters and buffers, by name, and inputs.
 
-    The outputs are [N, W]; of sequences, whose every position has one, [N T, W]: from here on a
-    position counts as an example.
+    The outputs are [N, W]. For sequences, which have an output at each of T positions, the outputs
+    are [N T, W]: from here on, every position counts as an example.
     """
 
     def call(parameters: State, buffers: State, inputs: Tensor) -> Tensor:
@@ -137,11 +137,11 @@ def called(model: nn.Module) -> Callable[[State, State, Tensor], Tensor]:
 
 
 def stacked(models: Sequence[nn.Module], places: Sequence[int]) -> dict[str, Tensor]:
-    """Parameters and buffers by name, [K, ...].
+    """Parameters and buffers of a pack of K members, [K, ...] by name.
 
     Args:
         models: One model per seed.
-        places: For each of the K members, which model it starts from.
+        places: Index of the model that each of the K members starts from.
     """
     index = torch.as_tensor(places)
     states = [model.state_dict() for model in models]

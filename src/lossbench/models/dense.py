@@ -1,4 +1,4 @@
-"""Models of vectors. An image is flattened."""
+"""Models of vectors; other inputs are flattened to vectors."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def mlp(
     """A multilayer perceptron.
 
     Args:
-        inputs: Shape of one example; F numbers go in.
-        outputs: C.
-        widths: Units of each hidden layer, positive; an empty list gives `linear`.
+        inputs: Shape of one example, which is flattened to F numbers.
+        outputs: Number C of outputs.
+        widths: Number of units of each hidden layer, positive; an empty list gives `linear`.
         activation: One of `ACTIVATIONS`, after each hidden layer.
         normalisation: none, batch or layer, between a hidden layer and its activation.
-        dropout: Probability that a hidden unit is zeroed while training, after its activation.
+        dropout: Probability that a hidden unit is zeroed after its activation, in training.
     """
     if normalisation not in NORMALISATIONS:
         raise ValueError(f"normalisation {normalisation!r}: use one of {', '.join(NORMALISATIONS)}")

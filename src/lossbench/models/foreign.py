@@ -1,4 +1,4 @@
-"""Models of torchvision by their names."""
+"""Models of torchvision, by name."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lossbench.models.spec import Inputs, Model, image_of
 def torchvision(inputs: Inputs, outputs: int, *, name: str = "resnet18") -> nn.Module:
     """A classification model of torchvision, untrained.
 
-    Vision transformers are built for the size of the images, which have three channels; the others
-    take any size that their poolings leave something of. `name` is one of
-    torchvision.models.list_models(module=torchvision.models). Their dropout layers become paired
-    ones in `initialised`.
+    Images must have three channels. Vision transformers are built for the size of the images;
+    other models take any size that their poolings do not reduce to nothing. `name` is one of
+    torchvision.models.list_models(module=torchvision.models). `initialised` replaces the dropout
+    layers by `Dropout`.
     """
-    # torchvision takes a second to import: whoever does not ask for it does not wait.
+    # Imported here, because the import takes a second that other models need not wait for.
     from torchvision import models
 
     image = image_of(inputs, model="torchvision")
@@ -38,7 +38,7 @@ def torchvision(inputs: Inputs, outputs: int, *, name: str = "resnet18") -> nn.M
     if name.startswith("maxvit"):
         sizes["input_size"] = image[1:]
     model = models.get_model(name, weights=None, **sizes)
-    # Two empty images through a copy of the model, as in training.
+    # Try two images of zeros on a copy of the model, which is in training mode.
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             output = copy.deepcopy(model)(torch.zeros(2, *image))

@@ -12,7 +12,7 @@ from lossbench.models.spec import Inputs, Model, check_positive, image_of
 POOLINGS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 LENET_SIDE = 32
-"""Pixels that LeNet's images have at least; smaller ones are padded with zeros."""
+"""Smallest side of LeNet's images, in pixels; smaller images are padded with zeros."""
 
 
 def lenet(
@@ -20,10 +20,10 @@ def lenet(
 ) -> nn.Module:
     """LeNet-5 as it is used today: rectified units, maximum pooling, a linear output layer.
 
-    Two 5 x 5 convolutions of 6 and 16 channels, each with a 2 x 2 pooling behind it, and layers of
-    120 and 84 units. Images below 32 x 32 are padded with zeros to that size, as in 1998. The net
-    of 1998 is nearer with `activation=tanh pooling=average`; its trained subsampling, its partial
-    connections and its radial output units are in neither.
+    The model has two 5 x 5 convolutions of 6 and 16 channels, each followed by 2 x 2 pooling, and
+    linear layers of 120 and 84 units. Images below 32 x 32 are padded with zeros to that size, as
+    in 1998. `activation=tanh pooling=average` is closer to the model of 1998, but also without the
+    trained subsampling, the partial connections and the radial output units of 1998.
 
     `pooling` is max or average.
 
@@ -62,9 +62,9 @@ def strided_cnn(
     widths: Sequence[int] = (32, 64, 128),
     activation: str = "relu",
 ) -> nn.Module:
-    """3 x 3 convolutions of stride 2, each halving the image, and one affine map; no pooling.
+    """Convolutions, 3 x 3 with stride 2, that each halve the image, then an affine map; no pooling.
 
-    `widths` are the channels of each convolution.
+    `widths` has the number of channels of each convolution.
 
     Source:
         Springenberg et al. 2015, ICLR workshop: strides in the place of pooling.

@@ -1,7 +1,7 @@
-"""Layers whose random numbers and statistics are part of the model's state, so that they pack.
+"""Layers that keep their random numbers and statistics in the model's state.
 
-Everything here works under `torch.func.vmap` with stacked parameters and buffers [K, ...], which
-are changed in place, and gives a member the same bits in a pack of any size.
+The layers work under `torch.func.vmap` with stacked parameters and buffers [K, ...], and change
+the buffers in place. A member gets the same bits in a pack of any size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 UNITS = {"element": 0, "channel": 2, "example": 1}
-"""Units of dropout, and the number of leading dimensions that number them; 0 stands for all."""
+"""Units of dropout, and the number of leading dimensions that index a unit; 0 means all."""
 
 # Odd constants of splitmix64 as signed numbers: torch multiplies int64 modulo 2**64.
 _GAMMA, _FIRST, _SECOND = (
@@ -28,20 +28,20 @@ _GAMMA, _FIRST, _SECOND = (
 
 
 def activated(name: str) -> nn.Module:
-    """A layer of `ACTIVATIONS`; ValueError where it has no such name."""
+    """Activation layer of that name; ValueError if `ACTIVATIONS` does not have the name."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation {name!r}: use one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]()
 
 
 def check_probability(p: float) -> None:
-    """Refuse a dropout below 0, or of 1 and above, with a ValueError."""
+    """Raise ValueError unless the dropout probability is at least 0 and below 1."""
     if not 0 <= p < 1:
         raise ValueError(f"dropout {p}: use 0 up to below 1")
 
 
 def mixed(words: Tensor) -> Tensor:
-    """Random-looking words of int64 words of any shape, one to one: the finaliser of splitmix64.
+    """Hash of each int64 word, a bijection: the finaliser of splitmix64. Any shape.
 
     Source:
         Steele, Lea, Flood 2014, OOPSLA, doi 10.1145/2660193.2660195; constants of S. Vigna,
@@ -55,35 +55,35 @@ def mixed(words: Tensor) -> Tensor:
 def random_words(start: Tensor, count: int) -> Tensor:
     """The first `count` numbers of splitmix64 seeded with `start` (int64, no dimension).
 
-    They are uniform over all of int64.
+    The numbers are uniform over all of int64.
     """
     places = torch.arange(1, count + 1, device=start.device)
     return mixed(places * _GAMMA + start)
 
 
 def _shifted(words: Tensor, bits: int) -> Tensor:
-    """Right shift that fills with zeros; torch's own fills with the sign."""
+    """Words shifted right and filled with zeros; torch's own shift fills with the sign bit."""
     return (words >> bits) & ((1 << (64 - bits)) - 1)
 
 
 class Dropout(nn.Module):
-    """Zeroes a share of its inputs while training and scales the rest, as torch.nn.Dropout.
+    """Layer that zeroes a share of its inputs in training and scales the rest, as torch.nn.Dropout.
 
-    The mask is a function of `key`, `count` and the element's place, and of nothing else: no
-    generator is asked, so all losses of a seed see the same masks, alone or packed, on any device.
-    Both are buffers, hence saved, stacked and resumed with the model. `paired` draws the key; two
-    layers that it has not seen share the key 0.
+    The mask depends only on `key`, `count` and the element's place, and not on a generator. So all
+    losses of a seed see the same masks, alone or in a pack, on any device. `key` and `count` are
+    buffers, hence saved, stacked and resumed with the model. `paired` draws the key of each layer;
+    before that, every layer has the key 0.
 
     Args:
-        p: Probability of a zero, 0 up to below 1.
-        unit: One of `UNITS`, zeroed as a whole.
+        p: Probability of a zero, at least 0 and below 1.
+        unit: Unit that is zeroed as a whole, one of `UNITS`.
 
     Attributes:
         key: int64, drawn from the seed's dropout stream for each layer.
-        count: int64, training batches seen.
+        count: int64, number of training batches so far.
 
     Raises:
-        ValueError: No such probability or unit.
+        ValueError: The probability or the unit is not allowed.
 
     Source:
         Srivastava et al. 2014, JMLR 15.
@@ -102,7 +102,7 @@ class Dropout(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Inputs [B, ...], masked while training."""
+        """Inputs [B, ...], masked and scaled in training, unchanged in evaluation."""
         if not self.training:
             return inputs
         units = inputs.shape[: UNITS[self.unit] or inputs.dim()]
@@ -114,23 +114,23 @@ class Dropout(nn.Module):
         return torch.where(is_kept, inputs / (1 - self.p), 0.0)
 
     def extra_repr(self) -> str:
-        """Probability and unit."""
+        """Probability and unit, for the printed form of the layer."""
         return f"p={self.p}, unit={self.unit}"
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation of vectors, as torch.nn.BatchNorm1d, with the same bits in any pack.
 
-    torch's own computes the gradient of the last features of all members by other code than the
-    rest, so a member's bits would depend on its place. (Its BatchNorm2d treats every channel
-    alike wherever an image has more than one pixel; models of images use that one.)
+    torch's BatchNorm1d computes the gradient of the last features of a pack by other code than the
+    rest, so a member's bits would depend on its place in the pack. (torch's BatchNorm2d treats all
+    channels alike if an image has more than one pixel; models of images use BatchNorm2d.)
 
     Args:
-        features: F.
+        features: Number F of features.
 
     Attributes:
         weight, bias: Scale and shift, [F].
-        running_mean, running_var: Used in evaluation, [F]; moved by a tenth per training batch.
+        running_mean, running_var: Statistics for evaluation, [F]; a training batch has weight 0.1.
 
     Source:
         Ioffe, Szegedy 2015, ICML.
@@ -148,10 +148,10 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(features))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Inputs [B, F], normalised by the batch while training, else by the running statistics.
+        """Inputs [B, F], normalised by the batch in training, else by the running statistics.
 
         Raises:
-            ValueError: A training batch of one example, which has no variance.
+            ValueError: The training batch has one example and therefore no variance.
         """
         if not self.training:
             return self._scaled(inputs - self.running_mean, self.running_var)

@@ -1,6 +1,6 @@
 """Residual networks in the form for small images: a 3 x 3 stem, and no pooling before the end.
 
-Names of parameters are those of torchvision's ResNet. `normalisation` is batch or group.
+Parameters have the same names as in torchvision's ResNet. `normalisation` is batch or group.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CHANNELS_PER_GROUP = 16
 
 
 def group_norm(channels: int) -> nn.Module:
-    """Group normalisation with 16 channels a group, at least one group.
+    """Group normalisation with 16 channels per group and at least one group.
 
     Source:
         Wu, He 2018, ECCV, table 3: a fixed number of channels per group.
@@ -33,8 +33,8 @@ NORMALISATIONS: dict[str, Callable[[int], nn.Module]] = {
 def resnet8(inputs: Inputs, outputs: int, *, normalisation: str = "batch") -> nn.Module:
     """The residual network of 6n + 2 layers for CIFAR with n = 1: 16, 32, 64 channels.
 
-    Shortcuts have no parameters: where the image is halved they take every other pixel and fill
-    new channels with zeros (option A of the paper).
+    Shortcuts have no parameters: a shortcut that halves the image takes every other pixel and
+    fills new channels with zeros (option A of the paper).
 
     Source:
         He, Zhang, Ren, Sun 2016, CVPR, section 4.2.
@@ -46,8 +46,8 @@ def resnet8(inputs: Inputs, outputs: int, *, normalisation: str = "batch") -> nn
 def resnet18(inputs: Inputs, outputs: int, *, normalisation: str = "batch") -> nn.Module:
     """The residual network of 18 layers, 64 to 512 channels, with a 3 x 3 stem of stride 1.
 
-    Shortcuts that change the shape are 1 x 1 convolutions (option B). The body is torchvision's;
-    its stem of stride 2 and its pooling would leave a CIFAR image one pixel.
+    Shortcuts that change the shape are 1 x 1 convolutions (option B). The rest is as in
+    torchvision, whose stem of stride 2 and pooling would reduce a CIFAR image to one pixel.
 
     Source:
         He, Zhang, Ren, Sun 2016, CVPR, table 1.
@@ -61,9 +61,9 @@ class ResNet(nn.Module):
 
     Args:
         channels: Channels of the image.
-        outputs: C.
-        widths: Channels of each stage.
-        blocks: Blocks of each stage.
+        outputs: Number C of outputs.
+        widths: Number of channels of each stage.
+        blocks: Number of blocks of each stage.
         normalisation: batch or group.
         is_projected: Whether a shortcut that changes the shape is a convolution.
     """
@@ -108,10 +108,10 @@ class Block(nn.Module):
     """Two 3 x 3 convolutions and a shortcut around them.
 
     Args:
-        before: Channels of its inputs.
-        width: Channels of its outputs.
-        stride: 2 halves the image.
-        normalised: Makes the normalisation of a number of channels.
+        before: Number of channels of the inputs.
+        width: Number of channels of the outputs.
+        stride: 2 to halve the image, else 1.
+        normalised: Function that makes a normalisation layer for a number of channels.
         is_projected: Whether a shortcut that changes the shape is a convolution.
     """
 
@@ -139,20 +139,20 @@ class Block(nn.Module):
             self.downsample = Subsampled(width - before, stride)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Images [B, width, height / stride, width / stride] of images."""
+        """Images [B, C, H / stride, W / stride] after the block, with C = `width` channels."""
         hidden = functional.relu(self.bn1(self.conv1(inputs)))
         return functional.relu(self.bn2(self.conv2(hidden)) + self.downsample(inputs))
 
 
 class Subsampled(nn.Module):
-    """Every `stride`-th pixel, and `added` channels of zeros behind those there are."""
+    """Layer that keeps every `stride`-th pixel and appends `added` channels of zeros."""
 
     def __init__(self, added: int, stride: int) -> None:
         super().__init__()
         self.added, self.stride = added, stride
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Smaller images with more channels."""
+        """Every `stride`-th pixel of the images, with the added channels."""
         pixels = inputs[..., :: self.stride, :: self.stride]
         return functional.pad(pixels, (0, 0, 0, 0, 0, self.added))
 

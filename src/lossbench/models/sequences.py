@@ -1,4 +1,4 @@
-"""Models of sequences: outputs [B, T, C] of tokens [B, T], each from the tokens up to it."""
+"""Models of sequences: tokens [B, T] to outputs [B, T, C] that do not depend on later tokens."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lossbench.models.spec import Inputs, Model, check_positive, tokens_of
 
 
 def bigram(inputs: Inputs, outputs: int) -> nn.Module:
-    """A table: C outputs for each token, whatever stands before it.
+    """Bigram model: a table of C outputs for each token, whatever the tokens before it.
 
-    Under cross entropy its optimum is known: the softmax of a row gives how often each token came
-    next in training.
+    The optimum under cross entropy is known: the softmax of a row of the table gives the
+    frequencies of the next token in training.
     """
     tokens = tokens_of(inputs, model="bigram")
     return nn.Sequential(OneHot(tokens.vocabulary), nn.Linear(tokens.vocabulary, outputs, False))
@@ -30,22 +30,22 @@ def gpt(
     lookback: int = 1024,
     dropout: float = 0.0,
 ) -> nn.Module:
-    """A decoder: attention to earlier tokens, normalised before each part and at the end.
+    """A GPT decoder: causal attention, with layer normalisation before each part and at the end.
 
-    Positions are learned; hidden layers are four times as wide as a token. Tokens and positions
-    start normal with a standard deviation of 0.02, as those of GPT-2; the map to the outputs has
-    parameters of its own.
+    Positions are learned; hidden layers are four times as wide as a token. The vectors of tokens
+    and positions start normal with a standard deviation of 0.02, as in GPT-2. The output layer
+    does not share parameters with the tokens.
 
     Args:
-        inputs: Positions and vocabulary.
-        outputs: C.
-        width: Numbers of a token; a multiple of `heads`.
-        depth: Blocks of attention and hidden layer.
-        heads: Heads of each attention.
-        lookback: Tokens that each position looks at, itself and those before; as many as there are
-            where there are fewer.
-        dropout: Probability of a zero behind attention, hidden layer and its map back, while
-            training.
+        inputs: Number of positions and size of the vocabulary.
+        outputs: Number C of outputs.
+        width: Length of a token's vector; a multiple of `heads`.
+        depth: Number of blocks of attention and hidden layer.
+        heads: Number of heads of each attention.
+        lookback: Number of tokens that each position attends to: its own and the tokens before;
+            all of these if there are fewer.
+        dropout: Probability of a zero after the attention, the hidden layer and the map back to
+            the token's width, in training.
 
     Source:
         Radford et al. 2019 (GPT-2), section 2.3.
@@ -69,17 +69,17 @@ def gpt(
 
 
 class OneHot(nn.Module):
-    """Tokens [B, T] as numbers [B, T, V]: 1 at the token's place, else 0."""
+    """Layer from tokens [B, T] to one-hot vectors [B, T, V]."""
 
     rows: Tensor
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
-        # A buffer, so that they have the type and device of the parameters.
+        # A buffer, so that the rows have the type and device of the parameters.
         self.register_buffer("rows", torch.eye(vocabulary), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The numbers."""
+        """One-hot vectors [B, T, V] of tokens [B, T]."""
         return self.rows[tokens]
 
 

@@ -1,4 +1,4 @@
-"""A model's row, and the shapes of its inputs."""
+"""Table row that describes a model, and the shapes of a model's inputs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Inputs = int | tuple[int, int, int] | Tokens
 
 @dataclass(frozen=True)
 class Model:
-    """A model's row: `fn(inputs, outputs, **params) -> nn.Module`, and its source.
+    """Table row of a model: `fn(inputs, outputs, **params) -> nn.Module`, and its source.
 
-    `inputs` is the shape of one example, `outputs` the number C. The module's output is [B, C]; of
-    sequences, [B, T] whole numbers, it is [B, T, C]. The function raises ValueError
-    where it cannot serve such inputs, or refuses a parameter. Every model ends in a linear layer
-    that makes its output and is the last one among its modules: `widened` and `rescaled` work on
-    that.
+    `inputs` is the shape of one example, `outputs` the number C. The module's output is [B, C]; for
+    sequences, which are whole numbers [B, T], the output is [B, T, C]. The function raises
+    ValueError if the inputs or a parameter do not fit the model. Every model ends in a linear layer
+    that makes its output and is the last linear layer among its modules: `widened` and `rescaled`
+    change that layer.
     """
 
     fn: Callable[..., nn.Module]
@@ -30,19 +30,19 @@ class Model:
 
     @property
     def name(self) -> str:
-        """The function's name."""
+        """Name of the model, which is the name of its function."""
         return self.fn.__name__
 
 
 def features(inputs: Inputs, *, model: str) -> int:
-    """Numbers of one example, for a model of that name; ValueError where inputs are tokens."""
+    """Number of values in one example; ValueError, which names `model`, if inputs are tokens."""
     if isinstance(inputs, Tokens):
         raise ValueError(f"model {model} takes no {_sequences(inputs)}: use model=gpt or bigram")
     return inputs if isinstance(inputs, int) else math.prod(inputs)
 
 
 def tokens_of(inputs: Inputs, *, model: str) -> Tokens:
-    """Positions and vocabulary, for a model of that name; ValueError where there are no tokens."""
+    """Positions and vocabulary of tokens; ValueError, which names `model`, for other inputs."""
     if isinstance(inputs, Tokens):
         return inputs
     what = f"vectors of {inputs} numbers" if isinstance(inputs, int) else "images"
@@ -57,7 +57,7 @@ def _sequences(inputs: Tokens) -> str:
 
 
 def image_of(inputs: Inputs, *, model: str) -> tuple[int, int, int]:
-    """Channels, height and width, for a model of that name; ValueError where none are there."""
+    """Channels, height and width of images; ValueError, which names `model`, for other inputs."""
     if isinstance(inputs, Tokens):
         raise ValueError(
             f"model {model} needs images, the inputs are {_sequences(inputs)}: use model=gpt"
@@ -71,6 +71,6 @@ def image_of(inputs: Inputs, *, model: str) -> tuple[int, int, int]:
 
 
 def check_positive(values: list[int], *, what: str) -> None:
-    """Refuse sizes below 1 with a ValueError."""
+    """Raise ValueError if a value is below 1; `what` names the values in the message."""
     if any(value < 1 for value in values):
         raise ValueError(f"{what} {values}: use positive numbers, like [64, 64]")

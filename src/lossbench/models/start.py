@@ -1,7 +1,7 @@
-"""Starts: changes of a model's parameters before training, `init.from`, the same for every loss.
+"""Starts (`init.from`): changes of a model's parameters before training, the same for every loss.
 
-The code counts for the identity of the runs that use it, and of those only, so it stands below
-the configuration and not in the engine.
+This code is part of the identity of the runs that use it, and of no other run. So the module is
+not part of the engine, whose code is part of the identity of every run.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ def random(
 def pretrained(
     model: nn.Module, inputs: Tensor, targets: Tensor, *, seed: int, before: State | None
 ) -> None:
-    """Take over the state of a model that was trained before, on other examples.
+    """Load the state of a model that was trained before, on other examples.
 
-    Before anything is trained, as where time is forecast, there is none: the model stays as it is.
+    If `before` is None because no model is trained yet, as in a forecast of run times, the model
+    stays as it is.
     """
     if before is not None:
         model.load_state_dict(before)
@@ -42,17 +43,17 @@ def pretrained(
 def permuted_labels(
     model: nn.Module, inputs: Tensor, targets: Tensor, *, seed: int, before: State | None
 ) -> None:
-    """Fit the model to the training targets with the classes permuted: confidently wrong.
+    """Train the model on targets with permuted classes, so that it starts confidently wrong.
 
-    No class keeps its place. The recipe knows neither loss nor learning rate nor pack: cross
-    entropy on the model's outputs, Adam at `RATE`, `UPDATES` updates on the whole split, on the
-    CPU in the type of the targets.
+    No class keeps its place. The recipe does not depend on the loss, the learning rate or the pack:
+    `UPDATES` updates of Adam at `RATE` on the cross entropy of the whole split, on the CPU in the
+    type of the targets.
 
     Args:
-        model: Changed in place.
+        model: Model to change in place.
         inputs: Inputs of the training split, [N, ...].
         targets: Labels or distributions of the training split, [N, C]; of sequences [N T, C].
-        seed: Draws the permutation.
+        seed: Seed of the permutation.
         before: Not used.
     """
     wrong = targets[:, derangement(targets.shape[-1], seed=seed)]
@@ -71,9 +72,9 @@ def permuted_labels(
 
 
 def derangement(count: int, *, seed: int) -> Tensor:
-    """A permutation of 0 to `count` - 1 that leaves nothing in its place, all equally likely."""
+    """Random permutation of 0 to `count` - 1 without fixed points, all of these equally likely."""
     draw, places = stream(seed, "prefit"), torch.arange(count)
-    while True:  # one permutation of three has no fixed point
+    while True:  # about one permutation in three has no fixed point
         order = torch.randperm(count, generator=draw)
         if not (order == places).any():
             return order

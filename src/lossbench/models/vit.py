@@ -19,20 +19,20 @@ def vit(
     heads: int = 4,
     dropout: float = 0.0,
 ) -> nn.Module:
-    """A vision transformer: patches as tokens, normalised before each part, their mean at the end.
+    """A vision transformer: patches as tokens, layer normalisation before each part, mean pooling.
 
-    No class token: the output is an affine map of the mean over tokens, after a layer
+    There is no class token: the output is an affine map of the mean over tokens, after a layer
     normalisation. Positions are learned; hidden layers are four times as wide as a token.
 
     Args:
         inputs: Channels, height, width.
-        outputs: C.
+        outputs: Number C of outputs.
         patch: Side of a patch in pixels; divides height and width.
-        width: Numbers of a token; a multiple of `heads`.
-        depth: Blocks of attention and hidden layer.
-        heads: Heads of each attention.
-        dropout: Probability of a zero behind attention, hidden layer and its map back, while
-            training.
+        width: Length of a token's vector; a multiple of `heads`.
+        depth: Number of blocks of attention and hidden layer.
+        heads: Number of heads of each attention.
+        dropout: Probability of a zero after the attention, the hidden layer and the map back to
+            the token's width, in training.
 
     Source:
         Dosovitskiy et al. 2021, ICLR; mean instead of class token: Beyer, Zhai, Kolesnikov 2022.
@@ -59,24 +59,24 @@ def vit(
 
 
 class Patches(nn.Module):
-    """Images [B, channels, height, width] as tokens [B, patches, channels * side * side]."""
+    """Layer from images [B, channels, height, width] to patches [B, patches, channels * side²]."""
 
     def __init__(self, side: int) -> None:
         super().__init__()
         self.side = side
 
     def forward(self, images: Tensor) -> Tensor:
-        """Tokens, row by row."""
+        """Patches of the images, row by row."""
         tiles = images.unflatten(-1, (-1, self.side)).unflatten(-3, (-1, self.side))
         # [B, channels, rows, side, columns, side]
         return tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 class Mean(nn.Module):
-    """The mean over tokens."""
+    """Layer that takes the mean over tokens."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, width] of [B, tokens, width]."""
+        """Mean [B, width] of tokens [B, tokens, width]."""
         return tokens.mean(1)
 
 

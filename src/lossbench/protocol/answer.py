@@ -1,4 +1,4 @@
-"""The way from a Question to its records: missing runs are trained, until it is settled."""
+"""Answers a question: trains the missing runs until all comparisons are settled."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class RunsFailed(Exception):
-    """A run failed; everything else of the sweep is finished and on disk.
+    """At least one run of a question has no result; the results of other runs are on disk.
 
     Attributes:
-        folder: The sweep's folder.
+        folder: Folder of the sweep.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,14 +34,14 @@ class RunsFailed(Exception):
 
 @dataclass(frozen=True)
 class Outline:
-    """The runs that a question would train, before anything is known.
+    """Runs that a question would train, look by look.
 
     Attributes:
         question: The question.
-        sweep: The sweep that they would be part of.
-        runs: By look; of later looks, were every comparison open that is not known to be settled.
-        known: The number of looks that are known to take just these runs: the first, and one after
-            each that is recorded.
+        sweep: The sweep that would contain the runs.
+        runs: Runs by look; for later looks every comparison that may stay open counts as open.
+        known: Number of looks whose runs are certain: the first look, and the look after each
+            recorded look.
     """
 
     question: Question
@@ -56,11 +56,11 @@ class Outline:
 
 
 def answer(question: Question) -> None:
-    """Train the runs that a question asks for and that are not there yet.
+    """Train the runs of a question that have no result yet.
 
     Raises:
-        ConfigError: A run cannot be trained, or a comparison has no reference; nothing was trained.
-        RunsFailed: A run failed, of a question that tunes nothing.
+        ConfigError: A run cannot be trained, or a comparison has no reference or no metric.
+        RunsFailed: A run has no result, and the question has no candidates to choose from.
     """
     with _opened(question) as sweep:
         if question.candidates is not None:
@@ -72,7 +72,7 @@ def answer(question: Question) -> None:
 
 
 def outline(question: Question) -> Outline:
-    """The runs that a question would train; nothing is trained or written.
+    """Find the runs that a question would train, without training them.
 
     Raises:
         ConfigError: A run cannot be trained.
@@ -94,7 +94,7 @@ def outline(question: Question) -> Outline:
 
 @contextmanager
 def _opened(question: Question) -> Iterator[Sweep]:
-    """The sweep of a question, whose processes end with the block."""
+    """Sweep of a question; leaving the context ends the processes of the sweep."""
     engine = question.engine
     if any(run.precision == TF32 for run in question.cells):
         log.warning("tf32 rounds factors to 10 bits: steep losses like quartic train otherwise")

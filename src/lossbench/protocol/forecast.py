@@ -34,31 +34,31 @@ TIMED_SECONDS = 0.5
 """Seconds after which the timing of one kind of pack ends early."""
 
 NOT_TIMED = ("corruption", "schedule", "steps", "log_every", "eval_every")
-"""Fields of a run that do not change the time of an update, the numbers of its data apart."""
+"""Fields of a run that change the time of an update only through the size of the data."""
 
 MUCH = 0.25
-"""Share of the time from which on evaluation is worth a word."""
+"""Share of the training time from which the forecast mentions the cost of evaluation."""
 
 COPIES = 6
-"""Copies of the parameters while a pack trains: they, gradient, optimizer, update, temporaries."""
+"""Copies of the parameters in memory: parameters, gradient, optimizer, update, temporaries."""
 
 OUTPUTS_AT_ONCE = 4
-"""Copies of the outputs of all splits while metrics are computed, targets and predictions too."""
+"""Copies of all outputs in memory while metrics are computed, with targets and predictions."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The cost of one look.
+    """Cost of training the runs of one look.
 
     Attributes:
         look: Number of seeds, or "as given".
         runs: Runs of the look.
-        present: Runs that are there already.
+        present: Runs that have a result already.
         packs: Packs to be trained.
         updates: Updates of all runs to be trained.
-        seconds: Time of training here, by all processes, from updates timed and thrown away.
-        evaluating: Share of that time that evaluations take.
-        memory: Most bytes at once of all processes that train; on a card, of their tensors there.
+        seconds: Duration of training on this machine, estimated from a few updates of each pack.
+        evaluating: Share of the training time that evaluations take.
+        memory: Peak bytes of all training processes together; on a GPU, bytes in the GPU's memory.
     """
 
     look: str
@@ -72,14 +72,14 @@ class Forecast:
 
 
 def forecast(looks: Mapping[str, Sequence[Run]], sweep: Sweep) -> list[Forecast]:
-    """The cost of every look of a sweep.
+    """Forecast the cost of every look of a sweep.
 
     Args:
         looks: Runs by look.
-        sweep: Where and how they would train; nothing is written there.
+        sweep: Sweep that would train the runs; nothing is written to its folder.
 
     Returns:
-        One row a look.
+        One forecast for each look.
     """
     statuses, speeds, rows = sweep.statuses(), _Speeds(sweep), []
     done = {run_id for run_id, run in statuses.items() if run["status"] in records.RESULTS}
@@ -117,7 +117,7 @@ def forecast(looks: Mapping[str, Sequence[Run]], sweep: Sweep) -> list[Forecast]
 
 @dataclass(frozen=True)
 class _Speed:
-    """Seconds of a member: an update, its logging, an evaluation, and the start, once."""
+    """Seconds that a member takes: an update, its logging, an evaluation, and once the start."""
 
     update: float
     logging: float
@@ -126,12 +126,12 @@ class _Speed:
 
 
 class _Speeds:
-    """Speeds by kind of pack, timed once each."""
+    """Speeds of packs; each kind of pack is timed once."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.machine = Machine(torch.device(sweep.engine.device), sweep.engine.padding)
         self.rhythm = RHYTHMS[self.machine.device.type]
-        # Time that other processes take from this one is no property of the sweep.
+        # Waiting for other processes must not count as time of the sweep.
         is_alone = sweep.engine.device == "cpu" and sweep.engine.threads == 1
         self.clock = time.process_time if is_alone else time.monotonic
         self.known: dict[str, _Speed] = {}
@@ -146,7 +146,7 @@ class _Speeds:
         return self.evaluating(pack) + self._members(pack) * (_updates(run) * update + speed.once)
 
     def evaluating(self, pack: Pack) -> float:
-        """Seconds of all evaluations of a pack but the last."""
+        """Seconds of all evaluations of a pack except the last one."""
         run, speed = pack.runs[0], self._speed(pack)
         return self._members(pack) * -(-run.steps // run.eval_every) * speed.evaluation
 
@@ -162,7 +162,7 @@ class _Speeds:
         return self.known[kind]
 
     def _members(self, pack: Pack) -> int:
-        """Number of members that train: the runs, and padding."""
+        """Number of members that a pack trains: its runs, and copies that pad a small pack."""
         count = len(pack.runs)
         return count if self._numbers(pack).is_apart else max(count, self.machine.padding)
 
@@ -200,7 +200,7 @@ class _Speeds:
         return self.clock()
 
     def memory(self, pack: Pack) -> float:
-        """Bytes of a process and of a pack: data, parameters, a chunk evaluated or a batch."""
+        """Peak bytes of a process that trains a pack, with data, parameters and activations."""
         numbers = self._numbers(pack)
         width = PRECISIONS[pack.runs[0].precision].itemsize
         seeds = len({run.seed for run in pack.runs})
@@ -219,18 +219,18 @@ class _Speeds:
 
 
 class _Enough(Exception):
-    """End of a timed training."""
+    """Ends a timed training early."""
 
 
 @dataclass(frozen=True)
 class _Rhythm:
-    """The schedule of a training that is timed and thrown away.
+    """Schedule of a short training that is only timed.
 
     Attributes:
-        members: Most members; with more of them the time of each stays the same.
-        updates: Most updates.
-        logged: Updates from one that is logged to the next.
-        evaluated: Updates from one evaluation to the next.
+        members: Largest number of members; a larger number would not change the time per member.
+        updates: Largest number of updates.
+        logged: Number of updates from one logged update to the next.
+        evaluated: Number of updates from one evaluation to the next.
     """
 
     members: int
@@ -239,18 +239,18 @@ class _Rhythm:
     evaluated: int
 
     def parts(self, stamps: Sequence[tuple[int, float]]) -> list[float]:
-        """Seconds of an update, of its logging and of an evaluation.
+        """Estimate the seconds of an update, of its logging and of an evaluation.
 
         Args:
-            stamps: Updates done, and when. The time before the first stamp is not counted, because
-                the first update is slow.
+            stamps: Pairs of the number of updates done and the time in seconds. The time before
+                the first pair is not counted, because the first update is slow.
         """
         spans: dict[tuple[int, bool, bool], list[float]] = {}
         for (before, start), (after, end) in itertools.pairwise(stamps):
             kind = after - before, before % self.logged == 0, before % self.evaluated == 0
             spans.setdefault(kind, []).append(end - start)
-        # Medians, because on CUDA the second of a kind is slow as well: it is captured. Divided by
-        # themselves, or the noise of an evaluation would be larger than the time of an update.
+        # Medians, because on CUDA the second of a kind is slow as well: it is captured. Relative
+        # errors are fitted, or the noise of an evaluation would exceed the time of an update.
         spent = np.array([max(float(np.median(span)), 1e-9) for span in spans.values()])
         shares = np.array([*spans], dtype=float) / spent[:, None]
         seconds, columns = np.zeros(3), [*range(min(3, len(spent)))]
@@ -267,7 +267,7 @@ RHYTHMS = {
     "cpu": _Rhythm(members=64, updates=40, logged=7, evaluated=10),
     "cuda": _Rhythm(members=10_000, updates=400, logged=10, evaluated=50),
 }
-"""Schedules by kind of device; on CUDA much like a sweep's, as stretches are replayed whole."""
+"""Schedules by kind of device; on CUDA as in a sweep, where captured updates replay together."""
 
 
 @dataclass(frozen=True)
@@ -275,11 +275,11 @@ class _Numbers:
     """Counts of the numbers that a pack holds in memory.
 
     Attributes:
-        data: Data that all seeds have in common.
-        seed: Data of one seed alone.
-        drawn: Bytes of a seed's rows of batches and words of augmentation.
-        member: Most numbers of a member at once.
-        once: Numbers of the member at work, where members run one after the other.
+        data: Numbers of the data that all seeds share.
+        seed: Numbers of the data of one seed alone.
+        drawn: Bytes of one seed's batch indices and of its random words for augmentation.
+        member: Numbers that one member holds at its peak.
+        once: Numbers of the member that is running, if members run one after the other; else 0.
         is_apart: Whether members run one after the other.
     """
 
@@ -292,7 +292,7 @@ class _Numbers:
 
 
 def _updates(run: Run) -> float:
-    """Updates of a run, with the cost of its instruments in updates."""
+    """Number of updates of a run, plus the cost of its instruments as a number of updates."""
     schedule = {"steps": run.steps, "eval_every": run.eval_every}
     return run.steps + sum(
         records.INSTRUMENTS[name].cost * times(name, **schedule) for name in run.instruments
@@ -300,7 +300,7 @@ def _updates(run: Run) -> float:
 
 
 def _numbers(run: Run, other: Run, device: torch.device, files: Files) -> _Numbers:
-    """Counts of a pack with these two runs, which differ in the seed where the pack has several."""
+    """Count the numbers of a pack from two of its runs, of two seeds if the pack has several."""
     splits = splits_of(run, files)
     tensors = _tensors(splits)
     others = {*map(id, _tensors(splits_of(other, files)))} if other is not run else set()
@@ -332,7 +332,7 @@ def _tensors(splits: Splits) -> list[Tensor]:
 
 
 def _activations(model: nn.Module, example: Tensor) -> tuple[int, int]:
-    """Activations of one example: most at once without gradients, and all of them."""
+    """Numbers of activations of one example: the peak without gradients, and the total."""
     sizes = [example.numel()]
     for module in model.modules():
         if not [*module.children()]:
@@ -346,7 +346,7 @@ def _activations(model: nn.Module, example: Tensor) -> tuple[int, int]:
 
 
 def lines(outline: Outline) -> Iterable[str]:
-    """A forecast in lines of at most 80 columns.
+    """Lines of text, of at most 80 columns, with the forecast of a question.
 
     Args:
         outline: Outline of the command's question.
@@ -382,12 +382,12 @@ def lines(outline: Outline) -> Iterable[str]:
 
 
 STILL_OPEN = 0.5
-"""Share of the comparisons at a look that are expected to go on to the next. A rule of thumb: with
-10 seeds 13 of 32 comparisons of the essay were undecided, by intervals somewhat narrower."""
+"""Share of the comparisons at a look that are expected to stay open. A rule of thumb: with 10 seeds
+13 of 32 comparisons of the essay were undecided, with somewhat narrower intervals."""
 
 
 def _later(rows: Sequence[Forecast], known: int) -> str:
-    """A sentence on the lines of later looks."""
+    """Text that explains the lines of later looks in the table."""
     recorded = f"what is open after {rows[known - 2].look}" if known > 1 else "every loss"
     if known == len(rows):
         return f"The last line counts {recorded}, from the records."
@@ -400,7 +400,7 @@ def _later(rows: Sequence[Forecast], known: int) -> str:
 
 
 def _expected(rows: Sequence[Forecast], known: int) -> str:
-    """Seconds of all looks: expected, and at most."""
+    """Text with the duration of all looks: the expected one, and the longest."""
     likely = sum(row.seconds for row in rows[:known])
     likely += sum(row.seconds * STILL_OPEN**more for more, row in enumerate(rows[known:], start=1))
     most = sum(row.seconds for row in rows)
@@ -408,7 +408,7 @@ def _expected(rows: Sequence[Forecast], known: int) -> str:
 
 
 def _budget(runs: pd.DataFrame, extend: int) -> Iterable[str]:
-    """Candidates of each loss of a context, and the runs that a growing grid may add."""
+    """Lines with the number of candidates of each loss and the runs that larger grids may add."""
     cells = runs.groupby(["label", "loss"]).seed.agg(["size", "nunique"])
     counts = sorted({*(cells["size"] // cells["nunique"])})
     many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -424,7 +424,7 @@ def _budget(runs: pd.DataFrame, extend: int) -> Iterable[str]:
 
 
 def _placed(runs: Sequence[Run], tuned: Sequence[str]) -> pd.DataFrame:
-    """Runs as the statistics see them: with context and label."""
+    """Table of runs for the statistics, with the context and the label of each run."""
     rows = [
         {
             "run_id": run.run_id,
@@ -446,15 +446,15 @@ def _placed(runs: Sequence[Run], tuned: Sequence[str]) -> pd.DataFrame:
 
 
 def power(outline: Outline, *, spread: float) -> Iterable[str]:
-    """Differences that the last look can resolve, in lines of at most 80 columns.
+    """Lines of text, of at most 80 columns, with the differences that the last look can detect.
 
     Args:
         outline: Outline of an experiment.
-        spread: Stated standard deviation of paired differences, in units of the metric; NaN takes
-            the median over losses of the upper 80 % limit that the sweep's own validation gives.
+        spread: Stated standard deviation of paired differences, in units of the metric. If NaN,
+            the median over losses of the upper 80 % limit from the sweep's own validation is used.
 
     Raises:
-        ConfigError: Nothing is declared, or no spread was stated and no runs have one.
+        ConfigError: The question has no candidates, or no spread is stated or recorded.
     """
     if not outline.question.candidates:
         raise ConfigError("plan --power: this sweep declares nothing, give an experiment")
@@ -483,7 +483,7 @@ def power(outline: Outline, *, spread: float) -> Iterable[str]:
 def _resolved(
     label: str, runs: pd.DataFrame, question: Question, spread: float, margin: float
 ) -> Iterable[str]:
-    """The line of one context, or the cure where it has no spread."""
+    """Line of one context in the table, or the cure if the spread of the context is unknown."""
     losses, looks, declared = runs.loss.nunique() - 1, question.looks, question.declared
     if losses >= 1 and math.isnan(spread):
         yield from textwrap.wrap(f"{label}: no spread on validation, state one with --spread", 80)
@@ -510,7 +510,7 @@ def _resolved(
 
 
 def _margins(outline: Outline) -> dict[str, float]:
-    """Margins by context that are shares of an error, as the sweep's records resolve them."""
+    """Margins by context in the metric's unit, if margins are declared as shares of an error."""
     folder = outline.question.folder
     is_share = any(
         isinstance(margin, str) for margin in outline.question.declared["margin"].values()

@@ -1,4 +1,4 @@
-"""Every candidate on every seed of the first look; then more seeds, while a verdict is open."""
+"""Trains all candidates on the seeds of the first look, then more seeds while verdicts are open."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ log = logging.getLogger(__name__)
 NOTHING = records.planned([])
 
 USUAL = 4
-"""Candidates of a loss that go on to a later look, as a plan counts them."""
+"""Number of candidates of a loss that a forecast expects to go on to a later look."""
 
 _OF_LOSS = "loss.params."
-"""How the keys begin that only some losses have."""
+"""Prefix of the keys of loss parameters, which only some losses have."""
 
 _END = {"below": "at the lower end", "above": "at the upper end"}
 
 
 @dataclass
 class Context:
-    """Cells that are compared with each other: all their factors are equal but the loss.
+    """Cells that are compared with each other: all factors except the loss are equal.
 
     Attributes:
-        sha: Hash of those factors, as in the plan.
+        sha: Hash of the equal factors, as in the plan.
         data: Name of the data set.
         label: Data and model.
         task: "regression" or "classification".
-        grid: Learning rates that its losses are trained at.
-        cells: A run of each cell.
+        grid: Learning rates at which the losses of the context are trained.
+        cells: One run of each cell.
     """
 
     sha: str
@@ -64,10 +64,10 @@ class Context:
 
 
 class Protocol:
-    """The runs that answer a question, look by look.
+    """Trains the runs that answer a question, look by look.
 
     Args:
-        question: An experiment's, with candidates.
+        question: Question of an experiment, with candidates.
         sweep: Trains runs and keeps their records.
 
     Raises:
@@ -85,7 +85,7 @@ class Protocol:
         self._check_interactions()
 
     def declaration(self) -> dict[str, Any]:
-        """Everything that is fixed before anything is measured, as it is recorded."""
+        """Declaration for the records: all choices that are fixed before any measurement."""
         runs = [run for context in self.contexts for run in self._first_of(context, self.seeds[:1])]
         return {
             **self.declare,
@@ -101,15 +101,15 @@ class Protocol:
         }
 
     def first_look(self) -> list[Run]:
-        """Every candidate of every loss on every seed of the first look."""
+        """Runs of the first look: every candidate of every loss on each of its seeds."""
         seeds = self.seeds[: self.looks[0]]
         return [run for context in self.contexts for run in self._first_of(context, seeds)]
 
     def later_looks(self) -> tuple[dict[str, list[Run]], int]:
-        """The runs of later looks, and the number of these looks whose runs are known.
+        """Runs of later looks, and the number of later looks whose runs are known.
 
-        After a recorded look the open comparisons are known. After that at most all of them go on
-        again; where no look is recorded, every loss does with `USUAL` candidates.
+        After a recorded look the open comparisons are known. All further looks are assumed to have
+        the same comparisons; if no look is recorded, every loss with its first `USUAL` candidates.
         """
         looks, known = {}, 0
         usual = [
@@ -133,7 +133,7 @@ class Protocol:
         return looks, known
 
     def carry_out(self) -> None:
-        """Train the first look, growing grids whose ends are best; then open comparisons."""
+        """Train the first look, extend grids that are too short, then train later looks."""
         if self.sweep.is_settled(self.question):
             log.info("nothing to train: all that was asked for is there, and settled")
             return
@@ -178,7 +178,7 @@ class Protocol:
         return [*contexts.values()]
 
     def _check_interactions(self) -> None:
-        """Refuse a base that no context has, before anything is trained."""
+        """Refuse a declared factor that does not vary, or a base that is not one of its levels."""
         configs = {context.sha: json.dumps(context.cells[0].facts) for context in self.contexts}
         asked = [
             (key, factor, base)
@@ -200,7 +200,7 @@ class Protocol:
                     )
 
     def _refuse_without_reference(self) -> None:
-        """Refuse a context without its reference, before anything is trained."""
+        """Refuse a context whose reference is neither among the losses nor planned before."""
         for context in self.contexts:
             name = self._declared("reference", context)
             known = {*self._trained_before(context.sha).loss}
@@ -219,7 +219,7 @@ class Protocol:
 
     @cached_property
     def _planned(self) -> pd.DataFrame:
-        """Loss and learning rate of each context that the sweep planned before this command."""
+        """Context, loss and learning rate of the runs that were planned before this command."""
         folder = self.sweep.folder
         runs = records.read_plan(folder).runs if (folder / "sweep.json").exists() else NOTHING
         return runs[["context", "loss", "lr"]].drop_duplicates()
@@ -230,7 +230,7 @@ class Protocol:
     # ---- the first look --------------------------------------------------------------------------
 
     def candidates(self, context: Context, run: Run) -> list[Candidate]:
-        """The candidates of a cell: as many as every other loss of the context has."""
+        """Candidates of a cell; all losses of a context get the same number of candidates."""
         of_loss = parameters(LOSSES[run.loss.fn].fn)
         applicable = [
             key
@@ -248,7 +248,7 @@ class Protocol:
         ]
 
     def _as_grown(self, sha: str, grid: Grid) -> Grid:
-        """The grid as it has grown for the losses that the sweep has trained on it already."""
+        """Grid with the extensions that the sweep has planned for this context before."""
         known = {*self._trained_before(sha).lr}
         for side in SIDES:
             for _ in range(self.extend):
@@ -256,7 +256,7 @@ class Protocol:
         return grid
 
     def _grow(self, context: Context, loaded: records.Records) -> None:
-        """Grow the grid of a context on each side where it does not reach far enough."""
+        """Extend the grid of a context on each side that is too short, or log why it may not."""
         absent = {*self._trained_before(context.sha).loss} - context.losses
         trials = self._trials(context, context.cells, self.looks[0], loaded)
         reasons = {side: self._too_short(context, trials, side) for side in SIDES}
@@ -282,12 +282,12 @@ class Protocol:
                 )  # fmt: skip
 
     def _too_short(self, context: Context, trials: Mapping[str, TuningTable], side: str) -> str:
-        """The reason to grow a grid: a best rate lies at its end, or a lowest rate diverges.
+        """Reason to extend a grid: a best rate lies at its end, or runs at the lowest rate diverge.
 
-        The best of rates that are all too high for a loss lies anywhere.
+        If all rates are too high for a loss, the best of these rates may lie anywhere on the grid.
 
         Returns:
-            A sentence's beginning; empty where the grid reaches far enough.
+            Beginning of a sentence; empty if the grid is long enough on this side.
         """
         best, diverging = set(), set()
         for run in context.cells:
@@ -308,9 +308,9 @@ class Protocol:
     def _trials(
         self, context: Context, cells: Sequence[Run], seeds: int, loaded: records.Records
     ) -> dict[str, TuningTable]:
-        """The cost of each cell's candidates on validation, by run_id; test has no part in it.
+        """Validation costs of each cell's candidates, by the cell's run_id; test data are not used.
 
-        A cell of which a run failed is left out: its choice would rest on less than the others'.
+        A cell with a failed run is left out, because its choice would rest on fewer runs.
         """
         metric = self._declared("select", context) or self._declared("primary", context)
         places = {
@@ -353,7 +353,7 @@ class Protocol:
         return trials
 
     def _at(self, run: Run, candidate: Candidate, seed: int) -> Run:
-        """The run of a cell with a candidate and a seed; each is needed several times."""
+        """Run of a cell with a candidate and a seed, cached because runs are needed repeatedly."""
         key = run.run_id, candidate.lr, repr(candidate.others), seed
         if key not in self._runs:
             self._runs[key] = varied(run, {**candidate.settings, "seed": seed})
@@ -362,9 +362,9 @@ class Protocol:
     # ---- later looks -----------------------------------------------------------------------------
 
     def _next_look(self, before: int, after: int) -> list[Run]:
-        """More seeds for the comparisons that are open: those losses and their reference.
+        """Runs with more seeds for the losses of open comparisons and for their references.
 
-        They train the candidates that other seeds might choose, and those beside them.
+        Each of these losses trains the candidates that `statistics.plausible` finds.
         """
         loaded = records.load(self.sweep.folder)
         going_on: set[str] = set()
@@ -416,7 +416,7 @@ class Protocol:
 
 
 def _log_verdicts(comparison: statistics.Comparison, seeds: int) -> None:
-    """Log the verdicts of a look at so many seeds, while the next look trains."""
+    """Log the verdicts of a comparison at a look with this number of seeds."""
     paired = comparison.paired
     verdicts = paired[paired.seeds == seeds].groupby("verdict", sort=False).loss
     words = [f"{comparison.printed(str(word))}: {', '.join(losses)}" for word, losses in verdicts]

@@ -1,4 +1,4 @@
-"""The question of a command as plain values: runs, cells, packs, candidates and the declaration."""
+"""Question of a command as plain values: runs, cells, packs, candidates and the declaration."""
 
 from lossbench.errors import ConfigError, nearest
 from lossbench.question.code import refuse_other_code

@@ -19,18 +19,18 @@ def cell(run: Run, tuned: Sequence[str] = ()) -> str:
 
     Args:
         run: A run of the cell.
-        tuned: Keys that tuning chooses; the learning rate always counts as one.
+        tuned: Keys whose values are tuned; the learning rate always counts as tuned.
     """
     return _hash_without(NOT_OF_A_CELL, _split(run, tuned)[1])
 
 
 def context(run: Run, tuned: Sequence[str] = ()) -> str:
-    """Hash of the factors of `cell` except the loss: cells of one context are compared."""
+    """Hash of the factors of `cell` except the loss; losses are compared within a context."""
     return _hash_without(NOT_OF_A_CONTEXT, _split(run, tuned)[1])
 
 
 def planned_row(run: Run, tuned: Sequence[str]) -> dict[str, object]:
-    """Row of a run in a plan, see `records.plan.PLANNED`; `tuned` as of `cell`."""
+    """Row of a run in a plan, see `records.plan.PLANNED`; for `tuned` see `cell`."""
     values, texts = _split(run, tuned)
     return {
         "run_id": run.run_id,
@@ -53,7 +53,7 @@ def _hash_without(names: Sequence[str], texts: Mapping[str, str]) -> str:
 
 @functools.lru_cache(maxsize=10_000)
 def _hash_of_text(compact: str) -> str:
-    """Hash of the indented JSON, which takes long to make: many runs share their texts."""
+    """Hash of the indented form of a JSON text, cached because indenting is slow."""
     return store.sha256(store.to_json(json.loads(compact)))[:16]
 
 

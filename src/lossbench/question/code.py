@@ -1,4 +1,4 @@
-"""The code that a run uses: its fingerprints, and the refusal of code that was edited since."""
+"""Fingerprints of the code that a run uses, and refusal of runs whose code was edited."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from lossbench.user_code import is_added
 
 
 def code_of(run: Run) -> dict[str, str]:
-    """`source_sha` of all code that a run uses, and `shared_sha` of all but its loss."""
+    """Hashes of a run's code: `source_sha` of all code, `shared_sha` of all but the loss."""
     row, data = LOSSES[run.loss.fn], DATA[run.data.fn]
-    # The neutral ones do nothing, so their code decides nothing.
+    # Neutral choices do nothing, so their code is not hashed.
     optional = (
         (CORRUPTIONS[run.corruption.fn], run.corruption.fn == Run.corruption.fn),
         (AUGMENTATIONS[run.augmentation.fn], run.augmentation.fn == Run.augmentation.fn),
@@ -40,13 +40,13 @@ def code_of(run: Run) -> dict[str, str]:
         *_functions_before(run),
     )
     facts = data.content_of(run.data.params)
-    if _takes_confusions(run.corruption.fn):  # they stand in the row of the data
+    if _takes_confusions(run.corruption.fn):  # confusions are in the row of the data
         facts += repr(sorted(data.confusions.items()))
     return _code_shas((row.fn, INVERSE_LINKS[row.inverse_link]), shared, facts)
 
 
 def _functions_before(run: Run) -> tuple[Callable[..., Any], ...]:
-    """Functions of the model that is trained before a run: its split, its loss, itself."""
+    """Functions that train a model before a run: split, loss and model; empty if there is none."""
     if not run.is_pretrained:
         return ()
     before = run.pretrained
@@ -57,10 +57,10 @@ _takes_confusions = functools.cache(takes_confusions)
 
 
 def refuse_other_code(runs: Iterable[Run]) -> None:
-    """Refuse runs that were made from other code than a process would train them with.
+    """Refuse runs whose code differs from the code that this process would use.
 
     Raises:
-        ConfigError: A loss, data set or model was edited since.
+        ConfigError: A loss, data set or model was edited after the run was made.
     """
     for run in runs:
         rows = (LOSSES[run.loss.fn], DATA[run.data.fn], MODELS[run.model.fn])
@@ -74,7 +74,7 @@ def refuse_other_code(runs: Iterable[Run]) -> None:
 
 
 def forget() -> None:
-    """Read code anew: in a notebook it may have changed since the last command."""
+    """Clear the caches of code hashes: in a notebook, code may change between two commands."""
     _code_shas.cache_clear()
     fingerprints.forget()
 

@@ -1,4 +1,4 @@
-"""The declaration, fixed before anything is measured, and refused where it cannot be judged."""
+"""Checks of an experiment's declaration, made before anything is trained or measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CANDIDATES = {"lr": (), "extend": 4, "others": {}}
 """Keys of `hydra.sweeper.candidates` with their defaults."""
 
 BY_TASK = ("primary", "reference", "margin")
-"""What is declared for each task, or for a data set by its name."""
+"""Keys that are declared for each task, or for a data set by name."""
 DECLARED = (*BY_TASK, "endpoint", "family", "confidence")
 OPTIONAL = ("select", "targets", "questions", "published", "size", "average", "interactions")
 OPTIONAL += ("levels",)
@@ -27,14 +27,14 @@ SINS = {
     "metric": "what chooses is declared as hydra.sweeper.declare.select or primary",
     "seeds": "seeds count up from hydra.sweeper.first_seed: declare hydra.sweeper.looks",
 }
-"""Keys that somebody may try, and why there is no such thing."""
+"""Keys that do not exist but may be tried, with the reason or the key to use instead."""
 
 
 def check_keys(part: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     """Refuse a key of `candidates` or `declare` that does not exist.
 
     Raises:
-        ConfigError: Names the key and the nearest one.
+        ConfigError: A key does not exist; the message names the nearest key.
     """
     for key, value in given.items():
         if key not in known:
@@ -53,7 +53,7 @@ def check_declaration(
 
     Args:
         declared: `hydra.sweeper.declare`.
-        data: Task by name of each data set of the sweep.
+        data: Task of each data set of the sweep, by name.
         known: Names of all data sets.
         losses: Names of all losses.
 
@@ -94,7 +94,7 @@ def check_declaration(
 
 
 def _check_margin(place: str, value: Any) -> None:
-    """A margin is a number in the unit of the metric, or words, see `statistics.in_words`."""
+    """Refuse a margin that is not a number, 0 or more, or words as in `statistics.in_words`."""
     try:
         least: Any = statistics.in_words(value)[0] if isinstance(value, str) else value
     except ValueError:
@@ -107,7 +107,7 @@ def _check_margin(place: str, value: Any) -> None:
 
 
 def _check_error(declared: Mapping[str, Any], name: str, task: str) -> None:
-    """A margin in words needs an error of the reference on validation, or a target's unit."""
+    """Refuse a margin in words that has no meaning for the primary metric of a data set."""
     margin = records.declared(declared["margin"], data=name, task=task)
     metric = records.declared(declared["primary"], data=name, task=task)
     facts = records.metric_of(metric)
@@ -126,7 +126,7 @@ def _check_error(declared: Mapping[str, Any], name: str, task: str) -> None:
 
 
 def _without_error(facts: records.Metric) -> str:
-    """Why no share of an error can be taken in a metric; empty where it can."""
+    """Reason why a share of an error is undefined for a metric; empty if the share is defined."""
     if "validation" not in facts.splits:
         return "is not measured on validation"
     return "has no perfect value to count an error from" if math.isnan(facts.perfect) else ""
@@ -146,7 +146,7 @@ def _check_selects(declared: Mapping[str, Any], name: str, task: str) -> None:
 
 
 def _metrics(split: str) -> dict[str, str]:
-    """Task by metric that has a better direction, of those that a split has."""
+    """Task by name of each metric that a split has and that has a better direction."""
     return {
         name: row.task
         for name, row in records.METRICS.items()
@@ -155,11 +155,11 @@ def _metrics(split: str) -> dict[str, str]:
 
 
 def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> None:
-    """Every choice stands under a task or a data set, and fits its task, where that is known."""
+    """Refuse choices that are not under a task or a data set, or do not fit the task."""
     selecting = {
         name: task
         for name, task in _metrics("validation").items()
-        if name not in records.CLEAN.values()  # nobody has these labels
+        if name not in records.CLEAN.values()  # clean labels are rarely known
     }
     names = {
         "primary": _metrics("test"),
@@ -189,13 +189,13 @@ def _check_places(declared: Mapping[str, Any], places: Mapping[str, str]) -> Non
 
 PUBLISHED = ("finding", "source", "loss", "says")
 PUBLISHED_TOO = ("where", "reference", "metric", "margin")
-"""What a published finding has to say; what it may: else all tasks, the declared reference, ..."""
+"""Required keys of a published finding, and optional keys, which default to the declaration."""
 
 
 def _check_published(
     finding: Mapping[str, Any], where: str, declared: Mapping[str, Any], losses: Iterable[str]
 ) -> None:
-    """Refuse a published finding that could not be judged."""
+    """Refuse a published finding that this sweep could not test."""
     check_keys(where, finding, dict.fromkeys((*PUBLISHED, *PUBLISHED_TOO)))
     if missing := [key for key in PUBLISHED if key not in finding]:
         raise ConfigError(f"{where} lacks {missing[0]}: a finding has {', '.join(PUBLISHED)}")
@@ -233,7 +233,7 @@ def _check_published(
 
 
 def _check_where(factors: Mapping[str, Any], where: str) -> None:
-    """Refuse a restriction of a finding by a loss, or by a key that is tuned."""
+    """Refuse keys that are not factors of a run, or whose values cannot restrict a finding."""
     for key in factors:
         is_factor = key.partition(".")[0] in WHERE and (key in records.FACTORS or is_key(key))
         if not is_factor or key in NO_WHERE:
@@ -242,7 +242,7 @@ def _check_where(factors: Mapping[str, Any], where: str) -> None:
 
 
 WHERE = (*records.FACTORS, "init", "pretrained", "signal", "steps", "batch_size")
-"""How the keys begin that a published finding may be restricted by."""
+"""First parts of the dotted keys that may restrict a published finding."""
 
 NO_WHERE = ("init", "pretrained", "optimizer.lr", "data.root", "data.download")
 
@@ -253,10 +253,11 @@ def _is_number(value: Any) -> bool:
 
 
 def check_others(others: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
-    """Refuse keys that cannot be tuned beside the learning rate.
+    """Refuse keys that cannot be tuned in addition to the learning rate.
 
     Raises:
-        ConfigError: A config group, or a loss's parameter that would be chosen by its own value.
+        ConfigError: A key is a config group, the learning rate, or a parameter of the loss whose
+            value would be chosen by the loss itself.
     """
     for key in others:
         if key in GROUPS or key == "optimizer.lr":
@@ -272,20 +273,20 @@ def check_others(others: Mapping[str, Any], declared: Mapping[str, Any]) -> None
 
 
 MOST_SEEDS = 10_000
-"""Seeds of the last look, at most."""
+"""Largest number of seeds of a look."""
 
 
 def check_extend(count: Any) -> None:
-    """Refuse a number of learning rates at the ends of a grid that is none."""
+    """Refuse a value of `candidates.extend` that is not a whole number, 0 or more."""
     if type(count) is not int or count < 0:
         raise ConfigError(f"candidates.extend is {count!r}: use a whole number, 0 or more")
 
 
 def check_looks(looks: Sequence[int]) -> None:
-    """Refuse numbers of seeds that are none, or do not ascend.
+    """Refuse looks that are not numbers of seeds in ascending order.
 
     Raises:
-        ConfigError: Names them.
+        ConfigError: The looks are refused; the message names the looks.
     """
     is_count = [type(look) is int and 1 <= look <= MOST_SEEDS for look in looks]
     if not looks or not all(is_count) or [*looks] != sorted({*looks}):

@@ -1,4 +1,4 @@
-"""Candidates of every loss: rates that grow at their ends, and other parameters beside them."""
+"""Candidates of every loss: a grid of learning rates that can grow, and other tuned values."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 SIDES = ("below", "above")
 DECADE = 10.0
-"""Ratio in which a grid of a single rate goes on."""
+"""Ratio between neighbouring rates of a grid with a single declared rate."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Learning rates of one task: those declared, and how many were added at either end.
+    """Learning rates of one task: declared rates, and numbers of rates added at each end.
 
     Attributes:
         declared: At least one rate, ascending.
-        below, above: Rates added at the lower and at the upper end.
+        below, above: Numbers of rates added at the lower and at the upper end.
     """
 
     declared: tuple[float, ...]
@@ -28,7 +28,7 @@ class Grid:
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """All rates, ascending; those added go on in the ratio of the outermost declared two."""
+        """All rates, ascending; added rates continue the ratio of the two rates at that end."""
         low, high = self.declared[0], self.declared[-1]
         down, up = self._ratios
         lower = [_short(low / down**k) for k in range(self.below, 0, -1)]
@@ -43,17 +43,17 @@ class Grid:
         return next_low / low, high / next_high
 
     def grown(self, side: str) -> Grid:
-        """The grid with one rate more on a side, "below" or "above"."""
+        """Grid with one more rate on a side, "below" or "above"."""
         return replace(self, **{side: getattr(self, side) + 1})
 
     def end(self, side: str) -> float:
-        """The outermost rate of a side."""
+        """Outermost rate on a side, "below" or "above"."""
         return self.rates[0 if side == "below" else -1]
 
     def divided(self, parts: int) -> tuple[float, ...]:
-        """Every rate in `parts`: itself, and geometric steps from it towards the next one.
+        """Every rate, each followed by `parts - 1` rates in geometric steps towards the next rate.
 
-        A loss with fewer other parameters to tune gets more learning rates: so every loss
+        A loss with fewer other parameters to tune gets more learning rates, so that every loss
         tries the same number of candidates.
         """
         down, up = self._ratios
@@ -67,11 +67,11 @@ class Grid:
 
 
 def spread(rates: Sequence[float], count: int) -> list[float]:
-    """`count` rates in equal ratios from the least to the greatest; one alone stays as it is.
+    """Rates in equal ratios from the least to the greatest of the given rates.
 
     Args:
-        rates: At least one, positive.
-        count: How many are wanted; a single one is that in the middle.
+        rates: At least one positive rate; if all are equal, the result is that single rate.
+        count: Number of rates in the result; 1 gives the geometric mean of both ends.
     """
     low, high = min(rates), max(rates)
     if low == high or count == 1:
@@ -81,7 +81,7 @@ def spread(rates: Sequence[float], count: int) -> list[float]:
 
 
 def _short(rate: float) -> float:
-    """A rate with two digits: 0.000024 rather than 0.00002380952."""
+    """Rate rounded to two significant digits: 0.000024 rather than 0.00002380952."""
     return float(f"{rate:.2g}")
 
 
@@ -101,15 +101,15 @@ class Candidate:
 def candidates(
     grid: Grid, others: Mapping[str, Sequence[object]], applicable: Sequence[str]
 ) -> list[Candidate]:
-    """The candidates of a loss: as many as every other loss of its context has.
+    """Candidates of a loss; all losses of a context get the same number of candidates.
 
     Args:
         grid: Learning rates of the task.
-        others: Values by key of everything else that is tuned, for all losses.
-        applicable: Those keys that the loss has.
+        others: Values by key of all other tuned keys of any loss.
+        applicable: Keys of `others` that the loss has.
 
     Returns:
-        `len(grid.rates)` times the product of all numbers of values, in ascending order of rate.
+        Candidates by ascending rate: `len(grid.rates)` times the product of the numbers of values.
     """
     every = math.prod(len(values) for values in others.values())
     has = math.prod(len(others[key]) for key in applicable)
@@ -119,5 +119,5 @@ def candidates(
         for rate in grid.divided(every // has)
         for chosen in itertools.product(*pairs)
     ]
-    # By text, so that they come in one order whatever their values are.
+    # Values are sorted as text, so that values of any type have an order.
     return sorted(every_one, key=lambda tried: (tried.lr, [f"{k}={v}" for k, v in tried.others]))

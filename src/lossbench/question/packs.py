@@ -1,4 +1,4 @@
-"""Which runs train together: pure grouping, no training."""
+"""Grouping of runs into packs that train together; nothing is trained here."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from lossbench.question.run import Run, joined
 
 @dataclass(frozen=True)
 class Pack:
-    """Runs trained together in one process; equal losses stand side by side."""
+    """Runs trained together in one process; runs with equal losses are adjacent."""
 
     pack_id: str
     runs: tuple[Run, ...]
 
 
 def group(runs: Sequence[Run], *, pack_size: int) -> list[Pack]:
-    """Runs as packs of at most `pack_size` members.
+    """Packs of at most `pack_size` runs.
 
     Data, corruption, model, optimizer kind, schedule, steps, batch size and precision are the
     same within a pack; loss, seed, learning rate, momentum and weight decay may differ. Losses
-    with more than one output per target need wider models and stay apart.
+    with more than one output per target need wider models, and so packs of their own.
 
     Args:
-        runs: Runs in any order; a run_id that comes twice trains once.
+        runs: Runs in any order; a repeated run_id trains once.
         pack_size: Most members of a pack.
 
     Returns:
-        Packs of nearly equal size, in the order their first run came.
+        Packs of nearly equal size, in the order of the first runs that fit into them.
     """
     return _grouped(_alike(runs), pack_size)
 
@@ -49,14 +49,14 @@ def _grouped(every: Sequence[Sequence[Run]], pack_size: int) -> list[Pack]:
 
 
 LEAST_MEMBERS = 16
-"""A pack is not made smaller than this for the sake of more processes: it would be slower."""
+"""Least size to which packs shrink to serve more processes: smaller packs would be slower."""
 
 
 def shared(runs: Sequence[Run], *, pack_size: int, packs_at_once: int) -> list[Pack]:
-    """Runs as packs, so many that several processes have one each where there are runs enough.
+    """Packs, small enough for each of several processes to get one if there are enough runs.
 
     Args:
-        runs: Runs in any order; a run_id that comes twice trains once.
+        runs: Runs in any order; a repeated run_id trains once.
         pack_size: Most members of a pack.
         packs_at_once: Packs that train at the same time.
     """
@@ -69,7 +69,7 @@ def shared(runs: Sequence[Run], *, pack_size: int, packs_at_once: int) -> list[P
 
 
 def _alike(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that may train together, each once."""
+    """Lists of runs that may train together, without repetitions."""
     together: dict[str, list[Run]] = {}
     for run in {run.run_id: run for run in runs}.values():
         together.setdefault(structure(run), []).append(run)
@@ -77,7 +77,7 @@ def _alike(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def slices(pack: Pack) -> list[tuple[slice, Run]]:
-    """Contiguous places that share one loss with one set of parameters, and a run of each."""
+    """Slices of adjacent runs with the same loss and parameters, and one run of each slice."""
     spans, start = [], 0
     for _, members in itertools.groupby(pack.runs, key=_loss):
         alike = list(members)
@@ -90,7 +90,7 @@ _VARIES = {"loss", "seed", "lr", "momentum", "weight_decay", "source_sha"}
 
 
 def structure(run: Run) -> str:
-    """Factors that the runs of one pack have in common, as text."""
+    """Text of all factors that the runs of a pack have in common."""
     alike = {name: text for name, text in run.texts.items() if name not in _VARIES}
     return joined({**alike, "outputs_per_target": str(run.row.outputs_per_target)})
 
@@ -100,11 +100,11 @@ def _loss(run: Run) -> str:
 
 
 def ordered(runs: Sequence[Run]) -> tuple[Run, ...]:
-    """Runs of one pack in its order, equal losses side by side."""
+    """Runs in the order of a pack, in which equal losses are adjacent."""
     return tuple(sorted(runs, key=lambda run: (_loss(run), run.seed, run.lr, run.run_id)))
 
 
 def name_of(runs: Sequence[Run]) -> str:
-    """The pack_id of runs that train together, 16 hex digits."""
+    """Hash that is the pack_id of runs that train together, 16 hex digits."""
     ids = ",".join(sorted(run.run_id for run in runs))
     return hashlib.sha256(ids.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The request of a command as one frozen value: runs, candidates, declaration and engine."""
+"""Request of a command as one frozen value: runs, candidates, declaration and engine."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Candidates:
 
     Attributes:
         rates: Learning rates, ascending.
-        extend: Most rates that are added at either end where the best one lies there.
-        others: Values by key of everything else that is chosen for each loss.
+        extend: Most rates that are added at each end if the best rate lies there.
+        others: Values by key of all other keys that are tuned for each loss.
     """
 
     rates: tuple[float, ...]
@@ -32,20 +32,20 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Question:
-    """Everything that a command asks for; Hydra, Python and `try` are three ways to make one.
+    """Everything that a command asks for, whether given by Hydra, by Python or by `try`.
 
     Attributes:
-        name: Of the sweep.
-        folder: Where its records lie.
-        cells: One run of each cell; where nothing is tuned, all runs.
-        candidates: Values that every loss tries; None trains the cells as they are.
+        name: Name of the sweep.
+        folder: Folder of the sweep's records.
+        cells: One run of each cell; all runs if nothing is tuned.
+        candidates: Values that every loss tries; if None, nothing is tuned.
         looks: Numbers of seeds at which verdicts are read, ascending.
-        first_seed: The seeds count up from it.
-        declared: Metric, reference, margin, ...: everything that is fixed beforehand.
-        engine: How runs are computed.
-        launcher: Where they are computed.
+        first_seed: The first seed; all seeds are consecutive numbers.
+        declared: Choices that are fixed before training: metric, reference, margin and others.
+        engine: Settings of the engine that computes runs.
+        launcher: Settings of the processes or the cluster where runs are computed.
         extensions: Modules of the user's own that processes import.
-        report: Extent of the report that follows, a key of `records.REPORTS`.
+        report: Extent of the report after the sweep, a key of `records.REPORTS`.
         command: The command as typed, which is recorded.
         text: The question in words.
     """
@@ -66,22 +66,22 @@ class Question:
 
     @property
     def tuned(self) -> list[str]:
-        """Keys that are chosen for each loss, the learning rate first."""
+        """Keys whose values are tuned for each loss, the learning rate first."""
         return ["optimizer.lr", *(self.candidates.others if self.candidates else ())]
 
     @property
     def seeds(self) -> list[int]:
-        """All declared seeds, those of the last look."""
+        """All declared seeds: the seeds of the last look."""
         return [*range(self.first_seed, self.first_seed + max(self.looks, default=0))]
 
     @cached_property
     def contexts(self) -> frozenset[str]:
-        """Hashes of the contexts of its cells, as the plan has them."""
+        """Hashes of the contexts of all cells, as in the plan."""
         return frozenset(context(run, self.tuned) for run in self.cells)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Everything that decides which runs there have to be, as plain values."""
+        """Everything that determines which runs are needed, as plain values."""
         return {
             "cells": sorted(run.run_id for run in self.cells),
             "candidates": None if self.candidates is None else {**vars(self.candidates)},

@@ -1,4 +1,4 @@
-"""One training as a frozen value, and the identity that follows from it."""
+"""One training as a frozen value, and the run_id that is computed from the value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.spec import Loss
 
 ENGINE_SCHEMA = 3
-"""Rises when a change of the engine, the optimizers or the schedules alters results."""
+"""Version that rises when a change of engine, optimizers or schedules alters results."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Part:
     """One choice of a config group.
 
     Attributes:
-        name: Of the yaml that was chosen.
+        name: Name of the yaml that was chosen.
         fn: Key of the function in its registry; a variant has another name than its function.
         params: Keyword arguments of that function.
-        title: Name in words for a reader; changes nothing.
+        title: Name in words for a reader; does not affect the run.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Part:
 
     @cached_property
     def text(self) -> str:
-        """Canonical JSON as it is hashed and recorded; the runs of a sweep share parts."""
+        """Canonical JSON for hashes and records, cached because the runs of a sweep share parts."""
         return _text(_plain(self))
 
 
 def part(name: str, **params: Any) -> Part:
-    """Choose a function itself, not a variant of it with a name of its own."""
+    """Part that chooses a function by its own name, rather than a variant of the function."""
     return Part(name, name, params)
 
 
@@ -48,7 +48,7 @@ NO_CHANGE = Part("none", "none", {})
 
 @dataclass(frozen=True)
 class Init:
-    """The start of parameters.
+    """Initialisation of the parameters of a model.
 
     Attributes:
         start: Key of `models.start.STARTS`; typed and recorded as `init.from`.
@@ -60,21 +60,21 @@ class Init:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Both values by the names under which they are typed and recorded."""
+        """Both attributes by the names used in commands and records."""
         return {"from": self.start, "output_scale": self.output_scale}
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model that is trained before the sweep, once per seed: the start of runs, or their teacher.
+    """Model trained before the sweep, once per seed, as the start or as the teacher of runs.
 
     Attributes:
-        loss: Key of `LOSSES`; its own parameters are at their defaults.
-        model: Of a teacher, key of `MODELS`, at its default parameters; "" for the run's own model.
-        steps: Optimizer updates.
+        loss: Key of `LOSSES`; the loss has its default parameters.
+        model: Key of `MODELS` for a teacher with default parameters; "" for the run's own model.
+        steps: Number of optimizer updates.
         lr: Learning rate; the optimizer is Adam.
-        share: Part of the training split that is set aside for it: no run trains on that. At 0 a
-            teacher and its students learn from the same examples.
+        share: Share of the training split that is set aside for this model; runs do not train on
+            that share. At 0 a teacher and its students learn from the same examples.
         temperature: Divisor of a teacher's outputs.
     """
 
@@ -91,8 +91,8 @@ class Run:
     """One training: a value for every factor, and hashes of the code that it uses.
 
     Attributes:
-        source_sha: Of all code that it uses; empty until `vary.checked` has seen the run.
-        shared_sha: Of all of it but the loss.
+        source_sha: Hash of all code that the run uses; empty until `vary.checked` computes it.
+        shared_sha: Hash of that code without the loss.
     """
 
     data: Part
@@ -121,27 +121,27 @@ class Run:
 
     @property
     def row(self) -> Loss:
-        """The catalog's row of the loss."""
+        """Row of the loss in the catalog."""
         return LOSSES[self.loss.fn]
 
     @property
     def has_teacher(self) -> bool:
-        """Whether the targets are the predictions of a model that was trained before."""
+        """Whether the targets are the predictions of a model that is trained before the run."""
         return self.targets == "teacher"
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether a model is trained before the run: its start, or its teacher."""
+        """Whether a model is trained before the run, as the start or as the teacher of the run."""
         return self.has_teacher or self.init.start == "pretrained"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Plain values of every factor, in copies, and `source_sha`: the run as it is recorded."""
+        """Plain copies of all factors and of `source_sha`, in the form that is recorded."""
         return {name: _plain(getattr(self, name)) for name in self._named}
 
     @property
     def _named(self) -> list[str]:
-        """Factors that count: `pretrained` only where a model is trained before."""
+        """Names of all facts; `pretrained` is a fact only if a model is trained before the run."""
         names = [*FACTORS, "source_sha"]
         if not self.is_pretrained:
             names.remove("pretrained")
@@ -162,7 +162,7 @@ class Run:
 
     @cached_property
     def run_id(self) -> str:
-        """16 hex digits of sha256 over the canonical facts and the engine's schema number."""
+        """Identity: 16 hex digits of sha256 over the facts that are not neutral and the schema."""
         texts = {name: text for name, text in self.texts.items() if _NEUTRAL.get(name) != text}
         return _hashed(joined({**texts, "engine": str(ENGINE_SCHEMA)}))
 
@@ -171,16 +171,16 @@ _text = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
 
 
 def joined(texts: Mapping[str, str]) -> str:
-    """Canonical JSON of an object, from that of its values by key."""
+    """Canonical JSON of an object, from the canonical JSON of each value by key."""
     return "{" + ", ".join(f'"{name}": {texts[name]}' for name in sorted(texts)) + "}"
 
 
 def is_named_after(run_id: str, config: str) -> bool:
-    """Whether a run_id is that of a recorded configuration, by this engine's schema or an older.
+    """Whether a run_id belongs to a recorded configuration, by the current or an older schema.
 
     Args:
-        run_id: Of a row of `runs`.
-        config: Its column: the run's facts as JSON.
+        run_id: Column `run_id` of a row of the table `runs`.
+        config: Column `config` of that row: the run's facts as JSON.
     """
     facts, schemas = json.loads(config), range(ENGINE_SCHEMA, 0, -1)
     return any(_identity(facts, schema=schema) == run_id for schema in schemas)
@@ -195,7 +195,7 @@ def _hashed(canonical: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A copy of plain values; a sweep makes thousands, which `copy.deepcopy` is too slow for."""
+    """Copy of a value in plain types; `copy.deepcopy` is too slow for the thousands of a sweep."""
     if isinstance(value, Part):
         return {"name": value.name, "fn": value.fn, "params": _plain(value.params)}
     if isinstance(value, Init):
@@ -211,7 +211,7 @@ NEUTRAL = {
     name: _plain(getattr(Run, name))
     for name in ("corruption", "augmentation", "targets", "init", "signal", "instruments")
 }
-"""Values of factors that change nothing."""
+"""Values with which a factor has no effect, by factor."""
 
 _NEUTRAL = {name: _text(value) for name, value in NEUTRAL.items()}
 
@@ -219,8 +219,8 @@ FACTORS = tuple(factor.name for factor in fields(Run) if not factor.name.endswit
 
 
 def without_neutral(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts without those that change nothing, of which the identity of a run is made.
+    """Facts without those that have a neutral value; the run_id is a hash of the remaining facts.
 
-    A new factor with a neutral value so orphans no older sweep.
+    So the run_id of older runs stays valid when a new factor with a neutral value is added.
     """
     return {name: value for name, value in facts.items() if NEUTRAL.get(name) != value}

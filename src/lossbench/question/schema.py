@@ -1,4 +1,4 @@
-"""Everything that may be typed, as dataclasses: nodes of the configuration with their defaults."""
+"""Nodes of the configuration as dataclasses: all keys that may be typed, with their defaults."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lossbench.data.files import ROOT
 from lossbench.question.run import NEUTRAL, Run
 
 MISSING: Any = "???"
-"""Value of a key that a yaml has to give, as OmegaConf writes it."""
+"""Mark of OmegaConf for a key that has no default, so that a yaml has to set the key."""
 
 
 @dataclass
 class PartNode:
-    """Any config group: a name (the yaml's stem), the function it uses, its parameters."""
+    """Node of any config group: a name (the yaml's stem), a function, and its parameters."""
 
     name: str = MISSING
     fn: str = MISSING
@@ -26,7 +26,7 @@ class PartNode:
 
 @dataclass
 class ChangeNode:
-    """A change of the data's targets or inputs, by name."""
+    """Node of a corruption of targets or an augmentation of inputs, by name."""
 
     name: str = "none"
     params: dict[str, Any] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class ChangeNode:
 
 @dataclass
 class DataNode(PartNode):
-    """The `data` group. Where its files lie, and whether they may be downloaded, is no factor."""
+    """Node of the `data` group; `root` and `download` are not factors of a run."""
 
     title: str = ""
     root: str = ROOT
@@ -46,7 +46,7 @@ class DataNode(PartNode):
 
 @dataclass
 class OptimizerNode:
-    """The `optimizer` group."""
+    """Node of the `optimizer` group."""
 
     name: str = MISSING
     lr: float = MISSING
@@ -57,7 +57,7 @@ class OptimizerNode:
 
 @dataclass
 class ScheduleNode:
-    """The `schedule` group."""
+    """Node of the `schedule` group."""
 
     name: str = MISSING
     params: dict[str, Any] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class ScheduleNode:
 
 @dataclass
 class PretrainedNode:
-    """A model that is trained before the sweep."""
+    """Node `pretrained`: a model that is trained before the sweep."""
 
     loss: str = Run.pretrained.loss
     model: str = Run.pretrained.model
@@ -77,7 +77,7 @@ class PretrainedNode:
 
 @dataclass
 class EngineNode:
-    """The `engine` group."""
+    """Node of the `engine` group."""
 
     name: str = MISSING
     device: str = "cpu"
@@ -91,7 +91,7 @@ class EngineNode:
 
 @dataclass
 class SizeNode:
-    """The `size` group: changes of an experiment's blocks, grid and seeds."""
+    """Node of the `size` group: changes of an experiment's blocks, grid and seeds."""
 
     name: str = MISSING
     scale: dict[str, float] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class SizeNode:
 
 @dataclass
 class Config:
-    """Everything a run is made of."""
+    """Root of the configuration, without `hydra`."""
 
     data: DataNode = field(default_factory=DataNode)
     model: PartNode = field(default_factory=PartNode)
@@ -112,7 +112,7 @@ class Config:
     schedule: ScheduleNode = field(default_factory=ScheduleNode)
     engine: EngineNode = field(default_factory=EngineNode)
     size: SizeNode = field(default_factory=SizeNode)
-    # A plain dictionary: `from` is no name that Python lets a field have.
+    # A plain dictionary, because Python does not allow a field with the name `from`.
     init: dict[str, Any] = field(default_factory=lambda: dict(NEUTRAL["init"]))
     pretrained: PretrainedNode = field(default_factory=PretrainedNode)
     name: str = "default"
@@ -129,7 +129,7 @@ class Config:
 
 @dataclass
 class LauncherNode:
-    """`hydra/launcher=packed`; `address` is for Dask and Ray, all keys after it for Slurm."""
+    """Node `hydra/launcher=packed`; `address` is for Dask and Ray, all later keys for Slurm."""
 
     executor: str = "inline"
     workers: int = 0
@@ -150,14 +150,14 @@ class LauncherNode:
 
 @dataclass
 class SweeperNode:
-    """`hydra/sweeper=protocol`: blocks, candidates, seeds and declaration of an experiment.
+    """Node `hydra/sweeper=protocol`: blocks, candidates, seeds, declaration of an experiment.
 
     Attributes:
         blocks: Grids whose union is swept, each a mapping of override key to value or list.
         candidates: Values that every loss tries: `lr` (the grid), `extend` (most rates added at
-            either end), `others` (values of other keys); None sweeps the blocks as they are.
+            either end), `others` (values of other keys); if None, nothing is tuned.
         looks: Numbers of seeds at which verdicts are read.
-        first_seed: The seeds count up from it.
+        first_seed: The first seed; all seeds are consecutive numbers.
         declare: Choices fixed beforehand: primary metric, endpoint, reference, margin, family.
     """
 
@@ -173,16 +173,16 @@ GROUPS = ("data", "model", "loss", "optimizer", "schedule", "engine", "size")
 FREE_KEY = re.compile(
     r"(data|data\.corruption|data\.augmentation|model|loss|optimizer|schedule)\.params\.\w+|hydra\.|hydra$"
 )
-"""Keys that may exist though `known_keys` does not list them."""
+"""Pattern of keys that may be typed although `known_keys` does not list them."""
 
 
 def known_keys() -> set[str]:
-    """Dotted names of all that may be typed as KEY=VALUE."""
+    """Dotted names of all keys that may be typed as KEY=VALUE, without parameters of parts."""
     return {*_dotted(Config)} | {f"init.{name}" for name in NEUTRAL["init"]}
 
 
 def _dotted(node: type, prefix: str = "") -> Iterator[str]:
-    """Keys of a node and of those below it."""
+    """Dotted keys of a node and of all nodes below it."""
     for item in dataclasses.fields(node):
         yield f"{prefix}{item.name}"
         kind = item.default_factory
@@ -191,5 +191,5 @@ def _dotted(node: type, prefix: str = "") -> Iterator[str]:
 
 
 def is_key(key: str) -> bool:
-    """Whether something may be typed as KEY=VALUE, a parameter of any part included."""
+    """Whether a key may be typed as KEY=VALUE; parameters of all parts are included."""
     return bool(FREE_KEY.match(key)) or key in known_keys()

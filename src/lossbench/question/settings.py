@@ -12,7 +12,7 @@ from lossbench.data.files import ROOT, Files
 AUTO, TF32 = "auto", "tf32"
 DEVICES = ("cpu", "cuda", AUTO)
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, TF32: torch.float32}
-"""Type of parameters and data by precision; with tf32 products round their factors to 10 bits."""
+"""Type of parameters and data by precision; tf32 rounds the factors of products to 10 bits."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Engine:
     """Settings of the engine; they change speed, never results beyond float tolerance.
 
     Attributes:
-        device: "cpu" or "cuda"; "auto" has become one of them.
+        device: "cpu" or "cuda"; "auto" was already replaced by one of these.
         pack_size: Most members of a pack.
-        threads: Of each process.
+        threads: Number of threads of each process.
         commit_every: Seconds between two checkpoints.
-        patience: Seconds that the first call of somebody's loss may take.
-        strategies: Names of optional strategies to use where they serve.
+        patience: Seconds that the first call of a user's loss may take.
+        strategies: Names of optional strategies to use on devices that support them.
         data_root: Folder with the files of data sets.
-        download: Whether files that are missing there may be downloaded.
+        download: Whether files that are missing in this folder may be downloaded.
     """
 
     device: str
@@ -41,10 +41,10 @@ class Engine:
 
     @property
     def files(self) -> Files:
-        """The files that data sets read."""
+        """Access to the files that data sets read."""
         return Files(Path(self.data_root), self.download)
 
     @property
     def padding(self) -> int:
-        """Least number of members of a pack: kernels, and with them bits, are chosen by it."""
+        """Least number of members of a pack; the kernels and the bits of results depend on it."""
         return 2 if self.device == "cpu" else self.pack_size

@@ -1,4 +1,4 @@
-"""Variation of a run by typed keys, and the checks that every run passes however it came to be."""
+"""Variation of a run by typed keys, and the checks that every run has to pass."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REGISTRIES = {
 """Rows or functions by name, for every part of a run."""
 
 FREE = ("corruption", "augmentation")
-"""Parts whose parameters no yaml lists."""
+"""Parts whose parameters are not listed in any yaml."""
 
 
 def path_in_run(key: str) -> list[str]:
@@ -46,7 +46,7 @@ def path_in_run(key: str) -> list[str]:
 
 
 def can_vary(key: str) -> bool:
-    """Whether `vary` can set a key; any other key needs a configuration of its own."""
+    """Whether `vary` can set a key; for other keys Hydra has to compose a new configuration."""
     name, *rest = path_in_run(key)
     if key.partition(".")[0] in FREE:  # typed below data
         return False
@@ -60,15 +60,15 @@ def can_vary(key: str) -> bool:
 
 
 def vary(run: Run, values: Mapping[str, Any]) -> Run:
-    """The run with other values, not checked.
+    """Unchecked copy of a run with other values.
 
     Args:
         run: Any run, checked or not.
-        values: By key, as typed: `seed`, `optimizer.lr`, `loss.params.delta`, ...; `loss`, before
-            its parameters, is a part.
+        values: Values by key, as typed: `seed`, `optimizer.lr`, `loss.params.delta`, ...; the value
+            of `loss` is a `Part`, and comes before the parameters of the loss.
 
     Raises:
-        ConfigError: A key sets nothing of a run, or a parameter that the chosen part lacks.
+        ConfigError: A key cannot be set on a run, or is a parameter that the chosen part lacks.
     """
     for key, value in values.items():
         if not (can_vary(key) or key == "loss"):
@@ -78,7 +78,7 @@ def vary(run: Run, values: Mapping[str, Any]) -> Run:
 
 
 def _with_value(owner: Any, path: Sequence[str], value: Any, *, key: str) -> Any:
-    """A copy of a run, or of a part of one, with another value at the end of a path."""
+    """Copy of a run, or of a part of a run, with another value at the end of a path."""
     name, *rest = path
     if rest:
         value = _with_value(getattr(owner, name), rest, value, key=key)
@@ -101,9 +101,9 @@ def _with_value(owner: Any, path: Sequence[str], value: Any, *, key: str) -> Any
 
 
 def varied(run: Run, values: Mapping[str, Any]) -> Run:
-    """The run with other values, checked as if each had been typed."""
+    """Checked copy of a run with other values, given by typed key."""
     if run.source_sha and values.keys() <= _NUMBERS.keys():
-        # Nothing else of a checked run depends on these.
+        # In a checked run, nothing else depends on the seed and the learning rate.
         numbers = {
             field: kind(values[key]) for key, (field, kind) in _NUMBERS.items() if key in values
         }
@@ -117,10 +117,10 @@ _NUMBERS = {"seed": ("seed", int), "optimizer.lr": ("lr", float)}
 
 
 def checked(run: Run) -> Run:
-    """The run with parameters in the types of their defaults and hashes of its code.
+    """Checked copy of a run, with parameters in the types of their defaults and hashes of code.
 
     Raises:
-        ConfigError: A name is unknown, a value is out of range, or two do not go together.
+        ConfigError: A name is unknown, a value is out of range, or two factors do not go together.
     """
     _refuse_out_of_range(run)
     parts = {
@@ -134,7 +134,7 @@ def checked(run: Run) -> Run:
         **numbers,
         init=Init(run.init.start, float(run.init.output_scale)),
         pretrained=_checked_pretrained(run),
-        # In the order of their table, each once.
+        # In the order of `INSTRUMENTS`, without repetitions.
         instruments=tuple(name for name in INSTRUMENTS if name in run.instruments),
     )
     _refuse_unfit(new)
@@ -142,7 +142,7 @@ def checked(run: Run) -> Run:
 
 
 def fits(run: Run) -> bool:
-    """Whether the loss is made for the task of the data and for such targets."""
+    """Whether the loss of a run is made for the task and the targets of its data set."""
     refuse_unknown(run.loss.fn, LOSSES, "loss")
     refuse_unknown(run.data.fn, DATA, "data")
     loss, data = LOSSES[run.loss.fn], DATA[run.data.fn]
@@ -168,20 +168,20 @@ MOST = {
     "engine.commit_every": 1e10,
     "engine.patience": 1e10,
 }
-"""Largest values: beyond them lies a slip of the finger."""
+"""Largest allowed value by key; a larger value is taken for a typing error."""
 
 MOST_ROWS = 10**9
-"""Rows of all batches of a run, whose numbers lie in memory."""
+"""Largest number of rows in all batches of a run: the numbers of all rows are in memory."""
 
 LARGEST_PARAMETER = 10**7
-"""Largest whole number that a parameter of a part may be."""
+"""Largest whole number that is allowed as a parameter of a part."""
 
 MOST_LISTED = 1000
-"""Most entries of a list of parameters."""
+"""Largest length of a list or a text that is a parameter of a part."""
 
 
 def check_positive(values: Mapping[str, float]) -> None:
-    """Refuse numbers that are not positive and finite, or larger than `MOST`, by key."""
+    """Refuse numbers by key that are not positive and finite, or above the limit in `MOST`."""
     for name, value in values.items():
         if not (value > 0 and math.isfinite(value)):
             raise ConfigError(f"{name} is {value}: use a positive number")
@@ -191,9 +191,9 @@ def check_positive(values: Mapping[str, float]) -> None:
 
 @functools.cache
 def parameters(function: Callable[..., Any]) -> dict[str, Any]:
-    """Parameters that a configuration may set, with their defaults.
+    """Parameters of a function that a configuration may set, with their defaults.
 
-    One annotated as float has a float as its default, also where the signature says `= 1`.
+    A parameter annotated as float has a float as its default, even if the signature says `= 1`.
     """
     kinds = inspect.signature(function).parameters.values()
     return {
@@ -205,16 +205,16 @@ def parameters(function: Callable[..., Any]) -> dict[str, Any]:
 
 _OF_THE_CALLER = ("seed", "files", "draw", "step", "hyper", "out", "matrices", "context")
 _OF_THE_CALLER += ("confusions",)
-"""Parameters that no configuration sets: whoever calls gives them."""
+"""Parameters that a configuration cannot set, because the caller of the function gives them."""
 
 _FLOAT = (float, "float")
 
 
 def in_type_of(default: Any, value: Any, key: str) -> Any:
-    """The value in the type of its default, so that 1 and 1.0 are the same run.
+    """Value in the type of its default, so that 1 and 1.0 give the same run.
 
     Raises:
-        ConfigError: It is of another kind, or not finite.
+        ConfigError: The value has another type, is not finite, or is too large.
     """
     if isinstance(default, float) and type(value) is int:
         return float(value)
@@ -271,7 +271,7 @@ def _refuse_out_of_range(run: Run) -> None:
 
 
 def _checked_pretrained(run: Run) -> Pretrained:
-    """The training before a run, its numbers in the types of their defaults."""
+    """Checked settings of the training before a run, in the types of their defaults."""
     given, default = run.pretrained, Pretrained()
     if not run.is_pretrained:
         for name, value in vars(given).items():
@@ -322,7 +322,7 @@ def _checked_pretrained(run: Run) -> Pretrained:
 
 
 def _refuse_unfit_for_many_labels(run: Run) -> None:
-    """Refuse factors that need one label for each example."""
+    """Refuse factors that need exactly one label for each example."""
     data = f"data {run.data.name!r} has any number of labels an example"
     if not fits(run):
         fitting = [
@@ -344,7 +344,7 @@ def _refuse_unfit_for_many_labels(run: Run) -> None:
 
 
 def _refuse_unfit(run: Run) -> None:
-    """Refuse factors that do not go together."""
+    """Refuse a run whose factors do not go together."""
     row, task = run.row, DATA[run.data.fn].task
     loss, data = f"loss {run.loss.name!r}", f"data {run.data.name!r}"
     if row.task != task:

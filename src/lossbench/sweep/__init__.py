@@ -1,4 +1,4 @@
-"""One folder of runs: planned, trained pack by pack, watched, halved where a pack breaks."""
+"""Sweep: a folder of runs that are planned and trained in packs; a pack that fails is halved."""
 
 from lossbench.sweep.preflight import preflight, splits_of
 from lossbench.sweep.sweep import Sweep

@@ -1,4 +1,4 @@
-"""Trainers of packs: this process, or several of this machine. Clusters: `slurm`, `executors`."""
+"""Backends that train packs in one or several local processes; clusters: `slurm`, `executors`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from lossbench.sweep.worker import Died, Worker
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
-"""Pause between two looks at processes."""
+"""Longest wait for a message of a process, in seconds."""
 
 TRIES = 2
-"""Times that a pack which a cluster could not train is tried undivided."""
+"""Number of failures on a cluster after which a pack is halved or abandoned."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Backend(abc.ABC):
 
     Attributes:
         trainer: Settings of a training.
-        packs_at_once: Packs that train at the same time; a sweep is not divided into fewer.
+        packs_at_once: Number of packs that train together; a sweep gets at least as many packs.
     """
 
     trainer: Trainer
@@ -72,18 +72,18 @@ class Backend(abc.ABC):
         """
 
     def queued(self, sweep_folder: Path) -> set[str]:
-        """Packs, by pack_id, that wait in the backend's own queue and stay whole there."""
+        """Names (pack_id) of the packs in the backend's own queue, which must not be divided."""
         return set()
 
     @abc.abstractmethod
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
-        """Train packs, in halves where they break, until all have ended or an end is asked for.
+        """Train packs until all have ended or an end is asked for; a pack that fails is halved.
 
         Packs that another process trains are skipped.
 
         Raises:
             Interrupted: An end was asked for; all work is committed.
-            ConfigError: No process can be begun, or the card's memory is too small.
+            ConfigError: No process can be started, or the GPU's memory is too small.
             store.StoreError: A file of the sweep is damaged or cannot be written.
         """
 
@@ -104,7 +104,7 @@ class InProcess(Backend):
         )
 
     def _train(self, pack: OpenPack, title: str, stop: Stop) -> int:
-        """Train a pack or, where it does not fit, its halves; returns the number of ended runs."""
+        """Train a pack, or its halves if memory is too small; returns the number of ended runs."""
         stop.check()
         if pack.is_suspect:
             log.warning("%s: its last process was killed, so it trains apart now", title)
@@ -120,8 +120,8 @@ class InProcess(Backend):
 class Processes(Backend):
     """Trains in several processes of this machine, which live as long as the backend does.
 
-    Each process trains with `engine.threads` threads, so that results are the bits of a single
-    process.
+    Each process trains with `engine.threads` threads, so that results are bitwise equal to those
+    of a single process.
 
     Args:
         trainer: Settings of a training.
@@ -134,7 +134,7 @@ class Processes(Backend):
         self.processes: list[Worker] = []
 
     def close(self) -> None:
-        """End the processes; their packs go on from their checkpoints."""
+        """End the processes; later commands train unfinished packs from their checkpoints."""
         for process in self.processes:
             process.release()
         for process in self.processes:
@@ -142,7 +142,7 @@ class Processes(Backend):
         self.processes = []
 
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
-        """See `Backend`; the longest packs first. One pack alone is no reason to begin several."""
+        """See `Backend`; the longest packs train first. A single pack may train in this process."""
         if len(packs) == 1 and self.packs_at_once > 1 and not self.processes:
             return InProcess(self.trainer).train(packs, stop)
         try:
@@ -160,7 +160,7 @@ class Processes(Backend):
                     waiting.clear()
                     for process in self.processes:
                         process.stop(stop.signal or signal.SIGTERM)
-                # Forget processes that died, and begin as many as there is work for.
+                # Forget processes that died, and start as many as there is work for.
                 self.processes = [process for process in self.processes if not process.is_dead]
                 busy = sum(process.pack is not None for process in self.processes)
                 wanted = min(self.packs_at_once, busy + len(waiting))
@@ -197,7 +197,7 @@ class Processes(Backend):
 
 
 def longest_first(packs: Sequence[OpenPack]) -> list[OpenPack]:
-    """Packs, the longest first: in that order all of them end soonest."""
+    """Sort packs, the longest first, because in that order all packs together end soonest."""
     return sorted(packs, key=lambda pack: sum(run.steps for run in pack.runs), reverse=True)
 
 
@@ -207,7 +207,7 @@ def run_count(packs: Sequence[OpenPack]) -> int:
 
 
 class RetryPolicy:
-    """Counts the unfinished packs that came back from a cluster: retried, halved or abandoned.
+    """Decides whether a pack that ended unfinished on a cluster is retried, halved or abandoned.
 
     Args:
         engine: Settings of the engine.
@@ -215,23 +215,23 @@ class RetryPolicy:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.deaths: Counter[tuple[str, int]] = Counter()  # of packs that began, at a step
-        self.others: Counter[str] = Counter()  # that no run is to blame for, by pack_id
+        self.deaths: Counter[tuple[str, int]] = Counter()  # ends by pack_id and step
+        self.others: Counter[str] = Counter()  # ends by pack_id, without fault of a run
 
     def reason(self, pack: OpenPack, how: str, *, is_of_pack: bool, last_words: str = "") -> str:
-        """Reason to abandon a pack; empty where it is to be tried again.
+        """Reason to abandon a pack; empty if the pack is not abandoned.
 
-        A pack that ends again at the same step is halved.
+        A pack is halved if its runs may be to blame and `TRIES` attempts ended at the same step.
 
         Args:
             pack: The pack, which has ended unfinished.
-            how: Description of its end.
-            is_of_pack: Whether its runs may be to blame, not a machine.
-            last_words: End of its process's output, to look for the cause.
+            how: Description of the pack's end.
+            is_of_pack: Whether the runs of the pack may be to blame, and not a machine.
+            last_words: Last output of the process, which may show the cause.
         """
         record = pack.record
         if record is None or pack.is_leased:
-            return ""  # it is another pack by now, or another process has it
+            return ""  # finished or changed by now, or another process has it
         pack_id, step = pack.pack_id, int(record["step"])
         if not is_of_pack:
             self.others[pack_id] += 1
@@ -245,20 +245,20 @@ class RetryPolicy:
 
 
 def split_pack(pack: OpenPack, error: Exception, engine: Engine) -> tuple[int, list[OpenPack]]:
-    """Put two halves in the place of a pack that could not be trained; a run alone fails.
+    """Replace a pack that could not be trained by two halves; a pack of one run is recorded failed.
 
     Args:
         pack: The pack.
-        error: Cause.
+        error: Error that ended the training.
         engine: Settings of the engine.
 
     Returns:
-        Number of runs that have failed with the pack, and the halves. Neither where the pack is
-        another one by now, or another process has it.
+        Number of runs that are recorded as failed, and the halves; 0 and no halves if another
+        process has the pack, or if the pack is finished or its members changed.
 
     Raises:
-        ConfigError: The card's memory is too small; every pack there is padded to one size, so a
-            half takes as much.
+        ConfigError: The GPU's memory is too small. On a GPU all packs are padded to one size, so a
+            half needs as much.
     """
     title, count = f"pack {pack.pack_id}", len(pack.runs)
     if isinstance(error, OutOfMemory) and engine.device == "cuda":

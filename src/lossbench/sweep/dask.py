@@ -1,4 +1,4 @@
-"""Connection to a Dask cluster: one that runs, or one of this machine's own."""
+"""Connection to a running Dask cluster, or to a new one on this machine."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lossbench.sweep.executors import ANSWERING, import_package, unreachable
 
 @contextlib.contextmanager
 def connect(launcher: LauncherNode, threads: int) -> Iterator[tuple[Executor, int]]:
-    """An executor of Dask, and the number of packs that its workers train at a time now."""
+    """Connect to Dask; yields an executor, and the number of packs that workers train together."""
     distributed = import_package("distributed", "dask")
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # we say what matters to a sweep
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # lossbench logs what matters
     address, arguments = launcher.address, {}
     with contextlib.ExitStack() as stack:
         if address is None:

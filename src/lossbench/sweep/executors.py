@@ -1,9 +1,9 @@
-"""Packs on the workers of a cluster, behind an executor of `concurrent.futures`.
+"""Backend that trains packs on the workers of a cluster, by an executor of `concurrent.futures`.
 
-A worker trains a pack in a child process, by `backend.Processes`: that watches the pack, halves it
-and tries it again. The command hands packs out and holds a lock in the sweep's folder. Workers
-commit and end when that lock is free, so that it does not matter whether the command is interrupted
-or killed; the next command reads the leases and checkpoints in the folder.
+A worker trains a pack in a child process, by `backend.Processes`, which halves a pack that fails.
+The command hands out packs and holds a lock in the sweep's folder. Workers commit their packs and
+end when that lock is free, so that an interrupted or killed command loses no work; the next command
+reads the leases and checkpoints in the folder.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ from lossbench.sweep.training import Trainer, is_out_of_memory
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-"""Pause between two looks of a command at packs, and of a worker at the command's lock."""
+"""Seconds between two checks of the packs by a command, and of the command's lock by a worker."""
 
 ANSWERING = 10
-"""Seconds that a scheduler may take to answer."""
+"""Seconds to wait for the answer of a scheduler, or for a lock."""
 
 Cluster = Callable[[], AbstractContextManager[tuple[Executor, int]]]
-"""Connects to a cluster: yields its executor, and the number of packs that its workers train at a
-time now."""
+"""Function that connects to a cluster: the context yields the executor of the cluster, and the
+number of packs that its workers train together."""
 
 COMMANDS = Path("commands")
-"""Below a sweep's folder: a lock of each command whose packs are with workers, and of each pack
-that is training for it."""
+"""Subfolder of a sweep with lock files: one for each command that has packs on workers, and one for
+each pack that a worker trains."""
 
 
 # ---- on the worker -------------------------------------------------------------------------------
@@ -67,14 +67,14 @@ that is training for it."""
 
 @dataclass(frozen=True)
 class Answer:
-    """A worker's answer to one pack.
+    """Answer of a worker that was given a pack.
 
     Attributes:
         machine: Name of the worker's machine.
-        instructions: PyTorch's word for the processor's instructions; bits depend on them.
+        instructions: PyTorch's name of the processor's instruction set, on which bits depend.
         ended: Number of runs that came to an end.
-        refusal: Reason for which the worker trained nothing; empty where it trained.
-        lines: Lines that were logged meanwhile: logger, level, text.
+        refusal: Reason why the worker could not train the pack; empty if the worker could.
+        lines: Log lines of the training: name of the logger, level and text.
     """
 
     machine: str
@@ -85,7 +85,7 @@ class Answer:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a worker must have in common with its command."""
+    """Versions by name, which must be equal on a worker and in its command."""
     return {
         "lossbench": lossbench.__version__,
         "engine": str(ENGINE_SCHEMA),
@@ -97,13 +97,13 @@ def versions() -> dict[str, str]:
 def train_there(
     trainer: Trainer, pack: OpenPack, lock: Path, expected: Mapping[str, str]
 ) -> Answer:
-    """Train a pack as long as a command holds a lock.
+    """Train a pack on a worker; commit the pack and end early if the command's lock is free.
 
     Args:
         trainer: Settings of a training.
         pack: The pack; its folder is absolute.
         lock: The command's lock, in the sweep's folder.
-        expected: The command's `versions`.
+        expected: Result of `versions` in the command.
     """
     answer = Answer(socket.gethostname(), torch.backends.cpu.get_cpu_capability())
     lines = _Lines()
@@ -116,7 +116,7 @@ def train_there(
             with _while_held(lock, pack) as stop, Processes(trainer, 1) as apart:
                 ended = apart.train([pack], stop).ended
         except Interrupted:
-            pass  # the command is gone, and knows
+            pass  # the command has ended, and needs no answer
         except (ConfigError, store.StoreError) as error:
             refusal = str(error)
         finally:
@@ -125,7 +125,7 @@ def train_there(
 
 
 def _unfitness(pack: OpenPack, expected: Mapping[str, str]) -> str:
-    """Reason for which this worker can train no pack of a command; empty without one."""
+    """Reason why this worker cannot train a pack of the command; empty if the worker can."""
     present = versions()
     if others := [name for name in expected if present[name] != expected[name]]:
         different = ", ".join(f"{name} {present[name]} and not {expected[name]}" for name in others)
@@ -137,9 +137,9 @@ def _unfitness(pack: OpenPack, expected: Mapping[str, str]) -> str:
 
 @contextlib.contextmanager
 def _while_held(lock: Path, pack: OpenPack) -> Iterator[Stop]:
-    """Yields a stop that asks for an end as soon as the command does not hold its lock.
+    """Context that yields a `Stop`, which asks for an end if the command loses its lock.
 
-    Holds a lock of the same name for the pack, for whose end the command waits.
+    The context holds a lock for the pack, so that the command waits until the pack is committed.
 
     Raises:
         store.StoreError: The command does not hold its lock.
@@ -152,13 +152,13 @@ def _while_held(lock: Path, pack: OpenPack) -> Iterator[Stop]:
             try:
                 is_held = store.is_held(lock)
             except store.StoreError:
-                is_held = False  # of a folder that is gone: nothing can be committed there either
+                is_held = False  # the folder is gone: nothing can be committed there either
         stop.signal = signal.SIGTERM
 
     lock_of_pack = lock.with_suffix(f".{pack.pack_id}")
     with store.lock(lock_of_pack, patience=ANSWERING):
         try:
-            # Looked at only now, so that a command that lets go sees this worker.
+            # Checked only now, so that a command that frees its lock sees the lock of this worker.
             if not store.is_held(lock):
                 raise store.StoreError(
                     f"it does not see that the command holds {lock}: the command has ended, or "
@@ -172,7 +172,7 @@ def _while_held(lock: Path, pack: OpenPack) -> Iterator[Stop]:
 
 
 class _Lines(logging.Handler):
-    """Collects the lines of one thread; a worker may train a pack in each of several threads."""
+    """Log handler that collects the lines of one thread; other threads may train other packs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,12 +188,12 @@ class _Lines(logging.Handler):
 
 
 class ExecutorBackend(Backend):
-    """Trains on the workers of a cluster; `dask` and `ray` are such clusters.
+    """Trains packs on the workers of a cluster, such as Dask or Ray.
 
     Args:
         trainer: Settings of a training.
         cluster: Connection to the cluster.
-        workers: Number of workers for which a sweep is divided; 0 for all workers there are.
+        workers: Least number of packs of a sweep; 0 for as many as the workers train together.
     """
 
     def __init__(self, trainer: Trainer, cluster: Cluster, *, workers: int = 0) -> None:
@@ -204,21 +204,21 @@ class ExecutorBackend(Backend):
         self.trainer, self.cluster, self.workers = trainer, cluster, workers
         self.packs_at_once = workers or 1
         self.retries = RetryPolicy(trainer.engine)
-        self.machines: dict[str, str] = {}  # by kind of instructions
+        self.machines: dict[str, str] = {}  # by instruction set
         self.refusing: set[str] = set()  # machines that were named in a warning
         self.stack = contextlib.ExitStack()
         self.executor: Executor | None = None
 
     def close(self) -> None:
-        """Disconnect from the cluster; one of this machine's own ends."""
+        """Disconnect from the cluster; ends a cluster that this backend has started."""
         self.stack.close()
         self.executor = None
 
     def check(self) -> None:
-        """Connect to the cluster, or begin one of this machine's own.
+        """Connect to the cluster, or start one on this machine.
 
         Raises:
-            ConfigError: Nobody answers at its address, or the package is missing.
+            ConfigError: No cluster answers at the address, or the cluster's package is missing.
         """
         if self.executor is None:
             self.executor, count = self.stack.enter_context(self.cluster())
@@ -226,9 +226,9 @@ class ExecutorBackend(Backend):
             log.info("workers train %d packs at a time", count)
 
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
-        """See `Backend`; a pack that a worker could not train comes again in the next round.
+        """See `Backend`; a pack that a worker could not train is tried again by the next call.
 
-        A round in which no run ended leaves the packs that were tried often enough.
+        If no run ended in a call, the packs that failed too often are abandoned.
         """
         assert self.executor is not None
         folder = packs[0].sweep_folder.absolute() / COMMANDS
@@ -247,7 +247,7 @@ class ExecutorBackend(Backend):
                     arguments = self.trainer, absolute, lock, expected
                     try:
                         futures[self.executor.submit(train_there, *arguments)] = pack
-                    except Exception as error:  # each cluster has its own
+                    except Exception as error:  # each cluster has its own errors
                         left[pack.pack_id] = pack, f"the cluster is gone: {one_line(error)}"
                 while futures and not stop.signal:
                     for future in wait(futures, POLL_SECONDS, FIRST_COMPLETED).done:
@@ -258,7 +258,7 @@ class ExecutorBackend(Backend):
                             left[pack.pack_id] = pack, reason
                     bar.update(ended - bar.n)
         finally:
-            # The lock is free: who trains commits now, and what waits begins nothing.
+            # The lock is free now: workers commit the packs that train, and start no other pack.
             lock.unlink(missing_ok=True)
             for future in futures:
                 future.cancel()
@@ -275,7 +275,7 @@ class ExecutorBackend(Backend):
         return Trained(0, left)
 
     def _ended(self, pack: OpenPack, future: Future[Answer]) -> tuple[int, str]:
-        """Number of a pack's runs that have ended, and the reason to abandon it, or ""."""
+        """Number of a pack's runs that have ended, and the reason to abandon the pack, or ""."""
         try:
             answer = future.result()
         except Exception as error:
@@ -294,7 +294,7 @@ class ExecutorBackend(Backend):
         return 0, self.retries.reason(pack, how, is_of_pack=is_of_pack)
 
     def _log(self, answer: Answer) -> None:
-        """Log the lines of a worker, and a warning of processors of several kinds."""
+        """Log the lines of a worker, and warn if workers have processors of several kinds."""
         for name, level, text in answer.lines:
             logging.getLogger(name).log(level, "%s: %s", answer.machine, text)
         if answer.instructions not in self.machines:
@@ -312,7 +312,7 @@ class ExecutorBackend(Backend):
 
 
 def import_package(name: str, extra: str) -> ModuleType:
-    """Package of a cluster, which an extra of lossbench installs.
+    """Import the package of a cluster, which is installed with an extra of lossbench.
 
     Raises:
         ConfigError: The package is not installed.
@@ -327,7 +327,7 @@ def import_package(name: str, extra: str) -> ModuleType:
 
 
 def unreachable(cluster: str, address: str | None, error: Exception) -> ConfigError:
-    """Refusal of an address at which no cluster answers."""
+    """Error for an address at which no cluster answers."""
     return ConfigError(
         f"no {cluster} answers at hydra.launcher.address={address} ({one_line(error)}): "
         "start it, or mend the address"

@@ -1,4 +1,4 @@
-"""First calls of the user's functions, in a trial process that may end or hang."""
+"""Calls each of the user's functions first in a trial process, which may crash or hang."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from lossbench.user_code import Own, TrialProcess, is_own, restoring_process_sta
 EXAMPLES = 8
 
 PASSED: set[tuple[object, ...]] = set()
-"""Kind, part, function and arguments of checks that have passed: later looks ask again."""
+"""Checks that have passed: kind, part, function, arguments. Later looks do not repeat a check."""
 
 
 class FirstCalls(TrialProcess):
     """Calls the user's functions in a trial process; lossbench's own functions are not called.
 
-    An error that a function raises is ignored: its runs report it.
+    An error that a function raises is ignored here; the runs of the function report the error.
     """
 
     cure = "mend it, or allow it more with engine.patience=SECONDS"
 
     def call_once(self, kind: str, part: Part, *arguments: object) -> None:
-        """Call the function of a part for the first time.
+        """Call the function of a part in the trial process, unless this call has passed before.
 
         Args:
             kind: "data", "model" or "loss".
@@ -44,8 +44,8 @@ class FirstCalls(TrialProcess):
                 number of targets of an example for a loss.
 
         Raises:
-            ConfigError: The call ended the process, did not return in time, changed torch's
-                functions, or, of a loss, gave an example another value beside other examples.
+            ConfigError: The call ended the process, did not return in time or changed torch's
+                functions; or the value of a loss for an example depends on other examples.
         """
         rows, call = CALLS[kind]
         function = rows[part.fn].fn
@@ -76,7 +76,7 @@ def _call_model(
 
 
 def _call_loss(name: str, params: Mapping[str, Any], outputs: int) -> None:
-    """Refuse a loss whose value for an example depends on the others."""
+    """Call a loss, and refuse a loss whose value for an example depends on other examples."""
     row = LOSSES[name]
     generator = torch.Generator().manual_seed(0)
     members = 2  # in the shape of a pack, as it trains
@@ -104,4 +104,4 @@ CALLS: dict[str, tuple[Mapping[str, Any], Callable[..., None]]] = {
     "model": (MODELS, _call_model),
     "loss": (LOSSES, _call_loss),
 }
-"""Registry of each kind of part, and its first call in the process."""
+"""By kind of part: the registry of functions, and the function that makes the first call."""

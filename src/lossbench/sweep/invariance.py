@@ -1,8 +1,8 @@
-"""Measurement whether a member of a pack depends on its pack-mates on this machine.
+"""Measures whether the results of a run depend on the other runs of its pack on this machine.
 
-PyTorch promises no equal bits between a batched product and its slices. On the machines that were
-measured there is no difference for two members or more; this module measures the machine at hand,
-once for each sweep, machine and version.
+PyTorch does not promise equal bits of a batched product and its slices. On the machines measured so
+far there is no difference if a pack has two members or more; this module measures the present
+machine, once for each sweep, machine and version.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lossbench.sweep.inventory import LOCK_PATIENCE
 from lossbench.sweep.preflight import splits_of
 
 STEPS = 7
-"""Updates of a run: every third is logged, and between those others may be made in another way."""
+"""Updates of a run; every third is logged, and updates between may use another code path."""
 
 LOSSES = {"regression": ("mse", "huber", "quartic"), "classification": ("cross_entropy", "brier")}
 DATA = {"regression": "noisy_linear", "classification": "gaussian_mixture"}
@@ -35,7 +35,7 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
     "stack": {},
     "vmap": {"normalisation": "layer"},
 }
-"""Parameters by strategy that make a perceptron compute by it; a loop's members meet nowhere."""
+"""Model parameters that select a strategy, by strategy; in a loop, members cannot interact."""
 
 MEASURED = {
     "steps": ("loss_value", "gradient_norm", "output_gradient_norm", "error_norm", "update_ratio"),
@@ -46,7 +46,7 @@ MEASURED = {
 
 @dataclass(frozen=True)
 class Invariance:
-    """Differences of the records of members with their pack-mates.
+    """Differences between the records of the same runs in different packs.
 
     Attributes:
         device: "cpu" or "cuda".
@@ -62,12 +62,12 @@ class Invariance:
 
     @property
     def mode(self) -> str:
-        """Word of the records for the invariance."""
+        """Invariance as runs record it: "bitwise", or "within" the largest relative difference."""
         return "bitwise" if not self.differing else f"within {self.worst:.0e}"
 
 
 def recorded_invariance(folder: Path, device: str, precision: str, padding: int) -> Invariance:
-    """Invariance of this machine, measured unless the folder of the sweep records it.
+    """Invariance of this machine, read from the sweep's folder, or else measured and recorded.
 
     Args:
         folder: Folder of the sweep.
@@ -90,7 +90,7 @@ def recorded_invariance(folder: Path, device: str, precision: str, padding: int)
 
 @functools.cache
 def _processor() -> str:
-    """Name of the processor, by which libraries choose kernels, not by its instructions alone."""
+    """Name of the processor model; libraries choose kernels by model, not only by instructions."""
     try:
         line = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     except OSError:
@@ -100,7 +100,7 @@ def _processor() -> str:
 
 @functools.cache
 def _code() -> str:
-    """Hash of the engine as it was loaded."""
+    """Hash of the source files of the engine."""
     files = sorted(Path(engine.__file__).parent.rglob("*.py"))
     return store.sha256(b"".join(file.read_bytes() for file in files))
 
@@ -137,7 +137,7 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
         ]
         runs = [checked(run) for run in unchecked]
         whole = _records([runs], machine)
-        # Alone, in a pair, and in larger packs of unequal size and other order.
+        # Alone, in a pair, and in larger packs of unequal size and in another order.
         for division in (
             [runs[:1], runs[1:]],
             [[runs[-1], runs[0]], runs[-2:0:-1]],
@@ -157,7 +157,7 @@ def invariance(device: str, precision: str, padding: int, strategy: str = "stack
 def _records(
     division: Sequence[Sequence[Run]], machine: Machine
 ) -> dict[tuple[str, str, str], np.ndarray]:
-    """Values by run, table and column, in the order of their steps."""
+    """Train runs in the given packs; returns recorded values by run, table and column."""
     values = {}
     for runs in division:
         (pack,) = packs.group(runs, pack_size=len(runs))

@@ -1,7 +1,7 @@
-"""Packs of a sweep: the runs of each, and their progress.
+"""Packs in the folder of a sweep, with their runs and their progress.
 
-Packs are written down before they train, so that every process of a sweep, now or after a crash,
-finds the same packs. A lease is a process's hold on a pack: its holder may train the pack.
+Packs are recorded on disk before they train, so that every process of a sweep, now or after a
+crash, finds the same packs. A lease is a lock on a pack: only its holder may train the pack.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from lossbench.question import Run, packs
 from lossbench.question.packs import Pack
 
 ATTEMPTS = 2
-"""Times that a run which fails is trained, by one command after the other."""
+"""Number of times that a failing run is trained, once by each command."""
 
 LOCK_PATIENCE = 60.0
 """Seconds to wait for another process that changes the plan or the packs of a sweep."""
 
 PACK_NAME = re.compile(r"[0-9a-f]{8,64}")
-"""Names of folders that sweeps make; other folders are not ours."""
+"""Pattern of the names of packs' folders; other folders are ignored."""
 
 PLANNED = {"status": "missing", "reason": ""}
 
@@ -36,12 +36,12 @@ Statuses = dict[str, dict[str, str]]
 
 @dataclass(frozen=True)
 class OpenPack:
-    """A pack that is not finished, in its folder.
+    """Unfinished pack, with its folder.
 
     Attributes:
         folder: Folder of the pack; its name is the pack_id.
         runs: Runs of the pack.
-        is_suspect: Whether the process that trained the pack last ended without a word.
+        is_suspect: Whether the last process that trained the pack crashed or was killed.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class OpenPack:
 
     @property
     def pack(self) -> Pack:
-        """Pack in the form of the engine."""
+        """Pack as the engine takes it."""
         return Pack(self.pack_id, self.runs)
 
     @property
@@ -65,34 +65,34 @@ class OpenPack:
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """Commit record of the pack; None where the pack is finished or another one by now."""
+        """Commit record of the pack; None if the pack is finished, deleted or has other members."""
         state, ids = store.committed(self.folder), {run.run_id for run in self.runs}
         is_open = state is not None and not state["is_finished"] and {*state["members"]} == ids
         return state if is_open else None
 
     @property
     def is_leased(self) -> bool:
-        """Whether a process has the lease now."""
+        """Whether some process holds the lease of the pack now."""
         return store.is_held(self.folder / store.LOCK)
 
     @contextmanager
     def lease(self) -> Iterator[dict[str, Any] | None]:
-        """Hold the pack for this process; yields its commit record.
+        """Take the lease of the pack for this process; yields the pack's commit record.
 
-        None where another process holds the pack, or where it is finished or another one by now.
+        Yields None if another process holds the lease, or if `record` is None.
         """
         with store.try_lock(self.folder / store.LOCK) as is_mine:
             yield self.record if is_mine else None
 
 
 class Inventory:
-    """Packs of a sweep's folder at the moment; to be used under the sweep's lock.
+    """Packs in a sweep's folder at this moment; `open_packs` requires the sweep's lock.
 
     Args:
         folder: Folder of the sweep.
 
     Attributes:
-        statuses: Status and reason by run_id, the best that any pack records.
+        statuses: Status and reason by run_id; if several packs have a run, its best status.
         failures: Number of failures by run_id.
     """
 
@@ -105,7 +105,7 @@ class Inventory:
         rank = records.STATUSES.index
         for pack_dir in store.packs_of(folder):
             if not PACK_NAME.fullmatch(pack_dir.name):
-                continue  # not ours
+                continue  # not a folder of lossbench
             record = store.committed(pack_dir)
             if record is None:
                 self.unrecorded.append(pack_dir)
@@ -118,13 +118,13 @@ class Inventory:
                 self.failures[run_id] += status["status"] == "failed"
 
     def check(self, checked: set[Path]) -> None:
-        """Read every file of the finished packs, like a report.
+        """Read and verify every file of the finished packs.
 
         Args:
             checked: Folders of packs that need not be read again; folders that were read are added.
 
         Raises:
-            store.StoreError: A file is damaged: runs trained beside it would have no verdict.
+            store.StoreError: A file is damaged, so that new runs would not get a verdict.
         """
         for pack_dir, record in self.records.items():
             if record["is_finished"] and pack_dir not in checked:
@@ -141,14 +141,14 @@ class Inventory:
         packs_at_once: int = 1,
         queued: Collection[str] = (),
     ) -> list[OpenPack]:
-        """Unfinished packs of runs; runs without a pack get a new one.
+        """Unfinished packs that contain given runs; runs without a pack are put into new packs.
 
         Args:
             runs: Runs to be trained.
-            pack_size: Most members of a new pack.
-            allowed: Number of failures that each run may have; see `ATTEMPTS`.
-            packs_at_once: Packs that train at the same time.
-            queued: Packs, by pack_id, that a job will train as they are.
+            pack_size: Largest number of members of a new pack.
+            allowed: Number of failures, by run_id, up to which a run is trained again.
+            packs_at_once: Number of packs that train at the same time.
+            queued: Names (pack_id) of packs that wait in a cluster's queue and must stay whole.
         """
         todo = {
             run.run_id: run
@@ -171,7 +171,7 @@ class Inventory:
             is_suspect = bool(record["starts"]) and not store.is_held(pack_dir / store.LOCK)
             is_divisible = pack_dir.name not in queued and len(wanted) < len(members)
             if is_divisible and _dissolve(pack_dir):
-                continue  # no command asks for all of it any more
+                continue  # no command asks for all of its runs any more
             for run in wanted:
                 del todo[run.run_id]
             open_packs.append(OpenPack(pack_dir, packs.ordered(wanted), is_suspect))
@@ -183,7 +183,7 @@ class Inventory:
 
 
 def _dissolve(pack_dir: Path) -> bool:
-    """Dissolve a pack unless a process has it; returns whether the pack was dissolved."""
+    """Delete a pack unless a process holds its lease; returns whether the pack was deleted."""
     with store.try_lock(pack_dir / store.LOCK) as is_mine:
         if is_mine:
             store.dissolve(pack_dir)
@@ -191,7 +191,7 @@ def _dissolve(pack_dir: Path) -> bool:
 
 
 def new_pack(folder: Path, runs: Sequence[Run]) -> OpenPack:
-    """Write a new pack; under another name where its runs have failed together before."""
+    """Write a new pack to disk, under another name if a folder of this name exists already."""
     while folder.exists():
         pack_id = hashlib.sha256(f"{folder.name} again".encode()).hexdigest()[:16]
         folder = folder.with_name(pack_id)
@@ -202,13 +202,13 @@ def new_pack(folder: Path, runs: Sequence[Run]) -> OpenPack:
 def record_of(
     members: Mapping[str, Mapping[str, str]], *, is_finished: bool = False, **more: Any
 ) -> dict[str, Any]:
-    """Commit record of a pack, without its files.
+    """Commit record of a pack, without the hashes of its files.
 
     Args:
         members: Status and reason by run_id.
-        is_finished: Whether the tables of the pack are there.
-        more: Fields of a pack that trains: starts since it last ended in order, step of its
-            checkpoint, and the versions that made the checkpoint.
+        is_finished: Whether the pack has its final tables.
+        more: Further fields; of a pack in training `starts` since its last orderly end, `step` of
+            its checkpoint, and `made_by`, the versions that made the checkpoint.
     """
     fields = {"starts": 0, "step": 0, "made_by": ""} | more
     return {"schema": records.SCHEMA, "is_finished": is_finished, "members": members, **fields}

@@ -1,4 +1,4 @@
-"""The choice of a launcher: this process, several of this machine, or a cluster."""
+"""Chooses the backend of a launcher: this process, several local processes, or a cluster."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lossbench.sweep.slurm import SlurmBackend
 from lossbench.sweep.training import Trainer
 
 CLUSTERS = {"dask": dask.connect, "ray": ray.connect}
-"""Connections to clusters behind an executor, by their name in `hydra.launcher.executor`."""
+"""Functions that connect to a cluster, by the name in `hydra.launcher.executor`."""
 
 
 def backend_of(launcher: LauncherNode, trainer: Trainer) -> Backend:
-    """Backend that a launcher names.
+    """Backend for the settings of a launcher.
 
     Raises:
-        ConfigError: There is no such executor, or it needs a package or an address.
+        ConfigError: The executor is unknown or lacks a package, or `workers` is negative.
     """
     executor, workers = launcher.executor, launcher.workers
     if executor in ("slurm", "local"):
@@ -39,10 +39,10 @@ def backend_of(launcher: LauncherNode, trainer: Trainer) -> Backend:
 
 
 def process_count(workers: int, engine: Engine) -> int:
-    """Number of processes that train: as typed, or as many as this machine has room for.
+    """Number of training processes: 1 on a GPU, else `workers` or as many as the machine allows.
 
     Args:
-        workers: Number as typed; 0 for one on each core.
+        workers: Requested number; 0 for as many as the cores and the free memory allow.
         engine: Settings of the engine.
     """
     if workers < 0:

@@ -1,4 +1,4 @@
-"""Adds runs to the plan of a sweep: as rows, with descriptions of their losses and data."""
+"""Adds runs to the plan of a sweep, with descriptions of their losses and data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def plan_runs(
     declaration: Mapping[str, object] | None = None,
     recorded: int,
 ) -> None:
-    """Add runs to the plan of a folder, with the curves of their losses; its lock is held.
+    """Add runs to a sweep's plan, with their losses' curves; the caller holds the sweep's lock.
 
     Args:
         folder: Folder of the sweep.
@@ -41,7 +41,8 @@ def plan_runs(
         recorded: Number of runs that the folder already holds, planned or not.
 
     Raises:
-        ConfigError: The declaration contradicts the first one, or there is none and the sweep has.
+        ConfigError: The declaration contradicts the first one of the sweep, or is missing although
+            the sweep has one.
     """
     old = records.read_plan(folder) if (folder / "sweep.json").exists() else records.EMPTY_PLAN
     seen: dict[str, dict[str, str]] = {}
@@ -68,14 +69,14 @@ def extended(
     recorded: int = 0,
     seen: Mapping[str, Mapping[str, str]] | None = None,
 ) -> records.Plan:
-    """A plan with more runs; see `records.extend_plan`, which has the other arguments.
+    """Plan with the runs added; see `records.extend_plan`.
 
     Args:
         old: The plan so far.
         runs: Runs of this launch.
         facts: Name of the sweep, command line and question.
-        declaration: As of `plan_runs`.
-        recorded: As of `plan_runs`.
+        declaration: See `plan_runs`.
+        recorded: See `plan_runs`.
         seen: Result of `siblings.seen_elsewhere` for the runs that are new.
     """
     declared = [entry["declared"] for entry in old.facts["declarations"]]
@@ -120,7 +121,7 @@ def _description(run: Run) -> dict[str, object]:
 
 
 def _curves(losses: Mapping[str, Mapping[str, object]]) -> bytes:
-    """Curves of losses as parquet; empty where one raises or its extension is not loaded now."""
+    """Curves of losses as parquet; a loss that raises or is not loaded has an empty curve."""
     parts = []
     for name, facts in losses.items():
         try:

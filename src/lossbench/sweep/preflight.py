@@ -1,4 +1,4 @@
-"""Refusals before anything is trained, and the data of a run."""
+"""Checks of data, models, losses and update rules before any training; data of a run."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 
 NOTHING = Own()
 FILES = Files()
-"""In the folder `data`, and nothing is downloaded."""
+"""Files of data sets in the folder `data`, without downloads."""
 
 
 def splits_of(run: Run, files: Files = FILES) -> Splits:
-    """Data of a run for its seed, with the run's kind of targets, corruption applied.
+    """Data of a run for its seed, with the run's kind of targets and its corruption.
 
-    The part for a model that is trained before the run is set aside; a teacher's targets are
-    missing until `with_pretrained` puts them there.
+    If a model is trained before the run, the data of that model are set aside; `with_pretrained`
+    adds the targets that a teacher gives.
     """
     row, corruption = DATA[run.data.fn], run.corruption
     with restoring_process_state(f"data {run.data.name}", row.fn):
@@ -74,18 +74,18 @@ def preflight(
 ) -> None:
     """Build the data, the model and the batches of each kind of run once, before any training.
 
-    The data of every seed are built where they are the user's own, and where a seed draws them and
-    a corruption drops rows; those of a second seed where all seeds share one test part.
+    The data of every seed are built if they are the user's own, or if every seed draws other data
+    and a corruption drops rows. If all seeds share the test data, two seeds are built and compared.
 
     Args:
         runs: Runs of the command.
         files: Files of data sets.
-        seeds: Further seeds that may follow; the user's own data are built for them too.
+        seeds: Seeds of later looks; the user's own data are built for these seeds too.
         own: The user's own functions, which are called in a trial process first.
-        patience: Seconds that a call may take there.
+        patience: Seconds that a call may take in the trial process.
 
     Raises:
-        ConfigError: A part refuses its parameters, or does not keep its contract.
+        ConfigError: A part refuses its parameters, or returns invalid values.
     """
     runs = list(runs)
     with FirstCalls(own, patience=patience) as first:
@@ -140,7 +140,7 @@ def _check_models_and_losses(runs: Sequence[Run], files: Files, first: FirstCall
 
 
 def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
-    """Build the model, its batches and augmentation once."""
+    """Build the model and a batch, and call the augmentation, to find errors before training."""
     function = MODELS[run.model.fn].fn
     first.call_once("model", run.model, *splits.sizes)
     try:
@@ -153,7 +153,7 @@ def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
         with restoring_process_state(f"model {run.model.name}", function):
             refuse_too_large(build)
             refuse_unpaired(build, inputs[: run.batch_size])
-            if is_own(function):  # those of ours are tested
+            if is_own(function):  # lossbench's own models are tested
                 refuse_unfit(build, inputs[: run.batch_size], outputs=splits.outputs)
             times = run.row.outputs_per_target
             refuse_unwidened(build, inputs[: run.batch_size], times=times)
@@ -170,9 +170,9 @@ def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
 
 
 def _check_update_rule(run: Run) -> None:
-    """Call schedule and optimizer once, so that parameters they refuse are refused before training.
+    """Call schedule and optimizer once, so that wrong parameters are refused before training.
 
-    On a matrix of two rows.
+    The optimizer is called on a matrix of two rows.
     """
     one = {"w": torch.ones(1, 2, 2)}
     hyper = Hyperparameters(*(torch.zeros(1),) * 3)
@@ -188,7 +188,7 @@ def _check_update_rule(run: Run) -> None:
 
 
 def _by_kind_and_seed(runs: Iterable[Run]) -> Iterable[dict[int, Run]]:
-    """Runs by seed, one of each, for each data set with its parameters, targets and corruption."""
+    """One run by seed, for each data set with its parameters, targets and corruption."""
     kinds: dict[str, dict[int, Run]] = {}
     for run in runs:
         kind = repr((run.data, run.targets, run.corruption))
@@ -197,7 +197,7 @@ def _by_kind_and_seed(runs: Iterable[Run]) -> Iterable[dict[int, Run]]:
 
 
 def _check_own_data(by_seed: Mapping[int, Run], files: Files) -> None:
-    """Refuse the user's data that are no splits, or differ in shape by seed, or by chance."""
+    """Refuse the user's data if invalid, not reproducible, or of different shapes by seed."""
     keys = {
         ("splits", repr((run.data, run.targets, run.corruption)), DATA[run.data.fn].fn, seed)
         for seed, run in by_seed.items()
@@ -211,7 +211,7 @@ def _check_own_data(by_seed: Mapping[int, Run], files: Files) -> None:
         if first is None:
             first = splits
             with restoring_process_state(title):
-                draw_from_global_generators()  # another process's stand elsewhere
+                draw_from_global_generators()  # they differ in another process
                 again = _data(run, files, title)
             if again.sha != splits.sha:
                 raise ConfigError(
@@ -238,7 +238,7 @@ def _check_own_data(by_seed: Mapping[int, Run], files: Files) -> None:
 
 
 def _refuse_other_test_examples(run: Run, other: Run, files: Files) -> None:
-    """Refuse runs of two seeds whose test targets differ by more than their standardisation."""
+    """Refuse runs of two seeds whose test targets differ even after standardisation."""
     name, targets = run.data.name, []
     for one in (run, other):
         rows = _data(one, files, f"data {name}").targets["test"].double()
@@ -253,7 +253,7 @@ def _refuse_other_test_examples(run: Run, other: Run, files: Files) -> None:
 
 
 def _data(run: Run, files: Files, title: str) -> Splits:
-    """Data of a run; a refusal begins with the title, and names a line that raises."""
+    """Data of a run; any error becomes a `ConfigError` that begins with the title."""
     try:
         return splits_of(run, files)
     except (ValueError, TypeError) as error:
@@ -264,9 +264,9 @@ def _data(run: Run, files: Files, title: str) -> Splits:
 
 
 def _refuse_parameters(run: Run, targets: Tensor, counts: Tensor) -> None:
-    """Call the loss once, so that parameters it refuses are refused before training.
+    """Call the loss once, so that wrong parameters are refused before training.
 
-    Not through `engine.training_losses`: there are no members of a pack yet.
+    The call does not use `engine.training_losses`, because there is no pack yet.
     """
     context = Context.outside_training(counts)
     output = torch.zeros(len(targets), run.row.outputs_per_target * targets.shape[-1])
@@ -276,5 +276,5 @@ def _refuse_parameters(run: Run, targets: Tensor, counts: Tensor) -> None:
     except ValueError as error:
         raise ConfigError(f"loss {run.loss.name}: {error}") from error
     except Exception as error:
-        # It fails its own runs only, and their records say why.
+        # The loss fails its own runs only, and the records of these runs say why.
         log.warning("loss %s raises %s: %s", run.loss.name, type(error).__name__, error)

@@ -1,10 +1,10 @@
-"""A model that is trained before the sweep, once per seed: the start of runs, or their teacher.
+"""Trains a model before the sweep, once per seed, as the start or the teacher of runs.
 
-The engine trains the model with a declared loss on the part from `set_aside`, on the CPU with one
-thread, so that every process of a machine makes the same bits. The model is committed like a pack,
-in `pretrained/KEY` of the sweep's folder: a crash leaves it whole or absent, and later processes of
-any machine read the same one. `init_sha` of a start and `data_sha` of a teacher's targets prove
-that every loss had the same model.
+The engine trains the model with a declared loss on the data that `set_aside` keeps, on the CPU with
+one thread, so that every process of a machine makes the same bits. The model is committed like a
+pack, in `pretrained/KEY` of the sweep's folder: a crash leaves the model whole or absent, and later
+processes of any machine read the same model. `init_sha` of a start and `data_sha` of a teacher's
+targets prove that every loss had the same model.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from lossbench.sweep.stop import Stop
 log = logging.getLogger(__name__)
 
 FOLDER = "pretrained"
-"""In a sweep's folder: one folder for each such model."""
+"""Subfolder of a sweep, with one folder for each model that is trained before runs."""
 
 STATE = "state.pt"
 CPU = torch.device("cpu")
 WAIT = 0.2
-"""Seconds between two looks at a model that another process trains."""
+"""Seconds between two checks of a model that another process trains."""
 
 
 def run_before(run: Run) -> Run:
-    """Training of the model that comes before a run, as a run: by Adam, on labels."""
+    """Run that trains the model which the given run needs first, with Adam and on labels."""
     before = run.pretrained
     return checked(
         Run(
@@ -61,22 +61,22 @@ def run_before(run: Run) -> Run:
 
 
 def key_of(run: Run) -> str:
-    """Name of the folder of the model that comes before a run."""
+    """Name of the folder of the model that is trained before a run."""
     fields = {"run": run_before(run).run_id, "share": run.pretrained.share}
     return store.sha256(store.to_json(fields))[:16]
 
 
 def with_pretrained(run: Run, splits: Splits, *, sweep_folder: Path, stop: Stop) -> Splits:
-    """Splits of a seed, with the start or the targets from the model that is trained before.
+    """Splits of a run, with the start or the targets from the model that is trained before.
 
     Args:
-        run: Any run with the data, model and seed; without such a model the splits stay unchanged.
+        run: Run with the data, model and seed; if not pretrained, its splits stay unchanged.
         splits: Splits of the run, see `splits_of`.
         sweep_folder: Folder of the sweep, which holds the model once it is trained.
-        stop: Asks for an end.
+        stop: Request to end, which a signal sets.
 
     Raises:
-        ValueError: The model diverged.
+        ValueError: The training of the model diverged or failed.
         Interrupted: An end was asked for.
     """
     if not run.is_pretrained or splits.aside is None:
@@ -96,7 +96,7 @@ def with_pretrained(run: Run, splits: Splits, *, sweep_folder: Path, stop: Stop)
 
 
 def _state(run: Run, aside: Splits, folder: Path, stop: Stop) -> Mapping[str, Tensor]:
-    """Parameters and buffers of the model, which is trained unless the folder has it."""
+    """Parameters and buffers of the model; trains the model if the folder does not have it."""
     while True:
         try:
             if record := store.committed(folder):
@@ -116,14 +116,14 @@ def _state(run: Run, aside: Splits, folder: Path, stop: Stop) -> Mapping[str, Te
 
 
 def _train(run: Run, aside: Splits, folder: Path, stop: Stop) -> None:
-    """Train the model that comes before a run, and commit it; the folder's lock is held."""
+    """Train and commit the model that a run needs first; the caller holds the folder's lock."""
     before = run_before(run)
     log.info("seed %d: training what comes before, %d updates", run.seed, before.steps)
     with one_thread():
         states: list[State] = []
         tables = train(
             Pack(folder.name, (before,)),
-            # The posterior is compared with runs only, and takes time.
+            # The posterior is needed for runs only, and takes time.
             {run.seed: replace(aside, posterior={})},
             Machine(CPU),
             flush=lambda step, snapshot: stop.check(),
@@ -166,7 +166,7 @@ def _probabilities(model: nn.Module, inputs: Tensor, temperature: float) -> Tens
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Computes with one thread: bits may depend on the number of threads."""
+    """Context in which torch uses one thread, because bits may depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Connection to a Ray cluster: one that runs, or one of this machine's own."""
+"""Connection to a running Ray cluster, or to a new one on this machine."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lossbench.question.schema import LauncherNode
 from lossbench.sweep.executors import ANSWERING, import_package, unreachable
 
 BYTES_OF_OBJECTS = 80 * 2**20
-"""Least size of Ray's store of objects, which stays empty here."""
+"""Size of Ray's object store, in bytes: the least that Ray allows, as the store stays empty."""
 
 
 @contextlib.contextmanager
 def connect(launcher: LauncherNode, threads: int) -> Iterator[tuple[Executor, int]]:
-    """An executor of Ray, and the number of packs that its nodes train at a time now."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+    """Connect to Ray; yields an executor, and the number of packs that its nodes train together."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends no usage statistics
     package = import_package("ray", "ray")
     arguments: dict[str, object] = {"address": launcher.address}
     if launcher.address is None:
@@ -34,7 +34,7 @@ def connect(launcher: LauncherNode, threads: int) -> Iterator[tuple[Executor, in
         arguments["include_dashboard"] = False
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        # Ray itself would go on trying for minutes. Of other addresses nothing is known.
+        # Ray itself would try for minutes. Other forms of address cannot be tested.
         if match := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", launcher.address or ""):
             socket.create_connection((match[1], int(match[2])), timeout=ANSWERING).close()
         with beginning(()):
@@ -42,7 +42,7 @@ def connect(launcher: LauncherNode, threads: int) -> Iterator[tuple[Executor, in
     except (OSError, ValueError, RuntimeError) as error:
         raise unreachable("Ray cluster", launcher.address, error) from error
     if threading.current_thread() is threading.main_thread():
-        for number, handler in handlers.items():  # Ray has put its own in their place
+        for number, handler in handlers.items():  # Ray has replaced them by its own
             signal.signal(number, handler)
     try:
         yield (
@@ -54,7 +54,7 @@ def connect(launcher: LauncherNode, threads: int) -> Iterator[tuple[Executor, in
 
 
 class RayExecutor(Executor):
-    """Tasks of Ray behind Python's interface, which Ray itself does not bring.
+    """Python's interface `Executor` for tasks of Ray, which Ray itself does not provide.
 
     Args:
         package: The package `ray`, connected.

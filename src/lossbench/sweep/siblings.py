@@ -1,4 +1,4 @@
-"""Runs that other sweeps below the same folder had trained before this one planned them."""
+"""Finds runs that other sweeps in the same folder had trained before this sweep planned them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lossbench.question import Run
 from lossbench.sweep.inventory import Inventory
 
 BY_PLACE = ("primary", "select", "reference", "margin", "average")
-"""Keys declared for a task or a data set: a run is judged by the values for its own."""
+"""Keys of a declaration whose values may differ by task or data set."""
 
 FOR_ALL = (
     "endpoint",
@@ -26,10 +26,10 @@ FOR_ALL = (
     "tuned",
     "others",
 )
-"""Keys that decide how any run is judged; the declared losses and data decide nothing."""
+"""Keys of a declaration whose values decide how all runs are judged."""
 
 QUESTIONS = ("published", "interactions", "levels")
-"""Keys of questions that a declaration asks beside the verdicts."""
+"""Keys of a declaration that ask further questions beside the verdicts."""
 
 
 def seen_elsewhere(
@@ -39,23 +39,23 @@ def seen_elsewhere(
     planned: pd.DataFrame,
     declarations: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, dict[str, str]]:
-    """Declarations under which runs have been trained before, in other sweeps.
+    """Find runs that other sweeps, the siblings, trained before under another declaration.
 
-    A sibling counts only where it judged the run by other rules or among losses that are dropped
-    now, and where its plan does not say that it came after one of these declarations. Siblings
-    that cannot be read are skipped.
+    A run counts if the sibling judged the run by other rules, or compared it with losses that this
+    sweep does not have. Siblings are skipped if their plans say that they came after one of
+    `declarations`, or if they cannot be read.
 
     Args:
         folder: Folder of the sweep that plans the runs; its siblings are the sweeps beside it.
         runs: Runs that the sweep plans now.
-        planned: Runs that the sweep had planned before: a later look has not all losses.
-        declarations: Declarations of the sweep by sha256; none where it declares nothing.
+        planned: Runs that the sweep had planned before, because `runs` may not have all losses.
+        declarations: Declarations of the sweep by sha256; empty if the sweep declares nothing.
 
     Returns:
-        By run_id `seen_under` (sha256; empty where the run was trained without a declaration) and
-        `seen_in` (name of the sibling's folder); or `asked_in` (name of the folder) where the
-        sibling judged by the same rules and had other questions. Of several siblings the first by
-        name.
+        By run_id: `seen_under` (sha256 of the sibling's declaration; empty if there was none) and
+        `seen_in` (name of the sibling's folder). If siblings judged the run by the same rules but
+        asked other questions, only `asked_in` (name of the folder). The first sibling by name
+        counts.
     """
     run_ids = pd.Index([run.run_id for run in runs])
     now = ((run.data.name, run.model.name, run.loss.name) for run in runs)
@@ -71,7 +71,7 @@ def seen_elsewhere(
                 continue
             statuses = Inventory(path.parent).statuses
             others = {entry["sha256"]: entry["declared"] for entry in plan.facts["declarations"]}
-            # Losses that were added later belong to no family.
+            # Losses that were added later do not belong to the family.
             family = _losses(_places(plan.runs[plan.runs.declaration.isin([*others][:1])]))
         except (store.StoreError, OSError, ValueError, KeyError, TypeError):
             continue
@@ -93,7 +93,7 @@ def seen_elsewhere(
 
 
 def _places(runs: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
-    """Data, model and loss of each run, once."""
+    """Data, model and loss of runs, without repetition."""
     return runs[["data", "model", "loss"]].drop_duplicates().itertuples(index=False, name=None)
 
 
@@ -106,12 +106,12 @@ def _losses(rows: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], set[s
 
 
 def _questions(declared: Mapping[str, Any]) -> list[Any]:
-    """Questions of a declaration beside the verdicts."""
+    """Values of `QUESTIONS` in a declaration; None for a question that is not asked."""
     return [declared.get(key) or None for key in QUESTIONS]
 
 
 def _rules(declared: Mapping[str, Any] | None, row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Rules by which a declaration judges one run; None without a declaration."""
+    """Rules by which a declaration judges one run; None if there is no declaration."""
     if declared is None:
         return None
     context = {"data": row["data"], "task": row["task"]}

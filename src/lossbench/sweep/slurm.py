@@ -1,8 +1,8 @@
-"""Packs as elements of Slurm job arrays: submitted once, waited for, found again by any command.
+"""Backend that trains packs as elements of Slurm job arrays, which later commands find again.
 
-The state is always looked up on disk and in Slurm: this process may end at any time, and the next
-command goes on waiting for the jobs that run. An element that gets the signal to end commits its
-pack and is queued again.
+The state is always read from disk and from Slurm: this process may end at any time, and the next
+command goes on waiting for the jobs that run. An element that is signalled at its time limit
+commits its pack and is queued again.
 """
 
 from __future__ import annotations
@@ -32,42 +32,42 @@ from lossbench.sweep.stop import Interrupted, Stop, stopping
 from lossbench.sweep.training import Trainer
 
 submitit: Any = import_module("submitit") if find_spec("submitit") else None
-"""An extra; `SlurmBackend` says how to get it."""
+"""Package that submits jobs; None if the extra `slurm` of lossbench is not installed."""
 
 log = logging.getLogger(__name__)
 
 ALIVE = ("PENDING", "RUNNING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING")
 ALIVE += ("COMPLETING", "PREEMPTED", "RESIZING", "UNKNOWN", "READY")
-"""States of jobs that may still train; Slurm says PREEMPTED of one that it queues again."""
+"""States of jobs that may still train; a job that Slurm queues again may be PREEMPTED."""
 
 UNCERTAIN = ("PREEMPTED", "UNKNOWN")
-"""States that accounting gives both to jobs that are queued again and to those that are gone."""
+"""States that Slurm's accounting gives to jobs that are queued again and to jobs that are gone."""
 
 CANCELLED = ("CANCELLED", "PREEMPTED", "REVOKED", "DEADLINE", "TIMEOUT", "INTERRUPTED")
-"""States of jobs that somebody, or a limit, ended: this command does not try them again."""
+"""States of jobs that a person or a limit ended; this command does not submit their packs again."""
 
 FAULTS_OF_NODES = ("UNKNOWN", "NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL")
-"""States by a fault of the machine: the pack is left for the next command, never halved."""
+"""States of jobs that ended by a fault of the machine; their packs are not halved."""
 
 JOBS_LOCK_PATIENCE = 300.0
-"""Seconds to wait for another command that submits."""
+"""Seconds to wait while another command submits jobs."""
 
 USUAL_ARRAY = 1001
-"""Elements of one array where the cluster does not say (`MaxArraySize`)."""
+"""Largest number of elements of an array if the cluster does not report `MaxArraySize`."""
 
 LOOKS = 4
-"""Looks in a row that have to miss a job before it counts as gone: a job that queues itself again
-has failed, and is in no queue, for a moment."""
+"""Number of checks in a row that must miss a job before the job counts as gone: a job that queues
+itself again is reported as failed, and is not in the queue, for a moment."""
 
 POLL_SECONDS = 2.0
-"""Seconds between two looks at Slurm and at the packs."""
+"""Seconds between two checks of Slurm and of the packs."""
 
 JOBS, NOTES = Path("jobs"), Path("jobs/packs")
-"""Folders below a sweep's: files of submitit, and a file for each pack that names its job."""
+"""Subfolders of a sweep: files of submitit, and for each pack a file that names its job."""
 
 
 def parameters(launcher: LauncherNode) -> dict[str, object]:
-    """Resources of a job, by submitit's names for them."""
+    """Resources of a job, as parameters of submitit."""
     job: dict[str, object] = {"name": "lossbench"}
     job |= {name: getattr(launcher, name) for name in ("timeout_min", "cpus_per_task", "mem_gb")}
     if launcher.gpus_per_node:
@@ -87,41 +87,41 @@ def parameters(launcher: LauncherNode) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Element:
-    """One pack as Slurm runs it."""
+    """Function of a Slurm job: trains one pack."""
 
     pack: OpenPack
     trainer: Trainer
 
     def __call__(self) -> int:
-        """Train the pack; where an end is asked for, commit it and have it queued again."""
+        """Train the pack; if an end is asked for, commit the pack, then exit or be queued again."""
         logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
         try:
             self.trainer.prepare(self.pack.runs)
             with stopping() as stop:
                 return InProcess(self.trainer).train([self.pack], stop).ended
         except (ConfigError, store.StoreError) as error:
-            log.error("%s", error)  # the pack stays as it is; who waits for it leaves it
+            log.error("%s", error)  # the pack is unchanged, and waiting commands abandon it
             return 0
         except Interrupted as end:
-            if end.signal == signal.SIGUSR2:  # of a time limit; submitit's handler stands again
+            if end.signal == signal.SIGUSR2:  # at a time limit; submitit's handler is active again
                 os.kill(os.getpid(), signal.SIGUSR2)
                 time.sleep(60)
             sys.exit(128 + end.signal)
 
     def checkpoint(self) -> Any:
-        """Element itself, which submitit queues again: all state is on disk."""
+        """Return what submitit queues again: the element itself, because all state is on disk."""
         return submitit.helpers.DelayedSubmission(self)
 
 
 class SlurmBackend(Backend):
-    """Trains in jobs of Slurm. Any number of commands may wait for the same jobs.
+    """Trains packs in Slurm jobs. Any number of commands may wait for the same jobs.
 
     Args:
         trainer: Settings of a training.
         launcher: Resources of the jobs.
     """
 
-    # One pack at once: a job takes as many runs as its memory holds; more would wait in the queue.
+    # `packs_at_once` is 1: packs are as large as memory allows, so that few jobs wait in the queue.
 
     def __init__(self, trainer: Trainer, launcher: LauncherNode) -> None:
         if submitit is None:
@@ -143,11 +143,11 @@ class SlurmBackend(Backend):
             )
 
     def queued(self, sweep_folder: Path) -> set[str]:
-        """Packs, by pack_id, whose jobs wait or run."""
+        """Names (pack_id) of the packs whose jobs wait or run."""
         return {*self._attached_jobs(sweep_folder)}
 
     def train(self, packs: Sequence[OpenPack], stop: Stop) -> Trained:
-        """See `Backend`: submit the packs that no job trains, wait until all jobs have ended."""
+        """See `Backend`; submits packs that have no job, and waits until all jobs have ended."""
         sweep_folder = packs[0].sweep_folder
         with store.lock(sweep_folder / JOBS / store.LOCK, patience=JOBS_LOCK_PATIENCE):
             jobs = self._attached_jobs(sweep_folder)
@@ -187,7 +187,7 @@ class SlurmBackend(Backend):
     def _attached_jobs(self, sweep_folder: Path) -> dict[str, Any]:
         """Jobs that earlier commands have submitted and that may still train, by pack_id."""
         if not self.is_slurm:
-            return {}  # processes of this machine are known to the command that began them
+            return {}  # only the command that started local processes knows them
         jobs = {}
         for path in sorted((sweep_folder / NOTES).glob("*.json")):
             note = json.loads(store.read_file(path))
@@ -199,7 +199,7 @@ class SlurmBackend(Backend):
         return {pack_id: job for pack_id, job in jobs.items() if self._is_alive(job)}
 
     def _look(self, jobs: Collection[Any]) -> None:
-        """Ask Slurm about all jobs at once."""
+        """Ask Slurm for the states of all jobs at once."""
         if not self.is_slurm or not jobs:
             return
         watcher = submitit.SlurmJob.watcher
@@ -211,7 +211,7 @@ class SlurmBackend(Backend):
         self.queue = set() if states <= {*ALIVE} - {*UNCERTAIN} else _queue()
 
     def _submit(self, packs: Sequence[OpenPack], sweep_folder: Path) -> dict[str, Any]:
-        """Submit packs as arrays, and note which job trains which; returns jobs by pack_id."""
+        """Submit packs as arrays, and record the job of each pack; returns jobs by pack_id."""
         if not packs:
             return {}
         executor = submitit.AutoExecutor(
@@ -225,8 +225,8 @@ class SlurmBackend(Backend):
         for start in range(0, len(packs), size):
             batch = packs[start : start + size]
             try:
-                # Not map_array: the function itself has to be what `checkpoint` is asked of, or
-                # submitit queues a job again that was preempted, but none at its time limit.
+                # Not map_array: submitit must find `checkpoint` at the function itself, or it
+                # queues preempted jobs again, but not jobs that reach their time limit.
                 with executor.batch():
                     array = [executor.submit(Element(pack, self.trainer)) for pack in batch]
             except submitit.core.utils.FailedJobError as error:
@@ -246,25 +246,25 @@ class SlurmBackend(Backend):
         return jobs
 
     def _is_alive(self, job: Any) -> bool:
-        """Whether a job may still train, as of the last look."""
+        """Whether a job may still train, as of the last `_look`."""
         state = self._state(job)
         if not self.is_slurm or (state in ALIVE and state not in UNCERTAIN):
             return state in ALIVE
-        # Of a job that queues itself again accounting says for a moment that it has failed.
+        # For a moment accounting reports a job that queues itself again as failed.
         return self.queue is None or job.job_id in self.queue
 
     def _state(self, job: Any) -> str:
-        """State of a job in Slurm's bare word, as of the last look."""
+        """State of a job in one word of Slurm, as of the last `_look`."""
         state = job.state
         if self.is_slurm:
             state = job.watcher.get_state(job.job_id, mode="cache")
         return (state.split() or ["UNKNOWN"])[0].rstrip("+")
 
     def _why_abandoned(self, pack: OpenPack, job: Any, record: Mapping[str, Any]) -> str:
-        """Judge a pack whose job has ended before the pack; halves a pack that is to blame.
+        """Reason to abandon a pack whose job ended first; may halve the pack, see `RetryPolicy`.
 
         Returns:
-            Reason for which this command leaves the pack; empty where it is to be submitted again.
+            Reason why this command abandons the pack; empty if the pack is not abandoned.
         """
         state, has_begun = self._state(job), bool(record["starts"])
         ending = f"job {job.job_id}: {state}"
@@ -281,12 +281,12 @@ class SlurmBackend(Backend):
         try:
             last_words = "\n" + str(job.stderr())[-2000:]
         except Exception:
-            last_words = ""  # its output is not there yet
+            last_words = ""  # the output of the job is not there yet
         return self.retries.reason(pack, ending, is_of_pack=not is_of_node, last_words=last_words)
 
 
 def _queue() -> set[str] | None:
-    """Jobs of this user that Slurm has in its queue; None where it does not answer."""
+    """Ids of this user's jobs in Slurm's queue; None if Slurm does not answer."""
     output = _output_of("squeue", "--me", "-h", "-r", "-o", "%i")
     return None if output is None else {*output.split()}
 
@@ -299,7 +299,7 @@ def _largest_array() -> int:
 
 
 def _output_of(*line: str) -> str | None:
-    """Output of one of Slurm's commands; None where it fails."""
+    """Output of one of Slurm's commands; None if the command fails."""
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""The end of a command that a signal asks for: all that trains is committed first."""
+"""Ends a command after a signal, but only when the packs that train are committed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Stop:
     """Request to commit the packs that train, and to end.
 
     Attributes:
-        signal: Number of the signal that asked for the end, 0 before.
+        signal: Number of the signal that asked for the end; 0 if no signal came.
     """
 
     signal: int = 0
@@ -45,7 +45,7 @@ class Stop:
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Catches `END_SIGNALS`; a second one ends at once, and loses nothing that is committed."""
+    """Context that catches `END_SIGNALS`: a first sets the `Stop`, a second ends the process."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # no other thread may catch signals

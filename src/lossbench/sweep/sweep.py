@@ -1,4 +1,4 @@
-"""Runs a list of runs: plans them in sweep.json, skips finished ones, sees each pack to its end."""
+"""Trains a list of runs: plans them in sweep.json, skips finished runs, trains all other packs."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from lossbench.sweep.stop import Stop, stopping
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-"""Pause between two looks at packs that other processes train."""
+"""Seconds between two checks of packs that other processes train."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One folder of runs and the means to fill it. Any number of processes may share the folder.
+    """Folder of runs, with the backend that trains them. Many processes may share the folder.
 
     Attributes:
         folder: Folder of all files of the sweep.
         name: Name of the sweep, as sweep.json records it.
-        command: Command line, recorded there too.
+        command: Command line, as sweep.json records it.
         backend: Trainer of packs: this process, several of this machine, or a cluster. The caller
             that makes a backend ends it: `with sweep.backend:`.
         question: Question of the sweep, in words.
@@ -63,7 +63,7 @@ class Sweep:
         return self.backend.trainer.engine
 
     def run(self, runs: Sequence[Run], *, declaration: Mapping[str, Any] | None = None) -> Statuses:
-        """Train the missing runs, or wait for other processes that do.
+        """Train the missing runs, or wait while other processes train them.
 
         Args:
             runs: Runs of the command; runs that are done or diverged are skipped, and so are runs
@@ -74,7 +74,7 @@ class Sweep:
             Status and reason by run_id.
 
         Raises:
-            ConfigError: Data, model and batch size do not fit; nothing was trained.
+            ConfigError: A part of a run is refused, or the backend cannot train.
             Interrupted: A signal asked for an end; all work is committed.
             store.StoreError: A file of the sweep is damaged or cannot be written.
         """
@@ -124,16 +124,16 @@ class Sweep:
         return {run.run_id: known.get(run.run_id, PLANNED) for run in runs}
 
     def statuses(self) -> Statuses:
-        """Status and reason of every recorded run, the best of each."""
+        """Best recorded status of each run, with the reason, by run_id."""
         return Inventory(self.folder).statuses
 
     def settle(self, question: Question) -> None:
-        """Record that no run of a question is left to train, if that is so."""
+        """Record that a question is settled, if all recorded runs of the sweep have a result."""
         if all(facts["status"] in records.RESULTS for facts in self.statuses().values()):
             store.write(self.folder / status.SETTLED, store.sealed(self._settled(question)))
 
     def is_settled(self, question: Question) -> bool:
-        """Whether `settle` was called for the same, and no record was changed or added since."""
+        """Whether `settle` recorded this question, and no record was changed or added since."""
         try:
             is_same = store.read_sealed(self.folder / status.SETTLED) == self._settled(question)
             return is_same and records.has_curves(self.folder, records.read_facts(self.folder))
@@ -148,7 +148,7 @@ class Sweep:
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Adds the time of the enclosed code to the seconds of one part of the work."""
+        """Context that adds its duration to the `seconds` of one part of the work."""
         start = time.monotonic()
         try:
             yield
@@ -156,7 +156,7 @@ class Sweep:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
 
     def _begin(self, runs: Sequence[Run], declaration: Mapping[str, Any] | None) -> dict[str, int]:
-        """Plan the runs; returns how often each may have failed before and be trained now."""
+        """Plan the runs; returns the number of failures at which each run (run_id) still trains."""
         with self.timed("write"), store.lock(self.folder / store.LOCK, patience=LOCK_PATIENCE):
             store.clean_temporaries(self.folder)
             inventory = Inventory(self.folder)
@@ -181,7 +181,7 @@ class Sweep:
         return {run_id: min(count, ATTEMPTS - 1) for run_id, count in failures.items()}
 
     def _open_packs(self, runs: Sequence[Run], allowed: Mapping[str, int]) -> list[OpenPack]:
-        """Packs of the runs that are missing now."""
+        """Unfinished packs of the runs that have no result yet."""
         queued = self.backend.queued(self.folder)
         with self.timed("write"), store.lock(self.folder / store.LOCK, patience=LOCK_PATIENCE):
             return Inventory(self.folder).open_packs(
@@ -194,7 +194,7 @@ class Sweep:
 
 
 def _wait_for_others(packs: Sequence[OpenPack], stop: Stop) -> None:
-    """Wait until one of the packs that other processes train is free."""
+    """Wait until at least one of the packs is not in training by another process."""
     holders = {store.holder(pack.folder / store.LOCK) for pack in packs if pack.is_leased}
     if holders:
         names = ", ".join(sorted(holders))

@@ -32,17 +32,17 @@ log = logging.getLogger(__name__)
 
 
 class OutOfMemory(Exception):
-    """A pack does not fit into the memory there is."""
+    """A pack does not fit into memory."""
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """Trains packs of a sweep, in this process or another.
+    """Trains packs of a sweep, in this process or, sent as a pickle, in another process.
 
     Attributes:
         engine: Settings of the engine.
-        own: Losses, data and models of the user, which each process has to know.
-        place: Folder where the command was given, from which its paths and extensions count.
+        own: Losses, data and models of the user, which each process has to load.
+        place: Working folder of the command, to which relative paths and extensions refer.
     """
 
     engine: Engine
@@ -51,16 +51,16 @@ class Trainer:
 
     @functools.cached_property
     def machine(self) -> Machine:
-        """This process, with results that its packs share."""
+        """Machine of the engine, with intermediate results that the packs of this process share."""
         device = torch.device(self.engine.device)
         return Machine(device, self.engine.padding, self.engine.strategies)
 
     def prepare(self, runs: Sequence[Run]) -> None:
-        """Make a process that was just begun ready to train runs.
+        """Prepare a new process for training: working folder, user's code, log level and threads.
 
         Raises:
-            ConfigError: The folder of the command is not there, an extension cannot be loaded, or
-                other code than the pack was made from.
+            ConfigError: The command's folder is missing, an extension cannot be loaded, or code
+                differs from the code with which the runs were planned.
         """
         try:
             os.chdir(self.place)
@@ -79,16 +79,16 @@ class Trainer:
 
         Args:
             pack: The pack.
-            stop: Asks for an end.
+            stop: Request to end, which a signal sets.
             title: Title of the progress bar; empty for none.
 
         Returns:
-            Status and reason of the pack's runs; None where there was nothing to do.
+            Status and reason of the pack's runs by run_id; None if the pack was not trained.
 
         Raises:
             OutOfMemory: The pack does not fit into memory.
             Interrupted: An end was asked for; the pack's checkpoint is committed.
-            store.StoreError: Its files cannot be written or read.
+            store.StoreError: A file of the pack cannot be written or read.
         """
         before = CALL_PATIENCE.set(self.engine.patience)
         try:
@@ -99,13 +99,13 @@ class Trainer:
 
 
 class Training:
-    """A pack that trains in this process, its lease held; commits at times between updates.
+    """Training of one pack, whose lease this process holds; commits checkpoints now and then.
 
     Args:
         trainer: Settings of a training.
         pack: The pack.
         record: Commit record of the pack.
-        stop: Asks for an end.
+        stop: Request to end, which a signal sets.
         title: Title of the progress bar; empty for none.
     """
 
@@ -128,7 +128,7 @@ class Training:
     def run(self) -> Statuses:
         """Train the pack from its start or checkpoint; returns status and reason of its runs."""
         store.clean(self.folder)
-        # Another start, for the case that this process ends without a word.
+        # Count the start, in case this process crashes.
         self._commit(self.record["step"], {}, starts=self.record["starts"] + 1)
         statuses = finish(self.pack, self._tables())
         for run_id, status in statuses.items():
@@ -137,7 +137,7 @@ class Training:
         return statuses
 
     def __call__(self, step: int, snapshot: Snapshot) -> None:
-        """Commit if it is time or an end is asked for, which then raises `Interrupted`."""
+        """Commit a checkpoint if it is time; if an end is asked for, also raise `Interrupted`."""
         if step % self.first.log_every == 0:
             self.bar.update(step - self.bar.n)
         is_due = time.monotonic() - self.last_commit >= self.engine.commit_every
@@ -154,7 +154,7 @@ class Training:
             self.stop.check()
 
     def _tables(self) -> dict[str, pa.Table]:
-        """Tables of the trained pack; where it breaks as a whole, tables of failed runs."""
+        """Train the pack and return its tables; if the training raises, tables of failed runs."""
         engine = self.engine
         try:
             # Whether members depend on their pack-mates on this machine, as it was measured.
@@ -197,7 +197,7 @@ class Training:
             return failed(self.pack.pack, traceback.format_exc())
 
     def _saved(self, record: dict[str, Any]) -> Saved | None:
-        """State in which the pack stopped; None where it has to begin again, which is logged."""
+        """State at the last checkpoint; None if the pack trains from its start."""
         if not record["files"]:
             return None
         if record["made_by"] != self.made_by:
@@ -218,14 +218,14 @@ class Training:
 
     @functools.cached_property
     def made_by(self) -> str:
-        """Versions and settings that bits depend on, without the runs."""
+        """Versions and settings on which the bits of results depend, except settings of runs."""
         device = device_name(self.machine.device)
         sha = environment_sha(device, self.first.precision)
         strategies = ", ".join(sorted(self.engine.strategies))
         return f"{ENGINE_SCHEMA}:{FORMAT}:{self.engine.padding}:{sha}:{strategies}"
 
     def _commit_snapshot(self, saved: Saved, *, is_last: bool) -> None:
-        """Commit a checkpoint, and the measurements since the one before."""
+        """Commit a checkpoint, and the measurements since the previous checkpoint."""
         files = {
             f"part-{saved.step:09d}.pt": saved.parts[0],
             f"checkpoint-{saved.step:09d}.pt": saved.checkpoint,
@@ -233,7 +233,7 @@ class Training:
         self._commit(saved.step, files, starts=0 if is_last else self.record["starts"])
 
     def _commit(self, step: int, files: dict[str, bytes], *, starts: int) -> None:
-        """Commit new files beside the parts of before; without new files, beside all of before."""
+        """Commit new files and keep old parts; if there are no new files, keep all old files."""
         keep = [name for name in self.record["files"] if not files or name.startswith("part-")]
         record = record_of(self.record["members"], step=step, starts=starts, made_by=self.made_by)
         store.commit(self.folder, files, record, keep=keep)
@@ -248,7 +248,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def finish(pack: OpenPack, tables: Mapping[str, pa.Table]) -> Statuses:
-    """Commit the tables of a pack, which finishes it; its lease is held."""
+    """Commit the tables of a pack, which finishes the pack; the caller holds the lease."""
     rows = tables["runs"].select(["run_id", "status", "reason"]).to_pylist()
     statuses = {row["run_id"]: {"status": row["status"], "reason": row["reason"]} for row in rows}
     files = {f"{name}.parquet": records.encode(table) for name, table in tables.items()}

@@ -1,11 +1,11 @@
 """A child process that trains packs, one after the other.
 
-The process has a session of its own, and blocks the signals that ask for an end: they reach it
-through its parent only, over the pipe that also brings it packs. When the parent is gone the pipe
-ends, and so does the process, after it has committed its pack.
+The process has a session of its own, and blocks the signals that ask for an end: only the parent
+passes such signals on, over the pipe that also brings packs. If the parent ends, the pipe closes,
+and the process commits its pack and ends.
 
-No library's pool keeps these promises: `concurrent.futures` and loky give up all packs where one
-process is killed, and pebble (5.2) waits for ever for a process that exits with code 0.
+No library's pool can do this: `concurrent.futures` and loky give up all packs if one process is
+killed, and pebble (5.2) waits for ever for a process that exits with code 0.
 """
 
 from __future__ import annotations
@@ -34,51 +34,51 @@ READY = "ready"
 
 
 class Died(Exception):
-    """End of a pack's process before the pack was finished; the message describes it."""
+    """A pack's process ended before the pack was finished; the message says how it ended."""
 
 
 class Worker:
-    """Parent's side of the process, which may be given its first pack before it is ready.
+    """Parent's handle of a child process, which accepts its first pack before it is ready.
 
     Args:
         trainer: Settings of a training.
 
     Attributes:
-        pack: Pack that the process trains; None where it waits.
+        pack: Pack that the process trains; None if the process waits.
         is_ready: Whether the process has imported everything.
         is_dead: Whether the process has ended.
-        pipe: Connection to wait for before `listen`.
+        pipe: Connection to the process; when it is readable, `listen` does not block.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self.pack: OpenPack | None = None
         self.is_ready = self.is_dead = self.is_stopping = False
         self.pipe, childs_end = Pipe()
-        # Packs come over the pipe and not as an argument: to write those to a child that ends
+        # Packs come over the pipe and not as arguments: writing arguments to a child that ends
         # before it reads them would block for ever.
-        # It commits what it trains before it ends, also when its parent is gone.
+        # The child commits its pack before it ends, even if its parent has ended.
         self.process = begin(_work, childs_end, trainer, modules=TRAINING, ends_with_parent=False)
         childs_end.close()
 
     def train(self, pack: OpenPack) -> None:
         """Send the process a pack to train."""
         self.pack = pack
-        with contextlib.suppress(OSError):  # dead: the next look says so
+        with contextlib.suppress(OSError):  # the process is dead, which `listen` reports
             self.pipe.send(pack)
 
     def stop(self, number: int) -> None:
-        """Have the process commit its pack and end, once."""
+        """Tell the process to commit its pack and to end; later calls do nothing."""
         if not self.is_stopping:
             self.is_stopping = True
             with contextlib.suppress(OSError):
                 self.pipe.send(number)
 
     def listen(self) -> tuple[OpenPack | None, int | Exception] | None:
-        """Read one message, and log it if it is for the log.
+        """Read one message of the process; a log line is logged.
 
         Returns:
-            The pack that has ended (None where there was none), with the number of its runs that
-            came to an end or the error that prevented it; None where the process goes on.
+            If a pack or the process has ended: the pack (None if there was none), and the number of
+            runs that ended or the error that prevented their end. None after other messages.
         """
         try:
             message = self.pipe.recv()
@@ -100,13 +100,13 @@ class Worker:
         return None
 
     def release(self) -> None:
-        """Let the process end; if it is training, kill it: the pack goes on from its checkpoint."""
+        """Close the pipe, so that a waiting process ends; kill a process that trains a pack."""
         self.pipe.close()
         if self.pack is not None:
             self.process.kill()
 
     def join(self) -> None:
-        """Wait a moment for the end of the process, then kill it."""
+        """Wait one second for the end of the process, then kill it."""
         self.process.join(1.0)
         self.process.kill()
         self.process.join()
@@ -116,7 +116,7 @@ class Worker:
 
 
 class _Relay(logging.Handler):
-    """Sends the parent the lines of the log, and the outcome of packs."""
+    """Log handler that sends log lines to the parent; also sends the outcomes of packs."""
 
     def __init__(self, pipe: connection.Connection) -> None:
         super().__init__()
@@ -126,22 +126,22 @@ class _Relay(logging.Handler):
         self.send((record.name, record.levelno, self.format(record)))
 
     def send(self, message: Any) -> None:
-        with contextlib.suppress(OSError), self.sending:  # nobody may listen any more
+        with contextlib.suppress(OSError), self.sending:  # the parent may have ended
             self.pipe.send(message)
 
 
 def _work(pipe: connection.Connection, trainer: Trainer) -> None:
-    """Train the packs that the parent sends, until nothing more can come."""
+    """Train the packs that the parent sends, until the parent closes the pipe."""
     os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # so that an interrupt is somebody's code
-    # Its own lock would be left behind by a process that is killed.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a KeyboardInterrupt then comes from user's code
+    # A killed process would leave the default lock of tqdm, a semaphore, behind.
     std.tqdm.set_lock(threading.RLock())
     packs: queue.SimpleQueue[OpenPack | None] = queue.SimpleQueue()
     stop, relay = Stop(), _Relay(pipe)
     logging.getLogger().addHandler(relay)
 
     def listen() -> None:
-        """Take packs, and signals' numbers; that the parent is gone asks for an end as well."""
+        """Receive packs and numbers of signals; if the pipe closes, ask for an end."""
         try:
             while True:
                 message = pipe.recv()
@@ -163,6 +163,6 @@ def _work(pipe: connection.Connection, trainer: Trainer) -> None:
         except (OutOfMemory, store.StoreError, ConfigError) as error:
             outcome = error
         except Interrupted:
-            pass  # by its parent, which knows
+            pass  # by its parent, which needs no answer
         sys.stdout.flush()
         relay.send(outcome)
