@@ -247,7 +247,10 @@ def _train(
     """
     for key in keys:
         if key in (*PARTS, "experiment"):
-            raise ConfigError(f"{key}={keys[key]!r}: it is an argument of its own, or has no place")
+            raise ConfigError(
+                f"{key}={keys[key]!r}: not a key of a run here: pass it as an "
+                f"argument, or leave it out"
+            )
     values = {"data": data.name, "model": model, "hydra.launcher.workers": workers}
     if data.source == SOURCE:
         values["batch_size"] = batch_size(data)
@@ -302,13 +305,14 @@ def _known_parts(losses: Any, data: Any, reading: Reading) -> tuple[list[str], D
         losses = [_named_loss(one, name) for name, one in losses.items()]
     losses, variants = [*map(loss_of, losses)], catalog.entries()
     if not losses:
-        raise ConfigError("losses are none: give names, functions or classes")
+        raise ConfigError("no losses are given: give names, functions or classes")
     for one in losses:
         if isinstance(one, str):
             refuse_unknown(one, variants, "losses:")
         elif not isinstance(one, Loss) and not hasattr(one, "__name__"):
             raise ConfigError(
-                f"losses: {type(one).__name__} is no name, function or row; an object that can be "
+                f"losses: {type(one).__name__} is not a name, a function or a row; an "
+                f"object that can be "
                 "called gets a name in losses={'mine': object}"
             )
     names = [one for one in losses if isinstance(one, str)]

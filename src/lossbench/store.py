@@ -137,7 +137,9 @@ def refuse_link(folder: Path) -> Path:
         StoreError: The folder is a link.
     """
     if folder.is_symlink():
-        raise StoreError(f"{folder} is a link, where a folder of the sweep should be: delete it")
+        raise StoreError(
+            f"{folder} is a link, but a folder of the sweep should be there: delete the link"
+        )
     return folder
 
 
@@ -193,7 +195,7 @@ def _explained(path: Path) -> Iterator[None]:
     except OSError as error:
         raise WriteError(
             f"{path} cannot be written ({error.strerror or error}): what was committed before is "
-            "kept, so mend that and give the same command again"
+            "kept, so correct that and give the same command again"
         ) from error
 
 
@@ -399,7 +401,7 @@ def try_lock(path: Path) -> Iterator[bool]:
         if is_mine:
             with _explained(path):
                 if not _is_lock(descriptor):
-                    raise OSError(errno.EEXIST, "it is no lock of lossbench: move it away")
+                    raise OSError(errno.EEXIST, "it is not a lock of lossbench: move it away")
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"{os.getpid()} {socket.gethostname()}".encode())
         yield is_mine
@@ -439,8 +441,8 @@ def _flock(descriptor: int, path: Path, kind: int = fcntl.LOCK_EX) -> bool:
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise StoreError(
-                f"{path}: this file system has no locks ({error.strerror}). Keep the sweep on one "
-                "that has: name a folder there with hydra.sweep.dir=..."
+                f"{path}: this file system does not support locks ({error.strerror}). "
+                f"Keep the sweep on one that does: name a folder there with hydra.sweep.dir=..."
             ) from error
         raise
     return True

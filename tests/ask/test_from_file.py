@@ -109,7 +109,7 @@ BAD_FILES = {
     ),
     "names": (
         "def n(y_true, y_pred):\n    e = y_true - y_pred\n    return (e.exp() - e).sum(-1)\n",
-        "its arguments are exchanged, (y_true, y_pred): the output comes first",
+        "its arguments are in the wrong order, (y_true, y_pred): the output comes first",
     ),
     "mean": ("def mean(output, target):\n    return (output - target).mean()\n", "line 1"),
     "raises": ("def r(output, target):\n    return output.nosuch()\n", "f.py, line 2, raises"),

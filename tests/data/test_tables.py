@@ -143,7 +143,7 @@ REFUSED = {
             "y",
         ),
         "column 'a' has no value in 1 of 60 rows: fill them in with missing=median, or leave their "
-        "rows out with missing=drop; column 'b' has 1 infinite numbers: mend them, or leave it "
+        "rows out with missing=drop; column 'b' has 1 infinite numbers: replace them, or leave it "
         "out, without=b; column 'c' is empty: leave it out, without=c; column 'id' has 60 differ",
     ),
     "texts": ((pd.DataFrame({"a": [f"t{i}" for i in range(60)], "y": Y}), "y"), "60 different"),
@@ -196,8 +196,8 @@ def test_a_file_is_named_after_itself_and_refused_where_it_cannot_be_read(tmp_pa
 @pytest.mark.parametrize(
     ("inputs", "targets", "message"),
     [
-        (np.array([["a"], ["b"]] * 20), range(40), "inputs are no real numbers"),
-        (np.ones((40, 1)) * 1j, range(40), "inputs are no real numbers"),
+        (np.array([["a"], ["b"]] * 20), range(40), "inputs are not real numbers"),
+        (np.ones((40, 1)) * 1j, range(40), "inputs are not real numbers"),
         (np.ones((40, 1)), [*range(39), np.inf], "targets are infinite or complex"),
         (np.ones((40, 1)), np.arange(40) * 1j, "targets are infinite or complex"),
         (pd.DataFrame(np.ones((40, 2)), columns=["a", "a"]), range(40), "are called a"),

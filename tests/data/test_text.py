@@ -174,7 +174,7 @@ BAD_TEXTS = {
         {},
         "has 200 characters, and [0-9,]+ are the least",
     ),
-    "long window": (b"ab" * 100, {"window": 300}, "are the least for windows of 300"),
+    "long window": (b"ab" * 100, {"window": 300}, "are needed for windows of 300"),
     "many": (bytes(range(32, 127)) * 99, {"most_tokens": 64}, "95 different .*most_tokens is 64"),
     "encoding": (b"caf\xe9 " * 900, {}, "is not UTF-8 .byte 3 is 0xe9.: convert it, .*with iconv"),
     "no window": (b"ab" * 900, {"window": 0}, "window is 0: use 2 or more"),

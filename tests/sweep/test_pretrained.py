@@ -349,11 +349,11 @@ REFUSED = {
     ),
     "no softmax": (
         {**TEACHER, "pretrained__loss": "bce_ova"},
-        "'bce_ova', whose outputs are no outputs of a softmax: use another, like cross_entropy",
+        "'bce_ova', whose outputs are not outputs of a softmax: use another, like cross_entropy",
     ),
     "two outputs": (
         {**START, "data": "diabetes", "loss": "mae", "pretrained__loss": "gaussian_nll"},
-        "'gaussian_nll', whose outputs are no single ones per target: use another, like mse",
+        "'gaussian_nll', whose outputs are not single ones per target: use another, like mse",
     ),
     "both": ({**TEACHER, "init__from": "pretrained"}, "would start as its own teacher"),
     "numbers": (

@@ -288,7 +288,7 @@ def test_a_pack_whose_data_start_or_batches_changed_begins_again_and_says_so(
         drawn = members.batch_indices
         monkeypatch.setattr(members, "batch_indices", lambda seed, *sizes: drawn(seed + 9, *sizes))
     half.run(RUNS)
-    assert f"its checkpoint was made with another {field} of seed 0" in caplog.text
+    assert f"its checkpoint was written with another {field} of seed 0" in caplog.text
     clean = sweep_in(tmp_path / "clean", pack_size=4)
     clean.run(RUNS)
     runs = [records.load(one.folder).runs.set_index("run_id")[field] for one in (half, clean)]
@@ -386,7 +386,7 @@ def test_a_pack_that_does_not_fit_is_halved_until_it_does(tmp_path, memory, whol
         statuses = sweep_in(tmp_path, pack_size=6).run(RUNS)
     assert {facts["status"] for facts in statuses.values()} == {"done"}
     assert sizes == [6, 3, 1, 2, 3, 1, 2]
-    assert "in halves now" in caplog.text
+    assert "each half is tried on its own" in caplog.text
     assert contents(tmp_path) == whole
 
 

@@ -263,7 +263,7 @@ def test_hostile_losses_harm_nobody_else_in_one_command(tmp_path):
     reasons = runs.reason.first()
     assert "killed by SIGKILL" in reasons["deadly"]
     assert "exit code 0" in reasons["leaving"]
-    assert "in halves now" in done.stderr
+    assert "each half is tried on its own" in done.stderr
     assert "leaked" not in done.stderr
 
 

@@ -49,7 +49,7 @@ def cells(
     useless = losses - {run.loss.name for run in fitting.values()}
     if useless and "loss" in typed:
         names = ",".join(sorted(useless))
-        raise ConfigError(f"loss={names}: made for another task than all of the data, leave it out")
+        raise ConfigError(f"loss={names}: no data of this sweep has the task of it, leave it out")
     if unfit and "loss" not in typed:
         log.info("left out, made for another task or other targets: %s", ", ".join(unfit))
     return [*fitting.values()]

@@ -50,7 +50,9 @@ def composed(words: list[str], loader: Loader) -> tuple[DictConfig, list[Axis]]:
     try:
         config = loader.whole(words)
     except KeyError as error:  # `env_copy` names a variable that does not exist
-        raise ConfigError(f"a yaml asks for {error} of the environment: write the value") from error
+        raise ConfigError(
+            f"a yaml reads {error} from the environment: write the value itself"
+        ) from error
     for kind, (serving, key) in SERVE.items():
         group = f"hydra/{kind}"
         if key not in config.hydra[kind]:
@@ -173,9 +175,10 @@ def _refuse_chosen(typed: Mapping[str, Axis], candidates: Candidates) -> None:
             )
     if "seed" in typed:
         raise ConfigError(
-            f"{typed['seed'].line}: an experiment declares its seeds, and none is added to settle "
-            "a comparison: declare other looks, with hydra.sweeper.looks=[...] and name=...; of "
-            "runs that this sweep has, verdicts are exploratory there"
+            f"{typed['seed'].line}: an experiment declares its numbers of seeds: "
+            f"declare others, with "
+            "hydra.sweeper.looks=[...] and name=NAME. Verdicts on runs that exist already are "
+            "exploratory there"
         )
 
 
@@ -183,7 +186,7 @@ def _refuse_size(size: str) -> None:
     """Refuse an unusual size without an experiment: a size changes experiments only."""
     if size != USUAL_SIZE:
         raise ConfigError(
-            f"size={size} changes an experiment, and there is none: add experiment=NAME, or type "
+            f"size={size} scales an experiment, and none is given: add experiment=NAME, or type "
             "steps and seeds yourself"
         )
 

@@ -85,7 +85,7 @@ def axis_of(override: Override) -> Axis:
     line = str(override.input_line)
     values, lines = values_of(override), [line]
     if not values:
-        raise ConfigError(f"{line!r} has no value: give it one at least")
+        raise ConfigError(f"{line!r} has no value: give it at least one")
     if override.is_sweep_override():
         head = override.get_key_element()
         lines = [f"{head}={value}" for value in override.sweep_string_iterator()]
@@ -128,7 +128,7 @@ def _listed(
         return override
     key = override.key_or_group
     if not (names := pattern.filter(choices(key))):
-        raise ConfigError(f"{override.input_line!r} fits no {key}")
+        raise ConfigError(f"{override.input_line!r} matches no {key}")
     return parser.parse_overrides([f"{key}={','.join(names)}"])[0]
 
 
@@ -159,7 +159,7 @@ def check(overrides: Iterable[Override], choices: Callable[[str], list[str]]) ->
         elif key == "seed":
             for value in map(str, values_of(override)):
                 if not value.isdecimal() or int(value) >= 2**63:
-                    raise ConfigError(f"seed {value!r} is no whole number: {SEED_CURE}")
+                    raise ConfigError(f"seed {value!r} is not a whole number: {SEED_CURE}")
         else:
             check_key(key)
 

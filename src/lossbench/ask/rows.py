@@ -48,7 +48,7 @@ class RowsSource(ConfigSource):
         """Configuration at a path like `loss/huber`."""
         path = config_path.removesuffix(".yaml")
         if not self.is_config(path):
-            raise ConfigLoadError(f"{path} is no row of lossbench")
+            raise ConfigLoadError(f"{path} is not a row (Loss, Data, Model or Metric) of lossbench")
         group, _, name = path.rpartition("/")
         if path in NODES:
             node = OmegaConf.structured(NODES[path])

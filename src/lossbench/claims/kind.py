@@ -57,8 +57,9 @@ def guessed(loss: Loss, task: str = "") -> tuple[str, str, str]:
     if task or bool(((gradient * labels).sum(-1) < 0).all()):
         return "classification", "softmax", "smaller where the labelled class has a larger output"
     raise ConfigError(
-        "it is least at the target behind no inverse link, and not smaller where the labelled "
-        "class has a larger output: say what it is with --task regression or classification"
+        "its task cannot be guessed: it is smallest at the target with none of the inverse links, "
+        "and does not fall as the output of the labelled class grows. Say --task regression or "
+        "--task classification"
     )
 
 

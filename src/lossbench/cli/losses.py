@@ -81,7 +81,7 @@ def _loss_options(arguments: list[str]) -> argparse.Namespace:
             count = len(options.names) or "all"
             raise ConfigError(f"--card of {count} losses: name exactly one, like 'losses focal'")
         if options.json:
-            raise ConfigError(f"--card {path} --json: ask for them one after the other")
+            raise ConfigError(f"--card {path} --json: give one of the two")
         if path.suffix != ".html":
             raise ConfigError(f"--card {path}: name a file that ends in .html")
         if not path.absolute().parent.is_dir():

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     """Write the report of a sweep; returns the exit code."""
     options = parser("report").parse_intermixed_args(arguments)
     if options.figures and options.json:
-        raise ConfigError("report --figures --json: --json writes nothing, ask for one at a time")
+        raise ConfigError("report --figures --json: --json writes no files: give one of the two")
 
     load = loading(options.sweep)
     try:

@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     damaged = f"{len(result.problems)} damaged" if result.problems else "all as written"
     print(f"{result.packs} packs, {result.files} files, {result.bytes / 1e6:.1f} MB: {damaged}")
     if result.unplanned:
-        print(f"{result.unplanned} recorded runs are in no plan: no table or page has them")
+        print(f"{result.unplanned} recorded runs are in no plan: tables and pages leave them out")
     if result.unfinished:
         print(f"{result.unfinished} packs are not finished: the same command goes on with them")
     if result.runs:

@@ -65,7 +65,9 @@ def read(path: Path) -> pd.DataFrame:
     try:
         frame = READERS[path.suffix.lower()](path)
     except pd.errors.ParserWarning as error:
-        raise ConfigError(f"{path}: rows are longer than its first line: mend them") from error
+        raise ConfigError(
+            f"{path}: some rows have more cells than the first line: correct them"
+        ) from error
     except UnicodeError as error:
         raise ConfigError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
     except (ValueError, OSError) as error:
@@ -105,7 +107,7 @@ def _inputs_of_column(column: pd.Series, *, may_miss: bool) -> np.ndarray[Any, A
     numbers = _numbers(column)
     if numbers is not None:
         if count := int(np.isinf(numbers).sum()):
-            raise ConfigError(f"has {count} infinite numbers: mend them, or {leave_out}")
+            raise ConfigError(f"has {count} infinite numbers: replace them, or {leave_out}")
         count = int(np.isnan(numbers).sum())
         if count and not may_miss:
             raise ConfigError(
@@ -117,10 +119,11 @@ def _inputs_of_column(column: pd.Series, *, may_miss: bool) -> np.ndarray[Any, A
         words = column.astype("string")
         count = column.nunique(dropna=False)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"has values that are no numbers or words: {leave_out}") from error
+        raise ConfigError(f"has values that are neither numbers nor words: {leave_out}") from error
     if count > MOST_CATEGORIES:
         raise ConfigError(
-            f"has {count} different words, {MOST_CATEGORIES} are the most: {leave_out}, or join "
+            f"has {count} different words, at most {MOST_CATEGORIES} are allowed: "
+            f"{leave_out}, or join "
             "rare ones"
         )
     log.info("column %r has words: an input for each of %d", column.name, count)
@@ -182,7 +185,7 @@ def inputs_of_arrays(inputs: Any, *, may_miss: bool) -> Tensor:
                 raise TypeError("complex ones")
             values = torch.as_tensor(array if array.dtype.kind in "biuf" else array.astype(float))
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"inputs are no real numbers ({error})") from error
+            raise ConfigError(f"inputs are not real numbers ({error})") from error
     values = values.detach().cpu()
     if values.ndim == 1:
         values = values[:, None]

@@ -170,7 +170,7 @@ def _unpacked(path: Path, member: str) -> bytes:
         with tarfile.open(path, "r:gz") as archive:
             inside = archive.extractfile(member)
             if inside is None:
-                raise KeyError(f"{member} is no file")
+                raise KeyError(f"{member} is not a file")
             return inside.read()
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:

@@ -117,7 +117,9 @@ def _idx(content: bytes) -> Tensor:
     sizes = [int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4)]
     expected = start + torch.Size(sizes).numel()
     if content[:3] != b"\0\0\x08" or not axes or len(content) != expected:
-        raise ValueError(f"no idx file of bytes: {len(content)} bytes that begin {content[:4]!r}")
+        raise ValueError(
+            f"not an idx file of bytes: {len(content)} bytes that begin with {content[:4]!r}"
+        )
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(sizes)
 
 
@@ -129,7 +131,7 @@ def _records(content: bytes, label_bytes: int) -> tuple[Tensor, Tensor]:
     """
     size = label_bytes + 3 * 32 * 32
     if not content or len(content) % size:
-        raise ValueError(f"{len(content)} bytes are no records of {size} bytes")
+        raise ValueError(f"{len(content)} bytes are not a whole number of records of {size} bytes")
     records = torch.frombuffer(bytearray(content), dtype=torch.uint8).view(-1, size)
     return records[:, label_bytes:].reshape(-1, 3, 32, 32), records[:, label_bytes - 1]
 

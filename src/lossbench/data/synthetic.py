@@ -250,7 +250,7 @@ def noisy_linear_outliers(
     """
     _check_sizes(examples=examples, features=features, noise_scale=noise_scale)
     if not 0 <= share <= 1:
-        raise ValueError(f"a share of {share} outliers: use 0 to 1")
+        raise ValueError(f"share of outliers is {share}: use 0 to 1")
     inputs, clean, draw = _linear(examples, features, seed)
     noise = torch.randn(examples, generator=draw, dtype=torch.float64)
     is_outlier = torch.rand(examples, generator=draw, dtype=torch.float64) < share

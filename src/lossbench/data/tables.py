@@ -106,7 +106,7 @@ def frame_table(frame: pd.DataFrame, reading: Reading, *, name: str) -> Data:
         hint = nearest(target, frame.columns)
         raise ConfigError(f"{what}: there is no column {target!r}: {hint}")
     if target in reading.without:
-        raise ConfigError(f"{what}: {target} is to be predicted: it cannot be left out")
+        raise ConfigError(f"{what}: {target} is to be predicted: without= cannot name it")
     for column in reading.without:
         refuse_unknown(column, frame.columns, f"{what}: column")
     inputs = frame.drop(columns=[target, *reading.without])
@@ -145,7 +145,9 @@ def table(
 def _without_gaps(inputs: Tensor, targets: pd.Series, missing: str) -> tuple[Tensor, pd.Series]:
     """Inputs and targets of the rows that stay."""
     if len(inputs) != len(targets):
-        raise ConfigError(f"{len(inputs)} rows of inputs and {len(targets)} targets: one a row")
+        raise ConfigError(
+            f"{len(inputs)} rows of inputs and {len(targets)} targets: give one target for each row"
+        )
     if targets.isna().any() and not missing:
         raise ConfigError(
             f"{int(targets.isna().sum())} targets are missing: missing=drop leaves their rows out"
@@ -154,7 +156,7 @@ def _without_gaps(inputs: Tensor, targets: pd.Series, missing: str) -> tuple[Ten
     if missing == "drop":
         stays &= ~inputs.flatten(1).isnan().any(1).numpy()
     if count := int((~stays).sum()):
-        log.info("%d of %d rows miss something: left out", count, len(targets))
+        log.info("%d of %d rows have missing values: left out", count, len(targets))
     inputs, targets = inputs[torch.from_numpy(stays)], targets[stays]
     if count := int(inputs.isnan().sum()):
         log.info("%d missing inputs get the median of training examples", count)
@@ -164,7 +166,7 @@ def _without_gaps(inputs: Tensor, targets: pd.Series, missing: str) -> tuple[Ten
 def _task(targets: pd.Series, task: str) -> str:
     """The task that the targets are for; refuses those that serve none."""
     if len(targets) < LEAST_EXAMPLES:
-        raise ConfigError(f"{len(targets)} examples: {LEAST_EXAMPLES} are the least")
+        raise ConfigError(f"{len(targets)} examples: at least {LEAST_EXAMPLES} are needed")
     if (count := targets.nunique()) == 1:
         raise ConfigError(f"all targets are {targets.iloc[0]}: nothing can be learnt")
     is_number = pd.api.types.is_numeric_dtype(targets) and not pd.api.types.is_bool_dtype(targets)
@@ -176,7 +178,7 @@ def _task(targets: pd.Series, task: str) -> str:
         task = "classification" if is_label else "regression"
     if task == "regression":
         if not is_number:
-            raise ConfigError("the targets are no numbers, and regression needs them")
+            raise ConfigError("the targets are not numbers, and regression needs numbers")
         return task
     if is_number and not is_whole:
         raise ConfigError(
@@ -187,7 +189,7 @@ def _task(targets: pd.Series, task: str) -> str:
     if sizes.min() < LEAST_OF_A_CLASS:
         raise ConfigError(
             f"{count} classes, and {sizes.index[-1]} has {sizes.min()} examples: "
-            f"{LEAST_OF_A_CLASS} are the least; leave it out"
+            f"{LEAST_OF_A_CLASS} are needed; leave it out"
             + (", or say task=regression" if is_number else "; numbers are written without a unit")
         )
     return task

@@ -173,7 +173,7 @@ def _houses(files: Files) -> Splits:
     with tarfile.open(fileobj=content, mode="r:gz") as archive:
         member = archive.extractfile(HOUSES_MEMBER)
         if member is None:
-            raise ValueError(f"the archive has a folder in the place of {HOUSES_MEMBER}")
+            raise ValueError(f"the archive has a folder where a file should be: {HOUSES_MEMBER}")
         table = np.loadtxt(member, delimiter=",")
     longitude, latitude, age, rooms, bedrooms, population, households, income, value = table.T
     inputs = [income, age, rooms / households, bedrooms / households]
@@ -206,7 +206,7 @@ def _one_hot(column: pd.Series, levels: tuple[str, ...] | range) -> np.ndarray:
     is_level = column.to_numpy()[:, None] == np.asarray(levels)[None]
     if not is_level.any(-1).all():
         unknown = sorted({*column} - {*levels})
-        raise ValueError(f"{column.name} has {unknown}, which are none of {[*levels]}")
+        raise ValueError(f"{column.name} has {unknown}, which are not among {[*levels]}")
     return is_level.astype(float)
 
 

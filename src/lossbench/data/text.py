@@ -266,13 +266,14 @@ def _windows(
             f"{most_tokens}, raise it, or replace rare ones"
         )
     if vocabulary < 2:
-        raise ValueError(f"{what} has one character only: give a file with text")
+        raise ValueError(f"{what} has only one distinct character: give a file with text")
     size = BLOCK * window + 1
     count, held = len(tokens) // size, -(-held_out // BLOCK)
     if count < 3 * held:
         raise ValueError(
-            f"{what} has {len(tokens):,} characters, and {3 * held * size:,} are the least for "
-            f"windows of {window} and held_out of {held_out}: use a longer text, or a smaller "
+            f"{what} has {len(tokens):,} characters, and {3 * held * size:,} are "
+            f"needed for windows "
+            f"of {window} and held_out of {held_out}: use a longer text, or a smaller "
             "window or held_out"
         )
     blocks = tokens[: count * size].view(count, size)

@@ -61,9 +61,15 @@ def refuse_unpaired(build: Callable[[], nn.Module], inputs: Tensor) -> None:
             "whose masks belong to the seed"
         )
     if tensors_sha(dict(model.named_buffers())) != tensors_sha(dict(again.named_buffers())):
-        raise ValueError("its buffers change at random while training: nothing could be paired")
+        raise ValueError(
+            "its buffers change at random while training, so that runs of one seed would "
+            "differ: remove what is random"
+        )
     if not torch.equal(first, third):
-        raise ValueError("its output depends on more than its state_dict: register it as a buffer")
+        raise ValueError(
+            "its output depends on state that is not in its state_dict: register that "
+            "state as a buffer"
+        )
 
 
 def refuse_unfit(build: Callable[[], nn.Module], inputs: Tensor, *, outputs: int) -> None:
@@ -103,8 +109,8 @@ def refuse_unfit(build: Callable[[], nn.Module], inputs: Tensor, *, outputs: int
         )
     if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-4):
         raise ValueError(
-            "the output of an example depends on the other examples, also in eval(): work along "
-            "all axes but the first"
+            "the output of an example depends on the other examples, also in eval(): "
+            "compute along all axes but the first"
         )
 
 

@@ -333,7 +333,9 @@ def runs_apart(name: str, model: nn.Module, inputs: Tensor) -> bool:
             torch.func.vmap(called(model))(state, {}, inputs[None])
     except (RuntimeError, ValueError, TypeError) as error:
         first = str(error).splitlines()[0]
-        log.warning("%s cannot be vectorised (%s): its members run one by one", name, first)
+        log.warning(
+            "%s cannot be vectorised (%s): its members are computed one by one", name, first
+        )
         return True
     return False
 

@@ -86,7 +86,7 @@ def skew_reverse_kl(output: Tensor, target: Tensor, *, alpha: float = 0.1) -> Te
 
 def _refuse_no_mixture(name: str, share: float) -> None:
     if not 0.0 < share < 1.0:
-        raise ValueError(f"{name} is {share}: use a number between 0 and 1, neither of them")
+        raise ValueError(f"{name} is {share}: use a number above 0 and below 1")
 
 
 def hellinger(output: Tensor, target: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def hl_gauss(
     if not low < high:
         raise ValueError(f"low is {low} and high {high}: use numbers of which low is the smaller")
     if not sigma > 0:
-        raise ValueError(f"sigma is {sigma}: use a positive number, of widths of a bin")
+        raise ValueError(f"sigma is {sigma}: use a positive number, in widths of a bin")
     count = output.shape[-1] // target.shape[-1]
     edges = bin_edges(count, low=low, high=high, like=output)
     centre = target.clamp(low, high).unsqueeze(-1)  # [..., C, 1]

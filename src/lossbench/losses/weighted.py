@@ -86,7 +86,7 @@ def eaft(output: Tensor, target: Tensor, *, k: int = 20) -> Tensor:
         ValueError: `k` is below 2.
     """
     if k < 2:
-        raise ValueError(f"k is {k}: use 2 or more classes, one alone has no entropy")
+        raise ValueError(f"k is {k}: use 2 or more, because a single class has no entropy")
     count = min(k, output.shape[-1])
     weight = _entropy(output.detach().topk(count).values) / math.log(count)
     return weight * cross_entropy(output, target)

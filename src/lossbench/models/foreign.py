@@ -49,7 +49,7 @@ def torchvision(inputs: Inputs, outputs: int, *, name: str = "resnet18") -> nn.M
             "use larger ones, or model=resnet18"
         ) from error
     if not isinstance(output, Tensor) or output.shape != (2, outputs):
-        raise ValueError(f"torchvision's {name} has more outputs than one: use another model")
+        raise ValueError(f"torchvision's {name} returns more than one output: use another model")
     return model
 
 

@@ -97,7 +97,7 @@ def _opened(question: Question) -> Iterator[Sweep]:
     """Sweep of a question; leaving the context ends the processes of the sweep."""
     engine = question.engine
     if any(run.precision == TF32 for run in question.cells):
-        log.warning("tf32 rounds factors to 10 bits: steep losses like quartic train otherwise")
+        log.warning("tf32 rounds factors to 10 bits: steep losses like quartic train differently")
     strategies.check(engine.strategies, engine.device)
     trainer = Trainer(engine, own_rows(question.extensions))
     with backend_of(question.launcher, trainer) as backend:

@@ -135,7 +135,7 @@ class Protocol:
     def carry_out(self) -> None:
         """Train the first look, extend grids that are too short, then train later looks."""
         if self.sweep.is_settled(self.question):
-            log.info("nothing to train: all that was asked for is there, and settled")
+            log.info("nothing to train: all runs are there, and all comparisons are settled")
             return
         declaration = self.declaration()
         self._refuse_without_reference()
@@ -207,8 +207,8 @@ class Protocol:
             if name not in context.losses | known:
                 raise ConfigError(
                     f"{context.label}: its reference {name} is neither among the losses nor in "
-                    f"{self.sweep.folder}, so nothing could be compared: add {name} to loss=, or "
-                    "train an experiment that has losses of its own without loss= first"
+                    f"{self.sweep.folder}, so nothing can be compared: add {name} to loss=, or "
+                    "give the command without loss= first"
                 )
 
     def _declared(self, key: str, context: Context) -> Any:
@@ -271,7 +271,7 @@ class Protocol:
                 )  # fmt: skip
             elif getattr(context.grid, side) >= self.extend:
                 log.warning(
-                    "%s: %s of the grid, %g, which may not grow further (extend: %d)",
+                    "%s: %s of the grid, %g, which has grown as often as declared (extend: %d)",
                     context.label, why, context.grid.end(side), self.extend,
                 )  # fmt: skip
             else:

@@ -69,7 +69,7 @@ def refuse_other_code(runs: Iterable[Run]) -> None:
         if code_of(run) != {"source_sha": run.source_sha, "shared_sha": run.shared_sha}:
             raise ConfigError(
                 f"run {run.run_id}: code of loss {run.loss.name}, data {run.data.name} or model "
-                f"{run.model.name} was edited since it was asked for: give the command again"
+                f"{run.model.name} was edited after the command started: give the command again"
             )
 
 

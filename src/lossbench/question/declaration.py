@@ -86,8 +86,8 @@ def check_declaration(
                 raise ConfigError(f"declare.{key} has nothing for {name}: add {task} or {name}")
         if name in declared["primary"] and name not in declared["margin"]:
             raise ConfigError(
-                f"declare.primary has a metric for {name} alone: a margin for {name}, in the unit "
-                "of that metric, belongs to it"
+                f"declare.primary has a metric for {name} alone: give a margin for "
+                f"{name} in the unit of that metric too"
             )
         _check_selects(declared, name, task)
         _check_error(declared, name, task)
@@ -140,7 +140,7 @@ def _check_selects(declared: Mapping[str, Any], name: str, task: str) -> None:
     for metric in selecting:
         if "validation" not in records.metric_of(metric).splits:
             raise ConfigError(
-                f"{metric} is not measured on validation, so it selects nothing for {name}: "
+                f"{metric} is not measured on the validation part, so it cannot select for {name}: "
                 f"declare select: {{ {name}: METRIC }} and endpoint last"
             )
 
@@ -200,7 +200,7 @@ def _check_published(
     if missing := [key for key in PUBLISHED if key not in finding]:
         raise ConfigError(f"{where} lacks {missing[0]}: a finding has {', '.join(PUBLISHED)}")
     if "metric" in finding and "margin" not in finding:
-        raise ConfigError(f"{where} has a metric: a margin, in the unit of it, belongs to it")
+        raise ConfigError(f"{where} has a metric: give a margin in the unit of that metric too")
     names = {
         key: str(finding[key]).partition("(")[0] for key in ("loss", "reference") if key in finding
     }

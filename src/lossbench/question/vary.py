@@ -72,7 +72,9 @@ def vary(run: Run, values: Mapping[str, Any]) -> Run:
     """
     for key, value in values.items():
         if not (can_vary(key) or key == "loss"):
-            raise ConfigError(f"{key} varies no single run: give it for the whole sweep")
+            raise ConfigError(
+                f"{key} belongs to the whole sweep, not to a single run: give it once"
+            )
         run = _with_value(run, path_in_run(key), value, key=key)
     return run
 
@@ -312,7 +314,7 @@ def _checked_pretrained(run: Run) -> Pretrained:
         )
     if row.outputs_per_target > 1 or (run.has_teacher and row.inverse_link != "softmax"):
         raise ConfigError(
-            f"pretrained.loss is {given.loss!r}, whose outputs are no "
+            f"pretrained.loss is {given.loss!r}, whose outputs are not "
             + ("outputs of a softmax" if run.has_teacher else "single ones per target")
             + ": use another, like "
             + {"regression": "mse", "classification": "cross_entropy"}[data.task]
@@ -331,7 +333,8 @@ def _refuse_unfit_for_many_labels(run: Run) -> None:
             if row.task == "classification" and is_separable(row)
         ]
         raise ConfigError(
-            f"loss {run.loss.name!r} takes classes to compete for one label, {data}: use one of "
+            f"loss {run.loss.name!r} assumes that each example has exactly one label, "
+            f"{data}: use one of "
             f"{', '.join(fitting)}"
         )
     for key, value, plain in (

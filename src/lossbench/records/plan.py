@@ -108,7 +108,9 @@ def read_listed(folder: Path, kind: str, sha256: str) -> pa.Table:
     try:
         return pq.read_table(pa.BufferReader(store.read_hashed(path, sha256, cure=cure)))
     except pa.ArrowException as error:
-        raise store.StoreError(f"{path}: no parquet of lossbench ({error}). {cure}") from error
+        raise store.StoreError(
+            f"{path}: not a Parquet file of lossbench ({error}). {cure}"
+        ) from error
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -229,8 +231,9 @@ def _declarations(
         first, now = first_keys.get(key), declaration.get(key)
         if first != now:
             raise ConfigError(
-                f"{key} is declared as {now}, this sweep began with {first}: what is judged is "
-                "fixed beforehand, so give the new question its own folder with name=..."
+                f"{key} is declared as {now}, but this sweep began with {first}. A "
+                f"declaration is fixed before the first run: give the new question "
+                f"its own folder with name=..."
             )
     before = max(recorded, len(old.runs))
     entry = {"sha256": digest, "declared": dict(declaration), "runs_before": before}
@@ -267,10 +270,12 @@ def write_plan(folder: Path, old: Plan, new: Plan, *, curves: bytes) -> None:
         curves: Curves of the losses, as parquet.
     """
     if gone := len(old.runs.index.difference(new.runs.index)):
-        log.warning("code or data were edited: %d runs of before leave %s", gone, folder)
+        log.warning(
+            "code or data were edited: %d earlier runs no longer belong to %s", gone, folder
+        )
     if len(new.facts["declarations"]) > max(1, len(old.facts["declarations"])):
         log.warning(
-            "%s was declared before: what is new here counts as exploratory. "
+            "%s was declared before: comparisons that are new here count as exploratory. "
             "Give a new question its own folder with name=...",
             folder,
         )

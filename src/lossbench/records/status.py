@@ -88,7 +88,7 @@ def status(sweep_dir: Path) -> Status:
             return _status(sweep_dir, load(sweep_dir))
         except FileNotFoundError:  # a pack was divided between two looks at it
             time.sleep(0.2)
-    raise store.StoreError(f"{sweep_dir} changes while it is read: ask again")
+    raise store.StoreError(f"{sweep_dir} changes while it is read: give the command again")
 
 
 def _status(sweep_dir: Path, sweep: Records) -> Status:

@@ -336,7 +336,7 @@ def _judged(comparison: Comparison, examples: pd.DataFrame | None) -> Comparison
     declared, reference = comparison.declared, comparison.reference
     try:
         if reference not in {*comparison.validation.loss}:
-            raise ValueError(f"the declared reference {reference} has no run here.")
+            raise ValueError(f"the declared reference {reference} has no runs here.")
         pairs = paired(
             comparison.every_run,
             comparison.rule,

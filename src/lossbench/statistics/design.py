@@ -288,7 +288,7 @@ def refuse_unequal(cell: pd.DataFrame, *, columns: Iterable[str] = tuple(CURES))
     for row in ran[ran.duplicated(keys)].itertuples():
         raise ValueError(
             f"seed {row.seed} of {row.label}: {row.loss} has several runs (lr {row.lr:g} and "
-            "another), a pair needs one of each loss. Keep one learning rate per loss."
+            "another), a pair needs exactly one run of each loss. Keep one learning rate per loss."
         )
     for column in columns:
         if not ran[["seed", column]].fillna("").drop_duplicates().seed.duplicated().any():
@@ -298,5 +298,6 @@ def refuse_unequal(cell: pd.DataFrame, *, columns: Iterable[str] = tuple(CURES))
             raise ValueError(
                 f"seed {row.seed} of {row.label}: {column} differs between "
                 f"{first.loss[row.Index]} ({str(first[column][row.Index])[:8]}) and {row.loss} "
-                f"({str(getattr(row, column))[:8]}), so they are no pair; {CURES[column]}."
+                f"({str(getattr(row, column))[:8]}), so the two runs are not a pair; "
+                f"{CURES[column]}."
             )

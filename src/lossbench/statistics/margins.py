@@ -55,7 +55,7 @@ def in_words(text: str) -> tuple[float, str]:
     match = _WORDS.fullmatch(text.strip())
     if match is None or not float(match[1]) > 0:
         raise ValueError(
-            f"{text!r} is no margin: use a number, or one like '10% of error' or '500 of target'"
+            f"{text!r} is not a margin: use a number, or one like '10% of error' or '500 of target'"
         )
     share = bool(match[2])
     return float(match[1]) / (100 if share else 1), "error" if share else "target"

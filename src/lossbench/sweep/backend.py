@@ -107,7 +107,10 @@ class InProcess(Backend):
         """Train a pack, or its halves if memory is too small; returns the number of ended runs."""
         stop.check()
         if pack.is_suspect:
-            log.warning("%s: its last process was killed, so it trains apart now", title)
+            log.warning(
+                "%s: its last process was killed, so the pack trains in a process of its own now",
+                title,
+            )
             with Processes(self.trainer, 1) as apart:
                 return apart.train([pack], stop).ended
         try:
@@ -178,8 +181,9 @@ class Processes(Backend):
                     pack, outcome = message
                     if process.is_dead and not process.is_ready:
                         raise ConfigError(
-                            "a process for training ends before it is ready, see above: mend that, "
-                            "or train in one process with hydra.launcher.workers=1"
+                            "a process for training ended before it was ready, see "
+                            "above: correct that, or train in one process with "
+                            "hydra.launcher.workers=1"
                         )
                     if isinstance(outcome, int):
                         ended += outcome
@@ -263,7 +267,7 @@ def split_pack(pack: OpenPack, error: Exception, engine: Engine) -> tuple[int, l
     title, count = f"pack {pack.pack_id}", len(pack.runs)
     if isinstance(error, OutOfMemory) and engine.device == "cuda":
         raise ConfigError(
-            f"{title}, {count} runs, does not fit into the card's memory "
+            f"{title}, {count} runs, does not fit into the GPU's memory "
             f"({str(error).splitlines()[0]}): use engine.pack_size={engine.pack_size // 2}"
         ) from error
     with (
@@ -276,7 +280,7 @@ def split_pack(pack: OpenPack, error: Exception, engine: Engine) -> tuple[int, l
             log.error("run %s failed: %s", pack.runs[0].run_id, error)
             finish(pack, failed(pack.pack, f"{type(error).__name__}: {error}"))
             return 1, []
-        log.warning("%s, %d runs: %s; in halves now", title, count, error)
+        log.warning("%s, %d runs: %s; each half is tried on its own", title, count, error)
         middle = count // 2
         halves = [
             new_pack(pack.folder.with_name(name_of(half)), half)

@@ -161,7 +161,8 @@ def _while_held(lock: Path, pack: OpenPack) -> Iterator[Stop]:
             # Checked only now, so that a command that frees its lock sees the lock of this worker.
             if not store.is_held(lock):
                 raise store.StoreError(
-                    f"it does not see that the command holds {lock}: the command has ended, or "
+                    f"this worker does not see that the command holds {lock}: the "
+                    f"command has ended, or "
                     "the file system's locks do not reach this machine"
                 )
             threading.Thread(target=watch, daemon=True).start()
@@ -263,7 +264,7 @@ class ExecutorBackend(Backend):
             for future in futures:
                 future.cancel()
         if any(map(store.is_held, folder.glob(f"{lock.stem}.*"))):
-            log.info("waiting for workers, which commit what they train")
+            log.info("waiting for the workers, which commit the packs that they train")
         while any(map(store.is_held, folder.glob(f"{lock.stem}.*"))):
             time.sleep(0.1)
         stop.check()
@@ -290,7 +291,7 @@ class ExecutorBackend(Backend):
             how, is_of_pack = f"{answer.machine}: {answer.refusal}", False
             if answer.machine not in self.refusing:
                 self.refusing.add(answer.machine)
-                log.warning("%s; packs that it was given go to other workers", how)
+                log.warning("%s; its packs go to other workers", how)
         return 0, self.retries.reason(pack, how, is_of_pack=is_of_pack)
 
     def _log(self, answer: Answer) -> None:
@@ -330,7 +331,7 @@ def unreachable(cluster: str, address: str | None, error: Exception) -> ConfigEr
     """Error for an address at which no cluster answers."""
     return ConfigError(
         f"no {cluster} answers at hydra.launcher.address={address} ({one_line(error)}): "
-        "start it, or mend the address"
+        "start it, or correct the address"
     )
 
 

@@ -94,8 +94,9 @@ def _call_loss(name: str, params: Mapping[str, Any], outputs: int) -> None:
         mixes = depends_on_others(compute, output.detach(), target, rtol=1e-3, atol=1e-5)
     if mixes:
         raise ConfigError(
-            "an example's value depends on the other examples of its batch, and so on what else "
-            "trains beside it: return one value an example, and take no mean"
+            "an example's value depends on the other examples of its batch, and so "
+            "on the other runs of its pack: return one value for each example, "
+            "without taking a mean"
         )
 
 

@@ -159,8 +159,8 @@ def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
             refuse_unwidened(build, inputs[: run.batch_size], times=times)
             if run.optimizer.fn in BY_MATRIX and not hidden_matrices(build()):
                 raise ValueError(
-                    f"it has no hidden layer whose matrix {run.optimizer.name} could move: use "
-                    "optimizer=adamw, which is what it would do"
+                    f"it has no hidden layer whose matrix {run.optimizer.name} could "
+                    f"update: use optimizer=adamw, which {run.optimizer.name} would be here"
                 )
     except (ValueError, TypeError) as error:
         raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error
@@ -215,8 +215,8 @@ def _check_own_data(by_seed: Mapping[int, Run], files: Files) -> None:
                 again = _data(run, files, title)
             if again.sha != splits.sha:
                 raise ConfigError(
-                    f"{title}: two calls give other numbers, so runs of one seed would be no "
-                    "pairs: draw from a generator that the seed makes, as "
+                    f"{title}: two calls give different numbers, so runs of one seed "
+                    f"could not be paired: draw from a generator that the seed makes, as "
                     "lossbench.fingerprints.stream(seed, 'data')"
                 )
         for part in ("inputs", "targets"):

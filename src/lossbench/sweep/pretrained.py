@@ -102,7 +102,7 @@ def _state(run: Run, aside: Splits, folder: Path, stop: Stop) -> Mapping[str, Te
             if record := store.committed(folder):
                 return decoded(store.read(folder, STATE, record), device=CPU)
         except store.StoreError as error:
-            log.warning("the model of seed %d is trained again: %s", run.seed, error)
+            log.warning("the pretrained model of seed %d is trained again: %s", run.seed, error)
             with store.try_lock(folder / store.LOCK) as is_mine:
                 if is_mine:
                     store.dissolve(folder)
@@ -118,7 +118,7 @@ def _state(run: Run, aside: Splits, folder: Path, stop: Stop) -> Mapping[str, Te
 def _train(run: Run, aside: Splits, folder: Path, stop: Stop) -> None:
     """Train and commit the model that a run needs first; the caller holds the folder's lock."""
     before = run_before(run)
-    log.info("seed %d: training what comes before, %d updates", run.seed, before.steps)
+    log.info("seed %d: training the pretrained model, %d updates", run.seed, before.steps)
     with one_thread():
         states: list[State] = []
         tables = train(

@@ -234,8 +234,9 @@ class SlurmBackend(Backend):
                 of_sbatch = [line for line in lines if line.startswith("sbatch: error")]
                 reason = of_sbatch[0] if of_sbatch else lines[0][:200]
                 raise ConfigError(
-                    f"Slurm takes no job of {len(batch)} packs ({reason}): mend what it "
-                    "names with hydra.launcher.partition, account, qos, timeout_min, mem_gb; or "
+                    f"Slurm refuses a job of {len(batch)} packs ({reason}): correct "
+                    f"what it names with hydra.launcher.partition, account, qos, "
+                    f"timeout_min, mem_gb; or "
                     "give fewer and larger packs with engine.pack_size"
                 ) from error
             for pack, job in zip(batch, array, strict=True):
@@ -277,7 +278,7 @@ class SlurmBackend(Backend):
             state == "FAILED" and not has_begun
         )
         if is_of_node:
-            log.warning("pack %s: %s, not by any fault of its runs", pack.pack_id, ending)
+            log.warning("pack %s: %s, which is not a fault of its runs", pack.pack_id, ending)
         try:
             last_words = "\n" + str(job.stderr())[-2000:]
         except Exception:

@@ -56,7 +56,7 @@ def stopping() -> Iterator[Stop]:
             raise Interrupted(number)
         stop.signal = number
         log.info(
-            "%s: committing what is training; once more to end at once",
+            "%s: committing what is training; press Ctrl-C once more to end at once",
             signal.Signals(number).name,
         )
 

@@ -173,7 +173,7 @@ class Sweep:
         hopeless = sum(count >= ATTEMPTS for count in failures.values())
         if hopeless:
             log.warning(
-                "%d runs have failed %d times and are not tried again. When the cause is mended, "
+                "%d runs have failed %d times and are not tried again. When the cause is removed, "
                 "delete their packs' folders.",
                 hopeless,
                 ATTEMPTS,
@@ -198,7 +198,7 @@ def _wait_for_others(packs: Sequence[OpenPack], stop: Stop) -> None:
     holders = {store.holder(pack.folder / store.LOCK) for pack in packs if pack.is_leased}
     if holders:
         names = ", ".join(sorted(holders))
-        log.info("waiting for what others train: process %s", names)
+        log.info("waiting for packs that other processes train: process %s", names)
     while all(pack.is_leased for pack in packs):
         stop.check()
         time.sleep(POLL_SECONDS)

@@ -66,8 +66,8 @@ class Trainer:
             os.chdir(self.place)
         except OSError as error:
             raise ConfigError(
-                f"{self.place}, where the command was given, is not there ({error.strerror}): "
-                "give it in a folder that all who train can see"
+                f"{self.place}, where the command was given, is not there "
+                f"({error.strerror}): give the command in a folder that all workers can see"
             ) from error
         logging.getLogger("lossbench").setLevel(logging.INFO)
         self.own.load()
@@ -182,7 +182,7 @@ class Training:
                     return trained(saved=self.saved)
                 except OtherStart as difference:
                     log.warning(
-                        "pack %s begins again: its checkpoint was made with another %s",
+                        "pack %s begins again: its checkpoint was written with another %s",
                         self.folder.name, difference,
                     )  # fmt: skip
                     self.record = {**self.record, "files": {}}
@@ -203,7 +203,7 @@ class Training:
         if record["made_by"] != self.made_by:
             log.warning(
                 "pack %s was begun by other versions, on another machine or with other threads: "
-                "it begins again, because its bits would not be the same",
+                "it begins again, because its numbers would not be bitwise equal",
                 self.folder.name,
             )
             return None

@@ -64,7 +64,7 @@ def restoring_process_state(
             yield
     except Exception as error:
         if _text_of(error) is None:
-            raise RuntimeError(f"{type(error).__name__}, whose text cannot be had") from None
+            raise RuntimeError(f"{type(error).__name__}, whose message cannot be read") from None
         raise
     except BaseException as error:
         is_caught = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
@@ -94,7 +94,7 @@ def _limited() -> Iterator[None]:
         return
 
     def end(*_: object) -> None:
-        raise TimeoutError(f"nothing comes back within {seconds:g} s (engine.patience)")
+        raise TimeoutError(f"it returned nothing within {seconds:g} s (engine.patience)")
 
     before = signal.signal(signal.SIGALRM, end)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -116,7 +116,7 @@ def _text_of(error: BaseException) -> str | None:
 @functools.cache
 def _warn_once(owner: str, setting: str) -> None:
     """Warn that some code changes a setting of the process."""
-    log.warning("%s changes %s of the whole process: put back as it was", owner, setting)
+    log.warning("%s changes %s of the whole process: restored", owner, setting)
 
 
 def _folder() -> str:

@@ -38,7 +38,9 @@ def data_row(data: object, reading: Reading) -> Data:
             row = frame_table(data, reading, name="data")
         case (inputs, targets) if isinstance(data, tuple):
             if of_columns:
-                raise ConfigError("target= and without= name columns: give one frame, or neither")
+                raise ConfigError(
+                    "target= and without= name columns: give a frame, or leave both out"
+                )
             row = table(inputs, targets, reading, name="data")
         case _:
             raise ConfigError(
@@ -47,7 +49,7 @@ def data_row(data: object, reading: Reading) -> Data:
     is_read = is_new and not isinstance(data, Data)
     if not is_read and (of_columns or reading.missing):
         raise ConfigError(
-            f"data {row.name}: target=, without= and missing= are of tables: leave them out"
+            f"data {row.name}: target=, without= and missing= belong to tables: leave them out"
         )
     if reading.task not in ("", row.task):
         raise ConfigError(f"data {row.name} are for {row.task}, not {reading.task}")

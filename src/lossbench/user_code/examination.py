@@ -178,7 +178,8 @@ def _refuse_exchanged(function: Callable[..., Any]) -> None:
     first, second = [*inspect.signature(function).parameters, "", ""][:2]
     if IS_TARGET.fullmatch(first) and IS_OUTPUT.fullmatch(second):
         raise ConfigError(
-            f"its arguments are exchanged, ({first}, {second}): the output comes first, write "
+            f"its arguments are in the wrong order, ({first}, {second}): the output "
+            f"comes first, write "
             f"({second}, {first})"
         )
 
@@ -203,7 +204,7 @@ def _guessed(function: Callable[..., Any], task: str) -> tuple[str, str, str]:
             kind.guessed(bare_row(exchanged), task)
         except Exception:
             raise error from None
-        raise ConfigError("its arguments are exchanged: write (output, target)") from error
+        raise ConfigError("its arguments are in the wrong order: write (output, target)") from error
 
 
 def bare_row(

@@ -178,7 +178,7 @@ def _listed(module: ModuleType, registry: str, kind: type) -> Iterable[Any]:
         row_type, name = kind.__name__, getattr(wrong[0], "__name__", "")
         bare = f"; a bare function is chosen as {row_type.lower()}=FILE.py:{name}" if name else ""
         raise ConfigError(
-            f"extension {module.__name__!r}: its {registry} are no tuple of {row_type}(...): "
+            f"extension {module.__name__!r}: its {registry} is not a tuple of {row_type}(...): "
             f"write {registry} = ({row_type}(...),){bare}"
         )
     return rows
@@ -194,7 +194,7 @@ def module_of(path: Path) -> ModuleType:
     if not place.is_file():
         raise ConfigError(f"there is no file {path}")
     if path.suffix != ".py":
-        raise ConfigError(f"{path} is no file of Python: name one that ends in .py")
+        raise ConfigError(f"{path} is not a Python file: name one that ends in .py")
     if not name.isidentifier():
         raise ConfigError(f"{path}: rename it to letters, digits and '_', like my_losses.py")
     if name in sys.modules:
@@ -314,13 +314,13 @@ def loss_of(value: Any) -> Any:
         raise ConfigError(f"{name}: its __init__ raises {type(error).__name__}: {error}") from error
     if parameters := [name for name, _ in module.named_parameters()]:
         raise ConfigError(
-            f"{name}: nothing trains its parameters {', '.join(parameters)}: make numbers of them, "
-            "which are arguments of its __init__"
+            f"{name}: nothing trains its parameters {', '.join(parameters)}: make "
+            f"them numbers that are arguments of its __init__"
         )
     if kinds := {type(part).__name__ for part in module.modules() if isinstance(part, CHANGING)}:
         raise ConfigError(
-            f"{name}: {', '.join(sorted(kinds))} draws numbers or keeps what it has seen, and a "
-            "loss is the same at every call: leave it out"
+            f"{name}: {', '.join(sorted(kinds))} draws random numbers or remembers "
+            f"earlier calls, but a loss must return the same values at every call: leave it out"
         )
 
     def of_module(output: Tensor, target: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class TrialProcess:
             if lines := self._errors.read().decode(errors="replace").strip().splitlines():
                 how += f", after the words {lines[-1][:200]!r}"
             raise ConfigError(
-                f"when {when}, its process ends ({how}): mend it, or leave it out"
+                f"when {when}, its process ends ({how}): correct it, or leave it out"
             ) from None
         if problem:
             raise ConfigError(f"when {when}, {problem}")

@@ -61,5 +61,5 @@ def advance_of(updates: Updates, machine: Machine) -> Advance:
     if device in OPTIONS["graph"] and not has_failed:
         return Graphs(updates, machine.captures)
     reason = "a recording failed in this process" if has_failed else f"not for {device}"
-    log.info("this pack trains without graph: %s", reason)
+    log.info("this pack trains without a CUDA graph: %s", reason)
     return updates

@@ -61,7 +61,11 @@ class Replayed(Generic[Result]):
                 while cause.__context__ is not None:  # the device says no more than that it broke
                     cause = cause.__context__
                 reason = str(cause).partition("\n")[0]
-                log.warning("updates cannot be captured, so each is launched anew: %s", reason)
+                log.warning(
+                    "updates cannot be captured in a CUDA graph, so the kernels of each "
+                    "are launched one by one: %s",
+                    reason,
+                )
         if self._recorded is None:
             self._is_warm = True
             return self._function()
