@@ -279,7 +279,7 @@ def test_a_file_of_somebody_else_is_no_lock_and_stays(tmp_path, content):
     else:
         (tmp_path / "lock").hardlink_to(tmp_path / "mine")
     with (
-        pytest.raises(store.WriteError, match="it is no lock of lossbench"),
+        pytest.raises(store.WriteError, match="it is not a lock of lossbench"),
         store.lock(tmp_path / "lock"),
     ):
         pass

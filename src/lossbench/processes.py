@@ -1,4 +1,4 @@
-"""Starts processes on this machine, and finds the cores and the memory that they may use."""
+"""Start of processes on this machine, and the cores and memory that processes may use."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def beginning(modules: Sequence[str]) -> Iterator[None]:
     """
     with _ONE_AT_A_TIME:
         main = sys.modules["__main__"]
-        resource_tracker.ensure_running()  # a later start would unblock signals
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)  # a child inherits that
+        resource_tracker.ensure_running()  # a later start of the tracker would unblock signals
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)  # inherited by a child
         sys.modules["__main__"] = ModuleType("__main__")
         try:
             if START_METHOD == "forkserver":

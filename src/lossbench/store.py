@@ -1,4 +1,4 @@
-"""Reads and writes the files of sweeps: atomic writes, verified reads, sealed records, locks.
+"""Access to the files of sweeps: atomic writes, verified reads, sealed records, locks.
 
 `commit.json` of a pack decides which files of the pack are valid: the record names each valid file
 with its sha256, and has a sha256 of itself. Other files are left from an interrupted write: they
@@ -158,7 +158,7 @@ def write(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
     with _explained(path):
-        os.makedirs(path.parent, exist_ok=True)  # noqa: PTH103  tests count what goes through `os`
+        os.makedirs(path.parent, exist_ok=True)  # noqa: PTH103  tests count calls of `os`
         try:
             _write_whole(temporary, content)
             os.replace(temporary, path)  # noqa: PTH105
@@ -210,7 +210,7 @@ def sweep_sha(sweep_dir: Path) -> str:
     """
     shas = {sweep_dir / "sweep.json": sha256(read_file(sweep_dir / "sweep.json"))}
     for path in sorted(sweep_dir.glob(f"packs/*/{COMMIT}")):
-        with contextlib.suppress(FileNotFoundError):  # of a pack that is divided at this moment
+        with contextlib.suppress(FileNotFoundError):  # raised if the pack is divided at this moment
             shas[path] = sha256(read_file(path))
     lines = [f"{path.relative_to(sweep_dir)} {sha}" for path, sha in shas.items()]
     return sha256("\n".join([sweep_dir.name, *lines]).encode())
@@ -374,7 +374,7 @@ def lock(path: Path, *, patience: float = 0.0) -> Iterator[None]:
         patience: Seconds to wait while another process holds the lock.
 
     Raises:
-        StoreError: Another process still holds the lock after these seconds.
+        StoreError: Another process still holds the lock after `patience` seconds.
     """
     until = time.monotonic() + patience
     while True:
@@ -416,7 +416,7 @@ def _is_lock(descriptor: int) -> bool:
 
 
 def _is_still(descriptor: int, path: Path) -> bool:
-    """Whether `path` still leads to the locked file, and not to a new file in its place."""
+    """Whether `path` still names the locked file, and not a new file of the same name."""
     try:
         there = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
@@ -458,7 +458,7 @@ def holder(path: Path) -> str:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock now; does not change the file."""
+    """Whether any process holds the lock now; does not change the file."""
     try:
         descriptor = _opened(path, os.O_RDONLY)
     except FileNotFoundError:

@@ -97,7 +97,7 @@ def test_columns_that_are_left_out_of_a_file_are_no_inputs(tmp_path):
 
 REFUSED = {
     "lengths": ((X, Y[:-1]), "60 rows of inputs and 59 targets"),
-    "few": ((X[:10], Y[:10]), "10 examples: 20 are the least"),
+    "few": ((X[:10], Y[:10]), "10 examples: at least 20 are needed"),
     "constant": ((X, np.ones(60)), "nothing can be learnt"),
     "one class": ((X, np.repeat("a", 60)), "nothing can be learnt"),
     "rare class": ((X, np.array(["a"] * 58 + ["b"] * 2)), "b has 2 examples"),

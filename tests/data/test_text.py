@@ -172,7 +172,7 @@ BAD_TEXTS = {
     "short": (
         b"ab" * 100,
         {},
-        "has 200 characters, and [0-9,]+ are the least",
+        "has 200 characters, and [0-9,]+ are needed",
     ),
     "long window": (b"ab" * 100, {"window": 300}, "are needed for windows of 300"),
     "many": (bytes(range(32, 127)) * 99, {"most_tokens": 64}, "95 different .*most_tokens is 64"),

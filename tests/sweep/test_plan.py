@@ -215,7 +215,7 @@ def test_what_is_no_part_of_a_plan_is_refused_though_its_sha256_is_right(tmp_pat
     records.path_of(tmp_path, "plan", facts["parts"][0]).write_bytes(b"not parquet")
     store.write(tmp_path / "sweep.json", store.sealed(facts))
     with pytest.raises(
-        store.StoreError, match=r"plan-\w+\.parquet: no parquet of .* delete .*sweep\.json"
+        store.StoreError, match=r"plan-\w+\.parquet: not a Parquet file of .* delete .*sweep\.json"
     ):
         records.read_plan(tmp_path)
 

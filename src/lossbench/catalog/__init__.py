@@ -1,6 +1,6 @@
-"""The catalog as table, text, plain values and card, from rows, docstrings and claims.
+"""Catalog of losses as table, text, plain values and card, from rows, docstrings and claims.
 
-Nothing is written twice, and nothing is printed: the command line does that.
+No fact is written twice. Nothing is printed here: the command line prints.
 """
 
 from lossbench.catalog.entry import CatalogError, Entry, entries

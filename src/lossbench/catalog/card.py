@@ -1,7 +1,7 @@
-"""The card of one loss: an HTML page that opens offline, with what is said and measured of it.
+"""Card of one loss: an HTML page that opens offline, with facts and measurements of the loss.
 
-First the measurements behind the figures of `figures.card`, then the figures with their questions,
-then the page.
+First the numbers for the figures of `figures.card`, then the figures with their questions, then the
+page.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from lossbench.losses.spec import Loss
 from lossbench.report.pictures import Picture, inline, palette, svg_of
 
 HEIGHT = 1.4
-"""Of the axes, inches; `figures.page` adds one for labels and legend."""
+"""Height of the axes in inches; `figures.page` adds one inch for labels and legend."""
 
 RAY_CLASSES = 4
 SIMPLEX_STEPS, OFF_TIES = 9, 0.12
-"""Steps along an edge of the triangle, and their share that keeps any two frequencies apart."""
+"""Steps along an edge of the triangle, and the shift in steps that avoids equal frequencies."""
 
 WEIGHT_NOTE = "w = |output gradient| / |prediction - target|; 1 feeds back the error itself."
 
-# ---- what is drawn -------------------------------------------------------------------------------
+# ---- numbers -------------------------------------------------------------------------------------
 
 
 def shapes(entry: catalog.Entry) -> dict[str, list[Line]]:
@@ -54,10 +54,10 @@ def shapes(entry: catalog.Entry) -> dict[str, list[Line]]:
 
 
 def ray(entry: catalog.Entry) -> list[Line]:
-    """Norm of the output gradient along outputs that are ever more confident, and ever more wrong.
+    """Norm of the output gradient along wrong outputs of growing size, for loss and reference.
 
-    In classification the output of one wrong class of four grows; in regression that of a target
-    of 0.
+    In classification the output of one wrong class of four grows; in regression the output for a
+    target of 0 grows.
     """
     sizes = torch.logspace(-1, 2, 181, dtype=torch.float64)
     lines = []
@@ -76,7 +76,7 @@ def ray(entry: catalog.Entry) -> list[Line]:
 
 
 def _losses(entry: catalog.Entry) -> list[tuple[str, Loss, str]]:
-    """Name, row and colour of the loss, and of its reference, which is drawn faintly behind it."""
+    """Name, row and colour of the loss, and of its reference, which is drawn in grey."""
     reference = records.REFERENCE[entry.loss.task]
     losses = [(entry.name, entry.loss, _color(entry.loss))]
     if reference != entry.name:
@@ -89,7 +89,7 @@ def _color(loss: Loss) -> str:
 
 
 def lesson(entry: catalog.Entry) -> Lesson:
-    """What labels of three classes teach the loss, at frequencies all over the triangle."""
+    """Predictions learned from labels of three classes, for frequencies all over the triangle."""
     n = SIMPLEX_STEPS
     inner = [(i, j, n - i - j) for i in range(1, n - 1) for j in range(1, n - i)]
     weights = torch.tensor(inner, dtype=torch.float64)
@@ -100,9 +100,9 @@ def lesson(entry: catalog.Entry) -> Lesson:
 
 
 def exponential_act(loss: Loss, points: int = 4000) -> float:
-    """The prediction with the least expected loss where the target is exponential with mean 1.
+    """Prediction with the least expected loss for an exponential target with mean 1.
 
-    Exact to 0.001. NaN where every prediction has an infinite expected loss.
+    Exact to 0.001. NaN if every prediction has an infinite expected loss.
     """
     level = (torch.arange(points, dtype=torch.float64) + 0.5) / points
     expected = []
@@ -121,11 +121,11 @@ def exponential_act(loss: Loss, points: int = 4000) -> float:
 
 
 def pictures(entry: catalog.Entry, curves: Mapping[str, list[Line]]) -> list[Picture]:
-    """All figures of a card, drawn.
+    """Draw all figures of a card.
 
     Args:
         entry: The loss.
-        curves: Its `shapes`.
+        curves: Curves of the loss, from `shapes`.
     """
     is_regression = entry.loss.task == "regression"
     argument = "error" if is_regression else "prediction p of the true one of two classes"
@@ -216,7 +216,7 @@ def _picture(
 
 
 def _in_words(line: Line) -> str:
-    """Where a curve begins, ends and is least and most."""
+    """First, last, least and largest value of a curve, as text."""
     is_known = np.isfinite(line.y)
     if not is_known.any():
         return "not defined"
@@ -229,7 +229,7 @@ def _in_words(line: Line) -> str:
 
 
 def _kinks(first: Line) -> str:
-    """Says where the first derivative jumps: there the second one has a spike that is not drawn."""
+    """Note on jumps of the first derivative, at which spikes of the second one are not drawn."""
     if not first.is_curve:
         return ""
     steps = np.abs(np.diff(first.y))
@@ -246,11 +246,11 @@ def _kinks(first: Line) -> str:
 
 
 def page(entry: catalog.Entry, measurement: Mapping[str, Any]) -> str:
-    """The card as HTML.
+    """Card of a loss as HTML.
 
     Args:
         entry: Name, row and parameters of the loss.
-        measurement: What `catalog.measured` says of it.
+        measurement: Result of `catalog.measured` for the loss.
     """
     facts, claims, curves = catalog.facts(entry), measurement["claims"], shapes(entry)
     held = [name for name, verdict in claims.items() if verdict["holds"]]
@@ -288,12 +288,12 @@ def page(entry: catalog.Entry, measurement: Mapping[str, Any]) -> str:
 
 
 def _prose(text: str) -> Markup:
-    """Text of a docstring, what stands in backticks as code."""
+    """Text of a docstring as HTML, with text in backticks as code."""
     return Markup(re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(escape(text))))
 
 
 def _setting(loss: Loss, *, is_curve: bool) -> str:
-    """At which outputs and targets `curves.curve` follows the loss."""
+    """Sentence on the outputs and targets of `curves.curve`; empty if the curve is of the error."""
     if loss.task == "regression":
         return "" if is_of_error(loss) else "Curves: outputs from -3 to 3 for a target of 1."
     if loss.inverse_link == "identity":

@@ -15,7 +15,7 @@ from lossbench.losses.spec import Loss
 
 
 class CatalogError(ValueError):
-    """A name, a yaml file or a row is not what it should be; the message says the cure."""
+    """A name, a yaml file or a row is wrong; the message has the cure."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Entry:
     """A name that can be typed after `loss=`.
 
     Args:
-        name: As typed: a row's, or that of a yaml file which gives a row other parameters.
+        name: Name as typed: of a row, or of a yaml file that gives a row other parameters.
         loss: The row, at the parameters of the yaml file.
-        params: Those of them that are not the row's defaults.
-        path: The yaml file; None where there is none.
+        params: Parameters of the yaml file that are not the row's defaults.
+        path: Path of the yaml file; None if there is no yaml file.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Entry:
 
     @property
     def is_variant(self) -> bool:
-        """Whether a yaml file makes it differ from the row it uses."""
+        """Whether a yaml file gives the row another name or other parameters."""
         return bool(self.params) or self.name != self.loss.name
 
 
@@ -47,7 +47,7 @@ def entries(folders: Sequence[Path] = ()) -> dict[str, Entry]:
         folders: Folders of yaml files, each with a folder `loss`; the first that has a file wins.
 
     Raises:
-        CatalogError: A yaml file gives a row a parameter that it does not have.
+        CatalogError: A yaml file cannot be read, or gives a row a parameter that the row lacks.
     """
     files = {
         path.stem: path
@@ -74,7 +74,7 @@ def entries(folders: Sequence[Path] = ()) -> dict[str, Entry]:
 
 
 def _composed(name: str, files: Mapping[str, Path]) -> tuple[str, dict[str, Any]]:
-    """Function and parameters of a name, its yaml file composed with its `defaults`."""
+    """Function and parameters of a name, from its yaml file composed with the file's `defaults`."""
     if name not in files:
         return name, {}
     others = {other: path for other, path in files.items() if other != name}

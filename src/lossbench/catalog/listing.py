@@ -1,4 +1,4 @@
-"""The catalog in a terminal: a table of all losses, one loss in full, what was measured of it."""
+"""Catalog in a terminal: a table of all losses, one loss in full, measurements of one loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lossbench.losses import LOSSES
 from lossbench.losses.spec import TASKS
 
 NORMAL_WIDTH = 100
-"""Columns of a text whose reader's terminal is unknown."""
+"""Width of a text in columns if the width of the terminal is unknown."""
 
 LEAST_FORMULA, GROUP = 30, 6
 LONGEST_CLAIM = max(map(len, claims.CLAIMS))
@@ -25,15 +25,15 @@ def letters() -> dict[str, str]:
 
 
 def marks(claimed: Mapping[str, bool]) -> str:
-    """A loss's claims as their letters, a dot for each that it does not make, in groups."""
+    """Claims of a loss as letters in groups, with a dot for each claim that the loss lacks."""
     line = "".join(letter if claimed[name] else "·" for name, letter in letters().items())
     return " ".join(line[at : at + GROUP] for at in range(0, len(line), GROUP))
 
 
 def table(losses: Sequence[Mapping[str, Any]], *, width: int = NORMAL_WIDTH) -> str:
-    """Losses by task and family, a line each, with what the letters mean beneath.
+    """Table of losses by task and family, one line each, and below it the meaning of the letters.
 
-    The formula fills what is left of the width; where that is little, the inverse link gives way.
+    The formula fills the rest of the width; if little is left, the inverse link is left out.
 
     Args:
         losses: `facts` of each loss.
@@ -78,10 +78,10 @@ def table(losses: Sequence[Mapping[str, Any]], *, width: int = NORMAL_WIDTH) -> 
 
 
 def description(loss: Mapping[str, Any], *, width: int = NORMAL_WIDTH) -> str:
-    """One loss in full, without anything measured.
+    """Description of one loss in full, without measurements.
 
     Args:
-        loss: Its `facts`.
+        loss: The loss's `facts`.
         width: Columns of the terminal; 0 wraps nothing.
     """
     fields = {
@@ -108,7 +108,7 @@ def description(loss: Mapping[str, Any], *, width: int = NORMAL_WIDTH) -> str:
         longest = max(map(len, heads))
         for head, facts in zip(heads, parameters.values(), strict=True):
             lines += hanging(f"  {head:<{longest}}  ", facts["about"], width)
-    # What no loss of its task is stands on one line.
+    # Claims that no loss of the task makes are listed in one line.
     rows = [row for row in LOSSES.values() if row.task == loss["task"]]
     never = [name for name in claims.CLAIMS if not any(name in row.claims for row in rows)]
     held = [name for name, is_held in loss["claims"].items() if is_held]
@@ -132,11 +132,11 @@ def description(loss: Mapping[str, Any], *, width: int = NORMAL_WIDTH) -> str:
 def verdicts(
     loss: Mapping[str, Any], measurement: Mapping[str, Any], *, width: int = NORMAL_WIDTH
 ) -> str:
-    """What was measured on one loss, each disagreement with its row marked.
+    """Measurements of one loss; each disagreement with the row is marked.
 
     Args:
-        loss: Its `facts`.
-        measurement: What `measured` returns of it.
+        loss: The loss's `facts`.
+        measurement: Result of `measured` for the loss.
         width: Columns of the terminal; 0 wraps nothing.
     """
     by_claim, disagreeing = measurement["claims"], measurement["disagrees"]
@@ -174,7 +174,7 @@ def verdicts(
 
 
 def hanging(head: str, text: str, width: int) -> list[str]:
-    """Text behind a head, its further lines below its first one."""
+    """Wrap a text behind a head, with further lines of the text indented below the first."""
     if not text:
         return [head.rstrip()] if head.strip() else []
     return textwrap.wrap(

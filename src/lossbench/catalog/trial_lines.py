@@ -1,4 +1,4 @@
-"""A trial in lines for the terminal: what functions of a file are, and how they did."""
+"""Lines of a trial for the terminal: measurements and verdicts of the functions of a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lossbench.user_code import file_and_line
 
 
 def cards(trial: Trial, *, width: int) -> Iterator[str]:
-    """Lines that say of each function of a file what was measured."""
+    """Lines with the measurements of each function of a file."""
     for one in trial.losses:
         row, (file, line) = one.row, file_and_line(one.row)
         held = [name for name, verdict in one.verdicts.items() if verdict.holds]
@@ -52,7 +52,7 @@ def sentences(trial: Trial, verdicts: Iterable[statistics.Comparison]) -> Iterat
     for comparison in verdicts:
         for row in words.verdicts_of(comparison).to_dict("records"):
             name, _, params = row["loss"].rstrip(")").partition("(")
-            # Beside a version with other defaults its own stand behind its name.
+            # The name of a loss includes its defaults if a version with other defaults was run.
             own_defaults = {f"{key}={value}" for key, value in defaults.get(name, {}).items()}
             if name in defaults and {*filter(None, params.split(", "))} <= own_defaults:
                 yield words.sentence(row)

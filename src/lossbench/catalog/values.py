@@ -1,4 +1,4 @@
-"""What is said of a loss, and what is measured of it, as values that JSON knows."""
+"""Facts and measurements of a loss, as values that JSON can encode."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from lossbench.store import plain
 NO_ORACLE = "no independent implementation known"
 
 SECTION = re.compile(r"\n(?=(?:Args|Returns|Raises|Source):\n)")
-"""Where a section of a docstring begins."""
+"""Pattern of the line break before a section of a docstring."""
 
 
 def facts(entry: Entry) -> dict[str, Any]:
-    """Everything that is said of a loss, nothing measured."""
+    """Facts of a loss from its row, docstring and yaml file, without measurements."""
     loss = entry.loss
     prose, *sections = SECTION.split(inspect.getdoc(loss.fn) or "")
     summary, _, about = prose.partition("\n")
@@ -59,14 +59,14 @@ def facts(entry: Entry) -> dict[str, Any]:
 
 
 def measured(entry: Entry) -> dict[str, Any]:
-    """Every claim measured now, with duplicates and efficiency.
+    """Measure every claim of a loss, with duplicates and efficiency.
 
     Returns:
         `claims`, by name: `holds`, `claimed` (by the row), `witness`, `margin`; `disagrees`, the
         names on which row and measurement differ; `duplicates`, name to factor; `efficiency`.
 
     Raises:
-        CatalogError: The function fails; the message says in which line.
+        CatalogError: The function of the loss raises an error; the message names the line.
     """
     loss = entry.loss
     try:
@@ -100,12 +100,12 @@ def measured(entry: Entry) -> dict[str, Any]:
 
 
 def meaning(claim: str) -> str:
-    """What a claim says, in one sentence: the first line of its function's docstring."""
+    """Meaning of a claim in one sentence: the first line of its function's docstring."""
     return (inspect.getdoc(claims.CLAIMS[claim]) or claim).splitlines()[0]
 
 
 def requirements(loss: Mapping[str, Any]) -> list[str]:
-    """What a loss, by its `facts`, asks for beside one output per target and the target itself."""
+    """Requirements of a loss, from `facts`, beyond one output per target and a real target."""
     requests = []
     if loss["needs_context"]:
         requests.append("the class counts of the training split (a Context)")
@@ -118,12 +118,12 @@ def requirements(loss: Mapping[str, Any]) -> list[str]:
 
 
 def variant(loss: Mapping[str, Any]) -> str:
-    """Like "huber(delta=0.1)", of the `facts` of a loss; empty for what is no variant."""
+    """Text like "huber(delta=0.1)" from the `facts` of a loss; empty if it is not a variant."""
     params = ", ".join(f"{name}={value}" for name, value in loss["variant_params"].items())
     return f"{loss['variant_of']}({params})" if loss["variant_of"] else ""
 
 
 def about_family(loss: Loss) -> str:
-    """What a loss shares with those of its module: the first line of the module's docstring."""
+    """Description of a loss's family: the first line of the docstring of the loss's module."""
     module = sys.modules.get(loss.fn.__module__)
     return ((module and module.__doc__) or "").strip().partition("\n")[0]

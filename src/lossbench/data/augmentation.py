@@ -1,17 +1,17 @@
 """Augmentations of training images, batch by batch: drawn by the seed, the same for every loss.
 
-An augmentation is a pure function `fn(images, words, **params) -> images`. Everything random in it
-comes out of `words`, `WORDS` uniform numbers for each image, and it has no loop over images. The
-engine draws them once per seed, for all steps and places of a batch, and hands on those of a step:
+An augmentation is a pure function `fn(images, words, **params) -> images` without a loop over
+images. All randomness comes from `words`, `WORDS` uniform integers for each image. The engine
+draws all words once per seed, for all steps and batch positions, and passes the words of one step:
 
     words = draw_words(stream(seed, "augmentation"), steps * batch_size)
     words = words.view(steps, batch_size, WORDS)
     images = AUGMENTATIONS[name](images, words[step], **params)
 
 Leading dimensions are free and shared: images [S, B, channels, height, width] and words
-[S, B, WORDS] augment the batches of S seeds at once, each image by its own words alone. All but
-"none" raise ValueError where the inputs are no images. "none" returns its argument: no words need
-be drawn for it.
+[S, B, WORDS] augment the batches of S seeds at once, each image by its own words only. All
+augmentations except "none" raise ValueError if the inputs are not images. "none" returns its
+argument and needs no words.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from torch import Tensor
 from torch.nn import functional
 
 WORDS = 3
-"""Random numbers for an image: whether it is flipped, and two offsets."""
+"""Random integers per image: one for the flip, and two for the offsets of the crop."""
 
 
 def draw_words(draw: torch.Generator, count: int) -> Tensor:
-    """Random words of `count` images, [count, WORDS], int32, uniform from 0 up to below 2**31.
+    """Draw the random integers of `count` images, [count, WORDS], int32, uniform in [0, 2**31).
 
     Args:
         draw: The seed's augmentation stream, on the CPU.
-        count: Images, all batches together.
+        count: Number of images in all batches together.
     """
     return torch.randint(2**31, (count, WORDS), generator=draw, dtype=torch.int32)
 
 
 def none(images: Tensor, words: Tensor) -> Tensor:
-    """Leave the inputs, of any shape, as they are."""
+    """Return the inputs, of any shape, unchanged."""
     return images
 
 
@@ -49,9 +49,9 @@ def flip(images: Tensor, words: Tensor) -> Tensor:
 
 
 def crop_flip(images: Tensor, words: Tensor, *, pad: int = 4) -> Tensor:
-    """Pad with zeros, crop to the old size at a random place, and mirror half of the images.
+    """Pad with zeros, crop to the old size at a random offset, and mirror half of the images.
 
-    Zero is the mean of standardised pixels. All (2 pad + 1)^2 places are equally likely, up to
+    Zero is the mean of standardised pixels. All (2 pad + 1)^2 offsets are equally likely, up to
     one part in 10^8.
 
     Args:

@@ -1,4 +1,4 @@
-"""Columns of a table as numeric inputs, and refusals of columns that have none."""
+"""Conversion of a table's columns to numeric inputs; columns without such inputs are refused."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from lossbench.errors import ConfigError, in_a_line
 log = logging.getLogger(__name__)
 
 MOST_CATEGORIES = 50
-"""Most different words of a column: each becomes an input of its own."""
+"""Most distinct words of a column, each of which becomes a separate input."""
 
 ABSENT = "(missing)"
-"""The category of a missing word."""
+"""Category of a missing word."""
 
 LIKE_A_NUMBER = re.compile(r"[-+$€£]?\s*\d[\d.,' ]*%?")
-"""Texts that are numbers to whoever wrote them, if not to Python."""
+"""Pattern of texts that people write as numbers, but that Python does not parse."""
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """A table of a file whose columns are divided by commas, semicolons or tabs."""
+    """Read a table from a file whose columns are separated by commas, semicolons or tabs."""
     with path.open(encoding="utf-8-sig") as file:
         header = file.readline()
     divider = max(",;\t", key=header.count)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows longer than the header
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # for rows longer than the header
         frames = [
             pd.read_csv(path, sep=divider, decimal=mark, index_col=False)
             for mark in (".," if divider != "," else ".")
@@ -51,11 +51,11 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
-"""Readers of a file by its suffix, in small letters."""
+"""Readers of table files, by the file's suffix in lower case."""
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The table of a file, its columns named by texts.
+    """Read the table of a file; column names become stripped strings.
 
     Raises:
         ConfigError: The file cannot be read.
@@ -76,10 +76,10 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def inputs_of_columns(frame: pd.DataFrame, *, may_miss: bool) -> Tensor:
-    """All columns as inputs, [N, F], in float64; NaN where a number is missing, if it may be.
+    """Convert all columns to inputs [N, F], float64; `may_miss` permits missing numbers, as NaN.
 
     Raises:
-        ConfigError: Columns cannot be served; names each, and the cure.
+        ConfigError: Columns cannot be used; the message names each column, and the cure.
     """
     if not frame.columns.is_unique:
         doubles = ", ".join(frame.columns[frame.columns.duplicated()])
@@ -98,7 +98,7 @@ def inputs_of_columns(frame: pd.DataFrame, *, may_miss: bool) -> Tensor:
 
 
 def _inputs_of_column(column: pd.Series, *, may_miss: bool) -> np.ndarray[Any, Any]:
-    """A column as inputs, [N, F]: its numbers, or an input of zeros and ones for each word."""
+    """Convert a column to inputs [N, F]: numbers, or a one-hot input for each distinct word."""
     leave_out = f"leave it out, without={column.name}"
     if column.isna().all():
         raise ConfigError(f"is empty: {leave_out}")
@@ -131,10 +131,10 @@ def _inputs_of_column(column: pd.Series, *, may_miss: bool) -> np.ndarray[Any, A
 
 
 def _numbers(column: pd.Series) -> np.ndarray[Any, Any] | None:
-    """The numbers of a column, NaN where one is missing; dates as days; None of words.
+    """Convert a column to numbers, with NaN for missing ones and days for dates; None for words.
 
     Raises:
-        ConfigError: Some are numbers, and others are not.
+        ConfigError: Some values are numbers, and others are not.
     """
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(float, na_value=np.nan)
@@ -144,7 +144,7 @@ def _numbers(column: pd.Series) -> np.ndarray[Any, Any] | None:
     known = column.dropna()
     try:
         numbers = pd.to_numeric(known, errors="coerce")
-    except TypeError:  # of lists
+    except TypeError:  # raised for lists
         return None
     others = known[numbers.isna()].astype(str)
     if len(others) == 0:
@@ -159,7 +159,7 @@ def _numbers(column: pd.Series) -> np.ndarray[Any, Any] | None:
 
 
 def _days(column: pd.Series) -> pd.Series | None:
-    """Dates as days since the first of them; None where they are none."""
+    """Convert dates to days since the first date; None if the values are not dates."""
     if not pd.api.types.is_datetime64_any_dtype(column):
         texts = column.dropna().astype(str)
         if not len(texts) or not texts.str.match(r"\d{4}-\d\d-\d\d").all():
@@ -172,14 +172,14 @@ def _days(column: pd.Series) -> pd.Series | None:
 
 
 def inputs_of_arrays(inputs: Any, *, may_miss: bool) -> Tensor:
-    """Arrays or tensors as inputs, [N, F] in float64, or images [N, channels, height, width].
+    """Convert arrays or tensors to inputs [N, F], float64, or images [N, channels, height, width].
 
     Raises:
-        ConfigError: They are no real numbers, or of another shape.
+        ConfigError: The inputs are not real numbers, not finite, or have another shape.
     """
     values = inputs
     if not isinstance(inputs, Tensor):
-        array = np.array(inputs)  # a copy: PyTorch warns of what cannot be written
+        array = np.array(inputs)  # a copy, because PyTorch warns of read-only arrays
         try:
             if array.dtype.kind == "c":
                 raise TypeError("complex ones")
@@ -204,10 +204,10 @@ def inputs_of_arrays(inputs: Any, *, may_miss: bool) -> Tensor:
 
 
 def targets_of(targets: Any) -> pd.Series:
-    """Targets, [N]: numbers, also where texts say them, or labels of any kind.
+    """Convert targets to a series [N]: numbers, including texts of numbers, or any labels.
 
     Raises:
-        ConfigError: They have another shape.
+        ConfigError: The targets have another shape.
     """
     if isinstance(targets, Tensor):
         targets = targets.detach().cpu().numpy()

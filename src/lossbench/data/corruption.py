@@ -1,10 +1,10 @@
 """Corruptions of training and validation data before any loss sees them; test stays clean.
 
-Label noise and outliers change targets of train and validation, and keep those before as
-`Splits.uncorrupted`. Imbalance and scarcity drop rows of train alone. All draw from `draw`, the
-seed's corruption stream, independently of the amount of corruption: a target that changes at a
-small rate changes at a large one too, into the same value. All raise ValueError
-where a parameter is out of its range, or the set's task is none they serve.
+Label noise and outliers change targets of train and validation, and keep the splits with the old
+targets as `Splits.uncorrupted`. Imbalance and few_samples drop training rows only. All corruptions
+draw from `draw`, the seed's corruption stream, independently of the amount of corruption: a target
+that changes at a small rate changes at a large rate too, into the same value. A corruption raises
+ValueError if a parameter is out of range, or if the corruption does not serve the set's task.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from lossbench.fingerprints import stream
 IMBALANCES = ("exponential", "step")
 
 DROPPING = ("imbalance", "few_samples")
-"""Corruptions that drop rows: one seed's split may have too few where another's has enough."""
+"""Corruptions that drop rows: the split of one seed may have too few, that of another enough."""
 
 
 def none(splits: Splits, *, draw: torch.Generator) -> Splits:
-    """Leave everything as it is."""
+    """Return the splits unchanged."""
     return splits
 
 
@@ -36,7 +36,7 @@ def none(splits: Splits, *, draw: torch.Generator) -> Splits:
 
 
 def symmetric(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Splits:
-    """Give labels another class with probability `rate`, each other one equally likely."""
+    """Change each label with probability `rate`; all other classes are equally likely."""
     _check_labels(splits, "symmetric", rate)
     classes = splits.outputs
 
@@ -50,9 +50,9 @@ def symmetric(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Sp
 
 
 def pairflip(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Splits:
-    """Give labels the next class with probability `rate`, the last class that of the first.
+    """Replace each label by the next class with probability `rate`; the first follows the last.
 
-    From a rate of 0.5 on the wrong label is the likelier one.
+    At a rate above 0.5 the wrong label is likelier than the right one.
 
     Source:
         Han et al. 2018, NeurIPS (Co-teaching).
@@ -65,15 +65,15 @@ def pairflip(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Spl
 def asymmetric(
     splits: Splits, *, draw: torch.Generator, confusions: Mapping[int, int], rate: float = 0.2
 ) -> Splits:
-    """Give labels with probability `rate` the class that people take theirs for.
+    """Replace each label, with probability `rate`, by the class that people confuse its class with.
 
     Classes that nobody confuses keep their labels, so the share of flipped examples is `rate`
-    times the share of examples of the other classes.
+    times the share of examples whose class is confused.
 
     Args:
         splits: A classification set.
         draw: The seed's corruption stream.
-        confusions: Class by class, from the row of the data set (`Data.confusions`).
+        confusions: Confused class by class, from the row of the data set (`Data.confusions`).
         rate: Probability of a flip of an example of a class that is confused, 0 to 1.
 
     Source:
@@ -92,12 +92,12 @@ def asymmetric(
 
 
 def instance(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Splits:
-    """Flip labels that are hard to tell, into the classes they look like.
+    """Flip labels of ambiguous examples into the classes that the examples resemble.
 
     With q the class probabilities of an example and y its label, the flip has probability
     min(1, s (1 - q[y])), and goes to class c != y with probability q[c] / (1 - q[y]). The scale s
-    is that at which the mean flip probability of the split is `rate`. q is the true posterior
-    where it is known, else that of a teacher: ridge-penalised multinomial logistic regression
+    is chosen so that the mean flip probability of the split is `rate`. q is the true posterior if
+    known, else the probabilities of a teacher: ridge-penalised multinomial logistic regression
     fitted on the clean labels of the first `teacher.TEACHER_ROWS` training examples.
 
     Args:
@@ -106,10 +106,10 @@ def instance(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Spl
         rate: Mean probability of a flip in train and in validation, 0 to 1.
 
     Raises:
-        ValueError: The rate is too high for so many certain examples.
+        ValueError: Too few examples are ambiguous for this rate.
 
     Source:
-        After Algan and Ulusoy 2020, arXiv 2003.10471, who take the softmax of a teacher network.
+        After Algan and Ulusoy 2020, arXiv 2003.10471, who use the softmax of a teacher network.
     """
     _check_labels(splits, "instance", rate)
     classes, noisy = splits.outputs, {}
@@ -128,10 +128,10 @@ def instance(splits: Splits, *, draw: torch.Generator, rate: float = 0.2) -> Spl
 
 
 def _flip_probabilities(doubt: Tensor, rate: float) -> Tensor:
-    """min(1, s doubt) [N] with mean `rate`: s by sorting, exactly."""
+    """Compute min(1, s doubt) [N], with s such that the mean is `rate`; s is exact, by sorting."""
     ordered = doubt.sort(descending=True).values
     count, below = len(doubt), ordered.flip(0).cumsum(0).flip(0)
-    # With the k largest at 1, the others share what is left of N rate in proportion.
+    # If the k largest are 1, the others are proportional to doubt and sum to N rate - k.
     scale = (count * rate - torch.arange(count, dtype=doubt.dtype)) / below
     fits = (scale * ordered <= 1.0 + 1e-12) & (scale >= 0.0)
     if not fits.any():
@@ -145,7 +145,7 @@ def _flip_probabilities(doubt: Tensor, rate: float) -> Tensor:
 def _flip_to_partners(
     splits: Splits, partner: Tensor, rate: float, draw: torch.Generator
 ) -> Splits:
-    """Flip labels with probability `rate` to those of their partners [C]."""
+    """Flip each label with probability `rate` to the partner [C] of its class."""
 
     def flip(label: Tensor) -> Tensor:
         is_flipped = torch.rand(len(label), generator=draw) < rate
@@ -155,19 +155,19 @@ def _flip_to_partners(
 
 
 def _labels(targets: Tensor) -> Tensor:
-    """The labels of all examples, or all positions of sequences, one after the other: [M]."""
+    """Labels of all examples, or of all positions of sequences, flattened to [M]."""
     return targets.argmax(-1) if targets.is_floating_point() else targets.flatten()
 
 
 def _targets_of(label: Tensor, *, like: Tensor) -> Tensor:
-    """Labels [M] as targets of the same kind and shape."""
+    """Convert labels [M] to targets with the dtype and shape of `like`; one-hot if floating."""
     if not like.is_floating_point():
         return label.view_as(like)
     return torch.nn.functional.one_hot(label, like.shape[-1]).to(like.dtype)
 
 
 def _with_labels(splits: Splits, change: Callable[[Tensor], Tensor]) -> Splits:
-    """Splits whose train and validation labels [M] are changed."""
+    """Apply `change` to the labels [M] of train and of validation."""
     return _with_targets(
         splits, lambda targets: _targets_of(change(_labels(targets)), like=targets)
     )
@@ -191,11 +191,11 @@ def outliers(
         draw: The seed's corruption stream.
         rate: Probability of a move, 0 to 1.
         size: Length of the move in standard deviations of the clean training target; positive.
-        is_one_sided: Whether all move upwards; else each with equal chance up or down. Targets
-            that may not be negative need it.
+        is_one_sided: Whether all moves go upwards; otherwise up and down are equally likely. Set
+            to true if targets may not be negative.
 
     Source:
-        Tukey 1960, the contaminated normal; one-sided moves bias the mean too.
+        Tukey 1960, the contaminated normal. One-sided moves bias the mean too.
     """
     _check_rate("outliers", rate)
     if splits.task != "regression":
@@ -228,20 +228,20 @@ def imbalance(
 
     Class c of C keeps n ratio^(-c / (C - 1)) rows ("exponential"), or n in the first half of the
     classes and n / ratio in the second ("step"), where n = largest N / C of N training rows. So
-    the counts are the same for every seed. The rows kept at a large ratio are among those kept at
-    a smaller one.
+    the counts are the same for every seed. The rows kept at a large ratio are a subset of the rows
+    kept at a smaller ratio.
 
     Args:
         splits: A classification set.
         draw: The seed's corruption stream.
         kind: "exponential" or "step".
-        ratio: Rows of the first class over those of the last; 1 or more.
-        largest: Rows of the first class as a share of N / C. Below 1, because the classes of a
-            split drawn by the seed are not equally frequent.
+        ratio: Rows of the first class divided by rows of the last class; 1 or more.
+        largest: Rows of the first class as a share of N / C. The default is below 1 because the
+            classes of a split drawn by the seed are not equally frequent.
 
     Raises:
-        ValueError: A class has fewer rows than it is to keep, or rows are sequences, which have no
-            class.
+        ValueError: A class has fewer rows than it should keep, or the rows are sequences, which
+            have no class.
 
     Source:
         Cui et al. 2019, CVPR (exponential); Buda, Maki and Mazurowski 2018, Neural Networks (step).
@@ -273,23 +273,23 @@ def imbalance(
 
 
 def few_samples(splits: Splits, *, draw: torch.Generator, count: int = 100) -> Splits:
-    """Keep `count` training rows, of each class equally many as far as there are.
+    """Keep `count` training rows, equally many of each class as far as a class has enough rows.
 
-    A small number of rows is among a larger one.
+    The rows kept at a small `count` are a subset of the rows kept at a larger `count`.
     """
     examples = len(splits.targets["train"])
     if not 1 <= count <= examples:
         raise ValueError(f"few_samples of count {count}: use 1 to {examples}")
     _, rank = _class_and_rank(splits, draw)
-    # All first rows of a class come before all second ones; within a round the lot decides.
+    # The first row of every class comes before any second row; among equal ranks `lot` decides.
     lot = torch.randperm(examples, generator=draw)
     return splits.with_training_rows((rank * examples + lot).argsort()[:count].sort().values)
 
 
 def _class_and_rank(splits: Splits, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Class of each training row [N], and its place in a random order of the rows of its class.
+    """Class of each training row [N], and the row's rank in a random order of its class.
 
-    Of a regression set, and of sequences, all rows are one class.
+    All rows of a regression set, and of sequences, count as one class.
     """
     targets = splits.targets["train"]
     has_classes = splits.task == "classification" and not splits.vocabulary
@@ -317,14 +317,14 @@ def corrupted(
     params: Mapping[str, Any],
     confusions: Mapping[int, int],
 ) -> Splits:
-    """Splits as training and validation see them, the same for every loss of the seed.
+    """Apply a corruption to splits; the result is the same for every loss of the seed.
 
     Args:
-        splits: Clean.
+        splits: Clean splits.
         name: Key of `CORRUPTIONS`.
         seed: Block of the paired design.
         params: Parameters of the corruption.
-        confusions: From the row of the data set; for the corruption that takes them.
+        confusions: `Data.confusions` of the data set, for a corruption with that parameter.
     """
     if takes_confusions(name):
         params = {**params, "confusions": confusions}
@@ -337,11 +337,11 @@ def takes_confusions(name: str) -> bool:
 
 
 def realised(splits: Splits) -> dict[str, Any]:
-    """Corruption of the training targets, as columns of the table `runs`.
+    """Measured corruption of the training targets, as columns of the table `runs`.
 
-    `corrupted_share` is the share of training targets that changed; `transition` is, for labels,
-    the matrix from the clean label (row) to the corrupted one, as JSON of shares rounded to 6
-    digits, and empty without label noise.
+    `corrupted_share` is the share of training targets that changed. `transition` is the matrix from
+    the clean label (row) to the corrupted label (column), as JSON of shares rounded to 6 digits;
+    empty without label noise.
     """
     if "train" not in splits.clean:
         return {"corrupted_share": 0.0, "transition": ""}
@@ -370,7 +370,7 @@ def _check_labels(splits: Splits, name: str, rate: float) -> None:
 
 
 def _with_targets(splits: Splits, change: Callable[[Tensor], Tensor]) -> Splits:
-    """Splits whose train and validation targets are changed."""
+    """Apply `change` to the targets of train and of validation."""
     targets = {
         split: rows if split == "test" else change(rows) for split, rows in splits.targets.items()
     }

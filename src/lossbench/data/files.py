@@ -1,4 +1,4 @@
-"""Files of data sets: places, downloads and verified contents. Unpickles nothing."""
+"""Files of data sets: paths, downloads and verified contents. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -18,30 +18,29 @@ BROKEN = (OSError, EOFError, KeyError, zlib.error, tarfile.TarError, zipfile.Bad
 """Errors of reading a damaged file."""
 
 ROOT = "data"
-"""The folder of data sets unless another is named: below the current folder."""
+"""Default folder of data sets, relative to the current folder."""
 
 
 class Missing(ValueError):
-    """A file of a data set is not there; the message says how to get it."""
+    """Error for a missing file of a data set; the message says how to get the file."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a data set, as its authors published it.
+    """A file of a data set, as published by the authors.
 
     Attributes:
         name: Name of the file in messages.
         digest: Hash of the unpacked content, as "sha256:HEX" or "sha1:HEX".
-        places: Possible paths, of which the first that exists is taken: below the data root, or
-            absolute. A `.gz` or `.zip` is unpacked, a `.tgz` is not; in a `.tar.gz` the file is one
-            member.
+        places: Possible paths, below the data root or absolute; the first path that exists is read.
+            A `.gz` or `.zip` is unpacked, a `.tgz` is not; from a `.tar.gz` one member is read.
         cure: Advice on how to get the file.
-        urls: Addresses, tried in order, of the first place that ends in `.gz` or `.tgz`; none where
-            the file cannot be downloaded.
-        md5: Hash of that download, hex; empty where the digest alone decides.
+        urls: Addresses, tried in order, from which the first of `places` that ends in `.gz` or
+            `.tgz` is downloaded; empty if the file cannot be downloaded.
+        md5: Hash of the download, hex; empty if `digest` is the hash of the download too.
         member: Name of the file within a `.tar.gz`.
-        package: Python package that may have it in its folder `data`, searched after the data
-            root; it is not imported.
+        package: Python package whose folder `data` may have the file, searched after the data root;
+            the package is not imported.
     """
 
     name: str
@@ -56,11 +55,11 @@ class File:
 
 @dataclass(frozen=True)
 class Program:
-    """A program that prints a text, as a distribution packages it.
+    """A program that prints a text, as packaged by a Linux distribution.
 
     Attributes:
         name: Name of the program.
-        arguments: Arguments that print the text; `{lib}` stands for the folder of the program's
+        arguments: Arguments of the program; `{lib}` is replaced by the folder of the program's
             data.
         digest: Hash of the printed text, hex sha256.
         cure: Advice on how to get the program.
@@ -74,10 +73,10 @@ class Program:
 
 @dataclass(frozen=True)
 class Files:
-    """The files of data sets: a data set asks for them with a keyword `files` without default.
+    """Reader of data files, passed to data functions with a keyword `files` without default.
 
     Attributes:
-        root: Folder of data sets; a relative one counts from the current folder.
+        root: Folder of data sets; a relative path starts at the current folder.
         download: Whether missing files may be downloaded into the root.
     """
 
@@ -85,18 +84,18 @@ class Files:
     download: bool = False
 
     def path(self, name: str) -> Path:
-        """Path of a user's file or folder below the data root, or `Missing`."""
+        """Path of a user's file or folder below the data root; raises `Missing` if it is absent."""
         path = self.root / name
         if not path.exists():
             raise Missing(f"{name} is not below data.root={self.root}: put it there, or set it")
         return path
 
     def read(self, file: File) -> bytes:
-        """The unpacked content of a file, verified.
+        """Read the unpacked content of a file and verify its hash.
 
         Raises:
-            Missing: The file is nowhere, and may not be downloaded; gives the cure.
-            ValueError: The file is damaged or another one, or the download failed.
+            Missing: The file is not found, and may not be downloaded; the message gives the cure.
+            ValueError: The file is damaged or has another hash, or the download failed.
         """
         folders = [self.root, *_package_folders(file.package)]
         places = [folder / place for folder in folders for place in file.places]
@@ -122,10 +121,10 @@ class Files:
         return content
 
     def printed(self, program: Program) -> bytes:
-        """Text that an installed program prints, verified.
+        """Run an installed program and verify the printed text.
 
         Raises:
-            Missing: The program is not installed; gives the cure.
+            Missing: The program is not installed; the message gives the cure.
             ValueError: The program failed, or printed another text.
         """
         place = shutil.which(program.name)
@@ -145,8 +144,8 @@ class Files:
         return done.stdout
 
     def _download(self, file: File) -> Path:
-        """Path of a file after its download, which is whole or not there at all."""
-        import pooch  # a tenth of a second, in which no other command needs it
+        """Download a file and return its path; a failed download leaves no partial file."""
+        import pooch  # here, because the import takes 0.1 s, and only downloads need pooch
 
         place = next(place for place in file.places if place.endswith((".gz", ".tgz")))
         path, failures = self.root / place, []
@@ -165,7 +164,7 @@ class Files:
 
 
 def _unpacked(path: Path, member: str) -> bytes:
-    """The content of a plain or gzipped file, or of a member of a gzipped archive."""
+    """Read a plain, gzipped or zipped file, or a member of a gzipped tar archive."""
     if path.name.endswith(".tar.gz"):
         with tarfile.open(path, "r:gz") as archive:
             inside = archive.extractfile(member)
@@ -179,6 +178,6 @@ def _unpacked(path: Path, member: str) -> bytes:
 
 
 def _package_folders(package: str) -> list[Path]:
-    """The folders `data` of an installed package that need not be importable."""
+    """Folders `data` of an installed package, found without importing the package."""
     spec = importlib.util.find_spec(package) if package else None
     return [Path(place) / "data" for place in (spec and spec.submodule_search_locations) or ()]

@@ -1,7 +1,7 @@
-"""Image data sets with a published test set, read from the files their authors gave out.
+"""Image data sets with a published test set, read from the authors' files.
 
-A seed draws nothing: all seeds share the splits. `examples` is how many training images are used,
-0 for all. ValueError where a file is missing or damaged, or there are fewer examples.
+A seed draws nothing: all seeds share the splits. `examples` is the number of training images used,
+0 for all. ValueError if a file is missing or damaged, or if there are fewer examples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from lossbench.data.files import File
 from lossbench.data.splits import Data, Extent, Splits, by_split, classification, held_out
 
-if TYPE_CHECKING:  # where a file lies is no part of the code that makes a run what it is
+if TYPE_CHECKING:  # code that locates files is not hashed into a run's identity
     from lossbench.data.files import Files
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
@@ -36,7 +36,7 @@ SUPERCLASSES = (
     10, 3, 2, 12, 12, 16, 12, 1, 9, 19, 2, 10, 0, 1, 16, 12, 9, 13, 15, 13,
     16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0, 17, 8, 14, 13,
 )  # fmt: skip
-"""The superclass of each class of CIFAR-100, as the first byte of a record says it."""
+"""Superclass of each class of CIFAR-100, as in the first byte of a record."""
 
 
 def fashion_mnist(*, seed: int, files: Files, examples: int = 0) -> Splits:
@@ -61,7 +61,7 @@ def cifar100(*, seed: int, files: Files, examples: int = 0) -> Splits:
 
 # ---- reading -------------------------------------------------------------------------------------
 
-# Of each kind the last set is kept, so that all seeds of a pack share its tensors, once in memory.
+# The caches keep the last set of each file format, so that all seeds of a pack share one copy.
 
 
 @functools.lru_cache(maxsize=1)
@@ -90,9 +90,9 @@ def _split(
     validation: int,
     examples: int,
 ) -> Splits:
-    """Splits of images [N, channels, height, width] and labels [N] of train and test.
+    """Split images [N, channels, height, width] and labels [N], given for train and test.
 
-    `validation` counts the training images that become the validation split.
+    `validation` is the number of training images that become the validation split.
     """
     rows = held_out(len(labels["train"]), validation)
     count = len(rows["train"])
@@ -107,10 +107,10 @@ def _split(
 
 
 def _idx(content: bytes) -> Tensor:
-    """The array of bytes in an idx file; ValueError where it is something else.
+    """Array of bytes in an idx file; ValueError if `content` is not such a file.
 
-    Its content is two zero bytes, the type (8: unsigned byte), the number of axes, the length of
-    each as four bytes, highest first; then the values.
+    An idx file has two zero bytes, the type (8: unsigned byte), the number of axes, the length of
+    each axis as four bytes, most significant first, and then the values.
     """
     axes = content[3] if len(content) > 3 else 0
     start = 4 + 4 * axes
@@ -126,8 +126,8 @@ def _idx(content: bytes) -> Tensor:
 def _records(content: bytes, label_bytes: int) -> tuple[Tensor, Tensor]:
     """Pixels [N, 3, 32, 32] and labels [N] in records of CIFAR's binary version.
 
-    A record has some labels, one byte each, of which the last is the class, and 3,072 pixels: red,
-    green, blue. ValueError where there is no whole number of records.
+    A record has `label_bytes` labels, one byte each, of which the last is the class, and 3,072
+    pixels: red, green, blue. ValueError if `content` is not a whole number of records.
     """
     size = label_bytes + 3 * 32 * 32
     if not content or len(content) % size:
@@ -153,7 +153,7 @@ def _idx_files(
     mirror: str,
     or_else: str = "",
 ) -> dict[str, File]:
-    """Rows of the four idx files of a set."""
+    """Descriptions of the four idx files of a data set, by file name."""
     cure = f"lossbench data={name} data.download=true brings it{or_else}"
     return {
         part: File(
@@ -171,7 +171,7 @@ def _idx_files(
 def _cifar_files(
     name: str, digests: Mapping[str, str], *, folder: str, archive: str, md5: str
 ) -> dict[str, File]:
-    """Rows of the files of CIFAR's binary version."""
+    """Descriptions of the files of CIFAR's binary version, by file name."""
     return {
         part: File(
             name=f"{part} of {name}",
@@ -195,7 +195,7 @@ FILES = {
             "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
             "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         ),
-        (  # as torchvision knows them
+        (  # md5 of the packed files, as in torchvision
             "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
             "25c81989df183df01b3e8a0aad5dffbe",
             "bef4ecab320f06d8554ea6380940ec79",
@@ -207,7 +207,7 @@ FILES = {
     ),
     "mnist": _idx_files(
         "mnist",
-        (  # sha256 of the unpacked files, alike in several public repositories
+        (  # sha256 of the unpacked files, equal in several public repositories
             "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
             "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
             "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
@@ -253,12 +253,12 @@ FILES = {
 
 
 def _confusions(classes: tuple[str, ...], confused: Mapping[str, str]) -> dict[int, int]:
-    """Confused classes by number, from their names."""
+    """Convert confused classes from names to numbers."""
     return {classes.index(name): classes.index(other) for name, other in confused.items()}
 
 
 def _next_of_superclass() -> dict[int, int]:
-    """Each class of CIFAR-100 to the next of its superclass, the last one to the first."""
+    """Map each class of CIFAR-100 to the next of the same superclass, the last to the first."""
     following = {}
     for superclass in range(20):
         family = [label for label, number in enumerate(SUPERCLASSES) if number == superclass]

@@ -12,11 +12,11 @@ from lossbench.data.splits import Data, Extent, Splits, by_split, classification
 from lossbench.fingerprints import stream
 
 SEED = 42
-"""Seed of the published set."""
+"""Seed of the published data set."""
 
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.2
-"""Share of validation among the examples that are not test."""
+"""Share of validation among the examples outside the test split."""
 
 LENGTH = 40
 PADDING = (36, 60)
@@ -37,16 +37,16 @@ TEMPLATES = (
     (5, 4, 3.5, 3.5, 4, 5, 5, 4, 3.5, 3.5, 4, 5),
     (5, 4, 3.5, 3.5, 4, 5, 5, 5, 5, 4.7, 4.3, 5),
 )
-"""One digit a row, as in the package mnist1d."""
+"""Digits, one per row, as in the package mnist1d."""
 
 
 def mnist1d(*, seed: int, examples: int = 5000) -> Splits:
-    """Ten digits as signals of 40 points, [N, 40]; the published set, generated anew.
+    """Ten digits as signals of 40 points, [N, 40]: the published data set, generated here.
 
     With 5,000 examples the test split is the published one of 1,000, and train and validation are
     3,200 and 800 of the published 4,000, by one permutation. Every seed has the same tensors.
 
-    `examples` is a multiple of 50; other numbers give other signals.
+    `examples` is a multiple of 50; a number other than 5,000 gives other signals.
 
     Source:
         Greydanus and Kobak 2024, arXiv 2011.14439; package mnist1d 0.0.2, Apache-2.0.
@@ -70,10 +70,10 @@ def _splits(examples: int) -> Splits:
 
 
 def generated(examples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Signals [N, 40], float64, and labels [N], in the published order: training first.
+    """Generate signals [N, 40], float64, and labels [N], in the published order: training first.
 
-    Every number is drawn where the package draws it, from a generator of our own in the place of
-    numpy's global one, so that the signals equal the package's. N is a multiple of 10.
+    Random numbers are drawn in the same order as in the package, but from a local generator instead
+    of numpy's global one, so that the signals equal the package's. N is a multiple of 10.
     """
     draw = np.random.RandomState(SEED)
     labels = np.repeat(np.arange(len(TEMPLATES)), examples // len(TEMPLATES))
@@ -89,13 +89,13 @@ def generated(examples: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _transformed(template: np.ndarray, draw: np.random.RandomState) -> np.ndarray:
-    """One signal [40]: the template [12] padded, stretched, scaled, shifted, noisy and sheared."""
+    """Make a signal [40] from a template [12]: pad, stretch, scale, shift, add noise and shear."""
     low, high = PADDING
     padded = np.concatenate([template + 1e-8, np.zeros(low + int(draw.rand() * (high - low + 1)))])
     signal = _resampled(padded, len(template) + high)
     signal = signal * (1 + SCALE * (draw.rand() - 0.5))
     signal = np.roll(signal, draw.choice(LARGEST_SHIFT))
-    # Padding is where the signal is exactly 0: the template's own zeros were lifted above.
+    # The signal is exactly 0 only in the padding, because 1e-8 was added to the template.
     smooth = scipy.ndimage.gaussian_filter(SMOOTH_NOISE * draw.randn(len(signal)), 2)
     signal = np.where(signal != 0, signal, smooth)
     signal = signal + NOISE * draw.randn(len(signal))
@@ -104,7 +104,7 @@ def _transformed(template: np.ndarray, draw: np.random.RandomState) -> np.ndarra
 
 
 def _resampled(signal: np.ndarray, count: int) -> np.ndarray:
-    """The signal at `count` equally spaced places, by linear interpolation."""
+    """Resample a signal at `count` equally spaced points by linear interpolation."""
     places = np.linspace(0, 1, len(signal))
     return np.interp(np.linspace(0, 1, count), places, signal)
 

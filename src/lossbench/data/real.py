@@ -1,6 +1,6 @@
 """Real data that comes with scikit-learn: no download, no network.
 
-Split 60/20/20: the test part is fixed, a seed divides the rest into training and validation.
+Splits are 60/20/20: test is fixed, and the seed divides the rest into training and validation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TABLES = {
     "breast_cancer": ("breast_cancer.csv", 1),
     "wine": ("wine_data.csv", 1),
 }
-"""Files of the classification sets, labels in the last column, and lines to leave out."""
+"""File of each classification set, with labels in the last column, and number of lines to skip."""
 
 
 def digits(*, seed: int) -> Splits:
@@ -52,7 +52,7 @@ def _labelled(name: str, *, classes: int, seed: int) -> Splits:
 
 @functools.cache
 def _loaded(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets, bit for bit as scikit-learn gives them: to import it takes a second."""
+    """Inputs and targets, bitwise equal to scikit-learn's, without its import, which takes 1 s."""
     folder = _folder()
     try:
         if name == "diabetes":
@@ -63,7 +63,7 @@ def _loaded(name: str) -> tuple[np.ndarray, np.ndarray]:
         file, skipped_lines = TABLES[name]
         table = np.loadtxt(folder / file, delimiter=",", skiprows=skipped_lines)
         return table[:, :-1], table[:, -1].astype(int)
-    except OSError:  # a version of scikit-learn that keeps them elsewhere
+    except OSError:  # a version of scikit-learn that keeps the files elsewhere
         from sklearn import datasets
 
         return getattr(datasets, f"load_{name}")(return_X_y=True)
@@ -83,7 +83,7 @@ ROWS = (
         "classification",
         "Alpaydin and Kaynak 1998, UCI; in scikit-learn",
         licence="CC BY 4.0",
-        # Those that label-noise papers use for handwritten digits, from Patrini et al. 2017 on.
+        # Confusions that label-noise papers use for handwritten digits since Patrini et al. 2017.
         confusions={2: 7, 3: 8, 5: 6, 6: 5, 7: 1},
         bar="logistic regression, 20 seeds: accuracy .965",
     ),

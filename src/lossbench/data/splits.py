@@ -1,4 +1,4 @@
-"""The shape of data: train, validation and test as tensors, and how rows come into them."""
+"""Data sets as tensors for train, validation and test, and the division of rows into splits."""
 
 from __future__ import annotations
 
@@ -34,28 +34,27 @@ class Tokens(NamedTuple):
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set as one seed sees it.
+    """The tensors of a data set for one seed, by split.
 
-    An example of sequences is T positions, each with a token that goes in and a label: the token
-    that comes next. All T count alike: none is padding, and none is ignored.
+    A sequence example has T positions, each with an input token and a label, the next token. All T
+    positions have equal weight: no position is padding, and no position is ignored.
 
     Attributes:
         inputs: By split, standardised by the training split: [N, F], images as [N, channels,
-            height, width]. Of sequences the tokens, [N, T], whole numbers from 0 to V - 1.
+            height, width]. For sequences the tokens, [N, T], whole numbers from 0 to V - 1.
         targets: By split, [N, C]: one-hot labels, or real values in training standard deviations.
-            Of sequences the labels, [N, T], whole numbers: `dense` makes targets of those of a
-            batch. In their place may stand distributions, [N, T, C].
+            For sequences the labels, [N, T], whole numbers, which `dense` makes one-hot for each
+            batch; or, instead of labels, distributions, [N, T, C].
         task: "regression" or "classification".
-        target_scale: Standard deviation of the training target in its own unit; 1 for labels.
-        posterior: By split, [N, C] or [N, T, C], true class probabilities; empty where nobody knows
-            them.
-        distributions: By split, of the same shapes, training targets in the place of labels: the
-            posterior, or a teacher's probabilities; empty where training is fed labels.
-        uncorrupted: The splits before their targets were corrupted; None where they were not.
-        vocabulary: Different tokens of sequences, V, which are the C classes of their labels; 0 for
-            all other data.
-        aside: Training data of a model that precedes the runs; None where none does.
-        start: State of that trained model, where runs start from it.
+        target_scale: Standard deviation of the training target in the unit of the target; 1 for
+            labels.
+        posterior: By split, [N, C] or [N, T, C], true class probabilities; empty if unknown.
+        distributions: By split, [N, C] or [N, T, C], training targets instead of labels: the
+            posterior, or a teacher's probabilities; empty if training uses labels.
+        uncorrupted: The splits before targets were corrupted; None without such corruption.
+        vocabulary: Number of distinct tokens of sequences, V, which equals C; 0 for all other data.
+        aside: Training data of a model that is trained before the runs; None without such a model.
+        start: State of that trained model, if runs start from the state.
     """
 
     inputs: dict[str, Tensor]
@@ -71,12 +70,12 @@ class Splits:
 
     @property
     def clean(self) -> dict[str, Tensor]:
-        """Targets before they were corrupted, by split; empty where they were not."""
+        """Targets before corruption, by split; empty if targets were not corrupted."""
         return {} if self.uncorrupted is None else self.uncorrupted.targets
 
     @property
     def sizes(self) -> tuple[int | Tokens | tuple[int, ...], int]:
-        """Shapes for a model: F, (channels, height, width) of images or `Tokens`, and C."""
+        """Input shape for a model, which is F, (channels, height, width) or `Tokens`; and C."""
         shape = tuple(self.inputs["train"].shape[1:])
         if self.vocabulary:
             return Tokens(shape[0], self.vocabulary), self.outputs
@@ -84,12 +83,12 @@ class Splits:
 
     @property
     def outputs(self) -> int:
-        """Numbers of a target, C."""
+        """Number of outputs of a model for one target, C."""
         return self.vocabulary or self.targets["train"].shape[-1]
 
     @property
     def positions(self) -> int:
-        """Targets of an example, each with an output of its own: T of sequences, else 1."""
+        """Number of targets of an example, each with a separate output: T of sequences, else 1."""
         return self.inputs["train"].shape[1] if self.vocabulary else 1
 
     def label_shape(self, split: str) -> tuple[int, ...]:
@@ -106,7 +105,7 @@ class Splits:
         return torch.bincount(targets.flatten(), minlength=self.vocabulary).float()
 
     def with_training_rows(self, rows: Tensor) -> Splits:
-        """Splits with only these rows of train."""
+        """Keep only these rows of train; validation and test are unchanged."""
         parts = {
             name: part | {"train": part["train"][rows]}
             for name in ("inputs", "targets", "posterior", "distributions")
@@ -116,10 +115,10 @@ class Splits:
 
     @functools.cached_property
     def label_probabilities(self) -> dict[str, Tensor]:
-        """Class probabilities [N, C] by split: the true ones, or else those of a teacher.
+        """Class probabilities by split: the posterior, or, if unknown, those of a teacher, [N, C].
 
         Raises:
-            ValueError: Sequences whose posterior nobody knows: the teacher reads numbers.
+            ValueError: The posterior of sequences is unknown; a teacher does not read tokens.
         """
         if self.vocabulary and not self.posterior:
             raise ValueError(
@@ -130,7 +129,7 @@ class Splits:
 
     @functools.cached_property
     def sha(self) -> str:
-        """Fingerprint of everything a run can see: inputs, posterior and targets of all splits."""
+        """Fingerprint of all data that a run uses: inputs, posterior and targets of all splits."""
         digest = self._hash_of_inputs.copy()
         parts = {"posterior": self.posterior, "targets": self.targets}
         add_tensors(
@@ -141,7 +140,7 @@ class Splits:
 
     @functools.cached_property
     def _hash_of_inputs(self) -> hashlib._Hash:
-        """A hash that has read the inputs; seeds that corrupt the same splits read them once."""
+        """Hash of the inputs, to be continued; corruptions of the same splits share the hash."""
         if self.uncorrupted is not None and self.uncorrupted.inputs is self.inputs:
             return self.uncorrupted._hash_of_inputs
         digest = hashlib.sha256()
@@ -165,7 +164,7 @@ class Extent:
 
     @classmethod
     def of(cls, splits: Splits) -> Extent:
-        """Counted in splits."""
+        """Count the examples, inputs and outputs of splits."""
         counts = (len(splits.inputs[split]) for split in SPLITS)
         inputs = tuple(splits.inputs["train"].shape[1:])
         return cls(*counts, inputs=inputs, outputs=splits.outputs)
@@ -173,33 +172,33 @@ class Extent:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set's row.
+    """Declaration of a data set.
 
     Args:
-        fn: `fn(*, seed, **params) -> Splits`. One that reads files asks for them with a parameter
+        fn: `fn(*, seed, **params) -> Splits`. A function that reads files has a parameter
             `files: Files` without default.
         task: "regression" or "classification".
         source: Origin of the data.
         licence: Licence of the files, as their distributor states it; empty for generated data.
-        drawn: Part that each seed draws anew: "generated" (all of it, test examples too),
+        drawn: Part that each seed draws anew: "generated" (everything, including test examples),
             "resplit" (the division into training and validation; test examples are the same for
             every seed, in the same order, as `permuted` gives them) or "fixed" (nothing: the test
-            set is the published one; the same tensors are returned for every seed, so that a pack
-            holds them once).
-        confusions: Classes that people take for each other, by class, for `asymmetric`.
+            set is the published one; the function returns the same tensors for every seed, so that
+            a pack holds one copy).
+        confusions: Classes that people confuse with each other, by class, for `asymmetric`.
         is_symmetric: Whether noise is symmetric, so that mean, median and the like coincide.
-        is_test_clean: Whether test targets are free of the noise that those of train and validation
-            carry, so that errors on test are distances to the truth.
-        domain: "nonnegative" where targets are counts or the like, not centred; else "real".
-        note: What a reader of its results must know, one sentence.
-        bar: Measured result of another model on the test split: a run far off is wrong.
-        extent: Sizes at default parameters of a set whose files may be missing; None: counted.
-        unit: Unit of the target, in the words that follow a number; empty where there is none. A
-            mapping by value of the parameter `target` where that chooses the unit.
-        content: Hash of examples that stand in no code, as those of a user's table; or a function
-            from the data function's parameters to the hash.
-        is_multilabel: Whether a target of classification may name any number of classes, each with
-            a 1: no softmax serves then, nor does any loss in which classes compete.
+        is_test_clean: Whether test targets are free of the noise in the targets of train and
+            validation, so that errors on test are distances to the truth.
+        domain: "nonnegative" if targets are counts or the like, not centred; else "real".
+        note: A sentence that a reader of results on this data set must know.
+        bar: Measured result of another model on the test split, to recognise wrong runs.
+        extent: Sizes at default parameters, for a set whose files may be missing; None: counted.
+        unit: Unit of the target, as printed after a number; empty without a unit. A mapping from
+            values of the parameter `target` to units, if that parameter chooses the unit.
+        content: Hash of examples that are not generated by code, as in a user's table; or a
+            function from the data function's parameters to the hash.
+        is_multilabel: Whether a classification target may have any number of classes, each with
+            a 1, so that softmax losses, and other losses whose classes compete, are refused.
     """
 
     fn: Callable[..., Splits]
@@ -220,26 +219,26 @@ class Data:
 
     @property
     def name(self) -> str:
-        """The function's name."""
+        """Name of the data function."""
         return self.fn.__name__
 
     def unit_of(self, params: Mapping[str, Any]) -> str:
-        """Unit of the target at the function's parameters."""
+        """Unit of the target, given the data function's parameters."""
         return self.unit if isinstance(self.unit, str) else self.unit[params["target"]]
 
     def content_of(self, params: Mapping[str, Any]) -> str:
-        """Hash of examples that stand in no code, at the function's parameters."""
+        """Hash of the examples that are not generated by code, given the function's parameters."""
         return self.content if isinstance(self.content, str) else self.content(**params)
 
     def splits(self, seed: int, files: Files, params: Mapping[str, Any] = NO_PARAMS) -> Splits:
-        """The data set as one seed sees it; `files` is where its files lie, if it reads any."""
+        """Call the data function for one seed; `files` is passed if the function reads files."""
         if "files" in inspect.signature(self.fn).parameters:
             return self.fn(seed=seed, files=files, **params)
         return self.fn(seed=seed, **params)
 
 
 def problem_of(splits: Any, *, task: str, is_multilabel: bool = False) -> str:
-    """Reason why the splits of a data function cannot be trained on; empty where they can.
+    """Reason why training on the splits of a data function is impossible; empty if possible.
 
     Args:
         splits: Result of the data function.
@@ -302,32 +301,32 @@ def problem_of(splits: Any, *, task: str, is_multilabel: bool = False) -> str:
 
 
 def dense(targets: Tensor, *, classes: int, dtype: torch.dtype) -> Tensor:
-    """Targets as losses take them, one row for each output of a model: [K, N, C] or [K, N T, C].
+    """Convert targets to the dense form of losses, a row for each output: [K, N, C], [K, N T, C].
 
     Args:
-        targets: Of K members as `Splits` holds them: [K, N, C], or of sequences labels [K, N, T] or
-            distributions [K, N, T, C].
+        targets: Targets of K members as in `Splits`: [K, N, C], or for sequences labels [K, N, T]
+            or distributions [K, N, T, C].
         classes: C.
-        dtype: Of one-hot labels.
+        dtype: Data type of one-hot labels.
     """
     if not targets.is_floating_point():
-        # Not `one_hot`, which on CUDA waits to see the largest label.
+        # Not `one_hot`, which on CUDA synchronises to read the largest label.
         rows = torch.zeros(*targets.shape, classes, dtype=dtype, device=targets.device)
         targets = rows.scatter_(-1, targets[..., None], 1.0)
     return targets.flatten(1, -2)
 
 
 def set_aside(splits: Splits, *, share: float) -> Splits:
-    """Splits without a share of their training examples, which stands in `aside`.
+    """Move a share of the training examples to `aside`.
 
-    Which examples is drawn once for all: of an order that a seed has drawn, it is that seed's.
+    The same row numbers are moved for every seed; the examples differ if the seed orders the rows.
 
     Args:
-        splits: Before any corruption.
-        share: From 0 up to below 1; at 0 `aside` has the examples of training themselves.
+        splits: Splits before any corruption.
+        share: Share in [0, 1); at 0 nothing is moved, and `aside` is the splits themselves.
 
     Raises:
-        ValueError: One of both parts would have no two examples.
+        ValueError: One of the two parts would have fewer than two examples.
     """
     if share == 0.0:
         return replace(splits, aside=splits)
@@ -343,10 +342,10 @@ def set_aside(splits: Splits, *, share: float) -> Splits:
 
 
 def permuted(count: int, seed: int) -> dict[str, Tensor]:
-    """Row indices of each split of `count` rows, 60/20/20.
+    """Draw the row indices of each split of `count` rows, 60/20/20.
 
-    Test is drawn once for all, so that no seed trains or chooses on test rows of another, in an
-    order that all seeds share; the seed divides the other rows into training and validation.
+    The test rows and their order are the same for every seed, so that no seed trains or chooses on
+    test rows of another seed. The seed divides the other rows into training and validation.
     """
     ends = [round(count * SHARES[0]), round(count * (SHARES[0] + SHARES[1]))]
     order = torch.randperm(count, generator=stream(0, "split"))
@@ -356,24 +355,25 @@ def permuted(count: int, seed: int) -> dict[str, Tensor]:
 
 
 def by_split(values: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inputs, targets or labels [N, ...] of each split, by its rows as `permuted` gives them."""
+    """Select inputs, targets or labels [N, ...] of each split by the row indices of `permuted`."""
     return {split: values[row] for split, row in rows.items()}
 
 
 def held_out(count: int, validation: int) -> dict[str, Tensor]:
-    """Row indices of training and validation where the test set is a published one.
+    """Row indices of training and validation for a data set with a published test set.
 
-    Of the `count` rows of the published training set, `validation` are held out: the last ones of
-    an order that is drawn once for all, so that every seed has the same.
+    Of the `count` rows of the published training set, `validation` rows are held out: the last rows
+    of a random order that is the same for every seed.
     """
     order = torch.randperm(count, generator=stream(0, "split"))
     return {"train": order[: count - validation], "validation": order[count - validation :]}
 
 
 def standardised(by_split: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-    """Columns [N, F] by split, minus the training mean, over the training standard deviation.
+    """Subtract the training mean from columns [N, F] and divide by the training deviation.
 
-    Returns them in float32, and the standard deviations [F]; constant columns keep their scale.
+    Returns the columns by split, float32, and the standard deviations [F]; constant columns are not
+    divided.
     """
     mean = by_split["train"].mean(0)
     scale = by_split["train"].std(0, correction=0)
@@ -382,22 +382,22 @@ def standardised(by_split: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor
 
 
 def standardised_images(by_split: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Images [N, channels, height, width], each channel standardised by the training split.
+    """Standardise each channel of images [N, channels, height, width] by the training split.
 
-    They are bytes or floats and become float32; a constant channel keeps its scale.
+    Images are bytes or floats and become float32; a constant channel is not divided.
     """
     channels = [channel.double() for channel in by_split["train"].unbind(1)]
     mean = torch.stack([channel.mean() for channel in channels])
     scale = torch.stack([channel.std(correction=0) for channel in channels])
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     mean, scale = (part.float()[:, None, None] for part in (mean, scale))
-    # In place on copies of its own: a set may fill much of a laptop's memory.
+    # In place on copies, because a data set may fill much of a laptop's memory.
     copies = {name: rows.to(torch.float32, copy=True) for name, rows in by_split.items()}
     return {name: rows.sub_(mean).div_(scale) for name, rows in copies.items()}
 
 
 def _refuse_not_finite(by_split: dict[str, Tensor], what: str) -> None:
-    """Refuse numbers that are missing: training would end in NaN and look like a diverged run."""
+    """Refuse numbers that are not finite, because training on them would look like divergence."""
     for split, rows in by_split.items():
         if rows.is_floating_point() and not (finite := rows.isfinite()).all():
             row, column = (~finite).flatten(1).nonzero()[0].tolist()
@@ -421,13 +421,13 @@ def classification(
     classes: int,
     posterior: dict[str, Tensor] | None = None,
 ) -> Splits:
-    """Splits of a classification set from raw inputs and integer labels.
+    """Make splits of a classification set from raw inputs and integer labels.
 
     Args:
         inputs: By split, [N, F] in float64, or images [N, channels, height, width].
         labels: By split, [N], from 0 to C - 1.
         classes: C.
-        posterior: By split, [N, C], true class probabilities, where they are known.
+        posterior: By split, [N, C], true class probabilities, if known.
 
     Raises:
         ValueError: A number is not finite.
@@ -447,12 +447,12 @@ def multilabel(
     *,
     posterior: dict[str, Tensor] | None = None,
 ) -> Splits:
-    """Splits of a set whose examples have any number of labels; its row says `is_multilabel`.
+    """Make splits of a set whose examples have any number of labels (`Data.is_multilabel`).
 
     Args:
         inputs: By split, [N, F] in float64, or images [N, channels, height, width].
         targets: By split, [N, C], 1 for each label that holds, else 0.
-        posterior: By split, [N, C], the true probability of each label, where it is known.
+        posterior: By split, [N, C], the true probability of each label, if known.
 
     Raises:
         ValueError: A number is not finite.
@@ -467,11 +467,11 @@ def multilabel(
 
 
 def regression(inputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Splits:
-    """Splits of a regression set from raw inputs and targets.
+    """Make splits of a regression set from raw inputs and targets.
 
     Args:
         inputs: By split, [N, F] in float64, or images [N, channels, height, width].
-        targets: By split, [N, 1] in float64, in their own unit.
+        targets: By split, [N, 1] in float64, not scaled.
 
     Raises:
         ValueError: A number is not finite.

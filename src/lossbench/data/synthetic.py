@@ -1,8 +1,8 @@
-"""Synthetic data whose truth is known: the posterior of a mixture, the function behind noise.
+"""Synthetic data with known truth: a class posterior, or the regression function without noise.
 
-A seed draws everything that is drawn, and the split. `examples` are rows in all, `features` are F,
-`classes` C. Each function raises ValueError where a parameter is out of the range that its
-docstring gives; sizes, scales and rates are positive, and there are two classes or more.
+The seed determines all random draws and the split. `examples` is the number of rows in all splits
+together, `features` is F, `classes` is C. Each function raises ValueError if a parameter is out of
+the range in the function's docstring; sizes, scales and rates are positive, and C is at least 2.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lossbench.fingerprints import stream
 NOISES = ("gaussian", "student_t", "laplace", "uniform", "cauchy")
 
 UNIFORM_SHARE = 0.05
-"""Share of the uniform distribution in those of `finite_support`: no class is impossible."""
+"""Weight of the uniform distribution in `finite_support`, so that no class is impossible."""
 
 QUARTILES_OF_NORMAL = 1.349
 """Interquartile range of the standard normal distribution."""
@@ -55,9 +55,9 @@ def gaussian_mixture(
     """Unit-variance Gaussians, one or more per class, so that the true posterior is known.
 
     `separation` is the standard deviation of each coordinate of the means. A class has `components`
-    Gaussians, equally likely, with means of their own; from two on the boundaries are curved, and
-    model=linear cannot represent the posterior. `priors` are the weights of the classes, C numbers
-    of any sum; none: all classes equally likely.
+    equally likely Gaussians with separate means; with two or more the class boundaries are curved,
+    and model=linear cannot represent the posterior. `priors` are the weights of the classes, C
+    numbers of any sum; if empty, all classes are equally likely.
     """
     _check_sizes(examples=examples, features=features, components=components)
     if classes < 2 or separation < 0:
@@ -86,10 +86,10 @@ def gaussian_mixture(
 
 
 def two_moons(*, seed: int, examples: int = 2000, noise: float = 0.2) -> Splits:
-    """Two interlocked half circles behind Gaussian noise; the posterior is found by quadrature.
+    """Two interlocked half circles with Gaussian noise; the posterior is computed by quadrature.
 
-    A class is uniform along its half circle of radius 1 and equally likely as the other; the
-    second one is the first turned by half a circle around (0.5, 0.25), as in scikit-learn's.
+    The two classes are equally likely, each uniform along a half circle of radius 1. The second
+    half circle is the first rotated by 180 degrees around (0.5, 0.25), as in scikit-learn.
 
     `noise` is the standard deviation of each coordinate around the arc, in radii; 0.02 or more.
     """
@@ -114,29 +114,30 @@ def finite_support(
     classes: int = 4,
     concentration: float = 1.0,
 ) -> Splits:
-    """A few input points, each with a class distribution of its own: nothing but the loss decides.
+    """A few input points, each with a separate class distribution, so that only the loss matters.
 
-    The inputs are one-hot, [N, A], as they are, so that model=linear has an output vector for each
-    atom and can represent every Bayes point. All splits go round the atoms, each equally often.
-    With examples = steps * batch_size training is one epoch, and no label is ever seen twice:
-    labels are in effect resampled at every step. Distributions, validation and test do not depend
-    on `examples`.
+    The inputs are one-hot, [N, A], not standardised, so that model=linear has an output vector for
+    each atom and can represent every Bayes point. Every split cycles through the atoms, so each
+    atom is equally frequent. With examples = steps * batch_size training is one epoch and uses no
+    label twice: labels are in effect resampled at every step. Distributions, validation and test do
+    not depend on `examples`.
 
-    `examples` are rows of the training split alone: the sample size. There are A `atoms`, the input
-    points. Distributions are drawn from a symmetric Dirichlet of this `concentration`, mixed with
-    `UNIFORM_SHARE` of the uniform one; small ones are nearly certain, large ones flat.
+    `examples` is the number of training rows only. `atoms`, A, is the number of input points.
+    Distributions are drawn from a symmetric Dirichlet with this `concentration`, mixed with
+    `UNIFORM_SHARE` of the uniform distribution; a small `concentration` gives nearly certain
+    distributions, a large one flat distributions.
     """
     _check_sizes(examples=examples, atoms=atoms, concentration=concentration)
     if classes < 2:
         raise ValueError(f"{classes} classes: use 2 or more")
     draw = stream(seed, "data")
-    # Gamma quantiles of uniform numbers, over their sum: a Dirichlet draw.
+    # Gamma quantiles of uniform numbers, divided by the quantiles' sum, are a Dirichlet draw.
     level = torch.rand(atoms, classes, generator=draw, dtype=torch.float64)
     quantiles = scipy.special.gammaincinv(concentration, level.numpy())
     gamma = torch.from_numpy(quantiles).clamp(min=1e-300)
     drawn = gamma / gamma.sum(-1, keepdim=True)
     distributions = (1.0 - UNIFORM_SHARE) * drawn + UNIFORM_SHARE / classes
-    # Training comes last, so that what it is judged by is the same at every sample size.
+    # Training is drawn last, so that validation and test are the same at every sample size.
     sizes = {
         "validation": VALIDATION_PER_ATOM * atoms,
         "test": TEST_PER_ATOM * atoms,
@@ -164,17 +165,17 @@ def many_labels(
     labels: int = 6,
     slope: float = 2.0,
 ) -> Splits:
-    """Examples with any number of labels, each from a logistic function of the inputs.
+    """Examples with any number of labels; a logistic function of the inputs gives each probability.
 
-    Given the inputs labels are independent. The first is as often there as not, the last one is
-    rare: the true probability at inputs of zero falls from 1/2 to 1/20 in equal steps of its logit.
+    Given the inputs, labels are independent. The first label holds for about half of the examples,
+    the last is rare: at zero inputs the probability falls from 1/2 to 1/20 in equal logit steps.
 
     Args:
         seed: Draws functions, inputs and labels.
         examples: Rows in all.
         features: F.
         labels: C.
-        slope: Standard deviation of each function's logit over the inputs: how much they say.
+        slope: Standard deviation of each function's logit over the inputs; positive.
     """
     _check_sizes(examples=examples, features=features, labels=labels, slope=slope)
     draw = stream(seed, "data")
@@ -198,22 +199,23 @@ def noisy_linear(
     noise_scale: float = 1.0,
     degrees: float = 3.0,
 ) -> Splits:
-    """A linear function seen through noise; the test targets are the function itself.
+    """A linear function plus noise; the test targets are the function without noise.
 
-    Train and validation targets carry the noise, as they would in life. Test scores therefore
-    measure the distance to the truth, not to another draw of the noise.
+    Train and validation targets carry the noise, as in practice. Test metrics therefore measure
+    the distance to the true function, not to another draw of the noise.
 
     Args:
         seed: Draws the slopes, the inputs, the noise and the split.
         examples: Rows in all.
         features: F; the function has variance 1 over them.
         noise: "gaussian", "laplace", "uniform", "student_t" or "cauchy". All are symmetric, so that
-            every symmetric loss whose expectation exists elicits the function; that of quartic
-            under 3 degrees does not, and that of mse under Cauchy noise does not.
+            every symmetric loss with an expectation elicits the function; the expectation of
+            quartic under 3 degrees does not exist, nor does that of mse under Cauchy noise.
         noise_scale: In units of the function's standard deviation: the standard deviation of
             gaussian, laplace and uniform noise, the scale of student_t and cauchy.
-        degrees: Degrees of freedom of "student_t". At 2 or below, as of "cauchy", the variance is
-            infinite; targets are then centred by the median and scaled by the interquartile range.
+        degrees: Degrees of freedom of "student_t". At 2 or below, and with "cauchy", the variance
+            is not finite; targets are then centred by the median and scaled by the interquartile
+            range.
     """
     _check_sizes(examples=examples, features=features, noise_scale=noise_scale, degrees=degrees)
     inputs, clean, draw = _linear(examples, features, seed)
@@ -231,10 +233,10 @@ def noisy_linear_outliers(
     share: float = 0.1,
     size: float = 10.0,
 ) -> Splits:
-    """A linear function behind Gaussian noise, and a share of targets far off, all to one side.
+    """A linear function plus Gaussian noise, with a share of outliers, all in one direction.
 
-    The noise is not symmetric: mean, median and mode of a target given its input differ, and each
-    loss is led astray as far as outliers weigh with it. The test targets are the function.
+    The noise is not symmetric: mean, median and mode of a target given the input differ, so each
+    loss is biased by the weight that the loss gives to outliers. The test targets are the function.
 
     Args:
         seed: Draws the slopes, inputs and Gaussian noise of `noisy_linear`, and then the outliers.
@@ -246,7 +248,7 @@ def noisy_linear_outliers(
             negative.
 
     Source:
-        Huber 1964, Annals of Mathematical Statistics, with a point far off as contamination.
+        Huber 1964, Annals of Mathematical Statistics, with a distant point as contamination.
     """
     _check_sizes(examples=examples, features=features, noise_scale=noise_scale)
     if not 0 <= share <= 1:
@@ -259,9 +261,9 @@ def noisy_linear_outliers(
 
 
 def clean_linear(*, seed: int, examples: int = 1000, features: int = 8) -> Splits:
-    """The linear function of `noisy_linear` without any noise, to study training near the optimum.
+    """Linear function of `noisy_linear` without any noise, to study training near the optimum.
 
-    A seed draws the same slopes, inputs and split as for `noisy_linear`.
+    A seed draws the same slopes, inputs and split as in `noisy_linear`.
     """
     _check_sizes(examples=examples, features=features)
     inputs, clean, _ = _linear(examples, features, seed)
@@ -269,15 +271,15 @@ def clean_linear(*, seed: int, examples: int = 1000, features: int = 8) -> Split
 
 
 def heteroscedastic(*, seed: int, examples: int = 1000, noise: str = "gaussian") -> Splits:
-    """A wave behind noise that grows with the input, y = x sin x + 0.3 e + 0.3 x e', x in [0, 10].
+    """A wave plus noise that grows with the input, y = x sin x + 0.3 e + 0.3 x e', x in [0, 10].
 
-    Targets of all splits carry the noise, so that predicted distributions can be judged.
+    Targets of all splits carry the noise, so that predicted distributions can be evaluated.
 
     Args:
         seed: Draws the inputs, the noise and the split.
         examples: Rows in all.
-        noise: Of e and e', of mean 0 and variance 1: "gaussian", or the skewed "exponential", an
-            exponential number less 1.
+        noise: Distribution of e and e', with mean 0 and variance 1: "gaussian", or the skewed
+            "exponential", an exponential variable minus 1.
 
     Source:
         Skafte, Jørgensen and Hauberg 2019, NeurIPS; Seitzer et al. 2022, ICLR.
@@ -303,9 +305,10 @@ def noisy_counts(
     """Poisson counts whose log-rate is linear in the inputs; the test targets are the rate.
 
     Targets are divided by their standard deviation in training but not centred, so that they stay
-    nonnegative. To the Poisson likelihood that is a factor, and a constant added to the output.
+    nonnegative. The division changes the Poisson loss by a factor and shifts the optimal output by
+    a constant.
 
-    `rate` is the expected count where the inputs are zero, `spread` the standard deviation of the
+    `rate` is the expected count at zero inputs, `spread` is the standard deviation of the
     log-rate over the inputs.
     """
     _check_sizes(examples=examples, features=features, rate=rate, spread=spread)
@@ -324,7 +327,7 @@ def noisy_counts(
 
 
 def _with_posterior(inputs: Tensor, labels: Tensor, posterior: Tensor, seed: int) -> Splits:
-    """Splits of examples [N, F] with labels [N] and class probabilities [N, C]."""
+    """Split examples [N, F] with labels [N] and class probabilities [N, C]."""
     rows = permuted(len(labels), seed)
     return classification(
         by_split(inputs, rows),
@@ -335,7 +338,7 @@ def _with_posterior(inputs: Tensor, labels: Tensor, posterior: Tensor, seed: int
 
 
 def _linear(examples: int, features: int, seed: int) -> tuple[Tensor, Tensor, torch.Generator]:
-    """Inputs [N, F], a linear function of them of variance 1, [N], and the rest's generator."""
+    """Inputs [N, F], a linear function of the inputs with variance 1, [N], and the generator."""
     draw = stream(seed, "data")
     slopes = torch.randn(features, generator=draw, dtype=torch.float64)
     inputs = torch.randn(examples, features, generator=draw, dtype=torch.float64)
@@ -345,7 +348,7 @@ def _linear(examples: int, features: int, seed: int) -> tuple[Tensor, Tensor, to
 def _behind_noise(
     inputs: Tensor, clean: Tensor, noisy: Tensor, *, seed: int, has_variance: bool
 ) -> Splits:
-    """Splits whose train and validation targets are noisy and whose test targets are clean, [N]."""
+    """Make splits with noisy targets [N] in train and validation, and clean targets [N] in test."""
     observed = {"train": noisy, "validation": noisy, "test": clean}
     rows = permuted(len(noisy), seed)
     targets = {name: observed[name][rows[name], None] for name in SPLITS}
@@ -363,7 +366,7 @@ def _behind_noise(
 
 
 def _noise(noise: str, count: int, *, degrees: float, draw: torch.Generator) -> Tensor:
-    """Symmetric noise, [count], float64: of variance 1, or of scale 1 where there may be none."""
+    """Draw symmetric noise, [count], float64: variance 1; for student_t and cauchy, scale 1."""
     if noise not in NOISES:
         raise ValueError(f"noise {noise!r} is unknown: use one of {', '.join(NOISES)}")
     normal = torch.randn(count, generator=draw, dtype=torch.float64)
@@ -371,11 +374,11 @@ def _noise(noise: str, count: int, *, degrees: float, draw: torch.Generator) -> 
         return normal
     first, second = torch.rand(2, count, generator=draw, dtype=torch.float64)
     if noise == "student_t":
-        # Bailey 1994: sqrt(d (u^(-2/d) - 1)) cos(2 pi v) has Student's t distribution.
+        # Bailey 1994: sqrt(d (u^(-2/d) - 1)) cos(2 pi v) has a Student's t distribution.
         radius = (degrees * ((1 - first).pow(-2 / degrees) - 1)).sqrt()
         return radius * torch.cos(2 * math.pi * second)
     if noise == "laplace":
-        # The difference of two exponential numbers; never log(0), since first and second are < 1.
+        # Difference of two exponential variables; never log(0), since first and second are < 1.
         return (torch.log1p(-second) - torch.log1p(-first)) / math.sqrt(2)
     if noise == "uniform":
         return math.sqrt(3) * (2 * first - 1)
@@ -383,14 +386,14 @@ def _noise(noise: str, count: int, *, degrees: float, draw: torch.Generator) -> 
 
 
 def _turned(points: Tensor) -> Tensor:
-    """Points [N, 2] turned by half a circle around (0.5, 0.25): one moon onto the other."""
+    """Rotate points [N, 2] by 180 degrees around (0.5, 0.25), which maps one moon to the other."""
     return torch.tensor([1.0, 0.5], dtype=torch.float64) - points
 
 
 def _log_density_of_arc(points: Tensor, noise: float) -> Tensor:
-    """Log density, up to a constant, of the upper half circle behind Gaussian noise: [N, 2] -> [N].
+    """Log density, up to a constant, of the upper half circle plus Gaussian noise: [N, 2] -> [N].
 
-    Gauss-Legendre over the angle, with nodes much closer than the noise is wide.
+    Gauss-Legendre quadrature over the angle; the nodes are much closer than the noise is wide.
     """
     nodes, weights = np.polynomial.legendre.leggauss(32 + math.ceil(16 / noise))
     angle = torch.from_numpy(0.5 * math.pi * (nodes + 1))

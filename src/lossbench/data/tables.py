@@ -1,4 +1,4 @@
-"""Data of somebody's own: arrays, tensors, frames and files of a table, as a row like any other."""
+"""Conversion of a user's arrays, tensors, data frames and table files to a `Data` row."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from lossbench.fingerprints import tensors_sha
 log = logging.getLogger(__name__)
 
 SOURCE = "your own"
-"""Source of a row that somebody brings, and licence of his data."""
+"""Source and licence in the row of a user's data."""
 
 MOST_LABELS = 20
-"""Whole numbers of more different values than these are measured, not labels, if nobody says."""
+"""Most distinct whole numbers that are taken for labels if the task is not given."""
 
 LEAST_EXAMPLES = 20
 LEAST_OF_A_CLASS = 5
@@ -45,16 +45,17 @@ TASKS = ("", "regression", "classification")
 
 @dataclass(frozen=True)
 class Reading:
-    """Settings that say how a table is read.
+    """Settings for reading a table.
 
     Attributes:
-        target: The column of a frame or a file that is to be predicted.
-        task: "regression" or "classification"; empty: labels are words, truths, or whole numbers of
-            few values.
-        without: Columns that are no inputs.
-        missing: "median" fills missing numbers and dates in, with the median of a seed's training
-            examples; "drop" leaves their rows out; empty: refused. Rows without a target are left
-            out with both, and a missing word is a word of its own.
+        target: Column of a frame or a file to predict.
+        task: "regression" or "classification"; if empty, words, booleans, and whole numbers with at
+            most `MOST_LABELS` distinct values are labels.
+        without: Columns that are not used as inputs.
+        missing: "median" replaces missing numbers and dates by the median of a seed's training
+            examples; "drop" drops rows with missing numbers or dates; if empty, missing values are
+            refused. "median" and "drop" both drop rows without a target; a missing word becomes a
+            category.
     """
 
     target: str = ""
@@ -72,15 +73,15 @@ class Reading:
 
 
 def is_table(word: str) -> bool:
-    """Whether a word names a table's file."""
+    """Whether a word is the name of a table file, by its suffix."""
     return Path(word).suffix.lower() in READERS
 
 
 def file_table(path: Path, reading: Reading) -> Data:
-    """A row of a file's table, named after the file.
+    """Make a `Data` row from a table file, named after the file.
 
     Raises:
-        ConfigError: The file cannot be read or served; names the cure.
+        ConfigError: The file cannot be read or used; the message names the cure.
     """
     name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_")
     if not name or not name[0].isalpha():
@@ -89,12 +90,12 @@ def file_table(path: Path, reading: Reading) -> Data:
 
 
 def frame_table(frame: pd.DataFrame, reading: Reading, *, name: str) -> Data:
-    """A row of a frame, whose content is part of a run's identity.
+    """Make a `Data` row from a frame, whose content is part of a run's identity.
 
-    Columns that are no numbers become an input for each of their words, dates days since the first.
+    A column of words becomes one input for each distinct word; dates become days since the first.
 
     Raises:
-        ConfigError: A column or the target cannot be served; names the cure.
+        ConfigError: A column or the target cannot be used; the message names the cure.
     """
     what = f"data {name}"
     frame = frame.rename(columns=str)
@@ -116,17 +117,17 @@ def frame_table(frame: pd.DataFrame, reading: Reading, *, name: str) -> Data:
 def table(
     inputs: Any, targets: Any, reading: Reading, *, name: str, unit: str = "units of the target"
 ) -> Data:
-    """A row of arrays or a frame, whose content is part of a run's identity.
+    """Make a `Data` row from arrays or a frame, whose content is part of a run's identity.
 
     Args:
         inputs: [N, F] or images [N, channels, height, width], as an array, a tensor or a frame.
         targets: [N], or [N, 1]: numbers, or labels of any kind.
-        reading: Task, and the treatment of missing values.
+        reading: Settings, of which the task and the treatment of missing values are used.
         name: Name of the row.
         unit: Unit of targets that are numbers.
 
     Raises:
-        ConfigError: A column or the target cannot be served; names the cure.
+        ConfigError: A column or the target cannot be used; the message names the cure.
     """
     try:
         as_inputs = inputs_of_columns if isinstance(inputs, pd.DataFrame) else inputs_of_arrays
@@ -143,7 +144,7 @@ def table(
 
 
 def _without_gaps(inputs: Tensor, targets: pd.Series, missing: str) -> tuple[Tensor, pd.Series]:
-    """Inputs and targets of the rows that stay."""
+    """Drop rows with a missing target and, if `missing` is "drop", rows with a missing input."""
     if len(inputs) != len(targets):
         raise ConfigError(
             f"{len(inputs)} rows of inputs and {len(targets)} targets: give one target for each row"
@@ -164,7 +165,7 @@ def _without_gaps(inputs: Tensor, targets: pd.Series, missing: str) -> tuple[Ten
 
 
 def _task(targets: pd.Series, task: str) -> str:
-    """The task that the targets are for; refuses those that serve none."""
+    """Determine the task from the targets; ConfigError if the targets suit no task."""
     if len(targets) < LEAST_EXAMPLES:
         raise ConfigError(f"{len(targets)} examples: at least {LEAST_EXAMPLES} are needed")
     if (count := targets.nunique()) == 1:
@@ -196,13 +197,13 @@ def _task(targets: pd.Series, task: str) -> str:
 
 
 def batch_size(row: Data) -> int:
-    """The usual one, or, of few examples, the largest power of two that fits."""
+    """Default batch size of 64, or the largest power of two up to the number of examples."""
     examples = len(row.splits(0, Files()).targets["train"])
     return min(64, 2 ** int(math.log2(examples)))
 
 
 def _row(name: str, inputs: Tensor, targets: Tensor, *, classes: int = 0, unit: str = "") -> Data:
-    """The row; targets are labels, [N], where there are classes, else numbers, [N, 1]."""
+    """Make the `Data` row; targets are labels [N] if `classes` is not 0, else numbers [N, 1]."""
     has_gaps = bool(inputs.isnan().any())
 
     def table_splits(*, seed: int) -> Splits:

@@ -1,8 +1,9 @@
 """Larger tables for regression, read from files: diamonds, flights, Californian houses.
 
-A seed draws nothing: all are split in one way, 60/20/20 where nothing else is said. Their test
-sets are large, and the report says that its verdicts hold on that test set. Each raises ValueError
-where its file is missing or another one, or a parameter has another value than its docstring names.
+A seed draws nothing: every seed has the same split, 60/20/20 unless the docstring names another.
+The test sets are large, and the report says that verdicts hold on that test set. Each function
+raises ValueError if the file is missing or is not the published one, or if a parameter has a value
+that the function's docstring does not name.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from lossbench.data.files import File
 from lossbench.data.splits import SPLITS, Data, Extent, Splits, by_split, permuted, regression
 from lossbench.fingerprints import stream
 
-if TYPE_CHECKING:  # where a file lies is no part of the code that makes a run what it is
+if TYPE_CHECKING:  # code that locates files is not hashed into a run's identity
     from lossbench.data.files import Files
 
 SPLIT_SEED = 0
-"""Seed of the one split of diamonds and houses, and of the order of training flights."""
+"""Seed of the split of diamonds and houses, and of the order of training flights."""
 
 FILES = {
     "diamonds": File(
@@ -68,7 +69,7 @@ CARRIERS = (
     "9E", "AA", "AS", "B6", "DL", "EV", "F9", "FL", "HA", "MQ", "UA", "US", "VX", "WN", "YV",
 )  # fmt: skip
 PARENTS = {"OO": "EV"}
-"""SkyWest flew 29 of the flights, too few for an input of its own; its company owned ExpressJet."""
+"""SkyWest (OO) flew 29 of the flights, too few for an input; SkyWest owned ExpressJet (EV)."""
 
 HOURS = range(5, 24)
 ORIGINS = ("EWR", "JFK", "LGA")
@@ -78,8 +79,8 @@ FLIGHTS_FLOWN = 327_346
 def diamonds(*, seed: int, files: Files, target: str = "log_price") -> Splits:
     """53,940 diamonds: size, proportions, grades and price.
 
-    Inputs are 6 numbers and 20 one-hot grades, as they stand: 20 rows have a width, length or depth
-    of 0, which no diamond has, and 146 rows stand there twice.
+    Inputs are 6 numbers and 20 one-hot grades, uncorrected: 20 rows have a width, length or depth
+    of 0, which no diamond has, and 146 rows occur twice.
 
     `target` is "log_price", in log dollars, nearly symmetric and light-tailed; or "price", in
     dollars, skewed.
@@ -92,30 +93,31 @@ def diamonds(*, seed: int, files: Files, target: str = "log_price") -> Splits:
 def flights(*, seed: int, files: Files, examples: int = 40_000, held_out: str = "months") -> Splits:
     """Flights out of New York in 2013: minutes of delay at arrival, from facts known days before.
 
-    Inputs are weekday, scheduled hour, carrier and airport, one-hot, scheduled times of departure
-    and of the whole way, and the distance; the month is none of them, since no model knows a month
-    that it has not seen. Days are never divided between splits: flights of one day are late
-    together, and a random split would let a model learn the day.
+    Inputs are weekday, scheduled hour, carrier and airport, one-hot, scheduled time of departure,
+    scheduled duration, and distance. The month is not an input, because test months are not in
+    training. Each day is in one split only: delays of one day are correlated, and a random split
+    would let a model learn the day.
 
-    Delays have heavy, skewed tails, so that mean and median are far apart, and little of them is
-    known beforehand: the statistic a loss elicits decides more than its training. Measured in
-    minutes with scikit-learn's HistGradientBoostingRegressor on the default examples, test split:
+    Delays have heavy, skewed tails, so that mean and median are far apart, and the inputs explain
+    little of a delay: results depend more on the statistic that a loss elicits than on training.
+    Measured in minutes with scikit-learn's HistGradientBoostingRegressor, default examples, test:
 
     | held out | squared error | absolute error | training mean | training median |
     |---|---|---|---|---|
     | months | RMSE 40.2, MAE 25.6 | RMSE 41.3, MAE 23.5 | RMSE 40.2 | MAE 23.7 |
     | weeks | RMSE 47.5, MAE 28.7 | RMSE 49.4, MAE 27.0 | RMSE 48.8 | MAE 27.8 |
 
-    September and October are calmer than the rest of the year: on the validation split of `months`
-    absolute error wins both measures (RMSE 33.2 against 36.1), and selection there by RMSE
-    favours small delays. The validation split of `weeks` is of the same kind as its test split.
+    September and October have fewer delays than the rest of the year: on the validation split of
+    `months`, absolute error is better in both metrics (RMSE 33.2 against 36.1), so selection by
+    validation RMSE favours small predictions. With `weeks`, validation and test are alike.
 
     Args:
         seed: Draws nothing; the split is by date.
         files: Files of the data set.
-        examples: Rows in all, evenly spaced over the year; 327,346 flights arrived.
+        examples: Rows in all splits, evenly spaced over the year; 327,346 flights arrived.
         held_out: "months": training is January to August, validation September and October, test
-            November and December. "weeks": of every five weeks three, one and one.
+            November and December. "weeks": of every five weeks, three are training, the fourth is
+            validation and the fifth is test.
     """
     if not 1000 <= examples <= FLIGHTS_FLOWN:
         raise ValueError(f"{examples} examples of flights: use 1000 to {FLIGHTS_FLOWN}")
@@ -127,9 +129,9 @@ def flights(*, seed: int, files: Files, examples: int = 40_000, held_out: str = 
 def california_housing(*, seed: int, files: Files) -> Splits:
     """20,640 districts of California in 1990: median house value from 8 numbers.
 
-    Values are cut off at 500,001 dollars. Inputs are those of scikit-learn's
-    `fetch_california_housing`, read from the archive that it downloads, never from the pickle that
-    it keeps.
+    Values are cut off at 500,001 dollars. Inputs equal those of scikit-learn's
+    `fetch_california_housing`. They are read from the archive that scikit-learn downloads, never
+    from scikit-learn's pickle.
     """
     return _houses(files)
 
@@ -154,14 +156,14 @@ def _flights(examples: int, held_out: str, files: Files) -> Splits:
     if held_out == "months":
         month = frame["month"].to_numpy()
         split_number = (month > LAST_TRAINING_MONTH).astype(int) + (month > LAST_VALIDATION_MONTH)
-    else:  # of every five weeks, of which the first begins on the first day of the year
+    else:  # "weeks", of which the first starts on January 1
         week = (_date(frame).dt.day_of_year.to_numpy() - 1) // 7
         split_number = np.maximum(week % 5 - 2, 0)
     rows = {
         split: torch.from_numpy(np.flatnonzero(split_number == number))
         for number, split in enumerate(SPLITS)
     }
-    # In no order, so that the first training rows are like all of them.
+    # Shuffled, so that the first training rows are a random sample of all training rows.
     order = torch.randperm(len(rows["train"]), generator=stream(SPLIT_SEED, "split"))
     rows["train"] = rows["train"][order]
     return regression(by_split(inputs, rows), by_split(delay, rows))
@@ -186,7 +188,7 @@ def _date(frame: pd.DataFrame) -> pd.Series:
 
 
 def _known_before_departure(frame: pd.DataFrame) -> np.ndarray:
-    """Inputs of flights, [N, 47]; the times in the table are local, hhmm."""
+    """Inputs of flights, [N, 47]; times in `frame` are local, as numbers hhmm."""
     departs, arrives = (
         frame[column] // 100 * 60 + frame[column] % 100
         for column in ("sched_dep_time", "sched_arr_time")
@@ -202,7 +204,7 @@ def _known_before_departure(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _one_hot(column: pd.Series, levels: tuple[str, ...] | range) -> np.ndarray:
-    """[N, levels], float64."""
+    """One-hot columns [N, levels], float64; ValueError if a value is not among `levels`."""
     is_level = column.to_numpy()[:, None] == np.asarray(levels)[None]
     if not is_level.any(-1).all():
         unknown = sorted({*column} - {*levels})
@@ -211,7 +213,7 @@ def _one_hot(column: pd.Series, levels: tuple[str, ...] | range) -> np.ndarray:
 
 
 def _split_once(inputs: np.ndarray, targets: np.ndarray) -> Splits:
-    """60/20/20, the same for every seed; targets [N]."""
+    """Split rows with targets [N] 60/20/20, the same for every seed."""
     rows = permuted(len(targets), SPLIT_SEED)
     x, y = torch.tensor(inputs), torch.tensor(targets)[:, None]
     return regression(by_split(x, rows), by_split(y, rows))

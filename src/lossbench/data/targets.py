@@ -1,6 +1,6 @@
 """Training targets: sampled labels, their distribution, or the probabilities of a teacher.
 
-Validation and test keep their sampled labels, so that both kinds are judged alike.
+Validation and test keep their sampled labels, so that runs with any targets are judged alike.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from lossbench.data.splits import Splits, dense
 
 
 def sampled(splits: Splits) -> Splits:
-    """Leave the targets as they are: one-hot labels, or numbers."""
+    """Return the splits unchanged: targets are one-hot labels, or numbers."""
     return splits
 
 
 def distribution(splits: Splits) -> Splits:
-    """Put the true posterior in place of the training labels; ValueError where it is unknown."""
+    """Replace the training labels by the true posterior; ValueError if the posterior is unknown."""
     if "train" not in splits.posterior:
         raise ValueError(
             "data.targets is 'distribution', and the true distribution of these labels is not "
@@ -33,8 +33,8 @@ def distribution(splits: Splits) -> Splits:
 def teacher(splits: Splits) -> Splits:
     """Placeholder targets; `taught` replaces them with the teacher's probabilities.
 
-    Until then labels stand there as distributions, [N, C] or [N, T, C]; a teacher is trained only
-    when a run needs it.
+    The placeholders are the labels as distributions, [N, C] or [N, T, C]. A teacher is trained
+    only when a run needs the probabilities.
     """
     distributions = {}
     for split, targets in splits.targets.items():
@@ -44,11 +44,11 @@ def teacher(splits: Splits) -> Splits:
 
 
 def taught(splits: Splits, distributions: Mapping[str, Tensor]) -> Splits:
-    """Splits whose training targets are distributions.
+    """Replace the training targets by distributions.
 
     Args:
-        splits: Validation and test keep their labels, so that all kinds are judged alike.
-        distributions: By split, [N, C], or [N, T, C] of sequences.
+        splits: Splits with labels, which validation and test keep.
+        distributions: Class probabilities by split, [N, C], or [N, T, C] for sequences.
     """
     targets = {**splits.targets, "train": distributions["train"]}
     return dataclasses.replace(splits, targets=targets, distributions={**distributions})

@@ -1,4 +1,4 @@
-"""A teacher for data whose true class probabilities nobody knows: how sure is each label?"""
+"""A teacher model, which estimates class probabilities if the true posterior is not known."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 TEACHER_ROWS = 10_000
-"""Training rows that the teacher is fitted on at most: the first ones."""
+"""Maximum number of training rows, the first ones, on which the teacher is fitted."""
 
 TEACHER_RIDGE = 100.0
-"""Inverse of scikit-learn's C, so that the teacher is not sure of what it has seen."""
+"""Inverse of scikit-learn's C; large, so that the teacher is not certain of training labels."""
 
 CHUNK = 1_000
-"""Rows whose probabilities are predicted at once: only they are copied to float64."""
+"""Number of rows that are predicted, and copied to float64, at once."""
 
 
 def teacher_probabilities(inputs: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
@@ -26,9 +26,9 @@ def teacher_probabilities(inputs: Mapping[str, Tensor], targets: Tensor) -> dict
         targets: One-hot labels of the training split, [N, C].
 
     Returns:
-        Of train and validation, [N, C], float64.
+        Class probabilities of train and validation, each [N, C], float64.
     """
-    # Only this noise needs scikit-learn, which takes a second to import.
+    # Imported here because scikit-learn takes a second to import, and only the teacher needs it.
     from sklearn import exceptions, linear_model
 
     rows = inputs["train"][:TEACHER_ROWS].flatten(1).double().numpy()

@@ -1,9 +1,9 @@
-"""Next-token prediction: a generated language whose truth is known, and real texts by characters.
+"""Next-token prediction: a generated language with known posterior, and real texts by characters.
 
-An example is a window of T tokens; the label of each is the token behind it, so that one more token
-is read than a window has positions. A text is cut into blocks of `BLOCK` windows, one after the
-other, and each block belongs to one split: no window of test or validation overlaps one of
-training. The rest at the end of the text is dropped.
+An example is a window of T tokens; the label of a token is the next token, so a window reads T + 1
+tokens of the text. A text is cut into consecutive blocks of `BLOCK` windows, and each block belongs
+to one split: no window of test or validation overlaps a window of training. The remainder at the
+end of the text is dropped.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from lossbench.data.splits import SPLITS, Data, Extent, Splits
 from lossbench.errors import ConfigError
 from lossbench.fingerprints import stream
 
-if TYPE_CHECKING:  # how files are found is no part of what a set is
+if TYPE_CHECKING:  # code that locates files is not hashed into a run's identity
     from lossbench.data.files import Files
 
 BLOCK = 8
-"""Windows of a block."""
+"""Number of windows in a block."""
 
 MOST_WINDOW = 4096
 MOST_CHARACTERS = 10**8
@@ -38,18 +38,18 @@ PYTHON_MODULES = (
     "shutil", "socket", "statistics", "string", "subprocess", "tarfile", "textwrap", "threading",
     "tokenize", "traceback", "turtle", "typing", "uuid", "warnings", "zipfile",
 )  # fmt: skip
-"""Modules of the standard library that `python_source` reads; those that a version lacks are left
-out."""
+"""Modules of the standard library that `python_source` reads; modules that the installed version
+lacks are skipped."""
 
 PROGRAMS = {
-    "bible": Program(  # each verse on a line, with its place in front
+    "bible": Program(  # prints each verse on a line, after the verse's number
         "bible",
         ("-p", "{lib}", "-f", "gen1:1-rev22:21"),
         "cd45f0c9cedab8e4439bd6486c8952c77cc8b0ecc5d1f6ae3513f2039f47229d",
         "sudo apt-get install bible-kjv brings Debian's, or use data=python_source",
     )
 }
-"""Programs that print the texts of others."""
+"""Programs that print texts, by data set."""
 
 
 def markov_text(
@@ -62,21 +62,22 @@ def markov_text(
     branches: int = 4,
     zipf: float = 1.0,
 ) -> Splits:
-    """A language of order 2: the next token depends on two tokens, by known probabilities.
+    """A Markov chain of order 2: the last two tokens give known probabilities of the next token.
 
-    After each pair of tokens `branches` others may follow. Which ones is drawn with weights
-    1/rank^zipf of the tokens, so that some are frequent everywhere; the probabilities of those that
-    were drawn fall by the same law. A window is a sentence: it begins as if token 0 stood twice
-    before it, so that the first position lacks no context.
+    After each pair of tokens `branches` tokens may follow. These followers are drawn without
+    replacement with weights 1/rank^zipf of the tokens, so that some tokens are frequent after every
+    pair; the probability of the r-th drawn follower is proportional to 1/r^zipf. A window is a
+    sentence that starts as if two tokens 0 preceded it, so that the first position has a context.
 
     Args:
-        seed: Draws the language, all sentences, and nothing else.
-        examples: Windows of training; the language, validation and test do not depend on it.
-        held_out: Windows of validation, and of test.
+        seed: Draws the language and all sentences.
+        examples: Number of training windows, which changes neither the language, nor validation and
+            test.
+        held_out: Number of validation windows, and of test windows.
         window: T.
         vocabulary: V, 2 or more.
-        branches: Tokens that may follow a pair, 1 to V.
-        zipf: How much more frequent some tokens are than others; 0: all alike.
+        branches: Number of tokens that may follow a pair, 1 to V.
+        zipf: Exponent of the token weights; at 0 all tokens are equally frequent.
 
     Source:
         Shannon 1948, section 2; Zipf 1949.
@@ -94,14 +95,14 @@ def markov_text(
         )
     draw = stream(seed, "data")
     weight = torch.arange(1, vocabulary + 1, dtype=torch.float64).pow(-zipf)
-    # The largest of log weight + Gumbel noise are a draw without replacement by weight.
+    # The top `branches` of log weight + Gumbel noise are a weighted draw without replacement.
     level = torch.rand(vocabulary**2, vocabulary, generator=draw, dtype=torch.float64)
     noise = -torch.log(-torch.log(level.clamp(1e-300, 1 - 1e-16)))
     followers = (weight.log() + noise).topk(branches, -1).indices
     shares = weight[:branches] / weight[:branches].sum()
     language = torch.zeros(vocabulary**2, vocabulary, dtype=torch.float64)
     language.scatter_(-1, followers, shares.expand(vocabulary**2, -1))
-    # Training comes last, so that what it is judged by is the same at every number of examples.
+    # Training is drawn last, so that validation and test do not depend on `examples`.
     sizes = {"validation": held_out, "test": held_out, "train": examples}
     inputs, labels, posterior = {}, {}, {}
     for split, count in sizes.items():
@@ -121,7 +122,7 @@ def markov_text(
 def _sentences(
     language: Tensor, count: int, window: int, draw: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Sentences [count, T + 1], and the pair that each position but the last ends, [count, T]."""
+    """Draw sentences [count, T + 1], and the index of the pair before each label, [count, T]."""
     vocabulary = language.shape[1]
     state = torch.zeros(count, dtype=torch.int64)
     tokens, states = [], []
@@ -142,15 +143,15 @@ def text(
     window: int = 32,
     most_tokens: int = 128,
 ) -> Splits:
-    """A text file of one's own, in UTF-8, by characters.
+    """A text file of the user, in UTF-8, by characters.
 
     Args:
-        seed: Which blocks are training and which validation; those of test are the same for all.
-        path: The file, from the folder you stand in.
-        examples: Windows of training, or as many as there are.
-        held_out: Windows of validation, and of test; whole blocks.
+        seed: Divides blocks into training and validation; test is the same for every seed.
+        path: Path of the file, relative to the current folder.
+        examples: Most training windows; fewer if the text is short.
+        held_out: Number of validation windows, and of test windows, taken from whole blocks.
         window: T.
-        most_tokens: Different characters it may have.
+        most_tokens: Most distinct characters that the text may have.
     """
     return _windows(
         _own_text(path), f"the text of {path}", seed, examples, held_out, window, most_tokens
@@ -160,9 +161,9 @@ def text(
 def python_source(
     *, seed: int, examples: int = 4000, held_out: int = 256, window: int = 32
 ) -> Splits:
-    """The source of the installed Python's own standard library, by characters: no download.
+    """Source of the installed Python's standard library, by characters: no download.
 
-    Of `PYTHON_MODULES`, in that order; characters beyond ASCII are left out. Other versions of
+    The text is `PYTHON_MODULES`, in that order, without characters beyond ASCII. Other versions of
     Python have other texts, and so other runs.
 
     Args: as for `text`.
@@ -173,7 +174,7 @@ def python_source(
 def bible(
     *, seed: int, files: Files, examples: int = 4000, held_out: int = 256, window: int = 32
 ) -> Splits:
-    """The Bible in the translation of 1611, by characters, verse by verse without their numbers.
+    """The Bible in the translation of 1611, by characters: one verse a line, without verse numbers.
 
     Args: as for `text`.
     """
@@ -195,7 +196,7 @@ def _own_text(path: str) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _read_text(path: str, changed: int, size: int) -> str:
-    """The text of a file as it was changed last."""
+    """Text of a file; `changed` (time in ns) and `size` (bytes) make the cache notice a change."""
     if size > MOST_CHARACTERS:
         raise ConfigError(f"data text: {path} has {size:,} bytes: use at most {MOST_CHARACTERS:,}")
     try:
@@ -232,7 +233,7 @@ def _verses(files: Files) -> str:
     return "".join(f"{line.partition(' ')[2]}\n" for line in lines)
 
 
-@functools.lru_cache(maxsize=4)  # every run of a sweep asks for it
+@functools.lru_cache(maxsize=4)  # because every run of a sweep needs the hash
 def _hash_of(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -242,7 +243,7 @@ def _hash_of(content: str) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _tokens(content: str) -> tuple[Tensor, int]:
-    """Characters as their places among all different ones, [M], and how many these are."""
+    """Number each character by its rank among the distinct ones: [M], and the number of those."""
     points = torch.frombuffer(bytearray(content.encode("utf-32-le")), dtype=torch.int32)
     different, places = points.unique(return_inverse=True)
     return places, len(different)
@@ -257,7 +258,7 @@ def _windows(
     window: int,
     most_tokens: int,
 ) -> Splits:
-    """The windows of a text; `what` is its name in messages."""
+    """Cut a text into windows and split them; `what` is the name of the text in messages."""
     _check_windows(examples=examples, held_out=held_out, window=window)
     tokens, vocabulary = _tokens(content)
     if vocabulary > most_tokens:
@@ -289,7 +290,7 @@ def _windows(
     chosen = {split: blocks[rows[split]] for split in SPLITS}
 
     def cut(places: Tensor, split: str) -> Tensor:
-        """Windows [N, T] at the beginning or the end of each block."""
+        """Cut tokens of blocks into windows [N, T], at most as many as the split has."""
         return places.reshape(-1, window)[: most[split]].contiguous()
 
     return Splits(

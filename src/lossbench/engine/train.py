@@ -1,4 +1,4 @@
-"""THE training loop. One pack, any module, any device; nothing crosses members."""
+"""The training loop for one pack, with any module and device; members do not affect each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lossbench.question.packs import Pack
 
 
 class OtherStart(Exception):
-    """A checkpoint belongs to other data, initial parameters or batches than there are now."""
+    """Error for a checkpoint that was made with other data, initial parameters or batches."""
 
 
 def train(
@@ -37,23 +37,24 @@ def train(
     """Train the runs of a pack together.
 
     Args:
-        pack: Runs of one structure, equal losses side by side.
-        splits_by_seed: Data by seed, corruption applied.
-        machine: The process that trains them.
-        flush: Called after updates, on the CPU after each but the last, with the number of updates
-            done and a function that takes a snapshot of the present state. An exception from it
-            ends the training.
-        saved: Where to go on, instead of from the start; same pack, data, versions and threads.
+        pack: Runs of one structure, with equal losses adjacent.
+        splits_by_seed: Data by seed, after corruption.
+        machine: The process that trains the runs.
+        flush: Function that is called after updates (on the CPU after every update except the last)
+            with the number of updates done and a function that takes a snapshot of the current
+            state. An exception raised by `flush` ends the training.
+        saved: Snapshot from which training goes on, of the same pack, data, versions and number of
+            threads; None to start at step 0.
         environment: Further fields for the column `environment`.
-        finished: Called with the state after the last update.
+        finished: Function that is called with the state after the last update.
 
     Returns:
-        The tables runs, steps, layers, evals and examples. Members that diverge or fail are
-        frozen, the others are not touched by it, bit for bit.
+        The tables runs, steps, layers, evals and examples. Members that diverge or fail are frozen,
+        and results of the other members stay bitwise the same.
 
     Raises:
         ValueError: The batch is larger than the training split.
-        OtherStart: The snapshot began with other data, parameters or batches.
+        OtherStart: The snapshot was made with other data, parameters or batches.
     """
     keep_freed_memory()
     with arithmetic(machine.device, pack.runs[0].precision):
@@ -66,7 +67,7 @@ def train(
 
 
 class _Training:
-    """One pack in training: its members, their state, and its records.
+    """A pack in training, with members, state and records.
 
     Args: as for `train`.
     """
@@ -82,7 +83,7 @@ class _Training:
         self.state = self._updates.start()
 
     def run(self, flush: Callable[[int, Snapshot], None]) -> None:
-        """Make all updates that are left; log, measure and evaluate at the steps due for it."""
+        """Make all remaining updates, and log, measure and evaluate at the steps that are due."""
         run, state, recorder = self._members.runs[0], self.state, self._recorder
         step, forward = int(state.clock), self._strategy.forward
         while step < run.steps:
@@ -106,10 +107,10 @@ class _Training:
             if step < run.steps:
                 flush(step, self.snapshot)
         self._record(run.steps, evaluate_trained(self._members, forward, state))
-        assert int(state.clock) == run.steps  # which also waits until the device has done them
+        assert int(state.clock) == run.steps  # also waits until the device has finished
 
     def _is_observed(self, step: int) -> bool:
-        """Whether anything is logged, measured or evaluated at a step."""
+        """Whether any value is logged, measured or evaluated at a step."""
         run = self._members.runs[0]
         is_regular = step % run.log_every == 0 or step % run.eval_every == 0
         return is_regular or bool(self._instruments.due(step))
@@ -121,7 +122,7 @@ class _Training:
         self._recorder.examples(evaluation.examples)
 
     def snapshot(self) -> Saved:
-        """The present state, and the records since the snapshot before."""
+        """Take a snapshot of the state, with the records since the previous snapshot."""
         content = {
             "state": self.state.values,
             "failures": self._recorder.failures,
@@ -132,10 +133,10 @@ class _Training:
         return Saved(int(self.state.clock), encoded(content), (part,))
 
     def restore(self, saved: Saved) -> None:
-        """Go on from a snapshot.
+        """Set the state and the records from a snapshot.
 
         Raises:
-            OtherStart: The snapshot began with other data, parameters or batches.
+            OtherStart: The snapshot was made with other data, parameters or batches.
         """
         content = decoded(saved.checkpoint, device=self._device)
         refuse_other_start(content["fingerprints"], self._members.fingerprints)
@@ -145,7 +146,7 @@ class _Training:
         self._recorder.restore(content["failures"], parts)
 
     def tables(self, environment: Mapping[str, str]) -> dict[str, pa.Table]:
-        """The five tables of the pack.
+        """Make the five tables of the pack.
 
         Args:
             environment: Further fields for the column `environment`.
@@ -159,10 +160,10 @@ class _Training:
 def refuse_other_start(
     saved: Mapping[int, Mapping[str, str]], now: Mapping[int, Mapping[str, str]]
 ) -> None:
-    """Refuse to go on from a checkpoint whose fingerprints by seed are not those of now.
+    """Refuse a checkpoint whose fingerprints differ from the current fingerprints of any seed.
 
     Raises:
-        OtherStart: Names the fingerprint that differs and a seed.
+        OtherStart: A fingerprint differs; the message names the fingerprint and the seed.
     """
     for seed, fingerprints in now.items():
         for name, sha in fingerprints.items():

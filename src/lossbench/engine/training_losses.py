@@ -1,10 +1,11 @@
-"""The only caller of a loss while a pack trains: values, output gradients and means of its members.
+"""Calls of losses while a pack trains: values, output gradients and means for all members.
 
-Losses of neighbours are called together, with guards behind them. Where one raises, its members are
-called in smaller groups, at last each on its own, so that it concerns nobody else.
+During training no other module calls a loss. Adjacent members with the same loss are computed in
+one call, with guards behind the members. If a loss raises an error, its members are called in
+smaller groups and finally one by one, so that the error affects only members that cause it.
 
-Before the first update `bayes` has `claims` look for the prediction of least expected loss; no
-update depends on the values of the loss there.
+Before the first update, `bayes` calls losses through `claims` to find the prediction of least
+expected loss; no update depends on those values.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbours in a pack with one loss.
+    """Adjacent members of a pack with the same loss.
 
     Attributes:
-        start, stop: Slice of the pack that holds the group.
-        row: Their loss.
-        params: Its parameters.
-        name: Name in messages.
+        start, stop: Ends of the slice of the pack with the members of the group.
+        row: Row of the loss.
+        params: Parameters of the loss.
+        name: Name of the loss in messages.
     """
 
     start: int
@@ -48,7 +49,7 @@ class Group:
 
     @property
     def span(self) -> slice:
-        """Slice of the pack that holds the group."""
+        """Slice of the pack with the members of the group."""
         return slice(self.start, self.stop)
 
     @property
@@ -58,12 +59,12 @@ class Group:
 
     @property
     def singles(self) -> list[Group]:
-        """Each of them on its own."""
+        """Groups of one member each, for all members of the group."""
         return [replace(self, start=at, stop=at + 1) for at in range(self.start, self.stop)]
 
 
 def groups_of(members: Members, span: slice = EVERYONE) -> list[Group]:
-    """The members of a span, by their own losses."""
+    """Group the members of a span by loss."""
     first, end, _ = span.indices(len(members.runs))
     groups = [
         Group(
@@ -79,15 +80,16 @@ def together(
     compute: Callable[[list[Group]], Result],
     fail: Callable[[Group, BaseException], Result],
 ) -> Iterator[tuple[list[Group], Result]]:
-    """Results of a function, called for as many groups together as it does not raise for.
+    """Call a function with all groups together; if it raises, with each group, then each member.
 
     Args:
-        groups: In order of their places.
-        compute: The function.
-        fail: From a member and the exception raised for it alone to a result in its place.
+        groups: Groups in order of position.
+        compute: Function from groups to a result.
+        fail: Function from a group of one member, for which `compute` raised, and the exception to
+            a substitute result.
 
     Yields:
-        Groups and the result for them, in order.
+        Groups and the result of the groups, in order.
     """
     pending = [[*groups]] if groups else []
     while pending:
@@ -110,14 +112,14 @@ def _values(
 
     Args:
         members: The pack.
-        group: Neighbours in it.
-        output: With guards, [k + guards, N, W].
-        target: With guards, [k + guards, N, C].
-        clock: The step whose batch this is, [1]; None for examples that are of no batch.
+        group: Adjacent members of the pack.
+        output: Outputs with guards, [k + guards, N, W].
+        target: Targets with guards, [k + guards, N, C].
+        clock: Step of the batch, [1]; None for examples that are not a batch.
 
     Raises:
-        TypeError: The loss returned no tensor, or one of another type than the output.
-        ValueError: It returned another shape than that of the examples.
+        TypeError: The loss returned no tensor, or a tensor of another type than the output.
+        ValueError: The loss returned a shape other than [k + guards, N].
     """
     context = None
     if group.row.needs_context:
@@ -146,13 +148,13 @@ def _values(
 
 
 class TrainingLosses:
-    """Loss and output gradient of neighbours at each update.
+    """Computes losses and output gradients of adjacent members at each update.
 
     Args:
         members: The pack.
-        span: Places of the neighbours.
-        report: Called with the place of a member for which its loss raised, and why. It is not
-            called again for that member.
+        span: Slice of the adjacent members.
+        report: Function that is called once for a member whose loss raised, with the position of
+            the member and the reason.
     """
 
     def __init__(self, members: Members, span: slice, report: Callable[[int, str], None]) -> None:
@@ -161,24 +163,24 @@ class TrainingLosses:
         self._groups = groups_of(members, span)
 
     def __call__(self, output: Tensor, target: Tensor, clock: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss [k, B] and d loss / d output [k, B, W]; NaN and 0 for members that failed.
+        """Compute loss [k, B] and d loss / d output [k, B, W]; NaN and 0 for failed members.
 
         Args:
             output: [k, B, W].
             target: [k, B, C].
-            clock: Updates done, [1].
+            clock: Number of updates done, [1].
         """
         loss = output.new_full(output.shape[:-1], torch.nan)
         output_gradient = torch.zeros_like(output)
 
         def compute(groups: list[Group]) -> list[tuple[Tensor, Tensor]]:
-            """Loss and output gradient of each group, all through one backward pass."""
+            """Compute loss and output gradient of each group, with one backward pass for all."""
             leaves = [guarded(output, self._here(group)).requires_grad_() for group in groups]
             losses = [
                 _values(self._members, group, leaf, guarded(target, self._here(group)), clock)
                 for group, leaf in zip(groups, leaves, strict=True)
             ]
-            # Not as `grad_outputs`: for them torch imports modules for half a second.
+            # A sum, since with `grad_outputs` torch first imports modules for half a second.
             totals = [(values * torch.ones_like(values)).sum() for values in losses]
             total = torch.stack(totals).sum()
             somebodys = [group for group in groups if is_own(group.row.fn)]
@@ -194,7 +196,7 @@ class TrainingLosses:
             ]
 
         def fail(group: Group, error: BaseException) -> list[tuple[Tensor, Tensor]]:
-            # Where nothing may be read from tensors, this raises and no member is blamed.
+            # During a CUDA capture int(clock) raises, so that no member is blamed for its failure.
             self._report(group.start, f"step {int(clock)}: {type(error).__name__}: {error}")
             return []
 
@@ -209,12 +211,12 @@ class TrainingLosses:
         return loss, output_gradient
 
     def _here(self, group: Group) -> slice:
-        """Places of a group within the span."""
+        """Slice of a group within the span."""
         return slice(group.start - self._first, group.stop - self._first)
 
 
 def mean_loss(members: Members, output: Tensor, target: Tensor, clock: Tensor) -> Tensor:
-    """Each member's own loss, mean over the batch of a step: [K], differentiable.
+    """Mean of each member's own loss over the batch of a step: [K], differentiable.
 
     Args:
         members: The pack.
@@ -232,16 +234,16 @@ def mean_loss(members: Members, output: Tensor, target: Tensor, clock: Tensor) -
 def evaluated_losses(
     members: Members, output: Tensor, target: Tensor, row: Loss | None = None
 ) -> Tensor:
-    """A loss of every member, mean over examples that are of no batch: [K].
+    """Mean loss of every member over examples that are not a batch: [K].
 
     Args:
         members: The pack.
         output: [K, N, W].
         target: [K, N, C].
-        row: The loss, at its default parameters; None for each member's own with its parameters.
+        row: Loss to compute, at default parameters; None for each member's own loss and parameters.
 
     Returns:
-        NaN for a member for which the loss raises, and for that member only.
+        [K]; NaN for each member for which the loss raises an error.
     """
 
     def compute(groups: list[Group]) -> Tensor:
@@ -264,7 +266,7 @@ def reference_gradient(members: Members, output: Tensor, target: Tensor) -> Tens
 
 
 def core_gradients(members: Members, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Output gradients [K, B, W] of the core losses at their defaults: see `Moment`."""
+    """Output gradients [K, B, W] of the core losses at default parameters, see `Moment`."""
     gradients = {}
     for name in CORE[members.runs[0].row.task]:
         row = LOSSES[name]
@@ -281,7 +283,7 @@ def core_gradients(members: Members, output: Tensor, target: Tensor) -> dict[str
 
 
 def _gradient_of(members: Members, row: Loss, output: Tensor, target: Tensor) -> Tensor:
-    """Output gradient [k, B, W] of a loss at its defaults, for all members that there are."""
+    """Output gradient [k, B, W] of a loss at default parameters, for all members in `output`."""
     group = Group(0, len(output), row, NO_PARAMS, row.name)
     leaf = guarded(output, group.span).requires_grad_()
     values = _values(members, group, leaf, guarded(target, group.span), None)

@@ -33,13 +33,16 @@ class Update:
     """The tensors of one update of K members.
 
     Attributes:
-        target: Of the batch, [K, B, C].
+        target: Targets of the batch, [K, B, C].
         output: [K, B, W].
         loss: [K, B]; NaN for members that failed.
-        output_gradient: Of each member's loss, [K, B, W]; 0 for members that failed.
-        signal: Output gradient that went back through the model in its place, [K, B, W].
-        gradient: Of the mean of the signal, by name, [K, ...]; empty where nobody looks.
-        parameters, buffers: Before the update, by name, [K, ...]; the same.
+        output_gradient: Output gradient of each member's loss, [K, B, W]; 0 for failed members.
+        signal: Output gradient that was propagated back through the model, [K, B, W]; equal to
+            `output_gradient` unless the run has another signal.
+        gradient: Gradient of the mean of the signal, by name, [K, ...]; empty if no values of the
+            update are recorded.
+        parameters: Parameters before the update by name, [K, ...]; empty like `gradient`.
+        buffers: Buffers before the update by name, [K, ...].
     """
 
     target: Tensor
@@ -53,17 +56,18 @@ class Update:
 
 
 class Updates(Advance):
-    """The updates of a pack's members, one by one, which change a state in place.
+    """Updates of a pack's members, made one by one, which change a state in place.
 
     Args:
         members: The pack.
-        strategy: How they compute, as many of them together as it likes.
-        report: Called with the place of a member whose loss raised, and why.
+        strategy: Strategy to compute outputs and gradients.
+        report: Function that is called with the position of a member whose loss raised, and the
+            reason.
 
     Attributes:
-        factors: Factors of the schedule on the learning rate, [T].
-        spans: Members whose update is whole before that of the next ones begins: all of them, or
-            each where they compute one by one.
+        factors: Factors of the schedule on the learning rate, one per step, [steps].
+        spans: Slices of members that are updated one slice after the other: one slice with all
+            members, or one per member if members are computed one by one.
     """
 
     name, max_updates = "", 1
@@ -88,7 +92,7 @@ class Updates(Advance):
         self._memory = self._new_memory()
 
     def start(self) -> State:
-        """The state before the first update."""
+        """Make the state before the first update."""
         members = self._members
         parameters = self._strategy.arranged(members.parameters)
         count, device = len(members.runs), members.device
@@ -103,29 +107,29 @@ class Updates(Advance):
         )
 
     def advance(self, state: State, count: int) -> None:
-        """Make so many updates of a state in place; members that are not alive stay as they are."""
+        """Make `count` updates of a state in place; members that are not alive do not change."""
         for _ in range(count):
             self._update(state, self._memory)
 
     def logged(self, state: State) -> Logged:
-        """Make one update of a state in place, and return its logged values."""
+        """Make one update of a state in place, and return the logged values of the update."""
         before = joined(self._before, like=self._before)
         for name, value in joined(state.parameters, like=state.parameters).items():
             before[name].copy_(value)
         return self.probed(self._update(state, self._memory, self._before), state)
 
     def with_tensors(self, state: State) -> Update:
-        """Make one update of a state in place, and return the tensors it was made of."""
+        """Make one update of a state in place, and return the tensors of the update."""
         before = self._strategy.arranged(state.parameters)
         return self._update(state, self._new_memory(), before)
 
     def probed(self, update: Update, state: State) -> Logged:
-        """Logged values of an update, from the state after it."""
+        """Compute the logged values of an update from the state after the update."""
         sums = probes.sums_of_squares(
             gradient=update.gradient,
             before=update.parameters,
             after=state.parameters,
-            # Where members compute one by one, a sum over one member alone would have other bits.
+            # Members that train one by one are summed at once: a sum over one rounds differently.
             spans=self._together if len(self.spans) == 1 else [slice(None)],
         )
         steps = probes.steps(
@@ -152,10 +156,10 @@ class Updates(Advance):
         """Make one update of a state in place.
 
         Args:
-            state: Of all members.
-            memory: See `Strategy.memory`, by span.
-            before: The state's parameters, in memory that is not the state's; without them nobody
-                looks, and gradients are not held.
+            state: State of all members.
+            memory: Memory of each span, see `Strategy.memory`.
+            before: Copy of the state's parameters; None if no values of the update are recorded,
+                and then gradients are not kept.
         """
         hyper = scheduled(self._members.hyper, self.factors.index_select(0, state.clock))
         buffers = {name: value.clone() for name, value in state.buffers.items()}
@@ -174,7 +178,7 @@ class Updates(Advance):
     def _update_span(
         self, state: State, span: slice, losses: TrainingLosses, memory: Any, hyper: Hyperparameters
     ) -> Update:
-        """The update of neighbours, from their batch to their next parameters."""
+        """Update adjacent members: compute outputs, losses and gradients, then new parameters."""
         parameters, buffers = self._of(state.parameters, span), self._of(state.buffers, span)
         batch, target = self._members.batches.at(state.clock, span)
         output, gradient_of = self._strategy.trained(parameters, buffers, batch, memory)
@@ -208,16 +212,16 @@ class Updates(Advance):
         return Update(target, output, loss, output_gradient, signal, gradient, {}, {})
 
     def _optimized(self, tensors: Named, *, like: Named) -> dict[str, Tensor]:
-        """Tensors as the optimizer takes them: `joined`, unless it needs the shapes of matrices."""
+        """Prepare tensors for the optimizer: `joined`, unless it needs the shapes of matrices."""
         return dict(tensors) if self._is_by_matrix else joined(tensors, like=like)
 
     def _of(self, tensors: Named, span: slice) -> Named:
-        """Rows of `span`; the tensors themselves, as they lie in memory, if it is all members."""
+        """Rows of `span`; the unchanged tensors if there is one span with all members."""
         return tensors if len(self.spans) == 1 else _slice(tensors, span)
 
 
 def _concatenated(updates: Sequence[Update]) -> Update:
-    """Updates of neighbours as that of all of them."""
+    """Concatenate the updates of the spans to one update of all members."""
     if len(updates) == 1:
         return updates[0]
     names = ("target", "output", "loss", "output_gradient", "signal")
@@ -235,10 +239,10 @@ def _slice(tensors: Named, members: slice) -> dict[str, Tensor]:
 
 
 def alive_on_cpu(alive: Tensor) -> list[bool] | None:
-    """Flags of the members that are alive [k]; None where reading them would wait: off the CPU."""
+    """Flags [k] of members that are alive; None on a GPU, where a read would synchronise."""
     return alive.tolist() if alive.device.type == "cpu" else None
 
 
 def keep_frozen(alive: Tensor, new: Tensor, old: Tensor, *, out: Tensor) -> None:
-    """New values [K, ...] of members that are alive, old ones of the others."""
+    """Write new values [K, ...] of members that are alive to `out`, and old values of others."""
     torch.where(alive.view(-1, *[1] * (new.dim() - 1)), new, old, out=out)

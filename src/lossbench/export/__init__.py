@@ -1,3 +1,3 @@
-"""A sweep for a tool that a researcher has open, and its verdicts for programs."""
+"""Export of a sweep to tools that a researcher uses, and of its verdicts to programs."""
 
 from lossbench.export.tools import TARGETS, export

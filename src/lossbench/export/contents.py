@@ -1,7 +1,7 @@
-"""The contents of an export, for any tool.
+"""Contents of an export, for any tool.
 
-The names are those of the records: `steps/COLUMN` of the table steps, `SPLIT/METRIC` of evals, and
-`best/SPLIT/METRIC` at a run's best step.
+Names of curves follow the records: `steps/COLUMN` for the table steps, `SPLIT/METRIC` for evals,
+and `best/SPLIT/METRIC` at a run's best step.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from lossbench import records, statistics, store
 from lossbench.progress import progress
 
 ENDS = {"done": True, "diverged": True, "failed": False}
-"""Whether a tool calls a run with the status finished: to diverge is a result."""
+"""Whether a tool shows a run as finished, by status; divergence is a result, not a failure."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """The contents of an export.
+    """Contents of an export.
 
     Attributes:
         sweep: The sweep.
-        runs: Of the table `runs` those to write, with their `title` (data/model/loss/lr/seed),
-            whether they are `chosen` (behind a verdict), and when they ended (`ended`, seconds
+        runs: Rows of the table `runs` to write, with `title` (data/model/loss/lr/seed), `chosen`
+            (whether the run is behind a verdict) and `ended` (time when the run ended, seconds
             since 1970).
-        verdicts: As in `lossbench report --json`.
+        verdicts: Verdicts as in `lossbench report --json`.
     """
 
     sweep: records.Records
@@ -39,18 +39,18 @@ class Export:
 
     @property
     def name(self) -> str:
-        """Of the sweep."""
+        """Name of the sweep."""
         return str(self.sweep.plan["name"])
 
     def table(self, name: str) -> pd.DataFrame:
-        """A table of records, as far as the runs to write are in it."""
+        """Rows of a table of the records for the runs to write."""
         frame = getattr(self.sweep, name)
         return frame[frame.run_id.isin(self.runs.run_id)]
 
     def __iter__(self) -> Iterator[tuple[Any, list[tuple[int, str, float]]]]:
         """Each run that was recorded, and its curves: (step, tag, value), in the order of steps.
 
-        Where there is no value (NaN) there is no point.
+        A value of NaN gives no point.
         """
         keys = ["run_id", "step"]
         steps, evals = self.table("steps"), self.table("evals")
@@ -79,7 +79,7 @@ _KEYS = frozenset(column.name for column in records.KEYS)
 
 
 def titled(sweep: records.Records) -> pd.DataFrame:
-    """The runs with a readable title each that no other has, and the time when they ended."""
+    """Runs with a readable title each, which no other run has, and the time when the run ended."""
     runs = statistics.placed(sweep.runs, tuned=statistics.declaration_of(sweep.plan)["tuned"])
 
     def title(run: Any) -> str:
@@ -89,7 +89,7 @@ def titled(sweep: records.Records) -> pd.DataFrame:
 
     titles = pd.Series([title(run) for run in runs.itertuples()], runs.index, dtype=str)
     is_double = titles.str.casefold().duplicated(keep=False)
-    # Nothing records when a run ended; its pack's commit was written then.
+    # The time when a run ended is not recorded; the commit of its pack was written at that time.
     ends = {folder.name: (folder / store.COMMIT).stat().st_mtime for folder in sweep.pack_dirs}
     return runs.assign(
         title=titles.mask(is_double, titles + "/" + runs.run_id),
@@ -99,7 +99,7 @@ def titled(sweep: records.Records) -> pd.DataFrame:
 
 
 def parameters(run: Any) -> dict[str, bool | int | float | str]:
-    """The configuration by dotted name; a choice goes by its group: `loss`, `loss.params.delta`."""
+    """Configuration by dotted name, as in `loss.params.delta`; `loss.name` becomes `loss`."""
     flat = {} if not run.config else statistics.factors(run.config)
     return {
         name.removesuffix(".name"): value
@@ -115,17 +115,17 @@ def facts(run: Any) -> dict[str, str]:
     names = ("run_id", "pack_id", "task", "family", "status", "reason", "device", "chosen")
     facts = {name: getattr(run, name) for name in names}
     steps = {name: getattr(run, name) for name in ("stop_step", "best_step")}
-    # A column of steps holds floats where a run is missing.
+    # A column of steps holds floats if a run is missing.
     facts |= {name: int(step) for name, step in steps.items() if pd.notna(step)}
     return {f"lossbench.{name}": str(value) for name, value in facts.items() if value != ""}
 
 
 def markdown(verdicts: pd.DataFrame, *, most: int) -> str:
-    """Verdicts as a table of at most so many letters; says how many were left out."""
+    """Verdicts as a table of at most `most` letters, with the number of verdicts left out."""
     lines = ["| context | loss | reference | difference | verdict |", "|---|---|---|---|---|"]
     for row in verdicts.itertuples():
         numbers = [
-            "–" if pd.isna(value) else f"{value:+.3g}"  # where no pair is left
+            "–" if pd.isna(value) else f"{value:+.3g}"  # if no pair is left
             for value in (row.estimate, row.low, row.high)
         ]
         where = records.CONDITIONS[row.condition].short
@@ -141,5 +141,5 @@ def markdown(verdicts: pd.DataFrame, *, most: int) -> str:
 
 
 def seconds(run: Any) -> float:
-    """Training time of a run."""
+    """Training time of a run in seconds; 0 if unknown."""
     return 0.0 if pd.isna(run.train_seconds) else float(run.train_seconds)

@@ -1,4 +1,4 @@
-"""A file for each table of the records, and one of the verdicts."""
+"""Export to CSV: a file for each table of the records, and a file of the verdicts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lossbench.progress import progress
 
 
 def write(export: Export, into: str) -> str:
-    """A file a table, with the columns of the records."""
+    """Write one file per table, with the columns of the records, and a file of the verdicts."""
     folder = marked_folder(export, into, "csv")
     with progress(len(records.TABLES), unit="table", title="exporting") as bar:
         for table in records.TABLES:

@@ -1,4 +1,4 @@
-"""The folder of an export: marked as ours, so that nothing of others is written over."""
+"""Folder of an export, marked as lossbench's, so that no other files are overwritten."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from lossbench import store
 from lossbench.export.contents import Export
 
 MARK = "lossbench.json"
-"""In a folder that was exported to: of which sweep, for what."""
+"""File in the folder of an export that names the sweep and the tool."""
 
 
 def marked_folder(export: Export, into: str, tool: str) -> Path:
-    """The folder to write to, marked; refused where it has files of others."""
+    """Folder to write to, with a mark; refused if the folder has files but not the same mark."""
     folder = Path(into) if into else export.sweep.sweep_dir / "export" / tool
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--into {folder} is a file: name a folder, which is made")

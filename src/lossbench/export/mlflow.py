@@ -11,7 +11,7 @@ from lossbench.export.contents import ENDS, Export, facts, markdown, parameters,
 
 
 def write(export: Export, into: str) -> str:
-    """One run each in an experiment of the sweep's name; those that are there are left alone."""
+    """Write runs to an experiment with the sweep's name; of finished runs only `chosen` changes."""
     uri = into or mlflow.get_tracking_uri()
     try:
         client = mlflow.MlflowClient(tracking_uri=uri)

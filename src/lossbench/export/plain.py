@@ -35,11 +35,11 @@ FIELDS = {
     "reference_lr": "the reference's",
     "sentence": "all of it in a sentence",
 }
-"""Of each verdict, and what it says; numbers that there are none of are null."""
+"""Fields of each verdict, with descriptions; numbers that do not exist are null."""
 
 
 def rows(comparison: statistics.Comparison) -> list[dict[str, Any]]:
-    """The verdicts of a comparison, with `FIELDS`."""
+    """Verdicts of a comparison, with `FIELDS`."""
     complete = [
         verdict | {"sentence": words.sentence(verdict)}
         for verdict in words.verdicts_of(comparison).to_dict("records")

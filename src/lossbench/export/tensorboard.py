@@ -1,4 +1,4 @@
-"""A folder of events a run, and a table for HParams."""
+"""Export to TensorBoard: a folder of events for each run, and a table for HParams."""
 
 # pyright: reportMissingImports=false
 from __future__ import annotations
@@ -20,11 +20,11 @@ from lossbench.export.contents import ENDS, Export, facts, markdown, parameters,
 from lossbench.export.folder import marked_folder
 
 EVENTS = "events.out.tfevents.lossbench"
-"""One file a run, always the same name, so that a run exported twice is there once."""
+"""Name of the file of every run, always the same, so that a second export replaces the file."""
 
 
 def write(export: Export, into: str) -> str:
-    """One folder of events a run, beside one file with the verdicts and the table of HParams."""
+    """Write a folder of events per run, and a file with the verdicts and the table of HParams."""
     folder = marked_folder(export, into, "tensorboard")
 
     def write_events(place: Path, time: float, summaries: list[tuple[int, Any]]) -> Path:
@@ -70,6 +70,6 @@ def write(export: Export, into: str) -> str:
         (0, text_pb("verdicts", markdown(export.verdicts, most=1_000_000))),
     ]
     written.add(write_events(folder, last, head))
-    for path in {*folder.rglob(EVENTS)} - written:  # no longer behind a verdict
+    for path in {*folder.rglob(EVENTS)} - written:  # files of runs that are no longer exported
         path.unlink()
     return f"{folder}  (tensorboard --logdir {folder})"

@@ -1,4 +1,4 @@
-"""The tools that a sweep can be written for, each by its own package."""
+"""Tools to which a sweep can be exported, each with the tool's own package."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ TARGETS = {
     "wandb": "wandb",
     "csv": "pyarrow",
 }
-"""By what is typed the package that it needs.
+"""Package that the export to a tool needs, by the typed name of the tool.
 
-The file of the same name here has `write(export, into)`, which returns where that is and how to
-look at it; it is imported, and with it the package, when it is asked for.
+The file of the same name in this folder has `write(export, into)`, which returns the place of the
+export and how to look at it. The file and the package are imported only for an export to the tool.
 """
 
 
 def export(sweep: records.Records, *, to: str, into: str = "", is_whole: bool = False) -> str:
-    """Write a sweep for another tool; a second export adds missing runs and doubles none.
+    """Export a sweep to another tool; a second export adds missing runs and duplicates none.
 
     Args:
-        sweep: Its records.
-        to: A name in `TARGETS`.
+        sweep: Records of the sweep.
+        to: Name of the tool, a key of `TARGETS`.
         into: For tensorboard and csv a folder (empty: export/TOOL in the sweep's), for mlflow its
-            tracking URI (empty: the one that mlflow takes), for wandb [ENTITY/]PROJECT (empty: the
-            name of the sweep).
-        is_whole: All runs; else those behind the verdicts, each loss at its chosen learning rate.
+            tracking URI (empty: mlflow's default), for wandb [ENTITY/]PROJECT (empty: the name of
+            the sweep).
+        is_whole: Whether all runs are written; if not, the runs behind the verdicts, each loss at
+            its chosen learning rate.
 
     Returns:
-        The place that was written to, and the command that shows it.
+        Number of runs, the place of the export, and the command that shows the export.
 
     Raises:
-        ValueError: The tool is not installed or refuses, the folder is not ours, or the
-            sweep has nothing to write.
+        ValueError: The tool is not installed or refuses, the folder has files of another origin,
+            or the sweep has no finished run.
     """
     package = TARGETS[to]
     if importlib.util.find_spec(package) is None:

@@ -12,7 +12,7 @@ from lossbench.export.contents import ENDS, Export, facts, parameters
 
 
 def write(export: Export, into: str) -> str:
-    """One run each, by run_id, grouped over seeds; one more has the table of verdicts."""
+    """Write each run by run_id, grouped over seeds, and one more run with the table of verdicts."""
     entity, _, project = (into or export.name).rpartition("/")
     shared = {"project": project, "entity": entity or None, "resume": "allow"}
     settings = wandb.Settings(silent=True, console="off")
@@ -28,7 +28,7 @@ def write(export: Export, into: str) -> str:
                 config={**parameters(run), **facts(run)},
             ) as there:
                 for step, at in itertools.groupby(points, key=itemgetter(0)):
-                    if step >= there.step:  # else an earlier export has it
+                    if step >= there.step:  # an earlier export has logged smaller steps
                         there.log({tag: value for _, tag, value in at}, step=step)
                 if not ENDS[run.status]:
                     there.finish(exit_code=1)

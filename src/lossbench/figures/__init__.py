@@ -1,8 +1,9 @@
-"""The gallery: one function per figure, `(estimates, ax) -> Axes`. Computes nothing, reads nothing.
+"""Figures: one function each, `(estimates, ax) -> Axes`, which computes nothing and reads no file.
 
-Draw within `style()` and on a `page()`. A figure's title is the question it answers; it owns the
-whole page of its axes: title above, one legend and one note below. Colour is the family of a loss;
-line style and marker tell the losses of a family apart.
+Draw within `style()` and on a `page()`. The title of a figure is the question that the figure
+answers. A figure fills the page of its axes: title above, one legend and one note below. Colour
+shows the family of a loss (or, up to eight losses, the loss); line style and marker distinguish
+the losses of a family.
 """
 
 from lossbench.figures.axes import power_of_ten

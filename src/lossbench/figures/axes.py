@@ -1,4 +1,4 @@
-"""Axes, scales and words that several figures share."""
+"""Axes, scales and texts that several figures share."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def loss_panels(
 def solid_first(
     estimates: pd.DataFrame, styles: dict[str, LossStyle]
 ) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Rows by loss in an order in which a dashed line on a solid one shows both."""
+    """Rows by loss, solid lines first, because a dashed line on a solid line shows both."""
     for loss in sorted(styles, key=lambda loss: DASHES.index(styles[loss].dash)):
         yield loss, estimates[estimates.loss == loss]
 
 
 def mark_lost_runs(ax: Axes, rows: pd.DataFrame, color: str) -> None:
-    """A cross at the first point of a curve that the first run to be lost has no part in."""
+    """Draw a cross at the first point of a curve from which a diverged or failed run is missing."""
     is_fewer = (rows.step >= rows.lost_at) & rows.value.notna()
     step, value = rows.step[is_fewer], rows.value[is_fewer]
     ax.plot(step[:1], value[:1], "x", color=color, ms=4, mew=1.2, zorder=5)
 
 
 def scale_steps(axes: Iterable[Axes], steps: pd.Series) -> None:
-    """Logarithmic steps with room for step 0, where they span more than a decade."""
+    """Set a logarithmic scale with room for step 0, if the steps span more than a decade."""
     positive = steps[steps > 0]
     if positive.empty or positive.max() <= 10 * positive.min():
         return
@@ -74,7 +74,7 @@ def scale_steps(axes: Iterable[Axes], steps: pd.Series) -> None:
 
 
 def scale_values(axes: Iterable[Axes], estimates: pd.DataFrame) -> None:
-    """A logarithmic scale where values of a cost span it; no more than 1 where that is the most."""
+    """Set a logarithmic scale if costs span a factor of 20; end at 1 if higher is better."""
     values = estimates.value.dropna()
     is_bounded = records.direction(estimates.metric.iloc[0]) == "higher"
     is_wide = len(values) and values.min() > 0 and values.max() > 20 * values.min()
@@ -86,14 +86,14 @@ def scale_values(axes: Iterable[Axes], estimates: pd.DataFrame) -> None:
 
 
 def limit_bounded(ax: Axes, values: pd.Series) -> None:
-    """Ends the scale of a metric that is at most 1 there, and shows all values."""
+    """Set limits that show all values of a metric whose maximum is 1, and end close to 1."""
     low, high = values.min(), values.max()
     pad = 0.06 * max(high - low, 1e-3)
     ax.set_ylim(low - pad, min(high + pad, 1 + 0.2 * pad))
 
 
 def scale_logs(ax: Axes, values: pd.Series) -> None:
-    """A logarithmic scale around the positive values, if there are any."""
+    """Set a logarithmic scale around the positive values, if there are any."""
     values = values.loc[(values > 0) & np.isfinite(values)]
     if len(values):
         ax.set_yscale("log")
@@ -102,7 +102,7 @@ def scale_logs(ax: Axes, values: pd.Series) -> None:
 
 
 def mark_decades(axis: Any, low: float, high: float, most: int = 6) -> None:
-    """Logarithmic ticks written without formulas, with 2 and 5 where there are few decades."""
+    """Set logarithmic ticks with labels that are not formulas; 2 and 5 if there are few decades."""
     subs = (1.0, 2.0, 5.0) if high < 30 * low else (1.0,)
     axis.set_major_locator(LogLocator(subs=subs, numticks=most))
     axis.set_major_formatter(FuncFormatter(power_of_ten))
@@ -110,7 +110,7 @@ def mark_decades(axis: Any, low: float, high: float, most: int = 6) -> None:
 
 
 def power_of_ten(value: float, _: float = 0) -> str:
-    """A tick of a logarithmic axis: plain near 1, else a power of ten."""
+    """Label of a tick on a logarithmic axis: a plain number near 1, else a power of ten."""
     if 0.01 <= value < 1000:
         return f"{value:g}"
     exponent = str(round(math.log10(value))) if value > 0 else ""
@@ -118,7 +118,7 @@ def power_of_ten(value: float, _: float = 0) -> str:
 
 
 def label_outer_axes(axes: Sequence[Axes], xlabel: str, ylabel: str) -> None:
-    """Labels at the left and below, once for all panels."""
+    """Label the panels at the left and at the bottom, for all panels."""
     for ax in axes:
         if is_leftmost(ax):
             ax.set_ylabel(ylabel.replace(" (", "\n("))
@@ -127,7 +127,7 @@ def label_outer_axes(axes: Sequence[Axes], xlabel: str, ylabel: str) -> None:
 
 
 def label_rows(ax: Axes, losses: Sequence[str]) -> None:
-    """A row for each loss from below, its name at the left, cut where the page is narrow."""
+    """Label one row for each loss, from the bottom up; names are cut if the page is narrow."""
     most = min(32, int(6 * page_width(ax)))
     ax.set_ylim(-0.6, len(losses) - 0.4)
     ax.set_yticks(range(len(losses)), [label(loss, most) for loss in losses])
@@ -136,26 +136,26 @@ def label_rows(ax: Axes, losses: Sequence[str]) -> None:
 
 
 def is_leftmost(ax: Axes) -> bool:
-    """Whether no other panel stands left of it."""
+    """Whether no other panel is left of the axes."""
     place = ax.get_subplotspec()
     return place is None or place.is_first_col()
 
 
 def page_width(ax: Axes) -> float:
-    """Of the page that the axes lie on, inches."""
+    """Width in inches of the page that has the axes."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     return figure.get_figwidth()
 
 
 def panels_per_row(ax: Axes) -> int:
-    """How many panels stand side by side on its page."""
+    """Number of panels side by side on the page that has the axes."""
     place = ax.get_subplotspec()
     return place.get_gridspec().ncols if place else 1
 
 
 def metric_name(metric: str, split: str) -> str:
-    """Split, metric and unit."""
+    """Text with split, metric and unit."""
     if metric == records.OWN_LOSS:
         return f"{split} loss, its own"
     unit = records.METRICS[metric].unit if metric in records.METRICS else ""
@@ -164,12 +164,12 @@ def metric_name(metric: str, split: str) -> str:
 
 
 def interval(confidence: float) -> str:
-    """The kind of interval that curves have."""
+    """Name of the kind of interval that curves have."""
     return f"pointwise {confidence:.0%} t interval"
 
 
 def counted(n: pd.Series, what: str = "seeds") -> str:
-    """How many seeds, or whatever else was counted."""
+    """Text with the number of seeds, or of other things that `what` names."""
     low, high = int(n.min()), int(n.max())
     return f"n = {high} {what}" if low == high else f"n = {low} to {high} {what}"
 

@@ -1,7 +1,7 @@
-"""The figures on the card of a loss: its shape, and what it does with labels and far outputs.
+"""Figures on the card of a loss: its shape, and the effect of labels and of far outputs on it.
 
-A figure's title is a question that stands in the page, not in the picture, so that it wraps on a
-telephone. Lines are drawn in their order: the loss first, then its reference, dashed behind it.
+The title of a figure is a question in the text of the page, not in the picture, so that the title
+wraps on a telephone. The first line is the loss, the second its reference, dashed behind the loss.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lossbench.figures.styles import BAND, BLUE, GREEN, INK, OTHER, VERMILION
 FEWEST_POINTS = 20
 
 FLAT = 1e-30
-"""A gradient below this is drawn as nothing, and one above its inverse not at all."""
+"""Gradients below this bound, and gradients above its inverse, are not drawn."""
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(0.75)]])
 HUES = (BLUE, VERMILION, GREEN)
@@ -33,9 +33,9 @@ class Line:
 
     Args:
         loss: Name in the legend.
-        color: Of its family; the reference's is grey.
+        color: Colour of the loss's family; grey for the reference.
         x: Argument.
-        y: Value; NaN where there is none.
+        y: Value; NaN if there is no value.
     """
 
     loss: str
@@ -51,12 +51,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What labels teach a loss of three classes.
+    """Predictions that a loss learns from labels of three classes.
 
     Args:
-        color: Of the loss's family.
-        frequencies: Of the labels, [M, 3].
-        predictions: What the loss learns from them, [M, 3].
+        color: Colour of the loss's family.
+        frequencies: Frequencies of the labels, [M, 3].
+        predictions: Predictions that the loss learns from these frequencies, [M, 3].
     """
 
     color: str
@@ -71,7 +71,7 @@ class Lesson:
 
     @property
     def leaders(self) -> list[int | None]:
-        """The class whose prediction leads, for each distribution; None where it is a tie."""
+        """Class with the largest prediction, for each distribution of labels; None for a tie."""
         ordered = np.sort(self.predictions, -1)
         is_tie = ordered[:, -1] - ordered[:, -2] < 1e-3
         return [
@@ -82,12 +82,12 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Act:
-    """What a target that is exponential with mean 1 teaches a regression loss.
+    """Prediction that a regression loss learns from an exponential target with mean 1.
 
     Args:
-        loss: Its name.
-        color: Of its family.
-        value: The prediction with the least expected loss; NaN where that is infinite.
+        loss: Name of the loss.
+        color: Colour of the loss's family.
+        value: Prediction with the least expected loss; NaN if every expected loss is infinite.
     """
 
     loss: str
@@ -96,7 +96,7 @@ class Act:
 
 
 def shape(lines: Sequence[Line], ax: Axes) -> Axes:
-    """The loss, or a derivative of it, over its argument."""
+    """The loss, or a derivative of the loss, over its argument."""
     _draw(lines, ax)
     ax.axhline(0, color=INK, lw=0.4, zorder=1)
     ax.set_ylim(*_window(lines[0].y))
@@ -104,7 +104,7 @@ def shape(lines: Sequence[Line], ax: Axes) -> Axes:
 
 
 def weight(lines: Sequence[Line], ax: Axes) -> Axes:
-    """How many times prediction - target the loss feeds back; the reference's weight is 1."""
+    """Weight |output gradient| / |prediction - target| of a loss; the reference's weight is 1."""
     _draw(lines, ax)
     ax.set_ylim(*_window(np.append(lines[0].y, [0.0, 1.0])))
     return ax
@@ -133,10 +133,11 @@ def confidently_wrong(lines: Sequence[Line], ax: Axes) -> Axes:
 
 
 def simplex(lesson: Lesson, ax: Axes) -> Axes:
-    """From the frequencies of three labels to what the loss learns from them, on the triangle.
+    """Frequencies of three labels, and the predictions that the loss learns, on the triangle.
 
-    Where the predictions are distributions, a line leads from each hollow dot to a filled one;
-    else each dot has the colour of the class that leads, and a cross is a tie.
+    If the predictions are distributions, a line leads from each frequency (hollow dot) to its
+    prediction (filled dot). Otherwise each frequency has the colour of the class with the largest
+    prediction, and a cross is a tie.
     """
     ax.set_axis_off()
     ax.set_aspect("equal")
@@ -165,7 +166,7 @@ def simplex(lesson: Lesson, ax: Axes) -> Axes:
 
 
 def elicited(act: Act, ax: Axes) -> Axes:
-    """An exponential density with its median, its mean and what the loss learns from it."""
+    """Exponential density with its median, its mean and the prediction that the loss learns."""
     is_finite = math.isfinite(act.value)
     top = max(3.5, 1.25 * act.value) if is_finite else 3.5
     y = np.linspace(0, top, 200)
@@ -182,7 +183,7 @@ def elicited(act: Act, ax: Axes) -> Axes:
 
 
 def _draw(lines: Sequence[Line], ax: Axes) -> None:
-    """The loss in its colour, and behind it the reference, thin and dashed; a legend above."""
+    """Draw the loss in its colour, the reference thin and dashed behind the loss, and a legend."""
     for rank, line in enumerate(lines):
         look: dict[str, Any] = {"zorder": 3} if rank == 0 else {"ls": (0, (4, 2)), "lw": 0.9}
         look |= {} if line.is_curve else {"ls": "", "marker": "o"}
@@ -197,7 +198,7 @@ def _draw(lines: Sequence[Line], ax: Axes) -> None:
 
 
 def _window(values: np.ndarray) -> tuple[float, float]:
-    """Limits that show a curve; an end that shoots off is cut."""
+    """Limits that show a curve; an end with far larger values is cut off."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return -1.0, 1.0

@@ -1,4 +1,4 @@
-"""The page of a figure: its axes, title, legend and note, and names that fit there."""
+"""Page of a figure: axes, title, legend and note, and names that are short enough for a page."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from matplotlib.lines import Line2D
 from lossbench.figures.styles import NOTE, LossStyle
 
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0
-"""Widths of a paper's figures, inches."""
+"""Widths of a paper's figures, in inches."""
 
 ROOM, STRIPS = 1.0, 0.55
-"""What a page keeps beside its axes, and of that for title, legend and note, inches."""
+"""Height of a page beyond its axes, and the part of that height for the strips, in inches."""
 
 
 def page(
@@ -30,14 +30,14 @@ def page(
     height: float = 1.5,
     shared: str = "both",
 ) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes.
+    """Make a figure and its axes.
 
     Args:
-        panels: How many axes; the first row ends with what is left over.
-        columns: Most axes side by side.
-        width: Of the page, inches.
-        height: Of one row of axes, inches; title and notes come on top of it.
-        shared: Which scales the panels share: "both", "x" or "none".
+        panels: Number of axes; places that are left over are empty, at the end of the first row.
+        columns: Largest number of axes side by side.
+        width: Width of the page, in inches.
+        height: Height of one row of axes, in inches, without title and notes.
+        shared: Scales that the panels share: "both", "x" or "none".
 
     Returns:
         The figure and its `panels` axes.
@@ -52,7 +52,7 @@ def page(
         rows, columns, sharex=shared != "none", sharey=shared == "both", squeeze=False
     ).ravel()
     for spine in (spine for ax in axes for spine in ax.spines.values()):
-        spine.set_in_layout(False)  # it ends where the axes do, and measures all ticks anew
+        spine.set_in_layout(False)  # a spine needs no room, and would measure all ticks again
     empty = slice(columns - (rows * columns - panels), columns)
     for ax in axes[empty]:
         ax.set_axis_off()
@@ -61,7 +61,7 @@ def page(
 
 @dataclass(frozen=True)
 class Strips:
-    """What stands around the axes: title above, note below, and their heights in inches."""
+    """Texts around the axes: title above, note below, and the heights of both in inches."""
 
     title: str
     note: str
@@ -72,9 +72,9 @@ class Strips:
 def frame(
     figure: Any, title: str, note: str, styles: Mapping[str, LossStyle] | None = None
 ) -> None:
-    """Title, legend and note in strips of their own, so that nothing can overlap the axes.
+    """Add title, legend and note in separate strips, so that no text can overlap the axes.
 
-    What these need more than a page keeps for them makes it taller, not its axes smaller.
+    If the strips need more than the height `STRIPS`, the page becomes taller, not the axes smaller.
     """
     styles, width = styles or {}, figure.get_figwidth()
     head, foot = textwrap.fill(title, int(width * 13.5)), textwrap.fill(note, int(width * 22.5))
@@ -110,13 +110,13 @@ def frame(
 
 
 def stamp(figure: Any, word: str) -> None:
-    """Write a word across a figure, which nobody can then take for what it is not."""
+    """Write a word across a figure, so that nobody takes the figure for a result."""
     across = {"ha": "center", "va": "center", "rotation": 20, "fontsize": 44, "alpha": 0.25}
     figure.text(0.5, 0.5, word, color=NOTE, fontweight="bold", **across)
 
 
 def strips(figure: Any) -> Strips:
-    """The strips that `frame` gave a figure; to be asked before `stamp`."""
+    """Strips that `frame` gave a figure; works only before `stamp`."""
     below, above = figure.texts
     return Strips(
         above.get_label(), below.get_label(), *_heights(above.get_text(), below.get_text())
@@ -124,7 +124,7 @@ def strips(figure: Any) -> Strips:
 
 
 def _heights(head: str, foot: str) -> tuple[float, float]:
-    """Of the title and of the note, inches."""
+    """Heights of the title and of the note, in inches."""
     return 0.08 + 0.155 * len(head.splitlines()), 0.06 + 0.115 * len(foot.splitlines())
 
 
@@ -136,7 +136,7 @@ def label(name: str, most: int = 32) -> str:
 
 
 def wrapped(name: str, width: int, most: int = 3) -> str:
-    """A name over a few lines, broken at spaces and underscores, cut off after the last."""
+    """Name over at most `most` lines, broken at spaces and underscores; the rest is cut off."""
     words = label(name, 200).replace("_", "_ ")
     lines = [line.replace("_ ", "_") for line in textwrap.wrap(words, width)] or [""]
     return "\n".join([*lines[: most - 1], "…"] if len(lines) > most else lines)

@@ -35,11 +35,11 @@ from lossbench.figures.styles import BAND, DASHES, INK, LossStyle, loss_styles
 def learning_curves(
     estimates: pd.DataFrame, axes: Sequence[Axes], *, reference: str
 ) -> Sequence[Axes]:
-    """A metric over steps: each loss in its own panel before all others in grey.
+    """Metric over steps: each loss in its own panel, in front of all other losses in grey.
 
     Args:
-        estimates: From `statistics.curves` for one context, with `metric` and `split`.
-        axes: One for each loss.
+        estimates: Rows from `statistics.curves` for one context, with `metric` and `split`.
+        axes: Axes, one for each loss.
         reference: Loss drawn dashed in every panel.
     """
     first = estimates.iloc[0]
@@ -61,10 +61,10 @@ def learning_curves(
 
 
 def error_signal(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Gradient norm, size of the signal per error, and its alignment with the error, over steps.
+    """Gradient norm, ratio of output gradient to error, and cosine of both, over steps.
 
     `estimates` are from `statistics.trajectories` for one context, by `measure`: gradient_norm,
-    signal_per_error and cosine, one for each of three axes.
+    signal_per_error and cosine. There are three axes, one for each measure.
     """
     styles, first = loss_styles(estimates), estimates.iloc[0]
     titles = {
@@ -120,7 +120,7 @@ def layer_gradients(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[A
 def time_to_target(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
     """Share of runs that have reached a target that was fixed beforehand, over updates.
 
-    `estimates` are from `statistics.time_to`, one row a loss and context, which has its axes.
+    `estimates` are from `statistics.time_to`, one row per loss and context; each context has axes.
     """
     styles, first = loss_styles(estimates), estimates.iloc[0]
     for ax, (_, rows) in zip(axes, estimates.groupby("context", sort=False), strict=True):
@@ -147,7 +147,7 @@ def time_to_target(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Ax
 
 
 def _draw_course(ax: Axes, estimates: pd.DataFrame, styles: dict[str, LossStyle]) -> None:
-    """A line and its interval for each loss."""
+    """Draw a line and its interval for each loss."""
     for loss, rows in solid_first(estimates, styles):
         style = styles[loss]
         ax.fill_between(rows.step, rows.low, rows.high, color=style.color, alpha=0.15, lw=0)
@@ -161,23 +161,24 @@ def _draw_course(ax: Axes, estimates: pd.DataFrame, styles: dict[str, LossStyle]
 def learning_rate_sensitivity(
     estimates: pd.DataFrame, axes: Sequence[Axes], *, reference: str
 ) -> Sequence[Axes]:
-    """A metric over learning rates, with diverged runs as a rug and the chosen rate ringed.
+    """Metric over learning rates, with counts of diverged runs and a ring at the chosen rate.
 
     Args:
-        estimates: From `statistics.learning_rates` for one context, with `split`; `best` is ringed.
-        axes: One for each loss.
+        estimates: Rows from `statistics.learning_rates` for one context, with `split`; `best` marks
+            the chosen rate.
+        axes: Axes, one for each loss.
         reference: Loss drawn dashed in every panel.
     """
     first = estimates.iloc[0]
     worst = 0.04 if records.direction(first.metric) == "higher" else 0.96
-    is_shared = first.metric != records.OWN_LOSS  # own losses have units of their own
+    is_shared = first.metric != records.OWN_LOSS  # values of different losses have different units
     for ax, loss, style in loss_panels(estimates, axes, reference, x="lr", with_others=is_shared):
         rows, color = estimates[estimates.loss == loss], style.color
         ax.vlines(rows.lr, rows.low, rows.high, color=color, lw=1)
         ax.plot(rows.lr, rows.value, color=color, marker=style.marker, ms=3)
         best = rows[rows.best]
         ring = {"ms": 8, "mfc": "none", "mec": INK, "mew": 0.8, "zorder": 5, "clip_on": False}
-        if len(best):  # a loss that diverged at every rate has none
+        if len(best):  # no rate is best if the loss diverged at every rate
             ax.plot(best.lr, best.value, "o", **ring)
         for row in rows[rows.diverged > 0].itertuples():
             ax.plot(row.lr, worst, "x", ms=3.5, color=color, transform=ax.get_xaxis_transform())
@@ -209,7 +210,7 @@ def learning_rate_sensitivity(
 
 
 def _cut_off_failures(axes: Sequence[Axes], estimates: pd.DataFrame) -> None:
-    """Ends the scale at five times the worst chosen value; what lies beyond becomes an arrow."""
+    """End the scale at five times the worst chosen value; values beyond the end become arrows."""
     top = 5 * estimates.value[estimates.best].max()
     if records.direction(estimates.metric.iloc[0]) == "higher":
         for ax in axes:
@@ -231,14 +232,14 @@ def _cut_off_failures(axes: Sequence[Axes], estimates: pd.DataFrame) -> None:
 def learning_rate_cost(
     rates: pd.DataFrame, axes: Sequence[Axes], *, budgets: pd.DataFrame, margin: float
 ) -> Sequence[Axes]:
-    """What a rate beside the best costs, and what trying fewer rates costs.
+    """Cost of a learning rate that is not the best, and cost of trying fewer rates.
 
     Args:
-        rates: From `statistics.learning_rates` for one context, with `split`, and `cost`: how much
-            worse the mean is than at the loss's best rate, in units of the metric, and `ratio`, the
-            rate over the best one.
+        rates: Rows from `statistics.learning_rates` for one context, with `split`, `cost` (how much
+            worse the mean is than at the loss's best rate, in units of the metric) and `ratio` (the
+            rate divided by the best rate).
         axes: Two axes.
-        budgets: From `statistics.budget_curve`, with `cost`: how much worse than its last value.
+        budgets: Rows from `statistics.budget_curve`; `cost` is relative to the largest budget.
         margin: Difference that does not matter, in units of the metric.
     """
     styles, first, floor = loss_styles(rates), rates.iloc[0], margin / 20
@@ -273,13 +274,13 @@ def learning_rate_cost(
 
 
 def noise_curve(estimates: pd.DataFrame, ax: Axes) -> Axes:
-    """A metric over the rate of a corruption, a line a loss.
+    """Metric over the rate of a corruption, one line per loss.
 
     `estimates` are from `statistics.noise_curves`, one curve and condition, with `split`.
     """
     styles, first = loss_styles(estimates), estimates.iloc[0]
     rates = np.unique(estimates.rate)
-    # Losses stand side by side at a rate, so that no interval hides another.
+    # Losses are drawn side by side at each rate, so that no interval hides another.
     gap = np.diff(rates).min() if len(rates) > 1 else 1.0
     step = 0.25 * gap / len(styles)
     for place, (loss, rows) in enumerate(solid_first(estimates, styles)):

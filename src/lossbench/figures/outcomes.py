@@ -1,4 +1,4 @@
-"""What came out: every loss against the reference."""
+"""Figures of results: every loss against the reference."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ SHADES = {
     "below the margin": (FAINT, 0.35, "≈"),
     "undecided": (PAPER, 1.0, "?"),
 }
-"""Colour, its opacity and sign of each verdict; all others have a dash."""
+"""Colour, opacity and sign of each verdict; all other verdicts have a dash."""
 
 DIVERGED = {
     "diverges": "diverges",
     "reference diverges": "ref. div.",
 }
-"""What stands in the place of a number that only survivors would have."""
+"""Text in place of the difference, which would be computed from surviving runs only."""
 
 
 def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
-    """Every loss on every context at a glance: difference to the reference, and the verdict.
+    """Map of every loss on every context: difference to the reference, and verdict.
 
     `estimates` are from `statistics.paired` for many contexts of one kind of task, with `task`.
     """
@@ -70,7 +70,7 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
         ax.text(x, y, text, ha="center", va="center", fontsize=size, color=INK, linespacing=1)
     labels = estimates.drop_duplicates("context").set_index("context")
     parts = [labels.label[context].split(" · ") for context in places]
-    # What all labels begin with stands in the title; each keeps a word.
+    # Leading parts that all labels share go to the title; each label keeps at least one part.
     columns = zip(*(words[:-1] for words in parts), strict=False) if len(parts) > 1 else ()
     shared = [words[0] for words in itertools.takewhile(lambda words: len({*words}) == 1, columns)]
     names = [" · ".join(words[len(shared) :]) for words in parts]
@@ -111,7 +111,7 @@ def verdict_map(estimates: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
-    """Paired differences to the reference, with the margin within which they do not matter.
+    """Paired differences to the reference, with the margin within which differences do not matter.
 
     `estimates` are from `statistics.paired` for one context and condition.
     """
@@ -139,7 +139,7 @@ def forest(estimates: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def _to_margin(value: float, margin: float) -> str:
-    """A difference with two digits, but none far below the margin."""
+    """Difference with two digits; below the margin, with two digits after the margin's first."""
     if abs(value) >= margin or margin <= 0:
         return f"{value:+.2g}".replace("-", "−")
     return f"{value:+.{2 - math.floor(math.log10(margin))}f}".replace("-", "−")
@@ -151,11 +151,11 @@ def side_by_side(
     """Paired differences of each loss in several settings, such as learning rates or sweeps.
 
     Args:
-        estimates: From `statistics.paired`, one context in each setting.
+        estimates: Rows from `statistics.paired`, one context in each setting.
         ax: One axes.
         by: Column that names the setting.
-        question: The title.
-        note: What the settings are.
+        question: Title of the figure.
+        note: Description of the settings.
     """
     first, styles = estimates.iloc[0], loss_styles(estimates)
     settings = [*dict.fromkeys(estimates[by])]
@@ -183,7 +183,7 @@ def side_by_side(
 
 
 def _name_markers(ax: Axes, names: list[str], *, ncols: int) -> None:
-    """A legend of markers above the axes, the first one filled; one a line in a narrow column."""
+    """Add a legend of markers above the axes, the first filled; one per line on a narrow page."""
     handles = [
         Line2D([], [], color=OTHER, marker=MARKERS[i], mfc=PAPER if i else OTHER, ls="-", lw=1)
         for i in range(len(names))
@@ -225,11 +225,11 @@ PARTS = {
     "weighting": "weighting: the reference's gradient, reweighted",
     "rest": "the rest",
 }
-"""What the parts of a decomposition are, in the order drawn."""
+"""Description of the parts of a decomposition, in drawing order."""
 
 
 def decomposition(estimates: pd.DataFrame, ax: Axes) -> Axes:
-    """Differences to the reference, split into what scale, weighting and the rest do.
+    """Differences to the reference, split into the effects of scale, weighting and the rest.
 
     `estimates` are from `statistics.decomposition` for one context, condition and learning rate.
     """
@@ -269,7 +269,7 @@ def _difference(first: Any) -> str:
 
 
 def families(rows: pd.DataFrame) -> str:
-    """How many comparisons the intervals hold for together, declared and exploratory ones."""
+    """Number of comparisons with simultaneous intervals, declared and exploratory, as text."""
     parts = []
     for is_late, kind in ((False, "declared"), (True, "exploratory")):
         alike = rows[rows.exploratory.astype(bool) == is_late]
@@ -315,7 +315,7 @@ def _draw_forest_row(
 
 
 def forest_window(rows: pd.DataFrame) -> tuple[float, float]:
-    """Limits that show zero, the margin and all rows but those three times farther off."""
+    """Limits that show zero, the margin and all rows, except rows over three times farther off."""
     ends = rows[["low", "high"]].fillna({"low": rows.difference, "high": rows.difference})
     reach = ends.abs().max(axis=1).dropna().sort_values()
     floor = max(2 * rows.margin.iloc[0], 1e-12)

@@ -1,4 +1,4 @@
-"""What the trained models are worth by other measures than the primary one."""
+"""Figures of trained models by metrics other than the primary metric."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from lossbench.figures.layout import frame, label
 from lossbench.figures.styles import BAND, BLUE, GRID, INK, OTHER, PAPER, loss_styles
 
 CLEARLY = 1.01
-"""Ratio to the second beyond which a best value is marked as one."""
+"""Ratio of the second best value to the best above which the best is printed in bold."""
 
 UNREADABLE = 12
-"""More losses than this have no number in each cell of a matrix."""
+"""Largest number of losses for which each cell of a matrix has a number."""
 
 
 def calibration(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
@@ -75,7 +75,7 @@ def calibration(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
 
 
 def cross_loss(estimates: pd.DataFrame, ax: Axes) -> Axes:
-    """Every model under every loss: is each best at what it was trained for?
+    """Matrix of every model under every loss: is each model best under its own loss?
 
     `estimates` are from `statistics.cross_losses` for one context: rows by `loss` (trained with)
     and `other` (judged by), with `value`, `ratio` to the best of its column, and n.

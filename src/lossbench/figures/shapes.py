@@ -1,4 +1,4 @@
-"""The losses themselves, before any training."""
+"""Figures of the losses themselves, without training."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def loss_shapes(estimates: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
 
 
 def error_weight(estimates: pd.DataFrame, ax: Axes) -> Axes:
-    """How many times prediction - target each loss feeds back, over the true class's probability.
+    """Weight of the error in each loss's output gradient, over the true class's probability.
 
     `estimates` are classification rows of curves.parquet; `weight` is |output gradient| / |error|.
     """
@@ -65,7 +65,7 @@ def error_weight(estimates: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def _window(estimates: pd.DataFrame, column: str) -> tuple[float, float]:
-    """Limits for one curve per loss; one that shoots off far beyond the others is cut short."""
+    """Limits for one curve per loss; a curve that goes far beyond the others is cut off."""
     numbers = estimates[column].where(np.isfinite(estimates[column]))
     sizes = numbers.abs().groupby(estimates.loss).agg(["min", "max"]).sort_values("max")
     most = sizes["max"].iloc[-1]

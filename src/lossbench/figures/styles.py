@@ -1,4 +1,4 @@
-"""How every figure is drawn: colours, lines and markers of the losses, settings of matplotlib."""
+"""Style of every figure: colours, lines and markers of the losses, settings of matplotlib."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import seaborn as sns
 
 from lossbench.records import REFERENCE
 
-# Okabe and Ito's hues, and wine in place of their yellow. Families that share one are of different
-# tasks. Tests hold them apart for every kind of colour blindness.
+# Okabe and Ito's colours, with wine instead of yellow. Families that share a colour have different
+# tasks. Tests check that the colours differ for every kind of colour blindness.
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 ORANGE, PURPLE, SKY = "#E69F00", "#CC79A7", "#56B4E9"
 WINE, BLACK = "#882255", "#000000"
@@ -33,7 +33,7 @@ COLORS = {
     "regularized": WINE,
     "divergence": BLACK,
 }
-"""By family of a loss."""
+"""Colour of each family of losses."""
 
 OTHER, FAINT, INK = "#595959", "#C4C4C4", "#222222"
 PAPER, BAND, GRID, NOTE = "#FFFFFF", "#EDEDED", "#E6E6E6", "#444444"
@@ -54,14 +54,14 @@ NIGHT = {
     GRID: "#303030",
     NOTE: "#B4B4B4",
 }
-"""What each colour becomes on a dark page."""
+"""Replacement of each colour on a dark page."""
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vPX*"
 
 
 @dataclass(frozen=True)
 class LossStyle:
-    """How a loss is drawn everywhere."""
+    """Style of a loss in every figure."""
 
     color: str
     dash: Any
@@ -69,9 +69,9 @@ class LossStyle:
 
 
 def loss_styles(estimates: pd.DataFrame) -> dict[str, LossStyle]:
-    """The style of each loss of a frame with columns `loss` and `family`, in the order drawn.
+    """Style of each loss of a frame with columns `loss` and `family`, in drawing order.
 
-    Within `style` of some losses it is the same in every figure.
+    Within `style(losses=...)`, the style of each of these losses is the same in every figure.
     """
     families = dict(zip(estimates.loss, estimates.family.fillna("").astype(str), strict=True))
     known = [group for group in _LOSSES.get() if families.keys() & group.keys()]
@@ -83,10 +83,11 @@ def loss_styles(estimates: pd.DataFrame) -> dict[str, LossStyle]:
 
 
 def _of_task(families: Mapping[str, str]) -> dict[str, LossStyle]:
-    """Styles of losses by name, given their families.
+    """Styles of losses by name, given the family of each loss.
 
-    Up to eight have a colour each: that of the family for its first, the reference before others;
-    then those that are left, a loss of one's own too. More than eight share that of their family.
+    Up to eight losses have a colour each: the first loss of a family (the reference, or the first
+    by name) has the family's colour, and other losses, also those of the user, get unused colours.
+    With more than eight losses, all losses of a family share the family's colour.
     """
     by_family: dict[str, list[str]] = {}
     for loss in sorted(families, key=lambda loss: (loss not in REFERENCE.values(), loss)):
@@ -108,16 +109,16 @@ def _of_task(families: Mapping[str, str]) -> dict[str, LossStyle]:
 
 
 _LOSSES: ContextVar[Sequence[Mapping[str, str]]] = ContextVar("_LOSSES", default=())
-"""Of each task the losses that figures may show, with their families."""
+"""Losses that figures may show, with their families: one mapping per task."""
 
 
 @contextmanager
 def style(salt: str = "lossbench", *, losses: Sequence[Mapping[str, str]] = ()) -> Iterator[None]:
-    """Settings of every figure, for the time of a `with`; names are never read as formulas.
+    """Context with the settings of every figure; names are never read as formulas.
 
     Args:
-        salt: Makes the ids within an SVG differ from those of other figures on one page.
-        losses: Family by name of the losses that the figures may show, a mapping a task.
+        salt: Text that makes the ids within an SVG differ from ids of other figures on the page.
+        losses: Family by name of the losses that the figures may show, one mapping per task.
     """
     settings: dict[Any, Any] = {
         **sns.axes_style("ticks"),
@@ -126,7 +127,7 @@ def style(salt: str = "lossbench", *, losses: Sequence[Mapping[str, str]] = ()) 
         "font.size": 7,
         "axes.labelsize": 7,
         "axes.titlesize": 7.5,
-        "axes.titley": 1.0,  # without a number matplotlib measures all ticks to find it
+        "axes.titley": 1.0,  # without a number matplotlib measures all ticks to place titles
         "xtick.labelsize": 6.5,
         "ytick.labelsize": 6.5,
         "axes.spines.top": False,
@@ -161,7 +162,7 @@ def style(salt: str = "lossbench", *, losses: Sequence[Mapping[str, str]] = ()) 
     token = _LOSSES.set(losses)
     try:
         with mpl.rc_context():
-            mpl.rcdefaults()  # whatever somebody's own style is
+            mpl.rcdefaults()  # discard the user's own style
             mpl.rcParams.update(settings)
             yield
     finally:

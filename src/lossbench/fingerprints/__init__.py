@@ -1,4 +1,4 @@
-"""Random streams, and hashes of tensors, code and environment, which prove that runs are alike."""
+"""Random streams, and hashes of tensors, code and environment, which prove that runs are equal."""
 
 from lossbench.fingerprints.code import forget, source_sha
 from lossbench.fingerprints.environment import (

@@ -1,4 +1,4 @@
-"""Hashes of the code of functions and of all that it uses."""
+"""Hashes of the code of functions and of the code that the functions use."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from lossbench.fingerprints.tensors import tensors_sha
 
 
 def source_sha(functions: Iterable[Callable[..., Any]], *, facts: str = "") -> str:
-    """Hex sha256 over the code of functions and of what they use from their own package.
+    """Hex sha256 over the code of functions and of the code used from the functions' own package.
 
-    Comments, docstrings and layout do not count; an edited formula or constant does. Of somebody's
-    own functions the whole file counts, and with it every file of theirs that it imports: no
-    reading of names would find the code that they reach through objects and modules. For a
-    function of a script or a notebook see `notebook`.
+    Comments, docstrings and layout do not count; an edited formula or constant does. For a user's
+    function the whole file counts, with every file of the user that the file imports, because names
+    alone do not show the code that is reached through objects and modules. For a function of a
+    script or a notebook see `notebook`.
 
     Args:
-        functions: Functions whose code counts.
-        facts: Text that counts too and stands in no code.
+        functions: Functions to hash.
+        facts: Further text to hash, which is not in the code.
     """
     codes: dict[str, str] = {}
     for function in functions:
@@ -52,18 +52,18 @@ FORMER = {
     "lossbench.data.tables.": "lossbench.own.tables.",
     "lossbench.data.columns.": "lossbench.own.columns.",
 }
-"""Former places of moved modules: code is hashed in the order of these, so that runs recorded
+"""Former names of moved modules: code is hashed in the order of former names, so that runs recorded
 before a move keep their identity."""
 
 
 def _former_name(name: str) -> str:
-    """The dotted name of a function before its module was moved."""
+    """Dotted name of a function before its module was moved."""
     module = next((module for module in FORMER if name.startswith(module)), "")
     return FORMER.get(module, "") + name.removeprefix(module)
 
 
 def _collect(function: Callable[..., Any], codes: dict[str, str]) -> None:
-    """Add to `codes` that of a function or class, and of all it names from its own package."""
+    """Add to `codes` the code of a function or class, and of all names in it from its package."""
     function = inspect.unwrap(function)
     name = f"{function.__module__}.{function.__qualname__}"
     if name in codes:
@@ -83,7 +83,7 @@ def _collect(function: Callable[..., Any], codes: dict[str, str]) -> None:
 def _collect_value(name: str, value: Any, module: str, codes: dict[str, str]) -> None:
     package = module.partition(".")[0]
     is_array = isinstance(value, Tensor) or type(value).__module__ == "numpy"
-    if is_array and package != "lossbench":  # those of ours are made by code that counts
+    if is_array and package != "lossbench":  # arrays in lossbench are made by hashed code
         codes[name] = tensors_sha({"value": torch.as_tensor(value)})
     elif callable(value) and hasattr(value, "__module__") and hasattr(value, "__qualname__"):
         other = str(value.__module__)
@@ -102,7 +102,7 @@ def _collect_value(name: str, value: Any, module: str, codes: dict[str, str]) ->
 
 
 def _are_neighbours(module: str, other: str) -> bool:
-    """Whether two modules are files in one folder of somebody's own."""
+    """Whether two modules are files in the same folder of the user."""
     if other.startswith("lossbench."):
         return False
     paths = [getattr(sys.modules.get(name), "__file__", None) for name in (module, other)]
@@ -111,7 +111,7 @@ def _are_neighbours(module: str, other: str) -> bool:
 
 
 def _file_codes(module: str) -> str | None:
-    """Code of a module's files; empty where it is installed, None where it has no file."""
+    """Code of a module's files; empty if the module is installed, None if it has no file."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names and top != "__main__":
         return ""
@@ -128,20 +128,20 @@ def _is_installed(path: Path) -> bool:
 
 
 def forget() -> None:
-    """Read code anew: in a notebook it may have been edited since the last command."""
+    """Clear the caches of code, which may have been edited in a notebook since the last command."""
     for cached in (_files, _code, _names):
         cached.cache_clear()
 
 
 @functools.cache
 def _files(module: str) -> dict[str, str]:
-    """Code of a module's file and of all files below the same folder that these import, by name."""
+    """Code of a module's file and of all files it imports from the same folder tree, by name."""
     path = getattr(sys.modules.get(module), "__file__", None)
-    if path is None:  # a notebook's cell
+    if path is None:  # a notebook
         return {}
     file = Path(path).resolve()
     root = file.parents[module.count(".") + (file.name == "__init__.py")]
-    # Among installed packages only those of the module's own.
+    # Of an installed module only files of the module's own package count.
     is_installed = _is_installed(root)
     codes: dict[str, str] = {}
     waiting = [file]
@@ -151,7 +151,7 @@ def _files(module: str) -> dict[str, str]:
         if name not in codes:
             try:
                 tree = ast.parse(file.read_bytes())
-            except (SyntaxError, ValueError):  # an import of it fails, and its importer goes on
+            except (SyntaxError, ValueError):  # a file whose failed import the importer handles
                 codes[name] = file.read_bytes().decode("latin-1")
                 continue
             codes[name] = ast.unparse(_bare(tree))
@@ -164,10 +164,10 @@ def _files(module: str) -> dict[str, str]:
 
 
 def _imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Every module that a file may import, and the packages above it, each as its names.
+    """Iterate over modules that a file may import, and their parent packages, as tuples of names.
 
     Args:
-        tree: Syntax tree of the file; imports within functions count.
+        tree: Syntax tree of the file; imports within functions are included.
         package: Names of the package that holds the file.
     """
     for node in ast.walk(tree):
@@ -190,13 +190,13 @@ def _code(function: Callable[..., Any]) -> str:
 
 @functools.cache
 def _names(function: Callable[..., Any]) -> frozenset[str]:
-    """Names in its code."""
+    """Names in the code of a function."""
     nodes = ast.walk(ast.parse(_code(function)))
     return frozenset(node.id for node in nodes if isinstance(node, ast.Name))
 
 
 def _bare(tree: ast.Module) -> ast.Module:
-    """The tree without docstrings."""
+    """Remove docstrings from a syntax tree, in place."""
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module)

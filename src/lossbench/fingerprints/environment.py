@@ -1,4 +1,4 @@
-"""Versions and processor: the facts of a machine that results may depend on."""
+"""Versions and processor facts of a machine on which results may depend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import lossbench
 
 
 def environment() -> dict[str, str | int]:
-    """Versions and processor facts that results may depend on; no host or user names."""
+    """Versions and processor facts on which results may depend; no host or user names."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -32,13 +32,13 @@ def environment_sha(device: str, precision: str) -> str:
 
 
 def environment_json(facts: Mapping[str, str]) -> str:
-    """`environment`, our own version and further facts as canonical JSON, for the records."""
+    """Canonical JSON of `environment`, lossbench's version and further facts, for the records."""
     every = {**environment(), "lossbench": lossbench.__version__, **facts}
     return json.dumps(every, sort_keys=True)
 
 
 def device_name(device: torch.device) -> str:
-    """The device in words, as it stands in the records."""
+    """Name of the device, as written to the records."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()})"

@@ -1,8 +1,8 @@
-"""Hash of a function of a script or notebook: its code and all live objects that it reaches.
+"""Hash of a function of a script or notebook: the code, and all live objects in reach of the code.
 
-A file of somebody's own counts as a whole. A script or notebook is edited all the time, so of a
-function in it counts all that it names: globals, closures, defaults, decorators, classes with their
-members and bases, objects with their content. Where it stands, comments and layout do not count.
+A file of the user is hashed as a whole. A script or notebook is edited all the time, so a function
+there is hashed with all objects that the function names: globals, closures, defaults, decorators,
+classes with members and bases, objects with content. Position, comments and layout do not count.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ def content(value: Any, files: Callable[[str], str | None]) -> str:
 
     Args:
         value: The object.
-        files: Code of a module's files, by the module's name; None for a script or notebook, whose
-            objects are followed, and empty for installed modules, of which the names count.
+        files: Function from a module's name to the code of its files; None for a script or
+            notebook, whose objects are hashed; empty for installed modules, whose names are hashed.
     """
     return sha256(repr(_Walk(files).parts(value)).encode())
 
 
 class _Walk:
-    """One description; an object met before is named by its index, so that circles end."""
+    """Walk over objects; an object met before is described by an index, so that cycles end."""
 
     def __init__(self, files: Callable[[str], str | None]) -> None:
         self.files = files
         self.met: dict[int, int] = {}
-        self.alive: list[Any] = []  # or an id would be given twice
+        self.alive: list[Any] = []  # keeps the objects, so that no id is used twice
 
     def parts(self, value: Any) -> Any:
-        """A literal that is equal where the objects are."""
+        """Describe an object by nested lists of texts, equal for equal objects."""
         if value is None or isinstance(value, bool | int | float | complex | str | bytes):
             return repr(value)
         if id(value) in self.met:
@@ -85,9 +85,9 @@ class _Walk:
             case set() | frozenset():
                 inner = sorted(repr(self.parts(one)) for one in value)
                 return [kind, *inner, self.state(value)]
-        if callable(value) and hasattr(value, "__wrapped__"):  # as of functools.cache
+        if callable(value) and hasattr(value, "__wrapped__"):  # for example by functools.cache
             return [kind, self.parts(value.__wrapped__)]
-        if hasattr(value, "__qualname__"):  # a function of C
+        if hasattr(value, "__qualname__"):  # a function written in C
             return [kind, str(getattr(value, "__module__", "")), value.__qualname__]
         has_state = hasattr(value, "__dict__") or copyreg._slotnames(type(value))  # type: ignore[attr-defined]
         if has_state:
@@ -101,13 +101,13 @@ class _Walk:
             ) from error
 
     def state(self, value: Any) -> Any:
-        """The attributes of an object, those in slots too; empty where it has none."""
+        """Describe the attributes of an object, including slots; empty without attributes."""
         slots = [name for name in copyreg._slotnames(type(value)) if hasattr(value, name)]  # type: ignore[attr-defined]
         state = {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
         return self.parts(dict(sorted(state.items()))) if state else []
 
     def code_or_name(self, value: Any) -> list[Any]:
-        """Code of a user's function or class; the name of any other."""
+        """Describe a user's function or class by code; any other by name."""
         files = self.files(value.__module__ or "")
         name = [str(value.__module__), value.__qualname__]
         if files is not None:
@@ -137,7 +137,7 @@ def _is_filled(cell: types.CellType) -> bool:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """Names of globals in code and in code within it."""
+    """Names of globals in code and in nested code."""
     inner = [one for one in code.co_consts if isinstance(one, types.CodeType)]
     loads = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
     names = {str(one.argval) for one in dis.get_instructions(code) if one.opname in loads}
@@ -145,12 +145,12 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def _steps(code: types.CodeType) -> list[Any]:
-    """The operations with their operands, and those of code within the code."""
+    """Operations with operands, including those of nested code."""
     steps: list[Any] = [[*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]]
     for one in dis.get_instructions(code):
         if isinstance(one.argval, types.CodeType):
             steps.append([one.opname, _steps(one.argval)])
-        elif isinstance(one.argval, frozenset):  # whose order is another one in each process
+        elif isinstance(one.argval, frozenset):  # the order of a set differs between processes
             steps.append([one.opname, sorted(map(repr, one.argval))])
         else:
             steps.append(f"{one.opname} {one.argrepr}")

@@ -1,6 +1,6 @@
-"""One stream of random numbers per purpose and seed: runs of one seed draw the same ones.
+"""Random streams, one for each purpose and seed, so that runs of a seed draw equal numbers.
 
-No stream depends on the loss, the learning rate or the place in a pack.
+No stream depends on the loss, the learning rate or the position in a pack.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import torch
 
 PURPOSES = ("init", "batches", "data", "split", "corruption", "prefit", "dropout", "augmentation")
 PURPOSES += ("instruments",)
-"""Purposes of random numbers. `stream` does not name them, so that one more does not change
-the code, and with it the identity, of all runs."""
+"""Purposes of random numbers. `stream` does not use this tuple, so that a new purpose does not
+change the code, and with it the identity, of all runs."""
 
 
 def stream(seed: int, purpose: str) -> torch.Generator:
-    """Generator of one purpose of one seed, on the CPU.
+    """Make the generator of a purpose and a seed, on the CPU.
 
     Args:
         seed: Block of the paired design.

@@ -16,7 +16,7 @@ def tensors_sha(tensors: Mapping[str, Tensor]) -> str:
 
 
 def add_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
-    """Let a hash go on with names, types, shapes and bytes of tensors, sorted by name."""
+    """Update a hash with names, types, shapes and bytes of tensors, sorted by name."""
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())

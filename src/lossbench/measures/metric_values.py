@@ -1,8 +1,9 @@
 """Metrics of trained models, for K members at once.
 
-Units and directions stand in `records.METRICS`. Every function takes [K, N, C] and gives [K].
-Reductions go over the last, contiguous dimension, so that a member's value does not depend on K;
-counts are whole numbers, whose sums are exact in any order.
+Units and directions are declared in `records.METRICS`. Functions take tensors [K, N, C] and return
+metrics [K] unless the docstring says otherwise. Reductions go over the last, contiguous dimension,
+so that a member's value does not depend on K; counts are whole numbers, so their sums are exact in
+any order.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from lossbench.losses.softmax import largest
 
 ECE_BINS = 15
 COVERED = 0.9
-"""Probability of the central interval that `coverage_90` counts in."""
+"""Probability of the central interval of `coverage_90`."""
 MOST_CLASSES = 20
-"""Classes up to which each has an accuracy of its own."""
+"""Largest number of classes for which each class has a separate accuracy."""
 
 
 def mean_over_examples(values: Tensor) -> Tensor:
-    """Mean of [K, N] over N."""
+    """Mean of values [K, N] over N, [K]."""
     return values.contiguous().mean(-1)
 
 
@@ -57,7 +58,7 @@ def classification(
     recalibrated: Tensor,
     is_probability: Tensor,
 ) -> dict[str, Tensor]:
-    """Classification metrics by name; NaN where a metric is not defined for a member.
+    """Classification metrics by name; NaN if a metric is not defined for a member.
 
     Args:
         prediction: [K, N, C], values of the inverse link.
@@ -66,8 +67,8 @@ def classification(
         is_probability: [K], whether the member's inverse link gives probabilities.
 
     Source:
-        Of the balanced accuracy: Brodersen, Ong, Stephan and Buhmann 2010, ICPR; absent classes as
-        in scikit-learn.
+        Brodersen, Ong, Stephan and Buhmann 2010, ICPR, for the balanced accuracy; absent classes
+        are treated as in scikit-learn.
     """
     on_simplex, classes = projected(prediction, is_probability), target.shape[-1]
     label = largest(target)[1]
@@ -91,13 +92,13 @@ def classification(
 def ranked_classification(
     prediction: Tensor, target: Tensor, *, recalibrated: Tensor, is_probability: Tensor
 ) -> dict[str, Tensor]:
-    """Classification metrics by name that sort or bin examples: they describe trained models.
+    """Classification metrics, by name, that sort or bin examples; computed at the last step only.
 
     Args:
         prediction: [K, N, C], values of the inverse link.
         target: One-hot labels, [K, N, C].
-        recalibrated: Log-probabilities after `recalibrate`, [K, N, C], which rank examples:
-            logarithms tell apart probabilities that round to 1 or 0.
+        recalibrated: Log-probabilities after `recalibrate`, [K, N, C], which rank examples,
+            because logarithms distinguish probabilities that round to 1 or 0.
         is_probability: [K], whether the member's inverse link gives probabilities.
     """
     on_simplex, label = projected(prediction, is_probability), largest(target)[1]
@@ -120,14 +121,14 @@ def ranked_classification(
 def multilabel(prediction: Tensor, target: Tensor, *, recalibrated: Tensor) -> dict[str, Tensor]:
     """Metrics of targets with any number of labels, by name.
 
-    Decisions and their likelihood are read from the recalibrated probabilities: a margin loss has
-    no others, and a threshold of its own.
+    Decisions and likelihood use the recalibrated probabilities, because a margin loss predicts no
+    probabilities and has its own threshold.
 
     Args:
         prediction: [K, N, C], values of the inverse link, one for each label.
         target: 1 for each label that holds, else 0: [K, N, C].
-        recalibrated: Log-probabilities that a label does not hold, and that it does, after
-            `recalibrate`: [K, N, C, 2].
+        recalibrated: Log-probabilities, after `recalibrate`, that a label does not hold and that
+            the label holds: [K, N, C, 2].
     """
     missing, holds = recalibrated.unbind(-1)
     hit = label_hits(recalibrated, target)
@@ -139,7 +140,7 @@ def multilabel(prediction: Tensor, target: Tensor, *, recalibrated: Tensor) -> d
         by_kind.append(hits / count)
     return {
         "accuracy": mean_over_examples(hit.mean(-1)),
-        # Of each label over the kinds that it has, as in scikit-learn.
+        # Mean, for each label, over those of the two kinds that have examples, as in scikit-learn.
         "balanced_accuracy": torch.stack(by_kind, -1).nanmean(-1).mean(-1),
         "brier": mean_over_examples((prediction.clamp(0.0, 1.0) - target).square().sum(-1)),
         "nll": mean_over_examples(nll),
@@ -147,10 +148,11 @@ def multilabel(prediction: Tensor, target: Tensor, *, recalibrated: Tensor) -> d
 
 
 def label_hits(recalibrated: Tensor, target: Tensor) -> Tensor:
-    """1 for each label [K, N, C] of which it is told rightly whether it holds, else 0.
+    """Hits [K, N, C]: 1 if the prediction says rightly whether a label holds, else 0.
 
     Args:
-        recalibrated: Log-probabilities that it does not hold, and that it does, [K, N, C, 2].
+        recalibrated: Log-probabilities that a label does not hold and that the label holds,
+            [K, N, C, 2].
         target: 1 for each label that holds, else 0: [K, N, C].
     """
     missing, holds = recalibrated.unbind(-1)
@@ -158,14 +160,14 @@ def label_hits(recalibrated: Tensor, target: Tensor) -> Tensor:
 
 
 def average_precision(score: Tensor, target: Tensor) -> Tensor:
-    """Area under the precision-recall curve in steps, mean over labels, [K]; ties are one step.
+    """Area under the stepwise precision-recall curve, mean over labels, [K]; ties are one step.
 
     Args:
-        score: [K, N, C], larger where a label is likelier.
+        score: [K, N, C], larger for a likelier label.
         target: 1 for each label that holds, else 0: [K, N, C].
 
     Returns:
-        NaN where no label holds anywhere; labels that hold nowhere are left out.
+        [K], without labels that hold for no example; NaN if no label holds for any example.
 
     Source:
         Manning, Raghavan and Schütze 2008, Introduction to Information Retrieval, without
@@ -175,7 +177,7 @@ def average_precision(score: Tensor, target: Tensor) -> Tensor:
     for of_label, holds in zip(score.unbind(-1), (target > 0.5).unbind(-1), strict=True):
         ordered, order = (-of_label.contiguous()).sort(-1)
         found = functional.pad(holds.gather(-1, order).long().cumsum(-1), (1, 0))
-        behind = _tied(ordered, ordered)[1]  # examples that rank as high or higher
+        behind = _tied(ordered, ordered)[1]  # number of examples with an equal or higher rank
         precision = found.gather(-1, behind).double() / behind
         share = holds.gather(-1, order).double() * precision
         areas.append(share.sum(-1) / holds.sum(-1))
@@ -183,19 +185,19 @@ def average_precision(score: Tensor, target: Tensor) -> Tensor:
 
 
 def label_outputs(output: Tensor) -> Tensor:
-    """Outputs [K, N, C] of one number a label as those of two classes each, [K C, N, 2]."""
+    """Convert outputs [K, N, C] to C two-class problems, [K C, N, 2]: output 0 for "absent"."""
     apart = output.transpose(1, 2).flatten(0, 1)
     return torch.stack([torch.zeros_like(apart), apart], -1)
 
 
 def label_targets(target: Tensor) -> Tensor:
-    """Targets [K, N, C] of any number of labels as those of two classes each, [K C, N, 2]."""
+    """Convert targets [K, N, C] to C two-class problems, [K C, N, 2]: absent, then present."""
     apart = target.transpose(1, 2).flatten(0, 1)
     return torch.stack([1.0 - apart, apart], -1)
 
 
 def accuracy(prediction: Tensor, target: Tensor) -> Tensor:
-    """Share of examples whose label is the largest of the prediction, [K].
+    """Share of examples whose largest prediction is at the label, [K].
 
     Args:
         prediction: [K, N, C].
@@ -206,10 +208,11 @@ def accuracy(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def contributions(prediction: Tensor, target: Tensor, *, task: str) -> Tensor:
-    """Contribution of each example to the task's metric, which is the mean over examples.
+    """Contribution of each example to the task's metric; the metric is the mean contribution.
 
-    Of accuracy that is the hit. A root is no mean over examples; (rmse + e²/rmse)/2, with e² the
-    mean over targets, has it as its mean and is rmse plus the influence of the example.
+    The contribution to accuracy is the hit, 1 or 0. The contribution to rmse is (rmse + e²/rmse)/2,
+    with e² the mean over targets. The mean contribution is rmse, and a contribution minus rmse is
+    the influence of the example.
 
     Args:
         prediction: [K, N, C].
@@ -227,49 +230,49 @@ def contributions(prediction: Tensor, target: Tensor, *, task: str) -> Tensor:
         return hit.to(prediction.dtype)
     rmse = regression(prediction, target)["rmse"][:, None]
     square = (prediction - target).square().mean(-1)
-    # Of exact predictions every example contributes zero.
+    # If rmse is 0, every example contributes 0.
     return 0.5 * (rmse + square / torch.where(rmse > 0, rmse, torch.ones_like(rmse)))
 
 
 def projected(prediction: Tensor, is_probability: Tensor) -> Tensor:
-    """Predictions [K, N, C] of members whose link gives no probabilities, on the simplex.
+    """Project predictions [K, N, C] that are not probabilities onto the simplex.
 
     Args:
         prediction: [K, N, C].
-        is_probability: [K], whether the member's predictions are there already.
+        is_probability: [K], whether the member's predictions are probabilities, left unchanged.
     """
     if is_probability.all():
         return prediction
-    if prediction.device.type != "cpu":  # shapes that depend on no pack-mate
+    if prediction.device.type != "cpu":  # with shapes that do not depend on other members
         return torch.where(is_probability[:, None, None], prediction, sparsemax(prediction))
     places = (~is_probability).nonzero()[:, 0]
     return prediction.index_copy(0, places, sparsemax(prediction[places]))
 
 
 def accuracies(hit: Tensor, label: Tensor, *, classes: int) -> Tensor:
-    """Share of each class's examples that are hit, [K, C]; NaN where a class has no example.
+    """Share of each class's examples that are hit, [K, C]; NaN if a class has no example.
 
     Args:
         hit: 1 where the chosen class is the label, else 0; [K, N].
         label: Integer classes, [K, N].
         classes: C.
     """
-    # Whole numbers: a scatter's order cannot be seen in their sums.
+    # Sums of whole numbers are exact, so the order of the scatter does not matter.
     none = hit.new_zeros(len(hit), classes, dtype=torch.float64)
     hits = none.scatter_add(-1, label, hit.double())
     return hits / none.scatter_add(-1, label, torch.ones_like(hit, dtype=torch.float64))
 
 
 def auroc(score: Tensor, label: Tensor) -> Tensor:
-    """Area under the ROC curve, ties counted half: of class 1, or one against rest on average.
+    """Area under the ROC curve, ties counted half: of class 1, or the mean of one against rest.
 
     Args:
-        score: [K, N, C], larger where a class is likelier. Of two classes only class 1 is read.
+        score: [K, N, C], larger for a likelier class. Of two classes only class 1 is used.
         label: Integer classes, [K, N].
 
     Returns:
-        [K]: of three classes and more the mean over those that have examples and do not have all;
-        NaN where there is none.
+        [K]: for C > 2 the mean over classes that have some but not all examples; NaN if there is
+        no such class.
 
     Source:
         Mann and Whitney 1947; Hand and Till 2001 on several classes; Provost and Domingos 2000.
@@ -278,22 +281,22 @@ def auroc(score: Tensor, label: Tensor) -> Tensor:
     for place in [1] if score.shape[-1] == 2 else range(score.shape[-1]):
         of_class, is_positive = score[..., place].contiguous(), label == place
         first, behind = _tied(of_class.sort(-1).values, of_class)
-        # Twice the midranks, whole numbers: their sums are exact.
+        # Twice the midranks are whole numbers, so the sums are exact.
         twice = torch.where(is_positive, first + behind + 1, 0).sum(-1)
         positive = is_positive.sum(-1)
         pairs = positive * (label.shape[-1] - positive)
-        # The share of pairs of a positive and a negative example that the score orders well.
+        # Share of pairs of a positive and a negative example that the score orders correctly.
         areas.append((twice - positive * (positive + 1)).double() / (2 * pairs))
     return torch.stack(areas, -1).nanmean(-1)
 
 
 def aurc(log_probability: Tensor, label: Tensor) -> Tensor:
-    """Area under the risk-coverage curve: mean error among the k surest examples, k from 1 to N.
+    """Area under the risk-coverage curve: error of the k most confident examples, mean over k.
 
-    Among equally sure examples the order is left to chance, and the expected value taken.
+    Examples with equal confidence count with the expected value over a random order.
 
     Args:
-        log_probability: [K, N, C]; the largest is chosen and says how sure it is.
+        log_probability: [K, N, C]; the largest entry is the chosen class and the confidence.
         label: Integer classes, [K, N].
 
     Returns:
@@ -311,7 +314,8 @@ def aurc(log_probability: Tensor, label: Tensor) -> Tensor:
 def ece_adaptive(probability: Tensor, label: Tensor) -> Tensor:
     """Expected calibration error of the largest probability, in `ECE_BINS` bins of equal mass.
 
-    Of equally sure examples, which may fall into two bins, each counts as right as all on average.
+    Examples with equal confidence, which may fall into two bins, each count with the mean accuracy
+    of all of them.
 
     Args:
         probability: [K, N, C].
@@ -329,7 +333,7 @@ def ece_adaptive(probability: Tensor, label: Tensor) -> Tensor:
 
 
 def _means_of_ties(value: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Values [K, N] in order, and for each the mean of `counted` [K, N] over its ties."""
+    """Sort values [K, N], and return for each the mean of `counted` [K, N] over tied values."""
     ordered, order = value.sort(-1)
     first, behind = _tied(ordered, ordered)
     so_far = torch.nn.functional.pad(counted.gather(-1, order).long().cumsum(-1), (1, 0))
@@ -338,24 +342,24 @@ def _means_of_ties(value: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _tied(ordered: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """First place of each value [K, N] among the ordered ones, and the one behind its last."""
+    """First index of each value [K, N] in `ordered`, and the index after its last occurrence."""
     return torch.searchsorted(ordered, value), torch.searchsorted(ordered, value, right=True)
 
 
 def brier_terms(probability: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Reliability, resolution and uncertainty: brier is the first - the second + the third.
+    """Terms of brier = reliability - resolution + uncertainty.
 
-    Summed over classes, each against the rest, in `ECE_BINS` equal bins of its probability.
-    Murphy's identity holds where all probabilities of a bin are equal. Elsewhere a bin's variance
-    and covariance remain; Stephenson's resolution takes them in, so that the identity is exact: it
-    is Murphy's - mean squared (p - p of the bin) + twice mean (y - y of the bin)(p - p of the bin).
+    Terms are sums over classes, one against the rest, in `ECE_BINS` equal bins of the probability.
+    Murphy's identity is exact only if all probabilities of a bin are equal; else a bin's variance
+    and covariance remain. Stephenson's resolution includes the remainder, so that the identity is
+    exact: it is Murphy's - mean (p - p of the bin)² + 2 mean (y - y of the bin)(p - p of the bin).
 
     Args:
         probability: [K, N, C].
         label: Integer classes, [K, N].
 
     Returns:
-        [K] each. Of the data alone: uncertainty.
+        Reliability, resolution and uncertainty, [K] each. Uncertainty depends on labels only.
 
     Source:
         Murphy 1973; Stephenson, Coelho and Jolliffe 2008, Weather and Forecasting.
@@ -384,7 +388,7 @@ def distribution(predicted: Predicted, target: Tensor) -> dict[str, Tensor]:
     """Metrics of predicted distributions by name.
 
     Args:
-        predicted: Of each target.
+        predicted: Predicted distribution of each target.
         target: [K, N, C].
     """
     if isinstance(predicted, StudentT):
@@ -400,7 +404,7 @@ def distribution(predicted: Predicted, target: Tensor) -> dict[str, Tensor]:
 
 
 def _of_student_t(predicted: StudentT, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The crps, and whether a target lies inside the central interval: [K, N, C] each."""
+    """Compute the crps, and whether a target is in the central interval: [K, N, C] each."""
     z = (target - predicted.location) / predicted.scale
     level, df = 0.5 + 0.5 * COVERED, predicted.df
     edge = float(scipy.special.ndtri(level) if math.isinf(df) else scipy.special.stdtrit(df, level))
@@ -408,7 +412,7 @@ def _of_student_t(predicted: StudentT, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_piecewise(predicted: Piecewise, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores and coverage, as `_of_student_t`, of a distribution function linear between points."""
+    """Compute the same two tensors for a distribution function that is linear between points."""
     points, levels = torch.broadcast_tensors(predicted.points.double(), predicted.levels.double())
     low, high = (_quantile(points, levels, 0.5 + side * 0.5 * COVERED) for side in (-1, 1))
     return piecewise_crps(points, levels, target), (low <= target) & (target <= high)
@@ -426,8 +430,8 @@ def _quantile(points: Tensor, levels: Tensor, level: float) -> Tensor:
 def piecewise_crps(points: Tensor, levels: Tensor, target: Tensor) -> Tensor:
     """Continuous ranked probability score of a `Piecewise`, exact: [K, N, C].
 
-    It is the integral of the squared difference between the distribution function and the step at
-    the target: a parabola on each piece.
+    The score is the integral of the squared difference between the distribution function and the
+    step at the target; the integrand is a parabola on each piece.
 
     Args:
         points: [K, N, C, P].
@@ -461,12 +465,12 @@ def quantile(prediction: Tensor, target: Tensor, *, level: float) -> dict[str, T
 def standard_crps(z: Tensor, df: float) -> Tensor:
     """Continuous ranked probability score of Student's t for standardised targets, any shape.
 
-    It is the integral of the squared difference between the distribution function and the step at
-    the target, in scales.
+    The score is the integral of the squared difference between the distribution function and the
+    step at the target, in units of the scale.
 
     Args:
         z: (target - location) / scale.
-        df: Degrees of freedom; the Gaussian at infinity, no finite score (NaN) at 1 and below.
+        df: Degrees of freedom; infinity for the Gaussian; NaN is returned at 1 and below.
 
     Source:
         Gneiting and Raftery 2007; Jordan, Krueger and Lerch 2019, Journal of Statistical Software.
@@ -490,16 +494,16 @@ def kl(posterior: Tensor, recalibrated: Tensor) -> Tensor:
 
 
 def entropy(posterior: Tensor) -> Tensor:
-    """Mean entropy of the true posterior [K, N, C] in nats: no prediction has a smaller risk."""
+    """Mean entropy of the true posterior [K, N, C] in nats, which is the smallest possible nll."""
     return mean_over_examples(-torch.special.xlogy(posterior, posterior).sum(-1))
 
 
 def clean_validation(prediction: Tensor, clean: Tensor, *, task: str) -> dict[str, Tensor]:
-    """Validation metrics against targets before their corruption, by name.
+    """Validation metrics against targets before corruption, by name.
 
     Args:
         prediction: [K, N, C].
-        clean: Targets before they were corrupted, [K, N, C].
+        clean: Targets before corruption, [K, N, C].
         task: "regression" or "classification".
     """
     if task == "regression":
@@ -508,11 +512,11 @@ def clean_validation(prediction: Tensor, clean: Tensor, *, task: str) -> dict[st
 
 
 def of_wrong_labels(prediction: Tensor, given: Tensor, clean: Tensor) -> dict[str, Tensor]:
-    """Shares of wrongly labelled training examples memorised and recovered; NaN without any.
+    """Shares of mislabelled training examples that are memorised and recovered; NaN without any.
 
     Args:
         prediction: [K, N, C].
-        given: One-hot labels that were trained on, [K, N, C].
+        given: One-hot labels used in training, [K, N, C].
         clean: One-hot labels before the noise, [K, N, C].
     """
     chosen, wrong, right = (largest(rows)[1] for rows in (prediction, given, clean))
@@ -527,7 +531,7 @@ def total_variation(prediction: Tensor, distribution: Tensor) -> Tensor:
 
     Args:
         prediction: [K, N, C].
-        distribution: Same shape; examples where it is NaN are left out, NaN if all are.
+        distribution: Same shape; examples with NaN are left out. NaN if all are left out.
     """
     distance = 0.5 * (prediction - distribution).abs().sum(-1)
     is_known = distribution.isfinite().all(-1)

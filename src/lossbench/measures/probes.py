@@ -1,7 +1,7 @@
 """Measurements of a logged step, for K members at once.
 
-Every reduction goes over the last, contiguous dimension: a reduction over the first one changes
-its bits with K, and a member's records may depend on nothing but the member.
+Every reduction goes over the last, contiguous dimension, because a reduction over the first
+dimension rounds differently for different K, and records of a member must not depend on K.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ STEP_COLUMNS, LAYER_COLUMNS = (
     [column.name for column in COLUMNS[table] if pa.types.is_float32(column.type)]
     for table in ("steps", "layers")
 )
-"""Columns of the two tables that `steps` and `layers` give the values of."""
+"""Columns of the tables `steps` and `layers` whose values the functions of these names compute."""
 
 SATURATED = 0.01
-"""A prediction counts as saturated where p(1 - p) of every output is below this."""
+"""Bound for p(1 - p): a prediction is saturated if all outputs are below the bound."""
 
 
 def sums_of_squares(
@@ -31,16 +31,16 @@ def sums_of_squares(
     after: Mapping[str, Tensor],
     spans: Sequence[slice],
 ) -> dict[str, Tensor]:
-    """Sums of squares [3, K] by name of parameter, from which both tables are computed.
+    """Sums of squares [3, K] by name of parameter, the input of `steps` and `layers`.
 
-    The three are of the gradient, of the parameters, and of the parameters' change.
+    The three rows are for the gradient, the parameters, and the change of the parameters.
 
     Args:
         gradient: d mean loss / d parameter by name, [K, ...].
         before: Parameters of this step, [K, ...].
         after: Parameters of the next step, [K, ...].
-        spans: Members whose squares are summed at once, each slice with two or more of them; the
-            slices together have all K.
+        spans: Slices of members that are summed at once, each with two or more members; the slices
+            together cover all K.
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in gradient}
     for span in spans:
@@ -61,24 +61,24 @@ def steps(
     is_probability: Tensor,
     has_error: Tensor,
 ) -> dict[str, Tensor]:
-    """One row of `steps` per member.
+    """Compute one row of `steps` per member.
 
     Args:
-        loss: Own loss per example, [K, B].
+        loss: The run's own loss per example, [K, B].
         prediction: [K, B, C].
         target: [K, B, C].
         output_gradient: d loss / d output per example, [K, B, W].
         sums: See `sums_of_squares`.
         is_probability: [K], whether the inverse link gives probabilities.
-        has_error: [K], whether the first C outputs have an error each, see `Loss`; else all outputs
-            count for the output gradient, and it has no cosine with the error.
+        has_error: [K], whether each of the first C outputs has an error, see `Loss`; else the norm
+            of the output gradient is over all outputs, and the cosine with the error is NaN.
 
     Returns:
         Values [K] by column name.
     """
     gradient, before, update = _root(sums.values())
     error = prediction - target
-    # Outputs beyond the prediction's, such as a variance's, have no error to compare with.
+    # Outputs after the first C, such as a variance, have no error to compare with.
     signal = output_gradient[..., : target.shape[-1]]
     p_variance = (prediction * (1.0 - prediction)).amax(-1)
     saturated = (p_variance < SATURATED).to(loss.dtype).mean(-1)
@@ -96,7 +96,7 @@ def steps(
 
 
 def layers(sums: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """One row of `layers` per member and layer: values [K] by column name, by layer.
+    """Compute one row of `layers` per member and layer: values [K] by column name, by layer.
 
     Args:
         sums: See `sums_of_squares`.
@@ -113,7 +113,7 @@ def layers(sums: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def layer_names(parameters: Sequence[str]) -> dict[str, list[str]]:
-    """Parameter names by the path of the module that owns them."""
+    """Group parameter names by the path of their module."""
     layers: dict[str, list[str]] = {}
     for name in parameters:
         layers.setdefault(name.rpartition(".")[0] or name, []).append(name)
@@ -130,7 +130,7 @@ def _sum_of_squares(tensor: Tensor) -> Tensor:
 
 
 def _root(sums: Iterable[Tensor]) -> Tensor:
-    """L2 norms [..., K] over parts with these sums of squares, each [..., K]."""
+    """L2 norms [..., K] from the sums of squares [..., K] of the parts."""
     return torch.stack([*sums], -1).sum(-1).sqrt()
 
 
@@ -140,8 +140,8 @@ def rms(vectors: Tensor) -> Tensor:
 
 
 def cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Cosine of the angle between rows of [K, B C]; NaN where one of them is zero."""
-    # Scaled by the largest entry first: cubed errors of float32 would overflow when squared.
+    """Cosine of the angle between rows of two tensors [K, B C]; NaN if either row is zero."""
+    # Scaled by the largest entry first: cubed errors in float32 would overflow when squared.
     first = first / first.abs().amax(-1, keepdim=True)
     second = second / second.abs().amax(-1, keepdim=True)
     lengths = first.square().sum(-1).sqrt() * second.square().sum(-1).sqrt()

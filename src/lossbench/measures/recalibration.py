@@ -1,4 +1,4 @@
-"""The common recalibration: softmax(a output + b), fitted in the same way for every loss."""
+"""Recalibration of outputs, softmax(a output + b), fitted in the same way for every loss."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ RIDGE = 1e-3
 MOST_STEPS = 50
 TOLERANCE = 1e-7
 AT_ONCE = 16
-"""Members that are fitted together, so that they stay in cache."""
+"""Number of members that are fitted together, small enough for the cache."""
 
 
 def recalibrate(output: Tensor, target: Tensor) -> Tensor:
-    """Scale a and biases b that make softmax(a output + b) likeliest, one pair per member.
+    """Fit scale a and biases b of softmax(a output + b) by maximum likelihood, for each member.
 
-    A convex problem, solved by damped Newton steps in float64. A small ridge towards a = 1/s and
-    b = 0 (s the output's own spread) keeps it bounded when the classes are separated.
+    The problem is convex and is solved by damped Newton steps in float64. A small ridge towards
+    a = 1/s and b = 0 (s is the standard deviation of the output) keeps the solution bounded if the
+    classes are separable.
 
     Args:
         output: Validation outputs, [K, N, C].
@@ -30,7 +31,7 @@ def recalibrate(output: Tensor, target: Tensor) -> Tensor:
     Returns:
         [K, 1 + C]: a, then b.
     """
-    # Two members at least: the product of one is another code.
+    # At least two members, because the product of a single matrix runs another kernel.
     count = len(output)
     if count % AT_ONCE == 1:
         output, target = (torch.cat([values, values[-1:]]) for values in (output, target))
@@ -39,19 +40,19 @@ def recalibrate(output: Tensor, target: Tensor) -> Tensor:
 
 
 def recalibrated(output: Tensor, parameters: Tensor) -> Tensor:
-    """Log-probabilities [K, N, C] of softmax(a output + b), in the output's type."""
+    """Log-probabilities [K, N, C] of softmax(a output + b), in the data type of the output."""
     scaled = parameters[:, :1, None] * output.double() + parameters[:, None, 1:]
     return log_softmax(scaled).to(output.dtype)
 
 
 def _newton(output: Tensor, target: Tensor) -> Tensor:
-    """The parameters of `recalibrate` for a group of members."""
-    # Classes first, [C, K, N]: sums over a few classes are slow where they are the last axis.
+    """Fit the parameters of `recalibrate` for a group of members."""
+    # Classes first, [C, K, N], because sums over a short last axis are slow.
     features, labels = (values.double().permute(2, 0, 1) for values in (output, target))
-    # The softmax ignores a number added to all outputs; the ridge must not see it.
+    # Softmax does not change if a number is added to all outputs; the ridge must not change either.
     features = features - features.mean(0)
     spread = features.transpose(0, 1).flatten(1).std(-1).clamp_min(1e-12)  # [K]
-    # Up to whole vectors, so that a member's bits depend on none of the others.
+    # Padded to whole SIMD vectors, so that rounding does not depend on the other members.
     filling = (0, -output.shape[1] % WHOLE_VECTORS)
     features = functional.pad(features / spread[:, None], filling)
     examples = _examples(features, functional.pad(labels, filling))
@@ -67,7 +68,7 @@ def _newton(output: Tensor, target: Tensor) -> Tensor:
             break
         move = torch.linalg.solve(hessian + damping[:, None, None] * eye, gradient)
         trial = _likelihood(parameters - move, start, examples)
-        # A member that has arrived stays, however long its pack-mates still travel.
+        # A member that has converged stays unchanged, however long other members still move.
         is_better = is_moving & (trial[0] <= value)
         damping = torch.where(is_better, damping * 0.1, damping * 10.0).clamp(1e-10, 1e6)
         parameters = torch.where(is_better[:, None], parameters - move, parameters)
@@ -80,14 +81,14 @@ def _newton(output: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Examples:
-    """Examples that a recalibration is fitted on.
+    """Examples for the fit of a recalibration.
 
     Attributes:
         features: [C, K, N].
-        count: How many there are, [K].
-        weight: Of an example: 1 / count, 0 for padding; [K, N].
-        scale_of_labels: Mean feature of the labels, [K].
-        bias_of_labels: Share of each class among them, [K, C].
+        count: Number of labelled examples, [K].
+        weight: Weight of an example: 1 / count, 0 for padding; [K, N].
+        scale_of_labels: Mean, over examples, of the feature of the labelled class, [K].
+        bias_of_labels: Share of each class among labels, [K, C].
     """
 
     features: Tensor
@@ -98,7 +99,7 @@ class _Examples:
 
 
 def _examples(features: Tensor, labels: Tensor) -> _Examples:
-    """Features and one-hot labels, [C, K, N] each; without any label an example fills up."""
+    """Collect features and one-hot labels, [C, K, N] each; a padding example has no label."""
     is_labelled = labels.sum(0)
     count = is_labelled.sum(-1)
     weight = is_labelled / count[:, None]
@@ -110,21 +111,21 @@ def _examples(features: Tensor, labels: Tensor) -> _Examples:
 def _likelihood(
     parameters: Tensor, start: Tensor, examples: _Examples
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean negative log-likelihood with its ridge [K], its gradient and its Hessian.
+    """Mean negative log-likelihood plus ridge, [K], with gradient and Hessian.
 
     Args:
         parameters: [K, 1 + C].
-        start: Where the ridge is zero, [K, 1 + C].
+        start: Parameters at which the ridge is zero, [K, 1 + C].
         examples: Examples of the K members.
     """
     features, weight, count = examples.features, examples.weight, examples.count
     argument = torch.addcmul(parameters.T[1:, :, None], parameters[:, :1], features)
     most = argument.amax(0)
-    p = (argument - most).exp_()  # of each class, [C, K, N]; times the weight of its example
+    p = (argument - most).exp_()  # probabilities [C, K, N], below times the example's weight
     total = p.sum(0)
     p *= weight / total
     moved = p * features
-    mean = moved.sum(0)  # feature that the probabilities expect, [K, N]
+    mean = moved.sum(0)  # weight times the expected feature under the probabilities, [K, N]
     by_scale, by_bias = mean.sum(-1), p.sum(-1).T
     away = parameters - start
     likelihood = ((most + total.log()) * weight).sum(-1)
@@ -133,7 +134,7 @@ def _likelihood(
     slope = [(by_scale - examples.scale_of_labels)[:, None], by_bias - examples.bias_of_labels]
     value = likelihood + 0.5 * RIDGE * away.square().sum(-1)
     gradient = torch.cat(slope, -1) + RIDGE * away
-    # Of an example of weight w: E[f f'] - E[f] E[f'], with w p at hand for p.
+    # Each example of weight w adds w (E[f f'] - E[f] E[f']); `p` already contains w.
     moved -= p * (mean * count[:, None])
     scale_scale = (moved * features).sum(0).sum(-1)[:, None]
     scale_bias = moved.sum(-1).T

@@ -1,4 +1,4 @@
-"""Records of a sweep: columns, metrics, words, plan, and loading. No torch here."""
+"""Records of a sweep: columns, metrics, vocabulary, plan, and loading. Does not import torch."""
 
 from lossbench.records.columns import (
     COLUMNS,

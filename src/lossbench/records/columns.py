@@ -1,4 +1,4 @@
-"""The five tables of a sweep: their columns, and tables as bytes of parquet files."""
+"""The five tables of a sweep: their columns, and conversion to and from parquet files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 from lossbench import store
 
 SCHEMA = 3
-"""Number of the schema; it rises when a column changes its meaning."""
+"""Version of the schema; incremented when a column changes its meaning."""
 
 TABLES = ("runs", "steps", "layers", "evals", "examples")
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table: its parquet type, unit, better direction and meaning."""
+    """One column of a table: name, type, unit, better direction and meaning."""
 
     name: str
     type: pa.DataType
@@ -190,7 +190,7 @@ def schema(table: str) -> pa.Schema:
 
 
 def table_from(table: str, columns: Mapping[str, Any]) -> pa.Table:
-    """Columns as an Arrow table with the declared types and order.
+    """Make an Arrow table of columns, with the declared types and order.
 
     Raises:
         KeyError: A declared column is missing.
@@ -201,7 +201,7 @@ def table_from(table: str, columns: Mapping[str, Any]) -> pa.Table:
 
 
 def encode(table: pa.Table) -> bytes:
-    """A table as the bytes of a parquet file: zstd, dictionaries, split floats, page checksums."""
+    """Encode a table as a parquet file: zstd, dictionaries, byte-split floats, page checksums."""
     texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
     splits = {
         field.name: "BYTE_STREAM_SPLIT"
@@ -232,20 +232,21 @@ def _without_dictionaries(layout: pa.Schema) -> pa.Schema:
 
 
 def decode(content: bytes, *, path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table in a parquet file of ours.
+    """Decode the table in a parquet file that `encode` made.
 
     Args:
         content: Bytes of the file.
-        path: Where they came from, for the message.
-        columns: Those that are wanted, whose texts come as dictionaries; None for all as they are.
+        path: Path of the file, for the message.
+        columns: Names of the columns to read, with texts as dictionaries; None reads all columns
+            with their declared types.
 
     Raises:
-        store.StoreError: Not a parquet file, a foreign one, or one of another schema.
+        store.StoreError: The file is not a parquet file, is foreign, or has another schema.
     """
     try:
-        # Not through a file of Python's: Arrow's threads would ask it for bytes, and abort the
-        # process where they still do so when it ends. Texts through their dictionaries: in a fifth
-        # of the time.
+        # A buffer, not a Python file object: Arrow's threads would call the object, and abort the
+        # process if they still did so at its exit. Texts as dictionaries are read in a fifth of the
+        # time.
         table = pq.read_table(
             pa.BufferReader(content),
             columns=columns,

@@ -1,4 +1,4 @@
-"""Verification of a sweep on disk: damaged files and missing runs. Reads, never writes."""
+"""Verification of a sweep on disk: damaged files and missing runs. Never writes to the folder."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Verified:
 
     Attributes:
         packs: Number of finished packs.
-        unfinished: Number of packs that have begun or wait.
+        unfinished: Number of packs that have started or wait.
         files: Number of files whose sha256 was computed again.
-        bytes: Size of these files.
-        problems: Sentences, one a problem.
-        unplanned: Number of recorded runs outside the plan, of edited code or another sweep.
+        bytes: Size of these files, in bytes.
+        problems: One sentence per problem.
+        unplanned: Number of recorded runs outside the plan, from edited code or another sweep.
         runs: Number of runs by status.
     """
 
@@ -46,13 +46,13 @@ class Verified:
         return not self.problems and not lacking and bool(self.runs)
 
     def count(self, size: int) -> None:
-        """Count a file of so many bytes."""
+        """Count a file of `size` bytes."""
         self.files += 1
         self.bytes += size
 
     @contextlib.contextmanager
     def noted(self) -> Iterator[None]:
-        """Turns a StoreError into a problem."""
+        """Record a StoreError of the block as a problem."""
         try:
             yield
         except store.StoreError as error:
@@ -60,14 +60,15 @@ class Verified:
 
 
 def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> Verified:
-    """Compute every sha256 of a sweep again, decode every table, count its runs.
+    """Compute every sha256 of a sweep again, decode every table, count the runs by status.
 
     Args:
-        sweep_dir: The sweep's folder; others may train in it meanwhile.
-        is_named_after: Whether a run_id is that of a configuration in `runs`.
+        sweep_dir: The sweep's folder; other processes may train in it meanwhile.
+        is_named_after: Function of a run_id and a configuration in the table `runs`: whether the
+            run_id is that of the configuration.
 
     Raises:
-        store.StoreError: The folder is no sweep.
+        store.StoreError: The folder is not a sweep.
     """
     refuse_no_sweep(sweep_dir)
     result, members = Verified(), []
@@ -91,13 +92,13 @@ def verified(sweep_dir: Path, *, is_named_after: Callable[[str, str], bool]) -> 
         with result.noted():
             store.read_sealed(path)
             result.count(path.stat().st_size)
-    # Last, because it grows, and a run is planned before its pack begins.
+    # The plan is read last: it may grow meanwhile, and a run is planned before its pack starts.
     _verify_plan(sweep_dir, members, result)
     return result
 
 
 def _verify_plan(sweep_dir: Path, members: Sequence[str], result: Verified) -> None:
-    """Read the plan and its files; count planned runs by status, and recorded runs outside it."""
+    """Read the plan and its files; count planned runs by status, and recorded runs without plan."""
     with result.noted():
         loaded = records.load(sweep_dir)
         loaded.curves  # noqa: B018  reads and checks
@@ -113,9 +114,9 @@ def _verify_plan(sweep_dir: Path, members: Sequence[str], result: Verified) -> N
 def _verified_pack(
     folder: Path, is_named_after: Callable[[str, str], bool]
 ) -> tuple[dict[str, Any] | None, Verified]:
-    """The commit record and the state of a pack; None for a record that cannot be read.
+    """The commit record and the state of a pack; the record is None if it cannot be read.
 
-    A pack that is committed anew while its files are read is read again.
+    A pack is read again if it is committed anew while its files are read.
     """
     while True:
         state, result = None, Verified()
@@ -141,7 +142,7 @@ def _file_problems(
     state: Mapping[str, Any],
     is_named_after: Callable[[str, str], bool],
 ) -> list[str]:
-    """Contradictions in a pack's file whose sha256 is right."""
+    """Contradictions in the content of a pack's file whose sha256 is right."""
     if not path.name.endswith(".parquet"):
         return []
     table = records.decode(content, path=path)
@@ -157,7 +158,7 @@ def _file_problems(
 
 
 def _record_problems(state: Mapping[str, Any]) -> Iterator[str]:
-    """Problems of a pack's commit record beside its sha256."""
+    """Problems of a pack's commit record other than its sha256."""
     if state["schema"] != records.SCHEMA:
         yield f"schema {state['schema']}, this version reads schema {records.SCHEMA}"
     absent = {f"{table}.parquet" for table in records.TABLES} - {*state["files"]}
@@ -178,9 +179,9 @@ ROW = {
 def _table_problems(
     file: str, table: pa.Table, members: Mapping[str, Mapping[str, str]], pack_id: str
 ) -> Iterator[str]:
-    """Contradictions of a pack's table with itself or with the commit record.
+    """Contradictions within a pack's table, or between the table and the commit record.
 
-    Foreign, missing or double rows, other columns, another pack's name, another end of a run.
+    Foreign, missing or duplicate rows, other columns, another pack_id, another status of a run.
     """
     name = file.removesuffix(".parquet")
     if name not in ROW:

@@ -1,4 +1,4 @@
-"""Loading a sweep: its plan, and its tables as pandas frames or through SQL."""
+"""Loading of a sweep: its plan, and its tables as pandas frames or through SQL."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lossbench.records.vocabulary import STATUSES
 
 
 def load(sweep_dir: str | Path) -> Records:
-    """The records of a sweep.
+    """Load the records of a sweep.
 
     Args:
         sweep_dir: Folder of the sweep, `runs/NAME`.
 
     Raises:
-        store.StoreError: The folder is no sweep, or a file is unreadable, altered or foreign.
+        store.StoreError: The folder is not a sweep, or a file is unreadable, altered or foreign.
     """
     folder = Path(sweep_dir)
     refuse_no_sweep(folder)
@@ -33,8 +33,8 @@ def load(sweep_dir: str | Path) -> Records:
 
 
 def refuse_no_sweep(folder: Path) -> None:
-    """Raise a StoreError where a folder has no sweep.json."""
-    if not os.path.isfile(folder / "sweep.json"):  # noqa: PTH113  false where a path is too long
+    """Raise a StoreError if a folder has no sweep.json."""
+    if not os.path.isfile(folder / "sweep.json"):  # noqa: PTH113  false if a path is too long
         raise store.StoreError(
             f"{folder} is not a sweep: it has no sweep.json. Name a folder below runs/, like "
             "runs/essay; of a command that has just begun, ask again in a moment."
@@ -42,14 +42,14 @@ def refuse_no_sweep(folder: Path) -> None:
 
 
 class Records:
-    """Records of a sweep; each table is read at the first access.
+    """Records of a sweep; each table is read when it is first accessed.
 
     Attributes:
         runs, steps, layers, evals, examples: The tables as pandas frames, one row per run_id in
             `runs`; planned runs without a record have status "missing".
         plan: Content of sweep.json.
         planned: Runs of the plan, by run_id; see `records.plan.PLANNED`.
-        sha: `store.sweep_sha` from before anything was read; later commits change it.
+        sha: `store.sweep_sha` before any table was read; later commits give another value.
     """
 
     def __init__(self, sweep_dir: Path) -> None:
@@ -60,7 +60,7 @@ class Records:
 
     @cached_property
     def _commits(self) -> dict[Path, dict[str, Any]]:
-        """Folders of the packs that are finished, and their commit records."""
+        """Commit records of the packs that are finished, by folder."""
         commits = {folder: store.committed(folder) for folder in store.packs_of(self.sweep_dir)}
         return {
             folder: commit for folder, commit in commits.items() if commit and commit["is_finished"]
@@ -73,9 +73,9 @@ class Records:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """Runs of the plan, one row each with the best of several records.
+        """Runs of the plan, one row each, with the best record if a run has several.
 
-        Three columns more than the table, because missing runs have no configuration:
+        The frame has three columns more than the table, because missing runs have no configuration:
         `planned_context` is the plan's hash of all factors but loss, seed and tuned values,
         `planned_params` the loss's parameters as JSON, and runs with the same `planned_slot` differ
         in nothing but the seed and the code.
@@ -100,40 +100,40 @@ class Records:
 
     @cached_property
     def steps(self) -> pd.DataFrame:
-        """Run x logged step."""
+        """Table `steps`: one row per run and logged step."""
         return self._read("steps")
 
     @cached_property
     def layers(self) -> pd.DataFrame:
-        """Run x logged step x layer."""
+        """Table `layers`: one row per run, logged step and layer."""
         return self._read("layers")
 
     @cached_property
     def evals(self) -> pd.DataFrame:
-        """Run x eval step x split x metric."""
+        """Table `evals`: one row per run, evaluated step, split and metric."""
         return self._read("evals")
 
     @cached_property
     def examples(self) -> pd.DataFrame:
-        """Done run x test example, where all seeds have the same."""
+        """Table `examples`: one row per done run and test example, if all seeds share these."""
         return self._read("examples")
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """The losses over error or prediction; no rows where the plan knows of none."""
+        """Curves of the losses over error or prediction; empty if the plan lists no curves."""
         if sha256 := self.plan.get("curves_sha"):
             return read_listed(self.sweep_dir, "curves", sha256).to_pandas()
         return pd.DataFrame()
 
     @cached_property
     def measured(self) -> pd.DataFrame:
-        """Columns of `evals` for the statistics, texts as categories: a fifth of the memory."""
+        """Columns of `evals` for statistics, with texts as categories: a fifth of the memory."""
         return self.columns("evals", ["run_id", "step", "split", "metric", "value"])
 
     def columns(
         self, table: str, names: Sequence[str], *, packs: Collection[str] | None = None
     ) -> pd.DataFrame:
-        """Columns of a table, texts as categories.
+        """Columns of a table, with texts as categories.
 
         Args:
             table: Name of the table.
@@ -145,13 +145,13 @@ class Records:
     def sql(self, query: str, **frames: pd.DataFrame) -> pd.DataFrame:
         """Result of a DuckDB query over the views runs, steps, layers, evals and examples.
 
-        Reads the verified parquet files themselves, so tables may be larger than memory.
+        DuckDB reads the verified parquet files, so tables may be larger than memory.
 
         Args:
-            query: SQL.
+            query: SQL text.
             frames: More tables, by their name in the query.
         """
-        import duckdb  # 0.25 s, which training would pay for nothing
+        import duckdb  # here, because the import takes 0.25 s and training does not need it
 
         valid = self.runs[self.runs["status"] != "missing"][["run_id", "pack_id"]]
         with duckdb.connect() as connection:
@@ -180,7 +180,7 @@ class Records:
         columns: Sequence[str] | None = None,
         packs: Collection[str] | None = None,
     ) -> pd.DataFrame:
-        """A table or columns of it, without the rows of a run's worse records: see `runs`."""
+        """Read columns of a table (None: all), without rows of runs' worse records: see `runs`."""
         name, parts = f"{table}.parquet", []
         for folder, commit in self._commits.items():
             if packs is not None and folder.name not in packs:
@@ -194,13 +194,13 @@ class Records:
         if not parts:
             empty = schema(table).empty_table()
             return (empty.select(columns) if columns else empty).to_pandas()
-        # In one piece, from which pandas takes rows ten times as fast as from one of each pack.
+        # As one chunk, from which pandas takes rows ten times as fast as from a chunk per pack.
         whole = pa.concat_tables(parts, promote_options="permissive")
         return whole.unify_dictionaries().combine_chunks().to_pandas()
 
     @cached_property
     def _worse(self) -> dict[str, list[str]]:
-        """Runs by pack that have a better record in another pack, or that left the plan."""
+        """Runs that have a better record in another pack, or that left the plan, by pack."""
         packs = dict(zip(self.runs["run_id"], self.runs["pack_id"], strict=True))
         return {
             folder.name: [

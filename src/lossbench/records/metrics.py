@@ -1,4 +1,4 @@
-"""Metrics: task, unit, better direction, and the predictions that they need."""
+"""Metrics and instruments: task, unit, better direction, and the predictions that they need."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ class Metric:
     """Description of a metric.
 
     Attributes:
-        task: "regression" or "classification"; empty where it serves both.
+        task: "regression" or "classification"; empty if the metric serves both tasks.
         unit: Unit of the values.
-        direction: The better one, "lower" or "higher"; empty where neither is, so that nothing is
-            ranked by it.
+        direction: Better direction, "lower" or "higher"; empty if neither is better, so that
+            nothing is ranked by the metric.
         about: Description in words.
-        is_final: Whether it is measured at the last step only, on validation and test.
+        is_final: Whether the metric is measured at the last step only, on validation and test.
         needs: Prediction of a loss that the metric needs beside the task, in words; empty if none.
-        splits: Splits with the metric. Without validation it chooses no learning rate, without
-            test it judges nothing.
-        perfect: Value of a perfect prediction, from which an error counts; NaN where it has none.
+        splits: Splits on which the metric is measured. A metric without validation cannot choose a
+            learning rate, a metric without test cannot judge.
+        perfect: Value of a perfect prediction, from which errors are measured; NaN if the metric
+            has no such value.
     """
 
     task: str
@@ -282,10 +283,10 @@ METRICS: dict[str, Metric] = {
 }
 
 PRIMARY = {"regression": "rmse", "classification": "accuracy"}
-"""Metrics, by task, of a run's best step and, unless declared otherwise, of verdicts."""
+"""Metrics, by task, that decide a run's best step and, unless declared otherwise, verdicts."""
 
 CLEAN = {"regression": "rmse_clean", "classification": "accuracy_clean"}
-"""Metrics that validation without corruption would select by, by task."""
+"""Metrics by which candidates would be chosen on validation without corruption, by task."""
 
 
 @dataclass(frozen=True)
@@ -295,11 +296,11 @@ class Instrument:
     Attributes:
         about: Description in words.
         cost: Time of one measurement in updates, by `benchmarks/instruments.py` and rounded up.
-            Measurements are so rare that they cost 5 % of training or less between the two ends,
-            which are measured too.
+            Measurements are so rare that they cost 5 % of training or less between the first and
+            the last step, which are measured too.
         metrics: Metrics in `evals`, split train: values of one training batch at the parameters
-            before an update. None of them judges a model.
-        source: Publications.
+            before an update. None of these metrics judges a model.
+        source: Publications of the measurement.
     """
 
     about: str
@@ -309,7 +310,7 @@ class Instrument:
 
 
 def _observed(unit: str, about: str) -> Metric:
-    """A metric of either task that ranks nothing."""
+    """A metric of both tasks by which nothing is ranked."""
     return Metric("", unit, "", about)
 
 
@@ -417,7 +418,7 @@ INSTRUMENTS: dict[str, Instrument] = {
 """Instruments by name, in the order in which docs and reports list them."""
 
 AGREEMENT = "agreement:"
-"""Begins the metrics of the instrument gradient_agreement: `agreement:NAME`."""
+"""Prefix of the metrics of the instrument gradient_agreement: `agreement:NAME`."""
 
 METRIC_OF_AGREEMENT = _observed(
     "1",
@@ -425,10 +426,10 @@ METRIC_OF_AGREEMENT = _observed(
     "same weights and batch; where the inverse link is the same",
 )
 OWN_LOSS = "loss:own"
-"""Metric: the mean of a run's own loss at its own parameters."""
+"""Name of the metric that is the mean of a run's own loss at its own parameters."""
 
 OF_CLASS = re.compile(r"accuracy:(0|[1-9][0-9]*)")
-"""Metrics that are the accuracy of one class, by its number."""
+"""Names of the metrics that are the accuracy of one class, with the number of the class."""
 
 METRIC_OF_CLASS = Metric(
     "classification",
@@ -445,15 +446,15 @@ MEASURED = METRICS | {
     for instrument in INSTRUMENTS.values()
     for name, metric in instrument.metrics.items()
 }
-"""Every metric that has a name of its own, those of instruments included."""
+"""Every metric with a fixed name, including the metrics of instruments."""
 
 
 def metric_of(name: str) -> Metric:
-    """The row of a metric, an instrument's too; of `loss:NAME` and `agreement:NAME` without task.
+    """The description of a metric by its name; `loss:NAME` and `agreement:NAME` have an empty task.
 
     Raises:
-        ValueError: The metric is in no table, and neither `loss:own`, `loss:NAME`,
-            `agreement:NAME` nor `accuracy:CLASS`.
+        ValueError: The name is not in `MEASURED` and is not `loss:own`, `loss:NAME`,
+            `agreement:NAME` or `accuracy:CLASS`.
     """
     if name.startswith("loss:"):
         return Metric("", "unit of the loss", "lower", "mean of a loss")
@@ -467,7 +468,7 @@ def metric_of(name: str) -> Metric:
 
 
 def direction(metric: str) -> str:
-    """The better direction of a metric: "lower" or "higher"; empty where neither is.
+    """The better direction of a metric: "lower" or "higher"; empty if neither is better.
 
     Raises:
         ValueError: The metric is unknown.
@@ -476,7 +477,7 @@ def direction(metric: str) -> str:
 
 
 def sign(metric: str) -> float:
-    """Factor that turns a metric into a gain: 1 where higher is better, else -1.
+    """Factor that turns a metric into a gain: 1 if higher is better, else -1.
 
     Raises:
         ValueError: The metric is unknown.

@@ -1,8 +1,8 @@
 """The plan of a sweep on disk: `sweep.json`, and beside it the parts that hold its runs.
 
-A part is a parquet file that is never changed: a launch that asks for more runs adds one, and
-counts once sweep.json lists its sha256. A file is named by its content, so that a name never means
-something else. Files that sweep.json does not list are garbage.
+A part is a parquet file that is never changed: a launch with new runs adds a part, which counts
+once sweep.json lists the part's sha256. A file is named by the hash of its content, so that a name
+never refers to different contents. Files that sweep.json does not list are garbage.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from lossbench.records.columns import SCHEMA, encode
 log = logging.getLogger(__name__)
 
 WHEN_PLANNED = ["declaration", "seen_under", "seen_in", "asked_in"]
-"""Columns that a run gets when it is planned first, and keeps: the declaration it was planned
-under; the other declaration under which it had been trained before, and in which sweep; and the
-sweep of the same rules that asked other questions of it."""
+"""Columns whose values are fixed when a run is first planned: the declaration under which the run
+was planned; the other declaration under which another sweep had trained it, and the name of the
+sweep; and the name of a sweep that judged it by the same rules but asked other questions."""
 
 PLANNED = pa.schema(
     [pa.field("run_id", pa.string())]
@@ -37,11 +37,11 @@ PLANNED = pa.schema(
     + [pa.field(name, pa.string()) for name in ("cell", "context", "source_sha", *WHEN_PLANNED)]
 )
 """Columns of a part: `params` of the loss and `tuned` values as JSON; `cell` and `context` are the
-hashes of `question.cells`. `declaration` is a sha256, empty without one; the last three come from
-`sweep.siblings` and are null where it saw nothing."""
+hashes of `question.cells`. `declaration` is a sha256, empty without a declaration; the last three
+columns come from `sweep.siblings` and are null if no other sweep had trained the run."""
 
 GROWS = ("losses", "cells", "sources")
-"""Keys of a declaration that a later one of the same sweep may change: it adds losses."""
+"""Keys whose values a later declaration of the same sweep may change, because it adds losses."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEYS = {"name", "declarations", "losses", "data", "commands"}
@@ -52,7 +52,7 @@ _CURE = (
 
 
 class Plan(NamedTuple):
-    """Request of a sweep.
+    """The plan of a sweep, as read from its folder or before it is written.
 
     Attributes:
         facts: Content of sweep.json.
@@ -64,32 +64,32 @@ class Plan(NamedTuple):
 
 
 LISTED = {"plan": _CURE, "curves": "Give the sweep's command again: it is written anew."}
-"""Kinds of files that sweep.json lists, parts and curves of the losses, and the cure for each
-where one is damaged."""
+"""Kinds of files that sweep.json lists, parts of the plan and curves of the losses, and the cure
+for a damaged file of each kind."""
 
 
 def path_of(folder: Path, kind: str, sha256: str) -> Path:
-    """Path of a file of a kind of `LISTED`."""
+    """Path of the file of a kind in `LISTED` with a sha256."""
     return folder / f"{kind}-{sha256[:16]}.parquet"
 
 
 def files_of(folder: Path, facts: Mapping[str, Any]) -> list[Path]:
-    """Files that a plan lists, from the facts of sweep.json."""
+    """Paths of the files that sweep.json lists, from its content `facts`."""
     parts = [path_of(folder, "plan", sha256) for sha256 in facts.get("parts", ())]
     drawn = facts.get("curves_sha")
     return [*parts, path_of(folder, "curves", drawn)] if drawn else parts
 
 
 def read_plan(folder: Path) -> Plan:
-    """Plan of a sweep, also of a version before parts, which had the runs in sweep.json.
+    """Read the plan of a sweep, also in the older format, which had the runs in sweep.json.
 
     Raises:
-        store.StoreError: The plan is missing, torn or not one of ours.
+        store.StoreError: The plan is missing, damaged or not one of lossbench.
     """
     facts = read_facts(folder)
     if "planned" in facts:
         rows = [{"run_id": run_id, **row} for run_id, row in facts.pop("planned").items()]
-        facts.pop("curves_sha", None)  # of a file of another name, which the next launch writes
+        facts.pop("curves_sha", None)  # that file has another name; the next launch writes it anew
         return Plan(facts, planned(rows))
     parts = [PLANNED.empty_table()]
     parts += [read_listed(folder, "plan", sha256) for sha256 in facts["parts"]]
@@ -98,10 +98,10 @@ def read_plan(folder: Path) -> Plan:
 
 
 def read_listed(folder: Path, kind: str, sha256: str) -> pa.Table:
-    """Table of a file that sweep.json lists; see `path_of`.
+    """Read the table in a file that sweep.json lists; see `path_of`.
 
     Raises:
-        store.StoreError: The file is missing, altered or no table.
+        store.StoreError: The file is missing, altered or not a table.
     """
     path = path_of(folder, kind, sha256)
     cure = LISTED[kind].format(folder / "sweep.json")
@@ -114,7 +114,7 @@ def read_listed(folder: Path, kind: str, sha256: str) -> pa.Table:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Content of a sweep's sweep.json; raises as `read_plan` does."""
+    """Read and check a sweep's sweep.json; raises the errors of `read_plan`."""
     path = folder / "sweep.json"
     cure = _CURE.format(path)
     facts = store.read_sealed(path, cure=cure)
@@ -136,7 +136,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def planned(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Frame of a plan from its rows; `params` and `tuned` are mappings or JSON."""
+    """Frame of planned runs by run_id, from rows with `params` and `tuned` as mappings or JSON."""
     texts = [
         {
             **row,
@@ -152,7 +152,7 @@ def planned(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def encode_runs(runs: pd.DataFrame) -> bytes:
-    """Rows of a plan as the bytes of a part."""
+    """Encode planned runs as a part, a parquet file."""
     return encode(pa.Table.from_pandas(runs.reset_index(), schema=PLANNED, preserve_index=False))
 
 
@@ -170,21 +170,22 @@ def extend_plan(
     recorded: int,
     seen: Mapping[str, Mapping[str, str]],
 ) -> Plan:
-    """Plan with more runs, those of before first; its facts lack the names of files.
+    """Add runs to a plan, behind its earlier runs; the facts of the result lack the names of files.
 
-    An old run leaves the plan where a new one takes its place: equal cell and candidate, other
-    code.
+    An old run leaves the plan if a new run replaces the old run: with equal cell and candidate, and
+    other code.
 
     Args:
         old: The plan so far, or `EMPTY_PLAN`.
         new: Runs of this launch, from `planned`.
-        facts: Of this launch: name, command, question, and descriptions of losses and data.
-        declaration: Declaration that was fixed before any of these runs, if there is one.
+        facts: Facts of this launch: name, command, question, and descriptions of losses and data.
+        declaration: Declaration that was fixed before any of these runs; None if there is none.
         recorded: Number of runs that the folder already holds, planned or not.
-        seen: Columns of `WHEN_PLANNED` but the first, by run_id, of runs that are new.
+        seen: Values of the columns of `WHEN_PLANNED` but the first, by run_id, for new runs.
 
     Raises:
-        ConfigError: The declaration contradicts the first one, or there is none and the sweep has.
+        ConfigError: The declaration contradicts the first declaration of the sweep, or a declared
+            sweep gets new runs without a declaration.
     """
     declarations, digest = _declarations(old, declaration, recorded)
     is_new = ~new.index.isin(old.runs.index)
@@ -219,7 +220,7 @@ def extend_plan(
 def _declarations(
     old: Plan, declaration: Mapping[str, Any] | None, recorded: int
 ) -> tuple[list[dict[str, Any]], str]:
-    """Declarations of a plan with the present one, and the sha256 of the present one."""
+    """All declarations, including the present one, and its sha256; empty without a present one."""
     known = old.facts["declarations"]
     if declaration is None:
         return known, ""
@@ -241,14 +242,14 @@ def _declarations(
 
 
 def is_written(folder: Path, old: Plan, new: Plan) -> bool:
-    """Whether a folder's plan `old` already says all of `new`, and its curves are undamaged."""
+    """Whether a folder's plan `old` already equals `new`, and its file of curves is undamaged."""
     listed = {key: old.facts.get(key) for key in ("parts", "curves_sha")}
     is_same = old.runs.equals(new.runs) and old.facts == {**new.facts, **listed}
     return is_same and has_curves(folder, old.facts)
 
 
 def has_curves(folder: Path, facts: Mapping[str, Any]) -> bool:
-    """Whether the file of the losses' curves is there and undamaged, by the facts of a plan."""
+    """Whether the file of the losses' curves exists and has the sha256 in the facts of a plan."""
     try:
         read_listed(folder, "curves", facts["curves_sha"])
     except (KeyError, store.StoreError):
@@ -257,17 +258,17 @@ def has_curves(folder: Path, facts: Mapping[str, Any]) -> bool:
 
 
 def write_plan(folder: Path, old: Plan, new: Plan, *, curves: bytes) -> None:
-    """Write a plan over the one before; the sweep's lock is held.
+    """Write a plan in place of the old plan; the caller holds the sweep's lock.
 
-    New runs become a new part. Where old runs leave the plan or their rows change, one part takes
-    the place of all. Files of before stay for processes that read them now, until the next launch
-    that writes.
+    New runs become a new part. If old runs leave the plan or their rows change, one new part
+    replaces all parts. Files of the old plan stay until the next launch that writes, because other
+    processes may be reading these files.
 
     Args:
         folder: Folder of the sweep.
         old: The plan as read from the folder, or `EMPTY_PLAN`.
         new: The plan from `extend_plan`.
-        curves: Curves of the losses, as parquet.
+        curves: Curves of the losses, as the bytes of a parquet file.
     """
     if gone := len(old.runs.index.difference(new.runs.index)):
         log.warning(

@@ -1,6 +1,6 @@
-"""Status of a sweep: runs that are done, train, wait or have failed.
+"""Status of a sweep: runs that are done, in training, waiting or failed.
 
-Reading takes no lock and writes nothing, so that it serves while others train.
+Reading the status takes no lock and writes nothing, so that other processes can train meanwhile.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from lossbench.records.load import Records, load
 from lossbench.records.vocabulary import RESULTS, STATUSES, duration
 
 SETTLED = "settled.json"
-"""File in a sweep's folder: hashes of the question that was settled, and of the records."""
+"""Name of the file in a sweep's folder with the hashes of the settled question and the records."""
 
 ATTEMPTS = 5
-"""Readings of a folder in which packs are divided at that very moment."""
+"""Number of attempts to read a folder, because a pack may be divided during an attempt."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class PackStatus:
         data: Data sets of the runs.
         losses: Losses of the runs.
         step: Updates done at the last checkpoint.
-        process: Process that trains the pack, with the machine if that is another; empty where
-            the pack waits.
-        seconds: Time in training; 0 where the pack waits.
-        job: Slurm's job for the pack; empty without one.
-        seconds_left: Time to the end, from finished runs of the same data and model; None where
-            none has finished.
+        process: Process that trains the pack, with its machine if it is on another machine; empty
+            if the pack waits.
+        seconds: Time in training, in seconds; 0 if the pack waits.
+        job: Number of the Slurm job for the pack; empty without a job.
+        seconds_left: Time to the end, in seconds, estimated from finished runs of the same data and
+            model; None if no such run has finished.
     """
 
     pack_id: str
@@ -63,8 +63,8 @@ class Status:
         runs: Number of planned runs by status.
         packs: Packs that are not finished, those in training first.
         failed: Failed runs: run_id, data, loss, lr, seed, and the last line of the reason.
-        seconds_left: Time to the end of the plan, by as many processes as train now, one at
-            least; None where nothing has finished yet.
+        seconds_left: Time to the end of the plan, in seconds, with as many processes as train now,
+            at least one; None if no run of some data and model has finished yet.
         may_go_on: Whether an experiment may still need more seeds or learning rates than are
             planned.
     """
@@ -78,15 +78,16 @@ class Status:
 
 
 def status(sweep_dir: Path) -> Status:
-    """The status of a sweep.
+    """Read the status of a sweep.
 
     Raises:
-        store.StoreError: The folder is no sweep, or its plan or a table is damaged.
+        store.StoreError: The folder is not a sweep, its plan or a table is damaged, or its packs
+            change during every attempt.
     """
     for _ in range(ATTEMPTS):
         try:
             return _status(sweep_dir, load(sweep_dir))
-        except FileNotFoundError:  # a pack was divided between two looks at it
+        except FileNotFoundError:  # a pack was divided while it was read
             time.sleep(0.2)
     raise store.StoreError(f"{sweep_dir} changes while it is read: give the command again")
 
@@ -100,7 +101,7 @@ def _status(sweep_dir: Path, sweep: Records) -> Status:
     costs = by_cell.agg({"train_seconds": "mean", "stop_step": "max"})
 
     def seconds_of(run_ids: Sequence[str], step: int = 0) -> float | None:
-        """Time to train runs that have a checkpoint at a step."""
+        """Time to finish runs that have a checkpoint at a step; None if unknown."""
         total = 0.0
         for run_id in run_ids:
             cell = plan[run_id].data, plan[run_id].model
@@ -111,7 +112,7 @@ def _status(sweep_dir: Path, sweep: Records) -> Status:
         return total
 
     missing = {*runs.loc[runs["status"] == "missing", "run_id"]}
-    # What has failed is tried again.
+    # Failed runs are open too, because they are trained again.
     open_ids = {*runs.loc[~runs["status"].isin(RESULTS), "run_id"]}
     unpacked, packs = set(missing), []
     for folder in store.packs_of(sweep_dir):
@@ -130,7 +131,7 @@ def _status(sweep_dir: Path, sweep: Records) -> Status:
                 losses=", ".join(sorted({plan[run_id].loss for run_id in members})),
                 step=step,
                 process=store.holder(lock) if is_training else "",
-                # The machine that trains may have another clock.
+                # The clock of the machine that trains may differ from the clock here.
                 seconds=max(0.0, time.time() - lock.stat().st_mtime) if is_training else 0.0,
                 job=_job(sweep_dir, folder.name),
                 seconds_left=seconds_of(members, step),
@@ -147,7 +148,7 @@ def _status(sweep_dir: Path, sweep: Records) -> Status:
         packs=tuple(packs),
         failed=tuple(_failures(runs)),
         may_go_on=bool(sweep.plan["declarations"]) and not (sweep_dir / SETTLED).exists(),
-        # No pack is divided among processes.
+        # One process trains a pack, so the time is at least that of the longest pack.
         seconds_left=(
             max(sum(known) / processes, *known, 0.0) if len(known) == len(rest) else None
         ),
@@ -155,14 +156,14 @@ def _status(sweep_dir: Path, sweep: Records) -> Status:
 
 
 def _failures(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Place and last line of the reason of each run that failed."""
+    """Factors of each run that failed, and the last line of the reason."""
     for row in runs[runs["status"] == "failed"].to_dict("records"):
         place = {name: store.plain(row[name]) for name in ("run_id", "data", "loss", "lr", "seed")}
         yield {**place, "reason": (str(row["reason"]).strip().splitlines() or [""])[-1]}
 
 
 def _job(sweep_dir: Path, pack_id: str) -> str:
-    """The job of Slurm that was submitted for a pack last."""
+    """Number of the Slurm job that was submitted last for a pack; empty without a job."""
     try:
         return str(json.loads(store.read_file(sweep_dir / "jobs/packs" / f"{pack_id}.json"))["job"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -170,12 +171,12 @@ def _job(sweep_dir: Path, pack_id: str) -> str:
 
 
 def plain(state: Status) -> dict[str, object]:
-    """A status for programs."""
+    """The status as plain values, for programs."""
     return {"schema": 1, **store.plain(asdict(state))}
 
 
 def lines(state: Status) -> list[str]:
-    """A status for a terminal: the sum, and a line for each pack that is not finished."""
+    """The status as lines for a terminal: counts, open packs, failed runs and remaining time."""
     counts = ", ".join(f"{count:,} {status}" for status, count in state.runs.items() if count)
     text = [f"{state.name}: {sum(state.runs.values()):,} planned runs: {counts}"]
     for pack in state.packs:

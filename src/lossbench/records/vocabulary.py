@@ -1,4 +1,4 @@
-"""The words of a sweep: statuses, conditions, signals, splits and declarations."""
+"""Vocabulary of a sweep: statuses, conditions, signals, splits and declarations."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 STATUSES = ("done", "diverged", "failed", "missing")
-"""From the best to the worst; `load` keeps the best row of a run."""
+"""Statuses of a run, from the best to the worst; `load` keeps the best row of a run."""
 
 RESULTS = ("done", "diverged")
-"""Statuses that are results: such a run is not trained again, and counts."""
+"""Statuses that are results: runs with such a status count, and are not trained again."""
 
 SPLITS = ("train", "validation", "test")
 
 REFERENCE = {"regression": "mse", "classification": "cross_entropy"}
-"""By task the loss whose error signal is the error itself: others are compared with it."""
+"""Reference losses by task: the losses whose error signal is the error itself."""
 
 
 def question_in(text: str) -> str:
@@ -33,7 +33,7 @@ class Condition:
     Attributes:
         about: Description in words; {reference} stands for the reference loss.
         short: Description for narrow tables.
-        is_own: Whether each loss has the rate that suits it, so that the comparison is fair.
+        is_own: Whether each loss has its own best rate, so that the comparison is fair.
     """
 
     about: str
@@ -59,7 +59,7 @@ SIGNALS: dict[str, str] = {
 """Signals that drive an update, so that a difference splits into scale, weighting and rest."""
 
 QUESTIONS = ("essay",)
-"""Sections that an experiment may ask its report for."""
+"""Names of additional sections that an experiment may request in its report."""
 
 SAYINGS: dict[str, dict[str, str]] = {
     "better": {
@@ -73,25 +73,25 @@ SAYINGS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("better", "better by more", "reference diverges"), "not confirmed"),
     },
 }
-"""Judgement of each verdict on a published finding, by the finding's word; with any other verdict
-the finding stays undecided."""
+"""Judgement of a published finding by its statement, "better" or "worse", and the verdict; with any
+other verdict the finding stays undecided."""
 
 NOT_WORSE = "not_worse"
-"""A third word of findings, which the interval of the gain and the margin judge."""
+"""Third statement of a finding, judged by the interval of the gain and the margin."""
 
 FACTORS = ("data", "model", "optimizer", "schedule")
-"""Groups whose choice a published finding may name by the word alone: `where: { data: digits }`."""
+"""Config groups whose choice a published finding names without `.name`: `where: {data: digits}`."""
 
 RECORDED_AS = {
     **{f"optimizer.{name}": name for name in ("lr", "momentum", "weight_decay")},
     **{f"data.{name}": name for name in ("targets", "corruption", "augmentation")},
     "engine.precision": "precision",
 }
-"""Typed keys that stand at the top of a run and of its recorded configuration."""
+"""Recorded names of typed keys that are at the top level of a run's recorded configuration."""
 
 
 def recorded(key: str) -> str:
-    """The dotted name in a run's recorded configuration of a key as it is typed."""
+    """Dotted name in a run's recorded configuration for a key as typed."""
     typed = next((typed for typed in RECORDED_AS if f"{key}.".startswith(f"{typed}.")), "")
     return f"{RECORDED_AS.get(typed, '')}{key.removeprefix(typed)}"
 
@@ -101,25 +101,25 @@ REPORTS = {
     "verdicts": "tables and page, drawn in it the verdicts alone",
     "none": "nothing; `lossbench report` writes it whenever it is wanted",
 }
-"""Extents of the report at the end of an experiment, typed as `report=`."""
+"""Choices of `report=`: how much of the report an experiment writes at its end."""
 
 
 def declared(choices: Mapping[str, Any], *, data: str, task: str) -> Any:
     """The declared choice for a data set: under the name of the data set, else under the task's.
 
     Args:
-        choices: Like `primary` or `margin`, by name of a data set or by task.
+        choices: Choices, like those of `primary` or `margin`, by name of a data set or by task.
         data: Name of the data set.
         task: "regression" or "classification".
 
     Returns:
-        The choice; None where there is none.
+        The choice; None if nothing was declared for data set or task.
     """
     return choices.get(data, choices.get(task))
 
 
 def duration(seconds: float) -> str:
-    """A time as a reader says it, in one unit: 34 s, 12 min, 8.1 h."""
+    """Format a time in one unit: 34 s, 12 min, 8.1 h, 2.5 d."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 2 * 3600:

@@ -1,1 +1,1 @@
-"""What a sweep came to: a page with its figures, tables as files, the answer in a terminal."""
+"""Results of a sweep: a page with figures, tables as files, and the answer in a terminal."""

@@ -1,4 +1,4 @@
-"""What a sweep answers to its experiment's question, in sentences made of its records."""
+"""Answer of a sweep to its experiment's question, in sentences made from the records."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lossbench.statistics import Comparison
 
 
 def answers(verdicts: statistics.Verdicts) -> Iterator[str]:
-    """Sentences that answer: what the verdicts say, then what else the experiment asks for.
+    """Sentences of the answer: the verdicts, then other results that the experiment asks for.
 
     Args:
-        verdicts: The comparisons of a sweep; its folder is named like its experiment.
+        verdicts: Comparisons of a sweep; the folder of the sweep is named like its experiment.
     """
     loaded, mains = verdicts.sweep, verdicts.mains
     yield from of_own(loaded, mains)
@@ -27,7 +27,7 @@ def answers(verdicts: statistics.Verdicts) -> Iterator[str]:
 
 
 def of_own(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str]:
-    """A sentence for each loss of somebody's own: how it came out, and where."""
+    """Sentence for each loss of the user: its verdicts, with the contexts of each verdict."""
     known = loaded.plan["losses"]
     names = [loss for comparison in mains for loss in comparison.paired.loss]
     for loss in dict.fromkeys(names):
@@ -48,7 +48,7 @@ def of_own(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[str
 
 
 def of_verdicts(alike: Sequence[Comparison]) -> str:
-    """Sentences on the verdicts against one reference in one metric; exploratory ones stay out.
+    """Sentences on the declared verdicts; on the exploratory verdicts if none was declared.
 
     Args:
         alike: Comparisons with the same reference and metric.
@@ -65,10 +65,10 @@ def of_verdicts(alike: Sequence[Comparison]) -> str:
 
 
 def sentences(rows: pd.DataFrame, metric: str, reference: str) -> str:
-    """Where nothing beats the reference, which losses are better or worse than it, and how many.
+    """Sentences on contexts where no loss beats the reference, better and worse losses, and counts.
 
     Args:
-        rows: Of `words.verdicts`, with the recorded word of each verdict in `word`.
+        rows: Rows of `words.verdicts`, with the recorded word of each verdict in `word`.
         metric: Metric of all rows.
         reference: Reference of all rows.
     """
@@ -104,11 +104,11 @@ COUNTED = {
     "told apart by divergence": "told apart by divergence",
     "none": "without a verdict",
 }
-"""How a sentence calls the verdicts that it counts, by `summary.bucket_of`."""
+"""Phrase for counted verdicts, by the group that `summary.bucket_of` returns."""
 
 
 def _who(rows: pd.DataFrame) -> str:
-    """Losses of one kind of verdict by where it fell, with the clearest interval of each place."""
+    """Losses with one kind of verdict by context, with the clearest difference of each group."""
     losses_of = {
         context: tuple(subset.loss) for context, subset in rows.groupby("context", sort=False)
     }
@@ -125,13 +125,13 @@ def _who(rows: pd.DataFrame) -> str:
 
 
 def _places(rows: pd.DataFrame) -> str:
-    """Labels of the contexts of rows, or how many they are."""
+    """Labels of the contexts of rows, or the number of contexts if there are more than four."""
     labels = [*dict.fromkeys(rows.context)]
     return words.listed(labels) if len(labels) <= 4 else f"{len(labels)} contexts"
 
 
 def _gap(rows: pd.DataFrame) -> str:
-    """Size of the difference whose interval stays furthest from zero, with its loss and place."""
+    """Size of the difference whose interval is farthest from zero, with its loss and context."""
     nearest = rows[["low", "high"]].astype(float).abs().min(axis=1)
     row = rows.loc[nearest.idxmax()]
     size = (row.estimate, row.low, row.high)
@@ -144,7 +144,7 @@ def _gap(rows: pd.DataFrame) -> str:
 
 
 def _changes(changes: pd.DataFrame) -> Iterator[str]:
-    """Whether differences change with a factor, where the experiment declares that it asks this."""
+    """Sentences on changes of losses, or of differences, with each factor that is declared."""
     for (factor, reference), rows in changes.groupby(["factor", "reference"], sort=False):
         moved = rows[rows.verdict.isin(["better", "better by more", "worse", "worse by more"])]
         same = int(rows.verdict.isin(["equivalent", "below the margin"]).sum())

@@ -1,4 +1,4 @@
-"""Which figures a sweep gives, by section of the page: each bound to its estimates."""
+"""Figures of a sweep by section of the page, each bound to its estimates."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lossbench.statistics.comparisons import slug
 def of_sweep(
     verdicts_of_sweep: statistics.Verdicts, sections: Collection[str] = tuple(SECTIONS)
 ) -> Iterator[tuple[str, Drawing]]:
-    """Every figure for which there are numbers, after its section.
+    """Every figure for which there are numbers, as pairs of section and figure.
 
-    Those of a context come as soon as it is judged, so that they are drawn while the next one is.
+    Figures of a context come as soon as the context is judged, to be drawn while others are judged.
 
     Args:
         verdicts_of_sweep: The sweep's comparisons.
-        sections: Whose figures are wanted; of others nothing is computed.
+        sections: Sections whose figures are wanted; for other sections no statistics are computed.
     """
 
     def wanted(parts: Mapping[str, Iterable[Drawing]]) -> Iterator[tuple[str, Drawing]]:
@@ -65,7 +65,7 @@ def losses_by_task(loaded: records.Records) -> list[dict[str, str]]:
 
 
 def verdicts(mains: Sequence[Comparison]) -> list[Drawing]:
-    """The verdicts as pictures: a map of several contexts, the intervals of a single one."""
+    """Figures of the verdicts: maps of several contexts, or the intervals of a single context."""
     compared = [comparison for comparison in mains if len(comparison.paired)]
     if len(compared) > 1:
         return list(_maps(compared))
@@ -112,7 +112,7 @@ def _forest(comparison: Comparison) -> Iterator[Drawing]:
 
 
 def _conditions(group: Sequence[Comparison]) -> Iterator[Drawing]:
-    """The same comparison at each condition, where there are several."""
+    """Figure of a context's comparison at each condition; none if there is only one condition."""
     comparisons = [comparison for comparison in group if len(comparison.paired)]
     if len(comparisons) < 2:
         return
@@ -232,7 +232,7 @@ def _targets(mains: Sequence[Comparison]) -> Iterator[Drawing]:
 
 
 def _is_telling(times: pd.DataFrame) -> bool:
-    """Whether losses reach a target, and not all of them at the first evaluation."""
+    """Whether any run reaches the target, and the curves of the losses are not all equal."""
     return times.reached.any() and len({*map(tuple, times[["steps", "survival"]].to_numpy())}) > 1
 
 

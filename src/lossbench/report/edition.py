@@ -1,6 +1,6 @@
-"""Which records, code and versions a report was made of: one that would come out the same stays.
+"""Edition of a report: records, code and versions it was made from. Equal reports are not remade.
 
-It is read before anything else, so nothing is imported here that takes time.
+`lossbench report` reads the edition first, so this module imports nothing that takes time.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ FILE = "edition.json"
 def current(
     sweep_dir: Path, *, sections: Collection[str], has_figures: bool
 ) -> dict[str, Any] | None:
-    """The edition of a sweep's report, if what was asked for would come out the same.
+    """Edition of a sweep's report, if a new report would have the same content.
 
     Args:
         sweep_dir: Folder of the sweep.
-        sections: That have pictures; the report may have more.
-        has_figures: Whether there are files of the figures beside the page; likewise.
+        sections: Sections whose pictures are wanted; the report may have more.
+        has_figures: Whether files of the figures are wanted; the report may have unwanted files.
 
     Returns:
-        What `write` was given; None if records, code or a version changed since, or a file of the
-        report is gone or was edited.
+        Edition that `write` stored; None if records, code or a version changed since, a wanted part
+        is missing, or a file of the report is gone or was edited.
     """
     folder = sweep_dir / "report"
     try:
@@ -43,7 +43,7 @@ def current(
 
 
 def files(folder: Path) -> set[str]:
-    """What belongs to the report that is there, relative to its folder."""
+    """Files of the existing report, relative to the folder; empty if there is no report."""
     try:
         return {*store.read_sealed(store.refuse_link(folder) / FILE)["files"]}
     except (OSError, KeyError, store.StoreError):
@@ -59,15 +59,15 @@ def write(
     has_figures: bool,
     answer: str,
 ) -> None:
-    """Say what a report was made of, once all of it is written.
+    """Record what a report was made from, after all files of the report were written.
 
     Args:
-        folder: Of the report.
-        files: All that belongs to it, relative to the folder.
-        sweep_sha: Of the records, from before they were read.
-        sections: That have pictures.
+        folder: Folder of the report.
+        files: All files of the report, relative to the folder.
+        sweep_sha: Hash of the records, computed before the records were read.
+        sections: Sections with pictures.
         has_figures: Whether there are files of the figures.
-        answer: What the terminal says.
+        answer: Answer for the terminal.
     """
     edition = {
         "made_of": [sweep_sha, store.code_sha()],

@@ -1,4 +1,4 @@
-"""What the essay says and what was measured: a finding for each statement that a sweep can judge.
+"""Findings of the essay: each statement that a sweep can judge, with the measurements.
 
 Source:
     The essay "Why do we use cross entropy and mean squared error?".
@@ -20,28 +20,28 @@ from lossbench.report.words import interval, listed, rounded, updates_taken
 from lossbench.statistics import Comparison
 
 ALONG = 1 - 1e-5
-"""A mean cosine above this counts as 1: the records are float32."""
+"""Least mean cosine that counts as 1, because the records are float32."""
 
 LINKS = ("identity", "sigmoid", "softmax")
 LINK_BY_LOSS = {
     "square": {"identity": "mse_logits", "sigmoid": "mse_sigmoid", "softmax": "brier"},
     "matching": {"identity": "", "sigmoid": "bce_ova", "softmax": "cross_entropy"},
 }
-"""The loss of each kind behind each inverse link; the identity's matching loss is the square."""
+"""Loss of each kind for each inverse link; the matching loss of the identity is the square."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding of the essay, what would follow from it, and what was measured.
+    """Finding of the essay, its consequence, and the measurements.
 
     Attributes:
-        name: Stem of its file.
-        says: What the essay says.
-        consequence: What would follow.
-        verdict: What was measured, in one sentence.
+        name: Stem of the table's files.
+        says: Statement of the essay.
+        consequence: Consequence of the statement.
+        verdict: Result of the measurements, in one sentence.
         measured: More sentences with numbers.
-        caption: Of the table.
-        table: The numbers.
+        caption: Caption of the table.
+        table: Table of the measured numbers.
     """
 
     name: str
@@ -55,20 +55,20 @@ class Finding:
 
 @functools.lru_cache(maxsize=1)
 def of_sweep(verdicts: statistics.Verdicts) -> list[Finding]:
-    """The findings on which all declared runs of a sweep speak."""
+    """Findings from all declared runs of a sweep."""
     return findings(verdicts.sweep, verdicts.comparisons)
 
 
 def findings(loaded: records.Records, together: Sequence[Comparison]) -> list[Finding]:
-    """The findings on which the declared runs of some contexts speak.
+    """Findings from the declared runs of some contexts.
 
     Args:
         loaded: The sweep.
-        together: Some of its comparisons, from `Verdicts.comparisons`.
+        together: Some comparisons of the sweep, from `Verdicts.comparisons`.
 
     Returns:
-        In the essay's order; one that the sweep has no runs for is left out, and all are where
-        its declaration does not ask for them.
+        Findings in the essay's order, without findings for which the sweep has no runs. Empty if
+        the declaration of the sweep does not ask for the essay's findings.
     """
     if "essay" not in statistics.declaration_of(loaded.plan)["questions"]:
         return []
@@ -86,7 +86,7 @@ def findings(loaded: records.Records, together: Sequence[Comparison]) -> list[Fi
 
 
 def as_text(verdicts: statistics.Verdicts) -> str:
-    """The findings as plain text, at most 80 columns wide; empty where there are none."""
+    """Findings as plain text, at most 80 columns wide; empty if there are no findings."""
     lines = []
     for one in of_sweep(verdicts):
         lines += textwrap.wrap(f"{one.says} {one.verdict}", 80, subsequent_indent="  ")
@@ -144,7 +144,7 @@ def _error_signal(mains: Sequence[Comparison], loaded: records.Records) -> Findi
 
 
 def _without_noise(comparisons: Sequence[Comparison], plan: Mapping[str, Any]) -> list[str]:
-    """Labels of the contexts whose targets can be met, so that behaviour at the optimum shows."""
+    """Labels of the contexts without noise, in which the error is zero at the optimum."""
     data = {name: facts.get("fn") for name, facts in plan["data"].items()}
     return [
         comparison.label
@@ -227,7 +227,7 @@ def _distance_rows(comparison: Comparison, plan: Mapping[str, Any]) -> Iterator[
 
 
 def _costs_of_labels(known: Sequence[Comparison]) -> pd.DataFrame:
-    """Sampled against distribution targets, for contexts that differ in nothing else."""
+    """Costs of sampled against distribution targets, from contexts that differ in nothing else."""
     by_place: dict[str, dict[str, Comparison]] = {}
     for comparison in known:
         by_place.setdefault(_place(comparison), {})[_factor(comparison, "targets", "sampled")] = (
@@ -253,7 +253,7 @@ def _costs_of_labels(known: Sequence[Comparison]) -> pd.DataFrame:
 
 
 def _place(comparison: Comparison) -> str:
-    """All that two contexts share which differ in the kind of their targets alone."""
+    """Key that is equal for two contexts if they differ in nothing but the kind of targets."""
     text = next(text for text in comparison.runs.config if isinstance(text, str) and text)
     varied = ("loss.", "seed", "lr", "source_sha", "targets")
     factors = {k: v for k, v in statistics.factors(text).items() if not k.startswith(varied)}
@@ -274,7 +274,7 @@ def _distance_sentences(most: pd.DataFrame) -> Iterator[str]:
 
 
 def _cost_sentences(most: pd.DataFrame) -> Iterator[str]:
-    """What labels cost: of the losses that are linear in the target, and of the others."""
+    """Sentences on the cost of labels, for losses linear in the target and for other losses."""
     paid = most[(most.targets == "sampled") & most.cost_of_labels.notna()]
     for (data, _), rows in paid.groupby(["data", "place"], sort=False):
         parts = []
@@ -294,14 +294,14 @@ def _cost_sentences(most: pd.DataFrame) -> Iterator[str]:
 
 
 def _not_arrived(most: pd.DataFrame, row: Any) -> str:
-    """Says where a small cost means little: the distribution itself has not taught the loss."""
+    """Remark on a loss that ends far off even with the distribution: a small cost means little."""
     alike = most[(most.place == row.place) & (most.loss == row.loss)]
     left = float(alike.tv_posterior[alike.targets == "distribution"].max())
     return f" (taught by the distribution it still ends {left:.2f} off)" if left > 0.02 else ""
 
 
 def _sample_size(comparison: Comparison) -> int:
-    """What the data set's parameter `examples` says; 0 where it has none."""
+    """Parameter `examples` of the data set; 0 if the data set has no such parameter."""
     return int(_factor(comparison, "data.params.examples", 0))
 
 
@@ -326,7 +326,7 @@ def _confidently_wrong(declared: Sequence[Comparison], loaded: records.Records) 
             f"{rows.metric.iloc[0]} {rows.target.iloc[0]:g}, median over {rows.n.max()} seeds: "
             f"{', '.join(ends)}."
         )
-    # The reference's rate for all is the plainest comparison: nothing makes up for a small signal.
+    # At the reference's rate for all losses, no larger rate makes up for a small signal.
     first = next((key for key in sentences if key[1] == "reference_lr"), next(iter(sentences)))
     other = next((key for key in sentences if key[1] == "own_lr" and key != first), None)
     verdict = sentences.pop(first) + (f" {sentences.pop(other)}" if other else "")
@@ -419,7 +419,7 @@ def _link_by_loss(declared: Sequence[Comparison]) -> Finding | None:
 def _paired_to_reference(
     declared: Sequence[Comparison], wanted: set[str]
 ) -> dict[tuple[str, str], str]:
-    """The differences within seeds that the means of the table hide, each at its own rate."""
+    """Sentences on paired differences within seeds at own rates, by context label and metric."""
     sentences = {}
     for comparison in declared:
         rows = comparison.paired[comparison.paired.loss.isin(wanted)]
@@ -450,7 +450,7 @@ def _crossed(comparison: Comparison) -> Iterator[dict[str, Any]]:
 
 
 def _cell(comparison: Comparison, known: pd.DataFrame, loss: str) -> str:
-    """Mean ± half its interval; how many runs have none, where some have none."""
+    """Mean ± half its interval, or the number of runs that diverged, failed or are missing."""
     if loss not in known.index:
         return "not run"
     row = known.loc[loss]
@@ -467,6 +467,6 @@ def _cell(comparison: Comparison, known: pd.DataFrame, loss: str) -> str:
 
 
 def _factor(comparison: Comparison, name: str, default: Any) -> Any:
-    """A factor of the context's runs, by its dotted name in the recorded configuration."""
+    """Factor of the context's runs, by dotted name in the recorded configuration."""
     configs = [text for text in comparison.runs.config if isinstance(text, str) and text]
     return statistics.factors(configs[0]).get(name, default) if configs else default

@@ -1,4 +1,4 @@
-"""The methods of a sweep as a paragraph for a paper, written from what was recorded."""
+"""Methods of a sweep as a paragraph for a paper, written from the records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def paragraph(loaded: records.Records, mains: Sequence[Comparison]) -> list[str]
 
     Args:
         loaded: The sweep.
-        mains: Its fair comparisons, one a context.
+        mains: Fair comparisons of the sweep, one per context.
     """
     runs = loaded.runs[loaded.runs.status != "missing"]
     if not len(runs) or not mains:
@@ -56,7 +56,7 @@ def _task(comparison: Comparison) -> str:
 
 
 def _examples(comparison: Comparison) -> Iterator[str]:
-    """How many examples each split has, where that was recorded."""
+    """Number of examples of each split, if recorded."""
     counts = {
         split: comparison.runs.get(f"{split}_examples", NO_COUNTS).dropna()
         for split in records.SPLITS
@@ -67,7 +67,7 @@ def _examples(comparison: Comparison) -> Iterator[str]:
 
 
 def _model(comparison: Comparison) -> Iterator[str]:
-    """The model with its parameters, those that are set and how many numbers it learns."""
+    """Model with its settings and the number of learned parameters."""
     model = config_of(comparison.runs).get("model")
     if model is None:
         return
@@ -79,12 +79,12 @@ def _model(comparison: Comparison) -> Iterator[str]:
 
 
 NO_COUNTS = pd.Series(dtype=float)
-"""Of a column that older records do not have."""
+"""Values of a column that older records do not have."""
 
 
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "lion": "Lion"}
 OPTIMIZERS |= {"muon": "Muon (and AdamW for all but matrices of hidden layers)"}
-"""What a paper calls them."""
+"""Names of optimizers in a paper."""
 
 
 def _training(comparison: Comparison) -> str:
@@ -177,7 +177,7 @@ def _judging(loaded: records.Records, mains: Sequence[Comparison]) -> Iterator[s
 
 
 def _averages(comparisons: Sequence[Comparison]) -> str:
-    """How seeds are summarised, and on which contexts otherwise: mean (median on a × b)."""
+    """Average over seeds, with the contexts that use the other average: mean (median on a × b)."""
     medians = list(
         dict.fromkeys(
             comparison.label for comparison in comparisons if comparison.rule.average == "median"
@@ -192,7 +192,7 @@ LENGTHS = {
     "mean": "Those of means are Student's t, made longer where the differences are skewed.",
     "median": "Those of medians lie between order statistics.",
 }
-"""How the interval of an average is made."""
+"""Sentence on the interval of each average."""
 
 
 def _lengths(judged: Sequence[Comparison]) -> str:
@@ -201,7 +201,7 @@ def _lengths(judged: Sequence[Comparison]) -> str:
 
 
 def _margins(judged: Sequence[Comparison]) -> Iterator[str]:
-    """The margins of a sweep, those of one metric, reference and declared value together."""
+    """Margins of a sweep; margins with equal metric, reference and declared value are joined."""
     alike: dict[tuple[Any, ...], list[Comparison]] = {}
     for comparison in judged:
         alike.setdefault(
@@ -238,7 +238,7 @@ def machine(runs: pd.DataFrame) -> Iterator[str]:
 
 
 def _parts(comparison: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
-    """Data and model, with what the configuration sets of them."""
+    """Sentences on data and model, with the parameters from the configuration."""
     facts = config_of(comparison.runs)
     source = plan.get("data", {}).get(comparison.runs.data.iloc[0], {}).get("source", "")
     for kind, about in (("data", source), ("model", "")):
@@ -271,7 +271,7 @@ DRAWN = {
 
 
 def of_task(comparison: Comparison, plan: Mapping[str, Any]) -> str:
-    """How the runs of a context came about, as far as the records tell."""
+    """Data, model, training and hardware of a context's runs in sentences, as far as recorded."""
     ran = comparison.runs[comparison.runs.status.isin(records.RESULTS)]
     lines = [*_parts(comparison, plan), f"Training: {_training(comparison)}."]
     if len({*comparison.rates.lr}) > 1:

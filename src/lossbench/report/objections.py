@@ -1,4 +1,4 @@
-"""What a strict reader would hold against the verdicts of a sweep."""
+"""Objections of a strict reader to the verdicts of a sweep."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ WORDS = {
     "too few pairs": f"fewer than {FEWEST_PAIRS} pairs, so there is no verdict",
     "undecided": "undecided after all the seeds there are",
 }
-"""What is held against a verdict; {} is the metric."""
+"""Objection to each verdict; {} is the metric."""
 
 WIDE = 0.5
-"""Share of the reference's error on test that a margin may be."""
+"""Largest share of the reference's error on test that a margin may be without an objection."""
 
 WIDEST = 10.1
-"""Factor from one learning rate to the next that still tells which suits a loss."""
+"""Largest factor between neighbouring learning rates without an objection."""
 
 
 def of_sweep(sweep: records.Records, comparisons: Iterable[Comparison]) -> list[str]:
-    """What a strict reader would hold against the verdicts of a sweep, a sentence each.
+    """Objections of a strict reader to the verdicts of a sweep, one sentence each.
 
     Args:
-        sweep: Whose verdicts.
-        comparisons: From `Verdicts.comparisons`.
+        sweep: Records of the sweep.
+        comparisons: Comparisons of the sweep, from `Verdicts.comparisons`.
 
     Returns:
-        Missing and failed runs, what is unsound about a loss, pairs that were refused, comparisons
-        that were not declared beforehand or whose runs had been seen, are undecided, have too few
-        pairs, a margin that is a large part of the reference's error, a grid of learning rates that
-        is too coarse or too short, were still improving, or rest on one seed; none where nothing
-        is to be said.
+        Sentences on failed and missing runs, defects of a loss, refused pairs, and comparisons that
+        were not declared beforehand, have runs that had been seen, are undecided, have too few
+        pairs, a margin that is a large part of the reference's error, or a grid of learning rates
+        that is too coarse or too short, were still improving, or rest on one seed; empty if there
+        are no objections.
     """
     sentences = []
     if declaration_of(sweep.plan)["size"] == "smoke":
@@ -49,7 +49,7 @@ def of_sweep(sweep: records.Records, comparisons: Iterable[Comparison]) -> list[
         if count := int((sweep.runs.status == status).sum()):
             sentences.append(f"{count} of {len(sweep.runs)} runs {words}.")
     for name, facts in sweep.plan["losses"].items():
-        # Sweeps of before have not recorded it.
+        # Older sweeps have not recorded `unsound`.
         sentences += [f"{name} {clause}." for clause in facts.get("unsound", ())]
     for one in comparisons:
         where = one.label
@@ -87,18 +87,18 @@ def of_sweep(sweep: records.Records, comparisons: Iterable[Comparison]) -> list[
 
 
 def still_improving(comparison: Comparison) -> list[str]:
-    """Losses of which validation was best at the last step, in most runs."""
+    """Losses whose validation was best at the last step in most runs."""
     rows = comparison.summary[comparison.summary.metric == comparison.metric]
     return [row.loss for row in rows.itertuples() if 2 * row.improving > row.n > 0]
 
 
 def wide_margin(comparison: Comparison) -> str:
-    """A sentence where the margin is a large part of the reference's own error, else nothing.
+    """Sentence if the margin is a large part of the reference's error on test, else empty.
 
-    A share of the error on validation is, where validation carries noise that test does not.
+    A margin that is a share of the error on validation is so large if only validation has noise.
 
     Args:
-        comparison: With its `summary`.
+        comparison: Comparison with `summary`.
     """
     rows, metric = comparison.summary, comparison.metric
     value = rows.value[(rows.loss == comparison.reference) & (rows.metric == metric)].mean()
@@ -117,10 +117,10 @@ def wide_margin(comparison: Comparison) -> str:
 
 
 def unequal_budgets(budgets: pd.DataFrame) -> str:
-    """A sentence where losses of a context were not tuned alike, else nothing.
+    """Sentence if losses of a context were tuned with different numbers of candidates, else empty.
 
     Args:
-        budgets: From `budgets`, of one context.
+        budgets: Rows from `budgets`, of one context.
     """
     if budgets.candidates.nunique() < 2:
         return ""
@@ -129,10 +129,10 @@ def unequal_budgets(budgets: pd.DataFrame) -> str:
 
 
 def edge_of_grid(comparison: Comparison) -> str:
-    """A sentence where a chosen learning rate is the first or last of three or more, else nothing.
+    """Sentence if a chosen learning rate is the first or last of three or more, else empty.
 
     Args:
-        comparison: With its `rates`.
+        comparison: Comparison with `rates`.
     """
     edge = []
     for loss, rates in comparison.rates.groupby("loss", sort=False):
@@ -145,10 +145,10 @@ def edge_of_grid(comparison: Comparison) -> str:
 
 
 def coarse_grid(rates: pd.DataFrame) -> str:
-    """A sentence where neighbouring learning rates lie more than a decade apart, else nothing.
+    """Sentence if neighbouring learning rates lie more than a decade apart, else empty.
 
     Args:
-        rates: With a column `lr`.
+        rates: Frame with a column `lr`.
     """
     tried = sorted({*rates.lr})
     apart = max((high / low for low, high in itertools.pairwise(tried) if low > 0), default=1.0)

@@ -1,8 +1,8 @@
-"""The folder of a report: one HTML page that opens offline, tables, and on request figure files.
+"""Folder of a report: one HTML page that opens offline, tables, and figure files on request.
 
-The page answers, in this order: what was asked, what came out, how sure we are, why it is so, how
-to do it again. Names come from users, so it is rendered with autoescape and figures never read a
-name as a formula.
+The page shows, in this order: the question, the results, their uncertainty, their causes, and how
+to repeat the sweep. Names come from users, so the page is rendered with autoescape, and figures
+never read a name as a formula.
 """
 
 from __future__ import annotations
@@ -44,20 +44,21 @@ def write(
     has_figures: bool = False,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write `report/` into a sweep's folder; what the last report drew alike is not drawn again.
+    """Write `report/` into a sweep's folder; unchanged figures of the last report are reused.
 
     Args:
         sweep: Folder of the sweep, its records, or its verdicts.
-        workers: Processes that draw; 1 draws in this one.
-        drawn_in: Sections that get their figures.
-        has_figures: Whether each is written as PNG, SVG and PDF too, at both widths of a paper.
-        meanwhile: Called once other processes have begun to draw.
+        workers: Number of processes that draw; 1 draws in this process.
+        drawn_in: Sections whose figures are drawn.
+        has_figures: Whether each figure is also written as PNG, SVG and PDF, at both widths of a
+            paper.
+        meanwhile: Function that is called once other processes have started to draw.
 
     Returns:
         Path of `report/index.html`.
 
     Raises:
-        store.StoreError: The folder is no sweep, or a file is unreadable, altered or foreign.
+        store.StoreError: The folder is not a sweep, or a file is unreadable, altered or foreign.
     """
     verdicts = statistics.Verdicts.of(sweep)
     loaded = verdicts.sweep
@@ -135,7 +136,7 @@ def write(
 
 
 def _template() -> jinja2.Template:
-    """The page's template; names come from users, so all that it prints is escaped."""
+    """Template of the page, with autoescape, because names come from users."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lossbench.report", ""),
         autoescape=True,
@@ -153,7 +154,7 @@ def _template() -> jinja2.Template:
 
 
 def _question(verdicts: statistics.Verdicts) -> dict[str, Any]:
-    """The question, its declaration and its command, as the page shows them."""
+    """Variables of the template for the question, the declaration and the command."""
     loaded, mains, plan = verdicts.sweep, verdicts.mains, verdicts.sweep.plan
     return {
         "plan": plan,
@@ -172,7 +173,7 @@ def _question(verdicts: statistics.Verdicts) -> dict[str, Any]:
 def _answer(
     verdicts: statistics.Verdicts, cells: Mapping[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
-    """First sentences, summary and objections of the page, and what it says of each context."""
+    """Variables of the template for the answer, the summary, the objections and the contexts."""
     loaded, mains, plan = verdicts.sweep, verdicts.mains, verdicts.sweep.plan
     own = [text.replace("**", "") for text in answers.of_own(loaded, mains)]
     rows = [_summary_row(one) for one in mains]
@@ -276,7 +277,7 @@ def _numbers(
 
 
 def _sensitivity(comparison: Comparison) -> pd.DataFrame:
-    """What the learning rate matters to each loss, and how settled its choice is."""
+    """Sensitivity of each loss to the learning rate, and stability of the choice of that rate."""
     columns = [*statistics.FACTS, "best_lr", "stability", "plausible"]
     return comparison.sensitivity.merge(
         comparison.stability[columns], on=statistics.FACTS, how="left"
@@ -287,7 +288,7 @@ def _sensitivity(comparison: Comparison) -> pd.DataFrame:
 
 
 def _present(declaration: dict[str, Any], mains: Sequence[Comparison]) -> dict[str, Any]:
-    """A declaration without what it says of kinds of tasks and of data that are not there."""
+    """Declaration without entries for tasks and data sets that the sweep does not have."""
     present = {comparison.task for comparison in mains} | {
         str(comparison.runs.data.iloc[0]) for comparison in mains
     }
@@ -299,7 +300,7 @@ def _present(declaration: dict[str, Any], mains: Sequence[Comparison]) -> dict[s
 
 
 def _scope(mains: Sequence[Comparison]) -> str:
-    """What was asked, in a sentence or two."""
+    """Sentence on the design: how many losses and contexts, and what the losses share."""
     if not mains:
         return ""
     count = len({loss for comparison in mains for loss in comparison.runs.loss})
@@ -315,14 +316,14 @@ def _scope(mains: Sequence[Comparison]) -> str:
 
 
 def _seeds(runs: pd.DataFrame) -> str:
-    """Which seeds were used."""
+    """Seeds of the runs as text: a range, or a list of at most 40 numbers."""
     seeds = sorted({int(seed) for seed in runs.seed.dropna()})
     is_range = len(seeds) > 2 and seeds == [*range(seeds[0], seeds[-1] + 1)]
     return f"{seeds[0]} to {seeds[-1]}" if is_range else ", ".join(map(str, seeds[:40]))
 
 
 def _metrics(mains: Sequence[Comparison]) -> list[tuple[str, records.Metric]]:
-    """The metrics that the page shows, with what they are."""
+    """Metrics that the page shows, each with its name and its row of `records.METRICS`."""
     names = {
         name
         for comparison in mains
@@ -332,7 +333,7 @@ def _metrics(mains: Sequence[Comparison]) -> list[tuple[str, records.Metric]]:
 
 
 def _summary_row(comparison: Comparison) -> dict[str, Any]:
-    """One line of the summary."""
+    """Row of the summary for one context."""
     rows, value = comparison.summary, "none"
     for row in rows[
         (rows.loss == comparison.reference) & (rows.metric == comparison.metric)
@@ -354,7 +355,7 @@ def _summary_row(comparison: Comparison) -> dict[str, Any]:
 
 
 def _texts(table: pd.DataFrame) -> list[dict[str, str]]:
-    """Rows of a table as the page shows them: four digits, a dash where there is no number."""
+    """Rows of a table as text: four digits, and a dash if a number is not finite."""
 
     def cell(value: Any) -> str:
         if isinstance(value, bool | np.bool_):

@@ -1,4 +1,4 @@
-"""The tables of the page: words by column, from the numbers of a sweep."""
+"""Tables of the page: text by column, made from the numbers of a sweep."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Table:
     """A table of the page.
 
     Attributes:
-        caption: What it shows, with n and the kind of interval.
-        rows: Of words, by column.
-        file: Stem of the files that hold its numbers.
-        context: As in `pictures.Drawing`.
+        caption: Content of the table, with n and the kind of interval.
+        rows: Rows of text by column.
+        file: Stem of the files with the numbers of the table.
+        context: Label of the context; empty if the table is about all contexts.
     """
 
     caption: str
@@ -32,7 +32,7 @@ class Table:
 
 
 def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
-    """Every difference with its interval, verdict and what a reader must know of it."""
+    """Tables of every difference with its interval, verdict and caveats, one for each context."""
     tables = []
     for group in groups:
         comparison, rows = group[0], []
@@ -75,7 +75,7 @@ def verdict_tables(groups: Sequence[Sequence[Comparison]]) -> list[Table]:
 
 
 def interaction_tables(frame: pd.DataFrame, *, mark: str) -> Iterator[Table]:
-    """How losses, or their differences, change with a factor; `mark` stands before each verdict."""
+    """Tables of changes of losses, or of differences, with a factor; `mark` starts each verdict."""
     for (context, factor, base, reference), rows in _groups(
         frame, ["context", "factor", "base", "reference"]
     ):
@@ -124,7 +124,7 @@ def _difference(value: float, low: float, high: float) -> str:
 
 
 def finding_tables(findings: pd.DataFrame, *, mark: str) -> Iterator[Table]:
-    """What the literature says, and what the records say of it, `mark` before each verdict."""
+    """Table of published findings, each judged by the records; `mark` starts each verdict."""
     if findings.empty:
         return
     caption = (
@@ -150,7 +150,7 @@ def finding_tables(findings: pd.DataFrame, *, mark: str) -> Iterator[Table]:
 
 
 def tuning_tables(frame: pd.DataFrame) -> Iterator[Table]:
-    """How settled the choice of each learning rate is."""
+    """Tables of the stability of each chosen learning rate, and of the cost of other rates."""
     caption = (
         "Stability: share of resampled seeds that choose the same rate again. Plausible: rates "
         "that at least one resample in fifty chooses. Excess: what a rate drawn blindly "
@@ -178,7 +178,7 @@ def tuning_tables(frame: pd.DataFrame) -> Iterator[Table]:
 
 
 def selection_tables(frame: pd.DataFrame) -> Iterator[Table]:
-    """What selection on corrupted validation cost."""
+    """Tables of the cost of selecting learning rates on corrupted validation data."""
     caption = (
         "What selection on noisy labels cost. Learning rates were selected on validation that is "
         "as corrupted as training. Oracle: the rate that the same runs choose by the targets from "
@@ -206,7 +206,7 @@ def selection_tables(frame: pd.DataFrame) -> Iterator[Table]:
 
 
 def convergence_tables(frame: pd.DataFrame) -> list[Table]:
-    """Whether runs had settled, and how."""
+    """Tables of how many runs converged and when, with their gradients, errors and cosines."""
     caption = (
         "Converged: runs whose own training loss stays within 5 % of its whole decrease from its "
         "final value in the last fifth of the updates. Other columns: medians over runs; last "
@@ -231,7 +231,7 @@ def convergence_tables(frame: pd.DataFrame) -> list[Table]:
 
 
 def robustness_tables(mains: Sequence[Comparison]) -> Iterator[Table]:
-    """The same differences by another interval, and how settled the choice was."""
+    """Tables of the differences with a bootstrap-t interval, and of the stability of the rates."""
     for comparison in mains:
         rows = [
             {
@@ -266,7 +266,7 @@ def _of_loss(metric: str) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits; a dash where there is no number, a sign where it is never reached."""
+    """Number with three digits; a dash for NaN, and "never" for infinity."""
     if math.isnan(value):
         return "–"
     return "never" if math.isinf(value) else f"{value:.3g}"

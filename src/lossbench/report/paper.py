@@ -1,4 +1,4 @@
-"""What is pasted into a paper: a table of LaTeX for each kind of task, methods, references."""
+"""Files for a paper: a LaTeX table for each metric and reference, methods, references."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ REFERENCES = """\
 
 
 def write(folder: Path, loaded: records.Records, mains: Sequence[Comparison]) -> list[str]:
-    """Write all of it into a folder; returns the names of the files.
+    """Write the files for a paper into a folder; returns the names of the files.
 
     Args:
-        folder: Where to.
+        folder: Folder of the files.
         loaded: The sweep.
-        mains: Its fair comparisons, one a context.
+        mains: Fair comparisons of the sweep, one per context.
     """
     prose = " ".join(methods.paragraph(loaded, mains))
     files = {
@@ -55,10 +55,10 @@ def write(folder: Path, loaded: records.Records, mains: Sequence[Comparison]) ->
 
 
 def table(comparisons: Sequence[Comparison], loaded: records.Records) -> str:
-    """Contexts alike in metric and reference as a floating table for the package booktabs."""
+    """Floating table of contexts with the same metric and reference, for the package booktabs."""
     first = comparisons[0]
     titles = [comparison.title for comparison in comparisons]
-    if len({*titles}) < len(comparisons):  # they do not tell contexts apart
+    if len({*titles}) < len(comparisons):  # two contexts share a title
         titles = [comparison.label for comparison in comparisons]
     heads = [
         "context",
@@ -96,7 +96,7 @@ def table(comparisons: Sequence[Comparison], loaded: records.Records) -> str:
 
 
 def _cited(text: str) -> str:
-    """LaTeX with what `REFERENCES` has cited where it is named first."""
+    """LaTeX with a citation after the first mention of each package in `REFERENCES`."""
     for name, key in {"lossbench": "lossbench", "PyTorch": "pytorch"}.items():
         text = text.replace(name, rf"{name}~\cite{{{key}}}", 1)
     return text
@@ -108,7 +108,7 @@ _TYPESET = str.maketrans(
 
 
 def _typeset(text: str) -> str:
-    """Text as LaTeX prints it, its numbers as in a paper."""
+    """Text escaped for LaTeX, with minus signs and powers of ten typeset as in a paper."""
     letters = escaped(text).translate(_TYPESET)
     letters = re.sub(r"(?<![\w.$-])-(?=\d)", "$-$", letters)
     return re.sub(r"\b(\d\.?\d*)e\+?(-?)0*(\d+)", r"$\1\\times10^{\2\3}$", letters)

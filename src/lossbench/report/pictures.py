@@ -1,7 +1,7 @@
-"""A figure as part of the page, drawn once, and as files for a paper, at two widths.
+"""Figures as parts of the page, each drawn once, and as files for a paper, at two widths.
 
-The files keep title and note inside the picture. In the page these are text of the page, and its
-colours follow the reader's light or dark.
+The files have title and note inside the picture. In the page, title and note are HTML text, and
+the colours follow the reader's light or dark theme.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ log = logging.getLogger(__name__)
 
 FORMATS = ("png", "svg", "pdf")
 WIDTHS = {"": figures.TWO_COLUMNS, "_one_column": figures.ONE_COLUMN}
-"""Widths of a paper's figures in inches, by what their files' names end with."""
+"""Widths of a paper's figures in inches, by the ending of the file stem."""
 
 PNG_DPI = {"": 200, "_one_column": 300}
 MANY = 16
-"""Fewer figures than this are drawn before other processes have started."""
+"""Least number of figures for other processes; fewer are drawn before a process has started."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Drawing:
     """A figure to be drawn, in this process or another.
 
     Attributes:
-        name: Stem of its files.
-        draw: A function of `figures` bound to its estimates; given the axes, or the only one.
+        name: Stem of the figure's files.
+        draw: Function of `figures` bound to its estimates; takes a sequence of axes, or one axes.
         size: Arguments of `figures.page`.
-        narrow: What is otherwise in one column of a paper.
+        narrow: Arguments of `figures.page` that differ in one column of a paper.
         is_single: Whether `draw` takes one axes.
-        context: What it is about, of several contexts; empty where it is about all.
-        is_exact: Whether it shows no run, so that a sweep's size says nothing of it.
+        context: Label of the context that the figure shows; empty if it shows all contexts.
+        is_exact: Whether the figure shows no run, so that it is valid for a sweep of any size.
     """
 
     name: str
@@ -72,13 +72,13 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as it stands in the page.
+    """A figure in the page.
 
     Attributes:
-        name: Stem of its files.
-        context: As in `Drawing`.
-        title: The question that it answers.
-        note: Its caption, with n and the kind of interval.
+        name: Stem of the figure's files.
+        context: Label of the context, see `Drawing`.
+        title: Question that the figure answers.
+        note: Caption, with n and the kind of interval.
         drawn: The drawing as SVG.
     """
 
@@ -90,7 +90,7 @@ class Picture:
 
     @property
     def files(self) -> list[tuple[str, str]]:
-        """Kind and name of each file that `save` writes of it."""
+        """Kind and name of each file that `save` writes for the figure."""
         return files(self.name)
 
 
@@ -107,21 +107,22 @@ def of_page(
     workers: int,
     losses: Sequence[Mapping[str, str]] = (),
 ) -> Iterator[Callable[[], list[Picture]]]:
-    """Begin to draw what the page shows; what was drawn alike before is read.
+    """Context in which the figures of a page are drawn; unchanged figures are read from a file.
 
-    The block goes on meanwhile, and is given what ends it: the pictures in their order.
+    The block runs meanwhile. It gets a function that waits for the pictures and returns them in
+    the order of the drawings.
 
     Args:
-        folder: Of the report, whose `pictures.json` has what was drawn before.
-        drawings: What to draw, the first while later ones are still computed; one that cannot be
-            drawn is logged and left out.
-        workers: Processes that draw; 1 draws in this one.
-        losses: As `figures.style` takes them.
+        folder: Folder of the report; its `pictures.json` has the figures of the last report.
+        drawings: Figures to draw, the first while later ones are still computed; a figure that
+            cannot be drawn is logged and left out.
+        workers: Number of processes that draw; 1 draws in this process.
+        losses: Families of losses, see `figures.style`.
     """
     path = folder / "pictures.json"
     try:
         before = store.read_sealed(path)
-    except store.StoreError:  # none yet, or torn: all is drawn
+    except store.StoreError:  # missing or damaged: all figures are drawn
         before = {}
     every: list[Drawing] = []
     keys: dict[str, str] = {}
@@ -161,31 +162,31 @@ def save(
     losses: Sequence[Mapping[str, str]] = (),
     across: str = "",
 ) -> dict[str, str]:
-    """Draw all and write their files; the title of each that could be drawn, by its name.
+    """Draw figures and write their files; returns the title of each drawn figure by name.
 
     Args:
-        folder: Where the files go.
-        drawings: What to draw; one that cannot be drawn is logged and left out.
-        workers: Processes that draw; 1 draws in this one.
-        losses: As `figures.style` takes them.
-        across: Written across each that is not exact, as `figures.stamp` does.
+        folder: Folder of the files.
+        drawings: Figures to draw; a figure that cannot be drawn is logged and left out.
+        workers: Number of processes that draw; 1 draws in this process.
+        losses: Families of losses, see `figures.style`.
+        across: Word that `figures.stamp` writes across each figure that is not exact.
     """
     with _each(partial(_save, folder, losses, across), drawings, workers=workers) as results:
         return results()
 
 
 def key_of(drawing: Drawing, losses: Sequence[Mapping[str, str]]) -> str:
-    """Hex sha256 over all that decides how a figure looks: numbers, colours, size, and our code."""
+    """Hex sha256 over all that determines a figure: numbers, colours, size, lossbench's code."""
     colors = [sorted(families.items()) for families in losses]
     parts = [drawing.name, drawing.draw, drawing.size, drawing.is_single]
     return store.sha256(json.dumps([store.code_sha(), colors, *parts], default=_as_json).encode())
 
 
 def _as_json(value: Any) -> Any:
-    """A part of a key as JSON knows it, numbers of tables as the hash of their bytes.
+    """Part of a key as a value that JSON can encode; numeric arrays become hashes of their bytes.
 
     Raises:
-        TypeError: It is of a kind that no figure was bound to so far: say here what counts of it.
+        TypeError: The value has a type that needs a new case here; no figure used that type so far.
     """
     if isinstance(value, partial):
         function = f"{value.func.__module__}.{value.func.__qualname__}"
@@ -214,10 +215,10 @@ def _as_json(value: Any) -> Any:
 def _each(
     act: Callable[[Drawing], Any], drawings: Iterable[Drawing], *, workers: int
 ) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Begin to act on each drawing.
+    """Context in which `act` is called on each drawing.
 
-    The block is given what waits for the results, by name of the drawing; one that breaks is logged
-    and left out.
+    The block gets a function that waits for the results and returns them by name of the drawing. A
+    drawing that raises an error is logged and left out.
     """
     attempt = partial(_made_or_reason, act)
     drawings = _unlike_in_name(drawings)
@@ -266,19 +267,19 @@ def _results(drawings: Sequence[Drawing], attempts: Iterable[tuple[Any, str]]) -
 
 
 def _begin_to_draw(environment: dict[str, str], mask: int) -> None:
-    # A figure is a net of objects that Python would search for circles some fifty times.
+    # Python would search the many linked objects of a figure for cycles some fifty times.
     gc.freeze()
     gc.set_threshold(100_000)
     processes.inherit(environment, mask)
     processes.end_with_parent()
-    # So the pool ends it when another of its processes was killed.
+    # The pool ends this process by SIGTERM if another process of the pool was killed.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _submitted(
     pool: ProcessPoolExecutor, attempt: Callable[[Drawing], Any], drawing: Drawing
 ) -> Future[Any]:
-    """The future of a drawing, which has failed where the pool is broken already."""
+    """Future of a drawing; if the pool is broken already, a future that has failed."""
     try:
         with processes.beginning([__name__]):
             return pool.submit(attempt, drawing)
@@ -291,7 +292,7 @@ def _submitted(
 def _or_here(
     submitted: Sequence[tuple[Drawing, Future[Any]]], attempt: Callable[[Drawing], Any]
 ) -> Iterator[Any]:
-    """The results of a pool; where one of its processes is killed, the rest is made here."""
+    """Results of a pool; if one of its processes is killed, this process draws the rest."""
 
     def broken() -> BaseException | None:
         errors = (future.exception() for _, future in submitted if future.done())
@@ -299,7 +300,7 @@ def _or_here(
 
     is_said = False
     for drawing, future in submitted:
-        # What is submitted at the moment when a pool breaks may never be answered.
+        # A future that was submitted while the pool broke may never be done.
         while not wait([future], timeout=1.0).done and not broken():
             pass
         if future.done() and not isinstance(future.exception(), BrokenExecutor):
@@ -312,7 +313,7 @@ def _or_here(
 
 
 def _made_or_reason(act: Callable[[Drawing], Any], drawing: Drawing) -> tuple[Any, str]:
-    """What was made, or why it was not: one figure that breaks must not cost the page."""
+    """Result and no reason, or None and a traceback: a figure that fails must not stop the page."""
     try:
         return act(drawing), ""
     except store.StoreError:
@@ -350,7 +351,7 @@ def _save(folder: Path, losses: Sequence[Mapping[str, str]], across: str, drawin
 
 
 def _laid_out(drawing: Drawing, ending: str) -> Figure:
-    """A figure at one of `WIDTHS`, laid out once where `savefig` would for each format."""
+    """Figure at one of `WIDTHS`, laid out once; `savefig` would lay it out for each format."""
     narrow = drawing.narrow if ending else {}
     figure, axes = figures.page(**{**drawing.size, "width": WIDTHS[ending], **narrow})
     drawing.draw(axes[0] if drawing.is_single else axes)
@@ -360,16 +361,16 @@ def _laid_out(drawing: Drawing, ending: str) -> Figure:
 
 
 def _fix_layout(figure: Figure) -> None:
-    """Equal numbers give equal bytes."""
+    """Compute the layout and round the positions, so that equal numbers give equal bytes."""
     figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
     figure.set_layout_engine("none")
-    for ax in figure.axes:  # the layout's solver is exact to rounding only
+    for ax in figure.axes:  # the solver of the layout is exact only up to rounding
         left, bottom, width, height = (round(number, 4) for number in ax.get_position().bounds)
         ax.set_position((left, bottom, width, height))
 
 
 def _encode(figure: Figure) -> dict[str, bytes]:
-    """A figure in each of `FORMATS`."""
+    """Content of a figure's file in each of `FORMATS`."""
     png, pdf = io.BytesIO(), io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)
     FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
@@ -377,21 +378,21 @@ def _encode(figure: Figure) -> dict[str, bytes]:
 
 
 def svg_of(figure: Figure) -> str:
-    """A figure as SVG, its letters as letters."""
+    """Figure as SVG, in which text stays text and does not become paths."""
     content, dpi = io.BytesIO(), figure.dpi
     with mpl.rc_context({"svg.fonttype": "none", "path.simplify_threshold": 0.4}):
         FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None})
-    figure.set_dpi(dpi)  # matplotlib leaves it at 72
+    figure.set_dpi(dpi)  # `print_svg` has set it to 72
     return content.getvalue().decode()
 
 
 def inline(svg: str, title: str, *, cut: tuple[float, float] = (0.0, 0.0)) -> Markup:
-    """An SVG of matplotlib as part of a page: its own ids only, numbers to a hundredth of a point.
+    """SVG of matplotlib as part of a page: without ids of groups, numbers to 0.01 points.
 
     Args:
-        svg: The file's content, drawn within `figures.style` of a name of its own.
-        title: What a reader who does not see it is told.
-        cut: What of it is left out, above and below, points.
+        svg: Content of the file, drawn within `figures.style` with a name that no other has.
+        title: Description for readers who do not see the picture.
+        cut: Heights that are left out above and below, in points.
     """
     width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
     body = svg[re.search(r"<svg[^>]*>", svg).end() :]  # type: ignore[union-attr]
@@ -413,7 +414,7 @@ def inline(svg: str, title: str, *, cut: tuple[float, float] = (0.0, 0.0)) -> Ma
 
 
 def _shorten(tag: str) -> str:
-    """A tag of an SVG with fewer decimals, and colours as properties of CSS, see `palette`."""
+    """Tag of an SVG with at most two decimals, and colours as CSS properties, see `palette`."""
     tag = " ".join(re.sub(r"(\.\d\d)\d+", r"\1", tag).split())
     return re.sub(r"(?<=: )#[0-9a-f]{6}", lambda color: COLORS.get(color[0], color[0]), tag)
 
@@ -422,7 +423,7 @@ COLORS = {day.lower(): f"var(--c{day[1:].lower()})" for day in figures.NIGHT}
 
 
 def with_classes(pictures: Sequence[Picture]) -> tuple[Markup, list[Picture]]:
-    """Rules of CSS, and the pictures with a class in the place of each style: a third smaller."""
+    """CSS rules, and the pictures with classes instead of styles, which are a third smaller."""
     text = "".join(picture.drawn for picture in pictures)
     styles = Counter(re.findall(r' style="([^"]*)"', text)).most_common()
     names = {style: f"k{rank}" for rank, (style, _) in enumerate(styles)}
@@ -435,6 +436,6 @@ def with_classes(pictures: Sequence[Picture]) -> tuple[Markup, list[Picture]]:
 
 
 def palette(*, is_night: bool) -> Markup:
-    """The colours of the figures as properties of CSS, by day or by night."""
+    """Colours of the figures as CSS properties, for a light page or, if `is_night`, a dark one."""
     colors = {day.lower(): (night if is_night else day) for day, night in figures.NIGHT.items()}
     return Markup("".join(f"--c{day[1:]}:{color};" for day, color in colors.items()))

@@ -55,7 +55,7 @@ SECTIONS: dict[str, tuple[str, str, str]] = {
         "one interval alone; what stands here can only make you trust them less.",
     ),
 }
-"""Sections with figures in the order of the page: short name, question, how to read it."""
+"""Sections with figures in the order of the page: short name, question, hint for reading."""
 
 FOLDED = ("tuning", "dynamics", "convergence", "calibration", "cross", "robustness")
 """Sections that show their first context and fold the others."""

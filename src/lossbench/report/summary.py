@@ -24,7 +24,7 @@ OTHER_FUNCTIONAL = "does not elicit the mean, so rmse is not what it aims at"
 
 
 Paint = Callable[[str, str], str]
-"""What a terminal makes of a text that says a verdict, given both."""
+"""Function that colours a text for a terminal, given the text and the verdict in the text."""
 
 
 def table(
@@ -34,7 +34,7 @@ def table(
 
     Args:
         sweep: Folder of the sweep, its records, or its verdicts.
-        paint: Colours the verdicts; adds nothing that is as wide as a letter.
+        paint: Function that colours a verdict without adding visible letters.
     """
     verdicts = statistics.Verdicts.of(sweep)
     loaded, lines = verdicts.sweep, []
@@ -87,7 +87,7 @@ def _lines(group: Sequence[Comparison], plan: Mapping[str, Any], paint: Paint) -
 
 
 def _elsewhere(others: Sequence[Comparison], paint: Paint) -> Iterator[str]:
-    """Verdicts at other learning rates than a loss's own, one line a loss."""
+    """Verdicts at other learning rates than a loss's own, one line per loss."""
     if not others:
         return
     verdicts = {
@@ -109,7 +109,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def _cut_name(loss: str, width: int) -> str:
-    """A loss's name, of which its parameters stay: they tell it from another of the same name."""
+    """Name of a loss, shortened before the parameters, which distinguish losses of one name."""
     parameters = loss[loss.find("(") :] if "(" in loss else ""
     if len(loss) <= width or len(parameters) > width - 2:
         return _cut(loss, width)
@@ -139,7 +139,7 @@ TERMS = {
     "inverse link": "what makes a prediction of the outputs: identity, sigmoid, softmax",
     "own loss": "the mean of the loss that a run was trained with",
 }
-"""What the page means by a word."""
+"""Meaning of the terms on the page."""
 
 LONG_UNIT = records.STANDARD
 
@@ -150,16 +150,16 @@ BUCKETS = {
     "worse": ("worse by more", "worse"),
     "told apart by divergence": ("diverges", "reference diverges"),
 }
-"""How a summary sorts verdicts; what stands nowhere here has none."""
+"""Groups of verdicts in a summary; a verdict in no group counts as `none`."""
 
 
 def bucket_of(verdict: str) -> str:
-    """How a summary sorts a verdict: a key of `BUCKETS`, or `none`."""
+    """Group of a verdict in a summary: a key of `BUCKETS`, or `none`."""
     return next((name for name, kinds in BUCKETS.items() if verdict in kinds), "none")
 
 
 def bucketed(comparison: Comparison) -> dict[str, list[str]]:
-    """The losses of a comparison by what came out, `none` those without a verdict."""
+    """Losses of a comparison by group of their verdicts; losses without a verdict are in `none`."""
     losses: dict[str, list[str]] = {name: [] for name in [*BUCKETS, "none"]}
     for row in comparison.paired.itertuples():
         name = bucket_of(row.verdict)
@@ -188,7 +188,7 @@ def rows(comparison: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]
     sign = -records.sign(comparison.metric)
     versus = {row["loss"]: row for row in comparison.paired.to_dict("records")}
     worth = primary.value
-    if comparison.rule.average == "median":  # by what is judged; a mean may be one seed's
+    if comparison.rule.average == "median":  # the judged order; one seed may dominate a mean
         judged = primary.loss.map({loss: row["difference"] for loss, row in versus.items()})
         worth = judged.fillna(math.inf * sign)
     order = primary.assign(first=primary.loss != comparison.reference, worth=sign * worth)
@@ -236,19 +236,19 @@ def rows(comparison: Comparison, plan: Mapping[str, Any]) -> list[dict[str, Any]
 
 
 def _half(half: float) -> str:
-    """Half an interval; never a row of zeros for what is not zero."""
+    """Half an interval as text; a number that is not zero never prints as zeros."""
     text = words.rounded(half, half)
     return text if text == "none" or float(text) or not half else f"{half:.0e}"
 
 
 def _other(row: Any, n: int) -> str:
-    """Mean of another metric, with its n where some runs have no finite value."""
+    """Mean of another metric, with n if some runs have no finite value."""
     text = words.rounded(row.value, row.high - row.value)
     return text if row.n in (0, n) else f"{text} (n = {row.n})"
 
 
 def other_metrics(comparison: Comparison) -> list[str]:
-    """Metrics beside the primary one that have values; the file has those of the last step too."""
+    """Metrics with values except the primary one, and except metrics of the last step only."""
     present = comparison.summary[
         (comparison.summary.n > 0) & (comparison.summary.metric != comparison.metric)
     ]
@@ -273,7 +273,7 @@ def _is_skewed(comparison: Comparison) -> bool:
 
 
 def notes(comparison: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
-    """What a reader of the table must know beside it."""
+    """Notes that a reader of the table must know."""
     primary = comparison.summary[comparison.summary.metric == comparison.metric]
     if comparison.refusal:
         yield f"No pairs: {comparison.refusal}"
@@ -333,7 +333,7 @@ def notes(comparison: Comparison, plan: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _earlier_looks(comparison: Comparison, primary: pd.DataFrame) -> Iterator[str]:
-    """Which differences rest on fewer seeds than the reference's mean, and what that was there."""
+    """Notes on losses settled at an earlier look, with the reference's mean over those seeds."""
     chosen = dict(zip(primary.loss, primary.lr, strict=True))
     reference: Any = next(primary[primary.loss == comparison.reference].itertuples(), None)
     if reference is None:
@@ -354,11 +354,11 @@ def _earlier_looks(comparison: Comparison, primary: pd.DataFrame) -> Iterator[st
 
 
 def caveats(row: Mapping[str, Any], *, is_declared: bool) -> list[str]:
-    """What a reader must know beside a verdict, each in a few words.
+    """Caveats of a verdict, each in a few words.
 
     Args:
-        row: Of `words.verdicts`.
-        is_declared: Whether anything of its context was declared beforehand.
+        row: Row of `words.verdicts`.
+        is_declared: Whether anything in the context of the row was declared beforehand.
     """
     notes = [words.fragility(row), words.on_new_examples(row)]
     if row["still_improving"]:
@@ -372,13 +372,13 @@ def caveats(row: Mapping[str, Any], *, is_declared: bool) -> list[str]:
 
 
 def counted_from_to(numbers: pd.Series, form: str = "") -> str:
-    """A number, or from the least to the most, in a form like ","."""
+    """Numbers as text: a single number, or the least and the largest, in a format like ","."""
     low, high = int(numbers.min()), int(numbers.max())
     return f"{low:{form}}" if low == high else f"{low:{form}} to {high:{form}}"
 
 
 def _duplicates(losses: Sequence[str], plan: Mapping[str, Any]) -> list[str]:
-    """Sentences on those losses of a table that are the same up to a factor."""
+    """Sentences on losses of a table that are equal up to a factor."""
     sentences: dict[str, None] = {}
     for loss in losses:
         duplicates = plan.get("losses", {}).get(loss, {}).get("duplicates", {})

@@ -18,8 +18,8 @@ def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[str]:
     """Write each table as .csv, .md and .tex; returns the names of the files.
 
     Args:
-        folder: Where to.
-        tables: By file stem.
+        folder: Folder of the files.
+        tables: Tables by file stem.
     """
     for name, frame in tables.items():
         safe, texts = frame.map(_defused), frame.map(_rounded).rename(columns=str)
@@ -30,13 +30,13 @@ def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[str]:
 
 
 def stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Frames below each other; those without rows are left out."""
+    """Frames below each other; frames without rows are left out."""
     filled = [frame for frame in frames if len(frame)]
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
 
 
 def _defused(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula; a signed number is none."""
+    """Cell that no spreadsheet takes for a formula; a signed number stays unchanged."""
     is_formula = isinstance(value, str) and re.match(r"[=@]|[+-](?!\d)", value)
     return f"'{value}" if is_formula else value
 
@@ -46,14 +46,14 @@ def _rounded(value: Any) -> str:
 
 
 def markdown(texts: pd.DataFrame) -> str:
-    """A table of texts in Markdown, with nothing in it that Markdown would obey."""
+    """Table of texts in Markdown; special characters of Markdown are escaped."""
     rows = [[*texts.columns], ["---"] * len(texts.columns), *texts.to_numpy().tolist()]
     clean = [[re.sub(r"([|<>\\`*_\[\]])", r"\\\1", cell) for cell in row] for row in rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in clean)
 
 
 def latex(texts: pd.DataFrame) -> str:
-    """A table of texts in LaTeX, for the package booktabs; letters of LaTeX's own are escaped."""
+    """Table of texts in LaTeX, for the package booktabs; special characters are escaped."""
     cells = [[*texts.columns], *texts.to_numpy().tolist()]
     return tabular([[escaped(cell) for cell in row] for row in cells])
 
@@ -74,5 +74,5 @@ _SIGNS = str.maketrans(
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX prints it; a space after a sign's name would only end the name."""
+    """Text escaped for LaTeX; a space after a command becomes a command, or LaTeX would drop it."""
     return re.sub(r"(\\text\w+ ) ", r"\1\\space ", text.translate(_SIGNS))

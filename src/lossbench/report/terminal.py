@@ -1,4 +1,4 @@
-"""What came out of a sweep, as the terminal says it."""
+"""Results of a sweep as text for the terminal, with coloured verdicts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _COLORS = {
 
 @functools.lru_cache(maxsize=1)
 def answer(verdicts: statistics.Verdicts) -> str:
-    """Its results, verdicts coloured, and the essay's findings."""
+    """Table of a sweep's results, verdicts coloured, and the essay's findings."""
     return f"{table(verdicts)}\n{essay.as_text(verdicts)}"
 
 
 def table(verdicts: statistics.Verdicts) -> str:
-    """Its results, verdicts coloured."""
+    """Table of a sweep's results, verdicts coloured."""
     return summary.table(verdicts, paint=_painted)
 
 

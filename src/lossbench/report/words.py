@@ -1,4 +1,4 @@
-"""Verdicts in words: the table a paper quotes, and a sentence for each row of it."""
+"""Verdicts in words: the table that a paper quotes, and a sentence for each row of the table."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ WORDS = {
     "undefined": "undefined in {undefined} of {seeds} pairs",
     "too few pairs": f"too few pairs: {{pairs}}, a verdict needs {FEWEST_PAIRS}",
 }
-"""What each verdict of `paired` reads like."""
+"""Text of each verdict of `paired`."""
 
 DOMINATED = 0.5
-"""Share of the variance that one seed may make before the verdict says so."""
+"""Largest share of the variance that one seed may have without a remark on the verdict."""
 
 
 def verdicts_of(comparison: Comparison) -> pd.DataFrame:
-    """Rows of verdicts.csv: one for each loss that is compared, in words."""
+    """Rows of verdicts.csv: one for each compared loss, with the verdict in words."""
     rows = verdicts(comparison.paired, comparison.summary, steps=comparison.steps)
     return rows.assign(verdict=rows.verdict.map(comparison.printed))
 
@@ -52,20 +52,20 @@ def verdicts_of(comparison: Comparison) -> pd.DataFrame:
 def verdicts(
     paired: pd.DataFrame, summary: pd.DataFrame, *, steps: int | Mapping[str, int]
 ) -> pd.DataFrame:
-    """The comparisons as they are published: one row each, with the verdict in words.
+    """Table of comparisons for publication: one row each, with the verdict in words.
 
     Args:
-        paired: From `paired`.
-        summary: From `summary`, of the same runs and metrics.
-        steps: Update budget of a run, or that of each context.
+        paired: Rows from `paired`.
+        summary: Rows from `summary`, of the same runs and metrics.
+        steps: Update budget of a run, for all contexts or by context.
 
     Returns:
-        Columns `VERDICTS`. `context` is its label, `estimate` is loss - reference in units of the
-        metric, n counts pairs, over which `value` and `reference_value` are the averages of
-        the two. `still_improving`: validation was best at the last step in
-        most runs of the loss or the reference, so a longer training may turn the verdict.
-        `margin_share`: the margin as a share of the reference's error, `target_scale`: one unit of
-        the metric in `target_unit`, the target's own; both where `paired` has them.
+        Columns `VERDICTS`. `context` is the context's label, `estimate` is loss - reference in
+        units of the metric, n is the number of pairs, `value` and `reference_value` are the
+        averages of loss and reference over the pairs. `still_improving`: validation was best at the
+        last step in most runs of the loss or the reference, so a longer training may change the
+        verdict. `margin_share`: the margin as a share of the reference's error. `target_scale`: one
+        unit of the metric in `target_unit`, the unit of the target. NaN if `paired` lacks a column.
     """
     rows = []
     for row in paired.to_dict("records"):
@@ -88,16 +88,16 @@ def verdicts(
 def _in_words(row: Mapping[str, Any]) -> str:
     text = WORDS[row["verdict"]].format(**row, needed=seeds_text(row))
     if row["verdict"] == "too few pairs" and (row["diverged"] or row["reference_diverged"]):
-        # So few seeds that the exact test cannot tell them apart either.
+        # With so few seeds the exact test cannot distinguish loss and reference either.
         text += "; diverges in {diverged} of {seeds} runs, the reference in {reference_diverged}"
     return text.format(**row)
 
 
 def seeds_text(row: Mapping[str, Any]) -> str:
-    """What an undecided comparison takes: seeds that decide it, or at first an interval at all.
+    """Text on the number of seeds that would decide a comparison, or would give an interval.
 
     Args:
-        row: Of `paired`.
+        row: Row of `paired`.
     """
     needed = row["seeds_needed"]
     if not np.isfinite(needed):
@@ -115,17 +115,17 @@ def _is_improving(summary: pd.DataFrame, row: Mapping[str, Any]) -> bool:
 
 
 MANY_ERRORS = 1000
-"""Percent of the reference's error from which on a margin is not told as a share: there is next to
-no error."""
+"""Percent of the reference's error from which on a margin is not given as a share, because the
+error is almost zero."""
 
 
 def margin_text(margins: Sequence[Margin]) -> str:
-    """A margin in the metric, in the target's own unit, and as a share of the reference's error.
+    """Text of a margin in the metric, in the target's unit, and as share of the reference's error.
 
-    As in `0.02 = 1.5 points of the progression score (4 % of the error of mse)`.
+    Example: `0.02 = 1.5 points of the progression score (4 % of the error of mse)`.
 
     Args:
-        margins: One, or those of several contexts with the same metric and reference.
+        margins: One margin, or margins of several contexts with the same metric and reference.
     """
     first = margins[0]
     text = _from_to([margin.value for margin in margins], "{:.3g}")
@@ -145,11 +145,11 @@ def margin_text(margins: Sequence[Margin]) -> str:
 
 
 def seen_text(seen: pd.DataFrame, *, count: int) -> str:
-    """That runs had been seen before, under what, and what follows; empty where none had.
+    """Sentence on runs that were seen under another declaration before; empty if there are none.
 
     Args:
-        seen: From `seen_before`.
-        count: Of all runs.
+        seen: Rows from `seen_before`.
+        count: Number of all runs.
     """
     if seen.empty:
         return ""
@@ -169,10 +169,10 @@ def _from_to(numbers: Sequence[float], digits: str) -> str:
 
 
 def fragility(row: Mapping[str, Any] | pd.Series) -> str:
-    """What speaks against an interval that rests on normal differences; empty where nothing does.
+    """Reasons to doubt an interval that assumes normal differences; empty if there are none.
 
     Args:
-        row: Of `paired` or `verdicts`.
+        row: Row of `paired` or `verdicts`.
     """
     low, high, boot_low, boot_high = (
         row[name] for name in ("low", "high", "boot_low", "boot_high")
@@ -192,15 +192,15 @@ def fragility(row: Mapping[str, Any] | pd.Series) -> str:
 
 
 def on_new_examples(row: Mapping[str, Any] | pd.Series) -> str:
-    """Whether the verdict carries over to new test examples; empty where nobody recorded them.
+    """Verdict for new test examples, as text; empty if the test examples were not recorded.
 
     Args:
-        row: Of `paired` or `verdicts`.
+        row: Row of `paired` or `verdicts`.
     """
     if not isinstance(row["examples_verdict"], str):
         return ""
     word = row["examples_verdict"]
-    if word != "undecided":  # more seeds are not what would decide it
+    if word != "undecided":  # `WORDS` recommends more seeds, which may not help here
         word = WORDS[word].format(**row)
     interval = f"[{row['examples_low']:+.3g}, {row['examples_high']:+.3g}]"
     limit = f"{row['test_examples']:.0f} test examples"
@@ -213,7 +213,7 @@ def sentence(row: Mapping[str, Any] | pd.Series) -> str:
     """One row of `verdicts` as a full sentence.
 
     Args:
-        row: Columns `VERDICTS`.
+        row: Row with columns `VERDICTS`.
     """
     how = records.CONDITIONS[row["condition"]].about.format(reference=row["reference"])
     notes = [_difference(row)]
@@ -247,7 +247,7 @@ def _clause(row: Mapping[str, Any] | pd.Series) -> str:
 
 
 def _bounds(row: Mapping[str, Any] | pd.Series, scale: float) -> str:
-    """The interval, in another unit; empty where there is none."""
+    """Interval in another unit; empty if there is no interval."""
     if not np.isfinite(row["low"]):
         return ""
     return f" [{scale * row['low']:+.3g}, {scale * row['high']:+.3g}]"
@@ -289,7 +289,7 @@ CHANGES = {
     "diverges": "has no answer in numbers: one of both diverged more often than the other",
     "too few pairs": f"has too few pairs, an answer needs {FEWEST_PAIRS}",
 }
-"""What each verdict on a change of a difference says of the loss."""
+"""Text of each verdict on a change of a difference, to follow the name of the loss."""
 
 LEVELS = CHANGES | {
     "better by more": "is better there by more than {margin:g}",
@@ -300,11 +300,11 @@ LEVELS = CHANGES | {
     "worse by more": "is worse there by more than {margin:g}",
     "diverges": "has no answer in numbers: it diverged more often at one of both",
 }
-"""What each verdict on a change of a loss itself says of it."""
+"""Text of each verdict on a change of a loss by itself, to follow the name of the loss."""
 
 
 def change_in_words(row: Mapping[str, Any]) -> str:
-    """The verdict of a row of `interactions`, after the name of its loss."""
+    """Verdict of a row of `interactions`, in words that follow the name of the loss."""
     words = CHANGES if row["reference"] else LEVELS
     return words[row["verdict"]].format(**row)
 
@@ -337,7 +337,7 @@ def rounded(value: float, half: float) -> str:
     if not (math.isfinite(half) and half > 0) or abs(value) >= 1e4:
         return f"{value:.4g}"
     decimals = min(4, max(0, 1 - math.floor(math.log10(half))))
-    if half < abs(value) < 0.5 * 10.0**-decimals:  # known well, and less than four decimals show
+    if half < abs(value) < 0.5 * 10.0**-decimals:  # not zero, but would round to zero
         return f"{value:.1e}"
     return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
@@ -359,10 +359,10 @@ def listed(names: Sequence[object]) -> str:
 
 
 def updates_taken(row: Mapping[str, Any]) -> str:
-    """The median number of updates to a target, or the count of runs that reached it.
+    """Median number of updates to a target, or the number of runs that reached the target.
 
     Args:
-        row: Of `statistics.time_to`.
+        row: Row of `statistics.time_to`.
     """
     if math.isfinite(row["median"]):
         return f"{row['loss']} {row['median']:.0f}"

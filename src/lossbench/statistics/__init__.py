@@ -1,8 +1,8 @@
-"""From records to estimates: pairs of runs, differences between losses, and their certainty.
+"""Estimates from records: pairs of runs, and differences between losses with their intervals.
 
 Pure functions on plain frames; `Verdicts` reads the declaration of a sweep. Verdicts come only from
-simultaneous paired intervals over the declared family; all other numbers are for
-robustness. Diverged runs rank worst and are counted beside every mean over survivors.
+simultaneous paired intervals over the declared family; all other numbers only show how robust the
+verdicts are. Diverged runs rank worst and are counted beside every mean over survivors.
 """
 
 from lossbench.statistics.averages import completeness, cross_losses, divergence_rates, summary

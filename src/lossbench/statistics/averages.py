@@ -1,4 +1,4 @@
-"""Ends of the runs of each loss, and their values."""
+"""Counts of runs by status, and averages of their metrics, for each loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def summary(
     Args:
         frame: From `endpoint`, one row a run.
         metrics: Columns to summarise.
-        confidence: Coverage of each interval, not adjusted for their number.
+        confidence: Coverage of each interval, not adjusted for the number of intervals.
 
     Returns:
         Long rows: `FACTS`, metric, value, low, high, n; `planned`, `diverged`, `failed`, `missing`
@@ -45,7 +45,7 @@ def counts(cell: pd.DataFrame) -> dict[str, int]:
 
 
 def divergence_rates(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
-    """Share of runs of each loss that diverged, with its exact binomial interval.
+    """Share of runs of each loss that diverged, with the share's exact binomial interval.
 
     Args:
         runs: Table `runs`, or from `placed`; runs that failed or are missing do not count.
@@ -64,14 +64,14 @@ def divergence_rates(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.Data
 
 
 def completeness(runs: pd.DataFrame) -> pd.DataFrame:
-    """Number of planned runs by their end, per context.
+    """Number of planned runs by status, per context.
 
     Args:
         runs: Table `runs`.
 
     Returns:
-        Rows by context and label: `planned`, counts by status, and `unfinished`: runs
-        that failed or are missing, in words.
+        Rows by context and label: `planned`, counts by status, and `unfinished`: a text that lists
+        the runs that failed or are missing.
     """
     rows, columns = [], ["context", "label", "status", "loss", "lr", "seed", "reason"]
     for facts, cell in placed(runs)[columns].groupby(["context", "label"], dropna=False):
@@ -88,7 +88,7 @@ def completeness(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def cross_losses(runs: pd.DataFrame, evals: pd.DataFrame) -> pd.DataFrame:
-    """Every model judged by every loss of the comparison: test, last step.
+    """Mean of every loss for the models trained with every loss, on test at the last step.
 
     Args:
         runs: From `placed`, of one context and condition; runs that are done count.
@@ -96,8 +96,8 @@ def cross_losses(runs: pd.DataFrame, evals: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Rows by loss (trained with) and `other` (judged by): label, value (mean over seeds), n, and
-        `ratio` to the least value of the column (NaN where that is not positive). Where a loss has
-        no value for a model's outputs there is no row.
+        `ratio` to the least value of the same `other` (NaN if the least value is not positive). A
+        pair has no row if `other` has no value for the outputs of the models.
     """
     mine, names = runs[runs.status == "done"], [*dict.fromkeys(runs.loss)]
     facts = mine.set_index("run_id")[["label", "loss", "stop_step"]]

@@ -1,4 +1,4 @@
-"""The choice of a candidate for each loss, and the uncertainty it adds to a difference."""
+"""The choice of a candidate for each loss, and the uncertainty due to it in a difference."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from lossbench.statistics.intervals import Estimate, half_width, mean_interval, 
 from lossbench.statistics.rule import Rule
 
 TIE = 1e-6
-"""Share of a cost within which averages are equal: what float32 cannot tell apart."""
+"""Share of a cost within which averages count as equal: the precision of float32."""
 
 RESAMPLES = 400
-"""Resamples of the seeds on which candidates are chosen again."""
+"""Number of resamples of the seeds on which candidates are chosen again."""
 
 PLAUSIBLE = 0.02
-"""Share of the resamples that must choose a candidate so that it is still plausible."""
+"""Least share of the resamples that choose a plausible candidate."""
 
 
 @dataclass(frozen=True)
 class TuningTable:
-    """Runs of one loss: every candidate that was trained on every seed.
+    """Runs of one loss at the R candidates that were trained on all S seeds.
 
     Attributes:
         candidates: Numbers of the R candidates, by learning rate.
         rates: Learning rate of each candidate, [R].
         run_ids: Identities of the runs, [S, R].
-        costs: Values on validation that choose, lower is better, [S, R]; NaN where a run diverged.
+        costs: Values on validation by which a candidate is chosen, lower is better, [S, R]; NaN
+            where a run diverged.
         results: Values on test to judge, in units of the metric, [S, R]; NaN where a run diverged.
         diverged: Whether a run diverged, [S, R].
     """
@@ -45,13 +46,13 @@ class TuningTable:
 
 
 def tuning_table(runs: pd.DataFrame, rule: Rule, *, seeds: Sequence[int]) -> TuningTable:
-    """The runs of one loss, laid out by seed and candidate.
+    """Arrange the runs of one loss by seed and candidate.
 
     Args:
         runs: One row a run, with `candidate` (a number, ascending with the learning rate), the
-            metric on test, and `selected_by`, the value on validation that chooses.
-        rule: Names the metric that is judged and the one that chooses.
-        seeds: Seeds to take; a candidate that lacks one of them is left out.
+            metric on test, and `selected_by`, the value on validation by which one is chosen.
+        rule: Rule with the metric to judge by and the metric to choose by.
+        seeds: Seeds to take; a candidate without a run on each of these seeds is left out.
     """
     rows = np.flatnonzero(runs.seed.isin(seeds) & runs.status.isin(records.RESULTS))
     observed, seed_of = np.unique(runs.seed.to_numpy()[rows], return_inverse=True)
@@ -72,7 +73,7 @@ def tuning_table(runs: pd.DataFrame, rule: Rule, *, seeds: Sequence[int]) -> Tun
 
 
 def costs_alone(runs: pd.DataFrame, rule: Rule, *, seeds: Sequence[int]) -> TuningTable:
-    """A `tuning_table` of runs without values on test: its results are those on validation."""
+    """A `tuning_table` of runs without values on test, with those on validation as results."""
     return tuning_table(runs, replace(rule, metric="selected_by"), seeds=seeds)
 
 
@@ -81,20 +82,21 @@ def chosen(
 ) -> np.ndarray:
     """Index of the best candidate: the fewest diverged runs, then the least average over seeds.
 
-    The average is of a candidate's distance from the best one of its seed. Where no run diverged
-    the mean chooses alike without that; candidates that diverged on different seeds would be
-    compared by the difficulty of the seeds that each survived, and the median would choose by the
-    seed that happens to lie in the middle.
-    Of candidates that do equally well the middle one is chosen: the edge of a plateau is where a
-    small change matters most.
+    A candidate's average is over the differences of its cost to the least cost on the same seed.
+    Averages of the costs themselves would compare candidates that diverged on different seeds by
+    the difficulty of the seeds that each survived, and the median would depend on the one seed in
+    the middle; for the mean without diverged runs, both ways choose alike.
+    If several candidates do equally well, the middle one is chosen, because a small change matters
+    most at the edge of a plateau.
 
     Args:
         costs: Values on validation, [S, R]; NaN where a run diverged.
-        weights: Number of times that each seed counts, [D, S]; None counts each once.
+        weights: Number of times that each seed counts in each of D resamples, [D, S]; None counts
+            each seed once.
         average: "mean" or "median", of the seeds that survived.
 
     Returns:
-        Indices, [D], or [1].
+        Indices, [D]; [1] without weights.
     """
     weights = np.ones((1, len(costs))) if weights is None else weights
     is_lost = ~np.isfinite(costs)
@@ -110,13 +112,13 @@ def chosen(
 
 
 def _means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted mean over seeds of the finite values, [D, R]; 0 where there are none."""
+    """Weighted mean over seeds of the finite values, [D, R]; 0 if no value is finite."""
     is_there = np.isfinite(values)
     return weights @ np.where(is_there, values, 0.0) / np.maximum(weights @ is_there, 1)
 
 
 def _medians(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted median over seeds of the finite values, [D, R]; 0 where there are none."""
+    """Weighted median over seeds of the finite values, [D, R]; 0 if no value is finite."""
     order = np.argsort(values, axis=0)  # NaN last
     ordered = np.take_along_axis(np.where(np.isfinite(values), values, 0.0), order, 0)
     is_there = np.take_along_axis(np.isfinite(values), order, 0)
@@ -132,21 +134,21 @@ AVERAGES = {"mean": _means, "median": _medians}
 
 
 def reselected(costs: np.ndarray, *, average: str = "mean") -> np.ndarray:
-    """Indices that other seeds like these would choose, one for each resample of them, [D]."""
+    """Index of the candidate that each of D bootstrap resamples of the seeds chooses, [D]."""
     return chosen(costs, resamples(len(costs), draws=RESAMPLES), average=average)
 
 
 def plausible(costs: np.ndarray, rates: np.ndarray, *, average: str = "mean") -> np.ndarray:
-    """Indices of the candidates that other seeds might choose, and of those one rate beside them.
+    """Indices of the candidates that other seeds might choose, and of those at neighbouring rates.
 
     Args:
         costs: Values on validation, [S, R]; NaN where a run diverged.
-        rates: Learning rate of each candidate, ascending, [R]; with other tuned settings, each rate
-            stands as often as they have values, in the same order.
+        rates: Learning rate of each candidate, ascending, [R]; if other settings are tuned too,
+            each rate is repeated for each of their combinations, in the same order.
         average: "mean" or "median", of the seeds that survived.
 
     Returns:
-        Ascending, at least one.
+        Indices in ascending order, at least one.
     """
     indices = reselected(costs, average=average)
     shares = np.bincount(indices, minlength=costs.shape[1]) / len(indices)
@@ -157,12 +159,12 @@ def plausible(costs: np.ndarray, rates: np.ndarray, *, average: str = "mean") ->
 
 
 def least_step(values: np.ndarray, *, metric: str) -> float:
-    """Worth of one test example, 1/N, in a metric that counts examples; 0 in others.
+    """Change of a metric by one of N test examples: 1/N for an accuracy, 0 for other metrics.
 
     Args:
-        values: Shares of N examples, of runs with any seed, candidate and loss; N is read from the
-            least step between them. A few values may show a longer step; equal ones show none, and
-            count as shares of one example, so that nothing is settled by them.
+        values: Values of runs with any seed, candidate and loss; 1/N is taken to be the least
+            difference between two values. A few values may give too large a result; if all values
+            are equal, the result is 1, so that no comparison is settled by equal values.
         metric: Name of the metric.
     """
     if metric.partition(":")[0] not in ("accuracy", "accuracy_clean"):
@@ -174,7 +176,7 @@ def least_step(values: np.ndarray, *, metric: str) -> float:
 
 @dataclass(frozen=True)
 class Choice:
-    """The runs of one loss, with the candidate that their seeds, or resampled seeds, choose.
+    """Results of one loss, and the candidates that its seeds and resamples of the seeds choose.
 
     Attributes:
         results: Values on test to judge, [S, R]; NaN where a run diverged.
@@ -188,7 +190,7 @@ class Choice:
 
     @classmethod
     def of(cls, table: TuningTable, *, average: str) -> Choice:
-        """The choice that a loss makes on its own validation."""
+        """Choose a candidate by the costs in a table."""
         again = reselected(table.costs, average=average)
         return cls(table.results, int(chosen(table.costs, average=average)[0]), again)
 
@@ -208,10 +210,11 @@ def difference(
 ) -> tuple[Estimate, Estimate]:
     """Difference between losses, each at its own choice, seed by seed, with two intervals.
 
-    The first is that of the whole procedure: it holds the spread over seeds, and that other seeds
-    would have chosen other candidates. Either side is √(a² + b²): a is that of the second interval,
-    at these candidates as if nobody had chosen them; b is t times the standard deviation of the
-    average difference when all candidates are chosen again on resampled seeds.
+    The first interval is that of the whole procedure: it includes the spread over seeds, and the
+    uncertainty of the choice, because other seeds would have chosen other candidates. Either side
+    has the length √(a² + b²): a is the length in the second interval, which takes the candidates as
+    fixed; b is t times the standard deviation of the average difference when all candidates are
+    chosen again on resampled seeds.
 
     Args:
         added: Choice of one loss; or of two, for a difference of differences.
@@ -219,8 +222,8 @@ def difference(
         confidence: Coverage of each interval.
         average: "mean", with `mean_interval`, or "median", with its exact interval.
         resolution: Least step of the metric, 1/N for a share of N examples; 0 if it has none.
-            Where n seeds agree, all of n N predictions did, and no interval is shorter than the
-            exact limit of a disagreement never seen: log(2 / (1 - confidence)) / (n N).
+            If n seeds agree, all n N predictions agree, and neither side is shorter than the exact
+            limit for a disagreement that was never observed: log(2 / (1 - confidence)) / (n N).
 
     Source:
         Thompson 1936, Annals of Mathematical Statistics, for the median; Clopper and Pearson 1934,
@@ -248,7 +251,7 @@ def selection_sd(
         average: Summary of the seeds: "mean" or "median".
 
     Returns:
-        In units of the metric; NaN where no pair survived.
+        The standard deviation, in units of the metric; NaN if no pair survived.
     """
     signed = [*((1, one) for one in added), *((-1, one) for one in subtracted)]
     again = np.stack([one.again for _, one in signed])
@@ -268,7 +271,7 @@ def procedure_and_fixed_intervals(
 ) -> tuple[Estimate, Estimate]:
     """The two intervals of `difference`: of the whole procedure, and at fixed candidates.
 
-    Both grow with the confidence.
+    Both intervals grow with the confidence.
 
     Args:
         values: Differences of the pairs that survived at the chosen candidates, [n]; fewer than
@@ -295,7 +298,7 @@ def _of_mean(values: np.ndarray, confidence: float) -> tuple[float, float, float
 
 
 def _of_median(values: np.ndarray, confidence: float) -> tuple[float, float, float]:
-    """The median, and order statistics around it; infinite with too few values."""
+    """The median and its bounds from order statistics; infinite bounds for too few values."""
     median = float(np.median(values))
     interval = scipy.stats.quantile_test(values, q=median, p=0.5).confidence_interval(confidence)
     low, high = (
@@ -306,17 +309,17 @@ def _of_median(values: np.ndarray, confidence: float) -> tuple[float, float, flo
 
 
 INTERVALS = {"mean": _of_mean, "median": _of_median}
-"""An average and its interval, from n values."""
+"""Functions that return an average of n values, and the bounds of its interval."""
 
 
 def candidates(frame: pd.DataFrame, *, tuned: Sequence[str]) -> pd.Series:
-    """A number for each candidate, ascending with the learning rate, then with other tuned keys.
+    """Number of each run's candidate, ascending with the learning rate, then with other tuned keys.
 
     Args:
         frame: Runs, placed with the same `tuned`.
-        tuned: Keys that are chosen for each loss; the learning rate always is.
+        tuned: Keys that are chosen for each loss; the learning rate is always one of them.
     """
-    others = [key for key in tuned if key != "optimizer.lr"]  # missing where a loss has no such
+    others = [key for key in tuned if key != "optimizer.lr"]  # missing for a loss without the key
     table = frame[["lr", *others]].astype(dict.fromkeys(others, str))
     return table.groupby(["lr", *others], dropna=False).ngroup()
 
@@ -324,21 +327,21 @@ def candidates(frame: pd.DataFrame, *, tuned: Sequence[str]) -> pd.Series:
 def at_choice(
     frame: pd.DataFrame, rule: Rule, *, by: Sequence[str] = ("context", "loss")
 ) -> pd.DataFrame:
-    """The runs of each loss at the candidate that it chooses on all of its seeds.
+    """The runs of each loss at the candidate that is chosen on all seeds of the loss.
 
     Args:
         frame: One row a run, with `candidate` and `selected_by`, see `tuning_table`.
-        rule: Its `select` chooses, by the average of the seeds.
-        by: Columns within whose values a candidate is chosen: with `lr`, one at each rate.
+        rule: Rule with the metric to choose by, `select`, and the average over the seeds.
+        by: Columns of the groups in each of which a candidate is chosen: with `lr`, one per rate.
     """
     needed = ["seed", "status", "candidate", "lr", "selected_by", *by]
-    rows = frame[[*dict.fromkeys(needed)]].reset_index(drop=True)  # wide tables are slow to cut
+    rows = frame[[*dict.fromkeys(needed)]].reset_index(drop=True)  # wide tables are slow to slice
     places = []
     for _, cell in rows.groupby([*by], sort=False):
         table = costs_alone(cell, rule, seeds=[*{*cell.seed}])
         if len(table.candidates):
             candidate = table.candidates[chosen(table.costs, average=rule.average)[0]]
-        else:  # none has run on every seed: the one that has on most
+        else:  # no candidate has run on every seed: take the one with the most runs
             candidate = cell.candidate.value_counts().sort_index().idxmax()
         places.extend(cell.index[cell.candidate == candidate])
     return frame.iloc[places]

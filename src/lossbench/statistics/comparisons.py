@@ -1,4 +1,4 @@
-"""The comparison of the losses of one context, by the declaration of the sweep."""
+"""The comparison of the losses of one context, as the sweep declared it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from lossbench.statistics.tuning import (
 )
 
 SMOKE = "SMOKE "
-"""Beginning of each verdict of a sweep at `size=smoke`, which says nothing about losses."""
+"""Prefix of each verdict of a sweep at `size=smoke`, whose runs are too short to judge losses."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Comparison:
     """All estimates of one context and condition; each table is computed when it is first read.
 
     Attributes:
-        label: Data and model of the context, and all that tells it from others.
+        label: Data and model of the context, and all factors in which other contexts differ.
         title: Title of the data set, or the label.
-        stem: Beginning of the names of the context's files, unlike that of any other.
+        stem: Prefix of the names of the context's files, different for each context.
         condition: The learning rates that are compared, a key of `records.CONDITIONS`.
         rule: The rule of the verdicts; its margin is `margin.value`.
         margin: The declared margin, resolved at the first look.
         declared: The declaration.
         every_run: All runs of the context with their values on test, as `paired` takes them.
-        runs: Those runs that stand at the chosen candidates.
+        runs: The runs of `every_run` at the chosen candidates.
         validation: All runs of the context at the endpoint on validation, with their candidates.
         evals: Evaluations of all runs of the context, at every evaluated step.
         paired: `statistics.paired` of all runs.
@@ -85,7 +85,7 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        """Part of file names."""
+        """Part of file names: `stem`, with the condition if this is not the main comparison."""
         return self.stem if self.is_main else f"{self.stem}_{self.condition}"
 
     @property
@@ -100,23 +100,23 @@ class Comparison:
 
     @property
     def is_main(self) -> bool:
-        """Whether it is the fair comparison, each loss at its own learning rate."""
+        """Whether this is the fair comparison, each loss at its own learning rate."""
         return records.CONDITIONS[self.condition].is_own
 
     @property
     def is_declared(self) -> bool:
-        """Whether anything of it was declared before its runs; else all of it is exploratory."""
+        """Whether the sweep declared losses for the context; else all results are exploratory."""
         return bool(self.declared.expected)
 
     @property
     def seen(self) -> pd.DataFrame:
-        """Chosen runs that were seen before; a run that nobody chose settles nothing."""
+        """Runs that were seen before, of those at the chosen candidates; others decide nothing."""
         seen = self.declared.seen_runs
         return seen[seen.run_id.isin(self.runs.run_id)]
 
     @property
     def confirming(self) -> tuple[str, ...]:
-        """Losses that were declared before their runs, and not seen before; others explore."""
+        """Losses declared before their runs and not seen before; all others are exploratory."""
         return tuple(sorted({*self.declared.losses} - {*self.seen.loss}))
 
     @property
@@ -132,12 +132,17 @@ class Comparison:
 
     @property
     def steps(self) -> int:
-        """Updates of a run; the largest number where they differ."""
+        """Largest number of updates among the runs that are done; 0 if no run is done."""
         done = self.runs.stop_step[self.runs.status == "done"]
         return int(done.max()) if len(done) else 0
 
     def exploring(self, pairs: pd.DataFrame, run_ids: Iterable[str]) -> pd.DataFrame:
-        """Rows of `paired`, exploratory also where a rate they compare has one of these runs."""
+        """Mark rows of `paired` as exploratory if a rate compared in the row has one of given runs.
+
+        Args:
+            pairs: Rows of `paired`.
+            run_ids: Identities of the given runs.
+        """
         rows = self.every_run[self.every_run.run_id.isin([*run_ids])]
         places = {*zip(rows.loss, rows.lr, strict=True)}
         is_exploratory = [
@@ -148,7 +153,7 @@ class Comparison:
         return pairs.assign(exploratory=pd.Series(is_exploratory, pairs.index, dtype=bool))
 
     def printed(self, verdict: str) -> str:
-        """A verdict for a reader: that of a smoke sweep never without the word."""
+        """A verdict as a reader sees it, with the prefix `SMOKE` in a smoke sweep."""
         return f"{SMOKE}{verdict}" if self.declared.is_smoke else verdict
 
     # ---- tables ----------------------------------------------------------------------------------
@@ -164,16 +169,16 @@ class Comparison:
     def grid(self) -> pd.DataFrame:
         """Runs of the first look on validation: at each learning rate the best candidate.
 
-        Later looks have more seeds, but not at every rate: averages side by side are the first's.
+        Later looks have more seeds, but not at every rate, so their averages are not comparable.
         """
         first = self.validation[self.validation.seed.isin(self.declared.first_seeds)]
-        if len(self.declared.tuned) == 1:  # the rate alone
+        if len(self.declared.tuned) == 1:  # only the learning rate
             return first
         return at_choice(first, self.rule, by=("context", "loss", "lr"))
 
     @functools.cached_property
     def rates(self) -> pd.DataFrame:
-        """`statistics.learning_rates` of the grid; `best` is the choice of all seeds."""
+        """`statistics.learning_rates` of the grid; `best` marks the rate chosen on all seeds."""
         select, confidence = self.rule.select, self.rule.confidence
         rates = learning_rates(self.grid, metric=select, confidence=confidence)
         own = at_choice(self.validation, self.rule)
@@ -197,12 +202,12 @@ class Comparison:
 
     @functools.cached_property
     def stability(self) -> pd.DataFrame:
-        """`statistics.tuning.stability` of the choice."""
+        """`statistics.tuning.stability` of all runs."""
         return stability(self.every_run, self.rule)
 
     @functools.cached_property
     def times_to_target(self) -> pd.DataFrame:
-        """`statistics.time_to` the declared target on validation; no rows without one."""
+        """`statistics.time_to` the declared target on validation; no rows without a target."""
         if self.declared.target is None:
             return pd.DataFrame()
         metric = records.PRIMARY[self.task]
@@ -224,7 +229,7 @@ class Comparison:
 
     @functools.cached_property
     def at_reference_rate(self) -> Comparison | None:
-        """Of a main comparison the one at the reference's rate; None where both are the same."""
+        """The comparison at the reference's rate; None if it would equal this main comparison."""
         if len({*self.every_run.lr}) < 2:
             return None
         at_rate = _at_reference_rate(self)
@@ -232,7 +237,7 @@ class Comparison:
 
 
 def slug(text: str) -> str:
-    """A name as part of a file's name: letters, digits and underscores."""
+    """Replace all characters that are not letters, digits or underscores, for a file name."""
     return re.sub(r"\W+", "_", text).strip("_")
 
 
@@ -248,7 +253,7 @@ def main_of_context(
         runs: All runs of the context, placed.
         evals: Evaluations of these runs.
         sweep: Records of the sweep.
-        stem: Beginning of the names of the context's files.
+        stem: Prefix of the names of the context's files.
     """
     declaration, plan = declaration_of(sweep.plan), records.Plan(sweep.plan, sweep.planned)
     where = {"data": str(runs.data.iloc[0]), "task": str(runs.task.dropna().iloc[0])}
@@ -257,7 +262,7 @@ def main_of_context(
     at = {"evals": evals, "endpoint": declaration["endpoint"]}
     metrics = [rule.metric]
     for name, metric in records.METRICS.items():
-        # At another endpoint than the last step only some runs have final metrics.
+        # At another endpoint than the last step, only some runs have final metrics.
         is_comparable = declaration["endpoint"] == "last" or not metric.is_final
         if metric.task == where["task"] and is_comparable and name != rule.metric:
             metrics.append(name)
@@ -302,7 +307,7 @@ def main_of_context(
 def _rule(
     declaration: Mapping[str, Any], runs: pd.DataFrame, *, is_declared: bool, where: dict[str, str]
 ) -> Rule:
-    """The declared rule for a context, its margin not resolved yet."""
+    """The declared rule for a context; the margin is not resolved yet and has its default."""
     return Rule(
         metric=records.declared(declaration["primary"], **where),
         reference=_reference(declaration, runs, is_declared=is_declared, **where),
@@ -314,9 +319,9 @@ def _rule(
 
 
 def _at_reference_rate(main: Comparison) -> Comparison:
-    """The comparison at the rate that the reference chooses, each loss at its best of that rate.
+    """The comparison at the reference's rate, each loss at its best candidate with that rate.
 
-    Why a loss differs is asked of the first look alone.
+    Only the seeds of the first look count, because all of them have every candidate.
     """
     every_run = main.every_run[main.every_run.seed.isin(main.declared.first_seeds)]
     base = at_choice(every_run[every_run.loss == main.reference], main.rule)
@@ -332,7 +337,7 @@ def _at_reference_rate(main: Comparison) -> Comparison:
 
 
 def _judged(comparison: Comparison, examples: pd.DataFrame | None) -> Comparison:
-    """The comparison with its pairs, or with the reason why there are none."""
+    """The comparison with its table of pairs, or with the reason why no pairs exist."""
     declared, reference = comparison.declared, comparison.reference
     try:
         if reference not in {*comparison.validation.loss}:
@@ -361,7 +366,7 @@ def _judged(comparison: Comparison, examples: pd.DataFrame | None) -> Comparison
 def _reference(
     declaration: Mapping[str, Any], runs: pd.DataFrame, *, is_declared: bool, data: str, task: str
 ) -> str:
-    """The declared reference; where nothing was declared and it did not run, one that did."""
+    """The declared reference; if nothing was declared and it did not run, another loss that did."""
     name, losses = records.declared(declaration["reference"], data=data, task=task), {*runs.loss}
     if name in losses or is_declared:
         return name

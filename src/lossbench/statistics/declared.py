@@ -28,22 +28,22 @@ DEFAULTS = {
     "questions": [],
     "size": "",
 }
-"""Declaration of a sweep that declared nothing; all of it is exploratory then."""
+"""Declaration of a sweep that declared nothing, so that all its comparisons are exploratory."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """The declaration of one context, and those of its runs that somebody had seen before.
+    """The declaration of one context, and the runs of the context that were seen before.
 
     Attributes:
-        losses: Losses all of whose runs here were declared before the sweep had any run.
-        expected: Losses that were declared for the context, with or without a run here.
+        losses: Losses all of whose runs in the context were declared before the sweep had any run.
+        expected: Losses that were declared for the context, with or without a run in it.
         first_seeds: Seeds of the first look, which have every candidate.
-        tuned: Keys that were tuned for each loss, the learning rate among them.
+        tuned: Keys that were tuned for each loss, including the learning rate.
         endpoint: The evaluated step that counts: "last" or "best".
-        target: Value of the task's usual metric on validation to reach; None where none was named.
+        target: Value of the task's primary metric to reach on validation; None if not declared.
         seen_runs: Runs seen before under another declaration, see `seen_before`.
-        asked_runs: run_id of runs of which another sweep had asked other questions.
+        asked_runs: run_id of each run for which another sweep had declared other questions.
         is_smoke: Whether the runs are so short that their verdicts say nothing about losses.
     """
 
@@ -75,15 +75,15 @@ def declared_losses(plan: records.Plan, runs: pd.DataFrame) -> list[str]:
 
 
 def seen_before(plan: records.Plan, runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs that another sweep had trained under another declaration, or under none.
+    """Runs that another sweep had trained under another declaration, or under no declaration.
 
     Args:
-        plan: Plan of the sweep, which has recorded it of each run.
+        plan: Plan of the sweep, which records the other sweep of each run.
         runs: Runs of the sweep, placed.
 
     Returns:
-        Columns run_id, loss, sweep (its name), declaration (sha256; empty where nothing was
-        declared).
+        Columns run_id, loss, sweep (name of the other sweep), declaration (its sha256; empty if
+        the other sweep declared nothing).
     """
     facts = plan.runs.loc[runs.run_id, ["seen_in", "seen_under"]].assign(loss=runs.loss.array)
     seen = facts[facts.seen_under.notna()].reset_index()[
@@ -95,7 +95,7 @@ def seen_before(plan: records.Plan, runs: pd.DataFrame) -> pd.DataFrame:
 def declared_in_context(plan: records.Plan, runs: pd.DataFrame) -> frozenset[str]:
     """Losses that the first declaration named in a context; other parameters make another loss.
 
-    A loss whose code was edited since stays one of them, though its runs are declared anew.
+    A loss stays among these losses if its code was edited later, though its runs are declared anew.
 
     Args:
         plan: Plan of the sweep.
@@ -123,7 +123,7 @@ def declared_of(
         declaration: Declaration of the sweep.
         plan: Plan of the sweep.
         runs: All runs of the context, placed.
-        where: Its data set and its task, as `data` and `task`.
+        where: Data set and task of the context, as `data` and `task`.
     """
     expected = declared_in_context(plan, runs)
     looks = declaration["looks"]

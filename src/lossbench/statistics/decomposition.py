@@ -1,4 +1,4 @@
-"""Why a loss differs from the reference: the scale of its gradient, its weighting, and the rest."""
+"""Causes of a loss's difference to the reference: gradient scale, weighting, and the rest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lossbench.statistics.design import CURES, FACTS, refuse_unequal
 from lossbench.statistics.intervals import estimate
 
 PARTS = ("total", "scale", "weighting", "rest")
-"""A difference and its parts; the last three sum to the first."""
+"""A difference and its three parts, which sum to the difference."""
 
 DECOMPOSED = [*FACTS, "lr", "part", "metric", "reference", "value", "low", "high", "n"]
 DECOMPOSED += ["left_out", "confidence", "differences"]
@@ -22,26 +22,26 @@ DECOMPOSED += ["left_out", "confidence", "differences"]
 def decomposition(
     frame: pd.DataFrame, *, metric: str, reference: str, confidence: float = 0.95
 ) -> pd.DataFrame:
-    """Difference of every loss to the reference, split by causes of the updates.
+    """Difference of every loss to the reference, split into scale, weighting and the rest.
 
-    With m(loss, signal) a run's metric, its signal one of `records.SIGNALS`, within a seed and at
-    one learning rate: total = m(loss, own) - m(reference, own), scale = m(loss, own) -
+    Let m(loss, signal) be the metric of a run with a signal of `records.SIGNALS`. Within a seed and
+    at one learning rate: total = m(loss, own) - m(reference, own), scale = m(loss, own) -
     m(loss, norm_matched), weighting = m(loss, reweighted) - m(reference, own), and rest = total -
-    scale - weighting. Each is the effect of one replacement, with all else unchanged; another order
-    of replacements would share the difference out otherwise.
+    scale - weighting. Scale and weighting are effects of one replacement with all else unchanged;
+    another order of the replacements would give other parts of the difference.
 
     Args:
-        frame: From `endpoint`, one row a run, of runs from `placed` with `tuned=["signal"]`: the
-            signal is no factor of the context then, but a column.
+        frame: From `endpoint`, one row a run, of runs from `placed` with `tuned=["signal"]`, so
+            that the signal is a column and not a factor of the context.
         metric: Column to compare.
         reference: The loss the others are compared with.
-        confidence: Of each interval, pointwise.
+        confidence: Coverage of each interval, pointwise.
 
     Returns:
-        Per context, condition, learning rate, loss with all three signals, and part: mean over
-        seeds in which all four runs survived with its paired-t interval, `n` seeds, `left_out`
-        seeds in which a run did not, and `differences` (by seed, in order). Empty where the
-        reference or a signal is lacking.
+        Per context, condition, learning rate, loss with all three signals, and part: mean over the
+        seeds in which all four runs survived, with its paired-t interval, `n` such seeds,
+        `left_out` other seeds, and `differences` (by seed, in order). Empty if the reference or a
+        signal is missing.
 
     Raises:
         ValueError: The frame has no column `signal`, or runs of a seed differ in a fingerprint.
@@ -72,7 +72,7 @@ def decomposition(
 
 
 def _parts(runs: pd.DataFrame, base: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The four parts of each seed, in columns; NaN where one of the four runs has no value."""
+    """Total and parts of each seed, in columns; NaN if one of the four runs has no value."""
     value = {signal: rows.set_index("seed")[metric] for signal, rows in runs.groupby("signal")}
     m = pd.DataFrame({**value, "reference": base.set_index("seed")[metric]}).astype(float)
     total = m.own - m.reference

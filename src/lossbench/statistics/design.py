@@ -1,4 +1,4 @@
-"""The design of a comparison: contexts, endpoints, and the proof that runs are pairs."""
+"""The design of a comparison: contexts, endpoints, and the check that runs are pairs."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ CURES = {
     "shared_sha": "the code of data, model or optimizer was edited in between: use name=NEW",
     "env_sha": "versions, device or threads differed: run the sweep on one machine, with name=NEW",
 }
-"""Fingerprints that must be equal within a seed and context, and the cure where they are not."""
+"""Fingerprints that must be equal within a seed and context, and the cure if they differ."""
 
 Row = dict[str, Any]
-"""One row of a table: numbers, words and tuples by column."""
+"""One row of a table: numbers, texts and tuples by column."""
 
 FACTS = ["context", "label", "task", "condition", "loss", "family"]
-"""Columns that begin every estimate: the runs it is an estimate of."""
+"""First columns of every table of estimates: they identify the runs of an estimate."""
 
 _NO_FACTORS = {"run_id", "pack_id", "name", "look", "loss", "lr", "seed"}
 _NO_FACTORS |= {"source_sha", "experiment", "extensions"}  # the loss's code is part of source_sha
 
 _QUIET = ("log_every", "eval_every", "batch_size", "schedule.name", "steps", "init.output_scale")
-"""Factors that a label leaves out where others tell contexts apart."""
+"""Factors that a label leaves out if other factors distinguish the contexts."""
 
 
 def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
     """The pairing key of every run: all its factors but the loss, the learning rate and the seed.
 
-    A key that was tuned for each loss is no factor either: it belongs to the loss. A run
-    without a configuration (it is missing) joins the runs of its `planned_context`, or those of
-    its data, model and optimizer, where these have one context.
+    A key that was tuned for each loss is not a factor either, because it belongs to the loss. A
+    missing run, which has no configuration, gets the context of the runs with its
+    `planned_context`, or with its data, model and optimizer, if these runs have one context.
 
     Args:
         runs: Table `runs`.
@@ -49,8 +49,8 @@ def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
 
     Returns:
         One row a run, indexed like `runs`: `context` (8 hex digits), `label` (data × model, and
-        the factors that tell contexts apart) and `variant` (the loss, with those of its parameters
-        that vary within the sweep).
+        the factors that distinguish contexts) and `variant` (the loss, with its parameters if they
+        vary within the sweep).
     """
     kinds, few = _alike(runs)
     configs = [json.loads(text) if isinstance(text, str) and text else {} for text in few.config]
@@ -82,9 +82,9 @@ def contexts(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def _alike(runs: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
-    """Index of each run among runs with distinct configurations but for the seed, and those runs.
+    """Groups of runs with the same configuration: the group of each run, and one run per group.
 
-    Where the plan knows the purpose of a run, no configuration need be compared.
+    Runs with the same `planned_slot` are one group, whatever their configurations (and seeds) are.
     """
     key = runs.config.astype(object).where(runs.config.notna(), "")
     if "planned_slot" in runs:
@@ -105,7 +105,7 @@ def _without(config: Mapping[str, Any], names: Collection[str]) -> dict[str, Any
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested mappings by dotted name."""
+    """Leaves of nested mappings, by dotted name."""
     if not isinstance(value, Mapping):
         return {prefix[:-1]: value}
     parts = [_flat(inner, f"{prefix}{name}.") for name, inner in value.items()]
@@ -121,7 +121,7 @@ def context_factors(config: str, *, tuned: Sequence[str] = ()) -> dict[str, Any]
     """Factors of a run's recorded configuration that make its context, by dotted name.
 
     Args:
-        config: As JSON.
+        config: The configuration, as JSON.
         tuned: Keys that were tuned per loss, which belong to the loss.
     """
     return _factors(json.loads(config), tuned)
@@ -135,7 +135,7 @@ def _factors(config: Mapping[str, Any], tuned: Sequence[str]) -> dict[str, Any]:
 
 
 def _labels(kind: str, contexts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Labels of contexts that share data and model, with the factors that differ."""
+    """Labels of contexts that share data and model, made of the factors that differ."""
     names = sorted({name for factors in contexts.values() for name in factors})
     varied = [name for name in names if _varies(name, [*contexts.values()])]
     groups = {name.split(".")[0] for name in varied if name.endswith(".name")}
@@ -157,14 +157,14 @@ def _labels(kind: str, contexts: Mapping[str, Mapping[str, Any]]) -> dict[str, s
 
 
 def _varies(name: str, contexts: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a factor differs; a factor of pretraining only among contexts that have it."""
+    """Whether a factor differs; a factor of pretraining counts only among pretrained contexts."""
     if name.startswith("pretrained."):
         contexts = [factors for factors in contexts if name in factors]
     return len({str(factors.get(name)) for factors in contexts}) > 1
 
 
 def _in_label(name: str, value: Any) -> str:
-    """A factor in a label, without its prefix; of start and targets the value alone."""
+    """A factor as text in a label: `name=value`, or `init value` and `targets value`."""
     if name in ("init.from", "targets"):
         return f"{name.partition('.')[0]} {value}"
     short = re.sub(r"^(data|corruption|model|optimizer|schedule)\.params\.", "", name).removesuffix(
@@ -174,14 +174,14 @@ def _in_label(name: str, value: Any) -> str:
 
 
 def _parameters(configs: Sequence[Mapping[str, Any]], tuned: Sequence[str]) -> list[str]:
-    """Parameters of losses that were not tuned, in words."""
+    """Parameters of the loss that were not tuned, as a text per configuration."""
     every = [config["loss"].get("params") or {} if "loss" in config else {} for config in configs]
     params = [{k: p[k] for k in sorted(p) if f"loss.params.{k}" not in tuned} for p in every]
     return [", ".join(f"{k}={v}" for k, v in p.items()) for p in params]
 
 
 def _variants(losses: pd.Series, texts: pd.Series) -> pd.Series:
-    """Names of losses, with their parameters where one name was run with several."""
+    """Names of losses, with their parameters if runs of one name have different parameters."""
     several = texts[texts != ""].groupby(losses).nunique()
     plain = ~losses.isin(several.index[several > 1]) | (texts == "")
     return losses.where(plain, losses + "(" + texts + ")")
@@ -202,7 +202,7 @@ def endpoint(
         evals: Table `evals`.
         split: "train", "validation" or "test".
         metric: Name or names of metrics; each becomes a column.
-        endpoint: "last" evaluated step, or "best": the validation-best step.
+        endpoint: "last", the last evaluated step, or "best", the step that is best on validation.
 
     Returns:
         The runs, placed, with the metrics; only runs that are done have values. `best_step` is
@@ -236,12 +236,12 @@ def _best_steps(evals: pd.DataFrame, metric: str) -> pd.Series:
 
 
 def placed(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
-    """The runs with their context and its label, and the variant in place of the loss.
+    """Add the columns context, label and condition to runs, and replace each loss by its variant.
 
     Args:
-        runs: Table `runs`; runs that have a context already come back as they are.
-        tuned: Configuration keys that were tuned per loss, as typed; each becomes a column with
-            the run's value (missing where the loss has no such parameter).
+        runs: Table `runs`; runs that have a context already are returned unchanged.
+        tuned: Configuration keys that were tuned per loss, as typed; each key becomes a column with
+            the run's value (missing if the loss has no such parameter).
     """
     if "context" in runs:
         return runs
@@ -267,7 +267,7 @@ def placed(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def joined(frame: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `steps`, `layers` or `evals` of the given runs, with their contexts and variants."""
+    """Join rows of `steps`, `layers` or `evals` with `FACTS`, lr and seed of the given runs."""
     facts = placed(runs).set_index("run_id")[[*FACTS, "lr", "seed"]]
     columns = frame.columns.difference(facts.columns, sort=False)
     return frame[columns].join(facts, on="run_id", how="inner")
@@ -281,7 +281,8 @@ def refuse_unequal(cell: pd.DataFrame, *, columns: Iterable[str] = tuple(CURES))
         columns: Fingerprints that must be equal within a seed.
 
     Raises:
-        ValueError: Names the seed, the column, both losses and the cure.
+        ValueError: Two runs of a seed differ in a fingerprint, or a loss has several runs at one
+            candidate and seed; the message names the seed, the losses and the cure.
     """
     ran = cell[cell.status.isin(records.RESULTS)].sort_values(["seed", "loss"])
     keys = [name for name in ("loss", "candidate", "seed") if name in ran]

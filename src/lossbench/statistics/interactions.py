@@ -1,4 +1,4 @@
-"""Whether a loss, or the difference between two, changes with a factor."""
+"""Changes of a loss, or of the difference between two losses, with a factor."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ BELONGING = {
     "targets": ("pretrained",),
     "init.from": ("pretrained",),
 }
-"""By factor, as it is recorded, what else belongs to a level: it may differ from one to another."""
+"""Settings that belong to the level of a factor and may differ with it, by recorded factor."""
 
 
 def interactions(mains: Sequence[Comparison], declaration: Mapping[str, Any]) -> pd.DataFrame:
     """Changes of each loss, or of its difference to the reference, with a factor.
 
-    Each of the two or four runs of a seed stands at its own choice, and the interval holds that
-    other seeds would have chosen others. Intervals are simultaneous over all losses and levels of a
-    factor in a context, and over the looks.
+    Each of the two or four runs of a seed has the candidate that its loss chooses in its context,
+    and the interval includes that other seeds would have chosen other candidates. Intervals are
+    simultaneous over all losses and levels of a factor in a context, and over the looks.
 
     Args:
         mains: The fair comparison of each context, one a context.
-        declaration: See `declaration_of`; by factor, as it is typed, `interactions` has the level
-            that differences at others are compared with, and `levels` that which each loss is.
+        declaration: From `declaration_of`. By factor, as typed, `interactions` has the base level
+            for the differences to the reference, and `levels` the base level for the losses alone.
 
     Returns:
-        Columns `INTERACTIONS`; `change` is that of loss - reference from `base` to `level`, in
-        units of the metric, `at_base` and `at_level` are the two differences, `verdict` a word
-        on the change of the difference; where `reference` is empty, on the loss alone.
+        Columns `INTERACTIONS`; `change` is the change of loss - reference from `base` to `level`,
+        in units of the metric, `at_base` and `at_level` are the differences at the two levels,
+        `verdict` judges the change; if `reference` is empty, all are about the loss alone.
     """
     by_context = {one.context: one for one in mains}
     configs = {
@@ -64,7 +64,7 @@ def interactions(mains: Sequence[Comparison], declaration: Mapping[str, Any]) ->
 
 
 def _from_base(members: dict[str, Comparison], base: str, is_alone: bool) -> list[Row]:
-    """Rows of one factor in one family of contexts: every other level against the base."""
+    """Rows of one factor in one family of contexts: every other level compared with the base."""
     first = members.pop(base)
     pairs = [
         (level, loss, other)
@@ -72,7 +72,7 @@ def _from_base(members: dict[str, Comparison], base: str, is_alone: bool) -> lis
         for loss in sorted(_losses(first, is_alone) & _losses(other, is_alone))
     ]
     reference = "" if is_alone else first.rule.reference
-    # As many as were declared, whether they ran or not.
+    # Number of comparisons that were declared, whether they ran or not.
     declared = sum(
         len((first.declared.expected & other.declared.expected) - {reference})
         for other in members.values()
@@ -86,7 +86,7 @@ def _from_base(members: dict[str, Comparison], base: str, is_alone: bool) -> lis
 
 
 def _losses(one: Comparison, is_alone: bool) -> set[str]:
-    """Losses that may change: all, or those that are compared with the reference."""
+    """Losses to compare between levels: all losses, or those compared with the reference."""
     return {*(one.runs if is_alone else one.paired).loss}
 
 
@@ -97,11 +97,12 @@ def families(
 
     Args:
         configs: A run's recorded configuration, as JSON, by context.
-        factor: As it is typed: `optimizer`, `steps`, `init.output_scale`.
+        factor: Name of the factor, as typed: `optimizer`, `steps`, `init.output_scale`.
         tuned: Keys that are chosen for each loss.
 
     Returns:
-        Those with two levels or more; a level is told as shortly as it can.
+        One mapping from level to context for each combination with two levels or more; the name
+        of a level is the shortest that is distinct.
     """
     name = records.recorded(factor)
     names = (name, *BELONGING.get(name, ()))
@@ -123,7 +124,13 @@ def families(
 
 
 def _level(leaves: Mapping[str, Any], name: str, every: Iterable[Mapping[str, Any]]) -> str:
-    """A level by the name of the part, where that tells it apart, else by all that varies."""
+    """Name of a level: the recorded name of its part if that name is distinct, else varying values.
+
+    Args:
+        leaves: The level's settings by recorded name.
+        name: Recorded name of the factor.
+        every: Settings of every level.
+    """
     names = [its.get(f"{name}.name") for its in every]
     if None not in names and len({*names}) == len(names):
         return str(leaves[f"{name}.name"])
@@ -137,7 +144,7 @@ def _level(leaves: Mapping[str, Any], name: str, every: Iterable[Mapping[str, An
 def _change(
     base: Comparison, level: Comparison, loss: str, reference: str, comparisons: int
 ) -> Row:
-    """The numbers of one row, and its verdict; without a reference, of the loss alone."""
+    """The numbers and the verdict of one row; without a reference, about the loss alone."""
     names = [loss, reference] if reference else [loss]
     sides = [(one, name) for one in (base, level) for name in names]
     frames = [one.every_run[one.every_run.loss == name] for one, name in sides]
@@ -172,14 +179,14 @@ def _judged_change(tables: Sequence[TuningTable], rule: Rule, *, confidence: flo
     """Estimate, interval and verdict of a change.
 
     Args:
-        tables: Runs of the loss, and of the reference if there is one, at the base; then those at
-            the other level.
+        tables: Runs of the loss, and of the reference if there is one, at the base; then the runs
+            at the other level in the same order.
         rule: Metric, average and margin.
         confidence: Confidence of this one interval.
     """
     choices = [Choice.of(table, average=rule.average) for table in tables]
     lost = [table.diverged[:, one.index] for table, one in zip(tables, choices, strict=True)]
-    if np.any(lost):  # two ways to a verdict share the chance of an error
+    if np.any(lost):  # two tests may give the verdict, so each gets half of the error
         confidence = 1 - (1 - confidence) / 2
     size = len(tables) // 2
     here, there = choices[:size], choices[size:]
@@ -200,7 +207,7 @@ def _judged_change(tables: Sequence[TuningTable], rule: Rule, *, confidence: flo
     average = {"mean": np.mean, "median": np.median}[rule.average]
     at_base, at_level = average(survived, axis=1) if change.n else (np.nan, np.nan)
     word = "too few pairs"
-    if size == 2:  # at both levels, so either test has half of the chance of an error
+    if size == 2:  # one test at each of two levels, so each gets half of the error
         p_diverged = 2 * min(divergence_p(*lost[:2]), divergence_p(*lost[2:]))
     else:
         p_diverged = divergence_p(*lost)

@@ -1,4 +1,4 @@
-"""Numbers with their uncertainty: t intervals, bootstraps, shares, and tests of a shift."""
+"""Estimates with intervals: t intervals, intervals of skewed means, bootstraps and shares."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pandas as pd
 import scipy
 
 DRAWS = 9_999
-"""Bootstrap resamples; one more is a round number, so usual levels fall on an order statistic."""
+"""Number of bootstrap resamples; DRAWS + 1 is round, so usual levels fall on an order statistic."""
 
 
 FEWEST_PAIRS = 6
-"""Fewer pairs than this give no verdict."""
+"""Least number of pairs that gives a verdict."""
 
 MOST_PAIRS = 100_000
-"""More pairs than this are called infinitely many."""
+"""Largest number of pairs that is searched for; above it the answer is infinite."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, its interval, and how many values it comes from; NaN where there is none."""
+    """A number with its interval and the number of values it is computed from; NaN if missing."""
 
     value: float
     low: float
@@ -33,7 +33,7 @@ class Estimate:
 
 
 def estimate(values: Iterable[float], *, confidence: float = 0.95) -> Estimate:
-    """Mean and t interval of the finite values; fewer than two have no interval."""
+    """Mean and t interval of the finite values; no interval for fewer than two values."""
     finite = np.asarray(list(values), dtype=float)
     finite = finite[np.isfinite(finite)]
     if len(finite) < 2:
@@ -43,7 +43,7 @@ def estimate(values: Iterable[float], *, confidence: float = 0.95) -> Estimate:
 
 
 def t_interval(values: np.ndarray, *, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Student's t interval of the mean: for one loss beside others, not for verdicts.
+    """Student's t interval of the mean: to show one loss beside others, not for verdicts.
 
     Args:
         values: [..., n], n > 1 differences of pairs, in units of the metric.
@@ -61,23 +61,22 @@ def t_interval(values: np.ndarray, *, confidence: float) -> tuple[np.ndarray, np
 
 
 LEAST_SKEWNESS = 0.75
-"""Skewness that differences may have, whatever a sample shows.
+"""Least skewness that is assumed of differences, whatever their sample shows.
 
-Ten seeds often show nothing of one bad seed in ten. What this costs and holds:
-benchmarks/coverage.py.
+If one seed in ten is bad, ten seeds often contain no bad seed. benchmarks/coverage.py measures the
+coverage of the interval and how much longer the assumption makes the interval for normal values.
 """
 
 UNSEEN = 2.0
-"""How many times the skewness of a sample that of its distribution may be: small samples hide it.
-"""
+"""Largest assumed ratio of true skewness to a sample's skewness: small samples hide skewness."""
 
 
 def mean_interval(values: np.ndarray, *, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of a mean whose differences may be skewed: the basis of the verdicts.
+    """Interval of the mean of differences that may be skewed: the basis of the verdicts.
 
-    Student's t, and on either side the increase of its quantile by skewness towards it, to
-    second order: G (2t² + 1) / (6 √n), with G twice the sample's skewness or `LEAST_SKEWNESS`,
-    whichever is more. Values closer to the same mean give a narrower interval.
+    Student's t, with the quantile on either side increased for skewness towards that side, to
+    second order: by G (2t² + 1) / (6 √n), with G twice the sample's skewness or `LEAST_SKEWNESS`,
+    whichever is larger. Values closer to the same mean give a narrower interval.
 
     Args:
         values: [..., n], n > 1 differences of pairs, in units of the metric.
@@ -103,7 +102,7 @@ def mean_interval(values: np.ndarray, *, confidence: float) -> tuple[np.ndarray,
 
 
 def usual_length(n: int, confidence: float) -> float:
-    """Mean length, in standard errors, of either side of `mean_interval` of normal values."""
+    """Expected length of either side of `mean_interval` for normal values, in standard errors."""
     critical = scipy.stats.t.ppf(0.5 + confidence / 2, n - 1)
     # The skewness of normal samples is nearly normal, with this standard deviation.
     deviation = UNSEEN * np.sqrt(6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3)))
@@ -113,12 +112,12 @@ def usual_length(n: int, confidence: float) -> float:
 
 
 def _of_skewness(n: int, critical: float) -> float:
-    """Increase of the quantile of t by one unit of skewness."""
+    """Increase of the t quantile `critical` for one unit of skewness."""
     return (2 * critical**2 + 1) / (6 * np.sqrt(n))
 
 
 def geometric_mean(values: pd.Series) -> float:
-    """Geometric mean of the positive values; NaN where there are none."""
+    """Geometric mean of the positive values; NaN if no value is positive."""
     positive = values[values > 0].astype(float)
     return float(np.exp(np.log(positive).mean())) if len(positive) else np.nan
 
@@ -135,7 +134,7 @@ def half_width(deviation: Any, n: Any, confidence: float) -> Any:
 def resamples(n: int, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     """Counts of each of n values in each resample, [draws, n]; rows sum to n.
 
-    Nobody may write to it: all losses of a context are judged by the same resamples.
+    The array is read-only, because all losses of a context are judged by the same resamples.
     """
     shares = np.full(n, 1 / n)
     counts = np.random.default_rng(seed).multinomial(n, shares, size=draws).astype(float)
@@ -151,12 +150,12 @@ def bootstrap_t(
     Args:
         values: [..., n] finite values.
         confidence: Coverage of each interval.
-        draws: Resamples; one set of them serves every leading index.
-        seed: Of the resamples, so that equal values have equal intervals.
+        draws: Number of resamples; every leading index uses the same resamples.
+        seed: Seed of the resamples, so that equal values have equal intervals.
 
     Returns:
-        Lower and upper bounds, [...]. Constant values are their own interval, a single one has
-        none. A bound is infinite where too many resamples of tied values have no spread.
+        Lower and upper bounds, [...]. For constant values both bounds are the value, for a single
+        value both are NaN. A bound is infinite if too many resamples of tied values have no spread.
 
     Source:
         Efron 1982; Hall 1988, Annals of Statistics.
@@ -179,7 +178,7 @@ def _t_bounds(rows: np.ndarray, counts: np.ndarray, tail: int) -> np.ndarray:
     centred = np.where(is_constant[:, None], 0.0, rows - mean)
     shift = centred @ counts.T / n
     spread = np.sqrt(np.maximum(centred**2 @ counts.T / n - shift**2, 0) * n / (n - 1))
-    # A resample of one value has a spread of rounding errors only.
+    # A resample that repeats one value has a spread of rounding errors only.
     spread = np.where(spread > 1e-7 * abs(centred).max(-1, keepdims=True), spread, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(shift == 0, 0.0, shift / spread)
@@ -193,12 +192,12 @@ def _t_bounds(rows: np.ndarray, counts: np.ndarray, tail: int) -> np.ndarray:
 
 
 def share(count: int, trials: int, *, confidence: float = 0.95) -> Estimate:
-    """A share with its exact binomial interval; no trials have none.
+    """A share with its exact binomial interval; NaN without trials.
 
     Args:
-        count: Successes.
-        trials: Successes and failures.
-        confidence: Coverage, at least; half of the rest lies on either side.
+        count: Number of successes.
+        trials: Number of successes and failures.
+        confidence: Least coverage of the interval; either side has half of the error.
 
     Source:
         Clopper and Pearson 1934, Biometrika.

@@ -1,4 +1,4 @@
-"""The error that each look at a growing number of seeds may spend."""
+"""Alpha spending: the error of the interval at each look at a growing number of seeds."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import scipy
 
 @functools.lru_cache(maxsize=4096)
 def nominal_levels(looks: tuple[int, ...], error: float) -> tuple[float, ...]:
-    """Two-sided error of the interval at each look, so that all of them together spend `error`.
+    """Two-sided error of the interval at each look, so that all intervals together spend `error`.
 
-    Up to each look the error spent grows in proportion to the seeds. Where the first interval is
-    left to err, the later ones do not count: so the levels sum to more than `error`. An interval at
-    each look is valid for any reason to stop or go on.
+    The error spent up to a look is proportional to the number of seeds. After an interval has
+    missed, later misses do not count again, so the levels sum to more than `error`. The interval
+    at each look is valid for any reason to stop or to continue.
 
     Args:
         looks: Numbers of seeds, ascending.
         error: Chance, at most, that any of the intervals misses a true value.
 
     Returns:
-        Errors by look, each for a t or normal interval; of a single look `error` itself.
+        Errors by look, each for a t or normal interval; `error` itself if there is one look.
 
     Source:
         Armitage, McPherson and Rowe 1969, JRSS A, for the recursion; Lan and DeMets 1983,
@@ -30,7 +30,7 @@ def nominal_levels(looks: tuple[int, ...], error: float) -> tuple[float, ...]:
     """
     nodes, weights = _nodes()
     levels: list[float] = []
-    sums, mass = np.zeros(1), np.ones(1)  # of normal values so far, while no interval has missed
+    sums, mass = np.zeros(1), np.ones(1)  # distribution of the sum while no interval has missed
     for count, more in zip(looks, np.diff((0, *looks)), strict=True):
         share = error * more / looks[-1]
         bound = scipy.optimize.brentq(
@@ -46,15 +46,15 @@ def nominal_levels(looks: tuple[int, ...], error: float) -> tuple[float, ...]:
 
 @functools.cache
 def _nodes() -> tuple[np.ndarray, np.ndarray]:
-    """Of a quadrature over [-1, 1], with their weights."""
+    """Nodes and weights of Gauss-Legendre quadrature over [-1, 1]."""
     return np.polynomial.legendre.leggauss(200)
 
 
 def _excess(
     bound: float, sums: np.ndarray, mass: np.ndarray, deviation: float, share: float
 ) -> float:
-    """Chance that the sum leaves its bounds at this look, beyond the share it may have."""
-    # Not by scipy.stats, whose checks of arguments take longer than the numbers.
+    """Chance that the sum leaves its bounds at this look, minus `share`, the error to spend."""
+    # Not by scipy.stats, whose checks of arguments take longer than the computation.
     outside = scipy.special.ndtr((sums - bound) / deviation)
     outside += scipy.special.ndtr((-bound - sums) / deviation)
     return float(outside @ mass) - share
@@ -64,27 +64,27 @@ def level_at(look: int, looks: Sequence[int], *, confidence: float, comparisons:
     """Confidence of one interval at a look, simultaneous over looks and comparisons (Bonferroni).
 
     Args:
-        look: Place in `looks`, from 0.
+        look: Index in `looks`, from 0.
         looks: Numbers of seeds, ascending.
-        confidence: Of all intervals together.
-        comparisons: How many there are at each look.
+        confidence: Simultaneous coverage of all intervals.
+        comparisons: Number of comparisons at each look.
     """
     return 1 - nominal_levels(tuple(looks) or (1,), (1 - confidence) / comparisons)[look]
 
 
 SMALLEST, LARGEST = 1e-12, 0.99
-"""P-values outside these are left as they are, or called 1."""
+"""Limits of adjustment: p-values up to SMALLEST stay unchanged, those above LARGEST become 1."""
 
 
 def adjust_for_looks(p: float, look: int, looks: Sequence[int]) -> float:
-    """A two-sided p-value that holds for a look at which somebody may have stopped.
+    """Adjust a two-sided p-value for stopping at any of the looks.
 
-    It is the least error, spent over the looks, at which the interval of this look leaves out the
-    tested value: the p-value that belongs to `nominal_levels`.
+    The result is the least error, spent over the looks, at which the interval of this look excludes
+    the tested value: the p-value that belongs to `nominal_levels`.
 
     Args:
-        p: Of this look alone.
-        look: Its place in `looks`, from 0.
+        p: P-value of this look alone.
+        look: Index of the look in `looks`, from 0.
         looks: Numbers of seeds, ascending.
 
     Source:
@@ -103,5 +103,5 @@ def adjust_for_looks(p: float, look: int, looks: Sequence[int]) -> float:
 
 
 def look_of(seeds: int, looks: Sequence[int]) -> int:
-    """Place of the last look that so many seeds reach; 0 where they reach none."""
+    """Index of the last look that a number of seeds reaches; 0 if it reaches no look."""
     return max(0, sum(seeds >= look for look in looks) - 1)

@@ -1,4 +1,4 @@
-"""The margin of a context: the difference that matters, in the metric and as a share."""
+"""The margin of a context: the least difference that matters, in the metric and as a share."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ _WORDS = re.compile(r"(\d+\.?\d*|\.\d+) ?(?:(% of error)|of target)")
 
 
 STEADY = 1.2
-"""The target's standard deviation may differ so much from seed to seed, as a factor, for results to
-be told in its own unit: else what is the larger in one unit need not be it in the other."""
+"""Largest ratio between the target's standard deviations of two seeds at which results are given in
+the target's unit: above it, the larger of two results may be the smaller in the other unit."""
 
 
 @dataclass(frozen=True)
 class Margin:
-    """A margin, resolved.
+    """A declared margin in all its units.
 
     Attributes:
-        value: In the unit of the metric; 0 where a share of an error was declared that no run has.
-        share: Of the reference's error on validation; NaN where that is unknown.
-        reference: Whose error.
-        scale: One unit of the metric in the target's own unit; NaN where that means nothing, is
-            unknown, or differs from seed to seed.
-        unit: Of the target.
-        declared: As declared.
+        value: Margin in the unit of the metric; 0 if the declaration refers to an error or to a
+            target's scale that is unknown.
+        share: Margin as a share of the reference's error on validation; NaN if the error is unknown
+            or 0.
+        reference: Name of the reference loss.
+        scale: One unit of the metric in the target's own unit; NaN if the metric has another
+            unit than the target, or the target's scale or unit is unknown or differs from seed to
+            seed.
+        unit: Unit of the target; empty if it is unknown.
+        declared: The margin as it was declared.
     """
 
     value: float
@@ -42,15 +45,15 @@ class Margin:
 
     @property
     def in_target(self) -> float:
-        """In the target's own unit; NaN where that is unknown."""
+        """Margin in the target's own unit; NaN if `scale` is NaN."""
         return self.value * self.scale
 
 
 def in_words(text: str) -> tuple[float, str]:
-    """The number in `10% of error` or `500 of target`, and its base: "error" or "target".
+    """Number and base of `10% of error` (0.1, "error") or `500 of target` (500, "target").
 
     Raises:
-        ValueError: It is no such text, or the number is not positive.
+        ValueError: The text has another form, or the number is not positive.
     """
     match = _WORDS.fullmatch(text.strip())
     if match is None or not float(match[1]) > 0:
@@ -69,19 +72,19 @@ def resolved_margin(
     reference: str,
     unit: str = "",
 ) -> Margin:
-    """A declared margin in the unit of the metric, and as a share of the reference's error.
+    """Convert a declared margin to the unit of the metric, and to a share of the reference's error.
 
-    The error is the distance of the metric from that of a perfect prediction, on validation, the
-    median over seeds: a margin is a statement on a usual seed. No test value enters.
+    The error is the distance of the metric from its value for a perfect prediction, on validation,
+    as the median over seeds, because a margin describes a usual seed. No test value is used.
 
     Args:
         declared: A number in the unit of the metric, or a text like `10% of error`, or, in the
             target's own unit, `500 of target`.
-        runs: Those of the reference on the seeds of the first look, at the candidate that it chose
-            on them, with the metric on validation.
-        metric: The primary one.
+        runs: Runs of the reference on the seeds of the first look, at the candidate that the
+            reference chose on these seeds, with the metric on validation.
+        metric: The primary metric.
         reference: Name of the reference.
-        unit: Of the target, in words; empty where it is unknown.
+        unit: Unit of the target, in words; empty if it is unknown.
     """
     facts = records.metric_of(metric)
     error = float((runs[metric] - facts.perfect).abs().median())
@@ -94,7 +97,7 @@ def resolved_margin(
     if isinstance(value, str):
         number, of = in_words(value)
         value = number * error if of == "error" else number / scale
-        # What is printed is what decides: three digits.
+        # Rounded to the three digits that are printed, so that the printed margin decides.
         value = float(f"{value:.3g}") if math.isfinite(value) else 0.0
     share = value / error if is_known else np.nan
     return Margin(

@@ -1,4 +1,4 @@
-"""The share of test examples in the variance of a difference."""
+"""Part of a difference's variance that comes from the choice of the test examples."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pandas as pd
 
 
 def variance_of_examples(values: np.ndarray) -> float:
-    """Variance of the mean difference that the test examples make, with any number of seeds.
+    """Variance of the mean difference due to the test examples, for any number of seeds.
 
-    Seeds and examples are crossed; the variance is its unbiased estimate in a two-way layout with
-    random effects, and 0 where that is negative.
+    Seeds and examples are crossed; the result is the unbiased estimate in a two-way layout with
+    random effects, and 0 if the estimate is negative.
 
     Args:
-        values: Contribution of each example to the difference with each seed, [n, m], both above 1.
+        values: Contribution of each of m examples to the difference with each of n seeds, [n, m];
+            n and m are above 1.
 
     Source:
         Gallas 2006, Academic Radiology, for several readers and cases.
@@ -33,7 +34,7 @@ def contributions(examples: pd.DataFrame, run_ids: Sequence[str]) -> np.ndarray 
 
     Args:
         examples: Table `examples`, of one metric.
-        run_ids: Of the runs, in the order of the rows.
+        run_ids: Identities of the runs, in the order of the rows.
     """
     mine = examples[examples.run_id.isin(run_ids)]
     table = mine.pivot(index="run_id", columns="example", values="value")  # noqa: PD010

@@ -13,7 +13,7 @@ from lossbench.statistics.design import context_factors
 from lossbench.statistics.intervals import estimate
 
 RATE = "corruption.params.rate"
-"""Factor that the contexts of a curve differ in, as a recorded configuration names it."""
+"""Factor in which the contexts of a curve differ, by its name in a recorded configuration."""
 
 _BY = ["task", "condition", "loss", "family"]
 
@@ -21,9 +21,9 @@ _BY = ["task", "condition", "loss", "family"]
 def noise_curves(
     frame: pd.DataFrame, *, metric: str, tuned: Sequence[str] = (), confidence: float = 0.95
 ) -> pd.DataFrame:
-    """A metric over the rates of a corruption, of contexts that differ in nothing else.
+    """A metric over the rates of a corruption, for contexts that differ in nothing else.
 
-    A context without corruption that is otherwise the same is their rate 0, where none of them is.
+    A context without corruption that is otherwise equal counts as rate 0, if no other context does.
 
     Args:
         frame: From `endpoint`, one row a run; a loss has one learning rate in each context.
@@ -34,7 +34,7 @@ def noise_curves(
     Returns:
         Rows by `curve` (a number), label (without the corruption), corruption, task, condition,
         loss, family and `rate`: metric, value, low, high, n, `planned` and the counts by status.
-        A corruption whose rate was left to its default, or has one value only, has none.
+        A corruption with its default rate, or with only one rate, has no rows.
     """
     rows = []
     for curve, (corruption, rates) in enumerate(_series(frame, tuned)):
@@ -52,7 +52,7 @@ def noise_curves(
 
 
 def _series(frame: pd.DataFrame, tuned: Sequence[str]) -> Iterator[tuple[str, Mapping[str, float]]]:
-    """Corruptions with their rates by context."""
+    """Name of each corruption, and its rates by context."""
     clean: dict[str, str] = {}
     corrupted: dict[tuple[str, str, str], dict[str, float]] = {}
     known = frame[frame.config.notna() & (frame.config != "")].drop_duplicates("context")

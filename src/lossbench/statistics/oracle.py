@@ -26,29 +26,30 @@ def selection_cost(
     at: str = "last",
     tuned: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """The cost to each loss of a choice on corrupted validation, against one on clean validation.
+    """Cost to each loss of choosing on corrupted validation, compared with clean validation.
 
-    Both choose by `choice.chosen` among the same candidates, evaluated at the same steps. On the
-    seeds that clean validation chose by, its choice has the best mean:
+    Both choices are made by `choice.chosen` among the same candidates, evaluated at the same steps.
+    The clean choice has the best mean of the clean metric on these seeds:
     without divergence the cost cannot be negative, and is somewhat more than an oracle would
-    gain on fresh seeds. Where a seed diverged, means and pairs are of other seeds, or the median
-    chooses, it can.
+    gain on fresh seeds. If a run diverged, so that means and pairs are over different seeds, or if
+    the median chooses, the cost can be negative.
 
     Args:
         runs: Table `runs`, or from `placed`, of one kind of task, with every candidate on
             every seed.
         evals: Table `evals`.
         rule: Its `select` is the metric that the sweep chose by, its confidence the coverage of
-            each interval, not adjusted for their number.
+            each interval, not adjusted for the number of intervals.
         at: The declared endpoint, "last" or "best".
         tuned: Keys tuned beside the learning rate, as given to `placed`.
 
     Returns:
         Rows by `FACTS` of contexts with corrupted targets: selected_by, metric (that of
-        `records.CLEAN`), noisy_lr and clean_lr (either's choice), is_same (the same candidate),
-        noisy_value and clean_value (their means of the clean metric over seeds that survived),
-        cost (mean over seeds by which the noisy choice is worse, in units of the metric) with its
-        paired t interval, n pairs in which both survived, lost pairs in which one did not.
+        `records.CLEAN`), noisy_lr and clean_lr (rates of the two choices), is_same (whether the
+        candidates are equal), noisy_value and clean_value (means of the clean metric at the two
+        choices over seeds that survived), cost (mean over seeds by which the noisy choice is worse,
+        in units of the metric) with its paired t interval, n pairs in which both runs survived,
+        lost pairs in which a run did not.
     """
     mine = placed(runs, tuned=tuned)
     corrupted = evals.run_id[evals.metric.isin([*records.CLEAN.values()])]
@@ -65,7 +66,7 @@ def selection_cost(
 
 
 def _chosen_twice(cell: pd.DataFrame, rule: Rule, clean: str) -> Row:
-    """The candidates of one loss that either metric chooses, seed by seed against each other."""
+    """Compare, seed by seed, the candidates of one loss that the two metrics choose."""
     noisy, oracle = (
         at_choice(cell.assign(selected_by=cell[name]), replace(rule, select=name)).set_index("seed")
         for name in (rule.select, clean)

@@ -1,4 +1,4 @@
-"""Every loss against a reference, seed by seed, each at the candidate it chose, and the verdict."""
+"""Paired comparison of every loss with a reference, each at its chosen candidate, with verdict."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ COLUMNS = {
 }
 """Columns of `paired` after `FACTS`, with their meaning.
 
-`choice.procedure_and_fixed_intervals` makes the interval at another confidence from `differences`,
-`luck` and `resolution`.
+`choice.procedure_and_fixed_intervals` computes the interval at another confidence from
+`differences`, `luck` and `resolution`.
 """
 
 PAIRED = [*FACTS, *COLUMNS]
@@ -88,26 +88,28 @@ def paired(
     declared_challengers: int = 0,
     examples: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Every loss against the reference, seed by seed, with simultaneous intervals and a verdict.
+    """Compare every loss with the reference seed by seed: simultaneous intervals and verdicts.
 
-    Both stand at the candidate with the best average on validation over the seeds they share; the
-    interval holds that other seeds would have chosen others. Each context is a family of its own:
-    Bonferroni over its m comparisons, the declared challengers, and over the looks. A loss outside
-    the declaration is exploratory, and its m counts all challengers.
+    Loss and reference each have the candidate with the best average on validation over the seeds
+    that both share; the interval includes that other seeds would have chosen other candidates. Each
+    context is a family of its own: Bonferroni over its m comparisons, the declared challengers, and
+    over the looks. A loss outside the declaration is exploratory, and its m counts all challengers.
 
     Args:
-        frame: One row a run, see `choice.tuning_table`; without `candidate` each loss has one.
-        rule: The metric, the reference, and all else that the verdicts go by.
+        frame: One row a run, see `choice.tuning_table`; without a column `candidate` each loss has
+            one candidate.
+        rule: The rule of the choices and verdicts, with metric, reference and margin.
         condition: "own_lr", or "reference_lr": every loss at the rate that the reference chose.
-        declared: Losses named beforehand; none makes every comparison exploratory.
-        declared_challengers: Number of losses declared for the context, absent ones included.
+        declared: Losses declared beforehand; if empty, every comparison is exploratory.
+        declared_challengers: Number of challengers declared for the context, with or without runs.
         examples: Table `examples`, for a verdict on new test examples.
 
     Returns:
         Per context and challenger the columns `PAIRED`, see `COLUMNS` for their meaning.
 
     Raises:
-        ValueError: Two runs of a pair differ in a fingerprint, or a run has a twin.
+        ValueError: Two runs of a pair differ in a fingerprint, or a loss has several runs at one
+            candidate and seed.
     """
     tables = [pd.DataFrame(columns=PAIRED)]
     for _, cell in _with_candidates(frame, rule.metric).groupby("context", sort=False):
@@ -137,17 +139,17 @@ def paired(
 
 
 def _with_candidates(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The runs with the columns that choose among candidates; without any each loss has one."""
+    """The columns of runs that `paired` needs; without candidates, each loss gets a single one."""
     if "candidate" not in frame:
         frame = frame.assign(candidate=0, selected_by=frame[metric])
-    # Long texts, like a run's whole configuration, would be copied at every step.
+    # Long texts, like a run's whole configuration, would be copied with every selection of rows.
     names = [*FACTS, "run_id", "lr", "seed", "status", "candidate", "selected_by", metric, *CURES]
     return frame[[name for name in dict.fromkeys(names) if name in frame]]
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One loss of a comparison: its runs and the candidate that it is compared at."""
+    """One loss of a comparison: its runs and its chosen candidate."""
 
     table: TuningTable
     choice: Choice
@@ -173,7 +175,7 @@ def _compared(
     resolution: float,
     examples: pd.DataFrame | None = None,
 ) -> Row:
-    """One row of `paired`; empty where the loss was not trained at the reference's rate."""
+    """One row of `paired`; empty if the loss was not trained at the reference's rate."""
     seeds = sorted({*runs.seed} & {*base.seed})
     runs, base = (rows[rows.seed.isin(seeds)] for rows in (runs, base))
     unfinished = ["failed", "missing"]
@@ -199,7 +201,7 @@ def _compared(
             return {}
     sides = [_Side(table, choice) for table, choice in zip(tables, choices, strict=True)]
     lost, gained = (side.diverged for side in sides)
-    if (lost | gained).any():  # two ways to a verdict share the chance of an error
+    if (lost | gained).any():  # two tests may give the verdict, so each gets half of the error
         row["level"] = 1 - (1 - level) / 2
     values = choices[0].result - choices[1].result
     survived = np.isfinite(values)
@@ -226,7 +228,7 @@ def _compared(
 
 
 def _difference(choices: Sequence[Choice], survived: np.ndarray, row: Row, rule: Rule) -> Row:
-    """The columns on the difference of the pairs that survived, its intervals and its spread."""
+    """Columns of `paired` on the difference over the pairs that survived, and its intervals."""
     first, second = choices
     values = (first.result - second.result)[survived]
     deviation = selection_sd([first], [second], average=rule.average)
@@ -260,27 +262,27 @@ def _difference(choices: Sequence[Choice], survived: np.ndarray, row: Row, rule:
 
 
 def _seeds_needed(row: Row) -> float:
-    """Seeds that would decide an undecided row."""
+    """Number of seeds that would decide an undecided row, see `verdict.seeds_needed`."""
     whole = Estimate(row["difference"], row["low"], row["high"], row["pairs"])
     how = {"confidence": row["level"], "average": row["average"]}
     return seeds_needed(whole, row["margin"], **how)
 
 
 def _average(values: np.ndarray, average: str) -> float:
-    """Mean or median; NaN of nothing."""
+    """Mean or median; NaN without values."""
     if not len(values):
         return np.nan
     return float(np.median(values) if average == "median" else np.mean(values))
 
 
 CARRIED = ("test_examples", "examples_low", "examples_high", "examples_verdict", "limited_by")
-"""Columns on new test examples; NaN where the examples of some pair are not recorded."""
+"""Columns on new test examples; NaN if the examples of some pair are not recorded."""
 
 
 def _on_new_examples(
     examples: pd.DataFrame, run_ids: Sequence[Sequence[str]], row: Row, sign: float
 ) -> Row:
-    """The columns `CARRIED` of a row; empty where the runs' examples are not recorded."""
+    """The columns `CARRIED` of a row; empty for unrecorded examples or too few pairs."""
     of_loss, of_reference = (contributions(examples, listed) for listed in run_ids)
     if of_loss is None or of_reference is None or len(of_loss) < FEWEST_PAIRS:
         return {}
@@ -301,7 +303,7 @@ def _on_new_examples(
 
 
 def _without_pairs(row: Row) -> Row:
-    """A comparison in which no candidate has run on every seed."""
+    """Row of a comparison in which no candidate of one loss has run on every seed."""
     numbers = dict.fromkeys(set(PAIRED) - row.keys() - {"metric", "reference", "condition"}, np.nan)
     counts = dict.fromkeys(("pairs", "diverged", "reference_diverged", "undefined", "won"), 0)
     word = "incomplete" if row["unfinished"] else "too few pairs"
@@ -313,7 +315,7 @@ def _at_rate_of_reference(
 ) -> list[Choice]:
     """Choices of loss and reference at the rate that the reference chose.
 
-    Of candidates with that rate the loss has its best. Empty where it was not trained at the rate.
+    The loss has its best candidate with that rate. Empty if the loss was not trained at the rate.
     """
     index_of = np.full(len(reference.candidates), -1)
     for index, rate in enumerate(reference.rates):
@@ -323,14 +325,14 @@ def _at_rate_of_reference(
     index = int(index_of[choice.index])
     if index < 0:
         return []
-    # A resampled rate that the loss was not trained at on these seeds tells nothing.
+    # Rates that resamples choose do not count if the loss was not trained at them on these seeds.
     is_known = index_of[choice.again] >= 0
     of_loss = Choice(loss.results, index, np.where(is_known, index_of[choice.again], index))
     return [of_loss, replace(choice, again=np.where(is_known, choice.again, choice.index))]
 
 
 def _verdict(row: Row, sign: float) -> str:
-    """The verdict as a word, from counts and the interval of the gain over the reference."""
+    """The verdict of a row, from its counts and the interval of the gain over the reference."""
     if row["unfinished"]:
         return "incomplete"
     if row["undefined"]:
@@ -343,29 +345,29 @@ def _verdict(row: Row, sign: float) -> str:
     return verdict(*gain(row["low"], row["high"], sign=sign), row["margin"])
 
 
-# ---- the same loss in two contexts ---------------------------------------------------------------
+# ---- one loss in two contexts --------------------------------------------------------------------
 
 CONTRASTED = ["first", "second", *(name for name in PAIRED if name not in ("context", "label"))]
 """Columns of `contrasted`."""
 
 
 def contrasted(first: pd.DataFrame, second: pd.DataFrame, rule: Rule) -> pd.DataFrame:
-    """Each loss against itself in another context, seed by seed: the effect of one factor.
+    """Compare each loss with itself in another context, seed by seed: the effect of one factor.
 
-    Bonferroni over the losses that both contexts have. Start, batches and machine must be equal
-    within a seed; the data may differ, they may be the factor.
+    Bonferroni over the losses that both contexts have. Initial parameters, batches and machine must
+    be equal within a seed; the data may differ, because the data may be the factor.
 
     Args:
         first: Runs of one context, as `paired` takes them.
-        second: Runs of the other one.
-        rule: Needs no reference.
+        second: Runs of the other context.
+        rule: The rule of the verdicts; its reference is not used.
 
     Returns:
         Per loss the columns of `paired`, where `difference` is second - first, "better" means that
         second is better, and columns on a reference are about first.
 
     Raises:
-        ValueError: A frame holds several contexts, or the runs of a seed are no pairs.
+        ValueError: A frame holds several contexts, or the runs of a seed are not pairs.
     """
     for frame in (first, second):
         if (count := frame.context.nunique()) != 1:
@@ -384,7 +386,7 @@ def contrasted(first: pd.DataFrame, second: pd.DataFrame, rule: Rule) -> pd.Data
             comparisons=len(losses),
             resolution=least_step(values, metric=rule.metric),
         )
-        rows.append(row | {"reference": loss, "exploratory": True})  # no declaration asks it
+        rows.append(row | {"reference": loss, "exploratory": True})  # never declared
     table = pd.DataFrame(rows, columns=[*PAIRED]).drop(columns=["context", "label"])
     return table.assign(first=names[0], second=names[1], metric=rule.metric, condition="own_lr")[
         CONTRASTED
@@ -392,7 +394,7 @@ def contrasted(first: pd.DataFrame, second: pd.DataFrame, rule: Rule) -> pd.Data
 
 
 def _refuse_unlike(second: pd.DataFrame, first: pd.DataFrame, names: Sequence[str]) -> None:
-    """Refuse runs of one loss in two contexts that do not share start, batches and machine."""
+    """Refuse runs of one loss in two contexts that differ in initial values, batches or machine."""
     loss = first.loss.iloc[0]
     named = [
         first.assign(loss=f"{loss} (first: {names[0]})"),

@@ -1,4 +1,4 @@
-"""Findings of the literature, judged by the records: one verdict for each declared finding."""
+"""Findings of the literature, judged by the records: one judgement of each declared finding."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ CONFIRMED, REFUTED = "confirmed", "not confirmed"
 UNSETTLED, NOT_RUN, EXPLORATORY = "undecided", "not run", "exploratory"
 
 UNFINISHED = ("incomplete", "too few pairs", "undefined")
-"""Verdicts that say that the runs do not suffice, whatever the difference is."""
+"""Verdicts of comparisons whose runs do not suffice to judge a finding."""
 
 
 def judged_findings(verdicts: Verdicts) -> pd.DataFrame:
-    """Every published finding that a sweep declared first, in every context that it speaks of.
+    """Judge every published finding that a sweep declared, in every context that it applies to.
 
     Args:
-        verdicts: Verdicts of the sweep, whose declaration names the findings.
+        verdicts: Verdicts of the sweep, whose first declaration names the findings.
 
     Returns:
-        Columns `COLUMNS`, one row a finding and context; they are one family, see `as_family`.
+        Columns `COLUMNS`, one row a finding and context; the rows are one family, see `as_family`.
     """
     return as_family(findings_of(verdicts))
 
 
 def findings_of(verdicts: Verdicts) -> pd.DataFrame:
-    """Rows of `judged_findings`, each finding judged by itself as `outcome` says, without q."""
+    """Rows of `judged_findings`, each finding judged alone by `outcome`, with q missing."""
     findings = verdicts.declaration.get("published", [])
     rows = [row for finding in findings for row in judged(finding, verdicts.mains)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def as_family(findings: pd.DataFrame) -> pd.DataFrame:
-    """Findings that are judged together: with q, and confirmed only where q says so too.
+    """Judge findings as one family: compute q, and confirm a finding only if q is small enough.
 
     Args:
         findings: From `findings_of`, of one sweep or of several.
 
     Returns:
-        The same rows. `q` is `p` adjusted for the rate of false discoveries among all that were
-        tested; `confirmed` becomes undecided where q exceeds 1 - confidence.
+        The same rows. `q` is `p` adjusted for the false discovery rate among all findings that were
+        tested; `confirmed` becomes undecided if q exceeds 1 - confidence.
 
     Source:
         Benjamini and Hochberg 1995, JRSS B.
@@ -73,11 +73,11 @@ def as_family(findings: pd.DataFrame) -> pd.DataFrame:
 def judged(
     finding: Mapping[str, Any], comparisons: Iterable[Comparison]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of `judged_findings` for one finding, at least one.
+    """Rows of `judged_findings` for one finding, at least one row.
 
     Args:
-        finding: As declared.
-        comparisons: The fair ones.
+        finding: The finding as declared.
+        comparisons: The fair comparisons of the sweep.
     """
     shared = {key: finding[key] for key in ("finding", "source", "says", "loss")}
     rows = []
@@ -94,8 +94,8 @@ def speaks_of(finding: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     """Whether a run has the factors that a finding names.
 
     Args:
-        finding: As declared.
-        facts: Of the run's configuration, from `statistics.factors`.
+        finding: The finding as declared.
+        facts: Factors of the run's configuration, from `statistics.factors`.
     """
     wanted = {
         f"{key}.name" if key in records.FACTORS else records.recorded(key): value
@@ -105,7 +105,7 @@ def speaks_of(finding: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
 
 
 def _in_task(finding: Mapping[str, Any], comparison: Comparison) -> list[dict[str, Any]]:
-    """Rows of a finding in one context; none where one of its losses was not run."""
+    """Rows of a finding in one context; none if the finding's loss or reference was not run."""
     table = comparison.exploring(_compared(finding, comparison), comparison.declared.asked_runs)
     names = ("reference", "metric", "difference", "low", "high", "verdict", "exploratory")
     names += ("confidence",)
@@ -122,19 +122,19 @@ def _in_task(finding: Mapping[str, Any], comparison: Comparison) -> list[dict[st
 
 
 def outcome(says: str, row: Mapping[str, Any]) -> str:
-    """The judgement of a comparison on a finding by itself.
+    """The judgement of one finding by one comparison, without regard to other findings.
 
-    `better` and `worse` follow from the verdict by `records.SAYINGS`; `not_worse` is confirmed
-    where the whole interval of the gain lies above minus the margin, not confirmed where all of it
-    lies below.
+    `better` and `worse` follow from the verdict by `records.SAYINGS`; `not_worse` is confirmed if
+    the whole interval of the gain lies above minus the margin, and not confirmed if the whole
+    interval lies below.
 
     Args:
         says: better, worse or not_worse.
-        row: Of `statistics.paired`.
+        row: Row of `statistics.paired`.
 
     Returns:
-        confirmed, not confirmed or undecided; not run where the runs do not suffice;
-        exploratory where loss or reference came after the declaration.
+        confirmed, not confirmed or undecided; not run if the runs do not suffice;
+        exploratory if loss or reference came after the declaration.
     """
     if row["verdict"] in UNFINISHED:
         return NOT_RUN
@@ -146,22 +146,23 @@ def outcome(says: str, row: Mapping[str, Any]) -> str:
 
 
 def p_value(says: str, row: Mapping[str, Any], *, looks: Sequence[int] = ()) -> float:
-    """One-sided p-value of a comparison if a finding were false.
+    """One-sided p-value of a comparison under the hypothesis that a finding is false.
 
-    Half the least error at which the interval of the comparison still leaves out, on the side that
-    faces it, the value that the finding denies: no difference; of not_worse a loss that is worse by
-    just the margin. So it accounts for skewness or the order of the values, and for the choice of
-    other candidates by other seeds. Where divergence decides, half of McNemar's
-    exact p. That there were several looks, and where a run diverged two tests, is paid for.
+    The p-value is half the least error at which the interval of the comparison excludes, on the
+    near side, the value that the finding denies: a difference of zero, or for not_worse a loss that
+    is worse by exactly the margin. So the p-value accounts for skewness or the order of the values,
+    and for the choice of other candidates by other seeds. If divergence decides, the p-value is
+    half of McNemar's exact p. The p-value is adjusted for the looks, and for two tests if a run
+    diverged.
 
     Args:
         says: better, worse or not_worse.
-        row: Of `statistics.paired`.
-        looks: Numbers of seeds at which it may have been read.
+        row: Row of `statistics.paired`.
+        looks: Numbers of seeds at which the comparison may have been read.
 
     Returns:
-        The p-value, at most 0.5; 1 where no error is large enough, as of a difference on the other
-        side. NaN where the finding is not run or exploratory.
+        The p-value, at most 0.5; 1 if no error is large enough, as for a difference on the other
+        side. NaN if the finding is not run or exploratory.
     """
     if row["verdict"] in UNFINISHED or row["exploratory"]:
         return math.nan
@@ -170,14 +171,14 @@ def p_value(says: str, row: Mapping[str, Any], *, looks: Sequence[int] = ()) -> 
         error = row["p_diverged"] if is_worse == (says == "worse") else 1.0
     else:
         error = _least_error(says, row)
-    if row["diverged"] or row["reference_diverged"]:  # its two ways to a verdict share the level
+    if row["diverged"] or row["reference_diverged"]:  # each of two tests had half of the error
         error = min(1.0, 2 * error)
     error = adjust_for_looks(error, int(row["look"]) - 1, looks)
     return error / 2 if error < 1 else 1.0
 
 
 def _least_error(says: str, row: Mapping[str, Any]) -> float:
-    """Two-sided error of the shortest interval that confirms a finding; 1 where none does."""
+    """Two-sided error of the widest interval that confirms a finding; 1 if no interval does."""
     sign = records.sign(row["metric"]) * (-1 if says == "worse" else 1)
     least = -row["margin"] if says == records.NOT_WORSE else 0.0
     gains = sign * np.array(row["differences"], dtype=float)
@@ -198,14 +199,14 @@ def _least_error(says: str, row: Mapping[str, Any]) -> float:
         return 1.0
     if confirms(low):
         return SMALLEST
-    while high - low > 5e-4:  # of a logarithm
+    while high - low > 5e-4:  # difference of logarithms
         middle = (low + high) / 2
         low, high = (low, middle) if confirms(middle) else (middle, high)
     return math.exp(high)
 
 
 def _not_worse(row: Mapping[str, Any]) -> str:
-    """Non-inferiority: the whole interval of the gain against minus the margin."""
+    """Judge non-inferiority: compare the interval of the gain with minus the margin."""
     low, high = gain(row["low"], row["high"], sign=records.sign(row["metric"]))
     if row["verdict"] == "diverges":
         return REFUTED
@@ -215,9 +216,9 @@ def _not_worse(row: Mapping[str, Any]) -> str:
 
 
 def _compared(finding: Mapping[str, Any], comparison: Comparison) -> pd.DataFrame:
-    """The comparison's own pairs, or those with the finding's reference, metric or margin.
+    """The comparison's own pairs, or pairs with the finding's reference, metric or margin.
 
-    The guards are those of the main verdict: declared losses count, absent or failed.
+    As for the main verdict, the family has all declared losses, also those without finished runs.
     """
     metric = finding.get("metric", comparison.metric)
     reference = finding.get("reference", comparison.reference)

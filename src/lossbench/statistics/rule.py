@@ -9,18 +9,18 @@ from lossbench.statistics.levels import level_at, look_of
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """The choice of a candidate, and the verdict on a difference.
+    """The rule by which a candidate is chosen and a difference gets its verdict.
 
     Attributes:
         metric: Column to compare, on test; its direction is `records.direction(metric)`.
-        reference: The loss that the others are compared with; empty where none is needed.
-        select: Metric that chooses among candidates, on validation: the one that a column
-            `selected_by` holds. Empty takes `metric`.
+        reference: The loss that the others are compared with; empty if no reference is needed.
+        select: Metric by whose values on validation a candidate is chosen, and which a column
+            `selected_by` holds; if empty, `metric`.
         average: Summary of the seeds, in the choice and in the verdict: "mean" or "median".
         margin: Largest difference that does not matter, in units of the metric.
         confidence: Simultaneous coverage over the comparisons of a context and the looks.
-        looks: Numbers of seeds at which verdicts may be read, ascending; none has one look, at
-            all seeds.
+        looks: Numbers of seeds at which verdicts may be read, ascending; if empty, there is one
+            look at all seeds.
     """
 
     metric: str
@@ -35,11 +35,11 @@ class Rule:
         object.__setattr__(self, "select", self.select or self.metric)
 
     def look(self, seeds: int) -> int:
-        """Index of the last look that so many seeds reach; 0 where they reach none."""
+        """Index of the last look that a number of seeds reaches; 0 if it reaches no look."""
         return look_of(seeds, self.looks)
 
     def level(self, seeds: int, comparisons: int) -> float:
-        """Confidence of one of so many intervals at the look that so many seeds reach."""
+        """Confidence of one interval among `comparisons` at the look that `seeds` seeds reach."""
         return level_at(
             self.look(seeds), self.looks, confidence=self.confidence, comparisons=comparisons
         )

@@ -1,4 +1,4 @@
-"""The differences that a number of seeds can resolve, before they are spent."""
+"""The differences that a number of seeds can resolve, computed before the seeds are trained."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lossbench.statistics.rule import Rule
 
 
 class Detectable(NamedTuple):
-    """Smallest true difference that is found, smallest margin in which none is called equivalent.
+    """Smallest true difference that is detected, and smallest margin that shows equivalence.
 
-    Both in units of the metric, both with the power that was asked for.
+    Both numbers are in units of the metric and hold with the requested power.
     """
 
     difference: float
@@ -28,7 +28,7 @@ class Detectable(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Fewest pairs that find a difference, fewest that call none equivalent within that margin."""
+    """Fewest pairs that detect a true difference, and fewest that show equivalence in a margin."""
 
     difference: float
     margin: float
@@ -37,7 +37,7 @@ class Pairs(NamedTuple):
 def minimum_detectable_effect(
     spread: float, *, pairs: int, comparisons: int, confidence: float = 0.95, power: float = 0.8
 ) -> Detectable:
-    """The least difference that verdicts of `paired` can tell from zero, for normal differences.
+    """The least difference that verdicts of `paired` distinguish from zero, for normal differences.
 
     Args:
         spread: Standard deviation of the differences of pairs, in units of the metric.
@@ -47,9 +47,9 @@ def minimum_detectable_effect(
         power: Chance of the verdict.
 
     Returns:
-        The smallest true difference whose interval leaves zero out, and the smallest margin within
+        The smallest true difference whose interval excludes zero, and the smallest margin within
         which a true difference of zero is called equivalent. Both are infinite below 6 pairs,
-        which give no verdict; the margin also where the level itself is below the power.
+        which give no verdict; the margin also if the level is not above the power.
 
     Source:
         Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics, for equivalence; the
@@ -70,7 +70,7 @@ def pairs_for(
     confidence: float = 0.95,
     power: float = 0.8,
 ) -> Pairs:
-    """Number of pairs that resolve a size: the inverse of `minimum_detectable_effect`.
+    """Number of pairs that resolve a difference: the inverse of `minimum_detectable_effect`.
 
     Args:
         spread: Standard deviation of the differences of pairs, in units of the metric.
@@ -80,7 +80,7 @@ def pairs_for(
         power: Chance of the verdict.
 
     Returns:
-        Pairs for either; at least 6, fewer give no verdict, and infinite above 100,000.
+        Numbers of pairs; at least 6, because fewer give no verdict, and infinite above 100,000.
     """
     level = 1 - (1 - confidence) / comparisons
 
@@ -91,8 +91,8 @@ def pairs_for(
 
 
 def fewest_pairs(suffice: Callable[[int], bool], *, least: int = FEWEST_PAIRS) -> float:
-    """Fewest pairs, at least `least`, that suffice where more do too; infinite above 100,000."""
-    low, high = least - 1, least  # low is too few or not allowed
+    """Fewest pairs, at least `least`, that suffice, if more suffice too; infinite above 100,000."""
+    low, high = least - 1, least  # low does not suffice or is not allowed
     while not suffice(high):
         if high >= MOST_PAIRS:
             return math.inf
@@ -105,7 +105,7 @@ def fewest_pairs(suffice: Callable[[int], bool], *, least: int = FEWEST_PAIRS) -
 
 @functools.lru_cache(maxsize=4096)
 def _unit_difference(pairs: int, level: float, power: float) -> float:
-    """The smallest difference found with a spread of 1."""
+    """The smallest difference that is detected with a spread of 1."""
     critical = usual_length(pairs, level)
 
     def excess(shift: float) -> float:  # in standard errors of the mean
@@ -120,7 +120,10 @@ def _unit_difference(pairs: int, level: float, power: float) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _unit_margin(pairs: int, level: float, power: float) -> float:
-    """The smallest margin with a spread of 1: zero lies in the interval, that in the margin."""
+    """The smallest margin that shows equivalence with a spread of 1.
+
+    Equivalence means that zero lies in the interval, and the interval in the margin.
+    """
     critical = usual_length(pairs, level)
 
     def excess(margin: float) -> float:  # in standard errors of the mean
@@ -137,7 +140,7 @@ def _unit_margin(pairs: int, level: float, power: float) -> float:
 def expected_over_spread(
     chance: Callable[[float], float], pairs: int, *, kinks: tuple[float, ...]
 ) -> float:
-    """Mean of a chance that depends on the spread of a sample of pairs whose true spread is 1."""
+    """Expected value of a chance that depends on a sample's spread, for a true spread of 1."""
     freedom = pairs - 1
     least, most = np.sqrt(scipy.stats.chi2.ppf([1e-12, 1 - 1e-12], freedom) / freedom)
     constant = np.log(2) + freedom / 2 * np.log(freedom / 2) - scipy.special.gammaln(freedom / 2)
@@ -151,7 +154,7 @@ def expected_over_spread(
 
 
 def _root(excess: Callable[[float], float], start: float) -> float:
-    """Where a rising function crosses zero, from zero upwards."""
+    """Zero of an increasing function at or above 0; `start` is the first upper bound to try."""
     high = start
     while excess(high) < 0:
         high *= 2
@@ -159,16 +162,16 @@ def _root(excess: Callable[[float], float], start: float) -> float:
 
 
 def spreads(frame: pd.DataFrame, rule: Rule) -> pd.DataFrame:
-    """Scatter over seeds of the differences of pairs on validation, for a plan of more seeds.
+    """Standard deviation over seeds of the differences of pairs on validation, to plan more seeds.
 
-    Each loss stands at its own choice. Seeds are few, so a plan should rest on the upper confidence
-    limit, not on the estimate; a rate chosen on the same runs makes both a little too small. Test
-    has no part in it.
+    Each loss has its chosen candidate. Seeds are few, so a plan should use the upper confidence
+    limit, not the estimate; choosing the rate on the same runs makes both numbers a little too
+    small. No test value is used.
 
     Args:
         frame: One row a run, with `candidate` and `selected_by`, see `choice.tuning_table`, and the
             metric on validation.
-        rule: Metric and reference to compare, and the metric and the average that choose.
+        rule: Rule with the metric and the reference to compare, and how a candidate is chosen.
 
     Returns:
         Rows by `FACTS` (one a challenger): metric, reference, `pairs`, `spread` (standard deviation

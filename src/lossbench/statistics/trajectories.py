@@ -11,25 +11,25 @@ from lossbench.statistics.design import FACTS, placed
 from lossbench.statistics.intervals import half_width, share
 
 NEAR = 0.05
-"""A run has settled where its own loss is this share of its whole decrease from its final value."""
+"""Largest distance of a settled run's own loss from its final value, as a share of its decrease."""
 
 EARLY = 0.8
-"""It has converged where it settled within this share of its updates."""
+"""Share of a run's updates within which the run must settle to count as converged."""
 
 LAST = 5
-"""Logged steps that are averaged into a final value."""
+"""Number of logged steps that are averaged into a final value."""
 
 
 def curves(
     frame: pd.DataFrame, *, value: str, confidence: float = 0.95, geometric: bool = False
 ) -> pd.DataFrame:
-    """Mean over seeds at every step, with a pointwise t interval; n falls where runs diverge.
+    """Mean over seeds at every step, with a pointwise t interval; n decreases as runs diverge.
 
     Args:
         frame: From `joined`.
         value: Column to average.
         confidence: Pointwise coverage.
-        geometric: Whether to average logarithms; values that are not positive drop out.
+        geometric: Whether to average logarithms; values that are not positive are left out.
 
     Returns:
         Rows by `FACTS` and step: value, low, high, n.
@@ -51,7 +51,7 @@ MEASURES = {
     "signal_per_error": "output_gradient_norm / nullif(error_norm, 0)",
     "cosine": "cosine",
 }
-"""Measures that `trajectories` follows, from columns of a table; all but the cosine are norms."""
+"""SQL expressions of the measures in `trajectories`; all measures but the cosine are norms."""
 
 
 def trajectories(
@@ -60,15 +60,15 @@ def trajectories(
     """Means of norms and cosines of gradients at every step, for tables larger than memory.
 
     Args:
-        sweep: Its records.
-        runs: From `placed`: the runs to average.
+        sweep: Records of the sweep.
+        runs: Runs to average, from `placed`.
         confidence: Pointwise coverage.
         table: "steps", or "layers" for the gradient norm of each layer.
 
     Returns:
-        Rows by `FACTS`, `measure` (see `MEASURES`), step and, of layers, `layer` in the model's
+        Rows by `FACTS`, `measure` (see `MEASURES`), step and, for layers, `layer` in the model's
         order: value, low, high, n, `lost_at` (see `with_losses_of_runs`). Norms are averaged as
-        logarithms; values that are not positive drop out, as do those that are not finite.
+        logarithms; norms that are not positive and values that are not finite are left out.
     """
     cells = runs[["run_id"]].assign(cell=runs.groupby(FACTS, dropna=False).ngroup())
     facts = runs[FACTS].assign(cell=cells.cell).drop_duplicates("cell").set_index("cell")
@@ -96,14 +96,14 @@ def trajectories(
 
 
 def with_losses_of_runs(estimates: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Estimates with `lost_at`: the step at which the first of their runs diverged or failed.
+    """Add the column `lost_at` to estimates: the step at which the first run diverged or failed.
 
     Args:
         estimates: Rows by `FACTS`.
         runs: From `placed`.
 
     Returns:
-        The estimates; infinite where all runs came to their end.
+        The estimates with `lost_at`, infinite if no run of the estimate diverged or failed.
     """
     lost = runs[runs.status.isin(["diverged", "failed"])]
     first = lost.groupby(FACTS, dropna=False).stop_step.min().rename("lost_at").reset_index()
@@ -112,7 +112,7 @@ def with_losses_of_runs(estimates: pd.DataFrame, runs: pd.DataFrame) -> pd.DataF
 
 
 def _in_order(column: pd.Series) -> pd.Series:
-    """Layers by the numbers in their names, so that 10 comes after 9."""
+    """Sort key by which layers are ordered by the numbers in their names: 10 comes after 9."""
     if column.name != "layer":
         return column
     return column.str.replace(r"\d+", lambda digits: digits[0].zfill(6), regex=True)
@@ -125,15 +125,15 @@ def convergence(runs: pd.DataFrame, signals: pd.DataFrame, evals: pd.DataFrame) 
     """Convergence of each run in its own loss, with the signals of its gradients.
 
     Args:
-        runs: Table `runs`, or from `placed`; those that are done or diverged count.
+        runs: Table `runs`, or from `placed`; runs that are done or diverged count.
         signals: From `signals`.
         evals: Table `evals` with the run's own loss, metric "loss:own" on split train.
 
     Returns:
         One row a run: `FACTS`, run_id, lr, seed, status, stop_step; `steps_to_final`, the first
-        evaluated step from which on the own loss stays within 5 % of its total decrease from its
-        final value (NaN without values); `converged`, whether it is done and that came within 80 %
-        of its updates; the columns of `signals`.
+        evaluated step from which on the own loss differs from its final value by at most 5 % of its
+        total decrease (NaN without values, or if a value is not finite); `converged`, whether the
+        run is done and `steps_to_final` is within 80 % of its updates; the columns of `signals`.
     """
     mine = placed(runs)
     mine = mine[mine.status.isin(records.RESULTS)]
@@ -149,7 +149,7 @@ def convergence(runs: pd.DataFrame, signals: pd.DataFrame, evals: pd.DataFrame) 
 
 
 def _step_to_final(rows: pd.DataFrame) -> float:
-    """First step from which on the value stays near its last one; rows are one run's, by step."""
+    """First step from which on the value stays near its last; `rows` are of one run, by step."""
     values = rows.value.to_numpy(dtype=float)
     if not np.isfinite(values).all():
         return np.nan
@@ -167,20 +167,20 @@ SIGNALS = {
     "mean_cosine": ("mean", "cosine"),
     "final_cosine": ("late", "cosine"),
 }
-"""Time and columns of each signal; of two columns the ratio of their means."""
+"""Time and columns of each signal; a signal with two columns is the ratio of their means."""
 
 
 def signals(sweep: records.Records) -> pd.DataFrame:
     """Summaries of the logged steps of each run, for tables larger than memory.
 
     Args:
-        sweep: Its records.
+        sweep: Records of the sweep.
 
     Returns:
-        By run_id: `initial_gradient_norm`, and averaged over the last five logged steps
-        `final_gradient_norm`, `final_error_norm` and `final_cosine`; `mean_cosine` over all;
-        `initial_signal_per_error` and `final_signal_per_error`, norm of the output gradient over
-        that of the error.
+        A row a run, indexed by run_id: `initial_gradient_norm`; `final_gradient_norm`,
+        `final_error_norm` and `final_cosine`, averaged over the last five logged steps;
+        `mean_cosine` over all steps; `initial_signal_per_error` and `final_signal_per_error`, norm
+        of the output gradient over norm of the error.
     """
     when = {"first": "arg_min({x}, step)", "late": "avg({x})", "mean": "avg({x})"}
     columns = []
@@ -200,16 +200,16 @@ def signals(sweep: records.Records) -> pd.DataFrame:
 
 
 def converged(frame: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
-    """Number of runs of each loss that converged, and the median run's signals.
+    """Number of runs of each loss that converged, and medians of the signals.
 
     Args:
         frame: From `convergence`.
         confidence: Coverage of the exact binomial interval.
 
     Returns:
-        Rows by `FACTS`: n runs, `diverged`, `converged`, their share `value` with `low` and
-        `high`, and the median over the runs of `steps_to_final` (a run without counts as
-        infinitely late), `initial_gradient_norm`, `final_gradient_norm`, `final_error_norm`,
+        Rows by `FACTS`: n runs, `diverged`, `converged`, the share of converged runs `value` with
+        `low` and `high`, and the median over the runs of `steps_to_final` (infinite for a run
+        without it), `initial_gradient_norm`, `final_gradient_norm`, `final_error_norm`,
         `initial_signal_per_error`, `final_signal_per_error`, `mean_cosine`, `final_cosine`.
     """
     signals = ["initial_gradient_norm", "final_gradient_norm", "final_error_norm"]
@@ -234,22 +234,23 @@ def converged(frame: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
 def time_to(
     runs: pd.DataFrame, evals: pd.DataFrame, *, metric: str, target: float, split: str
 ) -> pd.DataFrame:
-    """Updates until a target is reached, where a miss is censored, not left out.
+    """Number of updates until a target is reached; runs that miss the target count as censored.
 
-    A run that never reaches the target, and one that diverges at any time, is known only to need
-    more than the budget: the last evaluated step of any run of its context.
+    A run that never reaches the target, or that diverges at any time, counts as censored at the
+    budget: the last evaluated step of any run of its context.
 
     Args:
-        runs: Table `runs`, or from `placed`; those that are done or diverged count.
+        runs: Table `runs`, or from `placed`; runs that are done or diverged count.
         evals: Table `evals`.
-        metric: Its direction is `records.direction(metric)`.
+        metric: Name of the metric; its direction is `records.direction(metric)`.
         target: Value that was fixed before the runs were seen, in units of the metric.
-        split: Split on which it is to be reached.
+        split: Split on which the target is to be reached.
 
     Returns:
-        Rows by `FACTS`: metric, target, n runs, how many `reached` it, `median` updates (infinite
-        where fewer than half did), `budget`, and the Kaplan-Meier curve: at each of `steps` (a
-        tuple) the share of runs in `survival` (a tuple) that had not reached it.
+        Rows by `FACTS`: metric, target, n runs, number of runs that `reached` the target, `median`
+        updates (infinite if fewer than half reached it), `budget`, and the Kaplan-Meier curve: at
+        each of `steps` (a tuple) the share of runs in `survival` (a tuple) that had not reached the
+        target.
 
     Source:
         Kaplan and Meier 1958, JASA; `scipy.stats.ecdf`.
@@ -274,7 +275,7 @@ def time_to(
 
 
 def _survival(first: pd.Series, budget: float) -> dict[str, object]:
-    """The Kaplan-Meier curve of the first steps at the target, NaN where it was missed."""
+    """The Kaplan-Meier curve of the first steps at the target, `first`, NaN for a missed target."""
     sample = scipy.stats.CensoredData.right_censored(first.fillna(budget), first.isna())
     survival = scipy.stats.ecdf(sample).sf
     half = survival.quantiles[survival.probabilities <= 0.5]

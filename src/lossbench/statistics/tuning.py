@@ -1,4 +1,4 @@
-"""Losses at each learning rate, and the demands on the tuner."""
+"""Losses at each learning rate, their sensitivity to the rate, and the cost of tuning."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def learning_rates(frame: pd.DataFrame, *, metric: str, confidence: float = 0.95
     Returns:
         Rows by `FACTS` and lr: value, low, high, n, `planned`, counts by status.
     """
-    columns = frame[[*FACTS, "lr", "status", metric]]  # each cell copies all it is given
+    columns = frame[[*FACTS, "lr", "status", metric]]  # every group copies all columns
     rows = [
         dict(zip([*FACTS, "lr"], facts, strict=True))
         | {"planned": len(cell), "metric": metric, "confidence": confidence, **counts(cell)}
@@ -50,13 +50,13 @@ def learning_rates(frame: pd.DataFrame, *, metric: str, confidence: float = 0.95
     return pd.DataFrame(rows)
 
 
-# ---- what a loss asks of the tuner ---------------------------------------------------------------
+# ---- sensitivity and cost of tuning --------------------------------------------------------------
 
 
 def sensitivity(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
-    """The cost of a learning rate drawn blindly from the grid: the mean excess over the best one.
+    """Cost of a learning rate drawn at random from the grid: the mean excess over the best rate.
 
-    The number belongs to the grid; losses are comparable where theirs is one and the same.
+    The number depends on the grid, so losses are comparable only if their grids are equal.
 
     Args:
         frame: From `endpoint` on validation, one row a run, one setting a rate (see `at_choice`).
@@ -64,13 +64,14 @@ def sensitivity(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
 
     Returns:
         Rows by `FACTS`: metric, `sensitivity` (mean over the rates of how much worse the mean is
-        than at the loss's best rate, in units of the metric, never negative), `diverged_share` of
-        the rates, number of `rates`. A rate at which a run diverged counts as the worst mean of
-        survivors of any loss in the context and condition; NaN where every rate has one.
+        than at the loss's best rate, in units of the metric, never negative), `diverged_share`
+        (share of rates at which a run diverged), number of `rates`. A rate at which a run diverged
+        counts as the worst mean of survivors of any loss in the context and condition;
+        `sensitivity` is NaN if a run diverged at every rate.
 
     Source:
         Bergstra and Bengio 2012, JMLR, for judging by random settings; Wortsman et al.
-        2023, arXiv 2309.14322, who call it learning rate sensitivity.
+        2023, arXiv 2309.14322, for the name learning rate sensitivity.
     """
     rows = []
     for facts, settings in _trials(frame, metric=metric, by=["lr"]).groupby(FACTS, dropna=False):
@@ -91,20 +92,21 @@ def sensitivity(frame: pd.DataFrame, *, metric: str) -> pd.DataFrame:
 def sensitivity_differences(
     runs: pd.DataFrame, rule: Rule, *, seeds: Sequence[int]
 ) -> pd.DataFrame:
-    """The additional cost of a candidate drawn blindly, of each loss against the reference.
+    """Cost of a candidate drawn at random, as the difference of each loss to the reference.
 
-    On test, over the candidate that validation chooses, by means over seeds; a diverged run costs
-    the worst of the two losses on its seed. The interval is that of `choice.difference`: other
-    seeds would have chosen other candidates.
+    The cost is the mean excess on test over the candidate that validation chooses, averaged over
+    seeds; a diverged run costs as much as the worst run of the two losses on its seed. The interval
+    is that of `choice.difference`, which includes the uncertainty of the choice.
 
     Args:
         runs: One row a run of one context, as `choice.tuning_table` takes them.
-        rule: Its confidence is the coverage of all intervals together.
+        rule: The rule of the verdicts; its confidence is the coverage of all intervals together.
         seeds: Seeds on which every candidate ran.
 
     Returns:
-        A row a loss: `more`, `more_low`, `more_high` in units of the metric, `verdict`: to lose
-        less is better. None of a loss of other candidates than the reference's.
+        A row a loss: `more`, `more_low`, `more_high` (the difference and its interval, in units of
+        the metric), `verdict` (better for a lower cost). A loss with other candidates than the
+        reference has no row.
     """
     tables = {loss: tuning_table(rows, rule, seeds=seeds) for loss, rows in runs.groupby("loss")}
     columns = ["loss", "more", "more_low", "more_high", "verdict"]
@@ -129,16 +131,17 @@ def sensitivity_differences(
 
 
 def stability(frame: pd.DataFrame, rule: Rule) -> pd.DataFrame:
-    """Frequency with which other seeds like these would choose the same candidate.
+    """Share of resamples of the seeds that choose the same candidate again, for each loss.
 
     Args:
         frame: One row a run, with `candidate` and `selected_by`, see `choice.tuning_table`.
-        rule: Its `select` chooses, by the average of the seeds.
+        rule: Rule with the metric to choose by, `select`, and the average over the seeds.
 
     Returns:
-        Rows by `FACTS`: metric, `best_lr`, `stability` (the share of resamples that choose it
-        again), `seeds`, `plausible` (candidates that some resamples choose, see `choice`). No rate
-        and NaN where no candidate has run on every seed.
+        Rows by `FACTS`: metric, `best_lr`, `stability` (the share of resamples that choose the
+        candidate again), `seeds`, `plausible` (number of candidates that at least `PLAUSIBLE` of
+        the resamples choose). `best_lr` and `stability` are NaN if no candidate has run on every
+        seed, or all of these runs diverged.
     """
     rows, facts_and = [], [*FACTS, "lr", "seed", "status", "candidate", "selected_by"]
     for facts, cell in frame[facts_and].groupby(FACTS, sort=False, dropna=False):
@@ -159,17 +162,17 @@ def stability(frame: pd.DataFrame, rule: Rule) -> pd.DataFrame:
 def budget_curve(frame: pd.DataFrame, *, metric: str, by: Sequence[str] = ("lr",)) -> pd.DataFrame:
     """Expected best validation value after trying some of the grid's settings, drawn at random.
 
-    Exact for settings drawn without replacement; each counts with its mean over seeds, and one at
-    which a run diverged as the worst mean of survivors in the context and condition.
+    Exact for settings drawn without replacement; each setting counts with its mean over seeds, or,
+    if a run diverged at it, with the worst mean of survivors in the context and condition.
 
     Args:
         frame: From `endpoint` on validation, one row a run.
         metric: Column to average over seeds.
-        by: Columns that make a setting.
+        by: Columns whose values identify a setting.
 
     Returns:
         Rows by `FACTS` and `budget` b = 1..n: metric, `value` (the expectation), `trials` (n), and
-        `cost`, how much worse the value is than that of all n.
+        `cost`, by which the value is worse than the value at b = n.
 
     Source:
         Dodge et al. 2019, EMNLP, there with replacement; order statistics of a finite population.
@@ -183,7 +186,7 @@ def budget_curve(frame: pd.DataFrame, *, metric: str, by: Sequence[str] = ("lr",
             else np.full(n, np.nan)
         )
         for budget in range(1, n + 1):
-            # The i-th best is the best of b where the other b - 1 come from the n - i behind it.
+            # The i-th best is the best of b if the other b - 1 are among the n - i worse ones.
             ways = scipy.special.comb(n - np.arange(1, n + 1), budget - 1)
             chance = ways / scipy.special.comb(n, budget)
             value = -records.sign(metric) * float(chance @ cost)
@@ -197,12 +200,12 @@ def excess(rates: pd.DataFrame) -> pd.DataFrame:
     """Excess of each loss at a learning rate over its best learning rate.
 
     Args:
-        rates: From `learning_rates`, with `best`: whether it is the loss's choice.
+        rates: From `learning_rates`, with `best`: whether the loss chose the rate.
 
     Returns:
-        The rows with `ratio`, the learning rate over the loss's `best` one, and `cost`, the mean's
-        excess over its best mean in units of the metric, never negative; NaN where no run
-        survived or no rate is best.
+        The rows with `ratio`, the learning rate divided by the loss's `best` rate, and `cost`, the
+        excess of the mean over the loss's best mean in units of the metric, never negative. `cost`
+        is NaN if no run survived at the rate, `ratio` if no rate is `best`.
     """
     cell = [rates[name] for name in CELL]
     sign = -records.sign(str(rates.metric.iloc[0])) if len(rates) else 1.0
@@ -243,10 +246,10 @@ def budgets(runs: pd.DataFrame, *, tuned: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def _trials(frame: pd.DataFrame, *, metric: str, by: list[str]) -> pd.DataFrame:
-    """Mean cost of every setting; one with a diverged run costs the context's worst mean.
+    """Mean cost of every setting; a setting with a diverged run costs the context's worst mean.
 
-    Of a loss's own value it costs the worst of that loss: values of different losses have no order.
-    A setting whose runs all failed or are missing says nothing and is left out.
+    For a metric `loss:...` the setting costs the worst mean of the same loss, because values of
+    different losses cannot be compared. A setting whose runs all failed or are missing is left out.
     """
     numbers = frame[metric].astype(float)
     cost = -records.sign(metric) * numbers.where(np.isfinite(numbers))

@@ -1,4 +1,4 @@
-"""The words of a verdict, monotone in its interval, and the seeds that would settle it."""
+"""Verdicts on an interval, monotone in the interval, and the seeds that an open one needs."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from lossbench.statistics.sample_size import expected_over_spread, fewest_pairs
 def is_open(word: str, margin: float) -> bool:
     """Whether more seeds may still change a verdict.
 
-    A settled one has an interval that lies wholly beyond the margin or wholly within it; without a
-    margin, that leaves zero out.
+    A settled verdict has an interval wholly beyond the margin or wholly within the margin; without
+    a margin, an interval that excludes zero.
 
     Args:
-        word: Of `paired`.
-        margin: As declared.
+        word: Verdict of a row of `paired`.
+        margin: The declared margin, in units of the metric.
     """
     return word in ("undecided", "too few pairs") or (word in ("better", "worse") and margin > 0)
 
 
 def gain(low: float, high: float, *, sign: float) -> tuple[float, float]:
-    """The interval of a difference, turned so that positive is better.
+    """The interval of a difference, with its sign changed if needed so that positive is better.
 
     Args:
-        low: Of the difference, in units of the metric.
-        high: The upper end.
+        low: Lower end of the interval of the difference, in units of the metric.
+        high: Upper end.
         sign: `records.sign` of the metric.
     """
     return (low, high) if sign > 0 else (-high, -low)
 
 
 def verdict(low: float, high: float, margin: float) -> str:
-    """The verdict of an interval of the gain over the reference; a narrower one never says less.
+    """The verdict on an interval of the gain; a narrower interval never gets a weaker verdict.
 
     Args:
-        low: Of the gain, in units of the metric: positive is better.
-        high: The upper end.
-        margin: Largest difference that does not matter; 0 where every one does.
+        low: Lower end of the interval of the gain, in units of the metric: positive is better.
+        high: Upper end.
+        margin: Largest difference that does not matter; 0 if every difference matters.
 
     Returns:
         better by more (than the margin), better, worse, worse by more; below the margin (zero is
-        excluded, and all that is plausible is too small to matter); equivalent (zero is not
-        excluded, and the same); undecided.
+        excluded, and the whole interval is within the margin); equivalent (zero is not excluded,
+        and the whole interval is within the margin); undecided.
     """
     if low <= 0 <= high:
         return "equivalent" if -margin <= low and high <= margin else "undecided"
@@ -59,21 +59,21 @@ def verdict(low: float, high: float, margin: float) -> str:
 def seeds_needed(
     estimate: Estimate, margin: float, *, confidence: float, average: str = "mean"
 ) -> float:
-    """Seeds with which an undecided comparison is decided with a chance of 80 %.
+    """Number of seeds at which an undecided comparison is decided with a chance of 80 %.
 
-    That is: the interval leaves zero out, or lies within the margin, were the mean and the spread
-    over seeds, the choice of candidates included, as seen. Of a median roughly: as if its interval
-    were that of a mean of this length. Where a median has no interval yet, the seeds that give it
-    one; their verdict is open.
+    Decided means that the interval excludes zero or lies within the margin, if the true mean and
+    the true spread over seeds, including the choice of candidates, are as observed. For a median
+    this is approximate: its interval is taken for that of a mean with the same length. If a median
+    has no finite interval yet, the result is the number of seeds that gives one, of any verdict.
 
     Args:
-        estimate: The difference, its interval at this confidence, and the pairs it comes from.
-        margin: As declared.
-        confidence: Of the interval.
-        average: Of the seeds: "mean" or "median".
+        estimate: The difference, with its interval at this confidence and its number of pairs.
+        margin: The declared margin, in units of the metric.
+        confidence: Confidence of the interval.
+        average: Summary of the seeds: "mean" or "median".
 
     Returns:
-        At least 6; infinite above 100,000.
+        Number of seeds, at least 6; infinite above 100,000.
     """
     fewest = FEWEST_PAIRS
     if average == "median":
@@ -93,14 +93,14 @@ def seeds_needed(
 def chance_of_decision(
     mean: float, spread: float, margin: float, *, pairs: int, confidence: float
 ) -> float:
-    """Chance that the interval of so many normal differences does not leave it undecided.
+    """Chance that a comparison is decided by the interval of a number of normal differences.
 
     Args:
-        mean: The true one.
-        spread: The true standard deviation.
-        margin: As declared.
-        pairs: How many differences.
-        confidence: Of the interval.
+        mean: True mean of the differences.
+        spread: True standard deviation of the differences.
+        margin: The declared margin, in units of the metric.
+        pairs: Number of differences.
+        confidence: Confidence of the interval.
     """
     error = spread / math.sqrt(pairs)
     if error == 0:
@@ -110,9 +110,9 @@ def chance_of_decision(
     def between(low: float, high: float) -> float:
         return scipy.special.ndtr((high - mean) / error) - scipy.special.ndtr((low - mean) / error)
 
-    def decided(ratio: float) -> float:  # of the sample's spread to the true one
+    def decided(ratio: float) -> float:  # ratio of the sample's spread to the true spread
         half = critical * ratio
-        # Undecided: zero within the interval, and an end of it outside the margin.
+        # Undecided: zero is within the interval, and an end of the interval outside the margin.
         least = max(0.0, min(half, margin - half))
         return 1.0 - between(-half, half) + between(-least, least)
 
@@ -121,11 +121,11 @@ def chance_of_decision(
 
 
 def divergence_p(mine: np.ndarray, theirs: np.ndarray) -> float:
-    """Exact two-sided p that a loss diverges as often as the reference does, seed by seed.
+    """Exact two-sided p-value of the hypothesis that loss and reference diverge equally often.
 
     Args:
         mine: Whether the loss's run of each seed diverged, [S].
-        theirs: The same of the reference.
+        theirs: Whether the reference's run of each seed diverged, [S].
 
     Source:
         McNemar 1947, Psychometrika, in its exact form.

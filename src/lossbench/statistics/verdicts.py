@@ -1,4 +1,4 @@
-"""The comparisons of a sweep, judged one context after the other."""
+"""The comparisons of a sweep, computed context by context."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lossbench.statistics.trajectories import signals
 
 
 class Verdicts:
-    """The comparisons of a sweep, as it declared them; each context is judged when first read.
+    """The comparisons of a sweep, as declared by the sweep; each is computed when it is first read.
 
-    So figures of one context can be drawn while the next one is judged.
+    So figures of one context can be drawn before the next context is computed.
 
     Args:
         sweep: Records of the sweep.
-        seeds: Number of declared seeds that count, the first ones; 0 counts all runs.
+        seeds: Number of declared seeds that count, from the first one on; 0 counts all runs.
     """
 
     def __init__(self, sweep: records.Records, *, seeds: int = 0) -> None:
@@ -43,7 +43,7 @@ class Verdicts:
 
     @functools.cached_property
     def _open(self) -> deque[Callable[[], Comparison]]:
-        """Contexts that are not judged yet, with their runs and evaluations."""
+        """Functions that compute the comparisons of the contexts not computed yet, in order."""
         runs = placed(self.sweep.runs, tuned=self.declaration["tuned"])
         if self._seeds:
             runs = runs[runs.seed.isin(self.declaration["seeds"][: self._seeds])]
@@ -71,12 +71,12 @@ class Verdicts:
         """The fair comparison of each context, each loss at its own learning rate."""
         for index in range(len(self._done) + len(self._open)):
             if index == len(self._done):
-                self._done.append(self._open[0]())  # raises again when it is read again
+                self._done.append(self._open[0]())  # an error is raised again when read again
                 self._open.popleft()
             yield self._done[index]
 
     def contexts(self) -> Iterator[list[Comparison]]:
-        """Of each context the fair comparison, then that at the reference's rate if it differs."""
+        """The fair comparison of each context, and its `at_reference_rate` if that is not None."""
         for main in self:
             yield [main] if main.at_reference_rate is None else [main, main.at_reference_rate]
 
@@ -94,7 +94,7 @@ class Verdicts:
         """The fair comparison of the first context whose label contains a text.
 
         Raises:
-            ValueError: There is none; names the labels there are.
+            ValueError: No label contains the text; the message lists the labels.
         """
         for comparison in self:
             if label in comparison.label:
@@ -114,10 +114,10 @@ class Verdicts:
 
 
 def grouped(comparisons: Iterable[Comparison], *names: str) -> list[list[Comparison]]:
-    """Comparisons that share attributes, side by side.
+    """Group comparisons whose attributes are equal.
 
     Args:
-        comparisons: In the order in which they stand in their group.
+        comparisons: Comparisons to group; each group keeps their order.
         names: Attributes, like "metric" and "reference", or "context".
     """
     groups: dict[tuple[object, ...], list[Comparison]] = {}
@@ -128,7 +128,7 @@ def grouped(comparisons: Iterable[Comparison], *names: str) -> list[list[Compari
 
 
 def corruption_curves(comparisons: Iterable[Comparison]) -> Iterator[pd.DataFrame]:
-    """Estimates over the rates of a corruption, a frame for each curve that the contexts make."""
+    """Estimates over the rates of a corruption, one frame per curve, see `noise_curves`."""
     for group in grouped(comparisons, "metric", "split", "condition"):
         first = group[0]
         rows = noise_curves(

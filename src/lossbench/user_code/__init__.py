@@ -1,4 +1,4 @@
-"""Functions, modules and tables of the user, whose code may do anything."""
+"""Losses, models and data of the user: registration, examination, and containment of the code."""
 
 from lossbench.data.tables import SOURCE, Reading, batch_size
 from lossbench.user_code.containment import (

@@ -1,4 +1,4 @@
-"""Functions of the user: their recognition, and the protection of the process that calls them."""
+"""Recognition of the user's functions, and protection of the process that calls the functions."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from lossbench.processes import END_SIGNALS, umask
 log = logging.getLogger(__name__)
 
 CALL_PATIENCE: ContextVar[float] = ContextVar("CALL_PATIENCE", default=0.0)
-"""Seconds that a call of the user's function may take while packs train; 0 for any number."""
+"""Time limit of a call of the user's function while packs train, in seconds; 0 for no limit."""
 
 OURS = Path(lossbench.__file__).parent
 """Folder of lossbench's own code."""
 
 
-@functools.cache  # asked at every update
+@functools.cache  # because it is called at every update
 def is_own(function: Callable[..., Any]) -> bool:
-    """Whether a function is the user's, and not one that lossbench brings and tests."""
+    """Whether a function is the user's, and not part of lossbench."""
     if str(getattr(function, "__module__", "")).partition(".")[0] != "lossbench":
         return True
-    code = getattr(function, "__code__", None)  # `functools.wraps` copies the name of a module
+    code = getattr(function, "__code__", None)  # because `functools.wraps` copies `__module__`
     return code is not None and not Path(code.co_filename).is_relative_to(OURS)
 
 
@@ -44,15 +44,15 @@ def is_own(function: Callable[..., Any]) -> bool:
 def restoring_process_state(
     owner: str, function: Callable[..., Any] | None = None
 ) -> Iterator[None]:
-    """Restores state of the process that the user's code changes, and warns of the change.
+    """Restore state of the process that the user's code changes, and warn of the change.
 
-    Generators are restored without a warning: any draw from a global one changes it. An exit or an
-    interrupt, which would end the command, becomes an error like any other; but where no handler
-    catches signals, an interrupt may come from the keyboard, and ends the command.
+    Random generators are restored without a warning, because any global draw changes a generator.
+    SystemExit and KeyboardInterrupt, which would end the command, become a RuntimeError; but
+    without a handler for SIGINT a KeyboardInterrupt may come from the keyboard and is raised again.
 
     Args:
-        owner: Name of the code for the warning, as in "loss wing".
-        function: Function that is called; one that lossbench brings needs no protection.
+        owner: Name of the code for the warning, for example "loss wing".
+        function: Function that is called; a function of lossbench is not protected.
     """
     if function is not None and not is_own(function):
         yield
@@ -79,15 +79,15 @@ def restoring_process_state(
         after = _settings()
         for name, value in before.items():
             if after[name] != value:
-                with contextlib.suppress(OSError, ValueError):  # the folder may be gone
+                with contextlib.suppress(OSError, ValueError):  # the folder may be deleted
                     SETTINGS[name][1](value)
-                if name != FILTERS or len(sys.modules) == modules:  # modules add some of theirs
+                if name != FILTERS or len(sys.modules) == modules:  # imports may add filters
                     _warn_once(owner, name)
 
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
-    """Raise TimeoutError after `CALL_PATIENCE` seconds; only a main thread can be interrupted."""
+    """Raise TimeoutError after `CALL_PATIENCE` seconds; only the main thread can be interrupted."""
     seconds = CALL_PATIENCE.get()
     if not seconds or threading.current_thread() is not threading.main_thread():
         yield
@@ -106,7 +106,7 @@ def _limited() -> Iterator[None]:
 
 
 def _text_of(error: BaseException) -> str | None:
-    """Text of an error; None where reading it raises another one."""
+    """Text of an error; None if the conversion to text raises another error."""
     try:
         return str(error)
     except Exception:
@@ -115,12 +115,12 @@ def _text_of(error: BaseException) -> str | None:
 
 @functools.cache
 def _warn_once(owner: str, setting: str) -> None:
-    """Warn that some code changes a setting of the process."""
+    """Warn, once for each owner and setting, that code changed a setting of the process."""
     log.warning("%s changes %s of the whole process: restored", owner, setting)
 
 
 def _folder() -> str:
-    """The working folder; empty where it was deleted."""
+    """Current folder; empty if the folder was deleted."""
     with contextlib.suppress(FileNotFoundError):
         return os.getcwd()  # noqa: PTH109  called at each update
     return ""
@@ -133,7 +133,7 @@ def _restore_handlers(handlers: list[Any]) -> None:
 
 def _restore_filters(filters: list[Any]) -> None:
     warnings.filters[:] = filters  # type: ignore[index]
-    with warnings.catch_warnings():  # whose end forgets what had been decided by the others
+    with warnings.catch_warnings():  # the exit invalidates decisions cached by the old filters
         pass
 
 
@@ -161,7 +161,7 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         _restore_handlers,
     ),
 }
-"""Settings of the whole process, with the functions that read and restore each."""
+"""Settings of the process by name, each with a function to read and a function to restore it."""
 
 
 def _settings() -> dict[str, object]:
@@ -169,5 +169,5 @@ def _settings() -> dict[str, object]:
 
 
 def draw_from_global_generators() -> None:
-    """Move on the global generators, which the user's function may draw from."""
+    """Draw once from each global generator, to reveal functions that depend on the generators."""
     _ = torch.rand(1), np.random.random(), random.random()  # noqa: NPY002

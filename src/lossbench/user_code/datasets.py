@@ -1,4 +1,4 @@
-"""Rows of data named in Python: by a name, a row, a frame, a path of a table or two arrays."""
+"""`Data` rows from a user's value: a name, a row, a frame, a table file or two arrays."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lossbench.user_code.modules import add, renamed
 
 
 def data_row(data: object, reading: Reading) -> Data:
-    """The row of the user's data, registered where it is new.
+    """Make the `Data` row of the user's data; a new row is registered.
 
     Args:
         data: A name, a row, a frame, the path of a table's file, or (inputs, targets).
         reading: Settings of a table.
 
     Raises:
-        ConfigError: The data are none of these, or cannot be served.
+        ConfigError: The data are of another kind, or cannot be used.
     """
     of_columns = reading.target or reading.without
     is_new = not isinstance(data, str) or is_table(data)
@@ -59,7 +59,7 @@ def data_row(data: object, reading: Reading) -> Data:
 
 
 def _variant(name: str) -> Data:
-    """The row of a name, or of a yaml that gives one other parameters, under the yaml's name."""
+    """Find the row by name, or by a yaml in `conf/data`; then the row gets the yaml's name."""
     files = {path.stem: path for path in (lossbench.CONF / "data").glob("*.yaml")}
     refuse_unknown(name, {**files, **DATA}, "data")
     if name in DATA:

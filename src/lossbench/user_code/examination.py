@@ -1,4 +1,4 @@
-"""From a bare function to a row: missing declarations are measured, in a trial process."""
+"""Examination of a user's loss in a trial process: missing declarations of its row are measured."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lossbench.user_code.trial import TrialProcess
 log = logging.getLogger(__name__)
 
 EXAMINATION_PATIENCE = 30.0
-"""Seconds that a function may take to be examined."""
+"""Time limit for the examination of a function, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Examination:
 
     Attributes:
         row: Row of the loss, with its task, its inverse link and its defects.
-        why: Reason for the task and the link; empty where they were given.
-        verdicts: Measurement of every claim; the row of a bare function claims those that hold.
+        why: Reason for the task and the link; empty if both were given.
+        verdicts: Measurement of every claim; the row of a bare function makes the claims that hold.
     """
 
     row: Loss
@@ -51,17 +51,17 @@ def examine(
     link: str = "",
     leave_out: bool = False,
 ) -> list[Examination]:
-    """Rows of functions `(output [..., C], target [..., C], *, params) -> [...]`.
+    """Examine functions `(output [..., C], target [..., C], *, params) -> [...]`.
 
     Args:
         functions: The functions, or rows of functions.
-        task: Task of all functions; empty: it is measured.
-        link: Inverse link of all functions; empty: it is measured.
-        leave_out: Whether a function that could not be trained is left out with a warning, as long
-            as another can be trained.
+        task: Task of all functions; if empty, the task is measured.
+        link: Inverse link of all functions; if empty, the link is measured.
+        leave_out: Whether a function that cannot be trained is left out with a warning, provided
+            that another function can be trained.
 
     Raises:
-        ConfigError: Functions cannot be trained; the message has the line and the cure of each.
+        ConfigError: Functions cannot be trained; the message has the line and the cure for each.
     """
     functions = [*functions]
     if task not in ("", *TASKS):
@@ -83,7 +83,7 @@ def examine(
 
 
 def loss_rows(functions: Iterable[Callable[..., Any] | Loss], *, task: str = "") -> list[Loss]:
-    """Rows of functions, see `examine`; warns of their defects."""
+    """Examine functions with `examine`, warn of defects, and return the rows."""
     examinations = examine(functions, task=task)
     for one in examinations:
         for clause in one.row.unsound:
@@ -110,7 +110,7 @@ def _name(function: Callable[..., Any] | Loss) -> str:
 
 
 def _with_free_name(function: Callable[..., Any] | Loss) -> Callable[..., Any] | Loss:
-    """A loss under a name that no loss of the catalog has."""
+    """Rename a function `my_NAME` if the catalog has its name; refuse a row with such a name."""
     name = _name(function)
     if not NAME.fullmatch(name):
         raise ConfigError(
@@ -126,7 +126,7 @@ def _with_free_name(function: Callable[..., Any] | Loss) -> Callable[..., Any] |
 
 
 def file_and_line(function: Callable[..., Any] | Loss) -> tuple[str, int]:
-    """File and line where a function begins."""
+    """Name of the file and number of the line at which a function starts."""
     code = getattr(
         inspect.unwrap(function.fn if isinstance(function, Loss) else function), "__code__", None
     )
@@ -134,7 +134,7 @@ def file_and_line(function: Callable[..., Any] | Loss) -> tuple[str, int]:
 
 
 def _measure(pickled: bytes, origin: tuple[str, int], task: str, link: str) -> tuple[Any, ...]:
-    """In the process: task, link, the reason for both, defects, and measurements of claims."""
+    """Measure task, link, the reason for both, defects and claims; runs in the trial process."""
     loss, why = cloudpickle.loads(pickled), ""
     function = loss.fn if isinstance(loss, Loss) else loss
     where = "{}, line {}".format(*origin)
@@ -160,7 +160,7 @@ def _measure(pickled: bytes, origin: tuple[str, int], task: str, link: str) -> t
     except Exception as error:
         message, _ = describe_error(error, function)
         if "<dynamic-code>" in message:
-            message = message.replace("<dynamic-code>", origin[0])  # its name does not travel
+            message = message.replace("<dynamic-code>", origin[0])  # pickles lack the file's name
             raise ConfigError(message) from error
         reason = f"{type(error).__name__}: {in_a_line(error)}"
         if re.search(r"index tensor|LongTensor|expected .*(Long|Int)", reason):
@@ -174,7 +174,7 @@ IS_TARGET = re.compile(r"targets?|labels?|y|(y_?)?true|truth|gold")
 
 
 def _refuse_exchanged(function: Callable[..., Any]) -> None:
-    """Refuse a function whose first two arguments are called like a target and an output."""
+    """Refuse a function whose first two arguments are named like a target and an output."""
     first, second = [*inspect.signature(function).parameters, "", ""][:2]
     if IS_TARGET.fullmatch(first) and IS_OUTPUT.fullmatch(second):
         raise ConfigError(
@@ -185,11 +185,11 @@ def _refuse_exchanged(function: Callable[..., Any]) -> None:
 
 
 OF_NUMBERS = ("identity", "exp", "softplus", "mean")
-"""Inverse links of regression; behind the identity there are margin losses too."""
+"""Inverse links that imply regression if no task is given; margin losses have the identity too."""
 
 
 def _guessed(function: Callable[..., Any], task: str) -> tuple[str, str, str]:
-    """Task, inverse link and the reason for both, by `kind.guessed`, with a better refusal."""
+    """Guess task, link and the reason by `kind.guessed`; refuse exchanged arguments clearly."""
     try:
         return kind.guessed(bare_row(function), task)
     except ConfigError as error:
@@ -210,7 +210,7 @@ def _guessed(function: Callable[..., Any], task: str) -> tuple[str, str, str]:
 def bare_row(
     function: Callable[..., Any], task: str = "regression", link: str = "identity"
 ) -> Loss:
-    """Row of a function that claims nothing."""
+    """Make the row of a function, without claims."""
     return Loss(
         function,
         inverse_link=link,

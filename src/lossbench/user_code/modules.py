@@ -1,4 +1,4 @@
-"""Losses, data sets and models of the user: modules that bring them, and single rows."""
+"""Registration of the user's losses, data sets and models, from modules or as single rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REGISTRIES: dict[type, tuple[str, dict[str, Any]]] = {
     Data: ("DATA", DATA),
     Model: ("MODELS", MODELS),
 }
-"""Name of a module's tuple of rows, and the registry of rows by name, by kind of row."""
+"""For each kind of row: the name of a module's tuple of rows, and the registry by name."""
 
 CHANGING = (
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
@@ -49,26 +49,26 @@ CHANGING = (
 """Layers of torch that draw random numbers or keep statistics of earlier calls."""
 
 _ADDED: dict[tuple[type, str], Row] = {}
-_LOADED = [b""]  # the rows that were loaded last
+_LOADED = [b""]  # the pickled rows that were loaded last
 
 
 @dataclass(frozen=True)
 class Own:
-    """Losses, data sets and models of the user in a form for other processes.
+    """Losses, data sets and models of the user in a form that can be sent to other processes.
 
     Attributes:
-        modules: Importable names.
-        rows: Rows pickled by value, of functions that a process could not import.
+        modules: Importable names of modules.
+        rows: Pickled rows, with functions by value, since other processes cannot import them.
     """
 
     modules: tuple[str, ...] = ()
     rows: bytes = b""
 
     def load(self) -> None:
-        """Make them known to this process.
+        """Import the modules and register the rows in this process.
 
         Raises:
-            ConfigError: A module cannot be imported, or lists a value that is no row.
+            ConfigError: A module cannot be imported, or lists a value that is not a row.
         """
         load_extensions(self.modules)
         if self.rows and self.rows != _LOADED[0]:
@@ -77,17 +77,17 @@ class Own:
 
 
 def own_rows(modules: Iterable[str] = ()) -> Own:
-    """Modules and rows of the user that this process knows."""
+    """Collect the user's modules and the rows that were registered by `add` in this process."""
     rows = cloudpickle.dumps([*_ADDED.values()]) if _ADDED else b""
     _LOADED[0] = rows
     return Own(tuple(modules), rows)
 
 
 def add(*rows: Row) -> None:
-    """Make rows known by name; they replace added rows of the same name.
+    """Register rows by name; a new row replaces an added row of the same name.
 
     Raises:
-        ConfigError: A row that lossbench or a module brings has the name.
+        ConfigError: A row of lossbench or of a user's module has the name.
     """
     for row in rows:
         kind = type(row)
@@ -98,10 +98,10 @@ def add(*rows: Row) -> None:
 
 
 def model_row(model: Any) -> Model:
-    """Row of a function or class `(inputs, outputs) -> nn.Module`, named in small letters.
+    """Make the row of a function or class `(inputs, outputs) -> nn.Module`, named in lower case.
 
     Raises:
-        ConfigError: The model is neither, as a module that is built already.
+        ConfigError: The model is not a function or class, for example a built module.
     """
     if isinstance(model, Model):
         return model
@@ -116,11 +116,11 @@ def model_row(model: Any) -> Model:
 
 
 _model_row = functools.cache(model_row)
-"""Row of a function, the same object at every load of its extension."""
+"""`model_row` with a cache, so that a function has the same row at every load of an extension."""
 
 
 def renamed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Function under another name."""
+    """Wrap a function under another name."""
     if not NAME.fullmatch(name):
         raise ConfigError(
             f"name {name!r}: use up to 40 small letters, digits and '_', a letter first"
@@ -135,7 +135,7 @@ def renamed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def is_added(row: Row) -> bool:
-    """Whether a row came by `add`: it carries its code, so no process can have other code."""
+    """Whether `add` registered a row; the row's pickle gives all processes the same code."""
     return (type(row), row.name) in _ADDED
 
 
@@ -143,7 +143,7 @@ def load_extensions(modules: Iterable[str]) -> None:
     """Import modules and add the rows in their `LOSSES`, `DATA` and `MODELS`.
 
     Args:
-        modules: Importable names; the current folder counts.
+        modules: Importable names; the current folder is searched too.
 
     Raises:
         ConfigError: The import fails, or a name is already taken by another row.
@@ -172,7 +172,7 @@ def _listed(module: ModuleType, registry: str, kind: type) -> Iterable[Any]:
     listed = getattr(module, registry, ())
     if not isinstance(listed, list | tuple):
         listed = (listed,)
-    # A model needs no more than its function.
+    # A model may be listed as its function only.
     rows = [_model_row(row) if kind is Model and callable(row) else row for row in listed]
     if wrong := [row for row in rows if not isinstance(row, kind)]:
         row_type, name = kind.__name__, getattr(wrong[0], "__name__", "")
@@ -185,10 +185,11 @@ def _listed(module: ModuleType, registry: str, kind: type) -> Iterable[Any]:
 
 
 def module_of(path: Path) -> ModuleType:
-    """Module in a file, whose functions other processes get by value.
+    """Import the module in a file, whose functions are pickled by value for other processes.
 
     Raises:
-        ConfigError: There is no such file, its name is not one for a module, or the import fails.
+        ConfigError: The file does not exist, its name is not a free module name, or the import
+            fails.
     """
     name, place = path.stem, path.resolve()
     if not place.is_file():
@@ -207,7 +208,7 @@ def module_of(path: Path) -> ModuleType:
     if name in sys.modules or (other is not None and Path(other).resolve() != place):
         raise ConfigError(f"{path}: another module has the name {name!r}: rename the file")
     if str(place.parent) not in sys.path:
-        sys.path.append(str(place.parent))  # for files beside it that it imports
+        sys.path.append(str(place.parent))  # for imports of files in the same folder
     spec = importlib.util.spec_from_file_location(name, place)
     assert spec is not None
     assert spec.loader is not None
@@ -230,13 +231,14 @@ USUAL = ["output", "target"]
 
 
 def losses_in(module: ModuleType, names: Sequence[str] = ()) -> Iterator[Callable[..., Any] | Loss]:
-    """Losses of a module: those that are named, else its rows, else functions that look so.
+    """Find losses of a module: the named ones, or its rows and functions of two arguments.
 
     A class of torch modules whose `forward` takes an output and a target counts as a function.
-    Other functions of a whole file are left out with a warning.
+    If functions have arguments named output and target, other functions are left out with a
+    warning.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is no loss, or a named loss is missing.
     """
     rows = {row.name: row for row in getattr(module, "LOSSES", ()) if isinstance(row, Loss)}
     functions = {
@@ -297,10 +299,11 @@ def is_loss_class(value: Any) -> bool:
 
 
 def loss_of(value: Any) -> Any:
-    """Loss itself; of a class of torch modules a function, named in small letters.
+    """Return a loss unchanged; make a function, named in lower case, of a class of torch modules.
 
     Raises:
-        ConfigError: The class needs arguments, cannot be made, or would change while it trains.
+        ConfigError: The class needs arguments, cannot be instantiated, has parameters, draws random
+            numbers, or keeps statistics of earlier calls.
     """
     if not is_loss_class(value):
         return value
@@ -327,7 +330,7 @@ def loss_of(value: Any) -> Any:
         return module(output, target)
 
     origin = {"co_filename": code.co_filename, "co_firstlineno": code.co_firstlineno}
-    # The code counts as code of the class's file, for messages and for a run's identity.
+    # The function gets the file and module of the class, for messages and for a run's identity.
     of_module.__code__ = of_module.__code__.replace(**origin)
     of_module.__module__ = value.__module__
 
@@ -335,7 +338,7 @@ def loss_of(value: Any) -> Any:
 
 
 def _needed(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Arguments that a function needs, in their order, without `context`."""
+    """Positional arguments of a function without a default, in order, except `context`."""
     placed = inspect.Parameter.POSITIONAL_OR_KEYWORD
     kinds = inspect.signature(function).parameters.values()
     return [

@@ -1,4 +1,4 @@
-"""A process that calls the user's functions and may come to any end, which its parent reports."""
+"""A trial process that calls the user's functions; the parent reports a crash or a hang."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from lossbench.user_code.modules import Own
 log = logging.getLogger(__name__)
 
 QUIET = 10.0
-"""Seconds that a call may take before that is said."""
+"""Time after which the log says that a call is slow, in seconds."""
 
 STARTING = 120.0
-"""Seconds that Python and the modules may take before the first function is called."""
+"""Time limit for the start of Python and the import of modules, in seconds."""
 
 
 class TrialProcess:
-    """A process that begins with the first call, and again after a call that was refused.
+    """A process that starts at the first call, and again at the next call after a ConfigError.
 
     Args:
-        own: Functions of the user that the process has to know.
-        patience: Seconds that a call may take.
+        own: The user's rows and modules that the process loads.
+        patience: Time limit of a call, in seconds.
     """
 
     cure = "mend it"
-    """Cure in the message about a call that takes too long."""
+    """Cure in the message for a call that takes too long."""
 
     def __init__(self, own: Own, *, patience: float) -> None:
         self.own, self.patience = own, patience
@@ -50,23 +50,23 @@ class TrialProcess:
         self._stack.close()
 
     def call(self, when: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Result of a function in the process.
+        """Call a function in the process and return the result.
 
         Args:
-            when: Clause for messages, as in "loss wing is called".
+            when: Clause for messages, for example "loss wing is called".
             function: A function that can be imported.
-            arguments: Arguments of the function; they are pickled.
+            arguments: Arguments of the function, which are pickled.
 
         Raises:
-            ConfigError: The process ended, nothing came back in time, functions of torch were
-                replaced, or the function itself refuses its arguments.
+            ConfigError: The process ended, the call took too long, functions of torch were
+                replaced, or the function raised a ConfigError.
         """
         pipe = self._pipe or self._start()
-        with contextlib.suppress(OSError):  # its end is seen next
+        with contextlib.suppress(OSError):  # if the process has ended, `_answer` reports the end
             pipe.send((function, arguments))
         try:
             return self._answer(pipe, when, self.patience)
-        except ConfigError:  # what was called may have changed or ended the process
+        except ConfigError:  # the function may have changed or ended the process
             self._stack.close()
             self._pipe = None
             raise
@@ -84,7 +84,7 @@ class TrialProcess:
         return pipe
 
     def _answer(self, pipe: connection.Connection, when: str, seconds: float) -> Any:
-        """Next answer of the process; waits five times as long where others slow it down."""
+        """Receive the next answer; waits up to five times longer if other processes use the CPU."""
         until = time.monotonic() + 5 * seconds
         if not pipe.poll(min(QUIET, seconds)):
             log.info("waiting for up to %g s: %s", seconds, when)
@@ -109,10 +109,10 @@ class TrialProcess:
 
 
 def _is_starved(pid: int | None, seconds: float) -> bool:
-    """Whether a process wants to run, and other processes have left it less than some seconds."""
+    """Whether a process is runnable but has had less than `seconds` of CPU time."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # another system than Linux
+    except OSError:  # not Linux
         return False
     spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return fields[0] == "R" and spent < seconds
@@ -122,10 +122,10 @@ def _is_starved(pid: int | None, seconds: float) -> bool:
 
 
 def _serve(pipe: connection.Connection, own: Own, errors: str) -> None:
-    """Answer a first time when all is imported, then for each call."""
+    """Serve calls: answer once after the imports, and then after each call."""
     null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)  # the user's code reads nothing
-    os.dup2(null, 1)  # and prints nothing
+    os.dup2(null, 0)  # so that the user's code cannot read from the terminal
+    os.dup2(null, 1)  # or print to the terminal
     os.dup2(os.open(errors, os.O_WRONLY | os.O_APPEND), 2)
     torch.set_num_threads(1)
     before = _functions()
@@ -143,7 +143,7 @@ def _serve(pipe: connection.Connection, own: Own, errors: str) -> None:
 
 
 def _functions() -> dict[str, object]:
-    """Values of the public names of torch, its functions and its tensors."""
+    """Callables with public names in torch, torch.nn.functional and torch.Tensor, by name."""
     owners = {"torch": torch, "functional": torch.nn.functional, "Tensor": torch.Tensor}
     return {
         f"{owner_name}.{name}": value
@@ -154,13 +154,13 @@ def _functions() -> dict[str, object]:
 
 
 def _changed(before: dict[str, object]) -> str:
-    """Refusal that names functions of torch which were replaced; empty where none was."""
+    """Refusal that names the functions of torch that were replaced; empty if none was."""
     now, names = _functions(), []
     for name, function in before.items():
         value = now.get(name)
         is_of_torch = str(getattr(value, "__module__", "")).startswith("torch")
         has_the_name = getattr(value, "__name__", "") == name.partition(".")[2]
-        if value is not function and not (is_of_torch and has_the_name):  # a wrapper of torch's own
+        if value is not function and not (is_of_torch and has_the_name):  # torch's own wrappers
             names.append(name)
     if names:
         listed = ", ".join(sorted(names)[:3])

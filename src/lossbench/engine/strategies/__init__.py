@@ -1,4 +1,4 @@
-"""Selection of how the members of a pack compute and advance."""
+"""Selection of the strategies by which the members of a pack compute and update."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from lossbench.errors import refuse_unknown
 log = logging.getLogger(__name__)
 
 OPTIONS: dict[str, tuple[str, ...]] = {"graph": ("cuda",)}
-"""Optional strategies, with the types of device that each is for. None is used by default, because
-no card has shown its worth."""
+"""Optional strategies, each with its types of device. No optional strategy is used by default,
+because none has been shown to be faster on a GPU."""
 
 
 def check(names: Sequence[str], device: str) -> None:
-    """Refuse names of no optional strategy, and warn of those that this device cannot use.
+    """Refuse unknown names of strategies, and warn of strategies that this device cannot use.
 
     Raises:
-        ConfigError: An unknown name; says the nearest one.
+        ConfigError: A name is unknown; the message gives the nearest name.
     """
     for name in names:
         refuse_unknown(name, OPTIONS, "engine.strategies:")
@@ -38,7 +38,7 @@ def check(names: Sequence[str], device: str) -> None:
 
 
 def strategy_of(members: Members) -> Strategy:
-    """The way to compute outputs and gradients that serves a model best on its device."""
+    """Choose the fastest strategy that can compute outputs and gradients of the members' model."""
     layers = layers_of(members.model)
     if members.is_apart:
         strategy: Strategy = Looped(members)
@@ -49,11 +49,11 @@ def strategy_of(members: Members) -> Strategy:
 
 
 def advance_of(updates: Updates, machine: Machine) -> Advance:
-    """The way to make updates: one by one, or as graphs where those are named and possible.
+    """Choose how to make updates: one by one, or as CUDA graphs if these are named and possible.
 
     Args:
         updates: The updates of a pack.
-        machine: The process that makes them.
+        machine: The process that makes the updates.
     """
     if "graph" not in machine.strategies:
         return updates

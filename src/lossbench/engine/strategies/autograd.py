@@ -1,4 +1,4 @@
-"""Strategies for any module: vectorised over the members, or one member after the other."""
+"""Strategies for any module: vectorised over members, or one member after the other."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from lossbench.engine.strategy import GradientOf, Named, Strategy
 from lossbench.models import called
 
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor]
-"""Outputs from parameters and buffers by name, and inputs; buffers may change in place."""
+"""Function from parameters, buffers (by name) and inputs to outputs; may write into buffers."""
 
 
 class Autograd(Strategy):
-    """Any forward pass; the gradient is autograd's.
+    """Strategy with any forward pass, whose gradient is computed by autograd.
 
     Args:
         members: The pack.
-        forward: Of all members on any rows.
-        of_batch: The same on a batch.
+        forward: Forward pass of all members for any number of rows.
+        of_batch: Forward pass of all members for a batch.
     """
 
     def __init__(self, members: Members, forward: Forward, of_batch: Forward) -> None:
         self._forward, self._of_batch = forward, of_batch
-        self._is_repeated = members.runs[0].signal != "own"  # more than one gradient of an output
+        self._is_repeated = members.runs[0].signal != "own"  # needs several gradients per output
 
     def arranged(self, parameters: Named) -> dict[str, Tensor]:
-        """A copy."""
+        """Copy the parameters."""
         return {name: value.clone() for name, value in parameters.items()}
 
     def spans(self, count: int, rows: int, like: Tensor) -> list[slice]:
-        """All of them."""
+        """One slice with all members."""
         return [slice(0, count)]
 
     def memory(self, parameters: Named, rows: int) -> None:
-        """No memory: autograd allocates its own."""
+        """Return None, because autograd allocates memory."""
 
     def forward(self, parameters: Named, buffers: Named, inputs: Tensor) -> Tensor:
         """Outputs, see `Strategy.forward`."""
@@ -62,7 +62,7 @@ class Autograd(Strategy):
 
 
 class Vectorised(Autograd):
-    """All members in one call."""
+    """Strategy that computes all members in one call, with vmap."""
 
     name = "vmap"
 
@@ -72,7 +72,7 @@ class Vectorised(Autograd):
 
 
 class Looped(Autograd):
-    """One member after the other: tensors kept for a gradient are one member's at a time."""
+    """Strategy that computes one member after the other; a gradient needs memory for one member."""
 
     name = "loop"
 
@@ -82,12 +82,12 @@ class Looped(Autograd):
 
 
 def one_by_one(of_member: Forward) -> Forward:
-    """A forward pass of K members that calls that of one member K times and stacks the outputs."""
+    """Make a forward pass of K members that calls a member's forward pass K times."""
 
     def forward(
         parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor
     ) -> Tensor:
-        # unbind, because the gradient of an index is as large as the whole pack.
+        # unbind, because the gradient of an indexing operation is as large as the whole pack.
         members = zip(*(value.unbind() for value in parameters.values()), strict=True)
         outputs = []
         for place, values in enumerate(members):

@@ -1,4 +1,4 @@
-"""Updates recorded once as CUDA graphs, and replayed without Python."""
+"""Updates that are recorded once as CUDA graphs and replayed without Python."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from lossbench.engine.update import Updates
 log = logging.getLogger(__name__)
 
 MAX_RECORDED_UPDATES = 50
-"""Updates recorded together: more would gain nothing."""
+"""Largest number of updates in one recording; more updates would not be faster."""
 
 Result = TypeVar("Result")
 
 Recording = Callable[[Callable[[], Result]], tuple[Callable[[], None], Result]]
-"""Records the work of a function without doing it: a replay, and the result that it fills."""
+"""Function that records a function without running it; returns a replay and the result tensors."""
 
 
 class Replayed(Generic[Result]):
-    """A function whose work is replayed from its second call on.
+    """A function that is recorded at the second call and replayed from then on.
 
-    The first call runs in Python: libraries set themselves up, and errors are reported. Every call
-    does so once a recording has failed.
+    The first call runs in Python, so that libraries are initialised and errors are reported. After
+    a failed recording every call runs in Python.
 
     Args:
-        function: Reads and writes tensors that stay where they are, and asks the host for nothing
-            from its second call on.
-        record: Records the function.
-        captures: Marked as failed when that raises.
+        function: Function that reads and writes tensors at fixed addresses, and does not
+            synchronise with the host from the second call on.
+        record: Recorder of the function.
+        captures: State that is marked as failed if the recorder raises.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class Replayed(Generic[Result]):
         return self._recorded is not None
 
     def __call__(self) -> Result:
-        """The function's result; a replay overwrites the result before it."""
+        """Run or replay the function; a replay overwrites the previous result."""
         if self._recorded is None and self._is_warm and not self._captures.has_failed:
             try:
                 self._recorded = self._record(self._function)
             except Exception as error:
                 self._captures.has_failed = True
                 cause: BaseException = error
-                while cause.__context__ is not None:  # the device says no more than that it broke
+                while cause.__context__ is not None:  # the last error only says that capture failed
                     cause = cause.__context__
                 reason = str(cause).partition("\n")[0]
                 log.warning(
@@ -75,11 +75,11 @@ class Replayed(Generic[Result]):
 
 
 class Graphs(Advance):
-    """Updates of one state in stretches, each length made once in Python and replayed afterwards.
+    """Updates of one state in series; each length of a series is recorded, see `Replayed`.
 
     Args:
         updates: The updates of a pack.
-        captures: Marked as failed when a recording fails; every update is made on its own then.
+        captures: State that is marked as failed if a recording fails; then updates are made singly.
     """
 
     def __init__(self, updates: Updates, captures: Captures) -> None:
@@ -89,19 +89,19 @@ class Graphs(Advance):
 
     @property
     def name(self) -> str:
-        """Name in the records: empty until something was replayed."""
+        """Name in the records; empty until a recording was replayed."""
         stretches = [*self._stretches.values(), *([self._logged] if self._logged else [])]
         return "graph" if any(stretch.is_replayed for stretch in stretches) else ""
 
     @property
     def max_updates(self) -> int:
-        """Updates of a stretch."""
+        """Largest number of updates in a series."""
         if self._captures.has_failed:
             return 1
         return max(1, MAX_RECORDED_UPDATES // len(self._updates.spans))
 
     def advance(self, state: State, count: int) -> None:
-        """Make updates; always of the same state."""
+        """Make `count` updates; the state must be the same object in every call."""
         while count:
             stretch = min(count, self.max_updates)
             if stretch not in self._stretches:
@@ -111,16 +111,16 @@ class Graphs(Advance):
             count -= stretch
 
     def logged(self, state: State) -> Logged:
-        """Make a logged update; always of the same state."""
+        """Make a logged update; the state must be the same object in every call."""
         if self._logged is None:
             function = partial(self._updates.logged, state)
             self._logged = Replayed(function, self._record, self._captures)
         steps, layers = self._logged()
-        return Logged(steps.clone(), layers.clone())  # the next replay writes there
+        return Logged(steps.clone(), layers.clone())  # because the next replay overwrites them
 
 
 class CudaGraphs:
-    """Records CUDA graphs that share one pool of memory: they are never replayed at once."""
+    """Recorder of CUDA graphs that share one memory pool, since no two are replayed at once."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
@@ -132,10 +132,10 @@ class CudaGraphs:
             with torch.cuda.graph(graph, pool=self._pool):
                 result = function()
         except BaseException:
-            torch.cuda.set_stream(here)  # torch stays on the stream of a capture that failed
+            torch.cuda.set_stream(here)  # because a failed capture leaves its stream current
             raise
         return graph.replay, result
 
 
 RECORDING: Callable[[], Recording[Any]] = CudaGraphs
-"""Makes the recorder of a pack's updates."""
+"""Factory of the recorder for a pack's updates."""

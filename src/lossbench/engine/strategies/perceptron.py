@@ -1,4 +1,4 @@
-"""Reads a module as a multilayer perceptron, with the derivatives of its activations."""
+"""Recognition of multilayer perceptrons, and derivatives of their activations."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Activation:
 
     Attributes:
         result: `(module, argument, out)` writes the activation of the argument into `out`.
-        backward: `(module, gradient, known, out)` writes the gradient in the argument into `out`,
-            which may be the given gradient in the result.
-        is_of_argument: Whether `known` is the argument, not the result.
+        backward: `(module, gradient, known, out)` takes the gradient in the result and writes the
+            gradient in the argument into `out`; `gradient` and `out` may be the same tensor.
+        is_of_argument: Whether `known` is the argument; else `known` is the result.
     """
 
     result: Callable[[Any, Tensor, Tensor], object]
@@ -64,13 +64,13 @@ DERIVED: dict[type[nn.Module], Activation] = {
 
 @dataclass(frozen=True)
 class Layer:
-    """An affine map and the activation behind it.
+    """An affine map and the activation after the map.
 
     Attributes:
-        weight: Name of its parameter [K, out, in].
-        bias: Name of its parameter [K, out]; empty without one.
-        inputs, outputs: Numbers of an example that go in and come out.
-        activation: Module behind it; None where its output is handed on as it is.
+        weight: Name of the weight [K, out, in].
+        bias: Name of the bias [K, out]; empty without a bias.
+        inputs, outputs: Number of inputs and of outputs for one example.
+        activation: Activation module; None without an activation.
     """
 
     weight: str
@@ -81,10 +81,11 @@ class Layer:
 
 
 def layers_of(model: nn.Module) -> list[Layer] | None:
-    """The layers of a multilayer perceptron; None for any other model.
+    """Layers of a multilayer perceptron; None for any other model.
 
-    Affine maps in a sequence, each with one of `DERIVED` or nothing behind it, and perhaps a
-    flattening in front: nothing else, no hooks, no parameters or buffers beside theirs.
+    A multilayer perceptron is a sequence of affine maps, each with at most one activation of
+    `DERIVED` after it, and optionally a flattening as first module. It has no other modules, no
+    hooks, and no parameters or buffers except the weights and biases.
     """
     parts = [part for part in _modules("", model) if type(part[1]) is not nn.Identity]
     if parts and type(parts[0][1]) is nn.Flatten:
@@ -111,7 +112,7 @@ def _modules(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     if type(module) is not nn.Sequential or _is_hooked(module):
         yield path, module
         return
-    for name, part in module._modules.items():  # named_children would leave out repeated ones
+    for name, part in module._modules.items():  # `named_children` omits repeated modules
         assert part is not None
         yield from _modules(f"{path}{name}.", part)
 

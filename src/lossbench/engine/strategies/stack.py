@@ -1,8 +1,8 @@
-"""Multilayer perceptrons as batched products, with their backward pass written by hand.
+"""Multilayer perceptrons as batched matrix products, with a backward pass written by hand.
 
-On the CPU neighbours are computed a span at a time, so that they stay in cache. That changes no
-bit: in products of two members and more each has its own, and elementwise functions end on whole
-vectors or guards.
+On the CPU adjacent members are computed in spans, so that tensors stay in cache. The spans do not
+change a bit of the results: in a batched product of two or more members each member is rounded
+separately, and elementwise functions end on whole SIMD vectors or guards.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from lossbench.engine.strategies.perceptron import DERIVED, Layer
 from lossbench.engine.strategy import GradientOf, Named, Strategy
 
 CACHE_BYTES = 2**21
-"""Memory of members computed at once: about a core's second cache."""
+"""Memory of members computed at once, in bytes: about the second-level cache of a core."""
 
 MOST_AT_ONCE = 128
-"""Members computed at once, however small they are."""
+"""Largest number of members computed at once, unless whole vectors require more."""
 
 ROWS_AT_ONCE = 512
-"""Examples computed at once where nothing is kept for a gradient."""
+"""Number of examples computed at once if no gradient is needed."""
 
 
 @dataclass(frozen=True)
 class _Activations:
-    """A layer of members computed at once: tensors that its backward pass needs.
+    """Tensors that the backward pass of a layer needs, for members computed at once.
 
     Attributes:
         argument: Result of the affine map, [k, B, out].
-        result: Result of the activation; `argument` itself where that is no longer needed.
-        argument_gradient: Memory for the gradient of the loss in the argument.
+        result: Result of the activation; the same tensor as `argument` if the backward pass does
+            not need the argument.
+        argument_gradient: Memory for the gradient of the loss with respect to the argument.
     """
 
     argument: Tensor
@@ -49,9 +50,9 @@ class _Memory:
     """Memory for all tensors between the inputs of a batch and its gradient.
 
     Attributes:
-        spans: Places of members computed at once, with their activations by layer.
+        spans: Slices of members computed at once, with the members' activations by layer.
         output: [K, B, W].
-        gradient: As the parameters.
+        gradient: Gradient by name, in the layout of the parameters.
     """
 
     spans: list[tuple[slice, list[_Activations]]]
@@ -60,10 +61,10 @@ class _Memory:
 
 
 class Stack(Strategy):
-    """Multilayer perceptrons as batched products.
+    """Strategy for multilayer perceptrons: batched matrix products.
 
     Args:
-        layers: Of the model that all members share.
+        layers: Layers of the model, which is the same for all members.
     """
 
     name = "stack"
@@ -72,15 +73,15 @@ class Stack(Strategy):
         self._layers = layers
 
     def arranged(self, parameters: Named) -> Rows:
-        """A copy, all numbers of a member side by side."""
+        """Copy the parameters, with all numbers of a member adjacent in memory."""
         return Rows(parameters)
 
     def spans(self, count: int, rows: int, like: Tensor) -> list[slice]:
-        """Members computed and updated together, two at least.
+        """Slices of two or more members that are computed and updated together.
 
-        How many follows from shapes alone. They end on whole vectors, as `guards` demands, or are
-        the whole pack. Elsewhere than on the CPU that is all of them: a launch costs, a cache does
-        not hold them anyway.
+        The size of a slice depends on shapes only. Each slice ends on whole SIMD vectors, as
+        `guards` requires, or at the end of the pack. On a GPU one slice has all members, because
+        each kernel launch costs time, and the cache is too small for members anyway.
         """
         if like.device.type != "cpu":
             return [slice(0, count)]
@@ -96,7 +97,7 @@ class Stack(Strategy):
         return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
 
     def memory(self, parameters: Named, rows: int) -> _Memory:
-        """Memory for everything between the inputs of these members and their gradient."""
+        """Allocate memory for all tensors between the inputs of these members and the gradient."""
         assert isinstance(parameters, Rows), "a stack computes with what it has arranged"
         like, count = parameters.row, len(parameters.row)
         spans = self.spans(count, rows, like)
@@ -159,7 +160,7 @@ class Stack(Strategy):
             for (span, activations), first in zip(memory.spans, inputs, strict=True):
                 weights, gradient = parameters.of(span), memory.gradient.of(span)
                 before = [first, *(layer.result for layer in activations)]
-                behind = mean[span]  # the gradient in a layer's result, then in its argument
+                behind = mean[span]  # gradient in a layer's result, overwritten by that in argument
                 for at in reversed(range(len(self._layers))):
                     layer, module = self._layers[at], self._layers[at].activation
                     if module is not None:
@@ -168,7 +169,7 @@ class Stack(Strategy):
                             known = activations[at].argument
                         activation.backward(module, behind, known, behind)
                     weight = gradient[layer.weight]
-                    if layer.outputs > layer.inputs:  # as `Rows` has it
+                    if layer.outputs > layer.inputs:  # then `Rows` stores the weight transposed
                         torch.bmm(before[at].mT, behind, out=weight.mT)
                     else:
                         torch.bmm(behind.mT, before[at], out=weight)
@@ -183,13 +184,13 @@ class Stack(Strategy):
 
 
 def affine(parameters: Named, layer: Layer, inputs: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Weight times inputs plus bias, [K, N, out].
+    """Compute weight times inputs plus bias, [K, N, out].
 
     Args:
-        parameters: By name, [K, ...].
-        layer: Which of them.
+        parameters: Parameters by name, [K, ...].
+        layer: Layer whose weight and bias are used.
         inputs: [K, N, in].
-        out: Where to write.
+        out: Tensor for the result; None for a new tensor.
     """
     weight = parameters[layer.weight].mT
     if not layer.bias:

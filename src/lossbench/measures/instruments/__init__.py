@@ -1,4 +1,4 @@
-"""Instruments that say why a loss trains differently: `fn(moment) -> {metric: [K]}`, by name."""
+"""Instruments that explain why losses train differently: `fn(moment) -> {metric: [K]}`, by name."""
 
 from collections.abc import Callable
 
@@ -23,4 +23,4 @@ MEASURES: dict[str, Callable[[Moment], dict[str, Tensor]]] = {
         sharpness,
     )
 }
-"""By the names of `records.INSTRUMENTS`."""
+"""Instruments by the names of `records.INSTRUMENTS`."""

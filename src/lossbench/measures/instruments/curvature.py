@@ -1,4 +1,4 @@
-"""Curvature of the mean own loss: Hessian-vector products by differentiating twice."""
+"""Curvature of the run's own mean loss: Hessian-vector products by differentiating twice."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lossbench.fingerprints import stream
 from lossbench.measures.instruments.moment import Moment, Parameters, flat, inner
 
 LANCZOS = 16
-"""Hessian-vector products spent on the largest eigenvalue."""
+"""Number of Hessian-vector products for the largest eigenvalue."""
 
 HUTCHINSON = 8
-"""Hessian-vector products spent on the trace."""
+"""Number of Hessian-vector products for the trace."""
 
 Product = Callable[[Tensor], Tensor]
 
@@ -22,11 +22,11 @@ Product = Callable[[Tensor], Tensor]
 def curvature(moment: Moment) -> dict[str, Tensor]:
     """Largest eigenvalue and trace of the Hessian of the mean own loss over the batch.
 
-    It is the Hessian that automatic differentiation has: where a loss has corners, like mae, its
-    own second derivative counts as zero, and the rest comes from the network. The eigenvalue
-    is a lower bound that `LANCZOS` products bring near. The trace is a mean over `HUTCHINSON`
-    vectors of signs, unbiased, with variance 2 (|H|_F² - sum of H_ii²) / `HUTCHINSON`. The vectors
-    are those of the seed, the same at every step and for every loss.
+    The Hessian is that of automatic differentiation: the second derivative of a piecewise linear
+    loss, like mae, counts as zero, and the rest comes from the network. The eigenvalue is a lower
+    bound, close after `LANCZOS` products. The trace is a mean over `HUTCHINSON` vectors of random
+    signs, unbiased, with variance 2 (|H|_F² - sum of H_ii²) / `HUTCHINSON`. The vectors depend on
+    the seed only, and are the same at every step and for every loss.
     """
     size, of_seed = sum(value[0].numel() for value in moment.parameters.values()), {}
     for seed in {*moment.seeds}:
@@ -42,13 +42,13 @@ def curvature(moment: Moment) -> dict[str, Tensor]:
 
 
 def sharpness(moment: Moment) -> dict[str, Tensor]:
-    """Curvature of the mean own loss along the update, and how the update changes that loss.
+    """Curvature of the mean own loss along the update, and change of that loss by the update.
 
-    Both over the batch that the update was made from. NaN curvature where the update is zero.
+    Both use the batch of the update. The curvature is NaN if the update is zero.
     """
     product = hessian_product(moment.mean_loss, moment.parameters)
     step = flat(moment.update.values())
-    # Only the direction counts: squares of a small step would leave float32.
+    # Scaled, since only the direction matters: squares of a small step would underflow in float32.
     along = step / step.abs().amax(-1, keepdim=True)
     bend = inner(along, product(torch.where(along.isfinite(), along, 0.0)))
     after = {name: value + moment.update[name] for name, value in moment.parameters.items()}
@@ -58,17 +58,17 @@ def sharpness(moment: Moment) -> dict[str, Tensor]:
 
 
 def hessian_product(mean_loss: Callable[[Parameters], Tensor], parameters: Parameters) -> Product:
-    """A function from vectors [K, P] to each member's Hessian times its vector, [K, P].
+    """Make a function from vectors [K, P] to each member's Hessian times the vector, [K, P].
 
     Args:
         mean_loss: Parameters -> loss [K].
-        parameters: Where, by name, [K, ...].
+        parameters: Point at which the Hessian is taken, by name, [K, ...].
 
     Source:
         Pearlmutter 1994, Neural Computation.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-    # The sum over members has each member's own derivatives.
+    # A member's derivatives of the sum over members are those of the member's loss.
     total = mean_loss(leaves).sum()
     gradient = flat(
         torch.autograd.grad(
@@ -81,7 +81,7 @@ def hessian_product(mean_loss: Callable[[Parameters], Tensor], parameters: Param
     )
 
     def product(vectors: Tensor) -> Tensor:
-        if not gradient.requires_grad:  # it does not depend on the parameters at all
+        if not gradient.requires_grad:  # a constant gradient
             return torch.zeros_like(vectors)
         derivatives = torch.autograd.grad(
             gradient, [*leaves.values()], vectors, retain_graph=True, materialize_grads=True
@@ -94,12 +94,12 @@ def hessian_product(mean_loss: Callable[[Parameters], Tensor], parameters: Param
 def largest_eigenvalue(product: Product, start: Tensor, *, steps: int) -> Tensor:
     """Largest eigenvalue of each member's symmetric matrix, [K], from below.
 
-    Lanczos' method; each new vector is made orthogonal to all before it, twice.
+    Lanczos' method; each new vector is orthogonalised twice against all earlier vectors.
 
     Args:
         product: Vectors [K, P] -> matrix times vector, [K, P].
         start: First vectors, [K, P], not zero.
-        steps: Products to spend, at most P.
+        steps: Number of products, at most P.
 
     Source:
         Lanczos 1950; Parlett 1998, The Symmetric Eigenvalue Problem, chapter 13.
@@ -107,13 +107,13 @@ def largest_eigenvalue(product: Product, start: Tensor, *, steps: int) -> Tensor
     vector = start / inner(start, start).sqrt()[:, None]
     basis, diagonal, off = [], [], []
     is_going = torch.ones_like(start[:, 0], dtype=torch.bool)
-    # The rest of a vector, relative to its length, when all of it was subtracted.
+    # Relative length below which the remainder of a vector is rounding error.
     rounding = 10.0 * torch.finfo(start.dtype).eps * start.shape[-1] ** 0.5
     for _ in range(steps):
         basis.append(vector)
         image = product(vector)
         along = inner(vector, image)
-        # Where the space is used up, the first entry again: it lies between the eigenvalues.
+        # If the Krylov space is exhausted, repeat the first entry: it lies between the eigenvalues.
         diagonal.append(torch.where(is_going, along, diagonal[0]) if diagonal else along)
         scale = inner(image, image).sqrt()
         for earlier in (*basis, *basis):
@@ -127,7 +127,7 @@ def largest_eigenvalue(product: Product, start: Tensor, *, steps: int) -> Tensor
         beside = torch.stack(off[:-1], -1).double().cpu().diag_embed(1)
         matrix = matrix + beside + beside.transpose(-1, -2)
     is_finite = matrix.flatten(1).isfinite().all(-1)
-    # LAPACK raises at one NaN, for all members.
+    # LAPACK raises an error for all members if one matrix has a NaN.
     safe = torch.where(is_finite[:, None, None], matrix, 0.0)
     top = torch.linalg.eigvalsh(safe)[:, -1]
     return torch.where(is_finite, top, torch.nan).to(start)

@@ -1,4 +1,4 @@
-"""Examples that drive the update, and the spread of the loss over examples."""
+"""Shares of examples in the update, and quantiles of the loss over examples."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 from lossbench.measures.instruments.moment import Moment, nothing
 
 HARDEST = 0.1
-"""Share of the batch that counts as its hardest examples."""
+"""Share of the batch that counts as hardest examples."""
 
 LEVELS = (10, 50, 90, 99)
 """Quantiles of the loss, in percent."""
 
 
 def error_signal(moment: Moment) -> dict[str, Tensor]:
-    """Shares of the squared output gradient: of the hardest examples, of the mislabelled ones.
+    """Shares of the hardest and of the mislabelled examples in the squared output gradient.
 
-    Hardest are those with the largest L2 norm of prediction - target. At zero output gradient the
-    shares are NaN.
+    The hardest examples have the largest L2 norm of prediction - target. The shares are NaN if the
+    output gradient is zero.
     """
-    # Scaled by the largest entry first: cubed errors of float32 would overflow when squared.
+    # Scaled by the largest entry first: cubed errors in float32 would overflow when squared.
     largest = moment.output_gradient.abs().flatten(1).amax(-1)[:, None, None]
     signal = (moment.output_gradient / largest).square().sum(-1)
     error = (moment.prediction - moment.target).square().sum(-1)
@@ -40,7 +40,7 @@ def error_signal(moment: Moment) -> dict[str, Tensor]:
 
 
 def loss_quantiles(moment: Moment) -> dict[str, Tensor]:
-    """Quantiles of the own loss over the batch, interpolated between neighbours.
+    """Quantiles of the run's own loss over the batch, interpolated between neighbours.
 
     Source:
         Type 7 of Hyndman and Fan 1996, The American Statistician: numpy's default.
@@ -49,7 +49,7 @@ def loss_quantiles(moment: Moment) -> dict[str, Tensor]:
     for level in LEVELS:
         place = level / 100 * (ordered.shape[-1] - 1)
         below, above = ordered[:, math.floor(place)], ordered[:, math.ceil(place)]
-        # Not lerp: kernels differ in how they round it.
+        # Not `lerp`, which kernels round differently.
         between = below + (place - math.floor(place)) * (above - below)
         quantile = torch.where(ordered.isfinite().all(-1), between, torch.nan)
         quantiles[f"loss_quantile_{level}"] = quantile

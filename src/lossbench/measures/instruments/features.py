@@ -10,11 +10,12 @@ from lossbench.measures.instruments.moment import Moment, nothing
 
 
 def representation(moment: Moment) -> dict[str, Tensor]:
-    """Scatter of features within classes over that between them, and the norm of the output.
+    """Ratio of feature scatter within classes to that between classes, and norm of the output.
 
-    tr(S_W) / tr(S_B) over the batch, with S_W the mean outer product of a feature's distance to its
-    class's mean, S_B that of the class mean's distance to the mean of all: zero when every class
-    is one point. The classes are those that the loss is fed, and only those in the batch.
+    The ratio is tr(S_W) / tr(S_B) over the batch. S_W is the mean outer product of the difference
+    between a feature and the mean of the feature's class; S_B is that of the difference between the
+    class mean and the mean of all. The ratio is zero if every class is one point. Classes are those
+    of the training targets, and only those in the batch.
 
     Source:
         Papyan, Han and Donoho 2020, PNAS, whose NC1 is tr(S_W pinv(S_B)) / C; the ratio of traces
@@ -27,14 +28,11 @@ def representation(moment: Moment) -> dict[str, Tensor]:
 
 
 def class_scatter(features: Tensor, target: Tensor) -> Tensor:
-    """tr(S_W) / tr(S_B), [K].
+    """Compute tr(S_W) / tr(S_B), [K]; NaN if all features are equal.
 
     Args:
         features: [K, B, D].
-        target: [K, B, C], its largest entry is the label.
-
-    Returns:
-        NaN where all examples are of one class and features are equal.
+        target: [K, B, C], whose largest entry is the label.
     """
     member = functional.one_hot(target.argmax(-1), target.shape[-1]).to(features.dtype)
     counts = member.transpose(1, 2).contiguous().sum(-1)  # [K, C]

@@ -1,4 +1,4 @@
-"""Differences of the gradient between batches, and from the gradients of other losses."""
+"""Agreement of the gradient with the gradients of other losses, and noise of the gradient."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ CORE = {
     "classification": ("cross_entropy", "brier", "mae_probs", "quartic_probs", "focal", "gce"),
     "regression": ("mse", "mae", "quartic", "huber", "log_cosh"),
 }
-"""Losses that the own one is compared with, by task: one backward pass each."""
+"""Losses with which a run's own loss is compared, by task; each costs one backward pass."""
 
 GROUPS = 8
-"""Parts of the batch whose gradients are compared: one backward pass each."""
+"""Number of groups of examples whose gradients are compared; each costs one backward pass."""
 
 
 def gradient_agreement(moment: Moment) -> dict[str, Tensor]:
-    """Cosine of the own loss's gradient and those of the core losses, `agreement:NAME`.
+    """Cosine between the gradients of the own loss and of each core loss, `agreement:NAME`.
 
-    Gradients of the mean loss over the same batch with respect to all parameters, at the same
-    parameters. NaN where the inverse link differs, where the own loss is NAME itself, and where a
-    gradient is zero.
+    Gradients are those of the mean loss over the same batch with respect to all parameters, at the
+    same parameters. NaN if the inverse link differs, if the own loss is NAME, or if a gradient is
+    zero.
     """
     gradient = flat(moment.pull_back(moment.output_gradient).values())
     return {
@@ -34,13 +34,13 @@ def gradient_agreement(moment: Moment) -> dict[str, Tensor]:
 
 
 def gradient_noise(moment: Moment) -> dict[str, Tensor]:
-    """The simple gradient noise scale tr(Sigma) / |G|², from gradients of parts of the batch.
+    """Estimate the simple gradient noise scale tr(Sigma) / |G|² from groups of the batch.
 
-    The batch is cut into M = min(8, B) groups of b = B // M examples, the rest is left out. With
-    g_m a group's mean gradient and g their mean, tr(Sigma) = b sum |g_m - g|² / (M - 1) and
-    |G|² = |g|² - tr(Sigma) / (M b). Both are unbiased for examples drawn independently; their ratio
-    is not, and is NaN where the estimate of |G|² is not positive. With B <= 8 each example is a
-    group. These are the formulas of two batch sizes, b and M b, averaged over the groups.
+    The batch is cut into M = min(8, B) groups of b = B // M examples, and the remainder is left
+    out. With g_m a group's mean gradient and g the mean of the g_m,
+    tr(Sigma) = b sum |g_m - g|² / (M - 1) and |G|² = |g|² - tr(Sigma) / (M b). Both estimates are
+    unbiased for independent examples. The ratio is biased, and NaN if the estimate of |G|² is not
+    positive. These formulas are those of two batch sizes, b and M b, averaged over groups.
 
     Source:
         McCandlish, Kaplan, Amodei et al. 2018, arXiv 1812.06162, appendix A.1.

@@ -13,34 +13,34 @@ Parameters = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Moment:
-    """The update of one step, for K members; nothing crosses them.
+    """The update of one step, for K members that do not affect each other.
 
-    Reductions of an instrument go over the last, contiguous dimension; numbers of shape [K] come
-    from +, -, *, / and roots alone, which every kernel rounds the same way.
+    Reductions of an instrument go over the last, contiguous dimension; numbers of shape [K] are
+    computed only with +, -, *, / and roots, which every kernel rounds the same way.
 
     Attributes:
-        step: Updates done before this one.
-        seeds: [K], block of the paired design of each member, and source of random draws.
-        parameters: Before the update, by name, [K, ...].
-        buffers: By name, [K, ...].
+        step: Number of earlier updates.
+        seeds: Seed of each of the K members, which also determines an instrument's random draws.
+        parameters: Parameters before the update, by name, [K, ...].
+        buffers: Buffers before the update, by name, [K, ...].
         inputs: [K, B, ...].
         target: Targets of the loss, [K, B, C].
-        clean: Targets before they were corrupted, [K, B, C]; None where they were not.
+        clean: Targets before corruption, [K, B, C]; None if targets were not corrupted.
         is_classification: Whether the largest entry of a target is a label.
         output: [K, B, W].
         prediction: [K, B, C].
-        loss: Own loss per example, [K, B].
+        loss: The run's own loss per example, [K, B].
         output_gradient: d own loss / d output per example, [K, B, W].
-        gradient: That of the update, by name, [K, ...]: d mean own loss / d parameters,
-            unless the run has another signal.
-        update: Parameters after minus before, by name, [K, ...].
+        gradient: Gradient of the update, by name, [K, ...]: d mean own loss / d parameters, unless
+            the run has another signal.
+        update: Parameters after minus parameters before, by name, [K, ...].
         mean_loss: Parameters -> own loss, mean over the batch, [K]; twice differentiable.
-        features: Parameters -> inputs of the last linear layer, [K, B, D]; None without one.
-        pull_back: Output gradients [K, B, W], zero for examples left out -> their sum over the
-            batch with respect to the parameters, by name, [K, ...].
-        core_output_gradients: -> output gradients [K, B, W] of the task's core losses by name,
-            where a member has their inverse link; NaN for the others, and for a member whose own
-            loss it is.
+        features: Parameters -> inputs of the last linear layer, [K, B, D]; None without such a
+            layer.
+        pull_back: Output gradients [K, B, W], zero for examples to leave out -> gradients of the
+            parameters, summed over the batch, by name, [K, ...].
+        core_output_gradients: () -> output gradients [K, B, W] of the task's core losses by name;
+            NaN for a member with another inverse link, and for a member that trains with that loss.
     """
 
     step: int
@@ -64,15 +64,15 @@ class Moment:
 
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:
-    """All entries of tensors [K, ...] of each member side by side: [K, P]."""
+    """Concatenate all entries of each member's tensors [K, ...]: [K, P]."""
     return torch.cat([tensor.flatten(1) for tensor in tensors], -1)
 
 
 def inner(first: Tensor, second: Tensor) -> Tensor:
-    """Inner products of the rows of [K, P]: [K]."""
+    """Inner products of the rows of two tensors [K, P]: [K]."""
     return (first * second).sum(-1)
 
 
 def nothing(moment: Moment) -> Tensor:
-    """NaN for every member, [K]: a metric that is defined for none."""
+    """NaN for every member, [K], for a metric that is not defined."""
     return torch.full_like(moment.loss[:, 0], torch.nan)

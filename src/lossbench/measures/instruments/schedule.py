@@ -1,4 +1,4 @@
-"""Steps at which instruments are due; they never depend on the clock."""
+"""Steps at which instruments are due; the steps do not depend on measured time."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 from lossbench.records import INSTRUMENTS
 
 LARGEST_SHARE = 0.05
-"""Share of training that an instrument may take between its first and its last measurement."""
+"""Largest share of training cost for an instrument between the first and last measurement."""
 
 
 def interval(name: str, *, eval_every: int) -> int:
-    """Updates from one measurement to the next: a multiple of `eval_every`.
+    """Number of updates from one measurement to the next: a multiple of `eval_every`.
 
     Args:
         name: Name of the instrument.
@@ -24,12 +24,12 @@ def interval(name: str, *, eval_every: int) -> int:
 def due(name: str, step: int, *, steps: int, eval_every: int) -> bool:
     """Whether an instrument measures the update of this step.
 
-    The first and the last update are always measured: in a run shorter than `interval` these two
-    are all, and cost more than the share `LARGEST_SHARE` of it.
+    The first and the last update are always measured. In a run shorter than `interval` only these
+    two are measured, and they cost more than `LARGEST_SHARE` of the run.
 
     Args:
         name: Name of the instrument.
-        step: Updates done before this one.
+        step: Number of earlier updates.
         steps: Updates of the run.
         eval_every: Updates between evaluations.
     """
