@@ -252,7 +252,7 @@ def test_a_call_answers_what_it_asked_and_a_name_of_other_tasks_is_refused(own_f
 MISTAKES = {
     "no losses": (([], "diabetes"), {}, "no losses are given"),
     "a name for a name": (({"mine": "mae"}, "diabetes"), {}, "mae keeps its name"),
-    "a loss twice": ((["mae"], "diabetes"), {"loss": "mse"}, "loss='mse': it is an argument"),
+    "a loss twice": ((["mae"], "diabetes"), {"loss": "mse"}, "loss='mse': not a key of a run here"),
     "a sweep": ((["mae"], "diabetes"), {"steps": "5;6"}, "steps"),
     "a reference that is no name": ((["mae"], "diabetes"), {"reference": len}, "give the name"),
 }

@@ -267,7 +267,9 @@ def test_a_write_replaces_a_link_and_not_what_it_leads_to(tmp_path):
 def test_a_pack_that_is_a_link_to_another_folder_is_refused(tmp_path):
     store.commit(tmp_path / "real", {"a": b"a"}, STATE)
     (tmp_path / "pack").symlink_to(tmp_path / "real")
-    with pytest.raises(store.StoreError, match="is a link, where a folder of the sweep should be"):
+    with pytest.raises(
+        store.StoreError, match="is a link, but a folder of the sweep should be there"
+    ):
         store.committed(tmp_path / "pack")
 
 

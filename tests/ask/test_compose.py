@@ -142,7 +142,7 @@ def test_values_that_vary_on_a_run_are_those_that_are_typed(runs_of):
     values = {"seed": 3, "optimizer.lr": 1, "loss.params.delta": 2, "instruments": ("curvature",)}
     typed = ["seed=3", "optimizer.lr=1", "loss.params.delta=2", "instruments=[curvature]"]
     assert [varied(run, values)] == runs_of([*REGRESSION, *typed])
-    with pytest.raises(ConfigError, match=r"engine\.threads varies no single run"):
+    with pytest.raises(ConfigError, match=r"engine\.threads belongs to the whole sweep"):
         varied(run, {"engine.threads": 2})
 
 

@@ -91,7 +91,10 @@ class Wide(nn.Module):
 
 BAD_FILES = {
     "parameters": (MODULE.format(made="self.map = nn.Linear(1, 1)"), "its parameters map.weight"),
-    "dropout": (MODULE.format(made="self.drop = nn.Dropout()"), "Wide: Dropout draws numbers"),
+    "dropout": (
+        MODULE.format(made="self.drop = nn.Dropout()"),
+        "Wide: Dropout draws random numbers",
+    ),
     "init": (MODULE.format(made="1 / 0"), "Wide: its __init__ raises ZeroDivisionError"),
     "two of a name": (
         MODULE.format(made="pass") + "def wide(output, target):\n    return output.sum(-1)\n",
@@ -117,7 +120,7 @@ BAD_FILES = {
     "NaN": ("def n(output, target):\n    return -(target * output.log()).sum(-1)\n", "not finite"),
     "swapped": (
         "def s(target, output):\n    return -(target * output.log_softmax(-1)).sum(-1)\n",
-        "exchanged",
+        "in the wrong order",
     ),
     "an if": (
         "def i(output, target):\n    return (output - target).abs().sum(-1) if output.sum() > 0 "

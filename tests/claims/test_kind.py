@@ -35,7 +35,7 @@ def test_a_task_that_is_said_restricts_the_links():
 
 
 def test_a_function_that_is_least_nowhere_and_prefers_no_label_is_asked_about():
-    with pytest.raises(ConfigError, match="say what it is with --task"):
+    with pytest.raises(ConfigError, match="Say --task regression"):
         kind.guessed(loss(lambda output, target: output.sum(-1)))
 
 

@@ -511,7 +511,7 @@ def test_a_terminal_is_told_at_once_that_a_command_has_begun(tmp_path):
     text = os.read(ours, 4096).decode()
     os.close(ours)
     assert text.startswith("Loading PyTorch")
-    assert "no whole number" in text
+    assert "is not a whole number" in text
 
 
 BROKEN = """

@@ -208,7 +208,7 @@ NO_IDX = {
 
 @pytest.mark.parametrize("content", NO_IDX.values(), ids=NO_IDX)
 def test_what_is_no_idx_file_is_refused(content):
-    with pytest.raises(ValueError, match="no idx file of bytes"):
+    with pytest.raises(ValueError, match="not an idx file of bytes"):
         images._idx(content)
 
 
@@ -227,7 +227,7 @@ def test_records_of_cifar_are_labels_and_then_planes_of_colour(label_bytes):
 
 @pytest.mark.parametrize("content", [b"", b"x" * 3072, b"x" * 3074])
 def test_what_is_no_records_is_refused(content):
-    with pytest.raises(ValueError, match="no records of 3073 bytes"):
+    with pytest.raises(ValueError, match="not a whole number of records of 3073 bytes"):
         images._records(content, 1)
 
 

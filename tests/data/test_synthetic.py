@@ -214,7 +214,7 @@ REFUSED = [
     ("gaussian_mixture", {"components": 0}, "components is 0"),
     ("gaussian_mixture", {"priors": [1.0, 2.0]}, "of 5 classes: use 5 positive ones"),
     ("gaussian_mixture", {"priors": [1, 1, 1, 1, 0]}, "use 5 positive ones"),
-    ("noisy_linear_outliers", {"share": 1.2}, "a share of 1.2 outliers: use 0 to 1"),
+    ("noisy_linear_outliers", {"share": 1.2}, "share of outliers is 1.2: use 0 to 1"),
     ("noisy_linear_outliers", {"share": -0.1}, "use 0 to 1"),
     ("noisy_linear_outliers", {"noise_scale": 0.0}, "noise_scale is 0.0: use a positive"),
     ("noisy_linear", {"noise": "pink"}, "gaussian, student_t"),

@@ -114,9 +114,12 @@ REFUSED = {
         (pd.DataFrame({"a": [f"1,{100 + i}" for i in range(60)], "y": Y}), "y"),
         "column 'a' has numbers, and '1,100', '1,101', '1,102', which Python does not read",
     ),
-    "lists": ((pd.DataFrame({"a": [[1]] * 60, "y": Y}), "y"), "column 'a' has values that are no"),
+    "lists": (
+        (pd.DataFrame({"a": [[1]] * 60, "y": Y}), "y"),
+        "column 'a' has values that are neither numbers nor words",
+    ),
     "complex column": ((pd.DataFrame({"a": 1j * Y, "y": Y}), "y"), "column 'a' has complex"),
-    "words": ((X, np.repeat(["a", "b"], 30)), "are no numbers", "regression"),
+    "words": ((X, np.repeat(["a", "b"], 30)), "are not numbers", "regression"),
     "no column": ((pd.DataFrame({"a": Y}), "b"), "there is no column 'b': use one of a"),
     "missing number": (
         (pd.DataFrame({"a": np.where(np.arange(60) == 3, np.nan, Y), "y": Y}), "y"),
@@ -233,7 +236,7 @@ def test_a_file_is_read_as_whoever_wrote_it_meant_it(text, inputs, tmp_path):
 def test_rows_longer_than_the_first_line_and_other_letters_than_utf_8_are_refused(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a,y\n" + "1,2,3\n" * 40)
-    with pytest.raises(ValueError, match="rows are longer than its first line"):
+    with pytest.raises(ValueError, match="some rows have more cells than the first line"):
         row_of_file(path, "y")
     path.write_bytes("größe,y\n".encode("latin-1") + b"1,2\n" * 40)
     with pytest.raises(ValueError, match=r"is not UTF-8 .*: save it as UTF-8"):
@@ -249,9 +252,11 @@ def test_a_single_name_leaves_one_column_out_and_a_rows_target_may_miss():
 
 
 def test_what_is_of_tables_is_refused_elsewhere():
-    with pytest.raises(ValueError, match="data diabetes: target=, without= and missing= are of"):
+    with pytest.raises(
+        ValueError, match="data diabetes: target=, without= and missing= belong to tables"
+    ):
         data_row("diabetes", Reading(without=("age",)))
     with pytest.raises(ValueError, match="data diabetes are for regression, not classification"):
         data_row("diabetes", Reading(task="classification"))
-    with pytest.raises(ValueError, match="name columns: give one frame"):
+    with pytest.raises(ValueError, match="name columns: give a frame"):
         data_row((X, Y), Reading(target="y"))

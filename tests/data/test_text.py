@@ -168,7 +168,7 @@ def test_sequences_that_are_none_are_refused_with_the_cure(change, message):
 
 BAD_TEXTS = {
     "empty": (b"", {}, "is empty: give a file with text"),
-    "one character": (b"a" * 9000, {}, "has one character only"),
+    "one character": (b"a" * 9000, {}, "has only one distinct character"),
     "short": (
         b"ab" * 100,
         {},

@@ -152,7 +152,7 @@ def test_what_cannot_be_captured_is_made_one_by_one_and_said_and_recorded(
     monkeypatch.setitem(LOSSES, "asks", replace(row, fn=asks, claims=frozenset()))
     runs = [make_run(loss="asks", **RHYTHM), make_run(loss="huber", **RHYTHM)]
     replayed, plain = both(runs)
-    told = "cannot be captured, so each is launched anew: aten._local_scalar_dense"
+    told = "so the kernels of each are launched one by one: aten._local_scalar_dense"
     assert caplog.text.count(told) == 1
     assert replayed.pop("strategies") == plain.pop("strategies") == {"stack"}
     assert {*replayed["runs"].status} == {"done"}
@@ -223,7 +223,7 @@ def test_where_a_recording_failed_later_packs_train_without_graphs_and_say_so(ta
     machine.captures.has_failed = True
     tables = trained(mixed(), machine=machine)
     assert {json.loads(told)["strategy"] for told in tables["runs"].environment} == {"stack"}
-    assert "trains without graph: a recording failed in this process" in caplog.text
+    assert "trains without a CUDA graph: a recording failed in this process" in caplog.text
     assert not tapes
 
 

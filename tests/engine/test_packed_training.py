@@ -236,7 +236,7 @@ def test_augmentation_of_vectors_is_refused_before_training():
     [
         (
             {"optimizer": "muon", "model": "linear"},
-            "linear: it has no hidden layer whose matrix muon could move: use optimizer=adamw",
+            "linear: it has no hidden layer whose matrix muon could update: use optimizer=adamw",
         ),
         (
             {"optimizer": "muon", "optimizer__params": {"adjust": "more"}},

@@ -232,7 +232,7 @@ def test_a_grid_grows_for_all_losses_alike_until_its_bound(conf, place, caplog):
     tried = runs.groupby("loss").lr.agg(lambda lr: sorted({*lr}))
     assert tried["mse"] == tried["mae"] == [0.0001, 0.001, 0.01, 0.1]
     assert any("it grows to 0.01, for all 2 losses" in line for line in caplog.messages)
-    assert any("may not grow further (extend: 2)" in line for line in caplog.messages)
+    assert any("has grown as often as declared (extend: 2)" in line for line in caplog.messages)
 
 
 def test_a_grid_grows_downwards_where_a_run_diverges_at_its_lowest_rate(conf, place, caplog):
@@ -338,7 +338,7 @@ def test_what_is_declared_cannot_change_after_a_look(looked, conf, capsys):
         "hydra.sweeper.candidates.lr=[0.1,1.0]",
     ):
         assert ask(conf, "experiment=looks", typed) == cli.MISTAKE
-        assert "fixed beforehand" in capsys.readouterr().err
+        assert "fixed before the first run" in capsys.readouterr().err
 
 
 def test_permuting_all_test_values_changes_no_choice(looked, tmp_path):
@@ -569,14 +569,17 @@ MISTAKES = [
     ([SELECT.format("rmse_clean")], "select of regression is 'rmse_clean'"),
     (["hydra.sweeper.declare.primary.regression=rmse_clean"], "primary of regression"),
     (["data=digits", "loss=brier", PRIMARY.format("memorised")], "primary of classification"),
-    (["data=digits", "loss=brier", PRIMARY.format("tv_bayes")], "not measured on validation"),
+    (
+        ["data=digits", "loss=brier", PRIMARY.format("tv_bayes")],
+        "not measured on the validation part",
+    ),
     (
         [
             *("data=digits", "loss=brier", "hydra.sweeper.declare.endpoint=best"),
             PRIMARY.format("tv_bayes"),
             "+hydra.sweeper.declare.select={classification:accuracy}",
         ],
-        "not measured on validation",
+        "not measured on the validation part",
     ),
     (["~hydra.sweeper.declare.primary.regression"], "declare.primary has nothing for diabetes"),
     (["+hydra.sweeper.declare.margin.regresion=0.1"], "did you mean 'regression'"),

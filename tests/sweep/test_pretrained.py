@@ -188,7 +188,7 @@ def test_where_a_run_starts_is_not_trained_again_once_it_lies_there(tmp_path, ca
     caplog.set_level(logging.INFO)
     for _ in range(2):
         made(start(), tmp_path)
-    assert caplog.text.count("training what comes before") == 1
+    assert caplog.text.count("training the pretrained model") == 1
 
 
 def test_an_end_that_is_asked_for_leaves_nothing_half_made(tmp_path):

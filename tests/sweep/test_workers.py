@@ -287,7 +287,7 @@ def hidden(tmp_path, monkeypatch):
 def test_a_process_that_cannot_import_the_package_ends_the_command(tmp_path, hidden):
     with (
         processes(1, pack_size=2) as backend,
-        pytest.raises(ConfigError, match=r"before it is ready.*hydra\.launcher\.workers=1"),
+        pytest.raises(ConfigError, match=r"before it was ready.*hydra\.launcher\.workers=1"),
     ):
         sweep_by(backend, tmp_path / "sweep").run(RUNS)
     assert backend.processes == []
@@ -297,7 +297,7 @@ def test_nor_does_a_large_pack_wait_for_a_process_that_cannot_begin(tmp_path, hi
     many = [make_run(loss="mse", seed=seed, steps=30) for seed in range(300)]
     (pack,) = Inventory(tmp_path / "sweep").open_packs(many, pack_size=300, allowed={})
     assert len(pickle.dumps(pack)) > 2**16  # more than a pipe holds
-    with processes(1) as backend, pytest.raises(ConfigError, match="before it is ready"):
+    with processes(1) as backend, pytest.raises(ConfigError, match="before it was ready"):
         backend.train([dataclasses.replace(pack, is_suspect=True)], Stop())
 
 

@@ -183,7 +183,7 @@ def test_a_loss_that_exits_or_interrupts_fails_its_own_run_alone(body, run):
     [
         ("os._exit(7)", "when loss mine is called, its process ends (exit code 7)"),
         ("os.kill(os.getpid(), 9)", "when loss mine is called, its process ends (signal 9)"),
-        ("time.sleep(600)", "when loss mine is called, it returned nothing within 2 s"),
+        ("time.sleep(600)", "when loss mine is called, nothing comes back within 2 s"),
     ],
 )
 def test_a_loss_that_ends_or_hangs_its_process_is_refused_by_name_before_anything_trains(
@@ -324,7 +324,7 @@ def test_data_that_cannot_be_trained_on_are_refused_for_every_planned_seed(
 ENDS = {
     "os._exit(7)": "its process ends (exit code 7)",
     "os.kill(os.getpid(), 9)": "its process ends (signal 9)",
-    "time.sleep(600)": "it returned nothing within 2 s",
+    "time.sleep(600)": "nothing comes back within 2 s",
 }
 
 
