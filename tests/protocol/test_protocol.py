@@ -546,7 +546,7 @@ SELECT = "+hydra.sweeper.declare.select={{regression:{}}}"
 MISTAKES = [
     (["instruments=curvature"], "use instruments=[NAME]"),
     (["instruments=[curvatur]"], "did you mean 'curvature'"),
-    (["seed=1,100"], "an experiment declares its seeds"),
+    (["seed=1,100"], "an experiment declares its numbers of seeds"),
     (["loss=brier"], "no loss fits the task and targets of its data"),
     (["optimizer.lr=0.1"], "optimizer.lr is chosen for each loss"),
     (["hydra.sweeper.candidates.lr=[]"], "the list of optimizer.lr is empty"),

@@ -558,7 +558,7 @@ BAD = {
     "lacks source": "{ finding: a, loss: mae, says: better }",
     "lacks loss": "{ finding: a, source: b, says: better }",
     "lacks says": "{ finding: a, source: b, loss: mae }",
-    "a margin, in the unit": MAE + ", metric: mae }",
+    "a margin in the unit": MAE + ", metric: mae }",
     "'accuracy'": MAE + ", metric: accuracy, margin: 0 }",
     "'coverage_90'": MAE + ", metric: coverage_90, margin: 0 }",
     "'rmse_clean'": MAE + ", metric: rmse_clean, margin: 0 }",

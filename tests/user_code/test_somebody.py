@@ -283,7 +283,7 @@ DATA_SETS = {
     ),
     "a global generator": (
         "made = splits(seed)\n    made.inputs['train'] += torch.rand(())\n    return made",
-        "two calls give other numbers",
+        "two calls give different numbers",
     ),
     "an exit": ("sys.exit(3)", "SystemExit: 3"),
     "its own buffers again": (
