@@ -311,9 +311,8 @@ def _known_parts(losses: Any, data: Any, reading: Reading) -> tuple[list[str], D
             refuse_unknown(one, variants, "losses:")
         elif not isinstance(one, Loss) and not hasattr(one, "__name__"):
             raise ConfigError(
-                f"losses: {type(one).__name__} is not a name, a function or a row; an "
-                f"object that can be "
-                "called gets a name in losses={'mine': object}"
+                f"losses: {type(one).__name__} is not a name, a function or a row; give a "
+                "callable object a name, as in losses={'mine': object}"
             )
     names = [one for one in losses if isinstance(one, str)]
     tasks = {variants[name].loss.task for name in names}

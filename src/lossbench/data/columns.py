@@ -123,8 +123,7 @@ def _inputs_of_column(column: pd.Series, *, may_miss: bool) -> np.ndarray[Any, A
     if count > MOST_CATEGORIES:
         raise ConfigError(
             f"has {count} different words, at most {MOST_CATEGORIES} are allowed: "
-            f"{leave_out}, or join "
-            "rare ones"
+            f"{leave_out}, or join rare ones"
         )
     log.info("column %r has words: an input for each of %d", column.name, count)
     return pd.get_dummies(words.fillna(ABSENT)).to_numpy(float)

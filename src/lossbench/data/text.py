@@ -272,9 +272,8 @@ def _windows(
     count, held = len(tokens) // size, -(-held_out // BLOCK)
     if count < 3 * held:
         raise ValueError(
-            f"{what} has {len(tokens):,} characters, and {3 * held * size:,} are "
-            f"needed for windows "
-            f"of {window} and held_out of {held_out}: use a longer text, or a smaller "
+            f"{what} has {len(tokens):,} characters, and {3 * held * size:,} are needed for "
+            f"windows of {window} and held_out of {held_out}: use a longer text, or a smaller "
             "window or held_out"
         )
     blocks = tokens[: count * size].view(count, size)

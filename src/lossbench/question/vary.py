@@ -333,9 +333,8 @@ def _refuse_unfit_for_many_labels(run: Run) -> None:
             if row.task == "classification" and is_separable(row)
         ]
         raise ConfigError(
-            f"loss {run.loss.name!r} assumes that each example has exactly one label, "
-            f"{data}: use one of "
-            f"{', '.join(fitting)}"
+            f"loss {run.loss.name!r} assumes that each example has exactly one label, but "
+            f"{data}: use one of {', '.join(fitting)}"
         )
     for key, value, plain in (
         ("data.corruption.name", run.corruption.name, "none"),

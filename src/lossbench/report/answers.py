@@ -15,7 +15,7 @@ def answers(verdicts: statistics.Verdicts) -> Iterator[str]:
     """Sentences of the answer: the verdicts, then other results that the experiment asks for.
 
     Args:
-        verdicts: Comparisons of a sweep; the folder of the sweep is named like its experiment.
+        verdicts: Comparisons of a sweep.
     """
     loaded, mains = verdicts.sweep, verdicts.mains
     yield from of_own(loaded, mains)

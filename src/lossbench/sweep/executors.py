@@ -161,9 +161,8 @@ def _while_held(lock: Path, pack: OpenPack) -> Iterator[Stop]:
             # Checked only now, so that a command that frees its lock sees the lock of this worker.
             if not store.is_held(lock):
                 raise store.StoreError(
-                    f"this worker does not see that the command holds {lock}: the "
-                    f"command has ended, or "
-                    "the file system's locks do not reach this machine"
+                    f"this worker does not see that the command holds {lock}: the command has "
+                    "ended, or the file system's locks do not reach this machine"
                 )
             threading.Thread(target=watch, daemon=True).start()
             yield stop

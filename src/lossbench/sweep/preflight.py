@@ -160,7 +160,7 @@ def _check_model(run: Run, splits: Splits, first: FirstCalls) -> None:
             if run.optimizer.fn in BY_MATRIX and not hidden_matrices(build()):
                 raise ValueError(
                     f"it has no hidden layer whose matrix {run.optimizer.name} could "
-                    f"update: use optimizer=adamw, which {run.optimizer.name} would be here"
+                    "update: use optimizer=adamw, which would train the same here"
                 )
     except (ValueError, TypeError) as error:
         raise ConfigError(f"data {run.data.name}, model {run.model.name}: {error}") from error

@@ -178,9 +178,8 @@ def _refuse_exchanged(function: Callable[..., Any]) -> None:
     first, second = [*inspect.signature(function).parameters, "", ""][:2]
     if IS_TARGET.fullmatch(first) and IS_OUTPUT.fullmatch(second):
         raise ConfigError(
-            f"its arguments are in the wrong order, ({first}, {second}): the output "
-            f"comes first, write "
-            f"({second}, {first})"
+            f"its arguments are in the wrong order, ({first}, {second}): the output comes "
+            f"first, write ({second}, {first})"
         )
 
 
