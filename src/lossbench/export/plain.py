@@ -30,7 +30,7 @@ FIELDS = {
     "reference_value": "the reference's",
     "average": "mean or median, over seeds",
     "exploratory": "true: not declared before the runs, or of seeds that had been seen",
-    "seeds_needed": "that would decide an undecided comparison, as far as is seen",
+    "seeds_needed": "estimated number of seeds that would decide an undecided comparison",
     "lr": "the loss's learning rate",
     "reference_lr": "the reference's",
     "sentence": "all of it in a sentence",
