@@ -45,9 +45,9 @@ seeds the chance of a verdict is 80 %, were mean and spread as seen (of medians 
 INTRO = """# What came out
 
 Written by `python docs/generate/gallery.py runs`, from the records of the sweeps below `runs`
-that are named like an experiment; for the others the page
-keeps the text of an earlier version, which names its software. Nothing here was written by hand: sentences and verdicts are
-made from the records, by the protocol that each experiment declared before its first run
+that are named like an experiment; for the others the page keeps the text of an earlier version,
+which names its software. Nothing here was written by hand: sentences and verdicts are made from
+the records, by the protocol that each experiment declared before its first run
 ([protocol.md](protocol.md)).
 
 {words}
