@@ -289,6 +289,9 @@ def say(line: str) -> None:
 
 def main(losses: list[str]) -> int:
     """Print the table; 1 if a mutation survives."""
+    if unknown := {*losses} - {mutation.loss for mutation in MUTATIONS}:
+        say(f"no mutation of {', '.join(sorted(unknown))}: add one to MUTATIONS")
+        return 1
     chosen = [mutation for mutation in MUTATIONS if not losses or mutation.loss in losses]
     everything = " or ".join(mutation.selection for mutation in chosen)
     if plain := first_failure(PACKAGE.parent, everything):

@@ -44,7 +44,8 @@ lossbench data=text data.params.path=FILE.txt model=gpt
 ```
 
 A file is read as UTF-8; each character is a token, and at most `most_tokens` different characters
-are allowed. The content of the file is part of a run's identity: after an edit, the runs train anew.
+are allowed. The content of the file is part of a run's identity: after an edit, the runs train
+anew.
 
 Of `markov_text` the probability of every next token is known: `kl` is the distance from it, and
 `entropy_floor` what no prediction's nll can be below. Label noise serves sequences too

@@ -752,6 +752,7 @@ def assert_equals_the_closed_form(
     params: Params = NO_PARAMS,
     context: Context | None = None,
 ) -> None:
+    assert loss.name in CLOSED_FORMS, f"add the formula of {loss.name} to CLOSED_FORMS"
     form, z, y = CLOSED_FORMS[loss.name], output.numpy(), target.numpy()
     given = dict(loss.defaults) | dict(params)
     if loss.needs_context:

@@ -79,7 +79,10 @@ def _loss_options(arguments: list[str]) -> argparse.Namespace:
     if options.card:
         if len(options.names) != 1:
             count = len(options.names) or "all"
-            raise ConfigError(f"--card of {count} losses: name exactly one, like 'losses focal'")
+            raise ConfigError(
+                f"--card {path} of {count} losses: name exactly one, as in "
+                "'lossbench losses focal --card focal.html'"
+            )
         if options.json:
             raise ConfigError(f"--card {path} --json: give one of the two")
         if path.suffix != ".html":
